@@ -6,8 +6,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-PLAN_VERSION = 1
-
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -96,7 +94,7 @@ class TrainingPlan(_Frozen):
     ``trl.RewardConfig``; the trainer adds only what depends on its device and its folders.
     """
 
-    version: Literal[1] = PLAN_VERSION
+    version: Literal[1] = 1
     base_model: BaseModelRef
     architecture: str
     head_modules: list[str] = Field(

@@ -1,0 +1,318 @@
+"""All tables. Times are epoch milliseconds of the database's clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import Mapped, deferred, mapped_column
+
+from app.database import Base, now_ms
+
+_MS = BigInteger
+Json = dict[str, Any]
+
+
+class ApiKey(Base):
+    """A key that clients send; only the hash of its secret is here."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(String(64), index=True)
+    name: Mapped[str] = mapped_column(String(128))
+    secret_sha256: Mapped[str] = mapped_column(String(64))
+    scopes: Mapped[list[str]] = mapped_column(JSON)
+    created_at: Mapped[int] = mapped_column(_MS, default=now_ms())
+    expires_at: Mapped[int | None] = mapped_column(_MS)
+    last_used_at: Mapped[int | None] = mapped_column(_MS)
+    revoked_at: Mapped[int | None] = mapped_column(_MS)
+
+
+class Blob(Base):
+    """Bytes, by content: ``ready`` ones are whole and hash to ``sha256``."""
+
+    __tablename__ = "blobs"
+    __table_args__ = (
+        CheckConstraint("state IN ('uploading', 'ready')", name="state"),
+        # Content-addressed: one ready copy of the same bytes.
+        Index(
+            "ux_blobs_sha256",
+            "sha256",
+            unique=True,
+            sqlite_where=text("state = 'ready'"),
+            postgresql_where=text("state = 'ready'"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    state: Mapped[str] = mapped_column(String(16), default="uploading")
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    size: Mapped[int] = mapped_column(BigInteger, default=0)
+    created_at: Mapped[int] = mapped_column(_MS, default=now_ms())
+
+
+class BlobChunk(Base):
+    """One MiB of a blob; the last one may be shorter."""
+
+    __tablename__ = "blob_chunks"
+
+    blob_id: Mapped[str] = mapped_column(
+        ForeignKey("blobs.id", ondelete="CASCADE"), primary_key=True
+    )
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    data: Mapped[bytes] = deferred(mapped_column(LargeBinary))
+
+
+class Dataset(Base):
+    """Validated preference pairs; the blob is their canonical JSONL."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "upload_sha256"),
+        Index("ix_datasets_list", "tenant_id", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(String(64))
+    name: Mapped[str | None] = mapped_column(String(128))
+    source_format: Mapped[str] = mapped_column(String(16))
+    upload_sha256: Mapped[str] = mapped_column(String(64))
+    upload_bytes: Mapped[int] = mapped_column(BigInteger)
+    blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id"))
+    sha256: Mapped[str] = mapped_column(String(64))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    pair_count: Mapped[int] = mapped_column(BigInteger)
+    summary: Mapped[Json] = mapped_column(JSON)
+    created_at: Mapped[int] = mapped_column(_MS, default=now_ms())
+
+
+class BaseModelRecord(Base):
+    """What an inspection found about a catalogue entry's files; key: entry, source and versions."""
+
+    __tablename__ = "base_model_facts"
+
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    base_model: Mapped[str] = mapped_column(String(64), index=True)
+    facts: Mapped[Json] = mapped_column(JSON)
+    created_at: Mapped[int] = mapped_column(_MS, default=now_ms())
+
+
+class Job(Base):
+    """A job, its outbox and its lease in one row; see docs/operations.md for the states."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint(
+            "status IN ('queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled')",
+            name="status",
+        ),
+        CheckConstraint("desired IN ('run', 'pause', 'cancel')", name="desired"),
+        CheckConstraint("(status = 'running') = (lease_owner IS NOT NULL)", name="lease"),
+        Index(
+            "ix_jobs_claim",
+            "queue",
+            text("priority DESC"),
+            "created_at",
+            "id",
+            sqlite_where=text("status = 'queued'"),
+            postgresql_where=text("status = 'queued'"),
+        ),
+        Index(
+            "ix_jobs_running",
+            "id",
+            sqlite_where=text("status = 'running'"),
+            postgresql_where=text("status = 'running'"),
+        ),
+        Index("ix_jobs_list", "tenant_id", "kind", "id"),
+        Index(
+            "ux_jobs_idempotency",
+            "tenant_id",
+            "idempotency_key",
+            unique=True,
+            sqlite_where=text("idempotency_key IS NOT NULL"),
+            postgresql_where=text("idempotency_key IS NOT NULL"),
+        ),
+        # Heartbeats stay HOT: no index on lease_expires_at, event_seq or version.
+        {"postgresql_with": {"fillfactor": 80}},
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(16), default="train")
+    queue: Mapped[str] = mapped_column(String(64))
+    name: Mapped[str | None] = mapped_column(String(128))
+    # "metadata" is taken by SQLAlchemy's declarative base.
+    labels: Mapped[dict[str, str]] = mapped_column("metadata", JSON, default=dict)
+    priority: Mapped[int] = mapped_column(default=0)
+    status: Mapped[str] = mapped_column(String(16), default="queued")
+    desired: Mapped[str] = mapped_column(String(8), default="run")
+    # What happens to the checkpoint when a cancel is obeyed.
+    keep_checkpoint: Mapped[bool] = mapped_column(default=False)
+    spec: Mapped[Json] = mapped_column(JSON)
+    spec_sha256: Mapped[str] = mapped_column(String(64))
+    plan: Mapped[Json | None] = mapped_column(JSON)
+    result: Mapped[Json | None] = mapped_column(JSON)
+    base_model: Mapped[str] = mapped_column(String(64))
+    train_dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"), index=True)
+    eval_dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"), index=True)
+    parent_job_id: Mapped[str | None] = mapped_column(String(40))
+    idempotency_key: Mapped[str | None] = mapped_column(String(255))
+
+    created_at: Mapped[int] = mapped_column(_MS, default=now_ms())
+    run_after: Mapped[int] = mapped_column(_MS, default=now_ms())
+    started_at: Mapped[int | None] = mapped_column(_MS)
+    attempt_started_at: Mapped[int | None] = mapped_column(_MS)
+    finished_at: Mapped[int | None] = mapped_column(_MS)
+    # Time spent running in attempts that ended; the present one is added from its start.
+    runtime_ms: Mapped[int] = mapped_column(BigInteger, default=0)
+
+    attempt: Mapped[int] = mapped_column(default=0)
+    lease_owner: Mapped[str | None] = mapped_column(String(200))
+    lease_expires_at: Mapped[int | None] = mapped_column(_MS)
+    failures: Mapped[int] = mapped_column(default=0)
+    crashes: Mapped[int] = mapped_column(default=0)
+    preemptions: Mapped[int] = mapped_column(default=0)
+    stalls: Mapped[int] = mapped_column(default=0)
+    avoid_host: Mapped[str | None] = mapped_column(String(128))
+    event_seq: Mapped[int] = mapped_column(BigInteger, default=0)
+    version: Mapped[int] = mapped_column(BigInteger, default=1)
+
+    phase: Mapped[str | None] = mapped_column(String(16))
+    step: Mapped[int | None] = mapped_column(BigInteger)
+    total_steps: Mapped[int | None] = mapped_column(BigInteger)
+    epoch: Mapped[float | None]
+    # When the first step of this attempt was done and which it was: the rate comes from these.
+    rate_step: Mapped[int | None] = mapped_column(BigInteger)
+    rate_at: Mapped[int | None] = mapped_column(_MS)
+    progressed_at: Mapped[int | None] = mapped_column(_MS)
+    warnings: Mapped[list[Json]] = mapped_column(JSON, default=list)
+    failure_code: Mapped[str | None] = mapped_column(String(64))
+    failure_detail: Mapped[str | None] = mapped_column(Text)
+    failure_step: Mapped[int | None] = mapped_column(BigInteger)
+    checkpoint_id: Mapped[str | None] = mapped_column(String(40))
+    adapter_id: Mapped[str | None] = mapped_column(String(40))
+
+
+class JobEvent(Base):
+    """What happened, in order and without gaps."""
+
+    __tablename__ = "job_events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    attempt: Mapped[int]
+    at: Mapped[int] = mapped_column(_MS, default=now_ms())
+    type: Mapped[str] = mapped_column(String(64))
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[Json] = mapped_column(JSON, default=dict)
+
+
+class JobMetric(Base):
+    """One number at one step; a step redone after a resume replaces, never doubles."""
+
+    __tablename__ = "job_metrics"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    step: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[float]
+    attempt: Mapped[int]
+
+
+class JobLog(Base):
+    """A piece of the trainer's own output."""
+
+    __tablename__ = "job_logs"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[int] = mapped_column(_MS, default=now_ms())
+    text: Mapped[str] = mapped_column(Text)
+
+
+class JobReport(Base):
+    """A larger document that a run made: the worst pairs, the data set's report, …"""
+
+    __tablename__ = "job_reports"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    attempt: Mapped[int]
+    document: Mapped[Json] = mapped_column(JSON)
+
+
+class Checkpoint(Base):
+    """A complete checkpoint; the job's ``checkpoint_id`` says which one counts."""
+
+    __tablename__ = "checkpoints"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    attempt: Mapped[int]
+    step: Mapped[int] = mapped_column(BigInteger)
+    is_best: Mapped[bool] = mapped_column(default=False)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    metrics: Mapped[Json] = mapped_column(JSON, default=dict)
+    created_at: Mapped[int] = mapped_column(_MS, default=now_ms())
+
+
+class Adapter(Base):
+    """What a succeeded job made; immutable."""
+
+    __tablename__ = "adapters"
+    __table_args__ = (Index("ix_adapters_list", "tenant_id", "id"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(String(64))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), unique=True)
+    base_model: Mapped[str] = mapped_column(String(64))
+    revision: Mapped[str | None] = mapped_column(String(64))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    archive_sha256: Mapped[str] = mapped_column(String(64))
+    archive_bytes: Mapped[int] = mapped_column(BigInteger)
+    metrics: Mapped[Json] = mapped_column(JSON, default=dict)
+    certificate: Mapped[Json] = mapped_column(JSON)
+    summary: Mapped[Json] = mapped_column(JSON)
+    created_at: Mapped[int] = mapped_column(_MS, default=now_ms())
+
+
+class StoredFile(Base):
+    """A named file of a checkpoint or an adapter."""
+
+    __tablename__ = "stored_files"
+
+    owner_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id"), index=True)
+    sha256: Mapped[str] = mapped_column(String(64))
+    size: Mapped[int] = mapped_column(BigInteger)
+
+
+class Worker(Base):
+    """A live worker process and what it offers."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(String(160), primary_key=True)
+    host: Mapped[str] = mapped_column(String(128))
+    queue: Mapped[str] = mapped_column(String(64))
+    slots: Mapped[int]
+    busy: Mapped[int] = mapped_column(default=0)
+    state: Mapped[str] = mapped_column(String(16), default="ready")
+    devices: Mapped[list[Json]] = mapped_column(JSON, default=list)
+    versions: Mapped[Json] = mapped_column(JSON, default=dict)
+    started_at: Mapped[int] = mapped_column(_MS, default=now_ms())
+    seen_at: Mapped[int] = mapped_column(_MS, default=now_ms())

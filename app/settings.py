@@ -1,0 +1,108 @@
+"""Every knob, once. Environment prefix ``PLAUDIT_``; seconds and bytes unless said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read once at start; frozen."""
+
+    model_config = SettingsConfigDict(env_prefix="PLAUDIT_", frozen=True, extra="ignore")
+
+    data_dir: Path = Field(Path(".plaudit"), description="Embedded database, caches, work files.")
+    database_url: SecretStr | None = Field(
+        None, description="postgresql+psycopg://…; none: SQLite in data_dir."
+    )
+    redis_url: SecretStr | None = Field(
+        None, description="redis://…; none: embedded mode, the supervisor polls the database."
+    )
+    queue: str = Field("plaudit.default", pattern=r"^[a-z0-9.-]{1,64}$")
+    base_models: Path | None = Field(None, description="Catalogue file; none: the shipped one.")
+    hub_endpoint: str = "https://huggingface.co"
+    hub_token: SecretStr | None = None
+    public_url: str = Field("http://127.0.0.1:8000", description="What links in answers start with")
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    database_pool_size: int = Field(8, ge=1, description="Connections and request threads.")
+    max_upload_bytes: int = Field(2 << 30, ge=1)
+    max_rows: int = Field(5_000_000, ge=1)
+    max_artifact_bytes: int = Field(8 << 30, ge=1)
+    max_base_model_bytes: int = Field(200 << 30, ge=1)
+    preflight_wait_seconds: float = Field(
+        25.0, ge=0, description="How long a submit waits for a worker to inspect a new base model."
+    )
+
+    quota_queued: int = Field(100, ge=1, description="Jobs waiting at once, a tenant.")
+    quota_running: int = Field(16, ge=1, description="Jobs running at once, a tenant.")
+    quota_stored_bytes: int = Field(100 << 30, ge=1)
+
+    slots: int = Field(1, ge=1, description="Trainers at once on this worker, one a GPU.")
+    torch_threads: int = Field(
+        1, ge=1, description="Threads of a trainer; part of what makes runs byte-equal."
+    )
+    checkpoint_seconds: float = Field(300.0, gt=0)
+    poll_seconds: float = Field(1.0, gt=0, description="Embedded: how often to look for work.")
+    slow_poll_seconds: float = Field(30.0, gt=0, description="With a broker: in case it is dead.")
+    trainer_memory_bytes: int | None = Field(None, description="Address space of a trainer.")
+
+    heartbeat_seconds: float = Field(10.0, gt=0)
+    intent_seconds: float = Field(2.0, gt=0, description="How often cancel and pause are looked at")
+    watchdog_seconds: float = Field(120.0, gt=0, description="A trainer unheard this long exits.")
+    self_fence_seconds: float = Field(130.0, gt=0, description="A supervisor kills its trainer.")
+    lease_seconds: float = Field(180.0, gt=0)
+    sweep_grace_seconds: float = Field(20.0, ge=0)
+    drain_seconds: float = Field(120.0, gt=0, description="For a last checkpoint at SIGTERM.")
+    reconcile_seconds: float = Field(2.0, gt=0)
+    max_failures: int = Field(3, ge=1)
+    max_crashes: int = Field(3, ge=1)
+    max_stalls: int = Field(3, ge=1, description="Attempts in a row without a newer checkpoint.")
+    backoff_seconds: float = Field(10.0, gt=0)
+    backoff_max_seconds: float = Field(900.0, gt=0)
+
+    @model_validator(mode="after")
+    def _timing_is_in_order(self) -> Self:
+        order = {
+            "intent_seconds": self.intent_seconds,
+            "heartbeat_seconds": self.heartbeat_seconds,
+            "watchdog_seconds": self.watchdog_seconds,
+            "self_fence_seconds": self.self_fence_seconds,
+            "lease_seconds": self.lease_seconds,
+        }
+        if sorted(order.values()) != list(order.values()) or (
+            not self.heartbeat_seconds < self.watchdog_seconds < self.self_fence_seconds
+            or not self.self_fence_seconds < self.lease_seconds
+        ):
+            found = " < ".join(f"{name} {value:g}" for name, value in order.items())
+            raise ValueError(
+                "these must rise, or two trainers could run one job: "
+                f"intent ≤ heartbeat < watchdog < self-fence < lease; found {found}"
+            )
+        return self
+
+    @property
+    def is_embedded(self) -> bool:
+        """No broker: API and one supervisor in one process tree."""
+        return self.redis_url is None
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL, secret and all: never log it."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{(self.data_dir / 'plaudit.db').absolute()}"
+
+    @property
+    def model_cache(self) -> Path:
+        """Where fetched base models lie."""
+        return self.data_dir / "models"
+
+    @property
+    def work_dir(self) -> Path:
+        """Where trainers work; one directory an attempt."""
+        return self.data_dir / "work"
