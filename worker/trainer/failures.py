@@ -1,0 +1,19 @@
+"""How the trainer gives up: one exception that carries a stable code."""
+
+from __future__ import annotations
+
+from app.domain.lifecycle import FailureCode
+
+
+class TrainerFailure(Exception):
+    """A run or an inspection cannot go on; ``detail`` says what was found and what to do."""
+
+    def __init__(self, code: FailureCode, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+
+
+def unsupported(detail: str) -> TrainerFailure:
+    """A base model that cannot become a reward model."""
+    return TrainerFailure(FailureCode.MODEL_UNSUPPORTED, detail)
