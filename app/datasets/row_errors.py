@@ -1,0 +1,138 @@
+"""What can be wrong with an uploaded dataset, said so that its author can mend it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from app.errors import FieldProblem, InvalidError
+
+ProblemCode = Literal[
+    # the row cannot be read
+    "invalid_utf8", "invalid_json", "duplicate_key", "non_finite_number", "too_deep",
+    "line_too_long", "not_an_object", "invalid_csv", "wrong_cell_count",
+    # the row is not a preference pair
+    "missing_column", "wrong_type", "unsupported_column", "sharegpt_keys", "empty_conversation",
+    "missing_content", "content_parts", "tool_calls", "unknown_role", "last_not_assistant",
+    "prompt_repeated", "empty_text", "identical_pair", "encoded_messages", "python_repr",
+    "nul_character", "lone_surrogate", "invalid_margin", "invalid_slice", "too_many_slices",
+    # the row disagrees with the rows before it
+    "mixed_format", "mixed_prompt", "mixed_margin",
+    # the file as a whole; reading stops here
+    "empty_dataset", "wrong_format", "json_array", "duplicate_column", "invalid_gzip",
+    "compression_ratio", "too_large", "too_many_rows", "unreadable_parquet", "unsupported_type",
+]  # fmt: skip
+
+MAX_REPORTED = 10
+_SHOWN_CHARACTERS = 60
+
+
+class RowProblem(BaseModel):
+    """One bad line: its number (from 1; a row number for Parquet), where in it, what, what to do.
+
+    ``column`` is a field path such as ``chosen[1].role``; ``offset`` counts characters of the line
+    from 1 (bytes for ``invalid_utf8``) and is given where no field can be named.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    line: int
+    column: str | None
+    code: ProblemCode
+    message: str
+    hint: str
+    offset: int | None = None
+
+    def sentence(self) -> str:
+        where = f"line {self.line}" + (f", {self.column}" if self.column else "")
+        return f"{where}: {self.message}; {self.hint}"
+
+
+class _Fault(Exception):
+    def __init__(
+        self,
+        code: ProblemCode,
+        message: str,
+        hint: str,
+        *,
+        column: str | None = None,
+        offset: int | None = None,
+        line: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code: ProblemCode = code
+        self.message = message
+        self.hint = hint
+        self.column = column
+        self.offset = offset
+        self.line = line
+
+    def at(self, line: int) -> RowProblem:
+        """This, told of ``line`` unless it knows its own line better."""
+        return RowProblem(
+            line=self.line or line,
+            column=self.column,
+            code=self.code,
+            message=self.message,
+            hint=self.hint,
+            offset=self.offset,
+        )
+
+
+class RowError(_Fault):
+    """A row that is no preference pair; the reader notes the line and goes on with the next."""
+
+
+class FileError(_Fault):
+    """Something after which no further line of the file can be read."""
+
+
+Row = tuple[int, dict[str, Any] | RowError]
+"""A line number, and the columns read there or why there are none."""
+
+
+class InvalidDatasetError(InvalidError):
+    """The upload was read and refused.
+
+    ``rows`` holds the first ten bad lines, ``bad_line_count`` how many there were;
+    ``is_counted_to_end`` is false where reading stopped early, so that there may be more.
+    """
+
+    code = "invalid_dataset"
+    title = "The dataset is not valid"
+
+    def __init__(
+        self, rows: Sequence[RowProblem], *, bad_line_count: int, is_counted_to_end: bool
+    ) -> None:
+        count = (
+            f"{bad_line_count} lines" if is_counted_to_end else f"At least {bad_line_count} lines"
+        )
+        first = rows[0].sentence()
+        super().__init__(
+            first if bad_line_count == 1 else f"{count} are not usable; the first: {first}",
+            hint="mend the named lines and upload the file again; nothing was stored",
+            problems=[
+                FieldProblem(loc=_pointer(row), code=row.code, message=row.message, hint=row.hint)
+                for row in rows
+            ],
+        )
+        self.rows = tuple(rows)
+        self.bad_line_count = bad_line_count
+        self.is_counted_to_end = is_counted_to_end
+
+
+def shown(value: Any) -> str:
+    """Text from an upload, quoted, short, and safe to print and to store."""
+    text = value if isinstance(value, str) else repr(value)[: 4 * _SHOWN_CHARACTERS]
+    cut = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+    return json.dumps(cut, ensure_ascii=not cut.isprintable())
+
+
+def _pointer(row: RowProblem) -> str:
+    steps = [] if row.column is None else re.findall(r"[^.\[\]]+", row.column)
+    escaped = [step.replace("~", "~0").replace("/", "~1") for step in steps]
+    return "/".join(["", "lines", str(row.line), *escaped])
