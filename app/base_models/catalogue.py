@@ -1,0 +1,206 @@
+"""Which base models there are: a YAML file of the operator's, id to source.
+
+Only ids of this file are accepted anywhere; no request names a path, a package or a repository.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, ClassVar
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
+
+from app.domain.spec import BASE_MODEL_ID
+from app.errors import NotFoundError, ServiceError
+
+SHIPPED = Path(__file__).with_name("catalogue.yaml")
+MAX_CATALOGUE_BYTES = 1 << 20
+MAX_TEMPLATE_BYTES = 64 << 10
+
+_DIST = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+_PACKAGE = re.compile(rf"({_DIST})==([A-Za-z0-9][A-Za-z0-9.+!_-]*)/([A-Za-z0-9_][A-Za-z0-9_./-]*)")
+_REPO_PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+_HUB = re.compile(rf"({_REPO_PART}/{_REPO_PART})@([A-Za-z0-9][A-Za-z0-9._/-]{{0,254}})")
+
+
+class CatalogueError(ServiceError):
+    """The operator's catalogue cannot be read; every fault is named with its entry and field."""
+
+    code = "bad_catalogue"
+    status = 500
+    title = "The base model catalogue is not valid"
+
+
+class UnknownBaseModelError(NotFoundError):
+    """An id that the catalogue does not have."""
+
+    code = "base_model_not_found"
+    title = "No such base model"
+
+
+@dataclass(frozen=True)
+class PackageSource:
+    """A directory inside a Python package: ``package:dist==version/path/in/wheel``."""
+
+    kind: ClassVar[str] = "package"
+    dist: str
+    version: str
+    subdir: str
+
+    def __str__(self) -> str:
+        return f"package:{self.dist}=={self.version}/{self.subdir}"
+
+
+@dataclass(frozen=True)
+class LocalSource:
+    """A directory of the operator's: ``local:/absolute/path``."""
+
+    kind: ClassVar[str] = "local"
+    path: Path
+
+    def __str__(self) -> str:
+        return f"local:{self.path}"
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A model repository: ``hub:org/name@revision`` (branch, tag or commit)."""
+
+    kind: ClassVar[str] = "hub"
+    repo: str
+    revision: str
+
+    def __str__(self) -> str:
+        return f"hub:{self.repo}@{self.revision}"
+
+
+Source = PackageSource | LocalSource | HubSource
+
+
+def parse_source(text: object) -> Source:
+    """Read a source; ValueError says what it should look like."""
+    if not isinstance(text, str):
+        raise ValueError("should be text: package:…, local:… or hub:…")
+    kind, _, rest = text.partition(":")
+    if ".." in rest:
+        raise ValueError("must not contain '..'")
+    if kind == "package" and (match := _PACKAGE.fullmatch(rest)):
+        return PackageSource(match[1], match[2], str(PurePosixPath(match[3])))
+    if kind == "hub" and (match := _HUB.fullmatch(rest)) and "--" not in match[1]:
+        return HubSource(match[1], match[2])
+    if kind == "local" and rest.startswith("/") and "\x00" not in rest:
+        return LocalSource(Path(rest))
+    raise ValueError(
+        "should be package:<dist>==<version>/<directory in the wheel>, local:<absolute directory> "
+        "or hub:<org>/<name>@<revision>"
+    )
+
+
+def _is_short(template: str) -> str:
+    if len(template.encode()) > MAX_TEMPLATE_BYTES:
+        raise ValueError(f"should be at most {MAX_TEMPLATE_BYTES} bytes")
+    return template
+
+
+class BaseModelEntry(BaseModel):
+    """One base model of the catalogue."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    source: Annotated[Source, BeforeValidator(parse_source)]
+    description: str = Field("", max_length=500)
+    license: str | None = Field(None, max_length=200)
+    chat_template: Annotated[str, AfterValidator(_is_short)] | None = Field(
+        None, description="Jinja; used in place of the tokenizer's own."
+    )
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None, description="Of model.safetensors."
+    )
+
+
+class Catalogue:
+    """The base models of one file, in the file's order."""
+
+    def __init__(self, entries: Mapping[str, BaseModelEntry]) -> None:
+        self._entries = dict(entries)
+
+    @property
+    def entries(self) -> list[BaseModelEntry]:
+        """Every entry."""
+        return list(self._entries.values())
+
+    def get(self, base_model_id: str) -> BaseModelEntry:
+        """The entry of this id, or UnknownBaseModelError."""
+        if entry := self._entries.get(base_model_id):
+            return entry
+        raise UnknownBaseModelError(
+            f"The catalogue has no base model {base_model_id[:80]!r}.",
+            hint=f"Choose one of: {', '.join(self._entries)}.",
+        )
+
+
+def load_catalogue(path: Path | None = None) -> Catalogue:
+    """Read a catalogue file, or the shipped one; CatalogueError names file, entry and field."""
+    path = path or SHIPPED
+    document = _read(path)
+    faults, entries = [], {}
+    for base_model_id, fields in document.items():
+        try:
+            entries[_ID.validate_python(base_model_id)] = BaseModelEntry.model_validate(
+                {**_FIELDS.validate_python(fields), "id": base_model_id}
+            )
+        except ValidationError as error:
+            faults += [f"{base_model_id}: {_sentence(fault)}" for fault in error.errors()]
+    if faults:
+        raise CatalogueError(f"{path}: " + "; ".join(faults))
+    return Catalogue(entries)
+
+
+_ID = TypeAdapter(Annotated[str, StringConstraints(pattern=BASE_MODEL_ID)])
+_FIELDS = TypeAdapter(dict[str, Any])
+
+
+def _sentence(fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"])
+    return f"{where}: {fault['msg']}" if where else str(fault["msg"])
+
+
+def _read(path: Path) -> dict[Hashable, Any]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_CATALOGUE_BYTES + 1)
+        if len(text) > MAX_CATALOGUE_BYTES:
+            raise CatalogueError(f"{path}: larger than {MAX_CATALOGUE_BYTES} bytes")
+        document = yaml.load(text, Loader=_NoDuplicates)  # noqa: S506  a SafeLoader
+    except (OSError, yaml.YAMLError, RecursionError) as error:
+        raise CatalogueError(f"{path}: {error}") from error
+    if not isinstance(document, dict) or not document:
+        raise CatalogueError(f"{path}: should map base model ids to entries, and have one at least")
+    return document
+
+
+class _NoDuplicates(yaml.SafeLoader):
+    """YAML lets a later key replace an earlier one; in an allow-list that hides a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key!r} is given twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)

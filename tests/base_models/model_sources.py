@@ -1,0 +1,192 @@
+"""A small model hub on loopback, and a package index that is a directory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from app.base_models.catalogue import BaseModelEntry
+
+COMMIT = "c0ffee" + "0" * 34
+OLD_COMMIT = "0ddba11" + "0" * 33
+CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+
+
+def safetensors(payload: bytes) -> bytes:
+    """A file with one uint8 tensor."""
+    entry = {"dtype": "U8", "shape": [len(payload)], "data_offsets": [0, len(payload)]}
+    header = json.dumps({"score.weight": entry}).encode()
+    return len(header).to_bytes(8, "little") + header + payload
+
+
+def model(**changes: object) -> dict[str, bytes]:
+    """The files of a tiny model; a config value, or another file, may be changed or added."""
+    files = {str(k): v for k, v in changes.items() if isinstance(v, bytes)}
+    config = CONFIG | {k: v for k, v in changes.items() if not isinstance(v, bytes)}
+    return {
+        "config.json": json.dumps(config).encode(),
+        "model.safetensors": safetensors(bytes(range(256)) * 40),
+        "tokenizer.json": b'{"model": {"vocab": {"auto_map": 0}}}',
+        "tokenizer_config.json": b"{}",
+        "README.md": b"read me",
+        "pytorch_model.bin": b"a pickle",
+    } | files
+
+
+class Hub(ThreadingHTTPServer):
+    """Speaks as much of the hub's protocol as huggingface_hub needs to fetch a commit."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.commits = {COMMIT: model(), OLD_COMMIT: model(old=True)}
+        self.refs = {"main": COMMIT, "v1": OLD_COMMIT}
+        self.token: str | None = None
+        self.status: tuple[int, str] | None = None
+        self.is_gated = False
+        self.damage: bytes | None = None
+        self.break_after: int | None = None
+        self.requests: list[tuple[str, str]] = []
+        self.authorizations: set[str | None] = set()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def fetched(self, name: str) -> int:
+        """How often the bytes of a file were asked for."""
+        return sum(verb == "GET" and path.endswith(f"/{name}") for verb, path in self.requests)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up is nothing to print about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        hub, path = self.server, unquote(urlsplit(self.path).path)
+        hub.requests.append((self.command, path))
+        hub.authorizations.add(self.headers["authorization"])
+        if hub.status:
+            return self._refuse(*hub.status)
+        if not path.startswith(("/api/models/acme/tiny/", "/acme/tiny/")):
+            return self._refuse(404, "RepoNotFound")
+        if hub.token and self.headers["authorization"] != f"Bearer {hub.token}":
+            return self._refuse(401, "RepoNotFound")
+        if path.startswith("/api/"):
+            return self._info(path.removeprefix("/api/models/acme/tiny/revision/"))
+        commit, _, name = path.removeprefix("/acme/tiny/resolve/").partition("/")
+        if hub.is_gated:
+            return self._refuse(403, "GatedRepo")
+        return self._file(commit, name)
+
+    do_HEAD = do_GET
+
+    def _info(self, revision: str) -> None:
+        commit = self.server.refs.get(revision, revision)
+        if commit not in self.server.commits:
+            return self._refuse(404, "RevisionNotFound")
+        siblings = []
+        for name, content in self.server.commits[commit].items():
+            sibling = {"rfilename": name, "size": len(content), "blobId": _blob_id(content)}
+            if name.endswith(".safetensors"):
+                sha256 = hashlib.sha256(content).hexdigest()
+                sibling["lfs"] = {"size": len(content), "sha256": sha256, "pointerSize": 134}
+            siblings.append(sibling)
+        body = json.dumps({"id": "acme/tiny", "sha": commit, "siblings": siblings}).encode()
+        return self._answer(200, body, {"Content-Type": "application/json"})
+
+    def _file(self, commit: str, name: str) -> None:
+        content = self.server.commits.get(commit, {}).get(name)
+        if content is None:
+            return self._refuse(404, "EntryNotFound")
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{_blob_id(content)}"'}
+        if name.endswith(".safetensors") and self.server.damage:
+            content = self.server.damage
+        start = 0
+        if wanted := self.headers["range"]:
+            start = int(wanted.removeprefix("bytes=").partition("-")[0])
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        return self._answer(206 if wanted else 200, content[start:], headers)
+
+    def _refuse(self, status: int, code: str) -> None:
+        # a careless server that says everything back
+        said = f"you sent {self.headers['authorization']}"
+        self._answer(status, said.encode(), {"X-Error-Code": code, "X-Error-Message": said})
+
+    def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if self.server.break_after is not None and len(body) > self.server.break_after:
+            self.wfile.write(body[: self.server.break_after])
+            self.close_connection = True
+            return
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+def _blob_id(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """A running hub with one repository, acme/tiny."""
+    # no wait between the client's own tries, and nothing of this user's hub cache
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "user-cache"))
+    server = Hub()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def make_wheel(index: Path, files: dict[str, bytes], *, dist: str = "acme_tiny") -> Path:
+    """Put a wheel, version 1.0, into an index; it wants a dependency that exists nowhere."""
+    info = f"{dist}-1.0.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {dist}\nVersion: 1.0\nRequires-Dist: no-such-thing\n"
+    wheel = index / f"{dist}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+        archive.writestr(f"{info}/METADATA", metadata)
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return wheel
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that pip takes for the whole package index."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def entry(source: str, **fields: object) -> BaseModelEntry:
+    """A catalogue entry."""
+    return BaseModelEntry.model_validate({"id": "tiny", "source": source, **fields})

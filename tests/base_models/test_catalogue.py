@@ -1,0 +1,127 @@
+"""The operator's list of base models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.base_models.catalogue import (
+    CatalogueError,
+    HubSource,
+    LocalSource,
+    PackageSource,
+    UnknownBaseModelError,
+    load_catalogue,
+    parse_source,
+)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "models.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_shipped_catalogue_is_valid_and_has_the_demo_model():
+    catalogue = load_catalogue()
+    assert catalogue.get("all-minilm-l6-v2").sha256 == (
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    )
+    assert {"qwen3-0.6b", "llama-3.2-1b", "modernbert-base"} <= {e.id for e in catalogue.entries}
+    assert all(entry.description and entry.license for entry in catalogue.entries)
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("package:a-b==1.0/a_b/model", PackageSource("a-b", "1.0", "a_b/model")),
+        ("package:a-b==1.0+cu1/a_b/model/", PackageSource("a-b", "1.0+cu1", "a_b/model")),
+        ("local:/srv/models/x", LocalSource(Path("/srv/models/x"))),
+        ("hub:Qwen/Qwen3-0.6B@main", HubSource("Qwen/Qwen3-0.6B", "main")),
+        ("hub:a/b@refs/pr/3", HubSource("a/b", "refs/pr/3")),
+    ],
+)
+def test_source_is_read_and_written_back(text, source):
+    assert parse_source(text) == source
+    assert parse_source(str(source)) == source
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hub:Qwen/Qwen3-0.6B",
+        "hub:gpt2@main",
+        "hub:../etc@main",
+        "hub:a/..@main",
+        "hub:a/b@../../c",
+        "hub:a--b/c@main",
+        "hub:https://hub/a/b@main",
+        "local:models/x",
+        "local:/srv/../etc",
+        "package:dist/model",
+        "package:dist==1.0/../../etc",
+        "package:dist==1.0",
+        "package:--index-url=http://x==1.0/model",
+        "file:///etc",
+        "Qwen/Qwen3-0.6B",
+        7,
+    ],
+)
+def test_source_that_is_none_of_the_three_kinds_is_refused(text):
+    with pytest.raises(ValueError, match=r"should be|must not"):
+        parse_source(text)
+
+
+def test_fault_names_file_entry_and_field(tmp_path):
+    path = write(
+        tmp_path,
+        "good: {source: 'local:/srv/x'}\n"
+        "Bad Id: {source: 'local:/srv/x'}\n"
+        "far: {source: 'ftp://x'}\n"
+        "extra: {source: 'local:/srv/x', trust_remote_code: true}\n"
+        "hash: {source: 'local:/srv/x', sha256: abc}\n"
+        "none:\n",
+    )
+    with pytest.raises(CatalogueError) as caught:
+        load_catalogue(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    assert "good" not in text
+    for part in ("Bad Id: ", "far: source: ", "extra: trust_remote_code: ", "hash: sha256: "):
+        assert part in text
+    assert "none: " in text
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: {source: 'local:/x'}\na: {source: 'local:/y'}\n", "'a' is given twice"),
+        ("a: {source: 'local:/x', source: 'local:/y'}\n", "'source' is given twice"),
+        ("", "should map"),
+        ("- a\n", "should map"),
+        ("a: [\n", "while parsing"),
+        ("a: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
+        ("a" * (1 << 20) + "\n", "larger than"),
+    ],
+)
+def test_file_that_is_no_catalogue_is_refused(tmp_path, text, reason):
+    with pytest.raises(CatalogueError, match=reason):
+        load_catalogue(write(tmp_path, text))
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(CatalogueError, match=r"absent\.yaml"):
+        load_catalogue(tmp_path / "absent.yaml")
+
+
+def test_chat_template_is_bounded(tmp_path):
+    path = write(tmp_path, f"a: {{source: 'local:/x', chat_template: '{'x' * 65537}'}}\n")
+    with pytest.raises(CatalogueError, match=r"a: chat_template: .*65536 bytes"):
+        load_catalogue(path)
+
+
+def test_unknown_id_is_refused_with_the_choice():
+    with pytest.raises(UnknownBaseModelError) as caught:
+        load_catalogue().get("../../etc/passwd")
+    assert "all-minilm-l6-v2" in str(caught.value.hint)
