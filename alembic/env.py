@@ -1,0 +1,27 @@
+"""Runs migrations with the service's own engine; the URL comes from the settings."""
+
+from __future__ import annotations
+
+import app.models
+from alembic import context
+from app.database import make_engine
+from app.settings import Settings
+
+metadata = app.models.Base.metadata
+
+
+def run() -> None:
+    engine = context.config.attributes.get("engine") or make_engine(Settings().database)
+    with engine.connect() as connection:
+        context.configure(
+            connection=connection,
+            target_metadata=metadata,
+            # SQLite alters tables by copying them.
+            render_as_batch=connection.dialect.name == "sqlite",
+            transaction_per_migration=True,
+        )
+        with context.begin_transaction():
+            context.run_migrations()
+
+
+run()
