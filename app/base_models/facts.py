@@ -1,0 +1,35 @@
+"""What inspections found, kept by entry: a model is looked into once, not at every submit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from sqlalchemy import delete
+from sqlalchemy.orm import Session
+
+from app.base_models.catalogue import BaseModelEntry
+from app.domain.plan import BaseModelFacts
+from app.models import BaseModelRecord
+
+#: Raise it when an inspection finds more or other things than before.
+FACTS_VERSION = 1
+
+
+def facts_for(session: Session, entry: BaseModelEntry) -> BaseModelFacts | None:
+    """What is known about an entry as it is written in the catalogue now, or None."""
+    record = session.get(BaseModelRecord, _key(entry))
+    return BaseModelFacts.model_validate(record.facts) if record else None
+
+
+def store_facts(session: Session, entry: BaseModelEntry, facts: BaseModelFacts) -> None:
+    """Keep what an inspection found, in place of what was known before."""
+    session.execute(delete(BaseModelRecord).where(BaseModelRecord.key == _key(entry)))
+    session.add(
+        BaseModelRecord(key=_key(entry), base_model=entry.id, facts=facts.model_dump(mode="json"))
+    )
+
+
+def _key(entry: BaseModelEntry) -> str:
+    identity = [FACTS_VERSION, entry.id, str(entry.source), entry.chat_template, entry.sha256]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
