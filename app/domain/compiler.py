@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Literal
 
+from app.domain.paths import saved_paths, shortest_names, target_paths
 from app.domain.plan import (
     BaseModelFacts,
     BaseModelRef,
@@ -13,8 +15,8 @@ from app.domain.plan import (
     TokenizationPlan,
     TrainingPlan,
 )
-from app.domain.rules import SpecRejected, check
-from app.domain.spec import EvalFraction, LoraSpec, RewardJobSpec
+from app.domain.rules import check
+from app.domain.spec import EvalFraction, LoraSpec, RewardJobSpec, TrainingSpec
 
 #: For models without a chat template of their own (encoders): plain "role: content" lines.
 PLAIN_TEMPLATE = (
@@ -37,7 +39,7 @@ def compile_plan(
     """
     check(spec, facts, train, data_format)
     targets = target_paths(spec.lora, facts)
-    saved = sorted({*facts.new_modules, *_full_paths(spec.lora.modules_to_save, facts.modules)})
+    saved = saved_paths(spec.lora, facts)
     pad_token, pad_token_id = _pad_token(facts)
     template = (facts.chat_template or PLAIN_TEMPLATE) if data_format == "conversational" else None
     fraction = spec.eval_dataset.fraction if isinstance(spec.eval_dataset, EvalFraction) else None
@@ -75,7 +77,7 @@ def compile_plan(
         engine=spec.training.engine,
         precision=spec.training.precision,
         quantization=spec.quantization,
-        gradient_checkpointing=spec.training.gradient_checkpointing,
+        gradient_checkpointing=_gradient_checkpointing(spec.training, facts),
         gpus=spec.resources.gpus,
         early_stopping=(
             spec.training.early_stopping.model_dump(mode="json")
@@ -89,49 +91,11 @@ def compile_plan(
     )
 
 
-def target_paths(lora: LoraSpec, facts: BaseModelFacts) -> list[str]:
-    """The exact modules that get a LoRA branch, sorted; never a new module or one inside it."""
-    if isinstance(lora.target_modules, str):
-        paths: Iterable[str] = (
-            facts.attention_modules if facts.is_mixture_of_experts else facts.linear_modules
-        )
-    else:
-        paths = _full_paths(lora.target_modules, facts.linear_modules)
-    saved = [*facts.new_modules, *_full_paths(lora.modules_to_save, facts.modules)]
-    return sorted(
-        path for path in paths if not any(path == s or path.startswith(f"{s}.") for s in saved)
-    )
-
-
-def shortest_names(paths: Sequence[str], modules: Iterable[str]) -> list[str]:
-    """The shortest dotted suffixes that PEFT's suffix matching turns into exactly ``paths``."""
-    wanted = set(paths)
-    # How many modules each suffix names, and how many of those are wanted.
-    named: dict[str, int] = {}
-    hit: dict[str, int] = {}
-    for module in {*modules, *wanted}:
-        for suffix in _suffixes(module):
-            named[suffix] = named.get(suffix, 0) + 1
-            hit[suffix] = hit.get(suffix, 0) + (module in wanted)
-    return sorted(
-        {next((s for s in _suffixes(p) if named[s] == hit[s]), p) for p in wanted},
-    )
-
-
 def batch_split(batch_size: int, per_device: int | str) -> tuple[int, int]:
     """``(pairs a forward pass, accumulation steps)``; "auto" takes the largest divisor ≤ 8."""
     if per_device == "auto":
         per_device = max(n for n in range(1, 9) if batch_size % n == 0)
     return int(per_device), batch_size // int(per_device)
-
-
-def _suffixes(path: str) -> list[str]:
-    parts = path.split(".")
-    return [".".join(parts[i:]) for i in range(len(parts) - 1, -1, -1)]
-
-
-def _full_paths(names: Sequence[str], modules: Iterable[str]) -> list[str]:
-    return [m for m in modules if any(m == name or m.endswith(f".{name}") for name in names)]
 
 
 def _pad_token(facts: BaseModelFacts) -> tuple[str, int]:
@@ -142,12 +106,16 @@ def _pad_token(facts: BaseModelFacts) -> tuple[str, int]:
     if facts.spare_pad_tokens:
         return min(facts.spare_pad_tokens.items(), key=lambda item: item[1])
     # Only reached for chat data, whose rendered tail is not EOS (rule checked per row).
-    token, token_id = facts.pad_token or facts.eos_token, facts.eos_token_id
-    if token is None or token_id is None:
-        raise SpecRejected.of(
-            "/base_model", "no_pad_token", "the tokenizer has neither a pad nor an EOS token"
-        )
-    return token, token_id
+    assert facts.eos_token is not None
+    assert facts.eos_token_id is not None
+    return facts.eos_token, facts.eos_token_id
+
+
+def _gradient_checkpointing(
+    training: TrainingSpec, facts: BaseModelFacts
+) -> bool | Literal["auto"]:
+    """Left to the trainer, who knows its memory, where the architecture can do it at all."""
+    return training.gradient_checkpointing if facts.supports_gradient_checkpointing else False
 
 
 def _reward_arguments(spec: RewardJobSpec, *, has_eval: bool) -> dict[str, object]:
