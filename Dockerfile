@@ -1,0 +1,57 @@
+# Two images of one service: `api` (no torch) and `worker` (torch, transformers, trl, peft).
+#
+#   docker build --target api .
+#   docker build --target worker .                       CUDA, as PyPI's torch brings it
+#   docker build --target worker --build-arg \
+#     PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu .          CPU, much smaller
+
+FROM python:3.11-slim-bookworm AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/plaudit
+ENV PATH=/opt/plaudit/bin:$PATH
+WORKDIR /srv/plaudit
+# The pinned dependencies first, with empty packages in place of the code, so that a change of the
+# code does not install them again.
+COPY pyproject.toml constraints.txt ./
+RUN touch README.md && mkdir app worker && touch app/__init__.py worker/__init__.py
+
+FROM build AS build-api
+RUN pip install -c constraints.txt -e .
+
+FROM build AS build-worker
+ARG PIP_EXTRA_INDEX_URL
+RUN pip install -c constraints.txt -e '.[worker]'
+
+# The code runs from its own tree, beside its migrations.
+FROM python:3.11-slim-bookworm AS runtime
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/plaudit plaudit \
+    && install -d -o 10001 -g 10001 /var/lib/plaudit /var/lib/plaudit/tmp
+ENV PATH=/opt/plaudit/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/var/lib/plaudit \
+    TMPDIR=/var/lib/plaudit/tmp \
+    PLAUDIT_DATA_DIR=/var/lib/plaudit
+WORKDIR /srv/plaudit
+COPY pyproject.toml README.md alembic.ini ./
+COPY alembic alembic
+COPY app app
+COPY worker worker
+VOLUME /var/lib/plaudit
+USER 10001:10001
+ENTRYPOINT ["plaudit"]
+
+FROM runtime AS api
+COPY --from=build-api /opt/plaudit /opt/plaudit
+ENV PLAUDIT_HOST=0.0.0.0
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
+CMD ["serve"]
+
+FROM runtime AS worker
+COPY --from=build-worker /opt/plaudit /opt/plaudit
+# A worker that lives says so in its row of the database.
+HEALTHCHECK --interval=60s --timeout=20s --start-period=60s \
+    CMD ["python", "-m", "worker.alive"]
+CMD ["worker"]
