@@ -84,7 +84,7 @@ def test_no_pair_is_doubled_or_contradicts_another(half: str) -> None:
 def test_the_demo_spec_lacks_only_its_datasets() -> None:
     spec = json.loads((EXAMPLES / "demo.json").read_text())
     assert not {"train_dataset", "eval_dataset"} & set(spec)
-    datasets = {"train_dataset": "ds_training", "eval_dataset": "ds_heldout"}
+    datasets = {"train_dataset": f"ds_{1:032x}", "eval_dataset": f"ds_{2:032x}"}
     assert RewardJobSpec.model_validate(spec | datasets).base_model == "all-minilm-l6-v2"
 
 
