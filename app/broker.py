@@ -13,7 +13,7 @@ from typing import Protocol
 import redis
 import structlog
 from celery import Celery
-from kombu import Queue
+from kombu.entity import Exchange, Queue
 
 from app.settings import Settings
 
@@ -38,10 +38,10 @@ def queues(settings: Settings) -> list[str]:
 class Tickets(Protocol):
     """Tells workers that a queue has work."""
 
-    def issue(self, queue_name: str) -> None:
+    def issue(self, queue_name: str, /) -> None:
         """Send one ticket, or forget it: never blocks, never raises."""
 
-    def backlog(self, queue_name: str) -> int:
+    def backlog(self, queue_name: str, /) -> int:
         """How many tickets wait; raises OSError or redis.RedisError when the broker is away."""
 
     def close(self) -> None:
@@ -51,10 +51,10 @@ class Tickets(Protocol):
 class NoTickets:
     """Embedded mode: the supervisor polls the database."""
 
-    def issue(self, queue_name: str) -> None:
+    def issue(self, _queue_name: str) -> None:
         """Nobody listens."""
 
-    def backlog(self, queue_name: str) -> int:
+    def backlog(self, _queue_name: str) -> int:
         """A large number: no ticket is ever needed."""
         return 1 << 30
 
@@ -84,7 +84,7 @@ class CeleryTickets:
 
     def backlog(self, queue_name: str) -> int:
         """Length of the Redis list."""
-        return int(self._redis.llen(KEY_PREFIX + queue_name))  # type: ignore[arg-type]
+        return int(self._redis.llen(KEY_PREFIX + queue_name))
 
     def close(self) -> None:
         """End the thread after what it is doing."""
@@ -130,7 +130,7 @@ def make_celery(settings: Settings) -> Celery:
         worker_send_task_events=False,
         task_send_sent_event=False,
         task_default_queue=settings.queue,
-        task_queues=[Queue(name) for name in queues(settings)],
+        task_queues=[_queue(name) for name in queues(settings)],
         task_create_missing_queues=False,
         task_publish_retry=False,
         broker_connection_timeout=2,
@@ -151,3 +151,8 @@ def make_celery(settings: Settings) -> Celery:
         },
     )
     return app
+
+
+def _queue(name: str) -> Queue:
+    # With exchange and key left to Celery all queues would share both, and each get every ticket.
+    return Queue(name, Exchange(name, type="direct"), routing_key=name)  # type: ignore[no-untyped-call]

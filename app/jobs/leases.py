@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -302,11 +303,15 @@ def checkpoint_files(engine: Engine, job_id: str) -> list[tuple[Checkpoint, list
         ]
 
 
-def fetch(engine: Engine, blob_id: str, size: int, target: Path) -> None:
-    """Write a blob to a file of this machine."""
+def fetch(engine: Engine, blob_id: str, size: int, target: Path, sha256: str) -> None:
+    """Write a blob to a file of this machine; ArtifactDamaged when it is not what was stored."""
+    digest = hashlib.sha256()
     with target.open("wb") as file:
         for piece in read_range(engine, blob_id, 0, size):
+            digest.update(piece)
             file.write(piece)
+    if digest.hexdigest() != sha256:
+        raise ArtifactDamaged(f"{target.name} is not what was stored")
 
 
 def drop_ended_checkpoints(engine: Engine) -> int:

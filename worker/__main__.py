@@ -1,0 +1,65 @@
+"""``python -m worker``: a Celery worker where there is a broker, else a supervisor that polls."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+
+from app.settings import Settings
+from app.telemetry import configure_logging
+from worker.station import NoFreeSlots, Station
+from worker.trainer.channel import die_with_parent
+
+
+def main() -> int:
+    """Work until SIGTERM or SIGINT; then hand back what is running and go."""
+    settings = Settings()
+    if not settings.is_embedded:
+        return _consume(settings)
+    configure_logging()
+    if "--with-parent" in sys.argv:
+        die_with_parent()
+    try:
+        station = Station(settings)
+    except NoFreeSlots as error:
+        print(error, file=sys.stderr)  # noqa: T201 - for the person who started it
+        return 1
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: station.draining.set())
+    station.start()
+    threads = station.pollers(settings.poll_seconds)
+    for thread in threads:
+        thread.start()
+    _join(threads)
+    station.close()
+    return 0
+
+
+def _consume(settings: Settings) -> int:
+    from worker.celery_app import app
+
+    app.worker_main(
+        [
+            "worker",
+            "--pool=threads",
+            f"--concurrency={settings.slots + 1}",
+            "--hostname=gpu@%h",
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+            "--loglevel=WARNING",
+        ]
+    )
+    return 0
+
+
+def _join(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        # A join without a timeout would hold back the signal handler on some platforms.
+        while thread.is_alive():
+            thread.join(timeout=1.0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""The Celery consumer: ``celery -A worker.celery_app worker -P threads``.
+
+Threads, never solo (which acknowledges only after the task) and never prefork (whose children do
+not see the drain). ``plaudit worker`` starts it with the right arguments.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from celery.signals import worker_init, worker_shutdown, worker_shutting_down
+
+from app.broker import make_celery
+from app.settings import Settings
+from app.telemetry import configure_logging
+from worker import tasks
+from worker.station import Station
+
+settings = Settings()
+app = make_celery(settings)
+tasks.register(app)
+
+
+@worker_init.connect  # type: ignore[untyped-decorator]
+def _open(**_: Any) -> None:
+    configure_logging()
+    station = tasks.open_station(Station(settings))
+    station.start()
+    # In case the broker is dead, frozen or was emptied while nobody tops it up.
+    for thread in station.pollers(settings.slow_poll_seconds):
+        thread.daemon = True
+        thread.start()
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _drain(**_: Any) -> None:
+    tasks.station().draining.set()
+
+
+@worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _close(**_: Any) -> None:
+    for thread in threading.enumerate():
+        if thread.name.startswith("poll-"):
+            thread.join()
+    tasks.station().close()

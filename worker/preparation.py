@@ -1,0 +1,165 @@
+"""What an attempt needs before its trainer starts: the base model, a plan, files to read."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import structlog
+from sqlalchemy import Engine, select
+
+from app.base_models import facts as known
+from app.base_models.catalogue import BaseModelEntry, Catalogue, HubSource
+from app.base_models.sources import FetchedModel, fetch
+from app.blobs import read_range
+from app.database import reader, transaction
+from app.domain.compiler import compile_plan
+from app.domain.order import WorkOrder
+from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
+from app.domain.spec import RewardJobSpec
+from app.jobs import leases
+from app.models import Dataset, Job
+from app.settings import Settings
+
+log = structlog.get_logger()
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def entry_of(catalogue: Catalogue, job: Job) -> BaseModelEntry:
+    """The catalogue entry that the job names; the operator may have removed it since."""
+    return catalogue.get(job.base_model)
+
+
+def fetch_model(settings: Settings, entry: BaseModelEntry, job: Job) -> FetchedModel:
+    """The base model's files on this machine, at the revision that the job was planned with."""
+    plan = stored_plan(job)
+    return fetch(
+        entry,
+        settings.model_cache,
+        token=settings.hub_token,
+        revision=plan.base_model.revision if plan and isinstance(entry.source, HubSource) else None,
+        endpoint=settings.hub_endpoint,
+        max_bytes=settings.max_base_model_bytes,
+    )
+
+
+def inspect_order(entry: BaseModelEntry, model: FetchedModel, settings: Settings) -> WorkOrder:
+    """Look at a base model, load no weights."""
+    return WorkOrder(
+        action="inspect",
+        model_dir=str(model.path),
+        model_name=_public_name(entry),
+        revision=_commit(entry, model),
+        chat_template=entry.chat_template,
+        watchdog_seconds=settings.watchdog_seconds,
+    )
+
+
+def known_facts(engine: Engine, entry: BaseModelEntry) -> BaseModelFacts | None:
+    """What an earlier inspection found."""
+    with transaction(reader(engine)) as session:
+        return known.facts_for(session, entry)
+
+
+def keep_facts(engine: Engine, entry: BaseModelEntry, facts: BaseModelFacts) -> None:
+    """Keep what an inspection found for the submits to come."""
+    with transaction(engine) as session:
+        known.store_facts(session, entry, facts)
+
+
+def stored_plan(job: Job) -> TrainingPlan | None:
+    """The plan that the job was submitted with or that an earlier attempt made."""
+    return TrainingPlan.model_validate(job.plan) if job.plan else None
+
+
+def compile_for(
+    engine: Engine, job: Job, entry: BaseModelEntry, facts: BaseModelFacts
+) -> TrainingPlan:
+    """The job's plan, made now that the base model is known; SpecRejected when it cannot be."""
+    spec = RewardJobSpec.model_validate(job.spec)
+    with transaction(reader(engine)) as session:
+        train = session.get_one(Dataset, job.train_dataset_id)
+        held_out = session.get(Dataset, job.eval_dataset_id) if job.eval_dataset_id else None
+    return compile_plan(
+        spec,
+        str(entry.source) if isinstance(entry.source, HubSource) else entry.source.kind,
+        facts,
+        _reference(train),
+        _reference(held_out) if held_out else None,
+        train.summary["format"],
+    )
+
+
+def lay_out(
+    engine: Engine,
+    settings: Settings,
+    job: Job,
+    entry: BaseModelEntry,
+    model: FetchedModel,
+    plan: TrainingPlan,
+    directory: Path,
+) -> WorkOrder:
+    """Write the pairs and the newest good checkpoint into the work directory."""
+    _write_pairs(engine, job.train_dataset_id, directory / "train.jsonl")
+    if job.eval_dataset_id:
+        _write_pairs(engine, job.eval_dataset_id, directory / "eval.jsonl")
+    return WorkOrder(
+        action="train",
+        model_dir=str(model.path),
+        model_name=_public_name(entry),
+        revision=_commit(entry, model),
+        chat_template=entry.chat_template,
+        plan=plan,
+        spec=job.spec,
+        train_file="train.jsonl",
+        eval_file="eval.jsonl" if job.eval_dataset_id else None,
+        checkpoint=_fetch_checkpoint(engine, job, directory),
+        threads=settings.torch_threads,
+        checkpoint_seconds=settings.checkpoint_seconds,
+        watchdog_seconds=settings.watchdog_seconds,
+    )
+
+
+def keeps_checkpoint(engine: Engine, job_id: str) -> bool:
+    """Whether a cancel was asked to leave a checkpoint."""
+    with reader(engine).connect() as connection:
+        return bool(
+            connection.execute(select(Job.keep_checkpoint).where(Job.id == job_id)).scalar()
+        )
+
+
+def _fetch_checkpoint(engine: Engine, job: Job, directory: Path) -> str | None:
+    for checkpoint, files in leases.checkpoint_files(engine, job.id):
+        name = f"checkpoint-{checkpoint.step}"
+        target = directory / "resume" / name
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            for file in files:
+                leases.fetch(engine, file.blob_id, file.size, target / file.name, file.sha256)
+        except (LookupError, leases.ArtifactDamaged) as error:
+            log.warning("checkpoint_refused", job_id=job.id, step=checkpoint.step, error=str(error))
+            continue
+        return f"resume/{name}"
+    return None
+
+
+def _write_pairs(engine: Engine, dataset_id: str | None, target: Path) -> None:
+    with transaction(reader(engine)) as session:
+        dataset = session.get_one(Dataset, dataset_id)
+    with target.open("wb") as file:
+        for piece in read_range(engine, dataset.blob_id, 0, dataset.bytes):
+            file.write(piece)
+
+
+def _reference(dataset: Dataset) -> DatasetRef:
+    return DatasetRef(id=dataset.id, sha256=dataset.sha256, pair_count=dataset.pair_count)
+
+
+def _public_name(entry: BaseModelEntry) -> str:
+    """What an adapter calls its base: never a path of this machine."""
+    return entry.source.repo if isinstance(entry.source, HubSource) else entry.id
+
+
+def _commit(entry: BaseModelEntry, model: FetchedModel) -> str | None:
+    return model.revision if isinstance(entry.source, HubSource) else None

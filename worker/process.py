@@ -1,0 +1,137 @@
+"""One trainer process: started in its own session, heard on a pipe, killed as a whole."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import structlog
+
+from app.domain.order import KEEP_ALIVE, STOP
+from app.domain.progress import MAX_LINE_BYTES
+
+log = structlog.get_logger()
+
+#: What a trainer may read of this process's environment: never a secret of the service.
+INHERITED = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "TZ",
+    "VIRTUAL_ENV",
+)
+MAX_LOG_LINE = 16 << 10
+
+
+class TrainerProcess:
+    """A child that reads control lines and says progress lines; None on ``lines`` is its end.
+
+    Started and waited for by one thread: the kernel's parent-death signal is tied to the thread
+    that forked.
+    """
+
+    def __init__(self, directory: Path, *, slot_lock: int | None, gpu: int | None) -> None:
+        env = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        env |= {
+            "HOME": str(directory),
+            "TMPDIR": str(directory),
+            "HF_HUB_OFFLINE": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            # Sets of strings are iterated in libraries; adapters must not depend on the order.
+            "PYTHONHASHSEED": "0",
+            "PYTHONUNBUFFERED": "1",
+        }
+        if gpu is not None:
+            env["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        self._child = subprocess.Popen(
+            # -P: a file in the work directory must never be imported.
+            [sys.executable, "-P", "-m", "worker.trainer"],
+            cwd=directory,
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            # The child holds the slot's lock too: the slot is free only when both are gone.
+            pass_fds=() if slot_lock is None else (slot_lock,),
+        )
+        self.lines: queue.Queue[bytes | None] = queue.Queue(maxsize=10_000)
+        self._log = bytearray()
+        self._log_lock = threading.Lock()
+        self._readers = [
+            threading.Thread(target=self._read_lines, daemon=True),
+            threading.Thread(target=self._read_log, daemon=True),
+        ]
+        for thread in self._readers:
+            thread.start()
+
+    def keep_alive(self) -> None:
+        """Tell the child that its lease was renewed."""
+        self._send(KEEP_ALIVE)
+
+    def ask_to_stop(self) -> None:
+        """Ask for a checkpoint and an orderly end."""
+        self._send(STOP)
+
+    def kill(self) -> None:
+        """Kill the child's whole session; harmless when it is gone."""
+        if self._child.poll() is None:
+            try:
+                os.killpg(self._child.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                return
+
+    def wait(self) -> int:
+        """Collect the child and all that it said; its exit status."""
+        status = self._child.wait()
+        for thread in self._readers:
+            thread.join(timeout=10)
+        for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    continue
+        return status
+
+    def take_log(self, limit: int) -> str:
+        """Up to ``limit`` bytes of what the child logged since the last call."""
+        with self._log_lock:
+            piece = bytes(self._log[:limit])
+            del self._log[: len(piece)]
+        return piece.decode(errors="replace").replace("\x00", "�")
+
+    def _send(self, line: bytes) -> None:
+        assert self._child.stdin is not None
+        try:
+            self._child.stdin.write(line)
+            self._child.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            log.debug("trainer_not_listening", pid=self._child.pid)
+
+    def _read_lines(self) -> None:
+        assert self._child.stdout is not None
+        for line in _bounded_lines(self._child.stdout, MAX_LINE_BYTES):
+            self.lines.put(line)
+        self.lines.put(None)
+
+    def _read_log(self) -> None:
+        assert self._child.stderr is not None
+        for line in _bounded_lines(self._child.stderr, MAX_LOG_LINE):
+            with self._log_lock:
+                self._log += line
+                # A flood is cut in the middle of time, not the end: the last words matter most.
+                del self._log[: max(0, len(self._log) - (1 << 20))]
+
+
+def _bounded_lines(pipe: IO[bytes], limit: int) -> Iterator[bytes]:
+    return iter(lambda: pipe.readline(limit), b"")

@@ -1,0 +1,206 @@
+"""This machine's slots: who works here, on what, and whether it is being shut down."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+from sqlalchemy import Engine, delete
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.base_models.catalogue import load_catalogue
+from app.broker import preflight_queue, queues
+from app.database import make_engine, new_id, now_ms, transaction
+from app.jobs import leases
+from app.jobs.reconciler import requeue_lost
+from app.models import Worker
+from app.settings import Settings
+from worker.keeper import LeaseKeeper
+from worker.supervisor import Slot, Supervisor
+
+log = structlog.get_logger()
+
+SEEN_SECONDS = 5.0
+
+
+class NoFreeSlots(RuntimeError):
+    """Another worker of this data directory holds every slot."""
+
+
+class Station:
+    """Opens the database, takes its slots' locks, and runs jobs in them until it is drained."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.engine: Engine = make_engine(settings.database, settings.database_pool_size)
+        self.draining = threading.Event()
+        self._catalogue = load_catalogue(settings.base_models)
+        self._host = socket.gethostname()
+        place = hashlib.sha256(str(settings.data_dir.absolute()).encode()).hexdigest()[:8]
+        self._id = f"{self._host}-{place}"
+        self._guard = threading.Lock()
+        self._free: dict[str, list[Slot]] = {
+            settings.queue: [self._open(f"{i}", i) for i in range(settings.slots)],
+            preflight_queue(settings): [self._open("preflight", None)],
+        }
+        self._slots = {name: len(slots) for name, slots in self._free.items()}
+        self._worker_id = f"{self._id}-{os.getpid()}"
+        self._devices = _devices()
+        self._ended = threading.Event()
+        self._presence = threading.Thread(target=self._be_seen, name="presence", daemon=True)
+
+    def start(self) -> None:
+        """Take back what earlier workers of these slots left, and be seen."""
+        for slots in self._free.values():
+            for slot in slots:
+                requeue_lost(self.engine, self.settings, owner_prefix=f"{self._id}/{slot.name}:")
+        shutil.rmtree(self.settings.work_dir, ignore_errors=True)
+        self._presence.start()
+        log.info("worker_started", worker=self._worker_id, slots=self.settings.slots)
+
+    def run_one(self, queue: str) -> bool:
+        """Claim a job of this queue and work on it to its end; False when there was none."""
+        with self._slot(queue) as slot:
+            if slot is None or self.draining.is_set():
+                return False
+            owner = f"{self._id}/{slot.name}:{new_id('lease')}"
+            claimed = leases.claim(self.engine, self.settings, queue, owner, self._host)
+            if claimed is None:
+                return False
+            job, lease = claimed
+            keeper = LeaseKeeper(self.engine, self.settings, lease, self.draining)
+            Supervisor(self.engine, self.settings, self._catalogue, slot, keeper, job, lease).run()
+            return True
+
+    def poll(self, queue: str, seconds: float) -> None:
+        """Look for work until drained; a database that is away is waited for."""
+        while not self.draining.is_set():
+            try:
+                if self.run_one(queue):
+                    continue
+            except SQLAlchemyError:
+                log.warning("claim_failed", queue=queue, exc_info=True)
+            self.draining.wait(seconds)
+
+    def pollers(self, seconds: float) -> list[threading.Thread]:
+        """One polling thread a slot, not started."""
+        return [
+            threading.Thread(target=self.poll, args=(name, seconds), name=f"poll-{name}-{i}")
+            for name in queues(self.settings)
+            for i in range(self._slots[name])
+        ]
+
+    def close(self) -> None:
+        """Be gone from the list of workers; the slots' locks go with the process."""
+        self._ended.set()
+        self._presence.join(timeout=10)
+        try:
+            with transaction(self.engine) as session:
+                session.execute(delete(Worker).where(Worker.id.startswith(self._worker_id)))
+        except SQLAlchemyError:
+            log.warning("worker_not_signed_off", exc_info=True)
+        self.engine.dispose()
+
+    @contextmanager
+    def _slot(self, queue: str) -> Iterator[Slot | None]:
+        with self._guard:
+            slot = self._free[queue].pop() if self._free.get(queue) else None
+        try:
+            yield slot
+        finally:
+            if slot is not None:
+                with self._guard:
+                    self._free[queue].append(slot)
+
+    def _open(self, name: str, gpu: int | None) -> Slot:
+        """Take a slot's lock; the trainer inherits it, so a free lock means a dead trainer."""
+        directory = self.settings.data_dir / "slots"
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise NoFreeSlots(
+                f"slot {name} of {self.settings.data_dir} is in use: another worker runs there. "
+                "Stop it, or give this one a PLAUDIT_DATA_DIR of its own."
+            ) from error
+        return Slot(name, descriptor, gpu if _gpu_count() > 1 else None)
+
+    def _be_seen(self) -> None:
+        while True:
+            try:
+                self._sign_in()
+            except SQLAlchemyError as error:
+                log.warning("presence_not_written", error=str(error))
+            if self._ended.wait(SEEN_SECONDS):
+                return
+
+    def _sign_in(self) -> None:
+        dialect = sqlite if self.engine.dialect.name == "sqlite" else postgresql
+        with transaction(self.engine) as session:
+            for name, slots in self._slots.items():
+                values: dict[str, Any] = {
+                    "busy": slots - len(self._free[name]),
+                    "state": "draining" if self.draining.is_set() else "ready",
+                    "seen_at": now_ms(),
+                }
+                row_id = self._worker_id if name == self.settings.queue else f"{self._worker_id}/p"
+                session.execute(
+                    dialect.insert(Worker)
+                    .values(
+                        id=row_id,
+                        host=self._host,
+                        queue=name,
+                        slots=slots,
+                        devices=self._devices,
+                        versions=_versions(),
+                        **values,
+                    )
+                    .on_conflict_do_update(index_elements=["id"], set_=values)
+                )
+
+
+def _gpu_count() -> int:
+    return len(_devices())
+
+
+def _devices() -> list[dict[str, str]]:
+    """GPUs as nvidia-smi lists them; torch is not asked, it lives in the trainer only."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(
+        ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    lines = listed.stdout.strip().splitlines() if listed.returncode == 0 else []
+    return [
+        {"name": name.strip(), "memory": memory.strip()}
+        for name, _, memory in (line.partition(",") for line in lines)
+    ]
+
+
+def _versions() -> dict[str, str]:
+    names = ("plaudit", "torch", "transformers", "trl", "peft")
+    return {name: importlib.metadata.version(name) for name in names if _is_installed(name)}
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
