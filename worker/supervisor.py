@@ -135,11 +135,11 @@ class Supervisor:
         plan = preparation.stored_plan(self._job)
         if plan is None:
             self._set_phase(Phase.CHECKING)
-            facts = preparation.known_facts(self._engine, entry)
-            if facts is None:
-                facts = self._inspect(preparation.inspect_order(entry, model, self._settings))
-                preparation.keep_facts(self._engine, entry, facts)
-            plan = preparation.compile_for(self._engine, self._job, entry, facts)
+            known = preparation.known_facts(self._engine, entry)
+            if known is None:
+                known = self._inspect(preparation.inspect_order(entry, model, self._settings))
+                preparation.keep_facts(self._engine, entry, known)
+            plan = preparation.compile_for(self._engine, self._job, entry, known)
             compiled = plan
             self._write(lambda: leases.record(*self._held(), plan=compiled))
         order = preparation.lay_out(

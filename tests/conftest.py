@@ -1,0 +1,80 @@
+"""Fixtures that more than one room of the tests needs."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
+
+from app.database import make_engine, transaction
+from app.migrations import migrate
+from app.models import Base
+from app.settings import Settings
+from tests import services
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a PostgreSQL server."""
+    with services.postgres_url(tmp_path_factory.mktemp("postgres")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a Redis server."""
+    with services.redis_url(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_database(postgres_server: str) -> Iterator[str]:
+    """A migrated database on PostgreSQL, one for the session; tests empty its tables."""
+    with services.fresh_database(postgres_server, f"plaudit_{secrets.token_hex(4)}") as url:
+        engine = make_engine(url)
+        migrate(engine)
+        engine.dispose()
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A migrated, empty database; every test that touches data runs on both kinds."""
+    if request.param == "postgresql":
+        url: str = request.getfixturevalue("postgres_database")
+        engine = make_engine(url)
+        names = ", ".join(table.name for table in Base.metadata.sorted_tables)
+        with engine.begin() as connection:
+            connection.execute(text(f"TRUNCATE {names} CASCADE"))
+        engine.dispose()
+        return url
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    engine = make_engine(url)
+    migrate(engine)
+    engine.dispose()
+    return url
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """An engine on a migrated, empty database."""
+    engine = make_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def session(engine: Engine) -> Iterator[Session]:
+    """A session in a transaction that is committed at the end of the test."""
+    with transaction(engine) as session:
+        yield session
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    """Settings of an embedded service on the test's database."""
+    return Settings(database_url=database_url, data_dir=tmp_path / "data")  # type: ignore[arg-type]
