@@ -1,0 +1,175 @@
+"""What a plan says, from facts alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.compiler import PLAIN_TEMPLATE, batch_split, compile_plan, planned_steps
+from app.domain.paths import matches, shortest_names
+from app.domain.plan import BaseModelFacts, TrainingPlan
+from tests.domain.base_model_facts import dataset, decoder, encoder, job, mixture
+
+
+def plan_of(
+    facts: BaseModelFacts, *, data_format: str = "text", evaluation: Any = None, **spec: Any
+) -> TrainingPlan:
+    return compile_plan(job(**spec), "hub", facts, dataset(), evaluation, data_format)
+
+
+def test_head_is_saved_by_its_full_path_and_never_adapted():
+    plan = plan_of(encoder())
+    assert plan.head_modules == ["bert.pooler.dense", "classifier"]
+    assert plan.lora["modules_to_save"] == plan.head_modules
+    # "output.dense" ends no path of the pooler; "dense" alone would.
+    assert plan.lora["target_modules"] == ["output.dense", "query"]
+
+
+def test_mixture_of_experts_adapts_attention_only():
+    assert plan_of(mixture()).lora["target_modules"] == ["k_proj", "o_proj", "q_proj", "v_proj"]
+
+
+def test_module_around_a_new_one_is_saved_instead_of_it():
+    plan = plan_of(encoder(), lora={"modules_to_save": ["bert.pooler"]})
+    assert plan.lora["modules_to_save"] == ["bert.pooler", "classifier"]
+    assert plan.head_modules == ["bert.pooler.dense", "classifier"]
+
+
+def test_what_is_saved_in_full_is_counted_once_and_not_adapted():
+    plan = plan_of(decoder(), lora={"modules_to_save": ["layers.0"], "r": 2})
+    adapted = 2 * (4 * (32 + 32) + 2 * (32 + 64))
+    assert plan.trainable_parameters == adapted + 5504 + 32
+    targets = plan.lora["target_modules"]
+    assert isinstance(targets, list)
+    assert all("0" not in str(name) for name in targets)
+
+
+def test_dora_counts_a_magnitude_an_output():
+    outputs = 2 * (4 * 32 + 64 + 32)
+    plain, dora = plan_of(decoder()), plan_of(decoder(), lora={"use_dora": True})
+    assert dora.trainable_parameters - plain.trainable_parameters == outputs
+
+
+@pytest.mark.parametrize(
+    ("facts", "data_format", "token"),
+    [
+        (decoder(), "text", ("<pad>", 0)),
+        (
+            decoder(pad_token=None, pad_token_id=None, spare_pad_tokens={"<a>": 300, "<b>": 299}),
+            "text",
+            ("<b>", 299),
+        ),
+        (decoder(pad_token="</s>", pad_token_id=2), "conversational", ("</s>", 2)),
+        (decoder(pad_token=None, pad_token_id=None), "conversational", ("</s>", 2)),
+    ],
+    ids=["its own", "a spare one", "EOS in a chat", "EOS for none in a chat"],
+)
+def test_pad_token_is_not_eos_where_text_may_end_in_eos(
+    facts: BaseModelFacts, data_format: str, token: tuple[str, int]
+):
+    tokenization = plan_of(facts, data_format=data_format).tokenization
+    assert (tokenization.pad_token, tokenization.pad_token_id) == token
+
+
+def test_chat_is_rendered_by_the_model_s_template_or_a_plain_one():
+    assert plan_of(decoder()).tokenization.chat_template is None
+    chat = plan_of(decoder(), data_format="conversational").tokenization
+    assert chat.chat_template == decoder().chat_template
+    assert not chat.append_eos
+    plain = plan_of(encoder(), data_format="conversational").tokenization
+    assert plain.chat_template == PLAIN_TEMPLATE
+
+
+def test_eos_is_appended_to_text_where_there_is_one():
+    assert plan_of(decoder()).tokenization.append_eos
+    assert not plan_of(encoder()).tokenization.append_eos
+
+
+def test_default_length_is_lowered_to_the_positions():
+    assert plan_of(encoder()).tokenization.max_length == 512
+    assert plan_of(encoder(max_positions=None)).tokenization.max_length == 1024
+
+
+def test_checkpointing_is_off_where_the_architecture_cannot():
+    assert plan_of(decoder()).gradient_checkpointing == "auto"
+    cannot = decoder(supports_gradient_checkpointing=False)
+    assert plan_of(cannot).gradient_checkpointing is False
+
+
+def test_dropout_that_was_asked_for_is_not_disabled():
+    assert plan_of(decoder()).reward["disable_dropout"] is True
+    plan = plan_of(decoder(), lora={"dropout": 0.1})
+    assert (plan.lora["lora_dropout"], plan.reward["disable_dropout"]) == (0.1, False)
+
+
+def test_trl_drops_no_row_and_hides_no_nan():
+    reward = plan_of(decoder()).reward
+    assert reward["max_length"] is None
+    assert reward["logging_nan_inf_filter"] is False
+
+
+def test_early_stopping_keeps_a_checkpoint_at_every_evaluation():
+    reward = plan_of(
+        decoder(),
+        eval_dataset={"fraction": 0.1},
+        training={"early_stopping": {}, "eval_steps": 5},
+    ).reward
+    assert (reward["save_strategy"], reward["save_steps"]) == ("steps", 5)
+    assert (reward["load_best_model_at_end"], reward["metric_for_best_model"]) == (
+        True,
+        "eval_loss",
+    )
+
+
+def test_lists_of_a_plan_are_fresh_at_every_use():
+    plan = plan_of(decoder())
+    first, _ = plan.kwargs()
+    first["modules_to_save"].append("classifier")
+    assert plan.kwargs()[0]["modules_to_save"] == ["score"]
+
+
+def test_plan_survives_json():
+    plan = plan_of(encoder(), eval_dataset={"fraction": 0.5})
+    assert TrainingPlan.model_validate_json(plan.model_dump_json()) == plan
+
+
+@given(batch_size=st.integers(1, 4096))
+def test_accumulated_passes_make_the_effective_batch(batch_size: int):
+    per_device, accumulation = batch_split(batch_size, "auto")
+    assert per_device * accumulation == batch_size
+    assert 1 <= per_device <= 8
+
+
+@pytest.mark.parametrize(
+    ("pairs", "training", "steps"),
+    [
+        (100, {"batch_size": 8}, 13),
+        (100, {"batch_size": 8, "epochs": 2.0}, 26),
+        (100, {"batch_size": 16, "per_device_batch_size": 4}, 7),
+        (3, {"batch_size": 8}, 1),
+        (100, {"max_steps": 5}, 5),
+        (100, {"batch_size": 8, "epochs": 0.5}, 7),
+    ],
+)
+def test_steps_are_counted_as_transformers_counts_them(
+    pairs: int, training: dict[str, Any], steps: int
+):
+    assert planned_steps(pairs, plan_of(decoder(), training=training)) == steps
+
+
+_part = st.sampled_from(["a", "b", "dense", "0", "1", "attn"])
+_path = st.lists(_part, min_size=1, max_size=4).map(".".join)
+
+
+@given(modules=st.sets(_path, min_size=1, max_size=12), data=st.data())
+def test_short_names_mean_exactly_the_wanted_modules(modules: set[str], data: st.DataObject):
+    wanted = data.draw(st.sets(st.sampled_from(sorted(modules)), min_size=1))
+    names = shortest_names(sorted(wanted), modules)
+    # A top-level module cannot be told from those that end the same: PEFT has no anchor.
+    ambiguous = {w for w in wanted if set(matches(w, modules)) - wanted}
+    meant = {path for name in names for path in matches(name, modules)}
+    assert wanted <= meant
+    assert ambiguous or meant == wanted
