@@ -78,7 +78,7 @@ class _RecordLines:
         self._line += 1
         if self._line == 1:
             line = line.removeprefix(_BOM)
-        self._size += len(line)
+        self._size += len(line) + 1
         if self._size > MAX_LINE_BYTES:
             raise FileError(
                 "line_too_long",

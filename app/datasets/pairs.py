@@ -12,7 +12,6 @@ in all lines or in none, and ``line`` is the row's place in the uploaded file, f
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -20,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import PydanticSerializationError, to_json
 
 from app.datasets.conversations import check_sides, checked_side, kind_of
 from app.datasets.row_errors import RowError, shown
@@ -31,8 +31,6 @@ MAX_SLICES = 100
 MAX_SLICE_CHARACTERS = 64
 _MAX_IGNORED_COLUMNS = 100
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-
-_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 
 
 class DatasetSummary(BaseModel):
@@ -72,8 +70,8 @@ class PairChecker:
         pair = normalise(row)
         self._agree(pair)
         try:
-            encoded = (_encode(pair | {"line": line}) + "\n").encode()
-        except UnicodeEncodeError:
+            encoded = to_json(dict(sorted((pair | {"line": line}).items()))) + b"\n"
+        except PydanticSerializationError:
             raise _surrogate_error(pair) from None
         self._count(line, row, pair)
         return encoded
