@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.datasets.reading import DatasetReader, ReadLimits, TextFormat
@@ -20,6 +20,8 @@ from app.datasets.row_errors import InvalidDatasetError, RowProblem
 
 ROW = b'{"chosen": "good", "rejected": "bad"}\n'
 MIB = 1 << 20
+# Machines that run tests are busy; a slow example is no failure.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def cut(data: bytes, size: int) -> Iterator[bytes]:
@@ -105,6 +107,7 @@ def without_lines(read: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in pair.items() if name != "line"} for pair in read]
 
 
+@unhurried
 @given(datasets(), st.integers(1, 40), st.booleans())
 def test_pairs_come_through_jsonl_and_gzip(
     rows: list[dict[str, Any]], size: int, is_ascii: bool
@@ -116,6 +119,7 @@ def test_pairs_come_through_jsonl_and_gzip(
     assert pairs(gzip.compress(data), "jsonl", size) == read
 
 
+@unhurried
 @given(datasets(), st.integers(1, 40))
 def test_pairs_come_through_csv(rows: list[dict[str, Any]], size: int) -> None:
     read = pairs(as_csv(rows), "csv", size)
@@ -123,7 +127,7 @@ def test_pairs_come_through_csv(rows: list[dict[str, Any]], size: int) -> None:
     assert pairs(gzip.compress(as_csv(rows)), "csv", size) == read
 
 
-@settings(max_examples=8, deadline=None)
+@settings(unhurried, max_examples=8)
 @given(datasets())
 def test_pairs_come_through_parquet(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
@@ -134,6 +138,7 @@ def test_pairs_come_through_parquet(
     assert without_lines([json.loads(line) for line in blocks.split(b"\n")[:-1]]) == rows
 
 
+@unhurried
 @given(datasets())
 def test_canonical_jsonl_reads_back_as_itself(rows: list[dict[str, Any]]) -> None:
     once = b"".join(DatasetReader().read([as_jsonl(rows)], "jsonl"))
@@ -149,7 +154,7 @@ fragments = st.sampled_from(
 hostile = st.binary(max_size=200) | st.lists(fragments, max_size=30).map(b"".join)
 
 
-@settings(max_examples=300)
+@settings(unhurried, max_examples=300)
 @given(hostile, st.sampled_from(["jsonl", "csv"]), st.integers(1, 60), st.booleans())
 def test_any_bytes_are_read_or_refused(
     data: bytes, text_format: TextFormat, size: int, is_gzip: bool
@@ -163,6 +168,7 @@ def test_any_bytes_are_read_or_refused(
     outcome.detail.encode()
 
 
+@unhurried
 @given(st.binary(max_size=60), st.integers(0, 60))
 def test_damaged_gzip_is_read_or_refused(noise: bytes, at: int) -> None:
     packed = gzip.compress(ROW * 3)
