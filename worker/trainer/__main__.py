@@ -1,0 +1,43 @@
+"""``python -m worker.trainer``: carry out the order in the working directory.
+
+Nothing heavy is imported before the watchdog runs: loading torch takes seconds, and a supervisor
+that dies meanwhile must not leave a trainer behind.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from app.domain.order import ORDER_FILE, WorkOrder
+from worker.trainer.channel import Channel, die_with_parent
+
+
+def main() -> int:
+    """Run to the end; returns the exit status that ``app.domain.order`` names."""
+    die_with_parent()
+    channel = Channel()
+    order = WorkOrder.model_validate_json(Path(ORDER_FILE).read_bytes())
+    channel.watch(order.watchdog_seconds)
+    prepare_environment(order.threads)
+    from worker.trainer.run import carry_out
+
+    return carry_out(order, channel)
+
+
+def prepare_environment(threads: int) -> None:
+    """What the libraries read when they are imported: no network, a fixed thread count."""
+    os.environ.update(
+        HF_HUB_OFFLINE="1",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        HF_HUB_DISABLE_PROGRESS_BARS="1",
+        TRANSFORMERS_VERBOSITY="error",
+        TOKENIZERS_PARALLELISM="true" if threads > 1 else "false",
+        OMP_NUM_THREADS=str(threads),
+        MKL_NUM_THREADS=str(threads),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

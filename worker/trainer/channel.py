@@ -1,0 +1,84 @@
+"""The trainer's two pipes: progress messages out, keep-alives and the wish to stop in.
+
+Stdlib and ``app.domain`` only: this is in force before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import select
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from app.domain.order import EXIT_WATCHDOG, STOP
+
+if TYPE_CHECKING:
+    from app.domain.progress import Message
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends (Linux)."""
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the call
+        os._exit(EXIT_WATCHDOG)
+
+
+class Channel:
+    """Says messages on a private copy of stdout; whatever prints to fd 1 goes to stderr."""
+
+    def __init__(self) -> None:
+        self._out = os.dup(1)
+        os.dup2(2, 1)
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+
+    @property
+    def is_stop_wanted(self) -> bool:
+        """Whether the supervisor asked for a checkpoint and an end."""
+        return self._stop.is_set()
+
+    def watch(self, watchdog_seconds: float) -> None:
+        """Hear stdin from now on; exit 70 after silence, or when the supervisor is gone."""
+        threading.Thread(
+            target=self._hear, args=(watchdog_seconds,), name="watchdog", daemon=True
+        ).start()
+
+    def say(self, message: Message) -> None:
+        """Write one message as one line; exit 70 when nobody reads any more."""
+        line = message.model_dump_json().encode() + b"\n"
+        with self._lock:
+            try:
+                while line:
+                    line = line[os.write(self._out, line) :]
+            except BrokenPipeError:
+                os._exit(EXIT_WATCHDOG)
+
+    def _hear(self, watchdog_seconds: float) -> None:
+        wait = select.poll()
+        wait.register(0, select.POLLIN | select.POLLHUP)
+        heard = b""
+        while True:
+            if not wait.poll(watchdog_seconds * 1000):
+                os.write(2, b"no keep-alive from the supervisor: exiting\n")
+                os._exit(EXIT_WATCHDOG)
+            data = os.read(0, 4096)
+            if not data:
+                os.write(2, b"the supervisor is gone: exiting\n")
+                os._exit(EXIT_WATCHDOG)
+            *lines, heard = (heard + data).split(b"\n")  # any line at all is a sign of life
+            if STOP.rstrip() in lines:
+                self._stop.set()
+
+
+def finite(metrics: dict[str, float]) -> dict[str, float]:
+    """Without what JSON cannot say."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}

@@ -1,0 +1,36 @@
+"""Which failure an exception is, where it can be told."""
+
+from __future__ import annotations
+
+import errno
+
+import torch
+
+from app.domain.lifecycle import FailureCode
+from worker.trainer.failures import TrainerFailure
+
+_TEXTS = {
+    "No space left on device": FailureCode.DISK_FULL,
+    "DefaultCPUAllocator: can't allocate memory": FailureCode.OUT_OF_MEMORY,
+    "CUDA out of memory": FailureCode.CUDA_OOM,
+    "CUDA error": FailureCode.CUDA_ERROR,
+    "CUBLAS_STATUS": FailureCode.CUDA_ERROR,
+    "cuDNN error": FailureCode.CUDA_ERROR,
+}
+
+
+def diagnose(error: BaseException) -> TrainerFailure:
+    """``error`` itself if it is a failure already, else the closest code, "internal" if none."""
+    if isinstance(error, TrainerFailure):
+        return error
+    detail = f"{type(error).__name__}: {error}"[:8000]
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return TrainerFailure(FailureCode.CUDA_OOM, detail)
+    if isinstance(error, MemoryError):
+        return TrainerFailure(FailureCode.OUT_OF_MEMORY, detail)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return TrainerFailure(FailureCode.DISK_FULL, detail)
+    for text, code in _TEXTS.items():
+        if text in str(error):
+            return TrainerFailure(code, detail)
+    return TrainerFailure(FailureCode.INTERNAL, detail)

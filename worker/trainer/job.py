@@ -1,0 +1,237 @@
+"""A training job from its files to a verified adapter."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerState, set_seed
+
+from app.domain.compiler import planned_steps
+from app.domain.lifecycle import FailureCode, Phase
+from app.domain.order import WorkOrder
+from app.domain.plan import TrainingPlan
+from app.domain.progress import Noted, Packaged, PhaseChanged, Reported, Stepped
+from worker.trainer import checkpoints, packaging, tokenization
+from worker.trainer.callbacks import Checkpointer, Reporter
+from worker.trainer.channel import Channel, finite
+from worker.trainer.evaluation import Scores, worst_pairs
+from worker.trainer.failures import TrainerFailure
+from worker.trainer.model import Numerics, load_base, numerics_for, wrap
+from worker.trainer.tokenization import Pair, PairTokenizer, Tokenized
+from worker.trainer.training import Run, Stopped, build_run, check_trained, train
+from worker.trainer.verification import verified_certificate
+
+ADAPTER = "adapter"
+
+
+def train_job(order: WorkOrder, channel: Channel) -> None:
+    """Tokenise, train, evaluate, package and verify; says ``packaged`` at the end.
+
+    Raises:
+        Stopped: the supervisor asked for it.
+        TrainerFailure: with the code that the job fails with.
+    """
+    plan = order.plan
+    if plan is None or order.train_file is None:
+        raise TrainerFailure(FailureCode.INTERNAL, "an order to train needs plan and train_file")
+    numerics = numerics_for(plan)
+    summary, metrics = _train_and_package(order, plan, numerics, channel)
+    channel.say(PhaseChanged(phase=Phase.VERIFYING))
+    _free_device()
+    directory = Path(ADAPTER)
+    certificate = verified_certificate(
+        directory, Path(order.model_dir), device=numerics.device, threads=order.threads
+    )
+    channel.say(
+        Packaged(
+            directory=directory.name,
+            files=checkpoints.file_entries(directory),
+            metrics=metrics,
+            certificate=certificate,
+            summary=summary,
+        )
+    )
+
+
+def _train_and_package(
+    order: WorkOrder, plan: TrainingPlan, numerics: Numerics, channel: Channel
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """The package's summary and the run's metrics; the model is let go of."""
+    channel.say(PhaseChanged(phase=Phase.TOKENIZING))
+    tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
+    train_pairs, eval_pairs = _pairs(order, plan, tokenizer, channel)
+
+    set_seed(int(str(plan.reward["seed"])))  # the head and LoRA are drawn from it
+    model = wrap(load_base(order.model_dir, numerics, plan.head_modules), plan)
+    same = checkpoints.circumstances(
+        plan, device=numerics.device, threads=order.threads, engine="stock"
+    )
+    run = build_run(
+        model,
+        tokenizer.tokenizer,
+        plan,
+        numerics,
+        train_pairs,
+        eval_pairs,
+        Reporter(channel),
+        Checkpointer(channel, seconds=order.checkpoint_seconds, same=same),
+    )
+    resume_from, manifest = _checkpoint(order, same, channel)
+    _evaluate_untrained(run, manifest, channel)
+    _train(run, resume_from, manifest, channel)
+
+    scores, metrics = _evaluate_trained(run, channel)
+    channel.say(PhaseChanged(phase=Phase.SAVING))
+    source = order.eval_file or order.train_file
+    assert source is not None
+    probes = packaging.make_probes(
+        packaging.choose_probes(eval_pairs or train_pairs), source, model, tokenizer, numerics
+    )
+    summary = packaging.package(
+        Path(ADAPTER), model, tokenizer, order, plan, numerics, scores, probes, metrics, "stock"
+    )
+    return summary, metrics
+
+
+def _pairs(
+    order: WorkOrder, plan: TrainingPlan, tokenizer: PairTokenizer, channel: Channel
+) -> tuple[list[Pair], list[Pair]]:
+    """Training and held-out pairs, with a note for all that is odd about them."""
+    assert order.train_file is not None
+    found = tokenization.tokenize(order.train_file, tokenizer)
+    _note_findings(found, "training", tokenizer, channel)
+    if order.eval_file is not None:
+        held_out = tokenization.tokenize(order.eval_file, tokenizer)
+        _note_findings(held_out, "eval", tokenizer, channel)
+        return found.pairs, held_out.pairs
+    if plan.data.eval_fraction is not None:
+        seed = int(str(plan.reward["seed"]))
+        return tokenization.split(found.pairs, plan.data.eval_fraction, seed)
+    return found.pairs, []
+
+
+def _note_findings(
+    found: Tokenized, which: str, tokenizer: PairTokenizer, channel: Channel
+) -> None:
+    notes = {
+        "pairs_dropped": (
+            found.overlong,
+            f"are longer than {tokenizer.plan.max_length} tokens and were left out",
+        ),
+        "pairs_identical": (found.identical, "are the same for chosen and rejected as tokens"),
+        "special_tokens_in_text": (
+            found.with_special_tokens,
+            "hold special tokens of this model in their text",
+        ),
+    }
+    for code, (lines, what) in notes.items():
+        if not lines:
+            continue
+        total = len(found.pairs) + len(found.overlong)
+        channel.say(
+            Noted(
+                code=code,
+                message=f"{len(lines)} of {total} {which} pairs {what}",
+                data={
+                    "dataset": which,
+                    "count": len(lines),
+                    "lines": list(lines[: tokenization.LINES_NAMED]),
+                    "longest": found.longest,
+                },
+                is_warning=True,
+            )
+        )
+
+
+def _checkpoint(
+    order: WorkOrder, same: dict[str, Any], channel: Channel
+) -> tuple[Path | None, checkpoints.Manifest | None]:
+    """The checkpoint to go on from, if there is one that can be trusted."""
+    if order.checkpoint is None:
+        return None, None
+    directory = Path(order.checkpoint)
+    try:
+        manifest = checkpoints.verify(directory, same)
+    except checkpoints.CheckpointRefused as refused:
+        channel.say(
+            Noted(
+                code="checkpoint_refused",
+                message=f"the checkpoint cannot be used, so training starts over: {refused}"[:2000],
+                is_warning=True,
+            )
+        )
+        return None, None
+    checkpoints.restore_best(directory, manifest, Path())
+    return directory, manifest
+
+
+def _evaluate_untrained(run: Run, manifest: checkpoints.Manifest | None, channel: Channel) -> None:
+    """Before the first step; a resumed run remembers."""
+    if manifest is not None:
+        run.checkpointer.before.update(manifest.before)
+        return
+    if not run.eval_pairs:
+        return
+    channel.say(PhaseChanged(phase=Phase.EVALUATING))
+    scores = run.evaluate()
+    assert scores is not None
+    before = {f"eval_before/{name}": value for name, value in run.metrics(scores).items()}
+    run.checkpointer.before.update(finite(before))
+    channel.say(
+        Stepped(
+            step=0,
+            total_steps=planned_steps(len(run.trainer.train_dataset), run.plan),
+            epoch=0,
+            metrics=finite(before),
+        )
+    )
+
+
+def _train(
+    run: Run,
+    resume_from: Path | None,
+    manifest: checkpoints.Manifest | None,
+    channel: Channel,
+) -> None:
+    step = manifest.step if manifest else 0
+    _stop_if_wanted(channel, step)
+    channel.say(PhaseChanged(phase=Phase.TRAINING))
+    if manifest is None or not manifest.is_finished:
+        train(run, resume_from)
+        return
+    # It ended with this checkpoint: Trainer would take one more step.
+    assert resume_from is not None
+    best = manifest.best_step if run.trainer.args.load_best_model_at_end else None
+    weights = resume_from if best is None else Path(f"checkpoint-{best}")
+    run.trainer.model.load_adapter(str(weights), "default", is_trainable=True)
+    state = TrainerState.load_from_json(str(resume_from / "trainer_state.json"))
+    run.trainer.state = state
+    check_trained(run)
+
+
+def _evaluate_trained(run: Run, channel: Channel) -> tuple[Scores | None, dict[str, float]]:
+    metrics = {**run.checkpointer.before, **run.reporter.last}
+    if not run.eval_pairs:
+        return None, finite(metrics)
+    channel.say(PhaseChanged(phase=Phase.EVALUATING))
+    scores = run.evaluate()
+    assert scores is not None
+    after = {f"eval/{name}": value for name, value in run.metrics(scores).items()}
+    run.reporter.say(run.trainer.state, after)
+    channel.say(Reported(name="worst_pairs", document={"pairs": list(worst_pairs(scores))}))
+    return scores, finite({**metrics, **after})
+
+
+def _free_device() -> None:
+    """Give the GPU's memory to the process that verifies."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _stop_if_wanted(channel: Channel, step: int) -> None:
+    if channel.is_stop_wanted:
+        raise Stopped(step)

@@ -1,0 +1,64 @@
+"""Base and adapter as one ordinary model, where adding them up is exact enough."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+
+from app.domain.lifecycle import FailureCode, Phase
+from app.domain.order import WorkOrder
+from app.domain.progress import Packaged, PhaseChanged
+from worker.trainer.channel import Channel
+from worker.trainer.checkpoints import CONFIG, WEIGHTS, file_entries
+from worker.trainer.failures import TrainerFailure
+from worker.trainer.model import Numerics, load_base
+from worker.trainer.packaging import CARD, LOCK, SUMMARY
+from worker.trainer.verification import verified_certificate
+
+MERGED = "merged"
+
+
+def merge(order: WorkOrder, channel: Channel) -> None:
+    """Write the merged model, have a fresh process score the probes, say ``packaged``.
+
+    Raises:
+        TrainerFailure: invalid_spec for an adapter of a quantised base, whose weights cannot take
+            the sum up (scores of about 10 moved by up to 0.25); score_mismatch.
+    """
+    if order.adapter is None:
+        raise TrainerFailure(FailureCode.INTERNAL, "an order to merge needs an adapter")
+    adapter, merged = Path(order.adapter), Path(MERGED)
+    summary = json.loads((adapter / SUMMARY).read_text())
+    if summary["quantization"] != "none":
+        raise TrainerFailure(
+            FailureCode.INVALID_SPEC,
+            f"this adapter was trained on a {summary['quantization']} base model and cannot be "
+            "merged exactly; load it with PEFT on the same quantised base",
+        )
+    channel.say(PhaseChanged(phase=Phase.SAVING))
+    numerics = Numerics("cpu", summary["dtype"] == "bfloat16")
+    base = load_base(order.model_dir, numerics, summary["head_modules"])
+    base.config.get_text_config().pad_token_id = summary["pad_token_id"]
+    with torch.no_grad():
+        model = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+    model.config.get_text_config().use_cache = True
+    model.save_pretrained(str(merged))
+    for path in sorted(adapter.iterdir()):
+        if path.name not in (CONFIG, WEIGHTS, CARD, LOCK, SUMMARY):
+            shutil.copyfile(path, merged / path.name)
+    summary = summary | {"is_merged": True, "vllm_reasons": [], "vllm_servable": False}
+    (merged / SUMMARY).write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n")
+    channel.say(PhaseChanged(phase=Phase.VERIFYING))
+    certificate = verified_certificate(merged, None, device="cpu", threads=order.threads)
+    channel.say(
+        Packaged(
+            directory=merged.name,
+            files=file_entries(merged),
+            certificate=certificate,
+            summary=summary,
+        )
+    )

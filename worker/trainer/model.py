@@ -1,0 +1,144 @@
+"""The base model on its device, and the adapter around it."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig, PreTrainedModel
+
+from app.domain.lifecycle import FailureCode
+from app.domain.plan import TrainingPlan
+from worker.trainer.failures import TrainerFailure
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """Where and in what numbers a model runs."""
+
+    device: str  # "cpu" or "cuda"
+    bf16: bool  # base weights in bfloat16 and autocast; else fp32 throughout
+    quantization: str = "none"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the base model's weights; the trained ones are always fp32."""
+        return torch.bfloat16 if self.bf16 else torch.float32
+
+
+def numerics_for(plan: TrainingPlan) -> Numerics:
+    """What this machine can do of what the plan asks.
+
+    Raises:
+        TrainerFailure: quantization_unavailable.
+    """
+    device = "cuda" if plan.gpus and torch.cuda.is_available() else "cpu"
+    if plan.quantization != "none":
+        _require_quantization(plan.quantization, device)
+    has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    bf16 = plan.precision == "bf16" or (plan.precision == "auto" and has_bf16)
+    return Numerics(device, bf16, plan.quantization)
+
+
+def load_base(model_dir: str, numerics: Numerics, head_modules: Collection[str]) -> PreTrainedModel:
+    """The checkpoint as a one-label sequence classifier; what it lacks is drawn from the seed.
+
+    Raises:
+        TrainerFailure: model_unsupported when anything but ``head_modules`` would be random.
+    """
+    more: dict[str, Any] = {}
+    if numerics.device == "cuda":
+        more["device_map"] = {"": 0}
+    if numerics.quantization != "none":
+        more["quantization_config"] = quantization_config(numerics, head_modules)
+    loaded: tuple[PreTrainedModel, dict[str, Any]] = (
+        AutoModelForSequenceClassification.from_pretrained(
+            model_dir,
+            num_labels=1,
+            dtype=numerics.dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **more,
+        )
+    )
+    model, info = loaded
+    new = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    stray = sorted(key for key in new if not is_inside(key, head_modules))
+    if stray:
+        raise TrainerFailure(
+            FailureCode.MODEL_UNSUPPORTED,
+            f"the checkpoint lacks {', '.join(stray[:5])}, which the plan does not train: those "
+            "weights would be random and lost",
+        )
+    model.config.get_text_config().use_cache = False
+    return model
+
+
+def wrap(base: PreTrainedModel, plan: TrainingPlan) -> PeftModel:
+    """The base model with the plan's LoRA; trainable parameters in fp32, the head among them.
+
+    Raises:
+        TrainerFailure: internal when a part of the head is not trained.
+    """
+    head = {n for n, _ in base.named_parameters() if is_inside(n, plan.head_modules)}
+    lora, _ = plan.kwargs()
+    model = get_peft_model(base, LoraConfig(**lora))
+    for _, parameter in trainable(model):
+        parameter.data = parameter.data.float()
+    missed = head - {plain_name(name) for name, _ in trainable(model)}
+    if missed or not head:
+        raise TrainerFailure(
+            FailureCode.INTERNAL,
+            f"the head would not be trained: {', '.join(sorted(missed)) or 'it has no parameters'}",
+        )
+    return model
+
+
+def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Names and parameters that the optimiser moves."""
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name in the base model, of its name in the wrapped one."""
+    return name.removeprefix("base_model.model.").replace("modules_to_save.default.", "")
+
+
+def is_inside(path: str, owners: Collection[str]) -> bool:
+    """Whether ``path`` is one of ``owners`` or in one."""
+    return any(path == owner or path.startswith(f"{owner}.") for owner in owners)
+
+
+def quantization_config(numerics: Numerics, head_modules: Collection[str]) -> BitsAndBytesConfig:
+    """8 or 4 bits for everything but the head, which is trained."""
+    # Giving the list replaces the default one, so the head and lm_head are both named.
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_8bit=numerics.quantization == "8bit",
+        load_in_4bit=numerics.quantization == "4bit",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=numerics.dtype,
+        llm_int8_skip_modules=[*head_modules, "lm_head"],
+    )
+
+
+def _require_quantization(quantization: str, device: str) -> None:
+    if device != "cuda":
+        raise TrainerFailure(
+            FailureCode.QUANTIZATION_UNAVAILABLE,
+            f"{quantization} quantisation needs a CUDA GPU, and this worker trains on its CPU",
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise TrainerFailure(
+            FailureCode.QUANTIZATION_UNAVAILABLE,
+            f"{quantization} quantisation needs bitsandbytes; the operator can install "
+            "plaudit[quantization] on this worker",
+        )

@@ -1,0 +1,56 @@
+"""An order carried out: inspect, train or merge, from the first message to the exit status."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+
+from app.domain.order import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, WorkOrder
+from app.domain.progress import Failed, Inspected
+from app.domain.progress import Stopped as StoppedMessage
+from worker.trainer.channel import Channel
+from worker.trainer.diagnosis import diagnose
+from worker.trainer.failures import TrainerFailure
+from worker.trainer.job import train_job
+from worker.trainer.training import Stopped
+
+
+def carry_out(order: WorkOrder, channel: Channel) -> int:
+    """Do what the order says; every way it can end is a message and an exit status."""
+    torch.set_num_threads(order.threads)
+    try:
+        _ACTIONS[order.action](order, channel)
+    except Stopped as stopped:
+        channel.say(StoppedMessage(step=stopped.step))
+        return EXIT_STOPPED
+    except BaseException as error:  # noqa: BLE001 - the supervisor hears of all of them
+        failure = diagnose(error)
+        if not isinstance(error, TrainerFailure):
+            traceback.print_exc(file=sys.stderr)
+        channel.say(Failed(code=failure.code, detail=failure.detail[:8000]))
+        return EXIT_FAILED
+    return EXIT_DONE
+
+
+def _inspect(order: WorkOrder, channel: Channel) -> None:
+    from worker.trainer.inspection import inspect
+
+    facts = inspect(
+        Path(order.model_dir),
+        revision=order.revision,
+        chat_template=order.chat_template,
+        digest=order.model_digest or "",
+    )
+    channel.say(Inspected(facts=facts))
+
+
+def _merge(order: WorkOrder, channel: Channel) -> None:
+    from worker.trainer.merging import merge
+
+    merge(order, channel)
+
+
+_ACTIONS = {"inspect": _inspect, "train": train_job, "merge": _merge}

@@ -1,0 +1,221 @@
+"""One run of TRL's RewardTrainer: how it is built, started, stopped and resumed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerControl,
+)
+from trl.trainer.reward_config import RewardConfig
+from trl.trainer.reward_trainer import RewardTrainer
+
+from app.domain.lifecycle import FailureCode
+from app.domain.plan import TrainingPlan
+from worker.trainer.callbacks import Checkpointer, Reporter, Sentinel, nan_loss
+from worker.trainer.evaluation import Scores, metrics
+from worker.trainer.failures import TrainerFailure
+from worker.trainer.model import Numerics, trainable
+from worker.trainer.scoring import score
+from worker.trainer.tokenization import Pair
+
+OUTPUT = "."  # checkpoints lie in the work directory itself, by a name that every attempt shares
+
+
+class Stopped(Exception):
+    """The supervisor asked for an end, and there is a checkpoint to go on from."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped at step {step}")
+        self.step = step
+
+
+@dataclass
+class Run:
+    """A trainer with its data and its ways to talk."""
+
+    trainer: Any
+    plan: TrainingPlan
+    numerics: Numerics
+    eval_pairs: Sequence[Pair]
+    reporter: Reporter
+    checkpointer: Checkpointer
+    untrained: dict[str, str]
+
+    def evaluate(self) -> Scores | None:
+        """Score the held-out pairs, if there are any."""
+        if not self.eval_pairs:
+            return None
+        return score_pairs(self.trainer.model, self.eval_pairs, self.plan, self.numerics)
+
+    def metrics(self, scores: Scores) -> dict[str, float]:
+        """Of an evaluation, by bare name."""
+        return metrics(
+            scores,
+            centering=self.trainer.args.center_rewards_coefficient,
+            seed=self.trainer.args.seed,
+        )
+
+
+def build_run(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    plan: TrainingPlan,
+    numerics: Numerics,
+    train_pairs: Sequence[Pair],
+    eval_pairs: Sequence[Pair],
+    reporter: Reporter,
+    checkpointer: Checkpointer,
+) -> Run:
+    """Spell the plan's arguments out for TRL and put its trainer together."""
+    before = {name: p.detach().clone() for name, p in trainable(model)}
+    callbacks = [reporter, Sentinel(), checkpointer]
+    if plan.early_stopping:
+        callbacks.append(
+            EarlyStoppingCallback(
+                early_stopping_patience=int(str(plan.early_stopping["patience"])),
+                early_stopping_threshold=float(str(plan.early_stopping["min_delta"])),
+            )
+        )
+    trainer = _trainer_class(RewardTrainer)(
+        model=model,
+        args=reward_config(plan, numerics, supports_checkpointing(model)),
+        train_dataset=dataset(train_pairs),
+        eval_dataset=dataset(eval_pairs) if eval_pairs else None,
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)  # every message would be in the log as well
+    checkpointer.handler = trainer.callback_handler
+    for name, parameter in trainable(model):
+        parameter.data = before[name]  # TRL casts a quantised model's to bf16, which freezes most
+    run = Run(trainer, plan, numerics, eval_pairs, reporter, checkpointer, untrained=digests(model))
+    trainer.run = run
+    return run
+
+
+def reward_config(plan: TrainingPlan, numerics: Numerics, can_checkpoint: bool) -> RewardConfig:
+    """The plan's arguments and what depends on this machine."""
+    _, reward = plan.kwargs()
+    wanted = plan.gradient_checkpointing
+    return RewardConfig(
+        **reward,
+        output_dir=OUTPUT,
+        use_cpu=numerics.device == "cpu",
+        bf16=numerics.bf16,
+        gradient_checkpointing=can_checkpoint
+        and (numerics.device == "cuda" if wanted == "auto" else wanted),
+        restore_callback_states_from_checkpoint=True,
+        disable_tqdm=True,
+        dataloader_pin_memory=numerics.device == "cuda",
+    )
+
+
+def dataset(pairs: Sequence[Pair]) -> Dataset:
+    """The columns that TRL takes as already tokenised; a margin only if any pair has one."""
+    columns: dict[str, Any] = {
+        "chosen_ids": [pair.chosen for pair in pairs],
+        "rejected_ids": [pair.rejected for pair in pairs],
+    }
+    if any(pair.margin is not None for pair in pairs):
+        columns["margin"] = [pair.margin or 0.0 for pair in pairs]
+    return Dataset.from_dict(columns)
+
+
+def train(run: Run, resume_from: Path | None) -> None:
+    """Train to the end.
+
+    Raises:
+        Stopped: the supervisor wanted it; a checkpoint has been said.
+        TrainerFailure: nan_loss, nothing_trained.
+    """
+    result = run.trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    state = run.trainer.state
+    if run.checkpointer.channel.is_stop_wanted and not run.checkpointer.is_finished(state):
+        raise Stopped(state.global_step)
+    if not np.isfinite(result.training_loss):
+        raise nan_loss("the loss", state.global_step)
+    check_trained(run)
+
+
+def check_trained(run: Run) -> None:
+    """Refuse a run that took no step or moved nothing; every trained number must be finite."""
+    for name, parameter in trainable(run.trainer.model):
+        if not torch.isfinite(parameter).all():
+            raise TrainerFailure(FailureCode.NAN_LOSS, f"{name} holds values that are not finite")
+    if digests(run.trainer.model) == run.untrained:
+        raise TrainerFailure(
+            FailureCode.NOTHING_TRAINED,
+            f"after {run.trainer.state.global_step} steps no weight differs from the untrained one",
+        )
+
+
+def score_pairs(
+    model: torch.nn.Module, pairs: Sequence[Pair], plan: TrainingPlan, numerics: Numerics
+) -> Scores:
+    """Rewards of both replies of every pair, on the model as it is."""
+    rewards = score(
+        model,
+        [ids for pair in pairs for ids in (pair.chosen, pair.rejected)],
+        pad_token_id=plan.tokenization.pad_token_id,
+        batch_size=2 * int(str(plan.reward["per_device_eval_batch_size"])),
+        bf16=numerics.bf16,
+    )
+    return Scores(pairs, np.array(rewards[0::2]), np.array(rewards[1::2]))
+
+
+def digests(model: torch.nn.Module) -> dict[str, str]:
+    """Hashes of the trainable parameters."""
+    return {
+        name: hashlib.sha256(p.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+        for name, p in trainable(model)
+    }
+
+
+def supports_checkpointing(model: PeftModel) -> bool:
+    """Whether transformers can recompute this architecture's activations."""
+    return bool(model.get_base_model().supports_gradient_checkpointing)
+
+
+def _trainer_class(base: type[Any]) -> type[Any]:
+    """``base`` with our own evaluation, a look at every loss, and no model cards."""
+
+    class PlauditTrainer(base):  # type: ignore[misc]
+        run: Run
+        control: TrainerControl
+
+        def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+            """Per-pair metrics of the held-out pairs, said and shown to the callbacks."""
+            scores = self.run.evaluate()
+            assert scores is not None
+            found = self.run.metrics(scores)
+            self.run.reporter.say(self.state, {f"eval/{k}": v for k, v in found.items()})
+            results = {f"eval_{name}": value for name, value in found.items()}
+            self.control = self.callback_handler.on_evaluate(
+                self.args, self.state, self.control, results
+            )
+            if not np.isfinite(found["loss"]):
+                raise nan_loss("the evaluation loss", self.state.global_step)
+            return results
+
+        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            loss: torch.Tensor = super().training_step(*args, **kwargs)
+            if not torch.isfinite(loss):
+                raise nan_loss("the loss", self.state.global_step + 1)
+            return loss
+
+        def create_model_card(self, *_: Any, **__: Any) -> None:
+            """Ours is written when the adapter is packaged."""
+
+    return PlauditTrainer

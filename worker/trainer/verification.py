@@ -1,0 +1,45 @@
+"""The verifying phase: a fresh process must score the packaged files as the trainer did."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from app.domain.lifecycle import FailureCode
+from worker.trainer.failures import TrainerFailure
+
+
+def verified_certificate(
+    directory: Path, base_dir: Path | None, *, device: str, threads: int
+) -> dict[str, Any]:
+    """The certificate of a package that holds.
+
+    Raises:
+        TrainerFailure: score_mismatch.
+    """
+    base = [] if base_dir is None else ["--base", str(base_dir)]
+    done = subprocess.run(
+        [sys.executable, "-m", "worker.trainer.verify", str(directory.resolve()), *base,
+         "--device", device, "--threads", str(threads)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        check=False,
+    )  # fmt: skip
+    if not done.stdout:
+        raise TrainerFailure(
+            FailureCode.SCORE_MISMATCH,
+            f"the packaged files could not be loaded and scored (exit status {done.returncode}); "
+            "the log of the job says why",
+        )
+    certificate: dict[str, Any] = json.loads(done.stdout)
+    if not certificate["is_verified"]:
+        raise TrainerFailure(
+            FailureCode.SCORE_MISMATCH,
+            f"after a reload scores differ by up to {certificate['max_abs_difference']:.3g} "
+            f"({certificate['max_relative_difference']:.1e} of 1 + |score|, allowed are "
+            f"{certificate['tolerance']:.0e})",
+        )
+    return certificate
