@@ -29,6 +29,7 @@ CHAT_TEMPLATE = (
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<mask>", "<|im_start|>", "<|im_end|>"]
 PAD, BOS, EOS, UNK, MASK, IM_START, IM_END = range(len(SPECIAL))
 VOCAB_ROWS = 320
+GAIN = 5.0
 _TEXT = (
     "a good answer says what is true and helps; a bad answer does not. how do I cook rice? rinse "
     "it, boil it, rest it. why is the sky blue? because air scatters blue light the most."
@@ -107,8 +108,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         *_masked("xlm-roberta", "camembert", "mpnet", "ernie", "rembert", "roformer", "eurobert"),
         *_masked("megatron-bert", "mobilebert", "squeezebert", "big_bird", "longformer", "deberta"),
         *_masked("layoutlm", "nomic_bert", "roberta-prelayernorm", "xlm-roberta-xl"),
-        *_masked("data2vec-text", "esm", "ibert", "luke", "mra", "roc_bert", "xmod", "flaubert"),
-        *_masked("xlm", "reformer", "gte", "jina_embeddings_v3"),
+        *_masked("data2vec-text", "esm", "luke", "mra", "roc_bert", "xmod", "flaubert"),
+        *_masked("xlm", "gte", "jina_embeddings_v3"),
         *_base("markuplm", "lilt", "tapas"),
         # Refused
         Architecture("xlnet", AutoModelForCausalLM, {"d_head": 8}, "right padding"),
@@ -133,8 +134,8 @@ def make_checkpoint(
     """Save a tiny random base checkpoint of architecture ``name`` with its tokenizer."""
     architecture = ARCHITECTURES[name]
     torch.manual_seed(0)
-    config = tiny_config(name, **sizes)
-    architecture.saved_as.from_config(config).save_pretrained(directory)
+    model = architecture.saved_as.from_config(tiny_config(name, **sizes))
+    _spread(model).save_pretrained(directory)
     (tokenizer or make_tokenizer()).save_pretrained(directory)
     return directory
 
@@ -143,7 +144,7 @@ def make_classifier(directory: Path, name: str, num_labels: int, **sizes: Any) -
     """Save a tiny random checkpoint that is a classifier already."""
     torch.manual_seed(0)
     config = tiny_config(name, num_labels=num_labels, **sizes)
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(directory)
+    _spread(AutoModelForSequenceClassification.from_config(config)).save_pretrained(directory)
     make_tokenizer().save_pretrained(directory)
     return directory
 
@@ -187,3 +188,12 @@ def make_tokenizer(**named: str | None) -> PreTrainedTokenizerFast:
         additional_special_tokens=["<|im_start|>", "<|im_end|>"],
         **tokens,
     )
+
+
+def _spread(model: Any) -> Any:
+    """Weights of deviation 0.02 score every text the same; these tell them apart."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(GAIN)
+    return model
