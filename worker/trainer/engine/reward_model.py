@@ -1,12 +1,11 @@
 """The parts of a reward model that the packed path needs, and its forward over a packed row."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -107,23 +106,6 @@ def causal_attentions(decoder: nn.Module) -> tuple[nn.Module, ...]:
         if getattr(m, "is_causal", False) is True
         and isinstance(getattr(m, "config", None), PretrainedConfig)
     )
-
-
-def bytes_kept(model: nn.Module, forward: Callable[[], object]) -> int:
-    """Bytes that autograd keeps of one forward, parameters left out."""
-    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        graph = forward()
-    del graph  # held until here, so that no storage was freed and its address used again
-    return sum(kept.values())
 
 
 def _keep_rewarded(

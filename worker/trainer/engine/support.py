@@ -6,6 +6,7 @@ from typing import Any
 from peft import PeftModel, PeftType
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.training_args import OptimizerNames
 from trl.trainer.reward_config import RewardConfig
 
 from worker.trainer.engine.reward_model import base_model, causal_attentions
@@ -13,6 +14,7 @@ from worker.trainer.engine.reward_model import base_model, causal_attentions
 # Rotary embeddings whose angles depend on a token's position alone. "dynamic" and "longrope" change
 # with the length of the row, and a packed row is longer than its replies.
 POSITION_ONLY_ROPE = {"default", "linear", "llama3", "yarn", "proportional"}
+STEPS_IN_BACKWARD = {OptimizerNames.LOMO, OptimizerNames.ADALOMO}
 PLAIN_LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
@@ -34,7 +36,7 @@ def _arguments_reason(args: RewardConfig) -> str | None:
         "neftune_noise_alpha": args.neftune_noise_alpha,
         "deepspeed": args.deepspeed,
         "fsdp": args.fsdp,
-        "an optimiser that steps inside the backward": "lomo" in str(args.optim),
+        "an optimiser that steps inside the backward": args.optim in STEPS_IN_BACKWARD,
     }
     asked = [name for name, value in unsupported.items() if value]
     return f"the arguments ask for {asked[0]}" if asked else None

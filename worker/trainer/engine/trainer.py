@@ -1,6 +1,7 @@
 """TRL's RewardTrainer on packed rows: the same batches, loss and metrics for less work."""
 
 import copy
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
@@ -10,9 +11,14 @@ from torch.nn.functional import logsigmoid
 from trl.trainer.reward_trainer import RewardTrainer
 
 from worker.trainer.engine.layout import Pair, chunk_pairs, pack_row, split_pairs
-from worker.trainer.engine.reward_model import RewardModel, bytes_kept
+from worker.trainer.engine.memory import (
+    bytes_kept,
+    default_memory_budget_bytes,
+    frozen_weights_in,
+)
+from worker.trainer.engine.reward_model import RewardModel
 
-DEFAULT_MEMORY_BUDGET_BYTES = 512 * 2**20
+AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class SharedPrefixRewardTrainer(RewardTrainer):
@@ -31,11 +37,13 @@ class SharedPrefixRewardTrainer(RewardTrainer):
     def __init__(
         self,
         *args: Any,
-        memory_budget_bytes: int = DEFAULT_MEMORY_BUDGET_BYTES,
+        memory_budget_bytes: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.memory_budget_bytes = memory_budget_bytes
+        self.memory_budget_bytes = memory_budget_bytes or default_memory_budget_bytes(
+            self.model, self.args.device
+        )
         self.is_stock = False
         self._stock_args = self.args
         self.args = copy.copy(self.args)
@@ -69,9 +77,14 @@ class SharedPrefixRewardTrainer(RewardTrainer):
             with self.accelerator.autocast(), self.reward_model.attending(row):
                 return self.reward_model.rewards(row)
 
-        with torch.enable_grad():
+        with torch.enable_grad(), self._frozen_weights_cast():
             kept = bytes_kept(self.model, forward)
         return max(1, self.memory_budget_bytes * row.token_count // max(1, kept))
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as RewardTrainer does."""
+        with self._frozen_weights_cast():
+            return super().train(*args, **kwargs)
 
     def training_step(
         self,
@@ -130,6 +143,14 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         loss = self._loss(rewards, self._margins(inputs))
         self._record(rewards.detach())
         return (loss, {"logits": rewards.T.reshape(-1, 1)}) if return_outputs else loss
+
+    def _frozen_weights_cast(self) -> AbstractContextManager[None]:
+        dtype = None if self.is_stock else AUTOCAST_TYPES.get(self.accelerator.mixed_precision)
+        adapters = getattr(self.model, "peft_config", {}).values()
+        # DoRA reads the weights outside of autocast; without adapters they are saved as they are.
+        if not adapters or any(getattr(config, "use_dora", False) for config in adapters):
+            dtype = None
+        return frozen_weights_in(self.model, dtype)
 
     def _split(self, inputs: dict[str, Any]) -> list[Pair]:
         pad_token_id = self.model.config.get_text_config().pad_token_id

@@ -1,0 +1,293 @@
+"""Reward training: plain TRL and Plaudit's engine in turns, on the same data, model and seed.
+
+    python bench/train.py                         # both kinds of data, three rounds
+    python bench/train.py --data pairs.jsonl      # text pairs of your own
+
+Every run is a process of its own, so that its peak memory is its own. The stock arm is
+RewardTrainer as `trl reward --use_peft --lora_task_type SEQ_CLS` builds it, with gradient
+checkpointing. A ratio is taken within a round, where both arms met the same machine.
+"""
+
+import argparse
+import json
+import math
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+ARMS = ("stock", "shared_prefix")
+RESERVED_IDS = 4
+# 38 M parameters, 22 M of them in the layers: what a laptop trains in minutes.
+SHAPES: dict[str, dict[str, Any]] = {
+    family: {
+        "vocab_size": 32_000,
+        "hidden_size": 512,
+        "intermediate_size": 1408,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": 1,
+    }
+    for family in ("qwen2", "llama")
+}
+
+
+@dataclass
+class Run:
+    """One arm's run over the data. Seconds are those of `train()`, without loading."""
+
+    seconds: float
+    cpu_seconds: float
+    pairs: int
+    tokens: int
+    peak_mib: float
+    start_mib: float
+    losses: list[float] = field(default_factory=list)
+
+
+def main() -> None:
+    options = _options()
+    if options.arm:
+        run = _train(options.arm, Path(options.folder), options)
+        Path(options.folder, f"{options.arm}.json").write_text(json.dumps(asdict(run)))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _save_model(folder / "model", options.family)
+        kinds = ["file"] if options.data else options.kinds
+        for kind in kinds:
+            rows = _rows_of_file(options) if options.data else _rows(kind, options)
+            (folder / "rows.json").write_text(json.dumps(rows))
+            _describe(kind, rows, options)
+            rounds = [_round(folder, number, options) for number in range(options.rounds)]
+            _report(rounds, _adapter_difference(folder))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kinds", nargs="+", default=["multi_turn", "single_turn"])
+    parser.add_argument("--data", help="JSON lines with chosen and rejected, as text")
+    parser.add_argument("--family", choices=SHAPES, default="qwen2")
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=8, help="pairs in a batch")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--max-length", type=int, default=1024, help="tokens of a reply, at most")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast in both arms")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _rows(kind: str, options: argparse.Namespace) -> list[dict[str, list[int]]]:
+    """Pairs of token ids with lengths as they are met: log-normal, cut at the longest allowed.
+
+    Multi-turn pairs share a dialogue of some 400 tokens and differ in a short last reply;
+    single-turn pairs share a short question and differ in replies of some 250 tokens.
+    """
+    draw = random.Random(f"{kind} {options.seed}")
+    means = {"multi_turn": (400, 70), "single_turn": (80, 250)}
+    prompt_mean, reply_mean = means[kind]
+
+    def length(mean: int, longest: int) -> int:
+        return max(8, min(longest, round(draw.lognormvariate(math.log(mean), 0.6))))
+
+    def ids(count: int) -> list[int]:
+        return [draw.randrange(RESERVED_IDS, 32_000) for _ in range(count)]
+
+    rows = []
+    for _ in range(options.steps * options.batch):
+        prompt = ids(length(prompt_mean, options.max_length * 3 // 4))
+        room = options.max_length - len(prompt) - 1
+        chosen, rejected = (prompt + ids(length(reply_mean, room)) + [1] for _ in range(2))
+        rows.append({"chosen_ids": chosen, "rejected_ids": rejected})
+    return rows
+
+
+def _rows_of_file(options: argparse.Namespace) -> list[dict[str, list[int]]]:
+    """Text pairs by a byte-level tokenizer trained on the file; both arms get the same ids."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    pairs = [json.loads(line) for line in Path(options.data).read_text().splitlines() if line]
+    texts = [(_text(pair, "chosen"), _text(pair, "rejected")) for pair in pairs]
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator((t for pair in texts for t in pair), vocab_size=16_000)
+    rows = []
+    for chosen, rejected in texts:
+        c, r = (
+            [i + RESERVED_IDS for i in tokenizer.encode(text).ids] + [1]
+            for text in (chosen, rejected)
+        )
+        if max(len(c), len(r)) <= options.max_length:
+            rows.append({"chosen_ids": c, "rejected_ids": r})
+    return rows[: options.steps * options.batch]
+
+
+def _text(pair: dict[str, Any], side: str) -> str:
+    def flat(value: Any) -> str:
+        if isinstance(value, str):
+            return value
+        turns = [value] if isinstance(value, dict) else value
+        return "\n".join(
+            f"{turn.get('role', turn.get('from'))}: {turn.get('content', turn.get('value'))}"
+            for turn in turns
+        )
+
+    prompt = pair.get("prompt", pair.get("conversations", ""))
+    return flat(prompt) + "\n" + flat(pair[side])
+
+
+def _describe(kind: str, rows: list[dict[str, list[int]]], options: argparse.Namespace) -> None:
+    shared = []
+    for row in rows:
+        pairs = zip(row["chosen_ids"], row["rejected_ids"], strict=False)
+        shared.append(next((i for i, (c, r) in enumerate(pairs) if c != r), 0))
+    lengths = [len(row[k]) for row in rows for k in ("chosen_ids", "rejected_ids")]
+    print(
+        f"\n{kind}: {len(rows)} pairs, mean reply {statistics.mean(lengths):.0f} tokens of which "
+        f"{statistics.mean(shared):.0f} shared; {options.family} of 38 M parameters, LoRA r 8, "
+        f"batch {options.batch}, {'bf16' if options.bf16 else 'fp32'}, "
+        f"{options.threads} thread(s), {options.steps} steps"
+    )
+
+
+def _round(folder: Path, number: int, options: argparse.Namespace) -> dict[str, Run]:
+    """Both arms once, the first in turns."""
+    runs: dict[str, Run] = {}
+    for arm in ARMS if number % 2 == 0 else ARMS[::-1]:
+        command = [sys.executable, __file__, "--arm", arm, "--folder", str(folder)]
+        for name in ("family", "steps", "batch", "threads", "seed"):
+            command += [f"--{name}", str(getattr(options, name))]
+        command += ["--bf16"] if options.bf16 else []
+        subprocess.run(command, check=True)
+        runs[arm] = run = Run(**json.loads((folder / f"{arm}.json").read_text()))
+        print(
+            f"  round {number + 1} {arm:14} {run.pairs / run.seconds:7.2f} pairs/s "
+            f"{run.tokens / run.seconds:8.0f} tokens/s {run.seconds:7.1f} s "
+            f"(cpu {run.cpu_seconds:.1f}) peak {run.peak_mib:6.0f} MiB "
+            f"(of which {run.start_mib:.0f} before the first step)",
+            flush=True,
+        )
+    return runs
+
+
+def _report(rounds: list[dict[str, Run]], adapter_difference: float) -> None:
+    stock, ours = rounds[0]["stock"], rounds[0]["shared_prefix"]
+    print("  step   stock loss   shared-prefix loss   difference")
+    for step, (a, b) in enumerate(zip(stock.losses, ours.losses, strict=True), start=1):
+        print(f"  {step:4}   {a:.8f}   {b:.8f}   {b - a:+.1e}")
+    print(f"  final adapters differ by {adapter_difference:.1e} of their size")
+    ratios = {
+        "pairs/s": [r["stock"].seconds / r["shared_prefix"].seconds for r in rounds],
+        "cpu time": [r["stock"].cpu_seconds / r["shared_prefix"].cpu_seconds for r in rounds],
+        "peak memory": [r["shared_prefix"].peak_mib / r["stock"].peak_mib for r in rounds],
+    }
+    for name, values in ratios.items():
+        print(
+            f"  ratio {name:12} {statistics.median(values):.2f} "
+            f"({min(values):.2f} to {max(values):.2f} in {len(values)} rounds)"
+        )
+
+
+def _adapter_difference(folder: Path) -> float:
+    """Norm of the difference of the two final adapters, relative to the stock one's."""
+    from safetensors.torch import load_file
+
+    a, b = (load_file(folder / arm / "adapter_model.safetensors") for arm in ARMS)
+    difference = math.sqrt(sum(float((a[k] - b[k]).norm()) ** 2 for k in a))
+    return difference / math.sqrt(sum(float(t.norm()) ** 2 for t in a.values()))
+
+
+def _save_model(folder: Path, family: str) -> None:
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **SHAPES[family])
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    words = {"<pad>": 0, "<eos>": 1, "<unk>": 2}
+    PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="<unk>")),
+        pad_token="<pad>",
+        eos_token="<eos>",
+    ).save_pretrained(folder)
+
+
+def _train(arm: str, folder: Path, options: argparse.Namespace) -> Run:
+    import torch
+    import transformers
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import RewardConfig, RewardTrainer
+
+    from worker.trainer.engine import SharedPrefixRewardTrainer, probe, unsupported_reason
+
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(options.threads)
+    trainer_class = SharedPrefixRewardTrainer if arm == "shared_prefix" else RewardTrainer
+    rows = json.loads((folder / "rows.json").read_text())
+    trainer: Any = trainer_class(
+        model=str(folder / "model"),
+        args=RewardConfig(
+            output_dir=str(folder / arm),
+            per_device_train_batch_size=options.batch,
+            max_steps=options.steps,
+            logging_steps=1,
+            use_cpu=not torch.cuda.is_available(),
+            bf16=options.bf16,
+            seed=options.seed,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        peft_config=LoraConfig(task_type="SEQ_CLS"),
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    start_mib = _peak_mib()
+    began, cpu_began = time.perf_counter(), time.process_time()
+    if arm == "shared_prefix":
+        reason = unsupported_reason(trainer.model, trainer.args) or probe(trainer).reason
+        if reason:
+            sys.exit(f"the engine would fall back: {reason}")
+    trainer.train()
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
+    trainer.save_model(str(folder / arm))
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return Run(
+        seconds=seconds,
+        cpu_seconds=cpu_seconds,
+        pairs=options.steps * options.batch,
+        tokens=int(history[-1]["num_tokens"]),
+        peak_mib=_peak_mib(),
+        start_mib=start_mib,
+        losses=[entry["loss"] for entry in history],
+    )
+
+
+def _peak_mib() -> float:
+    """Peak of the process, or of its memory on the accelerator when it has one."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What a forward keeps for its backward, what it may keep, and weights that are cast only once."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+LEAST_BUDGET_BYTES = 384 * 2**20
+
+
+def default_memory_budget_bytes(model: nn.Module, device: torch.device) -> int:
+    """Bytes of activations a training step may keep: a function of model and device alone.
+
+    What is free just now is not asked: the budget decides how a batch is split, and a resumed run
+    has to split as the run it continues.
+    """
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    if device.type == "cuda":
+        total: int = torch.cuda.get_device_properties(device).total_memory
+        return max(LEAST_BUDGET_BYTES, (total - weights) // 2)
+    return max(LEAST_BUDGET_BYTES, weights)
+
+
+def bytes_kept(model: nn.Module, forward: Callable[[], object]) -> int:
+    """Bytes that autograd keeps of one forward, parameters left out."""
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        graph = forward()
+    del graph  # held until here, so that no storage was freed and its address used again
+    return sum(kept.values())
+
+
+@contextmanager
+def frozen_weights_in(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
+    """Hold the frozen linear weights in the type that autocast would give them at every call.
+
+    The bits of the run are the same. The weights themselves come back at the end, so that whoever
+    scores with the model afterwards, without autocast, finds what was loaded. None does nothing.
+    """
+    frozen = [
+        parameter
+        for module in model.modules()
+        if dtype is not None and type(module) is nn.Linear
+        for parameter in module.parameters(recurse=False)
+        if not parameter.requires_grad and parameter.dtype == torch.float32
+    ]
+    loaded = [parameter.data for parameter in frozen]
+    try:
+        for parameter in frozen:
+            parameter.data = parameter.data.to(dtype)
+        yield
+    finally:
+        for parameter, data in zip(frozen, loaded, strict=True):
+            parameter.data = data
