@@ -82,11 +82,11 @@ class Sentinel(TrainerCallback):
 class Checkpointer(TrainerCallback):
     """Saves when the plan, the clock, a new best model or the supervisor says so."""
 
-    def __init__(self, channel: Channel, *, seconds: float, same: dict[str, Any]) -> None:
+    def __init__(self, channel: Channel, *, seconds: float) -> None:
         self.channel = channel
         self.seconds = seconds
-        self.same = same
-        self.before: dict[str, float] = {}
+        self.same: dict[str, Any] = {}  # what a run that resumes from here must share
+        self.before: dict[str, float] = {}  # metrics of the untrained model
         #: Trainer's; a resume puts other callbacks into it than were given.
         self.handler: CallbackHandler | None = None
         self._saved: list[Path] = []

@@ -15,13 +15,14 @@ from app.domain.order import WorkOrder
 from app.domain.plan import TrainingPlan
 from app.domain.progress import Noted, Packaged, PhaseChanged, Reported, Stepped
 from worker.trainer import checkpoints, packaging, tokenization
+from worker.trainer.adapter_check import check_wrapped
 from worker.trainer.callbacks import Checkpointer, Reporter
 from worker.trainer.channel import Channel, finite
 from worker.trainer.evaluation import Scores, worst_pairs
 from worker.trainer.failures import TrainerFailure
 from worker.trainer.model import Numerics, load_base, numerics_for, wrap
 from worker.trainer.tokenization import Pair, PairTokenizer, Tokenized
-from worker.trainer.training import Run, Stopped, build_run, check_trained, train
+from worker.trainer.training import Run, Stopped, build_run, check_trained, choose_engine, train
 from worker.trainer.verification import verified_certificate
 
 ADAPTER = "adapter"
@@ -66,9 +67,7 @@ def _train_and_package(
 
     set_seed(int(str(plan.reward["seed"])))  # the head and LoRA are drawn from it
     model = wrap(load_base(order.model_dir, numerics, plan.head_modules), plan)
-    same = checkpoints.circumstances(
-        plan, device=numerics.device, threads=order.threads, engine="stock"
-    )
+    check_wrapped(model, plan)
     run = build_run(
         model,
         tokenizer.tokenizer,
@@ -77,8 +76,13 @@ def _train_and_package(
         train_pairs,
         eval_pairs,
         Reporter(channel),
-        Checkpointer(channel, seconds=order.checkpoint_seconds, same=same),
+        Checkpointer(channel, seconds=order.checkpoint_seconds),
     )
+    engine = choose_engine(run, channel)
+    same = checkpoints.circumstances(
+        plan, device=numerics.device, threads=order.threads, engine=engine
+    )
+    run.checkpointer.same = same
     resume_from, manifest = _checkpoint(order, same, channel)
     _evaluate_untrained(run, manifest, channel)
     _train(run, resume_from, manifest, channel)
@@ -91,7 +95,7 @@ def _train_and_package(
         packaging.choose_probes(eval_pairs or train_pairs), source, model, tokenizer, numerics
     )
     summary = packaging.package(
-        Path(ADAPTER), model, tokenizer, order, plan, numerics, scores, probes, metrics, "stock"
+        Path(ADAPTER), model, tokenizer, order, plan, numerics, scores, probes, metrics, engine
     )
     return summary, metrics
 
@@ -176,9 +180,7 @@ def _evaluate_untrained(run: Run, manifest: checkpoints.Manifest | None, channel
     if not run.eval_pairs:
         return
     channel.say(PhaseChanged(phase=Phase.EVALUATING))
-    scores = run.evaluate()
-    assert scores is not None
-    before = {f"eval_before/{name}": value for name, value in run.metrics(scores).items()}
+    before = {f"eval_before/{k}": value for k, value in run.metrics(run.evaluate()).items()}
     run.checkpointer.before.update(finite(before))
     channel.say(
         Stepped(
@@ -217,8 +219,7 @@ def _evaluate_trained(run: Run, channel: Channel) -> tuple[Scores | None, dict[s
     if not run.eval_pairs:
         return None, finite(metrics)
     channel.say(PhaseChanged(phase=Phase.EVALUATING))
-    scores = run.evaluate()
-    assert scores is not None
+    scores = run.final_scores()
     after = {f"eval/{name}": value for name, value in run.metrics(scores).items()}
     run.reporter.say(run.trainer.state, after)
     channel.say(Reported(name="worst_pairs", document={"pairs": list(worst_pairs(scores))}))

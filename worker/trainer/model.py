@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig, PreTrainedModel
 
 from app.domain.lifecycle import FailureCode
+from app.domain.paths import is_inside
 from app.domain.plan import TrainingPlan
 from worker.trainer.failures import TrainerFailure
 
@@ -83,22 +84,11 @@ def load_base(model_dir: str, numerics: Numerics, head_modules: Collection[str])
 
 
 def wrap(base: PreTrainedModel, plan: TrainingPlan) -> PeftModel:
-    """The base model with the plan's LoRA; trainable parameters in fp32, the head among them.
-
-    Raises:
-        TrainerFailure: internal when a part of the head is not trained.
-    """
-    head = {n for n, _ in base.named_parameters() if is_inside(n, plan.head_modules)}
+    """The base model with the plan's LoRA; trainable parameters in fp32, the head among them."""
     lora, _ = plan.kwargs()
     model = get_peft_model(base, LoraConfig(**lora))
     for _, parameter in trainable(model):
-        parameter.data = parameter.data.float()
-    missed = head - {plain_name(name) for name, _ in trainable(model)}
-    if missed or not head:
-        raise TrainerFailure(
-            FailureCode.INTERNAL,
-            f"the head would not be trained: {', '.join(sorted(missed)) or 'it has no parameters'}",
-        )
+        parameter.data = parameter.data.float()  # in bf16 a small step is no step at all
     return model
 
 
@@ -110,11 +100,6 @@ def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 def plain_name(name: str) -> str:
     """A parameter's name in the base model, of its name in the wrapped one."""
     return name.removeprefix("base_model.model.").replace("modules_to_save.default.", "")
-
-
-def is_inside(path: str, owners: Collection[str]) -> bool:
-    """Whether ``path`` is one of ``owners`` or in one."""
-    return any(path == owner or path.startswith(f"{owner}.") for owner in owners)
 
 
 def quantization_config(numerics: Numerics, head_modules: Collection[str]) -> BitsAndBytesConfig:

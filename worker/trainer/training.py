@@ -23,7 +23,10 @@ from trl.trainer.reward_trainer import RewardTrainer
 
 from app.domain.lifecycle import FailureCode
 from app.domain.plan import TrainingPlan
+from app.domain.progress import Noted
 from worker.trainer.callbacks import Checkpointer, Reporter, Sentinel, nan_loss
+from worker.trainer.channel import Channel
+from worker.trainer.engine import SharedPrefixRewardTrainer, probe, unsupported_reason
 from worker.trainer.evaluation import Scores, metrics
 from worker.trainer.failures import TrainerFailure
 from worker.trainer.model import Numerics, trainable
@@ -52,12 +55,23 @@ class Run:
     reporter: Reporter
     checkpointer: Checkpointer
     untrained: dict[str, str]
+    latest: tuple[int, Scores] | None = None  # the last evaluation and its step
 
-    def evaluate(self) -> Scores | None:
-        """Score the held-out pairs, if there are any."""
-        if not self.eval_pairs:
-            return None
-        return score_pairs(self.trainer.model, self.eval_pairs, self.plan, self.numerics)
+    def evaluate(self) -> Scores:
+        """Score the held-out pairs with the model as it is."""
+        scores = score_pairs(self.trainer.model, self.eval_pairs, self.plan, self.numerics)
+        self.latest = (self.trainer.state.global_step, scores)
+        return scores
+
+    def final_scores(self) -> Scores:
+        """Of the trained model; not computed again where training ended with an evaluation."""
+        state = self.trainer.state
+        is_best = not self.trainer.args.load_best_model_at_end
+        if state.global_step == state.best_global_step:
+            is_best = True
+        if self.latest and self.latest[0] == state.global_step and is_best:
+            return self.latest[1]
+        return self.evaluate()
 
     def metrics(self, scores: Scores) -> dict[str, float]:
         """Of an evaluation, by bare name."""
@@ -88,7 +102,8 @@ def build_run(
                 early_stopping_threshold=float(str(plan.early_stopping["min_delta"])),
             )
         )
-    trainer = _trainer_class(RewardTrainer)(
+    engine = RewardTrainer if plan.engine == "stock" else SharedPrefixRewardTrainer
+    trainer = _trainer_class(engine)(
         model=model,
         args=reward_config(plan, numerics, supports_checkpointing(model)),
         train_dataset=dataset(train_pairs),
@@ -103,6 +118,27 @@ def build_run(
     run = Run(trainer, plan, numerics, eval_pairs, reporter, checkpointer, untrained=digests(model))
     trainer.run = run
     return run
+
+
+def choose_engine(run: Run, channel: Channel) -> str:
+    """Train on packed rows where they give this model's own rewards, else as TRL does.
+
+    Raises:
+        TrainerFailure: engine_unsupported when the plan insists on packed rows.
+    """
+    if run.plan.engine == "stock":
+        return "stock"
+    trainer = run.trainer
+    reason = unsupported_reason(trainer.model, trainer.args) or probe(trainer).reason
+    if reason is None:
+        return "shared_prefix"
+    if run.plan.engine == "shared_prefix":
+        raise TrainerFailure(FailureCode.ENGINE_UNSUPPORTED, reason)
+    trainer.use_stock()
+    channel.say(
+        Noted(code="engine_stock", message=f"trained with TRL's own steps: {reason}"[:2000])
+    )
+    return "stock"
 
 
 def reward_config(plan: TrainingPlan, numerics: Numerics, can_checkpoint: bool) -> RewardConfig:
@@ -197,9 +233,7 @@ def _trainer_class(base: type[Any]) -> type[Any]:
 
         def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
             """Per-pair metrics of the held-out pairs, said and shown to the callbacks."""
-            scores = self.run.evaluate()
-            assert scores is not None
-            found = self.run.metrics(scores)
+            found = self.run.metrics(self.run.evaluate())
             self.run.reporter.say(self.state, {f"eval/{k}": v for k, v in found.items()})
             results = {f"eval_{name}": value for name, value in found.items()}
             self.control = self.callback_handler.on_evaluate(

@@ -1,0 +1,194 @@
+"""One real run of ``python -m worker.trainer``, looked at from all sides."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from app.domain.lifecycle import FailureCode
+from app.domain.order import WorkOrder
+from app.domain.progress import CheckpointSaved, Packaged, PhaseChanged, Reported, Stepped
+from tests.trainer.conftest import Base
+from tests.trainer.tiny import ROOT, Outcome, run_trainer
+from worker.trainer.failures import TrainerFailure
+from worker.trainer.verification import verified_certificate
+
+pytestmark = pytest.mark.train
+FILES = {
+    "README.md",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "chat_template.jinja",
+    "probes.jsonl",
+    "reward_model.json",
+    "run.lock.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+
+
+@pytest.fixture(scope="module")
+def order(llama: Base) -> WorkOrder:
+    return llama.order(training={"epochs": 2, "eval_steps": 6, "checkpoint_steps": 6})
+
+
+@pytest.fixture(scope="module")
+def run(order: WorkOrder, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    work = tmp_path_factory.mktemp("first") / "work"
+    return run_trainer(work, order, env={"PYTHONHASHSEED": "1"})
+
+
+@pytest.fixture(scope="module")
+def adapter(run: Outcome) -> Path:
+    return run.work / run.last(Packaged).directory
+
+
+def test_goes_through_its_phases_and_ends_with_the_package(run: Outcome) -> None:
+    phases = [message.phase for message in run.of(PhaseChanged)]
+    assert phases == ["tokenizing", "evaluating", "training", "evaluating", "saving", "verifying"]
+    assert isinstance(run.messages[-1], Packaged)
+    assert run.status == 0
+
+
+def test_every_step_says_its_metrics(run: Outcome) -> None:
+    steps = [m for m in run.of(Stepped) if "train/loss" in m.metrics]
+    assert [m.step for m in steps] == list(range(1, 13))
+    assert {m.total_steps for m in run.of(Stepped)} == {12}
+    wanted = {"loss", "accuracy", "margin", "grad_norm", "learning_rate", "tokens"}
+    assert wanted <= {name.removeprefix("train/") for name in steps[0].metrics}
+
+
+def test_learns_what_the_pairs_teach(run: Outcome) -> None:
+    metrics = run.last(Packaged).metrics
+    assert metrics["eval_before/accuracy"] < 0.8
+    assert metrics["eval/accuracy"] > 0.9
+    assert metrics["eval/accuracy_low"] <= metrics["eval/accuracy"] <= 1.0
+    assert {"eval/slice/short", "eval/slice/long", "eval/ece", "eval/brier"} <= metrics.keys()
+    assert run.of(Reported)[-1].name == "worst_pairs"
+
+
+def test_checkpoints_are_said_with_their_files(run: Outcome) -> None:
+    saved = run.of(CheckpointSaved)
+    assert [m.step for m in saved] == [6, 12]
+    for message in saved:
+        names = {entry.name for entry in message.files}
+        assert names == {
+            "adapter_config.json",
+            "adapter_model.safetensors",
+            "manifest.json",
+            "optimizer.pt",
+            "rng_state.pth",
+            "scheduler.pt",
+            "trainer_state.json",
+        }
+        assert names == {p.name for p in (run.work / message.directory).iterdir()}
+
+
+def test_package_is_what_a_client_needs_and_no_more(run: Outcome, adapter: Path) -> None:
+    message = run.last(Packaged)
+    assert {entry.name for entry in message.files} == FILES
+    assert message.certificate["files"] == {e.name: e.sha256 for e in message.files}
+    for path in adapter.iterdir():
+        content = path.read_bytes()
+        assert b"/tmp" not in content
+        assert str(run.work).encode() not in content
+
+
+def test_package_says_how_to_score(run: Outcome, adapter: Path) -> None:
+    summary = json.loads((adapter / "reward_model.json").read_text())
+    assert summary == run.last(Packaged).summary
+    assert summary["num_labels"] == 1
+    assert (summary["pad_token"], summary["pad_token_id"]) == ("<pad>", 0)
+    assert summary["score_position"] == "last_token"
+    assert (summary["vllm_servable"], summary["vllm_reasons"]) == (True, [])
+    assert summary["reward_std"] > 0
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "plaudit/tiny"
+    assert config["modules_to_save"] == ["score"]
+    assert config["target_modules"] == sorted(config["target_modules"])
+    lock = json.loads((adapter / "run.lock.json").read_text())
+    assert lock["seed"] == 42
+    assert lock["plan"]["lora"]["task_type"] == "SEQ_CLS"
+    assert lock["engine"] == "shared_prefix"
+
+
+def test_lora_and_head_moved(adapter: Path) -> None:
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    b_sides = [tensor for name, tensor in tensors.items() if "lora_B" in name]
+    assert len(b_sides) == 14  # seven linear layers in each of two blocks
+    assert all(tensor.abs().max() > 0 for tensor in b_sides)  # they start at zero
+    assert "base_model.model.score.weight" in tensors
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+
+def test_fresh_process_scores_the_same(run: Outcome) -> None:
+    certificate = run.last(Packaged).certificate
+    assert certificate["is_verified"] is True
+    assert certificate["max_abs_difference"] < 1e-6
+    assert len(certificate["probes"]) == 16
+    assert all(p["chosen"]["expected"] == p["chosen"]["alone"] for p in certificate["probes"])
+
+
+def test_card_loads_with_plain_peft(run: Outcome, adapter: Path, order: WorkOrder) -> None:
+    card = (adapter / "README.md").read_text()
+    snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert snippet
+    code = snippet.group(1).replace('"plaudit/tiny"', repr(order.model_dir))
+    probe = run.last(Packaged).certificate["probes"][-1]
+    rendered = json.loads((adapter / "probes.jsonl").read_text().splitlines()[-1])
+    texts = [rendered["chosen"], rendered["rejected"]]
+    code = code.replace("batch = tokenizer(", f"texts = {texts!r}\nbatch = tokenizer(")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=adapter, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(done.stdout)
+    assert math.isclose(scores[0], probe["chosen"]["expected"], abs_tol=1e-5)
+    assert math.isclose(scores[1], probe["rejected"]["expected"], abs_tol=1e-5)
+
+
+def test_another_process_makes_the_same_bytes(
+    run: Outcome, adapter: Path, order: WorkOrder, tmp_path: Path
+) -> None:
+    again = run_trainer(tmp_path / "elsewhere", order, env={"PYTHONHASHSEED": "2"})
+    package = again.last(Packaged)
+    for entry in package.files:
+        ours, theirs = adapter / entry.name, again.work / package.directory / entry.name
+        assert ours.read_bytes() == theirs.read_bytes(), entry.name
+    assert package.certificate == run.last(Packaged).certificate
+    assert package.metrics == run.last(Packaged).metrics
+
+
+def test_broken_head_is_seen(adapter: Path, order: WorkOrder, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in adapter.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    weights = broken / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    tensors["base_model.model.score.weight"] *= 1.01
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(TrainerFailure, match="after a reload scores differ") as failure:
+        verified_certificate(broken, Path(order.model_dir), device="cpu", threads=1)
+    assert failure.value.code is FailureCode.SCORE_MISMATCH
+
+
+def test_verify_command_prints_the_certificate(
+    run: Outcome, adapter: Path, order: WorkOrder, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "worker.trainer.verify", adapter, "--base", order.model_dir],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == run.last(Packaged).certificate
