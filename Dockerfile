@@ -25,7 +25,8 @@ RUN pip install -c constraints.txt -e '.[worker]'
 # The code runs from its own tree, beside its migrations.
 FROM python:3.11-slim-bookworm AS runtime
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/plaudit plaudit \
-    && install -d -o 10001 -g 10001 /var/lib/plaudit /var/lib/plaudit/tmp
+    && install -d -o 10001 -g 10001 \
+        /var/lib/plaudit /var/lib/plaudit/models /var/lib/plaudit/tmp
 ENV PATH=/opt/plaudit/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -150,6 +150,16 @@ def test_services_start_in_order_and_workers_have_time_to_drain():
         assert grace >= Settings().drain_seconds + 60
 
 
+def test_workers_can_be_scaled_because_only_the_model_cache_is_shared():
+    for name in ("worker", "worker-gpu"):
+        assert SERVICES[name]["volumes"] == [
+            "/var/lib/plaudit",
+            "models:/var/lib/plaudit/models",
+        ]
+    made = next(words for words in lineage("worker") if "install" in words and "-d" in words)
+    assert Settings(data_dir="/var/lib/plaudit").model_cache == Path(made[-2])
+
+
 def test_gpu_worker_waits_for_its_profile_and_reserves_a_gpu():
     service = SERVICES["worker-gpu"]
     assert service["profiles"] == ["gpu"]

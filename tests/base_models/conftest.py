@@ -1,5 +1,5 @@
 """Fixtures of the base model tests."""
 
-from model_sources import hub, index
+from tests.base_models.model_sources import hub, index
 
 __all__ = ["hub", "index"]

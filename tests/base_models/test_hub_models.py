@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from model_sources import COMMIT, OLD_COMMIT, entry, model, safetensors
 from pydantic import SecretStr
 
 from app.base_models.faults import (
@@ -22,6 +21,7 @@ from app.base_models.faults import (
 )
 from app.base_models.snapshot import digest, model_files
 from app.base_models.sources import fetch
+from tests.base_models.model_sources import COMMIT, OLD_COMMIT, entry, model, safetensors
 
 TINY = "hub:acme/tiny@main"
 SECRET = "hf_canaryCANARYcanary"

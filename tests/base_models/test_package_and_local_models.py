@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from model_sources import entry, make_wheel, model
 
 from app.base_models import packages
 from app.base_models.catalogue import PackageSource, load_catalogue
 from app.base_models.faults import BadSnapshotError, ModelNotFoundError, SourceUnavailableError
 from app.base_models.snapshot import digest, file_sha256
 from app.base_models.sources import fetch
+from tests.base_models.model_sources import entry, make_wheel, model
 
 PACKAGE = "package:acme-tiny==1.0/acme_tiny/model"
 CACHE = Path(__file__).parents[2] / ".cache" / "models"
