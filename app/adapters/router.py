@@ -1,0 +1,124 @@
+"""Adapters and their downloads over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request, Response, status
+
+from app.adapters import service
+from app.adapters.archive import read_archive
+from app.adapters.schemas import AdapterItem, AdapterRead
+from app.adapters.service import AdapterNotFoundError
+from app.blobs import StoredBlob, read_range
+from app.database import transaction
+from app.dependencies import (
+    ArtifactsReaderDep,
+    JobsWriterDep,
+    PageDep,
+    ReaderDep,
+    SessionDep,
+)
+from app.downloads import Content, RangeError, serve
+from app.problems import documented
+from app.shapes import Page, by_id
+
+router = APIRouter(prefix="/v1/adapters", tags=["adapters"])
+
+AdapterId = Annotated[str, Path(pattern=r"^ad_[0-9a-f]{32}$")]
+FileName = Annotated[str, Path(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$")]
+_NOT_FOUND = documented(AdapterNotFoundError)
+_DOWNLOAD: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "All of the bytes; `ETag` holds their sha256.",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    },
+    206: {"description": "The part that `Range` asked for."},
+    304: {"description": "The client has it."},
+    **documented(AdapterNotFoundError, RangeError),
+}
+
+
+@router.get("")
+def list_adapters(
+    engine: ReaderDep,
+    principal: ArtifactsReaderDep,
+    page: PageDep,
+    job_id: Annotated[str | None, Query(pattern=r"^job_[0-9a-f]{32}$")] = None,
+) -> Page[AdapterItem]:
+    """Adapters, newest first."""
+    with transaction(engine) as session:
+        rows = service.list_page(session, principal.tenant_id, page.limit, page.after, job_id)
+    return Page[AdapterItem].of(rows, page.limit, AdapterItem.of, by_id)
+
+
+@router.get("/{adapter_id}", responses=_NOT_FOUND)
+def get_adapter(
+    adapter_id: AdapterId, engine: ReaderDep, principal: ArtifactsReaderDep
+) -> AdapterRead:
+    """An adapter: its files with bytes and sha256, metrics, certificate."""
+    with transaction(engine) as session:
+        adapter = service.get(session, principal.tenant_id, adapter_id)
+        return AdapterRead.whole(adapter, service.files(session, adapter))
+
+
+@router.delete("/{adapter_id}", status_code=status.HTTP_204_NO_CONTENT, responses=_NOT_FOUND)
+def delete_adapter(adapter_id: AdapterId, session: SessionDep, principal: JobsWriterDep) -> None:
+    """Delete an adapter; its job stays."""
+    service.remove(session, principal.tenant_id, adapter_id)
+
+
+def download_file(
+    request: Request,
+    adapter_id: AdapterId,
+    name: FileName,
+    engine: ReaderDep,
+    principal: ArtifactsReaderDep,
+) -> Response:
+    """A file of an adapter; one Range, ETag and If-Range are honoured."""
+    with transaction(engine) as session:
+        adapter = service.get(session, principal.tenant_id, adapter_id)
+        file = service.file(session, adapter, name)
+    content = Content(
+        filename=file.name,
+        media_type="application/octet-stream",
+        sha256=file.sha256,
+        size=file.size,
+        read=lambda start, stop: read_range(engine, file.blob_id, start, stop),
+    )
+    return serve(request, content)
+
+
+def download_archive(
+    request: Request, adapter_id: AdapterId, engine: ReaderDep, principal: ArtifactsReaderDep
+) -> Response:
+    """All files in one tar, whose bytes are the same every time; resumable like the files."""
+    with transaction(engine) as session:
+        adapter = service.get(session, principal.tenant_id, adapter_id)
+        members = {
+            file.name: StoredBlob(file.blob_id, file.sha256, file.size)
+            for file in service.files(session, adapter)
+        }
+    content = Content(
+        filename=f"{adapter.id}.tar",
+        media_type="application/x-tar",
+        sha256=adapter.archive_sha256,
+        size=adapter.archive_bytes,
+        read=lambda start, stop: read_archive(engine, members, start, stop),
+    )
+    return serve(request, content)
+
+
+for _path, _endpoint in (
+    ("/{adapter_id}/files/{name}", download_file),
+    ("/{adapter_id}/archive", download_archive),
+):
+    for _method, _prefix in (("GET", ""), ("HEAD", "head_")):
+        router.add_api_route(
+            _path,
+            _endpoint,
+            methods=[_method],
+            operation_id=_prefix + _endpoint.__name__,
+            response_class=Response,
+            responses=_DOWNLOAD,
+        )

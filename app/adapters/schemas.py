@@ -1,0 +1,92 @@
+"""What the API says about adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, Field
+
+from app.models import Adapter, StoredFile
+from app.shapes import Timestamp
+
+
+class AdapterFile(BaseModel):
+    """A file of an adapter."""
+
+    name: str
+    bytes: int
+    sha256: str
+    url: str = Field(description="Path of the download.")
+
+
+class AdapterArchive(BaseModel):
+    """All files in one tar, whose bytes are the same every time."""
+
+    bytes: int
+    sha256: str
+    url: str
+
+
+class AdapterItem(BaseModel):
+    """What a succeeded job made, in a list."""
+
+    object: Literal["adapter"] = "adapter"
+    id: str
+    job_id: str
+    base_model: str
+    revision: str | None
+    bytes: int
+    archive: AdapterArchive
+    metrics: dict[str, Any]
+    created_at: Timestamp
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> Self:
+        """From its row."""
+        return cls(**_fields(adapter))
+
+
+class AdapterRead(AdapterItem):
+    """What a succeeded job made, with everything."""
+
+    files: list[AdapterFile]
+    certificate: dict[str, Any] = Field(
+        description="Scores before packaging and after a reload in a fresh process."
+    )
+    reward_model: dict[str, Any] = Field(description="reward_model.json: how to score with it.")
+
+    @classmethod
+    def whole(cls, adapter: Adapter, files: Sequence[StoredFile]) -> Self:
+        """From its row and those of its files."""
+        return cls(
+            **_fields(adapter),
+            files=[
+                AdapterFile(
+                    name=file.name,
+                    bytes=file.size,
+                    sha256=file.sha256,
+                    url=f"/v1/adapters/{adapter.id}/files/{file.name}",
+                )
+                for file in files
+            ],
+            certificate=adapter.certificate,
+            reward_model=adapter.summary,
+        )
+
+
+def _fields(adapter: Adapter) -> dict[str, Any]:
+    return {
+        "id": adapter.id,
+        "job_id": adapter.job_id,
+        "base_model": adapter.base_model,
+        "revision": adapter.revision,
+        "bytes": adapter.bytes,
+        "archive": AdapterArchive(
+            bytes=adapter.archive_bytes,
+            sha256=adapter.archive_sha256,
+            url=f"/v1/adapters/{adapter.id}/archive",
+        ),
+        "metrics": adapter.metrics,
+        "created_at": adapter.created_at,
+    }

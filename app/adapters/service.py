@@ -1,0 +1,67 @@
+"""Adapters of a tenant: immutable, so there is only finding and letting go."""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from app.errors import NotFoundError
+from app.models import Adapter, Job, StoredFile
+
+
+class AdapterNotFoundError(NotFoundError):
+    """No adapter of this tenant has this id, or it has no such file."""
+
+    code = "adapter_not_found"
+    title = "No such adapter"
+
+
+def get(session: Session, tenant_id: str, adapter_id: str) -> Adapter:
+    """An adapter of this tenant, or AdapterNotFoundError."""
+    adapter = session.scalar(
+        select(Adapter).where(Adapter.id == adapter_id, Adapter.tenant_id == tenant_id)
+    )
+    if adapter is None:
+        raise AdapterNotFoundError(f"There is no adapter {adapter_id}.")
+    return adapter
+
+
+def list_page(
+    session: Session, tenant_id: str, limit: int, after: str | None, job_id: str | None
+) -> list[Adapter]:
+    """Up to ``limit + 1`` adapters, newest first."""
+    statement = select(Adapter).where(Adapter.tenant_id == tenant_id)
+    if after is not None:
+        statement = statement.where(Adapter.id < after)
+    if job_id is not None:
+        statement = statement.where(Adapter.job_id == job_id)
+    return list(session.scalars(statement.order_by(Adapter.id.desc()).limit(limit + 1)))
+
+
+def files(session: Session, adapter: Adapter) -> list[StoredFile]:
+    """The adapter's files, by name."""
+    return list(
+        session.scalars(
+            select(StoredFile).where(StoredFile.owner_id == adapter.id).order_by(StoredFile.name)
+        )
+    )
+
+
+def file(session: Session, adapter: Adapter, name: str) -> StoredFile:
+    """One file, or AdapterNotFoundError."""
+    found = session.get(StoredFile, (adapter.id, name))
+    if found is None:
+        raise AdapterNotFoundError(f"{adapter.id} has no file of this name.")
+    return found
+
+
+def remove(session: Session, tenant_id: str, adapter_id: str) -> None:
+    """Delete an adapter; the job that made it stays, without it."""
+    adapter = get(session, tenant_id, adapter_id)
+    session.execute(
+        update(Job)
+        .where(Job.id == adapter.job_id, Job.adapter_id == adapter_id)
+        .values(adapter_id=None, version=Job.version + 1)
+    )
+    session.execute(delete(StoredFile).where(StoredFile.owner_id == adapter_id))
+    session.execute(delete(Adapter).where(Adapter.id == adapter_id))

@@ -1,0 +1,92 @@
+"""API keys over HTTP; admin scope."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal, Self
+
+from fastapi import APIRouter, Path, status
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+from app.api_keys import service
+from app.api_keys.service import ApiKeyNotFoundError, NewKey
+from app.database import transaction
+from app.dependencies import AdminDep, KeysDep, PageDep, ReaderDep, SessionDep
+from app.domain.spec import CleanText
+from app.errors import FieldProblem, InvalidError
+from app.models import ApiKey
+from app.problems import documented
+from app.security import Scope
+from app.shapes import Page, Timestamp, by_id
+
+router = APIRouter(prefix="/v1/api-keys", tags=["api keys"])
+
+
+class ApiKeyCreate(BaseModel):
+    """A key to be."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=128), CleanText]
+    scopes: set[Scope] = Field(min_length=1)
+    expires_at: AwareDatetime | None = Field(None, description="Null: never.")
+
+
+class ApiKeyRead(BaseModel):
+    """A key, without its secret."""
+
+    object: Literal["api_key"] = "api_key"
+    id: str
+    name: str
+    scopes: list[Scope]
+    created_at: Timestamp
+    expires_at: Timestamp | None
+    last_used_at: Timestamp | None = Field(description="To the minute.")
+
+    @classmethod
+    def of(cls, key: ApiKey) -> Self:
+        """From its row."""
+        return cls.model_validate(key, from_attributes=True)
+
+
+class ApiKeyCreated(ApiKeyRead):
+    """A key that was just made."""
+
+    secret: str = Field(description="Shown this once; it is kept nowhere.")
+
+
+@router.post("", status_code=status.HTTP_201_CREATED, responses=documented(InvalidError))
+def create_api_key(body: ApiKeyCreate, session: SessionDep, principal: AdminDep) -> ApiKeyCreated:
+    """Make a key for this tenant; two at once let a client change over."""
+    if body.expires_at is not None and body.expires_at <= datetime.now(UTC):
+        problem = FieldProblem("/expires_at", "out_of_range", "is in the past", "Name a later time")
+        raise InvalidError("expires_at is in the past.", problems=[problem])
+    expires_at = round(body.expires_at.timestamp() * 1000) if body.expires_at else None
+    made: NewKey = service.create(
+        session, principal.tenant_id, body.name, body.scopes, expires_at
+    )  # fmt: skip
+    return ApiKeyCreated(**ApiKeyRead.of(made.row).__dict__, secret=made.token)
+
+
+@router.get("")
+def list_api_keys(engine: ReaderDep, principal: AdminDep, page: PageDep) -> Page[ApiKeyRead]:
+    """Keys that are not revoked, newest first."""
+    with transaction(engine) as session:
+        rows = service.list_page(session, principal.tenant_id, page.limit, page.after)
+    return Page[ApiKeyRead].of(rows, page.limit, ApiKeyRead.of, by_id)
+
+
+@router.delete(
+    "/{key_id}",
+    status_code=status.HTTP_204_NO_CONTENT,
+    responses=documented(ApiKeyNotFoundError),
+)
+def revoke_api_key(
+    key_id: Annotated[str, Path(pattern=r"^key_[0-9a-f]{32}$")],
+    session: SessionDep,
+    keys: KeysDep,
+    principal: AdminDep,
+) -> None:
+    """End a key for good; other processes notice within half a minute."""
+    service.revoke(session, principal.tenant_id, key_id)
+    keys.forget(key_id)

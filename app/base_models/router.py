@@ -1,0 +1,103 @@
+"""The catalogue of base models over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from fastapi import APIRouter, Depends, Path, Request
+from pydantic import BaseModel, Field
+from sqlalchemy.orm import Session
+
+from app.base_models.catalogue import BaseModelEntry, Catalogue, UnknownBaseModelError
+from app.base_models.facts import facts_for
+from app.base_models.service import public_source
+from app.database import transaction
+from app.dependencies import JobsReaderDep, ReaderDep
+from app.domain.plan import BaseModelFacts
+from app.domain.spec import BASE_MODEL_ID
+from app.problems import documented
+from app.shapes import Page
+
+router = APIRouter(prefix="/v1/base-models", tags=["base models"])
+
+
+async def get_catalogue(request: Request) -> Catalogue:
+    """The catalogue that the service was started with."""
+    catalogue: Catalogue = request.app.state.catalogue
+    return catalogue
+
+
+CatalogueDep = Annotated[Catalogue, Depends(get_catalogue)]
+
+
+class BaseModelRead(BaseModel):
+    """A model that a job may ask for; the fields from ``revision`` on are null until a worker
+    has inspected it, which the first job that names it brings about."""
+
+    object: Literal["base_model"] = "base_model"
+    id: str
+    source: str
+    description: str
+    license: str | None
+    is_inspected: bool
+    revision: str | None = Field(None, description="Hub commit or package version.")
+    architecture: str | None = None
+    head_modules: list[str] | None = Field(None, description="Trained and saved in full, always.")
+    parameter_count: int | None = None
+    max_length: int | None = Field(None, description="Positions; null: no absolute limit.")
+    default_targets: list[str] | None = Field(
+        None, description='What target_modules "auto" adapts, by last name.'
+    )
+    has_chat_template: bool | None = None
+
+    @classmethod
+    def of(cls, entry: BaseModelEntry, facts: BaseModelFacts | None) -> Self:
+        """From the catalogue's entry and what is known of it."""
+        shown = cls(
+            id=entry.id,
+            source=public_source(entry),
+            description=entry.description,
+            license=entry.license,
+            is_inspected=facts is not None,
+        )
+        if facts is None:
+            return shown
+        targets = facts.attention_modules if facts.is_mixture_of_experts else facts.linear_modules
+        return shown.model_copy(
+            update={
+                "revision": facts.revision,
+                "architecture": facts.architecture,
+                "head_modules": facts.new_modules,
+                "parameter_count": facts.parameter_count,
+                "max_length": facts.max_positions,
+                "default_targets": sorted({path.rsplit(".", 1)[-1] for path in targets}),
+                "has_chat_template": facts.chat_template is not None,
+            }
+        )
+
+
+@router.get("")
+def list_base_models(
+    catalogue: CatalogueDep, engine: ReaderDep, _principal: JobsReaderDep
+) -> Page[BaseModelRead]:
+    """Every base model of the operator's catalogue, on one page."""
+    with transaction(engine) as session:
+        data = [_read(session, entry) for entry in catalogue.entries]
+    return Page[BaseModelRead](data=data, has_more=False, next=None)
+
+
+@router.get("/{base_model_id}", responses=documented(UnknownBaseModelError))
+def get_base_model(
+    base_model_id: Annotated[str, Path(pattern=BASE_MODEL_ID)],
+    catalogue: CatalogueDep,
+    engine: ReaderDep,
+    _principal: JobsReaderDep,
+) -> BaseModelRead:
+    """One base model."""
+    entry = catalogue.get(base_model_id)
+    with transaction(engine) as session:
+        return _read(session, entry)
+
+
+def _read(session: Session, entry: BaseModelEntry) -> BaseModelRead:
+    return BaseModelRead.of(entry, facts_for(session, entry))

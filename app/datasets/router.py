@@ -1,0 +1,178 @@
+"""Datasets over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import APIRouter, Path, Query, Request, Response, status
+from pydantic import StringConstraints
+
+from app.blobs import read_range
+from app.database import transaction
+from app.datasets import service
+from app.datasets.row_errors import InvalidDatasetError
+from app.datasets.schemas import DatasetPreview, DatasetRead
+from app.datasets.service import DatasetInUseError, DatasetNotFoundError, FileFormat, Upload
+from app.datasets.uploading import (
+    UPLOAD_TYPES,
+    BadMultipartError,
+    SinglePart,
+    UploadStalledError,
+    body_chunks,
+    file_format,
+)
+from app.dependencies import (
+    EngineDep,
+    JobsReaderDep,
+    JobsWriterDep,
+    PageDep,
+    ReaderDep,
+    SessionDep,
+    SettingsDep,
+)
+from app.domain.spec import DATASET_ID, CleanText
+from app.downloads import Content, RangeError, serve
+from app.errors import QuotaError, TooLargeError, UnsupportedMediaError
+from app.models import Dataset
+from app.problems import documented
+from app.shapes import Page, by_id
+
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+
+#: Uploads have threads of their own: a slow client must not keep others from being answered.
+MAX_UPLOADS = 8
+#: The route's bound; ``settings.max_upload_bytes`` is held while the body streams.
+_NO_BOUND = 1 << 50
+
+DatasetId = Annotated[str, Path(pattern=DATASET_ID)]
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            kind: {"schema": {"type": "string", "format": "binary"}} for kind in UPLOAD_TYPES
+        },
+    }
+}
+
+
+@router.post(
+    "",
+    status_code=status.HTTP_201_CREATED,
+    response_model=DatasetRead,
+    max_body_size=_NO_BOUND,
+    openapi_extra=_BODY,
+    responses={
+        200: {"model": DatasetRead, "description": "This file is here already."},
+        **documented(
+            InvalidDatasetError,
+            BadMultipartError,
+            TooLargeError,
+            UnsupportedMediaError,
+            UploadStalledError,
+            QuotaError,
+        ),
+    },
+)
+async def create_dataset(
+    request: Request,
+    engine: EngineDep,
+    settings: SettingsDep,
+    principal: JobsWriterDep,
+    name: Annotated[
+        Annotated[str, StringConstraints(min_length=1, max_length=128), CleanText] | None,
+        Query(description="For people."),
+    ] = None,
+    format: Annotated[
+        FileFormat | None, Query(description="Where the content type does not tell.")
+    ] = None,
+) -> Response:
+    """Upload preference pairs: JSONL (also gzipped), CSV or Parquet.
+
+    Checked while it streams; a file with bad lines is refused with the first ten of them.
+    """
+    if int(request.headers.get("content-length") or 0) > settings.max_upload_bytes:
+        raise TooLargeError(f"The file is larger than {settings.max_upload_bytes} bytes.")
+
+    def store() -> tuple[Dataset, bool]:
+        content_type = request.headers.get("content-type", "")
+        if not content_type.lower().startswith("multipart/"):
+            upload = Upload(name, file_format(content_type, "", format), body_chunks(request))
+            return service.store(engine, settings, principal.tenant_id, upload)
+        part = SinglePart(content_type, body_chunks(request))
+        kind = file_format(part.content_type, part.filename, format)
+        upload = Upload(name, kind, part)
+        return service.store(engine, settings, principal.tenant_id, upload)
+
+    limiter: CapacityLimiter = request.app.state.upload_limiter
+    dataset, is_new = await to_thread.run_sync(store, limiter=limiter)
+    return Response(
+        DatasetRead.of(dataset).model_dump_json(),
+        status_code=status.HTTP_201_CREATED if is_new else status.HTTP_200_OK,
+        media_type="application/json",
+        headers={"Location": f"/v1/datasets/{dataset.id}"},
+    )
+
+
+@router.get("")
+def list_datasets(engine: ReaderDep, principal: JobsReaderDep, page: PageDep) -> Page[DatasetRead]:
+    """Datasets, newest first."""
+    with transaction(engine) as session:
+        rows = service.list_page(session, principal.tenant_id, page.limit, page.after)
+    return Page[DatasetRead].of(rows, page.limit, DatasetRead.of, by_id)
+
+
+@router.get("/{dataset_id}", responses=documented(DatasetNotFoundError))
+def get_dataset(dataset_id: DatasetId, engine: ReaderDep, principal: JobsReaderDep) -> DatasetRead:
+    """What a dataset turned out to be."""
+    with transaction(engine) as session:
+        return DatasetRead.of(service.get(session, principal.tenant_id, dataset_id))
+
+
+@router.delete(
+    "/{dataset_id}",
+    status_code=status.HTTP_204_NO_CONTENT,
+    responses=documented(DatasetNotFoundError, DatasetInUseError),
+)
+def delete_dataset(dataset_id: DatasetId, session: SessionDep, principal: JobsWriterDep) -> None:
+    """Delete a dataset that no unfinished job uses."""
+    service.remove(session, principal.tenant_id, dataset_id)
+
+
+@router.get("/{dataset_id}/preview", responses=documented(DatasetNotFoundError))
+def preview_dataset(
+    dataset_id: DatasetId,
+    engine: ReaderDep,
+    principal: JobsReaderDep,
+    n: Annotated[int, Query(ge=1, le=100, description="Pairs.")] = 5,
+) -> DatasetPreview:
+    """The first pairs, in the form that jobs train on."""
+    with transaction(engine) as session:
+        dataset = service.get(session, principal.tenant_id, dataset_id)
+    return DatasetPreview(data=service.preview(engine, dataset, n))
+
+
+@router.get(
+    "/{dataset_id}/content",
+    response_class=Response,
+    responses={
+        200: {"content": {"application/x-ndjson": {}}, "description": "The canonical JSONL."},
+        206: {"description": "A part of it."},
+        304: {"description": "The client has it."},
+        **documented(DatasetNotFoundError, RangeError),
+    },
+)
+def download_dataset(
+    request: Request, dataset_id: DatasetId, engine: ReaderDep, principal: JobsReaderDep
+) -> Response:
+    """The canonical JSONL; one Range, ETag and If-Range are honoured."""
+    with transaction(engine) as session:
+        dataset = service.get(session, principal.tenant_id, dataset_id)
+    content = Content(
+        filename=f"{dataset.id}.jsonl",
+        media_type="application/x-ndjson",
+        sha256=dataset.sha256,
+        size=dataset.bytes,
+        read=lambda start, stop: read_range(engine, dataset.blob_id, start, stop),
+    )
+    return serve(request, content)

@@ -1,0 +1,248 @@
+"""Uploads become datasets: checked, stored by content, counted against the tenant's quota."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import Engine, delete, exists, func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.blobs import BlobWriter, StoredBlob, read_range
+from app.database import new_id, reader, transaction
+from app.datasets.pairs import DatasetSummary
+from app.datasets.reading import DatasetReader, ReadLimits
+from app.domain.lifecycle import TERMINAL
+from app.errors import ConflictError, NotFoundError, QuotaError, TooLargeError
+from app.models import Adapter, Dataset, Job
+from app.settings import Settings
+
+FileFormat = Literal["jsonl", "csv", "parquet"]
+#: Canonical JSONL of a compressed upload may be larger than the upload, but not without end.
+EXPANSION = 4
+
+
+class DatasetNotFoundError(NotFoundError):
+    """No dataset of this tenant has this id."""
+
+    code = "dataset_not_found"
+    title = "No such dataset"
+
+
+class DatasetInUseError(ConflictError):
+    """A job that is not finished needs the dataset."""
+
+    code = "dataset_in_use"
+    title = "The dataset is in use"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file as it comes in."""
+
+    name: str | None
+    file_format: FileFormat
+    chunks: Iterable[bytes]
+
+
+def store(
+    engine: Engine, settings: Settings, tenant_id: str, upload: Upload
+) -> tuple[Dataset, bool]:
+    """Check an upload as it streams and keep it; the dataset, and whether it is a new one.
+
+    The same bytes uploaded again give the dataset that is there already.
+
+    Raises:
+        InvalidDatasetError: names the first bad lines; nothing is kept.
+        TooLargeError, QuotaError: nothing is kept.
+    """
+    with transaction(reader(engine)) as session:
+        hold_quota(session, settings, tenant_id, 0)
+    counted = _Counted(upload.chunks, settings.max_upload_bytes)
+    limits = ReadLimits(EXPANSION * settings.max_upload_bytes, settings.max_rows)
+    data_reader = DatasetReader(limits)
+    with BlobWriter(engine) as writer:
+        for block in _canonical(data_reader, upload.file_format, counted, settings):
+            writer.write(block)
+        for _ in counted:  # what the reader did not need still belongs to the file
+            pass
+        blob = writer.finish()
+    dataset = _row(tenant_id, upload, counted, blob, data_reader.summary)
+    try:
+        with transaction(engine) as session:
+            if known := _find_upload(session, tenant_id, dataset.upload_sha256):
+                return known, False
+            hold_quota(session, settings, tenant_id, blob.size)
+            session.add(dataset)
+            session.flush()
+            session.refresh(dataset)
+    except IntegrityError:  # the same upload, at the same time
+        with transaction(engine) as session:
+            if known := _find_upload(session, tenant_id, dataset.upload_sha256):
+                return known, False
+        raise
+    return dataset, True
+
+
+def get(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
+    """A dataset of this tenant, or DatasetNotFoundError."""
+    dataset = session.scalar(
+        select(Dataset).where(Dataset.id == dataset_id, Dataset.tenant_id == tenant_id)
+    )
+    if dataset is None:
+        raise DatasetNotFoundError(f"There is no dataset {dataset_id}.")
+    return dataset
+
+
+def list_page(session: Session, tenant_id: str, limit: int, after: str | None) -> list[Dataset]:
+    """Up to ``limit + 1`` datasets, newest first."""
+    statement = select(Dataset).where(Dataset.tenant_id == tenant_id)
+    if after is not None:
+        statement = statement.where(Dataset.id < after)
+    return list(session.scalars(statement.order_by(Dataset.id.desc()).limit(limit + 1)))
+
+
+def remove(session: Session, tenant_id: str, dataset_id: str) -> None:
+    """Delete a dataset; finished jobs keep their spec, which still names it.
+
+    Raises:
+        DatasetNotFoundError, DatasetInUseError
+    """
+    get(session, tenant_id, dataset_id)
+    for column in (Job.train_dataset_id, Job.eval_dataset_id):
+        session.execute(
+            update(Job)
+            .where(column == dataset_id, Job.status.in_(TERMINAL))
+            .values({column: None})
+            .execution_options(synchronize_session=False)
+        )
+    is_used = exists().where(
+        (Job.train_dataset_id == dataset_id) | (Job.eval_dataset_id == dataset_id)
+    )
+    try:
+        gone = session.scalar(
+            delete(Dataset)
+            .where(Dataset.id == dataset_id, Dataset.tenant_id == tenant_id, ~is_used)
+            .returning(Dataset.id)
+        )
+    except IntegrityError:  # a job that was submitted meanwhile
+        gone = None
+    if gone is None:
+        raise DatasetInUseError(
+            f"A job that is not finished uses {dataset_id}.",
+            hint="Cancel the job or wait for its end.",
+        )
+
+
+def preview(engine: Engine, dataset: Dataset, count: int) -> list[dict[str, Any]]:
+    """The first ``count`` pairs."""
+    pairs: list[dict[str, Any]] = []
+    for line in _lines(read_range(engine, dataset.blob_id, 0, dataset.bytes)):
+        pairs.append(json.loads(line))
+        if len(pairs) == count:
+            break
+    return pairs
+
+
+def hold_quota(session: Session, settings: Settings, tenant_id: str, further_bytes: int) -> None:
+    """Refuse what would take the tenant over its stored bytes."""
+    sizes = [
+        session.execute(
+            select(func.coalesce(func.sum(table.bytes), 0)).where(table.tenant_id == tenant_id)
+        ).scalar_one()
+        for table in (Dataset, Adapter)
+    ]
+    stored = sum(int(size) for size in sizes)
+    if (
+        stored + further_bytes > settings.quota_stored_bytes
+        or stored == settings.quota_stored_bytes
+    ):
+        raise QuotaError(
+            f"{stored} of {settings.quota_stored_bytes} bytes are in use and {further_bytes} more "
+            "do not fit.",
+            hint="Delete datasets or adapters that are no longer needed.",
+        )
+
+
+class _Counted:
+    """Chunks, hashed and counted as they go by; can be read on where a reader left off."""
+
+    def __init__(self, chunks: Iterable[bytes], max_bytes: int) -> None:
+        self._chunks = iter(chunks)
+        self._max_bytes = max_bytes
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        chunk = next(self._chunks)
+        self.size += len(chunk)
+        if self.size > self._max_bytes:
+            raise TooLargeError(
+                f"The file is larger than {self._max_bytes} bytes.",
+                hint="Compress it with gzip, or split it into several datasets.",
+            )
+        self._digest.update(chunk)
+        return chunk
+
+    @property
+    def sha256(self) -> str:
+        """Of all that went by."""
+        return self._digest.hexdigest()
+
+
+def _canonical(
+    data_reader: DatasetReader, file_format: FileFormat, chunks: _Counted, settings: Settings
+) -> Iterator[bytes]:
+    if file_format != "parquet":
+        yield from data_reader.read(chunks, file_format)
+        return
+    # The footer is at a Parquet file's end, so it has to lie on disk as a whole.
+    folder = settings.data_dir / "uploads"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".parquet") as file:
+        for chunk in chunks:
+            file.write(chunk)
+        file.flush()
+        yield from data_reader.read_parquet(Path(file.name))
+
+
+def _row(
+    tenant_id: str, upload: Upload, counted: _Counted, blob: StoredBlob, summary: DatasetSummary
+) -> Dataset:
+    return Dataset(
+        id=new_id("ds"),
+        tenant_id=tenant_id,
+        name=upload.name,
+        source_format=upload.file_format,
+        upload_sha256=counted.sha256,
+        upload_bytes=counted.size,
+        blob_id=blob.id,
+        sha256=blob.sha256,
+        bytes=blob.size,
+        pair_count=summary.pair_count,
+        summary=summary.model_dump(mode="json"),
+    )
+
+
+def _find_upload(session: Session, tenant_id: str, upload_sha256: str) -> Dataset | None:
+    return session.scalar(
+        select(Dataset).where(
+            Dataset.tenant_id == tenant_id, Dataset.upload_sha256 == upload_sha256
+        )
+    )
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from whole

@@ -1,0 +1,186 @@
+"""From a request's body to an iterator of chunks that a worker thread pulls, one at a time.
+
+Pulling is the backpressure: nothing is read from the client before the last chunk is stored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import anyio
+from anyio import from_thread
+from fastapi import Request
+from python_multipart import MultipartParser
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import parse_options_header
+
+from app.datasets.service import FileFormat
+from app.errors import InvalidError, ServiceError, UnsupportedMediaError
+
+#: A client that sends nothing for this long does not hold a thread any longer.
+STALL_SECONDS = 60
+_MAX_PART_HEADERS = 16 << 10
+_FORMATS: dict[str, FileFormat] = {
+    "application/x-ndjson": "jsonl",
+    "application/ndjson": "jsonl",
+    "application/jsonl": "jsonl",
+    "application/x-jsonlines": "jsonl",
+    "text/csv": "csv",
+    "application/csv": "csv",
+    "application/vnd.apache.parquet": "parquet",
+    "application/x-parquet": "parquet",
+}
+_SUFFIXES: dict[str, FileFormat] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}
+#: Say nothing about what is inside; ``format`` or the file's name does.
+_NEUTRAL = {"", "application/octet-stream", "application/gzip", "application/x-gzip", "text/plain"}
+#: curl --data-binary says this when nobody told it what it sends.
+_UNTOLD = {"application/x-www-form-urlencoded"}
+UPLOAD_TYPES = [*_FORMATS, "application/gzip", "application/octet-stream", "multipart/form-data"]
+
+
+class UploadStalledError(ServiceError):
+    """The client stopped sending."""
+
+    code = "upload_stalled"
+    status = 408
+    title = "The upload stalled"
+
+
+class BadMultipartError(InvalidError):
+    """The body is not one multipart part."""
+
+    code = "invalid_multipart"
+    title = "The multipart body is not valid"
+
+
+def file_format(content_type: str, filename: str, asked: FileFormat | None) -> FileFormat:
+    """What the file is: as asked, else by content type, else by name.
+
+    Raises:
+        UnsupportedMediaError: none of them tells.
+    """
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type not in _FORMATS and media_type not in _NEUTRAL | _UNTOLD:
+        raise _unsupported(media_type)
+    if asked is not None:
+        return asked
+    if found := _FORMATS.get(media_type):
+        return found
+    name = filename.lower().removesuffix(".gz")
+    for suffix, known in _SUFFIXES.items():
+        if name.endswith(suffix):
+            return known
+    raise _unsupported(media_type)
+
+
+def body_chunks(request: Request) -> Iterator[bytes]:
+    """The body, to be iterated in a worker thread; ClientDisconnect when the client goes away."""
+    stream = request.stream()
+
+    async def pull() -> bytes | None:
+        with anyio.move_on_after(STALL_SECONDS):
+            return await anext(stream, None)
+        raise UploadStalledError(
+            f"Nothing came for {STALL_SECONDS} seconds; nothing was stored.",
+            hint="Upload the file again.",
+        )
+
+    while (chunk := from_thread.run(pull)) is not None:
+        if chunk:
+            yield chunk
+
+
+class SinglePart:
+    """The one file of a multipart body, as it streams; its headers are known from the start."""
+
+    def __init__(self, content_type: str, chunks: Iterator[bytes]) -> None:
+        _, options = parse_options_header(content_type)
+        boundary = options.get(b"boundary")
+        if not boundary or len(boundary) > 70:
+            raise BadMultipartError("The content type names no boundary.")
+        self._chunks = chunks
+        self._data: list[bytes] = []
+        self._headers: dict[str, bytes] = {}
+        self._field, self._value = b"", b""
+        self._parts = 0
+        self._has_headers = self._is_over = False
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": self._on_field,
+                "on_header_value": self._on_value,
+                "on_header_end": self._on_header,
+                "on_headers_finished": self._on_headers,
+                "on_part_data": self._on_data,
+                "on_end": self._end,
+            },
+        )
+        seen = 0
+        while not self._has_headers:
+            seen += self._feed()
+            if seen > _MAX_PART_HEADERS and not self._has_headers:
+                raise BadMultipartError("The part's headers are too long.")
+        _, disposition = parse_options_header(self._headers.get("content-disposition", b""))
+        self.filename = disposition.get(b"filename", b"").decode("utf-8", "replace")
+        self.content_type = self._headers.get("content-type", b"").decode("latin-1")
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            yield from self._data
+            self._data.clear()
+            if self._is_over:
+                return
+            self._feed()
+
+    def _feed(self) -> int:
+        chunk = next(self._chunks, None)
+        if chunk is None:
+            raise BadMultipartError("The body ends before its last boundary.")
+        try:
+            self._parser.write(chunk)
+        except MultipartParseError as error:
+            raise BadMultipartError(f"The body is no multipart form: {error}.") from error
+        return len(chunk)
+
+    def _begin(self) -> None:
+        self._parts += 1
+        if self._parts > 1:
+            raise BadMultipartError(
+                "The form has more than one part.",
+                hint="Send the file alone; name and format are query parameters.",
+            )
+
+    def _on_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+
+    def _on_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _on_header(self) -> None:
+        self._headers[self._field.decode("latin-1").lower()] = self._value
+        self._field, self._value = b"", b""
+
+    def _on_headers(self) -> None:
+        self._has_headers = True
+
+    def _on_data(self, data: bytes, start: int, end: int) -> None:
+        self._data.append(data[start:end])
+
+    def _end(self) -> None:
+        self._is_over = True
+
+
+def _unsupported(media_type: str) -> UnsupportedMediaError:
+    shown = re.sub(r"[^\x20-\x7e]", "?", media_type)[:80]
+    return UnsupportedMediaError(
+        f"Content type {shown!r} does not say what the file is.",
+        hint="Send application/x-ndjson, text/csv or application/vnd.apache.parquet, or add "
+        "?format=jsonl, csv or parquet.",
+    )

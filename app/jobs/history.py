@@ -1,0 +1,200 @@
+"""What a job did, over HTTP: events, metrics, logs, checkpoints; and the queue and the workers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Query, Response
+from sqlalchemy import Connection
+
+from app.dependencies import JobsReaderDep, ReaderDep, SettingsDep
+from app.jobs import reading, service
+from app.jobs.reading import JobRow
+from app.jobs.router import WatcherDep
+from app.jobs.schemas import (
+    CheckpointRead,
+    EventRead,
+    LogPiece,
+    MetricsRead,
+    QueueItem,
+    WorkerRead,
+    is_over,
+)
+from app.jobs.service import JobNotFoundError
+from app.jobs.stream import event_stream
+from app.problems import documented
+from app.settings import Settings
+from app.shapes import Page
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+
+JobId = Annotated[str, Path(pattern=r"^job_[0-9a-f]{32}$")]
+_NOT_FOUND = documented(JobNotFoundError)
+#: Workers sign in every five seconds.
+WORKER_SEEN_MS = 30_000
+_BIG = 2**63 - 1
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    response_model=Page[EventRead],
+    responses={
+        200: {
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "description": "Ascending. With `Accept: text/event-stream` a stream that ends with "
+            "the job; `id:` is the event's number.",
+        },
+        204: {"description": "To a stream that resumes after the last event of a finished job."},
+        **_NOT_FOUND,
+    },
+)
+def list_events(
+    job_id: JobId,
+    engine: ReaderDep,
+    principal: JobsReaderDep,
+    watcher: WatcherDep,
+    after: Annotated[int, Query(ge=0, le=_BIG, description="Only later ones.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    accept: Annotated[str | None, Header()] = None,
+    last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,18}$")] = None,
+) -> Response:
+    """What happened, in order and without gaps."""
+    with engine.connect() as connection:
+        job = _job(connection, principal.tenant_id, job_id)
+        if accept is None or "text/event-stream" not in accept.lower():
+            rows = reading.events(connection, job_id, after, limit + 1)
+            page = Page[EventRead].of(rows, limit, EventRead.of, lambda row: str(row.seq))
+            return _json(page.model_dump_json())
+    seen = max(after, int(last_event_id or 0))
+    if is_over(job.status) and job.event_seq <= seen:
+        # The only answer that keeps a browser's EventSource from coming again.
+        return Response(status_code=204)
+    return event_stream(engine, watcher, principal.tenant_id, job_id, seen)
+
+
+@router.get("/jobs/{job_id}/metrics", response_model=MetricsRead, responses=_NOT_FOUND)
+def get_metrics(
+    job_id: JobId,
+    engine: ReaderDep,
+    principal: JobsReaderDep,
+    keys: Annotated[
+        str | None,
+        Query(
+            pattern=r"^[a-z0-9_/.,-]{1,2000}$",
+            description="Names, separated by commas; all if left out.",
+            examples=["train/loss,eval/accuracy"],
+        ),
+    ] = None,
+    from_step: Annotated[int, Query(ge=0, le=_BIG)] = 0,
+    to_step: Annotated[int | None, Query(ge=0, le=_BIG)] = None,
+    resolution: Annotated[int, Query(ge=1, le=5000, description="Points at most.")] = 500,
+) -> Response:
+    """Metrics by column; more steps than ``resolution`` are averaged over equal stretches."""
+    names = list(dict.fromkeys(name for name in (keys or "").split(",") if name))[:64]
+    with engine.connect() as connection:
+        _job(connection, principal.tenant_id, job_id)
+        columns = reading.metrics(connection, job_id, names, from_step, to_step, resolution)
+    return _json(MetricsRead(columns=columns).model_dump_json())
+
+
+@router.get("/jobs/{job_id}/logs", responses=_NOT_FOUND)
+def get_logs(
+    job_id: JobId,
+    engine: ReaderDep,
+    principal: JobsReaderDep,
+    tail: Annotated[int | None, Query(ge=1, le=1000, description="Only the last pieces.")] = None,
+    after: Annotated[
+        str | None, Query(pattern=r"^\d{1,9}-\d{1,9}$", description="Only later pieces.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Page[LogPiece]:
+    """The trainer's own output, oldest first."""
+    with engine.connect() as connection:
+        _job(connection, principal.tenant_id, job_id)
+        if tail is not None and after is None:
+            rows = reading.last_logs(connection, job_id, tail)
+            return Page[LogPiece].of(rows, tail, LogPiece.of, _log_id)
+        attempt, _, seq = (after or "").partition("-")
+        place = (int(attempt), int(seq)) if after else None
+        rows = reading.logs(connection, job_id, place, limit + 1)
+    return Page[LogPiece].of(rows, limit, LogPiece.of, _log_id)
+
+
+@router.get("/jobs/{job_id}/checkpoints", responses=_NOT_FOUND)
+def list_checkpoints(
+    job_id: JobId, engine: ReaderDep, principal: JobsReaderDep
+) -> Page[CheckpointRead]:
+    """The checkpoints that are kept, newest first."""
+    with engine.connect() as connection:
+        job = _job(connection, principal.tenant_id, job_id)
+        rows = reading.checkpoints(connection, job_id)
+    data = [CheckpointRead.of(row, job.checkpoint_id) for row in rows]
+    return Page[CheckpointRead](data=data, has_more=False, next=None)
+
+
+@router.get("/queue")
+def get_queue(
+    engine: ReaderDep, settings: SettingsDep, principal: JobsReaderDep
+) -> Page[QueueItem]:
+    """This tenant's waiting jobs: their place, and why they wait."""
+    with engine.connect() as connection:
+        rows = reading.waiting(connection, principal.tenant_id, settings.queue, 1000)
+        workers = reading.live_workers(connection, WORKER_SEEN_MS)
+        running = reading.running_count(connection, principal.tenant_id)
+    mine = [worker for worker in workers if worker.queue == settings.queue]
+    free = sum(max(worker.slots - worker.busy, 0) for worker in mine)
+    data = [_queue_item(row, settings, bool(mine), free, running) for row in rows]
+    return Page[QueueItem](data=data, has_more=False, next=None)
+
+
+@router.get("/workers")
+def list_workers(engine: ReaderDep, principal: JobsReaderDep) -> Page[WorkerRead]:
+    """Live workers, their devices, and what of this tenant they run."""
+    with engine.connect() as connection:
+        workers = reading.live_workers(connection, WORKER_SEEN_MS)
+        running = reading.running_jobs(connection, principal.tenant_id)
+    data = [WorkerRead.of(worker, _run_by(worker, running)) for worker in workers]
+    return Page[WorkerRead](data=data, has_more=False, next=None)
+
+
+def _queue_item(
+    row: Any, settings: Settings, has_worker: bool, free: int, running: int
+) -> QueueItem:
+    if not has_worker:
+        reason = "no_worker"
+    elif running >= settings.quota_running:
+        reason = "quota"
+    elif row.is_backing_off:
+        reason = "backoff"
+    elif row.position <= free:
+        reason = "next"
+    else:
+        reason = "workers_busy" if row.position == 1 else "behind_priority"
+    return QueueItem(
+        job_id=row.id,
+        position=row.position,
+        priority=row.priority,
+        queued_at=row.created_at,
+        reason=reason,
+    )
+
+
+def _run_by(worker: Any, running: Any) -> list[str]:
+    # A worker is called host-place-pid and leases as host-place/slot:….
+    station = worker.id.rpartition("-")[0]
+    return [row.id for row in running if row.lease_owner.startswith(f"{station}/")]
+
+
+def _job(connection: Connection, tenant_id: str, job_id: str) -> JobRow:
+    job = reading.job(connection, tenant_id, job_id)
+    if job is None:
+        raise service.not_found(job_id)
+    return job
+
+
+def _log_id(row: Any) -> str:
+    return f"{row.attempt}-{row.seq}"
+
+
+def _json(text: str) -> Response:
+    return Response(text, media_type="application/json")

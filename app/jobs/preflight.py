@@ -1,0 +1,197 @@
+"""From a spec to a plan before anything is queued, if a worker can look at the base model in time.
+
+The facts about a base model come from a worker, which has its files and the libraries. Where they
+are known a submit is answered at once; else it waits a little for an inspection that it asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from anyio import to_thread
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from app.base_models.catalogue import BaseModelEntry, Catalogue, UnknownBaseModelError
+from app.base_models.facts import facts_for
+from app.base_models.service import public_source
+from app.broker import Tickets, preflight_queue
+from app.database import new_id, reader, transaction
+from app.datasets import service as datasets
+from app.datasets.service import DatasetNotFoundError
+from app.domain.compiler import compile_plan, planned_steps
+from app.domain.lifecycle import FailureCategory, FailureCode, JobKind, JobStatus
+from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
+from app.domain.rules import SpecRejected
+from app.domain.spec import RewardJobSpec
+from app.errors import FieldProblem, InvalidSpecError
+from app.jobs import repository
+from app.jobs.service import spec_fingerprint
+from app.jobs.watching import Watcher
+from app.models import Dataset, Job
+from app.settings import Settings
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """Asks workers about base models on behalf of submits."""
+
+    engine: Engine
+    settings: Settings
+    catalogue: Catalogue
+    tickets: Tickets
+    watcher: Watcher
+
+    async def plan(self, tenant_id: str, spec: RewardJobSpec) -> TrainingPlan | None:
+        """The plan of a spec, or None when no worker looked at its base model in time.
+
+        Raises:
+            InvalidSpecError: names every field that stands in the way.
+        """
+        draft = await to_thread.run_sync(self._draft, tenant_id, spec)
+        if draft.facts is None:
+            inspection = await to_thread.run_sync(self._ask, tenant_id, draft)
+            await self.watcher.wait(
+                inspection,
+                lambda state: state.status not in repository.LIVE,
+                self.settings.preflight_wait_seconds,
+            )
+            draft = await to_thread.run_sync(self._draft, tenant_id, spec)
+            if draft.facts is None:
+                await to_thread.run_sync(self._hold_inspection, inspection)
+                return None
+        return _compile(draft, draft.facts)
+
+    def _draft(self, tenant_id: str, spec: RewardJobSpec) -> _Draft:
+        with transaction(reader(self.engine)) as session:
+            return _draft(session, self.catalogue, tenant_id, spec)
+
+    def _ask(self, tenant_id: str, draft: _Draft) -> str:
+        """The id of the inspection that is under way, or of a fresh one."""
+        queue = preflight_queue(self.settings)
+        with transaction(self.engine) as session:
+            known = session.scalar(
+                select(Job.id).where(
+                    Job.kind == JobKind.PREFLIGHT,
+                    Job.base_model == draft.entry.id,
+                    Job.queue == queue,
+                    Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING]),
+                )
+            )
+            if known is not None:
+                return known
+            job = repository.insert_job(
+                session,
+                Job(
+                    id=new_id("job"),
+                    tenant_id=tenant_id,
+                    kind=JobKind.PREFLIGHT,
+                    queue=queue,
+                    spec=draft.spec.model_dump(mode="json", exclude_unset=True),
+                    spec_sha256=spec_fingerprint(draft.spec, None),
+                    base_model=draft.entry.id,
+                ),
+            )
+        self.tickets.issue(queue)
+        return job.id
+
+    def _hold_inspection(self, job_id: str) -> None:
+        """Refuse the spec if its base model turned out to be of no use."""
+        with reader(self.engine).connect() as connection:
+            row = connection.execute(
+                select(Job.status, Job.failure_code, Job.failure_detail).where(Job.id == job_id)
+            ).one_or_none()
+        if row is None or row.status != JobStatus.FAILED:
+            return
+        code = FailureCode(row.failure_code)
+        category, _, hint = code.failure
+        # What is nobody's fault here may be over when a worker takes the job.
+        if category in (FailureCategory.USER, FailureCategory.RESOURCE):
+            problem = FieldProblem("/base_model", code, row.failure_detail or "", hint)
+            raise InvalidSpecError(
+                f"The base model cannot be used: {row.failure_detail}",
+                hint=hint,
+                problems=[problem],
+            )
+
+
+def training_pairs(plan: TrainingPlan) -> int:
+    """Pairs that are trained on, without those that are held out."""
+    pairs = plan.data.train.pair_count
+    return pairs - int(pairs * (plan.data.eval_fraction or 0))
+
+
+def steps_of(plan: TrainingPlan) -> int:
+    """Optimiser steps, before overlong pairs are dropped."""
+    return planned_steps(training_pairs(plan), plan)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    spec: RewardJobSpec
+    entry: BaseModelEntry
+    train: Dataset
+    evaluation: Dataset | None
+    facts: BaseModelFacts | None
+
+
+def _draft(session: Session, catalogue: Catalogue, tenant_id: str, spec: RewardJobSpec) -> _Draft:
+    problems: list[FieldProblem] = []
+    entry = None
+    try:
+        entry = catalogue.get(spec.base_model)
+    except UnknownBaseModelError as error:
+        problems.append(FieldProblem("/base_model", error.code, error.detail, error.hint))
+    train = _dataset(session, tenant_id, spec.train_dataset, "/train_dataset", problems)
+    evaluation = None
+    if isinstance(spec.eval_dataset, str):
+        evaluation = _dataset(session, tenant_id, spec.eval_dataset, "/eval_dataset", problems)
+    if train and evaluation and train.summary["format"] != evaluation.summary["format"]:
+        problems.append(
+            FieldProblem(
+                "/eval_dataset",
+                "format_differs",
+                f"it is {evaluation.summary['format']}, train_dataset is {train.summary['format']}",
+                "Use text in both or conversations in both.",
+            )
+        )
+    if problems or entry is None or train is None:
+        raise _refusal(problems)
+    return _Draft(spec, entry, train, evaluation, facts_for(session, entry))
+
+
+def _dataset(
+    session: Session, tenant_id: str, dataset_id: str, loc: str, problems: list[FieldProblem]
+) -> Dataset | None:
+    try:
+        return datasets.get(session, tenant_id, dataset_id)
+    except DatasetNotFoundError as error:
+        problems.append(
+            FieldProblem(loc, error.code, error.detail, "GET /v1/datasets lists those there are.")
+        )
+        return None
+
+
+def _compile(draft: _Draft, facts: BaseModelFacts) -> TrainingPlan:
+    try:
+        return compile_plan(
+            draft.spec,
+            public_source(draft.entry),
+            facts,
+            _reference(draft.train),
+            _reference(draft.evaluation) if draft.evaluation else None,
+            draft.train.summary["format"],
+        )
+    except SpecRejected as error:
+        raise _refusal(
+            [FieldProblem(p.loc, p.code, p.message, p.hint) for p in error.problems]
+        ) from error
+
+
+def _refusal(problems: list[FieldProblem]) -> InvalidSpecError:
+    first = problems[0]
+    return InvalidSpecError(f"{first.loc}: {first.message}", hint=first.hint, problems=problems)
+
+
+def _reference(dataset: Dataset) -> DatasetRef:
+    return DatasetRef(id=dataset.id, sha256=dataset.sha256, pair_count=dataset.pair_count)

@@ -1,0 +1,388 @@
+"""Jobs over HTTP: submit, look, change, stop."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response, status
+from pydantic import StringConstraints, ValidationError
+
+from app.database import transaction
+from app.dependencies import (
+    EngineDep,
+    JobsReaderDep,
+    JobsWriterDep,
+    PageDep,
+    ReaderDep,
+    SessionDep,
+    SettingsDep,
+    TicketsDep,
+)
+from app.domain.plan import TrainingPlan
+from app.domain.spec import BASE_MODEL_ID, CleanText, RewardJobSpec
+from app.errors import FieldProblem, InvalidSpecError, QuotaError, UnavailableError
+from app.jobs import preflight, reading, service
+from app.jobs.preflight import Preflight
+from app.jobs.reading import JobFilter, State
+from app.jobs.schemas import (
+    JobCancel,
+    JobClone,
+    JobItem,
+    JobPreview,
+    JobRead,
+    JobUpdate,
+    ShownStatus,
+    etag,
+    is_over,
+)
+from app.jobs.service import (
+    JobFinishedError,
+    JobLiveError,
+    JobNotFoundError,
+    JobStateError,
+    KeyReusedError,
+    Submission,
+)
+from app.jobs.watching import Watcher
+from app.models import Job
+from app.problems import documented
+from app.shapes import Page, by_id
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+JobId = Annotated[str, Path(pattern=r"^job_[0-9a-f]{32}$")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="The same key and body give the same job again, for 24 hours.",
+    ),
+]
+Text = Annotated[str, StringConstraints(max_length=128), CleanText]
+_METADATA = re.compile(r"metadata\[([A-Za-z0-9_.-]{1,64})\]")
+
+
+async def get_watcher(request: Request) -> Watcher:
+    """Tells waiting requests that a job changed."""
+    watcher: Watcher = request.app.state.watcher
+    return watcher
+
+
+async def get_preflight(
+    request: Request,
+    engine: EngineDep,
+    settings: SettingsDep,
+    tickets: TicketsDep,
+    watcher: Annotated[Watcher, Depends(get_watcher)],
+) -> Preflight:
+    """Makes plans of specs."""
+    return Preflight(engine, settings, request.app.state.catalogue, tickets, watcher)
+
+
+WatcherDep = Annotated[Watcher, Depends(get_watcher)]
+PreflightDep = Annotated[Preflight, Depends(get_preflight)]
+
+
+@router.post(
+    "",
+    status_code=status.HTTP_201_CREATED,
+    response_model=JobRead | JobPreview,
+    responses={
+        200: {"model": JobPreview, "description": "Of a dry run; nothing was stored."},
+        201: {"model": JobRead, "description": "Queued."},
+        **documented(InvalidSpecError, KeyReusedError, QuotaError, UnavailableError),
+    },
+)
+async def create_job(
+    body: RewardJobSpec,
+    engine: EngineDep,
+    settings: SettingsDep,
+    tickets: TicketsDep,
+    principal: JobsWriterDep,
+    preflight_: PreflightDep,
+    dry_run: Annotated[bool, Query(description="Show what would run; store nothing.")] = False,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Queue a reward-model training job."""
+    if dry_run:
+        return _preview(body, await preflight_.plan(principal.tenant_id, body))
+
+    def replay() -> Job | None:
+        with transaction(engine) as session:
+            return service.find_replay(
+                session, principal.tenant_id, idempotency_key, service.spec_fingerprint(body, None)
+            )
+
+    if idempotency_key and (known := await to_thread.run_sync(replay)):
+        return _created(known, is_replay=True)
+    plan = await preflight_.plan(principal.tenant_id, body)
+
+    def submit() -> tuple[Job, bool]:
+        with transaction(engine) as session:
+            submission = Submission(body, plan, idempotency_key)
+            return service.submit(session, settings, principal.tenant_id, submission)
+
+    job, is_replay = await to_thread.run_sync(submit)
+    tickets.issue(job.queue)
+    return _created(job, is_replay=is_replay)
+
+
+@dataclass(frozen=True)
+class _JobQuery:
+    status: Annotated[ShownStatus | None, Query()] = None
+    name: Annotated[Text | None, Query(description="Exactly this name.")] = None
+    base_model: Annotated[str | None, Query(pattern=BASE_MODEL_ID)] = None
+
+
+@router.get(
+    "",
+    response_model=Page[JobItem],
+    openapi_extra={
+        "parameters": [
+            {
+                "name": "metadata",
+                "in": "query",
+                "style": "deepObject",
+                "explode": True,
+                "description": "Exactly these pairs: `metadata[team]=search`.",
+                "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+            }
+        ]
+    },
+)
+def list_jobs(
+    request: Request,
+    engine: ReaderDep,
+    principal: JobsReaderDep,
+    page: PageDep,
+    query: Annotated[_JobQuery, Depends()],
+) -> Response:
+    """Jobs, newest first; without spec and plan."""
+    metadata = {
+        match[1]: value
+        for key, value in request.query_params.items()
+        if (match := _METADATA.fullmatch(key)) and "\0" not in value
+    }
+    wanted = JobFilter(query.status, query.name, query.base_model, metadata)
+    with engine.connect() as connection:
+        rows = reading.list_page(connection, principal.tenant_id, page.limit, page.after, wanted)
+    return _json(Page[JobItem].of(rows, page.limit, JobItem.of, by_id).model_dump_json())
+
+
+@router.get(
+    "/{job_id}",
+    response_model=JobRead,
+    responses={
+        304: {"description": "As the client knows it."},
+        **documented(JobNotFoundError),
+    },
+)
+async def get_job(
+    job_id: JobId,
+    engine: ReaderDep,
+    principal: JobsReaderDep,
+    watcher: WatcherDep,
+    wait: Annotated[float, Query(ge=0, le=60, description="Seconds to wait for it.")] = 0,
+    until: Annotated[
+        Literal["change", "terminal"], Query(description="What to wait for.")
+    ] = "change",
+    if_none_match: Annotated[str | None, Header(max_length=1000)] = None,
+) -> Response:
+    """A job. With ``wait`` the answer comes when it changed, or ended, or time is up."""
+
+    def read() -> State | None:
+        with engine.connect() as connection:
+            return reading.state(connection, principal.tenant_id, job_id)
+
+    if wait or if_none_match:
+        state = await to_thread.run_sync(read)
+        if state is None:
+            raise service.not_found(job_id)
+        is_known = if_none_match is None or _names(if_none_match, state)
+        if wait and not is_over(state.status) and (until == "terminal" or is_known):
+            await watcher.wait(
+                job_id,
+                (lambda now: is_over(now.status))
+                if until == "terminal"
+                else (lambda now: now != state),
+                wait,
+            )
+            state = await to_thread.run_sync(read) or state
+        if if_none_match and _names(if_none_match, state):
+            return Response(status_code=304, headers={"ETag": etag(state)})
+
+    def show() -> Response:
+        with engine.connect() as connection:
+            job = reading.job(connection, principal.tenant_id, job_id)
+        if job is None:
+            raise service.not_found(job_id)
+        return _json(JobRead.of(job).model_dump_json(), ETag=etag(job))
+
+    return await to_thread.run_sync(show)
+
+
+@router.patch(
+    "/{job_id}",
+    response_model=JobRead,
+    responses=documented(JobNotFoundError, JobStateError),
+)
+def update_job(
+    job_id: JobId, body: JobUpdate, session: SessionDep, principal: JobsWriterDep
+) -> Response:
+    """Change name, metadata or, while the job waits, priority."""
+    changes = body.model_dump(exclude_unset=True)
+    if not changes:
+        return _shown(service.get(session, principal.tenant_id, job_id))
+    return _shown(service.change(session, principal.tenant_id, job_id, changes))
+
+
+@router.delete(
+    "/{job_id}",
+    status_code=status.HTTP_204_NO_CONTENT,
+    responses=documented(JobNotFoundError, JobLiveError),
+)
+def delete_job(job_id: JobId, session: SessionDep, principal: JobsWriterDep) -> None:
+    """Delete a finished job with its adapter, checkpoints, events, metrics and logs."""
+    service.remove(session, principal.tenant_id, job_id)
+
+
+@router.post(
+    "/{job_id}/cancel",
+    response_model=JobRead,
+    responses=documented(JobNotFoundError, JobFinishedError),
+)
+def cancel_job(
+    job_id: JobId, session: SessionDep, principal: JobsWriterDep, body: JobCancel | None = None
+) -> Response:
+    """Cancel a waiting job at once; a running one stops after its step. Again is no error."""
+    is_kept = body is not None and body.keep_checkpoint
+    return _shown(
+        service.cancel(session, principal.tenant_id, job_id, keep_checkpoint=is_kept)
+    )  # fmt: skip
+
+
+@router.post(
+    "/{job_id}/pause",
+    response_model=JobRead,
+    responses=documented(JobNotFoundError, JobFinishedError, JobStateError),
+)
+def pause_job(job_id: JobId, session: SessionDep, principal: JobsWriterDep) -> Response:
+    """Put a job aside; a running one saves a checkpoint first and frees its device."""
+    return _shown(service.pause(session, principal.tenant_id, job_id))
+
+
+@router.post(
+    "/{job_id}/resume",
+    response_model=JobRead,
+    responses=documented(JobNotFoundError, JobFinishedError, JobStateError),
+)
+def resume_job(
+    job_id: JobId, engine: EngineDep, tickets: TicketsDep, principal: JobsWriterDep
+) -> Response:
+    """Queue a paused job again; it goes on from its checkpoint."""
+    with transaction(engine) as session:
+        job = service.resume(session, principal.tenant_id, job_id)
+    tickets.issue(job.queue)
+    return _shown(job)
+
+
+@router.post(
+    "/{job_id}/clone",
+    status_code=status.HTTP_201_CREATED,
+    response_model=JobRead,
+    responses=documented(
+        JobNotFoundError, JobStateError, InvalidSpecError, KeyReusedError, QuotaError
+    ),
+)
+async def clone_job(
+    job_id: JobId,
+    engine: EngineDep,
+    settings: SettingsDep,
+    tickets: TicketsDep,
+    principal: JobsWriterDep,
+    preflight_: PreflightDep,
+    body: JobClone | None = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Queue a new job with this job's spec, or with parts of it changed."""
+    asked = body or JobClone()
+    tenant_id = principal.tenant_id
+
+    def read() -> RewardJobSpec:
+        with transaction(engine) as session:
+            parent = service.get(session, tenant_id, job_id)
+        if asked.from_checkpoint:
+            service.hold_checkpoint(parent, asked.overrides)
+        return _spec(service.clone_spec(parent, asked.overrides))
+
+    spec = await to_thread.run_sync(read)
+    plan = await preflight_.plan(tenant_id, spec)
+
+    def submit() -> tuple[Job, bool]:
+        with transaction(engine) as session:
+            parent = service.get(session, tenant_id, job_id)
+            submission = Submission(spec, plan, idempotency_key, parent, asked.from_checkpoint)
+            return service.submit(session, settings, tenant_id, submission)
+
+    job, is_replay = await to_thread.run_sync(submit)
+    tickets.issue(job.queue)
+    return _created(job, is_replay=is_replay)
+
+
+def _preview(spec: RewardJobSpec, plan: TrainingPlan | None) -> Response:
+    if plan is None:
+        raise UnavailableError(
+            "No worker was there to inspect the base model in time.",
+            hint="Start a worker, or submit without dry_run: the worker that takes the job "
+            "checks the spec first.",
+        )
+    arguments, _ = plan.kwargs()
+    preview = JobPreview(
+        spec=spec,
+        plan=plan.model_dump(mode="json"),
+        adapter_config=arguments,
+        trainable_parameters=plan.trainable_parameters,
+        total_parameters=plan.total_parameters,
+        steps=preflight.steps_of(plan),
+        warnings=[],
+    )
+    return _json(preview.model_dump_json())
+
+
+def _spec(document: dict[str, object]) -> RewardJobSpec:
+    try:
+        return RewardJobSpec.model_validate(document)
+    except ValidationError as error:
+        problems = [
+            FieldProblem("".join(f"/{part}" for part in e["loc"]), e["type"], e["msg"])
+            for e in error.errors()
+        ]
+        raise InvalidSpecError(
+            "With these overrides the spec is not valid.", problems=problems
+        ) from error
+
+
+def _created(job: Job, *, is_replay: bool) -> Response:
+    response = _shown(job)
+    response.status_code = status.HTTP_201_CREATED
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    if is_replay:
+        response.headers["Idempotency-Replayed"] = "true"
+    return response
+
+
+def _shown(job: Job) -> Response:
+    return _json(JobRead.of(job).model_dump_json(), ETag=etag(job))
+
+
+def _json(text: str, **headers: str) -> Response:
+    return Response(text, media_type="application/json", headers=headers)
+
+
+def _names(if_none_match: str, state: State) -> bool:
+    return etag(state) in (tag.strip() for tag in if_none_match.split(","))

@@ -1,0 +1,327 @@
+"""What the API says about jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from app.domain.lifecycle import TERMINAL, Desired, FailureCategory, FailureCode, JobStatus, Phase
+from app.domain.spec import CleanText, MetadataKey, MetadataValue, RewardJobSpec
+from app.jobs.reading import JobRow
+from app.models import Checkpoint, JobEvent, JobLog, Worker
+from app.shapes import Timestamp
+
+ShownStatus = Literal[
+    "queued", "running", "pausing", "cancelling", "paused", "succeeded", "failed", "cancelled"
+]
+
+
+class JobProgress(BaseModel):
+    """How far a job is."""
+
+    step: int | None
+    total_steps: int | None
+    epoch: float | None
+    seconds_left: float | None = Field(description="An estimate; null until one can be made.")
+
+    @classmethod
+    def of(cls, job: JobRow) -> Self:
+        """From its row. The rate is that of the present attempt, from its first step on."""
+        seconds_left = None
+        has_rate = None not in (job.step, job.total_steps, job.rate_step, job.rate_at)
+        if job.status == JobStatus.RUNNING and has_rate and job.step > job.rate_step:
+            seconds = (job.progressed_at - job.rate_at) / 1000
+            left = max(job.total_steps - job.step, 0)
+            seconds_left = round(seconds / (job.step - job.rate_step) * left, 1)
+        return cls(
+            step=job.step, total_steps=job.total_steps, epoch=job.epoch, seconds_left=seconds_left
+        )
+
+
+class JobFailure(BaseModel):
+    """Why a job failed and what to do next."""
+
+    category: FailureCategory
+    code: FailureCode
+    step: int | None
+    detail: str
+    hint: str
+
+
+class JobWarning(BaseModel):
+    """Something worth knowing that stopped nobody."""
+
+    model_config = ConfigDict(extra="allow")
+
+    code: str
+    message: str
+
+
+class JobItem(BaseModel):
+    """A job in a list."""
+
+    object: Literal["job"] = "job"
+    id: str
+    name: str | None
+    status: ShownStatus
+    phase: Phase | None = Field(description="What a running job does right now.")
+    progress: JobProgress
+    base_model: str
+    priority: int
+    attempt: int
+    queued_at: Timestamp
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
+    adapter_id: str | None
+    parent_job_id: str | None
+    failure: JobFailure | None
+    metadata: dict[str, str]
+
+    @classmethod
+    def of(cls, job: JobRow) -> Self:
+        """From its row."""
+        return cls(**_fields(job))
+
+
+class JobRead(JobItem):
+    """A job with everything."""
+
+    worker: str | None = Field(description="Who runs it now.")
+    warnings: list[JobWarning]
+    spec: RewardJobSpec = Field(description="As asked, with every default filled in.")
+    plan: dict[str, Any] | None = Field(
+        description="The exact arguments of LoraConfig and RewardConfig; null until the base "
+        "model has been inspected."
+    )
+
+    @classmethod
+    def of(cls, job: JobRow) -> Self:
+        """From its row."""
+        return cls(
+            **_fields(job),
+            worker=job.lease_owner.rpartition(":")[0] if job.lease_owner else None,
+            warnings=job.warnings,
+            spec=RewardJobSpec.model_validate(job.spec),
+            plan=job.plan,
+        )
+
+
+class JobPreview(BaseModel):
+    """What a spec would become; nothing was stored."""
+
+    object: Literal["job_preview"] = "job_preview"
+    spec: RewardJobSpec
+    plan: dict[str, Any]
+    adapter_config: dict[str, Any] = Field(description="Keyword arguments of peft.LoraConfig.")
+    trainable_parameters: int
+    total_parameters: int
+    steps: int = Field(description="Optimiser steps, before overlong pairs are dropped.")
+    warnings: list[JobWarning]
+
+
+class JobUpdate(BaseModel):
+    """What of a job can be changed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=128), CleanText] | None = None
+    priority: int = Field(0, ge=-100, le=100, description="While the job waits.")
+    metadata: dict[MetadataKey, MetadataValue] = Field(
+        default={}, max_length=16, description="Replaces all of it."
+    )
+
+
+class JobClone(BaseModel):
+    """How a clone differs from its parent."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    overrides: dict[str, Any] = Field(
+        default={},
+        description="Parts of a spec, merged into the parent's (RFC 7396: null takes a field out).",
+        examples=[{"training": {"learning_rate": 5e-5}}],
+    )
+    from_checkpoint: bool = Field(
+        False, description="Go on from the parent's last checkpoint instead of from the start."
+    )
+
+
+class JobCancel(BaseModel):
+    """How to cancel."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    keep_checkpoint: bool = Field(False, description="So that a clone can go on from it.")
+
+
+class EventRead(BaseModel):
+    """Something that happened to a job."""
+
+    object: Literal["event"] = "event"
+    id: int = Field(description="Counts from 1 within the job, without gaps.")
+    type: str
+    message: str
+    data: dict[str, Any]
+    attempt: int
+    at: Timestamp
+
+    @classmethod
+    def of(cls, event: JobEvent) -> Self:
+        """From its row."""
+        return cls(
+            id=event.seq,
+            type=event.type,
+            message=event.message,
+            data=event.data,
+            attempt=event.attempt,
+            at=event.at,
+        )
+
+
+class MetricsRead(BaseModel):
+    """Columns of equal length: ``step`` and one per metric, null where it was not logged."""
+
+    object: Literal["metrics"] = "metrics"
+    columns: dict[str, list[float | None]] = Field(
+        examples=[{"step": [1, 2], "train/loss": [0.69, 0.65], "eval/accuracy": [0.5, None]}]
+    )
+
+
+class LogPiece(BaseModel):
+    """Some lines of the trainer's own output."""
+
+    id: str = Field(description="attempt-number; the `after` of the next request.")
+    attempt: int
+    at: Timestamp
+    text: str
+
+    @classmethod
+    def of(cls, piece: JobLog) -> Self:
+        """From its row."""
+        return cls(
+            id=f"{piece.attempt}-{piece.seq}", attempt=piece.attempt, at=piece.at, text=piece.text
+        )
+
+
+class CheckpointRead(BaseModel):
+    """A checkpoint of a job."""
+
+    object: Literal["checkpoint"] = "checkpoint"
+    id: str
+    attempt: int
+    step: int
+    bytes: int
+    metrics: dict[str, Any]
+    is_best: bool
+    is_current: bool = Field(description="Where the next attempt goes on.")
+    created_at: Timestamp
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, current_id: str | None) -> Self:
+        """From its row."""
+        return cls(
+            id=checkpoint.id,
+            attempt=checkpoint.attempt,
+            step=checkpoint.step,
+            bytes=checkpoint.bytes,
+            metrics=checkpoint.metrics,
+            is_best=checkpoint.is_best,
+            is_current=checkpoint.id == current_id,
+            created_at=checkpoint.created_at,
+        )
+
+
+class QueueItem(BaseModel):
+    """A waiting job and why it waits."""
+
+    job_id: str
+    position: int = Field(description="From 1, among the jobs of all tenants.")
+    priority: int
+    queued_at: Timestamp
+    reason: Literal["no_worker", "quota", "backoff", "workers_busy", "behind_priority", "next"]
+
+
+class WorkerRead(BaseModel):
+    """A live worker."""
+
+    object: Literal["worker"] = "worker"
+    id: str
+    host: str
+    queue: str
+    state: str
+    slots: int
+    busy: int
+    devices: list[dict[str, Any]]
+    versions: dict[str, Any]
+    jobs: list[str] = Field(description="Of this tenant, that it runs now.")
+    started_at: Timestamp
+    seen_at: Timestamp
+
+    @classmethod
+    def of(cls, worker: Worker, jobs: Sequence[str]) -> Self:
+        """From its row."""
+        return cls(
+            id=worker.id,
+            host=worker.host,
+            queue=worker.queue,
+            state=worker.state,
+            slots=worker.slots,
+            busy=worker.busy,
+            devices=worker.devices,
+            versions=worker.versions,
+            jobs=list(jobs),
+            started_at=worker.started_at,
+            seen_at=worker.seen_at,
+        )
+
+
+def shown_status(status: str, desired: str) -> ShownStatus:
+    """A running job that was asked to stop says so."""
+    if status == JobStatus.RUNNING and desired != Desired.RUN:
+        return "cancelling" if desired == Desired.CANCEL else "pausing"
+    return status  # type: ignore[return-value]
+
+
+def etag(job: JobRow) -> str:
+    """Weak: the same tag means the same job, as far as anybody can see."""
+    return f'W/"{job.version}-{job.event_seq}"'
+
+
+def is_over(status: str) -> bool:
+    """Whether a job in this status never changes again."""
+    return status in TERMINAL
+
+
+def _fields(job: JobRow) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "name": job.name,
+        "status": shown_status(job.status, job.desired),
+        "phase": job.phase,
+        "progress": JobProgress.of(job),
+        "base_model": job.base_model,
+        "priority": job.priority,
+        "attempt": job.attempt,
+        "queued_at": job.created_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "adapter_id": job.adapter_id,
+        "parent_job_id": job.parent_job_id,
+        "failure": _failure(job),
+        "metadata": job.labels,
+    }
+
+
+def _failure(job: JobRow) -> JobFailure | None:
+    if job.status != JobStatus.FAILED or job.failure_code is None:
+        return None
+    code = FailureCode(job.failure_code)
+    return JobFailure(
+        category=code.failure.category,
+        code=code,
+        step=job.failure_step,
+        detail=job.failure_detail or "",
+        hint=code.failure.hint,
+    )

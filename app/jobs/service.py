@@ -1,0 +1,359 @@
+"""What owners do with their jobs: submit, change, stop, go on, clone, delete."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.database import new_id, now_ms
+from app.domain.lifecycle import Desired, JobKind, JobStatus
+from app.domain.plan import TrainingPlan
+from app.domain.spec import EvalFraction, RewardJobSpec
+from app.errors import ConflictError, InvalidError, InvalidSpecError, NotFoundError, QuotaError
+from app.jobs import repository
+from app.models import Adapter, Checkpoint, Job, StoredFile
+from app.settings import Settings
+
+#: After this long an idempotency key may be used for another job.
+KEY_KEPT_MS = 86_400_000
+NOT_INSPECTED = {
+    "code": "not_inspected",
+    "message": "No worker has inspected this base model yet, so the spec was not held against it. "
+    "The worker that takes the job does so first.",
+}
+
+
+class JobNotFoundError(NotFoundError):
+    """No job of this tenant has this id."""
+
+    code = "job_not_found"
+    title = "No such job"
+
+
+class JobFinishedError(ConflictError):
+    """The job has ended; nothing about it changes any more."""
+
+    code = "job_finished"
+    title = "The job is finished"
+
+
+class JobLiveError(ConflictError):
+    """The job has not ended yet."""
+
+    code = "job_live"
+    title = "The job is not finished"
+
+
+class JobStateError(ConflictError):
+    """The job's state does not allow the act."""
+
+    code = "job_state"
+    title = "Not in this state"
+
+
+class KeyReusedError(InvalidError):
+    """The idempotency key belongs to another request."""
+
+    code = "idempotency_key_reused"
+    title = "The Idempotency-Key was used before"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job to be, checked."""
+
+    spec: RewardJobSpec
+    plan: TrainingPlan | None
+    idempotency_key: str | None = None
+    parent: Job | None = None
+    from_checkpoint: bool = False
+
+
+def submit(
+    session: Session, settings: Settings, tenant_id: str, submission: Submission
+) -> tuple[Job, bool]:
+    """Queue a job; the job, and whether it is the one that an earlier request made.
+
+    Raises:
+        KeyReusedError, QuotaError
+    """
+    spec, parent = submission.spec, submission.parent
+    fingerprint = spec_fingerprint(spec, parent.id if parent else None)
+    if known := find_replay(session, tenant_id, submission.idempotency_key, fingerprint):
+        return known, True
+    _hold_quota(session, settings, tenant_id)
+    job = Job(
+        id=new_id("job"),
+        tenant_id=tenant_id,
+        kind=JobKind.TRAIN,
+        queue=settings.queue,
+        name=spec.name,
+        labels=dict(spec.metadata),
+        priority=spec.priority,
+        # Only what was said: what was not may be resolved by the base model.
+        spec=spec.model_dump(mode="json", exclude_unset=True),
+        spec_sha256=fingerprint,
+        plan=submission.plan.model_dump(mode="json") if submission.plan else None,
+        base_model=spec.base_model,
+        train_dataset_id=spec.train_dataset,
+        eval_dataset_id=None if isinstance(spec.eval_dataset, EvalFraction) else spec.eval_dataset,
+        parent_job_id=parent.id if parent else None,
+        idempotency_key=submission.idempotency_key,
+        warnings=[] if submission.plan else [NOT_INSPECTED],
+    )
+    try:
+        job = repository.insert_job(session, job)
+    except repository.DuplicateKey:  # the same request, a moment ago
+        known = find_replay(session, tenant_id, submission.idempotency_key, fingerprint)
+        if known is None:
+            raise
+        return known, True
+    except IntegrityError as error:  # the foreign keys: a dataset was deleted a moment ago
+        raise InvalidSpecError(
+            "A dataset of this spec was just deleted.", hint="Upload it again."
+        ) from error
+    if parent is not None and submission.from_checkpoint:
+        _take_checkpoint(session, parent, job)
+    return job, False
+
+
+def find_replay(
+    session: Session, tenant_id: str, idempotency_key: str | None, fingerprint: str
+) -> Job | None:
+    """The job that this request made before, or None.
+
+    Raises:
+        KeyReusedError: the key made another job.
+    """
+    if idempotency_key is None:
+        return None
+    row = session.execute(
+        select(Job, (Job.created_at < now_ms() - KEY_KEPT_MS).label("is_old")).where(
+            Job.tenant_id == tenant_id, Job.idempotency_key == idempotency_key
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    if row.is_old:
+        session.execute(update(Job).where(Job.id == row.Job.id).values(idempotency_key=None))
+        return None
+    job: Job = row.Job
+    if job.spec_sha256 != fingerprint:
+        raise KeyReusedError(
+            f"This Idempotency-Key made {job.id} out of another request.",
+            hint="Use a fresh key for a fresh request.",
+        )
+    return job
+
+
+def spec_fingerprint(spec: RewardJobSpec, parent_job_id: str | None) -> str:
+    """Tells whether two requests ask for the same: sha256 hex."""
+    parts = [parent_job_id, spec.model_dump(mode="json", exclude_unset=True)]
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def get(session: Session, tenant_id: str, job_id: str) -> Job:
+    """A job of this tenant, or JobNotFoundError."""
+    job = session.scalar(
+        select(Job).where(
+            Job.id == job_id, Job.tenant_id == tenant_id, Job.kind == JobKind.TRAIN
+        )
+    )  # fmt: skip
+    if job is None:
+        raise not_found(job_id)
+    return job
+
+
+def cancel(session: Session, tenant_id: str, job_id: str, *, keep_checkpoint: bool = False) -> Job:
+    """Cancel a waiting job at once; ask a running one to stop. Again is no error."""
+    return _desire(session, tenant_id, job_id, Desired.CANCEL, keep_checkpoint=keep_checkpoint)
+
+
+def pause(session: Session, tenant_id: str, job_id: str) -> Job:
+    """Put a waiting job aside; ask a running one to save a checkpoint and stop."""
+    return _desire(session, tenant_id, job_id, Desired.PAUSE)
+
+
+def resume(session: Session, tenant_id: str, job_id: str) -> Job:
+    """Queue a paused job again; it goes on from its checkpoint."""
+    return _desire(session, tenant_id, job_id, Desired.RUN)
+
+
+def change(session: Session, tenant_id: str, job_id: str, changes: Mapping[str, Any]) -> Job:
+    """Change ``name``, ``priority`` (only while the job waits) or ``metadata``."""
+    get(session, tenant_id, job_id)
+    columns = {"name": Job.name, "priority": Job.priority, "metadata": Job.labels}
+    guard = [Job.id == job_id, Job.tenant_id == tenant_id]
+    if "priority" in changes:
+        guard.append(
+            or_(
+                Job.status.in_([JobStatus.QUEUED, JobStatus.PAUSED]),
+                Job.priority == changes["priority"],
+            )
+        )
+    job = session.scalar(
+        update(Job)
+        .where(*guard)
+        .values({columns[name]: value for name, value in changes.items()})
+        .values(version=Job.version + 1)
+        .returning(Job)
+        .execution_options(populate_existing=True)
+    )
+    if job is None:
+        raise JobStateError(
+            "The priority counts only while a job waits.", hint="Leave priority out."
+        )
+    return job
+
+
+def remove(session: Session, tenant_id: str, job_id: str) -> None:
+    """Delete a finished job with its adapter, checkpoints, events, metrics and logs."""
+    get(session, tenant_id, job_id)
+    for table in (Adapter, Checkpoint):
+        owners = select(table.id).where(table.job_id == job_id)
+        session.execute(
+            delete(StoredFile)
+            .where(StoredFile.owner_id.in_(owners))
+            .execution_options(synchronize_session=False)
+        )
+    if not repository.delete_job(session, tenant_id, job_id):
+        raise JobLiveError(
+            f"{job_id} is not finished.", hint=f"POST /v1/jobs/{job_id}/cancel first."
+        )
+
+
+def clone_spec(parent: Job, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The parent's spec with ``overrides`` merged in; to be validated like any other spec."""
+    merged: dict[str, Any] = _merge(parent.spec, overrides)
+    return merged
+
+
+def hold_checkpoint(parent: Job, overrides: Mapping[str, Any]) -> None:
+    """Refuse to go on from a checkpoint that there is not, or that another plan could not use."""
+    if parent.checkpoint_id is None:
+        raise JobStateError(
+            f"{parent.id} has no checkpoint.",
+            hint="Cancel with keep_checkpoint next time, or clone from the start.",
+        )
+    if found := sorted(_paths(overrides) - RESUMABLE):
+        raise InvalidError(
+            f"{found[0]} cannot change when a job goes on from a checkpoint.",
+            hint=f"Leave from_checkpoint out, or change only {', '.join(sorted(RESUMABLE))}.",
+        )
+
+
+#: What a clone may change and still go on from its parent's optimiser state.
+RESUMABLE = frozenset(
+    {
+        "/name",
+        "/priority",
+        "/metadata",
+        "/training/epochs",
+        "/training/max_steps",
+        "/resources/max_runtime_seconds",
+    }
+)
+
+
+def not_found(job_id: str) -> JobNotFoundError:
+    """No such job, or not this tenant's."""
+    return JobNotFoundError(f"There is no job {job_id}.")
+
+
+def _desire(
+    session: Session,
+    tenant_id: str,
+    job_id: str,
+    desired: Desired,
+    *,
+    keep_checkpoint: bool = False,
+) -> Job:
+    job = repository.desire(session, tenant_id, job_id, desired, keep_checkpoint=keep_checkpoint)
+    if job is None:
+        return _already(get(session, tenant_id, job_id), desired)
+    if job.desired != desired:
+        raise JobStateError(
+            f"{job_id} is being cancelled.", hint="Clone it if it should run after all."
+        )
+    return job
+
+
+def _already(job: Job, desired: Desired) -> Job:
+    if desired == Desired.CANCEL and job.status == JobStatus.CANCELLED:
+        return job
+    raise JobFinishedError(
+        f"{job.id} is {job.status}.", hint=f"POST /v1/jobs/{job.id}/clone makes a new job of it."
+    )
+
+
+def _hold_quota(session: Session, settings: Settings, tenant_id: str) -> None:
+    waiting = session.execute(
+        select(func.count()).where(
+            Job.tenant_id == tenant_id,
+            Job.kind == JobKind.TRAIN,
+            Job.status.in_([JobStatus.QUEUED, JobStatus.PAUSED]),
+        )
+    ).scalar_one()
+    if waiting >= settings.quota_queued:
+        raise QuotaError(
+            f"{waiting} jobs are waiting, and {settings.quota_queued} may.",
+            hint="Wait for some to start, or cancel some.",
+        )
+
+
+def _take_checkpoint(session: Session, parent: Job, job: Job) -> None:
+    """Copy the pointer, not the bytes: those are stored by content."""
+    source = session.get_one(Checkpoint, parent.checkpoint_id)
+    copy = Checkpoint(
+        id=new_id("ckpt"),
+        job_id=job.id,
+        attempt=0,
+        step=source.step,
+        bytes=source.bytes,
+        metrics=source.metrics,
+    )
+    session.add(copy)
+    for file in session.scalars(select(StoredFile).where(StoredFile.owner_id == source.id)):
+        session.add(
+            StoredFile(
+                owner_id=copy.id,
+                name=file.name,
+                blob_id=file.blob_id,
+                sha256=file.sha256,
+                size=file.size,
+            )
+        )
+    job.checkpoint_id = copy.id
+    session.flush()
+
+
+def _merge(base: Any, patch: Any) -> Any:
+    """RFC 7396."""
+    if not isinstance(patch, Mapping):
+        return patch
+    merged = dict(base) if isinstance(base, Mapping) else {}
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = _merge(merged.get(key), value)
+    return merged
+
+
+def _paths(patch: Mapping[str, Any], prefix: str = "") -> set[str]:
+    found: set[str] = set()
+    for key, value in patch.items():
+        path = f"{prefix}/{key}"
+        if isinstance(value, Mapping) and path in ("/training", "/resources"):
+            found |= _paths(value, path)
+        else:
+            found.add(path)
+    return found

@@ -1,0 +1,174 @@
+"""The application: everything opens here and at start-up, nothing at import."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+import redis
+import structlog
+from anyio import CapacityLimiter, to_thread
+from fastapi import APIRouter, FastAPI, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.types import ASGIApp
+
+from app import problems
+from app.adapters.router import router as adapters
+from app.api_keys.router import router as api_keys
+from app.base_models.catalogue import load_catalogue
+from app.base_models.router import router as base_models
+from app.broker import make_tickets
+from app.database import make_engine, reader
+from app.datasets.router import MAX_UPLOADS
+from app.datasets.router import router as datasets
+from app.dependencies import ReaderDep, SettingsDep, TicketsDep
+from app.errors import ForbiddenError, InvalidError, UnauthorizedError, UnavailableError
+from app.jobs.history import router as history
+from app.jobs.reading import live_workers
+from app.jobs.router import router as jobs
+from app.jobs.watching import Watcher
+from app.problems import PlainRefusals, Problem, documented
+from app.security import KeyRing
+from app.settings import Settings
+from app.telemetry import RequestLog, Telemetry, configure_logging
+
+log = structlog.get_logger()
+
+MAX_BODY_BYTES = 1 << 20
+WORKER_SEEN_MS = 30_000
+
+root = APIRouter(tags=["service"])
+
+
+class Plaudit(FastAPI):
+    """FastAPI with an outermost layer: ids, logs and problems also where no handler reaches."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """The framework's stack inside of ours."""
+        stack: Any = PlainRefusals(super().build_middleware_stack(), self)
+        layered: ASGIApp = RequestLog(stack, self.state.telemetry)
+        return layered
+
+    def openapi(self) -> dict[str, Any]:
+        """The framework's document with our one error shape in it."""
+        if not self.openapi_schema:
+            document = super().openapi()
+            schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            schemas |= schema.pop("$defs") | {"Problem": schema}
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unused, None)
+        assert self.openapi_schema is not None
+        return self.openapi_schema
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The service; ``settings`` come from the environment when they are not given."""
+    settings = settings or Settings()
+    app = Plaudit(
+        title="Plaudit",
+        version=version("plaudit"),
+        summary="Reward models as a service.",
+        lifespan=_lifespan,
+        max_body_size=MAX_BODY_BYTES,
+        # Both load their scripts from other people's servers.
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+        redirect_slashes=False,
+    )
+    app.state.settings = settings
+    app.state.engine = make_engine(settings.database, settings.database_pool_size)
+    app.state.tickets = make_tickets(settings)
+    app.state.catalogue = load_catalogue(settings.base_models)
+    app.state.keys = KeyRing(app.state.engine)
+    app.state.telemetry = Telemetry(app.state.engine)
+    app.state.watcher = Watcher(app.state.engine)
+    app.state.upload_limiter = CapacityLimiter(MAX_UPLOADS)
+    problems.install(app)
+    app.include_router(root)
+    guarded = documented(UnauthorizedError, ForbiddenError, InvalidError, UnavailableError)
+    for router in (jobs, history, datasets, adapters, base_models, api_keys):
+        app.include_router(router, responses=guarded)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    if not structlog.is_configured():
+        configure_logging()
+    # More threads than connections would only wait for each other in the pool.
+    settings: Settings = app.state.settings
+    to_thread.current_default_thread_limiter().total_tokens = settings.database_pool_size
+    yield
+    await app.state.watcher.close()
+    app.state.tickets.close()
+    app.state.engine.dispose()
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: str
+
+
+class Readiness(BaseModel):
+    """Whether the things that this service needs answer; ``workers`` is for information."""
+
+    status: str
+    checks: dict[str, str]
+    workers: int
+
+
+@root.get("/healthz")
+async def health() -> Health:
+    """The process lives."""
+    return Health(status="ok")
+
+
+@root.get(
+    "/readyz",
+    responses={503: {"model": Readiness, "description": "Something needed is away."}},
+)
+def readiness(
+    engine: ReaderDep, settings: SettingsDep, tickets: TicketsDep, response: Response
+) -> Readiness:
+    """Database and broker answer."""
+    workers = 0
+
+    def database() -> None:
+        nonlocal workers
+        with reader(engine).connect() as connection:
+            connection.execute(text("SELECT 1 FROM jobs LIMIT 1")).all()
+            workers = len(live_workers(connection, WORKER_SEEN_MS))
+
+    checks = {
+        "database": _outcome(database),
+        "broker": _outcome(lambda: tickets.backlog(settings.queue)),
+    }
+    is_ready = all(outcome == "ok" for outcome in checks.values())
+    response.status_code = 200 if is_ready else 503
+    return Readiness(status="ok" if is_ready else "away", checks=checks, workers=workers)
+
+
+@root.get("/metrics", response_class=Response)
+def metrics(request: Request) -> Response:
+    """Figures for Prometheus."""
+    telemetry: Telemetry = request.app.state.telemetry
+    return Response(
+        generate_latest(telemetry.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+    )
+
+
+def _outcome(check: Callable[[], object]) -> str:
+    try:
+        check()
+    except (SQLAlchemyError, redis.RedisError, OSError) as error:
+        log.warning("not_ready", error=type(error).__name__)
+        return "away"
+    return "ok"

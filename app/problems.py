@@ -1,0 +1,258 @@
+"""Every error leaves as RFC 9457 ``application/problem+json``, in one shape."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import (
+    FieldProblem,
+    InvalidError,
+    NotFoundError,
+    ServiceError,
+    TooLargeError,
+    UnavailableError,
+)
+
+log = structlog.get_logger()
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 5
+#: Pydantic's names for errors that clients meet often, under names that say what is wrong.
+_CODES = {
+    "missing": "missing",
+    "extra_forbidden": "unknown_field",
+    "greater_than": "out_of_range",
+    "greater_than_equal": "out_of_range",
+    "less_than": "out_of_range",
+    "less_than_equal": "out_of_range",
+    "finite_number": "out_of_range",
+    "too_long": "too_long",
+    "string_too_long": "too_long",
+    "too_short": "too_short",
+    "string_too_short": "too_short",
+    "literal_error": "not_one_of",
+    "enum": "not_one_of",
+    "string_pattern_mismatch": "bad_pattern",
+    "json_invalid": "invalid_json",
+}
+_HINTS = {
+    "unknown_field": "Leave it out; GET /openapi.json lists the fields there are.",
+    "missing": "Add the field.",
+    "invalid_json": "Send one JSON object with content type application/json.",
+}
+
+
+class ProblemField(BaseModel):
+    """One thing wrong with one field."""
+
+    loc: str = Field(description="JSON pointer into the body, or the parameter's name.")
+    code: str
+    message: str
+    hint: str | None = Field(None, description="What to do next.")
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str = Field(description="A URI that names the kind of error.")
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="Stable; switch on it.")
+    instance: str
+    request_id: str
+    hint: str | None = None
+    errors: list[ProblemField] = []
+
+
+def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+    """``responses=`` of a route: the errors it can answer with, by status."""
+    found: dict[int, list[type[ServiceError]]] = {}
+    for error in errors:
+        found.setdefault(error.status, []).append(error)
+    return {
+        status: {
+            "description": "; ".join(f"`{error.code}`: {error.title}" for error in group),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status, group in found.items()
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Answer every kind of failure with a problem."""
+    app.add_exception_handler(ServiceError, _on_service_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(OperationalError, _on_database_away)
+    app.add_exception_handler(PoolTimeoutError, _on_database_away)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(Exception, _on_defect)
+
+
+def problem_response(
+    request: Request,
+    error: ServiceError,
+    *,
+    status: int | None = None,
+    code: str | None = None,
+    title: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """The answer to a refusal; the keywords replace what the error's class says."""
+    code = code or error.code
+    problem = Problem(
+        type=f"{request.app.state.settings.public_url}/problems/{code}",
+        title=title or error.title,
+        status=status or error.status,
+        detail=error.detail,
+        code=code,
+        instance=request.scope["path"],
+        request_id=request.scope.get("request_id", ""),
+        hint=error.hint,
+        errors=[
+            ProblemField(loc=p.loc, code=p.code, message=p.message, hint=p.hint)
+            for p in error.problems
+        ],
+    )
+    return Response(
+        problem.model_dump_json(exclude_none=True),
+        status_code=problem.status,
+        media_type=MEDIA_TYPE,
+        headers={**_advice(problem.status), **(headers or {})},
+    )
+
+
+class PlainRefusals:
+    """Turns the framework's own text/plain 413, sent around our handlers, into a problem."""
+
+    def __init__(self, app: ASGIApp, owner: FastAPI) -> None:
+        self._app = app
+        self._owner = owner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_replaced = False
+
+        async def translate(message: Message) -> None:
+            nonlocal is_replaced
+            if message["type"] == "http.response.start" and message["status"] == 413:
+                kind = dict(message["headers"]).get(b"content-type", b"")
+                if kind.startswith(b"text/plain"):
+                    is_replaced = True
+                    request = Request({**scope, "app": self._owner})
+                    answer = problem_response(request, _too_large())
+                    await answer(scope, receive, send)
+                    return
+            if not is_replaced:
+                await send(message)
+
+        await self._app(scope, receive, translate if scope["type"] == "http" else send)
+
+
+def _too_large() -> TooLargeError:
+    return TooLargeError(
+        "The body is larger than this route takes.", hint="Upload data through POST /v1/datasets."
+    )
+
+
+def _advice(status: int) -> dict[str, str]:
+    """What well-behaved clients do next."""
+    match status:
+        case 401:
+            return {"WWW-Authenticate": 'Bearer realm="plaudit"'}
+        case 409 | 429:
+            return {"x-should-retry": "false"}
+        case 503:
+            return {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return {}
+
+
+def _on_service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    if error.status >= 500:
+        log.warning("refused", code=error.code, detail=error.detail)
+    return problem_response(request, error)
+
+
+def _on_invalid_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problems = list(_field_problems(error.errors()))
+    first = problems[0]
+    return problem_response(
+        request,
+        InvalidError(f"{first.loc or '/'}: {first.message}", problems=problems),
+        headers={},
+    )
+
+
+def _field_problems(errors: Sequence[Any]) -> Iterable[FieldProblem]:
+    """Pydantic's errors as JSON pointers; what the client sent is never repeated."""
+    for error in errors[:50]:
+        where, *path = error["loc"]
+        code = _CODES.get(error["type"], error["type"])
+        if code == "invalid_json":
+            path = []
+        elif where != "body":
+            path = [where, *path]
+        yield FieldProblem(
+            "".join(f"/{_escaped(part)}" for part in path), code, error["msg"], _HINTS.get(code)
+        )
+
+
+def _escaped(part: object) -> str:
+    # Names come from the client; control characters and odd lengths stay out of the answer.
+    text = re.sub(r"[^\x20-\x7e]", "?", str(part))[:100]
+    return text.replace("~", "~0").replace("/", "~1")
+
+
+def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 413:
+        return problem_response(request, _too_large())
+    if error.status_code == 404:
+        return problem_response(request, NotFoundError("There is nothing at this address."))
+    phrase = HTTPStatus(error.status_code).phrase
+    return problem_response(
+        request,
+        ServiceError(str(error.detail)),
+        status=error.status_code,
+        code=re.sub(r"[^a-z]+", "_", phrase.lower()),
+        title=phrase,
+        headers=error.headers,
+    )
+
+
+def _on_database_away(request: Request, error: Exception) -> Response:
+    log.error("database_away", error=type(error).__name__)
+    return problem_response(
+        request,
+        UnavailableError("The database cannot be reached or is too busy.", hint="Try again."),
+    )
+
+
+def _on_disconnect(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=400)  # nobody reads it
+
+
+def _on_defect(request: Request, _error: Exception) -> Response:
+    # The traceback goes to the log (see telemetry), never to the client.
+    return problem_response(
+        request,
+        ServiceError(
+            "A defect of the service.",
+            hint="Try again; if it stays, report the request_id to the operator.",
+        ),
+    )

@@ -1,0 +1,72 @@
+"""The service on a real database of either kind, and clients with keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import Engine
+from starlette.testclient import TestClient
+
+from app.api_keys import service as api_keys
+from app.database import transaction
+from app.main import create_app
+from app.security import Scope
+from app.settings import Settings
+from tests.api.world import World
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """An embedded service that waits for no inspection."""
+    return Settings(
+        database_url=database_url,  # type: ignore[arg-type]
+        data_dir=tmp_path_factory.mktemp("data"),
+        preflight_wait_seconds=0,
+    )
+
+
+@pytest.fixture
+def app(settings: Settings) -> FastAPI:
+    return create_app(settings)
+
+
+@pytest.fixture
+def anonymous(app: FastAPI) -> Iterator[TestClient]:
+    """A client without a key; the service's lifespan is that of the test."""
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def key_for(engine: Engine) -> Callable[..., str]:
+    """Makes a key: ``key_for("tenant", Scope.ADMIN)``."""
+
+    def make(tenant_id: str, *scopes: Scope, expires_at: int | None = None) -> str:
+        with transaction(engine) as session:
+            return api_keys.create(
+                session, tenant_id, "a test", scopes or [Scope.ADMIN], expires_at
+            ).token
+
+    return make
+
+
+@pytest.fixture
+def client(anonymous: TestClient, key_for: Callable[..., str]) -> TestClient:
+    """A client with the admin key of tenant "acme"."""
+    anonymous.headers["Authorization"] = f"Bearer {key_for('acme')}"
+    return anonymous
+
+
+@pytest.fixture
+def world(client: TestClient, engine: Engine, settings: Settings) -> World:
+    """The service with somebody who plays the workers."""
+    return World(client, engine, settings)
+
+
+@pytest.fixture
+def job(world: World) -> dict[str, Any]:
+    """A queued job of tenant "acme"."""
+    return world.submit()

@@ -1,0 +1,151 @@
+"""Plays what is around the API: uploads pairs, and moves jobs with the worker's own calls."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+from starlette.testclient import TestClient
+
+from app.base_models.catalogue import load_catalogue
+from app.base_models.facts import store_facts
+from app.broker import preflight_queue
+from app.database import transaction
+from app.domain.lifecycle import FailureCode
+from app.domain.plan import BaseModelFacts
+from app.domain.progress import CheckpointSaved, FileEntry, Packaged, Stepped
+from app.jobs import leases
+from app.jobs.repository import Lease
+from app.settings import Settings
+
+BASE_MODEL = "all-minilm-l6-v2"
+FACTS = BaseModelFacts(
+    model_type="bert",
+    architecture="BertForSequenceClassification",
+    digest="d" * 64,
+    parameter_count=22_000_000,
+    hidden_size=32,
+    layer_count=1,
+    vocab_rows=100,
+    max_positions=256,
+    new_modules=["classifier"],
+    modules={"": 1000, "bert.encoder.query": 1024, "bert.encoder.value": 1024, "classifier": 33},
+    linear_modules={"bert.encoder.query": (32, 32), "bert.encoder.value": (32, 32)},
+    attention_modules=["bert.encoder.query", "bert.encoder.value"],
+    is_causal=False,
+    supports_gradient_checkpointing=True,
+    pad_token="[PAD]",
+    pad_token_id=0,
+    eos_token=None,
+    eos_token_id=None,
+    max_token_id=99,
+)
+
+
+def pairs(count: int = 20, salt: str = "") -> bytes:
+    """JSONL of text pairs."""
+    rows = (
+        {"prompt": f"Question {i}{salt}?", "chosen": f"Good {i}", "rejected": f"Bad {i}"}
+        for i in range(count)
+    )
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+class World:
+    """What clients and workers do to one service."""
+
+    def __init__(self, client: TestClient, engine: Engine, settings: Settings) -> None:
+        self.client, self.engine, self.settings = client, engine, settings
+        self._uploads = 0
+
+    def upload(self, count: int = 20) -> dict[str, Any]:
+        """A fresh dataset."""
+        self._uploads += 1
+        answer = self.client.post(
+            "/v1/datasets",
+            content=pairs(count, f" of {self._uploads}"),
+            headers={"Content-Type": "application/x-ndjson"},
+        )
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json())
+
+    def spec(self, **fields: Any) -> dict[str, Any]:
+        """A spec on a fresh dataset."""
+        train = fields.pop("train_dataset", None) or self.upload()["id"]
+        return {"base_model": BASE_MODEL, "train_dataset": train, **fields}
+
+    def submit(self, **fields: Any) -> dict[str, Any]:
+        """A queued job."""
+        answer = self.client.post("/v1/jobs", json=self.spec(**fields))
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json())
+
+    def get(self, job: dict[str, Any]) -> dict[str, Any]:
+        """The job as it is now."""
+        answer = self.client.get(f"/v1/jobs/{job['id']}")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def know_base_model(self) -> None:
+        """As if a worker had inspected the base model before."""
+        entry = load_catalogue().get(BASE_MODEL)
+        with transaction(self.engine) as session:
+            store_facts(session, entry, FACTS)
+
+    def claim(self, queue: str | None = None) -> Lease:
+        """A worker takes the best waiting job."""
+        claimed = leases.claim(
+            self.engine, self.settings, queue or self.settings.queue, "host-ab/0:lease", "host"
+        )
+        assert claimed is not None
+        return claimed[1]
+
+    def claim_inspection(self) -> Lease:
+        """A worker takes an inspection."""
+        return self.claim(preflight_queue(self.settings))
+
+    def step(self, lease: Lease, number: int, total: int = 10, **metrics: float) -> None:
+        """The trainer says that a step is done."""
+        named = {name.replace("__", "/"): value for name, value in metrics.items()}
+        said = Stepped(step=number, total_steps=total, epoch=number / total, metrics=named)
+        leases.record(self.engine, self.settings, lease, phase="training", steps=[said])
+
+    def checkpoint(self, lease: Lease, step: int) -> None:
+        """The trainer saves a checkpoint."""
+        with tempfile.TemporaryDirectory() as name:
+            files = _write(Path(name), {"trainer_state.json": b'{"step": %d}' % step})
+            saved = CheckpointSaved(step=step, directory="checkpoint", files=files)
+            leases.save_checkpoint(self.engine, self.settings, lease, Path(name), saved)
+
+    def publish(self, lease: Lease, files: dict[str, bytes]) -> str:
+        """The job succeeds with these files; the adapter's id."""
+        with tempfile.TemporaryDirectory() as name:
+            packaged = Packaged(
+                directory="adapter",
+                files=_write(Path(name), files),
+                metrics={"eval/accuracy": 0.9},
+                certificate={"max_difference": 0.0},
+                summary={"format": 1},
+            )
+            return leases.publish(self.engine, self.settings, lease, Path(name), packaged)
+
+    def fail(self, lease: Lease, code: FailureCode, detail: str) -> None:
+        """The attempt ends badly."""
+        leases.fail(self.engine, self.settings, lease, code, detail)
+
+    def release(self, lease: Lease) -> None:
+        """The worker stops, as it was asked to."""
+        leases.release(self.engine, lease, "stopped on request")
+
+
+def _write(directory: Path, files: dict[str, bytes]) -> list[FileEntry]:
+    for name, data in files.items():
+        (directory / name).write_bytes(data)
+    return [
+        FileEntry(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        for name, data in files.items()
+    ]
