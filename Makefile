@@ -4,6 +4,7 @@
 #   make test    set up, then run every test
 #   make check   format, lint, types, import contracts, tests: what CI runs
 #   make serve   API and one trainer on SQLite, http://127.0.0.1:8000
+#   make bench-train   stock TRL against the engine here, in turns
 #   make lock    resolve constraints.txt anew from pyproject.toml
 #
 # On Linux PyPI's torch brings CUDA along (gigabytes). A machine without a GPU may say
@@ -18,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := constraints.txt
 TORCH := $(shell grep ^torch== $(PINS))
 
-.PHONY: venv demo serve test check format lock clean
+.PHONY: venv demo serve test check format bench-train lock clean
 
 venv: $(VENV)/.dev
 
@@ -41,6 +42,9 @@ check: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench-train: $(VENV)/.dev
+	$(BIN)/python bench/train.py
 
 # A resolve of its own, blind to what is installed here. torch stays where it is (its pin is moved
 # by hand) and is written without the "+cpu" of whatever wheel this machine happens to take.
