@@ -1,7 +1,7 @@
 """Reward training: plain TRL and Plaudit's engine in turns, on the same data, model and seed.
 
-    python bench/train.py                         # both kinds of data, three rounds
-    python bench/train.py --data pairs.jsonl      # text pairs of your own
+    make bench-train                                 # both kinds of data, three rounds
+    python -m bench.train --data pairs.jsonl         # text pairs of your own
 
 Every run is a process of its own, so that its peak memory is its own. The stock arm is
 RewardTrainer as `trl reward --use_peft --lora_task_type SEQ_CLS` builds it, with gradient
@@ -11,6 +11,7 @@ checkpointing. A ratio is taken within a round, where both arms met the same mac
 import argparse
 import json
 import math
+import os
 import random
 import resource
 import statistics
@@ -168,11 +169,11 @@ def _round(folder: Path, number: int, options: argparse.Namespace) -> dict[str, 
     """Both arms once, the first in turns."""
     runs: dict[str, Run] = {}
     for arm in ARMS if number % 2 == 0 else ARMS[::-1]:
-        command = [sys.executable, __file__, "--arm", arm, "--folder", str(folder)]
+        command = [sys.executable, "-m", "bench.train", "--arm", arm, "--folder", str(folder)]
         for name in ("family", "steps", "batch", "threads", "seed"):
             command += [f"--{name}", str(getattr(options, name))]
         command += ["--bf16"] if options.bf16 else []
-        subprocess.run(command, check=True)
+        subprocess.run(command, check=True, cwd=Path(__file__).parents[1], env=_quiet())
         runs[arm] = run = Run(**json.loads((folder / f"{arm}.json").read_text()))
         print(
             f"  round {number + 1} {arm:14} {run.pairs / run.seconds:7.2f} pairs/s "
@@ -182,6 +183,16 @@ def _round(folder: Path, number: int, options: argparse.Namespace) -> dict[str, 
             flush=True,
         )
     return runs
+
+
+def _quiet() -> dict[str, str]:
+    return os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "PYTHONWARNINGS": "ignore",
+    }
 
 
 def _report(rounds: list[dict[str, Run]], adapter_difference: float) -> None:
@@ -213,10 +224,12 @@ def _adapter_difference(folder: Path) -> float:
 
 def _save_model(folder: Path, family: str) -> None:
     import torch
+    import transformers
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+    transformers.logging.disable_progress_bar()
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **SHAPES[family])
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
@@ -237,7 +250,7 @@ def _train(arm: str, folder: Path, options: argparse.Namespace) -> Run:
 
     from worker.trainer.engine import SharedPrefixRewardTrainer, probe, unsupported_reason
 
-    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
     trainer_class = SharedPrefixRewardTrainer if arm == "shared_prefix" else RewardTrainer
     rows = json.loads((folder / "rows.json").read_text())

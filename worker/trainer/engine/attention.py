@@ -3,6 +3,9 @@
 Each pair makes two ordinary causal segments, aligned at the bottom right: queries [P C] on keys
 [P C], and queries [R] on keys [P R]. The function is reached through transformers' attention
 interface, so it works for every model whose attention goes through that.
+
+Each segment is one call of torch's fused attention. On CUDA this is right but has not been timed;
+one variable-length call a layer would spare the launches.
 """
 
 from collections.abc import Iterator, Sequence
@@ -118,6 +121,9 @@ def packed_attention_forward(
         is_plain = sliding_window is None or k.shape[2] <= sliding_window
         is_causal = is_plain and q.shape[2] == k.shape[2] and q.shape[2] > 1
         mask = None if is_causal else _mask(current, q, k.shape[2], sliding_window)
+        groups = q.shape[1] // k.shape[1]
+        if mask is not None and q.is_cuda:  # no CUDA kernel takes a mask and grouped heads at once
+            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
         return scaled_dot_product_attention(
             q,
             k,
