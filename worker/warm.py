@@ -1,0 +1,152 @@
+"""The supervisor's side of the fork server: trainers that start in a fraction of a second."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+import structlog
+
+log = structlog.get_logger()
+
+#: Longer than loading torch takes on a busy machine; a job meanwhile starts cold.
+READY_SECONDS = 120.0
+
+
+class WarmChild:
+    """A fork of the server; what ``subprocess.Popen`` offers, as far as a supervisor needs it."""
+
+    def __init__(self, status: socket.socket, stdin: int, stdout: int, stderr: int) -> None:
+        self._status = status
+        self.stdin: IO[bytes] = os.fdopen(stdin, "wb", buffering=0)
+        self.stdout: IO[bytes] = os.fdopen(stdout, "rb")
+        self.stderr: IO[bytes] = os.fdopen(stderr, "rb")
+        self.returncode: int | None = None
+        self.pid = int(status.recv(64) or b"0")
+        if self.pid == 0:
+            self.close()
+            raise ConnectionError("the fork server is gone")
+
+    def poll(self) -> int | None:
+        """The exit status, or None while it runs."""
+        self._status.setblocking(False)
+        try:
+            return self._collect()
+        except BlockingIOError:
+            return None
+
+    def wait(self) -> int:
+        """The exit status, waited for; a server that died took its forks along (SIGKILL)."""
+        self._status.setblocking(True)
+        return self._collect()
+
+    def close(self) -> None:
+        """Close the pipes."""
+        for stream in (self.stdin, self.stdout, self.stderr):
+            try:
+                stream.close()
+            except BrokenPipeError:
+                continue
+        self._status.close()
+
+    def _collect(self) -> int:
+        if self.returncode is None:
+            self.returncode = int(self._status.recv(64) or str(-signal.SIGKILL))
+        return self.returncode
+
+
+class ForkServer:
+    """Starts the server, and starts it again when it died; never makes a job wait for it."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = dict(environment)
+        self._lock = threading.Lock()
+        self._server: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._is_ready = False
+
+    def start(self) -> None:
+        """Start it; to be called by a thread that lives as long as the worker does.
+
+        The kernel ends the server with the thread that started it.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(READY_SECONDS)
+        with theirs:
+            # The shell-less way to give a child a descriptor of a fixed number.
+            os.set_inheritable(theirs.fileno(), True)
+            code = (
+                f"import os; os.dup2({theirs.fileno()}, 3)\n"
+                "from worker.trainer.forkserver import serve; serve()"
+            )
+            self._server = subprocess.Popen(
+                [sys.executable, "-P", "-c", code],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        self._control, self._is_ready = ours, False
+
+    def wait_until_ready(self) -> bool:
+        """Whether the server can fork now; waits while it loads."""
+        if self._is_ready or self._control is None:
+            return self._is_ready
+        try:
+            self._is_ready = self._control.recv(16) == b"ready"
+        except OSError as error:
+            log.warning("fork_server_not_ready", error=str(error))
+        return self._is_ready
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is a server process."""
+        return self._server is not None and self._server.poll() is None
+
+    def spawn(
+        self, directory: Path, environment: Mapping[str, str], keep: tuple[int, ...]
+    ) -> WarmChild | None:
+        """A trainer in this directory, or None when the server cannot give one now."""
+        if not self._is_ready or not self.is_alive or self._control is None:
+            return None
+        request = json.dumps({"directory": str(directory), "environment": dict(environment)})
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        in_read, in_write = os.pipe()
+        out_read, out_write = os.pipe()
+        err_read, err_write = os.pipe()
+        given = (theirs.fileno(), in_read, out_write, err_write)
+        try:
+            with self._lock:
+                socket.send_fds(self._control, [request.encode()], [*given, *keep])
+        except OSError as error:
+            log.warning("fork_server_gone", error=str(error))
+            ours.close()
+            for descriptor in (in_write, out_read, err_read):
+                os.close(descriptor)
+            return None
+        finally:
+            theirs.close()
+            for descriptor in given[1:]:
+                os.close(descriptor)
+        try:
+            return WarmChild(ours, in_write, out_read, err_read)
+        except ConnectionError as error:
+            log.warning("fork_server_gone", error=str(error))
+            return None
+
+    def close(self) -> None:
+        """End the server; forks that still run end with it."""
+        if self._control is not None:
+            self._control.close()
+        if self._server is not None and self._server.poll() is None:
+            self._server.kill()
+            self._server.wait()
