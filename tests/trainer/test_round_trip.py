@@ -23,6 +23,12 @@ from worker.trainer.model import Numerics, load_base, wrap
 from worker.trainer.scoring import score
 from worker.trainer.training import reward_config
 
+# transformers renames gradient checkpointing; PEFT and TRL still say the old name.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:fan_in_fan_out:UserWarning"),  # PEFT sees to it for GPT-2
+]
+
 CPU = Numerics(device="cpu", bf16=False)
 IDS = [[1, 20, 30, 40, 50], [1, 20, 31, 41], [1, 60, 70, 80, 90, 100, 110], [1, 61]]
 

@@ -62,10 +62,7 @@ def check_saved(keys: Collection[str], model: PeftModel) -> None:
     Raises:
         TrainerFailure: internal, with the tensors that are missing or too many.
     """
-    trained = {
-        n.replace(".modules_to_save.default", "").replace(".default", "")
-        for n, _ in trainable(model)
-    }
+    trained = {_saved_name(name) for name, _ in trainable(model)}
     missing, more = sorted(trained - set(keys)), sorted(set(keys) - trained)
     if missing or more:
         raise TrainerFailure(
@@ -73,6 +70,12 @@ def check_saved(keys: Collection[str], model: PeftModel) -> None:
             f"the saved adapter lacks {len(missing)} trained tensors ({', '.join(missing[:5])}) "
             f"and has {len(more)} others ({', '.join(more[:5])})",
         )
+
+
+def _saved_name(name: str) -> str:
+    """What PEFT calls a trained parameter in the file: without the adapter's name."""
+    plain = name.replace(".modules_to_save.default", "").replace(".default", "")
+    return plain.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
 
 
 def _list(value: object) -> list[object]:

@@ -27,6 +27,14 @@ from worker.trainer.vocabulary import spare_pad_tokens
 
 #: Read their score at the last position, padding or not; refused without asking a probe.
 READS_LAST_POSITION = frozenset({"xlnet"})
+#: Cannot be called with token ids and a mask alone.
+NEEDS_MORE_THAN_TEXT = {
+    "layoutlmv2": "images and boxes with every text",
+    "layoutlmv3": "images and boxes with every text",
+    "mra": "kernels of its own, without which every text scores the same",
+    "perceiver": "texts of one fixed length",
+    "xmod": "a language with every text",
+}
 #: Decoders whose head is not called ``score``.
 _OTHER_CAUSAL = frozenset({"ctrl", "modernbert-decoder"})
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
@@ -155,6 +163,10 @@ def _config(model_dir: Path) -> PreTrainedConfig:
         raise unsupported(
             f"model type '{config.model_type}' has no sequence-classification class in "
             f"transformers {transformers.__version__}; it cannot be trained as a reward model"
+        )
+    if more := NEEDS_MORE_THAN_TEXT.get(config.model_type):
+        raise unsupported(
+            f"model type '{config.model_type}' needs {more}; use another model"
         )
     if config.is_encoder_decoder:
         raise unsupported(
