@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import structlog
 
@@ -32,6 +32,51 @@ INHERITED = (
 MAX_LOG_LINE = 16 << 10
 
 
+class Child(Protocol):
+    """What is needed of ``subprocess.Popen``; the fork server's children offer it as well."""
+
+    pid: int
+    stdin: IO[bytes] | None
+    stdout: IO[bytes] | None
+    stderr: IO[bytes] | None
+
+    def poll(self) -> int | None: ...
+    def wait(self) -> int: ...
+
+
+#: Starts a trainer in a directory, with an environment and descriptors that it shall hold.
+Spawn = Callable[[Path, Mapping[str, str], tuple[int, ...]], Child]
+
+
+def trainer_environment(directory: Path) -> dict[str, str]:
+    """All that a trainer sees of the environment."""
+    return {
+        **{name: os.environ[name] for name in INHERITED if name in os.environ},
+        "HOME": str(directory),
+        "TMPDIR": str(directory),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        # Sets of strings are iterated in libraries; adapters must not depend on the order.
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def spawn_cold(directory: Path, environment: Mapping[str, str], keep: tuple[int, ...]) -> Child:
+    """A fresh interpreter: seconds until it trains."""
+    return subprocess.Popen(
+        # -P: a file in the work directory must never be imported.
+        [sys.executable, "-P", "-m", "worker.trainer"],
+        cwd=directory,
+        env=dict(environment),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        pass_fds=keep,
+    )
+
+
 class TrainerProcess:
     """A child that reads control lines and says progress lines; None on ``lines`` is its end.
 
@@ -39,31 +84,13 @@ class TrainerProcess:
     that forked.
     """
 
-    def __init__(self, directory: Path, *, slot_lock: int | None, gpu: int | None) -> None:
-        env = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        env |= {
-            "HOME": str(directory),
-            "TMPDIR": str(directory),
-            "HF_HUB_OFFLINE": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            # Sets of strings are iterated in libraries; adapters must not depend on the order.
-            "PYTHONHASHSEED": "0",
-            "PYTHONUNBUFFERED": "1",
-        }
+    def __init__(
+        self, directory: Path, spawn: Spawn, keep: tuple[int, ...], gpu: int | None = None
+    ) -> None:
+        environment = trainer_environment(directory)
         if gpu is not None:
-            env["CUDA_VISIBLE_DEVICES"] = str(gpu)
-        self._child = subprocess.Popen(
-            # -P: a file in the work directory must never be imported.
-            [sys.executable, "-P", "-m", "worker.trainer"],
-            cwd=directory,
-            env=env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            # The child holds the slot's lock too: the slot is free only when both are gone.
-            pass_fds=() if slot_lock is None else (slot_lock,),
-        )
+            environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        self._child = spawn(directory, environment, keep)
         self.lines: queue.Queue[bytes | None] = queue.Queue(maxsize=10_000)
         self._log = bytearray()
         self._log_lock = threading.Lock()

@@ -10,8 +10,9 @@ import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -27,7 +28,9 @@ from app.jobs.reconciler import requeue_lost
 from app.models import Worker
 from app.settings import Settings
 from worker.keeper import LeaseKeeper
+from worker.process import Child, spawn_cold, trainer_environment
 from worker.supervisor import Slot, Supervisor
+from worker.warm import ForkServer
 
 log = structlog.get_logger()
 
@@ -59,6 +62,7 @@ class Station:
         self._devices = _devices()
         self._ended = threading.Event()
         self._presence = threading.Thread(target=self._be_seen, name="presence", daemon=True)
+        self._forks = ForkServer(trainer_environment(settings.work_dir))
 
     def start(self) -> None:
         """Take back what earlier workers of these slots left, and be seen."""
@@ -80,7 +84,16 @@ class Station:
                 return False
             job, lease = claimed
             keeper = LeaseKeeper(self.engine, self.settings, lease, self.draining)
-            Supervisor(self.engine, self.settings, self._catalogue, slot, keeper, job, lease).run()
+            Supervisor(
+                self.engine,
+                self.settings,
+                self._catalogue,
+                self._spawn,
+                slot,
+                keeper,
+                job,
+                lease,
+            ).run()
             return True
 
     def poll(self, queue: str, seconds: float) -> None:
@@ -105,12 +118,21 @@ class Station:
         """Be gone from the list of workers; the slots' locks go with the process."""
         self._ended.set()
         self._presence.join(timeout=10)
+        self._forks.close()
         try:
             with transaction(self.engine) as session:
                 session.execute(delete(Worker).where(Worker.id.startswith(self._worker_id)))
         except SQLAlchemyError:
             log.warning("worker_not_signed_off", exc_info=True)
         self.engine.dispose()
+
+    def _spawn(
+        self, directory: Path, environment: Mapping[str, str], keep: tuple[int, ...]
+    ) -> Child:
+        """A fork of the warm server; a fresh interpreter when there is none."""
+        if child := self._forks.spawn(directory, environment, keep):
+            return child
+        return spawn_cold(directory, environment, keep)
 
     @contextmanager
     def _slot(self, queue: str) -> Iterator[Slot | None]:
@@ -138,7 +160,10 @@ class Station:
         return Slot(name, descriptor, gpu if _gpu_count() > 1 else None)
 
     def _be_seen(self) -> None:
+        """Sign in, and keep the fork server up: it lives as long as the thread that started it."""
         while True:
+            if not self._forks.is_alive:
+                self._forks.start()
             try:
                 self._sign_in()
             except SQLAlchemyError as error:

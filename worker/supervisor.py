@@ -34,7 +34,7 @@ from app.models import Job
 from app.settings import Settings
 from worker import preparation
 from worker.keeper import LeaseKeeper, until_written
-from worker.process import TrainerProcess
+from worker.process import Spawn, TrainerProcess
 
 log = structlog.get_logger()
 
@@ -48,7 +48,7 @@ class Slot:
     """A place for one trainer: its number, its lock's descriptor, its GPU."""
 
     name: str
-    lock: int | None
+    lock: int  # inherited by the trainer: the slot is free only when both are gone
     gpu: int | None
 
 
@@ -72,6 +72,7 @@ class Supervisor:
         engine: Engine,
         settings: Settings,
         catalogue: Catalogue,
+        spawn: Spawn,
         slot: Slot,
         keeper: LeaseKeeper,
         job: Job,
@@ -79,6 +80,7 @@ class Supervisor:
     ) -> None:
         self._engine, self._settings, self._catalogue = engine, settings, catalogue
         self._slot, self._keeper, self._job, self._lease = slot, keeper, job, lease
+        self._spawn = spawn
         self._directory = (settings.work_dir / job.id / str(lease.attempt)).absolute()
         self._deadline = _deadline(job)
         self._log_seq = self._logged = 0
@@ -167,7 +169,9 @@ class Supervisor:
     def _converse(self, order: WorkOrder) -> Packaged | Inspected | None:
         """Start a trainer, hear it to its end, and write down what it says."""
         (self._directory / ORDER_FILE).write_text(order.model_dump_json())
-        child = TrainerProcess(self._directory, slot_lock=self._slot.lock, gpu=self._slot.gpu)
+        child = TrainerProcess(
+            self._directory, self._spawn, keep=(self._slot.lock,), gpu=self._slot.gpu
+        )
         self._keeper.watch(child)
         result: Packaged | Inspected | None = None
         failure: Failed | None = None

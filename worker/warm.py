@@ -17,26 +17,24 @@ import structlog
 
 log = structlog.get_logger()
 
-#: Longer than loading torch takes on a busy machine; a job meanwhile starts cold.
-READY_SECONDS = 120.0
-
 
 class WarmChild:
     """A fork of the server; what ``subprocess.Popen`` offers, as far as a supervisor needs it."""
 
     def __init__(self, status: socket.socket, stdin: int, stdout: int, stderr: int) -> None:
         self._status = status
-        self.stdin: IO[bytes] = os.fdopen(stdin, "wb", buffering=0)
-        self.stdout: IO[bytes] = os.fdopen(stdout, "rb")
-        self.stderr: IO[bytes] = os.fdopen(stderr, "rb")
+        self.stdin: IO[bytes] | None = os.fdopen(stdin, "wb", buffering=0)
+        self.stdout: IO[bytes] | None = os.fdopen(stdout, "rb")
+        self.stderr: IO[bytes] | None = os.fdopen(stderr, "rb")
         self.returncode: int | None = None
         self.pid = int(status.recv(64) or b"0")
         if self.pid == 0:
-            self.close()
             raise ConnectionError("the fork server is gone")
 
     def poll(self) -> int | None:
         """The exit status, or None while it runs."""
+        if self.returncode is not None:
+            return self.returncode
         self._status.setblocking(False)
         try:
             return self._collect()
@@ -45,21 +43,14 @@ class WarmChild:
 
     def wait(self) -> int:
         """The exit status, waited for; a server that died took its forks along (SIGKILL)."""
-        self._status.setblocking(True)
+        if self.returncode is None:
+            self._status.setblocking(True)
         return self._collect()
-
-    def close(self) -> None:
-        """Close the pipes."""
-        for stream in (self.stdin, self.stdout, self.stderr):
-            try:
-                stream.close()
-            except BrokenPipeError:
-                continue
-        self._status.close()
 
     def _collect(self) -> int:
         if self.returncode is None:
             self.returncode = int(self._status.recv(64) or str(-signal.SIGKILL))
+            self._status.close()
         return self.returncode
 
 
@@ -79,7 +70,6 @@ class ForkServer:
         The kernel ends the server with the thread that started it.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.settimeout(READY_SECONDS)
         with theirs:
             # The shell-less way to give a child a descriptor of a fixed number.
             os.set_inheritable(theirs.fileno(), True)
@@ -97,14 +87,16 @@ class ForkServer:
             )
         self._control, self._is_ready = ours, False
 
-    def wait_until_ready(self) -> bool:
-        """Whether the server can fork now; waits while it loads."""
-        if self._is_ready or self._control is None:
-            return self._is_ready
-        try:
-            self._is_ready = self._control.recv(16) == b"ready"
-        except OSError as error:
-            log.warning("fork_server_not_ready", error=str(error))
+    @property
+    def is_ready(self) -> bool:
+        """Whether the server has loaded everything and can fork."""
+        if not self._is_ready and self._control is not None:
+            try:
+                self._is_ready = self._control.recv(16, socket.MSG_DONTWAIT) == b"ready"
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                log.warning("fork_server_gone", error=str(error))
         return self._is_ready
 
     @property
@@ -116,7 +108,7 @@ class ForkServer:
         self, directory: Path, environment: Mapping[str, str], keep: tuple[int, ...]
     ) -> WarmChild | None:
         """A trainer in this directory, or None when the server cannot give one now."""
-        if not self._is_ready or not self.is_alive or self._control is None:
+        if not self.is_alive or not self.is_ready or self._control is None:
             return None
         request = json.dumps({"directory": str(directory), "environment": dict(environment)})
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
