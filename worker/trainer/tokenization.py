@@ -215,7 +215,7 @@ def _tokenize_chunk(rows: list[dict[str, Any]], tokenizer: PairTokenizer, done: 
         if tokenizer.has_special_tokens(row):
             done.with_special_tokens.append(line)
         margin = row.get("margin")
-        done.pairs.append(Pair(line, c, r, margin, row.get("slice"), _prompt_digest(row)))
+        done.pairs.append(Pair(line, c, r, margin, row.get("slice"), prompt_digest(row)))
 
 
 def _render_all(rows: list[dict[str, Any]], tokenizer: PairTokenizer) -> list[str]:
@@ -245,8 +245,11 @@ def _texts(row: dict[str, Any], eos: object) -> Iterable[str]:
             yield value.removesuffix(eos) if isinstance(eos, str) else value
 
 
-def _prompt_digest(row: dict[str, Any]) -> bytes:
-    """Of the explicit prompt, else of what both replies begin with: messages, or whole words."""
+def prompt_digest(row: dict[str, Any]) -> bytes:
+    """Of the explicit prompt, else of what both replies begin with: messages, or whole words.
+
+    A row without either is a prompt of its own.
+    """
     prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
     if not prompt:
         same = 0
@@ -257,4 +260,6 @@ def _prompt_digest(row: dict[str, Any]) -> bytes:
         prompt = chosen[:same]
         if isinstance(prompt, str):
             prompt = prompt[: len(prompt) - len(re.split(r"\s", prompt)[-1])]
+    if not prompt:
+        prompt = [chosen, rejected]
     return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).digest()[:16]
