@@ -203,12 +203,14 @@ def _field_problems(errors: Sequence[Any]) -> Iterable[FieldProblem]:
     for error in errors[:50]:
         where, *path = error["loc"]
         code = _CODES.get(error["type"], error["type"])
+        if where != "body":
+            path = [where, *path]
+        message = error["msg"]
         if code == "invalid_json":
             path = []
-        elif where != "body":
-            path = [where, *path]
+            message = f"{message}: {error.get('ctx', {}).get('error', '')}"
         yield FieldProblem(
-            "".join(f"/{_escaped(part)}" for part in path), code, error["msg"], _HINTS.get(code)
+            "".join(f"/{_escaped(part)}" for part in path), code, message, _HINTS.get(code)
         )
 
 

@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from app.api_keys import service
 from app.api_keys.service import ApiKeyNotFoundError, NewKey
+from app.bodies import StrictRoute
 from app.database import transaction
 from app.dependencies import AdminDep, KeysDep, PageDep, ReaderDep, SessionDep
 from app.domain.spec import CleanText
@@ -19,7 +20,7 @@ from app.problems import documented
 from app.security import Scope
 from app.shapes import Page, Timestamp, by_id
 
-router = APIRouter(prefix="/v1/api-keys", tags=["api keys"])
+router = APIRouter(prefix="/v1/api-keys", tags=["api keys"], route_class=StrictRoute)
 
 
 class ApiKeyCreate(BaseModel):
@@ -27,7 +28,7 @@ class ApiKeyCreate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=128), CleanText]
+    name: Annotated[CleanText, StringConstraints(min_length=1, max_length=128)]
     scopes: set[Scope] = Field(min_length=1)
     expires_at: AwareDatetime | None = Field(None, description="Null: never.")
 

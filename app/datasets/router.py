@@ -80,7 +80,7 @@ async def create_dataset(
     settings: SettingsDep,
     principal: JobsWriterDep,
     name: Annotated[
-        Annotated[str, StringConstraints(min_length=1, max_length=128), CleanText] | None,
+        Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None,
         Query(description="For people."),
     ] = None,
     format: Annotated[

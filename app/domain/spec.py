@@ -10,8 +10,9 @@ from pydantic_core import PydanticCustomError
 BASE_MODEL_ID = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 DATASET_ID = r"^ds_[0-9a-f]{32}$"
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]{1,200}$")]
-#: PostgreSQL stores no NUL in text and JSON, and a lone surrogate is no text at all.
-CleanText = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]*$")]
+#: PostgreSQL stores no NUL in text and JSON; lone surrogates pydantic refuses in any text.
+#: Goes first inside Annotated: as a later item it would be ignored.
+CleanText = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
 class _Spec(BaseModel):
@@ -130,7 +131,7 @@ class Resources(_Spec):
 
 
 MetadataKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-MetadataValue = Annotated[str, StringConstraints(max_length=512), CleanText]
+MetadataValue = Annotated[CleanText, StringConstraints(max_length=512)]
 
 
 class RewardJobSpec(_Spec):
@@ -149,7 +150,7 @@ class RewardJobSpec(_Spec):
         }
     )
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=128), CleanText] | None = None
+    name: Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None = None
     base_model: str = Field(pattern=BASE_MODEL_ID, description="An id of GET /v1/base-models.")
     train_dataset: str = Field(pattern=DATASET_ID)
     eval_dataset: Annotated[str, StringConstraints(pattern=DATASET_ID)] | EvalFraction | None = None

@@ -10,6 +10,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response, status
 from pydantic import StringConstraints, ValidationError
 
+from app.bodies import StrictRoute
 from app.database import transaction
 from app.dependencies import (
     EngineDep,
@@ -51,7 +52,7 @@ from app.models import Job
 from app.problems import documented
 from app.shapes import Page, by_id
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
 JobId = Annotated[str, Path(pattern=r"^job_[0-9a-f]{32}$")]
 IdempotencyKey = Annotated[
@@ -63,7 +64,7 @@ IdempotencyKey = Annotated[
         description="The same key and body give the same job again, for 24 hours.",
     ),
 ]
-Text = Annotated[str, StringConstraints(max_length=128), CleanText]
+Text = Annotated[CleanText, StringConstraints(max_length=128)]
 _METADATA = re.compile(r"metadata\[([A-Za-z0-9_.-]{1,64})\]")
 
 

@@ -126,7 +126,7 @@ class JobUpdate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=128), CleanText] | None = None
+    name: Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None = None
     priority: int = Field(0, ge=-100, le=100, description="While the job waits.")
     metadata: dict[MetadataKey, MetadataValue] = Field(
         default={}, max_length=16, description="Replaces all of it."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from app.database import transaction
 from app.main import create_app
 from app.security import Scope
 from app.settings import Settings
+from app.telemetry import configure_logging
 from tests.api.world import World
 
 
@@ -64,6 +66,15 @@ def client(anonymous: TestClient, key_for: Callable[..., str]) -> TestClient:
 def world(client: TestClient, engine: Engine, settings: Settings) -> World:
     """The service with somebody who plays the workers."""
     return World(client, engine, settings)
+
+
+@pytest.fixture
+def logged() -> Iterator[io.StringIO]:
+    """What the service logs during the test."""
+    stream = io.StringIO()
+    configure_logging(stream)
+    yield stream
+    configure_logging()
 
 
 @pytest.fixture

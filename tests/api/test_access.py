@@ -1,0 +1,204 @@
+"""Keys, scopes and the walls between tenants."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import Engine, select, text
+from starlette.testclient import TestClient
+
+from app.api_keys import service
+from app.database import transaction
+from app.main import create_app
+from app.models import ApiKey, Base
+from app.security import Scope
+from app.settings import Settings
+from tests.api.world import World
+
+OPEN = {"/healthz", "/readyz", "/metrics"}
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def operations(app: FastAPI) -> list[tuple[str, str]]:
+    """Method and path of every operation in the OpenAPI document."""
+    return [
+        (method.upper(), path)
+        for path, methods in app.openapi()["paths"].items()
+        for method in methods
+    ]
+
+
+def test_every_route_but_the_open_ones_needs_a_key(app: FastAPI, anonymous: TestClient) -> None:
+    for method, path in operations(app):
+        answer = anonymous.request(method, path.replace("{", "").replace("}", ""))
+        expected = {200} if path in OPEN else {401}
+        assert answer.status_code in expected, (method, path)
+        if answer.status_code == 401:
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda token: token[:-1] + ("0" if token[-1] != "0" else "1"),
+        lambda token: token.replace("plk_", "plx_"),
+        lambda token: token[:40],
+        lambda token: "plk_" + "0" * 32 + token[36:],
+        lambda _: "",
+    ],
+)
+def test_wrong_key_is_refused(
+    anonymous: TestClient, key_for: Callable[..., str], change: Callable[[str], str]
+) -> None:
+    answer = anonymous.get("/v1/jobs", headers=bearer(change(key_for("acme"))))
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+
+
+def test_key_in_the_query_or_as_basic_is_refused(
+    anonymous: TestClient, key_for: Callable[..., str]
+) -> None:
+    token = key_for("acme")
+    assert anonymous.get(f"/v1/jobs?api_key={token}").status_code == 401
+    assert anonymous.get("/v1/jobs", auth=("key", token)).status_code == 401
+
+
+def test_right_id_with_another_keys_secret_is_refused(
+    anonymous: TestClient, key_for: Callable[..., str]
+) -> None:
+    first, second = key_for("acme"), key_for("acme")
+    from app.security import _checksum
+
+    body = first[:37] + second[37:80]
+    assert anonymous.get("/v1/jobs", headers=bearer(first)).status_code == 200
+    forged = f"{body}_{_checksum(body)}"
+    assert anonymous.get("/v1/jobs", headers=bearer(forged)).status_code == 401
+
+
+def test_expired_key_is_refused(anonymous: TestClient, key_for: Callable[..., str]) -> None:
+    token = key_for("acme", expires_at=round(time.time() * 1000) - 1)
+    assert anonymous.get("/v1/jobs", headers=bearer(token)).status_code == 401
+
+
+def test_key_is_made_shown_once_used_and_revoked(client: TestClient, engine: Engine) -> None:
+    made = client.post("/v1/api-keys", json={"name": "ci", "scopes": ["jobs:read"]})
+    assert made.status_code == 201, made.text
+    key = made.json()
+    assert client.get("/v1/jobs", headers=bearer(key["secret"])).status_code == 200
+    listed = client.get("/v1/api-keys").json()["data"]
+    assert [k["name"] for k in listed] == ["ci", "a test"]
+    assert listed[0]["last_used_at"] is not None
+    assert "secret" not in listed[0]
+    with transaction(engine) as session:
+        row = session.scalar(select(ApiKey).where(ApiKey.id == key["id"]))
+        assert row is not None
+        secret = key["secret"].split("_")[2]
+        assert row.secret_sha256 == hashlib.sha256(secret.encode()).hexdigest()
+
+    assert client.delete(f"/v1/api-keys/{key['id']}").status_code == 204
+    assert client.get("/v1/jobs", headers=bearer(key["secret"])).status_code == 401
+    assert client.delete(f"/v1/api-keys/{key['id']}").status_code == 404
+
+
+def test_key_that_expires_in_the_past_is_not_made(client: TestClient) -> None:
+    body = {"name": "x", "scopes": ["admin"], "expires_at": "2020-01-01T00:00:00Z"}
+    answer = client.post("/v1/api-keys", json=body)
+    assert (answer.status_code, answer.json()["errors"][0]["loc"]) == (422, "/expires_at")
+
+
+def test_key_without_the_scope_is_forbidden(
+    anonymous: TestClient, key_for: Callable[..., str]
+) -> None:
+    reads = bearer(key_for("acme", Scope.JOBS_READ))
+    assert anonymous.get("/v1/jobs", headers=reads).status_code == 200
+    for method, path in [
+        ("GET", "/v1/adapters"),
+        ("GET", "/v1/api-keys"),
+        ("DELETE", "/v1/datasets/ds_" + "0" * 32),
+        ("POST", f"/v1/jobs/job_{'0' * 32}/cancel"),
+    ]:
+        answer = anonymous.request(method, path, headers=reads)
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), path
+
+
+def test_another_tenants_ids_are_not_found_on_any_route(
+    app: FastAPI, world: World, client: TestClient, key_for: Callable[..., str]
+) -> None:
+    job = world.submit()
+    lease = world.claim()
+    world.step(lease, 1, train__loss=0.5)
+    adapter_id = world.publish(lease, {"adapter_config.json": b"{}"})
+    waiting = world.submit()
+    key_id = client.get("/v1/api-keys").json()["data"][0]["id"]
+    ids = {
+        "job_id": job["id"],
+        "dataset_id": job["spec"]["train_dataset"],
+        "adapter_id": adapter_id,
+        "name": "adapter_config.json",
+        "key_id": key_id,
+    }
+    foreign = bearer(key_for("intruder"))
+    tried = 0
+    for method, path in operations(app):
+        names = [n for n in ids if f"{{{n}}}" in path]
+        if not names or "base-models" in path:
+            continue
+        tried += 1
+        body: Any = {"name": "x"} if method == "PATCH" else None
+        url = path.format(**ids)
+        answer = client.request(method, url, headers=foreign, json=body)
+        assert answer.status_code == 404, (method, url, answer.text)
+    assert tried >= 20
+
+    for path in ("/v1/jobs", "/v1/datasets", "/v1/adapters", "/v1/queue"):
+        assert client.get(path, headers=foreign).json()["data"] == [], path
+    refused = client.post("/v1/jobs", json=world.spec() | {}, headers=foreign)
+    assert refused.json()["errors"][0] | {"message": ""} == {
+        "loc": "/train_dataset",
+        "code": "dataset_not_found",
+        "message": "",
+        "hint": "GET /v1/datasets lists those there are.",
+    }
+    # Nothing of the first tenant was touched.
+    assert world.get(job)["adapter_id"] == adapter_id
+    assert world.get(waiting)["status"] == "queued"
+
+
+def test_secret_is_in_no_log_and_no_row(
+    world: World, client: TestClient, engine: Engine, logged: io.StringIO
+) -> None:
+    made = client.post("/v1/api-keys", json={"name": "ci", "scopes": ["admin"]}).json()
+    canary = made["secret"].split("_")[2]
+    headers = bearer(made["secret"])
+    client.get("/v1/jobs", headers=headers)
+    client.get(f"/v1/jobs?name={canary}&limit=x", headers=headers)
+    client.post("/v1/jobs", content=canary.encode(), headers=headers)
+    client.get("/v1/jobs", headers=bearer(made["secret"][:-1] + "_"))
+    assert '"path": "/v1/jobs"' in logged.getvalue()
+    assert canary not in logged.getvalue()
+    with engine.connect() as connection:
+        for table in Base.metadata.sorted_tables:
+            rows = connection.execute(text(f"SELECT * FROM {table.name}")).all()
+            assert canary not in repr(rows), table.name
+
+
+def test_first_key_of_an_embedded_service_lies_in_a_private_file(
+    engine: Engine, settings: Settings, tmp_path: Path
+) -> None:
+    token = service.first_key(engine, tmp_path)
+    assert (tmp_path / "api-key").stat().st_mode & 0o777 == 0o600
+    assert service.first_key(engine, tmp_path) == token
+    with TestClient(create_app(settings)) as client:
+        assert client.get("/v1/jobs", headers=bearer(token)).status_code == 200
+    with transaction(engine) as session:
+        session.execute(text("DELETE FROM api_keys"))
+    assert service.first_key(engine, tmp_path) != token

@@ -1,0 +1,116 @@
+"""Errors have one shape, whoever raises them."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from app.problems import Problem
+from tests.api.world import World
+
+SPEC = {"base_model": "all-minilm-l6-v2", "train_dataset": "ds_" + "0" * 32}
+
+
+def problem_of(answer: Any, status: int) -> Problem:
+    """The answer as a problem; it must be one, with the request's id."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = Problem.model_validate(answer.json())
+    assert problem.status == status
+    assert problem.request_id == answer.headers["x-request-id"]
+    assert problem.type.endswith(f"/problems/{problem.code}")
+    return problem
+
+
+def test_unknown_address_is_a_problem(client: TestClient) -> None:
+    assert problem_of(client.get("/v1/nothing"), 404).code == "not_found"
+
+
+def test_wrong_method_is_a_problem_that_names_the_right_ones(client: TestClient) -> None:
+    answer = client.put("/v1/jobs")
+    assert problem_of(answer, 405).code == "method_not_allowed"
+    assert {"GET", "POST"} & set(answer.headers["allow"].split(", "))
+
+
+def test_validation_error_points_into_the_body(client: TestClient) -> None:
+    answer = client.post("/v1/jobs", json=SPEC | {"lora": {"r": 0}, "colour": "red"})
+    problem = problem_of(answer, 422)
+    assert {(e.loc, e.code) for e in problem.errors} == {
+        ("/lora/r", "out_of_range"),
+        ("/colour", "unknown_field"),
+    }
+
+
+def test_bad_parameter_is_named(client: TestClient) -> None:
+    problem = problem_of(client.get("/v1/jobs?limit=0"), 422)
+    assert [(e.loc, e.code) for e in problem.errors] == [("/query/limit", "out_of_range")]
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (b'{"base_model": ', "Expecting value"),
+        (b'{"base_model": "a", "base_model": "b"}', "given twice"),
+        (b'{"training": {"learning_rate": NaN}}', "NaN is not JSON"),
+        (b'{"training": {"learning_rate": -Infinity}}', "-Infinity is not JSON"),
+        (b'{"a": ' + b"[" * 40 + b"]" * 40 + b"}", "nested deeper"),
+        (b"[" * 100_000, ""),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "digits"),
+        (b'"\xff"', "utf-8"),
+    ],
+)
+def test_body_that_is_not_strict_json_is_refused(
+    client: TestClient, body: bytes, found: str
+) -> None:
+    answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    problem = problem_of(answer, 422)
+    assert problem.errors[0].code == "invalid_json"
+    assert found in problem.errors[0].message
+
+
+def test_what_the_client_sent_is_not_repeated(client: TestClient) -> None:
+    answer = client.post("/v1/jobs", json=SPEC | {"name": 1, "metadata": {"k": ["canary-value"]}})
+    assert "canary-value" not in answer.text
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_body_over_a_mebibyte_is_refused(client: TestClient, is_chunked: bool) -> None:
+    body = json.dumps(SPEC | {"name": "x" * (1 << 20)}).encode()
+    content = iter([body]) if is_chunked else body
+    answer = client.post(
+        "/v1/jobs", content=content, headers={"Content-Type": "application/json"}
+    )  # fmt: skip
+    assert problem_of(answer, 413).code == "too_large"
+
+
+def test_defect_is_a_problem_that_says_nothing_of_its_cause(
+    app: FastAPI, client: TestClient, logged: io.StringIO
+) -> None:
+    @app.get("/defect")
+    def defect() -> None:
+        raise RuntimeError("secret detail")
+
+    answer = client.get("/defect")
+    assert problem_of(answer, 500).code == "internal"
+    assert "secret detail" not in answer.text
+    assert "secret detail" in logged.getvalue()
+
+
+def test_request_id_of_the_client_is_kept_if_it_is_harmless(client: TestClient) -> None:
+    answer = client.get("/healthz", headers={"x-request-id": "trace-1"})
+    assert answer.headers["x-request-id"] == "trace-1"
+    answer = client.get("/healthz", headers={"x-request-id": 'a"b\tc'})
+    assert answer.headers["x-request-id"] != 'a"b\tc'
+
+
+def test_state_conflict_says_that_a_retry_is_of_no_use(
+    world: World, client: TestClient, job: dict[str, Any]
+) -> None:
+    answer = client.delete(f"/v1/jobs/{job['id']}")
+    assert problem_of(answer, 409).hint
+    assert answer.headers["x-should-retry"] == "false"

@@ -1,0 +1,240 @@
+"""Submitting: retry-safe, held against data and base model, never stuck behind a missing worker."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, select, update
+from starlette.testclient import TestClient
+
+from app.database import now_ms, transaction
+from app.domain.lifecycle import FailureCode
+from app.jobs import leases
+from app.main import create_app
+from app.models import Job
+from app.settings import Settings
+from tests.api.world import BASE_MODEL, FACTS, World
+
+
+def test_same_key_and_body_give_the_same_job(world: World, client: TestClient) -> None:
+    spec, key = world.spec(), {"Idempotency-Key": "k-1"}
+    first = client.post("/v1/jobs", json=spec, headers=key)
+    second = client.post("/v1/jobs", json=spec, headers=key)
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert second.json()["id"] == first.json()["id"]
+    assert second.headers["location"] == first.headers["location"]
+    assert second.headers["idempotency-replayed"] == "true"
+    assert "idempotency-replayed" not in first.headers
+
+
+def test_same_key_with_another_body_is_refused(world: World, client: TestClient) -> None:
+    spec, key = world.spec(), {"Idempotency-Key": "k-1"}
+    client.post("/v1/jobs", json=spec, headers=key)
+    answer = client.post("/v1/jobs", json=spec | {"name": "other"}, headers=key)
+    assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_reused")
+
+
+def test_key_belongs_to_its_tenant(
+    world: World, client: TestClient, key_for: Callable[..., str]
+) -> None:
+    key = {"Idempotency-Key": "k-1"}
+    client.post("/v1/jobs", json=world.spec(), headers=key)
+    client.headers["Authorization"] = f"Bearer {key_for('other')}"
+    answer = client.post("/v1/jobs", json=world.spec(), headers=key)
+    assert answer.status_code == 201
+    assert "idempotency-replayed" not in answer.headers
+
+
+def test_key_is_free_again_after_a_day(world: World, client: TestClient, engine: Engine) -> None:
+    spec, key = world.spec(), {"Idempotency-Key": "k-1"}
+    first = client.post("/v1/jobs", json=spec, headers=key).json()
+    with transaction(engine) as session:
+        session.execute(update(Job).values(created_at=now_ms() - 86_400_001))
+    second = client.post("/v1/jobs", json=spec | {"name": "other"}, headers=key)
+    assert second.status_code == 201
+    assert second.json()["id"] != first["id"]
+
+
+def test_same_request_many_times_at_once_makes_one_job(
+    world: World, client: TestClient, engine: Engine
+) -> None:
+    spec = world.spec()
+    start = threading.Barrier(6)
+
+    def post(_: int) -> Any:
+        start.wait()
+        return client.post("/v1/jobs", json=spec, headers={"Idempotency-Key": "k"})
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(post, range(6)))
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert len(client.get("/v1/jobs").json()["data"]) == 1
+
+
+def test_unknown_ids_are_all_named(client: TestClient) -> None:
+    spec = {
+        "base_model": "no-such-model",
+        "train_dataset": "ds_" + "0" * 32,
+        "eval_dataset": "ds_" + "1" * 32,
+    }
+    answer = client.post("/v1/jobs", json=spec)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_spec")
+    assert [(e["loc"], e["code"]) for e in answer.json()["errors"]] == [
+        ("/base_model", "base_model_not_found"),
+        ("/train_dataset", "dataset_not_found"),
+        ("/eval_dataset", "dataset_not_found"),
+    ]
+    assert BASE_MODEL in answer.json()["errors"][0]["hint"]
+
+
+def test_eval_pairs_of_another_format_are_refused(world: World, client: TestClient) -> None:
+    turn = '{"chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "%s"}]'
+    turn += (
+        ', "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "n"}]}'
+    )
+    chat = client.post(
+        "/v1/datasets", content=turn % "y", headers={"Content-Type": "application/x-ndjson"}
+    ).json()
+    answer = client.post("/v1/jobs", json=world.spec(eval_dataset=chat["id"]))
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["code"] == "format_differs"
+
+
+def test_causal_lm_and_a_missing_head_are_explained(world: World, client: TestClient) -> None:
+    spec = world.spec(lora={"task_type": "CAUSAL_LM", "modules_to_save": None})
+    answer = client.post("/v1/jobs", json=spec)
+    found = {e["loc"]: e["message"] for e in answer.json()["errors"]}
+    assert "always SEQ_CLS" in found["/lora/task_type"]
+    assert "reward head" in found["/lora/modules_to_save"]
+
+
+def test_spec_is_held_against_the_base_model(world: World, client: TestClient) -> None:
+    world.know_base_model()
+    spec = world.spec(
+        lora={"target_modules": ["classifier", "no_such"], "r": 64}, training={"max_length": 4096}
+    )
+    answer = client.post("/v1/jobs", json=spec)
+    assert answer.status_code == 422
+    found = {e["loc"]: e["code"] for e in answer.json()["errors"]}
+    assert found["/lora/target_modules/1"] == "target_matches_nothing"
+    assert found["/training/max_length"] == "beyond_positions"
+    assert client.get("/v1/jobs").json()["data"] == []
+
+
+def test_submit_without_a_worker_is_accepted_without_a_plan(
+    world: World, client: TestClient
+) -> None:
+    job = world.submit()
+    assert job["plan"] is None
+    assert [w["code"] for w in job["warnings"]] == ["not_inspected"]
+    refused = client.post("/v1/jobs?dry_run=true", json=world.spec())
+    assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+    assert int(refused.headers["retry-after"]) > 0
+
+
+def test_inspections_are_asked_for_once_and_are_no_jobs(
+    world: World, client: TestClient, engine: Engine
+) -> None:
+    world.submit()
+    world.submit()
+    with transaction(engine) as session:
+        count = session.scalar(select(func.count()).where(Job.kind == "preflight"))
+        preflight = session.scalar(select(Job.id).where(Job.kind == "preflight"))
+    assert count == 1
+    assert len(client.get("/v1/jobs").json()["data"]) == 2
+    assert client.get(f"/v1/jobs/{preflight}").status_code == 404
+
+
+@pytest.fixture
+def patient(settings: Settings, key_for: Callable[..., str], engine: Engine) -> Any:
+    """A service that waits for inspections, and its world."""
+    patient_settings = settings.model_copy(update={"preflight_wait_seconds": 30.0})
+    with TestClient(create_app(patient_settings)) as client:
+        client.headers["Authorization"] = f"Bearer {key_for('acme')}"
+        yield World(client, engine, patient_settings)
+
+
+def during(work: Callable[[], None], request: Callable[[], Any]) -> Any:
+    """The request's answer, while ``work`` goes on beside it."""
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        return request()
+    finally:
+        worker.join()
+
+
+def claim_when_there(world: World) -> Any:
+    """A worker that polls for an inspection."""
+    from app.broker import preflight_queue
+
+    deadline = threading.Event()
+    for _ in range(400):
+        queue = preflight_queue(world.settings)
+        claimed = leases.claim(world.engine, world.settings, queue, "host-ab/p:lease", "host")
+        if claimed:
+            return claimed[1]
+        deadline.wait(0.05)
+    raise AssertionError("no inspection was asked for")
+
+
+def test_submit_waits_for_the_inspection_and_has_a_plan(patient: World) -> None:
+    def inspect() -> None:
+        lease = claim_when_there(patient)
+        patient.know_base_model()
+        leases.complete(patient.engine, lease, {})
+
+    spec = patient.spec()
+    answer = during(inspect, lambda: patient.client.post("/v1/jobs", json=spec))
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["plan"]["architecture"] == FACTS.architecture
+    assert answer.json()["warnings"] == []
+
+
+@pytest.mark.parametrize("query", ["", "?dry_run=true"])
+def test_base_model_that_cannot_be_used_is_refused_with_the_reason(
+    patient: World, query: str
+) -> None:
+    def inspect() -> None:
+        detail = "T5 has no sequence-classification head"
+        patient.fail(claim_when_there(patient), FailureCode.MODEL_UNSUPPORTED, detail)
+
+    spec = patient.spec()
+    answer = during(inspect, lambda: patient.client.post(f"/v1/jobs{query}", json=spec))
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_spec")
+    error = answer.json()["errors"][0]
+    assert (error["loc"], error["code"]) == ("/base_model", "model_unsupported")
+    assert error["message"] == "T5 has no sequence-classification head"
+
+
+def test_queue_quota_is_held_at_the_door(
+    settings: Settings, engine: Engine, key_for: Callable[..., str]
+) -> None:
+    small = settings.model_copy(update={"quota_queued": 2})
+    with TestClient(create_app(small)) as client:
+        client.headers["Authorization"] = f"Bearer {key_for('acme')}"
+        world = World(client, engine, small)
+        first = world.submit()
+        world.submit()
+        answer = client.post("/v1/jobs", json=world.spec())
+        assert (answer.status_code, answer.json()["code"]) == (429, "quota_exceeded")
+        assert answer.headers["x-should-retry"] == "false"
+        client.post(f"/v1/jobs/{first['id']}/cancel")
+        assert client.post("/v1/jobs", json=world.spec()).status_code == 201
+
+
+@pytest.mark.parametrize("text", ["a\x00b", "a\nb", "\x7f", "\ud800"])
+def test_text_that_no_database_or_terminal_takes_is_refused(
+    world: World, client: TestClient, text: str
+) -> None:
+    spec = world.spec()
+    for field in ({"name": text}, {"metadata": {"k": text}}):
+        body = json.dumps(spec | field)
+        answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 422, answer.text

@@ -1,0 +1,249 @@
+"""Uploads: every format, checked as they stream, and nothing left of those that were refused."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anyio
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import Engine, func, select
+from starlette.testclient import TestClient
+
+from app.blobs import collect_garbage
+from app.main import create_app
+from app.models import Blob, BlobChunk, Dataset
+from app.settings import Settings
+from tests.api.world import World, pairs
+
+NDJSON = {"Content-Type": "application/x-ndjson"}
+
+
+def csv(count: int) -> bytes:
+    rows = [f"q{i},good {i},bad {i}" for i in range(count)]
+    return "\n".join(["prompt,chosen,rejected", *rows]).encode()
+
+
+def parquet(count: int) -> bytes:
+    names = {"prompt": "q", "chosen": "good", "rejected": "bad"}
+    table = pa.table({k: [f"{v} {i}" for i in range(count)] for k, v in names.items()})
+    file = io.BytesIO()
+    pq.write_table(table, file)
+    return file.getvalue()
+
+
+def rows_in(engine: Engine, *tables: Any) -> list[int]:
+    with engine.connect() as connection:
+        return [connection.scalar(select(func.count()).select_from(t)) or 0 for t in tables]
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "query", "found"),
+    [
+        (pairs(5), "application/x-ndjson", "", "jsonl"),
+        (pairs(5), "application/jsonl; charset=utf-8", "", "jsonl"),
+        (gzip.compress(pairs(5)), "application/gzip", "?format=jsonl", "jsonl"),
+        (gzip.compress(pairs(5)), "application/x-ndjson", "", "jsonl"),
+        (pairs(5), "application/x-www-form-urlencoded", "?format=jsonl", "jsonl"),
+        (csv(5), "text/csv", "", "csv"),
+        (parquet(5), "application/vnd.apache.parquet", "", "parquet"),
+        (parquet(5), "application/octet-stream", "?format=parquet", "parquet"),
+    ],
+)
+def test_every_format_becomes_the_same_kind_of_dataset(
+    client: TestClient, body: bytes, content_type: str, query: str, found: str
+) -> None:
+    headers = {"Content-Type": content_type}
+    answer = client.post(f"/v1/datasets{query}", content=body, headers=headers)
+    assert answer.status_code == 201, answer.text
+    dataset = answer.json()
+    assert (dataset["source_format"], dataset["pair_count"]) == (found, 5)
+    assert dataset["columns"] == ["prompt", "chosen", "rejected"]
+    assert dataset["upload_sha256"] == hashlib.sha256(body).hexdigest()
+    assert dataset["upload_bytes"] == len(body)
+
+    content = client.get(f"/v1/datasets/{dataset['id']}/content")
+    assert hashlib.sha256(content.content).hexdigest() == dataset["sha256"]
+    assert len(content.content) == dataset["bytes"]
+    first = json.loads(content.text.splitlines()[0])
+    assert first["chosen"].lower().startswith("good 0")
+    preview = client.get(f"/v1/datasets/{dataset['id']}/preview?n=2").json()["data"]
+    assert len(preview) == 2
+    assert preview[0] == first
+
+
+def test_one_multipart_part_is_read_by_its_name(client: TestClient) -> None:
+    answer = client.post(
+        "/v1/datasets?name=mine",
+        files={"file": ("pairs.csv", csv(400), "application/octet-stream")},
+    )
+    assert answer.status_code == 201, answer.text
+    assert (answer.json()["name"], answer.json()["pair_count"]) == ("mine", 400)
+
+
+def test_two_multipart_parts_are_refused(client: TestClient, engine: Engine) -> None:
+    files = [("a", ("a.csv", csv(2))), ("b", ("b.csv", csv(3)))]
+    answer = client.post("/v1/datasets", files=files)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_multipart")
+    assert rows_in(engine, Dataset, Blob, BlobChunk) == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"--x\r\nContent-Disposition: form-data; filename=a.csv\r\n\r\nabc", "; boundary=x"),
+        (b"nothing like it", "; boundary=x"),
+        (b"", "; boundary=x"),
+        (b"--x--\r\n", "; boundary=x"),
+        (b"", ""),
+        (b"--x\r\nA: " + b"b" * 40_000, "; boundary=x"),
+    ],
+)
+def test_broken_multipart_is_refused(
+    client: TestClient, engine: Engine, body: bytes, content_type: str
+) -> None:
+    headers = {"Content-Type": f"multipart/form-data{content_type}"}
+    answer = client.post("/v1/datasets", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_multipart")
+    assert rows_in(engine, Dataset, Blob, BlobChunk) == [0, 0, 0]
+
+
+def test_bad_lines_are_named_and_nothing_is_kept(client: TestClient, engine: Engine) -> None:
+    lines = pairs(30_000).splitlines(keepends=True)
+    for number in (3, 70, 29_999):
+        lines[number - 1] = b'{"chosen": 1, "rejected": "b"}\n'
+    lines[4] = b"not json\n"
+    answer = client.post("/v1/datasets", content=b"".join(lines), headers=NDJSON)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_dataset")
+    assert "4 lines" in answer.json()["detail"]
+    assert [e["loc"] for e in answer.json()["errors"]] == [
+        "/lines/3/chosen",
+        "/lines/5",
+        "/lines/70/chosen",
+        "/lines/29999/chosen",
+    ]
+    assert all(e["hint"] for e in answer.json()["errors"])
+    assert rows_in(engine, Dataset, Blob, BlobChunk) == [0, 0, 0]
+
+
+def test_same_bytes_again_give_the_same_dataset(client: TestClient, engine: Engine) -> None:
+    first = client.post("/v1/datasets", content=pairs(5), headers=NDJSON)
+    second = client.post("/v1/datasets", content=pairs(5), headers=NDJSON)
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert first.json() == second.json()
+    assert rows_in(engine, Dataset, Blob) == [1, 1]
+
+
+def test_same_bytes_of_two_tenants_are_two_datasets_on_one_blob(
+    client: TestClient, engine: Engine, key_for: Callable[..., str]
+) -> None:
+    first = client.post("/v1/datasets", content=pairs(5), headers=NDJSON)
+    client.headers["Authorization"] = f"Bearer {key_for('other')}"
+    second = client.post("/v1/datasets", content=pairs(5), headers=NDJSON)
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert first.json()["id"] != second.json()["id"]
+    assert rows_in(engine, Dataset, Blob) == [2, 1]
+
+
+@pytest.mark.parametrize("content_type", ["image/png", "application/zip", "application/json", ""])
+def test_content_that_is_no_dataset_is_refused(client: TestClient, content_type: str) -> None:
+    headers = {"Content-Type": content_type} if content_type else {}
+    answer = client.post("/v1/datasets", content=pairs(1), headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+
+
+@pytest.fixture
+def small(settings: Settings, key_for: Callable[..., str]) -> Iterator[TestClient]:
+    """A service that takes 4 kB a file and 10 kB a tenant."""
+    limited = settings.model_copy(update={"max_upload_bytes": 4000, "quota_stored_bytes": 10_000})
+    with TestClient(create_app(limited)) as client:
+        client.headers["Authorization"] = f"Bearer {key_for('acme')}"
+        yield client
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_file_over_the_limit_is_refused(
+    small: TestClient, engine: Engine, is_chunked: bool
+) -> None:
+    body = pairs(200)
+    content = iter([body[:1000], body[1000:]]) if is_chunked else body
+    answer = small.post("/v1/datasets", content=content, headers=NDJSON)
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+    assert rows_in(engine, Dataset, Blob, BlobChunk) == [0, 0, 0]
+
+
+def test_stored_bytes_quota_is_held(small: TestClient) -> None:
+    statuses = []
+    for i in range(6):
+        body = pairs(30, f" number {i}")
+        answer = small.post("/v1/datasets", content=body, headers=NDJSON)
+        statuses.append(answer.status_code)
+    assert statuses[0] == 201
+    assert statuses[-1] == 429
+    assert answer.json()["code"] == "quota_exceeded"
+
+
+def test_client_that_goes_away_leaves_nothing(
+    app: FastAPI, client: TestClient, engine: Engine
+) -> None:
+    body = pairs(40_000)
+    sent = iter(
+        [
+            {"type": "http.request", "body": body, "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+    )
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/v1/datasets",
+        "raw_path": b"/v1/datasets",
+        "query_string": b"",
+        "root_path": "",
+        "scheme": "http",
+        "headers": [
+            (b"content-type", b"application/x-ndjson"),
+            (b"authorization", client.headers["authorization"].encode()),
+        ],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 2),
+    }
+
+    async def call() -> None:
+        async def receive() -> Any:
+            return next(sent)
+
+        async def send(_message: Any) -> None:
+            return None
+
+        await app(scope, receive, send)
+
+    anyio.run(call)
+    assert rows_in(engine, Dataset, Blob, BlobChunk) == [0, 0, 0]
+
+
+def test_dataset_of_a_live_job_is_not_deleted(
+    world: World, client: TestClient, job: dict[str, Any], engine: Engine
+) -> None:
+    path = f"/v1/datasets/{job['spec']['train_dataset']}"
+    refused = client.delete(path)
+    assert (refused.status_code, refused.json()["code"]) == (409, "dataset_in_use")
+    client.post(f"/v1/jobs/{job['id']}/cancel")
+    assert client.delete(path).status_code == 204
+    assert client.get(path).status_code == 404
+    assert world.get(job)["spec"]["train_dataset"] == path.rpartition("/")[2]
+    assert collect_garbage(engine) == 0  # too young; nothing names it any more
+
+
+def test_name_with_control_characters_is_refused(client: TestClient) -> None:
+    answer = client.post("/v1/datasets?name=a%00b", content=pairs(1), headers=NDJSON)
+    assert answer.status_code == 422
