@@ -15,7 +15,6 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_callback import CallbackHandler
 
 from app.domain.lifecycle import FailureCode
 from app.domain.progress import CheckpointSaved, Stepped
@@ -82,13 +81,13 @@ class Sentinel(TrainerCallback):
 class Checkpointer(TrainerCallback):
     """Saves when the plan, the clock, a new best model or the supervisor says so."""
 
-    def __init__(self, channel: Channel, *, seconds: float) -> None:
+    def __init__(self, channel: Channel, reporter: Reporter, seconds: float) -> None:
         self.channel = channel
+        self.reporter = reporter
         self.seconds = seconds
         self.same: dict[str, Any] = {}  # what a run that resumes from here must share
         self.before: dict[str, float] = {}  # metrics of the untrained model
-        #: Trainer's; a resume puts other callbacks into it than were given.
-        self.handler: CallbackHandler | None = None
+        self.trainer: Any = None  # set when it is built
         self._saved: list[Path] = []
         self._last_save = time.monotonic()
 
@@ -121,7 +120,8 @@ class Checkpointer(TrainerCallback):
             step=state.global_step,
             is_finished=self.is_finished(state),
             same=self.same,
-            before=self.before,
+            tokens=self.trainer._total_train_tokens,
+            metrics=finite({**self.before, **self.reporter.last}),
         )
         self.channel.say(
             CheckpointSaved(
@@ -140,10 +140,9 @@ class Checkpointer(TrainerCallback):
         """Whether training is over by itself: the last step is done, or patience has run out."""
         if state.global_step >= state.max_steps:
             return True
-        assert self.handler is not None
         return any(
             callback.early_stopping_patience_counter >= callback.early_stopping_patience
-            for callback in self.handler.callbacks
+            for callback in self.trainer.callback_handler.callbacks  # a resume makes new ones
             if isinstance(callback, EarlyStoppingCallback)
         )
 

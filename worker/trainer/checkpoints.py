@@ -41,7 +41,8 @@ class Manifest(BaseModel):
     best_step: int | None
     is_finished: bool  # training is over: resume with the evaluation
     same: dict[str, Any]  # must be equal for a resumed run to give the same bytes
-    before: dict[str, float]  # metrics of the untrained model
+    tokens: int  # trained on so far; TRL forgets it
+    metrics: dict[str, float]  # of the untrained model, and of the last step that was logged
     files: list[FileEntry]
 
 
@@ -87,7 +88,8 @@ def complete(
     step: int,
     is_finished: bool,
     same: dict[str, Any],
-    before: dict[str, float],
+    tokens: int,
+    metrics: dict[str, float],
 ) -> list[FileEntry]:
     """Strip a checkpoint to what is needed, add the best weights, and vouch for it.
 
@@ -105,7 +107,8 @@ def complete(
         best_step=None if best is None else int(best.name.rpartition("-")[2]),
         is_finished=is_finished,
         same=same,
-        before=before,
+        tokens=tokens,
+        metrics=metrics,
         files=files,
     )
     draft = directory / f"{MANIFEST}.draft"

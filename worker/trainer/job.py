@@ -16,7 +16,6 @@ from app.domain.plan import TrainingPlan
 from app.domain.progress import Noted, Packaged, PhaseChanged, Reported, Stepped
 from worker.trainer import checkpoints, packaging, tokenization
 from worker.trainer.adapter_check import check_wrapped
-from worker.trainer.callbacks import Checkpointer, Reporter
 from worker.trainer.channel import Channel, finite
 from worker.trainer.evaluation import Scores, worst_pairs
 from worker.trainer.failures import TrainerFailure
@@ -75,8 +74,8 @@ def _train_and_package(
         numerics,
         train_pairs,
         eval_pairs,
-        Reporter(channel),
-        Checkpointer(channel, seconds=order.checkpoint_seconds),
+        channel,
+        order.checkpoint_seconds,
     )
     engine = choose_engine(run, channel)
     same = checkpoints.circumstances(
@@ -175,13 +174,16 @@ def _checkpoint(
 def _evaluate_untrained(run: Run, manifest: checkpoints.Manifest | None, channel: Channel) -> None:
     """Before the first step; a resumed run remembers."""
     if manifest is not None:
-        run.checkpointer.before.update(manifest.before)
+        groups = manifest.metrics.items()
+        run.checkpointer.before = {k: v for k, v in groups if k.startswith("eval_before/")}
+        run.reporter.last = {k: v for k, v in groups if k.startswith("train/")}
+        run.trainer._total_train_tokens = manifest.tokens
         return
     if not run.eval_pairs:
         return
     channel.say(PhaseChanged(phase=Phase.EVALUATING))
     before = {f"eval_before/{k}": value for k, value in run.metrics(run.evaluate()).items()}
-    run.checkpointer.before.update(finite(before))
+    run.checkpointer.before = finite(before)
     channel.say(
         Stepped(
             step=0,

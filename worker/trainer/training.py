@@ -89,10 +89,12 @@ def build_run(
     numerics: Numerics,
     train_pairs: Sequence[Pair],
     eval_pairs: Sequence[Pair],
-    reporter: Reporter,
-    checkpointer: Checkpointer,
+    channel: Channel,
+    checkpoint_seconds: float,
 ) -> Run:
     """Spell the plan's arguments out for TRL and put its trainer together."""
+    reporter = Reporter(channel)
+    checkpointer = Checkpointer(channel, reporter, checkpoint_seconds)
     before = {name: p.detach().clone() for name, p in trainable(model)}
     callbacks = [reporter, Sentinel(), checkpointer]
     if plan.early_stopping:
@@ -112,7 +114,7 @@ def build_run(
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # every message would be in the log as well
-    checkpointer.handler = trainer.callback_handler
+    checkpointer.trainer = trainer
     for name, parameter in trainable(model):
         parameter.data = before[name]  # TRL casts a quantised model's to bf16, which freezes most
     run = Run(trainer, plan, numerics, eval_pairs, reporter, checkpointer, untrained=digests(model))
