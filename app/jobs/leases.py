@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import Engine, case, delete, func, insert, select, update
+from sqlalchemy import Engine, delete, func, insert, or_, select, update
 
 from app.adapters.archive import archive_digest
 from app.blobs import BlobWriter, StoredBlob, is_intact, read_range
@@ -26,6 +26,10 @@ log = structlog.get_logger()
 
 #: Checkpoints kept while a job lives: the last two (one may be damaged) and the best.
 KEPT_CHECKPOINTS = 2
+#: So long a failed job's checkpoints are kept: a clone with other limits may go on from them.
+FAILED_KEPT_MS = 86_400_000
+#: By fencing token, not by id: ids carry the clock of the worker that made them.
+NEWEST_FIRST = (Checkpoint.attempt.desc(), Checkpoint.step.desc(), Checkpoint.id.desc())
 
 
 class ArtifactDamaged(Exception):
@@ -135,29 +139,33 @@ def record_log(engine: Engine, settings: Settings, lease: Lease, seq: int, text:
     """Keep a piece of the trainer's own output (at most 64 KiB)."""
     with transaction(engine) as session:
         repository.fence(session, lease, _ms(settings.lease_seconds))
-        session.execute(
-            insert(JobLog).values(job_id=lease.job_id, attempt=lease.attempt, seq=seq, text=text)
-        )
+        # Written again when the answer to the first commit was lost on the way.
+        session.merge(JobLog(job_id=lease.job_id, attempt=lease.attempt, seq=seq, text=text))
 
 
 def save_checkpoint(
     engine: Engine, settings: Settings, lease: Lease, directory: Path, saved: CheckpointSaved
 ) -> None:
-    """Store a checkpoint's files, then point the job at it; older ones are let go."""
+    """Store a checkpoint's files, then point the job at it; older ones are let go.
+
+    One that is newer than all before is progress: what went wrong until then is forgiven.
+    """
     blobs = _store(engine, settings, directory, saved.files)
     checkpoint_id = new_id("ckpt")
     size = sum(entry.size for entry in saved.files)
     event = Event("checkpoint", f"Checkpoint at step {saved.step}.", {"step": saved.step})
     with transaction(engine) as session:
+        newest = session.scalar(
+            select(func.max(Checkpoint.step)).where(Checkpoint.job_id == lease.job_id)
+        )
+        is_progress = newest is None or saved.step > newest
         repository.fence(
             session,
             lease,
             _ms(settings.lease_seconds),
             [event],
             checkpoint_id=checkpoint_id,
-            failures=0,
-            crashes=0,
-            stalls=0,
+            **(dict.fromkeys(("failures", "crashes", "stalls"), 0) if is_progress else {}),
         )
         if saved.is_best:
             session.execute(
@@ -180,7 +188,7 @@ def save_checkpoint(
             session.scalars(
                 select(Checkpoint.id)
                 .where(Checkpoint.job_id == lease.job_id, Checkpoint.is_best.is_(False))
-                .order_by(Checkpoint.id.desc())
+                .order_by(*NEWEST_FIRST)
                 .offset(KEPT_CHECKPOINTS)
             )
         )
@@ -250,6 +258,8 @@ def fail(
     status = repository.after_failure(is_retryable, settings.max_failures, settings.max_stalls)
     event = Event("attempt_failed", f"{code}: {detail}", {"code": code, "step": step})
     with transaction(engine) as session:
+        # Nobody but the holder of the lease changes it.
+        failures = session.scalar(select(Job.failures).where(Job.id == lease.job_id)) or 0
         job = repository.leave(
             session,
             lease,
@@ -257,7 +267,7 @@ def fail(
             [event],
             failures=Job.failures + 1,
             stalls=Job.stalls + 1,
-            run_after=now_ms() + backoff_ms(settings, lease.attempt),
+            run_after=now_ms() + backoff_ms(settings, failures),
             failure_code=code,
             failure_detail=detail[:8000],
             failure_step=step,
@@ -276,10 +286,6 @@ def release(engine: Engine, lease: Lease, reason: str) -> JobStatus:
             [Event("released", reason)],
             preemptions=Job.preemptions + 1,
             run_after=now_ms(),
-            checkpoint_id=case(
-                ((Job.desired == Desired.CANCEL) & Job.keep_checkpoint.is_(False), None),
-                else_=Job.checkpoint_id,
-            ),
         )
         return JobStatus(job.status)
 
@@ -289,7 +295,7 @@ def checkpoint_files(engine: Engine, job_id: str) -> list[tuple[Checkpoint, list
     with transaction(reader(engine)) as session:
         checkpoints = list(
             session.scalars(
-                select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.id.desc())
+                select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(*NEWEST_FIRST)
             )
         )
         return [
@@ -317,22 +323,38 @@ def fetch(engine: Engine, blob_id: str, size: int, target: Path, sha256: str) ->
 def drop_ended_checkpoints(engine: Engine) -> int:
     """Let go of the checkpoints of ended jobs, except those asked to be kept; how many."""
     with transaction(engine) as session:
-        ended = list(
-            session.scalars(
-                select(Checkpoint.id)
+        rows = (
+            session.execute(
+                select(Checkpoint.id, Checkpoint.job_id)
                 .join(Job, Job.id == Checkpoint.job_id)
-                .where(Job.status.in_(TERMINAL), Job.keep_checkpoint.is_(False))
+                .where(
+                    Job.status.in_(TERMINAL),
+                    Job.keep_checkpoint.is_(False),
+                    or_(
+                        Job.status != JobStatus.FAILED,
+                        Job.finished_at < now_ms() - FAILED_KEPT_MS,
+                    ),
+                )
                 .limit(100)
             )
+            .tuples()
+            .all()
+        )
+        ended = [checkpoint_id for checkpoint_id, _ in rows]
+        session.execute(
+            update(Job)
+            .where(Job.id.in_([job_id for _, job_id in rows]))
+            .values(checkpoint_id=None)
+            .execution_options(synchronize_session=False)
         )
         session.execute(delete(StoredFile).where(StoredFile.owner_id.in_(ended)))
         session.execute(delete(Checkpoint).where(Checkpoint.id.in_(ended)))
         return len(ended)
 
 
-def backoff_ms(settings: Settings, attempt: int) -> int:
+def backoff_ms(settings: Settings, failures: int) -> int:
     """Full jitter (Brooker 2015): uniform in 0 … min(max, base · 2ⁿ)."""
-    ceiling = min(settings.backoff_max_seconds, settings.backoff_seconds * 2 ** min(attempt, 20))
+    ceiling = min(settings.backoff_max_seconds, settings.backoff_seconds * 2 ** min(failures, 20))
     return _ms(random.uniform(0, ceiling))  # noqa: S311 - spreads load, guards nothing
 
 

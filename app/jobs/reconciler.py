@@ -24,8 +24,6 @@ from app.settings import Settings
 log = structlog.get_logger()
 
 COLLECT_SECONDS = 600
-#: A worker that was not seen this long offers no slots.
-WORKER_GONE_MS = 30_000
 FORGET_WORKER_MS = 86_400_000
 
 
@@ -100,7 +98,7 @@ def issue_missing(engine: Engine, settings: Settings, tickets: Tickets) -> None:
                 select(func.coalesce(func.sum(Worker.slots - Worker.busy), 0)).where(
                     Worker.queue == name,
                     Worker.state == "ready",
-                    Worker.seen_at > now_ms() - WORKER_GONE_MS,
+                    Worker.seen_at > now_ms() - repository.WORKER_GONE_MS,
                 )
             ).scalar_one()
         need = min(waiting, idle)

@@ -11,17 +11,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from app.database import now_ms
-from app.domain.lifecycle import TERMINAL, Desired, JobStatus
-from app.models import Job, JobEvent, JobMetric
+from app.domain.lifecycle import TERMINAL, Desired, JobKind, JobStatus
+from app.models import Job, JobEvent, JobMetric, Worker
 
 #: After this long a job goes to the host it wanted to avoid rather than wait on.
 AVOID_HOST_MS = 600_000
+#: A worker that was not seen this long offers no slots.
+WORKER_GONE_MS = 30_000
+#: Of the advisory lock that makes claims take turns on PostgreSQL; SQLite has one writer anyway.
+CLAIM_LOCK = 0x706C6175
 RUNNING, QUEUED = JobStatus.RUNNING, JobStatus.QUEUED
 LIVE = tuple(status for status in JobStatus if status not in TERMINAL)
 
@@ -79,13 +95,26 @@ def insert_job(session: Session, job: Job) -> Job:
 def claim(
     session: Session, queue: str, owner: str, host: str, lease_ms: int, quota_running: int
 ) -> Job | None:
-    """Take the best waiting job of a queue; at most one caller gets it."""
+    """Take the best waiting job of a queue; at most one caller gets it.
+
+    A tenant that runs ``quota_running`` jobs gets no further one; inspections do not count.
+    """
     candidate, running = aliased(Job), aliased(Job)
-    in_use = (
-        select(func.count())
-        .where(running.tenant_id == candidate.tenant_id, running.status == RUNNING)
-        .scalar_subquery()
+    at_quota = (
+        select(running.tenant_id)
+        .where(running.status == RUNNING, running.kind != JobKind.PREFLIGHT)
+        .group_by(running.tenant_id)
+        .having(func.count() >= quota_running)
     )
+    other_host = exists().where(
+        Worker.queue == queue,
+        Worker.host != host,
+        Worker.state == "ready",
+        Worker.seen_at > now_ms() - WORKER_GONE_MS,
+    )
+    if session.get_bind().dialect.name == "postgresql":
+        # Two claims at once would both count before either is seen, and exceed the quota.
+        session.execute(select(func.pg_advisory_xact_lock(CLAIM_LOCK)))
     best = (
         select(candidate.id)
         .where(
@@ -97,8 +126,12 @@ def claim(
                 candidate.avoid_host.is_(None),
                 candidate.avoid_host != host,
                 candidate.run_after < now_ms() - AVOID_HOST_MS,
+                ~other_host,
             ),
-            in_use < quota_running,
+            or_(
+                candidate.kind == JobKind.PREFLIGHT,
+                candidate.tenant_id.not_in(at_quota),
+            ),
         )
         .order_by(candidate.priority.desc(), candidate.created_at, candidate.id)
         .limit(1)
@@ -272,18 +305,21 @@ def desire(
         Desired.RUN: JobStatus.QUEUED,
     }[desired]
     status = case((Job.status == RUNNING, RUNNING.value), else_=idle.value)
-    ended = case((Job.status == RUNNING, None), else_=now_ms())
     changes = or_(Job.desired != desired, ~Job.status.in_((RUNNING, idle)))
     values: dict[str, Any] = {"keep_checkpoint": True} if keep_checkpoint else {}
     if desired == Desired.CANCEL:
-        values["finished_at"] = ended
-        # A cancel is never taken back by a later pause or resume.
-        changes = and_(changes, Job.desired != Desired.CANCEL)
-    else:
-        changes = and_(changes, Job.desired != Desired.CANCEL)
+        values["finished_at"] = case((Job.status == RUNNING, None), else_=now_ms())
+        if not keep_checkpoint:
+            values["checkpoint_id"] = case((Job.status == RUNNING, Job.checkpoint_id))
     job = session.scalar(
         update(Job)
-        .where(Job.id == job_id, Job.tenant_id == tenant_id, Job.status.in_(LIVE), changes)
+        .where(
+            Job.id == job_id,
+            Job.tenant_id == tenant_id,
+            Job.status.in_(LIVE),
+            Job.desired != Desired.CANCEL,  # never taken back by a later pause or resume
+            changes,
+        )
         .values(
             desired=desired,
             status=status,
@@ -356,16 +392,18 @@ def _waiting() -> ColumnElement[str]:
 
 def _left(status: JobStatus | ColumnElement[str]) -> dict[str, Any]:
     """What every way out of ``running`` writes."""
-    if isinstance(status, JobStatus):
-        finished_at: object = now_ms() if status in TERMINAL else None
-    else:
-        finished_at = case((status.in_([s.value for s in TERMINAL]), now_ms()))
+    status = literal(status.value) if isinstance(status, JobStatus) else status
+    is_over = status.in_([s.value for s in TERMINAL])
+    is_dropped = and_(status == JobStatus.CANCELLED, Job.keep_checkpoint.is_(False))
+    # A worker that died did not work until somebody noticed.
+    stopped_at = case((Job.lease_expires_at < now_ms(), Job.lease_expires_at), else_=now_ms())
     return {
         "lease_owner": None,
         "lease_expires_at": None,
         "phase": None,
-        "runtime_ms": Job.runtime_ms + now_ms() - Job.attempt_started_at,
-        "finished_at": finished_at,
+        "runtime_ms": Job.runtime_ms + stopped_at - Job.attempt_started_at,
+        "finished_at": case((is_over, now_ms())),
+        "checkpoint_id": case((is_dropped, None), else_=Job.checkpoint_id),
         "version": Job.version + 1,
     }
 
