@@ -108,8 +108,9 @@ def report(
 ) -> dict[str, Any]:
     """The dataset report, ready for JSON.
 
-    ``errors`` are the rows that could not be tokenised at all; the list is read after the rows. ``tokens``: "prompt" is what both sequences begin with, "chosen" and "rejected"
-    are whole sequences. Findings:
+    ``errors`` are the rows that could not be tokenised at all; they are read after the rows.
+    ``tokens``: "prompt" is what both sequences begin with, "chosen" and "rejected" are
+    whole sequences. Findings:
 
     - ``duplicates``: the same pair again; ``contradictions``: the same pair the other way round
     - ``identical``: both replies are the same text; ``identical_as_tokens``: only as tokens;

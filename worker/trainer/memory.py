@@ -1,0 +1,126 @@
+"""How much memory a run will need, by part, before any of it is taken.
+
+Arithmetic on facts and plan; nothing is allocated. Bytes throughout. Meant to be above the truth:
+a measured step of small models took 50 to 100 % of it (tests/trainer/test_memory.py). Attention is
+taken to keep no scores, as with PyTorch's scaled dot product or flash kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.domain.paths import matches
+from app.domain.plan import BaseModelFacts, TrainingPlan
+
+#: fp32 weight, gradient and the two moments of Adam.
+TRAINED_BYTES = 16
+#: Bytes a frozen weight of a linear layer takes; NF4 with double quantisation keeps 0.127 more
+#: bits a weight for its scales (Dettmers et al. 2023, QLoRA, section 3).
+QUANTIZED_BYTES = {"8bit": 1.0, "4bit": (4 + 0.127) / 8}
+#: CUDA context and allocator slack; the libraries and the tokenised data on a CPU.
+OVERHEAD_BYTES = {"cuda": 1 << 30, "cpu": 1 << 29}
+#: Residual additions, norms, attention output and softmax statistics: hidden-sized activations a
+#: block keeps besides the inputs and outputs of its linear layers.
+HIDDEN_COPIES = 8
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Peak memory of one optimiser step, in bytes."""
+
+    weights: int
+    optimizer: int  # trained parameters with gradients and moments
+    activations: int
+    overhead: int
+
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return self.weights + self.optimizer + self.activations + self.overhead
+
+    def document(self) -> dict[str, int]:
+        """For JSON: the parts and ``total_bytes``."""
+        return {
+            "weights_bytes": self.weights,
+            "optimizer_bytes": self.optimizer,
+            "activations_bytes": self.activations,
+            "overhead_bytes": self.overhead,
+            "total_bytes": self.total,
+        }
+
+
+def estimate_memory(
+    facts: BaseModelFacts,
+    plan: TrainingPlan,
+    *,
+    longest: int,
+    device: str,
+    bf16: bool,
+    gradient_checkpointing: bool,
+) -> MemoryEstimate:
+    """What a step on the longest pairs takes: ``longest`` tokens a sequence, two sequences a pair.
+
+    ``device`` is "cpu" or "cuda"; ``bf16`` says that the base's weights and the activations are in
+    bfloat16. With gradient checkpointing every block keeps its input only, and one block at a time
+    is computed again; without, all of them keep theirs.
+    """
+    width = 2 if bf16 else 4
+    pairs = int(str(plan.reward["per_device_train_batch_size"]))
+    tokens = 2 * pairs * min(longest, plan.tokenization.max_length)
+    block = _block_activations(facts, plan, tokens, width)
+    hidden = tokens * facts.hidden_size * width
+    kept = (
+        facts.layer_count * hidden + block if gradient_checkpointing else facts.layer_count * block
+    )
+    return MemoryEstimate(
+        weights=_weights(facts, plan, width),
+        optimizer=TRAINED_BYTES * plan.trainable_parameters,
+        activations=kept + 4 * hidden,  # embeddings, last norm, and their gradients
+        overhead=OVERHEAD_BYTES[device],
+    )
+
+
+def explain(estimate: MemoryEstimate, limit: int) -> str | None:
+    """Why a run will not fit into ``limit`` bytes, and what to do; None if it will."""
+    if estimate.total <= limit:
+        return None
+    return (
+        f"estimated peak {_gib(estimate.total)} GiB (weights {_gib(estimate.weights)}, optimizer "
+        f"{_gib(estimate.optimizer)}, activations {_gib(estimate.activations)}) is more than "
+        f"{_gib(limit)} GiB; lower training.per_device_batch_size or training.max_length, or "
+        "enable training.gradient_checkpointing"
+    )
+
+
+def _weights(facts: BaseModelFacts, plan: TrainingPlan, width: int) -> int:
+    """Of the frozen base; a module that is saved in full is there twice, once as it was."""
+    if plan.quantization == "none":
+        return facts.parameter_count * width
+    in_blocks = sum(i * o for i, o in facts.linear_modules.values())
+    rest = facts.parameter_count - in_blocks
+    return int(in_blocks * QUANTIZED_BYTES[plan.quantization]) + rest * width
+
+
+def _block_activations(facts: BaseModelFacts, plan: TrainingPlan, tokens: int, width: int) -> int:
+    """Of the average block: what its linear layers give, take in besides hidden states, the rest.
+
+    A frozen weight keeps no input; an adapted one keeps it for LoRA's A, in fp32, and A's output.
+    """
+    names = [str(n) for n in _list(plan.lora["target_modules"])]
+    adapted = {path for name in names for path in matches(name, facts.linear_modules)}
+    rank, hidden = int(str(plan.lora["r"])), facts.hidden_size
+    kept = 0
+    for path, (inputs, outputs) in facts.linear_modules.items():
+        kept += outputs * width + (inputs * width if inputs != hidden else 0)
+        if path in adapted:
+            kept += rank * 4 + (inputs * 4 if width == 2 else 0)
+    per_block = kept / max(1, facts.layer_count)
+    return int(tokens * (per_block + HIDDEN_COPIES * hidden * width))
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f}"
