@@ -34,7 +34,6 @@ class WorkOrder(BaseModel):
     model_dir: str = Field(description="Absolute path of the base model's files.")
     model_name: str = Field(description="What the adapter calls its base: a repo or catalogue id.")
     revision: str | None = None
-    model_digest: str | None = Field(None, description="For inspect: goes into its facts.")
     chat_template: str | None = Field(None, description="The catalogue's, over the tokenizer's.")
     plan: TrainingPlan | None = None
     spec: dict[str, JsonValue] | None = Field(None, description="For run.lock.json.")

@@ -57,17 +57,18 @@ print(scores.tolist())  # raw rewards: a higher one is a better reply
 ```
 """
 _RENDER_CHAT = """\
+prompt = [{"role": "user", "content": "Hello"}]
 replies = ["Hello! How can I help?", "No."]
 texts = [
     tokenizer.apply_chat_template(
-        [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": reply}],
-        tokenize=False,
+        [*prompt, {"role": "assistant", "content": reply}], tokenize=False
     )
     for reply in replies
 ]"""
 _RENDER_TEXT = """\
+prompt = "Hello "
 replies = ["Hello! How can I help?", "No."]
-texts = ["Hello " + reply{eos} for reply in replies]"""
+texts = [prompt + reply{eos} for reply in replies]"""
 
 
 def model_card(summary: Mapping[str, Any], plan: TrainingPlan, metrics: Mapping[str, float]) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from app.domain.order import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, WorkOrder
-from app.domain.progress import Failed, Inspected
+from app.domain.plan import BaseModelFacts, TrainingPlan
+from app.domain.progress import Failed, Inspected, Reported
 from app.domain.progress import Stopped as StoppedMessage
 from worker.trainer.channel import Channel
 from worker.trainer.diagnosis import diagnose
@@ -36,15 +37,49 @@ def carry_out(order: WorkOrder, channel: Channel) -> int:
 
 
 def _inspect(order: WorkOrder, channel: Channel) -> None:
+    """The facts; with a plan and its data also what they will take, and what is odd about them."""
     from worker.trainer.inspection import inspect
+    from worker.trainer.model import files_digest
 
     facts = inspect(
         Path(order.model_dir),
         revision=order.revision,
         chat_template=order.chat_template,
-        digest=order.model_digest or "",
+        digest=files_digest(Path(order.model_dir)),
     )
+    if order.plan is not None and order.train_file is not None:
+        _report(order, order.plan, order.train_file, facts, channel)
     channel.say(Inspected(facts=facts))
+
+
+def _report(
+    order: WorkOrder,
+    plan: TrainingPlan,
+    train_file: str,
+    facts: BaseModelFacts,
+    channel: Channel,
+) -> None:
+    from worker.trainer.memory import estimate_memory
+    from worker.trainer.model import numerics_for
+    from worker.trainer.report import dataset_report
+    from worker.trainer.tokenization import PairTokenizer
+    from worker.trainer.training import checkpoints_activations
+
+    tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
+    found = dataset_report(tokenizer, train_file, order.eval_file)
+    channel.say(Reported(name="dataset", document=found))
+    numerics = numerics_for(plan)
+    estimate = estimate_memory(
+        facts,
+        plan,
+        longest=max((found["tokens"][r].get("max", 0) for r in ("chosen", "rejected")), default=0),
+        device=numerics.device,
+        bf16=numerics.bf16,
+        gradient_checkpointing=checkpoints_activations(
+            plan, numerics, can_checkpoint=facts.supports_gradient_checkpointing
+        ),
+    )
+    channel.say(Reported(name="memory", document=dict(estimate.document())))
 
 
 def _merge(order: WorkOrder, channel: Channel) -> None:

@@ -107,7 +107,7 @@ def build_run(
     engine = RewardTrainer if plan.engine == "stock" else SharedPrefixRewardTrainer
     trainer = _trainer_class(engine)(
         model=model,
-        args=reward_config(plan, numerics, supports_checkpointing(model)),
+        args=reward_config(plan, numerics, model),
         train_dataset=dataset(train_pairs),
         eval_dataset=dataset(eval_pairs) if eval_pairs else None,
         processing_class=tokenizer,
@@ -143,17 +143,26 @@ def choose_engine(run: Run, channel: Channel) -> str:
     return "stock"
 
 
-def reward_config(plan: TrainingPlan, numerics: Numerics, can_checkpoint: bool) -> RewardConfig:
+def checkpoints_activations(
+    plan: TrainingPlan, numerics: Numerics, *, can_checkpoint: bool
+) -> bool:
+    """Whether activations are computed twice to save memory; "auto": on GPUs, whose is scarce."""
+    wanted = plan.gradient_checkpointing
+    return can_checkpoint and (numerics.device == "cuda" if wanted == "auto" else wanted)
+
+
+def reward_config(plan: TrainingPlan, numerics: Numerics, model: PeftModel) -> RewardConfig:
     """The plan's arguments and what depends on this machine."""
     _, reward = plan.kwargs()
-    wanted = plan.gradient_checkpointing
+    base = model.get_base_model()
     return RewardConfig(
         **reward,
         output_dir=OUTPUT,
         use_cpu=numerics.device == "cpu",
         bf16=numerics.bf16,
-        gradient_checkpointing=can_checkpoint
-        and (numerics.device == "cuda" if wanted == "auto" else wanted),
+        gradient_checkpointing=checkpoints_activations(
+            plan, numerics, can_checkpoint=bool(base.supports_gradient_checkpointing)
+        ),
         restore_callback_states_from_checkpoint=True,
         disable_tqdm=True,
         dataloader_pin_memory=numerics.device == "cuda",
@@ -219,11 +228,6 @@ def digests(model: torch.nn.Module) -> dict[str, str]:
         name: hashlib.sha256(p.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
         for name, p in trainable(model)
     }
-
-
-def supports_checkpointing(model: PeftModel) -> bool:
-    """Whether transformers can recompute this architecture's activations."""
-    return bool(model.get_base_model().supports_gradient_checkpointing)
 
 
 def _trainer_class(base: type[Any]) -> type[Any]:
