@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from trl import RewardConfig, RewardTrainer
 
-from tests.engine.tiny import SHAPE, make_model, make_rows, make_trainer
+from tests.engine.tiny import SHAPE, assert_close, gradients, make_model, make_rows, make_trainer
 from worker.trainer.engine import SharedPrefixRewardTrainer, probe, unsupported_reason
 
 ROWS = make_rows([(10, 5, 9), (3, 4, 2)])
@@ -128,6 +128,30 @@ def test_probe_does_not_take_nan_for_agreement(tmp_path):
         trainer.reward_model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
 
     assert not probe(trainer).ok
+
+
+@pytest.mark.parametrize("family", ["gpt2", "diffllama"])
+def test_last_layer_stays_whole_where_a_model_does_not_allow_less(tmp_path, family):
+    sizes = {"n_embd": 32, "n_layer": 3, "n_head": 4} if family == "gpt2" else {}
+    stock, ours = (
+        make_trainer(
+            trainer_class,
+            tmp_path,
+            ROWS,
+            model=make_model(family, **sizes),
+            trainer_arguments={"peft_config": None},
+        )
+        for trainer_class in (RewardTrainer, SharedPrefixRewardTrainer)
+    )
+
+    assert probe(ours).ok
+    assert not ours.reward_model.trims_last_layer
+    loss, expected = gradients(stock, ROWS)
+    our_loss, found = gradients(ours, ROWS)
+    assert our_loss == pytest.approx(loss, abs=1e-6)
+    for side in (found, expected):  # a pair pulls both ways at a bias after which nothing bends
+        side.pop("transformer.ln_f.bias", None)
+    assert_close(found, expected)
 
 
 def test_window_that_attention_does_not_name_is_found(tmp_path):

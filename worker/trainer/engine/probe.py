@@ -1,6 +1,6 @@
 """One real micro-batch both ways, before a run: what the static check cannot know."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -29,14 +29,27 @@ def probe(trainer: SharedPrefixRewardTrainer) -> ProbeResult:
     """Score two pairs of the training set as stock does and packed, on the live model.
 
     Nothing is left behind: no gradients, and random states as they were, so that a run with a probe
-    is a run without one. Never raises for what a model does; the error becomes the reason.
+    is a run without one. Only where a model does not allow its last layer to be trimmed is the
+    trainer told to leave it whole. Never raises for what a model does; the error becomes the reason.
     """
     devices = [trainer.args.device] if trainer.args.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.no_grad():
-        try:
-            return _compare(trainer)
-        except Exception as error:  # noqa: BLE001 - any failure of a model we do not know means: train stock
-            return ProbeResult(False, f"the packed forward failed: {type(error).__name__}: {error}")
+        result = _try(trainer)
+        if result.ok:
+            return result
+        trimmed = trainer.reward_model
+        trainer.reward_model = replace(trimmed, trims_last_layer=False)
+        whole = _try(trainer)
+        if not whole.ok:
+            trainer.reward_model = trimmed
+        return whole
+
+
+def _try(trainer: SharedPrefixRewardTrainer) -> ProbeResult:
+    try:
+        return _compare(trainer)
+    except Exception as error:  # noqa: BLE001 - whatever a model raises means: train stock
+        return ProbeResult(False, f"the packed forward failed: {type(error).__name__}: {error}")
 
 
 def _compare(trainer: SharedPrefixRewardTrainer) -> ProbeResult:

@@ -18,13 +18,18 @@ from worker.trainer.engine.layout import PackedRow
 
 @dataclass(frozen=True)
 class RewardModel:
-    """A causal decoder, its reward head, and what of them has to be steered."""
+    """A causal decoder, its reward head, and what of them has to be steered.
+
+    `trims_last_layer` says that the last layer runs only where a reward is read. A few models do
+    not allow it: GPT-2 fixes its shapes before the layers, DiffLlama attends twice in each.
+    """
 
     decoder: PreTrainedModel
     head: nn.Module
     attentions: tuple[nn.Module, ...]
     configs: tuple[PretrainedConfig, ...]
     layers: tuple[nn.Module, ...]
+    trims_last_layer: bool
 
     @classmethod
     def of(cls, model: PreTrainedModel | PeftModel) -> "RewardModel":
@@ -42,6 +47,7 @@ class RewardModel:
             attentions,
             tuple(configs.values()),
             tuple(stacks[0]) if stacks else (),
+            trims_last_layer=bool(stacks),
         )
 
     def rewards(self, row: PackedRow) -> Tensor:
@@ -53,7 +59,7 @@ class RewardModel:
             hidden = self.decoder(
                 input_ids=row.input_ids, position_ids=row.position_ids, use_cache=False
             ).last_hidden_state
-        if not self.layers:
+        if not self.trims_last_layer:
             hidden = hidden.index_select(1, row.reward_index)
         rewards: Tensor = self.head(hidden)
         return rewards.float().view(-1, 2)
@@ -66,11 +72,10 @@ class RewardModel:
     def checkpointing(self, *, is_on: bool) -> Iterator[None]:
         """Keep only each layer's input for the backward, which then computes the layer again.
 
-        The last layer is left out: it runs only where rewards are read and keeps next to nothing.
+        A trimmed last layer is left out: it keeps next to nothing.
         """
-        layers: list[Any] = [
-            m for m in self.layers[:-1] if isinstance(m, GradientCheckpointingLayer)
-        ]
+        deep = self.layers[:-1] if self.trims_last_layer else self.layers
+        layers: list[Any] = [m for m in deep if isinstance(m, GradientCheckpointingLayer)]
         try:
             for layer in layers if is_on else ():
                 layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
@@ -82,7 +87,7 @@ class RewardModel:
 
     @contextmanager
     def _last_layer_only_at_rewards(self) -> Iterator[None]:
-        if not self.layers:
+        if not self.trims_last_layer:
             yield
             return
         hook = self.layers[-1].register_forward_pre_hook(_keep_rewarded, with_kwargs=True)
