@@ -23,6 +23,7 @@ from app.api_keys.router import router as api_keys
 from app.base_models.catalogue import load_catalogue
 from app.base_models.router import router as base_models
 from app.broker import make_tickets
+from app.dashboard.router import router as dashboard
 from app.database import make_engine, reader
 from app.datasets.router import MAX_UPLOADS
 from app.datasets.router import router as datasets
@@ -92,6 +93,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.upload_limiter = CapacityLimiter(MAX_UPLOADS)
     problems.install(app)
     app.include_router(root)
+    app.include_router(dashboard)
     guarded = documented(UnauthorizedError, ForbiddenError, InvalidError, UnavailableError)
     for router in (jobs, history, datasets, adapters, base_models, api_keys):
         app.include_router(router, responses=guarded)

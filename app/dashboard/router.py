@@ -1,0 +1,104 @@
+"""The dashboard: pages without data, and the script that fills them through the public API.
+
+Nothing here reads a row or a key: whoever may see something asks ``/v1`` for it with their own API
+key, which the script keeps in the browser's tab.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from fastapi import APIRouter, Request, Response
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from app.errors import NotFoundError
+
+router = APIRouter(include_in_schema=False)
+
+PAGES = {
+    "/": "jobs",
+    "/jobs/{job_id}": "job",
+    "/adapters/{adapter_id}": "adapter",
+    "/datasets": "datasets",
+    "/queue": "queue",
+}
+HEADERS = {
+    # Trusted types: the browser itself refuses to make markup of anybody's text.
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; object-src 'none'; require-trusted-types-for 'script'; "
+    "trusted-types 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    # Kept, but asked about every time: after an update pages and scripts belong together.
+    "Cache-Control": "no-cache",
+}
+_HERE = Path(__file__).parent
+# Not asked of the machine's registry, which may call a script text/plain.
+_MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+
+
+class _Asset(NamedTuple):
+    body: bytes
+    media_type: str
+    etag: str
+
+
+def _show(name: str) -> Callable[[Request], Response]:
+    async def page(request: Request) -> Response:
+        return _answer(request, _page(name))
+
+    page.__name__ = f"show_{name}"
+    return page
+
+
+for _path, _name in PAGES.items():
+    router.add_api_route(_path, _show(_name), response_class=Response)
+
+
+@router.get("/static/{name}", response_class=Response)
+async def static_file(request: Request, name: str) -> Response:
+    """A script, the style sheet, the icon."""
+    found = _static_files().get(name)
+    if found is None:
+        raise NotFoundError("There is nothing at this address.")
+    return _answer(request, found)
+
+
+def _answer(request: Request, asset: _Asset) -> Response:
+    headers = HEADERS | {"ETag": asset.etag}
+    if request.headers.get("if-none-match") == asset.etag:
+        return Response(status_code=304, headers=headers)
+    return Response(asset.body, media_type=asset.media_type, headers=headers)
+
+
+@cache
+def _page(name: str) -> _Asset:
+    """Rendered once: a page is the same for everybody."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template(f"{name}.html").render(page=name)
+    return _asset(text.encode(), "text/html")
+
+
+@cache
+def _static_files() -> dict[str, _Asset]:
+    return {
+        path.name: _asset(path.read_bytes(), _MEDIA_TYPES[path.suffix])
+        for path in (_HERE / "static").iterdir()
+    }
+
+
+def _asset(body: bytes, media_type: str) -> _Asset:
+    return _Asset(body, media_type, f'"{hashlib.sha256(body).hexdigest()[:32]}"')

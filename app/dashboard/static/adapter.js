@@ -1,0 +1,87 @@
+// An adapter: what it is worth, its files, and how to get them.
+
+import { get } from "./api.js";
+import { persistently } from "./connection.js";
+import { $, copyButton, el, setCode, setFacts, setText, timeAgo } from "./dom.js";
+import { bytes, number, percent, shortId } from "./format.js";
+import { offerDownload, setCertificate } from "./parts.js";
+
+const NAMES = {
+  accuracy: "Accuracy",
+  accuracy_low: "Accuracy, 95 % interval from",
+  accuracy_high: "Accuracy, 95 % interval to",
+  accuracy_when_shorter: "Accuracy where the chosen reply is shorter",
+  length_baseline: "Longer is better would score",
+  length_spearman: "Rank correlation of score and length",
+  loss: "Loss",
+  margin_mean: "Margin, mean",
+  margin_std: "Margin, standard deviation",
+  ece: "Calibration error",
+  brier: "Brier score",
+  reward_mean: "Score, mean",
+  reward_std: "Score, standard deviation",
+  pairs: "Pairs",
+};
+
+export async function start(show) {
+  const id = decodeURIComponent(location.pathname.split("/")[2]);
+  const adapter = await persistently(() => get(`/v1/adapters/${encodeURIComponent(id)}`));
+  setText($("adapter-id"), adapter.id);
+  setText($("job-link"), shortId(adapter.job_id));
+  $("job-link").href = `/jobs/${adapter.job_id}`;
+  document.title = `Adapter ${shortId(adapter.id)} · Plaudit`;
+  showCertificate(adapter);
+  showFiles(adapter);
+  showMetrics(adapter.metrics);
+  const facts = Object.entries(adapter.reward_model).filter(([, value]) => typeof value !== "object");
+  setFacts($("reward-model"), facts.map(([name, value]) => [name, el("code", {}, String(value))]));
+  show();
+}
+
+function showCertificate({ certificate, base_model, revision, created_at }) {
+  setCertificate($("certificate"), certificate);
+  setFacts($("certificate-facts"), [
+    ["Base model", base_model],
+    ["Revision", revision && el("code", { class: "hash" }, revision)],
+    ["Made", timeAgo(created_at)],
+    ["Allowed difference", certificate.tolerance && `${number(certificate.tolerance)} of 1 + |score|`],
+    ["Probe pairs", certificate.probes && number(certificate.probes.length)],
+    ["Scored on", certificate.device && `${certificate.device}, ${certificate.dtype}`],
+  ]);
+}
+
+function showFiles({ id, files, archive, bytes: total }) {
+  const path = `/v1/adapters/${encodeURIComponent(id)}`;
+  offerDownload($("download"), $("download-state"), `${id}.tar`, archive.bytes, `${path}/archive`);
+  setText($("archive"), `${files.length} files, ${bytes(total)}`);
+  setCode(
+    $("curl"),
+    `curl -H "Authorization: Bearer $KEY" -o adapter.tar ${location.origin}${path}/archive\n` +
+      `echo "${archive.sha256}  adapter.tar" | sha256sum --check`,
+  );
+  const rows = files.map((file) => {
+    const button = el("button", { type: "button", class: "link" }, file.name);
+    offerDownload(button, $("download-state"), file.name, file.bytes, `${path}/files/${encodeURIComponent(file.name)}`);
+    const hash = el("code", { title: file.sha256 }, `${file.sha256.slice(0, 12)}…`);
+    const copy = copyButton(`Copy the sha256 of ${file.name}`, () => file.sha256);
+    return el("tr", {}, el("td", {}, button), el("td", { class: "number" }, bytes(file.bytes)), el("td", {}, hash, " ", copy));
+  });
+  $("files").replaceChildren(...rows);
+}
+
+function showMetrics(metrics) {
+  const found = Object.keys(metrics).filter((name) => name.startsWith("eval/")).map((name) => name.slice(5));
+  const order = Object.keys(NAMES);
+  const place = (name) => (order.includes(name) ? order.indexOf(name) : order.length);
+  found.sort((a, b) => place(a) - place(b) || a.localeCompare(b));
+  $("no-metrics").hidden = found.length > 0;
+  $("metrics").hidden = found.length === 0;
+  const rows = found.map((name) => {
+    const isShare = /accuracy|baseline|^slice\//.test(name);
+    const show = isShare ? percent : number;
+    const title = NAMES[name] ?? name.replace(/^slice\//, "Accuracy of slice ");
+    const [before, after] = [metrics[`eval_before/${name}`], metrics[`eval/${name}`]];
+    return el("tr", {}, el("th", { scope: "row" }, title), el("td", { class: "number" }, show(before)), el("td", { class: "number" }, show(after)));
+  });
+  $("metric-rows").replaceChildren(...rows);
+}

@@ -1,0 +1,85 @@
+// Datasets and the first pairs of each.
+
+import { get } from "./api.js";
+import { every, persistently } from "./connection.js";
+import { $, el, setCode, setFacts, sync, timeAgo } from "./dom.js";
+import { bytes, number, plural, shortId } from "./format.js";
+import { setPages } from "./parts.js";
+
+const REFRESH_SECONDS = 10;
+const PAIRS = 5;
+const MORE_PAIRS = 50;
+
+export async function start(show) {
+  const after = new URLSearchParams(location.search).get("after");
+  const query = new URLSearchParams({ limit: "25", ...(after && { after }) });
+  setCode($("upload-curl"), upload());
+  await every(REFRESH_SECONDS, async () => {
+    const page = await get(`/v1/datasets?${query}`);
+    $("empty").hidden = page.data.length > 0 || after !== null;
+    sync($("list"), page.data, (dataset) => dataset.id, makeDataset);
+    setPages(page, "/datasets", null, after !== null);
+    show();
+  });
+}
+
+function makeDataset(dataset) {
+  const facts = el("dl", { class: "facts" });
+  const pairs = el("ol", { class: "pairs" });
+  const more = el("button", { type: "button" }, `Show up to ${MORE_PAIRS} pairs`);
+  const summary = el(
+    "summary",
+    {},
+    el("span", { class: "title" }, dataset.name ?? shortId(dataset.id)),
+    el("span", { class: "muted" }, `${plural(dataset.pair_count, "pair")} · ${bytes(dataset.bytes)} · `, timeAgo(dataset.created_at)),
+  );
+  const node = el("details", { class: "card dataset" }, summary, facts, el("h2", {}, "First pairs"), pairs, more);
+  setFacts(facts, [
+    ["Id", el("code", {}, dataset.id)],
+    ["Pairs", `${dataset.format}, prompt ${dataset.prompt}${dataset.has_margin ? ", with margins" : ""}`],
+    ["Slices", Object.entries(dataset.slices).map(([name, count]) => `${name} ${number(count)}`).join(", ")],
+    ["Uploaded as", `${dataset.source_format}, ${bytes(dataset.upload_bytes)}`],
+    ["Columns left out", dataset.ignored_columns.join(", ")],
+    ["sha256", el("code", { class: "hash" }, dataset.sha256)],
+  ]);
+  const load = async (count) => {
+    const preview = await persistently(() => get(`/v1/datasets/${dataset.id}/preview?n=${count}`));
+    pairs.replaceChildren(...preview.data.map(makePair));
+    more.hidden = count > PAIRS || dataset.pair_count <= PAIRS;
+  };
+  node.addEventListener("toggle", () => {
+    if (node.open && !pairs.children.length) load(PAIRS);
+  });
+  more.addEventListener("click", () => load(MORE_PAIRS));
+  return { node, update: () => {} };
+}
+
+function makePair(pair) {
+  const marks = [];
+  if (pair.margin !== undefined) marks.push(`margin ${number(pair.margin)}`);
+  if (pair.slice !== undefined) marks.push(pair.slice);
+  return el(
+    "li",
+    {},
+    ...(pair.prompt === undefined ? [] : [el("div", { class: "prompt" }, ...texts(pair.prompt))]),
+    el(
+      "div",
+      { class: "replies" },
+      el("section", { class: "chosen" }, el("h3", {}, "Chosen"), ...texts(pair.chosen)),
+      el("section", { class: "rejected" }, el("h3", {}, "Rejected"), ...texts(pair.rejected)),
+    ),
+    ...(marks.length ? [el("p", { class: "muted" }, marks.join(" · "))] : []),
+  );
+}
+
+/** A text, or the messages of a conversation. */
+function texts(content) {
+  if (typeof content === "string") return [el("p", { class: "text" }, content)];
+  return content.map((message) => el("p", { class: "text" }, el("b", { class: "role" }, message.role), message.content));
+}
+
+function upload() {
+  return `export KEY=plk_…   # your API key
+curl -H "Authorization: Bearer $KEY" -H "Content-Type: application/x-ndjson" \\
+  -X POST -T preferences.jsonl "${location.origin}/v1/datasets?name=preferences"`;
+}

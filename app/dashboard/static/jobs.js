@@ -1,0 +1,110 @@
+// The list of jobs.
+
+import { get, Problem } from "./api.js";
+import { every } from "./connection.js";
+import { $, el, setCode, setText, setTime, sync, timeAgo } from "./dom.js";
+import { percent, progressOf, shortId, titleOf } from "./format.js";
+import { setPages, setPill } from "./parts.js";
+
+const REFRESH_SECONDS = 3;
+const STATUSES = ["running", "queued", "succeeded", "failed"];
+/** Adapter ids to held-out accuracy: adapters never change. */
+const accuracies = new Map();
+let mayReadAdapters = true;
+
+export async function start(show) {
+  const asked = new URLSearchParams(location.search);
+  const status = STATUSES.includes(asked.get("status")) ? asked.get("status") : null;
+  const query = new URLSearchParams({ limit: "25" });
+  if (status) query.set("status", status);
+  if (asked.get("after")) query.set("after", asked.get("after"));
+  for (const link of $("filters").children) {
+    if (link.textContent === (status ?? "all")) link.setAttribute("aria-current", "page");
+  }
+  setCode($("new-job-curl"), commands());
+  await every(REFRESH_SECONDS, async () => {
+    const page = await get(`/v1/jobs?${query}`);
+    await learnAccuracies(page.data);
+    sync($("rows"), page.data, (job) => job.id, makeRow);
+    showEmptyOrPages(page, status, asked.has("after"));
+    show();
+  });
+}
+
+function showEmptyOrPages(page, status, isOlder) {
+  const isEmpty = page.data.length === 0;
+  $("list").hidden = isEmpty;
+  $("empty").hidden = !isEmpty;
+  const isFirst = isEmpty && !status && !isOlder;
+  setText($("empty-text"), isFirst ? "No jobs yet" : `No ${status ?? "older"} jobs`);
+  setText($("empty-hint"), isFirst ? "Submit one with the commands below; it appears here by itself." : "");
+  if (isFirst) $("new-job").open = true;
+  setPages(page, "/", status && { status }, isOlder);
+}
+
+function makeRow(job) {
+  const link = el("a", { href: `/jobs/${job.id}` });
+  const id = el("code", { class: "muted" }, shortId(job.id));
+  const pill = el("span");
+  const phase = el("span", { class: "muted phase" });
+  const bar = el("progress", { max: "1", "aria-label": "Progress" });
+  const steps = el("span", { class: "muted number" });
+  const model = el("td", { role: "cell", class: "model" });
+  const accuracy = el("td", { role: "cell", class: "number accuracy" });
+  const age = timeAgo(job.queued_at);
+  const cell = (name, ...children) => el("td", { role: "cell", class: name }, ...children);
+  const node = el(
+    "tr",
+    { role: "row" },
+    cell("name", link, id),
+    cell("status", pill, phase),
+    cell("progress", bar, steps),
+    model,
+    accuracy,
+    cell("number age", age),
+  );
+  const update = (now) => {
+    setText(link, titleOf(now));
+    id.hidden = !now.name;
+    setPill(pill, now.status);
+    setText(phase, now.status === "running" ? now.phase : "");
+    const { text, share } = progressOf(now);
+    bar.hidden = share === null;
+    bar.value = share ?? 0;
+    setText(steps, text);
+    setText(model, now.base_model);
+    setText(accuracy, percent(accuracies.get(now.adapter_id)));
+    setTime(age, now.queued_at);
+  };
+  return { node, update };
+}
+
+/** A list of jobs has no metrics; the adapters that came of them do. */
+async function learnAccuracies(jobs) {
+  const unknown = () => jobs.filter((job) => job.adapter_id && !accuracies.has(job.adapter_id));
+  if (!mayReadAdapters || unknown().length === 0) return;
+  const learn = (adapter) => accuracies.set(adapter.id, adapter.metrics["eval/accuracy"] ?? null);
+  try {
+    if (accuracies.size === 0) (await get("/v1/adapters?limit=100")).data.forEach(learn);
+    for (const job of unknown()) learn(await get(`/v1/adapters/${job.adapter_id}`));
+  } catch (error) {
+    if (!(error instanceof Problem) || error.status >= 500) throw error;
+    if (error.status === 401) throw error;
+    mayReadAdapters = error.status !== 403; // a key without artifacts:read; 404: just deleted
+  }
+}
+
+function commands() {
+  const here = location.origin;
+  return `export KEY=plk_…   # your API key
+
+curl -H "Authorization: Bearer $KEY" -H "Content-Type: application/x-ndjson" \\
+  -X POST -T preferences.jsonl "${here}/v1/datasets?name=preferences"
+
+curl -H "Authorization: Bearer $KEY" ${here}/v1/jobs --json '{
+  "name": "my first reward model",
+  "base_model": "all-minilm-l6-v2",
+  "train_dataset": "ds_…",
+  "eval_dataset": {"fraction": 0.1}
+}'`;
+}

@@ -1,0 +1,73 @@
+// Every page starts here: sign in, then let the page fill itself.
+
+import { get, Problem } from "./api.js";
+import { $, setOrHide, setText } from "./dom.js";
+import { dropKey, findKey, keepKey, signOut } from "./keys.js";
+
+const pages = {
+  jobs: () => import("./jobs.js"),
+  job: () => import("./job.js"),
+  adapter: () => import("./adapter.js"),
+  datasets: () => import("./datasets.js"),
+  queue: () => import("./queue.js"),
+};
+
+async function start() {
+  $("sign-out").addEventListener("click", signOut);
+  $("sign-in-form").addEventListener("submit", signIn);
+  if (!(await findKey())) return askForKey();
+  $("sign-out").hidden = false;
+  $("loading").hidden = false;
+  const page = await pages[document.body.dataset.page]();
+  await page.start(() => {
+    $("loading").hidden = true;
+    $("page").hidden = false;
+  });
+  return undefined;
+}
+
+function askForKey(reason) {
+  only("sign-in");
+  setOrHide($("sign-in-reason"), reason);
+  $("sign-out").hidden = true;
+  $("api-key").focus();
+}
+
+async function signIn(event) {
+  event.preventDefault();
+  keepKey($("api-key").value.trim());
+  try {
+    await get("/v1/jobs?limit=1");
+    location.reload();
+  } catch (error) {
+    dropKey();
+    askForKey(error instanceof Problem && error.status === 403 ? `${error.message} ${error.hint}` : error.message);
+    $("api-key").select();
+  }
+}
+
+/** What cannot be helped by trying again. */
+function refuse(error) {
+  if (!(error instanceof Problem)) {
+    setText($("refusal-title"), "This page broke");
+    setText($("refusal-detail"), "Reload it; if that does not help, report what you did.");
+    only("refusal");
+    throw error; // to the console
+  }
+  if (error.status === 401) {
+    dropKey();
+    askForKey(error.message);
+    return;
+  }
+  const isMissing = error.status === 404 || error.status === 422;
+  setText($("refusal-title"), isMissing ? "There is nothing here" : error.title);
+  setText($("refusal-detail"), isMissing ? "It was deleted, it never existed, or it belongs to another key." : error.message);
+  setText($("refusal-hint"), isMissing ? "" : error.hint);
+  only("refusal");
+}
+
+function only(id) {
+  for (const other of ["sign-in", "refusal", "loading", "page"]) $(other).hidden = other !== id;
+}
+
+start().catch(refuse);

@@ -1,0 +1,63 @@
+// What a job was asked to do, and what exactly its trainer was told.
+
+import { $, el, setFacts, setText } from "./dom.js";
+import { number, plural } from "./format.js";
+
+export function showPlan({ spec, plan }) {
+  $("no-plan").hidden = plan !== null;
+  $("raw").hidden = plan === null;
+  setFacts($("plan"), plan ? planned(spec, plan) : asked(spec));
+  if (plan) setText($("raw-plan"), JSON.stringify({ lora: plan.lora, reward: plan.reward }, null, 2));
+}
+
+function asked(spec) {
+  return [
+    ["LoRA", `rank ${spec.lora.r}, alpha ${spec.lora.alpha}, dropout ${spec.lora.dropout}`],
+    ["Learning rate", number(spec.training.learning_rate)],
+    ["Length", length(spec.training.max_steps, spec.training.epochs)],
+    ["Batch", plural(spec.training.batch_size, "pair")],
+    ["Training data", dataset(spec.train_dataset)],
+  ];
+}
+
+function planned(spec, { lora, reward, data, ...plan }) {
+  const [passes, pairs] = [reward.gradient_accumulation_steps, reward.per_device_train_batch_size];
+  const share = (100 * plan.trainable_parameters) / plan.total_parameters;
+  const variants = [lora.use_dora && "DoRA", lora.use_rslora && "rsLoRA"].filter(Boolean);
+  return [
+    ["Architecture", plan.architecture],
+    ["Revision", plan.base_model.revision && el("code", { class: "hash" }, plan.base_model.revision)],
+    ["LoRA", [`rank ${lora.r}`, `alpha ${lora.lora_alpha}`, `dropout ${lora.lora_dropout}`, ...variants].join(", ")],
+    ["Adapted", adapted(lora.target_modules)],
+    ["Trained and saved in full", plan.head_modules.join(", ")],
+    ["Trainable", `${number(plan.trainable_parameters)} of ${number(plan.total_parameters)} parameters (${number(share)} %)`],
+    ["Learning rate", `${number(reward.learning_rate)}, ${reward.lr_scheduler_type}`],
+    ["Length", length(reward.max_steps > 0 ? reward.max_steps : null, reward.num_train_epochs)],
+    ["Batch", `${plural(pairs * passes, "pair")} a step${passes > 1 ? `, ${pairs} a forward pass` : ""}`],
+    ["Longest pair", `${number(plan.tokenization.max_length)} tokens`],
+    ["Training data", el("span", {}, dataset(data.train.id), ` ${plural(data.train.pair_count, "pair")}`)],
+    ["Held out", heldOut(data)],
+    ["Engine", [plan.engine, `precision ${plan.precision}`, `quantization ${plan.quantization}`].join(", ")],
+    ["Seed", String(reward.seed)],
+  ];
+}
+
+/** Modules by their last names: "24 layers: query, value". */
+function adapted(targets) {
+  const names = [].concat(targets);
+  const last = [...new Set(names.map((name) => name.split(".").at(-1)))].sort();
+  return names.length === last.length ? last.join(", ") : `${plural(names.length, "layer")}: ${last.join(", ")}`;
+}
+
+function length(steps, epochs) {
+  return steps ? plural(steps, "step") : plural(epochs, "epoch");
+}
+
+function dataset(id) {
+  return el("code", {}, id);
+}
+
+function heldOut(data) {
+  if (data.eval) return el("span", {}, dataset(data.eval.id), ` ${plural(data.eval.pair_count, "pair")}`);
+  return data.eval_fraction ? `${number(100 * data.eval_fraction)} % of the training data` : "nothing";
+}

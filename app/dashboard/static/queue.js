@@ -1,0 +1,75 @@
+// Who waits, why, and who works.
+
+import { get } from "./api.js";
+import { every } from "./connection.js";
+import { $, el, setText, setTime, sync, timeAgo } from "./dom.js";
+import { number, plural, shortId } from "./format.js";
+import { setPill } from "./parts.js";
+
+const REFRESH_SECONDS = 3;
+const REASONS = {
+  no_worker: "No worker of its queue is running",
+  quota: "As many jobs as your quota allows are running",
+  backoff: "Its last attempt failed; it is tried again soon",
+  workers_busy: "All workers are busy",
+  behind_priority: "Other jobs come first",
+  next: "A worker is about to take it",
+};
+
+export async function start(show) {
+  await every(REFRESH_SECONDS, async () => {
+    const [queue, workers] = await Promise.all([get("/v1/queue"), get("/v1/workers")]);
+    $("queue").hidden = queue.data.length === 0;
+    $("no-queue").hidden = queue.data.length > 0;
+    sync($("queue-rows"), queue.data, (item) => item.job_id, makeRow);
+    $("no-workers").hidden = workers.data.length > 0;
+    sync($("workers"), workers.data, (worker) => worker.id, makeWorker);
+    show();
+  });
+}
+
+function makeRow(item) {
+  const place = el("td", { class: "number" });
+  const reason = el("td");
+  const priority = el("td", { class: "number" });
+  const since = timeAgo(item.queued_at);
+  const link = el("a", { href: `/jobs/${item.job_id}` }, el("code", {}, shortId(item.job_id)));
+  const node = el("tr", {}, place, el("td", {}, link), reason, priority, el("td", { class: "number" }, since));
+  const update = (now) => {
+    setText(place, number(now.position));
+    setText(reason, REASONS[now.reason] ?? now.reason);
+    setText(priority, number(now.priority));
+    setTime(since, now.queued_at);
+  };
+  return { node, update };
+}
+
+function makeWorker(worker) {
+  const pill = el("span");
+  const slots = el("span");
+  const seen = timeAgo(worker.seen_at);
+  const jobs = el("ul", { class: "plain" });
+  const devices = worker.devices.map((device) => Object.values(device).map(String).join(", ")).join("; ");
+  const versions = Object.entries(worker.versions).map(([name, version]) => `${name} ${version}`);
+  const node = el(
+    "li",
+    { class: "card" },
+    el("h3", {}, worker.host, " ", pill),
+    el("p", {}, slots, ` · ${devices || "CPU"} · queue `, el("code", {}, worker.queue)),
+    jobs,
+    el("p", { class: "muted" }, "Started ", timeAgo(worker.started_at), ", seen ", seen),
+    el("p", { class: "muted" }, versions.join(" · ")),
+  );
+  const update = (now) => {
+    setPill(pill, now.state);
+    setText(slots, `${number(now.busy)} of ${plural(now.slots, "slot")} busy`);
+    setTime(seen, now.seen_at);
+    sync(jobs, now.jobs, (id) => id, makeJob);
+  };
+  return { node, update };
+}
+
+function makeJob(id) {
+  const node = el("li", {}, "Runs ", el("a", { href: `/jobs/${id}` }, el("code", {}, shortId(id))));
+  return { node, update: () => {} };
+}

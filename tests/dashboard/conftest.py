@@ -1,0 +1,156 @@
+"""The real service behind a port, somebody who plays the workers, and a real Chromium."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from sqlalchemy import Engine
+
+from app.api_keys import service as api_keys
+from app.database import make_engine, transaction
+from app.main import create_app
+from app.migrations import migrate
+from app.security import Scope
+from app.settings import Settings
+from tests import services
+from tests.api.world import World
+from tests.dashboard.browser import Browser
+
+CHROMIUM_ARGUMENTS = (
+    "--headless=new",
+    "--no-sandbox",  # tests run as root in containers
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1280,900",
+)
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """SQLite only: the dashboard speaks HTTP and knows no database."""
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    engine = make_engine(url)
+    migrate(engine)
+    engine.dispose()
+    return url
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    """An embedded service that waits for no inspection."""
+    return Settings(
+        database_url=database_url,  # type: ignore[arg-type]
+        data_dir=tmp_path / "data",
+        preflight_wait_seconds=0,
+    )
+
+
+class Site:
+    """The service on a port of its own; may go away and come back."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.port = services.free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Answer from now on."""
+        config = uvicorn.Config(
+            create_app(self.settings),
+            port=self.port,
+            ws="none",
+            log_config=None,
+            timeout_graceful_shutdown=1,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, name="site")
+        self._thread.start()
+        services.wait_until("the service", lambda: self._server.started)
+
+    def stop(self) -> None:
+        """Break all connections."""
+        self._server.should_exit = True
+        self._thread.join()
+
+
+@pytest.fixture
+def site(settings: Settings) -> Iterator[Site]:
+    site = Site(settings)
+    site.start()
+    yield site
+    site.stop()
+
+
+@pytest.fixture
+def key_for(engine: Engine) -> Callable[..., str]:
+    """Makes a key: ``key_for("tenant", Scope.ADMIN)``."""
+
+    def make(tenant_id: str, *scopes: Scope) -> str:
+        with transaction(engine) as session:
+            return api_keys.create(session, tenant_id, "a test", scopes or [Scope.ADMIN]).token
+
+    return make
+
+
+@pytest.fixture
+def key(key_for: Callable[..., str]) -> str:
+    """The admin key of tenant "acme"."""
+    return key_for("acme")
+
+
+@pytest.fixture
+def world(site: Site, key: str, engine: Engine, settings: Settings) -> Iterator[World]:
+    """Clients and workers of the service."""
+    headers = {"Authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=site.url, headers=headers, trust_env=False, timeout=30) as client:
+        yield World(client, engine, settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    """One Chromium for all tests, with a profile of its own."""
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if browser is None or driver is None:
+        services.skip_or_fail("no chromium and chromedriver (apt install chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(browser)
+    for argument in CHROMIUM_ARGUMENTS:
+        options.add_argument(argument)
+    profile = tmp_path_factory.mktemp("chromium")
+    options.add_argument(f"--user-data-dir={profile}")
+    options.add_experimental_option(
+        "prefs", {"download.default_directory": str(tmp_path_factory.mktemp("downloads"))}
+    )
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=Service(str(driver)))
+    yield chrome
+    chrome.quit()
+
+
+@pytest.fixture
+def browser(chromium: webdriver.Chrome, site: Site, tmp_path: Path) -> Iterator[Browser]:
+    """A fresh tab that is not signed in; must have stayed on the site and quiet."""
+    browser = Browser(chromium, site.url, tmp_path)
+    browser.open_tab()
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def signed_in(browser: Browser, key: str) -> Browser:
+    """A tab that was opened with the link that ``plaudit serve`` prints."""
+    browser.get(f"/#key={key}")
+    browser.wait_for_id("page")
+    return browser
