@@ -109,7 +109,7 @@ def round_trip(
     model = wrap(load_base(str(checkpoint), numerics, plan.head_modules), plan)
     check_wrapped(model, plan)
     before = {name: p.detach().clone() for name, p in trainable(model)}
-    arguments = reward_config(plan, numerics, facts.supports_gradient_checkpointing)
+    arguments = reward_config(plan, numerics, model)
     arguments.output_dir = str(work)
     trainer = RewardTrainer(
         model=model,

@@ -191,7 +191,7 @@ def test_every_adapter_weight_has_a_gradient_under_checkpointing(tmp_path: Path,
         for parameter_name, parameter in model.named_parameters():
             if "lora_B" in parameter_name:
                 parameter.normal_(std=0.1)
-    arguments = reward_config(plan, CPU, can_checkpoint=True)
+    arguments = reward_config(plan, CPU, model)
     assert arguments.gradient_checkpointing
     arguments.output_dir = str(tmp_path / "out")
     trainer = RewardTrainer(
