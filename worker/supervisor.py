@@ -11,11 +11,12 @@ import structlog
 from pydantic import ValidationError
 from sqlalchemy import Engine
 
-from app.base_models.catalogue import Catalogue
+from app.base_models.catalogue import BaseModelEntry, Catalogue
 from app.base_models.faults import BaseModelError
+from app.base_models.sources import FetchedModel
 from app.domain.lifecycle import Desired, FailureCode, JobKind, Phase
 from app.domain.order import EXIT_STOPPED, EXIT_WATCHDOG, ORDER_FILE, WorkOrder
-from app.domain.plan import BaseModelFacts
+from app.domain.plan import BaseModelFacts, TrainingPlan
 from app.domain.progress import (
     MESSAGE,
     CheckpointSaved,
@@ -28,6 +29,7 @@ from app.domain.progress import (
     Stepped,
 )
 from app.domain.rules import SpecRejected
+from app.domain.spec import RewardJobSpec
 from app.jobs import leases
 from app.jobs.repository import Lease, LeaseLost
 from app.models import Job
@@ -129,21 +131,9 @@ class Supervisor:
         model = preparation.fetch_model(self._settings, entry, self._job)
         self._check_interrupt()
         if self._job.kind == JobKind.PREFLIGHT:
-            facts = self._inspect(preparation.inspect_order(entry, model, self._settings))
-            preparation.keep_facts(self._engine, entry, facts)
-            result = {"facts": facts.model_dump(mode="json", exclude={"modules"})}
-            leases.complete(self._engine, self._lease, result)
+            self._preflight(entry, model)
             return
-        plan = preparation.stored_plan(self._job)
-        if plan is None:
-            self._set_phase(Phase.CHECKING)
-            known = preparation.known_facts(self._engine, entry)
-            if known is None:
-                known = self._inspect(preparation.inspect_order(entry, model, self._settings))
-                preparation.keep_facts(self._engine, entry, known)
-            plan = preparation.compile_for(self._engine, self._job, entry, known)
-            compiled = plan
-            self._write(lambda: leases.record(*self._held(), plan=compiled))
+        plan = preparation.stored_plan(self._job) or self._compile(entry, model)
         order = preparation.lay_out(
             self._engine, self._settings, self._job, entry, model, plan, self._directory
         )
@@ -153,6 +143,31 @@ class Supervisor:
         self._write(
             lambda: leases.publish(self._engine, self._settings, self._lease, directory, packaged)
         )
+
+    def _preflight(self, entry: BaseModelEntry, model: FetchedModel) -> None:
+        """Look at the base model; with data also at what it would take to train on them."""
+        if self._job.train_dataset_id is None:
+            self._learn_facts(entry, model)
+        else:
+            plan = self._compile(entry, model)
+            order = preparation.lay_out(
+                self._engine, self._settings, self._job, entry, model, plan, self._directory
+            )
+            self._inspect(order.model_copy(update={"action": "inspect"}))
+        self._write(lambda: leases.complete(self._engine, self._lease, {}))
+
+    def _compile(self, entry: BaseModelEntry, model: FetchedModel) -> TrainingPlan:
+        """The job's plan, from what is known about its base model or is found out now."""
+        self._set_phase(Phase.CHECKING)
+        facts = preparation.known_facts(self._engine, entry) or self._learn_facts(entry, model)
+        plan = preparation.compile_for(self._engine, self._job, entry, facts)
+        self._write(lambda: leases.record(*self._held(), plan=plan))
+        return plan
+
+    def _learn_facts(self, entry: BaseModelEntry, model: FetchedModel) -> BaseModelFacts:
+        facts = self._inspect(preparation.inspect_order(entry, model, self._settings))
+        preparation.keep_facts(self._engine, entry, facts)
+        return facts
 
     def _inspect(self, order: WorkOrder) -> BaseModelFacts:
         last = self._converse(order)
@@ -220,7 +235,7 @@ class Supervisor:
             return stop_by
         if now > self._deadline:
             child.kill()
-            seconds = self._job.spec["resources"]["max_runtime_seconds"]
+            seconds = _runtime_limit(self._job)
             raise JobFailed(FailureCode.TIMED_OUT, f"it ran for its max_runtime_seconds, {seconds}")
         if stop_by is not None:
             if now > stop_by:
@@ -346,5 +361,9 @@ def _crash(status: int) -> JobFailed:
 
 
 def _deadline(job: Job) -> float:
-    limit = float(job.spec["resources"]["max_runtime_seconds"])
-    return time.monotonic() + limit - job.runtime_ms / 1000
+    return time.monotonic() + _runtime_limit(job) - job.runtime_ms / 1000
+
+
+def _runtime_limit(job: Job) -> int:
+    # The row holds what was asked, without the defaults.
+    return RewardJobSpec.model_validate(job.spec).resources.max_runtime_seconds
