@@ -64,6 +64,10 @@ changed, those in the adapter's file. *Reload*: the largest difference between t
 trained model and of a fresh base with the adapter. *Padding*: the largest difference between a text
 scored alone and in a padded batch (fp32).
 
+Fewer moved than trained: the last bias of a head is the same in both rewards of a pair and cancels
+out of the loss; LiLT's layout and LUKE's entity layers, Longformer's global queries below the last
+layer and Doge's `dt_proj` take no part in scoring plain short text.
+
 | Model type | Saved as | Head | Targets | Trained | Moved | Saved | Reload | Padding |
 |---|---|---|---|--:|--:|--:|--:|--:|"""
 _FOOT = """
