@@ -165,9 +165,7 @@ def _config(model_dir: Path) -> PreTrainedConfig:
             f"transformers {transformers.__version__}; it cannot be trained as a reward model"
         )
     if more := NEEDS_MORE_THAN_TEXT.get(config.model_type):
-        raise unsupported(
-            f"model type '{config.model_type}' needs {more}; use another model"
-        )
+        raise unsupported(f"model type '{config.model_type}' needs {more}; use another model")
     if config.is_encoder_decoder:
         raise unsupported(
             f"model type '{config.model_type}' is an encoder-decoder, which reads its score at "
