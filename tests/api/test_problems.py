@@ -51,26 +51,24 @@ def test_bad_parameter_is_named(client: TestClient) -> None:
     assert [(e.loc, e.code) for e in problem.errors] == [("/query/limit", "out_of_range")]
 
 
-@pytest.mark.parametrize(
-    ("body", "found"),
-    [
-        (b'{"base_model": ', "Expecting value"),
-        (b'{"base_model": "a", "base_model": "b"}', "given twice"),
-        (b'{"training": {"learning_rate": NaN}}', "NaN is not JSON"),
-        (b'{"training": {"learning_rate": -Infinity}}', "-Infinity is not JSON"),
-        (b'{"a": ' + b"[" * 40 + b"]" * 40 + b"}", "nested deeper"),
-        (b"[" * 100_000, ""),
-        (b'{"seed": ' + b"9" * 5000 + b"}", "digits"),
-        (b'"\xff"', "utf-8"),
-    ],
-)
-def test_body_that_is_not_strict_json_is_refused(
-    client: TestClient, body: bytes, found: str
-) -> None:
-    answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
-    problem = problem_of(answer, 422)
-    assert problem.errors[0].code == "invalid_json"
-    assert found in problem.errors[0].message
+NOT_STRICT = [
+    (b'{"base_model": ', "Expecting value"),
+    (b'{"base_model": "a", "base_model": "b"}', "given twice"),
+    (b'{"training": {"learning_rate": NaN}}', "NaN is not JSON"),
+    (b'{"training": {"learning_rate": -Infinity}}', "-Infinity is not JSON"),
+    (b'{"a": ' + b"[" * 40 + b"]" * 40 + b"}", "nested deeper"),
+    (b"[" * 100_000, ""),
+    (b'{"seed": ' + b"9" * 5000 + b"}", "digits"),
+    (b'"\xff"', "utf-8"),
+]
+
+
+def test_body_that_is_not_strict_json_is_refused(client: TestClient) -> None:
+    for body, found in NOT_STRICT:
+        answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+        problem = problem_of(answer, 422)
+        assert problem.errors[0].code == "invalid_json"
+        assert found in problem.errors[0].message
 
 
 def test_what_the_client_sent_is_not_repeated(client: TestClient) -> None:

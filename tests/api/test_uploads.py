@@ -95,23 +95,21 @@ def test_two_multipart_parts_are_refused(client: TestClient, engine: Engine) -> 
     assert rows_in(engine, Dataset, Blob, BlobChunk) == [0, 0, 0]
 
 
-@pytest.mark.parametrize(
-    ("body", "content_type"),
-    [
-        (b"--x\r\nContent-Disposition: form-data; filename=a.csv\r\n\r\nabc", "; boundary=x"),
-        (b"nothing like it", "; boundary=x"),
-        (b"", "; boundary=x"),
-        (b"--x--\r\n", "; boundary=x"),
-        (b"", ""),
-        (b"--x\r\nA: " + b"b" * 40_000, "; boundary=x"),
-    ],
-)
-def test_broken_multipart_is_refused(
-    client: TestClient, engine: Engine, body: bytes, content_type: str
-) -> None:
-    headers = {"Content-Type": f"multipart/form-data{content_type}"}
-    answer = client.post("/v1/datasets", content=body, headers=headers)
-    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_multipart")
+BROKEN_FORMS = [
+    (b"--x\r\nContent-Disposition: form-data; filename=a.csv\r\n\r\nabc", "; boundary=x"),
+    (b"nothing like it", "; boundary=x"),
+    (b"", "; boundary=x"),
+    (b"--x--\r\n", "; boundary=x"),
+    (b"", ""),
+    (b"--x\r\nA: " + b"b" * 40_000, "; boundary=x"),
+]
+
+
+def test_broken_multipart_is_refused(client: TestClient, engine: Engine) -> None:
+    for body, options in BROKEN_FORMS:
+        headers = {"Content-Type": f"multipart/form-data{options}"}
+        answer = client.post("/v1/datasets", content=body, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_multipart"), body[:40]
     assert rows_in(engine, Dataset, Blob, BlobChunk) == [0, 0, 0]
 
 

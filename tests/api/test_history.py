@@ -1,0 +1,224 @@
+"""What a job did, why jobs wait, who works, and what operators watch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, insert, update
+from starlette.testclient import TestClient
+
+from app.database import now_ms, transaction
+from app.jobs import leases
+from app.main import create_app
+from app.models import Job, JobMetric, Worker
+from app.settings import Settings
+from tests.api.world import World
+
+
+def sign_in(engine: Engine, queue: str, slots: int = 1, busy: int = 0, ago_ms: int = 0) -> None:
+    """A worker is there, as its own presence thread would write it."""
+    with transaction(engine) as session:
+        session.execute(
+            insert(Worker).values(
+                id="host-ab-77", host="host", queue=queue, slots=slots, busy=busy,
+                devices=[{"name": "H200"}], versions={"torch": "2.13.0"}, seen_at=now_ms() - ago_ms,
+            )
+        )  # fmt: skip
+
+
+def test_metrics_come_in_columns_with_gaps_where_nothing_was_logged(
+    world: World, client: TestClient, job: dict[str, Any]
+) -> None:
+    lease = world.claim()
+    world.step(lease, 1, train__loss=0.7)
+    world.step(lease, 2, train__loss=0.5, eval__accuracy=0.8)
+    path = f"/v1/jobs/{job['id']}/metrics"
+    assert client.get(path).json()["columns"] == {
+        "step": [1, 2],
+        "train/loss": [0.7, 0.5],
+        "eval/accuracy": [None, 0.8],
+    }
+    assert client.get(f"{path}?keys=eval/accuracy").json()["columns"] == {
+        "step": [2],
+        "eval/accuracy": [0.8],
+    }
+    assert client.get(f"{path}?from_step=2&keys=train/loss,nothing").json()["columns"] == {
+        "step": [2],
+        "train/loss": [0.5],
+        "nothing": [None],
+    }
+    assert client.get(f"{path}?to_step=0").json()["columns"] == {"step": []}
+
+
+def test_long_runs_are_averaged_down_to_the_resolution(
+    client: TestClient, engine: Engine, job: dict[str, Any]
+) -> None:
+    rows = [
+        {"job_id": job["id"], "step": s, "name": "train/loss", "value": float(s), "attempt": 1}
+        for s in range(1, 1001)
+    ]
+    rows.append(rows[499] | {"name": "eval/accuracy", "value": 0.9})
+    with transaction(engine) as session:
+        session.execute(insert(JobMetric), rows)
+    columns = client.get(f"/v1/jobs/{job['id']}/metrics?resolution=10").json()["columns"]
+    assert columns["step"] == list(range(100, 1001, 100))
+    assert columns["train/loss"] == [50.5 + 100 * i for i in range(10)]
+    assert columns["eval/accuracy"] == [None] * 4 + [0.9] + [None] * 5
+
+
+def test_logs_are_read_on_from_where_the_client_is(
+    world: World, client: TestClient, job: dict[str, Any]
+) -> None:
+    lease = world.claim()
+    for seq in range(5):
+        leases.record_log(world.engine, world.settings, lease, seq, f"line {seq}\n")
+    path = f"/v1/jobs/{job['id']}/logs"
+    first = client.get(f"{path}?limit=2").json()
+    assert [p["text"] for p in first["data"]] == ["line 0\n", "line 1\n"]
+    rest = client.get(f"{path}?after={first['next']}").json()
+    assert [p["text"] for p in rest["data"]] == ["line 2\n", "line 3\n", "line 4\n"]
+    last = client.get(f"{path}?tail=2").json()
+    assert [p["text"] for p in last["data"]] == ["line 3\n", "line 4\n"]
+
+
+def test_checkpoints_say_which_one_counts(
+    world: World, client: TestClient, job: dict[str, Any]
+) -> None:
+    lease = world.claim()
+    world.checkpoint(lease, 5)
+    world.checkpoint(lease, 10)
+    found = client.get(f"/v1/jobs/{job['id']}/checkpoints").json()["data"]
+    assert [(c["step"], c["is_current"]) for c in found] == [(10, True), (5, False)]
+    assert found[0]["bytes"] == len(b'{"step": 10}')
+
+
+def test_queue_says_why_jobs_wait(
+    world: World, client: TestClient, engine: Engine, key_for: Callable[..., str]
+) -> None:
+    train = world.upload()["id"]
+    low = world.submit(train_dataset=train, priority=-5)["id"]
+    high = world.submit(train_dataset=train, priority=5)["id"]
+
+    def reasons() -> list[tuple[str, int, str]]:
+        data = client.get("/v1/queue").json()["data"]
+        return [(item["job_id"], item["position"], item["reason"]) for item in data]
+
+    assert reasons() == [(high, 1, "no_worker"), (low, 2, "no_worker")]
+    sign_in(engine, world.settings.queue, slots=1)
+    assert reasons() == [(high, 1, "next"), (low, 2, "behind_priority")]
+    with transaction(engine) as session:
+        session.execute(update(Worker).values(busy=1))
+    assert reasons() == [(high, 1, "workers_busy"), (low, 2, "behind_priority")]
+    with transaction(engine) as session:
+        session.execute(update(Job).where(Job.id == high).values(run_after=now_ms() + 60_000))
+    assert reasons()[0] == (high, 1, "backoff")
+    client.headers["Authorization"] = f"Bearer {key_for('other')}"
+    other = world.submit()["id"]
+    assert reasons() == [(other, 2, "behind_priority")]  # counts jobs it may not see
+
+
+def test_queue_says_that_the_quota_is_used_up(
+    settings: Settings, engine: Engine, key_for: Callable[..., str]
+) -> None:
+    strict = settings.model_copy(update={"quota_running": 1})
+    with TestClient(create_app(strict)) as client:
+        client.headers["Authorization"] = f"Bearer {key_for('acme')}"
+        world = World(client, engine, strict)
+        world.submit()
+        world.claim()
+        world.submit()
+        sign_in(engine, strict.queue, slots=4, busy=1)
+        assert [i["reason"] for i in client.get("/v1/queue").json()["data"]] == ["quota"]
+
+
+def test_workers_show_what_they_run_of_this_tenant(
+    world: World, client: TestClient, engine: Engine, job: dict[str, Any], key_for: Any
+) -> None:
+    world.claim()
+    sign_in(engine, world.settings.queue, busy=1)
+    worker = client.get("/v1/workers").json()["data"][0]
+    assert (worker["host"], worker["busy"], worker["jobs"]) == ("host", 1, [job["id"]])
+    assert worker["devices"] == [{"name": "H200"}]
+    headers = {"Authorization": f"Bearer {key_for('other')}"}
+    assert client.get("/v1/workers", headers=headers).json()["data"][0]["jobs"] == []
+    with transaction(engine) as session:
+        session.execute(update(Worker).values(seen_at=now_ms() - 120_000))
+    assert client.get("/v1/workers").json()["data"] == []
+
+
+def test_base_models_tell_what_an_inspection_found(world: World, client: TestClient) -> None:
+    path = "/v1/base-models/all-minilm-l6-v2"
+    before = client.get(path).json()
+    assert (before["is_inspected"], before["architecture"]) == (False, None)
+    world.know_base_model()
+    after = client.get(path).json()
+    assert after["is_inspected"] is True
+    assert after["head_modules"] == ["classifier"]
+    assert (after["max_length"], after["default_targets"]) == (256, ["query", "value"])
+    listed = client.get("/v1/base-models").json()["data"]
+    assert after in listed
+    assert client.get("/v1/base-models/nope").json()["code"] == "base_model_not_found"
+
+
+def test_local_base_model_does_not_show_its_path(
+    settings: Settings, key_for: Callable[..., str], tmp_path: Any
+) -> None:
+    catalogue = tmp_path / "models.yaml"
+    catalogue.write_text("house:\n  source: local:/srv/secret/place\n")
+    with TestClient(create_app(settings.model_copy(update={"base_models": catalogue}))) as client:
+        client.headers["Authorization"] = f"Bearer {key_for('acme')}"
+        answer = client.get("/v1/base-models/house")
+    assert answer.json()["source"] == "local"
+    assert "secret" not in answer.text
+
+
+def test_service_is_ready_while_its_database_answers(
+    client: TestClient, engine: Engine, settings: Settings
+) -> None:
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()["workers"]) == (200, 0)
+    assert answer.json()["checks"] == {"database": "ok", "broker": "ok"}
+    sign_in(engine, settings.queue)
+    assert client.get("/readyz").json()["workers"] == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "check"),
+    [
+        ({"redis_url": "redis://127.0.0.1:1/0"}, "broker"),
+        ({"database_url": "postgresql+psycopg://postgres@127.0.0.1:1/x"}, "database"),
+    ],
+)
+def test_service_is_not_ready_without_what_it_needs(
+    settings: Settings, setting: dict[str, str], check: str
+) -> None:
+    values = settings.model_dump(exclude={"database_url"}) | {
+        "database_url": settings.database, **setting
+    }  # fmt: skip
+    with TestClient(create_app(Settings(**values))) as client:
+        answer = client.get("/readyz")
+        assert (answer.status_code, answer.json()["checks"][check]) == (503, "away")
+        assert client.get("/healthz").status_code == 200
+        figures = client.get("/metrics").text
+    assert f"plaudit_database_up {0.0 if check == 'database' else 1.0}" in figures
+
+
+def test_figures_for_prometheus_tell_queue_and_latency(
+    world: World, client: TestClient, engine: Engine
+) -> None:
+    world.submit()
+    world.submit()
+    world.claim()
+    sign_in(engine, world.settings.queue, slots=2, busy=1)
+    figures = client.get("/metrics").text
+    queue = world.settings.queue
+    assert f'plaudit_queue_depth{{queue="{queue}"}} 1.0' in figures
+    assert re.search(rf'plaudit_queue_oldest_seconds{{queue="{queue}"}} \d', figures)
+    assert 'plaudit_jobs{status="running"} 1.0' in figures
+    assert f'plaudit_worker_slots{{queue="{queue}"}} 2.0' in figures
+    assert re.search(
+        r'http_request_seconds_count\{method="POST",route="/v1/jobs",status="201"\} 2.0', figures
+    )
