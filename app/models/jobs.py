@@ -1,112 +1,13 @@
-"""All tables. Times are epoch milliseconds of the database's clock."""
+"""Jobs, what they say while they run, and the workers that run them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    CheckConstraint,
-    ForeignKey,
-    Index,
-    LargeBinary,
-    String,
-    Text,
-    UniqueConstraint,
-    text,
-)
-from sqlalchemy.orm import Mapped, deferred, mapped_column
+from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, String, Text, text
+from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database import Base, now_ms
-
-_MS = BigInteger
-Json = dict[str, Any]
-
-
-class ApiKey(Base):
-    """A key that clients send; only the hash of its secret is here."""
-
-    __tablename__ = "api_keys"
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(String(64), index=True)
-    name: Mapped[str] = mapped_column(String(128))
-    secret_sha256: Mapped[str] = mapped_column(String(64))
-    scopes: Mapped[list[str]] = mapped_column(JSON)
-    created_at: Mapped[int] = mapped_column(_MS, default=now_ms())
-    expires_at: Mapped[int | None] = mapped_column(_MS)
-    last_used_at: Mapped[int | None] = mapped_column(_MS)
-    revoked_at: Mapped[int | None] = mapped_column(_MS)
-
-
-class Blob(Base):
-    """Bytes, by content: ``ready`` ones are whole and hash to ``sha256``."""
-
-    __tablename__ = "blobs"
-    __table_args__ = (
-        CheckConstraint("state IN ('uploading', 'ready')", name="state"),
-        # Content-addressed: one ready copy of the same bytes.
-        Index(
-            "ux_blobs_sha256",
-            "sha256",
-            unique=True,
-            sqlite_where=text("state = 'ready'"),
-            postgresql_where=text("state = 'ready'"),
-        ),
-    )
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    state: Mapped[str] = mapped_column(String(16), default="uploading")
-    sha256: Mapped[str | None] = mapped_column(String(64))
-    size: Mapped[int] = mapped_column(BigInteger, default=0)
-    created_at: Mapped[int] = mapped_column(_MS, default=now_ms())
-
-
-class BlobChunk(Base):
-    """One MiB of a blob; the last one may be shorter."""
-
-    __tablename__ = "blob_chunks"
-
-    blob_id: Mapped[str] = mapped_column(
-        ForeignKey("blobs.id", ondelete="CASCADE"), primary_key=True
-    )
-    seq: Mapped[int] = mapped_column(primary_key=True)
-    data: Mapped[bytes] = deferred(mapped_column(LargeBinary, nullable=False))
-
-
-class Dataset(Base):
-    """Validated preference pairs; the blob is their canonical JSONL."""
-
-    __tablename__ = "datasets"
-    __table_args__ = (
-        UniqueConstraint("tenant_id", "upload_sha256"),
-        Index("ix_datasets_list", "tenant_id", "id"),
-    )
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(String(64))
-    name: Mapped[str | None] = mapped_column(String(128))
-    source_format: Mapped[str] = mapped_column(String(16))
-    upload_sha256: Mapped[str] = mapped_column(String(64))
-    upload_bytes: Mapped[int] = mapped_column(BigInteger)
-    blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id"))
-    sha256: Mapped[str] = mapped_column(String(64))
-    bytes: Mapped[int] = mapped_column(BigInteger)
-    pair_count: Mapped[int] = mapped_column(BigInteger)
-    summary: Mapped[Json] = mapped_column(JSON)
-    created_at: Mapped[int] = mapped_column(_MS, default=now_ms())
-
-
-class BaseModelRecord(Base):
-    """What an inspection found about a catalogue entry's files; key: entry, source and versions."""
-
-    __tablename__ = "base_model_facts"
-
-    key: Mapped[str] = mapped_column(String(64), primary_key=True)
-    base_model: Mapped[str] = mapped_column(String(64), index=True)
-    facts: Mapped[Json] = mapped_column(JSON)
-    created_at: Mapped[int] = mapped_column(_MS, default=now_ms())
 
 
 class Job(Base):
@@ -160,27 +61,27 @@ class Job(Base):
     desired: Mapped[str] = mapped_column(String(8), default="run")
     # What happens to the checkpoint when a cancel is obeyed.
     keep_checkpoint: Mapped[bool] = mapped_column(default=False)
-    spec: Mapped[Json] = mapped_column(JSON)
+    spec: Mapped[dict[str, Any]] = mapped_column(JSON)
     spec_sha256: Mapped[str] = mapped_column(String(64))
-    plan: Mapped[Json | None] = mapped_column(JSON)
-    result: Mapped[Json | None] = mapped_column(JSON)
+    plan: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     base_model: Mapped[str] = mapped_column(String(64))
     train_dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"), index=True)
     eval_dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"), index=True)
     parent_job_id: Mapped[str | None] = mapped_column(String(40))
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
 
-    created_at: Mapped[int] = mapped_column(_MS, default=now_ms())
-    run_after: Mapped[int] = mapped_column(_MS, default=now_ms())
-    started_at: Mapped[int | None] = mapped_column(_MS)
-    attempt_started_at: Mapped[int | None] = mapped_column(_MS)
-    finished_at: Mapped[int | None] = mapped_column(_MS)
+    created_at: Mapped[int] = mapped_column(BigInteger, default=now_ms())
+    run_after: Mapped[int] = mapped_column(BigInteger, default=now_ms())
+    started_at: Mapped[int | None] = mapped_column(BigInteger)
+    attempt_started_at: Mapped[int | None] = mapped_column(BigInteger)
+    finished_at: Mapped[int | None] = mapped_column(BigInteger)
     # Time spent running in attempts that ended; the present one is added from its start.
     runtime_ms: Mapped[int] = mapped_column(BigInteger, default=0)
 
     attempt: Mapped[int] = mapped_column(default=0)
     lease_owner: Mapped[str | None] = mapped_column(String(200))
-    lease_expires_at: Mapped[int | None] = mapped_column(_MS)
+    lease_expires_at: Mapped[int | None] = mapped_column(BigInteger)
     failures: Mapped[int] = mapped_column(default=0)
     crashes: Mapped[int] = mapped_column(default=0)
     preemptions: Mapped[int] = mapped_column(default=0)
@@ -195,9 +96,9 @@ class Job(Base):
     epoch: Mapped[float | None]
     # When the first step of this attempt was done and which it was: the rate comes from these.
     rate_step: Mapped[int | None] = mapped_column(BigInteger)
-    rate_at: Mapped[int | None] = mapped_column(_MS)
-    progressed_at: Mapped[int | None] = mapped_column(_MS)
-    warnings: Mapped[list[Json]] = mapped_column(JSON, default=list)
+    rate_at: Mapped[int | None] = mapped_column(BigInteger)
+    progressed_at: Mapped[int | None] = mapped_column(BigInteger)
+    warnings: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
     failure_code: Mapped[str | None] = mapped_column(String(64))
     failure_detail: Mapped[str | None] = mapped_column(Text)
     failure_step: Mapped[int | None] = mapped_column(BigInteger)
@@ -213,10 +114,10 @@ class JobEvent(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     attempt: Mapped[int]
-    at: Mapped[int] = mapped_column(_MS, default=now_ms())
+    at: Mapped[int] = mapped_column(BigInteger, default=now_ms())
     type: Mapped[str] = mapped_column(String(64))
     message: Mapped[str] = mapped_column(Text)
-    data: Mapped[Json] = mapped_column(JSON, default=dict)
+    data: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
 
 
 class JobMetric(Base):
@@ -239,7 +140,7 @@ class JobLog(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True)
-    at: Mapped[int] = mapped_column(_MS, default=now_ms())
+    at: Mapped[int] = mapped_column(BigInteger, default=now_ms())
     text: Mapped[str] = mapped_column(Text)
 
 
@@ -251,7 +152,7 @@ class JobReport(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     name: Mapped[str] = mapped_column(String(32), primary_key=True)
     attempt: Mapped[int]
-    document: Mapped[Json] = mapped_column(JSON)
+    document: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
 class Checkpoint(Base):
@@ -265,40 +166,8 @@ class Checkpoint(Base):
     step: Mapped[int] = mapped_column(BigInteger)
     is_best: Mapped[bool] = mapped_column(default=False)
     bytes: Mapped[int] = mapped_column(BigInteger)
-    metrics: Mapped[Json] = mapped_column(JSON, default=dict)
-    created_at: Mapped[int] = mapped_column(_MS, default=now_ms())
-
-
-class Adapter(Base):
-    """What a succeeded job made; immutable."""
-
-    __tablename__ = "adapters"
-    __table_args__ = (Index("ix_adapters_list", "tenant_id", "id"),)
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(String(64))
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), unique=True)
-    base_model: Mapped[str] = mapped_column(String(64))
-    revision: Mapped[str | None] = mapped_column(String(64))
-    bytes: Mapped[int] = mapped_column(BigInteger)
-    archive_sha256: Mapped[str] = mapped_column(String(64))
-    archive_bytes: Mapped[int] = mapped_column(BigInteger)
-    metrics: Mapped[Json] = mapped_column(JSON, default=dict)
-    certificate: Mapped[Json] = mapped_column(JSON)
-    summary: Mapped[Json] = mapped_column(JSON)
-    created_at: Mapped[int] = mapped_column(_MS, default=now_ms())
-
-
-class StoredFile(Base):
-    """A named file of a checkpoint or an adapter."""
-
-    __tablename__ = "stored_files"
-
-    owner_id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    name: Mapped[str] = mapped_column(String(100), primary_key=True)
-    blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id"), index=True)
-    sha256: Mapped[str] = mapped_column(String(64))
-    size: Mapped[int] = mapped_column(BigInteger)
+    metrics: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    created_at: Mapped[int] = mapped_column(BigInteger, default=now_ms())
 
 
 class Worker(Base):
@@ -312,7 +181,7 @@ class Worker(Base):
     slots: Mapped[int]
     busy: Mapped[int] = mapped_column(default=0)
     state: Mapped[str] = mapped_column(String(16), default="ready")
-    devices: Mapped[list[Json]] = mapped_column(JSON, default=list)
-    versions: Mapped[Json] = mapped_column(JSON, default=dict)
-    started_at: Mapped[int] = mapped_column(_MS, default=now_ms())
-    seen_at: Mapped[int] = mapped_column(_MS, default=now_ms())
+    devices: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
+    versions: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    started_at: Mapped[int] = mapped_column(BigInteger, default=now_ms())
+    seen_at: Mapped[int] = mapped_column(BigInteger, default=now_ms())

@@ -1,0 +1,28 @@
+"""All tables. Times are epoch milliseconds of the database's clock."""
+
+from app.database import Base
+from app.models.access import ApiKey, AuditRecord
+from app.models.jobs import Checkpoint, Job, JobEvent, JobLog, JobMetric, JobReport, Worker
+from app.models.storage import Adapter, BaseModelRecord, Blob, BlobChunk, Dataset, StoredFile
+from app.models.webhooks import Webhook, WebhookDelivery
+
+__all__ = [
+    "Adapter",
+    "ApiKey",
+    "AuditRecord",
+    "Base",
+    "BaseModelRecord",
+    "Blob",
+    "BlobChunk",
+    "Checkpoint",
+    "Dataset",
+    "Job",
+    "JobEvent",
+    "JobLog",
+    "JobMetric",
+    "JobReport",
+    "StoredFile",
+    "Webhook",
+    "WebhookDelivery",
+    "Worker",
+]
