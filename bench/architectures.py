@@ -65,9 +65,9 @@ trained model and of a fresh base with the adapter. *Padding*: the largest diffe
 scored alone and in a padded batch (fp32).
 
 Fewer moved than trained: the last bias of a head is the same in both rewards of a pair and cancels
-out of the loss. LUKE's entity queries, the layout branch of LiLT's last layer, the local projections
-of Longformer's last layer (only its global first token is read) and Doge's `dt_proj` had no part in
-these scores.
+out of the loss. LUKE's entity queries, the layout branch of LiLT's last layer, the local
+projections of Longformer's last layer (only its global first token is read) and Doge's `dt_proj`
+had no part in these scores.
 
 | Model type | Saved as | Head | Targets | Trained | Moved | Saved | Reload | Padding |
 |---|---|---|---|--:|--:|--:|--:|--:|"""
