@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-LEAST_BUDGET_BYTES = 384 * 2**20
+LEAST_BUDGET_BYTES = 256 * 2**20
 
 
 def default_memory_budget_bytes(model: nn.Module, device: torch.device) -> int:

@@ -30,7 +30,7 @@ def probe(trainer: SharedPrefixRewardTrainer) -> ProbeResult:
 
     Nothing is left behind: no gradients, and random states as they were, so that a run with a probe
     is a run without one. Only where a model does not allow its last layer to be trimmed is the
-    trainer told to leave it whole. Never raises for what a model does; the error becomes the reason.
+    trainer told to leave it whole. Never raises for what a model does: an error becomes the reason.
     """
     devices = [trainer.args.device] if trainer.args.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.no_grad():
