@@ -97,7 +97,13 @@ def wrap(base: PreTrainedModel, plan: TrainingPlan) -> PeftModel:
 
 
 def files_digest(model_dir: Path) -> str:
-    """sha256 over names and hashes of a model's files: what a base model is, wherever it lies."""
+    """sha256 over names and hashes of a model's files: what a base model is, wherever it lies.
+
+    Raises:
+        TrainerFailure: model_not_found.
+    """
+    if not model_dir.is_dir():
+        raise TrainerFailure(FailureCode.MODEL_NOT_FOUND, f"there is no directory {model_dir.name}")
     digest = hashlib.sha256()
     for path in sorted(model_dir.iterdir()):
         if path.is_file() and path.suffix in _MODEL_FILES:

@@ -1,0 +1,141 @@
+"""Orders that cannot be carried out end with a code that says whose turn it is."""
+
+from __future__ import annotations
+
+import errno
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from app.domain.lifecycle import FailureCode
+from app.domain.order import EXIT_FAILED, EXIT_STOPPED, WorkOrder
+from app.domain.progress import Failed, Inspected, Noted, Packaged, Reported, Stepped, Stopped
+from tests.trainer.conftest import Base, Recorder
+from tests.trainer.tiny import make_pairs
+from worker.trainer.diagnosis import diagnose
+from worker.trainer.failures import TrainerFailure
+from worker.trainer.run import carry_out
+
+pytestmark = [
+    pytest.mark.train,
+    pytest.mark.usefixtures("work"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
+]
+
+
+def changed(order: WorkOrder, **fields: Any) -> WorkOrder:
+    """The order with another plan, as no compiler would make it; mappings are merged."""
+    assert order.plan
+    plan = order.plan.model_dump(mode="json")
+    for name, value in fields.items():
+        plan[name] = plan[name] | value if isinstance(value, dict) else value
+    return order.model_copy(update={"plan": type(order.plan).model_validate(plan)})
+
+
+def failed(order: WorkOrder, recorder: Recorder) -> Failed:
+    assert carry_out(order, recorder) == EXIT_FAILED  # type: ignore[arg-type]
+    assert not recorder.of(Packaged)
+    message = recorder.messages[-1]
+    assert isinstance(message, Failed)
+    return message
+
+
+def test_margin_that_is_no_number_stops_the_step(llama: Base, recorder: Recorder) -> None:
+    rows = make_pairs(16)
+    for row in rows:
+        row["margin"] = 0.5
+    rows[5]["margin"] = math.nan
+    failure = failed(llama.order(rows=rows, eval_count=0), recorder)
+    assert failure.code is FailureCode.NAN_LOSS
+    assert "the loss at step" in failure.detail
+    assert not any(math.isnan(v) for m in recorder.of(Stepped) for v in m.metrics.values())
+
+
+def test_exploding_gradient_stops_the_step(llama: Base, recorder: Recorder) -> None:
+    rows = make_pairs(16)
+    order = changed(
+        llama.order(rows=rows, eval_count=0, training={"center_rewards_coefficient": 0.1}),
+        reward={"center_rewards_coefficient": 1e38},
+    )
+    failure = failed(order, recorder)
+    assert failure.code is FailureCode.NAN_LOSS
+
+
+def test_run_that_moves_nothing_fails(llama: Base, recorder: Recorder) -> None:
+    order = changed(llama.order(count=8, eval_count=0), reward={"learning_rate": 1e-60})
+    failure = failed(order, recorder)
+    assert failure.code is FailureCode.NOTHING_TRAINED
+    assert failure.detail.startswith("after 1 steps")
+
+
+def test_quantisation_without_a_gpu_is_refused(llama: Base, recorder: Recorder) -> None:
+    failure = failed(changed(llama.order(), quantization="4bit"), recorder)
+    assert failure.code is FailureCode.QUANTIZATION_UNAVAILABLE
+    assert "needs a CUDA GPU" in failure.detail
+
+
+def test_fast_engine_that_was_insisted_on_is_refused(llama: Base, recorder: Recorder) -> None:
+    order = changed(llama.order(lora={"dropout": 0.1}), engine="shared_prefix")
+    failure = failed(order, recorder)
+    assert failure.code is FailureCode.ENGINE_UNSUPPORTED
+    assert "dropout is in use" in failure.detail
+
+
+def test_weights_that_would_be_random_and_lost_are_refused(llama: Base, recorder: Recorder) -> None:
+    failure = failed(changed(llama.order(), head_modules=["classifier"]), recorder)
+    assert failure.code is FailureCode.MODEL_UNSUPPORTED
+    assert "lacks score.weight" in failure.detail
+
+
+def test_overlong_pairs_are_counted_and_named(llama: Base, recorder: Recorder) -> None:
+    rows = make_pairs(12)
+    rows[3]["chosen"][0]["content"] = "the " * 300
+    order = changed(llama.order(rows=rows, eval_count=0), reward={"learning_rate": 1e-60})
+    failed(order, recorder)  # it only has to get as far as that
+    note = next(m for m in recorder.of(Noted) if m.code == "pairs_dropped")
+    assert note.is_warning
+    assert note.message.startswith("1 of 12 training pairs")
+    assert note.data["lines"] == [4]
+
+
+def test_stop_before_the_first_step_needs_no_checkpoint(llama: Base, recorder: Recorder) -> None:
+    recorder.is_stop_wanted = True
+    assert carry_out(llama.order(), recorder) == EXIT_STOPPED  # type: ignore[arg-type]
+    assert recorder.messages[-1] == Stopped(step=0)
+
+
+def test_inspection_says_what_the_model_is(llama: Base, recorder: Recorder) -> None:
+    order = llama.order().model_copy(update={"action": "inspect"})
+    assert carry_out(order, recorder) == 0  # type: ignore[arg-type]
+    facts = recorder.of(Inspected)[0].facts
+    assert facts.model_copy(update={"digest": llama.facts.digest}) == llama.facts
+    assert len(facts.digest) == 64
+    assert {m.name for m in recorder.of(Reported)} == {"dataset", "memory"}
+
+
+def test_model_that_is_not_there_is_a_failure_with_a_reason(
+    recorder: Recorder, tmp_path: Path
+) -> None:
+    order = WorkOrder(action="inspect", model_dir=str(tmp_path / "none"), model_name="none")
+    assert failed(order, recorder).code is FailureCode.MODEL_NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), FailureCode.CUDA_OOM),
+        (RuntimeError("CUDA error: an illegal memory access"), FailureCode.CUDA_ERROR),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), FailureCode.OUT_OF_MEMORY),
+        (MemoryError(), FailureCode.OUT_OF_MEMORY),
+        (OSError(errno.ENOSPC, "No space left on device"), FailureCode.DISK_FULL),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), FailureCode.DISK_FULL),
+        (TrainerFailure(FailureCode.NAN_LOSS, "as it is"), FailureCode.NAN_LOSS),
+        (KeyError("anything else"), FailureCode.INTERNAL),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_errors_get_the_code_that_can_be_told(error: Exception, code: FailureCode) -> None:
+    assert diagnose(error).code is code

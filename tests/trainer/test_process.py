@@ -1,0 +1,115 @@
+"""The trainer as a child: it says only messages, and never outlives who started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from app.domain.order import EXIT_WATCHDOG, KEEP_ALIVE, WorkOrder
+from app.domain.progress import MESSAGE
+from tests.trainer.tiny import ROOT, lay_order, run_trainer
+
+#: Stands for the slow libraries: says that it is being imported, and never ends.
+SLOW_TORCH = """
+import os, time
+print("a library prints")
+open("importing", "w").close()
+while True:
+    time.sleep(0.05)
+"""
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> WorkOrder:
+    return WorkOrder(action="inspect", model_dir=str(tmp_path), model_name="none")
+
+
+@pytest.fixture
+def slow_path(tmp_path: Path) -> str:
+    (tmp_path / "fakes" / "torch").mkdir(parents=True)
+    (tmp_path / "fakes" / "torch" / "__init__.py").write_text(SLOW_TORCH)
+    return f"{tmp_path / 'fakes'}:{ROOT}"
+
+
+def start(work: Path, path: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "worker.trainer"],
+        cwd=work,
+        env={**os.environ, "PYTHONPATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def wait_for(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.02)
+
+
+def test_leaves_when_the_supervisor_is_gone_even_while_importing(
+    tmp_path: Path, order: WorkOrder, slow_path: str
+) -> None:
+    lay_order(tmp_path, order)
+    with start(tmp_path, slow_path) as process:
+        wait_for(tmp_path / "importing")
+        out, log = process.communicate()  # closes its stdin
+    assert process.returncode == EXIT_WATCHDOG
+    assert out == b""  # what libraries print is not for the supervisor
+    assert b"a library prints" in log
+    assert b"the supervisor is gone" in log
+
+
+def test_leaves_after_silence(tmp_path: Path, order: WorkOrder, slow_path: str) -> None:
+    lay_order(tmp_path, order.model_copy(update={"watchdog_seconds": 0.2}))
+    with start(tmp_path, slow_path) as process:
+        assert process.stdin
+        assert process.stderr
+        process.stdin.write(KEEP_ALIVE)
+        process.stdin.flush()
+        assert process.wait() == EXIT_WATCHDOG
+        assert b"no keep-alive" in process.stderr.read()
+
+
+def test_dies_with_the_thread_that_started_it(
+    tmp_path: Path, order: WorkOrder, slow_path: str
+) -> None:
+    lay_order(tmp_path, order)
+    supervisor = textwrap.dedent(
+        """
+        import subprocess, sys, time
+        keep, _ = __import__("os").pipe()
+        child = subprocess.Popen([sys.executable, "-m", "worker.trainer"], stdin=keep)
+        print(child.pid, flush=True)
+        time.sleep(600)
+        """
+    )
+    # The pipe's other end is held here as well, so that only the parent's death can be noticed.
+    with subprocess.Popen(
+        [sys.executable, "-c", supervisor],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": slow_path},
+        stdout=subprocess.PIPE,
+    ) as parent:
+        assert parent.stdout
+        pid = int(parent.stdout.readline())
+        wait_for(tmp_path / "importing")
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    while Path(f"/proc/{pid}").exists() and "zombie" not in Path(f"/proc/{pid}/status").read_text():
+        time.sleep(0.02)
+
+
+@pytest.mark.train
+def test_says_nothing_but_messages(tmp_path: Path, order: WorkOrder) -> None:
+    outcome = run_trainer(tmp_path / "work", order)  # every line of stdout is validated there
+    assert outcome.status == 1
+    assert [message.type for message in outcome.messages] == ["failed"]
+    assert MESSAGE.validate_json(outcome.messages[0].model_dump_json()) == outcome.messages[0]
