@@ -323,23 +323,19 @@ def fetch(engine: Engine, blob_id: str, size: int, target: Path, sha256: str) ->
 def drop_ended_checkpoints(engine: Engine) -> int:
     """Let go of the checkpoints of ended jobs, except those asked to be kept; how many."""
     with transaction(engine) as session:
-        rows = (
-            session.execute(
-                select(Checkpoint.id, Checkpoint.job_id)
-                .join(Job, Job.id == Checkpoint.job_id)
-                .where(
-                    Job.status.in_(TERMINAL),
-                    Job.keep_checkpoint.is_(False),
-                    or_(
-                        Job.status != JobStatus.FAILED,
-                        Job.finished_at < now_ms() - FAILED_KEPT_MS,
-                    ),
-                )
-                .limit(100)
+        rows = session.execute(
+            select(Checkpoint.id, Checkpoint.job_id)
+            .join(Job, Job.id == Checkpoint.job_id)
+            .where(
+                Job.status.in_(TERMINAL),
+                Job.keep_checkpoint.is_(False),
+                or_(
+                    Job.status != JobStatus.FAILED,
+                    Job.finished_at < now_ms() - FAILED_KEPT_MS,
+                ),
             )
-            .tuples()
-            .all()
-        )
+            .limit(100)
+        ).all()
         ended = [checkpoint_id for checkpoint_id, _ in rows]
         session.execute(
             update(Job)

@@ -226,9 +226,14 @@ def test_owner_of_a_finished_job_writes_nothing(engine: Engine) -> None:
 def test_lost_fence_takes_the_rest_of_its_transaction_along(engine: Engine) -> None:
     lease = held(engine)
     stale = Lease(lease.job_id, lease.attempt, "host-b/0:1")
-    with pytest.raises(LeaseLost), transaction(engine) as session:
-        repository.upsert_metrics(session, stale, 1, {"train/loss": 1.0})
-        repository.fence(session, stale, LEASE_MS)
+
+    def write() -> None:
+        with transaction(engine) as session:
+            repository.upsert_metrics(session, stale, 1, {"train/loss": 1.0})
+            repository.fence(session, stale, LEASE_MS)
+
+    with pytest.raises(LeaseLost):
+        write()
     with transaction(engine) as session:
         assert session.scalars(select(JobMetric)).all() == []
 
