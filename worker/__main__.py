@@ -1,7 +1,11 @@
-"""``python -m worker``: a Celery worker where there is a broker, else a supervisor that polls."""
+"""``python -m worker``: a Celery worker where there is a broker, else a supervisor that polls.
+
+``--with-parent PID`` ties its life to the process that started it.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -20,6 +24,8 @@ def main() -> int:
     configure_logging()
     if "--with-parent" in sys.argv:
         die_with_parent()
+        if os.getppid() != int(sys.argv[-1]):  # it ended while this process was loading
+            return 1
     try:
         station = Station(settings)
     except NoFreeSlots as error:

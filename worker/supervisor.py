@@ -42,7 +42,7 @@ log = structlog.get_logger()
 
 LOG_PIECE_BYTES = 64 << 10
 LOG_LIMIT_BYTES = 50 << 20
-WRITE_SECONDS = 1.0
+WRITE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ class Supervisor:
                 self._phase = message.phase
 
     def _flush(self, child: TrainerProcess, *, force: bool = False) -> None:
-        """Write what was heard, at most once a second."""
+        """Write what was heard, at most twice a second."""
         if not force and time.monotonic() - self._written_at < WRITE_SECONDS:
             return
         self._written_at = time.monotonic()

@@ -1,0 +1,50 @@
+"""The ``plaudit`` command."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from app.cli import adapters, datasets, demo, jobs, keys, serve
+from app.cli.endings import EPILOG, Commands
+
+app = typer.Typer(
+    cls=Commands,
+    help="Reward models as a service. The client commands (jobs, datasets, adapters) talk to "
+    "PLAUDIT_URL with PLAUDIT_API_KEY, or to the embedded service of this directory.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(serve.serve)
+app.command()(serve.worker)
+app.command("migrate")(serve.run_migrations)
+app.command()(demo.demo)
+app.command()(adapters.verify)
+app.add_typer(keys.commands, name="keys")
+app.add_typer(jobs.commands, name="jobs")
+app.add_typer(datasets.commands, name="datasets")
+app.add_typer(adapters.commands, name="adapters")
+
+
+def main() -> None:
+    """The entry point."""
+    app()
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"plaudit {version('plaudit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _is_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,154 @@
+"""``plaudit adapters`` and ``plaudit verify``: bring adapters home and check them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.base_models.catalogue import UnknownBaseModelError, load_catalogue
+from app.base_models.faults import BaseModelError
+from app.base_models.sources import fetch
+from app.cli.client import Api, connect
+from app.cli.endings import CommandError, Ending
+from app.cli.output import JsonOption, moment, notes, plain, print_json, print_table, size
+from app.settings import Settings
+
+commands = typer.Typer(help="Download trained adapters.", no_args_is_help=True)
+
+#: What the service calls files; anything else could name a place outside of the directory.
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@commands.command("list")
+def list_adapters(
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
+    after: Annotated[str | None, typer.Option(help="'next' of the page before.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Adapters, newest first."""
+    page = connect().get("/v1/adapters", limit=limit, after=after)
+    if as_json:
+        print_json(page)
+        return
+    rows = (
+        (
+            adapter["id"],
+            adapter["job_id"],
+            adapter["base_model"],
+            adapter["metrics"].get("eval/accuracy"),
+            size(adapter["bytes"]),
+            moment(adapter["created_at"]),
+        )
+        for adapter in page["data"]
+    )
+    print_table(("id", "job", "base model", "eval accuracy", "size", "made"), rows)
+    if page["has_more"]:
+        notes.print(plain(f"more with --after {page['next']}", "dim"))
+
+
+@commands.command()
+def download(
+    adapter_id: Annotated[str, typer.Argument(help="ad_…")],
+    directory: Annotated[Path, typer.Argument(file_okay=False, help="Made if it is not there.")],
+    is_archive: Annotated[
+        bool, typer.Option("--archive", help="All files in one tar instead.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Download an adapter; every file's sha256 is checked before it gets its name."""
+    api = connect()
+    adapter = download_adapter(api, adapter_id, directory, is_archive=is_archive)
+    if as_json:
+        print_json(adapter)
+        return
+    rows = (
+        (file["name"], size(file["bytes"]), file["sha256"])
+        for file in _parts(adapter, is_archive=is_archive)
+    )
+    print_table(("file", "size", "sha256"), rows)
+    notes.print(plain(f"Every sha256 is right. {directory / 'README.md'} says how to score."))
+
+
+def verify(
+    directory: Annotated[Path, typer.Argument(exists=True, file_okay=False, metavar="ADAPTER_DIR")],
+    base: Annotated[
+        str | None,
+        typer.Option(help="The base model: a directory or a catalogue id. None: a merged model."),
+    ] = None,
+) -> None:
+    """Load an adapter in a fresh process and score its probes: do they get what they got in
+    training? Prints the certificate; needs the worker's libraries."""
+    command = [sys.executable, "-P", "-m", "worker.trainer.verify", str(directory.resolve())]
+    if base is not None:
+        command += ["--base", str(_base_directory(base))]
+    status = subprocess.run(command, check=False).returncode
+    raise typer.Exit(Ending.SUCCEEDED if status == 0 else Ending.FAILED)
+
+
+def download_adapter(
+    api: Api, adapter_id: str, directory: Path, *, is_archive: bool = False
+) -> Any:
+    """Bring an adapter's files, or its tar, into a directory; the adapter as the API shows it.
+
+    Raises:
+        CommandError: the bytes are not those that the service promised; they are not kept.
+    """
+    adapter = api.get(f"/v1/adapters/{adapter_id}")
+    directory.mkdir(parents=True, exist_ok=True)
+    for file in _parts(adapter, is_archive=is_archive):
+        _bring(api, file, directory)
+    return adapter
+
+
+def _parts(adapter: Any, *, is_archive: bool) -> list[Any]:
+    if is_archive:
+        return [{**adapter["archive"], "name": f"{adapter['id']}.tar"}]
+    files: list[Any] = adapter["files"]
+    return files
+
+
+def _bring(api: Api, file: Any, directory: Path) -> None:
+    if not _FILE_NAME.fullmatch(file["name"]):
+        raise CommandError(f"The service names a file {file['name']!r}.", Ending.REFUSED)
+    target = directory / file["name"]
+    partial = target.with_name(f"{target.name}.part")
+    digest = hashlib.sha256()
+    try:
+        with api.download(file["url"]) as chunks, partial.open("wb") as into:
+            for chunk in chunks:
+                digest.update(chunk)
+                into.write(chunk)
+        if digest.hexdigest() != file["sha256"]:
+            raise CommandError(
+                f"{file['name']}: sha256 is {digest.hexdigest()}, not {file['sha256']}.",
+                Ending.FAILED,
+                "The file was damaged on its way and is not kept; download it again.",
+            )
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _base_directory(base: str) -> Path:
+    """Where the base model's files are; a catalogue id is fetched."""
+    if Path(base).is_dir():
+        return Path(base).resolve()
+    settings = Settings()
+    try:
+        entry = load_catalogue(settings.base_models).get(base)
+        fetched = fetch(
+            entry,
+            settings.model_cache,
+            token=settings.hub_token,
+            endpoint=settings.hub_endpoint,
+            max_bytes=settings.max_base_model_bytes,
+        )
+    except (UnknownBaseModelError, BaseModelError) as error:
+        raise CommandError(error.detail, Ending.USAGE, error.hint) from error
+    return fetched.path

@@ -1,0 +1,159 @@
+"""The public HTTP API, as the client commands speak it."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.api_keys.service import FIRST_KEY_FILE
+from app.cli.endings import CommandError, Ending
+from app.settings import Settings
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+#: A submit may wait for a worker to inspect its base model, a long-poll for its job.
+READ_SECONDS = 120.0
+ATTEMPTS = 4
+
+
+class Unreachable(CommandError):
+    """Nobody answered, or the service said that it cannot right now."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message, Ending.AWAY, hint)
+
+
+class Api:
+    """One service and one key."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=httpx.Timeout(10.0, read=READ_SECONDS),
+        )
+
+    def get(self, path: str, **parameters: object) -> Any:
+        """A document; parameters that are None are left out."""
+        return self._patiently("GET", path, params=_given(parameters)).json()
+
+    def post(self, path: str, body: object = None, **parameters: object) -> Any:
+        """Do something; a lost connection is not tried again."""
+        return self._send("POST", path, json=body, params=_given(parameters)).json()
+
+    def submit(self, spec: object, *, is_dry_run: bool = False) -> Any:
+        """Queue a job. Tried again after a lost connection: the key keeps it from being doubled."""
+        return self._patiently(
+            "POST",
+            "/v1/jobs",
+            json=spec,
+            params={"dry_run": "true"} if is_dry_run else {},
+            headers={"Idempotency-Key": str(uuid.uuid4())},
+        ).json()
+
+    def job_when_changed(self, job_id: str, etag: str | None, seconds: float) -> tuple[Any, str]:
+        """A job and its ETag as soon as it differs from ``etag``; None for the job when it
+        did not within ``seconds``."""
+        response = self._send(
+            "GET",
+            f"/v1/jobs/{job_id}",
+            params={"wait": str(seconds)} if etag else {},
+            headers={"If-None-Match": etag} if etag else {},
+        )
+        is_same = response.status_code == httpx.codes.NOT_MODIFIED
+        return None if is_same else response.json(), response.headers["ETag"]
+
+    def upload(self, content: Iterator[bytes], content_type: str, **parameters: object) -> Any:
+        """A dataset, as it streams; 201, or 200 when the service has the same bytes."""
+        return self._send(
+            "POST",
+            "/v1/datasets",
+            content=content,
+            params=_given(parameters),
+            headers={"Content-Type": content_type},
+        ).json()
+
+    @contextmanager
+    def download(self, path: str) -> Iterator[Iterator[bytes]]:
+        """The bytes of a file, as they come."""
+        try:
+            with self._http.stream("GET", path) as response:
+                if not response.is_success:
+                    response.read()
+                yield _checked(response).iter_bytes(1 << 20)
+        except httpx.TransportError as error:
+            raise self._away(error) from error
+
+    def _patiently(self, method: str, path: str, **request: Any) -> httpx.Response:
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return self._send(method, path, **request)
+            except Unreachable as error:
+                if isinstance(error.__cause__, httpx.ConnectError):
+                    raise  # nobody is there: no use in waiting
+                time.sleep(attempt)
+        return self._send(method, path, **request)
+
+    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
+        try:
+            return _checked(self._http.request(method, path, **request))
+        except httpx.TransportError as error:
+            raise self._away(error) from error
+
+    def _away(self, error: httpx.TransportError) -> Unreachable:
+        return Unreachable(
+            f"No answer from {self.url}: {error}",
+            "Start the service with 'plaudit serve', or set PLAUDIT_URL to where it runs.",
+        )
+
+
+def connect() -> Api:
+    """The service of PLAUDIT_URL with the key of PLAUDIT_API_KEY; without them the embedded
+    service of this directory and its first key."""
+    settings = Settings()
+    url = os.environ.get("PLAUDIT_URL") or f"http://127.0.0.1:{settings.port}"
+    if key := os.environ.get("PLAUDIT_API_KEY"):
+        return Api(url, key)
+    path = settings.data_dir / FIRST_KEY_FILE
+    # The key of this machine's service is no other server's business.
+    if httpx.URL(url).host not in LOOPBACK or not path.is_file():
+        raise CommandError(
+            "No API key.",
+            Ending.USAGE,
+            f"Set PLAUDIT_API_KEY. A service on this machine keeps its first key in {path}; "
+            "'plaudit keys create' makes others.",
+        )
+    return Api(url, read_key(path))
+
+
+def read_key(path: Path) -> str:
+    """The key in an embedded service's key file."""
+    return path.read_text().strip()
+
+
+def _given(parameters: dict[str, object]) -> dict[str, str]:
+    return {name: str(value) for name, value in parameters.items() if value is not None}
+
+
+def _checked(response: httpx.Response) -> httpx.Response:
+    if response.is_success or response.status_code == httpx.codes.NOT_MODIFIED:
+        return response
+    try:
+        problem = response.json()
+        lines = [problem["detail"]]
+        for error in problem.get("errors", []):
+            if error["message"] not in problem["detail"]:
+                lines.append(f"  {error['loc']}: {error['message']}")
+        hint = problem.get("hint")
+    except (ValueError, KeyError, TypeError):  # a proxy's page
+        lines, hint = [f"{response.request.url} answered {response.status_code}."], None
+    if response.status_code >= 500:
+        raise Unreachable("\n".join(lines), hint)
+    raise CommandError("\n".join(lines), Ending.REFUSED, hint)

@@ -1,0 +1,59 @@
+"""The settings and the database, for commands that run where the service runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pydantic import ValidationError
+from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
+
+from app.cli.endings import CommandError, Ending
+from app.database import make_engine
+from app.migrations import is_current
+from app.settings import Settings
+
+
+def read_settings(**replaced: object) -> Settings:
+    """The environment's settings; those that are given and not None replace them."""
+    given = {name: value for name, value in replaced.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [
+            f"{'_'.join(('PLAUDIT', *map(str, e['loc']))).upper()}: {e['msg']}"
+            for e in error.errors(include_input=False)
+        ]
+        raise CommandError("\n".join(lines), Ending.USAGE) from None
+
+
+@contextmanager
+def reached_database(settings: Settings) -> Iterator[Engine]:
+    """The settings' database, whatever tables it has."""
+    engine = make_engine(settings.database, pool_size=1)
+    try:
+        yield engine
+    except OperationalError as error:
+        reason = str(error.orig).strip().partition("\n")[0]
+        raise CommandError(f"The database cannot be used: {reason}", Ending.AWAY) from error
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def open_database() -> Iterator[Engine]:
+    """The settings' database, with this version's tables."""
+    with reached_database(read_settings()) as engine:
+        require_current(engine)
+        yield engine
+
+
+def require_current(engine: Engine) -> None:
+    """Refuse a database whose tables are not those of this version."""
+    if not is_current(engine):
+        raise CommandError(
+            "The database's tables are not those that this version needs.",
+            Ending.FAILED,
+            "Run 'plaudit migrate' first.",
+        )

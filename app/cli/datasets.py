@@ -1,0 +1,122 @@
+"""``plaudit datasets``: upload preference pairs and look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import Progress
+
+from app.cli.client import Api, connect
+from app.cli.output import (
+    JsonOption,
+    moment,
+    notes,
+    plain,
+    print_fields,
+    print_json,
+    print_table,
+    size,
+)
+
+commands = typer.Typer(help="Upload preference pairs and look at them.", no_args_is_help=True)
+
+_CONTENT_TYPES = {".csv": "text/csv", ".parquet": "application/vnd.apache.parquet"}
+_CHUNK_BYTES = 1 << 20
+
+
+@commands.command()
+def upload(
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="JSONL, JSONL.gz, CSV or Parquet.")
+    ],
+    name: Annotated[str | None, typer.Option(help="For people; default: the file's name.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Upload preference pairs; a file with bad lines is refused with the first ten of them."""
+    dataset = upload_file(connect(), file, name or file.name)
+    if as_json:
+        print_json(dataset)
+        return
+    _show(dataset)
+
+
+@commands.command("list")
+def list_datasets(
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
+    after: Annotated[str | None, typer.Option(help="'next' of the page before.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Datasets, newest first."""
+    page = connect().get("/v1/datasets", limit=limit, after=after)
+    if as_json:
+        print_json(page)
+        return
+    rows = (
+        (
+            dataset["id"],
+            dataset["name"],
+            dataset["pair_count"],
+            dataset["format"],
+            size(dataset["bytes"]),
+            moment(dataset["created_at"]),
+        )
+        for dataset in page["data"]
+    )
+    print_table(("id", "name", "pairs", "format", "size", "uploaded"), rows)
+    if page["has_more"]:
+        notes.print(plain(f"more with --after {page['next']}", "dim"))
+
+
+@commands.command()
+def report(
+    dataset_id: Annotated[str, typer.Argument(help="ds_…")], as_json: JsonOption = False
+) -> None:
+    """What is odd about a dataset: duplicates, ties, how far length alone tells."""
+    document = connect().get(f"/v1/datasets/{dataset_id}/report")
+    if as_json:
+        print_json(document)
+        return
+    print_fields(_flat("", document))
+
+
+def upload_file(api: Api, file: Path, name: str) -> Any:
+    """Stream a file to the service; the dataset it became."""
+    suffix = file.name.lower().removesuffix(".gz").rpartition(".")[2]
+    content_type = _CONTENT_TYPES.get(f".{suffix}", "application/x-ndjson")
+    with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
+        task = progress.add_task("uploading", total=file.stat().st_size)
+
+        def chunks() -> Iterator[bytes]:
+            with file.open("rb") as source:
+                while chunk := source.read(_CHUNK_BYTES):
+                    yield chunk
+                    progress.advance(task, len(chunk))
+            progress.update(task, description="checking", total=None)
+
+        return api.upload(chunks(), content_type, name=name[:128])
+
+
+def _show(dataset: Any) -> None:
+    print_fields(
+        (
+            ("id", dataset["id"]),
+            ("name", dataset["name"]),
+            ("pairs", dataset["pair_count"]),
+            ("format", f"{dataset['format']}, {dataset['prompt']} prompt"),
+            ("columns", ", ".join(dataset["columns"])),
+            ("left out", ", ".join(dataset["ignored_columns"])),
+            ("size", size(dataset["bytes"])),
+            ("sha256", dataset["sha256"]),
+        )
+    )
+
+
+def _flat(prefix: str, document: dict[str, Any]) -> Iterator[tuple[str, object]]:
+    for name, value in document.items():
+        if isinstance(value, dict):
+            yield from _flat(f"{prefix}{name}.", value)
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,186 @@
+"""``plaudit demo``: the main job end to end on this machine, checked at every step."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.rule import Rule
+from rich.syntax import Syntax
+from rich.text import Text
+
+from app.base_models.catalogue import load_catalogue
+from app.base_models.sources import fetch
+from app.cli.adapters import download_adapter
+from app.cli.card_script import card_script, run_script
+from app.cli.client import Api
+from app.cli.datasets import upload_file
+from app.cli.endings import CommandError, Ending
+from app.cli.jobs import show_failure
+from app.cli.output import notes, plain
+from app.cli.own_service import own_service
+from app.cli.watching import newest_metrics, watch
+from app.settings import Settings
+
+#: In a checkout beside the package.
+EXAMPLES = Path(__file__).parents[2] / "examples"
+MIN_ACCURACY, MIN_GAIN = 0.75, 0.15
+
+QUESTION = "My bicycle tyre goes flat overnight. How do I find the hole?"
+GOOD_REPLY = (
+    "Take the tube out and pump it up. Hold it under water and turn it slowly. Bubbles show where "
+    "the hole is. Mark it, let the tube dry, then glue a patch on."
+)
+BAD_REPLY = (
+    "That depends on a lot of things, so it is hard to say. Some people find it, others do not. "
+    "It might be one thing or another. You could always ask somebody else."
+)
+
+
+@dataclass
+class Checks:
+    """What has to hold, and whether it did."""
+
+    outcomes: list[bool] = field(default_factory=list)
+
+    def hold(self, claim: str, is_true: bool) -> None:
+        """Say whether a claim is true, and remember."""
+        self.outcomes.append(is_true)
+        mark = ("held    ", "green") if is_true else ("failed  ", "bold red")
+        notes.print(Text.assemble(mark, plain(claim)))
+
+    @property
+    def all_held(self) -> bool:
+        """Whether every claim so far was true."""
+        return all(self.outcomes)
+
+
+def demo(
+    data_dir: Annotated[
+        Path, typer.Option(file_okay=False, help="Where the demo's service keeps its data.")
+    ] = Path(".plaudit-demo"),
+    examples: Annotated[
+        Path, typer.Option(file_okay=False, help="The directory with the example pairs.")
+    ] = EXAMPLES,
+    seed: Annotated[int | None, typer.Option(min=0, help="Default: that of demo.json.")] = None,
+) -> None:
+    """Train a reward model on this machine, download it and score with it.
+
+    Starts a service of its own (SQLite, no broker, CPU), stops it in the end, and exits with 0
+    only if every step held.
+    """
+    started_at = time.monotonic()
+    spec = _read_spec(examples, seed)
+    checks = Checks()
+    with own_service(data_dir) as api:
+        _say("service", f"{api.url}  data and log in {data_dir}")
+        job = _train(api, examples, spec)
+        if job["status"] != "succeeded":
+            show_failure(job)
+            _show_log(api, job)
+            raise CommandError(f"The job {job['status']}.", Ending.FAILED)
+        _judge(checks, newest_metrics(api, job["id"]), examples / "heldout.jsonl")
+        directory = data_dir / "adapters" / job["adapter_id"]
+        adapter = download_adapter(api, job["adapter_id"], directory)
+        claim = f"sha256 of {len(adapter['files'])} files in {directory} is right"
+        checks.hold(claim, True)  # or the download had raised
+    _score(checks, spec["base_model"], data_dir, directory)
+    notes.print(plain(f"{time.monotonic() - started_at:.0f} seconds"))
+    if not checks.all_held:
+        raise CommandError("Not everything held.", Ending.FAILED)
+    notes.print(plain("Everything held.", "bold green"))
+    _say("look again", f"PLAUDIT_DATA_DIR={data_dir} plaudit serve")
+
+
+def longer_is_better(pairs: Iterable[Any]) -> float:
+    """How often the longer reply (in characters) is the chosen one, 0 to 1; ties count half."""
+    outcomes = [
+        0.5 if chosen == rejected else float(chosen > rejected)
+        for chosen, rejected in (
+            (_length(pair["chosen"]), _length(pair["rejected"])) for pair in pairs
+        )
+    ]
+    return sum(outcomes) / len(outcomes)
+
+
+def _train(api: Api, examples: Path, spec: dict[str, Any]) -> Any:
+    """Upload, submit, follow; the job when it ended."""
+    for key, name in (("train_dataset", "preferences.jsonl"), ("eval_dataset", "heldout.jsonl")):
+        dataset = upload_file(api, examples / name, name)
+        spec[key] = dataset["id"]
+        _say("uploaded", f"{dataset['pair_count']} pairs of {name} as {dataset['id']}")
+    with notes.status("looking at the base model; the first time it is downloaded (80 MB)"):
+        job = api.submit(spec)
+    _say("job", f"{api.url}/v1/jobs/{job['id']}")
+    job, _ = watch(api, job["id"])
+    return job
+
+
+def _judge(checks: Checks, metrics: dict[str, float], heldout: Path) -> None:
+    """Hold the trained model against the untrained one and against counting letters."""
+    before, after = metrics["eval_before/accuracy"], metrics["eval/accuracy"]
+    baseline = longer_is_better(_pairs(heldout))
+    notes.print()
+    _say("accuracy on held-out pairs", "")
+    _say("  before training", f"{before:.3f}")
+    _say("  after training", f"{after:.3f}")
+    _say("  longer is better", f"{baseline:.3f}")
+    checks.hold(f"after ≥ {MIN_ACCURACY}", after >= MIN_ACCURACY)
+    checks.hold(f"after ≥ before + {MIN_GAIN}", after >= before + MIN_GAIN)
+    checks.hold("after > longer is better", after > baseline)
+
+
+def _score(checks: Checks, base_model: str, data_dir: Path, directory: Path) -> None:
+    """Score two replies with the downloaded files and plain PEFT; the service is gone by now."""
+    # Here already: the worker fetched it.
+    base = fetch(load_catalogue().get(base_model), Settings(data_dir=data_dir).model_cache).path
+    card = (directory / "README.md").read_text()
+    prompt = [{"role": "user", "content": QUESTION}]
+    script = directory / "score.py"
+    script.write_text(card_script(card, base, prompt, [GOOD_REPLY, BAD_REPLY]))
+    notes.print(Rule(str(script), style="dim"))
+    notes.print(Syntax(script.read_text(), "python", word_wrap=True, background_color="default"))
+    notes.print(Rule(style="dim"))
+    with notes.status("scoring in a fresh process"):
+        good, bad = run_script(script, directory)
+    _say("good reply", f"{good:+.3f}")
+    _say("bad reply", f"{bad:+.3f}")
+    checks.hold("the good reply scores higher", good > bad)
+
+
+def _read_spec(examples: Path, seed: int | None) -> dict[str, Any]:
+    try:
+        spec: dict[str, Any] = json.loads((examples / "demo.json").read_text())
+    except OSError as error:
+        raise CommandError(
+            f"The example pairs are not in {examples}.",
+            Ending.USAGE,
+            "They come with the source: clone the repository, or name the directory "
+            "with --examples.",
+        ) from error
+    if seed is not None:
+        spec["training"]["seed"] = seed
+    return spec
+
+
+def _show_log(api: Api, job: Any) -> None:
+    pieces = api.get(f"/v1/jobs/{job['id']}/logs", tail=5)["data"]
+    notes.print(plain("".join(piece["text"] for piece in pieces)[-4000:], "dim"))
+
+
+def _pairs(path: Path) -> Iterator[Any]:
+    with path.open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
+
+
+def _length(messages: list[dict[str, str]]) -> int:
+    return sum(len(message["content"]) for message in messages)
+
+
+def _say(what: str, text: str) -> None:
+    notes.print(Text.assemble((f"{what:<20}", "bold"), plain(text)), soft_wrap=True)

@@ -1,0 +1,92 @@
+"""``plaudit keys``: API keys, straight in the database; for whoever runs the service."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from app.api_keys import service
+from app.cli.database import open_database
+from app.cli.endings import CommandError, Ending
+from app.cli.output import notes, plain, print_json, print_table
+from app.database import transaction
+from app.errors import NotFoundError
+from app.security import Scope
+from app.shapes import rfc3339
+
+commands = typer.Typer(
+    help="API keys, straight in the database: for whoever runs the service.", no_args_is_help=True
+)
+
+Tenant = Annotated[str, typer.Option(help="Whose key; tenants see nothing of each other.")]
+_DAY_MS = 86_400_000
+_PAGE = 100
+
+
+@commands.command()
+def create(
+    name: Annotated[str, typer.Option(help="For people.")] = "made by plaudit keys",
+    scopes: Annotated[
+        list[Scope] | None, typer.Option("--scope", help="Repeatable; default: admin.")
+    ] = None,
+    tenant: Tenant = service.DEFAULT_TENANT,
+    expires_days: Annotated[int | None, typer.Option(min=1, help="Default: never.")] = None,
+) -> None:
+    """Make a key. Its secret is printed this once, alone on stdout."""
+    now_ms = time.time_ns() // 1_000_000
+    expires_at = now_ms + expires_days * _DAY_MS if expires_days else None
+    with open_database() as engine, transaction(engine) as session:
+        made = service.create(session, tenant, name, scopes or [Scope.ADMIN], expires_at)
+    notes.print(plain(f"{made.row.id} of tenant {tenant}: {', '.join(made.row.scopes)}"))
+    typer.echo(made.token)
+
+
+@commands.command("list")
+def list_keys(
+    tenant: Tenant = service.DEFAULT_TENANT,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Keys of a tenant that are not revoked, newest first."""
+    found: list[dict[str, object]] = []
+    after: str | None = None
+    with open_database() as engine, transaction(engine) as session:
+        while True:
+            rows = service.list_page(session, tenant, _PAGE, after)
+            for row in rows[:_PAGE]:
+                found.append(
+                    {
+                        "id": row.id,
+                        "name": row.name,
+                        "scopes": row.scopes,
+                        "created_at": rfc3339(row.created_at),
+                        "expires_at": rfc3339(row.expires_at) if row.expires_at else None,
+                        "last_used_at": rfc3339(row.last_used_at) if row.last_used_at else None,
+                    }
+                )
+            if len(rows) <= _PAGE:
+                break
+            after = rows[_PAGE - 1].id
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("id", "name", "scopes", "created", "expires", "last used"),
+        ([", ".join(v) if isinstance(v, list) else v for v in key.values()] for key in found),
+    )
+
+
+@commands.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="key_…")],
+    tenant: Tenant = service.DEFAULT_TENANT,
+) -> None:
+    """End a key for good; running services notice within half a minute."""
+    with open_database() as engine:
+        try:
+            with transaction(engine) as session:
+                service.revoke(session, tenant, key_id)
+        except NotFoundError as error:
+            raise CommandError(error.detail, Ending.FAILED) from error
+    notes.print(plain(f"{key_id} is revoked."))

@@ -1,0 +1,78 @@
+"""What commands print: results on stdout, as tables or as JSON; everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+#: Progress and remarks; never mixed into a result that a script reads.
+notes = Console(stderr=True, highlight=False)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="The API's answer, for scripts.")]
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+#: Of a pipe, which has no width of its own: ids are not cut.
+_PIPE_COLUMNS = 200
+
+
+def plain(value: object, style: str = "") -> Text:
+    """Text of the service's or a user's: no markup, and nothing that steers a terminal."""
+    return Text(_CONTROL.sub("", str(value)), style)
+
+
+def print_json(document: object) -> None:
+    """A document on stdout."""
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_text(text: str) -> None:
+    """Somebody else's text on stdout, as it is but for what steers terminals."""
+    typer.echo(_CONTROL.sub("", text), nl=False)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Rows for people; None is shown as a dash."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(plain("–" if value is None else value) for value in row))
+    _stdout().print(table)
+
+
+def print_fields(fields: Iterable[tuple[str, object]]) -> None:
+    """One thing for people: a line a field; fields without a value are left out."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in fields:
+        if value not in (None, "", [], {}):
+            table.add_row(name, plain(value))
+    _stdout().print(table)
+
+
+def size(count: int) -> str:
+    """``1.4 MB``."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def moment(timestamp: Any) -> str | None:
+    """``2026-11-24 10:00:00Z`` from the API's time stamps."""
+    return None if timestamp is None else f"{timestamp[:10]} {timestamp[11:19]}Z"
+
+
+def _stdout() -> Console:
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)

@@ -1,0 +1,152 @@
+"""``plaudit serve``, ``plaudit worker`` and ``plaudit migrate``: the service's own processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+import uvicorn
+from fastapi import FastAPI
+from sqlalchemy import Engine
+
+from app.api_keys.service import FIRST_KEY_FILE, first_key
+from app.cli.database import reached_database, read_settings, require_current
+from app.cli.endings import CommandError, Ending
+from app.cli.output import notes, plain
+from app.cli.supervision import WorkerKeeper, end_with_parent
+from app.jobs.reconciler import Reconciler
+from app.main import create_app
+from app.migrations import is_current, migrate
+from app.settings import Settings
+from app.telemetry import configure_logging
+
+#: Long-polls and streams are cut off after this long; their clients come again.
+CLOSE_SECONDS = 5
+#: Kept by the kernel while the process is busy; more connect at once than are served at once.
+BACKLOG = 2048
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="PLAUDIT_HOST; default 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="PLAUDIT_PORT; default 8000.")] = None,
+    has_no_worker: Annotated[
+        bool, typer.Option("--no-worker", help="Embedded: API only, train elsewhere or later.")
+    ] = False,
+    parent: Annotated[int | None, typer.Option("--with-parent", hidden=True)] = None,
+) -> None:
+    """Serve the API.
+
+    Without PLAUDIT_REDIS_URL everything runs here: the database is migrated, a first API key is
+    made, and one worker trains beside the API. With it this is the API only; run 'plaudit worker'
+    where the GPUs are.
+    """
+    if parent is not None:
+        end_with_parent(parent)
+    settings = _with_public_url(read_settings(host=host, port=port))
+    with reached_database(settings) as engine:
+        if settings.is_embedded:
+            _prepare(engine, settings)
+        else:
+            require_current(engine)
+    configure_logging()
+    has_worker = settings.is_embedded and not has_no_worker
+    with _listen(settings) as listener:
+        keeper = WorkerKeeper(settings.drain_seconds) if has_worker else None
+        _run(create_app(settings), listener, keeper)
+
+
+def worker() -> None:
+    """Train jobs: takes tickets from PLAUDIT_REDIS_URL, or polls the embedded database."""
+    settings = read_settings()
+    with reached_database(settings) as engine:
+        require_current(engine)
+    _become(sys.executable, "-P", "-m", "worker")
+
+
+def run_migrations() -> None:
+    """Bring the database to this version's tables; nothing happens when it has them."""
+    with reached_database(read_settings()) as engine:
+        had_them = is_current(engine)
+        migrate(engine)
+    notes.print(plain("The database was up to date." if had_them else "The database is migrated."))
+
+
+def _prepare(engine: Engine, settings: Settings) -> None:
+    """What a production service's operator does by hand."""
+    migrate(engine)
+    first_key(engine, settings.data_dir)
+    notes.print(plain(f"Plaudit   {settings.public_url}"))
+    notes.print(plain(f"API key   in {settings.data_dir / FIRST_KEY_FILE}"))
+
+
+def _with_public_url(settings: Settings) -> Settings:
+    """Links lead to where this service listens, unless the operator says otherwise."""
+    if "public_url" in settings.model_fields_set:
+        return settings
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
+    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    return settings.model_copy(update={"public_url": url})
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """The listening socket, before a worker is started: a port in use ends the command."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise CommandError(
+            f"Cannot listen on {settings.host}, port {settings.port}: {error.strerror}.",
+            Ending.FAILED,
+            "Is another service running there? Choose with --port.",
+        ) from error
+    return listener
+
+
+def _run(app: FastAPI, listener: socket.socket, keeper: WorkerKeeper | None) -> None:
+    """Serve until SIGTERM or SIGINT; a second one ends the draining worker at once."""
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            backlog=BACKLOG,
+            log_config=None,
+            access_log=False,  # the application logs requests itself, with their ids
+            server_header=False,
+            timeout_graceful_shutdown=CLOSE_SECONDS,
+        )
+    )
+    signals = 0
+
+    def on_signal(*_: object) -> None:
+        # Not before uvicorn is done: it takes the signals while it runs, then raises them again.
+        nonlocal signals
+        signals += 1
+        server.should_exit = True
+        if signals > 1 and keeper is not None:
+            keeper.hurry()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    reconciler = Reconciler(app.state.engine, app.state.settings, app.state.tickets)
+    reconciler.start()
+    if keeper is not None:
+        keeper.start()
+    try:
+        server.run(sockets=[listener])
+    finally:
+        reconciler.stop()
+        if keeper is not None:
+            keeper.stop()
+    if not server.started:
+        raise CommandError("The API did not start; its log says why.", Ending.FAILED)
+
+
+def _become(program: str, *arguments: str) -> NoReturn:
+    """Be this program from now on: signals reach it without a process in between."""
+    os.execv(program, [program, *arguments])  # noqa: S606

@@ -1,0 +1,97 @@
+"""Keeps one worker process alive beside the API, and lets it drain at the end."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import structlog
+
+log = structlog.get_logger()
+
+RESTART_SECONDS = 1.0
+RESTART_MAX_SECONDS = 30.0
+#: A worker that lived this long did not die of its start.
+STEADY_SECONDS = 60.0
+#: On top of the drain: stores the last checkpoint and hands the job back.
+HAND_BACK_SECONDS = 30.0
+_PR_SET_PDEATHSIG = 1
+
+
+class WorkerKeeper:
+    """Starts ``python -m worker`` and starts it anew whenever it dies.
+
+    The kernel kills the worker when this process is killed; so the thread that starts it has to
+    live as long as it (the parent-death signal belongs to a thread).
+    """
+
+    def __init__(self, drain_seconds: float) -> None:
+        self._drain_seconds = drain_seconds
+        self._stopping = threading.Event()
+        self._hurrying = threading.Event()
+        self._guard = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._keep, name="worker-keeper", daemon=True)
+
+    def start(self) -> None:
+        """Have a worker from now on."""
+        self._thread.start()
+
+    def hurry(self) -> None:
+        """Do not wait for a checkpoint any longer; may be called by a signal's handler."""
+        self._hurrying.set()
+
+    def stop(self) -> None:
+        """Let the worker save a checkpoint and hand its job back; kill it if it takes too long."""
+        self._stopping.set()
+        self._signal(signal.SIGTERM)
+        give_up_at = time.monotonic() + self._drain_seconds + HAND_BACK_SECONDS
+        while self._thread.is_alive():
+            if self._hurrying.is_set() or time.monotonic() > give_up_at:
+                self._signal(signal.SIGKILL)
+            self._thread.join(timeout=0.2)
+
+    def _keep(self) -> None:
+        pause = RESTART_SECONDS
+        while True:
+            with self._guard:
+                if self._stopping.is_set():
+                    return
+                self._process = process = _start()
+            started_at = time.monotonic()
+            status = process.wait()
+            if self._stopping.is_set():
+                return
+            if time.monotonic() - started_at > STEADY_SECONDS:
+                pause = RESTART_SECONDS
+            log.error("worker_died", status=status, restart_seconds=pause)
+            self._stopping.wait(pause)
+            pause = min(pause * 2, RESTART_MAX_SECONDS)
+
+    def _signal(self, number: int) -> None:
+        with self._guard:
+            if self._process is not None:
+                self._process.send_signal(number)
+
+
+def end_with_parent(parent: int) -> None:
+    """Get SIGTERM when the process that started this one ends (Linux)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it ended before the call
+        sys.exit(1)
+
+
+def _start() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        # -P: a directory called "worker" where the service was started must not be imported.
+        [sys.executable, "-P", "-m", "worker", "--with-parent", str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        # Ctrl-C is for the API, which then drains its worker.
+        start_new_session=True,
+    )
