@@ -226,6 +226,9 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
         return problem_response(request, _too_large())
     if error.status_code == 404:
         return problem_response(request, NotFoundError("There is nothing at this address."))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = _allowed(request)
     phrase = HTTPStatus(error.status_code).phrase
     return problem_response(
         request,
@@ -233,8 +236,14 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
         status=error.status_code,
         code=re.sub(r"[^a-z]+", "_", phrase.lower()),
         title=phrase,
-        headers=error.headers,
+        headers=headers,
     )
+
+
+def _allowed(request: Request) -> str:
+    """All methods of the address; the framework names those of one route only."""
+    path = getattr(request.scope.get("route"), "path", "")
+    return ", ".join(sorted(m.upper() for m in request.app.openapi()["paths"].get(path, ())))
 
 
 def _on_database_away(request: Request, error: Exception) -> Response:

@@ -29,7 +29,7 @@ class ApiKeyCreate(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Annotated[CleanText, StringConstraints(min_length=1, max_length=128)]
-    scopes: set[Scope] = Field(min_length=1)
+    scopes: list[Scope] = Field(min_length=1, max_length=len(Scope))
     expires_at: AwareDatetime | None = Field(None, description="Null: never.")
 
 
