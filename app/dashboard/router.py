@@ -7,7 +7,7 @@ key, which the script keeps in the browser's tab.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -50,7 +50,7 @@ class _Asset(NamedTuple):
     etag: str
 
 
-def _show(name: str) -> Callable[[Request], Response]:
+def _show(name: str) -> Callable[[Request], Awaitable[Response]]:
     async def page(request: Request) -> Response:
         return _answer(request, _page(name))
 

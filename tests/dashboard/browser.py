@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
@@ -46,8 +47,8 @@ return found;
 class Browser:
     """One tab of Chromium on one site."""
 
-    def __init__(self, driver: webdriver.Chrome, origin: str, directory: Path) -> None:
-        self.driver, self.origin, self.directory = driver, origin, directory
+    def __init__(self, driver: webdriver.Chrome, origin: str) -> None:
+        self.driver, self.origin = driver, origin
         self.expected_errors: list[str] = []
 
     def open_tab(self) -> None:
@@ -121,6 +122,24 @@ class Browser:
             f"{text!r} is not in {selector}: {self.text(selector)[:3000]}",
         )
 
+    def press(self, *keys: str) -> None:
+        """Keys, one after another, for whatever has the focus."""
+        for key in keys:
+            ActionChains(self.driver).send_keys(key).perform()
+
+    def focused(self) -> str:
+        """What has the focus: its id, or else its text."""
+        active = "const a = document.activeElement; return a.id || a.innerText.trim()"
+        return str(self.js(active))
+
+    def tab_to(self, name: str) -> None:
+        """Press Tab until this has the focus."""
+        for _ in range(60):
+            self.press(Keys.TAB)
+            if self.focused() == name:
+                return
+        raise AssertionError(f"Tab never reached {name}")
+
     def wait_for_id(self, name: str) -> None:
         """Until the element is shown."""
         WebDriverWait(self.driver, PATIENCE_SECONDS, 0.1).until(
@@ -138,18 +157,3 @@ class Browser:
                 "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
             )
         )
-
-    def picture(self, path: Path) -> None:
-        """The whole page, as a PNG."""
-        height = self.js("return document.documentElement.scrollHeight")
-        width = self.js("return document.documentElement.clientWidth")
-        shot = self.driver.execute_cdp_cmd(
-            "Page.captureScreenshot",
-            {
-                "captureBeyondViewport": True,
-                "clip": {"x": 0, "y": 0, "width": width, "height": height, "scale": 1},
-            },
-        )
-        import base64
-
-        path.write_bytes(base64.b64decode(shot["data"]))

@@ -130,9 +130,6 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chr
         options.add_argument(argument)
     profile = tmp_path_factory.mktemp("chromium")
     options.add_argument(f"--user-data-dir={profile}")
-    options.add_experimental_option(
-        "prefs", {"download.default_directory": str(tmp_path_factory.mktemp("downloads"))}
-    )
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     chrome = webdriver.Chrome(options=options, service=Service(str(driver)))
     yield chrome
@@ -140,12 +137,22 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chr
 
 
 @pytest.fixture
-def browser(chromium: webdriver.Chrome, site: Site, tmp_path: Path) -> Iterator[Browser]:
+def browser(chromium: webdriver.Chrome, site: Site) -> Iterator[Browser]:
     """A fresh tab that is not signed in; must have stayed on the site and quiet."""
-    browser = Browser(chromium, site.url, tmp_path)
+    browser = Browser(chromium, site.url)
     browser.open_tab()
     yield browser
     browser.close()
+
+
+@pytest.fixture
+def downloads(browser: Browser, tmp_path: Path) -> Path:
+    """Where the tab saves files."""
+    directory = tmp_path / "downloads"
+    browser.driver.execute_cdp_cmd(
+        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(directory)}
+    )
+    return directory
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 // A line chart: SVG in the pixels of its place, readable by mouse, touch and arrow keys.
 
 import { el, setText } from "./dom.js";
+import { number } from "./format.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 190;
@@ -31,7 +32,10 @@ export function makeChart({ title, format, range, reference }) {
       shapes.push(label(format(tick), MARGIN.left - 6, y(tick) + 4, "end"));
     }
     const places = ticks(0, lastStep, Math.max(2, Math.floor(width / 90))).filter(Number.isInteger);
-    for (const tick of places) shapes.push(label(String(tick), x(tick), HEIGHT - 6, tick === 0 ? "start" : "middle"));
+    for (const tick of places) {
+      const anchor = tick === 0 ? "start" : x(tick) > width - 24 ? "end" : "middle";
+      shapes.push(label(number(tick), Math.min(x(tick), width), HEIGHT - 6, anchor));
+    }
     if (reference && reference.value >= low && reference.value <= high) {
       const height = y(reference.value);
       shapes.push(svgEl("line", { class: "reference", x1: MARGIN.left, x2: width - MARGIN.right, y1: height, y2: height }));

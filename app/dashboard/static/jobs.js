@@ -74,6 +74,7 @@ function makeRow(job) {
     setText(steps, text);
     setText(model, now.base_model);
     setText(accuracy, percent(accuracies.get(now.adapter_id)));
+    accuracy.classList.toggle("none", accuracy.textContent === "–");
     setTime(age, now.queued_at);
   };
   return { node, update };

@@ -30,7 +30,7 @@ function planned(spec, { lora, reward, data, ...plan }) {
     ["LoRA", [`rank ${lora.r}`, `alpha ${lora.lora_alpha}`, `dropout ${lora.lora_dropout}`, ...variants].join(", ")],
     ["Adapted", adapted(lora.target_modules)],
     ["Trained and saved in full", plan.head_modules.join(", ")],
-    ["Trainable", `${number(plan.trainable_parameters)} of ${number(plan.total_parameters)} parameters (${number(share)} %)`],
+    ["Trainable", `${number(plan.trainable_parameters)} of ${number(plan.total_parameters)} parameters (${Number(share.toPrecision(2))} %)`],
     ["Learning rate", `${number(reward.learning_rate)}, ${reward.lr_scheduler_type}`],
     ["Length", length(reward.max_steps > 0 ? reward.max_steps : null, reward.num_train_epochs)],
     ["Batch", `${plural(pairs * passes, "pair")} a step${passes > 1 ? `, ${pairs} a forward pass` : ""}`],

@@ -7,6 +7,7 @@ import { number, plural, shortId } from "./format.js";
 import { setPill } from "./parts.js";
 
 const REFRESH_SECONDS = 3;
+const NAMED_JOBS = "/v1/jobs?status=queued&limit=100";
 const REASONS = {
   no_worker: "No worker of its queue is running",
   quota: "As many jobs as your quota allows are running",
@@ -18,10 +19,13 @@ const REASONS = {
 
 export async function start(show) {
   await every(REFRESH_SECONDS, async () => {
-    const [queue, workers] = await Promise.all([get("/v1/queue"), get("/v1/workers")]);
+    // The queue goes by ids; people go by names.
+    const [queue, workers, jobs] = await Promise.all([get("/v1/queue"), get("/v1/workers"), get(NAMED_JOBS)]);
+    const names = new Map(jobs.data.map((job) => [job.id, job.name]));
     $("queue").hidden = queue.data.length === 0;
     $("no-queue").hidden = queue.data.length > 0;
-    sync($("queue-rows"), queue.data, (item) => item.job_id, makeRow);
+    const items = queue.data.map((item) => ({ ...item, name: names.get(item.job_id) }));
+    sync($("queue-rows"), items, (item) => item.job_id, makeRow);
     $("no-workers").hidden = workers.data.length > 0;
     sync($("workers"), workers.data, (worker) => worker.id, makeWorker);
     show();
@@ -33,10 +37,11 @@ function makeRow(item) {
   const reason = el("td");
   const priority = el("td", { class: "number" });
   const since = timeAgo(item.queued_at);
-  const link = el("a", { href: `/jobs/${item.job_id}` }, el("code", {}, shortId(item.job_id)));
+  const link = el("a", { href: `/jobs/${item.job_id}` });
   const node = el("tr", {}, place, el("td", {}, link), reason, priority, el("td", { class: "number" }, since));
   const update = (now) => {
     setText(place, number(now.position));
+    setText(link, now.name ?? shortId(now.job_id));
     setText(reason, REASONS[now.reason] ?? now.reason);
     setText(priority, number(now.priority));
     setTime(since, now.queued_at);

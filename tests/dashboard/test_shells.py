@@ -1,0 +1,73 @@
+"""What the dashboard's own routes answer: pages without data, under a strict policy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from app import dashboard
+from app.dashboard.router import PAGES
+from app.main import create_app
+from app.settings import Settings
+
+STATIC = Path(str(dashboard.__file__)).parent / "static"
+PATHS = [path.format(job_id="job_1", adapter_id="ad_1") for path in PAGES]
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[TestClient]:
+    with TestClient(create_app(settings)) as client:
+        yield client
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/static/main.js", "/static/style.css"])
+def test_every_answer_forbids_foreign_and_inline_code(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 200
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_page_holds_no_inline_code_and_nothing_of_the_request(
+    client: TestClient, path: str
+) -> None:
+    page = client.get(path, params={"canary": "seen"}).text
+    assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:|https?://", page)
+    assert re.findall(r"<script[^>]*>", page) == [
+        '<script type="module" src="/static/main.js">'
+    ]  # fmt: skip
+    assert "canary" not in page
+    assert "job_1" not in page
+
+
+def test_page_asks_for_no_key_and_knows_no_job(client: TestClient) -> None:
+    assert client.get("/jobs/whatever-this-is").status_code == 200
+
+
+def test_known_page_is_not_sent_again(client: TestClient) -> None:
+    first = client.get("/static/main.js")
+    assert first.headers["content-type"].startswith("text/javascript")
+    again = client.get("/static/main.js", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize("name", ["..%2frouter.py", "nothing.js", "%2e%2e"])
+def test_only_the_dashboards_files_are_served(client: TestClient, name: str) -> None:
+    assert client.get(f"/static/{name}").status_code == 404
+
+
+def test_script_never_makes_markup_of_text_and_keeps_nothing_for_good() -> None:
+    refused = re.compile(
+        r"(inner|outer)HTML|insertAdjacentHTML|document\.(write|cookie)|eval\(|localStorage"
+    )
+    for script in STATIC.glob("*.js"):
+        assert refused.search(script.read_text()) is None, script.name
