@@ -4,7 +4,9 @@
 #   make test    set up, then run every test
 #   make check   format, lint, types, import contracts, tests: what CI runs
 #   make serve   API and one trainer on SQLite, http://127.0.0.1:8000
-#   make bench-train   stock TRL against the engine here, in turns
+#   make bench-train    stock TRL against the engine here, in turns
+#   make bench-start    submit to first step against the cold CLI
+#   make architectures  try every architecture and write docs/architectures.md
 #   make lock    resolve constraints.txt anew from pyproject.toml
 #
 # On Linux PyPI's torch brings CUDA along (gigabytes). A machine without a GPU may say
@@ -19,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := constraints.txt
 TORCH := $(shell grep ^torch== $(PINS))
 
-.PHONY: venv demo serve test check format bench-train lock clean
+.PHONY: venv demo serve test check format architectures bench-start bench-train lock clean
 
 venv: $(VENV)/.dev
 
@@ -42,6 +44,12 @@ check: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench-start: $(VENV)/.dev
+	$(BIN)/python -m bench.start
+
+architectures: $(VENV)/.dev
+	$(BIN)/python -m bench.architectures
 
 bench-train: $(VENV)/.dev
 	$(BIN)/python bench/train.py
