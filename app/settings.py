@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _split(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return [name.strip().lower() for name in value.split(",") if name.strip()]
+
+
+#: In the environment: names with commas between them.
+HostList = Annotated[frozenset[str], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -42,12 +52,25 @@ class Settings(BaseSettings):
     quota_running: int = Field(16, ge=1, description="Jobs running at once, a tenant.")
     quota_stored_bytes: int = Field(100 << 30, ge=1)
 
+    rate_per_second: float = Field(20.0, gt=0, description="Requests, a key and API process.")
+    rate_burst: int = Field(60, ge=1, description="Requests at once, a key and API process.")
+    failed_logins_per_minute: int = Field(10, ge=1, description="Wrong keys, an address.")
+    trusted_hosts: HostList = Field(
+        frozenset(), description="Host headers that are answered, *.example.com too; none: all."
+    )
+    webhook_hosts: HostList = Field(
+        frozenset(), description="Exact host names that webhooks may lead to; none: no webhooks."
+    )
+    webhook_allow_loopback: bool = Field(
+        False, description="For tests: also http to localhost, any port."
+    )
+
     slots: int = Field(1, ge=1, description="Trainers at once on this worker, one a GPU.")
     torch_threads: int = Field(
         1, ge=1, description="Threads of a trainer; part of what makes runs byte-equal."
     )
     checkpoint_seconds: float = Field(300.0, gt=0)
-    poll_seconds: float = Field(1.0, gt=0, description="Embedded: how often to look for work.")
+    poll_seconds: float = Field(0.5, gt=0, description="Embedded: how often to look for work.")
     slow_poll_seconds: float = Field(30.0, gt=0, description="With a broker: in case it is dead.")
     trainer_memory_bytes: int | None = Field(None, description="Address space of a trainer.")
 
