@@ -32,6 +32,7 @@ from app.errors import ForbiddenError, InvalidError, UnauthorizedError, Unavaila
 from app.jobs.history import router as history
 from app.jobs.reading import live_workers
 from app.jobs.router import router as jobs
+from app.jobs.submitting import router as submitting
 from app.jobs.watching import Watcher
 from app.problems import PlainRefusals, Problem, documented
 from app.security import KeyRing
@@ -95,7 +96,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(root)
     app.include_router(dashboard)
     guarded = documented(UnauthorizedError, ForbiddenError, InvalidError, UnavailableError)
-    for router in (jobs, history, datasets, adapters, base_models, api_keys):
+    for router in (submitting, jobs, history, datasets, adapters, base_models, api_keys):
         app.include_router(router, responses=guarded)
     return app
 

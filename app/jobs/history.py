@@ -4,31 +4,38 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Header, Path, Query, Response
 from sqlalchemy import Connection
 
+from app.database import transaction
+from app.datasets import service as datasets
+from app.datasets.service import DatasetNotFoundError
 from app.dependencies import JobsReaderDep, ReaderDep, SettingsDep
+from app.domain.spec import BASE_MODEL_ID, DATASET_ID, RewardJobSpec
+from app.errors import InvalidSpecError, UnavailableError
 from app.jobs import reading, service
-from app.jobs.reading import JobRow
-from app.jobs.router import WatcherDep
-from app.jobs.schemas import (
+from app.jobs.history_schemas import (
     CheckpointRead,
+    DatasetReport,
     EventRead,
     LogPiece,
     MetricsRead,
     QueueItem,
     WorkerRead,
-    is_over,
 )
+from app.jobs.reading import JobRow
+from app.jobs.router import JobId, WatcherDep, json_response
+from app.jobs.schemas import is_over
 from app.jobs.service import JobNotFoundError
 from app.jobs.stream import event_stream
+from app.jobs.submitting import PreflightDep
 from app.problems import documented
 from app.settings import Settings
 from app.shapes import Page
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
-JobId = Annotated[str, Path(pattern=r"^job_[0-9a-f]{32}$")]
 _NOT_FOUND = documented(JobNotFoundError)
 #: Workers sign in every five seconds.
 WORKER_SEEN_MS = 30_000
@@ -64,7 +71,7 @@ def list_events(
         if accept is None or "text/event-stream" not in accept.lower():
             rows = reading.events(connection, job_id, after, limit + 1)
             page = Page[EventRead].of(rows, limit, EventRead.of, lambda row: str(row.seq))
-            return _json(page.model_dump_json())
+            return json_response(page.model_dump_json())
     seen = max(after, int(last_event_id or 0))
     if is_over(job.status) and job.event_seq <= seen:
         # The only answer that keeps a browser's EventSource from coming again.
@@ -94,7 +101,7 @@ def get_metrics(
     with engine.connect() as connection:
         _job(connection, principal.tenant_id, job_id)
         columns = reading.metrics(connection, job_id, names, from_step, to_step, resolution)
-    return _json(MetricsRead(columns=columns).model_dump_json())
+    return json_response(MetricsRead(columns=columns).model_dump_json())
 
 
 @router.get("/jobs/{job_id}/logs", responses=_NOT_FOUND)
@@ -130,6 +137,46 @@ def list_checkpoints(
         rows = reading.checkpoints(connection, job_id)
     data = [CheckpointRead.of(row, job.checkpoint_id) for row in rows]
     return Page[CheckpointRead](data=data, has_more=False, next=None)
+
+
+@router.get(
+    "/datasets/{dataset_id}/report",
+    tags=["datasets"],
+    responses=documented(DatasetNotFoundError, InvalidSpecError),
+)
+async def get_dataset_report(
+    dataset_id: Annotated[str, Path(pattern=DATASET_ID)],
+    engine: ReaderDep,
+    principal: JobsReaderDep,
+    preflight: PreflightDep,
+    base_model: Annotated[
+        str, Query(pattern=BASE_MODEL_ID, description="Whose tokenizer to count with.")
+    ],
+    max_length: Annotated[
+        int | None, Query(ge=8, le=1_048_576, description="Tokens; a job's default if left out.")
+    ] = None,
+) -> DatasetReport:
+    """Lengths in tokens, duplicates, contradictions, overlong rows and more.
+
+    A worker makes it once; then it is there at once.
+    """
+
+    def hold() -> None:
+        with transaction(engine) as session:
+            datasets.get(session, principal.tenant_id, dataset_id)
+
+    await to_thread.run_sync(hold)
+    training = {} if max_length is None else {"training": {"max_length": max_length}}
+    spec = RewardJobSpec.model_validate(
+        {"base_model": base_model, "train_dataset": dataset_id, **training}
+    )
+    reports = await preflight.reports(principal.tenant_id, spec)
+    if "dataset" not in reports:
+        raise UnavailableError(
+            "No worker had the report ready in time.",
+            hint="Ask again; start a worker if none runs.",
+        )
+    return DatasetReport(dataset_id=dataset_id, base_model=base_model, report=reports["dataset"])
 
 
 @router.get("/queue")
@@ -194,7 +241,3 @@ def _job(connection: Connection, tenant_id: str, job_id: str) -> JobRow:
 
 def _log_id(row: Any) -> str:
     return f"{row.attempt}-{row.seq}"
-
-
-def _json(text: str) -> Response:
-    return Response(text, media_type="application/json")

@@ -6,10 +6,14 @@ are known a submit is answered at once; else it waits a little for an inspection
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from anyio import to_thread
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, or_, select
 from sqlalchemy.orm import Session
 
 from app.base_models.catalogue import BaseModelEntry, Catalogue, UnknownBaseModelError
@@ -20,15 +24,14 @@ from app.database import new_id, reader, transaction
 from app.datasets import service as datasets
 from app.datasets.service import DatasetNotFoundError
 from app.domain.compiler import compile_plan, planned_steps
-from app.domain.lifecycle import FailureCategory, FailureCode, JobKind, JobStatus
+from app.domain.lifecycle import Desired, FailureCategory, FailureCode, JobKind, JobStatus
 from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
 from app.domain.rules import SpecRejected
 from app.domain.spec import RewardJobSpec
 from app.errors import FieldProblem, InvalidSpecError
 from app.jobs import repository
-from app.jobs.service import spec_fingerprint
 from app.jobs.watching import Watcher
-from app.models import Dataset, Job
+from app.models import Dataset, Job, JobReport
 from app.settings import Settings
 
 
@@ -50,34 +53,52 @@ class Preflight:
         """
         draft = await to_thread.run_sync(self._draft, tenant_id, spec)
         if draft.facts is None:
-            inspection = await to_thread.run_sync(self._ask, tenant_id, draft)
-            await self.watcher.wait(
-                inspection,
-                lambda state: state.status not in repository.LIVE,
-                self.settings.preflight_wait_seconds,
-            )
+            ask = partial(self._ask, tenant_id, draft, has_data=False)
+            await self._outcome(await to_thread.run_sync(ask))
             draft = await to_thread.run_sync(self._draft, tenant_id, spec)
-            if draft.facts is None:
-                await to_thread.run_sync(self._hold_inspection, inspection)
-                return None
-        return _compile(draft, draft.facts)
+        return _compile(draft, draft.facts) if draft.facts else None
+
+    async def reports(self, tenant_id: str, spec: RewardJobSpec) -> dict[str, Any]:
+        """What a worker says about this spec's data and memory, by name; empty if none did in time.
+
+        Raises:
+            InvalidSpecError: the worker found that it cannot be trained.
+        """
+        draft = await to_thread.run_sync(self._draft, tenant_id, spec)
+        ask = partial(self._ask, tenant_id, draft, has_data=True)
+        inspection = await to_thread.run_sync(ask)
+        if not await self._outcome(inspection):
+            await to_thread.run_sync(self._forget, tenant_id, inspection)
+            return {}
+        return await to_thread.run_sync(self._documents, inspection)
+
+    async def _outcome(self, inspection: str) -> bool:
+        """Whether the inspection succeeded; waits for it a while."""
+        await self.watcher.wait(
+            inspection,
+            lambda state: state.status not in repository.LIVE,
+            self.settings.preflight_wait_seconds,
+        )
+        return await to_thread.run_sync(self._has_succeeded, inspection)
 
     def _draft(self, tenant_id: str, spec: RewardJobSpec) -> _Draft:
         with transaction(reader(self.engine)) as session:
             return _draft(session, self.catalogue, tenant_id, spec)
 
-    def _ask(self, tenant_id: str, draft: _Draft) -> str:
-        """The id of the inspection that is under way, or of a fresh one."""
-        queue = preflight_queue(self.settings)
+    def _ask(self, tenant_id: str, draft: _Draft, *, has_data: bool) -> str:
+        """The id of the inspection of this kind that there is, or of a fresh one."""
+        spec, queue = draft.spec, preflight_queue(self.settings)
+        wanted = [Job.kind == JobKind.PREFLIGHT, Job.queue == queue]
+        live = Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
+        if has_data:
+            # What a worker said of the same spec before still holds: data are immutable.
+            said = or_(live, Job.status == JobStatus.SUCCEEDED)
+            wanted += [Job.tenant_id == tenant_id, Job.spec_sha256 == _print_of(spec), said]
+        else:
+            # Facts belong to nobody, so anybody's inspection will do.
+            wanted += [Job.base_model == draft.entry.id, Job.train_dataset_id.is_(None), live]
         with transaction(self.engine) as session:
-            known = session.scalar(
-                select(Job.id).where(
-                    Job.kind == JobKind.PREFLIGHT,
-                    Job.base_model == draft.entry.id,
-                    Job.queue == queue,
-                    Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING]),
-                )
-            )
+            known = session.scalar(select(Job.id).where(*wanted).order_by(Job.id.desc()).limit(1))
             if known is not None:
                 return known
             job = repository.insert_job(
@@ -87,32 +108,48 @@ class Preflight:
                     tenant_id=tenant_id,
                     kind=JobKind.PREFLIGHT,
                     queue=queue,
-                    spec=draft.spec.model_dump(mode="json", exclude_unset=True),
-                    spec_sha256=spec_fingerprint(draft.spec, None),
+                    spec=spec.model_dump(mode="json", exclude_unset=True),
+                    spec_sha256=_print_of(spec),
                     base_model=draft.entry.id,
+                    train_dataset_id=draft.train.id if has_data else None,
+                    eval_dataset_id=draft.evaluation.id if has_data and draft.evaluation else None,
                 ),
             )
         self.tickets.issue(queue)
         return job.id
 
-    def _hold_inspection(self, job_id: str) -> None:
-        """Refuse the spec if its base model turned out to be of no use."""
+    def _forget(self, tenant_id: str, inspection: str) -> None:
+        """Take back what nobody claimed: it would keep its dataset from being deleted."""
+        with transaction(self.engine) as session:
+            is_waiting = select(Job.id).where(Job.id == inspection, Job.status == JobStatus.QUEUED)
+            if session.scalar(is_waiting) is not None:
+                repository.desire(session, tenant_id, inspection, Desired.CANCEL)
+
+    def _documents(self, inspection: str) -> dict[str, Any]:
+        with reader(self.engine).connect() as connection:
+            rows = connection.execute(
+                select(JobReport.name, JobReport.document).where(JobReport.job_id == inspection)
+            )
+            return {row.name: row.document for row in rows}
+
+    def _has_succeeded(self, inspection: str) -> bool:
+        """Refuses the spec if the inspection ended with a reason to."""
         with reader(self.engine).connect() as connection:
             row = connection.execute(
-                select(Job.status, Job.failure_code, Job.failure_detail).where(Job.id == job_id)
+                select(Job.status, Job.failure_code, Job.failure_detail).where(Job.id == inspection)
             ).one_or_none()
         if row is None or row.status != JobStatus.FAILED:
-            return
+            return row is not None and row.status == JobStatus.SUCCEEDED
         code = FailureCode(row.failure_code)
         category, _, hint = code.failure
         # What is nobody's fault here may be over when a worker takes the job.
-        if category in (FailureCategory.USER, FailureCategory.RESOURCE):
-            problem = FieldProblem("/base_model", code, row.failure_detail or "", hint)
-            raise InvalidSpecError(
-                f"The base model cannot be used: {row.failure_detail}",
-                hint=hint,
-                problems=[problem],
-            )
+        if category not in (FailureCategory.USER, FailureCategory.RESOURCE):
+            return False
+        loc = "/train_dataset" if code == FailureCode.DATASET_INVALID else "/base_model"
+        detail = row.failure_detail or ""
+        raise InvalidSpecError(
+            f"A worker found: {detail}", hint=hint, problems=[FieldProblem(loc, code, detail, hint)]
+        )
 
 
 def training_pairs(plan: TrainingPlan) -> int:
@@ -133,6 +170,12 @@ class _Draft:
     train: Dataset
     evaluation: Dataset | None
     facts: BaseModelFacts | None
+
+
+def _print_of(spec: RewardJobSpec) -> str:
+    """What a worker would say hangs on nothing but this: sha256 hex."""
+    asked = spec.model_dump(mode="json", exclude={"name", "priority", "metadata"})
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 def _draft(session: Session, catalogue: Catalogue, tenant_id: str, spec: RewardJobSpec) -> _Draft:

@@ -213,9 +213,13 @@ def waiting(connection: Connection, tenant_id: str, queue: str, limit: int) -> S
 
 
 def running_count(connection: Connection, tenant_id: str) -> int:
-    """Jobs of any kind that this tenant has running: what the claim's quota counts."""
+    """Jobs that this tenant has running, inspections aside: what the claim's quota counts."""
     return connection.execute(
-        select(func.count()).where(Job.tenant_id == tenant_id, Job.status == JobStatus.RUNNING)
+        select(func.count()).where(
+            Job.tenant_id == tenant_id,
+            Job.status == JobStatus.RUNNING,
+            Job.kind != JobKind.PREFLIGHT,
+        )
     ).scalar_one()
 
 

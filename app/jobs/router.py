@@ -1,4 +1,4 @@
-"""Jobs over HTTP: submit, look, change, stop."""
+"""Jobs over HTTP: look, change, stop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response, status
-from pydantic import StringConstraints, ValidationError
+from pydantic import StringConstraints
 
 from app.bodies import StrictRoute
 from app.database import transaction
@@ -19,20 +19,15 @@ from app.dependencies import (
     PageDep,
     ReaderDep,
     SessionDep,
-    SettingsDep,
     TicketsDep,
 )
-from app.domain.plan import TrainingPlan
-from app.domain.spec import BASE_MODEL_ID, CleanText, RewardJobSpec
-from app.errors import FieldProblem, InvalidSpecError, QuotaError, UnavailableError
-from app.jobs import preflight, reading, service
-from app.jobs.preflight import Preflight
+from app.domain.spec import BASE_MODEL_ID, CleanText
+from app.jobs import reading, service
+from app.jobs.cloning import JobStateError
 from app.jobs.reading import JobFilter, State
 from app.jobs.schemas import (
     JobCancel,
-    JobClone,
     JobItem,
-    JobPreview,
     JobRead,
     JobUpdate,
     ShownStatus,
@@ -43,9 +38,6 @@ from app.jobs.service import (
     JobFinishedError,
     JobLiveError,
     JobNotFoundError,
-    JobStateError,
-    KeyReusedError,
-    Submission,
 )
 from app.jobs.watching import Watcher
 from app.models import Job
@@ -55,15 +47,6 @@ from app.shapes import Page, by_id
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
 JobId = Annotated[str, Path(pattern=r"^job_[0-9a-f]{32}$")]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        min_length=1,
-        max_length=255,
-        pattern=r"^[\x21-\x7e]+$",
-        description="The same key and body give the same job again, for 24 hours.",
-    ),
-]
 Text = Annotated[CleanText, StringConstraints(max_length=128)]
 _METADATA = re.compile(r"metadata\[([A-Za-z0-9_.-]{1,64})\]")
 
@@ -74,63 +57,7 @@ async def get_watcher(request: Request) -> Watcher:
     return watcher
 
 
-async def get_preflight(
-    request: Request,
-    engine: EngineDep,
-    settings: SettingsDep,
-    tickets: TicketsDep,
-    watcher: Annotated[Watcher, Depends(get_watcher)],
-) -> Preflight:
-    """Makes plans of specs."""
-    return Preflight(engine, settings, request.app.state.catalogue, tickets, watcher)
-
-
 WatcherDep = Annotated[Watcher, Depends(get_watcher)]
-PreflightDep = Annotated[Preflight, Depends(get_preflight)]
-
-
-@router.post(
-    "",
-    status_code=status.HTTP_201_CREATED,
-    response_model=JobRead | JobPreview,
-    responses={
-        200: {"model": JobPreview, "description": "Of a dry run; nothing was stored."},
-        201: {"model": JobRead, "description": "Queued."},
-        **documented(InvalidSpecError, KeyReusedError, QuotaError, UnavailableError),
-    },
-)
-async def create_job(
-    body: RewardJobSpec,
-    engine: EngineDep,
-    settings: SettingsDep,
-    tickets: TicketsDep,
-    principal: JobsWriterDep,
-    preflight_: PreflightDep,
-    dry_run: Annotated[bool, Query(description="Show what would run; store nothing.")] = False,
-    idempotency_key: IdempotencyKey = None,
-) -> Response:
-    """Queue a reward-model training job."""
-    if dry_run:
-        return _preview(body, await preflight_.plan(principal.tenant_id, body))
-
-    def replay() -> Job | None:
-        with transaction(engine) as session:
-            return service.find_replay(
-                session, principal.tenant_id, idempotency_key, service.spec_fingerprint(body, None)
-            )
-
-    if idempotency_key and (known := await to_thread.run_sync(replay)):
-        return _created(known, is_replay=True)
-    plan = await preflight_.plan(principal.tenant_id, body)
-
-    def submit() -> tuple[Job, bool]:
-        with transaction(engine) as session:
-            submission = Submission(body, plan, idempotency_key)
-            return service.submit(session, settings, principal.tenant_id, submission)
-
-    job, is_replay = await to_thread.run_sync(submit)
-    tickets.issue(job.queue)
-    return _created(job, is_replay=is_replay)
 
 
 @dataclass(frozen=True)
@@ -172,7 +99,7 @@ def list_jobs(
     wanted = JobFilter(query.status, query.name, query.base_model, metadata)
     with engine.connect() as connection:
         rows = reading.list_page(connection, principal.tenant_id, page.limit, page.after, wanted)
-    return _json(Page[JobItem].of(rows, page.limit, JobItem.of, by_id).model_dump_json())
+    return json_response(Page[JobItem].of(rows, page.limit, JobItem.of, by_id).model_dump_json())
 
 
 @router.get(
@@ -222,7 +149,7 @@ async def get_job(
             job = reading.job(connection, principal.tenant_id, job_id)
         if job is None:
             raise service.not_found(job_id)
-        return _json(JobRead.of(job).model_dump_json(), ETag=etag(job))
+        return json_response(JobRead.of(job).model_dump_json(), ETag=etag(job))
 
     return await to_thread.run_sync(show)
 
@@ -238,8 +165,8 @@ def update_job(
     """Change name, metadata or, while the job waits, priority."""
     changes = body.model_dump(exclude_unset=True)
     if not changes:
-        return _shown(service.get(session, principal.tenant_id, job_id))
-    return _shown(service.change(session, principal.tenant_id, job_id, changes))
+        return shown(service.get(session, principal.tenant_id, job_id))
+    return shown(service.change(session, principal.tenant_id, job_id, changes))
 
 
 @router.delete(
@@ -262,7 +189,7 @@ def cancel_job(
 ) -> Response:
     """Cancel a waiting job at once; a running one stops after its step. Again is no error."""
     is_kept = body is not None and body.keep_checkpoint
-    return _shown(
+    return shown(
         service.cancel(session, principal.tenant_id, job_id, keep_checkpoint=is_kept)
     )  # fmt: skip
 
@@ -274,7 +201,7 @@ def cancel_job(
 )
 def pause_job(job_id: JobId, session: SessionDep, principal: JobsWriterDep) -> Response:
     """Put a job aside; a running one saves a checkpoint first and frees its device."""
-    return _shown(service.pause(session, principal.tenant_id, job_id))
+    return shown(service.pause(session, principal.tenant_id, job_id))
 
 
 @router.post(
@@ -289,99 +216,14 @@ def resume_job(
     with transaction(engine) as session:
         job = service.resume(session, principal.tenant_id, job_id)
     tickets.issue(job.queue)
-    return _shown(job)
+    return shown(job)
 
 
-@router.post(
-    "/{job_id}/clone",
-    status_code=status.HTTP_201_CREATED,
-    response_model=JobRead,
-    responses=documented(
-        JobNotFoundError, JobStateError, InvalidSpecError, KeyReusedError, QuotaError
-    ),
-)
-async def clone_job(
-    job_id: JobId,
-    engine: EngineDep,
-    settings: SettingsDep,
-    tickets: TicketsDep,
-    principal: JobsWriterDep,
-    preflight_: PreflightDep,
-    body: JobClone | None = None,
-    idempotency_key: IdempotencyKey = None,
-) -> Response:
-    """Queue a new job with this job's spec, or with parts of it changed."""
-    asked = body or JobClone()
-    tenant_id = principal.tenant_id
-
-    def read() -> RewardJobSpec:
-        with transaction(engine) as session:
-            parent = service.get(session, tenant_id, job_id)
-        if asked.from_checkpoint:
-            service.hold_checkpoint(parent, asked.overrides)
-        return _spec(service.clone_spec(parent, asked.overrides))
-
-    spec = await to_thread.run_sync(read)
-    plan = await preflight_.plan(tenant_id, spec)
-
-    def submit() -> tuple[Job, bool]:
-        with transaction(engine) as session:
-            parent = service.get(session, tenant_id, job_id)
-            submission = Submission(spec, plan, idempotency_key, parent, asked.from_checkpoint)
-            return service.submit(session, settings, tenant_id, submission)
-
-    job, is_replay = await to_thread.run_sync(submit)
-    tickets.issue(job.queue)
-    return _created(job, is_replay=is_replay)
+def shown(job: Job) -> Response:
+    return json_response(JobRead.of(job).model_dump_json(), ETag=etag(job))
 
 
-def _preview(spec: RewardJobSpec, plan: TrainingPlan | None) -> Response:
-    if plan is None:
-        raise UnavailableError(
-            "No worker was there to inspect the base model in time.",
-            hint="Start a worker, or submit without dry_run: the worker that takes the job "
-            "checks the spec first.",
-        )
-    arguments, _ = plan.kwargs()
-    preview = JobPreview(
-        spec=spec,
-        plan=plan.model_dump(mode="json"),
-        adapter_config=arguments,
-        trainable_parameters=plan.trainable_parameters,
-        total_parameters=plan.total_parameters,
-        steps=preflight.steps_of(plan),
-        warnings=[],
-    )
-    return _json(preview.model_dump_json())
-
-
-def _spec(document: dict[str, object]) -> RewardJobSpec:
-    try:
-        return RewardJobSpec.model_validate(document)
-    except ValidationError as error:
-        problems = [
-            FieldProblem("".join(f"/{part}" for part in e["loc"]), e["type"], e["msg"])
-            for e in error.errors()
-        ]
-        raise InvalidSpecError(
-            "With these overrides the spec is not valid.", problems=problems
-        ) from error
-
-
-def _created(job: Job, *, is_replay: bool) -> Response:
-    response = _shown(job)
-    response.status_code = status.HTTP_201_CREATED
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    if is_replay:
-        response.headers["Idempotency-Replayed"] = "true"
-    return response
-
-
-def _shown(job: Job) -> Response:
-    return _json(JobRead.of(job).model_dump_json(), ETag=etag(job))
-
-
-def _json(text: str, **headers: str) -> Response:
+def json_response(text: str, **headers: str) -> Response:
     return Response(text, media_type="application/json", headers=headers)
 
 

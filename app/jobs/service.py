@@ -17,7 +17,8 @@ from app.domain.lifecycle import Desired, JobKind, JobStatus
 from app.domain.plan import TrainingPlan
 from app.domain.spec import EvalFraction, RewardJobSpec
 from app.errors import ConflictError, InvalidError, InvalidSpecError, NotFoundError, QuotaError
-from app.jobs import repository
+from app.jobs import cloning, repository
+from app.jobs.cloning import JobStateError
 from app.models import Adapter, Checkpoint, Job, StoredFile
 from app.settings import Settings
 
@@ -49,13 +50,6 @@ class JobLiveError(ConflictError):
 
     code = "job_live"
     title = "The job is not finished"
-
-
-class JobStateError(ConflictError):
-    """The job's state does not allow the act."""
-
-    code = "job_state"
-    title = "Not in this state"
 
 
 class KeyReusedError(InvalidError):
@@ -120,7 +114,7 @@ def submit(
             "A dataset of this spec was just deleted.", hint="Upload it again."
         ) from error
     if parent is not None and submission.from_checkpoint:
-        _take_checkpoint(session, parent, job)
+        cloning.take_checkpoint(session, parent, job)
     return job, False
 
 
@@ -230,39 +224,6 @@ def remove(session: Session, tenant_id: str, job_id: str) -> None:
         )
 
 
-def clone_spec(parent: Job, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The parent's spec with ``overrides`` merged in; to be validated like any other spec."""
-    merged: dict[str, Any] = _merge(parent.spec, overrides)
-    return merged
-
-
-def hold_checkpoint(parent: Job, overrides: Mapping[str, Any]) -> None:
-    """Refuse to go on from a checkpoint that there is not, or that another plan could not use."""
-    if parent.checkpoint_id is None:
-        raise JobStateError(
-            f"{parent.id} has no checkpoint.",
-            hint="Cancel with keep_checkpoint next time, or clone from the start.",
-        )
-    if found := sorted(_paths(overrides) - RESUMABLE):
-        raise InvalidError(
-            f"{found[0]} cannot change when a job goes on from a checkpoint.",
-            hint=f"Leave from_checkpoint out, or change only {', '.join(sorted(RESUMABLE))}.",
-        )
-
-
-#: What a clone may change and still go on from its parent's optimiser state.
-RESUMABLE = frozenset(
-    {
-        "/name",
-        "/priority",
-        "/metadata",
-        "/training/epochs",
-        "/training/max_steps",
-        "/resources/max_runtime_seconds",
-    }
-)
-
-
 def not_found(job_id: str) -> JobNotFoundError:
     """No such job, or not this tenant's."""
     return JobNotFoundError(f"There is no job {job_id}.")
@@ -307,53 +268,3 @@ def _hold_quota(session: Session, settings: Settings, tenant_id: str) -> None:
             f"{waiting} jobs are waiting, and {settings.quota_queued} may.",
             hint="Wait for some to start, or cancel some.",
         )
-
-
-def _take_checkpoint(session: Session, parent: Job, job: Job) -> None:
-    """Copy the pointer, not the bytes: those are stored by content."""
-    source = session.get_one(Checkpoint, parent.checkpoint_id)
-    copy = Checkpoint(
-        id=new_id("ckpt"),
-        job_id=job.id,
-        attempt=0,
-        step=source.step,
-        bytes=source.bytes,
-        metrics=source.metrics,
-    )
-    session.add(copy)
-    for file in session.scalars(select(StoredFile).where(StoredFile.owner_id == source.id)):
-        session.add(
-            StoredFile(
-                owner_id=copy.id,
-                name=file.name,
-                blob_id=file.blob_id,
-                sha256=file.sha256,
-                size=file.size,
-            )
-        )
-    job.checkpoint_id = copy.id
-    session.flush()
-
-
-def _merge(base: Any, patch: Any) -> Any:
-    """RFC 7396."""
-    if not isinstance(patch, Mapping):
-        return patch
-    merged = dict(base) if isinstance(base, Mapping) else {}
-    for key, value in patch.items():
-        if value is None:
-            merged.pop(key, None)
-        else:
-            merged[key] = _merge(merged.get(key), value)
-    return merged
-
-
-def _paths(patch: Mapping[str, Any], prefix: str = "") -> set[str]:
-    found: set[str] = set()
-    for key, value in patch.items():
-        path = f"{prefix}/{key}"
-        if isinstance(value, Mapping) and path in ("/training", "/resources"):
-            found |= _paths(value, path)
-        else:
-            found.add(path)
-    return found

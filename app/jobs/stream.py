@@ -14,8 +14,9 @@ from sqlalchemy import Engine
 
 from app.database import reader
 from app.jobs import reading
+from app.jobs.history_schemas import EventRead
 from app.jobs.reading import JobRow, State
-from app.jobs.schemas import EventRead, JobProgress, is_over
+from app.jobs.schemas import JobProgress, is_over
 from app.jobs.watching import Watcher
 
 HEARTBEAT_SECONDS = 15.0

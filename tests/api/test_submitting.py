@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from app.database import now_ms, transaction
 from app.domain.lifecycle import FailureCode
+from app.domain.progress import Reported
 from app.jobs import leases
 from app.main import create_app
 from app.models import Job
@@ -238,3 +239,54 @@ def test_text_that_no_database_or_terminal_takes_is_refused(
         body = json.dumps(spec | field)
         answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
         assert answer.status_code == 422, answer.text
+
+
+def test_dry_run_brings_what_a_worker_says_about_the_data(patient: World) -> None:
+    patient.know_base_model()
+    asked: list[str] = []
+
+    def report() -> None:
+        lease = claim_when_there(patient)
+        asked.append(lease.job_id)
+        said = [
+            Reported(name="dataset", document={"rows": 20, "longer_is_better": 0.5}),
+            Reported(name="memory", document={"bytes": 1}),
+        ]
+        leases.record(patient.engine, patient.settings, lease, reports=said)
+        leases.complete(patient.engine, lease, {})
+
+    spec, path = patient.spec(), "/v1/jobs?dry_run=true"
+    answer = during(report, lambda: patient.client.post(path, json=spec))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["reports"] == {
+        "dataset": {"rows": 20, "longer_is_better": 0.5},
+        "memory": {"bytes": 1},
+    }
+    # Said once, known from then on, whatever the job is called; also as the dataset's own report.
+    again = patient.client.post(path, json=spec | {"name": "other"})
+    assert again.json()["reports"] == answer.json()["reports"]
+    url = f"/v1/datasets/{spec['train_dataset']}/report?base_model={BASE_MODEL}"
+    assert patient.client.get(url).json()["report"]["rows"] == 20
+    assert len(asked) == 1
+    assert patient.client.get("/v1/jobs").json()["data"] == []
+
+
+def test_report_that_nobody_made_in_time_is_not_left_in_the_way(
+    world: World, client: TestClient
+) -> None:
+    dataset = world.upload()["id"]
+    answer = client.get(f"/v1/datasets/{dataset}/report?base_model={BASE_MODEL}")
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    assert client.delete(f"/v1/datasets/{dataset}").status_code == 204
+
+
+def test_data_that_cannot_be_trained_on_refuse_the_dry_run(patient: World) -> None:
+    patient.know_base_model()
+
+    def report() -> None:
+        patient.fail(claim_when_there(patient), FailureCode.DATASET_INVALID, "all rows too long")
+
+    spec = patient.spec()
+    answer = during(report, lambda: patient.client.post("/v1/jobs?dry_run=true", json=spec))
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["loc"] == "/train_dataset"

@@ -1,0 +1,141 @@
+"""What the API says about a job's past, the queue and the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, Field
+
+from app.models import Checkpoint, JobEvent, JobLog, Worker
+from app.shapes import Timestamp
+
+
+class EventRead(BaseModel):
+    """Something that happened to a job."""
+
+    object: Literal["event"] = "event"
+    id: int = Field(description="Counts from 1 within the job, without gaps.")
+    type: str
+    message: str
+    data: dict[str, Any]
+    attempt: int
+    at: Timestamp
+
+    @classmethod
+    def of(cls, event: JobEvent) -> Self:
+        """From its row."""
+        return cls(
+            id=event.seq,
+            type=event.type,
+            message=event.message,
+            data=event.data,
+            attempt=event.attempt,
+            at=event.at,
+        )
+
+
+class MetricsRead(BaseModel):
+    """Columns of equal length: ``step`` and one per metric, null where it was not logged."""
+
+    object: Literal["metrics"] = "metrics"
+    columns: dict[str, list[float | None]] = Field(
+        examples=[{"step": [1, 2], "train/loss": [0.69, 0.65], "eval/accuracy": [0.5, None]}]
+    )
+
+
+class LogPiece(BaseModel):
+    """Some lines of the trainer's own output."""
+
+    id: str = Field(description="attempt-number; the `after` of the next request.")
+    attempt: int
+    at: Timestamp
+    text: str
+
+    @classmethod
+    def of(cls, piece: JobLog) -> Self:
+        """From its row."""
+        return cls(
+            id=f"{piece.attempt}-{piece.seq}", attempt=piece.attempt, at=piece.at, text=piece.text
+        )
+
+
+class CheckpointRead(BaseModel):
+    """A checkpoint of a job."""
+
+    object: Literal["checkpoint"] = "checkpoint"
+    id: str
+    attempt: int
+    step: int
+    bytes: int
+    metrics: dict[str, Any]
+    is_best: bool
+    is_current: bool = Field(description="Where the next attempt goes on.")
+    created_at: Timestamp
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, current_id: str | None) -> Self:
+        """From its row."""
+        return cls(
+            id=checkpoint.id,
+            attempt=checkpoint.attempt,
+            step=checkpoint.step,
+            bytes=checkpoint.bytes,
+            metrics=checkpoint.metrics,
+            is_best=checkpoint.is_best,
+            is_current=checkpoint.id == current_id,
+            created_at=checkpoint.created_at,
+        )
+
+
+class QueueItem(BaseModel):
+    """A waiting job and why it waits."""
+
+    job_id: str
+    position: int = Field(description="From 1, among the jobs of all tenants.")
+    priority: int
+    queued_at: Timestamp
+    reason: Literal["no_worker", "quota", "backoff", "workers_busy", "behind_priority", "next"]
+
+
+class WorkerRead(BaseModel):
+    """A live worker."""
+
+    object: Literal["worker"] = "worker"
+    id: str
+    host: str
+    queue: str
+    state: str
+    slots: int
+    busy: int
+    devices: list[dict[str, Any]]
+    versions: dict[str, Any]
+    jobs: list[str] = Field(description="Of this tenant, that it runs now.")
+    started_at: Timestamp
+    seen_at: Timestamp
+
+    @classmethod
+    def of(cls, worker: Worker, jobs: Sequence[str]) -> Self:
+        """From its row."""
+        return cls(
+            id=worker.id,
+            host=worker.host,
+            queue=worker.queue,
+            state=worker.state,
+            slots=worker.slots,
+            busy=worker.busy,
+            devices=worker.devices,
+            versions=worker.versions,
+            jobs=list(jobs),
+            started_at=worker.started_at,
+            seen_at=worker.seen_at,
+        )
+
+
+class DatasetReport(BaseModel):
+    """What a base model's tokenizer makes of a dataset."""
+
+    object: Literal["dataset_report"] = "dataset_report"
+    dataset_id: str
+    base_model: str
+    report: dict[str, Any]

@@ -1,0 +1,188 @@
+"""Submitting over HTTP: new jobs, dry runs and clones."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Header, Query, Request, Response, status
+from pydantic import ValidationError
+
+from app.bodies import StrictRoute
+from app.database import transaction
+from app.dependencies import EngineDep, JobsWriterDep, SettingsDep, TicketsDep
+from app.domain.plan import TrainingPlan
+from app.domain.spec import RewardJobSpec
+from app.errors import FieldProblem, InvalidSpecError, QuotaError, UnavailableError
+from app.jobs import cloning, preflight, service
+from app.jobs.cloning import JobStateError
+from app.jobs.preflight import Preflight
+from app.jobs.router import JobId, WatcherDep, json_response, shown
+from app.jobs.schemas import JobClone, JobPreview, JobRead, JobWarning
+from app.jobs.service import JobNotFoundError, KeyReusedError, Submission
+from app.models import Job
+from app.problems import documented
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="The same key and body give the same job again, for 24 hours.",
+    ),
+]
+NOT_REPORTED = JobWarning(
+    code="not_reported",
+    message="No worker had time to look at the data; ask again for the reports.",
+)
+
+
+async def get_preflight(
+    request: Request,
+    engine: EngineDep,
+    settings: SettingsDep,
+    tickets: TicketsDep,
+    watcher: WatcherDep,
+) -> Preflight:
+    """Makes plans of specs."""
+    return Preflight(engine, settings, request.app.state.catalogue, tickets, watcher)
+
+
+PreflightDep = Annotated[Preflight, Depends(get_preflight)]
+
+
+@router.post(
+    "",
+    status_code=status.HTTP_201_CREATED,
+    response_model=JobRead | JobPreview,
+    responses={
+        200: {"model": JobPreview, "description": "Of a dry run; nothing was stored."},
+        201: {"model": JobRead, "description": "Queued."},
+        **documented(InvalidSpecError, KeyReusedError, QuotaError, UnavailableError),
+    },
+)
+async def create_job(
+    body: RewardJobSpec,
+    engine: EngineDep,
+    settings: SettingsDep,
+    tickets: TicketsDep,
+    principal: JobsWriterDep,
+    preflight_: PreflightDep,
+    dry_run: Annotated[bool, Query(description="Show what would run; store nothing.")] = False,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Queue a reward-model training job."""
+    if dry_run:
+        if (plan := await preflight_.plan(principal.tenant_id, body)) is None:
+            raise _no_worker()
+        return _preview(body, plan, await preflight_.reports(principal.tenant_id, body))
+
+    def replay() -> Job | None:
+        with transaction(engine) as session:
+            return service.find_replay(
+                session, principal.tenant_id, idempotency_key, service.spec_fingerprint(body, None)
+            )
+
+    if idempotency_key and (known := await to_thread.run_sync(replay)):
+        return _created(known, is_replay=True)
+    plan = await preflight_.plan(principal.tenant_id, body)
+
+    def submit() -> tuple[Job, bool]:
+        with transaction(engine) as session:
+            submission = Submission(body, plan, idempotency_key)
+            return service.submit(session, settings, principal.tenant_id, submission)
+
+    job, is_replay = await to_thread.run_sync(submit)
+    tickets.issue(job.queue)
+    return _created(job, is_replay=is_replay)
+
+
+@router.post(
+    "/{job_id}/clone",
+    status_code=status.HTTP_201_CREATED,
+    response_model=JobRead,
+    responses=documented(
+        JobNotFoundError, JobStateError, InvalidSpecError, KeyReusedError, QuotaError
+    ),
+)
+async def clone_job(
+    job_id: JobId,
+    engine: EngineDep,
+    settings: SettingsDep,
+    tickets: TicketsDep,
+    principal: JobsWriterDep,
+    preflight_: PreflightDep,
+    body: JobClone | None = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Queue a new job with this job's spec, or with parts of it changed."""
+    asked = body or JobClone()
+    tenant_id = principal.tenant_id
+
+    def read() -> RewardJobSpec:
+        with transaction(engine) as session:
+            parent = service.get(session, tenant_id, job_id)
+        if asked.from_checkpoint:
+            cloning.hold_checkpoint(parent, asked.overrides)
+        return _spec(cloning.clone_spec(parent, asked.overrides))
+
+    spec = await to_thread.run_sync(read)
+    plan = await preflight_.plan(tenant_id, spec)
+
+    def submit() -> tuple[Job, bool]:
+        with transaction(engine) as session:
+            parent = service.get(session, tenant_id, job_id)
+            submission = Submission(spec, plan, idempotency_key, parent, asked.from_checkpoint)
+            return service.submit(session, settings, tenant_id, submission)
+
+    job, is_replay = await to_thread.run_sync(submit)
+    tickets.issue(job.queue)
+    return _created(job, is_replay=is_replay)
+
+
+def _no_worker() -> UnavailableError:
+    return UnavailableError(
+        "No worker was there to look at the base model in time.",
+        hint="Start a worker, or submit without dry_run: the worker that takes the job "
+        "checks the spec first.",
+    )
+
+
+def _preview(spec: RewardJobSpec, plan: TrainingPlan, reports: dict[str, Any]) -> Response:
+    arguments, _ = plan.kwargs()
+    preview = JobPreview(
+        spec=spec,
+        plan=plan.model_dump(mode="json"),
+        adapter_config=arguments,
+        trainable_parameters=plan.trainable_parameters,
+        total_parameters=plan.total_parameters,
+        steps=preflight.steps_of(plan),
+        reports=reports,
+        warnings=[] if reports else [NOT_REPORTED],
+    )
+    return json_response(preview.model_dump_json())
+
+
+def _spec(document: dict[str, object]) -> RewardJobSpec:
+    try:
+        return RewardJobSpec.model_validate(document)
+    except ValidationError as error:
+        problems = [
+            FieldProblem("".join(f"/{part}" for part in e["loc"]), e["type"], e["msg"])
+            for e in error.errors()
+        ]
+        raise InvalidSpecError(
+            "With these overrides the spec is not valid.", problems=problems
+        ) from error
+
+
+def _created(job: Job, *, is_replay: bool) -> Response:
+    response = shown(job)
+    response.status_code = status.HTTP_201_CREATED
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    if is_replay:
+        response.headers["Idempotency-Replayed"] = "true"
+    return response
