@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from app import problems
 from app.adapters.router import router as adapters
 from app.api_keys.router import router as api_keys
+from app.audit.router import router as audit
 from app.base_models.catalogue import load_catalogue
 from app.base_models.router import router as base_models
 from app.broker import make_tickets
@@ -38,6 +39,8 @@ from app.problems import PlainRefusals, Problem, documented
 from app.security import KeyRing
 from app.settings import Settings
 from app.telemetry import RequestLog, Telemetry, configure_logging
+from app.webhooks.delivery import Deliverer
+from app.webhooks.router import router as webhooks
 
 log = structlog.get_logger()
 
@@ -96,7 +99,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(root)
     app.include_router(dashboard)
     guarded = documented(UnauthorizedError, ForbiddenError, InvalidError, UnavailableError)
-    for router in (submitting, jobs, history, datasets, adapters, base_models, api_keys):
+    for router in (
+        submitting,
+        jobs,
+        history,
+        datasets,
+        adapters,
+        base_models,
+        api_keys,
+        webhooks,
+        audit,
+    ):
         app.include_router(router, responses=guarded)
     return app
 
@@ -108,7 +121,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     # More threads than connections would only wait for each other in the pool.
     settings: Settings = app.state.settings
     to_thread.current_default_thread_limiter().total_tokens = settings.database_pool_size
+    deliverer = Deliverer(app.state.engine, settings)
+    deliverer.start()
     yield
+    await to_thread.run_sync(deliverer.stop)
     await app.state.watcher.close()
     app.state.tickets.close()
     app.state.engine.dispose()

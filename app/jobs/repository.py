@@ -30,7 +30,9 @@ from sqlalchemy.orm import Session, aliased
 
 from app.database import now_ms
 from app.domain.lifecycle import TERMINAL, Desired, JobKind, JobStatus
+from app.jobs.schemas import JobItem
 from app.models import Job, JobEvent, JobMetric, Worker
+from app.webhooks import outbox
 
 #: After this long a job goes to the host it wanted to avoid rather than wait on.
 AVOID_HOST_MS = 600_000
@@ -166,6 +168,7 @@ def claim(
             job.event_seq,
             [Event("claimed", f"Attempt {job.attempt} starts on {host}.", {"worker": owner})],
         )
+        _announce(session, job)
     return job
 
 
@@ -216,6 +219,7 @@ def leave(
     if job is None:
         raise LeaseLost(lease.job_id)
     _add_events(session, job.id, lease.attempt, job.event_seq, events)
+    _announce(session, job)
     return job
 
 
@@ -284,6 +288,7 @@ def sweep(
     for job in jobs:
         event = Event("worker_lost", f"Its worker was lost; the job is now {job.status}.")
         _add_events(session, job.id, job.attempt, job.event_seq, [event])
+        _announce(session, job)
     return jobs
 
 
@@ -337,6 +342,8 @@ def desire(
     text = {Desired.CANCEL: "Cancel", Desired.PAUSE: "Pause", Desired.RUN: "Resume"}[desired]
     message = f"{text} asked for; the job is {job.status}."
     _add_events(session, job.id, job.attempt, job.event_seq, [Event(f"{desired}_asked", message)])
+    if job.status != RUNNING:  # or it was asked to stop, and its status has not changed yet
+        _announce(session, job)
     return job
 
 
@@ -427,3 +434,10 @@ def _add_events(
                 for i, event in enumerate(events)
             ],
         )
+
+
+def _announce(session: Session, job: Job) -> None:
+    """Tell webhooks about a status that was entered; they hear it when this transaction commits."""
+    if job.kind == JobKind.TRAIN:
+        item = JobItem.of(job).model_dump(mode="json")
+        outbox.announce(session, job.tenant_id, f"job.{job.status}", item)

@@ -1,0 +1,240 @@
+"""Sends messages: claimed in one transaction, sent in none, their ends written in another."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ssl import SSLContext
+
+import anyio
+import httpcore
+import structlog
+from sqlalchemy import Engine, select
+from standardwebhooks import Webhook as Signer
+
+from app.audit import trail
+from app.audit.trail import Actor
+from app.database import now_ms, reader, transaction
+from app.errors import ServiceError
+from app.models import Webhook, WebhookDelivery
+from app.settings import Settings
+from app.shapes import rfc3339
+from app.webhooks import outbox
+from app.webhooks.guard import GuardedBackend, RefusedError, check_url
+
+log = structlog.get_logger()
+
+MAX_ATTEMPTS = 8
+#: Between attempts: uniform in 0 … 30 s, 2 min, 8 min, 32 min, 2 h, 6 h, 6 h (full jitter).
+BACKOFF_MS, BACKOFF_GROWTH, BACKOFF_MAX_MS = 30_000, 4, 6 * 3_600_000
+#: A webhook that has answered nothing for so long is disabled when a message is given up.
+DISABLED_AFTER_MS = 3 * 86_400_000
+#: For name, connection, TLS and answer together: an answer that trickles is cut off, too.
+TIMEOUT_SECONDS = 5.0
+KEPT_ANSWER_BYTES = 1024
+BATCH = 16
+#: Longer than any batch takes; then somebody else may send what a dead process had taken.
+LEASE_MS = 60_000
+FORGET_SECONDS = 3600
+#: Standard Webhooks: the address is gone for good.
+GONE = 410
+Headers = Mapping[bytes | str, bytes | str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended."""
+
+    status: int | None = None
+    body: str | None = None
+    error: str | None = None
+
+
+class Sender:
+    """Posts signed messages, several at once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        backend: httpcore.AsyncNetworkBackend | None = None,
+        ssl_context: SSLContext | None = None,
+    ) -> None:
+        self._settings = settings
+        self._backend = backend or GuardedBackend(settings)
+        self._ssl_context = ssl_context
+
+    def send(self, messages: Sequence[tuple[Webhook, WebhookDelivery]]) -> list[Outcome]:
+        """Send all; how each ended, in the same order."""
+        return anyio.run(self._send, messages)
+
+    async def _send(self, messages: Sequence[tuple[Webhook, WebhookDelivery]]) -> list[Outcome]:
+        outcomes = [Outcome()] * len(messages)
+
+        async def send_one(place: int, webhook: Webhook, delivery: WebhookDelivery) -> None:
+            outcomes[place] = await self._post(webhook, delivery)
+
+        async with anyio.create_task_group() as group:
+            for place, message in enumerate(messages):
+                group.start_soon(send_one, place, *message)
+        return outcomes
+
+    async def _post(self, webhook: Webhook, delivery: WebhookDelivery) -> Outcome:
+        try:
+            # Again: the operator may have changed what is allowed.
+            check_url(self._settings, webhook.url)
+            body = message_body(delivery)
+            headers = signed_headers(webhook, delivery, body, datetime.now(UTC))
+            with anyio.fail_after(TIMEOUT_SECONDS):
+                return await self._exchange(webhook.url, headers, body)
+        except TimeoutError:
+            return Outcome(error=f"no answer within {TIMEOUT_SECONDS:g} s")
+        except (ServiceError, RefusedError) as error:
+            return Outcome(error=str(error)[:200])
+        except (
+            OSError,  # names that are not found, broken TLS
+            httpcore.NetworkError,
+            httpcore.ProtocolError,
+            httpcore.TimeoutException,
+        ) as error:
+            return Outcome(error=f"{type(error).__name__}: {error}"[:200])
+
+    async def _exchange(self, url: str, headers: Headers, body: str) -> Outcome:
+        """One connection, one request: no redirects, no proxies, no cookies."""
+        kept = b""
+        async with (
+            httpcore.AsyncConnectionPool(
+                ssl_context=self._ssl_context, network_backend=self._backend
+            ) as pool,
+            pool.stream("POST", url, headers=headers, content=body.encode()) as response,
+        ):
+            async for chunk in response.aiter_stream():
+                kept += chunk[:KEPT_ANSWER_BYTES]
+                if len(kept) >= KEPT_ANSWER_BYTES:
+                    break  # and hang up: nobody reads the rest
+        text = kept[:KEPT_ANSWER_BYTES].decode(errors="replace").replace("\0", "\ufffd")
+        if 200 <= response.status < 300:
+            return Outcome(response.status, text)
+        return Outcome(response.status, text, f"answered {response.status}")
+
+
+class Deliverer(threading.Thread):
+    """Looks for due messages every ``reconcile_seconds``; any number of processes may."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        super().__init__(name="deliverer", daemon=True)
+        self._engine, self._settings = engine, settings
+        self._sender = Sender(settings)
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Until stopped; an outage is logged and waited out."""
+        rounds_until_forgetting = 0.0
+        while not self._stopping.wait(self._settings.reconcile_seconds):
+            try:
+                while deliver_due(self._engine, self._sender) and not self._stopping.is_set():
+                    pass
+                rounds_until_forgetting -= 1
+                if rounds_until_forgetting < 0:
+                    rounds_until_forgetting = FORGET_SECONDS / self._settings.reconcile_seconds
+                    with transaction(self._engine) as session:
+                        outbox.forget_old(session)
+            except Exception:
+                log.warning("webhooks_failed", exc_info=True)
+
+    def stop(self) -> None:
+        """End after the present round."""
+        self._stopping.set()
+        self.join(timeout=10)
+
+
+def deliver_due(engine: Engine, sender: Sender) -> int:
+    """Send what is due; how many attempts were made."""
+    with transaction(reader(engine)) as session:
+        if not outbox.is_due(session):
+            return 0
+    with transaction(engine) as session:
+        claimed = outbox.claim(session, BATCH, LEASE_MS)
+        webhooks = {
+            webhook.id: webhook
+            for webhook in session.scalars(
+                select(Webhook).where(Webhook.id.in_({d.webhook_id for d in claimed}))
+            )
+        }
+    # Without those that were deleted meanwhile, messages and all.
+    messages = [(webhooks[d.webhook_id], d) for d in claimed if d.webhook_id in webhooks]
+    for (_, delivery), outcome in zip(messages, sender.send(messages), strict=True):
+        record(engine, delivery, outcome)
+    return len(messages)
+
+
+def record(engine: Engine, delivery: WebhookDelivery, outcome: Outcome) -> None:
+    """Write how an attempt ended, and what follows for the webhook."""
+    is_last = delivery.attempts >= MAX_ATTEMPTS or delivery.type == "webhook.test"
+    if outcome.error is None:
+        status = "delivered"
+    else:
+        status = "failed" if is_last or outcome.status == GONE else "pending"
+    with transaction(engine) as session:
+        webhook = outbox.held(session, delivery.webhook_id)
+        if webhook is None or not outbox.finish(
+            session,
+            delivery,
+            status=status,
+            next_attempt_at=now_ms() + backoff_ms(delivery.attempts),
+            response_status=outcome.status,
+            response_body=outcome.body,
+            error=outcome.error,
+        ):
+            return
+        if status == "delivered":
+            webhook.failing_since = webhook.disabled_at = None
+            return
+        if webhook.failing_since is None:
+            webhook.failing_since = delivery.last_attempt_at
+        is_hopeless = outcome.status == GONE or _has_failed_for_days(webhook, delivery)
+        if status == "failed" and webhook.disabled_at is None and is_hopeless:
+            outbox.give_up(session, webhook, "the webhook was disabled")
+            trail.record(session, Actor(webhook.tenant_id), "webhook.disable", webhook.id)
+            log.warning("webhook_disabled", webhook_id=webhook.id, error=outcome.error)
+
+
+def message_body(delivery: WebhookDelivery) -> str:
+    """The JSON that is signed and sent; the same bytes at every attempt."""
+    message = {
+        "type": delivery.type,
+        "timestamp": rfc3339(delivery.created_at),
+        "data": delivery.data,
+    }
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+
+
+def signed_headers(webhook: Webhook, delivery: WebhookDelivery, body: str, at: datetime) -> Headers:
+    """Standard Webhooks: a signature for each secret that is valid now."""
+    secrets = [webhook.secret]
+    now = delivery.last_attempt_at or 0
+    if webhook.old_secret and (webhook.old_secret_expires_at or 0) > now:
+        secrets.append(webhook.old_secret)
+    return {
+        "Content-Type": "application/json",
+        "User-Agent": "Plaudit-Webhooks/1",
+        "webhook-id": delivery.event_id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": " ".join(
+            Signer(secret).sign(delivery.event_id, at, body) for secret in secrets
+        ),
+    }
+
+
+def backoff_ms(attempts: int) -> int:
+    """How long to wait after so many attempts: full jitter (Brooker 2015)."""
+    ceiling = min(BACKOFF_MAX_MS, BACKOFF_MS * BACKOFF_GROWTH ** (attempts - 1))
+    return random.randint(0, ceiling)  # noqa: S311 - spreads load, guards nothing
+
+
+def _has_failed_for_days(webhook: Webhook, delivery: WebhookDelivery) -> bool:
+    since, now = webhook.failing_since or 0, delivery.last_attempt_at or 0
+    return now - since >= DISABLED_AFTER_MS

@@ -1,0 +1,108 @@
+"""Webhooks over HTTP; admin scope."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, status
+
+from app.audit import trail
+from app.audit.acting import ActorDep
+from app.bodies import StrictRoute
+from app.database import transaction
+from app.dependencies import AdminDep, PageDep, ReaderDep, SessionDep, SettingsDep
+from app.errors import QuotaError
+from app.models import WebhookDelivery
+from app.problems import documented
+from app.shapes import Page, by_id
+from app.webhooks import outbox, service
+from app.webhooks.guard import WebhookUrlError, check_url
+from app.webhooks.schemas import DeliveryRead, WebhookCreate, WebhookRead, WebhookSecret
+from app.webhooks.service import WebhookNotFoundError
+
+router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=StrictRoute)
+
+WebhookId = Annotated[str, Path(pattern=r"^wh_[0-9a-f]{32}$")]
+_NOT_FOUND = documented(WebhookNotFoundError)
+
+
+@router.post(
+    "",
+    status_code=status.HTTP_201_CREATED,
+    responses=documented(WebhookUrlError, QuotaError),
+)
+def create_webhook(
+    body: WebhookCreate,
+    session: SessionDep,
+    settings: SettingsDep,
+    principal: AdminDep,
+    actor: ActorDep,
+) -> WebhookSecret:
+    """Have an address told when jobs start, pause or end. The secret is shown this once."""
+    check_url(settings, body.url)
+    webhook = service.create(session, principal.tenant_id, body.url, body.events)
+    trail.record(session, actor, "webhook.create", webhook.id)
+    return WebhookSecret.of(webhook)
+
+
+@router.get("")
+def list_webhooks(engine: ReaderDep, principal: AdminDep, page: PageDep) -> Page[WebhookRead]:
+    """Webhooks, newest first."""
+    with transaction(engine) as session:
+        rows = service.list_page(session, principal.tenant_id, page.limit, page.after)
+    return Page[WebhookRead].of(rows, page.limit, WebhookRead.of, by_id)
+
+
+@router.get("/{webhook_id}", responses=_NOT_FOUND)
+def get_webhook(webhook_id: WebhookId, engine: ReaderDep, principal: AdminDep) -> WebhookRead:
+    """A webhook, without its secret."""
+    with transaction(engine) as session:
+        return WebhookRead.of(service.get(session, principal.tenant_id, webhook_id))
+
+
+@router.delete("/{webhook_id}", status_code=status.HTTP_204_NO_CONTENT, responses=_NOT_FOUND)
+def delete_webhook(
+    webhook_id: WebhookId, session: SessionDep, principal: AdminDep, actor: ActorDep
+) -> None:
+    """Delete a webhook; what waits for it is not sent any more."""
+    service.remove(session, principal.tenant_id, webhook_id)
+    trail.record(session, actor, "webhook.delete", webhook_id)
+
+
+@router.post("/{webhook_id}/test", status_code=status.HTTP_202_ACCEPTED, responses=_NOT_FOUND)
+def test_webhook(
+    webhook_id: WebhookId, session: SessionDep, principal: AdminDep, actor: ActorDep
+) -> DeliveryRead:
+    """Send a `webhook.test` message, once; its answer is shown among the deliveries.
+
+    A disabled webhook that answers it with 2xx is enabled again.
+    """
+    webhook = service.get(session, principal.tenant_id, webhook_id)
+    delivery = outbox.enqueue_test(session, webhook)
+    trail.record(session, actor, "webhook.test", webhook_id)
+    return DeliveryRead.of(delivery)
+
+
+@router.get("/{webhook_id}/deliveries", responses=_NOT_FOUND)
+def list_deliveries(
+    webhook_id: WebhookId, engine: ReaderDep, principal: AdminDep, page: PageDep
+) -> Page[DeliveryRead]:
+    """Messages of the last thirty days and how they fared, newest first."""
+    with transaction(engine) as session:
+        webhook = service.get(session, principal.tenant_id, webhook_id)
+        rows = service.list_deliveries(session, webhook, page.limit, page.after)
+    return Page[DeliveryRead].of(rows, page.limit, DeliveryRead.of, _by_event)
+
+
+@router.post("/{webhook_id}/rotate-secret", responses=_NOT_FOUND)
+def rotate_webhook_secret(
+    webhook_id: WebhookId, session: SessionDep, principal: AdminDep, actor: ActorDep
+) -> WebhookSecret:
+    """Make a new secret; for a day messages are signed with the one before, too."""
+    webhook = service.rotate_secret(session, principal.tenant_id, webhook_id)
+    trail.record(session, actor, "webhook.rotate_secret", webhook_id)
+    return WebhookSecret.of(webhook)
+
+
+def _by_event(delivery: WebhookDelivery) -> str:
+    return delivery.event_id

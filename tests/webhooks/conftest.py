@@ -1,0 +1,61 @@
+"""A service that may tell this machine about jobs, and somebody who listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+from starlette.testclient import TestClient
+
+from app.settings import Settings
+from app.webhooks.delivery import Sender
+from tests.api.conftest import anonymous, app, client, key_for, world
+from tests.webhooks.receiver import Receiver, receiving
+
+__all__ = ["anonymous", "app", "client", "key_for", "world"]
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Loopback is allowed; the service itself sends nothing, the tests say when."""
+    return Settings(
+        database_url=database_url,  # type: ignore[arg-type]
+        data_dir=tmp_path_factory.mktemp("data"),
+        preflight_wait_seconds=0,
+        reconcile_seconds=3600,
+        webhook_hosts=frozenset({"hooks.example.com"}),
+        webhook_allow_loopback=True,
+    )
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """Somebody who listens."""
+    with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def sender(settings: Settings) -> Sender:
+    return Sender(settings)
+
+
+@pytest.fixture
+def hook(client: TestClient, receiver: Receiver) -> dict[str, Any]:
+    """A webhook of "acme" that leads to the receiver, with its secret."""
+    answer = client.post("/v1/webhooks", json={"url": receiver.url})
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json())
+
+
+@pytest.fixture
+def make_due(engine: Engine) -> Callable[[], None]:
+    """As if the waiting times between attempts had passed."""
+
+    def make() -> None:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE webhook_deliveries SET next_attempt_at = 0")
+
+    return make

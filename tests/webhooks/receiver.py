@@ -1,0 +1,80 @@
+"""A real HTTP server that hears messages and answers as it was told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ssl import SSLContext
+
+
+@dataclass
+class Heard:
+    """A request that came in."""
+
+    path: str
+    headers: dict[str, str]
+    body: str
+
+
+@dataclass
+class Receiver:
+    """What it heard, and what it answers: ``answers`` in turn, then 204 for ever."""
+
+    port: int = 0
+    heard: list[Heard] = field(default_factory=list)
+    answers: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
+    #: Set to let answers out, where they are held back.
+    released: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/hook"
+
+    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        """The next request not yet planned for gets this."""
+        self.answers.append((status, headers, body))
+
+
+@contextmanager
+def receiving(ssl_context: SSLContext | None = None) -> Iterator[Receiver]:
+    """A receiver on 127.0.0.1."""
+    receiver = Receiver()
+    receiver.released.set()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            size = int(self.headers["content-length"])
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            receiver.heard.append(Heard(self.path, headers, self.rfile.read(size).decode()))
+            status, extra, body = receiver.answers.pop(0) if receiver.answers else (204, {}, b"")
+            receiver.released.wait(60)
+            try:
+                self.send_response(status)
+                for name, value in extra.items():
+                    self.send_header(name, value)
+                if status != 204:
+                    self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+            except OSError:  # the sender hung up, as it may
+                self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if ssl_context is not None:
+        server.socket = ssl_context.wrap_socket(server.socket, server_side=True)
+    receiver.port = server.server_address[1]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        receiver.released.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()

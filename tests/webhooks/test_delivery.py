@@ -1,0 +1,241 @@
+"""Signed, at least once, eight times at most, and told about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import Engine, select
+from standardwebhooks import Webhook as Verifier
+from standardwebhooks import WebhookVerificationError
+from starlette.testclient import TestClient
+
+from app.database import transaction
+from app.main import create_app
+from app.models import WebhookDelivery
+from app.settings import Settings
+from app.webhooks import delivery, outbox
+from app.webhooks.delivery import (
+    BACKOFF_MAX_MS,
+    DISABLED_AFTER_MS,
+    MAX_ATTEMPTS,
+    Outcome,
+    Sender,
+    backoff_ms,
+    deliver_due,
+)
+from tests.api.world import World
+from tests.services import wait_until
+from tests.webhooks.receiver import Heard, Receiver
+
+
+def verify(secret: str, heard: Heard) -> Any:
+    """What the receiver makes of a message with its own library."""
+    return Verifier(secret).verify(heard.body, heard.headers)
+
+
+def deliveries(client: TestClient, hook: dict[str, Any]) -> list[dict[str, Any]]:
+    answer = client.get(f"/v1/webhooks/{hook['id']}/deliveries")
+    assert answer.status_code == 200, answer.text
+    return list(answer.json()["data"])
+
+
+def test_message_is_signed_and_says_what_the_api_says(
+    hook: dict[str, Any], world: World, client: TestClient, engine: Engine, receiver: Receiver,
+    sender: Sender,
+) -> None:  # fmt: skip
+    job = world.submit(name="Größe ☃")
+    client.post(f"/v1/jobs/{job['id']}/cancel")
+    receiver.answer(200, b"thanks")
+    assert deliver_due(engine, sender) == 1
+    assert deliver_due(engine, sender) == 0
+
+    (heard,) = receiver.heard
+    assert (heard.path, heard.headers["content-type"]) == ("/hook", "application/json")
+    message = verify(hook["secret"], heard)
+    assert message["type"] == "job.cancelled"
+    assert message["data"]["name"] == "Größe ☃"
+    with pytest.raises(WebhookVerificationError):
+        verify(hook["secret"], Heard(heard.path, heard.headers, heard.body + " "))
+
+    (shown,) = deliveries(client, hook)
+    assert shown["id"] == heard.headers["webhook-id"]
+    assert shown["created_at"] == message["timestamp"]
+    assert (shown["status"], shown["attempts"], shown["next_attempt_at"]) == ("delivered", 1, None)
+    assert (shown["response_status"], shown["response_body"], shown["error"]) == (
+        200,
+        "thanks",
+        None,
+    )
+
+
+def test_rotated_secrets_are_both_live_until_the_old_one_expires(
+    hook: dict[str, Any], client: TestClient, engine: Engine, receiver: Receiver, sender: Sender
+) -> None:
+    fresh = client.post(f"/v1/webhooks/{hook['id']}/rotate-secret").json()
+    assert fresh["secret"] != hook["secret"]
+    client.post(f"/v1/webhooks/{hook['id']}/test")
+    deliver_due(engine, sender)
+    for secret in (fresh["secret"], hook["secret"]):
+        assert verify(secret, receiver.heard[0])["type"] == "webhook.test"
+
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE webhooks SET old_secret_expires_at = 1")
+    client.post(f"/v1/webhooks/{hook['id']}/test")
+    deliver_due(engine, sender)
+    assert verify(fresh["secret"], receiver.heard[1])["type"] == "webhook.test"
+    with pytest.raises(WebhookVerificationError):
+        verify(hook["secret"], receiver.heard[1])
+
+
+def test_failed_attempts_are_made_again_with_the_same_message(
+    hook: dict[str, Any], world: World, client: TestClient, engine: Engine, receiver: Receiver,
+    sender: Sender, make_due: Callable[[], None], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(delivery, "backoff_ms", lambda _: 60_000)
+    world.submit()
+    world.claim()
+    receiver.answer(500, b"broken")
+    receiver.answer(302, location=receiver.url)
+    deliver_due(engine, sender)
+    assert deliver_due(engine, sender) == 0  # its time has not come
+    (shown,) = deliveries(client, hook)
+    assert (shown["status"], shown["error"]) == ("pending", "answered 500")
+    assert shown["response_body"] == "broken"
+    assert shown["next_attempt_at"] > shown["last_attempt_at"]
+    assert client.get(f"/v1/webhooks/{hook['id']}").json()["failing_since"] is not None
+
+    for _ in range(2):
+        make_due()
+        deliver_due(engine, sender)
+    (shown,) = deliveries(client, hook)
+    assert (shown["status"], shown["attempts"]) == ("delivered", 3)
+    assert len({heard.body for heard in receiver.heard}) == 1
+    assert len({heard.headers["webhook-id"] for heard in receiver.heard}) == 1
+    for heard in receiver.heard:
+        verify(hook["secret"], heard)
+    assert client.get(f"/v1/webhooks/{hook['id']}").json()["failing_since"] is None
+
+
+def test_message_is_given_up_after_eight_attempts(
+    hook: dict[str, Any], world: World, client: TestClient, engine: Engine, receiver: Receiver,
+    sender: Sender, make_due: Callable[[], None],
+) -> None:  # fmt: skip
+    world.submit()
+    world.claim()
+    for _ in range(MAX_ATTEMPTS + 2):
+        receiver.answer(503)
+        make_due()
+        deliver_due(engine, sender)
+    assert len(receiver.heard) == MAX_ATTEMPTS == 8
+    (shown,) = deliveries(client, hook)
+    assert (shown["status"], shown["attempts"]) == ("failed", 8)
+    assert client.get(f"/v1/webhooks/{hook['id']}").json()["disabled_at"] is None  # not for days
+
+
+def test_webhook_that_failed_for_days_is_disabled_and_a_good_test_enables_it(
+    hook: dict[str, Any], world: World, client: TestClient, engine: Engine, receiver: Receiver,
+    sender: Sender, make_due: Callable[[], None],
+) -> None:  # fmt: skip
+    path = f"/v1/webhooks/{hook['id']}"
+    world.submit()
+    world.claim()
+    receiver.answer(500)
+    deliver_due(engine, sender)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            f"UPDATE webhooks SET failing_since = failing_since - {DISABLED_AFTER_MS}"
+        )
+        connection.exec_driver_sql(f"UPDATE webhook_deliveries SET attempts = {MAX_ATTEMPTS - 1}")
+    make_due()
+    receiver.answer(500)
+    waiting = world.submit()
+    client.post(f"/v1/jobs/{waiting['id']}/pause")
+    receiver.answer(500)
+    deliver_due(engine, sender)
+    assert client.get(path).json()["disabled_at"] is not None
+    assert {row["status"] for row in deliveries(client, hook)} == {"failed"}
+    acts = client.get("/v1/audit").json()["data"]
+    assert acts[0]["action"] == "webhook.disable"
+    assert (acts[0]["object_id"], acts[0]["key_id"]) == (hook["id"], None)
+
+    client.post(f"/v1/jobs/{waiting['id']}/cancel")
+    assert deliver_due(engine, sender) == 0  # it is told nothing any more
+
+    receiver.answer(500)
+    client.post(f"{path}/test")
+    deliver_due(engine, sender)
+    assert deliver_due(engine, sender) == 0  # a test is one attempt
+    assert client.get(path).json()["disabled_at"] is not None
+    client.post(f"{path}/test")
+    deliver_due(engine, sender)
+    now = client.get(path).json()
+    assert (now["disabled_at"], now["failing_since"]) == (None, None)
+
+
+def test_address_that_is_gone_is_disabled_at_once(
+    hook: dict[str, Any], world: World, client: TestClient, engine: Engine, receiver: Receiver,
+    sender: Sender,
+) -> None:  # fmt: skip
+    world.submit()
+    world.claim()
+    receiver.answer(410)
+    deliver_due(engine, sender)
+    assert client.get(f"/v1/webhooks/{hook['id']}").json()["disabled_at"] is not None
+
+
+def test_message_of_a_sender_that_died_is_sent_by_another(
+    hook: dict[str, Any], world: World, client: TestClient, engine: Engine, receiver: Receiver,
+    sender: Sender, make_due: Callable[[], None],
+) -> None:  # fmt: skip
+    world.submit()
+    world.claim()
+    with transaction(engine) as session:
+        (taken,) = outbox.claim(session, 1, 60_000)
+    assert deliver_due(engine, sender) == 0  # the lease holds
+    make_due()  # the lease runs out
+    assert deliver_due(engine, sender) == 1
+    # The first one was only slow, and comes late with bad news.
+    delivery.record(engine, taken, Outcome(error="too late"))
+    (shown,) = deliveries(client, hook)
+    assert (shown["status"], shown["attempts"], shown["error"]) == ("delivered", 2, None)
+    assert client.get(f"/v1/webhooks/{hook['id']}").json()["failing_since"] is None
+
+
+def test_webhook_deleted_while_its_message_is_sent_leaves_nothing(
+    hook: dict[str, Any], world: World, client: TestClient, engine: Engine
+) -> None:
+    world.submit()
+    world.claim()
+    with transaction(engine) as session:
+        (taken,) = outbox.claim(session, 1, 60_000)
+    assert client.delete(f"/v1/webhooks/{hook['id']}").status_code == 204
+    delivery.record(engine, taken, Outcome(error="nobody there"))
+    with transaction(engine) as session:
+        assert session.scalars(select(WebhookDelivery)).all() == []
+
+
+def test_waiting_times_grow_under_a_ceiling() -> None:
+    ceilings = [max(backoff_ms(attempts) for _ in range(300)) for attempts in range(1, 9)]
+    limits = [30_000, 120_000, 480_000, 1_920_000, 7_680_000, *[BACKOFF_MAX_MS] * 3]
+    for reached, limit in zip(ceilings, limits, strict=True):
+        assert limit / 2 < reached <= limit
+
+
+def test_service_delivers_by_itself(
+    settings: Settings, app: FastAPI, key_for: Callable[..., str], receiver: Receiver
+) -> None:
+    eager = settings.model_copy(update={"reconcile_seconds": 0.05})
+    with TestClient(create_app(eager)) as client:
+        client.headers["Authorization"] = f"Bearer {key_for('acme')}"
+        hook = client.post("/v1/webhooks", json={"url": receiver.url}).json()
+        sent = client.post(f"/v1/webhooks/{hook['id']}/test").json()
+        wait_until("the message", lambda: bool(receiver.heard))
+        wait_until("its end", lambda: deliveries(client, hook)[0]["status"] == "delivered")
+    message = verify(hook["secret"], receiver.heard[0])
+    assert message["data"] == {"id": hook["id"]}
+    assert json.loads(receiver.heard[0].body)["type"] == "webhook.test"
+    assert receiver.heard[0].headers["webhook-id"] == sent["id"]

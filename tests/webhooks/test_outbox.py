@@ -1,0 +1,220 @@
+"""Messages are written with the change they tell about, and each attempt has one sender."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, select
+from starlette.testclient import TestClient
+
+from app.database import transaction
+from app.domain.lifecycle import Desired, FailureCode
+from app.jobs import repository
+from app.jobs.reconciler import requeue_lost
+from app.models import Job, WebhookDelivery
+from app.settings import Settings
+from app.webhooks import outbox
+from tests.api.world import World
+from tests.webhooks.receiver import Receiver
+
+
+def queued(engine: Engine) -> list[tuple[str, str, str]]:
+    """Type, job and status told of each message, oldest first."""
+    with transaction(engine) as session:
+        rows = session.scalars(select(WebhookDelivery).order_by(WebhookDelivery.event_id))
+        return [(row.type, row.data["id"], row.data["status"]) for row in rows]
+
+
+def types(engine: Engine) -> list[str]:
+    return [kind for kind, _, _ in queued(engine)]
+
+
+def test_every_status_of_a_jobs_life_is_told(
+    hook: dict[str, Any], world: World, client: TestClient, engine: Engine
+) -> None:
+    job = world.submit(metadata={"team": "search"})
+    lease = world.claim()
+    world.step(lease, 1)
+    client.post(f"/v1/jobs/{job['id']}/pause")
+    assert types(engine) == ["job.running"]  # it was only asked to
+    world.release(lease)
+    client.post(f"/v1/jobs/{job['id']}/resume")
+    adapter_id = world.publish(world.claim(), {"adapter_config.json": b"{}"})
+    assert queued(engine) == [
+        ("job.running", job["id"], "running"),
+        ("job.paused", job["id"], "paused"),
+        ("job.running", job["id"], "running"),
+        ("job.succeeded", job["id"], "succeeded"),
+    ]
+    with transaction(engine) as session:
+        last = session.scalars(
+            select(WebhookDelivery).order_by(WebhookDelivery.event_id.desc())
+        ).first()
+        assert last is not None
+        shown = {k: v for k, v in world.get(job).items() if k in last.data}
+    assert last.data == shown
+    assert last.data["adapter_id"] == adapter_id
+    assert last.data["metadata"] == {"team": "search"}
+
+
+def test_cancel_and_pause_of_a_waiting_job_are_told_once(
+    hook: dict[str, Any], world: World, client: TestClient, engine: Engine
+) -> None:
+    job = world.submit()
+    for act in ("pause", "pause", "resume", "cancel", "cancel"):
+        assert client.post(f"/v1/jobs/{job['id']}/{act}").status_code == 200
+    assert types(engine) == ["job.paused", "job.cancelled"]
+
+
+def test_failure_is_told_with_its_reason(
+    hook: dict[str, Any], world: World, engine: Engine
+) -> None:
+    world.submit()
+    world.fail(world.claim(), FailureCode.DATASET_INVALID, "line 3 is odd")
+    assert types(engine) == ["job.running", "job.failed"]
+    with transaction(engine) as session:
+        row = session.scalar(select(WebhookDelivery).where(WebhookDelivery.type == "job.failed"))
+        assert row is not None
+        assert row.data["failure"]["detail"] == "line 3 is odd"
+
+
+def test_job_whose_workers_were_lost_is_told(
+    hook: dict[str, Any], world: World, engine: Engine, settings: Settings
+) -> None:
+    job = world.submit()
+    lease = world.claim()
+    with transaction(engine) as session:
+        repository.desire(session, "acme", job["id"], Desired.PAUSE)
+    assert requeue_lost(engine, settings, owner_prefix=lease.owner)
+    assert types(engine) == ["job.running", "job.paused"]
+
+
+def test_change_that_is_rolled_back_tells_nobody(
+    hook: dict[str, Any], world: World, engine: Engine
+) -> None:
+    job = world.submit()
+    with transaction(engine) as session:
+        repository.desire(session, "acme", job["id"], Desired.CANCEL)
+        assert session.scalars(select(WebhookDelivery)).all()
+        session.rollback()
+    assert queued(engine) == []
+    assert world.get(job)["status"] == "queued"
+
+
+def test_only_events_asked_for_of_the_own_tenant_are_told(
+    world: World,
+    client: TestClient,
+    engine: Engine,
+    receiver: Receiver,
+    key_for: Callable[..., str],
+) -> None:
+    body = {"url": receiver.url, "events": ["job.failed", "job.succeeded"]}
+    wanting = client.post("/v1/webhooks", json=body).json()
+    foreign = {"Authorization": f"Bearer {key_for('other')}"}
+    assert (
+        client.post("/v1/webhooks", json={"url": receiver.url}, headers=foreign).status_code == 201
+    )
+    world.submit()
+    world.publish(world.claim(), {"adapter_config.json": b"{}"})
+    with transaction(engine) as session:
+        rows = session.scalars(select(WebhookDelivery)).all()
+    assert [(row.webhook_id, row.type) for row in rows] == [(wanting["id"], "job.succeeded")]
+
+
+def test_inspections_are_told_to_nobody(hook: dict[str, Any], world: World, engine: Engine) -> None:
+    world.submit()
+    with transaction(engine) as session:
+        assert session.scalar(select(Job.id).where(Job.kind == "preflight")) is not None
+    world.claim_inspection()
+    assert queued(engine) == []
+
+
+def test_webhooks_of_one_event_get_the_same_id(
+    hook: dict[str, Any], world: World, client: TestClient, engine: Engine, receiver: Receiver
+) -> None:
+    client.post("/v1/webhooks", json={"url": receiver.url})
+    world.submit()
+    world.claim()
+    with transaction(engine) as session:
+        rows = session.scalars(select(WebhookDelivery)).all()
+    assert len({row.webhook_id for row in rows}) == 2
+    assert len({row.event_id for row in rows}) == 1
+
+
+def test_claims_at_once_share_the_messages_without_overlap(
+    hook: dict[str, Any], client: TestClient, engine: Engine, receiver: Receiver
+) -> None:
+    hooks = [client.post("/v1/webhooks", json={"url": receiver.url}).json()["id"] for _ in range(9)]
+    for webhook_id in (hook["id"], *hooks):
+        client.post(f"/v1/webhooks/{webhook_id}/test")
+    taken: list[str] = []
+    start = threading.Barrier(4)
+
+    def claim() -> None:
+        start.wait()
+        while True:
+            with transaction(engine) as session:
+                found = outbox.claim(session, 2, 60_000)
+            taken.extend(row.webhook_id for row in found)
+            if not found:
+                return
+
+    threads = [threading.Thread(target=claim) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == sorted([hook["id"], *hooks])
+
+
+def test_one_address_takes_few_places_of_a_batch(
+    hook: dict[str, Any], client: TestClient, engine: Engine, receiver: Receiver
+) -> None:
+    for _ in range(5):
+        client.post(f"/v1/webhooks/{hook['id']}/test")
+    other = client.post("/v1/webhooks", json={"url": receiver.url}).json()["id"]
+    client.post(f"/v1/webhooks/{other}/test")
+    with transaction(engine) as session:
+        batch = outbox.claim(session, 4, 60_000)
+    assert sorted(row.webhook_id for row in batch) == sorted([hook["id"]] * 2 + [other])
+
+
+def test_deleting_a_webhook_while_a_job_moves_breaks_neither(
+    hook: dict[str, Any], world: World, client: TestClient, engine: Engine
+) -> None:
+    job = world.submit()
+    deleted = threading.Event()
+
+    def delete() -> None:
+        assert client.delete(f"/v1/webhooks/{hook['id']}").status_code == 204
+        deleted.set()
+
+    thread = threading.Thread(target=delete)
+    with transaction(engine) as session:
+        repository.desire(session, "acme", job["id"], Desired.CANCEL)
+        thread.start()  # waits for the row that this transaction refers to
+    thread.join()
+    assert deleted.is_set()
+    assert world.get(job)["status"] == "cancelled"
+    assert queued(engine) == []
+
+
+def test_old_messages_are_forgotten_pending_ones_are_not(
+    hook: dict[str, Any], client: TestClient, engine: Engine
+) -> None:
+    for _ in range(3):
+        client.post(f"/v1/webhooks/{hook['id']}/test")
+    with transaction(engine) as session:
+        first, second, third = session.scalars(
+            select(WebhookDelivery).order_by(WebhookDelivery.event_id)
+        )
+        first.status, first.created_at = "delivered", 0
+        second.created_at = 0
+        third.status = "failed"
+    with transaction(engine) as session:
+        outbox.forget_old(session)
+        left = session.scalars(select(WebhookDelivery.event_id)).all()
+    assert sorted(left) == [second.event_id, third.event_id]
