@@ -32,7 +32,8 @@ def list_adapters(
     as_json: JsonOption = False,
 ) -> None:
     """Adapters, newest first."""
-    page = connect().get("/v1/adapters", limit=limit, after=after)
+    with connect() as api:
+        page = api.get("/v1/adapters", limit=limit, after=after)
     if as_json:
         print_json(page)
         return
@@ -62,8 +63,8 @@ def download(
     as_json: JsonOption = False,
 ) -> None:
     """Download an adapter; every file's sha256 is checked before it gets its name."""
-    api = connect()
-    adapter = download_adapter(api, adapter_id, directory, is_archive=is_archive)
+    with connect() as api:
+        adapter = download_adapter(api, adapter_id, directory, is_archive=is_archive)
     if as_json:
         print_json(adapter)
         return
@@ -72,7 +73,7 @@ def download(
         for file in _parts(adapter, is_archive=is_archive)
     )
     print_table(("file", "size", "sha256"), rows)
-    notes.print(plain(f"Every sha256 is right. {directory / 'README.md'} says how to score."))
+    notes.print(plain("Every sha256 is right. README.md among the files says how to score."))
 
 
 def verify(

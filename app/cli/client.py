@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -30,7 +30,7 @@ class Unreachable(CommandError):
 
 
 class Api:
-    """One service and one key."""
+    """One service and one key; a context manager, which closes its connections."""
 
     def __init__(self, url: str, key: str) -> None:
         self.url = url.rstrip("/")
@@ -39,6 +39,12 @@ class Api:
             headers={"Authorization": f"Bearer {key}"},
             timeout=httpx.Timeout(10.0, read=READ_SECONDS),
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
 
     def get(self, path: str, **parameters: object) -> Any:
         """A document; parameters that are None are left out."""

@@ -36,7 +36,8 @@ def upload(
     as_json: JsonOption = False,
 ) -> None:
     """Upload preference pairs; a file with bad lines is refused with the first ten of them."""
-    dataset = upload_file(connect(), file, name or file.name)
+    with connect() as api:
+        dataset = upload_file(api, file, name or file.name)
     if as_json:
         print_json(dataset)
         return
@@ -50,7 +51,8 @@ def list_datasets(
     as_json: JsonOption = False,
 ) -> None:
     """Datasets, newest first."""
-    page = connect().get("/v1/datasets", limit=limit, after=after)
+    with connect() as api:
+        page = api.get("/v1/datasets", limit=limit, after=after)
     if as_json:
         print_json(page)
         return
@@ -75,7 +77,8 @@ def report(
     dataset_id: Annotated[str, typer.Argument(help="ds_…")], as_json: JsonOption = False
 ) -> None:
     """What is odd about a dataset: duplicates, ties, how far length alone tells."""
-    document = connect().get(f"/v1/datasets/{dataset_id}/report")
+    with connect() as api:
+        document = api.get(f"/v1/datasets/{dataset_id}/report")
     if as_json:
         print_json(document)
         return

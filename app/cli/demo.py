@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ class Checks:
         """Say whether a claim is true, and remember."""
         self.outcomes.append(is_true)
         mark = ("held    ", "green") if is_true else ("failed  ", "bold red")
-        notes.print(Text.assemble(mark, plain(claim)))
+        notes.print(Text.assemble(mark, plain(claim)), soft_wrap=True)
 
     @property
     def all_held(self) -> bool:
@@ -78,7 +79,7 @@ def demo(
     spec = _read_spec(examples, seed)
     checks = Checks()
     with own_service(data_dir) as api:
-        _say("service", f"{api.url}  data and log in {data_dir}")
+        _say("service", f"{api.url}  data, log and API key in {data_dir}")
         job = _train(api, examples, spec)
         if job["status"] != "succeeded":
             show_failure(job)
@@ -94,7 +95,7 @@ def demo(
     if not checks.all_held:
         raise CommandError("Not everything held.", Ending.FAILED)
     notes.print(plain("Everything held.", "bold green"))
-    _say("look again", f"PLAUDIT_DATA_DIR={data_dir} plaudit serve")
+    _say("see the job again", f"PLAUDIT_DATA_DIR={data_dir} {sys.argv[0]} serve")
 
 
 def longer_is_better(pairs: Iterable[Any]) -> float:
@@ -117,6 +118,7 @@ def _train(api: Api, examples: Path, spec: dict[str, Any]) -> Any:
     with notes.status("looking at the base model; the first time it is downloaded (80 MB)"):
         job = api.submit(spec)
     _say("job", f"{api.url}/v1/jobs/{job['id']}")
+    _say("its page", f"{api.url}/jobs/{job['id']}")
     job, _ = watch(api, job["id"])
     return job
 

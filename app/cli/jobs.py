@@ -42,23 +42,24 @@ def submit(
     as_json: JsonOption = False,
 ) -> None:
     """Queue a training job."""
-    api = connect()
     document = _read_spec(spec)
-    job = api.submit(document, is_dry_run=is_dry_run)
-    if is_dry_run:
-        _show_preview(job, as_json)
-        return
-    if not is_watched:
-        _show(api, job, as_json)
-        return
-    notes.print(plain(f"{job['id']}  {api.url}/v1/jobs/{job['id']}"))
-    _follow(api, job["id"], as_json)
+    with connect() as api:
+        job = api.submit(document, is_dry_run=is_dry_run)
+        if is_dry_run:
+            _show_preview(job, as_json)
+            return
+        if not is_watched:
+            _show(api, job, as_json)
+            return
+        notes.print(plain(f"{job['id']}  {api.url}/v1/jobs/{job['id']}"))
+        _follow(api, job["id"], as_json)
 
 
 @commands.command("watch")
 def watch_job(job_id: JobId, as_json: JsonOption = False) -> None:
     """Follow a job to its end; the exit status says how it ended."""
-    _follow(connect(), job_id, as_json)
+    with connect() as api:
+        _follow(api, job_id, as_json)
 
 
 @commands.command("list")
@@ -70,7 +71,8 @@ def list_jobs(
     as_json: JsonOption = False,
 ) -> None:
     """Jobs, newest first."""
-    page = connect().get("/v1/jobs", status=status, name=name, limit=limit, after=after)
+    with connect() as api:
+        page = api.get("/v1/jobs", status=status, name=name, limit=limit, after=after)
     if as_json:
         print_json(page)
         return
@@ -93,8 +95,8 @@ def list_jobs(
 @commands.command()
 def get(job_id: JobId, as_json: JsonOption = False) -> None:
     """A job."""
-    api = connect()
-    _show(api, api.get(f"/v1/jobs/{job_id}"), as_json)
+    with connect() as api:
+        _show(api, api.get(f"/v1/jobs/{job_id}"), as_json)
 
 
 @commands.command()
@@ -106,22 +108,13 @@ def logs(
     ] = False,
 ) -> None:
     """What the trainer printed."""
-    api = connect()
-    after: str | None = None
-    while True:
-        # Before its log: what an ended job said last is there already.
-        is_over = api.get(f"/v1/jobs/{job_id}")["status"] in ENDINGS
-        while True:
-            page = api.get(f"/v1/jobs/{job_id}/logs", after=after, tail=tail)
-            for piece in page["data"]:
-                after = piece["id"]
-                print_text(piece["text"])
-            tail = None
-            if len(page["data"]) == 0 or not page["has_more"]:
-                break
-        if is_over or not is_followed:
-            return
-        time.sleep(_FOLLOW_SECONDS)
+    with connect() as api:
+        after = _print_log(api, job_id, None, tail)
+        while is_followed:
+            # Asked before the log is read: what an ended job said last is there already.
+            is_followed = api.get(f"/v1/jobs/{job_id}")["status"] not in ENDINGS
+            after = _print_log(api, job_id, after)
+            time.sleep(_FOLLOW_SECONDS if is_followed else 0)
 
 
 @commands.command()
@@ -133,23 +126,23 @@ def cancel(
     as_json: JsonOption = False,
 ) -> None:
     """Stop a job for good."""
-    api = connect()
     body = {"keep_checkpoint": keeps_checkpoint}
-    _show(api, api.post(f"/v1/jobs/{job_id}/cancel", body), as_json)
+    with connect() as api:
+        _show(api, api.post(f"/v1/jobs/{job_id}/cancel", body), as_json)
 
 
 @commands.command()
 def pause(job_id: JobId, as_json: JsonOption = False) -> None:
     """Put a job aside with a checkpoint; frees its device."""
-    api = connect()
-    _show(api, api.post(f"/v1/jobs/{job_id}/pause"), as_json)
+    with connect() as api:
+        _show(api, api.post(f"/v1/jobs/{job_id}/pause"), as_json)
 
 
 @commands.command()
 def resume(job_id: JobId, as_json: JsonOption = False) -> None:
     """Let a paused job go on."""
-    api = connect()
-    _show(api, api.post(f"/v1/jobs/{job_id}/resume"), as_json)
+    with connect() as api:
+        _show(api, api.post(f"/v1/jobs/{job_id}/resume"), as_json)
 
 
 def show_failure(job: Any) -> None:
@@ -157,6 +150,17 @@ def show_failure(job: Any) -> None:
     if failure := job["failure"]:
         notes.print(plain(f"{failure['code']}: {failure['detail']}", "red"))
         notes.print(plain(failure["hint"]))
+
+
+def _print_log(api: Api, job_id: str, after: str | None, tail: int | None = None) -> str | None:
+    """Print what is there after a piece; the id of the last one."""
+    while True:
+        page = api.get(f"/v1/jobs/{job_id}/logs", after=after, tail=tail)
+        for piece in page["data"]:
+            after = piece["id"]
+            print_text(piece["text"])
+        if tail is not None or not page["has_more"]:
+            return after
 
 
 def _follow(api: Api, job_id: str, as_json: bool) -> None:

@@ -47,7 +47,8 @@ def own_service(data_dir: Path) -> Iterator[Api]:
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_until_ready(url, process, data_dir)
-            yield Api(url, read_key(data_dir / FIRST_KEY_FILE))
+            with Api(url, read_key(data_dir / FIRST_KEY_FILE)) as api:
+                yield api
         finally:
             _stop(process)
     finally:

@@ -9,8 +9,6 @@ import sys
 from typing import Annotated, NoReturn
 
 import typer
-import uvicorn
-from fastapi import FastAPI
 from sqlalchemy import Engine
 
 from app.api_keys.service import FIRST_KEY_FILE, first_key
@@ -18,8 +16,6 @@ from app.cli.database import reached_database, read_settings, require_current
 from app.cli.endings import CommandError, Ending
 from app.cli.output import notes, plain
 from app.cli.supervision import WorkerKeeper, end_with_parent
-from app.jobs.reconciler import Reconciler
-from app.main import create_app
 from app.migrations import is_current, migrate
 from app.settings import Settings
 from app.telemetry import configure_logging
@@ -56,7 +52,7 @@ def serve(
     has_worker = settings.is_embedded and not has_no_worker
     with _listen(settings) as listener:
         keeper = WorkerKeeper(settings.drain_seconds) if has_worker else None
-        _run(create_app(settings), listener, keeper)
+        _run(settings, listener, keeper)
 
 
 def worker() -> None:
@@ -109,8 +105,15 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _run(app: FastAPI, listener: socket.socket, keeper: WorkerKeeper | None) -> None:
+def _run(settings: Settings, listener: socket.socket, keeper: WorkerKeeper | None) -> None:
     """Serve until SIGTERM or SIGINT; a second one ends the draining worker at once."""
+    # Not for every command: it takes a second or two.
+    import uvicorn
+
+    from app.jobs.reconciler import Reconciler
+    from app.main import create_app
+
+    app = create_app(settings)
     server = uvicorn.Server(
         uvicorn.Config(
             app,

@@ -109,7 +109,7 @@ def model_card(summary: Mapping[str, Any], plan: TrainingPlan, metrics: Mapping[
             "",
             "Needs peft ≥ 0.21 and transformers ≥ 5.23: older ones load a random head.",
             "",
-            _loading(summary),
+            scoring_program(summary),
             "The texts must be rendered exactly like that. `probes.jsonl` holds rendered texts "
             "with the scores they must get; `reward_model.json` says the rest, "
             "`run.lock.json` how it was made.",
@@ -118,7 +118,9 @@ def model_card(summary: Mapping[str, Any], plan: TrainingPlan, metrics: Mapping[
     )
 
 
-def _loading(summary: Mapping[str, Any]) -> str:
+def scoring_program(summary: Mapping[str, Any]) -> str:
+    """Markdown: a program that scores replies with plain PEFT; people put their own values into
+    its lines ``base = …``, ``prompt = …`` and ``replies = …``."""
     revision, name = summary["revision"], summary["base_model"]
     base = (
         f'"{name}"' if revision is None else f'snapshot_download("{name}", revision="{revision}")'

@@ -1,0 +1,98 @@
+"""A live service for the client commands, and its worker played by the test."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner, Result
+
+from app.cli import app
+from app.database import make_engine
+from app.settings import Settings
+from tests.api.world import World
+from tests.services import free_port, wait_until
+
+Run = Callable[..., Result]
+
+
+def environment(data_dir: Path, **settings: object) -> dict[str, str]:
+    """This process's, with these settings and no others of Plaudit's."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("PLAUDIT_")}
+    given = {f"PLAUDIT_{name.upper()}": str(value) for name, value in settings.items()}
+    return {**kept, "PLAUDIT_DATA_DIR": str(data_dir), **given}
+
+
+@contextmanager
+def serving(
+    data_dir: Path, *options: str, **settings: object
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """``plaudit serve`` once it answers, and its URL; killed in the end if it still runs."""
+    port = settings.setdefault("port", free_port())
+    url = f"http://127.0.0.1:{port}"
+    with (data_dir / "serve.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app.cli", "serve", *options],
+            env=environment(data_dir, **settings),
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_until("the service", lambda: _answers(process, url, data_dir), seconds=120)
+        yield process, url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answers(process: subprocess.Popen[bytes], url: str, data_dir: Path) -> bool:
+    if process.poll() is not None:
+        raise AssertionError((data_dir / "serve.log").read_text())
+    try:
+        return httpx.get(f"{url}/healthz").is_success
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def service_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("service")
+
+
+@pytest.fixture(scope="module")
+def url(service_dir: Path) -> Iterator[str]:
+    """A service without a worker, one a module."""
+    with serving(service_dir, "--no-worker", preflight_wait_seconds=0) as (_, url):
+        yield url
+
+
+@pytest.fixture(scope="module")
+def world(url: str, service_dir: Path) -> Iterator[World]:
+    """That service with somebody who plays the worker."""
+    settings = Settings(data_dir=service_dir)
+    key = (service_dir / "api-key").read_text().strip()
+    engine = make_engine(settings.database)
+    headers = {"Authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=url, headers=headers) as client:
+        yield World(client, engine, settings)  # type: ignore[arg-type]
+    engine.dispose()
+
+
+@pytest.fixture
+def run(url: str, service_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command as somebody at this service's machine would."""
+    monkeypatch.setenv("PLAUDIT_URL", url)
+    monkeypatch.setenv("PLAUDIT_DATA_DIR", str(service_dir))
+    monkeypatch.delenv("PLAUDIT_API_KEY", raising=False)
+
+    def invoke(*arguments: object, **options: Any) -> Result:
+        return CliRunner().invoke(app, [str(a) for a in arguments], **options)
+
+    return invoke

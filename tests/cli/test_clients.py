@@ -1,0 +1,252 @@
+"""The client commands against a live service."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import subprocess
+import sys
+import tarfile
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, update
+
+from app.database import transaction
+from app.domain.lifecycle import FailureCode
+from app.jobs import leases
+from app.models import BlobChunk, StoredFile
+from tests.api.world import World, pairs
+from tests.cli.conftest import Run, serving
+from tests.services import free_port, wait_until
+
+FILES = {"reward_model.json": b'{"format": 1}', "adapter_model.safetensors": bytes(3_000_000)}
+
+
+@pytest.fixture
+def spec_file(world: World, tmp_path: Path) -> Path:
+    """A spec that the service takes."""
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(world.spec(name="from a file")))
+    return path
+
+
+def test_submitted_job_is_listed_and_shown(run: Run, spec_file: Path) -> None:
+    job = json.loads(run("jobs", "submit", spec_file, "--json").stdout)
+    assert job["status"] == "queued"
+    assert job["spec"] | json.loads(spec_file.read_text()) == job["spec"]
+    listed = run("jobs", "list", "--name", "from a file")
+    assert listed.exit_code == 0
+    assert f"{job['id']}  from a file  queued" in listed.stdout
+    page = json.loads(run("jobs", "list", "--limit", 1, "--json").stdout)
+    assert [item["id"] for item in page["data"]] == [job["id"]]
+    shown = run("jobs", "get", job["id"])
+    assert "all-minilm-l6-v2" in shown.stdout
+    assert json.loads(run("jobs", "get", job["id"], "--json").stdout)["id"] == job["id"]
+
+
+def test_spec_is_read_from_stdin(run: Run, spec_file: Path) -> None:
+    done = run("jobs", "submit", "-", "--json", input=spec_file.read_text())
+    assert json.loads(done.stdout)["name"] == "from a file"
+
+
+def test_dry_run_shows_what_would_be_trained(run: Run, world: World, spec_file: Path) -> None:
+    world.know_base_model()
+    done = run("jobs", "submit", spec_file, "--dry-run")
+    assert done.exit_code == 0, done.stderr
+    assert "SEQ_CLS" in done.stdout
+    assert "of 22,000,000 parameters" in done.stdout
+
+
+@pytest.mark.parametrize("text", ["{", None])
+def test_spec_that_cannot_be_read_is_a_usage_error(run: Run, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "spec.json"
+    if text is not None:
+        path.write_text(text)
+    assert run("jobs", "submit", path).exit_code == 2
+
+
+def test_refused_spec_names_its_fields(run: Run, spec_file: Path) -> None:
+    document = json.loads(spec_file.read_text()) | {"lora": {"r": 0}, "colour": "red"}
+    spec_file.write_text(json.dumps(document))
+    done = run("jobs", "submit", spec_file)
+    assert done.exit_code == 5
+    assert "/lora/r" in done.stderr
+    assert "/colour" in done.stderr
+    assert done.stdout == ""
+
+
+def test_unknown_job_is_refused(run: Run) -> None:
+    done = run("jobs", "get", f"job_{'0' * 32}")
+    assert done.exit_code == 5
+
+
+def test_absent_service_is_told_from_a_refusal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLAUDIT_URL", f"http://127.0.0.1:{free_port()}")
+    done = run("jobs", "list")
+    assert done.exit_code == 6
+    assert "plaudit serve" in done.stderr
+
+
+def test_key_of_this_machine_is_sent_to_no_other(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLAUDIT_URL", "http://plaudit.example")
+    done = run("jobs", "list")
+    assert done.exit_code == 2
+    assert "PLAUDIT_API_KEY" in done.stderr
+
+
+def test_wrong_key_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLAUDIT_API_KEY", "plk_wrong")
+    assert run("jobs", "list").exit_code == 5
+
+
+def test_exit_status_says_how_a_watched_job_ended(run: Run, world: World) -> None:
+    ended = {name: world.submit(priority=100) for name in ("succeeded", "failed")}
+    world.publish(world.claim(), FILES)
+    world.fail(world.claim(), FailureCode.NAN_LOSS, "loss is nan")
+    for name in ("cancelled", "paused"):
+        ended[name] = world.submit()
+        verb = {"cancelled": "cancel", "paused": "pause"}[name]
+        assert run("jobs", verb, ended[name]["id"]).exit_code == 0
+    results = {name: run("jobs", "watch", job["id"]) for name, job in ended.items()}
+    assert {name: done.exit_code for name, done in results.items()} == {
+        "succeeded": 0,
+        "failed": 1,
+        "cancelled": 3,
+        "paused": 4,
+    }
+    assert "loss is nan" in results["failed"].stderr
+    assert json.loads(run("jobs", "resume", ended["paused"]["id"], "--json").stdout)["id"]
+    run("jobs", "cancel", ended["paused"]["id"])
+
+
+def test_watching_shows_steps_and_metrics_until_the_job_ends(
+    run: Run, world: World, tmp_path: Path
+) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(world.spec(name="watched", priority=100)))
+
+    def work() -> None:
+        wait_until("the job", lambda: "watched" in run_names(world))
+        lease = world.claim()
+        world.step(lease, 1, train__loss=0.7, eval_before__accuracy=0.5)
+        world.step(lease, 10, train__loss=0.25, eval__accuracy=0.875)
+        world.publish(lease, FILES)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    done = run("jobs", "submit", path, "--watch", "--json")
+    worker.join()
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["status"] == "succeeded"
+    assert "accuracy 0.875" in done.stderr
+    assert "step 10 of 10" in done.stderr
+
+
+def run_names(world: World) -> set[str]:
+    """Names of the waiting jobs."""
+    page = world.client.get("/v1/jobs", params={"status": "queued"}).json()
+    return {job["name"] for job in page["data"]}
+
+
+def test_logs_cannot_steer_the_terminal(run: Run, world: World) -> None:
+    job = world.submit(priority=100)
+    lease = world.claim()
+    for seq in range(3):
+        text = f"line {seq}\n\x1b[2Jred\x1b[0m\n"
+        leases.record_log(world.engine, world.settings, lease, seq, text)
+    world.fail(lease, FailureCode.NAN_LOSS, "over")
+    followed = run("jobs", "logs", job["id"], "--follow")
+    assert followed.exit_code == 0
+    assert "\x1b" not in followed.stdout
+    assert followed.stdout.splitlines()[::2] == ["line 0", "line 1", "line 2"]
+    assert "line 0" not in run("jobs", "logs", job["id"], "--tail", 1).stdout
+
+
+def test_gzipped_dataset_is_uploaded_and_listed(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "more.jsonl.gz"
+    path.write_bytes(gzip.compress(pairs(30, " zipped")))
+    dataset = json.loads(run("datasets", "upload", path, "--json").stdout)
+    assert (dataset["pair_count"], dataset["name"]) == (30, "more.jsonl.gz")
+    assert f"{dataset['id']}  more.jsonl.gz" in run("datasets", "list").stdout
+
+
+def test_dataset_with_bad_lines_is_refused_with_their_numbers(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(pairs(2) + b'{"chosen": "a"}\n')
+    done = run("datasets", "upload", path)
+    assert done.exit_code == 5
+    assert "3" in done.stderr
+    assert "rejected" in done.stderr
+
+
+@pytest.fixture
+def adapter_id(world: World) -> str:
+    """An adapter whose bytes no other has."""
+    world.submit(priority=100)
+    lease = world.claim()
+    return world.publish(lease, FILES | {"job.txt": lease.job_id.encode()})
+
+
+def test_adapter_is_downloaded_whole(run: Run, adapter_id: str, tmp_path: Path) -> None:
+    done = run("adapters", "download", adapter_id, tmp_path / "deep" / "files")
+    assert done.exit_code == 0, done.stderr
+    for name, content in FILES.items():
+        assert (tmp_path / "deep" / "files" / name).read_bytes() == content
+        assert hashlib.sha256(content).hexdigest() in done.stdout
+    assert adapter_id in run("adapters", "list").stdout
+
+
+def test_archive_holds_the_same_files(run: Run, adapter_id: str, tmp_path: Path) -> None:
+    assert run("adapters", "download", adapter_id, tmp_path, "--archive").exit_code == 0
+    with tarfile.open(tmp_path / f"{adapter_id}.tar") as archive:
+        assert FILES.keys() < {Path(member.name).name for member in archive}
+
+
+@pytest.mark.parametrize("option", [[], ["--archive"]], ids=["files", "archive"])
+def test_damaged_adapter_is_noticed_and_not_kept(
+    run: Run, world: World, adapter_id: str, tmp_path: Path, option: list[str]
+) -> None:
+    with transaction(world.engine) as session:
+        blob = session.scalar(
+            select(StoredFile.blob_id).where(
+                StoredFile.owner_id == adapter_id, StoredFile.name == "job.txt"
+            )
+        )
+        old = session.scalar(select(BlobChunk.data).where(BlobChunk.blob_id == blob))
+        changed = bytes([old[0] ^ 1]) + old[1:]
+        session.execute(update(BlobChunk).where(BlobChunk.blob_id == blob).values(data=changed))
+    done = run("adapters", "download", adapter_id, tmp_path, *option)
+    assert done.exit_code == 1
+    assert "sha256" in done.stderr
+    assert not (tmp_path / "job.txt").exists()
+    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*.tar"))
+
+
+def test_watching_outlives_a_restart_of_the_service(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("PLAUDIT_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("PLAUDIT_DATA_DIR", str(tmp_path))
+    settings = {"port": port, "preflight_wait_seconds": 0}
+    with serving(tmp_path, "--no-worker", **settings):
+        upload = tmp_path / "pairs.jsonl"
+        upload.write_bytes(pairs())
+        dataset = json.loads(run("datasets", "upload", upload, "--json").stdout)
+        spec = {"base_model": "all-minilm-l6-v2", "train_dataset": dataset["id"]}
+        job = json.loads(run("jobs", "submit", "-", "--json", input=json.dumps(spec)).stdout)
+        watcher = subprocess.Popen(
+            [sys.executable, "-m", "app.cli", "jobs", "watch", job["id"]],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        events = f"/v1/jobs/{job['id']}/events"
+        wait_until("the watch", lambda: events in (tmp_path / "serve.log").read_text())
+    with serving(tmp_path, "--no-worker", **settings):
+        assert run("jobs", "cancel", job["id"]).exit_code == 0
+        _, shown = watcher.communicate(timeout=120)
+    assert watcher.returncode == 3, shown

@@ -1,0 +1,159 @@
+"""``plaudit serve``: what it prepares, refuses, keeps alive, and leaves behind."""
+
+from __future__ import annotations
+
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from app.database import make_engine
+from app.migrations import migrate
+from tests.cli.conftest import environment, serving
+from tests.services import free_port, wait_until
+
+KEY_FILE = "api-key"
+
+
+def test_embedded_service_makes_a_first_key_that_only_its_owner_reads(tmp_path: Path) -> None:
+    path = tmp_path / KEY_FILE
+    with serving(tmp_path, "--no-worker") as (_, url):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        key = path.read_text().strip()
+        assert status_of(url, key) == 200
+        assert status_of(url, key[:-1]) == 401
+    with serving(tmp_path, "--no-worker") as (_, url):
+        assert path.read_text().strip() == key
+        assert status_of(url, key) == 200
+
+
+def test_links_lead_to_where_it_listens(tmp_path: Path) -> None:
+    with serving(tmp_path, "--no-worker") as (_, url):
+        assert httpx.get(f"{url}/v1/jobs").json()["type"].startswith(f"{url}/")
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_production_refuses_a_database_that_is_not_migrated(tmp_path: Path, command: str) -> None:
+    database_url = f"sqlite:///{tmp_path / 'own.db'}"
+    done = refused(tmp_path, command, database_url=database_url, redis_url="redis://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "plaudit migrate" in done.stderr
+
+
+def test_migrate_makes_the_tables_that_serve_wants(tmp_path: Path) -> None:
+    settings = {
+        "database_url": f"sqlite:///{tmp_path / 'own.db'}",
+        "redis_url": "redis://127.0.0.1:9",  # nobody there: ready it is not, but it serves
+    }
+    done = refused(tmp_path, "migrate", **settings)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "is migrated" in done.stderr
+    assert "up to date" in refused(tmp_path, "migrate", **settings).stderr
+    with serving(tmp_path, **settings) as (process, url):
+        assert httpx.get(f"{url}/readyz").json()["checks"]["database"] == "ok"
+        assert psutil.Process(process.pid).children() == []
+        assert not (tmp_path / KEY_FILE).exists()
+
+
+def test_database_that_cannot_be_reached_is_told(tmp_path: Path) -> None:
+    done = refused(
+        tmp_path,
+        "serve",
+        database_url=f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/none",
+        redis_url="redis://127.0.0.1:9",
+    )
+    assert done.returncode == 6
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_setting_is_named(tmp_path: Path) -> None:
+    done = refused(tmp_path, "serve", slots=0)
+    assert done.returncode == 2
+    assert "PLAUDIT_SLOTS" in done.stderr
+
+
+def test_port_in_use_is_told(tmp_path: Path) -> None:
+    with serving(tmp_path, "--no-worker") as (_, url):
+        done = refused(tmp_path, "serve", "--port", url.rpartition(":")[2])
+    assert done.returncode == 1
+    assert "--port" in done.stderr
+
+
+def test_dead_worker_is_started_anew(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, url):
+        first = worker_of(process, url)
+        first.kill()
+        wait_until("its end", lambda: not first.is_running(), seconds=60)
+        assert worker_of(process, url).pid != first.pid
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_nothing_outlives_the_service(tmp_path: Path, number: signal.Signals) -> None:
+    with serving(tmp_path) as (process, url):
+        worker_of(process, url)
+        tree = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        status = process.wait(timeout=120)
+        gone, alive = psutil.wait_procs(tree, timeout=60)
+    assert alive == []
+    assert gone
+    assert status == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+
+
+def test_worker_does_not_outlive_a_service_that_was_killed_before_it_was_up(tmp_path: Path) -> None:
+    engine = make_engine(f"sqlite:///{tmp_path / 'plaudit.db'}")
+    migrate(engine)
+    engine.dispose()
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
+    )
+    worker = subprocess.run(
+        [sys.executable, "-m", "worker", "--with-parent", dead.stdout.decode().strip()],
+        env=environment(tmp_path),
+        timeout=120,
+    )
+    assert worker.returncode == 1
+
+
+def status_of(url: str, key: str) -> int:
+    return httpx.get(f"{url}/v1/jobs", headers={"Authorization": f"Bearer {key}"}).status_code
+
+
+def refused(data_dir: Path, *command: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    """Run a command that is to end by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *command],
+        env=environment(data_dir, **settings),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def worker_of(process: subprocess.Popen[bytes], url: str) -> psutil.Process:
+    """The service's worker, once it was heard of."""
+
+    def find() -> list[psutil.Process]:
+        return [
+            child
+            for child in psutil.Process(process.pid).children()
+            if child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+        ]
+
+    def is_heard() -> bool:
+        found = find()
+        workers = httpx.get(f"{url}/v1/workers", headers=key_of(process)).json()["data"]
+        return bool(found) and any(w["id"].endswith(f"-{found[0].pid}") for w in workers)
+
+    wait_until("a worker", is_heard, seconds=120)
+    return find()[0]
+
+
+def key_of(process: subprocess.Popen[bytes]) -> dict[str, str]:
+    directory = psutil.Process(process.pid).environ()["PLAUDIT_DATA_DIR"]
+    return {"Authorization": f"Bearer {Path(directory, KEY_FILE).read_text().strip()}"}
