@@ -204,6 +204,7 @@ def test_failed_job_says_why_and_what_to_do(signed_in: Browser, world: World) ->
     world.fail(world.claim(), FailureCode.NAN_LOSS, "loss is nan at step 3")
     signed_in.wait_for_text("failed", "#status")
     signed_in.wait_for_text("loss is nan at step 3", "#failure")
+    signed_in.wait_for_text("Not one step was done.")
     signed_in.wait_for_text("learning_rate", "#failure-hint")
 
 

@@ -56,7 +56,7 @@ function showFiles({ id, files, archive, bytes: total }) {
   setText($("archive"), `${files.length} files, ${bytes(total)}`);
   setCode(
     $("curl"),
-    `curl -H "Authorization: Bearer $KEY" -o adapter.tar ${location.origin}${path}/archive\n` +
+    `curl -H "Authorization: Bearer $PLAUDIT_API_KEY" -o adapter.tar ${location.origin}${path}/archive\n` +
       `echo "${archive.sha256}  adapter.tar" | sha256sum --check`,
   );
   const rows = files.map((file) => {

@@ -79,7 +79,7 @@ function texts(content) {
 }
 
 function upload() {
-  return `export KEY=plk_…   # your API key
-curl -H "Authorization: Bearer $KEY" -H "Content-Type: application/x-ndjson" \\
+  return `export PLAUDIT_API_KEY=plk_…
+curl -H "Authorization: Bearer $PLAUDIT_API_KEY" -H "Content-Type: application/x-ndjson" \\
   -X POST -T preferences.jsonl "${location.origin}/v1/datasets?name=preferences"`;
 }

@@ -97,12 +97,12 @@ async function learnAccuracies(jobs) {
 
 function commands() {
   const here = location.origin;
-  return `export KEY=plk_…   # your API key
+  return `export PLAUDIT_API_KEY=plk_…
 
-curl -H "Authorization: Bearer $KEY" -H "Content-Type: application/x-ndjson" \\
+curl -H "Authorization: Bearer $PLAUDIT_API_KEY" -H "Content-Type: application/x-ndjson" \\
   -X POST -T preferences.jsonl "${here}/v1/datasets?name=preferences"
 
-curl -H "Authorization: Bearer $KEY" ${here}/v1/jobs --json '{
+curl -H "Authorization: Bearer $PLAUDIT_API_KEY" ${here}/v1/jobs --json '{
   "name": "my first reward model",
   "base_model": "all-minilm-l6-v2",
   "train_dataset": "ds_…",

@@ -2,7 +2,7 @@
 
 import { makeChart } from "./chart.js";
 import { $, setText } from "./dom.js";
-import { number, percent } from "./format.js";
+import { isOver, number, percent } from "./format.js";
 
 // A model that tells nothing apart gives both replies the same score: it is right in one case of
 // two, and its Bradley–Terry loss is ln 2.
@@ -46,6 +46,7 @@ export function showNumbers(job, columns) {
     chart.update(lines, job.progress.total_steps ?? 0);
   }
   $("no-numbers").hidden = charts.some(({ chart }) => !chart.node.hidden);
+  setText($("no-numbers"), isOver(job) ? "Not one step was done." : "Numbers appear here with the first step.");
   showAccuracy(columns);
 }
 
