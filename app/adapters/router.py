@@ -5,15 +5,20 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response, status
+from sqlalchemy import Engine
 
 from app.adapters import service
 from app.adapters.archive import read_archive
 from app.adapters.schemas import AdapterItem, AdapterRead
 from app.adapters.service import AdapterNotFoundError
+from app.audit import trail
+from app.audit.acting import ActorDep
+from app.audit.trail import Actor
 from app.blobs import StoredBlob, read_range
 from app.database import transaction
 from app.dependencies import (
     ArtifactsReaderDep,
+    EngineDep,
     JobsWriterDep,
     PageDep,
     ReaderDep,
@@ -63,9 +68,12 @@ def get_adapter(
 
 
 @router.delete("/{adapter_id}", status_code=status.HTTP_204_NO_CONTENT, responses=_NOT_FOUND)
-def delete_adapter(adapter_id: AdapterId, session: SessionDep, principal: JobsWriterDep) -> None:
+def delete_adapter(
+    adapter_id: AdapterId, session: SessionDep, principal: JobsWriterDep, actor: ActorDep
+) -> None:
     """Delete an adapter; its job stays."""
     service.remove(session, principal.tenant_id, adapter_id)
+    trail.record(session, actor, "adapter.delete", adapter_id)
 
 
 def download_file(
@@ -73,7 +81,9 @@ def download_file(
     adapter_id: AdapterId,
     name: FileName,
     engine: ReaderDep,
+    writer: EngineDep,
     principal: ArtifactsReaderDep,
+    actor: ActorDep,
 ) -> Response:
     """A file of an adapter; one Range, ETag and If-Range are honoured."""
     with transaction(engine) as session:
@@ -86,11 +96,16 @@ def download_file(
         size=file.size,
         read=lambda start, stop: read_range(engine, file.blob_id, start, stop),
     )
-    return serve(request, content)
+    return _serve(request, content, writer, actor, adapter_id)
 
 
 def download_archive(
-    request: Request, adapter_id: AdapterId, engine: ReaderDep, principal: ArtifactsReaderDep
+    request: Request,
+    adapter_id: AdapterId,
+    engine: ReaderDep,
+    writer: EngineDep,
+    principal: ArtifactsReaderDep,
+    actor: ActorDep,
 ) -> Response:
     """All files in one tar, whose bytes are the same every time; resumable like the files."""
     with transaction(engine) as session:
@@ -106,7 +121,18 @@ def download_archive(
         size=adapter.archive_bytes,
         read=lambda start, stop: read_archive(engine, members, start, stop),
     )
-    return serve(request, content)
+    return _serve(request, content, writer, actor, adapter_id)
+
+
+def _serve(
+    request: Request, content: Content, writer: Engine, actor: Actor, adapter_id: str
+) -> Response:
+    """Bytes leave only after it is written down to whom."""
+    response = serve(request, content)
+    if request.method == "GET" and response.status_code in (200, 206):
+        with transaction(writer) as session:
+            trail.record(session, actor, "adapter.download", adapter_id)
+    return response
 
 
 for _path, _endpoint in (

@@ -10,6 +10,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from app.api_keys import service
 from app.api_keys.service import ApiKeyNotFoundError, NewKey
+from app.audit import trail
+from app.audit.acting import ActorDep
 from app.bodies import StrictRoute
 from app.database import transaction
 from app.dependencies import AdminDep, KeysDep, PageDep, ReaderDep, SessionDep
@@ -57,7 +59,9 @@ class ApiKeyCreated(ApiKeyRead):
 
 
 @router.post("", status_code=status.HTTP_201_CREATED, responses=documented(InvalidError))
-def create_api_key(body: ApiKeyCreate, session: SessionDep, principal: AdminDep) -> ApiKeyCreated:
+def create_api_key(
+    body: ApiKeyCreate, session: SessionDep, principal: AdminDep, actor: ActorDep
+) -> ApiKeyCreated:
     """Make a key for this tenant; two at once let a client change over."""
     if body.expires_at is not None and body.expires_at <= datetime.now(UTC):
         problem = FieldProblem("/expires_at", "out_of_range", "is in the past", "Name a later time")
@@ -66,6 +70,7 @@ def create_api_key(body: ApiKeyCreate, session: SessionDep, principal: AdminDep)
     made: NewKey = service.create(
         session, principal.tenant_id, body.name, body.scopes, expires_at
     )  # fmt: skip
+    trail.record(session, actor, "api_key.create", made.row.id)
     return ApiKeyCreated(**ApiKeyRead.of(made.row).__dict__, secret=made.token)
 
 
@@ -87,7 +92,9 @@ def revoke_api_key(
     session: SessionDep,
     keys: KeysDep,
     principal: AdminDep,
+    actor: ActorDep,
 ) -> None:
     """End a key for good; other processes notice within half a minute."""
     service.revoke(session, principal.tenant_id, key_id)
+    trail.record(session, actor, "api_key.revoke", key_id)
     keys.forget(key_id)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, Path, Query, Request, Response, status
+from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
 from pydantic import StringConstraints
 
+from app.audit import trail
+from app.audit.acting import ActorDep
 from app.blobs import read_range
 from app.database import transaction
 from app.datasets import service
@@ -30,12 +32,14 @@ from app.dependencies import (
     ReaderDep,
     SessionDep,
     SettingsDep,
+    needs,
 )
 from app.domain.spec import DATASET_ID, CleanText
 from app.downloads import Content, RangeError, serve
 from app.errors import QuotaError, TooLargeError, UnsupportedMediaError
 from app.models import Dataset
 from app.problems import documented
+from app.security import Scope
 from app.shapes import Page, by_id
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
@@ -61,6 +65,7 @@ _BODY = {
     status_code=status.HTTP_201_CREATED,
     response_model=DatasetRead,
     max_body_size=_NO_BOUND,
+    dependencies=[Depends(needs(Scope.JOBS_WRITE))],
     openapi_extra=_BODY,
     responses={
         200: {"model": DatasetRead, "description": "This file is here already."},
@@ -78,7 +83,7 @@ async def create_dataset(
     request: Request,
     engine: EngineDep,
     settings: SettingsDep,
-    principal: JobsWriterDep,
+    actor: ActorDep,
     name: Annotated[
         Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None,
         Query(description="For people."),
@@ -98,11 +103,11 @@ async def create_dataset(
         content_type = request.headers.get("content-type", "")
         if not content_type.lower().startswith("multipart/"):
             upload = Upload(name, file_format(content_type, "", format), body_chunks(request))
-            return service.store(engine, settings, principal.tenant_id, upload)
+            return service.store(engine, settings, actor, upload)
         part = SinglePart(content_type, body_chunks(request))
         kind = file_format(part.content_type, part.filename, format)
         upload = Upload(name, kind, part)
-        return service.store(engine, settings, principal.tenant_id, upload)
+        return service.store(engine, settings, actor, upload)
 
     limiter: CapacityLimiter = request.app.state.upload_limiter
     dataset, is_new = await to_thread.run_sync(store, limiter=limiter)
@@ -134,9 +139,12 @@ def get_dataset(dataset_id: DatasetId, engine: ReaderDep, principal: JobsReaderD
     status_code=status.HTTP_204_NO_CONTENT,
     responses=documented(DatasetNotFoundError, DatasetInUseError),
 )
-def delete_dataset(dataset_id: DatasetId, session: SessionDep, principal: JobsWriterDep) -> None:
+def delete_dataset(
+    dataset_id: DatasetId, session: SessionDep, principal: JobsWriterDep, actor: ActorDep
+) -> None:
     """Delete a dataset that no unfinished job uses."""
     service.remove(session, principal.tenant_id, dataset_id)
+    trail.record(session, actor, "dataset.delete", dataset_id)
 
 
 @router.get("/{dataset_id}/preview", responses=documented(DatasetNotFoundError))

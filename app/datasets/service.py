@@ -14,6 +14,8 @@ from sqlalchemy import Engine, delete, exists, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from app.audit import trail
+from app.audit.trail import Actor
 from app.blobs import BlobWriter, StoredBlob, read_range
 from app.database import new_id, reader, transaction
 from app.datasets.pairs import DatasetSummary
@@ -51,9 +53,7 @@ class Upload:
     chunks: Iterable[bytes]
 
 
-def store(
-    engine: Engine, settings: Settings, tenant_id: str, upload: Upload
-) -> tuple[Dataset, bool]:
+def store(engine: Engine, settings: Settings, actor: Actor, upload: Upload) -> tuple[Dataset, bool]:
     """Check an upload as it streams and keep it; the dataset, and whether it is a new one.
 
     The same bytes uploaded again give the dataset that is there already.
@@ -62,6 +62,7 @@ def store(
         InvalidDatasetError: names the first bad lines; nothing is kept.
         TooLargeError, QuotaError: nothing is kept.
     """
+    tenant_id = actor.tenant_id
     with transaction(reader(engine)) as session:
         hold_quota(session, settings, tenant_id, 0)
     counted = _Counted(upload.chunks, settings.max_upload_bytes)
@@ -82,6 +83,7 @@ def store(
             session.add(dataset)
             session.flush()
             session.refresh(dataset)
+            trail.record(session, actor, "dataset.upload", dataset.id)
     except IntegrityError:  # the same upload, at the same time
         with transaction(engine) as session:
             if known := _find_upload(session, tenant_id, dataset.upload_sha256):

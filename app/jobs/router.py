@@ -10,6 +10,8 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response, status
 from pydantic import StringConstraints
 
+from app.audit import trail
+from app.audit.acting import ActorDep
 from app.bodies import StrictRoute
 from app.database import transaction
 from app.dependencies import (
@@ -160,13 +162,15 @@ async def get_job(
     responses=documented(JobNotFoundError, JobStateError),
 )
 def update_job(
-    job_id: JobId, body: JobUpdate, session: SessionDep, principal: JobsWriterDep
+    job_id: JobId, body: JobUpdate, session: SessionDep, principal: JobsWriterDep, actor: ActorDep
 ) -> Response:
     """Change name, metadata or, while the job waits, priority."""
     changes = body.model_dump(exclude_unset=True)
     if not changes:
         return shown(service.get(session, principal.tenant_id, job_id))
-    return shown(service.change(session, principal.tenant_id, job_id, changes))
+    job = service.change(session, principal.tenant_id, job_id, changes)
+    trail.record(session, actor, "job.update", job_id)
+    return shown(job)
 
 
 @router.delete(
@@ -174,9 +178,12 @@ def update_job(
     status_code=status.HTTP_204_NO_CONTENT,
     responses=documented(JobNotFoundError, JobLiveError),
 )
-def delete_job(job_id: JobId, session: SessionDep, principal: JobsWriterDep) -> None:
+def delete_job(
+    job_id: JobId, session: SessionDep, principal: JobsWriterDep, actor: ActorDep
+) -> None:
     """Delete a finished job with its adapter, checkpoints, events, metrics and logs."""
     service.remove(session, principal.tenant_id, job_id)
+    trail.record(session, actor, "job.delete", job_id)
 
 
 @router.post(
@@ -185,13 +192,17 @@ def delete_job(job_id: JobId, session: SessionDep, principal: JobsWriterDep) -> 
     responses=documented(JobNotFoundError, JobFinishedError),
 )
 def cancel_job(
-    job_id: JobId, session: SessionDep, principal: JobsWriterDep, body: JobCancel | None = None
+    job_id: JobId,
+    session: SessionDep,
+    principal: JobsWriterDep,
+    actor: ActorDep,
+    body: JobCancel | None = None,
 ) -> Response:
     """Cancel a waiting job at once; a running one stops after its step. Again is no error."""
     is_kept = body is not None and body.keep_checkpoint
-    return shown(
-        service.cancel(session, principal.tenant_id, job_id, keep_checkpoint=is_kept)
-    )  # fmt: skip
+    job = service.cancel(session, principal.tenant_id, job_id, keep_checkpoint=is_kept)
+    trail.record(session, actor, "job.cancel", job_id)
+    return shown(job)
 
 
 @router.post(
@@ -199,9 +210,13 @@ def cancel_job(
     response_model=JobRead,
     responses=documented(JobNotFoundError, JobFinishedError, JobStateError),
 )
-def pause_job(job_id: JobId, session: SessionDep, principal: JobsWriterDep) -> Response:
+def pause_job(
+    job_id: JobId, session: SessionDep, principal: JobsWriterDep, actor: ActorDep
+) -> Response:
     """Put a job aside; a running one saves a checkpoint first and frees its device."""
-    return shown(service.pause(session, principal.tenant_id, job_id))
+    job = service.pause(session, principal.tenant_id, job_id)
+    trail.record(session, actor, "job.pause", job_id)
+    return shown(job)
 
 
 @router.post(
@@ -210,11 +225,16 @@ def pause_job(job_id: JobId, session: SessionDep, principal: JobsWriterDep) -> R
     responses=documented(JobNotFoundError, JobFinishedError, JobStateError),
 )
 def resume_job(
-    job_id: JobId, engine: EngineDep, tickets: TicketsDep, principal: JobsWriterDep
+    job_id: JobId,
+    engine: EngineDep,
+    tickets: TicketsDep,
+    principal: JobsWriterDep,
+    actor: ActorDep,
 ) -> Response:
     """Queue a paused job again; it goes on from its checkpoint."""
     with transaction(engine) as session:
         job = service.resume(session, principal.tenant_id, job_id)
+        trail.record(session, actor, "job.resume", job_id)
     tickets.issue(job.queue)
     return shown(job)
 

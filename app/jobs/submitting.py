@@ -8,6 +8,8 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Query, Request, Response, status
 from pydantic import ValidationError
 
+from app.audit import trail
+from app.audit.acting import ActorDep
 from app.bodies import StrictRoute
 from app.database import transaction
 from app.dependencies import EngineDep, JobsWriterDep, SettingsDep, TicketsDep
@@ -70,6 +72,7 @@ async def create_job(
     settings: SettingsDep,
     tickets: TicketsDep,
     principal: JobsWriterDep,
+    actor: ActorDep,
     preflight_: PreflightDep,
     dry_run: Annotated[bool, Query(description="Show what would run; store nothing.")] = False,
     idempotency_key: IdempotencyKey = None,
@@ -93,7 +96,10 @@ async def create_job(
     def submit() -> tuple[Job, bool]:
         with transaction(engine) as session:
             submission = Submission(body, plan, idempotency_key)
-            return service.submit(session, settings, principal.tenant_id, submission)
+            job, is_replay = service.submit(session, settings, principal.tenant_id, submission)
+            if not is_replay:
+                trail.record(session, actor, "job.submit", job.id)
+            return job, is_replay
 
     job, is_replay = await to_thread.run_sync(submit)
     tickets.issue(job.queue)
@@ -114,6 +120,7 @@ async def clone_job(
     settings: SettingsDep,
     tickets: TicketsDep,
     principal: JobsWriterDep,
+    actor: ActorDep,
     preflight_: PreflightDep,
     body: JobClone | None = None,
     idempotency_key: IdempotencyKey = None,
@@ -136,7 +143,10 @@ async def clone_job(
         with transaction(engine) as session:
             parent = service.get(session, tenant_id, job_id)
             submission = Submission(spec, plan, idempotency_key, parent, asked.from_checkpoint)
-            return service.submit(session, settings, tenant_id, submission)
+            job, is_replay = service.submit(session, settings, tenant_id, submission)
+            if not is_replay:
+                trail.record(session, actor, "job.submit", job.id)
+            return job, is_replay
 
     job, is_replay = await to_thread.run_sync(submit)
     tickets.issue(job.queue)

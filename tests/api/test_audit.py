@@ -1,0 +1,130 @@
+"""Who did what is written down with the deed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Engine, select
+from starlette.testclient import TestClient
+
+from app.database import transaction
+from app.models import ApiKey, AuditRecord
+from app.security import Scope
+from tests.api.world import World, pairs
+
+
+def acts(client: TestClient) -> list[tuple[str, str]]:
+    """Action and object, oldest first."""
+    answer = client.get("/v1/audit", params={"limit": 100})
+    assert answer.status_code == 200, answer.text
+    return [(row["action"], row["object_id"]) for row in reversed(answer.json()["data"])]
+
+
+def test_every_act_leaves_a_row(world: World, client: TestClient) -> None:
+    job = world.submit()
+    path = f"/v1/jobs/{job['id']}"
+    dataset_id = job["spec"]["train_dataset"]
+    client.patch(path, json={"name": "renamed"})
+    client.post(f"{path}/pause")
+    client.post(f"{path}/resume")
+    adapter_id = world.publish(world.claim(), {"adapter_config.json": b"{}"})
+    clone = client.post(f"{path}/clone").json()["id"]
+    client.post(f"/v1/jobs/{clone}/cancel")
+    client.get(f"/v1/adapters/{adapter_id}/files/adapter_config.json")
+    client.get(f"/v1/adapters/{adapter_id}/archive", headers={"Range": "bytes=0-9"})
+    client.delete(f"/v1/adapters/{adapter_id}")
+    client.delete(path)
+    client.delete(f"/v1/jobs/{clone}")
+    client.delete(f"/v1/datasets/{dataset_id}")
+    key = client.post("/v1/api-keys", json={"name": "ci", "scopes": ["jobs:read"]}).json()["id"]
+    client.delete(f"/v1/api-keys/{key}")
+    assert acts(client) == [
+        ("dataset.upload", dataset_id),
+        ("job.submit", job["id"]),
+        ("job.update", job["id"]),
+        ("job.pause", job["id"]),
+        ("job.resume", job["id"]),
+        ("job.submit", clone),
+        ("job.cancel", clone),
+        ("adapter.download", adapter_id),
+        ("adapter.download", adapter_id),
+        ("adapter.delete", adapter_id),
+        ("job.delete", job["id"]),
+        ("job.delete", clone),
+        ("dataset.delete", dataset_id),
+        ("api_key.create", key),
+        ("api_key.revoke", key),
+    ]
+
+
+def test_row_says_who_from_where_and_in_which_request(
+    job: dict[str, Any], client: TestClient, engine: Engine, logged: io.StringIO
+) -> None:
+    answer = client.post(f"/v1/jobs/{job['id']}/cancel", headers={"x-request-id": "from-ci-7"})
+    assert answer.headers["x-request-id"] == "from-ci-7"
+    with transaction(engine) as session:
+        key_id = session.scalar(select(ApiKey.id))
+        row = session.scalars(select(AuditRecord).order_by(AuditRecord.id.desc())).first()
+    assert row is not None
+    assert (row.tenant_id, row.key_id, row.request_id, row.client) == (
+        "acme",
+        key_id,
+        "from-ci-7",
+        "testclient",
+    )
+
+
+def test_what_did_not_happen_leaves_no_row(
+    world: World, job: dict[str, Any], client: TestClient
+) -> None:
+    before = acts(client)
+    lease = world.claim()
+    client.delete(f"/v1/jobs/{job['id']}")  # 409: it runs
+    client.patch(f"/v1/jobs/{job['id']}", json={"priority": 3})  # 409
+    client.delete(f"/v1/datasets/{job['spec']['train_dataset']}")  # 409
+    client.post("/v1/jobs", json={**job["spec"], "base_model": "unknown"})  # 422
+    adapter_id = world.publish(lease, {"adapter_config.json": b"{}"})
+    url = f"/v1/adapters/{adapter_id}/files/adapter_config.json"
+    etag = client.head(url).headers["etag"]
+    assert client.get(url, headers={"If-None-Match": etag}).status_code == 304
+    assert client.get(url, headers={"Range": "bytes=99-"}).status_code == 416
+    assert acts(client) == before
+
+
+def test_same_submission_and_upload_again_leave_one_row(world: World, client: TestClient) -> None:
+    for _ in range(2):
+        upload = client.post(
+            "/v1/datasets",
+            content=pairs(3),
+            headers={"Content-Type": "application/x-ndjson"},
+        )
+    spec = world.spec(train_dataset=upload.json()["id"])
+    for _ in range(2):
+        answer = client.post("/v1/jobs", json=spec, headers={"Idempotency-Key": "once"})
+        assert answer.status_code == 201
+    assert [action for action, _ in acts(client)] == ["dataset.upload", "job.submit"]
+
+
+def test_log_is_read_in_pages_by_the_admins_of_the_tenant(
+    world: World, client: TestClient, key_for: Callable[..., str]
+) -> None:
+    for _ in range(5):
+        world.upload()
+    pages, after = [], None
+    while True:
+        query = {"limit": 2} | ({"after": after} if after else {})
+        page = client.get("/v1/audit", params=query).json()
+        pages.append([row["id"] for row in page["data"]])
+        after = page["next"]
+        if not page["has_more"]:
+            break
+    assert [len(page) for page in pages] == [2, 2, 1]
+    ids = [row for page in pages for row in page]
+    assert ids == sorted(ids, reverse=True)
+
+    foreign = {"Authorization": f"Bearer {key_for('other')}"}
+    assert client.get("/v1/audit", headers=foreign).json()["data"] == []
+    writer = {"Authorization": f"Bearer {key_for('acme', Scope.JOBS_WRITE)}"}
+    assert client.get("/v1/audit", headers=writer).status_code == 403
