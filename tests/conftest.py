@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from app.database import make_engine, transaction
@@ -41,22 +42,31 @@ def postgres_database(postgres_server: str) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty SQLite file, to be copied."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    engine = make_engine(f"sqlite:///{path}")
+    migrate(engine)
+    engine.dispose()  # the last connection writes the log back into the file
+    return path
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A migrated, empty database; every test that touches data runs on both kinds."""
     if request.param == "postgresql":
         url: str = request.getfixturevalue("postgres_database")
         engine = make_engine(url)
-        names = ", ".join(table.name for table in Base.metadata.sorted_tables)
+        # Ten times as fast as TRUNCATE, which makes new files.
         with engine.begin() as connection:
-            connection.execute(text(f"TRUNCATE {names} CASCADE"))
+            for table in reversed(Base.metadata.sorted_tables):
+                connection.execute(table.delete())
         engine.dispose()
         return url
-    url = f"sqlite:///{tmp_path / 'test.db'}"
-    engine = make_engine(url)
-    migrate(engine)
-    engine.dispose()
-    return url
+    template: Path = request.getfixturevalue("sqlite_template")
+    shutil.copyfile(template, tmp_path / "test.db")
+    return f"sqlite:///{tmp_path / 'test.db'}"
 
 
 @pytest.fixture

@@ -5,10 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import structlog
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import (
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.domain.lifecycle import Desired
 from app.jobs import leases
@@ -18,25 +25,37 @@ from worker.process import TrainerProcess
 
 log = structlog.get_logger()
 
+#: The database is away, restarts, fails over, or is full: to be waited for, not the job's fault.
+DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
+T = TypeVar("T")
+
 
 class LeaseKeeper(threading.Thread):
     """Renews the lease every heartbeat and looks for cancel, pause and drain in between.
 
     ``interrupt`` is set when the work should end: the lease is lost, or somebody asked for it.
     A supervisor that could not renew for ``self_fence_seconds`` kills its trainer, well before
-    another worker may take the job.
+    another worker may take the job; a thread of its own sees to that, for a database that froze
+    answers no heartbeat at all.
     """
 
     def __init__(
-        self, engine: Engine, settings: Settings, lease: Lease, draining: threading.Event
+        self,
+        engine: Engine,
+        settings: Settings,
+        lease: Lease,
+        draining: threading.Event,
+        claimed_at: float,
     ) -> None:
+        """``claimed_at``: the monotonic time before the claim was sent."""
         super().__init__(name=f"lease-{lease.job_id}", daemon=True)
         self._engine, self._settings, self._lease = engine, settings, lease
         self._draining = draining
         self._done = threading.Event()
+        self._fence = threading.Thread(target=self._watch_the_clock, name="fence", daemon=True)
         self._child: TrainerProcess | None = None
-        # From before the claim's statement was sent would be exact; this is later by one commit.
-        self._renewed_at = time.monotonic()
+        self._renewed_at = claimed_at
+        self._log = log.bind(job_id=lease.job_id, attempt=lease.attempt)
         self.is_lost = False
         self.interrupt = threading.Event()
         self.desired = Desired.RUN
@@ -52,14 +71,11 @@ class LeaseKeeper(threading.Thread):
         """This worker was asked to go."""
         return self._draining.is_set()
 
-    def renewed(self) -> None:
-        """Another fenced write of this worker went through: as good as a heartbeat."""
-        self._renewed_at = time.monotonic()
-
     def run(self) -> None:
         """Until ``stop``; a lost lease ends it."""
+        self._fence.start()
         next_beat = 0.0
-        while not self._done.wait(self._settings.intent_seconds):
+        while not self._done.wait(self._settings.intent_seconds) and not self.is_lost:
             sent_at = time.monotonic()
             try:
                 if sent_at >= next_beat:
@@ -71,42 +87,48 @@ class LeaseKeeper(threading.Thread):
                 elif (wish := leases.wish(self._engine, self._lease)) is not None:
                     self.desired = wish
             except LeaseLost:
-                self._lose("lease_lost")
+                if not self._done.is_set():  # else it was handed back a moment ago
+                    self._lose("lease_lost")
                 return
             except SQLAlchemyError as error:
-                log.warning("heartbeat_failed", job_id=self._lease.job_id, error=str(error))
-                if time.monotonic() - self._renewed_at > self._settings.self_fence_seconds:
-                    self._lose("self_fenced")
-                    return
+                self._log.warning("heartbeat_failed", error=str(error))
             if self.desired != Desired.RUN or self.is_draining:
                 self.interrupt.set()
 
     def stop(self) -> None:
         """No more heartbeats."""
         self._done.set()
-        self.join(timeout=60)
+        # A heartbeat that hangs in a frozen database may stay behind: it is fenced.
+        self.join(timeout=5)
+
+    def _watch_the_clock(self) -> None:
+        limit = self._settings.self_fence_seconds
+        while not self._done.wait(self._settings.intent_seconds / 2):
+            if time.monotonic() - self._renewed_at > limit:
+                self._lose("self_fenced")
+                return
 
     def _lose(self, why: str) -> None:
-        log.warning(why, job_id=self._lease.job_id, attempt=self._lease.attempt)
+        self._log.warning(why)
         self.is_lost = True
         self.interrupt.set()
         if child := self._child:
             child.kill()
 
 
-def until_written(keeper: LeaseKeeper, settings: Settings, write: Callable[[], object]) -> None:
-    """Try a fenced write until the database takes it or the lease can no longer be ours."""
+def until_answered(keeper: LeaseKeeper, call: Callable[[], T]) -> T:
+    """Call until the database answers, or until the lease can no longer be ours.
+
+    Raises:
+        LeaseLost: the database was away for too long, or said so.
+    """
     delay = 0.2
     while True:
-        sent_at = time.monotonic()
         try:
-            write()
-        except SQLAlchemyError as error:
-            if keeper.is_lost or sent_at - keeper._renewed_at > settings.self_fence_seconds:
+            return call()
+        except DATABASE_AWAY as error:
+            if keeper.is_lost:
                 raise LeaseLost(str(error)) from error
-            log.warning("write_retried", error=str(error))
+            log.warning("database_away", error=str(error))
             time.sleep(delay)
             delay = min(delay * 2, 5.0)
-        else:
-            keeper.renewed()
-            return

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import queue
+import resource
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Protocol
@@ -40,7 +42,6 @@ class Child(Protocol):
     stdout: IO[bytes] | None
     stderr: IO[bytes] | None
 
-    def poll(self) -> int | None: ...
     def wait(self) -> int: ...
 
 
@@ -85,15 +86,26 @@ class TrainerProcess:
     """
 
     def __init__(
-        self, directory: Path, spawn: Spawn, keep: tuple[int, ...], gpu: int | None = None
+        self,
+        directory: Path,
+        spawn: Spawn,
+        keep: tuple[int, ...],
+        gpu: int | None = None,
+        memory_bytes: int | None = None,
     ) -> None:
         environment = trainer_environment(directory)
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
         self._child = spawn(directory, environment, keep)
-        self.lines: queue.Queue[bytes | None] = queue.Queue(maxsize=10_000)
+        if memory_bytes is not None:
+            resource.prlimit(self._child.pid, resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        # Few, for a line may have MAX_LINE_BYTES: a child that talks faster than it is heard waits.
+        self.lines: queue.Queue[bytes | None] = queue.Queue(maxsize=32)
         self._log = bytearray()
         self._log_lock = threading.Lock()
+        self._ended = threading.Event()
+        self._status = 0
+        threading.Thread(target=self._collect, name="collect", daemon=True).start()
         self._readers = [
             threading.Thread(target=self._read_lines, daemon=True),
             threading.Thread(target=self._read_log, daemon=True),
@@ -111,30 +123,51 @@ class TrainerProcess:
 
     def kill(self) -> None:
         """Kill the child's whole session; harmless when it is gone."""
-        if self._child.poll() is None:
-            try:
-                os.killpg(self._child.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                return
+        if not self._ended.is_set():
+            self._kill_session()
 
     def wait(self) -> int:
-        """Collect the child and all that it said; its exit status."""
-        status = self._child.wait()
+        """Wait for the child; its exit status. What it said and nobody heard is let go."""
+        self._ended.wait()
         for thread in self._readers:
-            thread.join(timeout=10)
+            self._let_go(thread)
         for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):
             if pipe is not None:
                 try:
                     pipe.close()
                 except BrokenPipeError:
                     continue
-        return status
+        return self._status
+
+    def _collect(self) -> None:
+        """Its children may outlive it, and hold its pipes open."""
+        self._status = self._child.wait()
+        self._kill_session()
+        self._ended.set()
+
+    def _kill_session(self) -> None:
+        for kill in (os.killpg, os.kill):  # a fork that has no session yet is only a process
+            try:
+                kill(self._child.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            return
+
+    def _let_go(self, thread: threading.Thread) -> None:
+        deadline = time.monotonic() + 10
+        while thread.is_alive() and time.monotonic() < deadline:
+            while not self.lines.empty():
+                self.lines.get_nowait()
+            thread.join(timeout=0.02)
 
     def take_log(self, limit: int) -> str:
-        """Up to ``limit`` bytes of what the child logged since the last call."""
+        """Up to ``limit`` bytes of what was logged since the last call, cut between lines."""
         with self._log_lock:
-            piece = bytes(self._log[:limit])
-            del self._log[: len(piece)]
+            end = len(self._log) if len(self._log) <= limit else limit
+            if end == limit:
+                end = self._log.rfind(b"\n", 0, limit) + 1 or limit
+            piece = bytes(self._log[:end])
+            del self._log[:end]
         return piece.decode(errors="replace").replace("\x00", "�")
 
     def _send(self, line: bytes) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import importlib.metadata
 import os
+import secrets
 import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from app.jobs import leases
 from app.jobs.reconciler import requeue_lost
 from app.models import Worker
 from app.settings import Settings
+from worker.brake import Brake
 from worker.keeper import LeaseKeeper
 from worker.process import Child, spawn_cold, trainer_environment
 from worker.supervisor import Slot, Supervisor
@@ -35,6 +37,8 @@ from worker.warm import ForkServer
 log = structlog.get_logger()
 
 SEEN_SECONDS = 5.0
+#: How long a trainer of a killed worker may take to be gone (CUDA takes seconds).
+LOCK_SECONDS = 15.0
 
 
 class NoFreeSlots(RuntimeError):
@@ -50,8 +54,7 @@ class Station:
         self.draining = threading.Event()
         self._catalogue = load_catalogue(settings.base_models)
         self._host = socket.gethostname()
-        place = hashlib.sha256(str(settings.data_dir.absolute()).encode()).hexdigest()[:8]
-        self._id = f"{self._host}-{place}"
+        self._id = f"{self._host}-{_place(settings.data_dir / 'slots')}"
         self._guard = threading.Lock()
         self._free: dict[str, list[Slot]] = {
             settings.queue: [self._open(f"{i}", i) for i in range(settings.slots)],
@@ -60,6 +63,7 @@ class Station:
         self._slots = {name: len(slots) for name, slots in self._free.items()}
         self._worker_id = f"{self._id}-{os.getpid()}"
         self._devices = _devices()
+        self._brake = Brake()
         self._ended = threading.Event()
         self._presence = threading.Thread(target=self._be_seen, name="presence", daemon=True)
         self._forks = ForkServer(trainer_environment(settings.work_dir))
@@ -76,24 +80,28 @@ class Station:
     def run_one(self, queue: str) -> bool:
         """Claim a job of this queue and work on it to its end; False when there was none."""
         with self._slot(queue) as slot:
-            if slot is None or self.draining.is_set():
+            if slot is None or self.draining.is_set() or not self._brake.may_work():
                 return False
             owner = f"{self._id}/{slot.name}:{new_id('lease')}"
+            claimed_at = time.monotonic()
             claimed = leases.claim(self.engine, self.settings, queue, owner, self._host)
             if claimed is None:
                 return False
             job, lease = claimed
-            keeper = LeaseKeeper(self.engine, self.settings, lease, self.draining)
-            Supervisor(
+            keeper = LeaseKeeper(self.engine, self.settings, lease, self.draining, claimed_at)
+            supervisor = Supervisor(
                 self.engine,
                 self.settings,
                 self._catalogue,
                 self._spawn,
                 slot,
+                self._host,
                 keeper,
                 job,
                 lease,
-            ).run()
+            )
+            supervisor.run()
+            self._brake.ended(supervisor.failure, time.monotonic() - claimed_at)
             return True
 
     def poll(self, queue: str, seconds: float) -> None:
@@ -147,29 +155,34 @@ class Station:
 
     def _open(self, name: str, gpu: int | None) -> Slot:
         """Take a slot's lock; the trainer inherits it, so a free lock means a dead trainer."""
-        directory = self.settings.data_dir / "slots"
-        directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(directory / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise NoFreeSlots(
-                f"slot {name} of {self.settings.data_dir} is in use: another worker runs there. "
-                "Stop it, or give this one a PLAUDIT_DATA_DIR of its own."
-            ) from error
+        path = self.settings.data_dir / "slots" / f"{name}.lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not _try_lock(descriptor):
+            if time.monotonic() > deadline:
+                raise NoFreeSlots(
+                    f"slot {name} of {self.settings.data_dir} is in use: another worker runs "
+                    "there. Stop it, or give this one a PLAUDIT_DATA_DIR of its own."
+                )
+            time.sleep(0.1)
         return Slot(name, descriptor, gpu if _gpu_count() > 1 else None)
 
     def _be_seen(self) -> None:
         """Sign in, and keep the fork server up: it lives as long as the thread that started it."""
         while True:
-            if not self._forks.is_alive:
-                self._forks.start()
             try:
+                if not self._forks.is_alive:
+                    self._forks.start()
                 self._sign_in()
-            except SQLAlchemyError as error:
-                log.warning("presence_not_written", error=str(error))
+            except Exception:
+                log.warning("presence_not_written", exc_info=True)
             if self._ended.wait(SEEN_SECONDS):
                 return
+
+    def _state(self) -> str:
+        if self.draining.is_set():
+            return "draining"
+        return "unhealthy" if self._brake.is_on else "ready"
 
     def _sign_in(self) -> None:
         dialect = sqlite if self.engine.dialect.name == "sqlite" else postgresql
@@ -177,7 +190,7 @@ class Station:
             for name, slots in self._slots.items():
                 values: dict[str, Any] = {
                     "busy": slots - len(self._free[name]),
-                    "state": "draining" if self.draining.is_set() else "ready",
+                    "state": self._state(),
                     "seen_at": now_ms(),
                 }
                 row_id = self._worker_id if name == self.settings.queue else f"{self._worker_id}/p"
@@ -194,6 +207,32 @@ class Station:
                     )
                     .on_conflict_do_update(index_elements=["id"], set_=values)
                 )
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _place(directory: Path) -> str:
+    """What the slots of this directory are called: whoever holds their locks may say so.
+
+    Kept in the directory itself: two containers may share a host's name and a path.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    name = directory / "place"
+    if not name.exists():
+        draft = directory / f"place.{os.getpid()}"
+        draft.write_text(secrets.token_hex(4))
+        try:
+            os.link(draft, name)  # whole or not at all; the first one wins
+        except FileExistsError:
+            log.debug("place_known", directory=str(directory))
+        draft.unlink()
+    return name.read_text()
 
 
 def _gpu_count() -> int:

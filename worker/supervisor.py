@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import queue
 import shutil
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 from pydantic import ValidationError
@@ -22,27 +27,24 @@ from app.domain.progress import (
     CheckpointSaved,
     Failed,
     Inspected,
-    Noted,
     Packaged,
-    PhaseChanged,
-    Reported,
-    Stepped,
 )
 from app.domain.rules import SpecRejected
-from app.domain.spec import RewardJobSpec
+from app.domain.spec import Resources
 from app.jobs import leases
 from app.jobs.repository import Lease, LeaseLost
 from app.models import Job
 from app.settings import Settings
 from worker import preparation
-from worker.keeper import LeaseKeeper, until_written
+from worker.journal import Journal
+from worker.keeper import LeaseKeeper, until_answered
 from worker.process import Spawn, TrainerProcess
 
 log = structlog.get_logger()
 
-LOG_PIECE_BYTES = 64 << 10
-LOG_LIMIT_BYTES = 50 << 20
-WRITE_SECONDS = 0.5
+#: Failures that another host may not have.
+OF_THE_HOST = (FailureCode.DISK_FULL, FailureCode.CUDA_ERROR, FailureCode.TRAINER_CRASHED)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Supervisor:
         catalogue: Catalogue,
         spawn: Spawn,
         slot: Slot,
+        host: str,
         keeper: LeaseKeeper,
         job: Job,
         lease: Lease,
@@ -84,24 +87,22 @@ class Supervisor:
         self._slot, self._keeper, self._job, self._lease = slot, keeper, job, lease
         self._spawn = spawn
         self._directory = (settings.work_dir / job.id / str(lease.attempt)).absolute()
-        self._deadline = _deadline(job)
-        self._log_seq = self._logged = 0
-        self._steps: list[Stepped] = []
-        self._notes: list[Noted] = []
-        self._reports: list[Reported] = []
-        self._phase: str | None = None
-        self._written_at = 0.0
+        self._host = host
+        self._log = log.bind(job_id=job.id, attempt=lease.attempt)
+        self._started_at = time.monotonic()
+        self._journal = Journal(self._held(), self._answered)
+        #: How the attempt failed; the worker's brake looks at it.
+        self.failure: FailureCode | None = None
 
     def run(self) -> None:
         """Work until the job is handed back, one way or another; nothing is left behind."""
-        logger = log.bind(job_id=self._job.id, attempt=self._lease.attempt)
-        logger.info("attempt_started", kind=self._job.kind)
+        self._log.info("attempt_started", kind=self._job.kind)
         self._keeper.start()
         try:
             self._directory.mkdir(parents=True)
             self._work()
         except LeaseLost:
-            logger.warning("attempt_abandoned")
+            self._log.warning("attempt_abandoned")
         except Interrupted:
             self._hand_back()
         except JobFailed as failure:
@@ -113,34 +114,31 @@ class Supervisor:
         except leases.ArtifactTooLarge as error:
             self._fail(JobFailed(FailureCode.ARTIFACT_TOO_LARGE, str(error)))
         except OSError as error:
-            logger.exception("attempt_broke")
+            self._log.warning("attempt_broke", exc_info=True)
             full = error.errno in preparation.DISK_FULL
             code = FailureCode.DISK_FULL if full else FailureCode.INTERNAL
             self._fail(JobFailed(code, str(error)))
         except Exception as error:
+            logger = self._log
             logger.exception("attempt_broke")
             self._fail(JobFailed(FailureCode.INTERNAL, f"{type(error).__name__}: {error}"))
         finally:
             self._keeper.stop()
             shutil.rmtree(self._directory, ignore_errors=True)
-            logger.info("attempt_ended")
+            self._log.info("attempt_ended")
 
     def _work(self) -> None:
         self._set_phase(Phase.FETCHING)
         entry = preparation.entry_of(self._catalogue, self._job)
-        model = preparation.fetch_model(self._settings, entry, self._job)
-        self._check_interrupt()
+        model = self._fetch(entry)
         if self._job.kind == JobKind.PREFLIGHT:
             self._preflight(entry, model)
             return
         plan = preparation.stored_plan(self._job) or self._compile(entry, model)
-        order = preparation.lay_out(
-            self._engine, self._settings, self._job, entry, model, plan, self._directory
-        )
-        packaged = self._train(order)
+        packaged = self._train(self._lay_out(entry, model, plan))
         self._set_phase(Phase.PUBLISHING)
         directory = self._directory / packaged.directory
-        self._write(
+        self._answered(
             lambda: leases.publish(self._engine, self._settings, self._lease, directory, packaged)
         )
 
@@ -150,24 +148,56 @@ class Supervisor:
             self._learn_facts(entry, model)
         else:
             plan = self._compile(entry, model)
-            order = preparation.lay_out(
-                self._engine, self._settings, self._job, entry, model, plan, self._directory
-            )
+            order = self._lay_out(entry, model, plan)
             self._inspect(order.model_copy(update={"action": "inspect"}))
-        self._write(lambda: leases.complete(self._engine, self._lease, {}))
+        self._answered(lambda: leases.complete(self._engine, self._lease, {}))
 
     def _compile(self, entry: BaseModelEntry, model: FetchedModel) -> TrainingPlan:
         """The job's plan, from what is known about its base model or is found out now."""
         self._set_phase(Phase.CHECKING)
-        facts = preparation.known_facts(self._engine, entry) or self._learn_facts(entry, model)
-        plan = preparation.compile_for(self._engine, self._job, entry, facts)
-        self._write(lambda: leases.record(*self._held(), plan=plan))
+        known = self._answered(lambda: preparation.known_facts(self._engine, entry))
+        facts = known or self._learn_facts(entry, model)
+        plan = self._answered(
+            lambda: preparation.compile_for(self._engine, self._job, entry, facts)
+        )
+        self._answered(lambda: leases.record(*self._held(), plan=plan))
         return plan
 
     def _learn_facts(self, entry: BaseModelEntry, model: FetchedModel) -> BaseModelFacts:
         facts = self._inspect(preparation.inspect_order(entry, model, self._settings))
-        preparation.keep_facts(self._engine, entry, facts)
+        self._answered(lambda: preparation.keep_facts(self._engine, entry, facts))
         return facts
+
+    def _fetch(self, entry: BaseModelEntry) -> FetchedModel:
+        """The base model, or the end: a download of hours must not hold up a cancel.
+
+        One that is given up goes on in its thread and serves the next job.
+        """
+        done: Future[FetchedModel] = Future()
+
+        def fetch() -> None:
+            try:
+                done.set_result(preparation.fetch_model(self._settings, entry, self._job))
+            except BaseException as error:  # noqa: BLE001 - raised by result()
+                done.set_exception(error)
+
+        threading.Thread(target=fetch, name="fetch", daemon=True).start()
+        while True:
+            try:
+                return done.result(timeout=0.25)
+            except FutureTimeout:
+                if done.done():
+                    return done.result()
+                self._check_interrupt()
+
+    def _lay_out(self, entry: BaseModelEntry, model: FetchedModel, plan: TrainingPlan) -> WorkOrder:
+        self._check_interrupt()
+        held = (self._engine, self._settings, self._job)
+        order = self._answered(
+            lambda: preparation.lay_out(*held, entry, model, plan, self._directory)
+        )
+        self._check_interrupt()
+        return order
 
     def _inspect(self, order: WorkOrder) -> BaseModelFacts:
         last = self._converse(order)
@@ -185,7 +215,11 @@ class Supervisor:
         """Start a trainer, hear it to its end, and write down what it says."""
         (self._directory / ORDER_FILE).write_text(order.model_dump_json())
         child = TrainerProcess(
-            self._directory, self._spawn, keep=(self._slot.lock,), gpu=self._slot.gpu
+            self._directory,
+            self._spawn,
+            keep=(self._slot.lock,),
+            gpu=self._slot.gpu,
+            memory_bytes=self._settings.trainer_memory_bytes,
         )
         self._keeper.watch(child)
         result: Packaged | Inspected | None = None
@@ -209,8 +243,8 @@ class Supervisor:
                         case CheckpointSaved():
                             self._store_checkpoint(message)
                         case _:
-                            self._take(message)
-                self._flush(child)
+                            self._journal.take(message)
+                self._journal.flush(child)
                 stop_by = self._watch_intent(child, stop_by)
         finally:
             child.kill()
@@ -218,9 +252,12 @@ class Supervisor:
             status = child.wait()
         if self._keeper.is_lost:
             raise LeaseLost(self._job.id)
-        self._flush(child, force=True)
-        if stop_by is not None and result is None:
-            raise Interrupted
+        self._journal.flush(child, force=True)
+        if stop_by is not None:
+            # Asked to stop, it may have come to its end first; a cancel that it knew of counts.
+            if result is None or self._keeper.desired == Desired.CANCEL:
+                raise Interrupted
+            return result
         if failure is not None:
             raise JobFailed(failure.code, failure.detail, failure.step)
         if status == 0:
@@ -233,75 +270,51 @@ class Supervisor:
         if self._keeper.is_lost:
             child.kill()
             return stop_by
-        if now > self._deadline:
-            child.kill()
-            seconds = _runtime_limit(self._job)
-            raise JobFailed(FailureCode.TIMED_OUT, f"it ran for its max_runtime_seconds, {seconds}")
-        if stop_by is not None:
-            if now > stop_by:
-                child.kill()
-            return stop_by
+        self._check_deadline()
         if not self._keeper.interrupt.is_set():
             return None
-        is_cancel = self._keeper.desired == Desired.CANCEL
-        if (is_cancel and not self._wants_checkpoint()) or self._job.kind != JobKind.TRAIN:
+        if stop_by is None:
+            stop_by = now + self._settings.drain_seconds
+            child.ask_to_stop()
+        # A cancel may come after a pause or a drain was passed on.
+        if now > stop_by or not self._wants_checkpoint():
             child.kill()
-            return now
-        child.ask_to_stop()
-        return now + self._settings.drain_seconds
+        return stop_by
 
     def _wants_checkpoint(self) -> bool:
-        return preparation.keeps_checkpoint(self._engine, self._job.id)
+        if self._job.kind != JobKind.TRAIN:
+            return False
+        if self._keeper.desired != Desired.CANCEL:
+            return True
+        return self._answered(lambda: preparation.keeps_checkpoint(self._engine, self._job.id))
 
-    def _take(self, message: object) -> None:
-        match message:
-            case Stepped():
-                self._steps.append(message)
-            case Noted():
-                self._notes.append(message)
-            case Reported():
-                self._reports.append(message)
-            case PhaseChanged():
-                self._phase = message.phase
+    def _check_deadline(self) -> None:
+        limit = self._runtime_limit()
+        if time.monotonic() - self._started_at > limit - self._job.runtime_ms / 1000:
+            raise JobFailed(FailureCode.TIMED_OUT, f"it ran for its max_runtime_seconds, {limit}")
 
-    def _flush(self, child: TrainerProcess, *, force: bool = False) -> None:
-        """Write what was heard, at most twice a second."""
-        if not force and time.monotonic() - self._written_at < WRITE_SECONDS:
-            return
-        self._written_at = time.monotonic()
-        if self._steps or self._notes or self._reports or self._phase:
-            steps, notes, reports = self._steps, self._notes, self._reports
-            phase = self._phase
-            self._steps, self._notes, self._reports, self._phase = [], [], [], None
-            self._write(
-                lambda: leases.record(
-                    *self._held(), phase=phase, steps=steps, notes=notes, reports=reports
-                )
-            )
-        while text := child.take_log(LOG_PIECE_BYTES):
-            self._logged += len(text)
-            if self._logged > LOG_LIMIT_BYTES:
-                break
-            seq, self._log_seq = self._log_seq, self._log_seq + 1
-            piece = text
-            self._write(lambda: leases.record_log(*self._held(), seq, piece))  # noqa: B023
+    def _runtime_limit(self) -> int:
+        # The row holds what was asked, without the defaults.
+        asked = self._job.spec.get("resources", {})
+        return Resources.model_validate(asked).max_runtime_seconds
 
     def _store_checkpoint(self, message: CheckpointSaved) -> None:
         """A checkpoint that cannot be stored is not worth ending the run for."""
         directory = self._directory / message.directory
         try:
-            self._write(lambda: leases.save_checkpoint(*self._held(), directory, message))
+            self._answered(lambda: leases.save_checkpoint(*self._held(), directory, message))
         except (leases.ArtifactDamaged, FileNotFoundError) as error:
-            log.warning("checkpoint_not_stored", job_id=self._job.id, error=str(error))
+            self._log.warning("checkpoint_not_stored", error=str(error))
 
     def _set_phase(self, phase: Phase) -> None:
-        self._write(lambda: leases.record(*self._held(), phase=phase))
+        self._answered(lambda: leases.record(*self._held(), phase=phase))
 
     def _check_interrupt(self) -> None:
         if self._keeper.is_lost:
             raise LeaseLost(self._job.id)
         if self._keeper.interrupt.is_set():
             raise Interrupted
+        self._check_deadline()
 
     def _hand_back(self) -> None:
         reason = (
@@ -312,27 +325,23 @@ class Supervisor:
         self._end(lambda: leases.release(self._engine, self._lease, reason))
 
     def _fail(self, failure: JobFailed) -> None:
-        log.warning("attempt_failed", job_id=self._job.id, code=failure.code, detail=failure.detail)
+        self.failure = failure.code
+        self._log.warning("attempt_failed", code=failure.code, detail=failure.detail)
+        host = self._host if failure.code in OF_THE_HOST else None
         self._end(
             lambda: leases.fail(
-                self._engine,
-                self._settings,
-                self._lease,
-                failure.code,
-                failure.detail,
-                failure.step,
+                *self._held(), failure.code, failure.detail, failure.step, host=host
             )
         )
 
-    def _end(self, write: object) -> None:
+    def _end(self, write: Callable[[], object]) -> None:
         try:
-            self._write(write)
+            self._answered(write)
         except LeaseLost:
-            log.warning("lease_lost_at_end", job_id=self._job.id)
+            self._log.warning("lease_lost_at_end")
 
-    def _write(self, write: object) -> None:
-        assert callable(write)
-        until_written(self._keeper, self._settings, write)
+    def _answered(self, call: Callable[[], T]) -> T:
+        return until_answered(self._keeper, call)
 
     def _held(self) -> tuple[Engine, Settings, Lease]:
         return self._engine, self._settings, self._lease
@@ -340,7 +349,8 @@ class Supervisor:
 
 def _parse(line: bytes) -> object:
     try:
-        return MESSAGE.validate_json(line)
+        # PostgreSQL stores no NUL in text.
+        return MESSAGE.validate_json(line.replace(b"\\u0000", b"\\ufffd"))
     except ValidationError as error:
         raise JobFailed(
             FailureCode.INTERNAL, f"the trainer said what this service does not know: {error}"
@@ -358,12 +368,3 @@ def _crash(status: int) -> JobFailed:
             f"the trainer was killed by signal {-status} (9: often the kernel, out of memory)",
         )
     return JobFailed(FailureCode.TRAINER_CRASHED, f"the trainer exited with status {status}")
-
-
-def _deadline(job: Job) -> float:
-    return time.monotonic() + _runtime_limit(job) - job.runtime_ms / 1000
-
-
-def _runtime_limit(job: Job) -> int:
-    # The row holds what was asked, without the defaults.
-    return RewardJobSpec.model_validate(job.spec).resources.max_runtime_seconds
