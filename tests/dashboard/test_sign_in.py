@@ -1,0 +1,80 @@
+"""Who may see anything, and what becomes of the key. ``Browser.close`` checks every test, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from selenium.webdriver.common.keys import Keys
+
+from app.security import Scope
+from tests.api.world import World
+from tests.dashboard.browser import Browser
+
+
+def test_key_in_the_fragment_signs_in_and_leaves_the_address(
+    browser: Browser, key: str, world: World
+) -> None:
+    world.submit(name="first")
+    browser.get(f"/#key={key}")
+    browser.wait_for_text("first", "#rows")
+    assert browser.driver.current_url == f"{browser.origin}/"
+    assert not any(key in url.partition("#")[0] for url in browser.requests())
+    assert browser.js("return localStorage.length + document.cookie.length") == 0
+    browser.get("/queue")
+    browser.wait_for_text("No worker is running")  # the tab still knows the key
+
+
+def test_without_a_key_the_page_asks_for_one_and_shows_nothing(
+    browser: Browser, key: str, world: World
+) -> None:
+    job = world.submit(name="secret name")
+    browser.get(f"/jobs/{job['id']}")
+    browser.wait_for_id("sign-in")
+    assert not [url for url in browser.requests() if "/v1/" in url]
+    assert browser.focused() == "api-key"
+    browser.press("plk_wrong", Keys.ENTER)
+    browser.expected_errors.append("401 (Unauthorized)")
+    browser.wait_for_text("not valid", "#sign-in-reason")
+    browser.press(key, Keys.ENTER)  # what was wrong is selected and typed over
+    browser.wait_for_text("secret name", "#title")
+
+
+def test_signing_out_forgets_the_key(signed_in: Browser) -> None:
+    signed_in.id("sign-out").click()
+    signed_in.wait_for_id("sign-in")
+    assert signed_in.js("return sessionStorage.length") == 0
+
+
+def test_another_tab_is_signed_in_and_out_along(signed_in: Browser) -> None:
+    driver = signed_in.driver
+    first = driver.current_window_handle
+    driver.switch_to.new_window("tab")
+    try:
+        signed_in.get("/")
+        signed_in.wait_for_text("No jobs yet")
+        signed_in.id("sign-out").click()
+        signed_in.wait_for_id("sign-in")
+    finally:
+        driver.close()
+        driver.switch_to.window(first)
+    signed_in.wait_for_id("sign-in")
+
+
+def test_revoked_key_leads_back_to_the_sign_in(
+    browser: Browser, key_for: Callable[..., str], world: World
+) -> None:
+    key = key_for("acme", Scope.JOBS_READ)
+    browser.get(f"/#key={key}")
+    browser.wait_for_text("No jobs yet")
+    browser.expected_errors.append("401 (Unauthorized)")
+    assert world.client.delete(f"/v1/api-keys/key_{key.split('_')[1]}").status_code == 204
+    browser.wait_for_text("not valid", "#sign-in-reason")
+    assert browser.js("return sessionStorage.length") == 0
+
+
+def test_key_that_may_not_read_jobs_is_told_so(
+    browser: Browser, key_for: Callable[..., str]
+) -> None:
+    browser.get(f"/#key={key_for('acme', Scope.ARTIFACTS_READ)}")
+    browser.expected_errors.append("403 (Forbidden)")
+    browser.wait_for_text("lacks the scope jobs:read", "#refusal")
