@@ -24,7 +24,7 @@ def test_text_of_users_is_shown_as_text(signed_in: Browser, world: World) -> Non
     answer = world.client.post(
         "/v1/datasets",
         params={"name": CANARY},
-        content=json.dumps(line) * 1 + "\n",
+        content=json.dumps(line) + "\n",
         headers={"Content-Type": "application/x-ndjson"},
     )
     assert answer.status_code == 201, answer.text

@@ -1,5 +1,7 @@
-"""The pages in a real Chromium, while things happen. Every test also fails on a console error, on a
-request that leaves the service, and on what the content security policy refuses (``Browser.close``).
+"""The pages in a real Chromium, while things happen.
+
+Every browser test also fails on a console error, on a request that leaves the service, and on what
+the content security policy refuses (``Browser.close``).
 """
 
 from __future__ import annotations
