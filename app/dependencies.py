@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 
 from app.broker import Tickets
 from app.database import reader, transaction
-from app.errors import UnauthorizedError
+from app.errors import RateLimitedError, UnauthorizedError
+from app.rates import Rates, neighbourhood
 from app.security import KeyRing, Principal, Scope
 from app.settings import Settings
 from app.shapes import DEFAULT_LIMIT, MAX_LIMIT
@@ -65,19 +66,35 @@ _bearer = HTTPBearer(
 
 
 async def get_principal(
+    request: Request,
     keys: Annotated[KeyRing, Depends(get_keys)],
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Principal:
-    """Whose key came with the request. Rate limits belong here, once they come."""
+    """Whose key came with the request, unless it asks too often."""
     if credentials is None:
         raise UnauthorizedError(
             "This request carries no API key.",
             hint="Send 'Authorization: Bearer plk_…'; `plaudit keys create` makes the first key.",
         )
+    rates: Rates = request.app.state.rates
     token = credentials.credentials
-    if (principal := keys.recall(token)) is not None:
-        return principal
-    return await run_in_threadpool(keys.authenticate, token)
+    if (principal := keys.recall(token)) is None:
+        address = neighbourhood(request.client.host if request.client else None)
+        # Taken before the look-up: any number of guesses at once pay as well.
+        if seconds := rates.failed_logins.take(address):
+            raise RateLimitedError("Too many wrong API keys came from this address.", seconds)
+        is_wrong = False
+        try:
+            principal = await run_in_threadpool(keys.authenticate, token)
+        except UnauthorizedError:
+            is_wrong = True
+            raise
+        finally:
+            if not is_wrong:
+                rates.failed_logins.give_back(address)
+    if seconds := rates.requests.take(principal.key_id):
+        raise RateLimitedError("This key asks too often.", seconds)
+    return principal
 
 
 def needs(scope: Scope) -> Callable[[Principal], Awaitable[Principal]]:

@@ -80,6 +80,14 @@ class UnsupportedMediaError(ServiceError):
     title = "Unsupported media type"
 
 
+class HostError(ServiceError):
+    """The request asks for a host that this service is not known by."""
+
+    code = "unknown_host"
+    status = 400
+    title = "Not a name of this service"
+
+
 class UnauthorizedError(ServiceError):
     """No key, a wrong one, or an expired one."""
 
@@ -102,6 +110,18 @@ class QuotaError(ServiceError):
     code = "quota_exceeded"
     status = 429
     title = "Quota exceeded"
+
+
+class RateLimitedError(ServiceError):
+    """Asked too often; the same request is good again ``retry_after_seconds`` later."""
+
+    code = "rate_limited"
+    status = 429
+    title = "Too many requests"
+
+    def __init__(self, detail: str, retry_after_seconds: float) -> None:
+        super().__init__(detail, hint="Wait as long as Retry-After says.")
+        self.retry_after_seconds = retry_after_seconds
 
 
 class UnavailableError(ServiceError):

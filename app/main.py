@@ -15,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp
 
 from app import problems
@@ -29,13 +30,21 @@ from app.database import make_engine, reader
 from app.datasets.router import MAX_UPLOADS
 from app.datasets.router import router as datasets
 from app.dependencies import ReaderDep, SettingsDep, TicketsDep
-from app.errors import ForbiddenError, InvalidError, UnauthorizedError, UnavailableError
+from app.errors import (
+    ForbiddenError,
+    InvalidError,
+    RateLimitedError,
+    UnauthorizedError,
+    UnavailableError,
+)
 from app.jobs.history import router as history
+from app.jobs.merging import router as merging
 from app.jobs.reading import live_workers
 from app.jobs.router import router as jobs
 from app.jobs.submitting import router as submitting
 from app.jobs.watching import Watcher
 from app.problems import PlainRefusals, Problem, documented
+from app.rates import Rates
 from app.security import KeyRing
 from app.settings import Settings
 from app.telemetry import RequestLog, Telemetry, configure_logging
@@ -92,19 +101,27 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.tickets = make_tickets(settings)
     app.state.catalogue = load_catalogue(settings.base_models)
     app.state.keys = KeyRing(app.state.engine)
+    app.state.rates = Rates(settings)
     app.state.telemetry = Telemetry(app.state.engine)
     app.state.watcher = Watcher(app.state.engine)
     app.state.upload_limiter = CapacityLimiter(MAX_UPLOADS)
+    if settings.trusted_hosts:
+        app.add_middleware(
+            TrustedHostMiddleware, allowed_hosts=sorted(settings.trusted_hosts), www_redirect=False
+        )
     problems.install(app)
     app.include_router(root)
     app.include_router(dashboard)
-    guarded = documented(UnauthorizedError, ForbiddenError, InvalidError, UnavailableError)
+    guarded = documented(
+        UnauthorizedError, ForbiddenError, InvalidError, RateLimitedError, UnavailableError
+    )
     for router in (
         submitting,
         jobs,
         history,
         datasets,
         adapters,
+        merging,
         base_models,
         api_keys,
         webhooks,

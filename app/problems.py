@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -19,8 +20,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import (
     FieldProblem,
+    HostError,
     InvalidError,
     NotFoundError,
+    RateLimitedError,
     ServiceError,
     TooLargeError,
     UnavailableError,
@@ -137,7 +140,7 @@ def problem_response(
 
 
 class PlainRefusals:
-    """Turns the framework's own text/plain 413, sent around our handlers, into a problem."""
+    """Turns the framework's own text/plain refusals, sent around our handlers, into problems."""
 
     def __init__(self, app: ASGIApp, owner: FastAPI) -> None:
         self._app = app
@@ -148,12 +151,12 @@ class PlainRefusals:
 
         async def translate(message: Message) -> None:
             nonlocal is_replaced
-            if message["type"] == "http.response.start" and message["status"] == 413:
+            if message["type"] == "http.response.start" and message["status"] in _PLAIN:
                 kind = dict(message["headers"]).get(b"content-type", b"")
                 if kind.startswith(b"text/plain"):
                     is_replaced = True
                     request = Request({**scope, "app": self._owner})
-                    answer = problem_response(request, _too_large())
+                    answer = problem_response(request, _PLAIN[message["status"]]())
                     await answer(scope, receive, send)
                     return
             if not is_replaced:
@@ -166,6 +169,17 @@ def _too_large() -> TooLargeError:
     return TooLargeError(
         "The body is larger than this route takes.", hint="Upload data through POST /v1/datasets."
     )
+
+
+def _unknown_host() -> HostError:
+    return HostError(
+        "The Host header names no host of this service.",
+        hint="The operator lists its names in PLAUDIT_TRUSTED_HOSTS.",
+    )
+
+
+#: By status: what the framework refuses before a handler is reached.
+_PLAIN: dict[int, Callable[[], ServiceError]] = {400: _unknown_host, 413: _too_large}
 
 
 def _advice(status: int) -> dict[str, str]:
@@ -184,6 +198,10 @@ def _on_service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
     if error.status >= 500:
         log.warning("refused", code=error.code, detail=error.detail)
+    if isinstance(error, RateLimitedError):
+        seconds = str(math.ceil(error.retry_after_seconds))
+        advice = {"Retry-After": seconds, "x-should-retry": "true"}
+        return problem_response(request, error, headers=advice)
     return problem_response(request, error)
 
 

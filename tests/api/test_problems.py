@@ -10,7 +10,9 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from app.main import create_app
 from app.problems import Problem
+from app.settings import Settings
 from tests.api.world import World
 
 SPEC = {"base_model": "all-minilm-l6-v2", "train_dataset": "ds_" + "0" * 32}
@@ -114,3 +116,13 @@ def test_state_conflict_says_that_a_retry_is_of_no_use(
     answer = client.delete(f"/v1/jobs/{job['id']}")
     assert problem_of(answer, 409).hint
     assert answer.headers["x-should-retry"] == "false"
+
+
+def test_unknown_host_is_refused_where_the_operator_lists_hosts(settings: Settings) -> None:
+    names = frozenset({"plaudit.example.com", "*.internal"})
+    with TestClient(create_app(settings.model_copy(update={"trusted_hosts": names}))) as client:
+        for host in ("plaudit.example.com", "PLAUDIT.example.com:8000", "a.internal"):
+            assert client.get("/healthz", headers={"Host": host}).status_code == 200, host
+        for host in ("evil.example.net", "example.com", "plaudit.example.com.evil.net", ""):
+            refused = client.get("/healthz", headers={"Host": host})
+            assert problem_of(refused, 400).code == "unknown_host"

@@ -24,6 +24,7 @@ def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Set
         database_url=database_url,  # type: ignore[arg-type]
         data_dir=tmp_path_factory.mktemp("data"),
         preflight_wait_seconds=0,
+        rate_burst=1_000_000,
         reconcile_seconds=3600,
         webhook_hosts=frozenset({"hooks.example.com"}),
         webhook_allow_loopback=True,

@@ -1,0 +1,125 @@
+"""Webhooks over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from app.main import create_app
+from app.security import Scope
+from app.settings import Settings
+from app.webhooks.service import MAX_WEBHOOKS
+
+URL = "https://hooks.example.com/plaudit"
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_webhook_is_made_shown_without_its_secret_and_deleted(client: TestClient) -> None:
+    body = {"url": URL, "events": ["job.failed", "job.succeeded"]}
+    made = client.post("/v1/webhooks", json=body)
+    assert made.status_code == 201, made.text
+    hook = made.json()
+    secret = hook.pop("secret")
+    assert secret.startswith("whsec_")
+    assert (hook["url"], hook["events"]) == (URL, ["job.failed", "job.succeeded"])
+    shown = client.get(f"/v1/webhooks/{hook['id']}")
+    listed = client.get("/v1/webhooks")
+    assert shown.json() == hook
+    assert listed.json()["data"] == [hook]
+    assert client.delete(f"/v1/webhooks/{hook['id']}").status_code == 204
+    assert client.get(f"/v1/webhooks/{hook['id']}").json()["code"] == "webhook_not_found"
+    assert client.delete(f"/v1/webhooks/{hook['id']}").status_code == 404
+    acts = client.get("/v1/audit").json()["data"]
+    assert [row["action"] for row in acts] == ["webhook.delete", "webhook.create"]
+    for answer in (shown, listed, client.get("/v1/audit")):
+        assert secret not in answer.text
+
+
+def test_webhook_without_events_hears_of_all(client: TestClient) -> None:
+    events = client.post("/v1/webhooks", json={"url": URL}).json()["events"]
+    assert events == ["job.cancelled", "job.failed", "job.paused", "job.running", "job.succeeded"]
+
+
+@pytest.mark.parametrize(
+    ("body", "loc", "code"),
+    [
+        ({"url": "https://evil.example.net/"}, "/url", "webhook_url"),
+        ({"url": "http://hooks.example.com/"}, "/url", "webhook_url"),
+        ({"url": "https://user:pw@hooks.example.com/"}, "/url", "webhook_url"),
+        ({"url": URL, "events": []}, "/events", "too_short"),
+        ({"url": URL, "events": ["job.queued"]}, "/events/0", "not_one_of"),
+        ({"url": URL, "secret": "mine"}, "/secret", "unknown_field"),
+        ({}, "/url", "missing"),
+    ],
+)
+def test_bad_webhook_is_refused_with_a_pointer(
+    client: TestClient, body: dict[str, Any], loc: str, code: str
+) -> None:
+    answer = client.post("/v1/webhooks", json=body)
+    assert answer.status_code == 422
+    error = answer.json()["errors"][0]
+    assert (error["loc"], error["code"]) == (loc, code)
+    assert client.get("/v1/webhooks").json()["data"] == []
+
+
+def test_webhooks_are_off_unless_the_operator_lists_hosts(
+    settings: Settings, key_for: Callable[..., str]
+) -> None:
+    plain = settings.model_copy(
+        update={"webhook_hosts": frozenset(), "webhook_allow_loopback": False}
+    )
+    with TestClient(create_app(plain)) as client:
+        refused = client.post("/v1/webhooks", json={"url": URL}, headers=bearer(key_for("acme")))
+    assert (refused.status_code, refused.json()["code"]) == (422, "webhook_url")
+    assert "PLAUDIT_WEBHOOK_HOSTS" in refused.json()["errors"][0]["hint"]
+
+
+def test_tenant_has_so_many_webhooks(client: TestClient, key_for: Callable[..., str]) -> None:
+    for _ in range(MAX_WEBHOOKS):
+        assert client.post("/v1/webhooks", json={"url": URL}).status_code == 201
+    refused = client.post("/v1/webhooks", json={"url": URL})
+    assert (refused.status_code, refused.json()["code"]) == (429, "quota_exceeded")
+    other = bearer(key_for("other"))
+    assert client.post("/v1/webhooks", json={"url": URL}, headers=other).status_code == 201
+
+
+def test_test_message_waits_to_be_sent_and_lists_are_paged(
+    client: TestClient, hook: dict[str, Any]
+) -> None:
+    path = f"/v1/webhooks/{hook['id']}"
+    sent = [client.post(f"{path}/test") for _ in range(3)]
+    assert [answer.status_code for answer in sent] == [202] * 3
+    assert sent[0].json()["status"] == "pending"
+    first = client.get(f"{path}/deliveries", params={"limit": 2}).json()
+    rest = client.get(f"{path}/deliveries", params={"after": first["next"]}).json()
+    assert [row["id"] for row in first["data"] + rest["data"]] == [
+        answer.json()["id"] for answer in reversed(sent)
+    ]
+    assert (first["has_more"], rest["has_more"]) == (True, False)
+
+
+def test_other_tenants_and_lesser_keys_see_nothing(
+    client: TestClient, hook: dict[str, Any], key_for: Callable[..., str]
+) -> None:
+    path = f"/v1/webhooks/{hook['id']}"
+    foreign = bearer(key_for("intruder"))
+    lesser = bearer(key_for("acme", Scope.JOBS_READ, Scope.JOBS_WRITE, Scope.ARTIFACTS_READ))
+    for method, url in [
+        ("GET", path),
+        ("DELETE", path),
+        ("POST", f"{path}/test"),
+        ("POST", f"{path}/rotate-secret"),
+        ("GET", f"{path}/deliveries"),
+    ]:
+        assert client.request(method, url, headers=foreign).status_code == 404, url
+        assert client.request(method, url, headers=lesser).status_code == 403, url
+    assert client.get("/v1/webhooks", headers=foreign).json()["data"] == []
+    assert client.get("/v1/webhooks", headers=lesser).status_code == 403
+    assert client.get(path).status_code == 200
+    assert client.get(f"{path}/deliveries").json()["data"] == []
