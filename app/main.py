@@ -33,17 +33,20 @@ from app.dependencies import ReaderDep, SettingsDep, TicketsDep
 from app.errors import (
     ForbiddenError,
     InvalidError,
+    NotFoundError,
     RateLimitedError,
+    TooLargeError,
     UnauthorizedError,
     UnavailableError,
 )
 from app.jobs.history import router as history
 from app.jobs.merging import router as merging
 from app.jobs.reading import live_workers
+from app.jobs.reconciler import Reconciler
 from app.jobs.router import router as jobs
 from app.jobs.submitting import router as submitting
 from app.jobs.watching import Watcher
-from app.problems import PlainRefusals, Problem, documented
+from app.problems import PlainRefusals, Problem, ProblemType, documented, problem_types
 from app.rates import Rates
 from app.security import KeyRing
 from app.settings import Settings
@@ -77,6 +80,9 @@ class Plaudit(FastAPI):
             schemas |= schema.pop("$defs") | {"Problem": schema}
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
+            for operations in document["paths"].values():
+                for operation in operations.values():
+                    _correct(operation)
         assert self.openapi_schema is not None
         return self.openapi_schema
 
@@ -140,11 +146,26 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     to_thread.current_default_thread_limiter().total_tokens = settings.database_pool_size
     deliverer = Deliverer(app.state.engine, settings)
     deliverer.start()
+    reconciler = Reconciler(app.state.engine, settings, app.state.tickets)
+    reconciler.start()
     yield
+    await to_thread.run_sync(reconciler.stop)
     await to_thread.run_sync(deliverer.stop)
     await app.state.watcher.close()
     app.state.tickets.close()
     app.state.engine.dispose()
+
+
+def _correct(operation: dict[str, Any]) -> None:
+    """Say of an operation what only the whole of it tells."""
+    responses = operation["responses"]
+    is_framework = "application/json" in responses.get("422", {}).get("content", {})
+    if is_framework or not operation.keys() & {"parameters", "requestBody"}:
+        responses.pop("422", None)  # nothing in the request could be wrong
+    if "requestBody" in operation:
+        for status, answer in documented(TooLargeError).items():
+            responses.setdefault(str(status), answer)
+    operation["responses"] = dict(sorted(responses.items()))
 
 
 class Health(BaseModel):
@@ -192,7 +213,20 @@ def readiness(
     return Readiness(status="ok" if is_ready else "away", checks=checks, workers=workers)
 
 
-@root.get("/metrics", response_class=Response)
+@root.get("/problems/{code}", responses=documented(NotFoundError))
+async def explain_problem(code: str) -> ProblemType:
+    """What the `type` of a problem leads to: its meaning and what to do next."""
+    for problem in problem_types():
+        if problem.code == code:
+            return problem
+    raise NotFoundError("No problem has this code.", hint="docs/errors.md lists them all.")
+
+
+@root.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 def metrics(request: Request) -> Response:
     """Figures for Prometheus."""
     telemetry: Telemetry = request.app.state.telemetry

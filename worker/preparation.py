@@ -10,6 +10,7 @@ from sqlalchemy import Engine, select
 
 from app.base_models import facts as known
 from app.base_models.catalogue import BaseModelEntry, Catalogue, HubSource
+from app.base_models.service import public_source
 from app.base_models.sources import FetchedModel, fetch
 from app.blobs import read_range
 from app.database import reader, transaction
@@ -18,7 +19,7 @@ from app.domain.order import WorkOrder
 from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
 from app.domain.spec import RewardJobSpec
 from app.jobs import leases
-from app.models import Dataset, Job
+from app.models import Adapter, Dataset, Job, StoredFile
 from app.settings import Settings
 
 log = structlog.get_logger()
@@ -83,7 +84,7 @@ def compile_for(
         held_out = session.get(Dataset, job.eval_dataset_id) if job.eval_dataset_id else None
     return compile_plan(
         spec,
-        str(entry.source) if isinstance(entry.source, HubSource) else entry.source.kind,
+        public_source(entry),
         facts,
         _reference(train),
         _reference(held_out) if held_out else None,
@@ -117,6 +118,40 @@ def lay_out(
         checkpoint=_fetch_checkpoint(engine, job, directory),
         threads=settings.torch_threads,
         checkpoint_seconds=settings.checkpoint_seconds,
+        watchdog_seconds=settings.watchdog_seconds,
+    )
+
+
+def lay_out_merge(
+    engine: Engine,
+    settings: Settings,
+    job: Job,
+    entry: BaseModelEntry,
+    model: FetchedModel,
+    directory: Path,
+) -> WorkOrder:
+    """Write the adapter that is to be merged into the work directory."""
+    with transaction(reader(engine)) as session:
+        files = list(
+            session.scalars(
+                select(StoredFile)
+                .join(Adapter, Adapter.id == StoredFile.owner_id)
+                .where(Adapter.job_id == job.parent_job_id)
+            )
+        )
+    source = directory / "adapter"
+    source.mkdir(exist_ok=True)
+    for file in files:
+        leases.fetch(engine, file.blob_id, file.size, source / file.name, file.sha256)
+    return WorkOrder(
+        action="merge",
+        model_dir=str(model.path),
+        model_name=_public_name(entry),
+        revision=_commit(entry, model),
+        chat_template=entry.chat_template,
+        plan=stored_plan(job),
+        adapter=source.name,
+        threads=settings.torch_threads,
         watchdog_seconds=settings.watchdog_seconds,
     )
 

@@ -134,8 +134,12 @@ class Supervisor:
         if self._job.kind == JobKind.PREFLIGHT:
             self._preflight(entry, model)
             return
-        plan = preparation.stored_plan(self._job) or self._compile(entry, model)
-        packaged = self._train(self._lay_out(entry, model, plan))
+        if self._job.kind == JobKind.MERGE:
+            order = self._answered(lambda: self._lay_out_merge(entry, model))
+        else:
+            plan = preparation.stored_plan(self._job) or self._compile(entry, model)
+            order = self._lay_out(entry, model, plan)
+        packaged = self._train(order)
         self._set_phase(Phase.PUBLISHING)
         directory = self._directory / packaged.directory
         self._answered(
@@ -198,6 +202,11 @@ class Supervisor:
         )
         self._check_interrupt()
         return order
+
+    def _lay_out_merge(self, entry: BaseModelEntry, model: FetchedModel) -> WorkOrder:
+        return preparation.lay_out_merge(
+            self._engine, self._settings, self._job, entry, model, self._directory
+        )
 
     def _inspect(self, order: WorkOrder) -> BaseModelFacts:
         last = self._converse(order)

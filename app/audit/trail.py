@@ -14,6 +14,7 @@ from app.models import AuditRecord
 Action = Literal[
     "adapter.delete",
     "adapter.download",
+    "adapter.merge",
     "api_key.create",
     "api_key.revoke",
     "dataset.delete",
