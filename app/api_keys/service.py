@@ -10,6 +10,8 @@ from typing import NamedTuple
 from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Session
 
+from app.audit import trail
+from app.audit.trail import Actor
 from app.database import now_ms, transaction
 from app.errors import NotFoundError
 from app.models import ApiKey
@@ -88,7 +90,9 @@ def first_key(engine: Engine, data_dir: Path) -> str:
             token = path.read_text().strip()
             if _is_live(session, token):
                 return token
-        token = create(session, DEFAULT_TENANT, "first key", [Scope.ADMIN]).token
+        made = create(session, DEFAULT_TENANT, "first key", [Scope.ADMIN])
+        trail.record(session, Actor(DEFAULT_TENANT), "api_key.create", made.row.id)
+        token = made.token
         data_dir.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

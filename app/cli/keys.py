@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from app.api_keys import service
+from app.audit import trail
+from app.audit.trail import Actor
 from app.cli.database import open_database
 from app.cli.endings import CommandError, Ending
 from app.cli.output import notes, plain, print_json, print_table
@@ -39,6 +41,7 @@ def create(
     expires_at = now_ms + expires_days * _DAY_MS if expires_days else None
     with open_database() as engine, transaction(engine) as session:
         made = service.create(session, tenant, name, scopes or [Scope.ADMIN], expires_at)
+        trail.record(session, Actor(tenant), "api_key.create", made.row.id)
     notes.print(plain(f"{made.row.id} of tenant {tenant}: {', '.join(made.row.scopes)}"))
     typer.echo(made.token)
 
@@ -87,6 +90,7 @@ def revoke(
         try:
             with transaction(engine) as session:
                 service.revoke(session, tenant, key_id)
+                trail.record(session, Actor(tenant), "api_key.revoke", key_id)
         except NotFoundError as error:
             raise CommandError(error.detail, Ending.FAILED) from error
     notes.print(plain(f"{key_id} is revoked."))

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import Engine, select
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
+from app.api_keys.service import first_key
+from app.cli import app as cli
 from app.database import transaction
 from app.models import ApiKey, AuditRecord
 from app.security import Scope
@@ -128,3 +133,21 @@ def test_log_is_read_in_pages_by_the_admins_of_the_tenant(
     assert client.get("/v1/audit", headers=foreign).json()["data"] == []
     writer = {"Authorization": f"Bearer {key_for('acme', Scope.JOBS_WRITE)}"}
     assert client.get("/v1/audit", headers=writer).status_code == 403
+
+
+def test_acts_of_the_operator_have_no_key(
+    engine: Engine, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLAUDIT_DATABASE_URL", database_url)
+    monkeypatch.setenv("PLAUDIT_DATA_DIR", str(tmp_path))
+    first_key(engine, tmp_path)
+    made = CliRunner().invoke(cli, ["keys", "create"])
+    key_id = "key_" + made.stdout.split("_")[1]
+    assert CliRunner().invoke(cli, ["keys", "revoke", key_id]).exit_code == 0
+    with transaction(engine) as session:
+        rows = list(session.scalars(select(AuditRecord).order_by(AuditRecord.id)))
+    assert [row.action for row in rows] == ["api_key.create", "api_key.create", "api_key.revoke"]
+    assert rows[1].object_id == rows[2].object_id == key_id
+    assert {(row.tenant_id, row.key_id, row.request_id) for row in rows} == {
+        ("default", None, None)
+    }
