@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -188,7 +188,6 @@ class Outcome:
     messages: list[Message]
     stderr: str
     work: Path
-    counts: dict[str, int] = field(default_factory=dict)
 
     def of(self, kind: type[Any]) -> list[Any]:
         """Its messages of one kind."""
@@ -212,7 +211,6 @@ def run_trainer(
     work: Path,
     order: WorkOrder,
     react: Callable[[Message, subprocess.Popen[bytes]], None] | None = None,
-    keep_alive: bool = True,
     env: dict[str, str] | None = None,
 ) -> Outcome:
     """Start ``python -m worker.trainer`` as a supervisor would and hear it out.
@@ -235,9 +233,9 @@ def run_trainer(
     log: list[bytes] = []
     reader = threading.Thread(target=lambda: log.append(process.stderr.read()))  # type: ignore[union-attr]
     reader.start()
-    if keep_alive:
-        process.stdin.write(KEEP_ALIVE)
-        process.stdin.flush()
+    ended = threading.Event()
+    heart = threading.Thread(target=_beat, args=(process.stdin.fileno(), ended))
+    heart.start()
     messages = []
     for line in process.stdout:
         message = MESSAGE.validate_json(line)
@@ -245,8 +243,18 @@ def run_trainer(
         if react:
             react(message, process)
     status = process.wait()
+    ended.set()
+    heart.join()
     reader.join()
     process.stdin.close()
     process.stdout.close()
     process.stderr.close()
     return Outcome(status, messages, log[0].decode(), work)
+
+
+def _beat(stdin: int, ended: threading.Event) -> None:
+    while not ended.wait(0.5):
+        try:
+            os.write(stdin, KEEP_ALIVE)
+        except BrokenPipeError:
+            return

@@ -7,6 +7,7 @@ that dies meanwhile must not leave a trainer behind.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from worker.trainer.channel import Channel, die_with_parent
 def main() -> int:
     """Run to the end; returns the exit status that ``app.domain.order`` names."""
     die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which says stop
     channel = Channel()
     order = WorkOrder.model_validate_json(Path(ORDER_FILE).read_bytes())
     channel.watch(order.watchdog_seconds)
@@ -27,8 +29,11 @@ def main() -> int:
 
 
 def prepare_environment(threads: int) -> None:
-    """What the libraries read when they are imported: no network, a fixed thread count."""
+    """What the libraries read at import: no network, one GPU, a fixed thread count."""
+    # Of several GPUs the first: transformers would spread a batch over all that it sees.
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
     os.environ.update(
+        CUDA_VISIBLE_DEVICES=gpus.partition(",")[0],
         HF_HUB_OFFLINE="1",
         HF_HUB_DISABLE_TELEMETRY="1",
         HF_HUB_DISABLE_PROGRESS_BARS="1",

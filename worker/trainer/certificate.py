@@ -16,7 +16,8 @@ from peft import PeftModel
 from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
-from worker.trainer.checkpoints import file_entries, versions
+from worker.trainer.checkpoints import versions
+from worker.trainer.files import file_entries
 from worker.trainer.model import Numerics, quantization_config
 from worker.trainer.packaging import PROBES, SUMMARY
 from worker.trainer.scoring import score

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from app.domain.plan import TrainingPlan
 from app.domain.progress import FileEntry
+from worker.trainer.files import file_entries, file_entry
 
 MANIFEST = "manifest.json"
 #: The best weights so far travel in every checkpoint: a resumed run may end with them, on a
@@ -67,18 +67,6 @@ def circumstances(plan: TrainingPlan, *, device: str, threads: int, engine: str)
         "threads": threads,
         "engine": engine,
     }
-
-
-def file_entry(path: Path) -> FileEntry:
-    """Name, size and hash of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileEntry(name=path.name, size=path.stat().st_size, sha256=digest)
-
-
-def file_entries(directory: Path) -> list[FileEntry]:
-    """Of every file in a directory, by name."""
-    return [file_entry(path) for path in sorted(directory.iterdir())]
 
 
 def complete(
@@ -162,4 +150,3 @@ def prune(saved: list[Path], keep: Iterable[Path]) -> None:
     for path in saved:
         if path.name not in kept:
             shutil.rmtree(path, ignore_errors=True)
-    assert all(os.path.isdir(path) for path in saved[-2:])

@@ -14,6 +14,14 @@ class TrainerFailure(Exception):
         self.detail = detail
 
 
+class Stopped(Exception):
+    """The supervisor asked for an end; what there is to go on from has been said."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped at step {step}")
+        self.step = step
+
+
 def unsupported(detail: str) -> TrainerFailure:
     """A base model that cannot become a reward model."""
     return TrainerFailure(FailureCode.MODEL_UNSUPPORTED, detail)

@@ -117,6 +117,8 @@ def _reap(running: dict[int, socket.socket]) -> None:
 
 def _load() -> None:
     """Import what a trainer imports; frozen objects stay shared between the forks."""
+    import worker.trainer.inspection
+    import worker.trainer.job
     import worker.trainer.run  # noqa: F401
 
     gc.collect()

@@ -18,10 +18,11 @@ from worker.trainer import checkpoints, packaging, tokenization
 from worker.trainer.adapter_check import check_wrapped
 from worker.trainer.channel import Channel, finite
 from worker.trainer.evaluation import Scores, worst_pairs
-from worker.trainer.failures import TrainerFailure
+from worker.trainer.failures import Stopped, TrainerFailure
+from worker.trainer.files import file_entries
 from worker.trainer.model import Numerics, load_base, numerics_for, wrap
 from worker.trainer.tokenization import Pair, PairTokenizer, Tokenized
-from worker.trainer.training import Run, Stopped, build_run, check_trained, choose_engine, train
+from worker.trainer.training import Run, build_run, check_trained, choose_engine, train
 from worker.trainer.verification import verified_certificate
 
 ADAPTER = "adapter"
@@ -48,7 +49,7 @@ def train_job(order: WorkOrder, channel: Channel) -> None:
     channel.say(
         Packaged(
             directory=directory.name,
-            files=checkpoints.file_entries(directory),
+            files=file_entries(directory),
             metrics=metrics,
             certificate=certificate,
             summary=summary,

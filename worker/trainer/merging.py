@@ -13,8 +13,9 @@ from app.domain.lifecycle import FailureCode, Phase
 from app.domain.order import WorkOrder
 from app.domain.progress import Packaged, PhaseChanged
 from worker.trainer.channel import Channel
-from worker.trainer.checkpoints import CONFIG, WEIGHTS, file_entries
+from worker.trainer.checkpoints import CONFIG, WEIGHTS
 from worker.trainer.failures import TrainerFailure
+from worker.trainer.files import file_entries
 from worker.trainer.model import Numerics, load_base
 from worker.trainer.packaging import CARD, LOCK, SUMMARY
 from worker.trainer.verification import verified_certificate

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +16,6 @@ from app.domain.lifecycle import FailureCode
 from app.domain.paths import is_inside
 from app.domain.plan import TrainingPlan
 from worker.trainer.failures import TrainerFailure
-
-_MODEL_FILES = {".safetensors", ".json", ".jinja", ".model", ".txt"}
 
 
 @dataclass(frozen=True)
@@ -94,23 +90,6 @@ def wrap(base: PreTrainedModel, plan: TrainingPlan) -> PeftModel:
     for _, parameter in trainable(model):
         parameter.data = parameter.data.float()  # in bf16 a small step is no step at all
     return model
-
-
-def files_digest(model_dir: Path) -> str:
-    """sha256 over names and hashes of a model's files: what a base model is, wherever it lies.
-
-    Raises:
-        TrainerFailure: model_not_found.
-    """
-    if not model_dir.is_dir():
-        raise TrainerFailure(FailureCode.MODEL_NOT_FOUND, f"there is no directory {model_dir.name}")
-    digest = hashlib.sha256()
-    for path in sorted(model_dir.iterdir()):
-        if path.is_file() and path.suffix in _MODEL_FILES:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{path.name} {content}\n".encode())
-    return digest.hexdigest()
 
 
 def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

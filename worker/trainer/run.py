@@ -14,9 +14,7 @@ from app.domain.progress import Failed, Inspected, Reported
 from app.domain.progress import Stopped as StoppedMessage
 from worker.trainer.channel import Channel
 from worker.trainer.diagnosis import diagnose
-from worker.trainer.failures import TrainerFailure
-from worker.trainer.job import train_job
-from worker.trainer.training import Stopped
+from worker.trainer.failures import Stopped, TrainerFailure
 
 
 def carry_out(order: WorkOrder, channel: Channel) -> int:
@@ -36,10 +34,19 @@ def carry_out(order: WorkOrder, channel: Channel) -> int:
     return EXIT_DONE
 
 
+# Each imports what it needs: an inspection has no use for trl, peft and datasets.
+
+
+def _train(order: WorkOrder, channel: Channel) -> None:
+    from worker.trainer.job import train_job
+
+    train_job(order, channel)
+
+
 def _inspect(order: WorkOrder, channel: Channel) -> None:
     """The facts; with a plan and its data also what they will take, and what is odd about them."""
+    from worker.trainer.files import files_digest
     from worker.trainer.inspection import inspect
-    from worker.trainer.model import files_digest
 
     facts = inspect(
         Path(order.model_dir),
@@ -88,4 +95,4 @@ def _merge(order: WorkOrder, channel: Channel) -> None:
     merge(order, channel)
 
 
-_ACTIONS = {"inspect": _inspect, "train": train_job, "merge": _merge}
+_ACTIONS = {"inspect": _inspect, "train": _train, "merge": _merge}

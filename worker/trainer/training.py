@@ -28,20 +28,12 @@ from worker.trainer.callbacks import Checkpointer, Reporter, Sentinel, nan_loss
 from worker.trainer.channel import Channel
 from worker.trainer.engine import SharedPrefixRewardTrainer, probe, unsupported_reason
 from worker.trainer.evaluation import Scores, metrics
-from worker.trainer.failures import TrainerFailure
+from worker.trainer.failures import Stopped, TrainerFailure
 from worker.trainer.model import Numerics, trainable
 from worker.trainer.scoring import score
 from worker.trainer.tokenization import Pair
 
 OUTPUT = "."  # checkpoints lie in the work directory itself, by a name that every attempt shares
-
-
-class Stopped(Exception):
-    """The supervisor asked for an end, and there is a checkpoint to go on from."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(f"stopped at step {step}")
-        self.step = step
 
 
 @dataclass
