@@ -7,6 +7,7 @@
 #   make bench-train    stock TRL against the engine here, in turns
 #   make bench-start    submit to first step against the cold CLI
 #   make architectures  try every architecture and write docs/architectures.md
+#   make openapi        write docs/openapi.json and docs/errors.md from the code
 #   make lock    resolve constraints.txt anew from pyproject.toml
 #
 # On Linux PyPI's torch brings CUDA along (gigabytes). A machine without a GPU may say
@@ -21,7 +22,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := constraints.txt
 TORCH := $(shell grep ^torch== $(PINS))
 
-.PHONY: venv demo serve test check format architectures bench-start bench-train lock clean
+.PHONY: venv demo serve test check format architectures bench-start bench-train openapi lock clean
 
 venv: $(VENV)/.dev
 
@@ -53,6 +54,9 @@ architectures: $(VENV)/.dev
 
 bench-train: $(VENV)/.dev
 	$(BIN)/python bench/train.py
+
+openapi: $(VENV)/.dev
+	$(BIN)/python -m docs.reference
 
 # A resolve of its own, blind to what is installed here. torch stays where it is (its pin is moved
 # by hand) and is written without the "+cpu" of whatever wheel this machine happens to take.

@@ -25,6 +25,7 @@ class RangeError(ServiceError):
     code = "range_not_satisfiable"
     status = 416
     title = "Range not satisfiable"
+    next_step = "Ask for bytes inside of the content; HEAD tells how many there are."
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,18 @@ class FieldProblem:
 
 
 class ServiceError(Exception):
-    """A refusal with a stable, documented ``code``; the detail says what to do next."""
+    """A defect of the service.
+
+    Subclasses are refusals with a stable, documented ``code``; the detail says what happened.
+    """
 
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
+    #: What whoever meets this code does next; with the docstring it makes docs/errors.md.
+    next_step: ClassVar[str] = "Try again; if it stays, report the request_id to the operator."
+    #: False where no HTTP client ever meets it: the operator at the start, a worker in a job.
+    is_answered: ClassVar[bool] = True
 
     def __init__(
         self, detail: str, *, hint: str | None = None, problems: Sequence[FieldProblem] = ()
@@ -39,6 +46,7 @@ class NotFoundError(ServiceError):
     code = "not_found"
     status = 404
     title = "Not found"
+    next_step = "Check the id and the key: another tenant's things look as if they were not there."
 
 
 class ConflictError(ServiceError):
@@ -47,6 +55,9 @@ class ConflictError(ServiceError):
     code = "conflict"
     status = 409
     title = "Conflict with the current state"
+    next_step = (
+        "Look at the resource's present state; the same request stays refused until it changes."
+    )
 
 
 class InvalidError(ServiceError):
@@ -55,6 +66,7 @@ class InvalidError(ServiceError):
     code = "invalid_request"
     status = 422
     title = "The request is not valid"
+    next_step = "Correct what `errors` names, each with a hint, and send it again."
 
 
 class InvalidSpecError(InvalidError):
@@ -70,6 +82,7 @@ class TooLargeError(ServiceError):
     code = "too_large"
     status = 413
     title = "Too large"
+    next_step = "Send less, or ask the operator for a higher limit."
 
 
 class UnsupportedMediaError(ServiceError):
@@ -78,6 +91,7 @@ class UnsupportedMediaError(ServiceError):
     code = "unsupported_media_type"
     status = 415
     title = "Unsupported media type"
+    next_step = "Name one of the content types that the route's document lists."
 
 
 class HostError(ServiceError):
@@ -86,6 +100,9 @@ class HostError(ServiceError):
     code = "unknown_host"
     status = 400
     title = "Not a name of this service"
+    next_step = (
+        "Use the address that the operator gave, or have its name added to the trusted hosts."
+    )
 
 
 class UnauthorizedError(ServiceError):
@@ -94,6 +111,7 @@ class UnauthorizedError(ServiceError):
     code = "unauthorized"
     status = 401
     title = "Authentication needed"
+    next_step = "Send `Authorization: Bearer plk_…` with a key that lives; an admin makes keys."
 
 
 class ForbiddenError(ServiceError):
@@ -102,6 +120,7 @@ class ForbiddenError(ServiceError):
     code = "forbidden"
     status = 403
     title = "Not allowed"
+    next_step = "Use a key that has the scope that `detail` names."
 
 
 class QuotaError(ServiceError):
@@ -110,6 +129,7 @@ class QuotaError(ServiceError):
     code = "quota_exceeded"
     status = 429
     title = "Quota exceeded"
+    next_step = "Wait until something ends, delete what is not needed, or ask for a higher quota."
 
 
 class RateLimitedError(ServiceError):
@@ -118,6 +138,7 @@ class RateLimitedError(ServiceError):
     code = "rate_limited"
     status = 429
     title = "Too many requests"
+    next_step = "Wait as long as `Retry-After` says; poll with `wait` instead of in a loop."
 
     def __init__(self, detail: str, retry_after_seconds: float) -> None:
         super().__init__(detail, hint="Wait as long as Retry-After says.")
@@ -130,3 +151,4 @@ class UnavailableError(ServiceError):
     code = "unavailable"
     status = 503
     title = "Temporarily unavailable"
+    next_step = "Try again after `Retry-After`, with the same Idempotency-Key where there is one."

@@ -51,6 +51,8 @@ _CODES = {
     "string_pattern_mismatch": "bad_pattern",
     "json_invalid": "invalid_json",
 }
+#: What ``errors[].code`` says in any body.
+FIELD_CODES = frozenset(_CODES.values())
 _HINTS = {
     "unknown_field": "Leave it out; GET /openapi.json lists the fields there are.",
     "missing": "Add the field.",
@@ -81,6 +83,51 @@ class Problem(BaseModel):
     errors: list[ProblemField] = []
 
 
+class ProblemType(BaseModel):
+    """What a code means, wherever it comes from."""
+
+    code: str
+    status: int
+    title: str
+    when: str
+    next_step: str = Field(description="What to do about it.")
+
+
+#: Refusals of the framework's own, under the codes that ``_on_http_exception`` gives them.
+_FRAMEWORK = (
+    ProblemType(
+        code="bad_request",
+        status=400,
+        title="Bad Request",
+        when="The request is no HTTP that this service can read.",
+        next_step="Correct the request; a multipart body names its boundary.",
+    ),
+    ProblemType(
+        code="method_not_allowed",
+        status=405,
+        title="Method Not Allowed",
+        when="The address is there and does not know this method.",
+        next_step="Use one of the methods that the `Allow` header names.",
+    ),
+)
+
+
+def problem_types() -> list[ProblemType]:
+    """Every code of a problem, by status."""
+    found = {error.code: error for error in _family(ServiceError) if error.is_answered}
+    types = [
+        ProblemType(
+            code=error.code,
+            status=error.status,
+            title=error.title,
+            when=" ".join((error.__doc__ or "").partition("\n\n")[0].split()).replace("``", "`"),
+            next_step=error.next_step,
+        )
+        for error in found.values()
+    ]
+    return sorted([*types, *_FRAMEWORK], key=lambda problem: (problem.status, problem.code))
+
+
 def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     """``responses=`` of a route: the errors it can answer with, by status."""
     found: dict[int, list[type[ServiceError]]] = {}
@@ -104,6 +151,12 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(PoolTimeoutError, _on_database_away)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_defect)
+
+
+def _family(error: type[ServiceError]) -> Iterable[type[ServiceError]]:
+    yield error
+    for child in error.__subclasses__():
+        yield from _family(child)
 
 
 def problem_response(

@@ -28,7 +28,12 @@ router = APIRouter(prefix="/v1/api-keys", tags=["api keys"], route_class=StrictR
 class ApiKeyCreate(BaseModel):
     """A key to be."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"name": "nightly", "scopes": ["jobs:read", "jobs:write"]}]
+        },
+    )
 
     name: Annotated[CleanText, StringConstraints(min_length=1, max_length=128)]
     scopes: list[Scope] = Field(min_length=1, max_length=len(Scope))

@@ -42,6 +42,7 @@ class CatalogueError(ServiceError):
     code = "bad_catalogue"
     status = 500
     title = "The base model catalogue is not valid"
+    is_answered = False
 
 
 class UnknownBaseModelError(NotFoundError):
@@ -49,6 +50,7 @@ class UnknownBaseModelError(NotFoundError):
 
     code = "base_model_not_found"
     title = "No such base model"
+    next_step = "Choose an id from `GET /v1/base-models`."
 
 
 @dataclass(frozen=True)

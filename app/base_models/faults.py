@@ -12,6 +12,7 @@ class BaseModelError(ServiceError):
     """A base model could not be fetched or is not fit to load."""
 
     failure: ClassVar[FailureCode] = FailureCode.INTERNAL
+    is_answered = False
 
 
 class ModelNotFoundError(BaseModelError):

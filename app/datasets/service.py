@@ -42,6 +42,7 @@ class DatasetInUseError(ConflictError):
 
     code = "dataset_in_use"
     title = "The dataset is in use"
+    next_step = "Wait for the jobs that use it, or cancel them."
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ class UploadStalledError(ServiceError):
     code = "upload_stalled"
     status = 408
     title = "The upload stalled"
+    next_step = "Upload again over a connection that keeps sending."
 
 
 class BadMultipartError(InvalidError):
@@ -57,6 +58,7 @@ class BadMultipartError(InvalidError):
 
     code = "invalid_multipart"
     title = "The multipart body is not valid"
+    next_step = "Send exactly one file part, or the bytes alone with their content type."
 
 
 def file_format(content_type: str, filename: str, asked: FileFormat | None) -> FileFormat:

@@ -30,6 +30,7 @@ class JobStateError(ConflictError):
 
     code = "job_state"
     title = "Not in this state"
+    next_step = "Read the job's status; `hint` says what would have to be."
 
 
 def clone_spec(parent: Job, overrides: Mapping[str, Any]) -> dict[str, Any]:

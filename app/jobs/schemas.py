@@ -126,7 +126,10 @@ class JobPreview(BaseModel):
 class JobUpdate(BaseModel):
     """What of a job can be changed."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"name": "helpfulness-v4", "priority": 10}]},
+    )
 
     name: Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None = None
     priority: int = Field(0, ge=-100, le=100, description="While the job waits.")
@@ -138,7 +141,10 @@ class JobUpdate(BaseModel):
 class JobClone(BaseModel):
     """How a clone differs from its parent."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"overrides": {"training": {"learning_rate": 5e-5}}}]},
+    )
 
     overrides: dict[str, Any] = Field(
         default={},
@@ -153,7 +159,10 @@ class JobClone(BaseModel):
 class JobCancel(BaseModel):
     """How to cancel."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"keep_checkpoint": True}]},
+    )
 
     keep_checkpoint: bool = Field(False, description="So that a clone can go on from it.")
 

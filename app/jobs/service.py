@@ -43,6 +43,7 @@ class JobFinishedError(ConflictError):
 
     code = "job_finished"
     title = "The job is finished"
+    next_step = "Clone the job: `POST /v1/jobs/{id}/clone`."
 
 
 class JobLiveError(ConflictError):
@@ -50,6 +51,7 @@ class JobLiveError(ConflictError):
 
     code = "job_live"
     title = "The job is not finished"
+    next_step = "Cancel the job, or wait for its end, then delete it."
 
 
 class KeyReusedError(InvalidError):
@@ -57,6 +59,7 @@ class KeyReusedError(InvalidError):
 
     code = "idempotency_key_reused"
     title = "The Idempotency-Key was used before"
+    next_step = "Take a fresh Idempotency-Key for each new request."
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,95 @@
+"""Writes the parts of the documentation that the code already says: openapi.json and errors.md.
+
+python -m docs.reference
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import get_args
+
+from app.datasets.row_errors import ProblemCode
+from app.domain.lifecycle import FAILURES
+from app.main import create_app
+from app.problems import FIELD_CODES, ProblemType, problem_types
+from app.settings import Settings
+
+HERE = Path(__file__).parent
+
+INTRODUCTION = """\
+# Errors
+
+Made by `make openapi` from the code; a test keeps it true.
+
+Every refusal is `application/problem+json` (RFC 9457) in one shape. Switch on `code`, which never
+changes its meaning; `detail` and `hint` are for people. `errors` names the fields: `loc` is a JSON
+pointer into the body (`/query/…`, `/path/…` and `/header/…` for parameters). `request_id` is what
+the operator finds in the logs. `type` is an address of this service, `GET /problems/{code}`, that
+answers with the line below.
+
+`x-should-retry: false` comes where the same request can only be refused again; where waiting helps,
+`Retry-After` says how long.
+
+## Problems
+"""
+
+
+def main() -> None:
+    (HERE / "openapi.json").write_text(openapi_text())
+    (HERE / "errors.md").write_text(errors_text())
+
+
+def openapi_text() -> str:
+    """The OpenAPI document of the code, as it is committed."""
+    with tempfile.TemporaryDirectory() as name:
+        document = create_app(Settings(data_dir=Path(name), _env_file=None)).openapi()
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def errors_text() -> str:
+    """Every code that a client can meet: of problems, of fields, and of failed jobs."""
+    lines = [
+        INTRODUCTION,
+        "| code | status | when | what to do next |",
+        "|---|---|---|---|",
+        *(_row(problem) for problem in problem_types()),
+        "",
+        "## Failed jobs",
+        "",
+        "`failure.code` of a job, with the `failure.category` that says who can do something about",
+        "it. What is retryable is tried again by the service before the job fails.",
+        "",
+        "| code | category | retried | what to do next |",
+        "|---|---|---|---|",
+        *(
+            f"| `{code}` | {failure.category} | {'yes' if failure.is_retryable else 'no'} "
+            f"| {failure.hint} |"
+            for code, failure in FAILURES.items()
+        ),
+        "",
+        "## Fields",
+        "",
+        "`errors[].code`; message and hint of each say the rest. In any body or parameter (a",
+        "validation of Pydantic that has no name here keeps its own):",
+        "",
+        _listed(sorted(FIELD_CODES)),
+        "",
+        "In an uploaded dataset, with the line in `loc`:",
+        "",
+        _listed(sorted(get_args(ProblemCode))),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(problem: ProblemType) -> str:
+    return f"| `{problem.code}` | {problem.status} | {problem.when} | {problem.next_step} |"
+
+
+def _listed(codes: list[str]) -> str:
+    return ", ".join(f"`{code}`" for code in codes) + "."
+
+
+if __name__ == "__main__":
+    main()
