@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -16,7 +17,16 @@ from app.base_models.faults import BaseModelError
 from app.base_models.sources import fetch
 from app.cli.client import Api, connect
 from app.cli.endings import CommandError, Ending
-from app.cli.output import JsonOption, moment, notes, plain, print_json, print_table, size
+from app.cli.output import (
+    JsonOption,
+    moment,
+    notes,
+    plain,
+    print_fields,
+    print_json,
+    print_table,
+    size,
+)
 from app.settings import Settings
 
 commands = typer.Typer(help="Download trained adapters.", no_args_is_help=True)
@@ -82,14 +92,32 @@ def verify(
         str | None,
         typer.Option(help="The base model: a directory or a catalogue id. None: a merged model."),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The whole certificate.")] = False,
 ) -> None:
-    """Load an adapter in a fresh process and score its probes: do they get what they got in
-    training? Prints the certificate; needs the worker's libraries."""
+    """Score an adapter's probes in a fresh process: do they get what they got in training?
+
+    Needs the worker's libraries.
+    """
     command = [sys.executable, "-P", "-m", "worker.trainer.verify", str(directory.resolve())]
     if base is not None:
         command += ["--base", str(_base_directory(base))]
-    status = subprocess.run(command, check=False).returncode
-    raise typer.Exit(Ending.SUCCEEDED if status == 0 else Ending.FAILED)
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    if not done.stdout:
+        raise CommandError("It could not be loaded and scored.", Ending.FAILED)
+    certificate = json.loads(done.stdout)
+    if as_json:
+        print_json(certificate)
+    else:
+        print_fields(
+            (
+                ("verified", "yes" if certificate["is_verified"] else "NO"),
+                ("probes", len(certificate["probes"])),
+                ("greatest difference", f"{certificate['max_abs_difference']:.1e}"),
+                ("allowed", f"{certificate['tolerance']:.0e} of 1 + |score|"),
+                ("files", len(certificate["files"])),
+            )
+        )
+    raise typer.Exit(Ending.SUCCEEDED if certificate["is_verified"] else Ending.FAILED)
 
 
 def download_adapter(

@@ -143,7 +143,7 @@ def _score(checks: Checks, base_model: str, data_dir: Path, directory: Path) -> 
     base = fetch(load_catalogue().get(base_model), Settings(data_dir=data_dir).model_cache).path
     card = (directory / "README.md").read_text()
     prompt = [{"role": "user", "content": QUESTION}]
-    script = directory / "score.py"
+    script = data_dir / "score.py"
     script.write_text(card_script(card, base, prompt, [GOOD_REPLY, BAD_REPLY]))
     notes.print(Rule(str(script), style="dim"))
     notes.print(Syntax(script.read_text(), "python", word_wrap=True, background_color="default"))

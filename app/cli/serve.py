@@ -20,7 +20,7 @@ from app.migrations import is_current, migrate
 from app.settings import Settings
 from app.telemetry import configure_logging
 
-#: Long-polls and streams are cut off after this long; their clients come again.
+#: Requests that are still being answered after this long are cut off.
 CLOSE_SECONDS = 5
 #: Kept by the kernel while the process is busy; more connect at once than are served at once.
 BACKLOG = 2048
@@ -113,8 +113,14 @@ def _run(settings: Settings, listener: socket.socket, keeper: WorkerKeeper | Non
     from app.jobs.reconciler import Reconciler
     from app.main import create_app
 
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            """Answer long-polls and end streams first: the server waits for both."""
+            await app.state.watcher.close()
+            await super().shutdown(sockets)
+
     app = create_app(settings)
-    server = uvicorn.Server(
+    server = Server(
         uvicorn.Config(
             app,
             backlog=BACKLOG,

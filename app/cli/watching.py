@@ -99,8 +99,7 @@ class _Lines:
 
     def __init__(self) -> None:
         self._metrics: dict[str, float] = {}
-        self._phase = ""
-        self._said_at = 0.0
+        self._said_at = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -121,12 +120,12 @@ class _Lines:
     def show(self, job: Any, metrics: dict[str, float]) -> None:
         """How far the job is now."""
         self._metrics |= metrics
-        phase, now = _phase(job), time.monotonic()
-        if phase != self._phase or now - self._said_at > LINE_EVERY_SECONDS:
-            self._phase, self._said_at = phase, now
+        now = time.monotonic()
+        if now - self._said_at > LINE_EVERY_SECONDS or job["status"] in ENDINGS:
+            self._said_at = now
             steps = "{step} of {total_steps}".format_map(job["progress"])
             position = "" if job["progress"]["step"] is None else f"step {steps}"
-            parts = (phase, position, _figures(self._metrics), _time_left(job))
+            parts = (_phase(job), position, _figures(self._metrics), _time_left(job))
             line = "          " + "  ".join(part for part in parts if part)
             notes.print(plain(line), soft_wrap=True)
 

@@ -48,7 +48,7 @@ async def _events(
     ends_at = time.monotonic() + LONGEST_SECONDS
     shown_version = -1
     yield b"retry: 2000\n\n"
-    while time.monotonic() < ends_at:
+    while time.monotonic() < ends_at and not watcher.is_closed:
         job, events = await to_thread.run_sync(read)
         for event in events:
             after = event.seq

@@ -34,6 +34,7 @@ class Watcher:
     """Belongs to one event loop; runs only while somebody waits."""
 
     def __init__(self, engine: Engine) -> None:
+        self.is_closed = False
         self._engine = reader(engine)
         self._waiting: dict[str, set[_Waiter]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -43,7 +44,10 @@ class Watcher:
     async def wait(
         self, job_id: str, is_over: Callable[[State], bool], timeout_seconds: float
     ) -> bool:
-        """Until ``is_over`` holds for the job, or the job is gone (True); or time is up (False)."""
+        """Until ``is_over`` holds for the job, or the job is gone (True); or time is up or the
+        service shuts down (False)."""
+        if self.is_closed:
+            return False
         waiter = _Waiter(is_over, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(job_id, set()).add(waiter)
         if self._task is None or self._task.done():
@@ -59,13 +63,14 @@ class Watcher:
                 del self._waiting[job_id]
 
     async def close(self) -> None:
-        """Let everybody go."""
+        """Let everybody go, and nobody wait any more."""
+        self.is_closed = True
         if self._task is not None:
             self._task.cancel()
         for waiters in self._waiting.values():
             for waiter in waiters:
                 if not waiter.answer.done():
-                    waiter.answer.set_result(True)
+                    waiter.answer.set_result(False)
 
     async def _run(self) -> None:
         while self._waiting:

@@ -14,6 +14,7 @@ import pytest
 
 from app.database import make_engine
 from app.migrations import migrate
+from tests.api.world import pairs
 from tests.cli.conftest import environment, serving
 from tests.services import free_port, wait_until
 
@@ -103,6 +104,22 @@ def test_nothing_outlives_the_service(tmp_path: Path, number: signal.Signals) ->
     assert alive == []
     assert gone
     assert status == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+
+
+def test_stopping_service_ends_streams_at_once(tmp_path: Path) -> None:
+    with serving(tmp_path, "--no-worker", preflight_wait_seconds=0) as (process, url):
+        with httpx.Client(base_url=url, headers=key_of(process), timeout=60) as client:
+            dataset = client.post("/v1/datasets?format=jsonl", content=pairs()).json()["id"]
+            spec = {"base_model": "all-minilm-l6-v2", "train_dataset": dataset}
+            job_id = client.post("/v1/jobs", json=spec).json()["id"]
+            accept = {"Accept": "text/event-stream"}
+            with client.stream("GET", f"/v1/jobs/{job_id}/events", headers=accept) as stream:
+                lines = stream.iter_lines()
+                assert any(line.startswith("event: queued") for line in lines)
+                process.terminate()
+                assert not any(line.startswith("event: ") for line in lines)
+        assert process.wait(timeout=60) == 0
+    assert '"error"' not in (tmp_path / "serve.log").read_text()
 
 
 def test_worker_does_not_outlive_a_service_that_was_killed_before_it_was_up(tmp_path: Path) -> None:
