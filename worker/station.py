@@ -123,7 +123,7 @@ class Station:
         ]
 
     def close(self) -> None:
-        """Be gone from the list of workers; the slots' locks go with the process."""
+        """Be gone from the list of workers, and let go of the slots."""
         self._ended.set()
         self._presence.join(timeout=10)
         self._forks.close()
@@ -133,6 +133,9 @@ class Station:
         except SQLAlchemyError:
             log.warning("worker_not_signed_off", exc_info=True)
         self.engine.dispose()
+        for slots in self._free.values():
+            for slot in slots:
+                os.close(slot.lock)
 
     def _spawn(
         self, directory: Path, environment: Mapping[str, str], keep: tuple[int, ...]

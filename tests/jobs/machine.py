@@ -18,6 +18,7 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
+    multiple,
     rule,
 )
 from sqlalchemy import Engine, delete, event
@@ -28,7 +29,7 @@ from app.models import Job
 
 TENANTS = ("acme", "other")
 QUEUES = ("train", "preflight")
-LEASE_MS, GRACE_MS, QUOTA, CAP = 1000, 100, 2, 3
+LEASE_MS, GRACE_MS, QUOTA, CAP = 1000, 100, 1, 3
 START_MS = 1_800_000_000_000
 
 
@@ -112,6 +113,18 @@ def make_machine(
         def nobody(self) -> Held:
             return Held(("job_none", 1, "stranger"))
 
+        @initialize(
+            target=jobs,
+            wanted=st.lists(
+                st.tuples(st.sampled_from(TENANTS), st.sampled_from(QUEUES), st.integers(0, 1)),
+                min_size=3,
+                max_size=5,
+            ),
+        )
+        def some_jobs(self, wanted: list[tuple[str, str, int]]) -> Any:
+            """Enough of them that one stands before another."""
+            return multiple(*[self._submit(*job) for job in wanted])
+
         @rule(
             target=jobs,
             tenant=st.sampled_from(TENANTS),
@@ -119,6 +132,9 @@ def make_machine(
             priority=st.integers(0, 1),
         )
         def submit(self, tenant: str, queue: str, priority: int) -> str:
+            return self._submit(tenant, queue, priority)
+
+        def _submit(self, tenant: str, queue: str, priority: int) -> str:
             number = len(self.model)
             kind = JobKind.PREFLIGHT if queue == "preflight" else JobKind.TRAIN
             job = Model(f"job_{number:04}", tenant, queue, kind, priority, number)
@@ -142,8 +158,15 @@ def make_machine(
             self.model[job.id] = job
             return job.id
 
+        @rule(target=leases)
+        def claim_from_each(self) -> Any:
+            return multiple(*[self._claim(queue) for queue in QUEUES])
+
         @rule(target=leases, queue=st.sampled_from(QUEUES))
         def claim(self, queue: str) -> Held:
+            return self._claim(queue)
+
+        def _claim(self, queue: str) -> Held:
             self.claims += 1
             owner = f"host-{self.claims % 2}/0:{self.claims}"
             with transaction(engine) as session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,9 @@ from sqlalchemy import Engine
 from app.jobs import repository
 from tests.jobs.machine import Clock, make_machine, virtual_engine
 
-PROGRAMS, STEPS = 300, 40
-MUTANT_PROGRAMS = 100
+#: 40 steps each; a night may say PLAUDIT_TEST_PROGRAMS=20000.
+PROGRAMS, STEPS = int(os.environ.get("PLAUDIT_TEST_PROGRAMS", "150")), 40
+MUTANT_PROGRAMS = 60
 SOURCE = Path(repository.__file__)
 #: What one process on one host cannot tell apart; held by the threads and the hosts of
 #: test_repository.py and by the chaos runs.

@@ -125,7 +125,7 @@ class Workshop:
                 session, TENANT, job_id, desired, keep_checkpoint=keep_checkpoint
             )
 
-    def wait(self, job_id: str, *statuses: str, seconds: float = 60) -> Job:
+    def wait(self, job_id: str, *statuses: str, seconds: float = 180) -> Job:
         """The job when it is there."""
         wait_until(
             f"{job_id} to be {statuses}, it is {self.look(job_id).status}",
@@ -136,7 +136,7 @@ class Workshop:
 
     def wait_step(self, job_id: str, step: int = 1) -> None:
         """Until the job's trainer did this step."""
-        wait_until(f"step {step}", lambda: (self.look(job_id).step or 0) >= step, 60)
+        wait_until(f"step {step}", lambda: (self.look(job_id).step or 0) >= step, 180)
 
     def adapter(self, job_id: str) -> dict[str, bytes]:
         """The published files."""
@@ -175,7 +175,7 @@ class Workshop:
 
     def environment(self, **changes: Any) -> dict[str, str]:
         """For a process that is to work here."""
-        values = self.settings.model_copy(update=changes).model_dump(exclude_none=True)
+        values = self.settings.model_copy(update=changes).model_dump(exclude_unset=True)
         named = {
             f"PLAUDIT_{name.upper()}": value.get_secret_value()
             if hasattr(value, "get_secret_value")
