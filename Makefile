@@ -8,6 +8,7 @@
 #   make bench-start    submit to first step against the cold CLI
 #   make architectures  try every architecture and write docs/architectures.md
 #   make openapi        write docs/openapi.json and docs/errors.md from the code
+#   make chaos  strike the whole service with FAULTS=300 seeded faults on both databases
 #   make lock    resolve constraints.txt anew from pyproject.toml
 #
 # On Linux PyPI's torch brings CUDA along (gigabytes). A machine without a GPU may say
@@ -22,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := constraints.txt
 TORCH := $(shell grep ^torch== $(PINS))
 
-.PHONY: venv demo serve test check format architectures bench-start bench-train openapi lock clean
+.PHONY: venv demo serve test check format architectures bench-start bench-train chaos openapi lock clean
 
 venv: $(VENV)/.dev
 
@@ -57,6 +58,15 @@ bench-train: $(VENV)/.dev
 
 openapi: $(VENV)/.dev
 	$(BIN)/python -m docs.reference
+
+# Needs the programs of PostgreSQL and Redis; SEED=7 repeats a run.
+FAULTS ?= 300
+REAL ?= 6
+SEED_OPTION := $(if $(SEED),--seed $(SEED))
+
+chaos: $(VENV)/.dev
+	$(BIN)/python bench/chaos.py --faults $(FAULTS) --real $(REAL) $(SEED_OPTION)
+	$(BIN)/python bench/chaos.py --faults $(FAULTS) --real $(REAL) $(SEED_OPTION) --database sqlite
 
 # A resolve of its own, blind to what is installed here. torch stays where it is (its pin is moved
 # by hand) and is written without the "+cpu" of whatever wheel this machine happens to take.
