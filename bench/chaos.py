@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from app.api_keys import service as api_keys  # noqa: E402
-from app.database import make_engine, transaction  # noqa: E402
+from app.database import make_engine, reader, transaction  # noqa: E402
 from app.migrations import migrate  # noqa: E402
 from app.models import Adapter, Job, JobEvent, JobMetric  # noqa: E402
 from app.security import Scope  # noqa: E402
@@ -554,7 +554,7 @@ class Chaos:
         return self.shop.look(job_id).status
 
     def _live(self) -> int:
-        with self.engine.connect() as connection:
+        with reader(self.engine).connect() as connection:
             statuses = connection.scalars(select(Job.status)).all()
         return sum(status in ("queued", "running", "paused") for status in statuses)
 

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from app.database import new_id, transaction
+from app.database import new_id, reader, transaction
 from app.domain.progress import CheckpointSaved, FileEntry, Packaged
 from app.jobs import repository
 from app.models import Job, JobEvent
@@ -44,7 +44,7 @@ def queue_job(engine: Engine, **fields: Any) -> str:
 
 def look(engine: Engine, job_id: str) -> Job:
     """The row as it is now."""
-    with transaction(engine) as session:
+    with transaction(reader(engine)) as session:
         return session.get_one(Job, job_id)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database import transaction
+from app.database import reader, transaction
 from app.domain.lifecycle import FailureCode
 from app.jobs.reconciler import requeue_lost
 from tests.services import wait_until
@@ -183,7 +183,7 @@ def states(workshop: Workshop) -> set[str]:
 
     from app.models import Worker
 
-    with workshop.engine.connect() as connection:
+    with reader(workshop.engine).connect() as connection:
         return set(connection.scalars(select(Worker.state)))
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, select
 
 from app import blobs
 from app.blobs import BlobWriter
-from app.database import new_id, transaction
+from app.database import new_id, reader, transaction
 from app.domain.compiler import compile_plan
 from app.domain.lifecycle import Desired
 from app.domain.plan import DatasetRef
@@ -104,12 +104,13 @@ class Workshop:
 
     def look(self, job_id: str) -> Job:
         """The row as it is now."""
-        with transaction(self.engine) as session:
+        # A reader: on SQLite a writer that looks 20 times a second starves the workers.
+        with transaction(reader(self.engine)) as session:
             return session.get_one(Job, job_id)
 
     def events(self, job_id: str) -> list[str]:
         """Types of what happened, in order; their numbers have no gap."""
-        with transaction(self.engine) as session:
+        with transaction(reader(self.engine)) as session:
             rows = session.execute(
                 select(JobEvent.seq, JobEvent.type)
                 .where(JobEvent.job_id == job_id)
@@ -140,7 +141,7 @@ class Workshop:
 
     def adapter(self, job_id: str) -> dict[str, bytes]:
         """The published files."""
-        with transaction(self.engine) as session:
+        with transaction(reader(self.engine)) as session:
             files = session.scalars(
                 select(StoredFile).where(StoredFile.owner_id == self.look(job_id).adapter_id)
             ).all()
