@@ -65,7 +65,8 @@ def _service(folder: Path, model: Path) -> Iterator[TestClient]:
     """The API in this process and a worker with its warm server beside it."""
     catalogue = folder / "models.yaml"
     catalogue.write_text(f"tiny:\n  source: local:{model}\n")
-    settings = Settings(data_dir=folder / "data", base_models=catalogue)
+    # Polled every 20 ms: no limit on requests.
+    settings = Settings(data_dir=folder / "data", base_models=catalogue, rate_burst=1_000_000)
     app = create_app(settings)
     migrate(app.state.engine)
     key = first_key(app.state.engine, settings.data_dir)
