@@ -188,7 +188,7 @@ def _show(api: Api, job: Any, as_json: bool) -> None:
             ("progress", _progress(job)),
             ("base model", job["base_model"]),
             ("train on", job["spec"]["train_dataset"]),
-            ("judged by", job["spec"]["eval_dataset"]),
+            ("judged by", _held_out(job["spec"]["eval_dataset"])),
             ("attempt", job["attempt"]),
             ("worker", job["worker"]),
             ("queued", moment(job["queued_at"])),
@@ -222,6 +222,10 @@ def _progress(job: Any) -> str | None:
     if progress["step"] is None:
         return None
     return "{step} of {total_steps} steps".format_map(progress)
+
+
+def _held_out(asked: Any) -> str | None:
+    return f"{asked['fraction']:.0%} of them" if isinstance(asked, dict) else asked
 
 
 def _read_spec(path: Path) -> Any:

@@ -142,6 +142,7 @@ class _Bar(_Lines):
             TextColumn("{task.fields[figures]}"),
             TextColumn("{task.fields[left]}", style="dim"),
             console=notes,
+            refresh_per_second=4,
         )
         self._task: TaskID = self._progress.add_task("queued", total=None, figures="", left="")
 
@@ -183,7 +184,7 @@ def _figures(metrics: dict[str, float]) -> str:
 
 def _time_left(job: Any) -> str:
     seconds = job["progress"]["seconds_left"]
-    if seconds is None or job["status"] != "running":
+    if not seconds or job["status"] != "running":
         return ""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
