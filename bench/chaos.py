@@ -34,6 +34,7 @@ import httpx
 import psutil
 import redis
 from sqlalchemy import Engine, select, text
+from sqlalchemy.exc import OperationalError
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -366,7 +367,7 @@ class Chaos:
         if not (picked := self._pick()):
             return None
         picked[0].frozen_until = time.monotonic() + FROZEN_SECONDS
-        with transaction(self.engine):  # not while it holds SQLite's one write lock itself
+        with self.engine.begin():  # not while it holds SQLite's one write lock itself
             picked[0].signal(signal.SIGSTOP)
         return picked[1]
 
@@ -417,7 +418,15 @@ class Chaos:
         time.sleep(self.random.uniform(0, 1.5))
         self.postgres.start()
         self.engine.dispose()
+        self._until("PostgreSQL", self._database_answers, 60)
         return is_busy
+
+    def _database_answers(self) -> bool:
+        try:
+            self._live()
+        except OperationalError:
+            return False
+        return True
 
     def _proxy_drop(self) -> bool:
         self.random.choice(self.proxies).drop()

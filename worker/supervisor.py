@@ -250,6 +250,8 @@ class Supervisor:
                         case Failed():
                             failure = message
                         case CheckpointSaved():
+                            # First what led to it: a resumed run does not say that again.
+                            self._journal.flush(child, force=True)
                             self._store_checkpoint(message)
                         case _:
                             self._journal.take(message)

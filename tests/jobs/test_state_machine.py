@@ -14,19 +14,21 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.jobs import repository
 from tests.jobs.machine import Clock, make_machine, virtual_engine
 
 #: 40 steps each; a night may say PLAUDIT_TEST_PROGRAMS=20000.
 PROGRAMS, STEPS = int(os.environ.get("PLAUDIT_TEST_PROGRAMS", "150")), 40
-MUTANT_PROGRAMS = 60
+MUTANT_PROGRAMS = 40
 SOURCE = Path(repository.__file__)
 #: What one process on one host cannot tell apart; held by the threads and the hosts of
 #: test_repository.py and by the chaos runs.
 HELD_ELSEWHERE = {
     "claim: Job.status == QUEUED": "the row that the inner SELECT found is locked until then",
     "sweep: Job.id.in_(ids)": "only sets how many are taken at once",
+    "sweep: Job.status == RUNNING": "only a running row has a lease to run out, or an owner",
     "_held: Job.status == RUNNING": "a row that is not running has no owner (check constraint)",
     "claim: candidate.desired == Desired.RUN": "a queued job whose owner wants otherwise has left",
 }
@@ -134,9 +136,9 @@ def mutant(guard: str) -> ModuleType:
 
 @pytest.mark.parametrize("guard", guards())
 def test_repository_without_this_guard_is_caught(guard: str, virtual: Engine, clock: Clock) -> None:
-    with pytest.raises(BaseException) as caught:  # noqa: PT011 - whatever the machine noticed
+    with pytest.raises((AssertionError, SQLAlchemyError)):  # what the machine or a check noticed
         run(
             mutant(guard), virtual, clock, MUTANT_PROGRAMS,
             derandomize=True, phases=[Phase.generate], print_blob=False,
+            report_multiple_bugs=False,
         )  # fmt: skip
-    assert not isinstance(caught.value, KeyboardInterrupt)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database import reader, transaction
+from app.database import reader
 from app.domain.lifecycle import FailureCode
 from app.jobs.reconciler import requeue_lost
 from tests.services import wait_until
@@ -52,7 +52,7 @@ def test_frozen_worker_s_trainer_ends_before_another_worker_starts_one(workshop:
     job_id = workshop.submit(metadata=LONG | {"steps": 400})
     with workshop.process() as frozen:
         workshop.wait_step(job_id, 7)
-        with transaction(workshop.engine):  # not while it holds SQLite's one write lock itself
+        with workshop.engine.begin():  # not while it holds SQLite's one write lock itself
             frozen.send_signal(signal.SIGSTOP)
         with workshop.process(data_dir=workshop.directory / "elsewhere"):
             wait_until("the lease to be swept", lambda: bool(sweep(workshop)), 60)

@@ -234,7 +234,8 @@ def trainers_below(directory: Path) -> list[psutil.Process]:
     for process in psutil.process_iter():
         try:
             where = process.cwd()
-            if where.startswith(f"{directory}/") and process.status() != psutil.STATUS_ZOMBIE:
+            is_ours = where.startswith(f"{directory}/") and "/work/job_" in where
+            if is_ours and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
