@@ -20,6 +20,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    literal_column,
     or_,
     select,
     update,
@@ -102,10 +103,12 @@ def claim(
     A tenant that runs ``quota_running`` jobs gets no further one; inspections do not count.
     """
     candidate, running = aliased(Job), aliased(Job)
+    # By the bare column SQLite would walk all jobs of all times in the order of another index.
+    tenant = running.tenant_id.concat(literal_column("''"))
     at_quota = (
-        select(running.tenant_id)
+        select(tenant)
         .where(running.status == RUNNING, running.kind != JobKind.PREFLIGHT)
-        .group_by(running.tenant_id)
+        .group_by(tenant)
         .having(func.count() >= quota_running)
     )
     other_host = exists().where(
