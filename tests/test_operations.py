@@ -1,0 +1,91 @@
+"""The operator's page names every setting, and what it says about backups works."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, make_url, update
+
+from app import blobs
+from app.blobs import BlobWriter
+from app.database import make_engine, now_ms, transaction
+from app.jobs import leases, reconciler
+from app.models import Blob, Job
+from app.settings import Settings
+from tests.jobs.making import QUEUE, look, queue_job
+
+PAGE = Path(__file__).parents[1] / "docs" / "operations.md"
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_setting_is_on_the_operator_s_page_with_its_default(name: str) -> None:
+    default = Settings.model_fields[name].default
+    shown = f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+    if default is None or default == frozenset():
+        shown = "none"
+    assert f"| `PLAUDIT_{name.upper()}` | {shown} |" in PAGE.read_text()
+
+
+def test_restored_backup_goes_on(
+    engine: Engine, settings: Settings, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    with BlobWriter(engine) as writer:
+        writer.write(os.urandom(3 << 20))
+        stored = writer.finish()
+    waiting, running = queue_job(engine), queue_job(engine, priority=1)
+    assert leases.claim(engine, settings, QUEUE, "host-a/0:1", "host") is not None
+    back_up = _back_up_sqlite if engine.dialect.name == "sqlite" else _back_up_postgres
+    restored = make_engine(back_up(engine, tmp_path, request))
+    queue_job(engine)  # what happens after the backup is not in it
+    try:
+        assert blobs.is_intact(restored, stored)
+        assert look(restored, running).status == "running"
+        with transaction(restored) as session:
+            assert session.query(Job).count() == 2
+            assert session.query(Blob).count() == 1
+            session.execute(
+                update(Job).where(Job.id == running).values(lease_expires_at=now_ms() - 3_600_000)
+            )
+        assert [job.id for job in reconciler.requeue_lost(restored, settings)] == [running]
+        claimed = leases.claim(restored, settings, QUEUE, "host-b/0:1", "other")
+        assert claimed is not None
+        assert claimed[0].id == waiting  # the other one waits out its backoff
+    finally:
+        restored.dispose()
+
+
+def _back_up_sqlite(engine: Engine, tmp_path: Path, _: pytest.FixtureRequest) -> str:
+    path = engine.url.database
+    assert path is not None
+    source, target = sqlite3.connect(path), sqlite3.connect(tmp_path / "backup.db")
+    with source, target:
+        source.backup(target)  # what the shell's .backup calls
+    source.close()
+    target.close()
+    return f"sqlite:///{tmp_path / 'backup.db'}"
+
+
+def _back_up_postgres(engine: Engine, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    if shutil.which("pg_dump") is None:
+        pytest.skip("needs pg_dump")
+    dump = tmp_path / "plaudit.dump"
+    source = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    name = f"{engine.url.database}_restored"
+    admin = make_url(source).set(database="postgres").render_as_string(hide_password=False)
+    for command in (
+        ["pg_dump", "--format=custom", f"--file={dump}", source],
+        ["psql", admin, "-qc", f'CREATE DATABASE "{name}"'],
+        ["pg_restore", "--no-owner", "-d", str(make_url(source).set(database=name)), str(dump)],
+    ):
+        subprocess.run(command, check=True, capture_output=True)
+    request.addfinalizer(
+        lambda: subprocess.run(
+            ["psql", admin, "-qc", f'DROP DATABASE "{name}" WITH (FORCE)'], check=True
+        )
+    )
+    return engine.url.set(database=name).render_as_string(hide_password=False)
