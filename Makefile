@@ -5,6 +5,8 @@
 #   make check   format, lint, types, import contracts, tests: what CI runs
 #   make serve   API and one trainer on SQLite, http://127.0.0.1:8000
 #   make bench-train    stock TRL against the engine here, in turns
+#   make fuzz    thousands of made-up requests against the OpenAPI document, new ones every time
+#   make bench-api      the HTTP layer against an empty endpoint, and with many jobs
 #   make bench-start    submit to first step against the cold CLI
 #   make architectures  try every architecture and write docs/architectures.md
 #   make openapi        write docs/openapi.json and docs/errors.md from the code
@@ -23,7 +25,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := constraints.txt
 TORCH := $(shell grep ^torch== $(PINS))
 
-.PHONY: venv demo serve test check format architectures bench-start bench-train chaos openapi lock clean
+.PHONY: venv demo serve test fuzz check format architectures bench-api bench-start bench-train chaos openapi lock clean
 
 venv: $(VENV)/.dev
 
@@ -43,9 +45,16 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
+fuzz: $(VENV)/.dev
+	PLAUDIT_FUZZ_CASES=100 $(BIN)/python -m pytest -s tests/api/test_contract.py
+
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# BENCH="--database-url postgresql+psycopg://…" measures on PostgreSQL, BENCH="--jobs 20000" less.
+bench-api: $(VENV)/.dev
+	$(BIN)/python -m bench.api $(BENCH)
 
 bench-start: $(VENV)/.dev
 	$(BIN)/python -m bench.start

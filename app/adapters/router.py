@@ -33,15 +33,16 @@ router = APIRouter(prefix="/v1/adapters", tags=["adapters"])
 AdapterId = Annotated[str, Path(pattern=r"^ad_[0-9a-f]{32}$")]
 FileName = Annotated[str, Path(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$")]
 _NOT_FOUND = documented(AdapterNotFoundError)
-_DOWNLOAD: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "All of the bytes; `ETag` holds their sha256.",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-    },
-    206: {"description": "The part that `Range` asked for."},
-    304: {"description": "The client has it."},
-    **documented(AdapterNotFoundError, RangeError),
-}
+
+
+def _download(media_type: str) -> dict[int | str, dict[str, Any]]:
+    content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
+    return {
+        200: {"description": "All of the bytes; `ETag` holds their sha256.", "content": content},
+        206: {"description": "The part that `Range` asked for.", "content": content},
+        304: {"description": "The client has it."},
+        **documented(AdapterNotFoundError, RangeError),
+    }
 
 
 @router.get("")
@@ -135,9 +136,9 @@ def _serve(
     return response
 
 
-for _path, _endpoint in (
-    ("/{adapter_id}/files/{name}", download_file),
-    ("/{adapter_id}/archive", download_archive),
+for _path, _endpoint, _media_type in (
+    ("/{adapter_id}/files/{name}", download_file, "application/octet-stream"),
+    ("/{adapter_id}/archive", download_archive, "application/x-tar"),
 ):
     for _method, _prefix in (("GET", ""), ("HEAD", "head_")):
         router.add_api_route(
@@ -146,5 +147,5 @@ for _path, _endpoint in (
             methods=[_method],
             operation_id=_prefix + _endpoint.__name__,
             response_class=Response,
-            responses=_DOWNLOAD,
+            responses=_download(_media_type),
         )
