@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import tempfile
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +20,14 @@ from tests import services
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """URL of a PostgreSQL server."""
-    with services.postgres_url(tmp_path_factory.mktemp("postgres")) as url:
+    # Not below pytest's own directory: another pytest on the machine makes that unreadable for
+    # the server's user.
+    with (
+        tempfile.TemporaryDirectory(prefix="plaudit-postgres-") as directory,
+        services.postgres_url(Path(directory)) as url,
+    ):
         yield url
 
 
