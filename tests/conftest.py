@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-import tempfile
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
