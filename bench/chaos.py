@@ -303,7 +303,8 @@ class Chaos:
         ids = []
         for _ in range(count):
             answer = self.client.post("/v1/jobs", json=spec, timeout=60)
-            answer.raise_for_status()
+            if answer.is_error:
+                raise RuntimeError(answer.text)
             ids.append(answer.json()["id"])
             self.jobs[ids[-1]] = Wanted(ids[-1], 60, is_real=True)
             if len(ids) == 1:
