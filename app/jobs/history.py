@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Header, Path, Query, Response
@@ -13,12 +13,13 @@ from app.datasets import service as datasets
 from app.datasets.service import DatasetNotFoundError
 from app.dependencies import JobsReaderDep, ReaderDep, SettingsDep
 from app.domain.spec import BASE_MODEL_ID, DATASET_ID, RewardJobSpec
-from app.errors import InvalidSpecError, UnavailableError
+from app.errors import InvalidSpecError, NotFoundError, UnavailableError
 from app.jobs import reading, service
 from app.jobs.history_schemas import (
     CheckpointRead,
     DatasetReport,
     EventRead,
+    JobReportRead,
     LogPiece,
     MetricsRead,
     QueueItem,
@@ -40,6 +41,13 @@ _NOT_FOUND = documented(JobNotFoundError)
 #: Workers sign in every five seconds.
 WORKER_SEEN_MS = 30_000
 _BIG = 2**63 - 1
+
+
+class ReportNotFoundError(NotFoundError):
+    """The run made no such report, or has not made it yet."""
+
+    code = "report_not_found"
+    title = "No such report"
 
 
 @router.get(
@@ -137,6 +145,30 @@ def list_checkpoints(
         rows = reading.checkpoints(connection, job_id)
     data = [CheckpointRead.of(row, job.checkpoint_id) for row in rows]
     return Page[CheckpointRead](data=data, has_more=False, next=None)
+
+
+@router.get(
+    "/jobs/{job_id}/reports/{name}", responses=documented(JobNotFoundError, ReportNotFoundError)
+)
+def get_report(
+    job_id: JobId,
+    name: Annotated[
+        Literal["worst_pairs"],
+        Path(description="`worst_pairs`: the most confidently wrong held-out pairs, by line."),
+    ],
+    engine: ReaderDep,
+    principal: JobsReaderDep,
+) -> JobReportRead:
+    """A larger document that the run made."""
+    with engine.connect() as connection:
+        _job(connection, principal.tenant_id, job_id)
+        document = reading.report(connection, job_id, name)
+    if document is None:
+        raise ReportNotFoundError(
+            f"{job_id} has no report {name}.",
+            hint="It comes with the last evaluation, and only with an eval_dataset.",
+        )
+    return JobReportRead(job_id=job_id, name=name, document=document)
 
 
 @router.get(

@@ -139,3 +139,12 @@ class DatasetReport(BaseModel):
     dataset_id: str
     base_model: str
     report: dict[str, Any]
+
+
+class JobReportRead(BaseModel):
+    """A larger document that a run made."""
+
+    object: Literal["job_report"] = "job_report"
+    job_id: str
+    name: str
+    document: dict[str, Any]

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Select, and_, func, or_, select
 
 from app.database import now_ms
 from app.domain.lifecycle import Desired, JobKind, JobStatus
-from app.models import Checkpoint, Job, JobEvent, JobLog, JobMetric, Worker
+from app.models import Checkpoint, Job, JobEvent, JobLog, JobMetric, JobReport, Worker
 
 #: A row of ``jobs``; columns go by the names of ``app.models.Job``'s attributes.
 JobRow = Any
@@ -246,3 +246,30 @@ def _mine(columns: Sequence[Any], tenant_id: str) -> Select[Any]:
 
 def _pieces(job_id: str) -> Select[int, int, int, str]:
     return select(JobLog.attempt, JobLog.seq, JobLog.at, JobLog.text).where(JobLog.job_id == job_id)
+
+
+def report(connection: Connection, job_id: str, name: str) -> dict[str, Any] | None:
+    """A document that a run made."""
+    return connection.execute(
+        select(JobReport.document).where(JobReport.job_id == job_id, JobReport.name == name)
+    ).scalar()
+
+
+def step_seconds(connection: Connection, base_model: str) -> tuple[float, int] | None:
+    """Seconds a step of the newest finished job of this base model, and its pairs a step."""
+    row = connection.execute(
+        select(Job.rate_step, Job.rate_at, Job.step, Job.progressed_at, Job.plan)
+        .where(
+            Job.kind == JobKind.TRAIN,
+            Job.status == JobStatus.SUCCEEDED,
+            Job.base_model == base_model,
+            Job.step > Job.rate_step,
+        )
+        .order_by(Job.id.desc())
+        .limit(1)
+    ).one_or_none()
+    if row is None:
+        return None
+    reward = row.plan["reward"]
+    pairs = reward["per_device_train_batch_size"] * reward["gradient_accumulation_steps"]
+    return (row.progressed_at - row.rate_at) / 1000 / (row.step - row.rate_step), pairs

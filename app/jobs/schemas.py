@@ -116,6 +116,10 @@ class JobPreview(BaseModel):
     trainable_parameters: int
     total_parameters: int
     steps: int = Field(description="Optimiser steps, before overlong pairs are dropped.")
+    estimated_seconds: float | None = Field(
+        description="Of training, by the pace of the newest finished job of this base model; "
+        "null when there is none."
+    )
     reports: dict[str, dict[str, Any]] = Field(
         description="What a worker found: `dataset` (lengths in tokens, duplicates, "
         "contradictions, …) and `memory` (an estimate); empty if none had time."

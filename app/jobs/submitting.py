@@ -7,16 +7,17 @@ from typing import Annotated, Any
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Query, Request, Response, status
 from pydantic import ValidationError
+from sqlalchemy import Engine
 
 from app.audit import trail
 from app.audit.acting import ActorDep
 from app.bodies import StrictRoute
-from app.database import transaction
+from app.database import reader, transaction
 from app.dependencies import EngineDep, JobsWriterDep, SettingsDep, TicketsDep
 from app.domain.plan import TrainingPlan
 from app.domain.spec import RewardJobSpec
 from app.errors import FieldProblem, InvalidSpecError, QuotaError, UnavailableError
-from app.jobs import cloning, preflight, service
+from app.jobs import cloning, preflight, reading, service
 from app.jobs.cloning import JobStateError
 from app.jobs.preflight import Preflight
 from app.jobs.router import JobId, WatcherDep, json_response, shown
@@ -81,7 +82,9 @@ async def create_job(
     if dry_run:
         if (plan := await preflight_.plan(principal.tenant_id, body)) is None:
             raise _no_worker()
-        return _preview(body, plan, await preflight_.reports(principal.tenant_id, body))
+        reports = await preflight_.reports(principal.tenant_id, body)
+        seconds = await to_thread.run_sync(_estimated_seconds, engine, plan)
+        return _preview(body, plan, seconds, reports)
 
     def replay() -> Job | None:
         with transaction(engine) as session:
@@ -161,7 +164,21 @@ def _no_worker() -> UnavailableError:
     )
 
 
-def _preview(spec: RewardJobSpec, plan: TrainingPlan, reports: dict[str, Any]) -> Response:
+def _estimated_seconds(engine: Engine, plan: TrainingPlan) -> float | None:
+    with reader(engine).connect() as connection:
+        pace = reading.step_seconds(connection, plan.base_model.id)
+    if pace is None:
+        return None
+    seconds, pairs = pace
+    ours = int(str(plan.reward["per_device_train_batch_size"])) * int(
+        str(plan.reward["gradient_accumulation_steps"])
+    )
+    return round(seconds * ours / pairs * preflight.steps_of(plan), 1)
+
+
+def _preview(
+    spec: RewardJobSpec, plan: TrainingPlan, seconds: float | None, reports: dict[str, Any]
+) -> Response:
     arguments, _ = plan.kwargs()
     preview = JobPreview(
         spec=spec,
@@ -170,6 +187,7 @@ def _preview(spec: RewardJobSpec, plan: TrainingPlan, reports: dict[str, Any]) -
         trainable_parameters=plan.trainable_parameters,
         total_parameters=plan.total_parameters,
         steps=preflight.steps_of(plan),
+        estimated_seconds=seconds,
         reports=reports,
         warnings=[] if reports else [NOT_REPORTED],
     )

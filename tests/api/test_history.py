@@ -11,9 +11,11 @@ from sqlalchemy import Engine, insert, update
 from starlette.testclient import TestClient
 
 from app.database import now_ms, transaction
+from app.domain.lifecycle import FailureCode
+from app.domain.progress import Reported
 from app.jobs import leases
 from app.main import create_app
-from app.models import Job, JobMetric, Worker
+from app.models import Adapter, Job, JobMetric, Worker
 from app.settings import Settings
 from tests.api.world import World
 
@@ -222,3 +224,52 @@ def test_figures_for_prometheus_tell_queue_and_latency(
     assert re.search(
         r'http_request_seconds_count\{method="POST",route="/v1/jobs",status="201"\} 2.0', figures
     )
+
+
+def test_worst_pairs_are_there_once_the_run_made_them(
+    world: World, client: TestClient, engine: Engine, settings: Settings, job: dict[str, Any]
+) -> None:
+    path = f"/v1/jobs/{job['id']}/reports/worst_pairs"
+    missing = client.get(path)
+    assert (missing.status_code, missing.json()["code"]) == (404, "report_not_found")
+    pairs = {"pairs": [{"line": 7, "margin": -2.5}]}
+    report = Reported(name="worst_pairs", document=pairs)
+    leases.record(engine, settings, world.claim(), reports=[report])
+    assert client.get(path).json()["document"] == pairs
+
+
+def test_dry_run_estimates_the_time_by_the_pace_of_the_newest_job(
+    world: World, client: TestClient, engine: Engine, job: dict[str, Any]
+) -> None:
+    world.know_base_model()
+    body = world.spec(training={"batch_size": 4, "max_steps": 50})
+    assert client.post("/v1/jobs?dry_run=true", json=body).json()["estimated_seconds"] is None
+    done = world.submit(training={"batch_size": 8})
+    with transaction(engine) as session:
+        session.execute(
+            update(Job)
+            .where(Job.id == done["id"])
+            .values(status="succeeded", rate_step=1, rate_at=0, step=11, progressed_at=20_000)
+        )
+    # 2 s a step of 8 pairs: 1 s a step of 4, 50 of them.
+    preview = client.post("/v1/jobs?dry_run=true", json=body).json()
+    assert preview["estimated_seconds"] == pytest.approx(50.0)
+
+
+def test_merged_export_is_asked_for_once_and_refused_for_quantised_bases(
+    world: World, client: TestClient, engine: Engine, job: dict[str, Any]
+) -> None:
+    adapter_id = world.publish(world.claim(), {"adapter_config.json": b"{}"})
+    path = f"/v1/adapters/{adapter_id}/merge"
+    assert client.get(path).json()["code"] == "merge_not_found"
+    asked = client.post(path)
+    assert (asked.status_code, asked.json()["status"]) == (202, "queued")
+    assert client.post(path).json()["id"] == asked.json()["id"]
+    assert client.get(path).json()["id"] == asked.json()["id"]
+    assert client.get(f"/v1/jobs/{asked.json()['id']}").status_code == 404
+    world.fail(world.claim(), FailureCode.SCORE_MISMATCH, "scores differ")
+    assert client.get(path).json()["failure"] == "scores differ"
+    with transaction(engine) as session:
+        session.execute(update(Adapter).values(summary={"quantization": "4bit"}))
+    assert client.post(path).json()["code"] == "merge_inexact"
+    assert client.post("/v1/adapters/ad_" + "0" * 32 + "/merge").status_code == 404
