@@ -73,6 +73,10 @@ class Settings(BaseSettings):
     poll_seconds: float = Field(0.5, gt=0, description="Embedded: how often to look for work.")
     slow_poll_seconds: float = Field(30.0, gt=0, description="With a broker: in case it is dead.")
     trainer_memory_bytes: int | None = Field(None, description="Address space of a trainer.")
+    preflight_seconds: int = Field(600, ge=1, description="An inspection, with its data reports.")
+    preflight_memory_bytes: int = Field(
+        32 << 30, ge=1 << 30, description="Address space of an inspection; torch alone maps 4 GiB."
+    )
 
     heartbeat_seconds: float = Field(10.0, gt=0)
     intent_seconds: float = Field(2.0, gt=0, description="How often cancel and pause are looked at")

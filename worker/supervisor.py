@@ -228,7 +228,11 @@ class Supervisor:
             self._spawn,
             keep=(self._slot.lock,),
             gpu=self._slot.gpu,
-            memory_bytes=self._settings.trainer_memory_bytes,
+            memory_bytes=(
+                self._settings.preflight_memory_bytes
+                if order.action == "inspect"
+                else self._settings.trainer_memory_bytes
+            ),
         )
         self._keeper.watch(child)
         result: Packaged | Inspected | None = None
@@ -305,6 +309,8 @@ class Supervisor:
             raise JobFailed(FailureCode.TIMED_OUT, f"it ran for its max_runtime_seconds, {limit}")
 
     def _runtime_limit(self) -> int:
+        if self._job.kind == JobKind.PREFLIGHT:
+            return self._settings.preflight_seconds
         # The row holds what was asked, without the defaults.
         asked = self._job.spec.get("resources", {})
         return Resources.model_validate(asked).max_runtime_seconds
