@@ -294,7 +294,7 @@ class Chaos:
             "eval_dataset": {"fraction": 0.2},
             "lora": {"r": 4, "dropout": 0.1},
             "training": {
-                "max_steps": 60, "batch_size": 8, "per_device_batch_size": 4, "eval_steps": 20,
+                "max_steps": 60, "batch_size": 8, "per_device_batch_size": 4, "eval_steps": 5,
                 "checkpoint_steps": 5, "early_stopping": {"patience": 50}, "learning_rate": 0.01,
             },
             "resources": {"gpus": 0},
