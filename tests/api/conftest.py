@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,32 @@ from app.main import create_app
 from app.security import Scope
 from app.settings import Settings
 from app.telemetry import configure_logging
+from tests.api.recorder import Seen, recording
 from tests.api.world import World
+
+HERE = Path(__file__).parent
+#: Holds what all the others saw against the document.
+LAST = "test_statuses.py"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The test that looks back on this room's others comes after them."""
+    items.sort(key=lambda item: item.path == HERE / LAST and "documented" in item.name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def seen() -> Iterator[Seen]:
+    """The statuses that every operation answered with so far."""
+    with recording() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def is_whole(request: pytest.FixtureRequest) -> bool:
+    """Whether every test file of this room runs, so that what is missing is missing."""
+    ran = {item.path for item in request.session.items}
+    return ran >= set(HERE.glob("test_*.py")) and not request.config.option.keyword
 
 
 @pytest.fixture

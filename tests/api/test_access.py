@@ -144,7 +144,7 @@ def test_another_tenants_ids_are_not_found_on_any_route(
         "job_id": job["id"],
         "dataset_id": job["spec"]["train_dataset"],
         "adapter_id": adapter_id,
-        "name": "adapter_config.json",
+        "name": "worst_pairs",
         "key_id": key_id,
     }
     foreign = bearer(key_for("intruder"))

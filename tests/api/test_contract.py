@@ -138,7 +138,7 @@ def seeded(world: World, key_for: Callable[..., str]) -> dict[str, list[str]]:
         FINISHED: [jobs[state]["id"] for state in ("succeeded", "failed", "cancelled")],
         "dataset_id": [dataset, world.upload()["id"]],
         "adapter_id": [world.get(jobs["succeeded"])["adapter_id"]],
-        "name": ["README.md", "adapter_config.json"],
+        "name": ["README.md", "adapter_config.json", "worst_pairs"],
         "key_id": [key["id"] for key in keys],  # the newest, never the one that asks
         "webhook_id": [hook.json()["id"]]
         if hook.status_code == 201
