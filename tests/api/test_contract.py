@@ -27,15 +27,18 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from sqlalchemy import update
 from starlette.testclient import TestClient
 
+from app.database import now_ms, transaction
 from app.domain.lifecycle import FailureCode
+from app.models import Job
 from app.security import Scope
 from app.settings import Settings
 from tests.api.world import BASE_MODEL, World
 
 CASES = int(os.environ.get("PLAUDIT_FUZZ_CASES", "0"))
-CASES_IN_SUITE = 40
+CASES_IN_SUITE = 30
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -56,6 +59,7 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
         data_dir=tmp_path / "data",
         preflight_wait_seconds=0,
         rate_burst=1_000_000,
+        quota_queued=1_000_000,
         webhook_allow_loopback=True,
     )
 
@@ -111,6 +115,8 @@ def seeded(world: World, key_for: Callable[..., str]) -> dict[str, list[str]]:
     def act(job: dict[str, Any], verb: str) -> None:
         assert client.post(f"/v1/jobs/{job['id']}/{verb}").status_code == 200
 
+    with transaction(world.engine) as session:  # the made-up ones stay out of the way of these
+        session.execute(update(Job).values(run_after=now_ms() + 86_400_000))
     dataset = world.upload()["id"]
     jobs = {}
     for state in ("succeeded", "failed", "running", "cancelled", "paused", "queued"):
@@ -182,4 +188,8 @@ def _ask(client: TestClient, case: Case) -> None:
         json=asked.get("json"),
         content=body.encode() if isinstance(body, str) else body,
     )
-    case.validate_response(answer, checks=CHECKS, headers=dict(asked["headers"]))
+    checks = list(CHECKS)
+    if answer.headers.get("content-type", "").startswith("text/event-stream"):
+        # The schema is that of the whole text, and would be held against each event.
+        checks.remove(response_schema_conformance)
+    case.validate_response(answer, checks=checks, headers=dict(asked["headers"]))
