@@ -49,8 +49,9 @@ def test_loss_gradients_and_metrics_are_those_of_stock(trainers, case, has_margi
 @given(
     patterns=st.lists(
         st.tuples(st.integers(0, 40), st.integers(0, 25), st.integers(0, 25)).filter(
-            # A lone token attends to itself: its queries' gradients are rounding alone.
-            lambda n: n[0] + min(n[1], n[2]) > 1
+            # A lone token attends to itself, and identical replies cancel: what is left of the
+            # gradients is rounding. Both have cases of their own above.
+            lambda n: n[0] + min(n[1], n[2]) > 1 and n[1] + n[2] > 0
         ),
         min_size=1,
         max_size=6,
