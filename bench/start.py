@@ -121,7 +121,7 @@ def _cold(output: Path, model: Path, pairs: Path) -> float:
     started = time.monotonic()
     trl = subprocess.Popen(
         [
-            sys.executable, "-m", "trl.cli", "reward",
+            str(Path(sys.executable).with_name("trl")), "reward",
             "--model_name_or_path", str(model), "--dataset_name", str(pairs),
             "--output_dir", str(output), "--use_peft", "--lora_task_type", "SEQ_CLS",
             "--lora_target_modules", "all-linear", "--max_steps", "2", "--logging_steps", "1",
