@@ -49,9 +49,7 @@ def test_loss_gradients_and_metrics_are_those_of_stock(trainers, case, has_margi
 @given(
     patterns=st.lists(
         st.tuples(st.integers(0, 40), st.integers(0, 25), st.integers(0, 25)).filter(
-            # A lone token attends to itself, and identical replies cancel: what is left of the
-            # gradients is rounding. Both have cases of their own above.
-            lambda n: n[0] + min(n[1], n[2]) > 1 and n[1] + n[2] > 0
+            lambda n: n[0] + min(n[1], n[2]) > 0
         ),
         min_size=1,
         max_size=6,
@@ -59,8 +57,7 @@ def test_loss_gradients_and_metrics_are_those_of_stock(trainers, case, has_margi
     seed=st.integers(0, 99),
 )
 def test_any_pattern_of_lengths_gives_the_gradients_of_stock(trainers, patterns, seed):
-    # Rewards of random weights reach 10, and rounding with them.
-    assert_same(*trainers, make_rows(patterns, seed=seed), slack=5)
+    assert_same(*trainers, make_rows(patterns, seed=seed), is_any=True)
 
 
 def test_static_check_and_probe_accept_the_family(trainers):
@@ -70,12 +67,14 @@ def test_static_check_and_probe_accept_the_family(trainers):
     assert probe(ours).ok
 
 
-def assert_same(stock, ours, rows, slack=1):
+def assert_same(stock, ours, rows, is_any=False):
+    """Hold one step to stock's; of any pattern, where terms may cancel, to what cancelled."""
     stock_loss, stock_gradients = gradients(stock, rows)
     loss, found = gradients(ours, rows)
 
-    tolerance = slack * LOSS_TOLERANCE
+    extremes = (stock._metrics["train"][name][-1] for name in ("min_reward", "max_reward"))
+    tolerance = LOSS_TOLERANCE * (max(1.0, *map(abs, extremes)) if is_any else 1.0)
     assert loss == pytest.approx(stock_loss, rel=tolerance, abs=tolerance)
-    assert_close(found, stock_gradients, slack)
+    assert_close(found, stock_gradients, is_any=is_any)
     for name, values in stock._metrics["train"].items():
-        assert ours._metrics["train"][name] == pytest.approx(values, abs=slack * 1e-5), name
+        assert ours._metrics["train"][name] == pytest.approx(values, abs=1e-5), name
