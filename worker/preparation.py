@@ -18,7 +18,8 @@ from app.domain.compiler import compile_plan
 from app.domain.order import WorkOrder
 from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
 from app.domain.spec import RewardJobSpec
-from app.jobs import leases
+from app.jobs import artifacts, checkpoints
+from app.jobs.artifacts import ArtifactDamaged
 from app.models import Adapter, Dataset, Job, StoredFile
 from app.settings import Settings
 
@@ -142,7 +143,7 @@ def lay_out_merge(
     source = directory / "adapter"
     source.mkdir(exist_ok=True)
     for file in files:
-        leases.fetch(engine, file.blob_id, file.size, source / file.name, file.sha256)
+        artifacts.fetch(engine, file.blob_id, file.size, source / file.name, file.sha256)
     return WorkOrder(
         action="merge",
         model_dir=str(model.path),
@@ -165,14 +166,14 @@ def keeps_checkpoint(engine: Engine, job_id: str) -> bool:
 
 
 def _fetch_checkpoint(engine: Engine, job: Job, directory: Path) -> str | None:
-    for checkpoint, files in leases.checkpoint_files(engine, job.id):
+    for checkpoint, files in checkpoints.kept(engine, job.id):
         name = f"checkpoint-{checkpoint.step}"
         target = directory / "resume" / name
         target.mkdir(parents=True, exist_ok=True)
         try:
             for file in files:
-                leases.fetch(engine, file.blob_id, file.size, target / file.name, file.sha256)
-        except (LookupError, leases.ArtifactDamaged) as error:
+                artifacts.fetch(engine, file.blob_id, file.size, target / file.name, file.sha256)
+        except (LookupError, ArtifactDamaged) as error:
             log.warning("checkpoint_refused", job_id=job.id, step=checkpoint.step, error=str(error))
             continue
         return f"resume/{name}"

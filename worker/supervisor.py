@@ -31,7 +31,8 @@ from app.domain.progress import (
 )
 from app.domain.rules import SpecRejected
 from app.domain.spec import Resources
-from app.jobs import leases
+from app.jobs import checkpoints, leases
+from app.jobs.artifacts import ArtifactDamaged, ArtifactTooLarge
 from app.jobs.repository import Lease, LeaseLost
 from app.models import Job
 from app.settings import Settings
@@ -111,7 +112,7 @@ class Supervisor:
             self._fail(JobFailed(error.failure, error.detail))
         except SpecRejected as rejected:
             self._fail(JobFailed(FailureCode.INVALID_SPEC, str(rejected)))
-        except leases.ArtifactTooLarge as error:
+        except ArtifactTooLarge as error:
             self._fail(JobFailed(FailureCode.ARTIFACT_TOO_LARGE, str(error)))
         except OSError as error:
             self._log.warning("attempt_broke", exc_info=True)
@@ -319,8 +320,8 @@ class Supervisor:
         """A checkpoint that cannot be stored is not worth ending the run for."""
         directory = self._directory / message.directory
         try:
-            self._answered(lambda: leases.save_checkpoint(*self._held(), directory, message))
-        except (leases.ArtifactDamaged, FileNotFoundError) as error:
+            self._answered(lambda: checkpoints.save(*self._held(), directory, message))
+        except (ArtifactDamaged, FileNotFoundError) as error:
             self._log.warning("checkpoint_not_stored", error=str(error))
 
     def _set_phase(self, phase: Phase) -> None:

@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import Engine, delete, func, insert, or_, select, update
+from sqlalchemy import Engine, delete, func, insert, select, update
 
 from app.adapters.archive import archive_digest
-from app.blobs import BlobWriter, StoredBlob, is_intact, read_range
+from app.blobs import is_intact
 from app.database import new_id, now_ms, reader, transaction
-from app.domain.lifecycle import TERMINAL, Desired, FailureCode, JobStatus
+from app.domain.lifecycle import Desired, FailureCode, JobStatus
 from app.domain.plan import TrainingPlan
-from app.domain.progress import CheckpointSaved, FileEntry, Noted, Packaged, Reported, Stepped
+from app.domain.progress import Noted, Packaged, Reported, Stepped
 from app.jobs import repository
+from app.jobs.artifacts import ArtifactDamaged, file_rows, store
 from app.jobs.repository import Event, Lease
-from app.models import Adapter, Checkpoint, Job, JobLog, JobReport, StoredFile
+from app.models import Adapter, Job, JobLog, JobReport
 from app.settings import Settings
 
 log = structlog.get_logger()
-
-#: Checkpoints kept while a job lives: the last two (one may be damaged) and the best.
-KEPT_CHECKPOINTS = 2
-#: So long a failed job's checkpoints are kept: a clone with other limits may go on from them.
-FAILED_KEPT_MS = 86_400_000
-#: By fencing token, not by id: ids carry the clock of the worker that made them.
-NEWEST_FIRST = (Checkpoint.attempt.desc(), Checkpoint.step.desc(), Checkpoint.id.desc())
-
-
-class ArtifactDamaged(Exception):
-    """A file does not hash to what its maker said."""
-
-
-class ArtifactTooLarge(Exception):
-    """More bytes than the operator allows."""
 
 
 def claim(
@@ -143,59 +128,6 @@ def record_log(engine: Engine, settings: Settings, lease: Lease, seq: int, text:
         session.merge(JobLog(job_id=lease.job_id, attempt=lease.attempt, seq=seq, text=text))
 
 
-def save_checkpoint(
-    engine: Engine, settings: Settings, lease: Lease, directory: Path, saved: CheckpointSaved
-) -> None:
-    """Store a checkpoint's files, then point the job at it; older ones are let go.
-
-    One that is newer than all before is progress: what went wrong until then is forgiven.
-    """
-    blobs = _store(engine, settings, directory, saved.files)
-    checkpoint_id = new_id("ckpt")
-    size = sum(entry.size for entry in saved.files)
-    event = Event("checkpoint", f"Checkpoint at step {saved.step}.", {"step": saved.step})
-    with transaction(engine) as session:
-        newest = session.scalar(
-            select(func.max(Checkpoint.step)).where(Checkpoint.job_id == lease.job_id)
-        )
-        is_progress = newest is None or saved.step > newest
-        repository.fence(
-            session,
-            lease,
-            _ms(settings.lease_seconds),
-            [event],
-            checkpoint_id=checkpoint_id,
-            **(dict.fromkeys(("failures", "crashes", "stalls"), 0) if is_progress else {}),
-        )
-        if saved.is_best:
-            session.execute(
-                update(Checkpoint).where(Checkpoint.job_id == lease.job_id).values(is_best=False)
-            )
-        session.add(
-            Checkpoint(
-                id=checkpoint_id,
-                job_id=lease.job_id,
-                attempt=lease.attempt,
-                step=saved.step,
-                is_best=saved.is_best,
-                bytes=size,
-                metrics=dict(saved.metrics),
-            )
-        )
-        session.add_all(_files(checkpoint_id, blobs))
-        session.flush()
-        old = list(
-            session.scalars(
-                select(Checkpoint.id)
-                .where(Checkpoint.job_id == lease.job_id, Checkpoint.is_best.is_(False))
-                .order_by(*NEWEST_FIRST)
-                .offset(KEPT_CHECKPOINTS)
-            )
-        )
-        session.execute(delete(StoredFile).where(StoredFile.owner_id.in_(old)))
-        session.execute(delete(Checkpoint).where(Checkpoint.id.in_(old)))
-
-
 def publish(
     engine: Engine, settings: Settings, lease: Lease, directory: Path, packaged: Packaged
 ) -> str:
@@ -205,7 +137,7 @@ def publish(
         ArtifactDamaged, ArtifactTooLarge: nothing is published.
         LeaseLost: the job is somebody else's.
     """
-    blobs = _store(engine, settings, directory, packaged.files)
+    blobs = store(engine, settings, directory, packaged.files)
     for name, blob in blobs.items():
         if not is_intact(engine, blob):
             raise ArtifactDamaged(f"{name} read back from the database differs")
@@ -231,7 +163,7 @@ def publish(
                 summary=packaged.summary,
             )
         )
-        session.add_all(_files(adapter_id, blobs))
+        session.add_all(file_rows(adapter_id, blobs))
     return adapter_id
 
 
@@ -290,93 +222,10 @@ def release(engine: Engine, lease: Lease, reason: str) -> JobStatus:
         return JobStatus(job.status)
 
 
-def checkpoint_files(engine: Engine, job_id: str) -> list[tuple[Checkpoint, list[StoredFile]]]:
-    """The job's checkpoints, newest first, with their files."""
-    with transaction(reader(engine)) as session:
-        checkpoints = list(
-            session.scalars(
-                select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(*NEWEST_FIRST)
-            )
-        )
-        return [
-            (
-                checkpoint,
-                list(
-                    session.scalars(select(StoredFile).where(StoredFile.owner_id == checkpoint.id))
-                ),
-            )
-            for checkpoint in checkpoints
-        ]
-
-
-def fetch(engine: Engine, blob_id: str, size: int, target: Path, sha256: str) -> None:
-    """Write a blob to a file of this machine; ArtifactDamaged when it is not what was stored."""
-    digest = hashlib.sha256()
-    with target.open("wb") as file:
-        for piece in read_range(engine, blob_id, 0, size):
-            digest.update(piece)
-            file.write(piece)
-    if digest.hexdigest() != sha256:
-        raise ArtifactDamaged(f"{target.name} is not what was stored")
-
-
-def drop_ended_checkpoints(engine: Engine) -> int:
-    """Let go of the checkpoints of ended jobs, except those asked to be kept; how many."""
-    with transaction(engine) as session:
-        rows = session.execute(
-            select(Checkpoint.id, Checkpoint.job_id)
-            .join(Job, Job.id == Checkpoint.job_id)
-            .where(
-                Job.status.in_(TERMINAL),
-                Job.keep_checkpoint.is_(False),
-                or_(
-                    Job.status != JobStatus.FAILED,
-                    Job.finished_at < now_ms() - FAILED_KEPT_MS,
-                ),
-            )
-            .limit(100)
-        ).all()
-        ended = [checkpoint_id for checkpoint_id, _ in rows]
-        session.execute(
-            update(Job)
-            .where(Job.id.in_([job_id for _, job_id in rows]))
-            .values(checkpoint_id=None)
-            .execution_options(synchronize_session=False)
-        )
-        session.execute(delete(StoredFile).where(StoredFile.owner_id.in_(ended)))
-        session.execute(delete(Checkpoint).where(Checkpoint.id.in_(ended)))
-        return len(ended)
-
-
 def backoff_ms(settings: Settings, failures: int) -> int:
     """Full jitter (Brooker 2015): uniform in 0 … min(max, base · 2ⁿ)."""
     ceiling = min(settings.backoff_max_seconds, settings.backoff_seconds * 2 ** min(failures, 20))
     return _ms(random.uniform(0, ceiling))  # noqa: S311 - spreads load, guards nothing
-
-
-def _store(
-    engine: Engine, settings: Settings, directory: Path, entries: Sequence[FileEntry]
-) -> dict[str, StoredBlob]:
-    total = sum(entry.size for entry in entries)
-    if total > settings.max_artifact_bytes:
-        raise ArtifactTooLarge(f"{total} bytes, the limit is {settings.max_artifact_bytes}")
-    blobs: dict[str, StoredBlob] = {}
-    for entry in sorted(entries, key=lambda e: e.name):
-        with (directory / entry.name).open("rb") as file, BlobWriter(engine) as writer:
-            while piece := file.read(1 << 20):
-                writer.write(piece)
-            blob = writer.finish()
-        if (blob.sha256, blob.size) != (entry.sha256, entry.size):
-            raise ArtifactDamaged(f"{entry.name} is not what the trainer said it wrote")
-        blobs[entry.name] = blob
-    return blobs
-
-
-def _files(owner_id: str, blobs: dict[str, StoredBlob]) -> list[StoredFile]:
-    return [
-        StoredFile(owner_id=owner_id, name=name, blob_id=b.id, sha256=b.sha256, size=b.size)
-        for name, b in blobs.items()
-    ]
 
 
 def _ms(seconds: float) -> int:

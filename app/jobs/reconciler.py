@@ -17,7 +17,7 @@ from app import blobs
 from app.broker import Tickets, queues
 from app.database import now_ms, reader, transaction
 from app.domain.lifecycle import JobStatus
-from app.jobs import leases, repository
+from app.jobs import checkpoints, leases, repository
 from app.models import Job, Worker
 from app.settings import Settings
 
@@ -109,7 +109,7 @@ def issue_missing(engine: Engine, settings: Settings, tickets: Tickets) -> None:
 
 def collect(engine: Engine) -> None:
     """Drop what ended jobs leave behind."""
-    dropped = leases.drop_ended_checkpoints(engine)
+    dropped = checkpoints.drop_ended(engine)
     removed = blobs.collect_garbage(engine)
     with transaction(engine) as session:
         session.execute(delete(Worker).where(Worker.seen_at < now_ms() - FORGET_WORKER_MS))

@@ -18,7 +18,7 @@ from app.database import transaction
 from app.domain.lifecycle import FailureCode
 from app.domain.plan import BaseModelFacts
 from app.domain.progress import CheckpointSaved, FileEntry, Packaged, Stepped
-from app.jobs import leases
+from app.jobs import checkpoints, leases
 from app.jobs.repository import Lease
 from app.settings import Settings
 
@@ -119,7 +119,7 @@ class World:
         with tempfile.TemporaryDirectory() as name:
             files = _write(Path(name), {"trainer_state.json": b'{"step": %d}' % step})
             saved = CheckpointSaved(step=step, directory="checkpoint", files=files)
-            leases.save_checkpoint(self.engine, self.settings, lease, Path(name), saved)
+            checkpoints.save(self.engine, self.settings, lease, Path(name), saved)
 
     def publish(self, lease: Lease, files: dict[str, bytes]) -> str:
         """The job succeeds with these files; the adapter's id."""

@@ -15,7 +15,8 @@ from app.blobs import CHUNK_BYTES, BlobWriter, StoredBlob
 from app.database import now_ms, transaction
 from app.domain.lifecycle import FAILURES, Desired, FailureCode, JobKind
 from app.domain.progress import FileEntry, Noted, Reported, Stepped
-from app.jobs import leases, reconciler, repository
+from app.jobs import artifacts, checkpoints, leases, reconciler, repository
+from app.jobs.artifacts import ArtifactDamaged, ArtifactTooLarge
 from app.jobs.repository import Lease, LeaseLost
 from app.models import Adapter, Blob, BlobChunk, Checkpoint, Job, JobLog, JobMetric, StoredFile
 from app.settings import Settings
@@ -62,11 +63,11 @@ def save(
     engine: Engine, settings: Settings, lease: Lease, at: Path, step: int, **more: Any
 ) -> None:
     saved = write_checkpoint(at / f"{lease.attempt}-{step}", step, **more)
-    leases.save_checkpoint(engine, settings, lease, at / f"{lease.attempt}-{step}", saved)
+    checkpoints.save(engine, settings, lease, at / f"{lease.attempt}-{step}", saved)
 
 
 def steps_of(engine: Engine, job_id: str) -> list[int]:
-    return [checkpoint.step for checkpoint, _ in leases.checkpoint_files(engine, job_id)]
+    return [checkpoint.step for checkpoint, _ in checkpoints.kept(engine, job_id)]
 
 
 def count(engine: Engine, table: type[Any]) -> int:
@@ -141,7 +142,7 @@ def test_last_two_checkpoints_and_the_best_are_kept(
     for step in (1, 2, 3, 4, 5):
         save(engine, settings, lease, tmp_path, step, is_best=step in (1, 2))
     assert steps_of(engine, lease.job_id) == [5, 4, 2]
-    newest, files = leases.checkpoint_files(engine, lease.job_id)[0]
+    newest, files = checkpoints.kept(engine, lease.job_id)[0]
     assert look(engine, lease.job_id).checkpoint_id == newest.id
     assert {file.name for file in files} == {"state.bin", "manifest.json"}
     assert count(engine, StoredFile) == 6
@@ -190,8 +191,8 @@ def test_checkpoint_that_is_not_what_was_said_is_refused(
 ) -> None:
     saved = write_checkpoint(tmp_path / "c", 5)
     (tmp_path / "c" / "state.bin").write_bytes(b"something else")
-    with pytest.raises(leases.ArtifactDamaged):
-        leases.save_checkpoint(engine, settings, lease, tmp_path / "c", saved)
+    with pytest.raises(ArtifactDamaged):
+        checkpoints.save(engine, settings, lease, tmp_path / "c", saved)
     assert look(engine, lease.job_id).checkpoint_id is None
 
 
@@ -199,14 +200,14 @@ def test_damaged_row_is_noticed_when_it_is_fetched(
     engine: Engine, settings: Settings, lease: Lease, tmp_path: Path
 ) -> None:
     save(engine, settings, lease, tmp_path, 5)
-    ((_, files),) = leases.checkpoint_files(engine, lease.job_id)
+    ((_, files),) = checkpoints.kept(engine, lease.job_id)
     for file in files:
-        leases.fetch(engine, file.blob_id, file.size, tmp_path / file.name, file.sha256)
+        artifacts.fetch(engine, file.blob_id, file.size, tmp_path / file.name, file.sha256)
         assert (tmp_path / file.name).read_bytes() == (tmp_path / "1-5" / file.name).read_bytes()
     with transaction(engine) as session:
         session.execute(update(BlobChunk).values(data=b"x" * files[-1].size))
-    with pytest.raises(leases.ArtifactDamaged):
-        leases.fetch(engine, files[-1].blob_id, files[-1].size, tmp_path / "x", files[-1].sha256)
+    with pytest.raises(ArtifactDamaged):
+        artifacts.fetch(engine, files[-1].blob_id, files[-1].size, tmp_path / "x", files[-1].sha256)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,7 @@ def test_ended_job_s_checkpoints_are_collected(
             change(engine, lease.job_id, finished_at=1000)
     elif end != "run":
         leases.release(engine, lease, "asked")
-    assert leases.drop_ended_checkpoints(engine) == (not is_kept)
+    assert checkpoints.drop_ended(engine) == (not is_kept)
     assert (look(engine, lease.job_id).checkpoint_id is not None) == is_kept
     assert (count(engine, Checkpoint) == 1) == is_kept
 
@@ -273,7 +274,7 @@ def test_adapter_over_the_operator_s_limit_is_refused_before_a_byte_is_stored(
 ) -> None:
     small = settings.model_copy(update={"max_artifact_bytes": 1000})
     adapter = write_adapter(tmp_path / "adapter", FILES)
-    with pytest.raises(leases.ArtifactTooLarge, match="1000"):
+    with pytest.raises(ArtifactTooLarge, match="1000"):
         leases.publish(engine, small, lease, tmp_path / "adapter", adapter)
     assert count(engine, Blob) == 0
 
@@ -292,7 +293,7 @@ def test_adapter_that_does_not_read_back_is_not_published(
 
     monkeypatch.setattr(leases, "is_intact", damage)
     adapter = write_adapter(tmp_path / "adapter", FILES)
-    with pytest.raises(leases.ArtifactDamaged):
+    with pytest.raises(ArtifactDamaged):
         leases.publish(engine, settings, lease, tmp_path / "adapter", adapter)
     assert look(engine, lease.job_id).status == "running"
     assert count(engine, Adapter) == 0

@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from app.database import transaction
 from app.domain.lifecycle import Desired
-from app.jobs import leases
+from app.jobs import checkpoints
 from app.models import Adapter, BlobChunk, Checkpoint, JobLog, StoredFile
 from tests.services import wait_until
 from tests.worker.workshop import Workshop
@@ -104,7 +104,7 @@ def test_cancel_stops_a_running_job_and_leaves_nothing(workshop: Workshop) -> No
         wait_until("the trainer to be gone", lambda: not workshop.trainers())
     assert (job.checkpoint_id, job.adapter_id) == (None, None)
     assert workshop.events(job_id).count("cancel_asked") == 1
-    leases.drop_ended_checkpoints(workshop.engine)
+    checkpoints.drop_ended(workshop.engine)
     with transaction(workshop.engine) as session:
         assert session.scalar(select(func.count()).select_from(Checkpoint)) == 0
 
@@ -116,8 +116,8 @@ def test_cancel_that_keeps_the_checkpoint_waits_for_one(workshop: Workshop) -> N
         workshop.ask(job_id, Desired.CANCEL, keep_checkpoint=True)
         job = workshop.wait(job_id, "cancelled")
     assert job.checkpoint_id is not None
-    leases.drop_ended_checkpoints(workshop.engine)
-    ((checkpoint, _),) = leases.checkpoint_files(workshop.engine, job_id)
+    checkpoints.drop_ended(workshop.engine)
+    ((checkpoint, _),) = checkpoints.kept(workshop.engine, job_id)
     assert checkpoint.step >= 2
 
 
@@ -220,7 +220,7 @@ def test_damaged_checkpoint_is_refused_and_the_one_before_is_used(workshop: Work
         workshop.wait_step(job_id, 8)
         workshop.ask(job_id, Desired.PAUSE)
         workshop.wait(job_id, "paused")
-    (newest, files), (before, _) = leases.checkpoint_files(workshop.engine, job_id)
+    (newest, files), (before, _) = checkpoints.kept(workshop.engine, job_id)
     with transaction(workshop.engine) as session:
         blob = next(f.blob_id for f in files if f.name == "optimizer.pt")
         session.execute(
