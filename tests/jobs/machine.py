@@ -243,13 +243,16 @@ def make_machine(
                     job, {"cancel": "cancelled", "pause": "paused"}.get(job.desired, "queued")
                 )
 
-        @rule(prefix=st.sampled_from([None, None, "host-0/0:", "host-1/0:"]))
-        def sweep(self, prefix: str | None) -> None:
+        @rule(
+            prefix=st.sampled_from([None, None, "host-0/0:", "host-1/0:"]),
+            backoff_ms=st.sampled_from([50, 5000]),
+        )
+        def sweep(self, prefix: str | None, backoff_ms: int) -> None:
             with transaction(engine) as session:
                 swept = repository.sweep(
                     session,
                     grace_ms=GRACE_MS,
-                    backoff_ms=50,
+                    backoff_ms=backoff_ms,
                     max_crashes=CAP,
                     max_stalls=CAP,
                     owner_prefix=prefix,
@@ -269,7 +272,7 @@ def make_machine(
                 job.crashes += 1
                 job.stalls += 1
                 job.events += 1
-                job.run_after = clock.now_ms + 50
+                job.run_after = clock.now_ms + backoff_ms
                 if job.desired == "cancel":
                     self._end(job, "cancelled")
                 elif job.crashes >= CAP or job.stalls >= CAP:
@@ -285,6 +288,12 @@ def make_machine(
         def ask(self, job_id: str, wishes: list[Desired], tenant: str) -> None:
             for desired in wishes:
                 self._ask(job_id, desired, tenant)
+
+        @rule(lease=leases, wishes=st.lists(st.sampled_from(list(Desired)), min_size=2, max_size=3))
+        def change_ones_mind(self, lease: Held, wishes: list[Desired]) -> None:
+            """The owner of a job that was claimed."""
+            for desired in wishes:
+                self._ask(lease[0], desired, self.model[lease[0]].tenant)
 
         def _ask(self, job_id: str, desired: Desired, tenant: str) -> None:
             job = self.model[job_id]
@@ -303,13 +312,13 @@ def make_machine(
             if job.status != "running":
                 self._move(job, idle)
 
-        @rule(job_id=jobs, tenant=st.sampled_from(TENANTS))
-        def remove(self, job_id: str, tenant: str) -> None:
-            job = self.model[job_id]
-            may = tenant == job.tenant and job.status in TERMINAL
-            with transaction(engine) as session:
-                assert repository.delete_job(session, tenant, job_id) == may
-                session.rollback()  # the model keeps it
+        @rule(tenant=st.sampled_from(TENANTS))
+        def remove(self, tenant: str) -> None:
+            for job in self.model.values():
+                may = tenant == job.tenant and job.status in TERMINAL
+                with transaction(engine) as session:
+                    assert repository.delete_job(session, tenant, job.id) == may
+                    session.rollback()  # the model keeps it
 
         # -- what always holds ---------------------------------------------------------------
 
