@@ -70,6 +70,9 @@ class Settings(BaseSettings):
         1, ge=1, description="Threads of a trainer; part of what makes runs byte-equal."
     )
     checkpoint_seconds: float = Field(300.0, gt=0)
+    token_cache_bytes: int = Field(
+        16 << 30, ge=0, description="Disk for token ids that jobs of this worker share; 0: none."
+    )
     poll_seconds: float = Field(0.5, gt=0, description="Embedded: how often to look for work.")
     slow_poll_seconds: float = Field(30.0, gt=0, description="With a broker: in case it is dead.")
     trainer_memory_bytes: int | None = Field(None, description="Address space of a trainer.")
@@ -128,6 +131,11 @@ class Settings(BaseSettings):
     def model_cache(self) -> Path:
         """Where fetched base models lie."""
         return self.data_dir / "models"
+
+    @property
+    def token_cache(self) -> Path:
+        """Where the token ids of datasets lie."""
+        return self.data_dir / "tokens"
 
     @property
     def work_dir(self) -> Path:

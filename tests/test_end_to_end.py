@@ -108,6 +108,13 @@ def test_job_is_submitted_trained_downloaded_and_merged(
     job = _ended(service, answer.headers["location"])
     assert job["status"] == "succeeded", job
     assert job["progress"]["step"] == 6
+    foreseen = {
+        name: service.get(f"/v1/jobs/{job['id']}/reports/{name}").json()["document"]
+        for name in ("estimate", "dataset", "memory")
+    }
+    assert foreseen["estimate"]["steps"] == 6
+    assert foreseen["dataset"] == preview.json()["reports"]["dataset"]
+    assert foreseen["memory"] == preview.json()["reports"]["memory"]
 
     adapter = service.get(f"/v1/adapters/{job['adapter_id']}").json()
     directory = _download(service, adapter, tmp_path / "adapter")
@@ -220,6 +227,6 @@ def _running(command: list[str], environment: dict[str, str], directory: Path) -
 
 def _answers(client: httpx.Client) -> bool:
     try:
-        return client.get("/readyz").is_success
+        return client.get("/readyz", timeout=5).is_success
     except httpx.TransportError:
         return False

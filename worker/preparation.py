@@ -12,7 +12,6 @@ from app.base_models import facts as known
 from app.base_models.catalogue import BaseModelEntry, Catalogue, HubSource
 from app.base_models.service import public_source
 from app.base_models.sources import FetchedModel, fetch
-from app.blobs import read_range
 from app.database import reader, transaction
 from app.domain.compiler import compile_plan
 from app.domain.order import WorkOrder
@@ -116,6 +115,9 @@ def lay_out(
         spec=job.spec,
         train_file="train.jsonl",
         eval_file="eval.jsonl" if job.eval_dataset_id else None,
+        facts=known_facts(engine, entry),
+        token_cache=str(settings.token_cache.absolute()) if settings.token_cache_bytes else None,
+        token_cache_bytes=settings.token_cache_bytes,
         checkpoint=_fetch_checkpoint(engine, job, directory),
         threads=settings.torch_threads,
         checkpoint_seconds=settings.checkpoint_seconds,
@@ -183,9 +185,7 @@ def _fetch_checkpoint(engine: Engine, job: Job, directory: Path) -> str | None:
 def _write_pairs(engine: Engine, dataset_id: str | None, target: Path) -> None:
     with transaction(reader(engine)) as session:
         dataset = session.get_one(Dataset, dataset_id)
-    with target.open("wb") as file:
-        for piece in read_range(engine, dataset.blob_id, 0, dataset.bytes):
-            file.write(piece)
+    artifacts.fetch(engine, dataset.blob_id, dataset.bytes, target, dataset.sha256)
 
 
 def _reference(dataset: Dataset) -> DatasetRef:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from app.domain.plan import TrainingPlan
+from app.domain.plan import BaseModelFacts, TrainingPlan
 
 ORDER_FILE = "order.json"
 
@@ -39,6 +39,9 @@ class WorkOrder(BaseModel):
     spec: dict[str, JsonValue] | None = Field(None, description="For run.lock.json.")
     train_file: str | None = Field(None, description="Canonical JSONL of pairs.")
     eval_file: str | None = None
+    facts: BaseModelFacts | None = Field(None, description="To estimate the memory from.")
+    token_cache: str | None = Field(None, description="Absolute path of this worker's token ids.")
+    token_cache_bytes: int = Field(0, ge=0, description="What the token ids may take there.")
     checkpoint: str | None = Field(None, description="Directory to resume from.")
     adapter: str | None = Field(None, description="Directory of the adapter to merge.")
     threads: int = Field(1, ge=1, description="Of torch; part of what makes runs byte-equal.")

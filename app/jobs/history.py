@@ -147,26 +147,38 @@ def list_checkpoints(
     return Page[CheckpointRead](data=data, has_more=False, next=None)
 
 
+MADE_WHEN = {
+    "estimate": "It is made at the submit, and only if the base model was known by then.",
+    "dataset": "It comes when the job's data are tokenised.",
+    "memory": "It comes when the job's data are tokenised.",
+    "worst_pairs": "It comes with the last evaluation, and only with an eval_dataset.",
+}
+
+
 @router.get(
     "/jobs/{job_id}/reports/{name}", responses=documented(JobNotFoundError, ReportNotFoundError)
 )
 def get_report(
     job_id: JobId,
     name: Annotated[
-        Literal["worst_pairs"],
-        Path(description="`worst_pairs`: the most confidently wrong held-out pairs, by line."),
+        Literal["estimate", "dataset", "memory", "worst_pairs"],
+        Path(
+            description="`estimate`: steps and seconds as of the submit; `dataset`: what the "
+            "worker made of the data; `memory`: its estimate by part; `worst_pairs`: the most "
+            "confidently wrong held-out pairs, by line."
+        ),
     ],
     engine: ReaderDep,
     principal: JobsReaderDep,
 ) -> JobReportRead:
-    """A larger document that the run made."""
+    """A document about the job: what was foreseen, and what the run found."""
     with engine.connect() as connection:
         _job(connection, principal.tenant_id, job_id)
         document = reading.report(connection, job_id, name)
     if document is None:
         raise ReportNotFoundError(
             f"{job_id} has no report {name}.",
-            hint="It comes with the last evaluation, and only with an eval_dataset.",
+            hint=MADE_WHEN[name],
         )
     return JobReportRead(job_id=job_id, name=name, document=document)
 
@@ -202,7 +214,7 @@ async def get_dataset_report(
     spec = RewardJobSpec.model_validate(
         {"base_model": base_model, "train_dataset": dataset_id, **training}
     )
-    reports = await preflight.reports(principal.tenant_id, spec)
+    reports, _ = await preflight.foresight(principal.tenant_id, spec)
     if "dataset" not in reports:
         raise UnavailableError(
             "No worker had the report ready in time.",

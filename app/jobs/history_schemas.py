@@ -142,7 +142,7 @@ class DatasetReport(BaseModel):
 
 
 class JobReportRead(BaseModel):
-    """A larger document that a run made."""
+    """A document about a job."""
 
     object: Literal["job_report"] = "job_report"
     job_id: str

@@ -10,10 +10,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from anyio import to_thread
-from sqlalchemy import Engine, or_, select
+from sqlalchemy import Connection, Engine, or_, select
 from sqlalchemy.orm import Session
 
 from app.base_models.catalogue import BaseModelEntry, Catalogue, UnknownBaseModelError
@@ -23,16 +23,24 @@ from app.broker import Tickets, preflight_queue
 from app.database import new_id, reader, transaction
 from app.datasets import service as datasets
 from app.datasets.service import DatasetNotFoundError
-from app.domain.compiler import compile_plan, planned_steps
+from app.domain.compiler import compile_plan, pairs_a_step, planned_steps
 from app.domain.lifecycle import Desired, FailureCategory, FailureCode, JobKind, JobStatus
 from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
 from app.domain.rules import SpecRejected
 from app.domain.spec import RewardJobSpec
 from app.errors import FieldProblem, InvalidSpecError
-from app.jobs import repository
+from app.jobs import reading, repository
+from app.jobs.schemas import JobEstimate
 from app.jobs.watching import Watcher
 from app.models import Dataset, Job, JobReport
 from app.settings import Settings
+
+
+class Foresight(NamedTuple):
+    """What a worker said of a spec before anything was trained."""
+
+    reports: dict[str, Any]  # by name; empty if no worker had time
+    warnings: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -58,8 +66,8 @@ class Preflight:
             draft = await to_thread.run_sync(self._draft, tenant_id, spec)
         return _compile(draft, draft.facts) if draft.facts else None
 
-    async def reports(self, tenant_id: str, spec: RewardJobSpec) -> dict[str, Any]:
-        """What a worker says about this spec's data and memory, by name; empty if none did in time.
+    async def foresight(self, tenant_id: str, spec: RewardJobSpec) -> Foresight:
+        """What a worker says about this spec's data and memory.
 
         Raises:
             InvalidSpecError: the worker found that it cannot be trained.
@@ -69,8 +77,8 @@ class Preflight:
         inspection = await to_thread.run_sync(ask)
         if not await self._outcome(inspection):
             await to_thread.run_sync(self._forget, tenant_id, inspection)
-            return {}
-        return await to_thread.run_sync(self._documents, inspection)
+            return Foresight({}, [])
+        return await to_thread.run_sync(self._said, inspection)
 
     async def _outcome(self, inspection: str) -> bool:
         """Whether the inspection succeeded; waits for it a while."""
@@ -94,6 +102,7 @@ class Preflight:
             # What a worker said of the same spec before still holds: data are immutable.
             said = or_(live, Job.status == JobStatus.SUCCEEDED)
             wanted += [Job.tenant_id == tenant_id, Job.spec_sha256 == _print_of(spec), said]
+            wanted.append(Job.train_dataset_id.is_not(None))
         else:
             # Facts belong to nobody, so anybody's inspection will do.
             wanted += [Job.base_model == draft.entry.id, Job.train_dataset_id.is_(None), live]
@@ -125,12 +134,13 @@ class Preflight:
             if session.scalar(is_waiting) is not None:
                 repository.desire(session, tenant_id, inspection, Desired.CANCEL)
 
-    def _documents(self, inspection: str) -> dict[str, Any]:
+    def _said(self, inspection: str) -> Foresight:
         with reader(self.engine).connect() as connection:
-            rows = connection.execute(
+            reports = connection.execute(
                 select(JobReport.name, JobReport.document).where(JobReport.job_id == inspection)
-            )
-            return {row.name: row.document for row in rows}
+            ).all()
+            warnings = connection.execute(select(Job.warnings).where(Job.id == inspection))
+            return Foresight({r.name: r.document for r in reports}, warnings.scalar_one())
 
     def _has_succeeded(self, inspection: str) -> bool:
         """Refuses the spec if the inspection ended with a reason to."""
@@ -152,15 +162,17 @@ class Preflight:
         )
 
 
-def training_pairs(plan: TrainingPlan) -> int:
-    """Pairs that are trained on, without those that are held out."""
+def estimate(connection: Connection, plan: TrainingPlan) -> JobEstimate:
+    """How much a plan trains and how long that may take."""
     pairs = plan.data.train.pair_count
-    return pairs - int(pairs * (plan.data.eval_fraction or 0))
-
-
-def steps_of(plan: TrainingPlan) -> int:
-    """Optimiser steps, before overlong pairs are dropped."""
-    return planned_steps(training_pairs(plan), plan)
+    steps = planned_steps(pairs - int(pairs * (plan.data.eval_fraction or 0)), plan)
+    pace = reading.pair_seconds(connection, plan.base_model.id)
+    return JobEstimate(
+        trainable_parameters=plan.trainable_parameters,
+        total_parameters=plan.total_parameters,
+        steps=steps,
+        estimated_seconds=pace and round(pace * pairs_a_step(plan.reward) * steps, 1),
+    )
 
 
 @dataclass(frozen=True)

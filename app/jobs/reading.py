@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select, and_, func, or_, select
 
 from app.database import now_ms
+from app.domain.compiler import pairs_a_step
 from app.domain.lifecycle import Desired, JobKind, JobStatus
 from app.models import Checkpoint, Job, JobEvent, JobLog, JobMetric, JobReport, Worker
 
@@ -255,8 +256,8 @@ def report(connection: Connection, job_id: str, name: str) -> dict[str, Any] | N
     ).scalar()
 
 
-def step_seconds(connection: Connection, base_model: str) -> tuple[float, int] | None:
-    """Seconds a step of the newest finished job of this base model, and its pairs a step."""
+def pair_seconds(connection: Connection, base_model: str) -> float | None:
+    """Seconds that a pair of a step took in the newest finished job of this base model."""
     row = connection.execute(
         select(Job.rate_step, Job.rate_at, Job.step, Job.progressed_at, Job.plan)
         .where(
@@ -270,6 +271,5 @@ def step_seconds(connection: Connection, base_model: str) -> tuple[float, int] |
     ).one_or_none()
     if row is None:
         return None
-    reward = row.plan["reward"]
-    pairs = reward["per_device_train_batch_size"] * reward["gradient_accumulation_steps"]
-    return (row.progressed_at - row.rate_at) / 1000 / (row.step - row.rate_step), pairs
+    pairs = (row.step - row.rate_step) * pairs_a_step(row.plan["reward"])
+    return float((row.progressed_at - row.rate_at) / 1000 / pairs)

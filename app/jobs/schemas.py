@@ -106,13 +106,9 @@ class JobRead(JobItem):
         )
 
 
-class JobPreview(BaseModel):
-    """What a spec would become; nothing was stored."""
+class JobEstimate(BaseModel):
+    """How much a plan trains, and how long that may take."""
 
-    object: Literal["job_preview"] = "job_preview"
-    spec: RewardJobSpec
-    plan: dict[str, Any]
-    adapter_config: dict[str, Any] = Field(description="Keyword arguments of peft.LoraConfig.")
     trainable_parameters: int
     total_parameters: int
     steps: int = Field(description="Optimiser steps, before overlong pairs are dropped.")
@@ -120,6 +116,15 @@ class JobPreview(BaseModel):
         description="Of training, by the pace of the newest finished job of this base model; "
         "null when there is none."
     )
+
+
+class JobPreview(JobEstimate):
+    """What a spec would become; nothing was stored."""
+
+    object: Literal["job_preview"] = "job_preview"
+    spec: RewardJobSpec
+    plan: dict[str, Any]
+    adapter_config: dict[str, Any] = Field(description="Keyword arguments of peft.LoraConfig.")
     reports: dict[str, dict[str, Any]] = Field(
         description="What a worker found: `dataset` (lengths in tokens, duplicates, "
         "contradictions, …) and `memory` (an estimate); empty if none had time."

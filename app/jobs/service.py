@@ -17,9 +17,9 @@ from app.domain.lifecycle import Desired, JobKind, JobStatus
 from app.domain.plan import TrainingPlan
 from app.domain.spec import EvalFraction, RewardJobSpec
 from app.errors import ConflictError, InvalidError, InvalidSpecError, NotFoundError, QuotaError
-from app.jobs import cloning, repository
+from app.jobs import cloning, preflight, repository
 from app.jobs.cloning import JobStateError
-from app.models import Adapter, Checkpoint, Job, StoredFile
+from app.models import Adapter, Checkpoint, Job, JobReport, StoredFile
 from app.settings import Settings
 
 #: After this long an idempotency key may be used for another job.
@@ -116,6 +116,11 @@ def submit(
         raise InvalidSpecError(
             "A dataset of this spec was just deleted.", hint="Upload it again."
         ) from error
+    if submission.plan is not None:
+        estimate = preflight.estimate(session.connection(), submission.plan)
+        session.add(
+            JobReport(job_id=job.id, name="estimate", attempt=0, document=estimate.model_dump())
+        )
     if parent is not None and submission.from_checkpoint:
         cloning.take_checkpoint(session, parent, job)
     return job, False

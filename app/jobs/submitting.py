@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Query, Request, Response, status
@@ -17,11 +17,11 @@ from app.dependencies import EngineDep, JobsWriterDep, SettingsDep, TicketsDep
 from app.domain.plan import TrainingPlan
 from app.domain.spec import RewardJobSpec
 from app.errors import FieldProblem, InvalidSpecError, QuotaError, UnavailableError
-from app.jobs import cloning, preflight, reading, service
+from app.jobs import cloning, preflight, service
 from app.jobs.cloning import JobStateError
-from app.jobs.preflight import Preflight
+from app.jobs.preflight import Foresight, Preflight
 from app.jobs.router import JobId, WatcherDep, json_response, shown
-from app.jobs.schemas import JobClone, JobPreview, JobRead, JobWarning
+from app.jobs.schemas import JobClone, JobEstimate, JobPreview, JobRead, JobWarning
 from app.jobs.service import JobNotFoundError, KeyReusedError, Submission
 from app.models import Job
 from app.problems import documented
@@ -82,9 +82,9 @@ async def create_job(
     if dry_run:
         if (plan := await preflight_.plan(principal.tenant_id, body)) is None:
             raise _no_worker()
-        reports = await preflight_.reports(principal.tenant_id, body)
-        seconds = await to_thread.run_sync(_estimated_seconds, engine, plan)
-        return _preview(body, plan, seconds, reports)
+        foresight = await preflight_.foresight(principal.tenant_id, body)
+        estimate = await to_thread.run_sync(_estimate, engine, plan)
+        return _preview(body, plan, estimate, foresight)
 
     def replay() -> Job | None:
         with transaction(engine) as session:
@@ -164,32 +164,22 @@ def _no_worker() -> UnavailableError:
     )
 
 
-def _estimated_seconds(engine: Engine, plan: TrainingPlan) -> float | None:
+def _estimate(engine: Engine, plan: TrainingPlan) -> JobEstimate:
     with reader(engine).connect() as connection:
-        pace = reading.step_seconds(connection, plan.base_model.id)
-    if pace is None:
-        return None
-    seconds, pairs = pace
-    ours = int(str(plan.reward["per_device_train_batch_size"])) * int(
-        str(plan.reward["gradient_accumulation_steps"])
-    )
-    return round(seconds * ours / pairs * preflight.steps_of(plan), 1)
+        return preflight.estimate(connection, plan)
 
 
 def _preview(
-    spec: RewardJobSpec, plan: TrainingPlan, seconds: float | None, reports: dict[str, Any]
+    spec: RewardJobSpec, plan: TrainingPlan, estimate: JobEstimate, foresight: Foresight
 ) -> Response:
     arguments, _ = plan.kwargs()
     preview = JobPreview(
         spec=spec,
         plan=plan.model_dump(mode="json"),
         adapter_config=arguments,
-        trainable_parameters=plan.trainable_parameters,
-        total_parameters=plan.total_parameters,
-        steps=preflight.steps_of(plan),
-        estimated_seconds=seconds,
-        reports=reports,
-        warnings=[] if reports else [NOT_REPORTED],
+        **estimate.model_dump(),
+        reports=foresight.reports,
+        warnings=foresight.warnings if foresight.reports else [NOT_REPORTED],
     )
     return json_response(preview.model_dump_json())
 

@@ -238,6 +238,19 @@ def test_worst_pairs_are_there_once_the_run_made_them(
     assert client.get(path).json()["document"] == pairs
 
 
+def test_what_was_foreseen_is_kept_with_the_job(world: World, client: TestClient) -> None:
+    unknown = world.submit()
+    missing = client.get(f"/v1/jobs/{unknown['id']}/reports/estimate").json()
+    assert (missing["code"], "submit" in missing["hint"]) == ("report_not_found", True)
+    world.know_base_model()
+    spec = world.spec(training={"max_steps": 50})
+    preview = client.post("/v1/jobs?dry_run=true", json=spec).json()
+    job = client.post("/v1/jobs", json=spec).json()
+    estimate = client.get(f"/v1/jobs/{job['id']}/reports/estimate").json()["document"]
+    assert estimate == {name: preview[name] for name in estimate}
+    assert estimate["steps"] == 50
+
+
 def test_dry_run_estimates_the_time_by_the_pace_of_the_newest_job(
     world: World, client: TestClient, engine: Engine, job: dict[str, Any]
 ) -> None:

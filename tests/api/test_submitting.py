@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from app.database import now_ms, transaction
 from app.domain.lifecycle import FailureCode
-from app.domain.progress import Reported
+from app.domain.progress import Noted, Reported
 from app.jobs import leases
 from app.main import create_app
 from app.models import Job
@@ -252,7 +252,8 @@ def test_dry_run_brings_what_a_worker_says_about_the_data(patient: World) -> Non
             Reported(name="dataset", document={"rows": 20, "longer_is_better": 0.5}),
             Reported(name="memory", document={"bytes": 1}),
         ]
-        leases.record(patient.engine, patient.settings, lease, reports=said)
+        short = Noted(code="memory_short", message="too little", is_warning=True)
+        leases.record(patient.engine, patient.settings, lease, reports=said, notes=[short])
         leases.complete(patient.engine, lease, {})
 
     spec, path = patient.spec(), "/v1/jobs?dry_run=true"
@@ -262,6 +263,7 @@ def test_dry_run_brings_what_a_worker_says_about_the_data(patient: World) -> Non
         "dataset": {"rows": 20, "longer_is_better": 0.5},
         "memory": {"bytes": 1},
     }
+    assert answer.json()["warnings"] == [{"code": "memory_short", "message": "too little"}]
     # Said once, known from then on, whatever the job is called; also as the dataset's own report.
     again = patient.client.post(path, json=spec | {"name": "other"})
     assert again.json()["reports"] == answer.json()["reports"]

@@ -14,7 +14,8 @@ from trl.trainer.reward_trainer import RewardTrainer
 
 from tests.trainer.conftest import Base, Recorder
 from worker.trainer.model import load_base, numerics_for, trainable, wrap
-from worker.trainer.tokenization import PairTokenizer, read_rows, tokenize
+from worker.trainer.pairs import tokenize
+from worker.trainer.tokenization import PairFile, PairTokenizer, read_rows
 from worker.trainer.training import build_run, choose_engine, train
 
 pytestmark = [
@@ -40,7 +41,7 @@ def test_makes_the_weights_that_trl_makes(
     assert order.train_file
     numerics = numerics_for(plan)
     tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
-    pairs = tokenize(order.train_file, tokenizer).pairs
+    pairs = tokenize(PairFile(Path(order.train_file)), tokenizer).pairs
     set_seed(42)
     ours = wrap(load_base(order.model_dir, numerics, plan.head_modules), plan)
     frozen = {n: p.clone() for n, p in ours.named_parameters() if not p.requires_grad}

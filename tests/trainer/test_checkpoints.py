@@ -21,7 +21,8 @@ from worker.trainer.checkpoints import (
     verify,
 )
 from worker.trainer.model import load_base, numerics_for, wrap
-from worker.trainer.tokenization import PairTokenizer, tokenize
+from worker.trainer.pairs import tokenize
+from worker.trainer.tokenization import PairFile, PairTokenizer
 from worker.trainer.training import build_run, train
 
 SAME = {"plan_sha256": "a" * 64, "threads": 1}
@@ -139,7 +140,7 @@ def test_clock_saves_when_the_plan_gives_no_steps(
     assert plan.reward["save_strategy"] == "no"
     numerics = numerics_for(plan)
     tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
-    pairs = tokenize(order.train_file, tokenizer).pairs
+    pairs = tokenize(PairFile(Path(order.train_file)), tokenizer).pairs
     set_seed(1)
     model = wrap(load_base(order.model_dir, numerics, plan.head_modules), plan)
     run = build_run(model, tokenizer.tokenizer, plan, numerics, pairs, [], recorder, 1e-9)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from worker.trainer.evaluation import Scores, metrics, worst_pairs
-from worker.trainer.tokenization import Pair
+from worker.trainer.pairs import Pair
 
 
 def scores(

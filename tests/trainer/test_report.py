@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.plan import TokenizationPlan
 from tests.architectures import CHAT_TEMPLATE, make_checkpoint
-from worker.trainer.report import TokenizedRow, dataset_report, report, shared_prefix
-from worker.trainer.tokenization import PairTokenizer
+from worker.trainer.report import Survey, shared_prefix, survey_of
+from worker.trainer.tokenization import PairFile, PairTokenizer, TokenizedRow
 
 
 def row(line: int, chosen: str, rejected: str, prompt: str | None = "q: ", **more: Any) -> Any:
@@ -27,7 +29,18 @@ def words(fields: Any, **more: Any) -> TokenizedRow:
         [ord(c.lower()) for c in fields.get("prompt", "") + fields[r]]
         for r in ("chosen", "rejected")
     ]
-    return TokenizedRow(fields, *ids, **more)
+    return TokenizedRow(fields, *map(np.array, ids), **more)
+
+
+def report(
+    rows: Iterable[TokenizedRow], *, max_length: int, eval_rows: Iterable[TokenizedRow] = ()
+) -> dict[str, Any]:
+    survey = Survey(max_length)
+    for found in rows:
+        survey.add(found)
+    for found in eval_rows:
+        survey.add_held_out(found)
+    return survey.document()
 
 
 def lines(found: dict[str, Any]) -> dict[str, list[int]]:
@@ -113,7 +126,7 @@ _ids = st.lists(st.integers(0, 2), max_size=6)
 
 @given(ours=_ids, theirs=_ids)
 def test_shared_prefix_is_the_longest(ours: list[int], theirs: list[int]):
-    n = shared_prefix(ours, theirs)
+    n = shared_prefix(np.array(ours), np.array(theirs))
     assert ours[:n] == theirs[:n]
     assert n == min(len(ours), len(theirs)) or ours[n] != theirs[n]
 
@@ -146,7 +159,7 @@ def test_real_tokenizer_reports_what_its_template_refuses(tmp_path: Path):
     ]
     file = tmp_path / "train.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    found = dataset_report(tokenizer, file, file)
+    found = survey_of(tokenizer, PairFile(file), PairFile(file)).document()
     assert found["rows"] == 3
     invalid = [(r["dataset"], r["line"]) for r in found["invalid"]["rows"]]
     assert invalid == [("training", 2), ("eval", 2)]

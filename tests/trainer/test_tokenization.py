@@ -14,7 +14,8 @@ from app.domain.plan import TokenizationPlan, TrainingPlan
 from tests.trainer.conftest import Base
 from tests.trainer.tiny import make_pairs, make_plan, write_rows
 from worker.trainer.failures import TrainerFailure
-from worker.trainer.tokenization import PairTokenizer, Tokenized, split, tokenize
+from worker.trainer.pairs import Tokenized, split, tokenize
+from worker.trainer.tokenization import PairFile, PairTokenizer
 
 
 def tokenizer_of(base: Base, rows: list[dict[str, Any]], **changes: Any) -> PairTokenizer:
@@ -24,7 +25,9 @@ def tokenizer_of(base: Base, rows: list[dict[str, Any]], **changes: Any) -> Pair
 
 
 def tokenized(base: Base, rows: list[dict[str, Any]], folder: Path, **changes: Any) -> Tokenized:
-    return tokenize(write_rows(folder / "rows.jsonl", rows), tokenizer_of(base, rows, **changes))
+    return tokenize(
+        PairFile(write_rows(folder / "rows.jsonl", rows)), tokenizer_of(base, rows, **changes)
+    )
 
 
 def refused(base: Base, rows: list[dict[str, Any]], folder: Path, **changes: Any) -> str:
@@ -67,7 +70,7 @@ def test_gives_the_ids_that_trl_gives(
     prepared = RewardTrainer._prepare_dataset(
         object.__new__(RewardTrainer), Dataset.from_list(columns), theirs, args, "train"
     )
-    found = tokenize(write_rows(tmp_path / "rows.jsonl", rows), ours).pairs
+    found = tokenize(PairFile(write_rows(tmp_path / "rows.jsonl", rows)), ours).pairs
     assert [pair.chosen.tolist() for pair in found] == prepared["chosen_ids"]
     assert [pair.rejected.tolist() for pair in found] == prepared["rejected_ids"]
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from app.domain.lifecycle import FailureCode
+from app.domain.lifecycle import FailureCode, Phase
 from app.domain.order import WorkOrder
 from app.domain.progress import CheckpointSaved, Packaged, PhaseChanged, Reported, Stepped
 from tests.trainer.conftest import Base
@@ -37,7 +37,8 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def order(llama: Base) -> WorkOrder:
-    return llama.order(training={"epochs": 2, "eval_steps": 6, "checkpoint_steps": 6})
+    order = llama.order(training={"epochs": 2, "eval_steps": 6, "checkpoint_steps": 6})
+    return order.model_copy(update={"facts": llama.facts})
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,16 @@ def test_learns_what_the_pairs_teach(run: Outcome) -> None:
     assert metrics["eval/accuracy_low"] <= metrics["eval/accuracy"] <= 1.0
     assert {"eval/slice/short", "eval/slice/long", "eval/ece", "eval/brier"} <= metrics.keys()
     assert run.of(Reported)[-1].name == "worst_pairs"
+
+
+def test_says_before_it_trains_what_its_data_are_and_what_memory_it_takes(run: Outcome) -> None:
+    training = run.messages.index(PhaseChanged(phase=Phase.TRAINING))
+    said = {m.name: m.document for m in run.messages[:training] if isinstance(m, Reported)}
+    assert said["dataset"]["rows"] == 48
+    assert said["dataset"]["eval_rows"] > 0
+    parts = {k: v for k, v in said["memory"].items() if k not in ("total_bytes", "device_bytes")}
+    assert said["memory"]["total_bytes"] == sum(parts.values())
+    assert said["memory"]["device_bytes"] > said["memory"]["total_bytes"]
 
 
 def test_checkpoints_are_said_with_their_files(run: Outcome) -> None:

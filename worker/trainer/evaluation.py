@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.trainer.tokenization import Pair
+from worker.trainer.pairs import Pair
 
 Floats = NDArray[np.float64]
 BOOTSTRAP_SAMPLES = 2000

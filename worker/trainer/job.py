@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,17 @@ from app.domain.lifecycle import FailureCode, Phase
 from app.domain.order import WorkOrder
 from app.domain.plan import TrainingPlan
 from app.domain.progress import Noted, Packaged, PhaseChanged, Reported, Stepped
-from worker.trainer import checkpoints, packaging, tokenization
+from worker.trainer import checkpoints, packaging, pairs
 from worker.trainer.adapter_check import check_wrapped
 from worker.trainer.channel import Channel, finite
 from worker.trainer.evaluation import Scores, worst_pairs
 from worker.trainer.failures import Stopped, TrainerFailure
 from worker.trainer.files import file_entries
+from worker.trainer.foresight import say_foresight
 from worker.trainer.model import Numerics, load_base, numerics_for, wrap
-from worker.trainer.tokenization import Pair, PairTokenizer, Tokenized
+from worker.trainer.pairs import Pair, Tokenized
+from worker.trainer.report import Survey
+from worker.trainer.tokenization import PairTokenizer, TokenizedRow
 from worker.trainer.training import Run, build_run, check_trained, choose_engine, train
 from worker.trainer.verification import verified_certificate
 
@@ -36,8 +41,8 @@ def train_job(order: WorkOrder, channel: Channel) -> None:
         TrainerFailure: with the code that the job fails with.
     """
     plan = order.plan
-    if plan is None or order.train_file is None:
-        raise TrainerFailure(FailureCode.INTERNAL, "an order to train needs plan and train_file")
+    if plan is None:
+        raise TrainerFailure(FailureCode.INTERNAL, "an order to train needs a plan")
     numerics = numerics_for(plan)
     summary, metrics = _train_and_package(order, plan, numerics, channel)
     channel.say(PhaseChanged(phase=Phase.VERIFYING))
@@ -63,7 +68,7 @@ def _train_and_package(
     """The package's summary and the run's metrics; the model is let go of."""
     channel.say(PhaseChanged(phase=Phase.TOKENIZING))
     tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
-    train_pairs, eval_pairs = _pairs(order, plan, tokenizer, channel)
+    train_pairs, eval_pairs = _pairs(order, plan, tokenizer, numerics, channel)
 
     set_seed(int(str(plan.reward["seed"])))  # the head and LoRA are drawn from it
     model = wrap(load_base(order.model_dir, numerics, plan.head_modules), plan)
@@ -101,19 +106,34 @@ def _train_and_package(
 
 
 def _pairs(
-    order: WorkOrder, plan: TrainingPlan, tokenizer: PairTokenizer, channel: Channel
+    order: WorkOrder,
+    plan: TrainingPlan,
+    tokenizer: PairTokenizer,
+    numerics: Numerics,
+    channel: Channel,
 ) -> tuple[list[Pair], list[Pair]]:
-    """Training and held-out pairs, with a note for all that is odd about them."""
-    assert order.train_file is not None
-    found = tokenization.tokenize(order.train_file, tokenizer)
+    """Training and held-out pairs, with a report and a note for all that is odd about them."""
+    train_file, eval_file = pairs.pair_files(order, plan, tokenizer)
+    survey = Survey(plan.tokenization.max_length)
+
+    def look(add: Callable[[TokenizedRow], None], row: TokenizedRow) -> None:
+        _stop_if_wanted(channel, 0)
+        add(row)
+
+    found = pairs.tokenize(train_file, tokenizer, partial(look, survey.add))
+    held_out = (
+        pairs.tokenize(eval_file, tokenizer, partial(look, survey.add_held_out))
+        if eval_file
+        else None
+    )
+    say_foresight(survey, order.facts, plan, numerics, channel)
     _note_findings(found, "training", tokenizer, channel)
-    if order.eval_file is not None:
-        held_out = tokenization.tokenize(order.eval_file, tokenizer)
+    if held_out is not None:
         _note_findings(held_out, "eval", tokenizer, channel)
         return found.pairs, held_out.pairs
     if plan.data.eval_fraction is not None:
         seed = int(str(plan.reward["seed"]))
-        return tokenization.split(found.pairs, plan.data.eval_fraction, seed)
+        return pairs.split(found.pairs, plan.data.eval_fraction, seed)
     return found.pairs, []
 
 
@@ -142,7 +162,7 @@ def _note_findings(
                 data={
                     "dataset": which,
                     "count": len(lines),
-                    "lines": list(lines[: tokenization.LINES_NAMED]),
+                    "lines": list(lines[: pairs.LINES_NAMED]),
                     "longest": found.longest,
                 },
                 is_warning=True,

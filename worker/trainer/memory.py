@@ -8,6 +8,7 @@ taken to keep no scores, as with PyTorch's scaled dot product or flash kernels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from app.domain.paths import matches
 from app.domain.plan import BaseModelFacts, TrainingPlan
@@ -78,6 +79,13 @@ def estimate_memory(
         activations=kept + 4 * hidden,  # embeddings, last norm, and their gradients
         overhead=OVERHEAD_BYTES[device],
     )
+
+
+def checkpoints_activations(
+    wanted: bool | Literal["auto"], device: str, *, can_checkpoint: bool
+) -> bool:
+    """Whether activations are computed twice to save memory; "auto": on GPUs, whose is scarce."""
+    return can_checkpoint and (device == "cuda" if wanted == "auto" else wanted)
 
 
 def explain(estimate: MemoryEstimate, limit: int) -> str | None:

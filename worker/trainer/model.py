@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import resource
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +19,12 @@ from app.domain.lifecycle import FailureCode
 from app.domain.paths import is_inside
 from app.domain.plan import TrainingPlan
 from worker.trainer.failures import TrainerFailure
+
+#: A container's memory limit, by cgroup version; "max" or a huge number where there is none.
+CGROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,18 @@ def numerics_for(plan: TrainingPlan) -> Numerics:
     has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     bf16 = plan.precision == "bf16" or (plan.precision == "auto" and has_bf16)
     return Numerics(device, bf16, plan.quantization)
+
+
+def memory_bytes(device: str) -> int:
+    """What the device has in all; of a CPU what this process may use of it."""
+    if device == "cuda":
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limits += [n for n in resource.getrlimit(resource.RLIMIT_AS) if n != resource.RLIM_INFINITY]
+    for limit in CGROUP_LIMITS:
+        if limit.exists() and (text := limit.read_text().strip()).isdigit():
+            limits.append(int(text))
+    return min(limits)
 
 
 def load_base(model_dir: str, numerics: Numerics, head_modules: Collection[str]) -> PreTrainedModel:

@@ -25,8 +25,9 @@ from worker.trainer.checkpoints import CONFIG, WEIGHTS, versions
 from worker.trainer.evaluation import Scores
 from worker.trainer.failures import TrainerFailure
 from worker.trainer.model import Numerics
+from worker.trainer.pairs import Pair
 from worker.trainer.scoring import score
-from worker.trainer.tokenization import Pair, PairTokenizer, read_rows
+from worker.trainer.tokenization import PairTokenizer, read_rows
 
 SUMMARY, PROBES, LOCK, CARD = "reward_model.json", "probes.jsonl", "run.lock.json", "README.md"
 PROBE_PAIRS = 16

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import islice
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from worker.trainer.tokenization import PairTokenizer, prompt_digest, read_rows
+import numpy as np
+
+from worker.trainer.pairs import prompt_digest
+from worker.trainer.token_cache import Ids
+from worker.trainer.tokenization import (
+    REPLIES,
+    PairFile,
+    PairTokenizer,
+    TokenizedRow,
+    tokenized_rows,
+)
 
 #: Line numbers named in a finding; the count is always exact.
 LINES_NAMED = 100
-CHUNK_ROWS = 1000
-_REPLIES = ("chosen", "rejected")
-_FINDINGS = (
+FINDINGS = (
     "duplicates",
     "contradictions",
     "identical",
@@ -29,60 +36,23 @@ _FINDINGS = (
     "overlong",
     "empty",
     "special_tokens",
+    "leaked",
 )
 #: Upper ends of the histogram's bins, in tokens; the last bin has no end.
 BINS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizedRow:
-    """A row of the canonical dataset and the ids of both whole sequences, not truncated."""
-
-    row: dict[str, Any]
-    chosen_ids: Sequence[int]
-    rejected_ids: Sequence[int]
-    has_special_tokens: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RowError:
-    """A row that cannot be tokenised: of which dataset ("training" or "eval"), where, and why."""
-
-    dataset: str
-    line: int
-    error: str
-
-
-def dataset_report(
-    tokenizer: PairTokenizer, train_file: str | Path, eval_file: str | Path | None = None
-) -> dict[str, Any]:
-    """The report on canonical JSONL files for one tokenizer and its plan's ``max_length``."""
-    errors: list[RowError] = []
-    held_out = tokenized_rows(tokenizer, eval_file, "eval", errors) if eval_file else ()
-    return report(
-        tokenized_rows(tokenizer, train_file, "training", errors),
-        max_length=tokenizer.plan.max_length,
-        eval_rows=held_out,
-        errors=errors,
-    )
-
-
-def tokenized_rows(
-    tokenizer: PairTokenizer, path: str | Path, dataset: str, errors: list[RowError]
-) -> Iterator[TokenizedRow]:
-    """Every row that the template can render; the others go to ``errors``."""
-    rows = read_rows(path)
-    while chunk := list(islice(rows, CHUNK_ROWS)):
-        rendered: list[tuple[dict[str, Any], list[str]]] = []
-        for row in chunk:
-            try:
-                rendered.append((row, [tokenizer.render(row, reply) for reply in _REPLIES]))
-            except Exception as error:  # noqa: BLE001 - a template may raise anything
-                reason = f"the chat template cannot render it: {error}"
-                errors.append(RowError(dataset, row["line"], reason))
-        ids = tokenizer.encode([text for _, texts in rendered for text in texts])
-        for (row, _), chosen, rejected in zip(rendered, ids[0::2], ids[1::2], strict=True):
-            yield TokenizedRow(row, chosen, rejected, tokenizer.has_special_tokens(row))
+def survey_of(
+    tokenizer: PairTokenizer, train: PairFile, held_out: PairFile | None = None
+) -> Survey:
+    """Files of pairs, looked at through one tokenizer and its plan's ``max_length``."""
+    survey = Survey(tokenizer.plan.max_length)
+    for row in tokenized_rows(train, tokenizer, partial(survey.refuse, "training")):
+        survey.add(row)
+    if held_out is not None:
+        for row in tokenized_rows(held_out, tokenizer, partial(survey.refuse, "eval")):
+            survey.add_held_out(row)
+    return survey
 
 
 @dataclass
@@ -99,91 +69,89 @@ class Finding:
             self.lines.append(line)
 
 
-def report(
-    rows: Iterable[TokenizedRow],
-    *,
-    max_length: int,
-    eval_rows: Iterable[TokenizedRow] = (),
-    errors: Iterable[RowError] = (),
-) -> dict[str, Any]:
-    """The dataset report, ready for JSON.
-
-    ``errors`` are the rows that could not be tokenised at all; they are read after the rows.
-    ``tokens``: "prompt" is what both sequences begin with, "chosen" and "rejected" are
-    whole sequences. Findings:
-
-    - ``duplicates``: the same pair again; ``contradictions``: the same pair the other way round
-    - ``identical``: both replies are the same text; ``identical_as_tokens``: only as tokens;
-      ``identical_truncated``: only in their first ``max_length`` tokens
-    - ``overlong``: over ``max_length`` tokens; ``empty``: a reply without text
-    - ``special_tokens``: user text that the tokenizer takes for special tokens
-    - ``leaked``: eval rows whose prompt is in the training rows as well
-
-    ``longer_is_better`` is the accuracy of preferring the longer reply, ties as half: far from
-    0.5, and length alone explains the preferences.
-    """
-    survey = _Survey(max_length)
-    for row in rows:
-        survey.add(row)
-    leaked, eval_count = Finding(), 0
-    for row in eval_rows:
-        eval_count += 1
-        if prompt_digest(row.row) in survey.prompts:
-            leaked.add(row.row["line"])
-    invalid = [asdict(error) for error in errors]
-    return {
-        "rows": survey.rows,
-        "eval_rows": eval_count,
-        "prompts": len(survey.prompts),
-        "max_length": max_length,
-        "invalid": {"count": len(invalid), "rows": invalid[:LINES_NAMED]},
-        "findings": {
-            name: {"count": found.count, "lines": found.lines}
-            for name, found in {**survey.findings, "leaked": leaked}.items()
-        },
-        "tokens": {name: lengths.document() for name, lengths in survey.lengths.items()},
-        "longer_is_better": survey.longer_is_better / survey.rows if survey.rows else None,
-    }
-
-
-class _Survey:
-    """Counts over the training rows."""
+class Survey:
+    """Counts over the training rows, then over the held-out ones; ``document`` is the report."""
 
     def __init__(self, max_length: int) -> None:
-        self.max_length = max_length
-        self.rows = 0
-        self.prompts: set[bytes] = set()
-        self.seen: set[tuple[bytes, bytes]] = set()
-        self.longer_is_better = 0.0
-        self.lengths = {name: _Lengths() for name in ("prompt", "chosen", "rejected")}
-        self.findings = {name: Finding() for name in _FINDINGS}
+        self._max_length = max_length
+        self._rows = self._held_out = self._invalid_count = 0
+        self._invalid: list[dict[str, Any]] = []
+        self._prompts: set[bytes] = set()
+        self._seen: set[tuple[bytes, bytes]] = set()
+        self._longer_is_better = 0.0
+        self._lengths = {name: _Lengths() for name in ("prompt", *REPLIES)}
+        self._findings = {name: Finding() for name in FINDINGS}
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence to train on."""
+        return max(0, *(max(self._lengths[reply].counts, default=0) for reply in REPLIES))
 
     def add(self, row: TokenizedRow) -> None:
-        line = row.row["line"]
-        self.rows += 1
-        self.prompts.add(prompt_digest(row.row))
-        for name in _oddities(row, self.max_length):
-            self.findings[name].add(line)
-        chosen, rejected = (_digest(row.row.get("prompt"), row.row[r]) for r in _REPLIES)
-        if (chosen, rejected) in self.seen:
-            self.findings["duplicates"].add(line)
-        if chosen != rejected and (rejected, chosen) in self.seen:
-            self.findings["contradictions"].add(line)
-        self.seen.add((chosen, rejected))
+        """The next training row."""
+        line, fields = row.row["line"], row.row
+        self._rows += 1
+        self._prompts.add(prompt_digest(fields))
         shared = shared_prefix(row.chosen_ids, row.rejected_ids)
+        for name in _oddities(row, shared, self._max_length):
+            self._findings[name].add(line)
+        chosen, rejected = (_digest(fields.get("prompt"), fields[reply]) for reply in REPLIES)
+        if (chosen, rejected) in self._seen:
+            self._findings["duplicates"].add(line)
+        if chosen != rejected and (rejected, chosen) in self._seen:
+            self._findings["contradictions"].add(line)
+        self._seen.add((chosen, rejected))
         ours, theirs = len(row.chosen_ids), len(row.rejected_ids)
-        self.longer_is_better += 0.5 if ours == theirs else float(ours > theirs)
-        self.lengths["prompt"].add(shared)
-        self.lengths["chosen"].add(ours)
-        self.lengths["rejected"].add(theirs)
+        self._longer_is_better += 0.5 if ours == theirs else float(ours > theirs)
+        self._lengths["prompt"].add(shared)
+        self._lengths["chosen"].add(ours)
+        self._lengths["rejected"].add(theirs)
+
+    def add_held_out(self, row: TokenizedRow) -> None:
+        """The next eval row, after all training rows."""
+        self._held_out += 1
+        if prompt_digest(row.row) in self._prompts:
+            self._findings["leaked"].add(row.row["line"])
+
+    def refuse(self, dataset: str, line: int, error: str) -> None:
+        """A row of "training" or "eval" that cannot be tokenised."""
+        self._invalid_count += 1
+        if len(self._invalid) < LINES_NAMED:
+            self._invalid.append({"dataset": dataset, "line": line, "error": error})
+
+    def document(self) -> dict[str, Any]:
+        """The dataset report, ready for JSON.
+
+        ``tokens``: "prompt" is what both sequences begin with, "chosen" and "rejected" are
+        whole sequences. Findings:
+
+        - ``duplicates``: the same pair again; ``contradictions``: the same pair the other way round
+        - ``identical``: both replies are the same text; ``identical_as_tokens``: only as tokens;
+          ``identical_truncated``: only in their first ``max_length`` tokens
+        - ``overlong``: over ``max_length`` tokens; ``empty``: a reply without text
+        - ``special_tokens``: user text that the tokenizer takes for special tokens
+        - ``leaked``: eval rows whose prompt is in the training rows as well
+
+        ``longer_is_better`` is the accuracy of preferring the longer reply, ties as half: far from
+        0.5, and length alone explains the preferences.
+        """
+        return {
+            "rows": self._rows,
+            "eval_rows": self._held_out,
+            "prompts": len(self._prompts),
+            "max_length": self._max_length,
+            "invalid": {"count": self._invalid_count, "rows": self._invalid},
+            "findings": {name: asdict(found) for name, found in self._findings.items()},
+            "tokens": {name: lengths.document() for name, lengths in self._lengths.items()},
+            "longer_is_better": self._longer_is_better / self._rows if self._rows else None,
+        }
 
 
-def shared_prefix(ours: Sequence[int], theirs: Sequence[int]) -> int:
+def shared_prefix(ours: Ids, theirs: Ids) -> int:
     """Tokens that two sequences begin with in common."""
-    for i, (a, b) in enumerate(zip(ours, theirs, strict=False)):
-        if a != b:
-            return i
-    return min(len(ours), len(theirs))
+    length = min(len(ours), len(theirs))
+    differ = np.flatnonzero(ours[:length] != theirs[:length])
+    return int(differ[0]) if len(differ) else length
 
 
 class _Lengths:
@@ -223,17 +191,18 @@ class _Lengths:
         return max(self.counts)
 
 
-def _oddities(row: TokenizedRow, max_length: int) -> Iterator[str]:
-    """Names of the findings that one row makes by itself."""
+def _oddities(row: TokenizedRow, shared: int, max_length: int) -> Iterator[str]:
+    """Names of the findings that one row makes by itself; ``shared`` tokens begin both replies."""
+    longest = max(len(row.chosen_ids), len(row.rejected_ids))
     if row.row["chosen"] == row.row["rejected"]:
         yield "identical"
-    elif list(row.chosen_ids) == list(row.rejected_ids):
+    elif shared == longest:
         yield "identical_as_tokens"
-    elif shared_prefix(row.chosen_ids, row.rejected_ids) >= max_length:
+    elif shared >= max_length:
         yield "identical_truncated"
-    if max(len(row.chosen_ids), len(row.rejected_ids)) > max_length:
+    if longest > max_length:
         yield "overlong"
-    if not all(_text(row.row[reply]).strip() for reply in _REPLIES):
+    if not all(_text(row.row[reply]).strip() for reply in REPLIES):
         yield "empty"
     if row.has_special_tokens:
         yield "special_tokens"

@@ -10,7 +10,7 @@ import torch
 
 from app.domain.order import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, WorkOrder
 from app.domain.plan import BaseModelFacts, TrainingPlan
-from app.domain.progress import Failed, Inspected, Reported
+from app.domain.progress import Failed, Inspected
 from app.domain.progress import Stopped as StoppedMessage
 from worker.trainer.channel import Channel
 from worker.trainer.diagnosis import diagnose
@@ -54,39 +54,21 @@ def _inspect(order: WorkOrder, channel: Channel) -> None:
         chat_template=order.chat_template,
         digest=files_digest(Path(order.model_dir)),
     )
-    if order.plan is not None and order.train_file is not None:
-        _report(order, order.plan, order.train_file, facts, channel)
+    if order.plan is not None:
+        _foresee(order, order.plan, facts, channel)
     channel.say(Inspected(facts=facts))
 
 
-def _report(
-    order: WorkOrder,
-    plan: TrainingPlan,
-    train_file: str,
-    facts: BaseModelFacts,
-    channel: Channel,
-) -> None:
-    from worker.trainer.memory import estimate_memory
+def _foresee(order: WorkOrder, plan: TrainingPlan, facts: BaseModelFacts, channel: Channel) -> None:
+    from worker.trainer.foresight import say_foresight
     from worker.trainer.model import numerics_for
-    from worker.trainer.report import dataset_report
+    from worker.trainer.pairs import pair_files
+    from worker.trainer.report import survey_of
     from worker.trainer.tokenization import PairTokenizer
-    from worker.trainer.training import checkpoints_activations
 
     tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
-    found = dataset_report(tokenizer, train_file, order.eval_file)
-    channel.say(Reported(name="dataset", document=found))
-    numerics = numerics_for(plan)
-    estimate = estimate_memory(
-        facts,
-        plan,
-        longest=max((found["tokens"][r].get("max", 0) for r in ("chosen", "rejected")), default=0),
-        device=numerics.device,
-        bf16=numerics.bf16,
-        gradient_checkpointing=checkpoints_activations(
-            plan, numerics, can_checkpoint=facts.supports_gradient_checkpointing
-        ),
-    )
-    channel.say(Reported(name="memory", document=dict(estimate.document())))
+    survey = survey_of(tokenizer, *pair_files(order, plan, tokenizer))
+    say_foresight(survey, facts, plan, numerics_for(plan), channel)
 
 
 def _merge(order: WorkOrder, channel: Channel) -> None:

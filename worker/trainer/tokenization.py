@@ -2,7 +2,7 @@
 
 Conversations are rendered by the plan's chat template (transformers compiles it in an immutable
 sandbox) and tokenised without further special tokens; plain text gets an EOS where it has none and
-the tokenizer's own special tokens. Pairs over the length limit are counted, named, or refused.
+the tokenizer's own special tokens.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,34 +25,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from app.domain.lifecycle import FailureCode
 from app.domain.plan import TokenizationPlan
 from worker.trainer.failures import TrainerFailure
+from worker.trainer.token_cache import CacheEntry, Ids
 
-Ids = NDArray[np.int32]
+REPLIES = ("chosen", "rejected")
 #: Rows for one call of the tokenizer: its threads need many, the texts must not fill the memory.
 CHUNK_ROWS = 1000
-LINES_NAMED = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """One preference pair as token ids; ``line`` is where it stands in the uploaded file."""
-
-    line: int
-    chosen: Ids
-    rejected: Ids
-    margin: float | None
-    slice: str | None
-    prompt: bytes  # digest of the prompt: pairs of one prompt stay on one side of a split
-
-
-@dataclass
-class Tokenized:
-    """What became of a file of pairs; the lists hold line numbers."""
-
-    pairs: list[Pair] = field(default_factory=list)
-    overlong: list[int] = field(default_factory=list)
-    identical: list[int] = field(default_factory=list)
-    with_special_tokens: list[int] = field(default_factory=list)
-    longest: int = 0
+#: Files of a checkpoint that no tokenizer reads.
+NOT_THE_TOKENIZERS = ("*.safetensors", "*.index.json", "config.json", "generation_config.json")
 
 
 class PairTokenizer:
@@ -59,10 +40,25 @@ class PairTokenizer:
     def __init__(self, model_dir: str | Path, plan: TokenizationPlan, data_format: str) -> None:
         self.plan = plan
         self.is_conversational = data_format == "conversational"
+        self._model_dir = Path(model_dir)
         self.tokenizer = load_tokenizer(model_dir, plan)
         # Special tokens are parsed out of text wherever they stand: one ends a turn, or worse.
         special = {t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special}
         self._special = re.compile("|".join(map(re.escape, sorted(special))) or r"(?!)")
+
+    def identity(self) -> dict[str, Any]:
+        """All that the ids of a text hang on."""
+        files = {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(self._model_dir.iterdir())
+            if path.is_file() and not any(path.match(name) for name in NOT_THE_TOKENIZERS)
+        }
+        return {
+            "files": files,
+            "versions": {name: version(name) for name in ("tokenizers", "transformers")},
+            "plan": self.plan.model_dump(mode="json", exclude={"max_length", "overlong"}),
+            "is_conversational": self.is_conversational,
+        }
 
     def render(self, row: dict[str, Any], reply: str) -> str:
         """The text of ``row`` with its ``reply`` ("chosen" or "rejected"), as it is tokenised.
@@ -120,120 +116,68 @@ def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def tokenize(path: str | Path, tokenizer: PairTokenizer) -> Tokenized:
-    """Tokenise every pair of a canonical JSONL file.
+@dataclass(frozen=True)
+class PairFile:
+    """A canonical JSONL file of pairs, and where the cache has its token ids."""
 
-    Raises:
-        TrainerFailure: dataset_invalid, naming lines, when a row cannot be rendered, has no
-            tokens, ends in the pad token, is too long (``overlong="error"``), or none is left.
+    path: Path
+    entry: CacheEntry | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedRow:
+    """A row of the canonical dataset and the ids of both whole sequences, not truncated."""
+
+    row: dict[str, Any]
+    chosen_ids: Ids
+    rejected_ids: Ids
+    has_special_tokens: bool = False
+
+
+def tokenized_rows(
+    file: PairFile, tokenizer: PairTokenizer, refuse: Callable[[int, str], None]
+) -> Iterator[TokenizedRow]:
+    """Every row that can be rendered; ``refuse`` hears the line of each other one, and why.
+
+    The ids come from the cache if they are there, and go there if all rows could be rendered.
     """
-    done = Tokenized()
-    rows = read_rows(path)
-    while chunk := list(islice(rows, CHUNK_ROWS)):
-        _tokenize_chunk(chunk, tokenizer, done)
-    limit = tokenizer.plan.max_length
-    if done.overlong and tokenizer.plan.overlong == "error":
-        raise _invalid(
-            done.overlong,
-            f"longer than max_length={limit} tokens (the longest has {done.longest}); "
-            'raise training.max_length or use overlong="drop"',
-        )
-    if not done.pairs:
-        raise TrainerFailure(
-            FailureCode.DATASET_INVALID,
-            f"all {len(done.overlong)} pairs are longer than max_length={limit} tokens (the "
-            f"longest has {done.longest})"
-            if done.overlong
-            else "the dataset has no rows",
-        )
-    return done
+    known = file.entry.read() if file.entry else None
+    encoded = _encoded(file, tokenizer, refuse) if known is None else _known(file.path, *known)
+    for row, chosen, rejected in encoded:
+        yield TokenizedRow(row, chosen, rejected, tokenizer.has_special_tokens(row))
 
 
-def split(pairs: list[Pair], fraction: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """``(train, eval)``: whole prompts, drawn by a hash of seed and prompt, order kept.
-
-    The same pairs and seed give the same split, whatever else is in the process. A prompt that is
-    larger than the room left stays in training, so that the share is never exceeded, except that
-    at least one prompt is held out.
-
-    Raises:
-        TrainerFailure: dataset_invalid when every pair has the same prompt.
-    """
-    groups: dict[bytes, int] = {}
-    for pair in pairs:
-        groups[pair.prompt] = groups.get(pair.prompt, 0) + 1
-    if len(groups) < 2:
-        raise TrainerFailure(
-            FailureCode.DATASET_INVALID,
-            "every pair has the same prompt, so none can be held out without leaking into "
-            "training; give an eval_dataset of its own",
-        )
-    salt = str(seed).encode()
-    order = sorted(groups, key=lambda prompt: hashlib.sha256(salt + prompt).digest())
-    room = int(len(pairs) * fraction)
-    held_out: set[bytes] = set()
-    for prompt in order:
-        if groups[prompt] <= room:
-            held_out.add(prompt)
-            room -= groups[prompt]
-    if not held_out:
-        held_out = {min(order, key=lambda prompt: groups[prompt])}
-    return (
-        [p for p in pairs if p.prompt not in held_out],
-        [p for p in pairs if p.prompt in held_out],
-    )
+def _encoded(
+    file: PairFile, tokenizer: PairTokenizer, refuse: Callable[[int, str], None]
+) -> Iterator[tuple[dict[str, Any], Ids, Ids]]:
+    rows, is_whole = read_rows(file.path), True
+    with file.entry.write() if file.entry else nullcontext() as writer:
+        while chunk := list(islice(rows, CHUNK_ROWS)):
+            rendered: list[tuple[dict[str, Any], list[str]]] = []
+            for row in chunk:
+                try:
+                    rendered.append((row, [tokenizer.render(row, reply) for reply in REPLIES]))
+                except Exception as error:  # noqa: BLE001 - a template may raise anything
+                    is_whole = False
+                    refuse(row["line"], f"the chat template cannot render it: {error}")
+            if not rendered:
+                continue
+            encoded = tokenizer.encode([text for _, texts in rendered for text in texts])
+            ids = [np.asarray(i, dtype=np.int32) for i in encoded]
+            if writer and is_whole:
+                writer.add(ids)
+            yield from zip((row for row, _ in rendered), ids[0::2], ids[1::2], strict=True)
+        if writer and is_whole:
+            writer.publish()
 
 
-def _tokenize_chunk(rows: list[dict[str, Any]], tokenizer: PairTokenizer, done: Tokenized) -> None:
-    texts = _render_all(rows, tokenizer)
-    ids = [np.asarray(i, dtype=np.int32) for i in tokenizer.encode(texts)]
-    chosen, rejected = ids[0::2], ids[1::2]
-    empty = [
-        r["line"] for r, c, d in zip(rows, chosen, rejected, strict=True) if not len(c) * len(d)
-    ]
-    if empty:
-        raise _invalid(empty, "a reply has no tokens at all")
-    padded = [
-        row["line"]
-        for row, *both in zip(rows, chosen, rejected, strict=True)
-        if any(reply[-1] == tokenizer.plan.pad_token_id for reply in both)
-    ]
-    if padded:
-        raise _invalid(
-            padded,
-            f"a text ends in {tokenizer.plan.pad_token!r}, which is this model's pad token, so its "
-            "reward would be read one token early, and elsewhere after a reload",
-        )
-    for row, c, r in zip(rows, chosen, rejected, strict=True):
-        line = int(row["line"])
-        done.longest = max(done.longest, len(c), len(r))
-        if max(len(c), len(r)) > tokenizer.plan.max_length:
-            done.overlong.append(line)
-            continue
-        if np.array_equal(c, r):
-            done.identical.append(line)
-        if tokenizer.has_special_tokens(row):
-            done.with_special_tokens.append(line)
-        margin = row.get("margin")
-        done.pairs.append(Pair(line, c, r, margin, row.get("slice"), prompt_digest(row)))
-
-
-def _render_all(rows: list[dict[str, Any]], tokenizer: PairTokenizer) -> list[str]:
-    """Chosen and rejected of each row, one after the other."""
-    texts: list[str] = []
-    for row in rows:
-        try:
-            texts += [tokenizer.render(row, "chosen"), tokenizer.render(row, "rejected")]
-        except Exception as error:  # a template may raise anything
-            raise _invalid([row["line"]], f"the chat template cannot render it: {error}") from error
-    return texts
-
-
-def _invalid(lines: list[int], problem: str) -> TrainerFailure:
-    named = ", ".join(str(line) for line in lines[:LINES_NAMED])
-    more = f" and {len(lines) - LINES_NAMED} more" if len(lines) > LINES_NAMED else ""
-    noun = "line" if len(lines) == 1 else "lines"
-    return TrainerFailure(FailureCode.DATASET_INVALID, f"{noun} {named}{more}: {problem}")
+def _known(
+    path: str | Path, ids: Ids, ends: NDArray[np.int64]
+) -> Iterator[tuple[dict[str, Any], Ids, Ids]]:
+    starts = np.concatenate(([0], ends))
+    for number, row in enumerate(read_rows(path)):
+        start, middle, end = starts[2 * number : 2 * number + 3]
+        yield row, ids[start:middle], ids[middle:end]
 
 
 def _texts(row: dict[str, Any], eos: object) -> Iterable[str]:
@@ -243,23 +187,3 @@ def _texts(row: dict[str, Any], eos: object) -> Iterable[str]:
             yield from (message["content"] for message in value)
         else:
             yield value.removesuffix(eos) if isinstance(eos, str) else value
-
-
-def prompt_digest(row: dict[str, Any]) -> bytes:
-    """Of the explicit prompt, else of what both replies begin with: messages, or whole words.
-
-    A row without either is a prompt of its own.
-    """
-    prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
-    if not prompt:
-        same = 0
-        for ours, theirs in zip(chosen, rejected, strict=False):
-            if ours != theirs:
-                break
-            same += 1
-        prompt = chosen[:same]
-        if isinstance(prompt, str):
-            prompt = prompt[: len(prompt) - len(re.split(r"\s", prompt)[-1])]
-    if not prompt:
-        prompt = [chosen, rejected]
-    return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).digest()[:16]

@@ -29,9 +29,10 @@ from worker.trainer.channel import Channel
 from worker.trainer.engine import SharedPrefixRewardTrainer, probe, unsupported_reason
 from worker.trainer.evaluation import Scores, metrics
 from worker.trainer.failures import Stopped, TrainerFailure
+from worker.trainer.memory import checkpoints_activations
 from worker.trainer.model import Numerics, trainable
+from worker.trainer.pairs import Pair
 from worker.trainer.scoring import score
-from worker.trainer.tokenization import Pair
 
 OUTPUT = "."  # checkpoints lie in the work directory itself, by a name that every attempt shares
 
@@ -135,14 +136,6 @@ def choose_engine(run: Run, channel: Channel) -> str:
     return "stock"
 
 
-def checkpoints_activations(
-    plan: TrainingPlan, numerics: Numerics, *, can_checkpoint: bool
-) -> bool:
-    """Whether activations are computed twice to save memory; "auto": on GPUs, whose is scarce."""
-    wanted = plan.gradient_checkpointing
-    return can_checkpoint and (numerics.device == "cuda" if wanted == "auto" else wanted)
-
-
 def reward_config(plan: TrainingPlan, numerics: Numerics, model: PeftModel) -> RewardConfig:
     """The plan's arguments and what depends on this machine."""
     _, reward = plan.kwargs()
@@ -153,7 +146,9 @@ def reward_config(plan: TrainingPlan, numerics: Numerics, model: PeftModel) -> R
         use_cpu=numerics.device == "cpu",
         bf16=numerics.bf16,
         gradient_checkpointing=checkpoints_activations(
-            plan, numerics, can_checkpoint=bool(base.supports_gradient_checkpointing)
+            plan.gradient_checkpointing,
+            numerics.device,
+            can_checkpoint=bool(base.supports_gradient_checkpointing),
         ),
         restore_callback_states_from_checkpoint=True,
         disable_tqdm=True,
