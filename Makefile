@@ -9,7 +9,7 @@
 #   make bench-api      the HTTP layer against an empty endpoint, and with many jobs
 #   make bench-start    submit to first step against the cold CLI
 #   make architectures  try every architecture and write docs/architectures.md
-#   make openapi        write docs/openapi.json and docs/errors.md from the code
+#   make openapi        write from the code what it says: docs/openapi.json, errors, settings
 #   make chaos  strike the whole service with FAULTS=300 seeded faults on both databases
 #   make lock    resolve constraints.txt anew from pyproject.toml
 #

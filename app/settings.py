@@ -31,26 +31,34 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         None, description="redis://…; none: embedded mode, the supervisor polls the database."
     )
-    queue: str = Field("plaudit.default", pattern=r"^[a-z0-9.-]{1,64}$")
+    queue: str = Field(
+        "plaudit.default",
+        pattern=r"^[a-z0-9.-]{1,64}$",
+        description="What this API submits to, and this worker works for.",
+    )
     base_models: Path | None = Field(None, description="Catalogue file; none: the shipped one.")
-    hub_endpoint: str = "https://huggingface.co"
-    hub_token: SecretStr | None = None
-    public_url: str = Field("http://127.0.0.1:8000", description="What links in answers start with")
+    hub_endpoint: str = Field("https://huggingface.co", description="Where hub models come from.")
+    hub_token: SecretStr | None = Field(None, description="Opens gated models; for workers only.")
+    public_url: str = Field(
+        "http://127.0.0.1:8000", description="What links in answers start with."
+    )
 
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
+    host: str = Field("127.0.0.1", description="The address that the API listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Its port; 0: any free one.")
     database_pool_size: int = Field(8, ge=1, description="Connections and request threads.")
-    max_upload_bytes: int = Field(2 << 30, ge=1)
-    max_rows: int = Field(5_000_000, ge=1)
-    max_artifact_bytes: int = Field(8 << 30, ge=1)
-    max_base_model_bytes: int = Field(200 << 30, ge=1)
+    max_upload_bytes: int = Field(2 << 30, ge=1, description="One dataset, as it is sent.")
+    max_rows: int = Field(5_000_000, ge=1, description="Pairs of one dataset.")
+    max_artifact_bytes: int = Field(8 << 30, ge=1, description="One checkpoint or adapter.")
+    max_base_model_bytes: int = Field(200 << 30, ge=1, description="Files of one base model.")
     preflight_wait_seconds: float = Field(
         25.0, ge=0, description="How long a submit waits for a worker to inspect a new base model."
     )
 
     quota_queued: int = Field(100, ge=1, description="Jobs waiting at once, a tenant.")
     quota_running: int = Field(16, ge=1, description="Jobs running at once, a tenant.")
-    quota_stored_bytes: int = Field(100 << 30, ge=1)
+    quota_stored_bytes: int = Field(
+        100 << 30, ge=1, description="Datasets, adapters and checkpoints, a tenant."
+    )
 
     rate_per_second: float = Field(20.0, gt=0, description="Requests, a key and API process.")
     rate_burst: int = Field(60, ge=1, description="Requests at once, a key and API process.")
@@ -69,7 +77,9 @@ class Settings(BaseSettings):
     torch_threads: int = Field(
         1, ge=1, description="Threads of a trainer; part of what makes runs byte-equal."
     )
-    checkpoint_seconds: float = Field(300.0, gt=0)
+    checkpoint_seconds: float = Field(
+        300.0, gt=0, description="How often a checkpoint is saved where the spec gives no steps."
+    )
     token_cache_bytes: int = Field(
         16 << 30, ge=0, description="Disk for token ids that jobs of this worker share; 0: none."
     )
@@ -81,19 +91,27 @@ class Settings(BaseSettings):
         32 << 30, ge=1 << 30, description="Address space of an inspection; torch alone maps 4 GiB."
     )
 
-    heartbeat_seconds: float = Field(10.0, gt=0)
-    intent_seconds: float = Field(2.0, gt=0, description="How often cancel and pause are looked at")
+    heartbeat_seconds: float = Field(10.0, gt=0, description="How often a lease is renewed.")
+    intent_seconds: float = Field(
+        2.0, gt=0, description="How often a cancel or a pause is looked for."
+    )
     watchdog_seconds: float = Field(120.0, gt=0, description="A trainer unheard this long exits.")
     self_fence_seconds: float = Field(130.0, gt=0, description="A supervisor kills its trainer.")
-    lease_seconds: float = Field(180.0, gt=0)
-    sweep_grace_seconds: float = Field(20.0, ge=0)
+    lease_seconds: float = Field(
+        180.0, gt=0, description="How long a job is its worker's, unrenewed."
+    )
+    sweep_grace_seconds: float = Field(20.0, ge=0, description="After that it is taken back.")
     drain_seconds: float = Field(120.0, gt=0, description="For a last checkpoint at SIGTERM.")
-    reconcile_seconds: float = Field(2.0, gt=0)
-    max_failures: int = Field(3, ge=1)
-    max_crashes: int = Field(3, ge=1)
+    reconcile_seconds: float = Field(
+        2.0, gt=0, description="How often lost jobs and tickets are looked for."
+    )
+    max_failures: int = Field(3, ge=1, description="Failed attempts in a row, then the job fails.")
+    max_crashes: int = Field(3, ge=1, description="Lost workers in a row, then the job fails.")
     max_stalls: int = Field(3, ge=1, description="Attempts in a row without a newer checkpoint.")
-    backoff_seconds: float = Field(10.0, gt=0)
-    backoff_max_seconds: float = Field(900.0, gt=0)
+    backoff_seconds: float = Field(
+        10.0, gt=0, description="Before the first new attempt, at most; doubles."
+    )
+    backoff_max_seconds: float = Field(900.0, gt=0, description="Before any new attempt, at most.")
 
     @model_validator(mode="after")
     def _timing_is_in_order(self) -> Self:

@@ -1,4 +1,6 @@
-"""Writes the parts of the documentation that the code already says: openapi.json and errors.md.
+"""Writes the parts of the documentation that the code already says.
+
+openapi.json, errors.md, and the table of settings in operations.md.
 
 python -m docs.reference
 """
@@ -17,6 +19,8 @@ from app.problems import FIELD_CODES, ProblemType, problem_types
 from app.settings import Settings
 
 HERE = Path(__file__).parent
+
+SETTINGS_BEGIN, SETTINGS_END = "<!-- settings: `make openapi` -->\n", "<!-- end of settings -->\n"
 
 INTRODUCTION = """\
 # Errors
@@ -39,6 +43,7 @@ answers with the line below.
 def main() -> None:
     (HERE / "openapi.json").write_text(openapi_text())
     (HERE / "errors.md").write_text(errors_text())
+    (HERE / "operations.md").write_text(operations_text())
 
 
 def openapi_text() -> str:
@@ -46,6 +51,25 @@ def openapi_text() -> str:
     with tempfile.TemporaryDirectory() as name:
         document = create_app(Settings(data_dir=Path(name), _env_file=None)).openapi()
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def operations_text() -> str:
+    """The operator's page, with the settings as they are now."""
+    before, _, rest = (HERE / "operations.md").read_text().partition(SETTINGS_BEGIN)
+    _, _, after = rest.partition(SETTINGS_END)
+    return f"{before}{SETTINGS_BEGIN}{settings_table()}{SETTINGS_END}{after}"
+
+
+def settings_table() -> str:
+    """Every setting with its default."""
+    lines = ["| variable | default | what it is |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        shown = f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+        if default is None or default == frozenset():
+            shown = "none"
+        lines.append(f"| `PLAUDIT_{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(lines) + "\n"
 
 
 def errors_text() -> str:
