@@ -24,6 +24,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := constraints.txt
 TORCH := $(shell grep ^torch== $(PINS))
+# Many tests wait for processes, so two at a time pay on two cores; -n 0 is one after the other.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 .PHONY: venv demo serve test fuzz check format architectures bench-api bench-start bench-train chaos openapi lock clean
 
@@ -36,14 +38,14 @@ serve: $(VENV)/.worker
 	$(BIN)/plaudit serve
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 fuzz: $(VENV)/.dev
 	PLAUDIT_FUZZ_CASES=100 $(BIN)/python -m pytest -s tests/api/test_contract.py

@@ -19,6 +19,16 @@ from app.settings import Settings
 from tests import services
 
 
+API_ROOM = Path(__file__).parent / "api"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests share its fixtures; those of the API also what they saw (its recorder)."""
+    for item in items:
+        is_api = item.path.is_relative_to(API_ROOM)
+        item.add_marker(pytest.mark.xdist_group(str(API_ROOM if is_api else item.path)))
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """URL of a PostgreSQL server."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -18,10 +19,8 @@ from app.domain.plan import (
 from app.domain.rules import check
 from app.domain.spec import EvalFraction, LoraSpec, RewardJobSpec, TrainingSpec
 
-#: For models without a chat template of their own (encoders): plain "role: content" lines.
-PLAIN_TEMPLATE = (
-    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
-)
+#: The middle of a chat template for models without one of their own, encoders for example.
+PLAIN_LINES = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
 
 
 def compile_plan(
@@ -41,7 +40,9 @@ def compile_plan(
     targets = target_paths(spec.lora, facts)
     saved = saved_paths(spec.lora, facts)
     pad_token, pad_token_id = _pad_token(facts)
-    template = (facts.chat_template or PLAIN_TEMPLATE) if data_format == "conversational" else None
+    template = None
+    if data_format == "conversational":
+        template = facts.chat_template or plain_template(facts, pad_token)
     fraction = spec.eval_dataset.fraction if isinstance(spec.eval_dataset, EvalFraction) else None
     return TrainingPlan(
         base_model=BaseModelRef(
@@ -91,6 +92,18 @@ def compile_plan(
     )
 
 
+def plain_template(facts: BaseModelFacts, pad_token: str) -> str:
+    """ "role: content" lines between the tokens that this model's tokenizer puts around a text.
+
+    An encoder reads its score at [CLS]. A last token that also pads would move the score, so such
+    a one is left out.
+    """
+    before, after = facts.tokens_around
+    if after.endswith(pad_token):
+        after = ""
+    return _literal(before) + PLAIN_LINES + _literal(after)
+
+
 def batch_split(batch_size: int, per_device: int | str) -> tuple[int, int]:
     """``(pairs a forward pass, accumulation steps)``; "auto" takes the largest divisor ≤ 8."""
     if per_device == "auto":
@@ -109,6 +122,10 @@ def _pad_token(facts: BaseModelFacts) -> tuple[str, int]:
     assert facts.eos_token is not None
     assert facts.eos_token_id is not None
     return facts.eos_token, facts.eos_token_id
+
+
+def _literal(text: str) -> str:
+    return f"{{{{ {json.dumps(text)} }}}}" if text else ""
 
 
 def _gradient_checkpointing(

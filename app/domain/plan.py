@@ -46,6 +46,9 @@ class BaseModelFacts(_Frozen):
         default={}, description="Unused special tokens with an embedding row of their own."
     )
     chat_template: str | None = None
+    tokens_around: tuple[str, str] = Field(
+        ("", ""), description="What the tokenizer puts before and after a text by itself."
+    )
     max_token_id: int = Field(description="Largest id that the tokenizer can give.")
     dtype: str = Field("float32", description="Of the checkpoint's weights.")
 

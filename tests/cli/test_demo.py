@@ -106,11 +106,13 @@ def test_demo_without_examples_says_where_they_are(tmp_path: Path) -> None:
     assert "--examples" in done.stderr
 
 
+# SIGINT is ignored in what a shell starts in the background, pytest included.
 PROGRAM = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from app.cli.own_service import own_service
 
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with own_service(Path(sys.argv[1])) as api:
     assert api.get("/v1/jobs")["data"] == []
     print("ready", flush=True)
@@ -122,19 +124,21 @@ with own_service(Path(sys.argv[1])) as api:
 
 @pytest.mark.parametrize("way", ["raise", "SIGTERM", "SIGINT", "SIGKILL"])
 def test_own_service_is_gone_however_the_demo_ends(tmp_path: Path, way: str) -> None:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(tmp_path), way],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd=EXAMPLES.parent,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
-    if way != "raise":
-        assert len(processes_of(tmp_path)) >= 2
-        process.send_signal(signal.Signals[way])
-    process.wait(timeout=120)
-    process.stdout.close()
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            if way != "raise":
+                assert len(processes_of(tmp_path)) >= 2
+                process.send_signal(signal.Signals[way])
+            process.wait(timeout=120)
+        finally:
+            process.kill()
     assert process.returncode != 0
     if way != "SIGKILL":
         assert processes_of(tmp_path) == []

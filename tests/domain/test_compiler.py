@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import Template
 
-from app.domain.compiler import PLAIN_TEMPLATE, batch_split, compile_plan, planned_steps
+from app.domain.compiler import PLAIN_LINES, batch_split, compile_plan, planned_steps
 from app.domain.paths import matches, shortest_names
 from app.domain.plan import BaseModelFacts, TrainingPlan
 from tests.domain.base_model_facts import dataset, decoder, encoder, job, mixture
@@ -80,7 +81,25 @@ def test_chat_is_rendered_by_the_model_s_template_or_a_plain_one():
     assert chat.chat_template == decoder().chat_template
     assert not chat.append_eos
     plain = plan_of(encoder(), data_format="conversational").tokenization
-    assert plain.chat_template == PLAIN_TEMPLATE
+    assert plain.chat_template == PLAIN_LINES
+
+
+@pytest.mark.parametrize(
+    ("around", "rendered"),
+    [
+        (("[CLS]", "[SEP]"), "[CLS]user: a\nassistant: b\n[SEP]"),
+        (('<"s">', ""), '<"s">user: a\nassistant: b\n'),
+        (("", "<pad>"), "user: a\nassistant: b\n"),  # it would move the score
+    ],
+)
+def test_plain_template_has_the_tokens_that_the_tokenizer_puts_around_a_text(
+    around: tuple[str, str], rendered: str
+):
+    plan = plan_of(encoder(tokens_around=around), data_format="conversational").tokenization
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert Template(plan.chat_template or "", keep_trailing_newline=True).render(
+        messages=messages
+    ) == (rendered)
 
 
 def test_eos_is_appended_to_text_where_there_is_one():

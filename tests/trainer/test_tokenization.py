@@ -75,6 +75,19 @@ def test_gives_the_ids_that_trl_gives(
     assert [pair.rejected.tolist() for pair in found] == prepared["rejected_ids"]
 
 
+def test_encoder_reads_a_conversation_between_its_own_tokens(minilm: Base, tmp_path: Path) -> None:
+    assert minilm.facts.tokens_around == ("[CLS]", "[SEP]")
+    (pair,) = tokenized(minilm, make_pairs(1), tmp_path).pairs
+    tokenizer = AutoTokenizer.from_pretrained(minilm.directory)
+    assert tokenizer.decode(pair.chosen).startswith("[CLS] user : please tell me about")
+    assert (pair.chosen[0], pair.chosen[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    assert list(pair.chosen).count(tokenizer.sep_token_id) == 1
+
+
+def test_decoder_that_puts_nothing_around_a_text_gets_nothing(llama: Base) -> None:
+    assert llama.facts.tokens_around == ("", "")
+
+
 def test_overlong_pairs_are_named_when_dropped(llama: Base, tmp_path: Path) -> None:
     rows = make_pairs(6)
     rows[2]["chosen"][0]["content"] = "the " * 100

@@ -23,7 +23,7 @@ from app.domain.plan import BaseModelFacts
 from worker.trainer import modules
 from worker.trainer.failures import unsupported
 from worker.trainer.probe import TOLERANCE, UNUSABLE, NotShrunk, padding_shift
-from worker.trainer.vocabulary import spare_pad_tokens
+from worker.trainer.vocabulary import spare_pad_tokens, tokens_around
 
 #: Read their score at the last position, padding or not; refused without asking a probe.
 READS_LAST_POSITION = frozenset({"xlnet"})
@@ -91,6 +91,7 @@ def inspect(
         eos_token_id=eos,
         spare_pad_tokens=spare_pad_tokens(tokenizer, config, rows, template, model_dir),
         chat_template=template,
+        tokens_around=tokens_around(tokenizer),
         max_token_id=max(tokenizer.get_vocab().values()),
         dtype=dtype,
     )

@@ -54,6 +54,22 @@ def spare_pad_tokens(
     return {}
 
 
+def tokens_around(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """What the tokenizer itself puts before and after a text, as text: ("[CLS]", "[SEP]").
+
+    Empty where writing it into the text does not give the same ids as the tokenizer's own way.
+    """
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    ids = tokenizer("a")["input_ids"]
+    if not bare or bare[0] not in ids:
+        return "", ""
+    start = ids.index(bare[0])
+    before, after = ids[:start], ids[start + len(bare) :]
+    prefix, suffix = ("".join(tokenizer.convert_ids_to_tokens(part)) for part in (before, after))
+    written = tokenizer(f"{prefix}a{suffix}", add_special_tokens=False)["input_ids"]
+    return (prefix, suffix) if written == ids else ("", "")
+
+
 def end_token_ids(config: PreTrainedConfig, model_dir: Path) -> set[int]:
     """Every EOS id that the config or the generation config names."""
     ids = _as_ids(getattr(config.get_text_config(), "eos_token_id", None))
