@@ -18,7 +18,6 @@ from app.models import Base
 from app.settings import Settings
 from tests import services
 
-
 API_ROOM = Path(__file__).parent / "api"
 
 
