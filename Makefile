@@ -25,7 +25,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := constraints.txt
 TORCH := $(shell grep ^torch== $(PINS))
 # Many tests wait for processes, so two at a time pay on two cores; -n 0 is one after the other.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -n 2
 
 .PHONY: venv demo serve test fuzz check format architectures bench-api bench-start bench-train chaos openapi lock clean
 

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp
 
-from app import problems
+from app import handlers
 from app.adapters.router import router as adapters
 from app.api_keys.router import router as api_keys
 from app.audit.router import router as audit
@@ -39,6 +39,7 @@ from app.errors import (
     UnauthorizedError,
     UnavailableError,
 )
+from app.handlers import PlainRefusals
 from app.jobs.history import router as history
 from app.jobs.merging import router as merging
 from app.jobs.reading import live_workers
@@ -46,7 +47,7 @@ from app.jobs.reconciler import Reconciler
 from app.jobs.router import router as jobs
 from app.jobs.submitting import router as submitting
 from app.jobs.watching import Watcher
-from app.problems import PlainRefusals, Problem, ProblemType, documented, problem_types
+from app.problems import Problem, ProblemType, documented, problem_types
 from app.rates import Rates
 from app.security import KeyRing
 from app.settings import Settings
@@ -115,7 +116,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.add_middleware(
             TrustedHostMiddleware, allowed_hosts=sorted(settings.trusted_hosts), www_redirect=False
         )
-    problems.install(app)
+    handlers.install(app)
     app.include_router(root)
     app.include_router(dashboard)
     guarded = documented(

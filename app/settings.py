@@ -56,6 +56,9 @@ class Settings(BaseSettings):
 
     quota_queued: int = Field(100, ge=1, description="Jobs waiting at once, a tenant.")
     quota_running: int = Field(16, ge=1, description="Jobs running at once, a tenant.")
+    quota_runtime_seconds: int = Field(
+        30 * 86_400, ge=1, description="The longest that one job may run, whatever its spec asks."
+    )
     quota_stored_bytes: int = Field(
         100 << 30, ge=1, description="Datasets, adapters and checkpoints, a tenant."
     )

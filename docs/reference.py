@@ -14,8 +14,9 @@ from typing import get_args
 
 from app.datasets.row_errors import ProblemCode
 from app.domain.lifecycle import FAILURES
+from app.handlers import FIELD_CODES
 from app.main import create_app
-from app.problems import FIELD_CODES, ProblemType, problem_types
+from app.problems import ProblemType, problem_types
 from app.settings import Settings
 
 HERE = Path(__file__).parent

@@ -7,10 +7,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
+from xdist.scheduler import LoadScopeScheduling
 
 from app.database import make_engine, transaction
 from app.migrations import migrate
@@ -18,14 +20,18 @@ from app.models import Base
 from app.settings import Settings
 from tests import services
 
-API_ROOM = Path(__file__).parent / "api"
+
+class ByRoom(LoadScopeScheduling):  # type: ignore[misc]
+    """A file's tests share its fixtures, those of the API also what they saw (its recorder)."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "tests/api" if file.startswith("tests/api/") else file
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests share its fixtures; those of the API also what they saw (its recorder)."""
-    for item in items:
-        is_api = item.path.is_relative_to(API_ROOM)
-        item.add_marker(pytest.mark.xdist_group(str(API_ROOM if is_api else item.path)))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """What goes to one process when several run the tests."""
+    return ByRoom(config, log)
 
 
 @pytest.fixture(scope="session")

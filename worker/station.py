@@ -28,10 +28,11 @@ from app.jobs import leases
 from app.jobs.reconciler import requeue_lost
 from app.models import Worker
 from app.settings import Settings
+from worker.attempt import Attempt, Slot
 from worker.brake import Brake
 from worker.keeper import LeaseKeeper
 from worker.process import Child, spawn_cold, trainer_environment
-from worker.supervisor import Slot, Supervisor
+from worker.supervisor import Supervisor
 from worker.warm import ForkServer
 
 log = structlog.get_logger()
@@ -89,17 +90,8 @@ class Station:
                 return False
             job, lease = claimed
             keeper = LeaseKeeper(self.engine, self.settings, lease, self.draining, claimed_at)
-            supervisor = Supervisor(
-                self.engine,
-                self.settings,
-                self._catalogue,
-                self._spawn,
-                slot,
-                self._host,
-                keeper,
-                job,
-                lease,
-            )
+            attempt = Attempt(self.engine, self.settings, self._spawn, slot, keeper, job, lease)
+            supervisor = Supervisor(attempt, self._catalogue, self._host)
             supervisor.run()
             self._brake.ended(supervisor.failure, time.monotonic() - claimed_at)
             return True

@@ -11,7 +11,8 @@ from app.domain.lifecycle import TERMINAL, JobStatus
 from app.domain.progress import CheckpointSaved
 from app.jobs import repository
 from app.jobs.artifacts import file_rows, store
-from app.jobs.repository import Event, Lease
+from app.jobs.chronicle import Event
+from app.jobs.repository import Lease
 from app.models import Checkpoint, Job, StoredFile
 from app.settings import Settings
 

@@ -42,10 +42,7 @@ def clone_spec(parent: Job, overrides: Mapping[str, Any]) -> dict[str, Any]:
 def hold_checkpoint(parent: Job, overrides: Mapping[str, Any]) -> None:
     """Refuse to go on from a checkpoint that there is not, or that another plan could not use."""
     if parent.checkpoint_id is None:
-        raise JobStateError(
-            f"{parent.id} has no checkpoint.",
-            hint="Cancel with keep_checkpoint next time, or clone from the start.",
-        )
+        raise _no_checkpoint(parent)
     if found := sorted(_paths(overrides) - RESUMABLE):
         raise InvalidError(
             f"{found[0]} cannot change when a job goes on from a checkpoint.",
@@ -54,8 +51,19 @@ def hold_checkpoint(parent: Job, overrides: Mapping[str, Any]) -> None:
 
 
 def take_checkpoint(session: Session, parent: Job, job: Job) -> None:
-    """Give ``job`` its parent's last checkpoint: the pointers, the bytes are stored by content."""
-    source = session.get_one(Checkpoint, parent.checkpoint_id)
+    """Give ``job`` its parent's last checkpoint: the pointers, the bytes are stored by content.
+
+    Raises:
+        JobStateError: the checkpoint was let go a moment ago.
+    """
+    # Locked, or it and its bytes could be swept away between this look and the commit.
+    source = session.scalar(
+        select(Checkpoint)
+        .where(Checkpoint.id == parent.checkpoint_id)
+        .with_for_update(read=True, key_share=True)
+    )
+    if source is None:
+        raise _no_checkpoint(parent)
     copy = Checkpoint(
         id=new_id("ckpt"),
         job_id=job.id,
@@ -77,6 +85,13 @@ def take_checkpoint(session: Session, parent: Job, job: Job) -> None:
         )
     job.checkpoint_id = copy.id
     session.flush()
+
+
+def _no_checkpoint(parent: Job) -> JobStateError:
+    return JobStateError(
+        f"{parent.id} has no checkpoint.",
+        hint="Cancel with keep_checkpoint next time, or clone from the start.",
+    )
 
 
 def _merge(base: Any, patch: Any) -> Any:

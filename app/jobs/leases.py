@@ -16,9 +16,10 @@ from app.database import new_id, now_ms, reader, transaction
 from app.domain.lifecycle import Desired, FailureCode, JobStatus
 from app.domain.plan import TrainingPlan
 from app.domain.progress import Noted, Packaged, Reported, Stepped
-from app.jobs import repository
+from app.jobs import claiming, repository
 from app.jobs.artifacts import ArtifactDamaged, file_rows, store
-from app.jobs.repository import Event, Lease
+from app.jobs.chronicle import Event, upsert_metrics
+from app.jobs.repository import Lease
 from app.models import Adapter, Job, JobLog, JobReport
 from app.settings import Settings
 
@@ -30,7 +31,7 @@ def claim(
 ) -> tuple[Job, Lease] | None:
     """The best waiting job of a queue and the lease on it, or None."""
     with transaction(engine) as session:
-        job = repository.claim(
+        job = claiming.claim(
             session,
             queue,
             owner,
@@ -94,7 +95,7 @@ def record(
     with transaction(engine) as session:
         desired = repository.fence(session, lease, _ms(settings.lease_seconds), events, **values)
         for step in steps:
-            repository.upsert_metrics(session, lease, step.step, step.metrics)
+            upsert_metrics(session, lease.job_id, lease.attempt, step.step, step.metrics)
         warnings = [n for n in notes if n.is_warning]
         if warnings:
             known = session.execute(select(Job.warnings).where(Job.id == lease.job_id)).scalar_one()

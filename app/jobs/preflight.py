@@ -91,7 +91,7 @@ class Preflight:
 
     def _draft(self, tenant_id: str, spec: RewardJobSpec) -> _Draft:
         with transaction(reader(self.engine)) as session:
-            return _draft(session, self.catalogue, tenant_id, spec)
+            return _draft(session, self.settings, self.catalogue, tenant_id, spec)
 
     def _ask(self, tenant_id: str, draft: _Draft, *, has_data: bool) -> str:
         """The id of the inspection of this kind that there is, or of a fresh one."""
@@ -190,8 +190,26 @@ def _print_of(spec: RewardJobSpec) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-def _draft(session: Session, catalogue: Catalogue, tenant_id: str, spec: RewardJobSpec) -> _Draft:
+def _draft(
+    session: Session,
+    settings: Settings,
+    catalogue: Catalogue,
+    tenant_id: str,
+    spec: RewardJobSpec,
+) -> _Draft:
     problems: list[FieldProblem] = []
+    limit = settings.quota_runtime_seconds
+    if "max_runtime_seconds" in spec.resources.model_fields_set and (
+        spec.resources.max_runtime_seconds > limit
+    ):
+        problems.append(
+            FieldProblem(
+                "/resources/max_runtime_seconds",
+                "out_of_range",
+                f"jobs may run for {limit} seconds here",
+                "Ask for less, or leave it out.",
+            )
+        )
     entry = None
     try:
         entry = catalogue.get(spec.base_model)

@@ -18,6 +18,7 @@ from app.broker import Tickets, queues
 from app.database import now_ms, reader, transaction
 from app.domain.lifecycle import JobStatus
 from app.jobs import checkpoints, leases, repository
+from app.jobs.claiming import WORKER_GONE_MS
 from app.models import Job, Worker
 from app.settings import Settings
 
@@ -98,7 +99,7 @@ def issue_missing(engine: Engine, settings: Settings, tickets: Tickets) -> None:
                 select(func.coalesce(func.sum(Worker.slots - Worker.busy), 0)).where(
                     Worker.queue == name,
                     Worker.state == "ready",
-                    Worker.seen_at > now_ms() - repository.WORKER_GONE_MS,
+                    Worker.seen_at > now_ms() - WORKER_GONE_MS,
                 )
             ).scalar_one()
         need = min(waiting, idle)

@@ -1,4 +1,4 @@
-"""The only door to the status column: guarded statements, one each, for both databases.
+"""The door to the status column, beside the claim: guarded statements, one each, on both databases.
 
 A claim hands out a lease with a fencing token (``attempt``). Every later write of that worker
 starts with the fence, which takes the row's lock and refuses a lease that was lost: a sweep or
@@ -8,39 +8,18 @@ another claim cannot slip between the check and the write.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    and_,
-    case,
-    delete,
-    exists,
-    func,
-    insert,
-    literal,
-    literal_column,
-    or_,
-    select,
-    update,
-)
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, and_, case, delete, literal, or_, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from app.database import now_ms
-from app.domain.lifecycle import TERMINAL, Desired, JobKind, JobStatus
-from app.jobs.schemas import JobItem
-from app.models import Job, JobEvent, JobMetric, Worker
-from app.webhooks import outbox
+from app.domain.lifecycle import TERMINAL, Desired, JobStatus
+from app.jobs.chronicle import Event, add_events, announce
+from app.models import Job
 
-#: After this long a job goes to the host it wanted to avoid rather than wait on.
-AVOID_HOST_MS = 600_000
-#: A worker that was not seen this long offers no slots.
-WORKER_GONE_MS = 30_000
-#: Of the advisory lock that makes claims take turns on PostgreSQL; SQLite has one writer anyway.
-CLAIM_LOCK = 0x706C6175
 RUNNING, QUEUED = JobStatus.RUNNING, JobStatus.QUEUED
 LIVE = tuple(status for status in JobStatus if status not in TERMINAL)
 
@@ -62,15 +41,6 @@ class Lease:
     owner: str
 
 
-@dataclass(frozen=True)
-class Event:
-    """Something that happened, before it has a number."""
-
-    type: str
-    message: str
-    data: dict[str, Any] = field(default_factory=dict)
-
-
 def insert_job(session: Session, job: Job) -> Job:
     """Queue a job with its first event.
 
@@ -86,92 +56,8 @@ def insert_job(session: Session, job: Job) -> Job:
         if job.idempotency_key and "idempotency" in str(error.orig):
             raise DuplicateKey(job.idempotency_key) from error
         raise
-    session.execute(
-        insert(JobEvent).values(
-            job_id=job.id, seq=1, attempt=0, type="queued", message="Queued.", data={}
-        )
-    )
+    add_events(session, job.id, 0, 1, [Event("queued", "Queued.")])
     session.refresh(job)
-    return job
-
-
-def claim(
-    session: Session, queue: str, owner: str, host: str, lease_ms: int, quota_running: int
-) -> Job | None:
-    """Take the best waiting job of a queue; at most one caller gets it.
-
-    A tenant that runs ``quota_running`` jobs gets no further one; inspections do not count.
-    """
-    candidate, running = aliased(Job), aliased(Job)
-    # By the bare column SQLite would walk all jobs of all times in the order of another index.
-    tenant = running.tenant_id.concat(literal_column("''"))
-    at_quota = (
-        select(tenant)
-        .where(running.status == RUNNING, running.kind != JobKind.PREFLIGHT)
-        .group_by(tenant)
-        .having(func.count() >= quota_running)
-    )
-    other_host = exists().where(
-        Worker.queue == queue,
-        Worker.host != host,
-        Worker.state == "ready",
-        Worker.seen_at > now_ms() - WORKER_GONE_MS,
-    )
-    if session.get_bind().dialect.name == "postgresql":
-        # Two claims at once would both count before either is seen, and exceed the quota.
-        session.execute(select(func.pg_advisory_xact_lock(CLAIM_LOCK)))
-    best = (
-        select(candidate.id)
-        .where(
-            candidate.status == QUEUED,
-            candidate.desired == Desired.RUN,
-            candidate.queue == queue,
-            candidate.run_after <= now_ms(),
-            or_(
-                candidate.avoid_host.is_(None),
-                candidate.avoid_host != host,
-                candidate.run_after < now_ms() - AVOID_HOST_MS,
-                ~other_host,
-            ),
-            or_(
-                candidate.kind == JobKind.PREFLIGHT,
-                candidate.tenant_id.not_in(at_quota),
-            ),
-        )
-        .order_by(candidate.priority.desc(), candidate.created_at, candidate.id)
-        .limit(1)
-        .with_for_update(skip_locked=True, of=candidate)
-        .scalar_subquery()
-    )
-    job = session.scalar(
-        update(Job)
-        .where(Job.id == best, Job.status == QUEUED)
-        .values(
-            status=RUNNING,
-            attempt=Job.attempt + 1,
-            lease_owner=owner,
-            lease_expires_at=now_ms() + lease_ms,
-            started_at=func.coalesce(Job.started_at, now_ms()),
-            attempt_started_at=now_ms(),
-            progressed_at=now_ms(),
-            phase=None,
-            rate_step=None,
-            rate_at=None,
-            event_seq=Job.event_seq + 1,
-            version=Job.version + 1,
-        )
-        .returning(Job)
-        .execution_options(populate_existing=True)
-    )
-    if job is not None:
-        _add_events(
-            session,
-            job.id,
-            job.attempt,
-            job.event_seq,
-            [Event("claimed", f"Attempt {job.attempt} starts on {host}.", {"worker": owner})],
-        )
-        _announce(session, job)
     return job
 
 
@@ -196,7 +82,7 @@ def fence(
     ).one_or_none()
     if row is None:
         raise LeaseLost(lease.job_id)
-    _add_events(session, lease.job_id, lease.attempt, row.event_seq, events)
+    add_events(session, lease.job_id, lease.attempt, row.event_seq, events)
     return Desired(row.desired)
 
 
@@ -221,8 +107,8 @@ def leave(
     )
     if job is None:
         raise LeaseLost(lease.job_id)
-    _add_events(session, job.id, lease.attempt, job.event_seq, events)
-    _announce(session, job)
+    add_events(session, job.id, lease.attempt, job.event_seq, events)
+    announce(session, job)
     return job
 
 
@@ -290,8 +176,8 @@ def sweep(
     )
     for job in jobs:
         event = Event("worker_lost", f"Its worker was lost; the job is now {job.status}.")
-        _add_events(session, job.id, job.attempt, job.event_seq, [event])
-        _announce(session, job)
+        add_events(session, job.id, job.attempt, job.event_seq, [event])
+        announce(session, job)
     return jobs
 
 
@@ -344,9 +230,9 @@ def desire(
         )
     text = {Desired.CANCEL: "Cancel", Desired.PAUSE: "Pause", Desired.RUN: "Resume"}[desired]
     message = f"{text} asked for; the job is {job.status}."
-    _add_events(session, job.id, job.attempt, job.event_seq, [Event(f"{desired}_asked", message)])
+    add_events(session, job.id, job.attempt, job.event_seq, [Event(f"{desired}_asked", message)])
     if job.status != RUNNING:  # or it was asked to stop, and its status has not changed yet
-        _announce(session, job)
+        announce(session, job)
     return job
 
 
@@ -358,32 +244,6 @@ def delete_job(session: Session, tenant_id: str, job_id: str) -> bool:
                 Job.id == job_id, Job.tenant_id == tenant_id, Job.status.in_(TERMINAL)
             )
         ).rowcount  # type: ignore[attr-defined]
-    )
-
-
-def upsert_metrics(session: Session, lease: Lease, step: int, metrics: dict[str, float]) -> None:
-    """Write numbers of a step; a redone step replaces, an older attempt never does."""
-    if not metrics:
-        return
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(JobMetric).values(
-        [
-            {
-                "job_id": lease.job_id,
-                "step": step,
-                "name": name,
-                "value": value,
-                "attempt": lease.attempt,
-            }
-            for name, value in metrics.items()
-        ]
-    )
-    session.execute(
-        statement.on_conflict_do_update(
-            index_elements=["job_id", "step", "name"],
-            set_={"value": statement.excluded.value, "attempt": statement.excluded.attempt},
-            where=JobMetric.attempt <= statement.excluded.attempt,
-        )
     )
 
 
@@ -416,31 +276,3 @@ def _left(status: JobStatus | ColumnElement[str]) -> dict[str, Any]:
         "checkpoint_id": case((is_dropped, None), else_=Job.checkpoint_id),
         "version": Job.version + 1,
     }
-
-
-def _add_events(
-    session: Session, job_id: str, attempt: int, last_seq: int, events: Sequence[Event]
-) -> None:
-    first = last_seq - len(events) + 1
-    if events:
-        session.execute(
-            insert(JobEvent),
-            [
-                {
-                    "job_id": job_id,
-                    "seq": first + i,
-                    "attempt": attempt,
-                    "type": event.type,
-                    "message": event.message[:2000],
-                    "data": event.data,
-                }
-                for i, event in enumerate(events)
-            ],
-        )
-
-
-def _announce(session: Session, job: Job) -> None:
-    """Tell webhooks about a status that was entered; they hear it when this transaction commits."""
-    if job.kind == JobKind.TRAIN:
-        item = JobItem.of(job).model_dump(mode="json")
-        outbox.announce(session, job.tenant_id, f"job.{job.status}", item)

@@ -230,6 +230,22 @@ def test_queue_quota_is_held_at_the_door(
         assert client.post("/v1/jobs", json=world.spec()).status_code == 201
 
 
+def test_runtime_quota_refuses_what_was_asked_and_not_the_default(
+    settings: Settings, engine: Engine, key_for: Callable[..., str]
+) -> None:
+    short = settings.model_copy(update={"quota_runtime_seconds": 3600})
+    with TestClient(create_app(short)) as client:
+        client.headers["Authorization"] = f"Bearer {key_for('acme')}"
+        world = World(client, engine, short)
+        asked = world.spec(resources={"max_runtime_seconds": 7200})
+        answer = client.post("/v1/jobs", json=asked)
+        assert (answer.status_code, answer.json()["errors"][0]["loc"]) == (
+            422,
+            "/resources/max_runtime_seconds",
+        )
+        assert client.post("/v1/jobs", json=world.spec()).status_code == 201
+
+
 @pytest.mark.parametrize("text", ["a\x00b", "a\nb", "\x7f", "\ud800"])
 def test_text_that_no_database_or_terminal_takes_is_refused(
     world: World, client: TestClient, text: str

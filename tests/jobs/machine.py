@@ -9,7 +9,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any
 
 from hypothesis import strategies as st
@@ -25,6 +24,7 @@ from sqlalchemy import Engine, delete, event
 
 from app.database import make_engine, transaction
 from app.domain.lifecycle import TERMINAL, TRANSITIONS, Desired, JobKind, JobStatus
+from app.jobs.chronicle import Event, upsert_metrics
 from app.models import Job
 
 TENANTS = ("acme", "other")
@@ -92,9 +92,9 @@ class Held(tuple[str, int, str]):
 
 
 def make_machine(
-    repository: ModuleType, engine: Engine, clock: Clock
+    repository: Any, claiming: Any, engine: Engine, clock: Clock
 ) -> type[RuleBasedStateMachine]:
-    """The state machine for a repository module (the real one, or one with a guard removed)."""
+    """The state machine for these modules (the real ones, or one of them with a guard removed)."""
 
     class Jobs(RuleBasedStateMachine):
         jobs = Bundle("jobs")
@@ -167,7 +167,7 @@ def make_machine(
             self.claims += 1
             owner = f"host-{self.claims % 2}/0:{self.claims}"
             with transaction(engine) as session:
-                got = repository.claim(session, queue, owner, "host", LEASE_MS, QUOTA)
+                got = claiming.claim(session, queue, owner, "host", LEASE_MS, QUOTA)
             wanted = self._best(queue)
             assert (got and got.id) == (wanted and wanted.id)
             if wanted is None:
@@ -184,7 +184,7 @@ def make_machine(
 
         @rule(lease=leases, events=st.integers(0, 2))
         def heartbeat(self, lease: Held, events: int) -> None:
-            news = [repository.Event("x", "X")] * events
+            news = [Event("x", "X")] * events
             self._fenced(lease, lambda s, held: repository.fence(s, held, LEASE_MS, news), events)
 
         @rule(lease=leases)
@@ -202,7 +202,7 @@ def make_machine(
         def metric(self, lease: Held, step: int, value: float) -> None:
             def write(session: Any, held: Any) -> None:
                 repository.fence(session, held, LEASE_MS)
-                repository.upsert_metrics(session, held, step, {"train/loss": value})
+                upsert_metrics(session, held.job_id, held.attempt, step, {"train/loss": value})
 
             if job := self._fenced(lease, write, 0):
                 job.metrics[step] = (value, job.attempt)
@@ -386,7 +386,7 @@ def make_machine(
             return job
 
         def _leave(self, lease: Held, status: Any, **values: Any) -> Model | None:
-            end = [repository.Event("end", "End.")]
+            end = [Event("end", "End.")]
             return self._fenced(
                 lease, lambda s, held: repository.leave(s, held, status, end, **values), 1
             )

@@ -13,8 +13,9 @@ from sqlalchemy import Engine, select, update
 
 from app.database import now_ms, transaction
 from app.domain.lifecycle import TRANSITIONS, Desired, JobKind, JobStatus
-from app.jobs import repository
-from app.jobs.repository import DuplicateKey, Event, Lease, LeaseLost
+from app.jobs import claiming, repository
+from app.jobs.chronicle import Event, upsert_metrics
+from app.jobs.repository import DuplicateKey, Lease, LeaseLost
 from app.models import Job, JobEvent, JobMetric, Worker
 from tests.jobs.making import QUEUE, TENANT, events_of, look, make_job, queue_job
 
@@ -24,7 +25,7 @@ LEASE_MS = 60_000
 def claim(engine: Engine, owner: str = "host-a/0:1", **more: Any) -> Lease | None:
     arguments = {"queue": QUEUE, "host": "host", "lease_ms": LEASE_MS, "quota_running": 100, **more}
     with transaction(engine) as session:
-        job = repository.claim(session, owner=owner, **arguments)
+        job = claiming.claim(session, owner=owner, **arguments)
     return job and Lease(job.id, job.attempt, owner)
 
 
@@ -163,7 +164,7 @@ def test_host_to_avoid_waits_while_another_lives(engine: Engine) -> None:
     make_worker(engine, "bad")
     make_worker(engine, "good")
     assert claim(engine, host="bad") is None
-    change(engine, job_id, run_after=now_ms() - repository.AVOID_HOST_MS - 1000)
+    change(engine, job_id, run_after=now_ms() - claiming.AVOID_HOST_MS - 1000)
     assert claim(engine, host="bad") is not None
 
 
@@ -229,7 +230,7 @@ def test_lost_fence_takes_the_rest_of_its_transaction_along(engine: Engine) -> N
 
     def write() -> None:
         with transaction(engine) as session:
-            repository.upsert_metrics(session, stale, 1, {"train/loss": 1.0})
+            upsert_metrics(session, stale.job_id, stale.attempt, 1, {"train/loss": 1.0})
             repository.fence(session, stale, LEASE_MS)
 
     with pytest.raises(LeaseLost):
@@ -520,12 +521,14 @@ def test_session_is_good_after_a_duplicate_key(engine: Engine) -> None:
 def test_redone_step_replaces_and_an_older_attempt_never_does(engine: Engine) -> None:
     first = held(engine)
     with transaction(engine) as session:
-        repository.upsert_metrics(session, first, 1, {"train/loss": 1.0, "train/margin": 0.1})
+        upsert_metrics(
+            session, first.job_id, first.attempt, 1, {"train/loss": 1.0, "train/margin": 0.1}
+        )
     second = Lease(first.job_id, 2, "host-a/0:2")
     with transaction(engine) as session:
-        repository.upsert_metrics(session, second, 1, {"train/loss": 2.0})
-        repository.upsert_metrics(session, first, 1, {"train/loss": 3.0})
-        repository.upsert_metrics(session, second, 2, {})
+        upsert_metrics(session, second.job_id, second.attempt, 1, {"train/loss": 2.0})
+        upsert_metrics(session, first.job_id, first.attempt, 1, {"train/loss": 3.0})
+        upsert_metrics(session, second.job_id, second.attempt, 2, {})
     with transaction(engine) as session:
         rows = session.execute(select(JobMetric.step, JobMetric.name, JobMetric.value)).all()
     assert sorted(tuple(row) for row in rows) == [(1, "train/loss", 2.0), (1, "train/margin", 0.1)]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -16,7 +15,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.jobs import repository
+from app.jobs import claiming, repository
 from tests.jobs.machine import Clock, make_machine, virtual_engine
 
 #: 40 steps each; a night may say PLAUDIT_TEST_PROGRAMS=20000.
@@ -24,11 +23,11 @@ PROGRAMS, STEPS = int(os.environ.get("PLAUDIT_TEST_PROGRAMS", "150")), 40
 #: A mutant is left at the first program that notices it, mostly within the first ten. Which ones
 #: are tried depends on what else is imported (Hypothesis draws on it), so the bound is generous.
 MUTANT_PROGRAMS = 1000
-SOURCE = Path(repository.__file__)
+MODULES = (repository, claiming)
 #: What one process on one host cannot tell apart; held by the threads and the hosts of
 #: test_repository.py and by the chaos runs.
 HELD_ELSEWHERE = {
-    "claim: Job.status == QUEUED": "the row that the inner SELECT found is locked until then",
+    "claim: Job.status == JobStatus.QUEUED": "the row that was picked is locked until then",
     "sweep: Job.id.in_(ids)": "only sets how many are taken at once",
     "sweep: Job.status == RUNNING": "only a running row has a lease to run out, or an owner",
     "_held: Job.status == RUNNING": "a row that is not running has no owner (check constraint)",
@@ -51,9 +50,11 @@ def virtual(sqlite_template: Path, tmp_path: Path, clock: Clock) -> Iterator[Eng
     engine.dispose()
 
 
-def run(module: ModuleType, engine: Engine, clock: Clock, programs: int, **more: object) -> None:
+def run(
+    modules: Sequence[ModuleType], engine: Engine, clock: Clock, programs: int, **more: object
+) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        make_machine(module, engine, clock),
+        make_machine(*modules, engine, clock),
         settings=settings(
             max_examples=programs,
             stateful_step_count=STEPS,
@@ -66,7 +67,7 @@ def run(module: ModuleType, engine: Engine, clock: Clock, programs: int, **more:
 
 
 def test_repository_does_what_its_model_does(virtual: Engine, clock: Clock) -> None:
-    run(repository, virtual, clock, PROGRAMS)
+    run(MODULES, virtual, clock, PROGRAMS)
 
 
 class _Guards(ast.NodeTransformer):
@@ -114,7 +115,8 @@ class _Guards(ast.NodeTransformer):
 
 def guards() -> list[str]:
     found = _Guards()
-    found.visit(ast.parse(SOURCE.read_text()))
+    for module in MODULES:
+        found.visit(_tree(module))
     return [
         name
         for name in dict.fromkeys(found.found)
@@ -122,25 +124,31 @@ def guards() -> list[str]:
     ]
 
 
-def mutant(guard: str) -> ModuleType:
-    """The repository without one term."""
-    tree = ast.fix_missing_locations(_Guards(guard).visit(ast.parse(SOURCE.read_text())))
-    spec = importlib.util.spec_from_loader("mutant", loader=None)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    module.__dict__["__file__"] = str(SOURCE)
+def without(guard: str) -> list[ModuleType]:
+    """The modules, the one that has this term without it."""
+    return [_mutant(module, guard) for module in MODULES]
+
+
+def _mutant(module: ModuleType, guard: str) -> ModuleType:
+    remover = _Guards(guard)
+    tree = ast.fix_missing_locations(remover.visit(_tree(module)))
+    if guard not in remover.found:
+        return module
     # Dataclasses look their module up by name.
-    source = compile(tree, str(SOURCE), "exec")
-    sys.modules["mutant"] = module
-    exec(source, module.__dict__)
-    return module
+    changed = sys.modules["mutant"] = ModuleType("mutant")
+    exec(compile(tree, str(module.__file__), "exec"), changed.__dict__)
+    return changed
+
+
+def _tree(module: ModuleType) -> ast.Module:
+    return ast.parse(Path(str(module.__file__)).read_text())
 
 
 @pytest.mark.parametrize("guard", guards())
 def test_repository_without_this_guard_is_caught(guard: str, virtual: Engine, clock: Clock) -> None:
     with pytest.raises((AssertionError, SQLAlchemyError)):  # what the machine or a check noticed
         run(
-            mutant(guard), virtual, clock, MUTANT_PROGRAMS,
+            without(guard), virtual, clock, MUTANT_PROGRAMS,
             derandomize=True, phases=[Phase.generate], print_blob=False,
             report_multiple_bugs=False,
         )  # fmt: skip

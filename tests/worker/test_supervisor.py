@@ -164,10 +164,12 @@ def test_run_that_ends_while_it_is_asked_to_pause_is_published(workshop: Worksho
     assert workshop.adapter(job_id) == workshop.expected()
 
 
-def test_job_over_its_runtime_is_timed_out(workshop: Workshop) -> None:
+@pytest.mark.parametrize(("asked", "quota"), [(3, 3600), (3600, 3)])
+def test_job_over_its_runtime_is_timed_out(workshop: Workshop, asked: int, quota: int) -> None:
     job_id = workshop.submit(
-        metadata={"fault": "deaf", "fault_step": 1}, resources={"max_runtime_seconds": 3}
+        metadata={"fault": "deaf", "fault_step": 1}, resources={"max_runtime_seconds": asked}
     )
+    workshop.settings = workshop.settings.model_copy(update={"quota_runtime_seconds": quota})
     with workshop.station():
         job = workshop.wait(job_id, "failed")
     assert job.failure_code == "timed_out"
