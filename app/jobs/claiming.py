@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import exists, func, literal_column, or_, select, update
+from sqlalchemy import exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from app.database import now_ms
+from app.database import not_by_index, now_ms
 from app.domain.lifecycle import Desired, JobKind, JobStatus
 from app.jobs.chronicle import Event, add_events, announce
 from app.models import Job, Worker
@@ -26,8 +26,7 @@ def claim(
     A tenant that runs ``quota_running`` jobs gets no further one; inspections do not count.
     """
     candidate, running = aliased(Job), aliased(Job)
-    # By the bare column SQLite would walk all jobs of all times in the order of another index.
-    tenant = running.tenant_id.concat(literal_column("''"))
+    tenant = not_by_index(running.tenant_id)
     at_quota = (
         select(tenant)
         .where(running.status == JobStatus.RUNNING, running.kind != JobKind.PREFLIGHT)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, and_, func, or_, select
 
-from app.database import now_ms
+from app.database import not_by_index, now_ms
 from app.domain.compiler import pairs_a_step
 from app.domain.lifecycle import Desired, JobKind, JobStatus
 from app.models import Checkpoint, Job, JobEvent, JobLog, JobMetric, JobReport, Worker
@@ -217,7 +217,7 @@ def running_count(connection: Connection, tenant_id: str) -> int:
     """Jobs that this tenant has running, inspections aside: what the claim's quota counts."""
     return connection.execute(
         select(func.count()).where(
-            Job.tenant_id == tenant_id,
+            not_by_index(Job.tenant_id) == tenant_id,
             Job.status == JobStatus.RUNNING,
             Job.kind != JobKind.PREFLIGHT,
         )
@@ -235,10 +235,13 @@ def live_workers(connection: Connection, seen_ms: int) -> Sequence[Any]:
 
 def running_jobs(connection: Connection, tenant_id: str) -> Sequence[Any]:
     """Ids and lease owners of this tenant's running jobs."""
-    columns = [Job.id, Job.lease_owner]
     return connection.execute(
-        _mine(columns, tenant_id).where(Job.status == JobStatus.RUNNING)
-    ).all()  # fmt: skip
+        select(Job.id, Job.lease_owner).where(
+            not_by_index(Job.tenant_id) == tenant_id,
+            Job.status == JobStatus.RUNNING,
+            Job.kind == JobKind.TRAIN,
+        )
+    ).all()
 
 
 def _mine(columns: Sequence[Any], tenant_id: str) -> Select[Any]:

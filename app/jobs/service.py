@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import delete, func, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -268,7 +268,7 @@ def _hold_quota(session: Session, settings: Settings, tenant_id: str) -> None:
         select(func.count()).where(
             Job.tenant_id == tenant_id,
             Job.kind == JobKind.TRAIN,
-            Job.status.in_([JobStatus.QUEUED, JobStatus.PAUSED]),
+            text("status IN ('queued', 'paused')"),  # as ix_jobs_waiting says it
         )
     ).scalar_one()
     if waiting >= settings.quota_queued:

@@ -37,6 +37,21 @@ class Job(Base):
             postgresql_where=text("status = 'running'"),
         ),
         Index("ix_jobs_list", "tenant_id", "kind", "id"),
+        # What a submit asks, however many jobs there have been.
+        Index(
+            "ix_jobs_waiting",
+            "tenant_id",
+            "kind",
+            sqlite_where=text("status IN ('queued', 'paused')"),
+            postgresql_where=text("status IN ('queued', 'paused')"),
+        ),
+        Index(
+            "ix_jobs_pace",
+            "base_model",
+            "id",
+            sqlite_where=text("status = 'succeeded'"),
+            postgresql_where=text("status = 'succeeded'"),
+        ),
         Index(
             "ux_jobs_idempotency",
             "tenant_id",
@@ -110,6 +125,14 @@ class JobEvent(Base):
     """What happened, in order and without gaps."""
 
     __tablename__ = "job_events"
+    __table_args__ = (
+        Index(
+            "ix_job_events_lost",
+            "at",
+            sqlite_where=text("type = 'worker_lost'"),
+            postgresql_where=text("type = 'worker_lost'"),
+        ),
+    )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)

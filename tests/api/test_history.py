@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from sqlalchemy import Engine, insert, update
 from starlette.testclient import TestClient
 
@@ -14,10 +17,13 @@ from app.database import now_ms, transaction
 from app.domain.lifecycle import FailureCode
 from app.domain.progress import Reported
 from app.jobs import leases
+from app.jobs.reconciler import requeue_lost
 from app.main import create_app
 from app.models import Adapter, Job, JobMetric, Worker
 from app.settings import Settings
 from tests.api.world import World
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def sign_in(engine: Engine, queue: str, slots: int = 1, busy: int = 0, ago_ms: int = 0) -> None:
@@ -224,6 +230,41 @@ def test_figures_for_prometheus_tell_queue_and_latency(
     assert re.search(
         r'http_request_seconds_count\{method="POST",route="/v1/jobs",status="201"\} 2.0', figures
     )
+
+
+def test_figures_tell_how_fast_is_trained_and_what_was_lost(
+    world: World, client: TestClient, engine: Engine
+) -> None:
+    world.know_base_model()
+    job = world.submit(training={"batch_size": 4})
+    world.claim()
+    with transaction(engine) as session:
+        moving = {"rate_step": 1, "rate_at": 10_000, "step": 11, "progressed_at": 15_000}
+        session.execute(update(Job).where(Job.id == job["id"]).values(moving))
+    assert "plaudit_training_pairs_per_second 8.0" in client.get("/metrics").text
+    with transaction(engine) as session:
+        session.execute(update(Job).where(Job.id == job["id"]).values(lease_expires_at=0))
+    assert "plaudit_leases_lost_last_hour 0.0" in client.get("/metrics").text
+    requeue_lost(engine, world.settings)
+    assert "plaudit_leases_lost_last_hour 1.0" in client.get("/metrics").text
+
+
+def test_dashboard_and_alerts_ask_for_figures_that_there_are(
+    world: World, client: TestClient, engine: Engine
+) -> None:
+    world.submit()
+    sign_in(engine, world.settings.queue)
+    exported = set(re.findall(r"^(plaudit_\w+)", client.get("/metrics").text, re.MULTILINE))
+    families = {re.sub(r"_(bucket|count|sum|created)$", "", name) for name in exported}
+    dashboard = json.loads((DOCS / "grafana.json").read_text())
+    shown = [t["expr"] for panel in dashboard["panels"] for t in panel["targets"]]
+    rules = yaml.safe_load((DOCS / "alerts.yaml").read_text())["groups"][0]["rules"]
+    asked = {
+        name for text in [*shown, *(rule["expr"] for rule in rules)]
+        for name in re.findall(r"plaudit_\w+", text)
+    }  # fmt: skip
+    assert asked <= exported
+    assert {re.sub(r"_(bucket|count)$", "", name) for name in asked} == families
 
 
 def test_worst_pairs_are_there_once_the_run_made_them(
