@@ -1,5 +1,7 @@
 """The dashboard: pages without data, and the script that fills them through the public API.
 
+Only the page about the API itself comes whole: it is for everybody.
+
 Nothing here reads a row or a key: whoever may see something asks ``/v1`` for it with their own API
 key, which the script keeps in the browser's tab.
 """
@@ -10,11 +12,12 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from app.dashboard import reference
 from app.errors import NotFoundError
 
 router = APIRouter(include_in_schema=False)
@@ -52,7 +55,7 @@ class _Asset(NamedTuple):
 
 def _show(name: str) -> Callable[[Request], Awaitable[Response]]:
     async def page(request: Request) -> Response:
-        return _answer(request, _page(name))
+        return _answer(request, _shell(name))
 
     page.__name__ = f"show_{name}"
     return page
@@ -60,6 +63,12 @@ def _show(name: str) -> Callable[[Request], Awaitable[Response]]:
 
 for _path, _name in PAGES.items():
     router.add_api_route(_path, _show(_name), response_class=Response)
+
+
+@router.get("/docs", response_class=Response)
+async def show_docs(request: Request) -> Response:
+    """What the API takes and answers."""
+    return _answer(request, _docs(request.app))
 
 
 @router.get("/static/{name}", response_class=Response)
@@ -78,9 +87,26 @@ def _answer(request: Request, asset: _Asset) -> Response:
     return Response(asset.body, media_type=asset.media_type, headers=headers)
 
 
+def _docs(app: FastAPI) -> _Asset:
+    """Rendered once for each service."""
+    if not hasattr(app.state, "docs"):
+        document = app.openapi()
+        app.state.docs = _page(
+            "docs",
+            operations=reference.operations(document),
+            shapes=reference.shapes(document),
+        )
+    asset: _Asset = app.state.docs
+    return asset
+
+
 @cache
-def _page(name: str) -> _Asset:
+def _shell(name: str) -> _Asset:
     """Rendered once: a page is the same for everybody."""
+    return _page(name)
+
+
+def _page(name: str, **values: Any) -> _Asset:
     environment = Environment(
         loader=FileSystemLoader(_HERE / "templates"),
         autoescape=True,
@@ -88,7 +114,8 @@ def _page(name: str) -> _Asset:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    text = environment.get_template(f"{name}.html").render(page=name)
+    environment.filters["code"] = reference.code
+    text = environment.get_template(f"{name}.html").render(page=name, **values)
     return _asset(text.encode(), "text/html")
 
 

@@ -101,7 +101,7 @@ def test_every_text_has_contrast_and_every_phone_has_room(
     signed_in: Browser, world: World, scheme: str
 ) -> None:
     world.know_base_model()
-    paths = ["/", "/queue", "/datasets", *_jobs_of_all_kinds(world)]
+    paths = ["/", "/queue", "/datasets", "/docs", *_jobs_of_all_kinds(world)]
     for path in paths:
         signed_in.emulate(scheme=scheme)
         signed_in.get(path)
@@ -118,7 +118,7 @@ def test_every_text_has_contrast_and_every_phone_has_room(
 
 
 def test_pages_name_their_parts_for_those_who_hear_them(signed_in: Browser, world: World) -> None:
-    for path in ["/", "/queue", "/datasets", *_jobs_of_all_kinds(world)]:
+    for path in ["/", "/queue", "/datasets", "/docs", *_jobs_of_all_kinds(world)]:
         signed_in.get(path)
         signed_in.wait_for_id("page")
         assert len(signed_in.all("h1:not([hidden] *)")) == 1, path

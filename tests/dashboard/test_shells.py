@@ -24,7 +24,7 @@ def client(settings: Settings) -> Iterator[TestClient]:
         yield client
 
 
-@pytest.mark.parametrize("path", [*PATHS, "/static/main.js", "/static/style.css"])
+@pytest.mark.parametrize("path", [*PATHS, "/docs", "/static/main.js", "/static/style.css"])
 def test_every_answer_forbids_foreign_and_inline_code(client: TestClient, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 200
@@ -71,3 +71,19 @@ def test_script_never_makes_markup_of_text_and_keeps_nothing_for_good() -> None:
     )
     for script in STATIC.glob("*.js"):
         assert refused.search(script.read_text()) is None, script.name
+
+
+def test_api_page_has_every_operation_and_its_links_lead_somewhere(client: TestClient) -> None:
+    page = client.get("/docs").text
+    document = client.get("/openapi.json").json()
+    ids = re.findall(r'\sid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(ids)
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            assert f"<code>{method.upper()} {path}</code>" in page
+            assert operation["operationId"] in ids
+    for name, schema in document["components"]["schemas"].items():
+        assert name in ids
+        assert all(f"<code>{field}</code>" in page for field in schema.get("properties", ()))
+    assert re.findall(r"<script[^>]*>", page) == ['<script type="module" src="/static/main.js">']

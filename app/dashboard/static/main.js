@@ -15,10 +15,16 @@ const pages = {
 async function start() {
   $("sign-out").addEventListener("click", signOut);
   $("sign-in-form").addEventListener("submit", signIn);
-  if (!(await findKey())) return askForKey();
+  const name = document.body.dataset.page;
+  const hasKey = await findKey();
+  if (name === "docs") {
+    $("sign-out").hidden = !hasKey;
+    return undefined; // for everybody, and there already
+  }
+  if (!hasKey) return askForKey();
   $("sign-out").hidden = false;
   $("loading").hidden = false;
-  const page = await pages[document.body.dataset.page]();
+  const page = await pages[name]();
   await page.start(() => {
     $("loading").hidden = true;
     $("page").hidden = false;
