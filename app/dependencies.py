@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from app.broker import Tickets
-from app.database import reader, transaction
+from app.database import transaction
 from app.errors import RateLimitedError, UnauthorizedError
 from app.rates import Rates, neighbourhood
 from app.security import KeyRing, Principal, Scope
@@ -37,7 +39,8 @@ async def get_engine(request: Request) -> Engine:
 
 async def get_reader(request: Request) -> Engine:
     """For endpoints that only read."""
-    return reader(request.app.state.engine)
+    engine: Engine = request.app.state.reader
+    return engine
 
 
 async def get_tickets(request: Request) -> Tickets:
@@ -46,65 +49,89 @@ async def get_tickets(request: Request) -> Tickets:
     return tickets
 
 
-async def get_keys(request: Request) -> KeyRing:
-    """Verifies API keys."""
-    keys: KeyRing = request.app.state.keys
-    return keys
-
-
 def get_session(request: Request) -> Iterator[Session]:
     """One transaction a request; with scope="function" it commits before the answer leaves."""
     with transaction(request.app.state.engine) as session:
         yield session
 
 
-_bearer = HTTPBearer(
-    auto_error=False,
-    scheme_name="ApiKey",
-    description="An API key: `Authorization: Bearer plk_…`",
-)
+class Needs(HTTPBearer):
+    """Lets only requests pass whose API key has ``scope``, and does not come too often.
+
+    One dependency without others below it: the framework takes about as long for each as for an
+    empty request as a whole, and every endpoint has this one.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__(
+            scheme_name="ApiKey", description="An API key: `Authorization: Bearer plk_…`"
+        )
+        self._scope = scope
+
+    async def __call__(self, request: Request) -> Principal:  # type: ignore[override]
+        principal = await _authenticate(request)
+        principal.require(self._scope)
+        request.scope["principal"] = principal
+        return principal
 
 
-async def get_principal(
-    request: Request,
-    keys: Annotated[KeyRing, Depends(get_keys)],
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-) -> Principal:
+def recognised(request: Request, scope: Scope) -> Principal | None:
+    """Whose key it is, without a look into the database; None: let ``Needs`` say what is wrong."""
+    if (token := _token(request)) is None:
+        return None
+    keys: KeyRing = request.app.state.keys
+    rates: Rates = request.app.state.rates
+    principal = keys.recall(token)
+    if principal is None or not principal.may(scope) or rates.requests.take(principal.key_id):
+        return None
+    return principal
+
+
+def _token(request: Request) -> str | None:
+    scheme, token = get_authorization_scheme_param(request.headers.get("authorization"))
+    return token if scheme.lower() == "bearer" and token else None
+
+
+async def _authenticate(request: Request) -> Principal:
     """Whose key came with the request, unless it asks too often."""
-    if credentials is None:
+    if (token := _token(request)) is None:
         raise UnauthorizedError(
             "This request carries no API key.",
             hint="Send 'Authorization: Bearer plk_…'; `plaudit keys create` makes the first key.",
         )
     rates: Rates = request.app.state.rates
-    token = credentials.credentials
-    if (principal := keys.recall(token)) is None:
-        address = neighbourhood(request.client.host if request.client else None)
-        # Taken before the look-up: any number of guesses at once pay as well.
-        if seconds := rates.failed_logins.take(address):
-            raise RateLimitedError("Too many wrong API keys came from this address.", seconds)
-        is_wrong = False
-        try:
-            principal = await run_in_threadpool(keys.authenticate, token)
-        except UnauthorizedError:
-            is_wrong = True
-            raise
-        finally:
-            if not is_wrong:
-                rates.failed_logins.give_back(address)
+    keys: KeyRing = request.app.state.keys
+    principal = keys.recall(token) or await _look_up(request, keys, rates, token)
     if seconds := rates.requests.take(principal.key_id):
         raise RateLimitedError("This key asks too often.", seconds)
     return principal
 
 
-def needs(scope: Scope) -> Callable[[Principal], Awaitable[Principal]]:
-    """A dependency that lets only keys with ``scope`` pass."""
+async def _look_up(request: Request, keys: KeyRing, rates: Rates, token: str) -> Principal:
+    """One look into the database for all requests that bring the same key at the same time."""
+    under_way: dict[str, asyncio.Task[Principal]] = request.app.state.lookups
+    if (task := under_way.get(token)) is None:
+        address = neighbourhood(request.client.host if request.client else None)
+        task = under_way[token] = asyncio.create_task(_ask(keys, rates, token, address))
+        task.add_done_callback(lambda done: (under_way.pop(token), done.exception()))
+    return await asyncio.shield(task)  # for the others, should this client hang up
 
-    async def check(principal: Annotated[Principal, Depends(get_principal)]) -> Principal:
-        principal.require(scope)
-        return principal
 
-    return check
+async def _ask(keys: KeyRing, rates: Rates, token: str, address: str) -> Principal:
+    if keys.knows(token):
+        return await run_in_threadpool(keys.authenticate, token)
+    # Taken before the look-up: any number of guesses at once pay as well.
+    if seconds := rates.failed_logins.take(address):
+        raise RateLimitedError("Too many wrong API keys came from this address.", seconds)
+    is_wrong = False
+    try:
+        return await run_in_threadpool(keys.authenticate, token)
+    except UnauthorizedError:
+        is_wrong = True
+        raise
+    finally:
+        if not is_wrong:
+            rates.failed_logins.give_back(address)
 
 
 @dataclass(frozen=True)
@@ -122,11 +149,10 @@ SettingsDep = Annotated[Settings, Depends(get_settings)]
 EngineDep = Annotated[Engine, Depends(get_engine)]
 ReaderDep = Annotated[Engine, Depends(get_reader)]
 TicketsDep = Annotated[Tickets, Depends(get_tickets)]
-KeysDep = Annotated[KeyRing, Depends(get_keys)]
 SessionDep = Annotated[Session, Depends(get_session, scope="function")]
 PageDep = Annotated[PageQuery, Depends()]
 
-JobsReaderDep = Annotated[Principal, Depends(needs(Scope.JOBS_READ))]
-JobsWriterDep = Annotated[Principal, Depends(needs(Scope.JOBS_WRITE))]
-ArtifactsReaderDep = Annotated[Principal, Depends(needs(Scope.ARTIFACTS_READ))]
-AdminDep = Annotated[Principal, Depends(needs(Scope.ADMIN))]
+JobsReaderDep = Annotated[Principal, Depends(Needs(Scope.JOBS_READ))]
+JobsWriterDep = Annotated[Principal, Depends(Needs(Scope.JOBS_WRITE))]
+ArtifactsReaderDep = Annotated[Principal, Depends(Needs(Scope.ARTIFACTS_READ))]
+AdminDep = Annotated[Principal, Depends(Needs(Scope.ADMIN))]

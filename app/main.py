@@ -105,9 +105,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.engine = make_engine(settings.database, settings.database_pool_size)
+    app.state.reader = reader(app.state.engine)
     app.state.tickets = make_tickets(settings)
     app.state.catalogue = load_catalogue(settings.base_models)
     app.state.keys = KeyRing(app.state.engine)
+    app.state.lookups = {}
     app.state.rates = Rates(settings)
     app.state.telemetry = Telemetry(app.state.engine)
     app.state.watcher = Watcher(app.state.engine)

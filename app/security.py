@@ -48,9 +48,13 @@ class Principal:
     tenant_id: str
     scopes: frozenset[str]
 
+    def may(self, scope: Scope) -> bool:
+        """Whether the key covers ``scope``."""
+        return scope in self.scopes or Scope.ADMIN in self.scopes
+
     def require(self, scope: Scope) -> None:
         """Raise ForbiddenError unless the key covers ``scope``."""
-        if scope not in self.scopes and Scope.ADMIN not in self.scopes:
+        if not self.may(scope):
             raise ForbiddenError(
                 f"This key lacks the scope {scope.value}.",
                 hint="Use a key that has it; an admin makes one with POST /v1/api-keys.",
@@ -74,7 +78,7 @@ def mint() -> MintedKey:
 
 
 class KeyRing:
-    """Verifies tokens; remembers good ones for a short while, bad ones never."""
+    """Verifies tokens; takes good ones at their word for a short while, bad ones never."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -86,6 +90,10 @@ class KeyRing:
         """Who this token was a moment ago; costs no database."""
         found = self._remembered.get(_hash(token))
         return found[0] if found and found[1] > time.monotonic() else None
+
+    def knows(self, token: str) -> bool:
+        """Whether this token was good when it was last looked up: it is no guess."""
+        return _hash(token) in self._remembered
 
     def authenticate(self, token: str) -> Principal:
         """Who this token is now.
@@ -111,6 +119,8 @@ class KeyRing:
         # Compared even without a row: the time taken says nothing about which ids exist.
         is_right = hmac.compare_digest(_hash(match[2]), row.secret_sha256 if row else "0" * 64)
         if row is None or not is_right or (row.expires_at and row.expires_at <= row.now):
+            with self._lock:
+                self._remembered.pop(_hash(token), None)
             raise _refusal()
         principal = Principal(row.id, row.tenant_id, frozenset(row.scopes))
         left = (row.expires_at - row.now) / 1000 if row.expires_at else REMEMBERED_SECONDS

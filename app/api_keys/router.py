@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
-from fastapi import APIRouter, Path, status
+from fastapi import APIRouter, Path, Request, status
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from app.api_keys import service
@@ -14,12 +14,12 @@ from app.audit import trail
 from app.audit.acting import ActorDep
 from app.bodies import StrictRoute
 from app.database import transaction
-from app.dependencies import AdminDep, KeysDep, PageDep, ReaderDep, SessionDep
+from app.dependencies import AdminDep, PageDep, ReaderDep, SessionDep
 from app.domain.spec import CleanText
 from app.errors import FieldProblem, InvalidError
 from app.models import ApiKey
 from app.problems import documented
-from app.security import Scope
+from app.security import KeyRing, Scope
 from app.shapes import Page, Timestamp, by_id
 
 router = APIRouter(prefix="/v1/api-keys", tags=["api keys"], route_class=StrictRoute)
@@ -94,12 +94,13 @@ def list_api_keys(engine: ReaderDep, principal: AdminDep, page: PageDep) -> Page
 )
 def revoke_api_key(
     key_id: Annotated[str, Path(pattern=r"^key_[0-9a-f]{32}$")],
+    request: Request,
     session: SessionDep,
-    keys: KeysDep,
     principal: AdminDep,
     actor: ActorDep,
 ) -> None:
     """End a key for good; other processes notice within half a minute."""
     service.revoke(session, principal.tenant_id, key_id)
     trail.record(session, actor, "api_key.revoke", key_id)
+    keys: KeyRing = request.app.state.keys
     keys.forget(key_id)

@@ -28,11 +28,11 @@ from app.dependencies import (
     EngineDep,
     JobsReaderDep,
     JobsWriterDep,
+    Needs,
     PageDep,
     ReaderDep,
     SessionDep,
     SettingsDep,
-    needs,
 )
 from app.domain.spec import DATASET_ID, CleanText
 from app.downloads import Content, RangeError, serve
@@ -65,7 +65,7 @@ _BODY = {
     status_code=status.HTTP_201_CREATED,
     response_model=DatasetRead,
     max_body_size=_NO_BOUND,
-    dependencies=[Depends(needs(Scope.JOBS_WRITE))],
+    dependencies=[Depends(Needs(Scope.JOBS_WRITE))],
     openapi_extra=_BODY,
     responses={
         200: {"model": DatasetRead, "description": "This file is here already."},

@@ -26,6 +26,7 @@ from app.dependencies import (
 from app.domain.spec import BASE_MODEL_ID, CleanText
 from app.jobs import reading, service
 from app.jobs.cloning import JobStateError
+from app.jobs.polling import JOB_ID, MAX_TAGS, PolledRoute, answer, names
 from app.jobs.reading import JobFilter, State
 from app.jobs.schemas import (
     JobCancel,
@@ -48,7 +49,7 @@ from app.shapes import Page, by_id
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
-JobId = Annotated[str, Path(pattern=r"^job_[0-9a-f]{32}$")]
+JobId = Annotated[str, Path(pattern=JOB_ID)]
 Text = Annotated[CleanText, StringConstraints(max_length=128)]
 _METADATA = re.compile(r"metadata\[([A-Za-z0-9_.-]{1,64})\]")
 
@@ -104,14 +105,6 @@ def list_jobs(
     return json_response(Page[JobItem].of(rows, page.limit, JobItem.of, by_id).model_dump_json())
 
 
-@router.get(
-    "/{job_id}",
-    response_model=JobRead,
-    responses={
-        304: {"description": "As the client knows it."},
-        **documented(JobNotFoundError),
-    },
-)
 async def get_job(
     job_id: JobId,
     engine: ReaderDep,
@@ -121,7 +114,7 @@ async def get_job(
     until: Annotated[
         Literal["change", "terminal"], Query(description="What to wait for.")
     ] = "change",
-    if_none_match: Annotated[str | None, Header(max_length=1000)] = None,
+    if_none_match: Annotated[str | None, Header(max_length=MAX_TAGS)] = None,
 ) -> Response:
     """A job. With ``wait`` the answer comes when it changed, or ended, or time is up."""
 
@@ -129,12 +122,12 @@ async def get_job(
         with engine.connect() as connection:
             return reading.state(connection, principal.tenant_id, job_id)
 
-    if wait or if_none_match:
+    if wait:
         state = await to_thread.run_sync(read)
         if state is None:
             raise service.not_found(job_id)
-        is_known = if_none_match is None or _names(if_none_match, state)
-        if wait and not is_over(state.status) and (until == "terminal" or is_known):
+        is_known = if_none_match is None or names(if_none_match, state)
+        if not is_over(state.status) and (until == "terminal" or is_known):
             await watcher.wait(
                 job_id,
                 (lambda now: is_over(now.status))
@@ -142,18 +135,20 @@ async def get_job(
                 else (lambda now: now != state),
                 wait,
             )
-            state = await to_thread.run_sync(read) or state
-        if if_none_match and _names(if_none_match, state):
-            return Response(status_code=304, headers={"ETag": etag(state)})
+    return await to_thread.run_sync(answer, engine, principal.tenant_id, job_id, if_none_match)
 
-    def show() -> Response:
-        with engine.connect() as connection:
-            job = reading.job(connection, principal.tenant_id, job_id)
-        if job is None:
-            raise service.not_found(job_id)
-        return json_response(JobRead.of(job).model_dump_json(), ETag=etag(job))
 
-    return await to_thread.run_sync(show)
+router.add_api_route(
+    "/{job_id}",
+    get_job,
+    methods=["GET"],
+    route_class_override=PolledRoute,
+    response_model=JobRead,
+    responses={
+        304: {"description": "As the client knows it."},
+        **documented(JobNotFoundError),
+    },
+)
 
 
 @router.patch(
@@ -245,7 +240,3 @@ def shown(job: Job) -> Response:
 
 def json_response(text: str, **headers: str) -> Response:
     return Response(text, media_type="application/json", headers=headers)
-
-
-def _names(if_none_match: str, state: State) -> bool:
-    return etag(state) in (tag.strip() for tag in if_none_match.split(","))

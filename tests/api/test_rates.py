@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fastapi import FastAPI
@@ -122,3 +123,35 @@ def test_right_and_missing_keys_are_not_counted(
     for _ in range(12):
         assert anonymous.get("/v1/jobs", headers=bearer(key_for("acme"))).status_code == 200
         assert anonymous.get("/v1/jobs").status_code == 401
+
+
+def test_requests_that_bring_a_good_key_at_once_are_no_guesses(
+    strict: FastAPI, anonymous: TestClient, key_for: Callable[..., str]
+) -> None:
+    """They all find that it was not looked up for half a minute, or never."""
+    keys = [bearer(key_for("acme")) for _ in range(15)]
+
+    def ask(headers: dict[str, str]) -> int:
+        return anonymous.get("/v1/jobs?limit=1", headers=headers).status_code
+
+    with ThreadPoolExecutor(30) as pool:
+        assert set(pool.map(ask, keys[:1] * 30)) == {200}
+        for key in keys:  # one after the other, for a new key is a guess like any other
+            assert ask(key) == 200
+        ring = strict.state.keys
+        ring._remembered = {name: (who, 0.0) for name, (who, _) in ring._remembered.items()}
+        assert set(pool.map(ask, keys * 2)) == {200}
+
+
+def test_revoked_key_is_a_guess_again(
+    strict: FastAPI, client: TestClient, key_for: Callable[..., str]
+) -> None:
+    assert client.get("/v1/jobs").status_code == 200
+    other = bearer(key_for("acme"))
+    assert client.get("/v1/jobs", headers=other).status_code == 200
+    newest = client.get("/v1/api-keys?limit=1").json()["data"][0]["id"]
+    assert client.delete(f"/v1/api-keys/{newest}").status_code == 204
+    assert [client.get("/v1/jobs", headers=other).status_code for _ in range(11)] == [
+        *[401] * 10,
+        429,
+    ]
