@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import Engine, delete, exists, insert, select, update
+from sqlalchemy import Engine, bindparam, delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.database import new_id, now_ms, reader
@@ -21,6 +21,10 @@ from app.models import Blob, BlobChunk, Dataset, StoredFile
 CHUNK_BYTES = 1 << 20
 #: Longer than any upload or publication takes between its last byte and its reference.
 ORPHAN_MS = 86_400_000
+_CHUNK = select(BlobChunk.data).where(
+    BlobChunk.blob_id == bindparam("blob_id"), BlobChunk.seq == bindparam("seq")
+)
+AS_BYTES = {"binary_results": True}
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ def read_range(engine: Engine, blob_id: str, start: int, stop: int) -> Iterator[
         seq, offset = divmod(start, CHUNK_BYTES)
         with source.connect() as connection:
             data: bytes | None = connection.execute(
-                select(BlobChunk.data).where(BlobChunk.blob_id == blob_id, BlobChunk.seq == seq)
+                _CHUNK, {"blob_id": blob_id, "seq": seq}, execution_options=AS_BYTES
             ).scalar()
         piece = (data or b"")[offset : offset + stop - start]
         if not piece:

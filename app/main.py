@@ -26,7 +26,7 @@ from app.base_models.catalogue import load_catalogue
 from app.base_models.router import router as base_models
 from app.broker import make_tickets
 from app.dashboard.router import router as dashboard
-from app.database import make_engine, reader
+from app.database import make_engine
 from app.datasets.router import MAX_UPLOADS
 from app.datasets.router import router as datasets
 from app.dependencies import ReaderDep, SettingsDep, TicketsDep
@@ -105,7 +105,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.engine = make_engine(settings.database, settings.database_pool_size)
-    app.state.reader = reader(app.state.engine)
+    app.state.reader = make_engine(settings.database, settings.database_pool_size, is_reader=True)
     app.state.tickets = make_tickets(settings)
     app.state.catalogue = load_catalogue(settings.base_models)
     app.state.keys = KeyRing(app.state.engine)
@@ -156,6 +156,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await to_thread.run_sync(deliverer.stop)
     await app.state.watcher.close()
     app.state.tickets.close()
+    app.state.reader.dispose()
     app.state.engine.dispose()
 
 
@@ -203,7 +204,7 @@ def readiness(
 
     def database() -> None:
         nonlocal workers
-        with reader(engine).connect() as connection:
+        with engine.connect() as connection:
             connection.execute(text("SELECT 1 FROM jobs LIMIT 1")).all()
             workers = len(live_workers(connection, WORKER_SEEN_MS))
 
