@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from fastapi import Request, Response
-from fastapi.responses import StreamingResponse
 
 from app.errors import ServiceError
+from app.open_answers import OpenAnswer
 from app.problems import problem_response
 
 #: Many ranges in one header made parsers quadratic; one range is all that anybody resumes with.
@@ -77,8 +77,8 @@ def serve(request: Request, content: Content) -> Response:
     status = 206 if span else 200
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=content.media_type)
-    return StreamingResponse(
-        content.read(start, stop), status_code=status, headers=headers,
+    return OpenAnswer(
+        request, content.read(start, stop), status_code=status, headers=headers,
         media_type=content.media_type,
     )  # fmt: skip
 

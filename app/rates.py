@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from ipaddress import IPv6Address, IPv6Network, ip_address
 
@@ -44,6 +45,27 @@ class Buckets:
                 self._buckets[name] = tokens + 1, then
 
 
+class AtOnce:
+    """How much of something each name may have open; for use from one event loop."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._open: Counter[str] = Counter()
+
+    def enter(self, name: str) -> bool:
+        """Open one more, unless there are too many."""
+        if self._open[name] >= self.limit:
+            return False
+        self._open[name] += 1
+        return True
+
+    def leave(self, name: str) -> None:
+        """One that was entered is over."""
+        self._open[name] -= 1
+        if not self._open[name]:
+            del self._open[name]
+
+
 class Rates:
     """What the operator allows: requests of a key, wrong keys from an address."""
 
@@ -51,6 +73,7 @@ class Rates:
         self.requests = Buckets(settings.rate_per_second, settings.rate_burst, clock)
         wrong = settings.failed_logins_per_minute
         self.failed_logins = Buckets(wrong / 60, wrong, clock)
+        self.open_answers = AtOnce(settings.open_answers)
 
 
 def neighbourhood(address: str | None) -> str:

@@ -65,6 +65,9 @@ class Settings(BaseSettings):
 
     rate_per_second: float = Field(20.0, gt=0, description="Requests, a key and API process.")
     rate_burst: int = Field(60, ge=1, description="Requests at once, a key and API process.")
+    open_answers: int = Field(
+        32, ge=1, description="Streams and downloads at once, a key and API process."
+    )
     failed_logins_per_minute: int = Field(10, ge=1, description="Wrong keys, an address.")
     trusted_hosts: HostList = Field(
         frozenset(), description="Host headers that are answered, *.example.com too; none: all."

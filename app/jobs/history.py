@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from sqlalchemy import Connection
 
 from app.database import transaction
@@ -64,6 +64,7 @@ class ReportNotFoundError(NotFoundError):
     },
 )
 def list_events(
+    request: Request,
     job_id: JobId,
     engine: ReaderDep,
     principal: JobsReaderDep,
@@ -84,7 +85,7 @@ def list_events(
     if is_over(job.status) and job.event_seq <= seen:
         # The only answer that keeps a browser's EventSource from coming again.
         return Response(status_code=204)
-    return event_stream(engine, watcher, principal.tenant_id, job_id, seen)
+    return event_stream(request, engine, watcher, principal.tenant_id, job_id, seen)
 
 
 @router.get("/jobs/{job_id}/metrics", response_model=MetricsRead, responses=_NOT_FOUND)

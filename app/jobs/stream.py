@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from anyio import to_thread
-from fastapi.responses import StreamingResponse
+from fastapi import Request
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from sqlalchemy import Engine
 
@@ -18,6 +18,7 @@ from app.jobs.history_schemas import EventRead
 from app.jobs.reading import JobRow, State
 from app.jobs.schemas import JobProgress, is_over
 from app.jobs.watching import Watcher
+from app.open_answers import OpenAnswer
 
 HEARTBEAT_SECONDS = 15.0
 #: After this a client has to come again; nothing is lost, it resumes.
@@ -26,10 +27,11 @@ _BATCH = 100
 
 
 def event_stream(
-    engine: Engine, watcher: Watcher, tenant_id: str, job_id: str, after: int
-) -> StreamingResponse:
+    request: Request, engine: Engine, watcher: Watcher, tenant_id: str, job_id: str, after: int
+) -> OpenAnswer:
     """Events above number ``after``, then those to come, until the job is over."""
-    return StreamingResponse(
+    return OpenAnswer(
+        request,
         _events(reader(engine), watcher, tenant_id, job_id, after),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
