@@ -107,10 +107,33 @@ def test_only_a_pair_over_the_budget_is_checkpointed(tmp_path):
     trainer.reward_model.layers[0].mlp.register_forward_pre_hook(
         lambda _m, args: calls.append(args[0].shape[1])
     )
-    trainer.__dict__["token_budget"] = 50
+    trainer.__dict__["bytes_per_token"] = 1.0
+    trainer.memory_budget_bytes = trainer.checkpoint_above_bytes = 50
     gradients(trainer, rows)
 
     assert calls == [6, 120, 120, 6]  # the second 120 in the backward
+
+
+def test_checkpointing_changes_no_bit(tmp_path):
+    plain, checkpointed = (
+        make_trainer(
+            SharedPrefixRewardTrainer,
+            tmp_path / name,
+            ROWS,
+            trainer_arguments={"may_checkpoint": may, "checkpoint_above_bytes": 1},
+            **RUN,
+        )
+        for name, may in (("plain", False), ("checkpointed", True))
+    )
+    calls = []
+    assert checkpointed.bytes_per_token > 0  # measured once, with a forward of its own
+    checkpointed.reward_model.layers[0].mlp.register_forward_pre_hook(
+        lambda *_: calls.append(torch.is_grad_enabled())
+    )
+    plain.train()
+    checkpointed.train()
+    assert sum(calls) == 2 * RUN["max_steps"]  # in the forward and in the backward
+    assert_equal_bits(weights(checkpointed), weights(plain))
 
 
 def test_frozen_weights_cast_once_give_the_same_bits(tmp_path):

@@ -30,7 +30,7 @@ from worker.trainer.engine import SharedPrefixRewardTrainer, probe, unsupported_
 from worker.trainer.evaluation import Scores, metrics
 from worker.trainer.failures import Stopped, TrainerFailure
 from worker.trainer.memory import checkpoints_activations
-from worker.trainer.model import Numerics, trainable
+from worker.trainer.model import Numerics, memory_bytes, trainable
 from worker.trainer.pairs import Pair
 from worker.trainer.scoring import score
 
@@ -97,7 +97,16 @@ def build_run(
                 early_stopping_threshold=float(str(plan.early_stopping["min_delta"])),
             )
         )
-    engine = RewardTrainer if plan.engine == "stock" else SharedPrefixRewardTrainer
+    engine, more = RewardTrainer, {}
+    if plan.engine != "stock":
+        engine = SharedPrefixRewardTrainer
+        more = {
+            "may_checkpoint": plan.gradient_checkpointing is not False,
+            # The engine knows a GPU's memory; of a machine's half is for weights and other jobs.
+            "checkpoint_above_bytes": memory_bytes("cpu") // 2
+            if numerics.device == "cpu"
+            else None,
+        }
     trainer = _trainer_class(engine)(
         model=model,
         args=reward_config(plan, numerics, model),
@@ -105,6 +114,7 @@ def build_run(
         eval_dataset=dataset(eval_pairs) if eval_pairs else None,
         processing_class=tokenizer,
         callbacks=callbacks,
+        **more,
     )
     trainer.remove_callback(PrinterCallback)  # every message would be in the log as well
     checkpointer.trainer = trainer

@@ -7,6 +7,7 @@ again at p for R.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -45,6 +46,52 @@ class PackedRow:
     @property
     def token_count(self) -> int:
         return self.input_ids.shape[1]
+
+    def segments(self, *, only_rewards: bool) -> "Segments":
+        """The row as queries on keys: [P C] on [P C] and [R] on [P R], pair by pair.
+
+        With `only_rewards` every query is a single one, the last of its branch.
+        """
+        keys: list[Tensor] = []
+        query_lengths: list[int] = []
+        key_lengths: list[int] = []
+        start = 0
+        for prefix, chosen, tail in self.lengths:
+            whole = prefix + chosen
+            keys.append(torch.arange(start, start + whole))
+            query_lengths.append(1 if only_rewards else whole)
+            key_lengths.append(whole)
+            if tail or only_rewards:
+                keys += [
+                    torch.arange(start, start + prefix),
+                    torch.arange(start + whole, start + whole + tail),
+                ]
+                query_lengths.append(1 if only_rewards else tail)
+                key_lengths.append(prefix + tail)
+            start += whole + tail
+        device = self.input_ids.device
+        return Segments(
+            torch.cat(keys).to(device),
+            _cumulative(query_lengths).to(device),
+            _cumulative(key_lengths).to(device),
+            max(query_lengths),
+            max(key_lengths),
+        )
+
+
+@dataclass(frozen=True)
+class Segments:
+    """What one variable-length attention call takes: [Tq] queries on [Tk] gathered keys.
+
+    `key_index` holds the row's positions of all keys; `query_ends` and `key_ends` hold where each
+    segment ends, from 0, as int32 [N + 1].
+    """
+
+    key_index: Tensor
+    query_ends: Tensor
+    key_ends: Tensor
+    longest_query: int
+    longest_key: int
 
 
 def split_pairs(input_ids: Tensor, pad_token_id: int) -> list[Pair]:
@@ -111,3 +158,7 @@ def chunk_pairs(pairs: Sequence[Pair], token_budget: int | None) -> Iterator[lis
         chunk.append(pair)
         used += pair.token_count
     yield chunk
+
+
+def _cumulative(lengths: Sequence[int]) -> Tensor:
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)

@@ -29,20 +29,34 @@ def probe(trainer: SharedPrefixRewardTrainer) -> ProbeResult:
     """Score two pairs of the training set as stock does and packed, on the live model.
 
     Nothing is left behind: no gradients, and random states as they were, so that a run with a probe
-    is a run without one. Only where a model does not allow its last layer to be trimmed is the
-    trainer told to leave it whole. Never raises for what a model does: an error becomes the reason.
+    is a run without one. Only where a model does not allow its last layer to be trimmed, or a GPU
+    the variable-length call, is the trainer told to do without. Never raises for what a model does:
+    an error becomes the reason.
     """
     devices = [trainer.args.device] if trainer.args.device.type == "cuda" else []
+    try:
+        first = trainer.reward_model
+    except AttributeError as error:
+        return ProbeResult(False, f"the model is not built as decoders are: {error}")
+    # From the fastest to the plainest; on a CPU the variable-length call is never taken anyway.
+    ways = [
+        replace(first, trims_last_layer=trims, takes_varlen=varlen)
+        for trims in dict.fromkeys((first.trims_last_layer, False))
+        for varlen in ((True, False) if has_accelerator(trainer) else (True,))
+    ]
+    result = ProbeResult(False, "nothing was tried")
     with torch.random.fork_rng(devices), torch.no_grad():
-        result = _try(trainer)
-        if result.ok:
-            return result
-        trimmed = trainer.reward_model
-        trainer.reward_model = replace(trimmed, trims_last_layer=False)
-        whole = _try(trainer)
-        if not whole.ok:
-            trainer.reward_model = trimmed
-        return whole
+        for trainer.reward_model in ways:
+            result = _try(trainer)
+            if result.ok:
+                return result
+    trainer.reward_model = first
+    return result
+
+
+def has_accelerator(trainer: SharedPrefixRewardTrainer) -> bool:
+    """Whether the trainer's device is one that may have variable-length kernels."""
+    return bool(trainer.args.device.type == "cuda")
 
 
 def _try(trainer: SharedPrefixRewardTrainer) -> ProbeResult:

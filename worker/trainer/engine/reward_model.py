@@ -30,6 +30,7 @@ class RewardModel:
     configs: tuple[PretrainedConfig, ...]
     layers: tuple[nn.Module, ...]
     trims_last_layer: bool
+    takes_varlen: bool = True
 
     @classmethod
     def of(cls, model: PreTrainedModel | PeftModel) -> "RewardModel":
@@ -66,7 +67,7 @@ class RewardModel:
 
     def attending(self, row: PackedRow) -> Any:
         """Context in which the decoder attends within the segments of `row`."""
-        return packed_attention(self.configs, row)
+        return packed_attention(self.configs, row, takes_varlen=self.takes_varlen)
 
     @contextmanager
     def checkpointing(self, *, is_on: bool) -> Iterator[None]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from trl.trainer.reward_trainer import RewardTrainer
 
-from worker.trainer.engine.layout import Pair, chunk_pairs, pack_row, split_pairs
+from worker.trainer.engine.layout import PackedRow, Pair, chunk_pairs, pack_row, split_pairs
 from worker.trainer.engine.memory import (
     bytes_kept,
     default_memory_budget_bytes,
@@ -25,8 +25,9 @@ class SharedPrefixRewardTrainer(RewardTrainer):
     """A RewardTrainer that computes what both replies of a pair share once, and no padding.
 
     Takes RewardTrainer's arguments. `memory_budget_bytes` bounds what autograd keeps of a forward:
-    a batch above it is computed in chunks, with the same loss and gradients. Checkpointing is used
-    only for a pair that is above the budget alone, and never when the arguments turn it off.
+    a batch above it is computed in chunks, with the same loss and gradients. Checkpointing, which
+    changes no bit, is used only for a pair that needs more than `checkpoint_above_bytes` alone, and
+    never when `may_checkpoint` (by default the arguments' gradient_checkpointing) is off.
     """
 
     model: Any
@@ -38,14 +39,20 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         self,
         *args: Any,
         memory_budget_bytes: int | None = None,
+        checkpoint_above_bytes: int | None = None,
+        may_checkpoint: bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.memory_budget_bytes = memory_budget_bytes or default_memory_budget_bytes(
             self.model, self.args.device
         )
+        self.checkpoint_above_bytes = checkpoint_above_bytes or self.memory_budget_bytes
         self.is_stock = False
         self._stock_args = self.args
+        self.may_checkpoint = (
+            bool(self.args.gradient_checkpointing) if may_checkpoint is None else may_checkpoint
+        )
         self.args = copy.copy(self.args)
         _set_checkpointing(self.args, is_on=False)
         if self._stock_args.gradient_checkpointing and hasattr(self.model, "peft_config"):
@@ -64,8 +71,8 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         return RewardModel.of(self.model)
 
     @cached_property
-    def token_budget(self) -> int:
-        """Tokens of a row whose forward keeps `memory_budget_bytes`.
+    def bytes_per_token(self) -> float:
+        """What a forward keeps for each token of a row.
 
         Measured on the data set's first pair and not on the batch at hand, so that a resumed run is
         chunked as the run it continues.
@@ -79,7 +86,12 @@ class SharedPrefixRewardTrainer(RewardTrainer):
 
         with torch.enable_grad(), self._frozen_weights_cast():
             kept = bytes_kept(self.model, forward)
-        return max(1, self.memory_budget_bytes * row.token_count // max(1, kept))
+        return max(1, kept) / row.token_count
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens of a row whose forward keeps `memory_budget_bytes`."""
+        return max(1, int(self.memory_budget_bytes / self.bytes_per_token))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as RewardTrainer does."""
@@ -108,7 +120,7 @@ class SharedPrefixRewardTrainer(RewardTrainer):
             part = None if margins is None else margins[done : done + len(chunk)]
             row = pack_row(chunk, self.args.device)
             with (
-                self.reward_model.checkpointing(is_on=self._is_over_budget(row.token_count)),
+                self.reward_model.checkpointing(is_on=self._needs_checkpointing(row)),
                 self.reward_model.attending(row),
             ):
                 with self.accelerator.autocast():
@@ -159,8 +171,9 @@ class SharedPrefixRewardTrainer(RewardTrainer):
     def _margins(self, inputs: dict[str, Any]) -> Tensor | None:
         return inputs["margin"].to(self.args.device) if "margin" in inputs else None
 
-    def _is_over_budget(self, token_count: int) -> bool:
-        return bool(self._stock_args.gradient_checkpointing) and token_count > self.token_budget
+    def _needs_checkpointing(self, row: PackedRow) -> bool:
+        kept = row.token_count * self.bytes_per_token
+        return self.may_checkpoint and kept > self.checkpoint_above_bytes
 
     def _loss(self, rewards: Tensor, margins: Tensor | None) -> Tensor:
         """Bradley–Terry loss of rewards [B, 2], with margins and centring as TRL's."""
