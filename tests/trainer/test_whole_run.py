@@ -203,6 +203,20 @@ def test_broken_head_is_seen(adapter: Path, order: WorkOrder, tmp_path: Path) ->
     assert failure.value.code is FailureCode.SCORE_MISMATCH
 
 
+def test_head_that_does_not_arrive_in_the_model_is_named(
+    adapter: Path, order: WorkOrder, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in adapter.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    config = json.loads((broken / "adapter_config.json").read_text())
+    config |= {"modules_to_save": None, "task_type": None}
+    (broken / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(TrainerFailure, match=r"does not have the adapter's base_model.model.score"):
+        verified_certificate(broken, Path(order.model_dir), device="cpu", threads=1)
+
+
 def test_verify_command_prints_the_certificate(
     run: Outcome, adapter: Path, order: WorkOrder, tmp_path: Path
 ) -> None:

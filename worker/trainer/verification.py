@@ -35,6 +35,11 @@ def verified_certificate(
             "the log of the job says why",
         )
     certificate: dict[str, Any] = json.loads(done.stdout)
+    if lost := certificate["tensors_lost"]:
+        raise TrainerFailure(
+            FailureCode.SCORE_MISMATCH,
+            f"after a reload the model does not have the adapter's {', '.join(lost[:5])}",
+        )
     if not certificate["is_verified"]:
         raise TrainerFailure(
             FailureCode.SCORE_MISMATCH,

@@ -1,0 +1,78 @@
+"""4 and 8 bits for the base, never for the head; bitsandbytes has CPU kernels to see it with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from app.domain.order import EXIT_DONE
+from app.domain.progress import Failed, Packaged, Stepped
+from tests.trainer.conftest import Base, Recorder
+from tests.trainer.test_failures import changed
+from tests.trainer.tiny import make_decoder
+from worker.trainer import model as models
+from worker.trainer.inspection import inspect
+from worker.trainer.model import Numerics, load_base, trainable, wrap
+from worker.trainer.run import carry_out
+
+pytestmark = [
+    pytest.mark.train,
+    pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
+    pytest.mark.filterwarnings("ignore:.*(MatMul8bitLt|cast from torch.float32):UserWarning"),
+]
+LAYERS = {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}
+bits = pytest.mark.parametrize("quantization", LAYERS)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    """Wide enough for a block of 64 weights."""
+    directory = tmp_path_factory.mktemp("wide") / "base"
+    make_decoder(directory, hidden_size=64, intermediate_size=128)
+    facts = inspect(directory, revision=None, chat_template=None, digest="d" * 64)
+    return Base(directory, facts, directory.parent / "files")
+
+
+@bits
+def test_everything_but_the_head_is_quantised(base: Base, quantization: str) -> None:
+    plan = base.order().plan
+    assert plan is not None
+    loaded = load_base(str(base.directory), Numerics("cpu", False, quantization), ["score"])
+    linear = {n: type(m).__name__ for n, m in loaded.named_modules() if isinstance(m, nn.Linear)}
+    assert linear.pop("score") == "Linear"
+    assert set(linear) == set(base.facts.linear_modules)
+    assert set(linear.values()) == {LAYERS[quantization]}
+    wrapped = wrap(loaded, plan)
+    assert {p.dtype for _, p in trainable(wrapped)} == {torch.float32}
+    assert any("score" in name for name, _ in trainable(wrapped))
+
+
+@bits
+def test_adapter_on_a_quantised_base_scores_the_same_after_a_reload(
+    base: Base,
+    quantization: str,
+    recorder: Recorder,
+    work: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(models, "_require_quantization", lambda *_: None)
+    order = changed(
+        base.order(training={"epochs": 2, "gradient_checkpointing": False}),
+        quantization=quantization,
+    )
+    status = carry_out(order, recorder)  # type: ignore[arg-type]
+    assert status == EXIT_DONE, recorder.of(Failed)
+    packaged = recorder.of(Packaged)[0]
+    assert packaged.certificate["max_abs_difference"] < 5e-3
+    assert packaged.summary["quantization"] == quantization
+    assert recorder.of(Stepped)[-1].metrics["eval/accuracy"] > 0.9
+    tensors = load_file(work / packaged.directory / "adapter_model.safetensors")
+    assert {t.dtype for t in tensors.values()} == {torch.float32}
+    assert any("score" in name for name in tensors)
+    config = json.loads((work / packaged.directory / "adapter_config.json").read_text())
+    assert config["modules_to_save"] == ["score"]
