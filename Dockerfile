@@ -20,7 +20,7 @@ RUN pip install -c constraints.txt -e .
 
 FROM build AS build-worker
 ARG PIP_EXTRA_INDEX_URL
-RUN pip install -c constraints.txt -e '.[worker]'
+RUN pip install -c constraints.txt -e '.[worker,quantization]'
 
 # The code runs from its own tree, beside its migrations.
 FROM python:3.11-slim-bookworm AS runtime
