@@ -31,6 +31,7 @@ REPLIES = ("chosen", "rejected")
 #: Rows for one call of the tokenizer: its threads need many, the texts must not fill the memory.
 CHUNK_ROWS = 1000
 #: Files of a checkpoint that no tokenizer reads.
+LARGEST_TOKENIZER_FILE = 256 << 20  # beside it may lie weights of other formats
 NOT_THE_TOKENIZERS = ("*.safetensors", "*.index.json", "config.json", "generation_config.json")
 
 
@@ -51,7 +52,9 @@ class PairTokenizer:
         files = {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(self._model_dir.iterdir())
-            if path.is_file() and not any(path.match(name) for name in NOT_THE_TOKENIZERS)
+            if path.is_file()
+            and path.stat().st_size <= LARGEST_TOKENIZER_FILE
+            and not any(path.match(name) for name in NOT_THE_TOKENIZERS)
         }
         return {
             "files": files,
