@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -144,9 +146,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if not structlog.is_configured():
         configure_logging()
-    # More threads than connections would only wait for each other in the pool.
+    # More threads than connections would only wait for each other in the pools.
     settings: Settings = app.state.settings
     to_thread.current_default_thread_limiter().total_tokens = settings.database_pool_size
+    pollers = ThreadPoolExecutor(settings.database_pool_size, thread_name_prefix="poll")
+    asyncio.get_running_loop().set_default_executor(pollers)
     deliverer = Deliverer(app.state.engine, settings)
     deliverer.start()
     reconciler = Reconciler(app.state.engine, settings, app.state.tickets)

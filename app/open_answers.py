@@ -1,53 +1,48 @@
-"""Answers that last: so many at once for a key, and ended when the client stops reading."""
+"""Answers that last: so many at once for a key."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import structlog
-from anyio import fail_after
 from fastapi import Request
 from fastapi.responses import StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from app.errors import RateLimitedError
 from app.rates import AtOnce
 from app.security import Principal
 
-log = structlog.get_logger()
-
-#: A client that takes nothing for so long is given up; a stream's heartbeat notices it as well.
-STALLED_SECONDS = 60.0
 RETRY_AFTER_SECONDS = 5.0
 
 
 class OpenAnswer(StreamingResponse):
-    """A streamed response that counts as open from its first byte to its last."""
+    """A streamed response that counts as open from its first byte to its last.
+
+    One whose client takes nothing any more is ended by the kernel (TCP_USER_TIMEOUT in
+    ``app.cli.serve``): no timer here can tell a slow client from one that is gone.
+
+    Raises:
+        RateLimitedError: too much is open already; nothing was sent.
+    """
 
     def __init__(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._request = request
+        principal: Principal = request.scope["principal"]
+        self._key_id = principal.key_id
+        self._at_once: AtOnce = request.app.state.rates.open_answers
+        if self._at_once.is_full(self._key_id):
+            raise self._refusal()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Stream.
-
-        Raises:
-            RateLimitedError: too much is open already; nothing was sent.
-        """
-        principal: Principal = self._request.scope["principal"]
-        at_once: AtOnce = self._request.app.state.rates.open_answers
-        if not at_once.enter(principal.key_id):
-            raise RateLimitedError(
-                f"This key has {at_once.limit} streams and downloads open.", RETRY_AFTER_SECONDS
-            )
-
-        async def patiently(message: Message) -> None:
-            with fail_after(STALLED_SECONDS):
-                await send(message)
-
+        """Stream."""
+        if not self._at_once.enter(self._key_id):  # it filled up since
+            raise self._refusal()
         try:
-            await super().__call__(scope, receive, patiently)
-        except TimeoutError:
-            log.info("client_stalled", path=scope["path"])
+            await super().__call__(scope, receive, send)
         finally:
-            at_once.leave(principal.key_id)
+            self._at_once.leave(self._key_id)
+
+    def _refusal(self) -> RateLimitedError:
+        return RateLimitedError(
+            f"This key has {self._at_once.limit} streams and downloads open.", RETRY_AFTER_SECONDS
+        )

@@ -46,15 +46,19 @@ class Buckets:
 
 
 class AtOnce:
-    """How much of something each name may have open; for use from one event loop."""
+    """How much of something each name may have open; entered and left on one event loop."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._open: Counter[str] = Counter()
 
+    def is_full(self, name: str) -> bool:
+        """Whether one more would be too many."""
+        return self._open[name] >= self.limit
+
     def enter(self, name: str) -> bool:
         """Open one more, unless there are too many."""
-        if self._open[name] >= self.limit:
+        if self.is_full(name):
             return False
         self._open[name] += 1
         return True

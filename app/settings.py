@@ -45,7 +45,9 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="The address that the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Its port; 0: any free one.")
-    database_pool_size: int = Field(8, ge=1, description="Connections and request threads.")
+    database_pool_size: int = Field(
+        8, ge=1, description="Connections of each of the two pools, and threads on each."
+    )
     max_upload_bytes: int = Field(2 << 30, ge=1, description="One dataset, as it is sent.")
     max_rows: int = Field(5_000_000, ge=1, description="Pairs of one dataset.")
     max_artifact_bytes: int = Field(8 << 30, ge=1, description="One checkpoint or adapter.")

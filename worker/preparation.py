@@ -115,6 +115,7 @@ def lay_out(
         spec=job.spec,
         train_file="train.jsonl",
         eval_file="eval.jsonl" if job.eval_dataset_id else None,
+        memory_bytes=settings.trainer_memory_bytes,
         facts=known_facts(engine, entry),
         token_cache=str(settings.token_cache.absolute()) if settings.token_cache_bytes else None,
         token_cache_bytes=settings.token_cache_bytes,

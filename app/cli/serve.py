@@ -24,6 +24,8 @@ from app.telemetry import configure_logging
 CLOSE_SECONDS = 5
 #: Kept by the kernel while the process is busy; more connect at once than are served at once.
 BACKLOG = 2048
+#: A client that takes none of what was sent for so long is gone, whatever its machine says.
+STALLED_MS = 60_000
 
 
 def serve(
@@ -93,6 +95,8 @@ def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; each connection inherits it
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_MS)
     try:
         listener.bind((settings.host, settings.port))
     except OSError as error:

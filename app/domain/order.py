@@ -39,6 +39,7 @@ class WorkOrder(BaseModel):
     spec: dict[str, JsonValue] | None = Field(None, description="For run.lock.json.")
     train_file: str | None = Field(None, description="Canonical JSONL of pairs.")
     eval_file: str | None = None
+    memory_bytes: int | None = Field(None, description="What training may take of this machine.")
     facts: BaseModelFacts | None = Field(None, description="To estimate the memory from.")
     token_cache: str | None = Field(None, description="Absolute path of this worker's token ids.")
     token_cache_bytes: int = Field(0, ge=0, description="What the token ids may take there.")

@@ -1,18 +1,17 @@
-"""Streams and downloads: so many at once for a key, and given up when the client takes nothing."""
+"""Streams and downloads: so many at once for a key, and ended when the client takes nothing."""
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
+import errno
+import socket
 
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from app import open_answers
-from app.open_answers import OpenAnswer
+from app.cli import serve
 from app.rates import AtOnce
-from app.security import Principal
+from app.settings import Settings
 from tests.api.world import World
 
 
@@ -55,31 +54,29 @@ def test_key_with_too_much_open_is_told_to_wait(
     assert client.get(paths["stream"]).status_code == 200  # a page of events, not a stream
 
 
-def test_client_that_takes_nothing_is_given_up(
-    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+def test_refused_download_is_not_in_the_audit_trail(
+    app: FastAPI, client: TestClient, paths: dict[str, str]
 ) -> None:
-    monkeypatch.setattr(open_answers, "STALLED_SECONDS", 0.05)
-    sent: list[Any] = []
+    app.state.rates.open_answers = AtOnce(0)
+    assert client.get(paths["archive"]).status_code == 429
+    actions = [entry["action"] for entry in client.get("/v1/audit").json()["data"]]
+    assert "adapter.download" not in actions
+    app.state.rates.open_answers = AtOnce(1)
+    assert client.get(paths["archive"]).status_code == 200
+    actions = [entry["action"] for entry in client.get("/v1/audit").json()["data"]]
+    assert actions.count("adapter.download") == 1
 
-    async def read() -> Any:
-        for _ in range(3):
-            yield b"x"
 
-    async def serve() -> None:
-        async def receive() -> Any:
-            await asyncio.sleep(3600)
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-            if len(sent) == 2:
-                await asyncio.sleep(3600)
-
-        scope: dict[str, Any] = {
-            "type": "http", "method": "GET", "path": "/x", "headers": [], "app": app,
-            "principal": Principal("key_1", "acme", frozenset()),
-        }  # fmt: skip
-        await asyncio.wait_for(OpenAnswer(Request(scope), read())(scope, receive, send), 10)
-
-    asyncio.run(serve())
-    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
-    assert open_by_key(app) == {}
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="needs Linux")
+def test_client_that_takes_nothing_is_given_up_by_the_kernel(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "STALLED_MS", 1000)
+    with serve._listen(settings.model_copy(update={"port": 0})) as listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()):  # and never reads
+            connection, _ = listener.accept()
+            connection.settimeout(30)
+            with connection, pytest.raises(TimeoutError) as gone:
+                connection.sendall(b"x" * (64 << 20))
+            assert gone.value.errno == errno.ETIMEDOUT  # of the kernel, not of Python's

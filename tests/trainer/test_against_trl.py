@@ -45,7 +45,7 @@ def test_makes_the_weights_that_trl_makes(
     set_seed(42)
     ours = wrap(load_base(order.model_dir, numerics, plan.head_modules), plan)
     frozen = {n: p.clone() for n, p in ours.named_parameters() if not p.requires_grad}
-    run = build_run(ours, tokenizer.tokenizer, plan, numerics, pairs, [], recorder, 300)  # type: ignore[arg-type]
+    run = build_run(ours, tokenizer.tokenizer, plan, numerics, pairs, [], recorder, 300, 1 << 34)  # type: ignore[arg-type]
     assert choose_engine(run, recorder) == "stock"  # type: ignore[arg-type]
     before = {name: p.detach().clone() for name, p in trainable(ours)}
     train(run, None)

@@ -143,7 +143,7 @@ def test_clock_saves_when_the_plan_gives_no_steps(
     pairs = tokenize(PairFile(Path(order.train_file)), tokenizer).pairs
     set_seed(1)
     model = wrap(load_base(order.model_dir, numerics, plan.head_modules), plan)
-    run = build_run(model, tokenizer.tokenizer, plan, numerics, pairs, [], recorder, 1e-9)  # type: ignore[arg-type]
+    run = build_run(model, tokenizer.tokenizer, plan, numerics, pairs, [], recorder, 1e-9, 1 << 34)  # type: ignore[arg-type]
     train(run, None)
     assert [m.step for m in recorder.of(CheckpointSaved)] == [1, 2, 3]
     last = recorder.of(CheckpointSaved)[-1]

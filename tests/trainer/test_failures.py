@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,22 @@ def test_run_that_moves_nothing_fails(llama: Base, recorder: Recorder) -> None:
     failure = failed(order, recorder)
     assert failure.code is FailureCode.NOTHING_TRAINED
     assert failure.detail.startswith("after 1 steps")
+
+
+def test_refused_data_are_reported_all_the_same(llama: Base, recorder: Recorder) -> None:
+    order = llama.order(count=12, training={"max_length": 64, "overlong": "error"})
+    assert order.train_file
+    lines = Path(order.train_file).read_text().splitlines()
+    row = json.loads(lines[4])
+    row["chosen"][0]["content"] = "the " * 200
+    lines[4] = json.dumps(row)
+    Path(order.train_file).write_text("\n".join(lines) + "\n")
+    failure = failed(order, recorder)
+    assert failure.code is FailureCode.DATASET_INVALID
+    assert "line 5" in failure.detail
+    report = next(m.document for m in recorder.of(Reported) if m.name == "dataset")
+    assert report["rows"] == 12
+    assert report["findings"]["overlong"] == {"count": 1, "lines": [5]}
 
 
 def test_quantisation_without_a_gpu_is_refused(llama: Base, recorder: Recorder) -> None:

@@ -16,7 +16,12 @@ from app.domain.plan import BaseModelFacts, TrainingPlan
 from tests.architectures import VOCAB_ROWS, make_checkpoint
 from tests.domain.base_model_facts import dataset, decoder, job
 from worker.trainer.inspection import inspect
-from worker.trainer.memory import OVERHEAD_BYTES, estimate_memory, explain
+from worker.trainer.memory import (
+    LEAST_BUDGET_BYTES,
+    OVERHEAD_BYTES,
+    estimate_memory,
+    explain,
+)
 from worker.trainer.model import Numerics, load_base, trainable, wrap
 
 GIB = 2**30
@@ -143,6 +148,27 @@ def test_quantised_layers_take_a_fraction():
     linear = sum(i * o for i, o in decoder().linear_modules.values())
     assert full - eight == linear
     assert four == pytest.approx(full - linear * (2 - 4.127 / 8), abs=1)
+
+
+def test_packed_batch_stays_within_the_engine_s_budget_unless_one_pair_needs_more():
+    long = decoder(max_positions=None)
+
+    def kept(pairs: int, length: int, there: int, checkpointing: bool | str = "auto") -> int:
+        training = {
+            "batch_size": pairs, "per_device_batch_size": pairs, "max_length": length,
+            "gradient_checkpointing": checkpointing,
+        }  # fmt: skip
+        given = {"longest": length, "device": "cpu", "device_bytes": there}
+        return parts(plan_of(long, training=training), **given)["activations_bytes"]
+
+    budget = LEAST_BUDGET_BYTES  # the model is small
+    assert kept(1, 1024, 16 * GIB) < budget == kept(64, 1024, 16 * GIB)
+    # One pair above it: whole where the machine has room, computed twice where it has not.
+    whole = kept(1, 65_536, 16 * GIB)
+    assert kept(4, 65_536, 16 * GIB) == whole > budget
+    assert kept(4, 65_536, GIB) < whole
+    assert kept(4, 65_536, GIB, checkpointing=False) == whole
+    assert kept(4, 65_536, 16 * GIB, checkpointing=True) < whole
 
 
 def test_parts_add_up():

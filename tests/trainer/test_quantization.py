@@ -1,4 +1,4 @@
-"""4 and 8 bits for the base, never for the head; bitsandbytes has CPU kernels to see it with."""
+"""16, 8 and 4 bits for the base, never for the head; bitsandbytes has CPU kernels to see it."""
 
 from __future__ import annotations
 
@@ -50,6 +50,17 @@ def test_everything_but_the_head_is_quantised(base: Base, quantization: str) -> 
     wrapped = wrap(loaded, plan)
     assert {p.dtype for _, p in trainable(wrapped)} == {torch.float32}
     assert any("score" in name for name, _ in trainable(wrapped))
+
+
+def test_run_in_bf16_is_verified_with_its_head_in_fp32(
+    base: Base, recorder: Recorder, work: Path
+) -> None:
+    status = carry_out(base.order(training={"precision": "bf16", "epochs": 2}), recorder)  # type: ignore[arg-type]
+    assert status == EXIT_DONE, recorder.of(Failed)
+    packaged = recorder.of(Packaged)[0]
+    assert (packaged.certificate["dtype"], packaged.certificate["tensors_lost"]) == ("bfloat16", [])
+    tensors = load_file(work / packaged.directory / "adapter_model.safetensors")
+    assert {t.dtype for t in tensors.values()} == {torch.float32}
 
 
 @bits

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from tests.trainer.conftest import Base
 from tests.trainer.tiny import make_pairs, make_plan, write_rows
 from worker.trainer.failures import TrainerFailure
 from worker.trainer.pairs import Pair, pair_files, tokenize
-from worker.trainer.token_cache import DRAFT, DRAFT_SECONDS, IDS, CacheEntry, TokenCache
+from worker.trainer.token_cache import IDS, UNUSED_SECONDS, TokenCache
 from worker.trainer.tokenization import PairTokenizer
 
 
@@ -54,11 +56,11 @@ class Worker:
 
     @property
     def entries(self) -> list[Path]:
-        return sorted(p for p in (self.folder / "tokens").iterdir() if p.name[0] != ".")
+        return sorted((self.folder / "tokens").glob("*"))
 
 
 @pytest.fixture
-def worker(llama: Base, tmp_path: Path) -> Worker:
+def worker(llama: Base, tmp_path: Path, work: Path) -> Worker:
     return Worker(llama, tmp_path)
 
 
@@ -115,7 +117,7 @@ def test_data_that_cannot_be_rendered_are_not_kept(worker: Worker) -> None:
     with pytest.raises(TrainerFailure, match=r"line.* 5.*: .* sly"):
         worker.pairs(rows)
     assert worker.entries == []
-    assert not list((worker.folder / "tokens").iterdir())
+    assert not list(worker.folder.glob("tokens-*"))
 
 
 def test_entries_used_longest_ago_make_room(worker: Worker) -> None:
@@ -135,21 +137,50 @@ def test_entries_used_longest_ago_make_room(worker: Worker) -> None:
     assert worker.texts == used + 40
 
 
-def test_what_a_killed_trainer_left_is_removed_in_time(worker: Worker) -> None:
+def test_entry_that_was_long_unused_goes(worker: Worker) -> None:
     worker.pairs(make_pairs(12))
-    old, fresh = (worker.folder / "tokens" / f"{DRAFT}{name}" for name in ("old", "fresh"))
-    for draft in (old, fresh):
-        draft.mkdir()
-    os.utime(old, (time.time() - DRAFT_SECONDS - 1,) * 2)
+    (entry,) = worker.entries
+    os.utime(entry, (time.time() - UNUSED_SECONDS - 1,) * 2)
     worker.pairs(make_pairs(13))
-    assert (old.exists(), fresh.exists()) == (False, True)
+    assert not entry.exists()
 
 
-def test_full_disk_costs_the_entry_and_not_the_job(worker: Worker, tmp_path: Path) -> None:
-    entry: CacheEntry = TokenCache(tmp_path / "full", 1 << 20).entry("x")
-    with entry.write() as writer, Path("/dev/full").open("wb", buffering=0) as full:
-        writer._files[0].close()
-        writer._files = (full, writer._files[1])
-        writer.add([np.arange(3, dtype=np.int32)])
+def test_entry_larger_than_the_cache_costs_the_others_nothing(worker: Worker) -> None:
+    worker.pairs(make_pairs(12))
+    (small,) = worker.entries
+    worker.max_bytes = 4000
+    worker.pairs(make_pairs(200))
+    assert worker.entries == [small]
+
+
+@pytest.mark.parametrize("file", [0, 1], ids=["ids", "ends"])
+@pytest.mark.parametrize("count", [3, 100_000], ids=["at the end", "on the way"])
+def test_full_disk_costs_the_entry_and_not_the_job(tmp_path: Path, file: int, count: int) -> None:
+    cache = TokenCache(tmp_path / "full", 1 << 30, drafts=tmp_path)
+    with cache.entry("x").write() as writer, Path("/dev/full").open("wb") as full:
+        files = list(writer._files)
+        files[file].close()
+        files[file] = full
+        writer._files = (files[0], files[1])
+        for _ in range(count // 1000 + 1):
+            writer.add([np.arange(7, dtype=np.int32)] * min(count, 1000))
         writer.publish()
-    assert entry.read() is None
+        with suppress(OSError):
+            full.close()
+    assert cache.entry("x").read() is None
+    assert not list(tmp_path.glob("tokens-*"))
+
+
+def test_trainers_that_make_room_at_once_do_not_fail(tmp_path: Path) -> None:
+    cache = TokenCache(tmp_path / "tokens", 2000, drafts=tmp_path)
+
+    def use(number: int) -> None:
+        for turn in range(20):
+            entry = cache.entry([number % 3, turn % 5])
+            if entry.read() is None:
+                with entry.write() as writer:
+                    writer.add([np.arange(100, dtype=np.int32)])
+                    writer.publish()
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(use, range(6)))

@@ -86,14 +86,17 @@ def certify(directory: Path, base_dir: Path | None, device: str) -> dict[str, An
 
 
 def tensors_lost(model: PeftModel, directory: Path) -> list[str]:
-    """Names of the adapter file's tensors that a loaded model has otherwise, or not at all."""
+    """Names of the adapter file's tensors that a loaded model has otherwise, or not at all.
+
+    PEFT loads a head in the type of its base, so that is what the file's is compared in.
+    """
     loaded = get_peft_model_state_dict(model)
+
+    def arrived(name: str, saved: torch.Tensor) -> bool:
+        return name in loaded and torch.equal(loaded[name].cpu(), saved.to(loaded[name].dtype))
+
     with safe_open(directory / WEIGHTS, framework="pt") as file:
-        return [
-            name
-            for name in file.keys()  # noqa: SIM118 - not a mapping
-            if name not in loaded or not torch.equal(loaded[name].cpu(), file.get_tensor(name))
-        ]
+        return [n for n in file.keys() if not arrived(n, file.get_tensor(n))]  # noqa: SIM118
 
 
 def tensor_hashes(directory: Path) -> dict[str, str]:

@@ -23,10 +23,10 @@ from worker.trainer.evaluation import Scores, worst_pairs
 from worker.trainer.failures import Stopped, TrainerFailure
 from worker.trainer.files import file_entries
 from worker.trainer.foresight import say_foresight
-from worker.trainer.model import Numerics, load_base, numerics_for, wrap
+from worker.trainer.model import Numerics, load_base, memory_bytes, numerics_for, wrap
 from worker.trainer.pairs import Pair, Tokenized
 from worker.trainer.report import Survey
-from worker.trainer.tokenization import PairTokenizer, TokenizedRow
+from worker.trainer.tokenization import PairFile, PairTokenizer, TokenizedRow
 from worker.trainer.training import Run, build_run, check_trained, choose_engine, train
 from worker.trainer.verification import verified_certificate
 
@@ -68,7 +68,7 @@ def _train_and_package(
     """The package's summary and the run's metrics; the model is let go of."""
     channel.say(PhaseChanged(phase=Phase.TOKENIZING))
     tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
-    train_pairs, eval_pairs = _pairs(order, plan, tokenizer, numerics, channel)
+    train_pairs, eval_pairs = _pairs(order, plan, tokenizer, channel)
 
     set_seed(int(str(plan.reward["seed"])))  # the head and LoRA are drawn from it
     model = wrap(load_base(order.model_dir, numerics, plan.head_modules), plan)
@@ -82,6 +82,7 @@ def _train_and_package(
         eval_pairs,
         channel,
         order.checkpoint_seconds,
+        memory_bytes(numerics.device, order.memory_bytes),
     )
     engine = choose_engine(run, channel)
     same = checkpoints.circumstances(
@@ -106,27 +107,24 @@ def _train_and_package(
 
 
 def _pairs(
-    order: WorkOrder,
-    plan: TrainingPlan,
-    tokenizer: PairTokenizer,
-    numerics: Numerics,
-    channel: Channel,
+    order: WorkOrder, plan: TrainingPlan, tokenizer: PairTokenizer, channel: Channel
 ) -> tuple[list[Pair], list[Pair]]:
     """Training and held-out pairs, with a report and a note for all that is odd about them."""
     train_file, eval_file = pairs.pair_files(order, plan, tokenizer)
     survey = Survey(plan.tokenization.max_length)
 
-    def look(add: Callable[[TokenizedRow], None], row: TokenizedRow) -> None:
-        _stop_if_wanted(channel, 0)
-        add(row)
+    def take(file: PairFile, which: str, add: Callable[[TokenizedRow], None]) -> Tokenized:
+        def look(row: TokenizedRow) -> None:
+            _stop_if_wanted(channel, 0)
+            add(row)
 
-    found = pairs.tokenize(train_file, tokenizer, partial(look, survey.add))
-    held_out = (
-        pairs.tokenize(eval_file, tokenizer, partial(look, survey.add_held_out))
-        if eval_file
-        else None
-    )
-    say_foresight(survey, order.facts, plan, numerics, channel)
+        return pairs.tokenize(file, tokenizer, look, partial(survey.refuse, which))
+
+    try:
+        found = take(train_file, "training", survey.add)
+        held_out = take(eval_file, "eval", survey.add_held_out) if eval_file else None
+    finally:  # most wanted where the data are refused
+        say_foresight(survey, order, order.facts, channel)
     _note_findings(found, "training", tokenizer, channel)
     if held_out is not None:
         _note_findings(held_out, "eval", tokenizer, channel)

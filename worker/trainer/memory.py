@@ -23,6 +23,8 @@ OVERHEAD_BYTES = {"cuda": 1 << 30, "cpu": 1 << 29}
 #: Residual additions, norms, attention output and softmax statistics: hidden-sized activations a
 #: block keeps besides the inputs and outputs of its linear layers.
 HIDDEN_COPIES = 8
+#: Below this the packed engine splits no batch.
+LEAST_BUDGET_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -58,27 +60,60 @@ def estimate_memory(
     device: str,
     bf16: bool,
     gradient_checkpointing: bool,
+    device_bytes: int | None = None,
 ) -> MemoryEstimate:
     """What a step on the longest pairs takes: ``longest`` tokens a sequence, two sequences a pair.
 
     ``device`` is "cpu" or "cuda"; ``bf16`` says that the base's weights and the activations are in
     bfloat16. With gradient checkpointing every block keeps its input only, and one block at a time
-    is computed again; without, all of them keep theirs.
+    is computed again; without, all of them keep theirs. With ``device_bytes`` the batch is packed:
+    what is kept stays within the engine's budget, unless one pair alone needs more.
     """
     width = 2 if bf16 else 4
-    pairs = int(str(plan.reward["per_device_train_batch_size"]))
-    tokens = 2 * pairs * min(longest, plan.tokenization.max_length)
-    block = _block_activations(facts, plan, tokens, width)
-    hidden = tokens * facts.hidden_size * width
-    kept = (
-        facts.layer_count * hidden + block if gradient_checkpointing else facts.layer_count * block
-    )
+    pair = 2 * min(longest, plan.tokenization.max_length)
+    tokens = pair * int(str(plan.reward["per_device_train_batch_size"]))
+    weights = _weights(facts, plan, width)
+
+    def kept(tokens: int, *, checkpointed: bool) -> int:
+        block = _block_activations(facts, plan, tokens, width)
+        hidden = tokens * facts.hidden_size * width
+        blocks = facts.layer_count * (hidden if checkpointed else block)
+        # The one block that is computed again; embeddings, last norm, and their gradients.
+        return blocks + (block if checkpointed else 0) + 4 * hidden
+
+    activations = kept(tokens, checkpointed=gradient_checkpointing)
+    if device_bytes is not None:
+        budget = memory_budget_bytes(weights, device, device_bytes)
+        above = checkpoint_above_bytes(plan, device, device_bytes) or budget
+        may = plan.gradient_checkpointing is not False
+        one = kept(pair, checkpointed=may and kept(pair, checkpointed=False) > above)
+        activations = min(kept(tokens, checkpointed=False), max(budget, one))
     return MemoryEstimate(
-        weights=_weights(facts, plan, width),
+        weights=weights,
         optimizer=TRAINED_BYTES * plan.trainable_parameters,
-        activations=kept + 4 * hidden,  # embeddings, last norm, and their gradients
+        activations=activations,
         overhead=OVERHEAD_BYTES[device],
     )
+
+
+def memory_budget_bytes(weights: int, device_type: str, device_bytes: int) -> int:
+    """Bytes of activations a training step may keep, beside ``weights`` bytes of a model.
+
+    What is free just now is not asked, and of a CPU not even what there is: the budget decides how
+    a batch is split, and a resumed run has to split as the run it continues.
+    """
+    beside = (device_bytes - weights) // 2 if device_type == "cuda" else weights
+    return max(LEAST_BUDGET_BYTES, beside)
+
+
+def checkpoint_above_bytes(plan: TrainingPlan, device: str, device_bytes: int) -> int | None:
+    """What a packed pair may keep before its activations are computed twice; None: the budget.
+
+    Left to "auto", a machine's memory may be half used up first.
+    """
+    if plan.gradient_checkpointing != "auto" or device == "cuda":
+        return None
+    return device_bytes // 2
 
 
 def checkpoints_activations(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import resource
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,14 +54,14 @@ def numerics_for(plan: TrainingPlan) -> Numerics:
     return Numerics(device, bf16, plan.quantization)
 
 
-def memory_bytes(device: str) -> int:
-    """What the device has in all; of a CPU what this process may use of it."""
+def memory_bytes(device: str, limit: int | None = None) -> int:
+    """What the device has in all; of a machine what its container, or ``limit``, leaves of it."""
     if device == "cuda":
         return int(torch.cuda.get_device_properties(0).total_memory)
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    limits += [n for n in resource.getrlimit(resource.RLIMIT_AS) if n != resource.RLIM_INFINITY]
-    for limit in CGROUP_LIMITS:
-        if limit.exists() and (text := limit.read_text().strip()).isdigit():
+    limits += [limit] if limit is not None else []
+    for path in CGROUP_LIMITS:
+        if path.exists() and (text := path.read_text().strip()).isdigit():
             limits.append(int(text))
     return min(limits)
 

@@ -54,7 +54,9 @@ def pair_files(
     """The order's training pairs and held-out pairs, with their places in the worker's cache."""
     if order.train_file is None:
         raise TrainerFailure(FailureCode.INTERNAL, "an order with a plan needs train_file")
-    cache = order.token_cache and TokenCache(Path(order.token_cache), order.token_cache_bytes)
+    cache = order.token_cache and TokenCache(
+        Path(order.token_cache), order.token_cache_bytes, drafts=Path()
+    )
     identity = tokenizer.identity() if cache else {}
 
     def file(name: str, data: DatasetRef) -> PairFile:
@@ -66,9 +68,14 @@ def pair_files(
 
 
 def tokenize(
-    file: PairFile, tokenizer: PairTokenizer, watch: Callable[[TokenizedRow], None] = lambda _: None
+    file: PairFile,
+    tokenizer: PairTokenizer,
+    watch: Callable[[TokenizedRow], None] = lambda _: None,
+    hear: Callable[[int, str], None] = lambda *_: None,
 ) -> Tokenized:
-    """Tokenise every pair of a file; ``watch`` is shown each row on the way.
+    """Tokenise every pair of a file.
+
+    ``watch`` is shown each row on the way, ``hear`` is told of the lines that cannot be rendered.
 
     Raises:
         TrainerFailure: dataset_invalid, naming lines, when a row cannot be rendered, has no
@@ -80,7 +87,11 @@ def tokenize(
     def refuse(line: int, problem: str) -> None:
         refused.setdefault(problem, []).append(line)
 
-    for row in tokenized_rows(file, tokenizer, refuse):
+    def cannot_render(line: int, problem: str) -> None:
+        hear(line, problem)
+        refuse(line, problem)
+
+    for row in tokenized_rows(file, tokenizer, cannot_render):
         watch(row)
         if problem := _problem(row, tokenizer.plan):
             refuse(row.row["line"], problem)

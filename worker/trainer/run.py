@@ -61,14 +61,13 @@ def _inspect(order: WorkOrder, channel: Channel) -> None:
 
 def _foresee(order: WorkOrder, plan: TrainingPlan, facts: BaseModelFacts, channel: Channel) -> None:
     from worker.trainer.foresight import say_foresight
-    from worker.trainer.model import numerics_for
     from worker.trainer.pairs import pair_files
     from worker.trainer.report import survey_of
     from worker.trainer.tokenization import PairTokenizer
 
     tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
     survey = survey_of(tokenizer, *pair_files(order, plan, tokenizer))
-    say_foresight(survey, facts, plan, numerics_for(plan), channel)
+    say_foresight(survey, order, facts, channel)
 
 
 def _merge(order: WorkOrder, channel: Channel) -> None:

@@ -30,9 +30,11 @@ from worker.trainer.token_cache import CacheEntry, Ids
 REPLIES = ("chosen", "rejected")
 #: Rows for one call of the tokenizer: its threads need many, the texts must not fill the memory.
 CHUNK_ROWS = 1000
-#: Files of a checkpoint that no tokenizer reads.
-LARGEST_TOKENIZER_FILE = 256 << 20  # beside it may lie weights of other formats
-NOT_THE_TOKENIZERS = ("*.safetensors", "*.index.json", "config.json", "generation_config.json")
+#: Raise it when a text is rendered or encoded otherwise than before.
+TOKENS_VERSION = 1
+#: Files of a checkpoint that no tokenizer reads; weights of other formats are larger than any.
+NOT_THE_TOKENIZERS = ("*.safetensors", "*.index.json", "generation_config.json")
+LARGEST_TOKENIZER_FILE = 256 << 20
 
 
 class PairTokenizer:
@@ -58,7 +60,8 @@ class PairTokenizer:
         }
         return {
             "files": files,
-            "versions": {name: version(name) for name in ("tokenizers", "transformers")},
+            "versions": {n: version(n) for n in ("jinja2", "tokenizers", "transformers")},
+            "tokens_version": TOKENS_VERSION,
             "plan": self.plan.model_dump(mode="json", exclude={"max_length", "overlong"}),
             "is_conversational": self.is_conversational,
         }

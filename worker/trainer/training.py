@@ -29,8 +29,8 @@ from worker.trainer.channel import Channel
 from worker.trainer.engine import SharedPrefixRewardTrainer, probe, unsupported_reason
 from worker.trainer.evaluation import Scores, metrics
 from worker.trainer.failures import Stopped, TrainerFailure
-from worker.trainer.memory import checkpoints_activations
-from worker.trainer.model import Numerics, memory_bytes, trainable
+from worker.trainer.memory import checkpoint_above_bytes, checkpoints_activations
+from worker.trainer.model import Numerics, trainable
 from worker.trainer.pairs import Pair
 from worker.trainer.scoring import score
 
@@ -84,6 +84,7 @@ def build_run(
     eval_pairs: Sequence[Pair],
     channel: Channel,
     checkpoint_seconds: float,
+    device_bytes: int,
 ) -> Run:
     """Spell the plan's arguments out for TRL and put its trainer together."""
     reporter = Reporter(channel)
@@ -102,10 +103,7 @@ def build_run(
         engine = SharedPrefixRewardTrainer
         more = {
             "may_checkpoint": plan.gradient_checkpointing is not False,
-            # The engine knows a GPU's memory; of a machine's half is for weights and other jobs.
-            "checkpoint_above_bytes": memory_bytes("cpu") // 2
-            if numerics.device == "cpu"
-            else None,
+            "checkpoint_above_bytes": checkpoint_above_bytes(plan, numerics.device, device_bytes),
         }
     trainer = _trainer_class(engine)(
         model=model,

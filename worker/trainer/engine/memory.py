@@ -6,20 +6,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-LEAST_BUDGET_BYTES = 256 * 2**20
+from worker.trainer.memory import memory_budget_bytes
 
 
-def default_memory_budget_bytes(model: nn.Module, device: torch.device) -> int:
-    """Bytes of activations a training step may keep: a function of model and device alone.
-
-    What is free just now is not asked: the budget decides how a batch is split, and a resumed run
-    has to split as the run it continues.
-    """
+def budget_of(model: nn.Module, device: torch.device) -> int:
+    """The budget of a model where it is."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    if device.type == "cuda":
-        total: int = torch.cuda.get_device_properties(device).total_memory
-        return max(LEAST_BUDGET_BYTES, (total - weights) // 2)
-    return max(LEAST_BUDGET_BYTES, weights)
+    is_cuda = device.type == "cuda"
+    total = torch.cuda.get_device_properties(device).total_memory if is_cuda else 0
+    return memory_budget_bytes(weights, device.type, total)
 
 
 def bytes_kept(model: nn.Module, forward: Callable[[], object]) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worker.trainer.engine.attention import PackedPass
-from worker.trainer.engine.layout import pack_row, split_pairs
+from worker.trainer.engine.layout import PackedRow, pack_row, split_pairs
 from worker.trainer.engine.trainer import SharedPrefixRewardTrainer
 
 # Relative to the largest reward. Float32 differs by 1e-7 to 3e-6, a leak between branches by 0.2.
@@ -83,6 +83,8 @@ def _compare(trainer: SharedPrefixRewardTrainer) -> ProbeResult:
         row = pack_row(split_pairs(inputs["input_ids"], pad_token_id), trainer.args.device)
         with parts.attending(row) as done:
             packed = parts.rewards(row)
+        if has_accelerator(trainer):
+            _try_backward(trainer, row)
     if reason := _unseen(trainer, done):
         return ProbeResult(False, reason)
     difference = _difference(stock.float().view(2, -1).T, packed)
@@ -91,6 +93,14 @@ def _compare(trainer: SharedPrefixRewardTrainer) -> ProbeResult:
         reason = f"rewards differ by {difference:.1e}, more than {tolerance:.0e} of the largest"
         return ProbeResult(False, reason, difference)
     return ProbeResult(True, None, difference)
+
+
+def _try_backward(trainer: SharedPrefixRewardTrainer, row: PackedRow) -> None:
+    """A kernel may be there forwards only; leaves no gradients behind."""
+    parts = trainer.reward_model
+    trained = [p for p in trainer.model.parameters() if p.requires_grad]
+    with torch.enable_grad(), parts.attending(row):
+        torch.autograd.grad(parts.rewards(row).sum(), trained, allow_unused=True)
 
 
 def _unseen(trainer: SharedPrefixRewardTrainer, done: PackedPass) -> str | None:

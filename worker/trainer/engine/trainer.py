@@ -12,8 +12,8 @@ from trl.trainer.reward_trainer import RewardTrainer
 
 from worker.trainer.engine.layout import PackedRow, Pair, chunk_pairs, pack_row, split_pairs
 from worker.trainer.engine.memory import (
+    budget_of,
     bytes_kept,
-    default_memory_budget_bytes,
     frozen_weights_in,
 )
 from worker.trainer.engine.reward_model import RewardModel
@@ -44,9 +44,7 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.memory_budget_bytes = memory_budget_bytes or default_memory_budget_bytes(
-            self.model, self.args.device
-        )
+        self.memory_budget_bytes = memory_budget_bytes or budget_of(self.model, self.args.device)
         self.checkpoint_above_bytes = checkpoint_above_bytes or self.memory_budget_bytes
         self.is_stock = False
         self._stock_args = self.args
