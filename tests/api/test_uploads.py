@@ -49,8 +49,8 @@ def rows_in(engine: Engine, *tables: Any) -> list[int]:
     [
         (pairs(5), "application/x-ndjson", "", "jsonl"),
         (pairs(5), "application/jsonl; charset=utf-8", "", "jsonl"),
-        (gzip.compress(pairs(5)), "application/gzip", "?format=jsonl", "jsonl"),
-        (gzip.compress(pairs(5)), "application/x-ndjson", "", "jsonl"),
+        (gzip.compress(pairs(5), mtime=0), "application/gzip", "?format=jsonl", "jsonl"),
+        (gzip.compress(pairs(5), mtime=0), "application/x-ndjson", "", "jsonl"),
         (pairs(5), "application/x-www-form-urlencoded", "?format=jsonl", "jsonl"),
         (csv(5), "text/csv", "", "csv"),
         (parquet(5), "application/vnd.apache.parquet", "", "parquet"),
