@@ -244,7 +244,8 @@ def test_stream_resumes_after_the_last_event_seen_and_then_says_stop(
 
 
 def _on_jobs(statements: list[str]) -> list[str]:
-    return [s for s in statements if "FROM jobs" in s]
+    """Those that read jobs; the reconciler counts them, now and then, and is nobody's waiter."""
+    return [s for s in statements if "FROM jobs" in s and "count(" not in s]
 
 
 def _waiting(world: World) -> list[Any]:

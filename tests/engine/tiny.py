@@ -154,7 +154,7 @@ def assert_close(
 ) -> None:
     """Every gradient is the expected one but for 1e-5 of its size.
 
-    Of any pattern: but for 1e-5 of the largest. A lone token attends to itself and identical
+    With ``is_any``: but for 1e-5 of the largest. A lone token attends to itself and identical
     replies cancel, so that some gradients are rounding alone, which need not agree.
     """
     assert found.keys() == expected.keys()
