@@ -81,7 +81,7 @@ def test_adapter_on_a_quantised_base_scores_the_same_after_a_reload(
     status = carry_out(order, recorder)  # type: ignore[arg-type]
     assert status == EXIT_DONE, recorder.of(Failed)
     packaged = recorder.of(Packaged)[0]
-    # The reload, a process of its own, may take that kernel: 0.016 was seen, else 0.001.
+    # The reload, a process of its own, may take that kernel: 0.016 was seen.
     assert packaged.certificate["max_abs_difference"] < 0.03
     assert packaged.summary["quantization"] == quantization
     assert recorder.of(Stepped)[-1].metrics["eval/accuracy"] > 0.9
