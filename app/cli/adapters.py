@@ -102,9 +102,9 @@ def verify(
     if base is not None:
         command += ["--base", str(_base_directory(base))]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
-    if not done.stdout:
+    certificate = json.loads(done.stdout or "{}")
+    if "is_verified" not in certificate:  # why not stands above
         raise CommandError("It could not be loaded and scored.", Ending.FAILED)
-    certificate = json.loads(done.stdout)
     if as_json:
         print_json(certificate)
     else:

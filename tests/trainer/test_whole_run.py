@@ -217,6 +217,35 @@ def test_head_that_does_not_arrive_in_the_model_is_named(
         verified_certificate(broken, Path(order.model_dir), device="cpu", threads=1)
 
 
+@pytest.mark.parametrize(
+    ("program", "code", "says"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", FailureCode.TRAINER_CRASHED, "status -9"),
+        ("raise MemoryError('no more')", FailureCode.OUT_OF_MEMORY, "MemoryError: no more"),
+        ("raise KeyError('r')", FailureCode.SCORE_MISMATCH, "KeyError: 'r'"),
+    ],
+)
+def test_only_bad_files_are_a_mismatch(
+    adapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    program: str,
+    code: FailureCode,
+    says: str,
+) -> None:
+    """A verifier that was killed, or had no memory, says nothing of the adapter."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import worker.trainer.certificate as certificate\n"
+        f"def certify(*_):\n    {program}\n"
+        "certificate.certify = certify\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    with pytest.raises(TrainerFailure) as failure:
+        verified_certificate(adapter, None, device="cpu", threads=1)
+    assert failure.value.code is code
+    assert says in failure.value.detail
+
+
 def test_verify_command_prints_the_certificate(
     run: Outcome, adapter: Path, order: WorkOrder, tmp_path: Path
 ) -> None:

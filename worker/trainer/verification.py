@@ -18,7 +18,9 @@ def verified_certificate(
     """The certificate of a package that holds.
 
     Raises:
-        TrainerFailure: score_mismatch.
+        TrainerFailure: score_mismatch; what the machine lacked (out_of_memory, disk_full, …);
+            trainer_crashed when the process was killed. Only the first says that the files
+            are bad.
     """
     base = [] if base_dir is None else ["--base", str(base_dir)]
     done = subprocess.run(
@@ -30,11 +32,18 @@ def verified_certificate(
     )  # fmt: skip
     if not done.stdout:
         raise TrainerFailure(
-            FailureCode.SCORE_MISMATCH,
-            f"the packaged files could not be loaded and scored (exit status {done.returncode}); "
-            "the log of the job says why",
+            FailureCode.TRAINER_CRASHED,
+            f"the process that verifies ended with status {done.returncode} and said nothing (-9: "
+            "killed, often by the kernel, out of memory)",
         )
     certificate: dict[str, Any] = json.loads(done.stdout)
+    if failure := certificate.get("failure"):
+        code = FailureCode(failure["code"])
+        if code is FailureCode.INTERNAL:  # nothing of the machine's: the files themselves
+            code = FailureCode.SCORE_MISMATCH
+        raise TrainerFailure(
+            code, f"the packaged files could not be loaded and scored: {failure['detail']}"[:8000]
+        )
     if lost := certificate["tensors_lost"]:
         raise TrainerFailure(
             FailureCode.SCORE_MISMATCH,

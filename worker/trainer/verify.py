@@ -1,6 +1,7 @@
 """``python -m worker.trainer.verify <adapter> --base <model>``: print an adapter's certificate.
 
-Exit status 0 when every probe scores what it scored in training, 1 when one does not.
+Exit status 0 when every probe scores what it scored in training, 1 when one does not, 2 when it
+could not be tried: then the JSON is ``{"failure": {"code", "detail"}}``.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
+from typing import Any
 
 from worker.trainer.__main__ import prepare_environment
 from worker.trainer.channel import die_with_parent
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Certify; the certificate is the only thing on stdout."""
+    """Certify; the certificate, or why there is none, is the only thing on stdout."""
     die_with_parent()
     parser = argparse.ArgumentParser(prog="python -m worker.trainer.verify", description=__doc__)
     parser.add_argument("directory", type=Path, help="the adapter, or a merged model")
@@ -28,12 +31,21 @@ def main(argv: list[str] | None = None) -> int:
     os.dup2(2, 1)  # whatever the libraries print
     prepare_environment(arguments.threads)
     from worker.trainer.certificate import certify
+    from worker.trainer.diagnosis import diagnose
 
-    certificate = certify(arguments.directory, arguments.base, arguments.device)
-    json.dump(certificate, out, indent=1)
+    answer: dict[str, Any]
+    try:
+        answer = certify(arguments.directory, arguments.base, arguments.device)
+        status = 0 if answer["is_verified"] else 1
+    except Exception as error:  # noqa: BLE001 - whoever asked is told, the log has the rest
+        traceback.print_exc()
+        failure = diagnose(error)
+        answer = {"failure": {"code": failure.code, "detail": failure.detail}}
+        status = 2
+    json.dump(answer, out, indent=1)
     out.write("\n")
     out.close()
-    return 0 if certificate["is_verified"] else 1
+    return status
 
 
 if __name__ == "__main__":
