@@ -15,7 +15,12 @@ from typing import IO
 
 import structlog
 
+from worker.trainer.forkserver import EXIT_UNFIT
+
 log = structlog.get_logger()
+
+#: What the server's interpreter runs, its control socket being descriptor 3.
+PROGRAM = "from worker.trainer.forkserver import serve; serve()"
 
 
 class WarmChild:
@@ -67,16 +72,16 @@ class ForkServer:
     def start(self) -> None:
         """Start it; to be called by a thread that lives as long as the worker does.
 
-        The kernel ends the server with the thread that started it.
+        The kernel ends the server with the thread that started it. After one that said that it
+        cannot serve here, none is started.
         """
+        if self._server is not None and self._server.poll() == EXIT_UNFIT:
+            return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             # The shell-less way to give a child a descriptor of a fixed number.
             os.set_inheritable(theirs.fileno(), True)
-            code = (
-                f"import os; os.dup2({theirs.fileno()}, 3)\n"
-                "from worker.trainer.forkserver import serve; serve()"
-            )
+            code = f"import os; os.dup2({theirs.fileno()}, 3)\n{PROGRAM}"
             self._server = subprocess.Popen(
                 [sys.executable, "-P", "-c", code],
                 env=self._environment,

@@ -1,8 +1,9 @@
 """A resident process with torch, transformers, trl and peft loaded: jobs start as its forks.
 
 Loading them takes seconds, a fork milliseconds. The server itself does nothing else: it runs no
-tensor maths and never touches CUDA, since neither survives a fork. Each fork is a process of its
-own session, so a crashed or killed job takes nothing with it.
+tensor maths and never touches CUDA, since neither survives a fork; one whose libraries did so ends
+with EXIT_UNFIT. Each fork is a process of its own session, so a crashed or killed job takes nothing
+with it.
 
 Chain of deaths: this process dies with the thread that started it, and each fork with this process.
 
@@ -29,6 +30,7 @@ from worker.trainer.channel import die_with_parent
 CONTROL_FD = 3
 MAX_REQUEST = 64 << 10
 MAX_FDS = 8
+EXIT_UNFIT = 71  # jobs start cold from now on: another server would end the same way
 
 
 def serve() -> None:
@@ -94,6 +96,10 @@ def _become_trainer(request: dict[str, object], streams: list[int]) -> None:
         assert isinstance(environment, dict)
         os.environ.clear()
         os.environ.update(environment)
+        if _is_cut_off_from_cuda():
+            sys.stderr.write("CUDA was used in the fork server: starting in a fresh interpreter\n")
+            sys.stderr.flush()
+            os.execv(sys.executable, [sys.executable, "-P", "-m", "worker.trainer"])  # noqa: S606
         gc.unfreeze()
         status = main()
         sys.stdout.flush()
@@ -117,12 +123,33 @@ def _reap(running: dict[int, socket.socket]) -> None:
 
 def _load() -> None:
     """Import what a trainer imports; frozen objects stay shared between the forks."""
+    # The driver's list of GPUs is asked: a look through CUDA cuts the forks off from it.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    import torch
+
+    # peft imports bitsandbytes, which initialises CUDA to choose its kernels. Without a GPU it may
+    # be loaded here: a fork saves a second of CPU time.
+    is_held_back = torch.cuda.is_available()
+    if is_held_back:
+        sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
     import worker.trainer.inspection
     import worker.trainer.job
     import worker.trainer.run  # noqa: F401
 
+    if is_held_back:
+        del sys.modules["bitsandbytes"]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        sys.stderr.write("a library initialised CUDA in the fork server: jobs start cold\n")
+        sys.exit(EXIT_UNFIT)
     gc.collect()
     gc.freeze()
+
+
+def _is_cut_off_from_cuda() -> bool:
+    """In a fork: whether there is a GPU, and the server did what makes CUDA refuse its forks."""
+    import torch
+
+    return torch.cuda._is_in_bad_fork() and torch.cuda.device_count() > 0
 
 
 if __name__ == "__main__":

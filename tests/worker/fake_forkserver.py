@@ -1,0 +1,57 @@
+"""The real fork server, made to load little or to believe in a GPU.
+
+Its forks run the ``program.py`` of their directory.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+from worker.trainer import forkserver
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "worker.trainer.inspection", "worker.trainer.job", "worker.trainer.run")
+
+
+def program(call: str) -> str:
+    """For ``warm.PROGRAM``: a call of one of the functions below."""
+    return (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        f"from tests.worker import fake_forkserver; fake_forkserver.{call}"
+    )
+
+
+def serve_light(*, is_initialized: bool = False, is_cut_off: bool = False) -> None:
+    """Without torch; its stand-in says what it is told about CUDA."""
+    sys.modules.update({name: ModuleType(name) for name in HEAVY})
+    sys.modules["torch"].cuda = SimpleNamespace(  # type: ignore[attr-defined]
+        is_available=lambda: True,
+        is_initialized=lambda: is_initialized,
+        device_count=lambda: 1,
+        _is_in_bad_fork=lambda: is_cut_off,
+    )
+    forkserver.main = main
+    forkserver.serve()
+
+
+def serve_on_gpu() -> None:
+    """With all that a trainer imports, on a machine that seems to have a GPU."""
+    import torch
+
+    truth = torch.cuda.is_available
+    torch.cuda.is_available = lambda: True
+
+    def disenchanted() -> int:
+        torch.cuda.is_available = truth
+        return main()
+
+    forkserver.main = disenchanted
+    forkserver.serve()
+
+
+def main() -> int:
+    """In the fork."""
+    exec(Path("program.py").read_text(), {})
+    return 0
