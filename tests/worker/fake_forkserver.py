@@ -1,14 +1,19 @@
 """The real fork server, made to load little or to believe in a GPU.
 
-Its forks run the ``program.py`` of their directory.
+Its forks run the ``program.py`` of their directory; where there is none, the fake trainer.
+``python -m tests.worker.fake_forkserver DIRECTORY`` is a process that owns one, with one fork.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+from tests.worker import fake_trainer
+from worker import warm
+from worker.process import trainer_environment
 from worker.trainer import forkserver
 
 ROOT = Path(__file__).parents[2]
@@ -53,5 +58,23 @@ def serve_on_gpu() -> None:
 
 def main() -> int:
     """In the fork."""
-    exec(Path("program.py").read_text(), {})
+    file = Path("program.py")
+    if not file.exists():
+        return fake_trainer.main()
+    exec(file.read_text(), {})
     return 0
+
+
+def own(directory: Path) -> None:
+    """Say the pids of a server and of its fork, and live on."""
+    warm.PROGRAM = program("serve_light()")
+    server = warm.ForkServer(trainer_environment(directory))
+    server.start()
+    while (child := server.spawn(directory, {}, ())) is None:
+        time.sleep(0.05)
+    print(child.pid, flush=True)
+    time.sleep(3600)
+
+
+if __name__ == "__main__":
+    own(Path(sys.argv[1]))

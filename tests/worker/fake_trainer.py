@@ -114,6 +114,8 @@ def strike(fault: str, channel: Channel, order: WorkOrder) -> None:
     if fault == "hang":
         while not channel.is_stop_wanted:
             time.sleep(0.05)
+    if fault == "hang once" and first:
+        time.sleep(3600)
     if fault == "deaf":  # stops neither when asked nor by itself
         time.sleep(3600)
     if fault == "log":

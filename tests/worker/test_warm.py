@@ -1,8 +1,12 @@
-"""The fork server with real forks: which of them has CUDA."""
+"""The fork server with real forks: what they are given, and who dies with whom."""
 
 from __future__ import annotations
 
+import json
 import os
+import resource
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +18,9 @@ import pytest
 
 from app.domain.order import ORDER_FILE, WorkOrder
 from tests.services import wait_until
-from tests.worker import fake_forkserver
-from worker import warm
+from tests.worker import fake_forkserver, fake_worker
+from tests.worker.workshop import Workshop
+from worker import station, warm
 from worker.process import TrainerProcess, trainer_environment
 from worker.trainer.forkserver import EXIT_UNFIT
 from worker.warm import ForkServer, WarmChild
@@ -52,6 +57,14 @@ def started(directory: Path, call: str) -> Iterator[ForkServer]:
             server.close()
 
 
+@pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """A server that has loaded no torch."""
+    with started(tmp_path_factory.mktemp("light"), "serve_light()") as server:
+        wait_until("the server", lambda: server.is_ready)
+        yield server
+
+
 class Fork:
     """A fork that runs a program."""
 
@@ -66,6 +79,97 @@ class Fork:
             return child
 
         self.process = TrainerProcess(directory, spawn, how.pop("keep", ()), **how)
+
+    def answer(self) -> bytes:
+        """The line that it says once it heard one."""
+        self.process.keep_alive()
+        return self.process.lines.get(timeout=60) or b""
+
+
+def is_gone(pid: int) -> bool:
+    """No process, or one that nobody has collected yet."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_fork_gets_a_session_its_environment_and_its_limit(
+    light: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SECRET, "hush")
+    limit = 3 << 30
+    program = (
+        "import json, os, resource; input(); print(json.dumps(dict("
+        "pid=os.getpid(), session=os.getsid(0), directory=os.getcwd(),"
+        "environment=dict(os.environ), started_with=open('/proc/self/environ').read(),"
+        "limit=resource.getrlimit(resource.RLIMIT_AS))), flush=True)"
+    )
+    fork = Fork(light, tmp_path, program, memory_bytes=limit)
+    seen = json.loads(fork.answer())
+    assert fork.process.wait() == 0
+    assert seen["pid"] == seen["session"] == fork.pid
+    assert seen["directory"] == str(tmp_path)
+    assert seen["environment"] == trainer_environment(tmp_path)
+    assert "PLAUDIT_" not in seen["started_with"]
+    assert seen["limit"] == [limit, limit]
+    assert resource.getrlimit(resource.RLIMIT_AS)[0] != limit
+
+
+def test_killed_fork_takes_nobody_with_it(light: ForkServer, tmp_path: Path) -> None:
+    first, second = (Fork(light, tmp_path / name, ECHO) for name in ("first", "second"))
+    os.kill(first.pid, signal.SIGKILL)
+    assert first.process.wait() == -signal.SIGKILL
+    assert light.is_alive
+    third = Fork(light, tmp_path / "third", "import os; os._exit(3)")
+    assert third.process.wait() == 3
+    assert second.answer() == b"k\n"
+    assert second.process.wait() == 0
+
+
+def test_killed_owner_takes_the_server_and_its_forks_with_it(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text("import time; time.sleep(3600)")
+    owner = subprocess.Popen(
+        [sys.executable, "-m", "tests.worker.fake_forkserver", str(tmp_path)],
+        cwd=fake_forkserver.ROOT,
+        stdout=subprocess.PIPE,
+    )
+    with owner:
+        assert owner.stdout is not None
+        fork = psutil.Process(int(owner.stdout.readline()))
+        server = fork.parent()
+        assert server is not None
+        assert server.ppid() == owner.pid
+        owner.kill()
+        wait_until("the server to be gone", lambda: is_gone(server.pid))
+        wait_until("its fork to be gone", lambda: is_gone(fork.pid))
+
+
+def test_job_of_a_killed_server_goes_on_in_a_cold_trainer(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cold: list[Path] = []
+
+    def spawn_cold(directory: Path, *given: Any) -> Any:
+        cold.append(directory)
+        return fake_worker.spawn_fake(directory, *given)
+
+    monkeypatch.setattr(station, "ForkServer", ForkServer)
+    monkeypatch.setattr(station, "spawn_cold", spawn_cold)
+    monkeypatch.setattr(station, "SEEN_SECONDS", 600)  # it would start the server again
+    monkeypatch.setattr(warm, "PROGRAM", fake_forkserver.program("serve_light()"))
+    with workshop.station() as worker:
+        wait_until("the server", lambda: worker._forks.is_ready)
+        job_id = workshop.submit(metadata={"fault": "hang once", "fault_step": 4, "steps": 7})
+        workshop.wait_step(job_id, 4)
+        assert cold == []
+        server = worker._forks._server
+        assert server is not None
+        server.kill()
+        job = workshop.wait(job_id, "succeeded", "failed")
+    assert (job.status, job.attempt) == ("succeeded", 2)
+    assert [directory.name for directory in cold] == ["2"]
+    assert workshop.adapter(job_id) == workshop.expected(7)
 
 
 def test_bitsandbytes_is_loaded_in_the_fork_only(tmp_path: Path) -> None:
