@@ -127,6 +127,12 @@ def test_killed_fork_takes_nobody_with_it(light: ForkServer, tmp_path: Path) -> 
     assert second.process.wait() == 0
 
 
+def test_fork_that_raises_says_what(light: ForkServer, tmp_path: Path) -> None:
+    fork = Fork(light, tmp_path, "raise OSError('no such luck')")
+    assert fork.process.wait() == 1
+    assert "OSError: no such luck" in fork.process.take_log(1 << 20)
+
+
 def test_killed_owner_takes_the_server_and_its_forks_with_it(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text("import time; time.sleep(3600)")
     owner = subprocess.Popen(

@@ -22,6 +22,7 @@ import select
 import signal
 import socket
 import sys
+import traceback
 
 from app.domain.order import EXIT_WATCHDOG
 from worker.trainer.__main__ import main, prepare_environment
@@ -104,6 +105,8 @@ def _become_trainer(request: dict[str, object], streams: list[int]) -> None:
         status = main()
         sys.stdout.flush()
         sys.stderr.flush()
+    except BaseException:  # noqa: BLE001 - as an interpreter would say it at its end
+        traceback.print_exc()
     finally:
         # The server's own exit handlers are not the fork's to run.
         os._exit(status)
