@@ -19,7 +19,7 @@ from app.jobs import leases
 from app.main import create_app
 from app.models import Job
 from app.settings import Settings
-from tests.api.world import BASE_MODEL, FACTS, World
+from tests.api.world import BASE_MODEL, FACTS, World, claim_when_there
 
 
 def test_same_key_and_body_give_the_same_job(world: World, client: TestClient) -> None:
@@ -169,20 +169,6 @@ def during(work: Callable[[], None], request: Callable[[], Any]) -> Any:
         return request()
     finally:
         worker.join()
-
-
-def claim_when_there(world: World) -> Any:
-    """A worker that polls for an inspection."""
-    from app.broker import preflight_queue
-
-    deadline = threading.Event()
-    for _ in range(400):
-        queue = preflight_queue(world.settings)
-        claimed = leases.claim(world.engine, world.settings, queue, "host-ab/p:lease", "host")
-        if claimed:
-            return claimed[1]
-        deadline.wait(0.05)
-    raise AssertionError("no inspection was asked for")
 
 
 def test_submit_waits_for_the_inspection_and_has_a_plan(patient: World) -> None:

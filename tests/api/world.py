@@ -21,6 +21,7 @@ from app.domain.progress import CheckpointSaved, FileEntry, Packaged, Stepped
 from app.jobs import checkpoints, leases
 from app.jobs.repository import Lease
 from app.settings import Settings
+from tests.services import wait_until
 
 BASE_MODEL = "all-minilm-l6-v2"
 FACTS = BaseModelFacts(
@@ -140,6 +141,20 @@ class World:
     def release(self, lease: Lease) -> None:
         """The worker stops, as it was asked to."""
         leases.release(self.engine, lease, "stopped on request")
+
+
+def claim_when_there(world: World) -> Lease:
+    """A worker that polls for an inspection."""
+    found: list[Lease] = []
+
+    def claim() -> bool:
+        queue = preflight_queue(world.settings)
+        claimed = leases.claim(world.engine, world.settings, queue, "host-ab/p:lease", "host")
+        found.extend([claimed[1]] if claimed else [])
+        return claimed is not None
+
+    wait_until("an inspection", claim)
+    return found[0]
 
 
 def _write(directory: Path, files: dict[str, bytes]) -> list[FileEntry]:
