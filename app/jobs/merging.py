@@ -14,6 +14,7 @@ from app.adapters.service import AdapterNotFoundError
 from app.audit import trail
 from app.audit.acting import ActorDep
 from app.database import new_id, transaction
+from app.datasets import service as datasets
 from app.dependencies import (
     ArtifactsReaderDep,
     EngineDep,
@@ -23,7 +24,7 @@ from app.dependencies import (
     TicketsDep,
 )
 from app.domain.lifecycle import JobKind, JobStatus
-from app.errors import ConflictError, NotFoundError
+from app.errors import ConflictError, NotFoundError, QuotaError
 from app.jobs import repository
 from app.models import Job
 from app.problems import documented
@@ -74,7 +75,7 @@ class MergeRead(BaseModel):
 @router.post(
     "/{adapter_id}/merge",
     status_code=status.HTTP_202_ACCEPTED,
-    responses=documented(AdapterNotFoundError, MergeInexactError),
+    responses=documented(AdapterNotFoundError, MergeInexactError, QuotaError),
 )
 def merge_adapter(
     adapter_id: AdapterId,
@@ -117,6 +118,7 @@ def ask(session: Session, settings: Settings, tenant_id: str, adapter_id: str) -
             f"{adapter_id} was trained on a {source.summary['quantization']} base model.",
             hint="Load it with PEFT on the same quantised base.",
         )
+    datasets.hold_quota(session, settings, tenant_id, 0)
     trained = session.get_one(Job, source.job_id)
     return repository.insert_job(
         session,

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.database import new_id, now_ms
+from app.datasets import service as datasets
 from app.domain.lifecycle import Desired, JobKind, JobStatus
 from app.domain.plan import TrainingPlan
 from app.domain.spec import EvalFraction, RewardJobSpec
@@ -86,6 +87,7 @@ def submit(
     if known := find_replay(session, tenant_id, submission.idempotency_key, fingerprint):
         return known, True
     _hold_quota(session, settings, tenant_id)
+    datasets.hold_quota(session, settings, tenant_id, 0)  # nothing trains that cannot be kept
     job = Job(
         id=new_id("job"),
         tenant_id=tenant_id,
