@@ -114,7 +114,6 @@ def _run(settings: Settings, listener: socket.socket, keeper: WorkerKeeper | Non
     # Not for every command: it takes a second or two.
     import uvicorn
 
-    from app.jobs.reconciler import Reconciler
     from app.main import create_app
 
     class Server(uvicorn.Server):
@@ -146,14 +145,11 @@ def _run(settings: Settings, listener: socket.socket, keeper: WorkerKeeper | Non
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
-    reconciler = Reconciler(app.state.engine, app.state.settings, app.state.tickets)
-    reconciler.start()
     if keeper is not None:
         keeper.start()
     try:
         server.run(sockets=[listener])
     finally:
-        reconciler.stop()
         if keeper is not None:
             keeper.stop()
     if not server.started:
