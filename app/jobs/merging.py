@@ -48,6 +48,14 @@ class MergeInexactError(ConflictError):
     title = "This adapter cannot be merged exactly"
 
 
+class AlreadyMergedError(ConflictError):
+    """A merged export is no adapter any more, so there is nothing to merge."""
+
+    code = "already_merged"
+    title = "This is a merged export"
+    next_step = "Download it: it is an ordinary sequence-classification model."
+
+
 class MergeRead(BaseModel):
     """A merged export on its way, or where it is."""
 
@@ -75,7 +83,7 @@ class MergeRead(BaseModel):
 @router.post(
     "/{adapter_id}/merge",
     status_code=status.HTTP_202_ACCEPTED,
-    responses=documented(AdapterNotFoundError, MergeInexactError, QuotaError),
+    responses=documented(AdapterNotFoundError, AlreadyMergedError, MergeInexactError, QuotaError),
 )
 def merge_adapter(
     adapter_id: AdapterId,
@@ -110,6 +118,8 @@ def get_merge(adapter_id: AdapterId, engine: ReaderDep, principal: ArtifactsRead
 def ask(session: Session, settings: Settings, tenant_id: str, adapter_id: str) -> Job:
     """The export that is there or under way, or a fresh one after a failure."""
     source = adapters.get(session, tenant_id, adapter_id)
+    if source.summary.get("is_merged"):
+        raise AlreadyMergedError(f"{adapter_id} is a merged export.")
     known = _newest(session, tenant_id, source.job_id)
     if known is not None and known.status not in (JobStatus.FAILED, JobStatus.CANCELLED):
         return known

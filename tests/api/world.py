@@ -122,7 +122,7 @@ class World:
             saved = CheckpointSaved(step=step, directory="checkpoint", files=files)
             checkpoints.save(self.engine, self.settings, lease, Path(name), saved)
 
-    def publish(self, lease: Lease, files: dict[str, bytes]) -> str:
+    def publish(self, lease: Lease, files: dict[str, bytes], **summary: Any) -> str:
         """The job succeeds with these files; the adapter's id."""
         with tempfile.TemporaryDirectory() as name:
             packaged = Packaged(
@@ -130,7 +130,7 @@ class World:
                 files=_write(Path(name), files),
                 metrics={"eval/accuracy": 0.9},
                 certificate={"max_difference": 0.0},
-                summary={"format": 1},
+                summary={"format": 1} | summary,
             )
             return leases.publish(self.engine, self.settings, lease, Path(name), packaged)
 
