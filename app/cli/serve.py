@@ -127,6 +127,9 @@ def _run(settings: Settings, listener: socket.socket, keeper: WorkerKeeper | Non
         uvicorn.Config(
             app,
             backlog=BACKLOG,
+            # No limit_concurrency: it counts idle connections and streams too, and over it even
+            # /healthz gets a bare 503, so that a busy service would be restarted. What a key may
+            # have open is bounded by rate_* and open_answers, with problems that say so.
             log_config=None,
             access_log=False,  # the application logs requests itself, with their ids
             server_header=False,
