@@ -143,24 +143,28 @@ def remove(engine: Engine, blob_id: str) -> None:
 
 
 def collect_garbage(engine: Engine, limit: int = 100) -> int:
-    """Remove blobs that nothing names and that are older than ``ORPHAN_MS``; how many."""
+    """Remove blobs that nothing names and that are older than ``ORPHAN_MS``; how many were found.
+
+    Several processes may do so at once: each blob has one that removes it.
+    """
     named = exists().where(StoredFile.blob_id == Blob.id) | exists().where(
         Dataset.blob_id == Blob.id
     )
     orphan = (Blob.created_at < now_ms() - ORPHAN_MS) & ~named
     with reader(engine).connect() as connection:
-        ids = list(connection.scalars(select(Blob.id).where(orphan).limit(limit)))
-    removed = 0
+        ids = list(connection.scalars(select(Blob.id).where(orphan).order_by(Blob.id).limit(limit)))
     for blob_id in ids:
-        # Takes it out of reach of _touch first, under the same condition.
+        # Takes it out of reach of _touch first, under the same condition; and, made young, out of
+        # that of other sweeps: one that dies here leaves it for theirs tomorrow.
         with engine.begin() as connection:
             taken = connection.execute(
-                update(Blob).where(Blob.id == blob_id, orphan).values(state="uploading")
+                update(Blob)
+                .where(Blob.id == blob_id, orphan)
+                .values(state="uploading", created_at=now_ms())
             ).rowcount
         if taken:
             remove(engine, blob_id)
-            removed += 1
-    return removed
+    return len(ids)
 
 
 def _touch(engine: Engine, sha256: str) -> str | None:

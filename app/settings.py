@@ -62,7 +62,10 @@ class Settings(BaseSettings):
         30 * 86_400, ge=1, description="The longest that one job may run, whatever its spec asks."
     )
     quota_stored_bytes: int = Field(
-        100 << 30, ge=1, description="Datasets, adapters and checkpoints, a tenant."
+        100 << 30,
+        ge=1,
+        description="Datasets, adapters and checkpoints, a tenant. Full, it takes no upload and no "
+        "job; those that it took before still keep what they make.",
     )
 
     rate_per_second: float = Field(20.0, gt=0, description="Requests, a key and API process.")

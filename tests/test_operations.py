@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from sqlalchemy import Engine, make_url, update
 
 from app import blobs
@@ -26,6 +28,13 @@ PAGE = reference.HERE / "operations.md"
 def test_settings_on_the_operator_s_page_are_those_of_the_code() -> None:
     assert reference.operations_text() == PAGE.read_text(), "run `make openapi`"
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_every_alert_stands_in_a_row_that_says_what_to_do() -> None:
+    rules = yaml.safe_load((reference.HERE / "alerts.yaml").read_text())["groups"][0]["rules"]
+    rows = [row.split("|") for row in PAGE.read_text().splitlines() if row.startswith("| ")]
+    told = [name for row in rows for name in re.findall(r"`(Plaudit[A-Z]\w+)`", row[1])]
+    assert sorted(told) == sorted(rule["alert"] for rule in rules)
 
 
 def test_restored_backup_goes_on(

@@ -12,7 +12,13 @@ from typing import Annotated, Any
 
 import typer
 
-from app.base_models.catalogue import UnknownBaseModelError, load_catalogue
+from app.base_models.catalogue import (
+    BaseModelEntry,
+    Catalogue,
+    HubSource,
+    UnknownBaseModelError,
+    load_catalogue,
+)
 from app.base_models.faults import BaseModelError
 from app.base_models.sources import fetch
 from app.cli.client import Api, connect
@@ -28,6 +34,10 @@ from app.cli.output import (
     size,
 )
 from app.settings import Settings
+
+ADAPTER_CONFIG = "adapter_config.json"
+SUMMARY = "reward_model.json"
+WHAT_TO_GIVE = "Give --base, with the directory of the base model's files, or with a catalogue id."
 
 commands = typer.Typer(help="Download trained adapters.", no_args_is_help=True)
 
@@ -90,7 +100,9 @@ def verify(
     directory: Annotated[Path, typer.Argument(exists=True, file_okay=False, metavar="ADAPTER_DIR")],
     base: Annotated[
         str | None,
-        typer.Option(help="The base model: a directory or a catalogue id. None: a merged model."),
+        typer.Option(
+            help="The base model: a directory or a catalogue id; default: what the adapter names."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The whole certificate.")] = False,
 ) -> None:
@@ -99,8 +111,8 @@ def verify(
     Needs the worker's libraries.
     """
     command = [sys.executable, "-P", "-m", "worker.trainer.verify", str(directory.resolve())]
-    if base is not None:
-        command += ["--base", str(_base_directory(base))]
+    if base is not None or (directory / ADAPTER_CONFIG).is_file():  # else a merged model
+        command += ["--base", str(_base_directory(base, directory))]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     certificate = json.loads(done.stdout or "{}")
     if "is_verified" not in certificate:  # why not stands above
@@ -164,16 +176,20 @@ def _bring(api: Api, file: Any, directory: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _base_directory(base: str) -> Path:
-    """Where the base model's files are; a catalogue id is fetched."""
-    if Path(base).is_dir():
+def _base_directory(base: str | None, adapter: Path) -> Path:
+    """Where the base model's files are; a catalogue id, or what the adapter names, is fetched."""
+    if base is not None and Path(base).is_dir():
         return Path(base).resolve()
     settings = Settings()
     try:
-        entry = load_catalogue(settings.base_models).get(base)
+        catalogue = load_catalogue(settings.base_models)
+        entry, revision = (
+            _named_by(adapter, catalogue) if base is None else (catalogue.get(base), None)
+        )
         fetched = fetch(
             entry,
             settings.model_cache,
+            revision=revision,
             token=settings.hub_token,
             endpoint=settings.hub_endpoint,
             max_bytes=settings.max_base_model_bytes,
@@ -181,3 +197,24 @@ def _base_directory(base: str) -> Path:
     except (UnknownBaseModelError, BaseModelError) as error:
         raise CommandError(error.detail, Ending.USAGE, error.hint) from error
     return fetched.path
+
+
+def _named_by(adapter: Path, catalogue: Catalogue) -> tuple[BaseModelEntry, str | None]:
+    """The catalogue's entry for the base model of an adapter, and the hub's commit of it."""
+    try:
+        summary = json.loads((adapter / SUMMARY).read_text())
+        name, revision = str(summary["base_model"]), summary["revision"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CommandError(
+            f"{adapter} has no {SUMMARY} that names its base model.", Ending.USAGE, WHAT_TO_GIVE
+        ) from error
+    for entry in catalogue.entries:
+        if isinstance(entry.source, HubSource) and entry.source.repo == name:
+            return entry, None if revision is None else str(revision)
+        if entry.id == name:
+            return entry, None
+    raise CommandError(
+        f"The adapter's base model is {name}, which the catalogue does not have.",
+        Ending.USAGE,
+        WHAT_TO_GIVE,
+    )

@@ -10,6 +10,7 @@ import typer
 from rich.progress import Progress
 
 from app.cli.client import Api, connect
+from app.cli.endings import CommandError, Ending
 from app.cli.output import (
     JsonOption,
     moment,
@@ -74,11 +75,26 @@ def list_datasets(
 
 @commands.command()
 def report(
-    dataset_id: Annotated[str, typer.Argument(help="ds_…")], as_json: JsonOption = False
+    dataset_id: Annotated[str, typer.Argument(help="ds_…")],
+    base_model: Annotated[
+        str | None,
+        typer.Option(help="Whose tokenizer counts; default: the catalogue's first."),
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=8, help="Tokens of a job; default: a job's default.")
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """What is odd about a dataset: duplicates, ties, how far length alone tells."""
+    """What is odd about a dataset: duplicates, ties, how far length alone tells.
+
+    A worker makes it the first time.
+    """
     with connect() as api:
-        document = api.get(f"/v1/datasets/{dataset_id}/report")
+        document = api.get(
+            f"/v1/datasets/{dataset_id}/report",
+            base_model=base_model or _first_base_model(api),
+            max_length=max_length,
+        )
     if as_json:
         print_json(document)
         return
@@ -100,6 +116,15 @@ def upload_file(api: Api, file: Path, name: str) -> Any:
             progress.update(task, description="checking", total=None)
 
         return api.upload(chunks(), content_type, name=name[:128])
+
+
+def _first_base_model(api: Api) -> str:
+    """Most of a report hangs little on the tokenizer; which one it was is said."""
+    if not (entries := api.get("/v1/base-models")["data"]):
+        raise CommandError("The service's catalogue of base models is empty.", Ending.REFUSED)
+    first = str(entries[0]["id"])
+    notes.print(plain(f"tokens of {first}; choose another with --base-model", "dim"))
+    return first
 
 
 def _show(dataset: Any) -> None:

@@ -114,7 +114,6 @@ def _run(settings: Settings, listener: socket.socket, keeper: WorkerKeeper | Non
     # Not for every command: it takes a second or two.
     import uvicorn
 
-    from app.jobs.reconciler import Reconciler
     from app.main import create_app
 
     class Server(uvicorn.Server):
@@ -128,6 +127,9 @@ def _run(settings: Settings, listener: socket.socket, keeper: WorkerKeeper | Non
         uvicorn.Config(
             app,
             backlog=BACKLOG,
+            # No limit_concurrency: it counts idle connections and streams too, and over it even
+            # /healthz gets a bare 503, so that a busy service would be restarted. What a key may
+            # have open is bounded by rate_* and open_answers, with problems that say so.
             log_config=None,
             access_log=False,  # the application logs requests itself, with their ids
             server_header=False,
@@ -146,14 +148,11 @@ def _run(settings: Settings, listener: socket.socket, keeper: WorkerKeeper | Non
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
-    reconciler = Reconciler(app.state.engine, app.state.settings, app.state.tickets)
-    reconciler.start()
     if keeper is not None:
         keeper.start()
     try:
         server.run(sockets=[listener])
     finally:
-        reconciler.stop()
         if keeper is not None:
             keeper.stop()
     if not server.started:

@@ -22,7 +22,7 @@ from app.datasets.pairs import DatasetSummary
 from app.datasets.reading import DatasetReader, ReadLimits
 from app.domain.lifecycle import TERMINAL
 from app.errors import ConflictError, NotFoundError, QuotaError, TooLargeError
-from app.models import Adapter, Dataset, Job
+from app.models import Adapter, Checkpoint, Dataset, Job
 from app.settings import Settings
 
 FileFormat = Literal["jsonl", "csv", "parquet"]
@@ -154,22 +154,22 @@ def preview(engine: Engine, dataset: Dataset, count: int) -> list[dict[str, Any]
 
 
 def hold_quota(session: Session, settings: Settings, tenant_id: str, further_bytes: int) -> None:
-    """Refuse what would take the tenant over its stored bytes."""
-    sizes = [
-        session.execute(
-            select(func.coalesce(func.sum(table.bytes), 0)).where(table.tenant_id == tenant_id)
-        ).scalar_one()
-        for table in (Dataset, Adapter)
+    """Refuse what would take the tenant over its stored bytes; 0 further ones when none is free."""
+    sums = [
+        select(func.coalesce(func.sum(Dataset.bytes), 0)).where(Dataset.tenant_id == tenant_id),
+        select(func.coalesce(func.sum(Adapter.bytes), 0)).where(Adapter.tenant_id == tenant_id),
+        select(func.coalesce(func.sum(Checkpoint.bytes), 0))
+        .join(Job, Job.id == Checkpoint.job_id)
+        .where(Job.tenant_id == tenant_id),
     ]
+    sizes = session.execute(select(*(each.scalar_subquery() for each in sums))).one()
     stored = sum(int(size) for size in sizes)
-    if (
-        stored + further_bytes > settings.quota_stored_bytes
-        or stored == settings.quota_stored_bytes
-    ):
+    if stored + max(further_bytes, 1) > settings.quota_stored_bytes:
+        more = f", and {further_bytes} more do not fit" if further_bytes else ""
         raise QuotaError(
-            f"{stored} of {settings.quota_stored_bytes} bytes are in use and {further_bytes} more "
-            "do not fit.",
-            hint="Delete datasets or adapters that are no longer needed.",
+            f"{stored} of {settings.quota_stored_bytes} bytes are in use{more}.",
+            hint="Delete datasets, adapters or finished jobs that are no longer needed; paused "
+            "jobs and failed ones keep checkpoints, the latter for a day.",
         )
 
 

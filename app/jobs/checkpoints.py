@@ -96,8 +96,11 @@ def kept(engine: Engine, job_id: str) -> list[tuple[Checkpoint, list[StoredFile]
         ]
 
 
-def drop_ended(engine: Engine) -> int:
-    """Let go of the checkpoints of ended jobs, except those asked to be kept; how many."""
+def drop_ended(engine: Engine, limit: int = 100) -> int:
+    """Let go of the checkpoints of ended jobs, except those asked to be kept; how many were found.
+
+    Several processes may do so at once: they lock the jobs in the same order.
+    """
     with transaction(engine) as session:
         rows = session.execute(
             select(Checkpoint.id, Checkpoint.job_id)
@@ -110,7 +113,9 @@ def drop_ended(engine: Engine) -> int:
                     Job.finished_at < now_ms() - FAILED_KEPT_MS,
                 ),
             )
-            .limit(100)
+            .order_by(Checkpoint.id)
+            .limit(limit)
+            .with_for_update(of=Job, key_share=True)
         ).all()
         ended = [checkpoint_id for checkpoint_id, _ in rows]
         session.execute(

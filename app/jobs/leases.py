@@ -186,13 +186,15 @@ def fail(
     *,
     host: str | None = None,
 ) -> JobStatus:
-    """End the attempt badly; where that leaves the job."""
+    """End the attempt badly, at ``step`` or the last one told; where that leaves the job."""
     is_retryable = code.failure.is_retryable
     status = repository.after_failure(is_retryable, settings.max_failures, settings.max_stalls)
-    event = Event("attempt_failed", f"{code}: {detail}", {"code": code, "step": step})
     with transaction(engine) as session:
-        # Nobody but the holder of the lease changes it.
-        failures = session.scalar(select(Job.failures).where(Job.id == lease.job_id)) or 0
+        # Nobody but the holder of the lease changes them.
+        known = session.execute(select(Job.failures, Job.step).where(Job.id == lease.job_id))
+        failures, last_step = known.one_or_none() or (0, None)
+        step = last_step if step is None else step
+        event = Event("attempt_failed", f"{code}: {detail}", {"code": code, "step": step})
         job = repository.leave(
             session,
             lease,

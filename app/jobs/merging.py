@@ -14,6 +14,7 @@ from app.adapters.service import AdapterNotFoundError
 from app.audit import trail
 from app.audit.acting import ActorDep
 from app.database import new_id, transaction
+from app.datasets import service as datasets
 from app.dependencies import (
     ArtifactsReaderDep,
     EngineDep,
@@ -23,7 +24,7 @@ from app.dependencies import (
     TicketsDep,
 )
 from app.domain.lifecycle import JobKind, JobStatus
-from app.errors import ConflictError, NotFoundError
+from app.errors import ConflictError, NotFoundError, QuotaError
 from app.jobs import repository
 from app.models import Job
 from app.problems import documented
@@ -45,6 +46,14 @@ class MergeInexactError(ConflictError):
 
     code = "merge_inexact"
     title = "This adapter cannot be merged exactly"
+
+
+class AlreadyMergedError(ConflictError):
+    """A merged export is no adapter any more, so there is nothing to merge."""
+
+    code = "already_merged"
+    title = "This is a merged export"
+    next_step = "Download it: it is an ordinary sequence-classification model."
 
 
 class MergeRead(BaseModel):
@@ -74,7 +83,7 @@ class MergeRead(BaseModel):
 @router.post(
     "/{adapter_id}/merge",
     status_code=status.HTTP_202_ACCEPTED,
-    responses=documented(AdapterNotFoundError, MergeInexactError),
+    responses=documented(AdapterNotFoundError, AlreadyMergedError, MergeInexactError, QuotaError),
 )
 def merge_adapter(
     adapter_id: AdapterId,
@@ -109,6 +118,8 @@ def get_merge(adapter_id: AdapterId, engine: ReaderDep, principal: ArtifactsRead
 def ask(session: Session, settings: Settings, tenant_id: str, adapter_id: str) -> Job:
     """The export that is there or under way, or a fresh one after a failure."""
     source = adapters.get(session, tenant_id, adapter_id)
+    if source.summary.get("is_merged"):
+        raise AlreadyMergedError(f"{adapter_id} is a merged export.")
     known = _newest(session, tenant_id, source.job_id)
     if known is not None and known.status not in (JobStatus.FAILED, JobStatus.CANCELLED):
         return known
@@ -117,6 +128,7 @@ def ask(session: Session, settings: Settings, tenant_id: str, adapter_id: str) -
             f"{adapter_id} was trained on a {source.summary['quantization']} base model.",
             hint="Load it with PEFT on the same quantised base.",
         )
+    datasets.hold_quota(session, settings, tenant_id, 0)
     trained = session.get_one(Job, source.job_id)
     return repository.insert_job(
         session,

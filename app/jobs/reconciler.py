@@ -25,6 +25,8 @@ from app.settings import Settings
 log = structlog.get_logger()
 
 COLLECT_SECONDS = 600
+#: Checkpoints and blobs a round, so that lost jobs never wait long for the bytes to be deleted.
+COLLECTED_AT_ONCE = 100
 FORGET_WORKER_MS = 86_400_000
 
 
@@ -57,9 +59,8 @@ class Reconciler(threading.Thread):
     def _round(self) -> None:
         if time.monotonic() >= self._sweep_from:
             requeue_lost(self._engine, self._settings)
-        if time.monotonic() >= self._collect_from:
+        if time.monotonic() >= self._collect_from and not collect(self._engine):
             self._collect_from = time.monotonic() + COLLECT_SECONDS
-            collect(self._engine)
         issue_missing(self._engine, self._settings, self._tickets)
 
 
@@ -108,10 +109,11 @@ def issue_missing(engine: Engine, settings: Settings, tickets: Tickets) -> None:
                 tickets.issue(name)
 
 
-def collect(engine: Engine) -> None:
-    """Drop what ended jobs leave behind."""
-    dropped = checkpoints.drop_ended(engine)
-    removed = blobs.collect_garbage(engine)
+def collect(engine: Engine) -> bool:
+    """Drop some of what ended jobs leave behind; whether there may be more."""
+    dropped = checkpoints.drop_ended(engine, COLLECTED_AT_ONCE)
+    removed = blobs.collect_garbage(engine, COLLECTED_AT_ONCE)
     with transaction(engine) as session:
         session.execute(delete(Worker).where(Worker.seen_at < now_ms() - FORGET_WORKER_MS))
     log.info("garbage_collected", checkpoints=dropped, blobs=removed)
+    return COLLECTED_AT_ONCE in (dropped, removed)

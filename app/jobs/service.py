@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.database import new_id, now_ms
+from app.datasets import service as datasets
 from app.domain.lifecycle import Desired, JobKind, JobStatus
 from app.domain.plan import TrainingPlan
 from app.domain.spec import EvalFraction, RewardJobSpec
@@ -82,10 +83,10 @@ def submit(
         KeyReusedError, QuotaError
     """
     spec, parent = submission.spec, submission.parent
-    fingerprint = spec_fingerprint(spec, parent.id if parent else None)
-    if known := find_replay(session, tenant_id, submission.idempotency_key, fingerprint):
+    if known := find_replay(session, tenant_id, submission):
         return known, True
     _hold_quota(session, settings, tenant_id)
+    datasets.hold_quota(session, settings, tenant_id, 0)  # nothing trains that cannot be kept
     job = Job(
         id=new_id("job"),
         tenant_id=tenant_id,
@@ -96,7 +97,7 @@ def submit(
         priority=spec.priority,
         # Only what was said: what was not may be resolved by the base model.
         spec=spec.model_dump(mode="json", exclude_unset=True),
-        spec_sha256=fingerprint,
+        spec_sha256=_fingerprint(submission),
         plan=submission.plan.model_dump(mode="json") if submission.plan else None,
         base_model=spec.base_model,
         train_dataset_id=spec.train_dataset,
@@ -108,7 +109,7 @@ def submit(
     try:
         job = repository.insert_job(session, job)
     except repository.DuplicateKey:  # the same request, a moment ago
-        known = find_replay(session, tenant_id, submission.idempotency_key, fingerprint)
+        known = find_replay(session, tenant_id, submission)
         if known is None:
             raise
         return known, True
@@ -126,19 +127,17 @@ def submit(
     return job, False
 
 
-def find_replay(
-    session: Session, tenant_id: str, idempotency_key: str | None, fingerprint: str
-) -> Job | None:
+def find_replay(session: Session, tenant_id: str, submission: Submission) -> Job | None:
     """The job that this request made before, or None.
 
     Raises:
         KeyReusedError: the key made another job.
     """
-    if idempotency_key is None:
+    if submission.idempotency_key is None:
         return None
     row = session.execute(
         select(Job, (Job.created_at < now_ms() - KEY_KEPT_MS).label("is_old")).where(
-            Job.tenant_id == tenant_id, Job.idempotency_key == idempotency_key
+            Job.tenant_id == tenant_id, Job.idempotency_key == submission.idempotency_key
         )
     ).one_or_none()
     if row is None:
@@ -147,19 +146,12 @@ def find_replay(
         session.execute(update(Job).where(Job.id == row.Job.id).values(idempotency_key=None))
         return None
     job: Job = row.Job
-    if job.spec_sha256 != fingerprint:
+    if job.spec_sha256 != _fingerprint(submission):
         raise KeyReusedError(
             f"This Idempotency-Key made {job.id} out of another request.",
             hint="Use a fresh key for a fresh request.",
         )
     return job
-
-
-def spec_fingerprint(spec: RewardJobSpec, parent_job_id: str | None) -> str:
-    """Tells whether two requests ask for the same: sha256 hex."""
-    parts = [parent_job_id, spec.model_dump(mode="json", exclude_unset=True)]
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def get(session: Session, tenant_id: str, job_id: str) -> Job:
@@ -235,6 +227,17 @@ def remove(session: Session, tenant_id: str, job_id: str) -> None:
 def not_found(job_id: str) -> JobNotFoundError:
     """No such job, or not this tenant's."""
     return JobNotFoundError(f"There is no job {job_id}.")
+
+
+def _fingerprint(submission: Submission) -> str:
+    """Tells whether two requests ask for the same: sha256 hex."""
+    parent = submission.parent
+    parts: list[Any] = [parent.id if parent else None]
+    parts.append(submission.spec.model_dump(mode="json", exclude_unset=True))
+    if submission.from_checkpoint:
+        parts.append("from_checkpoint")
+    document = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(document.encode()).hexdigest()
 
 
 def _desire(

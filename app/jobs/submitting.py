@@ -88,9 +88,8 @@ async def create_job(
 
     def replay() -> Job | None:
         with transaction(engine) as session:
-            return service.find_replay(
-                session, principal.tenant_id, idempotency_key, service.spec_fingerprint(body, None)
-            )
+            submission = Submission(body, None, idempotency_key)
+            return service.find_replay(session, principal.tenant_id, submission)
 
     if idempotency_key and (known := await to_thread.run_sync(replay)):
         return _created(known, is_replay=True)
@@ -132,14 +131,21 @@ async def clone_job(
     asked = body or JobClone()
     tenant_id = principal.tenant_id
 
-    def read() -> RewardJobSpec:
+    def read() -> tuple[RewardJobSpec, Job | None]:
         with transaction(engine) as session:
             parent = service.get(session, tenant_id, job_id)
+            spec = _spec(cloning.clone_spec(parent, asked.overrides))
+            submission = Submission(spec, None, idempotency_key, parent, asked.from_checkpoint)
+            # First, for the parent's checkpoint may be gone since.
+            if known := service.find_replay(session, tenant_id, submission):
+                return spec, known
         if asked.from_checkpoint:
             cloning.hold_checkpoint(parent, asked.overrides)
-        return _spec(cloning.clone_spec(parent, asked.overrides))
+        return spec, None
 
-    spec = await to_thread.run_sync(read)
+    spec, known = await to_thread.run_sync(read)
+    if known is not None:
+        return _created(known, is_replay=True)
     plan = await preflight_.plan(tenant_id, spec)
 
     def submit() -> tuple[Job, bool]:

@@ -327,3 +327,17 @@ def test_merged_export_is_asked_for_once_and_refused_for_quantised_bases(
         session.execute(update(Adapter).values(summary={"quantization": "4bit"}))
     assert client.post(path).json()["code"] == "merge_inexact"
     assert client.post("/v1/adapters/ad_" + "0" * 32 + "/merge").status_code == 404
+
+
+def test_merged_export_is_not_merged_again(
+    world: World, client: TestClient, job: dict[str, Any]
+) -> None:
+    adapter_id = world.publish(world.claim(), {"adapter_config.json": b"{}"})
+    client.post(f"/v1/adapters/{adapter_id}/merge")
+    merged_id = world.publish(world.claim(), {"model.safetensors": b"{}"}, is_merged=True)
+    answer = client.post(f"/v1/adapters/{merged_id}/merge")
+    assert (answer.status_code, answer.json()["code"]) == (409, "already_merged")
+    assert client.delete(f"/v1/jobs/{job['id']}").status_code == 204
+    assert client.get(f"/v1/adapters/{merged_id}").status_code == 200  # it is the tenant's own
+    assert client.post(f"/v1/adapters/{merged_id}/merge").json()["code"] == "already_merged"
+    assert client.post(f"/v1/adapters/{adapter_id}/merge").status_code == 404

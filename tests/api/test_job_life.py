@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from starlette.testclient import TestClient
 
 from app.domain.lifecycle import FailureCode
+from app.jobs import checkpoints
 from tests.api.world import FACTS, World
 
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights" * 1000}
@@ -164,6 +166,39 @@ def test_clone_goes_on_from_a_kept_checkpoint(
     assert [(c["step"], c["is_current"]) for c in found] == [(5, True)]
     assert client.delete(path).status_code == 204  # the clone has pointers of its own
     assert len(client.get(f"/v1/jobs/{clone['id']}/checkpoints").json()["data"]) == 1
+
+
+def test_clone_with_a_key_is_replayed_though_the_checkpoint_is_gone(
+    world: World, client: TestClient, job: dict[str, Any]
+) -> None:
+    lease = world.claim()
+    world.checkpoint(lease, 5)
+    url, key = f"/v1/jobs/{job['id']}/clone", {"Idempotency-Key": "k-1"}
+    from_checkpoint = {"from_checkpoint": True, "overrides": {"name": "again"}}
+    first = client.post(url, json=from_checkpoint, headers=key)
+    assert first.status_code == 201, first.text
+    world.publish(lease, FILES)
+    assert checkpoints.drop_ended(world.engine) == 1
+    again = client.post(url, json=from_checkpoint, headers=key)
+    assert (again.status_code, again.headers["idempotency-replayed"]) == (201, "true")
+    assert again.json()["id"] == first.json()["id"]
+    assert client.post(url, json=from_checkpoint).json()["code"] == "job_state"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{}, {"from_checkpoint": True, "overrides": {"name": "other"}}],
+    ids=["from the start", "with another name"],
+)
+def test_clone_with_the_key_of_another_clone_is_refused(
+    world: World, client: TestClient, job: dict[str, Any], other: dict[str, Any]
+) -> None:
+    world.checkpoint(world.claim(), 5)
+    url, key = f"/v1/jobs/{job['id']}/clone", {"Idempotency-Key": "k-1"}
+    first = client.post(url, json={"from_checkpoint": True}, headers=key)
+    assert first.status_code == 201, first.text
+    answer = client.post(url, json=other, headers=key)
+    assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_reused")
 
 
 def test_dry_run_shows_plan_and_stores_nothing(world: World, client: TestClient) -> None:

@@ -17,9 +17,9 @@ from app.domain.lifecycle import FailureCode
 from app.domain.progress import Noted, Reported
 from app.jobs import leases
 from app.main import create_app
-from app.models import Job
+from app.models import Checkpoint, Job
 from app.settings import Settings
-from tests.api.world import BASE_MODEL, FACTS, World
+from tests.api.world import BASE_MODEL, FACTS, World, claim_when_there
 
 
 def test_same_key_and_body_give_the_same_job(world: World, client: TestClient) -> None:
@@ -171,20 +171,6 @@ def during(work: Callable[[], None], request: Callable[[], Any]) -> Any:
         worker.join()
 
 
-def claim_when_there(world: World) -> Any:
-    """A worker that polls for an inspection."""
-    from app.broker import preflight_queue
-
-    deadline = threading.Event()
-    for _ in range(400):
-        queue = preflight_queue(world.settings)
-        claimed = leases.claim(world.engine, world.settings, queue, "host-ab/p:lease", "host")
-        if claimed:
-            return claimed[1]
-        deadline.wait(0.05)
-    raise AssertionError("no inspection was asked for")
-
-
 def test_submit_waits_for_the_inspection_and_has_a_plan(patient: World) -> None:
     def inspect() -> None:
         lease = claim_when_there(patient)
@@ -228,6 +214,36 @@ def test_queue_quota_is_held_at_the_door(
         assert answer.headers["x-should-retry"] == "false"
         client.post(f"/v1/jobs/{first['id']}/cancel")
         assert client.post("/v1/jobs", json=world.spec()).status_code == 201
+
+
+def test_full_store_takes_no_job_and_keeps_what_running_ones_make(
+    settings: Settings, engine: Engine, key_for: Callable[..., str]
+) -> None:
+    with TestClient(create_app(settings.model_copy(update={"quota_stored_bytes": 10_000}))) as full:
+        full.headers["Authorization"] = f"Bearer {key_for('acme')}"
+        world = World(full, engine, settings)
+        key = {"Idempotency-Key": "k-1"}
+        spec = world.spec()
+        job = full.post("/v1/jobs", json=spec, headers=key).json()
+        lease = world.claim()
+        adapter_id = world.publish(lease, {"a.bin": bytes(100)})
+        running = world.submit(train_dataset=spec["train_dataset"])
+        lease = world.claim()
+        world.checkpoint(lease, 5)
+        with transaction(engine) as session:
+            session.execute(update(Checkpoint).values(bytes=10_000))
+        for path, body in (
+            ("/v1/jobs", spec),
+            (f"/v1/jobs/{job['id']}/clone", {}),
+            (f"/v1/adapters/{adapter_id}/merge", None),
+        ):
+            answer = full.post(path, json=body)
+            assert (answer.status_code, answer.json()["code"]) == (429, "quota_exceeded"), path
+        assert full.post("/v1/jobs", json=spec, headers=key).json()["id"] == job["id"]
+        published = world.publish(lease, {"b.bin": bytes(20_000)})
+        assert world.get(running)["adapter_id"] == published
+        full.headers["Authorization"] = f"Bearer {key_for('other')}"
+        assert full.post("/v1/jobs", json=world.spec()).status_code == 201
 
 
 def test_runtime_quota_refuses_what_was_asked_and_not_the_default(

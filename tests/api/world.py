@@ -21,6 +21,7 @@ from app.domain.progress import CheckpointSaved, FileEntry, Packaged, Stepped
 from app.jobs import checkpoints, leases
 from app.jobs.repository import Lease
 from app.settings import Settings
+from tests.services import wait_until
 
 BASE_MODEL = "all-minilm-l6-v2"
 FACTS = BaseModelFacts(
@@ -121,7 +122,7 @@ class World:
             saved = CheckpointSaved(step=step, directory="checkpoint", files=files)
             checkpoints.save(self.engine, self.settings, lease, Path(name), saved)
 
-    def publish(self, lease: Lease, files: dict[str, bytes]) -> str:
+    def publish(self, lease: Lease, files: dict[str, bytes], **summary: Any) -> str:
         """The job succeeds with these files; the adapter's id."""
         with tempfile.TemporaryDirectory() as name:
             packaged = Packaged(
@@ -129,7 +130,7 @@ class World:
                 files=_write(Path(name), files),
                 metrics={"eval/accuracy": 0.9},
                 certificate={"max_difference": 0.0},
-                summary={"format": 1},
+                summary={"format": 1} | summary,
             )
             return leases.publish(self.engine, self.settings, lease, Path(name), packaged)
 
@@ -140,6 +141,20 @@ class World:
     def release(self, lease: Lease) -> None:
         """The worker stops, as it was asked to."""
         leases.release(self.engine, lease, "stopped on request")
+
+
+def claim_when_there(world: World) -> Lease:
+    """A worker that polls for an inspection."""
+    found: list[Lease] = []
+
+    def claim() -> bool:
+        queue = preflight_queue(world.settings)
+        claimed = leases.claim(world.engine, world.settings, queue, "host-ab/p:lease", "host")
+        found.extend([claimed[1]] if claimed else [])
+        return claimed is not None
+
+    wait_until("an inspection", claim)
+    return found[0]
 
 
 def _write(directory: Path, files: dict[str, bytes]) -> list[FileEntry]:

@@ -76,8 +76,15 @@ def url(service_dir: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def world(url: str, service_dir: Path) -> Iterator[World]:
     """That service with somebody who plays the worker."""
-    settings = Settings(data_dir=service_dir)
-    key = (service_dir / "api-key").read_text().strip()
+    with live_world(url, service_dir) as world:
+        yield world
+
+
+@contextmanager
+def live_world(url: str, data_dir: Path) -> Iterator[World]:
+    """A live service with somebody who plays the worker."""
+    settings = Settings(data_dir=data_dir)
+    key = (data_dir / "api-key").read_text().strip()
     engine = make_engine(settings.database)
     headers = {"Authorization": f"Bearer {key}"}
     with httpx.Client(base_url=url, headers=headers) as client:

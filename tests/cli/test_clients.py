@@ -10,16 +10,19 @@ import sys
 import tarfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
 from app.database import transaction
 from app.domain.lifecycle import FailureCode
+from app.domain.progress import Reported
 from app.jobs import leases
 from app.models import BlobChunk, StoredFile
-from tests.api.world import World, pairs
-from tests.cli.conftest import Run, serving
+from tests.api.world import BASE_MODEL, World, claim_when_there, pairs
+from tests.cli.conftest import Run, live_world, serving
+from tests.jobs.making import look
 from tests.services import free_port, wait_until
 
 FILES = {"reward_model.json": b'{"format": 1}', "adapter_model.safetensors": bytes(3_000_000)}
@@ -180,6 +183,40 @@ def test_dataset_with_bad_lines_is_refused_with_their_numbers(run: Run, tmp_path
     assert done.exit_code == 5
     assert "3" in done.stderr
     assert "rejected" in done.stderr
+
+
+def test_report_counts_with_the_base_model_that_was_asked_for_or_the_first(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service of its own: it waits for the worker that the test plays."""
+    with serving(tmp_path, "--no-worker", preflight_wait_seconds=60) as (_, url):
+        monkeypatch.setenv("PLAUDIT_URL", url)
+        monkeypatch.setenv("PLAUDIT_DATA_DIR", str(tmp_path))
+        with live_world(url, tmp_path) as world:
+            dataset = world.upload()["id"]
+            specs: list[Any] = []
+
+            def inspect() -> None:
+                lease = claim_when_there(world)
+                specs.append(look(world.engine, lease.job_id).spec)
+                said = [Reported(name="dataset", document={"rows": {"read": 20}})]
+                leases.record(world.engine, world.settings, lease, reports=said)
+                leases.complete(world.engine, lease, {})
+
+            worker = threading.Thread(target=inspect)
+            worker.start()
+            done = run("datasets", "report", dataset, "--max-length", 64)
+            worker.join()
+        assert done.exit_code == 0, done.stderr
+        assert "report.rows.read  20" in done.stdout
+        assert f"tokens of {BASE_MODEL}; choose another with --base-model" in done.stderr
+        assert (specs[0]["base_model"], specs[0]["training"]) == (BASE_MODEL, {"max_length": 64})
+        asked = ("--base-model", BASE_MODEL, "--max-length", 64, "--json")
+        again = run("datasets", "report", dataset, *asked)
+        assert json.loads(again.stdout)["report"] == {"rows": {"read": 20}}
+        assert again.stderr == ""
+        unknown = run("datasets", "report", dataset, "--base-model", "none-such")
+        assert (unknown.exit_code, BASE_MODEL in unknown.stderr) == (5, True)
 
 
 @pytest.fixture

@@ -106,6 +106,37 @@ def test_nothing_outlives_the_service(tmp_path: Path, number: signal.Signals) ->
     assert status == (-signal.SIGKILL if number == signal.SIGKILL else 0)
 
 
+#: Serves, counts its reconcilers as soon as it answers, and stops.
+COUNTING = """
+import os, signal, sys, threading, time, urllib.request
+from app.cli import app
+
+def count():
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/healthz").close()
+            break
+        except OSError:
+            time.sleep(0.1)
+    print(sum(thread.name == "reconciler" for thread in threading.enumerate()), flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=count).start()
+app(["serve", "--no-worker", "--port", sys.argv[1]])
+"""
+
+
+def test_service_has_one_reconciler(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTING, str(free_port())],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
 def test_stopping_service_ends_streams_at_once(tmp_path: Path) -> None:
     with serving(tmp_path, "--no-worker", preflight_wait_seconds=0) as (process, url):
         with httpx.Client(base_url=url, headers=key_of(process), timeout=60) as client:

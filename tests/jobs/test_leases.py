@@ -317,6 +317,16 @@ def test_failure_is_tried_again_exactly_when_its_code_says_so(
     assert (job.failures, job.stalls) == (1, 1)
 
 
+def test_failure_without_a_step_was_at_the_last_step_told(
+    engine: Engine, settings: Settings, lease: Lease
+) -> None:
+    steps = [Stepped(step=n, total_steps=10, epoch=n / 10, metrics={}) for n in (1, 2)]
+    leases.record(engine, settings, lease, steps=steps)
+    leases.fail(engine, settings, lease, FailureCode.NAN_LOSS, "loss is nan")
+    assert look(engine, lease.job_id).failure_step == 2
+    assert events_of(engine, lease.job_id)[-1].data["step"] == 2
+
+
 def test_failures_in_a_row_are_capped(engine: Engine, settings: Settings) -> None:
     job_id = queue_job(engine)
     for number in range(settings.max_failures):

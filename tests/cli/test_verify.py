@@ -1,0 +1,95 @@
+"""``plaudit verify``: an adapter's probes on its own base model, wherever that is to be had."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from app.cli import app
+from app.domain.progress import Packaged
+from tests.base_models.model_sources import COMMIT, OLD_COMMIT, Hub, hub
+from tests.trainer.conftest import Base, llama
+from tests.trainer.tiny import run_trainer
+
+__all__ = ["hub", "llama"]
+pytestmark = pytest.mark.train
+
+
+@pytest.fixture(scope="module")
+def trained(llama: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny adapter, as a worker with a local base model makes it."""
+    order = llama.order(count=8, eval_count=4, training={"epochs": 1})
+    work = tmp_path_factory.mktemp("trained")
+    done = run_trainer(work, order.model_copy(update={"model_name": "tiny"}))
+    return work / str(done.last(Packaged).directory)
+
+
+@pytest.fixture
+def adapter(trained: Path, tmp_path: Path) -> Path:
+    """The adapter, to be changed."""
+    return shutil.copytree(trained, tmp_path / "adapter")
+
+
+def verify(monkeypatch: pytest.MonkeyPatch, adapter: Path, source: str, *options: str) -> Result:
+    """With a catalogue of one base model, ``tiny``."""
+    catalogue = adapter.parent / "catalogue.yaml"
+    catalogue.write_text(f"tiny: {{source: '{source}'}}")
+    monkeypatch.setenv("PLAUDIT_BASE_MODELS", str(catalogue))
+    monkeypatch.setenv("PLAUDIT_DATA_DIR", str(adapter.parent / "data"))
+    return CliRunner().invoke(app, ["verify", str(adapter), *options])
+
+
+def edit(adapter: Path, **changes: object) -> None:
+    path = adapter / "reward_model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_base_model_that_the_adapter_names_is_taken_from_the_catalogue(
+    adapter: Path, llama: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = verify(monkeypatch, adapter, f"local:{llama.directory}")
+    assert done.exit_code == 0, done.output
+    assert "verified             yes" in done.stdout
+
+
+def test_base_model_of_a_hub_is_taken_at_the_adapter_s_commit(
+    adapter: Path, llama: Base, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.commits[OLD_COMMIT] = {
+        path.name: path.read_bytes() for path in llama.directory.iterdir() if path.is_file()
+    }
+    assert hub.refs["main"] == COMMIT  # the branch has moved on to another model
+    monkeypatch.setenv("PLAUDIT_HUB_ENDPOINT", hub.endpoint)
+    edit(adapter, base_model="acme/tiny", revision=OLD_COMMIT)
+    done = verify(monkeypatch, adapter, "hub:acme/tiny@main", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["is_verified"] is True
+
+
+def test_scores_that_differ_are_told(
+    adapter: Path, llama: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = adapter / "probes.jsonl"
+    first, *others = path.read_text().splitlines()
+    probe = json.loads(first)
+    path.write_text("\n".join([json.dumps(probe | {"chosen_score": 99.0}), *others]))
+    done = verify(monkeypatch, adapter, "local:/nowhere", "--base", str(llama.directory))
+    assert done.exit_code == 1, done.output
+    assert "verified             NO" in done.stdout
+
+
+def test_adapter_of_an_unknown_base_model_asks_for_it(
+    adapter: Path, llama: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(adapter, base_model="other")
+    done = verify(monkeypatch, adapter, f"local:{llama.directory}")
+    assert done.exit_code == 2
+    assert "base model is other" in done.stderr
+    assert "--base" in done.stderr
+    (adapter / "reward_model.json").unlink()
+    done = verify(monkeypatch, adapter, f"local:{llama.directory}")
+    assert (done.exit_code, "--base" in done.stderr) == (2, True)

@@ -1,0 +1,96 @@
+"""What ended jobs leave behind is collected as fast as it comes, by several processes at once."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, insert, select
+
+from app import blobs
+from app.broker import make_tickets
+from app.database import new_id, transaction
+from app.jobs import reconciler
+from app.jobs.reconciler import Reconciler
+from app.models import Blob, BlobChunk, Checkpoint
+from app.settings import Settings
+from tests.jobs.making import look, queue_job
+from tests.services import wait_until
+
+#: More than two rounds take.
+MANY = 230
+
+
+@pytest.fixture
+def ended_job(engine: Engine) -> str:
+    """A job that was cancelled, with many checkpoints and, beside it, as many old orphans."""
+    job_id = queue_job(engine, status="cancelled", checkpoint_id="ckpt_0")
+    orphans: list[dict[str, Any]] = [
+        {"id": new_id("blob"), "state": "ready", "sha256": f"{i:064x}", "size": 1, "created_at": 1}
+        for i in range(MANY)
+    ]
+    with transaction(engine) as session:
+        session.execute(insert(Blob), orphans)
+        session.execute(
+            insert(BlobChunk), [{"blob_id": o["id"], "seq": 0, "data": b"x"} for o in orphans]
+        )
+        session.execute(
+            insert(Checkpoint),
+            [
+                {"id": f"ckpt_{i}", "job_id": job_id, "attempt": 1, "step": i, "bytes": 1}
+                for i in range(MANY)
+            ],
+        )
+    return job_id
+
+
+def left(engine: Engine) -> list[int]:
+    with transaction(engine) as session:
+        return [
+            session.scalar(select(func.count()).select_from(table)) or 0
+            for table in (Checkpoint, Blob, BlobChunk)
+        ]
+
+
+def test_round_that_was_full_is_followed_by_another(
+    engine: Engine, settings: Settings, ended_job: str
+) -> None:
+    quick = settings.model_copy(update={"reconcile_seconds": 0.01})
+    thread = Reconciler(engine, quick, make_tickets(quick))
+    thread._collect_from = 0  # not after ten minutes
+    thread.start()
+    try:
+        wait_until("the last of them to go", lambda: left(engine) == [0, 0, 0])
+    finally:
+        thread.stop()
+    assert look(engine, ended_job).checkpoint_id is None
+
+
+def test_each_blob_has_one_collector_that_removes_it(
+    engine: Engine, ended_job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed: Counter[str] = Counter()
+    remove = blobs.remove
+
+    def counted(engine: Engine, blob_id: str) -> None:
+        removed[blob_id] += 1
+        remove(engine, blob_id)
+
+    monkeypatch.setattr(blobs, "remove", counted)
+    gate = threading.Barrier(2)
+
+    def collect_all() -> None:
+        gate.wait()
+        while reconciler.collect(engine):
+            pass
+
+    threads = [threading.Thread(target=collect_all) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert left(engine) == [0, 0, 0]
+    assert (len(removed), set(removed.values())) == (MANY, {1})
+    assert look(engine, ended_job).checkpoint_id is None
