@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from app.domain.lifecycle import FailureCode
 from app.domain.order import EXIT_FAILED, EXIT_STOPPED, WorkOrder
 from app.domain.progress import Failed, Inspected, Noted, Packaged, Reported, Stepped, Stopped
 from tests.trainer.conftest import Base, Recorder
-from tests.trainer.tiny import make_pairs
+from tests.trainer.tiny import make_pairs, run_trainer
 from worker.trainer.diagnosis import diagnose
 from worker.trainer.failures import TrainerFailure
 from worker.trainer.run import carry_out
@@ -72,18 +71,63 @@ def test_run_that_moves_nothing_fails(llama: Base, recorder: Recorder) -> None:
     assert failure.detail.startswith("after 1 steps")
 
 
-def test_refused_data_are_reported_all_the_same(llama: Base, recorder: Recorder) -> None:
-    order = llama.order(count=12, training={"max_length": 64, "overlong": "error"})
-    assert order.train_file
-    lines = Path(order.train_file).read_text().splitlines()
-    row = json.loads(lines[4])
-    row["chosen"][0]["content"] = "the " * 200
-    lines[4] = json.dumps(row)
-    Path(order.train_file).write_text("\n".join(lines) + "\n")
+def with_long_reply(count: int) -> list[dict[str, Any]]:
+    rows = make_pairs(count)
+    rows[4]["chosen"][0]["content"] = "the " * 200
+    return rows
+
+
+def unusable(base: Base, case: str) -> WorkOrder:
+    """An order whose data nothing can be learned from, each for a reason of its own."""
+    if case == "overlong":
+        limit = {"max_length": 64, "overlong": "error"}
+        return base.order(rows=with_long_reply(12), eval_count=0, training=limit)
+    if case == "none left":
+        return changed(base.order(count=8, eval_count=0), tokenization={"max_length": 3})
+    if case == "template":
+        strict = "{{ raise_exception('no such role') }}"
+        return changed(base.order(count=8, eval_count=0), tokenization={"chat_template": strict})
+    if case == "pad token":
+        rows = make_pairs(8, text=True)
+        rows[2]["rejected"] += " <pad>"
+        order = base.order(rows=rows, eval_count=0, text=True)
+        return changed(order, tokenization={"append_eos": False})
+    rows = [row | {"prompt": make_pairs(1)[0]["prompt"]} for row in make_pairs(8)]
+    order = base.order(rows=rows, eval_count=0)
+    return changed(order, data={"eval": None, "eval_fraction": 0.25})
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ("overlong", "line 5: longer than max_length=64 tokens"),
+        ("none left", "all 8 pairs are longer than max_length=3 tokens"),
+        ("template", "the chat template cannot render it: no such role"),
+        ("pad token", "line 3: a text ends in '<pad>'"),
+        ("one prompt", "every pair has the same prompt"),
+    ],
+)
+def test_inspection_refuses_the_data_that_the_job_would(
+    llama: Base, recorder: Recorder, case: str, reason: str
+) -> None:
+    order = unusable(llama, case)
     failure = failed(order, recorder)
     assert failure.code is FailureCode.DATASET_INVALID
-    assert "line 5" in failure.detail
-    report = next(m.document for m in recorder.of(Reported) if m.name == "dataset")
+    assert reason in failure.detail
+    dry = Recorder()
+    assert failed(order.model_copy(update={"action": "inspect"}), dry) == failure
+    assert not dry.of(Inspected)
+    reports = [m.name for m in dry.of(Reported)]
+    assert reports == ["dataset", "memory"]
+
+
+def test_real_inspection_reports_the_data_it_refuses(llama: Base, tmp_path: Path) -> None:
+    order = unusable(llama, "overlong").model_copy(update={"action": "inspect"})
+    done = run_trainer(tmp_path / "work", order)
+    assert done.status == EXIT_FAILED
+    assert done.last(Failed).code is FailureCode.DATASET_INVALID
+    assert done.messages[-1] == done.last(Failed)
+    report = next(m.document for m in done.of(Reported) if m.name == "dataset")
     assert report["rows"] == 12
     assert report["findings"]["overlong"] == {"count": 1, "lines": [5]}
 
