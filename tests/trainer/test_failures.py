@@ -50,7 +50,8 @@ def test_margin_that_is_no_number_stops_the_step(llama: Base, recorder: Recorder
     rows[5]["margin"] = math.nan
     failure = failed(llama.order(rows=rows, eval_count=0), recorder)
     assert failure.code is FailureCode.NAN_LOSS
-    assert "the loss at step" in failure.detail
+    assert failure.step
+    assert f"the loss at step {failure.step} is" in failure.detail
     assert not any(math.isnan(v) for m in recorder.of(Stepped) for v in m.metrics.values())
 
 
@@ -69,6 +70,18 @@ def test_run_that_moves_nothing_fails(llama: Base, recorder: Recorder) -> None:
     failure = failed(order, recorder)
     assert failure.code is FailureCode.NOTHING_TRAINED
     assert failure.detail.startswith("after 1 steps")
+    assert failure.step == 1
+
+
+def test_error_of_a_library_says_at_which_step_it_came(
+    llama: Base, recorder: Recorder, work: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (work / "checkpoint-2").write_text("a file where the checkpoint must go")
+    order = llama.order(count=24, eval_count=0, training={"checkpoint_steps": 1, "batch_size": 8})
+    failure = failed(order, recorder)
+    assert (failure.code, failure.step) == (FailureCode.INTERNAL, 2)
+    assert "checkpoint-2" in failure.detail
+    assert "Traceback" in capfd.readouterr().err
 
 
 def with_long_reply(count: int) -> list[dict[str, Any]]:

@@ -149,4 +149,6 @@ class Checkpointer(TrainerCallback):
 
 def nan_loss(what: str, step: int) -> TrainerFailure:
     """The failure for a loss or gradient that is no number."""
-    return TrainerFailure(FailureCode.NAN_LOSS, f"{what} at step {step} is not a finite number")
+    return TrainerFailure(
+        FailureCode.NAN_LOSS, f"{what} at step {step} is not a finite number", step
+    )

@@ -27,9 +27,9 @@ def carry_out(order: WorkOrder, channel: Channel) -> int:
         return EXIT_STOPPED
     except BaseException as error:  # noqa: BLE001 - the supervisor hears of all of them
         failure = diagnose(error)
-        if not isinstance(error, TrainerFailure):
+        if not isinstance(error, TrainerFailure) or error.__cause__:
             traceback.print_exc(file=sys.stderr)
-        channel.say(Failed(code=failure.code, detail=failure.detail[:8000]))
+        channel.say(Failed(code=failure.code, detail=failure.detail[:8000], step=failure.step))
         return EXIT_FAILED
     return EXIT_DONE
 
