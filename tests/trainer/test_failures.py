@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,19 @@ def test_quantisation_without_a_gpu_is_refused(llama: Base, recorder: Recorder) 
     assert "needs a CUDA GPU" in failure.detail
 
 
+def test_disk_that_is_full_at_a_checkpoint_is_called_so(llama: Base, recorder: Recorder) -> None:
+    order = llama.order(count=16, eval_count=0, training={"checkpoint_steps": 1, "batch_size": 8})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Room for the adapter's weights; writing those of the optimiser comes to an end, as on a disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (32_000, hard))
+    try:
+        failure = failed(order, recorder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (failure.code, failure.step) == (FailureCode.DISK_FULL, 1)
+    assert "unexpected pos" in failure.detail
+
+
 def test_fast_engine_that_was_insisted_on_is_refused(llama: Base, recorder: Recorder) -> None:
     order = changed(llama.order(lora={"dropout": 0.1}), engine="shared_prefix")
     failure = failed(order, recorder)
@@ -206,6 +220,7 @@ def test_model_that_is_not_there_is_a_failure_with_a_reason(
         (MemoryError(), FailureCode.OUT_OF_MEMORY),
         (OSError(errno.ENOSPC, "No space left on device"), FailureCode.DISK_FULL),
         (RuntimeError("I/O error: No space left on device (os error 28)"), FailureCode.DISK_FULL),
+        (RuntimeError("basic_ios::clear: iostream error"), FailureCode.DISK_FULL),
         (TrainerFailure(FailureCode.NAN_LOSS, "as it is"), FailureCode.NAN_LOSS),
         (KeyError("anything else"), FailureCode.INTERNAL),
     ],
