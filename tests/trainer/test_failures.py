@@ -172,6 +172,21 @@ def test_fast_engine_that_was_insisted_on_is_refused(llama: Base, recorder: Reco
     assert "dropout is in use" in failure.detail
 
 
+@pytest.mark.parametrize(
+    ("model", "reason", "is_warning"),
+    [("llama", "dropout is in use", True), ("minilm", "not a causal decoder", False)],
+)
+def test_fallback_from_the_fast_engine_says_why(
+    recorder: Recorder, request: pytest.FixtureRequest, model: str, reason: str, is_warning: bool
+) -> None:
+    base: Base = request.getfixturevalue(model)
+    order = base.order(count=8, eval_count=0, lora={"dropout": 0.1})
+    failed(changed(order, reward={"learning_rate": 1e-60}), recorder)  # only as far as that
+    (note,) = [m for m in recorder.of(Noted) if m.code == "engine_stock"]
+    assert reason in note.message
+    assert note.is_warning is is_warning  # an encoder has no choice; a warning is on the job
+
+
 def test_weights_that_would_be_random_and_lost_are_refused(llama: Base, recorder: Recorder) -> None:
     failure = failed(changed(llama.order(), head_modules=["classifier"]), recorder)
     assert failure.code is FailureCode.MODEL_UNSUPPORTED

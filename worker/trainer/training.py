@@ -140,7 +140,12 @@ def choose_engine(run: Run, channel: Channel) -> str:
         raise TrainerFailure(FailureCode.ENGINE_UNSUPPORTED, reason)
     trainer.use_stock()
     channel.say(
-        Noted(code="engine_stock", message=f"trained with TRL's own steps: {reason}"[:2000])
+        Noted(
+            code="engine_stock",
+            message=f"trained with TRL's own steps: {reason}"[:2000],
+            # An encoder never can: that is no news for whoever submits one.
+            is_warning=hasattr(trainer.model.get_base_model(), "score"),
+        )
     )
     return "stock"
 
