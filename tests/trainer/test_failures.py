@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import json
 import math
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from app.domain.lifecycle import FailureCode
 from app.domain.order import EXIT_FAILED, EXIT_STOPPED, WorkOrder
 from app.domain.progress import Failed, Inspected, Noted, Packaged, Reported, Stepped, Stopped
 from tests.trainer.conftest import Base, Recorder
-from tests.trainer.tiny import make_pairs
+from tests.trainer.tiny import make_pairs, run_trainer
 from worker.trainer.diagnosis import diagnose
 from worker.trainer.failures import TrainerFailure
 from worker.trainer.run import carry_out
@@ -51,7 +51,8 @@ def test_margin_that_is_no_number_stops_the_step(llama: Base, recorder: Recorder
     rows[5]["margin"] = math.nan
     failure = failed(llama.order(rows=rows, eval_count=0), recorder)
     assert failure.code is FailureCode.NAN_LOSS
-    assert "the loss at step" in failure.detail
+    assert failure.step
+    assert f"the loss at step {failure.step} is" in failure.detail
     assert not any(math.isnan(v) for m in recorder.of(Stepped) for v in m.metrics.values())
 
 
@@ -70,20 +71,77 @@ def test_run_that_moves_nothing_fails(llama: Base, recorder: Recorder) -> None:
     failure = failed(order, recorder)
     assert failure.code is FailureCode.NOTHING_TRAINED
     assert failure.detail.startswith("after 1 steps")
+    assert failure.step == 1
 
 
-def test_refused_data_are_reported_all_the_same(llama: Base, recorder: Recorder) -> None:
-    order = llama.order(count=12, training={"max_length": 64, "overlong": "error"})
-    assert order.train_file
-    lines = Path(order.train_file).read_text().splitlines()
-    row = json.loads(lines[4])
-    row["chosen"][0]["content"] = "the " * 200
-    lines[4] = json.dumps(row)
-    Path(order.train_file).write_text("\n".join(lines) + "\n")
+def test_error_of_a_library_says_at_which_step_it_came(
+    llama: Base, recorder: Recorder, work: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (work / "checkpoint-2").write_text("a file where the checkpoint must go")
+    order = llama.order(count=24, eval_count=0, training={"checkpoint_steps": 1, "batch_size": 8})
+    failure = failed(order, recorder)
+    assert (failure.code, failure.step) == (FailureCode.INTERNAL, 2)
+    assert "checkpoint-2" in failure.detail
+    assert "Traceback" in capfd.readouterr().err
+
+
+def with_long_reply(count: int) -> list[dict[str, Any]]:
+    rows = make_pairs(count)
+    rows[4]["chosen"][0]["content"] = "the " * 200
+    return rows
+
+
+def unusable(base: Base, case: str) -> WorkOrder:
+    """An order whose data nothing can be learned from, each for a reason of its own."""
+    if case == "overlong":
+        limit = {"max_length": 64, "overlong": "error"}
+        return base.order(rows=with_long_reply(12), eval_count=0, training=limit)
+    if case == "none left":
+        return changed(base.order(count=8, eval_count=0), tokenization={"max_length": 3})
+    if case == "template":
+        strict = "{{ raise_exception('no such role') }}"
+        return changed(base.order(count=8, eval_count=0), tokenization={"chat_template": strict})
+    if case == "pad token":
+        rows = make_pairs(8, text=True)
+        rows[2]["rejected"] += " <pad>"
+        order = base.order(rows=rows, eval_count=0, text=True)
+        return changed(order, tokenization={"append_eos": False})
+    rows = [row | {"prompt": make_pairs(1)[0]["prompt"]} for row in make_pairs(8)]
+    order = base.order(rows=rows, eval_count=0)
+    return changed(order, data={"eval": None, "eval_fraction": 0.25})
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ("overlong", "line 5: longer than max_length=64 tokens"),
+        ("none left", "all 8 pairs are longer than max_length=3 tokens"),
+        ("template", "the chat template cannot render it: no such role"),
+        ("pad token", "line 3: a text ends in '<pad>'"),
+        ("one prompt", "every pair has the same prompt"),
+    ],
+)
+def test_inspection_refuses_the_data_that_the_job_would(
+    llama: Base, recorder: Recorder, case: str, reason: str
+) -> None:
+    order = unusable(llama, case)
     failure = failed(order, recorder)
     assert failure.code is FailureCode.DATASET_INVALID
-    assert "line 5" in failure.detail
-    report = next(m.document for m in recorder.of(Reported) if m.name == "dataset")
+    assert reason in failure.detail
+    dry = Recorder()
+    assert failed(order.model_copy(update={"action": "inspect"}), dry) == failure
+    assert not dry.of(Inspected)
+    reports = [m.name for m in dry.of(Reported)]
+    assert reports == ["dataset", "memory"]
+
+
+def test_real_inspection_reports_the_data_it_refuses(llama: Base, tmp_path: Path) -> None:
+    order = unusable(llama, "overlong").model_copy(update={"action": "inspect"})
+    done = run_trainer(tmp_path / "work", order)
+    assert done.status == EXIT_FAILED
+    assert done.last(Failed).code is FailureCode.DATASET_INVALID
+    assert done.messages[-1] == done.last(Failed)
+    report = next(m.document for m in done.of(Reported) if m.name == "dataset")
     assert report["rows"] == 12
     assert report["findings"]["overlong"] == {"count": 1, "lines": [5]}
 
@@ -94,11 +152,39 @@ def test_quantisation_without_a_gpu_is_refused(llama: Base, recorder: Recorder) 
     assert "needs a CUDA GPU" in failure.detail
 
 
+def test_disk_that_is_full_at_a_checkpoint_is_called_so(llama: Base, recorder: Recorder) -> None:
+    order = llama.order(count=16, eval_count=0, training={"checkpoint_steps": 1, "batch_size": 8})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Room for the adapter's weights; writing those of the optimiser comes to an end, as on a disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (32_000, hard))
+    try:
+        failure = failed(order, recorder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (failure.code, failure.step) == (FailureCode.DISK_FULL, 1)
+    assert "unexpected pos" in failure.detail
+
+
 def test_fast_engine_that_was_insisted_on_is_refused(llama: Base, recorder: Recorder) -> None:
     order = changed(llama.order(lora={"dropout": 0.1}), engine="shared_prefix")
     failure = failed(order, recorder)
     assert failure.code is FailureCode.ENGINE_UNSUPPORTED
     assert "dropout is in use" in failure.detail
+
+
+@pytest.mark.parametrize(
+    ("model", "reason", "is_warning"),
+    [("llama", "dropout is in use", True), ("minilm", "not a causal decoder", False)],
+)
+def test_fallback_from_the_fast_engine_says_why(
+    recorder: Recorder, request: pytest.FixtureRequest, model: str, reason: str, is_warning: bool
+) -> None:
+    base: Base = request.getfixturevalue(model)
+    order = base.order(count=8, eval_count=0, lora={"dropout": 0.1})
+    failed(changed(order, reward={"learning_rate": 1e-60}), recorder)  # only as far as that
+    (note,) = [m for m in recorder.of(Noted) if m.code == "engine_stock"]
+    assert reason in note.message
+    assert note.is_warning is is_warning  # an encoder has no choice; a warning is on the job
 
 
 def test_weights_that_would_be_random_and_lost_are_refused(llama: Base, recorder: Recorder) -> None:
@@ -149,6 +235,7 @@ def test_model_that_is_not_there_is_a_failure_with_a_reason(
         (MemoryError(), FailureCode.OUT_OF_MEMORY),
         (OSError(errno.ENOSPC, "No space left on device"), FailureCode.DISK_FULL),
         (RuntimeError("I/O error: No space left on device (os error 28)"), FailureCode.DISK_FULL),
+        (RuntimeError("basic_ios::clear: iostream error"), FailureCode.DISK_FULL),
         (TrainerFailure(FailureCode.NAN_LOSS, "as it is"), FailureCode.NAN_LOSS),
         (KeyError("anything else"), FailureCode.INTERNAL),
     ],

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,3 +93,22 @@ def test_adapter_on_a_quantised_base_scores_the_same_after_a_reload(
     assert any("score" in name for name in tensors)
     config = json.loads((work / packaged.directory / "adapter_config.json").read_text())
     assert config["modules_to_save"] == ["score"]
+    # The card's program is on its own: it quantises as the training did, from what it says alone.
+    probe = packaged.certificate["probes"][0]
+    texts = json.loads((work / packaged.directory / "probes.jsonl").read_text().splitlines()[0])
+    scores = card_scores(work / packaged.directory, base, [texts["chosen"], texts["rejected"]])
+    for score, reply in zip(scores, ("chosen", "rejected"), strict=True):
+        assert score == pytest.approx(probe[reply]["expected"], abs=0.03)
+
+
+def card_scores(adapter: Path, base: Base, texts: list[str]) -> list[float]:
+    found = re.search(r"```python\n(.*?)```", (adapter / "README.md").read_text(), re.DOTALL)
+    assert found
+    code = found[1].replace('"plaudit/tiny"', repr(str(base.directory)))
+    code = code.replace("batch = tokenizer(", f"texts = {texts!r}\nbatch = tokenizer(")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=adapter, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    scores: list[float] = json.loads(done.stdout)
+    return scores

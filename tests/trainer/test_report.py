@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 
 from app.domain.plan import TokenizationPlan
 from tests.architectures import CHAT_TEMPLATE, make_checkpoint
-from worker.trainer.report import Survey, shared_prefix, survey_of
-from worker.trainer.tokenization import PairFile, PairTokenizer, TokenizedRow
+from worker.trainer.report import Survey, shared_prefix
+from worker.trainer.tokenization import PairFile, PairTokenizer, TokenizedRow, tokenized_rows
 
 
 def row(line: int, chosen: str, rejected: str, prompt: str | None = "q: ", **more: Any) -> Any:
@@ -159,7 +160,11 @@ def test_real_tokenizer_reports_what_its_template_refuses(tmp_path: Path):
     ]
     file = tmp_path / "train.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    found = survey_of(tokenizer, PairFile(file), PairFile(file)).document()
+    survey = Survey(plan.max_length)
+    for name, add in (("training", survey.add), ("eval", survey.add_held_out)):
+        for pair in tokenized_rows(PairFile(file), tokenizer, partial(survey.refuse, name)):
+            add(pair)
+    found = survey.document()
     assert found["rows"] == 3
     invalid = [(r["dataset"], r["line"]) for r in found["invalid"]["rows"]]
     assert invalid == [("training", 2), ("eval", 2)]

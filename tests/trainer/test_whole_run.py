@@ -101,6 +101,13 @@ def test_checkpoints_are_said_with_their_files(run: Outcome) -> None:
             "trainer_state.json",
         }
         assert names == {p.name for p in (run.work / message.directory).iterdir()}
+        manifest = json.loads((run.work / message.directory / "manifest.json").read_text())
+        assert message.metrics == manifest["metrics"]
+        (said,) = [
+            m for m in run.of(Stepped) if m.step == message.step and "train/loss" in m.metrics
+        ]
+        assert message.metrics.items() >= said.metrics.items()
+        assert "eval_before/accuracy" in message.metrics
 
 
 def test_package_is_what_a_client_needs_and_no_more(run: Outcome, adapter: Path) -> None:

@@ -114,6 +114,7 @@ class Checkpointer(TrainerCallback):
         """Complete the checkpoint that was just written, and say where it is."""
         directory = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         best = Path(state.best_model_checkpoint) if state.best_model_checkpoint else None
+        metrics = finite({**self.before, **self.reporter.last})
         files = complete(
             directory,
             best=best,
@@ -121,7 +122,7 @@ class Checkpointer(TrainerCallback):
             is_finished=self.is_finished(state),
             same=self.same,
             tokens=self.trainer._total_train_tokens,
-            metrics=finite({**self.before, **self.reporter.last}),
+            metrics=metrics,
         )
         self.channel.say(
             CheckpointSaved(
@@ -129,6 +130,7 @@ class Checkpointer(TrainerCallback):
                 directory=directory.name,
                 files=files,
                 is_best=best is not None and best.name == directory.name,
+                metrics=metrics,
             )
         )
         self._saved = [p for p in self._saved if p.name != directory.name] + [directory]
@@ -149,4 +151,6 @@ class Checkpointer(TrainerCallback):
 
 def nan_loss(what: str, step: int) -> TrainerFailure:
     """The failure for a loss or gradient that is no number."""
-    return TrainerFailure(FailureCode.NAN_LOSS, f"{what} at step {step} is not a finite number")
+    return TrainerFailure(
+        FailureCode.NAN_LOSS, f"{what} at step {step} is not a finite number", step
+    )

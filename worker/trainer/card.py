@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.domain.plan import TrainingPlan
+from worker.trainer.model import Numerics, quantization_arguments
 
 _SHOWN = (
     "accuracy",
@@ -29,7 +30,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer{imported}
 
 adapter = Path(".")  # this directory
 base = {base}  # or the directory where you keep it
@@ -50,7 +51,7 @@ batch = tokenizer(
     padding_side="right",
     return_token_type_ids=False,
     return_tensors="pt",
-)
+).to(model.device)
 with torch.inference_mode():
     scores = model(**batch).logits[:, 0]
 print(scores.tolist())  # raw rewards: a higher one is a better reply
@@ -129,14 +130,18 @@ def scoring_program(summary: Mapping[str, Any]) -> str:
     if summary["data_format"] == "text":
         eos = f' + "{summary["eos_token"]}"' if summary["append_eos"] else ""
         render = _RENDER_TEXT.replace("{eos}", eos)
-    more = ""
+    more, imported = "", ""
     if summary["quantization"] != "none":
-        bits = summary["quantization"].removesuffix("bit")
-        more = f",\n    quantization_config=BitsAndBytesConfig(load_in_{bits}bit=True)"
+        numerics = Numerics("cuda", summary["dtype"] == "bfloat16", summary["quantization"])
+        arguments = quantization_arguments(numerics, summary["head_modules"])
+        lines = "".join(f"        {name}={value!r},\n" for name, value in arguments.items())
+        more = f",\n    quantization_config=BitsAndBytesConfig(\n{lines}    )"
+        imported = ", BitsAndBytesConfig"
     text = _LOADING.format(
         base=base,
         dtype=summary["dtype"],
         more=more,
+        imported=imported,
         render=render,
         add_special_tokens=summary["add_special_tokens"],
     )

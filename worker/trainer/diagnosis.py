@@ -11,6 +11,10 @@ from worker.trainer.failures import TrainerFailure
 
 _TEXTS = {
     "No space left on device": FailureCode.DISK_FULL,
+    # What torch.save says of a write cut short; the reason that the system gave is lost by then.
+    ". unexpected pos ": FailureCode.DISK_FULL,
+    "basic_ios::clear: iostream error": FailureCode.DISK_FULL,
+    "PytorchStreamWriter failed writing": FailureCode.DISK_FULL,
     "DefaultCPUAllocator: can't allocate memory": FailureCode.OUT_OF_MEMORY,
     "CUDA out of memory": FailureCode.CUDA_OOM,
     "CUDA error": FailureCode.CUDA_ERROR,

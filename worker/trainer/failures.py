@@ -6,12 +6,16 @@ from app.domain.lifecycle import FailureCode
 
 
 class TrainerFailure(Exception):
-    """A run or an inspection cannot go on; ``detail`` says what was found and what to do."""
+    """A run or an inspection cannot go on; ``detail`` says what was found and what to do.
 
-    def __init__(self, code: FailureCode, detail: str) -> None:
+    ``step`` is the training step that failed, or the last one done where none is to blame.
+    """
+
+    def __init__(self, code: FailureCode, detail: str, step: int | None = None) -> None:
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail
+        self.step = step
 
 
 class Stopped(Exception):

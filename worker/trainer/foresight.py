@@ -1,17 +1,67 @@
-"""What can be said before anything is trained: what is odd about the data, what memory it takes."""
+"""What can be said before anything is trained: the pairs, what is odd about them, what memory they
+take.
+
+An inspection and a training job both come this way, so neither takes what the other refuses.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from app.domain.order import WorkOrder
-from app.domain.plan import BaseModelFacts
+from app.domain.plan import BaseModelFacts, TrainingPlan
 from app.domain.progress import Noted, Reported
+from worker.trainer import pairs
 from worker.trainer.channel import Channel
+from worker.trainer.failures import Stopped
 from worker.trainer.memory import checkpoints_activations, estimate_memory, explain
 from worker.trainer.model import memory_bytes, numerics_for
+from worker.trainer.pairs import Pair, Tokenized
 from worker.trainer.report import Survey
+from worker.trainer.tokenization import PairFile, PairTokenizer, TokenizedRow
 
 
-def say_foresight(
+def foresee(
+    order: WorkOrder,
+    plan: TrainingPlan,
+    facts: BaseModelFacts | None,
+    tokenizer: PairTokenizer,
+    channel: Channel,
+) -> tuple[list[Pair], list[Pair]]:
+    """Training and held-out pairs, with a report and a note for all that is odd about them.
+
+    Raises:
+        Stopped: the supervisor asked for it.
+        TrainerFailure: dataset_invalid, once the report is said.
+    """
+    train_file, eval_file = pairs.pair_files(order, plan, tokenizer)
+    survey = Survey(plan.tokenization.max_length)
+
+    def take(file: PairFile, which: str, add: Callable[[TokenizedRow], None]) -> Tokenized:
+        def look(row: TokenizedRow) -> None:
+            if channel.is_stop_wanted:
+                raise Stopped(0)
+            add(row)
+
+        return pairs.tokenize(file, tokenizer, look, partial(survey.refuse, which))
+
+    try:
+        found = take(train_file, "training", survey.add)
+        held_out = take(eval_file, "eval", survey.add_held_out) if eval_file else None
+    finally:  # most wanted where the data are refused
+        _say_foresight(survey, order, facts, channel)
+    _note_findings(found, "training", tokenizer, channel)
+    if held_out is not None:
+        _note_findings(held_out, "eval", tokenizer, channel)
+        return found.pairs, held_out.pairs
+    if plan.data.eval_fraction is not None:
+        seed = int(str(plan.reward["seed"]))
+        return pairs.split(found.pairs, plan.data.eval_fraction, seed)
+    return found.pairs, []
+
+
+def _say_foresight(
     survey: Survey, order: WorkOrder, facts: BaseModelFacts | None, channel: Channel
 ) -> None:
     """The dataset report and, where the model's facts are known, the memory estimate."""
@@ -38,3 +88,36 @@ def say_foresight(
     channel.say(Reported(name="memory", document={**estimate.document(), "device_bytes": there}))
     if reason := explain(estimate, there):
         channel.say(Noted(code="memory_short", message=reason, is_warning=True))
+
+
+def _note_findings(
+    found: Tokenized, which: str, tokenizer: PairTokenizer, channel: Channel
+) -> None:
+    notes = {
+        "pairs_dropped": (
+            found.overlong,
+            f"are longer than {tokenizer.plan.max_length} tokens and were left out",
+        ),
+        "pairs_identical": (found.identical, "are the same for chosen and rejected as tokens"),
+        "special_tokens_in_text": (
+            found.with_special_tokens,
+            "hold special tokens of this model in their text",
+        ),
+    }
+    for code, (lines, what) in notes.items():
+        if not lines:
+            continue
+        total = len(found.pairs) + len(found.overlong)
+        channel.say(
+            Noted(
+                code=code,
+                message=f"{len(lines)} of {total} {which} pairs {what}",
+                data={
+                    "dataset": which,
+                    "count": len(lines),
+                    "lines": list(lines[: pairs.LINES_NAMED]),
+                    "longest": found.longest,
+                },
+                is_warning=True,
+            )
+        )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +14,15 @@ from app.domain.lifecycle import FailureCode, Phase
 from app.domain.order import WorkOrder
 from app.domain.plan import TrainingPlan
 from app.domain.progress import Noted, Packaged, PhaseChanged, Reported, Stepped
-from worker.trainer import checkpoints, packaging, pairs
+from worker.trainer import checkpoints, packaging
 from worker.trainer.adapter_check import check_wrapped
 from worker.trainer.channel import Channel, finite
 from worker.trainer.evaluation import Scores, worst_pairs
 from worker.trainer.failures import Stopped, TrainerFailure
 from worker.trainer.files import file_entries
-from worker.trainer.foresight import say_foresight
+from worker.trainer.foresight import foresee
 from worker.trainer.model import Numerics, load_base, memory_bytes, numerics_for, wrap
-from worker.trainer.pairs import Pair, Tokenized
-from worker.trainer.report import Survey
-from worker.trainer.tokenization import PairFile, PairTokenizer, TokenizedRow
+from worker.trainer.tokenization import PairTokenizer
 from worker.trainer.training import Run, build_run, check_trained, choose_engine, train
 from worker.trainer.verification import verified_certificate
 
@@ -68,7 +64,7 @@ def _train_and_package(
     """The package's summary and the run's metrics; the model is let go of."""
     channel.say(PhaseChanged(phase=Phase.TOKENIZING))
     tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
-    train_pairs, eval_pairs = _pairs(order, plan, tokenizer, channel)
+    train_pairs, eval_pairs = foresee(order, plan, order.facts, tokenizer, channel)
 
     set_seed(int(str(plan.reward["seed"])))  # the head and LoRA are drawn from it
     model = wrap(load_base(order.model_dir, numerics, plan.head_modules), plan)
@@ -104,68 +100,6 @@ def _train_and_package(
         Path(ADAPTER), model, tokenizer, order, plan, numerics, scores, probes, metrics, engine
     )
     return summary, metrics
-
-
-def _pairs(
-    order: WorkOrder, plan: TrainingPlan, tokenizer: PairTokenizer, channel: Channel
-) -> tuple[list[Pair], list[Pair]]:
-    """Training and held-out pairs, with a report and a note for all that is odd about them."""
-    train_file, eval_file = pairs.pair_files(order, plan, tokenizer)
-    survey = Survey(plan.tokenization.max_length)
-
-    def take(file: PairFile, which: str, add: Callable[[TokenizedRow], None]) -> Tokenized:
-        def look(row: TokenizedRow) -> None:
-            _stop_if_wanted(channel, 0)
-            add(row)
-
-        return pairs.tokenize(file, tokenizer, look, partial(survey.refuse, which))
-
-    try:
-        found = take(train_file, "training", survey.add)
-        held_out = take(eval_file, "eval", survey.add_held_out) if eval_file else None
-    finally:  # most wanted where the data are refused
-        say_foresight(survey, order, order.facts, channel)
-    _note_findings(found, "training", tokenizer, channel)
-    if held_out is not None:
-        _note_findings(held_out, "eval", tokenizer, channel)
-        return found.pairs, held_out.pairs
-    if plan.data.eval_fraction is not None:
-        seed = int(str(plan.reward["seed"]))
-        return pairs.split(found.pairs, plan.data.eval_fraction, seed)
-    return found.pairs, []
-
-
-def _note_findings(
-    found: Tokenized, which: str, tokenizer: PairTokenizer, channel: Channel
-) -> None:
-    notes = {
-        "pairs_dropped": (
-            found.overlong,
-            f"are longer than {tokenizer.plan.max_length} tokens and were left out",
-        ),
-        "pairs_identical": (found.identical, "are the same for chosen and rejected as tokens"),
-        "special_tokens_in_text": (
-            found.with_special_tokens,
-            "hold special tokens of this model in their text",
-        ),
-    }
-    for code, (lines, what) in notes.items():
-        if not lines:
-            continue
-        total = len(found.pairs) + len(found.overlong)
-        channel.say(
-            Noted(
-                code=code,
-                message=f"{len(lines)} of {total} {which} pairs {what}",
-                data={
-                    "dataset": which,
-                    "count": len(lines),
-                    "lines": list(lines[: pairs.LINES_NAMED]),
-                    "longest": found.longest,
-                },
-                is_warning=True,
-            )
-        )
 
 
 def _checkpoint(

@@ -124,15 +124,24 @@ def plain_name(name: str) -> str:
 
 def quantization_config(numerics: Numerics, head_modules: Collection[str]) -> BitsAndBytesConfig:
     """8 or 4 bits for everything but the head, which is trained."""
-    # Giving the list replaces the default one, so the head and lm_head are both named.
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-        load_in_8bit=numerics.quantization == "8bit",
-        load_in_4bit=numerics.quantization == "4bit",
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=numerics.dtype,
-        llm_int8_skip_modules=[*head_modules, "lm_head"],
+        **quantization_arguments(numerics, head_modules)
     )
+
+
+def quantization_arguments(numerics: Numerics, head_modules: Collection[str]) -> dict[str, Any]:
+    """Those of the configuration; the model card spells them out."""
+    if numerics.quantization == "8bit":
+        bits: dict[str, Any] = {"load_in_8bit": True}
+    else:
+        bits = {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True,
+            "bnb_4bit_compute_dtype": numerics.dtype,
+        }
+    # Giving the list replaces the default one, so the head and lm_head are both named.
+    return {**bits, "llm_int8_skip_modules": [*head_modules, "lm_head"]}
 
 
 def _require_quantization(quantization: str, device: str) -> None:

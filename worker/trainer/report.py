@@ -10,20 +10,13 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from worker.trainer.pairs import prompt_digest
 from worker.trainer.token_cache import Ids
-from worker.trainer.tokenization import (
-    REPLIES,
-    PairFile,
-    PairTokenizer,
-    TokenizedRow,
-    tokenized_rows,
-)
+from worker.trainer.tokenization import REPLIES, TokenizedRow
 
 #: Line numbers named in a finding; the count is always exact.
 LINES_NAMED = 100
@@ -40,19 +33,6 @@ FINDINGS = (
 )
 #: Upper ends of the histogram's bins, in tokens; the last bin has no end.
 BINS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
-
-
-def survey_of(
-    tokenizer: PairTokenizer, train: PairFile, held_out: PairFile | None = None
-) -> Survey:
-    """Files of pairs, looked at through one tokenizer and its plan's ``max_length``."""
-    survey = Survey(tokenizer.plan.max_length)
-    for row in tokenized_rows(train, tokenizer, partial(survey.refuse, "training")):
-        survey.add(row)
-    if held_out is not None:
-        for row in tokenized_rows(held_out, tokenizer, partial(survey.refuse, "eval")):
-            survey.add_held_out(row)
-    return survey
 
 
 @dataclass

@@ -27,9 +27,9 @@ def carry_out(order: WorkOrder, channel: Channel) -> int:
         return EXIT_STOPPED
     except BaseException as error:  # noqa: BLE001 - the supervisor hears of all of them
         failure = diagnose(error)
-        if not isinstance(error, TrainerFailure):
+        if not isinstance(error, TrainerFailure) or error.__cause__:
             traceback.print_exc(file=sys.stderr)
-        channel.say(Failed(code=failure.code, detail=failure.detail[:8000]))
+        channel.say(Failed(code=failure.code, detail=failure.detail[:8000], step=failure.step))
         return EXIT_FAILED
     return EXIT_DONE
 
@@ -44,7 +44,7 @@ def _train(order: WorkOrder, channel: Channel) -> None:
 
 
 def _inspect(order: WorkOrder, channel: Channel) -> None:
-    """The facts; with a plan and its data also what they will take, and what is odd about them."""
+    """The facts; with a plan also whether its data can be trained on, and what that will take."""
     from worker.trainer.files import files_digest
     from worker.trainer.inspection import inspect
 
@@ -60,14 +60,11 @@ def _inspect(order: WorkOrder, channel: Channel) -> None:
 
 
 def _foresee(order: WorkOrder, plan: TrainingPlan, facts: BaseModelFacts, channel: Channel) -> None:
-    from worker.trainer.foresight import say_foresight
-    from worker.trainer.pairs import pair_files
-    from worker.trainer.report import survey_of
+    from worker.trainer.foresight import foresee
     from worker.trainer.tokenization import PairTokenizer
 
     tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
-    survey = survey_of(tokenizer, *pair_files(order, plan, tokenizer))
-    say_foresight(survey, order, facts, channel)
+    foresee(order, plan, facts, tokenizer, channel)
 
 
 def _merge(order: WorkOrder, channel: Channel) -> None:

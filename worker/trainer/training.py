@@ -26,6 +26,7 @@ from app.domain.plan import TrainingPlan
 from app.domain.progress import Noted
 from worker.trainer.callbacks import Checkpointer, Reporter, Sentinel, nan_loss
 from worker.trainer.channel import Channel
+from worker.trainer.diagnosis import diagnose
 from worker.trainer.engine import SharedPrefixRewardTrainer, probe, unsupported_reason
 from worker.trainer.evaluation import Scores, metrics
 from worker.trainer.failures import Stopped, TrainerFailure
@@ -139,7 +140,12 @@ def choose_engine(run: Run, channel: Channel) -> str:
         raise TrainerFailure(FailureCode.ENGINE_UNSUPPORTED, reason)
     trainer.use_stock()
     channel.say(
-        Noted(code="engine_stock", message=f"trained with TRL's own steps: {reason}"[:2000])
+        Noted(
+            code="engine_stock",
+            message=f"trained with TRL's own steps: {reason}"[:2000],
+            # An encoder never can: that is no news for whoever submits one.
+            is_warning=hasattr(trainer.model.get_base_model(), "score"),
+        )
     )
     return "stock"
 
@@ -180,9 +186,16 @@ def train(run: Run, resume_from: Path | None) -> None:
 
     Raises:
         Stopped: the supervisor wanted it; a checkpoint has been said.
-        TrainerFailure: nan_loss, nothing_trained.
+        TrainerFailure: with the step; nan_loss, nothing_trained, or what another error is.
     """
-    result = run.trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    try:
+        result = run.trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    except TrainerFailure:
+        raise
+    except Exception as error:
+        failure = diagnose(error)
+        failure.step = run.trainer.state.global_step
+        raise failure from error
     state = run.trainer.state
     if run.checkpointer.channel.is_stop_wanted and not run.checkpointer.is_finished(state):
         raise Stopped(state.global_step)
@@ -193,13 +206,17 @@ def train(run: Run, resume_from: Path | None) -> None:
 
 def check_trained(run: Run) -> None:
     """Refuse a run that took no step or moved nothing; every trained number must be finite."""
+    step = run.trainer.state.global_step
     for name, parameter in trainable(run.trainer.model):
         if not torch.isfinite(parameter).all():
-            raise TrainerFailure(FailureCode.NAN_LOSS, f"{name} holds values that are not finite")
+            raise TrainerFailure(
+                FailureCode.NAN_LOSS, f"{name} holds values that are not finite", step
+            )
     if digests(run.trainer.model) == run.untrained:
         raise TrainerFailure(
             FailureCode.NOTHING_TRAINED,
-            f"after {run.trainer.state.global_step} steps no weight differs from the untrained one",
+            f"after {step} steps no weight differs from the untrained one",
+            step,
         )
 
 
