@@ -2,6 +2,7 @@
 
     make chaos FAULTS=300                      PostgreSQL and Redis, then SQLite
     python bench/chaos.py --faults 60 --seed 7 --database sqlite
+    python bench/chaos.py --faults 60 --sabotage watchdog      must find overlaps, and exit 1
 
 API, workers, databases and brokers are real processes of this machine. Most trainers are fakes
 whose training is a chain of hashes (tests/worker/fake_trainer.py), so that many attempts fit into
@@ -10,7 +11,11 @@ counts as a hit when what it struck was running a job then.
 
 The checker: every job ended, in a state that it may end in; every adapter has the bytes of its
 undisturbed twin; events are numbered without a gap and end once; metrics are those of an
-undisturbed run; no attempt takes a step after the next one began; no process is left.
+undisturbed run; no attempt takes a step, and no trainer lives, after the next one began; no
+process is left.
+
+A quarter of the jobs last so long that an orphan would be seen; the report says at how many
+takeovers. ``--sabotage watchdog`` takes away what ends a fake trainer whose worker is gone.
 """
 
 from __future__ import annotations
@@ -46,7 +51,7 @@ from app.models import Adapter, Job, JobEvent, JobMetric  # noqa: E402
 from app.security import Scope  # noqa: E402
 from bench.proxy import Proxy  # noqa: E402
 from tests.services import PostgresServer, RedisServer, free_port  # noqa: E402
-from tests.worker.workshop import Workshop, trainers_below  # noqa: E402
+from tests.worker.workshop import Workshop, attempts_below, trainers_below  # noqa: E402
 
 LEASE, GRACE = 10.0, 1.0
 TIMINGS: dict[str, Any] = {
@@ -67,7 +72,13 @@ TIMINGS: dict[str, Any] = {
     "quota_queued": 10_000,
     "quota_running": 10_000,
 }
-FROZEN_SECONDS = LEASE + GRACE + 3
+#: Long enough that somebody else has a free slot meanwhile.
+FROZEN_SECONDS = LEASE + GRACE + 5
+#: How often it is looked which trainers live.
+LOOK_SECONDS = 1.0
+STEP_MS = 50
+#: Steps of a job: most are short, so that many end; a quarter would outlast lease and grace twice.
+SHORT, LONG = (20, 120), (500, 800)
 
 
 @dataclass
@@ -130,6 +141,8 @@ class Chaos:
         self.hits: Counter[str] = Counter()
         self.later: list[tuple[float, Callable[[], object]]] = []
         self.jobs: dict[str, Wanted] = {}
+        self.together: set[tuple[str, str]] = set()
+        self.next_look = 0.0
         self.postgres: PostgresServer | None = None
         self.redis: RedisServer | None = None
         self.proxies: list[Proxy] = []
@@ -223,6 +236,10 @@ class Chaos:
             self.redis.stop()
         if self.postgres:
             self.postgres.stop()
+        orphans = trainers_below(self.directory)
+        for orphan in orphans:
+            orphan.kill()
+        psutil.wait_procs(orphans, timeout=30)
 
     # -- what happens ------------------------------------------------------------------------
 
@@ -236,7 +253,7 @@ class Chaos:
         while sum(self.faults.values()) < self.options.faults:
             self._tend()
             if self._live() < 2 * len(self.workers):
-                self._submit()
+                self.submit()
             if time.monotonic() >= next_fault:
                 next_fault = time.monotonic() + self.random.uniform(0.5, 1.5) * self.options.every
                 self._strike()
@@ -256,8 +273,7 @@ class Chaos:
         for member in self.members:
             member.end()
         time.sleep(1)
-        wrong += [f"orphan: {p.pid} in {p.cwd()}" for p in trainers_below(self.directory)]
-        return wrong
+        return wrong + [f"orphan: in {place}" for place in attempts_below(self.directory)]
 
     def _tend(self) -> None:
         now = time.monotonic()
@@ -267,12 +283,14 @@ class Chaos:
             act()
         for member in self.members:
             member.tend()
+        if now >= self.next_look:
+            self.next_look = now + LOOK_SECONDS
+            self.look()
 
-    def _submit(self) -> None:
-        steps = self.random.randint(20, 120)
-        metadata = {"steps": steps, "step_ms": 50, "checkpoint_steps": self.random.randint(3, 20)}
-        job_id = self.shop.submit(metadata=metadata)
-        self.jobs[job_id] = Wanted(job_id, steps)
+    def submit(self) -> None:
+        """A fake job; some are cancelled or paused."""
+        steps = self.random.randint(*(LONG if self.random.random() < 0.25 else SHORT))
+        job_id = self.start(steps)
         draw = self.random.random()
         if draw < 0.1:
             self.jobs[job_id].ends = {"cancelled", "succeeded"}
@@ -280,6 +298,19 @@ class Chaos:
         elif draw < 0.25:
             self._soon(self.random.uniform(0, 8), lambda: self._ask(job_id, "pause"))
             self._soon(self.random.uniform(9, 15), lambda: self._ask(job_id, "resume"))
+
+    def start(self, steps: int) -> str:
+        """A fake job of so many steps; its id."""
+        metadata = {
+            "steps": steps,
+            "step_ms": STEP_MS,
+            "checkpoint_steps": self.random.randint(3, 20),
+        }
+        if self.options.sabotage:
+            metadata["fault"] = "outlive"
+        job_id = self.shop.submit(metadata=metadata)
+        self.jobs[job_id] = Wanted(job_id, steps)
+        return job_id
 
     def _submit_real(self, count: int) -> list[str]:
         answer = self.client.post(
@@ -483,7 +514,7 @@ class Chaos:
             wrong += self._wrong_events(row)
             if row.status == "succeeded":
                 wrong += self._wrong_result(wanted)
-        return wrong + self._overlaps()
+        return wrong + self.overlaps()
 
     def _wrong_events(self, row: Job) -> list[str]:
         with transaction(self.engine) as session:
@@ -528,18 +559,47 @@ class Chaos:
             wrong.append(f"{wanted.id}: a metric is wrong")
         return wrong
 
-    def _overlaps(self) -> list[str]:
-        newest: dict[str, int] = {}
-        wrong = []
+    def look(self) -> None:
+        """Which attempts live together: the only witness of what real trainers do."""
+        living: dict[str, set[str]] = {}
+        for directory in attempts_below(self.directory):
+            living.setdefault(directory.parent.name, set()).add(directory.name)
+        self.together |= {
+            (job, " and ".join(sorted(attempts)))
+            for job, attempts in living.items()
+            if len(attempts) > 1
+        }
+
+    def overlaps(self) -> list[str]:
+        """What attempts did after the next one began, one line for each that did anything."""
+        with transaction(reader(self.engine)) as session:
+            lost = {
+                (event.job_id, event.attempt)
+                for event in session.scalars(select(JobEvent).where(JobEvent.type == "worker_lost"))
+            }
+        self.steps = self.exposed = 0
+        newest: dict[str, tuple[int, int, int]] = {}  # attempt, last seen, when it would be done
+        late: Counter[tuple[str, int, int]] = Counter()
         lines = (self.shop.base_model.parent / "witness").read_text().splitlines()
         for line in sorted(lines, key=lambda line: int(line.split()[0])):
-            _, job, attempt, _, what, step = line.split()
-            if int(attempt) < newest.get(job, 0):
-                wrong.append(f"overlap: {job} attempt {attempt} {what} {step}, "
-                             f"while {newest[job]} runs")  # fmt: skip
-            newest[job] = max(newest.get(job, 0), int(attempt))
-        self.steps = len(lines)
-        return wrong
+            at, job, attempt, _, _, step = line.split()
+            before, seen, until = newest.get(job, (0, 0, 0))
+            if int(attempt) < before:
+                late[job, int(attempt), before] += 1
+                continue
+            if int(attempt) > before:
+                # An orphan holds its slot: the next attempt would have had to wait for the lease.
+                earliest = max(int(at), seen + int(LEASE + GRACE) * 10**9)
+                self.exposed += (job, before) in lost and earliest < until
+            left = self.jobs[job].steps - int(step)
+            newest[job] = int(attempt), int(at), int(at) + left * STEP_MS * 10**6
+            self.steps += 1
+        return [
+            f"overlap: {job} attempt {attempt} took {count} steps while {following} ran"
+            for (job, attempt, following), count in late.items()
+        ] + [
+            f"overlap: {job} attempts {attempts} lived together" for job, attempts in self.together
+        ]
 
     # -- small things ------------------------------------------------------------------------
 
@@ -582,8 +642,8 @@ def _secret(url: str) -> Any:
     return SecretStr(url)
 
 
-def main() -> int:
-    """Run, print the figures, exit 1 when something is wrong."""
+def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
+    """What was asked."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--faults", type=int, default=40)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
@@ -592,7 +652,15 @@ def main() -> int:
     parser.add_argument("--real", type=int, default=0, help="Jobs of the real trainer.")
     parser.add_argument("--every", type=float, default=1.5, help="Seconds between two faults.")
     parser.add_argument("--keep", action="store_true", help="Leave the directory.")
-    options = parser.parse_args()
+    parser.add_argument(
+        "--sabotage", choices=["watchdog"], help="Break the trainers: the checker must see it."
+    )
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    """Run, print the figures, exit 1 when something is wrong."""
+    options = options_of()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     directory = Path(tempfile.mkdtemp(prefix="chaos-"))
     chaos = Chaos(options, directory)
@@ -616,6 +684,7 @@ def report(chaos: Chaos, wrong: list[str]) -> None:
     print(
         f"{len(chaos.jobs)} jobs ({with_real} real), {chaos.attempts} attempts, {chaos.steps} steps"
     )
+    print(f"{chaos.exposed} takeovers at which an orphan would still have run")
     print("WRONG:" if wrong else "nothing wrong: 0 lost, 0 finished twice, 0 overlaps, "
           "0 stale writes, 0 orphans, every adapter equal to its twin's")  # fmt: skip
     for line in wrong:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -26,15 +27,14 @@ from tests.trainer.tiny import Outcome, make_pairs, run_trainer
 pytestmark = pytest.mark.train
 
 
-@pytest.fixture(scope="module")
-def order(llama: Base) -> WorkOrder:
-    """All that makes resuming hard: dropout, accumulation, evaluation, a best model, patience."""
+def hard_order(llama: Base, engine: str, dropout: float) -> WorkOrder:
+    """All that makes resuming hard: accumulation, evaluation, a best model, patience."""
     rows = make_pairs(44)  # 11 batches of 4, two a step: an epoch ends with half a step
     for row in rows[::3]:  # wrong labels, to be learnt by heart
         row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
     return llama.order(
         rows=rows,
-        lora={"dropout": 0.2},
+        lora={"dropout": dropout},
         training={
             "epochs": 8,
             "batch_size": 8,
@@ -44,8 +44,14 @@ def order(llama: Base) -> WorkOrder:
             "eval_steps": 2,
             "checkpoint_steps": 4,
             "early_stopping": {"patience": 5},
+            "engine": engine,
         },
     )
+
+
+@pytest.fixture(scope="module")
+def order(llama: Base) -> WorkOrder:
+    return hard_order(llama, "auto", dropout=0.2)  # which has it trained with the stock engine
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +64,15 @@ def adapter_bytes(run: Outcome) -> dict[str, bytes]:
     return {e.name: (run.work / package.directory / e.name).read_bytes() for e in package.files}
 
 
-def resume_order(order: WorkOrder, run: Outcome, work: Path, name: str = "resumed") -> WorkOrder:
-    """As a supervisor does: the last checkpoint that was said, in another work directory."""
-    directory = run.last(CheckpointSaved).directory
-    work.mkdir()
-    shutil.copytree(run.work / directory, work / name)
-    return order.model_copy(update={"checkpoint": name})
+def newest(run: Outcome) -> Path:
+    """The last checkpoint that was said."""
+    return run.work / str(run.last(CheckpointSaved).directory)
+
+
+def resume_order(order: WorkOrder, checkpoint: Path, work: Path) -> WorkOrder:
+    """As a supervisor does: from a checkpoint, in another work directory."""
+    shutil.copytree(checkpoint, work / "resumed")
+    return order.model_copy(update={"checkpoint": "resumed"})
 
 
 def at_step(
@@ -102,32 +111,50 @@ def test_stops_early_with_the_best_model(straight: Outcome) -> None:
     assert [m.step for m in straight.of(CheckpointSaved) if m.is_best][-1] == best
 
 
-def test_killed_resumed_stopped_and_resumed_again_gives_the_same_bytes(
-    order: WorkOrder, straight: Outcome, tmp_path: Path
+@pytest.mark.parametrize("engine", ["stock", "shared_prefix"])
+def test_interrupted_at_random_steps_it_gives_the_same_bytes(
+    engine: str, llama: Base, order: WorkOrder, straight: Outcome, tmp_path: Path
 ) -> None:
-    killed = run_trainer(tmp_path / "killed", order, at_step(6, kill))
-    assert killed.status == -signal.SIGKILL
-    assert killed.of(CheckpointSaved)
+    if engine == "shared_prefix":
+        order = hard_order(llama, engine, dropout=0)
+        straight = run_trainer(tmp_path / "straight", order)
+    last = [m for m in straight.of(Stepped) if "train/loss" in m.metrics][-1]
+    assert last.step < last.total_steps
+    # One in each quarter; the last is a stop, which may come two steps late.
+    draw, quarter = random.Random(engine), (last.step - 2) // 4
+    *kills, stop_step = (draw.randint(1, quarter) + i * quarter for i in range(4))
 
-    second = resume_order(order, killed, tmp_path / "second")
-    stopped = run_trainer(tmp_path / "second", second, at_step(9, stop))
+    checkpoint: Path | None = None
+    for step in kills:
+        work = tmp_path / f"killed-{step}"
+        todo = resume_order(order, checkpoint, work) if checkpoint else order
+        killed = run_trainer(work, todo, at_step(step, kill))
+        assert killed.status == -signal.SIGKILL
+        if killed.of(CheckpointSaved):
+            checkpoint = newest(killed)
+
+    assert checkpoint
+    work = tmp_path / "stopped"
+    stopped = run_trainer(work, resume_order(order, checkpoint, work), at_step(stop_step, stop))
     assert stopped.status == EXIT_STOPPED
     step = stopped.last(Stopped).step
-    assert step in (9, 10, 11)
+    assert step in (stop_step, stop_step + 1, stop_step + 2)
     assert stopped.last(CheckpointSaved).step == step
     assert not stopped.of(Packaged)
 
-    third = resume_order(order, stopped, tmp_path / "third")
-    resumed = run_trainer(tmp_path / "third", third)
+    work = tmp_path / "last"
+    resumed = run_trainer(work, resume_order(order, newest(stopped), work))
     assert adapter_bytes(resumed) == adapter_bytes(straight)
     assert resumed.last(Packaged).metrics == straight.last(Packaged).metrics
-    assert [note.code for note in resumed.of(Noted)] == ["engine_stock"]  # not "refused"
+    # Not "refused".
+    notes = [note.code for note in resumed.of(Noted)]
+    assert notes == (["engine_stock"] if engine == "stock" else [])
 
 
 def test_finished_training_is_not_trained_again(
     order: WorkOrder, straight: Outcome, tmp_path: Path
 ) -> None:
-    again = resume_order(order, straight, tmp_path / "again")
+    again = resume_order(order, newest(straight), tmp_path / "again")
     resumed = run_trainer(tmp_path / "again", again)
     assert not [m for m in resumed.of(Stepped) if "train/loss" in m.metrics]
     assert adapter_bytes(resumed) == adapter_bytes(straight)
@@ -137,7 +164,7 @@ def test_finished_training_is_not_trained_again(
 def test_damaged_checkpoint_is_refused_and_training_starts_over(
     order: WorkOrder, straight: Outcome, tmp_path: Path
 ) -> None:
-    again = resume_order(order, straight, tmp_path / "again")
+    again = resume_order(order, newest(straight), tmp_path / "again")
     optimizer = tmp_path / "again" / "resumed" / "optimizer.pt"
     content = bytearray(optimizer.read_bytes())
     content[len(content) // 2] ^= 1

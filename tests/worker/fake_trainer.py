@@ -3,7 +3,8 @@
 Its "training" is a chain of hashes, so that a resumed run gives the same adapter only when it went
 on exactly where the checkpoint was. Each step is witnessed in a file beside the base model.
 
-Metadata: ``steps``, ``step_ms``, ``checkpoint_steps``, and ``fault`` with ``fault_step``.
+Metadata: ``steps``, ``step_ms``, ``checkpoint_steps``, and ``fault`` with ``fault_step``. The fault
+"outlive" is there from the start: nothing ends this trainer when its worker is frozen or gone.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from app.domain.progress import (
     CheckpointSaved,
     Failed,
     FileEntry,
+    Message,
     Noted,
     Packaged,
     PhaseChanged,
@@ -49,12 +52,15 @@ def next_state(state: bytes, pairs: bytes, step: int) -> bytes:
 
 def main() -> int:
     """Run to the end that the job asks for."""
-    die_with_parent()
-    channel = Channel()
     order = WorkOrder.model_validate_json(Path(ORDER_FILE).read_bytes())
-    channel.watch(order.watchdog_seconds)
     assert order.spec is not None
     told: dict[str, Any] = order.spec.get("metadata", {})  # type: ignore[assignment]
+    if told.get("fault") == "outlive":
+        channel: Channel = Outliving()
+    else:
+        die_with_parent()
+        channel = Channel()
+        channel.watch(order.watchdog_seconds)
     steps, pause = int(told.get("steps", 5)), int(told.get("step_ms", 20)) / 1000
     every = int(told.get("checkpoint_steps", 3))
     pairs = Path(order.train_file or "").read_bytes()
@@ -87,6 +93,15 @@ def main() -> int:
     if told.get("fault") == "linger":
         time.sleep(3600)
     return EXIT_DONE
+
+
+class Outliving(Channel):
+    """Goes on when nobody listens; without a watchdog it does not hear that either."""
+
+    def say(self, message: Message) -> None:
+        """Write one message, if it can still be read."""
+        with suppress(BrokenPipeError):
+            os.write(self._out, message.model_dump_json().encode() + b"\n")
 
 
 def package(state: bytes) -> dict[str, bytes]:

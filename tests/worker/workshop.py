@@ -230,13 +230,23 @@ class Workshop:
 
 def trainers_below(directory: Path) -> list[psutil.Process]:
     """Live processes whose working directory is a work directory below this one."""
+    return [process for process, _ in _at_work(directory)]
+
+
+def attempts_below(directory: Path) -> list[Path]:
+    """Work directories of live processes: …/<job>/<attempt>."""
+    # The kernel's word for one that is gone; its name still counts.
+    return [Path(where.removesuffix(" (deleted)")) for _, where in _at_work(directory)]
+
+
+def _at_work(directory: Path) -> list[tuple[psutil.Process, str]]:
     found = []
     for process in psutil.process_iter():
         try:
             where = process.cwd()
             is_ours = where.startswith(f"{directory}/") and "/work/job_" in where
             if is_ours and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+                found.append((process, where))
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found
