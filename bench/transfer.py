@@ -5,7 +5,8 @@
 
 A client on this machine uploads so many megabytes of pairs, downloads them again, and downloads an
 adapter of the same size, once in the middle of it all broken off and resumed. Every byte is checked
-by its sha256; the server's resident memory is looked at twenty times a second.
+by its sha256; the server's resident memory is looked at twenty times a second. Exits with 1 when it
+was more than MOST_MB.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from tests import services
 from tests.api.world import World
 
 MIB = 1 << 20
+#: What the server may take, resident, however large the files are.
+MOST_MB = 150
 ROW = {"prompt": "What is it? ", "chosen": "good " * 80, "rejected": "bad " * 80}
 
 
@@ -45,6 +48,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=2000)
     parser.add_argument("--database-url", default=None, help="PostgreSQL; none: SQLite")
     asked = parser.parse_args()
+    peaks: list[float] = []
     with (
         tempfile.TemporaryDirectory() as name,
         database(Path(name), asked.database_url) as url,
@@ -53,7 +57,7 @@ def main() -> None:
         print(f"{url.partition(':')[0]}, {asked.megabytes} MB; idle {resident(process):.0f} MB")
         size = asked.megabytes * MIB
         sent = hashlib.sha256()
-        with measured(process, "upload of pairs", size):
+        with measured(process, peaks, "upload of pairs", size):
             answer = client.post(
                 "/v1/datasets",
                 content=rows(size, sent),
@@ -62,16 +66,18 @@ def main() -> None:
         assert answer.status_code == 201, answer.text
         dataset = answer.json()
         assert dataset["upload_sha256"] == sent.hexdigest()
-        with measured(process, "download of pairs", dataset["bytes"]):
+        with measured(process, peaks, "download of pairs", dataset["bytes"]):
             got = download(client, f"/v1/datasets/{dataset['id']}/content", 0)
         assert got.hexdigest() == dataset["sha256"]
 
         adapter, wanted = publish(world, dataset["id"], size, Path(name))
         path = f"/v1/adapters/{adapter}/files/adapter_model.safetensors"
-        with measured(process, "download of an adapter, broken off and resumed", size):
+        with measured(process, peaks, "download of an adapter, broken off and resumed", size):
             got = download(client, path, 0, stop=size // 2)
             got = download(client, path, size // 2, got=got)
         assert got.hexdigest() == wanted
+    if max(peaks) > MOST_MB:
+        sys.exit(f"the server took {max(peaks):.0f} MB resident, and may take {MOST_MB} MB")
 
 
 def rows(size: int, sent: hashlib._Hash) -> Iterator[bytes]:
@@ -180,9 +186,9 @@ def _answers(client: httpx.Client) -> bool:
 
 
 @contextmanager
-def measured(process: psutil.Process, what: str, size: int) -> Iterator[None]:
-    """Print speed and peak memory of what happens inside."""
-    peak, done = 0.0, threading.Event()
+def measured(process: psutil.Process, peaks: list[float], what: str, size: int) -> Iterator[None]:
+    """Print speed and peak memory of what happens inside; the peak is added to ``peaks``."""
+    peak, done = resident(process), threading.Event()
 
     def look() -> None:
         nonlocal peak
@@ -196,6 +202,7 @@ def measured(process: psutil.Process, what: str, size: int) -> Iterator[None]:
     seconds = time.perf_counter() - began
     done.set()
     watcher.join()
+    peaks.append(peak)
     print(f"{what}: {size / MIB / seconds:.0f} MB/s, the server at most {peak:.0f} MB", flush=True)
 
 

@@ -129,6 +129,6 @@ def until_answered(keeper: LeaseKeeper, call: Callable[[], T]) -> T:
         except DATABASE_AWAY as error:
             if keeper.is_lost:
                 raise LeaseLost(str(error)) from error
-            log.warning("database_away", error=str(error))
+            keeper._log.warning("database_away", error=str(error))
             time.sleep(delay)
             delay = min(delay * 2, 5.0)

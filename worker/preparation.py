@@ -177,7 +177,13 @@ def _fetch_checkpoint(engine: Engine, job: Job, directory: Path) -> str | None:
             for file in files:
                 artifacts.fetch(engine, file.blob_id, file.size, target / file.name, file.sha256)
         except (LookupError, ArtifactDamaged) as error:
-            log.warning("checkpoint_refused", job_id=job.id, step=checkpoint.step, error=str(error))
+            log.warning(
+                "checkpoint_refused",
+                job_id=job.id,
+                attempt=job.attempt,
+                step=checkpoint.step,
+                error=str(error),
+            )
             continue
         return f"resume/{name}"
     return None

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, func, select, update
 from sqlalchemy.exc import OperationalError
+from structlog.testing import capture_logs
 
 from app.database import transaction
 from app.domain.lifecycle import Desired
@@ -230,8 +231,10 @@ def test_damaged_checkpoint_is_refused_and_the_one_before_is_used(workshop: Work
         )
         assert session.scalar(select(func.count()).where(StoredFile.blob_id == blob)) == 1
     workshop.ask(job_id, Desired.RUN)
-    with workshop.station():
+    with capture_logs() as said, workshop.station():
         workshop.wait(job_id, "succeeded")
+    (refused,) = (line for line in said if line["event"] == "checkpoint_refused")
+    assert (refused["job_id"], refused["attempt"], refused["step"]) == (job_id, 2, newest.step)
     witnessed = (workshop.directory / "models" / "witness").read_text().splitlines()
     starts = [line.split()[5] for line in witnessed if " start " in line]
     assert starts == ["0", str(before.step)]
@@ -241,7 +244,7 @@ def test_damaged_checkpoint_is_refused_and_the_one_before_is_used(workshop: Work
 
 def test_database_that_is_away_for_a_while_costs_nothing(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"steps": 150, "step_ms": 50})
-    with workshop.station() as station:
+    with capture_logs() as said, workshop.station() as station:
         workshop.wait_step(job_id, 2)
         is_away = True
 
@@ -254,6 +257,8 @@ def test_database_that_is_away_for_a_while_costs_nothing(workshop: Workshop) -> 
         is_away = False
         job = workshop.wait(job_id, "succeeded")
     assert (job.attempt, job.failures, job.crashes) == (1, 0, 0)
+    away = [line for line in said if line["event"] == "database_away"]
+    assert {(line["job_id"], line["attempt"]) for line in away} == {(job_id, 1)}
     assert workshop.adapter(job_id) == workshop.expected(150)
 
 
