@@ -116,12 +116,12 @@ def get_merge(adapter_id: AdapterId, engine: ReaderDep, principal: ArtifactsRead
 
 
 def ask(session: Session, settings: Settings, tenant_id: str, adapter_id: str) -> Job:
-    """The export that is there or under way, or a fresh one after a failure."""
+    """The export that is there or under way, or a fresh one after a failure or a deletion."""
     source = adapters.get(session, tenant_id, adapter_id)
     if source.summary.get("is_merged"):
         raise AlreadyMergedError(f"{adapter_id} is a merged export.")
     known = _newest(session, tenant_id, source.job_id)
-    if known is not None and known.status not in (JobStatus.FAILED, JobStatus.CANCELLED):
+    if known is not None and (known.adapter_id or known.status in repository.LIVE):
         return known
     if source.summary.get("quantization", "none") != "none":
         raise MergeInexactError(

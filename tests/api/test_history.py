@@ -329,6 +329,18 @@ def test_merged_export_is_asked_for_once_and_refused_for_quantised_bases(
     assert client.post("/v1/adapters/ad_" + "0" * 32 + "/merge").status_code == 404
 
 
+def test_merged_export_that_was_deleted_is_made_anew(
+    world: World, client: TestClient, job: dict[str, Any]
+) -> None:
+    path = f"/v1/adapters/{world.publish(world.claim(), {'adapter_config.json': b'{}'})}/merge"
+    first = client.post(path).json()
+    merged_id = world.publish(world.claim(), {"model.safetensors": b"{}"}, is_merged=True)
+    assert client.post(path).json() == first | {"status": "succeeded", "adapter_id": merged_id}
+    assert client.delete(f"/v1/adapters/{merged_id}").status_code == 204
+    again = client.post(path).json()
+    assert (again["id"] != first["id"], again["status"]) == (True, "queued")
+
+
 def test_merged_export_is_not_merged_again(
     world: World, client: TestClient, job: dict[str, Any]
 ) -> None:
