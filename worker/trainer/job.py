@@ -91,11 +91,15 @@ def _train_and_package(
 
     scores, metrics = _evaluate_trained(run, channel)
     channel.say(PhaseChanged(phase=Phase.SAVING))
-    source = order.eval_file or order.train_file
-    assert source is not None
-    probes = packaging.make_probes(
-        packaging.choose_probes(eval_pairs or train_pairs), source, model, tokenizer, numerics
-    )
+    assert order.train_file is not None
+    held_out, trained_on = packaging.choose_probes(eval_pairs, train_pairs)
+    training = "training", order.train_file
+    aside = ("eval", order.eval_file) if order.eval_file else training
+    probes = [
+        probe
+        for chosen, file in ((held_out, aside), (trained_on, training))
+        for probe in packaging.make_probes(chosen, *file, model, tokenizer, numerics)
+    ]
     summary = packaging.package(
         Path(ADAPTER), model, tokenizer, order, plan, numerics, scores, probes, metrics, engine
     )
