@@ -95,6 +95,7 @@ class FailureCode(StrEnum):
     DATASET_INVALID = "dataset_invalid"
     MODEL_NOT_FOUND = "model_not_found"
     MODEL_UNSUPPORTED = "model_unsupported"
+    MODEL_CHANGED = "model_changed"
     GATED_NO_ACCESS = "gated_no_access"
     ENGINE_UNSUPPORTED = "engine_unsupported"
     QUANTIZATION_UNAVAILABLE = "quantization_unavailable"
@@ -130,6 +131,9 @@ FAILURES: dict[FailureCode, Failure] = {
     ),
     FailureCode.MODEL_UNSUPPORTED: Failure(
         _USER, False, "Choose a base model that has a sequence-classification class."
+    ),
+    FailureCode.MODEL_CHANGED: Failure(
+        _USER, False, "Ask the operator for a new catalogue entry of this model, and submit again."
     ),
     FailureCode.GATED_NO_ACCESS: Failure(
         _USER, False, "Ask the operator for a hub token that may read this model."

@@ -12,6 +12,7 @@ from app.domain.order import WorkOrder
 from app.domain.plan import BaseModelFacts
 from app.domain.progress import Message
 from tests.trainer.tiny import make_decoder, make_pairs, make_plan, minilm_dir, write_rows
+from worker.trainer.files import files_digest
 from worker.trainer.inspection import inspect
 
 
@@ -81,14 +82,14 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Base:
     directory = make_decoder(tmp_path_factory.mktemp("llama") / "base")
-    facts = inspect(directory, revision=None, chat_template=None, digest="d" * 64)
+    facts = inspect(directory, revision=None, chat_template=None, digest=files_digest(directory))
     return Base(directory, facts, directory.parent / "files")
 
 
 @pytest.fixture(scope="session")
 def minilm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Base]:
     directory = minilm_dir()
-    facts = inspect(directory, revision=None, chat_template=None, digest="d" * 64)
+    facts = inspect(directory, revision=None, chat_template=None, digest=files_digest(directory))
     files = tmp_path_factory.mktemp("minilm") / "files"
     yield Base(directory, facts, files)
     shutil.rmtree(files, ignore_errors=True)

@@ -140,6 +140,17 @@ def test_catalogue_s_template_goes_before_the_tokenizer_s(tmp_path: Path):
     assert facts_of(tmp_path, chat_template="mine").chat_template == "mine"
 
 
+def test_chat_template_that_is_too_long_is_refused(tmp_path: Path):
+    make_checkpoint(tmp_path, "llama")
+    template = tmp_path / "chat_template.jinja"
+    assert template.exists()
+    template.write_text("x" * 65_536)
+    assert facts_of(tmp_path).chat_template == "x" * 65_536
+    template.write_text("é" * 32_769)
+    assert "its chat template has 65538 bytes" in refusal(tmp_path)
+    assert facts_of(tmp_path, chat_template="mine").chat_template == "mine"
+
+
 def test_type_of_the_weights_is_read_from_the_files(tmp_path: Path):
     make_checkpoint(tmp_path, "llama")
     weights = load_file(tmp_path / WEIGHTS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -85,3 +86,16 @@ def test_adapter_of_a_quantised_base_is_not_merged(
     failure = recorder.of(Failed)[0]
     assert failure.code is FailureCode.INVALID_SPEC
     assert "cannot be merged exactly" in failure.detail
+
+
+@pytest.mark.usefixtures("work")
+def test_adapter_is_not_merged_into_a_base_that_was_replaced(
+    order: WorkOrder, trained: Outcome, tmp_path: Path, recorder: Recorder
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(order.model_dir, base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 0.1}))
+    other = merge_order(order, trained).model_copy(update={"model_dir": str(base)})
+    assert carry_out(other, recorder) == EXIT_FAILED  # type: ignore[arg-type]
+    assert recorder.of(Failed)[0].code is FailureCode.MODEL_CHANGED

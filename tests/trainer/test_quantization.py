@@ -19,6 +19,7 @@ from tests.trainer.conftest import Base, Recorder
 from tests.trainer.test_failures import changed
 from tests.trainer.tiny import make_decoder
 from worker.trainer import model as models
+from worker.trainer.files import files_digest
 from worker.trainer.inspection import inspect
 from worker.trainer.model import Numerics, load_base, trainable, wrap
 from worker.trainer.run import carry_out
@@ -37,7 +38,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     """Wide enough for a block of 64 weights."""
     directory = tmp_path_factory.mktemp("wide") / "base"
     make_decoder(directory, hidden_size=64, intermediate_size=128)
-    facts = inspect(directory, revision=None, chat_template=None, digest="d" * 64)
+    facts = inspect(directory, revision=None, chat_template=None, digest=files_digest(directory))
     return Base(directory, facts, directory.parent / "files")
 
 

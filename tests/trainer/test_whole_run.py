@@ -14,14 +14,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from app.domain.lifecycle import FailureCode, Phase
-from app.domain.order import WorkOrder
+from app.domain.order import EXIT_DONE, WorkOrder
 from app.domain.progress import CheckpointSaved, Packaged, PhaseChanged, Reported, Stepped
-from tests.trainer.conftest import Base
+from tests.trainer.conftest import Base, Recorder
 from tests.trainer.tiny import ROOT, Outcome, run_trainer
 from worker.trainer.failures import TrainerFailure
+from worker.trainer.run import carry_out
 from worker.trainer.verification import verified_certificate
 
-pytestmark = pytest.mark.train
+pytestmark = [
+    pytest.mark.train,
+    pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
+]
 FILES = {
     "README.md",
     "adapter_config.json",
@@ -153,6 +157,25 @@ def test_fresh_process_scores_the_same(run: Outcome) -> None:
     assert certificate["max_abs_difference"] < 1e-6
     assert len(certificate["probes"]) == 16
     assert all(p["chosen"]["expected"] == p["chosen"]["alone"] for p in certificate["probes"])
+
+
+def test_probes_that_few_held_out_pairs_leave_wanting_are_of_the_training_pairs(
+    llama: Base, recorder: Recorder, work: Path
+) -> None:
+    order = llama.order(count=24, eval_count=3)
+    assert carry_out(order, recorder) == EXIT_DONE  # type: ignore[arg-type]
+    adapter = work / recorder.of(Packaged)[0].directory
+    probes = [json.loads(line) for line in (adapter / "probes.jsonl").read_text().splitlines()]
+    assert [p["dataset"] for p in probes] == ["eval"] * 3 + ["training"] * 13
+    assert len({(p["dataset"], p["line"]) for p in probes}) == 16
+    rows = Path(str(order.train_file)).read_text().splitlines()
+    for probe in probes[3:]:
+        row = json.loads(rows[probe["line"] - 1])
+        assert row["chosen"][0]["content"] in probe["chosen"]
+    certified = recorder.of(Packaged)[0].certificate["probes"]
+    assert [(p["dataset"], p["line"]) for p in certified] == [
+        (p["dataset"], p["line"]) for p in probes
+    ]
 
 
 def test_card_loads_with_plain_peft(run: Outcome, adapter: Path, order: WorkOrder) -> None:

@@ -73,6 +73,7 @@ def certify(directory: Path, base_dir: Path | None, device: str) -> dict[str, An
         "seed": OTHER_SEED,
         "probes": [
             {
+                "dataset": probe.get("dataset"),  # adapters made before it was said are merged too
                 "line": probe["line"],
                 "chosen": _three(expected, alone, padded, 2 * i),
                 "rejected": _three(expected, alone, padded, 2 * i + 1),

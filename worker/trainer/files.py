@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from app.domain.lifecycle import FailureCode
+from app.domain.order import WorkOrder
 from app.domain.progress import FileEntry
 from worker.trainer.failures import TrainerFailure
 
@@ -35,6 +36,26 @@ def files_digest(model_dir: Path) -> str:
         if path.is_file() and path.suffix in _MODEL_FILES:
             digest.update(f"{path.name} {_sha256(path)}\n".encode())
     return digest.hexdigest()
+
+
+def check_unchanged(order: WorkOrder, digest: str, found: str | None = None) -> None:
+    """Hold the model's files against the ``digest`` they had when the plan or adapter was made.
+
+    Not those of a commit, which never change: hashing them would take a second or two a gigabyte.
+    ``found`` is what they hash to, where that is known.
+
+    Raises:
+        TrainerFailure: model_changed.
+    """
+    if found is None and order.revision is None:
+        found = files_digest(Path(order.model_dir))
+    if found not in (None, digest):
+        raise TrainerFailure(
+            FailureCode.MODEL_CHANGED,
+            f"the files of {order.model_name} were replaced: they hash to {found}, to {digest} "
+            "when this was planned. What is known of a model belongs to its catalogue entry, so "
+            "other files need an entry with another id, or with their sha256",
+        )
 
 
 def _sha256(path: Path) -> str:

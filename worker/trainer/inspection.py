@@ -37,6 +37,8 @@ NEEDS_MORE_THAN_TEXT = {
 }
 #: Decoders whose head is not called ``score``.
 _OTHER_CAUSAL = frozenset({"ctrl", "modernbert-decoder"})
+#: As of a template in the catalogue: it runs for every pair.
+MAX_TEMPLATE_BYTES = 64 << 10
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 
 
@@ -59,6 +61,12 @@ def inspect(
     template = chat_template or tokenizer.chat_template
     if not isinstance(template, str):
         template = template.get("default") if isinstance(template, dict) else None
+    if template is not None and len(template.encode()) > MAX_TEMPLATE_BYTES:
+        raise unsupported(
+            f"its chat template has {len(template.encode())} bytes, more than the "
+            f"{MAX_TEMPLATE_BYTES} that one may have; the operator can give the catalogue entry "
+            "a chat_template of its own"
+        )
     new = modules.new_modules(model, absent)
     linear = modules.linear_modules(model, new)
     if not linear:

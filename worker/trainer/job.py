@@ -19,7 +19,7 @@ from worker.trainer.adapter_check import check_wrapped
 from worker.trainer.channel import Channel, finite
 from worker.trainer.evaluation import Scores, worst_pairs
 from worker.trainer.failures import Stopped, TrainerFailure
-from worker.trainer.files import file_entries
+from worker.trainer.files import check_unchanged, file_entries
 from worker.trainer.foresight import foresee
 from worker.trainer.model import Numerics, load_base, memory_bytes, numerics_for, wrap
 from worker.trainer.tokenization import PairTokenizer
@@ -39,6 +39,7 @@ def train_job(order: WorkOrder, channel: Channel) -> None:
     plan = order.plan
     if plan is None:
         raise TrainerFailure(FailureCode.INTERNAL, "an order to train needs a plan")
+    check_unchanged(order, plan.base_model.digest)
     numerics = numerics_for(plan)
     summary, metrics = _train_and_package(order, plan, numerics, channel)
     channel.say(PhaseChanged(phase=Phase.VERIFYING))
@@ -91,11 +92,15 @@ def _train_and_package(
 
     scores, metrics = _evaluate_trained(run, channel)
     channel.say(PhaseChanged(phase=Phase.SAVING))
-    source = order.eval_file or order.train_file
-    assert source is not None
-    probes = packaging.make_probes(
-        packaging.choose_probes(eval_pairs or train_pairs), source, model, tokenizer, numerics
-    )
+    assert order.train_file is not None
+    held_out, trained_on = packaging.choose_probes(eval_pairs, train_pairs)
+    training = "training", order.train_file
+    aside = ("eval", order.eval_file) if order.eval_file else training
+    probes = [
+        probe
+        for chosen, file in ((held_out, aside), (trained_on, training))
+        for probe in packaging.make_probes(chosen, *file, model, tokenizer, numerics)
+    ]
     summary = packaging.package(
         Path(ADAPTER), model, tokenizer, order, plan, numerics, scores, probes, metrics, engine
     )

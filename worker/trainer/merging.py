@@ -15,7 +15,7 @@ from app.domain.progress import Packaged, PhaseChanged
 from worker.trainer.channel import Channel
 from worker.trainer.checkpoints import CONFIG, WEIGHTS
 from worker.trainer.failures import TrainerFailure
-from worker.trainer.files import file_entries
+from worker.trainer.files import check_unchanged, file_entries
 from worker.trainer.model import Numerics, load_base
 from worker.trainer.packaging import CARD, LOCK, SUMMARY
 from worker.trainer.verification import verified_certificate
@@ -28,7 +28,8 @@ def merge(order: WorkOrder, channel: Channel) -> None:
 
     Raises:
         TrainerFailure: invalid_spec for an adapter of a quantised base, whose weights cannot take
-            the sum up (scores of about 10 moved by up to 0.25); score_mismatch.
+            the sum up (scores of about 10 moved by up to 0.25); score_mismatch;
+            model_changed when the base is not what the adapter was trained on.
     """
     if order.adapter is None:
         raise TrainerFailure(FailureCode.INTERNAL, "an order to merge needs an adapter")
@@ -40,6 +41,7 @@ def merge(order: WorkOrder, channel: Channel) -> None:
             f"this adapter was trained on a {summary['quantization']} base model and cannot be "
             "merged exactly; load it with PEFT on the same quantised base",
         )
+    check_unchanged(order, summary["base_model_sha256"])
     channel.say(PhaseChanged(phase=Phase.SAVING))
     numerics = Numerics("cpu", summary["dtype"] == "bfloat16")
     base = load_base(order.model_dir, numerics, summary["head_modules"])

@@ -137,22 +137,36 @@ def vllm_verdict(plan: TrainingPlan) -> tuple[bool, list[str]]:
     return not reasons, reasons
 
 
-def choose_probes(pairs: Sequence[Pair], count: int = PROBE_PAIRS) -> list[Pair]:
-    """Pairs from the shortest to the longest, evenly: padding is put to the test as well."""
+def choose_probes(
+    held_out: Sequence[Pair], trained_on: Sequence[Pair]
+) -> tuple[list[Pair], list[Pair]]:
+    """Sixteen pairs if there are that many: held-out ones, then such as were trained on."""
+    chosen = _evenly(held_out, PROBE_PAIRS)
+    return chosen, _evenly(trained_on, PROBE_PAIRS - len(chosen))
+
+
+def _evenly(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """From the shortest to the longest: padding is put to the test as well."""
     by_length = sorted(pairs, key=lambda p: (max(len(p.chosen), len(p.rejected)), p.line))
     if len(by_length) <= count:
         return by_length
-    return [by_length[i * (len(by_length) - 1) // (count - 1)] for i in range(count)]
+    return [by_length[i * (len(by_length) - 1) // max(count - 1, 1)] for i in range(count)]
 
 
 def make_probes(
     pairs: Sequence[Pair],
+    dataset: str,
     source: str,
     model: torch.nn.Module,
     tokenizer: PairTokenizer,
     numerics: Numerics,
 ) -> list[dict[str, Any]]:
-    """Rendered texts of ``pairs`` (lines of the file ``source``) and their scores, each alone."""
+    """Rendered texts of ``pairs`` and their scores, each alone.
+
+    The pairs are lines of the file ``source``, which holds the "training" or the "eval" dataset.
+    """
+    if not pairs:
+        return []
     wanted = {pair.line for pair in pairs}
     rows = {row["line"]: row for row in read_rows(source) if row["line"] in wanted}
     probes = []
@@ -167,6 +181,7 @@ def make_probes(
         )
         probes.append(
             {
+                "dataset": dataset,
                 "line": pair.line,
                 "chosen": tokenizer.render(row, "chosen"),
                 "rejected": tokenizer.render(row, "rejected"),

@@ -45,7 +45,7 @@ def _train(order: WorkOrder, channel: Channel) -> None:
 
 def _inspect(order: WorkOrder, channel: Channel) -> None:
     """The facts; with a plan also whether its data can be trained on, and what that will take."""
-    from worker.trainer.files import files_digest
+    from worker.trainer.files import check_unchanged, files_digest
     from worker.trainer.inspection import inspect
 
     facts = inspect(
@@ -55,6 +55,7 @@ def _inspect(order: WorkOrder, channel: Channel) -> None:
         digest=files_digest(Path(order.model_dir)),
     )
     if order.plan is not None:
+        check_unchanged(order, order.plan.base_model.digest, facts.digest)
         _foresee(order, order.plan, facts, channel)
     channel.say(Inspected(facts=facts))
 

@@ -105,7 +105,7 @@ def load_tokenizer(model_dir: str | Path, plan: TokenizationPlan) -> PreTrainedT
     tokenizer.pad_token = plan.pad_token
     if tokenizer.pad_token_id != plan.pad_token_id:
         raise TrainerFailure(
-            FailureCode.INTERNAL,
+            FailureCode.MODEL_CHANGED,
             f"the plan says that {plan.pad_token!r} is token {plan.pad_token_id}, the tokenizer "
             f"says {tokenizer.pad_token_id}: the model's files changed since the plan was made",
         )
