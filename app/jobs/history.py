@@ -215,13 +215,13 @@ async def get_dataset_report(
     spec = RewardJobSpec.model_validate(
         {"base_model": base_model, "train_dataset": dataset_id, **training}
     )
-    reports, _ = await preflight.foresight(principal.tenant_id, spec)
-    if "dataset" not in reports:
+    report = await preflight.dataset_report(principal.tenant_id, spec)
+    if report is None:
         raise UnavailableError(
             "No worker had the report ready in time.",
             hint="Ask again; start a worker if none runs.",
         )
-    return DatasetReport(dataset_id=dataset_id, base_model=base_model, report=reports["dataset"])
+    return DatasetReport(dataset_id=dataset_id, base_model=base_model, report=report)
 
 
 @router.get("/queue")

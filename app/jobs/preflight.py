@@ -72,9 +72,28 @@ class Preflight:
         Raises:
             InvalidSpecError: the worker found that it cannot be trained.
         """
+        return await self._foresight(tenant_id, await self._inspect_data(tenant_id, spec))
+
+    async def dataset_report(self, tenant_id: str, spec: RewardJobSpec) -> Any:
+        """What is odd about the data, trainable or not; None if no worker had time.
+
+        Raises:
+            InvalidSpecError: the worker found a reason to look no further.
+        """
+        inspection = await self._inspect_data(tenant_id, spec)
+        try:
+            said = await self._foresight(tenant_id, inspection)
+        except InvalidSpecError:
+            said = await to_thread.run_sync(self._said, inspection)
+            if "dataset" not in said.reports:
+                raise
+        return said.reports.get("dataset")
+
+    async def _inspect_data(self, tenant_id: str, spec: RewardJobSpec) -> str:
         draft = await to_thread.run_sync(self._draft, tenant_id, spec)
-        ask = partial(self._ask, tenant_id, draft, has_data=True)
-        inspection = await to_thread.run_sync(ask)
+        return await to_thread.run_sync(partial(self._ask, tenant_id, draft, has_data=True))
+
+    async def _foresight(self, tenant_id: str, inspection: str) -> Foresight:
         if not await self._outcome(inspection):
             await to_thread.run_sync(self._forget, tenant_id, inspection)
             return Foresight({}, [])
@@ -100,7 +119,11 @@ class Preflight:
         live = Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
         if has_data:
             # What a worker said of the same spec before still holds: data are immutable.
-            said = or_(live, Job.status == JobStatus.SUCCEEDED)
+            said = or_(
+                live,
+                Job.status == JobStatus.SUCCEEDED,
+                Job.failure_code == FailureCode.DATASET_INVALID,
+            )
             wanted += [Job.tenant_id == tenant_id, Job.spec_sha256 == _print_of(spec), said]
             wanted.append(Job.train_dataset_id.is_not(None))
         else:

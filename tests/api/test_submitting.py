@@ -318,9 +318,15 @@ def test_data_that_cannot_be_trained_on_refuse_the_dry_run(patient: World) -> No
     patient.know_base_model()
 
     def report() -> None:
-        patient.fail(claim_when_there(patient), FailureCode.DATASET_INVALID, "all rows too long")
+        lease = claim_when_there(patient)
+        said = [Reported(name="dataset", document={"rows": 20})]
+        leases.record(patient.engine, patient.settings, lease, reports=said)
+        patient.fail(lease, FailureCode.DATASET_INVALID, "all rows too long")
 
     spec = patient.spec()
     answer = during(report, lambda: patient.client.post("/v1/jobs?dry_run=true", json=spec))
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["loc"] == "/train_dataset"
+    # Their report says more, and nobody has to look again.
+    url = f"/v1/datasets/{spec['train_dataset']}/report?base_model={BASE_MODEL}"
+    assert patient.client.get(url).json()["report"] == {"rows": 20}
