@@ -22,7 +22,12 @@ HostList = Annotated[frozenset[str], NoDecode, BeforeValidator(_split)]
 class Settings(BaseSettings):
     """Read once at start; frozen."""
 
-    model_config = SettingsConfigDict(env_prefix="PLAUDIT_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="PLAUDIT_",
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,  # what was read holds passwords
+    )
 
     data_dir: Path = Field(Path(".plaudit"), description="Embedded database, caches, work files.")
     database_url: SecretStr | None = Field(

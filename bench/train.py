@@ -3,6 +3,7 @@
     make bench-train                                 # both kinds of data, three rounds
     python -m bench.train --data pairs.jsonl         # text pairs of your own
     python -m bench.train --fallback --steps 2       # also what a run costs that falls back
+    python -m bench.train --family qwen3-0.6b --bf16 # for a GPU, which is used where there is one
 
 Every run is a process of its own, so that its peak memory is its own. The stock arm is
 RewardTrainer as `trl reward --use_peft --lora_task_type SEQ_CLS` builds it, with gradient
@@ -28,10 +29,13 @@ ARMS = ("stock", "shared_prefix")
 #: The engine's trainer, told by its check to train as stock does.
 FALLBACK = "fallback"
 RESERVED_IDS = 4
+#: The ids of the made-up replies are below this, whatever the model's vocabulary.
+USED_IDS = 32_000
 # 38 M parameters, 22 M of them in the layers: what a laptop trains in minutes.
 SHAPES: dict[str, dict[str, Any]] = {
     family: {
-        "vocab_size": 32_000,
+        "model_type": family,
+        "vocab_size": USED_IDS,
         "hidden_size": 512,
         "intermediate_size": 1408,
         "num_hidden_layers": 8,
@@ -43,6 +47,22 @@ SHAPES: dict[str, dict[str, Any]] = {
         "bos_token_id": 1,
     }
     for family in ("qwen2", "llama")
+}
+# Qwen3-0.6B's, for a machine with a GPU; its weights are drawn here as well.
+SHAPES["qwen3-0.6b"] = {
+    "model_type": "qwen3",
+    "vocab_size": 151_936,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40_960,
+    "tie_word_embeddings": True,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": 1,
 }
 
 
@@ -68,12 +88,12 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _save_model(folder / "model", options.family)
+        parameters = _save_model(folder / "model", options.family)
         kinds = ["file"] if options.data else options.kinds
         for kind in kinds:
             rows = _rows_of_file(options) if options.data else _rows(kind, options)
             (folder / "rows.json").write_text(json.dumps(rows))
-            _describe(kind, rows, options)
+            _describe(kind, rows, options, parameters)
             rounds = [_round(folder, number, options) for number in range(options.rounds)]
             _report(rounds, _adapter_difference(folder))
 
@@ -112,7 +132,7 @@ def _rows(kind: str, options: argparse.Namespace) -> list[dict[str, list[int]]]:
         return max(8, min(longest, round(draw.lognormvariate(math.log(mean), 0.6))))
 
     def ids(count: int) -> list[int]:
-        return [draw.randrange(RESERVED_IDS, 32_000) for _ in range(count)]
+        return [draw.randrange(RESERVED_IDS, USED_IDS) for _ in range(count)]
 
     rows = []
     for _ in range(options.steps * options.batch):
@@ -156,7 +176,9 @@ def _text(pair: dict[str, Any], side: str) -> str:
     return flat(prompt) + "\n" + flat(pair[side])
 
 
-def _describe(kind: str, rows: list[dict[str, list[int]]], options: argparse.Namespace) -> None:
+def _describe(
+    kind: str, rows: list[dict[str, list[int]]], options: argparse.Namespace, parameters: int
+) -> None:
     shared = []
     for row in rows:
         pairs = zip(row["chosen_ids"], row["rejected_ids"], strict=False)
@@ -164,7 +186,8 @@ def _describe(kind: str, rows: list[dict[str, list[int]]], options: argparse.Nam
     lengths = [len(row[k]) for row in rows for k in ("chosen_ids", "rejected_ids")]
     print(
         f"\n{kind}: {len(rows)} pairs, mean reply {statistics.mean(lengths):.0f} tokens of which "
-        f"{statistics.mean(shared):.0f} shared; {options.family} of 38 M parameters, LoRA r 8, "
+        f"{statistics.mean(shared):.0f} shared; {options.family} of "
+        f"{parameters / 1e6:.0f} M parameters, LoRA r 8, "
         f"batch {options.batch}, {'bf16' if options.bf16 else 'fp32'}, "
         f"{options.threads} thread(s), {options.steps} steps"
     )
@@ -233,7 +256,8 @@ def _adapter_difference(folder: Path) -> float:
     return difference / math.sqrt(sum(float(t.norm()) ** 2 for t in a.values()))
 
 
-def _save_model(folder: Path, family: str) -> None:
+def _save_model(folder: Path, family: str) -> int:
+    """A causal checkpoint with random weights; how many parameters its decoder has."""
     import torch
     import transformers
     from tokenizers import Tokenizer
@@ -242,14 +266,15 @@ def _save_model(folder: Path, family: str) -> None:
 
     transformers.logging.disable_progress_bar()
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **SHAPES[family])
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SHAPES[family]))
+    model.save_pretrained(folder)
     words = {"<pad>": 0, "<eos>": 1, "<unk>": 2}
     PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel(words, unk_token="<unk>")),
         pad_token="<pad>",
         eos_token="<eos>",
     ).save_pretrained(folder)
+    return int(model.base_model.num_parameters())
 
 
 def _train(arm: str, folder: Path, options: argparse.Namespace) -> Run:

@@ -92,14 +92,15 @@ class PostgresServer:
 class RedisServer:
     """A private Redis that tests may kill and freeze."""
 
-    def __init__(self, directory: Path) -> None:
-        self.port = free_port()
+    def __init__(self, directory: Path, password: str = "") -> None:
+        self.port, self.password = free_port(), password
         self._directory = directory
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        credentials = f":{self.password}@" if self.password else ""
+        return f"redis://{credentials}127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -107,7 +108,7 @@ class RedisServer:
             [
                 "redis-server", "--port", str(self.port), "--bind", "127.0.0.1",
                 "--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction",
-                "--dir", str(self._directory),
+                "--dir", str(self._directory), "--requirepass", self.password,
             ],
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
@@ -119,7 +120,7 @@ class RedisServer:
             self.process.wait()
 
     def _answers(self) -> bool:
-        with redis.Redis(port=self.port) as client:
+        with redis.Redis.from_url(self.url) as client:
             try:
                 return bool(client.ping())
             except redis.RedisError:

@@ -60,7 +60,7 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[httpx.Cl
     with ExitStack() as stack:
         if request.param == "embedded":
             environment["PLAUDIT_DATA_DIR"] = str(tmp_path / "data")
-            stack.enter_context(_running(["serve"], environment, tmp_path))
+            stack.enter_context(running(["serve"], environment, tmp_path))
             key_file = tmp_path / "data" / "api-key"
             wait_until("the first key", key_file.is_file, seconds=120)
             key = key_file.read_text().strip()
@@ -70,18 +70,18 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[httpx.Cl
             environment["PLAUDIT_DATABASE_URL"] = url
             environment["PLAUDIT_REDIS_URL"] = request.getfixturevalue("redis_server")
             environment["PLAUDIT_QUEUE"] = f"e2e.{secrets.token_hex(4)}"
-            _run(SERVICES["migrate"]["command"], environment | _data(tmp_path / "migrate"))
-            key = _run(["keys", "create"], environment | _data(tmp_path / "api")).strip()
+            run_cli(SERVICES["migrate"]["command"], environment | own_data(tmp_path / "migrate"))
+            key = run_cli(["keys", "create"], environment | own_data(tmp_path / "api")).strip()
             for name in ("api", "worker"):
-                own = environment | _data(tmp_path / name)
-                stack.enter_context(_running(SERVICES[name]["command"], own, tmp_path))
+                own = environment | own_data(tmp_path / name)
+                stack.enter_context(running(SERVICES[name]["command"], own, tmp_path))
         client = httpx.Client(
             base_url=f"http://127.0.0.1:{environment['PLAUDIT_PORT']}",
             headers={"Authorization": f"Bearer {key}"},
             timeout=180,
         )
         stack.enter_context(client)
-        wait_until("the API", lambda: _answers(client), seconds=120)
+        wait_until("the API", lambda: answers(client), seconds=120)
         client.headers["x-test-base"] = str(tmp_path / "base")
         yield client
 
@@ -91,8 +91,8 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[httpx.Cl
 def test_job_is_submitted_trained_downloaded_and_merged(
     service: httpx.Client, tmp_path: Path
 ) -> None:
-    dataset = _upload(service, make_pairs(48))
-    held_out = _upload(service, make_pairs(24, seed=1))
+    dataset = upload(service, make_pairs(48))
+    held_out = upload(service, make_pairs(24, seed=1))
     spec = {
         "base_model": "tiny",
         "train_dataset": dataset,
@@ -105,7 +105,7 @@ def test_job_is_submitted_trained_downloaded_and_merged(
 
     answer = service.post("/v1/jobs", json=spec)
     assert answer.status_code == 201, answer.text
-    job = _ended(service, answer.headers["location"])
+    job = ended(service, answer.headers["location"])
     assert job["status"] == "succeeded", job
     assert job["progress"]["step"] == 6
     foreseen = {
@@ -117,7 +117,7 @@ def test_job_is_submitted_trained_downloaded_and_merged(
     assert foreseen["memory"] == preview.json()["reports"]["memory"]
 
     adapter = service.get(f"/v1/adapters/{job['adapter_id']}").json()
-    directory = _download(service, adapter, tmp_path / "adapter")
+    directory = download(service, adapter, tmp_path / "adapter")
     assert not {"config.json", "training_args.bin"} & set(os.listdir(directory))
     base = service.headers["x-test-base"]
     scored = subprocess.run(
@@ -133,7 +133,7 @@ def test_job_is_submitted_trained_downloaded_and_merged(
     assert float(difference) < 1e-5
 
     again = service.post(f"/v1/jobs/{job['id']}/clone", json={})
-    twin = _ended(service, again.headers["location"])
+    twin = ended(service, again.headers["location"])
     twin_adapter = service.get(f"/v1/adapters/{twin['adapter_id']}").json()
     assert twin_adapter["archive"]["sha256"] == adapter["archive"]["sha256"]
 
@@ -149,7 +149,8 @@ def test_job_is_submitted_trained_downloaded_and_merged(
     assert {"config.json", "model.safetensors"} <= {file["name"] for file in files}
 
 
-def _upload(client: httpx.Client, pairs: list[dict[str, Any]]) -> str:
+def upload(client: httpx.Client, pairs: list[dict[str, Any]]) -> str:
+    """The id of a new dataset."""
     lines = [json.dumps({k: v for k, v in pair.items() if k != "line"}) for pair in pairs]
     answer = client.post(
         "/v1/datasets",
@@ -160,7 +161,8 @@ def _upload(client: httpx.Client, pairs: list[dict[str, Any]]) -> str:
     return str(answer.json()["id"])
 
 
-def _ended(client: httpx.Client, location: str) -> dict[str, Any]:
+def ended(client: httpx.Client, location: str) -> dict[str, Any]:
+    """The job when it is over."""
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         job: dict[str, Any] = client.get(location, params={"wait": 30, "until": "terminal"}).json()
@@ -173,7 +175,8 @@ def _is_over(status: str) -> bool:
     return status in ("succeeded", "failed", "cancelled")
 
 
-def _download(client: httpx.Client, adapter: dict[str, Any], directory: Path) -> Path:
+def download(client: httpx.Client, adapter: dict[str, Any], directory: Path) -> Path:
+    """An adapter's files, each with the digest that the service says."""
     data = client.get(adapter["archive"]["url"]).content
     assert hashlib.sha256(data).hexdigest() == adapter["archive"]["sha256"]
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
@@ -184,11 +187,13 @@ def _download(client: httpx.Client, adapter: dict[str, Any], directory: Path) ->
     return directory
 
 
-def _data(directory: Path) -> dict[str, str]:
+def own_data(directory: Path) -> dict[str, str]:
+    """The setting that gives a process its own directory."""
     return {"PLAUDIT_DATA_DIR": str(directory)}
 
 
-def _run(command: list[str], environment: dict[str, str]) -> str:
+def run_cli(command: list[str], environment: dict[str, str]) -> str:
+    """What a command that succeeds prints."""
     done = subprocess.run(
         [sys.executable, "-m", "app.cli", *command],
         env=environment,
@@ -202,7 +207,7 @@ def _run(command: list[str], environment: dict[str, str]) -> str:
 
 
 @contextmanager
-def _running(command: list[str], environment: dict[str, str], directory: Path) -> Iterator[None]:
+def running(command: list[str], environment: dict[str, str], directory: Path) -> Iterator[None]:
     """A service's process; asked to end as its container would be, and gone with its children."""
     log = directory / f"{command[0]}.log"
     with log.open("ab") as output:
@@ -225,7 +230,8 @@ def _running(command: list[str], environment: dict[str, str], directory: Path) -
     assert status in (0, -15), log.read_text()[-3000:]
 
 
-def _answers(client: httpx.Client) -> bool:
+def answers(client: httpx.Client) -> bool:
+    """Whether the API is ready."""
     try:
         return client.get("/readyz", timeout=5).is_success
     except httpx.TransportError:
