@@ -398,9 +398,12 @@ class Chaos:
             return None
         if not (picked := self._pick()):
             return None
+        try:
+            with self.engine.begin():  # not while it holds SQLite's one write lock itself
+                picked[0].signal(signal.SIGSTOP)
+        except OperationalError:  # busy for longer than anybody waits
+            return None
         picked[0].frozen_until = time.monotonic() + FROZEN_SECONDS
-        with self.engine.begin():  # not while it holds SQLite's one write lock itself
-            picked[0].signal(signal.SIGSTOP)
         return picked[1]
 
     def _kill_trainer(self) -> bool | None:
