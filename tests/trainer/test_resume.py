@@ -120,9 +120,9 @@ def test_interrupted_at_random_steps_it_gives_the_same_bytes(
         straight = run_trainer(tmp_path / "straight", order)
     last = [m for m in straight.of(Stepped) if "train/loss" in m.metrics][-1]
     assert last.step < last.total_steps
-    # One in each quarter; the last is a stop, which may come two steps late.
-    draw, quarter = random.Random(engine), (last.step - 2) // 4
-    *kills, stop_step = (draw.randint(1, quarter) + i * quarter for i in range(4))
+    # One in each third; the last is a stop, which may come two steps late.
+    draw, third = random.Random(engine), (last.step - 2) // 3
+    *kills, stop_step = (draw.randint(1, third) + i * third for i in range(3))
 
     checkpoint: Path | None = None
     for step in kills:
