@@ -14,6 +14,7 @@ from app.base_models.service import public_source
 from app.base_models.sources import FetchedModel, fetch
 from app.database import reader, transaction
 from app.domain.compiler import compile_plan
+from app.domain.lifecycle import FailureCode
 from app.domain.order import WorkOrder
 from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
 from app.domain.spec import RewardJobSpec
@@ -21,6 +22,7 @@ from app.jobs import artifacts, checkpoints
 from app.jobs.artifacts import ArtifactDamaged
 from app.models import Adapter, Dataset, Job, StoredFile
 from app.settings import Settings
+from worker.attempt import JobFailed
 
 log = structlog.get_logger()
 
@@ -134,7 +136,11 @@ def lay_out_merge(
     model: FetchedModel,
     directory: Path,
 ) -> WorkOrder:
-    """Write the adapter that is to be merged into the work directory."""
+    """Write the adapter that is to be merged into the work directory.
+
+    Raises:
+        JobFailed: it was deleted meanwhile.
+    """
     with transaction(reader(engine)) as session:
         files = list(
             session.scalars(
@@ -143,6 +149,8 @@ def lay_out_merge(
                 .where(Adapter.job_id == job.parent_job_id)
             )
         )
+    if not files:
+        raise JobFailed(FailureCode.INVALID_SPEC, "the adapter was deleted before it was merged")
     source = directory / "adapter"
     source.mkdir(exist_ok=True)
     for file in files:

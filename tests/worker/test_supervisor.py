@@ -10,10 +10,10 @@ from sqlalchemy import event, func, select, update
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
-from app.database import transaction
-from app.domain.lifecycle import Desired
-from app.jobs import checkpoints
-from app.models import Adapter, BlobChunk, Checkpoint, JobLog, StoredFile
+from app.database import new_id, transaction
+from app.domain.lifecycle import Desired, JobKind
+from app.jobs import checkpoints, repository
+from app.models import Adapter, BlobChunk, Checkpoint, Job, JobLog, StoredFile
 from tests.services import wait_until
 from tests.worker.workshop import Workshop
 from worker import preparation
@@ -215,6 +215,30 @@ def test_adapter_over_the_limit_is_typed(workshop: Workshop) -> None:
     assert job.failure_code == "artifact_too_large"
     with transaction(workshop.engine) as session:
         assert session.scalar(select(func.count()).select_from(Adapter)) == 0
+
+
+def test_merge_of_an_adapter_that_was_deleted_meanwhile_says_so(workshop: Workshop) -> None:
+    trained = workshop.look(workshop.submit())
+    workshop.ask(trained.id, Desired.CANCEL)  # before it made one
+    with transaction(workshop.engine) as session:
+        merge = repository.insert_job(
+            session,
+            Job(
+                id=new_id("job"),
+                tenant_id=trained.tenant_id,
+                kind=JobKind.MERGE,
+                queue=trained.queue,
+                spec=trained.spec,
+                spec_sha256=trained.spec_sha256,
+                plan=trained.plan,
+                base_model=trained.base_model,
+                parent_job_id=trained.id,
+            ),
+        ).id
+    with workshop.station():
+        job = workshop.wait(merge, "succeeded", "failed")
+    assert (job.failure_code, job.failures) == ("invalid_spec", 1)
+    assert "was deleted before" in (job.failure_detail or "")
 
 
 def test_damaged_checkpoint_is_refused_and_the_one_before_is_used(workshop: Workshop) -> None:
