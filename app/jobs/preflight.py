@@ -35,6 +35,12 @@ from app.jobs.watching import Watcher
 from app.models import Dataset, Job, JobReport
 from app.settings import Settings
 
+#: The fields that failures of an inspection are about; the others are about the base model.
+FIELDS = {
+    FailureCode.DATASET_INVALID: "/train_dataset",
+    FailureCode.QUANTIZATION_UNAVAILABLE: "/quantization",
+}
+
 
 class Foresight(NamedTuple):
     """What a worker said of a spec before anything was trained."""
@@ -178,7 +184,7 @@ class Preflight:
         # What is nobody's fault here may be over when a worker takes the job.
         if category not in (FailureCategory.USER, FailureCategory.RESOURCE):
             return False
-        loc = "/train_dataset" if code == FailureCode.DATASET_INVALID else "/base_model"
+        loc = FIELDS.get(code, "/base_model")
         detail = row.failure_detail or ""
         raise InvalidSpecError(
             f"A worker found: {detail}", hint=hint, problems=[FieldProblem(loc, code, detail, hint)]

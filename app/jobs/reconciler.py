@@ -59,8 +59,11 @@ class Reconciler(threading.Thread):
     def _round(self) -> None:
         if time.monotonic() >= self._sweep_from:
             requeue_lost(self._engine, self._settings)
-        if time.monotonic() >= self._collect_from and not collect(self._engine):
+        if time.monotonic() >= self._collect_from:
+            # Set first: a collection that fails must not fail every round, for rounds sweep.
             self._collect_from = time.monotonic() + COLLECT_SECONDS
+            if collect(self._engine):
+                self._collect_from = 0.0
         issue_missing(self._engine, self._settings, self._tickets)
 
 

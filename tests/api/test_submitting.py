@@ -330,3 +330,16 @@ def test_data_that_cannot_be_trained_on_refuse_the_dry_run(patient: World) -> No
     # Their report says more, and nobody has to look again.
     url = f"/v1/datasets/{spec['train_dataset']}/report?base_model={BASE_MODEL}"
     assert patient.client.get(url).json()["report"] == {"rows": 20}
+
+
+def test_refusal_of_an_inspection_names_the_field_it_is_about(patient: World) -> None:
+    patient.know_base_model()
+
+    def refuse() -> None:
+        lease = claim_when_there(patient)
+        patient.fail(lease, FailureCode.QUANTIZATION_UNAVAILABLE, "there is no GPU")
+
+    spec = patient.spec()
+    answer = during(refuse, lambda: patient.client.post("/v1/jobs?dry_run=true", json=spec))
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["loc"] == "/quantization"

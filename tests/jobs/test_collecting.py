@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, insert, select
+from sqlalchemy.exc import OperationalError
 
 from app import blobs
 from app.broker import make_tickets
@@ -66,6 +67,29 @@ def test_round_that_was_full_is_followed_by_another(
     finally:
         thread.stop()
     assert look(engine, ended_job).checkpoint_id is None
+
+
+def test_collection_that_fails_does_not_keep_jobs_waiting(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[Engine] = []
+    issued = threading.Semaphore(0)
+
+    def fail(engine: Engine) -> bool:
+        failed.append(engine)
+        raise OperationalError("DELETE", None, Exception("it is locked"))
+
+    monkeypatch.setattr(reconciler, "collect", fail)
+    monkeypatch.setattr(reconciler, "issue_missing", lambda *_: issued.release())
+    quick = settings.model_copy(update={"reconcile_seconds": 0.01})
+    thread = Reconciler(engine, quick, make_tickets(quick))
+    thread._collect_from = 0
+    thread.start()
+    try:
+        assert all(issued.acquire(timeout=30) for _ in range(3))
+    finally:
+        thread.stop()
+    assert len(failed) == 1
 
 
 def test_each_blob_has_one_collector_that_removes_it(

@@ -19,8 +19,6 @@ UNUSABLE = (
     AttributeError,
     ImportError,
     LookupError,
-    NotImplementedError,
-    OSError,
     OSError,
     RuntimeError,
     StrictDataclassError,
