@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 
 import structlog
@@ -15,7 +16,7 @@ from app.base_models.sources import FetchedModel, fetch
 from app.database import reader, transaction
 from app.domain.compiler import compile_plan
 from app.domain.lifecycle import FailureCode
-from app.domain.order import WorkOrder
+from app.domain.order import MANIFEST, WorkOrder
 from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
 from app.domain.spec import RewardJobSpec
 from app.jobs import artifacts, checkpoints
@@ -103,7 +104,7 @@ def lay_out(
     plan: TrainingPlan,
     directory: Path,
 ) -> WorkOrder:
-    """Write the pairs and the newest good checkpoint into the work directory."""
+    """Write the pairs and the checkpoints to try into the work directory."""
     _write_pairs(engine, job.train_dataset_id, directory / "train.jsonl")
     if job.eval_dataset_id:
         _write_pairs(engine, job.eval_dataset_id, directory / "eval.jsonl")
@@ -121,7 +122,7 @@ def lay_out(
         facts=known_facts(engine, entry),
         token_cache=str(settings.token_cache.absolute()) if settings.token_cache_bytes else None,
         token_cache_bytes=settings.token_cache_bytes,
-        checkpoint=_fetch_checkpoint(engine, job, directory),
+        checkpoints=_fetch_checkpoints(engine, job, directory),
         threads=settings.torch_threads,
         checkpoint_seconds=settings.checkpoint_seconds,
         watchdog_seconds=settings.watchdog_seconds,
@@ -154,7 +155,7 @@ def lay_out_merge(
     source = directory / "adapter"
     source.mkdir(exist_ok=True)
     for file in files:
-        artifacts.fetch(engine, file.blob_id, file.size, source / file.name, file.sha256)
+        _fetch_file(engine, file, source)
     return WorkOrder(
         action="merge",
         model_dir=str(model.path),
@@ -176,14 +177,23 @@ def keeps_checkpoint(engine: Engine, job_id: str) -> bool:
         )
 
 
-def _fetch_checkpoint(engine: Engine, job: Job, directory: Path) -> str | None:
+def _fetch_checkpoints(engine: Engine, job: Job, directory: Path) -> list[str]:
+    """The whole ones, newest first; one for all that were made under the same circumstances.
+
+    Where the trainer refuses that one as foreign, it would refuse the others with it.
+    """
+    found: dict[str, str] = {}
     for checkpoint, files in checkpoints.kept(engine, job.id):
-        name = f"checkpoint-{checkpoint.step}"
-        target = directory / "resume" / name
+        target = directory / "resume" / checkpoint.id
         target.mkdir(parents=True, exist_ok=True)
+        missing = {file.name: file for file in files}
         try:
-            for file in files:
-                artifacts.fetch(engine, file.blob_id, file.size, target / file.name, file.sha256)
+            _fetch_file(engine, missing.pop(MANIFEST), target)
+            same = json.dumps(json.loads((target / MANIFEST).read_bytes())["same"])
+            if same in found:
+                continue
+            for file in missing.values():
+                _fetch_file(engine, file, target)
         except (LookupError, ArtifactDamaged) as error:
             log.warning(
                 "checkpoint_refused",
@@ -193,8 +203,12 @@ def _fetch_checkpoint(engine: Engine, job: Job, directory: Path) -> str | None:
                 error=str(error),
             )
             continue
-        return f"resume/{name}"
-    return None
+        found[same] = str(target.relative_to(directory))
+    return list(found.values())
+
+
+def _fetch_file(engine: Engine, file: StoredFile, directory: Path) -> None:
+    artifacts.fetch(engine, file.blob_id, file.size, directory / file.name, file.sha256)
 
 
 def _write_pairs(engine: Engine, dataset_id: str | None, target: Path) -> None:

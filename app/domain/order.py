@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from app.domain.plan import BaseModelFacts, TrainingPlan
 
 ORDER_FILE = "order.json"
+#: Of a checkpoint; its ``same`` is what must not differ in a run that goes on from there.
+MANIFEST = "manifest.json"
 
 #: Control lines on the trainer's stdin. End of file means that the supervisor is gone.
 KEEP_ALIVE = b"k\n"  # sent after each heartbeat that the database accepted
@@ -43,7 +45,7 @@ class WorkOrder(BaseModel):
     facts: BaseModelFacts | None = Field(None, description="To estimate the memory from.")
     token_cache: str | None = Field(None, description="Absolute path of this worker's token ids.")
     token_cache_bytes: int = Field(0, ge=0, description="What the token ids may take there.")
-    checkpoint: str | None = Field(None, description="Directory to resume from.")
+    checkpoints: list[str] = Field([], description="Directories to resume from, best one first.")
     adapter: str | None = Field(None, description="Directory of the adapter to merge.")
     threads: int = Field(1, ge=1, description="Of torch; part of what makes runs byte-equal.")
     checkpoint_seconds: float = Field(300.0, gt=0, description="When the plan gives no steps.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -72,7 +73,7 @@ def newest(run: Outcome) -> Path:
 def resume_order(order: WorkOrder, checkpoint: Path, work: Path) -> WorkOrder:
     """As a supervisor does: from a checkpoint, in another work directory."""
     shutil.copytree(checkpoint, work / "resumed")
-    return order.model_copy(update={"checkpoint": "resumed"})
+    return order.model_copy(update={"checkpoints": ["resumed"]})
 
 
 def at_step(
@@ -174,6 +175,23 @@ def test_damaged_checkpoint_is_refused_and_training_starts_over(
     assert note.code == "checkpoint_refused"
     assert "optimizer.pt is missing or damaged" in note.message
     assert [m.step for m in run.of(Stepped)][:2] == [0, 1]
+
+
+def test_foreign_checkpoint_is_refused_and_the_one_before_is_used(
+    order: WorkOrder, straight: Outcome, tmp_path: Path
+) -> None:
+    again = resume_order(order, newest(straight), tmp_path / "again")
+    foreign = tmp_path / "again" / "foreign"
+    shutil.copytree(tmp_path / "again" / "resumed", foreign)
+    manifest = json.loads((foreign / "manifest.json").read_text())
+    manifest["same"]["threads"] += 1
+    (foreign / "manifest.json").write_text(json.dumps(manifest))
+    again = again.model_copy(update={"checkpoints": ["foreign", "resumed"]})
+    resumed = run_trainer(tmp_path / "again", again)
+    (note,) = (note for note in resumed.of(Noted) if note.code == "checkpoint_refused")
+    assert "made under other circumstances: threads" in note.message
+    assert not [m for m in resumed.of(Stepped) if "train/loss" in m.metrics]
+    assert adapter_bytes(resumed) == adapter_bytes(straight)
 
 
 def test_old_checkpoints_go_and_the_best_one_stays(straight: Outcome) -> None:

@@ -211,7 +211,7 @@ def test_another_process_makes_the_same_bytes(
 def test_resumed_run_makes_the_same_bytes(
     run: Outcome, adapter: Path, order: WorkOrder, tmp_path: Path
 ) -> None:
-    resumed = order.model_copy(update={"checkpoint": str(run.work / "checkpoint-6")})
+    resumed = order.model_copy(update={"checkpoints": [str(run.work / "checkpoint-6")]})
     again = run_trainer(tmp_path / "elsewhere", resumed)
     assert [m.step for m in again.of(Stepped) if "train/loss" in m.metrics] == list(range(7, 13))
     package = again.last(Packaged)

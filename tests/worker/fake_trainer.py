@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from app.domain.lifecycle import FailureCode, Phase
-from app.domain.order import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ORDER_FILE, WorkOrder
+from app.domain.order import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, MANIFEST, ORDER_FILE, WorkOrder
 from app.domain.progress import (
     CheckpointSaved,
     Failed,
@@ -35,6 +35,7 @@ from app.domain.progress import (
 from worker.trainer.channel import Channel, die_with_parent
 
 WITNESS = "witness"
+MAKE = {"engine": "hashes"}
 
 
 def adapter_bytes(pairs: bytes, steps: int) -> dict[str, bytes]:
@@ -150,18 +151,22 @@ def strike(fault: str, channel: Channel, order: WorkOrder) -> None:
 
 
 def resume(order: WorkOrder) -> tuple[bytes, int]:
-    """Go on from the checkpoint, or from nothing."""
-    if order.checkpoint is None:
-        return b"", 0
-    at = json.loads(Path(order.checkpoint, "state.json").read_text())
-    return bytes.fromhex(at["state"]), at["step"]
+    """Go on from a checkpoint of this make, or from nothing."""
+    for directory in map(Path, order.checkpoints):
+        if json.loads((directory / MANIFEST).read_text())["same"] == MAKE:
+            at = json.loads((directory / "state.json").read_text())
+            return bytes.fromhex(at["state"]), at["step"]
+    return b"", 0
 
 
 def save(channel: Channel, state: bytes, step: int) -> None:
     """A checkpoint."""
     text = json.dumps({"state": state.hex(), "step": step}).encode()
     name = f"checkpoint-{step}"
-    files = write(Path(name), {"state.json": text, "optimizer.pt": state * 5000})
+    manifest = json.dumps({"same": MAKE, "step": step}).encode()
+    files = write(
+        Path(name), {"state.json": text, "optimizer.pt": state * 5000, MANIFEST: manifest}
+    )
     channel.say(CheckpointSaved(step=step, directory=name, files=files))
 
 

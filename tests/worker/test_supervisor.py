@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from structlog.testing import capture_logs
 
 from app.database import new_id, transaction
 from app.domain.lifecycle import Desired, JobKind
+from app.domain.order import MANIFEST
 from app.jobs import checkpoints, repository
 from app.models import Adapter, BlobChunk, Checkpoint, Job, JobLog, StoredFile
 from tests.services import wait_until
@@ -263,6 +265,33 @@ def test_damaged_checkpoint_is_refused_and_the_one_before_is_used(workshop: Work
     starts = [line.split()[5] for line in witnessed if " start " in line]
     assert starts == ["0", str(before.step)]
     assert newest.step > before.step
+    assert workshop.adapter(job_id) == workshop.expected(150)
+
+
+def test_checkpoint_of_another_make_is_passed_over_for_the_one_before(workshop: Workshop) -> None:
+    job_id = workshop.submit(metadata={"steps": 150, "step_ms": 50, "checkpoint_steps": 3})
+    with workshop.station():
+        workshop.wait_step(job_id, 8)
+        workshop.ask(job_id, Desired.PAUSE)
+        workshop.wait(job_id, "paused")
+    (newest, files), (before, _) = checkpoints.kept(workshop.engine, job_id)
+    with transaction(workshop.engine) as session:
+        manifest = next(f for f in files if f.name == MANIFEST)
+        other = b'{"same": {"engine": "other"}}'
+        session.execute(
+            update(BlobChunk).where(BlobChunk.blob_id == manifest.blob_id).values(data=other)
+        )
+        session.execute(
+            update(StoredFile)
+            .where(StoredFile.owner_id == newest.id, StoredFile.name == MANIFEST)
+            .values(sha256=hashlib.sha256(other).hexdigest(), size=len(other))
+        )
+    workshop.ask(job_id, Desired.RUN)
+    with workshop.station():
+        workshop.wait(job_id, "succeeded")
+    witnessed = (workshop.directory / "models" / "witness").read_text().splitlines()
+    starts = [line.split()[5] for line in witnessed if " start " in line]
+    assert starts == ["0", str(before.step)]
     assert workshop.adapter(job_id) == workshop.expected(150)
 
 

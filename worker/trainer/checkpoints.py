@@ -18,11 +18,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from app.domain.order import MANIFEST
 from app.domain.plan import TrainingPlan
 from app.domain.progress import FileEntry
 from worker.trainer.files import file_entries, file_entry
 
-MANIFEST = "manifest.json"
 #: The best weights so far travel in every checkpoint: a resumed run may end with them, on a
 #: machine that never saw the checkpoint they come from.
 BEST_WEIGHTS = "best_adapter_model.safetensors"

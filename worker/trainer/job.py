@@ -110,23 +110,17 @@ def _train_and_package(
 def _checkpoint(
     order: WorkOrder, same: dict[str, Any], channel: Channel
 ) -> tuple[Path | None, checkpoints.Manifest | None]:
-    """The checkpoint to go on from, if there is one that can be trusted."""
-    if order.checkpoint is None:
-        return None, None
-    directory = Path(order.checkpoint)
-    try:
-        manifest = checkpoints.verify(directory, same)
-    except checkpoints.CheckpointRefused as refused:
-        channel.say(
-            Noted(
-                code="checkpoint_refused",
-                message=f"the checkpoint cannot be used, so training starts over: {refused}"[:2000],
-                is_warning=True,
-            )
-        )
-        return None, None
-    checkpoints.restore_best(directory, manifest, Path())
-    return directory, manifest
+    """The first checkpoint that can be trusted, to go on from."""
+    for directory in map(Path, order.checkpoints):
+        try:
+            manifest = checkpoints.verify(directory, same)
+        except checkpoints.CheckpointRefused as refused:
+            message = f"a checkpoint cannot be used, the one before is or none: {refused}"
+            channel.say(Noted(code="checkpoint_refused", message=message[:2000], is_warning=True))
+            continue
+        checkpoints.restore_best(directory, manifest, Path())
+        return directory, manifest
+    return None, None
 
 
 def _evaluate_untrained(run: Run, manifest: checkpoints.Manifest | None, channel: Channel) -> None:
