@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -18,9 +17,7 @@ from app.domain.plan import (
 )
 from app.domain.rules import check
 from app.domain.spec import EvalFraction, LoraSpec, RewardJobSpec, TrainingSpec
-
-#: The middle of a chat template for models without one of their own, encoders for example.
-PLAIN_LINES = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+from app.domain.templates import plain_template, with_stopped_clock
 
 
 def compile_plan(
@@ -42,7 +39,8 @@ def compile_plan(
     pad_token, pad_token_id = _pad_token(facts)
     template = None
     if data_format == "conversational":
-        template = facts.chat_template or plain_template(facts, pad_token)
+        own = facts.chat_template
+        template = with_stopped_clock(own) if own else plain_template(facts, pad_token)
     fraction = spec.eval_dataset.fraction if isinstance(spec.eval_dataset, EvalFraction) else None
     return TrainingPlan(
         base_model=BaseModelRef(
@@ -92,18 +90,6 @@ def compile_plan(
     )
 
 
-def plain_template(facts: BaseModelFacts, pad_token: str) -> str:
-    """ "role: content" lines between the tokens that this model's tokenizer puts around a text.
-
-    An encoder reads its score at [CLS]. A last token that also pads would move the score, so such
-    a one is left out.
-    """
-    before, after = facts.tokens_around
-    if after.endswith(pad_token):
-        after = ""
-    return _literal(before) + PLAIN_LINES + _literal(after)
-
-
 def batch_split(batch_size: int, per_device: int | str) -> tuple[int, int]:
     """``(pairs a forward pass, accumulation steps)``; "auto" takes the largest divisor ≤ 8."""
     if per_device == "auto":
@@ -122,10 +108,6 @@ def _pad_token(facts: BaseModelFacts) -> tuple[str, int]:
     assert facts.eos_token is not None
     assert facts.eos_token_id is not None
     return facts.eos_token, facts.eos_token_id
-
-
-def _literal(text: str) -> str:
-    return f"{{{{ {json.dumps(text)} }}}}" if text else ""
 
 
 def _gradient_checkpointing(

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import Template
 
-from app.domain.compiler import PLAIN_LINES, batch_split, compile_plan, planned_steps
+from app.domain.compiler import batch_split, compile_plan, planned_steps
 from app.domain.paths import matches, shortest_names
 from app.domain.plan import BaseModelFacts, TrainingPlan
+from app.domain.templates import PLAIN_LINES
 from tests.domain.base_model_facts import dataset, decoder, encoder, job, mixture
 
 

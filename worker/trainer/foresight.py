@@ -12,6 +12,7 @@ from functools import partial
 from app.domain.order import WorkOrder
 from app.domain.plan import BaseModelFacts, TrainingPlan
 from app.domain.progress import Noted, Reported
+from app.domain.templates import FIXED_DAY, has_stopped_clock
 from worker.trainer import pairs
 from worker.trainer.channel import Channel
 from worker.trainer.failures import Stopped
@@ -35,6 +36,13 @@ def foresee(
         Stopped: the supervisor asked for it.
         TrainerFailure: dataset_invalid, once the report is said.
     """
+    if has_stopped_clock(plan.tokenization.chat_template or ""):
+        message = (
+            f"the base model's chat template writes today's date into every text; this adapter's "
+            f"always writes {FIXED_DAY}, so that a score does not hang on the day: render with the "
+            "adapter's tokenizer"
+        )
+        channel.say(Noted(code="template_date_fixed", message=message, is_warning=True))
     train_file, eval_file = pairs.pair_files(order, plan, tokenizer)
     survey = Survey(plan.tokenization.max_length)
 

@@ -172,6 +172,7 @@ def make_probes(
     probes = []
     for pair in pairs:
         row = rows[pair.line]
+        chosen, rejected = tokenizer.render(row)
         rewards = score(
             model,
             [pair.chosen, pair.rejected],
@@ -183,8 +184,8 @@ def make_probes(
             {
                 "dataset": dataset,
                 "line": pair.line,
-                "chosen": tokenizer.render(row, "chosen"),
-                "rejected": tokenizer.render(row, "rejected"),
+                "chosen": chosen,
+                "rejected": rejected,
                 "chosen_score": rewards[0],
                 "rejected_score": rewards[1],
             }

@@ -24,7 +24,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from app.domain.lifecycle import FailureCode
 from app.domain.plan import TokenizationPlan
-from worker.trainer.failures import TrainerFailure
+from worker.trainer.failures import TrainerFailure, unsupported
+from worker.trainer.rendering import TemplateTooCostly, render_chats
 from worker.trainer.token_cache import CacheEntry, Ids
 
 REPLIES = ("chosen", "rejected")
@@ -66,20 +67,22 @@ class PairTokenizer:
             "is_conversational": self.is_conversational,
         }
 
-    def render(self, row: dict[str, Any], reply: str) -> str:
-        """The text of ``row`` with its ``reply`` ("chosen" or "rejected"), as it is tokenised.
+    def render(self, row: dict[str, Any]) -> list[str]:
+        """The texts of ``row`` with its chosen and its rejected reply, as they are tokenised.
 
         Raises:
+            TemplateTooCostly
             ValueError, jinja2.TemplateError: the chat template cannot render it.
         """
         if self.is_conversational:
-            messages = row.get("prompt", []) + row[reply]
-            return str(self.tokenizer.apply_chat_template(messages, tokenize=False))
-        text = str(row[reply])
+            prompt = row.get("prompt", [])
+            return render_chats(self.tokenizer, [prompt + row[reply] for reply in REPLIES])
+        return [str(row.get("prompt", "")) + self._with_eos(row[reply]) for reply in REPLIES]
+
+    def _with_eos(self, text: str) -> str:
         eos = self.tokenizer.eos_token
-        if self.plan.append_eos and isinstance(eos, str) and not text.endswith(eos):
-            text += eos
-        return str(row.get("prompt", "")) + text
+        wants = self.plan.append_eos and isinstance(eos, str) and not text.endswith(eos)
+        return f"{text}{eos}" if wants else text
 
     def encode(self, rendered: list[str]) -> list[list[int]]:
         """Token ids of rendered texts, neither padded nor truncated."""
@@ -162,7 +165,12 @@ def _encoded(
             rendered: list[tuple[dict[str, Any], list[str]]] = []
             for row in chunk:
                 try:
-                    rendered.append((row, [tokenizer.render(row, reply) for reply in REPLIES]))
+                    rendered.append((row, tokenizer.render(row)))
+                except TemplateTooCostly as error:
+                    raise unsupported(
+                        f"its chat template {error}, line {row['line']} of the pairs; give the "
+                        "catalogue entry a chat_template of its own"
+                    ) from error
                 except Exception as error:  # noqa: BLE001 - a template may raise anything
                     is_whole = False
                     refuse(row["line"], f"the chat template cannot render it: {error}")

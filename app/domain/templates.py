@@ -1,0 +1,54 @@
+"""Chat templates: one for models without their own, and none that reads the clock."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import date
+
+from app.domain.plan import BaseModelFacts
+
+#: The middle of a chat template for models without one of their own, encoders for example.
+PLAIN_LINES = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+#: Today, for a template that asks: what those of Llama 3 fall back to where there is no clock.
+FIXED_DAY = date(2024, 7, 26)
+_CLOCK = "strftime_now"
+_CLOCK_FORMAT = re.compile(rf"""{_CLOCK}\(\s*["']([^"']*)["']""")
+_STOPPED = f"{{% macro {_CLOCK}(format) %}}"
+
+
+def plain_template(facts: BaseModelFacts, pad_token: str) -> str:
+    """ "role: content" lines between the tokens that this model's tokenizer puts around a text.
+
+    An encoder reads its score at [CLS]. A last token that also pads would move the score, so such
+    a one is left out.
+    """
+    before, after = facts.tokens_around
+    if after.endswith(pad_token):
+        after = ""
+    return _literal(before) + PLAIN_LINES + _literal(after)
+
+
+def with_stopped_clock(template: str) -> str:
+    """The template with ``strftime_now`` always giving FIXED_DAY, in the formats it asks for.
+
+    Templates of Llama 3.2, Llama 3.3 and gpt-oss write today's date into every conversation: a run
+    that is resumed after midnight would train on other tokens, and the adapter would score the
+    same pair differently every day.
+    """
+    if _CLOCK not in template or has_stopped_clock(template):
+        return template
+    usual = "%d %b %Y"
+    days = {f: FIXED_DAY.strftime(f) for f in [usual, *_CLOCK_FORMAT.findall(template)]}
+    answer = f"{{{{ {json.dumps(days)}.get(format, {json.dumps(days[usual])}) }}}}"
+    # "+" keeps the template's own first newline.
+    return f"{_STOPPED}{answer}{{% endmacro +%}}{template}"
+
+
+def has_stopped_clock(template: str) -> bool:
+    """Whether ``with_stopped_clock`` changed it."""
+    return template.startswith(_STOPPED)
+
+
+def _literal(text: str) -> str:
+    return f"{{{{ {json.dumps(text)} }}}}" if text else ""

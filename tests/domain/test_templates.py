@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from time import strftime
+from typing import Any
+
+import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from app.domain.templates import has_stopped_clock, with_stopped_clock
+
+LLAMA = """\
+{%- if not date_string is defined %}
+    {%- if strftime_now is defined %}
+        {%- set date_string = strftime_now("%d %b %Y") %}
+    {%- else %}
+        {%- set date_string = "never" %}
+    {%- endif %}
+{%- endif %}
+{{- "Today Date: " + date_string }}"""
+GPT_OSS = """\
+{%- macro system() %}{{ "Current date: " + strftime_now('%Y-%m-%d') }}{% endmacro -%}
+{{ system() }}"""
+VARIABLE = "\n{% set f = '%Y' %}{{ strftime_now(f) }}\n"
+
+
+def render(template: str, **globals_: Any) -> str:
+    """As transformers does."""
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals.update(globals_)
+    return environment.from_string(template).render(messages=[])
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        (LLAMA, "Today Date: 26 Jul 2024"),
+        (GPT_OSS, "Current date: 2024-07-26"),
+        (VARIABLE, "\n26 Jul 2024"),  # its first newline is its own
+    ],
+    ids=["llama", "gpt-oss", "variable"],
+)
+def test_template_that_asks_for_today_always_gets_the_same_day(template: str, text: str) -> None:
+    stopped = with_stopped_clock(template)
+    assert has_stopped_clock(stopped)
+    assert render(template, strftime_now=strftime) != text
+    assert render(stopped, strftime_now=strftime) == text
+    assert render(stopped) == text  # where a renderer has no clock to offer
+    assert with_stopped_clock(stopped) == stopped
+
+
+def test_other_templates_are_left_as_they_are() -> None:
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    assert with_stopped_clock(template) == template
+    assert not has_stopped_clock(template)
