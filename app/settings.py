@@ -101,10 +101,12 @@ class Settings(BaseSettings):
     )
     poll_seconds: float = Field(0.5, gt=0, description="Embedded: how often to look for work.")
     slow_poll_seconds: float = Field(30.0, gt=0, description="With a broker: in case it is dead.")
-    trainer_memory_bytes: int | None = Field(None, description="Address space of a trainer.")
+    trainer_memory_bytes: int | None = Field(
+        None, description="Memory that a trainer can write to."
+    )
     preflight_seconds: int = Field(600, ge=1, description="An inspection, with its data reports.")
     preflight_memory_bytes: int = Field(
-        32 << 30, ge=1 << 30, description="Address space of an inspection; torch alone maps 4 GiB."
+        32 << 30, ge=2 << 30, description="Memory that an inspection can write to."
     )
 
     heartbeat_seconds: float = Field(10.0, gt=0, description="How often a lease is renewed.")

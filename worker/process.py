@@ -101,7 +101,9 @@ class TrainerProcess:
             environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
         self._child = spawn(directory, environment, keep)
         if memory_bytes is not None:
-            resource.prlimit(self._child.pid, resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+            # What it can write to, not its address space: CUDA reserves twice the GPU's memory of
+            # that at its first call.
+            resource.prlimit(self._child.pid, resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
         # Few, for a line may have MAX_LINE_BYTES: a child that talks faster than it is heard waits.
         self.lines: queue.Queue[bytes | None] = queue.Queue(maxsize=32)
         self._log = bytearray()

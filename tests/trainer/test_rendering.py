@@ -35,7 +35,7 @@ def test_template_bomb_is_ended_at_once_and_named(
     template: str, words: str, llama: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rendering, "CPU_SECONDS", 0.5)
-    limits = resource.getrlimit(resource.RLIMIT_AS)
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(TrainerFailure) as failure:
         tokenized(llama, make_pairs(3), tmp_path, chat_template=template)
@@ -43,7 +43,7 @@ def test_template_bomb_is_ended_at_once_and_named(
     assert words in failure.value.detail
     assert "line 1 of the pairs" in failure.value.detail
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 600 << 10
-    assert resource.getrlimit(resource.RLIMIT_AS) == limits
+    assert resource.getrlimit(resource.RLIMIT_DATA) == limits
     assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
 
 
@@ -87,11 +87,11 @@ def test_longest_line_of_a_dataset_is_rendered(llama: Base, tmp_path: Path) -> N
 
 
 def test_limit_of_the_process_is_not_raised(llama: Base, tmp_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     low = 1 << 44
-    resource.setrlimit(resource.RLIMIT_AS, (low, hard))
+    resource.setrlimit(resource.RLIMIT_DATA, (low, hard))
     try:
         tokenized(llama, make_pairs(1), tmp_path)
-        assert resource.getrlimit(resource.RLIMIT_AS) == (low, hard)
+        assert resource.getrlimit(resource.RLIMIT_DATA) == (low, hard)
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

@@ -103,7 +103,7 @@ def test_fork_gets_a_session_its_environment_and_its_limit(
         "import json, os, resource; input(); print(json.dumps(dict("
         "pid=os.getpid(), session=os.getsid(0), directory=os.getcwd(),"
         "environment=dict(os.environ), started_with=open('/proc/self/environ').read(),"
-        "limit=resource.getrlimit(resource.RLIMIT_AS))), flush=True)"
+        "limit=resource.getrlimit(resource.RLIMIT_DATA))), flush=True)"
     )
     fork = Fork(light, tmp_path, program, memory_bytes=limit)
     seen = json.loads(fork.answer())
@@ -113,7 +113,20 @@ def test_fork_gets_a_session_its_environment_and_its_limit(
     assert seen["environment"] == trainer_environment(tmp_path)
     assert "PLAUDIT_" not in seen["started_with"]
     assert seen["limit"] == [limit, limit]
-    assert resource.getrlimit(resource.RLIMIT_AS)[0] != limit
+    assert resource.getrlimit(resource.RLIMIT_DATA)[0] != limit
+
+
+def test_limit_is_on_memory_and_not_on_addresses(light: ForkServer, tmp_path: Path) -> None:
+    """A CUDA driver reserves addresses for more than the GPU's memory, and writes to few."""
+    program = (
+        "import mmap\n"
+        "reserved = mmap.mmap(-1, 256 << 30, mmap.MAP_PRIVATE, prot=0)\n"
+        "try: bytearray(4 << 30)\n"
+        "except MemoryError: print('refused', flush=True)"
+    )
+    fork = Fork(light, tmp_path, f"input()\n{program}", memory_bytes=3 << 30)
+    assert fork.answer() == b"refused\n"
+    assert fork.process.wait() == 0
 
 
 def test_killed_fork_takes_nobody_with_it(light: ForkServer, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 #: Of the whole process, for one pair. A megabyte in 2,000 turns takes about 0.02 s.
 CPU_SECONDS = 5.0
-#: More address space than before, for one pair.
+#: More memory to write to than before, for one pair.
 MEMORY_BYTES = 512 << 20
 #: Four times the longest line of a dataset.
 MAX_CHARACTERS = 4 << 20
@@ -48,13 +48,13 @@ def render_chats(
 
 @contextmanager
 def _bounds() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     with open("/proc/self/statm", "rb", buffering=0) as file:
-        room = int(file.read().split()[0]) * mmap.PAGESIZE + MEMORY_BYTES
+        room = int(file.read().split()[5]) * mmap.PAGESIZE + MEMORY_BYTES
     if soft != resource.RLIM_INFINITY:
         room = min(room, soft)
     handler = signal.signal(signal.SIGVTALRM, _too_long)
-    resource.setrlimit(resource.RLIMIT_AS, (room, hard))
+    resource.setrlimit(resource.RLIMIT_DATA, (room, hard))
     # Processor time: a frozen or crowded machine is no fault of the template's.
     signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)
     try:
@@ -63,7 +63,7 @@ def _bounds() -> Iterator[None]:
         raise TemplateTooCostly(f"takes more than {MEMORY_BYTES >> 20} MiB for it") from error
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
         signal.signal(signal.SIGVTALRM, handler)
 
 
