@@ -160,7 +160,10 @@ FAILURES: dict[FailureCode, Failure] = {
         _RESOURCE, False, "Lower lora.r or the modules to save, or raise the operator's limit."
     ),
     FailureCode.TIMED_OUT: Failure(
-        _RESOURCE, False, "Raise resources.max_runtime_seconds, or train fewer steps."
+        _RESOURCE,
+        False,
+        "Raise resources.max_runtime_seconds or train fewer steps; what an inspection may take is "
+        "the operator's to raise.",
     ),
     FailureCode.HUB_UNAVAILABLE: Failure(_INFRA, True, "Nothing to do: it is tried again."),
     FailureCode.DISK_FULL: Failure(_INFRA, True, "Free disk space on the worker."),

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app import blobs
 from app.broker import Tickets, queues
 from app.database import now_ms, reader, transaction
-from app.domain.lifecycle import JobStatus
+from app.domain.lifecycle import TERMINAL, JobKind, JobStatus
 from app.jobs import checkpoints, leases, repository
 from app.jobs.claiming import WORKER_GONE_MS
 from app.models import Job, Worker
@@ -28,6 +28,8 @@ COLLECT_SECONDS = 600
 #: Checkpoints and blobs a round, so that lost jobs never wait long for the bytes to be deleted.
 COLLECTED_AT_ONCE = 100
 FORGET_WORKER_MS = 86_400_000
+#: So long what a worker said of data answers the same question; then it is asked anew.
+FORGET_INSPECTION_MS = 7 * 86_400_000
 
 
 class Reconciler(threading.Thread):
@@ -116,7 +118,23 @@ def collect(engine: Engine) -> bool:
     """Drop some of what ended jobs leave behind; whether there may be more."""
     dropped = checkpoints.drop_ended(engine, COLLECTED_AT_ONCE)
     removed = blobs.collect_garbage(engine, COLLECTED_AT_ONCE)
+    forgotten = forget_inspections(engine, COLLECTED_AT_ONCE)
     with transaction(engine) as session:
         session.execute(delete(Worker).where(Worker.seen_at < now_ms() - FORGET_WORKER_MS))
-    log.info("garbage_collected", checkpoints=dropped, blobs=removed)
-    return COLLECTED_AT_ONCE in (dropped, removed)
+    log.info("garbage_collected", checkpoints=dropped, blobs=removed, inspections=forgotten)
+    return COLLECTED_AT_ONCE in (dropped, removed, forgotten)
+
+
+def forget_inspections(engine: Engine, limit: int) -> int:
+    """Delete inspections that ended long ago, with what they said; how many were found."""
+    ended = (
+        Job.kind == JobKind.PREFLIGHT,
+        Job.status.in_(TERMINAL),
+        Job.finished_at < now_ms() - FORGET_INSPECTION_MS,
+    )
+    with reader(engine).connect() as connection:
+        old = list(connection.scalars(select(Job.id).where(*ended).order_by(Job.id).limit(limit)))
+    if old:
+        with transaction(engine) as session:
+            session.execute(delete(Job).where(Job.id.in_(old)))
+    return len(old)

@@ -53,6 +53,12 @@ class Job(Base):
             postgresql_where=text("status = 'succeeded'"),
         ),
         Index(
+            "ix_jobs_inspections",
+            "id",
+            sqlite_where=text("kind = 'preflight'"),
+            postgresql_where=text("kind = 'preflight'"),
+        ),
+        Index(
             "ux_jobs_idempotency",
             "tenant_id",
             "idempotency_key",

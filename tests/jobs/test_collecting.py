@@ -12,10 +12,10 @@ from sqlalchemy.exc import OperationalError
 
 from app import blobs
 from app.broker import make_tickets
-from app.database import new_id, transaction
+from app.database import new_id, now_ms, transaction
 from app.jobs import reconciler
 from app.jobs.reconciler import Reconciler
-from app.models import Blob, BlobChunk, Checkpoint
+from app.models import Blob, BlobChunk, Checkpoint, Job, JobReport
 from app.settings import Settings
 from tests.jobs.making import look, queue_job
 from tests.services import wait_until
@@ -90,6 +90,28 @@ def test_collection_that_fails_does_not_keep_jobs_waiting(
     finally:
         thread.stop()
     assert len(failed) == 1
+
+
+def test_inspections_are_forgotten_after_a_week_and_jobs_are_not(engine: Engine) -> None:
+    with transaction(engine) as session:
+        week_ago = (session.scalar(select(now_ms())) or 0) - 7 * 86_400_000
+    made = {
+        (kind, finished_at): queue_job(
+            engine,
+            kind=kind,
+            status="failed" if finished_at else "queued",
+            finished_at=finished_at,
+        )
+        for kind in ("preflight", "merge", "train")
+        for finished_at in (week_ago - 10_000, week_ago + 60_000, None)
+    }
+    old = made.pop(("preflight", week_ago - 10_000))
+    with transaction(engine) as session:
+        session.add(JobReport(job_id=old, name="dataset", attempt=1, document={}))
+    reconciler.collect(engine)
+    with transaction(engine) as session:
+        assert set(session.scalars(select(Job.id))) == set(made.values())
+        assert session.scalar(select(func.count()).select_from(JobReport)) == 0
 
 
 def test_each_blob_has_one_collector_that_removes_it(
