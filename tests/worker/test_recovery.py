@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -115,6 +116,16 @@ def test_every_line_of_a_worker_about_a_job_names_it_and_its_attempt(workshop: W
     }
     assert all(line["job_id"] == job_id for line in about)
     assert {line["attempt"] for line in about} == {1, 2, 3}
+
+
+def test_worker_whose_log_nobody_reads_any_more_works_on(workshop: Workshop) -> None:
+    readable, log = os.pipe()
+    with workshop.process(os.fdopen(log, "wb")):
+        workshop.wait(workshop.submit(), "succeeded")
+        os.close(readable)
+        first, second = workshop.submit(), workshop.submit()
+        workshop.wait(first, "succeeded", seconds=30)
+        workshop.wait(second, "succeeded", seconds=30)
 
 
 # -- the brake -------------------------------------------------------------------------------
