@@ -69,15 +69,18 @@ def test_round_that_was_full_is_followed_by_another(
     assert look(engine, ended_job).checkpoint_id is None
 
 
+@pytest.mark.parametrize(
+    "error", [OperationalError("DELETE", None, Exception("it is locked")), ValueError("a bad row")]
+)
 def test_collection_that_fails_does_not_keep_jobs_waiting(
-    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     failed: list[Engine] = []
     issued = threading.Semaphore(0)
 
     def fail(engine: Engine) -> bool:
         failed.append(engine)
-        raise OperationalError("DELETE", None, Exception("it is locked"))
+        raise error
 
     monkeypatch.setattr(reconciler, "collect", fail)
     monkeypatch.setattr(reconciler, "issue_missing", lambda *_: issued.release())

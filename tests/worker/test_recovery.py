@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,25 @@ def test_worker_whose_log_nobody_reads_any_more_works_on(workshop: Workshop) -> 
         first, second = workshop.submit(), workshop.submit()
         workshop.wait(first, "succeeded", seconds=30)
         workshop.wait(second, "succeeded", seconds=30)
+
+
+def test_worker_works_on_after_an_attempt_that_could_not_even_be_started(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+
+    def fail(_: object) -> None:
+        failed.set()
+        raise RuntimeError("can't start new thread")
+
+    with workshop.station():
+        with monkeypatch.context() as patch:
+            patch.setattr("worker.keeper.LeaseKeeper.start", fail)
+            lost = workshop.submit()
+            assert failed.wait(60)
+        workshop.wait(workshop.submit(), "succeeded", seconds=30)
+        wait_until("the lease to be swept", lambda: bool(sweep(workshop)), 60)
+        workshop.wait(lost, "succeeded")
 
 
 # -- the brake -------------------------------------------------------------------------------
