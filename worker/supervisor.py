@@ -23,13 +23,11 @@ from app.jobs.artifacts import ArtifactTooLarge
 from app.jobs.repository import LeaseLost
 from worker import preparation
 from worker.attempt import Attempt, Interrupted, JobFailed
+from worker.brake import OF_THE_MACHINE
 from worker.conversation import converse
 from worker.journal import Journal
 
 log = structlog.get_logger()
-
-#: Failures that another host may not have.
-OF_THE_HOST = (FailureCode.DISK_FULL, FailureCode.CUDA_ERROR, FailureCode.TRAINER_CRASHED)
 
 
 class Supervisor:
@@ -67,7 +65,7 @@ class Supervisor:
         except OSError as error:
             self._log.warning("attempt_broke", exc_info=True)
             full = error.errno in preparation.DISK_FULL
-            code = FailureCode.DISK_FULL if full else FailureCode.INTERNAL
+            code = FailureCode.DISK_FULL if full else FailureCode.HOST_ERROR
             self._fail(JobFailed(code, str(error)))
         except Exception as error:
             logger = self._log
@@ -181,7 +179,7 @@ class Supervisor:
     def _fail(self, failure: JobFailed) -> None:
         self.failure = failure.code
         self._log.warning("attempt_failed", code=failure.code, detail=failure.detail)
-        host = self._host if failure.code in OF_THE_HOST else None
+        host = self._host if failure.code in OF_THE_MACHINE else None
         self._end(
             lambda: leases.fail(
                 *self._attempt.held, failure.code, failure.detail, failure.step, host=host

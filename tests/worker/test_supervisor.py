@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 from typing import Any
 
 import pytest
@@ -196,17 +197,22 @@ def test_cancel_does_not_wait_for_a_download(
 # -- what may be wrong around it -------------------------------------------------------------
 
 
-def test_full_disk_is_typed_and_avoids_the_host(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(errno.ENOSPC, "disk_full"), (errno.EROFS, "host_error"), (errno.EMFILE, "host_error")],
+)
+def test_error_of_the_machine_is_typed_and_avoids_the_host(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, number: int, code: str
 ) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fail(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(preparation, "lay_out", full)
+    monkeypatch.setattr(preparation, "lay_out", fail)
     job_id = workshop.submit()
-    with workshop.station():
+    with workshop.station() as station:
         job = workshop.wait(job_id, "failed")
-    assert (job.failure_code, job.failures) == ("disk_full", 3)
+        wait_until("the worker to stop", lambda: station._brake.is_on)
+    assert (job.failure_code, job.failures) == (code, 3)
     assert job.avoid_host
 
 
