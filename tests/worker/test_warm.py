@@ -140,6 +140,15 @@ def test_killed_fork_takes_nobody_with_it(light: ForkServer, tmp_path: Path) -> 
     assert second.process.wait() == 0
 
 
+def test_fork_that_cannot_be_made_costs_no_other(tmp_path: Path) -> None:
+    with started(tmp_path, "serve_once()") as server:
+        wait_until("the server", lambda: server.is_ready)
+        fork = Fork(server, tmp_path, ECHO)
+        assert server.spawn(tmp_path, {}, ()) is None
+        assert fork.answer() == b"k\n"
+        assert fork.process.wait() == 0
+
+
 def test_fork_that_raises_says_what(light: ForkServer, tmp_path: Path) -> None:
     fork = Fork(light, tmp_path, "raise OSError('no such luck')")
     assert fork.process.wait() == 1

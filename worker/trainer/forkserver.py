@@ -31,6 +31,7 @@ from worker.trainer.channel import die_with_parent
 CONTROL_FD = 3
 MAX_REQUEST = 64 << 10
 MAX_FDS = 8
+NO_FORK = -1
 EXIT_UNFIT = 71  # jobs start cold from now on: another server would end the same way
 
 
@@ -64,7 +65,10 @@ def _take_request(
         return False
     status = socket.socket(fileno=descriptors[0])
     server = os.getpid()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:  # no memory or no process to be had: the forks that run are not to die of it
+        pid = NO_FORK
     if pid == 0:
         die_with_parent()
         if os.getppid() != server:
@@ -79,8 +83,11 @@ def _take_request(
         _become_trainer(json.loads(request), descriptors[1:4])
     for descriptor in descriptors[1:]:
         os.close(descriptor)
-    running[pid] = status
-    status.send(str(pid).encode())
+    if pid == NO_FORK:
+        status.close()  # tells whoever asked
+    else:
+        running[pid] = status
+        status.send(str(pid).encode())
     return True
 
 
