@@ -22,6 +22,9 @@ log = structlog.get_logger()
 #: What the server's interpreter runs, its control socket being descriptor 3.
 PROGRAM = "from worker.trainer.forkserver import serve; serve()"
 
+#: A fork takes milliseconds; a job must not wait for a server that does not answer.
+FORK_SECONDS = 30.0
+
 
 class WarmChild:
     """A fork of the server; what ``subprocess.Popen`` offers, as far as a supervisor needs it."""
@@ -130,8 +133,12 @@ class ForkServer:
             theirs.close()
             for descriptor in given[1:]:
                 os.close(descriptor)
-        pid = int(ours.recv(64) or b"0")
-        if pid == 0:  # nobody holds the other end any more
+        ours.settimeout(FORK_SECONDS)
+        try:
+            pid = int(ours.recv(64) or b"0")
+        except TimeoutError:  # frozen; a fork that it makes yet finds its pipes closed
+            pid = 0
+        if pid == 0:
             log.warning("fork_not_made")
             ours.close()
             for descriptor in kept:

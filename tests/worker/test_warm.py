@@ -149,6 +149,24 @@ def test_fork_that_cannot_be_made_costs_no_other(tmp_path: Path) -> None:
         assert fork.process.wait() == 0
 
 
+def test_server_that_does_not_answer_holds_up_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with started(tmp_path, "serve_light()") as server:
+        wait_until("the server", lambda: server.is_ready)
+        fork = Fork(server, tmp_path, ECHO)
+        frozen = server._server
+        assert frozen is not None
+        frozen.send_signal(signal.SIGSTOP)
+        with monkeypatch.context() as patch:
+            patch.setattr(warm, "FORK_SECONDS", 0.2)
+            assert server.spawn(tmp_path, {}, ()) is None
+        frozen.send_signal(signal.SIGCONT)
+        assert Fork(server, tmp_path / "next", "").process.wait() == 0
+        assert fork.answer() == b"k\n"
+        assert fork.process.wait() == 0
+
+
 def test_fork_that_raises_says_what(light: ForkServer, tmp_path: Path) -> None:
     fork = Fork(light, tmp_path, "raise OSError('no such luck')")
     assert fork.process.wait() == 1

@@ -23,6 +23,7 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 
 from app.domain.order import EXIT_WATCHDOG
 from worker.trainer.__main__ import main, prepare_environment
@@ -87,7 +88,8 @@ def _take_request(
         status.close()  # tells whoever asked
     else:
         running[pid] = status
-        status.send(str(pid).encode())
+        with suppress(BrokenPipeError):  # whoever asked waits no longer
+            status.send(str(pid).encode())
     return True
 
 
@@ -124,11 +126,8 @@ def _reap(running: dict[int, socket.socket]) -> None:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
             return
-        with running.pop(pid) as sock:
-            try:
-                sock.send(str(os.waitstatus_to_exitcode(status)).encode())
-            except BrokenPipeError:
-                continue  # who asked is gone; there is nobody to tell
+        with running.pop(pid) as sock, suppress(BrokenPipeError):  # who asked is gone
+            sock.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
 def _load() -> None:
