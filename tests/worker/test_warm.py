@@ -40,6 +40,7 @@ layer = wrapped.base_model.model[0]
 assert type(layer).__module__ == "peft.tuners.lora.bnb", type(layer)
 assert wrapped(torch.ones(1, 64)).shape == (1, 64)
 """
+PIPES: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
 ECHO = "print(input(), flush=True)"
 
 
@@ -114,6 +115,29 @@ def test_fork_gets_a_session_its_environment_and_its_limit(
     assert "PLAUDIT_" not in seen["started_with"]
     assert seen["limit"] == [limit, limit]
     assert resource.getrlimit(resource.RLIMIT_DATA)[0] != limit
+
+
+def test_lower_limit_of_the_operator_s_own_stays(tmp_path: Path) -> None:
+    own = (2 << 30, 2 << 30)
+
+    def spawn(*_: Any) -> subprocess.Popen[bytes]:
+        child = subprocess.Popen(["sleep", "600"], **PIPES)
+        resource.prlimit(child.pid, resource.RLIMIT_DATA, own)
+        return child
+
+    process = TrainerProcess(tmp_path, spawn, (), memory_bytes=3 << 30)
+    assert resource.prlimit(process._child.pid, resource.RLIMIT_DATA) == own
+    process.kill()
+    process.wait()
+
+
+def test_trainer_that_ends_before_it_is_limited_says_how(tmp_path: Path) -> None:
+    def spawn(*_: Any) -> subprocess.Popen[bytes]:
+        child = subprocess.Popen(["sh", "-c", "exit 3"], **PIPES)
+        child.wait()
+        return child
+
+    assert TrainerProcess(tmp_path, spawn, (), memory_bytes=3 << 30).wait() == 3
 
 
 def test_limit_is_on_memory_and_not_on_addresses(light: ForkServer, tmp_path: Path) -> None:
