@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 
 import structlog
 
@@ -74,6 +75,8 @@ class Supervisor:
         finally:
             self._attempt.keeper.stop()
             shutil.rmtree(self._attempt.directory, ignore_errors=True)
+            with suppress(OSError):  # the next attempt works there already
+                self._attempt.directory.parent.rmdir()
             self._log.info("attempt_ended")
 
     def _work(self) -> None:

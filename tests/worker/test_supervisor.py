@@ -30,6 +30,7 @@ def test_job_is_trained_and_published(workshop: Workshop) -> None:
     assert workshop.adapter(job_id) == workshop.expected()
     assert workshop.events(job_id)[0:2] == ["queued", "claimed"]
     assert workshop.events(job_id)[-1] == "succeeded"
+    assert list(workshop.settings.work_dir.iterdir()) == []
 
 
 @pytest.mark.parametrize(
