@@ -10,6 +10,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 
 import structlog
+from pydantic import ValidationError
 
 from app.base_models.catalogue import BaseModelEntry, Catalogue
 from app.base_models.faults import BaseModelError
@@ -63,6 +64,9 @@ class Supervisor:
             self._fail(JobFailed(FailureCode.INVALID_SPEC, str(rejected)))
         except ArtifactTooLarge as error:
             self._fail(JobFailed(FailureCode.ARTIFACT_TOO_LARGE, str(error)))
+        except ValidationError as error:  # what a worker of that version may understand
+            detail = f"another version than this worker's wrote what the job needs: {error}"
+            self._fail(JobFailed(FailureCode.HOST_ERROR, detail))
         except OSError as error:
             self._log.warning("attempt_broke", exc_info=True)
             full = error.errno in preparation.DISK_FULL

@@ -168,7 +168,7 @@ FAILURES: dict[FailureCode, Failure] = {
     ),
     FailureCode.HUB_UNAVAILABLE: Failure(_INFRA, True, "Nothing to do: it is tried again."),
     FailureCode.DISK_FULL: Failure(_INFRA, True, "Free disk space on the worker."),
-    FailureCode.HOST_ERROR: Failure(_INFRA, True, "Check the worker's disk and its limits."),
+    FailureCode.HOST_ERROR: Failure(_INFRA, True, "Check the worker's disk, limits and version."),
     FailureCode.CUDA_ERROR: Failure(_INFRA, True, "Check the worker's GPU."),
     FailureCode.WORKER_LOST: Failure(_INFRA, True, "Nothing to do: it is tried again."),
     FailureCode.TRAINER_CRASHED: Failure(

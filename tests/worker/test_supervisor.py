@@ -217,6 +217,17 @@ def test_error_of_the_machine_is_typed_and_avoids_the_host(
     assert job.avoid_host
 
 
+def test_plan_of_another_version_is_left_to_another_host(workshop: Workshop) -> None:
+    job_id = workshop.submit()
+    plan = (workshop.look(job_id).plan or {}) | {"version": 2}
+    with transaction(workshop.engine) as session:
+        session.execute(update(Job).where(Job.id == job_id).values(plan=plan))
+    with workshop.station():
+        job = workshop.wait(job_id, "failed")
+    assert (job.failure_code, job.failures) == ("host_error", 3)
+    assert job.avoid_host
+
+
 def test_adapter_over_the_limit_is_typed(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"checkpoint_steps": 9999})
     with workshop.station(max_artifact_bytes=1000):
