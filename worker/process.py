@@ -33,6 +33,8 @@ INHERITED = (
     "VIRTUAL_ENV",
 )
 MAX_LOG_LINE = 16 << 10
+#: So long a dead trainer's pipes are read to their end.
+HELD_SECONDS = 10.0
 
 
 class Child(Protocol):
@@ -135,6 +137,9 @@ class TrainerProcess:
         self._ended.wait()
         for thread in self._readers:
             self._let_go(thread)
+        if any(thread.is_alive() for thread in self._readers):
+            # A process that left the session holds a pipe: to close what is read would wait for it.
+            return self._status
         for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):
             if pipe is not None:
                 try:
@@ -158,7 +163,7 @@ class TrainerProcess:
             return
 
     def _let_go(self, thread: threading.Thread) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + HELD_SECONDS
         while thread.is_alive() and time.monotonic() < deadline:
             while not self.lines.empty():
                 self.lines.get_nowait()

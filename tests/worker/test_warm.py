@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,6 +139,27 @@ def test_trainer_that_ends_before_it_is_limited_says_how(tmp_path: Path) -> None
         return child
 
     assert TrainerProcess(tmp_path, spawn, (), memory_bytes=3 << 30).wait() == 3
+
+
+def test_process_that_left_the_session_with_the_log_open_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.process.HELD_SECONDS", 0.2)
+    process = TrainerProcess(
+        tmp_path,
+        lambda *_: subprocess.Popen(["sh", "-c", "setsid sleep 600 >&2 & echo $!"], **PIPES),
+        (),
+    )
+    escaped = psutil.Process(int(process.lines.get(timeout=60) or b""))
+    waiting = threading.Thread(target=process.wait, daemon=True)
+    waiting.start()
+    waiting.join(timeout=30)
+    is_waiting = waiting.is_alive()
+    escaped.kill()
+    for thread in (waiting, *process._readers):
+        thread.join()
+    process.wait()  # closes what it could not before
+    assert not is_waiting
 
 
 def test_limit_is_on_memory_and_not_on_addresses(light: ForkServer, tmp_path: Path) -> None:
