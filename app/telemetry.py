@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import suppress
 from typing import Any, TextIO
 
 import structlog
@@ -49,7 +50,7 @@ def configure_logging(stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(stream or sys.stderr),
+        logger_factory=lambda *_: _Logger(stream or sys.stderr),
     )
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(
@@ -65,6 +66,20 @@ def configure_logging(stream: TextIO | None = None) -> None:
     # Every one of our requests is logged already, with its id.
     for chatty in ("httpx", "httpx2", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+class _Logger(structlog.PrintLogger):
+    """Costs a line, not a job, where its disk is full or nobody reads any more.
+
+    As the standard library's handlers do it. Who logs may be a thread that must not end.
+    """
+
+    def msg(self, message: str) -> None:
+        """Print it, if that can be done."""
+        with suppress(OSError):
+            super().msg(message)
+
+    debug = info = warning = error = critical = msg
 
 
 class Telemetry:

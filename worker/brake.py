@@ -19,7 +19,13 @@ MAX_EARLY = 3
 #: Between two self-tests.
 PAUSE_SECONDS = 60.0
 TEST_SECONDS = 120.0
-OF_THE_MACHINE = (FailureCode.TRAINER_CRASHED, FailureCode.CUDA_ERROR, FailureCode.DISK_FULL)
+#: Failures that another machine may not have.
+OF_THE_MACHINE = (
+    FailureCode.TRAINER_CRASHED,
+    FailureCode.CUDA_ERROR,
+    FailureCode.DISK_FULL,
+    FailureCode.HOST_ERROR,
+)
 
 
 class Brake:

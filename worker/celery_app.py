@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import structlog
 from celery.signals import worker_init, worker_shutdown, worker_shutting_down
 
 from app.broker import make_celery
@@ -17,6 +18,7 @@ from app.telemetry import configure_logging
 from worker import tasks
 from worker.station import Station
 
+log = structlog.get_logger()
 settings = Settings()
 app = make_celery(settings)
 tasks.register(app)
@@ -25,8 +27,13 @@ tasks.register(app)
 @worker_init.connect  # type: ignore[untyped-decorator]
 def _open(**_: Any) -> None:
     configure_logging()
-    station = tasks.open_station(Station(settings))
-    station.start()
+    try:
+        station = tasks.open_station(Station(settings))
+        station.start()
+    except Exception as error:
+        log.exception("worker_not_started")
+        # Celery goes on after any other error, and would use up tickets without doing anything.
+        raise SystemExit(str(error)) from error
     # In case the broker is dead, frozen or was emptied while nobody tops it up.
     for thread in station.pollers(settings.slow_poll_seconds):
         thread.daemon = True

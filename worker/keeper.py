@@ -109,11 +109,11 @@ class LeaseKeeper(threading.Thread):
                 return
 
     def _lose(self, why: str) -> None:
-        self._log.warning(why)
         self.is_lost = True
         self.interrupt.set()
         if child := self._child:
             child.kill()
+        self._log.warning(why)  # last: who reads the log may be frozen
 
 
 def until_answered(keeper: LeaseKeeper, call: Callable[[], T]) -> T:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -32,6 +33,8 @@ INHERITED = (
     "VIRTUAL_ENV",
 )
 MAX_LOG_LINE = 16 << 10
+#: So long a dead trainer's pipes are read to their end.
+HELD_SECONDS = 10.0
 
 
 class Child(Protocol):
@@ -101,9 +104,7 @@ class TrainerProcess:
             environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
         self._child = spawn(directory, environment, keep)
         if memory_bytes is not None:
-            # What it can write to, not its address space: CUDA reserves twice the GPU's memory of
-            # that at its first call.
-            resource.prlimit(self._child.pid, resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+            _limit_memory(self._child.pid, memory_bytes)
         # Few, for a line may have MAX_LINE_BYTES: a child that talks faster than it is heard waits.
         self.lines: queue.Queue[bytes | None] = queue.Queue(maxsize=32)
         self._log = bytearray()
@@ -136,6 +137,9 @@ class TrainerProcess:
         self._ended.wait()
         for thread in self._readers:
             self._let_go(thread)
+        if any(thread.is_alive() for thread in self._readers):
+            # A process that left the session holds a pipe: to close what is read would wait for it.
+            return self._status
         for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):
             if pipe is not None:
                 try:
@@ -159,7 +163,7 @@ class TrainerProcess:
             return
 
     def _let_go(self, thread: threading.Thread) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + HELD_SECONDS
         while thread.is_alive() and time.monotonic() < deadline:
             while not self.lines.empty():
                 self.lines.get_nowait()
@@ -196,6 +200,17 @@ class TrainerProcess:
                 self._log += line
                 # A flood is cut in the middle of time, not the end: the last words matter most.
                 del self._log[: max(0, len(self._log) - (1 << 20))]
+
+
+def _limit_memory(pid: int, limit: int) -> None:
+    """What it can write to, not its address space: CUDA reserves twice the GPU's memory of that.
+
+    A limit of the operator's own that is lower stays: only root could raise it.
+    """
+    with suppress(ProcessLookupError):  # it ended at once; its status says how
+        _, hard = resource.prlimit(pid, resource.RLIMIT_DATA)
+        if hard == resource.RLIM_INFINITY or hard > limit:
+            resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))
 
 
 def _bounded_lines(pipe: IO[bytes], limit: int) -> Iterator[bytes]:

@@ -97,12 +97,12 @@ class Station:
             return True
 
     def poll(self, queue: str, seconds: float) -> None:
-        """Look for work until drained; a database that is away is waited for."""
+        """Look for work until drained, whatever goes wrong: nobody starts this thread again."""
         while not self.draining.is_set():
             try:
                 if self.run_one(queue):
                     continue
-            except SQLAlchemyError:
+            except Exception:
                 log.warning("claim_failed", queue=queue, exc_info=True)
             self.draining.wait(seconds)
 

@@ -7,8 +7,10 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 
 import structlog
+from pydantic import ValidationError
 
 from app.base_models.catalogue import BaseModelEntry, Catalogue
 from app.base_models.faults import BaseModelError
@@ -23,13 +25,11 @@ from app.jobs.artifacts import ArtifactTooLarge
 from app.jobs.repository import LeaseLost
 from worker import preparation
 from worker.attempt import Attempt, Interrupted, JobFailed
+from worker.brake import OF_THE_MACHINE
 from worker.conversation import converse
 from worker.journal import Journal
 
 log = structlog.get_logger()
-
-#: Failures that another host may not have.
-OF_THE_HOST = (FailureCode.DISK_FULL, FailureCode.CUDA_ERROR, FailureCode.TRAINER_CRASHED)
 
 
 class Supervisor:
@@ -64,10 +64,13 @@ class Supervisor:
             self._fail(JobFailed(FailureCode.INVALID_SPEC, str(rejected)))
         except ArtifactTooLarge as error:
             self._fail(JobFailed(FailureCode.ARTIFACT_TOO_LARGE, str(error)))
+        except ValidationError as error:  # what a worker of that version may understand
+            detail = f"another version than this worker's wrote what the job needs: {error}"
+            self._fail(JobFailed(FailureCode.HOST_ERROR, detail))
         except OSError as error:
             self._log.warning("attempt_broke", exc_info=True)
             full = error.errno in preparation.DISK_FULL
-            code = FailureCode.DISK_FULL if full else FailureCode.INTERNAL
+            code = FailureCode.DISK_FULL if full else FailureCode.HOST_ERROR
             self._fail(JobFailed(code, str(error)))
         except Exception as error:
             logger = self._log
@@ -76,6 +79,8 @@ class Supervisor:
         finally:
             self._attempt.keeper.stop()
             shutil.rmtree(self._attempt.directory, ignore_errors=True)
+            with suppress(OSError):  # the next attempt works there already
+                self._attempt.directory.parent.rmdir()
             self._log.info("attempt_ended")
 
     def _work(self) -> None:
@@ -181,7 +186,7 @@ class Supervisor:
     def _fail(self, failure: JobFailed) -> None:
         self.failure = failure.code
         self._log.warning("attempt_failed", code=failure.code, detail=failure.detail)
-        host = self._host if failure.code in OF_THE_HOST else None
+        host = self._host if failure.code in OF_THE_MACHINE else None
         self._end(
             lambda: leases.fail(
                 *self._attempt.held, failure.code, failure.detail, failure.step, host=host

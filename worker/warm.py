@@ -22,19 +22,21 @@ log = structlog.get_logger()
 #: What the server's interpreter runs, its control socket being descriptor 3.
 PROGRAM = "from worker.trainer.forkserver import serve; serve()"
 
+#: A fork takes milliseconds; a job must not wait for a server that does not answer.
+FORK_SECONDS = 30.0
+
 
 class WarmChild:
     """A fork of the server; what ``subprocess.Popen`` offers, as far as a supervisor needs it."""
 
-    def __init__(self, status: socket.socket, stdin: int, stdout: int, stderr: int) -> None:
-        self._status = status
+    def __init__(
+        self, pid: int, status: socket.socket, stdin: int, stdout: int, stderr: int
+    ) -> None:
+        self.pid, self._status = pid, status
         self.stdin: IO[bytes] | None = os.fdopen(stdin, "wb", buffering=0)
         self.stdout: IO[bytes] | None = os.fdopen(stdout, "rb")
         self.stderr: IO[bytes] | None = os.fdopen(stderr, "rb")
         self.returncode: int | None = None
-        self.pid = int(status.recv(64) or b"0")
-        if self.pid == 0:
-            raise ConnectionError("the fork server is gone")
 
     def poll(self) -> int | None:
         """The exit status, or None while it runs."""
@@ -121,24 +123,28 @@ class ForkServer:
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
         given = (theirs.fileno(), in_read, out_write, err_write)
+        kept = (in_write, out_read, err_read)
         try:
             with self._lock:
                 socket.send_fds(self._control, [request.encode()], [*given, *keep])
         except OSError as error:
             log.warning("fork_server_gone", error=str(error))
-            ours.close()
-            for descriptor in (in_write, out_read, err_read):
-                os.close(descriptor)
-            return None
         finally:
             theirs.close()
             for descriptor in given[1:]:
                 os.close(descriptor)
+        ours.settimeout(FORK_SECONDS)
         try:
-            return WarmChild(ours, in_write, out_read, err_read)
-        except ConnectionError as error:
-            log.warning("fork_server_gone", error=str(error))
+            pid = int(ours.recv(64) or b"0")
+        except TimeoutError:  # frozen; a fork that it makes yet finds its pipes closed
+            pid = 0
+        if pid == 0:
+            log.warning("fork_not_made")
+            ours.close()
+            for descriptor in kept:
+                os.close(descriptor)
             return None
+        return WarmChild(pid, ours, *kept)
 
     def close(self) -> None:
         """End the server; forks that still run end with it."""

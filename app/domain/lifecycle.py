@@ -107,6 +107,7 @@ class FailureCode(StrEnum):
     TIMED_OUT = "timed_out"
     HUB_UNAVAILABLE = "hub_unavailable"
     DISK_FULL = "disk_full"
+    HOST_ERROR = "host_error"
     CUDA_ERROR = "cuda_error"
     WORKER_LOST = "worker_lost"
     TRAINER_CRASHED = "trainer_crashed"
@@ -167,6 +168,7 @@ FAILURES: dict[FailureCode, Failure] = {
     ),
     FailureCode.HUB_UNAVAILABLE: Failure(_INFRA, True, "Nothing to do: it is tried again."),
     FailureCode.DISK_FULL: Failure(_INFRA, True, "Free disk space on the worker."),
+    FailureCode.HOST_ERROR: Failure(_INFRA, True, "Check the worker's disk, limits and version."),
     FailureCode.CUDA_ERROR: Failure(_INFRA, True, "Check the worker's GPU."),
     FailureCode.WORKER_LOST: Failure(_INFRA, True, "Nothing to do: it is tried again."),
     FailureCode.TRAINER_CRASHED: Failure(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -35,14 +36,18 @@ def store(
     if total > settings.max_artifact_bytes:
         raise ArtifactTooLarge(f"{total} bytes, the limit is {settings.max_artifact_bytes}")
     blobs: dict[str, StoredBlob] = {}
-    for entry in sorted(entries, key=lambda e: e.name):
-        with (directory / entry.name).open("rb") as file, BlobWriter(engine) as writer:
-            while piece := file.read(1 << 20):
-                writer.write(piece)
-            blob = writer.finish()
-        if (blob.sha256, blob.size) != (entry.sha256, entry.size):
-            raise ArtifactDamaged(f"{entry.name} is not what the trainer said it wrote")
-        blobs[entry.name] = blob
+    with ExitStack() as opened:
+        # All at once, for what is open stays: a trainer removes all but its newest checkpoints.
+        # Where storing one takes longer than making the next two, none would ever be stored.
+        files = {e.name: opened.enter_context((directory / e.name).open("rb")) for e in entries}
+        for entry in sorted(entries, key=lambda e: e.name):
+            with BlobWriter(engine) as writer:
+                while piece := files[entry.name].read(1 << 20):
+                    writer.write(piece)
+                blob = writer.finish()
+            if (blob.sha256, blob.size) != (entry.sha256, entry.size):
+                raise ArtifactDamaged(f"{entry.name} is not what the trainer said it wrote")
+            blobs[entry.name] = blob
     return blobs
 
 

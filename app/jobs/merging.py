@@ -120,6 +120,8 @@ def ask(session: Session, settings: Settings, tenant_id: str, adapter_id: str) -
     source = adapters.get(session, tenant_id, adapter_id)
     if source.summary.get("is_merged"):
         raise AlreadyMergedError(f"{adapter_id} is a merged export.")
+    # Locked, or two who ask at once would both find none.
+    trained = session.get_one(Job, source.job_id, with_for_update={"key_share": True})
     known = _newest(session, tenant_id, source.job_id)
     if known is not None and (known.adapter_id or known.status in repository.LIVE):
         return known
@@ -129,7 +131,6 @@ def ask(session: Session, settings: Settings, tenant_id: str, adapter_id: str) -
             hint="Load it with PEFT on the same quantised base.",
         )
     datasets.hold_quota(session, settings, tenant_id, 0)
-    trained = session.get_one(Job, source.job_id)
     return repository.insert_job(
         session,
         Job(

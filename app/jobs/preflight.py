@@ -169,7 +169,7 @@ class Preflight:
                 select(JobReport.name, JobReport.document).where(JobReport.job_id == inspection)
             ).all()
             warnings = connection.execute(select(Job.warnings).where(Job.id == inspection))
-            return Foresight({r.name: r.document for r in reports}, warnings.scalar_one())
+            return Foresight({r.name: r.document for r in reports}, warnings.scalar() or [])
 
     def _has_succeeded(self, inspection: str) -> bool:
         """Refuses the spec if the inspection ended with a reason to."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 import time
 
-import redis
 import structlog
 from sqlalchemy import Engine, delete, func, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -44,11 +43,11 @@ class Reconciler(threading.Thread):
         self._collect_from = time.monotonic() + COLLECT_SECONDS
 
     def run(self) -> None:
-        """Until stopped; an outage is logged and waited out."""
+        """Until stopped; whatever goes wrong is logged, and tried again in the next round."""
         while not self._stopping.wait(self._settings.reconcile_seconds):
             try:
                 self._round()
-            except (SQLAlchemyError, redis.RedisError, OSError) as error:
+            except Exception as error:
                 if isinstance(error, SQLAlchemyError):
                     self._sweep_from = time.monotonic() + self._settings.lease_seconds
                 log.warning("reconcile_failed", exc_info=True)

@@ -211,6 +211,8 @@ def change(session: Session, tenant_id: str, job_id: str, changes: Mapping[str, 
 def remove(session: Session, tenant_id: str, job_id: str) -> None:
     """Delete a finished job with its adapter, checkpoints, events, metrics and logs."""
     get(session, tenant_id, job_id)
+    # First, as all others do, or this and a collection could each wait for what the other holds.
+    session.execute(select(Job.id).where(Job.id == job_id).with_for_update())
     for table in (Adapter, Checkpoint):
         owners = select(table.id).where(table.job_id == job_id)
         session.execute(

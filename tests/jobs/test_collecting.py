@@ -7,17 +7,17 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, insert, select
+from sqlalchemy import Engine, event, func, insert, select, text
 from sqlalchemy.exc import OperationalError
 
 from app import blobs
 from app.broker import make_tickets
 from app.database import new_id, now_ms, transaction
-from app.jobs import reconciler
+from app.jobs import checkpoints, reconciler, service
 from app.jobs.reconciler import Reconciler
-from app.models import Blob, BlobChunk, Checkpoint, Job, JobReport
+from app.models import Blob, BlobChunk, Checkpoint, Job, JobReport, StoredFile
 from app.settings import Settings
-from tests.jobs.making import look, queue_job
+from tests.jobs.making import TENANT, look, queue_job
 from tests.services import wait_until
 
 #: More than two rounds take.
@@ -69,15 +69,18 @@ def test_round_that_was_full_is_followed_by_another(
     assert look(engine, ended_job).checkpoint_id is None
 
 
+@pytest.mark.parametrize(
+    "error", [OperationalError("DELETE", None, Exception("it is locked")), ValueError("a bad row")]
+)
 def test_collection_that_fails_does_not_keep_jobs_waiting(
-    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     failed: list[Engine] = []
     issued = threading.Semaphore(0)
 
     def fail(engine: Engine) -> bool:
         failed.append(engine)
-        raise OperationalError("DELETE", None, Exception("it is locked"))
+        raise error
 
     monkeypatch.setattr(reconciler, "collect", fail)
     monkeypatch.setattr(reconciler, "issue_missing", lambda *_: issued.release())
@@ -90,6 +93,37 @@ def test_collection_that_fails_does_not_keep_jobs_waiting(
     finally:
         thread.stop()
     assert len(failed) == 1
+
+
+def test_job_that_is_deleted_while_its_checkpoints_are_collected_is_gone(
+    engine: Engine, ended_job: str
+) -> None:
+    with transaction(engine) as session:
+        blob_id = session.scalars(select(Blob.id)).first()
+        file = StoredFile(owner_id="ckpt_0", name="x", blob_id=blob_id, sha256="0" * 64, size=1)
+        session.add(file)
+    collected: list[int] = []
+    other = threading.Thread(target=lambda: collected.append(checkpoints.drop_ended(engine)))
+
+    def is_waiting() -> bool:
+        if engine.dialect.name == "sqlite":
+            return True  # for the one write lock
+        with engine.connect() as connection:
+            return bool(connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+
+    with transaction(engine) as session:
+
+        @event.listens_for(session.connection(), "after_cursor_execute")
+        def _meet(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            if "stored_files" in statement and "FROM checkpoints" in statement:
+                other.start()
+                wait_until("the collection to meet the deletion", is_waiting)
+
+        service.remove(session, TENANT, ended_job)
+        event.remove(session.connection(), "after_cursor_execute", _meet)
+    other.join()
+    assert collected == [0]
+    assert left(engine)[0] == 0
 
 
 def test_inspections_are_forgotten_after_a_week_and_jobs_are_not(engine: Engine) -> None:

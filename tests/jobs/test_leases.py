@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy import Engine, delete, event, func, select, update
 
 from app import blobs
 from app.adapters.archive import archive_digest
@@ -184,6 +185,20 @@ def test_attempts_without_a_newer_checkpoint_end_the_job(
     job = look(engine, job_id)
     assert (job.status, job.failure_code) == ("failed", "poison")
     assert job.failure_detail
+
+
+def test_checkpoint_that_is_removed_while_it_is_stored_is_stored_whole(
+    engine: Engine, settings: Settings, lease: Lease, tmp_path: Path
+) -> None:
+    @event.listens_for(engine, "commit")
+    def _remove(_: object) -> None:
+        """As the trainer does, once it has made two newer ones."""
+        shutil.rmtree(tmp_path / "1-5", ignore_errors=True)
+
+    save(engine, settings, lease, tmp_path, 5)
+    assert not (tmp_path / "1-5").exists()
+    ((_, files),) = checkpoints.kept(engine, lease.job_id)
+    assert len(files) > 1
 
 
 def test_checkpoint_that_is_not_what_was_said_is_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -38,14 +39,14 @@ def slow_path(tmp_path: Path) -> str:
     return f"{tmp_path / 'fakes'}:{ROOT}"
 
 
-def start(work: Path, path: str) -> subprocess.Popen[bytes]:
+def start(work: Path, path: str, log: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "worker.trainer"],
         cwd=work,
         env={**os.environ, "PYTHONPATH": path},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=log,
     )
 
 
@@ -76,6 +77,32 @@ def test_leaves_after_silence(tmp_path: Path, order: WorkOrder, slow_path: str) 
         process.stdin.flush()
         assert process.wait() == EXIT_WATCHDOG
         assert b"no keep-alive" in process.stderr.read()
+
+
+def test_leaves_though_nobody_reads_its_log_any_more(
+    tmp_path: Path, order: WorkOrder, slow_path: str
+) -> None:
+    lay_order(tmp_path, order)
+    readable, log = os.pipe()
+    with start(tmp_path, slow_path, log) as process:
+        os.close(log)
+        wait_for(tmp_path / "importing")
+        os.close(readable)
+        process.communicate()  # closes its stdin
+    assert process.returncode == EXIT_WATCHDOG
+
+
+def test_leaves_after_silence_though_its_log_is_full(
+    tmp_path: Path, order: WorkOrder, slow_path: str
+) -> None:
+    """As that of a supervisor that was frozen."""
+    lay_order(tmp_path, order.model_copy(update={"watchdog_seconds": 0.2}))
+    readable, log = os.pipe()
+    os.write(log, b"x" * fcntl.fcntl(log, fcntl.F_GETPIPE_SZ))
+    with start(tmp_path, slow_path, log) as process:
+        os.close(log)
+        assert process.wait(timeout=60) == EXIT_WATCHDOG
+    os.close(readable)
 
 
 def test_dies_with_the_thread_that_started_it(

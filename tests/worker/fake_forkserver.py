@@ -6,6 +6,8 @@ Its forks run the ``program.py`` of their directory; where there is none, the fa
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import time
 from pathlib import Path
@@ -39,6 +41,21 @@ def serve_light(*, is_initialized: bool = False, is_cut_off: bool = False) -> No
     )
     forkserver.main = main
     forkserver.serve()
+
+
+def serve_once() -> None:
+    """As on a machine that has no memory or no process left after the first fork."""
+    fork = os.fork
+
+    def only_once() -> int:
+        os.fork = refuse
+        return fork()
+
+    def refuse() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    os.fork = only_once
+    serve_light()
 
 
 def serve_on_gpu() -> None:

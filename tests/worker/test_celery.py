@@ -68,6 +68,20 @@ def test_ticket_starts_a_job_and_is_acknowledged_while_it_runs(
     assert shop.adapter(job_id) == shop.expected(150)
 
 
+def test_worker_that_cannot_start_ends_and_takes_no_ticket(
+    shop: Workshop, broker: RedisServer
+) -> None:
+    (shop.directory / "data").mkdir()
+    (shop.directory / "data" / "slots").touch()  # where a directory should be
+    tickets = CeleryTickets(shop.settings)
+    tickets.issue(shop.settings.queue)
+    wait_until("the ticket", lambda: tickets.backlog(shop.settings.queue) == 1)
+    with shop.process() as worker:
+        assert worker.wait(timeout=60) == 1
+    assert tickets.backlog(shop.settings.queue) == 1
+    tickets.close()
+
+
 def test_each_queue_gets_its_own_tickets_only(shop: Workshop, broker: RedisServer) -> None:
     tickets = CeleryTickets(shop.settings)
     train, inspect = shop.settings.queue, preflight_queue(shop.settings)

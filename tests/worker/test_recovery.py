@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -115,6 +117,35 @@ def test_every_line_of_a_worker_about_a_job_names_it_and_its_attempt(workshop: W
     }
     assert all(line["job_id"] == job_id for line in about)
     assert {line["attempt"] for line in about} == {1, 2, 3}
+
+
+def test_worker_whose_log_nobody_reads_any_more_works_on(workshop: Workshop) -> None:
+    readable, log = os.pipe()
+    with workshop.process(os.fdopen(log, "wb")):
+        workshop.wait(workshop.submit(), "succeeded")
+        os.close(readable)
+        first, second = workshop.submit(), workshop.submit()
+        workshop.wait(first, "succeeded", seconds=30)
+        workshop.wait(second, "succeeded", seconds=30)
+
+
+def test_worker_works_on_after_an_attempt_that_could_not_even_be_started(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+
+    def fail(_: object) -> None:
+        failed.set()
+        raise RuntimeError("can't start new thread")
+
+    with workshop.station():
+        with monkeypatch.context() as patch:
+            patch.setattr("worker.keeper.LeaseKeeper.start", fail)
+            lost = workshop.submit()
+            assert failed.wait(60)
+        workshop.wait(workshop.submit(), "succeeded", seconds=30)
+        wait_until("the lease to be swept", lambda: bool(sweep(workshop)), 60)
+        workshop.wait(lost, "succeeded")
 
 
 # -- the brake -------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ def test_job_is_trained_and_published(workshop: Workshop) -> None:
     assert workshop.adapter(job_id) == workshop.expected()
     assert workshop.events(job_id)[0:2] == ["queued", "claimed"]
     assert workshop.events(job_id)[-1] == "succeeded"
+    assert list(workshop.settings.work_dir.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -196,17 +198,33 @@ def test_cancel_does_not_wait_for_a_download(
 # -- what may be wrong around it -------------------------------------------------------------
 
 
-def test_full_disk_is_typed_and_avoids_the_host(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(errno.ENOSPC, "disk_full"), (errno.EROFS, "host_error"), (errno.EMFILE, "host_error")],
+)
+def test_error_of_the_machine_is_typed_and_avoids_the_host(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, number: int, code: str
 ) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fail(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(preparation, "lay_out", full)
+    monkeypatch.setattr(preparation, "lay_out", fail)
     job_id = workshop.submit()
+    with workshop.station() as station:
+        job = workshop.wait(job_id, "failed")
+        wait_until("the worker to stop", lambda: station._brake.is_on)
+    assert (job.failure_code, job.failures) == (code, 3)
+    assert job.avoid_host
+
+
+def test_plan_of_another_version_is_left_to_another_host(workshop: Workshop) -> None:
+    job_id = workshop.submit()
+    plan = (workshop.look(job_id).plan or {}) | {"version": 2}
+    with transaction(workshop.engine) as session:
+        session.execute(update(Job).where(Job.id == job_id).values(plan=plan))
     with workshop.station():
         job = workshop.wait(job_id, "failed")
-    assert (job.failure_code, job.failures) == ("disk_full", 3)
+    assert (job.failure_code, job.failures) == ("host_error", 3)
     assert job.avoid_host
 
 

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,7 @@ layer = wrapped.base_model.model[0]
 assert type(layer).__module__ == "peft.tuners.lora.bnb", type(layer)
 assert wrapped(torch.ones(1, 64)).shape == (1, 64)
 """
+PIPES: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
 ECHO = "print(input(), flush=True)"
 
 
@@ -116,6 +118,50 @@ def test_fork_gets_a_session_its_environment_and_its_limit(
     assert resource.getrlimit(resource.RLIMIT_DATA)[0] != limit
 
 
+def test_lower_limit_of_the_operator_s_own_stays(tmp_path: Path) -> None:
+    own = (2 << 30, 2 << 30)
+
+    def spawn(*_: Any) -> subprocess.Popen[bytes]:
+        child = subprocess.Popen(["sleep", "600"], **PIPES)
+        resource.prlimit(child.pid, resource.RLIMIT_DATA, own)
+        return child
+
+    process = TrainerProcess(tmp_path, spawn, (), memory_bytes=3 << 30)
+    assert resource.prlimit(process._child.pid, resource.RLIMIT_DATA) == own
+    process.kill()
+    process.wait()
+
+
+def test_trainer_that_ends_before_it_is_limited_says_how(tmp_path: Path) -> None:
+    def spawn(*_: Any) -> subprocess.Popen[bytes]:
+        child = subprocess.Popen(["sh", "-c", "exit 3"], **PIPES)
+        child.wait()
+        return child
+
+    assert TrainerProcess(tmp_path, spawn, (), memory_bytes=3 << 30).wait() == 3
+
+
+def test_process_that_left_the_session_with_the_log_open_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.process.HELD_SECONDS", 0.2)
+    process = TrainerProcess(
+        tmp_path,
+        lambda *_: subprocess.Popen(["sh", "-c", "setsid sleep 600 >&2 & echo $!"], **PIPES),
+        (),
+    )
+    escaped = psutil.Process(int(process.lines.get(timeout=60) or b""))
+    waiting = threading.Thread(target=process.wait, daemon=True)
+    waiting.start()
+    waiting.join(timeout=30)
+    is_waiting = waiting.is_alive()
+    escaped.kill()
+    for thread in (waiting, *process._readers):
+        thread.join()
+    process.wait()  # closes what it could not before
+    assert not is_waiting
+
+
 def test_limit_is_on_memory_and_not_on_addresses(light: ForkServer, tmp_path: Path) -> None:
     """A CUDA driver reserves addresses for more than the GPU's memory, and writes to few."""
     program = (
@@ -138,6 +184,33 @@ def test_killed_fork_takes_nobody_with_it(light: ForkServer, tmp_path: Path) -> 
     assert third.process.wait() == 3
     assert second.answer() == b"k\n"
     assert second.process.wait() == 0
+
+
+def test_fork_that_cannot_be_made_costs_no_other(tmp_path: Path) -> None:
+    with started(tmp_path, "serve_once()") as server:
+        wait_until("the server", lambda: server.is_ready)
+        fork = Fork(server, tmp_path, ECHO)
+        assert server.spawn(tmp_path, {}, ()) is None
+        assert fork.answer() == b"k\n"
+        assert fork.process.wait() == 0
+
+
+def test_server_that_does_not_answer_holds_up_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with started(tmp_path, "serve_light()") as server:
+        wait_until("the server", lambda: server.is_ready)
+        fork = Fork(server, tmp_path, ECHO)
+        frozen = server._server
+        assert frozen is not None
+        frozen.send_signal(signal.SIGSTOP)
+        with monkeypatch.context() as patch:
+            patch.setattr(warm, "FORK_SECONDS", 0.2)
+            assert server.spawn(tmp_path, {}, ()) is None
+        frozen.send_signal(signal.SIGCONT)
+        assert Fork(server, tmp_path / "next", "").process.wait() == 0
+        assert fork.answer() == b"k\n"
+        assert fork.process.wait() == 0
 
 
 def test_fork_that_raises_says_what(light: ForkServer, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 from sqlalchemy import Engine, select
@@ -186,9 +186,11 @@ class Workshop:
         return {**os.environ, **named, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     @contextmanager
-    def process(self, **changes: Any) -> Iterator[subprocess.Popen[bytes]]:
+    def process(
+        self, log: IO[bytes] | None = None, **changes: Any
+    ) -> Iterator[subprocess.Popen[bytes]]:
         """A worker process; killed at the end if it still runs."""
-        log = (self.directory / "worker.log").open("ab")
+        log = log or (self.directory / "worker.log").open("ab")
         child = subprocess.Popen(
             [sys.executable, "-m", "tests.worker.fake_worker"],
             env=self.environment(**changes),

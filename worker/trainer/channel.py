@@ -12,7 +12,8 @@ import select
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
 
 from app.domain.order import EXIT_WATCHDOG, STOP
 
@@ -68,15 +69,21 @@ class Channel:
         heard = b""
         while True:
             if not wait.poll(watchdog_seconds * 1000):
-                os.write(2, b"no keep-alive from the supervisor: exiting\n")
-                os._exit(EXIT_WATCHDOG)
+                _leave(b"no keep-alive from the supervisor: exiting\n")
             data = os.read(0, 4096)
             if not data:
-                os.write(2, b"the supervisor is gone: exiting\n")
-                os._exit(EXIT_WATCHDOG)
+                _leave(b"the supervisor is gone: exiting\n")
             *lines, heard = (heard + data).split(b"\n")  # any line at all is a sign of life
             if STOP.rstrip() in lines:
                 self._stop.set()
+
+
+def _leave(why: bytes) -> NoReturn:
+    """Exit 70; a supervisor that is frozen or gone reads no log, which must not hold this up."""
+    with suppress(OSError):
+        os.set_blocking(2, False)
+        os.write(2, why)
+    os._exit(EXIT_WATCHDOG)
 
 
 def finite(metrics: dict[str, float]) -> dict[str, float]:

@@ -15,6 +15,8 @@ _TEXTS = {
     ". unexpected pos ": FailureCode.DISK_FULL,
     "basic_ios::clear: iostream error": FailureCode.DISK_FULL,
     "PytorchStreamWriter failed writing": FailureCode.DISK_FULL,
+    "Read-only file system": FailureCode.HOST_ERROR,
+    "Input/output error": FailureCode.HOST_ERROR,
     "DefaultCPUAllocator: can't allocate memory": FailureCode.OUT_OF_MEMORY,
     "CUDA out of memory": FailureCode.CUDA_OOM,
     "CUDA error": FailureCode.CUDA_ERROR,
@@ -34,6 +36,8 @@ def diagnose(error: BaseException) -> TrainerFailure:
         return TrainerFailure(FailureCode.OUT_OF_MEMORY, detail)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return TrainerFailure(FailureCode.DISK_FULL, detail)
+    if isinstance(error, OSError) and error.errno:  # libraries raise it without one for a bad model
+        return TrainerFailure(FailureCode.HOST_ERROR, detail)
     for text, code in _TEXTS.items():
         if text in str(error):
             return TrainerFailure(code, detail)

@@ -23,6 +23,7 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 
 from app.domain.order import EXIT_WATCHDOG
 from worker.trainer.__main__ import main, prepare_environment
@@ -31,6 +32,7 @@ from worker.trainer.channel import die_with_parent
 CONTROL_FD = 3
 MAX_REQUEST = 64 << 10
 MAX_FDS = 8
+NO_FORK = -1
 EXIT_UNFIT = 71  # jobs start cold from now on: another server would end the same way
 
 
@@ -64,7 +66,10 @@ def _take_request(
         return False
     status = socket.socket(fileno=descriptors[0])
     server = os.getpid()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:  # no memory or no process to be had: the forks that run are not to die of it
+        pid = NO_FORK
     if pid == 0:
         die_with_parent()
         if os.getppid() != server:
@@ -79,8 +84,12 @@ def _take_request(
         _become_trainer(json.loads(request), descriptors[1:4])
     for descriptor in descriptors[1:]:
         os.close(descriptor)
-    running[pid] = status
-    status.send(str(pid).encode())
+    if pid == NO_FORK:
+        status.close()  # tells whoever asked
+    else:
+        running[pid] = status
+        with suppress(BrokenPipeError):  # whoever asked waits no longer
+            status.send(str(pid).encode())
     return True
 
 
@@ -117,11 +126,8 @@ def _reap(running: dict[int, socket.socket]) -> None:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
             return
-        with running.pop(pid) as sock:
-            try:
-                sock.send(str(os.waitstatus_to_exitcode(status)).encode())
-            except BrokenPipeError:
-                continue  # who asked is gone; there is nobody to tell
+        with running.pop(pid) as sock, suppress(BrokenPipeError):  # who asked is gone
+            sock.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
 def _load() -> None:
