@@ -228,6 +228,19 @@ def test_stream_tells_events_as_they_happen_and_ends_with_the_job(
     assert json.loads(rest[-1]["data"])["data"]["code"] == "nan_loss"
 
 
+def test_stream_of_a_revoked_key_tells_nothing_more(
+    world: World, served: httpx.Client, client: TestClient, job: dict[str, Any]
+) -> None:
+    key = client.post("/v1/api-keys", json={"name": "x", "scopes": ["jobs:read"]}).json()
+    headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {key['secret']}"}
+    with served.stream("GET", f"/v1/jobs/{job['id']}/events", headers=headers) as answer:
+        events = _parsed(answer.iter_lines())
+        assert next(events)["event"] == "queued"
+        assert client.delete(f"/v1/api-keys/{key['id']}").status_code == 204
+        world.fail(world.claim(), FailureCode.NAN_LOSS, "nan")
+        assert list(events) == []
+
+
 def test_stream_resumes_after_the_last_event_seen_and_then_says_stop(
     world: World, client: TestClient, job: dict[str, Any]
 ) -> None:
