@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,8 +14,8 @@ from typing import Any, Self
 import httpx
 
 from app.api_keys.service import FIRST_KEY_FILE
+from app.cli.database import read_settings
 from app.cli.endings import CommandError, Ending
-from app.settings import Settings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 #: A submit may wait for a worker to inspect its base model, a long-poll for its job.
@@ -48,21 +49,22 @@ class Api:
 
     def get(self, path: str, **parameters: object) -> Any:
         """A document; parameters that are None are left out."""
-        return self._patiently("GET", path, params=_given(parameters)).json()
+        return _document(self._patiently("GET", path, params=_given(parameters)))
 
     def post(self, path: str, body: object = None, **parameters: object) -> Any:
         """Do something; a lost connection is not tried again."""
-        return self._send("POST", path, json=body, params=_given(parameters)).json()
+        return _document(self._send("POST", path, json=body, params=_given(parameters)))
 
     def submit(self, spec: object, *, is_dry_run: bool = False) -> Any:
         """Queue a job. Tried again after a lost connection: the key keeps it from being doubled."""
-        return self._patiently(
+        answer = self._patiently(
             "POST",
             "/v1/jobs",
             json=spec,
             params={"dry_run": "true"} if is_dry_run else {},
             headers={"Idempotency-Key": str(uuid.uuid4())},
-        ).json()
+        )
+        return _document(answer)
 
     def job_when_changed(self, job_id: str, etag: str | None, seconds: float) -> tuple[Any, str]:
         """A job and its ETag as soon as it differs from ``etag``; None for the job when it
@@ -78,13 +80,14 @@ class Api:
 
     def upload(self, content: Iterator[bytes], content_type: str, **parameters: object) -> Any:
         """A dataset, as it streams; 201, or 200 when the service has the same bytes."""
-        return self._send(
+        answer = self._send(
             "POST",
             "/v1/datasets",
             content=content,
             params=_given(parameters),
             headers={"Content-Type": content_type},
-        ).json()
+        )
+        return _document(answer)
 
     @contextmanager
     def download(self, path: str) -> Iterator[Iterator[bytes]]:
@@ -123,9 +126,19 @@ class Api:
 def connect() -> Api:
     """The service of PLAUDIT_URL with the key of PLAUDIT_API_KEY; without them the embedded
     service of this directory and its first key."""
-    settings = Settings()
+    settings = read_settings()
     url = os.environ.get("PLAUDIT_URL") or f"http://127.0.0.1:{settings.port}"
-    if key := os.environ.get("PLAUDIT_API_KEY"):
+    if not _is_address(url):
+        raise CommandError(
+            "PLAUDIT_URL is no address.", Ending.USAGE, "Write it like http://127.0.0.1:8000."
+        )
+    if key := os.environ.get("PLAUDIT_API_KEY", "").strip():
+        if not re.fullmatch(r"[!-~]+", key):  # never shown: it may be a key all the same
+            raise CommandError(
+                "PLAUDIT_API_KEY holds characters that no key has.",
+                Ending.USAGE,
+                "Copy the key anew, all of it: plk_…",
+            )
         return Api(url, key)
     path = settings.data_dir / FIRST_KEY_FILE
     # The key of this machine's service is no other server's business.
@@ -144,8 +157,26 @@ def read_key(path: Path) -> str:
     return path.read_text().strip()
 
 
+def _is_address(url: str) -> bool:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return parsed.scheme in ("http", "https") and bool(parsed.host)
+
+
 def _given(parameters: dict[str, object]) -> dict[str, str]:
     return {name: str(value) for name, value in parameters.items() if value is not None}
+
+
+def _document(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError as error:
+        raise Unreachable(
+            f"{response.request.url} is no answer of Plaudit's.",
+            "Set PLAUDIT_URL to where the service runs.",
+        ) from error
 
 
 def _checked(response: httpx.Response) -> httpx.Response:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tarfile
 import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,64 @@ def test_key_of_this_machine_is_sent_to_no_other(run: Run, monkeypatch: pytest.M
 def test_wrong_key_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLAUDIT_API_KEY", "plk_wrong")
     assert run("jobs", "list").exit_code == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PLAUDIT_URL", "http://[::1"),
+        ("PLAUDIT_URL", "localhost:8000"),
+        ("PLAUDIT_API_KEY", "plk_\x7fsecret"),
+        ("PLAUDIT_API_KEY", "plk_secret…"),
+        ("PLAUDIT_PORT", "abc"),
+    ],
+)
+def test_setting_that_cannot_be_used_is_named_and_not_shown(
+    run: Run, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    done = run("jobs", "list", "--json")
+    assert (done.exit_code, done.stdout) == (2, ""), done.exception
+    assert name in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_line_end_after_a_key_is_left_out(
+    run: Run, service_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = (service_dir / "api-key").read_text().strip()
+    monkeypatch.setenv("PLAUDIT_API_KEY", f"{key}\r\n")
+    assert run("jobs", "list").exit_code == 0
+
+
+def test_somebody_elses_page_is_no_answer(
+    run: Run, web_page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLAUDIT_URL", web_page)
+    done = run("jobs", "list")
+    assert done.exit_code == 6, done.exception
+    assert "PLAUDIT_URL" in done.stderr
+
+
+@pytest.fixture
+def web_page() -> Iterator[str]:
+    """A web server that answers everything with a page, as a proxy's sign-in does."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>Sign in</html>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
 def test_exit_status_says_how_a_watched_job_ended(run: Run, world: World) -> None:
@@ -225,6 +285,15 @@ def adapter_id(world: World) -> str:
     world.submit(priority=100)
     lease = world.claim()
     return world.publish(lease, FILES | {"job.txt": lease.job_id.encode()})
+
+
+def test_directory_that_cannot_be_written_is_named(
+    run: Run, adapter_id: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    done = run("adapters", "download", adapter_id, tmp_path / "file" / "below")
+    assert done.exit_code == 2, done.exception
+    assert f"{tmp_path / 'file' / 'below'} cannot be written" in done.stderr
 
 
 def test_adapter_is_downloaded_whole(run: Run, adapter_id: str, tmp_path: Path) -> None:
