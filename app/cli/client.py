@@ -21,6 +21,8 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 #: A submit may wait for a worker to inspect its base model, a long-poll for its job.
 READ_SECONDS = 120.0
 ATTEMPTS = 4
+#: How long a service is waited for that is restarted, or that finds this key too busy.
+PATIENCE_SECONDS = 120.0
 
 
 class Unreachable(CommandError):
@@ -92,13 +94,18 @@ class Api:
     @contextmanager
     def download(self, path: str) -> Iterator[Iterator[bytes]]:
         """The bytes of a file, as they come."""
-        try:
-            with self._http.stream("GET", path) as response:
-                if not response.is_success:
-                    response.read()
-                yield _checked(response).iter_bytes(1 << 20)
-        except httpx.TransportError as error:
-            raise self._away(error) from error
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                with self._http.stream("GET", path) as response:
+                    if not response.is_success:
+                        response.read()
+                        if _waited(response, give_up_at):
+                            continue
+                    yield _checked(response).iter_bytes(1 << 20)
+                    return
+            except httpx.TransportError as error:
+                raise self._away(error) from error
 
     def _patiently(self, method: str, path: str, **request: Any) -> httpx.Response:
         for attempt in range(1, ATTEMPTS):
@@ -111,10 +118,16 @@ class Api:
         return self._send(method, path, **request)
 
     def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
-        try:
-            return _checked(self._http.request(method, path, **request))
-        except httpx.TransportError as error:
-            raise self._away(error) from error
+        """The answer. A service that finds the key too busy did nothing: it is asked again."""
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                response = self._http.request(method, path, **request)
+            except httpx.TransportError as error:
+                raise self._away(error) from error
+            # What an upload sent is gone.
+            if "content" in request or not _waited(response, give_up_at):
+                return _checked(response)
 
     def _away(self, error: httpx.TransportError) -> Unreachable:
         return Unreachable(
@@ -167,6 +180,15 @@ def _is_address(url: str) -> bool:
 
 def _given(parameters: dict[str, object]) -> dict[str, str]:
     return {name: str(value) for name, value in parameters.items() if value is not None}
+
+
+def _waited(response: httpx.Response, give_up_at: float) -> bool:
+    """Whether the service asked to be left alone by this key for a while, which is over now."""
+    is_asked = response.headers.get("x-should-retry") == "true"
+    if not is_asked or time.monotonic() > give_up_at:
+        return False
+    time.sleep(float(response.headers["Retry-After"]))
+    return True
 
 
 def _document(response: httpx.Response) -> Any:

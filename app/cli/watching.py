@@ -9,13 +9,11 @@ from typing import Any, Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from app.cli.client import Api, Unreachable
+from app.cli.client import PATIENCE_SECONDS, Api, Unreachable
 from app.cli.endings import Ending
 from app.cli.output import notes, plain
 
 WAIT_SECONDS = 20.0
-#: A service that is restarted meanwhile is waited for.
-PATIENCE_SECONDS = 120.0
 LINE_EVERY_SECONDS = 10.0
 ENDINGS = {
     "succeeded": Ending.SUCCEEDED,

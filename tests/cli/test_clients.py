@@ -165,6 +165,23 @@ def web_page() -> Iterator[str]:
         thread.join()
 
 
+def test_client_that_asks_too_often_waits_and_asks_again(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"rate_per_second": 1, "rate_burst": 4, "preflight_wait_seconds": 0}
+    with serving(tmp_path, "--no-worker", **settings) as (_, url):
+        monkeypatch.setenv("PLAUDIT_URL", url)
+        monkeypatch.setenv("PLAUDIT_DATA_DIR", str(tmp_path))
+        with live_world(url, tmp_path) as world:
+            world.submit()
+            adapter_id = world.publish(world.claim(), FILES)
+        commands = [("adapters", "download", adapter_id, tmp_path / "files"), ("jobs", "list")]
+        for command in commands * 2:
+            done = run(*command)
+            assert done.exit_code == 0, done.stderr
+    assert '"status": 429' in (tmp_path / "serve.log").read_text()
+
+
 def test_exit_status_says_how_a_watched_job_ended(run: Run, world: World) -> None:
     ended = {name: world.submit(priority=100) for name in ("succeeded", "failed")}
     world.publish(world.claim(), FILES)
