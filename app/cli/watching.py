@@ -113,7 +113,7 @@ class _Lines:
     def tell(self, event: Any) -> None:
         """Something happened."""
         at, message = event["at"][11:19], event["message"] or event["type"]
-        notes.print(Text.assemble((f"{at}  ", "dim"), plain(message)), soft_wrap=True)
+        notes.print(Text.assemble((f"{at}  ", "dim"), plain(message)))
 
     def show(self, job: Any, metrics: dict[str, float]) -> None:
         """How far the job is now."""
@@ -125,7 +125,7 @@ class _Lines:
             position = "" if job["progress"]["step"] is None else f"step {steps}"
             parts = (_phase(job), position, _figures(self._metrics), _time_left(job))
             line = "          " + "  ".join(part for part in parts if part)
-            notes.print(plain(line), soft_wrap=True)
+            notes.print(plain(line))
 
 
 class _Bar(_Lines):

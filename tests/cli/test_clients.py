@@ -165,6 +165,12 @@ def web_page() -> Iterator[str]:
         thread.join()
 
 
+def test_remarks_are_not_folded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    job_id = f"job_{'0' * 32}"
+    assert f"There is no job {job_id}." in run("jobs", "get", job_id).stderr
+
+
 def test_client_that_asks_too_often_waits_and_asks_again(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
