@@ -198,8 +198,10 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
 
 def _allowed(request: Request) -> str:
     """All methods of the address; the framework names those of one route only."""
-    path = getattr(request.scope.get("route"), "path", "")
-    return ", ".join(sorted(m.upper() for m in request.app.openapi()["paths"].get(path, ())))
+    route = request.scope.get("route")
+    documented = request.app.openapi()["paths"].get(getattr(route, "path", ""))
+    # Pages are in no document, and have one route each.
+    return ", ".join(sorted(m.upper() for m in documented or getattr(route, "methods", ())))
 
 
 def _on_database_away(request: Request, error: Exception) -> Response:

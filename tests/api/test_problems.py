@@ -39,6 +39,8 @@ def test_wrong_method_is_a_problem_that_names_the_right_ones(client: TestClient)
     assert answer.headers["allow"] == "GET, POST"
     answer = client.post(f"/v1/adapters/ad_{'0' * 32}/archive")
     assert answer.headers["allow"] == "GET, HEAD"
+    for page in ("/", "/docs", "/static/main.js"):
+        assert client.post(page).headers["allow"] == "GET"
 
 
 def test_validation_error_points_into_the_body(client: TestClient) -> None:
