@@ -207,9 +207,12 @@ def _checked(response: httpx.Response) -> httpx.Response:
     try:
         problem = response.json()
         lines = [problem["detail"]]
-        for error in problem.get("errors", []):
-            if error["message"] not in problem["detail"]:
-                lines.append(f"  {error['loc']}: {error['message']}")
+        errors = problem.get("errors", [])
+        for error in errors:
+            line = f"{error['loc']}: {error['message']}"
+            is_said = error["message"] in lines[0] if len(errors) == 1 else line in lines[0]
+            if not is_said:
+                lines.append(f"  {line}")
         hint = problem.get("hint")
     except (ValueError, KeyError, TypeError):  # a proxy's page
         lines, hint = [f"{response.request.url} answered {response.status_code}."], None

@@ -74,11 +74,12 @@ def test_spec_that_cannot_be_read_is_a_usage_error(run: Run, tmp_path: Path, tex
 
 
 def test_refused_spec_names_its_fields(run: Run, spec_file: Path) -> None:
-    document = json.loads(spec_file.read_text()) | {"lora": {"r": 0}, "colour": "red"}
+    document = json.loads(spec_file.read_text()) | {"lora": {"r": 0, "alpha": 0}, "colour": "red"}
     spec_file.write_text(json.dumps(document))
     done = run("jobs", "submit", spec_file)
     assert done.exit_code == 5
     assert "/lora/r" in done.stderr
+    assert "/lora/alpha" in done.stderr  # with the same message
     assert "/colour" in done.stderr
     assert done.stdout == ""
 
@@ -261,10 +262,10 @@ def test_gzipped_dataset_is_uploaded_and_listed(run: Run, tmp_path: Path) -> Non
 
 def test_dataset_with_bad_lines_is_refused_with_their_numbers(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
-    path.write_bytes(pairs(2) + b'{"chosen": "a"}\n')
+    path.write_bytes(pairs(2) + b'{"chosen": "a"}\n' * 12)
     done = run("datasets", "upload", path)
     assert done.exit_code == 5
-    assert "3" in done.stderr
+    assert all(f"/lines/{number}/" in done.stderr for number in range(3, 13))
     assert "rejected" in done.stderr
 
 
