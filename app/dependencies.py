@@ -87,6 +87,16 @@ def recognised(request: Request, scope: Scope) -> Principal | None:
     return principal
 
 
+def is_still_welcome(request: Request) -> bool:
+    """Whether the key that a long answer began with is good now; may look into the database."""
+    keys: KeyRing = request.app.state.keys
+    token = _token(request) or ""
+    try:
+        return bool(keys.recall(token) or keys.authenticate(token))
+    except UnauthorizedError:
+        return False
+
+
 def _token(request: Request) -> str | None:
     scheme, token = get_authorization_scheme_param(request.headers.get("authorization"))
     return token if scheme.lower() == "bearer" and token else None

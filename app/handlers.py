@@ -125,29 +125,49 @@ def _on_service_error(request: Request, error: Exception) -> Response:
 
 def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    problems = list(_field_problems(error.errors()))
-    first = problems[0]
+    problems = field_problems(error.errors(), error.body)
+    loc = problems[0].loc
+    # More than one where each form that a field may have was tried.
+    reasons = " or: ".join(problem.message for problem in problems if problem.loc == loc)
     return problem_response(
-        request,
-        InvalidError(f"{first.loc or '/'}: {first.message}", problems=problems),
-        headers={},
+        request, InvalidError(f"{loc or '/'}: {reasons}", problems=problems), headers={}
     )
 
 
-def _field_problems(errors: Sequence[Any]) -> Iterable[FieldProblem]:
-    """Pydantic's errors as JSON pointers; what the client sent is never repeated."""
-    for error in errors[:50]:
-        where, *path = error["loc"]
-        code = _CODES.get(error["type"], error["type"])
-        if where != "body":
-            path = [where, *path]
-        message = error["msg"]
-        if code == "invalid_json":
-            path = []
-            message = f"{message}: {error.get('ctx', {}).get('error', '')}"
-        yield FieldProblem(
-            "".join(f"/{_escaped(part)}" for part in path), code, message, _HINTS.get(code)
-        )
+def field_problems(errors: Sequence[Any], body: Any) -> list[FieldProblem]:
+    """Pydantic's errors as JSON pointers into the body; what the client sent is never repeated."""
+    found = [_field_problem(error, body) for error in errors[:50]]
+    # Of a field's forms, the one that was read further is the one that was meant.
+    return [p for p in found if not any(q.loc.startswith(f"{p.loc}/") for q in found)]
+
+
+def _field_problem(error: Any, body: Any) -> FieldProblem:
+    where, *path = error["loc"]
+    code = _CODES.get(error["type"], error["type"])
+    message = error["msg"]
+    if where != "body":
+        path = [where, *path]
+    elif code == "invalid_json":
+        path = []
+        message = f"{message}: {error.get('ctx', {}).get('error', '')}"
+    elif isinstance(body, bytes):  # as curl -d sends it, unless it is told otherwise
+        code, message = "invalid_json", "The content type does not say that the body is JSON"
+    else:
+        path = list(_leading(path, body, is_missing=code == "missing"))
+    loc = "".join(f"/{_escaped(part)}" for part in path)
+    return FieldProblem(loc, code, message, _HINTS.get(code))
+
+
+def _leading(path: Sequence[Any], body: Any, *, is_missing: bool) -> Iterable[Any]:
+    """The parts of a path that lead into the body: Pydantic's name forms of a field as well."""
+    for part in path:
+        if (isinstance(body, dict) and part in body) or (
+            isinstance(body, list) and isinstance(part, int)
+        ):
+            body = body[part]
+            yield part
+    if is_missing:
+        yield from path[-1:]
 
 
 def _escaped(part: object) -> str:
@@ -178,8 +198,10 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
 
 def _allowed(request: Request) -> str:
     """All methods of the address; the framework names those of one route only."""
-    path = getattr(request.scope.get("route"), "path", "")
-    return ", ".join(sorted(m.upper() for m in request.app.openapi()["paths"].get(path, ())))
+    route = request.scope.get("route")
+    documented = request.app.openapi()["paths"].get(getattr(route, "path", ""))
+    # Pages are in no document, and have one route each.
+    return ", ".join(sorted(m.upper() for m in documented or getattr(route, "methods", ())))
 
 
 def _on_database_away(request: Request, error: Exception) -> Response:

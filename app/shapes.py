@@ -9,6 +9,8 @@ from typing import Annotated, Generic, Literal, Protocol, Self, TypeVar
 from pydantic import BaseModel, PlainSerializer, WithJsonSchema
 
 DEFAULT_LIMIT, MAX_LIMIT = 20, 100
+#: The end of the year 9999, the last moment that RFC 3339 can name.
+LAST_MS = 253_402_300_799_999
 
 
 def rfc3339(epoch_ms: int) -> str:

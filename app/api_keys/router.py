@@ -20,7 +20,7 @@ from app.errors import FieldProblem, InvalidError
 from app.models import ApiKey
 from app.problems import documented
 from app.security import KeyRing, Scope
-from app.shapes import Page, Timestamp, by_id
+from app.shapes import LAST_MS, Page, Timestamp, by_id
 
 router = APIRouter(prefix="/v1/api-keys", tags=["api keys"], route_class=StrictRoute)
 
@@ -68,10 +68,11 @@ def create_api_key(
     body: ApiKeyCreate, session: SessionDep, principal: AdminDep, actor: ActorDep
 ) -> ApiKeyCreated:
     """Make a key for this tenant; two at once let a client change over."""
-    if body.expires_at is not None and body.expires_at <= datetime.now(UTC):
-        problem = FieldProblem("/expires_at", "out_of_range", "is in the past", "Name a later time")
-        raise InvalidError("expires_at is in the past.", problems=[problem])
     expires_at = round(body.expires_at.timestamp() * 1000) if body.expires_at else None
+    if body.expires_at is not None and body.expires_at <= datetime.now(UTC):
+        raise _not_then("is in the past", "Name a later time.")
+    if expires_at is not None and expires_at > LAST_MS:  # with an offset, in the last hours of 9999
+        raise _not_then("is after the year 9999", "Leave it out for a key that never expires.")
     made: NewKey = service.create(
         session, principal.tenant_id, body.name, body.scopes, expires_at
     )  # fmt: skip
@@ -104,3 +105,8 @@ def revoke_api_key(
     trail.record(session, actor, "api_key.revoke", key_id)
     keys: KeyRing = request.app.state.keys
     keys.forget(key_id)
+
+
+def _not_then(what: str, hint: str) -> InvalidError:
+    problem = FieldProblem("/expires_at", "out_of_range", what, hint)
+    return InvalidError(f"expires_at {what}.", problems=[problem])

@@ -22,6 +22,7 @@ from app.base_models.catalogue import (
 from app.base_models.faults import BaseModelError
 from app.base_models.sources import fetch
 from app.cli.client import Api, connect
+from app.cli.database import read_settings
 from app.cli.endings import CommandError, Ending
 from app.cli.output import (
     JsonOption,
@@ -33,7 +34,6 @@ from app.cli.output import (
     print_table,
     size,
 )
-from app.settings import Settings
 
 ADAPTER_CONFIG = "adapter_config.json"
 SUMMARY = "reward_model.json"
@@ -110,6 +110,8 @@ def verify(
 
     Needs the worker's libraries.
     """
+    if not (directory / SUMMARY).is_file():
+        raise CommandError(f"{directory} holds no adapter: it has no {SUMMARY}.", Ending.USAGE)
     command = [sys.executable, "-P", "-m", "worker.trainer.verify", str(directory.resolve())]
     if base is not None or (directory / ADAPTER_CONFIG).is_file():  # else a merged model
         command += ["--base", str(_base_directory(base, directory))]
@@ -138,12 +140,18 @@ def download_adapter(
     """Bring an adapter's files, or its tar, into a directory; the adapter as the API shows it.
 
     Raises:
-        CommandError: the bytes are not those that the service promised; they are not kept.
+        CommandError: the directory cannot be written to, or the bytes are not those that the
+            service promised; they are not kept.
     """
     adapter = api.get(f"/v1/adapters/{adapter_id}")
-    directory.mkdir(parents=True, exist_ok=True)
-    for file in _parts(adapter, is_archive=is_archive):
-        _bring(api, file, directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for file in _parts(adapter, is_archive=is_archive):
+            _bring(api, file, directory)
+    except OSError as error:
+        raise CommandError(
+            f"{error.filename or directory} cannot be written: {error.strerror}.", Ending.USAGE
+        ) from error
     return adapter
 
 
@@ -180,7 +188,7 @@ def _base_directory(base: str | None, adapter: Path) -> Path:
     """Where the base model's files are; a catalogue id, or what the adapter names, is fetched."""
     if base is not None and Path(base).is_dir():
         return Path(base).resolve()
-    settings = Settings()
+    settings = read_settings()
     try:
         catalogue = load_catalogue(settings.base_models)
         entry, revision = (

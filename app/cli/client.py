@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,13 +14,15 @@ from typing import Any, Self
 import httpx
 
 from app.api_keys.service import FIRST_KEY_FILE
+from app.cli.database import read_settings
 from app.cli.endings import CommandError, Ending
-from app.settings import Settings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 #: A submit may wait for a worker to inspect its base model, a long-poll for its job.
 READ_SECONDS = 120.0
 ATTEMPTS = 4
+#: How long a service is waited for that is restarted, or that finds this key too busy.
+PATIENCE_SECONDS = 120.0
 
 
 class Unreachable(CommandError):
@@ -48,21 +51,22 @@ class Api:
 
     def get(self, path: str, **parameters: object) -> Any:
         """A document; parameters that are None are left out."""
-        return self._patiently("GET", path, params=_given(parameters)).json()
+        return _document(self._patiently("GET", path, params=_given(parameters)))
 
     def post(self, path: str, body: object = None, **parameters: object) -> Any:
         """Do something; a lost connection is not tried again."""
-        return self._send("POST", path, json=body, params=_given(parameters)).json()
+        return _document(self._send("POST", path, json=body, params=_given(parameters)))
 
     def submit(self, spec: object, *, is_dry_run: bool = False) -> Any:
         """Queue a job. Tried again after a lost connection: the key keeps it from being doubled."""
-        return self._patiently(
+        answer = self._patiently(
             "POST",
             "/v1/jobs",
             json=spec,
             params={"dry_run": "true"} if is_dry_run else {},
             headers={"Idempotency-Key": str(uuid.uuid4())},
-        ).json()
+        )
+        return _document(answer)
 
     def job_when_changed(self, job_id: str, etag: str | None, seconds: float) -> tuple[Any, str]:
         """A job and its ETag as soon as it differs from ``etag``; None for the job when it
@@ -78,24 +82,30 @@ class Api:
 
     def upload(self, content: Iterator[bytes], content_type: str, **parameters: object) -> Any:
         """A dataset, as it streams; 201, or 200 when the service has the same bytes."""
-        return self._send(
+        answer = self._send(
             "POST",
             "/v1/datasets",
             content=content,
             params=_given(parameters),
             headers={"Content-Type": content_type},
-        ).json()
+        )
+        return _document(answer)
 
     @contextmanager
     def download(self, path: str) -> Iterator[Iterator[bytes]]:
         """The bytes of a file, as they come."""
-        try:
-            with self._http.stream("GET", path) as response:
-                if not response.is_success:
-                    response.read()
-                yield _checked(response).iter_bytes(1 << 20)
-        except httpx.TransportError as error:
-            raise self._away(error) from error
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                with self._http.stream("GET", path) as response:
+                    if not response.is_success:
+                        response.read()
+                        if _waited(response, give_up_at):
+                            continue
+                    yield _checked(response).iter_bytes(1 << 20)
+                    return
+            except httpx.TransportError as error:
+                raise self._away(error) from error
 
     def _patiently(self, method: str, path: str, **request: Any) -> httpx.Response:
         for attempt in range(1, ATTEMPTS):
@@ -108,10 +118,16 @@ class Api:
         return self._send(method, path, **request)
 
     def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
-        try:
-            return _checked(self._http.request(method, path, **request))
-        except httpx.TransportError as error:
-            raise self._away(error) from error
+        """The answer. A service that finds the key too busy did nothing: it is asked again."""
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                response = self._http.request(method, path, **request)
+            except httpx.TransportError as error:
+                raise self._away(error) from error
+            # What an upload sent is gone.
+            if "content" in request or not _waited(response, give_up_at):
+                return _checked(response)
 
     def _away(self, error: httpx.TransportError) -> Unreachable:
         return Unreachable(
@@ -123,9 +139,19 @@ class Api:
 def connect() -> Api:
     """The service of PLAUDIT_URL with the key of PLAUDIT_API_KEY; without them the embedded
     service of this directory and its first key."""
-    settings = Settings()
+    settings = read_settings()
     url = os.environ.get("PLAUDIT_URL") or f"http://127.0.0.1:{settings.port}"
-    if key := os.environ.get("PLAUDIT_API_KEY"):
+    if not _is_address(url):
+        raise CommandError(
+            "PLAUDIT_URL is no address.", Ending.USAGE, "Write it like http://127.0.0.1:8000."
+        )
+    if key := os.environ.get("PLAUDIT_API_KEY", "").strip():
+        if not re.fullmatch(r"[!-~]+", key):  # never shown: it may be a key all the same
+            raise CommandError(
+                "PLAUDIT_API_KEY holds characters that no key has.",
+                Ending.USAGE,
+                "Copy the key anew, all of it: plk_…",
+            )
         return Api(url, key)
     path = settings.data_dir / FIRST_KEY_FILE
     # The key of this machine's service is no other server's business.
@@ -144,8 +170,35 @@ def read_key(path: Path) -> str:
     return path.read_text().strip()
 
 
+def _is_address(url: str) -> bool:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return parsed.scheme in ("http", "https") and bool(parsed.host)
+
+
 def _given(parameters: dict[str, object]) -> dict[str, str]:
     return {name: str(value) for name, value in parameters.items() if value is not None}
+
+
+def _waited(response: httpx.Response, give_up_at: float) -> bool:
+    """Whether the service asked to be left alone by this key for a while, which is over now."""
+    is_asked = response.headers.get("x-should-retry") == "true"
+    if not is_asked or time.monotonic() > give_up_at:
+        return False
+    time.sleep(float(response.headers["Retry-After"]))
+    return True
+
+
+def _document(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError as error:
+        raise Unreachable(
+            f"{response.request.url} is no answer of Plaudit's.",
+            "Set PLAUDIT_URL to where the service runs.",
+        ) from error
 
 
 def _checked(response: httpx.Response) -> httpx.Response:
@@ -154,9 +207,12 @@ def _checked(response: httpx.Response) -> httpx.Response:
     try:
         problem = response.json()
         lines = [problem["detail"]]
-        for error in problem.get("errors", []):
-            if error["message"] not in problem["detail"]:
-                lines.append(f"  {error['loc']}: {error['message']}")
+        errors = problem.get("errors", [])
+        for error in errors:
+            line = f"{error['loc']}: {error['message']}"
+            is_said = error["message"] in lines[0] if len(errors) == 1 else line in lines[0]
+            if not is_said:
+                lines.append(f"  {line}")
         hint = problem.get("hint")
     except (ValueError, KeyError, TypeError):  # a proxy's page
         lines, hint = [f"{response.request.url} answered {response.status_code}."], None

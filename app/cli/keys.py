@@ -23,6 +23,7 @@ commands = typer.Typer(
 )
 
 Tenant = Annotated[str, typer.Option(help="Whose key; tenants see nothing of each other.")]
+MAX_DAYS = 36_500
 _DAY_MS = 86_400_000
 _PAGE = 100
 
@@ -34,7 +35,9 @@ def create(
         list[Scope] | None, typer.Option("--scope", help="Repeatable; default: admin.")
     ] = None,
     tenant: Tenant = service.DEFAULT_TENANT,
-    expires_days: Annotated[int | None, typer.Option(min=1, help="Default: never.")] = None,
+    expires_days: Annotated[
+        int | None, typer.Option(min=1, max=MAX_DAYS, help="Default: never.")
+    ] = None,
 ) -> None:
     """Make a key. Its secret is printed this once, alone on stdout."""
     now_ms = time.time_ns() // 1_000_000

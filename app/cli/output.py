@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-#: Progress and remarks; never mixed into a result that a script reads.
-notes = Console(stderr=True, highlight=False)
+#: Progress and remarks; never mixed into a result that a script reads. Not folded: what they name,
+#: a command or an id, is to be copied in one piece.
+notes = Console(stderr=True, highlight=False, soft_wrap=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="The API's answer, for scripts.")]
 

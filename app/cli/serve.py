@@ -44,15 +44,16 @@ def serve(
     """
     if parent is not None:
         end_with_parent(parent)
-    settings = _with_public_url(read_settings(host=host, port=port))
-    with reached_database(settings) as engine:
-        if settings.is_embedded:
-            _prepare(engine, settings)
-        else:
-            require_current(engine)
-    configure_logging()
-    has_worker = settings.is_embedded and not has_no_worker
+    settings = read_settings(host=host, port=port)
     with _listen(settings) as listener:
+        settings = _with_public_url(settings, listener.getsockname()[1])
+        with reached_database(settings) as engine:
+            if settings.is_embedded:
+                _prepare(engine, settings)
+            else:
+                require_current(engine)
+        configure_logging()
+        has_worker = settings.is_embedded and not has_no_worker
         keeper = WorkerKeeper(settings.drain_seconds) if has_worker else None
         _run(settings, listener, keeper)
 
@@ -81,12 +82,12 @@ def _prepare(engine: Engine, settings: Settings) -> None:
     notes.print(plain(f"API key   in {settings.data_dir / FIRST_KEY_FILE}"))
 
 
-def _with_public_url(settings: Settings) -> Settings:
+def _with_public_url(settings: Settings, port: int) -> Settings:
     """Links lead to where this service listens, unless the operator says otherwise."""
     if "public_url" in settings.model_fields_set:
         return settings
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
-    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     return settings.model_copy(update={"public_url": url})
 
 

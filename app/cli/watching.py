@@ -9,13 +9,11 @@ from typing import Any, Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from app.cli.client import Api, Unreachable
+from app.cli.client import PATIENCE_SECONDS, Api, Unreachable
 from app.cli.endings import Ending
 from app.cli.output import notes, plain
 
 WAIT_SECONDS = 20.0
-#: A service that is restarted meanwhile is waited for.
-PATIENCE_SECONDS = 120.0
 LINE_EVERY_SECONDS = 10.0
 ENDINGS = {
     "succeeded": Ending.SUCCEEDED,
@@ -115,7 +113,7 @@ class _Lines:
     def tell(self, event: Any) -> None:
         """Something happened."""
         at, message = event["at"][11:19], event["message"] or event["type"]
-        notes.print(Text.assemble((f"{at}  ", "dim"), plain(message)), soft_wrap=True)
+        notes.print(Text.assemble((f"{at}  ", "dim"), plain(message)))
 
     def show(self, job: Any, metrics: dict[str, float]) -> None:
         """How far the job is now."""
@@ -127,7 +125,7 @@ class _Lines:
             position = "" if job["progress"]["step"] is None else f"step {steps}"
             parts = (_phase(job), position, _figures(self._metrics), _time_left(job))
             line = "          " + "  ".join(part for part in parts if part)
-            notes.print(plain(line), soft_wrap=True)
+            notes.print(plain(line))
 
 
 class _Bar(_Lines):

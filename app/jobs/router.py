@@ -24,6 +24,7 @@ from app.dependencies import (
     TicketsDep,
 )
 from app.domain.spec import BASE_MODEL_ID, CleanText
+from app.errors import FieldProblem, InvalidError
 from app.jobs import reading, service
 from app.jobs.cloning import JobStateError
 from app.jobs.polling import JOB_ID, MAX_TAGS, PolledRoute, answer, names
@@ -51,7 +52,8 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
 JobId = Annotated[str, Path(pattern=JOB_ID)]
 Text = Annotated[CleanText, StringConstraints(max_length=128)]
-_METADATA = re.compile(r"metadata\[([A-Za-z0-9_.-]{1,64})\]")
+_METADATA_KEY, _METADATA_VALUE = "[A-Za-z0-9_.-]{1,64}", "[^\\x00-\\x1f\\x7f]*"
+_METADATA = re.compile(rf"metadata\[({_METADATA_KEY})\]")
 
 
 async def get_watcher(request: Request) -> Watcher:
@@ -81,7 +83,11 @@ class _JobQuery:
                 "style": "deepObject",
                 "explode": True,
                 "description": "Exactly these pairs: `metadata[team]=search`.",
-                "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+                "schema": {
+                    "type": "object",
+                    "propertyNames": {"pattern": f"^{_METADATA_KEY}$"},
+                    "additionalProperties": {"type": "string", "pattern": f"^{_METADATA_VALUE}$"},
+                },
             }
         ]
     },
@@ -94,12 +100,7 @@ def list_jobs(
     query: Annotated[_JobQuery, Depends()],
 ) -> Response:
     """Jobs, newest first; without spec and plan."""
-    metadata = {
-        match[1]: value
-        for key, value in request.query_params.items()
-        if (match := _METADATA.fullmatch(key)) and "\0" not in value
-    }
-    wanted = JobFilter(query.status, query.name, query.base_model, metadata)
+    wanted = JobFilter(query.status, query.name, query.base_model, _metadata(request))
     with engine.connect() as connection:
         rows = reading.list_page(connection, principal.tenant_id, page.limit, page.after, wanted)
     return json_response(Page[JobItem].of(rows, page.limit, JobItem.of, by_id).model_dump_json())
@@ -232,6 +233,24 @@ def resume_job(
         trail.record(session, actor, "job.resume", job_id)
     tickets.issue(job.queue)
     return shown(job)
+
+
+def _metadata(request: Request) -> dict[str, str]:
+    """The pairs that are asked for. What is none is refused: ignored, it would show all jobs."""
+    found = {}
+    for key, value in request.query_params.items():
+        if not key.startswith("metadata"):
+            continue
+        match = _METADATA.fullmatch(key)
+        if match is None or not re.fullmatch(_METADATA_VALUE, value):
+            problem = FieldProblem("/query/metadata", "bad_pattern", "names no key and value")
+            raise InvalidError(
+                "/query/metadata names no key and value.",
+                hint="Write metadata[team]=search, URL-encoded.",
+                problems=[problem],
+            )
+        found[match[1]] = value
+    return found
 
 
 def shown(job: Job) -> Response:

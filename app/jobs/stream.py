@@ -13,6 +13,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from sqlalchemy import Engine
 
 from app.database import reader
+from app.dependencies import is_still_welcome
 from app.jobs import reading
 from app.jobs.history_schemas import EventRead
 from app.jobs.reading import JobRow, State
@@ -29,19 +30,22 @@ _BATCH = 100
 def event_stream(
     request: Request, engine: Engine, watcher: Watcher, tenant_id: str, job_id: str, after: int
 ) -> OpenAnswer:
-    """Events above number ``after``, then those to come, until the job is over."""
+    """Events above number ``after``, then those to come, until the job is over or gone, or the
+    key is revoked or expires."""
     return OpenAnswer(
         request,
-        _events(reader(engine), watcher, tenant_id, job_id, after),
+        _events(request, reader(engine), watcher, tenant_id, job_id, after),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
 
 
 async def _events(
-    engine: Engine, watcher: Watcher, tenant_id: str, job_id: str, after: int
+    request: Request, engine: Engine, watcher: Watcher, tenant_id: str, job_id: str, after: int
 ) -> AsyncIterator[bytes]:
     def read() -> tuple[JobRow | None, Sequence[Any]]:
+        if not is_still_welcome(request):
+            return None, ()
         # The job first: events that come between the two reads are sent, never skipped.
         with engine.connect() as connection:
             job = reading.job(connection, tenant_id, job_id)

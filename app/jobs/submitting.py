@@ -16,7 +16,8 @@ from app.database import reader, transaction
 from app.dependencies import EngineDep, JobsWriterDep, SettingsDep, TicketsDep
 from app.domain.plan import TrainingPlan
 from app.domain.spec import RewardJobSpec
-from app.errors import FieldProblem, InvalidSpecError, QuotaError, UnavailableError
+from app.errors import InvalidSpecError, QuotaError, UnavailableError
+from app.handlers import field_problems
 from app.jobs import cloning, preflight, service
 from app.jobs.cloning import JobStateError
 from app.jobs.preflight import Foresight, Preflight
@@ -194,12 +195,10 @@ def _spec(document: dict[str, object]) -> RewardJobSpec:
     try:
         return RewardJobSpec.model_validate(document)
     except ValidationError as error:
-        problems = [
-            FieldProblem("".join(f"/{part}" for part in e["loc"]), e["type"], e["msg"])
-            for e in error.errors()
-        ]
+        errors = [{**e, "loc": ("body", *e["loc"])} for e in error.errors()]
         raise InvalidSpecError(
-            "With these overrides the spec is not valid.", problems=problems
+            "With these overrides the spec is not valid.",
+            problems=field_problems(errors, document),
         ) from error
 
 

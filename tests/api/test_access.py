@@ -110,8 +110,11 @@ def test_key_is_made_shown_once_used_and_revoked(client: TestClient, engine: Eng
     assert client.delete(f"/v1/api-keys/{key['id']}").status_code == 404
 
 
-def test_key_that_expires_in_the_past_is_not_made(client: TestClient) -> None:
-    body = {"name": "x", "scopes": ["admin"], "expires_at": "2020-01-01T00:00:00Z"}
+@pytest.mark.parametrize("moment", ["2020-01-01T00:00:00Z", "9999-12-31T23:59:59-12:00"])
+def test_key_that_expires_in_the_past_or_after_all_dates_is_not_made(
+    client: TestClient, moment: str
+) -> None:
+    body = {"name": "x", "scopes": ["admin"], "expires_at": moment}
     answer = client.post("/v1/api-keys", json=body)
     assert (answer.status_code, answer.json()["errors"][0]["loc"]) == (422, "/expires_at")
 

@@ -58,6 +58,10 @@ def test_metrics_come_in_columns_with_gaps_where_nothing_was_logged(
         "train/loss": [0.5],
         "nothing": [None],
     }
+    assert client.get(f"{path}?keys=step,train/loss").json()["columns"] == {
+        "step": [1, 2],
+        "train/loss": [0.7, 0.5],
+    }
     assert client.get(f"{path}?to_step=0").json()["columns"] == {"step": []}
 
 

@@ -66,6 +66,8 @@ def test_jobs_are_filtered(world: World, client: TestClient) -> None:
     assert ids(client.get("/v1/jobs?status=cancelling")) == [a]
     assert ids(client.get("/v1/jobs?status=running")) == []
     assert client.get("/v1/jobs?status=no_such").status_code == 422
+    for odd in ("metadata=x", "metadata.team=x", "metadata[te am]=x", "metadata[team]=%00"):
+        assert client.get(f"/v1/jobs?{odd}").json()["errors"][0]["loc"] == "/query/metadata", odd
 
 
 def test_etag_changes_with_the_job_and_saves_the_body(
@@ -226,6 +228,19 @@ def test_stream_tells_events_as_they_happen_and_ends_with_the_job(
         rest = list(events)  # the stream ends by itself
     assert rest[-1]["event"] == "attempt_failed"
     assert json.loads(rest[-1]["data"])["data"]["code"] == "nan_loss"
+
+
+def test_stream_of_a_revoked_key_tells_nothing_more(
+    world: World, served: httpx.Client, client: TestClient, job: dict[str, Any]
+) -> None:
+    key = client.post("/v1/api-keys", json={"name": "x", "scopes": ["jobs:read"]}).json()
+    headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {key['secret']}"}
+    with served.stream("GET", f"/v1/jobs/{job['id']}/events", headers=headers) as answer:
+        events = _parsed(answer.iter_lines())
+        assert next(events)["event"] == "queued"
+        assert client.delete(f"/v1/api-keys/{key['id']}").status_code == 204
+        world.fail(world.claim(), FailureCode.NAN_LOSS, "nan")
+        assert list(events) == []
 
 
 def test_stream_resumes_after_the_last_event_seen_and_then_says_stop(

@@ -39,6 +39,8 @@ def test_wrong_method_is_a_problem_that_names_the_right_ones(client: TestClient)
     assert answer.headers["allow"] == "GET, POST"
     answer = client.post(f"/v1/adapters/ad_{'0' * 32}/archive")
     assert answer.headers["allow"] == "GET, HEAD"
+    for page in ("/", "/docs", "/static/main.js"):
+        assert client.post(page).headers["allow"] == "GET"
 
 
 def test_validation_error_points_into_the_body(client: TestClient) -> None:
@@ -48,6 +50,45 @@ def test_validation_error_points_into_the_body(client: TestClient) -> None:
         ("/lora/r", "out_of_range"),
         ("/colour", "unknown_field"),
     }
+
+
+@pytest.mark.parametrize(
+    ("fields", "loc", "code"),
+    [
+        ({"eval_dataset": {"fraction": 0}}, "/eval_dataset/fraction", "out_of_range"),
+        ({"eval_dataset": {"fractoin": 0.1}}, "/eval_dataset/fraction", "missing"),
+        ({"eval_dataset": 0.1}, "/eval_dataset", "string_type"),
+        ({"lora": {"target_modules": "q_proj"}}, "/lora/target_modules", "not_one_of"),
+        ({"lora": {"target_modules": ["a", 5]}}, "/lora/target_modules/1", "string_type"),
+        ({"metadata": {"a b": "x"}}, "/metadata/a b", "bad_pattern"),
+        ({"training": {"max_stepz": 1}}, "/training/max_stepz", "unknown_field"),
+    ],
+)
+def test_pointer_leads_to_the_field_in_the_form_that_was_meant(
+    client: TestClient, job: dict[str, Any], fields: dict[str, Any], loc: str, code: str
+) -> None:
+    for path, body in (
+        ("/v1/jobs", SPEC | fields),
+        (f"/v1/jobs/{job['id']}/clone", {"overrides": fields}),
+    ):
+        problem = problem_of(client.post(path, json=body), 422)
+        assert (problem.errors[0].loc, problem.errors[0].code) == (loc, code)
+        assert all(error.loc.startswith(loc.rpartition("/")[0]) for error in problem.errors)
+
+
+def test_every_form_of_a_field_is_named_where_none_was_meant(client: TestClient) -> None:
+    problem = problem_of(client.post("/v1/jobs", json=SPEC | {"eval_dataset": 0.1}), 422)
+    assert "string" in problem.detail
+    assert "object" in problem.detail
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain"])
+def test_body_of_another_content_type_is_told_which_to_name(client: TestClient, kind: str) -> None:
+    headers = {"Content-Type": kind}
+    answer = client.post("/v1/jobs", content=json.dumps(SPEC), headers=headers)
+    (error,) = problem_of(answer, 422).errors
+    assert (error.loc, error.code) == ("", "invalid_json")
+    assert "application/json" in (error.hint or "")
 
 
 def test_bad_parameter_is_named(client: TestClient) -> None:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tarfile
 import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +74,12 @@ def test_spec_that_cannot_be_read_is_a_usage_error(run: Run, tmp_path: Path, tex
 
 
 def test_refused_spec_names_its_fields(run: Run, spec_file: Path) -> None:
-    document = json.loads(spec_file.read_text()) | {"lora": {"r": 0}, "colour": "red"}
+    document = json.loads(spec_file.read_text()) | {"lora": {"r": 0, "alpha": 0}, "colour": "red"}
     spec_file.write_text(json.dumps(document))
     done = run("jobs", "submit", spec_file)
     assert done.exit_code == 5
     assert "/lora/r" in done.stderr
+    assert "/lora/alpha" in done.stderr  # with the same message
     assert "/colour" in done.stderr
     assert done.stdout == ""
 
@@ -103,6 +106,87 @@ def test_key_of_this_machine_is_sent_to_no_other(run: Run, monkeypatch: pytest.M
 def test_wrong_key_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLAUDIT_API_KEY", "plk_wrong")
     assert run("jobs", "list").exit_code == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PLAUDIT_URL", "http://[::1"),
+        ("PLAUDIT_URL", "localhost:8000"),
+        ("PLAUDIT_API_KEY", "plk_\x7fsecret"),
+        ("PLAUDIT_API_KEY", "plk_secret…"),
+        ("PLAUDIT_PORT", "abc"),
+    ],
+)
+def test_setting_that_cannot_be_used_is_named_and_not_shown(
+    run: Run, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    done = run("jobs", "list", "--json")
+    assert (done.exit_code, done.stdout) == (2, ""), done.exception
+    assert name in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_line_end_after_a_key_is_left_out(
+    run: Run, service_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = (service_dir / "api-key").read_text().strip()
+    monkeypatch.setenv("PLAUDIT_API_KEY", f"{key}\r\n")
+    assert run("jobs", "list").exit_code == 0
+
+
+def test_somebody_elses_page_is_no_answer(
+    run: Run, web_page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLAUDIT_URL", web_page)
+    done = run("jobs", "list")
+    assert done.exit_code == 6, done.exception
+    assert "PLAUDIT_URL" in done.stderr
+
+
+@pytest.fixture
+def web_page() -> Iterator[str]:
+    """A web server that answers everything with a page, as a proxy's sign-in does."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>Sign in</html>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_remarks_are_not_folded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    job_id = f"job_{'0' * 32}"
+    assert f"There is no job {job_id}." in run("jobs", "get", job_id).stderr
+
+
+def test_client_that_asks_too_often_waits_and_asks_again(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"rate_per_second": 1, "rate_burst": 4, "preflight_wait_seconds": 0}
+    with serving(tmp_path, "--no-worker", **settings) as (_, url):
+        monkeypatch.setenv("PLAUDIT_URL", url)
+        monkeypatch.setenv("PLAUDIT_DATA_DIR", str(tmp_path))
+        with live_world(url, tmp_path) as world:
+            world.submit()
+            adapter_id = world.publish(world.claim(), FILES)
+        commands = [("adapters", "download", adapter_id, tmp_path / "files"), ("jobs", "list")]
+        for command in commands * 2:
+            done = run(*command)
+            assert done.exit_code == 0, done.stderr
+    assert '"status": 429' in (tmp_path / "serve.log").read_text()
 
 
 def test_exit_status_says_how_a_watched_job_ended(run: Run, world: World) -> None:
@@ -178,10 +262,10 @@ def test_gzipped_dataset_is_uploaded_and_listed(run: Run, tmp_path: Path) -> Non
 
 def test_dataset_with_bad_lines_is_refused_with_their_numbers(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
-    path.write_bytes(pairs(2) + b'{"chosen": "a"}\n')
+    path.write_bytes(pairs(2) + b'{"chosen": "a"}\n' * 12)
     done = run("datasets", "upload", path)
     assert done.exit_code == 5
-    assert "3" in done.stderr
+    assert all(f"/lines/{number}/" in done.stderr for number in range(3, 13))
     assert "rejected" in done.stderr
 
 
@@ -225,6 +309,15 @@ def adapter_id(world: World) -> str:
     world.submit(priority=100)
     lease = world.claim()
     return world.publish(lease, FILES | {"job.txt": lease.job_id.encode()})
+
+
+def test_directory_that_cannot_be_written_is_named(
+    run: Run, adapter_id: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    done = run("adapters", "download", adapter_id, tmp_path / "file" / "below")
+    assert done.exit_code == 2, done.exception
+    assert f"{tmp_path / 'file' / 'below'} cannot be written" in done.stderr
 
 
 def test_adapter_is_downloaded_whole(run: Run, adapter_id: str, tmp_path: Path) -> None:

@@ -51,6 +51,13 @@ def test_key_is_an_admin_for_good_unless_told_otherwise(engine: Engine) -> None:
 
 
 @pytest.mark.usefixtures("_settings")
+def test_key_that_outlives_all_dates_is_not_made() -> None:
+    """Its row would keep every list of keys from being shown."""
+    assert keys("create", "--expires-days", "99999999").exit_code == 2
+    assert json.loads(keys("list", "--json").stdout) == []
+
+
+@pytest.mark.usefixtures("_settings")
 def test_revoked_key_is_dead_and_gone_from_the_list(engine: Engine) -> None:
     token = keys("create").stdout.strip()
     key_id = KeyRing(engine).authenticate(token).key_id

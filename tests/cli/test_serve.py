@@ -38,6 +38,31 @@ def test_links_lead_to_where_it_listens(tmp_path: Path) -> None:
         assert httpx.get(f"{url}/v1/jobs").json()["type"].startswith(f"{url}/")
 
 
+def test_free_port_that_was_taken_is_told(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "serve", "--no-worker", "--port", "0"],
+        env=environment(tmp_path),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        url = said.split()[-1]
+        assert not url.endswith(":0")
+        wait_until("the service", lambda: answers(url), seconds=120)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz").is_success
+    except httpx.TransportError:
+        return False
+
+
 @pytest.mark.parametrize("command", ["serve", "worker"])
 def test_production_refuses_a_database_that_is_not_migrated(tmp_path: Path, command: str) -> None:
     database_url = f"sqlite:///{tmp_path / 'own.db'}"

@@ -93,3 +93,9 @@ def test_adapter_of_an_unknown_base_model_asks_for_it(
     (adapter / "reward_model.json").unlink()
     done = verify(monkeypatch, adapter, f"local:{llama.directory}")
     assert (done.exit_code, "--base" in done.stderr) == (2, True)
+
+
+def test_directory_without_an_adapter_is_a_usage_error(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["verify", str(tmp_path)])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "reward_model.json" in done.stderr

@@ -113,7 +113,7 @@ def test_every_text_has_contrast_and_every_phone_has_room(
             signed_in.wait_for_text("Good 0", ".chosen")
         poor = [found for found in signed_in.contrasts() if found[0] < AA]
         assert not poor, (path, poor)
-        signed_in.emulate(scheme=scheme, width=360, height=740)
+        signed_in.emulate(scheme=scheme, width=320, height=740)
         assert not signed_in.is_wider_than_screen(), path
 
 

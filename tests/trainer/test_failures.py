@@ -206,6 +206,21 @@ def test_overlong_pairs_are_counted_and_named(llama: Base, recorder: Recorder) -
     assert note.data["lines"] == [4]
 
 
+def test_eval_prompts_that_are_trained_on_are_counted_and_named(
+    llama: Base, recorder: Recorder
+) -> None:
+    rows = make_pairs(12)
+    order = llama.order(rows=rows, eval_count=4).model_copy(update={"action": "inspect"})
+    assert order.train_file
+    lines = Path(order.train_file).read_text().splitlines(keepends=True)
+    Path(str(order.eval_file)).write_text("".join(lines[:3]))
+    assert carry_out(order, recorder) == 0  # type: ignore[arg-type]
+    note = next(m for m in recorder.of(Noted) if m.code == "eval_leaked")
+    assert note.is_warning
+    assert note.message.startswith("3 of 3 eval pairs")
+    assert note.data["lines"] == [1, 2, 3]
+
+
 def test_stop_before_the_first_step_needs_no_checkpoint(llama: Base, recorder: Recorder) -> None:
     recorder.is_stop_wanted = True
     assert carry_out(llama.order(), recorder) == EXIT_STOPPED  # type: ignore[arg-type]

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from pydantic import JsonValue
+
 from app.domain.order import WorkOrder
 from app.domain.plan import BaseModelFacts, TrainingPlan
 from app.domain.progress import Noted, Reported
@@ -62,6 +64,7 @@ def foresee(
     _note_findings(found, "training", tokenizer, channel)
     if held_out is not None:
         _note_findings(held_out, "eval", tokenizer, channel)
+        _note_leaks(survey, channel)
         return found.pairs, held_out.pairs
     if plan.data.eval_fraction is not None:
         seed = int(str(plan.reward["seed"]))
@@ -129,3 +132,19 @@ def _note_findings(
                 is_warning=True,
             )
         )
+
+
+def _note_leaks(survey: Survey, channel: Channel) -> None:
+    """An accuracy on prompts that were trained on is taken for more than it says."""
+    if not (leaked := survey.leaked).count:
+        return
+    message = (
+        f"{leaked.count} of {survey.held_out} eval pairs have a prompt that is trained on as well: "
+        "the accuracy on them says little about new prompts"
+    )
+    data: dict[str, JsonValue] = {
+        "dataset": "eval",
+        "count": leaked.count,
+        "lines": list(leaked.lines[: pairs.LINES_NAMED]),
+    }
+    channel.say(Noted(code="eval_leaked", message=message, data=data, is_warning=True))

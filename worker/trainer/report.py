@@ -54,7 +54,7 @@ class Survey:
 
     def __init__(self, max_length: int) -> None:
         self._max_length = max_length
-        self._rows = self._held_out = self._invalid_count = 0
+        self._rows = self.held_out = self._invalid_count = 0
         self._invalid: list[dict[str, Any]] = []
         self._prompts: set[bytes] = set()
         self._seen: set[tuple[bytes, bytes]] = set()
@@ -66,6 +66,11 @@ class Survey:
     def longest(self) -> int:
         """Tokens of the longest sequence to train on."""
         return max(0, *(max(self._lengths[reply].counts, default=0) for reply in REPLIES))
+
+    @property
+    def leaked(self) -> Finding:
+        """Held-out rows whose prompt is trained on as well."""
+        return self._findings["leaked"]
 
     def add(self, row: TokenizedRow) -> None:
         """The next training row."""
@@ -89,7 +94,7 @@ class Survey:
 
     def add_held_out(self, row: TokenizedRow) -> None:
         """The next eval row, after all training rows."""
-        self._held_out += 1
+        self.held_out += 1
         if prompt_digest(row.row) in self._prompts:
             self._findings["leaked"].add(row.row["line"])
 
@@ -117,7 +122,7 @@ class Survey:
         """
         return {
             "rows": self._rows,
-            "eval_rows": self._held_out,
+            "eval_rows": self.held_out,
             "prompts": len(self._prompts),
             "max_length": self._max_length,
             "invalid": {"count": self._invalid_count, "rows": self._invalid},
