@@ -175,7 +175,8 @@ def transaction(engine: Engine) -> Iterator[Session]:
 def _sqlite_engine(url: str, pool_size: int) -> Engine:
     path = make_url(url).database
     if path:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        # Pairs, hashes of keys: nobody else's on this machine. One that is there is left as it is.
+        Path(path).parent.mkdir(0o700, parents=True, exist_ok=True)
     engine = create_engine(
         url,
         pool_size=pool_size,

@@ -217,7 +217,7 @@ def _place(directory: Path) -> str:
 
     Kept in the directory itself: two containers may share a host's name and a path.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(0o700, parents=True, exist_ok=True)  # pairs and adapters lie there
     name = directory / "place"
     if not name.exists():
         draft = directory / f"place.{os.getpid()}"

@@ -93,7 +93,7 @@ def first_key(engine: Engine, data_dir: Path) -> str:
         made = create(session, DEFAULT_TENANT, "first key", [Scope.ADMIN])
         trail.record(session, Actor(DEFAULT_TENANT), "api_key.create", made.row.id)
         token = made.token
-        data_dir.mkdir(parents=True, exist_ok=True)
+        data_dir.mkdir(0o700, parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:

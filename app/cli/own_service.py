@@ -31,7 +31,7 @@ def own_service(data_dir: Path) -> Iterator[Api]:
 
     Stopped when the block ends, however it ends; SIGTERM ends it like Ctrl-C does.
     """
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(0o700, parents=True, exist_ok=True)
     previous = {n: signal.signal(n, _leave) for n in (signal.SIGTERM, signal.SIGHUP)}
     try:
         port = _free_port()
