@@ -41,8 +41,9 @@ def with_stopped_clock(template: str) -> str:
     usual = "%d %b %Y"
     days = {f: FIXED_DAY.strftime(f) for f in [usual, *_CLOCK_FORMAT.findall(template)]}
     answer = f"{{{{ {json.dumps(days)}.get(format, {json.dumps(days[usual])}) }}}}"
-    # "+" keeps the template's own first newline.
-    return f"{_STOPPED}{answer}{{% endmacro +%}}{template}"
+    # The newline is trimmed with the tag, so that the template still begins at the start of a line:
+    # there its own indentation is taken off, and its own first newline kept.
+    return f"{_STOPPED}{answer}{{% endmacro %}}\n{template}"
 
 
 def has_stopped_clock(template: str) -> bool:

@@ -21,6 +21,7 @@ GPT_OSS = """\
 {%- macro system() %}{{ "Current date: " + strftime_now('%Y-%m-%d') }}{% endmacro -%}
 {{ system() }}"""
 VARIABLE = "\n{% set f = '%Y' %}{{ strftime_now(f) }}\n"
+INDENTED = "  {# its date #}\n  {% if true %}{{ strftime_now('%Y') }}{% endif %}"
 
 
 def render(template: str, **globals_: Any) -> str:
@@ -36,8 +37,9 @@ def render(template: str, **globals_: Any) -> str:
         (LLAMA, "Today Date: 26 Jul 2024"),
         (GPT_OSS, "Current date: 2024-07-26"),
         (VARIABLE, "\n26 Jul 2024"),  # its first newline is its own
+        (INDENTED, "2024"),
     ],
-    ids=["llama", "gpt-oss", "variable"],
+    ids=["llama", "gpt-oss", "variable", "indented"],
 )
 def test_template_that_asks_for_today_always_gets_the_same_day(template: str, text: str) -> None:
     stopped = with_stopped_clock(template)
