@@ -171,7 +171,7 @@ def _training_problems(spec: RewardJobSpec, facts: BaseModelFacts) -> Iterator[S
             "/training/max_length",
             "beyond_positions",
             f"{training.max_length} tokens do not fit {facts.architecture}, which has "
-            f"{limit} positions",
+            f"{limit} positions that mean the same in every batch",
             f"Use at most {limit}.",
         )
     if training.gradient_checkpointing is True and not facts.supports_gradient_checkpointing:

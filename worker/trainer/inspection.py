@@ -33,6 +33,7 @@ NEEDS_MORE_THAN_TEXT = {
     "layoutlmv3": "images and boxes with every text",
     "mra": "kernels of its own, without which every text scores the same",
     "perceiver": "texts of one fixed length",
+    "reformer": "a hash seed with every text, without which one scores differently at every call",
     "xmod": "a language with every text",
 }
 #: Decoders whose head is not called ``score``.
@@ -131,17 +132,33 @@ def max_positions(model: PreTrainedModel) -> int | None:
     """The most tokens a text may have; None where nothing limits it (ALiBi, relative positions).
 
     The configuration's number, less what a position table keeps for padding: RoBERTa counts from
-    ``padding_idx + 1``, so 514 rows are 512 positions.
+    ``padding_idx + 1``, so 514 rows are 512 positions. Less again where a longer text beside it
+    changes how a text is read (0.115 became 0.108 with longrope): its score is to be its own.
     """
     config = model.config.get_text_config()
     stated = getattr(config, "max_position_embeddings", None)
     limits = [stated] if isinstance(stated, int) and stated > 0 else []
+    limits += _same_in_every_batch(config)
     for path, module in model.named_modules():
         if not isinstance(module, nn.Embedding):
             continue
         if "position_embeddings" in path.rpartition(".")[2] and module.padding_idx is not None:
             limits.append(module.num_embeddings - module.padding_idx - 1)
     return min(limits, default=None)
+
+
+def _same_in_every_batch(config: PreTrainedConfig) -> list[int]:
+    """Lengths over which transformers changes a whole batch, or all batches to come."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    limits = [
+        parameters["original_max_position_embeddings"]
+        for parameters in (rope, *rope.values())  # some have a set for each type of layer
+        if isinstance(parameters, dict) and parameters.get("rope_type") == "longrope"
+    ]
+    if getattr(config, "attention_type", None) == "block_sparse":
+        # BigBird: attends fully to this length, and from then on to every other one.
+        limits.append((5 + 2 * config.num_random_blocks) * config.block_size)
+    return limits
 
 
 def _config(model_dir: Path) -> PreTrainedConfig:
