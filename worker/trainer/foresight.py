@@ -36,13 +36,7 @@ def foresee(
         Stopped: the supervisor asked for it.
         TrainerFailure: dataset_invalid, once the report is said.
     """
-    if has_stopped_clock(plan.tokenization.chat_template or ""):
-        message = (
-            f"the base model's chat template writes today's date into every text; this adapter's "
-            f"always writes {FIXED_DAY}, so that a score does not hang on the day: render with the "
-            "adapter's tokenizer"
-        )
-        channel.say(Noted(code="template_date_fixed", message=message, is_warning=True))
+    _note_model(plan, channel)
     train_file, eval_file = pairs.pair_files(order, plan, tokenizer)
     survey = Survey(plan.tokenization.max_length)
 
@@ -67,6 +61,27 @@ def foresee(
         seed = int(str(plan.reward["seed"]))
         return pairs.split(found.pairs, plan.data.eval_fraction, seed)
     return found.pairs, []
+
+
+def _note_model(plan: TrainingPlan, channel: Channel) -> None:
+    """What the base model's own files would do to texts, and this adapter's do not."""
+    notes = {
+        "template_date_fixed": (
+            has_stopped_clock(plan.tokenization.chat_template or ""),
+            "the base model's chat template writes today's date into every text; this adapter's "
+            f"always writes {FIXED_DAY}, so that a score does not hang on the day: render with the "
+            "adapter's tokenizer",
+        ),
+        "tokenizer_from_file": (
+            plan.tokenization.from_file,
+            "transformers cuts texts for this base model otherwise than its tokenizer.json says, "
+            "which is what the model learned; this adapter's tokenizer is the file's: score with "
+            "that one, not with the base model's",
+        ),
+    }
+    for code, (is_so, message) in notes.items():
+        if is_so:
+            channel.say(Noted(code=code, message=message, is_warning=True))
 
 
 def _say_foresight(

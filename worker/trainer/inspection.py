@@ -13,14 +13,13 @@ from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from app.domain.plan import BaseModelFacts
-from worker.trainer import modules
+from worker.trainer import base_tokenizer, modules
 from worker.trainer.failures import unsupported
 from worker.trainer.probe import TOLERANCE, UNUSABLE, NotShrunk, padding_shift
 from worker.trainer.vocabulary import spare_pad_tokens, tokens_around
@@ -58,7 +57,7 @@ def inspect(
     dtype = _stored_dtype(model_dir)
     model, absent = load_empty(model_dir)
     _refuse_by_padding(config, type(model).__name__)
-    tokenizer = _tokenizer(model_dir)
+    tokenizer, from_file = _tokenizer(model_dir)
     template = chat_template or tokenizer.chat_template
     if not isinstance(template, str):
         template = template.get("default") if isinstance(template, dict) else None
@@ -101,6 +100,7 @@ def inspect(
         spare_pad_tokens=spare_pad_tokens(tokenizer, config, rows, template, model_dir),
         chat_template=template,
         tokens_around=tokens_around(tokenizer),
+        tokenizer_from_file=from_file,
         max_token_id=max(tokenizer.get_vocab().values()),
         dtype=dtype,
     )
@@ -254,16 +254,17 @@ def _stored_dtype(model_dir: Path) -> str:
     return _DTYPES[stored]
 
 
-def _tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
+def _tokenizer(model_dir: Path) -> tuple[PreTrainedTokenizerBase, bool]:
+    """The tokenizer, and whether it is loaded from its file because transformers misreads it."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(model_dir), trust_remote_code=False, local_files_only=True
-        )
+        tokenizer = base_tokenizer.load(model_dir, from_file=False)
+        if from_file := base_tokenizer.differs_from_file(tokenizer, model_dir):
+            tokenizer = base_tokenizer.load(model_dir, from_file=True)
     except UNUSABLE as error:
         raise unsupported(f"its tokenizer cannot be loaded: {_short(error)}") from error
     if not tokenizer.get_vocab():
         raise unsupported("its tokenizer has no vocabulary; add the tokenizer's files")
-    return tokenizer
+    return tokenizer, from_file
 
 
 def _short(error: BaseException) -> str:

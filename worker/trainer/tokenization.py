@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from app.domain.lifecycle import FailureCode
 from app.domain.plan import TokenizationPlan
+from worker.trainer import base_tokenizer
 from worker.trainer.failures import TrainerFailure, unsupported
 from worker.trainer.rendering import TemplateTooCostly, render_chats
 from worker.trainer.token_cache import CacheEntry, Ids
@@ -102,9 +103,7 @@ class PairTokenizer:
 
 def load_tokenizer(model_dir: str | Path, plan: TokenizationPlan) -> PreTrainedTokenizerBase:
     """The base model's tokenizer with the plan's pad token and chat template."""
-    tokenizer = AutoTokenizer.from_pretrained(
-        str(model_dir), local_files_only=True, trust_remote_code=False
-    )
+    tokenizer = base_tokenizer.load(model_dir, from_file=plan.from_file)
     tokenizer.pad_token = plan.pad_token
     if tokenizer.pad_token_id != plan.pad_token_id:
         raise TrainerFailure(
