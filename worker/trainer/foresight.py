@@ -10,12 +10,13 @@ from collections.abc import Callable
 from functools import partial
 
 from app.domain.order import WorkOrder
-from app.domain.plan import BaseModelFacts, TrainingPlan
+from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
 from app.domain.progress import Noted, Reported
 from app.domain.templates import FIXED_DAY, has_stopped_clock
 from worker.trainer import pairs
 from worker.trainer.channel import Channel
 from worker.trainer.failures import Stopped
+from worker.trainer.left_out import LeftOut
 from worker.trainer.memory import checkpoints_activations, estimate_memory, explain
 from worker.trainer.model import memory_bytes, numerics_for
 from worker.trainer.pairs import Pair, Tokenized
@@ -40,17 +41,27 @@ def foresee(
     train_file, eval_file = pairs.pair_files(order, plan, tokenizer)
     survey = Survey(plan.tokenization.max_length)
 
-    def take(file: PairFile, which: str, add: Callable[[TokenizedRow], None]) -> Tokenized:
+    def take(
+        file: PairFile, data: DatasetRef, which: str, add: Callable[[TokenizedRow], None]
+    ) -> Tokenized:
+        left_out = LeftOut(tokenizer, which, data.pair_count)
+
         def look(row: TokenizedRow) -> None:
             if channel.is_stop_wanted:
                 raise Stopped(0)
             add(row)
+            left_out.look(row)
 
-        return pairs.tokenize(file, tokenizer, look, partial(survey.refuse, which))
+        found = pairs.tokenize(file, tokenizer, look, partial(survey.refuse, which))
+        if note := left_out.note():
+            channel.say(note)
+        return found
 
+    held_out = None
     try:
-        found = take(train_file, "training", survey.add)
-        held_out = take(eval_file, "eval", survey.add_held_out) if eval_file else None
+        found = take(train_file, plan.data.train, "training", survey.add)
+        if eval_file and plan.data.eval:
+            held_out = take(eval_file, plan.data.eval, "eval", survey.add_held_out)
     finally:  # most wanted where the data are refused
         _say_foresight(survey, order, facts, channel)
     _note_findings(found, "training", tokenizer, channel)

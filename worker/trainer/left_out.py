@@ -1,0 +1,71 @@
+"""Text of a conversation that its chat template leaves out, so that nothing can be learned from it.
+
+Templates of reasoning models strip what stands between <think> and </think>, those of DeepSeek-R1
+also from the very reply that is judged; others pass over system messages.
+"""
+
+from __future__ import annotations
+
+import math
+
+from app.domain.progress import Noted
+from worker.trainer.pairs import LINES_NAMED
+from worker.trainer.tokenization import REPLIES, PairTokenizer, TokenizedRow
+
+#: Evenly over the dataset: they are rendered again, and a template does the same to all.
+PAIRS_LOOKED_AT = 64
+
+
+class LeftOut:
+    """Looks at every so many pairs of a dataset."""
+
+    def __init__(self, tokenizer: PairTokenizer, which: str, pair_count: int) -> None:
+        self._tokenizer = tokenizer
+        self._which = which
+        self._stride = max(1, math.ceil(pair_count / PAIRS_LOOKED_AT))
+        self._passed = self._seen = self._judged = 0
+        self._lines: list[int] = []
+
+    def look(self, row: TokenizedRow) -> None:
+        """The next pair."""
+        self._passed += 1
+        if not self._tokenizer.is_conversational or (self._passed - 1) % self._stride:
+            return
+        self._seen += 1
+        pair = row.row
+        texts = [_squeezed(text) for text in self._tokenizer.render(pair)]
+        judged, prompt = (
+            any(
+                _squeezed(message["content"]) not in text
+                for messages, text in zip(parts, texts, strict=True)
+                for message in messages
+            )
+            for parts in ([pair[reply] for reply in REPLIES], [pair.get("prompt", [])] * 2)
+        )
+        self._judged += judged
+        if judged or prompt:
+            self._lines.append(pair["line"])
+
+    def note(self) -> Noted | None:
+        """What was found, if anything."""
+        if not self._lines:
+            return None
+        return Noted(
+            code="text_left_out",
+            message=f"the chat template leaves text out of {len(self._lines)} of {self._seen} "
+            f"{self._which} pairs looked at, in {self._judged} of them out of a reply: reasoning "
+            "between <think> and </think>, perhaps, or a system message. Nothing is learned from "
+            "it; give the base model's catalogue entry a chat_template that keeps it",
+            data={
+                "dataset": self._which,
+                "count": len(self._lines),
+                "in_replies": self._judged,
+                "lines": list(self._lines[:LINES_NAMED]),
+            },
+            is_warning=True,
+        )
+
+
+def _squeezed(text: str) -> str:
+    """Without whitespace, which templates trim."""
+    return "".join(text.split())
