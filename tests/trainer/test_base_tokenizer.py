@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,20 @@ def test_numbers_are_cut_as_the_file_cuts_them(qwen: Base, tmp_path: Path) -> No
 
 def test_tokenizer_that_transformers_builds_alike_is_left_to_it(tmp_path: Path) -> None:
     assert not base(tmp_path / "llama", "llama").facts.tokenizer_from_file
+
+
+def test_special_tokens_are_never_cut(tmp_path: Path) -> None:
+    directory = make_decoder(tmp_path / "split")
+    config = directory / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "split_special_tokens": True}))
+    assert AutoTokenizer.from_pretrained(directory)("tea<eos>")["input_ids"][-1] != 1
+    facts = inspect(directory, revision=None, chat_template=None, digest="0" * 64)
+    plan = Base(directory, facts, tmp_path / "files").order(text=True).plan
+    assert plan
+    ours = PairTokenizer(directory, plan.tokenization, plan.data.format)
+    assert [ids[-1] for ids in ours.encode(ours.render(make_pairs(1, text=True)[0]))] == [1, 1]
+    ours.tokenizer.save_pretrained(tmp_path / "saved")
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved")("tea<eos>")["input_ids"][-1] == 1
 
 
 @pytest.mark.train

@@ -41,6 +41,7 @@ def load(model_dir: str | Path, *, from_file: bool) -> PreTrainedTokenizerBase:
     of_file: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(
         str(model_dir),
         local_files_only=True,
+        split_special_tokens=False,  # a setting beside the file, which would cut EOS into letters
         **{name: token for name, token in named.items() if token in known},
     )
     return of_file
