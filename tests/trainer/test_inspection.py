@@ -83,6 +83,42 @@ def test_head_is_what_the_checkpoint_lacks(tmp_path: Path, name: str, head: list
     assert not [p for p in facts.linear_modules for h in head if p == h or p.startswith(f"{h}.")]
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model.layers.1.self_attn.q_proj.bias",
+        "model.layers.0.self_attn.q_norm.weight",
+        "model.layers.0.self_attn.q_proj.lora_A.weight",
+    ],
+    ids=["qwen2-called-llama", "qwen3-called-llama", "adapter-inside"],
+)
+def test_weights_that_would_be_passed_over_are_refused(tmp_path: Path, key: str):
+    weights = make_checkpoint(tmp_path, "llama") / WEIGHTS
+    tensors = load_file(weights) | {key: torch.ones(8)}
+    save_file(tensors, weights, metadata={"format": "pt"})
+    assert f"no place for 1 of the checkpoint's tensors: {key}" in refusal(tmp_path)
+    # Without the prefix, as a bare backbone is saved.
+    bare = {k.removeprefix("model."): v for k, v in tensors.items() if "lm_head" not in k}
+    save_file(bare, weights, metadata={"format": "pt"})
+    assert "no place for 1 of the checkpoint's tensors" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model.layers.2.mlp.up_proj.weight",
+        "model.layers.0.self_attn.rotary_emb.inv_freq",
+        "model.layers.0.self_attn.bias",
+        "value_head.weight",
+    ],
+    ids=["next-token-layer", "frequencies", "causal-mask", "other-head"],
+)
+def test_weights_that_nobody_misses_are_passed_over(tmp_path: Path, key: str):
+    weights = make_checkpoint(tmp_path, "llama") / WEIGHTS
+    save_file(load_file(weights) | {key: torch.ones(8)}, weights, metadata={"format": "pt"})
+    assert facts_of(tmp_path).new_modules == ["score"]
+
+
 def test_pooler_that_the_checkpoint_has_is_not_new(tmp_path: Path):
     BertModel(tiny_config("bert")).save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)

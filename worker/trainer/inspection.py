@@ -125,6 +125,7 @@ def load_empty(model_dir: Path) -> tuple[PreTrainedModel, set[str]]:
         )
     except UNUSABLE as error:
         raise unsupported(f"transformers cannot build it: {_short(error)}") from error
+    modules.refuse_ignored(model, info["unexpected_keys"])
     return model, set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
 
 
