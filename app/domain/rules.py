@@ -181,6 +181,13 @@ def _training_problems(spec: RewardJobSpec, facts: BaseModelFacts) -> Iterator[S
             f"{facts.architecture} cannot recompute activations",
             "Use 'auto' or false.",
         )
+    if training.lr_scheduler == "constant" and training.warmup_ratio:
+        yield SpecProblem(
+            "/training/warmup_ratio",
+            "warmup_unused",
+            f'lr_scheduler "constant" has no warm-up, so {training.warmup_ratio} changes nothing',
+            'Use "constant_with_warmup", or leave warmup_ratio out.',
+        )
     if spec.eval_dataset is None and (training.eval_steps or training.early_stopping):
         field = "early_stopping" if training.early_stopping else "eval_steps"
         yield SpecProblem(
