@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.domain.progress import Noted
+from tests.architectures import make_checkpoint
 from tests.trainer.conftest import Base, Recorder
 from tests.trainer.tiny import CHATML, make_pairs
 from worker.trainer.foresight import foresee
+from worker.trainer.inspection import inspect
 from worker.trainer.left_out import PAIRS_LOOKED_AT
 from worker.trainer.tokenization import PairTokenizer
 
@@ -23,13 +26,19 @@ NO_SYSTEM = CHATML.replace(
 TRIMMED = CHATML.replace("message.content", "message.content.strip() | replace('  ', '\n')")
 
 
-def notes(base: Base, recorder: Recorder, template: str, rows: list[dict[str, Any]]) -> list[Noted]:
+def notes(
+    base: Base,
+    recorder: Recorder,
+    template: str,
+    rows: list[dict[str, Any]],
+    code: str = "text_left_out",
+) -> list[Noted]:
     facts = base.facts.model_copy(update={"chat_template": template})
     order = replace(base, facts=facts).order(rows=rows, eval_count=0)
     assert order.plan
     tokenizer = PairTokenizer(base.directory, order.plan.tokenization, "conversational")
     foresee(order, order.plan, None, tokenizer, recorder)  # type: ignore[arg-type]
-    return [note for note in recorder.of(Noted) if note.code == "text_left_out"]
+    return [note for note in recorder.of(Noted) if note.code == code]
 
 
 def reasoning(count: int, *, in_prompt: bool = False) -> list[dict[str, Any]]:
@@ -71,3 +80,30 @@ def test_large_dataset_is_looked_at_here_and_there(llama: Base, recorder: Record
     (note,) = notes(llama, recorder, R1, reasoning(2 * PAIRS_LOOKED_AT))
     assert note.data["count"] == PAIRS_LOOKED_AT
     assert note.data["lines"][:3] == [1, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("template", "is_noted"), [(CHATML, True), ("{{ bos_token }}" + CHATML, False)]
+)
+def test_template_without_the_token_that_begins_every_text_is_noted(
+    template: str, is_noted: bool, tmp_path: Path, recorder: Recorder
+) -> None:
+    directory = make_checkpoint(tmp_path / "base", "llama")  # its tokenizer begins with <s>
+    facts = inspect(directory, revision=None, chat_template=None, digest="0" * 64)
+    base = Base(directory, facts, tmp_path / "files")
+    found = notes(base, recorder, template, make_pairs(3), "start_left_out")
+    assert [("'<s>'" in note.message, note.is_warning) for note in found] == [
+        (True, True)
+    ] * is_noted
+
+
+@pytest.mark.parametrize("model", ["llama", "minilm"])
+def test_start_is_never_missed_where_none_is_or_the_plain_template_has_it(
+    model: str, recorder: Recorder, request: pytest.FixtureRequest
+) -> None:
+    base: Base = request.getfixturevalue(model)
+    order = base.order(count=3, eval_count=0)
+    assert order.plan
+    tokenizer = PairTokenizer(base.directory, order.plan.tokenization, "conversational")
+    foresee(order, order.plan, None, tokenizer, recorder)  # type: ignore[arg-type]
+    assert not recorder.of(Noted)

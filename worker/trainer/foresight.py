@@ -53,7 +53,7 @@ def foresee(
             left_out.look(row)
 
         found = pairs.tokenize(file, tokenizer, look, partial(survey.refuse, which))
-        if note := left_out.note():
+        for note in left_out.notes():
             channel.say(note)
         return found
 

@@ -1,12 +1,14 @@
-"""Text of a conversation that its chat template leaves out, so that nothing can be learned from it.
+"""What a chat template leaves out of a conversation, so that nothing can be learned from it.
 
 Templates of reasoning models strip what stands between <think> and </think>, those of DeepSeek-R1
-also from the very reply that is judged; others pass over system messages.
+also from the very reply that is judged; others pass over system messages. One that was written for
+a model without may leave out the token that each of its texts began with.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from app.domain.progress import Noted
 from worker.trainer.pairs import LINES_NAMED
@@ -23,7 +25,8 @@ class LeftOut:
         self._tokenizer = tokenizer
         self._which = which
         self._stride = max(1, math.ceil(pair_count / PAIRS_LOOKED_AT))
-        self._passed = self._seen = self._judged = 0
+        self._start = tokenizer.start() if tokenizer.is_conversational else ""
+        self._passed = self._seen = self._judged = self._started = 0
         self._lines: list[int] = []
 
     def look(self, row: TokenizedRow) -> None:
@@ -33,7 +36,9 @@ class LeftOut:
             return
         self._seen += 1
         pair = row.row
-        texts = [_squeezed(text) for text in self._tokenizer.render(pair)]
+        rendered = self._tokenizer.render(pair)
+        self._started += all(text.startswith(self._start) for text in rendered)
+        texts = [_squeezed(text) for text in rendered]
         judged, prompt = (
             any(
                 _squeezed(message["content"]) not in text
@@ -46,24 +51,33 @@ class LeftOut:
         if judged or prompt:
             self._lines.append(pair["line"])
 
-    def note(self) -> Noted | None:
+    def notes(self) -> Iterator[Noted]:
         """What was found, if anything."""
-        if not self._lines:
-            return None
-        return Noted(
-            code="text_left_out",
-            message=f"the chat template leaves text out of {len(self._lines)} of {self._seen} "
-            f"{self._which} pairs looked at, in {self._judged} of them out of a reply: reasoning "
-            "between <think> and </think>, perhaps, or a system message. Nothing is learned from "
-            "it; give the base model's catalogue entry a chat_template that keeps it",
-            data={
-                "dataset": self._which,
-                "count": len(self._lines),
-                "in_replies": self._judged,
-                "lines": list(self._lines[:LINES_NAMED]),
-            },
-            is_warning=True,
-        )
+        if self._seen and not self._started:
+            yield Noted(
+                code="start_left_out",
+                message=f"no conversation begins with {self._start!r}, which this base model's "
+                "tokenizer puts before every other text; it was most likely trained with it: give "
+                "the catalogue entry a chat_template that begins with it",
+                data={"dataset": self._which},
+                is_warning=True,
+            )
+        if self._lines:
+            yield Noted(
+                code="text_left_out",
+                message=f"the chat template leaves text out of {len(self._lines)} of {self._seen} "
+                f"{self._which} pairs looked at, in {self._judged} of them out of a reply: "
+                "reasoning between <think> and </think>, perhaps, or a system message. Nothing is "
+                "learned from it; give the base model's catalogue entry a chat_template that keeps "
+                "it",
+                data={
+                    "dataset": self._which,
+                    "count": len(self._lines),
+                    "in_replies": self._judged,
+                    "lines": list(self._lines[:LINES_NAMED]),
+                },
+                is_warning=True,
+            )
 
 
 def _squeezed(text: str) -> str:

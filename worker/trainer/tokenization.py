@@ -28,6 +28,7 @@ from worker.trainer import base_tokenizer
 from worker.trainer.failures import TrainerFailure, unsupported
 from worker.trainer.rendering import TemplateTooCostly, render_chats
 from worker.trainer.token_cache import CacheEntry, Ids
+from worker.trainer.vocabulary import tokens_around
 
 REPLIES = ("chosen", "rejected")
 #: Rows for one call of the tokenizer: its threads need many, the texts must not fill the memory.
@@ -95,6 +96,10 @@ class PairTokenizer:
             verbose=False,
         )
         return list(encoded["input_ids"])
+
+    def start(self) -> str:
+        """What the tokenizer puts before a text that is not rendered by a template: BOS, [CLS]."""
+        return tokens_around(self.tokenizer)[0]
 
     def has_special_tokens(self, row: dict[str, Any]) -> bool:
         """Whether user text holds what the tokenizer takes for a special token."""
