@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from app.domain.progress import Noted
 from tests.architectures import make_checkpoint
 from tests.trainer.conftest import Base, Recorder
 from tests.trainer.tiny import CHATML, make_pairs
+from worker.trainer.failures import TrainerFailure
 from worker.trainer.foresight import foresee
 from worker.trainer.inspection import inspect
 from worker.trainer.left_out import PAIRS_LOOKED_AT
@@ -80,6 +82,27 @@ def test_large_dataset_is_looked_at_here_and_there(llama: Base, recorder: Record
     (note,) = notes(llama, recorder, R1, reasoning(2 * PAIRS_LOOKED_AT))
     assert note.data["count"] == PAIRS_LOOKED_AT
     assert note.data["lines"][:3] == [1, 3, 5]
+
+
+def test_template_that_draws_by_chance_is_refused(llama: Base, recorder: Recorder) -> None:
+    by_chance = CHATML + "{{ ['tea', 'cars'] | random }}"
+    with pytest.raises(TrainerFailure, match="other tokens each time"):
+        notes(llama, recorder, by_chance, make_pairs(PAIRS_LOOKED_AT))
+
+
+def test_tokenizer_that_draws_by_chance_is_refused(tmp_path: Path, recorder: Recorder) -> None:
+    directory = make_checkpoint(tmp_path / "base", "llama")
+    file = directory / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    tokenizer["model"]["dropout"] = 0.5
+    file.write_text(json.dumps(tokenizer))
+    facts = inspect(directory, revision=None, chat_template=None, digest="0" * 64)
+    rows = make_pairs(8, text=True)
+    order = Base(directory, facts, tmp_path / "files").order(rows=rows, eval_count=0)
+    assert order.plan
+    ours = PairTokenizer(directory, order.plan.tokenization, "text")
+    with pytest.raises(TrainerFailure, match=r"dropout in tokenizer\.json"):
+        foresee(order, order.plan, None, ours, recorder)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 
 from app.domain.progress import Noted
+from worker.trainer.failures import unsupported
 from worker.trainer.pairs import LINES_NAMED
 from worker.trainer.tokenization import REPLIES, PairTokenizer, TokenizedRow
 
@@ -30,13 +31,25 @@ class LeftOut:
         self._lines: list[int] = []
 
     def look(self, row: TokenizedRow) -> None:
-        """The next pair."""
+        """The next pair.
+
+        Raises:
+            TrainerFailure: model_unsupported when it does not become the same tokens again.
+        """
         self._passed += 1
-        if not self._tokenizer.is_conversational or (self._passed - 1) % self._stride:
+        if (self._passed - 1) % self._stride:
             return
-        self._seen += 1
         pair = row.row
         rendered = self._tokenizer.render(pair)
+        ids = self._tokenizer.encode(rendered)
+        if ids != [row.chosen_ids.tolist(), row.rejected_ids.tolist()]:
+            raise unsupported(
+                f"line {pair['line']} of the pairs becomes other tokens each time; a chat template "
+                "that draws by chance does that, or dropout in tokenizer.json"
+            )
+        if not self._tokenizer.is_conversational:
+            return
+        self._seen += 1
         self._started += all(text.startswith(self._start) for text in rendered)
         texts = [_squeezed(text) for text in rendered]
         judged, prompt = (
