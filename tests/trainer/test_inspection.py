@@ -181,6 +181,17 @@ def test_catalogue_s_template_goes_before_the_tokenizer_s(tmp_path: Path):
     assert facts_of(tmp_path, chat_template="mine").chat_template == "mine"
 
 
+def test_named_chat_template_is_the_default_one_or_none(tmp_path: Path):
+    make_checkpoint(tmp_path, "llama", tokenizer=make_tokenizer())
+    own = (tmp_path / "chat_template.jinja").read_text()
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    assert facts_of(tmp_path).chat_template == own
+    (tmp_path / "chat_template.jinja").unlink()
+    assert "its chat templates are called tool_use" in refusal(tmp_path)
+    assert facts_of(tmp_path, chat_template="mine").chat_template == "mine"
+
+
 def test_chat_template_that_is_too_long_is_refused(tmp_path: Path):
     make_checkpoint(tmp_path, "llama")
     template = tmp_path / "chat_template.jinja"

@@ -59,8 +59,13 @@ def inspect(
     _refuse_by_padding(config, type(model).__name__)
     tokenizer, from_file = _tokenizer(model_dir)
     template = chat_template or tokenizer.chat_template
-    if not isinstance(template, str):
-        template = template.get("default") if isinstance(template, dict) else None
+    if isinstance(template, dict):
+        if "default" not in template:
+            raise unsupported(
+                f"its chat templates are called {', '.join(sorted(template))} and none 'default'; "
+                "the operator can give the catalogue entry a chat_template of its own"
+            )
+        template = template["default"]
     if template is not None and len(template.encode()) > MAX_TEMPLATE_BYTES:
         raise unsupported(
             f"its chat template has {len(template.encode())} bytes, more than the "
