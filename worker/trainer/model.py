@@ -148,14 +148,17 @@ def quantization_arguments(numerics: Numerics, head_modules: Collection[str]) ->
     return {**bits, "llm_int8_skip_modules": [*head_modules, "lm_head"]}
 
 
-def _turn_dropout_off(model: nn.Module) -> None:
-    """TRL's way finds nn.Dropout alone, and LoRA's as well; StarCoder 2 keeps plain numbers."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for attribute, value in vars(module).items():
+def _turn_dropout_off(model: PreTrainedModel) -> None:
+    """TRL's way finds nn.Dropout alone, and LoRA's as well.
+
+    StarCoder 2 keeps plain numbers in its layers, Falcon reads its configuration at every call.
+    """
+    for holder in (model.config.get_text_config(), *model.modules()):
+        if isinstance(holder, nn.Dropout):
+            holder.p = 0.0
+        for attribute, value in vars(holder).items():
             if "drop" in attribute and isinstance(value, float):
-                setattr(module, attribute, 0.0)
+                setattr(holder, attribute, 0.0)
 
 
 def _require_quantization(quantization: str, device: str) -> None:
