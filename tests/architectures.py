@@ -125,6 +125,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture("canine", AutoModel, {}, "right padding"),
         Architecture("mra", AutoModelForMaskedLM, {}, "kernels of its own"),
         Architecture("xmod", AutoModelForMaskedLM, {}, "needs a language"),
+        Architecture("reformer", AutoModel, {"attention_head_size": 8, "is_decoder": False,
+                     "axial_pos_embds": False}, "differently at every call"),
         Architecture("squeezebert", AutoModelForMaskedLM, {}, "no linear layer"),
         Architecture("t5", AutoModelForSeq2SeqLM, {}, "encoder-decoder"),
         Architecture("bart", AutoModelForSeq2SeqLM, {}, "encoder-decoder"),

@@ -13,7 +13,7 @@ from app.domain.plan import BaseModelFacts
 from app.models import BaseModelRecord
 
 #: Raise it when an inspection finds more or other things than before.
-FACTS_VERSION = 2
+FACTS_VERSION = 3
 
 
 def facts_for(session: Session, entry: BaseModelEntry) -> BaseModelFacts | None:

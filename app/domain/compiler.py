@@ -69,6 +69,7 @@ def compile_plan(
             append_eos=data_format == "text" and facts.eos_token is not None,
             pad_token=pad_token,
             pad_token_id=pad_token_id,
+            from_file=facts.tokenizer_from_file,
         ),
         data=DataPlan.model_validate(
             {"train": train, "eval": evaluation, "eval_fraction": fraction, "format": data_format}

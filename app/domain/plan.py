@@ -49,6 +49,9 @@ class BaseModelFacts(_Frozen):
     tokens_around: tuple[str, str] = Field(
         ("", ""), description="What the tokenizer puts before and after a text by itself."
     )
+    tokenizer_from_file: bool = Field(
+        False, description="transformers builds another tokenizer than tokenizer.json holds."
+    )
     max_token_id: int = Field(description="Largest id that the tokenizer can give.")
     dtype: str = Field("float32", description="Of the checkpoint's weights.")
 
@@ -88,6 +91,9 @@ class TokenizationPlan(_Frozen):
     append_eos: bool
     pad_token: str
     pad_token_id: int
+    from_file: bool = Field(
+        False, description="The tokenizer is its tokenizer.json, not what transformers builds."
+    )
 
 
 class TrainingPlan(_Frozen):

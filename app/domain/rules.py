@@ -171,7 +171,7 @@ def _training_problems(spec: RewardJobSpec, facts: BaseModelFacts) -> Iterator[S
             "/training/max_length",
             "beyond_positions",
             f"{training.max_length} tokens do not fit {facts.architecture}, which has "
-            f"{limit} positions",
+            f"{limit} positions that mean the same in every batch",
             f"Use at most {limit}.",
         )
     if training.gradient_checkpointing is True and not facts.supports_gradient_checkpointing:
@@ -180,6 +180,13 @@ def _training_problems(spec: RewardJobSpec, facts: BaseModelFacts) -> Iterator[S
             "checkpointing_unsupported",
             f"{facts.architecture} cannot recompute activations",
             "Use 'auto' or false.",
+        )
+    if training.lr_scheduler == "constant" and training.warmup_ratio:
+        yield SpecProblem(
+            "/training/warmup_ratio",
+            "warmup_unused",
+            f'lr_scheduler "constant" has no warm-up, so {training.warmup_ratio} changes nothing',
+            'Use "constant_with_warmup", or leave warmup_ratio out.',
         )
     if spec.eval_dataset is None and (training.eval_steps or training.early_stopping):
         field = "early_stopping" if training.early_stopping else "eval_steps"

@@ -35,8 +35,8 @@ class LoraSpec(_Spec):
         0.0,
         ge=0,
         lt=1,
-        description="Applied to the LoRA branch, as asked. 0 is PEFT's default and what TRL's "
-        "trainer does whatever it is told; more than 0 rules out the fast engine.",
+        description="Of the LoRA branch alone: the base model's own dropout is always off. 0 is "
+        "PEFT's default; more rules out the fast engine.",
     )
     target_modules: Literal["auto", "all-linear"] | list[ModuleName] = Field(
         "auto",

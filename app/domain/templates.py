@@ -13,7 +13,8 @@ PLAIN_LINES = "{% for message in messages %}{{ message.role }}: {{ message.conte
 #: Today, for a template that asks: what those of Llama 3 fall back to where there is no clock.
 FIXED_DAY = date(2024, 7, 26)
 _CLOCK = "strftime_now"
-_CLOCK_FORMAT = re.compile(rf"""{_CLOCK}\(\s*["']([^"']*)["']""")
+#: Any text that may be one: a template can keep its format in a variable.
+_FORMAT = re.compile(r""""([^"{}]*%[^"{}]*)"|'([^'{}]*%[^'{}]*)'""")
 _STOPPED = f"{{% macro {_CLOCK}(format) %}}"
 
 
@@ -39,10 +40,12 @@ def with_stopped_clock(template: str) -> str:
     if _CLOCK not in template or has_stopped_clock(template):
         return template
     usual = "%d %b %Y"
-    days = {f: FIXED_DAY.strftime(f) for f in [usual, *_CLOCK_FORMAT.findall(template)]}
+    formats = [usual, *(one or other for one, other in _FORMAT.findall(template))]
+    days = {f: FIXED_DAY.strftime(f) for f in formats}
     answer = f"{{{{ {json.dumps(days)}.get(format, {json.dumps(days[usual])}) }}}}"
-    # "+" keeps the template's own first newline.
-    return f"{_STOPPED}{answer}{{% endmacro +%}}{template}"
+    # The newline is trimmed with the tag, so that the template still begins at the start of a line:
+    # there its own indentation is taken off, and its own first newline kept.
+    return f"{_STOPPED}{answer}{{% endmacro %}}\n{template}"
 
 
 def has_stopped_clock(template: str) -> bool:

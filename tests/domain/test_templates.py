@@ -21,6 +21,8 @@ GPT_OSS = """\
 {%- macro system() %}{{ "Current date: " + strftime_now('%Y-%m-%d') }}{% endmacro -%}
 {{ system() }}"""
 VARIABLE = "\n{% set f = '%Y' %}{{ strftime_now(f) }}\n"
+INDENTED = "  {# its date #}\n  {% if true %}{{ strftime_now('%Y') }}{% endif %}"
+RENAMED = """{% set now = strftime_now %}{{ now("%d %B") }}, {{ now ('%Y') | int - 1 }}"""
 
 
 def render(template: str, **globals_: Any) -> str:
@@ -35,9 +37,12 @@ def render(template: str, **globals_: Any) -> str:
     [
         (LLAMA, "Today Date: 26 Jul 2024"),
         (GPT_OSS, "Current date: 2024-07-26"),
-        (VARIABLE, "\n26 Jul 2024"),  # its first newline is its own
+        (VARIABLE, "\n2024"),  # its first newline is its own
+        (INDENTED, "2024"),
+        (RENAMED, "26 July, 2023"),
+        ("{% set f = '%' ~ 'Y' %}{{ strftime_now(f) }}", "26 Jul 2024"),  # the usual one
     ],
-    ids=["llama", "gpt-oss", "variable"],
+    ids=["llama", "gpt-oss", "variable", "indented", "renamed", "made up"],
 )
 def test_template_that_asks_for_today_always_gets_the_same_day(template: str, text: str) -> None:
     stopped = with_stopped_clock(template)

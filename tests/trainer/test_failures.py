@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from app.domain.lifecycle import FailureCode
 from app.domain.order import EXIT_FAILED, EXIT_STOPPED, WorkOrder
@@ -20,6 +22,7 @@ from tests.trainer.tiny import make_decoder, make_pairs, run_trainer
 from worker.trainer.diagnosis import diagnose
 from worker.trainer.failures import TrainerFailure
 from worker.trainer.files import files_digest
+from worker.trainer.inspection import inspect
 from worker.trainer.run import carry_out
 
 pytestmark = [
@@ -66,6 +69,26 @@ def test_exploding_gradient_stops_the_step(llama: Base, recorder: Recorder) -> N
     )
     failure = failed(order, recorder)
     assert failure.code is FailureCode.NAN_LOSS
+
+
+def test_held_out_pair_whose_score_is_no_number_is_named(
+    tmp_path: Path, recorder: Recorder
+) -> None:
+    directory = make_decoder(tmp_path / "broken")
+    weights = directory / "model.safetensors"
+    tensors = load_file(weights)
+    lamps = AutoTokenizer.from_pretrained(directory).convert_tokens_to_ids("lamps")
+    tensors["model.embed_tokens.weight"][lamps] = math.nan
+    save_file(tensors, weights, metadata={"format": "pt"})
+    facts = inspect(directory, revision=None, chat_template=None, digest=files_digest(directory))
+    sound = [row for row in make_pairs(48) if "lamps" not in str(row)]
+    order = Base(directory, facts, tmp_path / "files").order(rows=sound, eval_count=40)
+    assert order.eval_file
+    lines = Path(order.eval_file).read_text().splitlines()
+    first = next(number for number, line in enumerate(lines, 1) if "lamps" in line)
+    failure = failed(order, recorder)
+    assert failure.code is FailureCode.NAN_LOSS
+    assert f"the score of line {first} of the held-out pairs at step 0 is" in failure.detail
 
 
 def test_run_that_moves_nothing_fails(llama: Base, recorder: Recorder) -> None:

@@ -14,7 +14,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertModel, Gemma3Config, Gemma3ForConditionalGeneration
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+)
 
 from app.domain.compiler import compile_plan
 from app.domain.lifecycle import FailureCode
@@ -33,6 +39,7 @@ from tests.domain.base_model_facts import dataset, job
 from worker.trainer.failures import TrainerFailure
 from worker.trainer.inspection import inspect, load_empty
 from worker.trainer.probe import TOLERANCE, padding_shift
+from worker.trainer.scoring import score
 
 WEIGHTS = "model.safetensors"
 
@@ -74,6 +81,42 @@ def test_head_is_what_the_checkpoint_lacks(tmp_path: Path, name: str, head: list
     facts = facts_of(make_checkpoint(tmp_path, name))
     assert facts.new_modules == head
     assert not [p for p in facts.linear_modules for h in head if p == h or p.startswith(f"{h}.")]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model.layers.1.self_attn.q_proj.bias",
+        "model.layers.0.self_attn.q_norm.weight",
+        "model.layers.0.self_attn.q_proj.lora_A.weight",
+    ],
+    ids=["qwen2-called-llama", "qwen3-called-llama", "adapter-inside"],
+)
+def test_weights_that_would_be_passed_over_are_refused(tmp_path: Path, key: str):
+    weights = make_checkpoint(tmp_path, "llama") / WEIGHTS
+    tensors = load_file(weights) | {key: torch.ones(8)}
+    save_file(tensors, weights, metadata={"format": "pt"})
+    assert f"no place for 1 of the checkpoint's tensors: {key}" in refusal(tmp_path)
+    # Without the prefix, as a bare backbone is saved.
+    bare = {k.removeprefix("model."): v for k, v in tensors.items() if "lm_head" not in k}
+    save_file(bare, weights, metadata={"format": "pt"})
+    assert "no place for 1 of the checkpoint's tensors" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model.layers.2.mlp.up_proj.weight",
+        "model.layers.0.self_attn.rotary_emb.inv_freq",
+        "model.layers.0.self_attn.bias",
+        "value_head.weight",
+    ],
+    ids=["next-token-layer", "frequencies", "causal-mask", "other-head"],
+)
+def test_weights_that_nobody_misses_are_passed_over(tmp_path: Path, key: str):
+    weights = make_checkpoint(tmp_path, "llama") / WEIGHTS
+    save_file(load_file(weights) | {key: torch.ones(8)}, weights, metadata={"format": "pt"})
+    assert facts_of(tmp_path).new_modules == ["score"]
 
 
 def test_pooler_that_the_checkpoint_has_is_not_new(tmp_path: Path):
@@ -127,8 +170,6 @@ def test_facts_of_a_decoder(tmp_path: Path):
 
 
 def test_parameters_are_counted_as_in_the_real_model(tmp_path: Path):
-    from transformers import AutoModelForSequenceClassification
-
     facts = facts_of(make_checkpoint(tmp_path, "gpt2"))
     real = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=1)
     assert facts.parameter_count == sum(p.numel() for p in real.parameters())
@@ -137,6 +178,17 @@ def test_parameters_are_counted_as_in_the_real_model(tmp_path: Path):
 
 def test_catalogue_s_template_goes_before_the_tokenizer_s(tmp_path: Path):
     make_checkpoint(tmp_path, "llama")
+    assert facts_of(tmp_path, chat_template="mine").chat_template == "mine"
+
+
+def test_named_chat_template_is_the_default_one_or_none(tmp_path: Path):
+    make_checkpoint(tmp_path, "llama", tokenizer=make_tokenizer())
+    own = (tmp_path / "chat_template.jinja").read_text()
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    assert facts_of(tmp_path).chat_template == own
+    (tmp_path / "chat_template.jinja").unlink()
+    assert "its chat templates are called tool_use" in refusal(tmp_path)
     assert facts_of(tmp_path, chat_template="mine").chat_template == "mine"
 
 
@@ -173,6 +225,7 @@ def test_type_of_the_weights_is_read_from_the_files(tmp_path: Path):
         pytest.param("funnel", "depends on right padding", id="V5-funnel"),
         pytest.param("fnet", "depends on right padding", id="V5-fnet"),
         pytest.param("squeezebert", "no linear layer", id="V13-nothing-to-adapt"),
+        pytest.param("reformer", "scores differently at every call", id="hashes-by-chance"),
     ],
 )
 def test_architecture_that_cannot_be_a_reward_model_is_refused(
@@ -314,6 +367,47 @@ def test_experts_and_routers_are_never_adapted(tmp_path: Path, name: str):
 )
 def test_positions_are_less_what_is_kept_for_padding(tmp_path: Path, name: str, limit: int):
     assert facts_of(make_checkpoint(tmp_path, name)).max_positions == limit  # V25
+
+
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0] * 4,
+    "long_factor": [4.0] * 4,
+    "original_max_position_embeddings": 64,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "limit"),
+    [
+        ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 64}, 64),
+        ("big_bird", {"block_size": 4, "num_random_blocks": 1}, 28),
+    ],
+)
+def test_score_hangs_on_no_other_text_up_to_the_positions(
+    tmp_path: Path, name: str, sizes: dict[str, Any], limit: int
+):
+    make_checkpoint(tmp_path, name, **sizes)
+    assert facts_of(tmp_path).max_positions == limit
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=1)
+    head = model.get_submodule(facts_of(tmp_path).new_modules[0])
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
+    short, fits, longer = (list(range(10, 10 + n)) for n in (limit // 2, limit, limit + 1))
+
+    def scores(*texts: list[int]) -> list[float]:
+        return score(model, texts, pad_token_id=PAD, batch_size=2)
+
+    def are_one(*found: float) -> bool:
+        return max(found) - min(found) < 1e-5
+
+    # Longrope changes all of a batch with a longer text, BigBird for good at its first short one.
+    before, (alone,) = scores(longer), scores(short)
+    assert not are_one(*before, *scores(longer)) or not are_one(alone, scores(short, longer)[0])
+    assert are_one(alone, *scores(short), scores(short, fits)[0])
+    assert are_one(*scores(fits), scores(fits, short)[0])
 
 
 @pytest.mark.parametrize("name", ["bloom", "mpt"])

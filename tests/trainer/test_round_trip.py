@@ -176,6 +176,20 @@ def test_lora_arguments_are_those_of_trl_s_own_helper(
     assert LoraConfig(**ours).to_dict() == theirs.to_dict()
 
 
+@pytest.mark.parametrize("name", ["gpt2", "bert", "starcoder2", "falcon"])
+def test_only_lora_s_dropout_is_ever_on(tmp_path: Path, name: str):
+    plan = plan_of(
+        make_checkpoint(tmp_path, name, attention_dropout=0.2, hidden_dropout=0.2),
+        lora={"dropout": 1e-6},
+    )
+    model = wrap(load_base(str(tmp_path), CPU, plan.head_modules), plan).train()
+    ids = torch.tensor([IDS[0]])
+    with torch.no_grad():
+        assert len({model(input_ids=ids).logits.item() for _ in range(5)}) == 1
+    lora = [m for n, m in model.named_modules() if "lora_dropout" in n]
+    assert {m.p for m in lora if isinstance(m, torch.nn.Dropout)} == {1e-6}
+
+
 @pytest.mark.parametrize("name", ["llama", "bert", "mixtral"])
 def test_every_adapter_weight_has_a_gradient_under_checkpointing(tmp_path: Path, name: str):
     plan = plan_of(

@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from app.domain.lifecycle import FailureCode, Phase
 from app.domain.order import EXIT_DONE, WorkOrder
 from app.domain.progress import CheckpointSaved, Packaged, PhaseChanged, Reported, Stepped
 from tests.trainer.conftest import Base, Recorder
-from tests.trainer.tiny import ROOT, Outcome, run_trainer
+from tests.trainer.tiny import ROOT, Outcome, make_tokenizer, run_trainer
 from worker.trainer.failures import TrainerFailure
+from worker.trainer.files import files_digest
+from worker.trainer.inspection import inspect
 from worker.trainer.run import carry_out
 from worker.trainer.verification import verified_certificate
 
@@ -179,21 +182,45 @@ def test_probes_that_few_held_out_pairs_leave_wanting_are_of_the_training_pairs(
 
 
 def test_card_loads_with_plain_peft(run: Outcome, adapter: Path, order: WorkOrder) -> None:
+    assert_card_scores(adapter, order)
+
+
+def test_card_tells_a_model_with_images_where_texts_end(tmp_path: Path) -> None:
+    """Its text part has a configuration, and may have a pad token, of its own."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    pad = {"vocab_size": 64, "pad_token_id": 7}
+    config = Gemma3Config(
+        text_config={**sizes, **heads, **pad},
+        vision_config={**sizes, "num_attention_heads": 4, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+    )
+    directory = tmp_path / "base"
+    torch.manual_seed(0)
+    Gemma3ForConditionalGeneration(config).save_pretrained(directory)
+    make_tokenizer(directory)
+    facts = inspect(directory, revision=None, chat_template=None, digest=files_digest(directory))
+    order = Base(directory, facts, tmp_path / "files").order(count=16, eval_count=0)
+    done = run_trainer(tmp_path / "work", order)
+    assert_card_scores(tmp_path / "work" / done.last(Packaged).directory, order)
+
+
+def assert_card_scores(adapter: Path, order: WorkOrder) -> None:
+    """The card's program gives the longest probe pair, in one batch, the scores it must have."""
     card = (adapter / "README.md").read_text()
     snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)
     assert snippet
     code = snippet.group(1).replace('"plaudit/tiny"', repr(order.model_dir))
-    probe = run.last(Packaged).certificate["probes"][-1]
-    rendered = json.loads((adapter / "probes.jsonl").read_text().splitlines()[-1])
-    texts = [rendered["chosen"], rendered["rejected"]]
+    probe = json.loads((adapter / "probes.jsonl").read_text().splitlines()[-1])
+    texts = [probe["chosen"], probe["rejected"]]
     code = code.replace("batch = tokenizer(", f"texts = {texts!r}\nbatch = tokenizer(")
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=adapter, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     scores = json.loads(done.stdout)
-    assert math.isclose(scores[0], probe["chosen"]["expected"], abs_tol=1e-5)
-    assert math.isclose(scores[1], probe["rejected"]["expected"], abs_tol=1e-5)
+    assert math.isclose(scores[0], probe["chosen_score"], abs_tol=1e-5)
+    assert math.isclose(scores[1], probe["rejected_score"], abs_tol=1e-5)
 
 
 def test_another_process_makes_the_same_bytes(

@@ -40,7 +40,7 @@ tokenizer = AutoTokenizer.from_pretrained(adapter)
 model = AutoModelForSequenceClassification.from_pretrained(
     base, num_labels=1, dtype=torch.{dtype}, ignore_mismatched_sizes=True{more}
 )
-model.config.pad_token_id = facts["pad_token_id"]
+model.config.get_text_config().pad_token_id = facts["pad_token_id"]
 model = PeftModel.from_pretrained(model, adapter).eval()
 
 {render}

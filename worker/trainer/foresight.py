@@ -12,12 +12,13 @@ from functools import partial
 from pydantic import JsonValue
 
 from app.domain.order import WorkOrder
-from app.domain.plan import BaseModelFacts, TrainingPlan
+from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
 from app.domain.progress import Noted, Reported
 from app.domain.templates import FIXED_DAY, has_stopped_clock
 from worker.trainer import pairs
 from worker.trainer.channel import Channel
 from worker.trainer.failures import Stopped
+from worker.trainer.left_out import LeftOut
 from worker.trainer.memory import checkpoints_activations, estimate_memory, explain
 from worker.trainer.model import memory_bytes, numerics_for
 from worker.trainer.pairs import Pair, Tokenized
@@ -38,27 +39,31 @@ def foresee(
         Stopped: the supervisor asked for it.
         TrainerFailure: dataset_invalid, once the report is said.
     """
-    if has_stopped_clock(plan.tokenization.chat_template or ""):
-        message = (
-            f"the base model's chat template writes today's date into every text; this adapter's "
-            f"always writes {FIXED_DAY}, so that a score does not hang on the day: render with the "
-            "adapter's tokenizer"
-        )
-        channel.say(Noted(code="template_date_fixed", message=message, is_warning=True))
+    _note_model(plan, channel)
     train_file, eval_file = pairs.pair_files(order, plan, tokenizer)
     survey = Survey(plan.tokenization.max_length)
 
-    def take(file: PairFile, which: str, add: Callable[[TokenizedRow], None]) -> Tokenized:
+    def take(
+        file: PairFile, data: DatasetRef, which: str, add: Callable[[TokenizedRow], None]
+    ) -> Tokenized:
+        left_out = LeftOut(tokenizer, which, data.pair_count)
+
         def look(row: TokenizedRow) -> None:
             if channel.is_stop_wanted:
                 raise Stopped(0)
             add(row)
+            left_out.look(row)
 
-        return pairs.tokenize(file, tokenizer, look, partial(survey.refuse, which))
+        found = pairs.tokenize(file, tokenizer, look, partial(survey.refuse, which))
+        for note in left_out.notes():
+            channel.say(note)
+        return found
 
+    held_out = None
     try:
-        found = take(train_file, "training", survey.add)
-        held_out = take(eval_file, "eval", survey.add_held_out) if eval_file else None
+        found = take(train_file, plan.data.train, "training", survey.add)
+        if eval_file and plan.data.eval:
+            held_out = take(eval_file, plan.data.eval, "eval", survey.add_held_out)
     finally:  # most wanted where the data are refused
         _say_foresight(survey, order, facts, channel)
     _note_findings(found, "training", tokenizer, channel)
@@ -70,6 +75,27 @@ def foresee(
         seed = int(str(plan.reward["seed"]))
         return pairs.split(found.pairs, plan.data.eval_fraction, seed)
     return found.pairs, []
+
+
+def _note_model(plan: TrainingPlan, channel: Channel) -> None:
+    """What the base model's own files would do to texts, and this adapter's do not."""
+    notes = {
+        "template_date_fixed": (
+            has_stopped_clock(plan.tokenization.chat_template or ""),
+            "the base model's chat template writes today's date into every text; this adapter's "
+            f"always writes {FIXED_DAY}, so that a score does not hang on the day: render with the "
+            "adapter's tokenizer",
+        ),
+        "tokenizer_from_file": (
+            plan.tokenization.from_file,
+            "transformers cuts texts for this base model otherwise than its tokenizer.json says, "
+            "which is what the model learned; this adapter's tokenizer is the file's: score with "
+            "that one, not with the base model's",
+        ),
+    }
+    for code, (is_so, message) in notes.items():
+        if is_so:
+            channel.say(Noted(code=code, message=message, is_warning=True))
 
 
 def _say_foresight(

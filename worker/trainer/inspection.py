@@ -13,14 +13,13 @@ from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from app.domain.plan import BaseModelFacts
-from worker.trainer import modules
+from worker.trainer import base_tokenizer, modules
 from worker.trainer.failures import unsupported
 from worker.trainer.probe import TOLERANCE, UNUSABLE, NotShrunk, padding_shift
 from worker.trainer.vocabulary import spare_pad_tokens, tokens_around
@@ -33,6 +32,7 @@ NEEDS_MORE_THAN_TEXT = {
     "layoutlmv3": "images and boxes with every text",
     "mra": "kernels of its own, without which every text scores the same",
     "perceiver": "texts of one fixed length",
+    "reformer": "a hash seed with every text, without which one scores differently at every call",
     "xmod": "a language with every text",
 }
 #: Decoders whose head is not called ``score``.
@@ -57,10 +57,15 @@ def inspect(
     dtype = _stored_dtype(model_dir)
     model, absent = load_empty(model_dir)
     _refuse_by_padding(config, type(model).__name__)
-    tokenizer = _tokenizer(model_dir)
+    tokenizer, from_file = _tokenizer(model_dir)
     template = chat_template or tokenizer.chat_template
-    if not isinstance(template, str):
-        template = template.get("default") if isinstance(template, dict) else None
+    if isinstance(template, dict):
+        if "default" not in template:
+            raise unsupported(
+                f"its chat templates are called {', '.join(sorted(template))} and none 'default'; "
+                "the operator can give the catalogue entry a chat_template of its own"
+            )
+        template = template["default"]
     if template is not None and len(template.encode()) > MAX_TEMPLATE_BYTES:
         raise unsupported(
             f"its chat template has {len(template.encode())} bytes, more than the "
@@ -100,6 +105,7 @@ def inspect(
         spare_pad_tokens=spare_pad_tokens(tokenizer, config, rows, template, model_dir),
         chat_template=template,
         tokens_around=tokens_around(tokenizer),
+        tokenizer_from_file=from_file,
         max_token_id=max(tokenizer.get_vocab().values()),
         dtype=dtype,
     )
@@ -124,6 +130,7 @@ def load_empty(model_dir: Path) -> tuple[PreTrainedModel, set[str]]:
         )
     except UNUSABLE as error:
         raise unsupported(f"transformers cannot build it: {_short(error)}") from error
+    modules.refuse_ignored(model, info["unexpected_keys"])
     return model, set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
 
 
@@ -131,17 +138,33 @@ def max_positions(model: PreTrainedModel) -> int | None:
     """The most tokens a text may have; None where nothing limits it (ALiBi, relative positions).
 
     The configuration's number, less what a position table keeps for padding: RoBERTa counts from
-    ``padding_idx + 1``, so 514 rows are 512 positions.
+    ``padding_idx + 1``, so 514 rows are 512 positions. Less again where a longer text beside it
+    changes how a text is read (0.115 became 0.108 with longrope): its score is to be its own.
     """
     config = model.config.get_text_config()
     stated = getattr(config, "max_position_embeddings", None)
     limits = [stated] if isinstance(stated, int) and stated > 0 else []
+    limits += _same_in_every_batch(config)
     for path, module in model.named_modules():
         if not isinstance(module, nn.Embedding):
             continue
         if "position_embeddings" in path.rpartition(".")[2] and module.padding_idx is not None:
             limits.append(module.num_embeddings - module.padding_idx - 1)
     return min(limits, default=None)
+
+
+def _same_in_every_batch(config: PreTrainedConfig) -> list[int]:
+    """Lengths over which transformers changes a whole batch, or all batches to come."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    limits = [
+        parameters["original_max_position_embeddings"]
+        for parameters in (rope, *rope.values())  # some have a set for each type of layer
+        if isinstance(parameters, dict) and parameters.get("rope_type") == "longrope"
+    ]
+    if getattr(config, "attention_type", None) == "block_sparse":
+        # BigBird: attends fully to this length, and from then on to every other one.
+        limits.append((5 + 2 * config.num_random_blocks) * config.block_size)
+    return limits
 
 
 def _config(model_dir: Path) -> PreTrainedConfig:
@@ -237,16 +260,17 @@ def _stored_dtype(model_dir: Path) -> str:
     return _DTYPES[stored]
 
 
-def _tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
+def _tokenizer(model_dir: Path) -> tuple[PreTrainedTokenizerBase, bool]:
+    """The tokenizer, and whether it is loaded from its file because transformers misreads it."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(model_dir), trust_remote_code=False, local_files_only=True
-        )
+        tokenizer = base_tokenizer.load(model_dir, from_file=False)
+        if from_file := base_tokenizer.differs_from_file(tokenizer, model_dir):
+            tokenizer = base_tokenizer.load(model_dir, from_file=True)
     except UNUSABLE as error:
         raise unsupported(f"its tokenizer cannot be loaded: {_short(error)}") from error
     if not tokenizer.get_vocab():
         raise unsupported("its tokenizer has no vocabulary; add the tokenizer's files")
-    return tokenizer
+    return tokenizer, from_file
 
 
 def _short(error: BaseException) -> str:

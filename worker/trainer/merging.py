@@ -12,6 +12,7 @@ from peft import PeftModel
 from app.domain.lifecycle import FailureCode, Phase
 from app.domain.order import WorkOrder
 from app.domain.progress import Packaged, PhaseChanged
+from worker.trainer import base_tokenizer
 from worker.trainer.channel import Channel
 from worker.trainer.checkpoints import CONFIG, WEIGHTS
 from worker.trainer.failures import TrainerFailure
@@ -28,7 +29,8 @@ def merge(order: WorkOrder, channel: Channel) -> None:
 
     Raises:
         TrainerFailure: invalid_spec for an adapter of a quantised base, whose weights cannot take
-            the sum up (scores of about 10 moved by up to 0.25); score_mismatch;
+            the sum up (scores of about 10 moved by up to 0.25), or with a tokenizer that
+            transformers would not give to a whole model; score_mismatch;
             model_changed when the base is not what the adapter was trained on.
     """
     if order.adapter is None:
@@ -53,6 +55,12 @@ def merge(order: WorkOrder, channel: Channel) -> None:
     for path in sorted(adapter.iterdir()):
         if path.name not in (CONFIG, WEIGHTS, CARD, LOCK, SUMMARY):
             shutil.copyfile(path, merged / path.name)
+    if base_tokenizer.differs_from_file(base_tokenizer.load(merged, from_file=False), merged):
+        raise TrainerFailure(
+            FailureCode.INVALID_SPEC,
+            "of a merged model transformers would build another tokenizer than the one that this "
+            "adapter was trained with, and score other tokens; load the adapter with PEFT",
+        )
     summary = summary | {"is_merged": True, "vllm_reasons": [], "vllm_servable": False}
     (merged / SUMMARY).write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n")
     channel.say(PhaseChanged(phase=Phase.VERIFYING))

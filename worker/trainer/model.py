@@ -104,8 +104,12 @@ def load_base(model_dir: str, numerics: Numerics, head_modules: Collection[str])
 
 
 def wrap(base: PreTrainedModel, plan: TrainingPlan) -> PeftModel:
-    """The base model with the plan's LoRA; trainable parameters in fp32, the head among them."""
+    """The base model with the plan's LoRA; trainable parameters in fp32, the head among them.
+
+    Its own dropout is off: to a pair it is noise on either side, 0.1 a layer in GPT-2 and BERT.
+    """
     lora, _ = plan.kwargs()
+    _turn_dropout_off(base)
     model = get_peft_model(base, LoraConfig(**lora))
     for _, parameter in trainable(model):
         parameter.data = parameter.data.float()  # in bf16 a small step is no step at all
@@ -142,6 +146,19 @@ def quantization_arguments(numerics: Numerics, head_modules: Collection[str]) ->
         }
     # Giving the list replaces the default one, so the head and lm_head are both named.
     return {**bits, "llm_int8_skip_modules": [*head_modules, "lm_head"]}
+
+
+def _turn_dropout_off(model: PreTrainedModel) -> None:
+    """TRL's way finds nn.Dropout alone, and LoRA's as well.
+
+    StarCoder 2 keeps plain numbers in its layers, Falcon reads its configuration at every call.
+    """
+    for holder in (model.config.get_text_config(), *model.modules()):
+        if isinstance(holder, nn.Dropout):
+            holder.p = 0.0
+        for attribute, value in vars(holder).items():
+            if "drop" in attribute and isinstance(value, float):
+                setattr(holder, attribute, 0.0)
 
 
 def _require_quantization(quantization: str, device: str) -> None:

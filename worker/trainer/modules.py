@@ -57,6 +57,34 @@ def new_modules(model: PreTrainedModel, absent: Iterable[str]) -> list[str]:
     return found
 
 
+def refuse_ignored(model: PreTrainedModel, unexpected: Iterable[str]) -> None:
+    """Weights inside a layer of the model that it has no place for: a Qwen called a Llama.
+
+    ``unexpected`` are the checkpoint's keys that transformers passes over with a warning. Heads,
+    layers for several tokens at once and buffers of old are passed over rightly.
+
+    Raises:
+        TrainerFailure: model_unsupported, with the keys.
+    """
+    named = dict(model.named_modules())
+    prefix = f"{model.base_model_prefix}."
+
+    def belongs(key: str) -> bool:
+        if not _NUMBERED_BLOCK.search(key):
+            return False
+        owner, _, name = key.rpartition(".")
+        if isinstance(named.get(owner), nn.Linear | Conv1D):
+            return name == "bias"
+        return name == "weight" and owner not in named and owner.rpartition(".")[0] in named
+
+    ignored = sorted(k for k in unexpected if belongs(k) or belongs(prefix + k))
+    if ignored:
+        raise unsupported(
+            f"{type(model).__name__} has no place for {len(ignored)} of the checkpoint's tensors: "
+            f"{', '.join(ignored[:5])}; its config.json does not describe its weights"
+        )
+
+
 def linear_modules(model: PreTrainedModel, new: Iterable[str]) -> dict[str, tuple[int, int]]:
     """Linear layers of the text backbone's blocks that LoRA may adapt: path → (inputs, outputs).
 

@@ -20,13 +20,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from app.domain.lifecycle import FailureCode
 from app.domain.plan import TokenizationPlan
+from worker.trainer import base_tokenizer
 from worker.trainer.failures import TrainerFailure, unsupported
 from worker.trainer.rendering import TemplateTooCostly, render_chats
 from worker.trainer.token_cache import CacheEntry, Ids
+from worker.trainer.vocabulary import tokens_around
 
 REPLIES = ("chosen", "rejected")
 #: Rows for one call of the tokenizer: its threads need many, the texts must not fill the memory.
@@ -95,6 +97,10 @@ class PairTokenizer:
         )
         return list(encoded["input_ids"])
 
+    def start(self) -> str:
+        """What the tokenizer puts before a text that is not rendered by a template: BOS, [CLS]."""
+        return tokens_around(self.tokenizer)[0]
+
     def has_special_tokens(self, row: dict[str, Any]) -> bool:
         """Whether user text holds what the tokenizer takes for a special token."""
         return any(self._special.search(text) for text in _texts(row, self.tokenizer.eos_token))
@@ -102,9 +108,7 @@ class PairTokenizer:
 
 def load_tokenizer(model_dir: str | Path, plan: TokenizationPlan) -> PreTrainedTokenizerBase:
     """The base model's tokenizer with the plan's pad token and chat template."""
-    tokenizer = AutoTokenizer.from_pretrained(
-        str(model_dir), local_files_only=True, trust_remote_code=False
-    )
+    tokenizer = base_tokenizer.load(model_dir, from_file=plan.from_file)
     tokenizer.pad_token = plan.pad_token
     if tokenizer.pad_token_id != plan.pad_token_id:
         raise TrainerFailure(

@@ -52,9 +52,21 @@ class Run:
     latest: tuple[int, Scores] | None = None  # the last evaluation and its step
 
     def evaluate(self) -> Scores:
-        """Score the held-out pairs with the model as it is."""
+        """Score the held-out pairs with the model as it is.
+
+        Raises:
+            TrainerFailure: nan_loss; as no number a score would count as a wrong one.
+        """
         scores = score_pairs(self.trainer.model, self.eval_pairs, self.plan, self.numerics)
-        self.latest = (self.trainer.state.global_step, scores)
+        step = self.trainer.state.global_step
+        broken = [
+            p.line
+            for p, m in zip(self.eval_pairs, scores.margins, strict=True)
+            if not np.isfinite(m)
+        ]
+        if broken:
+            raise nan_loss(f"the score of line {broken[0]} of the held-out pairs", step)
+        self.latest = (step, scores)
         return scores
 
     def final_scores(self) -> Scores:
@@ -257,8 +269,6 @@ def _trainer_class(base: type[Any]) -> type[Any]:
             self.control = self.callback_handler.on_evaluate(
                 self.args, self.state, self.control, results
             )
-            if not np.isfinite(found["loss"]):
-                raise nan_loss("the evaluation loss", self.state.global_step)
             return results
 
         def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
