@@ -261,12 +261,24 @@ def test_merge_of_an_adapter_that_was_deleted_meanwhile_says_so(workshop: Worksh
     assert "was deleted before" in (job.failure_detail or "")
 
 
-def test_damaged_checkpoint_is_refused_and_the_one_before_is_used(workshop: Workshop) -> None:
+def paused_job(workshop: Workshop) -> str:
+    """Of 150 steps, with several checkpoints."""
     job_id = workshop.submit(metadata={"steps": 150, "step_ms": 50, "checkpoint_steps": 3})
     with workshop.station():
         workshop.wait_step(job_id, 8)
         workshop.ask(job_id, Desired.PAUSE)
         workshop.wait(job_id, "paused")
+    return job_id
+
+
+def starts(workshop: Workshop) -> list[str]:
+    """The step from which each trainer went on."""
+    witnessed = (workshop.directory / "models" / "witness").read_text().splitlines()
+    return [line.split()[5] for line in witnessed if " start " in line]
+
+
+def test_damaged_checkpoint_is_refused_and_the_one_before_is_used(workshop: Workshop) -> None:
+    job_id = paused_job(workshop)
     (newest, files), (before, _) = checkpoints.kept(workshop.engine, job_id)
     with transaction(workshop.engine) as session:
         blob = next(f.blob_id for f in files if f.name == "optimizer.pt")
@@ -279,19 +291,13 @@ def test_damaged_checkpoint_is_refused_and_the_one_before_is_used(workshop: Work
         workshop.wait(job_id, "succeeded")
     (refused,) = (line for line in said if line["event"] == "checkpoint_refused")
     assert (refused["job_id"], refused["attempt"], refused["step"]) == (job_id, 2, newest.step)
-    witnessed = (workshop.directory / "models" / "witness").read_text().splitlines()
-    starts = [line.split()[5] for line in witnessed if " start " in line]
-    assert starts == ["0", str(before.step)]
+    assert starts(workshop) == ["0", str(before.step)]
     assert newest.step > before.step
     assert workshop.adapter(job_id) == workshop.expected(150)
 
 
 def test_checkpoint_of_another_make_is_passed_over_for_the_one_before(workshop: Workshop) -> None:
-    job_id = workshop.submit(metadata={"steps": 150, "step_ms": 50, "checkpoint_steps": 3})
-    with workshop.station():
-        workshop.wait_step(job_id, 8)
-        workshop.ask(job_id, Desired.PAUSE)
-        workshop.wait(job_id, "paused")
+    job_id = paused_job(workshop)
     (newest, files), (before, _) = checkpoints.kept(workshop.engine, job_id)
     with transaction(workshop.engine) as session:
         manifest = next(f for f in files if f.name == MANIFEST)
@@ -307,9 +313,7 @@ def test_checkpoint_of_another_make_is_passed_over_for_the_one_before(workshop: 
     workshop.ask(job_id, Desired.RUN)
     with workshop.station():
         workshop.wait(job_id, "succeeded")
-    witnessed = (workshop.directory / "models" / "witness").read_text().splitlines()
-    starts = [line.split()[5] for line in witnessed if " start " in line]
-    assert starts == ["0", str(before.step)]
+    assert starts(workshop) == ["0", str(before.step)]
     assert workshop.adapter(job_id) == workshop.expected(150)
 
 
