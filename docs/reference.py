@@ -14,6 +14,7 @@ from typing import get_args
 
 from app.datasets.row_errors import ProblemCode
 from app.domain.lifecycle import FAILURES
+from app.domain.notes import NOTES, NoteCode
 from app.handlers import FIELD_CODES
 from app.main import create_app
 from app.problems import ProblemType, problem_types
@@ -93,6 +94,14 @@ def errors_text() -> str:
             f"| {failure.hint} |"
             for code, failure in FAILURES.items()
         ),
+        "",
+        "## Warnings",
+        "",
+        "`warnings[].code` of a job or a dry run: it goes on all the same.",
+        "",
+        "| code | what to do next |",
+        "|---|---|",
+        *(f"| `{code}` | {NOTES[code]} |" for code in NoteCode),
         "",
         "## Fields",
         "",

@@ -131,7 +131,7 @@ FAILURES: dict[FailureCode, Failure] = {
         _USER, False, "Choose a model from GET /v1/base-models, or ask the operator to add it."
     ),
     FailureCode.MODEL_UNSUPPORTED: Failure(
-        _USER, False, "Choose a base model that has a sequence-classification class."
+        _USER, False, "Choose another base model, or do what the detail says."
     ),
     FailureCode.MODEL_CHANGED: Failure(
         _USER, False, "Ask the operator for a new catalogue entry of this model, and submit again."

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 from app.domain.lifecycle import FailureCode, Phase
+from app.domain.notes import NoteCode
 from app.domain.plan import BaseModelFacts
 
 MAX_LINE_BYTES = 4 << 20
@@ -43,7 +44,7 @@ class Noted(_Message):
     """Something worth an event; ``is_warning`` puts it on the job as well."""
 
     type: Literal["note"] = "note"
-    code: str = Field(pattern=r"^[a-z0-9_]{1,64}$")
+    code: NoteCode
     message: str = Field(max_length=2000)
     data: dict[str, JsonValue] = Field(default={}, max_length=64)
     is_warning: bool = False

@@ -49,7 +49,7 @@ class JobFailure(BaseModel):
 
 
 class JobWarning(BaseModel):
-    """Something worth knowing that stopped nobody."""
+    """Something worth knowing that stopped nobody; the codes are in docs/errors.md."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from app.database import new_id, now_ms
 from app.datasets import service as datasets
 from app.domain.lifecycle import Desired, JobKind, JobStatus
+from app.domain.notes import NoteCode
 from app.domain.plan import TrainingPlan
 from app.domain.spec import EvalFraction, RewardJobSpec
 from app.errors import ConflictError, InvalidError, InvalidSpecError, NotFoundError, QuotaError
@@ -26,7 +27,7 @@ from app.settings import Settings
 #: After this long an idempotency key may be used for another job.
 KEY_KEPT_MS = 86_400_000
 NOT_INSPECTED = {
-    "code": "not_inspected",
+    "code": NoteCode.NOT_INSPECTED,
     "message": "No worker has inspected this base model yet, so the spec was not held against it. "
     "The worker that takes the job does so first.",
 }

@@ -14,6 +14,7 @@ from app.audit.acting import ActorDep
 from app.bodies import StrictRoute
 from app.database import reader, transaction
 from app.dependencies import EngineDep, JobsWriterDep, SettingsDep, TicketsDep
+from app.domain.notes import NoteCode
 from app.domain.plan import TrainingPlan
 from app.domain.spec import RewardJobSpec
 from app.errors import InvalidSpecError, QuotaError, UnavailableError
@@ -39,7 +40,7 @@ IdempotencyKey = Annotated[
     ),
 ]
 NOT_REPORTED = JobWarning(
-    code="not_reported",
+    code=NoteCode.NOT_REPORTED,
     message="No worker had time to look at the data; ask again for the reports.",
 )
 

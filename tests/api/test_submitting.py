@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from app.database import now_ms, transaction
 from app.domain.lifecycle import FailureCode
+from app.domain.notes import NoteCode
 from app.domain.progress import Noted, Reported
 from app.jobs import leases
 from app.main import create_app
@@ -284,7 +285,7 @@ def test_dry_run_brings_what_a_worker_says_about_the_data(patient: World) -> Non
             Reported(name="dataset", document={"rows": 20, "longer_is_better": 0.5}),
             Reported(name="memory", document={"bytes": 1}),
         ]
-        short = Noted(code="memory_short", message="too little", is_warning=True)
+        short = Noted(code=NoteCode.MEMORY_SHORT, message="too little", is_warning=True)
         leases.record(patient.engine, patient.settings, lease, reports=said, notes=[short])
         leases.complete(patient.engine, lease, {})
 

@@ -9,6 +9,7 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 
 from app.domain.lifecycle import FailureCode
+from app.domain.notes import NoteCode
 from app.domain.progress import Noted
 from app.jobs import leases
 from tests.api.world import World
@@ -33,7 +34,7 @@ def test_text_of_users_is_shown_as_text(signed_in: Browser, world: World) -> Non
         name=CANARY, metadata={"label": CANARY}, train_dataset=answer.json()["id"]
     )  # fmt: skip
     lease = world.claim()
-    note = Noted(code="odd", message=f"note {CANARY}", is_warning=True)
+    note = Noted(code=NoteCode.EVAL_LEAKED, message=f"note {CANARY}", is_warning=True)
     leases.record(world.engine, world.settings, lease, notes=[note])
     leases.record_log(world.engine, world.settings, lease, 0, f"log {CANARY}")
 
@@ -147,7 +148,7 @@ def _jobs_of_all_kinds(world: World) -> list[str]:
     world.step(lease, 2, 2, train__loss=0.4, eval__accuracy=0.9)
     adapter_id = publish(world, lease)
     world.fail(world.claim(), FailureCode.NAN_LOSS, "no number")
-    warning = Noted(code="odd", message="worth knowing", is_warning=True)
+    warning = Noted(code=NoteCode.EVAL_LEAKED, message="worth knowing", is_warning=True)
     leases.record(world.engine, world.settings, world.claim(), phase="tokenizing", notes=[warning])
     waiting = world.submit(name="waiting")
     jobs = [f"/jobs/{job['id']}" for job in (done, failed, running, waiting)]

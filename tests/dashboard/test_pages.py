@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from app.domain.lifecycle import FailureCode
+from app.domain.notes import NoteCode
 from app.domain.progress import Noted
 from app.jobs import leases
 from app.models import Worker
@@ -99,7 +100,7 @@ def test_job_page_follows_a_job_from_the_queue_to_the_adapter(
     assert signed_in.id("bar").get_attribute("value") == "0.25"
     assert signed_in.driver.title.startswith("25 % · live")
 
-    warning = Noted(code="pairs_dropped", message="2 pairs are too long", is_warning=True)
+    warning = Noted(code=NoteCode.PAIRS_DROPPED, message="2 pairs are too long", is_warning=True)
     leases.record(world.engine, world.settings, lease, notes=[warning])
     signed_in.wait_for_text("2 pairs are too long", "#warnings")
     world.step(lease, 40, 40, eval__accuracy=0.925, eval__loss=0.25, eval__length_baseline=0.55)

@@ -15,6 +15,7 @@ from app.adapters.archive import archive_digest
 from app.blobs import CHUNK_BYTES, BlobWriter, StoredBlob
 from app.database import now_ms, transaction
 from app.domain.lifecycle import FAILURES, Desired, FailureCode, JobKind
+from app.domain.notes import NoteCode
 from app.domain.progress import FileEntry, Noted, Reported, Stepped
 from app.jobs import artifacts, checkpoints, leases, reconciler, repository
 from app.jobs.artifacts import ArtifactDamaged, ArtifactTooLarge
@@ -82,7 +83,7 @@ def count(engine: Engine, table: type[Any]) -> int:
 def test_record_writes_steps_notes_and_reports_in_one_go(
     engine: Engine, settings: Settings, lease: Lease
 ) -> None:
-    warning = Noted(code="pairs_dropped", message="3 pairs were left out", is_warning=True)
+    warning = Noted(code=NoteCode.PAIRS_DROPPED, message="3 pairs were left out", is_warning=True)
     for step in (1, 2):
         leases.record(
             engine,

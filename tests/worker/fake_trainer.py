@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from app.domain.lifecycle import FailureCode, Phase
+from app.domain.notes import NoteCode
 from app.domain.order import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, MANIFEST, ORDER_FILE, WorkOrder
 from app.domain.progress import (
     CheckpointSaved,
@@ -139,7 +140,7 @@ def strike(fault: str, channel: Channel, order: WorkOrder) -> None:
             os.write(2, b"%06d " % i + b"x" * 100 + b"\xff\x00\n")
     if fault == "chatter":
         for _ in range(500):
-            channel.say(Noted(code="chatter", message="blah\x00" * 100))
+            channel.say(Noted(code=NoteCode.ENGINE_STOCK, message="blah\x00" * 100))
     if fault == "child" and os.fork() == 0:
         time.sleep(3600)
     if fault == "leave a mess" and first:

@@ -93,7 +93,7 @@ def test_chatter_is_heard_in_order_and_memory_stays_bounded(workshop: Workshop) 
     job_id = workshop.submit(metadata={"fault": "chatter"})
     with workshop.station():
         workshop.wait(job_id, "succeeded")
-    assert workshop.events(job_id).count("chatter") == 500
+    assert workshop.events(job_id).count("engine_stock") == 500
 
 
 # -- stopping --------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from functools import partial
 
 from pydantic import JsonValue
 
+from app.domain.notes import NoteCode
 from app.domain.order import WorkOrder
 from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
 from app.domain.progress import Noted, Reported
@@ -80,13 +81,13 @@ def foresee(
 def _note_model(plan: TrainingPlan, channel: Channel) -> None:
     """What the base model's own files would do to texts, and this adapter's do not."""
     notes = {
-        "template_date_fixed": (
+        NoteCode.TEMPLATE_DATE_FIXED: (
             has_stopped_clock(plan.tokenization.chat_template or ""),
             "the base model's chat template writes today's date into every text; this adapter's "
             f"always writes {FIXED_DAY}, so that a score does not hang on the day: render with the "
             "adapter's tokenizer",
         ),
-        "tokenizer_from_file": (
+        NoteCode.TOKENIZER_FROM_FILE: (
             plan.tokenization.from_file,
             "transformers cuts texts for this base model otherwise than its tokenizer.json says, "
             "which is what the model learned; this adapter's tokenizer is the file's: score with "
@@ -124,19 +125,22 @@ def _say_foresight(
     )
     channel.say(Reported(name="memory", document={**estimate.document(), "device_bytes": there}))
     if reason := explain(estimate, there):
-        channel.say(Noted(code="memory_short", message=reason, is_warning=True))
+        channel.say(Noted(code=NoteCode.MEMORY_SHORT, message=reason, is_warning=True))
 
 
 def _note_findings(
     found: Tokenized, which: str, tokenizer: PairTokenizer, channel: Channel
 ) -> None:
     notes = {
-        "pairs_dropped": (
+        NoteCode.PAIRS_DROPPED: (
             found.overlong,
             f"are longer than {tokenizer.plan.max_length} tokens and were left out",
         ),
-        "pairs_identical": (found.identical, "are the same for chosen and rejected as tokens"),
-        "special_tokens_in_text": (
+        NoteCode.PAIRS_IDENTICAL: (
+            found.identical,
+            "are the same for chosen and rejected as tokens",
+        ),
+        NoteCode.SPECIAL_TOKENS_IN_TEXT: (
             found.with_special_tokens,
             "hold special tokens of this model in their text",
         ),
@@ -173,4 +177,4 @@ def _note_leaks(survey: Survey, channel: Channel) -> None:
         "count": leaked.count,
         "lines": list(leaked.lines[: pairs.LINES_NAMED]),
     }
-    channel.say(Noted(code="eval_leaked", message=message, data=data, is_warning=True))
+    channel.say(Noted(code=NoteCode.EVAL_LEAKED, message=message, data=data, is_warning=True))

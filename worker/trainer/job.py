@@ -11,6 +11,7 @@ from transformers import TrainerState, set_seed
 
 from app.domain.compiler import planned_steps
 from app.domain.lifecycle import FailureCode, Phase
+from app.domain.notes import NoteCode
 from app.domain.order import WorkOrder
 from app.domain.plan import TrainingPlan
 from app.domain.progress import Noted, Packaged, PhaseChanged, Reported, Stepped
@@ -116,7 +117,9 @@ def _checkpoint(
             manifest = checkpoints.verify(directory, same)
         except checkpoints.CheckpointRefused as refused:
             message = f"a checkpoint cannot be used, the one before is or none: {refused}"
-            channel.say(Noted(code="checkpoint_refused", message=message[:2000], is_warning=True))
+            channel.say(
+                Noted(code=NoteCode.CHECKPOINT_REFUSED, message=message[:2000], is_warning=True)
+            )
             continue
         checkpoints.restore_best(directory, manifest, Path())
         return directory, manifest

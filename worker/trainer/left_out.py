@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from app.domain.notes import NoteCode
 from app.domain.progress import Noted
 from worker.trainer.failures import unsupported
 from worker.trainer.pairs import LINES_NAMED
@@ -68,7 +69,7 @@ class LeftOut:
         """What was found, if anything."""
         if self._seen and not self._started:
             yield Noted(
-                code="start_left_out",
+                code=NoteCode.START_LEFT_OUT,
                 message=f"no conversation begins with {self._start!r}, which this base model's "
                 "tokenizer puts before every other text; it was most likely trained with it: give "
                 "the catalogue entry a chat_template that begins with it",
@@ -77,7 +78,7 @@ class LeftOut:
             )
         if self._lines:
             yield Noted(
-                code="text_left_out",
+                code=NoteCode.TEXT_LEFT_OUT,
                 message=f"the chat template leaves text out of {len(self._lines)} of {self._seen} "
                 f"{self._which} pairs looked at, in {self._judged} of them out of a reply: "
                 "reasoning between <think> and </think>, perhaps, or a system message. Nothing is "

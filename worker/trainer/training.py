@@ -22,6 +22,7 @@ from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
 from app.domain.lifecycle import FailureCode
+from app.domain.notes import NoteCode
 from app.domain.plan import TrainingPlan
 from app.domain.progress import Noted
 from worker.trainer.callbacks import Checkpointer, Reporter, Sentinel, nan_loss
@@ -153,7 +154,7 @@ def choose_engine(run: Run, channel: Channel) -> str:
     trainer.use_stock()
     channel.say(
         Noted(
-            code="engine_stock",
+            code=NoteCode.ENGINE_STOCK,
             message=f"trained with TRL's own steps: {reason}"[:2000],
             # An encoder never can: that is no news for whoever submits one.
             is_warning=hasattr(trainer.model.get_base_model(), "score"),
