@@ -90,9 +90,6 @@ def test_adapter_of_an_unknown_base_model_asks_for_it(
     assert done.exit_code == 2
     assert "base model is other" in done.stderr
     assert "--base" in done.stderr
-    (adapter / "reward_model.json").unlink()
-    done = verify(monkeypatch, adapter, f"local:{llama.directory}")
-    assert (done.exit_code, "--base" in done.stderr) == (2, True)
 
 
 def test_directory_without_an_adapter_is_a_usage_error(tmp_path: Path) -> None:

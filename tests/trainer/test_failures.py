@@ -105,7 +105,7 @@ def test_error_of_a_library_says_at_which_step_it_came(
     (work / "checkpoint-2").write_text("a file where the checkpoint must go")
     order = llama.order(count=24, eval_count=0, training={"checkpoint_steps": 1, "batch_size": 8})
     failure = failed(order, recorder)
-    assert (failure.code, failure.step) == (FailureCode.INTERNAL, 2)
+    assert (failure.code, failure.step) == (FailureCode.HOST_ERROR, 2)
     assert "checkpoint-2" in failure.detail
     assert "Traceback" in capfd.readouterr().err
 
