@@ -24,11 +24,11 @@ from pydantic import (
 )
 
 from app.domain.spec import BASE_MODEL_ID
+from app.domain.templates import MAX_TEMPLATE_BYTES
 from app.errors import NotFoundError, ServiceError
 
 SHIPPED = Path(__file__).with_name("catalogue.yaml")
 MAX_CATALOGUE_BYTES = 1 << 20
-MAX_TEMPLATE_BYTES = 64 << 10
 
 _DIST = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _PACKAGE = re.compile(rf"({_DIST})==([A-Za-z0-9][A-Za-z0-9.+!_-]*)/([A-Za-z0-9_][A-Za-z0-9_./-]*)")

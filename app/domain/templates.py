@@ -10,6 +10,8 @@ from app.domain.plan import BaseModelFacts
 
 #: The middle of a chat template for models without one of their own, encoders for example.
 PLAIN_LINES = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+#: Of one that comes with a model or stands in the catalogue: it runs for every pair.
+MAX_TEMPLATE_BYTES = 64 << 10
 #: Today, for a template that asks: what those of Llama 3 fall back to where there is no clock.
 FIXED_DAY = date(2024, 7, 26)
 _CLOCK = "strftime_now"

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from app.domain.plan import BaseModelFacts
+from app.domain.templates import MAX_TEMPLATE_BYTES
 from worker.trainer import base_tokenizer, modules
 from worker.trainer.failures import unsupported
 from worker.trainer.probe import TOLERANCE, UNUSABLE, NotShrunk, padding_shift
@@ -37,8 +38,6 @@ NEEDS_MORE_THAN_TEXT = {
 }
 #: Decoders whose head is not called ``score``.
 _OTHER_CAUSAL = frozenset({"ctrl", "modernbert-decoder"})
-#: As of a template in the catalogue: it runs for every pair.
-MAX_TEMPLATE_BYTES = 64 << 10
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 
 

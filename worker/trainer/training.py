@@ -270,6 +270,8 @@ def _trainer_class(base: type[Any]) -> type[Any]:
             self.control = self.callback_handler.on_evaluate(
                 self.args, self.state, self.control, results
             )
+            if not np.isfinite(found["loss"]):
+                raise nan_loss("the evaluation loss", self.state.global_step)
             return results
 
         def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
