@@ -104,8 +104,10 @@ def make_engine(url: str, pool_size: int = 8, *, is_reader: bool = False) -> Eng
         connect_args={
             "connect_timeout": 5,
             "application_name": "plaudit",
+            # A frozen process holds the row that it was writing for as long as the last of these:
+            # nobody sweeps or cancels that job, so it is a small part of a lease.
             "options": "-c statement_timeout=60s -c lock_timeout=10s"
-            " -c idle_in_transaction_session_timeout=60s",
+            " -c idle_in_transaction_session_timeout=30s",
             # A peer that vanished is noticed in about 25 s, well inside the lease.
             "keepalives_idle": 10,
             "keepalives_interval": 5,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, delete, event, func, select, update
+from sqlalchemy import Engine, delete, event, func, select, text, update
 
 from app import blobs
 from app.adapters.archive import archive_digest
@@ -32,6 +32,7 @@ from tests.jobs.making import (
     write_checkpoint,
     write_files,
 )
+from tests.services import wait_until
 
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights!" * 200_000}
 
@@ -75,6 +76,26 @@ def steps_of(engine: Engine, job_id: str) -> list[int]:
 def count(engine: Engine, table: type[Any]) -> int:
     with transaction(engine) as session:
         return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+# -- who holds a row -------------------------------------------------------------------------
+
+
+def test_row_of_a_worker_that_froze_while_it_wrote_is_swept_once_the_server_took_it_back(
+    engine: Engine, settings: Settings, lease: Lease
+) -> None:
+    if engine.dialect.name == "sqlite":
+        pytest.skip("needs PostgreSQL, which ends a transaction that is silent")
+    change(engine, lease.job_id, lease_expires_at=now_ms() - 3_600_000)
+    with engine.connect() as frozen:
+        limit = frozen.scalar(text("SHOW idle_in_transaction_session_timeout"))
+        assert limit == "30s"  # far below the lease of a worker, whose job waits for it
+        frozen.execute(text("SET LOCAL idle_in_transaction_session_timeout = '1s'"))
+        frozen.execute(update(Job).where(Job.id == lease.job_id).values(phase="training"))
+        assert not reconciler.requeue_lost(engine, settings)  # passed over, not waited for
+        wait_until("the server to end it", lambda: bool(reconciler.requeue_lost(engine, settings)))
+        frozen.invalidate()
+    assert look(engine, lease.job_id).status == "queued"
 
 
 # -- what a trainer says ---------------------------------------------------------------------

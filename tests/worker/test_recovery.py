@@ -57,6 +57,7 @@ def test_frozen_worker_s_trainer_ends_before_another_worker_starts_one(workshop:
         with workshop.engine.begin():  # not while it holds SQLite's one write lock itself
             frozen.send_signal(signal.SIGSTOP)
         with workshop.process(data_dir=workshop.directory / "elsewhere"):
+            # It may have been writing: PostgreSQL takes the row back from it after 30 s.
             wait_until("the lease to be swept", lambda: bool(sweep(workshop)), 60)
             wait_until("the next attempt", lambda: workshop.look(job_id).attempt == 2, 60)
             frozen.send_signal(signal.SIGCONT)
