@@ -9,6 +9,9 @@ from tests.engine.tiny import FAMILIES, assert_close, gradients, make_rows, make
 from worker.trainer.engine import SharedPrefixRewardTrainer, probe, unsupported_reason
 
 LOSS_TOLERANCE = 1e-6
+#: Of drawn patterns. Stock's own loss is up to 1.8e-6 from float64's, ours up to 2.3e-6, and which
+#: of them is worst hangs on the processor.
+DRAWN_TOLERANCE = 5e-6
 CASES = {
     "uneven lengths": [(10, 5, 9), (3, 20, 2), (30, 12, 17), (1, 1, 1)],
     "empty common prefix": [(0, 4, 6), (0, 15, 1)],
@@ -73,7 +76,7 @@ def assert_same(stock, ours, rows, is_any=False):
     loss, found = gradients(ours, rows)
 
     extremes = (stock._metrics["train"][name][-1] for name in ("min_reward", "max_reward"))
-    tolerance = LOSS_TOLERANCE * (max(1.0, *map(abs, extremes)) if is_any else 1.0)
+    tolerance = DRAWN_TOLERANCE * max(1.0, *map(abs, extremes)) if is_any else LOSS_TOLERANCE
     assert loss == pytest.approx(stock_loss, rel=tolerance, abs=tolerance)
     assert_close(found, stock_gradients, is_any=is_any)
     for name, values in stock._metrics["train"].items():
