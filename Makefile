@@ -69,7 +69,7 @@ architectures: $(VENV)/.dev
 	$(BIN)/python -m bench.architectures
 
 bench-train: $(VENV)/.dev
-	$(BIN)/python bench/train.py
+	$(BIN)/python -m bench.train
 
 openapi: $(VENV)/.dev
 	$(BIN)/python -m docs.reference
@@ -80,8 +80,8 @@ REAL ?= 6
 SEED_OPTION := $(if $(SEED),--seed $(SEED))
 
 chaos: $(VENV)/.dev
-	$(BIN)/python bench/chaos.py --faults $(FAULTS) --real $(REAL) $(SEED_OPTION)
-	$(BIN)/python bench/chaos.py --faults $(FAULTS) --real $(REAL) $(SEED_OPTION) --database sqlite
+	$(BIN)/python -m bench.chaos --faults $(FAULTS) --real $(REAL) $(SEED_OPTION)
+	$(BIN)/python -m bench.chaos --faults $(FAULTS) --real $(REAL) $(SEED_OPTION) --database sqlite
 
 # A resolve of its own, blind to what is installed here. torch stays where it is (its pin is moved
 # by hand) and is written without the "+cpu" of whatever wheel this machine happens to take.

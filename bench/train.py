@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 import os
-import random
 import resource
 import statistics
 import subprocess
@@ -25,12 +24,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.pairs import USED_IDS, describe, draw_pairs, read_pairs
+
 ARMS = ("stock", "shared_prefix")
 #: The engine's trainer, told by its check to train as stock does.
 FALLBACK = "fallback"
-RESERVED_IDS = 4
-#: The ids of the made-up replies are below this, whatever the model's vocabulary.
-USED_IDS = 32_000
 # 38 M parameters, 22 M of them in the layers: what a laptop trains in minutes.
 SHAPES: dict[str, dict[str, Any]] = {
     family: {
@@ -91,9 +89,19 @@ def main() -> None:
         parameters = _save_model(folder / "model", options.family)
         kinds = ["file"] if options.data else options.kinds
         for kind in kinds:
-            rows = _rows_of_file(options) if options.data else _rows(kind, options)
+            count = options.steps * options.batch
+            rows = (
+                read_pairs(Path(options.data), count, options.max_length)
+                if options.data
+                else draw_pairs(kind, count, options.max_length, options.seed)
+            )
             (folder / "rows.json").write_text(json.dumps(rows))
-            _describe(kind, rows, options, parameters)
+            print(
+                f"\n{kind}: {describe(rows)}; {options.family} of {parameters / 1e6:.0f} M "
+                f"parameters, LoRA r 8, batch {options.batch}, "
+                f"{'bf16' if options.bf16 else 'fp32'}, {options.threads} thread(s), "
+                f"{options.steps} steps"
+            )
             rounds = [_round(folder, number, options) for number in range(options.rounds)]
             _report(rounds, _adapter_difference(folder))
 
@@ -116,81 +124,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--arm", choices=(*ARMS, FALLBACK), help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-def _rows(kind: str, options: argparse.Namespace) -> list[dict[str, list[int]]]:
-    """Pairs of token ids with lengths as they are met: log-normal, cut at the longest allowed.
-
-    Multi-turn pairs share a dialogue of some 400 tokens and differ in a short last reply;
-    single-turn pairs share a short question and differ in replies of some 250 tokens.
-    """
-    draw = random.Random(f"{kind} {options.seed}")
-    means = {"multi_turn": (400, 70), "single_turn": (80, 250)}
-    prompt_mean, reply_mean = means[kind]
-
-    def length(mean: int, longest: int) -> int:
-        return max(8, min(longest, round(draw.lognormvariate(math.log(mean), 0.6))))
-
-    def ids(count: int) -> list[int]:
-        return [draw.randrange(RESERVED_IDS, USED_IDS) for _ in range(count)]
-
-    rows = []
-    for _ in range(options.steps * options.batch):
-        prompt = ids(length(prompt_mean, options.max_length * 3 // 4))
-        room = options.max_length - len(prompt) - 1
-        chosen, rejected = (prompt + ids(length(reply_mean, room)) + [1] for _ in range(2))
-        rows.append({"chosen_ids": chosen, "rejected_ids": rejected})
-    return rows
-
-
-def _rows_of_file(options: argparse.Namespace) -> list[dict[str, list[int]]]:
-    """Text pairs by a byte-level tokenizer trained on the file; both arms get the same ids."""
-    from tokenizers import ByteLevelBPETokenizer
-
-    pairs = [json.loads(line) for line in Path(options.data).read_text().splitlines() if line]
-    texts = [(_text(pair, "chosen"), _text(pair, "rejected")) for pair in pairs]
-    tokenizer = ByteLevelBPETokenizer()
-    tokenizer.train_from_iterator((t for pair in texts for t in pair), vocab_size=16_000)
-    rows = []
-    for chosen, rejected in texts:
-        c, r = (
-            [i + RESERVED_IDS for i in tokenizer.encode(text).ids] + [1]
-            for text in (chosen, rejected)
-        )
-        if max(len(c), len(r)) <= options.max_length:
-            rows.append({"chosen_ids": c, "rejected_ids": r})
-    return rows[: options.steps * options.batch]
-
-
-def _text(pair: dict[str, Any], side: str) -> str:
-    def flat(value: Any) -> str:
-        if isinstance(value, str):
-            return value
-        turns = [value] if isinstance(value, dict) else value
-        return "\n".join(
-            f"{turn.get('role', turn.get('from'))}: {turn.get('content', turn.get('value'))}"
-            for turn in turns
-        )
-
-    prompt = pair.get("prompt", pair.get("conversations", ""))
-    return flat(prompt) + "\n" + flat(pair[side])
-
-
-def _describe(
-    kind: str, rows: list[dict[str, list[int]]], options: argparse.Namespace, parameters: int
-) -> None:
-    shared = []
-    for row in rows:
-        pairs = zip(row["chosen_ids"], row["rejected_ids"], strict=False)
-        shared.append(next((i for i, (c, r) in enumerate(pairs) if c != r), 0))
-    lengths = [len(row[k]) for row in rows for k in ("chosen_ids", "rejected_ids")]
-    print(
-        f"\n{kind}: {len(rows)} pairs, mean reply {statistics.mean(lengths):.0f} tokens of which "
-        f"{statistics.mean(shared):.0f} shared; {options.family} of "
-        f"{parameters / 1e6:.0f} M parameters, LoRA r 8, "
-        f"batch {options.batch}, {'bf16' if options.bf16 else 'fp32'}, "
-        f"{options.threads} thread(s), {options.steps} steps"
-    )
 
 
 def _round(folder: Path, number: int, options: argparse.Namespace) -> dict[str, Run]:

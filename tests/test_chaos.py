@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.chaos import Chaos, options_of
+from bench.chaos.run import Chaos
 from tests.services import wait_until
 from tests.worker.workshop import trainers_below
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize("database", ["postgresql", "sqlite"])
 def test_service_that_is_struck_loses_nothing(database: str) -> None:
     done = subprocess.run(
-        [sys.executable, "bench/chaos.py", "--database", database,
+        [sys.executable, "-m", "bench.chaos", "--database", database,
          "--faults", "12", "--seed", "5", "--workers", "3"],
         cwd=ROOT, capture_output=True, text=True, timeout=580, check=False,
     )  # fmt: skip
@@ -32,25 +32,23 @@ def test_service_that_is_struck_loses_nothing(database: str) -> None:
 
 
 def test_checker_sees_trainers_that_outlive_their_workers(tmp_path: Path) -> None:
-    options = options_of(
-        ["--database", "sqlite", "--workers", "4", "--seed", "1", "--sabotage", "watchdog"]
-    )
-    chaos = Chaos(options, tmp_path)
+    chaos = Chaos(tmp_path, is_postgres=False, seed=1, sabotage=True)
+    stack, checker = chaos.stack, chaos.checker
     try:
-        chaos.open()
-        jobs = [chaos.start(800), chaos.start(800)]
+        chaos.open(workers=4)
+        jobs = [chaos.load.start(800), chaos.load.start(800)]
         for job in jobs:
-            chaos.shop.wait_step(job)
-        first, second = (w for w in chaos.workers if trainers_below(tmp_path / w.name))
-        with chaos.engine.begin():  # not while they hold SQLite's one write lock themselves
+            stack.shop.wait_step(job)
+        first, second = (worker for worker in stack.workers if stack.is_busy(worker))
+        with stack.engine.begin():  # not while they hold SQLite's one write lock themselves
             first.signal(signal.SIGSTOP)
             second.signal(signal.SIGKILL)
         for job in jobs:
-            wait_until("a second trainer", lambda job=job: chaos.shop.look(job).attempt == 2, 60)
-        wait_until("steps of all four", lambda: len(chaos.overlaps()) == 2, 60)
-        chaos.look()
-        assert {job for job, _ in chaos.together} == set(jobs)
-        assert chaos.exposed == 2
+            wait_until("a second trainer", lambda job=job: stack.shop.look(job).attempt == 2, 60)
+        wait_until("steps of all four", lambda: len(checker.overlaps()) == 2, 60)
+        checker.look()
+        assert {job for job, _ in checker.together} == set(jobs)
+        assert checker.exposed == 2
     finally:
-        chaos.close()
+        stack.close()
     assert not trainers_below(tmp_path)
