@@ -14,6 +14,7 @@ class NoteCode(StrEnum):
     PAIRS_IDENTICAL = "pairs_identical"
     SPECIAL_TOKENS_IN_TEXT = "special_tokens_in_text"
     EVAL_LEAKED = "eval_leaked"
+    EVAL_STEPS_UNREACHED = "eval_steps_unreached"
     TEXT_LEFT_OUT = "text_left_out"
     START_LEFT_OUT = "start_left_out"
     TEMPLATE_DATE_FIXED = "template_date_fixed"
@@ -33,6 +34,7 @@ NOTES: dict[NoteCode, str] = {
     "end turns, or worse.",
     NoteCode.EVAL_LEAKED: "Take the named lines out of the eval dataset, or the prompts out of "
     "the training dataset.",
+    NoteCode.EVAL_STEPS_UNREACHED: "Lower training.eval_steps, or train for longer.",
     NoteCode.TEXT_LEFT_OUT: "Have the operator give the catalogue entry a chat_template that keeps "
     "what is to be judged.",
     NoteCode.START_LEFT_OUT: "Have the operator give the catalogue entry a chat_template that "

@@ -244,6 +244,20 @@ def test_eval_prompts_that_are_trained_on_are_counted_and_named(
     assert note.data["lines"] == [1, 2, 3]
 
 
+@pytest.mark.parametrize(("eval_steps", "is_told"), [(5, True), (4, False)])
+def test_evaluations_that_training_does_not_last_for_are_a_warning(
+    llama: Base, recorder: Recorder, eval_steps: int, is_told: bool
+) -> None:
+    training = {"max_steps": 4, "eval_steps": eval_steps, "early_stopping": {}}
+    order = llama.order(training=training).model_copy(update={"action": "inspect"})
+    assert carry_out(order, recorder) == 0  # type: ignore[arg-type]
+    told = [m.message for m in recorder.of(Noted) if m.code == "eval_steps_unreached"]
+    assert bool(told) == is_told
+    if told:
+        assert told[0].startswith("eval_steps 5 is more than the 4 steps")
+        assert told[0].endswith("early_stopping does nothing")
+
+
 def test_stop_before_the_first_step_needs_no_checkpoint(llama: Base, recorder: Recorder) -> None:
     recorder.is_stop_wanted = True
     assert carry_out(llama.order(), recorder) == EXIT_STOPPED  # type: ignore[arg-type]

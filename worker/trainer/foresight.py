@@ -11,6 +11,7 @@ from functools import partial
 
 from pydantic import JsonValue
 
+from app.domain.compiler import planned_steps
 from app.domain.notes import NoteCode
 from app.domain.order import WorkOrder
 from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
@@ -71,11 +72,14 @@ def foresee(
     if held_out is not None:
         _note_findings(held_out, "eval", tokenizer, channel)
         _note_leaks(survey, channel)
-        return found.pairs, held_out.pairs
-    if plan.data.eval_fraction is not None:
+        sides = found.pairs, held_out.pairs
+    elif plan.data.eval_fraction is not None:
         seed = int(str(plan.reward["seed"]))
-        return pairs.split(found.pairs, plan.data.eval_fraction, seed)
-    return found.pairs, []
+        sides = pairs.split(found.pairs, plan.data.eval_fraction, seed)
+    else:
+        sides = found.pairs, []
+    _note_evaluations(planned_steps(len(sides[0]), plan), plan, channel)
+    return sides
 
 
 def _note_model(plan: TrainingPlan, channel: Channel) -> None:
@@ -178,3 +182,15 @@ def _note_leaks(survey: Survey, channel: Channel) -> None:
         "lines": list(leaked.lines[: pairs.LINES_NAMED]),
     }
     channel.say(Noted(code=NoteCode.EVAL_LEAKED, message=message, data=data, is_warning=True))
+
+
+def _note_evaluations(steps: int, plan: TrainingPlan, channel: Channel) -> None:
+    """Early stopping that never gets to look is no protection."""
+    every = plan.reward["eval_steps"]
+    if not isinstance(every, int) or every <= steps:
+        return
+    message = f"eval_steps {every} is more than the {steps} steps of this job, so the model is "
+    message += "evaluated before and after training only"
+    if plan.early_stopping:
+        message += ", and early_stopping does nothing"
+    channel.say(Noted(code=NoteCode.EVAL_STEPS_UNREACHED, message=message, is_warning=True))
