@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.exceptions import RequestValidationError
+from fastapi.params import Query as QueryInfo
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 from sqlalchemy import Engine
@@ -72,7 +77,33 @@ class Needs(HTTPBearer):
         principal = await _authenticate(request)
         principal.require(self._scope)
         request.scope["principal"] = principal
+        if request.scope["query_string"]:
+            _refuse_unknown(request)
         return principal
+
+
+def _refuse_unknown(request: Request) -> None:
+    """Ignored, a filter that is spelt wrong would show everything."""
+    route: APIRoute = request.scope["route"]
+    known = {
+        field.alias
+        for field in get_flat_params(route.dependant)
+        if isinstance(field.field_info, QueryInfo)
+    }
+    # Those that the framework does not know are objects, whose pairs come as name[key]=value.
+    known |= {f"{extra['name']}[…]" for extra in (route.openapi_extra or {}).get("parameters", ())}
+    unknown = [
+        name for name in request.query_params if re.sub(r"\[.*\]$", "[…]", name) not in known
+    ]
+    if unknown:
+        there_are = f"there are: {', '.join(sorted(known))}" if known else "there are none here"
+        message = f"No such parameter; {there_are}"
+        raise RequestValidationError(
+            [
+                {"type": "extra_forbidden", "loc": ("query", name), "msg": message}
+                for name in unknown
+            ]
+        )
 
 
 def recognised(request: Request, scope: Scope) -> Principal | None:

@@ -167,9 +167,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def _correct(operation: dict[str, Any]) -> None:
     """Say of an operation what only the whole of it tells."""
     responses = operation["responses"]
-    is_framework = "application/json" in responses.get("422", {}).get("content", {})
-    if is_framework or not operation.keys() & {"parameters", "requestBody"}:
-        responses.pop("422", None)  # nothing in the request could be wrong
+    if "application/json" in responses.get("422", {}).get("content", {}):
+        responses.pop("422")  # the framework's own, where nothing in the request could be wrong
     if "requestBody" in operation:
         for status, answer in documented(TooLargeError).items():
             responses.setdefault(str(status), answer)

@@ -239,7 +239,7 @@ def _metadata(request: Request) -> dict[str, str]:
     """The pairs that are asked for. What is none is refused: ignored, it would show all jobs."""
     found = {}
     for key, value in request.query_params.items():
-        if not key.startswith("metadata"):
+        if not key.startswith("metadata["):
             continue
         match = _METADATA.fullmatch(key)
         if match is None or not re.fullmatch(_METADATA_VALUE, value):

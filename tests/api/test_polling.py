@@ -66,8 +66,12 @@ def test_jobs_are_filtered(world: World, client: TestClient) -> None:
     assert ids(client.get("/v1/jobs?status=cancelling")) == [a]
     assert ids(client.get("/v1/jobs?status=running")) == []
     assert client.get("/v1/jobs?status=no_such").status_code == 422
-    for odd in ("metadata=x", "metadata.team=x", "metadata[te am]=x", "metadata[team]=%00"):
+    for odd in ("metadata[te am]=x", "metadata[team]=%00"):
         assert client.get(f"/v1/jobs?{odd}").json()["errors"][0]["loc"] == "/query/metadata", odd
+    for odd in ("metadata=x", "metadata.team=x", "metadata[team=x", "name[x]=b"):
+        (error,) = client.get(f"/v1/jobs?{odd}").json()["errors"]
+        assert error["code"] == "unknown_field", odd
+        assert "metadata[…], name, status" in error["message"], odd
 
 
 def test_etag_changes_with_the_job_and_saves_the_body(

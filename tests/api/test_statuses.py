@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from fastapi import FastAPI
@@ -113,12 +114,35 @@ def test_ids_that_cannot_be_are_refused(app: FastAPI, key_for: Callable[..., str
         for (method, path), operation in guarded(app).items():
             if "422" not in operation["responses"]:
                 continue
-            url = path.format(**dict.fromkeys(UNKNOWN, "!")) + "?limit=0&job_id=!"
+            named = {p["name"]: p["in"] for p in operation.get("parameters", ())}
+            if not named and "requestBody" not in operation:
+                continue
+            wrong = {"limit": "0", "job_id": "!"}
+            query = {name: wrong[name] for name in wrong if named.get(name) == "query"}
+            url = path.format(**dict.fromkeys(UNKNOWN, "!")) + "?" + urlencode(query)
             answer = client.request(
                 method, url, content=b"{", headers={"Content-Type": "application/json"}
             )
             is_upload = operation["operationId"] == "create_dataset"
             assert answer.status_code == (415 if is_upload else 422), path
+
+
+def test_parameters_that_are_none_are_refused_and_those_that_are_named(
+    app: FastAPI, key_for: Callable[..., str]
+) -> None:
+    with TestClient(app) as client:
+        client.headers["Authorization"] = f"Bearer {key_for('acme')}"
+        for (method, path), operation in guarded(app).items():
+            name = operation["operationId"]
+            url = path.format(**UNKNOWN) + "?stats=running"
+            answer = client.request(method, url, json=BODIES.get(name))
+            assert answer.status_code == 422, path
+            if method == "HEAD":
+                continue
+            (error,) = answer.json()["errors"]
+            assert (error["loc"], error["code"]) == ("/query/stats", "unknown_field"), path
+            for parameter in operation.get("parameters", ()):
+                assert parameter["in"] != "query" or parameter["name"] in error["message"], path
 
 
 def test_bodies_that_are_too_large_are_refused(
