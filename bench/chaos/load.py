@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import transformers
 
 from bench.chaos.stack import Stack
 from tests.trainer.tiny import make_decoder, make_pairs
@@ -80,6 +81,7 @@ class Load:
         """A tiny decoder in the catalogue; before the API reads that."""
         shop = self._stack.shop
         decoder = shop.base_model.parent / "decoder"
+        transformers.logging.disable_progress_bar()
         make_decoder(decoder)
         with Path(shop.settings.base_models or "").open("a") as file:
             file.write(f"decoder:\n  source: local:{decoder}\n")
