@@ -169,8 +169,8 @@ def _bring(api: Api, file: Any, directory: Path) -> None:
     partial = target.with_name(f"{target.name}.part")
     digest = hashlib.sha256()
     try:
-        with api.download(file["url"]) as chunks, partial.open("wb") as into:
-            for chunk in chunks:
+        with partial.open("wb") as into:
+            for chunk in api.download(file["url"]):
                 digest.update(chunk)
                 into.write(chunk)
         if digest.hexdigest() != file["sha256"]:

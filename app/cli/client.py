@@ -7,7 +7,6 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -91,21 +90,30 @@ class Api:
         )
         return _document(answer)
 
-    @contextmanager
-    def download(self, path: str) -> Iterator[Iterator[bytes]]:
-        """The bytes of a file, as they come."""
-        give_up_at = time.monotonic() + PATIENCE_SECONDS
+    def download(self, path: str) -> Iterator[bytes]:
+        """The bytes of a file that never changes; after a break it goes on where that was."""
+        got, give_up_at = 0, time.monotonic() + PATIENCE_SECONDS
         while True:
+            # Packed on the way, bytes could not be counted.
+            headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={got}-"} if got else {})
             try:
-                with self._http.stream("GET", path) as response:
+                with self._http.stream("GET", path, headers=headers) as response:
                     if not response.is_success:
                         response.read()
                         if _waited(response, give_up_at):
                             continue
-                    yield _checked(response).iter_bytes(1 << 20)
+                    _checked(response)
+                    if got and response.status_code != httpx.codes.PARTIAL_CONTENT:
+                        raise Unreachable(f"{path} broke off, and {self.url} gives no parts.")
+                    for chunk in response.iter_bytes():
+                        got += len(chunk)
+                        give_up_at = time.monotonic() + PATIENCE_SECONDS
+                        yield chunk
                     return
             except httpx.TransportError as error:
-                raise self._away(error) from error
+                if not got or time.monotonic() > give_up_at:
+                    raise self._away(error) from error
+                time.sleep(1)
 
     def _patiently(self, method: str, path: str, **request: Any) -> httpx.Response:
         for attempt in range(1, ATTEMPTS):

@@ -10,10 +10,13 @@ import sys
 import tarfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import select, update
 
@@ -27,7 +30,10 @@ from tests.cli.conftest import Run, live_world, serving
 from tests.jobs.making import look
 from tests.services import free_port, wait_until
 
-FILES = {"reward_model.json": b'{"format": 1}', "adapter_model.safetensors": bytes(3_000_000)}
+FILES = {
+    "reward_model.json": b'{"format": 1}',
+    "adapter_model.safetensors": Random(0).randbytes(3_000_000),
+}
 
 
 @pytest.fixture
@@ -158,7 +164,14 @@ def web_page() -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+    with answering(Page) as url:
+        yield url
+
+
+@contextmanager
+def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a web server."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -327,6 +340,38 @@ def test_adapter_is_downloaded_whole(run: Run, adapter_id: str, tmp_path: Path) 
         assert (tmp_path / "deep" / "files" / name).read_bytes() == content
         assert hashlib.sha256(content).hexdigest() in done.stdout
     assert adapter_id in run("adapters", "list").stdout
+
+
+def test_download_that_breaks_off_goes_on_where_it_was(
+    run: Run, url: str, adapter_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranges = []
+
+    class Breaking(BaseHTTPRequestHandler):
+        """The service behind a connection that holds for a megabyte."""
+
+        def do_GET(self) -> None:
+            ranges.append(self.headers["Range"])
+            answer = httpx.get(f"{url}{self.path}", headers=dict(self.headers))
+            self.send_response(answer.status_code)
+            for name in ("Content-Length", "Content-Type", "Content-Range"):
+                if name in answer.headers:
+                    self.send_header(name, answer.headers[name])
+            self.end_headers()
+            self.wfile.write(answer.content[:1_000_000])
+            self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr("app.cli.client.time.sleep", lambda _: None)
+    with answering(Breaking) as broken:
+        monkeypatch.setenv("PLAUDIT_URL", broken)
+        done = run("adapters", "download", adapter_id, tmp_path)
+    assert done.exit_code == 0, done.stderr
+    for name, content in FILES.items():
+        assert (tmp_path / name).read_bytes() == content
+    assert [r for r in ranges if r] == ["bytes=1000000-", "bytes=2000000-"]
 
 
 def test_archive_holds_the_same_files(run: Run, adapter_id: str, tmp_path: Path) -> None:
