@@ -25,12 +25,15 @@ from app.cli.client import Api, connect
 from app.cli.database import read_settings
 from app.cli.endings import CommandError, Ending
 from app.cli.output import (
+    AfterOption,
     JsonOption,
+    LimitOption,
     moment,
     notes,
     plain,
     print_fields,
     print_json,
+    print_page,
     print_table,
     size,
 )
@@ -47,30 +50,26 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @commands.command("list")
 def list_adapters(
-    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
-    after: Annotated[str | None, typer.Option(help="'next' of the page before.")] = None,
+    limit: LimitOption = 20,
+    after: AfterOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Adapters, newest first."""
     with connect() as api:
         page = api.get("/v1/adapters", limit=limit, after=after)
-    if as_json:
-        print_json(page)
-        return
-    rows = (
-        (
+    print_page(
+        page,
+        ("id", "job", "base model", "eval accuracy", "size", "made"),
+        lambda adapter: (
             adapter["id"],
             adapter["job_id"],
             adapter["base_model"],
             adapter["metrics"].get("eval/accuracy"),
             size(adapter["bytes"]),
             moment(adapter["created_at"]),
-        )
-        for adapter in page["data"]
+        ),
+        as_json=as_json,
     )
-    print_table(("id", "job", "base model", "eval accuracy", "size", "made"), rows)
-    if page["has_more"]:
-        notes.print(plain(f"more with --after {page['next']}", "dim"))
 
 
 @commands.command()

@@ -12,13 +12,15 @@ from rich.progress import Progress
 from app.cli.client import Api, connect
 from app.cli.endings import CommandError, Ending
 from app.cli.output import (
+    AfterOption,
     JsonOption,
+    LimitOption,
     moment,
     notes,
     plain,
     print_fields,
     print_json,
-    print_table,
+    print_page,
     size,
 )
 
@@ -47,30 +49,26 @@ def upload(
 
 @commands.command("list")
 def list_datasets(
-    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
-    after: Annotated[str | None, typer.Option(help="'next' of the page before.")] = None,
+    limit: LimitOption = 20,
+    after: AfterOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Datasets, newest first."""
     with connect() as api:
         page = api.get("/v1/datasets", limit=limit, after=after)
-    if as_json:
-        print_json(page)
-        return
-    rows = (
-        (
+    print_page(
+        page,
+        ("id", "name", "pairs", "format", "size", "uploaded"),
+        lambda dataset: (
             dataset["id"],
             dataset["name"],
             dataset["pair_count"],
             dataset["format"],
             size(dataset["bytes"]),
             moment(dataset["created_at"]),
-        )
-        for dataset in page["data"]
+        ),
+        as_json=as_json,
     )
-    print_table(("id", "name", "pairs", "format", "size", "uploaded"), rows)
-    if page["has_more"]:
-        notes.print(plain(f"more with --after {page['next']}", "dim"))
 
 
 @commands.command()

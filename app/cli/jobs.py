@@ -13,13 +13,15 @@ import typer
 from app.cli.client import Api, connect
 from app.cli.endings import CommandError, Ending
 from app.cli.output import (
+    AfterOption,
     JsonOption,
+    LimitOption,
     moment,
     notes,
     plain,
     print_fields,
     print_json,
-    print_table,
+    print_page,
     print_text,
 )
 from app.cli.watching import ENDINGS, newest_metrics, watch
@@ -66,30 +68,26 @@ def watch_job(job_id: JobId, as_json: JsonOption = False) -> None:
 def list_jobs(
     status: Annotated[str | None, typer.Option(help="Only jobs in this status.")] = None,
     name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
-    after: Annotated[str | None, typer.Option(help="'next' of the page before.")] = None,
+    limit: LimitOption = 20,
+    after: AfterOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Jobs, newest first."""
     with connect() as api:
         page = api.get("/v1/jobs", status=status, name=name, limit=limit, after=after)
-    if as_json:
-        print_json(page)
-        return
-    rows = (
-        (
+    print_page(
+        page,
+        ("id", "name", "status", "progress", "base model", "queued"),
+        lambda job: (
             job["id"],
             job["name"],
             job["status"],
             _progress(job),
             job["base_model"],
             moment(job["queued_at"]),
-        )
-        for job in page["data"]
+        ),
+        as_json=as_json,
     )
-    print_table(("id", "name", "status", "progress", "base model", "queued"), rows)
-    if page["has_more"]:
-        notes.print(plain(f"more with --after {page['next']}", "dim"))
 
 
 @commands.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +17,8 @@ from rich.text import Text
 #: a command or an id, is to be copied in one piece.
 notes = Console(stderr=True, highlight=False, soft_wrap=True)
 
+LimitOption = Annotated[int, typer.Option(min=1, max=100)]
+AfterOption = Annotated[str | None, typer.Option(help="'next' of the page before.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="The API's answer, for scripts.")]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -47,6 +49,18 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     for row in rows:
         table.add_row(*(plain("–" if value is None else value) for value in row))
     _stdout().print(table)
+
+
+def print_page(
+    page: Any, columns: Sequence[str], row: Callable[[Any], Sequence[object]], *, as_json: bool
+) -> None:
+    """One page of a list, and how to ask for the next."""
+    if as_json:
+        print_json(page)
+        return
+    print_table(columns, map(row, page["data"]))
+    if page["has_more"]:
+        notes.print(plain(f"more with --after {page['next']}", "dim"))
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
