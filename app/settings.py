@@ -86,7 +86,7 @@ class Settings(BaseSettings):
         frozenset(), description="Exact host names that webhooks may lead to; none: no webhooks."
     )
     webhook_allow_loopback: bool = Field(
-        False, description="For tests: also http to localhost, any port."
+        False, description="For tests: also http to this machine, any port."
     )
 
     slots: int = Field(1, ge=1, description="Trainers at once on this worker, one a GPU.")

@@ -105,7 +105,7 @@ def test_adapter_on_a_quantised_base_scores_the_same_after_a_reload(
 def card_scores(adapter: Path, base: Base, texts: list[str]) -> list[float]:
     found = re.search(r"```python\n(.*?)```", (adapter / "README.md").read_text(), re.DOTALL)
     assert found
-    code = found[1].replace('"plaudit/tiny"', repr(str(base.directory)))
+    code = found[1].replace('"/path/to/plaudit/tiny"', repr(str(base.directory)))
     code = code.replace("batch = tokenizer(", f"texts = {texts!r}\nbatch = tokenizer(")
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=adapter, capture_output=True, text=True, check=False

@@ -210,7 +210,7 @@ def assert_card_scores(adapter: Path, order: WorkOrder) -> None:
     card = (adapter / "README.md").read_text()
     snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)
     assert snippet
-    code = snippet.group(1).replace('"plaudit/tiny"', repr(order.model_dir))
+    code = snippet.group(1).replace('"/path/to/plaudit/tiny"', repr(order.model_dir))
     probe = json.loads((adapter / "probes.jsonl").read_text().splitlines()[-1])
     texts = [probe["chosen"], probe["rejected"]]
     code = code.replace("batch = tokenizer(", f"texts = {texts!r}\nbatch = tokenizer(")

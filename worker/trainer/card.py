@@ -33,7 +33,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer{imported}
 
 adapter = Path(".")  # this directory
-base = {base}  # or the directory where you keep it
+base = {base}
 
 facts = json.loads((adapter / "reward_model.json").read_text())
 tokenizer = AutoTokenizer.from_pretrained(adapter)
@@ -123,9 +123,9 @@ def scoring_program(summary: Mapping[str, Any]) -> str:
     """Markdown: a program that scores replies with plain PEFT; people put their own values into
     its lines ``base = …``, ``prompt = …`` and ``replies = …``."""
     revision, name = summary["revision"], summary["base_model"]
-    base = (
-        f'"{name}"' if revision is None else f'snapshot_download("{name}", revision="{revision}")'
-    )
+    base = f'"/path/to/{name}"  # the directory of the base model\'s files'
+    if revision is not None:
+        base = f'snapshot_download("{name}", revision="{revision}")  # or a directory'
     render = _RENDER_CHAT
     if summary["data_format"] == "text":
         eos = f' + "{summary["eos_token"]}"' if summary["append_eos"] else ""

@@ -47,6 +47,6 @@ def _padded(sequences: list[Any], pad_token_id: int) -> tuple[torch.Tensor, torc
     ids = torch.full(shape, pad_token_id, dtype=torch.long)
     mask = torch.zeros(shape, dtype=torch.long)
     for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.as_tensor(sequence, dtype=torch.long)
+        ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
         mask[row, : len(sequence)] = 1
     return ids, mask

@@ -7,7 +7,7 @@ import { percent, progressOf, shortId, titleOf } from "./format.js";
 import { setPages, setPill } from "./parts.js";
 
 const REFRESH_SECONDS = 3;
-const STATUSES = ["running", "queued", "succeeded", "failed"];
+const STATUSES = ["running", "queued", "paused", "succeeded", "failed", "cancelled"];
 /** Adapter ids to held-out accuracy: adapters never change. */
 const accuracies = new Map();
 let mayReadAdapters = true;

@@ -42,11 +42,12 @@ function planned(spec, { lora, reward, data, ...plan }) {
   ];
 }
 
-/** Modules by their last names: "24 layers: query, value". */
+/** Names, or what names end in; whole ones of all layers by their last parts only. */
 function adapted(targets) {
-  const names = [].concat(targets);
-  const last = [...new Set(names.map((name) => name.split(".").at(-1)))].sort();
-  return names.length === last.length ? last.join(", ") : `${plural(names.length, "layer")}: ${last.join(", ")}`;
+  const names = [].concat(targets).sort();
+  if (names.length <= 12) return names.join(", ");
+  const last = [...new Set(names.map((name) => name.split(".").at(-1)))];
+  return `${plural(names.length, "module")}: ${last.join(", ")}`;
 }
 
 function length(steps, epochs) {
