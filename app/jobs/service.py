@@ -28,8 +28,8 @@ from app.settings import Settings
 KEY_KEPT_MS = 86_400_000
 NOT_INSPECTED = {
     "code": NoteCode.NOT_INSPECTED,
-    "message": "No worker has inspected this base model yet, so the spec was not held against it. "
-    "The worker that takes the job does so first.",
+    "message": "No worker had inspected this base model when the job was submitted, so the worker "
+    "that takes the job holds the spec against it first.",
 }
 
 

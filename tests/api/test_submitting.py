@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from app.database import now_ms, transaction
 from app.domain.lifecycle import FailureCode
 from app.domain.notes import NoteCode
+from app.domain.plan import TrainingPlan
 from app.domain.progress import Noted, Reported
 from app.jobs import leases
 from app.main import create_app
@@ -138,6 +139,18 @@ def test_submit_without_a_worker_is_accepted_without_a_plan(
     refused = client.post("/v1/jobs?dry_run=true", json=world.spec())
     assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
     assert int(refused.headers["retry-after"]) > 0
+
+
+def test_warning_of_no_inspection_goes_with_the_inspection(
+    world: World, engine: Engine, settings: Settings
+) -> None:
+    blind = world.submit()
+    lease = world.claim()
+    world.know_base_model()
+    plan = TrainingPlan.model_validate(world.submit()["plan"])
+    short = Noted(code=NoteCode.MEMORY_SHORT, message="too little", is_warning=True)
+    leases.record(engine, settings, lease, plan=plan, notes=[short])
+    assert [w["code"] for w in world.get(blind)["warnings"]] == ["memory_short"]
 
 
 def test_inspections_are_asked_for_once_and_are_no_jobs(
