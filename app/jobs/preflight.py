@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from anyio import to_thread
-from sqlalchemy import Connection, Engine, or_, select
+from sqlalchemy import Engine, or_, select
 from sqlalchemy.orm import Session
 
 from app.base_models.catalogue import BaseModelEntry, Catalogue, UnknownBaseModelError
@@ -23,14 +23,13 @@ from app.broker import Tickets, preflight_queue
 from app.database import new_id, reader, transaction
 from app.datasets import service as datasets
 from app.datasets.service import DatasetNotFoundError
-from app.domain.compiler import compile_plan, pairs_a_step, planned_steps
+from app.domain.compiler import compile_plan
 from app.domain.lifecycle import Desired, FailureCategory, FailureCode, JobKind, JobStatus
 from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
 from app.domain.rules import SpecRejected
 from app.domain.spec import RewardJobSpec
 from app.errors import FieldProblem, InvalidSpecError
-from app.jobs import reading, repository
-from app.jobs.schemas import JobEstimate
+from app.jobs import repository
 from app.jobs.watching import Watcher
 from app.models import Dataset, Job, JobReport
 from app.settings import Settings
@@ -189,19 +188,6 @@ class Preflight:
         raise InvalidSpecError(
             f"A worker found: {detail}", hint=hint, problems=[FieldProblem(loc, code, detail, hint)]
         )
-
-
-def estimate(connection: Connection, plan: TrainingPlan) -> JobEstimate:
-    """How much a plan trains and how long that may take."""
-    pairs = plan.data.train.pair_count
-    steps = planned_steps(pairs - int(pairs * (plan.data.eval_fraction or 0)), plan)
-    pace = reading.pair_seconds(connection, plan.base_model.id)
-    return JobEstimate(
-        trainable_parameters=plan.trainable_parameters,
-        total_parameters=plan.total_parameters,
-        steps=steps,
-        estimated_seconds=pace and round(pace * pairs_a_step(plan.reward) * steps, 1),
-    )
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,10 @@ class JobEstimate(BaseModel):
 
     trainable_parameters: int
     total_parameters: int
-    steps: int = Field(description="Optimiser steps, before overlong pairs are dropped.")
+    steps: int = Field(
+        description="Optimiser steps; without the overlong pairs where a dry run has a report on "
+        "the data."
+    )
     estimated_seconds: float | None = Field(
         description="Of training, by the pace of the newest finished job of this base model; "
         "null when there is none."

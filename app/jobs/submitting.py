@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Query, Request, Response, status
@@ -19,8 +19,9 @@ from app.domain.plan import TrainingPlan
 from app.domain.spec import RewardJobSpec
 from app.errors import InvalidSpecError, QuotaError, UnavailableError
 from app.handlers import field_problems
-from app.jobs import cloning, preflight, service
+from app.jobs import cloning, service
 from app.jobs.cloning import JobStateError
+from app.jobs.estimating import estimate
 from app.jobs.preflight import Foresight, Preflight
 from app.jobs.router import JobId, WatcherDep, json_response, shown
 from app.jobs.schemas import JobClone, JobEstimate, JobPreview, JobRead, JobWarning
@@ -85,8 +86,9 @@ async def create_job(
         if (plan := await preflight_.plan(principal.tenant_id, body)) is None:
             raise _no_worker()
         foresight = await preflight_.foresight(principal.tenant_id, body)
-        estimate = await to_thread.run_sync(_estimate, engine, plan)
-        return _preview(body, plan, estimate, foresight)
+        report = foresight.reports.get("dataset")
+        foreseen = await to_thread.run_sync(_estimate, engine, plan, report)
+        return _preview(body, plan, foreseen, foresight)
 
     def replay() -> Job | None:
         with transaction(engine) as session:
@@ -172,20 +174,20 @@ def _no_worker() -> UnavailableError:
     )
 
 
-def _estimate(engine: Engine, plan: TrainingPlan) -> JobEstimate:
+def _estimate(engine: Engine, plan: TrainingPlan, report: dict[str, Any] | None) -> JobEstimate:
     with reader(engine).connect() as connection:
-        return preflight.estimate(connection, plan)
+        return estimate(connection, plan, report)
 
 
 def _preview(
-    spec: RewardJobSpec, plan: TrainingPlan, estimate: JobEstimate, foresight: Foresight
+    spec: RewardJobSpec, plan: TrainingPlan, foreseen: JobEstimate, foresight: Foresight
 ) -> Response:
     arguments, _ = plan.kwargs()
     preview = JobPreview(
         spec=spec,
         plan=plan.model_dump(mode="json"),
         adapter_config=arguments,
-        **estimate.model_dump(),
+        **foreseen.model_dump(),
         reports=foresight.reports,
         warnings=foresight.warnings if foresight.reports else [NOT_REPORTED],
     )

@@ -287,15 +287,31 @@ def test_text_that_no_database_or_terminal_takes_is_refused(
         assert answer.status_code == 422, answer.text
 
 
+def test_dry_run_counts_no_steps_on_pairs_that_are_dropped(patient: World) -> None:
+    patient.know_base_model()
+
+    def report() -> None:
+        lease = claim_when_there(patient)
+        document = {"rows": 20, "findings": {"overlong": {"count": 10, "lines": [1, 2]}}}
+        said = [Reported(name="dataset", document=document)]
+        leases.record(patient.engine, patient.settings, lease, reports=said)
+        leases.complete(patient.engine, lease, {})
+
+    spec = patient.spec(training={"batch_size": 1}, eval_dataset={"fraction": 0.2})
+    answer = during(report, lambda: patient.client.post("/v1/jobs?dry_run=true", json=spec))
+    assert answer.json()["steps"] == 8  # of the 10 pairs left 2 are held out
+
+
 def test_dry_run_brings_what_a_worker_says_about_the_data(patient: World) -> None:
     patient.know_base_model()
     asked: list[str] = []
+    dataset = {"rows": 20, "findings": {"overlong": {"count": 0}}, "longer_is_better": 0.5}
 
     def report() -> None:
         lease = claim_when_there(patient)
         asked.append(lease.job_id)
         said = [
-            Reported(name="dataset", document={"rows": 20, "longer_is_better": 0.5}),
+            Reported(name="dataset", document=dataset),
             Reported(name="memory", document={"bytes": 1}),
         ]
         short = Noted(code=NoteCode.MEMORY_SHORT, message="too little", is_warning=True)
@@ -305,10 +321,7 @@ def test_dry_run_brings_what_a_worker_says_about_the_data(patient: World) -> Non
     spec, path = patient.spec(), "/v1/jobs?dry_run=true"
     answer = during(report, lambda: patient.client.post(path, json=spec))
     assert answer.status_code == 200, answer.text
-    assert answer.json()["reports"] == {
-        "dataset": {"rows": 20, "longer_is_better": 0.5},
-        "memory": {"bytes": 1},
-    }
+    assert answer.json()["reports"] == {"dataset": dataset, "memory": {"bytes": 1}}
     assert answer.json()["warnings"] == [{"code": "memory_short", "message": "too little"}]
     # Said once, known from then on, whatever the job is called; also as the dataset's own report.
     again = patient.client.post(path, json=spec | {"name": "other"})
