@@ -93,6 +93,7 @@ class FailureCode(StrEnum):
 
     INVALID_SPEC = "invalid_spec"
     DATASET_INVALID = "dataset_invalid"
+    PAIRS_OVERLONG = "pairs_overlong"
     MODEL_NOT_FOUND = "model_not_found"
     MODEL_UNSUPPORTED = "model_unsupported"
     MODEL_CHANGED = "model_changed"
@@ -131,6 +132,9 @@ FAILURES: dict[FailureCode, Failure] = {
     FailureCode.INVALID_SPEC: Failure(_USER, False, "Correct the named fields and submit again."),
     FailureCode.DATASET_INVALID: Failure(
         _USER, False, "Correct the named lines and upload the dataset again."
+    ),
+    FailureCode.PAIRS_OVERLONG: Failure(
+        _USER, False, "Raise training.max_length; the dataset's report says how long its pairs are."
     ),
     FailureCode.MODEL_NOT_FOUND: Failure(
         _USER, False, "Choose a model from GET /v1/base-models, or ask the operator to add it."

@@ -37,6 +37,7 @@ from app.settings import Settings
 #: The fields that failures of an inspection are about; the others are about the base model.
 FIELDS = {
     FailureCode.DATASET_INVALID: "/train_dataset",
+    FailureCode.PAIRS_OVERLONG: "/training/max_length",
     FailureCode.QUANTIZATION_UNAVAILABLE: "/quantization",
 }
 
@@ -127,7 +128,7 @@ class Preflight:
             said = or_(
                 live,
                 Job.status == JobStatus.SUCCEEDED,
-                Job.failure_code == FailureCode.DATASET_INVALID,
+                Job.failure_code.in_([FailureCode.DATASET_INVALID, FailureCode.PAIRS_OVERLONG]),
             )
             wanted += [Job.tenant_id == tenant_id, Job.spec_sha256 == _print_of(spec), said]
             wanted.append(Job.train_dataset_id.is_not(None))

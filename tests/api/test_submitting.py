@@ -341,19 +341,25 @@ def test_report_that_nobody_made_in_time_is_not_left_in_the_way(
     assert client.delete(f"/v1/datasets/{dataset}").status_code == 204
 
 
-def test_data_that_cannot_be_trained_on_refuse_the_dry_run(patient: World) -> None:
+@pytest.mark.parametrize(
+    ("code", "loc"),
+    [("dataset_invalid", "/train_dataset"), ("pairs_overlong", "/training/max_length")],
+)
+def test_data_that_cannot_be_trained_on_refuse_the_dry_run(
+    patient: World, code: str, loc: str
+) -> None:
     patient.know_base_model()
 
     def report() -> None:
         lease = claim_when_there(patient)
         said = [Reported(name="dataset", document={"rows": 20})]
         leases.record(patient.engine, patient.settings, lease, reports=said)
-        patient.fail(lease, FailureCode.DATASET_INVALID, "all rows too long")
+        patient.fail(lease, FailureCode(code), "all rows too long")
 
     spec = patient.spec()
     answer = during(report, lambda: patient.client.post("/v1/jobs?dry_run=true", json=spec))
     assert answer.status_code == 422
-    assert answer.json()["errors"][0]["loc"] == "/train_dataset"
+    assert (answer.json()["errors"][0]["loc"], answer.json()["errors"][0]["code"]) == (loc, code)
     # Their report says more, and nobody has to look again.
     url = f"/v1/datasets/{spec['train_dataset']}/report?base_model={BASE_MODEL}"
     assert patient.client.get(url).json()["report"] == {"rows": 20}
