@@ -230,7 +230,8 @@ def _draft(
     try:
         entry = catalogue.get(spec.base_model)
     except UnknownBaseModelError as error:
-        problems.append(FieldProblem("/base_model", error.code, error.detail, error.hint))
+        hint = error.hint or error.next_step
+        problems.append(FieldProblem("/base_model", error.code, error.detail, hint))
     train = _dataset(session, tenant_id, spec.train_dataset, "/train_dataset", problems)
     evaluation = None
     if isinstance(spec.eval_dataset, str):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -157,6 +157,7 @@ class JobClone(BaseModel):
         extra="forbid",
         json_schema_extra={"examples": [{"overrides": {"training": {"learning_rate": 5e-5}}}]},
     )
+    unknown_field_hint: ClassVar[str] = 'Parts of a spec go into "overrides".'
 
     overrides: dict[str, Any] = Field(
         default={},

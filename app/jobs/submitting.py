@@ -18,7 +18,7 @@ from app.domain.notes import NoteCode
 from app.domain.plan import TrainingPlan
 from app.domain.spec import RewardJobSpec
 from app.errors import InvalidSpecError, QuotaError, UnavailableError
-from app.handlers import field_problems
+from app.field_problems import field_problems
 from app.jobs import cloning, service
 from app.jobs.cloning import JobStateError
 from app.jobs.estimating import estimate
@@ -201,7 +201,7 @@ def _spec(document: dict[str, object]) -> RewardJobSpec:
         errors = [{**e, "loc": ("body", *e["loc"])} for e in error.errors()]
         raise InvalidSpecError(
             "With these overrides the spec is not valid.",
-            problems=field_problems(errors, document),
+            problems=field_problems(errors, document, RewardJobSpec),
         ) from error
 
 
