@@ -341,6 +341,29 @@ def test_report_that_nobody_made_in_time_is_not_left_in_the_way(
     assert client.delete(f"/v1/datasets/{dataset}").status_code == 204
 
 
+def test_inspection_that_could_not_be_made_says_why(patient: World) -> None:
+    def fail() -> None:
+        for _ in range(patient.settings.max_failures):
+            patient.fail(claim_when_there(patient), FailureCode.HUB_UNAVAILABLE, "no hub")
+            with transaction(patient.engine) as session:
+                session.execute(update(Job).values(run_after=0))
+
+    def ask(method: str, path: str, **more: Any) -> Any:
+        return during(fail, lambda: patient.client.request(method, path, **more))
+
+    spec = patient.spec()
+    refused = ask("POST", "/v1/jobs?dry_run=true", json=spec)
+    assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+    assert "no hub" in refused.json()["detail"]
+    assert ask("POST", "/v1/jobs", json=spec).status_code == 201
+    patient.know_base_model()
+    url = f"/v1/datasets/{spec['train_dataset']}/report?base_model={BASE_MODEL}"
+    refused = ask("GET", url)
+    assert (refused.status_code, "no hub" in refused.json()["detail"]) == (503, True)
+    (warning,) = ask("POST", "/v1/jobs?dry_run=true", json=spec).json()["warnings"]
+    assert (warning["code"], "no hub" in warning["message"]) == ("not_reported", True)
+
+
 @pytest.mark.parametrize(
     ("code", "loc"),
     [("dataset_invalid", "/train_dataset"), ("pairs_overlong", "/training/max_length")],
