@@ -14,7 +14,7 @@ class FieldProblem:
     loc: str
     code: str
     message: str
-    hint: str | None = None
+    hint: str
 
 
 class ServiceError(Exception):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request, Response
@@ -18,7 +17,6 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import (
-    FieldProblem,
     HostError,
     InvalidError,
     NotFoundError,
@@ -27,35 +25,10 @@ from app.errors import (
     TooLargeError,
     UnavailableError,
 )
+from app.field_problems import field_problems
 from app.problems import problem_response
 
 log = structlog.get_logger()
-
-#: Pydantic's names for errors that clients meet often, under names that say what is wrong.
-_CODES = {
-    "missing": "missing",
-    "extra_forbidden": "unknown_field",
-    "greater_than": "out_of_range",
-    "greater_than_equal": "out_of_range",
-    "less_than": "out_of_range",
-    "less_than_equal": "out_of_range",
-    "finite_number": "out_of_range",
-    "too_long": "too_long",
-    "string_too_long": "too_long",
-    "too_short": "too_short",
-    "string_too_short": "too_short",
-    "literal_error": "not_one_of",
-    "enum": "not_one_of",
-    "string_pattern_mismatch": "bad_pattern",
-    "json_invalid": "invalid_json",
-}
-#: What ``errors[].code`` says in any body.
-FIELD_CODES = frozenset(_CODES.values())
-_HINTS = {
-    "unknown_field": "Leave it out; GET /openapi.json lists the fields there are.",
-    "missing": "Add the field.",
-    "invalid_json": "Send one JSON object with content type application/json.",
-}
 
 
 def install(app: FastAPI) -> None:
@@ -125,55 +98,17 @@ def _on_service_error(request: Request, error: Exception) -> Response:
 
 def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    problems = field_problems(error.errors(), error.body)
+    route = request.scope.get("route")
+    body = getattr(route, "body_field", None)
+    problems = field_problems(error.errors(), error.body, body and body.field_info.annotation)
     loc = problems[0].loc
     # More than one where each form that a field may have was tried.
     reasons = " or: ".join(problem.message for problem in problems if problem.loc == loc)
     return problem_response(
-        request, InvalidError(f"{loc or '/'}: {reasons}", problems=problems), headers={}
+        request,
+        InvalidError(f"{loc or '/'}: {reasons}", hint=problems[0].hint, problems=problems),
+        headers={},
     )
-
-
-def field_problems(errors: Sequence[Any], body: Any) -> list[FieldProblem]:
-    """Pydantic's errors as JSON pointers into the body; what the client sent is never repeated."""
-    found = [_field_problem(error, body) for error in errors[:50]]
-    # Of a field's forms, the one that was read further is the one that was meant.
-    return [p for p in found if not any(q.loc.startswith(f"{p.loc}/") for q in found)]
-
-
-def _field_problem(error: Any, body: Any) -> FieldProblem:
-    where, *path = error["loc"]
-    code = _CODES.get(error["type"], error["type"])
-    message = error["msg"]
-    if where != "body":
-        path = [where, *path]
-    elif code == "invalid_json":
-        path = []
-        message = f"{message}: {error.get('ctx', {}).get('error', '')}"
-    elif isinstance(body, bytes):  # as curl -d sends it, unless it is told otherwise
-        code, message = "invalid_json", "The content type does not say that the body is JSON"
-    else:
-        path = list(_leading(path, body, is_missing=code == "missing"))
-    loc = "".join(f"/{_escaped(part)}" for part in path)
-    return FieldProblem(loc, code, message, _HINTS.get(code))
-
-
-def _leading(path: Sequence[Any], body: Any, *, is_missing: bool) -> Iterable[Any]:
-    """The parts of a path that lead into the body: Pydantic's name forms of a field as well."""
-    for part in path:
-        if (isinstance(body, dict) and part in body) or (
-            isinstance(body, list) and isinstance(part, int)
-        ):
-            body = body[part]
-            yield part
-    if is_missing:
-        yield from path[-1:]
-
-
-def _escaped(part: object) -> str:
-    # Names come from the client; control characters and odd lengths stay out of the answer.
-    text = re.sub(r"[^\x20-\x7e]", "?", str(part))[:100]
-    return text.replace("~", "~0").replace("/", "~1")
 
 
 def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -20,7 +20,7 @@ class ProblemField(BaseModel):
     loc: str = Field(description="JSON pointer into the body, or the parameter's name.")
     code: str
     message: str
-    hint: str | None = Field(None, description="What to do next.")
+    hint: str = Field(description="What to do next.")
 
 
 class Problem(BaseModel):

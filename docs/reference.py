@@ -15,7 +15,7 @@ from typing import get_args
 from app.datasets.row_errors import ProblemCode
 from app.domain.lifecycle import FAILURES
 from app.domain.notes import NOTES, NoteCode
-from app.handlers import FIELD_CODES
+from app.field_problems import FIELD_CODES
 from app.main import create_app
 from app.problems import ProblemType, problem_types
 from app.settings import Settings

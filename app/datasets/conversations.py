@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from app.datasets.row_errors import ProblemCode, RowError, shown
+from app.datasets.row_errors import ProblemCode, RowError, kind_of, shown
 
 ROLES = ("system", "user", "assistant")
 # A reply may well begin with the words of a short prompt ("Hi" → "Hi there").
@@ -88,14 +88,6 @@ def check_sides(pair: Mapping[str, Any]) -> None:
             "leave the prompt column out, or take the prompt out of chosen and rejected",
             column="chosen",
         )
-
-
-def kind_of(value: Any) -> str:
-    """How a JSON value is called in a message to the user."""
-    if value is None:
-        return "null"
-    kinds = {str: "text", list: "a list", dict: "an object", bool: "true or false"}
-    return kinds.get(type(value), "a number")
 
 
 def _message(path: str, value: Any) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 from app.datasets.byte_streams import MAX_LINE_BYTES
-from app.datasets.row_errors import FileError, Row, RowError, shown
+from app.datasets.row_errors import FileError, Row, RowError, kind_of, shown
 
 MAX_NESTING = 32
 _BOM = b"\xef\xbb\xbf"
@@ -56,7 +56,8 @@ def json_row(line: bytes) -> dict[str, Any]:
     value = json_value(utf8(line))
     if isinstance(value, dict):
         return value
-    raise RowError("not_an_object", f"found {shown(value)}", _HINT)
+    found = shown(value) if isinstance(value, str) else kind_of(value)
+    raise RowError("not_an_object", f"found {found}", _HINT)
 
 
 def utf8(line: bytes) -> str:

@@ -21,8 +21,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import PydanticSerializationError, to_json
 
-from app.datasets.conversations import check_sides, checked_side, kind_of
-from app.datasets.row_errors import RowError, shown
+from app.datasets.conversations import check_sides, checked_side
+from app.datasets.row_errors import RowError, kind_of, shown
 
 COLUMNS = ("prompt", "chosen", "rejected", "margin", "slice")
 _COLUMN_SET = frozenset(COLUMNS)

@@ -37,13 +37,13 @@ def main() -> None:
     except _Refusal as refusal:
         out.write(json.dumps(refusal.args).encode() + b"\n")
     except MemoryError:
-        out.write(
-            _said("too_large", f"reading it takes more than {MEMORY_BYTES >> 20} MiB of memory")
-        )
+        what = f"reading it takes more than {MEMORY_BYTES >> 20} MiB of memory"
+        out.write(_said("too_large", what, "write it with smaller row groups, or send JSONL"))
     except BrokenPipeError:
         sys.exit(0)
     except Exception as error:  # noqa: BLE001  Arrow raises many kinds; all say "unreadable"
-        out.write(_said("unreadable_parquet", f"not readable as Parquet: {str(error)[:200]}"))
+        what = f"not readable as Parquet: {str(error)[:200].rstrip('.')}"
+        out.write(_said("unreadable_parquet", what, "send a whole Parquet file, or say the format"))
     out.flush()
 
 
@@ -58,8 +58,7 @@ def _limit() -> None:
         resource.setrlimit(name, (value, value))
 
 
-def _said(code: str, message: str) -> bytes:
-    hint = "write it again, with smaller row groups, or send JSONL"
+def _said(code: str, message: str, hint: str) -> bytes:
     return json.dumps([code, message, hint]).encode() + b"\n"
 
 

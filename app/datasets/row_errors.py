@@ -112,9 +112,11 @@ class InvalidDatasetError(InvalidError):
             f"{bad_line_count} lines" if is_counted_to_end else f"At least {bad_line_count} lines"
         )
         first = rows[0].sentence()
+        # One problem may be the file's, whose hint alone says what to do.
+        advice = "mend the named lines" if bad_line_count > 1 else rows[0].hint
         super().__init__(
             first if bad_line_count == 1 else f"{count} are not usable; the first: {first}",
-            hint="mend the named lines and upload the file again; nothing was stored",
+            hint=f"{advice}; nothing was stored, so upload the file again",
             problems=[
                 FieldProblem(loc=_pointer(row), code=row.code, message=row.message, hint=row.hint)
                 for row in rows
@@ -130,6 +132,14 @@ def shown(value: Any) -> str:
     text = value if isinstance(value, str) else repr(value)[: 4 * _SHOWN_CHARACTERS]
     cut = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
     return json.dumps(cut, ensure_ascii=not cut.isprintable())
+
+
+def kind_of(value: Any) -> str:
+    """How a JSON value is called in a message to the user."""
+    if value is None:
+        return "null"
+    kinds = {str: "text", list: "a list", dict: "an object", bool: "true or false"}
+    return kinds.get(type(value), "a number")
 
 
 def _pointer(row: RowProblem) -> str:

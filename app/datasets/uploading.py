@@ -184,5 +184,6 @@ def _unsupported(media_type: str) -> UnsupportedMediaError:
     return UnsupportedMediaError(
         f"Content type {shown!r} does not say what the file is.",
         hint="Send application/x-ndjson, text/csv or application/vnd.apache.parquet, or add "
-        "?format=jsonl, csv or parquet.",
+        "?format=jsonl, csv or parquet. Gzipped text goes as what is inside: JSONL as "
+        "application/x-ndjson.",
     )

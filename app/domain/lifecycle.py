@@ -93,6 +93,7 @@ class FailureCode(StrEnum):
 
     INVALID_SPEC = "invalid_spec"
     DATASET_INVALID = "dataset_invalid"
+    PAIRS_OVERLONG = "pairs_overlong"
     MODEL_NOT_FOUND = "model_not_found"
     MODEL_UNSUPPORTED = "model_unsupported"
     MODEL_CHANGED = "model_changed"
@@ -122,10 +123,18 @@ class FailureCode(StrEnum):
         return FAILURES[self]
 
 
+def _retried(advice: str) -> Failure:
+    """Its hint is seen only once the last attempt has failed too, so it does not say "wait"."""
+    return Failure(_INFRA, True, f"{advice}, then clone the job: it was tried several times.")
+
+
 FAILURES: dict[FailureCode, Failure] = {
     FailureCode.INVALID_SPEC: Failure(_USER, False, "Correct the named fields and submit again."),
     FailureCode.DATASET_INVALID: Failure(
         _USER, False, "Correct the named lines and upload the dataset again."
+    ),
+    FailureCode.PAIRS_OVERLONG: Failure(
+        _USER, False, "Raise training.max_length; the dataset's report says how long its pairs are."
     ),
     FailureCode.MODEL_NOT_FOUND: Failure(
         _USER, False, "Choose a model from GET /v1/base-models, or ask the operator to add it."
@@ -166,14 +175,12 @@ FAILURES: dict[FailureCode, Failure] = {
         "Raise resources.max_runtime_seconds or train fewer steps; what an inspection may take is "
         "the operator's to raise.",
     ),
-    FailureCode.HUB_UNAVAILABLE: Failure(_INFRA, True, "Nothing to do: it is tried again."),
-    FailureCode.DISK_FULL: Failure(_INFRA, True, "Free disk space on the worker."),
-    FailureCode.HOST_ERROR: Failure(_INFRA, True, "Check the worker's disk, limits and version."),
-    FailureCode.CUDA_ERROR: Failure(_INFRA, True, "Check the worker's GPU."),
-    FailureCode.WORKER_LOST: Failure(_INFRA, True, "Nothing to do: it is tried again."),
-    FailureCode.TRAINER_CRASHED: Failure(
-        _INFRA, True, "Read the job's logs; it is tried again a few times."
-    ),
+    FailureCode.HUB_UNAVAILABLE: _retried("Check the worker's network and the hub"),
+    FailureCode.DISK_FULL: _retried("Free disk space on the worker"),
+    FailureCode.HOST_ERROR: _retried("Check the worker's disk, limits and version"),
+    FailureCode.CUDA_ERROR: _retried("Check the worker's GPU"),
+    FailureCode.WORKER_LOST: _retried("Check that workers stay up and reach the database"),
+    FailureCode.TRAINER_CRASHED: _retried("Read the job's logs and the worker's"),
     FailureCode.POISON: Failure(
         _INFRA, False, "Its workers died repeatedly: read the logs, then clone the job."
     ),

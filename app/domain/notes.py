@@ -26,7 +26,7 @@ class NoteCode(StrEnum):
 
 #: For people: what to do next.
 NOTES: dict[NoteCode, str] = {
-    NoteCode.NOT_INSPECTED: "Nothing: the worker that takes the job does so first.",
+    NoteCode.NOT_INSPECTED: "Nothing: the warning goes once a worker has looked at the base model.",
     NoteCode.NOT_REPORTED: "Ask again when a worker is free.",
     NoteCode.PAIRS_DROPPED: "Raise training.max_length, or be content without the named lines.",
     NoteCode.PAIRS_IDENTICAL: "Take the named lines out: nothing can be learned from them.",

@@ -17,7 +17,7 @@ class SpecProblem:
     loc: str
     code: str
     message: str
-    hint: str | None = None
+    hint: str
 
 
 class SpecRejected(Exception):
@@ -28,7 +28,7 @@ class SpecRejected(Exception):
         self.problems = problems
 
     @classmethod
-    def of(cls, loc: str, code: str, message: str, hint: str | None = None) -> SpecRejected:
+    def of(cls, loc: str, code: str, message: str, hint: str) -> SpecRejected:
         """A refusal for one reason."""
         return cls([SpecProblem(loc, code, message, hint)])
 

@@ -153,7 +153,9 @@ class RewardJobSpec(_Spec):
     name: Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None = None
     base_model: str = Field(pattern=BASE_MODEL_ID, description="An id of GET /v1/base-models.")
     train_dataset: str = Field(pattern=DATASET_ID)
-    eval_dataset: Annotated[str, StringConstraints(pattern=DATASET_ID)] | EvalFraction | None = None
+    eval_dataset: Annotated[str, StringConstraints(pattern=DATASET_ID)] | EvalFraction | None = (
+        Field(None, description='A dataset\'s id, or {"fraction": 0.1} of the training pairs.')
+    )
     lora: LoraSpec = Field(default_factory=lambda: LoraSpec())
     training: TrainingSpec = Field(default_factory=lambda: TrainingSpec())
     quantization: Literal["none", "8bit", "4bit"] = "none"

@@ -13,7 +13,7 @@ from app.datasets import service as datasets
 from app.datasets.service import DatasetNotFoundError
 from app.dependencies import JobsReaderDep, ReaderDep, SettingsDep
 from app.domain.spec import BASE_MODEL_ID, DATASET_ID, RewardJobSpec
-from app.errors import InvalidSpecError, NotFoundError, UnavailableError
+from app.errors import InvalidSpecError, NotFoundError
 from app.jobs import reading, service
 from app.jobs.history_schemas import (
     CheckpointRead,
@@ -218,11 +218,6 @@ async def get_dataset_report(
         {"base_model": base_model, "train_dataset": dataset_id, **training}
     )
     report = await preflight.dataset_report(principal.tenant_id, spec)
-    if report is None:
-        raise UnavailableError(
-            "No worker had the report ready in time.",
-            hint="Ask again; start a worker if none runs.",
-        )
     return DatasetReport(dataset_id=dataset_id, base_model=base_model, report=report)
 
 

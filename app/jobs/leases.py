@@ -14,6 +14,7 @@ from app.adapters.archive import archive_digest
 from app.blobs import is_intact
 from app.database import new_id, now_ms, reader, transaction
 from app.domain.lifecycle import Desired, FailureCode, JobStatus
+from app.domain.notes import NoteCode
 from app.domain.plan import TrainingPlan
 from app.domain.progress import Noted, Packaged, Reported, Stepped
 from app.jobs import claiming, repository
@@ -97,8 +98,10 @@ def record(
         for step in steps:
             upsert_metrics(session, lease.job_id, lease.attempt, step.step, step.metrics)
         warnings = [n for n in notes if n.is_warning]
-        if warnings:
+        if warnings or plan is not None:
             known = session.execute(select(Job.warnings).where(Job.id == lease.job_id)).scalar_one()
+            if plan is not None:  # which nobody makes without a look at the base model
+                known = [old for old in known if old["code"] != NoteCode.NOT_INSPECTED]
             fresh = [
                 {"code": n.code, "message": n.message}
                 for n in warnings

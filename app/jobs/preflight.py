@@ -13,31 +13,26 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from anyio import to_thread
-from sqlalchemy import Connection, Engine, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Engine, or_, select
 
-from app.base_models.catalogue import BaseModelEntry, Catalogue, UnknownBaseModelError
-from app.base_models.facts import facts_for
-from app.base_models.service import public_source
+from app.base_models.catalogue import Catalogue
 from app.broker import Tickets, preflight_queue
 from app.database import new_id, reader, transaction
-from app.datasets import service as datasets
-from app.datasets.service import DatasetNotFoundError
-from app.domain.compiler import compile_plan, pairs_a_step, planned_steps
 from app.domain.lifecycle import Desired, FailureCategory, FailureCode, JobKind, JobStatus
-from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
-from app.domain.rules import SpecRejected
+from app.domain.notes import NoteCode
+from app.domain.plan import TrainingPlan
 from app.domain.spec import RewardJobSpec
-from app.errors import FieldProblem, InvalidSpecError
-from app.jobs import reading, repository
-from app.jobs.schemas import JobEstimate
+from app.errors import FieldProblem, InvalidSpecError, UnavailableError
+from app.jobs import repository
+from app.jobs.drafts import Draft, draft_of, plan_of
 from app.jobs.watching import Watcher
-from app.models import Dataset, Job, JobReport
+from app.models import Job, JobReport
 from app.settings import Settings
 
 #: The fields that failures of an inspection are about; the others are about the base model.
 FIELDS = {
     FailureCode.DATASET_INVALID: "/train_dataset",
+    FailureCode.PAIRS_OVERLONG: "/training/max_length",
     FailureCode.QUANTIZATION_UNAVAILABLE: "/quantization",
 }
 
@@ -59,18 +54,32 @@ class Preflight:
     tickets: Tickets
     watcher: Watcher
 
-    async def plan(self, tenant_id: str, spec: RewardJobSpec) -> TrainingPlan | None:
-        """The plan of a spec, or None when no worker looked at its base model in time.
+    async def plan_in_time(self, tenant_id: str, spec: RewardJobSpec) -> TrainingPlan | None:
+        """The plan of a spec, or None: then the worker that takes the job makes it.
 
         Raises:
             InvalidSpecError: names every field that stands in the way.
+        """
+        try:
+            return await self.plan(tenant_id, spec)
+        except UnavailableError:
+            return None
+
+    async def plan(self, tenant_id: str, spec: RewardJobSpec) -> TrainingPlan:
+        """The plan of a spec.
+
+        Raises:
+            InvalidSpecError: names every field that stands in the way.
+            UnavailableError: no worker looked at its base model in time.
         """
         draft = await to_thread.run_sync(self._draft, tenant_id, spec)
         if draft.facts is None:
             ask = partial(self._ask, tenant_id, draft, has_data=False)
             await self._outcome(await to_thread.run_sync(ask))
             draft = await to_thread.run_sync(self._draft, tenant_id, spec)
-        return _compile(draft, draft.facts) if draft.facts else None
+        if draft.facts is None:  # another entry of the catalogue, or another version, since
+            raise _not_looked_at()
+        return plan_of(draft, draft.facts)
 
     async def foresight(self, tenant_id: str, spec: RewardJobSpec) -> Foresight:
         """What a worker says about this spec's data and memory.
@@ -78,13 +87,18 @@ class Preflight:
         Raises:
             InvalidSpecError: the worker found that it cannot be trained.
         """
-        return await self._foresight(tenant_id, await self._inspect_data(tenant_id, spec))
+        try:
+            return await self._foresight(tenant_id, await self._inspect_data(tenant_id, spec))
+        except UnavailableError as error:
+            note = {"code": NoteCode.NOT_REPORTED, "message": f"Without reports: {error.detail}"}
+            return Foresight({}, [note])
 
     async def dataset_report(self, tenant_id: str, spec: RewardJobSpec) -> Any:
-        """What is odd about the data, trainable or not; None if no worker had time.
+        """What is odd about the data, trainable or not.
 
         Raises:
             InvalidSpecError: the worker found a reason to look no further.
+            UnavailableError: no worker had it ready in time.
         """
         inspection = await self._inspect_data(tenant_id, spec)
         try:
@@ -93,32 +107,34 @@ class Preflight:
             said = await to_thread.run_sync(self._said, inspection)
             if "dataset" not in said.reports:
                 raise
-        return said.reports.get("dataset")
+        return said.reports["dataset"]
 
     async def _inspect_data(self, tenant_id: str, spec: RewardJobSpec) -> str:
         draft = await to_thread.run_sync(self._draft, tenant_id, spec)
         return await to_thread.run_sync(partial(self._ask, tenant_id, draft, has_data=True))
 
     async def _foresight(self, tenant_id: str, inspection: str) -> Foresight:
-        if not await self._outcome(inspection):
+        try:
+            await self._outcome(inspection)
+        except UnavailableError:
             await to_thread.run_sync(self._forget, tenant_id, inspection)
-            return Foresight({}, [])
+            raise
         return await to_thread.run_sync(self._said, inspection)
 
-    async def _outcome(self, inspection: str) -> bool:
-        """Whether the inspection succeeded; waits for it a while."""
+    async def _outcome(self, inspection: str) -> None:
+        """Waits a while for the inspection to succeed."""
         await self.watcher.wait(
             inspection,
             lambda state: state.status not in repository.LIVE,
             self.settings.preflight_wait_seconds,
         )
-        return await to_thread.run_sync(self._has_succeeded, inspection)
+        await to_thread.run_sync(self._hold_success, inspection)
 
-    def _draft(self, tenant_id: str, spec: RewardJobSpec) -> _Draft:
+    def _draft(self, tenant_id: str, spec: RewardJobSpec) -> Draft:
         with transaction(reader(self.engine)) as session:
-            return _draft(session, self.settings, self.catalogue, tenant_id, spec)
+            return draft_of(session, self.settings, self.catalogue, tenant_id, spec)
 
-    def _ask(self, tenant_id: str, draft: _Draft, *, has_data: bool) -> str:
+    def _ask(self, tenant_id: str, draft: Draft, *, has_data: bool) -> str:
         """The id of the inspection of this kind that there is, or of a fresh one."""
         spec, queue = draft.spec, preflight_queue(self.settings)
         wanted = [Job.kind == JobKind.PREFLIGHT, Job.queue == queue]
@@ -128,7 +144,7 @@ class Preflight:
             said = or_(
                 live,
                 Job.status == JobStatus.SUCCEEDED,
-                Job.failure_code == FailureCode.DATASET_INVALID,
+                Job.failure_code.in_([FailureCode.DATASET_INVALID, FailureCode.PAIRS_OVERLONG]),
             )
             wanted += [Job.tenant_id == tenant_id, Job.spec_sha256 == _print_of(spec), said]
             wanted.append(Job.train_dataset_id.is_not(None))
@@ -171,46 +187,26 @@ class Preflight:
             warnings = connection.execute(select(Job.warnings).where(Job.id == inspection))
             return Foresight({r.name: r.document for r in reports}, warnings.scalar() or [])
 
-    def _has_succeeded(self, inspection: str) -> bool:
+    def _hold_success(self, inspection: str) -> None:
         """Refuses the spec if the inspection ended with a reason to."""
         with reader(self.engine).connect() as connection:
             row = connection.execute(
                 select(Job.status, Job.failure_code, Job.failure_detail).where(Job.id == inspection)
             ).one_or_none()
-        if row is None or row.status != JobStatus.FAILED:
-            return row is not None and row.status == JobStatus.SUCCEEDED
-        code = FailureCode(row.failure_code)
+        if row is not None and row.status == JobStatus.SUCCEEDED:
+            return
+        if row is None or row.failure_code is None:
+            raise _not_looked_at()
+        code, detail = FailureCode(row.failure_code), row.failure_detail or ""
         category, _, hint = code.failure
         # What is nobody's fault here may be over when a worker takes the job.
-        if category not in (FailureCategory.USER, FailureCategory.RESOURCE):
-            return False
+        is_about_spec = category in (FailureCategory.USER, FailureCategory.RESOURCE)
+        if row.status != JobStatus.FAILED or not is_about_spec:
+            raise _not_looked_at(detail)
         loc = FIELDS.get(code, "/base_model")
-        detail = row.failure_detail or ""
         raise InvalidSpecError(
             f"A worker found: {detail}", hint=hint, problems=[FieldProblem(loc, code, detail, hint)]
         )
-
-
-def estimate(connection: Connection, plan: TrainingPlan) -> JobEstimate:
-    """How much a plan trains and how long that may take."""
-    pairs = plan.data.train.pair_count
-    steps = planned_steps(pairs - int(pairs * (plan.data.eval_fraction or 0)), plan)
-    pace = reading.pair_seconds(connection, plan.base_model.id)
-    return JobEstimate(
-        trainable_parameters=plan.trainable_parameters,
-        total_parameters=plan.total_parameters,
-        steps=steps,
-        estimated_seconds=pace and round(pace * pairs_a_step(plan.reward) * steps, 1),
-    )
-
-
-@dataclass(frozen=True)
-class _Draft:
-    spec: RewardJobSpec
-    entry: BaseModelEntry
-    train: Dataset
-    evaluation: Dataset | None
-    facts: BaseModelFacts | None
 
 
 def _print_of(spec: RewardJobSpec) -> str:
@@ -219,81 +215,14 @@ def _print_of(spec: RewardJobSpec) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-def _draft(
-    session: Session,
-    settings: Settings,
-    catalogue: Catalogue,
-    tenant_id: str,
-    spec: RewardJobSpec,
-) -> _Draft:
-    problems: list[FieldProblem] = []
-    limit = settings.quota_runtime_seconds
-    if "max_runtime_seconds" in spec.resources.model_fields_set and (
-        spec.resources.max_runtime_seconds > limit
-    ):
-        problems.append(
-            FieldProblem(
-                "/resources/max_runtime_seconds",
-                "out_of_range",
-                f"jobs may run for {limit} seconds here",
-                "Ask for less, or leave it out.",
-            )
+def _not_looked_at(why: str | None = None) -> UnavailableError:
+    if why:
+        return UnavailableError(
+            f"A worker could not look at it: {why}",
+            hint="Ask again later; the operator finds the cause on the worker.",
         )
-    entry = None
-    try:
-        entry = catalogue.get(spec.base_model)
-    except UnknownBaseModelError as error:
-        problems.append(FieldProblem("/base_model", error.code, error.detail, error.hint))
-    train = _dataset(session, tenant_id, spec.train_dataset, "/train_dataset", problems)
-    evaluation = None
-    if isinstance(spec.eval_dataset, str):
-        evaluation = _dataset(session, tenant_id, spec.eval_dataset, "/eval_dataset", problems)
-    if train and evaluation and train.summary["format"] != evaluation.summary["format"]:
-        problems.append(
-            FieldProblem(
-                "/eval_dataset",
-                "format_differs",
-                f"it is {evaluation.summary['format']}, train_dataset is {train.summary['format']}",
-                "Use text in both or conversations in both.",
-            )
-        )
-    if problems or entry is None or train is None:
-        raise _refusal(problems)
-    return _Draft(spec, entry, train, evaluation, facts_for(session, entry))
-
-
-def _dataset(
-    session: Session, tenant_id: str, dataset_id: str, loc: str, problems: list[FieldProblem]
-) -> Dataset | None:
-    try:
-        return datasets.get(session, tenant_id, dataset_id)
-    except DatasetNotFoundError as error:
-        problems.append(
-            FieldProblem(loc, error.code, error.detail, "GET /v1/datasets lists those there are.")
-        )
-        return None
-
-
-def _compile(draft: _Draft, facts: BaseModelFacts) -> TrainingPlan:
-    try:
-        return compile_plan(
-            draft.spec,
-            public_source(draft.entry),
-            facts,
-            _reference(draft.train),
-            _reference(draft.evaluation) if draft.evaluation else None,
-            draft.train.summary["format"],
-        )
-    except SpecRejected as error:
-        raise _refusal(
-            [FieldProblem(p.loc, p.code, p.message, p.hint) for p in error.problems]
-        ) from error
-
-
-def _refusal(problems: list[FieldProblem]) -> InvalidSpecError:
-    first = problems[0]
-    return InvalidSpecError(f"{first.loc}: {first.message}", hint=first.hint, problems=problems)
-
-
-def _reference(dataset: Dataset) -> DatasetRef:
-    return DatasetRef(id=dataset.id, sha256=dataset.sha256, pair_count=dataset.pair_count)
+    return UnavailableError(
+        "No worker had looked at it in time.",
+        hint="Ask again; start a worker if none runs. A job can be submitted all the same: the "
+        "worker that takes it checks the spec first.",
+    )

@@ -243,12 +243,9 @@ def _metadata(request: Request) -> dict[str, str]:
             continue
         match = _METADATA.fullmatch(key)
         if match is None or not re.fullmatch(_METADATA_VALUE, value):
-            problem = FieldProblem("/query/metadata", "bad_pattern", "names no key and value")
-            raise InvalidError(
-                "/query/metadata names no key and value.",
-                hint="Write metadata[team]=search, URL-encoded.",
-                problems=[problem],
-            )
+            what, hint = "names no key and value", "Write metadata[team]=search, URL-encoded."
+            problem = FieldProblem("/query/metadata", "bad_pattern", what, hint)
+            raise InvalidError(f"/query/metadata {what}.", hint=hint, problems=[problem])
         found[match[1]] = value
     return found
 

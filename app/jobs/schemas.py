@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -111,7 +111,10 @@ class JobEstimate(BaseModel):
 
     trainable_parameters: int
     total_parameters: int
-    steps: int = Field(description="Optimiser steps, before overlong pairs are dropped.")
+    steps: int = Field(
+        description="Optimiser steps; without the overlong pairs where a dry run has a report on "
+        "the data."
+    )
     estimated_seconds: float | None = Field(
         description="Of training, by the pace of the newest finished job of this base model; "
         "null when there is none."
@@ -154,6 +157,7 @@ class JobClone(BaseModel):
         extra="forbid",
         json_schema_extra={"examples": [{"overrides": {"training": {"learning_rate": 5e-5}}}]},
     )
+    unknown_field_hint: ClassVar[str] = 'Parts of a spec go into "overrides".'
 
     overrides: dict[str, Any] = Field(
         default={},

@@ -19,8 +19,9 @@ from app.domain.notes import NoteCode
 from app.domain.plan import TrainingPlan
 from app.domain.spec import EvalFraction, RewardJobSpec
 from app.errors import ConflictError, InvalidError, InvalidSpecError, NotFoundError, QuotaError
-from app.jobs import cloning, preflight, repository
+from app.jobs import cloning, repository
 from app.jobs.cloning import JobStateError
+from app.jobs.estimating import estimate
 from app.models import Adapter, Checkpoint, Job, JobReport, StoredFile
 from app.settings import Settings
 
@@ -28,8 +29,8 @@ from app.settings import Settings
 KEY_KEPT_MS = 86_400_000
 NOT_INSPECTED = {
     "code": NoteCode.NOT_INSPECTED,
-    "message": "No worker has inspected this base model yet, so the spec was not held against it. "
-    "The worker that takes the job does so first.",
+    "message": "No worker had inspected this base model when the job was submitted, so the worker "
+    "that takes the job holds the spec against it first.",
 }
 
 
@@ -119,10 +120,8 @@ def submit(
             "A dataset of this spec was just deleted.", hint="Upload it again."
         ) from error
     if submission.plan is not None:
-        estimate = preflight.estimate(session.connection(), submission.plan)
-        session.add(
-            JobReport(job_id=job.id, name="estimate", attempt=0, document=estimate.model_dump())
-        )
+        foreseen = estimate(session.connection(), submission.plan).model_dump()
+        session.add(JobReport(job_id=job.id, name="estimate", attempt=0, document=foreseen))
     if parent is not None and submission.from_checkpoint:
         cloning.take_checkpoint(session, parent, job)
     return job, False

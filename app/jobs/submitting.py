@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Query, Request, Response, status
@@ -14,16 +14,16 @@ from app.audit.acting import ActorDep
 from app.bodies import StrictRoute
 from app.database import reader, transaction
 from app.dependencies import EngineDep, JobsWriterDep, SettingsDep, TicketsDep
-from app.domain.notes import NoteCode
 from app.domain.plan import TrainingPlan
 from app.domain.spec import RewardJobSpec
 from app.errors import InvalidSpecError, QuotaError, UnavailableError
-from app.handlers import field_problems
-from app.jobs import cloning, preflight, service
+from app.field_problems import field_problems
+from app.jobs import cloning, service
 from app.jobs.cloning import JobStateError
+from app.jobs.estimating import estimate
 from app.jobs.preflight import Foresight, Preflight
 from app.jobs.router import JobId, WatcherDep, json_response, shown
-from app.jobs.schemas import JobClone, JobEstimate, JobPreview, JobRead, JobWarning
+from app.jobs.schemas import JobClone, JobEstimate, JobPreview, JobRead
 from app.jobs.service import JobNotFoundError, KeyReusedError, Submission
 from app.models import Job
 from app.problems import documented
@@ -39,10 +39,6 @@ IdempotencyKey = Annotated[
         description="The same key and body give the same job again, for 24 hours.",
     ),
 ]
-NOT_REPORTED = JobWarning(
-    code=NoteCode.NOT_REPORTED,
-    message="No worker had time to look at the data; ask again for the reports.",
-)
 
 
 async def get_preflight(
@@ -82,11 +78,11 @@ async def create_job(
 ) -> Response:
     """Queue a reward-model training job."""
     if dry_run:
-        if (plan := await preflight_.plan(principal.tenant_id, body)) is None:
-            raise _no_worker()
+        plan_ = await preflight_.plan(principal.tenant_id, body)
         foresight = await preflight_.foresight(principal.tenant_id, body)
-        estimate = await to_thread.run_sync(_estimate, engine, plan)
-        return _preview(body, plan, estimate, foresight)
+        report = foresight.reports.get("dataset")
+        foreseen = await to_thread.run_sync(_estimate, engine, plan_, report)
+        return _preview(body, plan_, foreseen, foresight)
 
     def replay() -> Job | None:
         with transaction(engine) as session:
@@ -95,7 +91,7 @@ async def create_job(
 
     if idempotency_key and (known := await to_thread.run_sync(replay)):
         return _created(known, is_replay=True)
-    plan = await preflight_.plan(principal.tenant_id, body)
+    plan = await preflight_.plan_in_time(principal.tenant_id, body)
 
     def submit() -> tuple[Job, bool]:
         with transaction(engine) as session:
@@ -148,7 +144,7 @@ async def clone_job(
     spec, known = await to_thread.run_sync(read)
     if known is not None:
         return _created(known, is_replay=True)
-    plan = await preflight_.plan(tenant_id, spec)
+    plan = await preflight_.plan_in_time(tenant_id, spec)
 
     def submit() -> tuple[Job, bool]:
         with transaction(engine) as session:
@@ -164,30 +160,22 @@ async def clone_job(
     return _created(job, is_replay=is_replay)
 
 
-def _no_worker() -> UnavailableError:
-    return UnavailableError(
-        "No worker was there to look at the base model in time.",
-        hint="Start a worker, or submit without dry_run: the worker that takes the job "
-        "checks the spec first.",
-    )
-
-
-def _estimate(engine: Engine, plan: TrainingPlan) -> JobEstimate:
+def _estimate(engine: Engine, plan: TrainingPlan, report: dict[str, Any] | None) -> JobEstimate:
     with reader(engine).connect() as connection:
-        return preflight.estimate(connection, plan)
+        return estimate(connection, plan, report)
 
 
 def _preview(
-    spec: RewardJobSpec, plan: TrainingPlan, estimate: JobEstimate, foresight: Foresight
+    spec: RewardJobSpec, plan: TrainingPlan, foreseen: JobEstimate, foresight: Foresight
 ) -> Response:
     arguments, _ = plan.kwargs()
     preview = JobPreview(
         spec=spec,
         plan=plan.model_dump(mode="json"),
         adapter_config=arguments,
-        **estimate.model_dump(),
+        **foreseen.model_dump(),
         reports=foresight.reports,
-        warnings=foresight.warnings if foresight.reports else [NOT_REPORTED],
+        warnings=foresight.warnings,
     )
     return json_response(preview.model_dump_json())
 
@@ -199,7 +187,7 @@ def _spec(document: dict[str, object]) -> RewardJobSpec:
         errors = [{**e, "loc": ("body", *e["loc"])} for e in error.errors()]
         raise InvalidSpecError(
             "With these overrides the spec is not valid.",
-            problems=field_problems(errors, document),
+            problems=field_problems(errors, document, RewardJobSpec),
         ) from error
 
 

@@ -66,7 +66,7 @@ def check_url(settings: Settings, url: str) -> None:
     if parts.scheme != "https":
         raise _refusal("it does not begin with https://")
     if port not in (None, 443):
-        raise _refusal("its port is not 443")
+        raise _refusal("its port is not 443", "Leave the port out.")
     if host not in settings.webhook_hosts or not _NAME.fullmatch(host):
         raise _refusal(
             "its host is not allowed", "The operator lists hosts in PLAUDIT_WEBHOOK_HOSTS."
@@ -126,6 +126,9 @@ class GuardedBackend(AsyncNetworkBackend):
         return await self._wire.connect_tcp(last, port, *args, **kwargs)
 
 
-def _refusal(reason: str, hint: str | None = None) -> WebhookUrlError:
+def _refusal(
+    reason: str, hint: str = "Give an address such as https://hooks.example.com/plaudit."
+) -> WebhookUrlError:
     problem = FieldProblem("/url", WebhookUrlError.code, reason, hint)
-    return WebhookUrlError(f"Messages cannot go to this URL: {reason}.", problems=[problem])
+    detail = f"Messages cannot go to this URL: {reason}."
+    return WebhookUrlError(detail, hint=hint, problems=[problem])

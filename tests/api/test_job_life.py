@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, update
 from starlette.testclient import TestClient
 
-from app.domain.lifecycle import FailureCode
+from app.database import transaction
+from app.domain.lifecycle import FAILURES, FailureCode
 from app.jobs import checkpoints
+from app.models import Job
+from app.settings import Settings
 from tests.api.world import FACTS, World
 
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights" * 1000}
@@ -52,6 +56,20 @@ def test_failed_job_says_who_can_do_what(world: World, job: dict[str, Any]) -> N
     assert failed["failure"]["code"] == "nan_loss"
     assert failed["failure"]["detail"] == "loss is nan at step 3"
     assert "learning_rate" in failed["failure"]["hint"]
+
+
+@pytest.mark.parametrize("code", [code for code in FAILURES if code.failure.is_retryable])
+def test_job_that_failed_for_good_is_not_told_to_wait(
+    world: World, job: dict[str, Any], engine: Engine, settings: Settings, code: FailureCode
+) -> None:
+    for _ in range(settings.max_failures):
+        assert world.get(job)["failure"] is None
+        world.fail(world.claim(), code, "again")
+        with transaction(engine) as session:
+            session.execute(update(Job).values(run_after=0))
+    hint = world.get(job)["failure"]["hint"]
+    assert "tried several times" in hint
+    assert "clone" in hint
 
 
 def test_waiting_job_is_cancelled_at_once_and_again_without_error(

@@ -81,6 +81,43 @@ def test_every_form_of_a_field_is_named_where_none_was_meant(client: TestClient)
     assert "string" in problem.detail
     assert "object" in problem.detail
 
+    assert "fraction" in problem.errors[0].hint
+
+
+@pytest.mark.parametrize(
+    ("fields", "message", "hint"),
+    [
+        ({"trainning": {}}, "there are: base_model, eval_dataset", "Did you mean training?"),
+        ({"training": {"max_stepz": 1}}, "max_steps, overlong", "Did you mean max_steps?"),
+        ({"eval_dataset": {"fractoin": 1}}, "there are: fraction", "Did you mean fraction?"),
+        ({"training": {"early_stopping": {"zeal": 1}}}, "min_delta, patience", "Leave it out"),
+        ({"train_dataset": "ds_1"}, "ds_ and 32 hex digits", "Copy the id"),
+        ({"eval_dataset": "ds_1"}, "ds_ and 32 hex digits", "Copy the id"),
+    ],
+)
+def test_field_that_is_none_or_no_id_leads_to_what_was_meant(
+    client: TestClient, fields: dict[str, Any], message: str, hint: str
+) -> None:
+    problem = problem_of(client.post("/v1/jobs", json=SPEC | fields), 422)
+    (error,) = [e for e in problem.errors if message in e.message]
+    assert hint in error.hint
+
+
+def test_part_of_a_spec_beside_the_overrides_is_led_into_them(
+    client: TestClient, job: dict[str, Any]
+) -> None:
+    clone = f"/v1/jobs/{job['id']}/clone"
+    for name, hint in (("training", "Parts of a spec go into"), ("overides", "mean overrides?")):
+        (error,) = problem_of(client.post(clone, json={name: {}}), 422).errors
+        assert (error.loc, error.code) == (f"/{name}", "unknown_field")
+        assert hint in error.hint
+
+
+def test_id_in_an_address_that_is_none_is_told_what_one_is(client: TestClient) -> None:
+    (error,) = problem_of(client.get("/v1/jobs/job_1"), 422).errors
+    assert (error.loc, error.code) == ("/path/job_id", "bad_pattern")
+    assert "job_ and 32 hex digits" in error.message
+
 
 @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain"])
 def test_body_of_another_content_type_is_told_which_to_name(client: TestClient, kind: str) -> None:
@@ -88,7 +125,7 @@ def test_body_of_another_content_type_is_told_which_to_name(client: TestClient, 
     answer = client.post("/v1/jobs", content=json.dumps(SPEC), headers=headers)
     (error,) = problem_of(answer, 422).errors
     assert (error.loc, error.code) == ("", "invalid_json")
-    assert "application/json" in (error.hint or "")
+    assert "application/json" in error.hint
 
 
 def test_bad_parameter_is_named(client: TestClient) -> None:

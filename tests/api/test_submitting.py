@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from app.database import now_ms, transaction
 from app.domain.lifecycle import FailureCode
 from app.domain.notes import NoteCode
+from app.domain.plan import TrainingPlan
 from app.domain.progress import Noted, Reported
 from app.jobs import leases
 from app.main import create_app
@@ -138,6 +139,18 @@ def test_submit_without_a_worker_is_accepted_without_a_plan(
     refused = client.post("/v1/jobs?dry_run=true", json=world.spec())
     assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
     assert int(refused.headers["retry-after"]) > 0
+
+
+def test_warning_of_no_inspection_goes_with_the_inspection(
+    world: World, engine: Engine, settings: Settings
+) -> None:
+    blind = world.submit()
+    lease = world.claim()
+    world.know_base_model()
+    plan = TrainingPlan.model_validate(world.submit()["plan"])
+    short = Noted(code=NoteCode.MEMORY_SHORT, message="too little", is_warning=True)
+    leases.record(engine, settings, lease, plan=plan, notes=[short])
+    assert [w["code"] for w in world.get(blind)["warnings"]] == ["memory_short"]
 
 
 def test_inspections_are_asked_for_once_and_are_no_jobs(
@@ -274,15 +287,31 @@ def test_text_that_no_database_or_terminal_takes_is_refused(
         assert answer.status_code == 422, answer.text
 
 
+def test_dry_run_counts_no_steps_on_pairs_that_are_dropped(patient: World) -> None:
+    patient.know_base_model()
+
+    def report() -> None:
+        lease = claim_when_there(patient)
+        document = {"rows": 20, "findings": {"overlong": {"count": 10, "lines": [1, 2]}}}
+        said = [Reported(name="dataset", document=document)]
+        leases.record(patient.engine, patient.settings, lease, reports=said)
+        leases.complete(patient.engine, lease, {})
+
+    spec = patient.spec(training={"batch_size": 1}, eval_dataset={"fraction": 0.2})
+    answer = during(report, lambda: patient.client.post("/v1/jobs?dry_run=true", json=spec))
+    assert answer.json()["steps"] == 8  # of the 10 pairs left 2 are held out
+
+
 def test_dry_run_brings_what_a_worker_says_about_the_data(patient: World) -> None:
     patient.know_base_model()
     asked: list[str] = []
+    dataset = {"rows": 20, "findings": {"overlong": {"count": 0}}, "longer_is_better": 0.5}
 
     def report() -> None:
         lease = claim_when_there(patient)
         asked.append(lease.job_id)
         said = [
-            Reported(name="dataset", document={"rows": 20, "longer_is_better": 0.5}),
+            Reported(name="dataset", document=dataset),
             Reported(name="memory", document={"bytes": 1}),
         ]
         short = Noted(code=NoteCode.MEMORY_SHORT, message="too little", is_warning=True)
@@ -292,10 +321,7 @@ def test_dry_run_brings_what_a_worker_says_about_the_data(patient: World) -> Non
     spec, path = patient.spec(), "/v1/jobs?dry_run=true"
     answer = during(report, lambda: patient.client.post(path, json=spec))
     assert answer.status_code == 200, answer.text
-    assert answer.json()["reports"] == {
-        "dataset": {"rows": 20, "longer_is_better": 0.5},
-        "memory": {"bytes": 1},
-    }
+    assert answer.json()["reports"] == {"dataset": dataset, "memory": {"bytes": 1}}
     assert answer.json()["warnings"] == [{"code": "memory_short", "message": "too little"}]
     # Said once, known from then on, whatever the job is called; also as the dataset's own report.
     again = patient.client.post(path, json=spec | {"name": "other"})
@@ -315,19 +341,48 @@ def test_report_that_nobody_made_in_time_is_not_left_in_the_way(
     assert client.delete(f"/v1/datasets/{dataset}").status_code == 204
 
 
-def test_data_that_cannot_be_trained_on_refuse_the_dry_run(patient: World) -> None:
+def test_inspection_that_could_not_be_made_says_why(patient: World) -> None:
+    def fail() -> None:
+        for _ in range(patient.settings.max_failures):
+            patient.fail(claim_when_there(patient), FailureCode.HUB_UNAVAILABLE, "no hub")
+            with transaction(patient.engine) as session:
+                session.execute(update(Job).values(run_after=0))
+
+    def ask(method: str, path: str, **more: Any) -> Any:
+        return during(fail, lambda: patient.client.request(method, path, **more))
+
+    spec = patient.spec()
+    refused = ask("POST", "/v1/jobs?dry_run=true", json=spec)
+    assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+    assert "no hub" in refused.json()["detail"]
+    assert ask("POST", "/v1/jobs", json=spec).status_code == 201
+    patient.know_base_model()
+    url = f"/v1/datasets/{spec['train_dataset']}/report?base_model={BASE_MODEL}"
+    refused = ask("GET", url)
+    assert (refused.status_code, "no hub" in refused.json()["detail"]) == (503, True)
+    (warning,) = ask("POST", "/v1/jobs?dry_run=true", json=spec).json()["warnings"]
+    assert (warning["code"], "no hub" in warning["message"]) == ("not_reported", True)
+
+
+@pytest.mark.parametrize(
+    ("code", "loc"),
+    [("dataset_invalid", "/train_dataset"), ("pairs_overlong", "/training/max_length")],
+)
+def test_data_that_cannot_be_trained_on_refuse_the_dry_run(
+    patient: World, code: str, loc: str
+) -> None:
     patient.know_base_model()
 
     def report() -> None:
         lease = claim_when_there(patient)
         said = [Reported(name="dataset", document={"rows": 20})]
         leases.record(patient.engine, patient.settings, lease, reports=said)
-        patient.fail(lease, FailureCode.DATASET_INVALID, "all rows too long")
+        patient.fail(lease, FailureCode(code), "all rows too long")
 
     spec = patient.spec()
     answer = during(report, lambda: patient.client.post("/v1/jobs?dry_run=true", json=spec))
     assert answer.status_code == 422
-    assert answer.json()["errors"][0]["loc"] == "/train_dataset"
+    assert (answer.json()["errors"][0]["loc"], answer.json()["errors"][0]["code"]) == (loc, code)
     # Their report says more, and nobody has to look again.
     url = f"/v1/datasets/{spec['train_dataset']}/report?base_model={BASE_MODEL}"
     assert patient.client.get(url).json()["report"] == {"rows": 20}

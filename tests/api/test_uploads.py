@@ -157,6 +157,32 @@ def test_content_that_is_no_dataset_is_refused(client: TestClient, content_type:
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
 
 
+def test_gzip_that_does_not_say_what_is_inside_is_told_how_to_go(client: TestClient) -> None:
+    body = gzip.compress(pairs(3))
+    refused = client.post(
+        "/v1/datasets", content=body, headers={"Content-Type": "application/gzip"}
+    )
+    assert refused.status_code == 415
+    assert "JSONL as application/x-ndjson" in refused.json()["hint"]
+    assert client.post("/v1/datasets", content=body, headers=NDJSON).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "hint"),
+    [
+        (b"", "application/x-ndjson", "give at least one row"),
+        (b"no", "application/vnd.apache.parquet", "send a whole Parquet file"),
+        (b'{"chosen": "a"}\n' * 2, "application/x-ndjson", "mend the named lines"),
+    ],
+)
+def test_refused_file_is_told_what_to_do_about_it(
+    client: TestClient, body: bytes, kind: str, hint: str
+) -> None:
+    answer = client.post("/v1/datasets", content=body, headers={"Content-Type": kind})
+    assert answer.status_code == 422
+    assert answer.json()["hint"].startswith(hint)
+
+
 @pytest.fixture
 def small(settings: Settings, key_for: Callable[..., str]) -> Iterator[TestClient]:
     """A service that takes 4 kB a file and 10 kB a tenant."""

@@ -112,7 +112,9 @@ def test_text_that_is_not_utf8_is_refused(path: Path) -> None:
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1" * 9, b'{"chosen": "a"}\n' * 9])
 def test_what_is_no_parquet_is_refused(path: Path, data: bytes) -> None:
     path.write_bytes(data)
-    assert problem(path).code == "unreadable_parquet"
+    found = problem(path)
+    assert found.code == "unreadable_parquet"
+    assert ".;" not in found.sentence()
 
 
 def test_damaged_files_are_read_or_refused(path: Path) -> None:

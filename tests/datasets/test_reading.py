@@ -204,7 +204,7 @@ def read_or_refusal(chunks: Iterable[bytes], text_format: TextFormat) -> int | I
         (b'{"x": ' + b"[" * 32 + b"]" * 32 + b"}", "too_deep", None, None, "32 levels"),
         (b'{"x": ' + b"[" * 99_999 + b"]" * 99_999 + b"}", "too_deep", None, None, "32 levels"),
         (b'"chosen"', "not_an_object", None, None, '"chosen"'),
-        (b"[1]", "not_an_object", None, None, "[1]"),
+        (b"[1]", "not_an_object", None, None, "a list"),
         (b'{"chosen": "' + b"a" * MIB + b'"}', "line_too_long", None, None, "1048576 bytes"),
         (
             b'{"chosen": "a", "rejected": "b", "margin": 1e999}',

@@ -137,21 +137,21 @@ def unusable(base: Base, case: str) -> WorkOrder:
 
 
 @pytest.mark.parametrize(
-    ("case", "reason"),
+    ("case", "code", "reason"),
     [
-        ("overlong", "line 5: longer than max_length=64 tokens"),
-        ("none left", "all 8 pairs are longer than max_length=3 tokens"),
-        ("template", "the chat template cannot render it: no such role"),
-        ("pad token", "line 3: a text ends in '<pad>'"),
-        ("one prompt", "every pair has the same prompt"),
+        ("overlong", "pairs_overlong", "line 5: longer than max_length=64 tokens"),
+        ("none left", "pairs_overlong", "all 8 pairs are longer than max_length=3 tokens"),
+        ("template", "dataset_invalid", "the chat template cannot render it: no such role"),
+        ("pad token", "dataset_invalid", "line 3: a text ends in '<pad>'"),
+        ("one prompt", "dataset_invalid", "every pair has the same prompt"),
     ],
 )
 def test_inspection_refuses_the_data_that_the_job_would(
-    llama: Base, recorder: Recorder, case: str, reason: str
+    llama: Base, recorder: Recorder, case: str, code: str, reason: str
 ) -> None:
     order = unusable(llama, case)
     failure = failed(order, recorder)
-    assert failure.code is FailureCode.DATASET_INVALID
+    assert failure.code == code
     assert reason in failure.detail
     dry = Recorder()
     assert failed(order.model_copy(update={"action": "inspect"}), dry) == failure
@@ -164,7 +164,7 @@ def test_real_inspection_reports_the_data_it_refuses(llama: Base, tmp_path: Path
     order = unusable(llama, "overlong").model_copy(update={"action": "inspect"})
     done = run_trainer(tmp_path / "work", order)
     assert done.status == EXIT_FAILED
-    assert done.last(Failed).code is FailureCode.DATASET_INVALID
+    assert done.last(Failed).code is FailureCode.PAIRS_OVERLONG
     assert done.messages[-1] == done.last(Failed)
     report = next(m.document for m in done.of(Reported) if m.name == "dataset")
     assert report["rows"] == 12

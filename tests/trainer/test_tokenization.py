@@ -30,10 +30,16 @@ def tokenized(base: Base, rows: list[dict[str, Any]], folder: Path, **changes: A
     )
 
 
-def refused(base: Base, rows: list[dict[str, Any]], folder: Path, **changes: Any) -> str:
+def refused(
+    base: Base,
+    rows: list[dict[str, Any]],
+    folder: Path,
+    code: FailureCode = FailureCode.DATASET_INVALID,
+    **changes: Any,
+) -> str:
     with pytest.raises(TrainerFailure) as failure:
         tokenized(base, rows, folder, **changes)
-    assert failure.value.code is FailureCode.DATASET_INVALID
+    assert failure.value.code is code
     return failure.value.detail
 
 
@@ -98,14 +104,21 @@ def test_overlong_pairs_are_named_when_dropped(llama: Base, tmp_path: Path) -> N
 
 
 def test_overlong_pairs_are_an_error_when_asked(llama: Base, tmp_path: Path) -> None:
-    rows = make_pairs(30)
-    detail = refused(llama, rows, tmp_path, max_length=8, overlong="error")
+    rows = make_pairs(31)
+    for name in ("prompt", "chosen", "rejected"):
+        rows[30][name] = [rows[30][name][0] | {"content": "no"}]
+    code = FailureCode.PAIRS_OVERLONG
+    detail = refused(llama, rows, tmp_path, code, max_length=8, overlong="error")
     assert detail.startswith("lines 1, 2, 3")
     assert "and 10 more" in detail
 
 
 def test_nothing_left_is_an_error(llama: Base, tmp_path: Path) -> None:
-    assert "all 3 pairs are longer" in refused(llama, make_pairs(3), tmp_path, max_length=8)
+    code = FailureCode.PAIRS_OVERLONG
+    for overlong in ("drop", "error"):
+        limits = {"max_length": 8, "overlong": overlong}
+        detail = refused(llama, make_pairs(3), tmp_path, code, **limits)
+        assert "all 3 pairs are longer" in detail
 
 
 def test_template_error_names_the_line(llama: Base, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def foresee(
 
     Raises:
         Stopped: the supervisor asked for it.
-        TrainerFailure: dataset_invalid, once the report is said.
+        TrainerFailure: dataset_invalid or pairs_overlong, once the report is said.
     """
     _note_model(plan, channel)
     train_file, eval_file = pairs.pair_files(order, plan, tokenizer)

@@ -79,7 +79,8 @@ def tokenize(
 
     Raises:
         TrainerFailure: dataset_invalid, naming lines, when a row cannot be rendered, has no
-            tokens, ends in the pad token, is too long (``overlong="error"``), or none is left.
+            tokens, or ends in the pad token; pairs_overlong when one (``overlong="error"``) or
+            every row is too long.
     """
     done = Tokenized()
     refused: dict[str, list[int]] = {}
@@ -98,21 +99,19 @@ def tokenize(
         else:
             _take(row, tokenizer.plan, done)
     for problem, lines in refused.items():
-        raise _invalid(lines, problem)
-    limit = tokenizer.plan.max_length
-    if done.overlong and tokenizer.plan.overlong == "error":
-        raise _invalid(
-            done.overlong,
-            f"longer than max_length={limit} tokens (the longest has {done.longest}); "
-            'raise training.max_length or use overlong="drop"',
-        )
+        raise TrainerFailure(FailureCode.DATASET_INVALID, f"{_named(lines)}: {problem}")
+    what = f"longer than max_length={tokenizer.plan.max_length} tokens"
+    longest = f"the longest has {done.longest}"
     if not done.pairs:
+        if not done.overlong:
+            raise TrainerFailure(FailureCode.DATASET_INVALID, "the dataset has no rows")
         raise TrainerFailure(
-            FailureCode.DATASET_INVALID,
-            f"all {len(done.overlong)} pairs are longer than max_length={limit} tokens (the "
-            f"longest has {done.longest})"
-            if done.overlong
-            else "the dataset has no rows",
+            FailureCode.PAIRS_OVERLONG, f"all {len(done.overlong)} pairs are {what} ({longest})"
+        )
+    if done.overlong and tokenizer.plan.overlong == "error":
+        raise TrainerFailure(
+            FailureCode.PAIRS_OVERLONG,
+            f'{_named(done.overlong)}: {what} ({longest}); overlong="drop" leaves such pairs out',
         )
     return done
 
@@ -179,11 +178,11 @@ def _take(row: TokenizedRow, plan: TokenizationPlan, done: Tokenized) -> None:
     done.pairs.append(Pair(line, chosen, rejected, margin, part, prompt_digest(row.row)))
 
 
-def _invalid(lines: list[int], problem: str) -> TrainerFailure:
+def _named(lines: list[int]) -> str:
     named = ", ".join(str(line) for line in lines[:LINES_NAMED])
     more = f" and {len(lines) - LINES_NAMED} more" if len(lines) > LINES_NAMED else ""
     noun = "line" if len(lines) == 1 else "lines"
-    return TrainerFailure(FailureCode.DATASET_INVALID, f"{noun} {named}{more}: {problem}")
+    return f"{noun} {named}{more}"
 
 
 def prompt_digest(row: dict[str, Any]) -> bytes:
