@@ -17,12 +17,11 @@ from app.base_models.catalogue import (
     Catalogue,
     HubSource,
     UnknownBaseModelError,
-    load_catalogue,
 )
 from app.base_models.faults import BaseModelError
 from app.base_models.sources import fetch
 from app.cli.client import Api, connect
-from app.cli.database import read_settings
+from app.cli.database import read_catalogue, read_settings
 from app.cli.endings import CommandError, Ending
 from app.cli.output import (
     AfterOption,
@@ -188,8 +187,8 @@ def _base_directory(base: str | None, adapter: Path) -> Path:
     if base is not None and Path(base).is_dir():
         return Path(base).resolve()
     settings = read_settings()
+    catalogue = read_catalogue(settings)
     try:
-        catalogue = load_catalogue(settings.base_models)
         entry, revision = (
             _named_by(adapter, catalogue) if base is None else (catalogue.get(base), None)
         )
