@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import stat
 import subprocess
@@ -12,6 +13,7 @@ import httpx
 import psutil
 import pytest
 
+from app.cli.environment import note_ignored
 from app.database import make_engine
 from app.migrations import migrate
 from app.settings import Settings
@@ -85,6 +87,46 @@ def test_migrate_makes_the_tables_that_serve_wants(tmp_path: Path) -> None:
         assert httpx.get(f"{url}/readyz").json()["checks"]["database"] == "ok"
         assert psutil.Process(process.pid).children() == []
         assert not (tmp_path / KEY_FILE).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "PLAUDIT_DATABSE_URL",
+            "PLAUDIT_DATABSE_URL is no setting and is ignored; is PLAUDIT_DATABASE_URL meant?\n",
+        ),
+        ("PLAUDIT_COLOUR", "PLAUDIT_COLOUR is no setting and is ignored.\n"),
+        ("PLAUDIT_API_KEY", ""),
+        ("plaudit_slots", ""),
+        ("PLAUDIT_TEST_PROGRAMS", ""),
+    ],
+)
+def test_variable_that_is_no_setting_is_named(tmp_path: Path, name: str, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "app.cli", "migrate"],
+        env=environment(tmp_path) | {name: "9"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, f"{said}The database is migrated.\n")
+
+
+def test_variables_of_the_other_programs_here_are_known(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the deployment, the examples, the benchmarks and the tests read."""
+    root = Path(__file__).parents[2]
+    places = ("docker-compose.yml", "Dockerfile", "Makefile", "app", "worker", "bench", "examples")
+    found = {
+        name
+        for place in places
+        for path in (p for p in (root / place, *(root / place).rglob("*")) if p.is_file())
+        for name in re.findall(r"PLAUDIT_[A-Z_]*[A-Z]\b", path.read_text(errors="replace"))
+    }
+    note_ignored(found)
+    assert found > {"PLAUDIT_URL", "PLAUDIT_REDIS_PASSWORD"}
+    assert capsys.readouterr().err == ""
 
 
 def test_database_that_cannot_be_reached_is_told(tmp_path: Path) -> None:
