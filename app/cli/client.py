@@ -212,18 +212,31 @@ def _document(response: httpx.Response) -> Any:
 def _checked(response: httpx.Response) -> httpx.Response:
     if response.is_success or response.status_code == httpx.codes.NOT_MODIFIED:
         return response
-    try:
-        problem = response.json()
-        lines = [problem["detail"]]
-        errors = problem.get("errors", [])
-        for error in errors:
-            line = f"{error['loc']}: {error['message']}"
-            is_said = error["message"] in lines[0] if len(errors) == 1 else line in lines[0]
-            if not is_said:
-                lines.append(f"  {line}")
-        hint = problem.get("hint")
-    except (ValueError, KeyError, TypeError):  # a proxy's page
-        lines, hint = [f"{response.request.url} answered {response.status_code}."], None
+    lines, hint = _said(response)
     if response.status_code >= 500:
         raise Unreachable("\n".join(lines), hint)
     raise CommandError("\n".join(lines), Ending.REFUSED, hint)
+
+
+def _said(response: httpx.Response) -> tuple[list[str], str | None]:
+    """A problem's detail, with a line for each field that it does not speak of; its hint.
+
+    Fields' hints stand behind them, each once.
+    """
+    try:
+        problem = response.json()
+        lines, hint = [problem["detail"]], problem.get("hint")
+        hints = {None, hint}
+        errors = problem.get("errors", [])
+        for error in errors:
+            what = f"{error['loc']}: {error['message']}"
+            is_said = error["message"] in lines[0] if len(errors) == 1 else what in lines[0]
+            if not is_said:
+                lines.append(f"  {what}")
+            if (advice := error.get("hint")) not in hints:
+                hints.add(advice)
+                line = 0 if is_said else -1
+                lines[line] = f"{lines[line].removesuffix('.')}; {advice}"
+    except (ValueError, KeyError, TypeError):  # a proxy's page
+        return [f"{response.request.url} answered {response.status_code}."], None
+    return lines, hint

@@ -22,7 +22,6 @@ from app.cli.card_script import card_script, run_script
 from app.cli.client import Api
 from app.cli.datasets import upload_file
 from app.cli.endings import CommandError, Ending
-from app.cli.jobs import show_failure
 from app.cli.output import notes, plain
 from app.cli.own_service import own_service
 from app.cli.watching import newest_metrics, watch
@@ -82,7 +81,9 @@ def demo(
         _say("service", f"{api.url}  data, log and API key in {data_dir}")
         job = _train(api, examples, spec)
         if job["status"] != "succeeded":
-            show_failure(job)
+            if failure := job["failure"]:
+                notes.print(plain(f"{failure['code']}: {failure['detail']}", "red"))
+                notes.print(plain(failure["hint"]))
             _show_log(api, job)
             raise CommandError(f"The job {job['status']}.", Ending.FAILED)
         _judge(checks, newest_metrics(api, job["id"]), examples / "heldout.jsonl")

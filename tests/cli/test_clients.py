@@ -90,6 +90,30 @@ def test_refused_spec_names_its_fields(run: Run, spec_file: Path) -> None:
     assert done.stdout == ""
 
 
+def test_refusal_says_what_to_do_about_each_field_and_nothing_twice(
+    run: Run, spec_file: Path
+) -> None:
+    missing = f"ds_{'0' * 32}"
+    document = json.loads(spec_file.read_text())
+    unknown = {"colour": "red", "shape": "round"}
+    spec_file.write_text(json.dumps(document | unknown))
+    done = run("jobs", "submit", spec_file)
+    advice = "Leave it out; GET /openapi.json lists the fields there are."
+    first, second = done.stderr.splitlines()
+    assert first.startswith("/colour: ")
+    assert first.endswith(f"; {advice}")
+    assert second.startswith("  /shape: ")
+    assert advice not in second
+
+    document |= {"base_model": "none", "train_dataset": missing, "eval_dataset": missing}
+    spec_file.write_text(json.dumps(document))
+    first, second, third, *_ = run("jobs", "submit", spec_file).stderr.splitlines()
+    advice = "GET /v1/datasets lists those there are."
+    assert first.startswith("/base_model: ")
+    assert second == f"  /train_dataset: There is no dataset {missing}; {advice}"
+    assert third == f"  /eval_dataset: There is no dataset {missing}."
+
+
 def test_unknown_job_is_refused(run: Run) -> None:
     done = run("jobs", "get", f"job_{'0' * 32}")
     assert done.exit_code == 5
@@ -217,7 +241,9 @@ def test_exit_status_says_how_a_watched_job_ended(run: Run, world: World) -> Non
         "cancelled": 3,
         "paused": 4,
     }
-    assert "loss is nan" in results["failed"].stderr
+    for shown in (results["failed"], run("jobs", "get", ended["failed"]["id"])):
+        assert "failure     nan_loss: loss is nan" in shown.stdout
+        assert f"what to do  {FailureCode.NAN_LOSS.failure[2]}" in shown.stdout
     assert json.loads(run("jobs", "resume", ended["paused"]["id"], "--json").stdout)["id"]
     run("jobs", "cancel", ended["paused"]["id"])
 
