@@ -223,7 +223,35 @@ def test_client_that_asks_too_often_waits_and_asks_again(
         for command in commands * 2:
             done = run(*command)
             assert done.exit_code == 0, done.stderr
+            if command[0] == "adapters":  # six requests, of which four are free
+                assert done.stderr.count("Waiting: This key asks too often.") == 1
     assert '"status": 429' in (tmp_path / "serve.log").read_text()
+
+
+def test_service_that_is_away_for_a_while_is_told_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does whose database is restarted."""
+    paths = []
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            paths.append(self.path)
+            is_busy = len(paths) < 3
+            text = '{"detail": "Too busy."}' if is_busy else '{"data": [], "has_more": false}'
+            self.send_response(503 if is_busy else 200)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr("app.cli.client.time.sleep", lambda _: None)
+    with answering(Busy) as url:
+        monkeypatch.setenv("PLAUDIT_URL", url)
+        done = run("jobs", "list")
+    assert (done.exit_code, done.stderr) == (0, "Waiting: Too busy.\n")
+    assert len(paths) == 3
 
 
 def test_exit_status_says_how_a_watched_job_ended(run: Run, world: World) -> None:
@@ -398,6 +426,7 @@ def test_download_that_breaks_off_goes_on_where_it_was(
     for name, content in FILES.items():
         assert (tmp_path / name).read_bytes() == content
     assert [r for r in ranges if r] == ["bytes=1000000-", "bytes=2000000-"]
+    assert done.stderr.count("broke off; it goes on from there") == 1
 
 
 def test_archive_holds_the_same_files(run: Run, adapter_id: str, tmp_path: Path) -> None:
@@ -451,3 +480,4 @@ def test_watching_outlives_a_restart_of_the_service(
         assert run("jobs", "cancel", job["id"]).exit_code == 0
         _, shown = watcher.communicate(timeout=120)
     assert watcher.returncode == 3, shown
+    assert b"Waiting: No answer from" in shown
