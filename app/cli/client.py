@@ -87,8 +87,10 @@ class Api:
         is_same = response.status_code == httpx.codes.NOT_MODIFIED
         return None if is_same else response.json(), response.headers["ETag"]
 
-    def upload(self, content: Iterator[bytes], content_type: str, **parameters: object) -> Any:
-        """A dataset, as it streams; 201, or 200 when the service has the same bytes."""
+    def upload(
+        self, content: Iterator[bytes], content_type: str, **parameters: object
+    ) -> tuple[Any, bool]:
+        """A dataset, as it streams, and whether the service did not have the same bytes yet."""
         answer = self._send(
             "POST",
             "/v1/datasets",
@@ -96,7 +98,7 @@ class Api:
             params=_given(parameters),
             headers={"Content-Type": content_type},
         )
-        return _document(answer)
+        return _document(answer), answer.status_code == httpx.codes.CREATED
 
     def download(self, path: str) -> Iterator[bytes]:
         """The bytes of a file that never changes; after a break it goes on where that was."""

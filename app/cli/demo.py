@@ -113,7 +113,7 @@ def longer_is_better(pairs: Iterable[Any]) -> float:
 def _train(api: Api, examples: Path, spec: dict[str, Any]) -> Any:
     """Upload, submit, follow; the job when it ended."""
     for key, name in (("train_dataset", "preferences.jsonl"), ("eval_dataset", "heldout.jsonl")):
-        dataset = upload_file(api, examples / name, name)
+        dataset, _ = upload_file(api, examples / name)
         spec[key] = dataset["id"]
         _say("uploaded", f"{dataset['pair_count']} pairs of {name} as {dataset['id']}")
     with notes.status("looking at the base model; the first time it is downloaded (80 MB)"):

@@ -327,6 +327,29 @@ def test_gzipped_dataset_is_uploaded_and_listed(run: Run, tmp_path: Path) -> Non
     assert f"{dataset['id']}  more.jsonl.gz" in run("datasets", "list").stdout
 
 
+def test_file_that_was_uploaded_before_is_told_from_a_new_one(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "again.jsonl"
+    path.write_bytes(pairs(7, " again"))
+    first = run("datasets", "upload", path, "--name", "first")
+    second = run("datasets", "upload", path, "--name", "second")
+    assert (first.exit_code, first.stderr) == (0, "")
+    assert second.exit_code == 0
+    assert second.stdout == first.stdout
+    assert second.stderr.startswith("This file is here already, since ")
+    assert second.stderr.endswith(" under the name first.\n")
+
+
+def test_name_that_was_given_is_never_cut(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / f"{'f' * 140}.jsonl"
+    path.write_bytes(pairs(8, " long"))
+    for name in ("n" * 129, ""):
+        refused = run("datasets", "upload", path, "--name", name)
+        assert refused.exit_code == 5
+        assert "name" in refused.stderr
+    dataset = json.loads(run("datasets", "upload", path, "--json").stdout)
+    assert dataset["name"] == "f" * 128
+
+
 def test_dataset_with_bad_lines_is_refused_with_their_numbers(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_bytes(pairs(2) + b'{"chosen": "a"}\n' * 12)
