@@ -63,7 +63,7 @@ def list_adapters(
             adapter["id"],
             adapter["job_id"],
             adapter["base_model"],
-            adapter["metrics"].get("eval/accuracy"),
+            _rounded(adapter["metrics"].get("eval/accuracy")),
             size(adapter["bytes"]),
             moment(adapter["created_at"]),
         ),
@@ -151,6 +151,10 @@ def download_adapter(
             f"{error.filename or directory} cannot be written: {error.strerror}.", Ending.USAGE
         ) from error
     return adapter
+
+
+def _rounded(accuracy: float | None) -> str | None:
+    return None if accuracy is None else f"{accuracy:.3f}"
 
 
 def _parts(adapter: Any, *, is_archive: bool) -> list[Any]:

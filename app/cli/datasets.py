@@ -23,6 +23,7 @@ from app.cli.output import (
     print_page,
     size,
 )
+from app.cli.reports import print_report
 
 commands = typer.Typer(help="Upload preference pairs and look at them.", no_args_is_help=True)
 
@@ -104,7 +105,7 @@ def report(
     if as_json:
         print_json(document)
         return
-    print_fields(_flat("", document))
+    print_report(document)
 
 
 def upload_file(api: Api, file: Path, name: str | None = None) -> tuple[Any, bool]:
@@ -150,11 +151,3 @@ def _show(dataset: Any) -> None:
             ("sha256", dataset["sha256"]),
         )
     )
-
-
-def _flat(prefix: str, document: dict[str, Any]) -> Iterator[tuple[str, object]]:
-    for name, value in document.items():
-        if isinstance(value, dict):
-            yield from _flat(f"{prefix}{name}.", value)
-        else:
-            yield f"{prefix}{name}", value

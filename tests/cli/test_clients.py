@@ -363,6 +363,20 @@ def test_report_counts_with_the_base_model_that_was_asked_for_or_the_first(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A service of its own: it waits for the worker that the test plays."""
+    lengths = {"count": 20, "mean": 29.038095, "min": 3, "p50": 28, "p90": 44, "p99": 55, "max": 58}
+    report = {
+        "rows": 20,
+        "eval_rows": 0,
+        "prompts": 19,
+        "max_length": 64,
+        "invalid": {"count": 1, "rows": [{"dataset": "train", "line": 7, "error": "no text"}]},
+        "findings": {
+            "duplicates": {"count": 0, "lines": []},
+            "special_tokens": {"count": 12, "lines": list(range(1, 13))},
+        },
+        "tokens": {"prompt": {"count": 0}, "chosen": lengths},
+        "longer_is_better": 2 / 3,
+    }
     with serving(tmp_path, "--no-worker", preflight_wait_seconds=60) as (_, url):
         monkeypatch.setenv("PLAUDIT_URL", url)
         monkeypatch.setenv("PLAUDIT_DATA_DIR", str(tmp_path))
@@ -373,7 +387,7 @@ def test_report_counts_with_the_base_model_that_was_asked_for_or_the_first(
             def inspect() -> None:
                 lease = claim_when_there(world)
                 specs.append(look(world.engine, lease.job_id).spec)
-                said = [Reported(name="dataset", document={"rows": {"read": 20}})]
+                said = [Reported(name="dataset", document=report)]
                 leases.record(world.engine, world.settings, lease, reports=said)
                 leases.complete(world.engine, lease, {})
 
@@ -382,12 +396,28 @@ def test_report_counts_with_the_base_model_that_was_asked_for_or_the_first(
             done = run("datasets", "report", dataset, "--max-length", 64)
             worker.join()
         assert done.exit_code == 0, done.stderr
-        assert "report.rows.read  20" in done.stdout
+        assert [" ".join(line.split()) for line in done.stdout.splitlines()] == [
+            f"dataset {dataset}",
+            f"tokens of {BASE_MODEL}",
+            "max length 64",
+            "pairs 20",
+            "prompts 19",
+            "longer is better 0.667",
+            "",
+            "finding pairs first lines",
+            "duplicates 0",
+            "special tokens 12 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, …",
+            "invalid 1 7",
+            "",
+            "tokens mean p50 p90 p99 max",
+            "prompt – – – – –",
+            "chosen 29 28 44 55 58",
+        ]
         assert f"tokens of {BASE_MODEL}; choose another with --base-model" in done.stderr
         assert (specs[0]["base_model"], specs[0]["training"]) == (BASE_MODEL, {"max_length": 64})
         asked = ("--base-model", BASE_MODEL, "--max-length", 64, "--json")
         again = run("datasets", "report", dataset, *asked)
-        assert json.loads(again.stdout)["report"] == {"rows": {"read": 20}}
+        assert json.loads(again.stdout)["report"] == report
         assert again.stderr == ""
         unknown = run("datasets", "report", dataset, "--base-model", "none-such")
         assert (unknown.exit_code, BASE_MODEL in unknown.stderr) == (5, True)
@@ -417,6 +447,11 @@ def test_adapter_is_downloaded_whole(run: Run, adapter_id: str, tmp_path: Path) 
         assert (tmp_path / "deep" / "files" / name).read_bytes() == content
         assert hashlib.sha256(content).hexdigest() in done.stdout
     assert adapter_id in run("adapters", "list").stdout
+
+
+def test_accuracy_of_a_listed_adapter_has_three_digits(run: Run, adapter_id: str) -> None:
+    (line,) = [x for x in run("adapters", "list").stdout.splitlines() if adapter_id in x]
+    assert "  0.900  " in line
 
 
 def test_download_that_breaks_off_goes_on_where_it_was(
