@@ -487,6 +487,22 @@ def test_download_that_breaks_off_goes_on_where_it_was(
     assert done.stderr.count("broke off; it goes on from there") == 1
 
 
+@pytest.mark.parametrize("option", [[], ["--archive"]], ids=["files", "archive"])
+def test_model_card_is_spoken_of_where_there_is_one(
+    run: Run, world: World, adapter_id: str, tmp_path: Path, option: list[str]
+) -> None:
+    world.submit(priority=100)
+    with_card = world.publish(world.claim(), FILES | {"README.md": b"# Card"})
+    said = {
+        name: run("adapters", "download", name, tmp_path / name, *option).stderr
+        for name in (adapter_id, with_card)
+    }
+    assert said == {
+        adapter_id: "Every sha256 is right.\n",
+        with_card: "Every sha256 is right.\nREADME.md among the files says how to score.\n",
+    }
+
+
 def test_archive_holds_the_same_files(run: Run, adapter_id: str, tmp_path: Path) -> None:
     assert run("adapters", "download", adapter_id, tmp_path, "--archive").exit_code == 0
     with tarfile.open(tmp_path / f"{adapter_id}.tar") as archive:
