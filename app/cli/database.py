@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from pydantic import ValidationError
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from app.base_models.catalogue import Catalogue, CatalogueError, load_catalogue
 from app.cli.endings import CommandError, Ending
@@ -51,7 +51,9 @@ def reached_database(settings: Settings) -> Iterator[Engine]:
             yield engine
         finally:
             engine.dispose()
-    except OperationalError as error:
+    except (OperationalError, ProgrammingError) as error:
+        if isinstance(error, ProgrammingError) and error.statement is not None:
+            raise  # a defect; without a statement it is an option in the URL that is none
         reason = str(error.orig).strip().partition("\n")[0]
         raise CommandError(f"The database cannot be used: {reason}", Ending.AWAY) from error
     except OSError as error:

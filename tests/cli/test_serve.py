@@ -129,14 +129,19 @@ def test_variables_of_the_other_programs_here_are_known(
     assert capsys.readouterr().err == ""
 
 
-def test_database_that_cannot_be_reached_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [("", "connection failed"), ("?pgbouncer=true", "invalid connection option")],
+)
+def test_database_that_cannot_be_reached_is_told(tmp_path: Path, options: str, said: str) -> None:
     done = refused(
         tmp_path,
         "serve",
-        database_url=f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/none",
+        database_url=f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/none{options}",
         redis_url="redis://127.0.0.1:9",
     )
     assert done.returncode == 6
+    assert done.stderr.startswith(f"The database cannot be used: {said}")
     assert "Traceback" not in done.stderr
 
 
