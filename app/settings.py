@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+POSTGRESQL = "postgresql+psycopg"
 
 
 def _split(value: object) -> object:
@@ -17,6 +23,47 @@ def _split(value: object) -> object:
 
 #: In the environment: names with commas between them.
 HostList = Annotated[frozenset[str], NoDecode, BeforeValidator(_split)]
+
+
+def _database_url(secret: SecretStr) -> SecretStr:
+    url = secret.get_secret_value()
+    scheme, _, rest = url.partition("://")
+    if scheme in ("postgres", "postgresql"):  # as hosts hand it out; SQLAlchemy wants the driver
+        url = f"{POSTGRESQL}://{rest}"
+    elif scheme not in (POSTGRESQL, "sqlite"):
+        raise ValueError(f"{_found(url)}; write {POSTGRESQL}://…")
+    try:
+        make_url(url)
+    except (ArgumentError, ValueError):
+        raise _unreadable() from None
+    return SecretStr(url)
+
+
+def _redis_url(secret: SecretStr) -> SecretStr:
+    url = secret.get_secret_value()
+    if url.partition("://")[0] not in ("redis", "rediss"):
+        raise ValueError(f"{_found(url)}; write redis://… or rediss://…")
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        raise _unreadable() from None
+    return secret
+
+
+def _found(url: str) -> str:
+    """The scheme; never more, for what is around it may be a password."""
+    scheme = re.match(r"[a-z][a-z0-9+.-]{0,31}(?=://)", url, re.IGNORECASE)
+    return f"found {scheme[0]}://…" if scheme else "what was found is no URL"
+
+
+def _unreadable() -> ValueError:
+    return ValueError(
+        "its host and port cannot be read; write signs like @ : / in its password as %40 %3A %2F"
+    )
+
+
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
+RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 
 
 class Settings(BaseSettings):
@@ -30,10 +77,10 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Field(Path(".plaudit"), description="Embedded database, caches, work files.")
-    database_url: SecretStr | None = Field(
+    database_url: DatabaseUrl | None = Field(
         None, description="postgresql+psycopg://…; none: SQLite in data_dir."
     )
-    redis_url: SecretStr | None = Field(
+    redis_url: RedisUrl | None = Field(
         None, description="redis://…; none: embedded mode, the supervisor polls the database."
     )
     queue: str = Field(

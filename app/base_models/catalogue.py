@@ -178,7 +178,8 @@ _FIELDS = TypeAdapter(dict[str, Any])
 
 def _sentence(fault: Any) -> str:
     where = ".".join(str(part) for part in fault["loc"])
-    return f"{where}: {fault['msg']}" if where else str(fault["msg"])
+    what = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what
 
 
 def _read(path: Path) -> dict[Hashable, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from app.cli import adapters, datasets, demo, jobs, keys, serve
 from app.cli.endings import EPILOG, Commands
+from app.cli.environment import note_ignored
 
 app = typer.Typer(
     cls=Commands,
@@ -47,4 +49,4 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    pass
+    note_ignored(os.environ)

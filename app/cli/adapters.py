@@ -17,12 +17,11 @@ from app.base_models.catalogue import (
     Catalogue,
     HubSource,
     UnknownBaseModelError,
-    load_catalogue,
 )
 from app.base_models.faults import BaseModelError
 from app.base_models.sources import fetch
 from app.cli.client import Api, connect
-from app.cli.database import read_settings
+from app.cli.database import read_catalogue, read_settings
 from app.cli.endings import CommandError, Ending
 from app.cli.output import (
     AfterOption,
@@ -38,7 +37,7 @@ from app.cli.output import (
     size,
 )
 
-ADAPTER_CONFIG = "adapter_config.json"
+CARD = "README.md"
 SUMMARY = "reward_model.json"
 WHAT_TO_GIVE = "Give --base, with the directory of the base model's files, or with a catalogue id."
 
@@ -64,7 +63,7 @@ def list_adapters(
             adapter["id"],
             adapter["job_id"],
             adapter["base_model"],
-            adapter["metrics"].get("eval/accuracy"),
+            _rounded(adapter["metrics"].get("eval/accuracy")),
             size(adapter["bytes"]),
             moment(adapter["created_at"]),
         ),
@@ -92,7 +91,9 @@ def download(
         for file in _parts(adapter, is_archive=is_archive)
     )
     print_table(("file", "size", "sha256"), rows)
-    notes.print(plain("Every sha256 is right. README.md among the files says how to score."))
+    notes.print(plain("Every sha256 is right."))
+    if any(file["name"] == CARD for file in adapter["files"]):  # a merged model has none
+        notes.print(plain(f"{CARD} among the files says how to score."))
 
 
 def verify(
@@ -112,11 +113,15 @@ def verify(
     if not (directory / SUMMARY).is_file():
         raise CommandError(f"{directory} holds no adapter: it has no {SUMMARY}.", Ending.USAGE)
     command = [sys.executable, "-P", "-m", "worker.trainer.verify", str(directory.resolve())]
-    if base is not None or (directory / ADAPTER_CONFIG).is_file():  # else a merged model
+    if base is not None or not _summary(directory).get("is_merged"):
         command += ["--base", str(_base_directory(base, directory))]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     certificate = json.loads(done.stdout or "{}")
-    if "is_verified" not in certificate:  # why not stands above
+    if failure := certificate.get("failure"):
+        raise CommandError(
+            f"{directory} could not be loaded and scored: {failure['detail']}", Ending.FAILED
+        )
+    if not certificate:  # why not stands above
         raise CommandError("It could not be loaded and scored.", Ending.FAILED)
     if as_json:
         print_json(certificate)
@@ -154,6 +159,10 @@ def download_adapter(
     return adapter
 
 
+def _rounded(accuracy: float | None) -> str | None:
+    return None if accuracy is None else f"{accuracy:.3f}"
+
+
 def _parts(adapter: Any, *, is_archive: bool) -> list[Any]:
     if is_archive:
         return [{**adapter["archive"], "name": f"{adapter['id']}.tar"}]
@@ -183,13 +192,21 @@ def _bring(api: Api, file: Any, directory: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
+def _summary(directory: Path) -> dict[str, Any]:
+    path = directory / SUMMARY
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise CommandError(f"{path} cannot be read: {error}", Ending.USAGE) from error
+
+
 def _base_directory(base: str | None, adapter: Path) -> Path:
     """Where the base model's files are; a catalogue id, or what the adapter names, is fetched."""
     if base is not None and Path(base).is_dir():
         return Path(base).resolve()
     settings = read_settings()
+    catalogue = read_catalogue(settings)
     try:
-        catalogue = load_catalogue(settings.base_models)
         entry, revision = (
             _named_by(adapter, catalogue) if base is None else (catalogue.get(base), None)
         )
@@ -209,9 +226,9 @@ def _base_directory(base: str | None, adapter: Path) -> Path:
 def _named_by(adapter: Path, catalogue: Catalogue) -> tuple[BaseModelEntry, str | None]:
     """The catalogue's entry for the base model of an adapter, and the hub's commit of it."""
     try:
-        summary = json.loads((adapter / SUMMARY).read_text())
+        summary = _summary(adapter)
         name, revision = str(summary["base_model"]), summary["revision"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
         raise CommandError(
             f"{adapter} has no {SUMMARY} that names its base model.", Ending.USAGE, WHAT_TO_GIVE
         ) from error

@@ -15,6 +15,7 @@ import httpx
 from app.api_keys.service import FIRST_KEY_FILE
 from app.cli.database import read_settings
 from app.cli.endings import CommandError, Ending
+from app.cli.output import notes, plain
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 #: A submit may wait for a worker to inspect its base model, a long-poll for its job.
@@ -41,12 +42,19 @@ class Api:
             headers={"Authorization": f"Bearer {key}"},
             timeout=httpx.Timeout(10.0, read=READ_SECONDS),
         )
+        self._told: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._http.close()
+
+    def tell_wait(self, why: str) -> None:
+        """Say once why the command stands still."""
+        if why not in self._told:
+            self._told.add(why)
+            notes.print(plain(f"Waiting: {why}", "dim"))
 
     def get(self, path: str, **parameters: object) -> Any:
         """A document; parameters that are None are left out."""
@@ -79,8 +87,10 @@ class Api:
         is_same = response.status_code == httpx.codes.NOT_MODIFIED
         return None if is_same else response.json(), response.headers["ETag"]
 
-    def upload(self, content: Iterator[bytes], content_type: str, **parameters: object) -> Any:
-        """A dataset, as it streams; 201, or 200 when the service has the same bytes."""
+    def upload(
+        self, content: Iterator[bytes], content_type: str, **parameters: object
+    ) -> tuple[Any, bool]:
+        """A dataset, as it streams, and whether the service did not have the same bytes yet."""
         answer = self._send(
             "POST",
             "/v1/datasets",
@@ -88,7 +98,7 @@ class Api:
             params=_given(parameters),
             headers={"Content-Type": content_type},
         )
-        return _document(answer)
+        return _document(answer), answer.status_code == httpx.codes.CREATED
 
     def download(self, path: str) -> Iterator[bytes]:
         """The bytes of a file that never changes; after a break it goes on where that was."""
@@ -100,7 +110,7 @@ class Api:
                 with self._http.stream("GET", path, headers=headers) as response:
                     if not response.is_success:
                         response.read()
-                        if _waited(response, give_up_at):
+                        if self._waited(response, give_up_at):
                             continue
                     _checked(response)
                     if got and response.status_code != httpx.codes.PARTIAL_CONTENT:
@@ -113,6 +123,7 @@ class Api:
             except httpx.TransportError as error:
                 if not got or time.monotonic() > give_up_at:
                     raise self._away(error) from error
+                self.tell_wait(f"{path} broke off; it goes on from there.")
                 time.sleep(1)
 
     def _patiently(self, method: str, path: str, **request: Any) -> httpx.Response:
@@ -122,6 +133,7 @@ class Api:
             except Unreachable as error:
                 if isinstance(error.__cause__, httpx.ConnectError):
                     raise  # nobody is there: no use in waiting
+                self.tell_wait(error.message)
                 time.sleep(attempt)
         return self._send(method, path, **request)
 
@@ -134,8 +146,17 @@ class Api:
             except httpx.TransportError as error:
                 raise self._away(error) from error
             # What an upload sent is gone.
-            if "content" in request or not _waited(response, give_up_at):
+            if "content" in request or not self._waited(response, give_up_at):
                 return _checked(response)
+
+    def _waited(self, response: httpx.Response, give_up_at: float) -> bool:
+        """Whether the service asked to be left alone by this key for a while, which is over now."""
+        is_asked = response.headers.get("x-should-retry") == "true"
+        if not is_asked or time.monotonic() > give_up_at:
+            return False
+        self.tell_wait(_said(response)[0][0])
+        time.sleep(float(response.headers["Retry-After"]))
+        return True
 
     def _away(self, error: httpx.TransportError) -> Unreachable:
         return Unreachable(
@@ -190,15 +211,6 @@ def _given(parameters: dict[str, object]) -> dict[str, str]:
     return {name: str(value) for name, value in parameters.items() if value is not None}
 
 
-def _waited(response: httpx.Response, give_up_at: float) -> bool:
-    """Whether the service asked to be left alone by this key for a while, which is over now."""
-    is_asked = response.headers.get("x-should-retry") == "true"
-    if not is_asked or time.monotonic() > give_up_at:
-        return False
-    time.sleep(float(response.headers["Retry-After"]))
-    return True
-
-
 def _document(response: httpx.Response) -> Any:
     try:
         return response.json()
@@ -212,18 +224,31 @@ def _document(response: httpx.Response) -> Any:
 def _checked(response: httpx.Response) -> httpx.Response:
     if response.is_success or response.status_code == httpx.codes.NOT_MODIFIED:
         return response
-    try:
-        problem = response.json()
-        lines = [problem["detail"]]
-        errors = problem.get("errors", [])
-        for error in errors:
-            line = f"{error['loc']}: {error['message']}"
-            is_said = error["message"] in lines[0] if len(errors) == 1 else line in lines[0]
-            if not is_said:
-                lines.append(f"  {line}")
-        hint = problem.get("hint")
-    except (ValueError, KeyError, TypeError):  # a proxy's page
-        lines, hint = [f"{response.request.url} answered {response.status_code}."], None
+    lines, hint = _said(response)
     if response.status_code >= 500:
         raise Unreachable("\n".join(lines), hint)
     raise CommandError("\n".join(lines), Ending.REFUSED, hint)
+
+
+def _said(response: httpx.Response) -> tuple[list[str], str | None]:
+    """A problem's detail, with a line for each field that it does not speak of; its hint.
+
+    Fields' hints stand behind them, each once.
+    """
+    try:
+        problem = response.json()
+        lines, hint = [problem["detail"]], problem.get("hint")
+        hints = {None, hint}
+        errors = problem.get("errors", [])
+        for error in errors:
+            what = f"{error['loc']}: {error['message']}"
+            is_said = error["message"] in lines[0] if len(errors) == 1 else what in lines[0]
+            if not is_said:
+                lines.append(f"  {what}")
+            if (advice := error.get("hint")) not in hints:
+                hints.add(advice)
+                line = 0 if is_said else -1
+                lines[line] = f"{lines[line].removesuffix('.')}; {advice}"
+    except (ValueError, KeyError, TypeError):  # a proxy's page
+        return [f"{response.request.url} answered {response.status_code}."], None
+    return lines, hint

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 from pydantic import ValidationError
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
+from app.base_models.catalogue import Catalogue, CatalogueError, load_catalogue
 from app.cli.endings import CommandError, Ending
 from app.database import make_engine
 from app.migrations import is_current
@@ -22,23 +23,47 @@ def read_settings(**replaced: object) -> Settings:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         lines = [
-            f"{'_'.join(('PLAUDIT', *map(str, e['loc']))).upper()}: {e['msg']}"
+            f"{'_'.join(('PLAUDIT', *map(str, e['loc']))).upper()}: "
+            + e["msg"].removeprefix("Value error, ")  # pydantic's own words
             for e in error.errors(include_input=False)
         ]
         raise CommandError("\n".join(lines), Ending.USAGE) from None
 
 
+def read_catalogue(settings: Settings) -> Catalogue:
+    """The settings' catalogue of base models."""
+    try:
+        return load_catalogue(settings.base_models)
+    except CatalogueError as error:
+        raise CommandError(
+            f"The catalogue of base models cannot be used: {error.detail}",
+            Ending.USAGE,
+            "PLAUDIT_BASE_MODELS names its file.",
+        ) from error
+
+
 @contextmanager
 def reached_database(settings: Settings) -> Iterator[Engine]:
     """The settings' database, whatever tables it has."""
-    engine = make_engine(settings.database, pool_size=1)
     try:
-        yield engine
-    except OperationalError as error:
+        engine = make_engine(settings.database, pool_size=1)
+        try:
+            yield engine
+        finally:
+            engine.dispose()
+    except (OperationalError, ProgrammingError) as error:
+        if isinstance(error, ProgrammingError) and error.statement is not None:
+            raise  # a defect; without a statement it is an option in the URL that is none
         reason = str(error.orig).strip().partition("\n")[0]
         raise CommandError(f"The database cannot be used: {reason}", Ending.AWAY) from error
-    finally:
-        engine.dispose()
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise CommandError(
+            f"{error.filename} cannot be used: {error.strerror}.",
+            Ending.USAGE,
+            "PLAUDIT_DATA_DIR names the directory for what the service keeps.",
+        ) from error
 
 
 @contextmanager

@@ -23,11 +23,13 @@ from app.cli.output import (
     print_page,
     size,
 )
+from app.cli.reports import print_report
 
 commands = typer.Typer(help="Upload preference pairs and look at them.", no_args_is_help=True)
 
 _CONTENT_TYPES = {".csv": "text/csv", ".parquet": "application/vnd.apache.parquet"}
 _CHUNK_BYTES = 1 << 20
+MAX_NAME = 128
 
 
 @commands.command()
@@ -40,7 +42,14 @@ def upload(
 ) -> None:
     """Upload preference pairs; a file with bad lines is refused with the first ten of them."""
     with connect() as api:
-        dataset = upload_file(api, file, name or file.name)
+        dataset, is_new = upload_file(api, file, name)
+    if not is_new:
+        notes.print(
+            plain(
+                f"This file is here already, since {moment(dataset['created_at'])} "
+                + (f"under the name {dataset['name']}." if dataset["name"] else "without a name.")
+            )
+        )
     if as_json:
         print_json(dataset)
         return
@@ -96,11 +105,15 @@ def report(
     if as_json:
         print_json(document)
         return
-    print_fields(_flat("", document))
+    print_report(document)
 
 
-def upload_file(api: Api, file: Path, name: str) -> Any:
-    """Stream a file to the service; the dataset it became."""
+def upload_file(api: Api, file: Path, name: str | None = None) -> tuple[Any, bool]:
+    """Stream a file to the service; its dataset, and whether it is a new one.
+
+    Without a name it gets the file's, as much of it as the service takes.
+    """
+    name = file.name[:MAX_NAME] if name is None else name
     suffix = file.name.lower().removesuffix(".gz").rpartition(".")[2]
     content_type = _CONTENT_TYPES.get(f".{suffix}", "application/x-ndjson")
     with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
@@ -113,7 +126,7 @@ def upload_file(api: Api, file: Path, name: str) -> Any:
                     progress.advance(task, len(chunk))
             progress.update(task, description="checking", total=None)
 
-        return api.upload(chunks(), content_type, name=name[:128])
+        return api.upload(chunks(), content_type, name=name)
 
 
 def _first_base_model(api: Api) -> str:
@@ -138,11 +151,3 @@ def _show(dataset: Any) -> None:
             ("sha256", dataset["sha256"]),
         )
     )
-
-
-def _flat(prefix: str, document: dict[str, Any]) -> Iterator[tuple[str, object]]:
-    for name, value in document.items():
-        if isinstance(value, dict):
-            yield from _flat(f"{prefix}{name}.", value)
-        else:
-            yield f"{prefix}{name}", value

@@ -22,7 +22,6 @@ from app.cli.card_script import card_script, run_script
 from app.cli.client import Api
 from app.cli.datasets import upload_file
 from app.cli.endings import CommandError, Ending
-from app.cli.jobs import show_failure
 from app.cli.output import notes, plain
 from app.cli.own_service import own_service
 from app.cli.watching import newest_metrics, watch
@@ -82,7 +81,9 @@ def demo(
         _say("service", f"{api.url}  data, log and API key in {data_dir}")
         job = _train(api, examples, spec)
         if job["status"] != "succeeded":
-            show_failure(job)
+            if failure := job["failure"]:
+                notes.print(plain(f"{failure['code']}: {failure['detail']}", "red"))
+                notes.print(plain(failure["hint"]))
             _show_log(api, job)
             raise CommandError(f"The job {job['status']}.", Ending.FAILED)
         _judge(checks, newest_metrics(api, job["id"]), examples / "heldout.jsonl")
@@ -112,7 +113,7 @@ def longer_is_better(pairs: Iterable[Any]) -> float:
 def _train(api: Api, examples: Path, spec: dict[str, Any]) -> Any:
     """Upload, submit, follow; the job when it ended."""
     for key, name in (("train_dataset", "preferences.jsonl"), ("eval_dataset", "heldout.jsonl")):
-        dataset = upload_file(api, examples / name, name)
+        dataset, _ = upload_file(api, examples / name)
         spec[key] = dataset["id"]
         _say("uploaded", f"{dataset['pair_count']} pairs of {name} as {dataset['id']}")
     with notes.status("looking at the base model; the first time it is downloaded (80 MB)"):

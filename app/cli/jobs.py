@@ -143,13 +143,6 @@ def resume(job_id: JobId, as_json: JsonOption = False) -> None:
         _show(api, api.post(f"/v1/jobs/{job_id}/resume"), as_json)
 
 
-def show_failure(job: Any) -> None:
-    """Why a job failed and what to do next, on stderr."""
-    if failure := job["failure"]:
-        notes.print(plain(f"{failure['code']}: {failure['detail']}", "red"))
-        notes.print(plain(failure["hint"]))
-
-
 def _print_log(api: Api, job_id: str, after: str | None, tail: int | None = None) -> str | None:
     """Print what is there after a piece; the id of the last one."""
     while True:
@@ -168,8 +161,6 @@ def _follow(api: Api, job_id: str, as_json: bool) -> None:
         notes.print(plain(f"The job goes on; see it with: plaudit jobs watch {job_id}"))
         raise
     _show(api, job, as_json)
-    if not as_json:
-        show_failure(job)
     raise typer.Exit(ending)
 
 
@@ -177,6 +168,7 @@ def _show(api: Api, job: Any, as_json: bool) -> None:
     if as_json:
         print_json(job)
         return
+    failure = job["failure"]
     print_fields(
         (
             ("id", job["id"]),
@@ -194,7 +186,8 @@ def _show(api: Api, job: Any, as_json: bool) -> None:
             ("finished", moment(job["finished_at"])),
             *((name, f"{value:.4g}") for name, value in newest_metrics(api, job["id"]).items()),
             ("adapter", job["adapter_id"]),
-            ("failure", job["failure"] and job["failure"]["detail"]),
+            ("failure", failure and f"{failure['code']}: {failure['detail']}"),
+            ("what to do", failure and failure["hint"]),
             *(("warning", warning["message"]) for warning in job["warnings"]),
         )
     )

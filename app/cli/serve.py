@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import typer
 from sqlalchemy import Engine
 
 from app.api_keys.service import FIRST_KEY_FILE, first_key
-from app.cli.database import reached_database, read_settings, require_current
+from app.cli.database import reached_database, read_catalogue, read_settings, require_current
 from app.cli.endings import CommandError, Ending
 from app.cli.output import notes, plain
 from app.cli.supervision import WorkerKeeper, end_with_parent
@@ -26,6 +27,10 @@ CLOSE_SECONDS = 5
 BACKLOG = 2048
 #: A client that takes none of what was sent for so long is gone, whatever its machine says.
 STALLED_MS = 60_000
+_LISTEN_HINTS: dict[int | None, str] = {
+    errno.EADDRINUSE: "Is another service running there? Choose with --port.",
+    errno.EACCES: "Choose a port above 1023 with --port.",
+}
 
 
 def serve(
@@ -45,6 +50,7 @@ def serve(
     if parent is not None:
         end_with_parent(parent)
     settings = read_settings(host=host, port=port)
+    read_catalogue(settings)  # a fault in it ends the command before the address is printed
     with _listen(settings) as listener:
         settings = _with_public_url(settings, listener.getsockname()[1])
         with reached_database(settings) as engine:
@@ -61,8 +67,10 @@ def serve(
 def worker() -> None:
     """Train jobs: takes tickets from PLAUDIT_REDIS_URL, or polls the embedded database."""
     settings = read_settings()
+    read_catalogue(settings)
     with reached_database(settings) as engine:
         require_current(engine)
+        settings.data_dir.mkdir(0o700, parents=True, exist_ok=True)
     _become(sys.executable, "-P", "-m", "worker")
 
 
@@ -105,7 +113,7 @@ def _listen(settings: Settings) -> socket.socket:
         raise CommandError(
             f"Cannot listen on {settings.host}, port {settings.port}: {error.strerror}.",
             Ending.FAILED,
-            "Is another service running there? Choose with --port.",
+            _LISTEN_HINTS.get(error.errno, "Give an address of this machine with --host."),
         ) from error
     return listener
 

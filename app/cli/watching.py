@@ -64,9 +64,10 @@ def _next_state(api: Api, job_id: str, etag: str | None) -> tuple[Any, str]:
     while True:
         try:
             return api.job_when_changed(job_id, etag, WAIT_SECONDS)
-        except Unreachable:
+        except Unreachable as error:
             if etag is None or time.monotonic() > give_up_at:
                 raise
+            api.tell_wait(error.message)
             time.sleep(1)
 
 

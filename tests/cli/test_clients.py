@@ -90,6 +90,30 @@ def test_refused_spec_names_its_fields(run: Run, spec_file: Path) -> None:
     assert done.stdout == ""
 
 
+def test_refusal_says_what_to_do_about_each_field_and_nothing_twice(
+    run: Run, spec_file: Path
+) -> None:
+    missing = f"ds_{'0' * 32}"
+    document = json.loads(spec_file.read_text())
+    unknown = {"colour": "red", "shape": "round"}
+    spec_file.write_text(json.dumps(document | unknown))
+    done = run("jobs", "submit", spec_file)
+    advice = "Leave it out; GET /openapi.json lists the fields there are."
+    first, second = done.stderr.splitlines()
+    assert first.startswith("/colour: ")
+    assert first.endswith(f"; {advice}")
+    assert second.startswith("  /shape: ")
+    assert advice not in second
+
+    document |= {"base_model": "none", "train_dataset": missing, "eval_dataset": missing}
+    spec_file.write_text(json.dumps(document))
+    first, second, third, *_ = run("jobs", "submit", spec_file).stderr.splitlines()
+    advice = "GET /v1/datasets lists those there are."
+    assert first.startswith("/base_model: ")
+    assert second == f"  /train_dataset: There is no dataset {missing}; {advice}"
+    assert third == f"  /eval_dataset: There is no dataset {missing}."
+
+
 def test_unknown_job_is_refused(run: Run) -> None:
     done = run("jobs", "get", f"job_{'0' * 32}")
     assert done.exit_code == 5
@@ -199,7 +223,35 @@ def test_client_that_asks_too_often_waits_and_asks_again(
         for command in commands * 2:
             done = run(*command)
             assert done.exit_code == 0, done.stderr
+            if command[0] == "adapters":  # six requests, of which four are free
+                assert done.stderr.count("Waiting: This key asks too often.") == 1
     assert '"status": 429' in (tmp_path / "serve.log").read_text()
+
+
+def test_service_that_is_away_for_a_while_is_told_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does whose database is restarted."""
+    paths = []
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            paths.append(self.path)
+            is_busy = len(paths) < 3
+            text = '{"detail": "Too busy."}' if is_busy else '{"data": [], "has_more": false}'
+            self.send_response(503 if is_busy else 200)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr("app.cli.client.time.sleep", lambda _: None)
+    with answering(Busy) as url:
+        monkeypatch.setenv("PLAUDIT_URL", url)
+        done = run("jobs", "list")
+    assert (done.exit_code, done.stderr) == (0, "Waiting: Too busy.\n")
+    assert len(paths) == 3
 
 
 def test_exit_status_says_how_a_watched_job_ended(run: Run, world: World) -> None:
@@ -217,7 +269,9 @@ def test_exit_status_says_how_a_watched_job_ended(run: Run, world: World) -> Non
         "cancelled": 3,
         "paused": 4,
     }
-    assert "loss is nan" in results["failed"].stderr
+    for shown in (results["failed"], run("jobs", "get", ended["failed"]["id"])):
+        assert "failure     nan_loss: loss is nan" in shown.stdout
+        assert f"what to do  {FailureCode.NAN_LOSS.failure[2]}" in shown.stdout
     assert json.loads(run("jobs", "resume", ended["paused"]["id"], "--json").stdout)["id"]
     run("jobs", "cancel", ended["paused"]["id"])
 
@@ -273,6 +327,29 @@ def test_gzipped_dataset_is_uploaded_and_listed(run: Run, tmp_path: Path) -> Non
     assert f"{dataset['id']}  more.jsonl.gz" in run("datasets", "list").stdout
 
 
+def test_file_that_was_uploaded_before_is_told_from_a_new_one(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "again.jsonl"
+    path.write_bytes(pairs(7, " again"))
+    first = run("datasets", "upload", path, "--name", "first")
+    second = run("datasets", "upload", path, "--name", "second")
+    assert (first.exit_code, first.stderr) == (0, "")
+    assert second.exit_code == 0
+    assert second.stdout == first.stdout
+    assert second.stderr.startswith("This file is here already, since ")
+    assert second.stderr.endswith(" under the name first.\n")
+
+
+def test_name_that_was_given_is_never_cut(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / f"{'f' * 140}.jsonl"
+    path.write_bytes(pairs(8, " long"))
+    for name in ("n" * 129, ""):
+        refused = run("datasets", "upload", path, "--name", name)
+        assert refused.exit_code == 5
+        assert "name" in refused.stderr
+    dataset = json.loads(run("datasets", "upload", path, "--json").stdout)
+    assert dataset["name"] == "f" * 128
+
+
 def test_dataset_with_bad_lines_is_refused_with_their_numbers(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_bytes(pairs(2) + b'{"chosen": "a"}\n' * 12)
@@ -286,6 +363,20 @@ def test_report_counts_with_the_base_model_that_was_asked_for_or_the_first(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A service of its own: it waits for the worker that the test plays."""
+    lengths = {"count": 20, "mean": 29.038095, "min": 3, "p50": 28, "p90": 44, "p99": 55, "max": 58}
+    report = {
+        "rows": 20,
+        "eval_rows": 0,
+        "prompts": 19,
+        "max_length": 64,
+        "invalid": {"count": 1, "rows": [{"dataset": "train", "line": 7, "error": "no text"}]},
+        "findings": {
+            "duplicates": {"count": 0, "lines": []},
+            "special_tokens": {"count": 12, "lines": list(range(1, 13))},
+        },
+        "tokens": {"prompt": {"count": 0}, "chosen": lengths},
+        "longer_is_better": 2 / 3,
+    }
     with serving(tmp_path, "--no-worker", preflight_wait_seconds=60) as (_, url):
         monkeypatch.setenv("PLAUDIT_URL", url)
         monkeypatch.setenv("PLAUDIT_DATA_DIR", str(tmp_path))
@@ -296,7 +387,7 @@ def test_report_counts_with_the_base_model_that_was_asked_for_or_the_first(
             def inspect() -> None:
                 lease = claim_when_there(world)
                 specs.append(look(world.engine, lease.job_id).spec)
-                said = [Reported(name="dataset", document={"rows": {"read": 20}})]
+                said = [Reported(name="dataset", document=report)]
                 leases.record(world.engine, world.settings, lease, reports=said)
                 leases.complete(world.engine, lease, {})
 
@@ -305,12 +396,28 @@ def test_report_counts_with_the_base_model_that_was_asked_for_or_the_first(
             done = run("datasets", "report", dataset, "--max-length", 64)
             worker.join()
         assert done.exit_code == 0, done.stderr
-        assert "report.rows.read  20" in done.stdout
+        assert [" ".join(line.split()) for line in done.stdout.splitlines()] == [
+            f"dataset {dataset}",
+            f"tokens of {BASE_MODEL}",
+            "max length 64",
+            "pairs 20",
+            "prompts 19",
+            "longer is better 0.667",
+            "",
+            "finding pairs first lines",
+            "duplicates 0",
+            "special tokens 12 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, …",
+            "invalid 1 7",
+            "",
+            "tokens mean p50 p90 p99 max",
+            "prompt – – – – –",
+            "chosen 29 28 44 55 58",
+        ]
         assert f"tokens of {BASE_MODEL}; choose another with --base-model" in done.stderr
         assert (specs[0]["base_model"], specs[0]["training"]) == (BASE_MODEL, {"max_length": 64})
         asked = ("--base-model", BASE_MODEL, "--max-length", 64, "--json")
         again = run("datasets", "report", dataset, *asked)
-        assert json.loads(again.stdout)["report"] == {"rows": {"read": 20}}
+        assert json.loads(again.stdout)["report"] == report
         assert again.stderr == ""
         unknown = run("datasets", "report", dataset, "--base-model", "none-such")
         assert (unknown.exit_code, BASE_MODEL in unknown.stderr) == (5, True)
@@ -340,6 +447,11 @@ def test_adapter_is_downloaded_whole(run: Run, adapter_id: str, tmp_path: Path) 
         assert (tmp_path / "deep" / "files" / name).read_bytes() == content
         assert hashlib.sha256(content).hexdigest() in done.stdout
     assert adapter_id in run("adapters", "list").stdout
+
+
+def test_accuracy_of_a_listed_adapter_has_three_digits(run: Run, adapter_id: str) -> None:
+    (line,) = [x for x in run("adapters", "list").stdout.splitlines() if adapter_id in x]
+    assert "  0.900  " in line
 
 
 def test_download_that_breaks_off_goes_on_where_it_was(
@@ -372,6 +484,23 @@ def test_download_that_breaks_off_goes_on_where_it_was(
     for name, content in FILES.items():
         assert (tmp_path / name).read_bytes() == content
     assert [r for r in ranges if r] == ["bytes=1000000-", "bytes=2000000-"]
+    assert done.stderr.count("broke off; it goes on from there") == 1
+
+
+@pytest.mark.parametrize("option", [[], ["--archive"]], ids=["files", "archive"])
+def test_model_card_is_spoken_of_where_there_is_one(
+    run: Run, world: World, adapter_id: str, tmp_path: Path, option: list[str]
+) -> None:
+    world.submit(priority=100)
+    with_card = world.publish(world.claim(), FILES | {"README.md": b"# Card"})
+    said = {
+        name: run("adapters", "download", name, tmp_path / name, *option).stderr
+        for name in (adapter_id, with_card)
+    }
+    assert said == {
+        adapter_id: "Every sha256 is right.\n",
+        with_card: "Every sha256 is right.\nREADME.md among the files says how to score.\n",
+    }
 
 
 def test_archive_holds_the_same_files(run: Run, adapter_id: str, tmp_path: Path) -> None:
@@ -425,3 +554,4 @@ def test_watching_outlives_a_restart_of_the_service(
         assert run("jobs", "cancel", job["id"]).exit_code == 0
         _, shown = watcher.communicate(timeout=120)
     assert watcher.returncode == 3, shown
+    assert b"Waiting: No answer from" in shown

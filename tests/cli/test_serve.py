@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import stat
 import subprocess
@@ -12,8 +13,10 @@ import httpx
 import psutil
 import pytest
 
+from app.cli.environment import note_ignored
 from app.database import make_engine
 from app.migrations import migrate
+from app.settings import Settings
 from tests.api.world import pairs
 from tests.cli.conftest import environment, serving
 from tests.services import free_port, wait_until
@@ -86,28 +89,160 @@ def test_migrate_makes_the_tables_that_serve_wants(tmp_path: Path) -> None:
         assert not (tmp_path / KEY_FILE).exists()
 
 
-def test_database_that_cannot_be_reached_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "PLAUDIT_DATABSE_URL",
+            "PLAUDIT_DATABSE_URL is no setting and is ignored; is PLAUDIT_DATABASE_URL meant?\n",
+        ),
+        ("PLAUDIT_COLOUR", "PLAUDIT_COLOUR is no setting and is ignored.\n"),
+        ("PLAUDIT_API_KEY", ""),
+        ("plaudit_slots", ""),
+        ("PLAUDIT_TEST_PROGRAMS", ""),
+    ],
+)
+def test_variable_that_is_no_setting_is_named(tmp_path: Path, name: str, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "app.cli", "migrate"],
+        env=environment(tmp_path) | {name: "9"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, f"{said}The database is migrated.\n")
+
+
+def test_variables_of_the_other_programs_here_are_known(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the deployment, the examples, the benchmarks and the tests read."""
+    root = Path(__file__).parents[2]
+    places = ("docker-compose.yml", "Dockerfile", "Makefile", "app", "worker", "bench", "examples")
+    found = {
+        name
+        for place in places
+        for path in (p for p in (root / place, *(root / place).rglob("*")) if p.is_file())
+        for name in re.findall(r"PLAUDIT_[A-Z_]*[A-Z]\b", path.read_text(errors="replace"))
+    }
+    note_ignored(found)
+    assert found > {"PLAUDIT_URL", "PLAUDIT_REDIS_PASSWORD"}
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [("", "connection failed"), ("?pgbouncer=true", "invalid connection option")],
+)
+def test_database_that_cannot_be_reached_is_told(tmp_path: Path, options: str, said: str) -> None:
     done = refused(
         tmp_path,
         "serve",
-        database_url=f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/none",
+        database_url=f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/none{options}",
         redis_url="redis://127.0.0.1:9",
     )
     assert done.returncode == 6
+    assert done.stderr.startswith(f"The database cannot be used: {said}")
     assert "Traceback" not in done.stderr
 
 
-def test_wrong_setting_is_named(tmp_path: Path) -> None:
-    done = refused(tmp_path, "serve", slots=0)
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"slots": 0}, "PLAUDIT_SLOTS: Input should be greater than or equal to 1"),
+        ({"intent_seconds": 11}, "PLAUDIT: these must rise"),
+        (
+            {"database_url": "mysql://me:secret@db/a"},
+            "PLAUDIT_DATABASE_URL: found mysql://…; write postgresql+psycopg://…",
+        ),
+        (
+            {"database_url": "me:secret@db/a"},
+            "PLAUDIT_DATABASE_URL: what was found is no URL; write postgresql+psycopg://…",
+        ),
+        (
+            {"database_url": "postgres://me:secret@db:secret/a"},
+            "PLAUDIT_DATABASE_URL: its host and port cannot be read",
+        ),
+        ({"redis_url": "foo"}, "PLAUDIT_REDIS_URL: what was found is no URL; write redis://…"),
+        (
+            {"redis_url": "redis://:secret/@db"},
+            "PLAUDIT_REDIS_URL: its host and port cannot be read",
+        ),
+    ],
+)
+def test_wrong_setting_is_named(tmp_path: Path, settings: dict[str, object], said: str) -> None:
+    done = refused(tmp_path, "serve", **settings)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(said)
+    assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "No such file"),
+        ("tiny: {sauce: 'local:/tiny'}", "sauce: Extra inputs are not permitted"),
+        ("tiny: {source: nonsense}", "source: should be package:"),
+        ("{", "while parsing"),
+    ],
+)
+def test_catalogue_that_cannot_be_used_is_told_before_anything_starts(
+    tmp_path: Path, command: str, text: str | None, said: str
+) -> None:
+    path = tmp_path / "models.yaml"
+    if text is not None:
+        path.write_text(text)
+    done = refused(tmp_path, command, base_models=path)
     assert done.returncode == 2
-    assert "PLAUDIT_SLOTS" in done.stderr
+    assert done.stderr.startswith(f"The catalogue of base models cannot be used: {path}: ")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "plaudit.db").exists()
+
+
+@pytest.mark.parametrize("command", ["serve", "worker", "migrate"])
+def test_data_directory_that_is_a_file_is_named(tmp_path: Path, command: str) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    done = refused(path, command)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"{path} cannot be used: File exists.")
+    assert "PLAUDIT_DATA_DIR" in done.stderr
+
+
+def test_data_directory_of_a_worker_that_is_a_file_is_named(tmp_path: Path) -> None:
+    settings = {"database_url": f"sqlite:///{tmp_path / 'own.db'}"}
+    assert refused(tmp_path, "migrate", **settings).returncode == 0
+    path = tmp_path / "file"
+    path.touch()
+    done = refused(path, "worker", **settings)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"{path} cannot be used: File exists.")
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_database_url_as_hosts_hand_it_out_is_taken(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "PLAUDIT_DATABASE_URL", f"{scheme}://me:secret@db:5433/plaudit?sslmode=require"
+    )
+    assert Settings().database == "postgresql+psycopg://me:secret@db:5433/plaudit?sslmode=require"
 
 
 def test_port_in_use_is_told(tmp_path: Path) -> None:
     with serving(tmp_path, "--no-worker") as (_, url):
         done = refused(tmp_path, "serve", "--port", url.rpartition(":")[2])
     assert done.returncode == 1
-    assert "--port" in done.stderr
+    assert "Is another service running there? Choose with --port." in done.stderr
+
+
+@pytest.mark.parametrize("host", ["nope.invalid", "192.0.2.1"])
+def test_address_that_is_not_this_machine_s_is_told(tmp_path: Path, host: str) -> None:
+    done = refused(tmp_path, "serve", "--host", host)
+    assert done.returncode == 1
+    assert f"Cannot listen on {host}, port 8000" in done.stderr
+    assert done.stderr.endswith("Give an address of this machine with --host.\n")
 
 
 def test_dead_worker_is_started_anew(tmp_path: Path) -> None:

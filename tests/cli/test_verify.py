@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from app.cli import app
+from app.domain.order import WorkOrder
 from app.domain.progress import Packaged
 from tests.base_models.model_sources import COMMIT, OLD_COMMIT, Hub, hub
 from tests.trainer.conftest import Base, llama
@@ -80,6 +82,71 @@ def test_scores_that_differ_are_told(
     done = verify(monkeypatch, adapter, "local:/nowhere", "--base", str(llama.directory))
     assert done.exit_code == 1, done.output
     assert "verified             NO" in done.stdout
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def add_a_byte(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\xff")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("adapter_model.safetensors", remove, "is missing"),
+        ("adapter_model.safetensors", cut_short, "is damaged: "),
+        ("adapter_config.json", remove, "is missing"),
+        ("probes.jsonl", add_a_byte, "is damaged: "),
+    ],
+)
+def test_file_that_is_missing_or_damaged_is_named(
+    adapter: Path,
+    llama: Base,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    name: str,
+    change: Callable[[Path], None],
+    says: str,
+) -> None:
+    change(adapter / name)
+    done = verify(monkeypatch, adapter, f"local:{llama.directory}")
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"{adapter} could not be loaded and scored: {name} {says}")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_summary_that_cannot_be_read_is_named(
+    adapter: Path, llama: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (adapter / "reward_model.json").write_text("{")
+    done = verify(monkeypatch, adapter, f"local:{llama.directory}")
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"{adapter / 'reward_model.json'} cannot be read: ")
+
+
+def test_merged_model_is_verified_without_a_base_and_its_lost_weights_are_named(
+    trained: Path, llama: Base, tmp_path: Path
+) -> None:
+    order = WorkOrder(
+        action="merge",
+        model_dir=str(llama.directory),
+        model_name="tiny",
+        adapter=str(trained),
+    )
+    done = run_trainer(tmp_path / "work", order)
+    merged = tmp_path / "work" / str(done.last(Packaged).directory)
+    verified = CliRunner().invoke(app, ["verify", str(merged)])
+    assert verified.exit_code == 0, verified.output
+    remove(merged / "model.safetensors")
+    lost = CliRunner().invoke(app, ["verify", str(merged)])
+    assert lost.exit_code == 1
+    assert "model.safetensors is missing" in lost.stderr
 
 
 def test_adapter_of_an_unknown_base_model_asks_for_it(

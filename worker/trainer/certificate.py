@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
-from worker.trainer.checkpoints import WEIGHTS, versions
+from app.domain.lifecycle import FailureCode
+from worker.trainer.checkpoints import CONFIG, WEIGHTS, versions
+from worker.trainer.failures import TrainerFailure
 from worker.trainer.files import file_entries
 from worker.trainer.model import Numerics, quantization_config
 from worker.trainer.packaging import PROBES, SUMMARY
@@ -38,9 +42,15 @@ def certify(directory: Path, base_dir: Path | None, device: str) -> dict[str, An
     Returns the certificate; ``is_verified`` says whether every tensor of the adapter's file arrived
     in the model bit by bit, and every score, alone and in one padded batch, lies within the
     tolerance. Of a base in few bits that is wide: a small random head might slip through it.
+
+    Raises:
+        TrainerFailure: score_mismatch when a file is missing or damaged.
     """
-    summary = json.loads((directory / SUMMARY).read_text())
-    probes = [json.loads(line) for line in (directory / PROBES).read_text().splitlines()]
+    with _read(directory / SUMMARY) as path:
+        summary = json.loads(path.read_text())
+    with _read(directory / PROBES) as path:
+        probes = [json.loads(line) for line in path.read_text().splitlines()]
+    _check_model_files(directory, is_merged=base_dir is None)
     tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
     set_seed(OTHER_SEED)
     model = _load(directory, base_dir, summary, device)
@@ -111,6 +121,25 @@ def tensor_hashes(directory: Path) -> dict[str, str]:
                 digest.update(tensor.view(torch.uint8).numpy().tobytes())
                 hashes[name] = digest.hexdigest()
     return hashes
+
+
+@contextmanager
+def _read(path: Path) -> Iterator[Path]:
+    """Name the file that is missing or damaged: the libraries often do not."""
+    try:
+        yield path
+    except (FileNotFoundError, ValueError, SafetensorError) as error:
+        what = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged: {error}"
+        raise TrainerFailure(FailureCode.SCORE_MISMATCH, f"{path.name} {what}") from error
+
+
+def _check_model_files(directory: Path, *, is_merged: bool) -> None:
+    with _read(directory / ("config.json" if is_merged else CONFIG)) as path:
+        json.loads(path.read_text())
+    merged = sorted(directory.glob("*.safetensors")) or [directory / "model.safetensors"]
+    for weights in merged if is_merged else [directory / WEIGHTS]:
+        with _read(weights) as path, safe_open(path, framework="pt"):
+            pass  # its header says how long the file is
 
 
 def _load(

@@ -32,13 +32,15 @@ def main(argv: list[str] | None = None) -> int:
     prepare_environment(arguments.threads)
     from worker.trainer.certificate import certify
     from worker.trainer.diagnosis import diagnose
+    from worker.trainer.failures import TrainerFailure
 
     answer: dict[str, Any]
     try:
         answer = certify(arguments.directory, arguments.base, arguments.device)
         status = 0 if answer["is_verified"] else 1
     except Exception as error:  # noqa: BLE001 - whoever asked is told, the log has the rest
-        traceback.print_exc()
+        if not isinstance(error, TrainerFailure):  # which says all there is to know
+            traceback.print_exc()
         failure = diagnose(error)
         answer = {"failure": {"code": failure.code, "detail": failure.detail}}
         status = 2

@@ -1,0 +1,30 @@
+"""What the environment says to Plaudit that nobody hears."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from app.cli.output import notes, plain
+from app.settings import Settings
+
+_PREFIX = "PLAUDIT_"
+#: Read by the client commands.
+_CLIENT = {"URL", "API_KEY"}
+#: Read by docker-compose.yml and the tests.
+_OTHERS = {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "PUBLISHED_PORT", "FUZZ_CASES"}
+_TESTS = "TEST_"
+
+
+def note_ignored(names: Iterable[str]) -> None:
+    """Name the variables that look like settings and are none: one may be misspelt."""
+    ours = _CLIENT | {field.upper() for field in Settings.model_fields}
+    for name in sorted(names):
+        if not name.upper().startswith(_PREFIX):  # settings are read in any case
+            continue
+        rest = name.upper().removeprefix(_PREFIX)
+        if rest in ours | _OTHERS or rest.startswith(_TESTS):
+            continue
+        close = get_close_matches(rest, ours, n=1)
+        meant = f"; is {_PREFIX}{close[0]} meant?" if close else "."
+        notes.print(plain(f"{name} is no setting and is ignored{meant}"))

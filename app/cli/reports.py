@@ -1,0 +1,57 @@
+"""A dataset report for people: sizes, what is odd and where, and how long texts are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from app.cli.output import print_fields, print_table
+
+_LINES_SHOWN = 10
+
+
+def print_report(answer: Any) -> None:
+    """The API's dataset report as three small tables."""
+    report = answer["report"]
+    longer = report["longer_is_better"]
+    print_fields(
+        (
+            ("dataset", answer["dataset_id"]),
+            ("tokens of", answer["base_model"]),
+            ("max length", report["max_length"]),
+            ("pairs", report["rows"]),
+            ("prompts", report["prompts"]),
+            ("longer is better", None if longer is None else f"{longer:.3f}"),
+        )
+    )
+    invalid = report["invalid"]
+    findings = report["findings"] | {
+        "invalid": {"count": invalid["count"], "lines": [row["line"] for row in invalid["rows"]]}
+    }
+    typer.echo()
+    print_table(
+        ("finding", "pairs", "first lines"),
+        (
+            (name.replace("_", " "), found["count"], _lines(found))
+            for name, found in findings.items()
+        ),
+    )
+    typer.echo()
+    columns = ("mean", "p50", "p90", "p99", "max")
+    print_table(
+        ("tokens", *columns),
+        (
+            (name, *(_rounded(lengths.get(column)) for column in columns))
+            for name, lengths in report["tokens"].items()
+        ),
+    )
+
+
+def _lines(found: Any) -> str:
+    shown = ", ".join(str(line) for line in found["lines"][:_LINES_SHOWN])
+    return f"{shown}, …" if found["count"] > _LINES_SHOWN else shown
+
+
+def _rounded(value: float | None) -> str | None:
+    return None if value is None else f"{value:.0f}"
