@@ -44,7 +44,7 @@ def certify(directory: Path, base_dir: Path | None, device: str) -> dict[str, An
     tolerance. Of a base in few bits that is wide: a small random head might slip through it.
 
     Raises:
-        TrainerFailure: score_mismatch when a file is missing or damaged.
+        TrainerFailure: host_error when a file is missing or damaged: it was written a moment ago.
     """
     with _read(directory / SUMMARY) as path:
         summary = json.loads(path.read_text())
@@ -130,7 +130,7 @@ def _read(path: Path) -> Iterator[Path]:
         yield path
     except (FileNotFoundError, ValueError, SafetensorError) as error:
         what = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged: {error}"
-        raise TrainerFailure(FailureCode.SCORE_MISMATCH, f"{path.name} {what}") from error
+        raise TrainerFailure(FailureCode.HOST_ERROR, f"{path.name} {what}") from error
 
 
 def _check_model_files(directory: Path, *, is_merged: bool) -> None:
