@@ -105,7 +105,7 @@ def _unknown(name: str, owners: Sequence[type[BaseModel]]) -> tuple[str, str]:
     """Message and hint for a field that none of its possible owners has."""
     known = sorted({field for model in owners for field in model.model_fields})
     message = f"No such field; there are: {', '.join(known)}"
-    if near := difflib.get_close_matches(name, known, 1):
+    if near := difflib.get_close_matches(name, known, 1, cutoff=0.7):
         return message, f"Did you mean {near[0]}? Else leave it out."
     told = [getattr(model, "unknown_field_hint", None) for model in owners]
     return message, next(filter(None, told), "Leave it out, or use one of the fields named.")
