@@ -54,5 +54,5 @@ FROM runtime AS worker
 COPY --from=build-worker /opt/plaudit /opt/plaudit
 # A worker that lives says so in its row of the database.
 HEALTHCHECK --interval=60s --timeout=20s --start-period=60s \
-    CMD ["python", "-m", "worker.alive"]
+    CMD ["python", "-m", "worker.supervisor.healthcheck"]
 CMD ["worker"]

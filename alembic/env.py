@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import app.models
 from alembic import context
-from app.database import make_engine
-from app.settings import Settings
+from app.core.database import make_engine
+from app.core.settings import Settings
 
 metadata = app.models.Base.metadata
 

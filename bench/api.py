@@ -31,14 +31,14 @@ from sqlalchemy import Engine, insert, select, text
 from starlette.testclient import TestClient
 
 from app.api_keys import service as api_keys
-from app.database import make_engine, new_id, transaction
-from app.jobs import leases
+from app.auth.key_ring import Scope
+from app.core.database import make_engine, new_id, transaction
+from app.core.logging import configure_logging
+from app.core.migrations import migrate
+from app.core.settings import Settings
+from app.job_queue import worker_api
 from app.main import create_app
-from app.migrations import migrate
 from app.models import Job
-from app.security import Scope
-from app.settings import Settings
-from app.telemetry import configure_logging
 from bench.http_load import Connection, request, throughput
 from tests import services
 from tests.api.world import World
@@ -246,12 +246,12 @@ class Place:
         times = []
         for _ in range(count):
             start = time.perf_counter()
-            claimed = leases.claim(
+            claimed = worker_api.claim(
                 self.engine, self.settings, self.settings.queue, "bench/0:lease", "bench"
             )
             times.append((time.perf_counter() - start) * 1000)
             assert claimed is not None
-            leases.release(self.engine, claimed[1], "measured")
+            worker_api.release(self.engine, claimed[1], "measured")
         return quantile(times, 0.5)
 
 

@@ -25,9 +25,9 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from app.api_keys.service import first_key
+from app.core.migrations import migrate
+from app.core.settings import Settings
 from app.main import create_app
-from app.migrations import migrate
-from app.settings import Settings
 from tests.trainer.tiny import make_decoder, make_pairs
 
 PAIRS = 64

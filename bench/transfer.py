@@ -27,13 +27,13 @@ from pathlib import Path
 import httpx
 import psutil
 
+from app.adapters import publishing
 from app.api_keys import service as api_keys
-from app.database import make_engine, transaction
+from app.auth.key_ring import Scope
+from app.core.database import make_engine, transaction
+from app.core.migrations import migrate
+from app.core.settings import Settings
 from app.domain.progress import FileEntry, Packaged
-from app.jobs import leases
-from app.migrations import migrate
-from app.security import Scope
-from app.settings import Settings
 from tests import services
 from tests.api.world import World
 
@@ -131,7 +131,7 @@ def publish(world: World, dataset: str, size: int, folder: Path) -> tuple[str, s
     world.know_base_model()
     world.submit(train_dataset=dataset)
     packaged = Packaged(directory=folder.name, files=[entry], certificate={"is_verified": True})
-    adapter = leases.publish(world.engine, world.settings, world.claim(), folder, packaged)
+    adapter = publishing.publish(world.engine, world.settings, world.claim(), folder, packaged)
     file.unlink()
     return adapter, entry.sha256
 

@@ -12,13 +12,13 @@ import tempfile
 from pathlib import Path
 from typing import get_args
 
+from app.core.settings import Settings
 from app.datasets.row_errors import ProblemCode
 from app.domain.lifecycle import FAILURES
-from app.domain.notes import NOTES, NoteCode
-from app.field_problems import FIELD_CODES
+from app.domain.warnings import WARNING_ADVICE, WarningCode
 from app.main import create_app
-from app.problems import ProblemType, problem_types
-from app.settings import Settings
+from app.web.problem_details import ProblemType, problem_types
+from app.web.validation_errors import FIELD_CODES
 
 HERE = Path(__file__).parent
 
@@ -101,7 +101,7 @@ def errors_text() -> str:
         "",
         "| code | what to do next |",
         "|---|---|",
-        *(f"| `{code}` | {NOTES[code]} |" for code in NoteCode),
+        *(f"| `{code}` | {WARNING_ADVICE[code]} |" for code in WarningCode),
         "",
         "## Fields",
         "",

@@ -14,10 +14,10 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 from xdist.scheduler import LoadScopeScheduling
 
-from app.database import make_engine, transaction
-from app.migrations import migrate
+from app.core.database import make_engine, transaction
+from app.core.migrations import migrate
+from app.core.settings import Settings
 from app.models import Base
-from app.settings import Settings
 from tests import services
 
 

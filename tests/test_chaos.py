@@ -12,7 +12,7 @@ import pytest
 
 from bench.chaos.run import Chaos
 from tests.services import wait_until
-from tests.worker.workshop import trainers_below
+from tests.supervisor.workshop import trainers_below
 
 pytestmark = pytest.mark.services
 ROOT = Path(__file__).parents[1]

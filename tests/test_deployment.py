@@ -18,9 +18,9 @@ import pytest
 import yaml
 from sqlalchemy import update
 
-from app.database import make_engine, now_ms, transaction
+from app.core.database import make_engine, now_ms, transaction
+from app.core.settings import Settings
 from app.models import Base, Worker
-from app.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

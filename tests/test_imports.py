@@ -10,7 +10,8 @@ HEAVY = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 def test_service_and_worker_leave_torch_unloaded() -> None:
     code = (
-        "import sys, app.main, app.cli, worker.tasks, worker.supervisor, worker.station\n"
+        "import sys, app.main, app.cli\n"
+        "import worker.supervisor.celery_task, worker.supervisor.pool\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules])"
     )
     done = subprocess.run(
@@ -21,7 +22,7 @@ def test_service_and_worker_leave_torch_unloaded() -> None:
 
 def test_nothing_opens_at_import() -> None:
     code = (
-        "import socket, sqlite3, app.main, worker.tasks\n"
+        "import socket, sqlite3, app.main, worker.supervisor.celery_task\n"
         "import threading; print(threading.active_count())"
     )
     done = subprocess.run(

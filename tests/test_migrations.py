@@ -14,8 +14,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect
 
-from app.database import make_engine
-from app.migrations import is_current, migrate
+from app.core.database import make_engine
+from app.core.migrations import is_current, migrate
 from app.models import Base
 from tests.services import fresh_database
 

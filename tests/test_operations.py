@@ -14,14 +14,14 @@ import pytest
 import yaml
 from sqlalchemy import Engine, make_url, update
 
-from app import blobs
-from app.blobs import BlobWriter
-from app.database import make_engine, now_ms, transaction
-from app.jobs import leases, reconciler
+from app.core.database import make_engine, now_ms, transaction
+from app.core.settings import Settings
+from app.job_queue import reconciler, worker_api
 from app.models import Blob, Job
-from app.settings import Settings
+from app.storage import blobs
+from app.storage.blobs import BlobWriter
 from docs import reference
-from tests.jobs.making import QUEUE, look, queue_job
+from tests.job_queue.making import QUEUE, look, queue_job
 
 PAGE = reference.HERE / "operations.md"
 
@@ -50,7 +50,7 @@ def test_restored_backup_goes_on(
         writer.write(os.urandom(3 << 20))
         stored = writer.finish()
     waiting, running = queue_job(engine), queue_job(engine, priority=1)
-    assert leases.claim(engine, settings, QUEUE, "host-a/0:1", "host") is not None
+    assert worker_api.claim(engine, settings, QUEUE, "host-a/0:1", "host") is not None
     back_up = _back_up_sqlite if engine.dialect.name == "sqlite" else _back_up_postgres
     restored = make_engine(back_up(engine, tmp_path, request))
     queue_job(engine)  # what happens after the backup is not in it
@@ -64,7 +64,7 @@ def test_restored_backup_goes_on(
                 update(Job).where(Job.id == running).values(lease_expires_at=now_ms() - 3_600_000)
             )
         assert [job.id for job in reconciler.requeue_lost(restored, settings)] == [running]
-        claimed = leases.claim(restored, settings, QUEUE, "host-b/0:1", "other")
+        claimed = worker_api.claim(restored, settings, QUEUE, "host-b/0:1", "other")
         assert claimed is not None
         assert claimed[0].id == waiting  # the other one waits out its backoff
     finally:

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from sqlalchemy import Engine
 
-from app.blobs import read_range
+from app.storage.blobs import read_range
 
 BLOCK, RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE
 

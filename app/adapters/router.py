@@ -11,22 +11,22 @@ from app.adapters import service
 from app.adapters.archive import read_archive
 from app.adapters.schemas import AdapterItem, AdapterRead
 from app.adapters.service import AdapterNotFoundError
-from app.audit import trail
-from app.audit.acting import ActorDep
-from app.audit.trail import Actor
-from app.blobs import StoredBlob, read_range
-from app.database import transaction
-from app.dependencies import (
-    ArtifactsReaderDep,
+from app.audit import log as audit_log
+from app.audit.actor import ActorDep
+from app.audit.log import Actor
+from app.core.database import transaction
+from app.storage.blobs import StoredBlob, read_range
+from app.web.dependencies import (
     EngineDep,
-    JobsWriterDep,
     PageDep,
-    ReaderDep,
+    ReadEngineDep,
+    RequireArtifactsRead,
+    RequireJobsWrite,
     SessionDep,
 )
-from app.downloads import Content, RangeError, serve
-from app.problems import documented
-from app.shapes import Page, by_id
+from app.web.pagination import Page, by_id
+from app.web.problem_details import documented
+from app.web.range_response import Content, RangeError, serve
 
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"])
 
@@ -47,8 +47,8 @@ def _download(media_type: str) -> dict[int | str, dict[str, Any]]:
 
 @router.get("")
 def list_adapters(
-    engine: ReaderDep,
-    principal: ArtifactsReaderDep,
+    engine: ReadEngineDep,
+    principal: RequireArtifactsRead,
     page: PageDep,
     job_id: Annotated[str | None, Query(pattern=r"^job_[0-9a-f]{32}$")] = None,
 ) -> Page[AdapterItem]:
@@ -60,7 +60,7 @@ def list_adapters(
 
 @router.get("/{adapter_id}", responses=_NOT_FOUND)
 def get_adapter(
-    adapter_id: AdapterId, engine: ReaderDep, principal: ArtifactsReaderDep
+    adapter_id: AdapterId, engine: ReadEngineDep, principal: RequireArtifactsRead
 ) -> AdapterRead:
     """An adapter: its files with bytes and sha256, metrics, certificate."""
     with transaction(engine) as session:
@@ -70,20 +70,20 @@ def get_adapter(
 
 @router.delete("/{adapter_id}", status_code=status.HTTP_204_NO_CONTENT, responses=_NOT_FOUND)
 def delete_adapter(
-    adapter_id: AdapterId, session: SessionDep, principal: JobsWriterDep, actor: ActorDep
+    adapter_id: AdapterId, session: SessionDep, principal: RequireJobsWrite, actor: ActorDep
 ) -> None:
     """Delete an adapter; its job stays."""
     service.remove(session, principal.tenant_id, adapter_id)
-    trail.record(session, actor, "adapter.delete", adapter_id)
+    audit_log.record(session, actor, "adapter.delete", adapter_id)
 
 
 def download_file(
     request: Request,
     adapter_id: AdapterId,
     name: FileName,
-    engine: ReaderDep,
+    engine: ReadEngineDep,
     writer: EngineDep,
-    principal: ArtifactsReaderDep,
+    principal: RequireArtifactsRead,
     actor: ActorDep,
 ) -> Response:
     """A file of an adapter; one Range, ETag and If-Range are honoured."""
@@ -103,9 +103,9 @@ def download_file(
 def download_archive(
     request: Request,
     adapter_id: AdapterId,
-    engine: ReaderDep,
+    engine: ReadEngineDep,
     writer: EngineDep,
-    principal: ArtifactsReaderDep,
+    principal: RequireArtifactsRead,
     actor: ActorDep,
 ) -> Response:
     """All files in one tar, whose bytes are the same every time; resumable like the files."""
@@ -132,7 +132,7 @@ def _serve(
     response = serve(request, content)
     if request.method == "GET" and response.status_code in (200, 206):
         with transaction(writer) as session:
-            trail.record(session, actor, "adapter.download", adapter_id)
+            audit_log.record(session, actor, "adapter.download", adapter_id)
     return response
 
 

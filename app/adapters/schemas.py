@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field
 
 from app.models import Adapter, StoredFile
-from app.shapes import Timestamp
+from app.web.pagination import Timestamp
 
 
 class AdapterFile(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from app.errors import NotFoundError
+from app.core.errors import NotFoundError
 from app.models import Adapter, Job, StoredFile
 
 

@@ -10,17 +10,17 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from app.api_keys import service
 from app.api_keys.service import ApiKeyNotFoundError, NewKey
-from app.audit import trail
-from app.audit.acting import ActorDep
-from app.bodies import StrictRoute
-from app.database import transaction
-from app.dependencies import AdminDep, PageDep, ReaderDep, SessionDep
+from app.audit import log as audit_log
+from app.audit.actor import ActorDep
+from app.auth.key_ring import KeyRing, Scope
+from app.core.database import transaction
+from app.core.errors import FieldProblem, InvalidError
 from app.domain.spec import CleanText
-from app.errors import FieldProblem, InvalidError
 from app.models import ApiKey
-from app.problems import documented
-from app.security import KeyRing, Scope
-from app.shapes import LAST_MS, Page, Timestamp, by_id
+from app.web.dependencies import PageDep, ReadEngineDep, RequireAdmin, SessionDep
+from app.web.pagination import LAST_MS, Page, Timestamp, by_id
+from app.web.problem_details import documented
+from app.web.strict_route import StrictRoute
 
 router = APIRouter(prefix="/v1/api-keys", tags=["api keys"], route_class=StrictRoute)
 
@@ -65,7 +65,7 @@ class ApiKeyCreated(ApiKeyRead):
 
 @router.post("", status_code=status.HTTP_201_CREATED, responses=documented(InvalidError))
 def create_api_key(
-    body: ApiKeyCreate, session: SessionDep, principal: AdminDep, actor: ActorDep
+    body: ApiKeyCreate, session: SessionDep, principal: RequireAdmin, actor: ActorDep
 ) -> ApiKeyCreated:
     """Make a key for this tenant; two at once let a client change over."""
     expires_at = round(body.expires_at.timestamp() * 1000) if body.expires_at else None
@@ -76,12 +76,14 @@ def create_api_key(
     made: NewKey = service.create(
         session, principal.tenant_id, body.name, body.scopes, expires_at
     )  # fmt: skip
-    trail.record(session, actor, "api_key.create", made.row.id)
+    audit_log.record(session, actor, "api_key.create", made.row.id)
     return ApiKeyCreated(**ApiKeyRead.of(made.row).__dict__, secret=made.token)
 
 
 @router.get("")
-def list_api_keys(engine: ReaderDep, principal: AdminDep, page: PageDep) -> Page[ApiKeyRead]:
+def list_api_keys(
+    engine: ReadEngineDep, principal: RequireAdmin, page: PageDep
+) -> Page[ApiKeyRead]:
     """Keys that are not revoked, newest first."""
     with transaction(engine) as session:
         rows = service.list_page(session, principal.tenant_id, page.limit, page.after)
@@ -97,12 +99,12 @@ def revoke_api_key(
     key_id: Annotated[str, Path(pattern=r"^key_[0-9a-f]{32}$")],
     request: Request,
     session: SessionDep,
-    principal: AdminDep,
+    principal: RequireAdmin,
     actor: ActorDep,
 ) -> None:
     """End a key for good; other processes notice within half a minute."""
     service.revoke(session, principal.tenant_id, key_id)
-    trail.record(session, actor, "api_key.revoke", key_id)
+    audit_log.record(session, actor, "api_key.revoke", key_id)
     keys: KeyRing = request.app.state.keys
     keys.forget(key_id)
 

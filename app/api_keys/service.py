@@ -10,12 +10,12 @@ from typing import NamedTuple
 from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Session
 
-from app.audit import trail
-from app.audit.trail import Actor
-from app.database import now_ms, transaction
-from app.errors import NotFoundError
+from app.audit import log as audit_log
+from app.audit.log import Actor
+from app.auth.key_ring import Scope, mint
+from app.core.database import now_ms, transaction
+from app.core.errors import NotFoundError
 from app.models import ApiKey
-from app.security import Scope, mint
 
 #: The tenant of a service that one person runs for herself.
 DEFAULT_TENANT = "default"
@@ -91,7 +91,7 @@ def first_key(engine: Engine, data_dir: Path) -> str:
             if _is_live(session, token):
                 return token
         made = create(session, DEFAULT_TENANT, "first key", [Scope.ADMIN])
-        trail.record(session, Actor(DEFAULT_TENANT), "api_key.create", made.row.id)
+        audit_log.record(session, Actor(DEFAULT_TENANT), "api_key.create", made.row.id)
         token = made.token
         data_dir.mkdir(0o700, parents=True, exist_ok=True)
         path.unlink(missing_ok=True)

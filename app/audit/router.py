@@ -7,12 +7,12 @@ from typing import Literal, Self
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from app.audit import trail
-from app.audit.trail import Action
-from app.database import transaction
-from app.dependencies import AdminDep, PageDep, ReaderDep
+from app.audit import log as audit_log
+from app.audit.log import Action
+from app.core.database import transaction
 from app.models import AuditRecord
-from app.shapes import Page, Timestamp, by_id
+from app.web.dependencies import PageDep, ReadEngineDep, RequireAdmin
+from app.web.pagination import Page, Timestamp, by_id
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
 
@@ -36,8 +36,8 @@ class AuditRead(BaseModel):
 
 
 @router.get("")
-def list_audit(engine: ReaderDep, principal: AdminDep, page: PageDep) -> Page[AuditRead]:
+def list_audit(engine: ReadEngineDep, principal: RequireAdmin, page: PageDep) -> Page[AuditRead]:
     """What this tenant's keys did, newest first."""
     with transaction(engine) as session:
-        rows = trail.list_page(session, principal.tenant_id, page.limit, page.after)
+        rows = audit_log.list_page(session, principal.tenant_id, page.limit, page.after)
     return Page[AuditRead].of(rows, page.limit, AuditRead.of, by_id)

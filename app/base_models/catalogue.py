@@ -23,9 +23,9 @@ from pydantic import (
     ValidationError,
 )
 
+from app.core.errors import NotFoundError, ServiceError
 from app.domain.spec import BASE_MODEL_ID
 from app.domain.templates import MAX_TEMPLATE_BYTES
-from app.errors import NotFoundError, ServiceError
 
 SHIPPED = Path(__file__).with_name("catalogue.yaml")
 MAX_CATALOGUE_BYTES = 1 << 20

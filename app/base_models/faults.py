@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from app.core.errors import ServiceError
 from app.domain.lifecycle import FailureCode
-from app.errors import ServiceError
 
 
 class BaseModelError(ServiceError):

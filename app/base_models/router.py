@@ -11,12 +11,12 @@ from sqlalchemy.orm import Session
 from app.base_models.catalogue import BaseModelEntry, Catalogue, UnknownBaseModelError
 from app.base_models.facts import facts_for
 from app.base_models.service import public_source
-from app.database import transaction
-from app.dependencies import JobsReaderDep, ReaderDep
+from app.core.database import transaction
 from app.domain.plan import BaseModelFacts
 from app.domain.spec import BASE_MODEL_ID
-from app.problems import documented
-from app.shapes import Page
+from app.web.dependencies import ReadEngineDep, RequireJobsRead
+from app.web.pagination import Page
+from app.web.problem_details import documented
 
 router = APIRouter(prefix="/v1/base-models", tags=["base models"])
 
@@ -78,7 +78,7 @@ class BaseModelRead(BaseModel):
 
 @router.get("")
 def list_base_models(
-    catalogue: CatalogueDep, engine: ReaderDep, _principal: JobsReaderDep
+    catalogue: CatalogueDep, engine: ReadEngineDep, _principal: RequireJobsRead
 ) -> Page[BaseModelRead]:
     """Every base model of the operator's catalogue, on one page."""
     with transaction(engine) as session:
@@ -90,8 +90,8 @@ def list_base_models(
 def get_base_model(
     base_model_id: Annotated[str, Path(pattern=BASE_MODEL_ID)],
     catalogue: CatalogueDep,
-    engine: ReaderDep,
-    _principal: JobsReaderDep,
+    engine: ReadEngineDep,
+    _principal: RequireJobsRead,
 ) -> BaseModelRead:
     """One base model."""
     entry = catalogue.get(base_model_id)

@@ -11,9 +11,9 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from app.base_models.catalogue import Catalogue, CatalogueError, load_catalogue
 from app.cli.endings import CommandError, Ending
-from app.database import make_engine
-from app.migrations import is_current
-from app.settings import Settings
+from app.core.database import make_engine
+from app.core.migrations import is_current
+from app.core.settings import Settings
 
 
 def read_settings(**replaced: object) -> Settings:

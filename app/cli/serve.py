@@ -17,9 +17,9 @@ from app.cli.database import reached_database, read_catalogue, read_settings, re
 from app.cli.endings import CommandError, Ending
 from app.cli.output import notes, plain
 from app.cli.supervision import WorkerKeeper, end_with_parent
-from app.migrations import is_current, migrate
-from app.settings import Settings
-from app.telemetry import configure_logging
+from app.core.logging import configure_logging
+from app.core.migrations import is_current, migrate
+from app.core.settings import Settings
 
 #: Requests that are still being answered after this long are cut off.
 CLOSE_SECONDS = 5

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from fastapi import APIRouter, FastAPI, Request, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from app.core.errors import NotFoundError
 from app.dashboard import reference
-from app.errors import NotFoundError
 
 router = APIRouter(include_in_schema=False)
 

@@ -8,10 +8,11 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
 from pydantic import StringConstraints
 
-from app.audit import trail
-from app.audit.acting import ActorDep
-from app.blobs import read_range
-from app.database import transaction
+from app.audit import log as audit_log
+from app.audit.actor import ActorDep
+from app.auth.key_ring import Scope
+from app.core.database import transaction
+from app.core.errors import QuotaError, TooLargeError, UnsupportedMediaError
 from app.datasets import service
 from app.datasets.row_errors import InvalidDatasetError
 from app.datasets.schemas import DatasetPreview, DatasetRead
@@ -24,23 +25,22 @@ from app.datasets.uploading import (
     body_chunks,
     file_format,
 )
-from app.dependencies import (
+from app.domain.spec import DATASET_ID, CleanText
+from app.models import Dataset
+from app.storage.blobs import read_range
+from app.web.dependencies import (
     EngineDep,
-    JobsReaderDep,
-    JobsWriterDep,
-    Needs,
     PageDep,
-    ReaderDep,
+    ReadEngineDep,
+    RequireJobsRead,
+    RequireJobsWrite,
+    RequireScopeAndKnownParameters,
     SessionDep,
     SettingsDep,
 )
-from app.domain.spec import DATASET_ID, CleanText
-from app.downloads import Content, RangeError, serve
-from app.errors import QuotaError, TooLargeError, UnsupportedMediaError
-from app.models import Dataset
-from app.problems import documented
-from app.security import Scope
-from app.shapes import Page, by_id
+from app.web.pagination import Page, by_id
+from app.web.problem_details import documented
+from app.web.range_response import Content, RangeError, serve
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
@@ -65,7 +65,7 @@ _BODY = {
     status_code=status.HTTP_201_CREATED,
     response_model=DatasetRead,
     max_body_size=_NO_BOUND,
-    dependencies=[Depends(Needs(Scope.JOBS_WRITE))],
+    dependencies=[Depends(RequireScopeAndKnownParameters(Scope.JOBS_WRITE))],
     openapi_extra=_BODY,
     responses={
         200: {"model": DatasetRead, "description": "This file is here already."},
@@ -120,7 +120,9 @@ async def create_dataset(
 
 
 @router.get("")
-def list_datasets(engine: ReaderDep, principal: JobsReaderDep, page: PageDep) -> Page[DatasetRead]:
+def list_datasets(
+    engine: ReadEngineDep, principal: RequireJobsRead, page: PageDep
+) -> Page[DatasetRead]:
     """Datasets, newest first."""
     with transaction(engine) as session:
         rows = service.list_page(session, principal.tenant_id, page.limit, page.after)
@@ -128,7 +130,9 @@ def list_datasets(engine: ReaderDep, principal: JobsReaderDep, page: PageDep) ->
 
 
 @router.get("/{dataset_id}", responses=documented(DatasetNotFoundError))
-def get_dataset(dataset_id: DatasetId, engine: ReaderDep, principal: JobsReaderDep) -> DatasetRead:
+def get_dataset(
+    dataset_id: DatasetId, engine: ReadEngineDep, principal: RequireJobsRead
+) -> DatasetRead:
     """What a dataset turned out to be."""
     with transaction(engine) as session:
         return DatasetRead.of(service.get(session, principal.tenant_id, dataset_id))
@@ -140,18 +144,18 @@ def get_dataset(dataset_id: DatasetId, engine: ReaderDep, principal: JobsReaderD
     responses=documented(DatasetNotFoundError, DatasetInUseError),
 )
 def delete_dataset(
-    dataset_id: DatasetId, session: SessionDep, principal: JobsWriterDep, actor: ActorDep
+    dataset_id: DatasetId, session: SessionDep, principal: RequireJobsWrite, actor: ActorDep
 ) -> None:
     """Delete a dataset that no unfinished job uses."""
     service.remove(session, principal.tenant_id, dataset_id)
-    trail.record(session, actor, "dataset.delete", dataset_id)
+    audit_log.record(session, actor, "dataset.delete", dataset_id)
 
 
 @router.get("/{dataset_id}/preview", responses=documented(DatasetNotFoundError))
 def preview_dataset(
     dataset_id: DatasetId,
-    engine: ReaderDep,
-    principal: JobsReaderDep,
+    engine: ReadEngineDep,
+    principal: RequireJobsRead,
     n: Annotated[int, Query(ge=1, le=100, description="Pairs.")] = 5,
 ) -> DatasetPreview:
     """The first pairs, in the form that jobs train on."""
@@ -171,7 +175,7 @@ def preview_dataset(
     },
 )
 def download_dataset(
-    request: Request, dataset_id: DatasetId, engine: ReaderDep, principal: JobsReaderDep
+    request: Request, dataset_id: DatasetId, engine: ReadEngineDep, principal: RequireJobsRead
 ) -> Response:
     """The canonical JSONL; one Range, ETag and If-Range are honoured."""
     with transaction(engine) as session:

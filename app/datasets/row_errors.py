@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from app.errors import FieldProblem, InvalidError
+from app.core.errors import FieldProblem, InvalidError
 
 ProblemCode = Literal[
     # the row cannot be read

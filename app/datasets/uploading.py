@@ -15,8 +15,8 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import parse_options_header
 
+from app.core.errors import InvalidError, ServiceError, UnsupportedMediaError
 from app.datasets.service import FileFormat
-from app.errors import InvalidError, ServiceError, UnsupportedMediaError
 
 #: A client that sends nothing for this long does not hold a thread any longer.
 STALL_SECONDS = 60

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 from app.domain.lifecycle import FailureCode, Phase
-from app.domain.notes import NoteCode
 from app.domain.plan import BaseModelFacts
+from app.domain.warnings import WarningCode
 
 MAX_LINE_BYTES = 4 << 20
 FileName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$")]
@@ -44,7 +44,7 @@ class Noted(_Message):
     """Something worth an event; ``is_warning`` puts it on the job as well."""
 
     type: Literal["note"] = "note"
-    code: NoteCode
+    code: WarningCode
     message: str = Field(max_length=2000)
     data: dict[str, JsonValue] = Field(default={}, max_length=64)
     is_warning: bool = False

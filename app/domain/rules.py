@@ -20,7 +20,7 @@ class SpecProblem:
     hint: str
 
 
-class SpecRejected(Exception):
+class SpecRejectedError(Exception):
     """The spec cannot be trained as written; ``problems`` says why, field by field."""
 
     def __init__(self, problems: list[SpecProblem]) -> None:
@@ -28,13 +28,13 @@ class SpecRejected(Exception):
         self.problems = problems
 
     @classmethod
-    def of(cls, loc: str, code: str, message: str, hint: str) -> SpecRejected:
+    def of(cls, loc: str, code: str, message: str, hint: str) -> SpecRejectedError:
         """A refusal for one reason."""
         return cls([SpecProblem(loc, code, message, hint)])
 
 
 def check(spec: RewardJobSpec, facts: BaseModelFacts, train: DatasetRef, data_format: str) -> None:
-    """Hold every rule; raise ``SpecRejected`` with all that failed."""
+    """Hold every rule; raise ``SpecRejectedError`` with all that failed."""
     problems = [
         *_lora_problems(spec, facts),
         *_training_problems(spec, facts),
@@ -43,7 +43,7 @@ def check(spec: RewardJobSpec, facts: BaseModelFacts, train: DatasetRef, data_fo
         *_token_problems(facts, data_format),
     ]
     if problems:
-        raise SpecRejected(problems)
+        raise SpecRejectedError(problems)
 
 
 def _lora_problems(spec: RewardJobSpec, facts: BaseModelFacts) -> Iterator[SpecProblem]:

@@ -12,57 +12,27 @@ from sqlalchemy import delete, func, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.database import new_id, now_ms
-from app.datasets import service as datasets
+from app.core.database import new_id, now_ms
+from app.core.errors import InvalidSpecError, QuotaError
+from app.core.settings import Settings
 from app.domain.lifecycle import Desired, JobKind, JobStatus
-from app.domain.notes import NoteCode
 from app.domain.plan import TrainingPlan
 from app.domain.spec import EvalFraction, RewardJobSpec
-from app.errors import ConflictError, InvalidError, InvalidSpecError, NotFoundError, QuotaError
-from app.jobs import cloning, repository
-from app.jobs.cloning import JobStateError
-from app.jobs.estimating import estimate
+from app.domain.warnings import WarningCode
+from app.job_queue import transitions
+from app.jobs import cloning
+from app.jobs.errors import JobFinishedError, JobLiveError, JobStateError, KeyReusedError, not_found
+from app.jobs.estimates import estimate
 from app.models import Adapter, Checkpoint, Job, JobReport, StoredFile
-from app.settings import Settings
+from app.storage.quota import check_storage_quota
 
 #: After this long an idempotency key may be used for another job.
 KEY_KEPT_MS = 86_400_000
 NOT_INSPECTED = {
-    "code": NoteCode.NOT_INSPECTED,
+    "code": WarningCode.NOT_INSPECTED,
     "message": "No worker had inspected this base model when the job was submitted, so the worker "
     "that takes the job holds the spec against it first.",
 }
-
-
-class JobNotFoundError(NotFoundError):
-    """No job of this tenant has this id."""
-
-    code = "job_not_found"
-    title = "No such job"
-
-
-class JobFinishedError(ConflictError):
-    """The job has ended; nothing about it changes any more."""
-
-    code = "job_finished"
-    title = "The job is finished"
-    next_step = "Clone the job: `POST /v1/jobs/{id}/clone`."
-
-
-class JobLiveError(ConflictError):
-    """The job has not ended yet."""
-
-    code = "job_live"
-    title = "The job is not finished"
-    next_step = "Cancel the job, or wait for its end, then delete it."
-
-
-class KeyReusedError(InvalidError):
-    """The idempotency key belongs to another request."""
-
-    code = "idempotency_key_reused"
-    title = "The Idempotency-Key was used before"
-    next_step = "Take a fresh Idempotency-Key for each new request."
 
 
 @dataclass(frozen=True)
@@ -87,8 +57,8 @@ def submit(
     spec, parent = submission.spec, submission.parent
     if known := find_replay(session, tenant_id, submission):
         return known, True
-    _hold_quota(session, settings, tenant_id)
-    datasets.hold_quota(session, settings, tenant_id, 0)  # nothing trains that cannot be kept
+    _check_queue_quota(session, settings, tenant_id)
+    check_storage_quota(session, settings, tenant_id, 0)  # nothing trains that cannot be kept
     job = Job(
         id=new_id("job"),
         tenant_id=tenant_id,
@@ -109,8 +79,8 @@ def submit(
         warnings=[] if submission.plan else [NOT_INSPECTED],
     )
     try:
-        job = repository.insert_job(session, job)
-    except repository.DuplicateKey:  # the same request, a moment ago
+        job = transitions.insert_job(session, job)
+    except transitions.DuplicateKeyError:  # the same request, a moment ago
         known = find_replay(session, tenant_id, submission)
         if known is None:
             raise
@@ -220,15 +190,10 @@ def remove(session: Session, tenant_id: str, job_id: str) -> None:
             .where(StoredFile.owner_id.in_(owners))
             .execution_options(synchronize_session=False)
         )
-    if not repository.delete_job(session, tenant_id, job_id):
+    if not transitions.delete_job(session, tenant_id, job_id):
         raise JobLiveError(
             f"{job_id} is not finished.", hint=f"POST /v1/jobs/{job_id}/cancel first."
         )
-
-
-def not_found(job_id: str) -> JobNotFoundError:
-    """No such job, or not this tenant's."""
-    return JobNotFoundError(f"There is no job {job_id}.")
 
 
 def _fingerprint(submission: Submission) -> str:
@@ -250,7 +215,7 @@ def _desire(
     *,
     keep_checkpoint: bool = False,
 ) -> Job:
-    job = repository.desire(session, tenant_id, job_id, desired, keep_checkpoint=keep_checkpoint)
+    job = transitions.desire(session, tenant_id, job_id, desired, keep_checkpoint=keep_checkpoint)
     if job is None:
         return _already(get(session, tenant_id, job_id), desired)
     if job.desired != desired:
@@ -268,7 +233,7 @@ def _already(job: Job, desired: Desired) -> Job:
     )
 
 
-def _hold_quota(session: Session, settings: Settings, tenant_id: str) -> None:
+def _check_queue_quota(session: Session, settings: Settings, tenant_id: str) -> None:
     waiting = session.execute(
         select(func.count()).where(
             Job.tenant_id == tenant_id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import JSON, BigInteger, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database import Base, now_ms
+from app.core.database import Base, now_ms
 
 
 class ApiKey(Base):

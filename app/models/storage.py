@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, deferred, mapped_column
 
-from app.database import Base, now_ms
+from app.core.database import Base, now_ms
 
 
 class Blob(Base):

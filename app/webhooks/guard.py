@@ -18,8 +18,8 @@ import anyio
 import httpcore
 from httpcore import AsyncNetworkBackend, AsyncNetworkStream
 
-from app.errors import FieldProblem, InvalidError
-from app.settings import Settings
+from app.core.errors import FieldProblem, InvalidError
+from app.core.settings import Settings
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 #: Names only: a last label that begins with a letter is no number in any notation of addresses.

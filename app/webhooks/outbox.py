@@ -11,7 +11,7 @@ from typing import Any, get_args
 from sqlalchemy import Text, cast, delete, func, insert, literal, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from app.database import new_id, now_ms
+from app.core.database import new_id, now_ms
 from app.models import Webhook, WebhookDelivery
 from app.webhooks.schemas import EventType
 

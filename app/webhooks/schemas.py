@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.models import Webhook, WebhookDelivery
-from app.shapes import Timestamp
+from app.web.pagination import Timestamp
 
 EventType = Literal["job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]
 

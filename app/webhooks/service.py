@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from app.database import new_id, now_ms
-from app.errors import NotFoundError, QuotaError
+from app.core.database import new_id, now_ms
+from app.core.errors import NotFoundError, QuotaError
 from app.models import Webhook, WebhookDelivery
 
 MAX_WEBHOOKS = 20

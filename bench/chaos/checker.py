@@ -6,11 +6,11 @@ from collections import Counter
 
 from sqlalchemy import select
 
-from app.database import reader, transaction
+from app.core.database import reader, transaction
 from app.models import Adapter, Job, JobEvent, JobMetric
 from bench.chaos.load import STEP_MS, Wanted
 from bench.chaos.stack import GRACE, LEASE, Stack
-from tests.worker.workshop import attempts_below
+from tests.supervisor.workshop import attempts_below
 
 #: How often it is looked which trainers live.
 LOOK_SECONDS = 1.0

@@ -15,7 +15,7 @@ import redis
 from sqlalchemy.exc import OperationalError
 
 from bench.chaos.stack import GRACE, LEASE, Member, Stack
-from tests.worker.workshop import trainers_below
+from tests.supervisor.workshop import trainers_below
 
 #: Long enough that somebody else has a free slot meanwhile.
 FROZEN_SECONDS = LEASE + GRACE + 5

@@ -10,7 +10,7 @@ from bench.chaos.checker import Checker
 from bench.chaos.faults import Faults
 from bench.chaos.load import Load
 from bench.chaos.stack import Stack
-from tests.worker.workshop import attempts_below
+from tests.supervisor.workshop import attempts_below
 
 
 class Chaos:

@@ -18,13 +18,13 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
 from app.api_keys import service as api_keys
-from app.database import make_engine, reader, transaction
-from app.migrations import migrate
+from app.auth.key_ring import Scope
+from app.core.database import make_engine, reader, transaction
+from app.core.migrations import migrate
 from app.models import Job
-from app.security import Scope
 from bench.chaos.proxy import Proxy
 from tests.services import PostgresServer, RedisServer, free_port
-from tests.worker.workshop import TENANT, Workshop, trainers_below
+from tests.supervisor.workshop import TENANT, Workshop, trainers_below
 
 ROOT = Path(__file__).parents[2]
 LEASE, GRACE = 10.0, 1.0
@@ -136,7 +136,7 @@ class Stack:
             name = f"worker-{number}"
             self._add(
                 name,
-                [sys.executable, "-m", "tests.worker.fake_worker"],
+                [sys.executable, "-m", "tests.supervisor.fake_worker"],
                 through if number % 2 else self._url,
                 data_dir=self.directory / name,
             )

@@ -13,11 +13,11 @@ from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
 from app.api_keys import service as api_keys
-from app.database import transaction
+from app.auth.key_ring import Scope
+from app.core.database import transaction
+from app.core.logging import configure_logging
+from app.core.settings import Settings
 from app.main import create_app
-from app.security import Scope
-from app.settings import Settings
-from app.telemetry import configure_logging
 from tests.api.recorder import Seen, recording
 from tests.api.world import World
 

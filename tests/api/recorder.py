@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.main import Plaudit
+from app.web.application import Plaudit
 
 Operation = tuple[str, str]
 Seen = dict[Operation, set[int]]

@@ -15,11 +15,11 @@ from sqlalchemy import Engine, select, text
 from starlette.testclient import TestClient
 
 from app.api_keys import service
-from app.database import transaction
+from app.auth.key_ring import Scope
+from app.core.database import transaction
+from app.core.settings import Settings
 from app.main import create_app
 from app.models import ApiKey, Base
-from app.security import Scope
-from app.settings import Settings
 from tests.api.world import BASE_MODEL, World
 
 OPEN = {"/healthz", "/readyz", "/metrics", "/problems/{code}"}
@@ -77,7 +77,7 @@ def test_right_id_with_another_keys_secret_is_refused(
     anonymous: TestClient, key_for: Callable[..., str]
 ) -> None:
     first, second = key_for("acme"), key_for("acme")
-    from app.security import _checksum
+    from app.auth.key_ring import _checksum
 
     body = first[:37] + second[37:80]
     assert anonymous.get("/v1/jobs", headers=bearer(first)).status_code == 200

@@ -13,10 +13,10 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from app.api_keys.service import first_key
+from app.auth.key_ring import Scope
 from app.cli import app as cli
-from app.database import transaction
+from app.core.database import transaction
 from app.models import ApiKey, AuditRecord
-from app.security import Scope
 from tests.api.world import World, pairs
 
 

@@ -30,11 +30,11 @@ from schemathesis.specs.openapi.checks import (
 from sqlalchemy import update
 from starlette.testclient import TestClient
 
-from app.database import now_ms, transaction
+from app.auth.key_ring import Scope
+from app.core.database import now_ms, transaction
+from app.core.settings import Settings
 from app.domain.lifecycle import FailureCode
 from app.models import Job
-from app.security import Scope
-from app.settings import Settings
 from tests.api.world import BASE_MODEL, World
 
 CASES = int(os.environ.get("PLAUDIT_FUZZ_CASES", "0"))

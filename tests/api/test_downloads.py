@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from app.blobs import CHUNK_BYTES
-from app.downloads import parse_range
+from app.storage.blobs import CHUNK_BYTES
+from app.web.range_response import parse_range
 from tests.api.world import World
 
 #: Over two chunks, with an end that fills no tar block.

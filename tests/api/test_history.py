@@ -13,14 +13,14 @@ import yaml
 from sqlalchemy import Engine, insert, update
 from starlette.testclient import TestClient
 
-from app.database import now_ms, transaction
+from app.core.database import now_ms, transaction
+from app.core.settings import Settings
 from app.domain.lifecycle import FailureCode
 from app.domain.progress import Reported
-from app.jobs import leases
-from app.jobs.reconciler import requeue_lost
+from app.job_queue import worker_api
+from app.job_queue.reconciler import requeue_lost
 from app.main import create_app
 from app.models import Adapter, Job, JobMetric, Worker
-from app.settings import Settings
 from tests.api.world import World
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -86,7 +86,7 @@ def test_logs_are_read_on_from_where_the_client_is(
 ) -> None:
     lease = world.claim()
     for seq in range(5):
-        leases.record_log(world.engine, world.settings, lease, seq, f"line {seq}\n")
+        worker_api.record_log(world.engine, world.settings, lease, seq, f"line {seq}\n")
     path = f"/v1/jobs/{job['id']}/logs"
     first = client.get(f"{path}?limit=2").json()
     assert [p["text"] for p in first["data"]] == ["line 0\n", "line 1\n"]
@@ -279,7 +279,7 @@ def test_worst_pairs_are_there_once_the_run_made_them(
     assert (missing.status_code, missing.json()["code"]) == (404, "report_not_found")
     pairs = {"pairs": [{"line": 7, "margin": -2.5}]}
     report = Reported(name="worst_pairs", document=pairs)
-    leases.record(engine, settings, world.claim(), reports=[report])
+    worker_api.record(engine, settings, world.claim(), reports=[report])
     assert client.get(path).json()["document"] == pairs
 
 

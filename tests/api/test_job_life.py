@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import Engine, update
 from starlette.testclient import TestClient
 
-from app.database import transaction
+from app.core.database import transaction
+from app.core.settings import Settings
 from app.domain.lifecycle import FAILURES, FailureCode
-from app.jobs import checkpoints
+from app.job_queue import checkpoints
 from app.models import Job
-from app.settings import Settings
 from tests.api.world import FACTS, World
 
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights" * 1000}

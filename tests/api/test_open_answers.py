@@ -9,9 +9,9 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from app.auth.rate_limit import ConcurrencyLimiter
 from app.cli import serve
-from app.rates import AtOnce
-from app.settings import Settings
+from app.core.settings import Settings
 from tests.api.world import World
 
 
@@ -34,7 +34,7 @@ def paths(world: World) -> dict[str, str]:
 def test_what_is_open_is_counted_until_it_ends(
     app: FastAPI, client: TestClient, paths: dict[str, str]
 ) -> None:
-    app.state.rates.open_answers = AtOnce(1)
+    app.state.rates.open_answers = ConcurrencyLimiter(1)
     headers = {"Accept": "text/event-stream"}
     for path in [*paths.values()] * 2:
         assert client.get(path, headers=headers).status_code == 200
@@ -44,7 +44,7 @@ def test_what_is_open_is_counted_until_it_ends(
 def test_key_with_too_much_open_is_told_to_wait(
     app: FastAPI, client: TestClient, paths: dict[str, str]
 ) -> None:
-    app.state.rates.open_answers = AtOnce(0)
+    app.state.rates.open_answers = ConcurrencyLimiter(0)
     headers = {"Accept": "text/event-stream"}
     for name, path in paths.items():
         answer = client.get(path, headers=headers)
@@ -57,11 +57,11 @@ def test_key_with_too_much_open_is_told_to_wait(
 def test_refused_download_is_not_in_the_audit_trail(
     app: FastAPI, client: TestClient, paths: dict[str, str]
 ) -> None:
-    app.state.rates.open_answers = AtOnce(0)
+    app.state.rates.open_answers = ConcurrencyLimiter(0)
     assert client.get(paths["archive"]).status_code == 429
     actions = [entry["action"] for entry in client.get("/v1/audit").json()["data"]]
     assert "adapter.download" not in actions
-    app.state.rates.open_answers = AtOnce(1)
+    app.state.rates.open_answers = ConcurrencyLimiter(1)
     assert client.get(paths["archive"]).status_code == 200
     actions = [entry["action"] for entry in client.get("/v1/audit").json()["data"]]
     assert actions.count("adapter.download") == 1

@@ -10,9 +10,9 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from app.core.settings import Settings
 from app.main import create_app
-from app.problems import Problem
-from app.settings import Settings
+from app.web.problem_details import Problem
 from tests.api.world import World
 
 SPEC = {"base_model": "all-minilm-l6-v2", "train_dataset": "ds_" + "0" * 32}

@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
-from app.rates import MAX_NAMES, Buckets, Rates, neighbourhood
-from app.settings import Settings
+from app.auth.rate_limit import MAX_NAMES, Rates, TokenBucketLimiter, client_network
+from app.core.settings import Settings
 
 
 class Clock:
@@ -43,7 +43,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 def test_bucket_gives_its_burst_then_its_rate(clock: Clock) -> None:
-    buckets = Buckets(per_second=2, burst=3, clock=clock)
+    buckets = TokenBucketLimiter(per_second=2, burst=3, clock=clock)
     assert [buckets.take("a") for _ in range(4)] == [0, 0, 0, 0.5]
     assert buckets.take("b") == 0
     clock.now += 0.25
@@ -55,14 +55,14 @@ def test_bucket_gives_its_burst_then_its_rate(clock: Clock) -> None:
 
 
 def test_token_given_back_is_there_again(clock: Clock) -> None:
-    buckets = Buckets(per_second=1, burst=1, clock=clock)
+    buckets = TokenBucketLimiter(per_second=1, burst=1, clock=clock)
     assert buckets.take("a") == 0
     buckets.give_back("a")
     assert [buckets.take("a"), buckets.take("a")] == [0, 1]
 
 
 def test_buckets_do_not_grow_without_end(clock: Clock) -> None:
-    buckets = Buckets(per_second=1, burst=1, clock=clock)
+    buckets = TokenBucketLimiter(per_second=1, burst=1, clock=clock)
     for number in range(MAX_NAMES + 50):
         buckets.take(str(number))
     assert len(buckets._buckets) == MAX_NAMES
@@ -80,7 +80,7 @@ def test_buckets_do_not_grow_without_end(clock: Clock) -> None:
     ],
 )
 def test_neighbours_in_ipv6_are_one(address: str | None, stands_for: str) -> None:
-    assert neighbourhood(address) == stands_for
+    assert client_network(address) == stands_for
 
 
 def test_key_that_asks_too_often_is_told_to_wait(

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from app.problems import MEDIA_TYPE, problem_types
+from app.web.problem_details import MEDIA_TYPE, problem_types
 from docs import reference
 
 

@@ -11,9 +11,9 @@ from fastapi import FastAPI
 from sqlalchemy import Engine, text
 from starlette.testclient import TestClient
 
+from app.auth.key_ring import Scope
+from app.core.settings import Settings
 from app.models import Base
-from app.security import Scope
-from app.settings import Settings
 from tests.api.recorder import Seen
 from tests.api.test_reference import operations
 from tests.api.world import BASE_MODEL, World

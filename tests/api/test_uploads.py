@@ -17,10 +17,10 @@ from fastapi import FastAPI
 from sqlalchemy import Engine, func, select
 from starlette.testclient import TestClient
 
-from app.blobs import collect_garbage
+from app.core.settings import Settings
 from app.main import create_app
 from app.models import Blob, BlobChunk, Dataset
-from app.settings import Settings
+from app.storage.blobs import collect_garbage
 from tests.api.world import World, pairs
 
 NDJSON = {"Content-Type": "application/x-ndjson"}

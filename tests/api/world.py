@@ -11,16 +11,17 @@ from typing import Any
 from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
+from app.adapters import publishing
 from app.base_models.catalogue import load_catalogue
 from app.base_models.facts import store_facts
-from app.broker import preflight_queue
-from app.database import transaction
+from app.core.broker import preflight_queue
+from app.core.database import transaction
+from app.core.settings import Settings
 from app.domain.lifecycle import FailureCode
 from app.domain.plan import BaseModelFacts
 from app.domain.progress import CheckpointSaved, FileEntry, Packaged, Stepped
-from app.jobs import checkpoints, leases
-from app.jobs.repository import Lease
-from app.settings import Settings
+from app.job_queue import checkpoints, worker_api
+from app.job_queue.transitions import Lease
 from tests.services import wait_until
 
 BASE_MODEL = "all-minilm-l6-v2"
@@ -99,7 +100,7 @@ class World:
 
     def claim(self, queue: str | None = None) -> Lease:
         """A worker takes the best waiting job."""
-        claimed = leases.claim(
+        claimed = worker_api.claim(
             self.engine, self.settings, queue or self.settings.queue, "host-ab/0:lease", "host"
         )
         assert claimed is not None
@@ -113,7 +114,7 @@ class World:
         """The trainer says that a step is done."""
         named = {name.replace("__", "/"): value for name, value in metrics.items()}
         said = Stepped(step=number, total_steps=total, epoch=number / total, metrics=named)
-        leases.record(self.engine, self.settings, lease, phase="training", steps=[said])
+        worker_api.record(self.engine, self.settings, lease, phase="training", steps=[said])
 
     def checkpoint(self, lease: Lease, step: int) -> None:
         """The trainer saves a checkpoint."""
@@ -132,15 +133,15 @@ class World:
                 certificate={"max_difference": 0.0},
                 summary={"format": 1} | summary,
             )
-            return leases.publish(self.engine, self.settings, lease, Path(name), packaged)
+            return publishing.publish(self.engine, self.settings, lease, Path(name), packaged)
 
     def fail(self, lease: Lease, code: FailureCode, detail: str) -> None:
         """The attempt ends badly."""
-        leases.fail(self.engine, self.settings, lease, code, detail)
+        worker_api.fail(self.engine, self.settings, lease, code, detail)
 
     def release(self, lease: Lease) -> None:
         """The worker stops, as it was asked to."""
-        leases.release(self.engine, lease, "stopped on request")
+        worker_api.release(self.engine, lease, "stopped on request")
 
 
 def claim_when_there(world: World) -> Lease:
@@ -149,7 +150,7 @@ def claim_when_there(world: World) -> Lease:
 
     def claim() -> bool:
         queue = preflight_queue(world.settings)
-        claimed = leases.claim(world.engine, world.settings, queue, "host-ab/p:lease", "host")
+        claimed = worker_api.claim(world.engine, world.settings, queue, "host-ab/p:lease", "host")
         found.extend([claimed[1]] if claimed else [])
         return claimed is not None
 

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from app.cli.environment import note_ignored
-from app.database import make_engine
-from app.migrations import migrate
-from app.settings import Settings
+from app.core.database import make_engine
+from app.core.migrations import migrate
+from app.core.settings import Settings
 from tests.api.world import pairs
 from tests.cli.conftest import environment, serving
 from tests.services import free_port, wait_until

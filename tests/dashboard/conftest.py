@@ -15,11 +15,11 @@ from selenium.webdriver.chrome.service import Service
 from sqlalchemy import Engine
 
 from app.api_keys import service as api_keys
-from app.database import make_engine, transaction
+from app.auth.key_ring import Scope
+from app.core.database import make_engine, transaction
+from app.core.migrations import migrate
+from app.core.settings import Settings
 from app.main import create_app
-from app.migrations import migrate
-from app.security import Scope
-from app.settings import Settings
 from tests import services
 from tests.api.world import World
 from tests.dashboard.browser import Browser

@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from app.adapters import publishing
 from app.domain.progress import FileEntry, Packaged
-from app.jobs import leases
-from app.jobs.repository import Lease
+from app.job_queue.transitions import Lease
 from tests.api.world import World
 
 FILES = {
@@ -55,4 +55,4 @@ def publish(world: World, lease: Lease, summary: dict[str, Any] | None = None) -
             certificate=CERTIFICATE,
             summary=summary or {"format_version": 1, "max_length": 256, "vllm_servable": False},
         )
-        return leases.publish(world.engine, world.settings, lease, Path(name), packaged)
+        return publishing.publish(world.engine, world.settings, lease, Path(name), packaged)

@@ -9,9 +9,9 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 
 from app.domain.lifecycle import FailureCode
-from app.domain.notes import NoteCode
 from app.domain.progress import Noted
-from app.jobs import leases
+from app.domain.warnings import WarningCode
+from app.job_queue import worker_api
 from tests.api.world import World
 from tests.dashboard.browser import Browser
 from tests.dashboard.play import publish
@@ -34,9 +34,9 @@ def test_text_of_users_is_shown_as_text(signed_in: Browser, world: World) -> Non
         name=CANARY, metadata={"label": CANARY}, train_dataset=answer.json()["id"]
     )  # fmt: skip
     lease = world.claim()
-    note = Noted(code=NoteCode.EVAL_LEAKED, message=f"note {CANARY}", is_warning=True)
-    leases.record(world.engine, world.settings, lease, notes=[note])
-    leases.record_log(world.engine, world.settings, lease, 0, f"log {CANARY}")
+    note = Noted(code=WarningCode.EVAL_LEAKED, message=f"note {CANARY}", is_warning=True)
+    worker_api.record(world.engine, world.settings, lease, notes=[note])
+    worker_api.record_log(world.engine, world.settings, lease, 0, f"log {CANARY}")
 
     def is_text_in(selector: str) -> None:
         signed_in.wait_for_text(CANARY, selector)
@@ -148,8 +148,10 @@ def _jobs_of_all_kinds(world: World) -> list[str]:
     world.step(lease, 2, 2, train__loss=0.4, eval__accuracy=0.9)
     adapter_id = publish(world, lease)
     world.fail(world.claim(), FailureCode.NAN_LOSS, "no number")
-    warning = Noted(code=NoteCode.EVAL_LEAKED, message="worth knowing", is_warning=True)
-    leases.record(world.engine, world.settings, world.claim(), phase="tokenizing", notes=[warning])
+    warning = Noted(code=WarningCode.EVAL_LEAKED, message="worth knowing", is_warning=True)
+    worker_api.record(
+        world.engine, world.settings, world.claim(), phase="tokenizing", notes=[warning]
+    )
     waiting = world.submit(name="waiting")
     jobs = [f"/jobs/{job['id']}" for job in (done, failed, running, waiting)]
     return [*jobs, f"/adapters/{adapter_id}"]

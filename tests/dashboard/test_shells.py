@@ -10,9 +10,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from app import dashboard
+from app.core.settings import Settings
 from app.dashboard.router import PAGES
 from app.main import create_app
-from app.settings import Settings
 
 STATIC = Path(str(dashboard.__file__)).parent / "static"
 PATHS = [path.format(job_id="job_1", adapter_id="ad_1") for path in PAGES]

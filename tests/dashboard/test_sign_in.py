@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from selenium.webdriver.common.keys import Keys
 
-from app.security import Scope
+from app.auth.key_ring import Scope
 from tests.api.world import World
 from tests.dashboard.browser import Browser
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from app.domain.compiler import compile_plan
 from app.domain.plan import BaseModelFacts
-from app.domain.rules import SpecProblem, SpecRejected, check
+from app.domain.rules import SpecProblem, SpecRejectedError, check
 from app.domain.spec import LoraSpec, RewardJobSpec, TrainingSpec
 from tests.domain.base_model_facts import dataset, decoder, encoder, job, mixture
 
@@ -26,7 +26,7 @@ def problems(
 ) -> list[SpecProblem]:
     try:
         check(job(**spec), facts, dataset(pairs), data_format)
-    except SpecRejected as rejected:
+    except SpecRejectedError as rejected:
         return rejected.problems
     return []
 
@@ -244,5 +244,5 @@ def test_what_ruins_a_model_in_silence_is_not_offered(model: Any, fields: dict[s
 @pytest.mark.parametrize("data_format", ["text", "conversational"])
 def test_a_refused_spec_has_no_plan(data_format: str):
     spec = job(lora={"target_modules": ["zzz"]})
-    with pytest.raises(SpecRejected, match="/lora/target_modules/0"):
+    with pytest.raises(SpecRejectedError, match="/lora/target_modules/0"):
         compile_plan(spec, "hub", LLAMA, dataset(), None, data_format)

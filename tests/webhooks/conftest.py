@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
-from app.settings import Settings
+from app.core.settings import Settings
 from app.webhooks.delivery import Sender
 from tests.api.conftest import anonymous, app, client, key_for, world
 from tests.webhooks.receiver import Receiver, receiving

@@ -13,10 +13,10 @@ from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 from starlette.testclient import TestClient
 
-from app.database import transaction
+from app.core.database import transaction
+from app.core.settings import Settings
 from app.main import create_app
 from app.models import WebhookDelivery
-from app.settings import Settings
 from app.webhooks import delivery, outbox
 from app.webhooks.delivery import (
     BACKOFF_MAX_MS,
@@ -64,8 +64,16 @@ def test_message_is_signed_and_says_what_the_api_says(
     (shown,) = deliveries(client, hook)
     assert shown["id"] == heard.headers["webhook-id"]
     assert shown["created_at"] == message["timestamp"]
-    assert (shown["status"], shown["attempts"], shown["next_attempt_at"]) == ("delivered", 1, None)
-    assert (shown["response_status"], shown["response_body"], shown["error"]) == (
+    assert (shown["status"], shown["attempts"], shown["next_attempt_at"]) == (
+        "delivered",
+        1,
+        None,
+    )
+    assert (
+        shown["response_status"],
+        shown["response_body"],
+        shown["error"],
+    ) == (
         200,
         "thanks",
         None,
@@ -201,7 +209,11 @@ def test_message_of_a_sender_that_died_is_sent_by_another(
     # The first one was only slow, and comes late with bad news.
     delivery.record(engine, taken, Outcome(error="too late"))
     (shown,) = deliveries(client, hook)
-    assert (shown["status"], shown["attempts"], shown["error"]) == ("delivered", 2, None)
+    assert (shown["status"], shown["attempts"], shown["error"]) == (
+        "delivered",
+        2,
+        None,
+    )
     assert client.get(f"/v1/webhooks/{hook['id']}").json()["failing_since"] is None
 
 

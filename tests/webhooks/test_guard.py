@@ -14,8 +14,8 @@ import anyio
 import httpcore
 import pytest
 
+from app.core.settings import Settings
 from app.models import Webhook, WebhookDelivery
-from app.settings import Settings
 from app.webhooks.delivery import Outcome, Sender
 from app.webhooks.guard import GuardedBackend, RefusedError, WebhookUrlError, check_url, is_public
 from tests.webhooks.receiver import receiving

@@ -9,12 +9,12 @@ from typing import Any
 from sqlalchemy import Engine, select
 from starlette.testclient import TestClient
 
-from app.database import transaction
+from app.core.database import transaction
+from app.core.settings import Settings
 from app.domain.lifecycle import Desired, FailureCode
-from app.jobs import repository
-from app.jobs.reconciler import requeue_lost
+from app.job_queue import transitions
+from app.job_queue.reconciler import requeue_lost
 from app.models import Job, WebhookDelivery
-from app.settings import Settings
 from app.webhooks import outbox
 from tests.api.world import World
 from tests.webhooks.receiver import Receiver
@@ -86,7 +86,7 @@ def test_job_whose_workers_were_lost_is_told(
     job = world.submit()
     lease = world.claim()
     with transaction(engine) as session:
-        repository.desire(session, "acme", job["id"], Desired.PAUSE)
+        transitions.desire(session, "acme", job["id"], Desired.PAUSE)
     assert requeue_lost(engine, settings, owner_prefix=lease.owner)
     assert types(engine) == ["job.running", "job.paused"]
 
@@ -96,7 +96,7 @@ def test_change_that_is_rolled_back_tells_nobody(
 ) -> None:
     job = world.submit()
     with transaction(engine) as session:
-        repository.desire(session, "acme", job["id"], Desired.CANCEL)
+        transitions.desire(session, "acme", job["id"], Desired.CANCEL)
         assert session.scalars(select(WebhookDelivery)).all()
         session.rollback()
     assert queued(engine) == []
@@ -193,7 +193,7 @@ def test_deleting_a_webhook_while_a_job_moves_breaks_neither(
 
     thread = threading.Thread(target=delete)
     with transaction(engine) as session:
-        repository.desire(session, "acme", job["id"], Desired.CANCEL)
+        transitions.desire(session, "acme", job["id"], Desired.CANCEL)
         thread.start()  # waits for the row that this transaction refers to
     thread.join()
     assert deleted.is_set()

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from app.auth.key_ring import Scope
+from app.core.settings import Settings
 from app.main import create_app
-from app.security import Scope
-from app.settings import Settings
 from app.webhooks.service import MAX_WEBHOOKS
 
 URL = "https://hooks.example.com/plaudit"

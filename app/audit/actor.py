@@ -1,0 +1,27 @@
+"""Who acts in a request, for the audit log."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from app.audit.log import Actor
+from app.auth.key_ring import Principal
+
+
+async def get_actor(request: Request) -> Actor:
+    """The request's key, id and address (of the client, where uvicorn trusts the proxy).
+
+    Stands behind the dependency that asks for the key, which says whose it is.
+    """
+    principal: Principal = request.scope["principal"]
+    return Actor(
+        tenant_id=principal.tenant_id,
+        key_id=principal.key_id,
+        request_id=request.scope.get("request_id"),
+        client=request.client.host if request.client else None,
+    )
+
+
+ActorDep = Annotated[Actor, Depends(get_actor)]

@@ -1,0 +1,158 @@
+"""Tickets: "there is work in this queue", nothing more. Lost, doubled or forged ones do no harm.
+
+A ticket carries no job id, no spec and no secret. It is issued after the commit, in a thread of
+its own, never in the request's way: publishing to a frozen Redis takes until the socket's timeout.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import Protocol
+
+import redis
+import structlog
+from celery import Celery
+from kombu.entity import Exchange, Queue
+
+from app.core.settings import Settings
+
+log = structlog.get_logger()
+
+TRAIN = "jobs.train"
+KEY_PREFIX = "plaudit:"
+#: A ticket nobody took is worthless: the reconciler issues another.
+TICKET_EXPIRES_SECONDS = 60
+
+
+def preflight_queue(settings: Settings) -> str:
+    """Where base models are inspected: never behind a training job that runs for days."""
+    return f"{settings.queue}.preflight"
+
+
+def queues(settings: Settings) -> list[str]:
+    """Every queue of this service."""
+    return [settings.queue, preflight_queue(settings)]
+
+
+class Tickets(Protocol):
+    """Tells workers that a queue has work."""
+
+    def issue(self, queue_name: str, /) -> None:
+        """Send one ticket, or forget it: never blocks, never raises."""
+
+    def backlog(self, queue_name: str, /) -> int:
+        """How many tickets wait; raises OSError or redis.RedisError when the broker is away."""
+
+    def close(self) -> None:
+        """Stop the thread."""
+
+
+class NoTickets:
+    """Embedded mode: the supervisor polls the database."""
+
+    def issue(self, _queue_name: str) -> None:
+        """Nobody listens."""
+
+    def backlog(self, _queue_name: str) -> int:
+        """A large number: no ticket is ever needed."""
+        return 1 << 30
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+
+class CeleryTickets:
+    """Celery on Redis; one publishing thread, which drops tickets when it cannot keep up."""
+
+    def __init__(self, settings: Settings) -> None:
+        assert settings.redis_url is not None
+        self._app = make_celery(settings)
+        self._redis = redis.Redis.from_url(
+            settings.redis_url.get_secret_value(), socket_timeout=2, socket_connect_timeout=2
+        )
+        self._pending: queue.Queue[str | None] = queue.Queue(maxsize=100)
+        self._thread = threading.Thread(target=self._publish, name="tickets", daemon=True)
+        self._thread.start()
+
+    def issue(self, queue_name: str) -> None:
+        """Hand it to the publishing thread."""
+        try:
+            self._pending.put_nowait(queue_name)
+        except queue.Full:
+            log.warning("ticket_dropped", queue=queue_name)  # the reconciler issues another
+
+    def backlog(self, queue_name: str) -> int:
+        """Length of the Redis list."""
+        return int(self._redis.llen(KEY_PREFIX + queue_name))
+
+    def close(self) -> None:
+        """End the thread after what it is doing."""
+        try:
+            self._pending.put_nowait(None)
+        except queue.Full:
+            log.warning("tickets_left_behind")
+        self._thread.join(timeout=5)
+        self._redis.close()
+        self._app.close()
+
+    def _publish(self) -> None:
+        while (queue_name := self._pending.get()) is not None:
+            try:
+                self._app.send_task(TRAIN, queue=queue_name, expires=TICKET_EXPIRES_SECONDS)
+            except Exception:
+                log.warning("ticket_not_sent", queue=queue_name, exc_info=True)
+
+
+def make_tickets(settings: Settings) -> Tickets:
+    """The tickets of this mode."""
+    return NoTickets() if settings.is_embedded else CeleryTickets(settings)
+
+
+def make_celery(settings: Settings) -> Celery:
+    """The Celery application that API and workers share; every setting has a reason in the docs."""
+    app = Celery("plaudit")
+    app.conf.update(
+        broker_url=settings.redis_url.get_secret_value() if settings.redis_url else "memory://",
+        result_backend=None,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        result_accept_content=["json"],
+        # Early ack: the row is the truth. With late ack a task longer than the visibility
+        # timeout is delivered again while it runs.
+        task_acks_late=False,
+        task_track_started=False,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        task_send_sent_event=False,
+        task_default_queue=settings.queue,
+        task_queues=[_queue(name) for name in queues(settings)],
+        task_create_missing_queues=False,
+        task_publish_retry=False,
+        broker_connection_timeout=2,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        visibility_timeout=300,
+        broker_transport_options={
+            "visibility_timeout": 300,
+            "unacked_restore_interval": 10,
+            "unacked_restore_throttle": 1,
+            "socket_timeout": 10,
+            "socket_connect_timeout": 2,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            "global_keyprefix": KEY_PREFIX,
+        },
+    )
+    return app
+
+
+def _queue(name: str) -> Queue:
+    # With exchange and key left to Celery all queues would share both, and each get every ticket.
+    return Queue(name, Exchange(name, type="direct"), routing_key=name)  # type: ignore[no-untyped-call]

@@ -1,0 +1,37 @@
+"""Brings a database to the tables that this version knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import alembic.command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine
+
+#: In a checkout beside the package; in an installed package inside it.
+_PACKAGE = Path(__file__).parents[1]
+_PLACES = (_PACKAGE.parent / "alembic", _PACKAGE / "_alembic")
+
+
+def migrate(engine: Engine) -> None:
+    """Upgrade to the newest revision; nothing happens when it is there."""
+    config = _config()
+    config.attributes["engine"] = engine
+    alembic.command.upgrade(config, "head")
+
+
+def is_current(engine: Engine) -> bool:
+    """Whether the database is at the revision that this version knows."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision() == head
+
+
+def _config() -> Config:
+    config = Config()
+    place = next(place for place in _PLACES if (place / "env.py").is_file())
+    config.set_main_option("script_location", str(place).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config

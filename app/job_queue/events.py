@@ -1,0 +1,82 @@
+"""What happened to a job, in the transaction in which it happened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import insert
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from app.domain.lifecycle import JobKind
+from app.job_queue.job_view import JobItem
+from app.models import Job, JobEvent, JobMetric
+from app.webhooks import outbox
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened, before it has a number."""
+
+    type: str
+    message: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+def add_events(
+    session: Session, job_id: str, attempt: int, last_seq: int, events: Sequence[Event]
+) -> None:
+    """Write events that end at number ``last_seq``; their numbers were allotted by an update."""
+    first = last_seq - len(events) + 1
+    if events:
+        session.execute(
+            insert(JobEvent),
+            [
+                {
+                    "job_id": job_id,
+                    "seq": first + i,
+                    "attempt": attempt,
+                    "type": event.type,
+                    "message": event.message[:2000],
+                    "data": event.data,
+                }
+                for i, event in enumerate(events)
+            ],
+        )
+
+
+def announce(session: Session, job: Job) -> None:
+    """Tell webhooks about a status that was entered; they hear it when this transaction commits."""
+    if job.kind == JobKind.TRAIN:
+        item = JobItem.of(job).model_dump(mode="json")
+        outbox.announce(session, job.tenant_id, f"job.{job.status}", item)
+
+
+def upsert_metrics(
+    session: Session, job_id: str, attempt: int, step: int, metrics: dict[str, float]
+) -> None:
+    """Write numbers of a step; a redone step replaces, an older attempt never does."""
+    if not metrics:
+        return
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    statement = dialect.insert(JobMetric).values(
+        [
+            {
+                "job_id": job_id,
+                "step": step,
+                "name": name,
+                "value": value,
+                "attempt": attempt,
+            }
+            for name, value in metrics.items()
+        ]
+    )
+    session.execute(
+        statement.on_conflict_do_update(
+            index_elements=["job_id", "step", "name"],
+            set_={"value": statement.excluded.value, "attempt": statement.excluded.attempt},
+            where=JobMetric.attempt <= statement.excluded.attempt,
+        )
+    )

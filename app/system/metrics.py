@@ -1,0 +1,124 @@
+"""Prometheus metrics of one API process and of the database."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from sqlalchemy import Engine, func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.core.database import now_ms, reader
+from app.domain.compiler import pairs_a_step
+from app.domain.lifecycle import JobStatus
+from app.job_queue.workers import WORKER_GONE_MS
+from app.models import Job, JobEvent, Worker
+
+#: Counting all jobs by status takes 0.4 s at a million rows.
+COUNTED_EVERY_SECONDS = 10.0
+HOUR_MS = 3_600_000
+
+
+class Telemetry:
+    """The figures of one process; ``registry`` is what /metrics renders."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Histogram(
+            "plaudit_http_request_seconds",
+            "Time from the request's first byte to the answer's last one.",
+            ["method", "route", "status"],
+            registry=self.registry,
+        )
+        self.registry.register(_DatabaseFigures(engine))
+
+
+_RUNNING = select(Job.rate_step, Job.rate_at, Job.step, Job.progressed_at, Job.plan).where(
+    Job.status == JobStatus.RUNNING, Job.step > Job.rate_step
+)
+
+
+def _pairs_per_second(job: Any) -> float:
+    """Since the first step of its attempt."""
+    seconds = (job.progressed_at - job.rate_at) / 1000
+    steps = job.step - job.rate_step
+    return float(steps * pairs_a_step(job.plan["reward"]) / seconds) if seconds > 0 else 0.0
+
+
+class _DatabaseFigures(Collector):
+    """Queue depth and age, jobs by status, workers: read when asked for."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._counts: dict[str, int] = {}
+        self._counted_at = -COUNTED_EVERY_SECONDS
+
+    def describe(self) -> list[Metric]:
+        return []  # or registering would already ask the database
+
+    def collect(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("plaudit_database_up", "Whether the database answers.")
+        try:
+            yield from self._figures()
+            up.add_metric([], 1)
+        except SQLAlchemyError:
+            up.add_metric([], 0)
+        yield up
+
+    def _figures(self) -> Iterator[Metric]:
+        jobs = GaugeMetricFamily("plaudit_jobs", "Jobs by status.", labels=["status"])
+        for status, count in self._job_counts().items():
+            jobs.add_metric([status], count)
+        with reader(self._engine).connect() as connection:
+            depth = connection.execute(
+                select(Job.queue, func.count(), now_ms() - func.min(Job.created_at))
+                .where(Job.status == JobStatus.QUEUED)
+                .group_by(Job.queue)
+            ).all()
+            workers = connection.execute(
+                select(Worker.queue, func.sum(Worker.slots), func.sum(Worker.busy))
+                .where(Worker.seen_at > now_ms() - WORKER_GONE_MS)
+                .group_by(Worker.queue)
+            ).all()
+            lost = connection.execute(
+                select(func.count()).where(
+                    JobEvent.type == "worker_lost", JobEvent.at > now_ms() - HOUR_MS
+                )
+            ).scalar_one()
+            rates = [_pairs_per_second(row) for row in connection.execute(_RUNNING)]
+        queued = GaugeMetricFamily("plaudit_queue_depth", "Jobs waiting.", labels=["queue"])
+        age = GaugeMetricFamily(
+            "plaudit_queue_oldest_seconds", "Age of the oldest waiting job.", labels=["queue"]
+        )
+        for queue, count, oldest_ms in depth:
+            queued.add_metric([queue], count)
+            age.add_metric([queue], oldest_ms / 1000)
+        slots = GaugeMetricFamily("plaudit_worker_slots", "Of live workers.", labels=["queue"])
+        busy = GaugeMetricFamily("plaudit_worker_slots_busy", "Slots in use.", labels=["queue"])
+        for queue, all_slots, busy_slots in workers:
+            slots.add_metric([queue], all_slots)
+            busy.add_metric([queue], busy_slots)
+        yield from (jobs, queued, age, slots, busy)
+        yield GaugeMetricFamily(
+            "plaudit_leases_lost_last_hour", "Attempts whose worker was lost.", value=lost
+        )
+        yield GaugeMetricFamily(
+            "plaudit_training_pairs_per_second", "Of all running jobs together.", value=sum(rates)
+        )
+
+    def _job_counts(self) -> dict[str, int]:
+        with self._lock:
+            if time.monotonic() - self._counted_at >= COUNTED_EVERY_SECONDS:
+                with reader(self._engine).connect() as connection:
+                    found = connection.execute(
+                        select(Job.status, func.count()).group_by(Job.status)
+                    ).all()
+                self._counts = dict.fromkeys(JobStatus, 0) | {row[0]: row[1] for row in found}
+                self._counted_at = time.monotonic()
+            return self._counts
