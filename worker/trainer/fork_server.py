@@ -143,7 +143,8 @@ def _load() -> None:
     if is_held_back:
         sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
     import worker.trainer.inspection.checkpoint
-    import worker.trainer.run_task  # noqa: F401
+    import worker.trainer.run_task
+    import worker.trainer.tasks.train  # noqa: F401
 
     if is_held_back:
         del sys.modules["bitsandbytes"]
