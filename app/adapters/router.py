@@ -15,6 +15,7 @@ from app.audit import log as audit_log
 from app.audit.actor import ActorDep
 from app.audit.log import Actor
 from app.core.database import transaction
+from app.core.errors import RangeError
 from app.storage.blobs import StoredBlob, read_range
 from app.web.dependencies import (
     EngineDep,
@@ -25,14 +26,14 @@ from app.web.dependencies import (
     SessionDep,
 )
 from app.web.pagination import Page, by_id
-from app.web.problem_details import documented
-from app.web.range_response import Content, RangeError, serve
+from app.web.problem_details import error_responses
+from app.web.range_response import Content, content_response
 
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"])
 
 AdapterId = Annotated[str, Path(pattern=r"^ad_[0-9a-f]{32}$")]
 FileName = Annotated[str, Path(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$")]
-_NOT_FOUND = documented(AdapterNotFoundError)
+_NOT_FOUND = error_responses(AdapterNotFoundError)
 
 
 def _download(media_type: str) -> dict[int | str, dict[str, Any]]:
@@ -41,7 +42,7 @@ def _download(media_type: str) -> dict[int | str, dict[str, Any]]:
         200: {"description": "All of the bytes; `ETag` holds their sha256.", "content": content},
         206: {"description": "The part that `Range` asked for.", "content": content},
         304: {"description": "The client has it."},
-        **documented(AdapterNotFoundError, RangeError),
+        **error_responses(AdapterNotFoundError, RangeError),
     }
 
 
@@ -129,7 +130,7 @@ def _serve(
     request: Request, content: Content, writer: Engine, actor: Actor, adapter_id: str
 ) -> Response:
     """Bytes leave only after it is written down to whom."""
-    response = serve(request, content)
+    response = content_response(request, content)
     if request.method == "GET" and response.status_code in (200, 206):
         with transaction(writer) as session:
             audit_log.record(session, actor, "adapter.download", adapter_id)

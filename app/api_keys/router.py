@@ -19,7 +19,7 @@ from app.domain.spec import CleanText
 from app.models import ApiKey
 from app.web.dependencies import PageDep, ReadEngineDep, RequireAdmin, SessionDep
 from app.web.pagination import LAST_MS, Page, Timestamp, by_id
-from app.web.problem_details import documented
+from app.web.problem_details import error_responses
 from app.web.strict_route import StrictRoute
 
 router = APIRouter(prefix="/v1/api-keys", tags=["api keys"], route_class=StrictRoute)
@@ -63,7 +63,7 @@ class ApiKeyCreated(ApiKeyRead):
     secret: str = Field(description="Shown this once; it is kept nowhere.")
 
 
-@router.post("", status_code=status.HTTP_201_CREATED, responses=documented(InvalidError))
+@router.post("", status_code=status.HTTP_201_CREATED, responses=error_responses(InvalidError))
 def create_api_key(
     body: ApiKeyCreate, session: SessionDep, principal: RequireAdmin, actor: ActorDep
 ) -> ApiKeyCreated:
@@ -93,7 +93,7 @@ def list_api_keys(
 @router.delete(
     "/{key_id}",
     status_code=status.HTTP_204_NO_CONTENT,
-    responses=documented(ApiKeyNotFoundError),
+    responses=error_responses(ApiKeyNotFoundError),
 )
 def revoke_api_key(
     key_id: Annotated[str, Path(pattern=r"^key_[0-9a-f]{32}$")],

@@ -37,16 +37,15 @@ _HUB = re.compile(rf"({_REPO_PART}/{_REPO_PART})@([A-Za-z0-9][A-Za-z0-9._/-]{{0,
 
 
 class CatalogueError(ServiceError):
-    """The operator's catalogue cannot be read; every fault is named with its entry and field."""
+    """The operator's catalogue is not valid; ``detail`` names entry and field of each error."""
 
     code = "bad_catalogue"
-    status = 500
     title = "The base model catalogue is not valid"
-    is_answered = False
+    is_public = False
 
 
 class UnknownBaseModelError(NotFoundError):
-    """An id that the catalogue does not have."""
+    """The catalogue has no base model with this id."""
 
     code = "base_model_not_found"
     title = "No such base model"

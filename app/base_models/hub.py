@@ -24,7 +24,7 @@ from huggingface_hub.utils.tqdm import tqdm
 from pydantic import SecretStr
 
 from app.base_models.catalogue import HubSource
-from app.base_models.faults import (
+from app.base_models.errors import (
     BadSnapshotError,
     BaseModelError,
     DiskFullError,

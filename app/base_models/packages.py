@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from app.base_models.catalogue import PackageSource
-from app.base_models.faults import BadSnapshotError, ModelNotFoundError, SourceUnavailableError
+from app.base_models.errors import BadSnapshotError, ModelNotFoundError, SourceUnavailableError
 from app.base_models.snapshot import is_model_file
 
 DOWNLOAD_TIMEOUT_SECONDS = 1_800

@@ -16,7 +16,7 @@ from app.domain.plan import BaseModelFacts
 from app.domain.spec import BASE_MODEL_ID
 from app.web.dependencies import ReadEngineDep, RequireJobsRead
 from app.web.pagination import Page
-from app.web.problem_details import documented
+from app.web.problem_details import error_responses
 
 router = APIRouter(prefix="/v1/base-models", tags=["base models"])
 
@@ -86,7 +86,7 @@ def list_base_models(
     return Page[BaseModelRead](data=data, has_more=False, next=None)
 
 
-@router.get("/{base_model_id}", responses=documented(UnknownBaseModelError))
+@router.get("/{base_model_id}", responses=error_responses(UnknownBaseModelError))
 def get_base_model(
     base_model_id: Annotated[str, Path(pattern=BASE_MODEL_ID)],
     catalogue: CatalogueDep,

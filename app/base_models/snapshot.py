@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from app.base_models.faults import BadSnapshotError, ModelNotFoundError
+from app.base_models.errors import BadSnapshotError, ModelNotFoundError
 
 MAX_FILES = 2_000
 MAX_JSON_BYTES = 32 << 20

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from app.base_models import hub, packages
 from app.base_models.catalogue import BaseModelEntry, HubSource, LocalSource, PackageSource
-from app.base_models.faults import BadSnapshotError, DiskFullError
+from app.base_models.errors import BadSnapshotError, DiskFullError
 from app.base_models.snapshot import check_directory, file_sha256
 
 HUB_ENDPOINT = "https://huggingface.co"
@@ -47,7 +47,7 @@ def fetch(
     the same model at once: one downloads, the others wait and find it. What a broken download
     left is used by the next one.
 
-    Raises the errors of ``app.base_models.faults``; each says whether trying again can help.
+    Raises the errors of ``app.base_models.errors``; each says whether trying again can help.
     """
     match entry.source:
         case LocalSource(path):

@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from app.core.errors import NotFoundError
 from app.dashboard import reference
+from app.web import etags
 
 router = APIRouter(include_in_schema=False)
 
@@ -82,7 +83,7 @@ async def static_file(request: Request, name: str) -> Response:
 
 def _answer(request: Request, asset: _Asset) -> Response:
     headers = HEADERS | {"ETag": asset.etag}
-    if request.headers.get("if-none-match") == asset.etag:
+    if etags.is_match(request.headers.get("if-none-match"), asset.etag):
         return Response(status_code=304, headers=headers)
     return Response(asset.body, media_type=asset.media_type, headers=headers)
 

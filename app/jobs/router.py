@@ -40,7 +40,7 @@ from app.web.dependencies import (
     TicketsDep,
 )
 from app.web.pagination import Page, by_id
-from app.web.problem_details import documented
+from app.web.problem_details import error_responses
 from app.web.strict_route import StrictRoute
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
@@ -132,7 +132,7 @@ router.add_api_route(
     response_model=JobRead,
     responses={
         304: {"description": "As the client knows it."},
-        **documented(JobNotFoundError),
+        **error_responses(JobNotFoundError),
     },
 )
 
@@ -140,7 +140,7 @@ router.add_api_route(
 @router.patch(
     "/{job_id}",
     response_model=JobRead,
-    responses=documented(JobNotFoundError, JobStateError),
+    responses=error_responses(JobNotFoundError, JobStateError),
 )
 def update_job(
     job_id: JobId,
@@ -161,7 +161,7 @@ def update_job(
 @router.delete(
     "/{job_id}",
     status_code=status.HTTP_204_NO_CONTENT,
-    responses=documented(JobNotFoundError, JobLiveError),
+    responses=error_responses(JobNotFoundError, JobLiveError),
 )
 def delete_job(
     job_id: JobId, session: SessionDep, principal: RequireJobsWrite, actor: ActorDep
@@ -174,7 +174,7 @@ def delete_job(
 @router.post(
     "/{job_id}/cancel",
     response_model=JobRead,
-    responses=documented(JobNotFoundError, JobFinishedError),
+    responses=error_responses(JobNotFoundError, JobFinishedError),
 )
 def cancel_job(
     job_id: JobId,
@@ -193,7 +193,7 @@ def cancel_job(
 @router.post(
     "/{job_id}/pause",
     response_model=JobRead,
-    responses=documented(JobNotFoundError, JobFinishedError, JobStateError),
+    responses=error_responses(JobNotFoundError, JobFinishedError, JobStateError),
 )
 def pause_job(
     job_id: JobId, session: SessionDep, principal: RequireJobsWrite, actor: ActorDep
@@ -207,7 +207,7 @@ def pause_job(
 @router.post(
     "/{job_id}/resume",
     response_model=JobRead,
-    responses=documented(JobNotFoundError, JobFinishedError, JobStateError),
+    responses=error_responses(JobNotFoundError, JobFinishedError, JobStateError),
 )
 def resume_job(
     job_id: JobId,

@@ -19,7 +19,7 @@ from app.job_queue.queries import live_workers
 from app.job_queue.workers import WORKER_GONE_MS
 from app.system.metrics import Telemetry
 from app.web.dependencies import ReadEngineDep, SettingsDep, TicketsDep
-from app.web.problem_details import ProblemType, documented, problem_types
+from app.web.problem_details import ProblemType, error_responses, problem_types
 
 log = structlog.get_logger()
 
@@ -71,7 +71,7 @@ def readiness(
     return Readiness(status="ok" if is_ready else "away", checks=checks, workers=workers)
 
 
-@router.get("/problems/{code}", responses=documented(NotFoundError))
+@router.get("/problems/{code}", responses=error_responses(NotFoundError))
 async def explain_problem(code: str) -> ProblemType:
     """What the `type` of a problem leads to: its meaning and what to do next."""
     for problem in problem_types():

@@ -15,7 +15,7 @@ class StrictRoute(APIRoute):
     """Route whose JSON body is parsed by ``app.core.strict_json``."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the framework's handler with a request that parses strictly."""
+        """Return the framework's handler for a request that parses its body strictly."""
         handle = super().get_route_handler()
 
         async def handle_strictly(request: Request) -> Response:

@@ -13,7 +13,7 @@ from app.core.errors import QuotaError
 from app.models import WebhookDelivery
 from app.web.dependencies import PageDep, ReadEngineDep, RequireAdmin, SessionDep, SettingsDep
 from app.web.pagination import Page, by_id
-from app.web.problem_details import documented
+from app.web.problem_details import error_responses
 from app.web.strict_route import StrictRoute
 from app.webhooks import outbox, service
 from app.webhooks.guard import WebhookUrlError, check_url
@@ -23,13 +23,13 @@ from app.webhooks.service import WebhookNotFoundError
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=StrictRoute)
 
 WebhookId = Annotated[str, Path(pattern=r"^wh_[0-9a-f]{32}$")]
-_NOT_FOUND = documented(WebhookNotFoundError)
+_NOT_FOUND = error_responses(WebhookNotFoundError)
 
 
 @router.post(
     "",
     status_code=status.HTTP_201_CREATED,
-    responses=documented(WebhookUrlError, QuotaError),
+    responses=error_responses(WebhookUrlError, QuotaError),
 )
 def create_webhook(
     body: WebhookCreate,

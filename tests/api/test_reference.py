@@ -8,7 +8,8 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from app.web.problem_details import MEDIA_TYPE, problem_types
+from app.core.errors import ServiceError
+from app.web.problem_details import MEDIA_TYPE, STATUSES, problem_types, status_of, subclasses
 from docs import reference
 
 
@@ -70,6 +71,21 @@ def test_type_of_a_problem_leads_to_its_explanation(anonymous: TestClient) -> No
     assert explained.json()["code"] == "unauthorized" == refusal["code"]
     assert explained.json()["next_step"]
     assert anonymous.get("/problems/nothing").json()["code"] == "not_found"
+
+
+def test_every_error_class_has_one_status() -> None:
+    for error in subclasses(ServiceError):
+        families = [family for family in error.__mro__ if family in STATUSES]
+        listed = families[:-1]  # the last one is ServiceError
+        assert len(listed) <= 1, f"{error.__name__} belongs to {listed}"
+        assert status_of(error) == STATUSES[families[0]]
+        # Only unexpected errors and errors that no client gets have no family of their own.
+        assert listed or error is ServiceError or not error.is_public, error.__name__
+
+
+def test_every_status_in_the_table_is_used() -> None:
+    used = {status_of(error) for error in subclasses(ServiceError) if error.is_public}
+    assert used == set(STATUSES.values())
 
 
 def test_every_problem_says_when_and_what_to_do() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from app.base_models.faults import (
+from app.base_models.errors import (
     BadSnapshotError,
     BaseModelError,
     DiskFullError,

@@ -11,7 +11,7 @@ import pytest
 
 from app.base_models import packages
 from app.base_models.catalogue import PackageSource, load_catalogue
-from app.base_models.faults import BadSnapshotError, ModelNotFoundError, SourceUnavailableError
+from app.base_models.errors import BadSnapshotError, ModelNotFoundError, SourceUnavailableError
 from app.base_models.snapshot import digest, file_sha256
 from app.base_models.sources import fetch
 from tests.base_models.model_sources import entry, make_wheel, model
