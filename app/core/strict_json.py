@@ -1,4 +1,4 @@
-"""Strict JSON: reject what two parsers could read differently."""
+"""Strict JSON: reject documents that two parsers could read differently."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def loads(data: bytes | str) -> Any:
     """Parse JSON without NaN, Infinity, duplicate keys or more than ``MAX_NESTING`` levels.
 
     Raises:
-        json.JSONDecodeError: for every kind of invalid input.
+        json.JSONDecodeError: The input is not valid, for whatever reason.
     """
     try:
         value = json.loads(
@@ -21,7 +21,7 @@ def loads(data: bytes | str) -> Any:
     except json.JSONDecodeError:
         raise
     except (RecursionError, ValueError) as error:
-        # ValueError covers bytes that are not UTF-8 and numbers of thousands of digits.
+        # ValueError includes invalid UTF-8 and numbers with thousands of digits.
         raise json.JSONDecodeError(str(error)[:200], "", 0) from error
     if _is_too_deep(value):
         raise json.JSONDecodeError(f"nested deeper than {MAX_NESTING}", "", 0)
@@ -35,7 +35,7 @@ def _reject_constant(name: str) -> NoReturn:
 def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key is given twice in one object")
+        raise ValueError("an object has the same key twice")
     return found
 
 
