@@ -1,4 +1,4 @@
-"""Adapters and their downloads over HTTP."""
+"""Routes of /v1/adapters, including downloads."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _NOT_FOUND = error_responses(AdapterNotFoundError)
 def _download(media_type: str) -> dict[int | str, dict[str, Any]]:
     content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
     return {
-        200: {"description": "All of the bytes; `ETag` holds their sha256.", "content": content},
-        206: {"description": "The part that `Range` asked for.", "content": content},
-        304: {"description": "The client has it."},
+        200: {"description": "The content; `ETag` contains its sha256.", "content": content},
+        206: {"description": "The requested range of the content.", "content": content},
+        304: {"description": "The content has the `ETag` that the client sent."},
         **error_responses(AdapterNotFoundError, RangeError),
     }
 
@@ -53,7 +53,7 @@ def list_adapters(
     page: PageDep,
     job_id: Annotated[str | None, Query(pattern=r"^job_[0-9a-f]{32}$")] = None,
 ) -> Page[AdapterItem]:
-    """Adapters, newest first."""
+    """List adapters, newest first."""
     with transaction(engine) as session:
         rows = service.list_page(session, principal.tenant_id, page.limit, page.after, job_id)
     return Page[AdapterItem].of(rows, page.limit, AdapterItem.of, by_id)
@@ -63,17 +63,17 @@ def list_adapters(
 def get_adapter(
     adapter_id: AdapterId, engine: ReadEngineDep, principal: RequireArtifactsRead
 ) -> AdapterRead:
-    """An adapter: its files with bytes and sha256, metrics, certificate."""
+    """Get an adapter with its files, metrics and parity certificate."""
     with transaction(engine) as session:
         adapter = service.get(session, principal.tenant_id, adapter_id)
-        return AdapterRead.whole(adapter, service.files(session, adapter))
+        return AdapterRead.with_files(adapter, service.files(session, adapter))
 
 
 @router.delete("/{adapter_id}", status_code=status.HTTP_204_NO_CONTENT, responses=_NOT_FOUND)
 def delete_adapter(
     adapter_id: AdapterId, session: SessionDep, principal: RequireJobsWrite, actor: ActorDep
 ) -> None:
-    """Delete an adapter; its job stays."""
+    """Delete an adapter but keep its job."""
     service.remove(session, principal.tenant_id, adapter_id)
     audit_log.record(session, actor, "adapter.delete", adapter_id)
 
@@ -87,7 +87,7 @@ def download_file(
     principal: RequireArtifactsRead,
     actor: ActorDep,
 ) -> Response:
-    """A file of an adapter; one Range, ETag and If-Range are honoured."""
+    """Download a file of an adapter. Supports ETag, If-Range and a single Range."""
     with transaction(engine) as session:
         adapter = service.get(session, principal.tenant_id, adapter_id)
         file = service.file(session, adapter, name)
@@ -109,7 +109,10 @@ def download_archive(
     principal: RequireArtifactsRead,
     actor: ActorDep,
 ) -> Response:
-    """All files in one tar, whose bytes are the same every time; resumable like the files."""
+    """Download all files as a tar archive, whose bytes are the same every time.
+
+    Supports ETag, If-Range and a single Range.
+    """
     with transaction(engine) as session:
         adapter = service.get(session, principal.tenant_id, adapter_id)
         members = {
@@ -129,7 +132,7 @@ def download_archive(
 def _serve(
     request: Request, content: Content, writer: Engine, actor: Actor, adapter_id: str
 ) -> Response:
-    """Bytes leave only after it is written down to whom."""
+    """Return the content, after the download has been written to the audit log."""
     response = content_response(request, content)
     if request.method == "GET" and response.status_code in (200, 206):
         with transaction(writer) as session:

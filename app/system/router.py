@@ -1,4 +1,4 @@
-"""Health, readiness, metrics and the documentation of problem types."""
+"""Routes for health, readiness, metrics and the explanation of error codes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.core.errors import (
-    NotFoundError,
-)
+from app.core.errors import NotFoundError
 from app.job_queue.queries import live_workers
 from app.job_queue.workers import WORKER_GONE_MS
 from app.system.metrics import Telemetry
@@ -27,13 +25,13 @@ router = APIRouter(tags=["service"])
 
 
 class Health(BaseModel):
-    """The process answers."""
+    """Whether the process responds."""
 
     status: str
 
 
 class Readiness(BaseModel):
-    """Whether the things that this service needs answer; ``workers`` is for information."""
+    """Whether database and broker respond. `workers` is informational."""
 
     status: str
     checks: dict[str, str]
@@ -42,28 +40,28 @@ class Readiness(BaseModel):
 
 @router.get("/healthz")
 async def health() -> Health:
-    """The process lives."""
+    """Check that the process responds."""
     return Health(status="ok")
 
 
 @router.get(
     "/readyz",
-    responses={503: {"model": Readiness, "description": "Something needed is away."}},
+    responses={503: {"model": Readiness, "description": "The database or broker is unavailable."}},
 )
 def readiness(
     engine: ReadEngineDep, settings: SettingsDep, tickets: TicketsDep, response: Response
 ) -> Readiness:
-    """Database and broker answer."""
+    """Check that database and broker respond."""
     workers = 0
 
-    def database() -> None:
+    def check_database() -> None:
         nonlocal workers
         with engine.connect() as connection:
             connection.execute(text("SELECT 1 FROM jobs LIMIT 1")).all()
             workers = len(live_workers(connection, WORKER_GONE_MS))
 
     checks = {
-        "database": _outcome(database),
+        "database": _outcome(check_database),
         "broker": _outcome(lambda: tickets.backlog(settings.queue)),
     }
     is_ready = all(outcome == "ok" for outcome in checks.values())
@@ -73,11 +71,11 @@ def readiness(
 
 @router.get("/problems/{code}", responses=error_responses(NotFoundError))
 async def explain_problem(code: str) -> ProblemType:
-    """What the `type` of a problem leads to: its meaning and what to do next."""
+    """Explain an error code. The `type` of every problem is the URL of this route."""
     for problem in problem_types():
         if problem.code == code:
             return problem
-    raise NotFoundError("No problem has this code.", hint="docs/errors.md lists them all.")
+    raise NotFoundError("There is no such error code.", hint="docs/errors.md lists all codes.")
 
 
 @router.get(
@@ -86,7 +84,7 @@ async def explain_problem(code: str) -> ProblemType:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 def metrics(request: Request) -> Response:
-    """Figures for Prometheus."""
+    """Return metrics in the Prometheus text format."""
     telemetry: Telemetry = request.app.state.telemetry
     return Response(
         generate_latest(telemetry.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}

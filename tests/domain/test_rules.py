@@ -95,7 +95,7 @@ REFUSED: list[Any] = [
                  decoder(modules={**LLAMA.modules, "heads": 5, "heads.0": 2, "heads.1": 3}),
                  "/lora/modules_to_save/0", "module_is_a_list", "2 modules", id="V19-module-list"),
     pytest.param({}, decoder(max_token_id=320), "/base_model", "token_outside_embedding",
-                 "ids up to 320", id="V23-token-outside-embedding"),
+                 "token ids up to 320", id="V23-token-outside-embedding"),
     pytest.param({}, decoder(pad_token_id=400), "/base_model", "token_outside_embedding",
                  "ids up to 400", id="V23-pad-outside-embedding"),
     pytest.param({}, decoder(**PAD_IS_EOS), "/base_model", "pad_is_eos", "'</s>'",
@@ -107,7 +107,7 @@ REFUSED: list[Any] = [
     pytest.param(training(max_length=4096), LLAMA, "/training/max_length", "beyond_positions",
                  "2048 positions", id="V25-beyond-positions"),
     pytest.param(training(lr_scheduler="constant", warmup_ratio=0.1), LLAMA,
-                 "/training/warmup_ratio", "warmup_unused", "0.1 changes nothing",
+                 "/training/warmup_ratio", "warmup_unused", "0.1 has no effect",
                  id="constant-without-warmup"),
     pytest.param(training(batch_size=8, per_device_batch_size=3), LLAMA,
                  "/training/per_device_batch_size", "batch_not_divisible", "8 is not a multiple",
@@ -166,7 +166,7 @@ def test_all_problems_are_told_at_once():
 def test_target_that_matches_nothing_is_answered_with_the_names_there_are():
     (problem,) = problems(lora(target_modules=["wq"]), LLAMA)
     assert problem.hint == (
-        "Linear layers here are called: down_proj, k_proj, o_proj, q_proj, up_proj, v_proj."
+        "The linear layers of this model are: down_proj, k_proj, o_proj, q_proj, up_proj, v_proj."
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from app.domain.templates import has_stopped_clock, with_stopped_clock
+from app.domain.templates import has_fixed_date, with_fixed_date
 
 LLAMA = """\
 {%- if not date_string is defined %}
@@ -45,15 +45,15 @@ def render(template: str, **globals_: Any) -> str:
     ids=["llama", "gpt-oss", "variable", "indented", "renamed", "made up"],
 )
 def test_template_that_asks_for_today_always_gets_the_same_day(template: str, text: str) -> None:
-    stopped = with_stopped_clock(template)
-    assert has_stopped_clock(stopped)
+    stopped = with_fixed_date(template)
+    assert has_fixed_date(stopped)
     assert render(template, strftime_now=strftime) != text
     assert render(stopped, strftime_now=strftime) == text
     assert render(stopped) == text  # where a renderer has no clock to offer
-    assert with_stopped_clock(stopped) == stopped
+    assert with_fixed_date(stopped) == stopped
 
 
 def test_other_templates_are_left_as_they_are() -> None:
     template = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    assert with_stopped_clock(template) == template
-    assert not has_stopped_clock(template)
+    assert with_fixed_date(template) == template
+    assert not has_fixed_date(template)
