@@ -159,7 +159,7 @@ def test_secrets_are_nowhere_but_where_they_belong(
         assert f"Bearer {hub.token}" in hub.authorizations
         adapter = client.get(f"/v1/adapters/{job['adapter_id']}").json()
         download(client, adapter, tmp_path / "adapter")
-        wait_until("the webhook's message", lambda: bool(receiver.heard))
+        wait_until("the webhook's message", lambda: bool(receiver.requests))
 
         broker.stop()  # errors are what most likely tells
         clone = client.post(f"/v1/jobs/{job['id']}/clone", json={}).json()
@@ -167,7 +167,7 @@ def test_secrets_are_nowhere_but_where_they_belong(
             wait_until(event, lambda log=log, event=event: event in (tmp_path / log).read_text())
         client.post(f"/v1/jobs/{clone['id']}/cancel")
         search.look_in_database(url)
-        heard = [repr(message).encode() for message in receiver.heard]
+        heard = [repr(message).encode() for message in receiver.requests]
 
     for message in heard:
         search.look("webhook's message", message)
