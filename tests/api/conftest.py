@@ -1,4 +1,4 @@
-"""The service on a real database of either kind, and clients with keys."""
+"""Fixtures: the service on a real database of either kind, and clients with API keys."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from tests.api.recorder import Seen, recording
 from tests.api.world import World
 
 HERE = Path(__file__).parent
-#: Holds what all the others saw against the document.
+#: Compares the statuses that all other tests saw with the document.
 LAST = "test_statuses.py"
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The test that looks back on this room's others comes after them."""
+    """Run the test that evaluates the other tests of this directory after them."""
     items.sort(key=lambda item: item.path == HERE / LAST and "documented" in item.name)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def seen() -> Iterator[Seen]:
-    """The statuses that every operation answered with so far."""
+    """The statuses that each operation has returned so far."""
     with recording() as found:
         yield found
 
 
 @pytest.fixture(scope="session")
 def is_whole(request: pytest.FixtureRequest) -> bool:
-    """Whether every test file of this room runs, so that what is missing is missing."""
+    """Whether all test files of this directory run, so that every status must have been seen."""
     ran = {item.path for item in request.session.items}
     return ran >= set(HERE.glob("test_*.py")) and not request.config.option.keyword
 
 
 @pytest.fixture
 def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """An embedded service that waits for no inspection."""
+    """Settings of an embedded service that does not wait for inspections."""
     return Settings(
         database_url=database_url,  # type: ignore[arg-type]
         data_dir=tmp_path_factory.mktemp("data"),
@@ -64,14 +64,14 @@ def app(settings: Settings) -> FastAPI:
 
 @pytest.fixture
 def anonymous(app: FastAPI) -> Iterator[TestClient]:
-    """A client without a key; the service's lifespan is that of the test."""
+    """A client without an API key. The service runs for the duration of the test."""
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
 
 @pytest.fixture
 def key_for(engine: Engine) -> Callable[..., str]:
-    """Makes a key: ``key_for("tenant", Scope.ADMIN)``."""
+    """A factory of API keys: ``key_for("tenant", Scope.ADMIN)``."""
 
     def make(tenant_id: str, *scopes: Scope, expires_at: int | None = None) -> str:
         with transaction(engine) as session:
@@ -84,20 +84,20 @@ def key_for(engine: Engine) -> Callable[..., str]:
 
 @pytest.fixture
 def client(anonymous: TestClient, key_for: Callable[..., str]) -> TestClient:
-    """A client with the admin key of tenant "acme"."""
+    """A client with an admin key of tenant "acme"."""
     anonymous.headers["Authorization"] = f"Bearer {key_for('acme')}"
     return anonymous
 
 
 @pytest.fixture
 def world(client: TestClient, engine: Engine, settings: Settings) -> World:
-    """The service with somebody who plays the workers."""
+    """The clients and workers of the service."""
     return World(client, engine, settings)
 
 
 @pytest.fixture
 def logged() -> Iterator[io.StringIO]:
-    """What the service logs during the test."""
+    """The log output of the service during the test."""
     stream = io.StringIO()
     configure_logging(stream)
     yield stream
