@@ -17,7 +17,7 @@ import time
 from multiprocessing.queues import Queue
 from pathlib import Path
 
-from bench.attack.attacks import ATTACKS
+from bench.attack.attacks import ATTACKS, warm_up
 from bench.attack.monitor import STALL_SECONDS, Monitor, Usage
 from bench.attack.processes import burn, strike
 from bench.attack.target import Target, serving
@@ -54,14 +54,13 @@ def main() -> int:
 
 def _attack_all(target: Target, names: list[str], seconds: float, seed: int) -> list[str]:
     each = seconds / (len(names) + 1)
-    with target.client() as client:  # what the service loads with its first requests
-        for path in ("/v1/jobs", "/v1/datasets", "/metrics", "/readyz", "/openapi.json", "/"):
-            client.get(path)
-    before = Usage.of(target.pid)
+    warm_up(target)
+    start = Usage.of(target.pid)
     control = _beside(target, burn, ("", each, seed))[0].p99
     print(f"{'processor burner':24} p99 {control * 1000:7.1f} ms")
     problems = []
     for name in names:
+        before = Usage.of(target.pid)
         monitor, found = _beside(target, strike, (name, each, seed, target))
         found += sorted(set(monitor.failures))[:3]
         if monitor.worst > STALL_SECONDS:
@@ -72,8 +71,9 @@ def _attack_all(target: Target, names: list[str], seconds: float, seed: int) -> 
         growth = usage.rss_bytes - before.rss_bytes
         if growth > GROWTH_BYTES:
             found.append(f"{growth / MIB:.0f} MiB of memory did not come back")
-        if usage.descriptors > before.descriptors + 10 or usage.threads > before.threads + 40:
-            found.append(f"{usage.descriptors} descriptors, {usage.threads} threads stayed")
+        if usage.descriptors > before.descriptors + 10 or usage.threads > before.threads + 10:
+            grown = usage.descriptors - before.descriptors, usage.threads - before.threads
+            found.append(f"{grown[0]} descriptors and {grown[1]} threads did not come back")
         print(
             f"{name:24} p99 {monitor.p99 * 1000:7.1f} ms  worst {monitor.worst * 1000:7.1f} ms  "
             f"peak {monitor.peak.rss_bytes / MIB:5.0f} MiB  growth {growth / MIB:+5.0f} MiB  "
@@ -81,6 +81,9 @@ def _attack_all(target: Target, names: list[str], seconds: float, seed: int) -> 
             flush=True,
         )
         problems += [f"{name}: {problem}" for problem in found]
+    growth = Usage.of(target.pid).rss_bytes - start.rss_bytes
+    if growth > GROWTH_BYTES:
+        problems.append(f"{growth / MIB:.0f} MiB of memory did not come back after all attacks")
     return problems
 
 

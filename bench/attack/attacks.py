@@ -205,6 +205,14 @@ def random_mix(target: Target, deadline: float, seed: random.Random) -> list[str
     return _flood(target, deadline, 4, requests())
 
 
+def warm_up(target: Target) -> None:
+    """Have the service load its modules and open its connections and threads."""
+    paths = ("/v1/jobs", "/v1/datasets", "/metrics", "/readyz", "/openapi.json", "/")
+    uploads = (_post("/v1/datasets", _pairs(f"{i}"), "text/csv") for i in range(8))
+    requests = [*(_get(path) for path in paths), *uploads]
+    _flood(target, time.monotonic() + 5, 40, iter(requests))
+
+
 def _connect(target: Target) -> socket.socket:
     return socket.create_connection(("127.0.0.1", target.port), timeout=30)
 
