@@ -20,6 +20,7 @@ from app.core.errors import (
 )
 from app.job_queue.queries import live_workers
 from app.job_queue.workers import WORKER_GONE_MS
+from app.storage.free_space import StorageFullError, check_free_space
 from app.system.metrics import Telemetry
 from app.web.dependencies import ReadEngineDep, SettingsDep, TicketsDep
 from app.web.problem_details import ProblemType, documented, problem_types
@@ -69,11 +70,15 @@ def readiness(
 
     checks = {
         "database": _outcome(database),
+        "storage": _outcome(lambda: check_free_space(engine, 0)),
         "broker": _outcome(tickets.check),
     }
-    is_ready = all(outcome == "ok" for outcome in checks.values())
+    # A full disk must not take the service out of a load balancer: somebody has to delete.
+    is_ready = all(outcome != "away" for outcome in checks.values())
     response.status_code = 200 if is_ready else 503
-    return Readiness(status="ok" if is_ready else "away", checks=checks, workers=workers)
+    is_full = checks["storage"] == "full"
+    status = "away" if not is_ready else "degraded" if is_full else "ok"
+    return Readiness(status=status, checks=checks, workers=workers)
 
 
 @router.get("/problems/{code}", responses=documented(NotFoundError))
@@ -113,6 +118,9 @@ async def metrics(
 def _outcome(check: Callable[[], object]) -> str:
     try:
         check()
+    except StorageFullError:
+        log.error("not_ready", error="storage_full")
+        return "full"
     except (SQLAlchemyError, redis.RedisError, OSError) as error:
         log.warning("not_ready", error=type(error).__name__)
         return "away"
