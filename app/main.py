@@ -129,5 +129,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await to_thread.run_sync(deliverer.stop)
     await app.state.watcher.close()
     app.state.tickets.close()
+    app.state.telemetry.close()
     app.state.reader.dispose()
     app.state.engine.dispose()

@@ -15,6 +15,7 @@ REASON = "# Long because "
 
 # until the area is done
 UNFINISHED = {
+    "app/cli/serve.py:_run",
     "app/job_queue/checkpoints.py:save",
     "app/job_queue/claim.py:claim_next_job",
     "app/job_queue/transitions.py:sweep",

@@ -49,6 +49,13 @@ class Tickets(Protocol):
             OSError, redis.RedisError: The broker is unreachable.
         """
 
+    def check(self) -> None:
+        """Check that the broker accepts tickets.
+
+        Raises:
+            OSError, redis.RedisError: The broker is unreachable or full.
+        """
+
     def close(self) -> None:
         """Stop publishing."""
 
@@ -62,6 +69,9 @@ class NoTickets:
     def backlog(self, _queue_name: str) -> int:
         """Return a large number, so that the reconciler issues no further ticket."""
         return 1 << 30
+
+    def check(self) -> None:
+        """Do nothing: there is no broker."""
 
     def close(self) -> None:
         """Do nothing."""
@@ -90,6 +100,10 @@ class CeleryTickets:
     def backlog(self, queue_name: str) -> int:
         """Return the length of the queue's Redis list."""
         return int(self._redis.llen(KEY_PREFIX + queue_name))
+
+    def check(self) -> None:
+        """Write a key, because a full Redis still serves reads but rejects tickets."""
+        self._redis.set(f"{KEY_PREFIX}ready", b"1", ex=60)
 
     def close(self) -> None:
         """Stop the thread after the ticket that it is publishing."""

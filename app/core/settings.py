@@ -146,6 +146,9 @@ class Settings(BaseSettings):
     failed_logins_per_minute: int = Field(
         10, ge=1, description="Requests with a wrong API key per minute, per client address."
     )
+    metrics_token: SecretStr | None = Field(
+        None, description="Bearer token that /metrics requires; unset: no token."
+    )
     trusted_hosts: HostList = Field(
         frozenset(),
         description="Accepted Host headers, separated by commas; *.example.com is allowed; unset: "

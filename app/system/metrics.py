@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import Engine, func, select
@@ -22,6 +24,8 @@ from app.models import Job, JobEvent, Worker
 #: Jobs by status are counted at most this often: it takes 0.4 s with a million rows.
 COUNT_INTERVAL_SECONDS = 10.0
 HOUR_MS = 3_600_000
+#: How long a rendered page of metrics is served before it is rendered again.
+PAGE_SECONDS = 1.0
 
 
 class Telemetry:
@@ -36,6 +40,29 @@ class Telemetry:
             registry=self.registry,
         )
         self.registry.register(_DatabaseMetrics(engine))
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="metrics")
+        self._page: asyncio.Task[bytes] | None = None
+        self._page_at = -PAGE_SECONDS
+
+    async def page(self) -> bytes:
+        """Return the metrics in the Prometheus text format, at most ``PAGE_SECONDS`` old.
+
+        Rendering takes 0.1 s of processor time. It runs in a thread of its own, and concurrent
+        requests share the result.
+        """
+        now = time.monotonic()
+        if self._page is None or (self._page.done() and now - self._page_at >= PAGE_SECONDS):
+            self._page_at = now
+            self._page = asyncio.create_task(self._render())
+        return await asyncio.shield(self._page)
+
+    async def _render(self) -> bytes:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, generate_latest, self.registry)
+
+    def close(self) -> None:
+        """Stop the rendering thread."""
+        self._executor.shutdown(wait=False)
 
 
 _RUNNING = select(Job.rate_step, Job.rate_at, Job.step, Job.progressed_at, Job.plan).where(

@@ -13,7 +13,7 @@ from app.web.middleware import RequestLog
 from app.web.problem_details import Problem, error_responses
 
 #: The largest JSON body. Uploads have a limit of their own.
-MAX_BODY_BYTES = 1 << 20
+MAX_BODY_BYTES = 256 << 10
 
 
 class Plaudit(FastAPI):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated
 
 from fastapi import Depends, Query, Request
@@ -21,6 +21,9 @@ from app.core.broker import Tickets
 from app.core.database import transaction
 from app.core.settings import Settings
 from app.web.pagination import DEFAULT_LIMIT, MAX_LIMIT
+
+#: Largest number of unknown parameters that an error names.
+MAX_UNKNOWN = 16
 
 # Dependencies that do not block are ``async``: FastAPI runs a ``def`` one in the thread pool.
 
@@ -68,6 +71,12 @@ class RequireScopeAndKnownParameters(RequireScope):
         return principal
 
 
+def _declared_name(name: str) -> str:
+    """Return the declared name of a parameter, such as ``metadata[…]`` for ``metadata[team]``."""
+    prefix, bracket, _ = name.partition("[")
+    return f"{prefix}[…]" if bracket and name.endswith("]") else name
+
+
 def _reject_unknown_parameters(request: Request) -> None:
     """Reject unknown parameters: a misspelled filter must not return every row."""
     route: APIRoute = request.scope["route"]
@@ -78,9 +87,10 @@ def _reject_unknown_parameters(request: Request) -> None:
     }
     # Parameters of the form name[key]=value are unknown to the framework and declared by hand.
     known |= {f"{extra['name']}[…]" for extra in (route.openapi_extra or {}).get("parameters", ())}
-    unknown = [
-        name for name in request.query_params if re.sub(r"\[.*\]$", "[…]", name) not in known
-    ]
+    names = (name for name, _ in request.query_params.multi_items())
+    unknown = list(
+        islice((name for name in names if _declared_name(name) not in known), MAX_UNKNOWN)
+    )
     if unknown:
         accepted = (
             f"known parameters: {', '.join(sorted(known))}" if known else "this route has none"

@@ -25,6 +25,7 @@ from app.core.errors import (
     TooLargeError,
     UnavailableError,
 )
+from app.storage.free_space import StorageFullError, is_full
 from app.web.problem_details import problem_response, status_of
 from app.web.validation_errors import field_problems
 
@@ -141,6 +142,8 @@ def _allowed_methods(request: Request) -> str:
 
 
 def _on_database_unavailable(request: Request, error: Exception) -> Response:
+    if is_full(error):
+        return _storage_full(request, error)
     log.error("database_unavailable", error=type(error).__name__)
     return problem_response(
         request,
@@ -150,11 +153,24 @@ def _on_database_unavailable(request: Request, error: Exception) -> Response:
     )
 
 
+def _storage_full(request: Request, error: Exception) -> Response:
+    log.error("storage_full", error=str(error)[:200])
+    return problem_response(
+        request,
+        StorageFullError(
+            "The disk of the service is full.",
+            hint=StorageFullError.next_step,
+        ),
+    )
+
+
 def _on_disconnect(_request: Request, _error: Exception) -> Response:
     return Response(status_code=400)  # never sent: the client has disconnected
 
 
-def _on_unexpected_error(request: Request, _error: Exception) -> Response:
+def _on_unexpected_error(request: Request, error: Exception) -> Response:
+    if is_full(error):
+        return _storage_full(request, error)
     # RequestLog logs the traceback. The response must not contain it.
     return problem_response(
         request,

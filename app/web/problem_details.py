@@ -24,6 +24,7 @@ from app.core.errors import (
     UnsupportedMediaError,
     UploadStalledError,
 )
+from app.storage.free_space import StorageFullError
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
@@ -44,6 +45,7 @@ STATUSES: Mapping[type[ServiceError], int] = {
     RateLimitedError: 429,
     ServiceError: 500,
     UnavailableError: 503,
+    StorageFullError: 507,
 }
 
 
@@ -179,7 +181,7 @@ def _advice_headers(status: int) -> dict[str, str]:
     match status:
         case 401:
             return {"WWW-Authenticate": 'Bearer realm="plaudit"'}
-        case 409 | 429:
+        case 409 | 429 | 507:
             return {"x-should-retry": "false"}
         case 503:
             return {"Retry-After": str(RETRY_AFTER_SECONDS)}

@@ -42,6 +42,8 @@ _HINTS = {
     "bad_pattern": "Use a value that matches the pattern in the message.",
     "invalid_json": "Send one JSON object with content type application/json.",
 }
+#: Longer names are not compared with the known fields.
+MAX_GUESSED_LENGTH = 64
 _ID_PATTERN = re.compile(r"\^([a-z]+_)\[0-9a-f\]\{32\}\$")
 
 
@@ -109,7 +111,10 @@ def _unknown(name: str, owners: Sequence[type[BaseModel]]) -> tuple[str, str]:
     """Return message and hint for a field that none of its possible owners has."""
     known = sorted({field for model in owners for field in model.model_fields})
     message = f"Unknown field; known fields: {', '.join(known)}"
-    if near := difflib.get_close_matches(name, known, 1, cutoff=0.7):
+    # difflib takes quadratic time in the length of a name, which the client chooses.
+    if len(name) <= MAX_GUESSED_LENGTH and (
+        near := difflib.get_close_matches(name, known, 1, cutoff=0.7)
+    ):
         return message, f"Did you mean {near[0]}? Otherwise remove it."
     hints = [getattr(model, "unknown_field_hint", None) for model in owners]
     return message, next(filter(None, hints), "Remove it, or use one of the known fields.")
@@ -129,5 +134,5 @@ def _leading(path: Sequence[Any], body: Any, *, is_missing: bool) -> Iterable[An
 
 def _escaped(part: object) -> str:
     # The client chooses the names of fields: bound their length and drop control characters.
-    text = re.sub(r"[^\x20-\x7e]", "?", str(part))[:100]
+    text = re.sub(r"[^\x20-\x7e]", "?", str(part)[:100])
     return text.replace("~", "~0").replace("/", "~1")

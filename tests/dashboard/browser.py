@@ -10,6 +10,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.expected_conditions import alert_is_present
 from selenium.webdriver.support.wait import WebDriverWait
 
 TIMEOUT_SECONDS = 30
@@ -97,6 +98,17 @@ class Browser:
     def get(self, path: str) -> None:
         """Open a page of the site."""
         self.driver.get(self.origin + path)
+
+    def follow_key_link(self, key: str, *, accept: bool = True) -> str:
+        """Open a link with an API key, answer the confirmation, and return its text."""
+        self.get(f"/#key={key}")
+        alert = WebDriverWait(self.driver, TIMEOUT_SECONDS).until(alert_is_present())
+        question: str = alert.text
+        if accept:
+            alert.accept()
+        else:
+            alert.dismiss()
+        return question
 
     def id(self, name: str) -> WebElement:
         """Return the element with this id."""
