@@ -1,4 +1,4 @@
-"""Fixtures that several test packages use."""
+"""Fixtures that several packages of tests need."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from app.models import Base
 from tests import services
 
 
-class LoadByFile(LoadScopeScheduling):  # type: ignore[misc]
-    """Runs the tests of a file in one process, and those of the API too: they share a recorder."""
+class ByRoom(LoadScopeScheduling):  # type: ignore[misc]
+    """A file's tests share its fixtures, those of the API also what they saw (its recorder)."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
@@ -30,8 +30,8 @@ class LoadByFile(LoadScopeScheduling):  # type: ignore[misc]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """Select how tests are distributed over processes."""
-    return LoadByFile(config, log)
+    """What goes to one process when several run the tests."""
+    return ByRoom(config, log)
 
 
 @pytest.fixture(scope="session")

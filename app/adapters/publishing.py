@@ -1,4 +1,4 @@
-"""Publish an adapter: store its files, read them back, end the job."""
+"""Publish an adapter: store its files, read them back and end the job."""
 
 from __future__ import annotations
 
@@ -22,19 +22,16 @@ from app.storage.blobs import is_intact
 def publish(
     engine: Engine, settings: Settings, lease: Lease, directory: Path, packaged: Packaged
 ) -> str:
-    """Store the files of an adapter and end its job as succeeded, or do neither.
-
-    Returns:
-        The id of the adapter.
+    """Store the adapter, read it back, and end the job with it, all or nothing.
 
     Raises:
-        ArtifactDamagedError, ArtifactTooLargeError: A file is damaged, or the files are too large.
-        LeaseLostError: This attempt no longer owns the job.
+        ArtifactDamaged, ArtifactTooLarge: nothing is published.
+        LeaseLost: the job is somebody else's.
     """
     blobs = store(engine, settings, directory, packaged.files)
     for name, blob in blobs.items():
         if not is_intact(engine, blob):
-            raise ArtifactDamagedError(f"{name} changed when it was stored in the database")
+            raise ArtifactDamagedError(f"{name} read back from the database differs")
     archive_sha256, archive_bytes = archive_digest(engine, blobs)
     adapter_id = new_id("ad")
     event = Event("succeeded", "The adapter is published.", {"adapter_id": adapter_id})

@@ -47,7 +47,7 @@ class Desired(StrEnum):
 
 
 class JobKind(StrEnum):
-    """The kind of work of a job. The API shows only ``train`` as a job."""
+    """What a row asks a worker to do; only ``train`` is a job in the API."""
 
     TRAIN = "train"
     PREFLIGHT = "preflight"

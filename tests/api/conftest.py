@@ -23,26 +23,26 @@ from tests.api.recorder import Seen, recording
 from tests.api.world import World
 
 HERE = Path(__file__).parent
-#: Compares the statuses that all other tests saw with the document.
+#: Holds what all the others saw against the document.
 LAST = "test_statuses.py"
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the test that evaluates the other tests of this directory after them."""
+    """The test that looks back on this room's others comes after them."""
     items.sort(key=lambda item: item.path == HERE / LAST and "documented" in item.name)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def seen() -> Iterator[Seen]:
-    """The statuses that each operation has returned so far."""
+    """The statuses that every operation answered with so far."""
     with recording() as found:
         yield found
 
 
 @pytest.fixture(scope="session")
 def is_whole(request: pytest.FixtureRequest) -> bool:
-    """Whether all test files of this directory run, so that every status must have been seen."""
+    """Whether every test file of this room runs, so that what is missing is missing."""
     ran = {item.path for item in request.session.items}
     return ran >= set(HERE.glob("test_*.py")) and not request.config.option.keyword
 

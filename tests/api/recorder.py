@@ -1,4 +1,4 @@
-"""Records which statuses each documented operation returns in the tests of this directory."""
+"""Writes down which status each documented operation answered with, over all tests of this room."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ Seen = dict[Operation, set[int]]
 
 @contextmanager
 def recording() -> Iterator[Seen]:
-    """Record the responses of every application that this process creates from now on."""
+    """From here on every service that is made in this process is listened to."""
     seen: Seen = defaultdict(set)
     build = Plaudit.build_middleware_stack
 
     def build_recorded(app: Plaudit) -> ASGIApp:
         stack = build(app)
 
-        async def call(scope: Scope, receive: Receive, send: Send) -> None:
-            async def record(message: Message) -> None:
+        async def listen(scope: Scope, receive: Receive, send: Send) -> None:
+            async def note(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     route: Any = scope.get("route")
                     path = getattr(route, "path_format", "")
                     seen[scope["method"], path].add(message["status"])
                 await send(message)
 
-            await stack(scope, receive, record if scope["type"] == "http" else send)
+            await stack(scope, receive, note if scope["type"] == "http" else send)
 
-        return call
+        return listen
 
     with patch.object(Plaudit, "build_middleware_stack", build_recorded):
         yield seen
