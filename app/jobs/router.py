@@ -16,7 +16,7 @@ from app.core.database import transaction
 from app.core.errors import FieldProblem, InvalidError
 from app.domain.spec import BASE_MODEL_ID, MAX_METADATA, CleanText
 from app.job_queue.dependencies import WatcherDep
-from app.job_queue.job_view import JobItem, ShownStatus, is_over
+from app.job_queue.job_view import JobItem, ShownStatus, etag, is_over
 from app.job_queue.queries import State
 from app.jobs import queries, service
 from app.jobs.errors import (
@@ -26,10 +26,11 @@ from app.jobs.errors import (
     JobStateError,
     not_found,
 )
-from app.jobs.fast_get import MAX_TAGS, PolledRoute, answer, names
+from app.jobs.fast_get import MAX_TAGS, PolledRoute, answer
 from app.jobs.queries import JobFilter
 from app.jobs.responses import JobId, job_response, json_response
 from app.jobs.schemas import JobCancel, JobRead, JobUpdate
+from app.web import etags
 from app.web.dependencies import (
     EngineDep,
     PageDep,
@@ -112,7 +113,7 @@ async def get_job(
         state = await to_thread.run_sync(read)
         if state is None:
             raise not_found(job_id)
-        is_known = if_none_match is None or names(if_none_match, state)
+        is_known = if_none_match is None or etags.is_match(if_none_match, etag(state))
         if not is_over(state.status) and (until == "terminal" or is_known):
             await watcher.wait(
                 job_id,
