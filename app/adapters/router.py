@@ -98,7 +98,7 @@ def download_file(
         size=file.size,
         read=lambda start, stop: read_range(engine, file.blob_id, start, stop),
     )
-    return _serve(request, content, writer, actor, adapter_id)
+    return _recorded_response(request, content, writer, actor, adapter_id)
 
 
 def download_archive(
@@ -126,10 +126,10 @@ def download_archive(
         size=adapter.archive_bytes,
         read=lambda start, stop: read_archive(engine, members, start, stop),
     )
-    return _serve(request, content, writer, actor, adapter_id)
+    return _recorded_response(request, content, writer, actor, adapter_id)
 
 
-def _serve(
+def _recorded_response(
     request: Request, content: Content, writer: Engine, actor: Actor, adapter_id: str
 ) -> Response:
     """Return the content, after the download has been written to the audit log."""

@@ -71,7 +71,7 @@ _RUNNING = select(Job.rate_step, Job.rate_at, Job.step, Job.progressed_at, Job.p
 
 
 def _pairs_per_second(job: Any) -> float:
-    """Since the first step of its attempt."""
+    """Return the training speed of a job since the first step of its attempt."""
     seconds = (job.progressed_at - job.rate_at) / 1000
     steps = job.step - job.rate_step
     return float(steps * pairs_a_step(job.plan["reward"]) / seconds) if seconds > 0 else 0.0
