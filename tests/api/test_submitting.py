@@ -113,7 +113,7 @@ def test_causal_lm_and_a_missing_head_are_explained(world: World, client: TestCl
     spec = world.spec(lora={"task_type": "CAUSAL_LM", "modules_to_save": None})
     answer = client.post("/v1/jobs", json=spec)
     found = {e["loc"]: e["message"] for e in answer.json()["errors"]}
-    assert "always SEQ_CLS" in found["/lora/task_type"]
+    assert "must be SEQ_CLS" in found["/lora/task_type"]
     assert "reward head" in found["/lora/modules_to_save"]
 
 
