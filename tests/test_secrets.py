@@ -141,10 +141,10 @@ def test_secrets_stay_where_they_belong(
         assert f"Bearer {model_hub.token}" in model_hub.authorizations
         adapter = client.get(f"/v1/adapters/{job['adapter_id']}").json()
         download(client, adapter, tmp_path / "adapter")
-        wait_until("the webhook's message", lambda: bool(receiver.heard))
+        wait_until("the webhook's message", lambda: bool(receiver.requests))
         provoke_broker_errors(client, broker, job, tmp_path)
         search.search_database(url)
-        messages = [repr(message).encode() for message in receiver.heard]
+        messages = [repr(message).encode() for message in receiver.requests]
 
     for message in messages:
         search.search("webhook's message", message)

@@ -1,4 +1,4 @@
-"""Strict JSON: reject what two parsers could read differently."""
+"""Strict JSON: reject documents that two parsers could read differently."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ MAX_NESTING = 32
 def loads(data: bytes | str, max_values: int | None = None) -> Any:
     """Parse JSON without NaN, Infinity, duplicate keys or more than ``MAX_NESTING`` levels.
 
-    ``max_values`` limits the objects, lists and scalars in the document together: whatever
-    validates it takes a time, and reports errors, for each of them.
+    ``max_values`` limits the total number of objects, lists and scalars, because validation takes
+    time, and can report an error, for each of them.
 
     Raises:
-        json.JSONDecodeError: for every kind of invalid input.
+        json.JSONDecodeError: The input is not valid, for whatever reason.
     """
     try:
         value = json.loads(
@@ -24,7 +24,7 @@ def loads(data: bytes | str, max_values: int | None = None) -> Any:
     except json.JSONDecodeError:
         raise
     except (RecursionError, ValueError) as error:
-        # ValueError covers bytes that are not UTF-8 and numbers of thousands of digits.
+        # ValueError includes invalid UTF-8 and numbers with thousands of digits.
         raise json.JSONDecodeError(str(error)[:200], "", 0) from error
     _check_size(value, max_values)
     return value
@@ -37,7 +37,7 @@ def _reject_constant(name: str) -> NoReturn:
 def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key is given twice in one object")
+        raise ValueError("an object has the same key twice")
     return found
 
 

@@ -1,8 +1,9 @@
 """Free disk space of an embedded database.
 
-SQLite needs space to delete rows and to change a state, because it writes the log first. Bulk
-writes therefore stop while enough is left for everything else. Other programs may still fill the
-disk: a file of ``RESERVE_FILE_BYTES`` is held for that moment and removed when it comes.
+SQLite needs space even to delete rows, because it writes to its log first. Bulk writes are
+therefore rejected while there is still space for everything else. Other programs can fill the disk
+anyway: for that case a file of ``RESERVE_FILE_BYTES`` is kept, and deleted when the disk is nearly
+full.
 """
 
 from __future__ import annotations
@@ -21,18 +22,17 @@ from app.core.errors import ServiceError
 
 log = structlog.get_logger()
 
-#: Bulk writes stop when less is free.
+#: Bulk writes are rejected when less is free.
 RESERVED_BYTES = 256 << 20
 RESERVE_FILE_BYTES = 32 << 20
-#: The reserve file is released when less is free, and made again when ten times as much is.
+#: The reserve file is deleted when less is free, and created again when ten times as much is free.
 ALARM_BYTES = 16 << 20
 
 
 class StorageFullError(ServiceError):
-    """The disk or the database of the service has no room for more data."""
+    """The disk of the service has no space for more data."""
 
     code = "storage_full"
-    status = 507
     title = "The storage is full"
     next_step = "Delete datasets, adapters or jobs, or ask the operator for more disk space."
 
@@ -53,12 +53,12 @@ def check_free_space(engine: Engine, wanted_bytes: int) -> None:
         raise StorageFullError(
             f"{free >> 20} MiB are free, and {RESERVED_BYTES >> 20} MiB of them are reserved for "
             "deletes and changes of state.",
-            hint="Delete what is not needed, or ask the operator for more disk space.",
+            hint=StorageFullError.next_step,
         )
 
 
 def is_full(error: BaseException) -> bool:
-    """Return whether a database error says that its disk is full."""
+    """Return whether a database error was caused by a full disk."""
     original = error.orig if isinstance(error, DBAPIError) else error
     if isinstance(original, sqlite3.Error):
         return original.sqlite_errorcode == sqlite3.SQLITE_FULL
@@ -68,18 +68,18 @@ def is_full(error: BaseException) -> bool:
 
 
 class SpaceReserve:
-    """The reserve file of an embedded service; ``tend`` is called every few seconds."""
+    """The reserve file of an embedded service. Call ``tend`` every few seconds."""
 
     def __init__(self, engine: Engine) -> None:
         self._directory = database_directory(engine)
 
     @property
     def path(self) -> Path | None:
-        """Where the file is, None without an SQLite database."""
+        """Path of the file; None without an SQLite database."""
         return self._directory / "reserve" if self._directory else None
 
     def tend(self) -> None:
-        """Release the file when the disk is nearly full, make it when there is room."""
+        """Delete the file if the disk is nearly full; create it if there is enough space."""
         if self._directory is None or self.path is None:
             return
         free = shutil.disk_usage(self._directory).free

@@ -1,4 +1,4 @@
-"""Health, readiness, metrics and the documentation of problem types."""
+"""Routes for health, readiness, metrics and the explanation of error codes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.core.errors import (
-    NotFoundError,
-    UnauthorizedError,
-)
+from app.core.errors import NotFoundError, UnauthorizedError
 from app.job_queue.queries import live_workers
 from app.job_queue.workers import WORKER_GONE_MS
 from app.storage.free_space import StorageFullError, check_free_space
 from app.system.metrics import Telemetry
 from app.web.dependencies import ReadEngineDep, SettingsDep, TicketsDep
-from app.web.problem_details import ProblemType, documented, problem_types
+from app.web.problem_details import ProblemType, error_responses, problem_types
 
 log = structlog.get_logger()
 
@@ -31,13 +28,13 @@ router = APIRouter(tags=["service"])
 
 
 class Health(BaseModel):
-    """The process answers."""
+    """Whether the process responds."""
 
     status: str
 
 
 class Readiness(BaseModel):
-    """Whether the things that this service needs answer; ``workers`` is for information."""
+    """Whether database and broker respond. `workers` is informational."""
 
     status: str
     checks: dict[str, str]
@@ -46,34 +43,34 @@ class Readiness(BaseModel):
 
 @router.get("/healthz")
 async def health() -> Health:
-    """The process lives."""
+    """Check that the process responds."""
     return Health(status="ok")
 
 
 @router.get(
     "/readyz",
-    responses={503: {"model": Readiness, "description": "Something needed is away."}},
+    responses={503: {"model": Readiness, "description": "The database or broker is unavailable."}},
 )
 def readiness(
     engine: ReadEngineDep, settings: SettingsDep, tickets: TicketsDep, response: Response
 ) -> Readiness:
-    """Database and broker answer."""
+    """Check that database and broker respond."""
     workers = 0
 
-    def database() -> None:
+    def check_database() -> None:
         nonlocal workers
         with engine.connect() as connection:
             connection.execute(text("SELECT 1 FROM jobs LIMIT 1")).all()
-            # A worker has a row for each of its queues; its training queue names it once.
+            # A worker has one row per queue; count its row for the training queue.
             rows = live_workers(connection, WORKER_GONE_MS)
             workers = sum(row.queue == settings.queue for row in rows)
 
     checks = {
-        "database": _outcome(database),
+        "database": _outcome(check_database),
         "storage": _outcome(lambda: check_free_space(engine, 0)),
         "broker": _outcome(tickets.check),
     }
-    # A full disk must not take the service out of a load balancer: somebody has to delete.
+    # A full disk must not take the service out of a load balancer, because users must delete data.
     is_ready = all(outcome != "away" for outcome in checks.values())
     response.status_code = 200 if is_ready else 503
     is_full = checks["storage"] == "full"
@@ -81,13 +78,13 @@ def readiness(
     return Readiness(status=status, checks=checks, workers=workers)
 
 
-@router.get("/problems/{code}", responses=documented(NotFoundError))
+@router.get("/problems/{code}", responses=error_responses(NotFoundError))
 async def explain_problem(code: str) -> ProblemType:
-    """What the `type` of a problem leads to: its meaning and what to do next."""
+    """Explain an error code. The `type` of every problem is the URL of this route."""
     for problem in problem_types():
         if problem.code == code:
             return problem
-    raise NotFoundError("No problem has this code.", hint="docs/errors.md lists them all.")
+    raise NotFoundError("There is no such error code.", hint="docs/errors.md lists all codes.")
 
 
 @router.get(
@@ -95,7 +92,7 @@ async def explain_problem(code: str) -> ProblemType:
     response_class=Response,
     responses={
         200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
-        **documented(UnauthorizedError),
+        **error_responses(UnauthorizedError),
     },
 )
 async def metrics(
@@ -103,12 +100,15 @@ async def metrics(
     settings: SettingsDep,
     authorization: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
-    """Metrics for Prometheus; the operator may require a token (PLAUDIT_METRICS_TOKEN)."""
+    """Return metrics in the Prometheus text format.
+
+    The operator can require a bearer token (PLAUDIT_METRICS_TOKEN).
+    """
     if settings.metrics_token is not None:
-        wanted = f"Bearer {settings.metrics_token.get_secret_value()}"
-        if not hmac.compare_digest((authorization or "").encode(), wanted.encode()):
+        expected = f"Bearer {settings.metrics_token.get_secret_value()}"
+        if not hmac.compare_digest((authorization or "").encode(), expected.encode()):
             raise UnauthorizedError(
-                "The metrics need the token of this service.",
+                "The metrics token is missing or wrong.",
                 hint="Send 'Authorization: Bearer …' with the value of PLAUDIT_METRICS_TOKEN.",
             )
     telemetry: Telemetry = request.app.state.telemetry

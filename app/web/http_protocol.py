@@ -103,7 +103,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Start to measure the body."""
         if len(self.headers) > MAX_HEADERS:
-            return  # data_received refuses it; the application must not see it
+            return  # data_received refuses the request; the application must not get it
         self._is_in_head = False
         self._body_bytes = self._framing_bytes = self._window_bytes = 0
         self._was_paused = False
@@ -113,20 +113,20 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Count the content."""
         if self._is_in_head:
-            return  # of a request that data_received is about to refuse
+            return  # data_received is about to refuse the request
         self._body_bytes += len(body)
         super().on_body(body)
         self._was_paused = self._was_paused or self.flow.read_paused
 
     def on_message_complete(self) -> None:
-        """Stop the timer: what remains is the application's time."""
+        """Stop the timer: from now on the application takes the time."""
         if not self._is_in_head:
             self._stop_timer()
             self._is_in_head, self._head_bytes = True, 0
             super().on_message_complete()
 
     def _on_slow_head(self) -> None:
-        # A connection that never sent a byte gets no response: nobody asked for anything.
+        # A connection that never sent a byte gets no response, because there is no request.
         if self._head_bytes:
             self._refuse(
                 408, "request_timeout", f"The head did not arrive within {HEAD_SECONDS:g} s."
@@ -135,8 +135,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _on_body_window(self) -> None:
-        # The client is not to blame while the application does not read, or has not yet asked for
-        # the body (Expect: 100-continue).
+        # The client is not too slow if the application did not read, or has not requested the body
+        # yet (Expect: 100-continue).
         is_blameless = self._was_paused or self.cycle.waiting_for_100_continue
         if self._window_bytes < MIN_BODY_BYTES_PER_WINDOW and not is_blameless:
             self._refuse(
@@ -159,12 +159,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
-        """Answer with a problem and close; no request of this connection is read any more."""
+        """Send a problem and close the connection; no further request is read from it."""
         self._stop_timer()
         if self.transport.is_closing():
             return
         if self._is_answering():
-            self.transport.close()  # a second response would corrupt the one under way
+            self.transport.close()  # a second response would corrupt the one being sent
             return
         title = _TITLES[status]
         body = json.dumps(

@@ -11,17 +11,17 @@ from fastapi.routing import APIRoute
 
 from app.core import strict_json
 
-#: More than any request needs; validation takes microseconds for each.
+#: Limit of the values in a body, more than any request needs. Each takes microseconds to validate.
 MAX_VALUES = 5000
-#: Larger bodies are parsed in a thread: a megabyte would hold up the event loop for milliseconds.
-PARSED_INLINE_BYTES = 8 << 10
+#: Larger bodies are parsed in a thread: 1 MB would block the event loop for milliseconds.
+MAX_INLINE_BYTES = 8 << 10
 
 
 class StrictRoute(APIRoute):
     """Route whose JSON body is parsed by ``app.core.strict_json``."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the framework's handler with a request that parses strictly."""
+        """Return the framework's handler for a request that parses its body strictly."""
         handle = super().get_route_handler()
 
         async def handle_strictly(request: Request) -> Response:
@@ -33,6 +33,6 @@ class StrictRoute(APIRoute):
 class _StrictRequest(Request):
     async def json(self) -> Any:
         body = await self.body()
-        if len(body) <= PARSED_INLINE_BYTES:
+        if len(body) <= MAX_INLINE_BYTES:
             return strict_json.loads(body, MAX_VALUES)
         return await to_thread.run_sync(strict_json.loads, body, MAX_VALUES)

@@ -1,4 +1,4 @@
-"""The service on a real database of either kind, and clients with keys."""
+"""Fixtures: the service on a real database of either kind, and clients with API keys."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def is_whole(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """An embedded service that waits for no inspection."""
+    """Settings of an embedded service that does not wait for inspections."""
     return Settings(
         database_url=database_url,  # type: ignore[arg-type]
         data_dir=tmp_path_factory.mktemp("data"),
@@ -60,20 +60,20 @@ def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Set
 
 @pytest.fixture
 def app(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
-    monkeypatch.setattr(metrics, "PAGE_SECONDS", 0.0)  # tests change rows between two readings
+    monkeypatch.setattr(metrics, "PAGE_SECONDS", 0.0)  # tests change rows between two scrapes
     return create_app(settings)
 
 
 @pytest.fixture
 def anonymous(app: FastAPI) -> Iterator[TestClient]:
-    """A client without a key; the service's lifespan is that of the test."""
+    """A client without an API key. The service runs for the duration of the test."""
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
 
 @pytest.fixture
 def key_for(engine: Engine) -> Callable[..., str]:
-    """Makes a key: ``key_for("tenant", Scope.ADMIN)``."""
+    """A factory of API keys: ``key_for("tenant", Scope.ADMIN)``."""
 
     def make(tenant_id: str, *scopes: Scope, expires_at: int | None = None) -> str:
         with transaction(engine) as session:
@@ -86,20 +86,20 @@ def key_for(engine: Engine) -> Callable[..., str]:
 
 @pytest.fixture
 def client(anonymous: TestClient, key_for: Callable[..., str]) -> TestClient:
-    """A client with the admin key of tenant "acme"."""
+    """A client with an admin key of tenant "acme"."""
     anonymous.headers["Authorization"] = f"Bearer {key_for('acme')}"
     return anonymous
 
 
 @pytest.fixture
 def world(client: TestClient, engine: Engine, settings: Settings) -> World:
-    """The service with somebody who plays the workers."""
+    """The clients and workers of the service."""
     return World(client, engine, settings)
 
 
 @pytest.fixture
 def logged() -> Iterator[io.StringIO]:
-    """What the service logs during the test."""
+    """The log output of the service during the test."""
     stream = io.StringIO()
     configure_logging(stream)
     yield stream

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from app.adapters import publishing
 from app.base_models.catalogue import BaseModelEntry, Catalogue
-from app.base_models.faults import BaseModelError
+from app.base_models.errors import BaseModelError
 from app.base_models.sources import FetchedModel
 from app.domain.lifecycle import FailureCode, JobKind, Phase
 from app.domain.plan import BaseModelFacts, TrainingPlan
