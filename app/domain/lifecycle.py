@@ -18,6 +18,7 @@ class JobStatus(StrEnum):
 
 
 TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
+LIVE = tuple(status for status in JobStatus if status not in TERMINAL)
 
 #: Every move the status column may make; each statement of the repository is held against it.
 TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {

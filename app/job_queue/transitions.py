@@ -17,11 +17,11 @@ from sqlalchemy.orm import Session
 
 from app.core.database import now_ms
 from app.domain.lifecycle import TERMINAL, Desired, JobStatus
+from app.job_queue import guards
 from app.job_queue.events import Event, add_events, announce
 from app.models import Job
 
 RUNNING, QUEUED = JobStatus.RUNNING, JobStatus.QUEUED
-LIVE = tuple(status for status in JobStatus if status not in TERMINAL)
 
 
 class DuplicateKeyError(Exception):
@@ -141,11 +141,12 @@ def sweep(
     With ``owner_prefix``: at once, for a supervisor that knows that its own slot's trainers are
     gone because it holds the slot's lock.
     """
-    lost: list[ColumnElement[bool]] = [Job.status == RUNNING]
-    if owner_prefix is None:
-        lost.append(Job.lease_expires_at < now_ms() - grace_ms)
-    else:
-        lost.append(Job.lease_owner.startswith(owner_prefix, autoescape=True))
+    is_lost = (
+        guards.is_lease_overdue(grace_ms)
+        if owner_prefix is None
+        else guards.is_lease_of_slot(owner_prefix)
+    )
+    lost = (guards.is_running(Job), is_lost)
     is_poison, is_stuck = Job.crashes + 1 >= max_crashes, Job.stalls + 1 >= max_stalls
     status = case(
         (Job.desired == Desired.CANCEL, JobStatus.CANCELLED.value),
@@ -156,7 +157,7 @@ def sweep(
     jobs = list(
         session.scalars(
             update(Job)
-            .where(Job.id.in_(ids), *lost)
+            .where(guards.is_picked(ids), *lost)
             .values(
                 status=status,
                 crashes=Job.crashes + 1,
@@ -199,7 +200,6 @@ def desire(
         Desired.RUN: JobStatus.QUEUED,
     }[desired]
     status = case((Job.status == RUNNING, RUNNING.value), else_=idle.value)
-    changes = or_(Job.desired != desired, ~Job.status.in_((RUNNING, idle)))
     values: dict[str, Any] = {"keep_checkpoint": True} if keep_checkpoint else {}
     if desired == Desired.CANCEL:
         values["finished_at"] = case((Job.status == RUNNING, None), else_=now_ms())
@@ -208,11 +208,11 @@ def desire(
     job = session.scalar(
         update(Job)
         .where(
-            Job.id == job_id,
-            Job.tenant_id == tenant_id,
-            Job.status.in_(LIVE),
-            Job.desired != Desired.CANCEL,  # never taken back by a later pause or resume
-            changes,
+            guards.is_job(job_id),
+            guards.belongs_to(tenant_id),
+            guards.is_live(),
+            guards.is_not_being_cancelled(),
+            guards.would_change(desired, idle),
         )
         .values(
             desired=desired,
@@ -226,7 +226,7 @@ def desire(
     )
     if job is None:  # already there, or no such live job
         return session.scalar(
-            select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id, Job.status.in_(LIVE))
+            select(Job).where(guards.is_job(job_id), guards.belongs_to(tenant_id), guards.is_live())
         )
     text = {Desired.CANCEL: "Cancel", Desired.PAUSE: "Pause", Desired.RUN: "Resume"}[desired]
     message = f"{text} asked for; the job is {job.status}."
@@ -241,7 +241,7 @@ def delete_job(session: Session, tenant_id: str, job_id: str) -> bool:
     return bool(
         session.execute(
             delete(Job).where(
-                Job.id == job_id, Job.tenant_id == tenant_id, Job.status.in_(TERMINAL)
+                guards.is_job(job_id), guards.belongs_to(tenant_id), guards.is_finished()
             )
         ).rowcount  # type: ignore[attr-defined]
     )
@@ -249,10 +249,10 @@ def delete_job(session: Session, tenant_id: str, job_id: str) -> bool:
 
 def _held(lease: Lease) -> tuple[ColumnElement[bool], ...]:
     return (
-        Job.id == lease.job_id,
-        Job.attempt == lease.attempt,
-        Job.lease_owner == lease.owner,
-        Job.status == RUNNING,
+        guards.is_job(lease.job_id),
+        guards.is_current_attempt(lease.attempt),
+        guards.is_leased_to(lease.owner),
+        guards.is_running(Job),
     )
 
 

@@ -20,7 +20,7 @@ from app.core.broker import Tickets, preflight_queue
 from app.core.database import new_id, reader, transaction
 from app.core.errors import FieldProblem, InvalidSpecError, UnavailableError
 from app.core.settings import Settings
-from app.domain.lifecycle import Desired, FailureCategory, FailureCode, JobKind, JobStatus
+from app.domain.lifecycle import LIVE, Desired, FailureCategory, FailureCode, JobKind, JobStatus
 from app.domain.plan import TrainingPlan
 from app.domain.spec import RewardJobSpec
 from app.domain.warnings import WarningCode
@@ -125,7 +125,7 @@ class Preflight:
         """Waits a while for the inspection to succeed."""
         await self.watcher.wait(
             inspection,
-            lambda state: state.status not in transitions.LIVE,
+            lambda state: state.status not in LIVE,
             self.settings.preflight_wait_seconds,
         )
         await to_thread.run_sync(self._hold_success, inspection)

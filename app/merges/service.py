@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from app.adapters import service as adapters
 from app.core.database import new_id
 from app.core.settings import Settings
-from app.domain.lifecycle import JobKind
+from app.domain.lifecycle import LIVE, JobKind
 from app.job_queue import transitions
 from app.merges.errors import AlreadyMergedError, MergeInexactError
 from app.models import Job
@@ -23,7 +23,7 @@ def request_merge(session: Session, settings: Settings, tenant_id: str, adapter_
     # Locked, or two who ask at once would both find none.
     trained = session.get_one(Job, source.job_id, with_for_update={"key_share": True})
     known = newest_merge(session, tenant_id, source.job_id)
-    if known is not None and (known.adapter_id or known.status in transitions.LIVE):
+    if known is not None and (known.adapter_id or known.status in LIVE):
         return known
     if source.summary.get("quantization", "none") != "none":
         raise MergeInexactError(

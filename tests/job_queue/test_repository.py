@@ -14,8 +14,9 @@ from sqlalchemy import Engine, select, update
 from app.core.database import now_ms, transaction
 from app.domain.lifecycle import TRANSITIONS, Desired, JobKind, JobStatus
 from app.job_queue import transitions
-from app.job_queue.claim import AVOID_HOST_MS, claim_next_job
+from app.job_queue.claim import claim_next_job
 from app.job_queue.events import Event, upsert_metrics
+from app.job_queue.guards import AVOID_HOST_MS
 from app.job_queue.transitions import DuplicateKeyError, Lease, LeaseLostError
 from app.models import Job, JobEvent, JobMetric, Worker
 from tests.job_queue.making import QUEUE, TENANT, events_of, look, make_job, queue_job
@@ -157,7 +158,7 @@ def test_inspection_is_claimed_by_a_tenant_at_its_quota_and_does_not_use_it_up(
 
 def make_worker(engine: Engine, host: str, **fields: Any) -> None:
     with transaction(engine) as session:
-        session.add(Worker(id=host, host=host, queue=QUEUE, slots=1, **fields))
+        session.add(Worker(**{"id": host, "host": host, "queue": QUEUE, "slots": 1, **fields}))
 
 
 def test_host_to_avoid_waits_while_another_lives(engine: Engine) -> None:
@@ -170,7 +171,8 @@ def test_host_to_avoid_waits_while_another_lives(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [{}, {"state": "draining"}, {"state": "unhealthy"}, {"seen_at": 1000}]
+    "other",
+    [{}, {"state": "draining"}, {"state": "unhealthy"}, {"seen_at": 1000}, {"queue": "another"}],
 )
 def test_host_to_avoid_takes_the_job_when_no_other_can(
     engine: Engine, other: dict[str, Any]
