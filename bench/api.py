@@ -251,7 +251,7 @@ class Place:
             )
             times.append((time.perf_counter() - start) * 1000)
             assert claimed is not None
-            worker_api.release(self.engine, claimed[1], "measured")
+            worker_api.release(claimed.context, "measured")
         return quantile(times, 0.5)
 
 

@@ -66,7 +66,7 @@ def test_restored_backup_goes_on(
         assert [job.id for job in reconciler.requeue_lost(restored, settings)] == [running]
         claimed = worker_api.claim(restored, settings, QUEUE, "host-b/0:1", "other")
         assert claimed is not None
-        assert claimed[0].id == waiting  # the other one waits out its backoff
+        assert claimed.job.id == waiting  # the other one waits out its backoff
     finally:
         restored.dispose()
 

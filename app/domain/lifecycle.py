@@ -39,7 +39,7 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
 }
 
 
-class Desired(StrEnum):
+class DesiredState(StrEnum):
     """What the owner wants of a job that is not finished."""
 
     RUN = "run"

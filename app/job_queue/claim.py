@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, aliased
 from app.core.database import not_by_index, now_ms
 from app.domain.lifecycle import JobStatus
 from app.job_queue import guards
-from app.job_queue.events import Event, add_events, announce
+from app.job_queue.events import Event, add_events, enqueue_status_webhook
 from app.models import Job, Worker
 
 #: Of the advisory lock that makes claims take turns on PostgreSQL; SQLite has one writer anyway.
@@ -86,5 +86,5 @@ def claim_next_job(
             job.event_seq,
             [Event("claimed", f"Attempt {job.attempt} starts on {host}.", {"worker": owner})],
         )
-        announce(session, job)
+        enqueue_status_webhook(session, job)
     return job

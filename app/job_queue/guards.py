@@ -11,7 +11,7 @@ from __future__ import annotations
 from sqlalchemy import ColumnElement, Exists, ScalarSelect, Select, or_
 
 from app.core.database import now_ms
-from app.domain.lifecycle import LIVE, TERMINAL, Desired, JobKind, JobStatus
+from app.domain.lifecycle import LIVE, TERMINAL, DesiredState, JobKind, JobStatus
 from app.job_queue.workers import WORKER_GONE_MS
 from app.models import Job, Worker
 
@@ -29,7 +29,7 @@ def is_queued(job: Row) -> Condition:
 
 
 def is_wanted(job: Row) -> Condition:
-    return job.desired == Desired.RUN
+    return job.desired == DesiredState.RUN
 
 
 def is_in_queue(job: Row, queue: str) -> Condition:
@@ -132,9 +132,9 @@ def is_finished() -> Condition:
 
 def is_not_being_cancelled() -> Condition:
     """A cancel is final: a later pause or resume does not take it back."""
-    return Job.desired != Desired.CANCEL
+    return Job.desired != DesiredState.CANCEL
 
 
-def would_change(desired: Desired, idle_status: JobStatus) -> Condition:
+def would_change(desired: DesiredState, idle_status: JobStatus) -> Condition:
     """Asking for the present state again changes nothing, not even the version."""
     return or_(Job.desired != desired, ~Job.status.in_((JobStatus.RUNNING, idle_status)))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select, and_, func, or_, select
 
 from app.core.database import not_by_index, now_ms
-from app.domain.lifecycle import Desired, JobKind, JobStatus
+from app.domain.lifecycle import DesiredState, JobKind, JobStatus
 from app.models import Checkpoint, Job, JobEvent, JobLog, JobMetric, JobReport, Worker
 
 #: A row of ``jobs``; columns go by the names of ``app.models.Job``'s attributes.
@@ -144,7 +144,7 @@ def waiting(connection: Connection, tenant_id: str, queue: str, limit: int) -> S
             order.label("position"),
         )
         .where(
-            Job.status == JobStatus.QUEUED, Job.desired == Desired.RUN, Job.queue == queue,
+            Job.status == JobStatus.QUEUED, Job.desired == DesiredState.RUN, Job.queue == queue,
             Job.kind == JobKind.TRAIN,
         )
         .subquery()

@@ -74,7 +74,7 @@ def requeue_lost(engine: Engine, settings: Settings, owner_prefix: str | None = 
         lost = transitions.sweep(
             session,
             grace_ms=round(settings.sweep_grace_seconds * 1000),
-            backoff_ms=0 if owner_prefix else worker_api.backoff_ms(settings, 0),
+            backoff_ms=0 if owner_prefix else worker_api.retry_delay_ms(settings, 0),
             max_crashes=settings.max_crashes,
             max_stalls=settings.max_stalls,
             owner_prefix=owner_prefix,
@@ -115,7 +115,7 @@ def issue_missing(engine: Engine, settings: Settings, tickets: Tickets) -> None:
 
 def collect(engine: Engine) -> bool:
     """Drop some of what ended jobs leave behind; whether there may be more."""
-    dropped = checkpoints.drop_ended(engine, COLLECTED_AT_ONCE)
+    dropped = checkpoints.drop_finished(engine, COLLECTED_AT_ONCE)
     removed = blobs.collect_garbage(engine, COLLECTED_AT_ONCE)
     forgotten = forget_inspections(engine, COLLECTED_AT_ONCE)
     with transaction(engine) as session:

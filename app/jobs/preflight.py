@@ -20,13 +20,20 @@ from app.core.broker import Tickets, preflight_queue
 from app.core.database import new_id, reader, transaction
 from app.core.errors import FieldProblem, InvalidSpecError, UnavailableError
 from app.core.settings import Settings
-from app.domain.lifecycle import LIVE, Desired, FailureCategory, FailureCode, JobKind, JobStatus
+from app.domain.lifecycle import (
+    LIVE,
+    DesiredState,
+    FailureCategory,
+    FailureCode,
+    JobKind,
+    JobStatus,
+)
 from app.domain.plan import TrainingPlan
 from app.domain.spec import RewardJobSpec
 from app.domain.warnings import WarningCode
 from app.job_queue import transitions
 from app.job_queue.watcher import Watcher
-from app.jobs.spec_resolution import ResolvedSpec, plan_of, resolve_spec
+from app.jobs.spec_resolution import ResolvedSpec, plan_resolved, resolve_spec
 from app.models import Job, JobReport
 
 #: The fields that failures of an inspection are about; the others are about the base model.
@@ -79,7 +86,7 @@ class Preflight:
             draft = await to_thread.run_sync(self._draft, tenant_id, spec)
         if draft.facts is None:  # another entry of the catalogue, or another version, since
             raise _not_looked_at()
-        return plan_of(draft, draft.facts)
+        return plan_resolved(draft, draft.facts)
 
     async def foresight(self, tenant_id: str, spec: RewardJobSpec) -> DataPreview:
         """What a worker says about this spec's data and memory.
@@ -177,7 +184,7 @@ class Preflight:
         with transaction(self.engine) as session:
             is_waiting = select(Job.id).where(Job.id == inspection, Job.status == JobStatus.QUEUED)
             if session.scalar(is_waiting) is not None:
-                transitions.desire(session, tenant_id, inspection, Desired.CANCEL)
+                transitions.set_desired_state(session, tenant_id, inspection, DesiredState.CANCEL)
 
     def _said(self, inspection: str) -> DataPreview:
         with reader(self.engine).connect() as connection:

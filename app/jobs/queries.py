@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, select
 
 from app.domain.compiler import pairs_a_step
-from app.domain.lifecycle import Desired, JobKind, JobStatus
+from app.domain.lifecycle import DesiredState, JobKind, JobStatus
 from app.job_queue.queries import JobRow, State
 from app.models import Job
 
@@ -60,10 +60,12 @@ def list_page(
         case None:
             pass
         case "cancelling" | "pausing":
-            desired = Desired.CANCEL if wanted.status == "cancelling" else Desired.PAUSE
+            desired = DesiredState.CANCEL if wanted.status == "cancelling" else DesiredState.PAUSE
             statement = statement.where(Job.status == JobStatus.RUNNING, Job.desired == desired)
         case "running":
-            statement = statement.where(Job.status == JobStatus.RUNNING, Job.desired == Desired.RUN)
+            statement = statement.where(
+                Job.status == JobStatus.RUNNING, Job.desired == DesiredState.RUN
+            )
         case _:
             statement = statement.where(Job.status == wanted.status)
     if wanted.name is not None:

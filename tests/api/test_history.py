@@ -19,6 +19,7 @@ from app.domain.lifecycle import FailureCode
 from app.domain.progress import Reported
 from app.job_queue import worker_api
 from app.job_queue.reconciler import requeue_lost
+from app.job_queue.worker_api import Progress
 from app.main import create_app
 from app.models import Adapter, Job, JobMetric, Worker
 from tests.api.world import World
@@ -86,7 +87,7 @@ def test_logs_are_read_on_from_where_the_client_is(
 ) -> None:
     lease = world.claim()
     for seq in range(5):
-        worker_api.record_log(world.engine, world.settings, lease, seq, f"line {seq}\n")
+        worker_api.record_log(lease, seq, f"line {seq}\n")
     path = f"/v1/jobs/{job['id']}/logs"
     first = client.get(f"{path}?limit=2").json()
     assert [p["text"] for p in first["data"]] == ["line 0\n", "line 1\n"]
@@ -279,7 +280,7 @@ def test_worst_pairs_are_there_once_the_run_made_them(
     assert (missing.status_code, missing.json()["code"]) == (404, "report_not_found")
     pairs = {"pairs": [{"line": 7, "margin": -2.5}]}
     report = Reported(name="worst_pairs", document=pairs)
-    worker_api.record(engine, settings, world.claim(), reports=[report])
+    worker_api.record_progress(world.claim(), Progress(reports=[report]))
     assert client.get(path).json()["document"] == pairs
 
 

@@ -30,7 +30,8 @@ from app.core.migrations import migrate
 from app.core.settings import Settings
 from app.domain.progress import Reported
 from app.job_queue import worker_api
-from app.job_queue.transitions import Lease
+from app.job_queue.lease import WriteContext
+from app.job_queue.worker_api import Progress
 from app.main import create_app
 from app.models import Job
 from tests import services
@@ -154,7 +155,7 @@ class Scene:
         answer: Response = client.request(operation.method, url, **more)
         return answer
 
-    def claim(self, job: dict[str, Any]) -> Lease:
+    def claim(self, job: dict[str, Any]) -> WriteContext:
         """A worker takes this job; the queue has jobs of other tests as well."""
         queue = f"queue-{secrets.token_hex(4)}"
         with transaction(self.service.engine) as session:
@@ -352,8 +353,8 @@ def report_with_a_worker(scene: Scene, operation: Operation) -> Response:
     def inspect() -> None:
         lease = claim_when_there(world)
         report = Reported(name="dataset", document={"rows": 20})
-        worker_api.record(world.engine, patient, lease, reports=[report])
-        worker_api.complete(world.engine, lease, {})
+        worker_api.record_progress(lease, Progress(reports=[report]))
+        worker_api.complete(lease, {})
 
     worker = threading.Thread(target=inspect)
     worker.start()

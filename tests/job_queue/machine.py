@@ -23,10 +23,11 @@ from hypothesis.stateful import (
 from sqlalchemy import Engine, delete, event
 
 from app.core.database import make_engine, transaction
-from app.domain.lifecycle import TERMINAL, TRANSITIONS, Desired, JobKind, JobStatus
+from app.domain.lifecycle import TERMINAL, TRANSITIONS, DesiredState, JobKind, JobStatus
 from app.job_queue import transitions
 from app.job_queue.claim import claim_next_job
 from app.job_queue.events import Event, upsert_metrics
+from app.job_queue.lease import Lease, LeaseLostError, write_with_lease
 from app.models import Job
 
 TENANTS = ("acme", "other")
@@ -185,7 +186,7 @@ def make_machine(engine: Engine, clock: Clock) -> type[RuleBasedStateMachine]:
         @rule(lease=leases, events=st.integers(0, 2))
         def heartbeat(self, lease: Held, events: int) -> None:
             news = [Event("x", "X")] * events
-            self._fenced(lease, lambda s, held: transitions.fence(s, held, LEASE_MS, news), events)
+            self._fenced(lease, lambda s, held: write_with_lease(s, held, LEASE_MS, news), events)
 
         @rule(lease=leases)
         def forge(self, lease: Held) -> None:
@@ -196,12 +197,12 @@ def make_machine(engine: Engine, clock: Clock) -> type[RuleBasedStateMachine]:
                 Held((job_id, attempt, owner + "x")),
                 Held((job_id + "x", attempt, owner)),
             ):
-                self._fenced(forged, lambda s, held: transitions.fence(s, held, LEASE_MS), 0)
+                self._fenced(forged, lambda s, held: write_with_lease(s, held, LEASE_MS), 0)
 
         @rule(lease=leases, step=st.integers(1, 3), value=st.floats(0, 9))
         def metric(self, lease: Held, step: int, value: float) -> None:
             def write(session: Any, held: Any) -> None:
-                transitions.fence(session, held, LEASE_MS)
+                write_with_lease(session, held, LEASE_MS)
                 upsert_metrics(session, held.job_id, held.attempt, step, {"train/loss": value})
 
             if job := self._fenced(lease, write, 0):
@@ -210,9 +211,9 @@ def make_machine(engine: Engine, clock: Clock) -> type[RuleBasedStateMachine]:
         @rule(lease=leases)
         def progress(self, lease: Held) -> None:
             """A newer checkpoint forgives."""
-            forgiven = {"failures": 0, "crashes": 0, "stalls": 0}
+            forgiven: Any = {"failures": 0, "crashes": 0, "stalls": 0}
             if job := self._fenced(
-                lease, lambda s, held: transitions.fence(s, held, LEASE_MS, **forgiven), 0
+                lease, lambda s, held: write_with_lease(s, held, LEASE_MS, **forgiven), 0
             ):
                 job.failures = job.crashes = job.stalls = 0
 
@@ -223,7 +224,7 @@ def make_machine(engine: Engine, clock: Clock) -> type[RuleBasedStateMachine]:
 
         @rule(lease=leases, is_retryable=st.booleans())
         def fail(self, lease: Held, is_retryable: bool) -> None:
-            status = transitions.after_failure(is_retryable, CAP, CAP)
+            status = transitions.status_after_failure(is_retryable, CAP, CAP)
             values = {"failures": Job.failures + 1, "stalls": Job.stalls + 1}
             if job := self._leave(lease, status, **values):
                 job.failures += 1
@@ -238,7 +239,7 @@ def make_machine(engine: Engine, clock: Clock) -> type[RuleBasedStateMachine]:
 
         @rule(lease=leases)
         def release(self, lease: Held) -> None:
-            if job := self._leave(lease, transitions.after_release()):
+            if job := self._leave(lease, transitions.status_after_release()):
                 self._end(
                     job, {"cancel": "cancelled", "pause": "paused"}.get(job.desired, "queued")
                 )
@@ -282,23 +283,26 @@ def make_machine(engine: Engine, clock: Clock) -> type[RuleBasedStateMachine]:
 
         @rule(
             job_id=jobs,
-            wishes=st.lists(st.sampled_from(list(Desired)), min_size=1, max_size=3),
+            wishes=st.lists(st.sampled_from(list(DesiredState)), min_size=1, max_size=3),
             tenant=st.sampled_from(TENANTS),
         )
-        def ask(self, job_id: str, wishes: list[Desired], tenant: str) -> None:
+        def ask(self, job_id: str, wishes: list[DesiredState], tenant: str) -> None:
             for desired in wishes:
                 self._ask(job_id, desired, tenant)
 
-        @rule(lease=leases, wishes=st.lists(st.sampled_from(list(Desired)), min_size=2, max_size=3))
-        def change_ones_mind(self, lease: Held, wishes: list[Desired]) -> None:
+        @rule(
+            lease=leases,
+            wishes=st.lists(st.sampled_from(list(DesiredState)), min_size=2, max_size=3),
+        )
+        def change_ones_mind(self, lease: Held, wishes: list[DesiredState]) -> None:
             """The owner of a job that was claimed."""
             for desired in wishes:
                 self._ask(lease[0], desired, self.model[lease[0]].tenant)
 
-        def _ask(self, job_id: str, desired: Desired, tenant: str) -> None:
+        def _ask(self, job_id: str, desired: DesiredState, tenant: str) -> None:
             job = self.model[job_id]
             with transaction(engine) as session:
-                answer = transitions.desire(session, tenant, job_id, desired)
+                answer = transitions.set_desired_state(session, tenant, job_id, desired)
             if tenant != job.tenant or job.status in TERMINAL:
                 assert answer is None
                 return
@@ -375,8 +379,8 @@ def make_machine(engine: Engine, clock: Clock) -> type[RuleBasedStateMachine]:
             holds = job is not None and (job.attempt, job.owner) == (attempt, owner)
             try:
                 with transaction(engine) as session:
-                    write(session, transitions.Lease(*lease))
-            except transitions.LeaseLostError:
+                    write(session, Lease(*lease))
+            except LeaseLostError:
                 assert not holds
                 return None
             assert holds
@@ -388,7 +392,7 @@ def make_machine(engine: Engine, clock: Clock) -> type[RuleBasedStateMachine]:
         def _leave(self, lease: Held, status: Any, **values: Any) -> Model | None:
             end = [Event("end", "End.")]
             return self._fenced(
-                lease, lambda s, held: transitions.leave(s, held, status, end, **values), 1
+                lease, lambda s, held: transitions.transition(s, held, status, end, **values), 1
             )
 
         def _end(self, job: Model, status: str) -> None:

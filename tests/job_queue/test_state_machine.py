@@ -46,9 +46,15 @@ GUARDS: dict[str, list[str]] = {
         "is_ready",
         "was_seen_recently",
     ],
-    "_held": ["is_job", "is_current_attempt", "is_leased_to", "is_running"],
+    "is_held": ["is_job", "is_current_attempt", "is_leased_to", "is_running"],
     "sweep": ["is_running", "is_lease_overdue", "is_lease_of_slot", "is_picked"],
-    "desire": ["is_job", "belongs_to", "is_live", "is_not_being_cancelled", "would_change"],
+    "set_desired_state": [
+        "is_job",
+        "belongs_to",
+        "is_live",
+        "is_not_being_cancelled",
+        "would_change",
+    ],
     "delete_job": ["is_job", "belongs_to", "is_finished"],
 }
 ALL_GUARDS: list[Guard] = [(name, guard) for name in GUARDS for guard in GUARDS[name]]
@@ -57,7 +63,7 @@ HELD_ELSEWHERE: dict[Guard, str] = {
     ("claim_next_job", "is_wanted"): "a job that is not wanted has left the queue",
     ("sweep", "is_picked"): "it only limits how many jobs one sweep takes",
     ("sweep", "is_running"): "only a running job has a lease (check constraint)",
-    ("_held", "is_running"): "only a running job has a lease (check constraint)",
+    ("is_held", "is_running"): "only a running job has a lease (check constraint)",
 }
 no_other_host = test_repository.test_host_to_avoid_takes_the_job_when_no_other_can
 #: The machine has one host: these are noticed by the tests of jobs that avoid a host.

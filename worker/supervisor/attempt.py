@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from app.core.settings import Settings
 from app.domain.lifecycle import FailureCode, JobKind
 from app.domain.spec import Resources
-from app.job_queue.transitions import Lease, LeaseLostError
+from app.job_queue.lease import Lease, LeaseLostError, WriteContext
 from app.models import Job
 from worker.supervisor.lease_renewer import LeaseRenewer, retry_until_database_up
 from worker.supervisor.trainer_process import Spawn
@@ -46,28 +46,40 @@ class AttemptInterruptedError(Exception):
 class Attempt:
     """A claimed job, the right to write for it, and where it is worked on."""
 
-    engine: Engine
-    settings: Settings
+    job: Job
+    write_context: WriteContext
+    lease_renewer: LeaseRenewer
     spawn: Spawn
     slot: Slot
-    keeper: LeaseRenewer
-    job: Job
-    lease: Lease
     started_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def engine(self) -> Engine:
+        """The database."""
+        return self.write_context.engine
+
+    @property
+    def settings(self) -> Settings:
+        """The worker's settings."""
+        return self.write_context.settings
+
+    @property
+    def lease(self) -> Lease:
+        """The right to write for the job."""
+        return self.write_context.lease
 
     @property
     def directory(self) -> Path:
         """The trainer's work directory."""
         return (self.settings.work_dir / self.job.id / str(self.lease.attempt)).absolute()
 
-    @property
-    def held(self) -> tuple[Engine, Settings, Lease]:
-        """What every fenced write takes."""
-        return self.engine, self.settings, self.lease
+    def retry_until_database_up(self, call: Callable[[], T]) -> T:
+        """Return the result of ``call``; repeat it while the database is away.
 
-    def answered(self, call: Callable[[], T]) -> T:
-        """What the database says, once it can be reached; LeaseLost when that takes too long."""
-        return retry_until_database_up(self.keeper, call)
+        Raises:
+            LeaseLostError: the database was away for too long.
+        """
+        return retry_until_database_up(self.lease_renewer, call)
 
     def check_interrupt(self) -> None:
         """Go on only if nobody wants this attempt to end.
@@ -75,9 +87,9 @@ class Attempt:
         Raises:
             LeaseLost, Interrupted, JobFailed
         """
-        if self.keeper.is_lost:
+        if self.lease_renewer.is_lost:
             raise LeaseLostError(self.job.id)
-        if self.keeper.interrupt.is_set():
+        if self.lease_renewer.interrupt.is_set():
             raise AttemptInterruptedError
         self.check_deadline()
 

@@ -11,15 +11,14 @@ from sqlalchemy import Engine, select
 
 from app.base_models import facts as known
 from app.base_models.catalogue import BaseModelEntry, Catalogue, HubSource
-from app.base_models.service import public_source
 from app.base_models.sources import FetchedModel, fetch
 from app.core.database import reader, transaction
 from app.core.settings import Settings
-from app.domain.compiler import compile_plan
 from app.domain.lifecycle import FailureCode
-from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
+from app.domain.plan import BaseModelFacts, TrainingPlan
 from app.domain.spec import RewardJobSpec
 from app.job_queue import checkpoints
+from app.jobs.planning import plan_job
 from app.models import Adapter, Dataset, Job, StoredFile
 from app.storage import artifact_files
 from app.storage.artifact_files import ArtifactDamagedError
@@ -78,25 +77,22 @@ def stored_plan(job: Job) -> TrainingPlan | None:
     return TrainingPlan.model_validate(job.plan) if job.plan else None
 
 
-def compile_for(
+def compile_plan(
     engine: Engine, job: Job, entry: BaseModelEntry, facts: BaseModelFacts
 ) -> TrainingPlan:
-    """The job's plan, made now that the base model is known; SpecRejected when it cannot be."""
+    """Compile the job's plan.
+
+    Raises:
+        SpecRejectedError: the spec does not fit the base model or the datasets.
+    """
     spec = RewardJobSpec.model_validate(job.spec)
     with transaction(reader(engine)) as session:
         train = session.get_one(Dataset, job.train_dataset_id)
-        held_out = session.get(Dataset, job.eval_dataset_id) if job.eval_dataset_id else None
-    return compile_plan(
-        spec,
-        public_source(entry),
-        facts,
-        _reference(train),
-        _reference(held_out) if held_out else None,
-        train.summary["format"],
-    )
+        evaluation = session.get(Dataset, job.eval_dataset_id) if job.eval_dataset_id else None
+    return plan_job(spec, entry, facts, train, evaluation)
 
 
-def lay_out(
+def write_inputs(
     engine: Engine,
     settings: Settings,
     job: Job,
@@ -186,7 +182,7 @@ def _fetch_checkpoints(engine: Engine, job: Job, directory: Path) -> list[str]:
     Where the trainer refuses that one as foreign, it would refuse the others with it.
     """
     found: dict[str, str] = {}
-    for checkpoint, files in checkpoints.kept(engine, job.id):
+    for checkpoint, files in checkpoints.list_with_files(engine, job.id):
         target = directory / "resume" / checkpoint.id
         target.mkdir(parents=True, exist_ok=True)
         missing = {file.name: file for file in files}
@@ -218,10 +214,6 @@ def _write_pairs(engine: Engine, dataset_id: str | None, target: Path) -> None:
     with transaction(reader(engine)) as session:
         dataset = session.get_one(Dataset, dataset_id)
     artifact_files.fetch(engine, dataset.blob_id, dataset.bytes, target, dataset.sha256)
-
-
-def _reference(dataset: Dataset) -> DatasetRef:
-    return DatasetRef(id=dataset.id, sha256=dataset.sha256, pair_count=dataset.pair_count)
 
 
 def _public_name(entry: BaseModelEntry) -> str:

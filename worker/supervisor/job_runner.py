@@ -1,4 +1,4 @@
-"""Runs one claimed job: lays out its files, has its trainer run, hands the job back."""
+"""Runs one claimed job: writes its files, has its trainer run, hands the job back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from app.domain.plan import BaseModelFacts, TrainingPlan
 from app.domain.progress import Inspected, Packaged
 from app.domain.rules import SpecRejectedError
 from app.job_queue import worker_api
-from app.job_queue.transitions import LeaseLostError
+from app.job_queue.lease import LeaseLostError
+from app.job_queue.worker_api import AttemptFailure, Progress
 from app.storage.artifact_files import ArtifactTooLargeError
 from worker.ipc.order import WorkOrder
 from worker.supervisor import job_inputs
@@ -40,16 +41,16 @@ class Supervisor:
         self._attempt, self._catalogue, self._host = attempt, catalogue, host
         self._engine, self._settings = attempt.engine, attempt.settings
         self._job, self._lease = attempt.job, attempt.lease
-        self._answered = attempt.answered
+        self._retry = attempt.retry_until_database_up
         self._log = log.bind(job_id=attempt.job.id, attempt=attempt.lease.attempt)
-        self._journal = MessageBuffer(attempt.held, attempt.answered)
+        self._message_buffer = MessageBuffer(attempt.write_context, attempt.retry_until_database_up)
         #: How the attempt failed; the worker's brake looks at it.
         self.failure: FailureCode | None = None
 
     def run(self) -> None:
         """Work until the job is handed back, one way or another; nothing is left behind."""
         self._log.info("attempt_started", kind=self._job.kind)
-        self._attempt.keeper.start()
+        self._attempt.lease_renewer.start()
         try:
             self._attempt.directory.mkdir(parents=True)
             self._work()
@@ -78,7 +79,7 @@ class Supervisor:
             logger.exception("attempt_broke")
             self._fail(JobFailedError(FailureCode.INTERNAL, f"{type(error).__name__}: {error}"))
         finally:
-            self._attempt.keeper.stop()
+            self._attempt.lease_renewer.stop()
             shutil.rmtree(self._attempt.directory, ignore_errors=True)
             with suppress(OSError):  # the next attempt works there already
                 self._attempt.directory.parent.rmdir()
@@ -92,18 +93,18 @@ class Supervisor:
             self._preflight(entry, model)
             return
         if self._job.kind == JobKind.MERGE:
-            order = self._answered(
+            order = self._retry(
                 lambda: job_inputs.write_merge_inputs(
                     self._engine, self._settings, self._job, entry, model, self._attempt.directory
                 )
             )
         else:
             plan = job_inputs.stored_plan(self._job) or self._compile(entry, model)
-            order = self._lay_out(entry, model, plan)
+            order = self._write_inputs(entry, model, plan)
         packaged = self._train(order)
         self._set_phase(Phase.PUBLISHING)
         directory = self._attempt.directory / packaged.directory
-        self._answered(lambda: publishing.publish(*self._attempt.held, directory, packaged))
+        self._retry(lambda: publishing.publish(self._attempt.write_context, directory, packaged))
 
     def _preflight(self, entry: BaseModelEntry, model: FetchedModel) -> None:
         """Look at the base model; with data also at what it would take to train on them."""
@@ -111,22 +112,24 @@ class Supervisor:
             self._learn_facts(entry, model)
         else:
             plan = self._compile(entry, model)
-            order = self._lay_out(entry, model, plan)
+            order = self._write_inputs(entry, model, plan)
             self._inspect(order.model_copy(update={"action": "inspect"}))
-        self._answered(lambda: worker_api.complete(self._engine, self._lease, {}))
+        self._retry(lambda: worker_api.complete(self._attempt.write_context, {}))
 
     def _compile(self, entry: BaseModelEntry, model: FetchedModel) -> TrainingPlan:
         """The job's plan, from what is known about its base model or is found out now."""
         self._set_phase(Phase.CHECKING)
-        known = self._answered(lambda: job_inputs.known_facts(self._engine, entry))
+        known = self._retry(lambda: job_inputs.known_facts(self._engine, entry))
         facts = known or self._learn_facts(entry, model)
-        plan = self._answered(lambda: job_inputs.compile_for(self._engine, self._job, entry, facts))
-        self._answered(lambda: worker_api.record(*self._attempt.held, plan=plan))
+        plan = self._retry(lambda: job_inputs.compile_plan(self._engine, self._job, entry, facts))
+        self._retry(
+            lambda: worker_api.record_progress(self._attempt.write_context, Progress(plan=plan))
+        )
         return plan
 
     def _learn_facts(self, entry: BaseModelEntry, model: FetchedModel) -> BaseModelFacts:
         facts = self._inspect(job_inputs.inspect_order(entry, model, self._settings))
-        self._answered(lambda: job_inputs.keep_facts(self._engine, entry, facts))
+        self._retry(lambda: job_inputs.keep_facts(self._engine, entry, facts))
         return facts
 
     def _fetch(self, entry: BaseModelEntry) -> FetchedModel:
@@ -151,49 +154,50 @@ class Supervisor:
                     return done.result()
                 self._attempt.check_interrupt()
 
-    def _lay_out(self, entry: BaseModelEntry, model: FetchedModel, plan: TrainingPlan) -> WorkOrder:
+    def _write_inputs(
+        self, entry: BaseModelEntry, model: FetchedModel, plan: TrainingPlan
+    ) -> WorkOrder:
         self._attempt.check_interrupt()
         held, directory = (self._engine, self._settings, self._job), self._attempt.directory
-        order = self._answered(lambda: job_inputs.lay_out(*held, entry, model, plan, directory))
+        order = self._retry(lambda: job_inputs.write_inputs(*held, entry, model, plan, directory))
         self._attempt.check_interrupt()
         return order
 
     def _inspect(self, order: WorkOrder) -> BaseModelFacts:
-        last = run_trainer(self._attempt, self._journal, order)
+        last = run_trainer(self._attempt, self._message_buffer, order)
         if isinstance(last, Inspected):
             return last.facts
         raise JobFailedError(FailureCode.INTERNAL, "the inspection ended without a finding")
 
     def _train(self, order: WorkOrder) -> Packaged:
-        last = run_trainer(self._attempt, self._journal, order)
+        last = run_trainer(self._attempt, self._message_buffer, order)
         if isinstance(last, Packaged):
             return last
         raise JobFailedError(FailureCode.INTERNAL, "the trainer ended without an adapter")
 
     def _set_phase(self, phase: Phase) -> None:
-        self._answered(lambda: worker_api.record(*self._attempt.held, phase=phase))
+        self._retry(
+            lambda: worker_api.record_progress(self._attempt.write_context, Progress(phase=phase))
+        )
 
     def _hand_back(self) -> None:
-        keeper = self._attempt.keeper
+        renewer = self._attempt.lease_renewer
         reason = (
             "The worker is being shut down."
-            if keeper.is_draining
-            else f"Its owner wants: {keeper.desired}."
+            if renewer.is_draining
+            else f"Its owner wants: {renewer.desired}."
         )
-        self._end(lambda: worker_api.release(self._engine, self._lease, reason))
+        self._end(lambda: worker_api.release(self._attempt.write_context, reason))
 
     def _fail(self, failure: JobFailedError) -> None:
         self.failure = failure.code
         self._log.warning("attempt_failed", code=failure.code, detail=failure.detail)
         host = self._host if failure.code in OF_THE_MACHINE else None
-        self._end(
-            lambda: worker_api.fail(
-                *self._attempt.held, failure.code, failure.detail, failure.step, host=host
-            )
-        )
+        written = AttemptFailure(failure.code, failure.detail, failure.step, avoid_host=host)
+        self._end(lambda: worker_api.fail(self._attempt.write_context, written))
 
     def _end(self, write: Callable[[], object]) -> None:
         try:
-            self._answered(write)
+            self._retry(write)
         except LeaseLostError:
             self._log.warning("lease_lost_at_end")

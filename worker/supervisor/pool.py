@@ -88,9 +88,8 @@ class WorkerPool:
             claimed = worker_api.claim(self.engine, self.settings, queue, owner, self._host)
             if claimed is None:
                 return False
-            job, lease = claimed
-            keeper = LeaseRenewer(self.engine, self.settings, lease, self.draining, claimed_at)
-            attempt = Attempt(self.engine, self.settings, self._spawn, slot, keeper, job, lease)
+            renewer = LeaseRenewer(claimed.context, self.draining, claimed_at)
+            attempt = Attempt(claimed.job, claimed.context, renewer, self._spawn, slot)
             supervisor = Supervisor(attempt, self._catalogue, self._host)
             supervisor.run()
             self._brake.ended(supervisor.failure, time.monotonic() - claimed_at)
