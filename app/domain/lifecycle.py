@@ -47,14 +47,6 @@ class DesiredState(StrEnum):
     CANCEL = "cancel"
 
 
-class JobKind(StrEnum):
-    """What a row asks a worker to do; only ``train`` is a job in the API."""
-
-    TRAIN = "train"
-    PREFLIGHT = "preflight"
-    MERGE = "merge"
-
-
 class Phase(StrEnum):
     """What a running job does right now, for people."""
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import insert
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from app.domain.lifecycle import JobKind
+from app.core.upsert import upsert
+from app.job_queue import kinds
 from app.job_queue.job_view import JobItem
 from app.models import Job, JobEvent, JobMetric
 from app.webhooks import outbox
@@ -49,7 +49,8 @@ def add_events(
 
 def enqueue_status_webhook(session: Session, job: Job) -> None:
     """Queue a webhook message about the job's new status, in the same transaction."""
-    if job.kind == JobKind.TRAIN:
+    kind = kinds.find(job.kind)
+    if kind is not None and kind.is_listed:
         item = JobItem.of(job).model_dump(mode="json")
         outbox.enqueue(session, job.tenant_id, f"job.{job.status}", item)
 
@@ -58,25 +59,13 @@ def upsert_metrics(
     session: Session, job_id: str, attempt: int, step: int, metrics: dict[str, float]
 ) -> None:
     """Write the metrics of a step; they replace those of the same or an earlier attempt only."""
-    if not metrics:
-        return
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(JobMetric).values(
+    upsert(
+        session,
+        JobMetric,
         [
-            {
-                "job_id": job_id,
-                "step": step,
-                "name": name,
-                "value": value,
-                "attempt": attempt,
-            }
+            {"job_id": job_id, "step": step, "name": name, "value": value, "attempt": attempt}
             for name, value in metrics.items()
-        ]
-    )
-    session.execute(
-        statement.on_conflict_do_update(
-            index_elements=["job_id", "step", "name"],
-            set_={"value": statement.excluded.value, "attempt": statement.excluded.attempt},
-            where=JobMetric.attempt <= statement.excluded.attempt,
-        )
+        ],
+        update=("value", "attempt"),
+        only_if=lambda excluded: JobMetric.attempt <= excluded.attempt,
     )

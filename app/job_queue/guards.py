@@ -8,10 +8,11 @@ Statements therefore call them as ``guards.name(…)`` and use no other conditio
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Exists, ScalarSelect, Select, or_
+from sqlalchemy import ColumnElement, Exists, ScalarSelect, Select, not_, or_
 
 from app.core.database import now_ms
-from app.domain.lifecycle import LIVE, TERMINAL, DesiredState, JobKind, JobStatus
+from app.domain.lifecycle import LIVE, TERMINAL, DesiredState, JobStatus
+from app.job_queue import kinds
 from app.job_queue.workers import WORKER_GONE_MS
 from app.models import Job, Worker
 
@@ -51,7 +52,7 @@ def may_run_on(job: Row, host: str, has_other_host: Exists) -> Condition:
 
 
 def is_within_quota(job: Row, tenants_at_quota: Select[str]) -> Condition:
-    return or_(job.kind == JobKind.PREFLIGHT, job.tenant_id.not_in(tenants_at_quota))
+    return or_(kinds.is_free_of_quota(job.kind), job.tenant_id.not_in(tenants_at_quota))
 
 
 def is_running(job: Row) -> Condition:
@@ -59,7 +60,7 @@ def is_running(job: Row) -> Condition:
 
 
 def counts_against_quota(job: Row) -> Condition:
-    return job.kind != JobKind.PREFLIGHT
+    return not_(kinds.is_free_of_quota(job.kind))
 
 
 def is_best_candidate(best: ScalarSelect[str]) -> Condition:

@@ -19,6 +19,7 @@ from app.domain.lifecycle import DesiredState, FailureCode, JobStatus
 from app.domain.plan import TrainingPlan
 from app.domain.progress import Noted, Reported, Stepped
 from app.domain.warnings import WarningCode
+from app.job_queue import kinds
 from app.job_queue.claim import claim_next_job
 from app.job_queue.events import Event, upsert_metrics
 from app.job_queue.lease import Lease, WriteContext, write_with_lease
@@ -141,13 +142,14 @@ def complete(context: WriteContext, result: dict[str, Any]) -> None:
 def fail(context: WriteContext, failure: AttemptFailure) -> JobStatus:
     """End the attempt with a failure; return the job's new status."""
     settings, lease = context.settings, context.lease
-    status = status_after_failure(
-        failure.code.failure.is_retryable, settings.max_failures, settings.max_stalls
-    )
     with transaction(context.engine) as session:
         # Only the holder of the lease changes these columns.
-        known = session.execute(select(Job.failures, Job.step).where(Job.id == lease.job_id))
-        failures, last_step = known.one_or_none() or (0, None)
+        known = session.execute(
+            select(Job.kind, Job.failures, Job.step).where(Job.id == lease.job_id)
+        )
+        kind_name, failures, last_step = known.one_or_none() or ("", 0, None)
+        kind = kinds.find(kind_name)
+        max_failures = kind.max_failures(settings) if kind else settings.max_failures
         step = last_step if failure.step is None else failure.step
         event = Event(
             "attempt_failed",
@@ -157,7 +159,9 @@ def fail(context: WriteContext, failure: AttemptFailure) -> JobStatus:
         job = transition(
             session,
             lease,
-            status,
+            status_after_failure(
+                failure.code.failure.is_retryable, max_failures, settings.max_stalls
+            ),
             [event],
             failures=Job.failures + 1,
             stalls=Job.stalls + 1,

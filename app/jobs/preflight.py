@@ -16,7 +16,7 @@ from anyio import to_thread
 from sqlalchemy import Engine, or_, select
 
 from app.base_models.catalogue import Catalogue
-from app.core.broker import Tickets, preflight_queue
+from app.core.broker import Tickets
 from app.core.database import new_id, reader, transaction
 from app.core.errors import FieldProblem, InvalidSpecError, UnavailableError
 from app.core.settings import Settings
@@ -25,13 +25,12 @@ from app.domain.lifecycle import (
     DesiredState,
     FailureCategory,
     FailureCode,
-    JobKind,
     JobStatus,
 )
 from app.domain.plan import TrainingPlan
 from app.domain.spec import RewardJobSpec
 from app.domain.warnings import WarningCode
-from app.job_queue import transitions
+from app.job_queue import kinds, transitions
 from app.job_queue.watcher import Watcher
 from app.jobs.spec_resolution import ResolvedSpec, plan_resolved, resolve_spec
 from app.models import Job, JobReport
@@ -143,8 +142,8 @@ class Preflight:
 
     def _ask(self, tenant_id: str, draft: ResolvedSpec, *, has_data: bool) -> str:
         """The id of the inspection of this kind that there is, or of a fresh one."""
-        spec, queue = draft.spec, preflight_queue(self.settings)
-        wanted = [Job.kind == JobKind.PREFLIGHT, Job.queue == queue]
+        spec, queue = draft.spec, kinds.INSPECT.queue(self.settings)
+        wanted = [Job.kind == kinds.INSPECT.name, Job.queue == queue]
         live = Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
         if has_data:
             # What a worker said of the same spec before still holds: data are immutable.
@@ -167,7 +166,7 @@ class Preflight:
                 Job(
                     id=new_id("job"),
                     tenant_id=tenant_id,
-                    kind=JobKind.PREFLIGHT,
+                    kind=kinds.INSPECT.name,
                     queue=queue,
                     spec=spec.model_dump(mode="json", exclude_unset=True),
                     spec_sha256=_print_of(spec),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,23 +10,17 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, select
 
 from app.domain.compiler import pairs_a_step
-from app.domain.lifecycle import DesiredState, JobKind, JobStatus
+from app.domain.lifecycle import DesiredState, JobStatus
+from app.job_queue import kinds
 from app.job_queue.queries import JobRow, State
 from app.models import Job
 
 #: What lists leave out: large, and never looked at there.
 _HEAVY = {"spec", "plan", "result", "warnings"}
 _KEYS = Job.__mapper__.column_attrs.keys()
-_ALL = [getattr(Job, key).label(key) for key in _KEYS]
+_ALL = tuple(getattr(Job, key).label(key) for key in _KEYS)
 _LIGHT = [getattr(Job, key).label(key) for key in _KEYS if key not in _HEAVY]
-_ITS_OWN = (
-    Job.tenant_id == bindparam("tenant_id"),
-    Job.id == bindparam("job_id"),
-    Job.kind == JobKind.TRAIN,
-)
-#: Made once: what is asked most often is not put together anew each time.
-_JOB = select(*_ALL).where(*_ITS_OWN)
-_STATE = select(Job.version, Job.event_seq, Job.status).where(*_ITS_OWN)
+_STATE = (Job.version, Job.event_seq, Job.status)
 
 
 @dataclass(frozen=True)
@@ -40,12 +35,14 @@ class JobFilter:
 
 def job(connection: Connection, tenant_id: str, job_id: str) -> JobRow | None:
     """A training job of this tenant."""
-    return connection.execute(_JOB, {"tenant_id": tenant_id, "job_id": job_id}).one_or_none()
+    statement = _by_id(_ALL, kinds.listed_names())
+    return connection.execute(statement, {"tenant_id": tenant_id, "job_id": job_id}).one_or_none()
 
 
 def state(connection: Connection, tenant_id: str, job_id: str) -> State | None:
     """Only what an ETag is made of."""
-    row = connection.execute(_STATE, {"tenant_id": tenant_id, "job_id": job_id}).one_or_none()
+    statement = _by_id(_STATE, kinds.listed_names())
+    row = connection.execute(statement, {"tenant_id": tenant_id, "job_id": job_id}).one_or_none()
     return None if row is None else State(*row)
 
 
@@ -78,7 +75,17 @@ def list_page(
 
 
 def _mine(columns: Sequence[Any], tenant_id: str) -> Select[Any]:
-    return select(*columns).where(Job.tenant_id == tenant_id, Job.kind == JobKind.TRAIN)
+    return select(*columns).where(Job.tenant_id == tenant_id, kinds.is_listed(Job.kind))
+
+
+@functools.cache
+def _by_id(columns: tuple[Any, ...], _listed: tuple[str, ...]) -> Select[Any]:
+    """Build the statement once: building it takes longer than the look-up of its cached SQL."""
+    return select(*columns).where(
+        Job.tenant_id == bindparam("tenant_id"),
+        Job.id == bindparam("job_id"),
+        kinds.is_listed(Job.kind),
+    )
 
 
 def pair_seconds(connection: Connection, base_model: str) -> float | None:
@@ -86,7 +93,7 @@ def pair_seconds(connection: Connection, base_model: str) -> float | None:
     row = connection.execute(
         select(Job.rate_step, Job.rate_at, Job.step, Job.progressed_at, Job.plan)
         .where(
-            Job.kind == JobKind.TRAIN,
+            Job.kind == kinds.TRAIN.name,
             Job.status == JobStatus.SUCCEEDED,
             Job.base_model == base_model,
             Job.step > Job.rate_step,

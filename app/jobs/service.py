@@ -15,11 +15,11 @@ from sqlalchemy.orm import Session
 from app.core.database import new_id, now_ms
 from app.core.errors import InvalidSpecError, QuotaError
 from app.core.settings import Settings
-from app.domain.lifecycle import DesiredState, JobKind, JobStatus
+from app.domain.lifecycle import DesiredState, JobStatus
 from app.domain.plan import TrainingPlan
 from app.domain.spec import EvalFraction, RewardJobSpec
 from app.domain.warnings import WarningCode
-from app.job_queue import transitions
+from app.job_queue import kinds, transitions
 from app.jobs import cloning
 from app.jobs.errors import JobFinishedError, JobLiveError, JobStateError, KeyReusedError, not_found
 from app.jobs.estimates import estimate
@@ -63,8 +63,8 @@ def submit(
     job = Job(
         id=new_id("job"),
         tenant_id=tenant_id,
-        kind=JobKind.TRAIN,
-        queue=settings.queue,
+        kind=kinds.TRAIN.name,
+        queue=kinds.TRAIN.queue(settings),
         name=spec.name,
         labels=dict(spec.metadata),
         priority=spec.priority,
@@ -127,7 +127,7 @@ def get(session: Session, tenant_id: str, job_id: str) -> Job:
     """A job of this tenant, or JobNotFoundError."""
     job = session.scalar(
         select(Job).where(
-            Job.id == job_id, Job.tenant_id == tenant_id, Job.kind == JobKind.TRAIN
+            Job.id == job_id, Job.tenant_id == tenant_id, kinds.is_listed(Job.kind)
         )
     )  # fmt: skip
     if job is None:
@@ -256,7 +256,7 @@ def _check_queue_quota(session: Session, settings: Settings, tenant_id: str) -> 
     waiting = session.execute(
         select(func.count()).where(
             Job.tenant_id == tenant_id,
-            Job.kind == JobKind.TRAIN,
+            Job.kind == kinds.TRAIN.name,
             text("status IN ('queued', 'paused')"),  # as ix_jobs_waiting says it
         )
     ).scalar_one()

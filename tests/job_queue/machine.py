@@ -23,8 +23,8 @@ from hypothesis.stateful import (
 from sqlalchemy import Engine, delete, event
 
 from app.core.database import make_engine, transaction
-from app.domain.lifecycle import TERMINAL, TRANSITIONS, DesiredState, JobKind, JobStatus
-from app.job_queue import transitions
+from app.domain.lifecycle import TERMINAL, TRANSITIONS, DesiredState, JobStatus
+from app.job_queue import kinds, transitions
 from app.job_queue.claim import claim_next_job
 from app.job_queue.events import Event, upsert_metrics
 from app.job_queue.lease import Lease, LeaseLostError, write_with_lease
@@ -133,7 +133,7 @@ def make_machine(engine: Engine, clock: Clock) -> type[RuleBasedStateMachine]:
 
         def _submit(self, tenant: str, queue: str, priority: int) -> str:
             number = len(self.model)
-            kind = JobKind.PREFLIGHT if queue == "preflight" else JobKind.TRAIN
+            kind = kinds.INSPECT.name if queue == "preflight" else kinds.TRAIN.name
             job = Model(f"job_{number:04}", tenant, queue, kind, priority, number)
             job.run_after = clock.now_ms
             with transaction(engine) as session:

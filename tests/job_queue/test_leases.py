@@ -15,10 +15,10 @@ from app.adapters import publishing
 from app.adapters.archive import archive_digest
 from app.core.database import now_ms, transaction
 from app.core.settings import Settings
-from app.domain.lifecycle import FAILURES, DesiredState, FailureCode, JobKind
+from app.domain.lifecycle import FAILURES, DesiredState, FailureCode
 from app.domain.progress import FileEntry, Noted, Reported, Stepped
 from app.domain.warnings import WarningCode
-from app.job_queue import checkpoints, reconciler, transitions, worker_api
+from app.job_queue import checkpoints, kinds, reconciler, transitions, worker_api
 from app.job_queue.lease import LeaseLostError, WriteContext
 from app.job_queue.worker_api import AttemptFailure, Progress
 from app.models import Adapter, Blob, BlobChunk, Checkpoint, Job, JobLog, JobMetric, StoredFile
@@ -346,7 +346,7 @@ def test_adapter_that_does_not_read_back_is_not_published(
 
 
 def test_inspection_ends_with_its_document(engine: Engine, settings: Settings) -> None:
-    job_id = queue_job(engine, kind=JobKind.PREFLIGHT)
+    job_id = queue_job(engine, kind=kinds.INSPECT.name)
     worker_api.complete(claim(engine, settings), {"facts": {"a": 1}})
     job = look(engine, job_id)
     assert (job.status, job.result) == ("succeeded", {"facts": {"a": 1}})

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import Engine, select, update
 
 from app.core.database import now_ms, transaction
-from app.domain.lifecycle import TRANSITIONS, DesiredState, JobKind, JobStatus
-from app.job_queue import transitions
+from app.domain.lifecycle import TRANSITIONS, DesiredState, JobStatus
+from app.job_queue import kinds, transitions
 from app.job_queue.claim import claim_next_job
 from app.job_queue.events import Event, upsert_metrics
 from app.job_queue.guards import AVOID_HOST_MS
@@ -151,7 +151,7 @@ def test_inspection_is_claimed_by_a_tenant_at_its_quota_and_does_not_use_it_up(
     engine: Engine,
 ) -> None:
     held(engine)
-    inspection = queue_job(engine, kind=JobKind.PREFLIGHT)
+    inspection = queue_job(engine, kind=kinds.INSPECT.name)
     queue_job(engine)
     assert claim(engine, quota_running=2) is not None
     assert look(engine, inspection).status == "running"

@@ -13,8 +13,8 @@ from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
 from app.core.database import new_id, transaction
-from app.domain.lifecycle import DesiredState, JobKind
-from app.job_queue import checkpoints, transitions
+from app.domain.lifecycle import DesiredState
+from app.job_queue import checkpoints, kinds, transitions
 from app.models import Adapter, BlobChunk, Checkpoint, Job, JobLog, StoredFile
 from tests.services import wait_until
 from tests.supervisor.workshop import Workshop
@@ -186,7 +186,7 @@ def test_cancel_does_not_wait_for_a_download(
     import threading
 
     never = threading.Event()
-    monkeypatch.setattr(job_inputs, "fetch_model", lambda *_: never.wait(600))
+    monkeypatch.setattr(job_inputs, "fetch_base_model", lambda *_: never.wait(600))
     job_id = workshop.submit()
     with workshop.station():
         workshop.wait(job_id, "running")
@@ -208,7 +208,7 @@ def test_error_of_the_machine_is_typed_and_avoids_the_host(
     def fail(*_: Any) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(job_inputs, "write_inputs", fail)
+    monkeypatch.setattr(job_inputs, "write_training_inputs", fail)
     job_id = workshop.submit()
     with workshop.station() as station:
         job = workshop.wait(job_id, "failed")
@@ -246,7 +246,7 @@ def test_merge_of_an_adapter_that_was_deleted_meanwhile_says_so(workshop: Worksh
             Job(
                 id=new_id("job"),
                 tenant_id=trained.tenant_id,
-                kind=JobKind.MERGE,
+                kind=kinds.MERGE.name,
                 queue=trained.queue,
                 spec=trained.spec,
                 spec_sha256=trained.spec_sha256,

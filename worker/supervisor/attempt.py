@@ -1,4 +1,4 @@
-"""One attempt at a job: what all who work on it share, and the ways in which it can end early."""
+"""One attempt at a job: its data, its limits, and the ways in which it can end early."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import TypeVar
 from sqlalchemy import Engine
 
 from app.core.settings import Settings
-from app.domain.lifecycle import FailureCode, JobKind
-from app.domain.spec import Resources
+from app.domain.lifecycle import FailureCode
+from app.job_queue import kinds
+from app.job_queue.kinds import JobKind
 from app.job_queue.lease import Lease, LeaseLostError, WriteContext
 from app.models import Job
 from worker.supervisor.lease_renewer import LeaseRenewer, retry_until_database_up
@@ -23,10 +24,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one trainer: its number, its lock's descriptor, its GPU."""
+    """A place for one trainer process on this machine."""
 
     name: str
-    lock: int  # inherited by the trainer: the slot is free only when both are gone
+    #: Descriptor of the slot's lock. Trainers inherit it, so the slot is free only when the
+    #: supervisor and the trainer are gone.
+    lock: int
     gpu: int | None
 
 
@@ -44,7 +47,7 @@ class AttemptInterruptedError(Exception):
 
 @dataclass(frozen=True)
 class Attempt:
-    """A claimed job, the right to write for it, and where it is worked on."""
+    """A claimed job, the lease on it, and what its trainer is started with."""
 
     job: Job
     write_context: WriteContext
@@ -69,6 +72,15 @@ class Attempt:
         return self.write_context.lease
 
     @property
+    def kind(self) -> JobKind:
+        """The job's kind.
+
+        Raises:
+            UnknownKindError: another version of Plaudit created the job.
+        """
+        return kinds.get(self.job.kind)
+
+    @property
     def directory(self) -> Path:
         """The trainer's work directory."""
         return (self.settings.work_dir / self.job.id / str(self.lease.attempt)).absolute()
@@ -82,10 +94,10 @@ class Attempt:
         return retry_until_database_up(self.lease_renewer, call)
 
     def check_interrupt(self) -> None:
-        """Go on only if nobody wants this attempt to end.
+        """Raise if the attempt should end now.
 
         Raises:
-            LeaseLost, Interrupted, JobFailed
+            LeaseLostError, AttemptInterruptedError, JobFailedError
         """
         if self.lease_renewer.is_lost:
             raise LeaseLostError(self.job.id)
@@ -94,17 +106,9 @@ class Attempt:
         self.check_deadline()
 
     def check_deadline(self) -> None:
-        """JobFailed when the job ran for as long as it may, in all attempts together."""
-        limit = self._runtime_limit()
+        """Raise JobFailedError if the job used up its runtime, over all attempts."""
+        limit = self.kind.runtime_seconds(self.settings, self.job.spec)
         if time.monotonic() - self.started_at > limit - self.job.runtime_ms / 1000:
             raise JobFailedError(
-                FailureCode.TIMED_OUT, f"it ran for {limit} s, which is all it may"
+                FailureCode.TIMED_OUT, f"the job ran for {limit} s, the most that it may"
             )
-
-    def _runtime_limit(self) -> int:
-        if self.job.kind == JobKind.PREFLIGHT:
-            return self.settings.preflight_seconds
-        # The row holds what was asked, without the defaults.
-        asked = self.job.spec.get("resources", {})
-        wanted = Resources.model_validate(asked).max_runtime_seconds
-        return min(wanted, self.settings.quota_runtime_seconds)

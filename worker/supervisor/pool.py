@@ -31,7 +31,7 @@ from worker.supervisor.attempt import Attempt, Slot
 from worker.supervisor.circuit_breaker import CircuitBreaker
 from worker.supervisor.devices import gpu_count, list_devices
 from worker.supervisor.fork_client import ForkClient
-from worker.supervisor.job_runner import Supervisor
+from worker.supervisor.job_runner import JobRunner
 from worker.supervisor.lease_renewer import LeaseRenewer
 from worker.supervisor.trainer_process import Child, spawn_cold, trainer_environment
 
@@ -90,9 +90,9 @@ class WorkerPool:
                 return False
             renewer = LeaseRenewer(claimed.context, self.draining, claimed_at)
             attempt = Attempt(claimed.job, claimed.context, renewer, self._spawn, slot)
-            supervisor = Supervisor(attempt, self._catalogue, self._host)
-            supervisor.run()
-            self._brake.ended(supervisor.failure, time.monotonic() - claimed_at)
+            runner = JobRunner(attempt, self._catalogue, self._host)
+            runner.run()
+            self._brake.ended(runner.failure, time.monotonic() - claimed_at)
             return True
 
     def poll(self, queue: str, seconds: float) -> None:

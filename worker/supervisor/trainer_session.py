@@ -8,9 +8,9 @@ import time
 import structlog
 from pydantic import ValidationError
 
-from app.domain.lifecycle import DesiredState, FailureCode, JobKind
+from app.domain.lifecycle import DesiredState, FailureCode
 from app.domain.progress import MESSAGE, CheckpointSaved, Failed, Inspected, Packaged
-from app.job_queue import checkpoints
+from app.job_queue import checkpoints, kinds
 from app.job_queue.lease import LeaseLostError
 from app.storage.artifact_files import ArtifactDamagedError
 from worker.ipc.order import EXIT_STOPPED, EXIT_WATCHDOG, ORDER_FILE, WorkOrder
@@ -21,30 +21,27 @@ from worker.supervisor.trainer_process import TrainerProcess
 
 log = structlog.get_logger()
 
+#: The last message of a successful trainer; None when its task reports no result.
+TrainerResult = Packaged | Inspected | None
 
-def run_trainer(
-    attempt: Attempt, message_buffer: MessageBuffer, order: WorkOrder
-) -> Packaged | Inspected | None:
+
+def run_trainer(attempt: Attempt, message_buffer: MessageBuffer, order: WorkOrder) -> TrainerResult:
     """Start a trainer and hear it to its end; its last word, if it came to one.
 
     Raises:
         LeaseLost, Interrupted, JobFailed
     """
     (attempt.directory / ORDER_FILE).write_text(order.model_dump_json())
-    settings, lease_renewer = attempt.settings, attempt.lease_renewer
+    lease_renewer = attempt.lease_renewer
     child = TrainerProcess(
         attempt.directory,
         attempt.spawn,
         keep=(attempt.slot.lock,),
         gpu=attempt.slot.gpu,
-        memory_bytes=(
-            settings.preflight_memory_bytes
-            if order.action == "inspect"
-            else settings.trainer_memory_bytes
-        ),
+        memory_bytes=kinds.for_action(order.action).memory_bytes(attempt.settings),
     )
     lease_renewer.watch(child)
-    result: Packaged | Inspected | None = None
+    result: TrainerResult = None
     failure: Failed | None = None
     stop_by: float | None = None
     try:
@@ -108,7 +105,7 @@ def _pass_on_wishes(attempt: Attempt, child: TrainerProcess, stop_by: float | No
 
 
 def _wants_checkpoint(attempt: Attempt) -> bool:
-    if attempt.job.kind != JobKind.TRAIN:
+    if not attempt.kind.saves_checkpoints:
         return False
     if attempt.lease_renewer.desired != DesiredState.CANCEL:
         return True
