@@ -26,7 +26,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := constraints.txt
 TORCH := $(shell grep ^torch== $(PINS))
 # Many tests wait for processes, so two at a time pay on two cores; -n 0 is one after the other.
-PYTEST := $(BIN)/python -m pytest -n 2
+# The tests of one file share its fixtures, so they stay in one process.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: venv demo serve test fuzz check format architectures bench-api bench-start bench-train bench-transfer chaos openapi lock clean
 

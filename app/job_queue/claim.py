@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from sqlalchemy import exists, func, or_, select, update
+from sqlalchemy import exists, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.core.database import not_by_index, now_ms
-from app.domain.lifecycle import Desired, JobKind, JobStatus
-from app.job_queue.events import Event, add_events, announce
-from app.job_queue.workers import WORKER_GONE_MS
+from app.domain.lifecycle import JobStatus
+from app.job_queue import guards
+from app.job_queue.events import Event, add_events, enqueue_status_webhook
 from app.models import Job, Worker
 
-#: After this long a job goes to the host it wanted to avoid rather than wait on.
-AVOID_HOST_MS = 600_000
 #: Of the advisory lock that makes claims take turns on PostgreSQL; SQLite has one writer anyway.
 CLAIM_LOCK = 0x706C6175
 
@@ -28,15 +26,19 @@ def claim_next_job(
     tenant = not_by_index(running.tenant_id)
     at_quota = (
         select(tenant)
-        .where(running.status == JobStatus.RUNNING, running.kind != JobKind.PREFLIGHT)
+        .where(guards.is_running(running), guards.counts_against_quota(running))
         .group_by(tenant)
         .having(func.count() >= quota_running)
     )
-    other_host = exists().where(
-        Worker.queue == queue,
-        Worker.host != host,
-        Worker.state == "ready",
-        Worker.seen_at > now_ms() - WORKER_GONE_MS,
+    other_host = (
+        exists()
+        .select_from(Worker)
+        .where(
+            guards.serves_queue(queue),
+            guards.is_on_another_host(host),
+            guards.is_ready(),
+            guards.was_seen_recently(),
+        )
     )
     if session.get_bind().dialect.name == "postgresql":
         # Two claims at once would both count before either is seen, and exceed the quota.
@@ -44,20 +46,12 @@ def claim_next_job(
     best = (
         select(candidate.id)
         .where(
-            candidate.status == JobStatus.QUEUED,
-            candidate.desired == Desired.RUN,
-            candidate.queue == queue,
-            candidate.run_after <= now_ms(),
-            or_(
-                candidate.avoid_host.is_(None),
-                candidate.avoid_host != host,
-                candidate.run_after < now_ms() - AVOID_HOST_MS,
-                ~other_host,
-            ),
-            or_(
-                candidate.kind == JobKind.PREFLIGHT,
-                candidate.tenant_id.not_in(at_quota),
-            ),
+            guards.is_queued(candidate),
+            guards.is_wanted(candidate),
+            guards.is_in_queue(candidate, queue),
+            guards.is_due(candidate),
+            guards.may_run_on(candidate, host, other_host),
+            guards.is_within_quota(candidate, at_quota),
         )
         .order_by(candidate.priority.desc(), candidate.created_at, candidate.id)
         .limit(1)
@@ -66,7 +60,7 @@ def claim_next_job(
     )
     job = session.scalar(
         update(Job)
-        .where(Job.id == best, Job.status == JobStatus.QUEUED)
+        .where(guards.is_best_candidate(best), guards.is_queued(Job))
         .values(
             status=JobStatus.RUNNING,
             attempt=Job.attempt + 1,
@@ -92,5 +86,5 @@ def claim_next_job(
             job.event_seq,
             [Event("claimed", f"Attempt {job.attempt} starts on {host}.", {"worker": owner})],
         )
-        announce(session, job)
+        enqueue_status_webhook(session, job)
     return job

@@ -23,7 +23,7 @@ _ANNOUNCED = frozenset(get_args(EventType))
 _KEY = tuple_(WebhookDelivery.webhook_id, WebhookDelivery.event_id)
 
 
-def announce(session: Session, tenant_id: str, event_type: str, data: Mapping[str, Any]) -> None:
+def enqueue(session: Session, tenant_id: str, event_type: str, data: Mapping[str, Any]) -> None:
     """Queue a message for each live webhook of the tenant that asked for such events."""
     if event_type in _ANNOUNCED:
         # As JSON both databases write it; the quotes keep one name from being found in another.
@@ -95,7 +95,7 @@ def held(session: Session, webhook_id: str) -> Webhook | None:
     return session.scalar(
         select(Webhook)
         .where(Webhook.id == webhook_id)
-        .with_for_update(key_share=True)  # does not hold up ``announce``
+        .with_for_update(key_share=True)  # does not hold up ``enqueue``
         .execution_options(populate_existing=True)
     )
 

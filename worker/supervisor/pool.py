@@ -31,7 +31,7 @@ from worker.supervisor.attempt import Attempt, Slot
 from worker.supervisor.circuit_breaker import CircuitBreaker
 from worker.supervisor.devices import gpu_count, list_devices
 from worker.supervisor.fork_client import ForkClient
-from worker.supervisor.job_runner import Supervisor
+from worker.supervisor.job_runner import JobRunner
 from worker.supervisor.lease_renewer import LeaseRenewer
 from worker.supervisor.trainer_process import Child, spawn_cold, trainer_environment
 
@@ -88,12 +88,11 @@ class WorkerPool:
             claimed = worker_api.claim(self.engine, self.settings, queue, owner, self._host)
             if claimed is None:
                 return False
-            job, lease = claimed
-            keeper = LeaseRenewer(self.engine, self.settings, lease, self.draining, claimed_at)
-            attempt = Attempt(self.engine, self.settings, self._spawn, slot, keeper, job, lease)
-            supervisor = Supervisor(attempt, self._catalogue, self._host)
-            supervisor.run()
-            self._brake.ended(supervisor.failure, time.monotonic() - claimed_at)
+            renewer = LeaseRenewer(claimed.context, self.draining, claimed_at)
+            attempt = Attempt(claimed.job, claimed.context, renewer, self._spawn, slot)
+            runner = JobRunner(attempt, self._catalogue, self._host)
+            runner.run()
+            self._brake.ended(runner.failure, time.monotonic() - claimed_at)
             return True
 
     def poll(self, queue: str, seconds: float) -> None:
