@@ -11,7 +11,7 @@ from app.auth.key_ring import Principal
 
 
 async def get_actor(request: Request) -> Actor:
-    """The request's key, id and address (of the client, where uvicorn trusts the proxy).
+    """Return the request's key, id and client address (see PLAUDIT_TRUSTED_PROXIES).
 
     Stands behind the dependency that asks for the key, which says whose it is.
     """

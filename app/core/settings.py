@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
@@ -23,6 +24,21 @@ def _split(value: object) -> object:
 
 #: In the environment: names with commas between them.
 HostList = Annotated[frozenset[str], NoDecode, BeforeValidator(_split)]
+
+
+def _proxies(networks: frozenset[str]) -> frozenset[str]:
+    found = set()
+    for text in networks:
+        try:
+            network = ip_network(text)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; write addresses and networks like 10.0.0.7 or 10.0.0.0/8"
+            ) from None
+        if network.prefixlen == 0:
+            raise ValueError("a network of all addresses would let every client forge its address")
+        found.add(str(network))
+    return frozenset(found)
 
 
 def _database_url(secret: SecretStr) -> SecretStr:
@@ -62,6 +78,8 @@ def _unreadable() -> ValueError:
     )
 
 
+#: In the environment: IP addresses and networks with commas between them.
+NetworkList = Annotated[HostList, AfterValidator(_proxies)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 
@@ -120,14 +138,31 @@ class Settings(BaseSettings):
         "job; those that it took before still keep what they make.",
     )
 
-    rate_per_second: float = Field(20.0, gt=0, description="Requests, a key and API process.")
-    rate_burst: int = Field(60, ge=1, description="Requests at once, a key and API process.")
+    rate_per_second: float = Field(
+        20.0, gt=0, description="Requests a second, a key; all API processes together."
+    )
+    rate_burst: int = Field(
+        60,
+        ge=1,
+        description="Requests at once, a key: rate_burst / rate_per_second, rounded up to whole "
+        "seconds, is the window that rate_per_second is measured over.",
+    )
     open_answers: int = Field(
         32, ge=1, description="Streams and downloads at once, a key and API process."
     )
-    failed_logins_per_minute: int = Field(10, ge=1, description="Wrong keys, an address.")
+    failed_logins_per_minute: int = Field(
+        10,
+        ge=1,
+        description="Wrong keys that get 401, a client network (an IPv4 address, an IPv6 /64); "
+        "more get 429. Valid keys of the network always pass.",
+    )
     trusted_hosts: HostList = Field(
         frozenset(), description="Host headers that are answered, *.example.com too; none: all."
+    )
+    trusted_proxies: NetworkList = Field(
+        frozenset(),
+        description="Addresses and networks of reverse proxies whose X-Forwarded-For names the "
+        "client, for failed logins and the audit log; none: the header is ignored.",
     )
     webhook_hosts: HostList = Field(
         frozenset(), description="Exact host names that webhooks may lead to; none: no webhooks."
