@@ -142,27 +142,27 @@ class Rates:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._redis = None
+        self.redis: RedisWindows | None = None
         if settings.redis_url is not None:
-            self._redis = RedisWindows(settings.redis_url.get_secret_value(), settings.queue)
+            self.redis = RedisWindows(settings.redis_url.get_secret_value(), settings.queue)
         self.requests = RateLimiter(
-            request_window(settings.rate_per_second, settings.rate_burst), self._redis
+            request_window(settings.rate_per_second, settings.rate_burst), self.redis
         )
         self.failed_logins = RateLimiter(
             RateLimitItemPerMinute(settings.failed_logins_per_minute, namespace="failed-logins"),
-            self._redis,
+            self.redis,
         )
         self.open_answers = ConcurrencyLimiter(settings.open_answers)
 
     def start(self) -> None:
         """Start sharing the limits with the other API processes."""
-        if self._redis is not None:
-            self._redis.start()
+        if self.redis is not None:
+            self.redis.start()
 
     async def stop(self) -> None:
         """Leave the group of processes that share the limits."""
-        if self._redis is not None:
-            await self._redis.stop()
+        if self.redis is not None:
+            await self.redis.stop()
 
 
 def request_window(per_second: float, burst: int) -> RateLimitItem:

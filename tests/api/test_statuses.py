@@ -8,10 +8,12 @@ from urllib.parse import urlencode
 
 import pytest
 from fastapi import FastAPI
+from limits import RateLimitItemPerSecond
 from sqlalchemy import Engine, text
 from starlette.testclient import TestClient
 
 from app.auth.key_ring import Scope
+from app.auth.rate_limit import RateLimiter
 from app.core.settings import Settings
 from app.models import Base
 from tests.api.recorder import Seen
@@ -94,7 +96,7 @@ def test_no_operation_answers_a_key_that_asks_too_often(
     app: FastAPI, ask: Ask, key_for: Callable[..., str]
 ) -> None:
     key = key_for("acme")
-    app.state.rates.requests._burst = 0
+    app.state.rates.requests = RateLimiter(RateLimitItemPerSecond(0))
     for where, operation in guarded(app).items():
         assert ask(where, operation["operationId"], key) == 429, where
 
