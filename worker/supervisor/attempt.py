@@ -15,6 +15,7 @@ from app.domain.lifecycle import FailureCode, JobKind
 from app.domain.spec import Resources
 from app.job_queue.transitions import Lease, LeaseLostError
 from app.models import Job
+from worker.supervisor.devices import Device
 from worker.supervisor.lease_renewer import LeaseRenewer, retry_until_database_up
 from worker.supervisor.trainer_process import Spawn
 
@@ -23,11 +24,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one trainer: its number, its lock's descriptor, its GPU."""
+    """A place for one trainer, with a lock file's descriptor and the GPU that it may use."""
 
     name: str
     lock: int  # inherited by the trainer: the slot is free only when both are gone
-    gpu: int | None
+    device: Device | None
 
 
 class JobFailedError(Exception):

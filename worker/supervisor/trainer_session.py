@@ -36,7 +36,7 @@ def run_trainer(
         attempt.directory,
         attempt.spawn,
         keep=(attempt.slot.lock,),
-        gpu=attempt.slot.gpu,
+        device=attempt.slot.device,
         memory_bytes=(
             settings.preflight_memory_bytes
             if order.action == "inspect"
