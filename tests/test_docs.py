@@ -49,6 +49,14 @@ def test_named_make_targets_exist(document: str) -> None:
     assert named - targets == set()
 
 
+def test_makefile_explains_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert phony
+    explained = re.findall(r"^#   make ([a-z-]+) ", makefile, re.MULTILINE)
+    assert sorted(explained) == sorted(phony[1].split())
+
+
 @each_document
 def test_named_modules_can_be_run(document: str) -> None:
     named = set(re.findall(r"python -m ([a-z_][\w.]*)", _code(document)))
