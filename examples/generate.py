@@ -93,7 +93,7 @@ class Writer:
         self._prompts = set[str]()
 
     def pair(self, topic: Topic, defect: str, *, chosen_longer: bool) -> Pair:
-        """Draw replies until lengths and words fit."""
+        """Write one pair: replies are drawn again until their lengths fit."""
         prompt = self._prompt(topic)
         while True:
             chosen, rejected = self._good(topic), self._bad(topic, defect)
