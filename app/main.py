@@ -52,7 +52,8 @@ from app.webhooks.router import router as webhooks
 
 log = structlog.get_logger()
 
-MAX_BODY_BYTES = 1 << 20
+#: Of JSON bodies; uploads have a limit of their own.
+MAX_BODY_BYTES = 256 << 10
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -127,5 +128,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await to_thread.run_sync(deliverer.stop)
     await app.state.watcher.close()
     app.state.tickets.close()
+    app.state.telemetry.close()
     app.state.reader.dispose()
     app.state.engine.dispose()

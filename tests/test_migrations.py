@@ -14,7 +14,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect
 
-from app.core.database import make_engine
+from app.core.database import create_sqlite_file, make_engine
 from app.core.migrations import is_current, migrate
 from app.models import Base
 from tests.services import fresh_database
@@ -27,6 +27,7 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """Return an engine on a database without tables."""
     if request.param == "sqlite":
         engine = make_engine(f"sqlite:///{tmp_path / 'empty.db'}")
+        create_sqlite_file(engine)
         yield engine
         engine.dispose()
         return

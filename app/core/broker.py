@@ -44,6 +44,9 @@ class Tickets(Protocol):
     def backlog(self, queue_name: str, /) -> int:
         """How many tickets wait; raises OSError or redis.RedisError when the broker is away."""
 
+    def check(self) -> None:
+        """Raise OSError or redis.RedisError when the broker takes no tickets."""
+
     def close(self) -> None:
         """Stop the thread."""
 
@@ -57,6 +60,9 @@ class NoTickets:
     def backlog(self, _queue_name: str) -> int:
         """A large number: no ticket is ever needed."""
         return 1 << 30
+
+    def check(self) -> None:
+        """There is no broker."""
 
     def close(self) -> None:
         """Nothing to stop."""
@@ -85,6 +91,10 @@ class CeleryTickets:
     def backlog(self, queue_name: str) -> int:
         """Length of the Redis list."""
         return int(self._redis.llen(KEY_PREFIX + queue_name))
+
+    def check(self) -> None:
+        """Write a key: a Redis that is full answers reads and refuses tickets."""
+        self._redis.set(f"{KEY_PREFIX}ready", b"1", ex=60)
 
     def close(self) -> None:
         """End the thread after what it is doing."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import uuid_utils
 from pydantic_core import from_json
@@ -175,21 +176,31 @@ def transaction(engine: Engine) -> Iterator[Session]:
 
 
 def _sqlite_engine(url: str, pool_size: int) -> Engine:
-    path = make_url(url).database
-    if path:
-        # Pairs, hashes of keys: nobody else's on this machine. One that is there is left as it is.
-        Path(path).parent.mkdir(0o700, parents=True, exist_ok=True)
+    path = Path(make_url(url).database or "")
+    address = f"file:{quote(str(path))}?mode=rw"
+
+    def connect() -> sqlite3.Connection:
+        # mode=rw never creates the file: after a move or a deletion under a running service, a new
+        # and empty database would take its place without a word. ``create_sqlite_file`` makes it.
+        return sqlite3.connect(address, uri=True, timeout=30, check_same_thread=False)
+
     engine = create_engine(
         url,
+        creator=connect,
         pool_size=pool_size,
         max_overflow=pool_size,
         json_serializer=_to_json,
         json_deserializer=from_json,
-        connect_args={"timeout": 30, "check_same_thread": False},
     )
 
+    @event.listens_for(engine, "checkout")
+    def _check_place(_connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
+        if _inode(path) != record.info.get("inode"):
+            raise InvalidatePoolError("the database file was moved or replaced")
+
     @event.listens_for(engine, "connect")
-    def _configure(connection: sqlite3.Connection, _record: object) -> None:
+    def _configure(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
+        record.info["inode"] = _inode(path)
         connection.isolation_level = None  # we say BEGIN ourselves, below
         for pragma in (
             "journal_mode=WAL",
@@ -207,6 +218,28 @@ def _sqlite_engine(url: str, pool_size: int) -> Engine:
         connection.exec_driver_sql(f"BEGIN {mode}")
 
     return engine
+
+
+def create_sqlite_file(engine: Engine) -> None:
+    """Create the file of an SQLite database that is not there yet; nobody else may read it."""
+    if engine.dialect.name != "sqlite" or not engine.url.database:
+        return
+    path = Path(engine.url.database)
+    path.parent.mkdir(0o700, parents=True, exist_ok=True)
+    path.touch(0o600, exist_ok=True)
+
+
+def has_file(engine: Engine) -> bool:
+    """Return False only for an SQLite database whose file does not exist yet."""
+    path = engine.url.database
+    return engine.dialect.name != "sqlite" or not path or _inode(Path(path)) is not None
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _to_json(value: object) -> str:

@@ -10,6 +10,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
 
+from app.core.database import create_sqlite_file, has_file
+
 #: In a checkout beside the package; in an installed package inside it.
 _PACKAGE = Path(__file__).parents[1]
 _PLACES = (_PACKAGE.parent / "alembic", _PACKAGE / "_alembic")
@@ -17,6 +19,7 @@ _PLACES = (_PACKAGE.parent / "alembic", _PACKAGE / "_alembic")
 
 def migrate(engine: Engine) -> None:
     """Upgrade to the newest revision; nothing happens when it is there."""
+    create_sqlite_file(engine)
     config = _config()
     config.attributes["engine"] = engine
     alembic.command.upgrade(config, "head")
@@ -24,6 +27,8 @@ def migrate(engine: Engine) -> None:
 
 def is_current(engine: Engine) -> bool:
     """Whether the database is at the revision that this version knows."""
+    if not has_file(engine):
+        return False
     head = ScriptDirectory.from_config(_config()).get_current_head()
     with engine.connect() as connection:
         return MigrationContext.configure(connection).get_current_revision() == head

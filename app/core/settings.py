@@ -125,6 +125,9 @@ class Settings(BaseSettings):
     open_answers: int = Field(
         32, ge=1, description="Streams and downloads at once, a key and API process."
     )
+    metrics_token: SecretStr | None = Field(
+        None, description="Bearer token that /metrics asks for; none: open."
+    )
     failed_logins_per_minute: int = Field(10, ge=1, description="Wrong keys, an address.")
     trusted_hosts: HostList = Field(
         frozenset(), description="Host headers that are answered, *.example.com too; none: all."

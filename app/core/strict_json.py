@@ -8,8 +8,11 @@ from typing import Any, NoReturn
 MAX_NESTING = 32
 
 
-def loads(data: bytes | str) -> Any:
+def loads(data: bytes | str, max_values: int | None = None) -> Any:
     """Parse JSON without NaN, Infinity, duplicate keys or more than ``MAX_NESTING`` levels.
+
+    ``max_values`` limits the objects, lists and scalars in the document together: whatever
+    validates it takes a time, and reports errors, for each of them.
 
     Raises:
         json.JSONDecodeError: for every kind of invalid input.
@@ -23,8 +26,7 @@ def loads(data: bytes | str) -> Any:
     except (RecursionError, ValueError) as error:
         # ValueError covers bytes that are not UTF-8 and numbers of thousands of digits.
         raise json.JSONDecodeError(str(error)[:200], "", 0) from error
-    if _is_too_deep(value):
-        raise json.JSONDecodeError(f"nested deeper than {MAX_NESTING}", "", 0)
+    _check_size(value, max_values)
     return value
 
 
@@ -39,8 +41,8 @@ def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _is_too_deep(value: Any) -> bool:
-    level = [value]
+def _check_size(value: Any, max_values: int | None) -> None:
+    level, count = [value], 1
     for _ in range(MAX_NESTING):
         level = [
             child
@@ -48,6 +50,9 @@ def _is_too_deep(value: Any) -> bool:
             if isinstance(item, dict | list)
             for child in (item.values() if isinstance(item, dict) else item)
         ]
+        count += len(level)
+        if max_values is not None and count > max_values:
+            raise json.JSONDecodeError(f"more than {max_values} values", "", 0)
         if not level:
-            return False
-    return True
+            return
+    raise json.JSONDecodeError(f"nested deeper than {MAX_NESTING}", "", 0)

@@ -28,6 +28,7 @@ from app.datasets.uploading import (
 from app.domain.spec import DATASET_ID, CleanText
 from app.models import Dataset
 from app.storage.blobs import read_range
+from app.storage.free_space import StorageFullError
 from app.web.dependencies import (
     EngineDep,
     PageDep,
@@ -76,6 +77,7 @@ _BODY = {
             UnsupportedMediaError,
             UploadStalledError,
             QuotaError,
+            StorageFullError,
         ),
     },
 )

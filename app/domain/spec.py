@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 BASE_MODEL_ID = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 DATASET_ID = r"^ds_[0-9a-f]{32}$"
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]{1,200}$")]
+#: Validation stops at the first bad name, because the client chooses the length of the list.
+TargetModules = Annotated[list[ModuleName], Field(max_length=2048, fail_fast=True)]
 #: PostgreSQL stores no NUL in text and JSON; lone surrogates pydantic refuses in any text.
 #: Goes first inside Annotated: as a later item it would be ignored.
 CleanText = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -38,14 +47,13 @@ class LoraSpec(_Spec):
         description="Of the LoRA branch alone: the base model's own dropout is always off. 0 is "
         "PEFT's default; more rules out the fast engine.",
     )
-    target_modules: Literal["auto", "all-linear"] | list[ModuleName] = Field(
+    target_modules: Literal["auto", "all-linear"] | TargetModules = Field(
         "auto",
         description="'auto' and 'all-linear': every linear layer of the backbone (attention "
         "projections only on mixture-of-experts); or names, each of which must match.",
     )
-    modules_to_save: list[ModuleName] = Field(
+    modules_to_save: Annotated[list[ModuleName], Field(max_length=32, fail_fast=True)] = Field(
         default=[],
-        max_length=32,
         description="Trained and saved in full besides the head, which always is.",
     )
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(r).")
@@ -77,7 +85,7 @@ class LoraSpec(_Spec):
     @field_validator("target_modules")
     @classmethod
     def _targets_are_named(cls, value: str | list[str]) -> str | list[str]:
-        if isinstance(value, list) and not 1 <= len(value) <= 2048:
+        if not value:
             raise PydanticCustomError(
                 "target_modules_empty",
                 "target_modules needs 1 to 2048 names, or 'auto' or 'all-linear'.",
@@ -130,8 +138,25 @@ class Resources(_Spec):
     max_runtime_seconds: int = Field(86_400, ge=1, le=30 * 86_400)
 
 
+MAX_METADATA = 16
 MetadataKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 MetadataValue = Annotated[CleanText, StringConstraints(max_length=512)]
+
+
+def _check_length(value: Any) -> Any:
+    """Reject too many entries before any of them is validated."""
+    if isinstance(value, dict) and len(value) > MAX_METADATA:
+        raise PydanticCustomError(
+            "too_long",
+            "metadata may have at most {limit} entries, not {found}",
+            {"limit": MAX_METADATA, "found": len(value)},
+        )
+    return value
+
+
+Metadata = Annotated[
+    dict[MetadataKey, MetadataValue], Field(max_length=MAX_METADATA), BeforeValidator(_check_length)
+]
 
 
 class RewardJobSpec(_Spec):
@@ -161,4 +186,4 @@ class RewardJobSpec(_Spec):
     quantization: Literal["none", "8bit", "4bit"] = "none"
     resources: Resources = Field(default_factory=lambda: Resources())
     priority: int = Field(0, ge=-100, le=100, description="Higher is claimed first.")
-    metadata: dict[MetadataKey, MetadataValue] = Field(default={}, max_length=16)
+    metadata: Metadata = Field(default={})

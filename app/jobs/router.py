@@ -14,7 +14,7 @@ from app.audit import log as audit_log
 from app.audit.actor import ActorDep
 from app.core.database import transaction
 from app.core.errors import FieldProblem, InvalidError
-from app.domain.spec import BASE_MODEL_ID, CleanText
+from app.domain.spec import BASE_MODEL_ID, MAX_METADATA, CleanText
 from app.job_queue.dependencies import WatcherDep
 from app.job_queue.job_view import JobItem, ShownStatus, is_over
 from app.job_queue.queries import State
@@ -226,10 +226,15 @@ def resume_job(
 
 def _metadata(request: Request) -> dict[str, str]:
     """The pairs that are asked for. What is none is refused: ignored, it would show all jobs."""
-    found = {}
+    found: dict[str, str] = {}
     for key, value in request.query_params.items():
         if not key.startswith("metadata["):
             continue
+        if len(found) == MAX_METADATA:
+            what = f"more than {MAX_METADATA} filters"
+            hint = "A job has no more entries than that: leave the rest out."
+            problem = FieldProblem("/query/metadata", "too_long", what, hint)
+            raise InvalidError(f"/query/metadata: {what}.", hint=hint, problems=[problem])
         match = _METADATA.fullmatch(key)
         if match is None or not re.fullmatch(_METADATA_VALUE, value):
             what, hint = "names no key and value", "Write metadata[team]=search, URL-encoded."

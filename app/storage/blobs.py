@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app.core.database import new_id, now_ms, reader
 from app.models import Blob, BlobChunk, Dataset, StoredFile
+from app.storage.free_space import check_free_space
 
 CHUNK_BYTES = 1 << 20
 #: Longer than any upload or publication takes between its last byte and its reference.
@@ -97,6 +98,7 @@ class BlobWriter:
         return StoredBlob(self._id, sha256, self._size)
 
     def _store(self, data: bytes) -> None:
+        check_free_space(self._engine, len(data))
         with self._engine.begin() as connection:
             connection.execute(insert(BlobChunk).values(blob_id=self._id, seq=self._seq, data=data))
         self._seq += 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import Engine, func, select
@@ -22,6 +24,8 @@ from app.models import Job, JobEvent, Worker
 #: Counting all jobs by status takes 0.4 s at a million rows.
 COUNTED_EVERY_SECONDS = 10.0
 HOUR_MS = 3_600_000
+#: A page of metrics is rendered again after this long.
+PAGE_SECONDS = 1.0
 
 
 class Telemetry:
@@ -36,6 +40,29 @@ class Telemetry:
             registry=self.registry,
         )
         self.registry.register(_DatabaseFigures(engine))
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="metrics")
+        self._page: asyncio.Task[bytes] | None = None
+        self._page_at = -PAGE_SECONDS
+
+    async def page(self) -> bytes:
+        """Return the metrics in Prometheus' text format, at most ``PAGE_SECONDS`` old.
+
+        Rendering costs a tenth of a second of processor time. One rendering in a thread of its own
+        serves every client that asks meanwhile.
+        """
+        now = time.monotonic()
+        if self._page is None or (self._page.done() and now - self._page_at >= PAGE_SECONDS):
+            self._page_at = now
+            self._page = asyncio.create_task(self._render())
+        return await asyncio.shield(self._page)
+
+    async def _render(self) -> bytes:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, generate_latest, self.registry)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown(wait=False)
 
 
 _RUNNING = select(Job.rate_step, Job.rate_at, Job.step, Job.progressed_at, Job.plan).where(

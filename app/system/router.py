@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
+from typing import Annotated
 
 import redis
 import structlog
-from fastapi import APIRouter, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from fastapi import APIRouter, Header, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.core.errors import (
     NotFoundError,
+    UnauthorizedError,
 )
 from app.job_queue.queries import live_workers
 from app.job_queue.workers import WORKER_GONE_MS
+from app.storage.free_space import StorageFullError, check_free_space
 from app.system.metrics import Telemetry
 from app.web.dependencies import ReadEngineDep, SettingsDep, TicketsDep
 from app.web.problem_details import ProblemType, documented, problem_types
@@ -60,15 +64,21 @@ def readiness(
         nonlocal workers
         with engine.connect() as connection:
             connection.execute(text("SELECT 1 FROM jobs LIMIT 1")).all()
-            workers = len(live_workers(connection, WORKER_GONE_MS))
+            # A worker has a row for each of its queues; its training queue names it once.
+            rows = live_workers(connection, WORKER_GONE_MS)
+            workers = sum(row.queue == settings.queue for row in rows)
 
     checks = {
         "database": _outcome(database),
-        "broker": _outcome(lambda: tickets.backlog(settings.queue)),
+        "storage": _outcome(lambda: check_free_space(engine, 0)),
+        "broker": _outcome(tickets.check),
     }
-    is_ready = all(outcome == "ok" for outcome in checks.values())
+    # A full disk must not take the service out of a load balancer: somebody has to delete.
+    is_ready = all(outcome != "away" for outcome in checks.values())
     response.status_code = 200 if is_ready else 503
-    return Readiness(status="ok" if is_ready else "away", checks=checks, workers=workers)
+    is_full = checks["storage"] == "full"
+    status = "away" if not is_ready else "degraded" if is_full else "ok"
+    return Readiness(status=status, checks=checks, workers=workers)
 
 
 @router.get("/problems/{code}", responses=documented(NotFoundError))
@@ -83,19 +93,34 @@ async def explain_problem(code: str) -> ProblemType:
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        **documented(UnauthorizedError),
+    },
 )
-def metrics(request: Request) -> Response:
-    """Figures for Prometheus."""
+async def metrics(
+    request: Request,
+    settings: SettingsDep,
+    authorization: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> Response:
+    """Metrics for Prometheus; the operator may require a token (PLAUDIT_METRICS_TOKEN)."""
+    if settings.metrics_token is not None:
+        wanted = f"Bearer {settings.metrics_token.get_secret_value()}"
+        if not hmac.compare_digest((authorization or "").encode(), wanted.encode()):
+            raise UnauthorizedError(
+                "The metrics need the token of this service.",
+                hint="Send 'Authorization: Bearer …' with the value of PLAUDIT_METRICS_TOKEN.",
+            )
     telemetry: Telemetry = request.app.state.telemetry
-    return Response(
-        generate_latest(telemetry.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
-    )
+    return Response(await telemetry.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 def _outcome(check: Callable[[], object]) -> str:
     try:
         check()
+    except StorageFullError:
+        log.error("not_ready", error="storage_full")
+        return "full"
     except (SQLAlchemyError, redis.RedisError, OSError) as error:
         log.warning("not_ready", error=type(error).__name__)
         return "away"

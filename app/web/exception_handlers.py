@@ -25,6 +25,7 @@ from app.core.errors import (
     TooLargeError,
     UnavailableError,
 )
+from app.storage.free_space import StorageFullError, is_full
 from app.web.problem_details import problem_response
 from app.web.validation_errors import field_problems
 
@@ -140,6 +141,8 @@ def _allowed(request: Request) -> str:
 
 
 def _on_database_away(request: Request, error: Exception) -> Response:
+    if is_full(error):
+        return _storage_full(request, error)
     log.error("database_away", error=type(error).__name__)
     return problem_response(
         request,
@@ -147,11 +150,24 @@ def _on_database_away(request: Request, error: Exception) -> Response:
     )
 
 
+def _storage_full(request: Request, error: Exception) -> Response:
+    log.error("storage_full", error=str(error)[:200])
+    return problem_response(
+        request,
+        StorageFullError(
+            "The disk of the service is full.",
+            hint="Delete what is not needed, or ask the operator for more disk space.",
+        ),
+    )
+
+
 def _on_disconnect(_request: Request, _error: Exception) -> Response:
     return Response(status_code=400)  # nobody reads it
 
 
-def _on_defect(request: Request, _error: Exception) -> Response:
+def _on_defect(request: Request, error: Exception) -> Response:
+    if is_full(error):
+        return _storage_full(request, error)
     # The traceback goes to the log (see telemetry), never to the client.
     return problem_response(
         request,

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from anyio import to_thread
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from app.core import strict_json
+
+#: More than any request needs; validation takes microseconds for each.
+MAX_VALUES = 5000
+#: Larger bodies are parsed in a thread: a megabyte would hold up the event loop for milliseconds.
+PARSED_INLINE_BYTES = 8 << 10
 
 
 class StrictRoute(APIRoute):
@@ -26,4 +32,7 @@ class StrictRoute(APIRoute):
 
 class _StrictRequest(Request):
     async def json(self) -> Any:
-        return strict_json.loads(await self.body())
+        body = await self.body()
+        if len(body) <= PARSED_INLINE_BYTES:
+            return strict_json.loads(body, MAX_VALUES)
+        return await to_thread.run_sync(strict_json.loads, body, MAX_VALUES)

@@ -42,6 +42,8 @@ _HINTS = {
     "bad_pattern": "Give a value that the pattern in the message fits.",
     "invalid_json": "Send one JSON object with content type application/json.",
 }
+#: Longer names are no misspellings.
+MAX_GUESSED = 64
 _ID_PATTERN = re.compile(r"\^([a-z]+_)\[0-9a-f\]\{32\}\$")
 
 
@@ -105,7 +107,8 @@ def _unknown(name: str, owners: Sequence[type[BaseModel]]) -> tuple[str, str]:
     """Message and hint for a field that none of its possible owners has."""
     known = sorted({field for model in owners for field in model.model_fields})
     message = f"No such field; there are: {', '.join(known)}"
-    if near := difflib.get_close_matches(name, known, 1, cutoff=0.7):
+    # difflib is quadratic in the length of a name that the client chose.
+    if len(name) <= MAX_GUESSED and (near := difflib.get_close_matches(name, known, 1, cutoff=0.7)):
         return message, f"Did you mean {near[0]}? Else leave it out."
     told = [getattr(model, "unknown_field_hint", None) for model in owners]
     return message, next(filter(None, told), "Leave it out, or use one of the fields named.")
@@ -125,5 +128,5 @@ def _leading(path: Sequence[Any], body: Any, *, is_missing: bool) -> Iterable[An
 
 def _escaped(part: object) -> str:
     # Names come from the client; control characters and odd lengths stay out of the answer.
-    text = re.sub(r"[^\x20-\x7e]", "?", str(part))[:100]
+    text = re.sub(r"[^\x20-\x7e]", "?", str(part)[:100])
     return text.replace("~", "~0").replace("/", "~1")

@@ -206,7 +206,8 @@ def test_data_directory_that_is_a_file_is_named(tmp_path: Path, command: str) ->
     path.touch()
     done = refused(path, command)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"{path} cannot be used: File exists.")
+    assert done.stderr.startswith(str(path))
+    assert "cannot be used: " in done.stderr.partition("\n")[0]
     assert "PLAUDIT_DATA_DIR" in done.stderr
 
 
@@ -217,7 +218,8 @@ def test_data_directory_of_a_worker_that_is_a_file_is_named(tmp_path: Path) -> N
     path.touch()
     done = refused(path, "worker", **settings)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"{path} cannot be used: File exists.")
+    assert done.stderr.startswith(str(path))
+    assert "cannot be used: " in done.stderr.partition("\n")[0]
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])

@@ -10,6 +10,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.expected_conditions import alert_is_present
 from selenium.webdriver.support.wait import WebDriverWait
 
 PATIENCE_SECONDS = 30
@@ -97,6 +98,17 @@ class Browser:
     def get(self, path: str) -> None:
         """Go to a page of the site."""
         self.driver.get(self.origin + path)
+
+    def follow_key_link(self, key: str, *, accept: bool = True) -> str:
+        """Open a link that contains a key and answer the page's question, which is returned."""
+        self.get(f"/#key={key}")
+        alert = WebDriverWait(self.driver, PATIENCE_SECONDS).until(alert_is_present())
+        question: str = alert.text
+        if accept:
+            alert.accept()
+        else:
+            alert.dismiss()
+        return question
 
     def id(self, name: str) -> WebElement:
         """The element of this id."""

@@ -158,6 +158,6 @@ def downloads(browser: Browser, tmp_path: Path) -> Path:
 @pytest.fixture
 def signed_in(browser: Browser, key: str) -> Browser:
     """A tab that was opened with the link that ``plaudit serve`` prints."""
-    browser.get(f"/#key={key}")
+    browser.follow_key_link(key)
     browser.wait_for_id("page")
     return browser

@@ -15,7 +15,7 @@ def test_key_in_the_fragment_signs_in_and_leaves_the_address(
     browser: Browser, key: str, world: World
 ) -> None:
     world.submit(name="first")
-    browser.get(f"/#key={key}")
+    browser.follow_key_link(key)
     browser.wait_for_text("first", "#rows")
     assert browser.driver.current_url == f"{browser.origin}/"
     assert not any(key in url.partition("#")[0] for url in browser.requests())
@@ -64,7 +64,7 @@ def test_revoked_key_leads_back_to_the_sign_in(
     browser: Browser, key_for: Callable[..., str], world: World
 ) -> None:
     key = key_for("acme", Scope.JOBS_READ)
-    browser.get(f"/#key={key}")
+    browser.follow_key_link(key)
     browser.wait_for_text("No jobs yet")
     browser.expected_errors.append("401 (Unauthorized)")
     assert world.client.delete(f"/v1/api-keys/key_{key.split('_')[1]}").status_code == 204
@@ -75,6 +75,17 @@ def test_revoked_key_leads_back_to_the_sign_in(
 def test_key_that_may_not_read_jobs_is_told_so(
     browser: Browser, key_for: Callable[..., str]
 ) -> None:
-    browser.get(f"/#key={key_for('acme', Scope.ARTIFACTS_READ)}")
+    browser.follow_key_link(key_for("acme", Scope.ARTIFACTS_READ))
     browser.expected_errors.append("403 (Forbidden)")
     browser.wait_for_text("lacks the scope jobs:read", "#refusal")
+
+
+def test_link_with_another_key_is_asked_about_and_can_be_declined(
+    signed_in: Browser, key: str, key_for: Callable[..., str]
+) -> None:
+    foreign = key_for("mallory")
+    question = signed_in.follow_key_link(foreign, accept=False)
+    assert "replace the API key" in question
+    signed_in.wait_for_id("page")
+    assert signed_in.js("return sessionStorage.getItem('plaudit.key')") == key
+    assert foreign not in signed_in.driver.current_url

@@ -23,6 +23,7 @@ from app.domain.rules import SpecRejectedError
 from app.job_queue import worker_api
 from app.job_queue.transitions import LeaseLostError
 from app.storage.artifact_files import ArtifactTooLargeError
+from app.storage.free_space import StorageFullError
 from worker.ipc.order import WorkOrder
 from worker.supervisor import job_inputs
 from worker.supervisor.attempt import Attempt, AttemptInterruptedError, JobFailedError
@@ -63,6 +64,8 @@ class Supervisor:
             self._fail(JobFailedError(error.failure, error.detail))
         except SpecRejectedError as rejected:
             self._fail(JobFailedError(FailureCode.INVALID_SPEC, str(rejected)))
+        except StorageFullError as error:
+            self._fail(JobFailedError(FailureCode.DISK_FULL, error.detail))
         except ArtifactTooLargeError as error:
             self._fail(JobFailedError(FailureCode.ARTIFACT_TOO_LARGE, str(error)))
         except ValidationError as error:  # what a worker of that version may understand

@@ -46,8 +46,13 @@ export async function findKey() {
 function takeFromFragment() {
   const key = new URLSearchParams(location.hash.slice(1)).get("key");
   if (!key) return false;
-  keepKey(key);
   history.replaceState(null, "", location.pathname + location.search);
+  if (key === currentKey()) return false;
+  // Anybody can write such a link: with another key, this tab would show and upload to another
+  // tenant's account.
+  const question = currentKey() ? "replace the API key of this tab" : "sign in";
+  if (!confirm(`The link that you opened contains an API key. Use it to ${question}?`)) return false;
+  keepKey(key);
   return true;
 }
 
