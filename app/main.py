@@ -1,4 +1,4 @@
-"""The application: everything opens here and at start-up, nothing at import."""
+"""The application factory: connects the parts of the service and starts its background threads."""
 
 from __future__ import annotations
 
@@ -39,82 +39,84 @@ from app.job_queue.router import router as job_queue
 from app.job_queue.watcher import Watcher
 from app.jobs.history_router import router as history
 from app.jobs.router import router as jobs
-from app.jobs.submission_router import router as submitting
+from app.jobs.submission_router import router as submission
 from app.merges.router import router as merges
 from app.reports.router import router as reports
 from app.system.metrics import Telemetry
 from app.system.router import router as system
 from app.web import exception_handlers
 from app.web.application import Plaudit
-from app.web.problem_details import documented
+from app.web.problem_details import error_responses
 from app.webhooks.delivery import Deliverer
 from app.webhooks.router import router as webhooks
 
-log = structlog.get_logger()
-
-MAX_BODY_BYTES = 1 << 20
+#: Routes without an API key.
+PUBLIC_ROUTERS = (system, dashboard)
+#: Routes of the API, in the order of the OpenAPI document.
+API_ROUTERS = (
+    submission,
+    jobs,
+    history,
+    reports,
+    job_queue,
+    datasets,
+    adapters,
+    merges,
+    base_models,
+    api_keys,
+    webhooks,
+    audit,
+)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The service; ``settings`` come from the environment when they are not given."""
+    """Create the service; without ``settings`` they are read from the environment."""
     settings = settings or Settings()
     app = Plaudit(
         title="Plaudit",
         version=version("plaudit"),
         summary="Reward models as a service.",
         lifespan=_lifespan,
-        max_body_size=MAX_BODY_BYTES,
-        # Both load their scripts from other people's servers.
-        docs_url=None,
-        redoc_url=None,
-        generate_unique_id_function=lambda route: route.name,
-        redirect_slashes=False,
     )
-    app.state.settings = settings
-    app.state.engine = make_engine(settings.database, settings.database_pool_size)
-    app.state.reader = make_engine(settings.database, settings.database_pool_size, is_reader=True)
-    app.state.tickets = make_tickets(settings)
-    app.state.catalogue = load_catalogue(settings.base_models)
-    app.state.keys = KeyRing(app.state.engine)
-    app.state.lookups = {}
-    app.state.rates = Rates(settings)
-    app.state.telemetry = Telemetry(app.state.engine)
-    app.state.watcher = Watcher(app.state.engine)
-    app.state.upload_limiter = CapacityLimiter(MAX_UPLOADS)
+    _set_state(app, settings)
     if settings.trusted_hosts:
         app.add_middleware(
             TrustedHostMiddleware, allowed_hosts=sorted(settings.trusted_hosts), www_redirect=False
         )
     exception_handlers.install(app)
-    app.include_router(system)
-    app.include_router(dashboard)
-    guarded = documented(
+    for router in PUBLIC_ROUTERS:
+        app.include_router(router)
+    responses = error_responses(
         UnauthorizedError, ForbiddenError, InvalidError, RateLimitedError, UnavailableError
     )
-    for router in (
-        submitting,
-        jobs,
-        history,
-        reports,
-        job_queue,
-        datasets,
-        adapters,
-        merges,
-        base_models,
-        api_keys,
-        webhooks,
-        audit,
-    ):
-        app.include_router(router, responses=guarded)
+    for router in API_ROUTERS:
+        app.include_router(router, responses=responses)
     return app
+
+
+def _set_state(app: FastAPI, settings: Settings) -> None:
+    """Create the objects that requests share. None of them opens a connection yet."""
+    state = app.state
+    state.settings = settings
+    state.engine = make_engine(settings.database, settings.database_pool_size)
+    state.reader = make_engine(settings.database, settings.database_pool_size, is_reader=True)
+    state.tickets = make_tickets(settings)
+    state.catalogue = load_catalogue(settings.base_models)
+    state.keys = KeyRing(state.engine)
+    state.lookups = {}
+    state.rates = Rates(settings)
+    state.telemetry = Telemetry(state.engine)
+    state.watcher = Watcher(state.engine)
+    state.upload_limiter = CapacityLimiter(MAX_UPLOADS)
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Run the background threads of one API process while it serves requests."""
     if not structlog.is_configured():
         configure_logging()
-    # More threads than connections would only wait for each other in the pools.
     settings: Settings = app.state.settings
+    # Threads beyond the size of a connection pool would only wait for a connection.
     to_thread.current_default_thread_limiter().total_tokens = settings.database_pool_size
     pollers = ThreadPoolExecutor(settings.database_pool_size, thread_name_prefix="poll")
     asyncio.get_running_loop().set_default_executor(pollers)
@@ -127,5 +129,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await to_thread.run_sync(deliverer.stop)
     await app.state.watcher.close()
     app.state.tickets.close()
+    app.state.telemetry.close()
     app.state.reader.dispose()
     app.state.engine.dispose()

@@ -131,7 +131,7 @@ def round_trip(
     check_saved(keys, model)
     pad = plan.tokenization.pad_token_id
     # As after a load: matmul folds batches by requires_grad, one bit apart (Longformer).
-    model.requires_grad_(False)
+    model.requires_grad_(requires_grad=False)
     scores = score(model, ids, pad_token_id=pad, batch_size=len(ids))
     alone = score(model, ids, pad_token_id=pad, batch_size=1)
     again = score(_reloaded(checkpoint, work / "adapter", pad), ids, pad_token_id=pad, batch_size=4)

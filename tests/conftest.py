@@ -22,8 +22,8 @@ from tests import services
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """URL of a PostgreSQL server."""
-    # Not below pytest's own directory: another pytest on the machine makes that unreadable for
-    # the server's user.
+    # Not inside pytest's directory: another pytest process on the machine can make it unreadable
+    # for the user of the server.
     with (
         tempfile.TemporaryDirectory(prefix="plaudit-postgres-") as directory,
         services.postgres_url(Path(directory)) as url,
@@ -40,7 +40,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgres_database(postgres_server: str) -> Iterator[str]:
-    """A migrated database on PostgreSQL, one for the session; tests empty its tables."""
+    """A migrated PostgreSQL database for the session. Each test starts with empty tables."""
     with services.fresh_database(postgres_server, f"plaudit_{secrets.token_hex(4)}") as url:
         engine = make_engine(url)
         migrate(engine)
@@ -50,21 +50,21 @@ def postgres_database(postgres_server: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty SQLite file, to be copied."""
+    """A migrated, empty SQLite file that tests copy."""
     path = tmp_path_factory.mktemp("sqlite") / "template.db"
     engine = make_engine(f"sqlite:///{path}")
     migrate(engine)
-    engine.dispose()  # the last connection writes the log back into the file
+    engine.dispose()  # closing the last connection writes the WAL back into the file
     return path
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A migrated, empty database; every test that touches data runs on both kinds."""
+    """A migrated, empty database. Every test that uses one runs on both kinds."""
     if request.param == "postgresql":
         url: str = request.getfixturevalue("postgres_database")
         engine = make_engine(url)
-        # Ten times as fast as TRUNCATE, which makes new files.
+        # Ten times as fast as TRUNCATE, which creates new files.
         with engine.begin() as connection:
             for table in reversed(Base.metadata.sorted_tables):
                 connection.execute(table.delete())

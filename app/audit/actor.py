@@ -1,4 +1,4 @@
-"""Who acts in a request, for the audit log."""
+"""The actor of a request, for the audit log."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from app.auth.key_ring import Principal
 
 
 async def get_actor(request: Request) -> Actor:
-    """The request's key, id and address (of the client, where uvicorn trusts the proxy).
+    """Return the API key, request id and client address of a request.
 
-    Stands behind the dependency that asks for the key, which says whose it is.
+    The address is the client's own if uvicorn trusts the proxy in between. An endpoint must
+    declare this dependency after the one that authenticates the request.
     """
     principal: Principal = request.scope["principal"]
     return Actor(

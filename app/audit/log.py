@@ -1,4 +1,4 @@
-"""Who did what: one row an act, in the transaction of the act."""
+"""The audit log: one row per action, written in the transaction of the action."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.core.database import new_id
+from app.core.database import new_id, newest_first
 from app.models import AuditRecord
 
 Action = Literal[
@@ -35,7 +35,7 @@ Action = Literal[
 
 @dataclass(frozen=True)
 class Actor:
-    """Who acts for a tenant; without a key it is the service itself or its operator."""
+    """Who acts for a tenant. Without a key it is the service itself or its operator."""
 
     tenant_id: str
     key_id: str | None = None
@@ -44,7 +44,7 @@ class Actor:
 
 
 def record(session: Session, actor: Actor, action: Action, object_id: str) -> None:
-    """Write down an act; it counts when the act's transaction does."""
+    """Add an entry to the log; it is committed together with the action."""
     session.add(
         AuditRecord(
             id=new_id("audit"),
@@ -59,8 +59,6 @@ def record(session: Session, actor: Actor, action: Action, object_id: str) -> No
 
 
 def list_page(session: Session, tenant_id: str, limit: int, after: str | None) -> list[AuditRecord]:
-    """Up to ``limit + 1`` acts, newest first."""
+    """Return up to ``limit + 1`` entries, newest first."""
     statement = select(AuditRecord).where(AuditRecord.tenant_id == tenant_id)
-    if after is not None:
-        statement = statement.where(AuditRecord.id < after)
-    return list(session.scalars(statement.order_by(AuditRecord.id.desc()).limit(limit + 1)))
+    return list(session.scalars(newest_first(statement, AuditRecord.id, limit, after)))

@@ -1,4 +1,4 @@
-"""The audit log over HTTP; admin scope."""
+"""GET /v1/audit. Requires the admin scope."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ router = APIRouter(prefix="/v1/audit", tags=["audit"])
 
 
 class AuditRead(BaseModel):
-    """An act."""
+    """An entry of the audit log."""
 
     object: Literal["audit_record"] = "audit_record"
     id: str
     at: Timestamp
     action: Action
-    object_id: str = Field(description="What was acted upon; it may be gone by now.")
-    key_id: str | None = Field(description="Null: the service itself, or its operator.")
+    object_id: str = Field(description="Id of the affected resource, which may be deleted by now.")
+    key_id: str | None = Field(description="Null for the service itself and for its operator.")
     request_id: str | None
     client: str | None = Field(description="The address that the request came from.")
 
     @classmethod
     def of(cls, row: AuditRecord) -> Self:
-        """From its row."""
+        """Build it from the database row."""
         return cls.model_validate(row, from_attributes=True)
 
 
 @router.get("")
 def list_audit(engine: ReadEngineDep, principal: RequireAdmin, page: PageDep) -> Page[AuditRead]:
-    """What this tenant's keys did, newest first."""
+    """List the actions of this tenant's API keys, newest first."""
     with transaction(engine) as session:
         rows = audit_log.list_page(session, principal.tenant_id, page.limit, page.after)
     return Page[AuditRead].of(rows, page.limit, AuditRead.of, by_id)

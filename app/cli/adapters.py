@@ -18,7 +18,7 @@ from app.base_models.catalogue import (
     HubSource,
     UnknownBaseModelError,
 )
-from app.base_models.faults import BaseModelError
+from app.base_models.errors import BaseModelError
 from app.base_models.sources import fetch
 from app.cli.client import Api, connect
 from app.cli.database import read_catalogue, read_settings

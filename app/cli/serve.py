@@ -124,6 +124,9 @@ def _run(settings: Settings, listener: socket.socket, keeper: WorkerKeeper | Non
     import uvicorn
 
     from app.main import create_app
+    from app.web.http_protocol import BoundedHttpProtocol, connection_limit
+
+    BoundedHttpProtocol.max_connections = connection_limit()
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -135,6 +138,7 @@ def _run(settings: Settings, listener: socket.socket, keeper: WorkerKeeper | Non
     server = Server(
         uvicorn.Config(
             app,
+            http=BoundedHttpProtocol,
             backlog=BACKLOG,
             # No limit_concurrency: it counts idle connections and streams too, and over it even
             # /healthz gets a bare 503, so that a busy service would be restarted. What a key may

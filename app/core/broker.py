@@ -1,7 +1,8 @@
-"""Tickets: "there is work in this queue", nothing more. Lost, doubled or forged ones do no harm.
+"""Tickets: Celery messages that tell workers that a queue has work.
 
-A ticket carries no job id, no spec and no secret. It is issued after the commit, in a thread of
-its own, never in the request's way: publishing to a frozen Redis takes until the socket's timeout.
+The job's row in the database is the truth. A ticket carries no job id, no spec and no secret, so a
+lost, duplicated or forged one does no harm. Tickets are issued after the commit and published in a
+background thread, because publishing to a frozen Redis blocks until the socket's timeout.
 """
 
 from __future__ import annotations
@@ -21,49 +22,63 @@ log = structlog.get_logger()
 
 TRAIN = "jobs.train"
 KEY_PREFIX = "plaudit:"
-#: A ticket nobody took is worthless: the reconciler issues another.
+#: A ticket may expire: the reconciler issues another one for a job that still waits.
 TICKET_EXPIRES_SECONDS = 60
 
 
 def preflight_queue(settings: Settings) -> str:
-    """Where base models are inspected: never behind a training job that runs for days."""
+    """Return the queue of inspections, which must not wait for long training jobs."""
     return f"{settings.queue}.preflight"
 
 
 def queues(settings: Settings) -> list[str]:
-    """Every queue of this service."""
+    """Return every queue of this service."""
     return [settings.queue, preflight_queue(settings)]
 
 
 class Tickets(Protocol):
-    """Tells workers that a queue has work."""
+    """Notifies workers that a queue has work."""
 
     def issue(self, queue_name: str, /) -> None:
-        """Send one ticket, or forget it: never blocks, never raises."""
+        """Send one ticket, or drop it. Never blocks and never raises."""
 
     def backlog(self, queue_name: str, /) -> int:
-        """How many tickets wait; raises OSError or redis.RedisError when the broker is away."""
+        """Return the number of waiting tickets.
+
+        Raises:
+            OSError, redis.RedisError: The broker is unreachable.
+        """
+
+    def check(self) -> None:
+        """Check that the broker accepts tickets.
+
+        Raises:
+            OSError, redis.RedisError: The broker is unreachable or full.
+        """
 
     def close(self) -> None:
-        """Stop the thread."""
+        """Stop publishing."""
 
 
 class NoTickets:
-    """Embedded mode: the supervisor polls the database."""
+    """Embedded mode: the supervisor polls the database and needs no tickets."""
 
     def issue(self, _queue_name: str) -> None:
-        """Nobody listens."""
+        """Do nothing."""
 
     def backlog(self, _queue_name: str) -> int:
-        """A large number: no ticket is ever needed."""
+        """Return a large number, so that the reconciler issues no further ticket."""
         return 1 << 30
 
+    def check(self) -> None:
+        """Do nothing: there is no broker."""
+
     def close(self) -> None:
-        """Nothing to stop."""
+        """Do nothing."""
 
 
 class CeleryTickets:
-    """Celery on Redis; one publishing thread, which drops tickets when it cannot keep up."""
+    """Celery on Redis. One thread publishes; it drops tickets that it cannot send in time."""
 
     def __init__(self, settings: Settings) -> None:
         assert settings.redis_url is not None
@@ -76,22 +91,26 @@ class CeleryTickets:
         self._thread.start()
 
     def issue(self, queue_name: str) -> None:
-        """Hand it to the publishing thread."""
+        """Pass the ticket to the publishing thread."""
         try:
             self._pending.put_nowait(queue_name)
         except queue.Full:
             log.warning("ticket_dropped", queue=queue_name)  # the reconciler issues another
 
     def backlog(self, queue_name: str) -> int:
-        """Length of the Redis list."""
+        """Return the length of the queue's Redis list."""
         return int(self._redis.llen(KEY_PREFIX + queue_name))
 
+    def check(self) -> None:
+        """Write a key, because a full Redis still serves reads but rejects tickets."""
+        self._redis.set(f"{KEY_PREFIX}ready", b"1", ex=60)
+
     def close(self) -> None:
-        """End the thread after what it is doing."""
+        """Stop the thread after the ticket that it is publishing."""
         try:
             self._pending.put_nowait(None)
         except queue.Full:
-            log.warning("tickets_left_behind")
+            log.warning("tickets_not_published")
         self._thread.join(timeout=5)
         self._redis.close()
         self._app.close()
@@ -105,12 +124,12 @@ class CeleryTickets:
 
 
 def make_tickets(settings: Settings) -> Tickets:
-    """The tickets of this mode."""
+    """Return the tickets of the configured mode: embedded, or with a broker."""
     return NoTickets() if settings.is_embedded else CeleryTickets(settings)
 
 
 def make_celery(settings: Settings) -> Celery:
-    """The Celery application that API and workers share; every setting has a reason in the docs."""
+    """Create the Celery application that the API and the workers share."""
     app = Celery("plaudit")
     app.conf.update(
         broker_url=settings.redis_url.get_secret_value() if settings.redis_url else "memory://",
@@ -119,8 +138,8 @@ def make_celery(settings: Settings) -> Celery:
         task_serializer="json",
         accept_content=["json"],
         result_accept_content=["json"],
-        # Early ack: the row is the truth. With late ack a task longer than the visibility
-        # timeout is delivered again while it runs.
+        # Acknowledge early: the database decides what runs. With late acknowledgement a task that
+        # runs longer than the visibility timeout is delivered a second time.
         task_acks_late=False,
         task_track_started=False,
         worker_prefetch_multiplier=1,
@@ -154,5 +173,5 @@ def make_celery(settings: Settings) -> Celery:
 
 
 def _queue(name: str) -> Queue:
-    # With exchange and key left to Celery all queues would share both, and each get every ticket.
+    # With Celery's default exchange and routing key, every queue would receive every ticket.
     return Queue(name, Exchange(name, type="direct"), routing_key=name)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Errors that a caller can meet; ``app.web.problem_details`` turns them into HTTP responses."""
+"""Errors that a caller can meet. ``app.web.problem_details`` turns them into HTTP responses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True)
 class FieldProblem:
-    """One thing wrong with one field: where (JSON pointer), what, and what to do next."""
+    """One invalid field: its JSON pointer, what is wrong with it, and what to do next."""
 
     loc: str
     code: str
@@ -18,18 +18,20 @@ class FieldProblem:
 
 
 class ServiceError(Exception):
-    """A defect of the service.
+    """An unexpected error inside the service.
 
-    Subclasses are refusals with a stable, documented ``code``; the detail says what happened.
+    Each subclass is an expected error with a stable, documented ``code``. ``detail`` says what
+    happened this time.
     """
 
     code: ClassVar[str] = "internal"
-    status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
-    #: What whoever meets this code does next; with the docstring it makes docs/errors.md.
-    next_step: ClassVar[str] = "Try again; if it stays, report the request_id to the operator."
-    #: False where no HTTP client ever meets it: the operator at the start, a worker in a job.
-    is_answered: ClassVar[bool] = True
+    #: What a caller who gets this code should do. docs/errors.md shows it next to the docstring.
+    next_step: ClassVar[str] = (
+        "Retry the request. If the error persists, send the `request_id` to the operator."
+    )
+    #: False if the error never reaches an HTTP client: it stops the start, or it fails a job.
+    is_public: ClassVar[bool] = True
 
     def __init__(
         self, detail: str, *, hint: str | None = None, problems: Sequence[FieldProblem] = ()
@@ -41,114 +43,121 @@ class ServiceError(Exception):
 
 
 class NotFoundError(ServiceError):
-    """The id names nothing that this tenant owns."""
+    """This tenant has no resource at this address."""
 
     code = "not_found"
-    status = 404
     title = "Not found"
-    next_step = "Check the id and the key: another tenant's things look as if they were not there."
+    next_step = (
+        "Check the id and the API key: resources of other tenants are reported as not found."
+    )
 
 
 class ConflictError(ServiceError):
-    """The resource's state does not allow the act."""
+    """The current state of the resource does not allow the operation."""
 
     code = "conflict"
-    status = 409
     title = "Conflict with the current state"
     next_step = (
-        "Look at the resource's present state; the same request stays refused until it changes."
+        "Read the current state of the resource. The same request fails until the state changes."
     )
 
 
 class InvalidError(ServiceError):
-    """The request was understood and refused; ``problems`` names the fields."""
+    """The request is not valid; `errors` names the fields."""
 
     code = "invalid_request"
-    status = 422
     title = "The request is not valid"
-    next_step = "Correct what `errors` names, each with a hint, and send it again."
+    next_step = "Correct the fields named in `errors`, each of which has a hint, and send it again."
 
 
 class InvalidSpecError(InvalidError):
-    """A job spec that cannot be trained as written."""
+    """The job spec cannot be trained as written."""
 
     code = "invalid_spec"
     title = "The job spec is not valid"
 
 
 class TooLargeError(ServiceError):
-    """More bytes than the operator allows."""
+    """The body exceeds the operator's size limit."""
 
     code = "too_large"
-    status = 413
     title = "Too large"
-    next_step = "Send less, or ask the operator for a higher limit."
+    next_step = "Send less data, or ask the operator for a higher limit."
 
 
 class UnsupportedMediaError(ServiceError):
-    """A content type that this route does not read."""
+    """The route does not accept this content type."""
 
     code = "unsupported_media_type"
-    status = 415
     title = "Unsupported media type"
-    next_step = "Name one of the content types that the route's document lists."
+    next_step = "Send one of the content types that the API reference lists for this route."
+
+
+class UploadStalledError(ServiceError):
+    """The client stopped sending data."""
+
+    code = "upload_stalled"
+    title = "The upload stalled"
+    next_step = "Upload again over a stable connection."
+
+
+class RangeError(ServiceError):
+    """The requested range lies outside the content."""
+
+    code = "range_not_satisfiable"
+    title = "Range not satisfiable"
+    next_step = "Request a range inside the content; a HEAD request returns its size."
 
 
 class HostError(ServiceError):
-    """The request asks for a host that this service is not known by."""
+    """The Host header is not in the operator's list of trusted hosts."""
 
     code = "unknown_host"
-    status = 400
-    title = "Not a name of this service"
-    next_step = (
-        "Use the address that the operator gave, or have its name added to the trusted hosts."
-    )
+    title = "Unknown host"
+    next_step = "Use the address that the operator gave you, or ask for the host to be trusted."
 
 
 class UnauthorizedError(ServiceError):
-    """No key, a wrong one, or an expired one."""
+    """The API key is missing, wrong, expired or revoked."""
 
     code = "unauthorized"
-    status = 401
-    title = "Authentication needed"
-    next_step = "Send `Authorization: Bearer plk_…` with a key that lives; an admin makes keys."
+    title = "Authentication required"
+    next_step = "Send `Authorization: Bearer plk_…` with a valid key; an admin can create one."
 
 
 class ForbiddenError(ServiceError):
-    """The key is good, its scopes do not cover the act."""
+    """The API key is valid but lacks the scope for this operation."""
 
     code = "forbidden"
-    status = 403
     title = "Not allowed"
-    next_step = "Use a key that has the scope that `detail` names."
+    next_step = "Use a key with the scope that `detail` names."
 
 
 class QuotaError(ServiceError):
-    """The tenant's quota is used up; retrying does not help until something ends."""
+    """The tenant's quota is used up. Retrying does not help until some of it is freed."""
 
     code = "quota_exceeded"
-    status = 429
     title = "Quota exceeded"
-    next_step = "Wait until something ends, delete what is not needed, or ask for a higher quota."
+    next_step = "Wait for a job to end, delete data you do not need, or ask for a higher quota."
 
 
 class RateLimitedError(ServiceError):
-    """Asked too often; the same request is good again ``retry_after_seconds`` later."""
+    """Too many requests; the same request succeeds after `Retry-After` seconds."""
 
     code = "rate_limited"
-    status = 429
     title = "Too many requests"
-    next_step = "Wait as long as `Retry-After` says; poll with `wait` instead of in a loop."
+    next_step = (
+        "Wait for `Retry-After` seconds. To follow a job, use `wait` instead of a poll loop."
+    )
 
     def __init__(self, detail: str, retry_after_seconds: float) -> None:
-        super().__init__(detail, hint="Wait as long as Retry-After says.")
+        super().__init__(detail, hint="Wait for the number of seconds that Retry-After gives.")
         self.retry_after_seconds = retry_after_seconds
 
 
 class UnavailableError(ServiceError):
-    """Something this service needs is away; try again later."""
+    """Something that the service depends on is unavailable."""
 
     code = "unavailable"
-    status = 503
     title = "Temporarily unavailable"
-    next_step = "Try again after `Retry-After`, with the same Idempotency-Key where there is one."
+    next_step = "Retry after `Retry-After` seconds, with the same Idempotency-Key if you sent one."

@@ -1,4 +1,4 @@
-"""JSON logs with request ids. No body and no header is ever logged."""
+"""JSON logs with request ids. Request bodies and headers are never logged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import structlog
 
 
 def configure_logging(stream: TextIO | None = None) -> None:
-    """One JSON object a line (on stderr); the standard library's loggers too, unless taken."""
+    """Log one JSON object per line, to stderr by default.
+
+    Loggers of the standard library use the same format, unless the root logger has handlers.
+    """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -34,19 +37,19 @@ def configure_logging(stream: TextIO | None = None) -> None:
         )
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    # Every one of our requests is logged already, with its id.
+    # RequestLog logs every request with its id.
     for chatty in ("httpx", "httpx2", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 class _Logger(structlog.PrintLogger):
-    """Costs a line, not a job, where its disk is full or nobody reads any more.
+    """Drops a line that cannot be written, as the standard library's handlers do.
 
-    As the standard library's handlers do it. Who logs may be a thread that must not end.
+    A full disk or a closed pipe must not stop the thread that logs.
     """
 
     def msg(self, message: str) -> None:
-        """Print it, if that can be done."""
+        """Write one line if possible."""
         with suppress(OSError):
             super().msg(message)
 

@@ -1,4 +1,4 @@
-"""Brings a database to the tables that this version knows."""
+"""Database migrations with Alembic."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
 
-#: In a checkout beside the package; in an installed package inside it.
+from app.core.database import create_sqlite_file, has_file
+
+#: The migrations are next to the package in a checkout, and inside it in an installed wheel.
 _PACKAGE = Path(__file__).parents[1]
 _PLACES = (_PACKAGE.parent / "alembic", _PACKAGE / "_alembic")
 
 
 def migrate(engine: Engine) -> None:
-    """Upgrade to the newest revision; nothing happens when it is there."""
+    """Upgrade the database to the newest revision, if it is not there yet."""
+    create_sqlite_file(engine)
     config = _config()
     config.attributes["engine"] = engine
     alembic.command.upgrade(config, "head")
 
 
 def is_current(engine: Engine) -> bool:
-    """Whether the database is at the revision that this version knows."""
+    """Return whether the database is at the newest revision."""
+    if not has_file(engine):
+        return False
     head = ScriptDirectory.from_config(_config()).get_current_head()
     with engine.connect() as connection:
         return MigrationContext.configure(connection).get_current_revision() == head

@@ -1,4 +1,4 @@
-"""Strict JSON: reject what two parsers could read differently."""
+"""Strict JSON: reject documents that two parsers could read differently."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Any, NoReturn
 MAX_NESTING = 32
 
 
-def loads(data: bytes | str) -> Any:
+def loads(data: bytes | str, max_values: int | None = None) -> Any:
     """Parse JSON without NaN, Infinity, duplicate keys or more than ``MAX_NESTING`` levels.
 
+    ``max_values`` limits the total number of objects, lists and scalars, because validation takes
+    time, and can report an error, for each of them.
+
     Raises:
-        json.JSONDecodeError: for every kind of invalid input.
+        json.JSONDecodeError: The input is not valid, for whatever reason.
     """
     try:
         value = json.loads(
@@ -21,10 +24,9 @@ def loads(data: bytes | str) -> Any:
     except json.JSONDecodeError:
         raise
     except (RecursionError, ValueError) as error:
-        # ValueError covers bytes that are not UTF-8 and numbers of thousands of digits.
+        # ValueError includes invalid UTF-8 and numbers with thousands of digits.
         raise json.JSONDecodeError(str(error)[:200], "", 0) from error
-    if _is_too_deep(value):
-        raise json.JSONDecodeError(f"nested deeper than {MAX_NESTING}", "", 0)
+    _check_size(value, max_values)
     return value
 
 
@@ -35,12 +37,12 @@ def _reject_constant(name: str) -> NoReturn:
 def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key is given twice in one object")
+        raise ValueError("an object has the same key twice")
     return found
 
 
-def _is_too_deep(value: Any) -> bool:
-    level = [value]
+def _check_size(value: Any, max_values: int | None) -> None:
+    level, count = [value], 1
     for _ in range(MAX_NESTING):
         level = [
             child
@@ -48,6 +50,9 @@ def _is_too_deep(value: Any) -> bool:
             if isinstance(item, dict | list)
             for child in (item.values() if isinstance(item, dict) else item)
         ]
+        count += len(level)
+        if max_values is not None and count > max_values:
+            raise json.JSONDecodeError(f"more than {max_values} values", "", 0)
         if not level:
-            return False
-    return True
+            return
+    raise json.JSONDecodeError(f"nested deeper than {MAX_NESTING}", "", 0)

@@ -12,7 +12,13 @@ from app.audit import log as audit_log
 from app.audit.actor import ActorDep
 from app.auth.key_ring import Scope
 from app.core.database import transaction
-from app.core.errors import QuotaError, TooLargeError, UnsupportedMediaError
+from app.core.errors import (
+    QuotaError,
+    RangeError,
+    TooLargeError,
+    UnsupportedMediaError,
+    UploadStalledError,
+)
 from app.datasets import service
 from app.datasets.row_errors import InvalidDatasetError
 from app.datasets.schemas import DatasetPreview, DatasetRead
@@ -21,13 +27,13 @@ from app.datasets.uploading import (
     UPLOAD_TYPES,
     BadMultipartError,
     SinglePart,
-    UploadStalledError,
     body_chunks,
     file_format,
 )
 from app.domain.spec import DATASET_ID, CleanText
 from app.models import Dataset
 from app.storage.blobs import read_range
+from app.storage.free_space import StorageFullError
 from app.web.dependencies import (
     EngineDep,
     PageDep,
@@ -39,8 +45,8 @@ from app.web.dependencies import (
     SettingsDep,
 )
 from app.web.pagination import Page, by_id
-from app.web.problem_details import documented
-from app.web.range_response import Content, RangeError, serve
+from app.web.problem_details import error_responses
+from app.web.range_response import Content, content_response
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
@@ -69,13 +75,14 @@ _BODY = {
     openapi_extra=_BODY,
     responses={
         200: {"model": DatasetRead, "description": "This file is here already."},
-        **documented(
+        **error_responses(
             InvalidDatasetError,
             BadMultipartError,
             TooLargeError,
             UnsupportedMediaError,
             UploadStalledError,
             QuotaError,
+            StorageFullError,
         ),
     },
 )
@@ -129,7 +136,7 @@ def list_datasets(
     return Page[DatasetRead].of(rows, page.limit, DatasetRead.of, by_id)
 
 
-@router.get("/{dataset_id}", responses=documented(DatasetNotFoundError))
+@router.get("/{dataset_id}", responses=error_responses(DatasetNotFoundError))
 def get_dataset(
     dataset_id: DatasetId, engine: ReadEngineDep, principal: RequireJobsRead
 ) -> DatasetRead:
@@ -141,7 +148,7 @@ def get_dataset(
 @router.delete(
     "/{dataset_id}",
     status_code=status.HTTP_204_NO_CONTENT,
-    responses=documented(DatasetNotFoundError, DatasetInUseError),
+    responses=error_responses(DatasetNotFoundError, DatasetInUseError),
 )
 def delete_dataset(
     dataset_id: DatasetId, session: SessionDep, principal: RequireJobsWrite, actor: ActorDep
@@ -151,7 +158,7 @@ def delete_dataset(
     audit_log.record(session, actor, "dataset.delete", dataset_id)
 
 
-@router.get("/{dataset_id}/preview", responses=documented(DatasetNotFoundError))
+@router.get("/{dataset_id}/preview", responses=error_responses(DatasetNotFoundError))
 def preview_dataset(
     dataset_id: DatasetId,
     engine: ReadEngineDep,
@@ -171,7 +178,7 @@ def preview_dataset(
         200: {"content": {"application/x-ndjson": {}}, "description": "The canonical JSONL."},
         206: {"description": "A part of it."},
         304: {"description": "The client has it."},
-        **documented(DatasetNotFoundError, RangeError),
+        **error_responses(DatasetNotFoundError, RangeError),
     },
 )
 def download_dataset(
@@ -187,4 +194,4 @@ def download_dataset(
         size=dataset.bytes,
         read=lambda start, stop: read_range(engine, dataset.blob_id, start, stop),
     )
-    return serve(request, content)
+    return content_response(request, content)

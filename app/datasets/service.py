@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from app.audit import log as audit_log
 from app.audit.log import Actor
-from app.core.database import new_id, reader, transaction
+from app.core.database import new_id, newest_first, reader, transaction
 from app.core.errors import ConflictError, NotFoundError, TooLargeError
 from app.core.settings import Settings
 from app.datasets.pairs import DatasetSummary
@@ -107,9 +107,7 @@ def get(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
 def list_page(session: Session, tenant_id: str, limit: int, after: str | None) -> list[Dataset]:
     """Up to ``limit + 1`` datasets, newest first."""
     statement = select(Dataset).where(Dataset.tenant_id == tenant_id)
-    if after is not None:
-        statement = statement.where(Dataset.id < after)
-    return list(session.scalars(statement.order_by(Dataset.id.desc()).limit(limit + 1)))
+    return list(session.scalars(newest_first(statement, Dataset.id, limit, after)))
 
 
 def remove(session: Session, tenant_id: str, dataset_id: str) -> None:

@@ -1,4 +1,4 @@
-"""What a job is told that stops nobody: a code each, and what may be done about it."""
+"""Warnings of jobs and dry runs: their codes, and what to do about each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class WarningCode(StrEnum):
-    """Stable: clients switch on it."""
+    """Code of a warning. The values are stable: clients switch on them."""
 
     NOT_INSPECTED = "not_inspected"
     NOT_REPORTED = "not_reported"
@@ -24,25 +24,30 @@ class WarningCode(StrEnum):
     CHECKPOINT_REFUSED = "checkpoint_refused"
 
 
-#: For people: what to do next.
+#: What to do about each warning.
 WARNING_ADVICE: dict[WarningCode, str] = {
-    WarningCode.NOT_INSPECTED: "Nothing: it is removed when a worker has inspected the base model.",
-    WarningCode.NOT_REPORTED: "Ask again when a worker is free.",
-    WarningCode.PAIRS_DROPPED: "Raise training.max_length, or be content without the named lines.",
-    WarningCode.PAIRS_IDENTICAL: "Take the named lines out: nothing can be learned from them.",
-    WarningCode.SPECIAL_TOKENS_IN_TEXT: "Take them out of the text where they are not meant: they "
-    "end turns, or worse.",
-    WarningCode.EVAL_LEAKED: "Take the named lines out of the eval dataset, or the prompts out of "
-    "the training dataset.",
-    WarningCode.EVAL_STEPS_UNREACHED: "Lower training.eval_steps, or train for longer.",
-    WarningCode.TEXT_LEFT_OUT: "Have the operator give the catalogue entry a chat_template "
-    "that keeps what is to be judged.",
-    WarningCode.START_LEFT_OUT: "Have the operator give the catalogue entry a chat_template "
-    "that begins as the base model's texts do.",
-    WarningCode.TEMPLATE_DATE_FIXED: "Render with the adapter's tokenizer when you score.",
+    WarningCode.NOT_INSPECTED: "No action needed: the warning disappears when a worker has "
+    "inspected the base model.",
+    WarningCode.NOT_REPORTED: "Request the report again when a worker is free.",
+    WarningCode.PAIRS_DROPPED: "Raise training.max_length, or accept training without the named "
+    "lines.",
+    WarningCode.PAIRS_IDENTICAL: "Remove the named lines: pairs with equal replies teach nothing.",
+    WarningCode.SPECIAL_TOKENS_IN_TEXT: "Remove the tokens from the text unless they are intended: "
+    "the model reads them as control tokens, such as the end of a turn.",
+    WarningCode.EVAL_LEAKED: "Remove the named lines from the evaluation dataset, or their prompts "
+    "from the training dataset.",
+    WarningCode.EVAL_STEPS_UNREACHED: "Lower training.eval_steps, or train for more steps.",
+    WarningCode.TEXT_LEFT_OUT: "Ask the operator to add a chat_template to the catalogue entry "
+    "that renders all of the text to be judged.",
+    WarningCode.START_LEFT_OUT: "Ask the operator to add a chat_template to the catalogue entry "
+    "that starts with the same tokens as other texts of the base model.",
+    WarningCode.TEMPLATE_DATE_FIXED: "Render conversations with the adapter's tokenizer when you "
+    "score.",
     WarningCode.TOKENIZER_FROM_FILE: "Score with the adapter's tokenizer, not the base model's.",
     WarningCode.MEMORY_SHORT: "Lower training.max_length or training.per_device_batch_size, or use "
     "quantization.",
-    WarningCode.ENGINE_STOCK: "Nothing: it is trained as `trl reward` would, only slower.",
-    WarningCode.CHECKPOINT_REFUSED: "Nothing; the operator may want the workers of a queue alike.",
+    WarningCode.ENGINE_STOCK: "No action needed: the job trains as `trl reward` would, only slower "
+    "than with the shared-prefix engine.",
+    WarningCode.CHECKPOINT_REFUSED: "No action needed. The operator should give all workers of a "
+    "queue the same hardware and versions.",
 }

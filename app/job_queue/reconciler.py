@@ -21,6 +21,7 @@ from app.job_queue.kinds import JobKind
 from app.job_queue.workers import WORKER_GONE_MS
 from app.models import Job, Worker
 from app.storage import blobs
+from app.storage.free_space import SpaceReserve
 
 log = structlog.get_logger()
 
@@ -37,6 +38,7 @@ class Reconciler(threading.Thread):
         super().__init__(name="reconciler", daemon=True)
         self._engine, self._settings, self._tickets = engine, settings, tickets
         self._stopping = threading.Event()
+        self._reserve = SpaceReserve(engine)
         # Live workers may renew first: after a start, and after the database was away.
         self._sweep_from = time.monotonic() + settings.lease_seconds
         self._collect_from = time.monotonic() + COLLECT_SECONDS
@@ -64,6 +66,7 @@ class Reconciler(threading.Thread):
             self._collect_from = time.monotonic() + COLLECT_SECONDS
             if collect(self._engine):
                 self._collect_from = 0.0
+        self._reserve.tend()
         issue_missing(self._engine, self._settings, self._tickets)
 
 

@@ -13,11 +13,11 @@ from sqlalchemy import Engine
 from app.auth.key_ring import Scope
 from app.auth.require_scope import cached_principal
 from app.job_queue.job_view import etag
-from app.job_queue.queries import State
 from app.jobs import queries
 from app.jobs.errors import not_found
 from app.jobs.responses import JOB_ID
 from app.jobs.schemas import JobRead
+from app.web import etags
 from app.web.strict_route import StrictRoute
 
 MAX_TAGS = 1000
@@ -59,15 +59,10 @@ def answer(engine: Engine, tenant_id: str, job_id: str, tags: str | None) -> Res
     with engine.connect() as connection:
         if tags is not None:
             state = queries.state(connection, tenant_id, job_id)
-            if state is not None and names(tags, state):
+            if state is not None and etags.is_match(tags, etag(state)):
                 return Response(status_code=304, headers={"ETag": etag(state)})
         job = queries.job(connection, tenant_id, job_id)
     if job is None:
         raise not_found(job_id)
     text = JobRead.of(job).model_dump_json()
     return Response(text, media_type="application/json", headers={"ETag": etag(job)})
-
-
-def names(tags: str, state: State) -> bool:
-    """Whether an If-None-Match header names this state."""
-    return etag(state) in (tag.strip() for tag in tags.split(","))

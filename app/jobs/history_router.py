@@ -19,11 +19,11 @@ from app.jobs.history_schemas import CheckpointRead, EventRead, JobReportRead, L
 from app.jobs.responses import JobId, json_response
 from app.web.dependencies import ReadEngineDep, RequireJobsRead
 from app.web.pagination import Page
-from app.web.problem_details import documented
+from app.web.problem_details import error_responses
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
-_NOT_FOUND = documented(JobNotFoundError)
+_NOT_FOUND = error_responses(JobNotFoundError)
 
 _BIG = 2**63 - 1
 
@@ -144,7 +144,8 @@ MADE_WHEN = {
 
 
 @router.get(
-    "/jobs/{job_id}/reports/{name}", responses=documented(JobNotFoundError, ReportNotFoundError)
+    "/jobs/{job_id}/reports/{name}",
+    responses=error_responses(JobNotFoundError, ReportNotFoundError),
 )
 def get_report(
     job_id: JobId,

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, select
 
+from app.core.database import newest_first
 from app.domain.compiler import pairs_a_step
 from app.domain.lifecycle import DesiredState, JobStatus
 from app.job_queue import kinds
@@ -51,8 +52,6 @@ def list_page(
 ) -> Sequence[JobRow]:
     """Up to ``limit + 1`` jobs, newest first."""
     statement = _mine(_LIGHT, tenant_id)
-    if after is not None:
-        statement = statement.where(Job.id < after)
     match wanted.status:
         case None:
             pass
@@ -71,7 +70,7 @@ def list_page(
         statement = statement.where(Job.base_model == wanted.base_model)
     for key, value in wanted.metadata.items():
         statement = statement.where(Job.labels[key].as_string() == value)
-    return connection.execute(statement.order_by(Job.id.desc()).limit(limit + 1)).all()
+    return connection.execute(newest_first(statement, Job.id, limit, after)).all()
 
 
 def _mine(columns: Sequence[Any], tenant_id: str) -> Select[Any]:

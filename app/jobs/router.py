@@ -14,9 +14,9 @@ from app.audit import log as audit_log
 from app.audit.actor import ActorDep
 from app.core.database import transaction
 from app.core.errors import FieldProblem, InvalidError
-from app.domain.spec import BASE_MODEL_ID, CleanText
+from app.domain.spec import BASE_MODEL_ID, MAX_METADATA, CleanText
 from app.job_queue.dependencies import WatcherDep
-from app.job_queue.job_view import JobItem, ShownStatus, is_over
+from app.job_queue.job_view import JobItem, ShownStatus, etag, is_over
 from app.job_queue.queries import State
 from app.jobs import queries, service
 from app.jobs.errors import (
@@ -26,10 +26,11 @@ from app.jobs.errors import (
     JobStateError,
     not_found,
 )
-from app.jobs.fast_get import MAX_TAGS, PolledRoute, answer, names
+from app.jobs.fast_get import MAX_TAGS, PolledRoute, answer
 from app.jobs.queries import JobFilter
 from app.jobs.responses import JobId, job_response, json_response
 from app.jobs.schemas import JobCancel, JobRead, JobUpdate
+from app.web import etags
 from app.web.dependencies import (
     EngineDep,
     PageDep,
@@ -40,7 +41,7 @@ from app.web.dependencies import (
     TicketsDep,
 )
 from app.web.pagination import Page, by_id
-from app.web.problem_details import documented
+from app.web.problem_details import error_responses
 from app.web.strict_route import StrictRoute
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
@@ -112,7 +113,7 @@ async def get_job(
         state = await to_thread.run_sync(read)
         if state is None:
             raise not_found(job_id)
-        is_known = if_none_match is None or names(if_none_match, state)
+        is_known = if_none_match is None or etags.is_match(if_none_match, etag(state))
         if not is_over(state.status) and (until == "terminal" or is_known):
             await watcher.wait(
                 job_id,
@@ -132,7 +133,7 @@ router.add_api_route(
     response_model=JobRead,
     responses={
         304: {"description": "As the client knows it."},
-        **documented(JobNotFoundError),
+        **error_responses(JobNotFoundError),
     },
 )
 
@@ -140,7 +141,7 @@ router.add_api_route(
 @router.patch(
     "/{job_id}",
     response_model=JobRead,
-    responses=documented(JobNotFoundError, JobStateError),
+    responses=error_responses(JobNotFoundError, JobStateError),
 )
 def update_job(
     job_id: JobId,
@@ -161,7 +162,7 @@ def update_job(
 @router.delete(
     "/{job_id}",
     status_code=status.HTTP_204_NO_CONTENT,
-    responses=documented(JobNotFoundError, JobLiveError),
+    responses=error_responses(JobNotFoundError, JobLiveError),
 )
 def delete_job(
     job_id: JobId, session: SessionDep, principal: RequireJobsWrite, actor: ActorDep
@@ -174,7 +175,7 @@ def delete_job(
 @router.post(
     "/{job_id}/cancel",
     response_model=JobRead,
-    responses=documented(JobNotFoundError, JobFinishedError),
+    responses=error_responses(JobNotFoundError, JobFinishedError),
 )
 def cancel_job(
     job_id: JobId,
@@ -193,7 +194,7 @@ def cancel_job(
 @router.post(
     "/{job_id}/pause",
     response_model=JobRead,
-    responses=documented(JobNotFoundError, JobFinishedError, JobStateError),
+    responses=error_responses(JobNotFoundError, JobFinishedError, JobStateError),
 )
 def pause_job(
     job_id: JobId, session: SessionDep, principal: RequireJobsWrite, actor: ActorDep
@@ -207,7 +208,7 @@ def pause_job(
 @router.post(
     "/{job_id}/resume",
     response_model=JobRead,
-    responses=documented(JobNotFoundError, JobFinishedError, JobStateError),
+    responses=error_responses(JobNotFoundError, JobFinishedError, JobStateError),
 )
 def resume_job(
     job_id: JobId,
@@ -226,10 +227,15 @@ def resume_job(
 
 def _metadata(request: Request) -> dict[str, str]:
     """The pairs that are asked for. What is none is refused: ignored, it would show all jobs."""
-    found = {}
+    found: dict[str, str] = {}
     for key, value in request.query_params.items():
         if not key.startswith("metadata["):
             continue
+        if len(found) == MAX_METADATA:
+            what = f"more than {MAX_METADATA} filters"
+            hint = "A job has no more entries than that: leave the rest out."
+            problem = FieldProblem("/query/metadata", "too_long", what, hint)
+            raise InvalidError(f"/query/metadata: {what}.", hint=hint, problems=[problem])
         match = _METADATA.fullmatch(key)
         if match is None or not re.fullmatch(_METADATA_VALUE, value):
             what, hint = "names no key and value", "Write metadata[team]=search, URL-encoded."

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from app.domain.spec import CleanText, MetadataKey, MetadataValue, RewardJobSpec
+from app.domain.spec import CleanText, Metadata, RewardJobSpec
 from app.job_queue.job_view import JobItem, job_fields
 from app.job_queue.queries import JobRow
 
@@ -82,9 +82,7 @@ class JobUpdate(BaseModel):
 
     name: Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None = None
     priority: int = Field(0, ge=-100, le=100, description="While the job waits.")
-    metadata: dict[MetadataKey, MetadataValue] = Field(
-        default={}, max_length=16, description="Replaces all of it."
-    )
+    metadata: Metadata = Field(default={}, description="Replaces all of it.")
 
 
 class JobClone(BaseModel):

@@ -25,7 +25,7 @@ from app.jobs.schemas import JobClone, JobEstimate, JobPreview, JobRead
 from app.jobs.service import Submission
 from app.models import Job
 from app.web.dependencies import EngineDep, RequireJobsWrite, SettingsDep, TicketsDep
-from app.web.problem_details import documented
+from app.web.problem_details import error_responses
 from app.web.strict_route import StrictRoute
 from app.web.validation_errors import field_problems
 
@@ -49,7 +49,7 @@ IdempotencyKey = Annotated[
     responses={
         200: {"model": JobPreview, "description": "Of a dry run; nothing was stored."},
         201: {"model": JobRead, "description": "Queued."},
-        **documented(InvalidSpecError, KeyReusedError, QuotaError, UnavailableError),
+        **error_responses(InvalidSpecError, KeyReusedError, QuotaError, UnavailableError),
     },
 )
 async def create_job(
@@ -97,7 +97,7 @@ async def create_job(
     "/{job_id}/clone",
     status_code=status.HTTP_201_CREATED,
     response_model=JobRead,
-    responses=documented(
+    responses=error_responses(
         JobNotFoundError, JobStateError, InvalidSpecError, KeyReusedError, QuotaError
     ),
 )

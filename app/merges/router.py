@@ -23,7 +23,7 @@ from app.web.dependencies import (
     SettingsDep,
     TicketsDep,
 )
-from app.web.problem_details import documented
+from app.web.problem_details import error_responses
 
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"])
 AdapterId = Annotated[str, Path(pattern=r"^ad_[0-9a-f]{32}$")]
@@ -32,7 +32,9 @@ AdapterId = Annotated[str, Path(pattern=r"^ad_[0-9a-f]{32}$")]
 @router.post(
     "/{adapter_id}/merge",
     status_code=status.HTTP_202_ACCEPTED,
-    responses=documented(AdapterNotFoundError, AlreadyMergedError, MergeInexactError, QuotaError),
+    responses=error_responses(
+        AdapterNotFoundError, AlreadyMergedError, MergeInexactError, QuotaError
+    ),
 )
 def merge_adapter(
     adapter_id: AdapterId,
@@ -50,7 +52,9 @@ def merge_adapter(
     return MergeRead.of(job, adapter_id)
 
 
-@router.get("/{adapter_id}/merge", responses=documented(AdapterNotFoundError, MergeNotFoundError))
+@router.get(
+    "/{adapter_id}/merge", responses=error_responses(AdapterNotFoundError, MergeNotFoundError)
+)
 def get_merge(
     adapter_id: AdapterId, engine: ReadEngineDep, principal: RequireArtifactsRead
 ) -> MergeRead:

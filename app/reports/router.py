@@ -15,7 +15,7 @@ from app.domain.spec import BASE_MODEL_ID, DATASET_ID, RewardJobSpec
 from app.jobs.dependencies import PreflightDep
 from app.reports.schemas import DatasetReport
 from app.web.dependencies import ReadEngineDep, RequireJobsRead
-from app.web.problem_details import documented
+from app.web.problem_details import error_responses
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
@@ -23,7 +23,7 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 @router.get(
     "/datasets/{dataset_id}/report",
     tags=["datasets"],
-    responses=documented(DatasetNotFoundError, InvalidSpecError),
+    responses=error_responses(DatasetNotFoundError, InvalidSpecError),
 )
 async def get_dataset_report(
     dataset_id: Annotated[str, Path(pattern=DATASET_ID)],

@@ -1,4 +1,4 @@
-"""The stored-bytes quota of a tenant, over datasets, adapters and checkpoints."""
+"""The storage quota of a tenant: bytes of its datasets, adapters and checkpoints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from app.models import Adapter, Checkpoint, Dataset, Job
 def check_storage_quota(
     session: Session, settings: Settings, tenant_id: str, further_bytes: int
 ) -> None:
-    """Refuse what would take the tenant over its stored bytes; 0 further ones when none is free."""
+    """Raise QuotaError if ``further_bytes`` more would exceed the tenant's storage quota.
+
+    With ``further_bytes`` 0, raise it if no byte is free.
+    """
     sums = [
         select(func.coalesce(func.sum(Dataset.bytes), 0)).where(Dataset.tenant_id == tenant_id),
         select(func.coalesce(func.sum(Adapter.bytes), 0)).where(Adapter.tenant_id == tenant_id),
@@ -24,9 +27,9 @@ def check_storage_quota(
     sizes = session.execute(select(*(each.scalar_subquery() for each in sums))).one()
     stored = sum(int(size) for size in sizes)
     if stored + max(further_bytes, 1) > settings.quota_stored_bytes:
-        more = f", and {further_bytes} more do not fit" if further_bytes else ""
+        more = f"; {further_bytes} more do not fit" if further_bytes else ""
         raise QuotaError(
             f"{stored} of {settings.quota_stored_bytes} bytes are in use{more}.",
-            hint="Delete datasets, adapters or finished jobs that are no longer needed; paused "
-            "jobs and failed ones keep checkpoints, the latter for a day.",
+            hint="Delete datasets, adapters or jobs that you no longer need. Paused jobs keep "
+            "their checkpoints, and failed jobs keep theirs for one day.",
         )

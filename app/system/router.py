@@ -1,25 +1,26 @@
-"""Health, readiness, metrics and the documentation of problem types."""
+"""Routes for health, readiness, metrics and the explanation of error codes."""
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
+from typing import Annotated
 
 import redis
 import structlog
-from fastapi import APIRouter, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from fastapi import APIRouter, Header, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.core.errors import (
-    NotFoundError,
-)
+from app.core.errors import NotFoundError, UnauthorizedError
 from app.job_queue.queries import live_workers
 from app.job_queue.workers import WORKER_GONE_MS
+from app.storage.free_space import StorageFullError, check_free_space
 from app.system.metrics import Telemetry
 from app.web.dependencies import ReadEngineDep, SettingsDep, TicketsDep
-from app.web.problem_details import ProblemType, documented, problem_types
+from app.web.problem_details import ProblemType, error_responses, problem_types
 
 log = structlog.get_logger()
 
@@ -27,13 +28,13 @@ router = APIRouter(tags=["service"])
 
 
 class Health(BaseModel):
-    """The process answers."""
+    """Whether the process responds."""
 
     status: str
 
 
 class Readiness(BaseModel):
-    """Whether the things that this service needs answer; ``workers`` is for information."""
+    """Whether database and broker respond. `workers` is informational."""
 
     status: str
     checks: dict[str, str]
@@ -42,60 +43,84 @@ class Readiness(BaseModel):
 
 @router.get("/healthz")
 async def health() -> Health:
-    """The process lives."""
+    """Check that the process responds."""
     return Health(status="ok")
 
 
 @router.get(
     "/readyz",
-    responses={503: {"model": Readiness, "description": "Something needed is away."}},
+    responses={503: {"model": Readiness, "description": "The database or broker is unavailable."}},
 )
 def readiness(
     engine: ReadEngineDep, settings: SettingsDep, tickets: TicketsDep, response: Response
 ) -> Readiness:
-    """Database and broker answer."""
+    """Check that database and broker respond."""
     workers = 0
 
-    def database() -> None:
+    def check_database() -> None:
         nonlocal workers
         with engine.connect() as connection:
             connection.execute(text("SELECT 1 FROM jobs LIMIT 1")).all()
-            workers = len(live_workers(connection, WORKER_GONE_MS))
+            # A worker has one row per queue; count its row for the training queue.
+            rows = live_workers(connection, WORKER_GONE_MS)
+            workers = sum(row.queue == settings.queue for row in rows)
 
     checks = {
-        "database": _outcome(database),
-        "broker": _outcome(lambda: tickets.backlog(settings.queue)),
+        "database": _outcome(check_database),
+        "storage": _outcome(lambda: check_free_space(engine, 0)),
+        "broker": _outcome(tickets.check),
     }
-    is_ready = all(outcome == "ok" for outcome in checks.values())
+    # A full disk must not take the service out of a load balancer, because users must delete data.
+    is_ready = all(outcome != "away" for outcome in checks.values())
     response.status_code = 200 if is_ready else 503
-    return Readiness(status="ok" if is_ready else "away", checks=checks, workers=workers)
+    is_full = checks["storage"] == "full"
+    status = "away" if not is_ready else "degraded" if is_full else "ok"
+    return Readiness(status=status, checks=checks, workers=workers)
 
 
-@router.get("/problems/{code}", responses=documented(NotFoundError))
+@router.get("/problems/{code}", responses=error_responses(NotFoundError))
 async def explain_problem(code: str) -> ProblemType:
-    """What the `type` of a problem leads to: its meaning and what to do next."""
+    """Explain an error code. The `type` of every problem is the URL of this route."""
     for problem in problem_types():
         if problem.code == code:
             return problem
-    raise NotFoundError("No problem has this code.", hint="docs/errors.md lists them all.")
+    raise NotFoundError("There is no such error code.", hint="docs/errors.md lists all codes.")
 
 
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        **error_responses(UnauthorizedError),
+    },
 )
-def metrics(request: Request) -> Response:
-    """Figures for Prometheus."""
+async def metrics(
+    request: Request,
+    settings: SettingsDep,
+    authorization: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> Response:
+    """Return metrics in the Prometheus text format.
+
+    The operator can require a bearer token (PLAUDIT_METRICS_TOKEN).
+    """
+    if settings.metrics_token is not None:
+        expected = f"Bearer {settings.metrics_token.get_secret_value()}"
+        if not hmac.compare_digest((authorization or "").encode(), expected.encode()):
+            raise UnauthorizedError(
+                "The metrics token is missing or wrong.",
+                hint="Send 'Authorization: Bearer …' with the value of PLAUDIT_METRICS_TOKEN.",
+            )
     telemetry: Telemetry = request.app.state.telemetry
-    return Response(
-        generate_latest(telemetry.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
-    )
+    return Response(await telemetry.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 def _outcome(check: Callable[[], object]) -> str:
     try:
         check()
+    except StorageFullError:
+        log.error("not_ready", error="storage_full")
+        return "full"
     except (SQLAlchemyError, redis.RedisError, OSError) as error:
         log.warning("not_ready", error=type(error).__name__)
         return "away"

@@ -1,4 +1,4 @@
-"""Every way in which a request can fail, answered with a problem."""
+"""Exception handlers: every failed request gets a problem as its response."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ from app.core.errors import (
     TooLargeError,
     UnavailableError,
 )
-from app.web.problem_details import problem_response
+from app.storage.free_space import StorageFullError, is_full
+from app.web.problem_details import problem_response, status_of
 from app.web.validation_errors import field_problems
 
 log = structlog.get_logger()
 
 
 def install(app: FastAPI) -> None:
-    """Answer every kind of failure with a problem."""
+    """Register a handler for every kind of error."""
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(OperationalError, _on_database_away)
-    app.add_exception_handler(PoolTimeoutError, _on_database_away)
+    app.add_exception_handler(OperationalError, _on_database_unavailable)
+    app.add_exception_handler(PoolTimeoutError, _on_database_unavailable)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
-    app.add_exception_handler(Exception, _on_defect)
+    app.add_exception_handler(Exception, _on_unexpected_error)
 
 
-class PlainRefusals:
-    """Turns the framework's own text/plain refusals, sent around our handlers, into problems."""
+class PlainTextErrors:
+    """Replaces the framework's text/plain errors, which bypass exception handlers, by problems."""
 
     def __init__(self, app: ASGIApp, owner: FastAPI) -> None:
         self._app = app
@@ -54,13 +55,13 @@ class PlainRefusals:
 
         async def translate(message: Message) -> None:
             nonlocal is_replaced
-            if message["type"] == "http.response.start" and message["status"] in _PLAIN:
-                kind = dict(message["headers"]).get(b"content-type", b"")
-                if kind.startswith(b"text/plain"):
+            if message["type"] == "http.response.start" and message["status"] in _PLAIN_TEXT:
+                content_type = dict(message["headers"]).get(b"content-type", b"")
+                if content_type.startswith(b"text/plain"):
                     is_replaced = True
                     request = Request({**scope, "app": self._owner})
-                    answer = problem_response(request, _PLAIN[message["status"]]())
-                    await answer(scope, receive, send)
+                    response = problem_response(request, _PLAIN_TEXT[message["status"]]())
+                    await response(scope, receive, send)
                     return
             if not is_replaced:
                 await send(message)
@@ -70,29 +71,30 @@ class PlainRefusals:
 
 def _too_large() -> TooLargeError:
     return TooLargeError(
-        "The body is larger than this route takes.", hint="Upload data through POST /v1/datasets."
+        "The body is larger than this route accepts.",
+        hint="Upload datasets with POST /v1/datasets.",
     )
 
 
 def _unknown_host() -> HostError:
     return HostError(
-        "The Host header names no host of this service.",
-        hint="The operator lists its names in PLAUDIT_TRUSTED_HOSTS.",
+        "The Host header does not name a trusted host.",
+        hint="The operator lists trusted hosts in PLAUDIT_TRUSTED_HOSTS.",
     )
 
 
-#: By status: what the framework refuses before a handler is reached.
-_PLAIN: dict[int, Callable[[], ServiceError]] = {400: _unknown_host, 413: _too_large}
+#: The errors that the framework sends as text/plain, by status.
+_PLAIN_TEXT: dict[int, Callable[[], ServiceError]] = {400: _unknown_host, 413: _too_large}
 
 
 def _on_service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    if error.status >= 500:
-        log.warning("refused", code=error.code, detail=error.detail)
+    if status_of(type(error)) >= 500:
+        log.warning("request_refused", code=error.code, detail=error.detail)
     if isinstance(error, RateLimitedError):
         seconds = str(math.ceil(error.retry_after_seconds))
-        advice = {"Retry-After": seconds, "x-should-retry": "true"}
-        return problem_response(request, error, headers=advice)
+        headers = {"Retry-After": seconds, "x-should-retry": "true"}
+        return problem_response(request, error, headers=headers)
     return problem_response(request, error)
 
 
@@ -102,12 +104,11 @@ def _on_invalid_request(request: Request, error: Exception) -> Response:
     body = getattr(route, "body_field", None)
     problems = field_problems(error.errors(), error.body, body and body.field_info.annotation)
     loc = problems[0].loc
-    # More than one where each form that a field may have was tried.
-    reasons = " or: ".join(problem.message for problem in problems if problem.loc == loc)
+    # A field with several accepted types has one message for each of them.
+    messages = " or: ".join(problem.message for problem in problems if problem.loc == loc)
     return problem_response(
         request,
-        InvalidError(f"{loc or '/'}: {reasons}", hint=problems[0].hint, problems=problems),
-        headers={},
+        InvalidError(f"{loc or '/'}: {messages}", hint=problems[0].hint, problems=problems),
     )
 
 
@@ -116,10 +117,10 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
     if error.status_code == 413:
         return problem_response(request, _too_large())
     if error.status_code == 404:
-        return problem_response(request, NotFoundError("There is nothing at this address."))
+        return problem_response(request, NotFoundError("There is no resource at this address."))
     headers = dict(error.headers or {})
     if error.status_code == 405:
-        headers["Allow"] = _allowed(request)
+        headers["Allow"] = _allowed_methods(request)
     phrase = HTTPStatus(error.status_code).phrase
     return problem_response(
         request,
@@ -131,32 +132,47 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
     )
 
 
-def _allowed(request: Request) -> str:
-    """All methods of the address; the framework names those of one route only."""
+def _allowed_methods(request: Request) -> str:
+    """Return all methods of the path; the framework names those of a single route."""
     route = request.scope.get("route")
-    documented = request.app.openapi()["paths"].get(getattr(route, "path", ""))
-    # Pages are in no document, and have one route each.
-    return ", ".join(sorted(m.upper() for m in documented or getattr(route, "methods", ())))
+    operations = request.app.openapi()["paths"].get(getattr(route, "path", ""))
+    # Pages of the dashboard are not in the document and have one route each.
+    methods = operations or getattr(route, "methods", ())
+    return ", ".join(sorted(method.upper() for method in methods))
 
 
-def _on_database_away(request: Request, error: Exception) -> Response:
-    log.error("database_away", error=type(error).__name__)
+def _on_database_unavailable(request: Request, error: Exception) -> Response:
+    if is_full(error):
+        return _storage_full(request, error)
+    log.error("database_unavailable", error=type(error).__name__)
     return problem_response(
         request,
-        UnavailableError("The database cannot be reached or is too busy.", hint="Try again."),
+        UnavailableError(
+            "The database is unreachable or overloaded.", hint="Retry the request in a moment."
+        ),
+    )
+
+
+def _storage_full(request: Request, error: Exception) -> Response:
+    log.error("storage_full", error=str(error)[:200])
+    return problem_response(
+        request,
+        StorageFullError(
+            "The disk of the service is full.",
+            hint=StorageFullError.next_step,
+        ),
     )
 
 
 def _on_disconnect(_request: Request, _error: Exception) -> Response:
-    return Response(status_code=400)  # nobody reads it
+    return Response(status_code=400)  # never sent: the client has disconnected
 
 
-def _on_defect(request: Request, _error: Exception) -> Response:
-    # The traceback goes to the log (see telemetry), never to the client.
+def _on_unexpected_error(request: Request, error: Exception) -> Response:
+    if is_full(error):
+        return _storage_full(request, error)
+    # RequestLog logs the traceback. The response must not contain it.
     return problem_response(
         request,
-        ServiceError(
-            "A defect of the service.",
-            hint="Try again; if it stays, report the request_id to the operator.",
-        ),
+        ServiceError("The service failed unexpectedly.", hint=ServiceError.next_step),
     )

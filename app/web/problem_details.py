@@ -1,4 +1,4 @@
-"""Every error leaves as RFC 9457 ``application/problem+json``, in one shape."""
+"""Errors as RFC 9457 ``application/problem+json``, the only error format of the API."""
 
 from __future__ import annotations
 
@@ -8,16 +8,51 @@ from typing import Any
 from fastapi import Request, Response
 from pydantic import BaseModel, Field
 
-from app.core.errors import ServiceError
+from app.core.errors import (
+    ConflictError,
+    ForbiddenError,
+    HostError,
+    InvalidError,
+    NotFoundError,
+    QuotaError,
+    RangeError,
+    RateLimitedError,
+    ServiceError,
+    TooLargeError,
+    UnauthorizedError,
+    UnavailableError,
+    UnsupportedMediaError,
+    UploadStalledError,
+)
+from app.storage.free_space import StorageFullError
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
 
+#: The HTTP status of each family of errors: a subclass has the status of its nearest ancestor here.
+STATUSES: Mapping[type[ServiceError], int] = {
+    HostError: 400,
+    UnauthorizedError: 401,
+    ForbiddenError: 403,
+    NotFoundError: 404,
+    UploadStalledError: 408,
+    ConflictError: 409,
+    TooLargeError: 413,
+    UnsupportedMediaError: 415,
+    RangeError: 416,
+    InvalidError: 422,
+    QuotaError: 429,
+    RateLimitedError: 429,
+    ServiceError: 500,
+    UnavailableError: 503,
+    StorageFullError: 507,
+}
+
 
 class ProblemField(BaseModel):
-    """One thing wrong with one field."""
+    """One invalid field."""
 
-    loc: str = Field(description="JSON pointer into the body, or the parameter's name.")
+    loc: str = Field(description="JSON pointer into the body, or the name of the parameter.")
     code: str
     message: str
     hint: str = Field(description="What to do next.")
@@ -26,11 +61,11 @@ class ProblemField(BaseModel):
 class Problem(BaseModel):
     """An error (RFC 9457)."""
 
-    type: str = Field(description="A URI that names the kind of error.")
+    type: str = Field(description="A URI that identifies the kind of error.")
     title: str
     status: int
     detail: str
-    code: str = Field(description="Stable; switch on it.")
+    code: str = Field(description="Stable identifier of the error; programs should switch on it.")
     instance: str
     request_id: str
     hint: str | None = None
@@ -38,41 +73,46 @@ class Problem(BaseModel):
 
 
 class ProblemType(BaseModel):
-    """What a code means, wherever it comes from."""
+    """The meaning of an error code."""
 
     code: str
     status: int
     title: str
     when: str
-    next_step: str = Field(description="What to do about it.")
+    next_step: str = Field(description="What to do next.")
 
 
-#: Refusals of the framework's own, under the codes that the handlers give them.
+#: Errors that the framework raises itself, under the codes that the exception handlers give them.
 _FRAMEWORK = (
     ProblemType(
         code="bad_request",
         status=400,
         title="Bad Request",
-        when="The request is no HTTP that this service can read.",
-        next_step="Correct the request; a multipart body names its boundary.",
+        when="The request is not valid HTTP.",
+        next_step="Correct the request; a multipart body must name its boundary.",
     ),
     ProblemType(
         code="method_not_allowed",
         status=405,
         title="Method Not Allowed",
-        when="The address is there and does not know this method.",
-        next_step="Use one of the methods that the `Allow` header names.",
+        when="The route does not support this method.",
+        next_step="Use one of the methods in the `Allow` header.",
     ),
 )
 
 
+def status_of(error: type[ServiceError]) -> int:
+    """Return the HTTP status of an error class."""
+    return next(STATUSES[family] for family in error.__mro__ if family in STATUSES)
+
+
 def problem_types() -> list[ProblemType]:
-    """Every code of a problem, by status."""
-    found = {error.code: error for error in _family(ServiceError) if error.is_answered}
+    """Return every public error code, ordered by status."""
+    found = {error.code: error for error in subclasses(ServiceError) if error.is_public}
     types = [
         ProblemType(
             code=error.code,
-            status=error.status,
+            status=status_of(error),
             title=error.title,
             when=" ".join((error.__doc__ or "").partition("\n\n")[0].split()).replace("``", "`"),
             next_step=error.next_step,
@@ -82,11 +122,11 @@ def problem_types() -> list[ProblemType]:
     return sorted([*types, *_FRAMEWORK], key=lambda problem: (problem.status, problem.code))
 
 
-def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
-    """``responses=`` of a route: the errors it can answer with, by status."""
+def error_responses(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+    """Return the ``responses=`` of a route that can fail with ``errors``, by status."""
     found: dict[int, list[type[ServiceError]]] = {}
     for error in errors:
-        found.setdefault(error.status, []).append(error)
+        found.setdefault(status_of(error), []).append(error)
     return {
         status: {
             "description": "; ".join(f"`{error.code}`: {error.title}" for error in group),
@@ -96,10 +136,11 @@ def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def _family(error: type[ServiceError]) -> Iterable[type[ServiceError]]:
+def subclasses(error: type[ServiceError]) -> Iterable[type[ServiceError]]:
+    """Yield an error class and all of its subclasses that have been imported."""
     yield error
     for child in error.__subclasses__():
-        yield from _family(child)
+        yield from subclasses(child)
 
 
 def problem_response(
@@ -111,12 +152,12 @@ def problem_response(
     title: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """The answer to a refusal; the keywords replace what the error's class says."""
+    """Return the response for an error; the keywords override values of the error's class."""
     code = code or error.code
     problem = Problem(
         type=f"{request.app.state.settings.public_url}/problems/{code}",
         title=title or error.title,
-        status=status or error.status,
+        status=status or status_of(type(error)),
         detail=error.detail,
         code=code,
         instance=request.scope["path"],
@@ -131,16 +172,16 @@ def problem_response(
         problem.model_dump_json(exclude_none=True),
         status_code=problem.status,
         media_type=MEDIA_TYPE,
-        headers={**_advice(problem.status), **(headers or {})},
+        headers={**_advice_headers(problem.status), **(headers or {})},
     )
 
 
-def _advice(status: int) -> dict[str, str]:
-    """What well-behaved clients do next."""
+def _advice_headers(status: int) -> dict[str, str]:
+    """Return the headers that tell a client whether and when to retry."""
     match status:
         case 401:
             return {"WWW-Authenticate": 'Bearer realm="plaudit"'}
-        case 409 | 429:
+        case 409 | 429 | 507:
             return {"x-should-retry": "false"}
         case 503:
             return {"Retry-After": str(RETRY_AFTER_SECONDS)}

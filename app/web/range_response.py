@@ -1,4 +1,4 @@
-"""Immutable bytes over HTTP: ETag, one Range, If-Range, HEAD, 304, 416 (RFC 9110)."""
+"""Responses with immutable content: ETag, single Range, If-Range, HEAD, 304 and 416 (RFC 9110)."""
 
 from __future__ import annotations
 
@@ -10,27 +10,19 @@ from urllib.parse import quote
 
 from fastapi import Request, Response
 
-from app.core.errors import ServiceError
+from app.core.errors import RangeError
+from app.web import etags
 from app.web.problem_details import problem_response
 from app.web.streaming import LimitedStreamingResponse
 
-#: Many ranges in one header made parsers quadratic; one range is all that anybody resumes with.
-MAX_RANGE_HEADER = 128
+#: Long lists of ranges have made parsers quadratic. Resuming a download needs one range.
+MAX_RANGE_HEADER_LENGTH = 128
 _RANGE = re.compile(r"bytes=(?:(\d{1,19})-(\d{0,19})|-(\d{1,19}))", re.ASCII)
-
-
-class RangeError(ServiceError):
-    """The range lies outside of the content."""
-
-    code = "range_not_satisfiable"
-    status = 416
-    title = "Range not satisfiable"
-    next_step = "Ask for bytes inside of the content; HEAD tells how many there are."
 
 
 @dataclass(frozen=True)
 class Content:
-    """Bytes that never change; ``read(start, stop)`` gives a part of them, stop excluded."""
+    """Bytes that never change; ``read(start, stop)`` yields those in [start, stop)."""
 
     filename: str
     media_type: str
@@ -40,13 +32,15 @@ class Content:
 
     @property
     def etag(self) -> str:
-        """Strong: the same tag means the same bytes."""
+        """A strong ETag: equal tags mean equal bytes."""
         return f'"sha256-{self.sha256}"'
 
 
-def serve(request: Request, content: Content) -> Response:
-    """The whole, a part of it, or the reason why not. Holds no database connection while the
-    client reads: ``content.read`` takes one per chunk."""
+def content_response(request: Request, content: Content) -> Response:
+    """Return the content, the requested range of it, or a 304 or 416 response.
+
+    Holds no database connection while the client reads: ``content.read`` takes one per chunk.
+    """
     headers = {
         "ETag": content.etag,
         "Accept-Ranges": "bytes",
@@ -55,26 +49,24 @@ def serve(request: Request, content: Content) -> Response:
         "Content-Disposition": _disposition(content.filename),
         "X-Content-Type-Options": "nosniff",
     }
-    if _names(request.headers.get("if-none-match"), content.etag):
+    if etags.is_match(request.headers.get("if-none-match"), content.etag):
         return Response(status_code=304, headers=headers)
-    wanted = request.headers.get("range")
-    span = None
-    # A range made for other bytes than these is no range at all.
-    if wanted and request.headers.get("if-range", content.etag) == content.etag:
-        span = parse_range(wanted, content.size)
-    if span == ():
+    range_header = request.headers.get("range")
+    requested = None
+    # RFC 9110 §13.1.5: ignore the range if it was computed for other bytes.
+    if range_header and request.headers.get("if-range", content.etag) == content.etag:
+        requested = parse_range(range_header, content.size)
+    if requested == ():
         return problem_response(
             request,
-            RangeError(
-                f"The content has {content.size} bytes.", hint="Ask for bytes inside of them."
-            ),
+            RangeError(f"The content has {content.size} bytes.", hint="Request a range inside it."),
             headers={"Content-Range": f"bytes */{content.size}"},
         )
-    start, stop = span or (0, content.size)
+    start, stop = requested or (0, content.size)
     headers["Content-Length"] = str(stop - start)
-    if span:
+    if requested:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{content.size}"
-    status = 206 if span else 200
+    status = 206 if requested else 200
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=content.media_type)
     return LimitedStreamingResponse(
@@ -84,11 +76,12 @@ def serve(request: Request, content: Content) -> Response:
 
 
 def parse_range(header: str, size: int) -> tuple[int, int] | tuple[()] | None:
-    """``(start, stop)`` with stop excluded; ``()`` cannot be satisfied; None is to be ignored.
+    """Return the range as ``(start, stop)``, stop excluded.
 
-    RFC 9110 §14.2: what is no single valid byte range is ignored, never refused.
+    Returns ``()`` if the range cannot be satisfied, and None if the header must be ignored: RFC
+    9110 §14.2 lets a server ignore anything but a single valid byte range.
     """
-    match = _RANGE.fullmatch(header.strip()) if len(header) <= MAX_RANGE_HEADER else None
+    match = _RANGE.fullmatch(header.strip()) if len(header) <= MAX_RANGE_HEADER_LENGTH else None
     if match is None:
         return None
     first, last, suffix = match.groups()
@@ -101,14 +94,7 @@ def parse_range(header: str, size: int) -> tuple[int, int] | tuple[()] | None:
     return (start, stop) if start < stop else ()
 
 
-def _names(if_none_match: str | None, etag: str) -> bool:
-    if if_none_match is None:
-        return False
-    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
-    return etag in tags or "*" in tags
-
-
 def _disposition(filename: str) -> str:
-    """RFC 6266; names of our own making, but nothing that ends a header gets through."""
+    """Format Content-Disposition (RFC 6266) without any character that could end the header."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", filename)[:150]
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename[:150], safe='')}"

@@ -1,4 +1,4 @@
-"""Answers that last: so many at once for a key."""
+"""Streaming responses, limited per API key."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ RETRY_AFTER_SECONDS = 5.0
 
 
 class LimitedStreamingResponse(StreamingResponse):
-    """A streamed response that counts as open from its first byte to its last.
+    """A streaming response that counts against the limit of its API key while it is open.
 
-    One whose client takes nothing any more is ended by the kernel (TCP_USER_TIMEOUT in
-    ``app.cli.serve``): no timer here can tell a slow client from one that is gone.
+    If the client stops reading, the kernel closes the connection (TCP_USER_TIMEOUT in
+    ``app.cli.serve``). A timer here could not tell a slow client from one that has gone.
 
     Raises:
-        RateLimitedError: too much is open already; nothing was sent.
+        RateLimitedError: The key has too many open responses. Nothing was sent.
     """
 
     def __init__(self, request: Request, *args: Any, **kwargs: Any) -> None:
@@ -34,8 +34,8 @@ class LimitedStreamingResponse(StreamingResponse):
             raise self._refusal()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Stream."""
-        if not self._at_once.enter(self._key_id):  # it filled up since
+        """Send the response."""
+        if not self._at_once.enter(self._key_id):  # others opened since the constructor checked
             raise self._refusal()
         try:
             await super().__call__(scope, receive, send)
@@ -44,5 +44,6 @@ class LimitedStreamingResponse(StreamingResponse):
 
     def _refusal(self) -> RateLimitedError:
         return RateLimitedError(
-            f"This key has {self._at_once.limit} streams and downloads open.", RETRY_AFTER_SECONDS
+            f"This API key has {self._at_once.limit} open streams and downloads, the maximum.",
+            RETRY_AFTER_SECONDS,
         )

@@ -1,4 +1,4 @@
-"""What validation found wrong with a request, field by field, each with what to do about it."""
+"""Translate Pydantic's validation errors into field problems with hints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from app.core.errors import FieldProblem
 
-#: Pydantic's names for errors that clients meet often, under names that say what is wrong.
+#: Codes for frequent error types of Pydantic. Other types keep Pydantic's name.
 _CODES = {
     "missing": "missing",
     "extra_forbidden": "unknown_field",
@@ -30,28 +30,34 @@ _CODES = {
     "string_pattern_mismatch": "bad_pattern",
     "json_invalid": "invalid_json",
 }
-#: What ``errors[].code`` says in any body.
+#: The values of ``errors[].code`` that can occur in any body.
 FIELD_CODES = frozenset(_CODES.values())
 _HINTS = {
-    "unknown_field": "Leave it out; GET /openapi.json lists the fields there are.",
+    "unknown_field": "Remove it. GET /openapi.json lists the known fields.",
     "missing": "Add the field.",
-    "out_of_range": "Give a value within the limit that the message names.",
-    "too_long": "Shorten it to what the message names.",
-    "too_short": "Give as much as the message names.",
-    "not_one_of": "Give one of the values that the message names.",
-    "bad_pattern": "Give a value that the pattern in the message fits.",
+    "out_of_range": "Use a value within the limit that the message gives.",
+    "too_long": "Shorten the value to the length that the message gives.",
+    "too_short": "Use at least the length that the message gives.",
+    "not_one_of": "Use one of the values that the message lists.",
+    "bad_pattern": "Use a value that matches the pattern in the message.",
     "invalid_json": "Send one JSON object with content type application/json.",
 }
+#: Longer names are not compared with the known fields.
+MAX_GUESSED_LENGTH = 64
 _ID_PATTERN = re.compile(r"\^([a-z]+_)\[0-9a-f\]\{32\}\$")
 
 
 def field_problems(errors: Sequence[Any], body: Any, form: Any = None) -> list[FieldProblem]:
-    """Pydantic's errors as JSON pointers into the body; what the client sent is never repeated.
+    """Translate Pydantic's errors; values that the client sent are never repeated.
 
-    ``form`` is the body's type, whose fields the hints name.
+    Args:
+        errors: The list that ``ValidationError.errors()`` returns, with locations in the request.
+        body: The parsed body.
+        form: The type of the body; hints name its fields.
     """
     found = [_field_problem(error, body, form) for error in errors[:50]]
-    # Of a field's forms, the one that was read further is the one that was meant.
+    # If a field accepts several types, report only the one whose validation got deepest: it is
+    # most likely the one that the client meant.
     return [p for p in found if not any(q.loc.startswith(f"{p.loc}/") for q in found)]
 
 
@@ -65,28 +71,28 @@ def _field_problem(error: Any, body: Any, form: Any) -> FieldProblem:
     elif code == "invalid_json":
         path = []
         message = f"{message}: {error.get('ctx', {}).get('error', '')}"
-    elif isinstance(body, bytes):  # as curl -d sends it, unless it is told otherwise
-        code, message = "invalid_json", "The content type does not say that the body is JSON"
+    elif isinstance(body, bytes):  # not parsed: curl -d sends a form's content type by default
+        code, message = "invalid_json", "The content type is not application/json"
         hint = _HINTS[code]
     else:
         owners, field = _field(form, path)
         if code == "unknown_field":
             message, hint = _unknown(str(path[-1]), owners)
         elif code not in _HINTS and field and field.description:
-            hint = f"The field's description: {field.description}"
+            hint = f"Description of the field: {field.description}"
         path = list(_leading(path, body, is_missing=code == "missing"))
     if shape := _ID_PATTERN.fullmatch(error.get("ctx", {}).get("pattern", "")):
-        message = f"Not an id of this kind: {shape[1]} and 32 hex digits"
-        hint = "Copy the id as the service gave it."
+        message = f"The id must be {shape[1]} followed by 32 hex digits"
+        hint = "Copy the id exactly as the service returned it."
     loc = "".join(f"/{_escaped(part)}" for part in path)
     return FieldProblem(loc, code, message, hint)
 
 
 def _field(form: Any, path: Sequence[Any]) -> tuple[list[type[BaseModel]], FieldInfo | None]:
-    """The models that may hold the end of a path into ``form``, and the field there, if any."""
+    """Return the possible owners of the last part of a path into ``form``, and its field if any."""
     owners, field = list(_models(form)), None
     for part in path:
-        # Else a place in a list, or Pydantic's name for one of the forms of the field before.
+        # A part that no owner has is an index, or Pydantic's name of a union member.
         if field:
             owners = list(_models(field.annotation))
         fields = [m.model_fields[part] for m in owners if part in m.model_fields]
@@ -102,17 +108,20 @@ def _models(form: Any) -> Iterator[type[BaseModel]]:
 
 
 def _unknown(name: str, owners: Sequence[type[BaseModel]]) -> tuple[str, str]:
-    """Message and hint for a field that none of its possible owners has."""
+    """Return message and hint for a field that none of its possible owners has."""
     known = sorted({field for model in owners for field in model.model_fields})
-    message = f"No such field; there are: {', '.join(known)}"
-    if near := difflib.get_close_matches(name, known, 1, cutoff=0.7):
-        return message, f"Did you mean {near[0]}? Else leave it out."
-    told = [getattr(model, "unknown_field_hint", None) for model in owners]
-    return message, next(filter(None, told), "Leave it out, or use one of the fields named.")
+    message = f"Unknown field; known fields: {', '.join(known)}"
+    # difflib takes quadratic time in the length of a name, which the client chooses.
+    if len(name) <= MAX_GUESSED_LENGTH and (
+        near := difflib.get_close_matches(name, known, 1, cutoff=0.7)
+    ):
+        return message, f"Did you mean {near[0]}? Otherwise remove it."
+    hints = [getattr(model, "unknown_field_hint", None) for model in owners]
+    return message, next(filter(None, hints), "Remove it, or use one of the known fields.")
 
 
 def _leading(path: Sequence[Any], body: Any, *, is_missing: bool) -> Iterable[Any]:
-    """The parts of a path that lead into the body: Pydantic's name forms of a field as well."""
+    """Yield the parts of a path that exist in the body; Pydantic adds names of union members."""
     for part in path:
         if (isinstance(body, dict) and part in body) or (
             isinstance(body, list) and isinstance(part, int)
@@ -124,6 +133,6 @@ def _leading(path: Sequence[Any], body: Any, *, is_missing: bool) -> Iterable[An
 
 
 def _escaped(part: object) -> str:
-    # Names come from the client; control characters and odd lengths stay out of the answer.
-    text = re.sub(r"[^\x20-\x7e]", "?", str(part))[:100]
+    # The client chooses the names of fields: bound their length and drop control characters.
+    text = re.sub(r"[^\x20-\x7e]", "?", str(part)[:100])
     return text.replace("~", "~0").replace("/", "~1")

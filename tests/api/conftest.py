@@ -1,4 +1,4 @@
-"""The service on a real database of either kind, and clients with keys."""
+"""Fixtures: the service on a real database of either kind, and clients with API keys."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from app.core.database import transaction
 from app.core.logging import configure_logging
 from app.core.settings import Settings
 from app.main import create_app
+from app.system import metrics
 from tests.api.documented import Answer, RecordAnswers, undocumented
 from tests.api.world import World
 
 
 @pytest.fixture
 def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """An embedded service that waits for no inspection."""
+    """Settings of an embedded service that does not wait for inspections."""
     return Settings(
         database_url=database_url,  # type: ignore[arg-type]
         data_dir=tmp_path_factory.mktemp("data"),
@@ -33,8 +34,9 @@ def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Set
 
 
 @pytest.fixture
-def app(settings: Settings) -> Iterator[FastAPI]:
+def app(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[FastAPI]:
     """The service; fails the test when an answer has a status that is not documented."""
+    monkeypatch.setattr(metrics, "PAGE_SECONDS", 0.0)  # tests change rows between two scrapes
     app = create_app(settings)
     answers: list[Answer] = []
     # Outside of everything: some refusals are made before any middleware that can be added.
@@ -45,14 +47,14 @@ def app(settings: Settings) -> Iterator[FastAPI]:
 
 @pytest.fixture
 def anonymous(app: FastAPI) -> Iterator[TestClient]:
-    """A client without a key; the service's lifespan is that of the test."""
+    """A client without an API key. The service runs for the duration of the test."""
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
 
 @pytest.fixture
 def key_for(engine: Engine) -> Callable[..., str]:
-    """Makes a key: ``key_for("tenant", Scope.ADMIN)``."""
+    """A factory of API keys: ``key_for("tenant", Scope.ADMIN)``."""
 
     def make(tenant_id: str, *scopes: Scope, expires_at: int | None = None) -> str:
         with transaction(engine) as session:
@@ -65,20 +67,20 @@ def key_for(engine: Engine) -> Callable[..., str]:
 
 @pytest.fixture
 def client(anonymous: TestClient, key_for: Callable[..., str]) -> TestClient:
-    """A client with the admin key of tenant "acme"."""
+    """A client with an admin key of tenant "acme"."""
     anonymous.headers["Authorization"] = f"Bearer {key_for('acme')}"
     return anonymous
 
 
 @pytest.fixture
 def world(client: TestClient, engine: Engine, settings: Settings) -> World:
-    """The service with somebody who plays the workers."""
+    """The clients and workers of the service."""
     return World(client, engine, settings)
 
 
 @pytest.fixture
 def logged() -> Iterator[io.StringIO]:
-    """What the service logs during the test."""
+    """The log output of the service during the test."""
     stream = io.StringIO()
     configure_logging(stream)
     yield stream

@@ -208,7 +208,7 @@ def test_service_is_ready_while_its_database_answers(
 ) -> None:
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()["workers"]) == (200, 0)
-    assert answer.json()["checks"] == {"database": "ok", "broker": "ok"}
+    assert answer.json()["checks"] == {"database": "ok", "storage": "ok", "broker": "ok"}
     sign_in(engine, settings.queue)
     assert client.get("/readyz").json()["workers"] == 1
 

@@ -139,7 +139,7 @@ def test_requests_that_bring_a_good_key_at_once_are_no_guesses(
         for key in keys:  # one after the other, for a new key is a guess like any other
             assert ask(key) == 200
         ring = strict.state.keys
-        ring._remembered = {name: (who, 0.0) for name, (who, _) in ring._remembered.items()}
+        ring._cache = {name: (who, 0.0) for name, (who, _) in ring._cache.items()}
         assert set(pool.map(ask, keys * 2)) == {200}
 
 

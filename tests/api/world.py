@@ -1,4 +1,4 @@
-"""Plays what is around the API: uploads pairs, and moves jobs with the worker's own calls."""
+"""Factories for API tests: acts as clients over HTTP and as workers through the worker API."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ FACTS = BaseModelFacts(
 
 
 def pairs(count: int = 20, salt: str = "") -> bytes:
-    """JSONL of text pairs."""
+    """Return text pairs as JSONL."""
     rows = (
         {"prompt": f"Question {i}{salt}?", "chosen": f"Good {i}", "rejected": f"Bad {i}"}
         for i in range(count)
@@ -59,14 +59,14 @@ def pairs(count: int = 20, salt: str = "") -> bytes:
 
 
 class World:
-    """What clients and workers do to one service."""
+    """The clients and workers of one service."""
 
     def __init__(self, client: TestClient, engine: Engine, settings: Settings) -> None:
         self.client, self.engine, self.settings = client, engine, settings
         self._uploads = 0
 
     def upload(self, count: int = 20) -> dict[str, Any]:
-        """A fresh dataset."""
+        """Upload a new dataset."""
         self._uploads += 1
         answer = self.client.post(
             "/v1/datasets",
@@ -77,30 +77,30 @@ class World:
         return dict(answer.json())
 
     def spec(self, **fields: Any) -> dict[str, Any]:
-        """A spec on a fresh dataset."""
+        """Return a spec that uses a new dataset, unless ``fields`` name one."""
         train = fields.pop("train_dataset", None) or self.upload()["id"]
         return {"base_model": BASE_MODEL, "train_dataset": train, **fields}
 
     def submit(self, **fields: Any) -> dict[str, Any]:
-        """A queued job."""
+        """Submit a job."""
         answer = self.client.post("/v1/jobs", json=self.spec(**fields))
         assert answer.status_code == 201, answer.text
         return dict(answer.json())
 
     def get(self, job: dict[str, Any]) -> dict[str, Any]:
-        """The job as it is now."""
+        """Return the current state of a job."""
         answer = self.client.get(f"/v1/jobs/{job['id']}")
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
     def know_base_model(self) -> None:
-        """As if a worker had inspected the base model before."""
+        """Store facts about the base model, as if a worker had inspected it."""
         entry = load_catalogue().get(BASE_MODEL)
         with transaction(self.engine) as session:
             store_facts(session, entry, FACTS)
 
     def claim(self, queue: str | None = None) -> WriteContext:
-        """A worker takes the best waiting job."""
+        """Claim the next job as a worker."""
         claimed = worker_api.claim(
             self.engine, self.settings, queue or self.settings.queue, "host-ab/0:lease", "host"
         )
@@ -108,24 +108,24 @@ class World:
         return claimed.context
 
     def claim_inspection(self) -> WriteContext:
-        """A worker takes an inspection."""
+        """Claim an inspection as a worker."""
         return self.claim(preflight_queue(self.settings))
 
     def step(self, context: WriteContext, number: int, total: int = 10, **metrics: float) -> None:
-        """The trainer says that a step is done."""
+        """Report a training step; ``train__loss=…`` is the metric ``train/loss``."""
         named = {name.replace("__", "/"): value for name, value in metrics.items()}
-        said = Stepped(step=number, total_steps=total, epoch=number / total, metrics=named)
-        worker_api.record_progress(context, Progress(phase="training", steps=[said]))
+        message = Stepped(step=number, total_steps=total, epoch=number / total, metrics=named)
+        worker_api.record_progress(context, Progress(phase="training", steps=[message]))
 
     def checkpoint(self, context: WriteContext, step: int) -> None:
-        """The trainer saves a checkpoint."""
+        """Save a checkpoint."""
         with tempfile.TemporaryDirectory() as name:
             files = _write(Path(name), {"trainer_state.json": b'{"step": %d}' % step})
             saved = CheckpointSaved(step=step, directory="checkpoint", files=files)
             checkpoints.save(context, Path(name), saved)
 
     def publish(self, context: WriteContext, files: dict[str, bytes], **summary: Any) -> str:
-        """The job succeeds with these files; the adapter's id."""
+        """End a job as succeeded with these files, and return the adapter's id."""
         with tempfile.TemporaryDirectory() as name:
             packaged = Packaged(
                 directory="adapter",
@@ -137,16 +137,16 @@ class World:
             return publishing.publish(context, Path(name), packaged)
 
     def fail(self, context: WriteContext, code: FailureCode, detail: str) -> None:
-        """The attempt ends badly."""
+        """End an attempt with a failure."""
         worker_api.fail(context, AttemptFailure(code, detail))
 
     def release(self, context: WriteContext) -> None:
-        """The worker stops, as it was asked to."""
+        """Release a job after a cancel or pause request."""
         worker_api.release(context, "stopped on request")
 
 
 def claim_when_there(world: World) -> WriteContext:
-    """A worker that polls for an inspection."""
+    """Wait for an inspection and claim it as a worker."""
     found: list[WriteContext] = []
 
     def claim() -> bool:

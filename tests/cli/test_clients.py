@@ -102,7 +102,7 @@ def test_refusal_says_what_to_do_about_each_field_and_nothing_twice(
     first, second, third = done.stderr.splitlines()
     assert first.startswith("/colour: ")
     assert second.startswith("  /shape: ")
-    assert third == "Leave it out, or use one of the fields named."
+    assert third == "Remove it, or use one of the known fields."
     assert third not in first + second
 
     document |= {"base_model": "none", "train_dataset": missing, "eval_dataset": missing}

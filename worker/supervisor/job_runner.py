@@ -11,7 +11,7 @@ import structlog
 from pydantic import ValidationError
 
 from app.base_models.catalogue import Catalogue
-from app.base_models.faults import BaseModelError
+from app.base_models.errors import BaseModelError
 from app.domain.lifecycle import FailureCode
 from app.domain.rules import SpecRejectedError
 from app.job_queue import worker_api
@@ -19,6 +19,7 @@ from app.job_queue.kinds import UnknownKindError
 from app.job_queue.lease import LeaseLostError
 from app.job_queue.worker_api import AttemptFailure
 from app.storage.artifact_files import ArtifactTooLargeError
+from app.storage.free_space import StorageFullError
 from worker.supervisor import kinds
 from worker.supervisor.attempt import Attempt, AttemptInterruptedError, JobFailedError
 from worker.supervisor.circuit_breaker import OF_THE_MACHINE
@@ -68,6 +69,8 @@ class JobRunner:
                 return JobFailedError(error.failure, error.detail)
             case SpecRejectedError():
                 return JobFailedError(FailureCode.INVALID_SPEC, str(error))
+            case StorageFullError():
+                return JobFailedError(FailureCode.DISK_FULL, error.detail)
             case ArtifactTooLargeError():
                 return JobFailedError(FailureCode.ARTIFACT_TOO_LARGE, str(error))
             case UnknownKindError():

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from app.domain.paths import is_inside, outermost
 from worker.reward_model.errors import unsupported
 
 #: PEFT trains and saves every module whose path ends in one of these with task type SEQ_CLS,
@@ -48,7 +49,7 @@ def new_modules(model: PreTrainedModel, absent: Iterable[str]) -> list[str]:
         )
     found = outermost(owners | by_itself)
     for path in found:
-        others = [p for p in named if p.endswith(path) and not _is_inside(p, found)]
+        others = [p for p in named if p.endswith(path) and not is_inside(p, found)]
         if others:
             raise unsupported(
                 f"saving '{path}' would also unfreeze {', '.join(others[:5])}, whose names end "
@@ -102,8 +103,8 @@ def linear_modules(model: PreTrainedModel, new: Iterable[str]) -> dict[str, tupl
         and _NUMBERED_BLOCK.search(path)
         # The output of nn.MultiheadAttention: its weight is read, it is never called.
         and not isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear)
-        and not _is_inside(path, new)
-        and (towers is None or _is_inside(path, towers))
+        and not is_inside(path, new)
+        and (towers is None or is_inside(path, towers))
     }
     if not is_mixture_of_experts(model):
         return found
@@ -137,12 +138,6 @@ def parameters_by_module(model: nn.Module) -> dict[str, int]:
     }
 
 
-def outermost(paths: Iterable[str]) -> list[str]:
-    """``paths`` without those inside another of them, sorted."""
-    unique = sorted(set(paths))
-    return [p for p in unique if not any(p.startswith(f"{o}.") for o in unique)]
-
-
 def _refuse_damaged_backbone(model: PreTrainedModel, absent: list[str]) -> None:
     """A layer or an embedding that is missing is a broken file, not a head to train."""
     embedding = model.get_input_embeddings()
@@ -161,7 +156,7 @@ def _one_output_layers(model: PreTrainedModel) -> set[str]:
         path
         for path, module in model.named_modules()
         if isinstance(module, nn.Linear) and module.out_features == 1
-        if not _is_inside(path, [prefix])
+        if not is_inside(path, [prefix])
     }
 
 
@@ -186,7 +181,3 @@ def _shape(module: nn.Module) -> tuple[int, int]:
 
 def _has_parameters(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
-
-
-def _is_inside(path: str, owners: Iterable[str]) -> bool:
-    return any(path == owner or path.startswith(f"{owner}.") for owner in owners)

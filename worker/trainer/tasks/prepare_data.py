@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from app.domain.compiler import planned_steps
 from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
 from app.domain.progress import Noted, Reported
-from app.domain.templates import FIXED_DAY, has_stopped_clock
+from app.domain.templates import FIXED_DAY, has_fixed_date
 from app.domain.warnings import WarningCode
 from worker.ipc.channel import Channel
 from worker.ipc.order import WorkOrder
@@ -91,7 +91,7 @@ def _note_model(plan: TrainingPlan, channel: Channel) -> None:
     """What the base model's own files would do to texts, and this adapter's do not."""
     notes = {
         WarningCode.TEMPLATE_DATE_FIXED: (
-            has_stopped_clock(plan.tokenization.chat_template or ""),
+            has_fixed_date(plan.tokenization.chat_template or ""),
             "the base model's chat template writes today's date into every text; this adapter's "
             f"always writes {FIXED_DAY}, so that a score does not hang on the day: render with the "
             "adapter's tokenizer",

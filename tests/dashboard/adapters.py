@@ -1,4 +1,4 @@
-"""A worker's part, where the dashboard shows more of it than the API's own tests need."""
+"""Publishes adapters with the metrics and certificate that the dashboard shows."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ METRICS = {
 
 
 def publish(world: World, context: WriteContext, summary: dict[str, Any] | None = None) -> str:
-    """The job succeeds with a verified adapter; the adapter's id."""
+    """End a job with a verified adapter and return the adapter's id."""
     with tempfile.TemporaryDirectory() as name:
         files = []
         for file_name, data in FILES.items():

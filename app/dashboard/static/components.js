@@ -1,26 +1,26 @@
-// Parts that more than one page shows.
+// Components that several pages use.
 
 import { getBlob, Problem } from "./api.js";
 import { $, el, setText } from "./dom.js";
 import { bytes, number } from "./format.js";
 
-/** A status as a word with a mark of its own; colour only helps. */
+/** Shows a status as a word with its own symbol, so that it does not depend on colour. */
 export function setPill(node, status) {
   node.className = `pill ${status}`;
   setText(node, status);
 }
 
-/** Says whether the adapter, loaded in a fresh process, scored as the trained model did. */
+/** Shows whether the adapter, reloaded in a fresh process, gives the scores of the trained model. */
 export function setCertificate(node, certificate) {
   const isVerified = certificate.is_verified === true;
-  const words = isVerified ? "verified" : "not verified";
-  const story =
-    `A fresh process loaded the adapter with plain PEFT and scored probe replies again. ` +
+  const result = isVerified ? "verified" : "not verified";
+  const explanation =
+    `A fresh process loaded the adapter with plain PEFT and scored the probe replies again. ` +
     `Largest difference: ${number(certificate.max_abs_difference)}.`;
-  node.replaceChildren(el("span", { class: `pill ${isVerified ? "succeeded" : "failed"}` }, words), ` ${story}`);
+  node.replaceChildren(el("span", { class: `pill ${isVerified ? "succeeded" : "failed"}` }, result), ` ${explanation}`);
 }
 
-/** Downloads through fetch: a plain link could not carry the key. */
+/** Makes a button download a file with fetch, because a link cannot send the API key. */
 export function offerDownload(button, state, name, size, path) {
   button.addEventListener("click", async () => {
     button.disabled = true;
@@ -29,7 +29,7 @@ export function offerDownload(button, state, name, size, path) {
       const url = URL.createObjectURL(await getBlob(path));
       el("a", { href: url, download: name }).click();
       URL.revokeObjectURL(url);
-      setText(state, `${name} is in your downloads.`);
+      setText(state, `Downloaded ${name}.`);
     } catch (error) {
       setText(state, error instanceof Problem ? `${error.message} ${error.hint}` : `${error.message} Try again.`);
     }
@@ -37,7 +37,7 @@ export function offerDownload(button, state, name, size, path) {
   });
 }
 
-/** Links to the newest and to older items of a list; `filter` is part of both. */
+/** Sets the links to the newest and to the older items of a list; both keep `filter`. */
 export function setPages(page, path, filter, isOlder) {
   $("pages").hidden = !page.has_more && !isOlder;
   $("newest").hidden = !isOlder;

@@ -1,4 +1,4 @@
-"""What the dashboard's own routes answer: pages without data, under a strict policy."""
+"""The routes of the dashboard: pages without data, under a strict security policy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def client(settings: Settings) -> Iterator[TestClient]:
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/docs", "/static/main.js", "/static/style.css"])
-def test_every_answer_forbids_foreign_and_inline_code(client: TestClient, path: str) -> None:
+def test_every_response_forbids_foreign_and_inline_scripts(client: TestClient, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 200
     policy = answer.headers["content-security-policy"]
@@ -37,9 +37,7 @@ def test_every_answer_forbids_foreign_and_inline_code(client: TestClient, path: 
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_page_holds_no_inline_code_and_nothing_of_the_request(
-    client: TestClient, path: str
-) -> None:
+def test_page_contains_no_inline_script_and_no_request_data(client: TestClient, path: str) -> None:
     page = client.get(path, params={"canary": "seen"}).text
     assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:|https?://", page)
     assert re.findall(r"<script[^>]*>", page) == [
@@ -49,11 +47,11 @@ def test_page_holds_no_inline_code_and_nothing_of_the_request(
     assert "job_1" not in page
 
 
-def test_page_asks_for_no_key_and_knows_no_job(client: TestClient) -> None:
+def test_page_needs_no_key_and_checks_no_id(client: TestClient) -> None:
     assert client.get("/jobs/whatever-this-is").status_code == 200
 
 
-def test_known_page_is_not_sent_again(client: TestClient) -> None:
+def test_cached_page_is_not_sent_again(client: TestClient) -> None:
     first = client.get("/static/main.js")
     assert first.headers["content-type"].startswith("text/javascript")
     again = client.get("/static/main.js", headers={"If-None-Match": first.headers["etag"]})
@@ -61,19 +59,17 @@ def test_known_page_is_not_sent_again(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("name", ["..%2frouter.py", "nothing.js", "%2e%2e"])
-def test_only_the_dashboards_files_are_served(client: TestClient, name: str) -> None:
+def test_only_files_of_the_dashboard_are_served(client: TestClient, name: str) -> None:
     assert client.get(f"/static/{name}").status_code == 404
 
 
-def test_script_never_makes_markup_of_text_and_keeps_nothing_for_good() -> None:
-    refused = re.compile(
-        r"(inner|outer)HTML|insertAdjacentHTML|document\.(write|cookie)|eval\(|localStorage"
-    )
-    for script in STATIC.glob("*.js"):
-        assert refused.search(script.read_text()) is None, script.name
+@pytest.mark.parametrize("script", sorted(STATIC.glob("*.js")), ids=lambda path: path.name)
+def test_scripts_use_no_markup_insertion_and_no_permanent_storage(script: Path) -> None:
+    forbidden = r"(inner|outer)HTML|insertAdjacentHTML|document\.(write|cookie)|eval\(|localStorage"
+    assert re.search(forbidden, script.read_text()) is None
 
 
-def test_api_page_has_every_operation_and_its_links_lead_somewhere(client: TestClient) -> None:
+def test_api_reference_has_every_operation_and_no_broken_link(client: TestClient) -> None:
     page = client.get("/docs").text
     document = client.get("/openapi.json").json()
     ids = re.findall(r'\sid="([^"]+)"', page)

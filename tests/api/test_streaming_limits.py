@@ -1,4 +1,4 @@
-"""Streams and downloads: so many at once for a key, and ended when the client takes nothing."""
+"""Limits of streaming responses: their number per API key, and clients that do not read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def paths(world: World) -> dict[str, str]:
     }
 
 
-def test_what_is_open_is_counted_until_it_ends(
+def test_open_responses_are_counted_until_they_end(
     app: FastAPI, client: TestClient, paths: dict[str, str]
 ) -> None:
     app.state.rates.open_answers = ConcurrencyLimiter(1)
@@ -41,7 +41,7 @@ def test_what_is_open_is_counted_until_it_ends(
         assert open_by_key(app) == {}
 
 
-def test_key_with_too_much_open_is_told_to_wait(
+def test_too_many_open_responses_are_rejected(
     app: FastAPI, client: TestClient, paths: dict[str, str]
 ) -> None:
     app.state.rates.open_answers = ConcurrencyLimiter(0)
@@ -54,7 +54,7 @@ def test_key_with_too_much_open_is_told_to_wait(
     assert client.get(paths["stream"]).status_code == 200  # a page of events, not a stream
 
 
-def test_refused_download_is_not_in_the_audit_trail(
+def test_rejected_download_is_not_in_the_audit_log(
     app: FastAPI, client: TestClient, paths: dict[str, str]
 ) -> None:
     app.state.rates.open_answers = ConcurrencyLimiter(0)
@@ -68,7 +68,7 @@ def test_refused_download_is_not_in_the_audit_trail(
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="needs Linux")
-def test_client_that_takes_nothing_is_given_up_by_the_kernel(
+def test_kernel_closes_the_connection_of_a_client_that_does_not_read(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serve, "STALLED_MS", 1000)
@@ -79,4 +79,4 @@ def test_client_that_takes_nothing_is_given_up_by_the_kernel(
             connection.settimeout(30)
             with connection, pytest.raises(TimeoutError) as gone:
                 connection.sendall(b"x" * (64 << 20))
-            assert gone.value.errno == errno.ETIMEDOUT  # of the kernel, not of Python's
+            assert gone.value.errno == errno.ETIMEDOUT  # raised by the kernel, not by settimeout

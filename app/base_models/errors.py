@@ -1,4 +1,4 @@
-"""Why a base model could not be had. Each fault knows the failure code that its job ends with."""
+"""Why a base model cannot be used; each class names the failure code of the job that needs it."""
 
 from __future__ import annotations
 
@@ -9,52 +9,47 @@ from app.domain.lifecycle import FailureCode
 
 
 class BaseModelError(ServiceError):
-    """A base model could not be fetched or is not fit to load."""
+    """The base model could not be fetched or must not be loaded."""
 
     failure: ClassVar[FailureCode] = FailureCode.INTERNAL
-    is_answered = False
+    is_public = False
 
 
 class ModelNotFoundError(BaseModelError):
     """The source has no such repository, revision, package or directory."""
 
     code = "model_not_found"
-    status = 422
-    title = "The base model's source does not exist"
+    title = "The source of the base model does not exist"
     failure = FailureCode.MODEL_NOT_FOUND
 
 
 class GatedModelError(BaseModelError):
-    """The hub refuses the operator's token, or there is none."""
+    """The hub rejects the operator's token, or no token is set."""
 
     code = "gated_no_access"
-    status = 422
     title = "No access to the base model"
     failure = FailureCode.GATED_NO_ACCESS
 
 
 class BadSnapshotError(BaseModelError):
-    """The files are there, and loading them is refused: unsafe, damaged, incomplete, too large."""
+    """The files exist but must not be loaded: unsafe, damaged, incomplete or too large."""
 
     code = "model_unsupported"
-    status = 422
-    title = "The base model's files are refused"
+    title = "The files of the base model are rejected"
     failure = FailureCode.MODEL_UNSUPPORTED
 
 
 class SourceUnavailableError(BaseModelError):
-    """Hub or package index is away or broke off; trying again can help."""
+    """The hub or package index is unreachable or closed the connection. A retry may succeed."""
 
     code = "hub_unavailable"
-    status = 503
-    title = "The base model's source is away"
+    title = "The source of the base model is unavailable"
     failure = FailureCode.HUB_UNAVAILABLE
 
 
 class DiskFullError(BaseModelError):
-    """The model cache has no room for the model."""
+    """The model cache has no space for the base model."""
 
     code = "disk_full"
-    status = 507
-    title = "No room for the base model"
+    title = "No space for the base model"
     failure = FailureCode.DISK_FULL

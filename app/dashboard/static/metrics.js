@@ -1,24 +1,24 @@
-// What was measured while a job trained: the charts and the held-out accuracy.
+// The metrics of a job: charts and held-out accuracy.
 
 import { makeChart } from "./chart.js";
 import { $, setText } from "./dom.js";
-import { isOver, number, percent } from "./format.js";
+import { isFinished, number, percent } from "./format.js";
 
-// A model that tells nothing apart gives both replies the same score: it is right in one case of
-// two, and its Bradley–Terry loss is ln 2.
+// A model that gives both replies the same score has an accuracy of 1/2 and a Bradley–Terry loss of
+// ln 2.
 const CHARTS = [
   {
     title: "Loss",
     format: number,
-    reference: { value: Math.LN2, name: "coin flip" },
+    reference: { value: Math.LN2, name: "chance" },
     lines: { training: "train/loss", "held-out": "eval/loss" },
     before: "eval_before/loss",
   },
   {
     title: "Accuracy",
-    format: (share) => percent(share, 0),
+    format: (ratio) => percent(ratio, 0),
     range: [0, 1],
-    reference: { value: 0.5, name: "coin flip" },
+    reference: { value: 0.5, name: "chance" },
     lines: { training: "train/accuracy", "held-out": "eval/accuracy" },
     before: "eval_before/accuracy",
   },
@@ -32,21 +32,21 @@ const CHARTS = [
 ];
 let charts = null;
 
-export function showNumbers(job, columns) {
+export function showMetrics(job, columns) {
   if (!charts) {
-    charts = CHARTS.map((about) => ({ about, chart: makeChart(about) }));
+    charts = CHARTS.map((options) => ({ options, chart: makeChart(options) }));
     $("charts").replaceChildren(...charts.map(({ chart }) => chart.node));
   }
-  for (const { about, chart } of charts) {
-    const lines = Object.entries(about.lines).map(([kind, name]) => ({
+  for (const { options, chart } of charts) {
+    const lines = Object.entries(options.lines).map(([kind, name]) => ({
       kind,
       name: kind,
-      points: [...(kind === "held-out" ? pointsOf(columns, about.before) : []), ...pointsOf(columns, name)],
+      points: [...(kind === "held-out" ? pointsOf(columns, options.before) : []), ...pointsOf(columns, name)],
     }));
     chart.update(lines, job.progress.total_steps ?? 0);
   }
-  $("no-numbers").hidden = charts.some(({ chart }) => !chart.node.hidden);
-  setText($("no-numbers"), isOver(job) ? "Not one step was done." : "Numbers appear here with the first step.");
+  $("no-metrics").hidden = charts.some(({ chart }) => !chart.node.hidden);
+  setText($("no-metrics"), isFinished(job) ? "The job ended before its first step." : "Metrics appear here after the first step.");
   showAccuracy(columns);
 }
 
@@ -62,11 +62,11 @@ function showAccuracy(columns) {
   const longer = latest("eval/length_baseline") ?? latest("eval_before/length_baseline");
   if (longer !== undefined) notes.push(`Always preferring the longer reply: ${percent(longer)}.`);
   const pairs = latest("eval/pairs") ?? latest("eval_before/pairs");
-  if (pairs !== undefined) notes.push(`${number(pairs)} pairs that training never saw.`);
+  if (pairs !== undefined) notes.push(`Measured on ${number(pairs)} held-out pairs.`);
   setText($("accuracy-note"), notes.join(" "));
 }
 
 function pointsOf(columns, name) {
   const values = columns[name] ?? [];
-  return values.map((value, place) => [columns.step[place], value]).filter(([, value]) => value !== null);
+  return values.map((value, index) => [columns.step[index], value]).filter(([, value]) => value !== null);
 }

@@ -1,4 +1,4 @@
-"""Without a mouse, on a phone, in the dark, by ear; and nobody's text is anything but text."""
+"""Accessibility of the pages: keyboard, contrast, small screens and screen readers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from app.domain.warnings import WarningCode
 from app.job_queue import worker_api
 from app.job_queue.worker_api import Progress
 from tests.api.world import World
+from tests.dashboard.adapters import publish
 from tests.dashboard.browser import Browser
-from tests.dashboard.play import publish
 
 CANARY = "<img src=x onerror=\"document.title='canary'\"><script>canary()</script>&amp;"
 AA = 4.5  # WCAG 2.2, 1.4.3
 
 
-def test_text_of_users_is_shown_as_text(signed_in: Browser, world: World) -> None:
+def test_text_of_users_is_never_interpreted_as_markup(signed_in: Browser, world: World) -> None:
     line = {"prompt": CANARY, "chosen": f"good {CANARY}", "rejected": f"bad {CANARY}"}
     answer = world.client.post(
         "/v1/datasets",
@@ -66,7 +66,7 @@ def test_text_of_users_is_shown_as_text(signed_in: Browser, world: World) -> Non
     assert "canary" not in signed_in.driver.title.replace(CANARY, "")
 
 
-def test_everything_is_reached_and_seen_without_a_mouse(signed_in: Browser, world: World) -> None:
+def test_keyboard_reaches_all_controls_with_visible_focus(signed_in: Browser, world: World) -> None:
     job = world.submit(name="by keyboard")
     lease = world.claim()
     for step in range(1, 6):
@@ -81,7 +81,7 @@ def test_everything_is_reached_and_seen_without_a_mouse(signed_in: Browser, worl
     signed_in.wait_for_text("5 / 10", "#rows")
     world.step(lease, 6, 10, train__loss=0.4)
     signed_in.wait_for_text("6 / 10", "#rows")
-    assert signed_in.focused() == "by keyboard"  # a refresh takes no focus away
+    assert signed_in.focused() == "by keyboard"  # a refresh keeps the focus
     signed_in.press(Keys.ENTER)
     signed_in.wait_for_text("step 6 / 10", ".state")
     assert signed_in.driver.current_url.endswith(job["id"])
@@ -93,13 +93,13 @@ def test_everything_is_reached_and_seen_without_a_mouse(signed_in: Browser, worl
     signed_in.wait_for_text("Step 1: training 0.9", ".readout")
     signed_in.press(Keys.ARROW_RIGHT)
     signed_in.wait_for_text("Step 2: training 0.8", ".readout")
-    signed_in.tab_to("Output of the trainer")
+    signed_in.tab_to("Trainer output")
     signed_in.press(Keys.ENTER)
-    signed_in.wait_for_text("There is none.", "#logs")
+    signed_in.wait_for_text("No output yet.", "#logs")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_has_contrast_and_every_phone_has_room(
+def test_text_has_enough_contrast_and_pages_fit_a_phone(
     signed_in: Browser, world: World, scheme: str
 ) -> None:
     world.know_base_model()
@@ -119,7 +119,7 @@ def test_every_text_has_contrast_and_every_phone_has_room(
         assert not signed_in.is_wider_than_screen(), path
 
 
-def test_pages_name_their_parts_for_those_who_hear_them(signed_in: Browser, world: World) -> None:
+def test_every_control_has_an_accessible_name(signed_in: Browser, world: World) -> None:
     for path in ["/", "/queue", "/datasets", "/docs", *_jobs_of_all_kinds(world)]:
         signed_in.get(path)
         signed_in.wait_for_id("page")
@@ -142,14 +142,14 @@ def _has_visible_focus(browser: Browser) -> bool:
 
 
 def _jobs_of_all_kinds(world: World) -> list[str]:
-    """Addresses of a succeeded, a failed, a running and a queued job, and of an adapter."""
+    """Create jobs in different states; return the paths of their pages and of an adapter's."""
     done, failed, running = (world.submit(name=n) for n in ("done", "failed", "running"))
     lease = world.claim()
     world.step(lease, 1, 2, train__loss=0.5, eval_before__accuracy=0.5)
     world.step(lease, 2, 2, train__loss=0.4, eval__accuracy=0.9)
     adapter_id = publish(world, lease)
     world.fail(world.claim(), FailureCode.NAN_LOSS, "no number")
-    warning = Noted(code=WarningCode.EVAL_LEAKED, message="worth knowing", is_warning=True)
+    warning = Noted(code=WarningCode.EVAL_LEAKED, message="3 prompts leaked", is_warning=True)
     worker_api.record_progress(world.claim(), Progress(phase="tokenizing", notes=[warning]))
     waiting = world.submit(name="waiting")
     jobs = [f"/jobs/{job['id']}" for job in (done, failed, running, waiting)]
