@@ -91,7 +91,7 @@ class RedisWindows:
     async def hit(self, window: RateLimitItem, name: str) -> bool:
         """Count an event. Return False if the window is full; True also while Redis is away."""
         return self.is_away or await self._try(
-            lambda: self._windows.hit(window, name), default=True
+            lambda: self._windows.hit(window, name), otherwise=True
         )
 
     async def seconds_until_room(self, window: RateLimitItem, name: str) -> float:

@@ -7,6 +7,7 @@ a tenant of its own.
 
 from __future__ import annotations
 
+import errno
 import secrets
 import shutil
 import threading
@@ -19,6 +20,7 @@ from typing import Any, NoReturn
 import pytest
 from fastapi import FastAPI
 from httpx import Response
+from pydantic import SecretStr
 from sqlalchemy import Engine, event, update
 from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
@@ -249,19 +251,27 @@ def send_large_body(scene: Scene, operation: Operation) -> Response:
     return scene.send(operation, content=b"{", headers=headers)
 
 
-def send_without_database(scene: Scene, operation: Operation) -> Response:
+@contextmanager
+def failing_database(scene: Scene, error: Exception) -> Iterator[None]:
+    """Let every statement of the service fail with this error."""
+
     def fail(*_: Any) -> NoReturn:
-        raise OperationalError("SELECT", {}, Exception("the database is away"))
+        raise OperationalError("SELECT", {}, error)
 
     assert scene.client.get("/v1/jobs").status_code == 200  # the key is known from here on
     engines = (scene.service.app.state.engine, scene.service.app.state.reader)
     for engine in engines:
         event.listen(engine, "before_cursor_execute", fail)
     try:
-        return scene.send(operation, UNKNOWN | {"base_model_id": BASE_MODEL})
+        yield
     finally:
         for engine in engines:
             event.remove(engine, "before_cursor_execute", fail)
+
+
+def send_without_database(scene: Scene, operation: Operation) -> Response:
+    with failing_database(scene, Exception("the database is away")):
+        return scene.send(operation, UNKNOWN | {"base_model_id": BASE_MODEL})
 
 
 def send_range(value: str) -> Provoke:
@@ -375,6 +385,11 @@ def upload(*contents: bytes, **headers: str) -> Provoke:
     return send
 
 
+def upload_to_full_disk(scene: Scene, operation: Operation) -> Response:
+    with failing_database(scene, OSError(errno.ENOSPC, "no space left")):
+        return scene.send(operation, content=PAIR % b"another")
+
+
 def delete_used_dataset(scene: Scene, operation: Operation) -> Response:
     job = scene.submit()
     return scene.send(operation, {"dataset_id": job["spec"]["train_dataset"]})
@@ -390,6 +405,12 @@ def get_merge(scene: Scene, operation: Operation) -> Response:
     return scene.send(operation, ids)
 
 
+def scrape_protected_metrics(scene: Scene, operation: Operation) -> Response:
+    settings = scene.service.settings.model_copy(update={"metrics_token": SecretStr("x" * 32)})
+    with TestClient(create_app(settings)) as client:
+        return scene.send(operation, client=client)
+
+
 def ask_service_without_database(scene: Scene, operation: Operation) -> Response:
     settings = scene.service.settings.model_dump(exclude={"database_url"}) | {
         "database_url": "postgresql+psycopg://postgres@127.0.0.1:1/x"
@@ -400,6 +421,7 @@ def ask_service_without_database(scene: Scene, operation: Operation) -> Response
 
 PAIR = b'{"prompt": "q", "chosen": "%s", "rejected": "no"}\n'
 SPECIAL: dict[tuple[str, int], Provoke] = {
+    ("metrics", 401): scrape_protected_metrics,
     ("readiness", 503): ask_service_without_database,
     ("create_job", 200): send_spec("?dry_run=true"),
     ("create_job", 201): send_spec(),
@@ -415,6 +437,7 @@ SPECIAL: dict[tuple[str, int], Provoke] = {
     ("create_dataset", 200): upload(PAIR % b"same", PAIR % b"same"),
     ("create_dataset", 201): upload(PAIR % b"new"),
     ("create_dataset", 415): upload(b"<pair/>", **{"Content-Type": "text/xml"}),
+    ("create_dataset", 507): upload_to_full_disk,
     ("delete_dataset", 409): delete_used_dataset,
     ("merge_adapter", 409): merge_merged,
     ("get_merge", 200): get_merge,

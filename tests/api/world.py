@@ -114,8 +114,8 @@ class World:
     def step(self, context: WriteContext, number: int, total: int = 10, **metrics: float) -> None:
         """Report a training step; ``train__loss=…`` is the metric ``train/loss``."""
         named = {name.replace("__", "/"): value for name, value in metrics.items()}
-        said = Stepped(step=number, total_steps=total, epoch=number / total, metrics=named)
-        worker_api.record_progress(context, Progress(phase="training", steps=[said]))
+        message = Stepped(step=number, total_steps=total, epoch=number / total, metrics=named)
+        worker_api.record_progress(context, Progress(phase="training", steps=[message]))
 
     def checkpoint(self, context: WriteContext, step: int) -> None:
         """Save a checkpoint."""

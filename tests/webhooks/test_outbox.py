@@ -194,7 +194,7 @@ def test_webhook_is_deleted_while_a_job_changes(
     thread = threading.Thread(target=delete)
     with transaction(engine) as session:
         transitions.set_desired_state(session, "acme", job["id"], DesiredState.CANCEL)
-        thread.start()  # waits for the row that this transaction refers to
+        thread.start()  # waits for the webhook's row, which this transaction has locked
     thread.join()
     assert deleted.is_set()
     assert world.get(job)["status"] == "cancelled"
