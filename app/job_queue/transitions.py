@@ -8,18 +8,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, delete, literal, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, literal, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.core.database import now_ms
-from app.domain.lifecycle import TERMINAL, DesiredState, JobStatus
+from app.core.leased_queue import lock_picked, update_returning
+from app.domain.lifecycle import TERMINAL, DesiredState, FailureCode, JobStatus
 from app.job_queue import guards
 from app.job_queue.events import Event, add_events, enqueue_status_webhook
 from app.job_queue.lease import Lease, LeaseLostError, is_held
 from app.models import Job
 
 RUNNING, QUEUED = JobStatus.RUNNING, JobStatus.QUEUED
+SWEPT_AT_ONCE = 100
+#: The status that a job which is not running gets for each desired state.
+_IDLE_STATUS = {
+    DesiredState.CANCEL: JobStatus.CANCELLED,
+    DesiredState.PAUSE: JobStatus.PAUSED,
+    DesiredState.RUN: JobStatus.QUEUED,
+}
+_REQUESTS = {
+    DesiredState.CANCEL: "Cancel",
+    DesiredState.PAUSE: "Pause",
+    DesiredState.RUN: "Resume",
+}
 
 
 class DuplicateKeyError(Exception):
@@ -58,20 +71,18 @@ def transition(
     Raises:
         LeaseLostError: nothing was written; roll back.
     """
-    job = session.scalar(
-        update(Job)
-        .where(*is_held(lease))
-        .values(
-            status=status,
-            event_seq=Job.event_seq + len(events),
-            **_columns_on_leaving(status),
-            **values,
-        )
-        .returning(Job)
-        .execution_options(populate_existing=True)
+    changed = update_returning(
+        session,
+        Job,
+        is_held(lease),
+        status=status,
+        event_seq=Job.event_seq + len(events),
+        **_columns_on_leaving(status),
+        **values,
     )
-    if job is None:
+    if not changed:
         raise LeaseLostError(lease.job_id)
+    (job,) = changed
     add_events(session, job.id, lease.attempt, job.event_seq, events)
     enqueue_status_webhook(session, job)
     return job
@@ -105,7 +116,9 @@ def sweep(
     max_stalls: int,
     owner_prefix: str | None = None,
 ) -> list[Job]:
-    """Take back up to 100 jobs whose lease ran out; safe in any number of processes at once.
+    """Take back jobs whose lease ran out, at most ``SWEPT_AT_ONCE``; return them.
+
+    Any number of processes may sweep at once.
 
     With ``owner_prefix`` take back the jobs of one slot at once, whenever their leases end: a
     supervisor that holds the slot's lock knows that the slot's trainers are gone.
@@ -116,36 +129,30 @@ def sweep(
         else guards.is_lease_of_slot(owner_prefix)
     )
     lost = (guards.is_running(Job), is_lost)
+    ids = lock_picked(select(Job.id).where(*lost).limit(SWEPT_AT_ONCE))
     is_poison, is_stuck = Job.crashes + 1 >= max_crashes, Job.stalls + 1 >= max_stalls
     status = case(
         (Job.desired == DesiredState.CANCEL, JobStatus.CANCELLED.value),
         (or_(is_poison, is_stuck), JobStatus.FAILED.value),
         else_=_waiting_status(),
     )
-    ids = select(Job.id).where(*lost).limit(100).with_for_update(skip_locked=True)
-    jobs = list(
-        session.scalars(
-            update(Job)
-            .where(guards.is_picked(ids), *lost)
-            .values(
-                status=status,
-                crashes=Job.crashes + 1,
-                stalls=Job.stalls + 1,
-                failure_code=case((is_poison, "poison"), (is_stuck, "no_progress")),
-                failure_detail=case(
-                    (or_(is_poison, is_stuck), "The job's workers died, one after another.")
-                ),
-                failure_step=Job.step,
-                run_after=now_ms() + backoff_ms,
-                event_seq=Job.event_seq + 1,
-                **_columns_on_leaving(status),
-            )
-            .returning(Job)
-            .execution_options(populate_existing=True)
-        )
+    detail = "The job's workers were lost, one after another."
+    jobs = update_returning(
+        session,
+        Job,
+        (guards.is_picked(ids), *lost),
+        status=status,
+        crashes=Job.crashes + 1,
+        stalls=Job.stalls + 1,
+        failure_code=case((is_poison, FailureCode.POISON), (is_stuck, FailureCode.NO_PROGRESS)),
+        failure_detail=case((or_(is_poison, is_stuck), detail)),
+        failure_step=Job.step,
+        run_after=now_ms() + backoff_ms,
+        event_seq=Job.event_seq + 1,
+        **_columns_on_leaving(status),
     )
     for job in jobs:
-        event = Event("worker_lost", f"Its worker was lost; the job is now {job.status}.")
+        event = Event("worker_lost", f"The worker was lost; the job is now {job.status}.")
         add_events(session, job.id, job.attempt, job.event_seq, [event])
         enqueue_status_webhook(session, job)
     return jobs
@@ -163,44 +170,28 @@ def set_desired_state(
 
     Return None when the tenant has no such job that is still live.
     """
-    idle = {
-        DesiredState.CANCEL: JobStatus.CANCELLED,
-        DesiredState.PAUSE: JobStatus.PAUSED,
-        DesiredState.RUN: JobStatus.QUEUED,
-    }[desired]
+    idle = _IDLE_STATUS[desired]
     status = case((Job.status == RUNNING, RUNNING.value), else_=idle.value)
     values: dict[str, Any] = {"keep_checkpoint": True} if keep_checkpoint else {}
     if desired == DesiredState.CANCEL:
         values["finished_at"] = case((Job.status == RUNNING, None), else_=now_ms())
         if not keep_checkpoint:
             values["checkpoint_id"] = case((Job.status == RUNNING, Job.checkpoint_id))
-    job = session.scalar(
-        update(Job)
-        .where(
-            guards.is_job(job_id),
-            guards.belongs_to(tenant_id),
-            guards.is_live(),
-            guards.is_not_being_cancelled(),
-            guards.would_change(desired, idle),
-        )
-        .values(
-            desired=desired,
-            status=status,
-            event_seq=Job.event_seq + 1,
-            version=Job.version + 1,
-            **values,
-        )
-        .returning(Job)
-        .execution_options(populate_existing=True)
+    live = (guards.is_job(job_id), guards.belongs_to(tenant_id), guards.is_live())
+    changed = update_returning(
+        session,
+        Job,
+        (*live, guards.is_not_being_cancelled(), guards.would_change(desired, idle)),
+        desired=desired,
+        status=status,
+        event_seq=Job.event_seq + 1,
+        version=Job.version + 1,
+        **values,
     )
-    if job is None:  # already in this state, or no such live job
-        return session.scalar(
-            select(Job).where(guards.is_job(job_id), guards.belongs_to(tenant_id), guards.is_live())
-        )
-    text = {DesiredState.CANCEL: "Cancel", DesiredState.PAUSE: "Pause", DesiredState.RUN: "Resume"}[
-        desired
-    ]
-    message = f"{text} asked for; the job is {job.status}."
+    if not changed:  # already in this state, or no such live job
+        return session.scalar(select(Job).where(*live))
+    (job,) = changed
+    message = f"{_REQUESTS[desired]} requested; the job is {job.status}."
     add_events(session, job.id, job.attempt, job.event_seq, [Event(f"{desired}_asked", message)])
     if job.status != RUNNING:  # a running job changes its status when its worker stops
         enqueue_status_webhook(session, job)

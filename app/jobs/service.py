@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from app.core.database import new_id, now_ms
 from app.core.errors import InvalidSpecError, QuotaError
+from app.core.leased_queue import update_returning
 from app.core.settings import Settings
 from app.domain.lifecycle import DesiredState, JobStatus
 from app.domain.plan import TrainingPlan
@@ -155,28 +156,27 @@ def resume(session: Session, tenant_id: str, job_id: str) -> Job:
 def change(session: Session, tenant_id: str, job_id: str, changes: Mapping[str, Any]) -> Job:
     """Change ``name``, ``priority`` (only while the job waits) or ``metadata``."""
     get(session, tenant_id, job_id)
-    columns = {"name": Job.name, "priority": Job.priority, "metadata": Job.labels}
-    guard = [Job.id == job_id, Job.tenant_id == tenant_id]
+    columns = {"name": "name", "priority": "priority", "metadata": "labels"}
+    conditions = [Job.id == job_id, Job.tenant_id == tenant_id]
     if "priority" in changes:
-        guard.append(
+        conditions.append(
             or_(
                 Job.status.in_([JobStatus.QUEUED, JobStatus.PAUSED]),
                 Job.priority == changes["priority"],
             )
         )
-    job = session.scalar(
-        update(Job)
-        .where(*guard)
-        .values({columns[name]: value for name, value in changes.items()})
-        .values(version=Job.version + 1)
-        .returning(Job)
-        .execution_options(populate_existing=True)
+    changed = update_returning(
+        session,
+        Job,
+        conditions,
+        version=Job.version + 1,
+        **{columns[name]: value for name, value in changes.items()},
     )
-    if job is None:
+    if not changed:
         raise JobStateError(
-            "The priority counts only while a job waits.", hint="Leave priority out."
+            "The priority of a job can change only while the job waits.", hint="Omit priority."
         )
-    return job
+    return changed[0]
 
 
 def remove(session: Session, tenant_id: str, job_id: str) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import Text, cast, delete, func, insert, literal, select, tuple_
 from sqlalchemy.orm import Session
 
 from app.core.database import new_id, now_ms
+from app.core.leased_queue import lock_picked, update_returning
 from app.models import Webhook, WebhookDelivery
 from app.webhooks.schemas import EventType
 
@@ -67,23 +68,16 @@ def claim(session: Session, count: int, lease_ms: int) -> list[WebhookDelivery]:
         .limit(count)
     )
     # Locked where they are chosen: two claims that update the same rows could wait for each other.
-    chosen = (
-        select(WebhookDelivery.webhook_id, WebhookDelivery.event_id)
-        .where(_KEY.in_(first), *_due())
-        .with_for_update(skip_locked=True)
+    picked = lock_picked(
+        select(WebhookDelivery.webhook_id, WebhookDelivery.event_id).where(_KEY.in_(first), *_due())
     )
-    return list(
-        session.scalars(
-            update(WebhookDelivery)
-            .where(_KEY.in_(chosen), *_due())
-            .values(
-                attempts=WebhookDelivery.attempts + 1,
-                next_attempt_at=now_ms() + lease_ms,
-                last_attempt_at=now_ms(),
-            )
-            .returning(WebhookDelivery)
-            .execution_options(populate_existing=True)
-        )
+    return update_returning(
+        session,
+        WebhookDelivery,
+        (_KEY.in_(picked), *_due()),
+        attempts=WebhookDelivery.attempts + 1,
+        next_attempt_at=now_ms() + lease_ms,
+        last_attempt_at=now_ms(),
     )
 
 
