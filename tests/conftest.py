@@ -7,31 +7,16 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
-from xdist.scheduler import LoadScopeScheduling
 
 from app.core.database import make_engine, transaction
 from app.core.migrations import migrate
 from app.core.settings import Settings
 from app.models import Base
 from tests import services
-
-
-class ByRoom(LoadScopeScheduling):  # type: ignore[misc]
-    """A file's tests share its fixtures, those of the API also what they saw (its recorder)."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return "tests/api" if file.startswith("tests/api/") else file
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """What goes to one process when several run the tests."""
-    return ByRoom(config, log)
 
 
 @pytest.fixture(scope="session")

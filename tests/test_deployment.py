@@ -20,8 +20,9 @@ import yaml
 from sqlalchemy import update
 
 from app.core.database import make_engine, now_ms, transaction
+from app.core.migrations import migrate
 from app.core.settings import Settings
-from app.models import Base, Worker
+from app.models import Worker
 from tests.deployed import COMPOSE, ROOT
 from tests.deployed import COMPOSE_SERVICES as SERVICES
 
@@ -271,7 +272,7 @@ def test_worker_is_healthy_while_it_reports(tmp_path: Path) -> None:
         ).returncode
 
     engine = make_engine(f"sqlite:///{tmp_path / 'plaudit.db'}")
-    Base.metadata.create_all(engine)
+    migrate(engine)
     assert status() == 1
     with transaction(engine) as session:
         session.add(Worker(id="w", host=socket.gethostname(), queue="plaudit.default", slots=1))

@@ -66,7 +66,7 @@ def test_service_continues_on_a_restored_backup(
         assert [job.id for job in reconciler.requeue_lost(restored, settings)] == [running]
         claimed = worker_api.claim(restored, settings, QUEUE, "host-b/0:1", "other")
         assert claimed is not None
-        assert claimed[0].id == waiting  # the other job waits for its backoff
+        assert claimed.job.id == waiting  # the other job waits for its backoff
     finally:
         restored.dispose()
 

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import Engine
-
 from app.adapters.archive import archive_digest
 from app.core.database import new_id, transaction
-from app.core.settings import Settings
-from app.domain.lifecycle import Desired, JobStatus
+from app.domain.lifecycle import DesiredState, JobStatus
 from app.domain.progress import Packaged
-from app.job_queue import transitions
 from app.job_queue.events import Event
-from app.job_queue.transitions import Lease
+from app.job_queue.lease import WriteContext
+from app.job_queue.transitions import transition
 from app.models import Adapter
 from app.storage.artifact_files import ArtifactDamagedError, file_rows, store
 from app.storage.blobs import is_intact
 
 
-def publish(
-    engine: Engine, settings: Settings, lease: Lease, directory: Path, packaged: Packaged
-) -> str:
-    """Store the adapter, read it back, and end the job with it, all or nothing.
+def publish(context: WriteContext, directory: Path, packaged: Packaged) -> str:
+    """Store the adapter, read it back and end the job with it; return the adapter's id.
 
     Raises:
-        ArtifactDamaged, ArtifactTooLarge: nothing is published.
-        LeaseLost: the job is somebody else's.
+        ArtifactDamagedError, ArtifactTooLargeError: nothing was published.
+        LeaseLostError: nothing was published; another worker has the job.
     """
-    blobs = store(engine, settings, directory, packaged.files)
+    engine = context.engine
+    blobs = store(engine, context.settings, directory, packaged.files)
     for name, blob in blobs.items():
         if not is_intact(engine, blob):
             raise ArtifactDamagedError(f"{name} read back from the database differs")
@@ -36,8 +32,13 @@ def publish(
     adapter_id = new_id("ad")
     event = Event("succeeded", "The adapter is published.", {"adapter_id": adapter_id})
     with transaction(engine) as session:
-        job = transitions.leave(
-            session, lease, JobStatus.SUCCEEDED, [event], adapter_id=adapter_id, desired=Desired.RUN
+        job = transition(
+            session,
+            context.lease,
+            JobStatus.SUCCEEDED,
+            [event],
+            adapter_id=adapter_id,
+            desired=DesiredState.RUN,  # the work is done: success wins over a late cancel
         )
         session.add(
             Adapter(

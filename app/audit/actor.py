@@ -11,7 +11,7 @@ from app.auth.key_ring import Principal
 
 
 async def get_actor(request: Request) -> Actor:
-    """Return the API key, request id and client address of a request.
+    """Return the request's key, id and client address (see PLAUDIT_TRUSTED_PROXIES).
 
     The address is the client's own if uvicorn trusts the proxy in between. An endpoint must
     declare this dependency after the one that authenticates the request.

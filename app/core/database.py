@@ -40,7 +40,7 @@ BINARY_FORMAT = 1
 #: A pooled connection that was idle for longer than this is pinged before it is used.
 IDLE_SECONDS = 2.0
 
-AnySelect = TypeVar("AnySelect", bound=Select[Any])
+AnySelect = TypeVar("AnySelect", bound=Select[*tuple[Any, ...]])
 
 
 class Base(DeclarativeBase):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
@@ -23,6 +24,21 @@ def _split(value: object) -> object:
 
 #: A set of host names, separated by commas in the environment variable.
 HostList = Annotated[frozenset[str], NoDecode, BeforeValidator(_split)]
+
+
+def _proxies(networks: frozenset[str]) -> frozenset[str]:
+    found = set()
+    for text in networks:
+        try:
+            network = ip_network(text)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; write addresses and networks like 10.0.0.7 or 10.0.0.0/8"
+            ) from None
+        if network.prefixlen == 0:
+            raise ValueError("a network of all addresses would let every client forge its address")
+        found.add(str(network))
+    return frozenset(found)
 
 
 def _database_url(secret: SecretStr) -> SecretStr:
@@ -62,6 +78,8 @@ def _unreadable() -> ValueError:
     )
 
 
+#: In the environment: IP addresses and networks with commas between them.
+NetworkList = Annotated[HostList, AfterValidator(_proxies)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 
@@ -137,22 +155,35 @@ class Settings(BaseSettings):
     )
 
     rate_per_second: float = Field(
-        20.0, gt=0, description="Requests per second, per key and API process."
+        20.0, gt=0, description="Requests per second and key, over all API processes."
     )
-    rate_burst: int = Field(60, ge=1, description="Requests in a burst, per key and API process.")
+    rate_burst: int = Field(
+        60,
+        ge=1,
+        description="Requests of a key in a burst. rate_burst / rate_per_second, rounded up to "
+        "whole seconds, is the window over which rate_per_second is measured.",
+    )
     open_answers: int = Field(
         32, ge=1, description="Open streams and downloads, per key and API process."
     )
-    failed_logins_per_minute: int = Field(
-        10, ge=1, description="Requests with a wrong API key per minute, per client address."
-    )
     metrics_token: SecretStr | None = Field(
         None, description="Bearer token that /metrics requires; unset: no token."
+    )
+    failed_logins_per_minute: int = Field(
+        10,
+        ge=1,
+        description="Wrong keys per minute and client network (an IPv4 address or an IPv6 /64) "
+        "that get 401; more get 429. Valid keys of the network always pass.",
     )
     trusted_hosts: HostList = Field(
         frozenset(),
         description="Accepted Host headers, separated by commas; *.example.com is allowed; unset: "
         "all.",
+    )
+    trusted_proxies: NetworkList = Field(
+        frozenset(),
+        description="Addresses and networks of reverse proxies whose X-Forwarded-For names the "
+        "client, for failed logins and the audit log; none: the header is ignored.",
     )
     webhook_hosts: HostList = Field(
         frozenset(),

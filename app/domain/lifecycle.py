@@ -18,6 +18,7 @@ class JobStatus(StrEnum):
 
 
 TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
+LIVE = tuple(status for status in JobStatus if status not in TERMINAL)
 
 #: The allowed changes of the status. Tests check every statement of the queue against this table.
 TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
@@ -38,20 +39,12 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
 }
 
 
-class Desired(StrEnum):
+class DesiredState(StrEnum):
     """The state that the owner requested for an unfinished job."""
 
     RUN = "run"
     PAUSE = "pause"
     CANCEL = "cancel"
-
-
-class JobKind(StrEnum):
-    """What a row asks a worker to do; only ``train`` is a job in the API."""
-
-    TRAIN = "train"
-    PREFLIGHT = "preflight"
-    MERGE = "merge"
 
 
 class Phase(StrEnum):

@@ -1,4 +1,4 @@
-"""What happened to a job, in the transaction in which it happened."""
+"""Events of a job, written in the transaction of the change that they describe."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import insert
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from app.domain.lifecycle import JobKind
+from app.core.upsert import upsert
+from app.job_queue import kinds
 from app.job_queue.job_view import JobItem
 from app.models import Job, JobEvent, JobMetric
 from app.webhooks import outbox
@@ -18,7 +18,7 @@ from app.webhooks import outbox
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened, before it has a number."""
+    """An event that has no number yet."""
 
     type: str
     message: str
@@ -28,7 +28,7 @@ class Event:
 def add_events(
     session: Session, job_id: str, attempt: int, last_seq: int, events: Sequence[Event]
 ) -> None:
-    """Write events that end at number ``last_seq``; their numbers were allotted by an update."""
+    """Write events whose last number is ``last_seq``; an update of the job allotted the numbers."""
     first = last_seq - len(events) + 1
     if events:
         session.execute(
@@ -47,36 +47,25 @@ def add_events(
         )
 
 
-def announce(session: Session, job: Job) -> None:
-    """Tell webhooks about a status that was entered; they hear it when this transaction commits."""
-    if job.kind == JobKind.TRAIN:
+def enqueue_status_webhook(session: Session, job: Job) -> None:
+    """Queue a webhook message about the job's new status, in the same transaction."""
+    kind = kinds.find(job.kind)
+    if kind is not None and kind.is_listed:
         item = JobItem.of(job).model_dump(mode="json")
-        outbox.announce(session, job.tenant_id, f"job.{job.status}", item)
+        outbox.enqueue(session, job.tenant_id, f"job.{job.status}", item)
 
 
 def upsert_metrics(
     session: Session, job_id: str, attempt: int, step: int, metrics: dict[str, float]
 ) -> None:
-    """Write numbers of a step; a redone step replaces, an older attempt never does."""
-    if not metrics:
-        return
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(JobMetric).values(
+    """Write the metrics of a step; they replace those of the same or an earlier attempt only."""
+    upsert(
+        session,
+        JobMetric,
         [
-            {
-                "job_id": job_id,
-                "step": step,
-                "name": name,
-                "value": value,
-                "attempt": attempt,
-            }
+            {"job_id": job_id, "step": step, "name": name, "value": value, "attempt": attempt}
             for name, value in metrics.items()
-        ]
-    )
-    session.execute(
-        statement.on_conflict_do_update(
-            index_elements=["job_id", "step", "name"],
-            set_={"value": statement.excluded.value, "attempt": statement.excluded.attempt},
-            where=JobMetric.attempt <= statement.excluded.attempt,
-        )
+        ],
+        update=("value", "attempt"),
+        only_if=lambda excluded: JobMetric.attempt <= excluded.attempt,
     )

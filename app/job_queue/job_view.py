@@ -6,7 +6,14 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
-from app.domain.lifecycle import TERMINAL, Desired, FailureCategory, FailureCode, JobStatus, Phase
+from app.domain.lifecycle import (
+    TERMINAL,
+    DesiredState,
+    FailureCategory,
+    FailureCode,
+    JobStatus,
+    Phase,
+)
 from app.job_queue.queries import JobRow
 from app.web.pagination import Timestamp
 
@@ -75,8 +82,8 @@ class JobItem(BaseModel):
 
 def shown_status(status: str, desired: str) -> ShownStatus:
     """A running job that was asked to stop says so."""
-    if status == JobStatus.RUNNING and desired != Desired.RUN:
-        return "cancelling" if desired == Desired.CANCEL else "pausing"
+    if status == JobStatus.RUNNING and desired != DesiredState.RUN:
+        return "cancelling" if desired == DesiredState.CANCEL else "pausing"
     return status  # type: ignore[return-value]
 
 

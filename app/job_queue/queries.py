@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, and_, func, or_, select
+from sqlalchemy import Connection, Select, and_, func, not_, or_, select
 
 from app.core.database import not_by_index, now_ms
-from app.domain.lifecycle import Desired, JobKind, JobStatus
+from app.domain.lifecycle import DesiredState, JobStatus
+from app.job_queue import kinds
 from app.models import Checkpoint, Job, JobEvent, JobLog, JobMetric, JobReport, Worker
 
 #: A row of ``jobs``; columns go by the names of ``app.models.Job``'s attributes.
@@ -144,8 +145,8 @@ def waiting(connection: Connection, tenant_id: str, queue: str, limit: int) -> S
             order.label("position"),
         )
         .where(
-            Job.status == JobStatus.QUEUED, Job.desired == Desired.RUN, Job.queue == queue,
-            Job.kind == JobKind.TRAIN,
+            Job.status == JobStatus.QUEUED, Job.desired == DesiredState.RUN, Job.queue == queue,
+            kinds.is_listed(Job.kind),
         )
         .subquery()
     )  # fmt: skip
@@ -163,7 +164,7 @@ def running_count(connection: Connection, tenant_id: str) -> int:
         select(func.count()).where(
             not_by_index(Job.tenant_id) == tenant_id,
             Job.status == JobStatus.RUNNING,
-            Job.kind != JobKind.PREFLIGHT,
+            not_(kinds.is_free_of_quota(Job.kind)),
         )
     ).scalar_one()
 
@@ -178,12 +179,12 @@ def live_workers(connection: Connection, seen_ms: int) -> Sequence[Any]:
 
 
 def running_jobs(connection: Connection, tenant_id: str) -> Sequence[Any]:
-    """Ids and lease owners of this tenant's running jobs."""
+    """Return ids, queues and lease owners of this tenant's running jobs."""
     return connection.execute(
-        select(Job.id, Job.lease_owner).where(
+        select(Job.id, Job.queue, Job.lease_owner).where(
             not_by_index(Job.tenant_id) == tenant_id,
             Job.status == JobStatus.RUNNING,
-            Job.kind == JobKind.TRAIN,
+            kinds.is_listed(Job.kind),
         )
     ).all()
 

@@ -15,8 +15,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.core.broker import Tickets, queues
 from app.core.database import now_ms, reader, transaction
 from app.core.settings import Settings
-from app.domain.lifecycle import TERMINAL, JobKind, JobStatus
-from app.job_queue import checkpoints, transitions, worker_api
+from app.domain.lifecycle import TERMINAL, JobStatus
+from app.job_queue import checkpoints, kinds, transitions, worker_api
+from app.job_queue.kinds import JobKind
 from app.job_queue.workers import WORKER_GONE_MS
 from app.models import Job, Worker
 from app.storage import blobs
@@ -28,8 +29,6 @@ COLLECT_SECONDS = 600
 #: Checkpoints and blobs a round, so that lost jobs never wait long for the bytes to be deleted.
 COLLECTED_AT_ONCE = 100
 FORGET_WORKER_MS = 86_400_000
-#: So long what a worker said of data answers the same question; then it is asked anew.
-FORGET_INSPECTION_MS = 7 * 86_400_000
 
 
 class Reconciler(threading.Thread):
@@ -77,7 +76,7 @@ def requeue_lost(engine: Engine, settings: Settings, owner_prefix: str | None = 
         lost = transitions.sweep(
             session,
             grace_ms=round(settings.sweep_grace_seconds * 1000),
-            backoff_ms=0 if owner_prefix else worker_api.backoff_ms(settings, 0),
+            backoff_ms=0 if owner_prefix else worker_api.retry_delay_ms(settings, 0),
             max_crashes=settings.max_crashes,
             max_stalls=settings.max_stalls,
             owner_prefix=owner_prefix,
@@ -118,24 +117,26 @@ def issue_missing(engine: Engine, settings: Settings, tickets: Tickets) -> None:
 
 def collect(engine: Engine) -> bool:
     """Drop some of what ended jobs leave behind; whether there may be more."""
-    dropped = checkpoints.drop_ended(engine, COLLECTED_AT_ONCE)
+    dropped = checkpoints.drop_finished(engine, COLLECTED_AT_ONCE)
     removed = blobs.collect_garbage(engine, COLLECTED_AT_ONCE)
-    forgotten = forget_inspections(engine, COLLECTED_AT_ONCE)
+    deleted = max(delete_expired(engine, kind, COLLECTED_AT_ONCE) for kind in kinds.KINDS.values())
     with transaction(engine) as session:
         session.execute(delete(Worker).where(Worker.seen_at < now_ms() - FORGET_WORKER_MS))
-    log.info("garbage_collected", checkpoints=dropped, blobs=removed, inspections=forgotten)
-    return COLLECTED_AT_ONCE in (dropped, removed, forgotten)
+    log.info("garbage_collected", checkpoints=dropped, blobs=removed, jobs=deleted)
+    return COLLECTED_AT_ONCE in (dropped, removed, deleted)
 
 
-def forget_inspections(engine: Engine, limit: int) -> int:
-    """Delete inspections that ended long ago, with what they said; how many were found."""
-    ended = (
-        Job.kind == JobKind.PREFLIGHT,
+def delete_expired(engine: Engine, kind: JobKind, limit: int) -> int:
+    """Delete finished jobs of a kind after its retention; return how many were found."""
+    if kind.retention_ms is None:
+        return 0
+    expired = (
+        Job.kind == kind.name,
         Job.status.in_(TERMINAL),
-        Job.finished_at < now_ms() - FORGET_INSPECTION_MS,
+        Job.finished_at < now_ms() - kind.retention_ms,
     )
     with reader(engine).connect() as connection:
-        old = list(connection.scalars(select(Job.id).where(*ended).order_by(Job.id).limit(limit)))
+        old = list(connection.scalars(select(Job.id).where(*expired).order_by(Job.id).limit(limit)))
     if old:
         with transaction(engine) as session:
             session.execute(delete(Job).where(Job.id.in_(old)))

@@ -64,6 +64,9 @@ def _queue_item(
 
 
 def _run_by(worker: Any, running: Any) -> list[str]:
-    # A worker is called host-place-pid and leases as host-place/slot:….
-    station = worker.id.rpartition("-")[0]
-    return [row.id for row in running if row.lease_owner.startswith(f"{station}/")]
+    # A worker's id is host-place-pid, and its leases are owned by host-place/slot:lease. It has a
+    # row for each queue, so the queue tells which row a job belongs to.
+    owner = worker.id.rpartition("-")[0] + "/"
+    return [
+        row.id for row in running if row.queue == worker.queue and row.lease_owner.startswith(owner)
+    ]

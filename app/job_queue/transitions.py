@@ -1,51 +1,49 @@
-"""The door to the status column, beside the claim: guarded statements, one each, on both databases.
+"""The statements that change a job's status, besides the claim.
 
-A claim hands out a lease with a fencing token (``attempt``). Every later write of that worker
-starts with the fence, which takes the row's lock and refuses a lease that was lost: a sweep or
-another claim cannot slip between the check and the write.
+Each is one statement whose guards are in its WHERE clause, the same on both databases.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, delete, literal, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, literal, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.core.database import now_ms
-from app.domain.lifecycle import TERMINAL, Desired, JobStatus
-from app.job_queue.events import Event, add_events, announce
+from app.core.leased_queue import lock_picked, update_returning
+from app.domain.lifecycle import TERMINAL, DesiredState, FailureCode, JobStatus
+from app.job_queue import guards
+from app.job_queue.events import Event, add_events, enqueue_status_webhook
+from app.job_queue.lease import Lease, LeaseLostError, is_held
 from app.models import Job
 
 RUNNING, QUEUED = JobStatus.RUNNING, JobStatus.QUEUED
-LIVE = tuple(status for status in JobStatus if status not in TERMINAL)
+SWEPT_AT_ONCE = 100
+#: The status that a job which is not running gets for each desired state.
+_IDLE_STATUS = {
+    DesiredState.CANCEL: JobStatus.CANCELLED,
+    DesiredState.PAUSE: JobStatus.PAUSED,
+    DesiredState.RUN: JobStatus.QUEUED,
+}
+_REQUESTS = {
+    DesiredState.CANCEL: "Cancel",
+    DesiredState.PAUSE: "Pause",
+    DesiredState.RUN: "Resume",
+}
 
 
 class DuplicateKeyError(Exception):
-    """This tenant has a job with this idempotency key."""
-
-
-class LeaseLostError(Exception):
-    """The job is no longer this worker's: write nothing, kill the trainer."""
-
-
-@dataclass(frozen=True)
-class Lease:
-    """The right to write for a job; ``attempt`` is the fencing token."""
-
-    job_id: str
-    attempt: int
-    owner: str
+    """The tenant already has a job with this idempotency key."""
 
 
 def insert_job(session: Session, job: Job) -> Job:
     """Queue a job with its first event.
 
     Raises:
-        DuplicateKey: the tenant's idempotency key is taken; the session is still good.
+        DuplicateKeyError: the tenant's idempotency key is taken; the session is still usable.
     """
     job.event_seq = 1
     try:
@@ -61,70 +59,52 @@ def insert_job(session: Session, job: Job) -> Job:
     return job
 
 
-def fence(
-    session: Session, lease: Lease, lease_ms: int, events: Sequence[Event] = (), **values: Any
-) -> Desired:
-    """Renew the lease and write ``values`` and ``events``; what the owner of the job wants.
-
-    Raises:
-        LeaseLost: roll back.
-    """
-    if events or values:
-        values["version"] = Job.version + 1
-    row = session.execute(
-        update(Job)
-        .where(*_held(lease))
-        .values(
-            lease_expires_at=now_ms() + lease_ms, event_seq=Job.event_seq + len(events), **values
-        )
-        .returning(Job.event_seq, Job.desired)
-        .execution_options(synchronize_session=False)
-    ).one_or_none()
-    if row is None:
-        raise LeaseLostError(lease.job_id)
-    add_events(session, lease.job_id, lease.attempt, row.event_seq, events)
-    return Desired(row.desired)
-
-
-def leave(
+def transition(
     session: Session,
     lease: Lease,
     status: JobStatus | ColumnElement[str],
     events: Sequence[Event],
     **values: Any,
 ) -> Job:
-    """Give the lease back and move on to ``status``, in one fenced statement.
+    """End the attempt: give the lease back and change the status, in one statement.
 
     Raises:
-        LeaseLost: roll back.
+        LeaseLostError: nothing was written; roll back.
     """
-    job = session.scalar(
-        update(Job)
-        .where(*_held(lease))
-        .values(status=status, event_seq=Job.event_seq + len(events), **_left(status), **values)
-        .returning(Job)
-        .execution_options(populate_existing=True)
+    changed = update_returning(
+        session,
+        Job,
+        is_held(lease),
+        status=status,
+        event_seq=Job.event_seq + len(events),
+        **_columns_on_leaving(status),
+        **values,
     )
-    if job is None:
+    if not changed:
         raise LeaseLostError(lease.job_id)
+    (job,) = changed
     add_events(session, job.id, lease.attempt, job.event_seq, events)
-    announce(session, job)
+    enqueue_status_webhook(session, job)
     return job
 
 
-def after_failure(is_retryable: bool, max_failures: int, max_stalls: int) -> ColumnElement[str]:
-    """Where a failed attempt leads: what the owner wants first, then another try or the end."""
+def status_after_failure(
+    is_retryable: bool, max_failures: int, max_stalls: int
+) -> ColumnElement[str]:
+    """Return the status after a failed attempt: as the owner wants it, queued again or failed."""
     has_tries = and_(Job.failures + 1 < max_failures, Job.stalls + 1 < max_stalls)
     return case(
-        (Job.desired == Desired.CANCEL, JobStatus.CANCELLED.value),
-        (has_tries if is_retryable else Job.id.is_(None), _waiting()),
+        (Job.desired == DesiredState.CANCEL, JobStatus.CANCELLED.value),
+        (has_tries if is_retryable else Job.id.is_(None), _waiting_status()),
         else_=JobStatus.FAILED.value,
     )
 
 
-def after_release() -> ColumnElement[str]:
-    """Where a job goes that was stopped on request or by a drain; never charged for it."""
-    return case((Job.desired == Desired.CANCEL, JobStatus.CANCELLED.value), else_=_waiting())
+def status_after_release() -> ColumnElement[str]:
+    """Return the status after a stop on request or by a drain, which is no failure."""
+    return case(
+        (Job.desired == DesiredState.CANCEL, JobStatus.CANCELLED.value), else_=_waiting_status()
+    )
 
 
 def sweep(
@@ -136,136 +116,109 @@ def sweep(
     max_stalls: int,
     owner_prefix: str | None = None,
 ) -> list[Job]:
-    """Take back jobs whose lease ran out; any process may, any number at once.
+    """Take back jobs whose lease ran out, at most ``SWEPT_AT_ONCE``; return them.
 
-    With ``owner_prefix``: at once, for a supervisor that knows that its own slot's trainers are
-    gone because it holds the slot's lock.
+    Any number of processes may sweep at once.
+
+    With ``owner_prefix`` take back the jobs of one slot at once, whenever their leases end: a
+    supervisor that holds the slot's lock knows that the slot's trainers are gone.
     """
-    lost: list[ColumnElement[bool]] = [Job.status == RUNNING]
-    if owner_prefix is None:
-        lost.append(Job.lease_expires_at < now_ms() - grace_ms)
-    else:
-        lost.append(Job.lease_owner.startswith(owner_prefix, autoescape=True))
+    is_lost = (
+        guards.is_lease_overdue(grace_ms)
+        if owner_prefix is None
+        else guards.is_lease_of_slot(owner_prefix)
+    )
+    lost = (guards.is_running(Job), is_lost)
+    ids = lock_picked(select(Job.id).where(*lost).limit(SWEPT_AT_ONCE))
     is_poison, is_stuck = Job.crashes + 1 >= max_crashes, Job.stalls + 1 >= max_stalls
     status = case(
-        (Job.desired == Desired.CANCEL, JobStatus.CANCELLED.value),
+        (Job.desired == DesiredState.CANCEL, JobStatus.CANCELLED.value),
         (or_(is_poison, is_stuck), JobStatus.FAILED.value),
-        else_=_waiting(),
+        else_=_waiting_status(),
     )
-    ids = select(Job.id).where(*lost).limit(100).with_for_update(skip_locked=True)
-    jobs = list(
-        session.scalars(
-            update(Job)
-            .where(Job.id.in_(ids), *lost)
-            .values(
-                status=status,
-                crashes=Job.crashes + 1,
-                stalls=Job.stalls + 1,
-                failure_code=case((is_poison, "poison"), (is_stuck, "no_progress")),
-                failure_detail=case(
-                    (or_(is_poison, is_stuck), "The job's workers died, one after another.")
-                ),
-                failure_step=Job.step,
-                run_after=now_ms() + backoff_ms,
-                event_seq=Job.event_seq + 1,
-                **_left(status),
-            )
-            .returning(Job)
-            .execution_options(populate_existing=True)
-        )
+    detail = "The job's workers were lost, one after another."
+    jobs = update_returning(
+        session,
+        Job,
+        (guards.is_picked(ids), *lost),
+        status=status,
+        crashes=Job.crashes + 1,
+        stalls=Job.stalls + 1,
+        failure_code=case((is_poison, FailureCode.POISON), (is_stuck, FailureCode.NO_PROGRESS)),
+        failure_detail=case((or_(is_poison, is_stuck), detail)),
+        failure_step=Job.step,
+        run_after=now_ms() + backoff_ms,
+        event_seq=Job.event_seq + 1,
+        **_columns_on_leaving(status),
     )
     for job in jobs:
-        event = Event("worker_lost", f"Its worker was lost; the job is now {job.status}.")
+        event = Event("worker_lost", f"The worker was lost; the job is now {job.status}.")
         add_events(session, job.id, job.attempt, job.event_seq, [event])
-        announce(session, job)
+        enqueue_status_webhook(session, job)
     return jobs
 
 
-def desire(
+def set_desired_state(
     session: Session,
     tenant_id: str,
     job_id: str,
-    desired: Desired,
+    desired: DesiredState,
     *,
     keep_checkpoint: bool = False,
 ) -> Job | None:
-    """Write down what the owner wants; a job that no worker holds obeys at once.
+    """Store what the owner wants; the status of a job that is not running changes at once.
 
-    None: the tenant has no such job that is still live.
+    Return None when the tenant has no such job that is still live.
     """
-    idle = {
-        Desired.CANCEL: JobStatus.CANCELLED,
-        Desired.PAUSE: JobStatus.PAUSED,
-        Desired.RUN: JobStatus.QUEUED,
-    }[desired]
+    idle = _IDLE_STATUS[desired]
     status = case((Job.status == RUNNING, RUNNING.value), else_=idle.value)
-    changes = or_(Job.desired != desired, ~Job.status.in_((RUNNING, idle)))
     values: dict[str, Any] = {"keep_checkpoint": True} if keep_checkpoint else {}
-    if desired == Desired.CANCEL:
+    if desired == DesiredState.CANCEL:
         values["finished_at"] = case((Job.status == RUNNING, None), else_=now_ms())
         if not keep_checkpoint:
             values["checkpoint_id"] = case((Job.status == RUNNING, Job.checkpoint_id))
-    job = session.scalar(
-        update(Job)
-        .where(
-            Job.id == job_id,
-            Job.tenant_id == tenant_id,
-            Job.status.in_(LIVE),
-            Job.desired != Desired.CANCEL,  # never taken back by a later pause or resume
-            changes,
-        )
-        .values(
-            desired=desired,
-            status=status,
-            event_seq=Job.event_seq + 1,
-            version=Job.version + 1,
-            **values,
-        )
-        .returning(Job)
-        .execution_options(populate_existing=True)
+    live = (guards.is_job(job_id), guards.belongs_to(tenant_id), guards.is_live())
+    changed = update_returning(
+        session,
+        Job,
+        (*live, guards.is_not_being_cancelled(), guards.would_change(desired, idle)),
+        desired=desired,
+        status=status,
+        event_seq=Job.event_seq + 1,
+        version=Job.version + 1,
+        **values,
     )
-    if job is None:  # already there, or no such live job
-        return session.scalar(
-            select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id, Job.status.in_(LIVE))
-        )
-    text = {Desired.CANCEL: "Cancel", Desired.PAUSE: "Pause", Desired.RUN: "Resume"}[desired]
-    message = f"{text} asked for; the job is {job.status}."
+    if not changed:  # already in this state, or no such live job
+        return session.scalar(select(Job).where(*live))
+    (job,) = changed
+    message = f"{_REQUESTS[desired]} requested; the job is {job.status}."
     add_events(session, job.id, job.attempt, job.event_seq, [Event(f"{desired}_asked", message)])
-    if job.status != RUNNING:  # or it was asked to stop, and its status has not changed yet
-        announce(session, job)
+    if job.status != RUNNING:  # a running job changes its status when its worker stops
+        enqueue_status_webhook(session, job)
     return job
 
 
 def delete_job(session: Session, tenant_id: str, job_id: str) -> bool:
-    """Delete a job that is not live; its events, metrics and logs go along."""
+    """Delete a finished job with its events, metrics and logs; return whether there was one."""
     return bool(
         session.execute(
             delete(Job).where(
-                Job.id == job_id, Job.tenant_id == tenant_id, Job.status.in_(TERMINAL)
+                guards.is_job(job_id), guards.belongs_to(tenant_id), guards.is_finished()
             )
         ).rowcount  # type: ignore[attr-defined]
     )
 
 
-def _held(lease: Lease) -> tuple[ColumnElement[bool], ...]:
-    return (
-        Job.id == lease.job_id,
-        Job.attempt == lease.attempt,
-        Job.lease_owner == lease.owner,
-        Job.status == RUNNING,
-    )
+def _waiting_status() -> ColumnElement[str]:
+    return case((Job.desired == DesiredState.PAUSE, JobStatus.PAUSED.value), else_=QUEUED.value)
 
 
-def _waiting() -> ColumnElement[str]:
-    return case((Job.desired == Desired.PAUSE, JobStatus.PAUSED.value), else_=QUEUED.value)
-
-
-def _left(status: JobStatus | ColumnElement[str]) -> dict[str, Any]:
-    """What every way out of ``running`` writes."""
+def _columns_on_leaving(status: JobStatus | ColumnElement[str]) -> dict[str, Any]:
+    """Return the columns that change whenever a job leaves ``running``."""
     status = literal(status.value) if isinstance(status, JobStatus) else status
     is_over = status.in_([s.value for s in TERMINAL])
     is_dropped = and_(status == JobStatus.CANCELLED, Job.keep_checkpoint.is_(False))
-    # A worker that died did not work until somebody noticed.
+    # A dead worker did not work after its lease ended.
     stopped_at = case((Job.lease_expires_at < now_ms(), Job.lease_expires_at), else_=now_ms())
     return {
         "lease_owner": None,

@@ -16,17 +16,23 @@ from anyio import to_thread
 from sqlalchemy import Engine, or_, select
 
 from app.base_models.catalogue import Catalogue
-from app.core.broker import Tickets, preflight_queue
+from app.core.broker import Tickets
 from app.core.database import new_id, reader, transaction
 from app.core.errors import FieldProblem, InvalidSpecError, UnavailableError
 from app.core.settings import Settings
-from app.domain.lifecycle import Desired, FailureCategory, FailureCode, JobKind, JobStatus
+from app.domain.lifecycle import (
+    LIVE,
+    DesiredState,
+    FailureCategory,
+    FailureCode,
+    JobStatus,
+)
 from app.domain.plan import TrainingPlan
 from app.domain.spec import RewardJobSpec
 from app.domain.warnings import WarningCode
-from app.job_queue import transitions
+from app.job_queue import kinds, transitions
 from app.job_queue.watcher import Watcher
-from app.jobs.spec_resolution import ResolvedSpec, plan_of, resolve_spec
+from app.jobs.spec_resolution import ResolvedSpec, plan_resolved, resolve_spec
 from app.models import Job, JobReport
 
 #: The fields that failures of an inspection are about; the others are about the base model.
@@ -79,7 +85,7 @@ class Preflight:
             draft = await to_thread.run_sync(self._draft, tenant_id, spec)
         if draft.facts is None:  # another entry of the catalogue, or another version, since
             raise _not_looked_at()
-        return plan_of(draft, draft.facts)
+        return plan_resolved(draft, draft.facts)
 
     async def foresight(self, tenant_id: str, spec: RewardJobSpec) -> DataPreview:
         """What a worker says about this spec's data and memory.
@@ -125,7 +131,7 @@ class Preflight:
         """Waits a while for the inspection to succeed."""
         await self.watcher.wait(
             inspection,
-            lambda state: state.status not in transitions.LIVE,
+            lambda state: state.status not in LIVE,
             self.settings.preflight_wait_seconds,
         )
         await to_thread.run_sync(self._hold_success, inspection)
@@ -136,8 +142,8 @@ class Preflight:
 
     def _ask(self, tenant_id: str, draft: ResolvedSpec, *, has_data: bool) -> str:
         """The id of the inspection of this kind that there is, or of a fresh one."""
-        spec, queue = draft.spec, preflight_queue(self.settings)
-        wanted = [Job.kind == JobKind.PREFLIGHT, Job.queue == queue]
+        spec, queue = draft.spec, kinds.INSPECT.queue(self.settings)
+        wanted = [Job.kind == kinds.INSPECT.name, Job.queue == queue]
         live = Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
         if has_data:
             # What a worker said of the same spec before still holds: data are immutable.
@@ -160,7 +166,7 @@ class Preflight:
                 Job(
                     id=new_id("job"),
                     tenant_id=tenant_id,
-                    kind=JobKind.PREFLIGHT,
+                    kind=kinds.INSPECT.name,
                     queue=queue,
                     spec=spec.model_dump(mode="json", exclude_unset=True),
                     spec_sha256=_print_of(spec),
@@ -177,7 +183,7 @@ class Preflight:
         with transaction(self.engine) as session:
             is_waiting = select(Job.id).where(Job.id == inspection, Job.status == JobStatus.QUEUED)
             if session.scalar(is_waiting) is not None:
-                transitions.desire(session, tenant_id, inspection, Desired.CANCEL)
+                transitions.set_desired_state(session, tenant_id, inspection, DesiredState.CANCEL)
 
     def _said(self, inspection: str) -> DataPreview:
         with reader(self.engine).connect() as connection:

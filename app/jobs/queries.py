@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,23 +11,17 @@ from sqlalchemy import Connection, Select, bindparam, select
 
 from app.core.database import newest_first
 from app.domain.compiler import pairs_a_step
-from app.domain.lifecycle import Desired, JobKind, JobStatus
+from app.domain.lifecycle import DesiredState, JobStatus
+from app.job_queue import kinds
 from app.job_queue.queries import JobRow, State
 from app.models import Job
 
 #: What lists leave out: large, and never looked at there.
 _HEAVY = {"spec", "plan", "result", "warnings"}
 _KEYS = Job.__mapper__.column_attrs.keys()
-_ALL = [getattr(Job, key).label(key) for key in _KEYS]
+_ALL = tuple(getattr(Job, key).label(key) for key in _KEYS)
 _LIGHT = [getattr(Job, key).label(key) for key in _KEYS if key not in _HEAVY]
-_ITS_OWN = (
-    Job.tenant_id == bindparam("tenant_id"),
-    Job.id == bindparam("job_id"),
-    Job.kind == JobKind.TRAIN,
-)
-#: Made once: what is asked most often is not put together anew each time.
-_JOB = select(*_ALL).where(*_ITS_OWN)
-_STATE = select(Job.version, Job.event_seq, Job.status).where(*_ITS_OWN)
+_STATE = (Job.version, Job.event_seq, Job.status)
 
 
 @dataclass(frozen=True)
@@ -41,12 +36,14 @@ class JobFilter:
 
 def job(connection: Connection, tenant_id: str, job_id: str) -> JobRow | None:
     """A training job of this tenant."""
-    return connection.execute(_JOB, {"tenant_id": tenant_id, "job_id": job_id}).one_or_none()
+    statement = _by_id(_ALL, kinds.listed_names())
+    return connection.execute(statement, {"tenant_id": tenant_id, "job_id": job_id}).one_or_none()
 
 
 def state(connection: Connection, tenant_id: str, job_id: str) -> State | None:
     """Only what an ETag is made of."""
-    row = connection.execute(_STATE, {"tenant_id": tenant_id, "job_id": job_id}).one_or_none()
+    statement = _by_id(_STATE, kinds.listed_names())
+    row = connection.execute(statement, {"tenant_id": tenant_id, "job_id": job_id}).one_or_none()
     return None if row is None else State(*row)
 
 
@@ -59,10 +56,12 @@ def list_page(
         case None:
             pass
         case "cancelling" | "pausing":
-            desired = Desired.CANCEL if wanted.status == "cancelling" else Desired.PAUSE
+            desired = DesiredState.CANCEL if wanted.status == "cancelling" else DesiredState.PAUSE
             statement = statement.where(Job.status == JobStatus.RUNNING, Job.desired == desired)
         case "running":
-            statement = statement.where(Job.status == JobStatus.RUNNING, Job.desired == Desired.RUN)
+            statement = statement.where(
+                Job.status == JobStatus.RUNNING, Job.desired == DesiredState.RUN
+            )
         case _:
             statement = statement.where(Job.status == wanted.status)
     if wanted.name is not None:
@@ -75,7 +74,17 @@ def list_page(
 
 
 def _mine(columns: Sequence[Any], tenant_id: str) -> Select[Any]:
-    return select(*columns).where(Job.tenant_id == tenant_id, Job.kind == JobKind.TRAIN)
+    return select(*columns).where(Job.tenant_id == tenant_id, kinds.is_listed(Job.kind))
+
+
+@functools.cache
+def _by_id(columns: tuple[Any, ...], _listed: tuple[str, ...]) -> Select[Any]:
+    """Build the statement once: building it takes longer than the look-up of its cached SQL."""
+    return select(*columns).where(
+        Job.tenant_id == bindparam("tenant_id"),
+        Job.id == bindparam("job_id"),
+        kinds.is_listed(Job.kind),
+    )
 
 
 def pair_seconds(connection: Connection, base_model: str) -> float | None:
@@ -83,7 +92,7 @@ def pair_seconds(connection: Connection, base_model: str) -> float | None:
     row = connection.execute(
         select(Job.rate_step, Job.rate_at, Job.step, Job.progressed_at, Job.plan)
         .where(
-            Job.kind == JobKind.TRAIN,
+            Job.kind == kinds.TRAIN.name,
             Job.status == JobStatus.SUCCEEDED,
             Job.base_model == base_model,
             Job.step > Job.rate_step,

@@ -8,15 +8,14 @@ from sqlalchemy.orm import Session
 
 from app.base_models.catalogue import BaseModelEntry, Catalogue, UnknownBaseModelError
 from app.base_models.facts import facts_for
-from app.base_models.service import public_source
 from app.core.errors import FieldProblem, InvalidSpecError
 from app.core.settings import Settings
 from app.datasets import service as datasets
 from app.datasets.service import DatasetNotFoundError
-from app.domain.compiler import compile_plan
-from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
+from app.domain.plan import BaseModelFacts, TrainingPlan
 from app.domain.rules import SpecRejectedError
 from app.domain.spec import RewardJobSpec
+from app.jobs.planning import plan_job
 from app.models import Dataset
 
 
@@ -92,21 +91,14 @@ def _dataset(
         return None
 
 
-def plan_of(draft: ResolvedSpec, facts: BaseModelFacts) -> TrainingPlan:
-    """The plan of a spec for a base model of which ``facts`` are known.
+def plan_resolved(resolved: ResolvedSpec, facts: BaseModelFacts) -> TrainingPlan:
+    """Return the plan of a resolved spec for a base model with these facts.
 
     Raises:
-        InvalidSpecError: names every field that stands in the way.
+        InvalidSpecError: names every field that does not fit.
     """
     try:
-        return compile_plan(
-            draft.spec,
-            public_source(draft.entry),
-            facts,
-            _reference(draft.train),
-            _reference(draft.evaluation) if draft.evaluation else None,
-            draft.train.summary["format"],
-        )
+        return plan_job(resolved.spec, resolved.entry, facts, resolved.train, resolved.evaluation)
     except SpecRejectedError as error:
         raise _refusal(
             [FieldProblem(p.loc, p.code, p.message, p.hint) for p in error.problems]
@@ -116,7 +108,3 @@ def plan_of(draft: ResolvedSpec, facts: BaseModelFacts) -> TrainingPlan:
 def _refusal(problems: list[FieldProblem]) -> InvalidSpecError:
     first = problems[0]
     return InvalidSpecError(f"{first.loc}: {first.message}", hint=first.hint, problems=problems)
-
-
-def _reference(dataset: Dataset) -> DatasetRef:
-    return DatasetRef(id=dataset.id, sha256=dataset.sha256, pair_count=dataset.pair_count)

@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 from app.adapters import service as adapters
 from app.core.database import new_id
 from app.core.settings import Settings
-from app.domain.lifecycle import JobKind
-from app.job_queue import transitions
+from app.domain.lifecycle import LIVE
+from app.job_queue import kinds, transitions
 from app.merges.errors import AlreadyMergedError, MergeInexactError
 from app.models import Job
 from app.storage.quota import check_storage_quota
@@ -23,7 +23,7 @@ def request_merge(session: Session, settings: Settings, tenant_id: str, adapter_
     # Locked, or two who ask at once would both find none.
     trained = session.get_one(Job, source.job_id, with_for_update={"key_share": True})
     known = newest_merge(session, tenant_id, source.job_id)
-    if known is not None and (known.adapter_id or known.status in transitions.LIVE):
+    if known is not None and (known.adapter_id or known.status in LIVE):
         return known
     if source.summary.get("quantization", "none") != "none":
         raise MergeInexactError(
@@ -36,8 +36,8 @@ def request_merge(session: Session, settings: Settings, tenant_id: str, adapter_
         Job(
             id=new_id("job"),
             tenant_id=tenant_id,
-            kind=JobKind.MERGE,
-            queue=settings.queue,
+            kind=kinds.MERGE.name,
+            queue=kinds.MERGE.queue(settings),
             spec=trained.spec,
             spec_sha256=trained.spec_sha256,
             plan=trained.plan,
@@ -52,7 +52,7 @@ def newest_merge(session: Session, tenant_id: str, job_id: str) -> Job | None:
         select(Job)
         .where(
             Job.tenant_id == tenant_id,
-            Job.kind == JobKind.MERGE,
+            Job.kind == kinds.MERGE.name,
             Job.parent_job_id == job_id,
         )
         .order_by(Job.id.desc())

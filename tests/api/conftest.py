@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,32 +18,8 @@ from app.core.logging import configure_logging
 from app.core.settings import Settings
 from app.main import create_app
 from app.system import metrics
-from tests.api.recorder import Seen, recording
+from tests.api.documented import Answer, RecordAnswers, undocumented
 from tests.api.world import World
-
-HERE = Path(__file__).parent
-#: Holds what all the others saw against the document.
-LAST = "test_statuses.py"
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The test that looks back on this room's others comes after them."""
-    items.sort(key=lambda item: item.path == HERE / LAST and "documented" in item.name)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def seen() -> Iterator[Seen]:
-    """The statuses that every operation answered with so far."""
-    with recording() as found:
-        yield found
-
-
-@pytest.fixture(scope="session")
-def is_whole(request: pytest.FixtureRequest) -> bool:
-    """Whether every test file of this room runs, so that what is missing is missing."""
-    ran = {item.path for item in request.session.items}
-    return ran >= set(HERE.glob("test_*.py")) and not request.config.option.keyword
 
 
 @pytest.fixture
@@ -59,9 +34,15 @@ def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Set
 
 
 @pytest.fixture
-def app(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
+def app(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[FastAPI]:
+    """The service; fails the test when an answer has a status that is not documented."""
     monkeypatch.setattr(metrics, "PAGE_SECONDS", 0.0)  # tests change rows between two scrapes
-    return create_app(settings)
+    app = create_app(settings)
+    answers: list[Answer] = []
+    # Outside of everything: some refusals are made before any middleware that can be added.
+    app.middleware_stack = RecordAnswers(app.build_middleware_stack(), answers)
+    yield app
+    assert undocumented(answers) == []
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from app.domain.plan import TrainingPlan
 from app.domain.progress import Noted, Reported
 from app.domain.warnings import WarningCode
 from app.job_queue import worker_api
+from app.job_queue.worker_api import Progress
 from app.main import create_app
 from app.models import Checkpoint, Job
 from tests.api.world import BASE_MODEL, FACTS, World, claim_when_there
@@ -149,7 +150,7 @@ def test_warning_of_no_inspection_goes_with_the_inspection(
     world.know_base_model()
     plan = TrainingPlan.model_validate(world.submit()["plan"])
     short = Noted(code=WarningCode.MEMORY_SHORT, message="too little", is_warning=True)
-    worker_api.record(engine, settings, lease, plan=plan, notes=[short])
+    worker_api.record_progress(lease, Progress(plan=plan, notes=[short]))
     assert [w["code"] for w in world.get(blind)["warnings"]] == ["memory_short"]
 
 
@@ -189,7 +190,7 @@ def test_submit_waits_for_the_inspection_and_has_a_plan(patient: World) -> None:
     def inspect() -> None:
         lease = claim_when_there(patient)
         patient.know_base_model()
-        worker_api.complete(patient.engine, lease, {})
+        worker_api.complete(lease, {})
 
     spec = patient.spec()
     answer = during(inspect, lambda: patient.client.post("/v1/jobs", json=spec))
@@ -294,8 +295,8 @@ def test_dry_run_counts_no_steps_on_pairs_that_are_dropped(patient: World) -> No
         lease = claim_when_there(patient)
         document = {"rows": 20, "findings": {"overlong": {"count": 10, "lines": [1, 2]}}}
         said = [Reported(name="dataset", document=document)]
-        worker_api.record(patient.engine, patient.settings, lease, reports=said)
-        worker_api.complete(patient.engine, lease, {})
+        worker_api.record_progress(lease, Progress(reports=said))
+        worker_api.complete(lease, {})
 
     spec = patient.spec(training={"batch_size": 1}, eval_dataset={"fraction": 0.2})
     answer = during(report, lambda: patient.client.post("/v1/jobs?dry_run=true", json=spec))
@@ -315,8 +316,8 @@ def test_dry_run_brings_what_a_worker_says_about_the_data(patient: World) -> Non
             Reported(name="memory", document={"bytes": 1}),
         ]
         short = Noted(code=WarningCode.MEMORY_SHORT, message="too little", is_warning=True)
-        worker_api.record(patient.engine, patient.settings, lease, reports=said, notes=[short])
-        worker_api.complete(patient.engine, lease, {})
+        worker_api.record_progress(lease, Progress(reports=said, notes=[short]))
+        worker_api.complete(lease, {})
 
     spec, path = patient.spec(), "/v1/jobs?dry_run=true"
     answer = during(report, lambda: patient.client.post(path, json=spec))
@@ -376,7 +377,7 @@ def test_data_that_cannot_be_trained_on_refuse_the_dry_run(
     def report() -> None:
         lease = claim_when_there(patient)
         said = [Reported(name="dataset", document={"rows": 20})]
-        worker_api.record(patient.engine, patient.settings, lease, reports=said)
+        worker_api.record_progress(lease, Progress(reports=said))
         patient.fail(lease, FailureCode(code), "all rows too long")
 
     spec = patient.spec()

@@ -21,7 +21,8 @@ from app.domain.lifecycle import FailureCode
 from app.domain.plan import BaseModelFacts
 from app.domain.progress import CheckpointSaved, FileEntry, Packaged, Stepped
 from app.job_queue import checkpoints, worker_api
-from app.job_queue.transitions import Lease
+from app.job_queue.lease import WriteContext
+from app.job_queue.worker_api import AttemptFailure, Progress
 from tests.services import wait_until
 
 BASE_MODEL = "all-minilm-l6-v2"
@@ -98,32 +99,32 @@ class World:
         with transaction(self.engine) as session:
             store_facts(session, entry, FACTS)
 
-    def claim(self, queue: str | None = None) -> Lease:
+    def claim(self, queue: str | None = None) -> WriteContext:
         """Claim the next job as a worker."""
         claimed = worker_api.claim(
             self.engine, self.settings, queue or self.settings.queue, "host-ab/0:lease", "host"
         )
         assert claimed is not None
-        return claimed[1]
+        return claimed.context
 
-    def claim_inspection(self) -> Lease:
+    def claim_inspection(self) -> WriteContext:
         """Claim an inspection as a worker."""
         return self.claim(preflight_queue(self.settings))
 
-    def step(self, lease: Lease, number: int, total: int = 10, **metrics: float) -> None:
+    def step(self, context: WriteContext, number: int, total: int = 10, **metrics: float) -> None:
         """Report a training step; ``train__loss=…`` is the metric ``train/loss``."""
         named = {name.replace("__", "/"): value for name, value in metrics.items()}
         message = Stepped(step=number, total_steps=total, epoch=number / total, metrics=named)
-        worker_api.record(self.engine, self.settings, lease, phase="training", steps=[message])
+        worker_api.record_progress(context, Progress(phase="training", steps=[message]))
 
-    def checkpoint(self, lease: Lease, step: int) -> None:
+    def checkpoint(self, context: WriteContext, step: int) -> None:
         """Save a checkpoint."""
         with tempfile.TemporaryDirectory() as name:
             files = _write(Path(name), {"trainer_state.json": b'{"step": %d}' % step})
             saved = CheckpointSaved(step=step, directory="checkpoint", files=files)
-            checkpoints.save(self.engine, self.settings, lease, Path(name), saved)
+            checkpoints.save(context, Path(name), saved)
 
-    def publish(self, lease: Lease, files: dict[str, bytes], **summary: Any) -> str:
+    def publish(self, context: WriteContext, files: dict[str, bytes], **summary: Any) -> str:
         """End a job as succeeded with these files, and return the adapter's id."""
         with tempfile.TemporaryDirectory() as name:
             packaged = Packaged(
@@ -133,25 +134,25 @@ class World:
                 certificate={"max_difference": 0.0},
                 summary={"format": 1} | summary,
             )
-            return publishing.publish(self.engine, self.settings, lease, Path(name), packaged)
+            return publishing.publish(context, Path(name), packaged)
 
-    def fail(self, lease: Lease, code: FailureCode, detail: str) -> None:
+    def fail(self, context: WriteContext, code: FailureCode, detail: str) -> None:
         """End an attempt with a failure."""
-        worker_api.fail(self.engine, self.settings, lease, code, detail)
+        worker_api.fail(context, AttemptFailure(code, detail))
 
-    def release(self, lease: Lease) -> None:
+    def release(self, context: WriteContext) -> None:
         """Release a job after a cancel or pause request."""
-        worker_api.release(self.engine, lease, "stopped on request")
+        worker_api.release(context, "stopped on request")
 
 
-def claim_when_there(world: World) -> Lease:
+def claim_when_there(world: World) -> WriteContext:
     """Wait for an inspection and claim it as a worker."""
-    found: list[Lease] = []
+    found: list[WriteContext] = []
 
     def claim() -> bool:
         queue = preflight_queue(world.settings)
         claimed = worker_api.claim(world.engine, world.settings, queue, "host-ab/p:lease", "host")
-        found.extend([claimed[1]] if claimed else [])
+        found.extend([claimed.context] if claimed else [])
         return claimed is not None
 
     wait_until("an inspection", claim)

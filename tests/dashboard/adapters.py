@@ -9,7 +9,7 @@ from typing import Any
 
 from app.adapters import publishing
 from app.domain.progress import FileEntry, Packaged
-from app.job_queue.transitions import Lease
+from app.job_queue.lease import WriteContext
 from tests.api.world import World
 
 FILES = {
@@ -40,7 +40,7 @@ METRICS = {
 }
 
 
-def publish(world: World, lease: Lease, summary: dict[str, Any] | None = None) -> str:
+def publish(world: World, context: WriteContext, summary: dict[str, Any] | None = None) -> str:
     """End a job with a verified adapter and return the adapter's id."""
     with tempfile.TemporaryDirectory() as name:
         files = []
@@ -55,4 +55,4 @@ def publish(world: World, lease: Lease, summary: dict[str, Any] | None = None) -
             certificate=CERTIFICATE,
             summary=summary or {"format_version": 1, "max_length": 256, "vllm_servable": False},
         )
-        return publishing.publish(world.engine, world.settings, lease, Path(name), packaged)
+        return publishing.publish(context, Path(name), packaged)

@@ -12,6 +12,7 @@ from app.domain.lifecycle import FailureCode
 from app.domain.progress import Noted
 from app.domain.warnings import WarningCode
 from app.job_queue import worker_api
+from app.job_queue.worker_api import Progress
 from tests.api.world import World
 from tests.dashboard.adapters import publish
 from tests.dashboard.browser import Browser
@@ -35,8 +36,8 @@ def test_text_of_users_is_never_interpreted_as_markup(signed_in: Browser, world:
     )  # fmt: skip
     lease = world.claim()
     note = Noted(code=WarningCode.EVAL_LEAKED, message=f"note {CANARY}", is_warning=True)
-    worker_api.record(world.engine, world.settings, lease, notes=[note])
-    worker_api.record_log(world.engine, world.settings, lease, 0, f"log {CANARY}")
+    worker_api.record_progress(lease, Progress(notes=[note]))
+    worker_api.record_log(lease, 0, f"log {CANARY}")
 
     def is_text_in(selector: str) -> None:
         signed_in.wait_for_text(CANARY, selector)
@@ -149,9 +150,7 @@ def _jobs_of_all_kinds(world: World) -> list[str]:
     adapter_id = publish(world, lease)
     world.fail(world.claim(), FailureCode.NAN_LOSS, "no number")
     warning = Noted(code=WarningCode.EVAL_LEAKED, message="3 prompts leaked", is_warning=True)
-    worker_api.record(
-        world.engine, world.settings, world.claim(), phase="tokenizing", notes=[warning]
-    )
+    worker_api.record_progress(world.claim(), Progress(phase="tokenizing", notes=[warning]))
     waiting = world.submit(name="waiting")
     jobs = [f"/jobs/{job['id']}" for job in (done, failed, running, waiting)]
     return [*jobs, f"/adapters/{adapter_id}"]

@@ -16,6 +16,7 @@ from app.domain.lifecycle import FailureCode
 from app.domain.progress import Noted
 from app.domain.warnings import WarningCode
 from app.job_queue import worker_api
+from app.job_queue.worker_api import Progress
 from app.models import Worker
 from tests.api.world import World
 from tests.dashboard.adapters import publish
@@ -101,7 +102,7 @@ def test_job_page_follows_a_job_from_the_queue_to_the_adapter(
     assert signed_in.driver.title.startswith("25 % · live")
 
     warning = Noted(code=WarningCode.PAIRS_DROPPED, message="2 pairs are too long", is_warning=True)
-    worker_api.record(world.engine, world.settings, lease, notes=[warning])
+    worker_api.record_progress(lease, Progress(notes=[warning]))
     signed_in.wait_for_text("2 pairs are too long", "#warnings")
     world.step(lease, 40, 40, eval__accuracy=0.925, eval__loss=0.25, eval__length_baseline=0.55)
     publish(world, lease)
@@ -152,9 +153,7 @@ def test_running_job_is_cancelled_after_confirmation(signed_in: Browser, world: 
 
 def test_trainer_output_is_shown_on_demand(signed_in: Browser, world: World) -> None:
     job = world.submit()
-    worker_api.record_log(
-        world.engine, world.settings, world.claim(), 0, "loading weights\nready\n"
-    )
+    worker_api.record_log(world.claim(), 0, "loading weights\nready\n")
     signed_in.get(f"/jobs/{job['id']}")
     signed_in.wait_for_id("logs")
     signed_in.all("#logs summary")[0].click()

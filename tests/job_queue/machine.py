@@ -23,8 +23,11 @@ from hypothesis.stateful import (
 from sqlalchemy import Engine, delete, event
 
 from app.core.database import make_engine, transaction
-from app.domain.lifecycle import TERMINAL, TRANSITIONS, Desired, JobKind, JobStatus
+from app.domain.lifecycle import TERMINAL, TRANSITIONS, DesiredState, JobStatus
+from app.job_queue import kinds, transitions
+from app.job_queue.claim import claim_next_job
 from app.job_queue.events import Event, upsert_metrics
+from app.job_queue.lease import Lease, LeaseLostError, write_with_lease
 from app.models import Job
 
 TENANTS = ("acme", "other")
@@ -91,10 +94,8 @@ class Held(tuple[str, int, str]):
     """A lease as a worker remembers it."""
 
 
-def make_machine(
-    repository: Any, claiming: Any, engine: Engine, clock: Clock
-) -> type[RuleBasedStateMachine]:
-    """The state machine for these modules (the real ones, or one of them with a guard removed)."""
+def make_machine(engine: Engine, clock: Clock) -> type[RuleBasedStateMachine]:
+    """The state machine on this engine."""
 
     class Jobs(RuleBasedStateMachine):
         jobs = Bundle("jobs")
@@ -132,11 +133,11 @@ def make_machine(
 
         def _submit(self, tenant: str, queue: str, priority: int) -> str:
             number = len(self.model)
-            kind = JobKind.PREFLIGHT if queue == "preflight" else JobKind.TRAIN
+            kind = kinds.INSPECT.name if queue == "preflight" else kinds.TRAIN.name
             job = Model(f"job_{number:04}", tenant, queue, kind, priority, number)
             job.run_after = clock.now_ms
             with transaction(engine) as session:
-                repository.insert_job(
+                transitions.insert_job(
                     session,
                     Job(
                         id=job.id,
@@ -167,7 +168,7 @@ def make_machine(
             self.claims += 1
             owner = f"host-{self.claims % 2}/0:{self.claims}"
             with transaction(engine) as session:
-                got = claiming.claim_next_job(session, queue, owner, "host", LEASE_MS, QUOTA)
+                got = claim_next_job(session, queue, owner, "host", LEASE_MS, QUOTA)
             wanted = self._best(queue)
             assert (got and got.id) == (wanted and wanted.id)
             if wanted is None:
@@ -185,7 +186,7 @@ def make_machine(
         @rule(lease=leases, events=st.integers(0, 2))
         def heartbeat(self, lease: Held, events: int) -> None:
             news = [Event("x", "X")] * events
-            self._fenced(lease, lambda s, held: repository.fence(s, held, LEASE_MS, news), events)
+            self._fenced(lease, lambda s, held: write_with_lease(s, held, LEASE_MS, news), events)
 
         @rule(lease=leases)
         def forge(self, lease: Held) -> None:
@@ -196,12 +197,12 @@ def make_machine(
                 Held((job_id, attempt, owner + "x")),
                 Held((job_id + "x", attempt, owner)),
             ):
-                self._fenced(forged, lambda s, held: repository.fence(s, held, LEASE_MS), 0)
+                self._fenced(forged, lambda s, held: write_with_lease(s, held, LEASE_MS), 0)
 
         @rule(lease=leases, step=st.integers(1, 3), value=st.floats(0, 9))
         def metric(self, lease: Held, step: int, value: float) -> None:
             def write(session: Any, held: Any) -> None:
-                repository.fence(session, held, LEASE_MS)
+                write_with_lease(session, held, LEASE_MS)
                 upsert_metrics(session, held.job_id, held.attempt, step, {"train/loss": value})
 
             if job := self._fenced(lease, write, 0):
@@ -210,9 +211,9 @@ def make_machine(
         @rule(lease=leases)
         def progress(self, lease: Held) -> None:
             """A newer checkpoint forgives."""
-            forgiven = {"failures": 0, "crashes": 0, "stalls": 0}
+            forgiven: Any = {"failures": 0, "crashes": 0, "stalls": 0}
             if job := self._fenced(
-                lease, lambda s, held: repository.fence(s, held, LEASE_MS, **forgiven), 0
+                lease, lambda s, held: write_with_lease(s, held, LEASE_MS, **forgiven), 0
             ):
                 job.failures = job.crashes = job.stalls = 0
 
@@ -223,7 +224,7 @@ def make_machine(
 
         @rule(lease=leases, is_retryable=st.booleans())
         def fail(self, lease: Held, is_retryable: bool) -> None:
-            status = repository.after_failure(is_retryable, CAP, CAP)
+            status = transitions.status_after_failure(is_retryable, CAP, CAP)
             values = {"failures": Job.failures + 1, "stalls": Job.stalls + 1}
             if job := self._leave(lease, status, **values):
                 job.failures += 1
@@ -238,7 +239,7 @@ def make_machine(
 
         @rule(lease=leases)
         def release(self, lease: Held) -> None:
-            if job := self._leave(lease, repository.after_release()):
+            if job := self._leave(lease, transitions.status_after_release()):
                 self._end(
                     job, {"cancel": "cancelled", "pause": "paused"}.get(job.desired, "queued")
                 )
@@ -249,7 +250,7 @@ def make_machine(
         )
         def sweep(self, prefix: str | None, backoff_ms: int) -> None:
             with transaction(engine) as session:
-                swept = repository.sweep(
+                swept = transitions.sweep(
                     session,
                     grace_ms=GRACE_MS,
                     backoff_ms=backoff_ms,
@@ -282,23 +283,26 @@ def make_machine(
 
         @rule(
             job_id=jobs,
-            wishes=st.lists(st.sampled_from(list(Desired)), min_size=1, max_size=3),
+            wishes=st.lists(st.sampled_from(list(DesiredState)), min_size=1, max_size=3),
             tenant=st.sampled_from(TENANTS),
         )
-        def ask(self, job_id: str, wishes: list[Desired], tenant: str) -> None:
+        def ask(self, job_id: str, wishes: list[DesiredState], tenant: str) -> None:
             for desired in wishes:
                 self._ask(job_id, desired, tenant)
 
-        @rule(lease=leases, wishes=st.lists(st.sampled_from(list(Desired)), min_size=2, max_size=3))
-        def change_ones_mind(self, lease: Held, wishes: list[Desired]) -> None:
+        @rule(
+            lease=leases,
+            wishes=st.lists(st.sampled_from(list(DesiredState)), min_size=2, max_size=3),
+        )
+        def change_ones_mind(self, lease: Held, wishes: list[DesiredState]) -> None:
             """The owner of a job that was claimed."""
             for desired in wishes:
                 self._ask(lease[0], desired, self.model[lease[0]].tenant)
 
-        def _ask(self, job_id: str, desired: Desired, tenant: str) -> None:
+        def _ask(self, job_id: str, desired: DesiredState, tenant: str) -> None:
             job = self.model[job_id]
             with transaction(engine) as session:
-                answer = repository.desire(session, tenant, job_id, desired)
+                answer = transitions.set_desired_state(session, tenant, job_id, desired)
             if tenant != job.tenant or job.status in TERMINAL:
                 assert answer is None
                 return
@@ -317,7 +321,7 @@ def make_machine(
             for job in self.model.values():
                 may = tenant == job.tenant and job.status in TERMINAL
                 with transaction(engine) as session:
-                    assert repository.delete_job(session, tenant, job.id) == may
+                    assert transitions.delete_job(session, tenant, job.id) == may
                     session.rollback()  # the model keeps it
 
         # -- what always holds ---------------------------------------------------------------
@@ -375,8 +379,8 @@ def make_machine(
             holds = job is not None and (job.attempt, job.owner) == (attempt, owner)
             try:
                 with transaction(engine) as session:
-                    write(session, repository.Lease(*lease))
-            except repository.LeaseLostError:
+                    write(session, Lease(*lease))
+            except LeaseLostError:
                 assert not holds
                 return None
             assert holds
@@ -388,7 +392,7 @@ def make_machine(
         def _leave(self, lease: Held, status: Any, **values: Any) -> Model | None:
             end = [Event("end", "End.")]
             return self._fenced(
-                lease, lambda s, held: repository.leave(s, held, status, end, **values), 1
+                lease, lambda s, held: transitions.transition(s, held, status, end, **values), 1
             )
 
         def _end(self, job: Model, status: str) -> None:

@@ -25,7 +25,7 @@ def parent(engine: Engine, settings: Settings, tmp_path: Path) -> Job:
     claimed = worker_api.claim(engine, settings, QUEUE, "host-a/0:1", "host")
     assert claimed is not None
     saved = write_checkpoint(tmp_path / "saved", 5)
-    checkpoints.save(engine, settings, claimed[1], tmp_path / "saved", saved)
+    checkpoints.save(claimed.context, tmp_path / "saved", saved)
     with transaction(engine) as session:
         session.execute(
             update(Job).values(
@@ -37,7 +37,7 @@ def parent(engine: Engine, settings: Settings, tmp_path: Path) -> Job:
 
 
 def sweep(engine: Engine) -> None:
-    checkpoints.drop_ended(engine)
+    checkpoints.drop_finished(engine)
     blobs.collect_garbage(engine)
 
 
@@ -52,8 +52,8 @@ def test_sweep_waits_for_a_clone_that_takes_the_checkpoint(
         sweeper.join(timeout=0.5)
         assert sweeper.is_alive()
     sweeper.join(timeout=30)
-    assert checkpoints.kept(engine, parent.id) == []
-    ((checkpoint, files),) = checkpoints.kept(engine, clone.id)
+    assert checkpoints.list_with_files(engine, parent.id) == []
+    ((checkpoint, files),) = checkpoints.list_with_files(engine, clone.id)
     assert look(engine, clone.id).checkpoint_id == checkpoint.id
     for file in files:
         artifact_files.fetch(engine, file.blob_id, file.size, tmp_path / file.name, file.sha256)

@@ -104,7 +104,7 @@ def test_job_that_is_deleted_while_its_checkpoints_are_collected_is_gone(
         file = StoredFile(owner_id="ckpt_0", name="x", blob_id=blob_id, sha256="0" * 64, size=1)
         session.add(file)
     collected: list[int] = []
-    other = threading.Thread(target=lambda: collected.append(checkpoints.drop_ended(engine)))
+    other = threading.Thread(target=lambda: collected.append(checkpoints.drop_finished(engine)))
 
     def is_waiting() -> bool:
         if engine.dialect.name == "sqlite":

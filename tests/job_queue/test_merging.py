@@ -23,7 +23,7 @@ def adapter_id(engine: Engine, settings: Settings, tmp_path: Path) -> str:
     claimed = worker_api.claim(engine, settings, QUEUE, "host-a/0:1", "host")
     assert claimed is not None
     packaged = write_adapter(tmp_path, {"adapter_config.json": b"{}"})
-    return publishing.publish(engine, settings, claimed[1], tmp_path, packaged)
+    return publishing.publish(claimed.context, tmp_path, packaged)
 
 
 def test_all_who_ask_at_once_get_the_same_export(

@@ -12,11 +12,13 @@ import pytest
 from sqlalchemy import Engine, select, update
 
 from app.core.database import now_ms, transaction
-from app.domain.lifecycle import TRANSITIONS, Desired, JobKind, JobStatus
-from app.job_queue import transitions
-from app.job_queue.claim import AVOID_HOST_MS, claim_next_job
+from app.domain.lifecycle import TRANSITIONS, DesiredState, JobStatus
+from app.job_queue import kinds, transitions
+from app.job_queue.claim import claim_next_job
 from app.job_queue.events import Event, upsert_metrics
-from app.job_queue.transitions import DuplicateKeyError, Lease, LeaseLostError
+from app.job_queue.guards import AVOID_HOST_MS
+from app.job_queue.lease import Lease, LeaseLostError, write_with_lease
+from app.job_queue.transitions import DuplicateKeyError
 from app.models import Job, JobEvent, JobMetric, Worker
 from tests.job_queue.making import QUEUE, TENANT, events_of, look, make_job, queue_job
 
@@ -38,14 +40,16 @@ def held(engine: Engine, **fields: Any) -> Lease:
     return lease
 
 
-def fence(engine: Engine, lease: Lease, *events: Event, **values: Any) -> Desired:
+def fence(engine: Engine, lease: Lease, *events: Event, **values: Any) -> DesiredState:
     with transaction(engine) as session:
-        return transitions.fence(session, lease, LEASE_MS, events, **values)
+        return write_with_lease(session, lease, LEASE_MS, events, **values)
 
 
 def leave(engine: Engine, lease: Lease, status: Any = JobStatus.SUCCEEDED, **values: Any) -> str:
     with transaction(engine) as session:
-        return transitions.leave(session, lease, status, [Event("end", "End.")], **values).status
+        return transitions.transition(
+            session, lease, status, [Event("end", "End.")], **values
+        ).status
 
 
 def sweep(engine: Engine, **more: Any) -> list[Job]:
@@ -54,9 +58,9 @@ def sweep(engine: Engine, **more: Any) -> list[Job]:
         return transitions.sweep(session, **arguments)
 
 
-def desire(engine: Engine, job_id: str, desired: Desired, **more: Any) -> Job | None:
+def desire(engine: Engine, job_id: str, desired: DesiredState, **more: Any) -> Job | None:
     with transaction(engine) as session:
-        return transitions.desire(session, TENANT, job_id, desired, **more)
+        return transitions.set_desired_state(session, TENANT, job_id, desired, **more)
 
 
 def change(engine: Engine, job_id: str, **values: Any) -> None:
@@ -115,7 +119,7 @@ def test_claim_leaves_what_is_not_due_or_elsewhere_or_not_wanted(engine: Engine)
     queue_job(engine, run_after=now_ms() + 60_000)
     queue_job(engine, queue="another")
     paused = queue_job(engine)
-    desire(engine, paused, Desired.PAUSE)
+    desire(engine, paused, DesiredState.PAUSE)
     assert claim(engine) is None
 
 
@@ -123,7 +127,7 @@ def test_claim_starts_the_clock_and_keeps_the_first_start(engine: Engine) -> Non
     lease = held(engine)
     first = look(engine, lease.job_id)
     assert first.started_at == first.attempt_started_at
-    leave(engine, lease, transitions.after_release(), run_after=now_ms())
+    leave(engine, lease, transitions.status_after_release(), run_after=now_ms())
     change(engine, lease.job_id, started_at=1000)
     claim(engine)
     second = look(engine, lease.job_id)
@@ -147,7 +151,7 @@ def test_inspection_is_claimed_by_a_tenant_at_its_quota_and_does_not_use_it_up(
     engine: Engine,
 ) -> None:
     held(engine)
-    inspection = queue_job(engine, kind=JobKind.PREFLIGHT)
+    inspection = queue_job(engine, kind=kinds.INSPECT.name)
     queue_job(engine)
     assert claim(engine, quota_running=2) is not None
     assert look(engine, inspection).status == "running"
@@ -157,7 +161,7 @@ def test_inspection_is_claimed_by_a_tenant_at_its_quota_and_does_not_use_it_up(
 
 def make_worker(engine: Engine, host: str, **fields: Any) -> None:
     with transaction(engine) as session:
-        session.add(Worker(id=host, host=host, queue=QUEUE, slots=1, **fields))
+        session.add(Worker(**{"id": host, "host": host, "queue": QUEUE, "slots": 1, **fields}))
 
 
 def test_host_to_avoid_waits_while_another_lives(engine: Engine) -> None:
@@ -170,7 +174,8 @@ def test_host_to_avoid_waits_while_another_lives(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [{}, {"state": "draining"}, {"state": "unhealthy"}, {"seen_at": 1000}]
+    "other",
+    [{}, {"state": "draining"}, {"state": "unhealthy"}, {"seen_at": 1000}, {"queue": "another"}],
 )
 def test_host_to_avoid_takes_the_job_when_no_other_can(
     engine: Engine, other: dict[str, Any]
@@ -232,7 +237,7 @@ def test_lost_fence_takes_the_rest_of_its_transaction_along(engine: Engine) -> N
     def write() -> None:
         with transaction(engine) as session:
             upsert_metrics(session, stale.job_id, stale.attempt, 1, {"train/loss": 1.0})
-            transitions.fence(session, stale, LEASE_MS)
+            write_with_lease(session, stale, LEASE_MS)
 
     with pytest.raises(LeaseLostError):
         write()
@@ -243,10 +248,10 @@ def test_lost_fence_takes_the_rest_of_its_transaction_along(engine: Engine) -> N
 def test_fence_renews_the_lease_and_tells_what_is_wanted(engine: Engine) -> None:
     lease = held(engine)
     expire(engine, lease)
-    assert fence(engine, lease) == Desired.RUN
+    assert fence(engine, lease) == DesiredState.RUN
     assert sweep(engine) == []  # it was renewed before anybody took the job
-    desire(engine, lease.job_id, Desired.PAUSE)
-    assert fence(engine, lease) == Desired.PAUSE
+    desire(engine, lease.job_id, DesiredState.PAUSE)
+    assert fence(engine, lease) == DesiredState.PAUSE
 
 
 def test_heartbeat_changes_no_version_but_news_do(engine: Engine) -> None:
@@ -266,8 +271,8 @@ def test_events_have_no_gap_whoever_writes_them(engine: Engine) -> None:
             if number:
                 fence(engine, lease, Event("a", "A"), Event("b", "B"))
             else:
-                desire(engine, lease.job_id, Desired.PAUSE)
-                desire(engine, lease.job_id, Desired.RUN)
+                desire(engine, lease.job_id, DesiredState.PAUSE)
+                desire(engine, lease.job_id, DesiredState.RUN)
 
     at_once(4, write)
     leave(engine, lease)
@@ -297,7 +302,7 @@ def test_failure_leads_where_the_table_says(
 ) -> None:
     lease = held(engine)
     change(engine, lease.job_id, desired=desired, failures=failures, stalls=stalls)
-    assert leave(engine, lease, transitions.after_failure(is_retryable, 3, 3)) == status
+    assert leave(engine, lease, transitions.status_after_failure(is_retryable, 3, 3)) == status
     job = look(engine, lease.job_id)
     assert (job.lease_owner, job.lease_expires_at) == (None, None)
     assert (job.finished_at is not None) == (status in ("failed", "cancelled"))
@@ -309,7 +314,7 @@ def test_failure_leads_where_the_table_says(
 def test_release_leads_where_the_owner_wants(engine: Engine, desired: str, status: str) -> None:
     lease = held(engine)
     change(engine, lease.job_id, desired=desired, failures=2, crashes=2, stalls=2)
-    assert leave(engine, lease, transitions.after_release()) == status
+    assert leave(engine, lease, transitions.status_after_release()) == status
     job = look(engine, lease.job_id)
     assert (job.failures, job.crashes, job.stalls) == (2, 2, 2)  # never charged
 
@@ -324,7 +329,7 @@ def test_every_way_out_of_running_is_a_transition_of_the_table() -> None:
 def test_time_spent_is_counted_up_to_the_lease_s_end(engine: Engine) -> None:
     lease = held(engine)
     change(engine, lease.job_id, attempt_started_at=now_ms() - 5_000, runtime_ms=1_000)
-    leave(engine, lease, transitions.after_release(), run_after=now_ms())
+    leave(engine, lease, transitions.status_after_release(), run_after=now_ms())
     assert 6_000 <= look(engine, lease.job_id).runtime_ms < 36_000
     lease = claim(engine)
     assert lease is not None
@@ -405,10 +410,10 @@ def test_own_slot_is_swept_at_once_and_no_other(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("desired", "status"), [(Desired.CANCEL, "cancelled"), (Desired.PAUSE, "paused")]
+    ("desired", "status"), [(DesiredState.CANCEL, "cancelled"), (DesiredState.PAUSE, "paused")]
 )
 def test_waiting_job_obeys_at_once_and_again_is_no_change(
-    engine: Engine, desired: Desired, status: str
+    engine: Engine, desired: DesiredState, status: str
 ) -> None:
     job_id = queue_job(engine)
     first = desire(engine, job_id, desired)
@@ -422,7 +427,7 @@ def test_waiting_job_obeys_at_once_and_again_is_no_change(
 
 def test_running_job_is_only_asked(engine: Engine) -> None:
     lease = held(engine)
-    for desired in (Desired.PAUSE, Desired.RUN, Desired.PAUSE, Desired.CANCEL):
+    for desired in (DesiredState.PAUSE, DesiredState.RUN, DesiredState.PAUSE, DesiredState.CANCEL):
         job = desire(engine, lease.job_id, desired)
         assert job is not None
         assert (job.status, job.desired, job.finished_at) == ("running", desired, None)
@@ -433,28 +438,28 @@ def test_running_job_is_only_asked(engine: Engine) -> None:
 
 def test_paused_job_waits_again_after_resume(engine: Engine) -> None:
     job_id = queue_job(engine)
-    desire(engine, job_id, Desired.PAUSE)
-    resumed = desire(engine, job_id, Desired.RUN)
+    desire(engine, job_id, DesiredState.PAUSE)
+    resumed = desire(engine, job_id, DesiredState.RUN)
     assert resumed is not None
     assert (resumed.status, resumed.desired) == ("queued", "run")
     assert claim(engine) is not None
 
 
-@pytest.mark.parametrize("later", [Desired.PAUSE, Desired.RUN])
-def test_cancel_is_never_taken_back(engine: Engine, later: Desired) -> None:
+@pytest.mark.parametrize("later", [DesiredState.PAUSE, DesiredState.RUN])
+def test_cancel_is_never_taken_back(engine: Engine, later: DesiredState) -> None:
     lease = held(engine)
-    desire(engine, lease.job_id, Desired.CANCEL)
+    desire(engine, lease.job_id, DesiredState.CANCEL)
     job = desire(engine, lease.job_id, later)
     assert job is not None
-    assert job.desired == Desired.CANCEL
-    assert leave(engine, lease, transitions.after_release()) == "cancelled"
+    assert job.desired == DesiredState.CANCEL
+    assert leave(engine, lease, transitions.status_after_release()) == "cancelled"
     assert desire(engine, lease.job_id, later) is None
     assert look(engine, lease.job_id).status == "cancelled"
 
 
 @pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled"])
-@pytest.mark.parametrize("desired", list(Desired))
-def test_job_that_ended_never_changes(engine: Engine, status: str, desired: Desired) -> None:
+@pytest.mark.parametrize("desired", list(DesiredState))
+def test_job_that_ended_never_changes(engine: Engine, status: str, desired: DesiredState) -> None:
     lease = held(engine)
     leave(engine, lease, JobStatus(status))
     version = look(engine, lease.job_id).version
@@ -466,7 +471,7 @@ def test_job_that_ended_never_changes(engine: Engine, status: str, desired: Desi
 
 def test_another_tenant_s_job_is_not_touched(engine: Engine) -> None:
     job_id = queue_job(engine, tenant_id="other")
-    assert desire(engine, job_id, Desired.CANCEL) is None
+    assert desire(engine, job_id, DesiredState.CANCEL) is None
     with transaction(engine) as session:
         assert not transitions.delete_job(session, TENANT, job_id)
     assert look(engine, job_id).status == "queued"
@@ -475,11 +480,11 @@ def test_another_tenant_s_job_is_not_touched(engine: Engine) -> None:
 @pytest.mark.parametrize("keep", [True, False])
 def test_cancelled_job_lets_its_checkpoint_go_unless_asked(engine: Engine, keep: bool) -> None:
     waiting = queue_job(engine, checkpoint_id="ckpt_1")
-    desire(engine, waiting, Desired.CANCEL, keep_checkpoint=keep)
+    desire(engine, waiting, DesiredState.CANCEL, keep_checkpoint=keep)
     lease = held(engine, checkpoint_id="ckpt_2")
-    desire(engine, lease.job_id, Desired.CANCEL, keep_checkpoint=keep)
+    desire(engine, lease.job_id, DesiredState.CANCEL, keep_checkpoint=keep)
     assert look(engine, lease.job_id).checkpoint_id == "ckpt_2"
-    leave(engine, lease, transitions.after_release())
+    leave(engine, lease, transitions.status_after_release())
     kept = [look(engine, job_id).checkpoint_id for job_id in (waiting, lease.job_id)]
     assert kept == (["ckpt_1", "ckpt_2"] if keep else [None, None])
 

@@ -1,39 +1,79 @@
-"""Random programs against the repository, and against the repository with each guard removed."""
+"""Random programs against the job statements, and against each statement with one guard removed."""
 
 from __future__ import annotations
 
-import ast
+import inspect
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
-from sqlalchemy import Engine
+from sqlalchemy import ColumnElement, Delete, Engine, Select, Update, delete, event, true
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import ORMExecuteState, Session
+from sqlalchemy.sql import visitors
 
-from app.job_queue import claim, transitions
+from app.job_queue import guards
+from app.models import Job, Worker
+from tests.job_queue import test_repository
 from tests.job_queue.machine import Clock, make_machine, virtual_engine
 
-#: 40 steps each; a night may say PLAUDIT_TEST_PROGRAMS=20000.
+#: Programs of 40 steps each; PLAUDIT_TEST_PROGRAMS=20000 makes a long run.
 PROGRAMS, STEPS = int(os.environ.get("PLAUDIT_TEST_PROGRAMS", "150")), 40
-#: A mutant is left at the first program that notices it, mostly within the first ten. Which ones
-#: are tried depends on what else is imported (Hypothesis draws on it), so the bound is generous.
+#: A mutant fails at the first program that notices it, mostly within the first ten. Hypothesis
+#: draws other programs when other modules are imported, so the bound is generous.
 MUTANT_PROGRAMS = 1000
-MODULES = (transitions, claim)
-#: What one process on one host cannot tell apart; held by the threads and the hosts of
-#: test_repository.py and by the chaos runs.
-HELD_ELSEWHERE = {
-    "claim_next_job: Job.status == JobStatus.QUEUED": "the picked row stays locked until then",
-    "sweep: Job.id.in_(ids)": "only sets how many are taken at once",
-    "sweep: Job.status == RUNNING": "only a running row has a lease to run out, or an owner",
-    "_held: Job.status == RUNNING": "a row that is not running has no owner (check constraint)",
-    "claim_next_job: candidate.desired == Desired.RUN": "such a job has left the queue",
+Guard = tuple[str, str]
+
+#: The guards of each statement: the name of the function that calls them, and theirs.
+GUARDS: dict[str, list[str]] = {
+    "claim_next_job": ["is_best_candidate", "is_queued"],
+    "_best_candidate": [
+        "is_queued",
+        "is_wanted",
+        "is_in_queue",
+        "is_due",
+        "may_run_on",
+        "is_within_quota",
+    ],
+    "_tenants_at_quota": ["is_running", "counts_against_quota"],
+    "_other_host": ["serves_queue", "is_on_another_host", "is_ready", "was_seen_recently"],
+    "is_held": ["is_job", "is_current_attempt", "is_leased_to", "is_running"],
+    "sweep": ["is_running", "is_lease_overdue", "is_lease_of_slot", "is_picked"],
+    "set_desired_state": [
+        "is_job",
+        "belongs_to",
+        "is_live",
+        "is_not_being_cancelled",
+        "would_change",
+    ],
+    "delete_job": ["is_job", "belongs_to", "is_finished"],
 }
-HOSTS = ("Worker.", "candidate.avoid_host")
+ALL_GUARDS: list[Guard] = [(name, guard) for name in GUARDS for guard in GUARDS[name]]
+#: Guards that one process cannot tell from none, each with the reason.
+HELD_ELSEWHERE: dict[Guard, str] = {
+    ("_best_candidate", "is_wanted"): "a job that is not wanted has left the queue",
+    ("claim_next_job", "is_queued"): "the picked row stays locked until then",
+    ("sweep", "is_picked"): "it only limits how many jobs one sweep takes",
+    ("sweep", "is_running"): "only a running job has a lease (check constraint)",
+    ("is_held", "is_running"): "only a running job has a lease (check constraint)",
+}
+no_other_host = test_repository.test_host_to_avoid_takes_the_job_when_no_other_can
+#: The machine has one host: these are noticed by the tests of jobs that avoid a host.
+HOST_TESTS: dict[Guard, Callable[[Engine], None]] = {
+    ("_best_candidate", "may_run_on"): (
+        test_repository.test_host_to_avoid_waits_while_another_lives
+    ),
+    ("_other_host", "serves_queue"): lambda engine: no_other_host(engine, {"queue": "another"}),
+    ("_other_host", "is_on_another_host"): lambda engine: no_other_host(engine, {}),
+    ("_other_host", "is_ready"): lambda engine: no_other_host(engine, {"state": "draining"}),
+    ("_other_host", "was_seen_recently"): lambda engine: no_other_host(engine, {"seen_at": 1000}),
+}
+MACHINE_GUARDS = [guard for guard in ALL_GUARDS if guard not in HELD_ELSEWHERE | HOST_TESTS]
 
 
 @pytest.fixture
@@ -50,105 +90,96 @@ def virtual(sqlite_template: Path, tmp_path: Path, clock: Clock) -> Iterator[Eng
     engine.dispose()
 
 
-def run(
-    modules: Sequence[ModuleType], engine: Engine, clock: Clock, programs: int, **more: object
-) -> None:
+def run_programs(engine: Engine, clock: Clock, programs: int, **more: Any) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        make_machine(*modules, engine, clock),
+        make_machine(engine, clock),
         settings=settings(
             max_examples=programs,
             stateful_step_count=STEPS,
             deadline=None,
             suppress_health_check=list(HealthCheck),
             database=None,
-            **more,  # type: ignore[arg-type]
+            **more,
         ),
     )
 
 
-def test_repository_does_what_its_model_does(virtual: Engine, clock: Clock) -> None:
-    run(MODULES, virtual, clock, PROGRAMS)
+def test_statements_do_what_the_model_does(virtual: Engine, clock: Clock) -> None:
+    run_programs(virtual, clock, PROGRAMS)
 
 
-class _Guards(ast.NodeTransformer):
-    """Lists the terms of every WHERE, and removes one of them."""
+def replace_guards(
+    monkeypatch: pytest.MonkeyPatch, replacement: Callable[[Guard, ColumnElement[bool]], Any]
+) -> None:
+    """Pass every condition through ``replacement``, with the statement that asked for it."""
+    for name, guard in inspect.getmembers(guards, inspect.isfunction):
+        if guard.__module__ != guards.__name__:
+            continue
 
-    def __init__(self, remove: str | None = None) -> None:
-        self.found: list[str] = []
-        self._remove, self._function = remove, ""
+        def replaced(*arguments: Any, _name: str = name, _guard: Any = guard) -> Any:
+            statement = sys._getframe(1).f_code.co_name
+            return replacement((statement, _name), _guard(*arguments))
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
-        self._function = node.name
-        self.generic_visit(node)
-        return node
-
-    def visit_Call(self, node: ast.Call) -> ast.Call:
-        self.generic_visit(node)
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-        if name == "where":
-            node.args = self._without(node.args)
-        return node
-
-    def visit_Return(self, node: ast.Return) -> ast.Return:
-        self.generic_visit(node)
-        if self._function == "_held" and isinstance(node.value, ast.Tuple):
-            node.value.elts = self._without(node.value.elts)
-        return node
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AnnAssign:
-        self.generic_visit(node)
-        if isinstance(node.target, ast.Name) and node.target.id == "lost":
-            assert isinstance(node.value, ast.List)
-            node.value.elts = self._without(node.value.elts)
-        return node
-
-    def _without(self, terms: list[ast.expr]) -> list[ast.expr]:
-        kept = []
-        for term in terms:
-            name = f"{self._function}: {ast.unparse(term)}"
-            if not isinstance(term, ast.Starred):
-                self.found.append(name)
-            if name != self._remove:
-                kept.append(term)
-        return kept
+        monkeypatch.setattr(guards, name, replaced)
 
 
-def guards() -> list[str]:
-    found = _Guards()
-    for module in MODULES:
-        found.visit(_tree(module))
-    return [
-        name
-        for name in dict.fromkeys(found.found)
-        if name not in HELD_ELSEWHERE and not any(host in name for host in HOSTS)
-    ]
+def test_statements_have_these_guards_and_no_other_conditions(
+    virtual: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: set[Guard] = set()
+    conditions: dict[int, ColumnElement[bool]] = {}  # keeps them alive, so that ids stay unique
+    unnamed: set[str] = set()
+
+    def record(guard: Guard, condition: ColumnElement[bool]) -> ColumnElement[bool]:
+        found.add(guard)
+        conditions[id(condition)] = condition
+        return condition
+
+    def check(state: ORMExecuteState) -> None:
+        if not isinstance(state.statement, Update | Delete):
+            return
+        for part in visitors.iterate(state.statement):
+            if isinstance(part, Select | Update | Delete):
+                terms = part._where_criteria
+                unnamed.update(str(term) for term in terms if id(term) not in conditions)
+
+    replace_guards(monkeypatch, record)
+    event.listen(Session, "do_orm_execute", check)
+    try:
+        run_programs(virtual, clock, 20, derandomize=True, phases=[Phase.generate])
+    finally:
+        event.remove(Session, "do_orm_execute", check)
+    assert sorted(found) == sorted(ALL_GUARDS)
+    assert unnamed == set()
 
 
-def without(guard: str) -> list[ModuleType]:
-    """The modules, the one that has this term without it."""
-    return [_mutant(module, guard) for module in MODULES]
-
-
-def _mutant(module: ModuleType, guard: str) -> ModuleType:
-    remover = _Guards(guard)
-    tree = ast.fix_missing_locations(remover.visit(_tree(module)))
-    if guard not in remover.found:
-        return module
-    # Dataclasses look their module up by name.
-    changed = sys.modules["mutant"] = ModuleType("mutant")
-    exec(compile(tree, str(module.__file__), "exec"), changed.__dict__)
-    return changed
-
-
-def _tree(module: ModuleType) -> ast.Module:
-    return ast.parse(Path(str(module.__file__)).read_text())
-
-
-@pytest.mark.parametrize("guard", guards())
-def test_repository_without_this_guard_is_caught(guard: str, virtual: Engine, clock: Clock) -> None:
-    with pytest.raises((AssertionError, SQLAlchemyError)):  # what the machine or a check noticed
-        run(
-            without(guard), virtual, clock, MUTANT_PROGRAMS,
+@pytest.mark.parametrize("guard", MACHINE_GUARDS, ids="-".join)
+def test_statement_without_this_guard_is_noticed(
+    guard: Guard, virtual: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_guards(monkeypatch, lambda found, real: true() if found == guard else real)
+    # What the model, a constraint of the database or the statement itself noticed.
+    with pytest.raises((AssertionError, SQLAlchemyError, ValueError)):
+        run_programs(
+            virtual, clock, MUTANT_PROGRAMS,
             derandomize=True, phases=[Phase.generate], print_blob=False,
             report_multiple_bugs=False,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("guard", HOST_TESTS, ids="-".join)
+def test_claim_without_this_guard_chooses_the_wrong_host(
+    guard: Guard, virtual: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    HOST_TESTS[guard](virtual)
+    with virtual.begin() as connection:
+        connection.execute(delete(Job))
+        connection.execute(delete(Worker))
+    replace_guards(monkeypatch, lambda found, real: true() if found == guard else real)
+    with pytest.raises(AssertionError):
+        HOST_TESTS[guard](virtual)
+
+
+def test_every_guard_is_removed_once_or_has_a_reason() -> None:
+    assert len(MACHINE_GUARDS) == 20
+    assert set(ALL_GUARDS) == {*MACHINE_GUARDS, *HOST_TESTS, *HELD_ELSEWHERE}

@@ -13,8 +13,8 @@ from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
 from app.core.database import new_id, transaction
-from app.domain.lifecycle import Desired, JobKind
-from app.job_queue import checkpoints, transitions
+from app.domain.lifecycle import DesiredState
+from app.job_queue import checkpoints, kinds, transitions
 from app.models import Adapter, BlobChunk, Checkpoint, Job, JobLog, StoredFile
 from tests.services import wait_until
 from tests.supervisor.workshop import Workshop
@@ -103,13 +103,13 @@ def test_cancel_stops_a_running_job_and_leaves_nothing(workshop: Workshop) -> No
     job_id = workshop.submit(metadata={"steps": 10_000, "step_ms": 50})
     with workshop.station():
         workshop.wait_step(job_id, 4)
-        workshop.ask(job_id, Desired.CANCEL)
-        workshop.ask(job_id, Desired.CANCEL)
+        workshop.ask(job_id, DesiredState.CANCEL)
+        workshop.ask(job_id, DesiredState.CANCEL)
         job = workshop.wait(job_id, "cancelled")
         wait_until("the trainer to be gone", lambda: not workshop.trainers())
     assert (job.checkpoint_id, job.adapter_id) == (None, None)
     assert workshop.events(job_id).count("cancel_asked") == 1
-    checkpoints.drop_ended(workshop.engine)
+    checkpoints.drop_finished(workshop.engine)
     with transaction(workshop.engine) as session:
         assert session.scalar(select(func.count()).select_from(Checkpoint)) == 0
 
@@ -118,11 +118,11 @@ def test_cancel_that_keeps_the_checkpoint_waits_for_one(workshop: Workshop) -> N
     job_id = workshop.submit(metadata={"steps": 10_000, "step_ms": 50, "checkpoint_steps": 9999})
     with workshop.station():
         workshop.wait_step(job_id, 2)
-        workshop.ask(job_id, Desired.CANCEL, keep_checkpoint=True)
+        workshop.ask(job_id, DesiredState.CANCEL, keep_checkpoint=True)
         job = workshop.wait(job_id, "cancelled")
     assert job.checkpoint_id is not None
-    checkpoints.drop_ended(workshop.engine)
-    ((checkpoint, _),) = checkpoints.kept(workshop.engine, job_id)
+    checkpoints.drop_finished(workshop.engine)
+    ((checkpoint, _),) = checkpoints.list_with_files(workshop.engine, job_id)
     assert checkpoint.step >= 2
 
 
@@ -130,8 +130,8 @@ def test_cancel_reaches_a_trainer_that_was_asked_to_pause_and_does_not(workshop:
     job_id = workshop.submit(metadata={"fault": "deaf", "fault_step": 1})
     with workshop.station(drain_seconds=600):
         workshop.wait_step(job_id)
-        workshop.ask(job_id, Desired.PAUSE)
-        workshop.ask(job_id, Desired.CANCEL)
+        workshop.ask(job_id, DesiredState.PAUSE)
+        workshop.ask(job_id, DesiredState.CANCEL)
         workshop.wait(job_id, "cancelled")
 
 
@@ -139,10 +139,10 @@ def test_pause_keeps_a_checkpoint_and_resume_goes_on_exactly(workshop: Workshop)
     job_id = workshop.submit(metadata={"steps": 150, "step_ms": 50, "checkpoint_steps": 9999})
     with workshop.station():
         workshop.wait_step(job_id, 3)
-        workshop.ask(job_id, Desired.PAUSE)
+        workshop.ask(job_id, DesiredState.PAUSE)
         paused = workshop.wait(job_id, "paused")
         assert not workshop.trainers()  # the device is free
-        workshop.ask(job_id, Desired.RUN)
+        workshop.ask(job_id, DesiredState.RUN)
         job = workshop.wait(job_id, "succeeded")
     assert paused.checkpoint_id is not None
     assert (job.attempt, job.failures, job.crashes) == (2, 0, 0)
@@ -153,7 +153,7 @@ def test_trainer_that_does_not_stop_is_killed_after_the_drain(workshop: Workshop
     job_id = workshop.submit(metadata={"fault": "deaf", "fault_step": 4})
     with workshop.station(drain_seconds=1):
         workshop.wait_step(job_id, 4)
-        workshop.ask(job_id, Desired.PAUSE)
+        workshop.ask(job_id, DesiredState.PAUSE)
         job = workshop.wait(job_id, "paused")
     assert job.checkpoint_id is not None  # the one of step 3
     assert job.failures == 0
@@ -163,7 +163,7 @@ def test_run_that_ends_while_it_is_asked_to_pause_is_published(workshop: Worksho
     job_id = workshop.submit(metadata={"fault": "linger", "fault_step": 99})
     with workshop.station(drain_seconds=2):
         workshop.wait_step(job_id, 5)
-        workshop.ask(job_id, Desired.PAUSE)
+        workshop.ask(job_id, DesiredState.PAUSE)
         job = workshop.wait(job_id, "succeeded", "paused")
     assert job.status == "succeeded"
     assert workshop.adapter(job_id) == workshop.expected()
@@ -186,11 +186,11 @@ def test_cancel_does_not_wait_for_a_download(
     import threading
 
     never = threading.Event()
-    monkeypatch.setattr(job_inputs, "fetch_model", lambda *_: never.wait(600))
+    monkeypatch.setattr(job_inputs, "fetch_base_model", lambda *_: never.wait(600))
     job_id = workshop.submit()
     with workshop.station():
         workshop.wait(job_id, "running")
-        workshop.ask(job_id, Desired.CANCEL)
+        workshop.ask(job_id, DesiredState.CANCEL)
         workshop.wait(job_id, "cancelled")
     never.set()
 
@@ -208,7 +208,7 @@ def test_error_of_the_machine_is_typed_and_avoids_the_host(
     def fail(*_: Any) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(job_inputs, "lay_out", fail)
+    monkeypatch.setattr(job_inputs, "write_training_inputs", fail)
     job_id = workshop.submit()
     with workshop.station() as station:
         job = workshop.wait(job_id, "failed")
@@ -239,14 +239,14 @@ def test_adapter_over_the_limit_is_typed(workshop: Workshop) -> None:
 
 def test_merge_of_an_adapter_that_was_deleted_meanwhile_says_so(workshop: Workshop) -> None:
     trained = workshop.look(workshop.submit())
-    workshop.ask(trained.id, Desired.CANCEL)  # before it made one
+    workshop.ask(trained.id, DesiredState.CANCEL)  # before it made one
     with transaction(workshop.engine) as session:
         merge = transitions.insert_job(
             session,
             Job(
                 id=new_id("job"),
                 tenant_id=trained.tenant_id,
-                kind=JobKind.MERGE,
+                kind=kinds.MERGE.name,
                 queue=trained.queue,
                 spec=trained.spec,
                 spec_sha256=trained.spec_sha256,
@@ -266,7 +266,7 @@ def paused_job(workshop: Workshop) -> str:
     job_id = workshop.submit(metadata={"steps": 150, "step_ms": 50, "checkpoint_steps": 3})
     with workshop.station():
         workshop.wait_step(job_id, 8)
-        workshop.ask(job_id, Desired.PAUSE)
+        workshop.ask(job_id, DesiredState.PAUSE)
         workshop.wait(job_id, "paused")
     return job_id
 
@@ -279,14 +279,14 @@ def starts(workshop: Workshop) -> list[str]:
 
 def test_damaged_checkpoint_is_refused_and_the_one_before_is_used(workshop: Workshop) -> None:
     job_id = paused_job(workshop)
-    (newest, files), (before, _) = checkpoints.kept(workshop.engine, job_id)
+    (newest, files), (before, _) = checkpoints.list_with_files(workshop.engine, job_id)
     with transaction(workshop.engine) as session:
         blob = next(f.blob_id for f in files if f.name == "optimizer.pt")
         session.execute(
             update(BlobChunk).where(BlobChunk.blob_id == blob).values(data=b"x" * 160_000)
         )
         assert session.scalar(select(func.count()).where(StoredFile.blob_id == blob)) == 1
-    workshop.ask(job_id, Desired.RUN)
+    workshop.ask(job_id, DesiredState.RUN)
     with capture_logs() as said, workshop.station():
         workshop.wait(job_id, "succeeded")
     (refused,) = (line for line in said if line["event"] == "checkpoint_refused")
@@ -298,7 +298,7 @@ def test_damaged_checkpoint_is_refused_and_the_one_before_is_used(workshop: Work
 
 def test_checkpoint_of_another_make_is_passed_over_for_the_one_before(workshop: Workshop) -> None:
     job_id = paused_job(workshop)
-    (newest, files), (before, _) = checkpoints.kept(workshop.engine, job_id)
+    (newest, files), (before, _) = checkpoints.list_with_files(workshop.engine, job_id)
     with transaction(workshop.engine) as session:
         manifest = next(f for f in files if f.name == MANIFEST)
         other = b'{"same": {"engine": "other"}}'
@@ -310,7 +310,7 @@ def test_checkpoint_of_another_make_is_passed_over_for_the_one_before(workshop: 
             .where(StoredFile.owner_id == newest.id, StoredFile.name == MANIFEST)
             .values(sha256=hashlib.sha256(other).hexdigest(), size=len(other))
         )
-    workshop.ask(job_id, Desired.RUN)
+    workshop.ask(job_id, DesiredState.RUN)
     with workshop.station():
         workshop.wait(job_id, "succeeded")
     assert starts(workshop) == ["0", str(before.step)]

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, select
 from app.core.database import new_id, reader, transaction
 from app.core.settings import Settings
 from app.domain.compiler import compile_plan
-from app.domain.lifecycle import Desired
+from app.domain.lifecycle import DesiredState
 from app.domain.plan import DatasetRef
 from app.domain.spec import RewardJobSpec
 from app.job_queue import transitions
@@ -119,10 +119,10 @@ class Workshop:
         assert [row.seq for row in rows] == list(range(1, len(rows) + 1))
         return [row.type for row in rows]
 
-    def ask(self, job_id: str, desired: Desired, *, keep_checkpoint: bool = False) -> None:
+    def ask(self, job_id: str, desired: DesiredState, *, keep_checkpoint: bool = False) -> None:
         """The owner wants something."""
         with transaction(self.engine) as session:
-            assert transitions.desire(
+            assert transitions.set_desired_state(
                 session, TENANT, job_id, desired, keep_checkpoint=keep_checkpoint
             )
 

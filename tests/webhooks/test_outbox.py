@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from app.core.database import transaction
 from app.core.settings import Settings
-from app.domain.lifecycle import Desired, FailureCode
+from app.domain.lifecycle import DesiredState, FailureCode
 from app.job_queue import transitions
 from app.job_queue.reconciler import requeue_lost
 from app.models import Job, WebhookDelivery
@@ -86,8 +86,8 @@ def test_loss_of_a_worker_adds_a_message(
     job = world.submit()
     lease = world.claim()
     with transaction(engine) as session:
-        transitions.desire(session, "acme", job["id"], Desired.PAUSE)
-    assert requeue_lost(engine, settings, owner_prefix=lease.owner)
+        transitions.set_desired_state(session, "acme", job["id"], DesiredState.PAUSE)
+    assert requeue_lost(engine, settings, owner_prefix=lease.lease.owner)
     assert types(engine) == ["job.running", "job.paused"]
 
 
@@ -96,7 +96,7 @@ def test_rolled_back_change_adds_no_message(
 ) -> None:
     job = world.submit()
     with transaction(engine) as session:
-        transitions.desire(session, "acme", job["id"], Desired.CANCEL)
+        transitions.set_desired_state(session, "acme", job["id"], DesiredState.CANCEL)
         assert session.scalars(select(WebhookDelivery)).all()
         session.rollback()
     assert queued(engine) == []
@@ -193,7 +193,7 @@ def test_webhook_is_deleted_while_a_job_changes(
 
     thread = threading.Thread(target=delete)
     with transaction(engine) as session:
-        transitions.desire(session, "acme", job["id"], Desired.CANCEL)
+        transitions.set_desired_state(session, "acme", job["id"], DesiredState.CANCEL)
         thread.start()  # waits for the webhook's row, which this transaction has locked
     thread.join()
     assert deleted.is_set()

@@ -7,8 +7,6 @@ line, and logs on stderr. It knows no database, no broker, no settings and none 
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from app.domain.plan import BaseModelFacts, TrainingPlan
@@ -32,7 +30,10 @@ class WorkOrder(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    action: Literal["inspect", "train", "merge"]
+    action: str = Field(
+        pattern=r"^[a-z][a-z0-9_]{0,31}$",
+        description="The task to run: a module of worker.trainer.tasks.",
+    )
     model_dir: str = Field(description="Absolute path of the base model's files.")
     model_name: str = Field(description="What the adapter calls its base: a repo or catalogue id.")
     revision: str | None = None

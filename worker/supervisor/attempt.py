@@ -1,4 +1,4 @@
-"""One attempt at a job: what all who work on it share, and the ways in which it can end early."""
+"""One attempt at a job: its data, its limits, and the ways in which it can end early."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import TypeVar
 from sqlalchemy import Engine
 
 from app.core.settings import Settings
-from app.domain.lifecycle import FailureCode, JobKind
-from app.domain.spec import Resources
-from app.job_queue.transitions import Lease, LeaseLostError
+from app.domain.lifecycle import FailureCode
+from app.job_queue import kinds
+from app.job_queue.kinds import JobKind
+from app.job_queue.lease import Lease, LeaseLostError, WriteContext
 from app.models import Job
+from worker.supervisor.devices import Device
 from worker.supervisor.lease_renewer import LeaseRenewer, retry_until_database_up
 from worker.supervisor.trainer_process import Spawn
 
@@ -23,11 +25,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one trainer: its number, its lock's descriptor, its GPU."""
+    """A place for one trainer process on this machine."""
 
     name: str
-    lock: int  # inherited by the trainer: the slot is free only when both are gone
-    gpu: int | None
+    #: Descriptor of the slot's lock. Trainers inherit it, so the slot is free only when the
+    #: supervisor and the trainer are gone.
+    lock: int
+    device: Device | None
 
 
 class JobFailedError(Exception):
@@ -44,55 +48,68 @@ class AttemptInterruptedError(Exception):
 
 @dataclass(frozen=True)
 class Attempt:
-    """A claimed job, the right to write for it, and where it is worked on."""
+    """A claimed job, the lease on it, and what its trainer is started with."""
 
-    engine: Engine
-    settings: Settings
+    job: Job
+    write_context: WriteContext
+    lease_renewer: LeaseRenewer
     spawn: Spawn
     slot: Slot
-    keeper: LeaseRenewer
-    job: Job
-    lease: Lease
     started_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def engine(self) -> Engine:
+        """The database."""
+        return self.write_context.engine
+
+    @property
+    def settings(self) -> Settings:
+        """The worker's settings."""
+        return self.write_context.settings
+
+    @property
+    def lease(self) -> Lease:
+        """The right to write for the job."""
+        return self.write_context.lease
+
+    @property
+    def kind(self) -> JobKind:
+        """The job's kind.
+
+        Raises:
+            UnknownKindError: another version of Plaudit created the job.
+        """
+        return kinds.get(self.job.kind)
 
     @property
     def directory(self) -> Path:
         """The trainer's work directory."""
         return (self.settings.work_dir / self.job.id / str(self.lease.attempt)).absolute()
 
-    @property
-    def held(self) -> tuple[Engine, Settings, Lease]:
-        """What every fenced write takes."""
-        return self.engine, self.settings, self.lease
-
-    def answered(self, call: Callable[[], T]) -> T:
-        """What the database says, once it can be reached; LeaseLost when that takes too long."""
-        return retry_until_database_up(self.keeper, call)
-
-    def check_interrupt(self) -> None:
-        """Go on only if nobody wants this attempt to end.
+    def retry_until_database_up(self, call: Callable[[], T]) -> T:
+        """Return the result of ``call``; repeat it while the database is away.
 
         Raises:
-            LeaseLost, Interrupted, JobFailed
+            LeaseLostError: the database was away for too long.
         """
-        if self.keeper.is_lost:
+        return retry_until_database_up(self.lease_renewer, call)
+
+    def check_interrupt(self) -> None:
+        """Raise if the attempt should end now.
+
+        Raises:
+            LeaseLostError, AttemptInterruptedError, JobFailedError
+        """
+        if self.lease_renewer.is_lost:
             raise LeaseLostError(self.job.id)
-        if self.keeper.interrupt.is_set():
+        if self.lease_renewer.interrupt.is_set():
             raise AttemptInterruptedError
         self.check_deadline()
 
     def check_deadline(self) -> None:
-        """JobFailed when the job ran for as long as it may, in all attempts together."""
-        limit = self._runtime_limit()
+        """Raise JobFailedError if the job used up its runtime, over all attempts."""
+        limit = self.kind.runtime_seconds(self.settings, self.job.spec)
         if time.monotonic() - self.started_at > limit - self.job.runtime_ms / 1000:
             raise JobFailedError(
-                FailureCode.TIMED_OUT, f"it ran for {limit} s, which is all it may"
+                FailureCode.TIMED_OUT, f"the job ran for {limit} s, the most that it may"
             )
-
-    def _runtime_limit(self) -> int:
-        if self.job.kind == JobKind.PREFLIGHT:
-            return self.settings.preflight_seconds
-        # The row holds what was asked, without the defaults.
-        asked = self.job.spec.get("resources", {})
-        wanted = Resources.model_validate(asked).max_runtime_seconds
-        return min(wanted, self.settings.quota_runtime_seconds)

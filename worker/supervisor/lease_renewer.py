@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import structlog
-from sqlalchemy import Engine
 from sqlalchemy.exc import (
     InterfaceError,
     InternalError,
@@ -17,10 +16,10 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from app.core.settings import Settings
-from app.domain.lifecycle import Desired
+from app.core.backoff import exponential_delays
+from app.domain.lifecycle import DesiredState
 from app.job_queue import worker_api
-from app.job_queue.transitions import Lease, LeaseLostError
+from app.job_queue.lease import LeaseLostError, WriteContext
 from worker.supervisor.trainer_process import TrainerProcess
 
 log = structlog.get_logger()
@@ -41,24 +40,23 @@ class LeaseRenewer(threading.Thread):
 
     def __init__(
         self,
-        engine: Engine,
-        settings: Settings,
-        lease: Lease,
+        context: WriteContext,
         draining: threading.Event,
         claimed_at: float,
     ) -> None:
         """``claimed_at``: the monotonic time before the claim was sent."""
+        lease = context.lease
         super().__init__(name=f"lease-{lease.job_id}", daemon=True)
-        self._engine, self._settings, self._lease = engine, settings, lease
+        self._context, self._settings = context, context.settings
         self._draining = draining
         self._done = threading.Event()
         self._fence = threading.Thread(target=self._watch_the_clock, name="fence", daemon=True)
         self._child: TrainerProcess | None = None
         self._renewed_at = claimed_at
-        self._log = log.bind(job_id=lease.job_id, attempt=lease.attempt)
+        self.log = log.bind(job_id=lease.job_id, attempt=lease.attempt)
         self.is_lost = False
         self.interrupt = threading.Event()
-        self.desired = Desired.RUN
+        self.desired = DesiredState.RUN
 
     def watch(self, child: TrainerProcess | None) -> None:
         """The trainer to keep alive from now on."""
@@ -79,20 +77,20 @@ class LeaseRenewer(threading.Thread):
             sent_at = time.monotonic()
             try:
                 if sent_at >= next_beat:
-                    self.desired = worker_api.heartbeat(self._engine, self._settings, self._lease)
+                    self.desired = worker_api.heartbeat(self._context)
                     next_beat = sent_at + self._settings.heartbeat_seconds
                     self._renewed_at = sent_at
                     if child := self._child:
                         child.keep_alive()
-                elif (wish := worker_api.wish(self._engine, self._lease)) is not None:
-                    self.desired = wish
+                elif (desired := worker_api.read_desired_state(self._context)) is not None:
+                    self.desired = desired
             except LeaseLostError:
                 if not self._done.is_set():  # else it was handed back a moment ago
                     self._lose("lease_lost")
                 return
             except SQLAlchemyError as error:
-                self._log.warning("heartbeat_failed", error=str(error))
-            if self.desired != Desired.RUN or self.is_draining:
+                self.log.warning("heartbeat_failed", error=str(error))
+            if self.desired != DesiredState.RUN or self.is_draining:
                 self.interrupt.set()
 
     def stop(self) -> None:
@@ -113,22 +111,21 @@ class LeaseRenewer(threading.Thread):
         self.interrupt.set()
         if child := self._child:
             child.kill()
-        self._log.warning(why)  # last: who reads the log may be frozen
+        self.log.warning(why)  # last: who reads the log may be frozen
 
 
-def retry_until_database_up(keeper: LeaseRenewer, call: Callable[[], T]) -> T:
-    """Call until the database answers, or until the lease can no longer be ours.
+def retry_until_database_up(lease_renewer: LeaseRenewer, call: Callable[[], T]) -> T:
+    """Return the result of ``call``; repeat it while the database is away and the lease holds.
 
     Raises:
-        LeaseLost: the database was away for too long, or said so.
+        LeaseLostError: the database was away for too long, or the lease was lost.
     """
-    delay = 0.2
+    delays = exponential_delays(base=0.2, maximum=5.0)
     while True:
         try:
             return call()
         except DATABASE_AWAY as error:
-            if keeper.is_lost:
+            if lease_renewer.is_lost:
                 raise LeaseLostError(str(error)) from error
-            keeper._log.warning("database_away", error=str(error))
-            time.sleep(delay)
-            delay = min(delay * 2, 5.0)
+            lease_renewer.log.warning("database_away", error=str(error))
+            time.sleep(next(delays))

@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from sqlalchemy import Engine
-
-from app.core.settings import Settings
 from app.domain.progress import Noted, PhaseChanged, Reported, Stepped
 from app.job_queue import worker_api
-from app.job_queue.transitions import Lease
+from app.job_queue.lease import WriteContext
+from app.job_queue.worker_api import Progress
 from worker.supervisor.trainer_process import TrainerProcess
 
 LOG_PIECE_BYTES = 64 << 10
@@ -23,10 +21,10 @@ class MessageBuffer:
 
     def __init__(
         self,
-        held: tuple[Engine, Settings, Lease],
+        context: WriteContext,
         write: Callable[[Callable[[], object]], object],
     ) -> None:
-        self._held, self._write = held, write
+        self._context, self._write = context, write
         self._steps: list[Stepped] = []
         self._notes: list[Noted] = []
         self._reports: list[Reported] = []
@@ -52,14 +50,9 @@ class MessageBuffer:
             return
         self._written_at = time.monotonic()
         if self._steps or self._notes or self._reports or self._phase:
-            steps, notes, reports = self._steps, self._notes, self._reports
-            phase = self._phase
+            progress = Progress(self._phase, self._steps, self._notes, self._reports)
             self._steps, self._notes, self._reports, self._phase = [], [], [], None
-            self._write(
-                lambda: worker_api.record(
-                    *self._held, phase=phase, steps=steps, notes=notes, reports=reports
-                )
-            )
+            self._write(lambda: worker_api.record_progress(self._context, progress))
         while (text := child.take_log(LOG_PIECE_BYTES)) and self._logged < LOG_LIMIT_BYTES:
             self._write_log(text)
 
@@ -68,4 +61,4 @@ class MessageBuffer:
         if self._logged >= LOG_LIMIT_BYTES:
             text = f"\n[the log ends here: this attempt wrote more than {LOG_LIMIT_BYTES} bytes]\n"
         seq, self._log_seq = self._log_seq, self._log_seq + 1
-        self._write(lambda: worker_api.record_log(*self._held, seq, text))
+        self._write(lambda: worker_api.record_log(self._context, seq, text))

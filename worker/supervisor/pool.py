@@ -29,9 +29,9 @@ from app.job_queue.reconciler import requeue_lost
 from app.models import Worker
 from worker.supervisor.attempt import Attempt, Slot
 from worker.supervisor.circuit_breaker import CircuitBreaker
-from worker.supervisor.devices import gpu_count, list_devices
+from worker.supervisor.devices import Device, assign_devices, visible_devices
 from worker.supervisor.fork_client import ForkClient
-from worker.supervisor.job_runner import Supervisor
+from worker.supervisor.job_runner import JobRunner
 from worker.supervisor.lease_renewer import LeaseRenewer
 from worker.supervisor.trainer_process import Child, spawn_cold, trainer_environment
 
@@ -50,6 +50,7 @@ class WorkerPool:
     """Opens the database, takes its slots' locks, and runs jobs in them until it is drained."""
 
     def __init__(self, settings: Settings) -> None:
+        devices = assign_devices(visible_devices(os.environ), settings.slots)
         self.settings = settings
         self.engine: Engine = make_engine(settings.database, settings.database_pool_size)
         self.draining = threading.Event()
@@ -58,16 +59,17 @@ class WorkerPool:
         self._id = f"{self._host}-{_place(settings.data_dir / 'slots')}"
         self._guard = threading.Lock()
         self._free: dict[str, list[Slot]] = {
-            settings.queue: [self._open(f"{i}", i) for i in range(settings.slots)],
-            preflight_queue(settings): [self._open("preflight", None)],
+            settings.queue: [self._open(f"{i}", device) for i, device in enumerate(devices)],
+            # Inspections only read the size of a GPU's memory.
+            preflight_queue(settings): [self._open("preflight", devices[0])],
         }
         self._slots = {name: len(slots) for name, slots in self._free.items()}
         self._worker_id = f"{self._id}-{os.getpid()}"
-        self._devices = list_devices()
+        self._devices = [device.as_json() for device in devices if device]
         self._brake = CircuitBreaker()
         self._ended = threading.Event()
         self._presence = threading.Thread(target=self._be_seen, name="presence", daemon=True)
-        self._forks = ForkClient(trainer_environment(settings.work_dir))
+        self._forks = ForkClient(trainer_environment(settings.work_dir, devices[0]))
 
     def start(self) -> None:
         """Take back what earlier workers of these slots left, and be seen."""
@@ -88,12 +90,11 @@ class WorkerPool:
             claimed = worker_api.claim(self.engine, self.settings, queue, owner, self._host)
             if claimed is None:
                 return False
-            job, lease = claimed
-            keeper = LeaseRenewer(self.engine, self.settings, lease, self.draining, claimed_at)
-            attempt = Attempt(self.engine, self.settings, self._spawn, slot, keeper, job, lease)
-            supervisor = Supervisor(attempt, self._catalogue, self._host)
-            supervisor.run()
-            self._brake.ended(supervisor.failure, time.monotonic() - claimed_at)
+            renewer = LeaseRenewer(claimed.context, self.draining, claimed_at)
+            attempt = Attempt(claimed.job, claimed.context, renewer, self._spawn, slot)
+            runner = JobRunner(attempt, self._catalogue, self._host)
+            runner.run()
+            self._brake.ended(runner.failure, time.monotonic() - claimed_at)
             return True
 
     def poll(self, queue: str, seconds: float) -> None:
@@ -148,7 +149,7 @@ class WorkerPool:
                 with self._guard:
                     self._free[queue].append(slot)
 
-    def _open(self, name: str, gpu: int | None) -> Slot:
+    def _open(self, name: str, device: Device | None) -> Slot:
         """Take a slot's lock; the trainer inherits it, so a free lock means a dead trainer."""
         path = self.settings.data_dir / "slots" / f"{name}.lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -160,7 +161,7 @@ class WorkerPool:
                     "there. Stop it, or give this one a PLAUDIT_DATA_DIR of its own."
                 )
             time.sleep(0.1)
-        return Slot(name, descriptor, gpu if gpu_count() > 1 else None)
+        return Slot(name, descriptor, device)
 
     def _be_seen(self) -> None:
         """Sign in, and keep the fork server up: it lives as long as the thread that started it."""

@@ -8,10 +8,10 @@ import time
 import structlog
 from pydantic import ValidationError
 
-from app.domain.lifecycle import Desired, FailureCode, JobKind
+from app.domain.lifecycle import DesiredState, FailureCode
 from app.domain.progress import MESSAGE, CheckpointSaved, Failed, Inspected, Packaged
-from app.job_queue import checkpoints
-from app.job_queue.transitions import LeaseLostError
+from app.job_queue import checkpoints, kinds
+from app.job_queue.lease import LeaseLostError
 from app.storage.artifact_files import ArtifactDamagedError
 from worker.ipc.order import EXIT_STOPPED, EXIT_WATCHDOG, ORDER_FILE, WorkOrder
 from worker.supervisor import job_inputs
@@ -21,30 +21,27 @@ from worker.supervisor.trainer_process import TrainerProcess
 
 log = structlog.get_logger()
 
+#: The last message of a successful trainer; None when its task reports no result.
+TrainerResult = Packaged | Inspected | None
 
-def run_trainer(
-    attempt: Attempt, journal: MessageBuffer, order: WorkOrder
-) -> Packaged | Inspected | None:
+
+def run_trainer(attempt: Attempt, message_buffer: MessageBuffer, order: WorkOrder) -> TrainerResult:
     """Start a trainer and hear it to its end; its last word, if it came to one.
 
     Raises:
         LeaseLost, Interrupted, JobFailed
     """
     (attempt.directory / ORDER_FILE).write_text(order.model_dump_json())
-    settings, keeper = attempt.settings, attempt.keeper
+    lease_renewer = attempt.lease_renewer
     child = TrainerProcess(
         attempt.directory,
         attempt.spawn,
         keep=(attempt.slot.lock,),
-        gpu=attempt.slot.gpu,
-        memory_bytes=(
-            settings.preflight_memory_bytes
-            if order.action == "inspect"
-            else settings.trainer_memory_bytes
-        ),
+        device=attempt.slot.device,
+        memory_bytes=kinds.for_action(order.action).memory_bytes(attempt.settings),
     )
-    keeper.watch(child)
-    result: Packaged | Inspected | None = None
+    lease_renewer.watch(child)
+    result: TrainerResult = None
     failure: Failed | None = None
     stop_by: float | None = None
     try:
@@ -64,22 +61,22 @@ def run_trainer(
                         failure = message
                     case CheckpointSaved():
                         # First what led to it: a resumed run does not say that again.
-                        journal.flush(child, force=True)
+                        message_buffer.flush(child, force=True)
                         _store_checkpoint(attempt, message)
                     case _:
-                        journal.take(message)
-            journal.flush(child)
+                        message_buffer.take(message)
+            message_buffer.flush(child)
             stop_by = _pass_on_wishes(attempt, child, stop_by)
     finally:
         child.kill()
-        keeper.watch(None)
+        lease_renewer.watch(None)
         status = child.wait()
-    if keeper.is_lost:
+    if lease_renewer.is_lost:
         raise LeaseLostError(attempt.job.id)
-    journal.flush(child, force=True)
+    message_buffer.flush(child, force=True)
     if stop_by is not None:
         # Asked to stop, it may have come to its end first; a cancel that it knew of counts.
-        if result is None or keeper.desired == Desired.CANCEL:
+        if result is None or lease_renewer.desired == DesiredState.CANCEL:
             raise AttemptInterruptedError
         return result
     if failure is not None:
@@ -92,11 +89,11 @@ def run_trainer(
 def _pass_on_wishes(attempt: Attempt, child: TrainerProcess, stop_by: float | None) -> float | None:
     """Tell the trainer what the owner wants; when it was asked to stop, by when it must be gone."""
     now = time.monotonic()
-    if attempt.keeper.is_lost:
+    if attempt.lease_renewer.is_lost:
         child.kill()
         return stop_by
     attempt.check_deadline()
-    if not attempt.keeper.interrupt.is_set():
+    if not attempt.lease_renewer.interrupt.is_set():
         return None
     if stop_by is None:
         stop_by = now + attempt.settings.drain_seconds
@@ -108,18 +105,22 @@ def _pass_on_wishes(attempt: Attempt, child: TrainerProcess, stop_by: float | No
 
 
 def _wants_checkpoint(attempt: Attempt) -> bool:
-    if attempt.job.kind != JobKind.TRAIN:
+    if not attempt.kind.saves_checkpoints:
         return False
-    if attempt.keeper.desired != Desired.CANCEL:
+    if attempt.lease_renewer.desired != DesiredState.CANCEL:
         return True
-    return attempt.answered(lambda: job_inputs.keeps_checkpoint(attempt.engine, attempt.job.id))
+    return attempt.retry_until_database_up(
+        lambda: job_inputs.keeps_checkpoint(attempt.engine, attempt.job.id)
+    )
 
 
 def _store_checkpoint(attempt: Attempt, message: CheckpointSaved) -> None:
     """A checkpoint that cannot be stored is not worth ending the run for."""
     directory = attempt.directory / message.directory
     try:
-        attempt.answered(lambda: checkpoints.save(*attempt.held, directory, message))
+        attempt.retry_until_database_up(
+            lambda: checkpoints.save(attempt.write_context, directory, message)
+        )
     except (ArtifactDamagedError, FileNotFoundError) as error:
         log.warning(
             "checkpoint_not_stored",

@@ -1,31 +1,34 @@
-"""An order carried out: inspect, train or merge, from the first message to the exit status."""
+"""Run the task of a work order and report how it ends."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 import traceback
 from collections.abc import Callable
 
 import torch
 
+from app.domain.lifecycle import FailureCode
 from app.domain.progress import Failed
 from app.domain.progress import Stopped as StoppedMessage
 from worker.ipc.channel import Channel
 from worker.ipc.order import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, WorkOrder
 from worker.reward_model.errors import Stopped, TrainerError
+from worker.trainer import tasks
 from worker.trainer.diagnosis import diagnose
 
 
 def run_task(order: WorkOrder, channel: Channel) -> int:
-    """Do what the order says; every way it can end is a message and an exit status."""
+    """Run the task; return the exit status, after a message that says how it ended."""
     torch.set_num_threads(order.threads)
     try:
-        _task(order.action)(order, channel)
+        _load_task(order.action)(order, channel)
     except Stopped as stopped:
         channel.say(StoppedMessage(step=stopped.step))
         return EXIT_STOPPED
-    except BaseException as error:  # noqa: BLE001 - the supervisor hears of all of them
+    except BaseException as error:  # noqa: BLE001 - all are reported to the supervisor
         failure = diagnose(error)
         if not isinstance(error, TrainerError) or error.__cause__:
             traceback.print_exc(file=sys.stderr)
@@ -34,8 +37,15 @@ def run_task(order: WorkOrder, channel: Channel) -> int:
     return EXIT_DONE
 
 
-def _task(action: str) -> Callable[[WorkOrder, Channel], None]:
-    """Import the module of one task only: an inspection needs neither trl nor datasets."""
-    run: Callable[[WorkOrder, Channel], None]
-    run = importlib.import_module(f"worker.trainer.tasks.{action}").run
+def _load_task(action: str) -> Callable[[WorkOrder, Channel], None]:
+    """Import the module of this task only: an inspection needs neither TRL nor datasets.
+
+    Raises:
+        TrainerError: this version has no such task.
+    """
+    name = f"{tasks.__name__}.{action}"
+    module = importlib.import_module(name) if importlib.util.find_spec(name) else None
+    run: Callable[[WorkOrder, Channel], None] | None = getattr(module, "run", None)
+    if run is None:
+        raise TrainerError(FailureCode.HOST_ERROR, f"this worker's version has no task {action!r}")
     return run

@@ -124,8 +124,9 @@ def _calibration_error(probability: Floats) -> float:
     return float(sum(gaps))
 
 
+# SciPy has this, but no library of the worker depends on it, so it is not installed.
 def _spearman(a: Floats, b: Floats) -> float:
-    """Rank correlation with average ranks for ties; 0 where one side does not vary."""
+    """Return the rank correlation, with average ranks for ties; 0 if one side does not vary."""
     ranks_a, ranks_b = _ranks(a), _ranks(b)
     if ranks_a.std() == 0 or ranks_b.std() == 0:
         return 0.0
