@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 BASE_MODEL_ID = r"^[a-z0-9][a-z0-9._-]{0,63}$"
@@ -13,6 +21,9 @@ ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]{1,200}$")
 #: PostgreSQL stores no NUL in text and JSON; lone surrogates pydantic refuses in any text.
 #: Goes first inside Annotated: as a later item it would be ignored.
 CleanText = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+#: Any text is let through to the catalogue, which knows what was meant by a hub repository's name.
+BaseModelName = Annotated[CleanText, StringConstraints(min_length=1, max_length=200)]
 
 
 class _Spec(BaseModel):
@@ -23,6 +34,24 @@ class EvalFraction(_Spec):
     """Hold out a share of the training pairs."""
 
     fraction: float = Field(gt=0, lt=1, description="Share of the training pairs, 0 to 1.")
+
+
+def _evaluation_form(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "by id"
+    return "held out" if isinstance(value, dict | EvalFraction) else None
+
+
+#: The form is chosen before it is validated, so that errors speak of one form only.
+Evaluation = Annotated[
+    Annotated[str, StringConstraints(pattern=DATASET_ID), Tag("by id")]
+    | Annotated[EvalFraction, Tag("held out")],
+    Discriminator(
+        _evaluation_form,
+        custom_error_type="eval_dataset_form",
+        custom_error_message="Should be a dataset's id (a string) or an object with a fraction",
+    ),
+]
 
 
 class LoraSpec(_Spec):
@@ -151,10 +180,10 @@ class RewardJobSpec(_Spec):
     )
 
     name: Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None = None
-    base_model: str = Field(pattern=BASE_MODEL_ID, description="An id of GET /v1/base-models.")
+    base_model: BaseModelName = Field(description="An id of GET /v1/base-models.")
     train_dataset: str = Field(pattern=DATASET_ID)
-    eval_dataset: Annotated[str, StringConstraints(pattern=DATASET_ID)] | EvalFraction | None = (
-        Field(None, description='A dataset\'s id, or {"fraction": 0.1} of the training pairs.')
+    eval_dataset: Evaluation | None = Field(
+        None, description='A dataset\'s id, or {"fraction": 0.1} of the training pairs.'
     )
     lora: LoraSpec = Field(default_factory=lambda: LoraSpec())
     training: TrainingSpec = Field(default_factory=lambda: TrainingSpec())

@@ -12,7 +12,7 @@ from app.database import transaction
 from app.datasets import service as datasets
 from app.datasets.service import DatasetNotFoundError
 from app.dependencies import JobsReaderDep, ReaderDep, SettingsDep
-from app.domain.spec import BASE_MODEL_ID, DATASET_ID, RewardJobSpec
+from app.domain.spec import DATASET_ID, BaseModelName, RewardJobSpec
 from app.errors import InvalidSpecError, NotFoundError
 from app.jobs import reading, service
 from app.jobs.history_schemas import (
@@ -196,9 +196,7 @@ async def get_dataset_report(
     engine: ReaderDep,
     principal: JobsReaderDep,
     preflight: PreflightDep,
-    base_model: Annotated[
-        str, Query(pattern=BASE_MODEL_ID, description="Whose tokenizer to count with.")
-    ],
+    base_model: Annotated[BaseModelName, Query(description="Whose tokenizer to count with.")],
     max_length: Annotated[
         int | None, Query(ge=8, le=1_048_576, description="Tokens; a job's default if left out.")
     ] = None,
