@@ -14,7 +14,7 @@ from app.base_models.service import public_source
 from app.database import transaction
 from app.dependencies import JobsReaderDep, ReaderDep
 from app.domain.plan import BaseModelFacts
-from app.domain.spec import BaseModelName
+from app.domain.spec import BASE_MODEL_ID
 from app.problems import documented
 from app.shapes import Page
 
@@ -88,7 +88,7 @@ def list_base_models(
 
 @router.get("/{base_model_id}", responses=documented(UnknownBaseModelError))
 def get_base_model(
-    base_model_id: Annotated[BaseModelName, Path()],
+    base_model_id: Annotated[str, Path(pattern=BASE_MODEL_ID)],
     catalogue: CatalogueDep,
     engine: ReaderDep,
     _principal: JobsReaderDep,
