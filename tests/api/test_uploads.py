@@ -172,7 +172,9 @@ def test_gzip_that_does_not_say_what_is_inside_is_told_how_to_go(client: TestCli
     [
         (b"", "application/x-ndjson", "give at least one row"),
         (b"no", "application/vnd.apache.parquet", "send a whole Parquet file"),
-        (b'{"chosen": "a"}\n' * 2, "application/x-ndjson", "mend the named lines"),
+        (b"chosen,rejected\na,b\n", "application/x-ndjson", "send it with content type text/csv"),
+        (b"PK\x03\x04....", "application/x-ndjson", "unpack it"),
+        (b'{"chosen": "a"}\n' * 2, "application/x-ndjson", "Correct the named lines"),
     ],
 )
 def test_refused_file_is_told_what_to_do_about_it(
