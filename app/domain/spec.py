@@ -1,4 +1,4 @@
-"""What a user may ask for. Defaults are those of TRL and PEFT; bounds are ours."""
+"""What a user may ask for. docs/defaults.md compares the defaults with those of TRL and PEFT."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class LoraSpec(_Spec):
         0.0,
         ge=0,
         lt=1,
-        description="Of the LoRA branch alone: the base model's own dropout is always off. 0 is "
-        "PEFT's default; more rules out the fast engine.",
+        description="Applies to the LoRA layers only; the dropout of the base model is always off. "
+        "More than 0 rules out the fast engine.",
     )
     target_modules: Literal["auto", "all-linear"] | list[ModuleName] = Field(
         "auto",
