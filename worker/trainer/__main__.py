@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 from app.domain.order import ORDER_FILE, WorkOrder
@@ -30,6 +31,8 @@ def main() -> int:
 
 def prepare_environment(threads: int) -> None:
     """What the libraries read at import: no network, one GPU, a fixed thread count."""
+    # PEFT reads this property by its old name. Nobody who reads the log can do anything about it.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     # Of several GPUs the first: transformers would spread a batch over all that it sees.
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
     os.environ.update(
