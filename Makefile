@@ -14,8 +14,10 @@
 #   make chaos  strike the whole service with FAULTS=300 seeded faults on both databases
 #   make lock    resolve constraints.txt anew from pyproject.toml
 #
-# On Linux PyPI's torch brings CUDA along (gigabytes). A machine without a GPU may say
-#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+#   make sizes   measure what is downloaded, after `make lock`
+#
+# PyPI's torch for Linux brings CUDA along (gigabytes). A machine without an NVIDIA GPU gets the CPU
+# build from PyTorch's own index; TORCH_BUILD=default or TORCH_BUILD=cpu decides otherwise.
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -25,10 +27,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := constraints.txt
 TORCH := $(shell grep ^torch== $(PINS))
+TORCH_BUILD ?= auto
 # Many tests wait for processes, so two at a time pay on two cores; -n 0 is one after the other.
 PYTEST := $(BIN)/python -m pytest -n 2
 
-.PHONY: venv demo serve test fuzz check format architectures bench-api bench-start bench-train bench-transfer chaos openapi lock clean
+.PHONY: venv demo serve test fuzz check format architectures bench-api bench-start bench-train bench-transfer chaos openapi lock sizes clean
 
 venv: $(VENV)/.dev
 
@@ -97,6 +100,11 @@ lock: $(VENV)/bin/python
 		print(*(f"{name}=={pins[name]}" for name in sorted(pins)), sep="\n")' > .cache/lock.txt
 	mv .cache/lock.txt $(PINS)
 
+# uv's lock files give the size of every wheel; nothing else here uses it.
+sizes: $(VENV)/.dev
+	$(PIP) install --quiet uv
+	$(BIN)/python -m install.measure_sizes
+
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 
@@ -108,7 +116,8 @@ $(VENV)/.dev: $(VENV)/.worker
 # torch goes first and alone, so that no later resolve can talk it into another version.
 $(VENV)/.worker: pyproject.toml $(PINS) | $(BIN)/python
 	@echo "Installing into $(VENV): the first time this takes some minutes."
-	$(PIP) install --quiet '$(TORCH)'
+	@arguments=$$($(BIN)/python -m install.torch_build --torch '$(TORCH)' --build $(TORCH_BUILD)) \
+		&& set -x && $(PIP) install --quiet $$arguments '$(TORCH)'
 	$(PIP) install --quiet -c $(PINS) -e '.[worker]'
 	@touch $@
 
