@@ -117,7 +117,7 @@ def _train(api: Api, examples: Path, spec: dict[str, Any]) -> Any:
         dataset, _ = upload_file(api, examples / name)
         spec[key] = dataset["id"]
         _say("uploaded", f"{dataset['pair_count']} pairs of {name} as {dataset['id']}")
-    with notes.status("looking at the base model; the first time it is downloaded (80 MB)"):
+    with notes.status("looking at the base model; the first time it is downloaded (84 MB)"):
         job = api.submit(spec)
     _say("job", f"{api.url}/v1/jobs/{job['id']}")
     _say("its page", f"{api.url}/jobs/{job['id']}")
