@@ -88,7 +88,7 @@ def write_sync(source: Path, target: Path) -> None:
     replacements = {
         "_async": "_sync",
         "aclose": "close",
-        "aiter_lines": "iter_lines",
+        "aiter_bytes": "iter_bytes",
         "aiter_raw": "iter_raw",
         "aread": "read",
     } | {name: name.removeprefix("Async") for name in names - known if name.startswith("Async")}
@@ -98,7 +98,9 @@ def write_sync(source: Path, target: Path) -> None:
         unasync.unasync_files([str(file) for file in files], [rule])
         for file in files:
             text = (made / file.name).read_text()
-            notice = f"# Generated from ../_async/{file.name} by `make client-models`. Do not edit.\n"
+            notice = (
+                f"# Generated from ../_async/{file.name} by `make client-models`. Do not edit.\n"
+            )
             (target / file.name).write_text(notice + text)
 
 
