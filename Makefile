@@ -11,8 +11,9 @@
 #   make bench-transfer files of 2 GB in bounded memory
 #   make architectures  try every architecture and write docs/architectures.md
 #   make openapi        write from the code what it says: docs/openapi.json, errors, settings
+#   make client-models  write the client's models and its synchronous half
 #   make chaos  strike the whole service with FAULTS=300 seeded faults on both databases
-#   make lock    resolve constraints.txt anew from pyproject.toml
+#   make lock    resolve constraints.txt anew from both pyproject.toml
 #
 # On Linux PyPI's torch brings CUDA along (gigabytes). A machine without a GPU may say
 #   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
@@ -28,7 +29,7 @@ TORCH := $(shell grep ^torch== $(PINS))
 # Many tests wait for processes, so two at a time pay on two cores; -n 0 is one after the other.
 PYTEST := $(BIN)/python -m pytest -n 2
 
-.PHONY: venv demo serve test fuzz check format architectures bench-api bench-start bench-train bench-transfer chaos openapi lock clean
+.PHONY: venv demo serve test fuzz check format architectures bench-api bench-start bench-train bench-transfer chaos client-models openapi lock clean
 
 venv: $(VENV)/.dev
 
@@ -74,6 +75,9 @@ bench-train: $(VENV)/.dev
 openapi: $(VENV)/.dev
 	$(BIN)/python -m docs.reference
 
+client-models: $(VENV)/.dev
+	$(BIN)/python client/generate.py
+
 # Needs the programs of PostgreSQL and Redis; SEED=7 repeats a run.
 FAULTS ?= 300
 REAL ?= 6
@@ -88,11 +92,11 @@ chaos: $(VENV)/.dev
 lock: $(VENV)/bin/python
 	@mkdir -p .cache
 	$(PIP) install --quiet --dry-run --ignore-installed --report .cache/lock.json \
-		'.[worker,dev]' '$(TORCH)'
+		./client '.[worker,dev]' '$(TORCH)'
 	$(BIN)/python -c 'import json; \
 		found = [p["metadata"] for p in json.load(open(".cache/lock.json"))["install"]]; \
 		pins = {f["name"].lower(): f["version"].split("+")[0] for f in found}; \
-		del pins["plaudit"]; \
+		del pins["plaudit"], pins["plaudit-client"]; \
 		print("# Made by `make lock`; Makefile and Dockerfile install from it."); \
 		print(*(f"{name}=={pins[name]}" for name in sorted(pins)), sep="\n")' > .cache/lock.txt
 	mv .cache/lock.txt $(PINS)
@@ -100,16 +104,16 @@ lock: $(VENV)/bin/python
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 
-# Stamps: the second `make` costs nothing until pyproject.toml or the pins change.
+# Stamps: the second `make` costs nothing until a pyproject.toml or the pins change.
 $(VENV)/.dev: $(VENV)/.worker
-	$(PIP) install --quiet -c $(PINS) -e '.[worker,dev]'
+	$(PIP) install --quiet -c $(PINS) -e ./client -e '.[worker,dev]'
 	@touch $@
 
 # torch goes first and alone, so that no later resolve can talk it into another version.
-$(VENV)/.worker: pyproject.toml $(PINS) | $(BIN)/python
+$(VENV)/.worker: pyproject.toml client/pyproject.toml $(PINS) | $(BIN)/python
 	@echo "Installing into $(VENV): the first time this takes some minutes."
 	$(PIP) install --quiet '$(TORCH)'
-	$(PIP) install --quiet -c $(PINS) -e '.[worker]'
+	$(PIP) install --quiet -c $(PINS) -e ./client -e '.[worker]'
 	@touch $@
 
 $(BIN)/python:
