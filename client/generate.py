@@ -240,7 +240,6 @@ def _write(path: Path, schemas: dict[str, Any], header: str, kind: DataModelType
         use_single_line_docstring=True,
         use_standard_collections=True,
         use_union_operator=True,
-        keep_model_order=True,
         formatters=[Formatter.BUILTIN],
     )
 

@@ -19,9 +19,9 @@ from app.jobs import leases
 from app.models import Worker
 from tests.api.world import World
 from tests.dashboard.browser import Browser
-from tests.dashboard.conftest import Site
 from tests.dashboard.play import publish
 from tests.services import wait_until
+from tests.site import Site
 
 
 @pytest.mark.parametrize(

@@ -309,78 +309,6 @@ class JobFailure(Model):
     hint: str
 
 
-class JobItem(Model):
-    """A job in a list."""
-
-    object: Literal["job"] = "job"
-    id: str
-    name: str | None
-    status: (
-        Literal[
-            "queued",
-            "running",
-            "pausing",
-            "cancelling",
-            "paused",
-            "succeeded",
-            "failed",
-            "cancelled",
-        ]
-        | str
-    )
-    phase: (
-        Literal[
-            "fetching",
-            "checking",
-            "tokenizing",
-            "training",
-            "evaluating",
-            "saving",
-            "verifying",
-            "publishing",
-        ]
-        | str
-        | None
-    )
-    """What a running job does right now."""
-    progress: JobProgress
-    base_model: str
-    priority: int
-    attempt: int
-    queued_at: AwareDatetime
-    started_at: AwareDatetime | None
-    finished_at: AwareDatetime | None
-    adapter_id: str | None
-    parent_job_id: str | None
-    failure: JobFailure | None
-    metadata: dict[str, str]
-
-
-class JobPreview(Model):
-    """What a spec would become; nothing was stored."""
-
-    trainable_parameters: int
-    total_parameters: int
-    steps: int
-    """Optimiser steps; without the overlong pairs where a dry run has a report on the data."""
-    estimated_seconds: float | None
-    """
-    Of training, by the pace of the newest finished job of this base model; null when there is
-    none.
-    """
-    object: Literal["job_preview"] = "job_preview"
-    spec: RewardJobSpec
-    plan: dict[str, Any]
-    adapter_config: dict[str, Any]
-    """Keyword arguments of peft.LoraConfig."""
-    reports: dict[str, dict[str, Any]]
-    """
-    What a worker found: `dataset` (lengths in tokens, duplicates, contradictions, …) and
-    `memory` (an estimate); empty if none had time.
-    """
-    warnings: list[JobWarning]
-
-
 class JobProgress(Model):
     """How far a job is."""
 
@@ -389,63 +317,6 @@ class JobProgress(Model):
     epoch: float | None
     seconds_left: float | None
     """An estimate; null until one can be made."""
-
-
-class JobRead(Model):
-    """A job with everything."""
-
-    object: Literal["job"] = "job"
-    id: str
-    name: str | None
-    status: (
-        Literal[
-            "queued",
-            "running",
-            "pausing",
-            "cancelling",
-            "paused",
-            "succeeded",
-            "failed",
-            "cancelled",
-        ]
-        | str
-    )
-    phase: (
-        Literal[
-            "fetching",
-            "checking",
-            "tokenizing",
-            "training",
-            "evaluating",
-            "saving",
-            "verifying",
-            "publishing",
-        ]
-        | str
-        | None
-    )
-    """What a running job does right now."""
-    progress: JobProgress
-    base_model: str
-    priority: int
-    attempt: int
-    queued_at: AwareDatetime
-    started_at: AwareDatetime | None
-    finished_at: AwareDatetime | None
-    adapter_id: str | None
-    parent_job_id: str | None
-    failure: JobFailure | None
-    metadata: dict[str, str]
-    worker: str | None
-    """Who runs it now."""
-    warnings: list[JobWarning]
-    spec: RewardJobSpec
-    """As asked, with every default filled in."""
-    plan: dict[str, Any] | None
-    """
-    The exact arguments of LoraConfig and RewardConfig; null until the base model has been
-    inspected.
-    """
 
 
 class JobReportRead(Model):
@@ -524,22 +395,6 @@ class MetricsRead(Model):
     columns: dict[str, list[float | None]]
 
 
-class Problem(Model):
-    """An error (RFC 9457)."""
-
-    type: str
-    """A URI that names the kind of error."""
-    title: str
-    status: int
-    detail: str
-    code: str
-    """Stable; switch on it."""
-    instance: str
-    request_id: str
-    hint: str | None = None
-    errors: list[ProblemField] = Field([], validate_default=True)
-
-
 class ProblemField(Model):
     """One thing wrong with one field."""
 
@@ -589,24 +444,6 @@ class Resources(Model):
     gpus: Literal[0, 1] | int = 1
     """0: never a GPU; 1: one, where there is one."""
     max_runtime_seconds: int = 86400
-
-
-class RewardJobSpec(Model):
-    """A reward-model training job."""
-
-    name: str | None = None
-    base_model: str
-    """An id of GET /v1/base-models."""
-    train_dataset: str
-    eval_dataset: str | EvalFraction | None = None
-    """A dataset's id, or {"fraction": 0.1} of the training pairs."""
-    lora: LoraSpec = Field({}, validate_default=True)
-    training: TrainingSpec = Field({}, validate_default=True)
-    quantization: Literal["none", "8bit", "4bit"] | str = "none"
-    resources: Resources = Field({}, validate_default=True)
-    priority: int = 0
-    """Higher is claimed first."""
-    metadata: dict[str, str] = {}
 
 
 class TrainingSpec(Model):
@@ -697,3 +534,166 @@ class WorkerRead(Model):
     """Of this tenant, that it runs now."""
     started_at: AwareDatetime
     seen_at: AwareDatetime
+
+
+class JobItem(Model):
+    """A job in a list."""
+
+    object: Literal["job"] = "job"
+    id: str
+    name: str | None
+    status: (
+        Literal[
+            "queued",
+            "running",
+            "pausing",
+            "cancelling",
+            "paused",
+            "succeeded",
+            "failed",
+            "cancelled",
+        ]
+        | str
+    )
+    phase: (
+        Literal[
+            "fetching",
+            "checking",
+            "tokenizing",
+            "training",
+            "evaluating",
+            "saving",
+            "verifying",
+            "publishing",
+        ]
+        | str
+        | None
+    )
+    """What a running job does right now."""
+    progress: JobProgress
+    base_model: str
+    priority: int
+    attempt: int
+    queued_at: AwareDatetime
+    started_at: AwareDatetime | None
+    finished_at: AwareDatetime | None
+    adapter_id: str | None
+    parent_job_id: str | None
+    failure: JobFailure | None
+    metadata: dict[str, str]
+
+
+class Problem(Model):
+    """An error (RFC 9457)."""
+
+    type: str
+    """A URI that names the kind of error."""
+    title: str
+    status: int
+    detail: str
+    code: str
+    """Stable; switch on it."""
+    instance: str
+    request_id: str
+    hint: str | None = None
+    errors: list[ProblemField] = Field([], validate_default=True)
+
+
+class RewardJobSpec(Model):
+    """A reward-model training job."""
+
+    name: str | None = None
+    base_model: str
+    """An id of GET /v1/base-models."""
+    train_dataset: str
+    eval_dataset: str | EvalFraction | None = None
+    """A dataset's id, or {"fraction": 0.1} of the training pairs."""
+    lora: LoraSpec = Field({}, validate_default=True)
+    training: TrainingSpec = Field({}, validate_default=True)
+    quantization: Literal["none", "8bit", "4bit"] | str = "none"
+    resources: Resources = Field({}, validate_default=True)
+    priority: int = 0
+    """Higher is claimed first."""
+    metadata: dict[str, str] = {}
+
+
+class JobPreview(Model):
+    """What a spec would become; nothing was stored."""
+
+    trainable_parameters: int
+    total_parameters: int
+    steps: int
+    """Optimiser steps; without the overlong pairs where a dry run has a report on the data."""
+    estimated_seconds: float | None
+    """
+    Of training, by the pace of the newest finished job of this base model; null when there is
+    none.
+    """
+    object: Literal["job_preview"] = "job_preview"
+    spec: RewardJobSpec
+    plan: dict[str, Any]
+    adapter_config: dict[str, Any]
+    """Keyword arguments of peft.LoraConfig."""
+    reports: dict[str, dict[str, Any]]
+    """
+    What a worker found: `dataset` (lengths in tokens, duplicates, contradictions, …) and
+    `memory` (an estimate); empty if none had time.
+    """
+    warnings: list[JobWarning]
+
+
+class JobRead(Model):
+    """A job with everything."""
+
+    object: Literal["job"] = "job"
+    id: str
+    name: str | None
+    status: (
+        Literal[
+            "queued",
+            "running",
+            "pausing",
+            "cancelling",
+            "paused",
+            "succeeded",
+            "failed",
+            "cancelled",
+        ]
+        | str
+    )
+    phase: (
+        Literal[
+            "fetching",
+            "checking",
+            "tokenizing",
+            "training",
+            "evaluating",
+            "saving",
+            "verifying",
+            "publishing",
+        ]
+        | str
+        | None
+    )
+    """What a running job does right now."""
+    progress: JobProgress
+    base_model: str
+    priority: int
+    attempt: int
+    queued_at: AwareDatetime
+    started_at: AwareDatetime | None
+    finished_at: AwareDatetime | None
+    adapter_id: str | None
+    parent_job_id: str | None
+    failure: JobFailure | None
+    metadata: dict[str, str]
+    worker: str | None
+    """Who runs it now."""
+    warnings: list[JobWarning]
+    spec: RewardJobSpec
+    """As asked, with every default filled in."""
+    plan: dict[str, Any] | None
+    """
+    The exact arguments of LoraConfig and RewardConfig; null until the base model has been
+    inspected.
+    """

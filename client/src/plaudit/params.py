@@ -94,24 +94,6 @@ class Resources(TypedDict):
     max_runtime_seconds: NotRequired[int]
 
 
-class RewardJobSpec(TypedDict):
-    """A reward-model training job."""
-
-    name: NotRequired[str | None]
-    base_model: str
-    """An id of GET /v1/base-models."""
-    train_dataset: str
-    eval_dataset: NotRequired[str | EvalFraction | None]
-    """A dataset's id, or {"fraction": 0.1} of the training pairs."""
-    lora: NotRequired[LoraSpec]
-    training: NotRequired[TrainingSpec]
-    quantization: NotRequired[Literal["none", "8bit", "4bit"]]
-    resources: NotRequired[Resources]
-    priority: NotRequired[int]
-    """Higher is claimed first."""
-    metadata: NotRequired[dict[str, str]]
-
-
 class TrainingSpec(TypedDict):
     """How to train. Batch sizes count pairs: the forward pass sees two sequences a pair."""
 
@@ -155,3 +137,21 @@ class WebhookCreate(TypedDict):
         list[Literal["job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]]
     ]
     """Job statuses to be told of; all, unless said."""
+
+
+class RewardJobSpec(TypedDict):
+    """A reward-model training job."""
+
+    name: NotRequired[str | None]
+    base_model: str
+    """An id of GET /v1/base-models."""
+    train_dataset: str
+    eval_dataset: NotRequired[str | EvalFraction | None]
+    """A dataset's id, or {"fraction": 0.1} of the training pairs."""
+    lora: NotRequired[LoraSpec]
+    training: NotRequired[TrainingSpec]
+    quantization: NotRequired[Literal["none", "8bit", "4bit"]]
+    resources: NotRequired[Resources]
+    priority: NotRequired[int]
+    """Higher is claimed first."""
+    metadata: NotRequired[dict[str, str]]
