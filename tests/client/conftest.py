@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,24 @@ from app.settings import Settings
 from plaudit import AsyncPlaudit, Plaudit, Retries
 from tests.api.world import World
 from tests.client.driving import Driven, Loop
+from tests.conftest import empty_database
 from tests.site import Site
 
 #: Soon given up, so that a test that goes wrong ends.
 RETRIES = Retries(attempts=3, seconds=20, outage_seconds=60)
 Connect = Callable[..., Any]
+
+
+@pytest.fixture(params=["sync-sqlite", "sync-postgresql", "async-sqlite"])
+def kind(request: pytest.FixtureRequest) -> list[str]:
+    """Which client, on which database; the fourth pair would find nothing new."""
+    return str(request.param).split("-")
+
+
+@pytest.fixture
+def database_url(kind: list[str], request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A migrated, empty database."""
+    return empty_database(kind[1], request, tmp_path)
 
 
 @pytest.fixture
@@ -70,31 +84,33 @@ def world(site: Site, engine: Engine, settings: Settings, key: str) -> Iterator[
         yield World(client, engine, settings)  # type: ignore[arg-type]
 
 
-@pytest.fixture(params=["sync", "async"])
-def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
-    """Makes clients of either kind, which all look like the synchronous one."""
-    if request.param == "sync":
-        made: list[Plaudit] = []
-
-        def make(url: str, key: str, **options: Any) -> Plaudit:
-            made.append(Plaudit(url, key, **{"retries": RETRIES, **options}))
-            return made[-1]
-
-        yield make
-        for client in made:
-            client.close()
+@contextmanager
+def connecting(kind: str) -> Iterator[Connect]:
+    """Makes clients of a kind, which all look like the synchronous one; closes them."""
+    if kind == "sync":
+        with ExitStack() as stack:
+            yield lambda url, key, **options: stack.enter_context(
+                Plaudit(url, key, **{"retries": RETRIES, **options})
+            )
         return
     loop = Loop()
     opened: list[AsyncPlaudit] = []
 
-    def make_async(url: str, key: str, **options: Any) -> Driven:
+    def make(url: str, key: str, **options: Any) -> Driven:
         opened.append(AsyncPlaudit(url, key, **{"retries": RETRIES, **options}))
         return Driven(opened[-1], loop)
 
-    yield make_async
-    for opened_client in opened:
-        loop.run(opened_client.aclose())
+    yield make
+    for client in opened:
+        loop.run(client.aclose())
     loop.stop()
+
+
+@pytest.fixture
+def connect(kind: list[str]) -> Iterator[Connect]:
+    """Makes clients of either kind."""
+    with connecting(kind[0]) as connect:
+        yield connect
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import BaseModel
-
 
 class Loop:
     """An event loop in a thread."""
@@ -68,8 +66,3 @@ class Driven:
         if is_ours or hasattr(value, "__aiter__"):
             return Driven(value, self._loop)
         return value
-
-
-def plain(value: Any) -> BaseModel:
-    """The model behind something driven."""
-    return value._inner if isinstance(value, Driven) else value

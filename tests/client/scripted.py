@@ -49,6 +49,10 @@ class Scripted:
     answers: list[Answer]
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
 
+    def lay_out(self, *answers: Answer) -> None:
+        """Say these from now on, and forget what was asked."""
+        self.answers, self.asked = list(answers), []
+
 
 @contextmanager
 def scripted(*answers: Answer) -> Iterator[Scripted]:

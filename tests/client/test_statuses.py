@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,9 +24,9 @@ from plaudit import (
     UnsupportedMediaTypeError,
 )
 from tests.client.calls import ASKED_FIRST, CALLS, NOT_NEEDED, Ids, operations
-from tests.client.conftest import Connect
+from tests.client.conftest import Connect, connecting
 from tests.client.samples import sample
-from tests.client.scripted import Answer, problem, scripted
+from tests.client.scripted import Answer, Scripted, problem, scripted
 
 CONTENT = b"what was trained"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -68,6 +70,20 @@ REFUSED = [(name, status) for name, status in DOCUMENTED if status >= 400]
 ANSWERED = [(name, status) for name, status in DOCUMENTED if status < 300]
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[Scripted]:
+    """One for all: a client takes 50 ms to make, for it reads the system's certificates."""
+    with scripted() as server:
+        yield server
+
+
+@pytest.fixture(params=["sync", "async"], scope="module")
+def client(request: pytest.FixtureRequest, server: Scripted) -> Iterator[Any]:
+    """A client that asks everything once."""
+    with connecting(request.param) as connect:
+        yield connect(server.url, KEY, retries=ONCE)
+
+
 @pytest.fixture
 def ids(tmp_path: Path) -> Ids:
     return Ids(tmp_path)
@@ -78,12 +94,13 @@ def test_every_operation_is_reached() -> None:
 
 
 @pytest.mark.parametrize(("name", "status"), REFUSED)
-def test_refusal_is_a_typed_error(connect: Connect, ids: Ids, name: str, status: int) -> None:
+def test_refusal_is_a_typed_error(
+    client: Any, server: Scripted, ids: Ids, name: str, status: int
+) -> None:
     refusal = problem(status, CODES[status], **{"Retry-After": "7"} if status >= 429 else {})
-    with scripted(*before(name), refusal) as server:
-        client = connect(server.url, KEY, retries=ONCE)
-        with pytest.raises(APIError) as caught:
-            CALLS[name](client, ids)
+    server.lay_out(*before(name), refusal)
+    with pytest.raises(APIError) as caught:
+        CALLS[name](client, ids)
     error = caught.value
     assert type(error) is CLASSES[status]
     if name == "readiness":  # documented with an answer of its own
@@ -102,21 +119,20 @@ def test_refusal_is_a_typed_error(connect: Connect, ids: Ids, name: str, status:
 
 @pytest.mark.parametrize(("name", "status"), ANSWERED)
 def test_answer_is_what_the_document_says(
-    connect: Connect, ids: Ids, name: str, status: int
+    client: Any, server: Scripted, ids: Ids, name: str, status: int
 ) -> None:
-    with scripted(*before(name), answer(name, status)) as server:
-        client = connect(server.url, KEY, retries=ONCE)
-        if (name, status) == ("list_events", 204):
-            assert list(client.jobs.events(ids.job)) == []
-        elif (name, status) == ("create_job", 200):
-            assert client.jobs.preview({}).object == "job_preview"
-        else:
-            if status == 206:  # an earlier download left the beginning
-                leave_partial(ids, name)
-            CALLS[name](client, ids)
-            if name in ASKED_FIRST:
-                files = [file for file in ids.directory.rglob("*") if file.is_file()]
-                assert [file.read_bytes() for file in files] == [CONTENT]
+    server.lay_out(*before(name), answer(name, status))
+    if (name, status) == ("list_events", 204):
+        assert list(client.jobs.events(ids.job)) == []
+    elif (name, status) == ("create_job", 200):
+        assert client.jobs.preview({}).object == "job_preview"
+    else:
+        if status == 206:  # an earlier download left the beginning
+            leave_partial(ids, name)
+        CALLS[name](client, ids)
+        if name in ASKED_FIRST:
+            files = [file for file in ids.directory.rglob("*") if file.is_file()]
+            assert [file.read_bytes() for file in files] == [CONTENT]
     method, path, _ = operations()[name]
     assert server.asked[-1][0] == method
     assert path.partition("{")[0] in server.asked[-1][1]

@@ -175,7 +175,7 @@ def unexpected(response: httpx.Response, reason: str) -> UnexpectedResponseError
 def _refusal(response: httpx.Response) -> APIError:
     try:
         problem = Problem.model_validate(response.json())
-    except (ValueError, ValidationError):  # a page of something in between
+    except ValueError:  # a page of something in between
         phrase = f"{response.status_code} {response.reason_phrase}".strip()
         kind = error_class(response.status_code, "unknown")
         text = f"{response.request.url.copy_with(query=None)} answered {phrase}."

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import httpx
-from pydantic import ValidationError
 
 from plaudit._async.concurrency import sleep
 from plaudit._async.job import AsyncJob
@@ -160,6 +160,6 @@ async def logs(
 
 def _event(found: ServerEvent, response: httpx.Response) -> EventRead:
     try:
-        return EventRead.model_validate_json(found.data)
-    except ValidationError as error:
+        return EventRead.of_answer(json.loads(found.data))
+    except ValueError as error:
         raise unexpected(response, f"an event of another form: {found.data[:200]}") from error

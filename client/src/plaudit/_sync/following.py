@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import httpx
-from pydantic import ValidationError
 
 from plaudit._calls import Call, parse, path, unexpected
 from plaudit._progress import ProgressLine, describe
@@ -161,6 +161,6 @@ def logs(
 
 def _event(found: ServerEvent, response: httpx.Response) -> EventRead:
     try:
-        return EventRead.model_validate_json(found.data)
-    except ValidationError as error:
+        return EventRead.of_answer(json.loads(found.data))
+    except ValueError as error:
         raise unexpected(response, f"an event of another form: {found.data[:200]}") from error
