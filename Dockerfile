@@ -13,14 +13,17 @@ WORKDIR /srv/plaudit
 # The dependencies are installed with empty packages in place of the code, so that a change of the
 # code does not invalidate this layer.
 COPY pyproject.toml constraints.txt ./
-RUN touch README.md && mkdir app worker && touch app/__init__.py worker/__init__.py
+COPY client/pyproject.toml client/
+RUN mkdir -p app worker client/src/plaudit \
+    && touch README.md app/__init__.py worker/__init__.py \
+        client/README.md client/src/plaudit/__init__.py
 
 FROM build AS build-api
-RUN pip install -c constraints.txt -e .
+RUN pip install -c constraints.txt -e ./client -e .
 
 FROM build AS build-worker
 ARG PIP_EXTRA_INDEX_URL
-RUN pip install -c constraints.txt -e '.[worker,quantization]'
+RUN pip install -c constraints.txt -e ./client -e '.[worker,quantization]'
 
 # The code runs from its source tree, next to its migrations.
 FROM python:3.11-slim-bookworm AS runtime
@@ -37,6 +40,7 @@ WORKDIR /srv/plaudit
 COPY pyproject.toml README.md alembic.ini ./
 COPY alembic alembic
 COPY app app
+COPY client client
 COPY worker worker
 VOLUME /var/lib/plaudit
 USER 10001:10001

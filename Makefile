@@ -13,7 +13,8 @@
 #   make bench-transfer  measure the server's memory while it transfers files of 2 GB
 #   make architectures   train every architecture and write docs/architectures.md
 #   make openapi         generate docs/openapi.json, docs/errors.md and the table of settings
-#   make lock            resolve constraints.txt again from pyproject.toml
+#   make client-models   generate the client's models and its synchronous half
+#   make lock            resolve constraints.txt again from both pyproject.toml
 #   make venv            only set up .venv
 #   make clean           remove .venv and all caches
 #
@@ -35,7 +36,7 @@ TORCH_BUILD ?= auto
 # file share fixtures, so they stay in one process.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: venv demo serve test fuzz check format architectures bench-api bench-start bench-train bench-transfer chaos openapi lock sizes clean
+.PHONY: venv demo serve test fuzz check format architectures bench-api bench-start bench-train bench-transfer chaos client-models openapi lock sizes clean
 
 venv: $(VENV)/.dev
 
@@ -81,6 +82,9 @@ bench-train: $(VENV)/.dev
 openapi: $(VENV)/.dev
 	$(BIN)/python -m docs.reference
 
+client-models: $(VENV)/.dev
+	$(BIN)/python client/generate.py
+
 # Needs the binaries of PostgreSQL and Redis. SEED=7 repeats a run.
 FAULTS ?= 300
 REAL ?= 6
@@ -95,11 +99,11 @@ chaos: $(VENV)/.dev
 lock: $(VENV)/bin/python
 	@mkdir -p .cache
 	$(PIP) install --quiet --dry-run --ignore-installed --report .cache/lock.json \
-		'.[worker,dev]' '$(TORCH)'
+		./client '.[worker,dev]' '$(TORCH)'
 	$(BIN)/python -c 'import json; \
 		found = [p["metadata"] for p in json.load(open(".cache/lock.json"))["install"]]; \
 		pins = {f["name"].lower(): f["version"].split("+")[0] for f in found}; \
-		del pins["plaudit"]; \
+		del pins["plaudit"], pins["plaudit-client"]; \
 		print("# Made by `make lock`; Makefile and Dockerfile install from it."); \
 		print(*(f"{name}=={pins[name]}" for name in sorted(pins)), sep="\n")' > .cache/lock.txt
 	mv .cache/lock.txt $(PINS)
@@ -112,17 +116,17 @@ sizes: $(VENV)/.dev
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 
-# Stamp files: nothing is installed again until pyproject.toml or the pins change.
+# Stamp files: nothing is installed again until a pyproject.toml or the pins change.
 $(VENV)/.dev: $(VENV)/.worker
-	$(PIP) install --quiet -c $(PINS) -e '.[worker,dev]'
+	$(PIP) install --quiet -c $(PINS) -e ./client -e '.[worker,dev]'
 	@touch $@
 
 # torch is installed first and alone, so that the resolver does not choose another version of it.
-$(VENV)/.worker: pyproject.toml $(PINS) | $(BIN)/python
+$(VENV)/.worker: pyproject.toml client/pyproject.toml $(PINS) | $(BIN)/python
 	@echo "Installing into $(VENV). The first time, this takes some minutes."
 	@arguments=$$($(BIN)/python -m install.torch_build --torch '$(TORCH)' --build $(TORCH_BUILD)) \
 		&& set -x && $(PIP) install --quiet $$arguments '$(TORCH)'
-	$(PIP) install --quiet -c $(PINS) -e '.[worker]'
+	$(PIP) install --quiet -c $(PINS) -e ./client -e '.[worker]'
 	@touch $@
 
 $(BIN)/python:
