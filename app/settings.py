@@ -102,6 +102,12 @@ class Settings(BaseSettings):
     )
     max_upload_bytes: int = Field(2 << 30, ge=1, description="One dataset, as it is sent.")
     max_rows: int = Field(5_000_000, ge=1, description="Pairs of one dataset.")
+    max_skipped_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of invalid rows up to which `on_invalid=skip` takes an upload.",
+    )
     max_artifact_bytes: int = Field(8 << 30, ge=1, description="One checkpoint or adapter.")
     max_base_model_bytes: int = Field(200 << 30, ge=1, description="Files of one base model.")
     preflight_wait_seconds: float = Field(

@@ -10,6 +10,11 @@ class NoteCode(StrEnum):
 
     NOT_INSPECTED = "not_inspected"
     NOT_REPORTED = "not_reported"
+    COLUMNS_IGNORED = "columns_ignored"
+    ROWS_SKIPPED = "rows_skipped"
+    PROMPTS_DIFFER = "prompts_differ"
+    DIFFERENCE_STRIPPED = "difference_stripped"
+    SOURCES_ONE_SIDED = "sources_one_sided"
     PAIRS_DROPPED = "pairs_dropped"
     PAIRS_IDENTICAL = "pairs_identical"
     SPECIAL_TOKENS_IN_TEXT = "special_tokens_in_text"
@@ -28,6 +33,14 @@ class NoteCode(StrEnum):
 NOTES: dict[NoteCode, str] = {
     NoteCode.NOT_INSPECTED: "Nothing: the warning goes once a worker has looked at the base model.",
     NoteCode.NOT_REPORTED: "Ask again when a worker is free.",
+    NoteCode.COLUMNS_IGNORED: "Map the columns with `columns[…]` if they belong to the pairs, and "
+    "upload the file again.",
+    NoteCode.ROWS_SKIPPED: "Correct the named lines and upload the file again, or be content "
+    "without them.",
+    NoteCode.PROMPTS_DIFFER: "Give both replies of a row the same prompt.",
+    NoteCode.DIFFERENCE_STRIPPED: "Take the named lines out, or use a base model whose chat "
+    "template keeps the difference.",
+    NoteCode.SOURCES_ONE_SIDED: "Mix in rows in which the sources are the other way round.",
     NoteCode.PAIRS_DROPPED: "Raise training.max_length, or be content without the named lines.",
     NoteCode.PAIRS_IDENTICAL: "Take the named lines out: nothing can be learned from them.",
     NoteCode.SPECIAL_TOKENS_IN_TEXT: "Take them out of the text where they are not meant: they "

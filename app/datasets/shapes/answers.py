@@ -1,0 +1,126 @@
+"""Several replies to one prompt, from the best to the worst."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.datasets.row_errors import RowError, kind_of, shown
+from app.datasets.shapes.labels import read_number
+from app.datasets.shapes.sample import value_at
+
+#: Replies of one row; their pairs grow with the square.
+MAX_REPLIES = 64
+_TEXT_KEYS = ("answer", "text", "content", "response", "completion", "output", "message")
+_RANK_KEYS = ("rank",)
+_SCORE_KEYS = ("score", "overall_score", "rating", "reward")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One reply before its text is read; ``path`` names it in messages."""
+
+    path: str
+    content: Any
+    rank: int
+    score: float | None = None
+
+
+def rank_sides(row: Mapping[str, Any], chosen: str, rejected: str) -> list[Reply]:
+    """Replies of two columns that hold lists: all chosen ones are better than all rejected ones.
+
+    Raises:
+        RowError: a column is null, empty or too long.
+    """
+    replies = []
+    for rank, column in enumerate((chosen, rejected), 1):
+        value = value_at(row, column)
+        if value is None or value == []:
+            raise RowError(
+                "missing_column",
+                f"{column} has no reply",
+                "each row needs at least one chosen and one rejected reply",
+                column=column,
+            )
+        items = value if _is_list_of_replies(value) else [value]
+        replies += [Reply(f"{column}[{index}]", item, rank) for index, item in enumerate(items)]
+    _check_count(chosen, len(replies))
+    return replies
+
+
+def read_answers(column: str, value: Any) -> list[Reply]:
+    """Replies of one list, best first: texts in that order, or objects with a rank or a score.
+
+    Raises:
+        RowError: not such a list, or ``tie`` where no reply is better than another.
+    """
+    if not isinstance(value, list) or len(value) < 2:
+        raise RowError(
+            "wrong_type",
+            f"found {kind_of(value)}" + (" of fewer than 2" if isinstance(value, list) else ""),
+            "give a list of two or more answers",
+            column=column,
+        )
+    _check_count(column, len(value))
+    if all(isinstance(item, str) for item in value):
+        return [Reply(f"{column}[{index}]", text, index + 1) for index, text in enumerate(value)]
+    found = [_answer(f"{column}[{index}]", item) for index, item in enumerate(value)]
+    if len({is_rank for _, _, _, is_rank in found}) > 1:
+        raise _not_ranked(column, "ranks in some answers and scores in others")
+    values = sorted({number for _, _, number, _ in found}, reverse=not found[0][3])
+    if len(values) < 2:
+        raise RowError(
+            "tie",
+            "no answer is better than another",
+            "leave the row out; there is nothing to learn from it",
+            column=column,
+        )
+    places = {number: place for place, number in enumerate(values, 1)}
+    replies = [
+        Reply(path, text, places[number], None if is_rank else number)
+        for path, text, number, is_rank in found
+    ]
+    return sorted(replies, key=lambda reply: reply.rank)
+
+
+def _answer(path: str, item: Any) -> tuple[str, Any, float, bool]:
+    """Path, text or messages, number, and whether the number is a rank."""
+    if not isinstance(item, dict):
+        raise _not_ranked(path, f"found {kind_of(item)}")
+    texts = [key for key in _TEXT_KEYS if item.get(key) is not None]
+    if not texts:
+        names = ", ".join(shown(key) for key in list(item)[:8])
+        raise _not_ranked(path, f"found no text (the answer has: {names})")
+    for keys, is_rank in ((_RANK_KEYS, True), (_SCORE_KEYS, False)):
+        for key in keys:
+            if (value := item.get(key)) is None:
+                continue
+            if (number := read_number(value)) is None:
+                raise _not_ranked(f"{path}.{key}", f"found {kind_of(value)}, not a number")
+            return f"{path}.{texts[0]}", item[texts[0]], number, is_rank
+    raise _not_ranked(path, "found neither rank nor score")
+
+
+def _is_list_of_replies(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str | list) for item in value)
+
+
+def _check_count(column: str, count: int) -> None:
+    if count > MAX_REPLIES:
+        raise RowError(
+            "too_many_replies",
+            f"found {count} replies; a row may have {MAX_REPLIES}",
+            "keep the best and the worst of them, or split the row",
+            column=column,
+        )
+
+
+def _not_ranked(path: str, found: str) -> RowError:
+    return RowError(
+        "invalid_ranks",
+        found,
+        'write each answer as {"answer": "…", "rank": 1} (1 is best), or with a score (higher is '
+        "better)",
+        column=path,
+    )
