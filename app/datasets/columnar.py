@@ -45,7 +45,7 @@ def columnar_rows(
             if line.startswith(b"["):
                 raise FileError(*json.loads(line))
             if number == 0:
-                child.answer(_wanted(json.loads(line)["columns"], ignored))
+                child.answer(_wanted(_schema(line), ignored))
                 continue
             try:
                 yield number, json_row(line)
@@ -61,6 +61,14 @@ def unpacked_zstd(path: Path) -> Generator[bytes]:
     """
     with _Child(path, "zstd") as child:
         yield from child.output()
+
+
+def _schema(line: bytes) -> list[tuple[str, str, bool]]:
+    try:
+        columns = json_row(line)["columns"]
+        return [(str(name), str(kind), bool(is_plain)) for name, kind, is_plain in columns]
+    except (RowError, KeyError, TypeError, ValueError):
+        raise _unreadable("its reader did not list the columns") from None
 
 
 def _wanted(columns: Iterable[tuple[str, str, bool]], ignored: frozenset[str]) -> list[str]:

@@ -117,7 +117,7 @@ class DatasetReader:
             sample, source = take_sample(self._kept_columns(rows, ignored))
             if not sample.rows:
                 self._refuse_all(source)
-            self._line = sample.rows[0][0]
+            self._line = 1 if is_untyped else sample.rows[0][0]  # the header is line 1
             recognised = recognise(sample, self._options)
             if rename := recognised.rename:
                 source = _renamed_rows(source, rename)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.datasets.row_errors import RowError, kind_of, shown
 from app.datasets.shapes.labels import read_number
@@ -12,7 +12,7 @@ from app.datasets.shapes.sample import value_at
 
 #: Replies of one row; their pairs grow with the square.
 MAX_REPLIES = 64
-_TEXT_KEYS = ("answer", "text", "content", "response", "completion", "output", "message")
+_TEXT_KEYS = ("answer", "text", "content", "response", "completion", "output", "message", "reply")
 _RANK_KEYS = ("rank",)
 _SCORE_KEYS = ("score", "overall_score", "rating", "reward")
 
@@ -66,40 +66,62 @@ def read_answers(column: str, value: Any) -> list[Reply]:
     if all(isinstance(item, str) for item in value):
         return [Reply(f"{column}[{index}]", text, index + 1) for index, text in enumerate(value)]
     found = [_answer(f"{column}[{index}]", item) for index, item in enumerate(value)]
-    if len({is_rank for _, _, _, is_rank in found}) > 1:
+    ranks = [answer.rank for answer in found if answer.rank is not None]
+    if 0 < len(ranks) < len(found):
         raise _not_ranked(column, "ranks in some answers and scores in others")
-    values = sorted({number for _, _, number, _ in found}, reverse=not found[0][3])
-    if len(values) < 2:
+    numbers = ranks or [-answer.score for answer in found if answer.score is not None]
+    places = {number: place for place, number in enumerate(sorted(set(numbers)), 1)}
+    if len(places) < 2:
         raise RowError(
             "tie",
             "no answer is better than another",
             "leave the row out; there is nothing to learn from it",
             column=column,
         )
-    places = {number: place for place, number in enumerate(values, 1)}
     replies = [
-        Reply(path, text, places[number], None if is_rank else number)
-        for path, text, number, is_rank in found
+        Reply(answer.path, answer.content, places[number], answer.score)
+        for answer, number in zip(found, numbers, strict=True)
     ]
     return sorted(replies, key=lambda reply: reply.rank)
 
 
-def _answer(path: str, item: Any) -> tuple[str, Any, float, bool]:
-    """Path, text or messages, number, and whether the number is a rank."""
+def contents(value: Any) -> Iterator[Any]:
+    """The texts or messages of the answers in a list; what is no answer is passed over."""
+    for item in value if isinstance(value, list) else ():
+        if isinstance(item, dict):
+            yield next((item[key] for key in _TEXT_KEYS if item.get(key) is not None), None)
+        else:
+            yield item
+
+
+class _Answer(NamedTuple):
+    path: str
+    content: Any
+    rank: float | None
+    score: float | None
+
+
+def _answer(path: str, item: Any) -> _Answer:
     if not isinstance(item, dict):
         raise _not_ranked(path, f"found {kind_of(item)}")
     texts = [key for key in _TEXT_KEYS if item.get(key) is not None]
     if not texts:
         names = ", ".join(shown(key) for key in list(item)[:8])
         raise _not_ranked(path, f"found no text (the answer has: {names})")
-    for keys, is_rank in ((_RANK_KEYS, True), (_SCORE_KEYS, False)):
-        for key in keys:
-            if (value := item.get(key)) is None:
-                continue
-            if (number := read_number(value)) is None:
-                raise _not_ranked(f"{path}.{key}", f"found {kind_of(value)}, not a number")
-            return f"{path}.{texts[0]}", item[texts[0]], number, is_rank
-    raise _not_ranked(path, "found neither rank nor score")
+    text = f"{path}.{texts[0]}", item[texts[0]]
+    rank, score = (_number(path, item, keys) for keys in (_RANK_KEYS, _SCORE_KEYS))
+    if rank is None and score is None:
+        raise _not_ranked(path, "found neither rank nor score")
+    return _Answer(*text, rank, score)
+
+
+def _number(path: str, item: Mapping[str, Any], keys: tuple[str, ...]) -> float | None:
+    key = next((key for key in keys if item.get(key) is not None), None)
+    if key is None:
+        return None
+    if (number := read_number(item[key])) is None:
+        raise _not_ranked(f"{path}.{key}", f"found {kind_of(item[key])}, not a number")
+    return number
 
 
 def _is_list_of_replies(value: Any) -> bool:

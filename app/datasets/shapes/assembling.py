@@ -34,6 +34,7 @@ class RowAssembler:
         is_untyped: bool = False,
     ) -> None:
         self._label = parts.label
+        self._is_verbatim = parts.is_verbatim
         self._form = form
         self._columns = form.columns
         self._unused = unused
@@ -124,11 +125,13 @@ class RowAssembler:
     def _margin(self, row: Mapping[str, Any]) -> float | None:
         column = self._columns.margin
         value = value_at(row, column) if column is not None else None
+        margin = None
+        if value is not None:
+            margin = extras.read_margin(str(column), value, self._is_untyped)
         if (value is not None) == self._form.has_margin:
-            return None if value is None else extras.read_margin(str(column), value,
-                                                                 self._is_untyped)  # fmt: skip
+            return margin
         found = (
-            "has no margin; others have" if value is None else "has a margin; the first have not"
+            "has no margin and others have" if value is None else "has a margin and others do not"
         )
         raise RowError(
             "mixed_margin",
@@ -206,7 +209,7 @@ class RowAssembler:
         if kind != expected:
             raise RowError(
                 "mixed_format",
-                f"{path} is {kind} here and {expected} in line {self._form.first_line}",
+                f"{path} is {kind} here, and most replies and prompts are {expected}",
                 "use text in all rows, or lists of messages in all rows",
                 column=path,
             )
@@ -215,24 +218,25 @@ class RowAssembler:
         """The prompt column as text or messages; None without one."""
         column = self._columns.prompt
         value = value_at(row, column) if column is not None else None
-        if (value is None) == (self._form.prompt_kind is not None):
+        if not self._is_verbatim and (value is None) == (self._form.prompt_kind is not None):
             found = "has no prompt" if value is None else "has a prompt"
             raise RowError(
                 "mixed_prompt",
-                f"this row {found}, unlike line {self._form.first_line}",
+                f"this row {found}, unlike others",
                 "give a prompt in all rows, or in none",
                 column="prompt",
             )
         if value is None or column is None:
             return None
+        expected = self._form.kind if self._is_verbatim else self._form.prompt_kind
         if isinstance(value, str):
-            self._check_kind(column, "text", self._form.prompt_kind)
+            self._check_kind(column, "text", expected)
             if self._form.is_prompt_dialogue:
                 return read_dialogue("prompt", value)
             check_side(column, value)
             return value
         messages = self._messages(column, value)
-        self._check_kind(column, "conversational", self._form.prompt_kind)
+        self._check_kind(column, "conversational", expected)
         return messages
 
     def _joined(
@@ -241,7 +245,7 @@ class RowAssembler:
         """Prompt and replies in the format of the dataset, the prompt no longer in the replies."""
         columns = self._columns
         prompt = self._prompt(row)
-        if isinstance(prompt, str) and isinstance(replies[0], str):
+        if isinstance(prompt, str) and isinstance(replies[0], str) and not self._is_verbatim:
             replies = self._without_prompt(prompt, paths, replies)
         if columns.input is not None:
             prompt = with_input(columns.input, prompt, value_at(row, columns.input))
@@ -267,8 +271,7 @@ class RowAssembler:
             if not all(repeats):
                 raise RowError(
                     "mixed_prompt",
-                    f"{paths[repeats.index(False)]} does not begin with the prompt, unlike line "
-                    f"{self._form.first_line}",
+                    f"{paths[repeats.index(False)]} does not begin with the prompt, unlike others",
                     "begin the replies with the prompt in all rows, or in none",
                     column=paths[repeats.index(False)],
                 )

@@ -85,12 +85,9 @@ def unknown_shape(columns: tuple[str, ...]) -> FileError:
         else "name the columns prompt, chosen and rejected, or say which column is which: "
         "?columns[prompt]=…&columns[chosen]=…&columns[rejected]=…"
     )
-    return FileError(
-        "missing_column",
-        f"the columns are of no known shape (the file has: {found})",
-        hint,
-        column=missing,
-    )
+    is_half = "chosen" in columns or "rejected" in columns
+    problem = f"{missing} is missing" if is_half else "the columns are of no known shape"
+    return FileError("missing_column", f"{problem} (the file has: {found})", hint, column=missing)
 
 
 def is_unpaired(columns: tuple[str, ...]) -> bool:

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.datasets.row_errors import FileError
+from app.datasets.shapes.answers import contents
 from app.datasets.shapes.dialogues import is_dialogue
-from app.datasets.shapes.forms import CHAT, SEVERAL, Form
+from app.datasets.shapes.forms import CHAT, SEVERAL, Form, form_of
 from app.datasets.shapes.sample import Sample, value_at
 from app.datasets.shapes.shape import PART_NAMES, Parts
 
 #: A reply may well begin with the words of a short prompt ("Hi" → "Hi there").
 MIN_REPEATED_PROMPT_CHARACTERS = 20
+
+#: Of the first rows: what so many of them have, all must have.
+_MOST = 0.5
 
 Kind = Literal["text", "conversational"]
 
@@ -64,10 +68,9 @@ class PartColumns:
 
 @dataclass(frozen=True)
 class FileForm:
-    """What all rows of the upload have in common."""
+    """What all rows of the upload must have in common: what most of the first rows have."""
 
     columns: PartColumns
-    first_line: int
     row_form: Literal["pairs", "ranked"]
     kind: Kind
     """Of the stored rows: messages as soon as one part is, or needs a turn of its own."""
@@ -87,41 +90,35 @@ class FileForm:
             FileError: it has a system text or a history, and nothing to be the prompt.
         """
         columns = PartColumns.of(parts, sample)
-        prompt = sample.forms(columns.prompt) if columns.prompt else set()
         sides: set[Form] = set()
         for column in columns.sides:
             sides |= sample.forms(column)
-        if columns.answers:
-            sides.discard(Form.MESSAGES)
-        needs_chat = _needs_chat(columns, sample)
-        is_prompt_dialogue = _are_dialogues(sample, [columns.prompt])
-        are_sides_dialogues = _are_dialogues(sample, columns.sides)
-        has_prompt = bool(prompt)
+        is_free = not parts.is_verbatim
+        is_prompt_dialogue = is_free and _are_dialogues(sample, [columns.prompt])
+        are_sides_dialogues = is_free and _are_dialogues(sample, columns.sides)
+        has_prompt = sample.share(columns.prompt) >= _MOST
+        prompt_kind = _kind(sample, [columns.prompt]) if has_prompt else None
+        side_kind = _kind(sample, columns.sides, is_answers=columns.answers is not None)
         is_chat = (
-            "conversational" in (_kind(prompt), _kind(sides))
+            "conversational" in (prompt_kind, side_kind)
             or is_prompt_dialogue
             or are_sides_dialogues
-            or needs_chat is not None
         )
-        if needs_chat not in (None, columns.history) and not has_prompt and not sides & CHAT:
-            raise _no_prompt(needs_chat)
+        if (needs_chat := _needs_chat(columns, sample)) is not None:
+            if needs_chat != columns.history and not has_prompt and not is_chat:
+                raise _no_prompt(needs_chat)
+            is_chat = True
         return cls(
             columns=columns,
-            first_line=sample.rows[0][0],
             row_form="ranked" if columns.answers or sides & SEVERAL else "pairs",
             kind="conversational" if is_chat else "text",
-            prompt_kind=_kind(prompt) if has_prompt else None,
-            side_kind=_kind(sides),
+            prompt_kind=prompt_kind,
+            side_kind=side_kind,
             is_prompt_dialogue=is_prompt_dialogue,
             are_sides_dialogues=are_sides_dialogues,
-            is_prompt_repeated=_is_prompt_repeated(columns, sample),
-            has_margin=columns.margin is not None
-            and any(True for _ in sample.values(columns.margin)),
+            is_prompt_repeated=is_free and _is_prompt_repeated(columns, sample),
+            has_margin=sample.share(columns.margin) >= _MOST,
         )
-
-
-def _is_there(column: str | None, sample: Sample) -> bool:
-    return column is not None and any(True for _ in sample.values(column))
 
 
 def _needs_chat(columns: PartColumns, sample: Sample) -> str | None:
@@ -133,8 +130,15 @@ def _needs_chat(columns: PartColumns, sample: Sample) -> str | None:
     return None
 
 
-def _kind(forms: Iterable[Form]) -> Kind:
-    return "conversational" if set(forms) & (CHAT - {Form.DIALOGUE}) else "text"
+def _kind(sample: Sample, columns: Iterable[str | None], *, is_answers: bool = False) -> Kind:
+    """What most values of the columns are."""
+    chats = texts = 0
+    for column in columns:
+        for value in sample.values(column) if column else ():
+            for item in contents(value) if is_answers else [value]:
+                chats += form_of(item) in CHAT
+                texts += isinstance(item, str) or form_of(item) == Form.TEXTS
+    return "conversational" if chats > texts else "text"
 
 
 def _are_dialogues(sample: Sample, columns: Iterable[str | None]) -> bool:

@@ -22,7 +22,7 @@ class Form(StrEnum):
 
 
 #: Forms that become messages, whatever the other parts of the row are.
-CHAT = frozenset({Form.DIALOGUE, Form.MESSAGE, Form.MESSAGES, Form.CONVERSATIONS})
+CHAT = frozenset({Form.MESSAGE, Form.MESSAGES, Form.CONVERSATIONS})
 #: Forms that hold several replies.
 SEVERAL = frozenset({Form.TEXTS, Form.CONVERSATIONS})
 

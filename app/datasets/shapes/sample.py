@@ -48,6 +48,10 @@ class Sample:
             if (value := value_at(row, path)) is not None:
                 yield value
 
+    def share(self, path: str | None) -> float:
+        """Of the rows, those in which the column is not null."""
+        return 0.0 if path is None else sum(1 for _ in self.values(path)) / len(self.rows)
+
     def forms(self, path: str) -> set[Form]:
         """The forms of the values of a column, null aside."""
         return {form_of(value) for value in self.values(path)}

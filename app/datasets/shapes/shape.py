@@ -21,6 +21,8 @@ class Parts:
     - ``chosen`` and ``rejected``: sides that are sorted already, one or several each.
     - ``response_a`` and ``response_b`` with a ``label``: two responses and which of them is better.
     - ``answers``: a list of texts, best first, or of objects with a text and a rank or score.
+
+    ``is_verbatim``: nothing is read into the values, and any row may lack the prompt.
     """
 
     system: Columns = SYSTEM
@@ -37,6 +39,7 @@ class Parts:
     slice: Columns = ("slice",)
     tools: Columns = ("tools",)
     chat_template_kwargs: Columns = ("chat_template_kwargs",)
+    is_verbatim: bool = False
 
     @property
     def required(self) -> tuple[Columns, ...]:

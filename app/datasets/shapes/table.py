@@ -33,7 +33,33 @@ def _has_conversations(sample: Sample) -> bool:
     return Form.MESSAGES in sample.forms("chosen")
 
 
+_STORED = ("line",)
+
 SHAPES: tuple[Shape, ...] = (
+    Shape(
+        name="stored",
+        summary="A dataset of this service, as `GET /v1/datasets/{id}/content` gives it.",
+        parts=replace(_SIDED, system=(), history=(), is_verbatim=True),
+        needs=_STORED,
+        harmless=frozenset(_STORED),
+        examples=({"chosen": [_GOOD], "line": 1, "prompt": [_USER], "rejected": [_BAD]},),
+    ),
+    Shape(
+        name="stored_ranked",
+        summary="A ranked dataset of this service, as `GET /v1/datasets/{id}/content` gives it.",
+        parts=Parts(
+            system=(), history=(), prompt=("prompt",), answers=("replies",), is_verbatim=True
+        ),
+        needs=_STORED,
+        harmless=frozenset(_STORED),
+        examples=(
+            {
+                "line": 1,
+                "prompt": [_USER],
+                "replies": [{"rank": 1, "reply": [_GOOD]}, {"rank": 2, "reply": [_BAD]}],
+            },
+        ),
+    ),
     Shape(
         name="openai_preference",
         summary="OpenAI's preference fine-tuning: the conversation and tools in `input`.",
