@@ -107,7 +107,8 @@ class UnusedFields:
         if suspects is None:
             suspects = self._suspects_of(layout)
         if suspects:
-            lost = [name for name in suspects if self._is_lost(name, name, row[name], row)]
+            others = [row[name] for name in self._used if name in row]
+            lost = [name for name in suspects if self._is_lost(name, name, row[name], others)]
             if lost:
                 raise _lost_columns(lost)
 
@@ -125,7 +126,9 @@ class UnusedFields:
             self._note(name)
             if key in self._ignored or {name, f"messages[].{key}"} & self._ignored:
                 self.warned.add(name)
-            elif not is_harmless(key) and self._is_lost(key, name, message[key], message):
+            elif not is_harmless(key) and self._is_lost(
+                key, name, message[key], [message[other] for other in used]
+            ):
                 raise _lost_key(path, key, name)
 
     def ask_to_ignore(self, name: str) -> None:
@@ -144,7 +147,8 @@ class UnusedFields:
             self._suspects[layout] = suspects
         return suspects
 
-    def _is_lost(self, key: str, name: str, value: Any, row: Mapping[str, Any]) -> bool:
+    def _is_lost(self, key: str, name: str, value: Any, others: list[Any]) -> bool:
+        """Whether a field has text that is in no other field and may matter."""
         if not value or isinstance(value, bool | int | float):
             return False
         if key.lower() in MEDIA:
@@ -152,7 +156,6 @@ class UnusedFields:
         texts = set(_texts(value))
         if not texts:
             return False
-        others = (row[column] for column in self._used if column in row)
         if texts <= {text for other in others for text in _texts(other)}:
             return False
         if key.lower() in MEANINGFUL:

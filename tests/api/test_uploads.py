@@ -150,7 +150,7 @@ def test_same_bytes_of_two_tenants_are_two_datasets_on_one_blob(
     assert rows_in(engine, Dataset, Blob) == [2, 1]
 
 
-@pytest.mark.parametrize("content_type", ["image/png", "application/zip", "application/json", ""])
+@pytest.mark.parametrize("content_type", ["image/png", "application/zip", "text/html", ""])
 def test_content_that_is_no_dataset_is_refused(client: TestClient, content_type: str) -> None:
     headers = {"Content-Type": content_type} if content_type else {}
     answer = client.post("/v1/datasets", content=pairs(1), headers=headers)
@@ -172,7 +172,8 @@ def test_gzip_that_does_not_say_what_is_inside_is_told_how_to_go(client: TestCli
     [
         (b"", "application/x-ndjson", "give at least one row"),
         (b"no", "application/vnd.apache.parquet", "send a whole Parquet file"),
-        (b'{"chosen": "a"}\n' * 2, "application/x-ndjson", "mend the named lines"),
+        (b'{"chosen": "a", "rejected": "a"}\n' * 2, "application/x-ndjson", "mend the named lines"),
+        (b'{"chosen": "a"}\n', "application/x-ndjson", "name the columns prompt, chosen"),
     ],
 )
 def test_refused_file_is_told_what_to_do_about_it(
