@@ -13,6 +13,7 @@ import selectors
 import subprocess
 import sys
 from collections.abc import Generator, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -136,7 +137,8 @@ class _Child:
     def answer(self, columns: list[str]) -> None:
         """Tell the child which columns to print."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(columns).encode() + b"\n")
+        with suppress(BrokenPipeError):  # it died; what it printed says why
+            self._process.stdin.write(json.dumps(columns).encode() + b"\n")
 
 
 def _read(pipe: IO[bytes]) -> bytes:

@@ -123,10 +123,11 @@ class DatasetReader:
                 source = _renamed_rows(source, rename)
                 sample = Sample(tuple((line, renamed(row, rename)) for line, row in sample.rows))
             shape = recognised.shape
-            form = FileForm.of(shape.parts, sample)
-            unused = self._unused(shape, form)
+            parts = shape.parts_in(sample)
+            form = FileForm.of(parts, sample)
+            unused = self._unused(form.columns.used(parts), shape, form)
             lint = Lint(sample)
-            assemble = RowAssembler(shape.parts, form, unused, is_untyped=is_untyped)
+            assemble = RowAssembler(parts, form, unused, is_untyped=is_untyped)
             yield from self._lines(source, assemble, lint)
         except FileError as error:
             self._tally.refuse(error.at(max(self._line, 1)))
@@ -180,11 +181,12 @@ class DatasetReader:
                 self._tally.add(line, row)
         self._tally.check_end(self._line, 0)
 
-    def _unused(self, shape: Shape, form: FileForm) -> UnusedFields:
+    def _unused(self, used: frozenset[str], shape: Shape, form: FileForm) -> UnusedFields:
         return UnusedFields(
-            used=form.columns.used(shape.parts),
+            used=used,
             harmless=shape.harmless,
             ignored=self._options.ignore_columns,
+            needs_prompt=form.prompt_kind is None,
         )
 
     def _summary(self, shape: str, unused: UnusedFields, lint: Lint) -> DatasetSummary:

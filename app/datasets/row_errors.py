@@ -131,10 +131,10 @@ class InvalidDatasetError(InvalidError):
         self.is_counted_to_end = is_counted_to_end
 
 
-def shown(value: Any) -> str:
+def shown(value: Any, characters: int = _SHOWN_CHARACTERS) -> str:
     """Text from an upload, quoted, short, and safe to print and to store."""
-    text = value if isinstance(value, str) else repr(value)[: 4 * _SHOWN_CHARACTERS]
-    cut = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+    text = value if isinstance(value, str) else repr(value)[: 4 * characters]
+    cut = text if len(text) <= characters else text[:characters] + "…"
     return json.dumps(cut, ensure_ascii=not cut.isprintable())
 
 

@@ -70,7 +70,8 @@ class UnusedFields:
     """Looks at the fields of each row that the shape does not use. One for each upload.
 
     ``used`` are the columns that the shape reads, ``a.b`` for the key ``b`` of an object ``a``;
-    ``harmless`` are those that it documents as harmless.
+    ``harmless`` are those that it documents as harmless. ``needs_prompt`` says that no column is
+    the prompt, so that one of those left over may be it.
     """
 
     def __init__(
@@ -79,10 +80,12 @@ class UnusedFields:
         used: frozenset[str] = frozenset(),
         harmless: frozenset[str] = frozenset(),
         ignored: frozenset[str] = frozenset(),
+        needs_prompt: bool = False,
     ) -> None:
         self._used = used
         self._harmless = harmless
         self._ignored = ignored
+        self._needs_prompt = needs_prompt
         self._suspects: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._first_seen: dict[str, int] = {}  # hashes: a value may have a megabyte
         self._roots = {name.partition(".")[0] for name in used if "." in name}
@@ -110,7 +113,7 @@ class UnusedFields:
             others = [row[name] for name in self._used if name in row]
             lost = [name for name in suspects if self._is_lost(name, name, row[name], others)]
             if lost:
-                raise _lost_columns(lost)
+                raise _lost_columns(lost, needs_prompt=self._needs_prompt)
 
     def check_message(self, path: str, message: Mapping[str, Any], used: set[str]) -> None:
         """Decide about the keys of one message; ``path`` names it, such as ``chosen[1]``.
@@ -126,7 +129,7 @@ class UnusedFields:
             self._note(name)
             if key in self._ignored or {name, f"messages[].{key}"} & self._ignored:
                 self.warned.add(name)
-            elif not is_harmless(key) and self._is_lost(
+            elif not (is_harmless(key) or name in self._harmless) and self._is_lost(
                 key, name, message[key], [message[other] for other in used]
             ):
                 raise _lost_key(path, key, name)
@@ -185,17 +188,16 @@ def _texts(value: Any) -> Iterator[str]:
             stack += item
 
 
-def _lost_columns(names: list[str]) -> FileError:
+def _lost_columns(names: list[str], *, needs_prompt: bool) -> FileError:
     listed = ", ".join(shown(name) for name in names[:10])
-    first = shown(names[0])[1:-1]
     what = "column holds" if len(names) == 1 else "columns hold"
-    ignore = ",".join(names[:10])
+    part = f"columns[prompt]={names[0]}" if needs_prompt else "columns[system]=… (or input, tools)"
+    hint = f"map it with {part}, or say ignore_columns={','.join(names[:10])} to train without it"
     return FileError(
         "unused_column",
         f"the {what} text that no part of the pair comes from: {listed}",
-        "map it with columns[prompt]=… (or system, input, history, tools, slice), or say "
-        f"ignore_columns={shown(ignore)[1:-1]} to train without it",
-        column=first,
+        shown(hint, 400)[1:-1],
+        column=shown(names[0])[1:-1],
     )
 
 

@@ -85,8 +85,8 @@ def test_example_of_a_shape_is_recognised_and_read(shape: Shape, example: dict[s
     assert {w.code for w in summary.warnings} <= {"sources_one_sided"}
 
 
-def test_names_of_shapes_are_unique_but_for_the_labels() -> None:
-    names = [shape.name for shape in SHAPES if shape.name != "two_responses"]
+def test_names_of_shapes_are_unique() -> None:
+    names = [shape.name for shape in SHAPES]
     assert len(set(names)) == len(names)
 
 
@@ -199,6 +199,14 @@ WRITERS: dict[str, Callable[[Drawn], dict[str, Any]]] = {
         winner_tie=0,
     ),
     "two_responses": lambda p: _two("response_a", "response_b", p, prompt=p.prompt, label="B"),
+    "two_responses, numbers": lambda p: _two("answer1", "answer2", p, question=p.prompt, label=2),
+    "messages": lambda p: {
+        "messages": [p.user], "chosen": p.say(p.good), "rejected": p.say(p.bad),
+    },
+    "alpaca_outputs": lambda p: {"instruction": p.prompt, "output": [p.good, p.bad]},
+    "scored_responses": lambda p: {
+        "prompt": p.prompt, "responses": [p.bad, p.good], "scores": [-1, 2.5],
+    },
     "webgpt_comparisons": lambda p: _two(
         "answer_0", "answer_1", p, question={"full_text": p.prompt, "dataset": "x"}, score_0=-1.0,
         score_1=1.0,
@@ -380,6 +388,14 @@ def test_ranked_answers_keep_ranks_and_scores() -> None:
         ),
         ({"answers": [{"rank": 1}, {"rank": 2}]}, "invalid_ranks", "answers[0]"),
         ({"answers": [str(n) for n in range(65)]}, "too_many_replies", "answers"),
+        (
+            {"answers": [{"answer": "a", "rank": 1, "system": "s"}, {"answer": "b", "rank": 2}]},
+            "unused_column",
+            "answers[0].system",
+        ),
+        ({"answers": ["a", "b"], "scores": [1]}, "invalid_ranks", "scores"),
+        ({"answers": ["a", "b"], "scores": [1, "x"]}, "invalid_ranks", "scores[1]"),
+        ({"answers": ["a", "b"], "scores": [1, 1]}, "empty_dataset", None),
     ],
 )
 def test_bad_ranks_are_told(row: dict[str, Any], code: str, column: str) -> None:
@@ -426,6 +442,10 @@ def mapped(columns: dict[str, str], **labels: str) -> ReadOptions:
             mapped(
                 {"response_a": "x", "response_b": "y", "label": "how"}, a="negative", b="positive"
             ),
+        ),
+        (
+            {"q": "P?", "all": ["B", "G"], "points": [1, 2]},
+            mapped({"prompt": "q", "answers": "all", "scores": "points"}),
         ),
         ({"q": "P?", "best_first": ["G", "B"]}, mapped({"prompt": "q", "answers": "best_first"})),
     ],
@@ -474,9 +494,9 @@ def test_mapping_that_does_not_fit_is_refused(options: ReadOptions, code: str, s
             "columns[prompt]=problem&columns[chosen]=preferred&columns[rejected]=non_preferred",
         ),
         (
-            ("question", "completion_a", "completion_b", "choice"),
-            "columns[prompt]=question&columns[response_a]=completion_a"
-            "&columns[response_b]=completion_b&columns[label]=choice",
+            ("question", "text_a", "text_b", "choice"),
+            "columns[prompt]=question&columns[response_a]=text_a"
+            "&columns[response_b]=text_b&columns[label]=choice",
         ),
     ],
 )

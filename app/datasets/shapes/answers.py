@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from app.datasets.row_errors import RowError, kind_of, shown
 from app.datasets.shapes.labels import read_number
 from app.datasets.shapes.sample import value_at
+from app.datasets.unused import UnusedFields
 
 #: Replies of one row; their pairs grow with the square.
 MAX_REPLIES = 64
@@ -49,8 +50,13 @@ def rank_sides(row: Mapping[str, Any], chosen: str, rejected: str) -> list[Reply
     return replies
 
 
-def read_answers(column: str, value: Any) -> list[Reply]:
+def read_answers(
+    column: str, value: Any, unused: UnusedFields, scores: tuple[str, Any] | None = None
+) -> list[Reply]:
     """Replies of one list, best first: texts in that order, or objects with a rank or a score.
+
+    ``scores`` are the column and the value of a list of their own, a number for each text; higher
+    is better. Keys of objects that say something else go to ``unused``.
 
     Raises:
         RowError: not such a list, or ``tie`` where no reply is better than another.
@@ -63,9 +69,12 @@ def read_answers(column: str, value: Any) -> list[Reply]:
             column=column,
         )
     _check_count(column, len(value))
-    if all(isinstance(item, str) for item in value):
+    if scores is not None:
+        found = _scored(column, value, *scores)
+    elif all(isinstance(item, str | list) for item in value):
         return [Reply(f"{column}[{index}]", text, index + 1) for index, text in enumerate(value)]
-    found = [_answer(f"{column}[{index}]", item) for index, item in enumerate(value)]
+    else:
+        found = [_answer(f"{column}[{index}]", item, unused) for index, item in enumerate(value)]
     ranks = [answer.rank for answer in found if answer.rank is not None]
     if 0 < len(ranks) < len(found):
         raise _not_ranked(column, "ranks in some answers and scores in others")
@@ -101,7 +110,21 @@ class _Answer(NamedTuple):
     score: float | None
 
 
-def _answer(path: str, item: Any) -> _Answer:
+def _scored(column: str, value: list[Any], scores_at: str, scores: Any) -> list[_Answer]:
+    if not isinstance(scores, list) or len(scores) != len(value):
+        found = f"{len(scores)} scores" if isinstance(scores, list) else kind_of(scores)
+        raise _not_ranked(scores_at, f"found {found} for {len(value)} answers")
+    numbers = [read_number(score) for score in scores]
+    if None in numbers:
+        index = numbers.index(None)
+        raise _not_ranked(f"{scores_at}[{index}]", f"found {kind_of(scores[index])}, not a number")
+    return [
+        _Answer(f"{column}[{index}]", item, None, number)
+        for index, (item, number) in enumerate(zip(value, numbers, strict=True))
+    ]
+
+
+def _answer(path: str, item: Any, unused: UnusedFields) -> _Answer:
     if not isinstance(item, dict):
         raise _not_ranked(path, f"found {kind_of(item)}")
     texts = [key for key in _TEXT_KEYS if item.get(key) is not None]
@@ -112,6 +135,7 @@ def _answer(path: str, item: Any) -> _Answer:
     rank, score = (_number(path, item, keys) for keys in (_RANK_KEYS, _SCORE_KEYS))
     if rank is None and score is None:
         raise _not_ranked(path, "found neither rank nor score")
+    unused.check_message(path, item, {texts[0], *_RANK_KEYS, *_SCORE_KEYS} & item.keys())
     return _Answer(*text, rank, score)
 
 

@@ -145,7 +145,9 @@ class RowAssembler:
     def _ranked(self, row: Mapping[str, Any]) -> Draft:
         columns = self._columns
         if columns.answers is not None:
-            answers = read_answers(columns.answers, value_at(row, columns.answers))
+            scores = columns.scores and (columns.scores, value_at(row, columns.scores))
+            value = value_at(row, columns.answers)
+            answers = read_answers(columns.answers, value, self._unused, scores or None)
         else:
             assert columns.chosen is not None
             assert columns.rejected is not None

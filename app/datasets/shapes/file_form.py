@@ -38,6 +38,7 @@ class PartColumns:
     response_a: str | None
     response_b: str | None
     answers: str | None
+    scores: str | None
     margin: str | None
     slice: str | None
     tools: str | None

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from itertools import product
 
 from app.datasets.shapes.forms import Form
-from app.datasets.shapes.labels import Named, OneHot, Scores, Signed
+from app.datasets.shapes.labels import Named, OneHot, Scores, Signed, names_of_sides
 from app.datasets.shapes.sample import Sample
 from app.datasets.shapes.shape import Parts, Shape
 
 _USER = {"role": "user", "content": "What is 2+2?"}
 _GOOD = {"role": "assistant", "content": "It is 4."}
 _BAD = {"role": "assistant", "content": "It is 5."}
-_NAMES = ("winner", "label", "preference", "preferred", "better")
+_PROMPTS = ("prompt", "question", "instruction", "query")
+_LABELS = ("winner", "label", "preference", "preferred", "better", "better_response", "choice")
+_STEMS = ("response", "answer", "completion", "output", "reply")
+_ENDS = (("a", "b"), ("A", "B"), ("0", "1"), ("1", "2"))
 
 
-def _two_responses(label: str, example: Mapping[str, Any]) -> Shape:
-    return Shape(
-        name="two_responses",
-        summary="Two responses and a column that names the better one: `a`, `b` or `tie`, or the "
-        "name of its column.",
-        parts=Parts(
-            prompt=("prompt", "question", "instruction"),
-            response_a=("response_a",),
-            response_b=("response_b",),
-            label=Named(label),
-        ),
-        needs=(label,),
-        harmless=frozenset({"judge"}),
-        examples=(example,),
-    )
+def _two_responses(sample: Sample) -> Parts | None:
+    """Columns such as response_a, response_b and winner; None without such."""
+    label = next(filter(sample.has, _LABELS), None)
+    if label is None:
+        return None
+    for stem, (one, other), separator in product(_STEMS, _ENDS, ("_", "")):
+        a, b = f"{stem}{separator}{one}", f"{stem}{separator}{other}"
+        if sample.has(a) and sample.has(b):
+            return Parts(
+                prompt=_PROMPTS,
+                response_a=(a,),
+                response_b=(b,),
+                label=Named(label, names_of_sides(a, b)),
+            )
+    return None
 
 
 def _are_conversations(sample: Sample) -> bool:
@@ -247,17 +249,28 @@ LABELLED: tuple[Shape, ...] = (
             },
         ),
     ),
-    *(
-        _two_responses(
-            label,
+    Shape(
+        name="two_responses",
+        summary="Two responses (`response_a` and `response_b`, `answer_1` and `answer_2` …) and a "
+        "column (`winner`, `label`, `preference` …) that names the better one: `a`, `b`, `tie`, "
+        "the name of its column, or the number in that name. 0 and 1 do not name `response_a` and "
+        "`response_b`: say `labels[a]=…&labels[b]=…` with `columns[…]`.",
+        parts=Parts(
+            prompt=_PROMPTS,
+            response_a=("response_a",),
+            response_b=("response_b",),
+            label=Named("winner"),
+        ),
+        find=_two_responses,
+        harmless=frozenset({"judge"}),
+        examples=(
             {
                 "prompt": "What is 2+2?",
                 "response_a": "It is 5.",
                 "response_b": "It is 4.",
-                label: "b",
+                "winner": "b",
             },
-        )
-        for label in _NAMES
+        ),
     ),
     Shape(
         name="stack_exchange_paired",

@@ -20,6 +20,17 @@ SIDE_NAMES: Mapping[str, Winner] = {
 }
 
 
+def names_of_sides(a: str, b: str) -> dict[str, Winner]:
+    """Values of a label that name a side, where the responses are in the columns ``a`` and ``b``.
+
+    Numbers name a side only where the columns have them: 0 means ``response_0``.
+    """
+    own: dict[str, Winner] = {a: "a", b: "b"}
+    if a[-1:].isdigit() and b[-1:].isdigit() and a[:-1] == b[:-1]:
+        own |= {a[-1]: "a", b[-1]: "b"}
+    return {**SIDE_NAMES, **own}
+
+
 class Verdict(NamedTuple):
     """The better one of two responses, and how much better it is if the data say so."""
 

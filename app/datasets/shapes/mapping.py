@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from app.datasets.options import ReadOptions
 from app.datasets.row_errors import FileError, shown
-from app.datasets.shapes.labels import SIDE_NAMES, Label, Named, Signed, Winner
+from app.datasets.shapes.labels import Label, Named, Signed, Winner, names_of_sides
 from app.datasets.shapes.sample import Sample
 from app.datasets.shapes.shape import SYSTEM, Parts, Shape
 
@@ -59,7 +59,8 @@ def _parts(mapped: Mapping[str, str], labels: Mapping[str, str], sample: Sample)
     )
     if "answers" in mapped:
         _refuse_others(mapped, "answers", (*_SIDES, *_RESPONSES, "label"))
-        return replace(common, answers=own("answers"))
+        scores = own("scores") if "scores" in mapped else ()
+        return replace(common, answers=own("answers"), scores=scores)
     if {*_RESPONSES, "label"} & mapped.keys():
         _refuse_others(mapped, "response_a", _SIDES)
         for part in (*_RESPONSES, "label"):
@@ -89,11 +90,7 @@ def _label(column: str, labels: Mapping[str, str], a: str, b: str) -> Label:
                 names[value.strip()] = winner
     if names:
         return Named(column, names)
-    # The names of the columns themselves say which response is meant: PKU's response_0 and 0.
-    own: dict[str, Winner] = {a: "a", b: "b"}
-    if a[-1:].isdigit() and b[-1:].isdigit() and a[:-1] == b[:-1]:
-        own |= {a[-1]: "a", b[-1]: "b"}
-    return Named(column, {**SIDE_NAMES, **own})
+    return Named(column, names_of_sides(a, b))
 
 
 def _refuse_others(mapped: Mapping[str, str], part: str, others: tuple[str, ...]) -> None:

@@ -20,7 +20,8 @@ class Parts:
 
     - ``chosen`` and ``rejected``: sides that are sorted already, one or several each.
     - ``response_a`` and ``response_b`` with a ``label``: two responses and which of them is better.
-    - ``answers``: a list of texts, best first, or of objects with a text and a rank or score.
+    - ``answers``: a list of texts, best first, or of objects with a text and a rank or score;
+      or a list of texts and, in ``scores``, a list of numbers, higher is better.
 
     ``is_verbatim``: nothing is read into the values, and any row may lack the prompt.
     """
@@ -35,6 +36,7 @@ class Parts:
     response_b: Columns = ()
     label: Label | None = None
     answers: Columns = ()
+    scores: Columns = ()
     margin: Columns = ("margin",)
     slice: Columns = ("slice",)
     tools: Columns = ("tools",)
@@ -44,14 +46,16 @@ class Parts:
     @property
     def required(self) -> tuple[Columns, ...]:
         """Parts without which a row has no pair."""
-        sides = (self.chosen, self.rejected, self.response_a, self.response_b, self.answers)
+        sides = (
+            self.chosen, self.rejected, self.response_a, self.response_b, self.answers, self.scores,
+        )  # fmt: skip
         return tuple(columns for columns in sides if columns)
 
 
 #: The parts that come straight from columns, in the order of the documentation.
 PART_NAMES = (
     "system", "history", "prompt", "input", "chosen", "rejected", "response_a", "response_b",
-    "answers", "margin", "slice", "tools", "chat_template_kwargs",
+    "answers", "scores", "margin", "slice", "tools", "chat_template_kwargs",
 )  # fmt: skip
 
 
@@ -74,11 +78,15 @@ class Shape:
     needs: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
     when: Callable[[Sample], bool] = lambda _: True
+    find: Callable[[Sample], Parts | None] | None = None
+    """Finds the parts where the columns have no fixed names; ``parts`` are those of the example."""
     harmless: frozenset[str] = frozenset()
     """Columns beside those of ``app.datasets.unused.HARMLESS`` that are ignored quietly."""
 
     def fits(self, sample: Sample) -> bool:
         """Whether the first rows of an upload have this shape."""
+        if self.find is not None:
+            return self.find(sample) is not None
         label = self.parts.label.columns if self.parts.label else ()
         return (
             all(any(map(sample.has, columns)) for columns in self.parts.required)
@@ -86,3 +94,7 @@ class Shape:
             and not any(map(sample.has, self.lacks))
             and self.when(sample)
         )
+
+    def parts_in(self, sample: Sample) -> Parts:
+        """Where the parts are in an upload that has this shape."""
+        return (self.find and self.find(sample)) or self.parts

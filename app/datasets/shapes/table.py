@@ -33,6 +33,13 @@ def _has_conversations(sample: Sample) -> bool:
     return Form.MESSAGES in sample.forms("chosen")
 
 
+def _messages_ask(sample: Sample) -> bool:
+    """Whether the messages end with somebody who waits for a reply."""
+    lists = [value for value in sample.values("messages") if isinstance(value, list) and value]
+    last = [value[-1] for value in lists if isinstance(value[-1], dict)]
+    return bool(last) and all(message.get("role") != "assistant" for message in last)
+
+
 _STORED = ("line",)
 
 SHAPES: tuple[Shape, ...] = (
@@ -83,6 +90,23 @@ SHAPES: tuple[Shape, ...] = (
     ),
     *LABELLED,
     Shape(
+        name="scored_responses",
+        summary="A list of responses and a list of their scores; higher is better. Stored as "
+        "ranked rows.",
+        parts=Parts(
+            prompt=("prompt", "question", "instruction"),
+            answers=("responses", "completions", "answers"),
+            scores=("scores", "rewards"),
+        ),
+        examples=(
+            {
+                "prompt": "What is 2+2?",
+                "responses": ["It is 5.", "It is 4."],
+                "scores": [0.1, 0.9],
+            },
+        ),
+    ),
+    Shape(
         name="nectar",
         summary="Ranked answers to one prompt; rank 1 is the best. Stored as ranked rows.",
         seen_in="berkeley-nest/Nectar",
@@ -106,7 +130,15 @@ SHAPES: tuple[Shape, ...] = (
         "rows.",
         seen_in="openbmb/UltraFeedback",
         parts=Parts(prompt=("instruction",), answers=("completions",)),
-        harmless=frozenset({"correct_answers", "incorrect_answers"}),
+        harmless=frozenset(
+            {
+                "completions[].annotations",
+                "completions[].critique",
+                "completions[].principle",
+                "correct_answers",
+                "incorrect_answers",
+            }
+        ),
         examples=(
             {
                 "instruction": "What is 2+2?",
@@ -114,6 +146,21 @@ SHAPES: tuple[Shape, ...] = (
                     {"response": "It is 4.", "overall_score": 8.5, "model": "a"},
                     {"response": "It is 5.", "overall_score": 2.0, "model": "b"},
                 ],
+            },
+        ),
+    ),
+    Shape(
+        name="alpaca_outputs",
+        summary="`output` is a list of replies, best first. Stored as ranked rows.",
+        seen_in="LLaMA-Factory's earlier preference format",
+        parts=Parts(prompt=("instruction",), input=("input",), answers=("output",)),
+        needs=("instruction",),
+        when=lambda sample: Form.TEXTS in sample.forms("output"),
+        examples=(
+            {
+                "instruction": "What is 2+2?",
+                "input": "",
+                "output": ["It is 4.", "It is 5."],
             },
         ),
     ),
@@ -133,12 +180,21 @@ SHAPES: tuple[Shape, ...] = (
         ),
     ),
     Shape(
-        name="orca",
-        summary="The prompt is called `question`; `system` becomes the system message.",
-        seen_in="Intel/orca_dpo_pairs",
-        parts=replace(_SIDED, prompt=("question",)),
-        needs=("question",),
+        name="messages",
+        summary="The prompt is a list of `messages` that ends before the reply.",
+        seen_in="LLaMA-Factory's OpenAI preference format",
+        parts=replace(_SIDED, prompt=("messages",)),
         lacks=("prompt",),
+        when=_messages_ask,
+        examples=({"messages": [_USER], "chosen": _GOOD, "rejected": _BAD},),
+    ),
+    Shape(
+        name="orca",
+        summary="The prompt is called `question` or `query`; `system` becomes the system message.",
+        seen_in="Intel/orca_dpo_pairs",
+        parts=replace(_SIDED, prompt=("question", "query")),
+        lacks=("prompt",),
+        when=lambda sample: any(map(sample.has, ("question", "query"))),
         examples=(
             {
                 "system": "You are helpful.",
