@@ -14,7 +14,7 @@ from app.domain.notes import NoteCode
 from app.domain.progress import Noted
 from worker.trainer.failures import unsupported
 from worker.trainer.pairs import LINES_NAMED
-from worker.trainer.tokenization import REPLIES, PairTokenizer, TokenizedRow
+from worker.trainer.tokenization import REPLIES, PairTokenizer, TokenizedRow, message_texts
 
 #: Evenly over the dataset: they are rendered again, and a template does the same to all.
 PAIRS_LOOKED_AT = 64
@@ -55,9 +55,10 @@ class LeftOut:
         texts = [_squeezed(text) for text in rendered]
         judged, prompt = (
             any(
-                _squeezed(message["content"]) not in text
+                _squeezed(part) not in text
                 for messages, text in zip(parts, texts, strict=True)
                 for message in messages
+                for part in message_texts(message)
             )
             for parts in ([pair[reply] for reply in REPLIES], [pair.get("prompt", [])] * 2)
         )

@@ -31,6 +31,8 @@ from worker.trainer.token_cache import CacheEntry, Ids
 from worker.trainer.vocabulary import tokens_around
 
 REPLIES = ("chosen", "rejected")
+#: What chat templates call the reasoning of a message.
+REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 #: Rows for one call of the tokenizer: its threads need many, the texts must not fill the memory.
 CHUNK_ROWS = 1000
 #: Raise it when a text is rendered or encoded otherwise than before.
@@ -74,12 +76,28 @@ class PairTokenizer:
 
         Raises:
             TemplateTooCostly
-            ValueError, jinja2.TemplateError: the chat template cannot render it.
+            ValueError, jinja2.TemplateError: the chat template cannot render it, or leaves out its
+                tools, its tool calls, or the reasoning that alone tells the replies apart.
         """
         if self.is_conversational:
             prompt = row.get("prompt", [])
-            return render_chats(self.tokenizer, [prompt + row[reply] for reply in REPLIES])
+            chats = [self._named(prompt + row[reply]) for reply in REPLIES]
+            variables = row.get("chat_template_kwargs", {})
+            texts = render_chats(self.tokenizer, chats, row.get("tools"), variables)
+            check_shown(row, texts)
+            return texts
         return [str(row.get("prompt", "")) + self._with_eos(row[reply]) for reply in REPLIES]
+
+    def _named(self, chat: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The messages with their reasoning under the name that the chat template reads."""
+        template = str(self.tokenizer.chat_template)
+        name = next((n for n in REASONING_NAMES if re.search(rf"\b{n}\b", template)), "")
+        if name in ("", "reasoning_content"):
+            return chat
+        return [
+            {name if key == "reasoning_content" else key: value for key, value in message.items()}
+            for message in chat
+        ]
 
     def _with_eos(self, text: str) -> str:
         eos = self.tokenizer.eos_token
@@ -168,6 +186,7 @@ def _encoded(
         while chunk := list(islice(rows, CHUNK_ROWS)):
             rendered: list[tuple[dict[str, Any], list[str]]] = []
             for row in chunk:
+                _check_pair(row)
                 try:
                     rendered.append((row, tokenizer.render(row)))
                 except TemplateTooCostly as error:
@@ -189,6 +208,15 @@ def _encoded(
             writer.publish()
 
 
+def _check_pair(row: dict[str, Any]) -> None:
+    if "replies" in row:
+        raise TrainerFailure(
+            FailureCode.DATASET_INVALID,
+            f"line {row['line']} holds ranked replies, which cannot be trained on yet; upload them "
+            "as pairs, one a row",
+        )
+
+
 def _known(
     path: str | Path, ids: Ids, ends: NDArray[np.int64]
 ) -> Iterator[tuple[dict[str, Any], Ids, Ids]]:
@@ -198,10 +226,42 @@ def _known(
         yield row, ids[start:middle], ids[middle:end]
 
 
+def check_shown(row: dict[str, Any], texts: list[str]) -> None:
+    """Refuse rendered texts that lack what cannot be left out.
+
+    Raises:
+        ValueError: names it.
+    """
+    for reply, text in zip(REPLIES, texts, strict=True):
+        messages = row.get("prompt", []) + row[reply]
+        calls = [
+            call["function"]["name"]
+            for message in messages
+            for call in message.get("tool_calls", ())
+        ]
+        tools = [tool.get("function", tool)["name"] for tool in row.get("tools", ())]
+        said = [part for message in messages for part in message_texts(message)]
+        for what, names in (("tool calls", calls), ("tools", tools)):
+            for name in names:
+                # A message may well say the name of a tool.
+                if text.count(name) <= sum(part.count(name) for part in said):
+                    raise ValueError(f"it leaves out the {what}, {name!r} for one")
+    if texts[0] == texts[1]:
+        replies = row["chosen"] + row["rejected"]
+        if any("reasoning_content" in message for message in replies):
+            raise ValueError("it leaves out the reasoning, which alone tells the replies apart")
+
+
+def message_texts(message: dict[str, Any]) -> list[str]:
+    """The texts of a message: its content and its reasoning, where it has them."""
+    return [text for key in ("content", "reasoning_content") if (text := message.get(key))]
+
+
 def _texts(row: dict[str, Any], eos: object) -> Iterable[str]:
     for key in ("prompt", "chosen", "rejected"):
         value = row.get(key, "")
         if isinstance(value, list):
-            yield from (message["content"] for message in value)
+            for message in value:
+                yield from message_texts(message)
         else:
             yield value.removesuffix(eos) if isinstance(eos, str) else value
