@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+import orjson
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import PydanticSerializationError, to_json
 
@@ -15,10 +16,6 @@ from app.domain.rows import RowForm, ranked_pairs
 
 MAX_SLICES = 100
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_KEYS = (
-    "chat_template_kwargs", "chosen", "line", "margin", "prompt", "rejected", "replies", "slice",
-    "tools",
-)  # fmt: skip
 
 
 class SkippedRows(BaseModel):
@@ -85,49 +82,54 @@ class RowWriter:
         self.has_tools = False
         self.prompt_count = 0
 
-    def canonical_line(self, line: int, draft: Mapping[str, Any]) -> bytes:
-        """A row as a line of canonical JSONL.
+    def canonical_line(self, row: Mapping[str, Any]) -> bytes:
+        """A row, whose keys are in order, as a line of canonical JSONL.
 
         Raises:
             RowError: half a surrogate pair in a text, or too many slices.
         """
-        self._check_slice(draft.get("slice"))
-        row: dict[str, Any] = {}
-        for key in _KEYS:
-            if key in draft:
-                row[key] = draft[key]
-            elif key == "line":
-                row["line"] = line
+        if (label := row.get("slice")) is not None:
+            self._count_slice(label)
         try:
-            encoded = to_json(row) + b"\n"
-        except PydanticSerializationError:
-            raise _surrogate_error(row) from None
-        self._count(row)
+            encoded = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+        except TypeError:
+            encoded = _encoded_slowly(row)
+        self.row_count += 1
+        self.prompt_count += "prompt" in row
+        if "replies" in row:
+            self.pair_count += sum(1 for _ in ranked_pairs(row))
+        else:
+            self.pair_count += 1
+        if "tools" in row:
+            self.has_tools = True
+        if self.row_count == 1:
+            self._learn_form(row)
         return encoded
 
-    def _check_slice(self, label: str | None) -> None:
-        if label is None or label in self.slices or len(self.slices) < MAX_SLICES:
-            return
-        raise RowError(
-            "too_many_slices",
-            f"{shown(label)} is label number {MAX_SLICES + 1}",
-            f"a file may have {MAX_SLICES} slices; use coarser labels",
-            column="slice",
-        )
+    def _count_slice(self, label: str) -> None:
+        if label not in self.slices and len(self.slices) >= MAX_SLICES:
+            raise RowError(
+                "too_many_slices",
+                f"{shown(label)} is label number {MAX_SLICES + 1}",
+                f"a file may have {MAX_SLICES} slices; use coarser labels",
+                column="slice",
+            )
+        self.slices[label] += 1
 
-    def _count(self, row: Mapping[str, Any]) -> None:
-        if not self.row_count:
-            replies = row.get("replies")
-            self.row_form = "ranked" if replies else "pairs"
-            reply = replies[0]["reply"] if replies else row["chosen"]
-            self.is_conversational = isinstance(reply, list)
-            self.has_margin = "margin" in row
-        self.row_count += 1
-        self.pair_count += sum(1 for _ in ranked_pairs(row)) if "replies" in row else 1
-        self.prompt_count += "prompt" in row
-        self.has_tools = self.has_tools or "tools" in row
-        if "slice" in row:
-            self.slices[row["slice"]] += 1
+    def _learn_form(self, row: Mapping[str, Any]) -> None:
+        replies = row.get("replies")
+        self.row_form = "ranked" if replies else "pairs"
+        reply = replies[0]["reply"] if replies else row["chosen"]
+        self.is_conversational = isinstance(reply, list)
+        self.has_margin = "margin" in row
+
+
+def _encoded_slowly(row: Mapping[str, Any]) -> bytes:
+    """A line that orjson refuses: half a surrogate pair, or an integer of more than 64 bits."""
+    try:
+        return to_json(row) + b"\n"
+    except PydanticSerializationError:
+        raise _surrogate_error(row) from None
 
 
 def _surrogate_error(row: Mapping[str, Any]) -> RowError:

@@ -118,30 +118,32 @@ def _quick_value(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(value, dict):
         return None
-    marks, inside = _quotation_marks(value)
-    if line.count(b'"') != marks or (inside > 1 and b"\\u0022" in line):
+    marks, inside, depth = _measure(value)
+    if depth > MAX_NESTING or line.count(b'"') != marks + inside:
         return None
-    if line.count(b"[") + line.count(b"{") > MAX_NESTING and _depth(value) > MAX_NESTING:
-        return None
-    return value
+    return None if inside > 1 and b"\\u0022" in line else value
 
 
-def _quotation_marks(value: Any) -> tuple[int, int]:
-    """Quotation marks that a value's JSON has at least, and those of them inside texts."""
-    marks = inside = 0
-    stack = [value]
-    while stack:
-        item = stack.pop()
-        kind = type(item)
-        if kind is str:
-            marks += 2
-            inside += item.count('"')
-        elif kind is dict:
-            marks += 2 * len(item)
-            stack += item.values()
-        elif kind is list:
-            stack += item
-    return marks + inside, inside
+def _measure(value: Any) -> tuple[int, int, int]:
+    """Of a JSON value: quotation marks around its keys and texts, those inside its texts, and how
+    deep it is nested (at most MAX_NESTING + 1)."""
+    marks = inside = depth = 0
+    level = [value]
+    while level and depth <= MAX_NESTING:
+        depth += 1
+        below: list[Any] = []
+        for item in level:
+            if type(item) is dict:
+                marks += 2 * len(item)
+                item = item.values()
+            for child in item:
+                if type(child) is str:
+                    marks += 2
+                    inside += child.count('"')
+                elif type(child) is dict or type(child) is list:
+                    below.append(child)
+        level = below
+    return marks, inside, depth
 
 
 class _NonFiniteError(Exception):

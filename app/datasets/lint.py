@@ -14,6 +14,7 @@ from app.domain.notes import NoteCode
 LINES_NAMED = 10
 _MAX_SOURCES = 32
 _MIN_ROWS = 3
+_ROWS_LOOKED_AT = 64
 _PROMPT_ROLES = ("system", "developer", "user")
 _THINKING = re.compile(r"<think>.*?</think>", re.DOTALL)
 #: Beginnings of turns in texts that a chat template has rendered already.
@@ -30,29 +31,34 @@ class Lint:
         self._sources: tuple[set[str], set[str]] = (set(), set())
         self._rows = 0
         self._found: dict[NoteCode, tuple[int, list[int]]] = {}
-        self.rendered = 0
-        """Rows whose text has the marks of a chat template."""
+        self._rendered = 0
 
-    def look(self, line: int, row: Mapping[str, Any], draft: Mapping[str, Any]) -> None:
-        """The next row as it came, and as it is stored."""
+    def look(self, line: int, row: Mapping[str, Any], made: Mapping[str, Any]) -> None:
+        """The next row as it came, and the preference row made of it."""
         self._rows += 1
         if self._source_columns is not None:
-            for column, seen in zip(self._source_columns, self._sources, strict=True):
-                if len(seen) < _MAX_SOURCES:
-                    seen.add(str(row.get(column))[:200])
-        if "replies" in draft:
+            self._look_at_sources(row, self._source_columns)
+        if "replies" in made:
             return
-        chosen, rejected = draft["chosen"], draft["rejected"]
-        if isinstance(chosen, str):
+        chosen, rejected = made["chosen"], made["rejected"]
+        if type(chosen) is str:
+            if self._rows <= _ROWS_LOOKED_AT:
+                self._rendered += _RENDERED.search(made.get("prompt") or chosen) is not None
             self._compare(line, chosen, rejected)
-            if "[" in chosen or "<" in chosen:
-                self.rendered += _RENDERED.search(draft.get("prompt") or chosen) is not None
             return
-        if ("prompt" not in draft or len(chosen) > 1 or len(rejected) > 1) and _differ(draft):
+        if ("prompt" not in made or len(chosen) > 1 or len(rejected) > 1) and _differ(made):
             self._note(NoteCode.PROMPTS_DIFFER, line)
         ours, theirs = chosen[-1], rejected[-1]
-        if len(ours) == len(theirs) == 2 and ours["content"] and theirs["content"]:
+        if len(ours) == len(theirs) == 2:
             self._compare(line, ours["content"], theirs["content"])
+
+    def _look_at_sources(self, row: Mapping[str, Any], columns: tuple[str, str]) -> None:
+        chosen, rejected = self._sources
+        for column, seen, other in ((columns[0], chosen, rejected), (columns[1], rejected, chosen)):
+            source = str(row.get(column))[:200]
+            seen.add(source)
+            if source in other or len(seen) > _MAX_SOURCES:
+                self._source_columns = None  # mixed, as it should be
 
     def warnings(self) -> Iterator[DatasetWarning]:
         """What was found, if anything."""
@@ -63,10 +69,14 @@ class Lint:
         if (said := self._one_sided()) is not None:
             yield DatasetWarning(code=NoteCode.SOURCES_ONE_SIDED, message=said)
 
+    @property
+    def is_rendered(self) -> bool:
+        """Whether most of the first texts have the marks of a chat template."""
+        return 2 * self._rendered > min(self._rows, _ROWS_LOOKED_AT)
+
     def _one_sided(self) -> str | None:
         """What to say where the source of a reply alone tells whether it is chosen."""
-        chosen, rejected = self._sources
-        if self._source_columns is None or self._rows < _MIN_ROWS or chosen & rejected:
+        if self._source_columns is None or self._rows < _MIN_ROWS:
             return None
         always = [
             f"{column} is {shown(next(iter(seen)))}"
@@ -82,7 +92,10 @@ class Lint:
 
     def _compare(self, line: int, ours: str, theirs: str) -> None:
         """Note a pair that differs only in what most chat templates strip."""
-        if ours.rstrip()[-6:] != theirs.rstrip()[-6:]:  # nearly all pairs, and cheap to tell
+        # Nearly all pairs end differently, which is cheap to tell.
+        if ours[-1:] != theirs[-1:] and not (ours[-1:].isspace() or theirs[-1:].isspace()):
+            return
+        if ours.rstrip()[-8:] != theirs.rstrip()[-8:]:
             return
         if _stripped(ours) == _stripped(theirs):
             self._note(NoteCode.DIFFERENCE_STRIPPED, line)
@@ -115,10 +128,10 @@ def _source_columns(sample: Sample) -> tuple[str, str] | None:
     return None
 
 
-def _differ(draft: Mapping[str, Any]) -> bool:
+def _differ(made: Mapping[str, Any]) -> bool:
     """Whether the replies of a conversational row answer different prompts."""
-    chosen, prompt = draft["chosen"], draft.get("prompt")
-    if _prompts(chosen) != _prompts(draft["rejected"]):
+    chosen, prompt = made["chosen"], made.get("prompt")
+    if _prompts(chosen) != _prompts(made["rejected"]):
         return True
     return prompt is not None and prompt[-1]["role"] == chosen[0]["role"] == "user"
 

@@ -114,7 +114,9 @@ class DatasetReader:
         """
         ignored: set[str] = set()
         try:
-            sample, source = take_sample(self._kept_columns(rows, ignored))
+            if self._options.ignore_columns:
+                rows = self._kept_columns(rows, ignored)
+            sample, source = take_sample(rows)
             if not sample.rows:
                 self._refuse_all(source)
             self._line = 1 if is_untyped else sample.rows[0][0]  # the header is line 1
@@ -143,12 +145,12 @@ class DatasetReader:
             try:
                 if isinstance(row, RowError):
                     raise row
-                draft = assemble(row)
-                block += writer.canonical_line(line, draft)
+                made = assemble(line, row)
+                block += writer.canonical_line(made)
             except RowError as error:
                 tally.add(line, error)
                 continue
-            lint.look(line, row, draft)
+            lint.look(line, row, made)
             if writer.row_count > self._limits.max_rows:
                 raise FileError(
                     "too_many_rows",
@@ -168,15 +170,14 @@ class DatasetReader:
         """The rows without the columns that the caller asked to ignore; notes those there were."""
         asked = self._options.ignore_columns
         for line, row in rows:
-            self._line = line
-            if asked and isinstance(row, dict) and (there := asked & row.keys()):
+            if isinstance(row, dict) and (there := asked & row.keys()):
                 ignored |= there
-                yield line, {name: value for name, value in row.items() if name not in asked}
-            else:
-                yield line, row
+                row = {name: value for name, value in row.items() if name not in asked}
+            yield line, row
 
     def _refuse_all(self, rows: Iterable[Row]) -> None:
         for line, row in rows:
+            self._line = line
             if isinstance(row, RowError):
                 self._tally.add(line, row)
         self._tally.check_end(self._line, 0)
@@ -201,7 +202,7 @@ class DatasetReader:
                 "prompt": "explicit" if writer.prompt_count == writer.row_count else "implicit",
                 "has_margin": writer.has_margin,
                 "has_tools": writer.has_tools,
-                "is_rendered": lint.rendered > writer.row_count / 2,
+                "is_rendered": lint.is_rendered,
                 "slices": dict(sorted(writer.slices.items())),
                 "ignored_columns": sorted(unused.columns),
                 "skipped": self._tally.skipped,

@@ -10,6 +10,12 @@ _PYTHON_REPR = re.compile(r"\s*\[\s*\{\s*'(role|content|from|value)'\s*:")
 ENCODED_MESSAGES = re.compile(r'\s*\[\s*\{\s*"(role|content|from|value)"\s*:')
 
 
+def is_clean(text: str) -> bool:
+    """Whether the checks below are sure to find nothing: most texts begin with a letter or digit,
+    so they are neither blank nor a list."""
+    return text[:1].isalnum() and "\0" not in text
+
+
 def check_text(path: str, text: str) -> None:
     """Refuse text that says nothing or that no database can store.
 

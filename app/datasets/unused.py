@@ -115,6 +115,10 @@ class UnusedFields:
             if lost:
                 raise _lost_columns(lost, needs_prompt=self._needs_prompt)
 
+    def has_suspects(self, layout: tuple[str, ...]) -> bool:
+        """Whether ``check_row`` must see the rows with these columns."""
+        return bool(self._suspects_of(layout)) or not self._roots.isdisjoint(layout)
+
     def check_message(self, path: str, message: Mapping[str, Any], used: set[str]) -> None:
         """Decide about the keys of one message; ``path`` names it, such as ``chosen[1]``.
 

@@ -240,6 +240,8 @@ def check_shown(row: dict[str, Any], texts: list[str]) -> None:
             for call in message.get("tool_calls", ())
         ]
         tools = [tool.get("function", tool)["name"] for tool in row.get("tools", ())]
+        if not calls and not tools:
+            continue
         said = [part for message in messages for part in message_texts(message)]
         for what, names in (("tool calls", calls), ("tools", tools)):
             for name in names:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.datasets.conversations import Message, check_reply, read_messages
 from app.datasets.row_errors import RowError, kind_of, shown
@@ -11,15 +11,30 @@ from app.datasets.shapes import extras
 from app.datasets.shapes.answers import Reply, rank_sides, read_answers
 from app.datasets.shapes.dialogues import read_dialogue
 from app.datasets.shapes.file_form import MIN_REPEATED_PROMPT_CHARACTERS, FileForm, Kind
-from app.datasets.shapes.joining import join
+from app.datasets.shapes.joining import Before, join
 from app.datasets.shapes.prompts import read_history, read_system, with_input
 from app.datasets.shapes.sample import value_at
 from app.datasets.shapes.shape import Parts
-from app.datasets.texts import check_side
+from app.datasets.texts import check_side, is_clean
 from app.datasets.unused import UnusedFields
 
-Draft = dict[str, Any]
-"""A preference row without its line: keys as in ``app.domain.rows``, in any order."""
+PreferenceRow = dict[str, Any]
+"""A row as in ``app.domain.rows``, its keys in the order in which they are stored."""
+
+_KEYS = (
+    "chat_template_kwargs", "chosen", "line", "margin", "prompt", "rejected", "replies", "slice",
+    "tools",
+)  # fmt: skip
+#: Parts that few uploads have; rows without their columns skip them.
+_MAX_LAYOUTS = 100
+_OPTIONS = ("system", "history", "input", "margin", "slice", "tools", "chat_template_kwargs")
+
+
+class _Layout(NamedTuple):
+    """What the names of a row's columns say, looked up once for all rows with the same names."""
+
+    has_suspects: bool
+    has_options: bool
 
 
 class RowAssembler:
@@ -40,8 +55,10 @@ class RowAssembler:
         self._unused = unused
         self._is_untyped = is_untyped
         self._is_chat = form.kind == "conversational"
+        self._are_sides_plain = form.side_kind == "text" and not form.are_sides_dialogues
+        self._layouts: dict[tuple[str, ...], _Layout] = {}
 
-    def __call__(self, row: Mapping[str, Any]) -> Draft:
+    def __call__(self, line: int, row: Mapping[str, Any]) -> PreferenceRow:
         """The preference row.
 
         Raises:
@@ -49,25 +66,45 @@ class RowAssembler:
                 reply is better.
             FileError: it has text that would be lost.
         """
-        self._unused.check_row(row)
-        draft = self._ranked(row) if self._form.row_form == "ranked" else self._pair(row)
+        names = tuple(row)
+        layout = self._layouts.get(names) or self._layout_of(names)
+        if layout.has_suspects:
+            self._unused.check_row(row)
+        if self._form.row_form == "ranked":
+            made = self._ranked(row, layout)
+        else:
+            made = self._pair(line, row, layout)
+        if layout.has_options:
+            self._add_options(row, made)
+        elif "line" in made:
+            return made
+        made["line"] = line
+        return {key: made[key] for key in _KEYS if key in made}
+
+    def _layout_of(self, names: tuple[str, ...]) -> _Layout:
+        columns = (getattr(self._columns, option) for option in _OPTIONS)
+        roots = {column.partition(".")[0] for column in columns if column is not None}
+        layout = _Layout(
+            has_suspects=self._unused.has_suspects(names),
+            has_options=not roots.isdisjoint(names) or self._form.has_margin,
+        )
+        if len(self._layouts) < _MAX_LAYOUTS:
+            self._layouts[names] = layout
+        return layout
+
+    def _add_options(self, row: Mapping[str, Any], made: PreferenceRow) -> None:
         columns = self._columns
         if columns.slice is not None and (label := value_at(row, columns.slice)) is not None:
-            draft["slice"] = extras.read_slice(columns.slice, label)
-        self._add_tools(row, draft)
-        return draft
-
-    def _add_tools(self, row: Mapping[str, Any], draft: Draft) -> None:
-        columns = self._columns
+            made["slice"] = extras.read_slice(columns.slice, label)
         if columns.tools is not None and (tools := value_at(row, columns.tools)):
             self._check_chat(columns.tools)
             if read := extras.read_tools(columns.tools, tools):
-                draft["tools"] = read
+                made["tools"] = read
         column = columns.chat_template_kwargs
         if column is not None and (variables := value_at(row, column)):
             self._check_chat(column)
             if read_variables := extras.read_variables(column, variables):
-                draft["chat_template_kwargs"] = read_variables
+                made["chat_template_kwargs"] = read_variables
 
     def _check_chat(self, column: str) -> None:
         """Refuse in a file of texts what only a chat template can render."""
@@ -81,10 +118,12 @@ class RowAssembler:
 
     # --- pairs ----------------------------------------------------------------------------------
 
-    def _pair(self, row: Mapping[str, Any]) -> Draft:
+    def _pair(self, line: int, row: Mapping[str, Any], layout: _Layout) -> PreferenceRow:
         chosen_at, rejected_at, margin = self._sides(row)
         chosen, rejected = self._reply(row, chosen_at), self._reply(row, rejected_at)
-        prompt, (chosen, rejected) = self._joined(row, [chosen_at, rejected_at], [chosen, rejected])
+        prompt, chosen, rejected = self._joined(
+            row, layout, [chosen_at, rejected_at], [chosen, rejected]
+        )
         if chosen == rejected:
             raise RowError(
                 "identical_pair",
@@ -92,14 +131,15 @@ class RowAssembler:
                 "leave the row out; there is nothing to learn from it",
                 column=rejected_at,
             )
-        draft: Draft = {"chosen": chosen, "rejected": rejected}
-        if prompt:
-            draft["prompt"] = prompt
-        if margin is None:
+        if margin is None and layout.has_options:
             margin = self._margin(row)
+        made: PreferenceRow = {"chosen": chosen, "line": line}
         if margin is not None:
-            draft["margin"] = margin
-        return draft
+            made["margin"] = margin
+        if prompt:
+            made["prompt"] = prompt
+        made["rejected"] = rejected
+        return made
 
     def _sides(self, row: Mapping[str, Any]) -> tuple[str, str, float | None]:
         """The columns of the better and the worse reply, and the margin of the label."""
@@ -142,7 +182,7 @@ class RowAssembler:
 
     # --- ranked rows ----------------------------------------------------------------------------
 
-    def _ranked(self, row: Mapping[str, Any]) -> Draft:
+    def _ranked(self, row: Mapping[str, Any], layout: _Layout) -> PreferenceRow:
         columns = self._columns
         if columns.answers is not None:
             scores = columns.scores and (columns.scores, value_at(row, columns.scores))
@@ -153,20 +193,19 @@ class RowAssembler:
             assert columns.rejected is not None
             answers = rank_sides(row, columns.chosen, columns.rejected)
         replies = [self._content(answer.path, answer.content) for answer in answers]
-        prompt, replies = self._joined(row, [answer.path for answer in answers], replies)
-        draft: Draft = {
-            "replies": [
-                _stored(answer, reply) for answer, reply in zip(answers, replies, strict=True)
-            ]
-        }
-        if prompt:
-            draft["prompt"] = prompt
-        return draft
+        paths = [answer.path for answer in answers]
+        prompt, *replies = self._joined(row, layout, paths, replies)
+        stored = [_stored(answer, reply) for answer, reply in zip(answers, replies, strict=True)]
+        return {"replies": stored, "prompt": prompt} if prompt else {"replies": stored}
 
     # --- texts and messages ---------------------------------------------------------------------
 
     def _reply(self, row: Mapping[str, Any], column: str) -> Any:
-        value = value_at(row, column)
+        value = row.get(column)
+        if type(value) is str and self._are_sides_plain and is_clean(value):
+            return value
+        if value is None:
+            value = value_at(row, column)
         if value is not None:
             return self._content(column, value)
         if self._is_untyped and column in row:
@@ -235,20 +274,25 @@ class RowAssembler:
             self._check_kind(column, "text", expected)
             if self._form.is_prompt_dialogue:
                 return read_dialogue("prompt", value)
-            check_side(column, value)
+            if not is_clean(value):
+                check_side(column, value)
             return value
         messages = self._messages(column, value)
         self._check_kind(column, "conversational", expected)
         return messages
 
     def _joined(
-        self, row: Mapping[str, Any], paths: list[str], replies: list[Any]
-    ) -> tuple[Any, list[Any]]:
+        self, row: Mapping[str, Any], layout: _Layout, paths: list[str], replies: list[Any]
+    ) -> list[Any]:
         """Prompt and replies in the format of the dataset, the prompt no longer in the replies."""
-        columns = self._columns
         prompt = self._prompt(row)
-        if isinstance(prompt, str) and isinstance(replies[0], str) and not self._is_verbatim:
+        if type(prompt) is str and type(replies[0]) is str and not self._is_verbatim:
             replies = self._without_prompt(prompt, paths, replies)
+        if not layout.has_options:
+            if not self._is_chat:
+                return [prompt, *replies]
+            return self._conversation(Before(prompt=prompt), paths, replies)
+        columns = self._columns
         if columns.input is not None:
             prompt = with_input(columns.input, prompt, value_at(row, columns.input))
         system = read_system(columns.system, row)
@@ -256,39 +300,44 @@ class RowAssembler:
         if not self._is_chat:
             if system is not None or history:
                 self._check_chat(str(columns.system if system is not None else columns.history))
-            return prompt, replies
+            return [prompt, *replies]
+        return self._conversation(Before(system, history, prompt), paths, replies)
+
+    def _conversation(self, before: Before, paths: list[str], replies: list[Any]) -> list[Any]:
         trims = self._form.is_prompt_dialogue or self._form.is_prompt_repeated
         sides = [
             [{"content": reply.strip() if trims else reply, "role": "assistant"}]
-            if isinstance(reply, str)
+            if type(reply) is str
             else reply
             for reply in replies
         ]
-        return join(system=system, history=history, prompt=prompt, paths=paths, sides=sides)
+        return join(before, paths, sides)
 
     def _without_prompt(self, prompt: str, paths: list[str], replies: list[str]) -> list[str]:
         """Text replies without the prompt that they begin with in this upload."""
-        repeats = [reply.startswith(prompt) for reply in replies]
-        if self._form.is_prompt_repeated:
-            if not all(repeats):
+        if not self._form.is_prompt_repeated:
+            if len(prompt) >= MIN_REPEATED_PROMPT_CHARACTERS and all(
+                reply.startswith(prompt) for reply in replies
+            ):
                 raise RowError(
-                    "mixed_prompt",
-                    f"{paths[repeats.index(False)]} does not begin with the prompt, unlike others",
+                    "prompt_repeated",
+                    "the replies begin with the prompt, which would then be read twice",
                     "begin the replies with the prompt in all rows, or in none",
-                    column=paths[repeats.index(False)],
+                    column=paths[0],
                 )
-            rest = [reply[len(prompt) :] for reply in replies]
-            for path, reply in zip(paths, rest, strict=True):
-                check_side(path, reply)
-            return rest
-        if all(repeats) and len(prompt) >= MIN_REPEATED_PROMPT_CHARACTERS:
+            return replies
+        repeats = [reply.startswith(prompt) for reply in replies]
+        if not all(repeats):
             raise RowError(
-                "prompt_repeated",
-                "the replies begin with the prompt, which would then be read twice",
+                "mixed_prompt",
+                f"{paths[repeats.index(False)]} does not begin with the prompt, unlike others",
                 "begin the replies with the prompt in all rows, or in none",
-                column=paths[0],
+                column=paths[repeats.index(False)],
             )
-        return replies
+        rest = [reply[len(prompt) :] for reply in replies]
+        for path, reply in zip(paths, rest, strict=True):
+            check_side(path, reply)
+        return rest
 
 
 def _stored(answer: Reply, reply: Any) -> dict[str, Any]:

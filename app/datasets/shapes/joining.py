@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from app.datasets.conversations import Message
 from app.datasets.row_errors import RowError, shown
@@ -10,14 +11,15 @@ from app.datasets.row_errors import RowError, shown
 _SYSTEM_ROLES = ("system", "developer")
 
 
-def join(
-    *,
-    system: str | None,
-    history: list[Message],
-    prompt: str | list[Message] | None,
-    paths: list[str],
-    sides: list[list[Message]],
-) -> tuple[list[Message], list[list[Message]]]:
+class Before(NamedTuple):
+    """What comes before the replies."""
+
+    system: str | None = None
+    history: Sequence[Message] = ()
+    prompt: str | list[Message] | None = None
+
+
+def join(before: Before, paths: list[str], sides: list[list[Message]]) -> list[Any]:
     """The messages of the prompt, and of each side what comes after them.
 
     Where the sides are whole conversations, the prompt is what they all begin with.
@@ -26,6 +28,7 @@ def join(
         RowError: ``prompt_repeated``, ``prompt_mismatch`` or ``two_values``: the row gives the
             prompt or the system text twice, and not the same.
     """
+    system, history, prompt = before
     head = list(history)
     if isinstance(prompt, str):
         if not history and all(side[0]["role"] != "assistant" for side in sides):
@@ -41,7 +44,7 @@ def join(
         head, sides = sides[0][:count], [side[count:] for side in sides]
     if system is not None:
         head = _with_system(system, head)
-    return head, sides
+    return [head, *sides]
 
 
 def _check_said(prompt: str, paths: list[str], sides: list[list[Message]]) -> None:

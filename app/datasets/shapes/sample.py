@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from app.datasets.row_errors import Row
+from app.datasets.row_errors import FileError, Row
 from app.datasets.shapes.forms import Form, form_of
 
 MAX_ROWS = 64
@@ -63,14 +63,25 @@ def take_sample(rows: Iterable[Row]) -> tuple[Sample, Iterator[Row]]:
     held: list[Row] = []
     readable: list[tuple[int, dict[str, Any]]] = []
     size = 0
-    for line, row in source:
-        held.append((line, row))
-        if isinstance(row, dict):
-            readable.append((line, row))
-            size += _characters(row)
-        if len(held) >= MAX_ROWS or size >= MAX_CHARACTERS:
-            break
+    try:
+        for line, row in source:
+            held.append((line, row))
+            if isinstance(row, dict):
+                readable.append((line, row))
+                size += _characters(row)
+            if len(held) >= MAX_ROWS or size >= MAX_CHARACTERS:
+                break
+    except FileError as error:
+        if not readable:
+            raise
+        source = _raising(error)
     return Sample(tuple(readable)), chain(held, source)
+
+
+def _raising(error: FileError) -> Iterator[Row]:
+    """An iterator that raises the error when the rows before it are read."""
+    raise error
+    yield
 
 
 def _characters(value: Any) -> int:
