@@ -2,7 +2,7 @@
 
     reader = DatasetReader()
     for block in reader.read(chunks, "jsonl"):   # or reader.read_columnar(path)
-        store(block)                             # canonical JSONL, some 256 KiB at a time
+        store(block)                             # canonical JSONL, some 64 KiB at a time
     reader.summary                               # or InvalidDatasetError out of the loop
 
 The reader pulls: the endpoint's thread hands in an iterator over the request's chunks, and may hash
@@ -31,7 +31,7 @@ from app.datasets.tally import Tally, TallyLimits
 from app.datasets.unused import UnusedFields
 from app.domain.notes import NoteCode
 
-_BLOCK_BYTES = 256 << 10
+_BLOCK_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -139,32 +139,36 @@ class DatasetReader:
         self.summary = self._summary(shape.name, unused, lint)
 
     def _lines(self, rows: Iterable[Row], assemble: RowAssembler, lint: Lint) -> Iterator[bytes]:
-        writer, tally, block = self._writer, self._tally, bytearray()
+        writer, tally, limit = self._writer, self._tally, self._limits.max_rows
+        block: list[bytes] = []
+        size = 0
         for line, row in rows:
             self._line = line
             try:
                 if isinstance(row, RowError):
                     raise row
                 made = assemble(line, row)
-                block += writer.canonical_line(made)
+                encoded = writer.canonical_line(made)
             except RowError as error:
                 tally.add(line, error)
                 continue
             lint.look(line, row, made)
-            if writer.row_count > self._limits.max_rows:
+            if writer.row_count > limit:
                 raise FileError(
                     "too_many_rows",
-                    f"the file has more than {self._limits.max_rows} rows",
+                    f"the file has more than {limit} rows",
                     "split it into several datasets",
                 )
-            if tally.bad_line_count:
+            block.append(encoded)
+            size += len(encoded)
+            if size >= _BLOCK_BYTES:
+                if not tally.bad_line_count:
+                    yield b"".join(block)
                 block.clear()
-            elif len(block) >= _BLOCK_BYTES:
-                yield bytes(block)
-                block.clear()
+                size = 0
         tally.check_end(self._line, writer.row_count)
         if block:
-            yield bytes(block)
+            yield b"".join(block)
 
     def _kept_columns(self, rows: Iterable[Row], ignored: set[str]) -> Iterator[Row]:
         """The rows without the columns that the caller asked to ignore; notes those there were."""

@@ -156,7 +156,7 @@ class UnusedFields:
 
     def _is_lost(self, key: str, name: str, value: Any, others: list[Any]) -> bool:
         """Whether a field has text that is in no other field and may matter."""
-        if not value or isinstance(value, bool | int | float):
+        if not value or isinstance(value, bool | int | float) or value in others:
             return False
         if key.lower() in MEDIA:
             raise image_error(name)

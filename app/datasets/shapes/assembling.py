@@ -57,6 +57,10 @@ class RowAssembler:
         self._is_chat = form.kind == "conversational"
         self._are_sides_plain = form.side_kind == "text" and not form.are_sides_dialogues
         self._layouts: dict[tuple[str, ...], _Layout] = {}
+        columns = form.columns
+        self._plain_at = None
+        if columns.prompt and columns.chosen and columns.rejected and form.is_plain:
+            self._plain_at = columns.prompt, columns.chosen, columns.rejected
 
     def __call__(self, line: int, row: Mapping[str, Any]) -> PreferenceRow:
         """The preference row.
@@ -70,6 +74,12 @@ class RowAssembler:
         layout = self._layouts.get(names) or self._layout_of(names)
         if layout.has_suspects:
             self._unused.check_row(row)
+        if (
+            self._plain_at is not None
+            and not layout.has_options
+            and (plain := self._plain_pair(line, row, *self._plain_at)) is not None
+        ):
+            return plain
         if self._form.row_form == "ranked":
             made = self._ranked(row, layout)
         else:
@@ -117,6 +127,37 @@ class RowAssembler:
             )
 
     # --- pairs ----------------------------------------------------------------------------------
+
+    def _plain_pair(
+        self, line: int, row: Mapping[str, Any], prompt_at: str, chosen_at: str, rejected_at: str
+    ) -> PreferenceRow | None:
+        """The pair of a row with nothing special to it, which most rows are, in a few steps.
+
+        None where only ``_pair`` can tell, which then reads the row from the beginning.
+        """
+        prompt, chosen, rejected = row.get(prompt_at), row.get(chosen_at), row.get(rejected_at)
+        if type(prompt) is str and type(chosen) is str and type(rejected) is str:
+            if not (is_clean(prompt) and is_clean(chosen) and is_clean(rejected)):
+                return None
+            if chosen.startswith(prompt):
+                return None
+        elif (
+            prompt
+            and chosen
+            and rejected
+            and type(chosen) is type(rejected) is type(prompt) is list
+        ):
+            chosen = read_messages(chosen_at, chosen, self._unused)
+            rejected = read_messages(rejected_at, rejected, self._unused)
+            prompt = read_messages(prompt_at, prompt, self._unused)
+            ends = chosen[0], chosen[-1], rejected[0], rejected[-1]
+            if prompt[0]["role"] == "assistant" or any(m["role"] != "assistant" for m in ends):
+                return None
+        else:
+            return None
+        if chosen == rejected:
+            return None
+        return {"chosen": chosen, "line": line, "prompt": prompt, "rejected": rejected}
 
     def _pair(self, line: int, row: Mapping[str, Any], layout: _Layout) -> PreferenceRow:
         chosen_at, rejected_at, margin = self._sides(row)

@@ -9,7 +9,7 @@ from app.datasets.row_errors import RowError, shown
 from app.datasets.texts import check_text
 
 _START = re.compile(r"\s*Human:")
-_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
@@ -31,7 +31,7 @@ def read_dialogue(path: str, text: str) -> list[dict[str, Any]]:
             "begin each text with Human: and each further turn with an empty line and its role",
             column=path,
         )
-    pieces = _TURN.split(text)
+    pieces = _TURN.split("\n\n" + text.lstrip())
     roles, texts = pieces[1::2], [piece.strip() for piece in pieces[2::2]]
     if path == "prompt" and not texts[-1] and roles[-1] == "Assistant":
         roles, texts = roles[:-1], texts[:-1]

@@ -83,6 +83,15 @@ class FileForm:
     """Replies are text that begins with the text of the prompt."""
     has_margin: bool
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether prompt and replies are stored as they are."""
+        return (
+            self.row_form == "pairs"
+            and self.prompt_kind == self.side_kind == self.kind
+            and not (self.is_prompt_dialogue or self.are_sides_dialogues or self.is_prompt_repeated)
+        )
+
     @classmethod
     def of(cls, parts: Parts, sample: Sample) -> FileForm:
         """What the sample says.
