@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import hashlib
 import json
 import multiprocessing
 import random
@@ -31,6 +30,7 @@ from typing import Any
 
 import psutil
 
+from app.blobs import StreamDigest
 from app.datasets.reading import DatasetReader
 
 MIB = 1 << 20
@@ -174,24 +174,26 @@ def parse(lines: list[bytes]) -> None:
 
 
 def read(chunks: Iterator[bytes]) -> None:
-    """Check and convert an upload, hashed on both sides."""
-    sent, stored = hashlib.sha256(), hashlib.sha256()
+    """Check and convert an upload, hashed on both sides as the service does."""
+    with StreamDigest() as sent, StreamDigest() as stored:
 
-    def hashed() -> Iterator[bytes]:
-        for chunk in chunks:
-            sent.update(chunk)
-            yield chunk
+        def hashed() -> Iterator[bytes]:
+            for chunk in chunks:
+                sent.update(chunk)
+                yield chunk
 
-    for block in DatasetReader().read(hashed(), "jsonl"):
-        stored.update(block)
+        for block in DatasetReader().read(hashed(), "jsonl"):
+            stored.update(block)
 
 
 def read_parquet(path: Path) -> None:
     """As ``read``, of a Parquet file."""
-    stored = hashlib.sha256()
-    hashlib.sha256(path.read_bytes())
-    for block in DatasetReader().read_columnar(path):
-        stored.update(block)
+    with StreamDigest() as sent, StreamDigest() as stored:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                sent.update(chunk)
+        for block in DatasetReader().read_columnar(path):
+            stored.update(block)
 
 
 def write_parquet(lines: list[bytes], path: Path) -> None:

@@ -93,7 +93,7 @@ class Lint:
     def _compare(self, line: int, ours: str, theirs: str) -> None:
         """Note a pair that differs only in what most chat templates strip."""
         # Nearly all pairs end differently, which is cheap to tell.
-        if ours[-1:] != theirs[-1:] and not (ours[-1:].isspace() or theirs[-1:].isspace()):
+        if ours[-1] != theirs[-1] and not (ours[-1].isspace() or theirs[-1].isspace()):
             return
         if ours.rstrip()[-8:] != theirs.rstrip()[-8:]:
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from app.audit import trail
 from app.audit.trail import Actor
-from app.blobs import BlobWriter, StoredBlob, read_range
+from app.blobs import BlobWriter, StoredBlob, StreamDigest, read_range
 from app.database import new_id, reader, transaction
 from app.datasets.canonical import DatasetSummary
 from app.datasets.containers import ZSTD_MAGIC, FileFormat, columnar_format, peek
@@ -68,23 +67,24 @@ def store(engine: Engine, settings: Settings, actor: Actor, upload: Upload) -> t
     tenant_id = actor.tenant_id
     with transaction(reader(engine)) as session:
         hold_quota(session, settings, tenant_id, 0)
-    counted = _Counted(upload.chunks, settings.max_upload_bytes)
     limits = ReadLimits(
         EXPANSION * settings.max_upload_bytes,
         settings.max_rows,
         max_skipped_share=settings.max_skipped_share,
     )
     data_reader = DatasetReader(limits, upload.options)
-    head, chunks = peek(counted)
-    upload = replace(upload, file_format=columnar_format(head) or upload.file_format)
-    with BlobWriter(engine) as writer:
+    with StreamDigest() as digest, BlobWriter(engine) as writer:
+        counted = _Counted(upload.chunks, settings.max_upload_bytes, digest)
+        head, chunks = peek(counted)
+        upload = replace(upload, file_format=columnar_format(head) or upload.file_format)
         is_zstd = head.startswith(ZSTD_MAGIC)
         for block in _canonical(data_reader, upload.file_format, chunks, settings, is_zstd=is_zstd):
             writer.write(block)
         for _ in chunks:  # what the reader did not need still belongs to the file
             pass
         blob = writer.finish()
-    dataset = _row(tenant_id, upload, counted, blob, data_reader.summary)
+        sent = _Sent(digest.hexdigest(), counted.size)
+    dataset = _row(tenant_id, upload, sent, blob, data_reader.summary)
     try:
         with transaction(engine) as session:
             if known := _find_upload(session, dataset):
@@ -182,13 +182,21 @@ def hold_quota(session: Session, settings: Settings, tenant_id: str, further_byt
         )
 
 
-class _Counted:
-    """Chunks, hashed and counted as they go by; can be read on where a reader left off."""
+@dataclass(frozen=True)
+class _Sent:
+    """The uploaded bytes."""
 
-    def __init__(self, chunks: Iterable[bytes], max_bytes: int) -> None:
+    sha256: str
+    size: int
+
+
+class _Counted:
+    """Chunks, hashed and counted as they are read; can be read on where a reader stopped."""
+
+    def __init__(self, chunks: Iterable[bytes], max_bytes: int, digest: StreamDigest) -> None:
         self._chunks = iter(chunks)
         self._max_bytes = max_bytes
-        self._digest = hashlib.sha256()
+        self._digest = digest
         self.size = 0
 
     def __iter__(self) -> Iterator[bytes]:
@@ -204,11 +212,6 @@ class _Counted:
             )
         self._digest.update(chunk)
         return chunk
-
-    @property
-    def sha256(self) -> str:
-        """Of all that went by."""
-        return self._digest.hexdigest()
 
 
 def _canonical(
@@ -236,20 +239,20 @@ def _canonical(
 
 
 def _row(
-    tenant_id: str, upload: Upload, counted: _Counted, blob: StoredBlob, summary: DatasetSummary
+    tenant_id: str, upload: Upload, sent: _Sent, blob: StoredBlob, summary: DatasetSummary
 ) -> Dataset:
     return Dataset(
         id=new_id("ds"),
         tenant_id=tenant_id,
         name=upload.name,
         source_format=upload.file_format,
-        upload_identity=upload.options.identity(counted.sha256),
-        upload_bytes=counted.size,
+        upload_identity=upload.options.identity(sent.sha256),
+        upload_bytes=sent.size,
         blob_id=blob.id,
         sha256=blob.sha256,
         bytes=blob.size,
         pair_count=summary.pair_count,
-        summary=summary.model_dump(mode="json") | {"upload_sha256": counted.sha256},
+        summary=summary.model_dump(mode="json") | {"upload_sha256": sent.sha256},
     )
 
 

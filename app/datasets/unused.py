@@ -86,7 +86,7 @@ class UnusedFields:
         self._harmless = harmless
         self._ignored = ignored
         self._needs_prompt = needs_prompt
-        self._suspects: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._fields: dict[tuple[str, ...], tuple[tuple[str, ...], tuple[str, ...]]] = {}
         self._first_seen: dict[str, int] = {}  # hashes: a value may have a megabyte
         self._roots = {name.partition(".")[0] for name in used if "." in name}
         self.columns: set[str] = set()
@@ -105,19 +105,16 @@ class UnusedFields:
             if isinstance(nested := row.get(root), dict):
                 row = {name: value for name, value in row.items() if name != root}
                 row |= {f"{root}.{key}": value for key, value in nested.items()}
-        layout = tuple(row)
-        suspects = self._suspects.get(layout)
-        if suspects is None:
-            suspects = self._suspects_of(layout)
+        suspects, used = self._fields_of(tuple(row))
         if suspects:
-            others = [row[name] for name in self._used if name in row]
+            others = [row[name] for name in used]
             lost = [name for name in suspects if self._is_lost(name, name, row[name], others)]
             if lost:
                 raise _lost_columns(lost, needs_prompt=self._needs_prompt)
 
     def has_suspects(self, layout: tuple[str, ...]) -> bool:
         """Whether ``check_row`` must see the rows with these columns."""
-        return bool(self._suspects_of(layout)) or not self._roots.isdisjoint(layout)
+        return bool(self._fields_of(layout)[0]) or not self._roots.isdisjoint(layout)
 
     def check_message(self, path: str, message: Mapping[str, Any], used: set[str]) -> None:
         """Decide about the keys of one message; ``path`` names it, such as ``chosen[1]``.
@@ -143,16 +140,20 @@ class UnusedFields:
         self._note(shown(name)[1:-1])
         self.warned.add(shown(name)[1:-1])
 
-    def _suspects_of(self, layout: tuple[str, ...]) -> tuple[str, ...]:
+    def _fields_of(self, layout: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Of these columns those that may be lost, and those that are used."""
+        if (known := self._fields.get(layout)) is not None:
+            return known
         rest = [name for name in layout if name not in self._used]
         for name in rest:
             self._note(shown(name)[1:-1])
-        suspects = tuple(
-            name for name in rest if name not in self._harmless and not is_harmless(name)
+        fields = (
+            tuple(n for n in rest if n not in self._harmless and not is_harmless(n)),
+            tuple(n for n in layout if n in self._used),
         )
-        if len(self._suspects) < _MAX_NAMED:
-            self._suspects[layout] = suspects
-        return suspects
+        if len(self._fields) < _MAX_NAMED:
+            self._fields[layout] = fields
+        return fields
 
     def _is_lost(self, key: str, name: str, value: Any, others: list[Any]) -> bool:
         """Whether a field has text that is in no other field and may matter."""

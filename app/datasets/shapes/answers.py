@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from app.datasets.row_errors import RowError, kind_of, shown
@@ -18,8 +17,7 @@ _RANK_KEYS = ("rank",)
 _SCORE_KEYS = ("score", "overall_score", "rating", "reward")
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """One reply before its text is read; ``path`` names it in messages."""
 
     path: str

@@ -56,6 +56,8 @@ class RowAssembler:
         self._is_untyped = is_untyped
         self._is_chat = form.kind == "conversational"
         self._are_sides_plain = form.side_kind == "text" and not form.are_sides_dialogues
+        self._are_sides_messages = form.side_kind == "conversational"
+        self._trims = form.is_prompt_dialogue or form.is_prompt_repeated
         self._layouts: dict[tuple[str, ...], _Layout] = {}
         columns = form.columns
         self._plain_at = None
@@ -245,6 +247,11 @@ class RowAssembler:
         value = row.get(column)
         if type(value) is str and self._are_sides_plain and is_clean(value):
             return value
+        if type(value) is list and self._are_sides_messages:
+            messages = read_messages(column, value, self._unused)
+            if messages[-1]["role"] != "assistant":
+                check_reply(column, messages)
+            return messages
         if value is None:
             value = value_at(row, column)
         if value is not None:
@@ -263,6 +270,8 @@ class RowAssembler:
     def _content(self, path: str, value: Any) -> Any:
         """A reply as text, or as messages where the upload has them."""
         if isinstance(value, str):
+            if self._are_sides_plain and is_clean(value):
+                return value
             self._check_kind(path, "text", self._form.side_kind)
             if self._form.are_sides_dialogues:
                 messages = read_dialogue(path, value)
@@ -345,13 +354,11 @@ class RowAssembler:
         return self._conversation(Before(system, history, prompt), paths, replies)
 
     def _conversation(self, before: Before, paths: list[str], replies: list[Any]) -> list[Any]:
-        trims = self._form.is_prompt_dialogue or self._form.is_prompt_repeated
-        sides = [
-            [{"content": reply.strip() if trims else reply, "role": "assistant"}]
-            if type(reply) is str
-            else reply
-            for reply in replies
-        ]
+        if type(replies[0]) is not str:
+            return join(before, paths, replies)
+        if self._trims:
+            replies = [reply.strip() for reply in replies]
+        sides = [[{"content": reply, "role": "assistant"}] for reply in replies]
         return join(before, paths, sides)
 
     def _without_prompt(self, prompt: str, paths: list[str], replies: list[str]) -> list[str]:

@@ -2,20 +2,17 @@ r"""Text such as ``\n\nHuman: Hi\n\nAssistant: Hello`` (Anthropic's hh-rlhf) →
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from app.datasets.row_errors import RowError, shown
-from app.datasets.texts import check_text
+from app.datasets.texts import check_text, is_clean
 
-_START = re.compile(r"\s*Human:")
-_TURN = re.compile(r"\n\n(Human|Assistant):")
-_ROLES = {"Human": "user", "Assistant": "assistant"}
+_HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
 def is_dialogue(text: str) -> bool:
     """Whether the text begins with a human turn and has an assistant turn after it."""
-    return _START.match(text) is not None and "\n\nAssistant:" in text
+    return text.lstrip().startswith("Human:") and _ASSISTANT in text
 
 
 def read_dialogue(path: str, text: str) -> list[dict[str, Any]]:
@@ -24,19 +21,22 @@ def read_dialogue(path: str, text: str) -> list[dict[str, Any]]:
     Raises:
         RowError: the text is not such a dialogue, or a turn is empty.
     """
-    if not is_dialogue(text):
+    human, *more = text.lstrip().split(_HUMAN)
+    messages: list[dict[str, Any]] = []
+    for part in (human.removeprefix("Human:"), *more):
+        said, *replies = part.split(_ASSISTANT)
+        messages.append({"content": said.strip(), "role": "user"})
+        messages += [{"content": reply.strip(), "role": "assistant"} for reply in replies]
+    if not human.startswith("Human:") or len(messages) == 1 + len(more):
         raise RowError(
             "not_a_dialogue",
             f"found {shown(text)}, while other rows have Human: and Assistant: turns",
             "begin each text with Human: and each further turn with an empty line and its role",
             column=path,
         )
-    pieces = _TURN.split("\n\n" + text.lstrip())
-    roles, texts = pieces[1::2], [piece.strip() for piece in pieces[2::2]]
-    if path == "prompt" and not texts[-1] and roles[-1] == "Assistant":
-        roles, texts = roles[:-1], texts[:-1]
-    messages = []
-    for index, (role, turn) in enumerate(zip(roles, texts, strict=True)):
-        check_text(f"{path}, turn {index + 1}", turn)
-        messages.append({"content": turn, "role": _ROLES[role]})
+    if path == "prompt" and not messages[-1]["content"] and messages[-1]["role"] == "assistant":
+        del messages[-1]
+    for index, message in enumerate(messages):
+        if not is_clean(message["content"]):
+            check_text(f"{path}, turn {index + 1}", message["content"])
     return messages

@@ -31,7 +31,7 @@ def join(before: Before, paths: list[str], sides: list[list[Message]]) -> list[A
     system, history, prompt = before
     head = list(history)
     if isinstance(prompt, str):
-        if not history and all(side[0]["role"] != "assistant" for side in sides):
+        if not history and not any(side[0]["role"] == "assistant" for side in sides):
             _check_said(prompt, paths, sides)
         else:
             head.append({"content": prompt, "role": "user"})
@@ -51,8 +51,10 @@ def _check_said(prompt: str, paths: list[str], sides: list[list[Message]]) -> No
     """Refuse conversations in which nobody says the text of the prompt."""
     said = prompt.strip()
     for path, side in zip(paths, sides, strict=True):
-        users = (m["content"] for m in side if m["role"] == "user")
-        if not any(text and text.strip() == said for text in users):
+        for message in side:
+            if message["role"] == "user" and (message["content"] or "").strip() == said:
+                break
+        else:
             raise RowError(
                 "prompt_mismatch",
                 f"{path} is a conversation in which no user message is the prompt {shown(said)}",
@@ -65,7 +67,8 @@ def _check_said(prompt: str, paths: list[str], sides: list[list[Message]]) -> No
 def _without_head(
     head: list[Message], paths: list[str], sides: list[list[Message]]
 ) -> list[list[Message]]:
-    if all(side[0]["role"] != head[0]["role"] for side in sides):
+    role = head[0]["role"]
+    if not any(side[0]["role"] == role for side in sides):
         return sides
     count = len(head)
     repeats = [side[:count] == head for side in sides]
@@ -83,11 +86,13 @@ def _without_head(
 
 def _common(sides: list[list[Message]]) -> int:
     """Messages that all sides begin with; at least one is left of each side."""
-    first, *others = sides
-    limit = min(map(len, sides)) - 1
-    count = 0
-    while count < limit and all(first[count] == other[count] for other in others):
-        count += 1
+    first = sides[0]
+    count = min(map(len, sides)) - 1
+    for other in sides[1:]:
+        for index in range(count):
+            if first[index] != other[index]:
+                count = index
+                break
     return count
 
 
