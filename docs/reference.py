@@ -1,6 +1,6 @@
 """Writes the parts of the documentation that the code already says.
 
-openapi.json, errors.md, and the table of settings in operations.md.
+openapi.json, errors.md, the table of settings in operations.md, and the shapes in data.md.
 
 python -m docs.reference
 """
@@ -19,6 +19,7 @@ from app.field_problems import FIELD_CODES
 from app.main import create_app
 from app.problems import ProblemType, problem_types
 from app.settings import Settings
+from docs.data_reference import data_text
 
 HERE = Path(__file__).parent
 
@@ -46,6 +47,7 @@ def main() -> None:
     (HERE / "openapi.json").write_text(openapi_text())
     (HERE / "errors.md").write_text(errors_text())
     (HERE / "operations.md").write_text(operations_text())
+    (HERE / "data.md").write_text(data_text())
 
 
 def openapi_text() -> str:
