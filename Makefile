@@ -9,6 +9,7 @@
 #   make bench-api      the HTTP layer against an empty endpoint, and with many jobs
 #   make bench-start    submit to first step against the cold CLI
 #   make bench-transfer files of 2 GB in bounded memory
+#   make bench-upload   checking and converting uploads against json.loads, and their memory
 #   make architectures  try every architecture and write docs/architectures.md
 #   make openapi        write from the code what it says: docs/openapi.json, errors, settings
 #   make chaos  strike the whole service with FAULTS=300 seeded faults on both databases
@@ -28,7 +29,7 @@ TORCH := $(shell grep ^torch== $(PINS))
 # Many tests wait for processes, so two at a time pay on two cores; -n 0 is one after the other.
 PYTEST := $(BIN)/python -m pytest -n 2
 
-.PHONY: venv demo serve test fuzz check format architectures bench-api bench-start bench-train bench-transfer chaos openapi lock clean
+.PHONY: venv demo serve test fuzz check format architectures bench-api bench-start bench-train bench-transfer bench-upload chaos openapi lock clean
 
 venv: $(VENV)/.dev
 
@@ -64,6 +65,9 @@ bench-start: $(VENV)/.dev
 
 bench-transfer: $(VENV)/.dev
 	$(BIN)/python -m bench.transfer $(BENCH)
+
+bench-upload: $(VENV)/.dev
+	$(BIN)/python -m bench.upload $(BENCH)
 
 architectures: $(VENV)/.dev
 	$(BIN)/python -m bench.architectures
