@@ -130,6 +130,12 @@ class Settings(BaseSettings):
         2 << 30, ge=1, description="Largest dataset upload, in bytes as sent."
     )
     max_rows: int = Field(5_000_000, ge=1, description="Largest number of pairs in a dataset.")
+    max_skipped_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of invalid rows up to which `on_invalid=skip` accepts an upload.",
+    )
     max_artifact_bytes: int = Field(
         8 << 30, ge=1, description="Largest checkpoint or adapter, in bytes."
     )

@@ -9,8 +9,9 @@ from __future__ import annotations
 import mmap
 import resource
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -28,9 +29,12 @@ class TemplateTooCostlyError(Exception):
 
 
 def render_chats(
-    tokenizer: PreTrainedTokenizerBase, chats: Sequence[list[dict[str, Any]]]
+    tokenizer: PreTrainedTokenizerBase,
+    chats: Sequence[list[dict[str, Any]]],
+    tools: list[Any] | None = None,
+    variables: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[str]:
-    """The text of each conversation of a pair.
+    """The text of each conversation of a pair; ``variables`` are those of the template.
 
     In the main thread only: the time limit is a signal.
 
@@ -39,7 +43,10 @@ def render_chats(
         ValueError, jinja2.TemplateError: the template cannot render it.
     """
     with _bounds():
-        texts = [str(tokenizer.apply_chat_template(chat, tokenize=False)) for chat in chats]
+        texts = [
+            str(tokenizer.apply_chat_template(chat, tools=tools, tokenize=False, **variables))
+            for chat in chats
+        ]
     longest = max(map(len, texts))
     if longest > MAX_CHARACTERS:
         raise TemplateTooCostlyError(

@@ -24,7 +24,8 @@ from worker.reward_model.errors import TrainerError
 from worker.reward_model.special_tokens import tokens_around
 
 REPLIES = ("chosen", "rejected")
-
+#: What chat templates call the reasoning of a message.
+REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 #: Raise it when a text is rendered or encoded otherwise than before.
 TOKENS_VERSION = 1
 #: Files of a checkpoint that no tokenizer reads; weights of other formats are larger than any.
@@ -66,12 +67,28 @@ class PairTokenizer:
 
         Raises:
             TemplateTooCostly
-            ValueError, jinja2.TemplateError: the chat template cannot render it.
+            ValueError, jinja2.TemplateError: the chat template cannot render it, or leaves out its
+                tools, its tool calls, or the reasoning that alone tells the replies apart.
         """
         if self.is_conversational:
             prompt = row.get("prompt", [])
-            return render_chats(self.tokenizer, [prompt + row[reply] for reply in REPLIES])
+            chats = [self._named(prompt + row[reply]) for reply in REPLIES]
+            variables = row.get("chat_template_kwargs", {})
+            texts = render_chats(self.tokenizer, chats, row.get("tools"), variables)
+            check_shown(row, texts)
+            return texts
         return [str(row.get("prompt", "")) + self._with_eos(row[reply]) for reply in REPLIES]
+
+    def _named(self, chat: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The messages with their reasoning under the name that the chat template reads."""
+        template = str(self.tokenizer.chat_template)
+        name = next((n for n in REASONING_NAMES if re.search(rf"\b{n}\b", template)), "")
+        if name in ("", "reasoning_content"):
+            return chat
+        return [
+            {name if key == "reasoning_content" else key: value for key, value in message.items()}
+            for message in chat
+        ]
 
     def _with_eos(self, text: str) -> str:
         eos = self.tokenizer.eos_token
@@ -114,10 +131,44 @@ def load_tokenizer(model_dir: str | Path, plan: TokenizationPlan) -> PreTrainedT
     return tokenizer
 
 
+def check_shown(row: dict[str, Any], texts: list[str]) -> None:
+    """Refuse rendered texts that lack what cannot be left out.
+
+    Raises:
+        ValueError: names it.
+    """
+    for reply, text in zip(REPLIES, texts, strict=True):
+        messages = row.get("prompt", []) + row[reply]
+        calls = [
+            call["function"]["name"]
+            for message in messages
+            for call in message.get("tool_calls", ())
+        ]
+        tools = [tool.get("function", tool)["name"] for tool in row.get("tools", ())]
+        if not calls and not tools:
+            continue
+        said = [part for message in messages for part in message_texts(message)]
+        for what, names in (("tool calls", calls), ("tools", tools)):
+            for name in names:
+                # A message may well say the name of a tool.
+                if text.count(name) <= sum(part.count(name) for part in said):
+                    raise ValueError(f"it leaves out the {what}, {name!r} for one")
+    if texts[0] == texts[1]:
+        replies = row["chosen"] + row["rejected"]
+        if any("reasoning_content" in message for message in replies):
+            raise ValueError("it leaves out the reasoning, which alone tells the replies apart")
+
+
+def message_texts(message: dict[str, Any]) -> list[str]:
+    """The texts of a message: its content and its reasoning, where it has them."""
+    return [text for key in ("content", "reasoning_content") if (text := message.get(key))]
+
+
 def _texts(row: dict[str, Any], eos: object) -> Iterable[str]:
     for key in ("prompt", "chosen", "rejected"):
         value = row.get(key, "")
         if isinstance(value, list):
-            yield from (message["content"] for message in value)
+            for message in value:
+                yield from message_texts(message)
         else:
             yield value.removesuffix(eos) if isinstance(eos, str) else value

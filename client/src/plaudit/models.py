@@ -173,36 +173,10 @@ class CheckpointRead(Model):
 
 
 class DatasetPreview(Model):
-    """The first pairs."""
+    """The first rows."""
 
     object: Literal["dataset_preview"] = "dataset_preview"
     data: list[dict[str, Any]]
-
-
-class DatasetRead(Model):
-    """Validated preference pairs."""
-
-    object: Literal["dataset"] = "dataset"
-    id: str
-    name: str | None
-    source_format: Literal["jsonl", "csv", "parquet"] | str
-    """Of the upload."""
-    format: Literal["text", "conversational"] | str
-    prompt: Literal["explicit", "implicit"] | str
-    columns: list[str]
-    has_margin: bool
-    slices: dict[str, int]
-    """Pairs per slice label."""
-    ignored_columns: list[str]
-    """Columns of the upload that were not kept."""
-    pair_count: int
-    sha256: str
-    """Of the canonical JSONL that jobs train on."""
-    bytes: int
-    upload_sha256: str
-    """Of the file as it was uploaded."""
-    upload_bytes: int
-    created_at: AwareDatetime
 
 
 class DatasetReport(Model):
@@ -212,6 +186,15 @@ class DatasetReport(Model):
     dataset_id: str
     base_model: str
     report: dict[str, Any]
+
+
+class DatasetWarningRead(Model):
+    """Something about the dataset that its owner should know."""
+
+    code: str
+    message: str
+    lines: list[int] = []
+    """The first rows that it is about."""
 
 
 class DeliveryRead(Model):
@@ -450,6 +433,16 @@ class Resources(Model):
     max_runtime_seconds: int = 86400
 
 
+class SkippedRowsRead(Model):
+    """Rows that were left out for one reason."""
+
+    code: str
+    """As in the errors of a refused upload; `tie`: neither is better."""
+    count: int
+    lines: list[int]
+    """The first of them."""
+
+
 class TrainingSpec(Model):
     """How to train. Batch sizes count pairs, each of which has two sequences."""
 
@@ -541,6 +534,42 @@ class WorkerRead(Model):
     """Of this tenant, that it runs now."""
     started_at: AwareDatetime
     seen_at: AwareDatetime
+
+
+class DatasetRead(Model):
+    """Validated preference pairs."""
+
+    object: Literal["dataset"] = "dataset"
+    id: str
+    name: str | None
+    source_format: Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow"] | str
+    """Of the upload."""
+    shape: str
+    """Which shape the upload was recognised as; docs/data.md has all."""
+    row_form: Literal["pairs", "ranked"] | str
+    """pairs: a chosen and a rejected reply a row; ranked: several ranked replies."""
+    format: Literal["text", "conversational"] | str
+    prompt: Literal["explicit", "implicit"] | str
+    columns: list[str]
+    """Of the stored rows."""
+    has_margin: bool
+    slices: dict[str, int]
+    """Rows per slice label."""
+    ignored_columns: list[str]
+    """Columns of the upload that were not kept."""
+    skipped: list[SkippedRowsRead]
+    """Rows that were left out, by reason."""
+    warnings: list[DatasetWarningRead]
+    row_count: int
+    pair_count: int
+    """Pairs that the rows give; as many as rows, or more."""
+    sha256: str
+    """Of the canonical JSONL that jobs train on."""
+    bytes: int
+    upload_sha256: str
+    """Of the file as it was uploaded."""
+    upload_bytes: int
+    created_at: AwareDatetime
 
 
 class JobItem(Model):

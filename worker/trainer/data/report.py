@@ -194,11 +194,13 @@ def _oddities(row: TokenizedRow, shared: int, max_length: int) -> Iterator[str]:
         yield "special_tokens"
 
 
-def _text(reply: str | list[dict[str, str]]) -> str:
-    """Of a reply, or of the last message of one."""
+def _text(reply: str | list[dict[str, Any]]) -> str:
+    """Of a reply, or of the last message of one; calls of tools count as text."""
     if isinstance(reply, str):
         return reply
-    return reply[-1]["content"] if reply else ""
+    if not reply:
+        return ""
+    return reply[-1]["content"] or str(reply[-1].get("tool_calls", ""))
 
 
 def _digest(*parts: Any) -> bytes:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from app.domain.progress import Noted
 from app.domain.warnings import WarningCode
 from worker.reward_model.errors import unsupported
-from worker.reward_model.pair_tokenizer import REPLIES, PairTokenizer
+from worker.reward_model.pair_tokenizer import REPLIES, PairTokenizer, message_texts
 from worker.trainer.data.pairs import LINES_NAMED
 from worker.trainer.data.tokenized_rows import TokenizedRow
 
@@ -56,9 +56,10 @@ class TemplateCoverage:
         texts = [_squeezed(text) for text in rendered]
         judged, prompt = (
             any(
-                _squeezed(message["content"]) not in text
+                _squeezed(part) not in text
                 for messages, text in zip(parts, texts, strict=True)
                 for message in messages
+                for part in message_texts(message)
             )
             for parts in ([pair[reply] for reply in REPLIES], [pair.get("prompt", [])] * 2)
         )

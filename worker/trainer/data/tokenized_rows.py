@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.domain.lifecycle import FailureCode
 from worker.reward_model.chat_template import TemplateTooCostlyError
-from worker.reward_model.errors import unsupported
+from worker.reward_model.errors import TrainerError, unsupported
 from worker.reward_model.pair_tokenizer import PairTokenizer
 from worker.reward_model.token_cache import CacheEntry, Ids
 
@@ -68,6 +69,7 @@ def _encoded(
         while chunk := list(islice(rows, CHUNK_ROWS)):
             rendered: list[tuple[dict[str, Any], list[str]]] = []
             for row in chunk:
+                _check_pair(row)
                 try:
                     rendered.append((row, tokenizer.render(row)))
                 except TemplateTooCostlyError as error:
@@ -87,6 +89,15 @@ def _encoded(
             yield from zip((row for row, _ in rendered), ids[0::2], ids[1::2], strict=True)
         if writer and is_whole:
             writer.publish()
+
+
+def _check_pair(row: dict[str, Any]) -> None:
+    if "replies" in row:
+        raise TrainerError(
+            FailureCode.DATASET_INVALID,
+            f"line {row['line']} holds ranked replies, which cannot be trained on yet; upload them "
+            "as pairs, one per row",
+        )
 
 
 def _known(

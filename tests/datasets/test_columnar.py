@@ -1,4 +1,4 @@
-"""Parquet, parsed in a child that may be starved or killed without harm to anybody."""
+"""Parquet and Arrow, parsed in a child that may be starved or killed without harm to anybody."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from app.datasets import parquet, parquet_child
+from app.datasets import arrow_child, columnar
 from app.datasets.reading import DatasetReader, ReadLimits
 from app.datasets.row_errors import InvalidDatasetError, RowProblem
 
@@ -25,13 +25,13 @@ def write(path: Path, table: pyarrow.Table | list[dict[str, Any]], **options: An
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    blocks = b"".join(DatasetReader().read_parquet(path))
+    blocks = b"".join(DatasetReader().read_columnar(path))
     return [json.loads(line) for line in blocks.split(b"\n")[:-1]]
 
 
 def problem(path: Path, limits: ReadLimits | None = None) -> RowProblem:
     with pytest.raises(InvalidDatasetError) as caught:
-        list(DatasetReader(limits).read_parquet(path))
+        list(DatasetReader(limits).read_columnar(path))
     return caught.value.rows[0]
 
 
@@ -53,11 +53,11 @@ def test_messages_margins_and_labels_are_read_in_order(path: Path) -> None:
     ]
     write(path, rows, row_group_size=70)
     reader = DatasetReader()
-    lines = b"".join(reader.read_parquet(path)).splitlines()
+    lines = b"".join(reader.read_columnar(path)).splitlines()
     assert [json.loads(line)["margin"] for line in lines] == [n / 2 for n in range(200)]
     assert json.loads(lines[3])["prompt"] == [{"role": "user", "content": "q3"}]
     assert json.loads(lines[3])["line"] == 4
-    assert reader.summary.ignored_columns == ["prompt[].tool_calls", "when"]
+    assert reader.summary.ignored_columns == ["when"]
 
 
 def test_dictionary_and_large_strings_are_text(path: Path) -> None:
@@ -157,20 +157,26 @@ def test_small_file_that_asks_for_two_gigabytes_is_refused(path: Path) -> None:
 
 def test_child_that_dies_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = path.with_suffix(".py")
-    program.write_text("import os\nprint('{}', flush=True)\nos.kill(os.getpid(), 11)\n")
-    monkeypatch.setattr(parquet_child, "__file__", str(program))
+    row = {"chosen": "a", "rejected": "b"}
+    program.write_text(
+        "import json, os\n"
+        "print(json.dumps({'columns': []}), flush=True)\n"
+        f"print(json.dumps({row}), flush=True)\n"
+        "os.kill(os.getpid(), 11)\n"
+    )
+    monkeypatch.setattr(arrow_child, "__file__", str(program))
     path.write_bytes(b"")
     with pytest.raises(InvalidDatasetError) as caught:
-        list(DatasetReader().read_parquet(path))
-    assert [row.code for row in caught.value.rows] == ["missing_column", "unreadable_parquet"]
-    assert "status -11" in caught.value.rows[1].message
+        list(DatasetReader().read_columnar(path))
+    assert [row.code for row in caught.value.rows] == ["unreadable_parquet"]
+    assert "status -11" in caught.value.rows[0].message
 
 
 def test_child_that_hangs_is_killed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = path.with_suffix(".py")
     program.write_text("import time\ntime.sleep(600)\n")
-    monkeypatch.setattr(parquet_child, "__file__", str(program))
-    monkeypatch.setattr(parquet, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(arrow_child, "__file__", str(program))
+    monkeypatch.setattr(columnar, "STALL_SECONDS", 0.5)
     path.write_bytes(b"")
     assert "nothing came out" in problem(path).message
 
@@ -185,7 +191,7 @@ def test_child_ends_when_the_reader_goes_away(path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(subprocess, "Popen", Noted)
     write(path, [{"chosen": f"a{n}" * 300, "rejected": "b"} for n in range(9_000)])
-    blocks = DatasetReader().read_parquet(path)
+    blocks = DatasetReader().read_columnar(path)
     next(blocks)
     assert started[0].poll() is None
     blocks.close()
@@ -199,13 +205,13 @@ def test_child_sees_no_secrets(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "import json, os\n"
         "print(json.dumps(['unreadable_parquet', ' '.join(sorted(os.environ)), '-']))\n"
     )
-    monkeypatch.setattr(parquet_child, "__file__", str(program))
+    monkeypatch.setattr(arrow_child, "__file__", str(program))
     path.write_bytes(b"")
     assert "PLAUDIT" not in problem(path).message
 
 
 def test_child_can_write_no_file(path: Path) -> None:
-    program = "import sys; from app.datasets.parquet_child import _limit; _limit(); "
+    program = "import sys; from app.datasets.arrow_child import _limit; _limit(); "
     program += "open(sys.argv[1], 'wb', buffering=0).write(b'x')"
     done = subprocess.run(
         [sys.executable, "-c", program, str(path)], capture_output=True, check=False, text=True
