@@ -125,7 +125,11 @@ def test_spec_without_a_json_form_is_refused_before_it_is_sent(value: object) ->
     client.close()
 
 
-EVENTS = b'retry: 2000\n\n: a comment\n\nevent: queued\nid: 1\ndata: {"a":\ndata: 1}\n\nid: 2\ndata: x\n\n'
+EVENTS = (
+    b"retry: 2000\n\n: a comment\n\n"
+    b'event: queued\nid: 1\ndata: {"a":\ndata: 1}\n\n'
+    b"id: 2\ndata: x\n\n"
+)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
