@@ -6,8 +6,8 @@ import threading
 
 import uvicorn
 
+from app.core.settings import Settings
 from app.main import create_app
-from app.settings import Settings
 from tests import services
 
 

@@ -8,10 +8,17 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
 from pydantic import StringConstraints
 
-from app.audit import trail
-from app.audit.acting import ActorDep
-from app.blobs import read_range
-from app.database import transaction
+from app.audit import log as audit_log
+from app.audit.actor import ActorDep
+from app.auth.key_ring import Scope
+from app.core.database import transaction
+from app.core.errors import (
+    QuotaError,
+    RangeError,
+    TooLargeError,
+    UnsupportedMediaError,
+    UploadStalledError,
+)
 from app.datasets import service
 from app.datasets.row_errors import InvalidDatasetError
 from app.datasets.schemas import DatasetPreview, DatasetRead
@@ -20,27 +27,26 @@ from app.datasets.uploading import (
     UPLOAD_TYPES,
     BadMultipartError,
     SinglePart,
-    UploadStalledError,
     body_chunks,
     file_format,
 )
-from app.dependencies import (
+from app.domain.spec import DATASET_ID, CleanText
+from app.models import Dataset
+from app.storage.blobs import read_range
+from app.storage.free_space import StorageFullError
+from app.web.dependencies import (
     EngineDep,
-    JobsReaderDep,
-    JobsWriterDep,
-    Needs,
     PageDep,
-    ReaderDep,
+    ReadEngineDep,
+    RequireJobsRead,
+    RequireJobsWrite,
+    RequireScopeAndKnownParameters,
     SessionDep,
     SettingsDep,
 )
-from app.domain.spec import DATASET_ID, CleanText
-from app.downloads import Content, RangeError, serve
-from app.errors import QuotaError, TooLargeError, UnsupportedMediaError
-from app.models import Dataset
-from app.problems import documented
-from app.security import Scope
-from app.shapes import Page, by_id
+from app.web.pagination import Page, by_id
+from app.web.problem_details import error_responses
+from app.web.range_response import Content, content_response
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
@@ -65,17 +71,18 @@ _BODY = {
     status_code=status.HTTP_201_CREATED,
     response_model=DatasetRead,
     max_body_size=_NO_BOUND,
-    dependencies=[Depends(Needs(Scope.JOBS_WRITE))],
+    dependencies=[Depends(RequireScopeAndKnownParameters(Scope.JOBS_WRITE))],
     openapi_extra=_BODY,
     responses={
         200: {"model": DatasetRead, "description": "This file is here already."},
-        **documented(
+        **error_responses(
             InvalidDatasetError,
             BadMultipartError,
             TooLargeError,
             UnsupportedMediaError,
             UploadStalledError,
             QuotaError,
+            StorageFullError,
         ),
     },
 )
@@ -120,15 +127,19 @@ async def create_dataset(
 
 
 @router.get("")
-def list_datasets(engine: ReaderDep, principal: JobsReaderDep, page: PageDep) -> Page[DatasetRead]:
+def list_datasets(
+    engine: ReadEngineDep, principal: RequireJobsRead, page: PageDep
+) -> Page[DatasetRead]:
     """Datasets, newest first."""
     with transaction(engine) as session:
         rows = service.list_page(session, principal.tenant_id, page.limit, page.after)
     return Page[DatasetRead].of(rows, page.limit, DatasetRead.of, by_id)
 
 
-@router.get("/{dataset_id}", responses=documented(DatasetNotFoundError))
-def get_dataset(dataset_id: DatasetId, engine: ReaderDep, principal: JobsReaderDep) -> DatasetRead:
+@router.get("/{dataset_id}", responses=error_responses(DatasetNotFoundError))
+def get_dataset(
+    dataset_id: DatasetId, engine: ReadEngineDep, principal: RequireJobsRead
+) -> DatasetRead:
     """What a dataset turned out to be."""
     with transaction(engine) as session:
         return DatasetRead.of(service.get(session, principal.tenant_id, dataset_id))
@@ -137,21 +148,21 @@ def get_dataset(dataset_id: DatasetId, engine: ReaderDep, principal: JobsReaderD
 @router.delete(
     "/{dataset_id}",
     status_code=status.HTTP_204_NO_CONTENT,
-    responses=documented(DatasetNotFoundError, DatasetInUseError),
+    responses=error_responses(DatasetNotFoundError, DatasetInUseError),
 )
 def delete_dataset(
-    dataset_id: DatasetId, session: SessionDep, principal: JobsWriterDep, actor: ActorDep
+    dataset_id: DatasetId, session: SessionDep, principal: RequireJobsWrite, actor: ActorDep
 ) -> None:
     """Delete a dataset that no unfinished job uses."""
     service.remove(session, principal.tenant_id, dataset_id)
-    trail.record(session, actor, "dataset.delete", dataset_id)
+    audit_log.record(session, actor, "dataset.delete", dataset_id)
 
 
-@router.get("/{dataset_id}/preview", responses=documented(DatasetNotFoundError))
+@router.get("/{dataset_id}/preview", responses=error_responses(DatasetNotFoundError))
 def preview_dataset(
     dataset_id: DatasetId,
-    engine: ReaderDep,
-    principal: JobsReaderDep,
+    engine: ReadEngineDep,
+    principal: RequireJobsRead,
     n: Annotated[int, Query(ge=1, le=100, description="Pairs.")] = 5,
 ) -> DatasetPreview:
     """The first pairs, in the form that jobs train on."""
@@ -167,11 +178,11 @@ def preview_dataset(
         200: {"content": {"application/x-ndjson": {}}, "description": "The canonical JSONL."},
         206: {"description": "A part of it."},
         304: {"description": "The client has it."},
-        **documented(DatasetNotFoundError, RangeError),
+        **error_responses(DatasetNotFoundError, RangeError),
     },
 )
 def download_dataset(
-    request: Request, dataset_id: DatasetId, engine: ReaderDep, principal: JobsReaderDep
+    request: Request, dataset_id: DatasetId, engine: ReadEngineDep, principal: RequireJobsRead
 ) -> Response:
     """The canonical JSONL; one Range, ETag and If-Range are honoured."""
     with transaction(engine) as session:
@@ -183,4 +194,4 @@ def download_dataset(
         size=dataset.bytes,
         read=lambda start, stop: read_range(engine, dataset.blob_id, start, stop),
     )
-    return serve(request, content)
+    return content_response(request, content)

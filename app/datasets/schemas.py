@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field
 
 from app.models import Dataset
-from app.shapes import Timestamp
+from app.web.pagination import Timestamp
 
 
 class DatasetRead(BaseModel):

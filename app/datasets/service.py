@@ -10,20 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import Engine, delete, exists, func, select, update
+from sqlalchemy import Engine, delete, exists, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.audit import trail
-from app.audit.trail import Actor
-from app.blobs import BlobWriter, StoredBlob, read_range
-from app.database import new_id, reader, transaction
+from app.audit import log as audit_log
+from app.audit.log import Actor
+from app.core.database import new_id, newest_first, reader, transaction
+from app.core.errors import ConflictError, NotFoundError, TooLargeError
+from app.core.settings import Settings
 from app.datasets.pairs import DatasetSummary
 from app.datasets.reading import DatasetReader, ReadLimits
 from app.domain.lifecycle import TERMINAL
-from app.errors import ConflictError, NotFoundError, QuotaError, TooLargeError
-from app.models import Adapter, Checkpoint, Dataset, Job
-from app.settings import Settings
+from app.models import Dataset, Job
+from app.storage.blobs import BlobWriter, StoredBlob, read_range
+from app.storage.quota import check_storage_quota
 
 FileFormat = Literal["jsonl", "csv", "parquet"]
 #: Canonical JSONL of a compressed upload may be larger than the upload, but not without end.
@@ -65,7 +66,7 @@ def store(engine: Engine, settings: Settings, actor: Actor, upload: Upload) -> t
     """
     tenant_id = actor.tenant_id
     with transaction(reader(engine)) as session:
-        hold_quota(session, settings, tenant_id, 0)
+        check_storage_quota(session, settings, tenant_id, 0)
     counted = _Counted(upload.chunks, settings.max_upload_bytes)
     limits = ReadLimits(EXPANSION * settings.max_upload_bytes, settings.max_rows)
     data_reader = DatasetReader(limits)
@@ -80,11 +81,11 @@ def store(engine: Engine, settings: Settings, actor: Actor, upload: Upload) -> t
         with transaction(engine) as session:
             if known := _find_upload(session, tenant_id, dataset.upload_sha256):
                 return known, False
-            hold_quota(session, settings, tenant_id, blob.size)
+            check_storage_quota(session, settings, tenant_id, blob.size)
             session.add(dataset)
             session.flush()
             session.refresh(dataset)
-            trail.record(session, actor, "dataset.upload", dataset.id)
+            audit_log.record(session, actor, "dataset.upload", dataset.id)
     except IntegrityError:  # the same upload, at the same time
         with transaction(engine) as session:
             if known := _find_upload(session, tenant_id, dataset.upload_sha256):
@@ -106,9 +107,7 @@ def get(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
 def list_page(session: Session, tenant_id: str, limit: int, after: str | None) -> list[Dataset]:
     """Up to ``limit + 1`` datasets, newest first."""
     statement = select(Dataset).where(Dataset.tenant_id == tenant_id)
-    if after is not None:
-        statement = statement.where(Dataset.id < after)
-    return list(session.scalars(statement.order_by(Dataset.id.desc()).limit(limit + 1)))
+    return list(session.scalars(newest_first(statement, Dataset.id, limit, after)))
 
 
 def remove(session: Session, tenant_id: str, dataset_id: str) -> None:
@@ -151,26 +150,6 @@ def preview(engine: Engine, dataset: Dataset, count: int) -> list[dict[str, Any]
         if len(pairs) == count:
             break
     return pairs
-
-
-def hold_quota(session: Session, settings: Settings, tenant_id: str, further_bytes: int) -> None:
-    """Refuse what would take the tenant over its stored bytes; 0 further ones when none is free."""
-    sums = [
-        select(func.coalesce(func.sum(Dataset.bytes), 0)).where(Dataset.tenant_id == tenant_id),
-        select(func.coalesce(func.sum(Adapter.bytes), 0)).where(Adapter.tenant_id == tenant_id),
-        select(func.coalesce(func.sum(Checkpoint.bytes), 0))
-        .join(Job, Job.id == Checkpoint.job_id)
-        .where(Job.tenant_id == tenant_id),
-    ]
-    sizes = session.execute(select(*(each.scalar_subquery() for each in sums))).one()
-    stored = sum(int(size) for size in sizes)
-    if stored + max(further_bytes, 1) > settings.quota_stored_bytes:
-        more = f", and {further_bytes} more do not fit" if further_bytes else ""
-        raise QuotaError(
-            f"{stored} of {settings.quota_stored_bytes} bytes are in use{more}.",
-            hint="Delete datasets, adapters or finished jobs that are no longer needed; paused "
-            "jobs and failed ones keep checkpoints, the latter for a day.",
-        )
 
 
 class _Counted:

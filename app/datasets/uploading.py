@@ -15,8 +15,8 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import parse_options_header
 
+from app.core.errors import InvalidError, UnsupportedMediaError, UploadStalledError
 from app.datasets.service import FileFormat
-from app.errors import InvalidError, ServiceError, UnsupportedMediaError
 
 #: A client that sends nothing for this long does not hold a thread any longer.
 STALL_SECONDS = 60
@@ -42,15 +42,6 @@ _NEUTRAL = {"", "application/octet-stream", "application/gzip", "application/x-g
 #: curl --data-binary says this when nobody told it what it sends.
 _UNTOLD = {"application/x-www-form-urlencoded"}
 UPLOAD_TYPES = [*_FORMATS, "application/gzip", "application/octet-stream", "multipart/form-data"]
-
-
-class UploadStalledError(ServiceError):
-    """The client stopped sending."""
-
-    code = "upload_stalled"
-    status = 408
-    title = "The upload stalled"
-    next_step = "Upload again over a connection that keeps sending."
 
 
 class BadMultipartError(InvalidError):

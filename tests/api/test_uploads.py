@@ -1,4 +1,4 @@
-"""Uploads: every format, checked as they stream, and nothing left of those that were refused."""
+"""Uploads in every format, checked while they stream; rejected ones leave nothing behind."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from fastapi import FastAPI
 from sqlalchemy import Engine, func, select
 from starlette.testclient import TestClient
 
-from app.blobs import collect_garbage
+from app.core.settings import Settings
 from app.main import create_app
 from app.models import Blob, BlobChunk, Dataset
-from app.settings import Settings
+from app.storage.blobs import collect_garbage
 from tests.api.world import World, pairs
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -57,7 +57,7 @@ def rows_in(engine: Engine, *tables: Any) -> list[int]:
         (parquet(5), "application/octet-stream", "?format=parquet", "parquet"),
     ],
 )
-def test_every_format_becomes_the_same_kind_of_dataset(
+def test_every_format_becomes_a_dataset(
     client: TestClient, body: bytes, content_type: str, query: str, found: str
 ) -> None:
     headers = {"Content-Type": content_type}
@@ -79,7 +79,7 @@ def test_every_format_becomes_the_same_kind_of_dataset(
     assert preview[0] == first
 
 
-def test_one_multipart_part_is_read_by_its_name(client: TestClient) -> None:
+def test_format_of_a_multipart_part_is_taken_from_its_name(client: TestClient) -> None:
     answer = client.post(
         "/v1/datasets?name=mine",
         files={"file": ("pairs.csv", csv(400), "application/octet-stream")},
@@ -88,14 +88,14 @@ def test_one_multipart_part_is_read_by_its_name(client: TestClient) -> None:
     assert (answer.json()["name"], answer.json()["pair_count"]) == ("mine", 400)
 
 
-def test_two_multipart_parts_are_refused(client: TestClient, engine: Engine) -> None:
+def test_two_multipart_parts_are_rejected(client: TestClient, engine: Engine) -> None:
     files = [("a", ("a.csv", csv(2))), ("b", ("b.csv", csv(3)))]
     answer = client.post("/v1/datasets", files=files)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_multipart")
     assert rows_in(engine, Dataset, Blob, BlobChunk) == [0, 0, 0]
 
 
-BROKEN_FORMS = [
+INVALID_FORMS = [
     (b"--x\r\nContent-Disposition: form-data; filename=a.csv\r\n\r\nabc", "; boundary=x"),
     (b"nothing like it", "; boundary=x"),
     (b"", "; boundary=x"),
@@ -105,15 +105,21 @@ BROKEN_FORMS = [
 ]
 
 
-def test_broken_multipart_is_refused(client: TestClient, engine: Engine) -> None:
-    for body, options in BROKEN_FORMS:
-        headers = {"Content-Type": f"multipart/form-data{options}"}
-        answer = client.post("/v1/datasets", content=body, headers=headers)
-        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_multipart"), body[:40]
+@pytest.mark.parametrize(
+    ("body", "options"),
+    INVALID_FORMS,
+    ids=["truncated", "other-text", "empty", "no-part", "no-boundary", "long-header"],
+)
+def test_invalid_multipart_is_rejected(
+    client: TestClient, engine: Engine, body: bytes, options: str
+) -> None:
+    headers = {"Content-Type": f"multipart/form-data{options}"}
+    answer = client.post("/v1/datasets", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_multipart")
     assert rows_in(engine, Dataset, Blob, BlobChunk) == [0, 0, 0]
 
 
-def test_bad_lines_are_named_and_nothing_is_kept(client: TestClient, engine: Engine) -> None:
+def test_invalid_lines_are_named_and_nothing_is_stored(client: TestClient, engine: Engine) -> None:
     lines = pairs(30_000).splitlines(keepends=True)
     for number in (3, 70, 29_999):
         lines[number - 1] = b'{"chosen": 1, "rejected": "b"}\n'
@@ -131,7 +137,7 @@ def test_bad_lines_are_named_and_nothing_is_kept(client: TestClient, engine: Eng
     assert rows_in(engine, Dataset, Blob, BlobChunk) == [0, 0, 0]
 
 
-def test_same_bytes_again_give_the_same_dataset(client: TestClient, engine: Engine) -> None:
+def test_same_upload_again_returns_the_same_dataset(client: TestClient, engine: Engine) -> None:
     first = client.post("/v1/datasets", content=pairs(5), headers=NDJSON)
     second = client.post("/v1/datasets", content=pairs(5), headers=NDJSON)
     assert (first.status_code, second.status_code) == (201, 200)
@@ -139,7 +145,7 @@ def test_same_bytes_again_give_the_same_dataset(client: TestClient, engine: Engi
     assert rows_in(engine, Dataset, Blob) == [1, 1]
 
 
-def test_same_bytes_of_two_tenants_are_two_datasets_on_one_blob(
+def test_same_upload_of_two_tenants_shares_a_blob(
     client: TestClient, engine: Engine, key_for: Callable[..., str]
 ) -> None:
     first = client.post("/v1/datasets", content=pairs(5), headers=NDJSON)
@@ -151,13 +157,13 @@ def test_same_bytes_of_two_tenants_are_two_datasets_on_one_blob(
 
 
 @pytest.mark.parametrize("content_type", ["image/png", "application/zip", "application/json", ""])
-def test_content_that_is_no_dataset_is_refused(client: TestClient, content_type: str) -> None:
+def test_unsupported_content_type_is_rejected(client: TestClient, content_type: str) -> None:
     headers = {"Content-Type": content_type} if content_type else {}
     answer = client.post("/v1/datasets", content=pairs(1), headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
 
 
-def test_gzip_that_does_not_say_what_is_inside_is_told_how_to_go(client: TestClient) -> None:
+def test_gzip_of_unknown_format_has_a_hint(client: TestClient) -> None:
     body = gzip.compress(pairs(3))
     refused = client.post(
         "/v1/datasets", content=body, headers={"Content-Type": "application/gzip"}
@@ -172,12 +178,12 @@ def test_gzip_that_does_not_say_what_is_inside_is_told_how_to_go(client: TestCli
     [
         (b"", "application/x-ndjson", "give at least one row"),
         (b"no", "application/vnd.apache.parquet", "send a whole Parquet file"),
-        (b'{"chosen": "a"}\n' * 2, "application/x-ndjson", "mend the named lines"),
+        (b"chosen,rejected\na,b\n", "application/x-ndjson", "send it with content type text/csv"),
+        (b"PK\x03\x04....", "application/x-ndjson", "unpack it"),
+        (b'{"chosen": "a"}\n' * 2, "application/x-ndjson", "Correct the named lines"),
     ],
 )
-def test_refused_file_is_told_what_to_do_about_it(
-    client: TestClient, body: bytes, kind: str, hint: str
-) -> None:
+def test_rejected_file_has_a_hint(client: TestClient, body: bytes, kind: str, hint: str) -> None:
     answer = client.post("/v1/datasets", content=body, headers={"Content-Type": kind})
     assert answer.status_code == 422
     assert answer.json()["hint"].startswith(hint)
@@ -185,7 +191,7 @@ def test_refused_file_is_told_what_to_do_about_it(
 
 @pytest.fixture
 def small(settings: Settings, key_for: Callable[..., str]) -> Iterator[TestClient]:
-    """A service that takes 4 kB a file and 10 kB a tenant."""
+    """A client of a service with limits of 4 kB per file and 10 kB per tenant."""
     limited = settings.model_copy(update={"max_upload_bytes": 4000, "quota_stored_bytes": 10_000})
     with TestClient(create_app(limited)) as client:
         client.headers["Authorization"] = f"Bearer {key_for('acme')}"
@@ -193,9 +199,7 @@ def small(settings: Settings, key_for: Callable[..., str]) -> Iterator[TestClien
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
-def test_file_over_the_limit_is_refused(
-    small: TestClient, engine: Engine, is_chunked: bool
-) -> None:
+def test_too_large_file_is_rejected(small: TestClient, engine: Engine, is_chunked: bool) -> None:
     body = pairs(200)
     content = iter([body[:1000], body[1000:]]) if is_chunked else body
     answer = small.post("/v1/datasets", content=content, headers=NDJSON)
@@ -203,7 +207,7 @@ def test_file_over_the_limit_is_refused(
     assert rows_in(engine, Dataset, Blob, BlobChunk) == [0, 0, 0]
 
 
-def test_stored_bytes_quota_is_held(small: TestClient) -> None:
+def test_storage_quota_is_enforced(small: TestClient) -> None:
     statuses = []
     for i in range(6):
         body = pairs(30, f" number {i}")
@@ -214,7 +218,7 @@ def test_stored_bytes_quota_is_held(small: TestClient) -> None:
     assert answer.json()["code"] == "quota_exceeded"
 
 
-def test_client_that_goes_away_leaves_nothing(
+def test_interrupted_upload_leaves_no_rows(
     app: FastAPI, client: TestClient, engine: Engine
 ) -> None:
     body = pairs(40_000)
@@ -255,7 +259,7 @@ def test_client_that_goes_away_leaves_nothing(
     assert rows_in(engine, Dataset, Blob, BlobChunk) == [0, 0, 0]
 
 
-def test_dataset_of_a_live_job_is_not_deleted(
+def test_dataset_of_an_unfinished_job_is_not_deleted(
     world: World, client: TestClient, job: dict[str, Any], engine: Engine
 ) -> None:
     path = f"/v1/datasets/{job['spec']['train_dataset']}"
@@ -265,9 +269,9 @@ def test_dataset_of_a_live_job_is_not_deleted(
     assert client.delete(path).status_code == 204
     assert client.get(path).status_code == 404
     assert world.get(job)["spec"]["train_dataset"] == path.rpartition("/")[2]
-    assert collect_garbage(engine) == 0  # too young; nothing names it any more
+    assert collect_garbage(engine) == 0  # the blob has no reference but is too young
 
 
-def test_name_with_control_characters_is_refused(client: TestClient) -> None:
+def test_name_with_control_characters_is_rejected(client: TestClient) -> None:
     answer = client.post("/v1/datasets?name=a%00b", content=pairs(1), headers=NDJSON)
     assert answer.status_code == 422

@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import Engine
 
 from app.api_keys import service as api_keys
-from app.database import transaction
-from app.security import Scope
-from app.settings import Settings
+from app.auth.key_ring import Scope
+from app.core.database import transaction
+from app.core.settings import Settings
 from plaudit import AsyncPlaudit, Plaudit, Retries
 from tests.api.world import World
 from tests.client.driving import Driven, Loop

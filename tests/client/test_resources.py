@@ -16,10 +16,10 @@ import pyarrow.parquet
 import pytest
 from sqlalchemy import select, update
 
-from app.database import transaction
+from app.auth.key_ring import Scope
+from app.core.database import transaction
+from app.core.settings import Settings
 from app.models import BlobChunk, StoredFile
-from app.security import Scope
-from app.settings import Settings
 from plaudit import (
     APIError,
     ConflictError,

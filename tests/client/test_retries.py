@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.settings import Settings
+from app.core.settings import Settings
 from plaudit import (
     APIError,
     ConnectionFailedError,

@@ -1,4 +1,4 @@
-"""The real service behind a port, somebody who plays the workers, and a real Chromium."""
+"""Fixtures: the service on a port, its clients and workers, and a real Chromium."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from selenium.webdriver.chrome.service import Service
 from sqlalchemy import Engine
 
 from app.api_keys import service as api_keys
-from app.database import make_engine, transaction
-from app.migrations import migrate
-from app.security import Scope
-from app.settings import Settings
+from app.auth.key_ring import Scope
+from app.core.database import make_engine, transaction
+from app.core.migrations import migrate
+from app.core.settings import Settings
 from tests import services
 from tests.api.world import World
 from tests.dashboard.browser import Browser
@@ -37,7 +37,7 @@ CHROMIUM_ARGUMENTS = (
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """SQLite only: the dashboard speaks HTTP and knows no database."""
+    """A migrated SQLite database. The dashboard uses HTTP only, so one kind is enough."""
     url = f"sqlite:///{tmp_path / 'test.db'}"
     engine = make_engine(url)
     migrate(engine)
@@ -47,7 +47,7 @@ def database_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
-    """An embedded service that waits for no inspection."""
+    """Settings of an embedded service that does not wait for inspections."""
     return Settings(
         database_url=database_url,  # type: ignore[arg-type]
         data_dir=tmp_path / "data",
@@ -65,7 +65,7 @@ def site(settings: Settings) -> Iterator[Site]:
 
 @pytest.fixture
 def key_for(engine: Engine) -> Callable[..., str]:
-    """Makes a key: ``key_for("tenant", Scope.ADMIN)``."""
+    """A factory of API keys: ``key_for("tenant", Scope.ADMIN)``."""
 
     def make(tenant_id: str, *scopes: Scope) -> str:
         with transaction(engine) as session:
@@ -90,7 +90,7 @@ def world(site: Site, key: str, engine: Engine, settings: Settings) -> Iterator[
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    """One Chromium for all tests, with a profile of its own."""
+    """A Chromium for all tests, with a temporary profile."""
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if browser is None or driver is None:
         services.skip_or_fail("no chromium and chromedriver (apt install chromium-driver)")
@@ -108,7 +108,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chr
 
 @pytest.fixture
 def browser(chromium: webdriver.Chrome, site: Site) -> Iterator[Browser]:
-    """A fresh tab that is not signed in; must have stayed on the site and quiet."""
+    """A new tab that is not signed in."""
     browser = Browser(chromium, site.url)
     browser.open_tab()
     yield browser
@@ -117,7 +117,7 @@ def browser(chromium: webdriver.Chrome, site: Site) -> Iterator[Browser]:
 
 @pytest.fixture
 def downloads(browser: Browser, tmp_path: Path) -> Path:
-    """Where the tab saves files."""
+    """The directory where the tab saves downloads."""
     directory = tmp_path / "downloads"
     browser.driver.execute_cdp_cmd(
         "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(directory)}
@@ -127,7 +127,7 @@ def downloads(browser: Browser, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def signed_in(browser: Browser, key: str) -> Browser:
-    """A tab that was opened with the link that ``plaudit serve`` prints."""
-    browser.get(f"/#key={key}")
+    """A tab that was signed in by the link that ``plaudit serve`` prints."""
+    browser.follow_key_link(key)
     browser.wait_for_id("page")
     return browser

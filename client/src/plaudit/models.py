@@ -12,7 +12,7 @@ from plaudit._model import Model
 
 
 class AdapterArchive(Model):
-    """All files in one tar, whose bytes are the same every time."""
+    """All files of an adapter as a tar archive, whose bytes are the same every time."""
 
     bytes: int
     sha256: str
@@ -26,11 +26,11 @@ class AdapterFile(Model):
     bytes: int
     sha256: str
     url: str
-    """Path of the download."""
+    """Path to download it from."""
 
 
 class AdapterItem(Model):
-    """What a succeeded job made, in a list."""
+    """An adapter in a list."""
 
     object: Literal["adapter"] = "adapter"
     id: str
@@ -44,7 +44,7 @@ class AdapterItem(Model):
 
 
 class AdapterRead(Model):
-    """What a succeeded job made, with everything."""
+    """The adapter of a succeeded job."""
 
     object: Literal["adapter"] = "adapter"
     id: str
@@ -57,13 +57,16 @@ class AdapterRead(Model):
     created_at: AwareDatetime
     files: list[AdapterFile]
     certificate: dict[str, Any]
-    """Scores before packaging and after a reload in a fresh process."""
+    """
+    Parity certificate: scores of the trained model compared with scores of the adapter after
+    a reload in a fresh process.
+    """
     reward_model: dict[str, Any]
-    """reward_model.json: how to score with it."""
+    """Content of reward_model.json: what a client needs to score with the adapter."""
 
 
 class ApiKeyCreated(Model):
-    """A key that was just made."""
+    """A new API key with its secret."""
 
     object: Literal["api_key"] = "api_key"
     id: str
@@ -72,13 +75,13 @@ class ApiKeyCreated(Model):
     created_at: AwareDatetime
     expires_at: AwareDatetime | None
     last_used_at: AwareDatetime | None
-    """To the minute."""
+    """Accurate to one minute."""
     secret: str
-    """Shown this once; it is kept nowhere."""
+    """The key to send in requests. It is shown only once and not stored."""
 
 
 class ApiKeyRead(Model):
-    """A key, without its secret."""
+    """An API key without its secret."""
 
     object: Literal["api_key"] = "api_key"
     id: str
@@ -87,11 +90,11 @@ class ApiKeyRead(Model):
     created_at: AwareDatetime
     expires_at: AwareDatetime | None
     last_used_at: AwareDatetime | None
-    """To the minute."""
+    """Accurate to one minute."""
 
 
 class AuditRead(Model):
-    """An act."""
+    """An entry of the audit log."""
 
     object: Literal["audit_record"] = "audit_record"
     id: str
@@ -120,9 +123,9 @@ class AuditRead(Model):
         | str
     )
     object_id: str
-    """What was acted upon; it may be gone by now."""
+    """Id of the affected resource, which may be deleted by now."""
     key_id: str | None
-    """Null: the service itself, or its operator."""
+    """Null for the service itself and for its operator."""
     request_id: str | None
     client: str | None
     """The address that the request came from."""
@@ -130,8 +133,9 @@ class AuditRead(Model):
 
 class BaseModelRead(Model):
     """
-    A model that a job may ask for; the fields from `revision` on are null until a worker has
-    inspected it, which the first job that names it brings about.
+    A base model that jobs can use.
+    The fields from `revision` on are null until a worker has inspected the model, which
+    happens when the first job uses it.
     """
 
     object: Literal["base_model"] = "base_model"
@@ -144,12 +148,12 @@ class BaseModelRead(Model):
     """Hub commit or package version."""
     architecture: str | None = None
     head_modules: list[str] | None = None
-    """Trained and saved in full, always."""
+    """Modules of the reward head, always trained and saved in full."""
     parameter_count: int | None = None
     max_length: int | None = None
-    """Positions; null: no absolute limit."""
+    """Largest number of tokens; null for no absolute limit."""
     default_targets: list[str] | None = None
-    """What target_modules "auto" adapts, by last name."""
+    """Layers that `target_modules` 'auto' adapts, by the last part of their names."""
     has_chat_template: bool | None = None
 
 
@@ -211,11 +215,11 @@ class DatasetReport(Model):
 
 
 class DeliveryRead(Model):
-    """A message to a webhook and how its last attempt went."""
+    """A message to a webhook and the outcome of its last attempt."""
 
     object: Literal["webhook_delivery"] = "webhook_delivery"
     id: str
-    """The message's `webhook-id` header, the same at every attempt."""
+    """The `webhook-id` header, which is the same in every attempt."""
     type: (
         Literal["job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]
         | str
@@ -225,30 +229,30 @@ class DeliveryRead(Model):
     status: Literal["pending", "delivered", "failed"] | str
     attempts: int
     next_attempt_at: AwareDatetime | None
-    """Of a pending message."""
+    """Null unless the message is pending."""
     last_attempt_at: AwareDatetime | None
     response_status: int | None
     response_body: str | None
-    """Its first 1024 bytes."""
+    """The first 1024 bytes of the response."""
     error: str | None
     """Why the last attempt failed."""
     created_at: AwareDatetime
 
 
 class EarlyStopping(Model):
-    """Stop when eval loss has not improved; the best checkpoint becomes the adapter."""
+    """Stop when the evaluation loss stops improving. The best checkpoint becomes the adapter."""
 
     patience: int = 3
-    """Evaluations without improvement."""
+    """Number of evaluations without improvement before stopping."""
     min_delta: float = 0.0
-    """What counts as improvement."""
+    """Smallest decrease of the loss that counts as improvement."""
 
 
 class EvalFraction(Model):
-    """Hold out a share of the training pairs."""
+    """Hold out a fraction of the training pairs."""
 
     fraction: float
-    """Share of the training pairs, 0 to 1."""
+    """Fraction of the training pairs, between 0 and 1."""
 
 
 class EventRead(Model):
@@ -265,7 +269,7 @@ class EventRead(Model):
 
 
 class Health(Model):
-    """The process answers."""
+    """Whether the process responds."""
 
     status: str
 
@@ -349,30 +353,30 @@ class LogPiece(Model):
 
 
 class LoraSpec(Model):
-    """The adapter. Its task type is always SEQ_CLS; the head is always trained and saved."""
+    """The LoRA adapter. The reward head is always trained and saved in full."""
 
     task_type: Literal["SEQ_CLS"] = "SEQ_CLS"
-    """Not a choice."""
+    """Always SEQ_CLS: no other task type trains a reward head."""
     r: int = 16
     """Rank."""
     alpha: int = 32
-    """Scale: alpha / r."""
+    """Numerator of the scale of the adapter, alpha / r."""
     dropout: float = 0.0
     """
-    Of the LoRA branch alone: the base model's own dropout is always off. 0 is PEFT's default;
-    more rules out the fast engine.
+    Applies to the LoRA layers only; base-model dropout is always off. A value above 0 rules
+    out the shared-prefix engine.
     """
     target_modules: Literal["auto", "all-linear"] | str | list[str] = "auto"
     """
-    'auto' and 'all-linear': every linear layer of the backbone (attention projections only on
-    mixture-of-experts); or names, each of which must match.
+    'auto' and 'all-linear' adapt every linear layer of the backbone, or only the attention
+    projections of a mixture of experts. In a list, each name must match a layer.
     """
     modules_to_save: list[str] = []
-    """Trained and saved in full besides the head, which always is."""
+    """Further modules that are trained and saved in full, besides the reward head."""
     use_rslora: bool = False
-    """Scale by alpha / sqrt(r)."""
+    """Rank-stabilised LoRA: the scale is alpha / sqrt(r)."""
     use_dora: bool = False
-    """Weight-decomposed LoRA."""
+    """Weight-decomposed LoRA (DoRA)."""
     init: Literal["default", "gaussian", "orthogonal"] | str = "default"
 
 
@@ -396,10 +400,10 @@ class MetricsRead(Model):
 
 
 class ProblemField(Model):
-    """One thing wrong with one field."""
+    """One invalid field."""
 
     loc: str
-    """JSON pointer into the body, or the parameter's name."""
+    """JSON pointer into the body, or the name of the parameter."""
     code: str
     message: str
     hint: str
@@ -407,14 +411,14 @@ class ProblemField(Model):
 
 
 class ProblemType(Model):
-    """What a code means, wherever it comes from."""
+    """The meaning of an error code."""
 
     code: str
     status: int
     title: str
     when: str
     next_step: str
-    """What to do about it."""
+    """What to do next."""
 
 
 class QueueItem(Model):
@@ -431,7 +435,7 @@ class QueueItem(Model):
 
 
 class Readiness(Model):
-    """Whether the things that this service needs answer; `workers` is for information."""
+    """Whether database and broker respond. `workers` is informational."""
 
     status: str
     checks: dict[str, str]
@@ -439,49 +443,52 @@ class Readiness(Model):
 
 
 class Resources(Model):
-    """What the job may use."""
+    """Resources that the job may use."""
 
     gpus: Literal[0, 1] | int = 1
-    """0: never a GPU; 1: one, where there is one."""
+    """0: CPU only; 1: a GPU if the worker has one."""
     max_runtime_seconds: int = 86400
 
 
 class TrainingSpec(Model):
-    """How to train. Batch sizes count pairs: the forward pass sees two sequences a pair."""
+    """How to train. Batch sizes count pairs, each of which has two sequences."""
 
     epochs: float = 1.0
     max_steps: int | None = None
-    """Overrides epochs."""
+    """Number of optimiser steps; overrides epochs."""
     learning_rate: float = 0.0001
     lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] | str = "linear"
     warmup_ratio: float = 0.0
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     batch_size: int = 8
-    """Pairs an optimiser step (effective)."""
+    """Pairs per optimiser step (effective batch size)."""
     per_device_batch_size: Literal["auto"] | int = "auto"
-    """Pairs a forward pass; must divide batch_size."""
+    """Pairs per forward pass; must divide batch_size."""
     max_length: int = 1024
-    """Tokens of prompt and reply."""
+    """Longest sequence of prompt and reply, in tokens."""
     overlong: Literal["drop", "error"] | str = "drop"
-    """Pairs over max_length."""
+    """What happens to pairs longer than max_length."""
     center_rewards_coefficient: float | None = None
     gradient_checkpointing: Literal["auto"] | bool = "auto"
     precision: Literal["auto", "fp32", "bf16"] | str = "auto"
-    """auto: bf16 on GPUs that have it, fp32 on CPU."""
+    """'auto' uses bf16 on GPUs that support it, and fp32 on CPU."""
     engine: Literal["auto", "shared_prefix", "stock"] | str = "auto"
-    """auto: the fast engine where it is exact, TRL's own otherwise."""
+    """
+    'auto' uses the shared-prefix engine where it is exact, and 'stock', which is TRL's own
+    training loop, otherwise.
+    """
     eval_steps: int | None = None
-    """Besides the start and the end."""
+    """Optimiser steps between evaluations. Evaluations before and after training always run."""
     checkpoint_steps: int | None = None
-    """Optimiser steps."""
+    """Optimiser steps between checkpoints; null: a time interval."""
     logging_steps: int = 1
     early_stopping: EarlyStopping | None = None
     seed: int = 42
 
 
 class WebhookRead(Model):
-    """A webhook, without its secret."""
+    """A webhook without its secret."""
 
     object: Literal["webhook"] = "webhook"
     id: str
@@ -491,15 +498,15 @@ class WebhookRead(Model):
     ]
     created_at: AwareDatetime
     failing_since: AwareDatetime | None
-    """The first failure since it last answered."""
+    """Time of the first failed message since the last successful one."""
     disabled_at: AwareDatetime | None
-    """It failed too long; a test that it answers enables it again."""
+    """When it was disabled because it failed for too long. A successful test enables it again."""
     old_secret_expires_at: AwareDatetime | None
-    """Until then messages are signed with the secret before as well."""
+    """Until this time messages are also signed with the previous secret."""
 
 
 class WebhookSecret(Model):
-    """A webhook and its secret."""
+    """A webhook with its secret."""
 
     object: Literal["webhook"] = "webhook"
     id: str
@@ -509,13 +516,13 @@ class WebhookSecret(Model):
     ]
     created_at: AwareDatetime
     failing_since: AwareDatetime | None
-    """The first failure since it last answered."""
+    """Time of the first failed message since the last successful one."""
     disabled_at: AwareDatetime | None
-    """It failed too long; a test that it answers enables it again."""
+    """When it was disabled because it failed for too long. A successful test enables it again."""
     old_secret_expires_at: AwareDatetime | None
-    """Until then messages are signed with the secret before as well."""
+    """Until this time messages are also signed with the previous secret."""
     secret: str
-    """`whsec_…`, shown this once: verifies messages (Standard Webhooks)."""
+    """Secret `whsec_…` that verifies messages (Standard Webhooks). It is shown only once."""
 
 
 class WorkerRead(Model):
@@ -587,12 +594,12 @@ class Problem(Model):
     """An error (RFC 9457)."""
 
     type: str
-    """A URI that names the kind of error."""
+    """A URI that identifies the kind of error."""
     title: str
     status: int
     detail: str
     code: str
-    """Stable; switch on it."""
+    """Stable identifier of the error; programs should switch on it."""
     instance: str
     request_id: str
     hint: str | None = None
@@ -613,7 +620,7 @@ class RewardJobSpec(Model):
     quantization: Literal["none", "8bit", "4bit"] | str = "none"
     resources: Resources = Field({}, validate_default=True)
     priority: int = 0
-    """Higher is claimed first."""
+    """Jobs with a higher priority run first."""
     metadata: dict[str, str] = {}
 
 

@@ -8,28 +8,28 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 
 class ApiKeyCreate(TypedDict):
-    """A key to be."""
+    """A new API key."""
 
     name: str
     scopes: list[Literal["jobs:read", "jobs:write", "artifacts:read", "admin"]]
     expires_at: NotRequired[str | None]
-    """Null: never."""
+    """Null for a key that never expires."""
 
 
 class EarlyStopping(TypedDict):
-    """Stop when eval loss has not improved; the best checkpoint becomes the adapter."""
+    """Stop when the evaluation loss stops improving. The best checkpoint becomes the adapter."""
 
     patience: NotRequired[int]
-    """Evaluations without improvement."""
+    """Number of evaluations without improvement before stopping."""
     min_delta: NotRequired[float]
-    """What counts as improvement."""
+    """Smallest decrease of the loss that counts as improvement."""
 
 
 class EvalFraction(TypedDict):
-    """Hold out a share of the training pairs."""
+    """Hold out a fraction of the training pairs."""
 
     fraction: float
-    """Share of the training pairs, 0 to 1."""
+    """Fraction of the training pairs, between 0 and 1."""
 
 
 class JobCancel(TypedDict):
@@ -59,84 +59,87 @@ class JobUpdate(TypedDict):
 
 
 class LoraSpec(TypedDict):
-    """The adapter. Its task type is always SEQ_CLS; the head is always trained and saved."""
+    """The LoRA adapter. The reward head is always trained and saved in full."""
 
     task_type: NotRequired[Literal["SEQ_CLS"]]
-    """Not a choice."""
+    """Always SEQ_CLS: no other task type trains a reward head."""
     r: NotRequired[int]
     """Rank."""
     alpha: NotRequired[int]
-    """Scale: alpha / r."""
+    """Numerator of the scale of the adapter, alpha / r."""
     dropout: NotRequired[float]
     """
-    Of the LoRA branch alone: the base model's own dropout is always off. 0 is PEFT's default;
-    more rules out the fast engine.
+    Applies to the LoRA layers only; base-model dropout is always off. A value above 0 rules
+    out the shared-prefix engine.
     """
     target_modules: NotRequired[Literal["auto", "all-linear"] | list[str]]
     """
-    'auto' and 'all-linear': every linear layer of the backbone (attention projections only on
-    mixture-of-experts); or names, each of which must match.
+    'auto' and 'all-linear' adapt every linear layer of the backbone, or only the attention
+    projections of a mixture of experts. In a list, each name must match a layer.
     """
     modules_to_save: NotRequired[list[str]]
-    """Trained and saved in full besides the head, which always is."""
+    """Further modules that are trained and saved in full, besides the reward head."""
     use_rslora: NotRequired[bool]
-    """Scale by alpha / sqrt(r)."""
+    """Rank-stabilised LoRA: the scale is alpha / sqrt(r)."""
     use_dora: NotRequired[bool]
-    """Weight-decomposed LoRA."""
+    """Weight-decomposed LoRA (DoRA)."""
     init: NotRequired[Literal["default", "gaussian", "orthogonal"]]
 
 
 class Resources(TypedDict):
-    """What the job may use."""
+    """Resources that the job may use."""
 
     gpus: NotRequired[Literal[0, 1]]
-    """0: never a GPU; 1: one, where there is one."""
+    """0: CPU only; 1: a GPU if the worker has one."""
     max_runtime_seconds: NotRequired[int]
 
 
 class TrainingSpec(TypedDict):
-    """How to train. Batch sizes count pairs: the forward pass sees two sequences a pair."""
+    """How to train. Batch sizes count pairs, each of which has two sequences."""
 
     epochs: NotRequired[float]
     max_steps: NotRequired[int | None]
-    """Overrides epochs."""
+    """Number of optimiser steps; overrides epochs."""
     learning_rate: NotRequired[float]
     lr_scheduler: NotRequired[Literal["linear", "cosine", "constant", "constant_with_warmup"]]
     warmup_ratio: NotRequired[float]
     weight_decay: NotRequired[float]
     max_grad_norm: NotRequired[float]
     batch_size: NotRequired[int]
-    """Pairs an optimiser step (effective)."""
+    """Pairs per optimiser step (effective batch size)."""
     per_device_batch_size: NotRequired[Literal["auto"] | int]
-    """Pairs a forward pass; must divide batch_size."""
+    """Pairs per forward pass; must divide batch_size."""
     max_length: NotRequired[int]
-    """Tokens of prompt and reply."""
+    """Longest sequence of prompt and reply, in tokens."""
     overlong: NotRequired[Literal["drop", "error"]]
-    """Pairs over max_length."""
+    """What happens to pairs longer than max_length."""
     center_rewards_coefficient: NotRequired[float | None]
     gradient_checkpointing: NotRequired[Literal["auto"] | bool]
     precision: NotRequired[Literal["auto", "fp32", "bf16"]]
-    """auto: bf16 on GPUs that have it, fp32 on CPU."""
+    """'auto' uses bf16 on GPUs that support it, and fp32 on CPU."""
     engine: NotRequired[Literal["auto", "shared_prefix", "stock"]]
-    """auto: the fast engine where it is exact, TRL's own otherwise."""
+    """
+    'auto' uses the shared-prefix engine where it is exact, and 'stock', which is TRL's own
+    training loop, otherwise.
+    """
     eval_steps: NotRequired[int | None]
-    """Besides the start and the end."""
+    """Optimiser steps between evaluations. Evaluations before and after training always run."""
     checkpoint_steps: NotRequired[int | None]
-    """Optimiser steps."""
+    """Optimiser steps between checkpoints; null: a time interval."""
     logging_steps: NotRequired[int]
     early_stopping: NotRequired[EarlyStopping | None]
     seed: NotRequired[int]
 
 
 class WebhookCreate(TypedDict):
-    """An address to be told about jobs."""
+    """A new webhook."""
 
     url: str
-    """https, port 443, on a host that the operator allows."""
+    """An https URL on port 443 of a host that the operator allows."""
     events: NotRequired[
         list[Literal["job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]]
     ]
-    """Job statuses to be told of; all, unless said."""
+    """Events to send messages for; all events by default."""
 
 
 class RewardJobSpec(TypedDict):
@@ -153,5 +156,5 @@ class RewardJobSpec(TypedDict):
     quantization: NotRequired[Literal["none", "8bit", "4bit"]]
     resources: NotRequired[Resources]
     priority: NotRequired[int]
-    """Higher is claimed first."""
+    """Jobs with a higher priority run first."""
     metadata: NotRequired[dict[str, str]]
