@@ -33,8 +33,8 @@ _LOADERS = {
 }
 _OF_MODULES = {"json.loads", "torch.inference_mode"}
 _METHODS = {"apply_chat_template", "eval", "get_text_config", "read_text", "to", "tolist"}
-#: Would let files bring code along, or be taken from elsewhere.
-_REFUSED_ARGUMENTS = {"trust_remote_code", "code_revision", "subfolder", "use_safetensors"}
+#: Of the loaders; others would let files bring code along, or be taken from elsewhere.
+_LOADER_ARGUMENTS = {"num_labels", "dtype", "ignore_mismatched_sizes", "quantization_config"}
 _NODES = (
     ast.Module, ast.Import, ast.ImportFrom, ast.alias, ast.Assign, ast.Expr, ast.With,
     ast.withitem, ast.Call, ast.keyword, ast.Name, ast.Attribute, ast.Subscript, ast.Slice,
@@ -139,9 +139,10 @@ def _check_call(node: ast.Call) -> None:
             is_known = False
     if not is_known:
         raise _refused(node, f"it calls {called}")
-    given = [keyword for keyword in node.keywords if keyword.arg in _REFUSED_ARGUMENTS]
-    if given:
-        raise _refused(node, f"it passes {given[0].arg}")
+    for keyword in node.keywords:
+        is_refused = keyword.arg is None and called != "model"
+        if is_refused or (called in _LOADERS and keyword.arg not in _LOADER_ARGUMENTS):
+            raise _refused(node, f"it passes {keyword.arg or '**'} to {called}")
     # What is loaded is what the caller names, or the hub's model that the card names.
     if called in _LOADERS and not all(isinstance(value, ast.Name) for value in node.args):
         raise _refused(node, f"{called} has another argument than a name")
