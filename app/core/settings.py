@@ -139,13 +139,13 @@ class Settings(BaseSettings):
     )
 
     rate_per_second: float = Field(
-        20.0, gt=0, description="Requests a second, a key; all API processes together."
+        20.0, gt=0, description="Requests a second per key, for all API processes together."
     )
     rate_burst: int = Field(
         60,
         ge=1,
-        description="Requests at once, a key: rate_burst / rate_per_second, rounded up to whole "
-        "seconds, is the window that rate_per_second is measured over.",
+        description="Requests at once per key. The rate is measured over rate_burst / "
+        "rate_per_second seconds, rounded up to whole seconds.",
     )
     open_answers: int = Field(
         32, ge=1, description="Streams and downloads at once, a key and API process."
@@ -153,8 +153,8 @@ class Settings(BaseSettings):
     failed_logins_per_minute: int = Field(
         10,
         ge=1,
-        description="Wrong keys that get 401, a client network (an IPv4 address, an IPv6 /64); "
-        "more get 429. Valid keys of the network always pass.",
+        description="Wrong keys per client network (an IPv4 address or an IPv6 /64) that get 401; "
+        "further ones get 429. Valid keys always pass.",
     )
     trusted_hosts: HostList = Field(
         frozenset(), description="Host headers that are answered, *.example.com too; none: all."
@@ -171,7 +171,9 @@ class Settings(BaseSettings):
         False, description="For tests: also http to this machine, any port."
     )
 
-    slots: int = Field(1, ge=1, description="Trainers at once on this worker, one a GPU.")
+    slots: int = Field(
+        1, ge=1, description="Trainers at once on this worker; where there are GPUs, one GPU each."
+    )
     torch_threads: int = Field(
         1, ge=1, description="Threads of a trainer; part of what makes runs byte-equal."
     )
