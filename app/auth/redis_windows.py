@@ -123,7 +123,10 @@ class RedisWindows:
 
     async def _beat_forever(self) -> None:
         while True:
-            await self.beat()
+            try:
+                await self.beat()
+            except Exception:  # nobody would restart this task, and limits could stay open
+                log.exception("rate_limit_heartbeat_failed")
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _try(self, call: Callable[[], Awaitable[T]], *, otherwise: T) -> T:
