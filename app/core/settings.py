@@ -161,13 +161,13 @@ class Settings(BaseSettings):
     )
 
     rate_per_second: float = Field(
-        20.0, gt=0, description="Requests per second and key, over all API processes."
+        20.0, gt=0, description="Requests a second per key, for all API processes together."
     )
     rate_burst: int = Field(
         60,
         ge=1,
-        description="Requests of a key in a burst. rate_burst / rate_per_second, rounded up to "
-        "whole seconds, is the window over which rate_per_second is measured.",
+        description="Requests at once per key. The rate is measured over rate_burst / "
+        "rate_per_second seconds, rounded up to whole seconds.",
     )
     open_answers: int = Field(
         32, ge=1, description="Open streams and downloads, per key and API process."
@@ -178,8 +178,8 @@ class Settings(BaseSettings):
     failed_logins_per_minute: int = Field(
         10,
         ge=1,
-        description="Wrong keys per minute and client network (an IPv4 address or an IPv6 /64) "
-        "that get 401; more get 429. Valid keys of the network always pass.",
+        description="Wrong keys per client network (an IPv4 address or an IPv6 /64) that get 401; "
+        "further ones get 429. Valid keys always pass.",
     )
     trusted_hosts: HostList = Field(
         frozenset(),
@@ -201,7 +201,7 @@ class Settings(BaseSettings):
     )
 
     slots: int = Field(
-        1, ge=1, description="Trainers that run at the same time on this worker, one per GPU."
+        1, ge=1, description="Trainers at once on this worker; where there are GPUs, one GPU each."
     )
     torch_threads: int = Field(
         1,

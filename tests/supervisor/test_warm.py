@@ -300,15 +300,22 @@ def test_server_that_woke_cuda_ends_for_good(tmp_path: Path) -> None:
         assert server.spawn(tmp_path, {}, ()) is None
 
 
-def test_fork_that_cuda_refuses_starts_in_a_fresh_interpreter(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("uuid", "device_count"),
+    [("GPU-1", 1), ("MIG-1", 0)],  # torch sees no MIG device in a fork that CUDA refuses
+)
+def test_fork_that_cuda_refuses_starts_in_a_fresh_interpreter(
+    tmp_path: Path, uuid: str, device_count: int
+) -> None:
     order = WorkOrder(action="inspect", model_dir=str(tmp_path), model_name="tiny")
     (tmp_path / ORDER_FILE).write_text(order.model_dump_json())
     with (
-        started(tmp_path, "serve_light(is_cut_off=True)") as server,
+        started(tmp_path, f"serve_light(is_cut_off=True, {device_count=})") as server,
         (tmp_path / "lock").open("w") as lock,
     ):
         wait_until("the server", lambda: server.is_ready)
-        fork = Fork(server, tmp_path, ECHO, keep=(lock.fileno(),))
+        device = Device(uuid, "H100", 1)
+        fork = Fork(server, tmp_path, ECHO, keep=(lock.fileno(),), device=device)
         trainer = psutil.Process(fork.pid)
         fresh = [sys.executable, "-P", "-m", "worker.trainer"]
         wait_until("a fresh interpreter", lambda: trainer.cmdline() == fresh)

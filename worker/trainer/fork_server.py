@@ -156,10 +156,14 @@ def _load() -> None:
 
 
 def _is_cut_off_from_cuda() -> bool:
-    """In a fork: whether there is a GPU, and the server did what makes CUDA refuse its forks."""
+    """In a fork: return whether there is a GPU that CUDA refuses to forks of this server."""
     import torch
 
-    return torch.cuda._is_in_bad_fork() and torch.cuda.device_count() > 0
+    if not torch.cuda._is_in_bad_fork():
+        return False
+    # torch finds MIG devices through CUDA only. That cuts the forks off, and shows them no device.
+    is_mig = os.environ.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-")
+    return is_mig or torch.cuda.device_count() > 0
 
 
 if __name__ == "__main__":
