@@ -17,8 +17,10 @@
 #   make venv            only set up .venv
 #   make clean           remove .venv and all caches
 #
-# On Linux, torch from PyPI includes CUDA (several GB). On a machine without a GPU, use
-#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+#   make sizes   measure what is downloaded, after `make lock`
+#
+# On Linux, torch from PyPI includes CUDA (several GB). A machine without an NVIDIA GPU gets the CPU
+# build from PyTorch's own index; TORCH_BUILD=default or TORCH_BUILD=cpu overrides the choice.
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -28,11 +30,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := constraints.txt
 TORCH := $(shell grep ^torch== $(PINS))
+TORCH_BUILD ?= auto
 # Many tests wait for processes, so two at a time are faster even on two cores. The tests of one
 # file share fixtures, so they stay in one process.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: venv demo serve test fuzz check format architectures bench-api bench-start bench-train bench-transfer chaos openapi lock clean
+.PHONY: venv demo serve test fuzz check format architectures bench-api bench-start bench-train bench-transfer chaos openapi lock sizes clean
 
 venv: $(VENV)/.dev
 
@@ -101,6 +104,11 @@ lock: $(VENV)/bin/python
 		print(*(f"{name}=={pins[name]}" for name in sorted(pins)), sep="\n")' > .cache/lock.txt
 	mv .cache/lock.txt $(PINS)
 
+# uv's lock files give the size of every wheel; nothing else here uses it.
+sizes: $(VENV)/.dev
+	$(PIP) install --quiet uv
+	$(BIN)/python -m install.measure_sizes
+
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 
@@ -112,7 +120,8 @@ $(VENV)/.dev: $(VENV)/.worker
 # torch is installed first and alone, so that the resolver does not choose another version of it.
 $(VENV)/.worker: pyproject.toml $(PINS) | $(BIN)/python
 	@echo "Installing into $(VENV). The first time, this takes some minutes."
-	$(PIP) install --quiet '$(TORCH)'
+	@arguments=$$($(BIN)/python -m install.torch_build --torch '$(TORCH)' --build $(TORCH_BUILD)) \
+		&& set -x && $(PIP) install --quiet $$arguments '$(TORCH)'
 	$(PIP) install --quiet -c $(PINS) -e '.[worker]'
 	@touch $@
 

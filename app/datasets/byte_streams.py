@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
+from app.datasets.file_types import GZIP, HEAD_BYTES, FileType, binary_type
 from app.datasets.row_errors import FileError
 
 MAX_LINE_BYTES = 1 << 20
@@ -13,17 +14,7 @@ MAX_COMPRESSION_RATIO = 100
 # Below this a high ratio harms nobody, and a short file of equal rows is no bomb.
 FREE_UNPACKED_BYTES = 4 << 20
 _INFLATE_BYTES = 256 << 10
-_GZIP_MAGIC = b"\x1f\x8b"
 _WITH_GZIP_HEADER = 16 + zlib.MAX_WBITS
-_OTHER_MAGIC = {
-    b"PAR1": "Parquet",
-    b"PK\x03\x04": "a zip archive",
-    b"\x28\xb5\x2f\xfd": "Zstandard",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"\xff\xfe": "UTF-16 text",
-    b"\xfe\xff": "UTF-16 text",
-}
 
 
 def plain_text(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -32,21 +23,22 @@ def plain_text(chunks: Iterable[bytes]) -> Iterator[bytes]:
     Raises:
         FileError: another kind of file, broken gzip, or a gzip bomb.
     """
-    head = b""
-    chunks = iter(chunks)
-    for chunk in chunks:
+    kind, whole = _identified(chunks)
+    if kind is GZIP:
+        kind, whole = _identified(gunzip(whole))
+    if kind is not None:
+        raise FileError("wrong_format", f"the file is {kind.description}", kind.advice)
+    yield from whole
+
+
+def _identified(chunks: Iterable[bytes]) -> tuple[FileType | None, Iterator[bytes]]:
+    """The file's type if it is no text, and all of its chunks."""
+    head, rest = b"", iter(chunks)
+    for chunk in rest:
         head += chunk
-        if len(head) >= 8:
+        if len(head) >= HEAD_BYTES:
             break
-    for magic, name in _OTHER_MAGIC.items():
-        if head.startswith(magic):
-            raise FileError(
-                "wrong_format",
-                f"the file looks like {name}",
-                "send UTF-8 text, plain or gzipped, and say its format",
-            )
-    whole = chain([head], chunks)
-    yield from gunzip(whole) if head.startswith(_GZIP_MAGIC) else whole
+    return binary_type(head), chain([head], rest)
 
 
 def gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from app.datasets.byte_streams import MAX_LINE_BYTES
 from app.datasets.conversations import ENCODED_MESSAGES
+from app.datasets.file_types import CSV, HEAD_BYTES, check_first_line
 from app.datasets.json_rows import json_value, utf8
 from app.datasets.row_errors import FileError, Row, RowError, shown
 
@@ -39,7 +40,7 @@ def csv_rows(lines: Iterable[bytes]) -> Iterator[Row]:
             if not cells:
                 continue
             if header is None:
-                header = _header(cells)
+                header = _header(cells, source.header)
                 continue
             row: dict[str, Any] | RowError = _row(header, cells)
         except StopIteration:
@@ -53,6 +54,7 @@ def csv_rows(lines: Iterable[bytes]) -> Iterator[Row]:
         except RowError as error:
             row = error
         if header is None:
+            check_first_line(source.header, CSV)
             raise _unusable_header(row, source.first_line)
         yield source.first_line, row
 
@@ -65,6 +67,7 @@ class _RecordLines:
         self._line = 0
         self._size = 0
         self.first_line = 1
+        self.header = b""
 
     def start_record(self) -> None:
         self.first_line = self._line + 1
@@ -78,6 +81,8 @@ class _RecordLines:
         self._line += 1
         if self._line == 1:
             line = line.removeprefix(_BOM)
+        if not self.header.strip():
+            self.header = line[:HEAD_BYTES]
         self._size += len(line) + 1
         if self._size > MAX_LINE_BYTES:
             raise FileError(
@@ -89,8 +94,10 @@ class _RecordLines:
         return utf8(line) + "\n"
 
 
-def _header(cells: list[str]) -> list[str]:
+def _header(cells: list[str], line: bytes) -> list[str]:
     names = [cell.strip() for cell in cells]
+    if not {"chosen", "rejected"} <= set(names):
+        check_first_line(line, CSV)
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise FileError(

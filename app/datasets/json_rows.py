@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 from app.datasets.byte_streams import MAX_LINE_BYTES
+from app.datasets.file_types import JSONL, check_first_line
 from app.datasets.row_errors import FileError, Row, RowError, kind_of, shown
 
 MAX_NESTING = 32
@@ -18,7 +19,7 @@ def jsonl_rows(lines: Iterable[bytes]) -> Iterator[Row]:
     """Numbered rows, from 1; blank lines are passed over.
 
     Raises:
-        FileError: the file is one JSON array.
+        FileError: the file is one JSON array, or its first line is that of no JSONL file.
     """
     is_first = True
     for number, line in enumerate(lines, 1):
@@ -33,11 +34,13 @@ def jsonl_rows(lines: Iterable[bytes]) -> Iterator[Row]:
                 "write one object per line, without brackets around them and commas between",
                 line=number,
             )
-        is_first = False
         try:
             row: dict[str, Any] | RowError = json_row(line)
         except RowError as error:
+            if is_first:
+                check_first_line(line, JSONL)
             row = error
+        is_first = False
         yield number, row
 
 
@@ -89,7 +92,7 @@ def json_value(text: str) -> Any:
     except json.JSONDecodeError as error:
         raise RowError(
             "invalid_json",
-            f"{error.msg} at character {error.pos + 1}",
+            f"no JSON at character {error.pos + 1}: {_FAULTS.get(error.msg, error.msg)}",
             _HINT,
             offset=error.pos + 1,
         ) from None
@@ -108,6 +111,22 @@ def json_value(text: str) -> Any:
     if text.count("[") + text.count("{") > MAX_NESTING and _depth(value) > MAX_NESTING:
         raise _too_deep()
     return value
+
+
+#: The messages of Python's parser in other words.
+_FAULTS = {
+    "Expecting value": "a value is missing",
+    "Extra data": "the object has ended, and more text follows",
+    "Expecting property name enclosed in double quotes": "a name in double quotes is missing",
+    "Expecting ':' delimiter": "a colon is missing",
+    "Expecting ',' delimiter": "a comma or a closing bracket is missing",
+    "Illegal trailing comma before end of object": "a comma stands before the closing bracket",
+    "Illegal trailing comma before end of array": "a comma stands before the closing bracket",
+    "Unterminated string starting at": "a string begins here and does not end",
+    "Invalid control character at": "a control character in a string must be escaped",
+    "Invalid \\escape": "no escape sequence of JSON",
+    "Invalid \\uXXXX escape": "\\u needs four hex digits",
+}
 
 
 class _NonFiniteError(Exception):

@@ -18,6 +18,7 @@ from typing import IO
 
 from app.datasets import parquet_child
 from app.datasets.byte_streams import at_most, check_ratio, split_lines
+from app.datasets.file_types import HEAD_BYTES, PARQUET, file_type, wrong_format
 from app.datasets.json_rows import json_row
 from app.datasets.row_errors import FileError, Row, RowError
 
@@ -32,8 +33,12 @@ def parquet_rows(path: Path, max_rows: int, max_bytes: int) -> Generator[Row]:
     Close the iterator to end the child early.
 
     Raises:
-        FileError: unreadable, too large, too slow, or of a type that is no text.
+        FileError: no Parquet, unreadable, too large, too slow, or a column that is no text.
     """
+    with path.open("rb") as file:
+        kind = file_type(file.read(HEAD_BYTES))
+    if kind is not None and kind is not PARQUET:
+        raise wrong_format(kind, PARQUET)
     lines = split_lines(at_most(_child_output(path, max_rows), max_bytes))
     for number, line in enumerate(lines, 1):
         if line.startswith(b"["):

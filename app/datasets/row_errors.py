@@ -48,8 +48,9 @@ class RowProblem(BaseModel):
     offset: int | None = None
 
     def sentence(self) -> str:
+        """Where and what, without what to do."""
         where = f"line {self.line}" + (f", {self.column}" if self.column else "")
-        return f"{where}: {self.message}; {self.hint}"
+        return f"{where}: {self.message}"
 
 
 class _Fault(Exception):
@@ -108,15 +109,19 @@ class InvalidDatasetError(InvalidError):
     def __init__(
         self, rows: Sequence[RowProblem], *, bad_line_count: int, is_counted_to_end: bool
     ) -> None:
-        count = (
-            f"{bad_line_count} lines" if is_counted_to_end else f"At least {bad_line_count} lines"
-        )
-        first = rows[0].sentence()
-        # One problem may be the file's, whose hint alone says what to do.
-        advice = "mend the named lines" if bad_line_count > 1 else rows[0].hint
+        # Each line is described in `problems`, so the detail repeats none of them.
+        if bad_line_count == 1:
+            detail, hint = rows[0].sentence(), rows[0].hint
+        else:
+            at_least = "" if is_counted_to_end else "At least "
+            first = rows[0].line
+            detail = f"{at_least}{bad_line_count} lines are not usable, the first is line {first}"
+            named = f"the lines, of which the first {len(rows)} are named,"
+            lines = named if bad_line_count > len(rows) else "the named lines"
+            hint = f"Correct {lines} and upload the file again."
         super().__init__(
-            first if bad_line_count == 1 else f"{count} are not usable; the first: {first}",
-            hint=f"{advice}; nothing was stored, so upload the file again",
+            f"{detail}. Nothing was stored.",
+            hint=hint,
             problems=[
                 FieldProblem(loc=_pointer(row), code=row.code, message=row.message, hint=row.hint)
                 for row in rows

@@ -9,6 +9,11 @@ from app.domain.paths import is_inside, matches, saved_paths, target_paths
 from app.domain.plan import BaseModelFacts, DatasetRef
 from app.domain.spec import EvalFraction, LoraSpec, RewardJobSpec
 
+#: What reward heads are called in other models than the one that is trained.
+_HEAD_NAMES = frozenset(
+    ["score", "classifier", "classification_head", "v_head", "value_head", "reward_head", "lm_head"]
+)
+
 
 @dataclass(frozen=True)
 class SpecProblem:
@@ -128,6 +133,15 @@ def _target_problems(lora: LoraSpec, facts: BaseModelFacts) -> Iterator[SpecProb
 def _saved_problems(loc: str, name: str, facts: BaseModelFacts) -> Iterator[SpecProblem]:
     hits = matches(name, facts.modules)
     hint = "Give the full dotted path of one module."
+    if not hits and name.rpartition(".")[2] in _HEAD_NAMES:
+        yield SpecProblem(
+            loc,
+            "head_always_saved",
+            f"{facts.architecture} has no module '{name}'; its reward head is "
+            f"{', '.join(sorted(facts.new_modules))}",
+            "Leave it out: the reward head is always trained and saved.",
+        )
+        return
     if len(hits) != 1:
         yield SpecProblem(
             loc,

@@ -178,7 +178,9 @@ def test_gzip_of_unknown_format_has_a_hint(client: TestClient) -> None:
     [
         (b"", "application/x-ndjson", "give at least one row"),
         (b"no", "application/vnd.apache.parquet", "send a whole Parquet file"),
-        (b'{"chosen": "a"}\n' * 2, "application/x-ndjson", "mend the named lines"),
+        (b"chosen,rejected\na,b\n", "application/x-ndjson", "send it with content type text/csv"),
+        (b"PK\x03\x04....", "application/x-ndjson", "unpack it"),
+        (b'{"chosen": "a"}\n' * 2, "application/x-ndjson", "Correct the named lines"),
     ],
 )
 def test_rejected_file_has_a_hint(client: TestClient, body: bytes, kind: str, hint: str) -> None:

@@ -195,7 +195,12 @@ def read_or_refusal(chunks: Iterable[bytes], text_format: TextFormat) -> int | I
     [
         (b'{"chosen": "\xe9"}', "invalid_utf8", None, 13, "0xe9"),
         (b'{"chosen": "a",}', "invalid_json", None, 16, "at character 16"),
-        (b'{"chosen": "a"} x', "invalid_json", None, 17, "Extra data"),
+        (b'{"chosen": "a"} x', "invalid_json", None, 17, "the object has ended"),
+        (b'{"chosen" "a"}', "invalid_json", None, 11, "a colon is missing"),
+        (b'{"chosen": "a\tb"}', "invalid_json", None, 14, "must be escaped"),
+        (b'{"chosen": "\\x"}', "invalid_json", None, 13, "no escape sequence"),
+        (b'{"chosen": "a', "invalid_json", None, 12, "does not end"),
+        (b'{chosen: "a"}', "invalid_json", None, 2, "double quotes"),
         (b'{"chosen": ' + b"1" * 5000 + b"}", "invalid_json", None, None, "digits"),
         (b'{"chosen": "a", "chosen": "b"}', "duplicate_key", "chosen", None, '"chosen"'),
         (b'{"chosen": [{"role": 1, "role": 2}]}', "duplicate_key", "role", None, '"role"'),
@@ -256,26 +261,27 @@ def test_json_array_is_told_once() -> None:
     assert (problem.line, problem.code) == (2, "json_array")
 
 
-@pytest.mark.parametrize(
-    ("data", "says"),
-    [(b"PAR1....PAR1", "Parquet"), (b"PK\x03\x04....", "zip"), ("{}".encode("utf-16"), "UTF-16")],
-)
-def test_another_kind_of_file_is_named(data: bytes, says: str) -> None:
-    problem = only_problem(data)
-    assert problem.code == "wrong_format"
-    assert says in problem.message
-
-
 def test_first_ten_bad_lines_are_named_and_all_are_counted() -> None:
     data = (ROW + b'{"chosen": [{"role": "user"}], "rejected": ""}\n') * 25
     error = refusal(data)
     assert [row.line for row in error.rows] == list(range(2, 22, 2))
     assert (error.bad_line_count, error.is_counted_to_end) == (25, True)
     assert error.problems[0].loc == "/lines/2/chosen/0/content"
-    assert error.detail == (
-        "25 lines are not usable; the first: line 2, chosen[0].content: found null; "
-        "content must be text; only text is supported"
+    assert error.detail == "25 lines are not usable, the first is line 2. Nothing was stored."
+    assert error.hint == (
+        "Correct the lines, of which the first 10 are named, and upload the file again."
     )
+
+
+@pytest.mark.parametrize("count", [1, 2, 10, 11])
+def test_refusal_says_each_thing_once(count: int) -> None:
+    error = refusal(b'{"chosen": "a", "rejected": null}\n' * count)
+    assert error.hint is not None
+    (message,) = {problem.message for problem in error.problems}
+    assert message not in error.hint
+    assert error.detail.count(message) == (count == 1)
+    assert error.problems[0].hint not in error.detail
+    assert (error.problems[0].hint == error.hint) == (count == 1)
 
 
 def test_counting_bad_lines_stops_at_the_limit() -> None:
@@ -392,7 +398,7 @@ def test_csv_cells_become_text_messages_numbers_or_nothing() -> None:
 @pytest.mark.parametrize(
     ("data", "line", "code", "column"),
     [
-        ("chosen;rejected\na;b\n", 1, "missing_column", "chosen"),
+        ("chosen;rejected\na;b\n", 1, "wrong_format", None),
         ("chosen,reply\na,b\n", 1, "missing_column", "rejected"),
         ("chosen,rejected,chosen\na,b,c\n", 1, "duplicate_column", "chosen"),
         ('"chosen"x,rejected\na,b\n', 1, "invalid_csv", None),

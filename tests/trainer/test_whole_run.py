@@ -218,9 +218,14 @@ def assert_card_scores(adapter: Path, order: WorkOrder) -> None:
         [sys.executable, "-c", code], cwd=adapter, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    assert "FutureWarning" not in done.stderr
     scores = json.loads(done.stdout)
     assert math.isclose(scores[0], probe["chosen_score"], abs_tol=1e-5)
     assert math.isclose(scores[1], probe["rejected_score"], abs_tol=1e-5)
+
+
+def test_log_has_no_warning_that_its_reader_can_do_nothing_about(run: Outcome) -> None:
+    assert "FutureWarning" not in run.stderr
 
 
 def test_another_process_makes_the_same_bytes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 
 def prepare_environment(threads: int) -> None:
@@ -11,6 +12,8 @@ def prepare_environment(threads: int) -> None:
     The supervisor names one device, by UUID. Of several, as in a program that is started by hand,
     only the first stays visible: transformers would spread a batch over all of them.
     """
+    # PEFT reads this property by its old name. No user can do anything about the warning.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
     os.environ.update(
         CUDA_VISIBLE_DEVICES=devices.partition(",")[0],

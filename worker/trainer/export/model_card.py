@@ -28,12 +28,16 @@ _SHOWN = (
 _LOADING = """\
 ```python
 import json
+import warnings
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer{imported}
+
+# PEFT reads a property of transformers by its old name.
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 adapter = Path(".")  # this directory
 base = {base}

@@ -180,7 +180,7 @@ def reward_config(plan: TrainingPlan, numerics: DeviceConfig, model: PeftModel) 
         output_dir=OUTPUT,
         use_cpu=numerics.device == "cpu",
         bf16=numerics.bf16,
-        gradient_checkpointing=checkpoints_activations(
+        activation_checkpointing=checkpoints_activations(
             plan.gradient_checkpointing,
             numerics.device,
             can_checkpoint=bool(base.supports_gradient_checkpointing),
