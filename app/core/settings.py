@@ -33,7 +33,7 @@ def _proxies(networks: frozenset[str]) -> frozenset[str]:
             network = ip_network(text)
         except ValueError as error:
             raise ValueError(
-                f"{error}; write addresses and networks like 10.0.0.7 or 10.0.0.0/8"
+                f"{error}; use addresses and networks such as 10.0.0.7 or 10.0.0.0/8"
             ) from None
         if network.prefixlen == 0:
             raise ValueError("a network of all addresses would let every client forge its address")
@@ -78,7 +78,7 @@ def _unreadable() -> ValueError:
     )
 
 
-#: In the environment: IP addresses and networks with commas between them.
+#: IP addresses and networks, separated by commas in the environment variable.
 NetworkList = Annotated[HostList, AfterValidator(_proxies)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
@@ -188,8 +188,9 @@ class Settings(BaseSettings):
     )
     trusted_proxies: NetworkList = Field(
         frozenset(),
-        description="Addresses and networks of reverse proxies whose X-Forwarded-For names the "
-        "client, for failed logins and the audit log; none: the header is ignored.",
+        description="Addresses and networks of reverse proxies, separated by commas, whose "
+        "X-Forwarded-For header names the client, for failed logins and the audit log; unset: the "
+        "header is ignored.",
     )
     webhook_hosts: HostList = Field(
         frozenset(),
