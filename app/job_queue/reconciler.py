@@ -18,7 +18,7 @@ from app.core.settings import Settings
 from app.domain.lifecycle import TERMINAL, JobStatus
 from app.job_queue import checkpoints, kinds, transitions, worker_api
 from app.job_queue.kinds import JobKind
-from app.job_queue.workers import WORKER_GONE_MS
+from app.job_queue.workers import WORKER_GONE_MS, WorkerState
 from app.models import Job, Worker
 from app.storage import blobs
 from app.storage.free_space import SpaceReserve
@@ -105,7 +105,7 @@ def issue_missing(engine: Engine, settings: Settings, tickets: Tickets) -> None:
             idle = connection.execute(
                 select(func.coalesce(func.sum(Worker.slots - Worker.busy), 0)).where(
                     Worker.queue == name,
-                    Worker.state == "ready",
+                    Worker.state == WorkerState.READY,
                     Worker.seen_at > now_ms() - WORKER_GONE_MS,
                 )
             ).scalar_one()
