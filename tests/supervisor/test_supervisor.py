@@ -37,7 +37,7 @@ def test_job_is_trained_and_published(workshop: Workshop) -> None:
     ("fault", "code", "words"),
     [
         ("fail", "nan_loss", "loss is"),
-        ("nonsense", "internal", "does not know"),
+        ("nonsense", "internal", "unknown message"),
         ("always kill", "trainer_crashed", "signal 9"),
     ],
 )

@@ -144,7 +144,7 @@ def test_trainer_that_ends_before_it_is_limited_says_how(tmp_path: Path) -> None
 def test_process_that_left_the_session_with_the_log_open_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.supervisor.trainer_process.HELD_SECONDS", 0.2)
+    monkeypatch.setattr("worker.supervisor.trainer_process.DRAIN_PIPES_SECONDS", 0.2)
     process = TrainerProcess(
         tmp_path,
         lambda *_: subprocess.Popen(["sh", "-c", "setsid sleep 600 >&2 & echo $!"], **PIPES),

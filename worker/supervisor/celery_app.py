@@ -1,7 +1,7 @@
 """The Celery consumer: ``celery -A worker.supervisor.celery_app worker -P threads``.
 
-Threads, never solo (which acknowledges only after the task) and never prefork (whose children do
-not see the drain). ``plaudit worker`` starts it with the right arguments.
+Use the threads pool: solo acknowledges a ticket only after the task, and the children of prefork do
+not see that the worker drains. ``plaudit worker`` starts it with the right arguments.
 """
 
 from __future__ import annotations
