@@ -155,11 +155,10 @@ def _estimate(engine: Engine, plan: TrainingPlan, report: dict[str, Any] | None)
 def _preview(
     spec: RewardJobSpec, plan: TrainingPlan, foreseen: JobEstimate, foresight: DataPreview
 ) -> Response:
-    arguments, _ = plan.kwargs()
     preview = JobPreview(
         spec=spec,
         plan=plan.model_dump(mode="json"),
-        adapter_config=arguments,
+        adapter_config=plan.lora_kwargs(),
         **foreseen.model_dump(),
         reports=foresight.reports,
         warnings=foresight.warnings,

@@ -51,7 +51,7 @@ def test_makes_the_weights_that_trl_makes(
     before = {name: p.detach().clone() for name, p in trainable(ours)}
     train(run, None)
 
-    lora, reward = plan.kwargs()
+    lora, reward = plan.lora_kwargs(), plan.reward_kwargs()
     rows = [
         {k: row[k] for k in ("prompt", "chosen", "rejected")} for row in read_rows(order.train_file)
     ]

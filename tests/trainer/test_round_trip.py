@@ -159,7 +159,7 @@ def test_lora_arguments_are_those_of_trl_s_own_helper(
     tmp_path: Path, name: str, lora: dict[str, Any]
 ):
     plan = plan_of(make_checkpoint(tmp_path, name), lora=lora)
-    ours, _ = plan.kwargs()
+    ours = plan.lora_kwargs()
     theirs = get_peft_config(
         ModelConfig(
             use_peft=True,
@@ -169,8 +169,8 @@ def test_lora_arguments_are_those_of_trl_s_own_helper(
             lora_dropout=lora.get("dropout", 0.0),
             use_rslora=lora.get("use_rslora", False),
             use_dora=lora.get("use_dora", False),
-            lora_target_modules=plan.kwargs()[0]["target_modules"],
-            lora_modules_to_save=plan.kwargs()[0]["modules_to_save"],
+            lora_target_modules=plan.lora_kwargs()["target_modules"],
+            lora_modules_to_save=plan.lora_kwargs()["modules_to_save"],
         )
     )
     assert LoraConfig(**ours).to_dict() == theirs.to_dict()

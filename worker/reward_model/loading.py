@@ -110,9 +110,8 @@ def wrap(base: PreTrainedModel, plan: TrainingPlan) -> PeftModel:
 
     Its own dropout is off: to a pair it is noise on either side, 0.1 a layer in GPT-2 and BERT.
     """
-    lora, _ = plan.kwargs()
     _turn_dropout_off(base)
-    model = get_peft_model(base, LoraConfig(**lora))
+    model = get_peft_model(base, LoraConfig(**plan.lora_kwargs()))
     for _, parameter in trainable(model):
         parameter.data = parameter.data.float()  # in bf16 a small step is no step at all
     return model

@@ -71,7 +71,7 @@ def estimate_memory(
     """
     width = 2 if bf16 else 4
     pair = 2 * min(longest, plan.tokenization.max_length)
-    tokens = pair * int(str(plan.reward["per_device_train_batch_size"]))
+    tokens = pair * plan.reward_arguments.per_device_train_batch_size
     weights = _weights(facts, plan, width)
 
     def kept(tokens: int, *, checkpointed: bool) -> int:
@@ -149,20 +149,15 @@ def _block_activations(facts: BaseModelFacts, plan: TrainingPlan, tokens: int, w
 
     A frozen weight keeps no input; an adapted one keeps it for LoRA's A, in fp32, and A's output.
     """
-    names = [str(n) for n in _list(plan.lora["target_modules"])]
-    adapted = {path for name in names for path in matches(name, facts.linear_modules)}
-    rank, hidden = int(str(plan.lora["r"])), facts.hidden_size
+    lora, hidden = plan.lora_arguments, facts.hidden_size
+    adapted = {path for name in lora.target_modules for path in matches(name, facts.linear_modules)}
     kept = 0
     for path, (inputs, outputs) in facts.linear_modules.items():
         kept += outputs * width + (inputs * width if inputs != hidden else 0)
         if path in adapted:
-            kept += rank * 4 + (inputs * 4 if width == 2 else 0)
+            kept += lora.r * 4 + (inputs * 4 if width == 2 else 0)
     per_block = kept / max(1, facts.layer_count)
     return int(tokens * (per_block + HIDDEN_COPIES * hidden * width))
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
 
 
 def _gib(size: int) -> str:

@@ -119,7 +119,7 @@ def lock(
         "versions": versions(),
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "engine": engine,
-        "seed": plan.reward["seed"],
+        "seed": plan.reward_arguments.seed,
         "threads": order.threads,
     }
 
@@ -127,16 +127,17 @@ def lock(
 def vllm_verdict(plan: TrainingPlan) -> tuple[bool, list[str]]:
     """Whether vLLM can serve the adapter (as of 0.33: one 2-D head, plain LoRA), and why not."""
     reasons = []
-    extra = set(map(str, _strings(plan.lora["modules_to_save"]))) - {"score"}
+    lora = plan.lora_arguments
+    extra = set(lora.modules_to_save) - {"score"}
     if plan.head_modules != ["score"] or extra:
         saved = ", ".join(sorted({*plan.head_modules, *extra}))
         reasons.append(f"vLLM serves decoders with one 'score' head; this one saves {saved}")
-    if plan.lora["use_dora"]:
+    if lora.use_dora:
         reasons.append("vLLM does not serve DoRA")
     if plan.quantization != "none":
         reasons.append(f"it was trained on a {plan.quantization} base model")
-    if not reasons and int(str(plan.lora["r"])) > VLLM_DEFAULT_MAX_RANK:
-        return True, [f"start vLLM with --max-lora-rank {plan.lora['r']} or more"]
+    if not reasons and lora.r > VLLM_DEFAULT_MAX_RANK:
+        return True, [f"start vLLM with --max-lora-rank {lora.r} or more"]
     return not reasons, reasons
 
 
@@ -212,7 +213,7 @@ def _clean_config(path: Path, order: WorkOrder, plan: TrainingPlan) -> None:
     config["base_model_name_or_path"] = order.model_name
     config["revision"] = order.revision
     config["target_modules"] = sorted(config["target_modules"])
-    config["modules_to_save"] = sorted(set(_strings(plan.lora["modules_to_save"])))
+    config["modules_to_save"] = sorted(set(plan.lora_arguments.modules_to_save))
     _write_json(path, config)
 
 
@@ -222,10 +223,6 @@ def _clean_tokenizer(directory: Path) -> None:
     for key in ("name_or_path", "is_local", "local_files_only", "trust_remote_code"):
         config.pop(key, None)
     _write_json(path, config)
-
-
-def _strings(value: Any) -> list[str]:
-    return [str(item) for item in value or []]
 
 
 def _write_json(path: Path, document: Any) -> None:

@@ -79,7 +79,7 @@ def prepare_data(
         _note_leaks(survey, channel)
         sides = found.pairs, held_out.pairs
     elif plan.data.eval_fraction is not None:
-        seed = int(str(plan.reward["seed"]))
+        seed = plan.reward_arguments.seed
         sides = pairs.split(found.pairs, plan.data.eval_fraction, seed)
     else:
         sides = found.pairs, []
@@ -118,7 +118,7 @@ def _say_foresight(
         return
     numerics = device_config_for(plan)
     there = memory_bytes(numerics.device, order.memory_bytes)
-    is_packed = plan.engine != "stock" and facts.is_causal and not plan.lora["lora_dropout"]
+    is_packed = plan.engine != "stock" and facts.is_causal and not plan.lora_arguments.lora_dropout
     estimate = estimate_memory(
         facts,
         plan,
@@ -191,8 +191,8 @@ def _note_leaks(survey: DatasetReportBuilder, channel: Channel) -> None:
 
 def _note_evaluations(steps: int, plan: TrainingPlan, channel: Channel) -> None:
     """Early stopping that never gets to look is no protection."""
-    every = plan.reward["eval_steps"]
-    if not isinstance(every, int) or every <= steps:
+    every = plan.reward_arguments.eval_steps
+    if every is None or every <= steps:
         return
     message = f"eval_steps {every} is more than the {steps} steps of this job, so the model is "
     message += "evaluated before and after training only"

@@ -75,7 +75,7 @@ def _train_and_package(
     tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
     train_pairs, eval_pairs = prepare_data(order, plan, order.facts, tokenizer, channel)
 
-    set_seed(int(str(plan.reward["seed"])))  # the head and LoRA are drawn from it
+    set_seed(plan.reward_arguments.seed)  # the head and LoRA are drawn from it
     model = wrap(load_base(order.model_dir, numerics, plan.head_modules), plan)
     check_wrapped(model, plan)
     run = build_run(

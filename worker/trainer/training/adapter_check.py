@@ -24,7 +24,7 @@ def check_wrapped(model: PeftModel, plan: TrainingPlan) -> None:
     Raises:
         TrainerFailure: internal, with what is trained too much, too little or not as planned.
     """
-    saved = [str(path) for path in _list(plan.lora["modules_to_save"])]
+    saved = plan.lora_arguments.modules_to_save
     names = {name for name, _ in trainable(model)}
     adapted = {
         n.removeprefix(_PREFIX) for n, m in model.named_modules() if isinstance(m, LoraLayer)
@@ -76,7 +76,3 @@ def _saved_name(name: str) -> str:
     """What PEFT calls a trained parameter in the file: without the adapter's name."""
     plain = name.replace(".modules_to_save.default", "").replace(".default", "")
     return plain.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []

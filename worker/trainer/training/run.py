@@ -113,11 +113,11 @@ def build_run(
     checkpointer = Checkpointer(channel, reporter, checkpoint_seconds)
     before = {name: p.detach().clone() for name, p in trainable(model)}
     callbacks = [reporter, NonFiniteGradientCallback(), checkpointer]
-    if plan.early_stopping:
+    if stopping := plan.early_stopping_arguments:
         callbacks.append(
             EarlyStoppingCallback(
-                early_stopping_patience=int(str(plan.early_stopping["patience"])),
-                early_stopping_threshold=float(str(plan.early_stopping["min_delta"])),
+                early_stopping_patience=stopping.patience,
+                early_stopping_threshold=stopping.min_delta,
             )
         )
     engine, more = RewardTrainer, {}
@@ -173,10 +173,9 @@ def choose_engine(run: Run, channel: Channel) -> str:
 
 def reward_config(plan: TrainingPlan, numerics: DeviceConfig, model: PeftModel) -> RewardConfig:
     """The plan's arguments and what depends on this machine."""
-    _, reward = plan.kwargs()
     base = model.get_base_model()
     return RewardConfig(
-        **reward,
+        **plan.reward_kwargs(),
         output_dir=OUTPUT,
         use_cpu=numerics.device == "cpu",
         bf16=numerics.bf16,
@@ -249,7 +248,7 @@ def score_pairs(
         model,
         [ids for pair in pairs for ids in (pair.chosen, pair.rejected)],
         pad_token_id=plan.tokenization.pad_token_id,
-        batch_size=2 * int(str(plan.reward["per_device_eval_batch_size"])),
+        batch_size=2 * plan.reward_arguments.per_device_eval_batch_size,
         bf16=numerics.bf16,
     )
     return Scores(pairs, np.array(rewards[0::2]), np.array(rewards[1::2]))
