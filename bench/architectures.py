@@ -34,12 +34,12 @@ from trl import RewardTrainer
 from app.domain.compiler import compile_plan
 from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
 from app.domain.spec import RewardJobSpec
-from tests.architectures import ARCHITECTURES, make_checkpoint
+from tests.model_factories.architectures import ARCHITECTURES, make_checkpoint
 from worker.reward_model.errors import TrainerError
 from worker.reward_model.loading import DeviceConfig, load_base, trainable, wrap
 from worker.reward_model.pair_tokenizer import load_tokenizer
 from worker.reward_model.scoring import score
-from worker.trainer.inspection.checkpoint import inspect
+from worker.trainer.inspection.base_model import inspect
 from worker.trainer.training.adapter_check import check_saved, check_wrapped
 from worker.trainer.training.run import reward_config
 

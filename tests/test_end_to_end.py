@@ -19,9 +19,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.model_factories.pairs import make_pairs
+from tests.model_factories.tiny_models import make_decoder
 from tests.services import free_port, fresh_database, wait_until
 from tests.test_deployment import SERVICES
-from tests.trainer.tiny import make_decoder, make_pairs
 
 #: What a consumer does with an adapter: plain PEFT, nothing of this service.
 SCORE = """

@@ -17,11 +17,12 @@ from sqlalchemy import create_engine, make_url, text
 from app.core.settings import Settings
 from app.models import Base
 from tests.base_models.model_sources import COMMIT, Hub, hub  # noqa: F401 - a fixture
+from tests.model_factories.pairs import make_pairs
+from tests.model_factories.tiny_models import make_decoder
 from tests.services import RedisServer, free_port, fresh_database, wait_until
 from tests.supervisor.workshop import trainers_below
 from tests.test_deployment import SERVICES
 from tests.test_end_to_end import answers, download, own_data, run_cli, running, upload
-from tests.trainer.tiny import make_decoder, make_pairs
 from tests.webhooks.receiver import receiving
 
 #: Readable where they are kept, because messages are signed with them.

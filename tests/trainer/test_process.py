@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from app.domain.progress import MESSAGE
-from tests.trainer.tiny import ROOT, lay_order, run_trainer
+from tests.model_factories import ROOT
+from tests.model_factories.trainer_process import run_trainer, write_order
 from worker.ipc.order import EXIT_WATCHDOG, KEEP_ALIVE, WorkOrder
 
 #: Stands for the slow libraries: says that it is being imported, and never ends.
@@ -58,7 +59,7 @@ def wait_for(path: Path) -> None:
 def test_leaves_when_the_supervisor_is_gone_even_while_importing(
     tmp_path: Path, order: WorkOrder, slow_path: str
 ) -> None:
-    lay_order(tmp_path, order)
+    write_order(tmp_path, order)
     with start(tmp_path, slow_path) as process:
         wait_for(tmp_path / "importing")
         out, log = process.communicate()  # closes its stdin
@@ -69,7 +70,7 @@ def test_leaves_when_the_supervisor_is_gone_even_while_importing(
 
 
 def test_leaves_after_silence(tmp_path: Path, order: WorkOrder, slow_path: str) -> None:
-    lay_order(tmp_path, order.model_copy(update={"watchdog_seconds": 0.2}))
+    write_order(tmp_path, order.model_copy(update={"watchdog_seconds": 0.2}))
     with start(tmp_path, slow_path) as process:
         assert process.stdin
         assert process.stderr
@@ -82,7 +83,7 @@ def test_leaves_after_silence(tmp_path: Path, order: WorkOrder, slow_path: str) 
 def test_leaves_though_nobody_reads_its_log_any_more(
     tmp_path: Path, order: WorkOrder, slow_path: str
 ) -> None:
-    lay_order(tmp_path, order)
+    write_order(tmp_path, order)
     readable, log = os.pipe()
     with start(tmp_path, slow_path, log) as process:
         os.close(log)
@@ -96,7 +97,7 @@ def test_leaves_after_silence_though_its_log_is_full(
     tmp_path: Path, order: WorkOrder, slow_path: str
 ) -> None:
     """As that of a supervisor that was frozen."""
-    lay_order(tmp_path, order.model_copy(update={"watchdog_seconds": 0.2}))
+    write_order(tmp_path, order.model_copy(update={"watchdog_seconds": 0.2}))
     readable, log = os.pipe()
     os.write(log, b"x" * fcntl.fcntl(log, fcntl.F_GETPIPE_SZ))
     with start(tmp_path, slow_path, log) as process:
@@ -108,7 +109,7 @@ def test_leaves_after_silence_though_its_log_is_full(
 def test_dies_with_the_thread_that_started_it(
     tmp_path: Path, order: WorkOrder, slow_path: str
 ) -> None:
-    lay_order(tmp_path, order)
+    write_order(tmp_path, order)
     supervisor = textwrap.dedent(
         """
         import subprocess, sys, time

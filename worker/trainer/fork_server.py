@@ -142,7 +142,7 @@ def _load() -> None:
     is_held_back = torch.cuda.is_available()
     if is_held_back:
         sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
-    import worker.trainer.inspection.checkpoint
+    import worker.trainer.inspection.base_model
     import worker.trainer.run_task
     import worker.trainer.tasks.train  # noqa: F401
 

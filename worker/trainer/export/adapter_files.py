@@ -25,10 +25,10 @@ from worker.reward_model.pair_tokenizer import PairTokenizer
 from worker.reward_model.scoring import score
 from worker.trainer.data.pairs import Pair
 from worker.trainer.data.tokenized_rows import read_rows
+from worker.trainer.evaluation.metrics import Scores
 from worker.trainer.export.model_card import model_card
 from worker.trainer.training.adapter_check import check_saved
 from worker.trainer.training.checkpoints import CONFIG, WEIGHTS, versions
-from worker.trainer.training.evaluation import Scores
 
 SUMMARY, PROBES, LOCK, CARD = "reward_model.json", "probes.jsonl", "run.lock.json", "README.md"
 PROBE_PAIRS = 16

@@ -13,7 +13,7 @@ from worker.ipc.order import WorkOrder
 def run(order: WorkOrder, channel: Channel) -> None:
     """The facts; with a plan also whether its data can be trained on, and what that will take."""
     from worker.reward_model.file_digests import check_unchanged, files_digest
-    from worker.trainer.inspection.checkpoint import inspect
+    from worker.trainer.inspection.base_model import inspect
 
     facts = inspect(
         Path(order.model_dir),
@@ -29,7 +29,7 @@ def run(order: WorkOrder, channel: Channel) -> None:
 
 def _foresee(order: WorkOrder, plan: TrainingPlan, facts: BaseModelFacts, channel: Channel) -> None:
     from worker.reward_model.pair_tokenizer import PairTokenizer
-    from worker.trainer.tasks.prepare_data import prepare_data
+    from worker.trainer.data.preparation import prepare_data
 
     tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
     prepare_data(order, plan, facts, tokenizer, channel)

@@ -26,12 +26,12 @@ from worker.reward_model.loading import (
     wrap,
 )
 from worker.reward_model.pair_tokenizer import PairTokenizer
+from worker.trainer.data.preparation import prepare_data
+from worker.trainer.evaluation.metrics import Scores, worst_pairs
 from worker.trainer.export import adapter_files
 from worker.trainer.export.reload_check import verified_certificate
-from worker.trainer.tasks.prepare_data import prepare_data
 from worker.trainer.training import checkpoints
 from worker.trainer.training.adapter_check import check_wrapped
-from worker.trainer.training.evaluation import Scores, worst_pairs
 from worker.trainer.training.run import Run, build_run, check_trained, choose_engine, train
 
 ADAPTER = "adapter"

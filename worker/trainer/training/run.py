@@ -31,6 +31,7 @@ from worker.reward_model.loading import DeviceConfig, trainable
 from worker.reward_model.scoring import score
 from worker.trainer.data.pairs import Pair
 from worker.trainer.diagnosis import diagnose
+from worker.trainer.evaluation.metrics import Scores, metrics
 from worker.trainer.memory_estimate import (
     checkpoint_above_bytes,
     checkpoints_activations,
@@ -42,7 +43,6 @@ from worker.trainer.training.callbacks import (
     Reporter,
     nan_loss,
 )
-from worker.trainer.training.evaluation import Scores, metrics
 
 OUTPUT = "."  # checkpoints lie in the work directory itself, by a name that every attempt shares
 
