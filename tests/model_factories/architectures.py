@@ -1,7 +1,7 @@
-"""Tiny random checkpoints of many architectures, saved as the base models that people start from.
+"""Tiny random base models of many architectures.
 
-Encoders are saved as masked language models, decoders as causal ones, so that a reward model of
-them has to start its head (and perhaps a pooler) from nothing, as with the real ones.
+Encoders are saved as masked language models and decoders as causal ones, as real base models are. A
+reward model on them therefore gets a new head, and perhaps a new pooler.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TEXT = (
     "a good answer says what is true and helps; a bad answer does not. how do I cook rice? rinse "
     "it, boil it, rest it. why is the sky blue? because air scatters blue light the most."
 )
-#: What a tiny model is made of; each value goes where the configuration knows its name.
+#: Sizes of a tiny model; a configuration gets those whose names it has.
 _SIZES: dict[str, Any] = {
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "embedding_size", "emb_dim"), 32),
     **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim", "hidden_dim", "d_ff"), 64),
@@ -56,12 +56,12 @@ _SIZES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """A family, how its base checkpoints are made, and how its configuration differs."""
+    """A model type, the class that its base models are saved with, and its own sizes."""
 
     model_type: str
     saved_as: type = AutoModelForCausalLM
     sizes: dict[str, Any] = field(default_factory=dict)
-    #: For the refused ones: words of the reason.
+    #: Words of the reason if the architecture is refused.
     refused: str | None = None
 
 
@@ -123,10 +123,10 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture("nystromformer", AutoModelForMaskedLM, {}, "right padding"),
         Architecture("yoso", AutoModelForMaskedLM, {}, "right padding"),
         Architecture("canine", AutoModel, {}, "right padding"),
-        Architecture("mra", AutoModelForMaskedLM, {}, "kernels of its own"),
+        Architecture("mra", AutoModelForMaskedLM, {}, "CUDA kernels"),
         Architecture("xmod", AutoModelForMaskedLM, {}, "needs a language"),
         Architecture("reformer", AutoModel, {"attention_head_size": 8, "is_decoder": False,
-                     "axial_pos_embds": False}, "differently at every call"),
+                     "axial_pos_embds": False}, "changes at every call"),
         Architecture("squeezebert", AutoModelForMaskedLM, {}, "no linear layer"),
         Architecture("t5", AutoModelForSeq2SeqLM, {}, "encoder-decoder"),
         Architecture("bart", AutoModelForSeq2SeqLM, {}, "encoder-decoder"),
@@ -137,29 +137,29 @@ ARCHITECTURES: dict[str, Architecture] = {
 }  # fmt: skip
 
 
-def make_checkpoint(
+def make_base_model(
     directory: Path, name: str, *, tokenizer: PreTrainedTokenizerFast | None = None, **sizes: Any
 ) -> Path:
-    """Save a tiny random base checkpoint of architecture ``name`` with its tokenizer."""
+    """Save a tiny random base model of architecture ``name`` with its tokenizer."""
     architecture = ARCHITECTURES[name]
     torch.manual_seed(0)
     model = architecture.saved_as.from_config(tiny_config(name, **sizes))
-    _spread(model).save_pretrained(directory)
+    _scale_up(model).save_pretrained(directory)
     (tokenizer or make_tokenizer()).save_pretrained(directory)
     return directory
 
 
 def make_classifier(directory: Path, name: str, num_labels: int, **sizes: Any) -> Path:
-    """Save a tiny random checkpoint that is a classifier already."""
+    """Save a tiny random base model that is already a classifier."""
     torch.manual_seed(0)
     config = tiny_config(name, num_labels=num_labels, **sizes)
-    _spread(AutoModelForSequenceClassification.from_config(config)).save_pretrained(directory)
+    _scale_up(AutoModelForSequenceClassification.from_config(config)).save_pretrained(directory)
     make_tokenizer().save_pretrained(directory)
     return directory
 
 
 def tiny_config(name: str, **sizes: Any) -> Any:
-    """The configuration of a model of some ten thousand parameters."""
+    """Return the configuration of a model of some ten thousand parameters."""
     kind = CONFIG_MAPPING[ARCHITECTURES[name].model_type]
     fields = {*kind.__dataclass_fields__, *kind.attribute_map}
     given = {key: value for key, value in _SIZES.items() if key in fields}
@@ -167,7 +167,7 @@ def tiny_config(name: str, **sizes: Any) -> Any:
 
 
 def make_tokenizer(**named: str | None) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer with its own pad, EOS and chat template; every text has its ids."""
+    """Return a byte-level tokenizer with a pad token, an EOS token and a chat template."""
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -199,8 +199,8 @@ def make_tokenizer(**named: str | None) -> PreTrainedTokenizerFast:
     )
 
 
-def _spread(model: Any) -> Any:
-    """Weights of deviation 0.02 score every text the same; these tell them apart."""
+def _scale_up(model: Any) -> Any:
+    """Scale the weights: with a deviation of 0.02 every text gets almost the same score."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

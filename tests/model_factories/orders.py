@@ -9,10 +9,11 @@ from typing import Any
 from app.domain.compiler import compile_plan
 from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
 from app.domain.spec import RewardJobSpec
+from tests.domain.base_model_facts import dataset, job
 from tests.model_factories.pairs import make_pairs, write_rows
 from worker.ipc.order import WorkOrder
-from worker.reward_model.file_digests import files_digest
-from worker.trainer.inspection.base_model import inspect
+from worker.reward_model.file_digests import model_digest
+from worker.trainer.inspection.base_model import inspect_base_model
 
 
 @dataclass
@@ -26,7 +27,7 @@ class TinyBase:
     @classmethod
     def of(cls, directory: Path, files: Path) -> TinyBase:
         """Inspect the base model in ``directory``."""
-        return cls(directory, facts_of(directory, digest=files_digest(directory)), files)
+        return cls(directory, facts_of(directory, digest=model_digest(directory)), files)
 
     def order(
         self,
@@ -58,11 +59,20 @@ class TinyBase:
         )
 
 
+def with_plan(order: WorkOrder, **changes: Any) -> WorkOrder:
+    """Return the order with another plan, which the compiler would not make; merge mappings."""
+    assert order.plan
+    plan = order.plan.model_dump(mode="json")
+    for name, value in changes.items():
+        plan[name] = plan[name] | value if isinstance(value, dict) else value
+    return order.model_copy(update={"plan": TrainingPlan.model_validate(plan)})
+
+
 def facts_of(
     directory: Path, *, chat_template: str | None = None, digest: str = "0" * 64
 ) -> BaseModelFacts:
     """Inspect a base model on disk."""
-    return inspect(directory, revision=None, chat_template=chat_template, digest=digest)
+    return inspect_base_model(directory, revision=None, chat_template=chat_template, digest=digest)
 
 
 def make_plan(
@@ -92,3 +102,8 @@ def make_plan(
     )
     data_format = "text" if isinstance(rows[0]["chosen"], str) else "conversational"
     return compile_plan(job, "local:tiny", facts, train, evaluation, data_format)
+
+
+def make_text_plan(facts: BaseModelFacts, **spec: Any) -> TrainingPlan:
+    """Compile a plan for plain text pairs from a minimal spec with changes."""
+    return compile_plan(job(**spec), "hub", facts, dataset(), None, "text")

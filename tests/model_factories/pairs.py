@@ -43,7 +43,7 @@ WORDS = [*GOOD, *BAD, *TOPICS, *OTHER, ":", ".", "?"]
 
 
 def make_pairs(count: int, *, seed: int = 0, text: bool = False) -> list[dict[str, Any]]:
-    """Pairs whose better reply uses kind words; lengths vary and carry no signal."""
+    """Return pairs whose chosen reply uses kind words; lengths vary but carry no signal."""
     draw = random.Random(seed)
     rows = []
     for line in range(1, count + 1):
@@ -66,6 +66,18 @@ def make_pairs(count: int, *, seed: int = 0, text: bool = False) -> list[dict[st
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """Canonical JSONL."""
+    """Write rows as canonical JSONL."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def with_implicit_prompts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Move the prompt of each row into both of its replies."""
+    return [
+        {
+            "chosen": row["prompt"] + row["chosen"],
+            "rejected": row["prompt"] + row["rejected"],
+            "line": row["line"],
+        }
+        for row in rows
+    ]

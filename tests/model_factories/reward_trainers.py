@@ -1,4 +1,4 @@
-"""Tiny reward models of every family that must agree with stock TRL, and runs of both trainers."""
+"""Tiny reward models of the families that must match stock TRL, and trainers of both backends."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 8},
     "mistral": {"sliding_window": 7},
     "gemma": {"head_dim": 8},
-    # One layer in two has a window; scores are capped.
+    # Every second layer has a window; scores are capped.
     "gemma2": {"head_dim": 8, "sliding_window": 7, "query_pre_attn_scalar": 8},
     "phi3": {"sliding_window": 9},
     "gpt_oss": {
@@ -50,7 +50,7 @@ TARGETS = {
 
 
 def make_model(family: str, **changes: Any) -> Any:
-    """A random reward model in float32; the head is drawn large, so that rewards differ visibly."""
+    """Return a random reward model in float32, with a head large enough for visible differences."""
     torch.manual_seed(7)
     config = AutoConfig.for_model(family, **{**SHAPE, **FAMILIES.get(family, {}), **changes})
     model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
@@ -61,7 +61,7 @@ def make_model(family: str, **changes: Any) -> Any:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Words w2 … wN behind a padding and an end token."""
+    """Return a tokenizer with a pad token, an EOS token and the words w2 … wN."""
     words = {"<pad>": PAD, "<eos>": EOS} | {f"w{i}": i for i in range(2, VOCABULARY)}
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel(words, unk_token="<eos>")),
@@ -73,7 +73,10 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def make_rows(
     lengths: list[tuple[int, int, int]], *, has_margin: bool = False, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Rows with p common tokens, then c and r of their own; c or r may be 0 (one a prefix)."""
+    """Return rows with p common tokens, then c and r of their own.
+
+    With c or r equal to 0 one sequence is a prefix of the other.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def draw(count: int) -> list[int]:
@@ -83,7 +86,7 @@ def make_rows(
     for p, c, r in lengths:
         prefix, chosen, rejected = draw(p), draw(c), draw(r)
         if c and r:
-            chosen[0], rejected[0] = 2, 3  # p is the whole common prefix
+            chosen[0], rejected[0] = 2, 3  # ends the common prefix after p tokens
         row: dict[str, Any] = {"chosen_ids": prefix + chosen, "rejected_ids": prefix + rejected}
         if has_margin:
             row["margin"] = float(torch.rand(1, generator=generator))
@@ -96,15 +99,17 @@ def make_trainer(
     folder: Path,
     rows: list[dict[str, Any]],
     *,
-    family: str = "llama",
-    model: Any = None,
+    model: Any = "llama",
     eval_rows: list[dict[str, Any]] | None = None,
-    lora: dict[str, Any] | None = None,
     trainer_arguments: dict[str, Any] | None = None,
     **arguments: Any,
 ) -> Any:
-    """A trainer as `trl reward --use_peft --lora_task_type SEQ_CLS` builds it, on the CPU."""
-    targets = TARGETS.get(family, ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj"])
+    """Build a trainer as `trl reward --use_peft --lora_task_type SEQ_CLS` does, on the CPU.
+
+    ``model`` is a model or the name of a family. ``arguments`` go to RewardConfig,
+    ``trainer_arguments`` to the trainer.
+    """
+    family = model if isinstance(model, str) else "llama"
     defaults: dict[str, Any] = {
         "output_dir": str(folder),
         "per_device_train_batch_size": 4,
@@ -121,27 +126,29 @@ def make_trainer(
         "seed": 3,
     }
     return trainer_class(
-        model=model or make_model(family),
+        model=make_model(model) if isinstance(model, str) else model,
         args=RewardConfig(**{**defaults, **arguments}),
         train_dataset=Dataset.from_list(rows),
         eval_dataset=Dataset.from_list(eval_rows) if eval_rows else None,
         processing_class=make_tokenizer(),
-        **{
-            # Both factors are drawn, so that every gradient is non-zero.
-            "peft_config": LoraConfig(
-                task_type="SEQ_CLS",
-                r=4,
-                init_lora_weights=False,
-                target_modules=list(targets),
-                **(lora or {}),
-            ),
-            **(trainer_arguments or {}),
-        },
+        **{"peft_config": lora_config(family), **(trainer_arguments or {})},
+    )
+
+
+def lora_config(family: str = "llama", **changes: Any) -> LoraConfig:
+    """Return a configuration with random factors, so that every gradient is non-zero."""
+    targets = TARGETS.get(family, ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj"])
+    return LoraConfig(
+        task_type="SEQ_CLS",
+        r=4,
+        init_lora_weights=False,
+        target_modules=list(targets),
+        **changes,
     )
 
 
 def gradients(trainer: Any, rows: list[dict[str, Any]]) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss and gradients of one training step on `rows` as one batch."""
+    """Return loss and gradients of one training step on ``rows`` as one batch."""
     trainer.model.zero_grad()
     trainer.current_gradient_accumulation_steps = 1
     loss = trainer.training_step(trainer.model, trainer.data_collator(rows))
@@ -150,17 +157,20 @@ def gradients(trainer: Any, rows: list[dict[str, Any]]) -> tuple[float, dict[str
 
 
 def assert_close(
-    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], *, is_any: bool = False
+    found: dict[str, torch.Tensor],
+    expected: dict[str, torch.Tensor],
+    *,
+    relative_to_largest: bool = False,
 ) -> None:
-    """Every gradient is the expected one but for 1e-5 of its size.
+    """Assert that every gradient differs by at most 1e-5 of its norm.
 
-    With ``is_any``: but for 1e-5 of the largest. A lone token attends to itself and identical
-    replies cancel, so that some gradients are rounding alone, which need not agree.
+    With ``relative_to_largest`` by at most 1e-5 of the largest norm: a lone token attends only to
+    itself, and identical replies cancel out, so that some gradients consist of rounding errors.
     """
     assert found.keys() == expected.keys()
-    sizes = {name: float(value.norm()) for name, value in expected.items()}
-    floor = max(sizes.values()) if is_any else 1e-3
+    norms = {name: float(value.norm()) for name, value in expected.items()}
+    floor = max(norms.values()) if relative_to_largest else 1e-3
     for name, value in expected.items():
-        size = max(sizes[name], floor)
+        norm = max(norms[name], floor)
         difference = float((found[name] - value).norm())
-        assert difference <= 1e-5 * size, f"{name}: {difference} beside {size}"
+        assert difference <= 1e-5 * norm, f"{name}: {difference} of a norm of {norm}"

@@ -1,4 +1,4 @@
-"""Texts are read as a checkpoint's tokenizer.json reads them, whatever transformers makes of it."""
+"""Text is split as tokenizer.json splits it, even if transformers would do otherwise."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from worker.reward_model.base_tokenizer import TOKENIZER_FILE, differs_from_file
 from worker.reward_model.pair_tokenizer import PairTokenizer
 from worker.trainer.run_task import run_task
 
-#: Three digits at once, where the Qwen family reads one.
+#: Splits off up to three digits; transformers' Qwen tokenizer splits off one.
 WORDS = r" ?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+"
 TEXT = "user assistant 2024 202 4 123 456 the answer is kind and clear please tell me about tea . "
 
 
-def base(directory: Path, kind: str) -> TinyBase:
+def make_base(directory: Path, kind: str) -> TinyBase:
     make_decoder(directory, kind, vocab_size=320)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -47,10 +47,10 @@ def base(directory: Path, kind: str) -> TinyBase:
 
 @pytest.fixture
 def qwen(tmp_path: Path) -> TinyBase:
-    return base(tmp_path / "qwen", "qwen2")
+    return make_base(tmp_path / "qwen", "qwen2")
 
 
-def test_numbers_are_cut_as_the_file_cuts_them(qwen: TinyBase, tmp_path: Path) -> None:
+def test_numbers_are_split_as_in_the_file(qwen: TinyBase, tmp_path: Path) -> None:
     built = AutoTokenizer.from_pretrained(qwen.directory)
     assert built.tokenize("2024") == ["2", "0", "2", "4"]
     assert differs_from_file(built, qwen.directory)
@@ -65,11 +65,11 @@ def test_numbers_are_cut_as_the_file_cuts_them(qwen: TinyBase, tmp_path: Path) -
     assert AutoTokenizer.from_pretrained(tmp_path / "saved").tokenize("2024") == ["202", "4"]
 
 
-def test_tokenizer_that_transformers_builds_alike_is_left_to_it(tmp_path: Path) -> None:
-    assert not base(tmp_path / "llama", "llama").facts.tokenizer_from_file
+def test_tokenizer_of_transformers_is_used_when_it_gives_the_same_ids(tmp_path: Path) -> None:
+    assert not make_base(tmp_path / "llama", "llama").facts.tokenizer_from_file
 
 
-def test_special_tokens_are_never_cut(tmp_path: Path) -> None:
+def test_special_tokens_are_never_split(tmp_path: Path) -> None:
     directory = make_decoder(tmp_path / "split")
     config = directory / "tokenizer_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "split_special_tokens": True}))
@@ -84,7 +84,7 @@ def test_special_tokens_are_never_cut(tmp_path: Path) -> None:
 
 @pytest.mark.train
 @pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
-def test_adapter_carries_the_tokenizer_and_no_merged_model_loses_it(
+def test_adapter_contains_the_tokenizer_and_cannot_be_merged_without_it(
     qwen: TinyBase, work: Path, channel: RecordingChannel
 ) -> None:
     rows = make_pairs(16)

@@ -4,17 +4,17 @@ from hypothesis import strategies as st
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from tests.model_factories.reward_trainers import PAD, make_rows
-from worker.reward_model.packed_layout import chunk_pairs, pack_row, split_pairs
+from worker.reward_model.packed_layout import chunk_pairs, pack_pairs, split_batch
 
 lengths = st.tuples(st.integers(1, 12), st.integers(0, 9), st.integers(0, 9))
 
 
 def split(rows):
-    return split_pairs(DataCollatorForPreference(pad_token_id=PAD)(rows)["input_ids"], PAD)
+    return split_batch(DataCollatorForPreference(pad_token_id=PAD)(rows)["input_ids"], PAD)
 
 
-def test_row_holds_prefix_once_and_positions_start_again_after_it():
-    row = pack_row(split([{"chosen_ids": [5, 6, 7, 8], "rejected_ids": [5, 6, 9]}]))
+def test_row_holds_the_prefix_once_and_positions_start_again_after_it():
+    row = pack_pairs(split([{"chosen_ids": [5, 6, 7, 8], "rejected_ids": [5, 6, 9]}]))
 
     assert row.input_ids.tolist() == [[5, 6, 7, 8, 9]]
     assert row.position_ids.tolist() == [[0, 1, 2, 3, 2]]
@@ -27,7 +27,7 @@ def test_pairs_follow_each_other_without_padding():
         {"chosen_ids": [5, 6], "rejected_ids": [7, 8, 9]},
         {"chosen_ids": [5, 6, 7], "rejected_ids": [5, 4]},
     ]
-    row = pack_row(split(rows))
+    row = pack_pairs(split(rows))
 
     assert row.input_ids.tolist() == [[5, 6, 7, 8, 9, 5, 6, 7, 4]]
     assert row.position_ids.tolist() == [[0, 1, 0, 1, 2, 0, 1, 2, 1]]
@@ -35,27 +35,27 @@ def test_pairs_follow_each_other_without_padding():
 
 
 def test_identical_replies_are_computed_once():
-    row = pack_row(split([{"chosen_ids": [5, 6], "rejected_ids": [5, 6]}]))
+    row = pack_pairs(split([{"chosen_ids": [5, 6], "rejected_ids": [5, 6]}]))
 
     assert row.input_ids.tolist() == [[5, 6]]
     assert row.reward_index.tolist() == [1, 1]
 
 
-def test_rejected_prefix_of_chosen_is_read_within_it():
-    row = pack_row(split([{"chosen_ids": [5, 6, 7], "rejected_ids": [5, 6]}]))
+def test_reward_of_a_prefix_of_the_chosen_reply_is_read_within_it():
+    row = pack_pairs(split([{"chosen_ids": [5, 6, 7], "rejected_ids": [5, 6]}]))
 
     assert row.input_ids.tolist() == [[5, 6, 7]]
     assert row.reward_index.tolist() == [2, 1]
 
 
-def test_trailing_pad_tokens_are_cut_as_the_classifier_does():
+def test_trailing_pad_tokens_are_cut_off_as_a_classifier_ignores_them():
     pairs = split([{"chosen_ids": [5, 6, PAD], "rejected_ids": [5, PAD, 7, PAD, PAD]}])
 
     assert pairs[0].chosen.tolist() == [5, 6]
     assert pairs[0].rejected_tail.tolist() == [PAD, 7]
 
 
-def test_reply_of_pad_tokens_alone_is_read_at_its_first():
+def test_reply_of_pad_tokens_keeps_its_first_token():
     pairs = split([{"chosen_ids": [PAD, PAD], "rejected_ids": [5]}])
 
     assert pairs[0].chosen.tolist() == [PAD]
@@ -64,7 +64,7 @@ def test_reply_of_pad_tokens_alone_is_read_at_its_first():
 @given(st.lists(lengths, min_size=1, max_size=6))
 def test_every_reply_can_be_read_back_from_the_row(patterns):
     rows = make_rows(patterns)
-    row = pack_row(split(rows))
+    row = pack_pairs(split(rows))
     ids, start = row.input_ids[0], 0
     for pair, (p, c, r) in zip(rows, row.lengths, strict=True):
         chosen = ids[start : start + p + c].tolist()
@@ -78,7 +78,7 @@ def test_every_reply_can_be_read_back_from_the_row(patterns):
 
 
 @given(st.lists(lengths, min_size=1, max_size=9), st.integers(1, 40))
-def test_chunks_keep_order_and_budget(patterns, budget):
+def test_chunks_keep_the_order_and_the_budget(patterns, budget):
     pairs = split(make_rows(patterns))
     chunks = list(chunk_pairs(pairs, budget))
 
@@ -87,7 +87,7 @@ def test_chunks_keep_order_and_budget(patterns, budget):
         assert len(chunk) == 1 or sum(pair.token_count for pair in chunk) <= budget
 
 
-def test_prefix_ends_where_tokens_differ_even_if_they_agree_later():
+def test_prefix_ends_at_the_first_difference_even_if_later_tokens_are_equal():
     pairs = split([{"chosen_ids": [5, 6, 9], "rejected_ids": [5, 7, 9]}])
 
     assert pairs[0].prefix_length == 1

@@ -1,4 +1,4 @@
-"""Token ids that jobs share: the same ones, made once, never from a damaged entry."""
+"""Jobs share token ids: each dataset is tokenised once, and damaged entries are not used."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.model_factories.pairs import make_pairs, write_rows
 from worker.ipc.order import WorkOrder
 from worker.reward_model.errors import TrainerError
 from worker.reward_model.pair_tokenizer import PairTokenizer
-from worker.reward_model.token_cache import IDS, UNUSED_SECONDS, TokenCache
-from worker.trainer.data.pairs import Pair, pair_files, tokenize
+from worker.reward_model.token_cache import IDS, MAX_UNUSED_SECONDS, TokenCache
+from worker.trainer.data.pairs import Pair, pair_files, tokenize_pairs
 
 
 class Worker:
-    """Tokenises as a trainer does, and counts how many texts its tokenizer had to read."""
+    """Tokenises as a trainer does, and counts the texts that its tokenizer encodes."""
 
     def __init__(self, base: TinyBase, folder: Path, max_bytes: int = 1 << 20) -> None:
         self.base, self.folder, self.max_bytes = base, folder, max_bytes
@@ -52,7 +52,7 @@ class Worker:
             return encode(texts)
 
         tokenizer.encode = counting  # type: ignore[method-assign]
-        return tokenize(pair_files(order, plan, tokenizer)[0], tokenizer).pairs
+        return tokenize_pairs(pair_files(order, plan, tokenizer)[0], tokenizer).pairs
 
     @property
     def entries(self) -> list[Path]:
@@ -68,7 +68,7 @@ def ids(pairs: list[Pair]) -> list[tuple[int, list[int], list[int]]]:
     return [(p.line, p.chosen.tolist(), p.rejected.tolist()) for p in pairs]
 
 
-def test_second_job_of_the_same_data_tokenises_nothing(worker: Worker) -> None:
+def test_second_job_on_the_same_data_tokenises_nothing(worker: Worker) -> None:
     rows = make_pairs(12)
     first = worker.pairs(rows)
     assert worker.texts == 24
@@ -76,7 +76,7 @@ def test_second_job_of_the_same_data_tokenises_nothing(worker: Worker) -> None:
     assert worker.texts == 24
 
 
-def test_another_length_limit_reads_the_same_ids(worker: Worker) -> None:
+def test_another_length_limit_uses_the_same_entry(worker: Worker) -> None:
     rows = make_pairs(12)
     rows[2]["chosen"][0]["content"] = "the " * 100
     assert len(worker.pairs(rows)) == 12
@@ -86,14 +86,14 @@ def test_another_length_limit_reads_the_same_ids(worker: Worker) -> None:
     assert worker.texts == 24
 
 
-def test_text_and_conversations_have_entries_of_their_own(worker: Worker) -> None:
+def test_text_and_conversations_have_separate_entries(worker: Worker) -> None:
     worker.pairs(make_pairs(12))
     worker.pairs(make_pairs(12, text=True))
     assert (worker.texts, len(worker.entries)) == (48, 2)
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "lose"])
-def test_damaged_entry_is_made_anew(worker: Worker, damage: str) -> None:
+def test_damaged_entry_is_rebuilt(worker: Worker, damage: str) -> None:
     rows = make_pairs(12)
     first = worker.pairs(rows)
     file = worker.entries[0] / IDS
@@ -110,7 +110,7 @@ def test_damaged_entry_is_made_anew(worker: Worker, damage: str) -> None:
     assert worker.texts == 48
 
 
-def test_data_that_cannot_be_rendered_are_not_kept(worker: Worker) -> None:
+def test_data_that_cannot_be_rendered_are_not_cached(worker: Worker) -> None:
     worker.template = "{% if messages[1].content == 'sly' %}{{ raise_exception('sly') }}{% endif %}"
     rows = make_pairs(12)
     rows[4]["chosen"][0]["content"] = "sly"
@@ -120,7 +120,7 @@ def test_data_that_cannot_be_rendered_are_not_kept(worker: Worker) -> None:
     assert not list(worker.folder.glob("tokens-*"))
 
 
-def test_entries_used_longest_ago_make_room(worker: Worker) -> None:
+def test_least_recently_used_entries_are_evicted(worker: Worker) -> None:
     worker.pairs(make_pairs(20))
     oldest = worker.entries[0]
     os.utime(oldest, (time.time() - 100,) * 2)
@@ -137,15 +137,15 @@ def test_entries_used_longest_ago_make_room(worker: Worker) -> None:
     assert worker.texts == used + 40
 
 
-def test_entry_that_was_long_unused_goes(worker: Worker) -> None:
+def test_entry_that_is_unused_for_long_is_evicted(worker: Worker) -> None:
     worker.pairs(make_pairs(12))
     (entry,) = worker.entries
-    os.utime(entry, (time.time() - UNUSED_SECONDS - 1,) * 2)
+    os.utime(entry, (time.time() - MAX_UNUSED_SECONDS - 1,) * 2)
     worker.pairs(make_pairs(13))
     assert not entry.exists()
 
 
-def test_entry_larger_than_the_cache_costs_the_others_nothing(worker: Worker) -> None:
+def test_entry_larger_than_the_cache_evicts_no_other(worker: Worker) -> None:
     worker.pairs(make_pairs(12))
     (small,) = worker.entries
     worker.max_bytes = 4000
@@ -155,8 +155,8 @@ def test_entry_larger_than_the_cache_costs_the_others_nothing(worker: Worker) ->
 
 @pytest.mark.parametrize("file", [0, 1], ids=["ids", "ends"])
 @pytest.mark.parametrize("count", [3, 100_000], ids=["at the end", "on the way"])
-def test_full_disk_costs_the_entry_and_not_the_job(tmp_path: Path, file: int, count: int) -> None:
-    cache = TokenCache(tmp_path / "full", 1 << 30, drafts=tmp_path)
+def test_full_disk_loses_the_entry_but_not_the_job(tmp_path: Path, file: int, count: int) -> None:
+    cache = TokenCache(tmp_path / "full", 1 << 30, draft_dir=tmp_path)
     with cache.entry("x").write() as writer, Path("/dev/full").open("wb") as full:
         files = list(writer._files)
         files[file].close()
@@ -171,8 +171,8 @@ def test_full_disk_costs_the_entry_and_not_the_job(tmp_path: Path, file: int, co
     assert not list(tmp_path.glob("tokens-*"))
 
 
-def test_trainers_that_make_room_at_once_do_not_fail(tmp_path: Path) -> None:
-    cache = TokenCache(tmp_path / "tokens", 2000, drafts=tmp_path)
+def test_trainers_that_evict_at_the_same_time_do_not_fail(tmp_path: Path) -> None:
+    cache = TokenCache(tmp_path / "tokens", 2000, draft_dir=tmp_path)
 
     def use(number: int) -> None:
         for turn in range(20):

@@ -1,4 +1,4 @@
-"""What is odd about a dataset, by line number."""
+"""The dataset report: findings by line number, lengths and invalid rows."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.plan import TokenizationPlan
-from tests.model_factories.architectures import CHAT_TEMPLATE, make_checkpoint
+from tests.model_factories.architectures import CHAT_TEMPLATE, make_base_model
 from worker.reward_model.pair_tokenizer import PairTokenizer
-from worker.trainer.data.report import DatasetReportBuilder, shared_prefix
+from worker.trainer.data.report import DatasetReportBuilder, common_prefix_length
 from worker.trainer.data.tokenized_rows import PairFile, TokenizedRow, tokenized_rows
 
 
@@ -26,7 +26,7 @@ def row(line: int, chosen: str, rejected: str, prompt: str | None = "q: ", **mor
 
 
 def words(fields: Any, **more: Any) -> TokenizedRow:
-    """One token a character of prompt and reply; case is lost, as in uncased vocabularies."""
+    """Return a row with one token per character, in lower case as in an uncased vocabulary."""
     ids = [
         [ord(c.lower()) for c in fields.get("prompt", "") + fields[r]]
         for r in ("chosen", "rejected")
@@ -37,19 +37,19 @@ def words(fields: Any, **more: Any) -> TokenizedRow:
 def report(
     rows: Iterable[TokenizedRow], *, max_length: int, eval_rows: Iterable[TokenizedRow] = ()
 ) -> dict[str, Any]:
-    survey = DatasetReportBuilder(max_length)
+    builder = DatasetReportBuilder(max_length)
     for found in rows:
-        survey.add(found)
+        builder.add_training_row(found)
     for found in eval_rows:
-        survey.add_held_out(found)
-    return survey.document()
+        builder.add_eval_row(found)
+    return builder.build()
 
 
 def lines(found: dict[str, Any]) -> dict[str, list[int]]:
     return {name: f["lines"] for name, f in found["findings"].items() if f["count"]}
 
 
-def test_every_oddity_is_named_by_its_line():
+def test_every_finding_lists_its_lines():
     rows = [
         words(row(1, "good", "bad")),
         words(row(2, "good", "bad")),
@@ -73,7 +73,7 @@ def test_every_oddity_is_named_by_its_line():
     }
 
 
-def test_prompt_in_both_files_leaks():
+def test_prompt_in_both_datasets_is_a_leak():
     train = [words(row(1, "a", "b", "one ")), words(row(2, "a", "b", "two "))]
     held_out = [words(row(1, "c", "d", "three ")), words(row(2, "c", "d", "two "))]
     found = report(train, max_length=64, eval_rows=held_out)
@@ -100,7 +100,7 @@ def test_longer_is_better_counts_ties_as_half(replies: list[tuple[str, str]], ac
     assert report(rows, max_length=64)["longer_is_better"] == accuracy
 
 
-def test_count_is_exact_where_lines_are_cut():
+def test_count_is_exact_when_the_list_of_lines_is_cut():
     found = report((words(row(i, "same", "same")) for i in range(250)), max_length=64)
     assert found["findings"]["identical"]["count"] == 250
     assert found["findings"]["identical"]["lines"] == list(range(100))
@@ -127,14 +127,14 @@ _ids = st.lists(st.integers(0, 2), max_size=6)
 
 
 @given(ours=_ids, theirs=_ids)
-def test_shared_prefix_is_the_longest(ours: list[int], theirs: list[int]):
-    n = shared_prefix(np.array(ours), np.array(theirs))
+def test_common_prefix_is_the_longest(ours: list[int], theirs: list[int]):
+    n = common_prefix_length(np.array(ours), np.array(theirs))
     assert ours[:n] == theirs[:n]
     assert n == min(len(ours), len(theirs)) or ours[n] != theirs[n]
 
 
-def test_real_tokenizer_reports_what_its_template_refuses(tmp_path: Path):
-    make_checkpoint(tmp_path / "base", "llama")
+def test_rows_that_the_template_refuses_are_reported_as_invalid(tmp_path: Path):
+    make_base_model(tmp_path / "base", "llama")
     strict = CHAT_TEMPLATE.replace(
         "{% for",
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{% for",
@@ -150,22 +150,43 @@ def test_real_tokenizer_reports_what_its_template_refuses(tmp_path: Path):
     )
     tokenizer = PairTokenizer(tmp_path / "base", plan, "conversational")
 
-    def said(*contents: tuple[str, str]) -> list[dict[str, str]]:
+    def chat(*contents: tuple[str, str]) -> list[dict[str, str]]:
         return [{"role": role, "content": content} for role, content in contents]
 
     rows = [
-        row(1, said(("assistant", "yes")), said(("assistant", "no")), said(("user", "really?"))),
-        row(2, said(("assistant", "yes")), said(("assistant", "no")), said(("system", "be nice"))),
-        row(3, said(("assistant", "a<|im_end|>b")), said(("assistant", "")), said(("user", "q"))),
-        row(4, said(("assistant", "long " * 60)), said(("assistant", "b")), said(("user", "r"))),
+        row(
+            1,
+            chat(("assistant", "yes")),
+            chat(("assistant", "no")),
+            chat(("user", "really?")),
+        ),
+        row(
+            2,
+            chat(("assistant", "yes")),
+            chat(("assistant", "no")),
+            chat(("system", "be nice")),
+        ),
+        row(
+            3,
+            chat(("assistant", "a<|im_end|>b")),
+            chat(("assistant", "")),
+            chat(("user", "q")),
+        ),
+        row(
+            4,
+            chat(("assistant", "long " * 60)),
+            chat(("assistant", "b")),
+            chat(("user", "r")),
+        ),
     ]
     file = tmp_path / "train.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    survey = DatasetReportBuilder(plan.max_length)
-    for name, add in (("training", survey.add), ("eval", survey.add_held_out)):
-        for pair in tokenized_rows(PairFile(file), tokenizer, partial(survey.refuse, name)):
+    builder = DatasetReportBuilder(plan.max_length)
+    for name, add in (("training", builder.add_training_row), ("eval", builder.add_eval_row)):
+        on_invalid = partial(builder.add_invalid_row, name)
+        for pair in tokenized_rows(PairFile(file), tokenizer, on_invalid):
             add(pair)
-    found = survey.document()
+    found = builder.build()
     assert found["rows"] == 3
     invalid = [(r["dataset"], r["line"]) for r in found["invalid"]["rows"]]
     assert invalid == [("training", 2), ("eval", 2)]

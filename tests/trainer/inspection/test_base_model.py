@@ -1,7 +1,7 @@
-"""What an inspection finds in real (tiny) checkpoints, and what it refuses.
+"""What an inspection finds in real (tiny) base models, and what it refuses.
 
-The numbers V1 to V30 are those of the list of what can go wrong with a reward adapter; those that
-need no checkpoint are in tests/domain/test_rules.py.
+Rules V1 to V30 list what can go wrong with a reward adapter. Rules that need no model files are
+tested in tests/domain/test_rules.py.
 """
 
 from __future__ import annotations
@@ -31,21 +31,18 @@ from tests.model_factories.architectures import (
     IM_END,
     PAD,
     VOCAB_ROWS,
-    make_checkpoint,
+    make_base_model,
     make_classifier,
     make_tokenizer,
     tiny_config,
 )
+from tests.model_factories.orders import facts_of
 from worker.reward_model.errors import TrainerError
 from worker.reward_model.scoring import score
-from worker.trainer.inspection.base_model import inspect, load_empty
+from worker.trainer.inspection.base_model import load_on_meta
 from worker.trainer.inspection.padding_check import TOLERANCE, padding_shift
 
 WEIGHTS = "model.safetensors"
-
-
-def facts_of(directory: Path, chat_template: str | None = None) -> BaseModelFacts:
-    return inspect(directory, revision=None, chat_template=chat_template, digest="0" * 64)
 
 
 def refusal(directory: Path) -> str:
@@ -77,8 +74,8 @@ def edit_config(directory: Path, **changes: Any) -> None:
         ("mixtral", ["score"]),
     ],
 )
-def test_head_is_what_the_checkpoint_lacks(tmp_path: Path, name: str, head: list[str]):
-    facts = facts_of(make_checkpoint(tmp_path, name))
+def test_head_consists_of_the_modules_that_are_absent(tmp_path: Path, name: str, head: list[str]):
+    facts = facts_of(make_base_model(tmp_path, name))
     assert facts.new_modules == head
     assert not [p for p in facts.linear_modules for h in head if p == h or p.startswith(f"{h}.")]
 
@@ -92,15 +89,15 @@ def test_head_is_what_the_checkpoint_lacks(tmp_path: Path, name: str, head: list
     ],
     ids=["qwen2-called-llama", "qwen3-called-llama", "adapter-inside"],
 )
-def test_weights_that_would_be_passed_over_are_refused(tmp_path: Path, key: str):
-    weights = make_checkpoint(tmp_path, "llama") / WEIGHTS
+def test_model_whose_weights_would_be_ignored_is_refused(tmp_path: Path, key: str):
+    weights = make_base_model(tmp_path, "llama") / WEIGHTS
     tensors = load_file(weights) | {key: torch.ones(8)}
     save_file(tensors, weights, metadata={"format": "pt"})
-    assert f"no place for 1 of the checkpoint's tensors: {key}" in refusal(tmp_path)
-    # Without the prefix, as a bare backbone is saved.
+    assert f"would ignore 1 tensors of the base model: {key}" in refusal(tmp_path)
+    # A bare backbone is saved without the prefix.
     bare = {k.removeprefix("model."): v for k, v in tensors.items() if "lm_head" not in k}
     save_file(bare, weights, metadata={"format": "pt"})
-    assert "no place for 1 of the checkpoint's tensors" in refusal(tmp_path)
+    assert "would ignore 1 tensors of the base model" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -113,13 +110,13 @@ def test_weights_that_would_be_passed_over_are_refused(tmp_path: Path, key: str)
     ],
     ids=["next-token-layer", "frequencies", "causal-mask", "other-head"],
 )
-def test_weights_that_nobody_misses_are_passed_over(tmp_path: Path, key: str):
-    weights = make_checkpoint(tmp_path, "llama") / WEIGHTS
+def test_weights_that_are_not_needed_are_ignored(tmp_path: Path, key: str):
+    weights = make_base_model(tmp_path, "llama") / WEIGHTS
     save_file(load_file(weights) | {key: torch.ones(8)}, weights, metadata={"format": "pt"})
     assert facts_of(tmp_path).new_modules == ["score"]
 
 
-def test_pooler_that_the_checkpoint_has_is_not_new(tmp_path: Path):
+def test_pooler_in_the_files_is_not_new(tmp_path: Path):
     BertModel(tiny_config("bert")).save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     assert facts_of(tmp_path).new_modules == ["classifier"]
@@ -138,22 +135,22 @@ def test_pooler_that_the_checkpoint_has_is_not_new(tmp_path: Path):
 @pytest.mark.parametrize(
     "labels", [pytest.param(1, id="V7-reward-model"), pytest.param(3, id="V6-three-labels")]
 )
-def test_classifier_s_head_is_trained_again(
+def test_head_of_a_classifier_is_trained_again(
     tmp_path: Path, name: str, head: list[str], labels: int
 ):
     facts = facts_of(make_classifier(tmp_path, name, labels))
     assert facts.new_modules == head
-    assert facts.modules[head[0]] < 2000  # of a head with one output
+    assert facts.modules[head[0]] < 2000  # parameters of a head with one output
 
 
-def test_no_weight_is_loaded(tmp_path: Path):
-    model, absent = load_empty(make_checkpoint(tmp_path, "bert"))
+def test_inspection_loads_no_weights(tmp_path: Path):
+    model, absent = load_on_meta(make_base_model(tmp_path, "bert"))
     assert all(p.is_meta for p in model.parameters())
     assert {key.rpartition(".")[0] for key in absent} == {"bert.pooler.dense", "classifier"}
 
 
 def test_facts_of_a_decoder(tmp_path: Path):
-    facts = facts_of(make_checkpoint(tmp_path, "llama"))
+    facts = facts_of(make_base_model(tmp_path, "llama"))
     assert facts.model_type == "llama"
     assert facts.architecture == "LlamaForSequenceClassification"
     assert (facts.hidden_size, facts.layer_count, facts.vocab_rows) == (32, 2, VOCAB_ROWS)
@@ -170,41 +167,41 @@ def test_facts_of_a_decoder(tmp_path: Path):
 
 
 def test_parameters_are_counted_as_in_the_real_model(tmp_path: Path):
-    facts = facts_of(make_checkpoint(tmp_path, "gpt2"))
+    facts = facts_of(make_base_model(tmp_path, "gpt2"))
     real = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=1)
     assert facts.parameter_count == sum(p.numel() for p in real.parameters())
     assert facts.linear_modules["transformer.h.0.attn.c_attn"] == (32, 96)
 
 
-def test_catalogue_s_template_goes_before_the_tokenizer_s(tmp_path: Path):
-    make_checkpoint(tmp_path, "llama")
+def test_template_of_the_catalogue_overrides_that_of_the_tokenizer(tmp_path: Path):
+    make_base_model(tmp_path, "llama")
     assert facts_of(tmp_path, chat_template="mine").chat_template == "mine"
 
 
-def test_named_chat_template_is_the_default_one_or_none(tmp_path: Path):
-    make_checkpoint(tmp_path, "llama", tokenizer=make_tokenizer())
+def test_template_named_default_is_used(tmp_path: Path):
+    make_base_model(tmp_path, "llama", tokenizer=make_tokenizer())
     own = (tmp_path / "chat_template.jinja").read_text()
     (tmp_path / "additional_chat_templates").mkdir()
     (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
     assert facts_of(tmp_path).chat_template == own
     (tmp_path / "chat_template.jinja").unlink()
-    assert "its chat templates are called tool_use" in refusal(tmp_path)
+    assert "chat templates (tool_use) is named 'default'" in refusal(tmp_path)
     assert facts_of(tmp_path, chat_template="mine").chat_template == "mine"
 
 
-def test_chat_template_that_is_too_long_is_refused(tmp_path: Path):
-    make_checkpoint(tmp_path, "llama")
+def test_too_long_chat_template_is_refused(tmp_path: Path):
+    make_base_model(tmp_path, "llama")
     template = tmp_path / "chat_template.jinja"
     assert template.exists()
     template.write_text("x" * 65_536)
     assert facts_of(tmp_path).chat_template == "x" * 65_536
     template.write_text("é" * 32_769)
-    assert "its chat template has 65538 bytes" in refusal(tmp_path)
+    assert "chat template has 65538 bytes" in refusal(tmp_path)
     assert facts_of(tmp_path, chat_template="mine").chat_template == "mine"
 
 
-def test_type_of_the_weights_is_read_from_the_files(tmp_path: Path):
-    make_checkpoint(tmp_path, "llama")
+def test_dtype_of_the_weights_is_read_from_the_files(tmp_path: Path):
+    make_base_model(tmp_path, "llama")
     weights = load_file(tmp_path / WEIGHTS)
     half = {name: t.to(torch.bfloat16) for name, t in weights.items()}
     save_file(half, tmp_path / WEIGHTS, metadata={"format": "pt"})
@@ -225,13 +222,11 @@ def test_type_of_the_weights_is_read_from_the_files(tmp_path: Path):
         pytest.param("funnel", "depends on right padding", id="V5-funnel"),
         pytest.param("fnet", "depends on right padding", id="V5-fnet"),
         pytest.param("squeezebert", "no linear layer", id="V13-nothing-to-adapt"),
-        pytest.param("reformer", "scores differently at every call", id="hashes-by-chance"),
+        pytest.param("reformer", "the score changes at every call", id="random-hashes"),
     ],
 )
-def test_architecture_that_cannot_be_a_reward_model_is_refused(
-    tmp_path: Path, name: str, reason: str
-):
-    assert reason in refusal(make_checkpoint(tmp_path, name))
+def test_unsupported_architecture_is_refused(tmp_path: Path, name: str, reason: str):
+    assert reason in refusal(make_base_model(tmp_path, name))
 
 
 def _quantized(directory: Path) -> None:
@@ -243,7 +238,7 @@ def _without_weights(directory: Path) -> None:
     (directory / WEIGHTS).unlink()
 
 
-def _cut(directory: Path) -> None:
+def _truncated(directory: Path) -> None:
     (directory / WEIGHTS).write_bytes((directory / WEIGHTS).read_bytes()[:1000])
 
 
@@ -279,33 +274,31 @@ def _other_vocabulary(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        pytest.param(_quantized, "quantised already", id="V2-quantised"),
+        pytest.param(_quantized, "already quantised", id="V2-quantised"),
         pytest.param(_without_weights, "no *.safetensors", id="only-pickles"),
-        pytest.param(_cut, "download it again", id="cut-file"),
-        pytest.param(_adapter, "holds an adapter", id="adapter-for-a-base"),
-        pytest.param(_remote_code, "does not know model type 'evil'", id="remote-code"),
+        pytest.param(_truncated, "download it again", id="truncated-file"),
+        pytest.param(_adapter, "contains an adapter", id="adapter-for-a-base"),
+        pytest.param(_remote_code, "does not support model type 'evil'", id="remote-code"),
         pytest.param(_no_tokenizer, "tokenizer", id="no-tokenizer"),
-        pytest.param(_hole, "model.layers.1.mlp.down_proj.weight", id="lacks-a-layer"),
+        pytest.param(_hole, "model.layers.1.mlp.down_proj.weight", id="missing-layer"),
         pytest.param(_other_vocabulary, "model.embed_tokens.weight", id="other-vocabulary"),
         pytest.param(lambda d: (d / "config.json").unlink(), "config.json", id="no-config"),
     ],
 )
-def test_checkpoint_that_is_not_whole_is_refused(
-    tmp_path: Path, damage: Callable[[Path], Any], reason: str
-):
-    damage(make_checkpoint(tmp_path, "llama"))
+def test_damaged_base_model_is_refused(tmp_path: Path, damage: Callable[[Path], Any], reason: str):
+    damage(make_base_model(tmp_path, "llama"))
     assert reason in refusal(tmp_path)
     assert not (tmp_path / "ran").exists()
 
 
-def test_probe_tells_what_masks_padding_from_what_mixes_it_in():
+def test_padding_check_finds_architectures_that_mix_padding_in():
     exact = [padding_shift(tiny_config(n)) for n in ("bert", "llama", "gpt2", "mixtral", "bloom")]
     mixed = [padding_shift(tiny_config(name)) for name in ("xlnet", "fnet", "funnel")]
     assert max(exact) < TOLERANCE / 10
     assert min(mixed) > TOLERANCE * 5
 
 
-def test_probe_leaves_the_random_state_alone():
+def test_padding_check_restores_the_random_state():
     state = torch.random.get_rng_state()
     padding_shift(BertConfig())
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -314,13 +307,13 @@ def test_probe_leaves_the_random_state_alone():
 # -- what LoRA may adapt ---------------------------------------------------------------------
 
 
-def test_checkpointing_is_known_to_be_unsupported(tmp_path: Path):
-    facts = facts_of(make_checkpoint(tmp_path, "albert"))
+def test_missing_support_of_activation_checkpointing_is_found(tmp_path: Path):
+    facts = facts_of(make_base_model(tmp_path, "albert"))
     assert not facts.supports_gradient_checkpointing  # V8
 
 
-def test_vision_tower_is_never_adapted(tmp_path: Path):
-    """V9: 'auto' and a name that both towers have."""
+def test_lora_never_adapts_a_vision_tower(tmp_path: Path):
+    """V9: with "auto" targets, and with a name that both towers have."""
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     config = Gemma3Config(
         text_config={
@@ -352,8 +345,8 @@ def test_vision_tower_is_never_adapted(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "deepseek_v3", "gpt_oss"])
-def test_experts_and_routers_are_never_adapted(tmp_path: Path, name: str):
-    facts = facts_of(make_checkpoint(tmp_path, name))  # V14
+def test_lora_never_adapts_experts_and_routers(tmp_path: Path, name: str):
+    facts = facts_of(make_base_model(tmp_path, name))  # V14
     assert facts.is_mixture_of_experts
     assert sorted(facts.linear_modules) == facts.attention_modules
     assert all("self_attn" in path for path in facts.linear_modules)
@@ -365,8 +358,8 @@ def test_experts_and_routers_are_never_adapted(tmp_path: Path, name: str):
 @pytest.mark.parametrize(
     ("name", "limit"), [("llama", 130), ("gpt2", 130), ("roberta", 129), ("mpnet", 128)]
 )
-def test_positions_are_less_what_is_kept_for_padding(tmp_path: Path, name: str, limit: int):
-    assert facts_of(make_checkpoint(tmp_path, name)).max_positions == limit  # V25
+def test_positions_reserved_for_padding_are_subtracted(tmp_path: Path, name: str, limit: int):
+    assert facts_of(make_base_model(tmp_path, name)).max_positions == limit  # V25
 
 
 LONGROPE = {
@@ -385,10 +378,10 @@ LONGROPE = {
         ("big_bird", {"block_size": 4, "num_random_blocks": 1}, 28),
     ],
 )
-def test_score_hangs_on_no_other_text_up_to_the_positions(
+def test_score_does_not_depend_on_other_texts_up_to_the_limit(
     tmp_path: Path, name: str, sizes: dict[str, Any], limit: int
 ):
-    make_checkpoint(tmp_path, name, **sizes)
+    make_base_model(tmp_path, name, **sizes)
     assert facts_of(tmp_path).max_positions == limit
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=1)
@@ -400,19 +393,20 @@ def test_score_hangs_on_no_other_text_up_to_the_positions(
     def scores(*texts: list[int]) -> list[float]:
         return score(model, texts, pad_token_id=PAD, batch_size=2)
 
-    def are_one(*found: float) -> bool:
-        return max(found) - min(found) < 1e-5
+    def are_equal(*found: float) -> bool:
+        return max(found) - min(found) < 1e-5 * (1 + max(map(abs, found)))
 
-    # Longrope changes all of a batch with a longer text, BigBird for good at its first short one.
+    # Longrope changes a whole batch with a longer text. BigBird changes for good at its first
+    # shorter one.
     before, (alone,) = scores(longer), scores(short)
-    assert not are_one(*before, *scores(longer)) or not are_one(alone, scores(short, longer)[0])
-    assert are_one(alone, *scores(short), scores(short, fits)[0])
-    assert are_one(*scores(fits), scores(fits, short)[0])
+    assert not are_equal(*before, *scores(longer)) or not are_equal(alone, scores(short, longer)[0])
+    assert are_equal(alone, *scores(short), scores(short, fits)[0])
+    assert are_equal(*scores(fits), scores(fits, short)[0])
 
 
 @pytest.mark.parametrize("name", ["bloom", "mpt"])
-def test_alibi_has_no_limit(tmp_path: Path, name: str):
-    assert facts_of(make_checkpoint(tmp_path, name)).max_positions is None
+def test_alibi_has_no_limit_of_positions(tmp_path: Path, name: str):
+    assert facts_of(make_base_model(tmp_path, name)).max_positions is None
 
 
 def _with_tokens(*tokens: str) -> Any:
@@ -423,39 +417,45 @@ def _with_tokens(*tokens: str) -> Any:
 
 def test_unused_token_with_an_embedding_row_can_pad(tmp_path: Path):
     tokenizer = _with_tokens("<|reserved_special_token_1|>", "<|reserved_special_token_0|>")
-    facts = facts_of(make_checkpoint(tmp_path, "llama", tokenizer=tokenizer))
+    facts = facts_of(make_base_model(tmp_path, "llama", tokenizer=tokenizer))
     assert (facts.pad_token_id, facts.eos_token_id) == (EOS, EOS)
     ids = tokenizer.get_vocab()
-    # Its own "<pad>" is better than a reserved one, although nothing names it as the pad token.
+    # "<pad>" is preferred to a reserved token, although it is not the tokenizer's pad token.
     assert facts.spare_pad_tokens == {"<pad>": PAD}
     plan = compile_plan(job(), "hub", facts, dataset(), None, "text")
     assert plan.tokenization.pad_token_id == PAD != EOS
     assert max(ids.values()) < VOCAB_ROWS
 
 
-def test_reserved_tokens_pad_where_nothing_says_padding(tmp_path: Path):
+def test_reserved_tokens_can_pad_without_a_padding_token(tmp_path: Path):
     reserved = [f"<|reserved_special_token_{i}|>" for i in range(3)]
     template = "{{ messages }}<pad><|reserved_special_token_1|>"
     tokenizer = _with_tokens(*reserved, "<|endoftext|>")
-    facts = facts_of(make_checkpoint(tmp_path, "llama", tokenizer=tokenizer), template)
+    facts = facts_of(
+        make_base_model(tmp_path, "llama", tokenizer=tokenizer), chat_template=template
+    )
     ids = tokenizer.get_vocab()
     assert facts.spare_pad_tokens == {t: ids[t] for t in (reserved[0], reserved[2])}
 
 
-def test_second_end_of_text_pads_only_if_no_generation_ends_with_it(tmp_path: Path):
+def test_second_end_of_text_can_pad_only_if_it_ends_no_generation(tmp_path: Path):
     tokenizer = _with_tokens("<|endoftext|>")
-    make_checkpoint(tmp_path, "llama", tokenizer=tokenizer)
+    make_base_model(tmp_path, "llama", tokenizer=tokenizer)
     token_id = tokenizer.get_vocab()["<|endoftext|>"]
     template = "{{ messages }}<pad>"
-    assert facts_of(tmp_path, template).spare_pad_tokens == {"<|endoftext|>": token_id}
+    assert facts_of(tmp_path, chat_template=template).spare_pad_tokens == {
+        "<|endoftext|>": token_id
+    }
     ends = {"eos_token_id": [IM_END, token_id]}
     (tmp_path / "generation_config.json").write_text(json.dumps(ends))
-    assert facts_of(tmp_path, template).spare_pad_tokens == {}
+    assert facts_of(tmp_path, chat_template=template).spare_pad_tokens == {}
 
 
 def test_token_without_an_embedding_row_cannot_pad(tmp_path: Path):
     tokenizer = _with_tokens(*(f"<|reserved_{i}|>" for i in range(20)))
-    facts = facts_of(make_checkpoint(tmp_path, "llama", tokenizer=tokenizer), "{{ messages }}<pad>")
+    facts = facts_of(
+        make_base_model(tmp_path, "llama", tokenizer=tokenizer), chat_template="{{ messages }}<pad>"
+    )
     assert facts.max_token_id >= facts.vocab_rows  # V23
     assert facts.spare_pad_tokens
     assert max(facts.spare_pad_tokens.values()) < facts.vocab_rows

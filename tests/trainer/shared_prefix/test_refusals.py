@@ -1,4 +1,4 @@
-"""What must not be trained on packed rows is refused, with a reason a user can read."""
+"""Models and arguments that cannot use packed rows are refused with a readable reason."""
 
 import pytest
 import torch
@@ -9,11 +9,12 @@ from tests.model_factories.reward_trainers import (
     SHAPE,
     assert_close,
     gradients,
+    lora_config,
     make_model,
     make_rows,
     make_trainer,
 )
-from worker.trainer.shared_prefix import SharedPrefixRewardTrainer, probe, unsupported_reason
+from worker.trainer.shared_prefix import SharedPrefixRewardTrainer, check_parity, unsupported_reason
 
 ROWS = make_rows([(10, 5, 9), (3, 4, 2)])
 LINEAR_ATTENTION = {
@@ -48,27 +49,30 @@ def arguments(tmp_path, **changes):
     [
         ("bert", {}, "not a causal decoder"),
         ("modernbert", {"global_attn_every_n_layers": 1}, "not a causal decoder"),
-        ("qwen3_next", LINEAR_ATTENTION, "let its attention be chosen"),
-        ("bloom", {"n_head": 4, "n_layer": 2}, "let its attention be chosen"),
+        ("qwen3_next", LINEAR_ATTENTION, "does not support other attention functions"),
+        ("bloom", {"n_head": 4, "n_layer": 2}, "does not support other attention functions"),
         ("phi3", {"rope_parameters": LONG_ROPE}, "longrope"),
         ("llama", {"rope_parameters": DYNAMIC_ROPE}, "dynamic"),
-        ("llama", {"attention_dropout": 0.1}, "dropout is in use"),
+        ("llama", {"attention_dropout": 0.1}, "dropout is active"),
         ("llama", {"pad_token_id": None}, "no padding token"),
     ],
 )
-def test_model_that_cannot_share_a_prefix_is_refused(tmp_path, family, changes, reason):
+def test_unsupported_model_is_refused(tmp_path, family, changes, reason):
     found = unsupported_reason(make_model(family, **changes), arguments(tmp_path))
 
     assert reason in found
 
 
-def test_adapter_dropout_is_refused_unless_trl_turns_it_off(tmp_path):
-    dropout = {"lora": {"lora_dropout": 0.1}}
-    off = make_trainer(SharedPrefixRewardTrainer, tmp_path, ROWS, **dropout)
-    on = make_trainer(SharedPrefixRewardTrainer, tmp_path, ROWS, **dropout, disable_dropout=False)
+def test_adapter_dropout_is_refused_unless_trl_disables_it(tmp_path):
+    def trainer(**arguments):
+        given = {"peft_config": lora_config(lora_dropout=0.1)}
+        return make_trainer(
+            SharedPrefixRewardTrainer, tmp_path, ROWS, trainer_arguments=given, **arguments
+        )
 
-    assert unsupported_reason(off.model, off.args) is None
-    assert "lora_dropout" in unsupported_reason(on.model, on.args)
+    without_dropout, with_dropout = trainer(), trainer(disable_dropout=False)
+    assert unsupported_reason(without_dropout.model, without_dropout.args) is None
+    assert "lora_dropout" in unsupported_reason(with_dropout.model, with_dropout.args)
 
 
 def test_prompt_tuning_is_refused(tmp_path):
@@ -86,7 +90,7 @@ def test_prompt_tuning_is_refused(tmp_path):
         ({"optim": "lomo"}, "optimiser"),
     ],
 )
-def test_arguments_that_reach_into_the_step_are_refused(tmp_path, changes, reason):
+def test_arguments_that_change_the_training_step_are_refused(tmp_path, changes, reason):
     assert reason in unsupported_reason(make_model("llama"), arguments(tmp_path, **changes))
 
 
@@ -97,48 +101,48 @@ def test_several_processes_are_refused(tmp_path, monkeypatch):
     assert "several processes" in unsupported_reason(make_model("llama"), args)
 
 
-def test_probe_finds_a_layer_that_goes_its_own_way(tmp_path):
+def test_parity_check_finds_a_layer_that_bypasses_the_packed_attention(tmp_path):
     trainer = make_trainer(SharedPrefixRewardTrainer, tmp_path, ROWS)
-    attention = trainer.reward_model.attentions[1]
-    # A kernel of somebody else's in place of the attention: plausible, and blind to the segments.
+    attention = trainer.packed_model.attentions[1]
+    # A kernel in place of the attention that ignores the segments.
     attention.forward = lambda hidden_states, **_: (hidden_states.cumsum(dim=1), None)
 
-    result = probe(trainer)
-    assert not result.ok
+    result = check_parity(trainer)
+    assert not result.has_parity
     assert "1 of 3 attention layers" in result.reason
 
 
-def test_probe_finds_state_that_leaks_along_the_row(tmp_path):
+def test_parity_check_finds_state_that_leaks_along_the_row(tmp_path):
     trainer = make_trainer(SharedPrefixRewardTrainer, tmp_path, ROWS)
-    layer = trainer.reward_model.layers[0]
+    layer = trainer.packed_model.layers[0]
     layer.mlp.register_forward_hook(lambda _m, _a, output: output.cumsum(dim=1) / 10)
 
-    result = probe(trainer)
-    assert not result.ok
+    result = check_parity(trainer)
+    assert not result.has_parity
     assert "rewards differ" in result.reason
 
 
-def test_probe_turns_a_crash_into_a_reason(tmp_path):
+def test_parity_check_returns_an_exception_as_the_reason(tmp_path):
     trainer = make_trainer(SharedPrefixRewardTrainer, tmp_path, ROWS)
 
     def crash(*_):
         raise RuntimeError("no such kernel")
 
-    trainer.reward_model.layers[1].mlp.register_forward_hook(crash)
+    trainer.packed_model.layers[1].mlp.register_forward_hook(crash)
 
-    assert "no such kernel" in probe(trainer).reason
+    assert "no such kernel" in check_parity(trainer).reason
 
 
-def test_probe_does_not_take_nan_for_agreement(tmp_path):
+def test_parity_check_refuses_nan(tmp_path):
     trainer = make_trainer(SharedPrefixRewardTrainer, tmp_path, ROWS)
     with torch.no_grad():
-        trainer.reward_model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
+        trainer.packed_model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
 
-    assert not probe(trainer).ok
+    assert not check_parity(trainer).has_parity
 
 
 @pytest.mark.parametrize("family", ["gpt2", "diffllama"])
-def test_last_layer_stays_whole_where_a_model_does_not_allow_less(tmp_path, family):
+def test_last_layer_is_not_trimmed_where_the_model_does_not_allow_it(tmp_path, family):
     sizes = {"n_embd": 32, "n_layer": 3, "n_head": 4} if family == "gpt2" else {}
     stock, ours = (
         make_trainer(
@@ -151,28 +155,28 @@ def test_last_layer_stays_whole_where_a_model_does_not_allow_less(tmp_path, fami
         for trainer_class in (RewardTrainer, SharedPrefixRewardTrainer)
     )
 
-    assert probe(ours).ok
-    assert not ours.reward_model.trims_last_layer
+    assert check_parity(ours).has_parity
+    assert not ours.packed_model.trims_last_layer
     loss, expected = gradients(stock, ROWS)
     our_loss, found = gradients(ours, ROWS)
     assert our_loss == pytest.approx(loss, abs=1e-6)
-    # A pair pulls both ways at a bias after which nothing bends, and at diffllama's lambdas.
-    assert_close(found, expected, is_any=True)
+    # Both rewards of a pair cancel out at some biases, and at DiffLlama's lambdas.
+    assert_close(found, expected, relative_to_largest=True)
 
 
-def test_window_that_attention_does_not_name_is_found(tmp_path):
+def test_parity_check_finds_a_window_that_the_attention_does_not_pass_on(tmp_path):
     trainer = make_trainer(SharedPrefixRewardTrainer, tmp_path, ROWS)
     trainer.model.config.sliding_window = 4096
 
-    assert "sliding window" in probe(trainer).reason
+    assert "sliding window" in check_parity(trainer).reason
 
 
-def test_model_attends_as_before_after_a_packed_pass(tmp_path):
+def test_packed_pass_restores_the_attention_of_the_model(tmp_path):
     trainer = make_trainer(SharedPrefixRewardTrainer, tmp_path, ROWS)
     before = trainer.model.config._attn_implementation
-    probe(trainer)
+    check_parity(trainer)
 
     assert trainer.model.config._attn_implementation == before
-    assert SHAPE["num_hidden_layers"] == len(trainer.reward_model.attentions)
+    assert SHAPE["num_hidden_layers"] == len(trainer.packed_model.attentions)
     assert isinstance(trainer, RewardTrainer)
     assert isinstance(trainer.model.peft_config["default"], LoraConfig)

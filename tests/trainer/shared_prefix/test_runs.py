@@ -1,4 +1,4 @@
-"""Whole runs against stock TRL: curves, evaluation, accumulation, chunks and resuming."""
+"""Whole runs compared with stock TRL: logs, evaluation, accumulation, chunks and resuming."""
 
 import pytest
 import torch
@@ -12,11 +12,11 @@ from tests.model_factories.reward_trainers import (
     make_rows,
     make_trainer,
 )
-from worker.trainer.shared_prefix import SharedPrefixRewardTrainer, probe
-from worker.trainer.shared_prefix.memory import frozen_weights_in
+from worker.trainer.shared_prefix import SharedPrefixRewardTrainer, check_parity
+from worker.trainer.shared_prefix.memory import frozen_weights_cast
 
 ROWS = make_rows([(4 + i % 9, 1 + i % 5, 1 + (i * 3) % 7) for i in range(22)], has_margin=True)
-# 5 steps an epoch with a last batch of 2: what is left over is where averages go wrong.
+# 5 steps per epoch with a last batch of 2: an incomplete batch shows errors in averages.
 RUN = {"max_steps": 8, "eval_strategy": "steps", "eval_steps": 4, "eval_rows": ROWS[:10]}
 
 
@@ -52,7 +52,7 @@ def assert_equal_bits(a, b):
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_whole_run_logs_what_stock_logs(tmp_path, accumulation):
+def test_run_logs_what_stock_logs(tmp_path, accumulation):
     options = {**RUN, "gradient_accumulation_steps": accumulation}
     stock = run(RewardTrainer, tmp_path / "a", **options)
     ours = run(SharedPrefixRewardTrainer, tmp_path / "b", **options)
@@ -62,40 +62,40 @@ def test_whole_run_logs_what_stock_logs(tmp_path, accumulation):
         assert torch.allclose(weights(ours)[name], value, atol=1e-3), name
 
 
-def test_resumed_run_has_the_bits_of_a_straight_one(tmp_path):
+def test_resumed_run_gives_the_bits_of_an_uninterrupted_one(tmp_path):
     options = {**RUN, "save_strategy": "steps", "save_steps": 3}
-    straight = run(SharedPrefixRewardTrainer, tmp_path / "a", **options)
+    uninterrupted = run(SharedPrefixRewardTrainer, tmp_path / "a", **options)
     resumed = make_trainer(SharedPrefixRewardTrainer, tmp_path / "b", ROWS, **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-3"))
 
-    assert_equal_bits(weights(resumed), weights(straight))
+    assert_equal_bits(weights(resumed), weights(uninterrupted))
     last = "checkpoint-8/adapter_model.safetensors"
     assert_equal_bits(load_file(tmp_path / "a" / last), load_file(tmp_path / "b" / last))
 
 
-def test_probe_leaves_the_run_as_it_was(tmp_path):
+def test_parity_check_does_not_change_the_run(tmp_path):
     plain = run(SharedPrefixRewardTrainer, tmp_path / "a", **RUN)
-    probed = make_trainer(SharedPrefixRewardTrainer, tmp_path / "b", ROWS, **RUN)
+    checked = make_trainer(SharedPrefixRewardTrainer, tmp_path / "b", ROWS, **RUN)
     state = torch.get_rng_state()
-    before = {n: p.clone() for n, p in probed.model.named_parameters()}
+    before = {n: p.clone() for n, p in checked.model.named_parameters()}
 
-    assert probe(probed).ok
+    assert check_parity(checked).has_parity
     assert torch.equal(torch.get_rng_state(), state)
-    assert_equal_bits(dict(probed.model.named_parameters()), before)
-    assert all(p.grad is None for p in probed.model.parameters())
-    probed.train()
-    assert_equal_bits(weights(probed), weights(plain))
-    assert history(probed) == history(plain)
+    assert_equal_bits(dict(checked.model.named_parameters()), before)
+    assert all(p.grad is None for p in checked.model.parameters())
+    checked.train()
+    assert_equal_bits(weights(checked), weights(plain))
+    assert history(checked) == history(plain)
 
 
-@pytest.mark.parametrize("checkpointing", [True, False], ids=["checkpointed", "not checkpointed"])
-def test_small_memory_budget_changes_neither_loss_nor_gradients(tmp_path, checkpointing):
+@pytest.mark.parametrize("gradient_checkpointing", [True, False], ids=["recomputed", "kept"])
+def test_small_memory_budget_changes_neither_loss_nor_gradients(tmp_path, gradient_checkpointing):
     whole = make_trainer(SharedPrefixRewardTrainer, tmp_path, ROWS)
     chunked = make_trainer(
         SharedPrefixRewardTrainer,
         tmp_path,
         ROWS,
-        gradient_checkpointing=checkpointing,
+        gradient_checkpointing=gradient_checkpointing,
         trainer_arguments={"memory_budget_bytes": 1},
     )
     loss, expected = gradients(whole, ROWS)
@@ -106,21 +106,21 @@ def test_small_memory_budget_changes_neither_loss_nor_gradients(tmp_path, checkp
     assert_close(found, expected)
 
 
-def test_only_a_pair_over_the_budget_is_checkpointed(tmp_path):
+def test_activations_are_recomputed_only_for_a_pair_over_the_budget(tmp_path):
     rows = make_rows([(2, 2, 2), (60, 30, 30), (2, 2, 2)])
     trainer = make_trainer(SharedPrefixRewardTrainer, tmp_path, rows)
     calls = []
-    trainer.reward_model.layers[0].mlp.register_forward_pre_hook(
+    trainer.packed_model.layers[0].mlp.register_forward_pre_hook(
         lambda _m, args: calls.append(args[0].shape[1])
     )
     trainer.__dict__["bytes_per_token"] = 1.0
     trainer.memory_budget_bytes = trainer.checkpoint_above_bytes = 50
     gradients(trainer, rows)
 
-    assert calls == [6, 120, 120, 6]  # the second 120 in the backward
+    assert calls == [6, 120, 120, 6]  # the second 120 is in the backward
 
 
-def test_checkpointing_changes_no_bit(tmp_path):
+def test_activation_checkpointing_changes_no_bit(tmp_path):
     plain, checkpointed = (
         make_trainer(
             SharedPrefixRewardTrainer,
@@ -132,8 +132,8 @@ def test_checkpointing_changes_no_bit(tmp_path):
         for name, may in (("plain", False), ("checkpointed", True))
     )
     calls = []
-    assert checkpointed.bytes_per_token > 0  # measured once, with a forward of its own
-    checkpointed.reward_model.layers[0].mlp.register_forward_pre_hook(
+    assert checkpointed.bytes_per_token > 0  # measured here, in an additional forward
+    checkpointed.packed_model.layers[0].mlp.register_forward_pre_hook(
         lambda *_: calls.append(torch.is_grad_enabled())
     )
     plain.train()
@@ -145,8 +145,8 @@ def test_checkpointing_changes_no_bit(tmp_path):
 def test_frozen_weights_cast_once_give_the_same_bits(tmp_path):
     trainer = make_trainer(SharedPrefixRewardTrainer, tmp_path, ROWS, bf16=True)
     loss, expected = gradients(trainer, ROWS[:4])
-    with frozen_weights_in(trainer.model, torch.bfloat16):
-        weight = trainer.reward_model.layers[0].mlp.down_proj.weight
+    with frozen_weights_cast(trainer.model, torch.bfloat16):
+        weight = trainer.packed_model.layers[0].mlp.down_proj.weight
         assert weight.dtype == torch.bfloat16
         cast_loss, found = gradients(trainer, ROWS[:4])
 
@@ -155,7 +155,7 @@ def test_frozen_weights_cast_once_give_the_same_bits(tmp_path):
     assert_equal_bits(found, expected)
 
 
-def test_token_budget_is_what_keeps_the_budget_in_memory(tmp_path):
+def test_token_budget_follows_from_the_memory_budget(tmp_path):
     small, large = (
         make_trainer(
             SharedPrefixRewardTrainer,
@@ -165,23 +165,23 @@ def test_token_budget_is_what_keeps_the_budget_in_memory(tmp_path):
         ).token_budget
         for budget in (10**6, 2 * 10**6)
     )
-    # Three layers, 32 wide: between 2 and 40 KiB a token.
+    # Three layers of width 32 keep between 2 and 40 KiB per token.
     assert 10**6 / 40_960 < small < 10**6 / 2048
     assert large == pytest.approx(2 * small, abs=1)
 
 
-def test_stock_after_a_fall_back_has_the_bits_of_trl(tmp_path):
+def test_fallback_to_stock_gives_the_bits_of_trl(tmp_path):
     stock = run(RewardTrainer, tmp_path / "a", **RUN)
-    fallen = make_trainer(SharedPrefixRewardTrainer, tmp_path / "b", ROWS, **RUN)
-    fallen.use_stock()
-    fallen.train()
+    fallback = make_trainer(SharedPrefixRewardTrainer, tmp_path / "b", ROWS, **RUN)
+    fallback.use_stock()
+    fallback.train()
 
-    assert_equal_bits(weights(fallen), weights(stock))
-    assert history(fallen) == history(stock)
-    assert fallen.args.gradient_checkpointing
+    assert_equal_bits(weights(fallback), weights(stock))
+    assert history(fallback) == history(stock)
+    assert fallback.args.gradient_checkpointing
 
 
-def test_bf16_run_stays_near_stock_and_gives_the_weights_back(tmp_path):
+def test_bf16_run_stays_near_stock_and_restores_the_weights(tmp_path):
     options = {**RUN, "bf16": True}
     stock = run(RewardTrainer, tmp_path / "a", **options)
     ours = run(SharedPrefixRewardTrainer, tmp_path / "b", **options)
@@ -194,7 +194,7 @@ def test_bf16_run_stays_near_stock_and_gives_the_weights_back(tmp_path):
     assert torch.equal(live, loaded[frozen])
 
 
-def test_full_fine_tuning_without_adapters_agrees_too(tmp_path):
+def test_full_fine_tuning_without_adapters_equals_stock(tmp_path):
     stock, ours = (
         make_trainer(c, tmp_path, ROWS, trainer_arguments={"peft_config": None})
         for c in (RewardTrainer, SharedPrefixRewardTrainer)

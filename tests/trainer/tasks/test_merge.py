@@ -37,7 +37,7 @@ print(max(abs(s - p["chosen_score"]) for s, p in zip(scores, probes)))
 @pytest.fixture(scope="module", params=["llama", "minilm"])
 def order(request: pytest.FixtureRequest) -> WorkOrder:
     base: TinyBase = request.getfixturevalue(request.param)
-    # Text for one of them: it ends in EOS and has the tokenizer's special tokens added.
+    # Plain text for one of them: it gets an EOS token and the tokenizer's special tokens.
     is_text = request.param == "llama"
     return base.order(count=24, eval_count=8, text=is_text, training={"learning_rate": 0.003})
 
@@ -76,7 +76,7 @@ def test_merged_model_scores_with_plain_transformers(
 
 
 @pytest.mark.usefixtures("work")
-def test_adapter_of_a_quantised_base_is_not_merged(
+def test_adapter_on_a_quantised_base_is_not_merged(
     order: WorkOrder, trained: Outcome, tmp_path: Path, channel: RecordingChannel
 ) -> None:
     summary = json.loads((trained.work / "adapter" / "reward_model.json").read_text())
@@ -89,7 +89,7 @@ def test_adapter_of_a_quantised_base_is_not_merged(
 
 
 @pytest.mark.usefixtures("work")
-def test_adapter_is_not_merged_into_a_base_that_was_replaced(
+def test_adapter_is_not_merged_into_a_changed_base_model(
     order: WorkOrder, trained: Outcome, tmp_path: Path, channel: RecordingChannel
 ) -> None:
     base = tmp_path / "base"

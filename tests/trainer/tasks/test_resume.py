@@ -1,4 +1,4 @@
-"""Interrupted runs end with the bytes of the uninterrupted one, or start over and say so."""
+"""Interrupted runs end with the bytes of an uninterrupted one, or start over with a warning."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from worker.ipc.order import EXIT_STOPPED, STOP, WorkOrder
 pytestmark = pytest.mark.train
 
 
-def hard_order(llama: TinyBase, engine: str, dropout: float) -> WorkOrder:
-    """All that makes resuming hard: accumulation, evaluation, a best model, patience."""
-    rows = make_pairs(44)  # 11 batches of 4, two a step: an epoch ends with half a step
-    for row in rows[::3]:  # wrong labels, to be learnt by heart
+def hard_order(llama: TinyBase, backend: str, dropout: float) -> WorkOrder:
+    """Combine what a resume must restore: accumulation, evaluation, a best model, patience."""
+    rows = make_pairs(44)  # 11 batches of 4, two per step: an epoch ends with half a step
+    for row in rows[::3]:  # wrong labels make the model overfit, so that training stops early
         row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
     return llama.order(
         rows=rows,
@@ -46,19 +46,19 @@ def hard_order(llama: TinyBase, engine: str, dropout: float) -> WorkOrder:
             "eval_steps": 2,
             "checkpoint_steps": 4,
             "early_stopping": {"patience": 5},
-            "engine": engine,
+            "engine": backend,
         },
     )
 
 
 @pytest.fixture(scope="module")
 def order(llama: TinyBase) -> WorkOrder:
-    return hard_order(llama, "auto", dropout=0.2)  # which has it trained with the stock engine
+    return hard_order(llama, "auto", dropout=0.2)  # dropout requires the stock backend
 
 
 @pytest.fixture(scope="module")
-def straight(order: WorkOrder, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    return run_trainer(tmp_path_factory.mktemp("straight") / "work", order)
+def uninterrupted(order: WorkOrder, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return run_trainer(tmp_path_factory.mktemp("uninterrupted") / "work", order)
 
 
 def adapter_bytes(run: Outcome) -> dict[str, bytes]:
@@ -67,12 +67,12 @@ def adapter_bytes(run: Outcome) -> dict[str, bytes]:
 
 
 def newest(run: Outcome) -> Path:
-    """The last checkpoint that was said."""
+    """Return the last checkpoint that was reported."""
     return run.work / str(run.last(CheckpointSaved).directory)
 
 
 def resume_order(order: WorkOrder, checkpoint: Path, work: Path) -> WorkOrder:
-    """As a supervisor does: from a checkpoint, in another work directory."""
+    """Return the order to resume from a checkpoint in another work directory."""
     shutil.copytree(checkpoint, work / "resumed")
     return order.model_copy(update={"checkpoints": ["resumed"]})
 
@@ -101,29 +101,31 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     process.stdin.flush()
 
 
-def test_stops_early_with_the_best_model(straight: Outcome) -> None:
-    steps = [m.step for m in straight.of(Stepped) if "train/loss" in m.metrics]
-    assert steps[-1] < straight.of(Stepped)[-1].total_steps
+def test_run_stops_early_with_the_best_model(uninterrupted: Outcome) -> None:
+    steps = [m.step for m in uninterrupted.of(Stepped) if "train/loss" in m.metrics]
+    assert steps[-1] < uninterrupted.of(Stepped)[-1].total_steps
     losses = {
-        m.step: m.metrics["eval/loss"] for m in straight.of(Stepped) if "eval/loss" in m.metrics
+        m.step: m.metrics["eval/loss"]
+        for m in uninterrupted.of(Stepped)
+        if "eval/loss" in m.metrics
     }
     best = min(losses, key=lambda step: losses[step])
     assert best < steps[-1]
-    assert straight.last(Packaged).metrics["eval/loss"] == losses[best]
-    assert [m.step for m in straight.of(CheckpointSaved) if m.is_best][-1] == best
+    assert uninterrupted.last(Packaged).metrics["eval/loss"] == losses[best]
+    assert [m.step for m in uninterrupted.of(CheckpointSaved) if m.is_best][-1] == best
 
 
-@pytest.mark.parametrize("engine", ["stock", "shared_prefix"])
-def test_interrupted_at_random_steps_it_gives_the_same_bytes(
-    engine: str, llama: TinyBase, order: WorkOrder, straight: Outcome, tmp_path: Path
+@pytest.mark.parametrize("backend", ["stock", "shared_prefix"])
+def test_run_interrupted_at_random_steps_gives_the_same_bytes(
+    backend: str, llama: TinyBase, order: WorkOrder, uninterrupted: Outcome, tmp_path: Path
 ) -> None:
-    if engine == "shared_prefix":
-        order = hard_order(llama, engine, dropout=0)
-        straight = run_trainer(tmp_path / "straight", order)
-    last = [m for m in straight.of(Stepped) if "train/loss" in m.metrics][-1]
+    if backend == "shared_prefix":
+        order = hard_order(llama, backend, dropout=0)
+        uninterrupted = run_trainer(tmp_path / "uninterrupted", order)
+    last = [m for m in uninterrupted.of(Stepped) if "train/loss" in m.metrics][-1]
     assert last.step < last.total_steps
-    # One in each third; the last is a stop, which may come two steps late.
-    draw, third = random.Random(engine), (last.step - 2) // 3
+    # One interruption in each third. The last one is a stop, which may come two steps late.
+    draw, third = random.Random(backend), (last.step - 2) // 3
     *kills, stop_step = (draw.randint(1, third) + i * third for i in range(3))
 
     checkpoint: Path | None = None
@@ -146,27 +148,27 @@ def test_interrupted_at_random_steps_it_gives_the_same_bytes(
 
     work = tmp_path / "last"
     resumed = run_trainer(work, resume_order(order, newest(stopped), work))
-    assert adapter_bytes(resumed) == adapter_bytes(straight)
-    assert resumed.last(Packaged).metrics == straight.last(Packaged).metrics
-    # Not "refused"; the tiny dataset has few prompts.
+    assert adapter_bytes(resumed) == adapter_bytes(uninterrupted)
+    assert resumed.last(Packaged).metrics == uninterrupted.last(Packaged).metrics
+    # No checkpoint_refused. The tiny dataset has few prompts, hence eval_leaked.
     notes = [note.code for note in resumed.of(Noted)]
-    assert notes == ["eval_leaked"] + (["engine_stock"] if engine == "stock" else [])
+    assert notes == ["eval_leaked"] + (["engine_stock"] if backend == "stock" else [])
 
 
 def test_finished_training_is_not_trained_again(
-    order: WorkOrder, straight: Outcome, tmp_path: Path
+    order: WorkOrder, uninterrupted: Outcome, tmp_path: Path
 ) -> None:
-    again = resume_order(order, newest(straight), tmp_path / "again")
+    again = resume_order(order, newest(uninterrupted), tmp_path / "again")
     resumed = run_trainer(tmp_path / "again", again)
     assert not [m for m in resumed.of(Stepped) if "train/loss" in m.metrics]
-    assert adapter_bytes(resumed) == adapter_bytes(straight)
-    assert resumed.last(Packaged).metrics == straight.last(Packaged).metrics
+    assert adapter_bytes(resumed) == adapter_bytes(uninterrupted)
+    assert resumed.last(Packaged).metrics == uninterrupted.last(Packaged).metrics
 
 
 def test_damaged_checkpoint_is_refused_and_training_starts_over(
-    order: WorkOrder, straight: Outcome, tmp_path: Path
+    order: WorkOrder, uninterrupted: Outcome, tmp_path: Path
 ) -> None:
-    again = resume_order(order, newest(straight), tmp_path / "again")
+    again = resume_order(order, newest(uninterrupted), tmp_path / "again")
     optimizer = tmp_path / "again" / "resumed" / "optimizer.pt"
     content = bytearray(optimizer.read_bytes())
     content[len(content) // 2] ^= 1
@@ -178,10 +180,10 @@ def test_damaged_checkpoint_is_refused_and_training_starts_over(
     assert [m.step for m in run.of(Stepped)][:2] == [0, 1]
 
 
-def test_foreign_checkpoint_is_refused_and_the_one_before_is_used(
-    order: WorkOrder, straight: Outcome, tmp_path: Path
+def test_checkpoint_of_another_run_is_refused_and_an_older_one_is_used(
+    order: WorkOrder, uninterrupted: Outcome, tmp_path: Path
 ) -> None:
-    again = resume_order(order, newest(straight), tmp_path / "again")
+    again = resume_order(order, newest(uninterrupted), tmp_path / "again")
     foreign = tmp_path / "again" / "foreign"
     shutil.copytree(tmp_path / "again" / "resumed", foreign)
     manifest = json.loads((foreign / "manifest.json").read_text())
@@ -190,13 +192,13 @@ def test_foreign_checkpoint_is_refused_and_the_one_before_is_used(
     again = again.model_copy(update={"checkpoints": ["foreign", "resumed"]})
     resumed = run_trainer(tmp_path / "again", again)
     (note,) = (note for note in resumed.of(Noted) if note.code == "checkpoint_refused")
-    assert "made under other circumstances: threads" in note.message
+    assert "saved with other values of threads" in note.message
     assert not [m for m in resumed.of(Stepped) if "train/loss" in m.metrics]
-    assert adapter_bytes(resumed) == adapter_bytes(straight)
+    assert adapter_bytes(resumed) == adapter_bytes(uninterrupted)
 
 
-def test_old_checkpoints_go_and_the_best_one_stays(straight: Outcome) -> None:
-    saved = [m.directory for m in straight.of(CheckpointSaved)]
-    best = [m.directory for m in straight.of(CheckpointSaved) if m.is_best][-1]
-    left = {name for name in os.listdir(straight.work) if name.startswith("checkpoint-")}
+def test_old_checkpoints_are_removed_and_the_best_one_is_kept(uninterrupted: Outcome) -> None:
+    saved = [m.directory for m in uninterrupted.of(CheckpointSaved)]
+    best = [m.directory for m in uninterrupted.of(CheckpointSaved) if m.is_best][-1]
+    left = {name for name in os.listdir(uninterrupted.work) if name.startswith("checkpoint-")}
     assert left == {*saved[-2:], best}

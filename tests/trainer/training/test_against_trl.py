@@ -1,4 +1,4 @@
-"""Our run is TRL's: the same adapter bits as its own trainer makes from the same data."""
+"""A stock run gives the adapter that TRL's own trainer gives from the same data, bit for bit."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model_state_dict
-from transformers import set_seed
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from transformers import PreTrainedTokenizerBase
 from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
 from tests.model_factories.orders import TinyBase
 from tests.model_factories.trainer_process import RecordingChannel
-from worker.reward_model.loading import device_config_for, load_base, trainable, wrap
-from worker.reward_model.pair_tokenizer import PairTokenizer
-from worker.trainer.data.pairs import tokenize
-from worker.trainer.data.tokenized_rows import PairFile, read_rows
-from worker.trainer.training.run import build_run, choose_engine, train
+from tests.model_factories.training_runs import make_run
+from worker.ipc.order import WorkOrder
+from worker.trainer.data.tokenized_rows import read_rows
+from worker.trainer.training.backend import choose_backend
+from worker.trainer.training.lora import trainable_parameters
+from worker.trainer.training.run import train
 
 pytestmark = [
     pytest.mark.train,
@@ -28,7 +29,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("model", ["llama", "minilm"])
-def test_makes_the_weights_that_trl_makes(
+def test_stock_run_gives_the_weights_that_trl_gives(
     model: str,
     dropout: float,
     work: Path,
@@ -42,43 +43,43 @@ def test_makes_the_weights_that_trl_makes(
         lora={"dropout": dropout},
         training={"engine": "stock", "per_device_batch_size": 2, "batch_size": 4, "epochs": 1},
     )
-    plan = order.plan
-    assert plan
-    assert order.train_file
-    numerics = device_config_for(plan)
-    tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
-    pairs = tokenize(PairFile(Path(order.train_file)), tokenizer).pairs
-    set_seed(42)
-    ours = wrap(load_base(order.model_dir, numerics, plan.head_modules), plan)
-    frozen = {n: p.clone() for n, p in ours.named_parameters() if not p.requires_grad}
-    run = build_run(ours, tokenizer.tokenizer, plan, numerics, pairs, [], channel, 300, 1 << 34)  # type: ignore[arg-type]
-    assert choose_engine(run, channel) == "stock"  # type: ignore[arg-type]
-    before = {name: p.detach().clone() for name, p in trainable(ours)}
+    run = make_run(order, channel)
+    assert choose_backend(run, channel) == "stock"
+    ours = run.trainer.model
+    before = {name: p.detach().clone() for name, p in ours.named_parameters()}
+    trainable = {name for name, _ in trainable_parameters(ours)}
     train(run, None)
+    theirs = train_with_trl(order, run.trainer.processing_class, work)
 
-    lora, reward = plan.lora_kwargs(), plan.reward_kwargs()
+    expected, found = get_peft_model_state_dict(theirs), get_peft_model_state_dict(ours)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    changed = {n for n, p in ours.named_parameters() if not torch.equal(p, before[n])}
+    assert changed >= {n for n in trainable if "lora_B" in n or "modules_to_save" in n}
+    assert changed <= trainable
+
+
+def train_with_trl(
+    order: WorkOrder, tokenizer: PreTrainedTokenizerBase, output_dir: Path
+) -> PeftModel:
+    assert order.plan
+    arguments = order.plan.reward_kwargs() | {"save_strategy": "no"}
     rows = [
-        {k: row[k] for k in ("prompt", "chosen", "rejected")} for row in read_rows(order.train_file)
+        {k: row[k] for k in ("prompt", "chosen", "rejected")}
+        for row in read_rows(str(order.train_file))
     ]
-    theirs = RewardTrainer(
-        str(base.directory),
+    trainer = RewardTrainer(
+        order.model_dir,
         RewardConfig(
-            str(work), use_cpu=True, bf16=False, gradient_checkpointing=False,
-            disable_tqdm=True, **(reward | {"save_strategy": "no"}),
+            str(output_dir), use_cpu=True, bf16=False, gradient_checkpointing=False,
+            disable_tqdm=True, **arguments,
         ),
         train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer.tokenizer,
-        peft_config=LoraConfig(**lora),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(**order.plan.lora_kwargs()),
     )  # fmt: skip
-    for name, module in theirs.model.named_modules():
+    for name, module in trainer.model.named_modules():
         if isinstance(module, torch.nn.Dropout) and "lora_dropout" not in name:
-            module.p = 0.0  # TRL has all dropout or none; ours is LoRA's alone
-    theirs.train()
-    wanted = get_peft_model_state_dict(theirs.model)
-    found = get_peft_model_state_dict(ours)
-    assert wanted.keys() == found.keys()
-    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
-    # And what should move moved, the head as well; nothing else did.
-    moved = {n for n, p in trainable(ours) if not torch.equal(p, before[n])}
-    assert moved >= {n for n in before if "lora_B" in n or "modules_to_save" in n}
-    assert all(torch.equal(p, frozen[n]) for n, p in ours.named_parameters() if n in frozen)
+            module.p = 0.0  # TRL disables all dropout or none; Plaudit keeps LoRA's only
+    trainer.train()
+    return trainer.model

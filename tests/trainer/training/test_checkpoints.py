@@ -5,148 +5,152 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import set_seed
 
 from app.domain.progress import CheckpointSaved
 from tests.model_factories.orders import TinyBase
 from tests.model_factories.trainer_process import RecordingChannel
-from worker.reward_model.loading import device_config_for, load_base, wrap
-from worker.reward_model.pair_tokenizer import PairTokenizer
-from worker.trainer.data.pairs import tokenize
-from worker.trainer.data.tokenized_rows import PairFile
+from tests.model_factories.training_runs import make_run
+from worker.reward_model.packaged_adapter import ADAPTER_WEIGHTS
 from worker.trainer.training.checkpoints import (
     BEST_WEIGHTS,
     MANIFEST,
-    NEEDED,
-    WEIGHTS,
+    NEEDED_FILES,
     CheckpointRefusedError,
-    complete,
-    prune,
+    CheckpointState,
+    check_checkpoint,
+    finalize_checkpoint,
+    remove_old_checkpoints,
     restore_best,
-    verify,
 )
-from worker.trainer.training.run import build_run, train
+from worker.trainer.training.run import train
 
-SAME = {"plan_sha256": "a" * 64, "threads": 1}
+FINGERPRINT = {"plan_sha256": "a" * 64, "threads": 1}
 
 
-def written(directory: Path) -> Path:
-    """What transformers leaves behind, in little."""
+def write_checkpoint(directory: Path) -> Path:
+    """Write the files that transformers leaves, with short texts as content."""
     directory.mkdir()
-    for name in (*NEEDED, "README.md", "tokenizer.json", "training_args.bin"):
+    for name in (*NEEDED_FILES, "README.md", "tokenizer.json", "training_args.bin"):
         (directory / name).write_text(f"{name} of {directory.name}")
     return directory
 
 
-def completed(directory: Path, best: Path | None = None, **more: Any) -> Path:
-    complete(
-        directory,
-        best=best,
+def finalized(directory: Path, best: Path | None = None) -> Path:
+    state = CheckpointState(
         step=int(directory.name.rpartition("-")[2]),
         is_finished=False,
-        same=SAME,
+        resume_fingerprint=FINGERPRINT,
         tokens=7,
         metrics={"eval_before/loss": 0.7},
-        **more,
     )
+    finalize_checkpoint(directory, state, best)
     return directory
 
 
-def test_keeps_what_resuming_needs_and_no_pickled_arguments(tmp_path: Path) -> None:
-    checkpoint = completed(written(tmp_path / "checkpoint-4"))
-    assert {p.name for p in checkpoint.iterdir()} == {*NEEDED, MANIFEST}
-    manifest = verify(checkpoint, SAME)
+def test_only_files_that_a_resume_needs_are_kept(tmp_path: Path) -> None:
+    checkpoint = finalized(write_checkpoint(tmp_path / "checkpoint-4"))
+    assert {p.name for p in checkpoint.iterdir()} == {*NEEDED_FILES, MANIFEST}
+    manifest = check_checkpoint(checkpoint, FINGERPRINT)
     assert (manifest.step, manifest.best_step, manifest.tokens) == (4, None, 7)
 
 
-def test_best_weights_travel_with_a_later_checkpoint(tmp_path: Path) -> None:
-    best = completed(written(tmp_path / "checkpoint-2"))
-    later = completed(written(tmp_path / "checkpoint-6"), best=best)
+def test_manifest_keeps_its_keys_on_disk(tmp_path: Path) -> None:
+    """Workers must be able to resume from the checkpoints of earlier versions."""
+    checkpoint = finalized(write_checkpoint(tmp_path / "checkpoint-4"))
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    assert list(manifest) == [
+        "step", "best_step", "is_finished", "same", "tokens", "metrics", "files",
+    ]  # fmt: skip
+    assert manifest["same"] == FINGERPRINT
+
+
+def test_later_checkpoint_contains_the_best_weights(tmp_path: Path) -> None:
+    best = finalized(write_checkpoint(tmp_path / "checkpoint-2"))
+    later = finalized(write_checkpoint(tmp_path / "checkpoint-6"), best=best)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    restored = restore_best(later, verify(later, SAME), elsewhere)
+    restored = restore_best(later, check_checkpoint(later, FINGERPRINT), elsewhere)
     assert restored == elsewhere / "checkpoint-2"
-    assert (restored / WEIGHTS).read_bytes() == (best / WEIGHTS).read_bytes()
+    assert (restored / ADAPTER_WEIGHTS).read_bytes() == (best / ADAPTER_WEIGHTS).read_bytes()
 
 
-def test_checkpoint_that_is_the_best_itself_is_restored_from_its_own_weights(
-    tmp_path: Path,
-) -> None:
-    best = written(tmp_path / "checkpoint-2")
-    completed(best, best=best)
+def test_best_checkpoint_is_restored_from_its_own_weights(tmp_path: Path) -> None:
+    best = write_checkpoint(tmp_path / "checkpoint-2")
+    finalized(best, best=best)
     assert not (best / BEST_WEIGHTS).exists()
     given = best.rename(tmp_path / "resumed")
-    restored = restore_best(given, verify(given, SAME), tmp_path)
+    restored = restore_best(given, check_checkpoint(given, FINGERPRINT), tmp_path)
     assert restored
-    assert (restored / WEIGHTS).read_bytes() == (given / WEIGHTS).read_bytes()
+    assert (restored / ADAPTER_WEIGHTS).read_bytes() == (given / ADAPTER_WEIGHTS).read_bytes()
 
 
-@pytest.mark.parametrize("name", NEEDED)
-def test_missing_file_is_refused(tmp_path: Path, name: str) -> None:
-    checkpoint = completed(written(tmp_path / "checkpoint-4"))
+@pytest.mark.parametrize("name", NEEDED_FILES)
+def test_checkpoint_with_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
+    checkpoint = finalized(write_checkpoint(tmp_path / "checkpoint-4"))
     (checkpoint / name).unlink()
     with pytest.raises(CheckpointRefusedError, match=f"{name} is missing or damaged"):
-        verify(checkpoint, SAME)
+        check_checkpoint(checkpoint, FINGERPRINT)
 
 
-def test_changed_byte_is_refused(tmp_path: Path) -> None:
-    checkpoint = completed(written(tmp_path / "checkpoint-4"))
+def test_checkpoint_with_a_changed_byte_is_refused(tmp_path: Path) -> None:
+    checkpoint = finalized(write_checkpoint(tmp_path / "checkpoint-4"))
     (checkpoint / "optimizer.pt").write_text("optimizer.pt of checkpoint-5")
     with pytest.raises(CheckpointRefusedError, match=r"optimizer\.pt is missing or damaged"):
-        verify(checkpoint, SAME)
+        check_checkpoint(checkpoint, FINGERPRINT)
 
 
-def test_file_that_was_never_there_is_refused(tmp_path: Path) -> None:
-    directory = written(tmp_path / "checkpoint-4")
-    (directory / "scheduler.pt").unlink()  # the writer died before it
-    with pytest.raises(CheckpointRefusedError, match=r"scheduler\.pt was never part of it"):
-        verify(completed(directory), SAME)
+def test_checkpoint_that_was_saved_incomplete_is_refused(tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path / "checkpoint-4")
+    (directory / "scheduler.pt").unlink()  # as if transformers had been killed before writing it
+    with pytest.raises(CheckpointRefusedError, match=r"saved without scheduler\.pt"):
+        check_checkpoint(finalized(directory), FINGERPRINT)
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", '{"step": 4'])
-def test_unfinished_manifest_is_refused(tmp_path: Path, content: str | None) -> None:
-    checkpoint = completed(written(tmp_path / "checkpoint-4"))
+def test_checkpoint_without_a_complete_manifest_is_refused(
+    tmp_path: Path, content: str | None
+) -> None:
+    checkpoint = finalized(write_checkpoint(tmp_path / "checkpoint-4"))
     (checkpoint / MANIFEST).unlink()
     if content is not None:
         (checkpoint / MANIFEST).write_text(content)
-    with pytest.raises(CheckpointRefusedError, match="no readable manifest"):
-        verify(checkpoint, SAME)
+    with pytest.raises(CheckpointRefusedError, match="manifest cannot be read"):
+        check_checkpoint(checkpoint, FINGERPRINT)
 
 
 @pytest.mark.parametrize(
-    "other", [SAME | {"threads": 2}, SAME | {"plan_sha256": "b" * 64}, SAME | {"more": 1}]
+    ("other", "difference"),
+    [
+        (FINGERPRINT | {"threads": 2}, 'threads: {"threads": 1}'),
+        (FINGERPRINT | {"plan_sha256": "b" * 64}, f'plan_sha256: {{"plan_sha256": "{"a" * 64}"}}'),
+        (FINGERPRINT | {"more": 1}, 'more: {"more": null}'),
+    ],
+    ids=["threads", "plan", "additional key"],
 )
-def test_checkpoint_of_other_circumstances_is_refused(
-    tmp_path: Path, other: dict[str, Any]
+def test_checkpoint_with_another_fingerprint_is_refused(
+    tmp_path: Path, other: dict[str, Any], difference: str
 ) -> None:
-    checkpoint = completed(written(tmp_path / "checkpoint-4"))
-    with pytest.raises(CheckpointRefusedError, match="other circumstances"):
-        verify(checkpoint, other)
+    checkpoint = finalized(write_checkpoint(tmp_path / "checkpoint-4"))
+    with pytest.raises(CheckpointRefusedError) as error:
+        check_checkpoint(checkpoint, other)
+    assert str(error.value) == f"it was saved with other values of {difference}"
 
 
-def test_two_newest_and_the_best_are_kept(tmp_path: Path) -> None:
-    saved = [written(tmp_path / f"checkpoint-{step}") for step in (1, 2, 3, 4)]
-    prune(saved, keep=[saved[0]])
+def test_two_newest_checkpoints_and_the_best_one_are_kept(tmp_path: Path) -> None:
+    saved = [write_checkpoint(tmp_path / f"checkpoint-{step}") for step in (1, 2, 3, 4)]
+    remove_old_checkpoints(saved, keep=[saved[0]])
     assert [path.name[-1] for path in sorted(tmp_path.iterdir())] == ["1", "3", "4"]
 
 
 @pytest.mark.train
 @pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
-def test_clock_saves_when_the_plan_gives_no_steps(
+def test_checkpoints_are_saved_by_the_clock_when_the_plan_gives_no_steps(
     llama: TinyBase, work: Path, channel: RecordingChannel
 ) -> None:
     order = llama.order(count=24, eval_count=0)
-    plan = order.plan
-    assert plan
-    assert order.train_file
-    assert plan.reward["save_strategy"] == "no"
-    numerics = device_config_for(plan)
-    tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
-    pairs = tokenize(PairFile(Path(order.train_file)), tokenizer).pairs
-    set_seed(1)
-    model = wrap(load_base(order.model_dir, numerics, plan.head_modules), plan)
-    run = build_run(model, tokenizer.tokenizer, plan, numerics, pairs, [], channel, 1e-9, 1 << 34)  # type: ignore[arg-type]
-    train(run, None)
+    assert order.plan
+    assert order.plan.reward["save_strategy"] == "no"
+    train(make_run(order, channel, checkpoint_seconds=1e-9), None)
     assert [m.step for m in channel.of(CheckpointSaved)] == [1, 2, 3]
     last = channel.of(CheckpointSaved)[-1]
     manifest = json.loads((work / last.directory / MANIFEST).read_text())

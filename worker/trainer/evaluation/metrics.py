@@ -1,64 +1,45 @@
-"""Metrics from per-pair scores: what a reward model is worth, with its uncertainty.
+"""Metrics of a reward model from per-pair scores, with their uncertainty.
 
-TRL's own accuracy is a mean of batch means and counts ties as wrong: 6 pairs in batches of 4 gave
-0.875 where 0.833 was true. Here every pair counts once and a tie counts half.
+TRL's own accuracy is a mean of batch means and counts ties as wrong: six pairs in batches of four
+gave 0.875, where 0.833 is correct. Here every pair has the same weight and a tie counts half.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worker.trainer.data.pairs import Pair
+from worker.trainer.evaluation.scores import Floats, Scores
 
-Floats = NDArray[np.float64]
 BOOTSTRAP_SAMPLES = 2000
 CALIBRATION_BINS = 10
-WORST_PAIRS = 50
-SLICES_REPORTED = 32
+MAX_WORST_PAIRS = 50
+MAX_SLICES = 32
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Rewards of both replies of each pair, in the pairs' order."""
+def compute_metrics(scores: Scores, *, centering: float | None, seed: int) -> dict[str, float]:
+    """Return the metrics by name, without a group prefix.
 
-    pairs: Sequence[Pair]
-    chosen: Floats
-    rejected: Floats
-
-    @property
-    def margins(self) -> Floats:
-        """How much better the chosen reply scores."""
-        return self.chosen - self.rejected
-
-    @property
-    def rewards(self) -> Floats:
-        """Of all replies: the chosen ones, then the rejected ones."""
-        return np.concatenate([self.chosen, self.rejected])
-
-
-def metrics(scores: Scores, *, centering: float | None, seed: int) -> dict[str, float]:
-    """By name without prefix: accuracy with its 95 % interval, loss, margins, calibration, length.
-
-    ``loss`` is what training minimises (Bradley–Terry with the pairs' margins, plus
-    ``centering`` times the mean squared sum of rewards). ``ece`` and ``brier`` take
-    sigmoid(margin) as the probability that the chosen reply is the better one.
+    ``loss`` is the training loss: Bradley–Terry with the pairs' margins, plus ``centering`` times
+    the mean squared sum of a pair's rewards. ``accuracy_low`` and ``accuracy_high`` bound a 95 %
+    bootstrap interval. ``ece`` and ``brier`` take sigmoid(margin) as the probability that the
+    chosen reply is the better one. ``length_baseline`` is the accuracy of preferring the longer
+    reply, and ``length_spearman`` the rank correlation of reward and length.
     """
     margins = scores.margins
     hits = _hits(margins)
-    low, high = _bootstrap(hits, seed)
+    low, high = _bootstrap_interval(hits, seed)
     required = np.array([pair.margin or 0.0 for pair in scores.pairs])
     loss = np.logaddexp(0, required - margins).mean()
     if centering is not None:
         loss += centering * np.mean((scores.chosen + scores.rejected) ** 2)
     probability = 1 / (1 + np.exp(-np.clip(margins, -500, 500)))
     lengths = np.array([[len(p.chosen), len(p.rejected)] for p in scores.pairs], dtype=float)
-    found = {
+    metrics = {
         "accuracy": hits.mean(),
         "accuracy_low": low,
         "accuracy_high": high,
@@ -75,14 +56,14 @@ def metrics(scores: Scores, *, centering: float | None, seed: int) -> dict[str, 
     }
     shorter = lengths[:, 0] < lengths[:, 1]
     if shorter.any():
-        found["accuracy_when_shorter"] = hits[shorter].mean()
-    for name, indices in _slices(scores.pairs)[:SLICES_REPORTED]:
-        found[f"slice/{name}"] = hits[indices].mean()
-    return {name: float(value) for name, value in found.items()}
+        metrics["accuracy_when_shorter"] = hits[shorter].mean()
+    for name, indices in _slices(scores.pairs)[:MAX_SLICES]:
+        metrics[f"slice/{name}"] = hits[indices].mean()
+    return {name: float(value) for name, value in metrics.items()}
 
 
-def worst_pairs(scores: Scores, count: int = WORST_PAIRS) -> list[dict[str, Any]]:
-    """The most confidently wrong pairs, worst first, by the line they stand on."""
+def worst_pairs(scores: Scores, count: int = MAX_WORST_PAIRS) -> list[dict[str, Any]]:
+    """Return the wrongly ordered pairs with the largest margins, largest first, by line number."""
     order = np.argsort(scores.margins, kind="stable")[:count]
     return [
         {
@@ -100,11 +81,15 @@ def worst_pairs(scores: Scores, count: int = WORST_PAIRS) -> list[dict[str, Any]
 
 
 def _hits(margins: Floats) -> Floats:
+    """Return 1 for a positive margin, 0.5 for a tie, 0 for a negative one."""
     return np.where(margins == 0, 0.5, margins > 0).astype(np.float64)
 
 
-def _bootstrap(hits: Floats, seed: int) -> tuple[float, float]:
-    """95 % interval of the mean by resampling pairs: their three outcomes are multinomial."""
+def _bootstrap_interval(hits: Floats, seed: int) -> tuple[float, float]:
+    """Return the 95 % interval of the mean under resampling of pairs.
+
+    A pair has one of three outcomes, so the resampled counts are multinomial.
+    """
     outcomes = np.array([0.0, 0.5, 1.0])
     shares = np.array([(hits == outcome).mean() for outcome in outcomes])
     drawn = np.random.default_rng(seed).multinomial(len(hits), shares, size=BOOTSTRAP_SAMPLES)
@@ -113,7 +98,7 @@ def _bootstrap(hits: Floats, seed: int) -> tuple[float, float]:
 
 
 def _calibration_error(probability: Floats) -> float:
-    """Expected calibration error (Naeini et al. 2015) over equal-width bins of confidence."""
+    """Return the expected calibration error (Naeini et al. 2015) over equal-width bins."""
     confidence = np.maximum(probability, 1 - probability)
     hits = _hits(probability - 0.5)
     bins = np.minimum(((confidence - 0.5) * 2 * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
@@ -125,7 +110,7 @@ def _calibration_error(probability: Floats) -> float:
 
 
 def _spearman(a: Floats, b: Floats) -> float:
-    """Rank correlation with average ranks for ties; 0 where one side does not vary."""
+    """Return the rank correlation, with average ranks for ties; 0 when one side is constant."""
     ranks_a, ranks_b = _ranks(a), _ranks(b)
     if ranks_a.std() == 0 or ranks_b.std() == 0:
         return 0.0
@@ -139,7 +124,7 @@ def _ranks(values: Floats) -> Floats:
 
 
 def _slices(pairs: Sequence[Pair]) -> list[tuple[str, list[int]]]:
-    """Metric-safe names and members of the rows' slices, the largest first."""
+    """Return the slices' metric-safe names and the indices of their pairs, largest slice first."""
     members: dict[str, list[int]] = {}
     for i, pair in enumerate(pairs):
         if pair.slice is not None:

@@ -1,7 +1,8 @@
-"""Does right padding change the score? Asked of a tiny random model of the same architecture."""
+"""Check whether right padding changes the score, with a tiny random model of the architecture."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-#: Whatever a library raises when it is given a configuration or an input that it cannot take.
-UNUSABLE = (
+#: Exceptions that libraries raise for a configuration or an input that they do not support.
+UNSUPPORTED_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -26,14 +27,14 @@ UNUSABLE = (
     ValueError,
 )
 
-#: Scores here are about 0.1 to 10; architectures that mask padding differ by 1e-6 at most, those
-#: that mix it in (FNet, Funnel, Canine, ConvBERT, Nyströmformer, YOSO) by 1e-4 and more.
+#: Scores of the tiny models are about 0.1 to 10. Architectures that mask padding differ by 1e-6 at
+#: most; those that mix it in (FNet, Funnel, Canine, ConvBERT, Nyströmformer, YOSO) by 1e-4 or more.
 TOLERANCE = 2e-5
-_PAD, _VOCAB = 0, 64
-_MOST_PARAMETERS = 20_000_000
-#: Random weights of deviation 0.02 make attention nearly uniform; these make it choose.
+_PAD, _VOCABULARY = 0, 64
+_MAX_PARAMETERS = 20_000_000
+#: Random weights with a deviation of 0.02 make attention nearly uniform; scaled ones do not.
 _GAIN = 5.0
-#: Names that the families give to one size; what is not named here keeps its value.
+#: Names that configurations give to each size. Sizes with other names keep their values.
 _WIDTHS = {
     32: ("hidden_size", "d_model", "n_embd", "dim", "embedding_size", "emb_dim", "n_embed",
          "pooler_hidden_size", "q_lora_rank", "kv_lora_rank", "mamba_d_state"),
@@ -46,20 +47,22 @@ _WIDTHS = {
     2: ("num_attention_heads", "n_head", "n_heads", "num_heads", "num_key_value_heads",
         "num_kv_heads", "num_experts_per_tok", "top_k", "linear_num_key_heads"),
     1: ("n_group", "topk_group", "first_k_dense_replace"),
-    _VOCAB: ("vocab_size", "vocab_size_per_layer_input", "entity_vocab_size"),
+    _VOCABULARY: ("vocab_size", "vocab_size_per_layer_input", "entity_vocab_size"),
 }  # fmt: skip
 _DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
-class NotShrinkableError(Exception):
-    """No small model of this architecture could be built and run."""
+class NoTinyModelError(Exception):
+    """No small model of the architecture could be built and run."""
 
 
 def padding_shift(config: PreTrainedConfig) -> float:
-    """How much right padding moves the score of a short text, relative to 1 + |score|, in fp32.
+    """Return how far right padding moves the score of a short text, relative to 1 + |score|.
+
+    Computed in fp32; torch's random state is restored.
 
     Raises:
-        NotShrunk: no tiny model could be made from the configuration, so nothing is known.
+        NoTinyModelError: no tiny model could be built from the configuration.
     """
     state = torch.random.get_rng_state()
     try:
@@ -79,25 +82,25 @@ def _shift(model: PreTrainedModel) -> float:
                 input_ids=torch.tensor([short]), attention_mask=torch.ones(1, len(short)).long()
             ).logits
             padded = model(input_ids=ids, attention_mask=mask).logits
-        except UNUSABLE as error:
-            raise NotShrinkableError(f"{type(error).__name__}: {error}") from error
+        except UNSUPPORTED_ERRORS as error:
+            raise NoTinyModelError(f"{type(error).__name__}: {error}") from error
     if alone.shape != (1, 1) or padded.shape != (2, 1):
-        raise NotShrinkableError(f"it gives {tuple(padded.shape)} instead of one score a text")
+        raise NoTinyModelError(f"its output is {tuple(padded.shape)} and not one score per text")
     score = alone[0, 0].item()
     return float(abs(score - padded[0, 0].item()) / (1 + abs(score)))
 
 
 def _tiny_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """Narrow and shallow, or else only shallow, if that is small enough."""
+    """Build a narrow and shallow model; if that fails, a shallow one that is small enough."""
     reasons = []
-    for sizes in (_narrow, _shallow):
+    for shrink in (_make_narrow, _make_shallow):
         try:
-            tiny = _resized(config, sizes)
+            tiny = _resize(config, shrink)
             architecture: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(tiny)]
             with torch.device("meta"):
                 size = architecture(tiny).num_parameters()
-            if size > _MOST_PARAMETERS:
-                raise NotShrinkableError(f"still {size} parameters")
+            if size > _MAX_PARAMETERS:
+                raise NoTinyModelError(f"it still has {size} parameters")
             torch.manual_seed(0)
             model: PreTrainedModel = architecture(tiny).float().eval()
             with torch.no_grad():
@@ -106,31 +109,31 @@ def _tiny_model(config: PreTrainedConfig) -> PreTrainedModel:
                         parameter.mul_(_GAIN)
             _shift(model)
             return model
-        except (NotShrinkableError, *UNUSABLE) as error:
+        except (NoTinyModelError, *UNSUPPORTED_ERRORS) as error:
             reasons.append(str(error))
-    raise NotShrinkableError("; ".join(reasons))
+    raise NoTinyModelError("; ".join(reasons))
 
 
-def _resized(config: PreTrainedConfig, sizes: Any) -> PreTrainedConfig:
+def _resize(config: PreTrainedConfig, shrink: Callable[[dict[str, Any]], None]) -> PreTrainedConfig:
     values = config.to_dict()
-    sizes(values)
+    shrink(values)
     for part in values.values():
         if isinstance(part, dict) and any(depth in part for depth in _DEPTHS):
-            sizes(part)
+            shrink(part)
     values["num_labels"] = 1
     return type(config).from_dict(values)
 
 
-def _narrow(values: dict[str, Any]) -> None:
-    _shallow(values)
+def _make_narrow(values: dict[str, Any]) -> None:
+    _make_shallow(values)
     for size, names in _WIDTHS.items():
         for name in names:
             if isinstance(values.get(name), int):
                 values[name] = min(size, values[name])
 
 
-def _shallow(values: dict[str, Any]) -> None:
-    """Two layers, or one of each kind where layers differ."""
+def _make_shallow(values: dict[str, Any]) -> None:
+    """Keep two layers, or one of each kind when layers differ."""
     depth = next((values[d] for d in _DEPTHS if isinstance(values.get(d), int)), None)
     if depth is not None and depth > 2:
         kinds = values.get("layer_types") or values.get("layers_block_type") or [None] * depth
@@ -142,5 +145,5 @@ def _shallow(values: dict[str, Any]) -> None:
                 values[name] = len(kept)
     for name in values:
         if name.endswith("_token_id") and isinstance(values[name], int):
-            values[name] = min(values[name], _VOCAB - 1)
+            values[name] = min(values[name], _VOCABULARY - 1)
     values["pad_token_id"] = _PAD
