@@ -15,11 +15,11 @@ REASON = "# Long because "
 
 # until the area is done
 UNFINISHED = {
+    "app/datasets/router.py:create_dataset",
     "app/cli/serve.py:_run",
     "worker/reward_model/packed_attention.py:packed_attention_forward",
     "worker/trainer/export/certificate.py:certify",
     "worker/trainer/inspection/checkpoint.py:inspect",
-    "worker/trainer/tasks/prepare_data.py:prepare_data",
 }
 
 

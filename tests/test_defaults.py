@@ -15,15 +15,15 @@ from pydantic import BaseModel
 from transformers import EarlyStoppingCallback
 from trl.trainer.model_config import ModelConfig
 from trl.trainer.reward_config import RewardConfig
+from worker.trainer.inspection.checkpoint import inspect
 
 from app.core.settings import Settings
 from app.domain.compiler import compile_plan
 from app.domain.meant_fields import spec_pointers
 from app.domain.spec import EarlyStopping, LoraSpec, RewardJobSpec, TrainingSpec
-from tests.architectures import make_checkpoint
 from tests.domain.base_model_facts import dataset, job
+from tests.model_factories.architectures import make_checkpoint
 from worker.reward_model.loading import DeviceConfig, load_base, wrap
-from worker.trainer.inspection.checkpoint import inspect
 from worker.trainer.training.run import reward_config
 
 PAGE = Path(__file__).parent.parent / "docs" / "defaults.md"
