@@ -55,12 +55,12 @@ FORBIDDEN = forbidden_by_package()
 def test_contracts_cover_the_service_and_the_worker() -> None:
     assert {
         "app",
-        "worker.supervisor.job_runner",
+        "worker.supervisor",
         "worker.ipc",
         "worker.trainer",
     } <= FORBIDDEN.keys()
     assert {"torch", "worker"} <= FORBIDDEN["app"]
-    assert "torch" in FORBIDDEN["worker.supervisor.job_runner"]
+    assert "torch" in FORBIDDEN["worker.supervisor"]
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
