@@ -25,6 +25,7 @@ pytestmark = [
     pytest.mark.train,
     pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
 ]
+HEAD_BIAS = "modules_to_save.default.bias"
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -55,7 +56,9 @@ def test_stock_run_gives_the_weights_that_trl_gives(
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     changed = {n for n, p in ours.named_parameters() if not torch.equal(p, before[n])}
-    assert changed >= {n for n in trainable if "lora_B" in n or "modules_to_save" in n}
+    expected_to_change = {n for n in trainable if "lora_B" in n or "modules_to_save" in n}
+    # The last bias of an encoder's head cancels out of the loss; rounding errors may change it.
+    assert changed >= {n for n in expected_to_change if not n.endswith(f"classifier.{HEAD_BIAS}")}
     assert changed <= trainable
 
 
