@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 from standardwebhooks import Webhook
 
-from app.settings import Settings
+from app.core.settings import Settings
 from app.webhooks.delivery import Sender, deliver_due
 from plaudit import Plaudit, SignatureError, WebhookMessage, verify_webhook
 from tests.api.world import World
