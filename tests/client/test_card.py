@@ -82,6 +82,8 @@ def with_line(line: str) -> str:
         "torch.hub.load('somebody/repository', 'model')",
         "torch.serialization.pickle.loads(b'')",
         "json.decoder.scanner('x')",
+        "warnings.sys.exit(1)",
+        "warnings = torch.load",
         "tokenizer = torch.load",
         "tokenizer, other = torch.load, 1",
         "Path = torch.load",
