@@ -227,7 +227,9 @@ def memory(folder: Path, shape: str, megabytes: int) -> float:
         path.write_bytes(b"\n".join(lines_of(SHAPES[shape], megabytes * MIB)))
     context = multiprocessing.get_context("spawn")
     queue: multiprocessing.Queue[float] = context.Queue()
-    process = context.Process(target=_grow, args=(path, shape == "parquet", queue))
+    process = context.Process(
+        target=_grow, args=(path, queue), kwargs={"is_parquet": shape == "parquet"}
+    )
     process.start()
     grown = queue.get(timeout=600)
     process.join()
@@ -235,7 +237,7 @@ def memory(folder: Path, shape: str, megabytes: int) -> float:
     return grown
 
 
-def _grow(path: Path, is_parquet: bool, queue: multiprocessing.Queue[float]) -> None:
+def _grow(path: Path, queue: multiprocessing.Queue[float], *, is_parquet: bool) -> None:
     read(iter([json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}).encode()]))
     this = psutil.Process()
     idle = peak = this.memory_info().rss
