@@ -26,7 +26,7 @@ ProblemCode = Literal[
     "mixed_format", "mixed_prompt", "mixed_margin",
     # the file as a whole; reading stops here
     "empty_dataset", "too_many_skipped", "unused_column", "unknown_column", "invalid_mapping",
-    "wrong_format", "json_document", "duplicate_column", "invalid_gzip", "invalid_archive",
+    "wrong_format", "duplicate_column", "invalid_gzip", "invalid_archive",
     "compression_ratio", "too_large", "too_many_rows", "unreadable_parquet", "unreadable_arrow",
     "unsupported_type",
 ]  # fmt: skip
