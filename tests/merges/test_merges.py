@@ -13,7 +13,7 @@ from app.core.database import transaction
 from app.core.settings import Settings
 from app.job_queue import worker_api
 from app.merges import service
-from tests.job_queue.making import QUEUE, TENANT, queue_job, write_adapter
+from tests.job_queue.factories import QUEUE, TENANT, queue_job, write_adapter
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def adapter_id(engine: Engine, settings: Settings, tmp_path: Path) -> str:
     return publishing.publish(claimed.context, tmp_path, packaged)
 
 
-def test_all_who_ask_at_once_get_the_same_export(
+def test_concurrent_requests_get_the_same_export(
     engine: Engine, settings: Settings, adapter_id: str
 ) -> None:
     gate = threading.Barrier(4)

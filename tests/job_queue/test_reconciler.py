@@ -18,7 +18,7 @@ from app.job_queue.reconciler import Reconciler
 from app.jobs import service
 from app.models import Blob, BlobChunk, Checkpoint, Job, JobReport, StoredFile
 from app.storage import blobs
-from tests.job_queue.making import TENANT, look, queue_job
+from tests.job_queue.factories import TENANT, queue_job, read_job
 from tests.services import wait_until
 
 #: More than two rounds take.
@@ -56,7 +56,7 @@ def left(engine: Engine) -> list[int]:
         ]
 
 
-def test_round_that_was_full_is_followed_by_another(
+def test_full_collection_is_repeated_in_the_next_round(
     engine: Engine, settings: Settings, ended_job: str
 ) -> None:
     quick = settings.model_copy(update={"reconcile_seconds": 0.01})
@@ -67,13 +67,13 @@ def test_round_that_was_full_is_followed_by_another(
         wait_until("the last of them to go", lambda: left(engine) == [0, 0, 0])
     finally:
         thread.stop()
-    assert look(engine, ended_job).checkpoint_id is None
+    assert read_job(engine, ended_job).checkpoint_id is None
 
 
 @pytest.mark.parametrize(
     "error", [OperationalError("DELETE", None, Exception("it is locked")), ValueError("a bad row")]
 )
-def test_collection_that_fails_does_not_keep_jobs_waiting(
+def test_failed_collection_does_not_stop_tickets(
     engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     failed: list[Engine] = []
@@ -96,7 +96,7 @@ def test_collection_that_fails_does_not_keep_jobs_waiting(
     assert len(failed) == 1
 
 
-def test_job_that_is_deleted_while_its_checkpoints_are_collected_is_gone(
+def test_job_can_be_deleted_while_its_checkpoints_are_collected(
     engine: Engine, ended_job: str
 ) -> None:
     with transaction(engine) as session:
@@ -127,7 +127,7 @@ def test_job_that_is_deleted_while_its_checkpoints_are_collected_is_gone(
     assert left(engine)[0] == 0
 
 
-def test_inspections_are_forgotten_after_a_week_and_jobs_are_not(engine: Engine) -> None:
+def test_inspections_are_deleted_after_a_week_and_jobs_are_kept(engine: Engine) -> None:
     with transaction(engine) as session:
         week_ago = (session.scalar(select(now_ms())) or 0) - 7 * 86_400_000
     made = {
@@ -149,7 +149,7 @@ def test_inspections_are_forgotten_after_a_week_and_jobs_are_not(engine: Engine)
         assert session.scalar(select(func.count()).select_from(JobReport)) == 0
 
 
-def test_each_blob_has_one_collector_that_removes_it(
+def test_concurrent_collections_delete_each_blob_once(
     engine: Engine, ended_job: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     removed: Counter[str] = Counter()
@@ -174,4 +174,4 @@ def test_each_blob_has_one_collector_that_removes_it(
         thread.join()
     assert left(engine) == [0, 0, 0]
     assert (len(removed), set(removed.values())) == (MANY, {1})
-    assert look(engine, ended_job).checkpoint_id is None
+    assert read_job(engine, ended_job).checkpoint_id is None

@@ -15,7 +15,7 @@ from app.jobs import cloning
 from app.jobs.errors import JobStateError
 from app.models import Blob, Job
 from app.storage import artifact_files, blobs
-from tests.job_queue.making import QUEUE, look, make_job, queue_job, write_checkpoint
+from tests.job_queue.factories import QUEUE, make_job, queue_job, read_job, write_checkpoint
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def parent(engine: Engine, settings: Settings, tmp_path: Path) -> Job:
             )
         )
         session.execute(update(Blob).values(created_at=now_ms() - 10 * blobs.ORPHAN_MS))
-    return look(engine, job_id)
+    return read_job(engine, job_id)
 
 
 def sweep(engine: Engine) -> None:
@@ -41,7 +41,7 @@ def sweep(engine: Engine) -> None:
     blobs.collect_garbage(engine)
 
 
-def test_sweep_waits_for_a_clone_that_takes_the_checkpoint(
+def test_collection_waits_for_a_clone_that_copies_the_checkpoint(
     engine: Engine, parent: Job, tmp_path: Path
 ) -> None:
     with transaction(engine) as session:
@@ -54,12 +54,12 @@ def test_sweep_waits_for_a_clone_that_takes_the_checkpoint(
     sweeper.join(timeout=30)
     assert checkpoints.list_with_files(engine, parent.id) == []
     ((checkpoint, files),) = checkpoints.list_with_files(engine, clone.id)
-    assert look(engine, clone.id).checkpoint_id == checkpoint.id
+    assert read_job(engine, clone.id).checkpoint_id == checkpoint.id
     for file in files:
         artifact_files.fetch(engine, file.blob_id, file.size, tmp_path / file.name, file.sha256)
 
 
-def test_checkpoint_that_was_swept_away_is_not_taken(engine: Engine, parent: Job) -> None:
+def test_deleted_checkpoint_is_not_copied(engine: Engine, parent: Job) -> None:
     sweep(engine)
     with pytest.raises(JobStateError), transaction(engine) as session:
         cloning.copy_checkpoint(session, parent, make_job(session))
