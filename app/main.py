@@ -18,6 +18,7 @@ from app.api_keys.router import router as api_keys
 from app.audit.router import router as audit
 from app.auth.key_ring import KeyRing
 from app.auth.rate_limit import Rates
+from app.auth.require_scope import KeyLookups
 from app.base_models.catalogue import load_catalogue
 from app.base_models.router import router as base_models
 from app.core.broker import make_tickets
@@ -46,6 +47,7 @@ from app.system.metrics import Telemetry
 from app.system.router import router as system
 from app.web import exception_handlers
 from app.web.application import Plaudit
+from app.web.middleware import ForwardedAddress
 from app.web.problem_details import error_responses
 from app.webhooks.delivery import Deliverer
 from app.webhooks.router import router as webhooks
@@ -83,6 +85,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.add_middleware(
             TrustedHostMiddleware, allowed_hosts=sorted(settings.trusted_hosts), www_redirect=False
         )
+    if settings.trusted_proxies:
+        app.add_middleware(ForwardedAddress, proxies=settings.trusted_proxies)
     exception_handlers.install(app)
     for router in PUBLIC_ROUTERS:
         app.include_router(router)
@@ -103,7 +107,7 @@ def _set_state(app: FastAPI, settings: Settings) -> None:
     state.tickets = make_tickets(settings)
     state.catalogue = load_catalogue(settings.base_models)
     state.keys = KeyRing(state.engine)
-    state.lookups = {}
+    state.lookups = KeyLookups()
     state.rates = Rates(settings)
     state.telemetry = Telemetry(state.engine)
     state.watcher = Watcher(state.engine)
@@ -124,7 +128,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     deliverer.start()
     reconciler = Reconciler(app.state.engine, settings, app.state.tickets)
     reconciler.start()
+    app.state.rates.start()
     yield
+    await app.state.rates.stop()
     await to_thread.run_sync(reconciler.stop)
     await to_thread.run_sync(deliverer.stop)
     await app.state.watcher.close()

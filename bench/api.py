@@ -161,7 +161,7 @@ async def claim_latency(subject: Subject, count: int = 20) -> float:
         )
         times.append((time.perf_counter() - start) * 1000)
         assert claimed is not None
-        worker_api.release(subject.engine, claimed.context, "measured")
+        worker_api.release(claimed.context, "measured")
     return quantile(times, 0.5)
 
 

@@ -60,8 +60,13 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A migrated, empty database. Every test that uses one runs on both kinds."""
-    if request.param == "postgresql":
+    """A migrated, empty database; every test that touches data runs on both kinds."""
+    return empty_database(request.param, request, tmp_path)
+
+
+def empty_database(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A migrated, empty database: ``sqlite`` or ``postgresql``."""
+    if kind == "postgresql":
         url: str = request.getfixturevalue("postgres_database")
         engine = make_engine(url)
         # Ten times as fast as TRUNCATE, which creates new files.

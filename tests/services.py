@@ -119,6 +119,11 @@ class RedisServer:
             self.process.kill()
             self.process.wait()
 
+    def command(self, *words: str) -> None:
+        """Run one command."""
+        with redis.Redis.from_url(self.url) as client:
+            client.execute_command(*words)
+
     def _answers(self) -> bool:
         with redis.Redis.from_url(self.url) as client:
             try:

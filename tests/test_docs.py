@@ -16,6 +16,8 @@ from app.core.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 ARCHITECTURE = "docs/architecture.md"
+#: Named already, and added by changes that are not merged yet.
+PENDING: set[str] = set()
 #: Directories of this repository that documents refer to by path.
 DIRECTORIES = ("alembic", "app", "bench", "client", "docs", "examples", "tests", "worker")
 SOURCES = ("app", "bench", "client", "tests", "worker", "Makefile", "docker-compose.yml")
@@ -37,7 +39,7 @@ def test_documents_are_found() -> None:
 
 @each_document
 def test_named_paths_exist(document: str) -> None:
-    named = {path.rstrip(".") for path in PATH.findall(_text(document))}
+    named = {path.rstrip(".") for path in PATH.findall(_text(document))} - PENDING
     assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
 
 
@@ -46,7 +48,15 @@ def test_named_make_targets_exist(document: str) -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))
     named = set(re.findall(r"\bmake ([a-z][a-z-]*)\b", _code(document)))
-    assert named - targets == set()
+    assert {target for target in named - targets if f"make {target}" not in PENDING} == set()
+
+
+def test_makefile_explains_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert phony
+    explained = re.findall(r"^#   make ([a-z-]+) ", makefile, re.MULTILINE)
+    assert sorted(explained) == sorted(phony[1].split())
 
 
 @each_document
@@ -66,7 +76,7 @@ def test_named_modules_can_be_run(document: str) -> None:
 def test_named_commands_exist(document: str) -> None:
     root = typer.main.get_command(cli)
     unknown = []
-    for words in re.findall(r"\bplaudit((?: [a-z][a-z-]*)+)", _code(document)):
+    for words in re.findall(r"(?<!from )\bplaudit((?: [a-z][a-z-]*)+)", _code(document)):
         command: object = root
         for word in words.split():
             children = getattr(command, "commands", None)
@@ -89,7 +99,7 @@ def test_named_variables_are_read(document: str) -> None:
 def test_links_lead_somewhere(document: str) -> None:
     broken = []
     for link in LINK.findall(_text(document)):
-        if re.match(r"[a-z]+:", link):
+        if re.match(r"[a-z]+:", link) or link in PENDING:
             continue
         name, _, anchor = unquote(link).partition("#")
         target = (ROOT / document).parent / name if name else ROOT / document

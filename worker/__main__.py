@@ -13,6 +13,7 @@ import threading
 from app.core.logging import configure_logging
 from app.core.settings import Settings
 from worker.ipc.parent_death import die_with_parent
+from worker.supervisor.devices import DeviceError
 from worker.supervisor.pool import NoFreeSlotError, WorkerPool
 
 
@@ -28,7 +29,7 @@ def main() -> int:
             return 1
     try:
         pool = WorkerPool(settings)
-    except NoFreeSlotError as error:
+    except (DeviceError, NoFreeSlotError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - for the person who started it
         return 1
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from weakref import WeakValueDictionary
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
@@ -12,6 +13,9 @@ from fastapi.security.utils import get_authorization_scheme_param
 from app.auth.key_ring import KeyRing, Principal, Scope
 from app.auth.rate_limit import Rates, client_network
 from app.core.errors import RateLimitedError, UnauthorizedError
+
+#: Keys not seen before that are looked up at the same time for one client network.
+LOOKUPS_PER_NETWORK = 2
 
 
 class RequireScope(HTTPBearer):
@@ -34,7 +38,7 @@ class RequireScope(HTTPBearer):
         return principal
 
 
-def cached_principal(request: Request, scope: Scope) -> Principal | None:
+async def cached_principal(request: Request, scope: Scope) -> Principal | None:
     """Return the principal of a recently verified key without a database query.
 
     None means that the caller must go through ``RequireScope``, which reports what is wrong.
@@ -44,7 +48,9 @@ def cached_principal(request: Request, scope: Scope) -> Principal | None:
     keys: KeyRing = request.app.state.keys
     rates: Rates = request.app.state.rates
     principal = keys.recall(token)
-    if principal is None or not principal.may(scope) or rates.requests.take(principal.key_id):
+    if principal is None or not principal.may(scope):
+        return None
+    if await rates.requests.acquire(principal.key_id):
         return None
     return principal
 
@@ -65,7 +71,12 @@ def _token(request: Request) -> str | None:
 
 
 async def _authenticate(request: Request) -> Principal:
-    """Whose key came with the request, unless it asks too often."""
+    """Return the owner of the request's key.
+
+    Raises:
+        UnauthorizedError: no key, or one that is not valid.
+        RateLimitedError: too many requests with this key, or too many wrong keys from this network.
+    """
     if (token := _token(request)) is None:
         raise UnauthorizedError(
             "This request carries no API key.",
@@ -73,34 +84,43 @@ async def _authenticate(request: Request) -> Principal:
         )
     rates: Rates = request.app.state.rates
     keys: KeyRing = request.app.state.keys
-    principal = keys.recall(token) or await _look_up(request, keys, rates, token)
-    if seconds := rates.requests.take(principal.key_id):
-        raise RateLimitedError("This key asks too often.", seconds)
+    if (principal := keys.recall(token)) is None:
+        lookups: KeyLookups = request.app.state.lookups
+        network = client_network(request.client.host if request.client else None)
+        principal = await lookups.find(keys, rates, token, network)
+    if seconds := await rates.requests.acquire(principal.key_id):
+        raise RateLimitedError("Too many requests with this API key.", seconds)
     return principal
 
 
-async def _look_up(request: Request, keys: KeyRing, rates: Rates, token: str) -> Principal:
-    """One look into the database for all requests that bring the same key at the same time."""
-    under_way: dict[str, asyncio.Task[Principal]] = request.app.state.lookups
-    if (task := under_way.get(token)) is None:
-        address = client_network(request.client.host if request.client else None)
-        task = under_way[token] = asyncio.create_task(_ask(keys, rates, token, address))
-        task.add_done_callback(lambda done: (under_way.pop(token), done.exception()))
-    return await asyncio.shield(task)  # for the others, should this client hang up
+class KeyLookups:
+    """Database look-ups of API keys that are under way; used on one event loop."""
 
+    def __init__(self) -> None:
+        self._tasks: dict[str, asyncio.Task[Principal]] = {}
+        # Kept alive by the look-ups that use them.
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
-async def _ask(keys: KeyRing, rates: Rates, token: str, address: str) -> Principal:
-    if keys.knows(token):
-        return await run_in_threadpool(keys.authenticate, token)
-    # Taken before the look-up: any number of guesses at once pay as well.
-    if seconds := rates.failed_logins.take(address):
-        raise RateLimitedError("Too many wrong API keys came from this address.", seconds)
-    is_wrong = False
-    try:
-        return await run_in_threadpool(keys.authenticate, token)
-    except UnauthorizedError:
-        is_wrong = True
-        raise
-    finally:
-        if not is_wrong:
-            rates.failed_logins.give_back(address)
+    async def find(self, keys: KeyRing, rates: Rates, token: str, network: str) -> Principal:
+        """Return the owner of a key; requests that bring the same key share one look-up."""
+        if (task := self._tasks.get(token)) is None:
+            task = asyncio.create_task(self._find(keys, rates, token, network))
+            self._tasks[token] = task
+            task.add_done_callback(lambda done: (self._tasks.pop(token), done.exception()))
+        return await asyncio.shield(task)  # other requests wait for it if this client leaves
+
+    async def _find(self, keys: KeyRing, rates: Rates, token: str, network: str) -> Principal:
+        if keys.knows(token):
+            return await run_in_threadpool(keys.authenticate, token)
+        # A key may be valid whatever else its network sends, so it is always looked up. Wrong keys
+        # can only delay others of their own network: they take few of the threads.
+        turns = self._turns.setdefault(network, asyncio.Semaphore(LOOKUPS_PER_NETWORK))
+        async with turns:
+            try:
+                return await run_in_threadpool(keys.authenticate, token)
+            except UnauthorizedError:
+                if seconds := await rates.failed_logins.acquire(network):
+                    raise RateLimitedError(
+                        "Too many wrong API keys came from this network.", seconds
+                    ) from None
+                raise

@@ -23,6 +23,7 @@ from pydantic import (
     ValidationError,
 )
 
+from app.base_models.suggestions import hint_for
 from app.core.errors import NotFoundError, ServiceError
 from app.domain.spec import BASE_MODEL_ID
 from app.domain.templates import MAX_TEMPLATE_BYTES
@@ -136,6 +137,17 @@ class BaseModelEntry(BaseModel):
         None, description="Expected sha256 of model.safetensors."
     )
 
+    @property
+    def other_names(self) -> list[str]:
+        """Public names of the model besides its id."""
+        match self.source:
+            case HubSource(repo, _):
+                return [repo]
+            case PackageSource(dist, _, _):
+                return [dist]
+            case LocalSource():
+                return []
+
 
 class Catalogue:
     """The base models of one catalogue file, in the order of the file."""
@@ -154,7 +166,7 @@ class Catalogue:
             return entry
         raise UnknownBaseModelError(
             f"The catalogue has no base model {base_model_id[:80]!r}.",
-            hint=f"Choose one of: {', '.join(self._entries)}.",
+            hint=hint_for(base_model_id, {e.id: e.other_names for e in self.entries}),
         )
 
 

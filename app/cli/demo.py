@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.rule import Rule
 from rich.syntax import Syntax
 from rich.text import Text
@@ -90,7 +91,7 @@ def demo(
         directory = data_dir / "adapters" / job["adapter_id"]
         adapter = download_adapter(api, job["adapter_id"], directory)
         claim = f"sha256 of {len(adapter['files'])} files in {directory} is right"
-        checks.hold(claim, True)  # or the download had raised
+        checks.hold(claim, is_true=True)  # or the download had raised
     _score(checks, spec["base_model"], data_dir, directory)
     notes.print(plain(f"{time.monotonic() - started_at:.0f} seconds"))
     if not checks.all_held:
@@ -116,7 +117,7 @@ def _train(api: Api, examples: Path, spec: dict[str, Any]) -> Any:
         dataset, _ = upload_file(api, examples / name)
         spec[key] = dataset["id"]
         _say("uploaded", f"{dataset['pair_count']} pairs of {name} as {dataset['id']}")
-    with notes.status("looking at the base model; the first time it is downloaded (80 MB)"):
+    with notes.status("looking at the base model; the first time it is downloaded (84 MB)"):
         job = api.submit(spec)
     _say("job", f"{api.url}/v1/jobs/{job['id']}")
     _say("its page", f"{api.url}/jobs/{job['id']}")
@@ -146,14 +147,21 @@ def _score(checks: Checks, base_model: str, data_dir: Path, directory: Path) -> 
     prompt = [{"role": "user", "content": QUESTION}]
     script = data_dir / "score.py"
     script.write_text(card_script(card, base, prompt, [GOOD_REPLY, BAD_REPLY]))
-    notes.print(Rule(str(script), style="dim"))
-    notes.print(Syntax(script.read_text(), "python", word_wrap=True, background_color="default"))
-    notes.print(Rule(style="dim"))
+    show_program(notes, script)
     with notes.status("scoring in a fresh process"):
         good, bad = run_script(script, directory)
     _say("good reply", f"{good:+.3f}")
     _say("bad reply", f"{bad:+.3f}")
     checks.hold("the good reply scores higher", good > bad)
+
+
+def show_program(console: Console, path: Path) -> None:
+    """Print a program between two rules, line for line, so that it can be copied."""
+    console.print(Rule(str(path), style="dim"))
+    # Printed as Syntax it would be cut off at the width of the terminal.
+    text = Syntax("", "python", background_color="default").highlight(path.read_text())
+    console.print(text, soft_wrap=True, end="")
+    console.print(Rule(style="dim"))
 
 
 def _read_spec(examples: Path, seed: int | None) -> dict[str, Any]:

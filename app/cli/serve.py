@@ -146,6 +146,7 @@ def _run(settings: Settings, listener: socket.socket, keeper: WorkerKeeper | Non
             log_config=None,
             access_log=False,  # the application logs requests itself, with their ids
             server_header=False,
+            proxy_headers=False,  # see PLAUDIT_TRUSTED_PROXIES
             timeout_graceful_shutdown=CLOSE_SECONDS,
         )
     )

@@ -1,4 +1,4 @@
-"""The job spec. Defaults are those of TRL and PEFT unless a description says otherwise."""
+"""The job spec. docs/defaults.md compares its defaults with those of TRL and PEFT."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     StringConstraints,
+    Tag,
     field_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -23,6 +25,9 @@ TargetModules = Annotated[list[ModuleName], Field(max_length=2048, fail_fast=Tru
 #: It must be the first item of an Annotated: Pydantic would ignore the pattern in a later one.
 CleanText = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")]
 
+#: Any text, because the catalogue suggests an id for the name of a hub repository.
+BaseModelName = Annotated[CleanText, StringConstraints(min_length=1, max_length=200)]
+
 
 class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -34,6 +39,24 @@ class EvalFraction(_Spec):
     fraction: float = Field(
         gt=0, lt=1, description="Fraction of the training pairs, between 0 and 1."
     )
+
+
+def _evaluation_form(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "by id"
+    return "held out" if isinstance(value, dict | EvalFraction) else None
+
+
+#: The type is chosen before the value is validated, so that an error describes one type only.
+Evaluation = Annotated[
+    Annotated[str, StringConstraints(pattern=DATASET_ID), Tag("by id")]
+    | Annotated[EvalFraction, Tag("held out")],
+    Discriminator(
+        _evaluation_form,
+        custom_error_type="eval_dataset_form",
+        custom_error_message="Should be a dataset id (a string) or an object with a fraction",
+    ),
+]
 
 
 class LoraSpec(_Spec):
@@ -207,14 +230,12 @@ class RewardJobSpec(_Spec):
     )
 
     name: Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None = None
-    base_model: str = Field(pattern=BASE_MODEL_ID, description="An id from GET /v1/base-models.")
+    base_model: BaseModelName = Field(description="An id from GET /v1/base-models.")
     train_dataset: str = Field(pattern=DATASET_ID)
-    eval_dataset: Annotated[str, StringConstraints(pattern=DATASET_ID)] | EvalFraction | None = (
-        Field(
-            None,
-            description="The id of a dataset, or a fraction of the training pairs such as "
-            '{"fraction": 0.1}.',
-        )
+    eval_dataset: Evaluation | None = Field(
+        None,
+        description="The id of a dataset, or a fraction of the training pairs such as "
+        '{"fraction": 0.1}.',
     )
     lora: LoraSpec = Field(default_factory=lambda: LoraSpec())
     training: TrainingSpec = Field(default_factory=lambda: TrainingSpec())

@@ -39,7 +39,7 @@ class PolledRoute(StrictRoute):
             is_unusual = request.scope["query_string"] or len(tags or "") > MAX_TAGS
             if is_unusual or not re.fullmatch(JOB_ID, job_id):
                 return await handle(request)
-            if (principal := cached_principal(request, Scope.JOBS_READ)) is None:
+            if (principal := await cached_principal(request, Scope.JOBS_READ)) is None:
                 return await handle(request)
             engine: Engine = request.app.state.reader
             # anyio takes 0.13 ms to run a call in a thread, the executor 0.04 ms.

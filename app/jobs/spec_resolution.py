@@ -13,8 +13,8 @@ from app.core.settings import Settings
 from app.datasets import service as datasets
 from app.datasets.service import DatasetNotFoundError
 from app.domain.plan import BaseModelFacts, TrainingPlan
-from app.domain.rules import SpecRejectedError
 from app.domain.spec import RewardJobSpec
+from app.domain.spec_problems import SpecRejectedError
 from app.jobs.planning import plan_job
 from app.models import Dataset
 

@@ -11,7 +11,7 @@ from app.core.database import transaction
 from app.core.errors import InvalidSpecError
 from app.datasets import service as datasets
 from app.datasets.service import DatasetNotFoundError
-from app.domain.spec import BASE_MODEL_ID, DATASET_ID, RewardJobSpec
+from app.domain.spec import DATASET_ID, BaseModelName, RewardJobSpec
 from app.jobs.dependencies import PreflightDep
 from app.reports.schemas import DatasetReport
 from app.web.dependencies import ReadEngineDep, RequireJobsRead
@@ -31,7 +31,7 @@ async def get_dataset_report(
     principal: RequireJobsRead,
     preflight: PreflightDep,
     base_model: Annotated[
-        str, Query(pattern=BASE_MODEL_ID, description="The base model whose tokenizer is used.")
+        BaseModelName, Query(description="The base model whose tokenizer is used.")
     ],
     max_length: Annotated[
         int | None, Query(ge=8, le=1_048_576, description="Tokens; default: that of a job.")

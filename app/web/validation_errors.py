@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from app.core.errors import FieldProblem
+from app.domain.meant_fields import meant_field, similar_field
+from app.domain.spec import RewardJobSpec
 
 #: Codes for frequent error types of Pydantic. Other types keep Pydantic's name.
 _CODES = {
@@ -45,6 +47,23 @@ _HINTS = {
 #: Longer names are not compared with the known fields.
 MAX_GUESSED_LENGTH = 64
 _ID_PATTERN = re.compile(r"\^([a-z]+_)\[0-9a-f\]\{32\}\$")
+#: Descriptions of the patterns of the API. A test checks that none is missing.
+_PATTERNS = {
+    r"^[^\x00-\x1f\x7f]*$": "text without control characters such as line ends",
+    r"^[\x21-\x7e]+$": "printable ASCII characters without spaces",
+    r"^[a-z0-9][a-z0-9._-]{0,63}$": "up to 64 of a-z, 0-9, '.', '_' and '-'",
+    r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$": "up to 100 of a-z, A-Z, 0-9, '.', '_' and '-'",
+    r"^[A-Za-z0-9_.-]{1,64}$": "1 to 64 of a-z, A-Z, 0-9, '_', '.' and '-'",
+    r"^[A-Za-z0-9_.]{1,200}$": "1 to 200 of a-z, A-Z, 0-9, '_' and '.'",
+    r"^[a-z0-9_/.,-]{1,2000}$": "names of metrics, separated by commas",
+    r"^\d{1,18}$": "a whole number",
+    r"^\d{1,9}-\d{1,9}$": "the id of a piece of a log, such as 1-20",
+    r"^[a-z]{2,8}_[0-9a-f]{32}$": "an id: a prefix such as job_ and 32 hex digits",
+}
+_ID_HINTS = {
+    "ds_": "Copy the id from the response to the upload, or from GET /v1/datasets.",
+}
+_ANY_ID_HINT = "Copy the id exactly as the service returned it."
 
 
 def field_problems(errors: Sequence[Any], body: Any, form: Any = None) -> list[FieldProblem]:
@@ -56,16 +75,25 @@ def field_problems(errors: Sequence[Any], body: Any, form: Any = None) -> list[F
         form: The type of the body; hints name its fields.
     """
     found = [_field_problem(error, body, form) for error in errors[:50]]
+    # A missing field whose value was sent under another name is reported once, under that name.
+    renamed = [f"{pointer}/" for _, pointer in found if pointer]
+    problems = [
+        p
+        for p, _ in found
+        if p.code != "missing" or not any(f"{p.loc}/".startswith(pointer) for pointer in renamed)
+    ]
     # If a field accepts several types, report only the one whose validation got deepest: it is
     # most likely the one that the client meant.
-    return [p for p in found if not any(q.loc.startswith(f"{p.loc}/") for q in found)]
+    return [p for p in problems if not any(q.loc.startswith(f"{p.loc}/") for q in problems)]
 
 
-def _field_problem(error: Any, body: Any, form: Any) -> FieldProblem:
+def _field_problem(error: Any, body: Any, form: Any) -> tuple[FieldProblem, str | None]:
+    """Return the problem, and for an unknown field the pointer of the intended one, if known."""
     where, *path = error["loc"]
     code = _CODES.get(error["type"], error["type"])
     message = error["msg"]
     hint = _HINTS.get(code, "GET /openapi.json describes the field.")
+    described, meant = "", None
     if where != "body":
         path = [where, *path]
     elif code == "invalid_json":
@@ -76,16 +104,20 @@ def _field_problem(error: Any, body: Any, form: Any) -> FieldProblem:
         hint = _HINTS[code]
     else:
         owners, field = _field(form, path)
-        if code == "unknown_field":
-            message, hint = _unknown(str(path[-1]), owners)
-        elif code not in _HINTS and field and field.description:
-            hint = f"Description of the field: {field.description}"
         path = list(_leading(path, body, is_missing=code == "missing"))
-    if shape := _ID_PATTERN.fullmatch(error.get("ctx", {}).get("pattern", "")):
+        if code == "unknown_field":
+            parent = _pointer(path[:-1])
+            message, hint, meant = _unknown(parent, str(path[-1]), owners, form)
+        elif field and field.description:
+            described = f"Description of the field: {field.description}"
+            hint = hint if code in _HINTS else described
+    pattern = error.get("ctx", {}).get("pattern", "")
+    if shape := _ID_PATTERN.fullmatch(pattern):
         message = f"The id must be {shape[1]} followed by 32 hex digits"
-        hint = "Copy the id exactly as the service returned it."
-    loc = "".join(f"/{_escaped(part)}" for part in path)
-    return FieldProblem(loc, code, message, hint)
+        hint = f"{_ID_HINTS.get(shape[1], _ANY_ID_HINT)} {described}".strip()
+    elif pattern in _PATTERNS:
+        message = f"Should be {_PATTERNS[pattern]}"
+    return FieldProblem(_pointer(path), code, message, hint), meant
 
 
 def _field(form: Any, path: Sequence[Any]) -> tuple[list[type[BaseModel]], FieldInfo | None]:
@@ -107,17 +139,25 @@ def _models(form: Any) -> Iterator[type[BaseModel]]:
         yield from _models(part)
 
 
-def _unknown(name: str, owners: Sequence[type[BaseModel]]) -> tuple[str, str]:
-    """Return message and hint for a field that none of its possible owners has."""
+def _unknown(
+    parent: str, name: str, owners: Sequence[type[BaseModel]], form: Any
+) -> tuple[str, str, str | None]:
+    """Return message, hint and the pointer of the intended field, for a field that no owner has."""
     known = sorted({field for model in owners for field in model.model_fields})
-    message = f"Unknown field; known fields: {', '.join(known)}"
+    listed = f"Unknown field; known fields: {', '.join(known)}"
+    is_spec = form is RewardJobSpec
+    if is_spec and (foreign := meant_field(parent, name)):
+        return "Unknown field", foreign.hint, foreign.pointer
     # difflib takes quadratic time in the length of a name, which the client chooses.
-    if len(name) <= MAX_GUESSED_LENGTH and (
-        near := difflib.get_close_matches(name, known, 1, cutoff=0.7)
-    ):
-        return message, f"Did you mean {near[0]}? Otherwise remove it."
+    if len(name) <= MAX_GUESSED_LENGTH:
+        if near := difflib.get_close_matches(name, known, 1, cutoff=0.7):
+            hint = f"Did you mean {near[0]}? Otherwise remove it."
+            return listed, hint, f"{parent}/{near[0]}"
+        if is_spec and (foreign := similar_field(name)):
+            return "Unknown field", foreign.hint, foreign.pointer
     hints = [getattr(model, "unknown_field_hint", None) for model in owners]
-    return message, next(filter(None, hints), "Remove it, or use one of the known fields.")
+    hint = next(filter(None, hints), "Remove it, or use one of the known fields.")
+    return listed, hint, None
 
 
 def _leading(path: Sequence[Any], body: Any, *, is_missing: bool) -> Iterable[Any]:
@@ -130,6 +170,10 @@ def _leading(path: Sequence[Any], body: Any, *, is_missing: bool) -> Iterable[An
             yield part
     if is_missing:
         yield from path[-1:]
+
+
+def _pointer(path: Iterable[Any]) -> str:
+    return "".join(f"/{_escaped(part)}" for part in path)
 
 
 def _escaped(part: object) -> str:

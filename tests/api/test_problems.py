@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from app.core.settings import Settings
 from app.main import create_app
 from app.web.problem_details import Problem
+from app.web.validation_errors import field_problems
 from tests.api.world import World
 
 SPEC = {"base_model": "all-minilm-l6-v2", "train_dataset": "ds_" + "0" * 32}
@@ -60,8 +61,9 @@ def test_validation_error_points_into_the_body(client: TestClient) -> None:
     ("fields", "loc", "code"),
     [
         ({"eval_dataset": {"fraction": 0}}, "/eval_dataset/fraction", "out_of_range"),
-        ({"eval_dataset": {"fractoin": 0.1}}, "/eval_dataset/fraction", "missing"),
-        ({"eval_dataset": 0.1}, "/eval_dataset", "string_type"),
+        ({"eval_dataset": {"fractoin": 0.1}}, "/eval_dataset/fractoin", "unknown_field"),
+        ({"eval_dataset": {}}, "/eval_dataset/fraction", "missing"),
+        ({"eval_dataset": 0.1}, "/eval_dataset", "eval_dataset_form"),
         ({"lora": {"target_modules": "q_proj"}}, "/lora/target_modules", "not_one_of"),
         ({"lora": {"target_modules": ["a", 5]}}, "/lora/target_modules/1", "string_type"),
         ({"metadata": {"a b": "x"}}, "/metadata/a b", "bad_pattern"),
@@ -80,12 +82,111 @@ def test_pointer_names_the_field_of_the_intended_type(
         assert all(error.loc.startswith(loc.rpartition("/")[0]) for error in problem.errors)
 
 
-def test_error_lists_all_accepted_types_of_a_field(client: TestClient) -> None:
-    problem = problem_of(client.post("/v1/jobs", json=SPEC | {"eval_dataset": 0.1}), 422)
-    assert "string" in problem.detail
-    assert "object" in problem.detail
+@pytest.mark.parametrize("value", [0.1, True, ["ds_1"], "0.1", "10%", "ds_1"])
+def test_eval_dataset_of_no_known_form_is_told_both_forms_once(
+    client: TestClient, value: object
+) -> None:
+    problem = problem_of(client.post("/v1/jobs", json=SPEC | {"eval_dataset": value}), 422)
+    (error,) = problem.errors
+    assert error.loc == "/eval_dataset"
+    assert "id" in error.message
+    assert '{"fraction": 0.1}' in error.hint
 
-    assert "fraction" in problem.errors[0].hint
+
+@pytest.mark.parametrize(
+    ("fields", "loc", "hint"),
+    [
+        ({"rank": 8}, "/rank", "Use /lora/r, "),
+        ({"lora": {"rank": 8}}, "/lora/rank", "Use /lora/r, "),
+        ({"lora": {"lora_alpha": 8}}, "/lora/lora_alpha", "Use /lora/alpha, "),
+        ({"alpha": 8}, "/alpha", 'as in {"lora": {"alpha": …}}'),
+        ({"lr": 1e-4}, "/lr", "Use /training/learning_rate, "),
+        ({"training": {"lr": 1e-4}}, "/training/lr", "Use /training/learning_rate, "),
+        ({"learning_rate": 1e-4}, "/learning_rate", "Use /training/learning_rate, "),
+        ({"num_train_epochs": 1}, "/num_train_epochs", "Use /training/epochs, "),
+        (
+            {"training": {"per_device_train_batch_size": 8}},
+            "/training/per_device_train_batch_size",
+            "Use /training/per_device_batch_size, ",
+        ),
+        ({"load_in_4bit": True}, "/load_in_4bit", 'as in {"quantization": "4bit"}'),
+        ({"trust_remote_code": True}, "/trust_remote_code", "never runs code"),
+        ({"eval_dataset": {"split": 0.1}}, "/eval_dataset/split", "Use /eval_dataset/fraction, "),
+        ({"eval_dataset": {"id": "ds_1"}}, "/eval_dataset/id", 'as in {"eval_dataset": "ds_…"}'),
+        ({"max_sequense_length": 8}, "/max_sequense_length", "Use /training/max_length, "),
+    ],
+)
+def test_name_of_another_tool_leads_to_the_field_of_the_spec(
+    client: TestClient, job: dict[str, Any], fields: dict[str, Any], loc: str, hint: str
+) -> None:
+    for path, body in (
+        ("/v1/jobs", SPEC | fields),
+        (f"/v1/jobs/{job['id']}/clone", {"overrides": fields}),
+    ):
+        (error,) = problem_of(client.post(path, json=body), 422).errors
+        assert (error.loc, error.code) == (loc, "unknown_field")
+        assert hint in error.hint
+
+
+def test_field_under_another_name_is_not_also_called_missing(client: TestClient) -> None:
+    body = {"model": "qwen3-0.6b", "dataset": SPEC["train_dataset"]}
+    problem = problem_of(client.post("/v1/jobs", json=body), 422)
+    assert {error.loc: error.hint.partition(",")[0] for error in problem.errors} == {
+        "/model": "Use /base_model",
+        "/dataset": "Use /train_dataset",
+    }
+
+
+def test_names_of_other_tools_mean_nothing_outside_of_a_spec(client: TestClient) -> None:
+    body = {"url": "https://example.com", "lr": 1}
+    (error,) = problem_of(client.post("/v1/webhooks", json=body), 422).errors
+    assert (error.loc, error.code) == ("/lr", "unknown_field")
+    assert "learning_rate" not in error.hint
+
+
+def test_repository_of_the_hub_leads_to_the_entry_of_the_catalogue(
+    world: World, client: TestClient
+) -> None:
+    spec = world.spec() | {"base_model": "Qwen/Qwen3-0.6B"}
+    problem = problem_of(client.post("/v1/jobs", json=spec), 422)
+    (error,) = problem.errors
+    assert (error.loc, error.code) == ("/base_model", "base_model_not_found")
+    assert error.hint == "Did you mean qwen3-0.6b?"
+    report = f"/v1/datasets/{spec['train_dataset']}/report?base_model=Qwen/Qwen3-0.6B"
+    assert problem_of(client.get(report), 422).hint == "Did you mean qwen3-0.6b?"
+    unknown = problem_of(client.get("/v1/base-models/qwen-3-0.6b"), 404)
+    assert str(unknown.hint).startswith("Similar ids are: qwen3-0.6b, ")
+
+
+def test_head_of_another_model_is_told_that_the_head_is_always_saved(
+    world: World, client: TestClient
+) -> None:
+    world.know_base_model()
+    spec = world.spec(lora={"modules_to_save": ["score"]})
+    (error,) = problem_of(client.post("/v1/jobs", json=spec), 422).errors
+    assert (error.loc, error.code) == ("/lora/modules_to_save/0", "head_always_saved")
+    assert "classifier" in error.message
+    assert "always trained and saved" in error.hint
+
+
+def test_no_message_shows_a_regular_expression(app: FastAPI) -> None:
+    """Every pattern of the document is told in words."""
+
+    def patterns(node: Any) -> set[str]:
+        if isinstance(node, list):
+            return {found for item in node for found in patterns(item)}
+        if not isinstance(node, dict):
+            return set()
+        own = {node["pattern"]} if isinstance(node.get("pattern"), str) else set()
+        own |= set(node.get("propertyNames", {}).get("pattern", "").split())
+        return own | patterns(list(node.values()))
+
+    found = patterns(app.openapi())
+    assert len(found) > 10
+    for pattern in found:
+        error = {"loc": ("query", "x"), "type": "string_pattern_mismatch", "msg": pattern}
+        (problem,) = field_problems([error | {"ctx": {"pattern": pattern}}], None)
+        assert pattern not in problem.message
 
 
 @pytest.mark.parametrize(

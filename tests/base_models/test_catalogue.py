@@ -125,3 +125,49 @@ def test_error_for_an_unknown_id_lists_the_known_ids():
     with pytest.raises(UnknownBaseModelError) as caught:
         load_catalogue().get("../../etc/passwd")
     assert "all-minilm-l6-v2" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        ("Qwen/Qwen3-0.6B", "Did you mean qwen3-0.6b?"),
+        ("hub:Qwen/Qwen3-0.6B@main", "Did you mean qwen3-0.6b?"),
+        ("https://huggingface.co/Qwen/Qwen3-0.6B", "Did you mean qwen3-0.6b?"),
+        ("models--Qwen--Qwen3-0.6B", "Did you mean qwen3-0.6b?"),
+        ("another-org/Qwen3-0.6B", "Did you mean qwen3-0.6b?"),
+        ("QWEN3_0.6B", "Did you mean qwen3-0.6b?"),
+        ("qwen3:0.6b", "Did you mean qwen3-0.6b?"),
+        ("sentence-transformers/all-MiniLM-L6-v2", "Did you mean all-minilm-l6-v2?"),
+        ("meta-llama/Llama-3.2-1B", "Did you mean llama-3.2-1b?"),
+        ("Qwen/Qwen3-0.6B-Base", "Similar ids are: qwen3-0.6b."),
+        ("qwen3-06b", "Similar ids are: qwen3-0.6b, "),
+        ("", "Choose one of: all-minilm-l6-v2, "),
+        ("é" * 1000, "Choose one of: all-minilm-l6-v2, "),
+    ],
+)
+def test_other_name_of_a_base_model_leads_to_its_id(asked, hint):
+    with pytest.raises(UnknownBaseModelError) as caught:
+        load_catalogue().get(asked)
+    assert str(caught.value.hint).startswith(hint)
+
+
+def test_entries_of_one_repository_are_all_named(tmp_path):
+    entries = "old: {source: 'hub:a/b@v1'}\nnew: {source: 'hub:a/b@v2'}\n"
+    with pytest.raises(UnknownBaseModelError) as caught:
+        load_catalogue(write(tmp_path, entries)).get("A/B")
+    assert caught.value.hint == "Did you mean old or new?"
+
+
+def test_path_of_a_local_model_is_not_told(tmp_path):
+    catalogue = load_catalogue(write(tmp_path, "ours: {source: 'local:/srv/secret-name'}\n"))
+    with pytest.raises(UnknownBaseModelError) as caught:
+        catalogue.get("secret-name")
+    assert "Did you mean" not in str(caught.value.hint)
+
+
+def test_long_catalogue_is_not_listed_whole(tmp_path):
+    lines = [f"model-{i}: {{source: 'local:/srv/{i}'}}" for i in range(50)]
+    with pytest.raises(UnknownBaseModelError) as caught:
+        load_catalogue(write(tmp_path, "\n".join(lines))).get("nothing alike")
+    assert "model-19 and 30 more." in str(caught.value.hint)
+    assert "model-20" not in str(caught.value.hint)

@@ -321,7 +321,7 @@ def test_logs_cannot_steer_the_terminal(run: Run, world: World) -> None:
 
 def test_gzipped_dataset_is_uploaded_and_listed(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "more.jsonl.gz"
-    path.write_bytes(gzip.compress(pairs(30, " zipped")))
+    path.write_bytes(gzip.compress(pairs(30, " zipped"), mtime=0))
     dataset = json.loads(run("datasets", "upload", path, "--json").stdout)
     assert (dataset["pair_count"], dataset["name"]) == (30, "more.jsonl.gz")
     assert f"{dataset['id']}  more.jsonl.gz" in run("datasets", "list").stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import signal
 import subprocess
 import sys
@@ -9,9 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
 from app.cli.card_script import card_script, run_script
-from app.cli.demo import EXAMPLES, Checks, longer_is_better
+from app.cli.demo import EXAMPLES, Checks, longer_is_better, show_program
 from app.cli.endings import CommandError
 from tests.services import wait_until
 from worker.trainer.export.model_card import scoring_program
@@ -67,6 +70,19 @@ def test_card_program_runs_on_the_given_values(tmp_path: Path) -> None:
     exec(assignments, found)
     assert (found["base"], found["prompt"], found["replies"]) == ("/base's", prompt, replies)
     assert "plaudit" not in script.lower()
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_program_is_printed_whole(tmp_path: Path, width: int, is_terminal: bool) -> None:
+    path = tmp_path / "score.py"
+    path.write_text(scoring_program(SUMMARY) + f"replies = {['a long reply ' * 30]!r}\n")
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=is_terminal, soft_wrap=True)
+    show_program(console, path)
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+    _, *lines, _ = printed.splitlines()
+    assert "\n".join(lines).strip() == path.read_text().strip()
 
 
 def test_card_that_does_not_name_the_values_is_refused() -> None:

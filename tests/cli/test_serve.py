@@ -41,6 +41,21 @@ def test_links_lead_to_where_it_listens(tmp_path: Path) -> None:
         assert httpx.get(f"{url}/v1/jobs").json()["type"].startswith(f"{url}/")
 
 
+@pytest.mark.parametrize(
+    ("settings", "client"),
+    [({}, "127.0.0.1"), ({"trusted_proxies": "127.0.0.0/8"}, "203.0.113.9")],
+)
+def test_forwarded_address_counts_only_from_a_trusted_proxy(
+    tmp_path: Path, settings: dict[str, object], client: str
+) -> None:
+    with serving(tmp_path, "--no-worker", **settings) as (process, url):
+        headers = {**key_of(process), "X-Forwarded-For": "203.0.113.9"}
+        body = {"name": "ci", "scopes": ["jobs:read"]}
+        httpx.post(f"{url}/v1/api-keys", json=body, headers=headers).raise_for_status()
+        acts = httpx.get(f"{url}/v1/audit", headers=headers).json()["data"]
+    assert acts[0]["client"] == client
+
+
 def test_free_port_that_was_taken_is_told(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "app.cli", "serve", "--no-worker", "--port", "0"],
@@ -166,6 +181,10 @@ def test_database_that_cannot_be_reached_is_told(tmp_path: Path, options: str, s
         (
             {"redis_url": "redis://:secret/@db"},
             "PLAUDIT_REDIS_URL: cannot read host and port",
+        ),
+        (
+            {"trusted_proxies": "10.0.0.7,10.0.0.1/8"},
+            "PLAUDIT_TRUSTED_PROXIES: 10.0.0.1/8 has host bits set",
         ),
     ],
 )

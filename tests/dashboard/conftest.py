@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from sqlalchemy import Engine
@@ -19,10 +17,10 @@ from app.auth.key_ring import Scope
 from app.core.database import make_engine, transaction
 from app.core.migrations import migrate
 from app.core.settings import Settings
-from app.main import create_app
 from tests import services
 from tests.api.world import World
 from tests.dashboard.browser import Browser
+from tests.site import Site
 
 CHROMIUM_ARGUMENTS = (
     "--headless=new",
@@ -55,34 +53,6 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
         data_dir=tmp_path / "data",
         preflight_wait_seconds=0,
     )
-
-
-class Site:
-    """The service on a port of its own. It can be stopped and started again."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.port = services.free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        """Start to serve."""
-        config = uvicorn.Config(
-            create_app(self.settings),
-            port=self.port,
-            ws="none",
-            log_config=None,
-            timeout_graceful_shutdown=1,
-        )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, name="site")
-        self._thread.start()
-        services.wait_until("the service", lambda: self._server.started)
-
-    def stop(self) -> None:
-        """Stop and close all connections."""
-        self._server.should_exit = True
-        self._thread.join()
 
 
 @pytest.fixture

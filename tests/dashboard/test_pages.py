@@ -21,8 +21,8 @@ from app.models import Worker
 from tests.api.world import World
 from tests.dashboard.adapters import publish
 from tests.dashboard.browser import Browser
-from tests.dashboard.conftest import Site
 from tests.services import wait_until
+from tests.site import Site
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from app.domain.compiler import compile_plan
 from app.domain.plan import BaseModelFacts
-from app.domain.rules import SpecProblem, SpecRejectedError, check
+from app.domain.rules import check
 from app.domain.spec import LoraSpec, RewardJobSpec, TrainingSpec
+from app.domain.spec_problems import SpecProblem, SpecRejectedError
 from tests.domain.base_model_facts import dataset, decoder, encoder, job, mixture
 
 LLAMA, BERT, MOE = decoder(), encoder(), mixture()
@@ -89,6 +90,12 @@ REJECTED: list[Any] = [
                  id="V19-plain-suffix-of-another"),
     pytest.param(lora(modules_to_save=["zzz"]), LLAMA, "/lora/modules_to_save/0",
                  "module_matches_nothing", "0 modules", id="V19-saves-nothing"),
+    pytest.param(lora(modules_to_save=["score"]), BERT, "/lora/modules_to_save/0",
+                 "head_always_saved", "its reward head is bert.pooler.dense, classifier",
+                 id="V19-head-of-another-model"),
+    pytest.param(lora(modules_to_save=["base_model.model.v_head"]), LLAMA,
+                 "/lora/modules_to_save/0", "head_always_saved", "its reward head is score",
+                 id="V19-dotted-head-of-another-model"),
     pytest.param(lora(modules_to_save=["layers.0.mlp.act_fn"]), LLAMA, "/lora/modules_to_save/0",
                  "module_empty", "act_fn", id="V19-nothing-to-train"),
     pytest.param(lora(modules_to_save=["heads"]),

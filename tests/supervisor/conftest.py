@@ -17,6 +17,7 @@ from worker.supervisor import pool
 def workshop(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
     monkeypatch.setattr(pool, "ForkClient", fake_worker.NoForks)
     monkeypatch.setattr(pool, "spawn_cold", fake_worker.spawn_fake)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # more slots than this machine may have GPUs
     made = Workshop(engine, tmp_path)
     yield made
     left = made.trainers()

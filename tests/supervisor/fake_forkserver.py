@@ -21,7 +21,7 @@ from worker.trainer import fork_server
 ROOT = Path(__file__).parents[2]
 HEAVY = (
     "torch",
-    "worker.trainer.inspection.checkpoint",
+    "worker.trainer.inspection.base_model",
     "worker.trainer.tasks.train",
     "worker.trainer.run_task",
 )
@@ -35,13 +35,15 @@ def program(call: str) -> str:
     )
 
 
-def serve_light(*, is_initialized: bool = False, is_cut_off: bool = False) -> None:
+def serve_light(
+    *, is_initialized: bool = False, is_cut_off: bool = False, device_count: int = 1
+) -> None:
     """Serve without torch; its stand-in reports CUDA as told."""
     sys.modules.update({name: ModuleType(name) for name in HEAVY})
     sys.modules["torch"].cuda = SimpleNamespace(  # type: ignore[attr-defined]
         is_available=lambda: True,
         is_initialized=lambda: is_initialized,
-        device_count=lambda: 1,
+        device_count=lambda: device_count,
         _is_in_bad_fork=lambda: is_cut_off,
     )
     fork_server.main = main

@@ -22,6 +22,7 @@ from tests.supervisor import fake_forkserver, fake_worker
 from tests.supervisor.workshop import Workshop
 from worker.ipc.order import ORDER_FILE, WorkOrder
 from worker.supervisor import fork_client, pool
+from worker.supervisor.devices import Device
 from worker.supervisor.fork_client import ForkClient, ForkedTrainer
 from worker.supervisor.trainer_process import TrainerProcess, trainer_environment
 from worker.trainer.fork_server import EXIT_UNFIT
@@ -46,12 +47,12 @@ ECHO = "print(input(), flush=True)"
 
 
 @contextmanager
-def started(directory: Path, call: str) -> Iterator[ForkClient]:
+def started(directory: Path, call: str, device: Device | None = None) -> Iterator[ForkClient]:
     """A server started by a worker with a secret in its environment."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(SECRET, "hush")
         patch.setattr(fork_client, "PROGRAM", fake_forkserver.program(call))
-        server = ForkClient(trainer_environment(directory))
+        server = ForkClient(trainer_environment(directory, device))
         server.start()
         try:
             yield server
@@ -116,6 +117,21 @@ def test_fork_has_its_own_session_environment_and_memory_limit(
     assert "PLAUDIT_" not in seen["started_with"]
     assert seen["limit"] == [limit, limit]
     assert resource.getrlimit(resource.RLIMIT_DATA)[0] != limit
+
+
+def test_fork_sees_its_device_and_not_that_of_the_server(tmp_path: Path) -> None:
+    program = (
+        "import ctypes, os; getenv = ctypes.CDLL(None).getenv; getenv.restype = ctypes.c_char_p;"
+        "input(); print(os.environ['CUDA_VISIBLE_DEVICES'],"
+        "getenv(b'CUDA_VISIBLE_DEVICES').decode(), flush=True)"
+    )
+    first, second = Device("GPU-1", "H100", 1), Device("MIG-2", "H100", 1)
+    with started(tmp_path, "serve_light()", first) as server:
+        wait_until("the server", lambda: server.is_ready)
+        # libcuda reads the variable with getenv() when a trainer first uses CUDA.
+        fork = Fork(server, tmp_path, program, device=second)
+        assert fork.answer().split() == [b"MIG-2", b"MIG-2"]
+        fork.process.wait()
 
 
 def test_lower_memory_limit_of_the_operator_is_kept(tmp_path: Path) -> None:
@@ -284,15 +300,22 @@ def test_server_that_initialised_cuda_is_not_restarted(tmp_path: Path) -> None:
         assert server.spawn(tmp_path, {}, ()) is None
 
 
-def test_fork_without_cuda_starts_in_a_fresh_interpreter(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("uuid", "device_count"),
+    [("GPU-1", 1), ("MIG-1", 0)],  # torch sees no MIG device in a fork that CUDA refuses
+)
+def test_fork_without_cuda_starts_in_a_fresh_interpreter(
+    tmp_path: Path, uuid: str, device_count: int
+) -> None:
     order = WorkOrder(action="inspect", model_dir=str(tmp_path), model_name="tiny")
     (tmp_path / ORDER_FILE).write_text(order.model_dump_json())
     with (
-        started(tmp_path, "serve_light(is_cut_off=True)") as server,
+        started(tmp_path, f"serve_light(is_cut_off=True, {device_count=})") as server,
         (tmp_path / "lock").open("w") as lock,
     ):
         wait_until("the server", lambda: server.is_ready)
-        fork = Fork(server, tmp_path, ECHO, keep=(lock.fileno(),))
+        device = Device(uuid, "H100", 1)
+        fork = Fork(server, tmp_path, ECHO, keep=(lock.fileno(),), device=device)
         trainer = psutil.Process(fork.pid)
         fresh = [sys.executable, "-P", "-m", "worker.trainer"]
         wait_until("a fresh interpreter", lambda: trainer.cmdline() == fresh)

@@ -220,7 +220,7 @@ class Workshop:
                     id=dataset_id,
                     tenant_id=TENANT,
                     source_format="jsonl",
-                    upload_sha256=blob.sha256,
+                    upload_identity=blob.sha256,
                     upload_bytes=blob.size,
                     blob_id=blob.id,
                     sha256=blob.sha256,

@@ -16,6 +16,7 @@ from app.job_queue import kinds
 from app.job_queue.kinds import JobKind
 from app.job_queue.lease import Lease, LeaseLostError, WriteContext
 from app.models import Job
+from worker.supervisor.devices import Device
 from worker.supervisor.lease_renewer import LeaseRenewer, retry_until_database_up
 from worker.supervisor.trainer_process import Spawn
 
@@ -30,7 +31,7 @@ class Slot:
     #: Descriptor of the slot's lock. Trainers inherit it, so the slot is free only when the
     #: supervisor and the trainer are gone.
     lock: int
-    gpu: int | None
+    device: Device | None
 
 
 class JobFailedError(Exception):

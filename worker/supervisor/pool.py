@@ -25,7 +25,7 @@ from app.job_queue.reconciler import requeue_lost
 from app.job_queue.workers import WorkerState
 from worker.supervisor.attempt import Attempt, Slot
 from worker.supervisor.circuit_breaker import CircuitBreaker
-from worker.supervisor.devices import gpu_count, list_devices
+from worker.supervisor.devices import Device, assign_devices, visible_devices
 from worker.supervisor.fork_client import ForkClient
 from worker.supervisor.job_runner import JobRunner
 from worker.supervisor.lease_renewer import LeaseRenewer
@@ -48,6 +48,7 @@ class WorkerPool:
     """Locks the slots of a data directory and runs jobs in them until it drains."""
 
     def __init__(self, settings: Settings) -> None:
+        devices = assign_devices(visible_devices(os.environ), settings.slots)
         self.settings = settings
         self.engine: Engine = make_engine(settings.database, settings.database_pool_size)
         self.draining = threading.Event()
@@ -56,18 +57,20 @@ class WorkerPool:
         self._id = f"{self._host}-{_directory_id(settings.data_dir / 'slots')}"
         self._guard = threading.Lock()
         self._free: dict[str, list[Slot]] = {
-            settings.queue: [self._open(f"{i}", i) for i in range(settings.slots)],
-            preflight_queue(settings): [self._open("preflight", None)],
+            settings.queue: [self._open(f"{i}", device) for i, device in enumerate(devices)],
+            # Inspections only read the size of a GPU's memory.
+            preflight_queue(settings): [self._open("preflight", devices[0])],
         }
         self._slots = {name: len(slots) for name, slots in self._free.items()}
         self._worker_id = f"{self._id}-{os.getpid()}"
-        self._registration = Registration(self.engine, self._host, self._rows(), list_devices())
+        shown = [device.as_json() for device in devices if device]
+        self._registration = Registration(self.engine, self._host, self._rows(), shown)
         self._circuit_breaker = CircuitBreaker()
         self._closing = threading.Event()
         self._registrar = threading.Thread(
             target=self._keep_registered, name="registration", daemon=True
         )
-        self._fork_client = ForkClient(trainer_environment(settings.work_dir))
+        self._fork_client = ForkClient(trainer_environment(settings.work_dir, devices[0]))
 
     def start(self) -> None:
         """Take back the jobs that earlier workers of these slots left, and register."""
@@ -150,7 +153,7 @@ class WorkerPool:
                 with self._guard:
                     self._free[queue].append(slot)
 
-    def _open(self, name: str, gpu: int | None) -> Slot:
+    def _open(self, name: str, device: Device | None) -> Slot:
         """Take a slot's lock. Trainers inherit it, so a free lock means that they are gone."""
         path = self.settings.data_dir / "slots" / f"{name}.lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -162,7 +165,7 @@ class WorkerPool:
                     "there. Stop it, or give this one a PLAUDIT_DATA_DIR of its own."
                 )
             time.sleep(0.1)
-        return Slot(name, descriptor, gpu if gpu_count() > 1 else None)
+        return Slot(name, descriptor, device)
 
     def _keep_registered(self) -> None:
         """Update the registration, and keep the fork server running.

@@ -19,6 +19,7 @@ import structlog
 
 from app.domain.progress import MAX_LINE_BYTES
 from worker.ipc.order import KEEP_ALIVE, STOP
+from worker.supervisor.devices import PCI_ORDER, Device
 
 log = structlog.get_logger()
 
@@ -52,10 +53,16 @@ class Child(Protocol):
 Spawn = Callable[[Path, Mapping[str, str], tuple[int, ...]], Child]
 
 
-def trainer_environment(directory: Path) -> dict[str, str]:
-    """Return the whole environment of a trainer."""
+def trainer_environment(directory: Path, device: Device | None = None) -> dict[str, str]:
+    """Return the whole environment of a trainer.
+
+    It sees ``device`` and no other GPU. Without one, the worker's own CUDA_VISIBLE_DEVICES shows no
+    NVIDIA GPU, and is passed on.
+    """
+    chosen = {"CUDA_VISIBLE_DEVICES": device.uuid, "CUDA_DEVICE_ORDER": PCI_ORDER} if device else {}
     return {
         **{name: os.environ[name] for name in INHERITED if name in os.environ},
+        **chosen,
         "HOME": str(directory),
         "TMPDIR": str(directory),
         "HF_HUB_OFFLINE": "1",
@@ -95,13 +102,10 @@ class TrainerProcess:
         directory: Path,
         spawn: Spawn,
         keep: tuple[int, ...],
-        gpu: int | None = None,
+        device: Device | None = None,
         memory_bytes: int | None = None,
     ) -> None:
-        environment = trainer_environment(directory)
-        if gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
-        self._child = spawn(directory, environment, keep)
+        self._child = spawn(directory, trainer_environment(directory, device), keep)
         if memory_bytes is not None:
             _limit_memory(self._child.pid, memory_bytes)
         # Few, because a line may have MAX_LINE_BYTES: a trainer that writes too fast has to wait.

@@ -38,7 +38,7 @@ def run_trainer(attempt: Attempt, message_buffer: MessageBuffer, order: WorkOrde
         attempt.directory,
         attempt.spawn,
         keep=(attempt.slot.lock,),
-        gpu=attempt.slot.gpu,
+        device=attempt.slot.device,
         memory_bytes=kinds.for_action(order.action).memory_bytes(attempt.settings),
     )
     session = _Session(attempt, message_buffer, child)

@@ -1,13 +1,16 @@
-"""The model card of an adapter: what it is, how good it is, how to score with it."""
+"""The model card of an adapter: metadata for the Hub, evaluation results, a scoring program."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from huggingface_hub import ModelCard, ModelCardData
+
 from app.domain.plan import TrainingPlan
 from worker.reward_model.loading import DeviceConfig, quantization_arguments
 
+#: Metrics of the table, of those that were measured.
 _SHOWN = (
     "accuracy",
     "accuracy_low",
@@ -25,12 +28,16 @@ _SHOWN = (
 _LOADING = """\
 ```python
 import json
+import warnings
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer{imported}
+
+# PEFT reads a property of transformers by its old name.
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 adapter = Path(".")  # this directory
 base = {base}
@@ -54,7 +61,7 @@ batch = tokenizer(
 ).to(model.device)
 with torch.inference_mode():
     scores = model(**batch).logits[:, 0]
-print(scores.tolist())  # raw rewards: a higher one is a better reply
+print(scores.tolist())  # raw rewards: higher means better
 ```
 """
 _RENDER_CHAT = """\
@@ -73,26 +80,17 @@ texts = [prompt + reply{eos} for reply in replies]"""
 
 
 def model_card(summary: Mapping[str, Any], plan: TrainingPlan, metrics: Mapping[str, float]) -> str:
-    """Markdown with the front matter that the Hub reads."""
-    rows = [
-        f"| {name} | {_number(metrics, 'eval_before', name)} | {_number(metrics, 'eval', name)} |"
-        for name in _SHOWN
-        if f"eval/{name}" in metrics
-    ]
-    table = (
-        ["| metric | untrained | trained |", "|---|---|---|", *rows]
-        if rows
-        else ["No pairs were held out, so nothing is known about how good it is."]
-    )
-    return "\n".join(
+    """Return the text of README.md.
+
+    Args:
+        summary: the content of reward_model.json.
+        metrics: ``eval/…`` after training and ``eval_before/…`` before it, if pairs were held out.
+
+    Raises:
+        ValueError: the metadata would not be read as a mapping.
+    """
+    body = "\n".join(
         [
-            "---",
-            f"base_model: {summary['base_model']}",
-            "library_name: peft",
-            "pipeline_tag: text-classification",
-            "tags: [reward-model, lora, plaudit]",
-            "---",
-            "",
             f"# Reward model on {summary['base_model']}",
             "",
             f"A LoRA adapter (rank {plan.lora['r']}) with a one-number reward head "
@@ -101,27 +99,57 @@ def model_card(summary: Mapping[str, Any], plan: TrainingPlan, metrics: Mapping[
             "",
             "## Held-out pairs",
             "",
-            *table,
+            *_results(metrics),
             "",
             "`accuracy_low` and `accuracy_high` bound a 95 % bootstrap interval; ties count half. "
-            "`length_baseline` is the accuracy of taking the longer reply.",
+            "`length_baseline` is the accuracy of always choosing the longer reply.",
             "",
             "## Scoring",
             "",
-            "Needs peft ≥ 0.21 and transformers ≥ 5.23: older ones load a random head.",
+            "Needs peft ≥ 0.21 and transformers ≥ 5.23: older versions load a random head.",
             "",
             scoring_program(summary),
-            "The texts must be rendered exactly like that. `probes.jsonl` holds rendered texts "
-            "with the scores they must get; `reward_model.json` says the rest, "
-            "`run.lock.json` how it was made.",
+            "Render texts exactly as the program does. `probes.jsonl` holds rendered texts with "
+            "the scores that they must get, `reward_model.json` the settings for scoring, and "
+            "`run.lock.json` the inputs and versions of the training run.",
             "",
         ]
     )
+    # Parsing the whole card checks the metadata as the Hub's client reads it.
+    return str(ModelCard(f"---\n{_metadata(summary).to_yaml()}\n---\n\n{body}"))
+
+
+def _metadata(summary: Mapping[str, Any]) -> ModelCardData:
+    """Return the front matter; a base model is named only if it is one of the Hub's."""
+    tags = ["peft", "lora", "trl", "reward-trainer", "reward-model", "plaudit"]
+    base = summary["base_model"] if summary["revision"] is not None else None
+    if base is not None:
+        tags.append(f"base_model:adapter:{base}")  # as PEFT's own cards have it
+    return ModelCardData(
+        base_model=base,
+        base_model_relation=base and "adapter",
+        library_name="peft",
+        pipeline_tag="text-classification",
+        tags=tags,
+    )
+
+
+def _results(metrics: Mapping[str, float]) -> list[str]:
+    rows = [
+        f"| {name} | {_number(metrics, 'eval_before', name)} | {_number(metrics, 'eval', name)} |"
+        for name in _SHOWN
+        if f"eval/{name}" in metrics
+    ]
+    if not rows:
+        return ["No pairs were held out, so the accuracy of this adapter is unknown."]
+    return ["| metric | before training | after training |", "|---|---|---|", *rows]
 
 
 def scoring_program(summary: Mapping[str, Any]) -> str:
-    """Markdown: a program that scores replies with plain PEFT; people put their own values into
-    its lines ``base = …``, ``prompt = …`` and ``replies = …``."""
+    """Return Markdown with a program that scores replies with plain PEFT.
+
+    Its lines ``base = …``, ``prompt = …`` and ``replies = …`` are there to be edited.
+    """
     revision, name = summary["revision"], summary["base_model"]
     base = f'"/path/to/{name}"  # the directory of the base model\'s files'
     if revision is not None:

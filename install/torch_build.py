@@ -1,0 +1,171 @@
+"""Chooses the build of torch that `make` installs, and says how much will be downloaded.
+
+    python -m install.torch_build --torch torch==2.13.0
+
+prints the arguments for ``pip install`` on stdout, and what was chosen on stderr. PyPI's torch for
+Linux brings CUDA along, which is most of the download. A Linux machine without an NVIDIA GPU gets
+the CPU build from PyTorch's own index instead, if that index can be reached.
+
+Standard library only: nothing is installed yet when this runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+#: An index that has not answered by then is treated as out of reach.
+INDEX_SECONDS = 5.0
+MAX_INDEX_BYTES = 8 << 20
+SIZES = Path(__file__).with_name("sizes.json")
+
+
+class CpuBuildError(Exception):
+    """The CPU build cannot be had."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which build, the arguments that make pip choose it, and what to tell about it."""
+
+    build: str  # "cpu", or "default": what pip's own index has
+    arguments: list[str]
+    told: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the choice depends on."""
+
+    system: str
+    architecture: str
+    has_gpu: bool
+
+    @classmethod
+    def this(cls) -> Machine:
+        """The machine that runs this program."""
+        return cls(platform.system(), platform.machine(), has_nvidia_gpu())
+
+
+def choose(machine: Machine, wanted: str, requirement: str, cpu_index: str = CPU_INDEX) -> Choice:
+    """Decide which build of torch to install.
+
+    Args:
+        machine: Where it will run.
+        wanted: "auto", "cpu" or "default".
+        requirement: As pip takes it: ``torch==2.13.0``.
+        cpu_index: The package index that has the CPU builds.
+
+    Raises:
+        CpuBuildError: "cpu" was asked for and its index does not have it.
+    """
+    if wanted == "default":
+        return Choice("default", [], "the one of pip's own index, as TORCH_BUILD=default asks for")
+    if machine.system != "Linux":
+        return Choice("default", [], "the one of pip's own index, which is made without CUDA")
+    if wanted == "auto" and machine.has_gpu:
+        return Choice("default", [], "the one with CUDA: this machine has an NVIDIA GPU")
+    if problem := index_problem(cpu_index, requirement):
+        if wanted == "cpu":
+            raise CpuBuildError(f"TORCH_BUILD=cpu cannot be installed: {problem}.")
+        told = f"the one of pip's own index. No NVIDIA GPU is here, but {problem}"
+        return Choice("default", [], told)
+    told = "the one for CPUs (TORCH_BUILD=default takes the one of pip's own index)"
+    return Choice("cpu", ["--extra-index-url", cpu_index], told)
+
+
+def has_nvidia_gpu(root: Path = Path("/")) -> bool:
+    """Whether an NVIDIA GPU is here with its driver, without which torch cannot use it."""
+    if any(root.glob("dev/nvidia[0-9]*")) or any(root.glob("proc/driver/nvidia/gpus/*")):
+        return True
+    if not (root / "dev/dxg").exists():  # WSL has no device of its own for each GPU
+        return False
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return listed.stdout.startswith("GPU ")
+
+
+def index_problem(index: str, requirement: str) -> str | None:
+    """Why the CPU build cannot be taken from an index; None if it can."""
+    name, _, version = requirement.partition("==")
+    found: list[bytes | str] = []
+    # In a thread of its own: a resolver without network knows no timeout.
+    thread = threading.Thread(target=_read, args=(f"{index}/{name}/", found), daemon=True)
+    thread.start()
+    thread.join(INDEX_SECONDS)
+    page = found[0] if found else f"no answer within {INDEX_SECONDS:.0f} seconds"
+    if isinstance(page, str):
+        return f"{index} cannot be reached ({page})"
+    if not any(f"-{version}{plus}cpu-".encode() in page for plus in ("+", "%2B", "%2b")):
+        return f"{index} has no {requirement}"
+    return None
+
+
+def _read(url: str, found: list[bytes | str]) -> None:
+    give_up_at = time.monotonic() + INDEX_SECONDS
+    page = b""
+    try:
+        with urllib.request.urlopen(url, timeout=INDEX_SECONDS) as response:
+            while piece := response.read(64 << 10):
+                page += piece
+                if len(page) > MAX_INDEX_BYTES or time.monotonic() > give_up_at:
+                    break
+        found.append(page)
+    except urllib.error.HTTPError as error:
+        found.append(str(error)[:200])
+    except urllib.error.URLError as error:
+        found.append(str(error.reason)[:200])
+    except (OSError, ValueError) as error:
+        found.append(str(error)[:200] or type(error).__name__)
+
+
+def announcement(machine: Machine, choice: Choice, sizes: dict[str, Any]) -> list[str]:
+    """What is said before anything is downloaded."""
+    key = f"{machine.system}-{machine.architecture}".lower()
+    measured = sizes["bytes"].get(key, {}).get(choice.build)
+    amount = "an amount that was not measured" if measured is None else f"up to {_shown(measured)}"
+    return [
+        f"Build of torch: {choice.told}.",
+        f"Downloads {amount} for {machine.system} {machine.architecture}, and `make demo` "
+        f"{_shown(sizes['demo_model'])} more for its base model.",
+    ]
+
+
+def _shown(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def main() -> None:
+    """Print pip's arguments; tell the person what will happen."""
+    parser = argparse.ArgumentParser(prog="python -m install.torch_build", description=__doc__)
+    parser.add_argument("--torch", required=True, help="the requirement, torch==VERSION")
+    parser.add_argument("--build", choices=["auto", "cpu", "default"], default="auto")
+    parser.add_argument("--cpu-index", default=CPU_INDEX)
+    options = parser.parse_args()
+    machine = Machine.this()
+    try:
+        choice = choose(machine, options.build, options.torch, options.cpu_index)
+    except CpuBuildError as error:
+        sys.exit(str(error))
+    for line in announcement(machine, choice, json.loads(SIZES.read_text())):
+        print(line, file=sys.stderr)
+    print(*choice.arguments)
+
+
+if __name__ == "__main__":
+    main()
