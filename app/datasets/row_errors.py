@@ -57,7 +57,7 @@ class RowProblem(BaseModel):
         return f"{where}: {self.message}"
 
 
-class _Fault(Exception):
+class _UploadError(Exception):
     def __init__(
         self,
         code: ProblemCode,
@@ -88,11 +88,11 @@ class _Fault(Exception):
         )
 
 
-class RowError(_Fault):
+class RowError(_UploadError):
     """A row that is no preference pair; the reader notes it and continues with the next."""
 
 
-class FileError(_Fault):
+class FileError(_UploadError):
     """A problem after which the file is not read any further."""
 
 
