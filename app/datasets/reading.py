@@ -134,8 +134,8 @@ class DatasetReader:
         except FileError as error:
             self._tally.refuse(error.at(max(self._line, 1)))
             raise self._tally.refusal(is_counted_to_end=False) from None
-        unused.columns |= ignored
-        unused.warned |= ignored
+        for name in ignored:
+            unused.ask_to_ignore(name)
         self.summary = self._summary(shape.name, unused, lint)
 
     def _lines(self, rows: Iterable[Row], assemble: RowAssembler, lint: Lint) -> Iterator[bytes]:

@@ -72,12 +72,25 @@ class BaseModelRef(_Frozen):
     digest: str
 
 
+class DatasetNote(_Frozen):
+    """A warning about a dataset, found when it was uploaded; ``code`` is a ``WarningCode``."""
+
+    code: str
+    message: str
+
+
 class DatasetRef(_Frozen):
-    """Identity of a dataset."""
+    """Which pairs, by content."""
 
     id: str
     sha256: str
     pair_count: int
+    warnings: list[DatasetNote] = Field(
+        default=[],
+        # Plans of earlier versions have no such field, and a plan's hash must stay what it was.
+        exclude_if=lambda warnings: not warnings,
+        description="What was left out of the upload or is odd about it.",
+    )
 
 
 class DataPlan(_Frozen):
@@ -131,6 +144,16 @@ class TrainingPlan(_Frozen):
     max_runtime_seconds: int
     trainable_parameters: int
     total_parameters: int
+
+    def data_warnings(self) -> list[dict[str, str]]:
+        """Return the warnings of the datasets in the form of job warnings."""
+        named = (("training", self.data.train), ("evaluation", self.data.eval))
+        return [
+            {"code": note.code, "message": f"{name} dataset: {note.message}"}
+            for name, dataset in named
+            if dataset is not None
+            for note in dataset.warnings
+        ]
 
     @property
     def lora_arguments(self) -> LoraArguments:

@@ -84,7 +84,7 @@ def submit(
         eval_dataset_id=None if isinstance(spec.eval_dataset, EvalFraction) else spec.eval_dataset,
         parent_job_id=parent.id if parent else None,
         idempotency_key=submission.idempotency_key,
-        warnings=[] if submission.plan else [NOT_INSPECTED],
+        warnings=submission.plan.data_warnings() if submission.plan else [NOT_INSPECTED],
     )
     try:
         job = transitions.insert_job(session, job)

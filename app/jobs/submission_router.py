@@ -156,13 +156,14 @@ def _estimate(engine: Engine, plan: TrainingPlan, report: dict[str, Any] | None)
 def _preview(
     spec: RewardJobSpec, plan: TrainingPlan, size: JobEstimate, data: DataPreview
 ) -> Response:
+    about_data = plan.data_warnings()
     preview = JobPreview(
         spec=spec,
         plan=plan.model_dump(mode="json"),
         adapter_config=plan.lora_kwargs(),
         **size.model_dump(),
         reports=data.reports,
-        warnings=data.warnings,
+        warnings=[*about_data, *(each for each in data.warnings if each not in about_data)],
     )
     return json_response(preview.model_dump_json())
 

@@ -398,3 +398,27 @@ def test_failed_inspection_names_the_field(patient: World) -> None:
     answer = during(refuse, lambda: patient.client.post("/v1/jobs?dry_run=true", json=spec))
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["loc"] == "/quantization"
+
+
+def test_warnings_of_a_dataset_reach_the_dry_run_and_the_job(
+    world: World, client: TestClient
+) -> None:
+    rows = [{"prompt": f"q{n}", "chosen": "a", "rejected": "ab"[n > 0]} for n in range(12)]
+    body = "".join(json.dumps(row | {"note": "x"}) + "\n" for row in rows)
+    answer = client.post(
+        "/v1/datasets?on_invalid=skip",
+        content=body,
+        headers={"Content-Type": "application/x-ndjson"},
+    )
+    dataset = answer.json()
+    expected = [
+        {"code": warning["code"], "message": f"training dataset: {warning['message']}"}
+        for warning in dataset["warnings"]
+    ]
+    assert [each["code"] for each in expected] == ["columns_ignored", "rows_skipped"]
+    world.know_base_model()
+    job = world.submit(train_dataset=dataset["id"])
+    assert job["warnings"] == expected
+    spec = world.spec(train_dataset=dataset["id"])
+    preview = client.post("/v1/jobs?dry_run=true", json=spec).json()
+    assert [each for each in preview["warnings"] if each in expected] == expected
