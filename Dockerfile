@@ -1,7 +1,7 @@
-# Two images of one service: `api` (no torch) and `worker` (torch, transformers, trl, peft).
+# Two images: `api` (without torch) and `worker` (torch, transformers, TRL, PEFT).
 #
 #   docker build --target api .
-#   docker build --target worker .                       CUDA, as PyPI's torch brings it
+#   docker build --target worker .                       CUDA, included in PyPI's torch
 #   docker build --target worker --build-arg \
 #     PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu .          CPU, much smaller
 
@@ -10,19 +10,22 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/plaudit
 ENV PATH=/opt/plaudit/bin:$PATH
 WORKDIR /srv/plaudit
-# The pinned dependencies first, with empty packages in place of the code, so that a change of the
-# code does not install them again.
+# The dependencies are installed with empty packages in place of the code, so that a change of the
+# code does not invalidate this layer.
 COPY pyproject.toml constraints.txt ./
-RUN touch README.md && mkdir app worker && touch app/__init__.py worker/__init__.py
+COPY client/pyproject.toml client/
+RUN mkdir -p app worker client/src/plaudit \
+    && touch README.md app/__init__.py worker/__init__.py \
+        client/README.md client/src/plaudit/__init__.py
 
 FROM build AS build-api
-RUN pip install -c constraints.txt -e .
+RUN pip install -c constraints.txt -e ./client -e .
 
 FROM build AS build-worker
 ARG PIP_EXTRA_INDEX_URL
-RUN pip install -c constraints.txt -e '.[worker,quantization]'
+RUN pip install -c constraints.txt -e ./client -e '.[worker,quantization]'
 
-# The code runs from its own tree, beside its migrations.
+# The code runs from its source tree, next to its migrations.
 FROM python:3.11-slim-bookworm AS runtime
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/plaudit plaudit \
     && install -d -o 10001 -g 10001 \
@@ -37,6 +40,7 @@ WORKDIR /srv/plaudit
 COPY pyproject.toml README.md alembic.ini ./
 COPY alembic alembic
 COPY app app
+COPY client client
 COPY worker worker
 VOLUME /var/lib/plaudit
 USER 10001:10001
@@ -52,7 +56,7 @@ CMD ["serve"]
 
 FROM runtime AS worker
 COPY --from=build-worker /opt/plaudit /opt/plaudit
-# A worker that lives says so in its row of the database.
+# Healthy while the worker updates its row in the database.
 HEALTHCHECK --interval=60s --timeout=20s --start-period=60s \
-    CMD ["python", "-m", "worker.alive"]
+    CMD ["python", "-m", "worker.supervisor.healthcheck"]
 CMD ["worker"]

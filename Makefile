@@ -1,23 +1,28 @@
-# Everything starts here. The machine needs make and Python 3.11 or newer, nothing else.
+# The machine needs make and Python 3.11 or newer. Every target sets up what it needs in .venv.
 #
-#   make demo    set up, then train and download a reward model on this machine
-#   make test    set up, then run every test
-#   make check   format, lint, types, import contracts, tests: what CI runs
-#   make serve   API and one trainer on SQLite, http://127.0.0.1:8000
-#   make bench-train    stock TRL against the engine here, in turns
-#   make fuzz    thousands of made-up requests against the OpenAPI document, new ones every time
-#   make bench-api      the HTTP layer against an empty endpoint, and with many jobs
-#   make bench-start    submit to first step against the cold CLI
-#   make bench-transfer files of 2 GB in bounded memory
-#   make architectures  try every architecture and write docs/architectures.md
-#   make openapi        write from the code what it says: docs/openapi.json, errors, settings
-#   make chaos  strike the whole service with FAULTS=300 seeded faults on both databases
-#   make lock    resolve constraints.txt anew from pyproject.toml
+#   make demo            train, download and use a reward model on this machine
+#   make serve           run the API and one worker on SQLite, http://127.0.0.1:8000
+#   make test            run all tests
+#   make check           what CI runs: formatting, lint, types, import contracts, tests
+#   make format          format the code and apply automatic fixes
+#   make fuzz            send thousands of generated requests, new ones on every run
+#   make chaos           inject FAULTS=300 seeded faults into the whole service, on both databases
+#   make bench-train     compare training with stock TRL
+#   make bench-api       compare the HTTP layer with an empty endpoint, and with many jobs
+#   make bench-start     compare the time to the first step with a cold `trl reward`
+#   make bench-transfer  measure the server's memory while it transfers files of 2 GB
+#   make bench-upload    compare checking and converting uploads with json.loads, and measure memory
+#   make architectures   train every architecture and write docs/architectures.md
+#   make openapi         generate docs/openapi.json, docs/errors.md and the table of settings
+#   make client-models   generate the client's models and its synchronous half
+#   make lock            resolve constraints.txt again from both pyproject.toml
+#   make venv            only set up .venv
+#   make clean           remove .venv and all caches
 #
 #   make sizes   measure what is downloaded, after `make lock`
 #
-# PyPI's torch for Linux brings CUDA along (gigabytes). A machine without an NVIDIA GPU gets the CPU
-# build from PyTorch's own index; TORCH_BUILD=default or TORCH_BUILD=cpu decides otherwise.
+# On Linux, torch from PyPI includes CUDA (several GB). A machine without an NVIDIA GPU gets the CPU
+# build from PyTorch's own index; TORCH_BUILD=default or TORCH_BUILD=cpu overrides the choice.
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -28,10 +33,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := constraints.txt
 TORCH := $(shell grep ^torch== $(PINS))
 TORCH_BUILD ?= auto
-# Many tests wait for processes, so two at a time pay on two cores; -n 0 is one after the other.
-PYTEST := $(BIN)/python -m pytest -n 2
+# Many tests wait for processes, so two at a time are faster even on two cores. The tests of one
+# file share fixtures, so they stay in one process.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: venv demo serve test fuzz check format architectures bench-api bench-start bench-train bench-transfer chaos openapi lock sizes clean
+.PHONY: venv demo serve test fuzz check format architectures bench-api bench-start bench-train bench-transfer bench-upload chaos client-models openapi lock sizes clean
 
 venv: $(VENV)/.dev
 
@@ -58,7 +64,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# BENCH="--database-url postgresql+psycopg://…" measures on PostgreSQL, BENCH="--jobs 20000" less.
+# BENCH="--database-url postgresql+psycopg://…" uses PostgreSQL; BENCH="--jobs 20000" is faster.
 bench-api: $(VENV)/.dev
 	$(BIN)/python -m bench.api $(BENCH)
 
@@ -67,6 +73,9 @@ bench-start: $(VENV)/.dev
 
 bench-transfer: $(VENV)/.dev
 	$(BIN)/python -m bench.transfer $(BENCH)
+
+bench-upload: $(VENV)/.dev
+	$(BIN)/python -m bench.upload $(BENCH)
 
 architectures: $(VENV)/.dev
 	$(BIN)/python -m bench.architectures
@@ -77,7 +86,10 @@ bench-train: $(VENV)/.dev
 openapi: $(VENV)/.dev
 	$(BIN)/python -m docs.reference
 
-# Needs the programs of PostgreSQL and Redis; SEED=7 repeats a run.
+client-models: $(VENV)/.dev
+	$(BIN)/python client/generate.py
+
+# Needs the binaries of PostgreSQL and Redis. SEED=7 repeats a run.
 FAULTS ?= 300
 REAL ?= 6
 SEED_OPTION := $(if $(SEED),--seed $(SEED))
@@ -86,16 +98,16 @@ chaos: $(VENV)/.dev
 	$(BIN)/python -m bench.chaos --faults $(FAULTS) --real $(REAL) $(SEED_OPTION)
 	$(BIN)/python -m bench.chaos --faults $(FAULTS) --real $(REAL) $(SEED_OPTION) --database sqlite
 
-# A resolve of its own, blind to what is installed here. torch stays where it is (its pin is moved
-# by hand) and is written without the "+cpu" of whatever wheel this machine happens to take.
+# Resolves without regard to what is installed here. torch keeps its version, which is changed by
+# hand, and is written without the suffix ("+cpu") of the wheel that this machine uses.
 lock: $(VENV)/bin/python
 	@mkdir -p .cache
 	$(PIP) install --quiet --dry-run --ignore-installed --report .cache/lock.json \
-		'.[worker,dev]' '$(TORCH)'
+		./client '.[worker,dev]' '$(TORCH)'
 	$(BIN)/python -c 'import json; \
 		found = [p["metadata"] for p in json.load(open(".cache/lock.json"))["install"]]; \
 		pins = {f["name"].lower(): f["version"].split("+")[0] for f in found}; \
-		del pins["plaudit"]; \
+		del pins["plaudit"], pins["plaudit-client"]; \
 		print("# Made by `make lock`; Makefile and Dockerfile install from it."); \
 		print(*(f"{name}=={pins[name]}" for name in sorted(pins)), sep="\n")' > .cache/lock.txt
 	mv .cache/lock.txt $(PINS)
@@ -108,20 +120,21 @@ sizes: $(VENV)/.dev
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 
-# Stamps: the second `make` costs nothing until pyproject.toml or the pins change.
+# Stamp files: nothing is installed again until a pyproject.toml or the pins change.
 $(VENV)/.dev: $(VENV)/.worker
-	$(PIP) install --quiet -c $(PINS) -e '.[worker,dev]'
+	$(PIP) install --quiet -c $(PINS) -e ./client -e '.[worker,dev]'
 	@touch $@
 
-# torch goes first and alone, so that no later resolve can talk it into another version.
-$(VENV)/.worker: pyproject.toml $(PINS) | $(BIN)/python
-	@echo "Installing into $(VENV): the first time this takes some minutes."
+# torch is installed first and alone, so that the resolver does not choose another version of it.
+$(VENV)/.worker: pyproject.toml client/pyproject.toml $(PINS) | $(BIN)/python
+	@echo "Installing into $(VENV). The first time, this takes some minutes."
 	@arguments=$$($(BIN)/python -m install.torch_build --torch '$(TORCH)' --build $(TORCH_BUILD)) \
 		&& set -x && $(PIP) install --quiet $$arguments '$(TORCH)'
-	$(PIP) install --quiet -c $(PINS) -e '.[worker]'
+	$(PIP) install --quiet -c $(PINS) -e ./client -e '.[worker]'
 	@touch $@
 
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "Plaudit needs Python 3.11 or newer with venv and pip" \
-		"(Debian, Ubuntu: apt install python3-venv), or say make PYTHON=/path/to/python." >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Plaudit needs Python 3.11 or newer with venv and pip." \
+		"Install it (Debian, Ubuntu: apt install python3-venv)," \
+		"or name one: make PYTHON=/path/to/python." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)

@@ -1,11 +1,11 @@
-"""Runs migrations with the service's own engine; the URL comes from the settings."""
+"""Run migrations with an engine of the service. Its URL comes from the settings."""
 
 from __future__ import annotations
 
 import app.models
 from alembic import context
-from app.database import make_engine
-from app.settings import Settings
+from app.core.database import make_engine
+from app.core.settings import Settings
 
 metadata = app.models.Base.metadata
 
@@ -16,7 +16,7 @@ def run() -> None:
         context.configure(
             connection=connection,
             target_metadata=metadata,
-            # SQLite alters tables by copying them.
+            # SQLite can change most properties of a table only by copying it.
             render_as_batch=connection.dialect.name == "sqlite",
             transaction_per_migration=True,
         )

@@ -35,13 +35,13 @@ from app.domain.compiler import compile_plan
 from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
 from app.domain.spec import RewardJobSpec
 from tests.architectures import ARCHITECTURES, make_checkpoint
-from worker.trainer.adapter_check import check_saved, check_wrapped
-from worker.trainer.failures import TrainerFailure
-from worker.trainer.inspection import inspect
-from worker.trainer.model import Numerics, load_base, trainable, wrap
-from worker.trainer.scoring import score
-from worker.trainer.tokenization import load_tokenizer
-from worker.trainer.training import reward_config
+from worker.reward_model.errors import TrainerError
+from worker.reward_model.loading import DeviceConfig, load_base, trainable, wrap
+from worker.reward_model.pair_tokenizer import load_tokenizer
+from worker.reward_model.scoring import score
+from worker.trainer.inspection.checkpoint import inspect
+from worker.trainer.training.adapter_check import check_saved, check_wrapped
+from worker.trainer.training.run import reward_config
 
 PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"
 STEPS = 3
@@ -109,7 +109,7 @@ def round_trip(
     plan = compile_plan(_spec(steps, spec or {}), "tiny", facts, _dataset_ref(), None, "text")
     tokenizer = load_tokenizer(checkpoint, plan.tokenization)
     ids = [tokenizer(text)["input_ids"] for text in TEXTS]
-    numerics = Numerics(device="cpu", bf16=False)
+    numerics = DeviceConfig(device="cpu", bf16=False)
     set_seed(1)
     model = wrap(load_base(str(checkpoint), numerics, plan.head_modules), plan)
     check_wrapped(model, plan)
@@ -131,7 +131,7 @@ def round_trip(
     check_saved(keys, model)
     pad = plan.tokenization.pad_token_id
     # As after a load: matmul folds batches by requires_grad, one bit apart (Longformer).
-    model.requires_grad_(False)
+    model.requires_grad_(requires_grad=False)
     scores = score(model, ids, pad_token_id=pad, batch_size=len(ids))
     alone = score(model, ids, pad_token_id=pad, batch_size=1)
     again = score(_reloaded(checkpoint, work / "adapter", pad), ids, pad_token_id=pad, batch_size=4)
@@ -158,7 +158,7 @@ def main(names: list[str]) -> int:
             checkpoint = make_checkpoint(Path(folder, "base"), name)
             try:
                 row = _row(name, found := round_trip(checkpoint, Path(folder)))
-            except TrainerFailure as failure:
+            except TrainerError as failure:
                 refused.append(row := f"| {name} | {_kind(name)} | {failure.detail} |")
                 is_right = ARCHITECTURES[name].refused is not None
             else:

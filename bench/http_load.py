@@ -1,4 +1,4 @@
-"""A client that costs little: requests are bytes made before, connections are kept."""
+"""A light HTTP client for benchmarks: requests are prepared bytes, connections are reused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def request(
     headers: Mapping[str, str] | None = None,
     body: Any = None,
 ) -> bytes:
-    """The bytes of a GET, or of a POST where there is a body."""
+    """Return the bytes of a GET request, or of a POST request if there is a body."""
     content = b"" if body is None else json.dumps(body).encode()
     lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", "Host: 127.0.0.1"]
     if token:
@@ -29,18 +29,18 @@ def request(
 
 
 class Connection:
-    """One kept connection; one request at a time."""
+    """A persistent connection that sends one request at a time."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
 
     @classmethod
     async def open(cls, port: int) -> Self:
-        """To a server on this machine."""
+        """Connect to a server on this machine."""
         return cls(*await asyncio.open_connection("127.0.0.1", port, limit=1 << 22))
 
-    async def ask(self, raw: bytes) -> int:
-        """Send and read all of the answer; its status."""
+    async def send(self, raw: bytes) -> int:
+        """Send a request, read the whole response, and return its status."""
         self._writer.write(raw)
         head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
         status = int(head[9:12])
@@ -55,18 +55,18 @@ class Connection:
 
 
 async def throughput(port: int, raw: bytes, seconds: float) -> float:
-    """Requests a second over some connections."""
+    """Return the requests per second that CONNECTIONS connections achieve together."""
     ends_at = time.perf_counter() + seconds
 
-    async def keep_asking() -> int:
+    async def send_until_end() -> int:
         connection = await Connection.open(port)
         count = 0
         while time.perf_counter() < ends_at:
-            assert await connection.ask(raw) in (200, 304)
+            assert await connection.send(raw) in (200, 304)
             count += 1
         connection.close()
         return count
 
     start = time.perf_counter()
-    counts = await asyncio.gather(*(keep_asking() for _ in range(CONNECTIONS)))
+    counts = await asyncio.gather(*(send_until_end() for _ in range(CONNECTIONS)))
     return sum(counts) / (time.perf_counter() - start)

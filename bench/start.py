@@ -1,8 +1,8 @@
-"""How long until a job trains: submit to first optimiser step, against the cold `trl reward`.
+"""Measure the time from submitting a job to its first optimiser step, against a cold `trl reward`.
 
-Both arms train the same tiny decoder on the same pairs and run in turn. Plaudit's clock starts
-before the HTTP request and stops when the step can be read back; TRL's starts with its process and
-stops when it prints the first loss.
+Both arms train the same tiny decoder on the same pairs and run alternately. Plaudit is timed from
+the HTTP request until the step can be read back over HTTP, TRL from the start of its process until
+it prints the first loss.
 
     python -m bench.start --rounds 5
 """
@@ -25,18 +25,20 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from app.api_keys.service import first_key
+from app.core.logging import configure_logging
+from app.core.migrations import migrate
+from app.core.settings import Settings
 from app.main import create_app
-from app.migrations import migrate
-from app.settings import Settings
 from tests.trainer.tiny import make_decoder, make_pairs
 
 PAIRS = 64
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
+    configure_logging(open(os.devnull, "w"))  # noqa: SIM115 - a line for every poll otherwise
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = make_decoder(folder / "model")
@@ -47,10 +49,10 @@ def main() -> None:
         ours, theirs = [], []
         with _service(folder, model) as client:
             dataset = _upload(client, pairs / "train.jsonl")
-            _first_step(client, dataset)  # the first submit also inspects the base model
+            _first_step_seconds(client, dataset)  # the first job also inspects the base model
             for number in range(rounds):
-                ours.append(_first_step(client, dataset))
-                theirs.append(_cold(folder / f"trl-{number}", model, pairs))
+                ours.append(_first_step_seconds(client, dataset))
+                theirs.append(_trl_first_loss_seconds(folder / f"trl-{number}", model, pairs))
                 print(f"plaudit {ours[-1]:.2f} s   trl reward {theirs[-1]:.2f} s", flush=True)
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     print(
@@ -62,10 +64,10 @@ def main() -> None:
 
 @contextmanager
 def _service(folder: Path, model: Path) -> Iterator[TestClient]:
-    """The API in this process and a worker with its warm server beside it."""
+    """Run the API in this process and a worker with its fork server beside it."""
     catalogue = folder / "models.yaml"
     catalogue.write_text(f"tiny:\n  source: local:{model}\n")
-    # Polled every 20 ms: no limit on requests.
+    # The client polls every 20 ms, which the default rate limit would reject.
     settings = Settings(data_dir=folder / "data", base_models=catalogue, rate_burst=1_000_000)
     app = create_app(settings)
     migrate(app.state.engine)
@@ -78,8 +80,7 @@ def _service(folder: Path, model: Path) -> Iterator[TestClient]:
         worker = subprocess.Popen([sys.executable, "-m", "worker"], env=env, stderr=log)
     try:
         with TestClient(app, headers={"Authorization": f"Bearer {key}"}) as client:
-            # Warm is what a worker is from its first half minute on.
-            time.sleep(30)
+            time.sleep(30)  # until the fork server has imported its libraries
             yield client
     finally:
         worker.terminate()
@@ -87,37 +88,39 @@ def _service(folder: Path, model: Path) -> Iterator[TestClient]:
 
 
 def _upload(client: TestClient, file: Path) -> str:
-    answer = client.post(
+    response = client.post(
         "/v1/datasets", content=file.read_bytes(), headers={"Content-Type": "application/x-ndjson"}
     )
-    answer.raise_for_status()
-    return str(answer.json()["id"])
+    response.raise_for_status()
+    return str(response.json()["id"])
 
 
-def _first_step(client: TestClient, dataset: str) -> float:
+def _first_step_seconds(client: TestClient, dataset: str) -> float:
+    """Run a job to its end and return the seconds until its first step was visible."""
     started = time.monotonic()
     spec: dict[str, Any] = {
         "base_model": "tiny",
         "train_dataset": dataset,
         "training": {"max_steps": 2, "max_length": 128},
     }
-    answer = client.post("/v1/jobs", json=spec)
-    answer.raise_for_status()
-    job_id = answer.json()["id"]
-    took = None
+    response = client.post("/v1/jobs", json=spec)
+    response.raise_for_status()
+    job_id = response.json()["id"]
+    seconds = None
     while True:
         job = client.get(f"/v1/jobs/{job_id}").json()
         if job["status"] == "failed":
             raise RuntimeError(job["failure"])
-        if took is None and (job["progress"] or {}).get("step"):
-            took = time.monotonic() - started
+        if seconds is None and (job["progress"] or {}).get("step"):
+            seconds = time.monotonic() - started
         if job["status"] == "succeeded":
-            assert took is not None
-            return took
+            assert seconds is not None
+            return seconds
         time.sleep(0.02)
 
 
-def _cold(output: Path, model: Path, pairs: Path) -> float:
+def _trl_first_loss_seconds(output: Path, model: Path, pairs: Path) -> float:
+    """Run `trl reward` to its end and return the seconds until it printed a loss."""
     started = time.monotonic()
     trl = subprocess.Popen(
         [
@@ -134,14 +137,14 @@ def _cold(output: Path, model: Path, pairs: Path) -> float:
         text=True,
     )  # fmt: skip
     assert trl.stdout is not None
-    took, said = None, []
+    seconds, output_lines = None, []
     for line in trl.stdout:
-        said.append(line)
-        if took is None and "'loss'" in line:
-            took = time.monotonic() - started
-    if trl.wait() or took is None:
-        raise RuntimeError("trl reward failed:\n" + "".join(said[-30:]))
-    return took
+        output_lines.append(line)
+        if seconds is None and "'loss'" in line:
+            seconds = time.monotonic() - started
+    if trl.wait() or seconds is None:
+        raise RuntimeError("trl reward failed:\n" + "".join(output_lines[-30:]))
+    return seconds
 
 
 if __name__ == "__main__":

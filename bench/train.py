@@ -217,7 +217,7 @@ def _train(arm: str, folder: Path, options: argparse.Namespace) -> Run:
     from peft import LoraConfig
     from trl import RewardConfig, RewardTrainer
 
-    from worker.trainer.engine import SharedPrefixRewardTrainer, probe, unsupported_reason
+    from worker.trainer.shared_prefix import SharedPrefixRewardTrainer, probe, unsupported_reason
 
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(options.threads)

@@ -1,8 +1,8 @@
-"""Writes the parts of the documentation that the code already says.
+"""Generate the parts of the documentation that are derived from the code.
 
-openapi.json, errors.md, and the table of settings in operations.md.
+openapi.json, errors.md, the table of settings in operations.md, and the shapes in data.md.
 
-python -m docs.reference
+    python -m docs.reference
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import tempfile
 from pathlib import Path
 from typing import get_args
 
+from app.core.settings import Settings
 from app.datasets.row_errors import ProblemCode
 from app.domain.lifecycle import FAILURES
-from app.domain.notes import NOTES, NoteCode
-from app.field_problems import FIELD_CODES
+from app.domain.warnings import WARNING_ADVICE, WarningCode
 from app.main import create_app
-from app.problems import ProblemType, problem_types
-from app.settings import Settings
+from app.web.problem_details import ProblemType, problem_types
+from app.web.validation_errors import FIELD_CODES
+from docs.data_reference import data_text
 
 HERE = Path(__file__).parent
 
@@ -27,16 +28,19 @@ SETTINGS_BEGIN, SETTINGS_END = "<!-- settings: `make openapi` -->\n", "<!-- end 
 INTRODUCTION = """\
 # Errors
 
-Made by `make openapi` from the code; a test keeps it true.
+This page is generated from the code by `make openapi`. A test fails when it is out of date.
 
-Every refusal is `application/problem+json` (RFC 9457) in one shape. Switch on `code`, which never
-changes its meaning; `detail` and `hint` are for people. `errors` names the fields: `loc` is a JSON
-pointer into the body (`/query/…`, `/path/…` and `/header/…` for parameters). `request_id` is what
-the operator finds in the logs. `type` is an address of this service, `GET /problems/{code}`, that
-answers with the line below.
+Every error response is `application/problem+json` (RFC 9457) with these fields:
 
-`x-should-retry: false` comes where the same request can only be refused again; where waiting helps,
-`Retry-After` says how long.
+- `code`: the kind of error. Its meaning never changes; use it in programs.
+- `detail` and `hint`: what happened and what to do next, for people.
+- `errors`: the invalid fields. `loc` is a JSON pointer into the body, or starts with `/query/`,
+  `/path/` or `/header/` for parameters.
+- `request_id`: identifies the request in the service's logs.
+- `type`: the URL `GET /problems/{code}` of this service, which explains the code.
+
+The header `x-should-retry: false` means that the same request will fail again. `Retry-After` gives
+the number of seconds after which a retry may succeed.
 
 ## Problems
 """
@@ -46,25 +50,26 @@ def main() -> None:
     (HERE / "openapi.json").write_text(openapi_text())
     (HERE / "errors.md").write_text(errors_text())
     (HERE / "operations.md").write_text(operations_text())
+    (HERE / "data.md").write_text(data_text())
 
 
 def openapi_text() -> str:
-    """The OpenAPI document of the code, as it is committed."""
+    """Return the OpenAPI document in the form in which it is committed."""
     with tempfile.TemporaryDirectory() as name:
         document = create_app(Settings(data_dir=Path(name), _env_file=None)).openapi()
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def operations_text() -> str:
-    """The operator's page, with the settings as they are now."""
+    """Return operations.md with its table of settings regenerated."""
     before, _, rest = (HERE / "operations.md").read_text().partition(SETTINGS_BEGIN)
     _, _, after = rest.partition(SETTINGS_END)
     return f"{before}{SETTINGS_BEGIN}{settings_table()}{SETTINGS_END}{after}"
 
 
 def settings_table() -> str:
-    """Every setting with its default."""
-    lines = ["| variable | default | what it is |", "|---|---|---|"]
+    """Return a Markdown table of every setting with its default."""
+    lines = ["| variable | default | description |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         default = field.default
         shown = f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
@@ -75,17 +80,17 @@ def settings_table() -> str:
 
 
 def errors_text() -> str:
-    """Every code that a client can meet: of problems, of fields, and of failed jobs."""
+    """Return errors.md: every code of problems, failed jobs, warnings and fields."""
     lines = [
         INTRODUCTION,
-        "| code | status | when | what to do next |",
+        "| code | status | meaning | what to do next |",
         "|---|---|---|---|",
         *(_row(problem) for problem in problem_types()),
         "",
         "## Failed jobs",
         "",
-        "`failure.code` of a job, with the `failure.category` that says who can do something about",
-        "it. What is retryable is tried again by the service before the job fails.",
+        "These are the values of a job's `failure.code`. `failure.category` tells who can fix the",
+        "cause. The service retries a job with a retryable failure before it fails the job.",
         "",
         "| code | category | retried | what to do next |",
         "|---|---|---|---|",
@@ -97,20 +102,21 @@ def errors_text() -> str:
         "",
         "## Warnings",
         "",
-        "`warnings[].code` of a job or a dry run: it goes on all the same.",
+        "These are the values of `warnings[].code` of a job or a dry run. A warning does not stop",
+        "a job.",
         "",
         "| code | what to do next |",
         "|---|---|",
-        *(f"| `{code}` | {NOTES[code]} |" for code in NoteCode),
+        *(f"| `{code}` | {WARNING_ADVICE[code]} |" for code in WarningCode),
         "",
         "## Fields",
         "",
-        "`errors[].code`; message and hint of each say the rest. In any body or parameter (a",
-        "validation of Pydantic that has no name here keeps its own):",
+        "These are the values of `errors[].code`; each entry also has a message and a hint. In a",
+        "body or parameter (other Pydantic validations keep Pydantic's own code):",
         "",
         _listed(sorted(FIELD_CODES)),
         "",
-        "In an uploaded dataset, with the line in `loc`:",
+        "In an uploaded dataset, where `loc` contains the line number:",
         "",
         _listed(sorted(get_args(ProblemCode))),
     ]

@@ -1,9 +1,11 @@
-"""Write the example preference data: `python examples/generate.py`.
+"""Generate the example preference data.
 
-The same source always gives the same bytes. Each pair asks about one topic of
-`source/*_topics.txt`; the chosen reply answers it, the rejected one has one of the defects in
-`DEFECTS`. Both are built from the same kinds of sentences, and in every other pair of each defect
-the chosen reply is the longer one, so that length says nothing.
+    python examples/generate.py
+
+The same input always gives the same bytes. Each pair asks about one topic of
+`source/*_topics.txt`. The chosen reply answers the question, the rejected reply has one of the
+defects in `DEFECTS`. Both consist of the same kinds of sentences. The chosen reply is the longer
+one in half of the pairs of each defect, so that the length does not indicate the label.
 """
 
 import json
@@ -20,10 +22,9 @@ PAIRS_PER_TOPIC = 5
 DEFECTS = (
     "hedge", "rude", "off_topic", "refer", "reversal", "anecdote", "sales", "parrot", "reckless",
 )  # fmt: skip
-MAX_LENGTH_GAP = 0.2  # of the longer reply, in characters
-REPLY_LENGTHS = range(
-    100, 231
-)  # characters; replies of one size waste little on padding, and train fast on a CPU
+MAX_LENGTH_GAP = 0.2  # as a share of the longer reply, in characters
+#: Characters. Replies of similar length need little padding and train fast on a CPU.
+REPLY_LENGTHS = range(100, 231)
 
 Message = dict[str, str]
 Pair = dict[str, list[Message]]
@@ -31,7 +32,7 @@ Pair = dict[str, list[Message]]
 
 @dataclass(frozen=True)
 class Topic:
-    """One task: what is asked and why, four true steps, their reason, and a piece of bad advice."""
+    """One task: the question and its situation, correct steps, their reason, and bad advice."""
 
     area: str
     ask: str
@@ -47,17 +48,17 @@ def main() -> None:
 
 
 def render(half: str) -> str:
-    """The text of one file: one JSON object per line, for `half` "training" or "heldout"."""
+    """Return the JSON lines of one file; `half` is "training" or "heldout"."""
     return "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in make_pairs(half))
 
 
 def make_pairs(half: str) -> list[Pair]:
-    """All pairs of one half, shuffled; each value of a pair is a list of {role, content}."""
+    """Return the shuffled pairs of one half; each value is a list of {role, content}."""
     topics = list(read_topics(HERE / "source" / f"{half}_topics.txt"))
     phrases = tomllib.loads((HERE / "source" / "phrases.toml").read_text(encoding="utf-8"))[half]
     writer = Writer(Random(f"plaudit {half}"), topics, phrases)
     pairs = [
-        # Even rounds make the chosen reply the longer one; len(DEFECTS) pairs make a round.
+        # The chosen reply is the longer one in every other block of len(DEFECTS) pairs.
         writer.pair(topic, DEFECTS[i % len(DEFECTS)], chosen_longer=i // len(DEFECTS) % 2 == 0)
         for i, topic in enumerate(topics * PAIRS_PER_TOPIC)
     ]
@@ -68,7 +69,7 @@ def make_pairs(half: str) -> list[Pair]:
 def read_topics(path: Path) -> Iterator[Topic]:
     """Read lines marked `#` area, `?` task, `~` situation, `-` step, `=` reason, `!` bad advice.
 
-    The bad advice ends a topic; an area holds for the topics up to the next one.
+    The bad advice is the last line of a topic. An area applies until the next area.
     """
     area, lines = "", dict[str, list[str]]()
     for line in filter(None, path.read_text(encoding="utf-8").splitlines()):
@@ -83,7 +84,7 @@ def read_topics(path: Path) -> Iterator[Topic]:
 
 
 class Writer:
-    """Writes pairs from one half's topics and phrases, and no prompt twice."""
+    """Writes pairs from the topics and phrases of one half, with distinct prompts."""
 
     def __init__(self, rng: Random, topics: list[Topic], phrases: dict[str, list[str]]) -> None:
         self.rng = rng
@@ -92,12 +93,13 @@ class Writer:
         self._prompts = set[str]()
 
     def pair(self, topic: Topic, defect: str, *, chosen_longer: bool) -> Pair:
+        """Write one pair: replies are drawn again until their lengths fit."""
         prompt = self._prompt(topic)
         while True:
             chosen, rejected = self._good(topic), self._bad(topic, defect)
             letters = len(chosen) - len(rejected)
             words = len(chosen.split()) - len(rejected.split())
-            # Characters and words have to agree, so that no measure of length helps.
+            # The order must be the same in characters and in words.
             if (letters > 0, words > 0, letters < 0, words < 0) != (
                 (True, True, False, False) if chosen_longer else (False, False, True, True)
             ):
@@ -155,7 +157,7 @@ class Writer:
                     body.insert(0, self._steps(topic, self.rng.choice([1, 2])))
             case _:
                 body = self._some(defect, topic, 2, 4)
-                # Good sentences also stand in bad replies, so that they alone give nothing away.
+                # Rejected replies contain good sentences too, so that these do not give the label.
                 if self.rng.random() < 0.4:
                     body.insert(self.rng.randint(0, len(body)), self._steps(topic, 1))
                 if self.rng.random() < 0.25:
@@ -170,7 +172,7 @@ class Writer:
         return re.sub(r" ?\n ?", "\n", " ".join(body)).strip()
 
     def _steps(self, topic: Topic, count: int) -> str:
-        """`count` steps in their order, as prose, as linked sentences or as a numbered list."""
+        """Return `count` steps in order, as prose, as linked sentences or as a numbered list."""
         steps = [topic.steps[i] for i in sorted(self.rng.sample(range(len(topic.steps)), count))]
         style = self.rng.choice(["prose", "prose", "linked", "list"])
         if count == 1 or style == "prose":

@@ -1,4 +1,4 @@
-"""Real PostgreSQL and Redis for the tests: those the environment names, or private ones."""
+"""Real PostgreSQL and Redis for the tests: from environment variables, or private instances."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ REQUIRED = os.environ.get("PLAUDIT_TEST_REQUIRE_SERVICES") == "1"
 
 
 def skip_or_fail(reason: str) -> None:
-    """Skip with one clear line, or fail where services are required."""
+    """Skip the test, or fail it if PLAUDIT_TEST_REQUIRE_SERVICES is set."""
     if REQUIRED:
         pytest.fail(f"{reason} (PLAUDIT_TEST_REQUIRE_SERVICES=1)")
     pytest.skip(reason)
 
 
 def free_port() -> int:
-    """A TCP port that was free a moment ago."""
+    """Return a TCP port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def wait_until(what: str, is_true: Callable[[], bool], seconds: float = 30) -> None:
-    """Poll until true; fail with what was waited for."""
+    """Poll a condition; fail if it is not true in time. ``what`` names it in the error."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if is_true():
@@ -44,7 +44,7 @@ def wait_until(what: str, is_true: Callable[[], bool], seconds: float = 30) -> N
 
 
 class PostgresServer:
-    """A private PostgreSQL that tests may kill."""
+    """A private PostgreSQL server that tests may kill."""
 
     def __init__(self, directory: Path) -> None:
         self.port = free_port()
@@ -90,7 +90,7 @@ class PostgresServer:
 
 
 class RedisServer:
-    """A private Redis that tests may kill and freeze."""
+    """A private Redis server that tests may kill and freeze."""
 
     def __init__(self, directory: Path, password: str = "") -> None:
         self.port, self.password = free_port(), password
@@ -119,6 +119,11 @@ class RedisServer:
             self.process.kill()
             self.process.wait()
 
+    def command(self, *words: str) -> None:
+        """Run one command."""
+        with redis.Redis.from_url(self.url) as client:
+            client.execute_command(*words)
+
     def _answers(self) -> bool:
         with redis.Redis.from_url(self.url) as client:
             try:
@@ -129,12 +134,12 @@ class RedisServer:
 
 @contextmanager
 def postgres_url(directory: Path) -> Iterator[str]:
-    """The server that the environment names, or a private one for the session."""
+    """Yield the URL in PLAUDIT_TEST_DATABASE_URL, or run a private server."""
     if url := os.environ.get("PLAUDIT_TEST_DATABASE_URL"):
         yield url
         return
     if not _has_postgres():
-        skip_or_fail("needs PostgreSQL's binaries or PLAUDIT_TEST_DATABASE_URL")
+        skip_or_fail("needs the programs of PostgreSQL or PLAUDIT_TEST_DATABASE_URL")
     server = PostgresServer(directory)
     server.start()
     try:
@@ -145,7 +150,7 @@ def postgres_url(directory: Path) -> Iterator[str]:
 
 @contextmanager
 def redis_url(directory: Path) -> Iterator[str]:
-    """The server that the environment names, or a private one for the session."""
+    """Yield the URL in PLAUDIT_TEST_REDIS_URL, or run a private server."""
     if url := os.environ.get("PLAUDIT_TEST_REDIS_URL"):
         yield url
         return
@@ -161,7 +166,7 @@ def redis_url(directory: Path) -> Iterator[str]:
 
 @contextmanager
 def fresh_database(server_url: str, name: str) -> Iterator[str]:
-    """A database of its own on a server, dropped afterwards."""
+    """Create a database on a server and drop it afterwards."""
     admin = server_url.replace("postgresql+psycopg://", "postgresql://")
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')

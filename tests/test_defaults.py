@@ -16,15 +16,15 @@ from transformers import EarlyStoppingCallback
 from trl.trainer.model_config import ModelConfig
 from trl.trainer.reward_config import RewardConfig
 
+from app.core.settings import Settings
 from app.domain.compiler import compile_plan
 from app.domain.meant_fields import spec_pointers
 from app.domain.spec import EarlyStopping, LoraSpec, RewardJobSpec, TrainingSpec
-from app.settings import Settings
 from tests.architectures import make_checkpoint
 from tests.domain.base_model_facts import dataset, job
-from worker.trainer.inspection import inspect
-from worker.trainer.model import Numerics, load_base, wrap
-from worker.trainer.training import reward_config
+from worker.reward_model.loading import DeviceConfig, load_base, wrap
+from worker.trainer.inspection.checkpoint import inspect
+from worker.trainer.training.run import reward_config
 
 PAGE = Path(__file__).parent.parent / "docs" / "defaults.md"
 #: These depend on the job or the machine, so that the page can give no value.
@@ -149,7 +149,7 @@ def configurations(directory: Path) -> Iterator[tuple[str, Any, Any]]:
     checkpoint = make_checkpoint(directory, "llama")
     facts = inspect(checkpoint, revision=None, chat_template=None, digest="0" * 64)
     plan = compile_plan(job(), "hub:a/b@main", facts, dataset(), None, "text")
-    cpu = Numerics("cpu", bf16=False)
+    cpu = DeviceConfig("cpu", bf16=False)
     model = wrap(load_base(str(checkpoint), cpu, plan.head_modules), plan)
     yield "LoraConfig", LoraConfig(), LoraConfig(**plan.kwargs()[0])
     plain = RewardConfig(output_dir=str(directory), use_cpu=True, bf16=False)

@@ -1,5 +1,7 @@
-"""Image, compose file and pins, as far as they can be held to their word without a container
-engine: what they say is parsed, and what they run is run."""
+"""Dockerfile, docker-compose.yml and pins, tested without a container engine.
+
+The files are parsed, and the commands that they run are run here.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +14,25 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from sqlalchemy import update
 
-from app.database import make_engine, now_ms, transaction
-from app.models import Base, Worker
-from app.settings import Settings
+from app.core.database import make_engine, now_ms, transaction
+from app.core.migrations import migrate
+from app.core.settings import Settings
+from app.models import Worker
+from tests.deployed import COMPOSE, ROOT
+from tests.deployed import COMPOSE_SERVICES as SERVICES
 
-ROOT = Path(__file__).parents[1]
-COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = ["migrate", "api", "worker", "worker-gpu"]
+WORKERS = ["worker", "worker-gpu"]
 HEAVY = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
 def stages() -> dict[str, list[list[str]]]:
-    """The Dockerfile's instructions, as words, by stage; the first word is the instruction."""
+    """Return the Dockerfile's instructions by stage, each as words, the instruction first."""
     text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
     found: dict[str, list[list[str]]] = {}
     for line in re.sub(r"\\\n", " ", text).splitlines():
@@ -46,71 +48,74 @@ def stages() -> dict[str, list[list[str]]]:
     return found
 
 
-def lineage(target: str) -> list[list[str]]:
-    """Every instruction that shapes a target, its bases' first."""
+def instructions_of(target: str) -> list[list[str]]:
+    """Return the instructions of a target and, before them, of the stages it is built from."""
     own = stages()[target]
     base = own[0][1]
-    return (lineage(base) if base in stages() else []) + own[1:]
+    return (instructions_of(base) if base in stages() else []) + own[1:]
 
 
 def pins() -> dict[str, str]:
+    """Return the versions in constraints.txt by package name."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     return dict(line.split("==") for line in lines if not line.startswith("#"))
 
 
 @pytest.mark.parametrize("target", ["api", "worker"])
-def test_image_runs_plaudit_as_nobody_special(target):
-    instructions = lineage(target)
+def test_image_runs_plaudit_without_root(target: str) -> None:
+    instructions = instructions_of(target)
     users = [words[1] for words in instructions if words[0] == "USER"]
     entry_points = [words[1:] for words in instructions if words[0] == "ENTRYPOINT"]
     assert users == ["10001:10001"]
     assert entry_points == [['["plaudit"]']]
     assert any(words[0] == "HEALTHCHECK" for words in instructions)
     assert not any(words[0] == "ADD" for words in instructions)
-    for words in instructions:
-        if words[0] in ("CMD", "ENTRYPOINT"):
-            assert isinstance(yaml.safe_load(" ".join(words[1:])), list), "exec form"
+    started = [" ".join(words[1:]) for words in instructions if words[0] in ("CMD", "ENTRYPOINT")]
+    # A list is the exec form. The shell form would not pass SIGTERM on.
+    assert [text for text in started if not isinstance(yaml.safe_load(text), list)] == []
 
 
 @pytest.mark.parametrize("target", ["build-api", "build-worker"])
-def test_image_installs_from_the_pins(target):
-    installs = [words for words in lineage(target) if words[:3] == ["RUN", "pip", "install"]]
+def test_image_installs_pinned_versions(target: str) -> None:
+    installs = [
+        words for words in instructions_of(target) if words[:3] == ["RUN", "pip", "install"]
+    ]
     assert installs
     assert all("-c constraints.txt" in " ".join(words) for words in installs)
 
 
-def test_copied_files_exist_and_reach_the_builder():
+def test_copied_files_exist_and_are_not_ignored() -> None:
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line[0] == "!"}
     copied = {
-        word
+        Path(word)
         for instructions in stages().values()
         for words in instructions
         if words[0] == "COPY" and not words[1].startswith("--from")
         for word in words[1:-1]
     }
-    assert copied == allowed
-    for name in copied:
-        assert (ROOT / name).exists(), name
+    assert {path.parts[0] for path in copied} == allowed
+    for path in copied:
+        assert (ROOT / path).exists(), path
 
 
-def test_every_pin_is_exact_and_torch_is_the_tested_one():
+def test_every_pin_is_exact() -> None:
     assert pins()["torch"] == "2.13.0"
     assert len(pins()) > 50
-    for name, version in pins().items():
-        assert re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name)
-        assert re.fullmatch(r"[0-9][0-9a-z.]*", version), f"{name}=={version}"
+    pin = re.compile(r"[a-z0-9][a-z0-9._-]*==[0-9][0-9a-z.]*")
+    written = [f"{name}=={version}" for name, version in pins().items()]
+    assert [text for text in written if not pin.fullmatch(text)] == []
 
 
-def test_compose_has_no_default_password():
+@pytest.mark.parametrize("variable", ["PLAUDIT_POSTGRES_PASSWORD", "PLAUDIT_REDIS_PASSWORD"])
+def test_password_has_no_default(variable: str) -> None:
     text = (ROOT / "docker-compose.yml").read_text()
-    for variable in ("PLAUDIT_POSTGRES_PASSWORD", "PLAUDIT_REDIS_PASSWORD"):
-        uses = re.findall(rf"\$\{{{variable}([^}}]*)\}}", text)
-        assert uses
-        assert all(use.startswith(":?") for use in uses)
+    uses = re.findall(rf"\$\{{{variable}([^}}]*)\}}", text)
+    assert uses
+    assert all(use.startswith(":?") for use in uses)
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_service_is_confined(name):
+def test_service_is_confined(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -124,7 +129,7 @@ def test_service_is_confined(name):
         assert port.startswith("127.0.0.1:")
 
 
-def test_redis_never_evicts_and_keeps_what_it_was_told():
+def test_redis_is_durable_and_never_evicts() -> None:
     words = SERVICES["redis"]["command"]
     options = dict(zip(words[1::2], words[2::2], strict=True))
     assert options["--maxmemory-policy"] == "noeviction"
@@ -132,35 +137,47 @@ def test_redis_never_evicts_and_keeps_what_it_was_told():
     assert options["--requirepass"].startswith("${PLAUDIT_REDIS_PASSWORD:?")
 
 
-def test_databases_are_not_reachable_from_outside():
+def test_data_network_is_internal() -> None:
     assert COMPOSE["networks"]["data"]["internal"] is True
-    for name in ("postgres", "redis"):
-        assert SERVICES[name]["networks"] == ["data"]
-        assert "ports" not in SERVICES[name]
-        assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
 
 
-def test_services_start_in_order_and_workers_have_time_to_drain():
-    for name in ("api", "worker", "worker-gpu"):
-        waits = {on: how["condition"] for on, how in SERVICES[name]["depends_on"].items()}
-        assert waits["migrate"] == "service_completed_successfully"
-        assert waits["postgres"] == waits["redis"] == "service_healthy"
-    for name in ("worker", "worker-gpu"):
-        grace = int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
-        assert grace >= Settings().drain_seconds + 60
+@pytest.mark.parametrize("name", ["postgres", "redis"])
+def test_database_is_not_reachable_from_outside(name: str) -> None:
+    assert SERVICES[name]["networks"] == ["data"]
+    assert "ports" not in SERVICES[name]
+    assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
 
 
-def test_workers_can_be_scaled_because_only_the_model_cache_is_shared():
-    for name in ("worker", "worker-gpu"):
-        assert SERVICES[name]["volumes"] == [
-            "/var/lib/plaudit",
-            "models:/var/lib/plaudit/models",
-        ]
-    made = next(words for words in lineage("worker") if "install" in words and "-d" in words)
-    assert Settings(data_dir="/var/lib/plaudit").model_cache == Path(made[-2])
+@pytest.mark.parametrize("name", ["api", *WORKERS])
+def test_service_starts_after_databases_and_migration(name: str) -> None:
+    conditions = {on: how["condition"] for on, how in SERVICES[name]["depends_on"].items()}
+    assert conditions == {
+        "migrate": "service_completed_successfully",
+        "postgres": "service_healthy",
+        "redis": "service_healthy",
+    }
 
 
-def test_gpu_worker_waits_for_its_profile_and_reserves_a_gpu():
+@pytest.mark.parametrize("name", WORKERS)
+def test_worker_has_time_to_drain(name: str) -> None:
+    grace_seconds = int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
+    assert grace_seconds >= Settings().drain_seconds + 60
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_workers_share_only_the_model_cache(name: str) -> None:
+    """Otherwise `--scale worker=2` would run two workers on one data directory."""
+    assert SERVICES[name]["volumes"] == ["/var/lib/plaudit", "models:/var/lib/plaudit/models"]
+
+
+def test_image_creates_the_model_cache_that_workers_share() -> None:
+    created = next(
+        words for words in instructions_of("worker") if "install" in words and "-d" in words
+    )
+    assert str(Settings(data_dir=Path("/var/lib/plaudit")).model_cache) in created
+
+
+def test_gpu_worker_has_a_profile_and_reserves_a_gpu() -> None:
     service = SERVICES["worker-gpu"]
     assert service["profiles"] == ["gpu"]
     (device,) = service["deploy"]["resources"]["reservations"]["devices"]
@@ -168,12 +185,12 @@ def test_gpu_worker_waits_for_its_profile_and_reserves_a_gpu():
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_environment_of_a_service_is_one_that_settings_read(name):
+def test_environment_of_a_service_contains_only_settings(name: str) -> None:
     service = SERVICES[name]
     known = {f"PLAUDIT_{field.upper()}" for field in Settings.model_fields}
     assert set(service["environment"]) <= known
     target = service["build"]["target"]
-    instructions = lineage(target)
+    instructions = instructions_of(target)
     in_image = {
         assignment.partition("=")[0]
         for words in instructions
@@ -185,7 +202,7 @@ def test_environment_of_a_service_is_one_that_settings_read(name):
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_command_of_a_service_is_one_that_plaudit_knows(name):
+def test_command_of_a_service_exists(name: str) -> None:
     command = [sys.executable, "-c", "from app.cli import main; main()"]
     subprocess.run(
         [*command, *SERVICES[name]["command"], "--help"], check=True, capture_output=True, cwd=ROOT
@@ -197,7 +214,7 @@ def test_command_of_a_service_is_one_that_plaudit_knows(name):
     or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode != 0,
     reason="needs docker compose",
 )
-def test_compose_file_is_one_for_compose():
+def test_docker_compose_accepts_the_file() -> None:
     environment = os.environ | dict.fromkeys(
         ("PLAUDIT_POSTGRES_PASSWORD", "PLAUDIT_REDIS_PASSWORD"), "abc"
     )
@@ -209,8 +226,8 @@ def test_compose_file_is_one_for_compose():
     )
 
 
-def test_api_installs_and_imports_without_torch(tmp_path):
-    """What the image's build does, in a fresh environment."""
+def test_api_installs_and_imports_without_torch(tmp_path: Path) -> None:
+    """Run the install command of the image in a new virtual environment."""
     (install,) = (
         words for words in stages()["build-api"] if words[:3] == ["RUN", "pip", "install"]
     )
@@ -226,12 +243,10 @@ def test_api_installs_and_imports_without_torch(tmp_path):
     program = "import sys, app.main; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = _output(python, "-c", program, cwd=tmp_path).split()
     assert not set(HEAVY) & set(loaded)
-    installed = dict(
-        line.split("==")
-        for line in _output(
-            python, "-m", "pip", "freeze", "--exclude-editable", cwd=tmp_path
-        ).splitlines()
-    )
+    freeze = _output(python, "-m", "pip", "freeze", "--exclude-editable", cwd=tmp_path)
+    # Without what was installed from a directory of this repository ("name @ file://…").
+    installed = dict(line.split("==") for line in freeze.splitlines() if "==" in line)
+    assert installed
     assert not set(HEAVY) & set(installed)
     assert {name: pins().get(name.lower()) for name in installed} == installed
 
@@ -244,7 +259,7 @@ def _output(*command: str, cwd: Path) -> str:
     return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout
 
 
-def test_worker_is_healthy_while_it_is_heard_of(tmp_path):
+def test_worker_is_healthy_while_it_reports(tmp_path: Path) -> None:
     (check,) = (words for words in stages()["worker"] if words[0] == "HEALTHCHECK")
     command = yaml.safe_load(" ".join(check).partition("CMD ")[2])
     assert command[0] == "python"
@@ -258,7 +273,7 @@ def test_worker_is_healthy_while_it_is_heard_of(tmp_path):
         ).returncode
 
     engine = make_engine(f"sqlite:///{tmp_path / 'plaudit.db'}")
-    Base.metadata.create_all(engine)
+    migrate(engine)
     assert status() == 1
     with transaction(engine) as session:
         session.add(Worker(id="w", host=socket.gethostname(), queue="plaudit.default", slots=1))

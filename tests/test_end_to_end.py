@@ -1,29 +1,28 @@
-"""The main job through real processes: embedded on SQLite, and as docker-compose.yml runs it."""
+"""A training job through real processes: embedded on SQLite, and as docker-compose.yml runs it."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import os
 import secrets
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.services import free_port, fresh_database, wait_until
-from tests.test_deployment import SERVICES
+from tests.deployed import download, embedded_service, production_service, upload
+from tests.services import fresh_database, wait_until
 from tests.trainer.tiny import make_decoder, make_pairs
 
-#: What a consumer does with an adapter: plain PEFT, nothing of this service.
+pytestmark = [pytest.mark.train, pytest.mark.timeout(1200)]
+
+#: Score the probes as a user of the adapter does: with plain PEFT and without this service.
 SCORE = """
 import json, sys, torch
 from peft import PeftModel
@@ -47,81 +46,91 @@ print(len(found), max(found))
 """
 
 
-@pytest.fixture(params=["embedded", "production"])
-def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[httpx.Client]:
-    """The service's processes, and a client with a key."""
-    catalogue = tmp_path / "models.yaml"
-    catalogue.write_text(f"tiny:\n  source: local:{make_decoder(tmp_path / 'base')}\n")
+@dataclass(frozen=True)
+class TrainedJob:
+    """A job that succeeded, and what the service returned on the way."""
+
+    client: httpx.Client
+    preview: dict[str, Any]  # of the dry run
+    job: dict[str, Any]
+    adapter: dict[str, Any]
+    directory: Path  # the adapter's files
+    base_model: Path
+
+
+@pytest.fixture(scope="module", params=["embedded", "production"])
+def trained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TrainedJob]:
+    """Train one job on a service of each kind; the tests of this module only read it."""
+    directory = tmp_path_factory.mktemp(request.param)
+    base_model = make_decoder(directory / "base")
+    catalogue = directory / "models.yaml"
+    catalogue.write_text(f"tiny:\n  source: local:{base_model}\n")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PLAUDIT_")} | {
         "PLAUDIT_BASE_MODELS": str(catalogue),
-        "PLAUDIT_PORT": str(free_port()),
         "PLAUDIT_PREFLIGHT_WAIT_SECONDS": "120",
     }
     with ExitStack() as stack:
         if request.param == "embedded":
-            environment["PLAUDIT_DATA_DIR"] = str(tmp_path / "data")
-            stack.enter_context(running(["serve"], environment, tmp_path))
-            key_file = tmp_path / "data" / "api-key"
-            wait_until("the first key", key_file.is_file, seconds=120)
-            key = key_file.read_text().strip()
+            service = stack.enter_context(embedded_service(environment, directory))
         else:
             server = request.getfixturevalue("postgres_server")
             url = stack.enter_context(fresh_database(server, f"e2e_{secrets.token_hex(4)}"))
             environment["PLAUDIT_DATABASE_URL"] = url
             environment["PLAUDIT_REDIS_URL"] = request.getfixturevalue("redis_server")
-            environment["PLAUDIT_QUEUE"] = f"e2e.{secrets.token_hex(4)}"
-            run_cli(SERVICES["migrate"]["command"], environment | own_data(tmp_path / "migrate"))
-            key = run_cli(["keys", "create"], environment | own_data(tmp_path / "api")).strip()
-            for name in ("api", "worker"):
-                own = environment | own_data(tmp_path / name)
-                stack.enter_context(running(SERVICES[name]["command"], own, tmp_path))
-        client = httpx.Client(
-            base_url=f"http://127.0.0.1:{environment['PLAUDIT_PORT']}",
-            headers={"Authorization": f"Bearer {key}"},
-            timeout=180,
-        )
-        stack.enter_context(client)
-        wait_until("the API", lambda: answers(client), seconds=120)
-        client.headers["x-test-base"] = str(tmp_path / "base")
-        yield client
+            service = stack.enter_context(production_service(environment, directory))
+        yield train(service.client, directory, base_model)
 
 
-@pytest.mark.train
-@pytest.mark.timeout(1200)
-def test_job_is_submitted_trained_downloaded_and_merged(
-    service: httpx.Client, tmp_path: Path
-) -> None:
-    dataset = upload(service, make_pairs(48))
-    held_out = upload(service, make_pairs(24, seed=1))
+def train(client: httpx.Client, directory: Path, base_model: Path) -> TrainedJob:
+    """Dry-run a spec, train it, and download the adapter."""
     spec = {
         "base_model": "tiny",
-        "train_dataset": dataset,
-        "eval_dataset": held_out,
+        "train_dataset": upload(client, make_pairs(48)),
+        "eval_dataset": upload(client, make_pairs(24, seed=1)),
         "training": {"max_steps": 6, "max_length": 128, "learning_rate": 1e-3},
     }
-    preview = service.post("/v1/jobs?dry_run=true", json=spec)
+    preview = client.post("/v1/jobs?dry_run=true", json=spec)
     assert preview.status_code == 200, preview.text
-    assert preview.json()["plan"]["lora"]["task_type"] == "SEQ_CLS"
-
-    answer = service.post("/v1/jobs", json=spec)
-    assert answer.status_code == 201, answer.text
-    job = ended(service, answer.headers["location"])
+    response = client.post("/v1/jobs", json=spec)
+    assert response.status_code == 201, response.text
+    job = wait_for_end(client, response.headers["location"])
     assert job["status"] == "succeeded", job
-    assert job["progress"]["step"] == 6
-    foreseen = {
-        name: service.get(f"/v1/jobs/{job['id']}/reports/{name}").json()["document"]
+    adapter = client.get(f"/v1/adapters/{job['adapter_id']}").json()
+    files = download(client, adapter, directory / "adapter")
+    return TrainedJob(client, preview.json(), job, adapter, files, base_model)
+
+
+def wait_for_end(client: httpx.Client, location: str) -> dict[str, Any]:
+    """Return the job at ``location`` when it has ended."""
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline:
+        job: dict[str, Any] = client.get(location, params={"wait": 30, "until": "terminal"}).json()
+        if is_terminal(job["status"]):
+            return job
+    raise AssertionError(job)
+
+
+def is_terminal(status: str) -> bool:
+    return status in ("succeeded", "failed", "cancelled")
+
+
+def test_job_runs_as_the_dry_run_said(trained: TrainedJob) -> None:
+    assert trained.preview["plan"]["lora"]["task_type"] == "SEQ_CLS"
+    assert trained.job["progress"]["step"] == 6
+    reports = {
+        name: trained.client.get(f"/v1/jobs/{trained.job['id']}/reports/{name}").json()["document"]
         for name in ("estimate", "dataset", "memory")
     }
-    assert foreseen["estimate"]["steps"] == 6
-    assert foreseen["dataset"] == preview.json()["reports"]["dataset"]
-    assert foreseen["memory"] == preview.json()["reports"]["memory"]
+    assert reports["estimate"]["steps"] == 6
+    assert reports["dataset"] == trained.preview["reports"]["dataset"]
+    assert reports["memory"] == trained.preview["reports"]["memory"]
 
-    adapter = service.get(f"/v1/adapters/{job['adapter_id']}").json()
-    directory = download(service, adapter, tmp_path / "adapter")
-    assert not {"config.json", "training_args.bin"} & set(os.listdir(directory))
-    base = service.headers["x-test-base"]
+
+def test_adapter_scores_its_probes_with_plain_peft(trained: TrainedJob) -> None:
     scored = subprocess.run(
-        [sys.executable, "-c", SCORE, base, str(directory)],
+        [sys.executable, "-c", SCORE, str(trained.base_model), str(trained.directory)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -132,107 +141,27 @@ def test_job_is_submitted_trained_downloaded_and_merged(
     assert int(count) >= 32
     assert float(difference) < 1e-5
 
-    again = service.post(f"/v1/jobs/{job['id']}/clone", json={})
-    twin = ended(service, again.headers["location"])
-    twin_adapter = service.get(f"/v1/adapters/{twin['adapter_id']}").json()
-    assert twin_adapter["archive"]["sha256"] == adapter["archive"]["sha256"]
 
-    merge = f"/v1/adapters/{adapter['id']}/merge"
-    assert service.get(merge).status_code == 404
-    first = service.post(merge)
+def test_adapter_has_no_files_of_the_training_run(trained: TrainedJob) -> None:
+    assert not {"config.json", "training_args.bin"} & set(os.listdir(trained.directory))
+
+
+def test_clone_produces_the_same_bytes(trained: TrainedJob) -> None:
+    client = trained.client
+    response = client.post(f"/v1/jobs/{trained.job['id']}/clone", json={})
+    twin = wait_for_end(client, response.headers["location"])
+    adapter = client.get(f"/v1/adapters/{twin['adapter_id']}").json()
+    assert adapter["archive"]["sha256"] == trained.adapter["archive"]["sha256"]
+
+
+def test_adapter_is_merged_once(trained: TrainedJob) -> None:
+    client, merge = trained.client, f"/v1/adapters/{trained.adapter['id']}/merge"
+    assert client.get(merge).status_code == 404
+    first = client.post(merge)
     assert first.status_code == 202, first.text
-    assert service.post(merge).json()["id"] == first.json()["id"]
-    wait_until("the merge", lambda: _is_over(service.get(merge).json()["status"]), seconds=300)
-    merged = service.get(merge).json()
+    assert client.post(merge).json()["id"] == first.json()["id"]
+    wait_until("the merge", lambda: is_terminal(client.get(merge).json()["status"]), seconds=300)
+    merged = client.get(merge).json()
     assert merged["status"] == "succeeded", merged
-    files = service.get(f"/v1/adapters/{merged['adapter_id']}").json()["files"]
+    files = client.get(f"/v1/adapters/{merged['adapter_id']}").json()["files"]
     assert {"config.json", "model.safetensors"} <= {file["name"] for file in files}
-
-
-def upload(client: httpx.Client, pairs: list[dict[str, Any]]) -> str:
-    """The id of a new dataset."""
-    lines = [json.dumps({k: v for k, v in pair.items() if k != "line"}) for pair in pairs]
-    answer = client.post(
-        "/v1/datasets",
-        content="\n".join(lines).encode(),
-        headers={"Content-Type": "application/x-ndjson"},
-    )
-    assert answer.status_code == 201, answer.text
-    return str(answer.json()["id"])
-
-
-def ended(client: httpx.Client, location: str) -> dict[str, Any]:
-    """The job when it is over."""
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline:
-        job: dict[str, Any] = client.get(location, params={"wait": 30, "until": "terminal"}).json()
-        if _is_over(job["status"]):
-            return job
-    raise AssertionError(job)
-
-
-def _is_over(status: str) -> bool:
-    return status in ("succeeded", "failed", "cancelled")
-
-
-def download(client: httpx.Client, adapter: dict[str, Any], directory: Path) -> Path:
-    """An adapter's files, each with the digest that the service says."""
-    data = client.get(adapter["archive"]["url"]).content
-    assert hashlib.sha256(data).hexdigest() == adapter["archive"]["sha256"]
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        archive.extractall(directory, filter="data")
-    for file in adapter["files"]:
-        found = hashlib.sha256((directory / file["name"]).read_bytes()).hexdigest()
-        assert found == file["sha256"]
-    return directory
-
-
-def own_data(directory: Path) -> dict[str, str]:
-    """The setting that gives a process its own directory."""
-    return {"PLAUDIT_DATA_DIR": str(directory)}
-
-
-def run_cli(command: list[str], environment: dict[str, str]) -> str:
-    """What a command that succeeds prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "app.cli", *command],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@contextmanager
-def running(command: list[str], environment: dict[str, str], directory: Path) -> Iterator[None]:
-    """A service's process; asked to end as its container would be, and gone with its children."""
-    log = directory / f"{command[0]}.log"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", *command],
-            env=environment,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            status = process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
-    assert status in (0, -15), log.read_text()[-3000:]
-
-
-def answers(client: httpx.Client) -> bool:
-    """Whether the API is ready."""
-    try:
-        return client.get("/readyz", timeout=5).is_success
-    except httpx.TransportError:
-        return False

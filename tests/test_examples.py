@@ -1,4 +1,4 @@
-"""The example pairs: reproducible, well formed, without leakage, no signal in their length."""
+"""The example pairs are reproducible, well formed and free of leakage and length bias."""
 
 import json
 import sys
@@ -14,6 +14,7 @@ from app.domain.spec import RewardJobSpec
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FILES = {"training": "preferences.jsonl", "heldout": "heldout.jsonl"}
+PHRASES = tomllib.loads((EXAMPLES / "source" / "phrases.toml").read_text())
 both_files = pytest.mark.parametrize("half", FILES)
 
 
@@ -22,7 +23,7 @@ def test_generating_again_gives_the_committed_bytes(half: str) -> None:
     assert _generator().render(half).encode() == (EXAMPLES / FILES[half]).read_bytes()
 
 
-def test_the_files_are_large_enough_to_train_and_to_judge() -> None:
+def test_files_are_large_enough_to_train_and_to_evaluate() -> None:
     assert 400 <= len(_pairs("training")) <= 800
     assert len(_pairs("heldout")) >= 150
 
@@ -41,47 +42,58 @@ def test_every_pair_is_a_conversation_with_two_replies(half: str) -> None:
 
 
 @both_files
-def test_no_placeholder_is_left_unfilled(half: str) -> None:
+def test_no_placeholder_is_left(half: str) -> None:
     assert not any(mark in (EXAMPLES / FILES[half]).read_text() for mark in ("{ask}", "{area}"))
 
 
 @both_files
-@pytest.mark.parametrize("length", [len, lambda text: len(text.split())], ids=["letters", "words"])
-def test_preferring_the_longer_reply_is_a_coin_toss(half: str, length: Any) -> None:
+@pytest.mark.parametrize(
+    "length", [len, lambda text: len(text.split())], ids=["characters", "words"]
+)
+def test_longer_reply_is_preferred_in_half_of_the_pairs(half: str, length: Any) -> None:
     pairs = _pairs(half)
     longer = sum(length(_reply(p, "chosen")) > length(_reply(p, "rejected")) for p in pairs)
     equal = sum(length(_reply(p, "chosen")) == length(_reply(p, "rejected")) for p in pairs)
     assert 0.45 <= (longer + equal / 2) / len(pairs) <= 0.55
 
 
-def test_the_files_share_no_prompt_no_topic_and_no_phrase() -> None:
+def test_files_share_no_prompt_and_no_reply() -> None:
     assert not _prompts("training") & _prompts("heldout")
-    generator = _generator()
     training, heldout = (
-        list(generator.read_topics(EXAMPLES / "source" / f"{half}_topics.txt")) for half in FILES
+        {_reply(pair, side) for pair in _pairs(half) for side in ("chosen", "rejected")}
+        for half in FILES
     )
-    for field in ("area", "ask", "situation", "steps", "reason", "bad_advice"):
-        assert not {getattr(t, field) for t in training} & {getattr(t, field) for t in heldout}
-    phrases = tomllib.loads((EXAMPLES / "source" / "phrases.toml").read_text())
-    for kind in phrases["training"]:
-        assert not set(phrases["training"][kind]) & set(phrases["heldout"][kind])
-    replies = [
-        {_reply(p, side) for p in _pairs(half) for side in ("chosen", "rejected")} for half in FILES
-    ]
-    assert not replies[0] & replies[1]
+    assert not training & heldout
+
+
+@pytest.mark.parametrize("field", ["area", "ask", "situation", "steps", "reason", "bad_advice"])
+def test_files_share_no_topic(field: str) -> None:
+    read_topics = _generator().read_topics
+    training, heldout = (
+        {getattr(topic, field) for topic in read_topics(EXAMPLES / "source" / f"{half}_topics.txt")}
+        for half in FILES
+    )
+    assert training
+    assert not training & heldout
+
+
+@pytest.mark.parametrize("kind", PHRASES["training"])
+def test_files_share_no_phrase(kind: str) -> None:
+    assert PHRASES["training"][kind]
+    assert not set(PHRASES["training"][kind]) & set(PHRASES["heldout"][kind])
 
 
 @both_files
-def test_no_pair_is_doubled_or_contradicts_another(half: str) -> None:
+def test_no_pair_is_repeated_or_contradicts_another(half: str) -> None:
     pairs = _pairs(half)
     seen = {(_question(p), _reply(p, "chosen"), _reply(p, "rejected")) for p in pairs}
     assert len(seen) == len(pairs)
     assert not any((prompt, rejected, chosen) in seen for prompt, chosen, rejected in seen)
-    liked = {(_question(p), _reply(p, "chosen")) for p in pairs}
-    assert not liked & {(_question(p), _reply(p, "rejected")) for p in pairs}
+    chosen = {(_question(p), _reply(p, "chosen")) for p in pairs}
+    assert not chosen & {(_question(p), _reply(p, "rejected")) for p in pairs}
 
 
-def test_the_demo_spec_lacks_only_its_datasets() -> None:
+def test_demo_spec_lacks_only_its_datasets() -> None:
     spec = json.loads((EXAMPLES / "demo.json").read_text())
     assert not {"train_dataset", "eval_dataset"} & set(spec)
     datasets = {"train_dataset": f"ds_{1:032x}", "eval_dataset": f"ds_{2:032x}"}

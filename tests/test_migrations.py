@@ -1,4 +1,4 @@
-"""Migrations on both databases: up, down, up again, and the same tables as the models."""
+"""Migrations work in both directions on both databases and create the tables of the models."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect
 
-from app.database import make_engine
-from app.migrations import is_current, migrate
+from app.core.database import create_sqlite_file, make_engine
+from app.core.migrations import is_current, migrate
 from app.models import Base
 from tests.services import fresh_database
 
@@ -24,9 +24,10 @@ ALEMBIC = Path(__file__).parents[1] / "alembic"
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    """An engine on a database without tables."""
+    """Return an engine on a database without tables."""
     if request.param == "sqlite":
         engine = make_engine(f"sqlite:///{tmp_path / 'empty.db'}")
+        create_sqlite_file(engine)
         yield engine
         engine.dispose()
         return
@@ -37,7 +38,7 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
         engine.dispose()
 
 
-def test_every_revision_goes_up_down_and_up_again(empty: Engine) -> None:
+def test_every_revision_can_be_upgraded_and_downgraded(empty: Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(ALEMBIC))
     config.set_main_option("path_separator", "os")
@@ -59,18 +60,18 @@ def test_migrating_twice_changes_nothing(empty: Engine) -> None:
     assert is_current(empty)
 
 
-@pytest.mark.filterwarnings("ignore:autogenerate skipping:UserWarning")  # SQLite, expressions
-def test_migrated_tables_are_those_of_the_models(empty: Engine) -> None:
+@pytest.mark.filterwarnings("ignore:autogenerate skipping:UserWarning")  # for the same reason
+def test_migrated_tables_equal_the_models(empty: Engine) -> None:
     migrate(empty)
     with empty.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         differences = compare_metadata(context, Base.metadata)
-    if empty.dialect.name == "sqlite":  # cannot reflect an index on an expression
+    if empty.dialect.name == "sqlite":  # SQLAlchemy cannot reflect indexes on expressions there
         differences = [d for d in differences if getattr(d[1], "name", "") != "ix_jobs_claim"]
     assert differences == []
 
 
-def test_the_claim_index_is_there(empty: Engine) -> None:
+def test_indexes_that_queries_rely_on_exist(empty: Engine) -> None:
     migrate(empty)
     with empty.connect() as connection:
         query = (

@@ -1,4 +1,4 @@
-"""The operator's page names every setting, and what it says about backups works."""
+"""docs/operations.md lists every setting and alert, and its backup commands work."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ import pytest
 import yaml
 from sqlalchemy import Engine, make_url, update
 
-from app import blobs
-from app.blobs import BlobWriter
-from app.database import make_engine, now_ms, transaction
-from app.jobs import leases, reconciler
+from app.core.database import make_engine, now_ms, transaction
+from app.core.settings import Settings
+from app.job_queue import reconciler, worker_api
 from app.models import Blob, Job
-from app.settings import Settings
+from app.storage import blobs
+from app.storage.blobs import BlobWriter
 from docs import reference
-from tests.jobs.making import QUEUE, look, queue_job
+from tests.job_queue.making import QUEUE, look, queue_job
 
 PAGE = reference.HERE / "operations.md"
 
 
-def test_settings_on_the_operator_s_page_are_those_of_the_code() -> None:
+def test_settings_table_matches_the_code() -> None:
     assert reference.operations_text() == PAGE.read_text(), "run `make openapi`"
     assert all(field.description for field in Settings.model_fields.values())
 
 
-def test_every_alert_stands_in_a_row_that_says_what_to_do() -> None:
+def test_every_alert_is_explained_in_one_row() -> None:
     rules = yaml.safe_load((reference.HERE / "alerts.yaml").read_text())["groups"][0]["rules"]
     rows = [row.split("|") for row in PAGE.read_text().splitlines() if row.startswith("| ")]
-    told = [name for row in rows for name in re.findall(r"`(Plaudit[A-Z]\w+)`", row[1])]
-    assert sorted(told) == sorted(rule["alert"] for rule in rules)
+    explained = [name for row in rows for name in re.findall(r"`(Plaudit[A-Z]\w+)`", row[1])]
+    assert sorted(explained) == sorted(rule["alert"] for rule in rules)
 
 
-def test_restored_backup_goes_on(
+def test_service_continues_on_a_restored_backup(
     engine: Engine,
     settings: Settings,
     tmp_path: Path,
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(random, "uniform", lambda _, high: high)  # a backoff may be of nothing
+    monkeypatch.setattr(random, "uniform", lambda _, high: high)  # the shortest backoff is 0
     with BlobWriter(engine) as writer:
         writer.write(os.urandom(3 << 20))
         stored = writer.finish()
     waiting, running = queue_job(engine), queue_job(engine, priority=1)
-    assert leases.claim(engine, settings, QUEUE, "host-a/0:1", "host") is not None
+    assert worker_api.claim(engine, settings, QUEUE, "host-a/0:1", "host") is not None
     back_up = _back_up_sqlite if engine.dialect.name == "sqlite" else _back_up_postgres
     restored = make_engine(back_up(engine, tmp_path, request))
-    queue_job(engine)  # what happens after the backup is not in it
+    queue_job(engine)  # after the backup, so not part of it
     try:
         assert blobs.is_intact(restored, stored)
         assert look(restored, running).status == "running"
@@ -64,9 +64,9 @@ def test_restored_backup_goes_on(
                 update(Job).where(Job.id == running).values(lease_expires_at=now_ms() - 3_600_000)
             )
         assert [job.id for job in reconciler.requeue_lost(restored, settings)] == [running]
-        claimed = leases.claim(restored, settings, QUEUE, "host-b/0:1", "other")
+        claimed = worker_api.claim(restored, settings, QUEUE, "host-b/0:1", "other")
         assert claimed is not None
-        assert claimed[0].id == waiting  # the other one waits out its backoff
+        assert claimed.job.id == waiting  # the other job waits for its backoff
     finally:
         restored.dispose()
 
@@ -76,7 +76,7 @@ def _back_up_sqlite(engine: Engine, tmp_path: Path, _: pytest.FixtureRequest) ->
     assert path is not None
     source, target = sqlite3.connect(path), sqlite3.connect(tmp_path / "backup.db")
     with source, target:
-        source.backup(target)  # what the shell's .backup calls
+        source.backup(target)  # the call behind .backup in the sqlite3 shell
     source.close()
     target.close()
     return f"sqlite:///{tmp_path / 'backup.db'}"

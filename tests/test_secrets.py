@@ -1,4 +1,4 @@
-"""Secrets of a service in production shape: looked for wherever a run writes anything."""
+"""Secrets of a production service do not appear in files, logs, processes, messages or rows."""
 
 from __future__ import annotations
 
@@ -8,173 +8,150 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from pydantic import ValidationError
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import URL, create_engine, make_url, text
 
+from app.core.settings import Settings
 from app.models import Base
-from app.settings import Settings
 from tests.base_models.model_sources import COMMIT, Hub, hub  # noqa: F401 - a fixture
-from tests.services import RedisServer, free_port, fresh_database, wait_until
-from tests.test_deployment import SERVICES
-from tests.test_end_to_end import answers, download, own_data, run_cli, running, upload
+from tests.deployed import RunningService, download, production_service, upload
+from tests.services import RedisServer, fresh_database, wait_until
+from tests.supervisor.workshop import trainers_below
 from tests.trainer.tiny import make_decoder, make_pairs
 from tests.webhooks.receiver import receiving
-from tests.worker.workshop import trainers_below
 
-#: Readable where they are kept, because messages are signed with them.
+#: Columns that hold webhook secrets in plain text, because messages are signed with them.
 SIGNING = {"secret", "old_secret"}
 
 
 @dataclass
-class Search:
-    """Looks for secrets in bytes, and remembers where it looked."""
+class SecretSearch:
+    """Search bytes for secrets and remember which places were searched."""
 
     secrets: dict[str, str]
-    looked_at: set[str] = field(default_factory=set)
+    searched: set[str] = field(default_factory=set)
     found: set[tuple[str, str]] = field(default_factory=set)
 
-    def look(self, where: str, data: bytes) -> None:
-        """Search what was found at a place."""
-        self.looked_at.add(where)
+    def search(self, place: str, data: bytes) -> None:
+        """Search ``data``, which was found at ``place``."""
+        self.searched.add(place)
         self.found |= {
-            (where, name) for name, value in self.secrets.items() if value.encode() in data
+            (place, name) for name, value in self.secrets.items() if value.encode() in data
         }
 
-    def look_below(self, directory: Path) -> None:
-        """Every file; what goes away meanwhile is not there to be read by anybody else either."""
+    def search_files(self, directory: Path) -> None:
+        """Search every file below ``directory``, except those deleted in the meantime."""
         for path in directory.rglob("*"):
             try:
                 if path.is_file():
-                    self.look(path.name, path.read_bytes())
+                    self.search(path.name, path.read_bytes())
             except FileNotFoundError:
                 continue
 
-    def look_at_trainers(self, directory: Path) -> None:
-        """What the processes that work there were given."""
+    def search_trainers(self, directory: Path) -> None:
+        """Search environment and arguments of the trainers that work below ``directory``."""
         for trainer in trainers_below(directory):
             for name in ("environ", "cmdline"):
                 try:
-                    self.look(f"trainer's {name}", Path(f"/proc/{trainer.pid}/{name}").read_bytes())
+                    data = Path(f"/proc/{trainer.pid}/{name}").read_bytes()
                 except (FileNotFoundError, ProcessLookupError):
                     continue
+                self.search(f"trainer's {name}", data)
 
-    def look_in_database(self, url: str) -> None:
-        """Every row, blobs too."""
+    def search_database(self, url: str) -> None:
+        """Search every row of every table, blobs included."""
         engine = create_engine(url)
         with engine.connect() as connection:
             for table in Base.metadata.sorted_tables:
                 columns = ", ".join(c.name for c in table.columns if c.name not in SIGNING)
                 for row in connection.execute(text(f"SELECT {columns} FROM {table.name}")):
-                    self.look(f"table {table.name}", repr(tuple(row)).encode())
+                    self.search(f"table {table.name}", repr(tuple(row)).encode())
         engine.dispose()
 
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis of this test's own, with a password; its log keeps every message."""
+    """A private Redis with a password; its append-only file keeps every message."""
     server = RedisServer(tmp_path / "redis", password=secrets.token_hex(12))
     server.start()
     yield server
     server.stop()
 
 
+@pytest.fixture
+def database(postgres_server: str) -> Iterator[URL]:
+    """A new database with a password in its URL; a private server accepts any."""
+    server = make_url(postgres_server)
+    if not server.password:
+        server = server.set(password=secrets.token_hex(12))
+    with fresh_database(
+        server.render_as_string(hide_password=False), f"secrets_{secrets.token_hex(4)}"
+    ) as url:
+        yield make_url(url)
+
+
+@pytest.fixture
+def model_hub(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:  # noqa: F811
+    """A hub with a gated decoder."""
+    monkeypatch.undo()  # the hub's fixture replaces time.sleep
+    base_model = make_decoder(tmp_path / "base")
+    hub.commits[COMMIT] = {path.name: path.read_bytes() for path in base_model.iterdir()}
+    hub.token = f"hf_{secrets.token_hex(12)}"
+    return hub
+
+
 @pytest.mark.train
 @pytest.mark.services
-def test_secrets_are_nowhere_but_where_they_belong(
-    postgres_server: str,
-    broker: RedisServer,
-    hub: Hub,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+def test_secrets_stay_where_they_belong(
+    database: URL, broker: RedisServer, model_hub: Hub, tmp_path: Path
 ) -> None:
-    monkeypatch.undo()  # the hub's fixture has no process sleep
-    base = make_decoder(tmp_path / "base")
-    hub.commits[COMMIT] = {path.name: path.read_bytes() for path in base.iterdir()}
-    hub.token = f"hf_{secrets.token_hex(12)}"
-    (tmp_path / "models.yaml").write_text("tiny:\n  source: hub:acme/tiny@main\n")
-    server = make_url(postgres_server)
-    if not server.password:  # a private server asks for none
-        server = server.set(password=secrets.token_hex(12))
+    catalogue = tmp_path / "models.yaml"
+    catalogue.write_text("tiny:\n  source: hub:acme/tiny@main\n")
+    url = database.render_as_string(hide_password=False)
+    environment = {
+        "PLAUDIT_DATABASE_URL": url,
+        "PLAUDIT_REDIS_URL": broker.url,
+        "PLAUDIT_HUB_TOKEN": model_hub.token,
+        "PLAUDIT_HUB_ENDPOINT": model_hub.endpoint,
+        "PLAUDIT_BASE_MODELS": str(catalogue),
+        "PLAUDIT_PREFLIGHT_WAIT_SECONDS": "120",
+        "PLAUDIT_WEBHOOK_HOSTS": "127.0.0.1",
+        "PLAUDIT_WEBHOOK_ALLOW_LOOPBACK": "true",
+    }
     with ExitStack() as stack:
         receiver = stack.enter_context(receiving())
-        url = stack.enter_context(
-            fresh_database(
-                server.render_as_string(hide_password=False), f"secrets_{secrets.token_hex(4)}"
-            )
-        )
-        environment = {
-            "PLAUDIT_DATABASE_URL": url,
-            "PLAUDIT_REDIS_URL": broker.url,
-            "PLAUDIT_HUB_TOKEN": hub.token,
-            "PLAUDIT_HUB_ENDPOINT": hub.endpoint,
-            "PLAUDIT_BASE_MODELS": str(tmp_path / "models.yaml"),
-            "PLAUDIT_PORT": str(free_port()),
-            "PLAUDIT_QUEUE": f"secrets.{secrets.token_hex(4)}",
-            "PLAUDIT_PREFLIGHT_WAIT_SECONDS": "120",
-            "PLAUDIT_WEBHOOK_HOSTS": "127.0.0.1",
-            "PLAUDIT_WEBHOOK_ALLOW_LOOPBACK": "true",
-        }
-        run_cli(SERVICES["migrate"]["command"], environment | own_data(tmp_path / "migrate"))
-        key = run_cli(["keys", "create"], environment | own_data(tmp_path / "api")).strip()
-        for name in ("api", "worker"):
-            own = environment | own_data(tmp_path / name)
-            stack.enter_context(running(SERVICES[name]["command"], own, tmp_path))
-        client = stack.enter_context(
-            httpx.Client(
-                base_url=f"http://127.0.0.1:{environment['PLAUDIT_PORT']}",
-                headers={"Authorization": f"Bearer {key}"},
-                timeout=180,
-            )
-        )
-        wait_until("the API", lambda: answers(client), seconds=120)
+        service = stack.enter_context(production_service(environment, tmp_path))
+        client = service.client
         webhook = client.post("/v1/webhooks", json={"url": receiver.url}).json()
-        search = Search(
+        search = SecretSearch(
             {
-                "database": server.password or "",
+                "database": database.password or "",
                 "redis": broker.password,
-                "hub": hub.token,
-                "API key": key.split("_")[2],
+                "hub": model_hub.token,
+                "API key": service.key.split("_")[2],
                 "webhook": webhook["secret"].removeprefix("whsec_"),
             }
         )
-
-        spec = {
-            "base_model": "tiny",
-            "train_dataset": upload(client, make_pairs(48)),
-            "eval_dataset": {"fraction": 0.2},
-            "training": {"max_steps": 12, "checkpoint_steps": 3, "max_length": 128},
-        }
-        answer = client.post("/v1/jobs", json=spec)
-        assert answer.status_code == 201, answer.text
-        job = answer.json()
-        while job["status"] in ("queued", "running"):
-            search.look_at_trainers(tmp_path / "worker")
-            search.look_below(tmp_path / "worker")
-            time.sleep(0.2)
-            job = client.get(answer.headers["location"]).json()
-        assert job["status"] == "succeeded", job
-        assert f"Bearer {hub.token}" in hub.authorizations
+        assert all(search.secrets.values())
+        job = run_job(service, search, tmp_path / "worker")
+        assert f"Bearer {model_hub.token}" in model_hub.authorizations
         adapter = client.get(f"/v1/adapters/{job['adapter_id']}").json()
         download(client, adapter, tmp_path / "adapter")
-        wait_until("the webhook's message", lambda: bool(receiver.heard))
+        wait_until("the webhook's message", lambda: bool(receiver.requests))
+        provoke_broker_errors(client, broker, job, tmp_path)
+        search.search_database(url)
+        messages = [repr(message).encode() for message in receiver.requests]
 
-        broker.stop()  # errors are what most likely tells
-        clone = client.post(f"/v1/jobs/{job['id']}/clone", json={}).json()
-        for log, event in (("serve.log", "ticket_not_sent"), ("worker.log", "Cannot connect to")):
-            wait_until(event, lambda log=log, event=event: event in (tmp_path / log).read_text())
-        client.post(f"/v1/jobs/{clone['id']}/cancel")
-        search.look_in_database(url)
-        heard = [repr(message).encode() for message in receiver.heard]
-
-    for message in heard:
-        search.look("webhook's message", message)
-    search.look_below(tmp_path)
+    for message in messages:
+        search.search("webhook's message", message)
+    search.search_files(tmp_path)
     assert b"jobs.train" in b"".join(p.read_bytes() for p in (tmp_path / "redis").rglob("*.aof"))
     assert search.found == set()
-    assert search.looked_at >= {
+    assert search.searched >= {
         *("serve.log", "worker.log", "order.json", "manifest.json", "run.lock.json"),
         *("trainer's environ", "trainer's cmdline", "webhook's message"),
         *(f"table {name}" for name in ("jobs", "job_events", "job_logs", "job_metrics")),
@@ -182,9 +159,45 @@ def test_secrets_are_nowhere_but_where_they_belong(
     }
 
 
-def test_refused_settings_do_not_show_what_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def run_job(
+    service: RunningService, search: SecretSearch, worker_directory: Path
+) -> dict[str, Any]:
+    """Train a job and search the worker's files and processes while it runs."""
+    client = service.client
+    spec = {
+        "base_model": "tiny",
+        "train_dataset": upload(client, make_pairs(48)),
+        "eval_dataset": {"fraction": 0.2},
+        "training": {"max_steps": 12, "checkpoint_steps": 3, "max_length": 128},
+    }
+    response = client.post("/v1/jobs", json=spec)
+    assert response.status_code == 201, response.text
+    job: dict[str, Any] = response.json()
+    while job["status"] in ("queued", "running"):
+        search.search_trainers(worker_directory)
+        search.search_files(worker_directory)
+        time.sleep(0.2)
+        job = client.get(response.headers["location"]).json()
+    assert job["status"] == "succeeded", job
+    return job
+
+
+def provoke_broker_errors(
+    client: httpx.Client, broker: RedisServer, job: dict[str, Any], directory: Path
+) -> None:
+    """Stop Redis and submit a job: error messages are where secrets leak most easily."""
+    broker.stop()
+    clone = client.post(f"/v1/jobs/{job['id']}/clone", json={}).json()
+    for log, event in (("serve.log", "ticket_not_sent"), ("worker.log", "Cannot connect to")):
+        path = directory / log
+        wait_until(event, lambda path=path, event=event: event in path.read_text())
+    client.post(f"/v1/jobs/{clone['id']}/cancel")
+
+
+def test_rejected_settings_do_not_show_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLAUDIT_REDIS_URL", "redis://:p4ssw0rd@localhost/0")
     monkeypatch.setenv("PLAUDIT_LEASE_SECONDS", "1")
-    with pytest.raises(ValidationError, match="must rise") as raised:
+    with pytest.raises(ValidationError, match="lease") as raised:
         Settings()
     assert "redis:" not in str(raised.value)
+    assert "p4ssw0rd" not in str(raised.value)

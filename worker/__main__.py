@@ -10,10 +10,11 @@ import signal
 import sys
 import threading
 
-from app.settings import Settings
-from app.telemetry import configure_logging
-from worker.station import NoFreeSlots, Station
-from worker.trainer.channel import die_with_parent
+from app.core.logging import configure_logging
+from app.core.settings import Settings
+from worker.ipc.parent_death import die_with_parent
+from worker.supervisor.devices import DeviceError
+from worker.supervisor.pool import NoFreeSlotError, WorkerPool
 
 
 def main() -> int:
@@ -27,8 +28,8 @@ def main() -> int:
         if os.getppid() != int(sys.argv[-1]):  # it ended while this process was loading
             return 1
     try:
-        station = Station(settings)
-    except NoFreeSlots as error:
+        station = WorkerPool(settings)
+    except (DeviceError, NoFreeSlotError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - for the person who started it
         return 1
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -43,7 +44,7 @@ def main() -> int:
 
 
 def _consume(settings: Settings) -> int:
-    from worker.celery_app import app
+    from worker.supervisor.celery_app import app
 
     app.worker_main(
         [

@@ -1,4 +1,4 @@
-"""A tar of an adapter whose bytes are the same every time, never built: read where it is asked."""
+"""The deterministic tar archive of an adapter. It is computed on the fly and never stored."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import NamedTuple, Protocol
 
 from sqlalchemy import Engine
 
-from app.blobs import read_range
+from app.storage.blobs import read_range
 
 BLOCK, RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE
 
 
 class ArchivedFile(Protocol):
-    """What a member needs: where its bytes lie and how many."""
+    """A member of the archive: id and size of its blob."""
 
     @property
     def id(self) -> str: ...
@@ -25,19 +25,19 @@ class ArchivedFile(Protocol):
 
 class _Piece(NamedTuple):
     size: int
-    data: bytes | None  # literal bytes, or else those of the blob
+    data: bytes | None  # None: the bytes of the blob
     blob_id: str = ""
 
 
 def archive_size(files: Mapping[str, ArchivedFile]) -> int:
-    """Bytes of the whole archive."""
+    """Return the size of the archive in bytes."""
     return sum(piece.size for piece in _pieces(files))
 
 
 def read_archive(
     engine: Engine, files: Mapping[str, ArchivedFile], start: int, stop: int
 ) -> Iterator[bytes]:
-    """Bytes ``start`` to ``stop`` (exclusive) of the archive of these files (name to blob)."""
+    """Yield bytes ``start`` to ``stop`` (exclusive) of the archive of ``files`` (name to blob)."""
     position = 0
     for piece in _pieces(files):
         low, high = max(start - position, 0), min(stop - position, piece.size)
@@ -50,7 +50,7 @@ def read_archive(
 
 
 def archive_digest(engine: Engine, files: Mapping[str, ArchivedFile]) -> tuple[str, int]:
-    """sha256 and bytes of the archive."""
+    """Return the sha256 and the size in bytes of the archive."""
     size = archive_size(files)
     digest = hashlib.sha256()
     for data in read_archive(engine, files, 0, size):
@@ -59,7 +59,7 @@ def archive_digest(engine: Engine, files: Mapping[str, ArchivedFile]) -> tuple[s
 
 
 def _pieces(files: Mapping[str, ArchivedFile]) -> Iterable[_Piece]:
-    """POSIX ustar: sorted names, mode 0644, owner and time zero."""
+    """Yield the archive in POSIX ustar format: sorted names, mode 0644, owner and time zero."""
     total = 0
     for name in sorted(files):
         info = tarfile.TarInfo(name)

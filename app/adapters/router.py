@@ -1,4 +1,4 @@
-"""Adapters and their downloads over HTTP."""
+"""Routes of /v1/adapters, including downloads."""
 
 from __future__ import annotations
 
@@ -11,48 +11,49 @@ from app.adapters import service
 from app.adapters.archive import read_archive
 from app.adapters.schemas import AdapterItem, AdapterRead
 from app.adapters.service import AdapterNotFoundError
-from app.audit import trail
-from app.audit.acting import ActorDep
-from app.audit.trail import Actor
-from app.blobs import StoredBlob, read_range
-from app.database import transaction
-from app.dependencies import (
-    ArtifactsReaderDep,
+from app.audit import log as audit_log
+from app.audit.actor import ActorDep
+from app.audit.log import Actor
+from app.core.database import transaction
+from app.core.errors import RangeError
+from app.storage.blobs import StoredBlob, read_range
+from app.web.dependencies import (
     EngineDep,
-    JobsWriterDep,
     PageDep,
-    ReaderDep,
+    ReadEngineDep,
+    RequireArtifactsRead,
+    RequireJobsWrite,
     SessionDep,
 )
-from app.downloads import Content, RangeError, serve
-from app.problems import documented
-from app.shapes import Page, by_id
+from app.web.pagination import Page, by_id
+from app.web.problem_details import error_responses
+from app.web.range_response import Content, content_response
 
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"])
 
 AdapterId = Annotated[str, Path(pattern=r"^ad_[0-9a-f]{32}$")]
 FileName = Annotated[str, Path(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$")]
-_NOT_FOUND = documented(AdapterNotFoundError)
+_NOT_FOUND = error_responses(AdapterNotFoundError)
 
 
 def _download(media_type: str) -> dict[int | str, dict[str, Any]]:
     content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
     return {
-        200: {"description": "All of the bytes; `ETag` holds their sha256.", "content": content},
-        206: {"description": "The part that `Range` asked for.", "content": content},
-        304: {"description": "The client has it."},
-        **documented(AdapterNotFoundError, RangeError),
+        200: {"description": "The content; `ETag` contains its sha256.", "content": content},
+        206: {"description": "The requested range of the content.", "content": content},
+        304: {"description": "The content has the `ETag` that the client sent."},
+        **error_responses(AdapterNotFoundError, RangeError),
     }
 
 
 @router.get("")
 def list_adapters(
-    engine: ReaderDep,
-    principal: ArtifactsReaderDep,
+    engine: ReadEngineDep,
+    principal: RequireArtifactsRead,
     page: PageDep,
     job_id: Annotated[str | None, Query(pattern=r"^job_[0-9a-f]{32}$")] = None,
 ) -> Page[AdapterItem]:
-    """Adapters, newest first."""
+    """List adapters, newest first."""
     with transaction(engine) as session:
         rows = service.list_page(session, principal.tenant_id, page.limit, page.after, job_id)
     return Page[AdapterItem].of(rows, page.limit, AdapterItem.of, by_id)
@@ -60,33 +61,33 @@ def list_adapters(
 
 @router.get("/{adapter_id}", responses=_NOT_FOUND)
 def get_adapter(
-    adapter_id: AdapterId, engine: ReaderDep, principal: ArtifactsReaderDep
+    adapter_id: AdapterId, engine: ReadEngineDep, principal: RequireArtifactsRead
 ) -> AdapterRead:
-    """An adapter: its files with bytes and sha256, metrics, certificate."""
+    """Get an adapter with its files, metrics and parity certificate."""
     with transaction(engine) as session:
         adapter = service.get(session, principal.tenant_id, adapter_id)
-        return AdapterRead.whole(adapter, service.files(session, adapter))
+        return AdapterRead.with_files(adapter, service.files(session, adapter))
 
 
 @router.delete("/{adapter_id}", status_code=status.HTTP_204_NO_CONTENT, responses=_NOT_FOUND)
 def delete_adapter(
-    adapter_id: AdapterId, session: SessionDep, principal: JobsWriterDep, actor: ActorDep
+    adapter_id: AdapterId, session: SessionDep, principal: RequireJobsWrite, actor: ActorDep
 ) -> None:
-    """Delete an adapter; its job stays."""
+    """Delete an adapter but keep its job."""
     service.remove(session, principal.tenant_id, adapter_id)
-    trail.record(session, actor, "adapter.delete", adapter_id)
+    audit_log.record(session, actor, "adapter.delete", adapter_id)
 
 
 def download_file(
     request: Request,
     adapter_id: AdapterId,
     name: FileName,
-    engine: ReaderDep,
+    engine: ReadEngineDep,
     writer: EngineDep,
-    principal: ArtifactsReaderDep,
+    principal: RequireArtifactsRead,
     actor: ActorDep,
 ) -> Response:
-    """A file of an adapter; one Range, ETag and If-Range are honoured."""
+    """Download a file of an adapter. Supports ETag, If-Range and a single Range."""
     with transaction(engine) as session:
         adapter = service.get(session, principal.tenant_id, adapter_id)
         file = service.file(session, adapter, name)
@@ -97,18 +98,21 @@ def download_file(
         size=file.size,
         read=lambda start, stop: read_range(engine, file.blob_id, start, stop),
     )
-    return _serve(request, content, writer, actor, adapter_id)
+    return _recorded_response(request, content, writer, actor, adapter_id)
 
 
 def download_archive(
     request: Request,
     adapter_id: AdapterId,
-    engine: ReaderDep,
+    engine: ReadEngineDep,
     writer: EngineDep,
-    principal: ArtifactsReaderDep,
+    principal: RequireArtifactsRead,
     actor: ActorDep,
 ) -> Response:
-    """All files in one tar, whose bytes are the same every time; resumable like the files."""
+    """Download all files as a tar archive, whose bytes are the same every time.
+
+    Supports ETag, If-Range and a single Range.
+    """
     with transaction(engine) as session:
         adapter = service.get(session, principal.tenant_id, adapter_id)
         members = {
@@ -122,17 +126,17 @@ def download_archive(
         size=adapter.archive_bytes,
         read=lambda start, stop: read_archive(engine, members, start, stop),
     )
-    return _serve(request, content, writer, actor, adapter_id)
+    return _recorded_response(request, content, writer, actor, adapter_id)
 
 
-def _serve(
+def _recorded_response(
     request: Request, content: Content, writer: Engine, actor: Actor, adapter_id: str
 ) -> Response:
-    """Bytes leave only after it is written down to whom."""
-    response = serve(request, content)
+    """Return the content, after the download has been written to the audit log."""
+    response = content_response(request, content)
     if request.method == "GET" and response.status_code in (200, 206):
         with transaction(writer) as session:
-            trail.record(session, actor, "adapter.download", adapter_id)
+            audit_log.record(session, actor, "adapter.download", adapter_id)
     return response
 
 

@@ -1,4 +1,4 @@
-"""What the API says about adapters."""
+"""Schemas of adapters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field
 
 from app.models import Adapter, StoredFile
-from app.shapes import Timestamp
+from app.web.pagination import Timestamp
 
 
 class AdapterFile(BaseModel):
@@ -17,11 +17,11 @@ class AdapterFile(BaseModel):
     name: str
     bytes: int
     sha256: str
-    url: str = Field(description="Path of the download.")
+    url: str = Field(description="Path to download it from.")
 
 
 class AdapterArchive(BaseModel):
-    """All files in one tar, whose bytes are the same every time."""
+    """All files of an adapter as a tar archive, whose bytes are the same every time."""
 
     bytes: int
     sha256: str
@@ -29,7 +29,7 @@ class AdapterArchive(BaseModel):
 
 
 class AdapterItem(BaseModel):
-    """What a succeeded job made, in a list."""
+    """An adapter in a list."""
 
     object: Literal["adapter"] = "adapter"
     id: str
@@ -43,22 +43,25 @@ class AdapterItem(BaseModel):
 
     @classmethod
     def of(cls, adapter: Adapter) -> Self:
-        """From its row."""
+        """Build it from the database row."""
         return cls(**_fields(adapter))
 
 
 class AdapterRead(AdapterItem):
-    """What a succeeded job made, with everything."""
+    """The adapter of a succeeded job."""
 
     files: list[AdapterFile]
     certificate: dict[str, Any] = Field(
-        description="Scores before packaging and after a reload in a fresh process."
+        description="Parity certificate: scores of the trained model compared with scores of the "
+        "adapter after a reload in a fresh process."
     )
-    reward_model: dict[str, Any] = Field(description="reward_model.json: how to score with it.")
+    reward_model: dict[str, Any] = Field(
+        description="Content of reward_model.json: what a client needs to score with the adapter."
+    )
 
     @classmethod
-    def whole(cls, adapter: Adapter, files: Sequence[StoredFile]) -> Self:
-        """From its row and those of its files."""
+    def with_files(cls, adapter: Adapter, files: Sequence[StoredFile]) -> Self:
+        """Build it from the rows of the adapter and of its files."""
         return cls(
             **_fields(adapter),
             files=[

@@ -1,23 +1,24 @@
-"""Adapters of a tenant: immutable, so there is only finding and letting go."""
+"""Find and delete the adapters of a tenant. Adapters are immutable."""
 
 from __future__ import annotations
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from app.errors import NotFoundError
+from app.core.database import newest_first
+from app.core.errors import NotFoundError
 from app.models import Adapter, Job, StoredFile
 
 
 class AdapterNotFoundError(NotFoundError):
-    """No adapter of this tenant has this id, or it has no such file."""
+    """This tenant has no adapter with this id, or the adapter has no such file."""
 
     code = "adapter_not_found"
     title = "No such adapter"
 
 
 def get(session: Session, tenant_id: str, adapter_id: str) -> Adapter:
-    """An adapter of this tenant, or AdapterNotFoundError."""
+    """Return an adapter of this tenant, or raise AdapterNotFoundError."""
     adapter = session.scalar(
         select(Adapter).where(Adapter.id == adapter_id, Adapter.tenant_id == tenant_id)
     )
@@ -29,17 +30,15 @@ def get(session: Session, tenant_id: str, adapter_id: str) -> Adapter:
 def list_page(
     session: Session, tenant_id: str, limit: int, after: str | None, job_id: str | None
 ) -> list[Adapter]:
-    """Up to ``limit + 1`` adapters, newest first."""
+    """Return up to ``limit + 1`` adapters, newest first."""
     statement = select(Adapter).where(Adapter.tenant_id == tenant_id)
-    if after is not None:
-        statement = statement.where(Adapter.id < after)
     if job_id is not None:
         statement = statement.where(Adapter.job_id == job_id)
-    return list(session.scalars(statement.order_by(Adapter.id.desc()).limit(limit + 1)))
+    return list(session.scalars(newest_first(statement, Adapter.id, limit, after)))
 
 
 def files(session: Session, adapter: Adapter) -> list[StoredFile]:
-    """The adapter's files, by name."""
+    """Return the files of an adapter, ordered by name."""
     return list(
         session.scalars(
             select(StoredFile).where(StoredFile.owner_id == adapter.id).order_by(StoredFile.name)
@@ -48,15 +47,15 @@ def files(session: Session, adapter: Adapter) -> list[StoredFile]:
 
 
 def file(session: Session, adapter: Adapter, name: str) -> StoredFile:
-    """One file, or AdapterNotFoundError."""
+    """Return a file of an adapter, or raise AdapterNotFoundError."""
     found = session.get(StoredFile, (adapter.id, name))
     if found is None:
-        raise AdapterNotFoundError(f"{adapter.id} has no file of this name.")
+        raise AdapterNotFoundError(f"The adapter {adapter.id} has no file of this name.")
     return found
 
 
 def remove(session: Session, tenant_id: str, adapter_id: str) -> None:
-    """Delete an adapter; the job that made it stays, without it."""
+    """Delete an adapter and remove it from its job, which is kept."""
     adapter = get(session, tenant_id, adapter_id)
     session.execute(
         update(Job)

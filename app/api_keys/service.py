@@ -1,4 +1,4 @@
-"""API keys of a tenant: made, listed, revoked."""
+"""Create, list and revoke the API keys of a tenant."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import NamedTuple
 from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Session
 
-from app.audit import trail
-from app.audit.trail import Actor
-from app.database import now_ms, transaction
-from app.errors import NotFoundError
+from app.audit import log as audit_log
+from app.audit.log import Actor
+from app.auth.key_ring import Scope, mint
+from app.core.database import newest_first, now_ms, transaction
+from app.core.errors import NotFoundError
 from app.models import ApiKey
-from app.security import Scope, mint
 
-#: The tenant of a service that one person runs for herself.
+#: The tenant of an embedded service.
 DEFAULT_TENANT = "default"
 FIRST_KEY_FILE = "api-key"
 
 
 class ApiKeyNotFoundError(NotFoundError):
-    """No live key of this tenant has this id."""
+    """No valid API key of this tenant has this id."""
 
     code = "api_key_not_found"
     title = "No such API key"
 
 
 class NewKey(NamedTuple):
-    """A key that was just made; ``token`` is shown this once."""
+    """A new API key. ``token`` is what clients send; it cannot be recovered later."""
 
     row: ApiKey
     token: str
@@ -43,7 +43,7 @@ def create(
     scopes: Iterable[Scope],
     expires_at: int | None = None,
 ) -> NewKey:
-    """Make a key; ``expires_at`` in epoch milliseconds."""
+    """Create an API key. ``expires_at`` is in epoch milliseconds; None means never."""
     minted = mint()
     key = ApiKey(
         id=minted.id,
@@ -60,15 +60,17 @@ def create(
 
 
 def list_page(session: Session, tenant_id: str, limit: int, after: str | None) -> list[ApiKey]:
-    """Up to ``limit + 1`` keys that are not revoked, newest first."""
+    """Return up to ``limit + 1`` keys that are not revoked, newest first."""
     statement = select(ApiKey).where(ApiKey.tenant_id == tenant_id, ApiKey.revoked_at.is_(None))
-    if after is not None:
-        statement = statement.where(ApiKey.id < after)
-    return list(session.scalars(statement.order_by(ApiKey.id.desc()).limit(limit + 1)))
+    return list(session.scalars(newest_first(statement, ApiKey.id, limit, after)))
 
 
 def revoke(session: Session, tenant_id: str, key_id: str) -> None:
-    """End a key for good."""
+    """Revoke an API key permanently.
+
+    Raises:
+        ApiKeyNotFoundError: No valid key of the tenant has this id.
+    """
     revoked = session.scalar(
         update(ApiKey)
         .where(ApiKey.id == key_id, ApiKey.tenant_id == tenant_id, ApiKey.revoked_at.is_(None))
@@ -76,23 +78,24 @@ def revoke(session: Session, tenant_id: str, key_id: str) -> None:
         .returning(ApiKey.id)
     )
     if revoked is None:
-        raise ApiKeyNotFoundError(f"There is no live key {key_id}.")
+        raise ApiKeyNotFoundError(f"There is no valid API key {key_id}.")
 
 
 def first_key(engine: Engine, data_dir: Path) -> str:
-    """The token of an embedded service: made at first start, kept in a file only its owner reads.
+    """Return the admin token of an embedded service; create it at the first start.
 
-    A key file without its row (the database was replaced) is replaced as well.
+    The token is stored in a file that only its owner can read. A file whose key is not in the
+    database, because the database was replaced, is replaced too.
     """
     path = data_dir / FIRST_KEY_FILE
     with transaction(engine) as session:
         if path.exists():
             token = path.read_text().strip()
-            if _is_live(session, token):
+            if _is_valid(session, token):
                 return token
-        made = create(session, DEFAULT_TENANT, "first key", [Scope.ADMIN])
-        trail.record(session, Actor(DEFAULT_TENANT), "api_key.create", made.row.id)
-        token = made.token
+        created = create(session, DEFAULT_TENANT, "first key", [Scope.ADMIN])
+        audit_log.record(session, Actor(DEFAULT_TENANT), "api_key.create", created.row.id)
+        token = created.token
         data_dir.mkdir(0o700, parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -101,7 +104,7 @@ def first_key(engine: Engine, data_dir: Path) -> str:
     return token
 
 
-def _is_live(session: Session, token: str) -> bool:
+def _is_valid(session: Session, token: str) -> bool:
     _, _, rest = token.partition("plk_")
     key_id = f"key_{rest[:32]}"
     return session.scalar(

@@ -1,4 +1,4 @@
-"""The audit log over HTTP; admin scope."""
+"""GET /v1/audit. Requires the admin scope."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from typing import Literal, Self
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from app.audit import trail
-from app.audit.trail import Action
-from app.database import transaction
-from app.dependencies import AdminDep, PageDep, ReaderDep
+from app.audit import log as audit_log
+from app.audit.log import Action
+from app.core.database import transaction
 from app.models import AuditRecord
-from app.shapes import Page, Timestamp, by_id
+from app.web.dependencies import PageDep, ReadEngineDep, RequireAdmin
+from app.web.pagination import Page, Timestamp, by_id
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
 
 
 class AuditRead(BaseModel):
-    """An act."""
+    """An entry of the audit log."""
 
     object: Literal["audit_record"] = "audit_record"
     id: str
     at: Timestamp
     action: Action
-    object_id: str = Field(description="What was acted upon; it may be gone by now.")
-    key_id: str | None = Field(description="Null: the service itself, or its operator.")
+    object_id: str = Field(description="Id of the affected resource, which may be deleted by now.")
+    key_id: str | None = Field(description="Null for the service itself and for its operator.")
     request_id: str | None
     client: str | None = Field(description="The address that the request came from.")
 
     @classmethod
     def of(cls, row: AuditRecord) -> Self:
-        """From its row."""
+        """Build it from the database row."""
         return cls.model_validate(row, from_attributes=True)
 
 
 @router.get("")
-def list_audit(engine: ReaderDep, principal: AdminDep, page: PageDep) -> Page[AuditRead]:
-    """What this tenant's keys did, newest first."""
+def list_audit(engine: ReadEngineDep, principal: RequireAdmin, page: PageDep) -> Page[AuditRead]:
+    """List the actions of this tenant's API keys, newest first."""
     with transaction(engine) as session:
-        rows = trail.list_page(session, principal.tenant_id, page.limit, page.after)
+        rows = audit_log.list_page(session, principal.tenant_id, page.limit, page.after)
     return Page[AuditRead].of(rows, page.limit, AuditRead.of, by_id)

@@ -1,6 +1,6 @@
-"""Which base models there are: a YAML file of the operator's, id to source.
+"""The catalogue of base models: the operator's YAML file that maps ids to sources.
 
-Only ids of this file are accepted anywhere; no request names a path, a package or a repository.
+Requests refer to base models by these ids only, never by a path, a package or a repository.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pydantic import (
 )
 
 from app.base_models.suggestions import hint_for
+from app.core.errors import NotFoundError, ServiceError
 from app.domain.spec import BASE_MODEL_ID
 from app.domain.templates import MAX_TEMPLATE_BYTES
-from app.errors import NotFoundError, ServiceError
 
-SHIPPED = Path(__file__).with_name("catalogue.yaml")
+DEFAULT_CATALOGUE = Path(__file__).with_name("catalogue.yaml")
 MAX_CATALOGUE_BYTES = 1 << 20
 
 _DIST = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
@@ -38,16 +38,15 @@ _HUB = re.compile(rf"({_REPO_PART}/{_REPO_PART})@([A-Za-z0-9][A-Za-z0-9._/-]{{0,
 
 
 class CatalogueError(ServiceError):
-    """The operator's catalogue cannot be read; every fault is named with its entry and field."""
+    """The operator's catalogue is not valid; ``detail`` names entry and field of each error."""
 
     code = "bad_catalogue"
-    status = 500
     title = "The base model catalogue is not valid"
-    is_answered = False
+    is_public = False
 
 
 class UnknownBaseModelError(NotFoundError):
-    """An id that the catalogue does not have."""
+    """The catalogue has no base model with this id."""
 
     code = "base_model_not_found"
     title = "No such base model"
@@ -69,7 +68,7 @@ class PackageSource:
 
 @dataclass(frozen=True)
 class LocalSource:
-    """A directory of the operator's: ``local:/absolute/path``."""
+    """A directory on the workers: ``local:/absolute/path``."""
 
     kind: ClassVar[str] = "local"
     path: Path
@@ -80,7 +79,7 @@ class LocalSource:
 
 @dataclass(frozen=True)
 class HubSource:
-    """A model repository: ``hub:org/name@revision`` (branch, tag or commit)."""
+    """A hub repository: ``hub:org/name@revision``; the revision is a branch, tag or commit."""
 
     kind: ClassVar[str] = "hub"
     repo: str
@@ -94,9 +93,13 @@ Source = PackageSource | LocalSource | HubSource
 
 
 def parse_source(text: object) -> Source:
-    """Read a source; ValueError says what it should look like."""
+    """Parse a source.
+
+    Raises:
+        ValueError: The source has none of the three forms. The message lists them.
+    """
     if not isinstance(text, str):
-        raise ValueError("should be text: package:…, local:… or hub:…")
+        raise ValueError("should be a string: package:…, local:… or hub:…")
     kind, _, rest = text.partition(":")
     if ".." in rest:
         raise ValueError("must not contain '..'")
@@ -112,7 +115,7 @@ def parse_source(text: object) -> Source:
     )
 
 
-def _is_short(template: str) -> str:
+def _check_length(template: str) -> str:
     if len(template.encode()) > MAX_TEMPLATE_BYTES:
         raise ValueError(f"should be at most {MAX_TEMPLATE_BYTES} bytes")
     return template
@@ -127,16 +130,16 @@ class BaseModelEntry(BaseModel):
     source: Annotated[Source, BeforeValidator(parse_source)]
     description: str = Field("", max_length=500)
     license: str | None = Field(None, max_length=200)
-    chat_template: Annotated[str, AfterValidator(_is_short)] | None = Field(
-        None, description="Jinja; used in place of the tokenizer's own."
+    chat_template: Annotated[str, AfterValidator(_check_length)] | None = Field(
+        None, description="Jinja template that replaces the tokenizer's chat template."
     )
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = Field(
-        None, description="Of model.safetensors."
+        None, description="Expected sha256 of model.safetensors."
     )
 
     @property
     def other_names(self) -> list[str]:
-        """Public names under which people know the model, besides its id."""
+        """Public names of the model besides its id."""
         match self.source:
             case HubSource(repo, _):
                 return [repo]
@@ -147,18 +150,18 @@ class BaseModelEntry(BaseModel):
 
 
 class Catalogue:
-    """The base models of one file, in the file's order."""
+    """The base models of one catalogue file, in the order of the file."""
 
     def __init__(self, entries: Mapping[str, BaseModelEntry]) -> None:
         self._entries = dict(entries)
 
     @property
     def entries(self) -> list[BaseModelEntry]:
-        """Every entry."""
+        """All entries."""
         return list(self._entries.values())
 
     def get(self, base_model_id: str) -> BaseModelEntry:
-        """The entry of this id, or UnknownBaseModelError."""
+        """Return the entry with this id, or raise UnknownBaseModelError."""
         if entry := self._entries.get(base_model_id):
             return entry
         raise UnknownBaseModelError(
@@ -168,19 +171,23 @@ class Catalogue:
 
 
 def load_catalogue(path: Path | None = None) -> Catalogue:
-    """Read a catalogue file, or the shipped one; CatalogueError names file, entry and field."""
-    path = path or SHIPPED
+    """Read a catalogue file; without ``path``, the one in this package.
+
+    Raises:
+        CatalogueError: Names the file, and the entry and field of each error.
+    """
+    path = path or DEFAULT_CATALOGUE
     document = _read(path)
-    faults, entries = [], {}
+    errors, entries = [], {}
     for base_model_id, fields in document.items():
         try:
             entries[_ID.validate_python(base_model_id)] = BaseModelEntry.model_validate(
                 {**_FIELDS.validate_python(fields), "id": base_model_id}
             )
         except ValidationError as error:
-            faults += [f"{base_model_id}: {_sentence(fault)}" for fault in error.errors()]
-    if faults:
-        raise CatalogueError(f"{path}: " + "; ".join(faults))
+            errors += [f"{base_model_id}: {_message(details)}" for details in error.errors()]
+    if errors:
+        raise CatalogueError(f"{path}: " + "; ".join(errors))
     return Catalogue(entries)
 
 
@@ -188,10 +195,10 @@ _ID = TypeAdapter(Annotated[str, StringConstraints(pattern=BASE_MODEL_ID)])
 _FIELDS = TypeAdapter(dict[str, Any])
 
 
-def _sentence(fault: Any) -> str:
-    where = ".".join(str(part) for part in fault["loc"])
-    what = str(fault["msg"]).removeprefix("Value error, ")
-    return f"{where}: {what}" if where else what
+def _message(details: Any) -> str:
+    field = ".".join(str(part) for part in details["loc"])
+    message = str(details["msg"]).removeprefix("Value error, ")
+    return f"{field}: {message}" if field else message
 
 
 def _read(path: Path) -> dict[Hashable, Any]:
@@ -204,18 +211,22 @@ def _read(path: Path) -> dict[Hashable, Any]:
     except (OSError, yaml.YAMLError, RecursionError) as error:
         raise CatalogueError(f"{path}: {error}") from error
     if not isinstance(document, dict) or not document:
-        raise CatalogueError(f"{path}: should map base model ids to entries, and have one at least")
+        raise CatalogueError(f"{path}: should map at least one base model id to an entry")
     return document
 
 
 class _NoDuplicates(yaml.SafeLoader):
-    """YAML lets a later key replace an earlier one; in an allow-list that hides a mistake."""
+    """A safe loader that rejects duplicate keys, of which YAML would silently use the last one."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def construct_mapping(
+        self,
+        node: yaml.MappingNode,
+        deep: bool = False,  # noqa: FBT001, FBT002 - the signature of PyYAML
+    ) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} is given twice", node.start_mark
+                    None, None, f"the key {key!r} occurs twice", node.start_mark
                 )
         return super().construct_mapping(node, deep)

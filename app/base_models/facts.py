@@ -1,4 +1,4 @@
-"""What inspections found, kept by entry: a model is looked into once, not at every submit."""
+"""Stored results of inspections, so that each base model is inspected only once."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from app.base_models.catalogue import BaseModelEntry
 from app.domain.plan import BaseModelFacts
 from app.models import BaseModelRecord
 
-#: Raise it when an inspection finds more or other things than before.
+#: Increase it when an inspection returns more or other facts than before.
 FACTS_VERSION = 3
 
 
 def facts_for(session: Session, entry: BaseModelEntry) -> BaseModelFacts | None:
-    """What is known about an entry as it is written in the catalogue now, or None."""
+    """Return the facts about a catalogue entry in its current form, or None."""
     record = session.get(BaseModelRecord, _key(entry))
     return BaseModelFacts.model_validate(record.facts) if record else None
 
 
 def store_facts(session: Session, entry: BaseModelEntry, facts: BaseModelFacts) -> None:
-    """Keep what an inspection found, in place of what was known before."""
+    """Store the facts about a catalogue entry; they replace earlier ones."""
     session.execute(delete(BaseModelRecord).where(BaseModelRecord.key == _key(entry)))
     session.add(
         BaseModelRecord(key=_key(entry), base_model=entry.id, facts=facts.model_dump(mode="json"))

@@ -1,4 +1,4 @@
-"""Base models of the model hub: one commit's model files, each size and hash checked."""
+"""Download base models from the model hub; the size and hash of every file are checked."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from huggingface_hub.utils.tqdm import tqdm
 from pydantic import SecretStr
 
 from app.base_models.catalogue import HubSource
-from app.base_models.faults import (
+from app.base_models.errors import (
     BadSnapshotError,
     BaseModelError,
     DiskFullError,
@@ -36,36 +36,39 @@ from app.base_models.snapshot import check_listing, file_sha256, is_model_file
 
 API_TIMEOUT_SECONDS = 30.0
 COMMIT = re.compile(r"[0-9a-f]{40}")
-#: An answer that is not the hub's (a proxy's page, say) ends in one of the last four.
 _CLIENT_ERRORS = (httpx2.HTTPError, OSError, XetDownloadError)
-_NONSENSE = (ValueError, KeyError, TypeError, RuntimeError)
+#: Errors of the hub client for a response that is not the hub's, such as a proxy's error page.
+_PARSE_ERRORS = (ValueError, KeyError, TypeError, RuntimeError)
 
 
 class HubFile(NamedTuple):
-    """One file of a commit; small files have no sha256 on the hub."""
+    """A file of a commit. The hub has no sha256 for small files."""
 
     size: int
     sha256: str | None
 
 
 class HubCommit(NamedTuple):
-    """What the hub says of a revision: its commit and the files of the model."""
+    """The commit of a revision, and the files of the model in it."""
 
     commit: str
     files: dict[str, HubFile]
 
 
 def look_up(source: HubSource, token: SecretStr | None, endpoint: str, max_bytes: int) -> HubCommit:
-    """Resolve the revision to its commit and list it, in one request; nothing is downloaded."""
-    # token=False: never the one that a login left in somebody's home directory
+    """Resolve a revision to its commit and list its files, in one request.
+
+    Raises:
+        BaseModelError: One of its subclasses; see ``app.base_models.errors``.
+    """
     api = HfApi(endpoint=endpoint, token=_plain(token))
-    with _faults(source):
+    with _translated_errors(source):
         info = api.model_info(
             source.repo, revision=source.revision, files_metadata=True, timeout=API_TIMEOUT_SECONDS
         )
     commit = info.sha or ""
     if not COMMIT.fullmatch(commit):
-        raise SourceUnavailableError(f"{endpoint} named no commit for {source}.")
+        raise SourceUnavailableError(f"{endpoint} returned no commit for {source}.")
     sizes, files = {}, {}
     for sibling in info.siblings or ():
         name, size = sibling.rfilename, sibling.size or 0
@@ -79,9 +82,13 @@ def look_up(source: HubSource, token: SecretStr | None, endpoint: str, max_bytes
 def download(
     source: HubSource, found: HubCommit, directory: Path, token: SecretStr | None, endpoint: str
 ) -> None:
-    """Put the files of a commit into a directory; what a broken download left there is used."""
+    """Download the files of a commit into a directory; an interrupted download is continued.
+
+    Raises:
+        BaseModelError: One of its subclasses; see ``app.base_models.errors``.
+    """
     for name, expected in found.files.items():
-        with _faults(source):
+        with _translated_errors(source):
             hf_hub_download(
                 source.repo,
                 name,
@@ -89,7 +96,7 @@ def download(
                 local_dir=directory,
                 token=_plain(token),
                 endpoint=endpoint,
-                tqdm_class=_NoBar,
+                tqdm_class=_NoProgressBar,
             )
         _check_file(source, directory / name, expected)
     shutil.rmtree(directory / ".cache", ignore_errors=True)
@@ -101,35 +108,39 @@ def _check_file(source: HubSource, path: Path, expected: HubFile) -> None:
         return
     path.unlink()
     raise SourceUnavailableError(
-        f"{path.name} of {source} arrived damaged: its size or sha256 is not what the hub lists."
+        f"{path.name} of {source} is damaged: its size or sha256 differs from the hub's."
     )
 
 
 def _plain(token: SecretStr | None) -> str | bool:
+    # False prevents the hub client from using a token from the user's home directory.
     return token.get_secret_value() if token else False
 
 
 @contextmanager
-def _faults(source: HubSource) -> Iterator[None]:
-    """Turn the hub client's errors into ours. Their texts repeat what the server said, which is
-    not ours to log (it may echo the request), so nothing of them is kept but the status."""
+def _translated_errors(source: HubSource) -> Iterator[None]:
+    """Translate errors of the hub client into BaseModelError.
+
+    Only the status is kept. The texts repeat the server's response, which may contain the request
+    with its token and must not be logged.
+    """
     try:
         yield
-    except (*_CLIENT_ERRORS, *_NONSENSE) as error:
+    except (*_CLIENT_ERRORS, *_PARSE_ERRORS) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOSPC):
             raise
-        raise _fault(source, error) from None
+        raise _translate(source, error) from None
 
 
-def _fault(source: HubSource, error: Exception) -> BaseModelError:
+def _translate(source: HubSource, error: Exception) -> BaseModelError:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return DiskFullError(f"The disk filled up while {source} was fetched.")
+        return DiskFullError(f"The disk became full during the download of {source}.")
     response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
     status = getattr(response, "status_code", None)
     cause = error if isinstance(error, HfHubHTTPError) else error.__cause__
     if isinstance(cause, GatedRepoError) or status in (401, 403):
         return GatedModelError(
-            f"The hub refuses {source}: it is gated or private, or does not exist.",
+            f"The hub denies access to {source}: it is gated or private, or does not exist.",
             hint="Set PLAUDIT_HUB_TOKEN to a token whose owner may read this model.",
         )
     if isinstance(cause, RevisionNotFoundError):
@@ -137,13 +148,13 @@ def _fault(source: HubSource, error: Exception) -> BaseModelError:
     if isinstance(cause, RepositoryNotFoundError | RemoteEntryNotFoundError) or status == 404:
         return ModelNotFoundError(f"The hub has no {source}.")
     if status is not None and 400 <= status < 500 and status not in (408, 429):
-        return BadSnapshotError(f"The hub answered {status} for {source}.")
-    what = f"answered {status}" if status else f"could not be reached ({type(error).__name__})"
-    return SourceUnavailableError(f"The hub {what} while {source} was fetched.")
+        return BadSnapshotError(f"The hub returned status {status} for {source}.")
+    what = f"returned status {status}" if status else f"is unreachable ({type(error).__name__})"
+    return SourceUnavailableError(f"The hub {what}; {source} was not downloaded.")
 
 
-class _NoBar(tqdm):
-    """A worker's log is no place for a progress bar."""
+class _NoProgressBar(tqdm):
+    """Disables progress bars, which would fill the log of a worker."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]

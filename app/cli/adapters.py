@@ -18,7 +18,7 @@ from app.base_models.catalogue import (
     HubSource,
     UnknownBaseModelError,
 )
-from app.base_models.faults import BaseModelError
+from app.base_models.errors import BaseModelError
 from app.base_models.sources import fetch
 from app.cli.client import Api, connect
 from app.cli.database import read_catalogue, read_settings
@@ -112,7 +112,7 @@ def verify(
     """
     if not (directory / SUMMARY).is_file():
         raise CommandError(f"{directory} holds no adapter: it has no {SUMMARY}.", Ending.USAGE)
-    command = [sys.executable, "-P", "-m", "worker.trainer.verify", str(directory.resolve())]
+    command = [sys.executable, "-P", "-m", "worker.trainer.export.verify", str(directory.resolve())]
     if base is not None or not _summary(directory).get("is_merged"):
         command += ["--base", str(_base_directory(base, directory))]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import alembic.util
 from pydantic import ValidationError
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import DatabaseError, ProgrammingError
 
 from app.base_models.catalogue import Catalogue, CatalogueError, load_catalogue
 from app.cli.endings import CommandError, Ending
-from app.database import make_engine
-from app.migrations import is_current
-from app.settings import Settings
+from app.core.database import make_engine
+from app.core.migrations import is_current
+from app.core.settings import Settings
 
 
 def read_settings(**replaced: object) -> Settings:
@@ -51,11 +53,19 @@ def reached_database(settings: Settings) -> Iterator[Engine]:
             yield engine
         finally:
             engine.dispose()
-    except (OperationalError, ProgrammingError) as error:
+    except alembic.util.CommandError as error:
+        raise CommandError(
+            f"The database cannot be used: {error}.",
+            Ending.FAILED,
+            "A newer version of Plaudit made its tables: run that version, or restore a backup.",
+        ) from error
+    except DatabaseError as error:
         if isinstance(error, ProgrammingError) and error.statement is not None:
-            raise  # a defect; without a statement it is an option in the URL that is none
+            raise  # a defect; without a statement it is an invalid option in the URL
         reason = str(error.orig).strip().partition("\n")[0]
-        raise CommandError(f"The database cannot be used: {reason}", Ending.AWAY) from error
+        raise CommandError(
+            f"The database cannot be used: {reason}", Ending.AWAY, _hint(error)
+        ) from error
     except OSError as error:
         if error.filename is None:
             raise
@@ -64,6 +74,18 @@ def reached_database(settings: Settings) -> Iterator[Engine]:
             Ending.USAGE,
             "PLAUDIT_DATA_DIR names the directory for what the service keeps.",
         ) from error
+
+
+def _hint(error: DatabaseError) -> str | None:
+    if not isinstance(error.orig, sqlite3.Error):
+        return None
+    if error.orig.sqlite_errorcode in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return "Restore the file from a backup, or choose another one with PLAUDIT_DATABASE_URL."
+    if error.orig.sqlite_errorcode == sqlite3.SQLITE_CANTOPEN:
+        return "Run 'plaudit migrate' first, or start 'plaudit serve', which creates the file."
+    if "already exists" in str(error.orig):
+        return "Another program uses this database: choose another one with PLAUDIT_DATABASE_URL."
+    return None
 
 
 @contextmanager

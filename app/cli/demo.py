@@ -26,7 +26,7 @@ from app.cli.endings import CommandError, Ending
 from app.cli.output import notes, plain
 from app.cli.own_service import own_service
 from app.cli.watching import newest_metrics, watch
-from app.settings import Settings
+from app.core.settings import Settings
 
 #: In a checkout beside the package.
 EXAMPLES = Path(__file__).parents[2] / "examples"

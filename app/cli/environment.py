@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from app.cli.output import notes, plain
-from app.settings import Settings
+from app.core.settings import Settings
 
 _PREFIX = "PLAUDIT_"
 #: Read by the client commands.

@@ -8,15 +8,15 @@ from typing import Annotated
 import typer
 
 from app.api_keys import service
-from app.audit import trail
-from app.audit.trail import Actor
+from app.audit import log as audit_log
+from app.audit.log import Actor
+from app.auth.key_ring import Scope
 from app.cli.database import open_database
 from app.cli.endings import CommandError, Ending
 from app.cli.output import notes, plain, print_json, print_table
-from app.database import transaction
-from app.errors import NotFoundError
-from app.security import Scope
-from app.shapes import rfc3339
+from app.core.database import transaction
+from app.core.errors import NotFoundError
+from app.web.pagination import rfc3339
 
 commands = typer.Typer(
     help="API keys, straight in the database: for whoever runs the service.", no_args_is_help=True
@@ -44,7 +44,7 @@ def create(
     expires_at = now_ms + expires_days * _DAY_MS if expires_days else None
     with open_database() as engine, transaction(engine) as session:
         made = service.create(session, tenant, name, scopes or [Scope.ADMIN], expires_at)
-        trail.record(session, Actor(tenant), "api_key.create", made.row.id)
+        audit_log.record(session, Actor(tenant), "api_key.create", made.row.id)
     notes.print(plain(f"{made.row.id} of tenant {tenant}: {', '.join(made.row.scopes)}"))
     typer.echo(made.token)
 
@@ -93,7 +93,7 @@ def revoke(
         try:
             with transaction(engine) as session:
                 service.revoke(session, tenant, key_id)
-                trail.record(session, Actor(tenant), "api_key.revoke", key_id)
+                audit_log.record(session, Actor(tenant), "api_key.revoke", key_id)
         except NotFoundError as error:
             raise CommandError(error.detail, Ending.FAILED) from error
     notes.print(plain(f"{key_id} is revoked."))

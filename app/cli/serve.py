@@ -17,9 +17,9 @@ from app.cli.database import reached_database, read_catalogue, read_settings, re
 from app.cli.endings import CommandError, Ending
 from app.cli.output import notes, plain
 from app.cli.supervision import WorkerKeeper, end_with_parent
-from app.migrations import is_current, migrate
-from app.settings import Settings
-from app.telemetry import configure_logging
+from app.core.logging import configure_logging
+from app.core.migrations import is_current, migrate
+from app.core.settings import Settings
 
 #: Requests that are still being answered after this long are cut off.
 CLOSE_SECONDS = 5
@@ -124,6 +124,9 @@ def _run(settings: Settings, listener: socket.socket, keeper: WorkerKeeper | Non
     import uvicorn
 
     from app.main import create_app
+    from app.web.http_protocol import BoundedHttpProtocol, connection_limit
+
+    BoundedHttpProtocol.max_connections = connection_limit()
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -135,6 +138,7 @@ def _run(settings: Settings, listener: socket.socket, keeper: WorkerKeeper | Non
     server = Server(
         uvicorn.Config(
             app,
+            http=BoundedHttpProtocol,
             backlog=BACKLOG,
             # No limit_concurrency: it counts idle connections and streams too, and over it even
             # /healthz gets a bare 503, so that a busy service would be restarted. What a key may
@@ -142,6 +146,7 @@ def _run(settings: Settings, listener: socket.socket, keeper: WorkerKeeper | Non
             log_config=None,
             access_log=False,  # the application logs requests itself, with their ids
             server_header=False,
+            proxy_headers=False,  # see PLAUDIT_TRUSTED_PROXIES
             timeout_graceful_shutdown=CLOSE_SECONDS,
         )
     )

@@ -1,4 +1,4 @@
-"""The OpenAPI document as a page for people: what every operation takes and answers."""
+"""Prepare the OpenAPI document for the page of the API reference."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _BOUNDS = {
 
 
 class Field(NamedTuple):
-    """A parameter or a property."""
+    """A parameter of an operation or a property of a schema."""
 
     name: str
-    where: str
+    where: str  # "path", "query" or "header" for a parameter, "" for a property
     type: str
-    refs: tuple[str, ...]  # schemas that the type names
+    refs: tuple[str, ...]  # names of the schemas in the type
     is_required: bool
     default: str | None
     description: str
 
 
-class Answer(NamedTuple):
-    """A documented status."""
+class DocumentedResponse(NamedTuple):
+    """A response of an operation."""
 
     status: str
     description: str
@@ -43,7 +43,7 @@ class Answer(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """A method of an address."""
+    """A method of a path."""
 
     id: str
     method: str
@@ -54,11 +54,11 @@ class Operation(NamedTuple):
     media_types: tuple[str, ...]
     body: tuple[str, ...]
     example: str | None
-    answers: tuple[Answer, ...]
+    responses: tuple[DocumentedResponse, ...]
 
 
-class Shape(NamedTuple):
-    """A schema."""
+class NamedSchema(NamedTuple):
+    """A schema of the document."""
 
     name: str
     type: str
@@ -67,7 +67,7 @@ class Shape(NamedTuple):
 
 
 def code(text: str) -> Markup:
-    """A description as markup: what stands between backticks is code."""
+    """Convert a description to markup: text in backticks becomes code."""
     parts = text.split("`")
     marked = [
         Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts)
@@ -76,7 +76,7 @@ def code(text: str) -> Markup:
 
 
 def operations(document: Schema) -> dict[str, list[Operation]]:
-    """By tag, in the document's order; what is about the service itself comes last."""
+    """Return the operations by tag, in the order of the document, with "service" last."""
     found: dict[str, list[Operation]] = {}
     for path, item in document["paths"].items():
         for method, raw in item.items():
@@ -85,10 +85,10 @@ def operations(document: Schema) -> dict[str, list[Operation]]:
     return dict(sorted(found.items(), key=lambda item: item[0] == "service"))
 
 
-def shapes(document: Schema) -> list[Shape]:
-    """Every schema, by name."""
+def schemas(document: Schema) -> list[NamedSchema]:
+    """Return all schemas, ordered by name."""
     return [
-        Shape(name, _type(raw), raw.get("description", ""), tuple(_properties(raw)))
+        NamedSchema(name, _type(raw), raw.get("description", ""), tuple(_properties(raw)))
         for name, raw in sorted(document["components"]["schemas"].items())
     ]
 
@@ -106,21 +106,23 @@ def _operation(document: Schema, path: str, method: str, raw: Schema) -> Operati
         summary=raw["summary"],
         description=raw["description"],
         fields=tuple(
-            _field(p["name"], p["in"], p["schema"], p.get("required", False), p.get("description"))
+            _field(p["name"], p["schema"], p, where=p["in"], is_required=p.get("required", False))
             for p in raw.get("parameters", ())
         ),
         media_types=tuple(content),
         body=body,
         example=json.dumps(examples[0], indent=2, ensure_ascii=False) if examples else None,
-        answers=tuple(
-            Answer(status, answer["description"], _named(answer.get("content", {})))
-            for status, answer in raw["responses"].items()
+        responses=tuple(
+            DocumentedResponse(
+                status, response["description"], _content_refs(response.get("content", {}))
+            )
+            for status, response in raw["responses"].items()
         ),
     )
 
 
-def _named(content: Schema) -> tuple[str, ...]:
-    """Schemas of a body, whatever its media type."""
+def _content_refs(content: Schema) -> tuple[str, ...]:
+    """Return the names of the schemas of a body, for all media types."""
     return tuple(
         dict.fromkeys(ref for part in content.values() for ref in _refs(part.get("schema", {})))
     )
@@ -129,15 +131,18 @@ def _named(content: Schema) -> tuple[str, ...]:
 def _properties(schema: Schema) -> Iterator[Field]:
     required = schema.get("required", ())
     for name, raw in schema.get("properties", {}).items():
-        yield _field(name, "", raw, name in required, raw.get("description"))
+        yield _field(name, raw, raw, where="", is_required=name in required)
 
 
-def _field(
-    name: str, where: str, schema: Schema, is_required: bool, description: str | None
-) -> Field:
-    default = json.dumps(schema["default"]) if "default" in schema else None
+def _field(name: str, schema: Schema, described: Schema, *, where: str, is_required: bool) -> Field:
     return Field(
-        name, where, _type(schema), tuple(_refs(schema)), is_required, default, description or ""
+        name=name,
+        where=where,
+        type=_type(schema),
+        refs=tuple(_refs(schema)),
+        is_required=is_required,
+        default=json.dumps(schema["default"]) if "default" in schema else None,
+        description=described.get("description") or "",
     )
 
 
@@ -162,7 +167,7 @@ def _plain(value: object) -> str:
 
 
 def _refs(schema: Schema) -> Iterator[str]:
-    """Names of the schemas that this one is, or is made of."""
+    """Yield the names of the schemas that a schema refers to."""
     if "$ref" in schema:
         yield str(schema["$ref"]).rpartition("/")[2]
     for choice in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):

@@ -1,9 +1,7 @@
-"""The dashboard: pages without data, and the script that fills them through the public API.
+"""Routes of the dashboard: static pages and scripts that load their data through the public API.
 
-Only the page about the API itself comes whole: it is for everybody.
-
-Nothing here reads a row or a key: whoever may see something asks ``/v1`` for it with their own API
-key, which the script keeps in the browser's tab.
+These routes need no API key because the pages contain no data of tenants. The scripts send the
+user's API key, which the browser keeps per tab. The API reference is rendered here in full.
 """
 
 from __future__ import annotations
@@ -17,8 +15,9 @@ from typing import Any, NamedTuple
 from fastapi import APIRouter, FastAPI, Request, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from app.core.errors import NotFoundError
 from app.dashboard import reference
-from app.errors import NotFoundError
+from app.web import etags
 
 router = APIRouter(include_in_schema=False)
 
@@ -30,7 +29,7 @@ PAGES = {
     "/queue": "queue",
 }
 HEADERS = {
-    # Trusted types: the browser itself refuses to make markup of anybody's text.
+    # Trusted types: the browser itself refuses to insert text as markup.
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'; object-src 'none'; require-trusted-types-for 'script'; "
     "trusted-types 'none'",
@@ -39,11 +38,11 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # Kept, but asked about every time: after an update pages and scripts belong together.
+    # Revalidate on every use, so that pages and scripts match after an update.
     "Cache-Control": "no-cache",
 }
 _HERE = Path(__file__).parent
-# Not asked of the machine's registry, which may call a script text/plain.
+# The mimetypes of the operating system may map .js to text/plain.
 _MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
@@ -53,60 +52,60 @@ class _Asset(NamedTuple):
     etag: str
 
 
-def _show(name: str) -> Callable[[Request], Awaitable[Response]]:
+def _page_endpoint(name: str) -> Callable[[Request], Awaitable[Response]]:
     async def page(request: Request) -> Response:
-        return _answer(request, _shell(name))
+        return _asset_response(request, _page(name))
 
     page.__name__ = f"show_{name}"
     return page
 
 
 for _path, _name in PAGES.items():
-    router.add_api_route(_path, _show(_name), response_class=Response)
+    router.add_api_route(_path, _page_endpoint(_name), response_class=Response)
 
 
 @router.get("/docs", response_class=Response)
 async def show_docs(request: Request) -> Response:
-    """What the API takes and answers."""
-    return _answer(request, _docs(request.app))
+    """The API reference."""
+    return _asset_response(request, _api_reference(request.app))
 
 
 @router.get("/static/{name}", response_class=Response)
 async def static_file(request: Request, name: str) -> Response:
-    """A script, the style sheet, the icon."""
+    """A script, the style sheet or the icon."""
     found = _static_files().get(name)
     if found is None:
-        raise NotFoundError("There is nothing at this address.")
-    return _answer(request, found)
+        raise NotFoundError("There is no resource at this address.")
+    return _asset_response(request, found)
 
 
-def _answer(request: Request, asset: _Asset) -> Response:
+def _asset_response(request: Request, asset: _Asset) -> Response:
     headers = HEADERS | {"ETag": asset.etag}
-    if request.headers.get("if-none-match") == asset.etag:
+    if etags.is_match(request.headers.get("if-none-match"), asset.etag):
         return Response(status_code=304, headers=headers)
     return Response(asset.body, media_type=asset.media_type, headers=headers)
 
 
-def _docs(app: FastAPI) -> _Asset:
-    """Rendered once for each service."""
+def _api_reference(app: FastAPI) -> _Asset:
+    """Return the API reference, rendered once per application."""
     if not hasattr(app.state, "docs"):
         document = app.openapi()
-        app.state.docs = _page(
+        app.state.docs = _render(
             "docs",
             operations=reference.operations(document),
-            shapes=reference.shapes(document),
+            schemas=reference.schemas(document),
         )
     asset: _Asset = app.state.docs
     return asset
 
 
 @cache
-def _shell(name: str) -> _Asset:
-    """Rendered once: a page is the same for everybody."""
-    return _page(name)
+def _page(name: str) -> _Asset:
+    """Return a page, rendered once because it is the same for all users."""
+    return _render(name)
 
 
-def _page(name: str, **values: Any) -> _Asset:
+def _render(name: str, **values: Any) -> _Asset:
     environment = Environment(
         loader=FileSystemLoader(_HERE / "templates"),
         autoescape=True,

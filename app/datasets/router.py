@@ -8,39 +8,48 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
 from pydantic import StringConstraints
 
-from app.audit import trail
-from app.audit.acting import ActorDep
-from app.blobs import read_range
-from app.database import transaction
+from app.audit import log as audit_log
+from app.audit.actor import ActorDep
+from app.auth.key_ring import Scope
+from app.core.database import transaction
+from app.core.errors import (
+    QuotaError,
+    RangeError,
+    TooLargeError,
+    UnsupportedMediaError,
+    UploadStalledError,
+)
 from app.datasets import service
+from app.datasets.containers import FileFormat
+from app.datasets.options import OnInvalid
+from app.datasets.query import QUERY_PARAMETERS, read_options
 from app.datasets.row_errors import InvalidDatasetError
 from app.datasets.schemas import DatasetPreview, DatasetRead
-from app.datasets.service import DatasetInUseError, DatasetNotFoundError, FileFormat, Upload
+from app.datasets.service import DatasetInUseError, DatasetNotFoundError, Upload
 from app.datasets.uploading import (
     UPLOAD_TYPES,
     BadMultipartError,
     SinglePart,
-    UploadStalledError,
     body_chunks,
     file_format,
 )
-from app.dependencies import (
+from app.domain.spec import DATASET_ID, CleanText
+from app.models import Dataset
+from app.storage.blobs import read_range
+from app.storage.free_space import StorageFullError
+from app.web.dependencies import (
     EngineDep,
-    JobsReaderDep,
-    JobsWriterDep,
-    Needs,
     PageDep,
-    ReaderDep,
+    ReadEngineDep,
+    RequireJobsRead,
+    RequireJobsWrite,
+    RequireScopeAndKnownParameters,
     SessionDep,
     SettingsDep,
 )
-from app.domain.spec import DATASET_ID, CleanText
-from app.downloads import Content, RangeError, serve
-from app.errors import QuotaError, TooLargeError, UnsupportedMediaError
-from app.models import Dataset
-from app.problems import documented
-from app.security import Scope
-from app.shapes import Page, by_id
+from app.web.pagination import Page, by_id
+from app.web.problem_details import error_responses
+from app.web.range_response import Content, content_response
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
@@ -51,12 +60,13 @@ _NO_BOUND = 1 << 50
 
 DatasetId = Annotated[str, Path(pattern=DATASET_ID)]
 _BODY = {
+    "parameters": QUERY_PARAMETERS,
     "requestBody": {
         "required": True,
         "content": {
             kind: {"schema": {"type": "string", "format": "binary"}} for kind in UPLOAD_TYPES
         },
-    }
+    },
 }
 
 
@@ -65,17 +75,18 @@ _BODY = {
     status_code=status.HTTP_201_CREATED,
     response_model=DatasetRead,
     max_body_size=_NO_BOUND,
-    dependencies=[Depends(Needs(Scope.JOBS_WRITE))],
+    dependencies=[Depends(RequireScopeAndKnownParameters(Scope.JOBS_WRITE))],
     openapi_extra=_BODY,
     responses={
         200: {"model": DatasetRead, "description": "This file is here already."},
-        **documented(
+        **error_responses(
             InvalidDatasetError,
             BadMultipartError,
             TooLargeError,
             UnsupportedMediaError,
             UploadStalledError,
             QuotaError,
+            StorageFullError,
         ),
     },
 )
@@ -91,22 +102,37 @@ async def create_dataset(
     format: Annotated[
         FileFormat | None, Query(description="Where the content type does not tell.")
     ] = None,
+    ignore_columns: Annotated[
+        list[str] | None,
+        Query(
+            max_length=100,
+            description="Columns to leave out although they hold text, and keys of messages such "
+            "as `messages[].name`; repeated, or with commas between them.",
+        ),
+    ] = None,
+    on_invalid: Annotated[
+        OnInvalid,
+        Query(description="skip: leave out rows that cannot be used, and count them by reason."),
+    ] = "refuse",
 ) -> Response:
-    """Upload preference pairs: JSONL (also gzipped), CSV or Parquet.
+    """Upload preference data: JSONL, JSON, CSV, TSV, Parquet or Arrow, also compressed.
 
-    Checked while it streams; a file with bad lines is refused with the first ten of them.
+    The shape of the rows is recognised, or described by `columns[…]`; see docs/data.md. The file is
+    checked while it streams. A file with bad lines is refused with the first ten of them.
     """
+    options = read_options(request.query_params, ignore_columns or [], on_invalid)
     if int(request.headers.get("content-length") or 0) > settings.max_upload_bytes:
         raise TooLargeError(f"The file is larger than {settings.max_upload_bytes} bytes.")
 
     def store() -> tuple[Dataset, bool]:
         content_type = request.headers.get("content-type", "")
         if not content_type.lower().startswith("multipart/"):
-            upload = Upload(name, file_format(content_type, "", format), body_chunks(request))
+            kind = file_format(content_type, "", format)
+            upload = Upload(name, kind, body_chunks(request), options)
             return service.store(engine, settings, actor, upload)
         part = SinglePart(content_type, body_chunks(request))
         kind = file_format(part.content_type, part.filename, format)
-        upload = Upload(name, kind, part)
+        upload = Upload(name, kind, part, options)
         return service.store(engine, settings, actor, upload)
 
     limiter: CapacityLimiter = request.app.state.upload_limiter
@@ -120,15 +146,19 @@ async def create_dataset(
 
 
 @router.get("")
-def list_datasets(engine: ReaderDep, principal: JobsReaderDep, page: PageDep) -> Page[DatasetRead]:
+def list_datasets(
+    engine: ReadEngineDep, principal: RequireJobsRead, page: PageDep
+) -> Page[DatasetRead]:
     """Datasets, newest first."""
     with transaction(engine) as session:
         rows = service.list_page(session, principal.tenant_id, page.limit, page.after)
     return Page[DatasetRead].of(rows, page.limit, DatasetRead.of, by_id)
 
 
-@router.get("/{dataset_id}", responses=documented(DatasetNotFoundError))
-def get_dataset(dataset_id: DatasetId, engine: ReaderDep, principal: JobsReaderDep) -> DatasetRead:
+@router.get("/{dataset_id}", responses=error_responses(DatasetNotFoundError))
+def get_dataset(
+    dataset_id: DatasetId, engine: ReadEngineDep, principal: RequireJobsRead
+) -> DatasetRead:
     """What a dataset turned out to be."""
     with transaction(engine) as session:
         return DatasetRead.of(service.get(session, principal.tenant_id, dataset_id))
@@ -137,24 +167,24 @@ def get_dataset(dataset_id: DatasetId, engine: ReaderDep, principal: JobsReaderD
 @router.delete(
     "/{dataset_id}",
     status_code=status.HTTP_204_NO_CONTENT,
-    responses=documented(DatasetNotFoundError, DatasetInUseError),
+    responses=error_responses(DatasetNotFoundError, DatasetInUseError),
 )
 def delete_dataset(
-    dataset_id: DatasetId, session: SessionDep, principal: JobsWriterDep, actor: ActorDep
+    dataset_id: DatasetId, session: SessionDep, principal: RequireJobsWrite, actor: ActorDep
 ) -> None:
     """Delete a dataset that no unfinished job uses."""
     service.remove(session, principal.tenant_id, dataset_id)
-    trail.record(session, actor, "dataset.delete", dataset_id)
+    audit_log.record(session, actor, "dataset.delete", dataset_id)
 
 
-@router.get("/{dataset_id}/preview", responses=documented(DatasetNotFoundError))
+@router.get("/{dataset_id}/preview", responses=error_responses(DatasetNotFoundError))
 def preview_dataset(
     dataset_id: DatasetId,
-    engine: ReaderDep,
-    principal: JobsReaderDep,
-    n: Annotated[int, Query(ge=1, le=100, description="Pairs.")] = 5,
+    engine: ReadEngineDep,
+    principal: RequireJobsRead,
+    n: Annotated[int, Query(ge=1, le=100, description="Rows.")] = 5,
 ) -> DatasetPreview:
-    """The first pairs, in the form that jobs train on."""
+    """The first rows, as they are stored."""
     with transaction(engine) as session:
         dataset = service.get(session, principal.tenant_id, dataset_id)
     return DatasetPreview(data=service.preview(engine, dataset, n))
@@ -167,11 +197,11 @@ def preview_dataset(
         200: {"content": {"application/x-ndjson": {}}, "description": "The canonical JSONL."},
         206: {"description": "A part of it."},
         304: {"description": "The client has it."},
-        **documented(DatasetNotFoundError, RangeError),
+        **error_responses(DatasetNotFoundError, RangeError),
     },
 )
 def download_dataset(
-    request: Request, dataset_id: DatasetId, engine: ReaderDep, principal: JobsReaderDep
+    request: Request, dataset_id: DatasetId, engine: ReadEngineDep, principal: RequireJobsRead
 ) -> Response:
     """The canonical JSONL; one Range, ETag and If-Range are honoured."""
     with transaction(engine) as session:
@@ -183,4 +213,4 @@ def download_dataset(
         size=dataset.bytes,
         read=lambda start, stop: read_range(engine, dataset.blob_id, start, stop),
     )
-    return serve(request, content)
+    return content_response(request, content)

@@ -1,10 +1,15 @@
-"""``spec → plan``: pure, so that the API can refuse before a worker is asked."""
+"""Compile a job spec into a training plan.
+
+Compilation is pure, so the API can reject a spec without a worker.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
+
+from pydantic import JsonValue
 
 from app.domain.paths import saved_paths, shortest_names, target_paths
 from app.domain.plan import (
@@ -17,7 +22,7 @@ from app.domain.plan import (
 )
 from app.domain.rules import check
 from app.domain.spec import EvalFraction, LoraSpec, RewardJobSpec, TrainingSpec
-from app.domain.templates import plain_template, with_stopped_clock
+from app.domain.templates import plain_template, with_fixed_date
 
 
 def compile_plan(
@@ -28,19 +33,23 @@ def compile_plan(
     evaluation: DatasetRef | None,
     data_format: str,
 ) -> TrainingPlan:
-    """Turn a spec into the exact arguments of LoraConfig and RewardConfig.
+    """Compile a spec into the exact arguments of LoraConfig and RewardConfig.
+
+    Args:
+        spec: What the user asked for.
+        source: The source of the base model, from the catalogue.
+        facts: What an inspection found about the base model.
+        train: The training dataset.
+        evaluation: The evaluation dataset, if the spec names one.
+        data_format: "text" or "conversational".
 
     Raises:
-        SpecRejected: with every problem found, each naming its field.
+        SpecRejectedError: With every violated rule, each naming its field.
     """
     check(spec, facts, train, data_format)
     targets = target_paths(spec.lora, facts)
     saved = saved_paths(spec.lora, facts)
-    pad_token, pad_token_id = _pad_token(facts)
-    template = None
-    if data_format == "conversational":
-        own = facts.chat_template
-        template = with_stopped_clock(own) if own else plain_template(facts, pad_token)
+    training = spec.training
     fraction = spec.eval_dataset.fraction if isinstance(spec.eval_dataset, EvalFraction) else None
     return TrainingPlan(
         base_model=BaseModelRef(
@@ -48,64 +57,84 @@ def compile_plan(
         ),
         architecture=facts.architecture,
         head_modules=sorted(facts.new_modules),
-        lora={
-            "task_type": "SEQ_CLS",
-            "r": spec.lora.r,
-            "lora_alpha": spec.lora.alpha,
-            "lora_dropout": spec.lora.dropout,
-            "target_modules": list(shortest_names(targets, facts.modules)),
-            "modules_to_save": list(saved),
-            "use_rslora": spec.lora.use_rslora,
-            "use_dora": spec.lora.use_dora,
-            "init_lora_weights": True if spec.lora.init == "default" else spec.lora.init,
-            "bias": "none",
-            "revision": facts.revision,
-        },
+        lora=_lora_arguments(spec.lora, facts, targets, saved),
         reward=_reward_arguments(spec, has_eval=evaluation is not None or fraction is not None),
-        tokenization=TokenizationPlan(
-            max_length=min(spec.training.max_length, facts.max_positions or 2**31),
-            overlong=spec.training.overlong,
-            chat_template=template,
-            append_eos=data_format == "text" and facts.eos_token is not None,
-            pad_token=pad_token,
-            pad_token_id=pad_token_id,
-            from_file=facts.tokenizer_from_file,
-        ),
+        tokenization=_tokenization(training, facts, data_format),
         data=DataPlan.model_validate(
             {"train": train, "eval": evaluation, "eval_fraction": fraction, "format": data_format}
         ),
-        engine=spec.training.engine,
-        precision=spec.training.precision,
+        engine=training.engine,
+        precision=training.precision,
         quantization=spec.quantization,
-        gradient_checkpointing=_gradient_checkpointing(spec.training, facts),
+        gradient_checkpointing=_gradient_checkpointing(training, facts),
         gpus=spec.resources.gpus,
         early_stopping=(
-            spec.training.early_stopping.model_dump(mode="json")
-            if spec.training.early_stopping
-            else None
+            training.early_stopping.model_dump(mode="json") if training.early_stopping else None
         ),
         max_runtime_seconds=spec.resources.max_runtime_seconds,
-        trainable_parameters=_lora_parameters(spec.lora, facts, targets)
-        + sum(facts.modules[path] for path in saved),
+        trainable_parameters=_trainable_parameters(spec.lora, facts, targets, saved),
         total_parameters=facts.parameter_count,
     )
 
 
 def batch_split(batch_size: int, per_device: int | str) -> tuple[int, int]:
-    """``(pairs a forward pass, accumulation steps)``; "auto" takes the largest divisor ≤ 8."""
+    """Return the pairs per forward pass and the number of accumulation steps.
+
+    "auto" selects the largest divisor of ``batch_size`` that is at most 8.
+    """
     if per_device == "auto":
         per_device = max(n for n in range(1, 9) if batch_size % n == 0)
     return int(per_device), batch_size // int(per_device)
 
 
+def _lora_arguments(
+    lora: LoraSpec, facts: BaseModelFacts, targets: Sequence[str], saved: Sequence[str]
+) -> dict[str, JsonValue]:
+    return {
+        "task_type": "SEQ_CLS",
+        "r": lora.r,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "target_modules": [*shortest_names(targets, facts.modules)],
+        "modules_to_save": [*saved],
+        "use_rslora": lora.use_rslora,
+        "use_dora": lora.use_dora,
+        "init_lora_weights": True if lora.init == "default" else lora.init,
+        "bias": "none",
+        "revision": facts.revision,
+    }
+
+
+def _tokenization(
+    training: TrainingSpec, facts: BaseModelFacts, data_format: str
+) -> TokenizationPlan:
+    pad_token, pad_token_id = _pad_token(facts)
+    template = None
+    if data_format == "conversational":
+        own = facts.chat_template
+        template = with_fixed_date(own) if own else plain_template(facts, pad_token)
+    return TokenizationPlan(
+        max_length=min(training.max_length, facts.max_positions or 2**31),
+        overlong=training.overlong,
+        chat_template=template,
+        append_eos=data_format == "text" and facts.eos_token is not None,
+        pad_token=pad_token,
+        pad_token_id=pad_token_id,
+        from_file=facts.tokenizer_from_file,
+    )
+
+
 def _pad_token(facts: BaseModelFacts) -> tuple[str, int]:
-    """A pad token that is not EOS and has an embedding row (``check`` saw to it)."""
+    """Return a pad token with an embedding row, different from EOS if possible.
+
+    ``check`` has verified that such a token exists.
+    """
     if facts.pad_token is not None and facts.pad_token_id != facts.eos_token_id:
         assert facts.pad_token_id is not None
         return facts.pad_token, facts.pad_token_id
     if facts.spare_pad_tokens:
         return min(facts.spare_pad_tokens.items(), key=lambda item: item[1])
-    # Only reached for chat data, whose rendered tail is not EOS (rule checked per row).
+    # Reached for conversational data only. The worker checks that no rendered row ends with EOS.
     assert facts.eos_token is not None
     assert facts.eos_token_id is not None
     return facts.eos_token, facts.eos_token_id
@@ -114,13 +143,13 @@ def _pad_token(facts: BaseModelFacts) -> tuple[str, int]:
 def _gradient_checkpointing(
     training: TrainingSpec, facts: BaseModelFacts
 ) -> bool | Literal["auto"]:
-    """Left to the trainer, who knows its memory, where the architecture can do it at all."""
+    """Return False if the architecture does not support it; the trainer decides about "auto"."""
     return training.gradient_checkpointing if facts.supports_gradient_checkpointing else False
 
 
-def _reward_arguments(spec: RewardJobSpec, *, has_eval: bool) -> dict[str, object]:
+def _reward_arguments(spec: RewardJobSpec, *, has_eval: bool) -> dict[str, JsonValue]:
     training = spec.training
-    # The best model is a checkpoint, so early stopping keeps one at every evaluation.
+    # The best model is loaded from a checkpoint, so early stopping saves one at each evaluation.
     save_steps = training.checkpoint_steps or (
         training.eval_steps if training.early_stopping else None
     )
@@ -137,9 +166,9 @@ def _reward_arguments(spec: RewardJobSpec, *, has_eval: bool) -> dict[str, objec
         "per_device_eval_batch_size": per_device,
         "gradient_accumulation_steps": accumulation,
         "center_rewards_coefficient": training.center_rewards_coefficient,
-        # The service tokenises and filters; TRL must not drop rows again in silence.
+        # The worker tokenises and filters the pairs. TRL must not silently drop more of them.
         "max_length": None,
-        # TRL zeroes every dropout by default, also the one that was asked for.
+        # By default TRL disables every dropout, including the requested one.
         "disable_dropout": spec.lora.dropout == 0,
         "logging_steps": training.logging_steps,
         "logging_nan_inf_filter": False,
@@ -159,10 +188,20 @@ def _reward_arguments(spec: RewardJobSpec, *, has_eval: bool) -> dict[str, objec
     }
 
 
-def _lora_parameters(lora: LoraSpec, facts: BaseModelFacts, targets: Sequence[str]) -> int:
-    """LoRA's own: r·(in + out) a layer, one magnitude an output with DoRA (Liu et al. 2024)."""
+def _trainable_parameters(
+    lora: LoraSpec, facts: BaseModelFacts, targets: Sequence[str], saved: Sequence[str]
+) -> int:
+    """Count the parameters of LoRA and of the modules that are trained in full.
+
+    LoRA has r·(in + out) parameters per layer, and DoRA one magnitude more per output (Liu et al.
+    2024).
+    """
     shapes = [facts.linear_modules[path] for path in targets]
-    return sum(lora.r * (i + o) + (o if lora.use_dora else 0) for i, o in shapes)
+    adapted = sum(
+        lora.r * (inputs + outputs) + (outputs if lora.use_dora else 0)
+        for inputs, outputs in shapes
+    )
+    return adapted + sum(facts.modules[path] for path in saved)
 
 
 def pairs_a_step(reward: Mapping[str, object]) -> int:

@@ -1,4 +1,4 @@
-"""What a job can be, what its owner may want of it, and how it can fail."""
+"""States, phases and failures of jobs."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from typing import NamedTuple
 
 
 class JobStatus(StrEnum):
-    """The persisted status; ``cancelling`` and ``pausing`` are only shown."""
+    """The stored status. The API also shows ``cancelling`` and ``pausing``."""
 
     QUEUED = "queued"  # waits for a worker to claim it
     RUNNING = "running"  # a worker holds its lease
-    PAUSED = "paused"  # keeps its checkpoint, holds no device
-    SUCCEEDED = "succeeded"  # its adapter is published; never changes again
-    FAILED = "failed"  # has a failure; never changes again
-    CANCELLED = "cancelled"  # its owner stopped it; never changes again
+    PAUSED = "paused"  # keeps its checkpoint, uses no device
+    SUCCEEDED = "succeeded"  # its adapter is published; final
+    FAILED = "failed"  # has a failure; final
+    CANCELLED = "cancelled"  # stopped by its owner; final
 
 
 TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
+LIVE = tuple(status for status in JobStatus if status not in TERMINAL)
 
-#: Every move the status column may make; each statement of the repository is held against it.
+#: The allowed changes of the status. Tests check every statement of the queue against this table.
 TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.CANCELLED}),
     JobStatus.RUNNING: frozenset(
@@ -38,24 +39,16 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
 }
 
 
-class Desired(StrEnum):
-    """What the owner wants of a job that is not finished."""
+class DesiredState(StrEnum):
+    """The state that the owner requested for an unfinished job."""
 
     RUN = "run"
     PAUSE = "pause"
     CANCEL = "cancel"
 
 
-class JobKind(StrEnum):
-    """What a row asks a worker to do; only ``train`` is a job in the API."""
-
-    TRAIN = "train"
-    PREFLIGHT = "preflight"
-    MERGE = "merge"
-
-
 class Phase(StrEnum):
-    """What a running job does right now, for people."""
+    """The current activity of a running job, for display."""
 
     FETCHING = "fetching"
     CHECKING = "checking"
@@ -68,7 +61,7 @@ class Phase(StrEnum):
 
 
 class FailureCategory(StrEnum):
-    """Who can do something about a failure."""
+    """Who can fix the cause of a failure."""
 
     USER = "user"
     RESOURCE = "resource"
@@ -77,19 +70,15 @@ class FailureCategory(StrEnum):
 
 
 class Failure(NamedTuple):
-    """How a failure code is treated and what its owner should do next."""
+    """Category and retry policy of a failure code, and what the owner of the job should do next."""
 
     category: FailureCategory
     is_retryable: bool
     hint: str
 
 
-_USER, _RESOURCE = FailureCategory.USER, FailureCategory.RESOURCE
-_INFRA, _INTERNAL = FailureCategory.INFRASTRUCTURE, FailureCategory.INTERNAL
-
-
 class FailureCode(StrEnum):
-    """Every way a job ends badly. Stable: clients switch on it."""
+    """Why a job failed. The values are stable: clients switch on them."""
 
     INVALID_SPEC = "invalid_spec"
     DATASET_INVALID = "dataset_invalid"
@@ -119,78 +108,92 @@ class FailureCode(StrEnum):
 
     @property
     def failure(self) -> Failure:
-        """The treatment of this code."""
+        """Category, retry policy and hint of this code."""
         return FAILURES[self]
 
 
+def _by_user(hint: str) -> Failure:
+    return Failure(FailureCategory.USER, is_retryable=False, hint=hint)
+
+
+def _by_resources(hint: str) -> Failure:
+    return Failure(FailureCategory.RESOURCE, is_retryable=False, hint=hint)
+
+
+def _by_infrastructure(hint: str) -> Failure:
+    return Failure(FailureCategory.INFRASTRUCTURE, is_retryable=False, hint=hint)
+
+
+def _internal(hint: str) -> Failure:
+    return Failure(FailureCategory.INTERNAL, is_retryable=False, hint=hint)
+
+
 def _retried(advice: str) -> Failure:
-    """Its hint is seen only once the last attempt has failed too, so it does not say "wait"."""
-    return Failure(_INFRA, True, f"{advice}, then clone the job: it was tried several times.")
+    """Return a failure that is retried; its hint is shown after the last attempt has failed."""
+    hint = f"{advice}, then clone the job. The service has already retried it."
+    return Failure(FailureCategory.INFRASTRUCTURE, is_retryable=True, hint=hint)
 
 
 FAILURES: dict[FailureCode, Failure] = {
-    FailureCode.INVALID_SPEC: Failure(_USER, False, "Correct the named fields and submit again."),
-    FailureCode.DATASET_INVALID: Failure(
-        _USER, False, "Correct the named lines and upload the dataset again."
+    FailureCode.INVALID_SPEC: _by_user("Correct the named fields and submit again."),
+    FailureCode.DATASET_INVALID: _by_user("Correct the named lines and upload the dataset again."),
+    FailureCode.PAIRS_OVERLONG: _by_user(
+        "Raise training.max_length. The dataset report shows the lengths of its pairs."
     ),
-    FailureCode.PAIRS_OVERLONG: Failure(
-        _USER, False, "Raise training.max_length; the dataset's report says how long its pairs are."
+    FailureCode.MODEL_NOT_FOUND: _by_user(
+        "Choose a model from GET /v1/base-models, or ask the operator to add this one."
     ),
-    FailureCode.MODEL_NOT_FOUND: Failure(
-        _USER, False, "Choose a model from GET /v1/base-models, or ask the operator to add it."
+    FailureCode.MODEL_UNSUPPORTED: _by_user(
+        "Choose another base model, or follow the advice in the detail."
     ),
-    FailureCode.MODEL_UNSUPPORTED: Failure(
-        _USER, False, "Choose another base model, or do what the detail says."
+    FailureCode.MODEL_CHANGED: _by_user(
+        "Ask the operator for a new catalogue entry for this model, then submit again."
     ),
-    FailureCode.MODEL_CHANGED: Failure(
-        _USER, False, "Ask the operator for a new catalogue entry of this model, and submit again."
+    FailureCode.GATED_NO_ACCESS: _by_user(
+        "Ask the operator for a hub token that may read this model."
     ),
-    FailureCode.GATED_NO_ACCESS: Failure(
-        _USER, False, "Ask the operator for a hub token that may read this model."
+    FailureCode.ENGINE_UNSUPPORTED: _by_user(
+        'Use training.engine "auto", which falls back to "stock", or "stock".'
     ),
-    FailureCode.ENGINE_UNSUPPORTED: Failure(
-        _USER, False, 'Use training.engine "auto", which falls back by itself, or "stock".'
+    FailureCode.QUANTIZATION_UNAVAILABLE: _by_user(
+        'Use quantization "none", or a CUDA worker with bitsandbytes.'
     ),
-    FailureCode.QUANTIZATION_UNAVAILABLE: Failure(
-        _USER, False, 'Use quantization "none", or run on a CUDA worker with bitsandbytes.'
+    FailureCode.NAN_LOSS: _by_user(
+        "Lower training.learning_rate, or check the margins of the dataset."
     ),
-    FailureCode.NAN_LOSS: Failure(
-        _USER, False, "Lower training.learning_rate or check the margins of the dataset."
+    FailureCode.NOTHING_TRAINED: _by_user(
+        "Train on more pairs or for more steps: no optimiser step changed the adapter."
     ),
-    FailureCode.NOTHING_TRAINED: Failure(
-        _USER, False, "Give more rows or steps: no optimiser step changed the adapter."
+    FailureCode.CUDA_OOM: _by_resources(
+        "Lower training.per_device_batch_size or training.max_length."
     ),
-    FailureCode.CUDA_OOM: Failure(
-        _RESOURCE, False, "Lower training.per_device_batch_size or training.max_length."
+    FailureCode.OUT_OF_MEMORY: _by_resources(
+        "Use a smaller base model or batch size, or a worker with more memory."
     ),
-    FailureCode.OUT_OF_MEMORY: Failure(
-        _RESOURCE, False, "Use a smaller base model or batch, or a worker with more memory."
+    FailureCode.ARTIFACT_TOO_LARGE: _by_resources(
+        "Lower lora.r, save fewer modules, or ask the operator to raise the limit."
     ),
-    FailureCode.ARTIFACT_TOO_LARGE: Failure(
-        _RESOURCE, False, "Lower lora.r or the modules to save, or raise the operator's limit."
+    FailureCode.TIMED_OUT: _by_resources(
+        "Raise resources.max_runtime_seconds or train for fewer steps. For an inspection, ask the "
+        "operator to raise the time limit."
     ),
-    FailureCode.TIMED_OUT: Failure(
-        _RESOURCE,
-        False,
-        "Raise resources.max_runtime_seconds or train fewer steps; what an inspection may take is "
-        "the operator's to raise.",
-    ),
-    FailureCode.HUB_UNAVAILABLE: _retried("Check the worker's network and the hub"),
+    FailureCode.HUB_UNAVAILABLE: _retried("Check the worker's connection to the hub"),
     FailureCode.DISK_FULL: _retried("Free disk space on the worker"),
-    FailureCode.HOST_ERROR: _retried("Check the worker's disk, limits and version"),
+    FailureCode.HOST_ERROR: _retried("Check the disk, the limits and the version of the worker"),
     FailureCode.CUDA_ERROR: _retried("Check the worker's GPU"),
-    FailureCode.WORKER_LOST: _retried("Check that workers stay up and reach the database"),
-    FailureCode.TRAINER_CRASHED: _retried("Read the job's logs and the worker's"),
-    FailureCode.POISON: Failure(
-        _INFRA, False, "Its workers died repeatedly: read the logs, then clone the job."
+    FailureCode.WORKER_LOST: _retried("Check that workers keep running and reach the database"),
+    FailureCode.TRAINER_CRASHED: _retried("Read the logs of the job and of the worker"),
+    FailureCode.POISON: _by_infrastructure(
+        "The job's workers died repeatedly. Read its logs, then clone the job."
     ),
-    FailureCode.NO_PROGRESS: Failure(
-        _INFRA, False, "Attempts ended without a newer checkpoint: lower checkpoint_steps."
+    FailureCode.NO_PROGRESS: _by_infrastructure(
+        "Attempts ended without a new checkpoint. Lower training.checkpoint_steps."
     ),
-    FailureCode.SCORE_MISMATCH: Failure(
-        _INTERNAL, False, "The reloaded adapter scored differently, so it was not published."
+    FailureCode.SCORE_MISMATCH: _internal(
+        "The reloaded adapter gave different scores, so it was not published. Report it to the "
+        "operator with the job's id."
     ),
-    FailureCode.INTERNAL: Failure(
-        _INTERNAL, False, "A defect of the service: report it with the job's id."
+    FailureCode.INTERNAL: _internal(
+        "The service failed unexpectedly. Report it to the operator with the job's id."
     ),
 }

@@ -1,4 +1,4 @@
-"""What a trainer is told, and the facts about a base model that the plan is made from."""
+"""The training plan, and the facts about a base model that it is compiled from."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ class _Frozen(BaseModel):
 
 
 class BaseModelFacts(_Frozen):
-    """What an inspection of a checkpoint found, without loading its weights.
+    """The result of inspecting a checkpoint without loading its weights.
 
-    ``new_modules`` are the owners of every tensor that the checkpoint lacks (or has in another
-    shape) for a one-label sequence classifier: they start random and must be trained and saved.
+    ``new_modules`` own the tensors that a sequence classifier with one label needs and that the
+    checkpoint lacks or has in another shape. They start random, so they must be trained and saved.
     """
 
     model_type: str
-    architecture: str = Field(description="The sequence-classification class of transformers.")
+    architecture: str = Field(description="Name of the sequence-classification class.")
     digest: str = Field(description="sha256 over the names and hashes of the model's files.")
     revision: str | None = Field(None, description="Hub commit, 40 hex digits.")
     parameter_count: int
@@ -29,35 +29,36 @@ class BaseModelFacts(_Frozen):
     max_positions: int | None = Field(None, description="None: no absolute limit.")
     new_modules: list[str] = Field(description="Full dotted paths, sorted.")
     modules: dict[str, int] = Field(
-        description="Every module path of the model: to the number of parameters in it."
+        description="Number of parameters of each module, by dotted path."
     )
     linear_modules: dict[str, tuple[int, int]] = Field(
-        description="Linear layers of the text backbone that LoRA may adapt: path to (in, out)."
+        description="Shape (in, out) of each linear layer that LoRA may adapt, by dotted path."
     )
-    attention_modules: list[str] = Field(description="The subset inside attention blocks.")
+    attention_modules: list[str] = Field(description="The linear modules of attention blocks.")
     is_mixture_of_experts: bool = False
-    is_causal: bool = Field(description="The reward is read at the last token.")
+    is_causal: bool = Field(description="Whether the reward is read at the last token.")
     supports_gradient_checkpointing: bool
     pad_token: str | None
     pad_token_id: int | None
     eos_token: str | None
     eos_token_id: int | None
     spare_pad_tokens: dict[str, int] = Field(
-        default={}, description="Unused special tokens with an embedding row of their own."
+        default={}, description="Unused special tokens that have an embedding row, with their ids."
     )
     chat_template: str | None = None
     tokens_around: tuple[str, str] = Field(
-        ("", ""), description="What the tokenizer puts before and after a text by itself."
+        ("", ""), description="Tokens that the tokenizer adds before and after a text, as text."
     )
     tokenizer_from_file: bool = Field(
-        False, description="transformers builds another tokenizer than tokenizer.json holds."
+        False,
+        description="Whether tokenizer.json is used because transformers builds another tokenizer.",
     )
-    max_token_id: int = Field(description="Largest id that the tokenizer can give.")
-    dtype: str = Field("float32", description="Of the checkpoint's weights.")
+    max_token_id: int = Field(description="Largest token id of the tokenizer.")
+    dtype: str = Field("float32", description="Data type of the checkpoint's weights.")
 
 
 class BaseModelRef(_Frozen):
-    """Which base model; the trainer gets its directory beside the plan, never in it."""
+    """Identity of a base model. The order names its directory; the plan does not."""
 
     id: str
     source: str
@@ -66,7 +67,7 @@ class BaseModelRef(_Frozen):
 
 
 class DatasetRef(_Frozen):
-    """Which pairs, by content."""
+    """Identity of a dataset."""
 
     id: str
     sha256: str
@@ -74,7 +75,7 @@ class DatasetRef(_Frozen):
 
 
 class DataPlan(_Frozen):
-    """What to train on and what to hold out."""
+    """The pairs to train on and the pairs to hold out."""
 
     train: DatasetRef
     eval: DatasetRef | None = None
@@ -83,7 +84,7 @@ class DataPlan(_Frozen):
 
 
 class TokenizationPlan(_Frozen):
-    """How a pair becomes token ids; a scoring client must do exactly the same."""
+    """How a pair is tokenised. A scoring client must do exactly the same."""
 
     max_length: int
     overlong: Literal["drop", "error"]
@@ -92,22 +93,24 @@ class TokenizationPlan(_Frozen):
     pad_token: str
     pad_token_id: int
     from_file: bool = Field(
-        False, description="The tokenizer is its tokenizer.json, not what transformers builds."
+        False,
+        description="Whether to load tokenizer.json instead of the tokenizer that transformers "
+        "builds.",
     )
 
 
 class TrainingPlan(_Frozen):
-    """Everything a trainer needs to know; frozen, versioned, JSON.
+    """All decisions of a training run, as versioned JSON.
 
     ``lora`` and ``reward`` are the keyword arguments of ``peft.LoraConfig`` and
-    ``trl.RewardConfig``; the trainer adds only what depends on its device and its folders.
+    ``trl.RewardConfig``. The trainer adds only what depends on its device and directories.
     """
 
     version: Literal[1] = 1
     base_model: BaseModelRef
     architecture: str
     head_modules: list[str] = Field(
-        description="Paths that must be trained, saved and reloaded: every new module."
+        description="Paths of the new modules, which must be trained, saved and reloaded."
     )
     lora: dict[str, JsonValue]
     reward: dict[str, JsonValue]

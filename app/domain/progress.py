@@ -1,6 +1,7 @@
-"""What a trainer process may say, one JSON object a line; the supervisor validates each.
+"""Messages of the trainer process: one JSON object per line, validated by the supervisor.
 
-The child is not trusted: numbers are finite, texts and lists are bounded, unknown keys refused.
+The trainer is not trusted: numbers must be finite, texts and lists are bounded, and unknown keys
+are rejected.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 from app.domain.lifecycle import FailureCode, Phase
-from app.domain.notes import NoteCode
 from app.domain.plan import BaseModelFacts
+from app.domain.warnings import WarningCode
 
 MAX_LINE_BYTES = 4 << 20
 FileName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$")]
@@ -24,14 +25,14 @@ class _Message(BaseModel):
 
 
 class PhaseChanged(_Message):
-    """The trainer goes on to another phase."""
+    """The trainer entered a phase."""
 
     type: Literal["phase"] = "phase"
     phase: Phase
 
 
 class Stepped(_Message):
-    """An optimiser step is done; ``metrics`` are what was logged at it, by name."""
+    """An optimiser step is done. ``metrics`` are the values logged at this step, by name."""
 
     type: Literal["step"] = "step"
     step: int = Field(ge=0)
@@ -41,17 +42,17 @@ class Stepped(_Message):
 
 
 class Noted(_Message):
-    """Something worth an event; ``is_warning`` puts it on the job as well."""
+    """A notice for the job's events; with ``is_warning`` it is also a warning of the job."""
 
     type: Literal["note"] = "note"
-    code: NoteCode
+    code: WarningCode
     message: str = Field(max_length=2000)
     data: dict[str, JsonValue] = Field(default={}, max_length=64)
     is_warning: bool = False
 
 
 class FileEntry(_Message):
-    """A file of a directory that the trainer wrote: what it must hash to."""
+    """Size and sha256 of a file that the trainer wrote."""
 
     name: FileName
     size: int = Field(ge=0)
@@ -59,7 +60,7 @@ class FileEntry(_Message):
 
 
 class CheckpointSaved(_Message):
-    """A complete checkpoint lies in ``directory`` (a name under the attempt's work directory)."""
+    """A complete checkpoint is in ``directory``, a subdirectory of the attempt's work directory."""
 
     type: Literal["checkpoint"] = "checkpoint"
     step: int = Field(ge=1)
@@ -70,14 +71,14 @@ class CheckpointSaved(_Message):
 
 
 class Inspected(_Message):
-    """A preflight's findings."""
+    """The result of an inspection."""
 
     type: Literal["inspected"] = "inspected"
     facts: BaseModelFacts
 
 
 class Reported(_Message):
-    """A preflight's or a run's larger document: dataset report, memory estimate, …"""
+    """A document of an inspection or a run, such as a dataset report."""
 
     type: Literal["report"] = "report"
     name: Literal["dataset", "memory", "evaluation", "worst_pairs"]
@@ -85,7 +86,7 @@ class Reported(_Message):
 
 
 class Packaged(_Message):
-    """The adapter lies in ``directory``, reloaded and verified; the last word of a good run."""
+    """The adapter is in ``directory``, reloaded and verified. The last message of a good run."""
 
     type: Literal["packaged"] = "packaged"
     directory: FileName
@@ -96,14 +97,14 @@ class Packaged(_Message):
 
 
 class Stopped(_Message):
-    """The trainer stopped because it was asked to, at ``step``, after a checkpoint."""
+    """The trainer stopped on request at ``step``, after it saved a checkpoint."""
 
     type: Literal["stopped"] = "stopped"
     step: int = Field(ge=0)
 
 
 class Failed(_Message):
-    """The trainer gives up."""
+    """The run or the inspection failed."""
 
     type: Literal["failed"] = "failed"
     code: FailureCode

@@ -1,4 +1,4 @@
-"""What a user may ask for. docs/defaults.md compares the defaults with those of TRL and PEFT."""
+"""The job spec. docs/defaults.md compares its defaults with those of TRL and PEFT."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -18,11 +19,13 @@ from pydantic_core import PydanticCustomError
 BASE_MODEL_ID = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 DATASET_ID = r"^ds_[0-9a-f]{32}$"
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]{1,200}$")]
-#: PostgreSQL stores no NUL in text and JSON; lone surrogates pydantic refuses in any text.
-#: Goes first inside Annotated: as a later item it would be ignored.
+#: Validation stops at the first invalid name, because the client chooses the length of the list.
+TargetModules = Annotated[list[ModuleName], Field(max_length=2048, fail_fast=True)]
+#: Text without control characters; PostgreSQL cannot store NUL. Pydantic rejects lone surrogates.
+#: It must be the first item of an Annotated: Pydantic would ignore the pattern in a later one.
 CleanText = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")]
 
-#: Any text is let through to the catalogue, which knows what was meant by a hub repository's name.
+#: Any text, because the catalogue suggests an id for the name of a hub repository.
 BaseModelName = Annotated[CleanText, StringConstraints(min_length=1, max_length=200)]
 
 
@@ -31,9 +34,11 @@ class _Spec(BaseModel):
 
 
 class EvalFraction(_Spec):
-    """Hold out a share of the training pairs."""
+    """Hold out a fraction of the training pairs."""
 
-    fraction: float = Field(gt=0, lt=1, description="Share of the training pairs, 0 to 1.")
+    fraction: float = Field(
+        gt=0, lt=1, description="Fraction of the training pairs, between 0 and 1."
+    )
 
 
 def _evaluation_form(value: Any) -> str | None:
@@ -42,43 +47,48 @@ def _evaluation_form(value: Any) -> str | None:
     return "held out" if isinstance(value, dict | EvalFraction) else None
 
 
-#: The form is chosen before it is validated, so that errors speak of one form only.
+#: The type is chosen before the value is validated, so that an error describes one type only.
 Evaluation = Annotated[
     Annotated[str, StringConstraints(pattern=DATASET_ID), Tag("by id")]
     | Annotated[EvalFraction, Tag("held out")],
     Discriminator(
         _evaluation_form,
         custom_error_type="eval_dataset_form",
-        custom_error_message="Should be a dataset's id (a string) or an object with a fraction",
+        custom_error_message="Should be a dataset id (a string) or an object with a fraction",
     ),
 ]
 
 
 class LoraSpec(_Spec):
-    """The adapter. Its task type is always SEQ_CLS; the head is always trained and saved."""
+    """The LoRA adapter. The reward head is always trained and saved in full."""
 
-    task_type: Literal["SEQ_CLS"] = Field("SEQ_CLS", description="Not a choice.")
+    task_type: Literal["SEQ_CLS"] = Field(
+        "SEQ_CLS", description="Always SEQ_CLS: no other task type trains a reward head."
+    )
     r: int = Field(16, ge=1, le=1024, description="Rank.")
-    alpha: int = Field(32, ge=1, le=65536, description="Scale: alpha / r.")
+    alpha: int = Field(
+        32, ge=1, le=65536, description="Numerator of the scale of the adapter, alpha / r."
+    )
     dropout: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Applies to the LoRA layers only; the dropout of the base model is always off. "
-        "More than 0 rules out the fast engine.",
+        description="Applies to the LoRA layers only; base-model dropout is always off. A value "
+        "above 0 rules out the shared-prefix engine.",
     )
-    target_modules: Literal["auto", "all-linear"] | list[ModuleName] = Field(
+    target_modules: Literal["auto", "all-linear"] | TargetModules = Field(
         "auto",
-        description="'auto' and 'all-linear': every linear layer of the backbone (attention "
-        "projections only on mixture-of-experts); or names, each of which must match.",
+        description="'auto' and 'all-linear' adapt every linear layer of the backbone, or only the "
+        "attention projections of a mixture of experts. In a list, each name must match a layer.",
     )
-    modules_to_save: list[ModuleName] = Field(
+    modules_to_save: Annotated[list[ModuleName], Field(max_length=32, fail_fast=True)] = Field(
         default=[],
-        max_length=32,
-        description="Trained and saved in full besides the head, which always is.",
+        description="Further modules that are trained and saved in full, besides the reward head.",
     )
-    use_rslora: bool = Field(False, description="Scale by alpha / sqrt(r).")
-    use_dora: bool = Field(False, description="Weight-decomposed LoRA.")
+    use_rslora: bool = Field(
+        False, description="Rank-stabilised LoRA: the scale is alpha / sqrt(r)."
+    )
+    use_dora: bool = Field(False, description="Weight-decomposed LoRA (DoRA).")
     init: Literal["default", "gaussian", "orthogonal"] = Field("default")
 
     @field_validator("task_type", mode="before")
@@ -87,8 +97,8 @@ class LoraSpec(_Spec):
         if value != "SEQ_CLS":
             raise PydanticCustomError(
                 "task_type_fixed",
-                "task_type is always SEQ_CLS: with any other the reward head would be left "
-                "random and out of the adapter. Leave the field out.",
+                "task_type must be SEQ_CLS: any other value would leave the reward head untrained "
+                "and outside the adapter. Remove the field.",
             )
         return value
 
@@ -99,14 +109,14 @@ class LoraSpec(_Spec):
             raise PydanticCustomError(
                 "head_removed",
                 "modules_to_save cannot be null: the reward head is always trained and saved. "
-                "Give a list of further modules, or leave the field out.",
+                "Use a list of further modules, or remove the field.",
             )
         return value
 
     @field_validator("target_modules")
     @classmethod
     def _targets_are_named(cls, value: str | list[str]) -> str | list[str]:
-        if isinstance(value, list) and not 1 <= len(value) <= 2048:
+        if not value:
             raise PydanticCustomError(
                 "target_modules_empty",
                 "target_modules needs 1 to 2048 names, or 'auto' or 'all-linear'.",
@@ -115,52 +125,92 @@ class LoraSpec(_Spec):
 
 
 class EarlyStopping(_Spec):
-    """Stop when eval loss has not improved; the best checkpoint becomes the adapter."""
+    """Stop when the evaluation loss stops improving. The best checkpoint becomes the adapter."""
 
-    patience: int = Field(3, ge=1, le=1000, description="Evaluations without improvement.")
-    min_delta: float = Field(0.0, ge=0, le=10, description="What counts as improvement.")
+    patience: int = Field(
+        3, ge=1, le=1000, description="Number of evaluations without improvement before stopping."
+    )
+    min_delta: float = Field(
+        0.0, ge=0, le=10, description="Smallest decrease of the loss that counts as improvement."
+    )
 
 
 class TrainingSpec(_Spec):
-    """How to train. Batch sizes count pairs: the forward pass sees two sequences a pair."""
+    """How to train. Batch sizes count pairs, each of which has two sequences."""
 
     epochs: float = Field(1.0, gt=0, le=1000)
-    max_steps: int | None = Field(None, ge=1, le=10_000_000, description="Overrides epochs.")
+    max_steps: int | None = Field(
+        None, ge=1, le=10_000_000, description="Number of optimiser steps; overrides epochs."
+    )
     learning_rate: float = Field(1e-4, gt=0, le=1)
     lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     warmup_ratio: float = Field(0.0, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0, le=1)
     max_grad_norm: float = Field(1.0, gt=0, le=1000)
-    batch_size: int = Field(8, ge=1, le=4096, description="Pairs an optimiser step (effective).")
-    per_device_batch_size: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = Field(
-        "auto", description="Pairs a forward pass; must divide batch_size."
+    batch_size: int = Field(
+        8, ge=1, le=4096, description="Pairs per optimiser step (effective batch size)."
     )
-    max_length: int = Field(1024, ge=8, le=1_048_576, description="Tokens of prompt and reply.")
-    overlong: Literal["drop", "error"] = Field("drop", description="Pairs over max_length.")
+    per_device_batch_size: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = Field(
+        "auto", description="Pairs per forward pass; must divide batch_size."
+    )
+    max_length: int = Field(
+        1024, ge=8, le=1_048_576, description="Longest sequence of prompt and reply, in tokens."
+    )
+    overlong: Literal["drop", "error"] = Field(
+        "drop", description="What happens to pairs longer than max_length."
+    )
     center_rewards_coefficient: float | None = Field(None, gt=0, le=1)
     gradient_checkpointing: Literal["auto"] | bool = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 on GPUs that have it, fp32 on CPU."
+        "auto", description="'auto' uses bf16 on GPUs that support it, and fp32 on CPU."
     )
     engine: Literal["auto", "shared_prefix", "stock"] = Field(
-        "auto", description="auto: the fast engine where it is exact, TRL's own otherwise."
+        "auto",
+        description="'auto' uses the shared-prefix engine where it is exact, and 'stock', which is "
+        "TRL's own training loop, otherwise.",
     )
-    eval_steps: int | None = Field(None, ge=1, description="Besides the start and the end.")
-    checkpoint_steps: int | None = Field(None, ge=1, description="Optimiser steps.")
+    eval_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Optimiser steps between evaluations. Evaluations before and after training "
+        "always run.",
+    )
+    checkpoint_steps: int | None = Field(
+        None, ge=1, description="Optimiser steps between checkpoints; null: a time interval."
+    )
     logging_steps: int = Field(1, ge=1, le=10_000)
     early_stopping: EarlyStopping | None = None
     seed: int = Field(42, ge=0, le=2**32 - 1)
 
 
 class Resources(_Spec):
-    """What the job may use."""
+    """Resources that the job may use."""
 
-    gpus: Literal[0, 1] = Field(1, description="0: never a GPU; 1: one, where there is one.")
+    gpus: Literal[0, 1] = Field(1, description="0: CPU only; 1: a GPU if the worker has one.")
     max_runtime_seconds: int = Field(86_400, ge=1, le=30 * 86_400)
 
 
+MAX_METADATA = 16
 MetadataKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 MetadataValue = Annotated[CleanText, StringConstraints(max_length=512)]
+
+
+def _check_metadata_length(value: Any) -> Any:
+    """Reject too many entries before any of them is validated."""
+    if isinstance(value, dict) and len(value) > MAX_METADATA:
+        raise PydanticCustomError(
+            "too_long",
+            "metadata may have at most {limit} entries, not {found}",
+            {"limit": MAX_METADATA, "found": len(value)},
+        )
+    return value
+
+
+Metadata = Annotated[
+    dict[MetadataKey, MetadataValue],
+    Field(max_length=MAX_METADATA),
+    BeforeValidator(_check_metadata_length),
+]
 
 
 class RewardJobSpec(_Spec):
@@ -180,14 +230,16 @@ class RewardJobSpec(_Spec):
     )
 
     name: Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None = None
-    base_model: BaseModelName = Field(description="An id of GET /v1/base-models.")
+    base_model: BaseModelName = Field(description="An id from GET /v1/base-models.")
     train_dataset: str = Field(pattern=DATASET_ID)
     eval_dataset: Evaluation | None = Field(
-        None, description='A dataset\'s id, or {"fraction": 0.1} of the training pairs.'
+        None,
+        description="The id of a dataset, or a fraction of the training pairs such as "
+        '{"fraction": 0.1}.',
     )
     lora: LoraSpec = Field(default_factory=lambda: LoraSpec())
     training: TrainingSpec = Field(default_factory=lambda: TrainingSpec())
     quantization: Literal["none", "8bit", "4bit"] = "none"
     resources: Resources = Field(default_factory=lambda: Resources())
-    priority: int = Field(0, ge=-100, le=100, description="Higher is claimed first.")
-    metadata: dict[MetadataKey, MetadataValue] = Field(default={}, max_length=16)
+    priority: int = Field(0, ge=-100, le=100, description="Jobs with a higher priority run first.")
+    metadata: Metadata = Field(default={})

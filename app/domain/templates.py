@@ -1,4 +1,4 @@
-"""Chat templates: one for models without their own, and none that reads the clock."""
+"""Chat templates: a default template, and a fixed date for templates that print today's date."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from datetime import date
 
 from app.domain.plan import BaseModelFacts
 
-#: The middle of a chat template for models without one of their own, encoders for example.
+#: The body of the chat template for models without their own, such as encoders.
 PLAIN_LINES = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
-#: Of one that comes with a model or stands in the catalogue: it runs for every pair.
+#: Limit for a template from a model or the catalogue, because it is rendered for every pair.
 MAX_TEMPLATE_BYTES = 64 << 10
-#: Today, for a template that asks: what those of Llama 3 fall back to where there is no clock.
+#: The date that templates print as today's. Those of Llama 3 use it if strftime_now is undefined.
 FIXED_DAY = date(2024, 7, 26)
 _CLOCK = "strftime_now"
-#: Any text that may be one: a template can keep its format in a variable.
+#: String literals that may be a date format, including those that a template keeps in a variable.
 _FORMAT = re.compile(r""""([^"{}]*%[^"{}]*)"|'([^'{}]*%[^'{}]*)'""")
-_STOPPED = f"{{% macro {_CLOCK}(format) %}}"
+_FIXED = f"{{% macro {_CLOCK}(format) %}}"
 
 
 def plain_template(facts: BaseModelFacts, pad_token: str) -> str:
-    """ "role: content" lines between the tokens that this model's tokenizer puts around a text.
+    """Return a template of "role: content" lines for models without a chat template.
 
-    An encoder reads its score at [CLS]. A last token that also pads would move the score, so such
-    a one is left out.
+    The lines are enclosed in the tokens that the model's tokenizer adds around a text; encoders
+    read their score at such a token ([CLS]). A final token that is also the pad token is left out,
+    because it would move the position of the score.
     """
     before, after = facts.tokens_around
     if after.endswith(pad_token):
@@ -32,27 +33,27 @@ def plain_template(facts: BaseModelFacts, pad_token: str) -> str:
     return _literal(before) + PLAIN_LINES + _literal(after)
 
 
-def with_stopped_clock(template: str) -> str:
-    """The template with ``strftime_now`` always giving FIXED_DAY, in the formats it asks for.
+def with_fixed_date(template: str) -> str:
+    """Return the template with ``strftime_now`` redefined to always return FIXED_DAY.
 
-    Templates of Llama 3.2, Llama 3.3 and gpt-oss write today's date into every conversation: a run
-    that is resumed after midnight would train on other tokens, and the adapter would score the
-    same pair differently every day.
+    Templates of Llama 3.2, Llama 3.3 and gpt-oss print today's date in every conversation. Without
+    this change, a run that is resumed after midnight would train on other tokens, and the adapter
+    would score the same pair differently every day.
     """
-    if _CLOCK not in template or has_stopped_clock(template):
+    if _CLOCK not in template or has_fixed_date(template):
         return template
     usual = "%d %b %Y"
     formats = [usual, *(one or other for one, other in _FORMAT.findall(template))]
     days = {f: FIXED_DAY.strftime(f) for f in formats}
     answer = f"{{{{ {json.dumps(days)}.get(format, {json.dumps(days[usual])}) }}}}"
-    # The newline is trimmed with the tag, so that the template still begins at the start of a line:
-    # there its own indentation is taken off, and its own first newline kept.
-    return f"{_STOPPED}{answer}{{% endmacro %}}\n{template}"
+    # trim_blocks removes the newline after the macro, so the template still begins at the start of
+    # a line: lstrip_blocks strips its indentation, and its own first newline is kept.
+    return f"{_FIXED}{answer}{{% endmacro %}}\n{template}"
 
 
-def has_stopped_clock(template: str) -> bool:
-    """Whether ``with_stopped_clock`` changed it."""
-    return template.startswith(_STOPPED)
+def has_fixed_date(template: str) -> bool:
+    """Return whether ``with_fixed_date`` changed the template."""
+    return template.startswith(_FIXED)
 
 
 def _literal(text: str) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.database import new_id
-from app.errors import ConflictError, InvalidError
+from app.core.database import new_id
+from app.core.errors import InvalidError
+from app.jobs.errors import JobStateError
 from app.models import Checkpoint, Job, StoredFile
 
 #: What a clone may change and still go on from its parent's optimiser state.
@@ -25,21 +26,13 @@ RESUMABLE = frozenset(
 )
 
 
-class JobStateError(ConflictError):
-    """The job's state does not allow the act."""
-
-    code = "job_state"
-    title = "Not in this state"
-    next_step = "Read the job's status; `hint` says what would have to be."
-
-
 def clone_spec(parent: Job, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The parent's spec with ``overrides`` merged in; to be validated like any other spec."""
     merged: dict[str, Any] = _merge(parent.spec, overrides)
     return merged
 
 
-def hold_checkpoint(parent: Job, overrides: Mapping[str, Any]) -> None:
+def check_checkpoint(parent: Job, overrides: Mapping[str, Any]) -> None:
     """Refuse to go on from a checkpoint that there is not, or that another plan could not use."""
     if parent.checkpoint_id is None:
         raise _no_checkpoint(parent)

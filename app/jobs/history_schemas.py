@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
-from app.models import Checkpoint, JobEvent, JobLog, Worker
-from app.shapes import Timestamp
+from app.models import Checkpoint, JobEvent, JobLog
+from app.web.pagination import Timestamp
 
 
 class EventRead(BaseModel):
@@ -86,59 +85,6 @@ class CheckpointRead(BaseModel):
             is_current=checkpoint.id == current_id,
             created_at=checkpoint.created_at,
         )
-
-
-class QueueItem(BaseModel):
-    """A waiting job and why it waits."""
-
-    job_id: str
-    position: int = Field(description="From 1, among the jobs of all tenants.")
-    priority: int
-    queued_at: Timestamp
-    reason: Literal["no_worker", "quota", "backoff", "workers_busy", "behind_priority", "next"]
-
-
-class WorkerRead(BaseModel):
-    """A live worker."""
-
-    object: Literal["worker"] = "worker"
-    id: str
-    host: str
-    queue: str
-    state: str
-    slots: int
-    busy: int
-    devices: list[dict[str, Any]]
-    versions: dict[str, Any]
-    jobs: list[str] = Field(description="Of this tenant, that it runs now.")
-    started_at: Timestamp
-    seen_at: Timestamp
-
-    @classmethod
-    def of(cls, worker: Worker, jobs: Sequence[str]) -> Self:
-        """From its row."""
-        return cls(
-            id=worker.id,
-            host=worker.host,
-            queue=worker.queue,
-            state=worker.state,
-            slots=worker.slots,
-            busy=worker.busy,
-            devices=worker.devices,
-            versions=worker.versions,
-            jobs=list(jobs),
-            started_at=worker.started_at,
-            seen_at=worker.seen_at,
-        )
-
-
-class DatasetReport(BaseModel):
-    """What a base model's tokenizer makes of a dataset."""
-
-    object: Literal["dataset_report"] = "dataset_report"
-    dataset_id: str
-    base_model: str
-    report: dict[str, Any]
 
 
 class JobReportRead(BaseModel):

@@ -16,18 +16,24 @@ from anyio import to_thread
 from sqlalchemy import Engine, or_, select
 
 from app.base_models.catalogue import Catalogue
-from app.broker import Tickets, preflight_queue
-from app.database import new_id, reader, transaction
-from app.domain.lifecycle import Desired, FailureCategory, FailureCode, JobKind, JobStatus
-from app.domain.notes import NoteCode
+from app.core.broker import Tickets
+from app.core.database import new_id, reader, transaction
+from app.core.errors import FieldProblem, InvalidSpecError, UnavailableError
+from app.core.settings import Settings
+from app.domain.lifecycle import (
+    LIVE,
+    DesiredState,
+    FailureCategory,
+    FailureCode,
+    JobStatus,
+)
 from app.domain.plan import TrainingPlan
 from app.domain.spec import RewardJobSpec
-from app.errors import FieldProblem, InvalidSpecError, UnavailableError
-from app.jobs import repository
-from app.jobs.drafts import Draft, draft_of, plan_of
-from app.jobs.watching import Watcher
+from app.domain.warnings import WarningCode
+from app.job_queue import kinds, transitions
+from app.job_queue.watcher import Watcher
+from app.jobs.spec_resolution import ResolvedSpec, plan_resolved, resolve_spec
 from app.models import Job, JobReport
-from app.settings import Settings
 
 #: The fields that failures of an inspection are about; the others are about the base model.
 FIELDS = {
@@ -37,7 +43,7 @@ FIELDS = {
 }
 
 
-class Foresight(NamedTuple):
+class DataPreview(NamedTuple):
     """What a worker said of a spec before anything was trained."""
 
     reports: dict[str, Any]  # by name; empty if no worker had time
@@ -79,9 +85,9 @@ class Preflight:
             draft = await to_thread.run_sync(self._draft, tenant_id, spec)
         if draft.facts is None:  # another entry of the catalogue, or another version, since
             raise _not_looked_at()
-        return plan_of(draft, draft.facts)
+        return plan_resolved(draft, draft.facts)
 
-    async def foresight(self, tenant_id: str, spec: RewardJobSpec) -> Foresight:
+    async def foresight(self, tenant_id: str, spec: RewardJobSpec) -> DataPreview:
         """What a worker says about this spec's data and memory.
 
         Raises:
@@ -90,8 +96,8 @@ class Preflight:
         try:
             return await self._foresight(tenant_id, await self._inspect_data(tenant_id, spec))
         except UnavailableError as error:
-            note = {"code": NoteCode.NOT_REPORTED, "message": f"Without reports: {error.detail}"}
-            return Foresight({}, [note])
+            note = {"code": WarningCode.NOT_REPORTED, "message": f"Without reports: {error.detail}"}
+            return DataPreview({}, [note])
 
     async def dataset_report(self, tenant_id: str, spec: RewardJobSpec) -> Any:
         """What is odd about the data, trainable or not.
@@ -113,7 +119,7 @@ class Preflight:
         draft = await to_thread.run_sync(self._draft, tenant_id, spec)
         return await to_thread.run_sync(partial(self._ask, tenant_id, draft, has_data=True))
 
-    async def _foresight(self, tenant_id: str, inspection: str) -> Foresight:
+    async def _foresight(self, tenant_id: str, inspection: str) -> DataPreview:
         try:
             await self._outcome(inspection)
         except UnavailableError:
@@ -125,19 +131,19 @@ class Preflight:
         """Waits a while for the inspection to succeed."""
         await self.watcher.wait(
             inspection,
-            lambda state: state.status not in repository.LIVE,
+            lambda state: state.status not in LIVE,
             self.settings.preflight_wait_seconds,
         )
         await to_thread.run_sync(self._hold_success, inspection)
 
-    def _draft(self, tenant_id: str, spec: RewardJobSpec) -> Draft:
+    def _draft(self, tenant_id: str, spec: RewardJobSpec) -> ResolvedSpec:
         with transaction(reader(self.engine)) as session:
-            return draft_of(session, self.settings, self.catalogue, tenant_id, spec)
+            return resolve_spec(session, self.settings, self.catalogue, tenant_id, spec)
 
-    def _ask(self, tenant_id: str, draft: Draft, *, has_data: bool) -> str:
+    def _ask(self, tenant_id: str, draft: ResolvedSpec, *, has_data: bool) -> str:
         """The id of the inspection of this kind that there is, or of a fresh one."""
-        spec, queue = draft.spec, preflight_queue(self.settings)
-        wanted = [Job.kind == JobKind.PREFLIGHT, Job.queue == queue]
+        spec, queue = draft.spec, kinds.INSPECT.queue(self.settings)
+        wanted = [Job.kind == kinds.INSPECT.name, Job.queue == queue]
         live = Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
         if has_data:
             # What a worker said of the same spec before still holds: data are immutable.
@@ -155,12 +161,12 @@ class Preflight:
             known = session.scalar(select(Job.id).where(*wanted).order_by(Job.id.desc()).limit(1))
             if known is not None:
                 return known
-            job = repository.insert_job(
+            job = transitions.insert_job(
                 session,
                 Job(
                     id=new_id("job"),
                     tenant_id=tenant_id,
-                    kind=JobKind.PREFLIGHT,
+                    kind=kinds.INSPECT.name,
                     queue=queue,
                     spec=spec.model_dump(mode="json", exclude_unset=True),
                     spec_sha256=_print_of(spec),
@@ -177,15 +183,15 @@ class Preflight:
         with transaction(self.engine) as session:
             is_waiting = select(Job.id).where(Job.id == inspection, Job.status == JobStatus.QUEUED)
             if session.scalar(is_waiting) is not None:
-                repository.desire(session, tenant_id, inspection, Desired.CANCEL)
+                transitions.set_desired_state(session, tenant_id, inspection, DesiredState.CANCEL)
 
-    def _said(self, inspection: str) -> Foresight:
+    def _said(self, inspection: str) -> DataPreview:
         with reader(self.engine).connect() as connection:
             reports = connection.execute(
                 select(JobReport.name, JobReport.document).where(JobReport.job_id == inspection)
             ).all()
             warnings = connection.execute(select(Job.warnings).where(Job.id == inspection))
-            return Foresight({r.name: r.document for r in reports}, warnings.scalar() or [])
+            return DataPreview({r.name: r.document for r in reports}, warnings.scalar() or [])
 
     def _hold_success(self, inspection: str) -> None:
         """Refuses the spec if the inspection ended with a reason to."""

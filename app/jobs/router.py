@@ -7,62 +7,48 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response, status
+from fastapi import APIRouter, Depends, Header, Query, Request, Response, status
 from pydantic import StringConstraints
 
-from app.audit import trail
-from app.audit.acting import ActorDep
-from app.bodies import StrictRoute
-from app.database import transaction
-from app.dependencies import (
-    EngineDep,
-    JobsReaderDep,
-    JobsWriterDep,
-    PageDep,
-    ReaderDep,
-    SessionDep,
-    TicketsDep,
-)
-from app.domain.spec import BASE_MODEL_ID, CleanText
-from app.errors import FieldProblem, InvalidError
-from app.jobs import reading, service
-from app.jobs.cloning import JobStateError
-from app.jobs.polling import JOB_ID, MAX_TAGS, PolledRoute, answer, names
-from app.jobs.reading import JobFilter, State
-from app.jobs.schemas import (
-    JobCancel,
-    JobItem,
-    JobRead,
-    JobUpdate,
-    ShownStatus,
-    etag,
-    is_over,
-)
-from app.jobs.service import (
+from app.audit import log as audit_log
+from app.audit.actor import ActorDep
+from app.core.database import transaction
+from app.core.errors import FieldProblem, InvalidError
+from app.domain.spec import BASE_MODEL_ID, MAX_METADATA, CleanText
+from app.job_queue.dependencies import WatcherDep
+from app.job_queue.job_view import JobItem, ShownStatus, etag, is_over
+from app.job_queue.queries import State
+from app.jobs import queries, service
+from app.jobs.errors import (
     JobFinishedError,
     JobLiveError,
     JobNotFoundError,
+    JobStateError,
+    not_found,
 )
-from app.jobs.watching import Watcher
-from app.models import Job
-from app.problems import documented
-from app.shapes import Page, by_id
+from app.jobs.fast_get import MAX_TAGS, PolledRoute, answer
+from app.jobs.queries import JobFilter
+from app.jobs.responses import JobId, job_response, json_response
+from app.jobs.schemas import JobCancel, JobRead, JobUpdate
+from app.web import etags
+from app.web.dependencies import (
+    EngineDep,
+    PageDep,
+    ReadEngineDep,
+    RequireJobsRead,
+    RequireJobsWrite,
+    SessionDep,
+    TicketsDep,
+)
+from app.web.pagination import Page, by_id
+from app.web.problem_details import error_responses
+from app.web.strict_route import StrictRoute
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
-JobId = Annotated[str, Path(pattern=JOB_ID)]
 Text = Annotated[CleanText, StringConstraints(max_length=128)]
 _METADATA_KEY, _METADATA_VALUE = "[A-Za-z0-9_.-]{1,64}", "[^\\x00-\\x1f\\x7f]*"
 _METADATA = re.compile(rf"metadata\[({_METADATA_KEY})\]")
-
-
-async def get_watcher(request: Request) -> Watcher:
-    """Tells waiting requests that a job changed."""
-    watcher: Watcher = request.app.state.watcher
-    return watcher
-
-
-WatcherDep = Annotated[Watcher, Depends(get_watcher)]
 
 
 @dataclass(frozen=True)
@@ -94,22 +80,22 @@ class _JobQuery:
 )
 def list_jobs(
     request: Request,
-    engine: ReaderDep,
-    principal: JobsReaderDep,
+    engine: ReadEngineDep,
+    principal: RequireJobsRead,
     page: PageDep,
     query: Annotated[_JobQuery, Depends()],
 ) -> Response:
     """Jobs, newest first; without spec and plan."""
     wanted = JobFilter(query.status, query.name, query.base_model, _metadata(request))
     with engine.connect() as connection:
-        rows = reading.list_page(connection, principal.tenant_id, page.limit, page.after, wanted)
+        rows = queries.list_page(connection, principal.tenant_id, page.limit, page.after, wanted)
     return json_response(Page[JobItem].of(rows, page.limit, JobItem.of, by_id).model_dump_json())
 
 
 async def get_job(
     job_id: JobId,
-    engine: ReaderDep,
-    principal: JobsReaderDep,
+    engine: ReadEngineDep,
+    principal: RequireJobsRead,
     watcher: WatcherDep,
     wait: Annotated[float, Query(ge=0, le=60, description="Seconds to wait for it.")] = 0,
     until: Annotated[
@@ -121,13 +107,13 @@ async def get_job(
 
     def read() -> State | None:
         with engine.connect() as connection:
-            return reading.state(connection, principal.tenant_id, job_id)
+            return queries.state(connection, principal.tenant_id, job_id)
 
     if wait:
         state = await to_thread.run_sync(read)
         if state is None:
-            raise service.not_found(job_id)
-        is_known = if_none_match is None or names(if_none_match, state)
+            raise not_found(job_id)
+        is_known = if_none_match is None or etags.is_match(if_none_match, etag(state))
         if not is_over(state.status) and (until == "terminal" or is_known):
             await watcher.wait(
                 job_id,
@@ -147,7 +133,7 @@ router.add_api_route(
     response_model=JobRead,
     responses={
         304: {"description": "As the client knows it."},
-        **documented(JobNotFoundError),
+        **error_responses(JobNotFoundError),
     },
 )
 
@@ -155,92 +141,101 @@ router.add_api_route(
 @router.patch(
     "/{job_id}",
     response_model=JobRead,
-    responses=documented(JobNotFoundError, JobStateError),
+    responses=error_responses(JobNotFoundError, JobStateError),
 )
 def update_job(
-    job_id: JobId, body: JobUpdate, session: SessionDep, principal: JobsWriterDep, actor: ActorDep
+    job_id: JobId,
+    body: JobUpdate,
+    session: SessionDep,
+    principal: RequireJobsWrite,
+    actor: ActorDep,
 ) -> Response:
     """Change name, metadata or, while the job waits, priority."""
     changes = body.model_dump(exclude_unset=True)
     if not changes:
-        return shown(service.get(session, principal.tenant_id, job_id))
+        return job_response(service.get(session, principal.tenant_id, job_id))
     job = service.change(session, principal.tenant_id, job_id, changes)
-    trail.record(session, actor, "job.update", job_id)
-    return shown(job)
+    audit_log.record(session, actor, "job.update", job_id)
+    return job_response(job)
 
 
 @router.delete(
     "/{job_id}",
     status_code=status.HTTP_204_NO_CONTENT,
-    responses=documented(JobNotFoundError, JobLiveError),
+    responses=error_responses(JobNotFoundError, JobLiveError),
 )
 def delete_job(
-    job_id: JobId, session: SessionDep, principal: JobsWriterDep, actor: ActorDep
+    job_id: JobId, session: SessionDep, principal: RequireJobsWrite, actor: ActorDep
 ) -> None:
     """Delete a finished job with its adapter, checkpoints, events, metrics and logs."""
     service.remove(session, principal.tenant_id, job_id)
-    trail.record(session, actor, "job.delete", job_id)
+    audit_log.record(session, actor, "job.delete", job_id)
 
 
 @router.post(
     "/{job_id}/cancel",
     response_model=JobRead,
-    responses=documented(JobNotFoundError, JobFinishedError),
+    responses=error_responses(JobNotFoundError, JobFinishedError),
 )
 def cancel_job(
     job_id: JobId,
     session: SessionDep,
-    principal: JobsWriterDep,
+    principal: RequireJobsWrite,
     actor: ActorDep,
     body: JobCancel | None = None,
 ) -> Response:
     """Cancel a waiting job at once; a running one stops after its step. Again is no error."""
     is_kept = body is not None and body.keep_checkpoint
     job = service.cancel(session, principal.tenant_id, job_id, keep_checkpoint=is_kept)
-    trail.record(session, actor, "job.cancel", job_id)
-    return shown(job)
+    audit_log.record(session, actor, "job.cancel", job_id)
+    return job_response(job)
 
 
 @router.post(
     "/{job_id}/pause",
     response_model=JobRead,
-    responses=documented(JobNotFoundError, JobFinishedError, JobStateError),
+    responses=error_responses(JobNotFoundError, JobFinishedError, JobStateError),
 )
 def pause_job(
-    job_id: JobId, session: SessionDep, principal: JobsWriterDep, actor: ActorDep
+    job_id: JobId, session: SessionDep, principal: RequireJobsWrite, actor: ActorDep
 ) -> Response:
     """Put a job aside; a running one saves a checkpoint first and frees its device."""
     job = service.pause(session, principal.tenant_id, job_id)
-    trail.record(session, actor, "job.pause", job_id)
-    return shown(job)
+    audit_log.record(session, actor, "job.pause", job_id)
+    return job_response(job)
 
 
 @router.post(
     "/{job_id}/resume",
     response_model=JobRead,
-    responses=documented(JobNotFoundError, JobFinishedError, JobStateError),
+    responses=error_responses(JobNotFoundError, JobFinishedError, JobStateError),
 )
 def resume_job(
     job_id: JobId,
     engine: EngineDep,
     tickets: TicketsDep,
-    principal: JobsWriterDep,
+    principal: RequireJobsWrite,
     actor: ActorDep,
 ) -> Response:
     """Queue a paused job again; it goes on from its checkpoint."""
     with transaction(engine) as session:
         job = service.resume(session, principal.tenant_id, job_id)
-        trail.record(session, actor, "job.resume", job_id)
+        audit_log.record(session, actor, "job.resume", job_id)
     tickets.issue(job.queue)
-    return shown(job)
+    return job_response(job)
 
 
 def _metadata(request: Request) -> dict[str, str]:
     """The pairs that are asked for. What is none is refused: ignored, it would show all jobs."""
-    found = {}
+    found: dict[str, str] = {}
     for key, value in request.query_params.items():
         if not key.startswith("metadata["):
             continue
+        if len(found) == MAX_METADATA:
+            what = f"more than {MAX_METADATA} filters"
+            hint = "A job has no more entries than that: leave the rest out."
+            problem = FieldProblem("/query/metadata", "too_long", what, hint)
+            raise InvalidError(f"/query/metadata: {what}.", hint=hint, problems=[problem])
         match = _METADATA.fullmatch(key)
         if match is None or not re.fullmatch(_METADATA_VALUE, value):
             what, hint = "names no key and value", "Write metadata[team]=search, URL-encoded."
@@ -248,11 +243,3 @@ def _metadata(request: Request) -> dict[str, str]:
             raise InvalidError(f"/query/metadata {what}.", hint=hint, problems=[problem])
         found[match[1]] = value
     return found
-
-
-def shown(job: Job) -> Response:
-    return json_response(JobRead.of(job).model_dump_json(), ETag=etag(job))
-
-
-def json_response(text: str, **headers: str) -> Response:
-    return Response(text, media_type="application/json", headers=headers)

@@ -6,46 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from app.domain.lifecycle import TERMINAL, Desired, FailureCategory, FailureCode, JobStatus, Phase
-from app.domain.spec import CleanText, MetadataKey, MetadataValue, RewardJobSpec
-from app.jobs.reading import JobRow
-from app.shapes import Timestamp
-
-ShownStatus = Literal[
-    "queued", "running", "pausing", "cancelling", "paused", "succeeded", "failed", "cancelled"
-]
-
-
-class JobProgress(BaseModel):
-    """How far a job is."""
-
-    step: int | None
-    total_steps: int | None
-    epoch: float | None
-    seconds_left: float | None = Field(description="An estimate; null until one can be made.")
-
-    @classmethod
-    def of(cls, job: JobRow) -> Self:
-        """From its row. The rate is that of the present attempt, from its first step on."""
-        seconds_left = None
-        has_rate = None not in (job.step, job.total_steps, job.rate_step, job.rate_at)
-        if job.status == JobStatus.RUNNING and has_rate and job.step > job.rate_step:
-            seconds = (job.progressed_at - job.rate_at) / 1000
-            left = max(job.total_steps - job.step, 0)
-            seconds_left = round(seconds / (job.step - job.rate_step) * left, 1)
-        return cls(
-            step=job.step, total_steps=job.total_steps, epoch=job.epoch, seconds_left=seconds_left
-        )
-
-
-class JobFailure(BaseModel):
-    """Why a job failed and what to do next."""
-
-    category: FailureCategory
-    code: FailureCode
-    step: int | None
-    detail: str
-    hint: str
+from app.domain.spec import CleanText, Metadata, RewardJobSpec
+from app.job_queue.job_view import JobItem, job_fields
+from app.job_queue.queries import JobRow
 
 
 class JobWarning(BaseModel):
@@ -55,32 +18,6 @@ class JobWarning(BaseModel):
 
     code: str
     message: str
-
-
-class JobItem(BaseModel):
-    """A job in a list."""
-
-    object: Literal["job"] = "job"
-    id: str
-    name: str | None
-    status: ShownStatus
-    phase: Phase | None = Field(description="What a running job does right now.")
-    progress: JobProgress
-    base_model: str
-    priority: int
-    attempt: int
-    queued_at: Timestamp
-    started_at: Timestamp | None
-    finished_at: Timestamp | None
-    adapter_id: str | None
-    parent_job_id: str | None
-    failure: JobFailure | None
-    metadata: dict[str, str]
-
-    @classmethod
-    def of(cls, job: JobRow) -> Self:
-        """From its row."""
-        return cls(**_fields(job))
 
 
 class JobRead(JobItem):
@@ -98,7 +35,7 @@ class JobRead(JobItem):
     def of(cls, job: JobRow) -> Self:
         """From its row."""
         return cls(
-            **_fields(job),
+            **job_fields(job),
             worker=job.lease_owner.rpartition(":")[0] if job.lease_owner else None,
             warnings=job.warnings,
             spec=RewardJobSpec.model_validate(job.spec),
@@ -145,9 +82,7 @@ class JobUpdate(BaseModel):
 
     name: Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None = None
     priority: int = Field(0, ge=-100, le=100, description="While the job waits.")
-    metadata: dict[MetadataKey, MetadataValue] = Field(
-        default={}, max_length=16, description="Replaces all of it."
-    )
+    metadata: Metadata = Field(default={}, description="Replaces all of it.")
 
 
 class JobClone(BaseModel):
@@ -178,53 +113,3 @@ class JobCancel(BaseModel):
     )
 
     keep_checkpoint: bool = Field(False, description="So that a clone can go on from it.")
-
-
-def shown_status(status: str, desired: str) -> ShownStatus:
-    """A running job that was asked to stop says so."""
-    if status == JobStatus.RUNNING and desired != Desired.RUN:
-        return "cancelling" if desired == Desired.CANCEL else "pausing"
-    return status  # type: ignore[return-value]
-
-
-def etag(job: JobRow) -> str:
-    """Weak: the same tag means the same job, as far as anybody can see."""
-    return f'W/"{job.version}-{job.event_seq}"'
-
-
-def is_over(status: str) -> bool:
-    """Whether a job in this status never changes again."""
-    return status in TERMINAL
-
-
-def _fields(job: JobRow) -> dict[str, Any]:
-    return {
-        "id": job.id,
-        "name": job.name,
-        "status": shown_status(job.status, job.desired),
-        "phase": job.phase,
-        "progress": JobProgress.of(job),
-        "base_model": job.base_model,
-        "priority": job.priority,
-        "attempt": job.attempt,
-        "queued_at": job.created_at,
-        "started_at": job.started_at,
-        "finished_at": job.finished_at,
-        "adapter_id": job.adapter_id,
-        "parent_job_id": job.parent_job_id,
-        "failure": _failure(job),
-        "metadata": job.labels,
-    }
-
-
-def _failure(job: JobRow) -> JobFailure | None:
-    if job.status != JobStatus.FAILED or job.failure_code is None:
-        return None
-    code = FailureCode(job.failure_code)
-    return JobFailure(
-        category=code.failure.category,
-        code=code,
-        step=job.failure_step,
-        detail=job.failure_detail or "",
-        hint=code.failure.hint,
-    )

@@ -12,57 +12,28 @@ from sqlalchemy import delete, func, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.database import new_id, now_ms
-from app.datasets import service as datasets
-from app.domain.lifecycle import Desired, JobKind, JobStatus
-from app.domain.notes import NoteCode
+from app.core.database import new_id, now_ms
+from app.core.errors import InvalidSpecError, QuotaError
+from app.core.leased_queue import update_returning
+from app.core.settings import Settings
+from app.domain.lifecycle import DesiredState, JobStatus
 from app.domain.plan import TrainingPlan
 from app.domain.spec import EvalFraction, RewardJobSpec
-from app.errors import ConflictError, InvalidError, InvalidSpecError, NotFoundError, QuotaError
-from app.jobs import cloning, repository
-from app.jobs.cloning import JobStateError
-from app.jobs.estimating import estimate
+from app.domain.warnings import WarningCode
+from app.job_queue import kinds, transitions
+from app.jobs import cloning
+from app.jobs.errors import JobFinishedError, JobLiveError, JobStateError, KeyReusedError, not_found
+from app.jobs.estimates import estimate
 from app.models import Adapter, Checkpoint, Job, JobReport, StoredFile
-from app.settings import Settings
+from app.storage.quota import check_storage_quota
 
-#: After this long an idempotency key may be used for another job.
+#: Milliseconds after which an idempotency key may be used for another job.
 KEY_KEPT_MS = 86_400_000
 NOT_INSPECTED = {
-    "code": NoteCode.NOT_INSPECTED,
+    "code": WarningCode.NOT_INSPECTED,
     "message": "No worker had inspected this base model when the job was submitted, so the worker "
     "that takes the job holds the spec against it first.",
 }
-
-
-class JobNotFoundError(NotFoundError):
-    """No job of this tenant has this id."""
-
-    code = "job_not_found"
-    title = "No such job"
-
-
-class JobFinishedError(ConflictError):
-    """The job has ended; nothing about it changes any more."""
-
-    code = "job_finished"
-    title = "The job is finished"
-    next_step = "Clone the job: `POST /v1/jobs/{id}/clone`."
-
-
-class JobLiveError(ConflictError):
-    """The job has not ended yet."""
-
-    code = "job_live"
-    title = "The job is not finished"
-    next_step = "Cancel the job, or wait for its end, then delete it."
-
-
-class KeyReusedError(InvalidError):
-    """The idempotency key belongs to another request."""
-
-    code = "idempotency_key_reused"
-    title = "The Idempotency-Key was used before"
-    next_step = "Take a fresh Idempotency-Key for each new request."
 
 
 @dataclass(frozen=True)
@@ -87,13 +58,14 @@ def submit(
     spec, parent = submission.spec, submission.parent
     if known := find_replay(session, tenant_id, submission):
         return known, True
-    _hold_quota(session, settings, tenant_id)
-    datasets.hold_quota(session, settings, tenant_id, 0)  # nothing trains that cannot be kept
+    _release_expired_key(session, tenant_id, submission.idempotency_key)
+    _check_queue_quota(session, settings, tenant_id)
+    check_storage_quota(session, settings, tenant_id, 0)  # nothing trains that cannot be kept
     job = Job(
         id=new_id("job"),
         tenant_id=tenant_id,
-        kind=JobKind.TRAIN,
-        queue=settings.queue,
+        kind=kinds.TRAIN.name,
+        queue=kinds.TRAIN.queue(settings),
         name=spec.name,
         labels=dict(spec.metadata),
         priority=spec.priority,
@@ -109,8 +81,8 @@ def submit(
         warnings=[] if submission.plan else [NOT_INSPECTED],
     )
     try:
-        job = repository.insert_job(session, job)
-    except repository.DuplicateKey:  # the same request, a moment ago
+        job = transitions.insert_job(session, job)
+    except transitions.DuplicateKeyError:  # the same request, a moment ago
         known = find_replay(session, tenant_id, submission)
         if known is None:
             raise
@@ -128,28 +100,26 @@ def submit(
 
 
 def find_replay(session: Session, tenant_id: str, submission: Submission) -> Job | None:
-    """The job that this request made before, or None.
+    """Return the job that the same request created in the last 24 hours, or None.
 
     Raises:
-        KeyReusedError: the key made another job.
+        KeyReusedError: the key created a job from another request.
     """
     if submission.idempotency_key is None:
         return None
-    row = session.execute(
-        select(Job, (Job.created_at < now_ms() - KEY_KEPT_MS).label("is_old")).where(
-            Job.tenant_id == tenant_id, Job.idempotency_key == submission.idempotency_key
+    job = session.scalar(
+        select(Job).where(
+            Job.tenant_id == tenant_id,
+            Job.idempotency_key == submission.idempotency_key,
+            Job.created_at >= now_ms() - KEY_KEPT_MS,
         )
-    ).one_or_none()
-    if row is None:
+    )
+    if job is None:
         return None
-    if row.is_old:
-        session.execute(update(Job).where(Job.id == row.Job.id).values(idempotency_key=None))
-        return None
-    job: Job = row.Job
     if job.spec_sha256 != _fingerprint(submission):
         raise KeyReusedError(
-            f"This Idempotency-Key made {job.id} out of another request.",
-            hint="Use a fresh key for a fresh request.",
+            f"This Idempotency-Key was used for {job.id}, from a different request.",
+            hint="Use a new key for a new request.",
         )
     return job
 
@@ -158,7 +128,7 @@ def get(session: Session, tenant_id: str, job_id: str) -> Job:
     """A job of this tenant, or JobNotFoundError."""
     job = session.scalar(
         select(Job).where(
-            Job.id == job_id, Job.tenant_id == tenant_id, Job.kind == JobKind.TRAIN
+            Job.id == job_id, Job.tenant_id == tenant_id, kinds.is_listed(Job.kind)
         )
     )  # fmt: skip
     if job is None:
@@ -168,44 +138,45 @@ def get(session: Session, tenant_id: str, job_id: str) -> Job:
 
 def cancel(session: Session, tenant_id: str, job_id: str, *, keep_checkpoint: bool = False) -> Job:
     """Cancel a waiting job at once; ask a running one to stop. Again is no error."""
-    return _desire(session, tenant_id, job_id, Desired.CANCEL, keep_checkpoint=keep_checkpoint)
+    return _set_desired_state(
+        session, tenant_id, job_id, DesiredState.CANCEL, keep_checkpoint=keep_checkpoint
+    )
 
 
 def pause(session: Session, tenant_id: str, job_id: str) -> Job:
     """Put a waiting job aside; ask a running one to save a checkpoint and stop."""
-    return _desire(session, tenant_id, job_id, Desired.PAUSE)
+    return _set_desired_state(session, tenant_id, job_id, DesiredState.PAUSE)
 
 
 def resume(session: Session, tenant_id: str, job_id: str) -> Job:
     """Queue a paused job again; it goes on from its checkpoint."""
-    return _desire(session, tenant_id, job_id, Desired.RUN)
+    return _set_desired_state(session, tenant_id, job_id, DesiredState.RUN)
 
 
 def change(session: Session, tenant_id: str, job_id: str, changes: Mapping[str, Any]) -> Job:
     """Change ``name``, ``priority`` (only while the job waits) or ``metadata``."""
     get(session, tenant_id, job_id)
-    columns = {"name": Job.name, "priority": Job.priority, "metadata": Job.labels}
-    guard = [Job.id == job_id, Job.tenant_id == tenant_id]
+    columns = {"name": "name", "priority": "priority", "metadata": "labels"}
+    conditions = [Job.id == job_id, Job.tenant_id == tenant_id]
     if "priority" in changes:
-        guard.append(
+        conditions.append(
             or_(
                 Job.status.in_([JobStatus.QUEUED, JobStatus.PAUSED]),
                 Job.priority == changes["priority"],
             )
         )
-    job = session.scalar(
-        update(Job)
-        .where(*guard)
-        .values({columns[name]: value for name, value in changes.items()})
-        .values(version=Job.version + 1)
-        .returning(Job)
-        .execution_options(populate_existing=True)
+    changed = update_returning(
+        session,
+        Job,
+        conditions,
+        version=Job.version + 1,
+        **{columns[name]: value for name, value in changes.items()},
     )
-    if job is None:
+    if not changed:
         raise JobStateError(
-            "The priority counts only while a job waits.", hint="Leave priority out."
+            "The priority of a job can change only while the job waits.", hint="Omit priority."
         )
-    return job
+    return changed[0]
 
 
 def remove(session: Session, tenant_id: str, job_id: str) -> None:
@@ -220,15 +191,26 @@ def remove(session: Session, tenant_id: str, job_id: str) -> None:
             .where(StoredFile.owner_id.in_(owners))
             .execution_options(synchronize_session=False)
         )
-    if not repository.delete_job(session, tenant_id, job_id):
+    if not transitions.delete_job(session, tenant_id, job_id):
         raise JobLiveError(
             f"{job_id} is not finished.", hint=f"POST /v1/jobs/{job_id}/cancel first."
         )
 
 
-def not_found(job_id: str) -> JobNotFoundError:
-    """No such job, or not this tenant's."""
-    return JobNotFoundError(f"There is no job {job_id}.")
+def _release_expired_key(session: Session, tenant_id: str, key: str | None) -> None:
+    """Take the key from the job that it created more than 24 hours ago."""
+    if key is None:
+        return
+    session.execute(
+        update(Job)
+        .where(
+            Job.tenant_id == tenant_id,
+            Job.idempotency_key == key,
+            Job.created_at < now_ms() - KEY_KEPT_MS,
+        )
+        .values(idempotency_key=None)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def _fingerprint(submission: Submission) -> str:
@@ -242,15 +224,17 @@ def _fingerprint(submission: Submission) -> str:
     return hashlib.sha256(document.encode()).hexdigest()
 
 
-def _desire(
+def _set_desired_state(
     session: Session,
     tenant_id: str,
     job_id: str,
-    desired: Desired,
+    desired: DesiredState,
     *,
     keep_checkpoint: bool = False,
 ) -> Job:
-    job = repository.desire(session, tenant_id, job_id, desired, keep_checkpoint=keep_checkpoint)
+    job = transitions.set_desired_state(
+        session, tenant_id, job_id, desired, keep_checkpoint=keep_checkpoint
+    )
     if job is None:
         return _already(get(session, tenant_id, job_id), desired)
     if job.desired != desired:
@@ -260,19 +244,19 @@ def _desire(
     return job
 
 
-def _already(job: Job, desired: Desired) -> Job:
-    if desired == Desired.CANCEL and job.status == JobStatus.CANCELLED:
+def _already(job: Job, desired: DesiredState) -> Job:
+    if desired == DesiredState.CANCEL and job.status == JobStatus.CANCELLED:
         return job
     raise JobFinishedError(
         f"{job.id} is {job.status}.", hint=f"POST /v1/jobs/{job.id}/clone makes a new job of it."
     )
 
 
-def _hold_quota(session: Session, settings: Settings, tenant_id: str) -> None:
+def _check_queue_quota(session: Session, settings: Settings, tenant_id: str) -> None:
     waiting = session.execute(
         select(func.count()).where(
             Job.tenant_id == tenant_id,
-            Job.kind == JobKind.TRAIN,
+            Job.kind == kinds.TRAIN.name,
             text("status IN ('queued', 'paused')"),  # as ix_jobs_waiting says it
         )
     ).scalar_one()

@@ -1,6 +1,6 @@
 """All tables. Times are epoch milliseconds of the database's clock."""
 
-from app.database import Base
+from app.core.database import Base
 from app.models.access import ApiKey, AuditRecord
 from app.models.jobs import Checkpoint, Job, JobEvent, JobLog, JobMetric, JobReport, Worker
 from app.models.storage import Adapter, BaseModelRecord, Blob, BlobChunk, Dataset, StoredFile

@@ -1,15 +1,15 @@
-"""Who may ask, and who did what."""
+"""Tables of API keys and of the audit log."""
 
 from __future__ import annotations
 
 from sqlalchemy import JSON, BigInteger, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database import Base, now_ms
+from app.core.database import Base, now_ms
 
 
 class ApiKey(Base):
-    """A key that clients send; only the hash of its secret is here."""
+    """An API key; only the hash of its secret is stored."""
 
     __tablename__ = "api_keys"
 
@@ -25,14 +25,14 @@ class ApiKey(Base):
 
 
 class AuditRecord(Base):
-    """Who did what; written in the transaction of the act, changed by nobody."""
+    """An action, written in the transaction of the action and never changed."""
 
     __tablename__ = "audit_log"
     __table_args__ = (Index("ix_audit_log_list", "tenant_id", "id"),)
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     tenant_id: Mapped[str] = mapped_column(String(64))
-    # None: the service itself, or its operator on the command line.
+    # NULL for the service itself and for its operator on the command line.
     key_id: Mapped[str | None] = mapped_column(String(40))
     action: Mapped[str] = mapped_column(String(32))
     object_id: Mapped[str] = mapped_column(String(40))

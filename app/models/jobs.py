@@ -1,4 +1,4 @@
-"""Jobs, what they say while they run, and the workers that run them."""
+"""Tables of jobs, their progress, and workers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database import Base, now_ms
+from app.core.database import Base, now_ms
 
 
 class Job(Base):
-    """A job, its outbox and its lease in one row; see docs/operations.md for the states."""
+    """A job with its lease. docs/operations.md explains the states."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -37,7 +37,7 @@ class Job(Base):
             postgresql_where=text("status = 'running'"),
         ),
         Index("ix_jobs_list", "tenant_id", "kind", "id"),
-        # What a submit asks, however many jobs there have been.
+        # Keeps the quota check of a submission fast, however many finished jobs exist.
         Index(
             "ix_jobs_waiting",
             "tenant_id",
@@ -66,7 +66,8 @@ class Job(Base):
             sqlite_where=text("idempotency_key IS NOT NULL"),
             postgresql_where=text("idempotency_key IS NOT NULL"),
         ),
-        # Heartbeats stay HOT: no index on lease_expires_at, event_seq or version.
+        # Room for heap-only tuple updates: heartbeats change no indexed column, so
+        # lease_expires_at, event_seq and version must not get an index.
         {"postgresql_with": {"fillfactor": 80}},
     )
 
@@ -75,12 +76,12 @@ class Job(Base):
     kind: Mapped[str] = mapped_column(String(16), default="train")
     queue: Mapped[str] = mapped_column(String(64))
     name: Mapped[str | None] = mapped_column(String(128))
-    # "metadata" is taken by SQLAlchemy's declarative base.
+    # SQLAlchemy's declarative base reserves the attribute name "metadata".
     labels: Mapped[dict[str, str]] = mapped_column("metadata", JSON, default=dict)
     priority: Mapped[int] = mapped_column(default=0)
     status: Mapped[str] = mapped_column(String(16), default="queued")
     desired: Mapped[str] = mapped_column(String(8), default="run")
-    # What happens to the checkpoint when a cancel is obeyed.
+    # Whether a cancelled job keeps its checkpoint.
     keep_checkpoint: Mapped[bool] = mapped_column(default=False)
     spec: Mapped[dict[str, Any]] = mapped_column(JSON)
     spec_sha256: Mapped[str] = mapped_column(String(64))
@@ -97,7 +98,7 @@ class Job(Base):
     started_at: Mapped[int | None] = mapped_column(BigInteger)
     attempt_started_at: Mapped[int | None] = mapped_column(BigInteger)
     finished_at: Mapped[int | None] = mapped_column(BigInteger)
-    # Time spent running in attempts that ended; the present one is added from its start.
+    # Runtime of the ended attempts. The current attempt counts from attempt_started_at.
     runtime_ms: Mapped[int] = mapped_column(BigInteger, default=0)
 
     attempt: Mapped[int] = mapped_column(default=0)
@@ -115,7 +116,7 @@ class Job(Base):
     step: Mapped[int | None] = mapped_column(BigInteger)
     total_steps: Mapped[int | None] = mapped_column(BigInteger)
     epoch: Mapped[float | None]
-    # When the first step of this attempt was done and which it was: the rate comes from these.
+    # Number and time of the first step of this attempt, from which the step rate is computed.
     rate_step: Mapped[int | None] = mapped_column(BigInteger)
     rate_at: Mapped[int | None] = mapped_column(BigInteger)
     progressed_at: Mapped[int | None] = mapped_column(BigInteger)
@@ -128,7 +129,7 @@ class Job(Base):
 
 
 class JobEvent(Base):
-    """What happened, in order and without gaps."""
+    """An event of a job; ``seq`` counts them without gaps."""
 
     __tablename__ = "job_events"
     __table_args__ = (
@@ -150,7 +151,7 @@ class JobEvent(Base):
 
 
 class JobMetric(Base):
-    """One number at one step; a step redone after a resume replaces, never doubles."""
+    """One metric at one step. A step that is repeated after a resume replaces the earlier value."""
 
     __tablename__ = "job_metrics"
 
@@ -162,7 +163,7 @@ class JobMetric(Base):
 
 
 class JobLog(Base):
-    """A piece of the trainer's own output."""
+    """A part of the trainer's output."""
 
     __tablename__ = "job_logs"
 
@@ -174,7 +175,7 @@ class JobLog(Base):
 
 
 class JobReport(Base):
-    """A larger document that a run made: the worst pairs, the data set's report, …"""
+    """A document that a run or an inspection produced, such as a dataset report."""
 
     __tablename__ = "job_reports"
 
@@ -185,7 +186,7 @@ class JobReport(Base):
 
 
 class Checkpoint(Base):
-    """A complete checkpoint; the job's ``checkpoint_id`` says which one counts."""
+    """A complete checkpoint. ``Job.checkpoint_id`` names the one that a resume starts from."""
 
     __tablename__ = "checkpoints"
 
@@ -200,7 +201,7 @@ class Checkpoint(Base):
 
 
 class Worker(Base):
-    """A live worker process and what it offers."""
+    """A worker process, its devices and its versions."""
 
     __tablename__ = "workers"
 

@@ -1,4 +1,4 @@
-"""Bytes, and what they are to their tenants."""
+"""Tables of blobs and of the datasets, base models and adapters that they belong to."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, deferred, mapped_column
 
-from app.database import Base, now_ms
+from app.core.database import Base, now_ms
 
 
 class Blob(Base):
-    """Bytes, by content: ``ready`` ones are whole and hash to ``sha256``."""
+    """Content-addressed bytes. A ``ready`` blob is complete and has the hash ``sha256``."""
 
     __tablename__ = "blobs"
     __table_args__ = (
         CheckConstraint("state IN ('uploading', 'ready')", name="state"),
-        # Content-addressed: one ready copy of the same bytes.
+        # At most one complete blob per content.
         Index(
             "ux_blobs_sha256",
             "sha256",
@@ -44,7 +44,7 @@ class Blob(Base):
 
 
 class BlobChunk(Base):
-    """One MiB of a blob; the last one may be shorter."""
+    """1 MiB of a blob; the last chunk may be shorter."""
 
     __tablename__ = "blob_chunks"
 
@@ -56,7 +56,7 @@ class BlobChunk(Base):
 
 
 class StoredFile(Base):
-    """A named file of a checkpoint or an adapter."""
+    """A file of a checkpoint or an adapter."""
 
     __tablename__ = "stored_files"
 
@@ -68,7 +68,7 @@ class StoredFile(Base):
 
 
 class Dataset(Base):
-    """Validated preference pairs; the blob is their canonical JSONL."""
+    """Validated preference pairs; the blob holds them as canonical JSONL."""
 
     __tablename__ = "datasets"
     __table_args__ = (
@@ -80,7 +80,9 @@ class Dataset(Base):
     tenant_id: Mapped[str] = mapped_column(String(64))
     name: Mapped[str | None] = mapped_column(String(128))
     source_format: Mapped[str] = mapped_column(String(16))
-    upload_sha256: Mapped[str] = mapped_column(String(64))
+    #: Digest of the uploaded bytes and of how they were read: the same bytes read otherwise are
+    #: another dataset. ``summary`` has the digest of the bytes alone.
+    upload_identity: Mapped[str] = mapped_column("upload_sha256", String(64))
     upload_bytes: Mapped[int] = mapped_column(BigInteger)
     blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id"))
     sha256: Mapped[str] = mapped_column(String(64))
@@ -91,7 +93,7 @@ class Dataset(Base):
 
 
 class BaseModelRecord(Base):
-    """What an inspection found about a catalogue entry's files; key: entry, source and versions."""
+    """The result of inspecting a base model. ``key`` is a hash over its catalogue entry."""
 
     __tablename__ = "base_model_facts"
 
@@ -102,7 +104,7 @@ class BaseModelRecord(Base):
 
 
 class Adapter(Base):
-    """What a succeeded job made; immutable."""
+    """The adapter of a succeeded job; immutable."""
 
     __tablename__ = "adapters"
     __table_args__ = (Index("ix_adapters_list", "tenant_id", "id"),)

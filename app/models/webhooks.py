@@ -1,4 +1,4 @@
-"""Webhooks and the outbox of their messages."""
+"""Tables of webhooks and of the messages to send (outbox)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database import Base, now_ms
+from app.core.database import Base, now_ms
 
 
 class Webhook(Base):
-    """An address that a tenant wants told about its jobs.
+    """A URL that receives messages about a tenant's jobs.
 
-    The secrets are readable: each message is signed with them, so a hash would not do.
+    The secrets are stored readable, because each message is signed with them.
     """
 
     __tablename__ = "webhooks"
@@ -24,19 +24,20 @@ class Webhook(Base):
     url: Mapped[str] = mapped_column(Text)
     events: Mapped[list[str]] = mapped_column(JSON)
     secret: Mapped[str] = mapped_column(String(64))
-    # The one before; messages carry a signature of it as well until it expires.
+    # The secret before the last rotation. Until it expires, messages are signed with it as well.
     old_secret: Mapped[str | None] = mapped_column(String(64))
     old_secret_expires_at: Mapped[int | None] = mapped_column(BigInteger)
-    # The first failure since the last success.
+    # Time of the first failure since the last success.
     failing_since: Mapped[int | None] = mapped_column(BigInteger)
     disabled_at: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[int] = mapped_column(BigInteger, default=now_ms())
 
 
 class WebhookDelivery(Base):
-    """A message to one webhook, written in the transaction of what it tells about.
+    """A message to one webhook, written in the transaction of the event that it reports.
 
-    ``attempts`` fences: only who raised it to its present value may write how that attempt ended.
+    ``attempts`` is a fencing token: only the process that incremented it to the current value may
+    record the outcome of that attempt.
     """
 
     __tablename__ = "webhook_deliveries"
@@ -53,13 +54,13 @@ class WebhookDelivery(Base):
     webhook_id: Mapped[str] = mapped_column(
         ForeignKey("webhooks.id", ondelete="CASCADE"), primary_key=True
     )
-    # The message's id: the same at every attempt and for every webhook that gets it.
+    # Id of the message: the same in every attempt and for every webhook that receives it.
     event_id: Mapped[str] = mapped_column(String(40), primary_key=True)
     type: Mapped[str] = mapped_column(String(32))
     data: Mapped[dict[str, Any]] = mapped_column(JSON)
     status: Mapped[str] = mapped_column(String(16), default="pending")
     attempts: Mapped[int] = mapped_column(default=0)
-    # While somebody sends it: when others may, because that one must have died.
+    # While a process is sending the message: when another may take over.
     next_attempt_at: Mapped[int] = mapped_column(BigInteger, default=now_ms())
     last_attempt_at: Mapped[int | None] = mapped_column(BigInteger)
     response_status: Mapped[int | None]

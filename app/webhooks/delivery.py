@@ -16,13 +16,13 @@ import structlog
 from sqlalchemy import Engine, select
 from standardwebhooks import Webhook as Signer
 
-from app.audit import trail
-from app.audit.trail import Actor
-from app.database import now_ms, reader, transaction
-from app.errors import ServiceError
+from app.audit import log as audit_log
+from app.audit.log import Actor
+from app.core.database import now_ms, reader, transaction
+from app.core.errors import ServiceError
+from app.core.settings import Settings
 from app.models import Webhook, WebhookDelivery
-from app.settings import Settings
-from app.shapes import rfc3339
+from app.web.pagination import rfc3339
 from app.webhooks import outbox
 from app.webhooks.guard import GuardedBackend, RefusedError, check_url
 
@@ -198,7 +198,7 @@ def record(engine: Engine, delivery: WebhookDelivery, outcome: Outcome) -> None:
         is_hopeless = outcome.status == GONE or _has_failed_for_days(webhook, delivery)
         if status == "failed" and webhook.disabled_at is None and is_hopeless:
             outbox.give_up(session, webhook, "the webhook was disabled")
-            trail.record(session, Actor(webhook.tenant_id), "webhook.disable", webhook.id)
+            audit_log.record(session, Actor(webhook.tenant_id), "webhook.disable", webhook.id)
             log.warning("webhook_disabled", webhook_id=webhook.id, error=outcome.error)
 
 

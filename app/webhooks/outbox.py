@@ -11,7 +11,8 @@ from typing import Any, get_args
 from sqlalchemy import Text, cast, delete, func, insert, literal, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from app.database import new_id, now_ms
+from app.core.database import new_id, now_ms
+from app.core.leased_queue import lock_picked, update_returning
 from app.models import Webhook, WebhookDelivery
 from app.webhooks.schemas import EventType
 
@@ -23,7 +24,7 @@ _ANNOUNCED = frozenset(get_args(EventType))
 _KEY = tuple_(WebhookDelivery.webhook_id, WebhookDelivery.event_id)
 
 
-def announce(session: Session, tenant_id: str, event_type: str, data: Mapping[str, Any]) -> None:
+def enqueue(session: Session, tenant_id: str, event_type: str, data: Mapping[str, Any]) -> None:
     """Queue a message for each live webhook of the tenant that asked for such events."""
     if event_type in _ANNOUNCED:
         # As JSON both databases write it; the quotes keep one name from being found in another.
@@ -67,23 +68,16 @@ def claim(session: Session, count: int, lease_ms: int) -> list[WebhookDelivery]:
         .limit(count)
     )
     # Locked where they are chosen: two claims that update the same rows could wait for each other.
-    chosen = (
-        select(WebhookDelivery.webhook_id, WebhookDelivery.event_id)
-        .where(_KEY.in_(first), *_due())
-        .with_for_update(skip_locked=True)
+    picked = lock_picked(
+        select(WebhookDelivery.webhook_id, WebhookDelivery.event_id).where(_KEY.in_(first), *_due())
     )
-    return list(
-        session.scalars(
-            update(WebhookDelivery)
-            .where(_KEY.in_(chosen), *_due())
-            .values(
-                attempts=WebhookDelivery.attempts + 1,
-                next_attempt_at=now_ms() + lease_ms,
-                last_attempt_at=now_ms(),
-            )
-            .returning(WebhookDelivery)
-            .execution_options(populate_existing=True)
-        )
+    return update_returning(
+        session,
+        WebhookDelivery,
+        (_KEY.in_(picked), *_due()),
+        attempts=WebhookDelivery.attempts + 1,
+        next_attempt_at=now_ms() + lease_ms,
+        last_attempt_at=now_ms(),
     )
 
 
@@ -95,7 +89,7 @@ def held(session: Session, webhook_id: str) -> Webhook | None:
     return session.scalar(
         select(Webhook)
         .where(Webhook.id == webhook_id)
-        .with_for_update(key_share=True)  # does not hold up ``announce``
+        .with_for_update(key_share=True)  # does not hold up ``enqueue``
         .execution_options(populate_existing=True)
     )
 

@@ -1,4 +1,4 @@
-"""Webhooks over HTTP; admin scope."""
+"""Routes of /v1/webhooks. They require the admin scope."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, status
 
-from app.audit import trail
-from app.audit.acting import ActorDep
-from app.bodies import StrictRoute
-from app.database import transaction
-from app.dependencies import AdminDep, PageDep, ReaderDep, SessionDep, SettingsDep
-from app.errors import QuotaError
+from app.audit import log as audit_log
+from app.audit.actor import ActorDep
+from app.core.database import transaction
+from app.core.errors import QuotaError
 from app.models import WebhookDelivery
-from app.problems import documented
-from app.shapes import Page, by_id
+from app.web.dependencies import PageDep, ReadEngineDep, RequireAdmin, SessionDep, SettingsDep
+from app.web.pagination import Page, by_id
+from app.web.problem_details import error_responses
+from app.web.strict_route import StrictRoute
 from app.webhooks import outbox, service
 from app.webhooks.guard import WebhookUrlError, check_url
 from app.webhooks.schemas import DeliveryRead, WebhookCreate, WebhookRead, WebhookSecret
@@ -23,71 +23,78 @@ from app.webhooks.service import WebhookNotFoundError
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=StrictRoute)
 
 WebhookId = Annotated[str, Path(pattern=r"^wh_[0-9a-f]{32}$")]
-_NOT_FOUND = documented(WebhookNotFoundError)
+_NOT_FOUND = error_responses(WebhookNotFoundError)
 
 
 @router.post(
     "",
     status_code=status.HTTP_201_CREATED,
-    responses=documented(WebhookUrlError, QuotaError),
+    responses=error_responses(WebhookUrlError, QuotaError),
 )
 def create_webhook(
     body: WebhookCreate,
     session: SessionDep,
     settings: SettingsDep,
-    principal: AdminDep,
+    principal: RequireAdmin,
     actor: ActorDep,
 ) -> WebhookSecret:
-    """Have an address told when jobs start, pause or end. The secret is shown this once."""
+    """Create a webhook: a URL that receives a message when jobs start, pause or end.
+
+    The response contains the signing secret, which is not shown again.
+    """
     check_url(settings, body.url)
     webhook = service.create(session, principal.tenant_id, body.url, body.events)
-    trail.record(session, actor, "webhook.create", webhook.id)
+    audit_log.record(session, actor, "webhook.create", webhook.id)
     return WebhookSecret.of(webhook)
 
 
 @router.get("")
-def list_webhooks(engine: ReaderDep, principal: AdminDep, page: PageDep) -> Page[WebhookRead]:
-    """Webhooks, newest first."""
+def list_webhooks(
+    engine: ReadEngineDep, principal: RequireAdmin, page: PageDep
+) -> Page[WebhookRead]:
+    """List webhooks, newest first."""
     with transaction(engine) as session:
         rows = service.list_page(session, principal.tenant_id, page.limit, page.after)
     return Page[WebhookRead].of(rows, page.limit, WebhookRead.of, by_id)
 
 
 @router.get("/{webhook_id}", responses=_NOT_FOUND)
-def get_webhook(webhook_id: WebhookId, engine: ReaderDep, principal: AdminDep) -> WebhookRead:
-    """A webhook, without its secret."""
+def get_webhook(
+    webhook_id: WebhookId, engine: ReadEngineDep, principal: RequireAdmin
+) -> WebhookRead:
+    """Get a webhook, without its secret."""
     with transaction(engine) as session:
         return WebhookRead.of(service.get(session, principal.tenant_id, webhook_id))
 
 
 @router.delete("/{webhook_id}", status_code=status.HTTP_204_NO_CONTENT, responses=_NOT_FOUND)
 def delete_webhook(
-    webhook_id: WebhookId, session: SessionDep, principal: AdminDep, actor: ActorDep
+    webhook_id: WebhookId, session: SessionDep, principal: RequireAdmin, actor: ActorDep
 ) -> None:
-    """Delete a webhook; what waits for it is not sent any more."""
+    """Delete a webhook and its pending messages."""
     service.remove(session, principal.tenant_id, webhook_id)
-    trail.record(session, actor, "webhook.delete", webhook_id)
+    audit_log.record(session, actor, "webhook.delete", webhook_id)
 
 
 @router.post("/{webhook_id}/test", status_code=status.HTTP_202_ACCEPTED, responses=_NOT_FOUND)
 def test_webhook(
-    webhook_id: WebhookId, session: SessionDep, principal: AdminDep, actor: ActorDep
+    webhook_id: WebhookId, session: SessionDep, principal: RequireAdmin, actor: ActorDep
 ) -> DeliveryRead:
-    """Send a `webhook.test` message, once; its answer is shown among the deliveries.
+    """Send a `webhook.test` message once. Its outcome is shown in the list of deliveries.
 
-    A disabled webhook that answers it with 2xx is enabled again.
+    If a disabled webhook responds with status 2xx, it is enabled again.
     """
     webhook = service.get(session, principal.tenant_id, webhook_id)
     delivery = outbox.enqueue_test(session, webhook)
-    trail.record(session, actor, "webhook.test", webhook_id)
+    audit_log.record(session, actor, "webhook.test", webhook_id)
     return DeliveryRead.of(delivery)
 
 
 @router.get("/{webhook_id}/deliveries", responses=_NOT_FOUND)
 def list_deliveries(
-    webhook_id: WebhookId, engine: ReaderDep, principal: AdminDep, page: PageDep
+    webhook_id: WebhookId, engine: ReadEngineDep, principal: RequireAdmin, page: PageDep
 ) -> Page[DeliveryRead]:
-    """Messages of the last thirty days and how they fared, newest first."""
+    """List the messages of the last 30 days and their outcome, newest first."""
     with transaction(engine) as session:
         webhook = service.get(session, principal.tenant_id, webhook_id)
         rows = service.list_deliveries(session, webhook, page.limit, page.after)
@@ -96,11 +103,11 @@ def list_deliveries(
 
 @router.post("/{webhook_id}/rotate-secret", responses=_NOT_FOUND)
 def rotate_webhook_secret(
-    webhook_id: WebhookId, session: SessionDep, principal: AdminDep, actor: ActorDep
+    webhook_id: WebhookId, session: SessionDep, principal: RequireAdmin, actor: ActorDep
 ) -> WebhookSecret:
-    """Make a new secret; for a day messages are signed with the one before, too."""
+    """Replace the secret. For one day messages are also signed with the previous secret."""
     webhook = service.rotate_secret(session, principal.tenant_id, webhook_id)
-    trail.record(session, actor, "webhook.rotate_secret", webhook_id)
+    audit_log.record(session, actor, "webhook.rotate_secret", webhook_id)
     return WebhookSecret.of(webhook)
 
 

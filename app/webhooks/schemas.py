@@ -1,4 +1,4 @@
-"""What the API says about webhooks, and what a message looks like."""
+"""Schemas of webhooks and of their deliveries."""
 
 from __future__ import annotations
 
@@ -7,82 +7,81 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.models import Webhook, WebhookDelivery
-from app.shapes import Timestamp
+from app.web.pagination import Timestamp
 
 EventType = Literal["job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]
 
 
 class WebhookCreate(BaseModel):
-    """An address to be told about jobs."""
+    """A new webhook."""
 
     model_config = ConfigDict(extra="forbid")
 
     url: Annotated[str, StringConstraints(min_length=1, max_length=2048)] = Field(
-        description="https, port 443, on a host that the operator allows.",
+        description="An https URL on port 443 of a host that the operator allows.",
         examples=["https://hooks.example.com/plaudit"],
     )
     events: set[EventType] = Field(
         default_factory=lambda: set(get_args(EventType)),
         min_length=1,
-        description="Job statuses to be told of; all, unless said.",
+        description="Events to send messages for; all events by default.",
         examples=[["job.succeeded", "job.failed"]],
     )
 
 
 class WebhookRead(BaseModel):
-    """A webhook, without its secret."""
+    """A webhook without its secret."""
 
     object: Literal["webhook"] = "webhook"
     id: str
     url: str
     events: list[EventType]
     created_at: Timestamp
-    failing_since: Timestamp | None = Field(description="The first failure since it last answered.")
+    failing_since: Timestamp | None = Field(
+        description="Time of the first failed message since the last successful one."
+    )
     disabled_at: Timestamp | None = Field(
-        description="It failed too long; a test that it answers enables it again."
+        description="When it was disabled because it failed for too long. A successful test "
+        "enables it again."
     )
     old_secret_expires_at: Timestamp | None = Field(
-        description="Until then messages are signed with the secret before as well."
+        description="Until this time messages are also signed with the previous secret."
     )
 
     @classmethod
     def of(cls, webhook: Webhook) -> Self:
-        """From its row."""
+        """Build it from the database row."""
         return cls.model_validate(webhook, from_attributes=True)
 
 
 class WebhookSecret(WebhookRead):
-    """A webhook and its secret."""
+    """A webhook with its secret."""
 
     secret: str = Field(
-        description="`whsec_…`, shown this once: verifies messages (Standard Webhooks)."
+        description="Secret `whsec_…` that verifies messages (Standard Webhooks). It is shown only "
+        "once."
     )
-
-    @classmethod
-    def of(cls, webhook: Webhook) -> Self:
-        """From its row."""
-        return cls.model_validate(webhook, from_attributes=True)
 
 
 class DeliveryRead(BaseModel):
-    """A message to a webhook and how its last attempt went."""
+    """A message to a webhook and the outcome of its last attempt."""
 
     object: Literal["webhook_delivery"] = "webhook_delivery"
-    id: str = Field(description="The message's `webhook-id` header, the same at every attempt.")
+    id: str = Field(description="The `webhook-id` header, which is the same in every attempt.")
     type: EventType | Literal["webhook.test"]
     data: dict[str, Any]
     status: Literal["pending", "delivered", "failed"]
     attempts: int
-    next_attempt_at: Timestamp | None = Field(description="Of a pending message.")
+    next_attempt_at: Timestamp | None = Field(description="Null unless the message is pending.")
     last_attempt_at: Timestamp | None
     response_status: int | None
-    response_body: str | None = Field(description="Its first 1024 bytes.")
+    response_body: str | None = Field(description="The first 1024 bytes of the response.")
     error: str | None = Field(description="Why the last attempt failed.")
     created_at: Timestamp
 
     @classmethod
     def of(cls, delivery: WebhookDelivery) -> Self:
-        """From its row."""
+        """Build it from the database row."""
         is_pending = delivery.status == "pending"
         return cls(
             id=delivery.event_id,

@@ -1,4 +1,4 @@
-"""Decides whether anything was lost, done twice or done wrong."""
+"""Decides whether the service lost, repeated or corrupted anything."""
 
 from __future__ import annotations
 
@@ -6,137 +6,161 @@ from collections import Counter
 
 from sqlalchemy import select
 
-from app.database import reader, transaction
+from app.core.database import reader, transaction
 from app.models import Adapter, Job, JobEvent, JobMetric
-from bench.chaos.load import STEP_MS, Wanted
-from bench.chaos.stack import GRACE, LEASE, Stack
-from tests.worker.workshop import attempts_below
+from bench.chaos.load import STEP_MS, ExpectedJob
+from bench.chaos.stack import GRACE_SECONDS, LEASE_SECONDS, Stack
+from tests.supervisor.workshop import attempts_below
 
-#: How often it is looked which trainers live.
-LOOK_SECONDS = 1.0
+#: Interval at which live trainers are listed.
+SAMPLE_SECONDS = 1.0
+NS_PER_MS, NS_PER_SECOND = 10**6, 10**9
 
 
 class Checker:
-    """Looks at a stack while it runs and when it is done."""
+    """Observes a stack while it runs, and checks the result at the end."""
 
-    def __init__(self, stack: Stack, jobs: dict[str, Wanted]) -> None:
+    def __init__(self, stack: Stack, jobs: dict[str, ExpectedJob]) -> None:
         self._stack, self._jobs = stack, jobs
-        self.together: set[tuple[str, str]] = set()
-        self.attempts = self.steps = self.exposed = 0
+        #: Job id and the attempts whose trainers were alive at the same time.
+        self.concurrent: set[tuple[str, str]] = set()
+        #: Takeovers at which an orphaned trainer would still have been running.
+        self.exposed_takeovers = 0
+        self.attempts = self.steps = 0
 
-    def keep_looking(self) -> None:
-        """From now on, whenever the stack is tended."""
-        self.look()
-        self._stack.soon(LOOK_SECONDS, self.keep_looking)
+    def start_sampling(self) -> None:
+        """Call :meth:`sample` every SAMPLE_SECONDS while the stack is maintained."""
+        self.sample()
+        self._stack.schedule(SAMPLE_SECONDS, self.start_sampling)
 
-    def look(self) -> None:
-        """Which attempts live together: the only witness of what real trainers do."""
-        living: dict[str, set[str]] = {}
+    def sample(self) -> None:
+        """Record which attempts are alive together; for real trainers this is the only evidence."""
+        live: dict[str, set[str]] = {}
         for directory in attempts_below(self._stack.directory):
-            living.setdefault(directory.parent.name, set()).add(directory.name)
-        self.together |= {
+            live.setdefault(directory.parent.name, set()).add(directory.name)
+        self.concurrent |= {
             (job, " and ".join(sorted(attempts)))
-            for job, attempts in living.items()
+            for job, attempts in live.items()
             if len(attempts) > 1
         }
 
     def check(self) -> list[str]:
-        """What is wrong, a line each."""
-        wrong: list[str] = []
+        """Return the violations, one line each."""
+        violations: list[str] = []
         self.attempts = 0
         with transaction(self._stack.engine) as session:
             rows = {row.id: row for row in session.scalars(select(Job))}
             adapters = session.scalars(select(Adapter.job_id)).all()
-        for wanted in self._jobs.values():
-            row = rows.get(wanted.id)
+        for expected in self._jobs.values():
+            row = rows.get(expected.id)
             if row is None:
-                wrong.append(f"lost: {wanted.id}")
+                violations.append(f"lost: {expected.id}")
                 continue
             self.attempts += row.attempt
-            if row.status not in wanted.ends:
-                wrong.append(
-                    f"{wanted.id} is {row.status} ({row.failure_detail}), not {wanted.ends}"
-                )
-            if (row.status == "succeeded") != (adapters.count(wanted.id) == 1):
-                wrong.append(
-                    f"{wanted.id} is {row.status} and has {adapters.count(wanted.id)} adapters"
-                )
-            wrong += self._wrong_events(row)
+            violations += self._check_status(row, expected, adapters.count(row.id))
+            violations += self._check_events(row)
             if row.status == "succeeded":
-                wrong += self._wrong_result(wanted)
-        return wrong + self.overlaps()
+                violations += self._check_adapter(expected)
+                violations += self._check_metrics(expected)
+        return violations + self.overlaps()
 
-    def _wrong_events(self, row: Job) -> list[str]:
+    def _check_status(self, row: Job, expected: ExpectedJob, adapters: int) -> list[str]:
+        violations = []
+        if row.status not in expected.final_statuses:
+            violations.append(
+                f"{row.id} is {row.status} ({row.failure_detail}), not {expected.final_statuses}"
+            )
+        if (row.status == "succeeded") != (adapters == 1):
+            violations.append(f"{row.id} is {row.status} and has {adapters} adapters")
+        return violations
+
+    def _check_events(self, row: Job) -> list[str]:
         with transaction(self._stack.engine) as session:
             events = session.execute(
                 select(JobEvent.seq, JobEvent.attempt, JobEvent.type)
                 .where(JobEvent.job_id == row.id)
                 .order_by(JobEvent.seq)
             ).all()
-        wrong = []
+        violations = []
         if [e.seq for e in events] != list(range(1, row.event_seq + 1)):
-            wrong.append(f"{row.id}: a gap in its events")
+            violations.append(f"{row.id}: a gap in its events")
         claims = [e.attempt for e in events if e.type == "claimed"]
         if claims != list(range(1, row.attempt + 1)):
-            wrong.append(f"{row.id}: claims {claims} of {row.attempt} attempts")
+            violations.append(f"{row.id}: claims {claims} of {row.attempt} attempts")
         if sorted(e.attempt for e in events) != [e.attempt for e in events]:
-            wrong.append(f"{row.id}: a stale write, an attempt wrote after the next one")
+            violations.append(f"{row.id}: stale write: an attempt wrote after the next one")
         if [e.type for e in events].count("succeeded") != (row.status == "succeeded"):
-            wrong.append(f"{row.id}: finished twice")
-        return wrong
+            violations.append(f"{row.id}: finished twice")
+        return violations
 
-    def _wrong_result(self, wanted: Wanted) -> list[str]:
-        shop = self._stack.shop
-        found = shop.adapter(wanted.id)
-        if wanted.is_real:
-            twin = next(w.id for w in self._jobs.values() if w.is_real)
-            expected = shop.adapter(twin)
-            found, expected = ({n: f[n] for n in f if n.endswith("safetensors")}
-                               for f in (found, expected))  # fmt: skip
+    def _check_adapter(self, expected: ExpectedJob) -> list[str]:
+        """Compare the adapter with that of an undisturbed run."""
+        workshop = self._stack.workshop
+        found = workshop.adapter(expected.id)
+        if expected.is_real:
+            reference = next(job.id for job in self._jobs.values() if job.is_real)
+            undisturbed = workshop.adapter(reference)
+            found, undisturbed = (
+                {name: files[name] for name in files if name.endswith("safetensors")}
+                for files in (found, undisturbed)
+            )
         else:
-            expected = shop.expected(wanted.steps)
-        wrong = []
-        if found != expected:
-            wrong.append(f"{wanted.id}: its adapter is not its twin's")
+            undisturbed = workshop.expected(expected.steps)
+        if found != undisturbed:
+            return [f"{expected.id}: its adapter differs from that of an undisturbed run"]
+        return []
+
+    def _check_metrics(self, expected: ExpectedJob) -> list[str]:
         with transaction(self._stack.engine) as session:
-            steps = session.execute(
+            rows = session.execute(
                 select(JobMetric.step, JobMetric.value)
-                .where(JobMetric.job_id == wanted.id, JobMetric.name == "train/loss")
+                .where(JobMetric.job_id == expected.id, JobMetric.name == "train/loss")
                 .order_by(JobMetric.step)
             ).all()
-        if [s.step for s in steps] != list(range(1, wanted.steps + 1)):
-            wrong.append(f"{wanted.id}: {len(steps)} steps in its metrics, not {wanted.steps}")
-        if not wanted.is_real and any(abs(s.value - 1 / s.step) > 1e-9 for s in steps):
-            wrong.append(f"{wanted.id}: a metric is wrong")
-        return wrong
+        violations = []
+        if [row.step for row in rows] != list(range(1, expected.steps + 1)):
+            violations.append(
+                f"{expected.id}: {len(rows)} steps in its metrics, not {expected.steps}"
+            )
+        # The fake trainer reports 1 / step.
+        if not expected.is_real and any(abs(row.value - 1 / row.step) > 1e-9 for row in rows):
+            violations.append(f"{expected.id}: a metric is wrong")
+        return violations
 
     def overlaps(self) -> list[str]:
-        """What attempts did after the next one began, one line for each that did anything."""
+        """Return a line for each attempt that took steps after the next one had begun.
+
+        The fake trainers append a line to a common file at every step:
+        time in ns, job id, attempt and step among others.
+        """
         with transaction(reader(self._stack.engine)) as session:
             lost = {
                 (event.job_id, event.attempt)
                 for event in session.scalars(select(JobEvent).where(JobEvent.type == "worker_lost"))
             }
-        self.steps = self.exposed = 0
-        newest: dict[str, tuple[int, int, int]] = {}  # attempt, last seen, when it would be done
+        self.steps = self.exposed_takeovers = 0
+        #: Job id → (newest attempt, time of its last step, time at which it would be done).
+        newest: dict[str, tuple[int, int, int]] = {}
         late: Counter[tuple[str, int, int]] = Counter()
-        lines = (self._stack.shop.base_model.parent / "witness").read_text().splitlines()
-        for line in sorted(lines, key=lambda line: int(line.split()[0])):
+        witness = self._stack.workshop.base_model.parent / "witness"
+        for line in sorted(witness.read_text().splitlines(), key=lambda line: int(line.split()[0])):
             at, job, attempt, _, _, step = line.split()
-            before, seen, until = newest.get(job, (0, 0, 0))
+            before, last_step_at, done_at = newest.get(job, (0, 0, 0))
             if int(attempt) < before:
                 late[job, int(attempt), before] += 1
                 continue
             if int(attempt) > before:
-                # An orphan holds its slot: the next attempt would have had to wait for the lease.
-                earliest = max(int(at), seen + int(LEASE + GRACE) * 10**9)
-                self.exposed += (job, before) in lost and earliest < until
+                # An orphan holds its slot, so the next attempt would have waited for the lease.
+                lease_ns = int(LEASE_SECONDS + GRACE_SECONDS) * NS_PER_SECOND
+                earliest = max(int(at), last_step_at + lease_ns)
+                self.exposed_takeovers += (job, before) in lost and earliest < done_at
             left = self._jobs[job].steps - int(step)
-            newest[job] = int(attempt), int(at), int(at) + left * STEP_MS * 10**6
+            newest[job] = int(attempt), int(at), int(at) + left * STEP_MS * NS_PER_MS
             self.steps += 1
         return [
             f"overlap: {job} attempt {attempt} took {count} steps while {following} ran"
             for (job, attempt, following), count in late.items()
         ] + [
-            f"overlap: {job} attempts {attempts} lived together" for job, attempts in self.together
+            f"overlap: {job} attempts {attempts} were alive together"
+            for job, attempts in self.concurrent
         ]

@@ -1,4 +1,4 @@
-"""The jobs that are submitted while the service is struck."""
+"""The jobs that are submitted while faults are injected."""
 
 from __future__ import annotations
 
@@ -14,91 +14,94 @@ from bench.chaos.stack import Stack
 from tests.trainer.tiny import make_decoder, make_pairs
 
 STEP_MS = 50
-#: Steps of a job: most are short, so that many end; a quarter would outlast lease and grace twice.
+#: Ranges of steps. Most jobs are short, so that many end. A quarter of them takes more than twice
+#: the lease and the grace period, so that an orphaned trainer would be detected.
 SHORT, LONG = (20, 120), (500, 800)
+LONG_SHARE = 0.25
 REAL_STEPS = 60
 
 
 @dataclass
-class Wanted:
-    """A submitted job and what may become of it."""
+class ExpectedJob:
+    """A submitted job and the statuses in which it may end."""
 
     id: str
     steps: int
-    ends: set[str] = field(default_factory=lambda: {"succeeded"})
-    is_real: bool = False
+    final_statuses: set[str] = field(default_factory=lambda: {"succeeded"})
+    is_real: bool = False  # trained with torch
 
 
 class Load:
-    """Submits jobs and remembers them."""
+    """Submits jobs and remembers what is expected of them."""
 
-    def __init__(self, stack: Stack, draws: random.Random, *, outlive: bool) -> None:
-        self._stack, self._draws, self._outlive = stack, draws, outlive
-        self.jobs: dict[str, Wanted] = {}
+    def __init__(self, stack: Stack, draws: random.Random, *, with_orphans: bool) -> None:
+        self._stack, self._draws, self._with_orphans = stack, draws, with_orphans
+        self.jobs: dict[str, ExpectedJob] = {}
 
-    def submit(self) -> None:
-        """A fake job; some are cancelled or paused."""
-        draws, soon = self._draws, self._stack.soon
-        job_id = self.start(draws.randint(*(LONG if draws.random() < 0.25 else SHORT)))
+    def submit_random(self) -> None:
+        """Submit a job of the fake trainer; cancel or pause some of them later."""
+        draws, schedule = self._draws, self._stack.schedule
+        job_id = self.submit(draws.randint(*(LONG if draws.random() < LONG_SHARE else SHORT)))
         draw = draws.random()
         if draw < 0.1:
-            self.jobs[job_id].ends = {"cancelled", "succeeded"}
-            soon(draws.uniform(0, 8), lambda: self._ask(job_id, "cancel"))
+            self.jobs[job_id].final_statuses = {"cancelled", "succeeded"}
+            schedule(draws.uniform(0, 8), lambda: self._request(job_id, "cancel"))
         elif draw < 0.25:
-            soon(draws.uniform(0, 8), lambda: self._ask(job_id, "pause"))
-            soon(draws.uniform(9, 15), lambda: self._ask(job_id, "resume"))
+            schedule(draws.uniform(0, 8), lambda: self._request(job_id, "pause"))
+            schedule(draws.uniform(9, 15), lambda: self._request(job_id, "resume"))
 
-    def start(self, steps: int) -> str:
-        """A fake job of so many steps; its id."""
-        metadata = {
+    def submit(self, steps: int) -> str:
+        """Submit a job of the fake trainer with so many steps and return its id."""
+        metadata: dict[str, str | int] = {
             "steps": steps,
             "step_ms": STEP_MS,
             "checkpoint_steps": self._draws.randint(3, 20),
         }
-        if self._outlive:
+        if self._with_orphans:
             metadata["fault"] = "outlive"
-        job_id = self._stack.shop.submit(metadata=metadata)
-        self.jobs[job_id] = Wanted(job_id, steps)
+        job_id = self._stack.workshop.submit(metadata=metadata)
+        self.jobs[job_id] = ExpectedJob(job_id, steps)
         return job_id
 
     def resume_paused(self) -> None:
-        """Whatever was paused when nobody was left to ask for more."""
+        """Resume every paused job, because no further request will."""
         for job_id in self.jobs:
-            if self._stack.status(job_id) == "paused":
-                self._ask(job_id, "resume")
+            if self._stack.job_status(job_id) == "paused":
+                self._request(job_id, "resume")
 
-    def _ask(self, job_id: str, what: str) -> None:
+    def _request(self, job_id: str, action: str) -> None:
+        """Send an action, and again every second until the API has processed it."""
         try:
-            was_heard = self._stack.client.post(f"/v1/jobs/{job_id}/{what}").status_code < 500
+            is_done = self._stack.client.post(f"/v1/jobs/{job_id}/{action}").status_code < 500
         except httpx.HTTPError:
-            was_heard = False
-        if not was_heard:
-            self._stack.soon(1, lambda: self._ask(job_id, what))
+            is_done = False
+        if not is_done:
+            self._stack.schedule(1, lambda: self._request(job_id, action))
 
     # -- jobs of the real trainer ------------------------------------------------------------
 
     def add_real_base_model(self) -> None:
-        """A tiny decoder in the catalogue; before the API reads that."""
-        shop = self._stack.shop
-        decoder = shop.base_model.parent / "decoder"
+        """Add a tiny decoder to the catalogue; call this before the API reads it."""
+        workshop = self._stack.workshop
+        decoder = workshop.base_model.parent / "decoder"
         transformers.logging.disable_progress_bar()
         make_decoder(decoder)
-        with Path(shop.settings.base_models or "").open("a") as file:
+        with Path(workshop.settings.base_models or "").open("a") as file:
             file.write(f"decoder:\n  source: local:{decoder}\n")
 
     def submit_real(self, count: int) -> None:
-        """So many, after one that is the twin of them all and ends before the first fault."""
+        """Submit one reference job, wait until it has ended, and submit ``count`` equal jobs."""
         pairs = "".join(
             json.dumps({k: row[k] for k in ("prompt", "chosen", "rejected")}) + "\n"
             for row in make_pairs(64)
         )
-        answer = self._stack.client.post(
+        response = self._stack.client.post(
             "/v1/datasets", content=pairs, headers={"Content-Type": "application/x-ndjson"}
         )
-        answer.raise_for_status()
+        response.raise_for_status()
         spec = {
             "base_model": "decoder",
-            "train_dataset": answer.json()["id"],
+            "train_dataset": response.json()["id"],
             "eval_dataset": {"fraction": 0.2},
             "lora": {"r": 4, "dropout": 0.1},
             "training": {
@@ -110,13 +113,15 @@ class Load:
             "metadata": {"real": "yes"},
         }  # fmt: skip
         for number in range(count + 1):
-            answer = self._stack.client.post("/v1/jobs", json=spec, timeout=60)
-            if answer.is_error:
-                raise RuntimeError(answer.text)
-            job_id = answer.json()["id"]
-            self.jobs[job_id] = Wanted(job_id, REAL_STEPS, is_real=True)
+            response = self._stack.client.post("/v1/jobs", json=spec, timeout=60)
+            if response.is_error:
+                raise RuntimeError(response.text)
+            job_id = response.json()["id"]
+            self.jobs[job_id] = ExpectedJob(job_id, REAL_STEPS, is_real=True)
             if number == 0:
-                self._until_succeeded(job_id)
+                self._wait_for_success(job_id)
 
-    def _until_succeeded(self, job_id: str) -> None:
-        self._stack.until("the twin", lambda: self._stack.status(job_id) == "succeeded", 600)
+    def _wait_for_success(self, job_id: str) -> None:
+        self._stack.wait_until(
+            "the reference job", lambda: self._stack.job_status(job_id) == "succeeded", 600
+        )

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that drops, delays and goes mute when it is told to."""
+"""A TCP proxy on loopback that can drop, delay and hold back traffic."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import suppress
 
 
 class Proxy(threading.Thread):
-    """Forwards to a port; one thread for each direction of each connection."""
+    """Forwards to a port of this machine, with one thread for each direction of a connection."""
 
     def __init__(self, target: int) -> None:
         super().__init__(name="proxy", daemon=True)
@@ -20,11 +20,11 @@ class Proxy(threading.Thread):
         self.port: int = self._listener.getsockname()[1]
         self._open: list[socket.socket] = []
         self.delay_seconds = 0.0
-        #: Half-open: connections stay, and nothing comes through.
-        self.is_mute = False
+        #: Keep connections open, but forward nothing.
+        self.is_half_open = False
 
     def run(self) -> None:
-        """Until stopped."""
+        """Accept connections until :meth:`stop` is called."""
         with suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
@@ -42,18 +42,18 @@ class Proxy(threading.Thread):
         """Reset every connection."""
         for end in self._open:
             with suppress(OSError):
-                # Linger 0: the peer gets a reset instead of an orderly end.
+                # Linger 0: send a reset instead of closing the connection in order.
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 end.shutdown(socket.SHUT_RDWR)
                 end.close()
         self._open = []
 
     def heal(self) -> None:
-        """Forward as if nothing had been."""
-        self.delay_seconds, self.is_mute = 0.0, False
+        """Forward without delay again."""
+        self.delay_seconds, self.is_half_open = 0.0, False
 
     def stop(self) -> None:
-        """No more."""
+        """Close the listener and every connection."""
         self._listener.close()
         self.drop()
 
@@ -61,7 +61,7 @@ class Proxy(threading.Thread):
         with suppress(OSError, ValueError):
             while True:
                 select.select([source], [], [])
-                while self.is_mute:
+                while self.is_half_open:
                     time.sleep(0.05)
                 data = source.recv(65536)
                 if not data:

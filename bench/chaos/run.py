@@ -1,4 +1,4 @@
-"""One run: the stack, its load, its faults and its checker."""
+"""One run: a stack, its load, its faults and its checker."""
 
 from __future__ import annotations
 
@@ -10,53 +10,53 @@ from bench.chaos.checker import Checker
 from bench.chaos.faults import Faults
 from bench.chaos.load import Load
 from bench.chaos.stack import Stack
-from tests.worker.workshop import attempts_below
+from tests.supervisor.workshop import attempts_below
 
 
 class Chaos:
-    """Everything that a seed stands for."""
+    """A run whose load and faults are drawn from one seed."""
 
     def __init__(
         self, directory: Path, *, is_postgres: bool, seed: int, sabotage: bool = False
     ) -> None:
         self._draws = random.Random(seed)
         self.stack = Stack(directory, is_postgres=is_postgres)
-        self.load = Load(self.stack, self._draws, outlive=sabotage)
+        self.load = Load(self.stack, self._draws, with_orphans=sabotage)
         self.faults = Faults(self.stack, self._draws)
         self.checker = Checker(self.stack, self.load.jobs)
 
-    def open(self, workers: int, *, with_real: bool = False) -> None:
+    def start(self, workers: int, *, with_real: bool = False) -> None:
         """Start the service."""
         self.stack.open()
         if with_real:
             self.load.add_real_base_model()
         self.stack.start(workers)
-        self.checker.keep_looking()
+        self.checker.start_sampling()
 
-    def run(self, faults: int, every: float, real: int = 0) -> list[str]:
-        """Load and faults, until all jobs ended; what is wrong then, a line each."""
+    def run(self, faults: int, interval_seconds: float, real: int = 0) -> list[str]:
+        """Submit jobs and inject faults, wait until all jobs have ended, return the violations."""
         stack = self.stack
-        stack.until("the API", stack.api_answers, 120)
+        stack.wait_until("the API", stack.is_api_up, 120)
         if real:
             self.load.submit_real(real)
         started, next_fault = time.monotonic(), time.monotonic() + 3
         while self.faults.count.total() < faults:
-            stack.tend()
-            if stack.live() < 2 * len(stack.workers):
-                self.load.submit()
+            stack.maintain()
+            if stack.count_unfinished() < 2 * len(stack.workers):
+                self.load.submit_random()
             if time.monotonic() >= next_fault:
-                next_fault = time.monotonic() + self._draws.uniform(0.5, 1.5) * every
-                self.faults.strike()
+                next_fault = time.monotonic() + self._draws.uniform(0.5, 1.5) * interval_seconds
+                self.faults.inject()
             time.sleep(0.05)
         self.seconds = time.monotonic() - started
         self.load.resume_paused()
         deadline = time.monotonic() + 300 + 60 * real
-        while stack.live() and time.monotonic() < deadline:
-            stack.tend()
+        while stack.count_unfinished() and time.monotonic() < deadline:
+            stack.maintain()
             self.load.resume_paused()
             time.sleep(0.5)
-        wrong = self.checker.check()
-        for member in stack.members:
-            member.end()
+        violations = self.checker.check()
+        for process in stack.processes:
+            process.kill()
         time.sleep(1)
-        return wrong + [f"orphan: in {place}" for place in attempts_below(stack.directory)]
+        return violations + [f"orphan: in {place}" for place in attempts_below(stack.directory)]

@@ -1,10 +1,9 @@
-"""The service on a real database of either kind, and clients with keys."""
+"""Fixtures: the service on a real database of either kind, and clients with API keys."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,42 +12,19 @@ from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
 from app.api_keys import service as api_keys
-from app.database import transaction
+from app.auth.key_ring import Scope
+from app.core.database import transaction
+from app.core.logging import configure_logging
+from app.core.settings import Settings
 from app.main import create_app
-from app.security import Scope
-from app.settings import Settings
-from app.telemetry import configure_logging
-from tests.api.recorder import Seen, recording
+from app.system import metrics
+from tests.api.documented import Answer, RecordAnswers, undocumented
 from tests.api.world import World
-
-HERE = Path(__file__).parent
-#: Holds what all the others saw against the document.
-LAST = "test_statuses.py"
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The test that looks back on this room's others comes after them."""
-    items.sort(key=lambda item: item.path == HERE / LAST and "documented" in item.name)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def seen() -> Iterator[Seen]:
-    """The statuses that every operation answered with so far."""
-    with recording() as found:
-        yield found
-
-
-@pytest.fixture(scope="session")
-def is_whole(request: pytest.FixtureRequest) -> bool:
-    """Whether every test file of this room runs, so that what is missing is missing."""
-    ran = {item.path for item in request.session.items}
-    return ran >= set(HERE.glob("test_*.py")) and not request.config.option.keyword
 
 
 @pytest.fixture
 def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """An embedded service that waits for no inspection."""
+    """Settings of an embedded service that does not wait for inspections."""
     return Settings(
         database_url=database_url,  # type: ignore[arg-type]
         data_dir=tmp_path_factory.mktemp("data"),
@@ -58,20 +34,27 @@ def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Set
 
 
 @pytest.fixture
-def app(settings: Settings) -> FastAPI:
-    return create_app(settings)
+def app(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[FastAPI]:
+    """The service; fails the test when an answer has a status that is not documented."""
+    monkeypatch.setattr(metrics, "PAGE_SECONDS", 0.0)  # tests change rows between two scrapes
+    app = create_app(settings)
+    answers: list[Answer] = []
+    # Outside of everything: some refusals are made before any middleware that can be added.
+    app.middleware_stack = RecordAnswers(app.build_middleware_stack(), answers)
+    yield app
+    assert undocumented(answers) == []
 
 
 @pytest.fixture
 def anonymous(app: FastAPI) -> Iterator[TestClient]:
-    """A client without a key; the service's lifespan is that of the test."""
+    """A client without an API key. The service runs for the duration of the test."""
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
 
 @pytest.fixture
 def key_for(engine: Engine) -> Callable[..., str]:
-    """Makes a key: ``key_for("tenant", Scope.ADMIN)``."""
+    """A factory of API keys: ``key_for("tenant", Scope.ADMIN)``."""
 
     def make(tenant_id: str, *scopes: Scope, expires_at: int | None = None) -> str:
         with transaction(engine) as session:
@@ -84,20 +67,20 @@ def key_for(engine: Engine) -> Callable[..., str]:
 
 @pytest.fixture
 def client(anonymous: TestClient, key_for: Callable[..., str]) -> TestClient:
-    """A client with the admin key of tenant "acme"."""
+    """A client with an admin key of tenant "acme"."""
     anonymous.headers["Authorization"] = f"Bearer {key_for('acme')}"
     return anonymous
 
 
 @pytest.fixture
 def world(client: TestClient, engine: Engine, settings: Settings) -> World:
-    """The service with somebody who plays the workers."""
+    """The clients and workers of the service."""
     return World(client, engine, settings)
 
 
 @pytest.fixture
 def logged() -> Iterator[io.StringIO]:
-    """What the service logs during the test."""
+    """The log output of the service during the test."""
     stream = io.StringIO()
     configure_logging(stream)
     yield stream

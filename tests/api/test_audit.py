@@ -1,4 +1,4 @@
-"""Who did what is written down with the deed."""
+"""The audit log records actions together with their effect."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from app.api_keys.service import first_key
+from app.auth.key_ring import Scope
 from app.cli import app as cli
-from app.database import transaction
+from app.core.database import transaction
 from app.models import ApiKey, AuditRecord
-from app.security import Scope
 from tests.api.world import World, pairs
 
 
-def acts(client: TestClient) -> list[tuple[str, str]]:
-    """Action and object, oldest first."""
+def recorded_actions(client: TestClient) -> list[tuple[str, str]]:
+    """Return action and object id of all entries, oldest first."""
     answer = client.get("/v1/audit", params={"limit": 100})
     assert answer.status_code == 200, answer.text
     return [(row["action"], row["object_id"]) for row in reversed(answer.json()["data"])]
 
 
-def test_every_act_leaves_a_row(world: World, client: TestClient) -> None:
+def test_every_action_is_recorded(world: World, client: TestClient) -> None:
     job = world.submit()
     path = f"/v1/jobs/{job['id']}"
     dataset_id = job["spec"]["train_dataset"]
@@ -45,7 +45,7 @@ def test_every_act_leaves_a_row(world: World, client: TestClient) -> None:
     client.delete(f"/v1/datasets/{dataset_id}")
     key = client.post("/v1/api-keys", json={"name": "ci", "scopes": ["jobs:read"]}).json()["id"]
     client.delete(f"/v1/api-keys/{key}")
-    assert acts(client) == [
+    assert recorded_actions(client) == [
         ("dataset.upload", dataset_id),
         ("job.submit", job["id"]),
         ("job.update", job["id"]),
@@ -64,7 +64,7 @@ def test_every_act_leaves_a_row(world: World, client: TestClient) -> None:
     ]
 
 
-def test_row_says_who_from_where_and_in_which_request(
+def test_entry_has_key_request_id_and_client(
     job: dict[str, Any], client: TestClient, engine: Engine, logged: io.StringIO
 ) -> None:
     answer = client.post(f"/v1/jobs/{job['id']}/cancel", headers={"x-request-id": "from-ci-7"})
@@ -81,12 +81,12 @@ def test_row_says_who_from_where_and_in_which_request(
     )
 
 
-def test_what_did_not_happen_leaves_no_row(
+def test_rejected_requests_are_not_recorded(
     world: World, job: dict[str, Any], client: TestClient
 ) -> None:
-    before = acts(client)
+    before = recorded_actions(client)
     lease = world.claim()
-    client.delete(f"/v1/jobs/{job['id']}")  # 409: it runs
+    client.delete(f"/v1/jobs/{job['id']}")  # 409: the job is running
     client.patch(f"/v1/jobs/{job['id']}", json={"priority": 3})  # 409
     client.delete(f"/v1/datasets/{job['spec']['train_dataset']}")  # 409
     client.post("/v1/jobs", json={**job["spec"], "base_model": "unknown"})  # 422
@@ -95,10 +95,10 @@ def test_what_did_not_happen_leaves_no_row(
     etag = client.head(url).headers["etag"]
     assert client.get(url, headers={"If-None-Match": etag}).status_code == 304
     assert client.get(url, headers={"Range": "bytes=99-"}).status_code == 416
-    assert acts(client) == before
+    assert recorded_actions(client) == before
 
 
-def test_same_submission_and_upload_again_leave_one_row(world: World, client: TestClient) -> None:
+def test_replayed_requests_are_recorded_once(world: World, client: TestClient) -> None:
     for _ in range(2):
         upload = client.post(
             "/v1/datasets",
@@ -109,10 +109,10 @@ def test_same_submission_and_upload_again_leave_one_row(world: World, client: Te
     for _ in range(2):
         answer = client.post("/v1/jobs", json=spec, headers={"Idempotency-Key": "once"})
         assert answer.status_code == 201
-    assert [action for action, _ in acts(client)] == ["dataset.upload", "job.submit"]
+    assert [action for action, _ in recorded_actions(client)] == ["dataset.upload", "job.submit"]
 
 
-def test_log_is_read_in_pages_by_the_admins_of_the_tenant(
+def test_log_is_listed_in_pages_for_admins_of_the_tenant(
     world: World, client: TestClient, key_for: Callable[..., str]
 ) -> None:
     for _ in range(5):
@@ -135,7 +135,7 @@ def test_log_is_read_in_pages_by_the_admins_of_the_tenant(
     assert client.get("/v1/audit", headers=writer).status_code == 403
 
 
-def test_acts_of_the_operator_have_no_key(
+def test_actions_of_the_operator_have_no_key(
     engine: Engine, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLAUDIT_DATABASE_URL", database_url)

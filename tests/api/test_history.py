@@ -13,28 +13,32 @@ import yaml
 from sqlalchemy import Engine, insert, update
 from starlette.testclient import TestClient
 
-from app.database import now_ms, transaction
+from app.core.database import now_ms, transaction
+from app.core.settings import Settings
 from app.domain.lifecycle import FailureCode
 from app.domain.progress import Reported
-from app.jobs import leases
-from app.jobs.reconciler import requeue_lost
+from app.job_queue import kinds, worker_api
+from app.job_queue.reconciler import requeue_lost
+from app.job_queue.worker_api import Progress
 from app.main import create_app
 from app.models import Adapter, Job, JobMetric, Worker
-from app.settings import Settings
 from tests.api.world import World
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def sign_in(engine: Engine, queue: str, slots: int = 1, busy: int = 0, ago_ms: int = 0) -> None:
-    """A worker is there, as its own presence thread would write it."""
+def sign_in(engine: Engine, queue: str, **columns: Any) -> None:
+    """A worker registers for a queue."""
+    row = {
+        "id": "host-ab-77",
+        "host": "host",
+        "queue": queue,
+        "slots": 1,
+        "devices": [{"name": "H200"}],
+        "versions": {"torch": "2.13.0"},
+    }
     with transaction(engine) as session:
-        session.execute(
-            insert(Worker).values(
-                id="host-ab-77", host="host", queue=queue, slots=slots, busy=busy,
-                devices=[{"name": "H200"}], versions={"torch": "2.13.0"}, seen_at=now_ms() - ago_ms,
-            )
-        )  # fmt: skip
+        session.execute(insert(Worker).values(row | columns))
 
 
 def test_metrics_come_in_columns_with_gaps_where_nothing_was_logged(
@@ -86,7 +90,7 @@ def test_logs_are_read_on_from_where_the_client_is(
 ) -> None:
     lease = world.claim()
     for seq in range(5):
-        leases.record_log(world.engine, world.settings, lease, seq, f"line {seq}\n")
+        worker_api.record_log(lease, seq, f"line {seq}\n")
     path = f"/v1/jobs/{job['id']}/logs"
     first = client.get(f"{path}?limit=2").json()
     assert [p["text"] for p in first["data"]] == ["line 0\n", "line 1\n"]
@@ -161,6 +165,18 @@ def test_workers_show_what_they_run_of_this_tenant(
     assert client.get("/v1/workers").json()["data"] == []
 
 
+def test_workers_show_a_job_on_the_row_of_its_queue_only(
+    world: World, client: TestClient, engine: Engine, job: dict[str, Any]
+) -> None:
+    inspections = kinds.INSPECT.queue(world.settings)
+    sign_in(engine, world.settings.queue)
+    sign_in(engine, inspections, id="host-ab-77/p")
+    world.claim()
+    world.claim_inspection()  # the submission asked for one
+    shown = {row["queue"]: row["jobs"] for row in client.get("/v1/workers").json()["data"]}
+    assert shown == {world.settings.queue: [job["id"]], inspections: []}
+
+
 def test_base_models_tell_what_an_inspection_found(world: World, client: TestClient) -> None:
     path = "/v1/base-models/all-minilm-l6-v2"
     before = client.get(path).json()
@@ -192,7 +208,7 @@ def test_service_is_ready_while_its_database_answers(
 ) -> None:
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()["workers"]) == (200, 0)
-    assert answer.json()["checks"] == {"database": "ok", "broker": "ok"}
+    assert answer.json()["checks"] == {"database": "ok", "storage": "ok", "broker": "ok"}
     sign_in(engine, settings.queue)
     assert client.get("/readyz").json()["workers"] == 1
 
@@ -279,7 +295,7 @@ def test_worst_pairs_are_there_once_the_run_made_them(
     assert (missing.status_code, missing.json()["code"]) == (404, "report_not_found")
     pairs = {"pairs": [{"line": 7, "margin": -2.5}]}
     report = Reported(name="worst_pairs", document=pairs)
-    leases.record(engine, settings, world.claim(), reports=[report])
+    worker_api.record_progress(world.claim(), Progress(reports=[report]))
     assert client.get(path).json()["document"] == pairs
 
 

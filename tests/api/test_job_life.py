@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import Engine, update
 from starlette.testclient import TestClient
 
-from app.database import transaction
+from app.core.database import transaction
+from app.core.settings import Settings
 from app.domain.lifecycle import FAILURES, FailureCode
-from app.jobs import checkpoints
+from app.job_queue import checkpoints
 from app.models import Job
-from app.settings import Settings
 from tests.api.world import FACTS, World
 
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights" * 1000}
@@ -68,7 +68,7 @@ def test_job_that_failed_for_good_is_not_told_to_wait(
         with transaction(engine) as session:
             session.execute(update(Job).values(run_after=0))
     hint = world.get(job)["failure"]["hint"]
-    assert "tried several times" in hint
+    assert "already retried" in hint
     assert "clone" in hint
 
 
@@ -111,7 +111,7 @@ def test_job_is_paused_and_resumed(world: World, client: TestClient, job: dict[s
     world.release(lease)
     assert world.get(job)["status"] == "paused"
     assert client.post(f"{path}/resume").json()["status"] == "queued"
-    assert world.claim().attempt == 2
+    assert world.claim().lease.attempt == 2
 
 
 def test_name_priority_and_metadata_change_while_the_job_waits(
@@ -196,7 +196,7 @@ def test_clone_with_a_key_is_replayed_though_the_checkpoint_is_gone(
     first = client.post(url, json=from_checkpoint, headers=key)
     assert first.status_code == 201, first.text
     world.publish(lease, FILES)
-    assert checkpoints.drop_ended(world.engine) == 1
+    assert checkpoints.drop_finished(world.engine) == 1
     again = client.post(url, json=from_checkpoint, headers=key)
     assert (again.status_code, again.headers["idempotency-replayed"]) == (201, "true")
     assert again.json()["id"] == first.json()["id"]

@@ -1,26 +1,27 @@
-"""Errors have one shape, whoever raises them."""
+"""All errors have the same format, whoever raises them."""
 
 from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from app.field_problems import field_problems
+from app.core.settings import Settings
 from app.main import create_app
-from app.problems import Problem
-from app.settings import Settings
+from app.web.problem_details import Problem
+from app.web.validation_errors import field_problems
 from tests.api.world import World
 
 SPEC = {"base_model": "all-minilm-l6-v2", "train_dataset": "ds_" + "0" * 32}
 
 
 def problem_of(answer: Any, status: int) -> Problem:
-    """The answer as a problem; it must be one, with the request's id."""
+    """Return the response as a problem, after checking that it is one."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     problem = Problem.model_validate(answer.json())
@@ -30,18 +31,21 @@ def problem_of(answer: Any, status: int) -> Problem:
     return problem
 
 
-def test_unknown_address_is_a_problem(client: TestClient) -> None:
+def test_unknown_path_is_a_problem(client: TestClient) -> None:
     assert problem_of(client.get("/v1/nothing"), 404).code == "not_found"
 
 
-def test_wrong_method_is_a_problem_that_names_the_right_ones(client: TestClient) -> None:
+def test_wrong_method_is_a_problem_with_the_allowed_ones(client: TestClient) -> None:
     answer = client.put("/v1/jobs")
     assert problem_of(answer, 405).code == "method_not_allowed"
     assert answer.headers["allow"] == "GET, POST"
     answer = client.post(f"/v1/adapters/ad_{'0' * 32}/archive")
     assert answer.headers["allow"] == "GET, HEAD"
-    for page in ("/", "/docs", "/static/main.js"):
-        assert client.post(page).headers["allow"] == "GET"
+
+
+@pytest.mark.parametrize("page", ["/", "/docs", "/static/main.js"])
+def test_pages_allow_get_only(client: TestClient, page: str) -> None:
+    assert client.post(page).headers["allow"] == "GET"
 
 
 def test_validation_error_points_into_the_body(client: TestClient) -> None:
@@ -66,7 +70,7 @@ def test_validation_error_points_into_the_body(client: TestClient) -> None:
         ({"training": {"max_stepz": 1}}, "/training/max_stepz", "unknown_field"),
     ],
 )
-def test_pointer_leads_to_the_field_in_the_form_that_was_meant(
+def test_pointer_names_the_field_of_the_intended_type(
     client: TestClient, job: dict[str, Any], fields: dict[str, Any], loc: str, code: str
 ) -> None:
     for path, body in (
@@ -188,15 +192,15 @@ def test_no_message_shows_a_regular_expression(app: FastAPI) -> None:
 @pytest.mark.parametrize(
     ("fields", "message", "hint"),
     [
-        ({"trainning": {}}, "there are: base_model, eval_dataset", "Did you mean training?"),
+        ({"trainning": {}}, "known fields: base_model, eval_dataset", "Did you mean training?"),
         ({"training": {"max_stepz": 1}}, "max_steps, overlong", "Did you mean max_steps?"),
-        ({"eval_dataset": {"fractoin": 1}}, "there are: fraction", "Did you mean fraction?"),
-        ({"training": {"early_stopping": {"zeal": 1}}}, "min_delta, patience", "Leave it out"),
-        ({"train_dataset": "ds_1"}, "ds_ and 32 hex digits", "Copy the id"),
-        ({"eval_dataset": "ds_1"}, "ds_ and 32 hex digits", "Copy the id"),
+        ({"eval_dataset": {"fractoin": 1}}, "known fields: fraction", "Did you mean fraction?"),
+        ({"training": {"early_stopping": {"zeal": 1}}}, "min_delta, patience", "Remove it"),
+        ({"train_dataset": "ds_1"}, "ds_ followed by 32 hex digits", "Copy the id"),
+        ({"eval_dataset": "ds_1"}, "ds_ followed by 32 hex digits", "Copy the id"),
     ],
 )
-def test_field_that_is_none_or_no_id_leads_to_what_was_meant(
+def test_error_for_an_unknown_field_or_id_has_a_precise_hint(
     client: TestClient, fields: dict[str, Any], message: str, hint: str
 ) -> None:
     problem = problem_of(client.post("/v1/jobs", json=SPEC | fields), 422)
@@ -204,7 +208,7 @@ def test_field_that_is_none_or_no_id_leads_to_what_was_meant(
     assert hint in error.hint
 
 
-def test_part_of_a_spec_beside_the_overrides_is_led_into_them(
+def test_spec_fields_outside_of_overrides_have_a_hint(
     client: TestClient, job: dict[str, Any]
 ) -> None:
     clone = f"/v1/jobs/{job['id']}/clone"
@@ -214,14 +218,14 @@ def test_part_of_a_spec_beside_the_overrides_is_led_into_them(
         assert hint in error.hint
 
 
-def test_id_in_an_address_that_is_none_is_told_what_one_is(client: TestClient) -> None:
+def test_invalid_id_in_a_path_has_a_precise_message(client: TestClient) -> None:
     (error,) = problem_of(client.get("/v1/jobs/job_1"), 422).errors
     assert (error.loc, error.code) == ("/path/job_id", "bad_pattern")
-    assert "job_ and 32 hex digits" in error.message
+    assert "job_ followed by 32 hex digits" in error.message
 
 
 @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain"])
-def test_body_of_another_content_type_is_told_which_to_name(client: TestClient, kind: str) -> None:
+def test_wrong_content_type_of_a_body_has_a_hint(client: TestClient, kind: str) -> None:
     headers = {"Content-Type": kind}
     answer = client.post("/v1/jobs", content=json.dumps(SPEC), headers=headers)
     (error,) = problem_of(answer, 422).errors
@@ -229,14 +233,14 @@ def test_body_of_another_content_type_is_told_which_to_name(client: TestClient, 
     assert "application/json" in error.hint
 
 
-def test_bad_parameter_is_named(client: TestClient) -> None:
+def test_invalid_parameter_is_named(client: TestClient) -> None:
     problem = problem_of(client.get("/v1/jobs?limit=0"), 422)
     assert [(e.loc, e.code) for e in problem.errors] == [("/query/limit", "out_of_range")]
 
 
 NOT_STRICT = [
     (b'{"base_model": ', "Expecting value"),
-    (b'{"base_model": "a", "base_model": "b"}', "given twice"),
+    (b'{"base_model": "a", "base_model": "b"}', "same key twice"),
     (b'{"training": {"learning_rate": NaN}}', "NaN is not JSON"),
     (b'{"training": {"learning_rate": -Infinity}}', "-Infinity is not JSON"),
     (b'{"a": ' + b"[" * 40 + b"]" * 40 + b"}", "nested deeper"),
@@ -246,21 +250,27 @@ NOT_STRICT = [
 ]
 
 
-def test_body_that_is_not_strict_json_is_refused(client: TestClient) -> None:
-    for body, found in NOT_STRICT:
-        answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
-        problem = problem_of(answer, 422)
-        assert problem.errors[0].code == "invalid_json"
-        assert found in problem.errors[0].message
+@pytest.mark.parametrize(
+    ("body", "message"),
+    NOT_STRICT,
+    ids=["syntax", "duplicate", "nan", "infinity", "deep", "very-deep", "digits", "utf-8"],
+)
+def test_body_that_is_not_strict_json_is_rejected(
+    client: TestClient, body: bytes, message: str
+) -> None:
+    answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    problem = problem_of(answer, 422)
+    assert problem.errors[0].code == "invalid_json"
+    assert message in problem.errors[0].message
 
 
-def test_what_the_client_sent_is_not_repeated(client: TestClient) -> None:
+def test_values_of_the_client_are_not_repeated(client: TestClient) -> None:
     answer = client.post("/v1/jobs", json=SPEC | {"name": 1, "metadata": {"k": ["canary-value"]}})
     assert "canary-value" not in answer.text
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
-def test_body_over_a_mebibyte_is_refused(client: TestClient, is_chunked: bool) -> None:
+def test_body_over_one_mebibyte_is_rejected(client: TestClient, is_chunked: bool) -> None:
     body = json.dumps(SPEC | {"name": "x" * (1 << 20)}).encode()
     content = iter([body]) if is_chunked else body
     answer = client.post(
@@ -269,39 +279,48 @@ def test_body_over_a_mebibyte_is_refused(client: TestClient, is_chunked: bool) -
     assert problem_of(answer, 413).code == "too_large"
 
 
-def test_defect_is_a_problem_that_says_nothing_of_its_cause(
+def test_unexpected_error_hides_its_cause(
     app: FastAPI, client: TestClient, logged: io.StringIO
 ) -> None:
-    @app.get("/defect")
-    def defect() -> None:
+    @app.get("/failing")
+    def fail() -> None:
         raise RuntimeError("secret detail")
 
-    answer = client.get("/defect")
+    answer = client.get("/failing")
     assert problem_of(answer, 500).code == "internal"
     assert "secret detail" not in answer.text
     assert "secret detail" in logged.getvalue()
 
 
-def test_request_id_of_the_client_is_kept_if_it_is_harmless(client: TestClient) -> None:
+def test_request_id_of_the_client_is_kept_if_it_is_safe(client: TestClient) -> None:
     answer = client.get("/healthz", headers={"x-request-id": "trace-1"})
     assert answer.headers["x-request-id"] == "trace-1"
     answer = client.get("/healthz", headers={"x-request-id": 'a"b\tc'})
     assert answer.headers["x-request-id"] != 'a"b\tc'
 
 
-def test_state_conflict_says_that_a_retry_is_of_no_use(
-    world: World, client: TestClient, job: dict[str, Any]
-) -> None:
+def test_conflict_tells_not_to_retry(world: World, client: TestClient, job: dict[str, Any]) -> None:
     answer = client.delete(f"/v1/jobs/{job['id']}")
     assert problem_of(answer, 409).hint
     assert answer.headers["x-should-retry"] == "false"
 
 
-def test_unknown_host_is_refused_where_the_operator_lists_hosts(settings: Settings) -> None:
-    names = frozenset({"plaudit.example.com", "*.internal"})
-    with TestClient(create_app(settings.model_copy(update={"trusted_hosts": names}))) as client:
-        for host in ("plaudit.example.com", "PLAUDIT.example.com:8000", "a.internal"):
-            assert client.get("/healthz", headers={"Host": host}).status_code == 200, host
-        for host in ("evil.example.net", "example.com", "plaudit.example.com.evil.net", ""):
-            refused = client.get("/healthz", headers={"Host": host})
-            assert problem_of(refused, 400).code == "unknown_host"
+@pytest.fixture
+def client_of_named_host(settings: Settings) -> Iterator[TestClient]:
+    """A client of a service that accepts certain hosts only."""
+    hosts = frozenset({"plaudit.example.com", "*.internal"})
+    with TestClient(create_app(settings.model_copy(update={"trusted_hosts": hosts}))) as client:
+        yield client
+
+
+@pytest.mark.parametrize("host", ["plaudit.example.com", "PLAUDIT.example.com:8000", "a.internal"])
+def test_trusted_host_is_accepted(client_of_named_host: TestClient, host: str) -> None:
+    assert client_of_named_host.get("/healthz", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example.net", "example.com", "plaudit.example.com.evil.net", ""]
+)
+def test_other_host_is_rejected(client_of_named_host: TestClient, host: str) -> None:
+    answer = client_of_named_host.get("/healthz", headers={"Host": host})
+    assert problem_of(answer, 400).code == "unknown_host"

@@ -12,15 +12,16 @@ import pytest
 from sqlalchemy import Engine, func, select, update
 from starlette.testclient import TestClient
 
-from app.database import now_ms, transaction
+from app.core.database import now_ms, transaction
+from app.core.settings import Settings
 from app.domain.lifecycle import FailureCode
-from app.domain.notes import NoteCode
 from app.domain.plan import TrainingPlan
 from app.domain.progress import Noted, Reported
-from app.jobs import leases
+from app.domain.warnings import WarningCode
+from app.job_queue import worker_api
+from app.job_queue.worker_api import Progress
 from app.main import create_app
 from app.models import Checkpoint, Job
-from app.settings import Settings
 from tests.api.world import BASE_MODEL, FACTS, World, claim_when_there
 
 
@@ -113,7 +114,7 @@ def test_causal_lm_and_a_missing_head_are_explained(world: World, client: TestCl
     spec = world.spec(lora={"task_type": "CAUSAL_LM", "modules_to_save": None})
     answer = client.post("/v1/jobs", json=spec)
     found = {e["loc"]: e["message"] for e in answer.json()["errors"]}
-    assert "always SEQ_CLS" in found["/lora/task_type"]
+    assert "must be SEQ_CLS" in found["/lora/task_type"]
     assert "reward head" in found["/lora/modules_to_save"]
 
 
@@ -148,8 +149,8 @@ def test_warning_of_no_inspection_goes_with_the_inspection(
     lease = world.claim()
     world.know_base_model()
     plan = TrainingPlan.model_validate(world.submit()["plan"])
-    short = Noted(code=NoteCode.MEMORY_SHORT, message="too little", is_warning=True)
-    leases.record(engine, settings, lease, plan=plan, notes=[short])
+    short = Noted(code=WarningCode.MEMORY_SHORT, message="too little", is_warning=True)
+    worker_api.record_progress(lease, Progress(plan=plan, notes=[short]))
     assert [w["code"] for w in world.get(blind)["warnings"]] == ["memory_short"]
 
 
@@ -189,7 +190,7 @@ def test_submit_waits_for_the_inspection_and_has_a_plan(patient: World) -> None:
     def inspect() -> None:
         lease = claim_when_there(patient)
         patient.know_base_model()
-        leases.complete(patient.engine, lease, {})
+        worker_api.complete(lease, {})
 
     spec = patient.spec()
     answer = during(inspect, lambda: patient.client.post("/v1/jobs", json=spec))
@@ -294,8 +295,8 @@ def test_dry_run_counts_no_steps_on_pairs_that_are_dropped(patient: World) -> No
         lease = claim_when_there(patient)
         document = {"rows": 20, "findings": {"overlong": {"count": 10, "lines": [1, 2]}}}
         said = [Reported(name="dataset", document=document)]
-        leases.record(patient.engine, patient.settings, lease, reports=said)
-        leases.complete(patient.engine, lease, {})
+        worker_api.record_progress(lease, Progress(reports=said))
+        worker_api.complete(lease, {})
 
     spec = patient.spec(training={"batch_size": 1}, eval_dataset={"fraction": 0.2})
     answer = during(report, lambda: patient.client.post("/v1/jobs?dry_run=true", json=spec))
@@ -314,9 +315,9 @@ def test_dry_run_brings_what_a_worker_says_about_the_data(patient: World) -> Non
             Reported(name="dataset", document=dataset),
             Reported(name="memory", document={"bytes": 1}),
         ]
-        short = Noted(code=NoteCode.MEMORY_SHORT, message="too little", is_warning=True)
-        leases.record(patient.engine, patient.settings, lease, reports=said, notes=[short])
-        leases.complete(patient.engine, lease, {})
+        short = Noted(code=WarningCode.MEMORY_SHORT, message="too little", is_warning=True)
+        worker_api.record_progress(lease, Progress(reports=said, notes=[short]))
+        worker_api.complete(lease, {})
 
     spec, path = patient.spec(), "/v1/jobs?dry_run=true"
     answer = during(report, lambda: patient.client.post(path, json=spec))
@@ -376,7 +377,7 @@ def test_data_that_cannot_be_trained_on_refuse_the_dry_run(
     def report() -> None:
         lease = claim_when_there(patient)
         said = [Reported(name="dataset", document={"rows": 20})]
-        leases.record(patient.engine, patient.settings, lease, reports=said)
+        worker_api.record_progress(lease, Progress(reports=said))
         patient.fail(lease, FailureCode(code), "all rows too long")
 
     spec = patient.spec()

@@ -1,26 +1,29 @@
-"""Uploads: every format, checked as they stream, and nothing left of those that were refused."""
+"""Uploads in every format, checked while they stream; rejected ones leave nothing behind."""
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import io
 import json
+import lzma
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import Engine, func, select
 from starlette.testclient import TestClient
 
-from app.blobs import collect_garbage
+from app.core.settings import Settings
 from app.main import create_app
 from app.models import Blob, BlobChunk, Dataset
-from app.settings import Settings
+from app.storage.blobs import collect_garbage
 from tests.api.world import World, pairs
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -37,6 +40,22 @@ def parquet(count: int) -> bytes:
     file = io.BytesIO()
     pq.write_table(table, file)
     return file.getvalue()
+
+
+PAIR = {"prompt": "q", "chosen": "good", "rejected": "bad"}
+
+
+def feather(count: int) -> bytes:
+    file = io.BytesIO()
+    pyarrow.feather.write_feather(pa.Table.from_pylist([PAIR] * count), file)
+    return file.getvalue()
+
+
+def zstd(data: bytes) -> bytes:
+    out = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(out, "zstd") as stream:
+        stream.write(data)
+    return bytes(out.getvalue().to_pybytes())
 
 
 def rows_in(engine: Engine, *tables: Any) -> list[int]:
@@ -57,7 +76,7 @@ def rows_in(engine: Engine, *tables: Any) -> list[int]:
         (parquet(5), "application/octet-stream", "?format=parquet", "parquet"),
     ],
 )
-def test_every_format_becomes_the_same_kind_of_dataset(
+def test_every_format_becomes_a_dataset(
     client: TestClient, body: bytes, content_type: str, query: str, found: str
 ) -> None:
     headers = {"Content-Type": content_type}
@@ -79,7 +98,7 @@ def test_every_format_becomes_the_same_kind_of_dataset(
     assert preview[0] == first
 
 
-def test_one_multipart_part_is_read_by_its_name(client: TestClient) -> None:
+def test_format_of_a_multipart_part_is_taken_from_its_name(client: TestClient) -> None:
     answer = client.post(
         "/v1/datasets?name=mine",
         files={"file": ("pairs.csv", csv(400), "application/octet-stream")},
@@ -88,14 +107,14 @@ def test_one_multipart_part_is_read_by_its_name(client: TestClient) -> None:
     assert (answer.json()["name"], answer.json()["pair_count"]) == ("mine", 400)
 
 
-def test_two_multipart_parts_are_refused(client: TestClient, engine: Engine) -> None:
+def test_two_multipart_parts_are_rejected(client: TestClient, engine: Engine) -> None:
     files = [("a", ("a.csv", csv(2))), ("b", ("b.csv", csv(3)))]
     answer = client.post("/v1/datasets", files=files)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_multipart")
     assert rows_in(engine, Dataset, Blob, BlobChunk) == [0, 0, 0]
 
 
-BROKEN_FORMS = [
+INVALID_FORMS = [
     (b"--x\r\nContent-Disposition: form-data; filename=a.csv\r\n\r\nabc", "; boundary=x"),
     (b"nothing like it", "; boundary=x"),
     (b"", "; boundary=x"),
@@ -105,15 +124,21 @@ BROKEN_FORMS = [
 ]
 
 
-def test_broken_multipart_is_refused(client: TestClient, engine: Engine) -> None:
-    for body, options in BROKEN_FORMS:
-        headers = {"Content-Type": f"multipart/form-data{options}"}
-        answer = client.post("/v1/datasets", content=body, headers=headers)
-        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_multipart"), body[:40]
+@pytest.mark.parametrize(
+    ("body", "options"),
+    INVALID_FORMS,
+    ids=["truncated", "other-text", "empty", "no-part", "no-boundary", "long-header"],
+)
+def test_invalid_multipart_is_rejected(
+    client: TestClient, engine: Engine, body: bytes, options: str
+) -> None:
+    headers = {"Content-Type": f"multipart/form-data{options}"}
+    answer = client.post("/v1/datasets", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_multipart")
     assert rows_in(engine, Dataset, Blob, BlobChunk) == [0, 0, 0]
 
 
-def test_bad_lines_are_named_and_nothing_is_kept(client: TestClient, engine: Engine) -> None:
+def test_invalid_lines_are_named_and_nothing_is_stored(client: TestClient, engine: Engine) -> None:
     lines = pairs(30_000).splitlines(keepends=True)
     for number in (3, 70, 29_999):
         lines[number - 1] = b'{"chosen": 1, "rejected": "b"}\n'
@@ -131,7 +156,7 @@ def test_bad_lines_are_named_and_nothing_is_kept(client: TestClient, engine: Eng
     assert rows_in(engine, Dataset, Blob, BlobChunk) == [0, 0, 0]
 
 
-def test_same_bytes_again_give_the_same_dataset(client: TestClient, engine: Engine) -> None:
+def test_same_upload_again_returns_the_same_dataset(client: TestClient, engine: Engine) -> None:
     first = client.post("/v1/datasets", content=pairs(5), headers=NDJSON)
     second = client.post("/v1/datasets", content=pairs(5), headers=NDJSON)
     assert (first.status_code, second.status_code) == (201, 200)
@@ -139,7 +164,7 @@ def test_same_bytes_again_give_the_same_dataset(client: TestClient, engine: Engi
     assert rows_in(engine, Dataset, Blob) == [1, 1]
 
 
-def test_same_bytes_of_two_tenants_are_two_datasets_on_one_blob(
+def test_same_upload_of_two_tenants_shares_a_blob(
     client: TestClient, engine: Engine, key_for: Callable[..., str]
 ) -> None:
     first = client.post("/v1/datasets", content=pairs(5), headers=NDJSON)
@@ -150,14 +175,14 @@ def test_same_bytes_of_two_tenants_are_two_datasets_on_one_blob(
     assert rows_in(engine, Dataset, Blob) == [2, 1]
 
 
-@pytest.mark.parametrize("content_type", ["image/png", "application/zip", "application/json", ""])
+@pytest.mark.parametrize("content_type", ["image/png", "application/zip", "text/html", ""])
 def test_content_that_is_no_dataset_is_refused(client: TestClient, content_type: str) -> None:
     headers = {"Content-Type": content_type} if content_type else {}
     answer = client.post("/v1/datasets", content=pairs(1), headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
 
 
-def test_gzip_that_does_not_say_what_is_inside_is_told_how_to_go(client: TestClient) -> None:
+def test_gzip_of_unknown_format_has_a_hint(client: TestClient) -> None:
     body = gzip.compress(pairs(3))
     refused = client.post(
         "/v1/datasets", content=body, headers={"Content-Type": "application/gzip"}
@@ -175,11 +200,11 @@ def test_gzip_that_does_not_say_what_is_inside_is_told_how_to_go(client: TestCli
         (b"chosen,rejected\na,b\n", "application/x-ndjson", "send it with content type text/csv"),
         (b"PK\x03\x04....", "application/x-ndjson", "unpack it"),
         (b'{"chosen": "a"}\n' * 2, "application/x-ndjson", "Correct the named lines"),
+        (b'{"chosen": "a", "rejected": "a"}\n' * 2, "application/x-ndjson", "mend the named lines"),
+        (b'{"chosen": "a"}\n', "application/x-ndjson", "name the columns prompt, chosen"),
     ],
 )
-def test_refused_file_is_told_what_to_do_about_it(
-    client: TestClient, body: bytes, kind: str, hint: str
-) -> None:
+def test_rejected_file_has_a_hint(client: TestClient, body: bytes, kind: str, hint: str) -> None:
     answer = client.post("/v1/datasets", content=body, headers={"Content-Type": kind})
     assert answer.status_code == 422
     assert answer.json()["hint"].startswith(hint)
@@ -187,7 +212,7 @@ def test_refused_file_is_told_what_to_do_about_it(
 
 @pytest.fixture
 def small(settings: Settings, key_for: Callable[..., str]) -> Iterator[TestClient]:
-    """A service that takes 4 kB a file and 10 kB a tenant."""
+    """A client of a service with limits of 4 kB per file and 10 kB per tenant."""
     limited = settings.model_copy(update={"max_upload_bytes": 4000, "quota_stored_bytes": 10_000})
     with TestClient(create_app(limited)) as client:
         client.headers["Authorization"] = f"Bearer {key_for('acme')}"
@@ -195,9 +220,7 @@ def small(settings: Settings, key_for: Callable[..., str]) -> Iterator[TestClien
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
-def test_file_over_the_limit_is_refused(
-    small: TestClient, engine: Engine, is_chunked: bool
-) -> None:
+def test_too_large_file_is_rejected(small: TestClient, engine: Engine, is_chunked: bool) -> None:
     body = pairs(200)
     content = iter([body[:1000], body[1000:]]) if is_chunked else body
     answer = small.post("/v1/datasets", content=content, headers=NDJSON)
@@ -205,7 +228,7 @@ def test_file_over_the_limit_is_refused(
     assert rows_in(engine, Dataset, Blob, BlobChunk) == [0, 0, 0]
 
 
-def test_stored_bytes_quota_is_held(small: TestClient) -> None:
+def test_storage_quota_is_enforced(small: TestClient) -> None:
     statuses = []
     for i in range(6):
         body = pairs(30, f" number {i}")
@@ -216,7 +239,7 @@ def test_stored_bytes_quota_is_held(small: TestClient) -> None:
     assert answer.json()["code"] == "quota_exceeded"
 
 
-def test_client_that_goes_away_leaves_nothing(
+def test_interrupted_upload_leaves_no_rows(
     app: FastAPI, client: TestClient, engine: Engine
 ) -> None:
     body = pairs(40_000)
@@ -257,7 +280,7 @@ def test_client_that_goes_away_leaves_nothing(
     assert rows_in(engine, Dataset, Blob, BlobChunk) == [0, 0, 0]
 
 
-def test_dataset_of_a_live_job_is_not_deleted(
+def test_dataset_of_an_unfinished_job_is_not_deleted(
     world: World, client: TestClient, job: dict[str, Any], engine: Engine
 ) -> None:
     path = f"/v1/datasets/{job['spec']['train_dataset']}"
@@ -267,9 +290,121 @@ def test_dataset_of_a_live_job_is_not_deleted(
     assert client.delete(path).status_code == 204
     assert client.get(path).status_code == 404
     assert world.get(job)["spec"]["train_dataset"] == path.rpartition("/")[2]
-    assert collect_garbage(engine) == 0  # too young; nothing names it any more
+    assert collect_garbage(engine) == 0  # the blob has no reference but is too young
 
 
-def test_name_with_control_characters_is_refused(client: TestClient) -> None:
+def test_name_with_control_characters_is_rejected(client: TestClient) -> None:
     answer = client.post("/v1/datasets?name=a%00b", content=pairs(1), headers=NDJSON)
     assert answer.status_code == 422
+
+
+# --- shapes and options -------------------------------------------------------------------------
+
+ORCA = (
+    b'{"system": "Be brief.", "question": "Why?", "chosen": "So.", "rejected": "Because."}\n'
+    b'{"system": "", "question": "How?", "chosen": "Thus.", "rejected": "Somehow."}\n'
+)
+MINE = b'{"frage": "Why?", "gut": "So.", "schlecht": "Because."}\n'
+MAPPED = "columns[prompt]=frage&columns[chosen]=gut&columns[rejected]=schlecht"
+
+
+def test_answer_names_the_shape_and_what_is_stored(client: TestClient) -> None:
+    dataset = client.post("/v1/datasets", content=ORCA, headers=NDJSON).json()
+    assert (dataset["shape"], dataset["row_form"]) == ("orca", "pairs")
+    assert (dataset["row_count"], dataset["pair_count"]) == (2, 2)
+    assert dataset["columns"] == ["prompt", "chosen", "rejected"]
+    assert dataset["warnings"] == dataset["skipped"] == []
+    first = client.get(f"/v1/datasets/{dataset['id']}/preview").json()["data"][0]
+    assert [message["content"] for message in first["prompt"]] == ["Be brief.", "Why?"]
+    assert client.get(f"/v1/datasets/{dataset['id']}").json() == dataset
+    assert client.get("/v1/datasets").json()["data"] == [dataset]
+
+
+def test_columns_are_mapped_by_the_query(client: TestClient) -> None:
+    refused = client.post("/v1/datasets", content=MINE, headers=NDJSON)
+    assert refused.status_code == 422
+    assert '"frage", "gut", "schlecht"' in refused.json()["detail"]
+    dataset = client.post(f"/v1/datasets?{MAPPED}", content=MINE, headers=NDJSON).json()
+    assert (dataset["shape"], dataset["pair_count"]) == ("mapped", 1)
+
+
+def test_ranked_rows_are_stored_as_such(client: TestClient) -> None:
+    row = {"prompt": "q", "chosen": ["a"], "rejected": ["b", "c"], "subset": "s"}
+    dataset = client.post("/v1/datasets", json=row).json()
+    assert (dataset["shape"], dataset["row_form"]) == ("rewardbench2", "ranked")
+    assert dataset["columns"] == ["prompt", "replies", "slice"]
+    assert (dataset["row_count"], dataset["pair_count"]) == (1, 2)
+
+
+def test_stored_rows_can_be_uploaded_again(client: TestClient) -> None:
+    for row in (
+        {"prompt": "q", "chosen": ["a"], "rejected": ["b", "c"], "subset": "s"},
+        {"question": "q", "system": "s", "chosen": "a", "rejected": "b"},
+    ):
+        first = client.post("/v1/datasets", json=row).json()
+        content = client.get(f"/v1/datasets/{first['id']}/content").content
+        second = client.post("/v1/datasets", content=content, headers=NDJSON).json()
+        assert second["sha256"] == first["sha256"]
+
+
+def test_invalid_rows_are_skipped_and_columns_ignored_on_request(client: TestClient) -> None:
+    rows = [{"prompt": f"q{n}", "chosen": "a", "rejected": "ba"[n == 1 :]} for n in range(4)]
+    rows[2]["rejected"] = "a"
+    body = "".join(json.dumps(row | {"context": row["prompt"]}) + "\n" for row in rows).encode()
+    url = "/v1/datasets?on_invalid=skip&ignore_columns=context,other&ignore_columns=more"
+    refused = client.post("/v1/datasets?on_invalid=skip", content=body, headers=NDJSON)
+    assert refused.status_code == 201  # the context only repeats the prompt
+    body = body.replace(b'"context": "q', b'"context": "c')
+    refused = client.post("/v1/datasets?on_invalid=skip", content=body, headers=NDJSON)
+    assert [e["code"] for e in refused.json()["errors"]] == ["unused_column"]
+    dataset = client.post(url, content=body, headers=NDJSON).json()
+    assert dataset["skipped"] == [{"code": "identical_pair", "count": 2, "lines": [2, 3]}]
+    assert dataset["ignored_columns"] == ["context"]
+    assert [w["code"] for w in dataset["warnings"]] == ["columns_ignored", "rows_skipped"]
+
+
+def test_same_bytes_read_otherwise_are_another_dataset(client: TestClient) -> None:
+    urls = ["/v1/datasets", "/v1/datasets?ignore_columns=system", "/v1/datasets?on_invalid=skip"]
+    answers = [client.post(url, content=ORCA, headers=NDJSON) for url in (*urls, *urls)]
+    assert [answer.status_code for answer in answers] == [201, 201, 201, 200, 200, 200]
+    assert len({answer.json()["id"] for answer in answers}) == 3
+    assert len({answer.json()["upload_sha256"] for answer in answers}) == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "loc", "code"),
+    [
+        ("columns[answer]=a", "/query/columns[answer]", "unknown_field"),
+        ("columns[prompt]=", "/query/columns[prompt]", "out_of_range"),
+        ("columns[prompt]=a&columns[prompt]=b", "/query/columns[prompt]", "duplicate_key"),
+        ("labels[c]=1", "/query/labels[c]", "unknown_field"),
+        ("on_invalid=ignore", "/query/on_invalid", "not_one_of"),
+        ("column[prompt]=a", "/query/column[prompt]", "unknown_field"),
+    ],
+)
+def test_bad_option_is_named(client: TestClient, query: str, loc: str, code: str) -> None:
+    answer = client.post(f"/v1/datasets?{query}", content=MINE, headers=NDJSON)
+    assert answer.status_code == 422
+    assert [(e["loc"], e["code"]) for e in answer.json()["errors"]] == [(loc, code)]
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "found"),
+    [
+        ("pairs.tsv", csv(3).replace(b",", b"\t"), "tsv"),
+        ("pairs.json.gz", gzip.compress(json.dumps([PAIR, PAIR]).encode(), mtime=0), "json"),
+        ("pairs.jsonl.bz2", bz2.compress(pairs(3)), "jsonl"),
+        ("pairs.csv.xz", lzma.compress(csv(3)), "csv"),
+        ("pairs.jsonl.zst", zstd(pairs(3)), "jsonl"),
+        ("pairs.feather", feather(3), "arrow"),
+        ("pairs.csv", parquet(3), "parquet"),
+    ],
+)
+def test_file_is_read_by_its_name_and_its_first_bytes(
+    client: TestClient, name: str, body: bytes, found: str
+) -> None:
+    files = {"file": (name, body, "application/octet-stream")}
+    answer = client.post("/v1/datasets", files=files)
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["source_format"] == found
+    assert answer.json()["upload_sha256"] == hashlib.sha256(body).hexdigest()

@@ -1,4 +1,4 @@
-"""Plays what is around the API: uploads pairs, and moves jobs with the worker's own calls."""
+"""Factories for API tests: acts as clients over HTTP and as workers through the worker API."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from typing import Any
 from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
+from app.adapters import publishing
 from app.base_models.catalogue import load_catalogue
 from app.base_models.facts import store_facts
-from app.broker import preflight_queue
-from app.database import transaction
+from app.core.broker import preflight_queue
+from app.core.database import transaction
+from app.core.settings import Settings
 from app.domain.lifecycle import FailureCode
 from app.domain.plan import BaseModelFacts
 from app.domain.progress import CheckpointSaved, FileEntry, Packaged, Stepped
-from app.jobs import checkpoints, leases
-from app.jobs.repository import Lease
-from app.settings import Settings
+from app.job_queue import checkpoints, worker_api
+from app.job_queue.lease import WriteContext
+from app.job_queue.worker_api import AttemptFailure, Progress
 from tests.services import wait_until
 
 BASE_MODEL = "all-minilm-l6-v2"
@@ -48,7 +50,7 @@ FACTS = BaseModelFacts(
 
 
 def pairs(count: int = 20, salt: str = "") -> bytes:
-    """JSONL of text pairs."""
+    """Return text pairs as JSONL."""
     rows = (
         {"prompt": f"Question {i}{salt}?", "chosen": f"Good {i}", "rejected": f"Bad {i}"}
         for i in range(count)
@@ -57,14 +59,14 @@ def pairs(count: int = 20, salt: str = "") -> bytes:
 
 
 class World:
-    """What clients and workers do to one service."""
+    """The clients and workers of one service."""
 
     def __init__(self, client: TestClient, engine: Engine, settings: Settings) -> None:
         self.client, self.engine, self.settings = client, engine, settings
         self._uploads = 0
 
     def upload(self, count: int = 20) -> dict[str, Any]:
-        """A fresh dataset."""
+        """Upload a new dataset."""
         self._uploads += 1
         answer = self.client.post(
             "/v1/datasets",
@@ -75,55 +77,55 @@ class World:
         return dict(answer.json())
 
     def spec(self, **fields: Any) -> dict[str, Any]:
-        """A spec on a fresh dataset."""
+        """Return a spec that uses a new dataset, unless ``fields`` name one."""
         train = fields.pop("train_dataset", None) or self.upload()["id"]
         return {"base_model": BASE_MODEL, "train_dataset": train, **fields}
 
     def submit(self, **fields: Any) -> dict[str, Any]:
-        """A queued job."""
+        """Submit a job."""
         answer = self.client.post("/v1/jobs", json=self.spec(**fields))
         assert answer.status_code == 201, answer.text
         return dict(answer.json())
 
     def get(self, job: dict[str, Any]) -> dict[str, Any]:
-        """The job as it is now."""
+        """Return the current state of a job."""
         answer = self.client.get(f"/v1/jobs/{job['id']}")
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
     def know_base_model(self) -> None:
-        """As if a worker had inspected the base model before."""
+        """Store facts about the base model, as if a worker had inspected it."""
         entry = load_catalogue().get(BASE_MODEL)
         with transaction(self.engine) as session:
             store_facts(session, entry, FACTS)
 
-    def claim(self, queue: str | None = None) -> Lease:
-        """A worker takes the best waiting job."""
-        claimed = leases.claim(
+    def claim(self, queue: str | None = None) -> WriteContext:
+        """Claim the next job as a worker."""
+        claimed = worker_api.claim(
             self.engine, self.settings, queue or self.settings.queue, "host-ab/0:lease", "host"
         )
         assert claimed is not None
-        return claimed[1]
+        return claimed.context
 
-    def claim_inspection(self) -> Lease:
-        """A worker takes an inspection."""
+    def claim_inspection(self) -> WriteContext:
+        """Claim an inspection as a worker."""
         return self.claim(preflight_queue(self.settings))
 
-    def step(self, lease: Lease, number: int, total: int = 10, **metrics: float) -> None:
-        """The trainer says that a step is done."""
+    def step(self, context: WriteContext, number: int, total: int = 10, **metrics: float) -> None:
+        """Report a training step; ``train__loss=…`` is the metric ``train/loss``."""
         named = {name.replace("__", "/"): value for name, value in metrics.items()}
-        said = Stepped(step=number, total_steps=total, epoch=number / total, metrics=named)
-        leases.record(self.engine, self.settings, lease, phase="training", steps=[said])
+        message = Stepped(step=number, total_steps=total, epoch=number / total, metrics=named)
+        worker_api.record_progress(context, Progress(phase="training", steps=[message]))
 
-    def checkpoint(self, lease: Lease, step: int) -> None:
-        """The trainer saves a checkpoint."""
+    def checkpoint(self, context: WriteContext, step: int) -> None:
+        """Save a checkpoint."""
         with tempfile.TemporaryDirectory() as name:
             files = _write(Path(name), {"trainer_state.json": b'{"step": %d}' % step})
             saved = CheckpointSaved(step=step, directory="checkpoint", files=files)
-            checkpoints.save(self.engine, self.settings, lease, Path(name), saved)
+            checkpoints.save(context, Path(name), saved)
 
-    def publish(self, lease: Lease, files: dict[str, bytes], **summary: Any) -> str:
-        """The job succeeds with these files; the adapter's id."""
+    def publish(self, context: WriteContext, files: dict[str, bytes], **summary: Any) -> str:
+        """End a job as succeeded with these files, and return the adapter's id."""
         with tempfile.TemporaryDirectory() as name:
             packaged = Packaged(
                 directory="adapter",
@@ -132,25 +134,25 @@ class World:
                 certificate={"max_difference": 0.0},
                 summary={"format": 1} | summary,
             )
-            return leases.publish(self.engine, self.settings, lease, Path(name), packaged)
+            return publishing.publish(context, Path(name), packaged)
 
-    def fail(self, lease: Lease, code: FailureCode, detail: str) -> None:
-        """The attempt ends badly."""
-        leases.fail(self.engine, self.settings, lease, code, detail)
+    def fail(self, context: WriteContext, code: FailureCode, detail: str) -> None:
+        """End an attempt with a failure."""
+        worker_api.fail(context, AttemptFailure(code, detail))
 
-    def release(self, lease: Lease) -> None:
-        """The worker stops, as it was asked to."""
-        leases.release(self.engine, lease, "stopped on request")
+    def release(self, context: WriteContext) -> None:
+        """Release a job after a cancel or pause request."""
+        worker_api.release(context, "stopped on request")
 
 
-def claim_when_there(world: World) -> Lease:
-    """A worker that polls for an inspection."""
-    found: list[Lease] = []
+def claim_when_there(world: World) -> WriteContext:
+    """Wait for an inspection and claim it as a worker."""
+    found: list[WriteContext] = []
 
     def claim() -> bool:
         queue = preflight_queue(world.settings)
-        claimed = leases.claim(world.engine, world.settings, queue, "host-ab/p:lease", "host")
-        found.extend([claimed[1]] if claimed else [])
+        claimed = worker_api.claim(world.engine, world.settings, queue, "host-ab/p:lease", "host")
+        found.extend([claimed.context] if claimed else [])
         return claimed is not None
 
     wait_until("an inspection", claim)

@@ -1,4 +1,4 @@
-"""A small model hub on loopback, and a package index that is a directory."""
+"""A small hub server on loopback, and a package index in a directory."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
 
 
 def safetensors(payload: bytes) -> bytes:
-    """A file with one uint8 tensor."""
+    """Return a safetensors file with one uint8 tensor."""
     entry = {"dtype": "U8", "shape": [len(payload)], "data_offsets": [0, len(payload)]}
     header = json.dumps({"score.weight": entry}).encode()
     return len(header).to_bytes(8, "little") + header + payload
 
 
 def model(**changes: object) -> dict[str, bytes]:
-    """The files of a tiny model; a config value, or another file, may be changed or added."""
+    """Return the files of a tiny model.
+
+    ``changes`` with bytes add or replace files; others add or replace values of config.json.
+    """
     files = {str(k): v for k, v in changes.items() if isinstance(v, bytes)}
     config = CONFIG | {k: v for k, v in changes.items() if not isinstance(v, bytes)}
     return {
@@ -42,7 +45,7 @@ def model(**changes: object) -> dict[str, bytes]:
 
 
 class Hub(ThreadingHTTPServer):
-    """Speaks as much of the hub's protocol as huggingface_hub needs to fetch a commit."""
+    """Implements the part of the hub's API that huggingface_hub uses to download a commit."""
 
     daemon_threads = True
 
@@ -63,11 +66,11 @@ class Hub(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def fetched(self, name: str) -> int:
-        """How often the bytes of a file were asked for."""
+        """Return how often a file was downloaded."""
         return sum(verb == "GET" and path.endswith(f"/{name}") for verb, path in self.requests)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up is nothing to print about."""
+        """Do not print errors of clients that disconnect."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -91,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(403, "GatedRepo")
         return self._file(commit, name)
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815 - the name that http.server calls
 
     def _info(self, revision: str) -> None:
         commit = self.server.refs.get(revision, revision)
@@ -121,9 +124,9 @@ class _Handler(BaseHTTPRequestHandler):
         return self._answer(206 if wanted else 200, content[start:], headers)
 
     def _refuse(self, status: int, code: str) -> None:
-        # a careless server that says everything back
-        said = f"you sent {self.headers['authorization']}"
-        self._answer(status, said.encode(), {"X-Error-Code": code, "X-Error-Message": said})
+        # A careless server: it repeats the token of the request.
+        message = f"you sent {self.headers['authorization']}"
+        self._answer(status, message.encode(), {"X-Error-Code": code, "X-Error-Message": message})
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -140,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Do not log requests."""
 
 
 def _blob_id(content: bytes) -> str:
@@ -149,8 +152,8 @@ def _blob_id(content: bytes) -> str:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """A running hub with one repository, acme/tiny."""
-    # no wait between the client's own tries, and nothing of this user's hub cache
+    """Run a hub with one repository, acme/tiny."""
+    # Do not wait between the client's retries, and do not use the hub cache of this user.
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "user-cache"))
     server = Hub()
@@ -163,7 +166,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 
 def make_wheel(index: Path, files: dict[str, bytes], *, dist: str = "acme_tiny") -> Path:
-    """Put a wheel, version 1.0, into an index; it wants a dependency that exists nowhere."""
+    """Add a wheel of version 1.0 to an index. Its dependency does not exist."""
     info = f"{dist}-1.0.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {dist}\nVersion: 1.0\nRequires-Dist: no-such-thing\n"
     wheel = index / f"{dist}-1.0-py3-none-any.whl"
@@ -178,7 +181,7 @@ def make_wheel(index: Path, files: dict[str, bytes], *, dist: str = "acme_tiny")
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory that pip takes for the whole package index."""
+    """Make pip use an empty directory as its only package index."""
     folder = tmp_path / "index"
     folder.mkdir()
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
@@ -188,5 +191,5 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def entry(source: str, **fields: object) -> BaseModelEntry:
-    """A catalogue entry."""
+    """Return a catalogue entry."""
     return BaseModelEntry.model_validate({"id": "tiny", "source": source, **fields})

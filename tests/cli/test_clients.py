@@ -20,14 +20,15 @@ import httpx
 import pytest
 from sqlalchemy import select, update
 
-from app.database import transaction
+from app.core.database import transaction
 from app.domain.lifecycle import FailureCode
 from app.domain.progress import Reported
-from app.jobs import leases
+from app.job_queue import worker_api
+from app.job_queue.worker_api import Progress
 from app.models import BlobChunk, StoredFile
 from tests.api.world import BASE_MODEL, World, claim_when_there, pairs
 from tests.cli.conftest import Run, live_world, serving
-from tests.jobs.making import look
+from tests.job_queue.making import look
 from tests.services import free_port, wait_until
 
 FILES = {
@@ -101,7 +102,7 @@ def test_refusal_says_what_to_do_about_each_field_and_nothing_twice(
     first, second, third = done.stderr.splitlines()
     assert first.startswith("/colour: ")
     assert second.startswith("  /shape: ")
-    assert third == "Leave it out, or use one of the fields named."
+    assert third == "Remove it, or use one of the known fields."
     assert third not in first + second
 
     document |= {"base_model": "none", "train_dataset": missing, "eval_dataset": missing}
@@ -309,7 +310,7 @@ def test_logs_cannot_steer_the_terminal(run: Run, world: World) -> None:
     lease = world.claim()
     for seq in range(3):
         text = f"line {seq}\n\x1b[2Jred\x1b[0m\n"
-        leases.record_log(world.engine, world.settings, lease, seq, text)
+        worker_api.record_log(lease, seq, text)
     world.fail(lease, FailureCode.NAN_LOSS, "over")
     followed = run("jobs", "logs", job["id"], "--follow")
     assert followed.exit_code == 0
@@ -320,7 +321,7 @@ def test_logs_cannot_steer_the_terminal(run: Run, world: World) -> None:
 
 def test_gzipped_dataset_is_uploaded_and_listed(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "more.jsonl.gz"
-    path.write_bytes(gzip.compress(pairs(30, " zipped")))
+    path.write_bytes(gzip.compress(pairs(30, " zipped"), mtime=0))
     dataset = json.loads(run("datasets", "upload", path, "--json").stdout)
     assert (dataset["pair_count"], dataset["name"]) == (30, "more.jsonl.gz")
     assert f"{dataset['id']}  more.jsonl.gz" in run("datasets", "list").stdout
@@ -387,8 +388,8 @@ def test_report_counts_with_the_base_model_that_was_asked_for_or_the_first(
                 lease = claim_when_there(world)
                 specs.append(look(world.engine, lease.job_id).spec)
                 said = [Reported(name="dataset", document=report)]
-                leases.record(world.engine, world.settings, lease, reports=said)
-                leases.complete(world.engine, lease, {})
+                worker_api.record_progress(lease, Progress(reports=said))
+                worker_api.complete(lease, {})
 
             worker = threading.Thread(target=inspect)
             worker.start()

@@ -10,10 +10,10 @@ from sqlalchemy import Engine
 from typer.testing import CliRunner, Result
 
 from app.api_keys import service
+from app.auth.key_ring import KeyRing, Scope
 from app.cli import app
-from app.database import transaction
-from app.errors import UnauthorizedError
-from app.security import KeyRing, Scope
+from app.core.database import transaction
+from app.core.errors import UnauthorizedError
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from app.cli.environment import note_ignored
-from app.database import make_engine
-from app.migrations import migrate
-from app.settings import Settings
+from app.core.database import make_engine
+from app.core.migrations import migrate
+from app.core.settings import Settings
 from tests.api.world import pairs
 from tests.cli.conftest import environment, serving
 from tests.services import free_port, wait_until
@@ -39,6 +39,21 @@ def test_embedded_service_makes_a_first_key_that_only_its_owner_reads(tmp_path: 
 def test_links_lead_to_where_it_listens(tmp_path: Path) -> None:
     with serving(tmp_path, "--no-worker") as (_, url):
         assert httpx.get(f"{url}/v1/jobs").json()["type"].startswith(f"{url}/")
+
+
+@pytest.mark.parametrize(
+    ("settings", "client"),
+    [({}, "127.0.0.1"), ({"trusted_proxies": "127.0.0.0/8"}, "203.0.113.9")],
+)
+def test_forwarded_address_counts_only_from_a_trusted_proxy(
+    tmp_path: Path, settings: dict[str, object], client: str
+) -> None:
+    with serving(tmp_path, "--no-worker", **settings) as (process, url):
+        headers = {**key_of(process), "X-Forwarded-For": "203.0.113.9"}
+        body = {"name": "ci", "scopes": ["jobs:read"]}
+        httpx.post(f"{url}/v1/api-keys", json=body, headers=headers).raise_for_status()
+        acts = httpx.get(f"{url}/v1/audit", headers=headers).json()["data"]
+    assert acts[0]["client"] == client
 
 
 def test_free_port_that_was_taken_is_told(tmp_path: Path) -> None:
@@ -149,23 +164,27 @@ def test_database_that_cannot_be_reached_is_told(tmp_path: Path, options: str, s
     ("settings", "said"),
     [
         ({"slots": 0}, "PLAUDIT_SLOTS: Input should be greater than or equal to 1"),
-        ({"intent_seconds": 11}, "PLAUDIT: these must rise"),
+        ({"intent_seconds": 11}, "PLAUDIT: two trainers could run the same job"),
         (
             {"database_url": "mysql://me:secret@db/a"},
-            "PLAUDIT_DATABASE_URL: found mysql://…; write postgresql+psycopg://…",
+            "PLAUDIT_DATABASE_URL: found mysql://…; use postgresql+psycopg://…",
         ),
         (
             {"database_url": "me:secret@db/a"},
-            "PLAUDIT_DATABASE_URL: what was found is no URL; write postgresql+psycopg://…",
+            "PLAUDIT_DATABASE_URL: the value is not a URL; use postgresql+psycopg://…",
         ),
         (
             {"database_url": "postgres://me:secret@db:secret/a"},
-            "PLAUDIT_DATABASE_URL: its host and port cannot be read",
+            "PLAUDIT_DATABASE_URL: cannot read host and port",
         ),
-        ({"redis_url": "foo"}, "PLAUDIT_REDIS_URL: what was found is no URL; write redis://…"),
+        ({"redis_url": "foo"}, "PLAUDIT_REDIS_URL: the value is not a URL; use redis://…"),
         (
             {"redis_url": "redis://:secret/@db"},
-            "PLAUDIT_REDIS_URL: its host and port cannot be read",
+            "PLAUDIT_REDIS_URL: cannot read host and port",
+        ),
+        (
+            {"trusted_proxies": "10.0.0.7,10.0.0.1/8"},
+            "PLAUDIT_TRUSTED_PROXIES: 10.0.0.1/8 has host bits set",
         ),
     ],
 )
@@ -206,7 +225,8 @@ def test_data_directory_that_is_a_file_is_named(tmp_path: Path, command: str) ->
     path.touch()
     done = refused(path, command)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"{path} cannot be used: File exists.")
+    assert done.stderr.startswith(str(path))
+    assert "cannot be used: " in done.stderr.partition("\n")[0]
     assert "PLAUDIT_DATA_DIR" in done.stderr
 
 
@@ -217,7 +237,8 @@ def test_data_directory_of_a_worker_that_is_a_file_is_named(tmp_path: Path) -> N
     path.touch()
     done = refused(path, "worker", **settings)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"{path} cannot be used: File exists.")
+    assert done.stderr.startswith(str(path))
+    assert "cannot be used: " in done.stderr.partition("\n")[0]
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])

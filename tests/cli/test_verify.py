@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from app.cli import app
-from app.domain.order import WorkOrder
 from app.domain.progress import Packaged
 from tests.base_models.model_sources import COMMIT, OLD_COMMIT, Hub, hub
 from tests.trainer.conftest import Base, llama
 from tests.trainer.tiny import run_trainer
+from worker.ipc.order import WorkOrder
 
 __all__ = ["hub", "llama"]
 pytestmark = pytest.mark.train

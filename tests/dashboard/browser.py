@@ -1,4 +1,4 @@
-"""What a person does in a browser, and what a browser must never do meanwhile."""
+"""Helpers to operate a browser, with checks that hold in every test."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.expected_conditions import alert_is_present
 from selenium.webdriver.support.wait import WebDriverWait
 
-PATIENCE_SECONDS = 30
-#: For every text on the page: its contrast with what lies behind it (WCAG 2.2, 1.4.3).
+TIMEOUT_SECONDS = 30
+#: Returns the contrast of every text on the page with its background (WCAG 2.2, 1.4.3).
 _CONTRASTS = """
 const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
 const rgb = (color) => {
@@ -45,14 +46,14 @@ return found;
 
 
 class Browser:
-    """One tab of Chromium on one site."""
+    """A tab of Chromium on one site."""
 
     def __init__(self, driver: webdriver.Chrome, origin: str) -> None:
         self.driver, self.origin = driver, origin
         self.expected_errors: list[str] = []
 
     def open_tab(self) -> None:
-        """A tab with nothing in its storage."""
+        """Replace the tab by a new one with empty storage."""
         old = self.driver.current_window_handle
         self.driver.switch_to.new_window("tab")
         new = self.driver.current_window_handle
@@ -63,18 +64,18 @@ class Browser:
         self.emulate()
 
     def close(self) -> None:
-        """Leave the site; fails when the tab talked to others or complained."""
+        """Leave the site. Fail if the tab logged an error or sent a request to another server."""
         self.driver.get("about:blank")
-        complaints = [entry["message"] for entry in self.driver.get_log("browser")]
+        errors = [entry["message"] for entry in self.driver.get_log("browser")]
         unexpected = [
-            text for text in complaints if not any(known in text for known in self.expected_errors)
+            text for text in errors if not any(known in text for known in self.expected_errors)
         ]
         assert not unexpected, unexpected
-        strangers = [url for url in self.requests() if not url.startswith(self.origin + "/")]
-        assert not strangers, strangers
+        foreign = [url for url in self.requests() if not url.startswith(self.origin + "/")]
+        assert not foreign, foreign
 
     def requests(self) -> list[str]:
-        """Addresses asked for since the last call."""
+        """Return the URLs of the requests since the last call."""
         entries = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
         urls = [
             str(entry["params"]["request"]["url"])
@@ -84,7 +85,7 @@ class Browser:
         return [url for url in urls if not url.startswith(f"blob:{self.origin}/")]
 
     def emulate(self, *, scheme: str = "light", width: int = 1280, height: int = 900) -> None:
-        """Another colour scheme, another screen."""
+        """Emulate a colour scheme and a screen size."""
         self.driver.execute_cdp_cmd(
             "Emulation.setEmulatedMedia",
             {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
@@ -95,45 +96,56 @@ class Browser:
         )
 
     def get(self, path: str) -> None:
-        """Go to a page of the site."""
+        """Open a page of the site."""
         self.driver.get(self.origin + path)
 
+    def follow_key_link(self, key: str, *, accept: bool = True) -> str:
+        """Open a link with an API key, answer the confirmation, and return its text."""
+        self.get(f"/#key={key}")
+        alert = WebDriverWait(self.driver, TIMEOUT_SECONDS).until(alert_is_present())
+        question: str = alert.text
+        if accept:
+            alert.accept()
+        else:
+            alert.dismiss()
+        return question
+
     def id(self, name: str) -> WebElement:
-        """The element of this id."""
+        """Return the element with this id."""
         return self.driver.find_element(By.ID, name)
 
     def all(self, selector: str) -> list[WebElement]:
-        """The elements of this CSS selector."""
+        """Return the elements that match a CSS selector."""
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def text(self, selector: str = "body") -> str:
-        """What can be read there now."""
+        """Return the visible text of an element."""
         found: str = self.js("return document.querySelector(arguments[0])?.innerText", selector)
         return found or ""
 
     def js(self, script: str, *arguments: Any) -> Any:
-        """What a script in the page returns."""
+        """Run a script in the page and return its result."""
         return self.driver.execute_script(script, *arguments)
 
     def wait_for_text(self, text: str, selector: str = "body") -> None:
-        """Until it can be read there."""
-        WebDriverWait(self.driver, PATIENCE_SECONDS, 0.1).until(
+        """Wait until an element contains a text."""
+        WebDriverWait(self.driver, TIMEOUT_SECONDS, 0.1).until(
             lambda _: text in self.text(selector),
             f"{text!r} is not in {selector}: {self.text(selector)[:3000]}",
         )
 
     def press(self, *keys: str) -> None:
-        """Keys, one after another, for whatever has the focus."""
+        """Press keys, one after another, in the focused element."""
         for key in keys:
             ActionChains(self.driver).send_keys(key).perform()
 
     def focused(self) -> str:
-        """What has the focus: its id, or else its text."""
+        """Return the id of the focused element, or its text if it has no id."""
         active = "const a = document.activeElement; return a.id || a.innerText.trim()"
         return str(self.js(active))
 
     def tab_to(self, name: str) -> None:
-        """Press Tab until this has the focus."""
+        """Press Tab until the element with this id or text has the focus."""
         for _ in range(60):
             self.press(Keys.TAB)
             if self.focused() == name:
@@ -141,17 +153,17 @@ class Browser:
         raise AssertionError(f"Tab never reached {name}")
 
     def wait_for_id(self, name: str) -> None:
-        """Until the element is shown."""
-        WebDriverWait(self.driver, PATIENCE_SECONDS, 0.1).until(
+        """Wait until the element with this id is visible."""
+        WebDriverWait(self.driver, TIMEOUT_SECONDS, 0.1).until(
             lambda _: self.id(name).is_displayed(), f"#{name} is not shown"
         )
 
     def contrasts(self) -> list[tuple[float, str]]:
-        """Contrast ratio and beginning of every visible text, worst first."""
+        """Return contrast ratio and beginning of every visible text, lowest ratio first."""
         return sorted((round(ratio, 2), text) for ratio, text in self.js(_CONTRASTS))
 
     def is_wider_than_screen(self) -> bool:
-        """Whether one has to scroll sideways."""
+        """Return whether the page needs horizontal scrolling."""
         return bool(
             self.js(
                 "return document.documentElement.scrollWidth > document.documentElement.clientWidth"

@@ -1,28 +1,26 @@
-"""The real service behind a port, somebody who plays the workers, and a real Chromium."""
+"""Fixtures: the service on a port, its clients and workers, and a real Chromium."""
 
 from __future__ import annotations
 
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from sqlalchemy import Engine
 
 from app.api_keys import service as api_keys
-from app.database import make_engine, transaction
-from app.main import create_app
-from app.migrations import migrate
-from app.security import Scope
-from app.settings import Settings
+from app.auth.key_ring import Scope
+from app.core.database import make_engine, transaction
+from app.core.migrations import migrate
+from app.core.settings import Settings
 from tests import services
 from tests.api.world import World
 from tests.dashboard.browser import Browser
+from tests.site import Site
 
 CHROMIUM_ARGUMENTS = (
     "--headless=new",
@@ -39,7 +37,7 @@ CHROMIUM_ARGUMENTS = (
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """SQLite only: the dashboard speaks HTTP and knows no database."""
+    """A migrated SQLite database. The dashboard uses HTTP only, so one kind is enough."""
     url = f"sqlite:///{tmp_path / 'test.db'}"
     engine = make_engine(url)
     migrate(engine)
@@ -49,40 +47,12 @@ def database_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
-    """An embedded service that waits for no inspection."""
+    """Settings of an embedded service that does not wait for inspections."""
     return Settings(
         database_url=database_url,  # type: ignore[arg-type]
         data_dir=tmp_path / "data",
         preflight_wait_seconds=0,
     )
-
-
-class Site:
-    """The service on a port of its own; may go away and come back."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.port = services.free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        """Answer from now on."""
-        config = uvicorn.Config(
-            create_app(self.settings),
-            port=self.port,
-            ws="none",
-            log_config=None,
-            timeout_graceful_shutdown=1,
-        )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, name="site")
-        self._thread.start()
-        services.wait_until("the service", lambda: self._server.started)
-
-    def stop(self) -> None:
-        """Break all connections."""
-        self._server.should_exit = True
-        self._thread.join()
 
 
 @pytest.fixture
@@ -95,7 +65,7 @@ def site(settings: Settings) -> Iterator[Site]:
 
 @pytest.fixture
 def key_for(engine: Engine) -> Callable[..., str]:
-    """Makes a key: ``key_for("tenant", Scope.ADMIN)``."""
+    """A factory of API keys: ``key_for("tenant", Scope.ADMIN)``."""
 
     def make(tenant_id: str, *scopes: Scope) -> str:
         with transaction(engine) as session:
@@ -120,7 +90,7 @@ def world(site: Site, key: str, engine: Engine, settings: Settings) -> Iterator[
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    """One Chromium for all tests, with a profile of its own."""
+    """A Chromium for all tests, with a temporary profile."""
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if browser is None or driver is None:
         services.skip_or_fail("no chromium and chromedriver (apt install chromium-driver)")
@@ -138,7 +108,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chr
 
 @pytest.fixture
 def browser(chromium: webdriver.Chrome, site: Site) -> Iterator[Browser]:
-    """A fresh tab that is not signed in; must have stayed on the site and quiet."""
+    """A new tab that is not signed in."""
     browser = Browser(chromium, site.url)
     browser.open_tab()
     yield browser
@@ -147,7 +117,7 @@ def browser(chromium: webdriver.Chrome, site: Site) -> Iterator[Browser]:
 
 @pytest.fixture
 def downloads(browser: Browser, tmp_path: Path) -> Path:
-    """Where the tab saves files."""
+    """The directory where the tab saves downloads."""
     directory = tmp_path / "downloads"
     browser.driver.execute_cdp_cmd(
         "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(directory)}
@@ -157,7 +127,7 @@ def downloads(browser: Browser, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def signed_in(browser: Browser, key: str) -> Browser:
-    """A tab that was opened with the link that ``plaudit serve`` prints."""
-    browser.get(f"/#key={key}")
+    """A tab that was signed in by the link that ``plaudit serve`` prints."""
+    browser.follow_key_link(key)
     browser.wait_for_id("page")
     return browser

@@ -1,7 +1,7 @@
-"""The pages in a real Chromium, while things happen.
+"""The pages in a real Chromium, while jobs run.
 
-Every browser test also fails on a console error, on a request that leaves the service, and on what
-the content security policy refuses (``Browser.close``).
+Every browser test also fails on a console error, on a request to another server, and on a violation
+of the content security policy (``Browser.close``).
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import pytest
 from sqlalchemy.orm import Session
 
 from app.domain.lifecycle import FailureCode
-from app.domain.notes import NoteCode
 from app.domain.progress import Noted
-from app.jobs import leases
+from app.domain.warnings import WarningCode
+from app.job_queue import worker_api
+from app.job_queue.worker_api import Progress
 from app.models import Worker
 from tests.api.world import World
+from tests.dashboard.adapters import publish
 from tests.dashboard.browser import Browser
-from tests.dashboard.conftest import Site
-from tests.dashboard.play import publish
 from tests.services import wait_until
+from tests.site import Site
 
 
 @pytest.mark.parametrize(
@@ -29,23 +30,23 @@ from tests.services import wait_until
     [
         ("/", "No jobs yet"),
         ("/datasets", "No datasets yet"),
-        ("/queue", "No job waits."),
+        ("/queue", "No jobs are waiting."),
         ("/?status=failed", "No failed jobs"),
     ],
 )
-def test_empty_page_says_so_and_what_to_do(signed_in: Browser, path: str, text: str) -> None:
+def test_empty_page_says_that_it_is_empty(signed_in: Browser, path: str, text: str) -> None:
     signed_in.get(path)
     signed_in.wait_for_text(text)
 
 
-def test_unknown_job_is_said_to_be_missing(signed_in: Browser) -> None:
+@pytest.mark.parametrize("job_id", ["job_" + "0" * 32, "nonsense"])
+def test_unknown_job_is_reported_as_not_found(signed_in: Browser, job_id: str) -> None:
     signed_in.expected_errors += ["404 (Not Found)", "422 (Unprocessable"]
-    for job_id in ("job_" + "0" * 32, "nonsense"):
-        signed_in.get(f"/jobs/{job_id}")
-        signed_in.wait_for_text("There is nothing here", "#refusal")
+    signed_in.get(f"/jobs/{job_id}")
+    signed_in.wait_for_text("Not found", "#refusal")
 
 
-def test_list_shows_newest_first_and_follows_what_happens(signed_in: Browser, world: World) -> None:
+def test_list_of_jobs_is_ordered_and_updated(signed_in: Browser, world: World) -> None:
     world.submit(name="older")
     signed_in.get("/")
     signed_in.wait_for_text("older", "#rows")
@@ -54,7 +55,7 @@ def test_list_shows_newest_first_and_follows_what_happens(signed_in: Browser, wo
     names = [link.text for link in signed_in.all("#rows a")]
     assert names == ["newer", "older"]
 
-    lease = world.claim()  # the older one comes first
+    lease = world.claim()  # claims the older job
     world.step(lease, 3, 12, train__loss=0.6)
     signed_in.wait_for_text("3 / 12", "#rows")
     signed_in.wait_for_text("running", "#rows")
@@ -62,7 +63,7 @@ def test_list_shows_newest_first_and_follows_what_happens(signed_in: Browser, wo
     signed_in.wait_for_text("92.5 %", "#rows")
 
 
-def test_long_list_has_pages_with_addresses(signed_in: Browser, world: World) -> None:
+def test_long_list_has_pages_with_their_own_urls(signed_in: Browser, world: World) -> None:
     dataset = world.upload()["id"]
     for number in range(27):
         world.submit(name=f"job {number:02}", train_dataset=dataset)
@@ -82,7 +83,7 @@ def test_job_page_follows_a_job_from_the_queue_to_the_adapter(
     job = world.submit(name="live", metadata={"team": "search"}, eval_dataset={"fraction": 0.1})
     signed_in.get(f"/jobs/{job['id']}")
     signed_in.wait_for_text("queued", "#status")
-    signed_in.wait_for_text("Numbers appear here with the first step.")
+    signed_in.wait_for_text("Metrics appear here after the first step.")
     signed_in.wait_for_text("team: search", "#labels")
     signed_in.wait_for_text("classifier", "#plan")
 
@@ -100,8 +101,8 @@ def test_job_page_follows_a_job_from_the_queue_to_the_adapter(
     assert signed_in.id("bar").get_attribute("value") == "0.25"
     assert signed_in.driver.title.startswith("25 % · live")
 
-    warning = Noted(code=NoteCode.PAIRS_DROPPED, message="2 pairs are too long", is_warning=True)
-    leases.record(world.engine, world.settings, lease, notes=[warning])
+    warning = Noted(code=WarningCode.PAIRS_DROPPED, message="2 pairs are too long", is_warning=True)
+    worker_api.record_progress(lease, Progress(notes=[warning]))
     signed_in.wait_for_text("2 pairs are too long", "#warnings")
     world.step(lease, 40, 40, eval__accuracy=0.925, eval__loss=0.25, eval__length_baseline=0.55)
     publish(world, lease)
@@ -125,17 +126,17 @@ def test_events_are_shown_once_and_newest_first(signed_in: Browser, world: World
     assert numbers == list(range(numbers[0], 0, -1))
 
 
-def test_failed_job_says_why_and_what_to_do(signed_in: Browser, world: World) -> None:
+def test_failed_job_shows_its_cause_and_hint(signed_in: Browser, world: World) -> None:
     job = world.submit()
     signed_in.get(f"/jobs/{job['id']}")
     world.fail(world.claim(), FailureCode.NAN_LOSS, "loss is nan at step 3")
     signed_in.wait_for_text("failed", "#status")
     signed_in.wait_for_text("loss is nan at step 3", "#failure")
-    signed_in.wait_for_text("Not one step was done.")
+    signed_in.wait_for_text("The job ended before its first step.")
     signed_in.wait_for_text("learning_rate", "#failure-hint")
 
 
-def test_running_job_is_cancelled_from_its_page(signed_in: Browser, world: World) -> None:
+def test_running_job_is_cancelled_after_confirmation(signed_in: Browser, world: World) -> None:
     job = world.submit()
     lease = world.claim()
     signed_in.get(f"/jobs/{job['id']}")
@@ -150,16 +151,16 @@ def test_running_job_is_cancelled_from_its_page(signed_in: Browser, world: World
     signed_in.wait_for_text("cancelled", "#status")
 
 
-def test_output_of_the_trainer_is_shown_when_asked_for(signed_in: Browser, world: World) -> None:
+def test_trainer_output_is_shown_on_demand(signed_in: Browser, world: World) -> None:
     job = world.submit()
-    leases.record_log(world.engine, world.settings, world.claim(), 0, "loading weights\nready\n")
+    worker_api.record_log(world.claim(), 0, "loading weights\nready\n")
     signed_in.get(f"/jobs/{job['id']}")
     signed_in.wait_for_id("logs")
     signed_in.all("#logs summary")[0].click()
     signed_in.wait_for_text("loading weights\nready", "#log-text")
 
 
-def test_lost_connection_is_said_and_found_again(
+def test_lost_connection_is_shown_and_restored(
     signed_in: Browser, world: World, site: Site
 ) -> None:
     signed_in.expected_errors += ["ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED", "ERR_"]
@@ -170,18 +171,18 @@ def test_lost_connection_is_said_and_found_again(
     signed_in.wait_for_text("step 1 / 20", ".state")
     site.stop()
     signed_in.wait_for_id("banner")
-    signed_in.wait_for_text("What you see may be old", "#banner")
+    signed_in.wait_for_text("This page may be out of date", "#banner")
     assert "step 1 / 20" in signed_in.text(".state")
     world.step(lease, 2, 20, train__loss=0.6)
     site.start()
     signed_in.id("banner-retry").click()
     signed_in.wait_for_text("step 2 / 20", ".state")
-    wait_until("the banner to go", lambda: not signed_in.id("banner").is_displayed())
+    wait_until("the banner to disappear", lambda: not signed_in.id("banner").is_displayed())
     world.step(lease, 3, 20, train__loss=0.5)
-    signed_in.wait_for_text("step 3 / 20", ".state")  # live again
+    signed_in.wait_for_text("step 3 / 20", ".state")  # the event stream works again
 
 
-def test_adapter_page_shows_worth_and_gives_the_very_bytes(
+def test_adapter_page_shows_metrics_and_downloads_the_archive(
     signed_in: Browser, world: World, downloads: Path
 ) -> None:
     world.submit()
@@ -193,9 +194,9 @@ def test_adapter_page_shows_worth_and_gives_the_very_bytes(
     signed_in.id("download").click()
     archive = downloads / f"{adapter_id}.tar"
     wait_until("the download", archive.exists)
-    known = world.client.get(f"/v1/adapters/{adapter_id}").json()["archive"]
-    wait_until("all of it", lambda: archive.stat().st_size == known["bytes"])
-    assert hashlib.sha256(archive.read_bytes()).hexdigest() == known["sha256"]
+    expected = world.client.get(f"/v1/adapters/{adapter_id}").json()["archive"]
+    wait_until("the whole file", lambda: archive.stat().st_size == expected["bytes"])
+    assert hashlib.sha256(archive.read_bytes()).hexdigest() == expected["sha256"]
 
 
 def test_dataset_shows_its_first_pairs(signed_in: Browser, world: World) -> None:
@@ -209,7 +210,7 @@ def test_dataset_shows_its_first_pairs(signed_in: Browser, world: World) -> None
     signed_in.wait_for_text("Bad 11")
 
 
-def test_queue_shows_who_waits_why_and_who_works(
+def test_queue_shows_waiting_jobs_and_workers(
     signed_in: Browser, world: World, session: Session
 ) -> None:
     signed_in.get("/queue")

@@ -1,4 +1,4 @@
-"""Who may see anything, and what becomes of the key. ``Browser.close`` checks every test, too."""
+"""Sign-in and the handling of the API key. ``Browser.close`` checks every test as well."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections.abc import Callable
 
 from selenium.webdriver.common.keys import Keys
 
-from app.security import Scope
+from app.auth.key_ring import Scope
 from tests.api.world import World
 from tests.dashboard.browser import Browser
 
 
-def test_key_in_the_fragment_signs_in_and_leaves_the_address(
+def test_key_in_the_fragment_signs_in_and_is_removed_from_the_url(
     browser: Browser, key: str, world: World
 ) -> None:
     world.submit(name="first")
-    browser.get(f"/#key={key}")
+    browser.follow_key_link(key)
     browser.wait_for_text("first", "#rows")
     assert browser.driver.current_url == f"{browser.origin}/"
     assert not any(key in url.partition("#")[0] for url in browser.requests())
     assert browser.js("return localStorage.length + document.cookie.length") == 0
     browser.get("/queue")
-    browser.wait_for_text("No worker is running")  # the tab still knows the key
+    browser.wait_for_text("No worker is running")  # the tab has kept the key
 
 
-def test_without_a_key_the_page_asks_for_one_and_shows_nothing(
+def test_page_without_a_key_shows_only_the_sign_in_form(
     browser: Browser, key: str, world: World
 ) -> None:
     job = world.submit(name="secret name")
@@ -35,17 +35,17 @@ def test_without_a_key_the_page_asks_for_one_and_shows_nothing(
     browser.press("plk_wrong", Keys.ENTER)
     browser.expected_errors.append("401 (Unauthorized)")
     browser.wait_for_text("not valid", "#sign-in-reason")
-    browser.press(key, Keys.ENTER)  # what was wrong is selected and typed over
+    browser.press(key, Keys.ENTER)  # replaces the wrong key, which is selected
     browser.wait_for_text("secret name", "#title")
 
 
-def test_signing_out_forgets_the_key(signed_in: Browser) -> None:
+def test_sign_out_removes_the_key(signed_in: Browser) -> None:
     signed_in.id("sign-out").click()
     signed_in.wait_for_id("sign-in")
     assert signed_in.js("return sessionStorage.length") == 0
 
 
-def test_another_tab_is_signed_in_and_out_along(signed_in: Browser) -> None:
+def test_other_tabs_are_signed_in_and_out_too(signed_in: Browser) -> None:
     driver = signed_in.driver
     first = driver.current_window_handle
     driver.switch_to.new_window("tab")
@@ -60,11 +60,11 @@ def test_another_tab_is_signed_in_and_out_along(signed_in: Browser) -> None:
     signed_in.wait_for_id("sign-in")
 
 
-def test_revoked_key_leads_back_to_the_sign_in(
+def test_revoked_key_returns_to_the_sign_in_form(
     browser: Browser, key_for: Callable[..., str], world: World
 ) -> None:
     key = key_for("acme", Scope.JOBS_READ)
-    browser.get(f"/#key={key}")
+    browser.follow_key_link(key)
     browser.wait_for_text("No jobs yet")
     browser.expected_errors.append("401 (Unauthorized)")
     assert world.client.delete(f"/v1/api-keys/key_{key.split('_')[1]}").status_code == 204
@@ -72,9 +72,20 @@ def test_revoked_key_leads_back_to_the_sign_in(
     assert browser.js("return sessionStorage.length") == 0
 
 
-def test_key_that_may_not_read_jobs_is_told_so(
+def test_key_without_the_scope_sees_the_missing_scope(
     browser: Browser, key_for: Callable[..., str]
 ) -> None:
-    browser.get(f"/#key={key_for('acme', Scope.ARTIFACTS_READ)}")
+    browser.follow_key_link(key_for("acme", Scope.ARTIFACTS_READ))
     browser.expected_errors.append("403 (Forbidden)")
     browser.wait_for_text("lacks the scope jobs:read", "#refusal")
+
+
+def test_link_with_another_key_is_asked_about_and_can_be_declined(
+    signed_in: Browser, key: str, key_for: Callable[..., str]
+) -> None:
+    foreign = key_for("mallory")
+    question = signed_in.follow_key_link(foreign, accept=False)
+    assert "replace the API key" in question
+    signed_in.wait_for_id("page")
+    assert signed_in.js("return sessionStorage.getItem('plaudit.key')") == key
+    assert foreign not in signed_in.driver.current_url

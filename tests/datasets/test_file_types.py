@@ -79,7 +79,7 @@ def database(path: Path) -> bytes:
 
 #: Files of the libraries that people use, and what they are called.
 FILES = {
-    "gzip": gzip.compress(JSON_LINES),
+    "gzip": gzip.compress(JSON_LINES, mtime=0),
     "bzip2": bz2.compress(JSON_LINES),
     "xz": lzma.compress(JSON_LINES),
     "zstd": packed("zstd"),
@@ -181,7 +181,7 @@ WRONG = {
 def test_upload_of_another_type_is_called_by_its_name(
     text_format: TextFormat, name: str, is_gzipped: bool
 ) -> None:
-    data = gzip.compress(FILES[name]) if is_gzipped else FILES[name]
+    data = gzip.compress(FILES[name], mtime=0) if is_gzipped else FILES[name]
     with pytest.raises(InvalidDatasetError) as caught:
         list(DatasetReader().read([data[:10], data[10:]], text_format))
     (problem,) = caught.value.rows

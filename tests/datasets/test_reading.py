@@ -15,7 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.datasets.reading import DatasetReader, ReadLimits, TextFormat
+from app.datasets.containers import TextFormat
+from app.datasets.reading import DatasetReader, ReadLimits
 from app.datasets.row_errors import InvalidDatasetError, RowProblem
 
 ROW = b'{"chosen": "good", "rejected": "bad"}\n'
@@ -103,8 +104,11 @@ def as_csv(rows: list[dict[str, Any]]) -> bytes:
     return out.getvalue().encode()
 
 
-def without_lines(read: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in pair.items() if name != "line"} for pair in read]
+def whole(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with prompt and reply in one, so that it does not matter where they are parted."""
+    prompt = row.get("prompt", row["chosen"][:0])
+    sides = {name: prompt + row[name] for name in ("chosen", "rejected")}
+    return {name: row[name] for name in ("margin", "slice") if name in row} | sides
 
 
 @unhurried
@@ -114,7 +118,7 @@ def test_pairs_come_through_jsonl_and_gzip(
 ) -> None:
     data = "".join(json.dumps(row, ensure_ascii=is_ascii) + "\n" for row in rows).encode()
     read = pairs(data, "jsonl", size)
-    assert without_lines(read) == rows
+    assert list(map(whole, read)) == list(map(whole, rows))
     assert [pair["line"] for pair in read] == list(range(1, len(rows) + 1))
     assert pairs(gzip.compress(data), "jsonl", size) == read
 
@@ -123,7 +127,7 @@ def test_pairs_come_through_jsonl_and_gzip(
 @given(datasets(), st.integers(1, 40))
 def test_pairs_come_through_csv(rows: list[dict[str, Any]], size: int) -> None:
     read = pairs(as_csv(rows), "csv", size)
-    assert without_lines(read) == rows
+    assert list(map(whole, read)) == list(map(whole, rows))
     assert pairs(gzip.compress(as_csv(rows)), "csv", size) == read
 
 
@@ -134,8 +138,9 @@ def test_pairs_come_through_parquet(
 ) -> None:
     path = tmp_path_factory.mktemp("parquet") / "pairs.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    blocks = b"".join(DatasetReader().read_parquet(path))
-    assert without_lines([json.loads(line) for line in blocks.split(b"\n")[:-1]]) == rows
+    blocks = b"".join(DatasetReader().read_columnar(path))
+    read = [json.loads(line) for line in blocks.split(b"\n")[:-1]]
+    assert list(map(whole, read)) == list(map(whole, rows))
 
 
 @unhurried
@@ -256,9 +261,14 @@ def test_empty_csv_has_no_rows(data: bytes) -> None:
     assert only_problem(data, "csv").code == "empty_dataset"
 
 
-def test_json_array_is_told_once() -> None:
-    problem = only_problem(b'\n[\n{"chosen": "a", "rejected": "b"},\n{}\n]')
-    assert (problem.line, problem.code) == (2, "json_array")
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [(b"PAR1....PAR1", "Parquet"), (b"PK\x03\x04....", "zip"), ("{}".encode("utf-16"), "UTF-16")],
+)
+def test_another_kind_of_file_is_named(data: bytes, says: str) -> None:
+    problem = only_problem(data)
+    assert problem.code == "wrong_format"
+    assert says in problem.message
 
 
 def test_first_ten_bad_lines_are_named_and_all_are_counted() -> None:
@@ -266,11 +276,10 @@ def test_first_ten_bad_lines_are_named_and_all_are_counted() -> None:
     error = refusal(data)
     assert [row.line for row in error.rows] == list(range(2, 22, 2))
     assert (error.bad_line_count, error.is_counted_to_end) == (25, True)
-    assert error.status == 422
     assert error.problems[0].loc == "/lines/2/chosen/0/content"
-    assert error.detail == "25 lines are not usable, the first is line 2. Nothing was stored."
-    assert error.hint == (
-        "Correct the lines, of which the first 10 are named, and upload the file again."
+    assert error.detail == (
+        "25 lines are not usable; the first: line 2, chosen[0].content: found null; "
+        "content must be text, or a list of text parts"
     )
 
 
@@ -314,12 +323,19 @@ def test_summary_says_what_was_in_the_file() -> None:
     data = as_jsonl([row, row | {"slice": "s"}])
     assert list(reader.read([data], "jsonl"))
     assert reader.summary.model_dump() == {
+        "row_count": 2,
         "pair_count": 2,
+        "row_form": "pairs",
+        "shape": "pairs",
         "format": "text",
         "prompt": "explicit",
         "has_margin": True,
+        "has_tools": False,
+        "is_rendered": False,
         "slices": {"s": 1},
         "ignored_columns": ["id"],
+        "skipped": [],
+        "warnings": [],
     }
 
 

@@ -1,4 +1,4 @@
-"""Facts as an inspection gives them, of a decoder, an encoder and a mixture of experts."""
+"""Factories of facts about base models: a decoder, an encoder and a mixture of experts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WIDTH, INNER = 32, 64
 
 
 def decoder(**changes: Any) -> BaseModelFacts:
-    """Llama-like: two blocks, a ``score`` head, a pad token of its own."""
+    """Return the facts of a Llama model with two blocks, a ``score`` head and a pad token."""
     linear: dict[str, tuple[int, int]] = {}
     modules = {"model": 21_280, "model.embed_tokens": 320 * WIDTH, "model.layers": 11_008}
     for i in range(2):
@@ -53,7 +53,7 @@ def decoder(**changes: Any) -> BaseModelFacts:
 
 
 def encoder(**changes: Any) -> BaseModelFacts:
-    """BERT from a masked-LM checkpoint: pooler and classifier are new, no chat template."""
+    """Return the facts of a BERT masked-LM checkpoint: pooler and classifier are new modules."""
     linear: dict[str, tuple[int, int]] = {}
     modules = {"bert": 5000, "bert.embeddings": 2000, "bert.pooler": WIDTH * WIDTH + WIDTH}
     for i in range(2):
@@ -80,7 +80,7 @@ def encoder(**changes: Any) -> BaseModelFacts:
 
 
 def mixture(**changes: Any) -> BaseModelFacts:
-    """Mixtral-like: LoRA may adapt attention only; the experts are fused parameters."""
+    """Return the facts of a Mixtral model, of which LoRA can adapt the attention layers only."""
     dense = decoder()
     attention = {p: s for p, s in dense.linear_modules.items() if "self_attn" in p}
     modules = {p: n for p, n in dense.modules.items() if ".mlp." not in p}
@@ -99,12 +99,12 @@ def mixture(**changes: Any) -> BaseModelFacts:
 
 
 def dataset(pair_count: int = 100) -> DatasetRef:
-    """A dataset of so many pairs."""
+    """Return a dataset with that number of pairs."""
     return DatasetRef(id="ds_" + "1" * 32, sha256="2" * 64, pair_count=pair_count)
 
 
 def job(**changes: Any) -> RewardJobSpec:
-    """A spec with nothing but what is needed, and ``changes``."""
+    """Return a spec with the required fields and ``changes``."""
     return RewardJobSpec.model_validate(
         {"base_model": "tiny", "train_dataset": "ds_" + "1" * 32, **changes}
     )

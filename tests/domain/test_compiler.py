@@ -1,4 +1,4 @@
-"""What a plan says, from facts alone."""
+"""Compilation of specs into training plans."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_head_is_saved_by_its_full_path_and_never_adapted():
     plan = plan_of(encoder())
     assert plan.head_modules == ["bert.pooler.dense", "classifier"]
     assert plan.lora["modules_to_save"] == plan.head_modules
-    # "output.dense" ends no path of the pooler; "dense" alone would.
+    # "dense" alone would also match the pooler.
     assert plan.lora["target_modules"] == ["output.dense", "query"]
 
 
@@ -34,13 +34,13 @@ def test_mixture_of_experts_adapts_attention_only():
     assert plan_of(mixture()).lora["target_modules"] == ["k_proj", "o_proj", "q_proj", "v_proj"]
 
 
-def test_module_around_a_new_one_is_saved_instead_of_it():
+def test_module_that_contains_a_new_one_is_saved_instead():
     plan = plan_of(encoder(), lora={"modules_to_save": ["bert.pooler"]})
     assert plan.lora["modules_to_save"] == ["bert.pooler", "classifier"]
     assert plan.head_modules == ["bert.pooler.dense", "classifier"]
 
 
-def test_what_is_saved_in_full_is_counted_once_and_not_adapted():
+def test_module_saved_in_full_is_counted_once_and_not_adapted():
     plan = plan_of(decoder(), lora={"modules_to_save": ["layers.0"], "r": 2})
     adapted = 2 * (4 * (32 + 32) + 2 * (32 + 64))
     assert plan.trainable_parameters == adapted + 5504 + 32
@@ -49,7 +49,7 @@ def test_what_is_saved_in_full_is_counted_once_and_not_adapted():
     assert all("0" not in str(name) for name in targets)
 
 
-def test_dora_counts_a_magnitude_an_output():
+def test_dora_counts_one_magnitude_per_output():
     outputs = 2 * (4 * 32 + 64 + 32)
     plain, dora = plan_of(decoder()), plan_of(decoder(), lora={"use_dora": True})
     assert dora.trainable_parameters - plain.trainable_parameters == outputs
@@ -67,16 +67,16 @@ def test_dora_counts_a_magnitude_an_output():
         (decoder(pad_token="</s>", pad_token_id=2), "conversational", ("</s>", 2)),
         (decoder(pad_token=None, pad_token_id=None), "conversational", ("</s>", 2)),
     ],
-    ids=["its own", "a spare one", "EOS in a chat", "EOS for none in a chat"],
+    ids=["own", "spare", "eos-in-a-conversation", "none-in-a-conversation"],
 )
-def test_pad_token_is_not_eos_where_text_may_end_in_eos(
+def test_pad_token_differs_from_eos_for_plain_text(
     facts: BaseModelFacts, data_format: str, token: tuple[str, int]
 ):
     tokenization = plan_of(facts, data_format=data_format).tokenization
     assert (tokenization.pad_token, tokenization.pad_token_id) == token
 
 
-def test_chat_is_rendered_by_the_model_s_template_or_a_plain_one():
+def test_conversations_use_the_template_of_the_model_or_a_plain_one():
     assert plan_of(decoder()).tokenization.chat_template is None
     chat = plan_of(decoder(), data_format="conversational").tokenization
     assert chat.chat_template == decoder().chat_template
@@ -90,12 +90,10 @@ def test_chat_is_rendered_by_the_model_s_template_or_a_plain_one():
     [
         (("[CLS]", "[SEP]"), "[CLS]user: a\nassistant: b\n[SEP]"),
         (('<"s">', ""), '<"s">user: a\nassistant: b\n'),
-        (("", "<pad>"), "user: a\nassistant: b\n"),  # it would move the score
+        (("", "<pad>"), "user: a\nassistant: b\n"),  # a final pad token would move the score
     ],
 )
-def test_plain_template_has_the_tokens_that_the_tokenizer_puts_around_a_text(
-    around: tuple[str, str], rendered: str
-):
+def test_plain_template_adds_the_tokens_of_the_tokenizer(around: tuple[str, str], rendered: str):
     plan = plan_of(encoder(tokens_around=around), data_format="conversational").tokenization
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     assert Template(plan.chat_template or "", keep_trailing_newline=True).render(
@@ -103,35 +101,35 @@ def test_plain_template_has_the_tokens_that_the_tokenizer_puts_around_a_text(
     ) == (rendered)
 
 
-def test_eos_is_appended_to_text_where_there_is_one():
+def test_eos_is_appended_to_plain_text():
     assert plan_of(decoder()).tokenization.append_eos
     assert not plan_of(encoder()).tokenization.append_eos
 
 
-def test_default_length_is_lowered_to_the_positions():
+def test_default_max_length_is_limited_by_the_positions():
     assert plan_of(encoder()).tokenization.max_length == 512
     assert plan_of(encoder(max_positions=None)).tokenization.max_length == 1024
 
 
-def test_checkpointing_is_off_where_the_architecture_cannot():
+def test_gradient_checkpointing_is_off_if_unsupported():
     assert plan_of(decoder()).gradient_checkpointing == "auto"
     cannot = decoder(supports_gradient_checkpointing=False)
     assert plan_of(cannot).gradient_checkpointing is False
 
 
-def test_dropout_that_was_asked_for_is_not_disabled():
+def test_requested_dropout_is_not_disabled():
     assert plan_of(decoder()).reward["disable_dropout"] is True
     plan = plan_of(decoder(), lora={"dropout": 0.1})
     assert (plan.lora["lora_dropout"], plan.reward["disable_dropout"]) == (0.1, False)
 
 
-def test_trl_drops_no_row_and_hides_no_nan():
+def test_trl_neither_drops_rows_nor_hides_nan():
     reward = plan_of(decoder()).reward
     assert reward["max_length"] is None
     assert reward["logging_nan_inf_filter"] is False
 
 
-def test_early_stopping_keeps_a_checkpoint_at_every_evaluation():
+def test_early_stopping_saves_a_checkpoint_at_each_evaluation():
     reward = plan_of(
         decoder(),
         eval_dataset={"fraction": 0.1},
@@ -151,13 +149,13 @@ def test_lists_of_a_plan_are_fresh_at_every_use():
     assert plan.kwargs()[0]["modules_to_save"] == ["score"]
 
 
-def test_plan_survives_json():
+def test_plan_round_trips_through_json():
     plan = plan_of(encoder(), eval_dataset={"fraction": 0.5})
     assert TrainingPlan.model_validate_json(plan.model_dump_json()) == plan
 
 
 @given(batch_size=st.integers(1, 4096))
-def test_accumulated_passes_make_the_effective_batch(batch_size: int):
+def test_accumulation_gives_the_effective_batch_size(batch_size: int):
     per_device, accumulation = batch_split(batch_size, "auto")
     assert per_device * accumulation == batch_size
     assert 1 <= per_device <= 8
@@ -174,9 +172,7 @@ def test_accumulated_passes_make_the_effective_batch(batch_size: int):
         (100, {"batch_size": 8, "epochs": 0.5}, 7),
     ],
 )
-def test_steps_are_counted_as_transformers_counts_them(
-    pairs: int, training: dict[str, Any], steps: int
-):
+def test_steps_are_counted_as_in_transformers(pairs: int, training: dict[str, Any], steps: int):
     assert planned_steps(pairs, plan_of(decoder(), training=training)) == steps
 
 
@@ -185,11 +181,11 @@ _path = st.lists(_part, min_size=1, max_size=4).map(".".join)
 
 
 @given(modules=st.sets(_path, min_size=1, max_size=12), data=st.data())
-def test_short_names_mean_exactly_the_wanted_modules(modules: set[str], data: st.DataObject):
+def test_short_names_match_exactly_the_wanted_modules(modules: set[str], data: st.DataObject):
     wanted = data.draw(st.sets(st.sampled_from(sorted(modules)), min_size=1))
     names = shortest_names(sorted(wanted), modules)
-    # A top-level module cannot be told from those that end the same: PEFT has no anchor.
+    # PEFT cannot distinguish a top-level module from others whose paths end with its name.
     ambiguous = {w for w in wanted if set(matches(w, modules)) - wanted}
-    meant = {path for name in names for path in matches(name, modules)}
-    assert wanted <= meant
-    assert ambiguous or meant == wanted
+    matched = {path for name in names for path in matches(name, modules)}
+    assert wanted <= matched
+    assert ambiguous or matched == wanted

@@ -1,7 +1,7 @@
-"""Every rule of the preflight that needs no checkpoint: refused with field, finding and remedy.
+"""The rules for specs that can be checked without a checkpoint.
 
-The numbers V1 to V30 are those of the list of what can go wrong with a reward adapter; those that
-a checkpoint decides are in tests/trainer/test_inspection.py.
+The numbers V1 to V30 identify ways in which a reward adapter can be silently wrong. Those that
+depend on a checkpoint are tested in tests/trainer/test_inspection.py.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from app.domain.compiler import compile_plan
 from app.domain.plan import BaseModelFacts
-from app.domain.rules import SpecProblem, SpecRejected, check
+from app.domain.rules import check
 from app.domain.spec import LoraSpec, RewardJobSpec, TrainingSpec
+from app.domain.spec_problems import SpecProblem, SpecRejectedError
 from tests.domain.base_model_facts import dataset, decoder, encoder, job, mixture
 
 LLAMA, BERT, MOE = decoder(), encoder(), mixture()
@@ -26,7 +27,7 @@ def problems(
 ) -> list[SpecProblem]:
     try:
         check(job(**spec), facts, dataset(pairs), data_format)
-    except SpecRejected as rejected:
+    except SpecRejectedError as rejected:
         return rejected.problems
     return []
 
@@ -39,8 +40,8 @@ def training(**fields: Any) -> dict[str, Any]:
     return {"training": fields}
 
 
-REFUSED: list[Any] = [
-    # spec, facts, field, code, what was found
+REJECTED: list[Any] = [
+    # spec, facts, field, code, part of the message
     pytest.param(training(gradient_checkpointing=True),
                  decoder(supports_gradient_checkpointing=False),
                  "/training/gradient_checkpointing", "checkpointing_unsupported",
@@ -101,7 +102,7 @@ REFUSED: list[Any] = [
                  decoder(modules={**LLAMA.modules, "heads": 5, "heads.0": 2, "heads.1": 3}),
                  "/lora/modules_to_save/0", "module_is_a_list", "2 modules", id="V19-module-list"),
     pytest.param({}, decoder(max_token_id=320), "/base_model", "token_outside_embedding",
-                 "ids up to 320", id="V23-token-outside-embedding"),
+                 "token ids up to 320", id="V23-token-outside-embedding"),
     pytest.param({}, decoder(pad_token_id=400), "/base_model", "token_outside_embedding",
                  "ids up to 400", id="V23-pad-outside-embedding"),
     pytest.param({}, decoder(**PAD_IS_EOS), "/base_model", "pad_is_eos", "'</s>'",
@@ -113,7 +114,7 @@ REFUSED: list[Any] = [
     pytest.param(training(max_length=4096), LLAMA, "/training/max_length", "beyond_positions",
                  "2048 positions", id="V25-beyond-positions"),
     pytest.param(training(lr_scheduler="constant", warmup_ratio=0.1), LLAMA,
-                 "/training/warmup_ratio", "warmup_unused", "0.1 changes nothing",
+                 "/training/warmup_ratio", "warmup_unused", "0.1 has no effect",
                  id="constant-without-warmup"),
     pytest.param(training(batch_size=8, per_device_batch_size=3), LLAMA,
                  "/training/per_device_batch_size", "batch_not_divisible", "8 is not a multiple",
@@ -138,8 +139,8 @@ REFUSED: list[Any] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("spec", "facts", "loc", "code", "found"), REFUSED)
-def test_rule_names_the_field_what_was_found_and_what_to_do(
+@pytest.mark.parametrize(("spec", "facts", "loc", "code", "found"), REJECTED)
+def test_violated_rule_has_field_code_message_and_hint(
     spec: dict[str, Any], facts: BaseModelFacts, loc: str, code: str, found: str
 ):
     (problem,) = problems(spec, facts)
@@ -155,12 +156,12 @@ def test_rule_names_the_field_what_was_found_and_what_to_do(
         pytest.param(9, "/eval_dataset/fraction", "fraction_leaves_nothing", id="V27-eval-empty"),
     ],
 )
-def test_too_few_pairs_are_refused(pairs: int, loc: str, code: str):
+def test_too_few_pairs_are_rejected(pairs: int, loc: str, code: str):
     found = problems({"eval_dataset": {"fraction": 0.1}}, LLAMA, pairs)
     assert (loc, code) in {(p.loc, p.code) for p in found}
 
 
-def test_all_problems_are_told_at_once():
+def test_all_problems_are_reported_at_once():
     spec = {**lora(r=64, target_modules=["zzz", "q_proj"]), **training(eval_steps=3)}
     assert [p.loc for p in problems(spec, LLAMA)] == [
         "/lora/target_modules/0",
@@ -169,10 +170,10 @@ def test_all_problems_are_told_at_once():
     ]
 
 
-def test_target_that_matches_nothing_is_answered_with_the_names_there_are():
+def test_hint_for_an_unknown_target_lists_the_linear_layers():
     (problem,) = problems(lora(target_modules=["wq"]), LLAMA)
     assert problem.hint == (
-        "Linear layers here are called: down_proj, k_proj, o_proj, q_proj, up_proj, v_proj."
+        "The linear layers of this model are: down_proj, k_proj, o_proj, q_proj, up_proj, v_proj."
     )
 
 
@@ -194,11 +195,11 @@ ACCEPTED: list[Any] = [
 
 
 @pytest.mark.parametrize(("spec", "facts", "data_format"), ACCEPTED)
-def test_what_is_right_passes(spec: dict[str, Any], facts: BaseModelFacts, data_format: str):
+def test_valid_spec_is_accepted(spec: dict[str, Any], facts: BaseModelFacts, data_format: str):
     assert problems(spec, facts, data_format=data_format) == []
 
 
-NOT_OFFERED: list[Any] = [
+UNSUPPORTED: list[Any] = [
     pytest.param(LoraSpec, {"task_type": "CAUSAL_LM"}, id="V10-task-type"),
     pytest.param(LoraSpec, {"task_type": None}, id="V10-no-task-type"),
     pytest.param(LoraSpec, {"r": 0}, id="V10-rank-0"),
@@ -237,18 +238,18 @@ NOT_OFFERED: list[Any] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("model", "fields"), NOT_OFFERED)
-def test_what_ruins_a_model_in_silence_is_not_offered(model: Any, fields: dict[str, Any]):
+@pytest.mark.parametrize(("model", "fields"), UNSUPPORTED)
+def test_options_that_would_silently_break_a_model_do_not_exist(model: Any, fields: dict[str, Any]):
     base = {"base_model": "tiny", "train_dataset": "ds_" + "1" * 32}
-    given = {**base, **fields} if model is RewardJobSpec else fields
-    with pytest.raises(ValidationError) as refused:
-        model.model_validate(given)
+    document = {**base, **fields} if model is RewardJobSpec else fields
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate(document)
     (name,) = fields
-    assert {str(error["loc"][0]) for error in refused.value.errors()} == {name}
+    assert {str(error["loc"][0]) for error in caught.value.errors()} == {name}
 
 
 @pytest.mark.parametrize("data_format", ["text", "conversational"])
-def test_a_refused_spec_has_no_plan(data_format: str):
+def test_invalid_spec_is_not_compiled(data_format: str):
     spec = job(lora={"target_modules": ["zzz"]})
-    with pytest.raises(SpecRejected, match="/lora/target_modules/0"):
+    with pytest.raises(SpecRejectedError, match="/lora/target_modules/0"):
         compile_plan(spec, "hub", LLAMA, dataset(), None, data_format)

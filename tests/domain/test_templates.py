@@ -1,3 +1,5 @@
+"""Chat templates with a fixed date."""
+
 from __future__ import annotations
 
 from time import strftime
@@ -6,7 +8,7 @@ from typing import Any
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from app.domain.templates import has_stopped_clock, with_stopped_clock
+from app.domain.templates import has_fixed_date, with_fixed_date
 
 LLAMA = """\
 {%- if not date_string is defined %}
@@ -26,7 +28,7 @@ RENAMED = """{% set now = strftime_now %}{{ now("%d %B") }}, {{ now ('%Y') | int
 
 
 def render(template: str, **globals_: Any) -> str:
-    """As transformers does."""
+    """Render a template as transformers does."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.globals.update(globals_)
     return environment.from_string(template).render(messages=[])
@@ -37,23 +39,23 @@ def render(template: str, **globals_: Any) -> str:
     [
         (LLAMA, "Today Date: 26 Jul 2024"),
         (GPT_OSS, "Current date: 2024-07-26"),
-        (VARIABLE, "\n2024"),  # its first newline is its own
+        (VARIABLE, "\n2024"),  # the first newline belongs to the template
         (INDENTED, "2024"),
         (RENAMED, "26 July, 2023"),
-        ("{% set f = '%' ~ 'Y' %}{{ strftime_now(f) }}", "26 Jul 2024"),  # the usual one
+        ("{% set f = '%' ~ 'Y' %}{{ strftime_now(f) }}", "26 Jul 2024"),  # the default format
     ],
-    ids=["llama", "gpt-oss", "variable", "indented", "renamed", "made up"],
+    ids=["llama", "gpt-oss", "variable", "indented", "renamed", "computed"],
 )
-def test_template_that_asks_for_today_always_gets_the_same_day(template: str, text: str) -> None:
-    stopped = with_stopped_clock(template)
-    assert has_stopped_clock(stopped)
+def test_template_prints_the_fixed_date(template: str, text: str) -> None:
+    fixed = with_fixed_date(template)
+    assert has_fixed_date(fixed)
     assert render(template, strftime_now=strftime) != text
-    assert render(stopped, strftime_now=strftime) == text
-    assert render(stopped) == text  # where a renderer has no clock to offer
-    assert with_stopped_clock(stopped) == stopped
+    assert render(fixed, strftime_now=strftime) == text
+    assert render(fixed) == text  # the renderer defines no strftime_now
+    assert with_fixed_date(fixed) == fixed
 
 
-def test_other_templates_are_left_as_they_are() -> None:
+def test_template_without_a_date_is_unchanged() -> None:
     template = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    assert with_stopped_clock(template) == template
-    assert not has_stopped_clock(template)
+    assert with_fixed_date(template) == template
+    assert not has_fixed_date(template)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from app.domain.order import WorkOrder
 from app.domain.plan import BaseModelFacts
 from app.domain.progress import Message
 from tests.trainer.tiny import make_decoder, make_pairs, make_plan, minilm_dir, write_rows
-from worker.trainer.files import files_digest
-from worker.trainer.inspection import inspect
+from worker.ipc.order import WorkOrder
+from worker.reward_model.file_digests import files_digest
+from worker.trainer.inspection.checkpoint import inspect
 
 
 @dataclass

@@ -13,10 +13,11 @@ from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
 from tests.trainer.conftest import Base, Recorder
-from worker.trainer.model import load_base, numerics_for, trainable, wrap
-from worker.trainer.pairs import tokenize
-from worker.trainer.tokenization import PairFile, PairTokenizer, read_rows
-from worker.trainer.training import build_run, choose_engine, train
+from worker.reward_model.loading import device_config_for, load_base, trainable, wrap
+from worker.reward_model.pair_tokenizer import PairTokenizer
+from worker.trainer.data.pairs import tokenize
+from worker.trainer.data.tokenized_rows import PairFile, read_rows
+from worker.trainer.training.run import build_run, choose_engine, train
 
 pytestmark = [
     pytest.mark.train,
@@ -39,7 +40,7 @@ def test_makes_the_weights_that_trl_makes(
     plan = order.plan
     assert plan
     assert order.train_file
-    numerics = numerics_for(plan)
+    numerics = device_config_for(plan)
     tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
     pairs = tokenize(PairFile(Path(order.train_file)), tokenizer).pairs
     set_seed(42)

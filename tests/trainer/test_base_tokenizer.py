@@ -10,15 +10,15 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from app.domain.lifecycle import FailureCode
-from app.domain.order import WorkOrder
 from app.domain.progress import Failed, Noted, Packaged
 from tests.trainer.conftest import Base, Recorder
 from tests.trainer.tiny import CHATML, SPECIAL, make_decoder, make_pairs
-from worker.trainer.base_tokenizer import TOKENIZER_FILE, differs_from_file
-from worker.trainer.files import files_digest
-from worker.trainer.inspection import inspect
-from worker.trainer.run import carry_out
-from worker.trainer.tokenization import PairTokenizer
+from worker.ipc.order import WorkOrder
+from worker.reward_model.base_tokenizer import TOKENIZER_FILE, differs_from_file
+from worker.reward_model.file_digests import files_digest
+from worker.reward_model.pair_tokenizer import PairTokenizer
+from worker.trainer.inspection.checkpoint import inspect
+from worker.trainer.run_task import run_task
 
 #: Three digits at once, where the Qwen family reads one.
 WORDS = r" ?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+"
@@ -93,7 +93,7 @@ def test_adapter_carries_the_tokenizer_and_no_merged_model_loses_it(
     for row in rows:
         row["chosen"][0]["content"] += " 2024"
     order = qwen.order(rows=rows, eval_count=0)
-    assert carry_out(order, recorder) == 0  # type: ignore[arg-type]
+    assert run_task(order, recorder) == 0  # type: ignore[arg-type]
     (packaged,) = recorder.of(Packaged)
     assert packaged.certificate["is_verified"]
     assert "tokenizer_from_file" in [note.code for note in recorder.of(Noted)]
@@ -102,7 +102,7 @@ def test_adapter_carries_the_tokenizer_and_no_merged_model_loses_it(
     merge = WorkOrder(
         action="merge", model_dir=order.model_dir, model_name="plaudit/tiny", adapter="adapter"
     )
-    carry_out(merge, recorder)  # type: ignore[arg-type]
+    run_task(merge, recorder)  # type: ignore[arg-type]
     (failed,) = recorder.of(Failed)
     assert failed.code is FailureCode.INVALID_SPEC
     assert "another tokenizer" in failed.detail

@@ -9,21 +9,22 @@ from transformers import set_seed
 
 from app.domain.progress import CheckpointSaved
 from tests.trainer.conftest import Base, Recorder
-from worker.trainer.checkpoints import (
+from worker.reward_model.loading import device_config_for, load_base, wrap
+from worker.reward_model.pair_tokenizer import PairTokenizer
+from worker.trainer.data.pairs import tokenize
+from worker.trainer.data.tokenized_rows import PairFile
+from worker.trainer.training.checkpoints import (
     BEST_WEIGHTS,
     MANIFEST,
     NEEDED,
     WEIGHTS,
-    CheckpointRefused,
+    CheckpointRefusedError,
     complete,
     prune,
     restore_best,
     verify,
 )
-from worker.trainer.model import load_base, numerics_for, wrap
-from worker.trainer.pairs import tokenize
-from worker.trainer.tokenization import PairFile, PairTokenizer
-from worker.trainer.training import build_run, train
+from worker.trainer.training.run import build_run, train
 
 SAME = {"plan_sha256": "a" * 64, "threads": 1}
 
@@ -83,21 +84,21 @@ def test_checkpoint_that_is_the_best_itself_is_restored_from_its_own_weights(
 def test_missing_file_is_refused(tmp_path: Path, name: str) -> None:
     checkpoint = completed(written(tmp_path / "checkpoint-4"))
     (checkpoint / name).unlink()
-    with pytest.raises(CheckpointRefused, match=f"{name} is missing or damaged"):
+    with pytest.raises(CheckpointRefusedError, match=f"{name} is missing or damaged"):
         verify(checkpoint, SAME)
 
 
 def test_changed_byte_is_refused(tmp_path: Path) -> None:
     checkpoint = completed(written(tmp_path / "checkpoint-4"))
     (checkpoint / "optimizer.pt").write_text("optimizer.pt of checkpoint-5")
-    with pytest.raises(CheckpointRefused, match=r"optimizer\.pt is missing or damaged"):
+    with pytest.raises(CheckpointRefusedError, match=r"optimizer\.pt is missing or damaged"):
         verify(checkpoint, SAME)
 
 
 def test_file_that_was_never_there_is_refused(tmp_path: Path) -> None:
     directory = written(tmp_path / "checkpoint-4")
     (directory / "scheduler.pt").unlink()  # the writer died before it
-    with pytest.raises(CheckpointRefused, match=r"scheduler\.pt was never part of it"):
+    with pytest.raises(CheckpointRefusedError, match=r"scheduler\.pt was never part of it"):
         verify(completed(directory), SAME)
 
 
@@ -107,7 +108,7 @@ def test_unfinished_manifest_is_refused(tmp_path: Path, content: str | None) -> 
     (checkpoint / MANIFEST).unlink()
     if content is not None:
         (checkpoint / MANIFEST).write_text(content)
-    with pytest.raises(CheckpointRefused, match="no readable manifest"):
+    with pytest.raises(CheckpointRefusedError, match="no readable manifest"):
         verify(checkpoint, SAME)
 
 
@@ -118,7 +119,7 @@ def test_checkpoint_of_other_circumstances_is_refused(
     tmp_path: Path, other: dict[str, Any]
 ) -> None:
     checkpoint = completed(written(tmp_path / "checkpoint-4"))
-    with pytest.raises(CheckpointRefused, match="other circumstances"):
+    with pytest.raises(CheckpointRefusedError, match="other circumstances"):
         verify(checkpoint, other)
 
 
@@ -138,7 +139,7 @@ def test_clock_saves_when_the_plan_gives_no_steps(
     assert plan
     assert order.train_file
     assert plan.reward["save_strategy"] == "no"
-    numerics = numerics_for(plan)
+    numerics = device_config_for(plan)
     tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
     pairs = tokenize(PairFile(Path(order.train_file)), tokenizer).pairs
     set_seed(1)

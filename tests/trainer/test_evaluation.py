@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from worker.trainer.evaluation import Scores, metrics, worst_pairs
-from worker.trainer.pairs import Pair
+from worker.trainer.data.pairs import Pair
+from worker.trainer.training.evaluation import Scores, metrics, worst_pairs
 
 
 def scores(

@@ -15,15 +15,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from app.domain.lifecycle import FailureCode
-from app.domain.order import EXIT_FAILED, EXIT_STOPPED, WorkOrder
 from app.domain.progress import Failed, Inspected, Noted, Packaged, Reported, Stepped, Stopped
 from tests.trainer.conftest import Base, Recorder
 from tests.trainer.tiny import make_decoder, make_pairs, run_trainer
+from worker.ipc.order import EXIT_FAILED, EXIT_STOPPED, WorkOrder
+from worker.reward_model.errors import TrainerError
+from worker.reward_model.file_digests import files_digest
 from worker.trainer.diagnosis import diagnose
-from worker.trainer.failures import TrainerFailure
-from worker.trainer.files import files_digest
-from worker.trainer.inspection import inspect
-from worker.trainer.run import carry_out
+from worker.trainer.inspection.checkpoint import inspect
+from worker.trainer.run_task import run_task
 
 pytestmark = [
     pytest.mark.train,
@@ -42,7 +42,7 @@ def changed(order: WorkOrder, **fields: Any) -> WorkOrder:
 
 
 def failed(order: WorkOrder, recorder: Recorder) -> Failed:
-    assert carry_out(order, recorder) == EXIT_FAILED  # type: ignore[arg-type]
+    assert run_task(order, recorder) == EXIT_FAILED  # type: ignore[arg-type]
     assert not recorder.of(Packaged)
     message = recorder.messages[-1]
     assert isinstance(message, Failed)
@@ -237,7 +237,7 @@ def test_eval_prompts_that_are_trained_on_are_counted_and_named(
     assert order.train_file
     lines = Path(order.train_file).read_text().splitlines(keepends=True)
     Path(str(order.eval_file)).write_text("".join(lines[:3]))
-    assert carry_out(order, recorder) == 0  # type: ignore[arg-type]
+    assert run_task(order, recorder) == 0  # type: ignore[arg-type]
     note = next(m for m in recorder.of(Noted) if m.code == "eval_leaked")
     assert note.is_warning
     assert note.message.startswith("3 of 3 eval pairs")
@@ -250,7 +250,7 @@ def test_evaluations_that_training_does_not_last_for_are_a_warning(
 ) -> None:
     training = {"max_steps": 4, "eval_steps": eval_steps, "early_stopping": {}}
     order = llama.order(training=training).model_copy(update={"action": "inspect"})
-    assert carry_out(order, recorder) == 0  # type: ignore[arg-type]
+    assert run_task(order, recorder) == 0  # type: ignore[arg-type]
     told = [m.message for m in recorder.of(Noted) if m.code == "eval_steps_unreached"]
     assert bool(told) == is_told
     if told:
@@ -260,13 +260,13 @@ def test_evaluations_that_training_does_not_last_for_are_a_warning(
 
 def test_stop_before_the_first_step_needs_no_checkpoint(llama: Base, recorder: Recorder) -> None:
     recorder.is_stop_wanted = True
-    assert carry_out(llama.order(), recorder) == EXIT_STOPPED  # type: ignore[arg-type]
+    assert run_task(llama.order(), recorder) == EXIT_STOPPED  # type: ignore[arg-type]
     assert recorder.messages[-1] == Stopped(step=0)
 
 
 def test_inspection_says_what_the_model_is(llama: Base, recorder: Recorder) -> None:
     order = llama.order().model_copy(update={"action": "inspect"})
-    assert carry_out(order, recorder) == 0  # type: ignore[arg-type]
+    assert run_task(order, recorder) == 0  # type: ignore[arg-type]
     assert recorder.of(Inspected)[0].facts == llama.facts
     assert {m.name for m in recorder.of(Reported)} == {"dataset", "memory"}
 
@@ -306,7 +306,7 @@ def test_base_model_that_was_replaced_in_place_is_refused(
         (OSError(errno.EIO, "Input/output error"), FailureCode.HOST_ERROR),
         (RuntimeError("I/O error: Read-only file system (os error 30)"), FailureCode.HOST_ERROR),
         (OSError("tiny does not appear to have a file named x"), FailureCode.INTERNAL),
-        (TrainerFailure(FailureCode.NAN_LOSS, "as it is"), FailureCode.NAN_LOSS),
+        (TrainerError(FailureCode.NAN_LOSS, "as it is"), FailureCode.NAN_LOSS),
         (KeyError("anything else"), FailureCode.INTERNAL),
     ],
     ids=lambda value: str(value)[:30],

@@ -36,10 +36,10 @@ from tests.architectures import (
     tiny_config,
 )
 from tests.domain.base_model_facts import dataset, job
-from worker.trainer.failures import TrainerFailure
-from worker.trainer.inspection import inspect, load_empty
-from worker.trainer.probe import TOLERANCE, padding_shift
-from worker.trainer.scoring import score
+from worker.reward_model.errors import TrainerError
+from worker.reward_model.scoring import score
+from worker.trainer.inspection.checkpoint import inspect, load_empty
+from worker.trainer.inspection.padding_probe import TOLERANCE, padding_shift
 
 WEIGHTS = "model.safetensors"
 
@@ -49,7 +49,7 @@ def facts_of(directory: Path, chat_template: str | None = None) -> BaseModelFact
 
 
 def refusal(directory: Path) -> str:
-    with pytest.raises(TrainerFailure) as failure:
+    with pytest.raises(TrainerError) as failure:
         facts_of(directory)
     assert failure.value.code is FailureCode.MODEL_UNSUPPORTED
     return failure.value.detail

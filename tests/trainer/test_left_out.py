@@ -11,11 +11,11 @@ from app.domain.progress import Noted
 from tests.architectures import make_checkpoint
 from tests.trainer.conftest import Base, Recorder
 from tests.trainer.tiny import CHATML, make_pairs
-from worker.trainer.failures import TrainerFailure
-from worker.trainer.foresight import foresee
-from worker.trainer.inspection import inspect
-from worker.trainer.left_out import PAIRS_LOOKED_AT
-from worker.trainer.tokenization import PairTokenizer
+from worker.reward_model.errors import TrainerError
+from worker.reward_model.pair_tokenizer import PairTokenizer
+from worker.trainer.data.template_coverage import PAIRS_LOOKED_AT
+from worker.trainer.inspection.checkpoint import inspect
+from worker.trainer.tasks.prepare_data import prepare_data
 
 #: As DeepSeek-R1's, that of Qwen3 for all but the last turn, and one that only trims.
 R1 = CHATML.replace("message.content", "message.content.split('</think>')[-1]")
@@ -39,7 +39,7 @@ def notes(
     order = replace(base, facts=facts).order(rows=rows, eval_count=0)
     assert order.plan
     tokenizer = PairTokenizer(base.directory, order.plan.tokenization, "conversational")
-    foresee(order, order.plan, None, tokenizer, recorder)  # type: ignore[arg-type]
+    prepare_data(order, order.plan, None, tokenizer, recorder)  # type: ignore[arg-type]
     return [note for note in recorder.of(Noted) if note.code == code]
 
 
@@ -86,7 +86,7 @@ def test_large_dataset_is_looked_at_here_and_there(llama: Base, recorder: Record
 
 def test_template_that_draws_by_chance_is_refused(llama: Base, recorder: Recorder) -> None:
     by_chance = CHATML + "{{ ['tea', 'cars'] | random }}"
-    with pytest.raises(TrainerFailure, match="other tokens each time"):
+    with pytest.raises(TrainerError, match="other tokens each time"):
         notes(llama, recorder, by_chance, make_pairs(PAIRS_LOOKED_AT))
 
 
@@ -101,8 +101,8 @@ def test_tokenizer_that_draws_by_chance_is_refused(tmp_path: Path, recorder: Rec
     order = Base(directory, facts, tmp_path / "files").order(rows=rows, eval_count=0)
     assert order.plan
     ours = PairTokenizer(directory, order.plan.tokenization, "text")
-    with pytest.raises(TrainerFailure, match=r"dropout in tokenizer\.json"):
-        foresee(order, order.plan, None, ours, recorder)  # type: ignore[arg-type]
+    with pytest.raises(TrainerError, match=r"dropout in tokenizer\.json"):
+        prepare_data(order, order.plan, None, ours, recorder)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -128,5 +128,5 @@ def test_start_is_never_missed_where_none_is_or_the_plain_template_has_it(
     order = base.order(count=3, eval_count=0)
     assert order.plan
     tokenizer = PairTokenizer(base.directory, order.plan.tokenization, "conversational")
-    foresee(order, order.plan, None, tokenizer, recorder)  # type: ignore[arg-type]
+    prepare_data(order, order.plan, None, tokenizer, recorder)  # type: ignore[arg-type]
     assert not recorder.of(Noted)

@@ -15,14 +15,14 @@ from app.domain.compiler import compile_plan
 from app.domain.plan import BaseModelFacts, TrainingPlan
 from tests.architectures import VOCAB_ROWS, make_checkpoint
 from tests.domain.base_model_facts import dataset, decoder, job
-from worker.trainer.inspection import inspect
-from worker.trainer.memory import (
+from worker.reward_model.loading import DeviceConfig, load_base, trainable, wrap
+from worker.trainer.inspection.checkpoint import inspect
+from worker.trainer.memory_estimate import (
     LEAST_BUDGET_BYTES,
     OVERHEAD_BYTES,
     estimate_memory,
     explain,
 )
-from worker.trainer.model import Numerics, load_base, trainable, wrap
 
 GIB = 2**30
 SIZES: dict[str, dict[str, Any]] = {
@@ -95,7 +95,7 @@ def test_estimate_is_above_a_real_step_and_of_its_order(
     plan = compile_plan(
         job(lora={"r": 8}, training=training), "hub", facts, dataset(), None, "text"
     )
-    model = wrap(load_base(str(tmp_path), Numerics("cpu", bf16=False), plan.head_modules), plan)
+    model = wrap(load_base(str(tmp_path), DeviceConfig("cpu", bf16=False), plan.head_modules), plan)
     model.train()
     if checkpointing:
         model.enable_input_require_grads()

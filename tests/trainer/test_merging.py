@@ -10,11 +10,11 @@ import pytest
 from transformers import AutoConfig
 
 from app.domain.lifecycle import FailureCode
-from app.domain.order import EXIT_FAILED, WorkOrder
 from app.domain.progress import Failed, Packaged
 from tests.trainer.conftest import Base, Recorder
 from tests.trainer.tiny import Outcome, run_trainer
-from worker.trainer.run import carry_out
+from worker.ipc.order import EXIT_FAILED, WorkOrder
+from worker.trainer.run_task import run_task
 
 pytestmark = pytest.mark.train
 LOADING = """
@@ -82,7 +82,7 @@ def test_adapter_of_a_quantised_base_is_not_merged(
     summary = json.loads((trained.work / "adapter" / "reward_model.json").read_text())
     (tmp_path / "reward_model.json").write_text(json.dumps(summary | {"quantization": "4bit"}))
     refusal = merge_order(order, trained).model_copy(update={"adapter": str(tmp_path)})
-    assert carry_out(refusal, recorder) == EXIT_FAILED  # type: ignore[arg-type]
+    assert run_task(refusal, recorder) == EXIT_FAILED  # type: ignore[arg-type]
     failure = recorder.of(Failed)[0]
     assert failure.code is FailureCode.INVALID_SPEC
     assert "cannot be merged exactly" in failure.detail
@@ -97,5 +97,5 @@ def test_adapter_is_not_merged_into_a_base_that_was_replaced(
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 0.1}))
     other = merge_order(order, trained).model_copy(update={"model_dir": str(base)})
-    assert carry_out(other, recorder) == EXIT_FAILED  # type: ignore[arg-type]
+    assert run_task(other, recorder) == EXIT_FAILED  # type: ignore[arg-type]
     assert recorder.of(Failed)[0].code is FailureCode.MODEL_CHANGED

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from app.domain.order import EXIT_WATCHDOG, KEEP_ALIVE, WorkOrder
 from app.domain.progress import MESSAGE
 from tests.trainer.tiny import ROOT, lay_order, run_trainer
+from worker.ipc.order import EXIT_WATCHDOG, KEEP_ALIVE, WorkOrder
 
 #: Stands for the slow libraries: says that it is being imported, and never ends.
 SLOW_TORCH = """

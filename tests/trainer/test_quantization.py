@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from app.domain.order import EXIT_DONE
 from app.domain.progress import Failed, Packaged, Stepped
 from tests.trainer.conftest import Base, Recorder
 from tests.trainer.test_failures import changed
 from tests.trainer.tiny import make_decoder
-from worker.trainer import model as models
-from worker.trainer.files import files_digest
-from worker.trainer.inspection import inspect
-from worker.trainer.model import Numerics, load_base, trainable, wrap
-from worker.trainer.run import carry_out
+from worker.ipc.order import EXIT_DONE
+from worker.reward_model import loading as models
+from worker.reward_model.file_digests import files_digest
+from worker.reward_model.loading import DeviceConfig, load_base, trainable, wrap
+from worker.trainer.inspection.checkpoint import inspect
+from worker.trainer.run_task import run_task
 
 pytestmark = [
     pytest.mark.train,
@@ -46,7 +46,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 def test_everything_but_the_head_is_quantised(base: Base, quantization: str) -> None:
     plan = base.order().plan
     assert plan is not None
-    loaded = load_base(str(base.directory), Numerics("cpu", False, quantization), ["score"])
+    loaded = load_base(str(base.directory), DeviceConfig("cpu", False, quantization), ["score"])
     linear = {n: type(m).__name__ for n, m in loaded.named_modules() if isinstance(m, nn.Linear)}
     assert linear.pop("score") == "Linear"
     assert set(linear) == set(base.facts.linear_modules)
@@ -59,7 +59,7 @@ def test_everything_but_the_head_is_quantised(base: Base, quantization: str) -> 
 def test_run_in_bf16_is_verified_with_its_head_in_fp32(
     base: Base, recorder: Recorder, work: Path
 ) -> None:
-    status = carry_out(base.order(training={"precision": "bf16", "epochs": 2}), recorder)  # type: ignore[arg-type]
+    status = run_task(base.order(training={"precision": "bf16", "epochs": 2}), recorder)  # type: ignore[arg-type]
     assert status == EXIT_DONE, recorder.of(Failed)
     packaged = recorder.of(Packaged)[0]
     assert (packaged.certificate["dtype"], packaged.certificate["tensors_lost"]) == ("bfloat16", [])
@@ -82,7 +82,7 @@ def test_adapter_on_a_quantised_base_scores_the_same_after_a_reload(
         base.order(training={"epochs": 2, "gradient_checkpointing": False}),
         quantization=quantization,
     )
-    status = carry_out(order, recorder)  # type: ignore[arg-type]
+    status = run_task(order, recorder)  # type: ignore[arg-type]
     assert status == EXIT_DONE, recorder.of(Failed)
     packaged = recorder.of(Packaged)[0]
     # The reload, a process of its own, may take that kernel: 0.016 was seen.

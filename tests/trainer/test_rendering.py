@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from app.domain.lifecycle import FailureCode
-from app.domain.order import EXIT_FAILED
 from app.domain.progress import Failed, Noted
 from tests.trainer.conftest import Base, Recorder
 from tests.trainer.test_tokenization import tokenized
 from tests.trainer.tiny import make_pairs, run_trainer
-from worker.trainer import rendering
-from worker.trainer.failures import TrainerFailure
-from worker.trainer.foresight import foresee
-from worker.trainer.tokenization import PairTokenizer
+from worker.ipc.order import EXIT_FAILED
+from worker.reward_model import chat_template
+from worker.reward_model.errors import TrainerError
+from worker.reward_model.pair_tokenizer import PairTokenizer
+from worker.trainer.tasks.prepare_data import prepare_data
 
 LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 
@@ -34,10 +34,10 @@ LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% en
 def test_template_bomb_is_ended_at_once_and_named(
     template: str, words: str, llama: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rendering, "CPU_SECONDS", 0.5)
+    monkeypatch.setattr(chat_template, "CPU_SECONDS", 0.5)
     limits = resource.getrlimit(resource.RLIMIT_DATA)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(TrainerFailure) as failure:
+    with pytest.raises(TrainerError) as failure:
         tokenized(llama, make_pairs(3), tmp_path, chat_template=template)
     assert failure.value.code is FailureCode.MODEL_UNSUPPORTED
     assert words in failure.value.detail
@@ -71,7 +71,7 @@ def test_template_that_asks_for_today_gives_the_same_text_every_day(
     order = replace(llama, facts=facts).order(count=1, eval_count=0)
     assert order.plan
     tokenizer = PairTokenizer(llama.directory, order.plan.tokenization, "conversational")
-    foresee(order, order.plan, None, tokenizer, recorder)  # type: ignore[arg-type]
+    prepare_data(order, order.plan, None, tokenizer, recorder)  # type: ignore[arg-type]
     assert all(text.startswith("2024-07-26") for text in tokenizer.render(make_pairs(1)[0]))
     (note,) = recorder.of(Noted)
     assert (note.code, note.is_warning) == ("template_date_fixed", True)

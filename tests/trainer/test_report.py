@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from app.domain.plan import TokenizationPlan
 from tests.architectures import CHAT_TEMPLATE, make_checkpoint
-from worker.trainer.report import Survey, shared_prefix
-from worker.trainer.tokenization import PairFile, PairTokenizer, TokenizedRow, tokenized_rows
+from worker.reward_model.pair_tokenizer import PairTokenizer
+from worker.trainer.data.report import DatasetReportBuilder, shared_prefix
+from worker.trainer.data.tokenized_rows import PairFile, TokenizedRow, tokenized_rows
 
 
 def row(line: int, chosen: str, rejected: str, prompt: str | None = "q: ", **more: Any) -> Any:
@@ -36,7 +37,7 @@ def words(fields: Any, **more: Any) -> TokenizedRow:
 def report(
     rows: Iterable[TokenizedRow], *, max_length: int, eval_rows: Iterable[TokenizedRow] = ()
 ) -> dict[str, Any]:
-    survey = Survey(max_length)
+    survey = DatasetReportBuilder(max_length)
     for found in rows:
         survey.add(found)
     for found in eval_rows:
@@ -160,7 +161,7 @@ def test_real_tokenizer_reports_what_its_template_refuses(tmp_path: Path):
     ]
     file = tmp_path / "train.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    survey = Survey(plan.max_length)
+    survey = DatasetReportBuilder(plan.max_length)
     for name, add in (("training", survey.add), ("eval", survey.add_held_out)):
         for pair in tokenized_rows(PairFile(file), tokenizer, partial(survey.refuse, name)):
             add(pair)

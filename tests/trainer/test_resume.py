@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from app.domain.order import EXIT_STOPPED, STOP, WorkOrder
 from app.domain.progress import (
     CheckpointSaved,
     Message,
@@ -24,6 +23,7 @@ from app.domain.progress import (
 )
 from tests.trainer.conftest import Base
 from tests.trainer.tiny import Outcome, make_pairs, run_trainer
+from worker.ipc.order import EXIT_STOPPED, STOP, WorkOrder
 
 pytestmark = pytest.mark.train
 

@@ -16,12 +16,12 @@ from app.domain.plan import TrainingPlan
 from bench.architectures import round_trip
 from tests.architectures import make_checkpoint, make_classifier
 from tests.domain.base_model_facts import dataset, job
-from worker.trainer.adapter_check import check_saved, check_wrapped
-from worker.trainer.failures import TrainerFailure
-from worker.trainer.inspection import inspect
-from worker.trainer.model import Numerics, load_base, wrap
-from worker.trainer.scoring import score
-from worker.trainer.training import reward_config
+from worker.reward_model.errors import TrainerError
+from worker.reward_model.loading import DeviceConfig, load_base, wrap
+from worker.reward_model.scoring import score
+from worker.trainer.inspection.checkpoint import inspect
+from worker.trainer.training.adapter_check import check_saved, check_wrapped
+from worker.trainer.training.run import reward_config
 
 # transformers renames gradient checkpointing; PEFT and TRL still say the old name.
 pytestmark = [
@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:fan_in_fan_out:UserWarning"),  # PEFT sees to it for GPT-2
 ]
 
-CPU = Numerics(device="cpu", bf16=False)
+CPU = DeviceConfig(device="cpu", bf16=False)
 IDS = [[1, 20, 30, 40, 50], [1, 20, 31, 41], [1, 60, 70, 80, 90, 100, 110], [1, 61]]
 
 
@@ -128,7 +128,7 @@ def test_wrapped_model_that_trains_something_else_is_refused(tmp_path: Path):
     for parameter in pooler.parameters():
         parameter.requires_grad_(False)
     model.base_model.model.bert.embeddings.word_embeddings.weight.requires_grad_(True)
-    with pytest.raises(TrainerFailure) as failure:
+    with pytest.raises(TrainerError) as failure:
         check_wrapped(model, plan)
     assert "part of the head, and frozen: bert.pooler.dense" in failure.value.detail
     assert "trained although nobody asked" in failure.value.detail
@@ -139,7 +139,7 @@ def test_saved_file_without_a_trained_tensor_is_refused(tmp_path: Path):
     model = wrap(load_base(str(tmp_path), CPU, plan.head_modules), plan)
     keys = [f"base_model.model.{p}.lora_{x}.weight" for p in plan_targets(model) for x in "AB"]
     check_saved([*keys, "base_model.model.score.weight"], model)
-    with pytest.raises(TrainerFailure, match="lacks 1 trained tensors"):
+    with pytest.raises(TrainerError, match="lacks 1 trained tensors"):
         check_saved(keys, model)
 
 
@@ -198,7 +198,7 @@ def test_every_adapter_weight_has_a_gradient_under_checkpointing(tmp_path: Path,
     )
     from datasets import Dataset
 
-    from worker.trainer.tokenization import load_tokenizer
+    from worker.reward_model.pair_tokenizer import load_tokenizer
 
     model = wrap(load_base(str(tmp_path), CPU, plan.head_modules), plan)
     with torch.no_grad():  # LoRA's B starts at 0, and with it the gradient of A

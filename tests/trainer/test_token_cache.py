@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.domain.order import WorkOrder
 from tests.trainer.conftest import Base
 from tests.trainer.tiny import make_pairs, make_plan, write_rows
-from worker.trainer.failures import TrainerFailure
-from worker.trainer.pairs import Pair, pair_files, tokenize
-from worker.trainer.token_cache import IDS, UNUSED_SECONDS, TokenCache
-from worker.trainer.tokenization import PairTokenizer
+from worker.ipc.order import WorkOrder
+from worker.reward_model.errors import TrainerError
+from worker.reward_model.pair_tokenizer import PairTokenizer
+from worker.reward_model.token_cache import IDS, UNUSED_SECONDS, TokenCache
+from worker.trainer.data.pairs import Pair, pair_files, tokenize
 
 
 class Worker:
@@ -114,7 +114,7 @@ def test_data_that_cannot_be_rendered_are_not_kept(worker: Worker) -> None:
     worker.template = "{% if messages[1].content == 'sly' %}{{ raise_exception('sly') }}{% endif %}"
     rows = make_pairs(12)
     rows[4]["chosen"][0]["content"] = "sly"
-    with pytest.raises(TrainerFailure, match=r"line.* 5.*: .* sly"):
+    with pytest.raises(TrainerError, match=r"line.* 5.*: .* sly"):
         worker.pairs(rows)
     assert worker.entries == []
     assert not list(worker.folder.glob("tokens-*"))

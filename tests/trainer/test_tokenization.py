@@ -13,9 +13,10 @@ from app.domain.lifecycle import FailureCode
 from app.domain.plan import TokenizationPlan, TrainingPlan
 from tests.trainer.conftest import Base
 from tests.trainer.tiny import make_pairs, make_plan, write_rows
-from worker.trainer.failures import TrainerFailure
-from worker.trainer.pairs import Tokenized, split, tokenize
-from worker.trainer.tokenization import PairFile, PairTokenizer
+from worker.reward_model.errors import TrainerError
+from worker.reward_model.pair_tokenizer import PairTokenizer
+from worker.trainer.data.pairs import Tokenized, split, tokenize
+from worker.trainer.data.tokenized_rows import PairFile
 
 
 def tokenizer_of(base: Base, rows: list[dict[str, Any]], **changes: Any) -> PairTokenizer:
@@ -37,7 +38,7 @@ def refused(
     code: FailureCode = FailureCode.DATASET_INVALID,
     **changes: Any,
 ) -> str:
-    with pytest.raises(TrainerFailure) as failure:
+    with pytest.raises(TrainerError) as failure:
         tokenized(base, rows, folder, **changes)
     assert failure.value.code is code
     return failure.value.detail
@@ -189,5 +190,5 @@ def test_one_prompt_cannot_be_split(llama: Base, tmp_path: Path) -> None:
     for row in rows:
         row["prompt"] = rows[0]["prompt"]
     pairs = tokenized(llama, rows, tmp_path).pairs
-    with pytest.raises(TrainerFailure, match="every pair has the same prompt"):
+    with pytest.raises(TrainerError, match="every pair has the same prompt"):
         split(pairs, 0.2, seed=0)

@@ -15,15 +15,15 @@ from safetensors.torch import load_file, save_file
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from app.domain.lifecycle import FailureCode, Phase
-from app.domain.order import EXIT_DONE, WorkOrder
 from app.domain.progress import CheckpointSaved, Packaged, PhaseChanged, Reported, Stepped
 from tests.trainer.conftest import Base, Recorder
 from tests.trainer.tiny import ROOT, Outcome, make_tokenizer, run_trainer
-from worker.trainer.failures import TrainerFailure
-from worker.trainer.files import files_digest
-from worker.trainer.inspection import inspect
-from worker.trainer.run import carry_out
-from worker.trainer.verification import verified_certificate
+from worker.ipc.order import EXIT_DONE, WorkOrder
+from worker.reward_model.errors import TrainerError
+from worker.reward_model.file_digests import files_digest
+from worker.trainer.export.reload_check import verified_certificate
+from worker.trainer.inspection.checkpoint import inspect
+from worker.trainer.run_task import run_task
 
 pytestmark = [
     pytest.mark.train,
@@ -166,7 +166,7 @@ def test_probes_that_few_held_out_pairs_leave_wanting_are_of_the_training_pairs(
     llama: Base, recorder: Recorder, work: Path
 ) -> None:
     order = llama.order(count=24, eval_count=3)
-    assert carry_out(order, recorder) == EXIT_DONE  # type: ignore[arg-type]
+    assert run_task(order, recorder) == EXIT_DONE  # type: ignore[arg-type]
     adapter = work / recorder.of(Packaged)[0].directory
     probes = [json.loads(line) for line in (adapter / "probes.jsonl").read_text().splitlines()]
     assert [p["dataset"] for p in probes] == ["eval"] * 3 + ["training"] * 13
@@ -260,7 +260,7 @@ def test_broken_head_is_seen(adapter: Path, order: WorkOrder, tmp_path: Path) ->
     tensors = load_file(weights)
     tensors["base_model.model.score.weight"] *= 1.01
     save_file(tensors, weights, metadata={"format": "pt"})
-    with pytest.raises(TrainerFailure, match="after a reload scores differ") as failure:
+    with pytest.raises(TrainerError, match="after a reload scores differ") as failure:
         verified_certificate(broken, Path(order.model_dir), device="cpu", threads=1)
     assert failure.value.code is FailureCode.SCORE_MISMATCH
 
@@ -275,7 +275,7 @@ def test_head_that_does_not_arrive_in_the_model_is_named(
     config = json.loads((broken / "adapter_config.json").read_text())
     config |= {"modules_to_save": None, "task_type": None}
     (broken / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(TrainerFailure, match=r"does not have the adapter's base_model.model.score"):
+    with pytest.raises(TrainerError, match=r"does not have the adapter's base_model.model.score"):
         verified_certificate(broken, Path(order.model_dir), device="cpu", threads=1)
 
 
@@ -297,12 +297,12 @@ def test_only_bad_files_are_a_mismatch(
 ) -> None:
     """A verifier that was killed, or had no memory, says nothing of the adapter."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import worker.trainer.certificate as certificate\n"
+        "import worker.trainer.export.certificate as certificate\n"
         f"def certify(*_):\n    {program}\n"
         "certificate.certify = certify\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
-    with pytest.raises(TrainerFailure) as failure:
+    with pytest.raises(TrainerError) as failure:
         verified_certificate(adapter, None, device="cpu", threads=1)
     assert failure.value.code is code
     assert says in failure.value.detail
@@ -312,7 +312,7 @@ def test_verify_command_prints_the_certificate(
     run: Outcome, adapter: Path, order: WorkOrder, tmp_path: Path
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "worker.trainer.verify", adapter, "--base", order.model_dir],
+        [sys.executable, "-m", "worker.trainer.export.verify", adapter, "--base", order.model_dir],
         cwd=ROOT,
         capture_output=True,
         check=False,

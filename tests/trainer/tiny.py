@@ -26,10 +26,10 @@ from transformers import (
 from app.base_models.catalogue import load_catalogue
 from app.base_models.sources import fetch
 from app.domain.compiler import compile_plan
-from app.domain.order import KEEP_ALIVE, ORDER_FILE, WorkOrder
 from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
 from app.domain.progress import MESSAGE, Failed, Message
 from app.domain.spec import RewardJobSpec
+from worker.ipc.order import KEEP_ALIVE, ORDER_FILE, WorkOrder
 
 GOOD = ["kind", "clear", "helpful", "patient", "exact", "honest"]
 BAD = ["rude", "vague", "useless", "hasty", "wrong", "sly"]

@@ -1,4 +1,4 @@
-"""A service that may tell this machine about jobs, and somebody who listens."""
+"""Fixtures: a service that may send webhooks to this machine, and a receiver."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
-from app.settings import Settings
+from app.core.settings import Settings
 from app.webhooks.delivery import Sender
 from tests.api.conftest import anonymous, app, client, key_for, world
 from tests.webhooks.receiver import Receiver, receiving
@@ -19,7 +19,7 @@ __all__ = ["anonymous", "app", "client", "key_for", "world"]
 
 @pytest.fixture
 def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Loopback is allowed; the service itself sends nothing, the tests say when."""
+    """Settings that allow loopback. The service sends nothing by itself; the tests do."""
     return Settings(
         database_url=database_url,  # type: ignore[arg-type]
         data_dir=tmp_path_factory.mktemp("data"),
@@ -33,7 +33,7 @@ def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Set
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    """Somebody who listens."""
+    """A server that receives messages."""
     with receiving() as receiver:
         yield receiver
 
@@ -45,7 +45,7 @@ def sender(settings: Settings) -> Sender:
 
 @pytest.fixture
 def hook(client: TestClient, receiver: Receiver) -> dict[str, Any]:
-    """A webhook of "acme" that leads to the receiver, with its secret."""
+    """A webhook of "acme" with the receiver's URL, and its secret."""
     answer = client.post("/v1/webhooks", json={"url": receiver.url})
     assert answer.status_code == 201, answer.text
     return dict(answer.json())
@@ -53,7 +53,7 @@ def hook(client: TestClient, receiver: Receiver) -> dict[str, Any]:
 
 @pytest.fixture
 def make_due(engine: Engine) -> Callable[[], None]:
-    """As if the waiting times between attempts had passed."""
+    """A function that makes all pending messages due."""
 
     def make() -> None:
         with engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""A real HTTP server that hears messages and answers as it was told."""
+"""A real HTTP server that records messages and sends prepared responses."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ssl import SSLContext
 
 
 @dataclass
-class Heard:
-    """A request that came in."""
+class ReceivedRequest:
+    """A request that the receiver got."""
 
     path: str
     headers: dict[str, str]
@@ -21,12 +21,12 @@ class Heard:
 
 @dataclass
 class Receiver:
-    """What it heard, and what it answers: ``answers`` in turn, then 204 for ever."""
+    """The recorded requests, and the responses: ``answers`` in order, then always 204."""
 
     port: int = 0
-    heard: list[Heard] = field(default_factory=list)
+    requests: list[ReceivedRequest] = field(default_factory=list)
     answers: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
-    #: Set to let answers out, where they are held back.
+    #: Responses wait until this is set.
     released: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -34,13 +34,13 @@ class Receiver:
         return f"http://127.0.0.1:{self.port}/hook"
 
     def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
-        """The next request not yet planned for gets this."""
+        """Add a response for a later request."""
         self.answers.append((status, headers, body))
 
 
 @contextmanager
 def receiving(ssl_context: SSLContext | None = None) -> Iterator[Receiver]:
-    """A receiver on 127.0.0.1."""
+    """Run a receiver on 127.0.0.1."""
     receiver = Receiver()
     receiver.released.set()
 
@@ -48,7 +48,9 @@ def receiving(ssl_context: SSLContext | None = None) -> Iterator[Receiver]:
         def do_POST(self) -> None:
             size = int(self.headers["content-length"])
             headers = {name.lower(): value for name, value in self.headers.items()}
-            receiver.heard.append(Heard(self.path, headers, self.rfile.read(size).decode()))
+            receiver.requests.append(
+                ReceivedRequest(self.path, headers, self.rfile.read(size).decode())
+            )
             status, extra, body = receiver.answers.pop(0) if receiver.answers else (204, {}, b"")
             receiver.released.wait(60)
             try:
@@ -59,7 +61,7 @@ def receiving(ssl_context: SSLContext | None = None) -> Iterator[Receiver]:
                     self.send_header("content-length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
-            except OSError:  # the sender hung up, as it may
+            except OSError:  # the sender closed the connection
                 self.close_connection = True
 
         def log_message(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""Signed, at least once, eight times at most, and told about."""
+"""Delivery of webhook messages: signatures, retries and disabling."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 from starlette.testclient import TestClient
 
-from app.database import transaction
+from app.core.database import transaction
+from app.core.settings import Settings
 from app.main import create_app
 from app.models import WebhookDelivery
-from app.settings import Settings
 from app.webhooks import delivery, outbox
 from app.webhooks.delivery import (
     BACKOFF_MAX_MS,
@@ -29,12 +29,12 @@ from app.webhooks.delivery import (
 )
 from tests.api.world import World
 from tests.services import wait_until
-from tests.webhooks.receiver import Heard, Receiver
+from tests.webhooks.receiver import ReceivedRequest, Receiver
 
 
-def verify(secret: str, heard: Heard) -> Any:
-    """What the receiver makes of a message with its own library."""
-    return Verifier(secret).verify(heard.body, heard.headers)
+def verify(secret: str, request: ReceivedRequest) -> Any:
+    """Verify a message with the library that receivers use, and return it."""
+    return Verifier(secret).verify(request.body, request.headers)
 
 
 def deliveries(client: TestClient, hook: dict[str, Any]) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ def deliveries(client: TestClient, hook: dict[str, Any]) -> list[dict[str, Any]]
     return list(answer.json()["data"])
 
 
-def test_message_is_signed_and_says_what_the_api_says(
+def test_message_is_signed_and_contains_the_job(
     hook: dict[str, Any], world: World, client: TestClient, engine: Engine, receiver: Receiver,
     sender: Sender,
 ) -> None:  # fmt: skip
@@ -53,26 +53,34 @@ def test_message_is_signed_and_says_what_the_api_says(
     assert deliver_due(engine, sender) == 1
     assert deliver_due(engine, sender) == 0
 
-    (heard,) = receiver.heard
-    assert (heard.path, heard.headers["content-type"]) == ("/hook", "application/json")
-    message = verify(hook["secret"], heard)
+    (request,) = receiver.requests
+    assert (request.path, request.headers["content-type"]) == ("/hook", "application/json")
+    message = verify(hook["secret"], request)
     assert message["type"] == "job.cancelled"
     assert message["data"]["name"] == "Größe ☃"
     with pytest.raises(WebhookVerificationError):
-        verify(hook["secret"], Heard(heard.path, heard.headers, heard.body + " "))
+        verify(hook["secret"], ReceivedRequest(request.path, request.headers, request.body + " "))
 
     (shown,) = deliveries(client, hook)
-    assert shown["id"] == heard.headers["webhook-id"]
+    assert shown["id"] == request.headers["webhook-id"]
     assert shown["created_at"] == message["timestamp"]
-    assert (shown["status"], shown["attempts"], shown["next_attempt_at"]) == ("delivered", 1, None)
-    assert (shown["response_status"], shown["response_body"], shown["error"]) == (
+    assert (shown["status"], shown["attempts"], shown["next_attempt_at"]) == (
+        "delivered",
+        1,
+        None,
+    )
+    assert (
+        shown["response_status"],
+        shown["response_body"],
+        shown["error"],
+    ) == (
         200,
         "thanks",
         None,
     )
 
 
-def test_rotated_secrets_are_both_live_until_the_old_one_expires(
+def test_both_secrets_sign_until_the_old_one_expires(
     hook: dict[str, Any], client: TestClient, engine: Engine, receiver: Receiver, sender: Sender
 ) -> None:
     fresh = client.post(f"/v1/webhooks/{hook['id']}/rotate-secret").json()
@@ -80,18 +88,18 @@ def test_rotated_secrets_are_both_live_until_the_old_one_expires(
     client.post(f"/v1/webhooks/{hook['id']}/test")
     deliver_due(engine, sender)
     for secret in (fresh["secret"], hook["secret"]):
-        assert verify(secret, receiver.heard[0])["type"] == "webhook.test"
+        assert verify(secret, receiver.requests[0])["type"] == "webhook.test"
 
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE webhooks SET old_secret_expires_at = 1")
     client.post(f"/v1/webhooks/{hook['id']}/test")
     deliver_due(engine, sender)
-    assert verify(fresh["secret"], receiver.heard[1])["type"] == "webhook.test"
+    assert verify(fresh["secret"], receiver.requests[1])["type"] == "webhook.test"
     with pytest.raises(WebhookVerificationError):
-        verify(hook["secret"], receiver.heard[1])
+        verify(hook["secret"], receiver.requests[1])
 
 
-def test_failed_attempts_are_made_again_with_the_same_message(
+def test_failed_message_is_retried_unchanged(
     hook: dict[str, Any], world: World, client: TestClient, engine: Engine, receiver: Receiver,
     sender: Sender, make_due: Callable[[], None], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -101,7 +109,7 @@ def test_failed_attempts_are_made_again_with_the_same_message(
     receiver.answer(500, b"broken")
     receiver.answer(302, location=receiver.url)
     deliver_due(engine, sender)
-    assert deliver_due(engine, sender) == 0  # its time has not come
+    assert deliver_due(engine, sender) == 0  # the retry is not due yet
     (shown,) = deliveries(client, hook)
     assert (shown["status"], shown["error"]) == ("pending", "answered 500")
     assert shown["response_body"] == "broken"
@@ -113,14 +121,14 @@ def test_failed_attempts_are_made_again_with_the_same_message(
         deliver_due(engine, sender)
     (shown,) = deliveries(client, hook)
     assert (shown["status"], shown["attempts"]) == ("delivered", 3)
-    assert len({heard.body for heard in receiver.heard}) == 1
-    assert len({heard.headers["webhook-id"] for heard in receiver.heard}) == 1
-    for heard in receiver.heard:
-        verify(hook["secret"], heard)
+    assert len({request.body for request in receiver.requests}) == 1
+    assert len({request.headers["webhook-id"] for request in receiver.requests}) == 1
+    for request in receiver.requests:
+        verify(hook["secret"], request)
     assert client.get(f"/v1/webhooks/{hook['id']}").json()["failing_since"] is None
 
 
-def test_message_is_given_up_after_eight_attempts(
+def test_message_fails_after_eight_attempts(
     hook: dict[str, Any], world: World, client: TestClient, engine: Engine, receiver: Receiver,
     sender: Sender, make_due: Callable[[], None],
 ) -> None:  # fmt: skip
@@ -130,13 +138,15 @@ def test_message_is_given_up_after_eight_attempts(
         receiver.answer(503)
         make_due()
         deliver_due(engine, sender)
-    assert len(receiver.heard) == MAX_ATTEMPTS == 8
+    assert len(receiver.requests) == MAX_ATTEMPTS == 8
     (shown,) = deliveries(client, hook)
     assert (shown["status"], shown["attempts"]) == ("failed", 8)
-    assert client.get(f"/v1/webhooks/{hook['id']}").json()["disabled_at"] is None  # not for days
+    assert (
+        client.get(f"/v1/webhooks/{hook['id']}").json()["disabled_at"] is None
+    )  # it has not failed for days
 
 
-def test_webhook_that_failed_for_days_is_disabled_and_a_good_test_enables_it(
+def test_webhook_is_disabled_after_days_of_failures_and_enabled_by_a_test(
     hook: dict[str, Any], world: World, client: TestClient, engine: Engine, receiver: Receiver,
     sender: Sender, make_due: Callable[[], None],
 ) -> None:  # fmt: skip
@@ -163,12 +173,12 @@ def test_webhook_that_failed_for_days_is_disabled_and_a_good_test_enables_it(
     assert (acts[0]["object_id"], acts[0]["key_id"]) == (hook["id"], None)
 
     client.post(f"/v1/jobs/{waiting['id']}/cancel")
-    assert deliver_due(engine, sender) == 0  # it is told nothing any more
+    assert deliver_due(engine, sender) == 0  # a disabled webhook gets no messages
 
     receiver.answer(500)
     client.post(f"{path}/test")
     deliver_due(engine, sender)
-    assert deliver_due(engine, sender) == 0  # a test is one attempt
+    assert deliver_due(engine, sender) == 0  # a test has one attempt
     assert client.get(path).json()["disabled_at"] is not None
     client.post(f"{path}/test")
     deliver_due(engine, sender)
@@ -176,7 +186,7 @@ def test_webhook_that_failed_for_days_is_disabled_and_a_good_test_enables_it(
     assert (now["disabled_at"], now["failing_since"]) == (None, None)
 
 
-def test_address_that_is_gone_is_disabled_at_once(
+def test_status_410_disables_the_webhook_at_once(
     hook: dict[str, Any], world: World, client: TestClient, engine: Engine, receiver: Receiver,
     sender: Sender,
 ) -> None:  # fmt: skip
@@ -187,7 +197,7 @@ def test_address_that_is_gone_is_disabled_at_once(
     assert client.get(f"/v1/webhooks/{hook['id']}").json()["disabled_at"] is not None
 
 
-def test_message_of_a_sender_that_died_is_sent_by_another(
+def test_message_of_a_dead_sender_is_sent_by_another_one(
     hook: dict[str, Any], world: World, client: TestClient, engine: Engine, receiver: Receiver,
     sender: Sender, make_due: Callable[[], None],
 ) -> None:  # fmt: skip
@@ -195,17 +205,21 @@ def test_message_of_a_sender_that_died_is_sent_by_another(
     world.claim()
     with transaction(engine) as session:
         (taken,) = outbox.claim(session, 1, 60_000)
-    assert deliver_due(engine, sender) == 0  # the lease holds
-    make_due()  # the lease runs out
+    assert deliver_due(engine, sender) == 0  # the lease is valid
+    make_due()  # the lease expires
     assert deliver_due(engine, sender) == 1
-    # The first one was only slow, and comes late with bad news.
+    # The first sender was only slow and records its outcome too late.
     delivery.record(engine, taken, Outcome(error="too late"))
     (shown,) = deliveries(client, hook)
-    assert (shown["status"], shown["attempts"], shown["error"]) == ("delivered", 2, None)
+    assert (shown["status"], shown["attempts"], shown["error"]) == (
+        "delivered",
+        2,
+        None,
+    )
     assert client.get(f"/v1/webhooks/{hook['id']}").json()["failing_since"] is None
 
 
-def test_webhook_deleted_while_its_message_is_sent_leaves_nothing(
+def test_webhook_deleted_during_an_attempt_leaves_no_rows(
     hook: dict[str, Any], world: World, client: TestClient, engine: Engine
 ) -> None:
     world.submit()
@@ -218,14 +232,14 @@ def test_webhook_deleted_while_its_message_is_sent_leaves_nothing(
         assert session.scalars(select(WebhookDelivery)).all() == []
 
 
-def test_waiting_times_grow_under_a_ceiling() -> None:
+def test_backoff_grows_up_to_its_maximum() -> None:
     ceilings = [max(backoff_ms(attempts) for _ in range(300)) for attempts in range(1, 9)]
     limits = [30_000, 120_000, 480_000, 1_920_000, 7_680_000, *[BACKOFF_MAX_MS] * 3]
     for reached, limit in zip(ceilings, limits, strict=True):
         assert limit / 2 < reached <= limit
 
 
-def test_service_delivers_by_itself(
+def test_background_thread_delivers_messages(
     settings: Settings, app: FastAPI, key_for: Callable[..., str], receiver: Receiver
 ) -> None:
     eager = settings.model_copy(update={"reconcile_seconds": 0.05})
@@ -233,9 +247,9 @@ def test_service_delivers_by_itself(
         client.headers["Authorization"] = f"Bearer {key_for('acme')}"
         hook = client.post("/v1/webhooks", json={"url": receiver.url}).json()
         sent = client.post(f"/v1/webhooks/{hook['id']}/test").json()
-        wait_until("the message", lambda: bool(receiver.heard))
-        wait_until("its end", lambda: deliveries(client, hook)[0]["status"] == "delivered")
-    message = verify(hook["secret"], receiver.heard[0])
+        wait_until("the message", lambda: bool(receiver.requests))
+        wait_until("the outcome", lambda: deliveries(client, hook)[0]["status"] == "delivered")
+    message = verify(hook["secret"], receiver.requests[0])
     assert message["data"] == {"id": hook["id"]}
-    assert json.loads(receiver.heard[0].body)["type"] == "webhook.test"
-    assert receiver.heard[0].headers["webhook-id"] == sent["id"]
+    assert json.loads(receiver.requests[0].body)["type"] == "webhook.test"
+    assert receiver.requests[0].headers["webhook-id"] == sent["id"]

@@ -1,4 +1,4 @@
-"""Messages are written with the change they tell about, and each attempt has one sender."""
+"""The outbox: messages are added in the transaction of the change, and one sender claims each."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 from sqlalchemy import Engine, select
 from starlette.testclient import TestClient
 
-from app.database import transaction
-from app.domain.lifecycle import Desired, FailureCode
-from app.jobs import repository
-from app.jobs.reconciler import requeue_lost
+from app.core.database import transaction
+from app.core.settings import Settings
+from app.domain.lifecycle import DesiredState, FailureCode
+from app.job_queue import transitions
+from app.job_queue.reconciler import requeue_lost
 from app.models import Job, WebhookDelivery
-from app.settings import Settings
 from app.webhooks import outbox
 from tests.api.world import World
 from tests.webhooks.receiver import Receiver
 
 
 def queued(engine: Engine) -> list[tuple[str, str, str]]:
-    """Type, job and status told of each message, oldest first."""
+    """Return type, job id and status of each message, oldest first."""
     with transaction(engine) as session:
         rows = session.scalars(select(WebhookDelivery).order_by(WebhookDelivery.event_id))
         return [(row.type, row.data["id"], row.data["status"]) for row in rows]
@@ -31,14 +31,14 @@ def types(engine: Engine) -> list[str]:
     return [kind for kind, _, _ in queued(engine)]
 
 
-def test_every_status_of_a_jobs_life_is_told(
+def test_each_change_of_the_status_adds_a_message(
     hook: dict[str, Any], world: World, client: TestClient, engine: Engine
 ) -> None:
     job = world.submit(metadata={"team": "search"})
     lease = world.claim()
     world.step(lease, 1)
     client.post(f"/v1/jobs/{job['id']}/pause")
-    assert types(engine) == ["job.running"]  # it was only asked to
+    assert types(engine) == ["job.running"]  # the job has not paused yet
     world.release(lease)
     client.post(f"/v1/jobs/{job['id']}/resume")
     adapter_id = world.publish(world.claim(), {"adapter_config.json": b"{}"})
@@ -59,7 +59,7 @@ def test_every_status_of_a_jobs_life_is_told(
     assert last.data["metadata"] == {"team": "search"}
 
 
-def test_cancel_and_pause_of_a_waiting_job_are_told_once(
+def test_repeated_requests_add_one_message(
     hook: dict[str, Any], world: World, client: TestClient, engine: Engine
 ) -> None:
     job = world.submit()
@@ -68,7 +68,7 @@ def test_cancel_and_pause_of_a_waiting_job_are_told_once(
     assert types(engine) == ["job.paused", "job.cancelled"]
 
 
-def test_failure_is_told_with_its_reason(
+def test_message_about_a_failure_contains_its_detail(
     hook: dict[str, Any], world: World, engine: Engine
 ) -> None:
     world.submit()
@@ -80,30 +80,30 @@ def test_failure_is_told_with_its_reason(
         assert row.data["failure"]["detail"] == "line 3 is odd"
 
 
-def test_job_whose_workers_were_lost_is_told(
+def test_loss_of_a_worker_adds_a_message(
     hook: dict[str, Any], world: World, engine: Engine, settings: Settings
 ) -> None:
     job = world.submit()
     lease = world.claim()
     with transaction(engine) as session:
-        repository.desire(session, "acme", job["id"], Desired.PAUSE)
-    assert requeue_lost(engine, settings, owner_prefix=lease.owner)
+        transitions.set_desired_state(session, "acme", job["id"], DesiredState.PAUSE)
+    assert requeue_lost(engine, settings, owner_prefix=lease.lease.owner)
     assert types(engine) == ["job.running", "job.paused"]
 
 
-def test_change_that_is_rolled_back_tells_nobody(
+def test_rolled_back_change_adds_no_message(
     hook: dict[str, Any], world: World, engine: Engine
 ) -> None:
     job = world.submit()
     with transaction(engine) as session:
-        repository.desire(session, "acme", job["id"], Desired.CANCEL)
+        transitions.set_desired_state(session, "acme", job["id"], DesiredState.CANCEL)
         assert session.scalars(select(WebhookDelivery)).all()
         session.rollback()
     assert queued(engine) == []
     assert world.get(job)["status"] == "queued"
 
 
-def test_only_events_asked_for_of_the_own_tenant_are_told(
+def test_webhook_receives_its_events_of_its_own_tenant_only(
     world: World,
     client: TestClient,
     engine: Engine,
@@ -123,7 +123,7 @@ def test_only_events_asked_for_of_the_own_tenant_are_told(
     assert [(row.webhook_id, row.type) for row in rows] == [(wanting["id"], "job.succeeded")]
 
 
-def test_inspections_are_told_to_nobody(hook: dict[str, Any], world: World, engine: Engine) -> None:
+def test_inspections_add_no_messages(hook: dict[str, Any], world: World, engine: Engine) -> None:
     world.submit()
     with transaction(engine) as session:
         assert session.scalar(select(Job.id).where(Job.kind == "preflight")) is not None
@@ -131,7 +131,7 @@ def test_inspections_are_told_to_nobody(hook: dict[str, Any], world: World, engi
     assert queued(engine) == []
 
 
-def test_webhooks_of_one_event_get_the_same_id(
+def test_all_webhooks_get_the_same_message_id(
     hook: dict[str, Any], world: World, client: TestClient, engine: Engine, receiver: Receiver
 ) -> None:
     client.post("/v1/webhooks", json={"url": receiver.url})
@@ -143,7 +143,7 @@ def test_webhooks_of_one_event_get_the_same_id(
     assert len({row.event_id for row in rows}) == 1
 
 
-def test_claims_at_once_share_the_messages_without_overlap(
+def test_concurrent_claims_do_not_overlap(
     hook: dict[str, Any], client: TestClient, engine: Engine, receiver: Receiver
 ) -> None:
     hooks = [client.post("/v1/webhooks", json={"url": receiver.url}).json()["id"] for _ in range(9)]
@@ -169,7 +169,7 @@ def test_claims_at_once_share_the_messages_without_overlap(
     assert sorted(taken) == sorted([hook["id"], *hooks])
 
 
-def test_one_address_takes_few_places_of_a_batch(
+def test_one_webhook_does_not_fill_a_batch(
     hook: dict[str, Any], client: TestClient, engine: Engine, receiver: Receiver
 ) -> None:
     for _ in range(5):
@@ -181,7 +181,7 @@ def test_one_address_takes_few_places_of_a_batch(
     assert sorted(row.webhook_id for row in batch) == sorted([hook["id"]] * 2 + [other])
 
 
-def test_deleting_a_webhook_while_a_job_moves_breaks_neither(
+def test_webhook_is_deleted_while_a_job_changes(
     hook: dict[str, Any], world: World, client: TestClient, engine: Engine
 ) -> None:
     job = world.submit()
@@ -193,15 +193,15 @@ def test_deleting_a_webhook_while_a_job_moves_breaks_neither(
 
     thread = threading.Thread(target=delete)
     with transaction(engine) as session:
-        repository.desire(session, "acme", job["id"], Desired.CANCEL)
-        thread.start()  # waits for the row that this transaction refers to
+        transitions.set_desired_state(session, "acme", job["id"], DesiredState.CANCEL)
+        thread.start()  # waits for the webhook's row, which this transaction has locked
     thread.join()
     assert deleted.is_set()
     assert world.get(job)["status"] == "cancelled"
     assert queued(engine) == []
 
 
-def test_old_messages_are_forgotten_pending_ones_are_not(
+def test_old_messages_are_deleted_unless_they_are_pending(
     hook: dict[str, Any], client: TestClient, engine: Engine
 ) -> None:
     for _ in range(3):

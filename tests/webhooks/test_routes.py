@@ -1,4 +1,4 @@
-"""Webhooks over HTTP."""
+"""The routes of /v1/webhooks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from app.auth.key_ring import Scope
+from app.core.settings import Settings
 from app.main import create_app
-from app.security import Scope
-from app.settings import Settings
 from app.webhooks.service import MAX_WEBHOOKS
 
 URL = "https://hooks.example.com/plaudit"
@@ -20,7 +20,7 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-def test_webhook_is_made_shown_without_its_secret_and_deleted(client: TestClient) -> None:
+def test_webhook_is_created_shown_without_its_secret_and_deleted(client: TestClient) -> None:
     body = {"url": URL, "events": ["job.failed", "job.succeeded"]}
     made = client.post("/v1/webhooks", json=body)
     assert made.status_code == 201, made.text
@@ -41,7 +41,7 @@ def test_webhook_is_made_shown_without_its_secret_and_deleted(client: TestClient
         assert secret not in answer.text
 
 
-def test_webhook_without_events_hears_of_all(client: TestClient) -> None:
+def test_webhook_receives_all_events_by_default(client: TestClient) -> None:
     events = client.post("/v1/webhooks", json={"url": URL}).json()["events"]
     assert events == ["job.cancelled", "job.failed", "job.paused", "job.running", "job.succeeded"]
 
@@ -58,7 +58,7 @@ def test_webhook_without_events_hears_of_all(client: TestClient) -> None:
         ({}, "/url", "missing"),
     ],
 )
-def test_bad_webhook_is_refused_with_a_pointer(
+def test_invalid_webhook_is_rejected_with_a_pointer(
     client: TestClient, body: dict[str, Any], loc: str, code: str
 ) -> None:
     answer = client.post("/v1/webhooks", json=body)
@@ -68,7 +68,7 @@ def test_bad_webhook_is_refused_with_a_pointer(
     assert client.get("/v1/webhooks").json()["data"] == []
 
 
-def test_webhooks_are_off_unless_the_operator_lists_hosts(
+def test_webhooks_are_disabled_without_allowed_hosts(
     settings: Settings, key_for: Callable[..., str]
 ) -> None:
     plain = settings.model_copy(
@@ -80,7 +80,9 @@ def test_webhooks_are_off_unless_the_operator_lists_hosts(
     assert "PLAUDIT_WEBHOOK_HOSTS" in refused.json()["errors"][0]["hint"]
 
 
-def test_tenant_has_so_many_webhooks(client: TestClient, key_for: Callable[..., str]) -> None:
+def test_number_of_webhooks_per_tenant_is_limited(
+    client: TestClient, key_for: Callable[..., str]
+) -> None:
     for _ in range(MAX_WEBHOOKS):
         assert client.post("/v1/webhooks", json={"url": URL}).status_code == 201
     refused = client.post("/v1/webhooks", json={"url": URL})
@@ -89,7 +91,7 @@ def test_tenant_has_so_many_webhooks(client: TestClient, key_for: Callable[..., 
     assert client.post("/v1/webhooks", json={"url": URL}, headers=other).status_code == 201
 
 
-def test_test_message_waits_to_be_sent_and_lists_are_paged(
+def test_test_messages_are_queued_and_listed_in_pages(
     client: TestClient, hook: dict[str, Any]
 ) -> None:
     path = f"/v1/webhooks/{hook['id']}"
@@ -104,22 +106,32 @@ def test_test_message_waits_to_be_sent_and_lists_are_paged(
     assert (first["has_more"], rest["has_more"]) == (True, False)
 
 
-def test_other_tenants_and_lesser_keys_see_nothing(
-    client: TestClient, hook: dict[str, Any], key_for: Callable[..., str]
+@pytest.mark.parametrize(
+    ("method", "suffix"),
+    [
+        ("GET", ""),
+        ("DELETE", ""),
+        ("POST", "/test"),
+        ("POST", "/rotate-secret"),
+        ("GET", "/deliveries"),
+    ],
+)
+def test_webhook_is_hidden_from_other_tenants_and_other_scopes(
+    client: TestClient, hook: dict[str, Any], key_for: Callable[..., str], method: str, suffix: str
 ) -> None:
     path = f"/v1/webhooks/{hook['id']}"
-    foreign = bearer(key_for("intruder"))
-    lesser = bearer(key_for("acme", Scope.JOBS_READ, Scope.JOBS_WRITE, Scope.ARTIFACTS_READ))
-    for method, url in [
-        ("GET", path),
-        ("DELETE", path),
-        ("POST", f"{path}/test"),
-        ("POST", f"{path}/rotate-secret"),
-        ("GET", f"{path}/deliveries"),
-    ]:
-        assert client.request(method, url, headers=foreign).status_code == 404, url
-        assert client.request(method, url, headers=lesser).status_code == 403, url
-    assert client.get("/v1/webhooks", headers=foreign).json()["data"] == []
-    assert client.get("/v1/webhooks", headers=lesser).status_code == 403
+    other_tenant = bearer(key_for("intruder"))
+    other_scopes = bearer(key_for("acme", Scope.JOBS_READ, Scope.JOBS_WRITE, Scope.ARTIFACTS_READ))
+    assert client.request(method, path + suffix, headers=other_tenant).status_code == 404
+    assert client.request(method, path + suffix, headers=other_scopes).status_code == 403
     assert client.get(path).status_code == 200
     assert client.get(f"{path}/deliveries").json()["data"] == []
+
+
+def test_list_of_webhooks_needs_the_admin_scope_and_shows_one_tenant(
+    client: TestClient, hook: dict[str, Any], key_for: Callable[..., str]
+) -> None:
+    other_tenant = bearer(key_for("intruder"))
+    assert client.get("/v1/webhooks", headers=other_tenant).json()["data"] == []
+    other_scope = bearer(key_for("acme", Scope.JOBS_READ))
+    assert client.get("/v1/webhooks", headers=other_scope).status_code == 403

@@ -7,7 +7,7 @@ import errno
 import torch
 
 from app.domain.lifecycle import FailureCode
-from worker.trainer.failures import TrainerFailure
+from worker.reward_model.errors import TrainerError
 
 _TEXTS = {
     "No space left on device": FailureCode.DISK_FULL,
@@ -25,20 +25,20 @@ _TEXTS = {
 }
 
 
-def diagnose(error: BaseException) -> TrainerFailure:
+def diagnose(error: BaseException) -> TrainerError:
     """``error`` itself if it is a failure already, else the closest code, "internal" if none."""
-    if isinstance(error, TrainerFailure):
+    if isinstance(error, TrainerError):
         return error
     detail = f"{type(error).__name__}: {error}"[:8000]
     if isinstance(error, torch.cuda.OutOfMemoryError):
-        return TrainerFailure(FailureCode.CUDA_OOM, detail)
+        return TrainerError(FailureCode.CUDA_OOM, detail)
     if isinstance(error, MemoryError):
-        return TrainerFailure(FailureCode.OUT_OF_MEMORY, detail)
+        return TrainerError(FailureCode.OUT_OF_MEMORY, detail)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return TrainerFailure(FailureCode.DISK_FULL, detail)
+        return TrainerError(FailureCode.DISK_FULL, detail)
     if isinstance(error, OSError) and error.errno:  # libraries raise it without one for a bad model
-        return TrainerFailure(FailureCode.HOST_ERROR, detail)
+        return TrainerError(FailureCode.HOST_ERROR, detail)
     for text, code in _TEXTS.items():
         if text in str(error):
-            return TrainerFailure(code, detail)
-    return TrainerFailure(FailureCode.INTERNAL, detail)
+            return TrainerError(code, detail)
+    return TrainerError(FailureCode.INTERNAL, detail)

@@ -1,17 +1,17 @@
-// An adapter: what it is worth, its files, and how to get them.
+// The page of an adapter: parity certificate, metrics, files and downloads.
 
 import { get } from "./api.js";
-import { persistently } from "./connection.js";
+import { offerDownload, setCertificate } from "./components.js";
+import { retryWhileUnavailable } from "./connection.js";
 import { $, copyButton, el, setCode, setFacts, setText, timeAgo } from "./dom.js";
 import { bytes, number, percent, shortId } from "./format.js";
-import { offerDownload, setCertificate } from "./parts.js";
 
 const NAMES = {
   accuracy: "Accuracy",
   accuracy_low: "Accuracy, 95 % interval from",
   accuracy_high: "Accuracy, 95 % interval to",
-  accuracy_when_shorter: "Accuracy where the chosen reply is shorter",
-  length_baseline: "Longer is better would score",
+  accuracy_when_shorter: "Accuracy on pairs whose chosen reply is shorter",
+  length_baseline: "Accuracy of always preferring the longer reply",
   length_spearman: "Rank correlation of score and length",
   loss: "Loss",
   margin_mean: "Margin, mean",
@@ -25,7 +25,7 @@ const NAMES = {
 
 export async function start(show) {
   const id = decodeURIComponent(location.pathname.split("/")[2]);
-  const adapter = await persistently(() => get(`/v1/adapters/${encodeURIComponent(id)}`));
+  const adapter = await retryWhileUnavailable(() => get(`/v1/adapters/${encodeURIComponent(id)}`));
   setText($("adapter-id"), adapter.id);
   setText($("job-link"), shortId(adapter.job_id));
   $("job-link").href = `/jobs/${adapter.job_id}`;
@@ -43,7 +43,7 @@ function showCertificate({ certificate, base_model, revision, created_at }) {
   setFacts($("certificate-facts"), [
     ["Base model", base_model],
     ["Revision", revision && el("code", { class: "hash" }, revision)],
-    ["Made", timeAgo(created_at)],
+    ["Created", timeAgo(created_at)],
     ["Allowed difference", certificate.tolerance && `${number(certificate.tolerance)} of 1 + |score|`],
     ["Probe pairs", certificate.probes && number(certificate.probes.length)],
     ["Scored on", certificate.device && `${certificate.device}, ${certificate.dtype}`],
@@ -77,11 +77,11 @@ function showMetrics(metrics) {
   $("no-metrics").hidden = found.length > 0;
   $("metrics").hidden = found.length === 0;
   const rows = found.map((name) => {
-    const isShare = /accuracy|baseline|^slice\//.test(name);
-    const show = isShare ? percent : number;
+    const isRatio = /accuracy|baseline|^slice\//.test(name);
+    const format = isRatio ? percent : number;
     const title = NAMES[name] ?? name.replace(/^slice\//, "Accuracy of slice ");
     const [before, after] = [metrics[`eval_before/${name}`], metrics[`eval/${name}`]];
-    return el("tr", {}, el("th", { scope: "row" }, title), el("td", { class: "number" }, show(before)), el("td", { class: "number" }, show(after)));
+    return el("tr", {}, el("th", { scope: "row" }, title), el("td", { class: "number" }, format(before)), el("td", { class: "number" }, format(after)));
   });
   $("metric-rows").replaceChildren(...rows);
 }

@@ -1,13 +1,13 @@
-// The public API: the only thing that these pages talk to.
+// Client of the public API, the only service that these pages use.
 
 import { currentKey } from "./keys.js";
 
-const SILENCE_MS = 45_000; // the service says something every 15 s
+const STREAM_TIMEOUT_MS = 45_000; // the service sends a heartbeat every 15 s
 
-/** A refusal (RFC 9457). */
+/** An error response (RFC 9457). */
 export class Problem extends Error {
   constructor(status, problem) {
-    super(problem.detail ?? `The service answered ${status}.`);
+    super(problem.detail ?? `The service returned status ${status}.`);
     this.status = status;
     this.title = problem.title ?? "Something went wrong";
     this.code = problem.code ?? "";
@@ -15,15 +15,15 @@ export class Problem extends Error {
   }
 }
 
-/** No answer at all. */
-export class Away extends Error {}
+/** The service did not respond. */
+export class ConnectionError extends Error {}
 
-/** Whether the same request may do better a little later. */
-export function isPassing(error) {
-  return error instanceof Away || (error instanceof Problem && (error.status >= 500 || error.status === 429));
+/** Returns whether the same request may succeed later. */
+export function isTransient(error) {
+  return error instanceof ConnectionError || (error instanceof Problem && (error.status >= 500 || error.status === 429));
 }
 
-/** An answer's document. */
+/** Returns the JSON document of a response. */
 export async function get(path) {
   return await read(await request(path), (response) => response.json());
 }
@@ -32,25 +32,25 @@ export async function post(path) {
   return await read(await request(path, { method: "POST" }), (response) => response.json());
 }
 
-/** An answer's bytes. */
+/** Returns the bytes of a response. */
 export async function getBlob(path) {
   return await read(await request(path), (response) => response.blob());
 }
 
 /**
- * A job's events above number `after`, as they come: `{id, type, data}`. Ends with the stream;
- * throws Away when the connection breaks or falls silent. EventSource would do this, but it sends
- * no Authorization header.
+ * Yields the events of a job with an id above `after` as they arrive: `{id, type, data}`. Ends with
+ * the stream. Throws ConnectionError when the connection breaks or sends nothing for too long.
+ * EventSource is not used because it cannot send an Authorization header.
  */
 export async function* stream(path, after) {
   const abort = new AbortController();
-  let alarm;
-  const heard = () => {
-    clearTimeout(alarm);
-    alarm = setTimeout(() => abort.abort(), SILENCE_MS);
+  let timer;
+  const restartTimer = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => abort.abort(), STREAM_TIMEOUT_MS);
   };
   try {
-    heard();
+    restartTimer();
     const response = await request(`${path}?after=${after}`, {
       headers: { Accept: "text/event-stream" },
       signal: abort.signal,
@@ -61,13 +61,13 @@ export async function* stream(path, after) {
     for (;;) {
       const { value, done } = await read(reader, () => reader.read());
       if (done) return;
-      heard();
+      restartTimer();
       const blocks = (rest + value).split("\n\n");
       rest = blocks.pop();
       yield* blocks.map(parse).filter((event) => event.data !== undefined);
     }
   } finally {
-    clearTimeout(alarm);
+    clearTimeout(timer);
     abort.abort();
   }
 }
@@ -78,7 +78,7 @@ async function request(path, options = {}) {
   try {
     response = await fetch(path, { cache: "no-store", ...options, headers });
   } catch {
-    throw new Away("The service does not answer.");
+    throw new ConnectionError("The service does not respond.");
   }
   if (response.ok) return response;
   throw new Problem(response.status, await response.json().catch(() => ({})));
@@ -88,7 +88,7 @@ async function read(source, how) {
   try {
     return await how(source);
   } catch {
-    throw new Away("The connection broke.");
+    throw new ConnectionError("The connection was interrupted.");
   }
 }
 

@@ -1,4 +1,4 @@
-// A line chart: SVG in the pixels of its place, readable by mouse, touch and arrow keys.
+// A line chart in SVG, sized in pixels, that can be read by mouse, touch and arrow keys.
 
 import { el, setText } from "./dom.js";
 import { number } from "./format.js";
@@ -6,9 +6,9 @@ import { number } from "./format.js";
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 190;
 const MARGIN = { left: 44, right: 10, top: 10, bottom: 24 };
-const SMOOTHED_FROM = 60; // points; below that the raw line reads well
+const SMOOTHED_FROM_POINTS = 60; // a shorter line is readable without smoothing
 
-/** `{node, update(series, lastStep)}`; series: `[{name, kind, points: [[step, value]]}]`. */
+/** Returns `{node, update(series, lastStep)}`; series: `[{name, kind, points: [[step, value]]}]`. */
 export function makeChart({ title, format, range, reference }) {
   const readout = el("output", { class: "readout" });
   const legend = el("span", { class: "legend" });
@@ -16,7 +16,7 @@ export function makeChart({ title, format, range, reference }) {
   const node = el("figure", { class: "card" }, el("figcaption", {}, el("h3", {}, title), legend), svg, readout);
   let series = [];
   let lastStep = 1;
-  let cursor = null; // place in steps()
+  let cursor = null; // index in steps()
 
   const steps = () => [...new Set(series.flatMap((line) => line.points.map(([step]) => step)))].sort((a, b) => a - b);
 
@@ -41,7 +41,7 @@ export function makeChart({ title, format, range, reference }) {
       shapes.push(svgEl("line", { class: "reference", x1: MARGIN.left, x2: width - MARGIN.right, y1: height, y2: height }));
       shapes.push(label(reference.name, width - MARGIN.right, height - 5, "end"));
     }
-    for (const line of series) shapes.push(...drawn(line, x, y));
+    for (const line of series) shapes.push(...drawLine(line, x, y));
     if (cursor !== null) shapes.push(...crosshair(x, y));
     svg.replaceChildren(...shapes);
   }
@@ -56,27 +56,27 @@ export function makeChart({ title, format, range, reference }) {
     ];
   }
 
-  function point(place) {
-    cursor = place;
-    if (place === null) setText(readout, "");
+  function moveCursor(index) {
+    cursor = index;
+    if (index === null) setText(readout, "");
     draw();
   }
 
   svg.addEventListener("keydown", (event) => {
     const last = steps().length - 1;
     const moves = { ArrowLeft: (cursor ?? last + 1) - 1, ArrowRight: (cursor ?? -1) + 1, Home: 0, End: last };
-    if (event.key === "Escape") return point(null);
+    if (event.key === "Escape") return moveCursor(null);
     if (!(event.key in moves) || last < 0) return undefined;
     event.preventDefault();
-    return point(Math.max(0, Math.min(last, moves[event.key])));
+    return moveCursor(Math.max(0, Math.min(last, moves[event.key])));
   });
-  svg.addEventListener("blur", () => point(null));
-  svg.addEventListener("pointerleave", () => point(null));
+  svg.addEventListener("blur", () => moveCursor(null));
+  svg.addEventListener("pointerleave", () => moveCursor(null));
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
     const share = (event.clientX - box.left - MARGIN.left) / (box.width - MARGIN.left - MARGIN.right);
     const all = steps();
-    if (all.length) point(nearest(all, share * lastStep));
+    if (all.length) moveCursor(nearest(all, share * lastStep));
   });
   new ResizeObserver(draw).observe(svg);
 
@@ -87,30 +87,30 @@ export function makeChart({ title, format, range, reference }) {
       lastStep = Math.max(last, ...steps());
       node.hidden = !series.length;
       legend.replaceChildren(...series.map((line) => el("span", { class: line.kind }, `${line.name} ${format(line.points.at(-1)[1])}`)));
-      svg.setAttribute("aria-label", `${title}: ${series.map(spoken).join("; ")}. Arrow keys read single steps.`);
+      svg.setAttribute("aria-label", `${title}: ${series.map(describe).join("; ")}. Use the arrow keys to read single steps.`);
       draw();
     },
   };
 
-  function spoken(line) {
+  function describe(line) {
     const [first, last] = [line.points[0], line.points.at(-1)];
     return `${line.name} from ${format(first[1])} at step ${first[0]} to ${format(last[1])} at step ${last[0]}`;
   }
 }
 
-function drawn(line, x, y) {
+function drawLine(line, x, y) {
   const path = (points, kind) =>
     svgEl("polyline", { class: kind, points: points.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`).join(" ") });
-  // Held-out numbers are few and come at single steps: dots tell them apart without colour, too.
+  // Held-out metrics exist at few steps. Dots distinguish them without relying on colour.
   if (line.kind === "held-out") {
     const dots = line.points.map(([step, value]) => svgEl("circle", { class: "dot held-out", cx: x(step), cy: y(value), r: 3.5 }));
     return [path(line.points, "line held-out"), ...dots];
   }
-  if (line.points.length < SMOOTHED_FROM) return [path(line.points, `line ${line.kind}`)];
+  if (line.points.length < SMOOTHED_FROM_POINTS) return [path(line.points, `line ${line.kind}`)];
   return [path(line.points, `line faint ${line.kind}`), path(smoothed(line.points), `line ${line.kind}`)];
 }
 
-/** Exponential moving average over about a twentieth of the points. */
+/** Returns the exponential moving average over about a twentieth of the points. */
 function smoothed(points) {
   const weight = Math.min(1, 20 / points.length);
   let mean = points[0][1];
@@ -121,11 +121,11 @@ function extent(series, reference) {
   const values = series.flatMap((line) => line.points.map(([, value]) => value));
   if (reference) values.push(reference.value);
   const [low, high] = values.reduce(([a, b], value) => [Math.min(a, value), Math.max(b, value)], [Infinity, -Infinity]);
-  const room = (high - low || Math.abs(high) || 1) * 0.06;
-  return [low - room, high + room];
+  const padding = (high - low || Math.abs(high) || 1) * 0.06;
+  return [low - padding, high + padding];
 }
 
-/** About `count` round numbers from low to high. */
+/** Returns about `count` round numbers from low to high. */
 function ticks(low, high, count) {
   const rough = (high - low) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -135,8 +135,8 @@ function ticks(low, high, count) {
   return found;
 }
 
-function nearest(sorted, wanted) {
-  return sorted.reduce((best, step, place) => (Math.abs(step - wanted) < Math.abs(sorted[best] - wanted) ? place : best), 0);
+function nearest(sorted, target) {
+  return sorted.reduce((best, step, index) => (Math.abs(step - target) < Math.abs(sorted[best] - target) ? index : best), 0);
 }
 
 function label(text, x, y, anchor) {

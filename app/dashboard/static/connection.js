@@ -1,30 +1,30 @@
-// Keeping at it while the service is away, and saying so.
+// Retries while the service is unavailable, with a banner that tells the user.
 
-import { isPassing } from "./api.js";
+import { isTransient } from "./api.js";
 import { $, setText } from "./dom.js";
 
-const LONGEST_WAIT_SECONDS = 15;
+const MAX_WAIT_SECONDS = 15;
 
-/** What `task` resolves to, however long the service stays away; refusals are thrown on. */
-export async function persistently(task) {
+/** Returns the result of `task`, retrying for as long as the service is unavailable. */
+export async function retryWhileUnavailable(task) {
   for (let tries = 0; ; tries++) {
     try {
       const result = await task();
       if (tries > 0) $("banner").hidden = true;
       return result;
     } catch (error) {
-      if (!isPassing(error)) throw error;
-      await pause(Math.min(2 ** tries, LONGEST_WAIT_SECONDS), error);
+      if (!isTransient(error)) throw error;
+      await waitForRetry(Math.min(2 ** tries, MAX_WAIT_SECONDS), error);
     }
   }
 }
 
-/** Runs `task` now and `seconds` after each run, but not while nobody looks. */
-export async function every(seconds, task) {
+/** Runs `task` now and `seconds` after the end of each run, while the page is visible. */
+export async function repeat(seconds, task) {
   for (;;) {
-    await persistently(task);
+    await retryWhileUnavailable(task);
     await sleep(seconds);
-    await seen();
+    await untilVisible();
   }
 }
 
@@ -32,7 +32,7 @@ export function sleep(seconds) {
   return new Promise((resolve) => setTimeout(resolve, seconds * 1000));
 }
 
-/** Runs `task` at most once in `seconds`, and once more after the last call. */
+/** Returns a function that runs `task` at most once in `seconds`, and always after its last call. */
 export function throttled(seconds, task) {
   let timer = null;
   return () => {
@@ -43,13 +43,13 @@ export function throttled(seconds, task) {
   };
 }
 
-async function pause(seconds, error) {
+async function waitForRetry(seconds, error) {
   $("banner").hidden = false;
-  setText($("banner-text"), `${error.message} What you see may be old; trying again every few seconds.`);
+  setText($("banner-text"), `${error.message} This page may be out of date; it retries every few seconds.`);
   await Promise.race([sleep(seconds), once($("banner-retry"), "click"), once(window, "online")]);
 }
 
-async function seen() {
+async function untilVisible() {
   while (document.hidden) await once(document, "visibilitychange");
 }
 

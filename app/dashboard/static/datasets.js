@@ -1,10 +1,10 @@
-// Datasets and the first pairs of each.
+// The page of datasets, with the first pairs of each.
 
 import { get } from "./api.js";
-import { every, persistently } from "./connection.js";
+import { setPages } from "./components.js";
+import { repeat, retryWhileUnavailable } from "./connection.js";
 import { $, el, setCode, setFacts, sync, timeAgo } from "./dom.js";
 import { bytes, number, plural, shortId } from "./format.js";
-import { setPages } from "./parts.js";
 
 const REFRESH_SECONDS = 10;
 const PAIRS = 5;
@@ -13,8 +13,8 @@ const MORE_PAIRS = 50;
 export async function start(show) {
   const after = new URLSearchParams(location.search).get("after");
   const query = new URLSearchParams({ limit: "25", ...(after && { after }) });
-  setCode($("upload-curl"), upload());
-  await every(REFRESH_SECONDS, async () => {
+  setCode($("upload-curl"), uploadCommand());
+  await repeat(REFRESH_SECONDS, async () => {
     const page = await get(`/v1/datasets?${query}`);
     $("empty").hidden = page.data.length > 0 || after !== null;
     sync($("list"), page.data, (dataset) => dataset.id, makeDataset);
@@ -39,11 +39,11 @@ function makeDataset(dataset) {
     ["Pairs", `${dataset.format}, prompt ${dataset.prompt}${dataset.has_margin ? ", with margins" : ""}`],
     ["Slices", Object.entries(dataset.slices).map(([name, count]) => `${name} ${number(count)}`).join(", ")],
     ["Uploaded as", `${dataset.source_format}, ${bytes(dataset.upload_bytes)}`],
-    ["Columns left out", dataset.ignored_columns.join(", ")],
+    ["Ignored columns", dataset.ignored_columns.join(", ")],
     ["sha256", el("code", { class: "hash" }, dataset.sha256)],
   ]);
   const load = async (count) => {
-    const preview = await persistently(() => get(`/v1/datasets/${dataset.id}/preview?n=${count}`));
+    const preview = await retryWhileUnavailable(() => get(`/v1/datasets/${dataset.id}/preview?n=${count}`));
     pairs.replaceChildren(...preview.data.map(makePair));
     more.hidden = count > PAIRS || dataset.pair_count <= PAIRS;
   };
@@ -72,13 +72,13 @@ function makePair(pair) {
   );
 }
 
-/** A text, or the messages of a conversation. */
+/** Returns paragraphs for a text or for the messages of a conversation. */
 function texts(content) {
   if (typeof content === "string") return [el("p", { class: "text" }, content)];
   return content.map((message) => el("p", { class: "text" }, el("b", { class: "role" }, message.role), message.content));
 }
 
-function upload() {
+function uploadCommand() {
   return `export PLAUDIT_API_KEY=plk_…
 curl -H "Authorization: Bearer $PLAUDIT_API_KEY" -H "Content-Type: application/x-ndjson" \\
   -X POST -T preferences.jsonl "${location.origin}/v1/datasets?name=preferences"`;

@@ -1,10 +1,10 @@
-// Building the page. Text from the service becomes text nodes and nothing else.
+// Helpers to build the page. Data of the service is only ever inserted as text, never as markup.
 
 export function $(id) {
   return document.getElementById(id);
 }
 
-/** An element; children are nodes or texts. */
+/** Returns a new element; children are nodes or strings. */
 export function el(name, attributes = {}, ...children) {
   const node = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -14,13 +14,13 @@ export function el(name, attributes = {}, ...children) {
   return node;
 }
 
-/** Changes a text only when it differs: selections and screen readers are left in peace. */
+/** Sets a text only if it differs, so that selections and screen readers are not disturbed. */
 export function setText(node, text) {
-  const wanted = text ?? "";
-  if (node.textContent !== wanted) node.textContent = wanted;
+  const next = text ?? "";
+  if (node.textContent !== next) node.textContent = next;
 }
 
-/** Shows a text in a place that is hidden while there is none. */
+/** Sets a text, and hides the node if the text is empty. */
 export function setOrHide(node, text) {
   setText(node, text);
   node.hidden = !text;
@@ -29,14 +29,14 @@ export function setOrHide(node, text) {
 const updates = new WeakMap();
 
 /**
- * Makes the children of `parent` those of `items`, by `key`. A child stays the same node while its
- * item is there, so that focus and open details survive; `make(item)` gives `{node, update}`.
+ * Updates the children of `parent` to match `items`, by `key`. An item keeps its node, so that focus
+ * and open details survive. `make(item)` returns `{node, update}` for a new item.
  */
 export function sync(parent, items, key, make) {
   const known = new Map([...parent.children].map((node) => [node.dataset.key, node]));
-  const wanted = new Set(items.map((item) => String(key(item))));
-  for (const [name, node] of known) if (!wanted.has(name)) node.remove();
-  items.forEach((item, place) => {
+  const keys = new Set(items.map((item) => String(key(item))));
+  for (const [name, node] of known) if (!keys.has(name)) node.remove();
+  items.forEach((item, index) => {
     let node = known.get(String(key(item)));
     if (!node) {
       const made = make(item);
@@ -45,27 +45,27 @@ export function sync(parent, items, key, make) {
       updates.set(node, made.update);
     }
     updates.get(node)(item);
-    if (parent.children[place] !== node) parent.insertBefore(node, parent.children[place] ?? null);
+    if (parent.children[index] !== node) parent.insertBefore(node, parent.children[index] ?? null);
   });
 }
 
-/** Fills a `dl`: pairs of term and text or node; pairs without a value are left out. */
+/** Fills a `dl` with pairs of a term and a string or node; pairs without a value are omitted. */
 export function setFacts(list, facts) {
   const shown = facts.filter(([, value]) => value !== null && value !== undefined && value !== "");
-  const news = JSON.stringify(shown.map(([term, value]) => [term, value.textContent ?? value]));
-  if (list.dataset.shown === news) return;
-  list.dataset.shown = news;
+  const content = JSON.stringify(shown.map(([term, value]) => [term, value.textContent ?? value]));
+  if (list.dataset.shown === content) return;
+  list.dataset.shown = content;
   list.replaceChildren(...shown.map(([term, value]) => el("div", {}, el("dt", {}, term), el("dd", {}, value))));
 }
 
-/** A time as "3 min ago", kept up to date, with the exact time at hand. */
+/** Returns a `time` element such as "3 min ago" that stays current; its title has the exact time. */
 export function timeAgo(iso) {
   const node = el("time", { datetime: iso, title: new Date(iso).toLocaleString() });
   setText(node, ago(iso));
   return node;
 }
 
-/** Points a `time` at another moment. */
+/** Changes the time of a `time` element. */
 export function setTime(node, iso) {
   node.setAttribute("datetime", iso);
   node.title = new Date(iso).toLocaleString();
@@ -86,7 +86,7 @@ function ago(iso) {
   return days === 1 ? "yesterday" : `${days} days ago`;
 }
 
-/** A button that copies what `text()` gives at that moment. */
+/** Returns a button that copies the current value of `text()`. */
 export function copyButton(label, text) {
   const button = el("button", { type: "button", class: "quiet copy", "aria-label": label }, "Copy");
   button.addEventListener("click", async () => {
@@ -94,14 +94,14 @@ export function copyButton(label, text) {
       await navigator.clipboard.writeText(text());
       setText(button, "Copied");
     } catch {
-      setText(button, "Select it and press Ctrl+C"); // no clipboard outside of https and localhost
+      setText(button, "Select it and press Ctrl+C"); // the clipboard needs https or localhost
     }
     setTimeout(() => setText(button, "Copy"), 2000);
   });
   return button;
 }
 
-/** Puts a command into a `pre` with a button that copies it. */
+/** Shows commands in a `pre`, with a button that copies them. */
 export function setCode(pre, text) {
   setText(pre, text);
   if (!pre.parentElement.querySelector(".copy")) {

@@ -1,7 +1,7 @@
-// Numbers and names for people.
+// Formats numbers, durations, ids and progress for display.
 
-export function percent(share, digits = 1) {
-  return share === null || share === undefined ? "–" : `${(share * 100).toFixed(digits)} %`;
+export function percent(ratio, digits = 1) {
+  return ratio === null || ratio === undefined ? "–" : `${(ratio * 100).toFixed(digits)} %`;
 }
 
 export function number(value) {
@@ -27,7 +27,7 @@ export function duration(seconds) {
   return `${Math.round(whole / 86_400)} days`;
 }
 
-/** An id that fits a table: its kind and its random end. */
+/** Shortens an id to its prefix and its random end. */
 export function shortId(id) {
   return `${id.slice(0, id.indexOf("_") + 1)}…${id.slice(-8)}`;
 }
@@ -36,15 +36,15 @@ export function plural(count, one, many = `${one}s`) {
   return `${number(count)} ${count === 1 ? one : many}`;
 }
 
-/** A shown progress: `{text, share}`, share null where nothing can be said yet. */
+/** Returns the progress of a job as `{text, ratio}`; ratio is null while it is unknown. */
 export function progressOf(job) {
-  if (job.status === "succeeded") return { text: "", share: 1 };
+  if (job.status === "succeeded") return { text: "", ratio: 1 };
   const { step, total_steps: total } = job.progress;
-  if (step === null || !total) return { text: "", share: null };
-  return { text: `${number(step)} / ${number(total)}`, share: Math.min(step / total, 1) };
+  if (step === null || !total) return { text: "", ratio: null };
+  return { text: `${number(step)} / ${number(total)}`, ratio: Math.min(step / total, 1) };
 }
 
-export function isOver(job) {
+export function isFinished(job) {
   return ["succeeded", "failed", "cancelled"].includes(job.status);
 }
 

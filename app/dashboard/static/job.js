@@ -1,18 +1,18 @@
-// One job, live: its events stream in, and each of them has the rest asked for again.
+// The page of a job. It streams the job's events and reloads the rest after each of them.
 
-import { get, isPassing, post, stream } from "./api.js";
-import { persistently, sleep, throttled } from "./connection.js";
+import { get, isTransient, post, stream } from "./api.js";
+import { offerDownload, setCertificate, setPill } from "./components.js";
+import { retryWhileUnavailable, sleep, throttled } from "./connection.js";
 import { $, el, setFacts, setOrHide, setText, sync, timeAgo } from "./dom.js";
-import { duration, isOver, number, progressOf, shortId, titleOf } from "./format.js";
-import { showNumbers } from "./numbers.js";
-import { offerDownload, setCertificate, setPill } from "./parts.js";
+import { duration, isFinished, number, progressOf, shortId, titleOf } from "./format.js";
+import { showMetrics } from "./metrics.js";
 import { showPlan } from "./plan.js";
 
 const REFRESH_SECONDS = 1;
-const SHOWN_EVENTS = 300;
-const LOG_PIECES = 200;
+const MAX_EVENTS = 300;
+const MAX_LOG_PIECES = 200;
 const PHASES = ["fetching", "checking", "tokenizing", "training", "evaluating", "saving", "verifying", "publishing"];
-const QUESTIONS = { cancel: "Cancel this job? A cancelled job never runs again; a clone of it may." };
+const QUESTIONS = { cancel: "Cancel this job? It cannot be resumed, but you can clone it." };
 
 const path = `/v1/jobs/${encodeURIComponent(decodeURIComponent(location.pathname.split("/")[2]))}`;
 const events = []; // newest first
@@ -20,23 +20,24 @@ let job = null;
 let isAdapterShown = false;
 
 export async function start(show) {
-  // One after the other: an older answer must not replace a newer one.
+  // Load one after the other, so that an older response cannot overwrite a newer one.
   let last = Promise.resolve();
   const refresh = () => (last = last.catch(() => {}).then(load));
-  const refreshSoon = throttled(REFRESH_SECONDS, () => refresh().catch(() => {})); // the stream fails, too
-  listen(refresh);
+  // If loading fails, so does the stream below, which handles the error.
+  const refreshSoon = throttled(REFRESH_SECONDS, () => refresh().catch(() => {}));
+  addListeners(refresh);
   for (;;) {
-    await persistently(refresh);
+    await retryWhileUnavailable(refresh);
     show();
-    const isLast = isOver(job);
+    const isLast = isFinished(job);
     try {
       for await (const event of stream(`${path}/events`, events[0]?.id ?? 0)) {
-        hear(event);
+        showEvent(event);
         refreshSoon();
       }
       if (isLast) return;
     } catch (error) {
-      if (!isPassing(error)) throw error;
+      if (!isTransient(error)) throw error;
     }
     await sleep(REFRESH_SECONDS);
   }
@@ -45,18 +46,18 @@ export async function start(show) {
 async function load() {
   const [now, metrics] = await Promise.all([get(path), get(`${path}/metrics?resolution=500`)]);
   showJob(now);
-  showNumbers(now, metrics.columns);
+  showMetrics(now, metrics.columns);
   showPlan(now);
   await Promise.all([showAdapter(now), showLogs()]);
 }
 
-function hear(event) {
+function showEvent(event) {
   if (event.id === null) {
     showProgress({ ...job, progress: event.data });
     return;
   }
   events.unshift(event.data);
-  events.length = Math.min(events.length, SHOWN_EVENTS);
+  events.length = Math.min(events.length, MAX_EVENTS);
   $("no-events").hidden = true;
   sync($("events"), events, (item) => item.id, makeEvent);
 }
@@ -86,47 +87,48 @@ function showJob(now) {
   if (now.failure) {
     const { code, category, step, detail, hint } = now.failure;
     setText($("failure-title"), `Failed: ${code.replaceAll("_", " ")}`);
-    setText($("failure-detail"), detail || `A failure of the kind "${category}", at step ${number(step)}.`);
+    setText($("failure-detail"), detail || `A failure of category "${category}" at step ${number(step)}.`);
     setText($("failure-hint"), hint);
   }
   $("warnings").hidden = now.warnings.length === 0;
   $("warning-list").replaceChildren(...now.warnings.map((warning) => el("li", {}, warning.message)));
   $("pause").hidden = !["queued", "running"].includes(now.status);
   $("resume").hidden = now.status !== "paused";
-  $("cancel").hidden = isOver(now) || now.status === "cancelling";
+  $("cancel").hidden = isFinished(now) || now.status === "cancelling";
 }
 
 function showProgress(now) {
-  const { text, share } = progressOf(now);
+  const { text, ratio } = progressOf(now);
   setPill($("status"), now.status);
   setText($("step"), text && `step ${text}`);
-  const left = now.progress.seconds_left;
-  const isMoving = now.status === "running" && left !== null;
-  setText($("left"), isMoving ? (left > 0 ? `about ${duration(left)} left` : "finishing") : waiting(now));
-  const isVague = now.status === "running" && share === null;
-  $("bar").hidden = share === null && !isVague;
-  if (isVague) $("bar").removeAttribute("value");
-  else $("bar").value = share ?? 0;
+  setText($("left"), remainingTime(now));
+  const isIndeterminate = now.status === "running" && ratio === null;
+  $("bar").hidden = ratio === null && !isIndeterminate;
+  if (isIndeterminate) $("bar").removeAttribute("value");
+  else $("bar").value = ratio ?? 0;
   showPhases(now);
-  const shown = now.status === "running" && share !== null ? `${Math.floor(share * 100)} %` : now.status;
-  document.title = `${shown} · ${titleOf(now)} · Plaudit`;
+  const state = now.status === "running" && ratio !== null ? `${Math.floor(ratio * 100)} %` : now.status;
+  document.title = `${state} · ${titleOf(now)} · Plaudit`;
 }
 
-function waiting(now) {
-  return now.status === "queued" ? "waits for a worker" : "";
+function remainingTime(now) {
+  if (now.status === "queued") return "waiting for a worker";
+  const seconds = now.progress.seconds_left;
+  if (now.status !== "running" || seconds === null) return "";
+  return seconds > 0 ? `about ${duration(seconds)} left` : "finishing";
 }
 
 function showPhases(now) {
-  const place = PHASES.indexOf(now.phase);
-  $("phases").hidden = now.status !== "running" || place < 0;
+  const current = PHASES.indexOf(now.phase);
+  $("phases").hidden = now.status !== "running" || current < 0;
   sync($("phases"), PHASES, (phase) => phase, (phase) => {
     const node = el("li", {}, phase);
     return {
       node,
       update: () => {
-        const at = PHASES.indexOf(phase);
-        node.className = at < place ? "done" : "";
-        if (at === place) node.setAttribute("aria-current", "step");
+        const index = PHASES.indexOf(phase);
+        node.className = index < current ? "done" : "";
+        if (index === current) node.setAttribute("aria-current", "step");
         else node.removeAttribute("aria-current");
       },
     };
@@ -145,7 +147,7 @@ function runFacts(now) {
     ["Queued", timeAgo(now.queued_at)],
     ["Started", now.started_at && timeAgo(now.started_at)],
     ["Finished", now.finished_at && timeAgo(now.finished_at)],
-    ["Took", now.started_at && now.finished_at && duration(seconds(now.started_at, now.finished_at))],
+    ["Duration", now.started_at && now.finished_at && duration(seconds(now.started_at, now.finished_at))],
     ["Cloned from", now.parent_job_id && el("a", { href: `/jobs/${now.parent_job_id}` }, shortId(now.parent_job_id))],
   ];
 }
@@ -157,8 +159,8 @@ async function showAdapter(now) {
   try {
     adapter = await get(address);
   } catch (error) {
-    if (isPassing(error)) throw error;
-    return; // deleted, or the key may not read artifacts
+    if (isTransient(error)) throw error;
+    return; // it was deleted, or the key lacks the scope artifacts:read
   }
   isAdapterShown = true;
   $("adapter").hidden = false;
@@ -169,14 +171,14 @@ async function showAdapter(now) {
 
 async function showLogs() {
   if (!$("logs").open) return;
-  const pieces = (await get(`${path}/logs?tail=${LOG_PIECES}`)).data;
+  const pieces = (await get(`${path}/logs?tail=${MAX_LOG_PIECES}`)).data;
   $("no-logs").hidden = pieces.length > 0;
   $("log-text").hidden = pieces.length === 0;
   setText($("log-text"), pieces.map((piece) => piece.text).join(""));
 }
 
-function listen(refresh) {
-  $("logs").addEventListener("toggle", () => persistently(showLogs));
+function addListeners(refresh) {
+  $("logs").addEventListener("toggle", () => retryWhileUnavailable(showLogs));
   for (const verb of ["pause", "resume", "cancel"]) {
     $(verb).addEventListener("click", async () => {
       if (QUESTIONS[verb] && !confirm(QUESTIONS[verb])) return;

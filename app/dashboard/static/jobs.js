@@ -1,32 +1,32 @@
-// The list of jobs.
+// The page with the list of jobs.
 
 import { get, Problem } from "./api.js";
-import { every } from "./connection.js";
+import { setPages, setPill } from "./components.js";
+import { repeat } from "./connection.js";
 import { $, el, setCode, setText, setTime, sync, timeAgo } from "./dom.js";
 import { percent, progressOf, shortId, titleOf } from "./format.js";
-import { setPages, setPill } from "./parts.js";
 
 const REFRESH_SECONDS = 3;
 const STATUSES = ["running", "queued", "paused", "succeeded", "failed", "cancelled"];
-/** Adapter ids to held-out accuracy: adapters never change. */
+/** Held-out accuracy by adapter id, kept because adapters never change. */
 const accuracies = new Map();
 let mayReadAdapters = true;
 
 export async function start(show) {
-  const asked = new URLSearchParams(location.search);
-  const status = STATUSES.includes(asked.get("status")) ? asked.get("status") : null;
+  const parameters = new URLSearchParams(location.search);
+  const status = STATUSES.includes(parameters.get("status")) ? parameters.get("status") : null;
   const query = new URLSearchParams({ limit: "25" });
   if (status) query.set("status", status);
-  if (asked.get("after")) query.set("after", asked.get("after"));
+  if (parameters.get("after")) query.set("after", parameters.get("after"));
   for (const link of $("filters").children) {
     if (link.textContent === (status ?? "all")) link.setAttribute("aria-current", "page");
   }
   setCode($("new-job-curl"), commands());
-  await every(REFRESH_SECONDS, async () => {
+  await repeat(REFRESH_SECONDS, async () => {
     const page = await get(`/v1/jobs?${query}`);
-    await learnAccuracies(page.data);
+    await loadAccuracies(page.data);
     sync($("rows"), page.data, (job) => job.id, makeRow);
-    showEmptyOrPages(page, status, asked.has("after"));
+    showEmptyOrPages(page, status, parameters.has("after"));
     show();
   });
 }
@@ -37,7 +37,7 @@ function showEmptyOrPages(page, status, isOlder) {
   $("empty").hidden = !isEmpty;
   const isFirst = isEmpty && !status && !isOlder;
   setText($("empty-text"), isFirst ? "No jobs yet" : `No ${status ?? "older"} jobs`);
-  setText($("empty-hint"), isFirst ? "Submit one with the commands below; it appears here by itself." : "");
+  setText($("empty-hint"), isFirst ? "Submit a job with the commands below. This page updates automatically." : "");
   if (isFirst) $("new-job").open = true;
   setPages(page, "/", status && { status }, isOlder);
 }
@@ -68,9 +68,9 @@ function makeRow(job) {
     id.hidden = !now.name;
     setPill(pill, now.status);
     setText(phase, now.status === "running" ? now.phase : "");
-    const { text, share } = progressOf(now);
-    bar.hidden = share === null;
-    bar.value = share ?? 0;
+    const { text, ratio } = progressOf(now);
+    bar.hidden = ratio === null;
+    bar.value = ratio ?? 0;
     setText(steps, text);
     setText(model, now.base_model);
     setText(accuracy, percent(accuracies.get(now.adapter_id)));
@@ -80,18 +80,18 @@ function makeRow(job) {
   return { node, update };
 }
 
-/** A list of jobs has no metrics; the adapters that came of them do. */
-async function learnAccuracies(jobs) {
+/** Loads the held-out accuracies of jobs. The list of jobs has no metrics, but adapters do. */
+async function loadAccuracies(jobs) {
   const unknown = () => jobs.filter((job) => job.adapter_id && !accuracies.has(job.adapter_id));
   if (!mayReadAdapters || unknown().length === 0) return;
-  const learn = (adapter) => accuracies.set(adapter.id, adapter.metrics["eval/accuracy"] ?? null);
+  const store = (adapter) => accuracies.set(adapter.id, adapter.metrics["eval/accuracy"] ?? null);
   try {
-    if (accuracies.size === 0) (await get("/v1/adapters?limit=100")).data.forEach(learn);
-    for (const job of unknown()) learn(await get(`/v1/adapters/${job.adapter_id}`));
+    if (accuracies.size === 0) (await get("/v1/adapters?limit=100")).data.forEach(store);
+    for (const job of unknown()) store(await get(`/v1/adapters/${job.adapter_id}`));
   } catch (error) {
     if (!(error instanceof Problem) || error.status >= 500) throw error;
     if (error.status === 401) throw error;
-    mayReadAdapters = error.status !== 403; // a key without artifacts:read; 404: just deleted
+    mayReadAdapters = error.status !== 403; // 403: no scope artifacts:read; 404: just deleted
   }
 }
 

@@ -1,12 +1,12 @@
-// The API key of this tab. It is in sessionStorage and in no cookie, address or log; tabs of the
-// same service lend it to each other, so that a job opens in a new tab without signing in again.
+// The API key of this tab. It is kept in sessionStorage, never in a cookie, a URL or a log. Tabs of the
+// same service share it, so that a job opens in a new tab without signing in again.
 
 const NAME = "plaudit.key";
-const OTHERS_ANSWER_MS = 200;
+const OTHER_TABS_TIMEOUT_MS = 200;
 const tabs = new BroadcastChannel("plaudit.key");
 
 tabs.addEventListener("message", ({ data }) => {
-  if (data.type === "ask" && currentKey()) tabs.postMessage({ type: "lend", key: currentKey() });
+  if (data.type === "request" && currentKey()) tabs.postMessage({ type: "share", key: currentKey() });
   if (data.type === "forget" && currentKey()) {
     sessionStorage.removeItem(NAME);
     location.reload();
@@ -24,46 +24,51 @@ export function keepKey(key) {
   sessionStorage.setItem(NAME, key);
 }
 
-/** Forgets the key in this tab. */
+/** Removes the key from this tab. */
 export function dropKey() {
   sessionStorage.removeItem(NAME);
 }
 
-/** Forgets the key in every tab. */
+/** Removes the key from every tab. */
 export function signOut() {
   dropKey();
   tabs.postMessage({ type: "forget" });
   location.assign("/");
 }
 
-/** The key of this tab: from the fragment, from before, or from another tab; else null. */
+/** Returns the key from the URL fragment, from this tab's storage or from another tab, or null. */
 export async function findKey() {
   takeFromFragment();
-  return currentKey() ?? (await borrow());
+  return currentKey() ?? (await requestFromTabs());
 }
 
-// A fragment never reaches a server; it leaves the address before anything is asked of one.
+// Browsers do not send the fragment to the server. It is removed from the URL before any request.
 function takeFromFragment() {
   const key = new URLSearchParams(location.hash.slice(1)).get("key");
   if (!key) return false;
-  keepKey(key);
   history.replaceState(null, "", location.pathname + location.search);
+  if (key === currentKey()) return false;
+  // Ask first, because anyone can craft such a link: with a foreign key, this tab would show the
+  // data of another tenant and upload to it.
+  const question = currentKey() ? "replace the API key of this tab" : "sign in";
+  if (!confirm(`The link that you opened contains an API key. Use it to ${question}?`)) return false;
+  keepKey(key);
   return true;
 }
 
-function borrow() {
+function requestFromTabs() {
   return new Promise((resolve) => {
     const finish = () => {
       tabs.removeEventListener("message", listen);
       resolve(currentKey());
     };
     const listen = ({ data }) => {
-      if (data.type !== "lend") return;
+      if (data.type !== "share") return;
       keepKey(data.key);
       finish();
     };
     tabs.addEventListener("message", listen);
-    tabs.postMessage({ type: "ask" });
-    setTimeout(finish, OTHERS_ANSWER_MS);
+    tabs.postMessage({ type: "request" });
+    setTimeout(finish, OTHER_TABS_TIMEOUT_MS);
   });
 }

@@ -1,4 +1,4 @@
-// Every page starts here: sign in, then let the page fill itself.
+// Entry point of every page: signs in, then loads the script of the page.
 
 import { get, Problem } from "./api.js";
 import { $, setOrHide, setText } from "./dom.js";
@@ -19,7 +19,7 @@ async function start() {
   const hasKey = await findKey();
   if (name === "docs") {
     $("sign-out").hidden = !hasKey;
-    return undefined; // for everybody, and there already
+    return undefined; // public and complete without a script
   }
   if (!hasKey) return askForKey();
   $("sign-out").hidden = false;
@@ -33,7 +33,7 @@ async function start() {
 }
 
 function askForKey(reason) {
-  only("sign-in");
+  showOnly("sign-in");
   setOrHide($("sign-in-reason"), reason);
   $("sign-out").hidden = true;
   $("api-key").focus();
@@ -52,13 +52,13 @@ async function signIn(event) {
   }
 }
 
-/** What cannot be helped by trying again. */
-function refuse(error) {
+/** Shows an error that retrying does not fix. */
+function showError(error) {
   if (!(error instanceof Problem)) {
-    setText($("refusal-title"), "This page broke");
-    setText($("refusal-detail"), "Reload it; if that does not help, report what you did.");
-    only("refusal");
-    throw error; // to the console
+    setText($("refusal-title"), "This page failed");
+    setText($("refusal-detail"), "Reload the page. If it fails again, report what you did to the operator.");
+    showOnly("refusal");
+    throw error; // logs it to the console
   }
   if (error.status === 401) {
     dropKey();
@@ -66,14 +66,14 @@ function refuse(error) {
     return;
   }
   const isMissing = error.status === 404 || error.status === 422;
-  setText($("refusal-title"), isMissing ? "There is nothing here" : error.title);
-  setText($("refusal-detail"), isMissing ? "It was deleted, it never existed, or it belongs to another key." : error.message);
+  setText($("refusal-title"), isMissing ? "Not found" : error.title);
+  setText($("refusal-detail"), isMissing ? "It was deleted, never existed, or belongs to another tenant." : error.message);
   setText($("refusal-hint"), isMissing ? "" : error.hint);
-  only("refusal");
+  showOnly("refusal");
 }
 
-function only(id) {
+function showOnly(id) {
   for (const other of ["sign-in", "refusal", "loading", "page"]) $(other).hidden = other !== id;
 }
 
-start().catch(refuse);
+start().catch(showError);

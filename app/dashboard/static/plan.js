@@ -1,4 +1,4 @@
-// What a job was asked to do, and what exactly its trainer was told.
+// The plan of a job; until it exists, the requested values of the spec.
 
 import { $, el, setFacts, setText } from "./dom.js";
 import { number, plural } from "./format.js";
@@ -6,11 +6,11 @@ import { number, plural } from "./format.js";
 export function showPlan({ spec, plan }) {
   $("no-plan").hidden = plan !== null;
   $("raw").hidden = plan === null;
-  setFacts($("plan"), plan ? planned(spec, plan) : asked(spec));
+  setFacts($("plan"), plan ? planFacts(spec, plan) : specFacts(spec));
   if (plan) setText($("raw-plan"), JSON.stringify({ lora: plan.lora, reward: plan.reward }, null, 2));
 }
 
-function asked(spec) {
+function specFacts(spec) {
   return [
     ["LoRA", `rank ${spec.lora.r}, alpha ${spec.lora.alpha}, dropout ${spec.lora.dropout}`],
     ["Learning rate", number(spec.training.learning_rate)],
@@ -20,21 +20,21 @@ function asked(spec) {
   ];
 }
 
-function planned(spec, { lora, reward, data, ...plan }) {
+function planFacts(spec, { lora, reward, data, ...plan }) {
   const [passes, pairs] = [reward.gradient_accumulation_steps, reward.per_device_train_batch_size];
-  const share = (100 * plan.trainable_parameters) / plan.total_parameters;
+  const percentage = (100 * plan.trainable_parameters) / plan.total_parameters;
   const variants = [lora.use_dora && "DoRA", lora.use_rslora && "rsLoRA"].filter(Boolean);
   return [
     ["Architecture", plan.architecture],
     ["Revision", plan.base_model.revision && el("code", { class: "hash" }, plan.base_model.revision)],
     ["LoRA", [`rank ${lora.r}`, `alpha ${lora.lora_alpha}`, `dropout ${lora.lora_dropout}`, ...variants].join(", ")],
-    ["Adapted", adapted(lora.target_modules)],
+    ["Adapted layers", layerNames(lora.target_modules)],
     ["Trained and saved in full", plan.head_modules.join(", ")],
-    ["Trainable", `${number(plan.trainable_parameters)} of ${number(plan.total_parameters)} parameters (${Number(share.toPrecision(2))} %)`],
+    ["Trainable", `${number(plan.trainable_parameters)} of ${number(plan.total_parameters)} parameters (${Number(percentage.toPrecision(2))} %)`],
     ["Learning rate", `${number(reward.learning_rate)}, ${reward.lr_scheduler_type}`],
     ["Length", length(reward.max_steps > 0 ? reward.max_steps : null, reward.num_train_epochs)],
-    ["Batch", `${plural(pairs * passes, "pair")} a step${passes > 1 ? `, ${pairs} a forward pass` : ""}`],
-    ["Longest pair", `${number(plan.tokenization.max_length)} tokens`],
+    ["Batch", `${plural(pairs * passes, "pair")} per step${passes > 1 ? `, ${pairs} per forward pass` : ""}`],
+    ["Longest sequence", `${number(plan.tokenization.max_length)} tokens`],
     ["Training data", el("span", {}, dataset(data.train.id), ` ${plural(data.train.pair_count, "pair")}`)],
     ["Held out", heldOut(data)],
     ["Engine", [plan.engine, `precision ${plan.precision}`, `quantization ${plan.quantization}`].join(", ")],
@@ -42,12 +42,12 @@ function planned(spec, { lora, reward, data, ...plan }) {
   ];
 }
 
-/** Names, or what names end in; whole ones of all layers by their last parts only. */
-function adapted(targets) {
+/** Lists module names; a long list only by the last parts of the names. */
+function layerNames(targets) {
   const names = [].concat(targets).sort();
   if (names.length <= 12) return names.join(", ");
-  const last = [...new Set(names.map((name) => name.split(".").at(-1)))];
-  return `${plural(names.length, "module")}: ${last.join(", ")}`;
+  const lastParts = [...new Set(names.map((name) => name.split(".").at(-1)))];
+  return `${plural(names.length, "module")}: ${lastParts.join(", ")}`;
 }
 
 function length(steps, epochs) {

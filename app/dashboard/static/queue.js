@@ -1,26 +1,26 @@
-// Who waits, why, and who works.
+// The page of the queue: waiting jobs with the reason, and workers.
 
 import { get } from "./api.js";
-import { every } from "./connection.js";
+import { setPill } from "./components.js";
+import { repeat } from "./connection.js";
 import { $, el, setText, setTime, sync, timeAgo } from "./dom.js";
 import { number, plural, shortId } from "./format.js";
-import { setPill } from "./parts.js";
 
 const REFRESH_SECONDS = 3;
-const NAMED_JOBS = "/v1/jobs?status=queued&limit=100";
+const QUEUED_JOBS = "/v1/jobs?status=queued&limit=100";
 const REASONS = {
   no_worker: "No worker of its queue is running",
-  quota: "As many jobs as your quota allows are running",
-  backoff: "Its last attempt failed; it is tried again soon",
+  quota: "Your quota of running jobs is used up",
+  backoff: "Its last attempt failed; it is retried soon",
   workers_busy: "All workers are busy",
-  behind_priority: "Other jobs come first",
+  behind_priority: "Other jobs are ahead of it",
   next: "A worker is about to take it",
 };
 
 export async function start(show) {
-  await every(REFRESH_SECONDS, async () => {
-    // The queue goes by ids; people go by names.
-    const [queue, workers, jobs] = await Promise.all([get("/v1/queue"), get("/v1/workers"), get(NAMED_JOBS)]);
+  await repeat(REFRESH_SECONDS, async () => {
+    // The queue contains ids only; the names of its jobs are in the list of jobs.
+    const [queue, workers, jobs] = await Promise.all([get("/v1/queue"), get("/v1/workers"), get(QUEUED_JOBS)]);
     const names = new Map(jobs.data.map((job) => [job.id, job.name]));
     $("queue").hidden = queue.data.length === 0;
     $("no-queue").hidden = queue.data.length > 0;
@@ -33,14 +33,14 @@ export async function start(show) {
 }
 
 function makeRow(item) {
-  const place = el("td", { class: "number" });
+  const position = el("td", { class: "number" });
   const reason = el("td");
   const priority = el("td", { class: "number" });
   const since = timeAgo(item.queued_at);
   const link = el("a", { href: `/jobs/${item.job_id}` });
-  const node = el("tr", {}, place, el("td", {}, link), reason, priority, el("td", { class: "number" }, since));
+  const node = el("tr", {}, position, el("td", {}, link), reason, priority, el("td", { class: "number" }, since));
   const update = (now) => {
-    setText(place, number(now.position));
+    setText(position, number(now.position));
     setText(link, now.name ?? shortId(now.job_id));
     setText(reason, REASONS[now.reason] ?? now.reason);
     setText(priority, number(now.priority));
@@ -62,7 +62,7 @@ function makeWorker(worker) {
     el("h3", {}, worker.host, " ", pill),
     el("p", {}, slots, ` · ${devices || "CPU"} · queue `, el("code", {}, worker.queue)),
     jobs,
-    el("p", { class: "muted" }, "Started ", timeAgo(worker.started_at), ", seen ", seen),
+    el("p", { class: "muted" }, "Started ", timeAgo(worker.started_at), ", last seen ", seen),
     el("p", { class: "muted" }, versions.join(" · ")),
   );
   const update = (now) => {
@@ -75,6 +75,6 @@ function makeWorker(worker) {
 }
 
 function makeJob(id) {
-  const node = el("li", {}, "Runs ", el("a", { href: `/jobs/${id}` }, el("code", {}, shortId(id))));
+  const node = el("li", {}, "Running ", el("a", { href: `/jobs/${id}` }, el("code", {}, shortId(id))));
   return { node, update: () => {} };
 }

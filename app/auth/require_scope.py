@@ -1,0 +1,126 @@
+"""Authenticate a request by its API key and check the key's scope and request rate."""
+
+from __future__ import annotations
+
+import asyncio
+from weakref import WeakValueDictionary
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.security import HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
+
+from app.auth.key_ring import KeyRing, Principal, Scope
+from app.auth.rate_limit import Rates, client_network
+from app.core.errors import RateLimitedError, UnauthorizedError
+
+#: Keys not seen before that are looked up at the same time for one client network.
+LOOKUPS_PER_NETWORK = 2
+
+
+class RequireScope(HTTPBearer):
+    """Dependency that requires an API key with ``scope`` that is within its request rate.
+
+    It has no sub-dependencies on purpose: FastAPI spends about as long on each dependency as on an
+    empty request, and every endpoint uses this one.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__(
+            scheme_name="ApiKey", description="An API key: `Authorization: Bearer plk_…`"
+        )
+        self._scope = scope
+
+    async def __call__(self, request: Request) -> Principal:  # type: ignore[override]
+        principal = await _authenticate(request)
+        principal.require(self._scope)
+        request.scope["principal"] = principal
+        return principal
+
+
+async def cached_principal(request: Request, scope: Scope) -> Principal | None:
+    """Return the principal of a recently verified key without a database query.
+
+    None means that the caller must go through ``RequireScope``, which reports what is wrong.
+    """
+    if (token := _token(request)) is None:
+        return None
+    keys: KeyRing = request.app.state.keys
+    rates: Rates = request.app.state.rates
+    principal = keys.recall(token)
+    if principal is None or not principal.may(scope):
+        return None
+    if await rates.requests.acquire(principal.key_id):
+        return None
+    return principal
+
+
+def is_still_authorized(request: Request) -> bool:
+    """Return whether the key of a long-lived response is still valid; may query the database."""
+    keys: KeyRing = request.app.state.keys
+    token = _token(request) or ""
+    try:
+        return bool(keys.recall(token) or keys.authenticate(token))
+    except UnauthorizedError:
+        return False
+
+
+def _token(request: Request) -> str | None:
+    scheme, token = get_authorization_scheme_param(request.headers.get("authorization"))
+    return token if scheme.lower() == "bearer" and token else None
+
+
+async def _authenticate(request: Request) -> Principal:
+    """Return the owner of the request's key.
+
+    Raises:
+        UnauthorizedError: no key, or one that is not valid.
+        RateLimitedError: too many requests with this key, or too many wrong keys from this network.
+    """
+    if (token := _token(request)) is None:
+        raise UnauthorizedError(
+            "This request carries no API key.",
+            hint="Send 'Authorization: Bearer plk_…'; `plaudit keys create` makes the first key.",
+        )
+    rates: Rates = request.app.state.rates
+    keys: KeyRing = request.app.state.keys
+    if (principal := keys.recall(token)) is None:
+        lookups: KeyLookups = request.app.state.lookups
+        network = client_network(request.client.host if request.client else None)
+        principal = await lookups.find(keys, rates, token, network)
+    if seconds := await rates.requests.acquire(principal.key_id):
+        raise RateLimitedError("Too many requests with this API key.", seconds)
+    return principal
+
+
+class KeyLookups:
+    """Database look-ups of API keys that are under way; used on one event loop."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, asyncio.Task[Principal]] = {}
+        # Kept alive by the look-ups that use them.
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    async def find(self, keys: KeyRing, rates: Rates, token: str, network: str) -> Principal:
+        """Return the owner of a key; requests that bring the same key share one look-up."""
+        if (task := self._tasks.get(token)) is None:
+            task = asyncio.create_task(self._find(keys, rates, token, network))
+            self._tasks[token] = task
+            task.add_done_callback(lambda done: (self._tasks.pop(token), done.exception()))
+        return await asyncio.shield(task)  # other requests wait for it if this client leaves
+
+    async def _find(self, keys: KeyRing, rates: Rates, token: str, network: str) -> Principal:
+        if keys.knows(token):
+            return await run_in_threadpool(keys.authenticate, token)
+        # A key may be valid whatever else its network sends, so it is always looked up. Wrong keys
+        # can only delay others of their own network: they take few of the threads.
+        turns = self._turns.setdefault(network, asyncio.Semaphore(LOOKUPS_PER_NETWORK))
+        async with turns:
+            try:
+                return await run_in_threadpool(keys.authenticate, token)
+            except UnauthorizedError:
+                if seconds := await rates.failed_logins.acquire(network):
+                    raise RateLimitedError(
+                        "Too many wrong API keys came from this network.", seconds
+                    ) from None
+                raise

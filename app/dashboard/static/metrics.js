@@ -1,0 +1,72 @@
+// The metrics of a job: charts and held-out accuracy.
+
+import { makeChart } from "./chart.js";
+import { $, setText } from "./dom.js";
+import { isFinished, number, percent } from "./format.js";
+
+// A model that gives both replies the same score has an accuracy of 1/2 and a Bradley–Terry loss of
+// ln 2.
+const CHARTS = [
+  {
+    title: "Loss",
+    format: number,
+    reference: { value: Math.LN2, name: "chance" },
+    lines: { training: "train/loss", "held-out": "eval/loss" },
+    before: "eval_before/loss",
+  },
+  {
+    title: "Accuracy",
+    format: (ratio) => percent(ratio, 0),
+    range: [0, 1],
+    reference: { value: 0.5, name: "chance" },
+    lines: { training: "train/accuracy", "held-out": "eval/accuracy" },
+    before: "eval_before/accuracy",
+  },
+  {
+    title: "Margin",
+    format: number,
+    reference: { value: 0, name: "no preference" },
+    lines: { training: "train/margin", "held-out": "eval/margin_mean" },
+    before: "eval_before/margin_mean",
+  },
+];
+let charts = null;
+
+export function showMetrics(job, columns) {
+  if (!charts) {
+    charts = CHARTS.map((options) => ({ options, chart: makeChart(options) }));
+    $("charts").replaceChildren(...charts.map(({ chart }) => chart.node));
+  }
+  for (const { options, chart } of charts) {
+    const lines = Object.entries(options.lines).map(([kind, name]) => ({
+      kind,
+      name: kind,
+      points: [...(kind === "held-out" ? pointsOf(columns, options.before) : []), ...pointsOf(columns, name)],
+    }));
+    chart.update(lines, job.progress.total_steps ?? 0);
+  }
+  $("no-metrics").hidden = charts.some(({ chart }) => !chart.node.hidden);
+  setText($("no-metrics"), isFinished(job) ? "The job ended before its first step." : "Metrics appear here after the first step.");
+  showAccuracy(columns);
+}
+
+function showAccuracy(columns) {
+  const latest = (name) => pointsOf(columns, name).at(-1)?.[1];
+  const [before, after] = [latest("eval_before/accuracy"), latest("eval/accuracy")];
+  $("accuracy").hidden = before === undefined && after === undefined;
+  setText($("accuracy-before"), percent(before));
+  setText($("accuracy-after"), after === undefined ? "…" : percent(after));
+  const notes = [];
+  const [low, high] = [latest("eval/accuracy_low"), latest("eval/accuracy_high")];
+  if (low !== undefined) notes.push(`95 % interval ${percent(low)} to ${percent(high)}.`);
+  const longer = latest("eval/length_baseline") ?? latest("eval_before/length_baseline");
+  if (longer !== undefined) notes.push(`Always preferring the longer reply: ${percent(longer)}.`);
+  const pairs = latest("eval/pairs") ?? latest("eval_before/pairs");
+  if (pairs !== undefined) notes.push(`Measured on ${number(pairs)} held-out pairs.`);
+  setText($("accuracy-note"), notes.join(" "));
+}
+
+function pointsOf(columns, name) {
+  const values = columns[name] ?? [];
+  return values.map((value, index) => [columns.step[index], value]).filter(([, value]) => value !== null);
+}

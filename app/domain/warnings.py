@@ -1,0 +1,66 @@
+"""Warnings of jobs and dry runs: their codes, and what to do about each."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class WarningCode(StrEnum):
+    """Code of a warning. The values are stable: clients switch on them."""
+
+    NOT_INSPECTED = "not_inspected"
+    NOT_REPORTED = "not_reported"
+    COLUMNS_IGNORED = "columns_ignored"
+    ROWS_SKIPPED = "rows_skipped"
+    PROMPTS_DIFFER = "prompts_differ"
+    DIFFERENCE_STRIPPED = "difference_stripped"
+    SOURCES_ONE_SIDED = "sources_one_sided"
+    PAIRS_DROPPED = "pairs_dropped"
+    PAIRS_IDENTICAL = "pairs_identical"
+    SPECIAL_TOKENS_IN_TEXT = "special_tokens_in_text"
+    EVAL_LEAKED = "eval_leaked"
+    EVAL_STEPS_UNREACHED = "eval_steps_unreached"
+    TEXT_LEFT_OUT = "text_left_out"
+    START_LEFT_OUT = "start_left_out"
+    TEMPLATE_DATE_FIXED = "template_date_fixed"
+    TOKENIZER_FROM_FILE = "tokenizer_from_file"
+    MEMORY_SHORT = "memory_short"
+    ENGINE_STOCK = "engine_stock"
+    CHECKPOINT_REFUSED = "checkpoint_refused"
+
+
+#: What to do about each warning.
+WARNING_ADVICE: dict[WarningCode, str] = {
+    WarningCode.NOT_INSPECTED: "No action needed: the warning disappears when a worker has "
+    "inspected the base model.",
+    WarningCode.NOT_REPORTED: "Request the report again when a worker is free.",
+    WarningCode.COLUMNS_IGNORED: "Map the columns with `columns[…]` if they belong to the pairs, "
+    "and upload the file again.",
+    WarningCode.ROWS_SKIPPED: "Correct the named lines and upload the file again, or accept the "
+    "dataset without them.",
+    WarningCode.PROMPTS_DIFFER: "Give both replies of a row the same prompt.",
+    WarningCode.DIFFERENCE_STRIPPED: "Remove the named lines, or use a base model whose chat "
+    "template keeps the difference.",
+    WarningCode.SOURCES_ONE_SIDED: "Add rows in which the sources are the other way round.",
+    WarningCode.PAIRS_DROPPED: "Raise training.max_length, or accept training without the named "
+    "lines.",
+    WarningCode.PAIRS_IDENTICAL: "Remove the named lines: pairs with equal replies teach nothing.",
+    WarningCode.SPECIAL_TOKENS_IN_TEXT: "Remove the tokens from the text unless they are intended: "
+    "the model reads them as control tokens, such as the end of a turn.",
+    WarningCode.EVAL_LEAKED: "Remove the named lines from the evaluation dataset, or their prompts "
+    "from the training dataset.",
+    WarningCode.EVAL_STEPS_UNREACHED: "Lower training.eval_steps, or train for more steps.",
+    WarningCode.TEXT_LEFT_OUT: "Ask the operator to add a chat_template to the catalogue entry "
+    "that renders all of the text to be judged.",
+    WarningCode.START_LEFT_OUT: "Ask the operator to add a chat_template to the catalogue entry "
+    "that starts with the same tokens as other texts of the base model.",
+    WarningCode.TEMPLATE_DATE_FIXED: "Render conversations with the adapter's tokenizer when you "
+    "score.",
+    WarningCode.TOKENIZER_FROM_FILE: "Score with the adapter's tokenizer, not the base model's.",
+    WarningCode.MEMORY_SHORT: "Lower training.max_length or training.per_device_batch_size, or use "
+    "quantization.",
+    WarningCode.ENGINE_STOCK: "No action needed: the job trains as `trl reward` would, only slower "
+    "than with the shared-prefix engine.",
+    WarningCode.CHECKPOINT_REFUSED: "No action needed. The operator should give all workers of a "
+    "queue the same hardware and versions.",
+}

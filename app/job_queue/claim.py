@@ -1,0 +1,101 @@
+"""The claim: one statement that picks the best waiting job of a queue and leases it."""
+
+from __future__ import annotations
+
+from sqlalchemy import Exists, ScalarSelect, Select, exists, func, select
+from sqlalchemy.orm import Session, aliased
+
+from app.core.database import not_by_index, now_ms
+from app.core.leased_queue import lock_picked, update_returning
+from app.domain.lifecycle import JobStatus
+from app.job_queue import guards
+from app.job_queue.events import Event, add_events, enqueue_status_webhook
+from app.models import Job, Worker
+
+#: Advisory lock that serialises claims on PostgreSQL; SQLite has one writer at a time.
+CLAIM_LOCK = 0x706C6175
+
+
+def claim_next_job(
+    session: Session, queue: str, owner: str, host: str, lease_ms: int, quota_running: int
+) -> Job | None:
+    """Lease the best waiting job of a queue to ``owner``; no other caller gets it.
+
+    A tenant with ``quota_running`` running jobs gets no further one, except of kinds that do not
+    count against the quota. The order is by priority, then by age.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        # Two claims at once would each miss the other's job in the count of running jobs.
+        session.execute(select(func.pg_advisory_xact_lock(CLAIM_LOCK)))
+    best = _best_candidate(queue, host, quota_running)
+    claimed = update_returning(
+        session,
+        Job,
+        (guards.is_best_candidate(best), guards.is_queued(Job)),
+        status=JobStatus.RUNNING,
+        attempt=Job.attempt + 1,
+        lease_owner=owner,
+        lease_expires_at=now_ms() + lease_ms,
+        started_at=func.coalesce(Job.started_at, now_ms()),
+        attempt_started_at=now_ms(),
+        progressed_at=now_ms(),
+        phase=None,
+        rate_step=None,
+        rate_at=None,
+        event_seq=Job.event_seq + 1,
+        version=Job.version + 1,
+    )
+    if not claimed:
+        return None
+    (job,) = claimed
+    event = Event("claimed", f"Attempt {job.attempt} starts on {host}.", {"worker": owner})
+    add_events(session, job.id, job.attempt, job.event_seq, [event])
+    enqueue_status_webhook(session, job)
+    return job
+
+
+def _best_candidate(queue: str, host: str, quota_running: int) -> ScalarSelect[str]:
+    """Pick the id of the job to claim.
+
+    A scalar subquery: PostgreSQL evaluates it once, where it may evaluate ``IN (… LIMIT 1)`` once
+    per row and claim several jobs.
+    """
+    candidate = aliased(Job)
+    query = (
+        select(candidate.id)
+        .where(
+            guards.is_queued(candidate),
+            guards.is_wanted(candidate),
+            guards.is_in_queue(candidate, queue),
+            guards.is_due(candidate),
+            guards.may_run_on(candidate, host, _other_host(queue, host)),
+            guards.is_within_quota(candidate, _tenants_at_quota(quota_running)),
+        )
+        .order_by(candidate.priority.desc(), candidate.created_at, candidate.id)
+        .limit(1)
+    )
+    return lock_picked(query).scalar_subquery()
+
+
+def _tenants_at_quota(quota_running: int) -> Select[str]:
+    running = aliased(Job)
+    tenant = not_by_index(running.tenant_id)
+    return (
+        select(tenant)
+        .where(guards.is_running(running), guards.counts_against_quota(running))
+        .group_by(tenant)
+        .having(func.count() >= quota_running)
+    )
+
+
+def _other_host(queue: str, host: str) -> Exists:
+    return (
+        exists()
+        .select_from(Worker)
+        .where(
+            guards.serves_queue(queue),
+            guards.is_on_another_host(host),
+            guards.is_ready(),
+            guards.was_seen_recently(),
+        )
+    )

@@ -1,0 +1,141 @@
+"""Guards: the named conditions of the statements that change a job's status.
+
+Each function is one term of a WHERE clause. ``tests/job_queue/test_state_machine.py`` replaces them
+one at a time, for each statement, by a condition that always holds, and expects its model to
+notice.
+Statements therefore call them as ``guards.name(…)`` and use no other conditions.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import ColumnElement, Exists, ScalarSelect, Select, not_, or_
+
+from app.core.database import now_ms
+from app.domain.lifecycle import LIVE, TERMINAL, DesiredState, JobStatus
+from app.job_queue import kinds
+from app.job_queue.workers import WORKER_GONE_MS
+from app.models import Job, Worker
+
+#: Milliseconds after which a job is given to the host it should avoid rather than wait longer.
+AVOID_HOST_MS = 600_000
+
+Condition = ColumnElement[bool]
+Row = type[Job]
+
+# -- which job a worker may claim --------------------------------------------------------------
+
+
+def is_queued(job: Row) -> Condition:
+    return job.status == JobStatus.QUEUED
+
+
+def is_wanted(job: Row) -> Condition:
+    return job.desired == DesiredState.RUN
+
+
+def is_in_queue(job: Row, queue: str) -> Condition:
+    return job.queue == queue
+
+
+def is_due(job: Row) -> Condition:
+    return job.run_after <= now_ms()
+
+
+def may_run_on(job: Row, host: str, has_other_host: Exists) -> Condition:
+    """A job avoids the host that broke it, while another host can take it and not for too long."""
+    return or_(
+        job.avoid_host.is_(None),
+        job.avoid_host != host,
+        job.run_after < now_ms() - AVOID_HOST_MS,
+        ~has_other_host,
+    )
+
+
+def is_within_quota(job: Row, tenants_at_quota: Select[str]) -> Condition:
+    return or_(kinds.is_free_of_quota(job.kind), job.tenant_id.not_in(tenants_at_quota))
+
+
+def is_running(job: Row) -> Condition:
+    return job.status == JobStatus.RUNNING
+
+
+def counts_against_quota(job: Row) -> Condition:
+    return not_(kinds.is_free_of_quota(job.kind))
+
+
+def is_best_candidate(best: ScalarSelect[str]) -> Condition:
+    return Job.id == best
+
+
+# -- which workers could take a job instead ----------------------------------------------------
+
+
+def serves_queue(queue: str) -> Condition:
+    return Worker.queue == queue
+
+
+def is_on_another_host(host: str) -> Condition:
+    return Worker.host != host
+
+
+def is_ready() -> Condition:
+    return Worker.state == "ready"
+
+
+def was_seen_recently() -> Condition:
+    return Worker.seen_at > now_ms() - WORKER_GONE_MS
+
+
+# -- who may write for a running job -----------------------------------------------------------
+
+
+def is_current_attempt(attempt: int) -> Condition:
+    return Job.attempt == attempt
+
+
+def is_leased_to(owner: str) -> Condition:
+    return Job.lease_owner == owner
+
+
+# -- which jobs lost their worker --------------------------------------------------------------
+
+
+def is_lease_overdue(grace_ms: int) -> Condition:
+    return Job.lease_expires_at < now_ms() - grace_ms
+
+
+def is_lease_of_slot(owner_prefix: str) -> Condition:
+    return Job.lease_owner.startswith(owner_prefix, autoescape=True)
+
+
+def is_picked(ids: Select[str]) -> Condition:
+    return Job.id.in_(ids)
+
+
+# -- which job a request is about, and whether it may change -----------------------------------
+
+
+def is_job(job_id: str) -> Condition:
+    return Job.id == job_id
+
+
+def belongs_to(tenant_id: str) -> Condition:
+    return Job.tenant_id == tenant_id
+
+
+def is_live() -> Condition:
+    return Job.status.in_(LIVE)
+
+
+def is_finished() -> Condition:
+    return Job.status.in_(TERMINAL)
+
+
+def is_not_being_cancelled() -> Condition:
+    """A cancel is final: a later pause or resume does not take it back."""
+    return Job.desired != DesiredState.CANCEL
+
+
+def would_change(desired: DesiredState, idle_status: JobStatus) -> Condition:
+    """Asking for the present state again changes nothing, not even the version."""
+    return or_(Job.desired != desired, ~Job.status.in_((JobStatus.RUNNING, idle_status)))

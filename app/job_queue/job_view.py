@@ -1,0 +1,130 @@
+"""How the API shows a job: the fields that lists, single jobs and webhooks share."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, Field
+
+from app.domain.lifecycle import (
+    TERMINAL,
+    DesiredState,
+    FailureCategory,
+    FailureCode,
+    JobStatus,
+    Phase,
+)
+from app.job_queue.queries import JobRow
+from app.web.pagination import Timestamp
+
+ShownStatus = Literal[
+    "queued", "running", "pausing", "cancelling", "paused", "succeeded", "failed", "cancelled"
+]
+
+
+class JobProgress(BaseModel):
+    """How far a job is."""
+
+    step: int | None
+    total_steps: int | None
+    epoch: float | None
+    seconds_left: float | None = Field(description="An estimate; null until one can be made.")
+
+    @classmethod
+    def of(cls, job: JobRow) -> Self:
+        """From its row. The rate is that of the present attempt, from its first step on."""
+        seconds_left = None
+        has_rate = None not in (job.step, job.total_steps, job.rate_step, job.rate_at)
+        if job.status == JobStatus.RUNNING and has_rate and job.step > job.rate_step:
+            seconds = (job.progressed_at - job.rate_at) / 1000
+            left = max(job.total_steps - job.step, 0)
+            seconds_left = round(seconds / (job.step - job.rate_step) * left, 1)
+        return cls(
+            step=job.step, total_steps=job.total_steps, epoch=job.epoch, seconds_left=seconds_left
+        )
+
+
+class JobFailure(BaseModel):
+    """Why a job failed and what to do next."""
+
+    category: FailureCategory
+    code: FailureCode
+    step: int | None
+    detail: str
+    hint: str
+
+
+class JobItem(BaseModel):
+    """A job in a list."""
+
+    object: Literal["job"] = "job"
+    id: str
+    name: str | None
+    status: ShownStatus
+    phase: Phase | None = Field(description="What a running job does right now.")
+    progress: JobProgress
+    base_model: str
+    priority: int
+    attempt: int
+    queued_at: Timestamp
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
+    adapter_id: str | None
+    parent_job_id: str | None
+    failure: JobFailure | None
+    metadata: dict[str, str]
+
+    @classmethod
+    def of(cls, job: JobRow) -> Self:
+        """From its row."""
+        return cls(**job_fields(job))
+
+
+def shown_status(status: str, desired: str) -> ShownStatus:
+    """A running job that was asked to stop says so."""
+    if status == JobStatus.RUNNING and desired != DesiredState.RUN:
+        return "cancelling" if desired == DesiredState.CANCEL else "pausing"
+    return status  # type: ignore[return-value]
+
+
+def etag(job: JobRow) -> str:
+    """Weak: the same tag means the same job, as far as anybody can see."""
+    return f'W/"{job.version}-{job.event_seq}"'
+
+
+def is_over(status: str) -> bool:
+    """Whether a job in this status never changes again."""
+    return status in TERMINAL
+
+
+def job_fields(job: JobRow) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "name": job.name,
+        "status": shown_status(job.status, job.desired),
+        "phase": job.phase,
+        "progress": JobProgress.of(job),
+        "base_model": job.base_model,
+        "priority": job.priority,
+        "attempt": job.attempt,
+        "queued_at": job.created_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "adapter_id": job.adapter_id,
+        "parent_job_id": job.parent_job_id,
+        "failure": _failure(job),
+        "metadata": job.labels,
+    }
+
+
+def _failure(job: JobRow) -> JobFailure | None:
+    if job.status != JobStatus.FAILED or job.failure_code is None:
+        return None
+    code = FailureCode(job.failure_code)
+    return JobFailure(
+        category=code.failure.category,
+        code=code,
+        step=job.failure_step,
+        detail=job.failure_detail or "",
+        hint=code.failure.hint,
+    )

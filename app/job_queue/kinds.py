@@ -1,0 +1,145 @@
+"""Job kinds: one row for each kind of work that a worker can do.
+
+To add a kind, add
+
+1. a row to ``KINDS`` below,
+2. a handler ``worker/supervisor/kinds/<action>.py`` with ``run(steps)``, which prepares the inputs,
+   runs the trainer and ends the job, and
+3. a task ``worker/trainer/tasks/<action>.py`` with ``run(order, channel)``, which does the work in
+   the trainer process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, SQLColumnExpression, false, or_
+
+from app.core.broker import preflight_queue
+from app.core.settings import Settings
+from app.domain.spec import Resources
+
+DAY_MS = 86_400_000
+
+
+class UnknownKindError(Exception):
+    """This version of Plaudit has no such job kind."""
+
+
+@dataclass(frozen=True)
+class JobKind:
+    """How jobs of one kind are queued, limited, shown and kept."""
+
+    #: Stored in ``jobs.kind``; at most 16 characters.
+    name: str
+    #: Names the modules of the handler and the task, and the action in a work order.
+    action: str
+    #: The queue that the jobs wait in.
+    queue: Callable[[Settings], str]
+    #: Whether a running job counts against the tenant's ``quota_running``.
+    counts_against_quota: bool
+    #: Whether /v1/jobs, /v1/queue and /v1/workers show the jobs and webhooks announce them.
+    is_listed: bool
+    #: Whether a job that is stopped is given time to save a checkpoint.
+    saves_checkpoints: bool
+    #: Seconds that a job with this spec may run, in all attempts together.
+    runtime_seconds: Callable[[Settings, Mapping[str, Any]], int]
+    #: Bytes of memory that the trainer process may write to; None for no limit.
+    memory_bytes: Callable[[Settings], int | None]
+    #: Failed attempts in a row after which a job fails.
+    max_failures: Callable[[Settings], int]
+    #: Milliseconds for which finished jobs are kept; None keeps them until they are deleted.
+    retention_ms: int | None
+
+
+def _training_seconds(settings: Settings, spec: Mapping[str, Any]) -> int:
+    # The row holds the spec as submitted, without defaults.
+    resources = Resources.model_validate(spec.get("resources", {}))
+    return min(resources.max_runtime_seconds, settings.quota_runtime_seconds)
+
+
+TRAIN = JobKind(
+    name="train",
+    action="train",
+    queue=lambda settings: settings.queue,
+    counts_against_quota=True,
+    is_listed=True,
+    saves_checkpoints=True,
+    runtime_seconds=_training_seconds,
+    memory_bytes=lambda settings: settings.trainer_memory_bytes,
+    max_failures=lambda settings: settings.max_failures,
+    retention_ms=None,
+)
+#: Inspects a base model and, with datasets, what training on them would take.
+INSPECT = JobKind(
+    name="preflight",
+    action="inspect",
+    queue=preflight_queue,
+    counts_against_quota=False,
+    is_listed=False,
+    saves_checkpoints=False,
+    runtime_seconds=lambda settings, _spec: settings.preflight_seconds,
+    memory_bytes=lambda settings: settings.preflight_memory_bytes,
+    max_failures=lambda settings: settings.max_failures,
+    # Data are immutable, so an inspection answers the same question for a week.
+    retention_ms=7 * DAY_MS,
+)
+MERGE = JobKind(
+    name="merge",
+    action="merge",
+    queue=lambda settings: settings.queue,
+    counts_against_quota=True,
+    is_listed=False,
+    saves_checkpoints=False,
+    runtime_seconds=_training_seconds,
+    memory_bytes=lambda settings: settings.trainer_memory_bytes,
+    max_failures=lambda settings: settings.max_failures,
+    retention_ms=None,
+)
+KINDS: dict[str, JobKind] = {kind.name: kind for kind in (TRAIN, INSPECT, MERGE)}
+
+
+def find(name: str) -> JobKind | None:
+    """Return the kind with this name; None when another version of Plaudit created the job."""
+    return KINDS.get(name)
+
+
+def get(name: str) -> JobKind:
+    """Return the kind with this name.
+
+    Raises:
+        UnknownKindError: another version of Plaudit created the job.
+    """
+    if (kind := find(name)) is None:
+        raise UnknownKindError(
+            f"jobs of kind {name!r} need another version of Plaudit than this worker's"
+        )
+    return kind
+
+
+def for_action(action: str) -> JobKind:
+    """Return the kind whose trainer performs this action."""
+    return next(kind for kind in KINDS.values() if kind.action == action)
+
+
+def listed_names() -> tuple[str, ...]:
+    """Return the names of the kinds that the API shows as jobs."""
+    return tuple(kind.name for kind in KINDS.values() if kind.is_listed)
+
+
+def is_listed(column: SQLColumnExpression[str]) -> ColumnElement[bool]:
+    """Return the condition that a kind column names a listed kind."""
+    return _is_any_of(column, listed_names())
+
+
+def is_free_of_quota(column: SQLColumnExpression[str]) -> ColumnElement[bool]:
+    """Return the condition that a kind column names a kind that does not count against quotas."""
+    free = tuple(kind.name for kind in KINDS.values() if not kind.counts_against_quota)
+    return _is_any_of(column, free)
+
+
+def _is_any_of(column: SQLColumnExpression[str], names: tuple[str, ...]) -> ColumnElement[bool]:
+    # Equality, not IN: with one name the statement is the same each time, and so is its plan.
+    return or_(false(), *(column == name for name in names))

@@ -1,0 +1,143 @@
+"""Heals what crashes leave: lost leases, missing tickets, checkpoints and bytes nobody needs.
+
+Stateless: any number of processes may run it at once, and each round starts from the rows.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import structlog
+from sqlalchemy import Engine, delete, func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.core.broker import Tickets, queues
+from app.core.database import now_ms, reader, transaction
+from app.core.settings import Settings
+from app.domain.lifecycle import TERMINAL, JobStatus
+from app.job_queue import checkpoints, kinds, transitions, worker_api
+from app.job_queue.kinds import JobKind
+from app.job_queue.workers import WORKER_GONE_MS
+from app.models import Job, Worker
+from app.storage import blobs
+from app.storage.free_space import SpaceReserve
+
+log = structlog.get_logger()
+
+COLLECT_SECONDS = 600
+#: Checkpoints and blobs a round, so that lost jobs never wait long for the bytes to be deleted.
+COLLECTED_AT_ONCE = 100
+FORGET_WORKER_MS = 86_400_000
+
+
+class Reconciler(threading.Thread):
+    """Runs a round every ``reconcile_seconds``."""
+
+    def __init__(self, engine: Engine, settings: Settings, tickets: Tickets) -> None:
+        super().__init__(name="reconciler", daemon=True)
+        self._engine, self._settings, self._tickets = engine, settings, tickets
+        self._stopping = threading.Event()
+        self._reserve = SpaceReserve(engine)
+        # Live workers may renew first: after a start, and after the database was away.
+        self._sweep_from = time.monotonic() + settings.lease_seconds
+        self._collect_from = time.monotonic() + COLLECT_SECONDS
+
+    def run(self) -> None:
+        """Until stopped; whatever goes wrong is logged, and tried again in the next round."""
+        while not self._stopping.wait(self._settings.reconcile_seconds):
+            try:
+                self._round()
+            except Exception as error:
+                if isinstance(error, SQLAlchemyError):
+                    self._sweep_from = time.monotonic() + self._settings.lease_seconds
+                log.warning("reconcile_failed", exc_info=True)
+
+    def stop(self) -> None:
+        """End after the present round."""
+        self._stopping.set()
+        self.join(timeout=10)
+
+    def _round(self) -> None:
+        if time.monotonic() >= self._sweep_from:
+            requeue_lost(self._engine, self._settings)
+        if time.monotonic() >= self._collect_from:
+            # Set first: a collection that fails must not fail every round, for rounds sweep.
+            self._collect_from = time.monotonic() + COLLECT_SECONDS
+            if collect(self._engine):
+                self._collect_from = 0.0
+        self._reserve.tend()
+        issue_missing(self._engine, self._settings, self._tickets)
+
+
+def requeue_lost(engine: Engine, settings: Settings, owner_prefix: str | None = None) -> list[Job]:
+    """Take back jobs whose lease ran out (or, at once, those of a slot that is known dead)."""
+    with transaction(engine) as session:
+        lost = transitions.sweep(
+            session,
+            grace_ms=round(settings.sweep_grace_seconds * 1000),
+            backoff_ms=0 if owner_prefix else worker_api.retry_delay_ms(settings, 0),
+            max_crashes=settings.max_crashes,
+            max_stalls=settings.max_stalls,
+            owner_prefix=owner_prefix,
+        )
+    for job in lost:
+        log.warning("lease_swept", job_id=job.id, attempt=job.attempt, status=job.status)
+    return lost
+
+
+def issue_missing(engine: Engine, settings: Settings, tickets: Tickets) -> None:
+    """Top tickets up to what idle slots could take: never a flood, whatever was lost."""
+    for name in queues(settings):
+        with reader(engine).connect() as connection:
+            waiting = connection.execute(
+                select(func.count()).select_from(
+                    select(Job.id)
+                    .where(
+                        Job.status == JobStatus.QUEUED,
+                        Job.queue == name,
+                        Job.run_after <= now_ms(),
+                    )
+                    .limit(1000)
+                    .subquery()
+                )
+            ).scalar_one()
+            idle = connection.execute(
+                select(func.coalesce(func.sum(Worker.slots - Worker.busy), 0)).where(
+                    Worker.queue == name,
+                    Worker.state == "ready",
+                    Worker.seen_at > now_ms() - WORKER_GONE_MS,
+                )
+            ).scalar_one()
+        need = min(waiting, idle)
+        if need > 0:
+            for _ in range(need - tickets.backlog(name)):
+                tickets.issue(name)
+
+
+def collect(engine: Engine) -> bool:
+    """Drop some of what ended jobs leave behind; whether there may be more."""
+    dropped = checkpoints.drop_finished(engine, COLLECTED_AT_ONCE)
+    removed = blobs.collect_garbage(engine, COLLECTED_AT_ONCE)
+    deleted = max(delete_expired(engine, kind, COLLECTED_AT_ONCE) for kind in kinds.KINDS.values())
+    with transaction(engine) as session:
+        session.execute(delete(Worker).where(Worker.seen_at < now_ms() - FORGET_WORKER_MS))
+    log.info("garbage_collected", checkpoints=dropped, blobs=removed, jobs=deleted)
+    return COLLECTED_AT_ONCE in (dropped, removed, deleted)
+
+
+def delete_expired(engine: Engine, kind: JobKind, limit: int) -> int:
+    """Delete finished jobs of a kind after its retention; return how many were found."""
+    if kind.retention_ms is None:
+        return 0
+    expired = (
+        Job.kind == kind.name,
+        Job.status.in_(TERMINAL),
+        Job.finished_at < now_ms() - kind.retention_ms,
+    )
+    with reader(engine).connect() as connection:
+        old = list(connection.scalars(select(Job.id).where(*expired).order_by(Job.id).limit(limit)))
+    if old:
+        with transaction(engine) as session:
+            session.execute(delete(Job).where(Job.id.in_(old)))
+    return len(old)

@@ -1,0 +1,72 @@
+"""The queue and the workers over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from app.core.settings import Settings
+from app.job_queue import queries
+from app.job_queue.schemas import QueueItem, WorkerRead
+from app.job_queue.workers import WORKER_GONE_MS
+from app.web.dependencies import ReadEngineDep, RequireJobsRead, SettingsDep
+from app.web.pagination import Page
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+
+
+@router.get("/queue")
+def get_queue(
+    engine: ReadEngineDep, settings: SettingsDep, principal: RequireJobsRead
+) -> Page[QueueItem]:
+    """This tenant's waiting jobs: their place, and why they wait."""
+    with engine.connect() as connection:
+        rows = queries.waiting(connection, principal.tenant_id, settings.queue, 1000)
+        workers = queries.live_workers(connection, WORKER_GONE_MS)
+        running = queries.running_count(connection, principal.tenant_id)
+    mine = [worker for worker in workers if worker.queue == settings.queue]
+    free = sum(max(worker.slots - worker.busy, 0) for worker in mine)
+    data = [_queue_item(row, settings, bool(mine), free, running) for row in rows]
+    return Page[QueueItem](data=data, has_more=False, next=None)
+
+
+@router.get("/workers")
+def list_workers(engine: ReadEngineDep, principal: RequireJobsRead) -> Page[WorkerRead]:
+    """Live workers, their devices, and what of this tenant they run."""
+    with engine.connect() as connection:
+        workers = queries.live_workers(connection, WORKER_GONE_MS)
+        running = queries.running_jobs(connection, principal.tenant_id)
+    data = [WorkerRead.of(worker, _run_by(worker, running)) for worker in workers]
+    return Page[WorkerRead](data=data, has_more=False, next=None)
+
+
+def _queue_item(
+    row: Any, settings: Settings, has_worker: bool, free: int, running: int
+) -> QueueItem:
+    if not has_worker:
+        reason = "no_worker"
+    elif running >= settings.quota_running:
+        reason = "quota"
+    elif row.is_backing_off:
+        reason = "backoff"
+    elif row.position <= free:
+        reason = "next"
+    else:
+        reason = "workers_busy" if row.position == 1 else "behind_priority"
+    return QueueItem(
+        job_id=row.id,
+        position=row.position,
+        priority=row.priority,
+        queued_at=row.created_at,
+        reason=reason,
+    )
+
+
+def _run_by(worker: Any, running: Any) -> list[str]:
+    # A worker's id is host-place-pid, and its leases are owned by host-place/slot:lease. It has a
+    # row for each queue, so the queue tells which row a job belongs to.
+    owner = worker.id.rpartition("-")[0] + "/"
+    return [
+        row.id for row in running if row.queue == worker.queue and row.lease_owner.startswith(owner)
+    ]

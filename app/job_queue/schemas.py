@@ -1,0 +1,55 @@
+"""Response models of the queue and the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, Field
+
+from app.models import Worker
+from app.web.pagination import Timestamp
+
+
+class QueueItem(BaseModel):
+    """A waiting job and why it waits."""
+
+    job_id: str
+    position: int = Field(description="From 1, among the jobs of all tenants.")
+    priority: int
+    queued_at: Timestamp
+    reason: Literal["no_worker", "quota", "backoff", "workers_busy", "behind_priority", "next"]
+
+
+class WorkerRead(BaseModel):
+    """A live worker."""
+
+    object: Literal["worker"] = "worker"
+    id: str
+    host: str
+    queue: str
+    state: str
+    slots: int
+    busy: int
+    devices: list[dict[str, Any]]
+    versions: dict[str, Any]
+    jobs: list[str] = Field(description="Of this tenant, that it runs now.")
+    started_at: Timestamp
+    seen_at: Timestamp
+
+    @classmethod
+    def of(cls, worker: Worker, jobs: Sequence[str]) -> Self:
+        """From its row."""
+        return cls(
+            id=worker.id,
+            host=worker.host,
+            queue=worker.queue,
+            state=worker.state,
+            slots=worker.slots,
+            busy=worker.busy,
+            devices=worker.devices,
+            versions=worker.versions,
+            jobs=list(jobs),
+            started_at=worker.started_at,
+            seen_at=worker.seen_at,
+        )

@@ -1,0 +1,98 @@
+"""One watcher a process tells every waiting request that its job changed.
+
+However many clients wait, the database sees one query a tick, and none of them holds a connection
+or a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+import structlog
+from anyio import CapacityLimiter, to_thread
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.core.database import reader
+from app.job_queue import queries
+from app.job_queue.queries import State
+
+log = structlog.get_logger()
+
+TICK_SECONDS = 0.25
+_IDS_A_QUERY = 500
+
+
+class _Waiter(NamedTuple):
+    is_over: Callable[[State], bool]
+    answer: asyncio.Future[bool]
+
+
+class Watcher:
+    """Belongs to one event loop; runs only while somebody waits."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.is_closed = False
+        self._engine = reader(engine)
+        self._waiting: dict[str, set[_Waiter]] = {}
+        self._task: asyncio.Task[None] | None = None
+        # A thread of its own: busy request threads must not make everybody wait.
+        self._limiter = CapacityLimiter(1)
+
+    async def wait(
+        self, job_id: str, is_over: Callable[[State], bool], timeout_seconds: float
+    ) -> bool:
+        """Until ``is_over`` holds for the job, or the job is gone (True); or time is up or the
+        service shuts down (False)."""
+        if self.is_closed:
+            return False
+        waiter = _Waiter(is_over, asyncio.get_running_loop().create_future())
+        self._waiting.setdefault(job_id, set()).add(waiter)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name="watcher")
+        try:
+            return await asyncio.wait_for(waiter.answer, timeout_seconds)
+        except TimeoutError:
+            return False
+        finally:
+            waiters = self._waiting[job_id]
+            waiters.discard(waiter)
+            if not waiters:
+                del self._waiting[job_id]
+
+    async def close(self) -> None:
+        """Let everybody go, and nobody wait any more."""
+        self.is_closed = True
+        if self._task is not None:
+            self._task.cancel()
+        for waiters in self._waiting.values():
+            for waiter in waiters:
+                if not waiter.answer.done():
+                    waiter.answer.set_result(False)
+
+    async def _run(self) -> None:
+        while self._waiting:
+            for ids in _batches(list(self._waiting)):
+                try:
+                    found = await to_thread.run_sync(self._states, ids, limiter=self._limiter)
+                except SQLAlchemyError:
+                    log.warning("watcher_could_not_read", exc_info=True)
+                    continue
+                for job_id in ids:
+                    self._tell(job_id, found.get(job_id))
+            await asyncio.sleep(TICK_SECONDS)
+
+    def _tell(self, job_id: str, state: State | None) -> None:
+        for waiter in self._waiting.get(job_id, ()):
+            if not waiter.answer.done() and (state is None or waiter.is_over(state)):
+                waiter.answer.set_result(True)
+
+    def _states(self, job_ids: list[str]) -> dict[str, State]:
+        with self._engine.connect() as connection:
+            return queries.states(connection, job_ids)
+
+
+def _batches(ids: list[str]) -> list[list[str]]:
+    return [ids[i : i + _IDS_A_QUERY] for i in range(0, len(ids), _IDS_A_QUERY)]

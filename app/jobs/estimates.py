@@ -1,0 +1,30 @@
+"""How much a plan trains, and how long that may take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection
+
+from app.domain.compiler import pairs_a_step, planned_steps
+from app.domain.plan import TrainingPlan
+from app.jobs import queries
+from app.jobs.schemas import JobEstimate
+
+
+def estimate(
+    connection: Connection, plan: TrainingPlan, report: Mapping[str, Any] | None = None
+) -> JobEstimate:
+    """What a plan amounts to; with a dataset ``report``, without the pairs that will be dropped."""
+    pairs = plan.data.train.pair_count
+    if report is not None:
+        pairs = report["rows"] - report["findings"]["overlong"]["count"]
+    steps = planned_steps(pairs - int(pairs * (plan.data.eval_fraction or 0)), plan)
+    pace = queries.pair_seconds(connection, plan.base_model.id)
+    return JobEstimate(
+        trainable_parameters=plan.trainable_parameters,
+        total_parameters=plan.total_parameters,
+        steps=steps,
+        estimated_seconds=pace and round(pace * pairs_a_step(plan.reward) * steps, 1),
+    )

@@ -1,0 +1,183 @@
+"""What a job did, over HTTP: events, metrics, logs, checkpoints; and the queue and the workers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from sqlalchemy import Connection
+
+from app.core.errors import NotFoundError
+from app.job_queue import queries
+from app.job_queue.dependencies import WatcherDep
+from app.job_queue.job_view import is_over
+from app.job_queue.queries import JobRow
+from app.jobs import queries as job_queries
+from app.jobs.errors import JobNotFoundError, not_found
+from app.jobs.event_stream import event_stream
+from app.jobs.history_schemas import CheckpointRead, EventRead, JobReportRead, LogPiece, MetricsRead
+from app.jobs.responses import JobId, json_response
+from app.web.dependencies import ReadEngineDep, RequireJobsRead
+from app.web.pagination import Page
+from app.web.problem_details import error_responses
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+
+_NOT_FOUND = error_responses(JobNotFoundError)
+
+_BIG = 2**63 - 1
+
+
+class ReportNotFoundError(NotFoundError):
+    """The run made no such report, or has not made it yet."""
+
+    code = "report_not_found"
+    title = "No such report"
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    response_model=Page[EventRead],
+    responses={
+        200: {
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "description": "Ascending. With `Accept: text/event-stream` a stream that ends with "
+            "the job; `id:` is the event's number.",
+        },
+        204: {"description": "To a stream that resumes after the last event of a finished job."},
+        **_NOT_FOUND,
+    },
+)
+def list_events(
+    request: Request,
+    job_id: JobId,
+    engine: ReadEngineDep,
+    principal: RequireJobsRead,
+    watcher: WatcherDep,
+    after: Annotated[int, Query(ge=0, le=_BIG, description="Only later ones.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    accept: Annotated[str | None, Header()] = None,
+    last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,18}$")] = None,
+) -> Response:
+    """What happened, in order and without gaps."""
+    with engine.connect() as connection:
+        job = _job(connection, principal.tenant_id, job_id)
+        if accept is None or "text/event-stream" not in accept.lower():
+            rows = queries.events(connection, job_id, after, limit + 1)
+            page = Page[EventRead].of(rows, limit, EventRead.of, lambda row: str(row.seq))
+            return json_response(page.model_dump_json())
+    seen = max(after, int(last_event_id or 0))
+    if is_over(job.status) and job.event_seq <= seen:
+        # The only answer that keeps a browser's EventSource from coming again.
+        return Response(status_code=204)
+    return event_stream(request, engine, watcher, principal.tenant_id, job_id, seen)
+
+
+@router.get("/jobs/{job_id}/metrics", response_model=MetricsRead, responses=_NOT_FOUND)
+def get_metrics(
+    job_id: JobId,
+    engine: ReadEngineDep,
+    principal: RequireJobsRead,
+    keys: Annotated[
+        str | None,
+        Query(
+            pattern=r"^[a-z0-9_/.,-]{1,2000}$",
+            description="Names, separated by commas; all if left out.",
+            examples=["train/loss,eval/accuracy"],
+        ),
+    ] = None,
+    from_step: Annotated[int, Query(ge=0, le=_BIG)] = 0,
+    to_step: Annotated[int | None, Query(ge=0, le=_BIG)] = None,
+    resolution: Annotated[int, Query(ge=1, le=5000, description="Points at most.")] = 500,
+) -> Response:
+    """Metrics by column; more steps than ``resolution`` are averaged over equal stretches."""
+    # The steps come along anyway: "step" names no metric.
+    asked = dict.fromkeys(name for name in (keys or "").split(",") if name not in ("", "step"))
+    names = list(asked)[:64]
+    with engine.connect() as connection:
+        _job(connection, principal.tenant_id, job_id)
+        columns = queries.metrics(connection, job_id, names, from_step, to_step, resolution)
+    return json_response(MetricsRead(columns=columns).model_dump_json())
+
+
+@router.get("/jobs/{job_id}/logs", responses=_NOT_FOUND)
+def get_logs(
+    job_id: JobId,
+    engine: ReadEngineDep,
+    principal: RequireJobsRead,
+    tail: Annotated[int | None, Query(ge=1, le=1000, description="Only the last pieces.")] = None,
+    after: Annotated[
+        str | None, Query(pattern=r"^\d{1,9}-\d{1,9}$", description="Only later pieces.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Page[LogPiece]:
+    """The trainer's own output, oldest first."""
+    with engine.connect() as connection:
+        _job(connection, principal.tenant_id, job_id)
+        if tail is not None and after is None:
+            rows = queries.last_logs(connection, job_id, tail)
+            return Page[LogPiece].of(rows, tail, LogPiece.of, _log_id)
+        attempt, _, seq = (after or "").partition("-")
+        place = (int(attempt), int(seq)) if after else None
+        rows = queries.logs(connection, job_id, place, limit + 1)
+    return Page[LogPiece].of(rows, limit, LogPiece.of, _log_id)
+
+
+@router.get("/jobs/{job_id}/checkpoints", responses=_NOT_FOUND)
+def list_checkpoints(
+    job_id: JobId, engine: ReadEngineDep, principal: RequireJobsRead
+) -> Page[CheckpointRead]:
+    """The checkpoints that are kept, newest first."""
+    with engine.connect() as connection:
+        job = _job(connection, principal.tenant_id, job_id)
+        rows = queries.checkpoints(connection, job_id)
+    data = [CheckpointRead.of(row, job.checkpoint_id) for row in rows]
+    return Page[CheckpointRead](data=data, has_more=False, next=None)
+
+
+MADE_WHEN = {
+    "estimate": "It is made at the submit, and only if the base model was known by then.",
+    "dataset": "It comes when the job's data are tokenised.",
+    "memory": "It comes when the job's data are tokenised.",
+    "worst_pairs": "It comes with the last evaluation, and only with an eval_dataset.",
+}
+
+
+@router.get(
+    "/jobs/{job_id}/reports/{name}",
+    responses=error_responses(JobNotFoundError, ReportNotFoundError),
+)
+def get_report(
+    job_id: JobId,
+    name: Annotated[
+        Literal["estimate", "dataset", "memory", "worst_pairs"],
+        Path(
+            description="`estimate`: steps and seconds as of the submit; `dataset`: what the "
+            "worker made of the data; `memory`: its estimate by part; `worst_pairs`: the most "
+            "confidently wrong held-out pairs, by line."
+        ),
+    ],
+    engine: ReadEngineDep,
+    principal: RequireJobsRead,
+) -> JobReportRead:
+    """A document about the job: what was foreseen, and what the run found."""
+    with engine.connect() as connection:
+        _job(connection, principal.tenant_id, job_id)
+        document = queries.report(connection, job_id, name)
+    if document is None:
+        raise ReportNotFoundError(
+            f"{job_id} has no report {name}.",
+            hint=MADE_WHEN[name],
+        )
+    return JobReportRead(job_id=job_id, name=name, document=document)
+
+
+def _job(connection: Connection, tenant_id: str, job_id: str) -> JobRow:
+    job = job_queries.job(connection, tenant_id, job_id)
+    if job is None:
+        raise not_found(job_id)
+    return job
+
+
+def _log_id(row: Any) -> str:
+    return f"{row.attempt}-{row.seq}"

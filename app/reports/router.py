@@ -1,0 +1,53 @@
+"""Dataset reports over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from anyio import to_thread
+from fastapi import APIRouter, Path, Query
+
+from app.core.database import transaction
+from app.core.errors import InvalidSpecError
+from app.datasets import service as datasets
+from app.datasets.service import DatasetNotFoundError
+from app.domain.spec import DATASET_ID, BaseModelName, RewardJobSpec
+from app.jobs.dependencies import PreflightDep
+from app.reports.schemas import DatasetReport
+from app.web.dependencies import ReadEngineDep, RequireJobsRead
+from app.web.problem_details import error_responses
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+
+
+@router.get(
+    "/datasets/{dataset_id}/report",
+    tags=["datasets"],
+    responses=error_responses(DatasetNotFoundError, InvalidSpecError),
+)
+async def get_dataset_report(
+    dataset_id: Annotated[str, Path(pattern=DATASET_ID)],
+    engine: ReadEngineDep,
+    principal: RequireJobsRead,
+    preflight: PreflightDep,
+    base_model: Annotated[BaseModelName, Query(description="Whose tokenizer to count with.")],
+    max_length: Annotated[
+        int | None, Query(ge=8, le=1_048_576, description="Tokens; a job's default if left out.")
+    ] = None,
+) -> DatasetReport:
+    """Lengths in tokens, duplicates, contradictions, overlong rows and more.
+
+    A worker makes it once; then it is there at once.
+    """
+
+    def hold() -> None:
+        with transaction(engine) as session:
+            datasets.get(session, principal.tenant_id, dataset_id)
+
+    await to_thread.run_sync(hold)
+    training = {} if max_length is None else {"training": {"max_length": max_length}}
+    spec = RewardJobSpec.model_validate(
+        {"base_model": base_model, "train_dataset": dataset_id, **training}
+    )
+    report = await preflight.dataset_report(principal.tenant_id, spec)
+    return DatasetReport(dataset_id=dataset_id, base_model=base_model, report=report)

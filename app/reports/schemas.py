@@ -1,0 +1,16 @@
+"""Response model of a dataset report."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+
+class DatasetReport(BaseModel):
+    """What a base model's tokenizer makes of a dataset."""
+
+    object: Literal["dataset_report"] = "dataset_report"
+    dataset_id: str
+    base_model: str
+    report: dict[str, Any]

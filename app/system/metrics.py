@@ -1,0 +1,155 @@
+"""Prometheus metrics of one API process and of the database."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from sqlalchemy import Engine, func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.core.database import now_ms, reader
+from app.domain.compiler import pairs_a_step
+from app.domain.lifecycle import JobStatus
+from app.job_queue.workers import WORKER_GONE_MS
+from app.models import Job, JobEvent, Worker
+
+#: Jobs by status are counted at most this often: it takes 0.4 s with a million rows.
+COUNT_INTERVAL_SECONDS = 10.0
+HOUR_MS = 3_600_000
+#: How long a rendered page of metrics is served before it is rendered again.
+PAGE_SECONDS = 1.0
+
+
+class Telemetry:
+    """The metrics of one process. ``registry`` is what /metrics renders."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Histogram(
+            "plaudit_http_request_seconds",
+            "Time from the first byte of the request to the last byte of the response.",
+            ["method", "route", "status"],
+            registry=self.registry,
+        )
+        self.registry.register(_DatabaseMetrics(engine))
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="metrics")
+        self._page: asyncio.Task[bytes] | None = None
+        self._page_at = -PAGE_SECONDS
+
+    async def page(self) -> bytes:
+        """Return the metrics in the Prometheus text format, at most ``PAGE_SECONDS`` old.
+
+        Rendering takes 0.1 s of processor time. It runs in a thread of its own, and concurrent
+        requests share the result.
+        """
+        now = time.monotonic()
+        if self._page is None or (self._page.done() and now - self._page_at >= PAGE_SECONDS):
+            self._page_at = now
+            self._page = asyncio.create_task(self._render())
+        return await asyncio.shield(self._page)
+
+    async def _render(self) -> bytes:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, generate_latest, self.registry)
+
+    def close(self) -> None:
+        """Stop the rendering thread."""
+        self._executor.shutdown(wait=False)
+
+
+_RUNNING = select(Job.rate_step, Job.rate_at, Job.step, Job.progressed_at, Job.plan).where(
+    Job.status == JobStatus.RUNNING, Job.step > Job.rate_step
+)
+
+
+def _pairs_per_second(job: Any) -> float:
+    """Return the training speed of a job since the first step of its attempt."""
+    seconds = (job.progressed_at - job.rate_at) / 1000
+    steps = job.step - job.rate_step
+    return float(steps * pairs_a_step(job.plan["reward"]) / seconds) if seconds > 0 else 0.0
+
+
+class _DatabaseMetrics(Collector):
+    """Metrics of jobs, queues and workers, queried from the database at each scrape."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._counts: dict[str, int] = {}
+        self._counted_at = -COUNT_INTERVAL_SECONDS
+
+    def describe(self) -> list[Metric]:
+        return []  # without this method, registering would query the database
+
+    def collect(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("plaudit_database_up", "Whether the database responds.")
+        try:
+            yield from self._query()
+            up.add_metric([], 1)
+        except SQLAlchemyError:
+            up.add_metric([], 0)
+        yield up
+
+    def _query(self) -> Iterator[Metric]:
+        jobs = GaugeMetricFamily("plaudit_jobs", "Jobs by status.", labels=["status"])
+        for status, count in self._job_counts().items():
+            jobs.add_metric([status], count)
+        with reader(self._engine).connect() as connection:
+            depth = connection.execute(
+                select(Job.queue, func.count(), now_ms() - func.min(Job.created_at))
+                .where(Job.status == JobStatus.QUEUED)
+                .group_by(Job.queue)
+            ).all()
+            workers = connection.execute(
+                select(Worker.queue, func.sum(Worker.slots), func.sum(Worker.busy))
+                .where(Worker.seen_at > now_ms() - WORKER_GONE_MS)
+                .group_by(Worker.queue)
+            ).all()
+            lost = connection.execute(
+                select(func.count()).where(
+                    JobEvent.type == "worker_lost", JobEvent.at > now_ms() - HOUR_MS
+                )
+            ).scalar_one()
+            rates = [_pairs_per_second(row) for row in connection.execute(_RUNNING)]
+        queued = GaugeMetricFamily("plaudit_queue_depth", "Waiting jobs.", labels=["queue"])
+        age = GaugeMetricFamily(
+            "plaudit_queue_oldest_seconds", "Age of the oldest waiting job.", labels=["queue"]
+        )
+        for queue, count, oldest_ms in depth:
+            queued.add_metric([queue], count)
+            age.add_metric([queue], oldest_ms / 1000)
+        slots = GaugeMetricFamily(
+            "plaudit_worker_slots", "Slots of live workers.", labels=["queue"]
+        )
+        busy = GaugeMetricFamily("plaudit_worker_slots_busy", "Slots in use.", labels=["queue"])
+        for queue, all_slots, busy_slots in workers:
+            slots.add_metric([queue], all_slots)
+            busy.add_metric([queue], busy_slots)
+        yield from (jobs, queued, age, slots, busy)
+        yield GaugeMetricFamily(
+            "plaudit_leases_lost_last_hour", "Attempts that lost their worker.", value=lost
+        )
+        yield GaugeMetricFamily(
+            "plaudit_training_pairs_per_second",
+            "Pairs per second of all running jobs together.",
+            value=sum(rates),
+        )
+
+    def _job_counts(self) -> dict[str, int]:
+        with self._lock:
+            if time.monotonic() - self._counted_at >= COUNT_INTERVAL_SECONDS:
+                with reader(self._engine).connect() as connection:
+                    found = connection.execute(
+                        select(Job.status, func.count()).group_by(Job.status)
+                    ).all()
+                self._counts = dict.fromkeys(JobStatus, 0) | {row[0]: row[1] for row in found}
+                self._counted_at = time.monotonic()
+            return self._counts

@@ -1,0 +1,117 @@
+"""Attack the service and check that it holds: ``python -m bench.attack --seconds 170``.
+
+Each attack runs in a process of its own beside a monitor of /healthz. An attack fails the run when
+an answer of 500 or above is not announced, when /healthz stalls for over a second, when its 99th
+percentile is over 100 ms and over twice that beside a program that only burns a processor, or when
+memory, descriptors or threads do not come back afterwards. The exit status is 0 when all held.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import random
+import sys
+import tempfile
+import time
+from multiprocessing.queues import Queue
+from pathlib import Path
+
+from bench.attack.attacks import ATTACKS, warm_up
+from bench.attack.monitor import STALL_SECONDS, Monitor, Usage
+from bench.attack.processes import burn, strike
+from bench.attack.target import Target, serving
+
+MIB = 1 << 20
+P99_SECONDS = 0.1
+GROWTH_BYTES = 64 * MIB
+SETTLE_SECONDS = 20.0
+
+
+def main() -> int:
+    """Run every attack on the databases asked for."""
+    parser = argparse.ArgumentParser(prog="python -m bench.attack", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=600, help="for all attacks of a database")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--database", choices=["sqlite", "postgresql", "both"], default="both")
+    parser.add_argument("--only", choices=sorted(ATTACKS), help="one attack")
+    options = parser.parse_args()
+    print(f"seed {options.seed}")
+    kinds = ["sqlite", "postgresql"] if options.database == "both" else [options.database]
+    problems = []
+    for kind in kinds:
+        with tempfile.TemporaryDirectory(prefix="plaudit-attack-") as directory:
+            is_postgres = kind == "postgresql"
+            with serving(Path(directory), is_postgres=is_postgres) as target:
+                print(f"\n{kind}")
+                names = [options.only] if options.only else list(ATTACKS)
+                problems += _attack_all(target, names, options.seconds, options.seed)
+    for problem in problems:
+        print(f"FAILED  {problem}")
+    print("held" if not problems else f"{len(problems)} problems")
+    return 1 if problems else 0
+
+
+def _attack_all(target: Target, names: list[str], seconds: float, seed: int) -> list[str]:
+    each = seconds / (len(names) + 1)
+    warm_up(target)
+    start = Usage.of(target.pid)
+    control = _beside(target, burn, ("", each, seed))[0].p99
+    print(f"{'processor burner':24} p99 {control * 1000:7.1f} ms")
+    problems = []
+    for name in names:
+        before = Usage.of(target.pid)
+        monitor, found = _beside(target, strike, (name, each, seed, target))
+        found += sorted(set(monitor.failures))[:3]
+        if monitor.worst > STALL_SECONDS:
+            found.append(f"/healthz stalled for {monitor.worst:.1f} s")
+        if monitor.p99 > max(P99_SECONDS, 2 * control):
+            found.append(f"/healthz p99 {monitor.p99 * 1000:.0f} ms")
+        usage = _settled(target, before)
+        growth = usage.rss_bytes - before.rss_bytes
+        if growth > GROWTH_BYTES:
+            found.append(f"{growth / MIB:.0f} MiB of memory did not come back")
+        if usage.descriptors > before.descriptors + 10 or usage.threads > before.threads + 10:
+            grown = usage.descriptors - before.descriptors, usage.threads - before.threads
+            found.append(f"{grown[0]} descriptors and {grown[1]} threads did not come back")
+        print(
+            f"{name:24} p99 {monitor.p99 * 1000:7.1f} ms  worst {monitor.worst * 1000:7.1f} ms  "
+            f"peak {monitor.peak.rss_bytes / MIB:5.0f} MiB  growth {growth / MIB:+5.0f} MiB  "
+            f"{'held' if not found else '; '.join(found)}",
+            flush=True,
+        )
+        problems += [f"{name}: {problem}" for problem in found]
+    growth = Usage.of(target.pid).rss_bytes - start.rss_bytes
+    if growth > GROWTH_BYTES:
+        problems.append(f"{growth / MIB:.0f} MiB of memory did not come back after all attacks")
+    return problems
+
+
+def _beside(
+    target: Target, work: object, arguments: tuple[object, ...]
+) -> tuple[Monitor, list[str]]:
+    """Run ``work`` in another process beside a monitor; what it returned."""
+    context = multiprocessing.get_context("spawn")
+    results: Queue[list[str]] = context.Queue()
+    process = context.Process(target=work, args=(results, *arguments))  # type: ignore[arg-type]
+    with Monitor(target.port, target.pid) as monitor:
+        process.start()
+        process.join()
+    return monitor, results.get() if process.exitcode == 0 else ["the attack itself failed"]
+
+
+def _settled(target: Target, before: Usage) -> Usage:
+    """The usage once it is back, or after ``SETTLE_SECONDS``."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while True:
+        usage = Usage.of(target.pid)
+        is_back = usage.descriptors <= before.descriptors + 10 and (
+            usage.rss_bytes - before.rss_bytes <= GROWTH_BYTES
+        )
+        if is_back or time.monotonic() > deadline:
+            return usage
+        time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Datasets: upload preference pairs and look at them; ``client.datasets``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import httpx
+
+from plaudit._async.concurrency import blocking
+from plaudit._async.downloads import download_file
+from plaudit._async.pages import PAGE_SIZE, AsyncItems
+from plaudit._async.transport import AsyncTransport
+from plaudit._calls import Call, parse, path
+from plaudit._files import Wanted
+from plaudit._uploads import OnBytes, Source, UploadedDataset, read_source
+from plaudit.models import DatasetPreview, DatasetRead, DatasetReport
+
+#: The service checks the pairs while they stream, and the last of them after the last byte.
+CHECK_SECONDS = 600.0
+
+
+class AsyncDatasets:
+    """Preference pairs."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def upload(
+        self,
+        source: Source,
+        *,
+        name: str | None = None,
+        format: str | None = None,
+        on_bytes: OnBytes | None = None,
+    ) -> UploadedDataset:
+        """Stream preference pairs to the service, which checks every one.
+
+        The same bytes again give the dataset that is there already.
+
+        Args:
+            source: a path (JSONL, JSONL.gz, CSV, Parquet), rows (mappings with ``chosen``,
+                ``rejected`` and maybe ``prompt``, ``margin``, ``slice``), or a
+                ``datasets.Dataset``.
+            name: for people; default: the file's name.
+            format: ``jsonl``, ``csv`` or ``parquet``, where the file's name does not tell.
+            on_bytes: called with the size of each chunk before it is sent.
+
+        Raises:
+            InvalidRequestError: pairs are refused; ``errors`` names the first bad lines.
+            TooLargeError: the operator's limit.
+        """
+        upload = await blocking(lambda: read_source(source, on_bytes))
+        length = {} if upload.size is None else {"Content-Length": str(upload.size)}
+        call = Call(
+            "POST",
+            "/v1/datasets",
+            {"name": upload.default_name if name is None else name, "format": format},
+            chunks=upload.chunks,
+            headers={"Content-Type": upload.content_type, **length},
+            is_repeatable=upload.is_repeatable,
+            read_seconds=CHECK_SECONDS,
+        )
+        response = await self._transport.send(call)
+        dataset = parse(UploadedDataset, response)
+        return dataset.marked(is_new=response.status_code == httpx.codes.CREATED)
+
+    def list(
+        self, *, page_size: int = PAGE_SIZE, after: str | None = None
+    ) -> AsyncItems[DatasetRead]:
+        """Datasets, newest first; all pages, as they are iterated."""
+        call = Call("GET", "/v1/datasets", {"limit": page_size, "after": after})
+        return AsyncItems(self._transport, call, DatasetRead)
+
+    async def get(self, dataset_id: str) -> DatasetRead:
+        """A dataset."""
+        call = Call("GET", path("/v1/datasets/{}", dataset_id))
+        return parse(DatasetRead, await self._transport.send(call))
+
+    async def delete(self, dataset_id: str) -> None:
+        """Delete a dataset that no unfinished job uses."""
+        await self._transport.send(Call("DELETE", path("/v1/datasets/{}", dataset_id)))
+
+    async def preview(self, dataset_id: str, n: int = 5) -> DatasetPreview:
+        """The first ``n`` pairs (1 to 100), in the form that jobs train on."""
+        call = Call("GET", path("/v1/datasets/{}/preview", dataset_id), {"n": n})
+        return parse(DatasetPreview, await self._transport.send(call))
+
+    async def report(
+        self, dataset_id: str, base_model: str, *, max_length: int | None = None
+    ) -> DatasetReport:
+        """Lengths in tokens of a base model, duplicates, contradictions, overlong pairs and more.
+
+        A worker makes it the first time.
+        """
+        call = Call(
+            "GET",
+            path("/v1/datasets/{}/report", dataset_id),
+            {"base_model": base_model, "max_length": max_length},
+        )
+        return parse(DatasetReport, await self._transport.send(call))
+
+    async def download(
+        self, dataset_id: str, file: str | os.PathLike[str], *, overwrite: bool = False
+    ) -> Path:
+        """The pairs as canonical JSONL; resumes a partial download and checks the sha256.
+
+        Raises:
+            DirectoryError: the file exists with other bytes, and ``overwrite`` is false.
+            DownloadError: the bytes are not those that the service promised.
+        """
+        dataset = await self.get(dataset_id)
+        target = Path(file)
+        wanted = Wanted(target.name, dataset.bytes, dataset.sha256)
+        address = path("/v1/datasets/{}/content", dataset_id)
+        await download_file(self._transport, address, wanted, target.parent, overwrite=overwrite)
+        return target

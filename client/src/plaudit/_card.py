@@ -1,0 +1,194 @@
+"""The scoring program of an adapter's model card, read and checked before it is run.
+
+A card is data that came from somewhere. Its program is run only if it is made of what a scoring
+program is made of: imports of the known classes, files that are loaded from where the caller says,
+texts that are tokenised and scored. Everything else is refused, whether it does harm or not.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass
+
+from plaudit.errors import ModelCardError
+
+_PROGRAM = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+#: What a card's reader puts in for each use, and what comes out.
+_INPUTS, _RESULT = ("prompt", "replies"), "scores"
+
+_IMPORTS = {
+    "": {"json", "torch"},
+    "pathlib": {"Path"},
+    "huggingface_hub": {"snapshot_download"},
+    "peft": {"PeftModel"},
+    "transformers": {"AutoModelForSequenceClassification", "AutoTokenizer", "BitsAndBytesConfig"},
+}
+_LOADED = {"tokenizer", "model"}
+_FUNCTIONS = _LOADED | {"Path", "BitsAndBytesConfig", "print", "snapshot_download"}
+_LOADERS = {
+    "AutoModelForSequenceClassification.from_pretrained",
+    "AutoTokenizer.from_pretrained",
+    "PeftModel.from_pretrained",
+}
+_OF_MODULES = {"json.loads", "torch.inference_mode"}
+_METHODS = {"apply_chat_template", "eval", "get_text_config", "read_text", "to", "tolist"}
+#: Of the loaders; others would let files bring code along, or be taken from elsewhere.
+_LOADER_ARGUMENTS = {"num_labels", "dtype", "ignore_mismatched_sizes", "quantization_config"}
+_NODES = (
+    ast.Module, ast.Import, ast.ImportFrom, ast.alias, ast.Assign, ast.Expr, ast.With,
+    ast.withitem, ast.Call, ast.keyword, ast.Name, ast.Attribute, ast.Subscript, ast.Slice,
+    ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.ListComp, ast.comprehension, ast.Starred,
+    ast.BinOp, ast.Add, ast.Div, ast.UnaryOp, ast.USub, ast.Load, ast.Store,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CardProgram:
+    """A checked program in two parts."""
+
+    loading: ast.Module
+    """Loads tokenizer and model; needs the name ``adapter``, a path."""
+    scoring: ast.Module
+    """Sets ``scores`` from ``prompt`` and ``replies``."""
+
+
+def program_text(card: str) -> str:
+    """The source of the card's program.
+
+    Raises:
+        ModelCardError: the card shows none.
+    """
+    found = _PROGRAM.search(card)
+    if found is None:
+        raise ModelCardError("The model card shows no scoring program.")
+    return found[1]
+
+
+def read_program(card: str, base: str | None) -> CardProgram:
+    """The card's program, checked, for the base model in the directory ``base``.
+
+    Raises:
+        ModelCardError: there is none, it has another form, it does something else, or ``base`` is
+            None and the card does not say where the base model can be had.
+    """
+    try:
+        tree = ast.parse(program_text(card))
+    except SyntaxError as error:
+        raise ModelCardError(f"The model card's program is no Python: {error}.") from error
+    for node in ast.walk(tree):
+        _check(node)
+    _check_names(tree)
+    if base is not None:
+        _assignment(tree, "base").value = ast.Constant(base)
+    elif not isinstance(_assignment(tree, "base").value, ast.Call):  # the path of an example
+        raise ModelCardError(
+            "The adapter's base model is on no hub.",
+            hint="Give base=…, the directory of its files.",
+        )
+    _assignment(tree, _RESULT)
+    inputs = [_assignment(tree, name) for name in _INPUTS]
+    dropped = [_assignment(tree, "adapter"), *inputs]
+    if not all(node in tree.body for node in dropped):
+        raise ModelCardError("The model card's program sets its inputs inside of a block.")
+    boundary = min(tree.body.index(node) for node in inputs)
+    loading, scoring = (
+        ast.Module([node for node in part if node not in dropped and not _prints(node)], [])
+        for part in (tree.body[:boundary], tree.body[boundary:])
+    )
+    return CardProgram(loading, scoring)
+
+
+def _check(node: ast.AST) -> None:
+    if not isinstance(node, _NODES):
+        raise _refused(node, f"it has a {type(node).__name__}")
+    match node:
+        case ast.Import(names=names):
+            _check_imports(node, "", names)
+        case ast.ImportFrom(module=module, names=names, level=0):
+            _check_imports(node, module or "", names)
+        case ast.ImportFrom():
+            raise _refused(node, "it imports from a package of its own")
+        case ast.Call():
+            _check_call(node)
+        case ast.Attribute(attr=name) | ast.Name(id=name) if name.startswith("_"):
+            raise _refused(node, f"it uses {name}")
+        case ast.Attribute(value=ast.Attribute(value=ast.Name(id="torch" | "json"))):
+            raise _refused(node, f"it uses {ast.unparse(node)}")
+
+
+def _check_imports(node: ast.AST, module: str, names: list[ast.alias]) -> None:
+    for alias in names:
+        if alias.name not in _IMPORTS.get(module, ()) or alias.asname is not None:
+            raise _refused(node, f"it has {ast.unparse(node)!r}")
+
+
+def _check_call(node: ast.Call) -> None:
+    called = ast.unparse(node.func)
+    match node.func:
+        case ast.Name(id=name):
+            is_known = name in _FUNCTIONS
+        case (
+            ast.Attribute(value=ast.Name(id="torch" | "json"))
+            | ast.Attribute(attr="from_pretrained")
+        ):
+            is_known = called in _LOADERS | _OF_MODULES
+        case ast.Attribute(attr=name):
+            is_known = name in _METHODS
+        case _:
+            is_known = False
+    if not is_known:
+        raise _refused(node, f"it calls {called}")
+    for keyword in node.keywords:
+        is_refused = keyword.arg is None and called != "model"
+        if is_refused or (called in _LOADERS and keyword.arg not in _LOADER_ARGUMENTS):
+            raise _refused(node, f"it passes {keyword.arg or '**'} to {called}")
+    # What is loaded is what the caller names, or the hub's model that the card names.
+    if called in _LOADERS and not all(isinstance(value, ast.Name) for value in node.args):
+        raise _refused(node, f"{called} has another argument than a name")
+    values = [*node.args, *(keyword.value for keyword in node.keywords)]
+    if called == "snapshot_download" and not all(isinstance(v, ast.Constant) for v in values):
+        raise _refused(node, "it downloads something that is no constant")
+
+
+def _check_names(tree: ast.Module) -> None:
+    """What is called by its name must be what was imported, or what was loaded."""
+    loaded = [
+        target
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+        for target in node.targets
+    ]
+    protected = _FUNCTIONS | set().union(*_IMPORTS.values())
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) if name in protected:
+                if name not in _LOADED or not any(node is target for target in loaded):
+                    raise _refused(node, f"it sets {name}")
+
+
+def _assignment(tree: ast.Module, name: str) -> ast.Assign:
+    found = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        and any(isinstance(target, ast.Name) and target.id == name for target in node.targets)
+    ]
+    if len(found) != 1:
+        raise ModelCardError(f"The model card's program does not set {name} once.")
+    return found[0]
+
+
+def _prints(node: ast.stmt) -> bool:
+    match node:
+        case ast.Expr(value=ast.Call(func=ast.Name(id="print"))):
+            return True
+    return False
+
+
+def _refused(node: ast.AST, reason: str) -> ModelCardError:
+    line = getattr(node, "lineno", "?")
+    return ModelCardError(
+        f"The model card's program is not run: {reason} (line {line}).",
+        hint="A card of Plaudit's only loads and scores. Read the program before you run it.",
+    )

@@ -1,0 +1,105 @@
+# Generated from ../_async/client.py by `make client-models`. Do not edit.
+"""The client."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from plaudit._calls import Call, parse, path
+from plaudit._config import READ_SECONDS, Config, Patience
+from plaudit._sync.adapters import Adapters
+from plaudit._sync.datasets import Datasets
+from plaudit._sync.jobs import Jobs
+from plaudit._sync.operations import (
+    ApiKeys,
+    AuditLog,
+    BaseModels,
+    Queue,
+    Workers,
+)
+from plaudit._sync.transport import Transport
+from plaudit._sync.webhooks import Webhooks
+from plaudit.models import Health, ProblemType, Readiness
+from plaudit.retries import OnRetry, Retries
+
+
+class Plaudit:
+    """One service and one key. A context manager, which closes its connections.
+
+    Args:
+        url: of the service; default: ``PLAUDIT_URL``.
+        api_key: ``plk_…``; default: ``PLAUDIT_API_KEY``.
+        timeout: seconds in which the service sends something; waiting for a job, uploads and
+            streams have limits of their own.
+        retries: when requests are sent again.
+        on_retry: called before each wait, with its reason and length.
+
+    Raises:
+        ConfigurationError: no address or no key, or one that cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout: float = READ_SECONDS,
+        retries: Retries | None = None,
+        on_retry: OnRetry | None = None,
+    ) -> None:
+        config = Config.of(url, api_key, Patience(timeout, retries or Retries(), on_retry))
+        self._transport = Transport(config)
+        self.jobs = Jobs(self._transport)
+        self.datasets = Datasets(self._transport)
+        self.adapters = Adapters(self._transport)
+        self.base_models = BaseModels(self._transport)
+        self.queue = Queue(self._transport)
+        self.workers = Workers(self._transport)
+        self.webhooks = Webhooks(self._transport)
+        self.api_keys = ApiKeys(self._transport)
+        self.audit = AuditLog(self._transport)
+
+    @property
+    def url(self) -> str:
+        """Of the service."""
+        return self._transport.config.url
+
+    def health(self) -> Health:
+        """That the API answers."""
+        return parse(Health, self._transport.send(Call("GET", "/healthz")))
+
+    def readiness(self) -> Readiness:
+        """Whether what the service needs is there, and how many workers are.
+
+        Raises:
+            UnavailableError: something is away.
+        """
+        return parse(Readiness, self._transport.send(Call("GET", "/readyz")))
+
+    def explain_problem(self, code: str) -> ProblemType:
+        """What an error's ``code`` means and what to do about it."""
+        call = Call("GET", path("/problems/{}", code))
+        return parse(ProblemType, self._transport.send(call))
+
+    def metrics(self) -> str:
+        """The service's own metrics, as Prometheus reads them."""
+        return (self._transport.send(Call("GET", "/metrics"))).text
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.url}>"

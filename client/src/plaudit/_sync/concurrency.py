@@ -1,0 +1,28 @@
+"""How the synchronous client waits; its asynchronous twin is ``_async/concurrency.py``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from httpx import Client
+
+T = TypeVar("T")
+
+__all__ = ["Client", "blocking", "bytes_of", "sleep"]
+
+
+def sleep(seconds: float) -> None:
+    """Wait."""
+    time.sleep(seconds)
+
+
+def blocking(function: Callable[[], T]) -> T:
+    """Call something that reads or writes files."""
+    return function()
+
+
+def bytes_of(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Chunks that something makes."""
+    return chunks

@@ -1,0 +1,73 @@
+# Generated from ../_async/pages.py by `make client-models`. Do not edit.
+"""Lists that come in pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+import httpx
+
+from plaudit._calls import Call, document, parse_item, unexpected
+from plaudit._model import Model
+from plaudit._sync.transport import Transport
+
+Item = TypeVar("Item", bound=Model)
+PAGE_SIZE = 100
+
+
+@dataclass(frozen=True)
+class Page(Generic[Item]):
+    """Part of a list."""
+
+    data: list[Item]
+    next: str | None
+    """The ``after`` of the following page; None: this was the last."""
+
+
+class Items(Generic[Item]):
+    """A list of the service. Iterating asks for page after page, as items are needed."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        call: Call,
+        model: type[Item],
+        adopt: Callable[[Item], Item] = lambda item: item,
+    ) -> None:
+        self._transport = transport
+        self._call = call
+        self._model = model
+        self._adopt = adopt
+
+    def page(self) -> Page[Item]:
+        """The first page alone: up to ``page_size`` items."""
+        return self._page(self._call)
+
+    def __iter__(self) -> Iterator[Item]:
+        page: Page[Item] | None = self.page()
+        while page is not None:
+            for item in page.data:
+                yield item
+            page = self.following(page)
+
+    def following(self, page: Page[Item]) -> Page[Item] | None:
+        """The page after this one; None: it was the last."""
+        if page.next is None:
+            return None
+        return self._page(replace(self._call, query={**self._call.query, "after": page.next}))
+
+    def _page(self, call: Call) -> Page[Item]:
+        response = self._transport.send(call)
+        found = document(response)
+        data, following = _list(found, response)
+        items = [self._adopt(parse_item(self._model, item, response)) for item in data]
+        return Page(items, following)
+
+
+def _list(found: Any, response: httpx.Response) -> tuple[list[Any], str | None]:
+    try:
+        return list(found["data"]), found["next"] if found["has_more"] else None
+    except (KeyError, TypeError) as error:
+        raise unexpected(response, "not a list") from error

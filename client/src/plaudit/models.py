@@ -1,0 +1,735 @@
+"""Models of what the service answers, named as in its OpenAPI document.
+
+Generated from docs/openapi.json by `make client-models`. Do not edit."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, ConfigDict, Field
+
+from plaudit._model import Model
+
+
+class AdapterArchive(Model):
+    """All files of an adapter as a tar archive, whose bytes are the same every time."""
+
+    bytes: int
+    sha256: str
+    url: str
+
+
+class AdapterFile(Model):
+    """A file of an adapter."""
+
+    name: str
+    bytes: int
+    sha256: str
+    url: str
+    """Path to download it from."""
+
+
+class AdapterItem(Model):
+    """An adapter in a list."""
+
+    object: Literal["adapter"] = "adapter"
+    id: str
+    job_id: str
+    base_model: str
+    revision: str | None
+    bytes: int
+    archive: AdapterArchive
+    metrics: dict[str, Any]
+    created_at: AwareDatetime
+
+
+class AdapterRead(Model):
+    """The adapter of a succeeded job."""
+
+    object: Literal["adapter"] = "adapter"
+    id: str
+    job_id: str
+    base_model: str
+    revision: str | None
+    bytes: int
+    archive: AdapterArchive
+    metrics: dict[str, Any]
+    created_at: AwareDatetime
+    files: list[AdapterFile]
+    certificate: dict[str, Any]
+    """
+    Parity certificate: scores of the trained model compared with scores of the adapter after
+    a reload in a fresh process.
+    """
+    reward_model: dict[str, Any]
+    """Content of reward_model.json: what a client needs to score with the adapter."""
+
+
+class ApiKeyCreated(Model):
+    """A new API key with its secret."""
+
+    object: Literal["api_key"] = "api_key"
+    id: str
+    name: str
+    scopes: list[Literal["jobs:read", "jobs:write", "artifacts:read", "admin"] | str]
+    created_at: AwareDatetime
+    expires_at: AwareDatetime | None
+    last_used_at: AwareDatetime | None
+    """Accurate to one minute."""
+    secret: str
+    """The key to send in requests. It is shown only once and not stored."""
+
+
+class ApiKeyRead(Model):
+    """An API key without its secret."""
+
+    object: Literal["api_key"] = "api_key"
+    id: str
+    name: str
+    scopes: list[Literal["jobs:read", "jobs:write", "artifacts:read", "admin"] | str]
+    created_at: AwareDatetime
+    expires_at: AwareDatetime | None
+    last_used_at: AwareDatetime | None
+    """Accurate to one minute."""
+
+
+class AuditRead(Model):
+    """An entry of the audit log."""
+
+    object: Literal["audit_record"] = "audit_record"
+    id: str
+    at: AwareDatetime
+    action: (
+        Literal[
+            "adapter.delete",
+            "adapter.download",
+            "adapter.merge",
+            "api_key.create",
+            "api_key.revoke",
+            "dataset.delete",
+            "dataset.upload",
+            "job.cancel",
+            "job.delete",
+            "job.pause",
+            "job.resume",
+            "job.submit",
+            "job.update",
+            "webhook.create",
+            "webhook.delete",
+            "webhook.disable",
+            "webhook.rotate_secret",
+            "webhook.test",
+        ]
+        | str
+    )
+    object_id: str
+    """Id of the affected resource, which may be deleted by now."""
+    key_id: str | None
+    """Null for the service itself and for its operator."""
+    request_id: str | None
+    client: str | None
+    """The address that the request came from."""
+
+
+class BaseModelRead(Model):
+    """
+    A base model that jobs can use.
+    The fields from `revision` on are null until a worker has inspected the model, which
+    happens when the first job uses it.
+    """
+
+    object: Literal["base_model"] = "base_model"
+    id: str
+    source: str
+    description: str
+    license: str | None
+    is_inspected: bool
+    revision: str | None = None
+    """Hub commit or package version."""
+    architecture: str | None = None
+    head_modules: list[str] | None = None
+    """Modules of the reward head, always trained and saved in full."""
+    parameter_count: int | None = None
+    max_length: int | None = None
+    """Largest number of tokens; null for no absolute limit."""
+    default_targets: list[str] | None = None
+    """Layers that `target_modules` 'auto' adapts, by the last part of their names."""
+    has_chat_template: bool | None = None
+
+
+class CheckpointRead(Model):
+    """A checkpoint of a job."""
+
+    object: Literal["checkpoint"] = "checkpoint"
+    id: str
+    attempt: int
+    step: int
+    bytes: int
+    metrics: dict[str, Any]
+    is_best: bool
+    is_current: bool
+    """Where the next attempt goes on."""
+    created_at: AwareDatetime
+
+
+class DatasetPreview(Model):
+    """The first rows."""
+
+    object: Literal["dataset_preview"] = "dataset_preview"
+    data: list[dict[str, Any]]
+
+
+class DatasetReport(Model):
+    """What a base model's tokenizer makes of a dataset."""
+
+    object: Literal["dataset_report"] = "dataset_report"
+    dataset_id: str
+    base_model: str
+    report: dict[str, Any]
+
+
+class DatasetWarningRead(Model):
+    """Something about the dataset that its owner should know."""
+
+    code: str
+    message: str
+    lines: list[int] = []
+    """The first rows that it is about."""
+
+
+class DeliveryRead(Model):
+    """A message to a webhook and the outcome of its last attempt."""
+
+    object: Literal["webhook_delivery"] = "webhook_delivery"
+    id: str
+    """The `webhook-id` header, which is the same in every attempt."""
+    type: (
+        Literal["job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]
+        | str
+        | Literal["webhook.test"]
+    )
+    data: dict[str, Any]
+    status: Literal["pending", "delivered", "failed"] | str
+    attempts: int
+    next_attempt_at: AwareDatetime | None
+    """Null unless the message is pending."""
+    last_attempt_at: AwareDatetime | None
+    response_status: int | None
+    response_body: str | None
+    """The first 1024 bytes of the response."""
+    error: str | None
+    """Why the last attempt failed."""
+    created_at: AwareDatetime
+
+
+class EarlyStopping(Model):
+    """Stop when the evaluation loss stops improving. The best checkpoint becomes the adapter."""
+
+    patience: int = 3
+    """Number of evaluations without improvement before stopping."""
+    min_delta: float = 0.0
+    """Smallest decrease of the loss that counts as improvement."""
+
+
+class EvalFraction(Model):
+    """Hold out a fraction of the training pairs."""
+
+    fraction: float
+    """Fraction of the training pairs, between 0 and 1."""
+
+
+class EventRead(Model):
+    """Something that happened to a job."""
+
+    object: Literal["event"] = "event"
+    id: int
+    """Counts from 1 within the job, without gaps."""
+    type: str
+    message: str
+    data: dict[str, Any]
+    attempt: int
+    at: AwareDatetime
+
+
+class Health(Model):
+    """Whether the process responds."""
+
+    status: str
+
+
+class JobFailure(Model):
+    """Why a job failed and what to do next."""
+
+    category: Literal["user", "resource", "infrastructure", "internal"] | str
+    code: (
+        Literal[
+            "invalid_spec",
+            "dataset_invalid",
+            "pairs_overlong",
+            "model_not_found",
+            "model_unsupported",
+            "model_changed",
+            "gated_no_access",
+            "engine_unsupported",
+            "quantization_unavailable",
+            "nan_loss",
+            "nothing_trained",
+            "cuda_oom",
+            "out_of_memory",
+            "artifact_too_large",
+            "timed_out",
+            "hub_unavailable",
+            "disk_full",
+            "host_error",
+            "cuda_error",
+            "worker_lost",
+            "trainer_crashed",
+            "poison",
+            "no_progress",
+            "score_mismatch",
+            "internal",
+        ]
+        | str
+    )
+    step: int | None
+    detail: str
+    hint: str
+
+
+class JobProgress(Model):
+    """How far a job is."""
+
+    step: int | None
+    total_steps: int | None
+    epoch: float | None
+    seconds_left: float | None
+    """An estimate; null until one can be made."""
+
+
+class JobReportRead(Model):
+    """A document about a job."""
+
+    object: Literal["job_report"] = "job_report"
+    job_id: str
+    name: str
+    document: dict[str, Any]
+
+
+class JobWarning(Model):
+    """Something worth knowing that stopped nobody; the codes are in docs/errors.md."""
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    code: str
+    message: str
+
+
+class LogPiece(Model):
+    """Some lines of the trainer's own output."""
+
+    id: str
+    """attempt-number; the `after` of the next request."""
+    attempt: int
+    at: AwareDatetime
+    text: str
+
+
+class LoraSpec(Model):
+    """The LoRA adapter. The reward head is always trained and saved in full."""
+
+    task_type: Literal["SEQ_CLS"] = "SEQ_CLS"
+    """Always SEQ_CLS: no other task type trains a reward head."""
+    r: int = 16
+    """Rank."""
+    alpha: int = 32
+    """Numerator of the scale of the adapter, alpha / r."""
+    dropout: float = 0.0
+    """
+    Applies to the LoRA layers only; base-model dropout is always off. A value above 0 rules
+    out the shared-prefix engine.
+    """
+    target_modules: Literal["auto", "all-linear"] | str | list[str] = "auto"
+    """
+    'auto' and 'all-linear' adapt every linear layer of the backbone, or only the attention
+    projections of a mixture of experts. In a list, each name must match a layer.
+    """
+    modules_to_save: list[str] = []
+    """Further modules that are trained and saved in full, besides the reward head."""
+    use_rslora: bool = False
+    """Rank-stabilised LoRA: the scale is alpha / sqrt(r)."""
+    use_dora: bool = False
+    """Weight-decomposed LoRA (DoRA)."""
+    init: Literal["default", "gaussian", "orthogonal"] | str = "default"
+
+
+class MergeRead(Model):
+    """A merged export on its way, or where it is."""
+
+    object: Literal["merge"] = "merge"
+    id: str
+    source_adapter_id: str
+    status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"] | str
+    adapter_id: str | None
+    """The merged model, once succeeded: an adapter's id."""
+    failure: str | None
+
+
+class MetricsRead(Model):
+    """Columns of equal length: `step` and one per metric, null where it was not logged."""
+
+    object: Literal["metrics"] = "metrics"
+    columns: dict[str, list[float | None]]
+
+
+class ProblemField(Model):
+    """One invalid field."""
+
+    loc: str
+    """JSON pointer into the body, or the name of the parameter."""
+    code: str
+    message: str
+    hint: str
+    """What to do next."""
+
+
+class ProblemType(Model):
+    """The meaning of an error code."""
+
+    code: str
+    status: int
+    title: str
+    when: str
+    next_step: str
+    """What to do next."""
+
+
+class QueueItem(Model):
+    """A waiting job and why it waits."""
+
+    job_id: str
+    position: int
+    """From 1, among the jobs of all tenants."""
+    priority: int
+    queued_at: AwareDatetime
+    reason: (
+        Literal["no_worker", "quota", "backoff", "workers_busy", "behind_priority", "next"] | str
+    )
+
+
+class Readiness(Model):
+    """Whether database and broker respond. `workers` is informational."""
+
+    status: str
+    checks: dict[str, str]
+    workers: int
+
+
+class Resources(Model):
+    """Resources that the job may use."""
+
+    gpus: Literal[0, 1] | int = 1
+    """0: CPU only; 1: a GPU if the worker has one."""
+    max_runtime_seconds: int = 86400
+
+
+class SkippedRowsRead(Model):
+    """Rows that were left out for one reason."""
+
+    code: str
+    """As in the errors of a refused upload; `tie`: neither is better."""
+    count: int
+    lines: list[int]
+    """The first of them."""
+
+
+class TrainingSpec(Model):
+    """How to train. Batch sizes count pairs, each of which has two sequences."""
+
+    epochs: float = 1.0
+    max_steps: int | None = None
+    """Number of optimiser steps; overrides epochs."""
+    learning_rate: float = 0.0001
+    lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] | str = "linear"
+    warmup_ratio: float = 0.0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    batch_size: int = 8
+    """Pairs per optimiser step (effective batch size)."""
+    per_device_batch_size: Literal["auto"] | int = "auto"
+    """Pairs per forward pass; must divide batch_size."""
+    max_length: int = 1024
+    """Longest sequence of prompt and reply, in tokens."""
+    overlong: Literal["drop", "error"] | str = "drop"
+    """What happens to pairs longer than max_length."""
+    center_rewards_coefficient: float | None = None
+    gradient_checkpointing: Literal["auto"] | bool = "auto"
+    precision: Literal["auto", "fp32", "bf16"] | str = "auto"
+    """'auto' uses bf16 on GPUs that support it, and fp32 on CPU."""
+    engine: Literal["auto", "shared_prefix", "stock"] | str = "auto"
+    """
+    'auto' uses the shared-prefix engine where it is exact, and 'stock', which is TRL's own
+    training loop, otherwise.
+    """
+    eval_steps: int | None = None
+    """Optimiser steps between evaluations. Evaluations before and after training always run."""
+    checkpoint_steps: int | None = None
+    """Optimiser steps between checkpoints; null: a time interval."""
+    logging_steps: int = 1
+    early_stopping: EarlyStopping | None = None
+    seed: int = 42
+
+
+class WebhookRead(Model):
+    """A webhook without its secret."""
+
+    object: Literal["webhook"] = "webhook"
+    id: str
+    url: str
+    events: list[
+        Literal["job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"] | str
+    ]
+    created_at: AwareDatetime
+    failing_since: AwareDatetime | None
+    """Time of the first failed message since the last successful one."""
+    disabled_at: AwareDatetime | None
+    """When it was disabled because it failed for too long. A successful test enables it again."""
+    old_secret_expires_at: AwareDatetime | None
+    """Until this time messages are also signed with the previous secret."""
+
+
+class WebhookSecret(Model):
+    """A webhook with its secret."""
+
+    object: Literal["webhook"] = "webhook"
+    id: str
+    url: str
+    events: list[
+        Literal["job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"] | str
+    ]
+    created_at: AwareDatetime
+    failing_since: AwareDatetime | None
+    """Time of the first failed message since the last successful one."""
+    disabled_at: AwareDatetime | None
+    """When it was disabled because it failed for too long. A successful test enables it again."""
+    old_secret_expires_at: AwareDatetime | None
+    """Until this time messages are also signed with the previous secret."""
+    secret: str
+    """Secret `whsec_…` that verifies messages (Standard Webhooks). It is shown only once."""
+
+
+class WorkerRead(Model):
+    """A live worker."""
+
+    object: Literal["worker"] = "worker"
+    id: str
+    host: str
+    queue: str
+    state: str
+    slots: int
+    busy: int
+    devices: list[dict[str, Any]]
+    versions: dict[str, Any]
+    jobs: list[str]
+    """Of this tenant, that it runs now."""
+    started_at: AwareDatetime
+    seen_at: AwareDatetime
+
+
+class DatasetRead(Model):
+    """Validated preference pairs."""
+
+    object: Literal["dataset"] = "dataset"
+    id: str
+    name: str | None
+    source_format: Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow"] | str
+    """Of the upload."""
+    shape: str
+    """Which shape the upload was recognised as; docs/data.md has all."""
+    row_form: Literal["pairs", "ranked"] | str
+    """pairs: a chosen and a rejected reply a row; ranked: several ranked replies."""
+    format: Literal["text", "conversational"] | str
+    prompt: Literal["explicit", "implicit"] | str
+    columns: list[str]
+    """Of the stored rows."""
+    has_margin: bool
+    slices: dict[str, int]
+    """Rows per slice label."""
+    ignored_columns: list[str]
+    """Columns of the upload that were not kept."""
+    skipped: list[SkippedRowsRead]
+    """Rows that were left out, by reason."""
+    warnings: list[DatasetWarningRead]
+    row_count: int
+    pair_count: int
+    """Pairs that the rows give; as many as rows, or more."""
+    sha256: str
+    """Of the canonical JSONL that jobs train on."""
+    bytes: int
+    upload_sha256: str
+    """Of the file as it was uploaded."""
+    upload_bytes: int
+    created_at: AwareDatetime
+
+
+class JobItem(Model):
+    """A job in a list."""
+
+    object: Literal["job"] = "job"
+    id: str
+    name: str | None
+    status: (
+        Literal[
+            "queued",
+            "running",
+            "pausing",
+            "cancelling",
+            "paused",
+            "succeeded",
+            "failed",
+            "cancelled",
+        ]
+        | str
+    )
+    phase: (
+        Literal[
+            "fetching",
+            "checking",
+            "tokenizing",
+            "training",
+            "evaluating",
+            "saving",
+            "verifying",
+            "publishing",
+        ]
+        | str
+        | None
+    )
+    """What a running job does right now."""
+    progress: JobProgress
+    base_model: str
+    priority: int
+    attempt: int
+    queued_at: AwareDatetime
+    started_at: AwareDatetime | None
+    finished_at: AwareDatetime | None
+    adapter_id: str | None
+    parent_job_id: str | None
+    failure: JobFailure | None
+    metadata: dict[str, str]
+
+
+class Problem(Model):
+    """An error (RFC 9457)."""
+
+    type: str
+    """A URI that identifies the kind of error."""
+    title: str
+    status: int
+    detail: str
+    code: str
+    """Stable identifier of the error; programs should switch on it."""
+    instance: str
+    request_id: str
+    hint: str | None = None
+    errors: list[ProblemField] = Field([], validate_default=True)
+
+
+class RewardJobSpec(Model):
+    """A reward-model training job."""
+
+    name: str | None = None
+    base_model: str
+    """An id of GET /v1/base-models."""
+    train_dataset: str
+    eval_dataset: str | EvalFraction | None = None
+    """A dataset's id, or {"fraction": 0.1} of the training pairs."""
+    lora: LoraSpec = Field({}, validate_default=True)
+    training: TrainingSpec = Field({}, validate_default=True)
+    quantization: Literal["none", "8bit", "4bit"] | str = "none"
+    resources: Resources = Field({}, validate_default=True)
+    priority: int = 0
+    """Jobs with a higher priority run first."""
+    metadata: dict[str, str] = {}
+
+
+class JobPreview(Model):
+    """What a spec would become; nothing was stored."""
+
+    trainable_parameters: int
+    total_parameters: int
+    steps: int
+    """Optimiser steps; without the overlong pairs where a dry run has a report on the data."""
+    estimated_seconds: float | None
+    """
+    Of training, by the pace of the newest finished job of this base model; null when there is
+    none.
+    """
+    object: Literal["job_preview"] = "job_preview"
+    spec: RewardJobSpec
+    plan: dict[str, Any]
+    adapter_config: dict[str, Any]
+    """Keyword arguments of peft.LoraConfig."""
+    reports: dict[str, dict[str, Any]]
+    """
+    What a worker found: `dataset` (lengths in tokens, duplicates, contradictions, …) and
+    `memory` (an estimate); empty if none had time.
+    """
+    warnings: list[JobWarning]
+
+
+class JobRead(Model):
+    """A job with everything."""
+
+    object: Literal["job"] = "job"
+    id: str
+    name: str | None
+    status: (
+        Literal[
+            "queued",
+            "running",
+            "pausing",
+            "cancelling",
+            "paused",
+            "succeeded",
+            "failed",
+            "cancelled",
+        ]
+        | str
+    )
+    phase: (
+        Literal[
+            "fetching",
+            "checking",
+            "tokenizing",
+            "training",
+            "evaluating",
+            "saving",
+            "verifying",
+            "publishing",
+        ]
+        | str
+        | None
+    )
+    """What a running job does right now."""
+    progress: JobProgress
+    base_model: str
+    priority: int
+    attempt: int
+    queued_at: AwareDatetime
+    started_at: AwareDatetime | None
+    finished_at: AwareDatetime | None
+    adapter_id: str | None
+    parent_job_id: str | None
+    failure: JobFailure | None
+    metadata: dict[str, str]
+    worker: str | None
+    """Who runs it now."""
+    warnings: list[JobWarning]
+    spec: RewardJobSpec
+    """As asked, with every default filled in."""
+    plan: dict[str, Any] | None
+    """
+    The exact arguments of LoraConfig and RewardConfig; null until the base model has been
+    inspected.
+    """

@@ -1,0 +1,160 @@
+"""What requests are made of, named as in the OpenAPI document.
+
+Generated from docs/openapi.json by `make client-models`. Do not edit."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+
+class ApiKeyCreate(TypedDict):
+    """A new API key."""
+
+    name: str
+    scopes: list[Literal["jobs:read", "jobs:write", "artifacts:read", "admin"]]
+    expires_at: NotRequired[str | None]
+    """Null for a key that never expires."""
+
+
+class EarlyStopping(TypedDict):
+    """Stop when the evaluation loss stops improving. The best checkpoint becomes the adapter."""
+
+    patience: NotRequired[int]
+    """Number of evaluations without improvement before stopping."""
+    min_delta: NotRequired[float]
+    """Smallest decrease of the loss that counts as improvement."""
+
+
+class EvalFraction(TypedDict):
+    """Hold out a fraction of the training pairs."""
+
+    fraction: float
+    """Fraction of the training pairs, between 0 and 1."""
+
+
+class JobCancel(TypedDict):
+    """How to cancel."""
+
+    keep_checkpoint: NotRequired[bool]
+    """So that a clone can go on from it."""
+
+
+class JobClone(TypedDict):
+    """How a clone differs from its parent."""
+
+    overrides: NotRequired[dict[str, Any]]
+    """Parts of a spec, merged into the parent's (RFC 7396: null takes a field out)."""
+    from_checkpoint: NotRequired[bool]
+    """Go on from the parent's last checkpoint instead of from the start."""
+
+
+class JobUpdate(TypedDict):
+    """What of a job can be changed."""
+
+    name: NotRequired[str | None]
+    priority: NotRequired[int]
+    """While the job waits."""
+    metadata: NotRequired[dict[str, str]]
+    """Replaces all of it."""
+
+
+class LoraSpec(TypedDict):
+    """The LoRA adapter. The reward head is always trained and saved in full."""
+
+    task_type: NotRequired[Literal["SEQ_CLS"]]
+    """Always SEQ_CLS: no other task type trains a reward head."""
+    r: NotRequired[int]
+    """Rank."""
+    alpha: NotRequired[int]
+    """Numerator of the scale of the adapter, alpha / r."""
+    dropout: NotRequired[float]
+    """
+    Applies to the LoRA layers only; base-model dropout is always off. A value above 0 rules
+    out the shared-prefix engine.
+    """
+    target_modules: NotRequired[Literal["auto", "all-linear"] | list[str]]
+    """
+    'auto' and 'all-linear' adapt every linear layer of the backbone, or only the attention
+    projections of a mixture of experts. In a list, each name must match a layer.
+    """
+    modules_to_save: NotRequired[list[str]]
+    """Further modules that are trained and saved in full, besides the reward head."""
+    use_rslora: NotRequired[bool]
+    """Rank-stabilised LoRA: the scale is alpha / sqrt(r)."""
+    use_dora: NotRequired[bool]
+    """Weight-decomposed LoRA (DoRA)."""
+    init: NotRequired[Literal["default", "gaussian", "orthogonal"]]
+
+
+class Resources(TypedDict):
+    """Resources that the job may use."""
+
+    gpus: NotRequired[Literal[0, 1]]
+    """0: CPU only; 1: a GPU if the worker has one."""
+    max_runtime_seconds: NotRequired[int]
+
+
+class TrainingSpec(TypedDict):
+    """How to train. Batch sizes count pairs, each of which has two sequences."""
+
+    epochs: NotRequired[float]
+    max_steps: NotRequired[int | None]
+    """Number of optimiser steps; overrides epochs."""
+    learning_rate: NotRequired[float]
+    lr_scheduler: NotRequired[Literal["linear", "cosine", "constant", "constant_with_warmup"]]
+    warmup_ratio: NotRequired[float]
+    weight_decay: NotRequired[float]
+    max_grad_norm: NotRequired[float]
+    batch_size: NotRequired[int]
+    """Pairs per optimiser step (effective batch size)."""
+    per_device_batch_size: NotRequired[Literal["auto"] | int]
+    """Pairs per forward pass; must divide batch_size."""
+    max_length: NotRequired[int]
+    """Longest sequence of prompt and reply, in tokens."""
+    overlong: NotRequired[Literal["drop", "error"]]
+    """What happens to pairs longer than max_length."""
+    center_rewards_coefficient: NotRequired[float | None]
+    gradient_checkpointing: NotRequired[Literal["auto"] | bool]
+    precision: NotRequired[Literal["auto", "fp32", "bf16"]]
+    """'auto' uses bf16 on GPUs that support it, and fp32 on CPU."""
+    engine: NotRequired[Literal["auto", "shared_prefix", "stock"]]
+    """
+    'auto' uses the shared-prefix engine where it is exact, and 'stock', which is TRL's own
+    training loop, otherwise.
+    """
+    eval_steps: NotRequired[int | None]
+    """Optimiser steps between evaluations. Evaluations before and after training always run."""
+    checkpoint_steps: NotRequired[int | None]
+    """Optimiser steps between checkpoints; null: a time interval."""
+    logging_steps: NotRequired[int]
+    early_stopping: NotRequired[EarlyStopping | None]
+    seed: NotRequired[int]
+
+
+class WebhookCreate(TypedDict):
+    """A new webhook."""
+
+    url: str
+    """An https URL on port 443 of a host that the operator allows."""
+    events: NotRequired[
+        list[Literal["job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]]
+    ]
+    """Events to send messages for; all events by default."""
+
+
+class RewardJobSpec(TypedDict):
+    """A reward-model training job."""
+
+    name: NotRequired[str | None]
+    base_model: str
+    """An id of GET /v1/base-models."""
+    train_dataset: str
+    eval_dataset: NotRequired[str | EvalFraction | None]
+    """A dataset's id, or {"fraction": 0.1} of the training pairs."""
+    lora: NotRequired[LoraSpec]
+    training: NotRequired[TrainingSpec]
+    quantization: NotRequired[Literal["none", "8bit", "4bit"]]
+    resources: NotRequired[Resources]
+    priority: NotRequired[int]
+    """Jobs with a higher priority run first."""
+    metadata: NotRequired[dict[str, str]]

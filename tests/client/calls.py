@@ -1,0 +1,108 @@
+"""How each operation of the API is reached through the client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.api.world import BASE_MODEL
+
+DOCUMENT = json.loads((Path(__file__).parents[2] / "docs" / "openapi.json").read_text())
+_ZEROES = "0" * 32
+
+
+@dataclass(frozen=True)
+class Ids:
+    """What the calls name; by default nothing that exists."""
+
+    directory: Path
+    """For downloads."""
+    job: str = f"job_{_ZEROES}"
+    dataset: str = f"ds_{_ZEROES}"
+    adapter: str = f"ad_{_ZEROES}"
+    key: str = f"key_{_ZEROES}"
+    webhook: str = f"wh_{_ZEROES}"
+    base_model: str = "no-such-model"
+
+
+Call = Callable[[Any, Ids], Any]
+
+ROWS = [{"prompt": "a", "chosen": "b", "rejected": "c"}]
+#: By operation id. What is iterated is iterated.
+CALLS: dict[str, Call] = {
+    "health": lambda client, ids: client.health(),
+    "readiness": lambda client, ids: client.readiness(),
+    "explain_problem": lambda client, ids: client.explain_problem("no_such_code"),
+    "metrics": lambda client, ids: client.metrics(),
+    "create_job": lambda client, ids: client.jobs.create(
+        base_model=BASE_MODEL, train_dataset=ids.dataset
+    ),
+    "list_jobs": lambda client, ids: list(client.jobs.list()),
+    "clone_job": lambda client, ids: client.jobs.clone(ids.job),
+    "get_job": lambda client, ids: client.jobs.get(ids.job),
+    "update_job": lambda client, ids: client.jobs.update(ids.job, name="new"),
+    "delete_job": lambda client, ids: client.jobs.delete(ids.job),
+    "cancel_job": lambda client, ids: client.jobs.cancel(ids.job),
+    "pause_job": lambda client, ids: client.jobs.pause(ids.job),
+    "resume_job": lambda client, ids: client.jobs.resume(ids.job),
+    "list_events": lambda client, ids: list(client.jobs.events(ids.job, follow=False)),
+    "get_metrics": lambda client, ids: client.jobs.metrics(ids.job),
+    "get_logs": lambda client, ids: list(client.jobs.logs(ids.job)),
+    "list_checkpoints": lambda client, ids: client.jobs.checkpoints(ids.job),
+    "get_report": lambda client, ids: client.jobs.report(ids.job, "memory"),
+    "get_dataset_report": lambda client, ids: client.datasets.report(ids.dataset, BASE_MODEL),
+    "get_queue": lambda client, ids: list(client.queue.list()),
+    "list_workers": lambda client, ids: list(client.workers.list()),
+    "create_dataset": lambda client, ids: client.datasets.upload(ROWS),
+    "list_datasets": lambda client, ids: list(client.datasets.list()),
+    "get_dataset": lambda client, ids: client.datasets.get(ids.dataset),
+    "delete_dataset": lambda client, ids: client.datasets.delete(ids.dataset),
+    "preview_dataset": lambda client, ids: client.datasets.preview(ids.dataset),
+    "download_dataset": lambda client, ids: client.datasets.download(
+        ids.dataset, ids.directory / "pairs.jsonl"
+    ),
+    "list_adapters": lambda client, ids: list(client.adapters.list()),
+    "get_adapter": lambda client, ids: client.adapters.get(ids.adapter),
+    "delete_adapter": lambda client, ids: client.adapters.delete(ids.adapter),
+    "download_file": lambda client, ids: client.adapters.download(
+        ids.adapter, ids.directory / "files"
+    ),
+    "download_archive": lambda client, ids: client.adapters.download_archive(
+        ids.adapter, ids.directory / "adapter.tar"
+    ),
+    "merge_adapter": lambda client, ids: client.adapters.merge(ids.adapter),
+    "get_merge": lambda client, ids: client.adapters.get_merge(ids.adapter),
+    "list_base_models": lambda client, ids: list(client.base_models.list()),
+    "get_base_model": lambda client, ids: client.base_models.get(ids.base_model),
+    "create_api_key": lambda client, ids: client.api_keys.create(name="new", scopes=["jobs:read"]),
+    "list_api_keys": lambda client, ids: list(client.api_keys.list()),
+    "revoke_api_key": lambda client, ids: client.api_keys.revoke(ids.key),
+    "create_webhook": lambda client, ids: client.webhooks.create(url="http://localhost:9/"),
+    "list_webhooks": lambda client, ids: list(client.webhooks.list()),
+    "get_webhook": lambda client, ids: client.webhooks.get(ids.webhook),
+    "delete_webhook": lambda client, ids: client.webhooks.delete(ids.webhook),
+    "test_webhook": lambda client, ids: client.webhooks.test(ids.webhook),
+    "list_deliveries": lambda client, ids: list(client.webhooks.deliveries(ids.webhook)),
+    "rotate_webhook_secret": lambda client, ids: client.webhooks.rotate_secret(ids.webhook),
+    "list_audit": lambda client, ids: list(client.audit.list()),
+}
+#: Downloads ask for the adapter or the dataset first: how long a file is, and its sha256.
+ASKED_FIRST = {
+    "download_file": "get_adapter",
+    "download_archive": "get_adapter",
+    "download_dataset": "get_dataset",
+}
+#: The sizes and hashes that HEAD tells are in the answers of get_adapter.
+NOT_NEEDED = {"head_download_file", "head_download_archive"}
+
+
+def operations() -> dict[str, tuple[str, str, dict[str, Any]]]:
+    """Method, path and description of every operation, by its id."""
+    return {
+        operation["operationId"]: (method.upper(), path, operation)
+        for path, item in DOCUMENT["paths"].items()
+        for method, operation in item.items()
+    }

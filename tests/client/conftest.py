@@ -1,0 +1,119 @@
+"""The real service behind a port, on either database, and both clients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import Engine
+
+from app.api_keys import service as api_keys
+from app.auth.key_ring import Scope
+from app.core.database import transaction
+from app.core.settings import Settings
+from plaudit import AsyncPlaudit, Plaudit, Retries
+from tests.api.world import World
+from tests.client.driving import Driven, Loop
+from tests.conftest import empty_database
+from tests.site import Site
+
+#: Soon given up, so that a test that goes wrong ends.
+RETRIES = Retries(attempts=3, seconds=20, outage_seconds=60)
+Connect = Callable[..., Any]
+
+
+@pytest.fixture(params=["sync-sqlite", "sync-postgresql", "async-sqlite"])
+def kind(request: pytest.FixtureRequest) -> list[str]:
+    """Which client, on which database; the fourth pair would find nothing new."""
+    return str(request.param).split("-")
+
+
+@pytest.fixture
+def database_url(kind: list[str], request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A migrated, empty database."""
+    return empty_database(kind[1], request, tmp_path)
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    """An embedded service that waits for no inspection and lets webhooks go to this machine."""
+    return Settings(
+        database_url=database_url,  # type: ignore[arg-type]
+        data_dir=tmp_path / "data",
+        preflight_wait_seconds=0,
+        rate_burst=1_000_000,
+        webhook_allow_loopback=True,
+    )
+
+
+@pytest.fixture
+def site(settings: Settings) -> Iterator[Site]:
+    """The service; its engine is that of the test's database."""
+    site = Site(settings)
+    site.start()
+    yield site
+    site.stop()
+
+
+@pytest.fixture
+def key_for(engine: Engine) -> Callable[..., str]:
+    """Makes a key: ``key_for("tenant", Scope.ADMIN)``."""
+
+    def make(tenant_id: str, *scopes: Scope) -> str:
+        with transaction(engine) as session:
+            return api_keys.create(session, tenant_id, "a test", scopes or [Scope.ADMIN]).token
+
+    return make
+
+
+@pytest.fixture
+def key(key_for: Callable[..., str]) -> str:
+    """The admin key of tenant "acme"."""
+    return key_for("acme")
+
+
+@pytest.fixture
+def world(site: Site, engine: Engine, settings: Settings, key: str) -> Iterator[World]:
+    """Somebody who plays the workers."""
+    headers = {"Authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=site.url, headers=headers) as client:
+        yield World(client, engine, settings)  # type: ignore[arg-type]
+
+
+@contextmanager
+def connecting(kind: str) -> Iterator[Connect]:
+    """Makes clients of a kind, which all look like the synchronous one; closes them."""
+    if kind == "sync":
+        with ExitStack() as stack:
+            yield lambda url, key, **options: stack.enter_context(
+                Plaudit(url, key, **{"retries": RETRIES, **options})
+            )
+        return
+    loop = Loop()
+    opened: list[AsyncPlaudit] = []
+
+    def make(url: str, key: str, **options: Any) -> Driven:
+        opened.append(AsyncPlaudit(url, key, **{"retries": RETRIES, **options}))
+        return Driven(opened[-1], loop)
+
+    yield make
+    for client in opened:
+        loop.run(client.aclose())
+    loop.stop()
+
+
+@pytest.fixture
+def connect(kind: list[str]) -> Iterator[Connect]:
+    """Makes clients of either kind."""
+    with connecting(kind[0]) as connect:
+        yield connect
+
+
+@pytest.fixture
+def client(connect: Connect, site: Site, key: str) -> Any:
+    """A client of the service with an admin's key."""
+    return connect(site.url, key)

@@ -1,0 +1,64 @@
+"""docs/client.md, run block by block as a stranger would, against a service that trains."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.cli.conftest import serving
+from tests.services import wait_until
+from tests.trainer.tiny import minilm_dir
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "client.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.train
+@pytest.mark.timeout(900)
+def test_page_runs_as_it_stands(tmp_path: Path) -> None:
+    """In a directory like a checkout, where `make serve` has been said."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    data = tmp_path / ".plaudit"
+    data.mkdir()
+    (data / "models").symlink_to(minilm_dir().parents[2])  # as a worker downloads them
+    program = tmp_path / "page.py"
+    program.write_text("\n".join(BLOCKS))
+    with serving(data, preflight_wait_seconds=120) as (_, url):
+        wait_until("a worker", lambda: httpx.get(f"{url}/readyz").json()["workers"], seconds=60)
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PLAUDIT_")}
+        environment |= {
+            "PLAUDIT_URL": url,
+            "PLAUDIT_API_KEY": (data / "api-key").read_text().strip(),
+        }
+        done = subprocess.run(
+            [sys.executable, "-W", "error::DeprecationWarning:__main__", program],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "420 pairs" in done.stdout
+    assert "/lora/r out_of_range" in done.stdout
+    assert "job_not_found" in done.stdout
+    assert "The adapter is published." in done.stdout
+    assert re.search(r"^-?\d\.\d+ -?\d\.\d+$", done.stdout, re.MULTILINE), "the two scores"
+    assert "succeeded" in done.stderr
+
+
+def test_every_exception_is_in_the_table() -> None:
+    import plaudit
+
+    names = {
+        name
+        for name in plaudit.__all__
+        if isinstance(found := getattr(plaudit, name), type) and issubclass(found, Exception)
+    }
+    assert {name for name in names if f"`{name}`" not in PAGE} <= {"BadRequestError"}

@@ -1,0 +1,127 @@
+"""What is generated is what the generator writes, and what the service answers."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NotRequired, get_origin, get_type_hints
+
+import pytest
+
+import plaudit
+from plaudit import AsyncPlaudit, Plaudit, models, params
+from tests.client.calls import DOCUMENT
+
+CLIENT = Path(__file__).parents[2] / "client"
+PACKAGE = CLIENT / "src" / "plaudit"
+
+
+def test_generated_files_are_what_the_generator_writes(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, CLIENT / "generate.py", tmp_path], check=True)
+    made = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*.py")}
+    kept = {path: (PACKAGE / path).read_text() for path in made}
+    assert made == kept, "run `make client-models`"
+    sources = {path.name for path in (PACKAGE / "_async").glob("*.py")}
+    assert {path.name for path in (PACKAGE / "_sync").glob("*.py")} == sources
+
+
+def test_twins_that_are_written_by_hand_have_the_same_names() -> None:
+    def names(kind: str) -> set[str]:
+        tree = ast.parse((PACKAGE / kind / "concurrency.py").read_text())
+        functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+        return {node.name for node in tree.body if isinstance(node, functions)}
+
+    assert names("_async") == names("_sync")
+
+
+def test_synchronous_client_has_the_methods_of_the_asynchronous_one() -> None:
+    assert _signatures(Plaudit) == _signatures(AsyncPlaudit)
+
+
+def _signatures(client: Any) -> dict[str, list[str]]:
+    """Parameters of every method of every resource."""
+    made = client("http://127.0.0.1:1", "plk_x")
+    resources = {"": made} | {n: r for n, r in vars(made).items() if not n.startswith("_")}
+    return {
+        f"{resource}.{name.removeprefix('a') if name == 'aclose' else name}": list(
+            inspect.signature(method).parameters
+        )
+        for resource, thing in resources.items()
+        for name, method in inspect.getmembers(thing, callable)
+        if not name.startswith("_")
+    }
+
+
+@pytest.mark.parametrize("name", ["JobRead", "RewardJobSpec", "AdapterRead", "Problem"])
+def test_model_has_the_fields_of_its_schema(name: str) -> None:
+    schema = DOCUMENT["components"]["schemas"][name]
+    assert list(getattr(models, name).model_fields) == list(schema["properties"])
+
+
+def test_request_is_typed_as_its_schema_says() -> None:
+    schema = DOCUMENT["components"]["schemas"]["RewardJobSpec"]
+    fields = get_type_hints(params.RewardJobSpec, include_extras=True)
+    assert list(fields) == list(schema["properties"])
+    required = [name for name, kind in fields.items() if get_origin(kind) is not NotRequired]
+    assert required == schema["required"]
+
+
+def test_answer_of_a_newer_service_is_understood() -> None:
+    """New fields and new values of enumerations are no errors."""
+    failure = {
+        "category": "weather",
+        "code": "too_cold",
+        "step": None,
+        "detail": "d",
+        "hint": "h",
+        "temperature": {"celsius": -4},
+    }
+    found = models.JobFailure.of_answer(failure)
+    assert (found.category, found.code) == ("weather", "too_cold")
+    assert found.to_dict() == failure
+    assert found.model_extra == {"temperature": {"celsius": -4}}
+    spec = {"base_model": "m", "train_dataset": "d", "lora": {"r": 5000, "colour": "red"}}
+    assert models.RewardJobSpec.model_validate(spec).lora.r == 5000
+
+
+def test_every_public_name_is_there() -> None:
+    assert sorted(plaudit.__all__) == plaudit.__all__
+    for name in plaudit.__all__:
+        assert hasattr(plaudit, name)
+
+
+def test_client_is_typed_for_its_users(tmp_path: Path) -> None:
+    """As mypy sees it from outside, with and without mistakes."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from plaudit import AsyncPlaudit, Plaudit\n"
+        "client = Plaudit()\n"
+        "job = client.jobs.create(base_model='m', train_dataset='d', lora={'r': 8})\n"
+        "reveal_type(job.spec.lora.r)\n"
+        "reveal_type(client.jobs.wait(job.id).adapter_id)\n"
+        "reveal_type([found.name for found in client.datasets.list()])\n"
+        "async def main() -> None:\n"
+        "    reveal_type(await AsyncPlaudit().jobs.get('job_1'))\n"
+        "client.jobs.create(base_model='m', train_dataset='d', lora={'rank': 8})\n"
+        "client.jobs.create(base_model='m', train_dataset='d', epochs=1)\n"
+        "client.jobs.update('job_1', priority='high')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--no-incremental", "--config-file=", program],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    said = [line.partition(": ")[2] for line in done.stdout.splitlines() if "program.py" in line]
+    notes = [line for line in said if line.startswith("note: Revealed")]
+    assert [line.partition("is ")[2] for line in notes] == [
+        '"int"',
+        '"str | None"',
+        '"list[str | None]"',
+        '"plaudit._async.job.AsyncJob"',
+    ]
+    wrong = [line for line in done.stdout.splitlines() if " error:" in line]
+    assert {line.split(":")[1] for line in wrong} == {"9", "10", "11"}

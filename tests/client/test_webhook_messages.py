@@ -1,0 +1,142 @@
+"""Messages of webhooks, verified as the standard's own library does."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import Engine
+from standardwebhooks import Webhook
+
+from app.settings import Settings
+from app.webhooks.delivery import Sender, deliver_due
+from plaudit import Plaudit, SignatureError, WebhookMessage, verify_webhook
+from tests.api.world import World
+from tests.webhooks.receiver import receiving
+
+SECRET = "whsec_" + base64.b64encode(b"a secret of 24 bytes....").decode()
+OTHER = "whsec_" + base64.b64encode(b"another one of as many..").decode()
+BODY = json.dumps(
+    {"type": "job.succeeded", "timestamp": "2026-11-24T10:00:00.000Z", "data": {"id": "job_1"}}
+)
+
+
+def signed(body: str = BODY, *secrets: str, age: float = 0) -> dict[str, str]:
+    """Headers as the standard's library makes them."""
+    moment = datetime.now(UTC) - timedelta(seconds=age)
+    signatures = [Webhook(s).sign("evt_1", moment, body) for s in secrets or (SECRET,)]
+    return {
+        "webhook-id": "evt_1",
+        "webhook-timestamp": str(int(moment.timestamp())),
+        "webhook-signature": " ".join(signatures),
+    }
+
+
+@pytest.mark.parametrize("body", [BODY, BODY.encode()], ids=["text", "bytes"])
+@pytest.mark.parametrize("case", [str.lower, str.title, str.upper])
+def test_signed_message_is_read(body: str | bytes, case: Callable[[str], str]) -> None:
+    headers = {case(name): value for name, value in signed().items()}
+    message = verify_webhook(body, headers, SECRET)
+    assert message == WebhookMessage(
+        id="evt_1",
+        type="job.succeeded",
+        timestamp=datetime(2026, 11, 24, 10, tzinfo=UTC),
+        data={"id": "job_1"},
+    )
+
+
+@given(st.dictionaries(st.text(), st.text() | st.integers()))
+def test_whatever_the_library_signs_is_accepted(data: dict[str, Any]) -> None:
+    body = json.dumps({**json.loads(BODY), "data": data}, ensure_ascii=False)
+    try:
+        body.encode()
+    except UnicodeEncodeError:
+        return
+    assert verify_webhook(body, signed(body), SECRET).data == data
+
+
+def test_either_secret_of_a_rotation_is_accepted() -> None:
+    headers = signed(BODY, OTHER, SECRET)
+    assert verify_webhook(BODY, headers, SECRET) == verify_webhook(BODY, headers, OTHER)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "reason"),
+    [
+        (BODY.replace("job_1", "job_2"), signed(), "No signature"),
+        (BODY + " ", signed(), "No signature"),
+        (BODY, signed(BODY, OTHER), "No signature"),
+        (BODY, signed() | {"webhook-id": "evt_2"}, "No signature"),
+        (BODY, signed() | {"webhook-signature": "v1,AAAA v2,BBBB v1,%%% nonsense"}, "No sig"),
+        (BODY, signed(age=400), "s old"),
+        (BODY, signed(age=-400), "in the future"),
+        (BODY, signed() | {"webhook-timestamp": "soon"}, "no number"),
+        (BODY, signed() | {"webhook-timestamp": "-5"}, "no number"),
+        (BODY, {k: v for k, v in signed().items() if k != "webhook-id"}, "webhook-id"),
+        ("[]", signed("[]"), "no message of Plaudit's"),
+        ('{"type": "x"}', signed('{"type": "x"}'), "no message of Plaudit's"),
+    ],
+)
+def test_message_that_is_not_to_be_trusted_is_refused(
+    body: str, headers: dict[str, str], reason: str
+) -> None:
+    with pytest.raises(SignatureError, match=reason):
+        verify_webhook(body, headers, SECRET)
+
+
+@given(at=st.integers(0, 10_000), bit=st.integers(0, 7))
+def test_any_changed_bit_is_noticed(at: int, bit: int) -> None:
+    changed = bytearray(BODY.encode())
+    changed[at % len(changed)] ^= 1 << bit
+    with pytest.raises(SignatureError):
+        verify_webhook(bytes(changed), signed(), SECRET)
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_!!!", "whsec_AAAA"])
+def test_what_is_no_secret_is_told(secret: str) -> None:
+    with pytest.raises(ValueError, match="secret"):
+        verify_webhook(BODY, signed(), secret)
+
+
+def test_tolerance_can_be_widened() -> None:
+    assert verify_webhook(BODY, signed(age=400), SECRET, tolerance_seconds=500).id == "evt_1"
+
+
+def test_message_of_the_service_is_verified(
+    client: Any, world: World, engine: Engine, settings: Settings
+) -> None:
+    """From the webhook's creation over a rotated secret to its deletion."""
+    with receiving() as receiver:
+        hook = client.webhooks.create(url=receiver.url, events=["job.cancelled"])
+        client.webhooks.rotate_secret(hook.id)
+        newest = client.webhooks.rotate_secret(hook.id)
+        client.jobs.cancel(world.submit(name="Größe ☃")["id"])
+        test = client.webhooks.test(hook.id)
+        # The service sends by itself; what it has not sent yet is sent here.
+        sender = Sender(settings)
+        while len(receiver.heard) < 2:
+            deliver_due(engine, sender)
+    messages = [
+        client.webhooks.verify(heard.body, heard.headers, newest.secret) for heard in receiver.heard
+    ]
+    found = {message.type: message for message in messages}
+    assert found.keys() == {"job.cancelled", "webhook.test"}
+    assert found["job.cancelled"].data["name"] == "Größe ☃"
+    assert found["webhook.test"].id == test.id
+    with pytest.raises(SignatureError):
+        client.webhooks.verify(receiver.heard[0].body, receiver.heard[0].headers, hook.secret)
+    assert {sent.id for sent in client.webhooks.deliveries(hook.id)} == {m.id for m in messages}
+    assert client.webhooks.get(hook.id).events == ["job.cancelled"]
+    assert [webhook.id for webhook in client.webhooks.list()] == [hook.id]
+    client.webhooks.delete(hook.id)
+    assert list(client.webhooks.list()) == []
+
+
+def test_verify_needs_no_client() -> None:
+    assert Plaudit("http://127.0.0.1:1", "plk_x").webhooks.verify is verify_webhook

@@ -1,0 +1,62 @@
+"""``python -m tests.supervisor.fake_worker``: the real worker, whose trainers are fake ones.
+
+A job with ``real`` in its metadata gets the real trainer.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from worker.__main__ import main
+from worker.ipc.order import ORDER_FILE
+from worker.supervisor import pool
+from worker.supervisor.trainer_process import Child, spawn_cold
+
+ROOT = Path(__file__).parents[2]
+
+
+def spawn_fake(directory: Path, environment: Mapping[str, str], keep: tuple[int, ...]) -> Child:
+    """A trainer without torch."""
+    order = json.loads((directory / ORDER_FILE).read_bytes())
+    if (order["spec"] or {}).get("metadata", {}).get("real") or order["action"] == "inspect":
+        return spawn_cold(directory, environment, keep)
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "tests.supervisor.fake_trainer"],
+        cwd=directory,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        pass_fds=keep,
+    )
+
+
+class NoForks:
+    """A fork server that never has a fork to give; loading torch takes seconds."""
+
+    is_alive = True
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = environment
+
+    def spawn(self, *_: object) -> None:
+        """None: start it cold."""
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+def install() -> None:
+    """Have this process's stations start fake trainers."""
+    pool.ForkClient = NoForks  # type: ignore[misc, assignment]
+    pool.spawn_cold = spawn_fake
+
+
+if __name__ == "__main__":
+    install()
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""Worker processes that are killed, frozen and asked to go; on both databases."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from app.core.database import reader
+from app.domain.lifecycle import FailureCode
+from app.job_queue.reconciler import requeue_lost
+from tests.services import wait_until
+from tests.supervisor.workshop import Workshop, said
+from worker.supervisor.circuit_breaker import MAX_EARLY, CircuitBreaker
+from worker.supervisor.pool import NoFreeSlotError, WorkerPool
+
+LONG = {"steps": 200, "step_ms": 50, "checkpoint_steps": 5}
+
+
+def witnessed(workshop: Workshop) -> list[list[str]]:
+    """Time, job, attempt, pid, what, step."""
+    lines = (workshop.directory / "models" / "witness").read_text().splitlines()
+    return sorted((line.split() for line in lines), key=lambda row: int(row[0]))
+
+
+def assert_no_overlap(workshop: Workshop) -> None:
+    """No attempt took a step after the first step of the next one."""
+    attempts = [int(row[2]) for row in witnessed(workshop)]
+    assert attempts == sorted(attempts)
+
+
+def test_killed_worker_takes_its_trainer_along_and_its_successor_goes_on_at_once(
+    workshop: Workshop,
+) -> None:
+    job_id = workshop.submit(metadata=LONG)
+    with workshop.process() as worker:
+        workshop.wait_step(job_id, 7)
+        worker.kill()
+        worker.wait()
+        wait_until("the orphan to be gone", lambda: not workshop.trainers())
+    with workshop.process(lease_seconds=600):  # it does not wait for the lease's end
+        job = workshop.wait(job_id, "succeeded")
+    assert (job.attempt, job.crashes) == (2, 0)  # the later checkpoints forgave
+    assert "worker_lost" in workshop.events(job_id)
+    assert workshop.adapter(job_id) == workshop.expected(200)
+    assert_no_overlap(workshop)
+
+
+def test_frozen_worker_s_trainer_ends_before_another_worker_starts_one(workshop: Workshop) -> None:
+    job_id = workshop.submit(metadata=LONG | {"steps": 400})
+    with workshop.process() as frozen:
+        workshop.wait_step(job_id, 7)
+        with workshop.engine.begin():  # not while it holds SQLite's one write lock itself
+            frozen.send_signal(signal.SIGSTOP)
+        with workshop.process(data_dir=workshop.directory / "elsewhere"):
+            # It may have been writing: PostgreSQL takes the row back from it after 30 s.
+            wait_until("the lease to be swept", lambda: bool(sweep(workshop)), 60)
+            wait_until("the next attempt", lambda: workshop.look(job_id).attempt == 2, 60)
+            frozen.send_signal(signal.SIGCONT)
+            workshop.wait(job_id, "succeeded", seconds=120)
+    assert workshop.adapter(job_id) == workshop.expected(400)
+    assert_no_overlap(workshop)
+
+
+def sweep(workshop: Workshop) -> object:
+    return requeue_lost(workshop.engine, workshop.settings)
+
+
+def test_asked_to_go_a_worker_hands_its_job_back_with_a_checkpoint_and_uncharged(
+    workshop: Workshop,
+) -> None:
+    job_id = workshop.submit(metadata=LONG | {"checkpoint_steps": 9999})
+    with workshop.process() as worker:
+        workshop.wait_step(job_id, 3)
+        worker.terminate()
+        assert worker.wait(timeout=60) == 0
+    job = workshop.look(job_id)
+    assert (job.status, job.failures, job.crashes, job.preemptions) == ("queued", 0, 0, 1)
+    assert job.checkpoint_id is not None
+    assert not workshop.trainers()
+    with workshop.process():
+        workshop.wait(job_id, "succeeded")
+    assert workshop.adapter(job_id) == workshop.expected(200)
+    assert_no_overlap(workshop)
+
+
+def test_slot_has_one_worker(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.supervisor.pool.LOCK_SECONDS", 0.2)
+    with workshop.station(), pytest.raises(NoFreeSlotError, match="PLAUDIT_DATA_DIR"):
+        WorkerPool(workshop.settings)
+
+
+def test_slots_of_another_directory_are_not_taken_for_one_s_own(workshop: Workshop) -> None:
+    job_id = workshop.submit(metadata=LONG)
+    with workshop.station():
+        workshop.wait_step(job_id)
+        with workshop.station(data_dir=workshop.directory / "elsewhere"):
+            assert workshop.look(job_id).status == "running"
+            assert workshop.look(job_id).attempt == 1
+
+
+def test_every_line_of_a_worker_about_a_job_names_it_and_its_attempt(workshop: Workshop) -> None:
+    job_id = workshop.submit(metadata={"fault": "always kill"})
+    with workshop.process() as worker:
+        workshop.wait(job_id, "failed")
+        worker.terminate()
+        worker.wait(timeout=60)
+    lines = said(Path(workshop.directory, "worker.log"))
+    about = [line for line in lines if line["event"].startswith("attempt_")]
+    assert {line["event"] for line in about} == {
+        "attempt_started",
+        "attempt_failed",
+        "attempt_ended",
+    }
+    assert all(line["job_id"] == job_id for line in about)
+    assert {line["attempt"] for line in about} == {1, 2, 3}
+
+
+def test_worker_whose_log_nobody_reads_any_more_works_on(workshop: Workshop) -> None:
+    readable, log = os.pipe()
+    with workshop.process(os.fdopen(log, "wb")):
+        workshop.wait(workshop.submit(), "succeeded")
+        os.close(readable)
+        first, second = workshop.submit(), workshop.submit()
+        workshop.wait(first, "succeeded", seconds=30)
+        workshop.wait(second, "succeeded", seconds=30)
+
+
+def test_worker_works_on_after_an_attempt_that_could_not_even_be_started(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+
+    def fail(_: object) -> None:
+        failed.set()
+        raise RuntimeError("can't start new thread")
+
+    with workshop.station():
+        with monkeypatch.context() as patch:
+            patch.setattr("worker.supervisor.lease_renewer.LeaseRenewer.start", fail)
+            lost = workshop.submit()
+            assert failed.wait(60)
+        workshop.wait(workshop.submit(), "succeeded", seconds=30)
+        wait_until("the lease to be swept", lambda: bool(sweep(workshop)), 60)
+        workshop.wait(lost, "succeeded")
+
+
+# -- the brake -------------------------------------------------------------------------------
+
+
+def brake(status: int) -> CircuitBreaker:
+    return CircuitBreaker(("sh", "-c", f"exit {status}"))
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.supervisor.circuit_breaker.PAUSE_SECONDS", 0)
+
+
+def test_worker_that_breaks_three_jobs_in_a_row_stops(no_pause: None) -> None:
+    sick = brake(1)
+    for _ in range(MAX_EARLY):
+        assert sick.may_work()
+        sick.ended(FailureCode.CUDA_ERROR, 5)
+    assert sick.is_on
+    assert not sick.may_work()
+    assert sick.is_on
+
+
+def test_worker_that_passes_its_self_test_gets_one_job_to_prove_it(no_pause: None) -> None:
+    recovered = brake(0)
+    for _ in range(MAX_EARLY):
+        recovered.ended(FailureCode.TRAINER_CRASHED, 5)
+    assert recovered.may_work()
+    recovered.ended(FailureCode.TRAINER_CRASHED, 5)
+    assert recovered.is_on
+    assert recovered.may_work()
+    recovered.ended(None, 5)
+    recovered.ended(FailureCode.TRAINER_CRASHED, 5)
+    assert not recovered.is_on
+
+
+@pytest.mark.parametrize(
+    ("failure", "seconds"),
+    [(FailureCode.NAN_LOSS, 5), (FailureCode.TRAINER_CRASHED, 3600), (None, 1)],
+)
+def test_brake_looks_only_at_early_losses_of_the_machine(
+    failure: FailureCode | None, seconds: float
+) -> None:
+    well = brake(1)
+    for _ in range(10):
+        well.ended(failure, seconds)
+    assert not well.is_on
+
+
+def test_unhealthy_worker_says_so_and_takes_nothing(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.supervisor.pool.SEEN_SECONDS", 0.2)
+    job_id = workshop.submit(metadata={"fault": "always kill"})
+    with workshop.station() as station:
+        workshop.wait(job_id, "failed")
+        waiting = workshop.submit()
+        wait_until("the worker's word", lambda: "unhealthy" in states(workshop))
+        assert station.run_one(workshop.settings.queue) is False
+        assert workshop.look(waiting).status == "queued"
+
+
+def states(workshop: Workshop) -> set[str]:
+    from sqlalchemy import select
+
+    from app.models import Worker
+
+    with reader(workshop.engine).connect() as connection:
+        return set(connection.scalars(select(Worker.state)))
+
+
+def test_self_test_passes_here() -> None:
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "worker.trainer.self_test"], capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,202 @@
+"""Bounds of the HTTP protocol, tried with raw sockets against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import psutil
+import pytest
+import uvicorn
+
+from app.web import http_protocol
+from app.web.http_protocol import BoundedHttpProtocol
+from tests.services import free_port, wait_until
+
+HEAD = b"POST / HTTP/1.1\r\nHost: a\r\n"
+
+
+async def echo_length(scope: Any, receive: Any, send: Any) -> None:
+    """Answer with the number of body bytes; lifespan events are ignored."""
+    if scope["type"] != "http":
+        return
+    size, is_more = 0, True
+    while is_more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        size, is_more = size + len(message["body"]), message["more_body"]
+        if scope["path"] == "/slow":
+            await asyncio.sleep(0.3)
+    text = str(size).encode()
+    headers = [(b"content-length", str(len(text)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": text})
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A server with short timeouts."""
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(http_protocol, "BODY_WINDOW_SECONDS", 0.5)
+    monkeypatch.setattr(BoundedHttpProtocol, "max_connections", 20)
+    number = free_port()
+    config = uvicorn.Config(
+        echo_length, port=number, http=BoundedHttpProtocol, lifespan="off", log_config=None
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_until("the server", lambda: server.started)
+    yield number
+    server.should_exit = True
+    thread.join()
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=20)
+
+
+def send_all(port: int, pieces: Iterator[bytes]) -> bytes:
+    """Send until the server closes; return everything that it sent."""
+    with closing(connect(port)) as client:
+        try:
+            for piece in pieces:
+                client.sendall(piece)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the server has closed; its answer may still be readable
+        try:
+            return b"".join(iter(lambda: client.recv(65536), b""))
+        except ConnectionResetError:
+            return b""
+
+
+def endless(start: bytes, piece: bytes, megabytes: int = 64) -> Iterator[bytes]:
+    yield start
+    for _ in range(megabytes * (1 << 20) // len(piece)):
+        yield piece
+
+
+ENDLESS = {
+    "one header value": (HEAD + b"X: ", b"a" * 65536),
+    "one header name": (HEAD + b"X", b"a" * 65536),
+    "many headers": (HEAD, b"X: a\r\n" * 10_000),
+    "request line": (b"GET /", b"a" * 65536),
+    "query": (b"GET /?", b"[" * 65536),
+    "second request": (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" + HEAD + b"X: ", b"a" * 65536),
+    "trailer": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: ", b"a" * 65536),
+    "trailers": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: a\r\n" * 10_000),
+    "chunk extension": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;x=", b"a" * 65536),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_endless_part_ends_the_connection(name: str, port: int) -> None:
+    before = psutil.Process().memory_info().rss
+    answer = send_all(port, endless(*ENDLESS[name]))
+    assert psutil.Process().memory_info().rss - before < 32 << 20
+    # A reset may destroy the answer on its way: the client still had bytes to send.
+    assert answer == b"" or b" 431 " in answer or b" 400 " in answer
+
+
+def test_more_headers_than_allowed_are_a_431(port: int) -> None:
+    answer = send_all(port, iter([HEAD + b"X: a\r\n" * 200 + b"\r\n"]))
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert b'"code": "header_too_large"' in answer
+
+
+def test_large_head_within_the_bound_and_large_body_are_served(port: int) -> None:
+    body = b"b" * 3_000_000
+    head = HEAD + b"X: " + b"a" * 20_000 + b"\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with closing(connect(port)) as client:
+        for _ in range(2):  # the second request uses the connection again
+            client.sendall(head + body)
+            assert b"\r\n\r\n3000000" in client.recv(65536)
+
+
+def test_small_chunks_are_served(port: int) -> None:
+    head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    with closing(connect(port)) as client:
+        client.sendall(head + b"1\r\nx\r\n" * 50_000 + b"0\r\n\r\n")
+        assert client.recv(65536).endswith(b"50000")
+
+
+SLOW: dict[str, tuple[bytes, bytes]] = {
+    "no byte": (b"", b""),
+    "half a head": (HEAD, b"X"),
+    "half a body": (HEAD + b"Content-Length: 100000\r\n\r\n", b"x"),
+    "second head": (b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /", b"a"),
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_unfinished_request_is_closed(name: str, port: int) -> None:
+    start, drip = SLOW[name]
+    with closing(connect(port)) as client:
+        client.sendall(start)
+        client.settimeout(0.1)
+        heard = b""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                if not (piece := client.recv(65536)):
+                    break
+                heard += piece
+            except TimeoutError:
+                client.sendall(drip)
+            except ConnectionResetError:
+                break
+        else:
+            pytest.fail("the connection stayed open")
+    assert name == "no byte" or b" 408 " in heard
+
+
+def test_client_is_not_blamed_for_a_slow_application(port: int) -> None:
+    body = b"b" * 400_000
+    head = b"POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with closing(connect(port)) as client:
+        client.sendall(head + body)
+        assert client.recv(65536).endswith(b"400000")
+
+
+def test_connections_beyond_the_limit_are_refused_and_others_are_served(port: int) -> None:
+    clients = [connect(port) for _ in range(20)]
+    try:
+        clients[0].sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert clients[0].recv(65536).startswith(b"HTTP/1.1 200 ")
+        with closing(connect(port)) as refused:
+            answer = b"".join(iter(lambda: refused.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"Retry-After: 5" in answer
+    finally:
+        for client in clients:
+            client.close()
+    wait_until("a place", lambda: b" 200 " in send_all(port, _one_request()))
+
+
+def _one_request() -> Iterator[bytes]:
+    yield b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "is_expected"),
+    [
+        (1024, 1 << 20, lambda n: n == http_protocol.MAX_CONNECTIONS),
+        (1024, 1024, lambda n: n == 1024 - http_protocol.RESERVED_DESCRIPTORS),
+        (100, 100, lambda n: n == 50),
+        (1 << 20, 1 << 20, lambda n: n >= http_protocol.MAX_CONNECTIONS),
+        (1024, resource.RLIM_INFINITY, lambda n: n == http_protocol.MAX_CONNECTIONS),
+    ],
+)
+def test_connection_limit_leaves_descriptors(
+    soft: int, hard: int, is_expected: Callable[[int], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    assert is_expected(http_protocol.connection_limit())

@@ -1,0 +1,51 @@
+"""Run the task of a work order and report how it ends."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable
+
+import torch
+
+from app.domain.lifecycle import FailureCode
+from app.domain.progress import Failed
+from app.domain.progress import Stopped as StoppedMessage
+from worker.ipc.channel import Channel
+from worker.ipc.order import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, WorkOrder
+from worker.reward_model.errors import Stopped, TrainerError
+from worker.trainer import tasks
+from worker.trainer.diagnosis import diagnose
+
+
+def run_task(order: WorkOrder, channel: Channel) -> int:
+    """Run the task; return the exit status, after a message that says how it ended."""
+    torch.set_num_threads(order.threads)
+    try:
+        _load_task(order.action)(order, channel)
+    except Stopped as stopped:
+        channel.say(StoppedMessage(step=stopped.step))
+        return EXIT_STOPPED
+    except BaseException as error:  # noqa: BLE001 - all are reported to the supervisor
+        failure = diagnose(error)
+        if not isinstance(error, TrainerError) or error.__cause__:
+            traceback.print_exc(file=sys.stderr)
+        channel.say(Failed(code=failure.code, detail=failure.detail[:8000], step=failure.step))
+        return EXIT_FAILED
+    return EXIT_DONE
+
+
+def _load_task(action: str) -> Callable[[WorkOrder, Channel], None]:
+    """Import the module of this task only: an inspection needs neither TRL nor datasets.
+
+    Raises:
+        TrainerError: this version has no such task.
+    """
+    name = f"{tasks.__name__}.{action}"
+    module = importlib.import_module(name) if importlib.util.find_spec(name) else None
+    run: Callable[[WorkOrder, Channel], None] | None = getattr(module, "run", None)
+    if run is None:
+        raise TrainerError(FailureCode.HOST_ERROR, f"this worker's version has no task {action!r}")
+    return run

@@ -1,0 +1,27 @@
+"""Self-test of this machine: ``python -m worker.trainer.self_test``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+
+import torch
+
+
+def main() -> int:
+    """A product whose result is known, on the GPU where there is one, and 16 MiB on disk."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    ones = torch.ones(256, 256, device=device)
+    if (ones @ ones).sum().item() != 256**3:
+        print(f"wrong result on {device}", file=sys.stderr)  # noqa: T201 - the supervisor logs it
+        return 1
+    with tempfile.TemporaryFile() as file:
+        file.write(bytes(16 << 20))
+        file.flush()
+        os.fsync(file.fileno())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
