@@ -17,7 +17,6 @@ REASON = "# Long because "
 UNFINISHED = {
     "app/cli/serve.py:_run",
     "worker/reward_model/packed_attention.py:packed_attention_forward",
-    "worker/supervisor/trainer_session.py:run_trainer",
     "worker/trainer/export/certificate.py:certify",
     "worker/trainer/inspection/checkpoint.py:inspect",
     "worker/trainer/tasks/prepare_data.py:prepare_data",

@@ -160,7 +160,9 @@ def fail(context: WriteContext, failure: AttemptFailure) -> JobStatus:
             session,
             lease,
             status_after_failure(
-                failure.code.failure.is_retryable, max_failures, settings.max_stalls
+                is_retryable=failure.code.failure.is_retryable,
+                max_failures=max_failures,
+                max_stalls=settings.max_stalls,
             ),
             [event],
             failures=Job.failures + 1,

@@ -1,4 +1,4 @@
-"""How much a plan trains, and how long that may take."""
+"""Estimate the size and the duration of a training run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.jobs.schemas import JobEstimate
 def estimate(
     connection: Connection, plan: TrainingPlan, report: Mapping[str, Any] | None = None
 ) -> JobEstimate:
-    """What a plan amounts to; with a dataset ``report``, without the pairs that will be dropped."""
+    """Estimate a plan; with a dataset ``report``, leave out the pairs that will be dropped."""
     pairs = plan.data.train.pair_count
     if report is not None:
         pairs = report["rows"] - report["findings"]["overlong"]["count"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from standardwebhooks import Webhook as Signer
 
 from app.audit import log as audit_log
 from app.audit.log import Actor
+from app.core.backoff import full_jitter
 from app.core.database import now_ms, reader, transaction
 from app.core.errors import ServiceError
 from app.core.settings import Settings
@@ -29,8 +29,8 @@ from app.webhooks.guard import GuardedBackend, RefusedError, check_url
 log = structlog.get_logger()
 
 MAX_ATTEMPTS = 8
-#: Between attempts: uniform in 0 … 30 s, 2 min, 8 min, 32 min, 2 h, 6 h, 6 h (full jitter).
-BACKOFF_MS, BACKOFF_GROWTH, BACKOFF_MAX_MS = 30_000, 4, 6 * 3_600_000
+#: Delays between attempts, with full jitter: up to 30 s, 2 min, 8 min, 32 min, 2 h, 6 h, 6 h.
+BACKOFF_MS, BACKOFF_FACTOR, BACKOFF_MAX_MS = 30_000, 4, 6 * 3_600_000
 #: A webhook that has answered nothing for so long is disabled when a message is given up.
 DISABLED_AFTER_MS = 3 * 86_400_000
 #: For name, connection, TLS and answer together: an answer that trickles is cut off, too.
@@ -184,7 +184,7 @@ def record(engine: Engine, delivery: WebhookDelivery, outcome: Outcome) -> None:
             session,
             delivery,
             status=status,
-            next_attempt_at=now_ms() + backoff_ms(delivery.attempts),
+            next_attempt_at=now_ms() + retry_delay_ms(delivery.attempts),
             response_status=outcome.status,
             response_body=outcome.body,
             error=outcome.error,
@@ -229,10 +229,12 @@ def signed_headers(webhook: Webhook, delivery: WebhookDelivery, body: str, at: d
     }
 
 
-def backoff_ms(attempts: int) -> int:
-    """How long to wait after so many attempts: full jitter (Brooker 2015)."""
-    ceiling = min(BACKOFF_MAX_MS, BACKOFF_MS * BACKOFF_GROWTH ** (attempts - 1))
-    return random.randint(0, ceiling)  # noqa: S311 - spreads load, guards nothing
+def retry_delay_ms(attempts: int) -> int:
+    """Return the milliseconds until the next attempt, after ``attempts`` of them."""
+    delay = full_jitter(
+        attempts - 1, base=BACKOFF_MS, maximum=BACKOFF_MAX_MS, factor=BACKOFF_FACTOR
+    )
+    return round(delay)
 
 
 def _has_failed_for_days(webhook: Webhook, delivery: WebhookDelivery) -> bool:

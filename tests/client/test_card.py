@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 
 import pytest
+from worker.trainer.card import scoring_program
 
 from plaudit import ModelCardError, load_reward_model
 from plaudit._card import read_program
-from worker.trainer.card import scoring_program
 
 SUMMARY = {
     "base_model": "all-minilm-l6-v2",

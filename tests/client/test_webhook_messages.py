@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from app.settings import Settings
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 from standardwebhooks import Webhook
 
-from app.settings import Settings
 from app.webhooks.delivery import Sender, deliver_due
 from plaudit import Plaudit, SignatureError, WebhookMessage, verify_webhook
 from tests.api.world import World

@@ -224,7 +224,9 @@ def make_machine(engine: Engine, clock: Clock) -> type[RuleBasedStateMachine]:
 
         @rule(lease=leases, is_retryable=st.booleans())
         def fail(self, lease: Held, is_retryable: bool) -> None:
-            status = transitions.status_after_failure(is_retryable, CAP, CAP)
+            status = transitions.status_after_failure(
+                is_retryable=is_retryable, max_failures=CAP, max_stalls=CAP
+            )
             values = {"failures": Job.failures + 1, "stalls": Job.stalls + 1}
             if job := self._leave(lease, status, **values):
                 job.failures += 1

@@ -46,7 +46,7 @@ def test_sweep_waits_for_a_clone_that_takes_the_checkpoint(
 ) -> None:
     with transaction(engine) as session:
         clone = make_job(session)
-        cloning.take_checkpoint(session, parent, clone)
+        cloning.copy_checkpoint(session, parent, clone)
         sweeper = threading.Thread(target=sweep, args=(engine,))
         sweeper.start()
         sweeper.join(timeout=0.5)
@@ -62,4 +62,4 @@ def test_sweep_waits_for_a_clone_that_takes_the_checkpoint(
 def test_checkpoint_that_was_swept_away_is_not_taken(engine: Engine, parent: Job) -> None:
     sweep(engine)
     with pytest.raises(JobStateError), transaction(engine) as session:
-        cloning.take_checkpoint(session, parent, make_job(session))
+        cloning.copy_checkpoint(session, parent, make_job(session))

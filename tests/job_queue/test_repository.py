@@ -302,7 +302,10 @@ def test_failure_leads_where_the_table_says(
 ) -> None:
     lease = held(engine)
     change(engine, lease.job_id, desired=desired, failures=failures, stalls=stalls)
-    assert leave(engine, lease, transitions.status_after_failure(is_retryable, 3, 3)) == status
+    after = transitions.status_after_failure(
+        is_retryable=is_retryable, max_failures=3, max_stalls=3
+    )
+    assert leave(engine, lease, after) == status
     job = look(engine, lease.job_id)
     assert (job.lease_owner, job.lease_expires_at) == (None, None)
     assert (job.finished_at is not None) == (status in ("failed", "cancelled"))

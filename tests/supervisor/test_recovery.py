@@ -164,24 +164,24 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_worker_that_breaks_three_jobs_in_a_row_stops(no_pause: None) -> None:
     sick = brake(1)
     for _ in range(MAX_EARLY):
-        assert sick.may_work()
-        sick.ended(FailureCode.CUDA_ERROR, 5)
-    assert sick.is_on
-    assert not sick.may_work()
-    assert sick.is_on
+        assert sick.allows_claim()
+        sick.record_attempt(FailureCode.CUDA_ERROR, 5)
+    assert sick.is_open
+    assert not sick.allows_claim()
+    assert sick.is_open
 
 
 def test_worker_that_passes_its_self_test_gets_one_job_to_prove_it(no_pause: None) -> None:
     recovered = brake(0)
     for _ in range(MAX_EARLY):
-        recovered.ended(FailureCode.TRAINER_CRASHED, 5)
-    assert recovered.may_work()
-    recovered.ended(FailureCode.TRAINER_CRASHED, 5)
-    assert recovered.is_on
-    assert recovered.may_work()
-    recovered.ended(None, 5)
-    recovered.ended(FailureCode.TRAINER_CRASHED, 5)
-    assert not recovered.is_on
+        recovered.record_attempt(FailureCode.TRAINER_CRASHED, 5)
+    assert recovered.allows_claim()
+    recovered.record_attempt(FailureCode.TRAINER_CRASHED, 5)
+    assert recovered.is_open
+    assert recovered.allows_claim()
+    recovered.record_attempt(None, 5)
+    recovered.record_attempt(FailureCode.TRAINER_CRASHED, 5)
+    assert not recovered.is_open
 
 
 @pytest.mark.parametrize(
@@ -193,8 +193,8 @@ def test_brake_looks_only_at_early_losses_of_the_machine(
 ) -> None:
     well = brake(1)
     for _ in range(10):
-        well.ended(failure, seconds)
-    assert not well.is_on
+        well.record_attempt(failure, seconds)
+    assert not well.is_open
 
 
 def test_unhealthy_worker_says_so_and_takes_nothing(

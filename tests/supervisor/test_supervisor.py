@@ -37,7 +37,7 @@ def test_job_is_trained_and_published(workshop: Workshop) -> None:
     ("fault", "code", "words"),
     [
         ("fail", "nan_loss", "loss is"),
-        ("nonsense", "internal", "does not know"),
+        ("nonsense", "internal", "unknown message"),
         ("always kill", "trainer_crashed", "signal 9"),
     ],
 )
@@ -212,7 +212,7 @@ def test_error_of_the_machine_is_typed_and_avoids_the_host(
     job_id = workshop.submit()
     with workshop.station() as station:
         job = workshop.wait(job_id, "failed")
-        wait_until("the worker to stop", lambda: station._brake.is_on)
+        wait_until("the worker to stop", lambda: station._circuit_breaker.is_open)
     assert (job.failure_code, job.failures) == (code, 3)
     assert job.avoid_host
 

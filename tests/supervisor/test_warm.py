@@ -160,7 +160,7 @@ def test_trainer_that_ends_before_it_is_limited_says_how(tmp_path: Path) -> None
 def test_process_that_left_the_session_with_the_log_open_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.supervisor.trainer_process.HELD_SECONDS", 0.2)
+    monkeypatch.setattr("worker.supervisor.trainer_process.DRAIN_PIPES_SECONDS", 0.2)
     process = TrainerProcess(
         tmp_path,
         lambda *_: subprocess.Popen(["sh", "-c", "setsid sleep 600 >&2 & echo $!"], **PIPES),
@@ -267,11 +267,11 @@ def test_job_of_a_killed_server_goes_on_in_a_cold_trainer(
     monkeypatch.setattr(pool, "SEEN_SECONDS", 600)  # it would start the server again
     monkeypatch.setattr(fork_client, "PROGRAM", fake_forkserver.program("serve_light()"))
     with workshop.station() as worker:
-        wait_until("the server", lambda: worker._forks.is_ready)
+        wait_until("the server", lambda: worker._fork_client.is_ready)
         job_id = workshop.submit(metadata={"fault": "hang once", "fault_step": 4, "steps": 7})
         workshop.wait_step(job_id, 4)
         assert cold == []
-        server = worker._forks._server
+        server = worker._fork_client._server
         assert server is not None
         server.kill()
         job = workshop.wait(job_id, "succeeded", "failed")

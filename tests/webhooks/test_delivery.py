@@ -24,8 +24,8 @@ from app.webhooks.delivery import (
     MAX_ATTEMPTS,
     Outcome,
     Sender,
-    backoff_ms,
     deliver_due,
+    retry_delay_ms,
 )
 from tests.api.world import World
 from tests.services import wait_until
@@ -103,7 +103,7 @@ def test_failed_message_is_retried_unchanged(
     hook: dict[str, Any], world: World, client: TestClient, engine: Engine, receiver: Receiver,
     sender: Sender, make_due: Callable[[], None], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(delivery, "backoff_ms", lambda _: 60_000)
+    monkeypatch.setattr(delivery, "retry_delay_ms", lambda _: 60_000)
     world.submit()
     world.claim()
     receiver.answer(500, b"broken")
@@ -233,7 +233,7 @@ def test_webhook_deleted_during_an_attempt_leaves_no_rows(
 
 
 def test_backoff_grows_up_to_its_maximum() -> None:
-    ceilings = [max(backoff_ms(attempts) for _ in range(300)) for attempts in range(1, 9)]
+    ceilings = [max(retry_delay_ms(attempts) for _ in range(300)) for attempts in range(1, 9)]
     limits = [30_000, 120_000, 480_000, 1_920_000, 7_680_000, *[BACKOFF_MAX_MS] * 3]
     for reached, limit in zip(ceilings, limits, strict=True):
         assert limit / 2 < reached <= limit
