@@ -227,7 +227,7 @@ def memory(folder: Path, shape: str, megabytes: int) -> float:
         path.write_bytes(b"\n".join(lines_of(SHAPES[shape], megabytes * MIB)))
     context = multiprocessing.get_context("spawn")
     queue: multiprocessing.Queue[float] = context.Queue()
-    process = context.Process(target=_grow, args=(path, shape == "parquet", queue))
+    process = context.Process(target=_grow, args=(path, shape, queue))
     process.start()
     grown = queue.get(timeout=600)
     process.join()
@@ -235,7 +235,7 @@ def memory(folder: Path, shape: str, megabytes: int) -> float:
     return grown
 
 
-def _grow(path: Path, is_parquet: bool, queue: multiprocessing.Queue[float]) -> None:
+def _grow(path: Path, shape: str, queue: multiprocessing.Queue[float]) -> None:
     read(iter([json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}).encode()]))
     this = psutil.Process()
     idle = peak = this.memory_info().rss
@@ -249,7 +249,7 @@ def _grow(path: Path, is_parquet: bool, queue: multiprocessing.Queue[float]) -> 
 
     watcher = threading.Thread(target=look)
     watcher.start()
-    if is_parquet:
+    if shape == "parquet":
         read_parquet(path)
     else:
         with path.open("rb") as file:

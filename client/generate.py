@@ -180,16 +180,20 @@ def _converted(node: Any, schemas: dict[str, Any], dropped: set[str], *, is_open
             }
         elif key not in dropped:
             found[key] = _converted(value, schemas, dropped, is_open=is_open)
-    if is_open and found.get("additionalProperties") is False:
-        del found["additionalProperties"]
-    if is_open:
-        for name, schema in found.get("properties", {}).items():
-            if "$ref" in schema and name not in node.get("required", ()):
-                schema.setdefault("default", {})  # a part of a spec: all of its own defaults
-    if is_open and "enum" in found:
-        kind = found.pop("type")
-        found["anyOf"] = [{"type": kind, "enum": found.pop("enum")}, {"type": kind}]
-    return found
+    return _opened(found) if is_open else found
+
+
+def _opened(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema that also allows what a newer service adds."""
+    if schema.get("additionalProperties") is False:
+        del schema["additionalProperties"]
+    for name, part in schema.get("properties", {}).items():
+        if "$ref" in part and name not in schema.get("required", ()):
+            part.setdefault("default", {})  # a part of a spec: all of its own defaults
+    if "enum" in schema:
+        kind = schema.pop("type")
+        schema["anyOf"] = [{"type": kind, "enum": schema.pop("enum")}, {"type": kind}]
+    return schema
 
 
 def _inlined(node: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:

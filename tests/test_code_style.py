@@ -15,11 +15,11 @@ REASON = "# Long because "
 
 # until the area is done
 UNFINISHED = {
+    "app/datasets/router.py:create_dataset",
     "app/cli/serve.py:_run",
     "worker/reward_model/packed_attention.py:packed_attention_forward",
     "worker/trainer/export/certificate.py:certify",
     "worker/trainer/inspection/checkpoint.py:inspect",
-    "worker/trainer/tasks/prepare_data.py:prepare_data",
 }
 
 
@@ -39,7 +39,7 @@ def unexplained_long_functions(source: str) -> Iterator[tuple[str, int]]:
             yield node.name, length
 
 
-@pytest.mark.parametrize("package", ["app", "worker"])
+@pytest.mark.parametrize("package", ["app", "worker", "client"])
 def test_long_functions_have_a_reason(package: str) -> None:
     found = {
         f"{path.relative_to(ROOT)}:{name}": length

@@ -17,8 +17,8 @@ import pytest
 from app.base_models.catalogue import load_catalogue
 from app.domain.spec import RewardJobSpec
 from tests.cli.conftest import environment, serving
+from tests.model_factories.tiny_models import minilm_dir
 from tests.services import free_port, skip_or_fail
-from tests.trainer.tiny import minilm_dir
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -91,7 +91,7 @@ def demo(
         directory = data_dir / "adapters" / job["adapter_id"]
         adapter = download_adapter(api, job["adapter_id"], directory)
         claim = f"sha256 of {len(adapter['files'])} files in {directory} is right"
-        checks.hold(claim, True)  # or the download had raised
+        checks.hold(claim, is_true=True)  # or the download had raised
     _score(checks, spec["base_model"], data_dir, directory)
     notes.print(plain(f"{time.monotonic() - started_at:.0f} seconds"))
     if not checks.all_held:

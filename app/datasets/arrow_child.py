@@ -36,7 +36,7 @@ _MAX_BATCH_ROWS = 1024
 _READ_BYTES = 256 << 10
 
 
-class _Refusal(Exception):
+class _RefusedError(Exception):
     pass
 
 
@@ -59,7 +59,7 @@ def main() -> None:
 
 def _refusal(path: str, error: Exception) -> tuple[str, str, str]:
     """Code, message and hint."""
-    if isinstance(error, _Refusal):
+    if isinstance(error, _RefusedError):
         return error.args
     if isinstance(error, MemoryError):
         what = f"reading it takes more than {MEMORY_BYTES >> 20} MiB of memory"
@@ -178,20 +178,20 @@ def _arrow_batches(path: str, *, is_file: bool) -> Any:
 def _check_size(metadata: Any, size: int, max_rows: int) -> tuple[int, int]:
     """The rows and bytes of a Parquet file."""
     if metadata.num_rows > max_rows:
-        raise _Refusal(
+        raise _RefusedError(
             "too_many_rows",
             f"the file says {metadata.num_rows} rows, the limit is {max_rows}",
             "split it into several datasets",
         )
     groups = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
     if max(groups, default=0) > MAX_ROW_GROUP_BYTES:
-        raise _Refusal(
+        raise _RefusedError(
             "too_large",
             f"a row group holds {max(groups)} bytes, the limit is {MAX_ROW_GROUP_BYTES}",
             "write smaller row groups",
         )
     if sum(groups) > max(FREE_BYTES, MAX_RATIO * size):
-        raise _Refusal(
+        raise _RefusedError(
             "compression_ratio",
             f"the file unpacks to more than {MAX_RATIO} times its size",
             "write it without compression",
@@ -203,7 +203,7 @@ def _check_names(names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             what = f"the column {json.dumps(name)[:100]} is there twice"
-            raise _Refusal("duplicate_column", what, "keep one of them")
+            raise _RefusedError("duplicate_column", what, "keep one of them")
 
 
 def _is_plain(arrow: Any) -> bool:

@@ -19,6 +19,14 @@ from typing import IO
 
 from app.datasets import arrow_child
 from app.datasets.byte_streams import at_most, check_ratio, split_lines
+from app.datasets.file_types import (
+    ARROW,
+    ARROW_STREAM,
+    HEAD_BYTES,
+    PARQUET,
+    file_type,
+    wrong_format,
+)
 from app.datasets.json_rows import json_row
 from app.datasets.row_errors import FileError, Row, RowError, shown
 from app.datasets.shapes.table import USED_COLUMNS
@@ -38,8 +46,13 @@ def columnar_rows(
     Close the iterator to end the child early.
 
     Raises:
-        FileError: unreadable, too large, too slow, or of a type that is no text.
+        FileError: another kind of file, unreadable, too large, too slow, or a column that is no
+            text.
     """
+    with path.open("rb") as file:
+        kind = file_type(file.read(HEAD_BYTES))
+    if kind is not None and kind not in (PARQUET, ARROW, ARROW_STREAM):
+        raise wrong_format(kind, PARQUET)
     with _Child(path, "rows", str(max_rows)) as child:
         lines = split_lines(at_most(child.output(), max_bytes))
         for number, line in enumerate(lines):

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any
 
 from app.datasets.byte_streams import MAX_LINE_BYTES
-from app.datasets.file_types import CSV, HEAD_BYTES, check_first_line
+from app.datasets.file_types import CSV, HEAD_BYTES, TSV, check_first_line
 from app.datasets.json_rows import json_value, utf8
 from app.datasets.row_errors import FileError, Row, RowError, shown
 from app.datasets.texts import ENCODED_MESSAGES
@@ -31,14 +31,8 @@ def csv_rows(lines: Iterable[bytes], delimiter: str = ",") -> Iterator[Row]:
     """
     # One limit for the whole process, always set to the same: the default would cut at 128 KiB.
     csv.field_size_limit(MAX_LINE_BYTES)
-    lines = iter(lines)
-    first = next(lines, None)
-    if first is None:
-        return
-    if b"\t" in first and b"," not in first:
-        delimiter = "\t"
-    source = _RecordLines(chain([first], lines))
-    records = csv.reader(source, strict=True, delimiter=delimiter)
+    source = _RecordLines(lines)
+    records = csv.reader(source, strict=True, delimiter=source.delimiter(delimiter))
     header: list[str] | None = None
     while True:
         source.start_record()
@@ -61,7 +55,7 @@ def csv_rows(lines: Iterable[bytes], delimiter: str = ",") -> Iterator[Row]:
         except RowError as error:
             row = error
         if header is None:
-            check_first_line(source.header, CSV)
+            check_first_line(source.header, CSV, TSV)
             raise _unusable_header(row, source.first_line)
         yield source.first_line, row
 
@@ -75,6 +69,13 @@ class _RecordLines:
         self._size = 0
         self.first_line = 1
         self.header = b""
+
+    def delimiter(self, announced: str) -> str:
+        """The tab where the header has tabs and no commas, else what was announced."""
+        if (first := next(self._lines, None)) is None:
+            return announced
+        self._lines = chain([first], self._lines)
+        return "\t" if b"\t" in first and b"," not in first else announced
 
     def start_record(self) -> None:
         self.first_line = self._line + 1
@@ -102,9 +103,8 @@ class _RecordLines:
 
 
 def _header(cells: list[str], line: bytes) -> list[str]:
+    check_first_line(line, CSV, TSV)
     names = [cell.strip() for cell in cells]
-    if not {"chosen", "rejected"} <= set(names):
-        check_first_line(line, CSV)
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise FileError(
@@ -112,14 +112,6 @@ def _header(cells: list[str], line: bytes) -> list[str]:
             f"the column {shown(twice[0])} is there twice",
             "keep one of them",
             column=shown(twice[0])[1:-1],
-            line=1,
-        )
-    if len(names) == 1 and ";" in names[0]:
-        raise FileError(
-            "missing_column",
-            f"the cells of the header {shown(names[0])} are separated by semicolons",
-            "separate the cells by commas, or by tabs",
-            column="chosen",
             line=1,
         )
     return names

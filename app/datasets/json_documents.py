@@ -94,29 +94,28 @@ class _Text:
         """
         self.next_character()
         while True:
-            try:
-                _, end = self._find_end(self._text, self._at)
-            except json.JSONDecodeError as error:
-                problem = f"{error.msg}, {error.pos - self._at} characters into it"
-                end = len(self._text)
-            except RecursionError:
-                raise _broken(number, f"nested deeper than {MAX_NESTING} levels") from None
-            except ValueError:
-                raise _broken(number, "a number has too many digits") from None
-            else:
-                if end < len(self._text) or self._is_over:
-                    element = self._text[self._at : end]
-                    self._at = end
-                    return element
-                problem = "the document ends"
+            end, problem = self._end_of_value(number)
+            # A number at the end of what was read may go on in what follows.
+            if not problem and (end < len(self._text) or self._is_over):
+                element = self._text[self._at : end]
+                self._at = end
+                return element
             if end - self._at > MAX_LINE_BYTES:
-                raise _broken(
-                    number, f"{problem}; the element is not whole after {MAX_LINE_BYTES} characters"
-                )
-            if not self._read():
-                if problem == "the document ends":
-                    continue
+                whole = f"the element is not whole after {MAX_LINE_BYTES} characters"
+                raise _broken(number, f"{problem}; {whole}")
+            if not self._read() and problem:
                 raise _broken(number, problem)
+
+    def _end_of_value(self, number: int) -> tuple[int, str]:
+        """Where the value ends in the text, or the end of the text and why it does not."""
+        try:
+            return self._find_end(self._text, self._at)[1], ""
+        except json.JSONDecodeError as error:
+            return len(self._text), f"{error.msg}, {error.pos - self._at} characters into it"
+        except RecursionError:
+            raise _broken(number, f"nested deeper than {MAX_NESTING} levels") from None
+        except ValueError:
+            raise _broken(number, "a number has too many digits") from None
 
     def _read(self) -> bool:
         """Read on; False at the end."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
-from starlette.datastructures import QueryParams
+from fastapi import Depends, Query, Request
 
 from app.core.errors import FieldProblem, InvalidError
 from app.datasets.options import LABELS, MAPPABLE, OnInvalid, ReadOptions
@@ -51,8 +51,20 @@ QUERY_PARAMETERS: list[dict[str, Any]] = [
 ]
 
 
-def read_options(
-    query: QueryParams, ignore_columns: list[str], on_invalid: OnInvalid
+async def read_options(
+    request: Request,
+    ignore_columns: Annotated[
+        list[str] | None,
+        Query(
+            max_length=100,
+            description="Columns to leave out although they hold text, and keys of messages such "
+            "as `messages[].name`; repeated, or with commas between them.",
+        ),
+    ] = None,
+    on_invalid: Annotated[
+        OnInvalid,
+        Query(description="skip: leave out rows that cannot be used, and count them by reason."),
+    ] = "refuse",
 ) -> ReadOptions:
     """The options that a request gives.
 
@@ -61,7 +73,7 @@ def read_options(
     """
     found: dict[str, dict[str, str]] = {"columns": {}, "labels": {}}
     problems: list[FieldProblem] = []
-    for name, value in query.multi_items():
+    for name, value in request.query_params.multi_items():
         pair = _PAIR.fullmatch(name)
         if pair is None:
             continue
@@ -84,9 +96,12 @@ def read_options(
     return ReadOptions(
         columns=found["columns"],
         labels=found["labels"],
-        ignore_columns=frozenset(_names(ignore_columns)),
+        ignore_columns=frozenset(_names(ignore_columns or [])),
         on_invalid=on_invalid,
     )
+
+
+ReadOptionsDep = Annotated[ReadOptions, Depends(read_options)]
 
 
 def _names(values: list[str]) -> list[str]:

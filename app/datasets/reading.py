@@ -120,11 +120,11 @@ class DatasetReader:
             if not sample.rows:
                 self._refuse_all(source)
             self._line = 1 if is_untyped else sample.rows[0][0]  # the header is line 1
-            cached_principal = recognise(sample, self._options)
-            if rename := cached_principal.rename:
+            recognised = recognise(sample, self._options)
+            if rename := recognised.rename:
                 source = _renamed_rows(source, rename)
                 sample = Sample(tuple((line, renamed(row, rename)) for line, row in sample.rows))
-            shape = cached_principal.shape
+            shape = recognised.shape
             parts = shape.parts_in(sample)
             form = FileForm.of(parts, sample)
             unused = self._unused(form.columns.used(parts), shape, form)

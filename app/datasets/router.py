@@ -21,8 +21,7 @@ from app.core.errors import (
 )
 from app.datasets import service
 from app.datasets.containers import FileFormat
-from app.datasets.options import OnInvalid
-from app.datasets.query import QUERY_PARAMETERS, read_options
+from app.datasets.query import QUERY_PARAMETERS, ReadOptionsDep
 from app.datasets.row_errors import InvalidDatasetError
 from app.datasets.schemas import DatasetPreview, DatasetRead
 from app.datasets.service import DatasetInUseError, DatasetNotFoundError, Upload
@@ -95,6 +94,7 @@ async def create_dataset(
     engine: EngineDep,
     settings: SettingsDep,
     actor: ActorDep,
+    options: ReadOptionsDep,
     name: Annotated[
         Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None,
         Query(description="For people."),
@@ -102,25 +102,12 @@ async def create_dataset(
     format: Annotated[
         FileFormat | None, Query(description="Where the content type does not tell.")
     ] = None,
-    ignore_columns: Annotated[
-        list[str] | None,
-        Query(
-            max_length=100,
-            description="Columns to leave out although they hold text, and keys of messages such "
-            "as `messages[].name`; repeated, or with commas between them.",
-        ),
-    ] = None,
-    on_invalid: Annotated[
-        OnInvalid,
-        Query(description="skip: leave out rows that cannot be used, and count them by reason."),
-    ] = "refuse",
 ) -> Response:
     """Upload preference data: JSONL, JSON, CSV, TSV, Parquet or Arrow, also compressed.
 
     The shape of the rows is recognised, or described by `columns[…]`; see docs/data.md. The file is
     checked while it streams. A file with bad lines is refused with the first ten of them.
     """
-    options = read_options(request.query_params, ignore_columns or [], on_invalid)
     if int(request.headers.get("content-length") or 0) > settings.max_upload_bytes:
         raise TooLargeError(f"The file is larger than {settings.max_upload_bytes} bytes.")
 

@@ -26,7 +26,7 @@ ProblemCode = Literal[
     "mixed_format", "mixed_prompt", "mixed_margin",
     # the file as a whole; reading stops here
     "empty_dataset", "too_many_skipped", "unused_column", "unknown_column", "invalid_mapping",
-    "wrong_format", "json_document", "duplicate_column", "invalid_gzip", "invalid_archive",
+    "wrong_format", "duplicate_column", "invalid_gzip", "invalid_archive",
     "compression_ratio", "too_large", "too_many_rows", "unreadable_parquet", "unreadable_arrow",
     "unsupported_type",
 ]  # fmt: skip
@@ -57,7 +57,7 @@ class RowProblem(BaseModel):
         return f"{where}: {self.message}"
 
 
-class _Fault(Exception):
+class _UploadError(Exception):
     def __init__(
         self,
         code: ProblemCode,
@@ -88,11 +88,11 @@ class _Fault(Exception):
         )
 
 
-class RowError(_Fault):
+class RowError(_UploadError):
     """A row that is no preference pair; the reader notes it and continues with the next."""
 
 
-class FileError(_Fault):
+class FileError(_UploadError):
     """A problem after which the file is not read any further."""
 
 

@@ -19,7 +19,7 @@ from app.core.database import new_id, newest_first, reader, transaction
 from app.core.errors import ConflictError, NotFoundError, TooLargeError
 from app.core.settings import Settings
 from app.datasets.canonical import DatasetSummary
-from app.datasets.containers import ZSTD_MAGIC, FileFormat, columnar_format, peek
+from app.datasets.containers import FileFormat, columnar_format, is_zstd, peek
 from app.datasets.options import ReadOptions
 from app.datasets.reading import DatasetReader, ReadLimits
 from app.domain.lifecycle import TERMINAL
@@ -77,14 +77,18 @@ def store(engine: Engine, settings: Settings, actor: Actor, upload: Upload) -> t
     with StreamDigest() as digest, BlobWriter(engine) as writer:
         counted = _Counted(upload.chunks, settings.max_upload_bytes, digest)
         head, chunks = peek(counted)
-        upload = replace(upload, file_format=columnar_format(head) or upload.file_format)
-        is_zstd = head.startswith(ZSTD_MAGIC)
-        for block in _canonical(data_reader, upload.file_format, chunks, settings, is_zstd=is_zstd):
+        file_format = columnar_format(head) or upload.file_format
+        if file_format == "parquet" or file_format == "arrow" or is_zstd(head):
+            blocks = _spooled(data_reader, file_format, chunks, settings)
+        else:
+            blocks = data_reader.read(chunks, file_format)
+        for block in blocks:
             writer.write(block)
         for _ in chunks:  # what the reader did not need still belongs to the file
             pass
         blob = writer.finish()
         sent = _Sent(digest.hexdigest(), counted.size)
+    upload = replace(upload, file_format=file_format)
     dataset = _row(tenant_id, upload, sent, blob, data_reader.summary)
     try:
         with transaction(engine) as session:
@@ -193,18 +197,13 @@ class _Counted:
         return chunk
 
 
-def _canonical(
+def _spooled(
     data_reader: DatasetReader,
     file_format: FileFormat,
     chunks: Iterator[bytes],
     settings: Settings,
-    *,
-    is_zstd: bool,
 ) -> Iterator[bytes]:
-    if file_format != "parquet" and file_format != "arrow" and not is_zstd:
-        yield from data_reader.read(chunks, file_format)
-        return
-    # A child process reads these: it seeks in columnar files, whose index is at their end.
+    """Canonical blocks of a file that a child process reads from disk: columnar, or Zstandard."""
     folder = settings.data_dir / "uploads"
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder) as file:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from app.domain.compiler import pairs_a_step, planned_steps
+from app.domain.compiler import planned_steps
 from app.domain.plan import TrainingPlan
 from app.jobs import queries
 from app.jobs.schemas import JobEstimate
@@ -26,5 +26,5 @@ def estimate(
         trainable_parameters=plan.trainable_parameters,
         total_parameters=plan.total_parameters,
         steps=steps,
-        estimated_seconds=pace and round(pace * pairs_a_step(plan.reward) * steps, 1),
+        estimated_seconds=pace and round(pace * plan.reward_arguments.pairs_per_step * steps, 1),
     )

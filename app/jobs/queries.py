@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, select
 
 from app.core.database import newest_first
-from app.domain.compiler import pairs_a_step
 from app.domain.lifecycle import DesiredState, JobStatus
+from app.domain.training_arguments import RewardArguments
 from app.job_queue import kinds
 from app.job_queue.queries import JobRow, State
 from app.models import Job
@@ -102,5 +102,7 @@ def pair_seconds(connection: Connection, base_model: str) -> float | None:
     ).one_or_none()
     if row is None:
         return None
-    pairs = (row.step - row.rate_step) * pairs_a_step(row.plan["reward"])
+    pairs = (row.step - row.rate_step) * RewardArguments.model_validate(
+        row.plan["reward"]
+    ).pairs_per_step
     return float((row.progressed_at - row.rate_at) / 1000 / pairs)

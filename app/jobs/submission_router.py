@@ -156,11 +156,10 @@ def _estimate(engine: Engine, plan: TrainingPlan, report: dict[str, Any] | None)
 def _preview(
     spec: RewardJobSpec, plan: TrainingPlan, size: JobEstimate, data: DataPreview
 ) -> Response:
-    arguments, _ = plan.kwargs()
     preview = JobPreview(
         spec=spec,
         plan=plan.model_dump(mode="json"),
-        adapter_config=arguments,
+        adapter_config=plan.lora_kwargs(),
         **size.model_dump(),
         reports=data.reports,
         warnings=data.warnings,

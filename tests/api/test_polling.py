@@ -24,7 +24,7 @@ def ids(answer: Any) -> list[str]:
     return [item["id"] for item in answer.json()["data"]]
 
 
-def test_pages_hold_every_job_once_newest_first(world: World, client: TestClient) -> None:
+def test_pages_contain_every_job_once_newest_first(world: World, client: TestClient) -> None:
     train = world.upload()["id"]
     made = [world.submit(train_dataset=train)["id"] for _ in range(7)]
     seen: list[str] = []
@@ -74,7 +74,7 @@ def test_jobs_are_filtered(world: World, client: TestClient) -> None:
         assert "metadata[…], name, status" in error["message"], odd
 
 
-def test_etag_changes_with_the_job_and_saves_the_body(
+def test_etag_changes_with_every_change_of_the_job(
     world: World, client: TestClient, job: dict[str, Any]
 ) -> None:
     path = f"/v1/jobs/{job['id']}"
@@ -114,7 +114,7 @@ def served(app: FastAPI, client: TestClient) -> Iterator[httpx.Client]:
     thread.join()
 
 
-def test_long_poll_answers_when_the_job_changes(
+def test_long_poll_returns_when_the_job_changes(
     world: World, served: httpx.Client, job: dict[str, Any]
 ) -> None:
     path = f"/v1/jobs/{job['id']}"
@@ -129,7 +129,7 @@ def test_long_poll_answers_when_the_job_changes(
     assert (answer.status_code, answer.json()["status"]) == (200, "running")
 
 
-def test_long_poll_for_the_end_does_not_answer_before(
+def test_long_poll_until_terminal_returns_at_the_end(
     world: World, served: httpx.Client, job: dict[str, Any]
 ) -> None:
     path = f"/v1/jobs/{job['id']}"
@@ -155,7 +155,7 @@ def test_long_poll_ends_when_the_job_is_deleted(
         assert waiting.result(timeout=30).status_code in (200, 404)
 
 
-def test_long_poll_without_a_change_says_so(client: TestClient, job: dict[str, Any]) -> None:
+def test_long_poll_without_a_change_returns_304(client: TestClient, job: dict[str, Any]) -> None:
     path = f"/v1/jobs/{job['id']}"
     etag = client.get(path).headers["etag"]
     answer = client.get(f"{path}?wait=0.3", headers={"If-None-Match": etag})
@@ -177,7 +177,7 @@ def test_long_poll_of_a_changed_or_finished_job_does_not_wait(
     assert client.get(f"{path}?wait=60", headers={"If-None-Match": new}).status_code == 304
 
 
-def test_many_waiters_cost_one_query_a_tick_and_no_connection(
+def test_many_waiters_share_one_query_and_hold_no_connection(
     world: World, served: httpx.Client, job: dict[str, Any]
 ) -> None:
     path = f"/v1/jobs/{job['id']}?wait=60"
@@ -212,7 +212,7 @@ def test_events_are_paged_ascending(world: World, client: TestClient, job: dict[
     assert rest["has_more"] is False
 
 
-def test_stream_tells_events_as_they_happen_and_ends_with_the_job(
+def test_stream_sends_events_as_they_happen_and_ends_with_the_job(
     world: World, served: httpx.Client, job: dict[str, Any]
 ) -> None:
     path = f"/v1/jobs/{job['id']}/events"
@@ -234,7 +234,7 @@ def test_stream_tells_events_as_they_happen_and_ends_with_the_job(
     assert json.loads(rest[-1]["data"])["data"]["code"] == "nan_loss"
 
 
-def test_stream_of_a_revoked_key_tells_nothing_more(
+def test_stream_ends_when_its_key_is_revoked(
     world: World, served: httpx.Client, client: TestClient, job: dict[str, Any]
 ) -> None:
     key = client.post("/v1/api-keys", json={"name": "x", "scopes": ["jobs:read"]}).json()
@@ -247,7 +247,7 @@ def test_stream_of_a_revoked_key_tells_nothing_more(
         assert list(events) == []
 
 
-def test_stream_resumes_after_the_last_event_seen_and_then_says_stop(
+def test_stream_resumes_after_the_last_event_and_then_returns_204(
     world: World, client: TestClient, job: dict[str, Any]
 ) -> None:
     world.fail(world.claim(), FailureCode.NAN_LOSS, "nan")

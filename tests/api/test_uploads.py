@@ -176,7 +176,7 @@ def test_same_upload_of_two_tenants_shares_a_blob(
 
 
 @pytest.mark.parametrize("content_type", ["image/png", "application/zip", "text/html", ""])
-def test_content_that_is_no_dataset_is_refused(client: TestClient, content_type: str) -> None:
+def test_unsupported_content_type_is_rejected(client: TestClient, content_type: str) -> None:
     headers = {"Content-Type": content_type} if content_type else {}
     answer = client.post("/v1/datasets", content=pairs(1), headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
@@ -199,8 +199,11 @@ def test_gzip_of_unknown_format_has_a_hint(client: TestClient) -> None:
         (b"no", "application/vnd.apache.parquet", "send a whole Parquet file"),
         (b"chosen,rejected\na,b\n", "application/x-ndjson", "send it with content type text/csv"),
         (b"PK\x03\x04....", "application/x-ndjson", "unpack it"),
-        (b'{"chosen": "a"}\n' * 2, "application/x-ndjson", "Correct the named lines"),
-        (b'{"chosen": "a", "rejected": "a"}\n' * 2, "application/x-ndjson", "mend the named lines"),
+        (
+            b'{"chosen": "a", "rejected": "a"}\n' * 2,
+            "application/x-ndjson",
+            "Correct the named lines",
+        ),
         (b'{"chosen": "a"}\n', "application/x-ndjson", "name the columns prompt, chosen"),
     ],
 )

@@ -28,7 +28,7 @@ from app.job_queue.worker_api import Progress
 from app.models import BlobChunk, StoredFile
 from tests.api.world import BASE_MODEL, World, claim_when_there, pairs
 from tests.cli.conftest import Run, live_world, serving
-from tests.job_queue.making import look
+from tests.job_queue.factories import read_job
 from tests.services import free_port, wait_until
 
 FILES = {
@@ -386,7 +386,7 @@ def test_report_counts_with_the_base_model_that_was_asked_for_or_the_first(
 
             def inspect() -> None:
                 lease = claim_when_there(world)
-                specs.append(look(world.engine, lease.job_id).spec)
+                specs.append(read_job(world.engine, lease.job_id).spec)
                 said = [Reported(name="dataset", document=report)]
                 worker_api.record_progress(lease, Progress(reports=said))
                 worker_api.complete(lease, {})

@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 
 import pytest
-from worker.trainer.card import scoring_program
 
 from plaudit import ModelCardError, load_reward_model
 from plaudit._card import read_program
+from worker.trainer.export.model_card import scoring_program
 
 SUMMARY = {
     "base_model": "all-minilm-l6-v2",
@@ -82,6 +82,8 @@ def with_line(line: str) -> str:
         "torch.hub.load('somebody/repository', 'model')",
         "torch.serialization.pickle.loads(b'')",
         "json.decoder.scanner('x')",
+        "warnings.sys.exit(1)",
+        "warnings = torch.load",
         "tokenizer = torch.load",
         "tokenizer, other = torch.load, 1",
         "Path = torch.load",

@@ -10,6 +10,7 @@ import pytest
 from app.domain.lifecycle import FailureCode
 from app.domain.progress import Reported
 from app.job_queue import worker_api
+from app.job_queue.worker_api import Progress
 from plaudit import (
     ConflictError,
     InvalidRequestError,
@@ -233,7 +234,7 @@ def test_metrics_checkpoints_and_reports(client: Any, world: World) -> None:
     world.checkpoint(lease, 2)
     worst = {"pairs": [{"line": 3, "margin": -1.5}]}
     reports = [Reported(name="worst_pairs", document=worst)]
-    worker_api.record(world.engine, world.settings, lease, reports=reports)
+    worker_api.record_progress(lease, Progress(reports=reports))
     metrics = job.metrics()
     assert metrics.columns["step"] == [1, 2, 3]
     assert metrics.latest() == {"train/loss": pytest.approx(1 / 3)}
@@ -253,13 +254,13 @@ def test_logs_are_followed_to_the_end(client: Any, world: World) -> None:
     job = client.jobs.get(world.submit()["id"])
     lease = world.claim()
     for seq in range(3):
-        worker_api.record_log(world.engine, world.settings, lease, seq, f"line {seq}\n")
+        worker_api.record_log(lease, seq, f"line {seq}\n")
     assert [piece.text for piece in job.logs(tail=1)] == ["line 2\n"]
     found = []
     for piece in job.logs(follow=True):
         found.append(piece.text)
         if piece.text == "line 2\n":
-            worker_api.record_log(world.engine, world.settings, lease, 3, "line 3\n")
+            worker_api.record_log(lease, 3, "line 3\n")
             world.fail(lease, FailureCode.NAN_LOSS, "over")
     assert found == [f"line {seq}\n" for seq in range(4)]
 

@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from app.settings import Settings
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 from standardwebhooks import Webhook
 
+from app.core.settings import Settings
 from app.webhooks.delivery import Sender, deliver_due
 from plaudit import Plaudit, SignatureError, WebhookMessage, verify_webhook
 from tests.api.world import World
@@ -120,17 +120,18 @@ def test_message_of_the_service_is_verified(
         test = client.webhooks.test(hook.id)
         # The service sends by itself; what it has not sent yet is sent here.
         sender = Sender(settings)
-        while len(receiver.heard) < 2:
+        while len(receiver.requests) < 2:
             deliver_due(engine, sender)
     messages = [
-        client.webhooks.verify(heard.body, heard.headers, newest.secret) for heard in receiver.heard
+        client.webhooks.verify(heard.body, heard.headers, newest.secret)
+        for heard in receiver.requests
     ]
     found = {message.type: message for message in messages}
     assert found.keys() == {"job.cancelled", "webhook.test"}
     assert found["job.cancelled"].data["name"] == "Größe ☃"
     assert found["webhook.test"].id == test.id
     with pytest.raises(SignatureError):
-        client.webhooks.verify(receiver.heard[0].body, receiver.heard[0].headers, hook.secret)
+        client.webhooks.verify(receiver.requests[0].body, receiver.requests[0].headers, hook.secret)
     assert {sent.id for sent in client.webhooks.deliveries(hook.id)} == {m.id for m in messages}
     assert client.webhooks.get(hook.id).events == ["job.cancelled"]
     assert [webhook.id for webhook in client.webhooks.list()] == [hook.id]

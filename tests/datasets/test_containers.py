@@ -195,7 +195,7 @@ GOOD = b'{"chosen": "a", "rejected": "b"}'
         (b"[" + GOOD + b"," + b"[" * 9000, 2, "invalid_json", "nested deeper"),
         (b'{"data": [' + GOOD + b'], "version": 1}', 1, "invalid_json", 'found ","'),
         (b'{"data": [' + GOOD + b"]", 1, "invalid_json", "the document ends"),
-        (b'{\n "chosen": "a",\n "rejected": "b"\n}', 1, "json_document", "over several lines"),
+        (b'{\n "chosen": "a",\n "rejected": "b"\n}', 1, "wrong_format", "over several lines"),
     ],
 )
 def test_bad_document_is_told(document: bytes, line: int, code: str, says: str) -> None:
@@ -254,8 +254,8 @@ def tar(data: bytes) -> bytes:
         (archive(jsonl(ROWS)), "a zip archive"),
         (tar(jsonl(ROWS)), "a tar archive"),
         (gzip.compress(gzip.compress(jsonl(ROWS), mtime=0), mtime=0), "gzip"),
-        (gzip.compress(parquet(ROWS), mtime=0), "Parquet inside another file"),
-        (b"FEA1" + bytes(60), "Feather of version 1"),
+        (gzip.compress(parquet(ROWS), mtime=0), "Parquet"),
+        (b"FEA1" + bytes(60), "a Feather V1 file"),
         (b"<!DOCTYPE html><html>", "a web page"),
         (b"\x80\x04\x95rest", "a Python pickle"),
         ('{"chosen": "a"}'.encode("utf-16"), "UTF-16 text"),
@@ -301,10 +301,9 @@ def test_unpacked_bytes_are_bounded() -> None:
     assert problem(packed, max_bytes=1000).code == "too_large"
 
 
-@pytest.mark.parametrize("header", ["prompt;chosen;rejected", '"prompt;chosen;rejected"'])
-def test_semicolons_are_told(header: str) -> None:
-    found = problem(f"{header}\na;b;c\n".encode(), "csv")
-    assert (found.line, found.code) == (1, "missing_column")
+def test_semicolons_are_told() -> None:
+    found = problem(b"prompt;chosen;rejected\na;b;c\n", "csv")
+    assert (found.line, found.code) == (1, "wrong_format")
     assert "separated by semicolons" in found.message
 
 

@@ -21,7 +21,7 @@ from worker.trainer import fork_server
 ROOT = Path(__file__).parents[2]
 HEAVY = (
     "torch",
-    "worker.trainer.inspection.checkpoint",
+    "worker.trainer.inspection.base_model",
     "worker.trainer.tasks.train",
     "worker.trainer.run_task",
 )

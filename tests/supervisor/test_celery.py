@@ -52,9 +52,7 @@ def reconciled(shop: Workshop) -> Iterator[CeleryTickets]:
         tickets.close()
 
 
-def test_ticket_starts_a_job_and_is_acknowledged_while_it_runs(
-    shop: Workshop, broker: RedisServer
-) -> None:
+def test_ticket_is_acknowledged_while_its_job_runs(shop: Workshop, broker: RedisServer) -> None:
     job_id = shop.submit(metadata={"steps": 150, "step_ms": 50})
     with shop.process() as worker, reconciled(shop):
         shop.wait_step(job_id, 2)
@@ -68,7 +66,7 @@ def test_ticket_starts_a_job_and_is_acknowledged_while_it_runs(
     assert shop.adapter(job_id) == shop.expected(150)
 
 
-def test_worker_that_cannot_start_ends_and_takes_no_ticket(
+def test_worker_that_cannot_start_exits_and_leaves_tickets(
     shop: Workshop, broker: RedisServer
 ) -> None:
     (shop.directory / "data").mkdir()
@@ -91,7 +89,7 @@ def test_each_queue_gets_its_own_tickets_only(shop: Workshop, broker: RedisServe
     tickets.close()
 
 
-def test_sigterm_hands_the_job_back(shop: Workshop) -> None:
+def test_sigterm_releases_the_job(shop: Workshop) -> None:
     job_id = shop.submit(metadata={"steps": 10_000, "step_ms": 50, "checkpoint_steps": 9999})
     with shop.process() as worker, reconciled(shop):
         shop.wait_step(job_id, 2)
@@ -110,7 +108,7 @@ def test_flushed_tickets_are_issued_again(shop: Workshop, broker: RedisServer) -
             shop.wait(job_id, "succeeded", seconds=90)
 
 
-def test_killed_redis_delays_and_loses_nothing(shop: Workshop, broker: RedisServer) -> None:
+def test_no_job_is_lost_when_redis_is_killed(shop: Workshop, broker: RedisServer) -> None:
     with shop.process(), reconciled(shop) as tickets:
         first = shop.submit(metadata={"steps": 60, "step_ms": 50})
         tickets.issue(shop.settings.queue)
@@ -123,14 +121,14 @@ def test_killed_redis_delays_and_loses_nothing(shop: Workshop, broker: RedisServ
         shop.wait(second, "succeeded", seconds=120)
 
 
-def test_dead_redis_does_not_stop_work(shop: Workshop, broker: RedisServer) -> None:
+def test_jobs_run_without_redis(shop: Workshop, broker: RedisServer) -> None:
     broker.stop()
     job_id = shop.submit()
     with shop.process(slow_poll_seconds=1):
         shop.wait(job_id, "succeeded", seconds=90)
 
 
-def test_issuing_never_blocks_whatever_redis_does(shop: Workshop, broker: RedisServer) -> None:
+def test_issuing_a_ticket_never_blocks(shop: Workshop, broker: RedisServer) -> None:
     tickets = CeleryTickets(shop.settings)
     assert broker.process is not None
     broker.process.send_signal(signal.SIGSTOP)
@@ -144,7 +142,7 @@ def test_issuing_never_blocks_whatever_redis_does(shop: Workshop, broker: RedisS
     assert spent < 5
 
 
-def test_garbage_in_redis_does_no_harm(shop: Workshop, broker: RedisServer) -> None:
+def test_malformed_messages_in_redis_are_ignored(shop: Workshop, broker: RedisServer) -> None:
     queue = shop.settings.queue
     with redis.Redis.from_url(broker.url) as client, shop.process() as worker:
         for message in garbage(queue):
@@ -191,7 +189,7 @@ def garbage(queue: str) -> list[bytes]:
     ]
 
 
-def test_worker_needs_no_secret_of_the_service_in_its_trainer(shop: Workshop) -> None:
+def test_trainer_gets_no_secret_of_the_service(shop: Workshop) -> None:
     job_id = shop.submit(metadata={"fault": "hang", "fault_step": 1})
     with shop.process(), reconciled(shop):
         shop.wait_step(job_id)

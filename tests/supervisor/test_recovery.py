@@ -33,7 +33,7 @@ def assert_no_overlap(workshop: Workshop) -> None:
     assert attempts == sorted(attempts)
 
 
-def test_killed_worker_takes_its_trainer_along_and_its_successor_goes_on_at_once(
+def test_trainer_dies_with_its_worker_and_the_next_worker_resumes_at_once(
     workshop: Workshop,
 ) -> None:
     job_id = workshop.submit(metadata=LONG)
@@ -50,7 +50,9 @@ def test_killed_worker_takes_its_trainer_along_and_its_successor_goes_on_at_once
     assert_no_overlap(workshop)
 
 
-def test_frozen_worker_s_trainer_ends_before_another_worker_starts_one(workshop: Workshop) -> None:
+def test_trainer_of_a_frozen_worker_exits_before_another_worker_starts_one(
+    workshop: Workshop,
+) -> None:
     job_id = workshop.submit(metadata=LONG | {"steps": 400})
     with workshop.process() as frozen:
         workshop.wait_step(job_id, 7)
@@ -70,7 +72,7 @@ def sweep(workshop: Workshop) -> object:
     return requeue_lost(workshop.engine, workshop.settings)
 
 
-def test_asked_to_go_a_worker_hands_its_job_back_with_a_checkpoint_and_uncharged(
+def test_drained_worker_saves_a_checkpoint_and_releases_the_job_uncharged(
     workshop: Workshop,
 ) -> None:
     job_id = workshop.submit(metadata=LONG | {"checkpoint_steps": 9999})
@@ -94,7 +96,7 @@ def test_slot_has_one_worker(workshop: Workshop, monkeypatch: pytest.MonkeyPatch
         WorkerPool(workshop.settings)
 
 
-def test_slots_of_another_directory_are_not_taken_for_one_s_own(workshop: Workshop) -> None:
+def test_worker_does_not_sweep_slots_of_another_directory(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata=LONG)
     with workshop.station():
         workshop.wait_step(job_id)
@@ -103,7 +105,7 @@ def test_slots_of_another_directory_are_not_taken_for_one_s_own(workshop: Worksh
             assert workshop.look(job_id).attempt == 1
 
 
-def test_every_line_of_a_worker_about_a_job_names_it_and_its_attempt(workshop: Workshop) -> None:
+def test_log_lines_about_an_attempt_have_its_job_and_number(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"fault": "always kill"})
     with workshop.process() as worker:
         workshop.wait(job_id, "failed")
@@ -120,7 +122,7 @@ def test_every_line_of_a_worker_about_a_job_names_it_and_its_attempt(workshop: W
     assert {line["attempt"] for line in about} == {1, 2, 3}
 
 
-def test_worker_whose_log_nobody_reads_any_more_works_on(workshop: Workshop) -> None:
+def test_worker_continues_when_its_log_pipe_is_closed(workshop: Workshop) -> None:
     readable, log = os.pipe()
     with workshop.process(os.fdopen(log, "wb")):
         workshop.wait(workshop.submit(), "succeeded")
@@ -130,7 +132,7 @@ def test_worker_whose_log_nobody_reads_any_more_works_on(workshop: Workshop) -> 
         workshop.wait(second, "succeeded", seconds=30)
 
 
-def test_worker_works_on_after_an_attempt_that_could_not_even_be_started(
+def test_worker_continues_after_an_attempt_that_could_not_start(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = threading.Event()
@@ -161,7 +163,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.supervisor.circuit_breaker.PAUSE_SECONDS", 0)
 
 
-def test_worker_that_breaks_three_jobs_in_a_row_stops(no_pause: None) -> None:
+def test_circuit_breaker_opens_after_three_early_failures(no_pause: None) -> None:
     sick = brake(1)
     for _ in range(MAX_EARLY):
         assert sick.allows_claim()
@@ -171,7 +173,7 @@ def test_worker_that_breaks_three_jobs_in_a_row_stops(no_pause: None) -> None:
     assert sick.is_open
 
 
-def test_worker_that_passes_its_self_test_gets_one_job_to_prove_it(no_pause: None) -> None:
+def test_passed_self_test_allows_one_job(no_pause: None) -> None:
     recovered = brake(0)
     for _ in range(MAX_EARLY):
         recovered.record_attempt(FailureCode.TRAINER_CRASHED, 5)
@@ -188,7 +190,7 @@ def test_worker_that_passes_its_self_test_gets_one_job_to_prove_it(no_pause: Non
     ("failure", "seconds"),
     [(FailureCode.NAN_LOSS, 5), (FailureCode.TRAINER_CRASHED, 3600), (None, 1)],
 )
-def test_brake_looks_only_at_early_losses_of_the_machine(
+def test_circuit_breaker_ignores_late_failures_and_those_of_the_job(
     failure: FailureCode | None, seconds: float
 ) -> None:
     well = brake(1)
@@ -197,7 +199,7 @@ def test_brake_looks_only_at_early_losses_of_the_machine(
     assert not well.is_open
 
 
-def test_unhealthy_worker_says_so_and_takes_nothing(
+def test_unhealthy_worker_registers_as_such_and_claims_nothing(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.supervisor.pool.SEEN_SECONDS", 0.2)
@@ -219,7 +221,7 @@ def states(workshop: Workshop) -> set[str]:
         return set(connection.scalars(select(Worker.state)))
 
 
-def test_self_test_passes_here() -> None:
+def test_self_test_passes() -> None:
     import sys
 
     done = subprocess.run(

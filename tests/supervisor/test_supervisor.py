@@ -51,7 +51,7 @@ def test_failure_is_typed(workshop: Workshop, fault: str, code: str, words: str)
 
 
 @pytest.mark.parametrize("fault", ["kill", "exit"])
-def test_crashed_trainer_is_tried_again_from_its_checkpoint(workshop: Workshop, fault: str) -> None:
+def test_crashed_trainer_is_restarted_from_its_checkpoint(workshop: Workshop, fault: str) -> None:
     job_id = workshop.submit(metadata={"fault": fault, "fault_step": 4, "steps": 7})
     with workshop.station():
         job = workshop.wait(job_id, "succeeded", "failed")
@@ -61,14 +61,14 @@ def test_crashed_trainer_is_tried_again_from_its_checkpoint(workshop: Workshop, 
     assert next(line.split()[4:] for line in witnessed if " 2 " in line) == ["start", "3"]
 
 
-def test_processes_that_a_trainer_leaves_are_killed_with_it(workshop: Workshop) -> None:
+def test_children_of_a_trainer_are_killed_with_it(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"fault": "child"})
     with workshop.station():
         workshop.wait(job_id, "succeeded", "failed")
         wait_until("the trainer's child to be gone", lambda: not workshop.trainers())
 
 
-def test_lying_about_a_checkpoint_costs_the_checkpoint_only(workshop: Workshop) -> None:
+def test_checkpoint_with_wrong_hashes_is_ignored(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"fault": "leave a mess"})
     with workshop.station():
         job = workshop.wait(job_id, "succeeded", "failed")
@@ -76,7 +76,7 @@ def test_lying_about_a_checkpoint_costs_the_checkpoint_only(workshop: Workshop) 
     assert workshop.adapter(job_id) == workshop.expected()
 
 
-def test_flood_of_logs_is_cut_and_blocks_nothing(workshop: Workshop) -> None:
+def test_excessive_log_output_is_cut(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"fault": "log"})
     with workshop.station():
         workshop.wait(job_id, "succeeded")
@@ -89,7 +89,7 @@ def test_flood_of_logs_is_cut_and_blocks_nothing(workshop: Workshop) -> None:
     assert max(len(piece) for piece in pieces) <= 64 << 10
 
 
-def test_chatter_is_heard_in_order_and_memory_stays_bounded(workshop: Workshop) -> None:
+def test_many_messages_are_stored_completely(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"fault": "chatter"})
     with workshop.station():
         workshop.wait(job_id, "succeeded")
@@ -99,7 +99,7 @@ def test_chatter_is_heard_in_order_and_memory_stays_bounded(workshop: Workshop) 
 # -- stopping --------------------------------------------------------------------------------
 
 
-def test_cancel_stops_a_running_job_and_leaves_nothing(workshop: Workshop) -> None:
+def test_cancelled_job_stops_and_drops_its_checkpoints(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"steps": 10_000, "step_ms": 50})
     with workshop.station():
         workshop.wait_step(job_id, 4)
@@ -114,7 +114,7 @@ def test_cancel_stops_a_running_job_and_leaves_nothing(workshop: Workshop) -> No
         assert session.scalar(select(func.count()).select_from(Checkpoint)) == 0
 
 
-def test_cancel_that_keeps_the_checkpoint_waits_for_one(workshop: Workshop) -> None:
+def test_cancel_that_keeps_a_checkpoint_waits_for_one(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"steps": 10_000, "step_ms": 50, "checkpoint_steps": 9999})
     with workshop.station():
         workshop.wait_step(job_id, 2)
@@ -126,7 +126,7 @@ def test_cancel_that_keeps_the_checkpoint_waits_for_one(workshop: Workshop) -> N
     assert checkpoint.step >= 2
 
 
-def test_cancel_reaches_a_trainer_that_was_asked_to_pause_and_does_not(workshop: Workshop) -> None:
+def test_cancel_ends_a_trainer_that_does_not_pause(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"fault": "deaf", "fault_step": 1})
     with workshop.station(drain_seconds=600):
         workshop.wait_step(job_id)
@@ -135,7 +135,7 @@ def test_cancel_reaches_a_trainer_that_was_asked_to_pause_and_does_not(workshop:
         workshop.wait(job_id, "cancelled")
 
 
-def test_pause_keeps_a_checkpoint_and_resume_goes_on_exactly(workshop: Workshop) -> None:
+def test_paused_job_resumes_exactly_from_its_checkpoint(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"steps": 150, "step_ms": 50, "checkpoint_steps": 9999})
     with workshop.station():
         workshop.wait_step(job_id, 3)
@@ -159,7 +159,7 @@ def test_trainer_that_does_not_stop_is_killed_after_the_drain(workshop: Workshop
     assert job.failures == 0
 
 
-def test_run_that_ends_while_it_is_asked_to_pause_is_published(workshop: Workshop) -> None:
+def test_run_that_finishes_before_it_pauses_is_published(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"fault": "linger", "fault_step": 99})
     with workshop.station(drain_seconds=2):
         workshop.wait_step(job_id, 5)
@@ -202,7 +202,7 @@ def test_cancel_does_not_wait_for_a_download(
     ("number", "code"),
     [(errno.ENOSPC, "disk_full"), (errno.EROFS, "host_error"), (errno.EMFILE, "host_error")],
 )
-def test_error_of_the_machine_is_typed_and_avoids_the_host(
+def test_machine_error_is_typed_and_avoids_the_host(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, number: int, code: str
 ) -> None:
     def fail(*_: Any) -> None:
@@ -237,7 +237,7 @@ def test_adapter_over_the_limit_is_typed(workshop: Workshop) -> None:
         assert session.scalar(select(func.count()).select_from(Adapter)) == 0
 
 
-def test_merge_of_an_adapter_that_was_deleted_meanwhile_says_so(workshop: Workshop) -> None:
+def test_merge_of_a_deleted_adapter_fails_with_the_reason(workshop: Workshop) -> None:
     trained = workshop.look(workshop.submit())
     workshop.ask(trained.id, DesiredState.CANCEL)  # before it made one
     with transaction(workshop.engine) as session:
@@ -277,7 +277,7 @@ def starts(workshop: Workshop) -> list[str]:
     return [line.split()[5] for line in witnessed if " start " in line]
 
 
-def test_damaged_checkpoint_is_refused_and_the_one_before_is_used(workshop: Workshop) -> None:
+def test_damaged_checkpoint_is_skipped_for_the_previous_one(workshop: Workshop) -> None:
     job_id = paused_job(workshop)
     (newest, files), (before, _) = checkpoints.list_with_files(workshop.engine, job_id)
     with transaction(workshop.engine) as session:
@@ -296,7 +296,9 @@ def test_damaged_checkpoint_is_refused_and_the_one_before_is_used(workshop: Work
     assert workshop.adapter(job_id) == workshop.expected(150)
 
 
-def test_checkpoint_of_another_make_is_passed_over_for_the_one_before(workshop: Workshop) -> None:
+def test_checkpoint_with_another_fingerprint_is_skipped_for_the_previous_one(
+    workshop: Workshop,
+) -> None:
     job_id = paused_job(workshop)
     (newest, files), (before, _) = checkpoints.list_with_files(workshop.engine, job_id)
     with transaction(workshop.engine) as session:
@@ -317,7 +319,7 @@ def test_checkpoint_of_another_make_is_passed_over_for_the_one_before(workshop: 
     assert workshop.adapter(job_id) == workshop.expected(150)
 
 
-def test_database_that_is_away_for_a_while_costs_nothing(workshop: Workshop) -> None:
+def test_short_database_outage_costs_no_attempt(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"steps": 150, "step_ms": 50})
     with capture_logs() as said, workshop.station() as station:
         workshop.wait_step(job_id, 2)
@@ -337,7 +339,7 @@ def test_database_that_is_away_for_a_while_costs_nothing(workshop: Workshop) -> 
     assert workshop.adapter(job_id) == workshop.expected(150)
 
 
-def test_database_that_stays_away_ends_the_trainer_before_the_lease_does(
+def test_long_database_outage_ends_the_trainer_before_the_lease(
     workshop: Workshop,
 ) -> None:
     job_id = workshop.submit(metadata={"steps": 100_000, "step_ms": 50})

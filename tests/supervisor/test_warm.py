@@ -97,7 +97,7 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-def test_fork_gets_a_session_its_environment_and_its_limit(
+def test_fork_has_its_own_session_environment_and_memory_limit(
     light: ForkClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SECRET, "hush")
@@ -134,7 +134,7 @@ def test_fork_sees_its_device_and_not_that_of_the_server(tmp_path: Path) -> None
         fork.process.wait()
 
 
-def test_lower_limit_of_the_operator_s_own_stays(tmp_path: Path) -> None:
+def test_lower_memory_limit_of_the_operator_is_kept(tmp_path: Path) -> None:
     own = (2 << 30, 2 << 30)
 
     def spawn(*_: Any) -> subprocess.Popen[bytes]:
@@ -148,7 +148,7 @@ def test_lower_limit_of_the_operator_s_own_stays(tmp_path: Path) -> None:
     process.wait()
 
 
-def test_trainer_that_ends_before_it_is_limited_says_how(tmp_path: Path) -> None:
+def test_trainer_that_exits_before_it_is_limited_has_its_status(tmp_path: Path) -> None:
     def spawn(*_: Any) -> subprocess.Popen[bytes]:
         child = subprocess.Popen(["sh", "-c", "exit 3"], **PIPES)
         child.wait()
@@ -157,7 +157,7 @@ def test_trainer_that_ends_before_it_is_limited_says_how(tmp_path: Path) -> None
     assert TrainerProcess(tmp_path, spawn, (), memory_bytes=3 << 30).wait() == 3
 
 
-def test_process_that_left_the_session_with_the_log_open_is_not_waited_for(
+def test_process_that_left_the_session_does_not_block_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.supervisor.trainer_process.DRAIN_PIPES_SECONDS", 0.2)
@@ -178,7 +178,7 @@ def test_process_that_left_the_session_with_the_log_open_is_not_waited_for(
     assert not is_waiting
 
 
-def test_limit_is_on_memory_and_not_on_addresses(light: ForkClient, tmp_path: Path) -> None:
+def test_memory_limit_does_not_limit_the_address_space(light: ForkClient, tmp_path: Path) -> None:
     """A CUDA driver reserves addresses for more than the GPU's memory, and writes to few."""
     program = (
         "import mmap\n"
@@ -191,7 +191,7 @@ def test_limit_is_on_memory_and_not_on_addresses(light: ForkClient, tmp_path: Pa
     assert fork.process.wait() == 0
 
 
-def test_killed_fork_takes_nobody_with_it(light: ForkClient, tmp_path: Path) -> None:
+def test_killed_fork_leaves_the_others_running(light: ForkClient, tmp_path: Path) -> None:
     first, second = (Fork(light, tmp_path / name, ECHO) for name in ("first", "second"))
     os.kill(first.pid, signal.SIGKILL)
     assert first.process.wait() == -signal.SIGKILL
@@ -202,7 +202,7 @@ def test_killed_fork_takes_nobody_with_it(light: ForkClient, tmp_path: Path) -> 
     assert second.process.wait() == 0
 
 
-def test_fork_that_cannot_be_made_costs_no_other(tmp_path: Path) -> None:
+def test_failed_fork_leaves_the_others_running(tmp_path: Path) -> None:
     with started(tmp_path, "serve_once()") as server:
         wait_until("the server", lambda: server.is_ready)
         fork = Fork(server, tmp_path, ECHO)
@@ -211,7 +211,7 @@ def test_fork_that_cannot_be_made_costs_no_other(tmp_path: Path) -> None:
         assert fork.process.wait() == 0
 
 
-def test_server_that_does_not_answer_holds_up_no_job(
+def test_frozen_server_does_not_delay_a_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with started(tmp_path, "serve_light()") as server:
@@ -229,13 +229,13 @@ def test_server_that_does_not_answer_holds_up_no_job(
         assert fork.process.wait() == 0
 
 
-def test_fork_that_raises_says_what(light: ForkClient, tmp_path: Path) -> None:
+def test_fork_that_raises_writes_a_traceback(light: ForkClient, tmp_path: Path) -> None:
     fork = Fork(light, tmp_path, "raise OSError('no such luck')")
     assert fork.process.wait() == 1
     assert "OSError: no such luck" in fork.process.take_log(1 << 20)
 
 
-def test_killed_owner_takes_the_server_and_its_forks_with_it(tmp_path: Path) -> None:
+def test_server_and_forks_die_with_their_owner(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text("import time; time.sleep(3600)")
     owner = subprocess.Popen(
         [sys.executable, "-m", "tests.supervisor.fake_forkserver", str(tmp_path)],
@@ -253,7 +253,7 @@ def test_killed_owner_takes_the_server_and_its_forks_with_it(tmp_path: Path) -> 
         wait_until("its fork to be gone", lambda: is_gone(fork.pid))
 
 
-def test_job_of_a_killed_server_goes_on_in_a_cold_trainer(
+def test_job_of_a_killed_server_continues_in_a_fresh_interpreter(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cold: list[Path] = []
@@ -289,7 +289,7 @@ def test_bitsandbytes_is_loaded_in_the_fork_only(tmp_path: Path) -> None:
     assert status == 0, fork.process.take_log(1 << 20)
 
 
-def test_server_that_woke_cuda_ends_for_good(tmp_path: Path) -> None:
+def test_server_that_initialised_cuda_is_not_restarted(tmp_path: Path) -> None:
     with started(tmp_path, "serve_light(is_initialized=True)") as server:
         wait_until("the server to end", lambda: not server.is_alive)
         ended = server._server
@@ -304,7 +304,7 @@ def test_server_that_woke_cuda_ends_for_good(tmp_path: Path) -> None:
     ("uuid", "device_count"),
     [("GPU-1", 1), ("MIG-1", 0)],  # torch sees no MIG device in a fork that CUDA refuses
 )
-def test_fork_that_cuda_refuses_starts_in_a_fresh_interpreter(
+def test_fork_without_cuda_starts_in_a_fresh_interpreter(
     tmp_path: Path, uuid: str, device_count: int
 ) -> None:
     order = WorkOrder(action="inspect", model_dir=str(tmp_path), model_name="tiny")

@@ -1,8 +1,8 @@
-"""Pairs to token ids, exactly as TRL's RewardTrainer would make them, but never in silence.
+"""Turn preference pairs into the token ids that TRL's RewardTrainer would make.
 
-Conversations are rendered by the plan's chat template (transformers compiles it in an immutable
-sandbox) and tokenised without further special tokens; plain text gets an EOS where it has none and
-the tokenizer's own special tokens.
+Conversations are rendered with the plan's chat template and tokenised without further special
+tokens. Plain text gets an EOS token if it does not end in one, and the tokenizer's own special
+tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from app.domain.lifecycle import FailureCode
 from app.domain.plan import TokenizationPlan
-from worker.reward_model import base_tokenizer
+from worker.reward_model.base_tokenizer import load_base_tokenizer
 from worker.reward_model.chat_template import render_chats
 from worker.reward_model.errors import TrainerError
 from worker.reward_model.special_tokens import tokens_around
@@ -26,33 +26,33 @@ from worker.reward_model.special_tokens import tokens_around
 REPLIES = ("chosen", "rejected")
 #: What chat templates call the reasoning of a message.
 REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
-#: Raise it when a text is rendered or encoded otherwise than before.
+#: Version of the rendering and encoding in this module; part of the token cache's key.
 TOKENS_VERSION = 1
-#: Files of a checkpoint that no tokenizer reads; weights of other formats are larger than any.
-NOT_THE_TOKENIZERS = ("*.safetensors", "*.index.json", "generation_config.json")
-LARGEST_TOKENIZER_FILE = 256 << 20
+#: Files that no tokenizer reads. Weights in other formats exceed MAX_TOKENIZER_FILE_BYTES.
+_NOT_TOKENIZER_FILES = ("*.safetensors", "*.index.json", "generation_config.json")
+MAX_TOKENIZER_FILE_BYTES = 256 << 20
 
 
 class PairTokenizer:
-    """The tokenizer of a plan: how a pair, or a rendered text, becomes ids."""
+    """Renders and encodes pairs as a tokenization plan prescribes."""
 
     def __init__(self, model_dir: str | Path, plan: TokenizationPlan, data_format: str) -> None:
         self.plan = plan
         self.is_conversational = data_format == "conversational"
         self._model_dir = Path(model_dir)
         self.tokenizer = load_tokenizer(model_dir, plan)
-        # Special tokens are parsed out of text wherever they stand: one ends a turn, or worse.
+        # Tokenizers recognise special tokens anywhere in a text; one from a user can end a turn.
         special = {t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special}
         self._special = re.compile("|".join(map(re.escape, sorted(special))) or r"(?!)")
 
     def identity(self) -> dict[str, Any]:
-        """All that the ids of a text hang on."""
+        """Return everything that the token ids of a text depend on."""
         files = {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(self._model_dir.iterdir())
             if path.is_file()
-            and path.stat().st_size <= LARGEST_TOKENIZER_FILE
-            and not any(path.match(name) for name in NOT_THE_TOKENIZERS)
+            and path.stat().st_size <= MAX_TOKENIZER_FILE_BYTES
+            and not any(path.match(name) for name in _NOT_TOKENIZER_FILES)
         }
         return {
             "files": files,
@@ -63,10 +63,10 @@ class PairTokenizer:
         }
 
     def render(self, row: dict[str, Any]) -> list[str]:
-        """The texts of ``row`` with its chosen and its rejected reply, as they are tokenised.
+        """Return the texts of the prompt with the chosen and with the rejected reply.
 
         Raises:
-            TemplateTooCostly
+            TemplateTooCostlyError: the chat template exceeds a limit.
             ValueError, jinja2.TemplateError: the chat template cannot render it, or leaves out its
                 tools, its tool calls, or the reasoning that alone tells the replies apart.
         """
@@ -90,13 +90,8 @@ class PairTokenizer:
             for message in chat
         ]
 
-    def _with_eos(self, text: str) -> str:
-        eos = self.tokenizer.eos_token
-        wants = self.plan.append_eos and isinstance(eos, str) and not text.endswith(eos)
-        return f"{text}{eos}" if wants else text
-
     def encode(self, rendered: list[str]) -> list[list[int]]:
-        """Token ids of rendered texts, neither padded nor truncated."""
+        """Return the token ids of rendered texts, neither padded nor truncated."""
         encoded = self.tokenizer(
             rendered,
             add_special_tokens=not self.is_conversational,
@@ -107,23 +102,33 @@ class PairTokenizer:
         return list(encoded["input_ids"])
 
     def start(self) -> str:
-        """What the tokenizer puts before a text that is not rendered by a template: BOS, [CLS]."""
+        """Return what the tokenizer adds before a plain text, as text: BOS or [CLS]."""
         return tokens_around(self.tokenizer)[0]
 
     def has_special_tokens(self, row: dict[str, Any]) -> bool:
-        """Whether user text holds what the tokenizer takes for a special token."""
+        """Whether the user's text contains special tokens of this tokenizer."""
         return any(self._special.search(text) for text in _texts(row, self.tokenizer.eos_token))
+
+    def _with_eos(self, text: str) -> str:
+        eos = self.tokenizer.eos_token
+        needs_eos = self.plan.append_eos and isinstance(eos, str) and not text.endswith(eos)
+        return f"{text}{eos}" if needs_eos else text
 
 
 def load_tokenizer(model_dir: str | Path, plan: TokenizationPlan) -> PreTrainedTokenizerBase:
-    """The base model's tokenizer with the plan's pad token and chat template."""
-    tokenizer = base_tokenizer.load(model_dir, from_file=plan.from_file)
+    """Load the base model's tokenizer with the plan's pad token and chat template.
+
+    Raises:
+        TrainerError: model_changed when the pad token has another id than in the plan.
+    """
+    tokenizer = load_base_tokenizer(model_dir, from_file=plan.from_file)
     tokenizer.pad_token = plan.pad_token
     if tokenizer.pad_token_id != plan.pad_token_id:
         raise TrainerError(
             FailureCode.MODEL_CHANGED,
-            f"the plan says that {plan.pad_token!r} is token {plan.pad_token_id}, the tokenizer "
-            f"says {tokenizer.pad_token_id}: the model's files changed since the plan was made",
+            f"the plan has {plan.pad_token!r} as token {plan.pad_token_id}, but the tokenizer "
+            f"gives it id {tokenizer.pad_token_id}: the base model's files have changed since the "
+            "plan was made; submit the job again",
         )
     tokenizer.padding_side = "right"
     if plan.chat_template is not None:

@@ -210,7 +210,7 @@ class RowAssembler:
         value = value_at(row, column) if column is not None else None
         margin = None
         if value is not None:
-            margin = extras.read_margin(str(column), value, self._is_untyped)
+            margin = extras.read_margin(str(column), value, is_untyped=self._is_untyped)
         if (value is not None) == self._form.has_margin:
             return margin
         found = (

@@ -17,7 +17,7 @@ MAX_VARIABLES = 16
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
-def read_margin(column: str, value: Any, is_untyped: bool) -> float:
+def read_margin(column: str, value: Any, *, is_untyped: bool) -> float:
     """A finite margin, 0 or more.
 
     Raises:

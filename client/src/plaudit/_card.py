@@ -18,7 +18,7 @@ _PROGRAM = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _INPUTS, _RESULT = ("prompt", "replies"), "scores"
 
 _IMPORTS = {
-    "": {"json", "torch"},
+    "": {"json", "torch", "warnings"},
     "pathlib": {"Path"},
     "huggingface_hub": {"snapshot_download"},
     "peft": {"PeftModel"},
@@ -31,7 +31,7 @@ _LOADERS = {
     "AutoTokenizer.from_pretrained",
     "PeftModel.from_pretrained",
 }
-_OF_MODULES = {"json.loads", "torch.inference_mode"}
+_OF_MODULES = {"json.loads", "torch.inference_mode", "warnings.filterwarnings"}
 _METHODS = {"apply_chat_template", "eval", "get_text_config", "read_text", "to", "tolist"}
 #: Of the loaders; others would let files bring code along, or be taken from elsewhere.
 _LOADER_ARGUMENTS = {"num_labels", "dtype", "ignore_mismatched_sizes", "quantization_config"}
@@ -113,7 +113,7 @@ def _check(node: ast.AST) -> None:
             _check_call(node)
         case ast.Attribute(attr=name) | ast.Name(id=name) if name.startswith("_"):
             raise _refused(node, f"it uses {name}")
-        case ast.Attribute(value=ast.Attribute(value=ast.Name(id="torch" | "json"))):
+        case ast.Attribute(value=ast.Attribute(value=ast.Name(id="torch" | "json" | "warnings"))):
             raise _refused(node, f"it uses {ast.unparse(node)}")
 
 
@@ -129,7 +129,7 @@ def _check_call(node: ast.Call) -> None:
         case ast.Name(id=name):
             is_known = name in _FUNCTIONS
         case (
-            ast.Attribute(value=ast.Name(id="torch" | "json"))
+            ast.Attribute(value=ast.Name(id="torch" | "json" | "warnings"))
             | ast.Attribute(attr="from_pretrained")
         ):
             is_known = called in _LOADERS | _OF_MODULES

@@ -44,7 +44,7 @@ class Upload:
 class UploadedDataset(DatasetRead):
     """A dataset that was just uploaded."""
 
-    _is_new: bool = PrivateAttr(True)
+    _is_new: bool = PrivateAttr(default=True)
 
     @property
     def is_new(self) -> bool:
@@ -95,7 +95,9 @@ def _of_file(path: Path) -> Upload:
 
     suffix = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     content_type = _CONTENT_TYPES.get(suffix, JSONL)
-    return Upload(chunks, content_type, True, path.name[:MAX_NAME], size)
+    return Upload(
+        chunks, content_type, is_repeatable=True, default_name=path.name[:MAX_NAME], size=size
+    )
 
 
 def _of_rows(rows: Any) -> Upload:

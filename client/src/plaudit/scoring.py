@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,8 @@ def load_reward_model(
                 f"load_reward_model needs {name}.", hint="Install the client's extra 'torch'."
             )
     names: dict[str, Any] = {"adapter": directory}
-    exec(_compiled(program.loading, directory), names)  # noqa: S102 - checked by read_program
+    with warnings.catch_warnings():  # the program's filters end with it
+        exec(_compiled(program.loading, directory), names)  # noqa: S102 - checked by read_program
     return RewardModel(_compiled(program.scoring, directory), names)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 
 import httpx
@@ -15,7 +15,7 @@ from plaudit._async.pages import AsyncItems, AsyncPage
 from plaudit._async.transport import AsyncTransport
 from plaudit._calls import Call, parse, path, unexpected
 from plaudit._progress import ProgressLine, describe
-from plaudit._sse import EventDecoder, ServerEvent
+from plaudit._sse import EventDecoder
 from plaudit.errors import APIError, ConnectionFailedError, WaitTimeoutError
 from plaudit.models import EventRead, JobRead, LogPiece
 
@@ -37,6 +37,7 @@ async def wait(
     transport: AsyncTransport,
     bind: Bind,
     job_id: str,
+    *,
     progress: bool | OnProgress,
     timeout: float | None,
 ) -> AsyncJob:
@@ -118,10 +119,7 @@ async def events(transport: AsyncTransport, job_id: str, after: int) -> AsyncIte
                     raise unexpected(response, "not a stream of events")
                 async for chunk in response.aiter_bytes():
                     attempts = transport.attempts(patient)
-                    for found in decoder.feed(chunk):
-                        if found.id is None:
-                            continue  # progress: a number that is soon replaced
-                        event = _event(found, response)
+                    for event in _events(decoder, chunk, response):
                         after, last_type = event.id, event.type
                         yield event
         except (APIError, ConnectionFailedError) as error:
@@ -158,8 +156,13 @@ async def logs(
         retries = transport.config.patience.retries.during_outage()
 
 
-def _event(found: ServerEvent, response: httpx.Response) -> EventRead:
-    try:
-        return EventRead.of_answer(json.loads(found.data))
-    except ValueError as error:
-        raise unexpected(response, f"an event of another form: {found.data[:200]}") from error
+def _events(decoder: EventDecoder, chunk: bytes, response: httpx.Response) -> Iterator[EventRead]:
+    """The events that these bytes complete; without progress, which has no number."""
+    for found in decoder.feed(chunk):
+        if found.id is None:
+            continue
+        try:
+            yield EventRead.of_answer(json.loads(found.data))
+        except ValueError as error:
+            reason = f"an event of another form: {found.data[:200]}"
+            raise unexpected(response, reason) from error

@@ -144,7 +144,9 @@ class AsyncJobs:
         Raises:
             WaitTimeoutError: the time is up; the job goes on.
         """
-        return await following.wait(self._transport, self._bound, job_id, progress, timeout)
+        return await following.wait(
+            self._transport, self._bound, job_id, progress=progress, timeout=timeout
+        )
 
     def events(
         self, job_id: str, *, after: int = 0, follow: bool = True

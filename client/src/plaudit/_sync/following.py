@@ -12,7 +12,7 @@ import httpx
 
 from plaudit._calls import Call, parse, path, unexpected
 from plaudit._progress import ProgressLine, describe
-from plaudit._sse import EventDecoder, ServerEvent
+from plaudit._sse import EventDecoder
 from plaudit._sync.concurrency import sleep
 from plaudit._sync.job import Job
 from plaudit._sync.pages import Items, Page
@@ -38,6 +38,7 @@ def wait(
     transport: Transport,
     bind: Bind,
     job_id: str,
+    *,
     progress: bool | OnProgress,
     timeout: float | None,
 ) -> Job:
@@ -119,10 +120,7 @@ def events(transport: Transport, job_id: str, after: int) -> Iterator[EventRead]
                     raise unexpected(response, "not a stream of events")
                 for chunk in response.iter_bytes():
                     attempts = transport.attempts(patient)
-                    for found in decoder.feed(chunk):
-                        if found.id is None:
-                            continue  # progress: a number that is soon replaced
-                        event = _event(found, response)
+                    for event in _events(decoder, chunk, response):
                         after, last_type = event.id, event.type
                         yield event
         except (APIError, ConnectionFailedError) as error:
@@ -159,8 +157,13 @@ def logs(
         retries = transport.config.patience.retries.during_outage()
 
 
-def _event(found: ServerEvent, response: httpx.Response) -> EventRead:
-    try:
-        return EventRead.of_answer(json.loads(found.data))
-    except ValueError as error:
-        raise unexpected(response, f"an event of another form: {found.data[:200]}") from error
+def _events(decoder: EventDecoder, chunk: bytes, response: httpx.Response) -> Iterator[EventRead]:
+    """The events that these bytes complete; without progress, which has no number."""
+    for found in decoder.feed(chunk):
+        if found.id is None:
+            continue
+        try:
+            yield EventRead.of_answer(json.loads(found.data))
+        except ValueError as error:
+            reason = f"an event of another form: {found.data[:200]}"
+            raise unexpected(response, reason) from error

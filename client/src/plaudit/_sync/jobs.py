@@ -145,7 +145,9 @@ class Jobs:
         Raises:
             WaitTimeoutError: the time is up; the job goes on.
         """
-        return following.wait(self._transport, self._bound, job_id, progress, timeout)
+        return following.wait(
+            self._transport, self._bound, job_id, progress=progress, timeout=timeout
+        )
 
     def events(self, job_id: str, *, after: int = 0, follow: bool = True) -> Iterator[EventRead]:
         """What happens to a job, in order and without gaps.
