@@ -148,7 +148,8 @@ def test_targets_of_make_are_there(target: tuple[str, str]) -> None:
 
 
 def test_catalogue_of_the_page_is_read(tmp_path: Path) -> None:
-    (text,) = blocks("yaml")
+    page = (ROOT / "docs" / "base-models.md").read_text()
+    text = re.findall(r"^```yaml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)[0]
     path = tmp_path / "models.yaml"
     path.write_text(text)
     assert load_catalogue(path).entries
