@@ -312,7 +312,7 @@ def test_trainers_see_one_device_each(
         wait_until("all trainers to run", lambda: len(environments) == len(jobs))
         assert sorted(given["CUDA_VISIBLE_DEVICES"] for given in environments) == sorted(expected)
         assert {given["CUDA_DEVICE_ORDER"] for given in environments} == {"PCI_BUS_ID"}
-        server = worker._forks.environment  # type: ignore[attr-defined]
+        server = worker._fork_client.environment  # type: ignore[attr-defined]
         assert server["CUDA_VISIBLE_DEVICES"] in expected
         wait_until("the worker to register", lambda: len(registered(workshop)) == 2)
         for shown in registered(workshop):
