@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from worker.ipc.parent_death import die_with_parent
 
 RECORD = "record"
 FINGERPRINT = {"engine": "hashes"}
+Fault = Callable[[Channel], None]
 
 
 def adapter_bytes(pairs: bytes, steps: int) -> dict[str, bytes]:
@@ -58,16 +60,40 @@ def main() -> int:
     order = WorkOrder.model_validate_json(Path(ORDER_FILE).read_bytes())
     assert order.spec is not None
     told: dict[str, Any] = order.spec.get("metadata", {})  # type: ignore[assignment]
-    if told.get("fault") == "outlive":
-        channel: Channel = Outliving()
-    else:
-        die_with_parent()
-        channel = Channel()
-        channel.watch(order.watchdog_seconds)
+    fault = str(told.get("fault", ""))
+    channel = open_channel(order, fault)
+    state, step = resume(order)
+    state, step, is_stopped = train(order, channel, told, state, step)
+    if is_stopped:
+        channel.say(Stopped(step=step))
+        return EXIT_STOPPED
+    if fault == "fail":
+        channel.say(Failed(code=FailureCode.NAN_LOSS, detail="loss is\x00nan", step=step))
+        return EXIT_FAILED
+    files = write(Path("adapter"), package(state))
+    channel.say(Packaged(directory="adapter", files=files, certificate={"is_verified": True}))
+    if fault == "linger":
+        time.sleep(3600)
+    return EXIT_DONE
+
+
+def open_channel(order: WorkOrder, fault: str) -> Channel:
+    """Return the channel; a trainer that shall outlive its worker has no watchdog."""
+    if fault == "outlive":
+        return Outliving()
+    die_with_parent()
+    channel = Channel()
+    channel.watch(order.watchdog_seconds)
+    return channel
+
+
+def train(
+    order: WorkOrder, channel: Channel, told: dict[str, Any], state: bytes, step: int
+) -> tuple[bytes, int, bool]:
+    """Do the steps; return the state, the last step and whether the supervisor stopped the run."""
     steps, pause = int(told.get("steps", 5)), int(told.get("step_ms", 20)) / 1000
     every = int(told.get("checkpoint_steps", 3))
     pairs = Path(order.train_file or "").read_bytes()
-    state, step = resume(order)
     channel.say(PhaseChanged(phase=Phase.TRAINING))
     record(order, "start", step)
     while step < steps:
@@ -75,27 +101,15 @@ def main() -> int:
         step += 1
         state = next_state(state, pairs, step)
         record(order, "step", step)
-        channel.say(
-            Stepped(
-                step=step, total_steps=steps, epoch=step / steps, metrics={"train/loss": 1 / step}
-            )
-        )
+        metrics = {"train/loss": 1 / step}
+        channel.say(Stepped(step=step, total_steps=steps, epoch=step / steps, metrics=metrics))
         if step == int(told.get("fault_step", 2)):
-            strike(str(told.get("fault", "")), channel, order)
+            FAULTS.get(str(told.get("fault")), lambda _: None)(channel)
+        if channel.is_stop_wanted or step % every == 0:
+            save(channel, state, step)
         if channel.is_stop_wanted:
-            save(channel, state, step)
-            channel.say(Stopped(step=step))
-            return EXIT_STOPPED
-        if step % every == 0:
-            save(channel, state, step)
-    if told.get("fault") == "fail":
-        channel.say(Failed(code=FailureCode.NAN_LOSS, detail="loss is\x00nan", step=step))
-        return EXIT_FAILED
-    files = write(Path("adapter"), package(state))
-    channel.say(Packaged(directory="adapter", files=files, certificate={"is_verified": True}))
-    if told.get("fault") == "linger":
-        time.sleep(3600)
-    return EXIT_DONE
+            return state, step, True
+    return state, step, False
 
 
 class Outliving(Channel):
@@ -117,39 +131,75 @@ def package(state: bytes) -> dict[str, bytes]:
     }
 
 
-def strike(fault: str, channel: Channel, order: WorkOrder) -> None:
-    """Cause the fault that the metadata asks for."""
-    work = Path.cwd()
-    first = work.name == "1"
-    if fault == "kill" and first:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if fault == "always kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if fault == "exit" and first:
-        sys.exit(3)
-    if fault == "nonsense":
-        channel.say(Noted.model_construct(type="note", code="?!", message=""))
-    if fault == "hang":
-        while not channel.is_stop_wanted:
-            time.sleep(0.05)
-    if fault == "hang once" and first:
+def is_first_attempt() -> bool:
+    """Return whether this is the first attempt at its job."""
+    return Path.cwd().name == "1"
+
+
+def kill(_: Channel) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def exit_with_error(_: Channel) -> None:
+    sys.exit(3)
+
+
+def hang(_: Channel) -> None:
+    time.sleep(3600)
+
+
+def hang_until_stopped(channel: Channel) -> None:
+    while not channel.is_stop_wanted:
+        time.sleep(0.05)
+
+
+def send_unknown_message(channel: Channel) -> None:
+    channel.say(Noted.model_construct(type="note", code="?!", message=""))
+
+
+def write_much_log(_: Channel) -> None:
+    for i in range(40_000):
+        os.write(2, b"%06d " % i + b"x" * 100 + b"\xff\x00\n")
+
+
+def send_many_messages(channel: Channel) -> None:
+    for _ in range(500):
+        channel.say(Noted(code=WarningCode.ENGINE_STOCK, message="blah\x00" * 100))
+
+
+def leave_child(_: Channel) -> None:
+    if os.fork() == 0:
         time.sleep(3600)
-    if fault == "deaf":  # never stops
-        time.sleep(3600)
-    if fault == "log":
-        for i in range(40_000):
-            os.write(2, b"%06d " % i + b"x" * 100 + b"\xff\x00\n")
-    if fault == "chatter":
-        for _ in range(500):
-            channel.say(Noted(code=WarningCode.ENGINE_STOCK, message="blah\x00" * 100))
-    if fault == "child" and os.fork() == 0:
-        time.sleep(3600)
-    if fault == "leave a mess" and first:
-        (work / "checkpoint-9").mkdir()
-        lie = FileEntry(name="state.bin", size=3, sha256="0" * 64)
-        (work / "checkpoint-9" / "state.bin").write_bytes(b"abc")
-        channel.say(CheckpointSaved(step=9, directory="checkpoint-9", files=[lie]))
-        channel.say(CheckpointSaved(step=8, directory="checkpoint-8", files=[lie]))
+
+
+def send_wrong_checkpoints(channel: Channel) -> None:
+    directory = Path("checkpoint-9")
+    directory.mkdir()
+    (directory / "state.bin").write_bytes(b"abc")
+    wrong = FileEntry(name="state.bin", size=3, sha256="0" * 64)
+    channel.say(CheckpointSaved(step=9, directory="checkpoint-9", files=[wrong]))
+    channel.say(CheckpointSaved(step=8, directory="checkpoint-8", files=[wrong]))
+
+
+def once(fault: Fault) -> Fault:
+    """Restrict a fault to the first attempt."""
+    return lambda channel: fault(channel) if is_first_attempt() else None
+
+
+#: What happens at ``fault_step``, by the ``fault`` of the metadata.
+FAULTS: dict[str, Fault] = {
+    "kill": once(kill),
+    "always kill": kill,
+    "exit": once(exit_with_error),
+    "nonsense": send_unknown_message,
+    "hang": hang_until_stopped,
+    "hang once": once(hang),
+    "deaf": hang,
+    "log": write_much_log,
+    "chatter": send_many_messages,
+    "child": leave_child,
+    "leave a mess": once(send_wrong_checkpoints),
+}
 
 
 def resume(order: WorkOrder) -> tuple[bytes, int]:
