@@ -43,7 +43,8 @@ MAX_NAME = 128
 @commands.command()
 def upload(
     file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="JSONL, JSON, CSV, TSV, Parquet, Arrow.")
+        Path,
+        typer.Argument(exists=True, dir_okay=False, help="JSONL, JSON, CSV, Parquet, Arrow."),
     ],
     name: Annotated[str | None, typer.Option(help="For people; default: the file's name.")] = None,
     as_json: JsonOption = False,
