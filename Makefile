@@ -16,10 +16,9 @@
 #   make openapi         generate docs/openapi.json, docs/errors.md and the table of settings
 #   make client-models   generate the client's models and its synchronous half
 #   make lock            resolve constraints.txt again from both pyproject.toml
+#   make sizes           measure what is downloaded; run it after `make lock`
 #   make venv            only set up .venv
 #   make clean           remove .venv and all caches
-#
-#   make sizes   measure what is downloaded, after `make lock`
 #
 # On Linux, torch from PyPI includes CUDA (several GB). A machine without an NVIDIA GPU gets the CPU
 # build from PyTorch's own index; TORCH_BUILD=default or TORCH_BUILD=cpu overrides the choice.

@@ -116,6 +116,20 @@ def test_life_of_a_job_with_curl_runs_as_written(
 
 
 @pytest.mark.train
+def test_python_of_the_quick_start_runs_as_written(checkout: Path, port: int) -> None:
+    (program,) = blocks("python", "Quick start")
+    done = subprocess.run(
+        [sys.executable, "-c", program.replace(ADDRESS, f"http://127.0.0.1:{port}")],
+        cwd=checkout,
+        env=environment(checkout / ".plaudit"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (checkout / "adapter-from-python" / "adapter_config.json").exists()
+
+
 def test_api_fails_where_the_request_is_refused(
     quick_start: subprocess.CompletedProcess[str], checkout: Path, port: int
 ) -> None:
@@ -148,7 +162,8 @@ def test_targets_of_make_are_there(target: tuple[str, str]) -> None:
 
 
 def test_catalogue_of_the_page_is_read(tmp_path: Path) -> None:
-    (text,) = blocks("yaml")
+    page = (ROOT / "docs" / "base-models.md").read_text()
+    text = re.findall(r"^```yaml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)[0]
     path = tmp_path / "models.yaml"
     path.write_text(text)
     assert load_catalogue(path).entries

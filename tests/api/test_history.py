@@ -1,4 +1,4 @@
-"""What a job did, why jobs wait, who works, and what operators watch."""
+"""A job's history, the queue, the workers, and the metrics for operators."""
 
 from __future__ import annotations
 
@@ -131,7 +131,9 @@ def test_queue_shows_why_jobs_wait(
     assert reasons()[0] == (high, 1, "backoff")
     client.headers["Authorization"] = f"Bearer {key_for('other')}"
     other = world.submit()["id"]
-    assert reasons() == [(other, 2, "behind_priority")]  # counts jobs it may not see
+    assert reasons() == [
+        (other, 2, "behind_priority")
+    ]  # the position counts the jobs of other tenants
 
 
 def test_queue_shows_that_the_quota_is_used_up(
@@ -300,7 +302,7 @@ def test_worst_pairs_can_be_read_once_they_are_reported(
 def test_estimate_is_stored_with_the_job(world: World, client: TestClient) -> None:
     unknown = world.submit()
     missing = client.get(f"/v1/jobs/{unknown['id']}/reports/estimate").json()
-    assert (missing["code"], "submit" in missing["hint"]) == ("report_not_found", True)
+    assert (missing["code"], "submission" in missing["hint"]) == ("report_not_found", True)
     world.know_base_model()
     spec = world.spec(training={"max_steps": 50})
     preview = client.post("/v1/jobs?dry_run=true", json=spec).json()

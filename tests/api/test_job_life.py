@@ -1,4 +1,4 @@
-"""A job from submit to the end, as a client sees it; a worker's own calls move it."""
+"""The life of a job as a client sees it; the test acts as the worker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_job_is_submitted_trained_and_its_adapter_downloaded(
     assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
     assert (job["status"], job["attempt"], job["warnings"]) == ("queued", 0, [])
     assert job["plan"]["lora"]["modules_to_save"] == ["classifier"]
-    assert job["spec"]["training"]["learning_rate"] == 1e-4  # a default, shown
+    assert job["spec"]["training"]["learning_rate"] == 1e-4  # defaults are shown
 
     lease = world.claim()
     world.step(lease, 1, 4, train__loss=0.7)
@@ -182,7 +182,7 @@ def test_clone_resumes_from_a_kept_checkpoint(
     clone = answer.json()
     found = client.get(f"/v1/jobs/{clone['id']}/checkpoints").json()["data"]
     assert [(c["step"], c["is_current"]) for c in found] == [(5, True)]
-    assert client.delete(path).status_code == 204  # the clone has pointers of its own
+    assert client.delete(path).status_code == 204  # the clone has its own copy
     assert len(client.get(f"/v1/jobs/{clone['id']}/checkpoints").json()["data"]) == 1
 
 

@@ -1,4 +1,4 @@
-"""Submitting: retry-safe, held against data and base model, never stuck behind a missing worker."""
+"""Submissions: idempotent, checked against data and base model, possible without a worker."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_inspection_is_queued_once_and_not_listed(
 
 @pytest.fixture
 def patient(settings: Settings, key_for: Callable[..., str], engine: Engine) -> Any:
-    """A service that waits for inspections, and its world."""
+    """The world of a service that waits for inspections."""
     patient_settings = settings.model_copy(update={"preflight_wait_seconds": 30.0})
     with TestClient(create_app(patient_settings)) as client:
         client.headers["Authorization"] = f"Bearer {key_for('acme')}"
@@ -177,7 +177,7 @@ def patient(settings: Settings, key_for: Callable[..., str], engine: Engine) -> 
 
 
 def during(work: Callable[[], None], request: Callable[[], Any]) -> Any:
-    """The request's answer, while ``work`` goes on beside it."""
+    """Make the request while ``work`` runs in a thread; return the response."""
     worker = threading.Thread(target=work)
     worker.start()
     try:
@@ -276,14 +276,14 @@ def test_runtime_over_the_quota_is_refused_and_the_default_is_lowered(
 
 
 @pytest.mark.parametrize("text", ["a\x00b", "a\nb", "\x7f", "\ud800"])
+@pytest.mark.parametrize("field", ["name", "metadata"])
 def test_control_characters_and_surrogates_are_refused(
-    world: World, client: TestClient, text: str
+    world: World, client: TestClient, field: str, text: str
 ) -> None:
-    spec = world.spec()
-    for field in ({"name": text}, {"metadata": {"k": text}}):
-        body = json.dumps(spec | field)
-        answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
-        assert answer.status_code == 422, answer.text
+    fields = {"name": text} if field == "name" else {"metadata": {"k": text}}
+    body = json.dumps(world.spec() | fields)
+    answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422, answer.text
 
 
 def test_dry_run_leaves_out_overlong_pairs(patient: World) -> None:
@@ -298,7 +298,7 @@ def test_dry_run_leaves_out_overlong_pairs(patient: World) -> None:
 
     spec = patient.spec(training={"batch_size": 1}, eval_dataset={"fraction": 0.2})
     answer = during(report, lambda: patient.client.post("/v1/jobs?dry_run=true", json=spec))
-    assert answer.json()["steps"] == 8  # of the 10 pairs left 2 are held out
+    assert answer.json()["steps"] == 8  # of the remaining 10 pairs 2 are held out
 
 
 def test_dry_run_returns_the_reports_of_a_worker(patient: World) -> None:
@@ -322,7 +322,7 @@ def test_dry_run_returns_the_reports_of_a_worker(patient: World) -> None:
     assert answer.status_code == 200, answer.text
     assert answer.json()["reports"] == {"dataset": dataset, "memory": {"bytes": 1}}
     assert answer.json()["warnings"] == [{"code": "memory_short", "message": "too little"}]
-    # Said once, known from then on, whatever the job is called; also as the dataset's own report.
+    # The reports are reused, whatever the name of the job, and as the report of the dataset.
     again = patient.client.post(path, json=spec | {"name": "other"})
     assert again.json()["reports"] == answer.json()["reports"]
     url = f"/v1/datasets/{spec['train_dataset']}/report?base_model={BASE_MODEL}"
@@ -382,7 +382,7 @@ def test_dry_run_refuses_data_that_cannot_be_trained_on(
     answer = during(report, lambda: patient.client.post("/v1/jobs?dry_run=true", json=spec))
     assert answer.status_code == 422
     assert (answer.json()["errors"][0]["loc"], answer.json()["errors"][0]["code"]) == (loc, code)
-    # Their report says more, and nobody has to look again.
+    # The report of the dataset can be read without another inspection.
     url = f"/v1/datasets/{spec['train_dataset']}/report?base_model={BASE_MODEL}"
     assert patient.client.get(url).json()["report"] == {"rows": 20}
 

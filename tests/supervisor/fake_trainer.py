@@ -1,10 +1,10 @@
-"""A trainer without torch: speaks the same protocol, and does what the job's metadata says.
+"""A trainer without torch that uses the same protocol and follows the job's metadata.
 
-Its "training" is a chain of hashes, so that a resumed run gives the same adapter only when it went
-on exactly where the checkpoint was. Each step is witnessed in a file beside the base model.
+Its training is a chain of hashes, so that a resumed run gives the same adapter only if it continued
+exactly from its checkpoint. Each step is recorded in a file next to the base model.
 
 Metadata: ``steps``, ``step_ms``, ``checkpoint_steps``, and ``fault`` with ``fault_step``. The fault
-"outlive" is there from the start: nothing ends this trainer when its worker is frozen or gone.
+"outlive" acts from the start: the trainer survives a frozen or dead worker.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from worker.ipc.channel import Channel
 from worker.ipc.order import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, MANIFEST, ORDER_FILE, WorkOrder
 from worker.ipc.parent_death import die_with_parent
 
-WITNESS = "witness"
-MAKE = {"engine": "hashes"}
+RECORD = "record"
+FINGERPRINT = {"engine": "hashes"}
 
 
 def adapter_bytes(pairs: bytes, steps: int) -> dict[str, bytes]:
-    """The adapter that ``steps`` steps on these pairs must give."""
+    """Return the adapter after ``steps`` steps on these pairs."""
     state = b""
     for step in range(1, steps + 1):
         state = next_state(state, pairs, step)
@@ -49,12 +49,12 @@ def adapter_bytes(pairs: bytes, steps: int) -> dict[str, bytes]:
 
 
 def next_state(state: bytes, pairs: bytes, step: int) -> bytes:
-    """One step."""
+    """Do one step."""
     return hashlib.sha256(state + hashlib.sha256(pairs).digest() + b"%d" % step).digest()
 
 
 def main() -> int:
-    """Run to the end that the job asks for."""
+    """Run until the end that the metadata asks for."""
     order = WorkOrder.model_validate_json(Path(ORDER_FILE).read_bytes())
     assert order.spec is not None
     told: dict[str, Any] = order.spec.get("metadata", {})  # type: ignore[assignment]
@@ -69,12 +69,12 @@ def main() -> int:
     pairs = Path(order.train_file or "").read_bytes()
     state, step = resume(order)
     channel.say(PhaseChanged(phase=Phase.TRAINING))
-    witness(order, "start", step)
+    record(order, "start", step)
     while step < steps:
         time.sleep(pause)
         step += 1
         state = next_state(state, pairs, step)
-        witness(order, "step", step)
+        record(order, "step", step)
         channel.say(
             Stepped(
                 step=step, total_steps=steps, epoch=step / steps, metrics={"train/loss": 1 / step}
@@ -99,16 +99,16 @@ def main() -> int:
 
 
 class Outliving(Channel):
-    """Goes on when nobody listens; without a watchdog it does not hear that either."""
+    """A channel of a trainer that continues without a supervisor and has no watchdog."""
 
     def say(self, message: Message) -> None:
-        """Write one message, if it can still be read."""
+        """Write a message if the supervisor still reads it."""
         with suppress(BrokenPipeError):
             os.write(self._out, message.model_dump_json().encode() + b"\n")
 
 
 def package(state: bytes) -> dict[str, bytes]:
-    """The adapter of a state."""
+    """Return the adapter of a state."""
     return {
         "adapter_config.json": b'{"task_type": "SEQ_CLS"}',
         "adapter_model.safetensors": b"".join(
@@ -118,7 +118,7 @@ def package(state: bytes) -> dict[str, bytes]:
 
 
 def strike(fault: str, channel: Channel, order: WorkOrder) -> None:
-    """What a job may ask to go wrong, at a step of its choice."""
+    """Cause the fault that the metadata asks for."""
     work = Path.cwd()
     first = work.name == "1"
     if fault == "kill" and first:
@@ -134,7 +134,7 @@ def strike(fault: str, channel: Channel, order: WorkOrder) -> None:
             time.sleep(0.05)
     if fault == "hang once" and first:
         time.sleep(3600)
-    if fault == "deaf":  # stops neither when asked nor by itself
+    if fault == "deaf":  # never stops
         time.sleep(3600)
     if fault == "log":
         for i in range(40_000):
@@ -153,19 +153,19 @@ def strike(fault: str, channel: Channel, order: WorkOrder) -> None:
 
 
 def resume(order: WorkOrder) -> tuple[bytes, int]:
-    """Go on from a checkpoint of this make, or from nothing."""
+    """Resume from a checkpoint with this fingerprint, or start anew."""
     for directory in map(Path, order.checkpoints):
-        if json.loads((directory / MANIFEST).read_text())["same"] == MAKE:
+        if json.loads((directory / MANIFEST).read_text())["same"] == FINGERPRINT:
             at = json.loads((directory / "state.json").read_text())
             return bytes.fromhex(at["state"]), at["step"]
     return b"", 0
 
 
 def save(channel: Channel, state: bytes, step: int) -> None:
-    """A checkpoint."""
+    """Write a checkpoint."""
     text = json.dumps({"state": state.hex(), "step": step}).encode()
     name = f"checkpoint-{step}"
-    manifest = json.dumps({"same": MAKE, "step": step}).encode()
+    manifest = json.dumps({"same": FINGERPRINT, "step": step}).encode()
     files = write(
         Path(name), {"state.json": text, "optimizer.pt": state * 5000, MANIFEST: manifest}
     )
@@ -173,7 +173,7 @@ def save(channel: Channel, state: bytes, step: int) -> None:
 
 
 def write(directory: Path, files: dict[str, bytes]) -> list[FileEntry]:
-    """Files and what they hash to."""
+    """Write files; return their entries."""
     directory.mkdir(exist_ok=True)
     for name, data in files.items():
         (directory / name).write_bytes(data)
@@ -183,11 +183,11 @@ def write(directory: Path, files: dict[str, bytes]) -> list[FileEntry]:
     ]
 
 
-def witness(order: WorkOrder, what: str, step: int) -> None:
-    """Write down that this attempt did this now; a short append is one write, so never torn."""
+def record(order: WorkOrder, what: str, step: int) -> None:
+    """Record an action of this attempt; a short append is atomic."""
     attempt, job = Path.cwd().name, Path.cwd().parent.name
     line = f"{time.monotonic_ns()} {job} {attempt} {os.getpid()} {what} {step}\n"
-    with Path(order.model_dir, "..", WITNESS).open("ab", buffering=0) as file:
+    with Path(order.model_dir, "..", RECORD).open("ab", buffering=0) as file:
         file.write(line.encode())
 
 

@@ -1,4 +1,4 @@
-"""Workers that take tickets from a real Redis: delays when it misbehaves, losses never."""
+"""Workers that take tickets from a real Redis. Faults of Redis delay jobs and never lose one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.services
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis of this test's own, to be killed, frozen and emptied."""
+    """A Redis that the test may kill, freeze and flush."""
     server = RedisServer(tmp_path / "redis")
     server.start()
     yield server
@@ -41,7 +41,7 @@ def shop(engine: Engine, tmp_path: Path, broker: RedisServer) -> Workshop:
 
 @contextmanager
 def reconciled(shop: Workshop) -> Iterator[CeleryTickets]:
-    """The API's part: tickets and the reconciler."""
+    """Run what the API runs: tickets and the reconciler."""
     tickets = CeleryTickets(shop.settings)
     reconciler = Reconciler(shop.engine, shop.settings, tickets)
     reconciler.start()
@@ -57,7 +57,7 @@ def test_ticket_is_acknowledged_while_its_job_runs(shop: Workshop, broker: Redis
     with shop.process() as worker, reconciled(shop):
         shop.wait_step(job_id, 2)
         with redis.Redis.from_url(broker.url) as client:
-            # A late acknowledgement would deliver it again after the visibility timeout.
+            # A late acknowledgement would redeliver the ticket after the visibility timeout.
             assert client.hlen(KEY_PREFIX + "unacked") == 0
             assert client.llen(KEY_PREFIX + shop.settings.queue) == 0
         shop.wait(job_id, "succeeded")
@@ -95,7 +95,7 @@ def test_sigterm_releases_the_job(shop: Workshop) -> None:
         shop.wait_step(job_id, 2)
         worker.terminate()
         assert worker.wait(timeout=60) == 0
-    job = shop.look(job_id)
+    job = shop.read_job(job_id)
     assert (job.status, job.preemptions, job.failures) == ("queued", 1, 0)
     assert job.checkpoint_id is not None
 
@@ -116,7 +116,7 @@ def test_no_job_is_lost_when_redis_is_killed(shop: Workshop, broker: RedisServer
         broker.stop()
         second = shop.submit()
         tickets.issue(shop.settings.queue)
-        shop.wait(first, "succeeded", seconds=90)  # it needs no broker to end
+        shop.wait(first, "succeeded", seconds=90)  # it needs no broker to finish
         broker.start()
         shop.wait(second, "succeeded", seconds=120)
 
@@ -138,7 +138,7 @@ def test_issuing_a_ticket_never_blocks(shop: Workshop, broker: RedisServer) -> N
     spent = time.monotonic() - started
     broker.process.send_signal(signal.SIGCONT)
     tickets.close()
-    # Against a socket's timeout of 10 s each.
+    # The socket timeout is 10 s each.
     assert spent < 5
 
 
@@ -154,12 +154,12 @@ def test_malformed_messages_in_redis_are_ignored(shop: Workshop, broker: RedisSe
         job_id = shop.submit()
         with reconciled(shop):
             shop.wait(job_id, "succeeded", seconds=90)
-    assert shop.look(job_id).attempt == 1
+    assert shop.read_job(job_id).attempt == 1
     assert not (shop.directory / "owned").exists()
 
 
 def garbage(queue: str) -> list[bytes]:
-    """What somebody who got at Redis might put there."""
+    """A message that somebody with access to Redis might put there."""
     envelope = {
         "body": "W1tdLCB7fSwge31d",  # [[], {}, {}]
         "content-encoding": "utf-8",
@@ -184,7 +184,9 @@ def garbage(queue: str) -> list[bytes]:
         forged(body="AAAA"),
         forged(**{"content-type": "application/x-python-serialize"}),
         forged(properties=elsewhere),
-        forged(body="W1sibW9yZSJdLCB7ImFyZyI6IDF9LCB7fV0="),  # arguments that nobody takes
+        forged(
+            body="W1sibW9yZSJdLCB7ImFyZyI6IDF9LCB7fV0="
+        ),  # arguments that the task does not take
         *[forged() for _ in range(50)],
     ]
 

@@ -1,4 +1,4 @@
-"""The fork server with real forks: what they are given, and who dies with whom."""
+"""The fork server with real forks: what they inherit, and which processes die together."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ ECHO = "print(input(), flush=True)"
 
 @contextmanager
 def started(directory: Path, call: str, device: Device | None = None) -> Iterator[ForkClient]:
-    """A server that a worker with a secret started."""
+    """A server started by a worker with a secret in its environment."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(SECRET, "hush")
         patch.setattr(fork_client, "PROGRAM", fake_forkserver.program(call))
@@ -62,7 +62,7 @@ def started(directory: Path, call: str, device: Device | None = None) -> Iterato
 
 @pytest.fixture(scope="module")
 def light(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkClient]:
-    """A server that has loaded no torch."""
+    """A server without torch."""
     with started(tmp_path_factory.mktemp("light"), "serve_light()") as server:
         wait_until("the server", lambda: server.is_ready)
         yield server
@@ -84,13 +84,13 @@ class Fork:
         self.process = TrainerProcess(directory, spawn, how.pop("keep", ()), **how)
 
     def answer(self) -> bytes:
-        """The line that it says once it heard one."""
+        """Send a line and return the line that the fork writes then."""
         self.process.keep_alive()
         return self.process.lines.get(timeout=60) or b""
 
 
 def is_gone(pid: int) -> bool:
-    """No process, or one that nobody has collected yet."""
+    """Return whether there is no such process, or only a zombie."""
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -174,12 +174,12 @@ def test_process_that_left_the_session_does_not_block_the_end(
     escaped.kill()
     for thread in (waiting, *process._readers):
         thread.join()
-    process.wait()  # closes what it could not before
+    process.wait()  # closes the pipes that it could not close before
     assert not is_waiting
 
 
 def test_memory_limit_does_not_limit_the_address_space(light: ForkClient, tmp_path: Path) -> None:
-    """A CUDA driver reserves addresses for more than the GPU's memory, and writes to few."""
+    """A CUDA driver reserves more address space than the GPU has memory and uses little of it."""
     program = (
         "import mmap\n"
         "reserved = mmap.mmap(-1, 256 << 30, mmap.MAP_PRIVATE, prot=0)\n"
@@ -264,9 +264,9 @@ def test_job_of_a_killed_server_continues_in_a_fresh_interpreter(
 
     monkeypatch.setattr(pool, "ForkClient", ForkClient)
     monkeypatch.setattr(pool, "spawn_cold", spawn_cold)
-    monkeypatch.setattr(pool, "SEEN_SECONDS", 600)  # it would start the server again
+    monkeypatch.setattr(pool, "SEEN_SECONDS", 600)  # else the server would be restarted
     monkeypatch.setattr(fork_client, "PROGRAM", fake_forkserver.program("serve_light()"))
-    with workshop.station() as worker:
+    with workshop.running_pool() as worker:
         wait_until("the server", lambda: worker._fork_client.is_ready)
         job_id = workshop.submit(metadata={"fault": "hang once", "fault_step": 4, "steps": 7})
         workshop.wait_step(job_id, 4)

@@ -44,7 +44,7 @@ def activation_budget_bytes(weights: int, device_type: str, device_bytes: int) -
     return max(MIN_BUDGET_BYTES, budget)
 
 
-def checkpoint_above_bytes(plan: TrainingPlan, device: str, device_bytes: int) -> int | None:
+def recompute_above_bytes(plan: TrainingPlan, device: str, device_bytes: int) -> int | None:
     """Return the activation bytes above which one packed pair is recomputed in the backward.
 
     None means the activation budget. With "auto" on a CPU it is half of the device's memory.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from app.domain.paths import matches
 from app.domain.plan import BaseModelFacts, TrainingPlan
-from worker.trainer.memory_budget import activation_budget_bytes, checkpoint_above_bytes
+from worker.trainer.memory_budget import activation_budget_bytes, recompute_above_bytes
 
 #: Bytes of a trained parameter: fp32 weight, gradient and the two moments of Adam.
 TRAINED_BYTES = 16
@@ -75,23 +75,23 @@ def estimate_memory(
     batch_tokens = pair_tokens * plan.reward_arguments.per_device_train_batch_size
     weights = _weights(facts, plan, width)
 
-    def activations(tokens: int, *, is_checkpointed: bool) -> int:
+    def activations(tokens: int, *, is_recomputed: bool) -> int:
         block = _block_activations(facts, plan, tokens, width)
         hidden = tokens * facts.hidden_size * width
-        blocks = facts.layer_count * (hidden if is_checkpointed else block)
+        blocks = facts.layer_count * (hidden if is_recomputed else block)
         # The block that is recomputed; embeddings, last norm, and their gradients.
-        return blocks + (block if is_checkpointed else 0) + 4 * hidden
+        return blocks + (block if is_recomputed else 0) + 4 * hidden
 
     if config.packed_device_bytes is None:
-        kept = activations(batch_tokens, is_checkpointed=config.activation_checkpointing)
+        kept = activations(batch_tokens, is_recomputed=config.activation_checkpointing)
     else:
         device_bytes = config.packed_device_bytes
         budget = activation_budget_bytes(weights, config.device, device_bytes)
-        threshold = checkpoint_above_bytes(plan, config.device, device_bytes) or budget
-        may_checkpoint = plan.gradient_checkpointing is not False
-        exceeds = activations(pair_tokens, is_checkpointed=False) > threshold
-        one_pair = activations(pair_tokens, is_checkpointed=may_checkpoint and exceeds)
-        kept = min(activations(batch_tokens, is_checkpointed=False), max(budget, one_pair))
+        threshold = recompute_above_bytes(plan, config.device, device_bytes) or budget
+        may_recompute = plan.gradient_checkpointing is not False
+        exceeds = activations(pair_tokens, is_recomputed=False) > threshold
+        one_pair = activations(pair_tokens, is_recomputed=may_recompute and exceeds)
+        kept = min(activations(batch_tokens, is_recomputed=False), max(budget, one_pair))
     return MemoryEstimate(
         weights=weights,
         optimizer=TRAINED_BYTES * plan.trainable_parameters,

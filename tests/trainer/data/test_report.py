@@ -20,7 +20,7 @@ from worker.trainer.data.report import DatasetReportBuilder, common_prefix_lengt
 from worker.trainer.data.tokenized_rows import PairFile, TokenizedRow, tokenized_rows
 
 
-def row(line: int, chosen: str, rejected: str, prompt: str | None = "q: ", **more: Any) -> Any:
+def row(line: int, chosen: Any, rejected: Any, prompt: Any = "q: ", **more: Any) -> Any:
     fields = {"line": line, "chosen": chosen, "rejected": rejected, **more}
     return fields if prompt is None else {**fields, "prompt": prompt}
 
@@ -133,6 +133,12 @@ def test_common_prefix_is_the_longest(ours: list[int], theirs: list[int]):
     assert n == min(len(ours), len(theirs)) or ours[n] != theirs[n]
 
 
+def conversation(line: int, prompt: tuple[str, str], chosen: str, rejected: str) -> dict[str, Any]:
+    role, content = prompt
+    replies = ([{"role": "assistant", "content": reply}] for reply in (chosen, rejected))
+    return row(line, *replies, prompt=[{"role": role, "content": content}])
+
+
 def test_rows_that_the_template_refuses_are_reported_as_invalid(tmp_path: Path):
     make_base_model(tmp_path / "base", "llama")
     strict = CHAT_TEMPLATE.replace(
@@ -150,34 +156,11 @@ def test_rows_that_the_template_refuses_are_reported_as_invalid(tmp_path: Path):
     )
     tokenizer = PairTokenizer(tmp_path / "base", plan, "conversational")
 
-    def chat(*contents: tuple[str, str]) -> list[dict[str, str]]:
-        return [{"role": role, "content": content} for role, content in contents]
-
     rows = [
-        row(
-            1,
-            chat(("assistant", "yes")),
-            chat(("assistant", "no")),
-            chat(("user", "really?")),
-        ),
-        row(
-            2,
-            chat(("assistant", "yes")),
-            chat(("assistant", "no")),
-            chat(("system", "be nice")),
-        ),
-        row(
-            3,
-            chat(("assistant", "a<|im_end|>b")),
-            chat(("assistant", "")),
-            chat(("user", "q")),
-        ),
-        row(
-            4,
-            chat(("assistant", "long " * 60)),
-            chat(("assistant", "b")),
-            chat(("user", "r")),
-        ),
+        conversation(1, ("user", "really?"), "yes", "no"),
+        conversation(2, ("system", "be nice"), "yes", "no"),
+        conversation(3, ("user", "q"), "a<|im_end|>b", ""),
+        conversation(4, ("user", "r"), "long " * 60, "b"),
     ]
     file = tmp_path / "train.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in rows))

@@ -114,32 +114,32 @@ def test_activations_are_recomputed_only_for_a_pair_over_the_budget(tmp_path):
         lambda _m, args: calls.append(args[0].shape[1])
     )
     trainer.__dict__["bytes_per_token"] = 1.0
-    trainer.memory_budget_bytes = trainer.checkpoint_above_bytes = 50
+    trainer.memory_budget_bytes = trainer.recompute_above_bytes = 50
     gradients(trainer, rows)
 
     assert calls == [6, 120, 120, 6]  # the second 120 is in the backward
 
 
 def test_activation_checkpointing_changes_no_bit(tmp_path):
-    plain, checkpointed = (
+    plain, recomputed = (
         make_trainer(
             SharedPrefixRewardTrainer,
             tmp_path / name,
             ROWS,
-            trainer_arguments={"may_checkpoint": may, "checkpoint_above_bytes": 1},
+            trainer_arguments={"may_recompute": may, "recompute_above_bytes": 1},
             **RUN,
         )
-        for name, may in (("plain", False), ("checkpointed", True))
+        for name, may in (("plain", False), ("recomputed", True))
     )
     calls = []
-    assert checkpointed.bytes_per_token > 0  # measured here, in an additional forward
-    checkpointed.packed_model.layers[0].mlp.register_forward_pre_hook(
+    assert recomputed.bytes_per_token > 0  # measured here, in an additional forward
+    recomputed.packed_model.layers[0].mlp.register_forward_pre_hook(
         lambda *_: calls.append(torch.is_grad_enabled())
     )
     plain.train()
-    checkpointed.train()
+    recomputed.train()
     assert sum(calls) == 2 * RUN["max_steps"]  # in the forward and in the backward
-    assert_equal_bits(weights(checkpointed), weights(plain))
+    assert_equal_bits(weights(recomputed), weights(plain))
 
 
 def test_frozen_weights_cast_once_give_the_same_bits(tmp_path):

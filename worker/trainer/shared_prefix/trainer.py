@@ -34,7 +34,7 @@ class SharedPrefixRewardTrainer(RewardTrainer):
     Takes RewardTrainer's arguments. ``memory_budget_bytes`` bounds what autograd saves in a
     forward: a larger batch is computed in chunks, with the same loss and gradients. Activation
     checkpointing, which changes no bit, is used only for a pair that alone saves more than
-    ``checkpoint_above_bytes``, and only if ``may_checkpoint`` is set (by default the arguments'
+    ``recompute_above_bytes``, and only if ``may_recompute`` is set (by default the arguments'
     gradient_checkpointing).
     """
 
@@ -47,24 +47,24 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         self,
         *args: Any,
         memory_budget_bytes: int | None = None,
-        checkpoint_above_bytes: int | None = None,
-        may_checkpoint: bool | None = None,
+        recompute_above_bytes: int | None = None,
+        may_recompute: bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.memory_budget_bytes = memory_budget_bytes or default_budget_bytes(
             self.model, self.args.device
         )
-        self.checkpoint_above_bytes = checkpoint_above_bytes or self.memory_budget_bytes
+        self.recompute_above_bytes = recompute_above_bytes or self.memory_budget_bytes
         self.is_stock = False
         self._stock_args = self.args
-        self.may_checkpoint = (
-            bool(self.args.gradient_checkpointing) if may_checkpoint is None else may_checkpoint
+        self.may_recompute = (
+            bool(self.args.gradient_checkpointing) if may_recompute is None else may_recompute
         )
         self.args = copy.copy(self.args)
         _set_activation_checkpointing(self.args, is_on=False)
         if self._stock_args.gradient_checkpointing and hasattr(self.model, "peft_config"):
-            # TRL made the embeddings' output require gradients, which checkpointing needs.
+            # TRL made the embeddings' output require gradients, as activation checkpointing needs.
             self.model.disable_input_require_grads()
 
     def use_stock(self) -> None:
@@ -129,7 +129,7 @@ class SharedPrefixRewardTrainer(RewardTrainer):
             chunk_margins = None if margins is None else margins[done : done + len(chunk)]
             row = pack_pairs(chunk, self.args.device)
             with (
-                self.packed_model.activation_checkpointing(is_on=self._needs_checkpointing(row)),
+                self.packed_model.activation_checkpointing(is_on=self._needs_recomputation(row)),
                 self.packed_model.packed_attention(row),
             ):
                 with self.accelerator.autocast():
@@ -181,9 +181,9 @@ class SharedPrefixRewardTrainer(RewardTrainer):
     def _margins(self, inputs: dict[str, Any]) -> Tensor | None:
         return inputs["margin"].to(self.args.device) if "margin" in inputs else None
 
-    def _needs_checkpointing(self, row: PackedRow) -> bool:
+    def _needs_recomputation(self, row: PackedRow) -> bool:
         saved = row.token_count * self.bytes_per_token
-        return self.may_checkpoint and saved > self.checkpoint_above_bytes
+        return self.may_recompute and saved > self.recompute_above_bytes
 
     def _loss(self, rewards: Tensor, margins: Tensor | None) -> Tensor:
         """Return the Bradley–Terry loss of rewards [B, 2], with TRL's margins and centring."""

@@ -23,7 +23,7 @@ from worker.trainer.data.pairs import Pair
 from worker.trainer.diagnosis import diagnose
 from worker.trainer.evaluation.metrics import compute_metrics
 from worker.trainer.evaluation.scores import Scores, score_pairs
-from worker.trainer.memory_budget import checkpoint_above_bytes
+from worker.trainer.memory_budget import recompute_above_bytes
 from worker.trainer.shared_prefix import SharedPrefixRewardTrainer
 from worker.trainer.training.callbacks import (
     CheckpointCallback,
@@ -203,8 +203,8 @@ def _backend_trainer(inputs: RunInputs) -> tuple[type[Any], dict[str, Any]]:
     if plan.engine == "stock":
         return RewardTrainer, {}
     return SharedPrefixRewardTrainer, {
-        "may_checkpoint": plan.gradient_checkpointing is not False,
-        "checkpoint_above_bytes": checkpoint_above_bytes(
+        "may_recompute": plan.gradient_checkpointing is not False,
+        "recompute_above_bytes": recompute_above_bytes(
             plan, inputs.device_config.device, inputs.device_bytes
         ),
     }
