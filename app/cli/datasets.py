@@ -27,7 +27,15 @@ from app.cli.reports import print_report
 
 commands = typer.Typer(help="Upload preference pairs and look at them.", no_args_is_help=True)
 
-_CONTENT_TYPES = {".csv": "text/csv", ".parquet": "application/vnd.apache.parquet"}
+_CONTENT_TYPES = {
+    "arrow": "application/vnd.apache.arrow.file",
+    "csv": "text/csv",
+    "feather": "application/vnd.apache.arrow.file",
+    "json": "application/json",
+    "parquet": "application/vnd.apache.parquet",
+    "tsv": "text/tab-separated-values",
+}
+_PACKED = (".gz", ".xz", ".bz2", ".zst")
 _CHUNK_BYTES = 1 << 20
 MAX_NAME = 128
 
@@ -35,7 +43,8 @@ MAX_NAME = 128
 @commands.command()
 def upload(
     file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="JSONL, JSONL.gz, CSV or Parquet.")
+        Path,
+        typer.Argument(exists=True, dir_okay=False, help="JSONL, JSON, CSV, Parquet, Arrow."),
     ],
     name: Annotated[str | None, typer.Option(help="For people; default: the file's name.")] = None,
     as_json: JsonOption = False,
@@ -114,8 +123,9 @@ def upload_file(api: Api, file: Path, name: str | None = None) -> tuple[Any, boo
     Without a name it gets the file's, as much of it as the service takes.
     """
     name = file.name[:MAX_NAME] if name is None else name
-    suffix = file.name.lower().removesuffix(".gz").rpartition(".")[2]
-    content_type = _CONTENT_TYPES.get(f".{suffix}", "application/x-ndjson")
+    plain_name = file.stem if file.suffix.lower() in _PACKED else file.name
+    suffix = plain_name.lower().rpartition(".")[2]
+    content_type = _CONTENT_TYPES.get(suffix, "application/x-ndjson")
     with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
         task = progress.add_task("uploading", total=file.stat().st_size)
 
@@ -144,10 +154,14 @@ def _show(dataset: Any) -> None:
             ("id", dataset["id"]),
             ("name", dataset["name"]),
             ("pairs", dataset["pair_count"]),
+            ("shape", dataset["shape"]),
             ("format", f"{dataset['format']}, {dataset['prompt']} prompt"),
             ("columns", ", ".join(dataset["columns"])),
             ("left out", ", ".join(dataset["ignored_columns"])),
+            ("skipped", ", ".join(f"{s['count']} {s['code']}" for s in dataset["skipped"])),
             ("size", size(dataset["bytes"])),
             ("sha256", dataset["sha256"]),
         )
     )
+    for warning in dataset["warnings"]:
+        notes.print(plain(f"warning: {warning['message']}"))

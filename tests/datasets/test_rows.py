@@ -298,6 +298,16 @@ def test_row_far_below_the_first_ones_is_held_to_them(
     assert (found.code, found.column, found.line) == (code, column, 201)
 
 
+def test_form_is_that_of_the_rows_with_both_replies() -> None:
+    good, bad = TEXT | {"prompt": "p"}, {"chosen": "a"}
+    reader = DatasetReader()
+    data = "".join(json.dumps(row) + "\n" for row in [good, good, *[bad] * 12]).encode()
+    with pytest.raises(InvalidDatasetError) as caught:
+        list(reader.read([data], "jsonl"))
+    assert [row.line for row in caught.value.rows] == list(range(3, 13))
+    assert {row.code for row in caught.value.rows} == {"missing_column"}
+
+
 def test_reply_that_begins_like_a_short_prompt_is_kept() -> None:
     row = {"prompt": "Hi", "chosen": "Hi there", "rejected": "Hi."}
     other = {"prompt": "Hi", "chosen": "Hello", "rejected": "What?"}

@@ -100,6 +100,7 @@ class FileForm:
             FileError: it has a system text or a history, and nothing to be the prompt.
         """
         columns = PartColumns.of(parts, sample)
+        sample = sample.with_all(columns.sides)  # others are refused, whatever the form
         sides: set[Form] = set()
         for column in columns.sides:
             sides |= sample.forms(column)

@@ -48,6 +48,15 @@ class Sample:
             if (value := value_at(row, path)) is not None:
                 yield value
 
+    def with_all(self, paths: tuple[str, ...]) -> Sample:
+        """The rows in which none of the columns is null; all rows where that is true of none."""
+        rows = tuple(
+            (line, row)
+            for line, row in self.rows
+            if all(value_at(row, path) is not None for path in paths)
+        )
+        return Sample(rows) if rows else self
+
     def share(self, path: str | None) -> float:
         """Of the rows, those in which the column is not null."""
         return 0.0 if path is None else sum(1 for _ in self.values(path)) / len(self.rows)
