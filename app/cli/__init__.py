@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from app.cli import adapters, datasets, demo, jobs, keys, serve
-from app.cli.endings import EPILOG, Commands
+from app.cli import adapters, datasets, demo, jobs, keys, overview, serve, verification
 from app.cli.environment import note_ignored
+from app.cli.exit_codes import EPILOG, Commands
 
 app = typer.Typer(
     cls=Commands,
@@ -25,7 +25,9 @@ app.command()(serve.serve)
 app.command()(serve.worker)
 app.command("migrate")(serve.run_migrations)
 app.command()(demo.demo)
-app.command()(adapters.verify)
+app.command()(verification.verify)
+app.command()(overview.queue)
+app.command("base-models")(overview.base_models)
 app.add_typer(keys.commands, name="keys")
 app.add_typer(jobs.commands, name="jobs")
 app.add_typer(datasets.commands, name="datasets")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from app.cli.endings import CommandError, Ending
+from app.cli.exit_codes import CommandError, ExitCode
 
 _PROGRAM = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 #: What the program may see of this environment: no service, no hub, no cache.
@@ -24,7 +24,7 @@ def card_script(card: str, base: Path, prompt: list[dict[str, str]], replies: li
     """
     found = _PROGRAM.search(card)
     if found is None:
-        raise CommandError("The adapter's model card shows no program.", Ending.FAILED)
+        raise CommandError("The adapter's model card shows no program.", ExitCode.FAILED)
     script = found[1]
     for name, value in (("base", str(base)), ("prompt", prompt), ("replies", replies)):
         line = f"{name} = {value!r}"
@@ -32,7 +32,7 @@ def card_script(card: str, base: Path, prompt: list[dict[str, str]], replies: li
             rf"^{name} = .*$", lambda _, line=line: line, script, flags=re.MULTILINE
         )  # fmt: skip
         if count != 1:
-            raise CommandError(f"The card's program does not set {name} once.", Ending.FAILED)
+            raise CommandError(f"The card's program does not set {name} once.", ExitCode.FAILED)
     return script
 
 
@@ -51,7 +51,7 @@ def run_script(script: Path, directory: Path) -> list[float]:
     if done.returncode:
         raise CommandError(
             f"{script} ended with status {done.returncode}:\n{done.stderr.strip()[-2000:]}",
-            Ending.FAILED,
+            ExitCode.FAILED,
         )
     scores: list[float] = json.loads(done.stdout.strip().splitlines()[-1])
     return scores

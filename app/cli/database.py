@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DatabaseError, ProgrammingError
 
 from app.base_models.catalogue import Catalogue, CatalogueError, load_catalogue
-from app.cli.endings import CommandError, Ending
+from app.cli.exit_codes import CommandError, ExitCode
 from app.core.database import make_engine
 from app.core.migrations import is_current
 from app.core.settings import Settings
@@ -29,7 +29,7 @@ def read_settings(**replaced: object) -> Settings:
             + e["msg"].removeprefix("Value error, ")  # pydantic's own words
             for e in error.errors(include_input=False)
         ]
-        raise CommandError("\n".join(lines), Ending.USAGE) from None
+        raise CommandError("\n".join(lines), ExitCode.USAGE) from None
 
 
 def read_catalogue(settings: Settings) -> Catalogue:
@@ -39,7 +39,7 @@ def read_catalogue(settings: Settings) -> Catalogue:
     except CatalogueError as error:
         raise CommandError(
             f"The catalogue of base models cannot be used: {error.detail}",
-            Ending.USAGE,
+            ExitCode.USAGE,
             "PLAUDIT_BASE_MODELS names its file.",
         ) from error
 
@@ -56,7 +56,7 @@ def reached_database(settings: Settings) -> Iterator[Engine]:
     except alembic.util.CommandError as error:
         raise CommandError(
             f"The database cannot be used: {error}.",
-            Ending.FAILED,
+            ExitCode.FAILED,
             "A newer version of Plaudit made its tables: run that version, or restore a backup.",
         ) from error
     except DatabaseError as error:
@@ -64,14 +64,14 @@ def reached_database(settings: Settings) -> Iterator[Engine]:
             raise  # a defect; without a statement it is an invalid option in the URL
         reason = str(error.orig).strip().partition("\n")[0]
         raise CommandError(
-            f"The database cannot be used: {reason}", Ending.AWAY, _hint(error)
+            f"The database cannot be used: {reason}", ExitCode.AWAY, _hint(error)
         ) from error
     except OSError as error:
         if error.filename is None:
             raise
         raise CommandError(
             f"{error.filename} cannot be used: {error.strerror}.",
-            Ending.USAGE,
+            ExitCode.USAGE,
             "PLAUDIT_DATA_DIR names the directory for what the service keeps.",
         ) from error
 
@@ -101,6 +101,6 @@ def require_current(engine: Engine) -> None:
     if not is_current(engine):
         raise CommandError(
             "The database's tables are not those that this version needs.",
-            Ending.FAILED,
+            ExitCode.FAILED,
             "Run 'plaudit migrate' first.",
         )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.progress import Progress
 
-from app.cli.client import Api, connect
-from app.cli.endings import CommandError, Ending
+from app.cli.client import connect
+from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import (
     AfterOption,
     JsonOption,
@@ -24,20 +23,13 @@ from app.cli.output import (
     size,
 )
 from app.cli.reports import print_report
+from app.cli.short_ids import full_id
+from plaudit import Plaudit, PlauditError, UploadedDataset
+from plaudit.models import DatasetRead
 
 commands = typer.Typer(help="Upload preference pairs and look at them.", no_args_is_help=True)
 
-_CONTENT_TYPES = {
-    "arrow": "application/vnd.apache.arrow.file",
-    "csv": "text/csv",
-    "feather": "application/vnd.apache.arrow.file",
-    "json": "application/json",
-    "parquet": "application/vnd.apache.parquet",
-    "tsv": "text/tab-separated-values",
-}
-_PACKED = (".gz", ".xz", ".bz2", ".zst")
-_CHUNK_BYTES = 1 << 20
-MAX_NAME = 128
+DatasetId = Annotated[str, typer.Argument(help="ds_…, or its first digits.")]
 
 
 @commands.command()
@@ -50,17 +42,14 @@ def upload(
     as_json: JsonOption = False,
 ) -> None:
     """Upload preference pairs; a file with bad lines is refused with the first ten of them."""
-    with connect() as api:
-        dataset, is_new = upload_file(api, file, name)
-    if not is_new:
-        notes.print(
-            plain(
-                f"This file is here already, since {moment(dataset['created_at'])} "
-                + (f"under the name {dataset['name']}." if dataset["name"] else "without a name.")
-            )
-        )
+    with connect() as client:
+        dataset = upload_file(client, file, name)
+    if not dataset.is_new:
+        named = f"under the name {dataset.name}." if dataset.name else "without a name."
+        since = moment(dataset.created_at)
+        notes.print(plain(f"This file is here already, since {since} {named}"))
     if as_json:
-        print_json(dataset)
+        print_json(dataset.to_dict())
         return
     _show(dataset)
 
@@ -72,26 +61,46 @@ def list_datasets(
     as_json: JsonOption = False,
 ) -> None:
     """Datasets, newest first."""
-    with connect() as api:
-        page = api.get("/v1/datasets", limit=limit, after=after)
+    with connect() as client:
+        page = client.datasets.list(page_size=limit, after=after).page()
     print_page(
         page,
         ("id", "name", "pairs", "format", "size", "uploaded"),
         lambda dataset: (
-            dataset["id"],
-            dataset["name"],
-            dataset["pair_count"],
-            dataset["format"],
-            size(dataset["bytes"]),
-            moment(dataset["created_at"]),
+            dataset.id,
+            dataset.name,
+            dataset.pair_count,
+            dataset.format,
+            size(dataset.bytes),
+            moment(dataset.created_at),
         ),
         as_json=as_json,
     )
 
 
 @commands.command()
+def get(dataset_id: DatasetId, as_json: JsonOption = False) -> None:
+    """A dataset."""
+    with connect() as client:
+        dataset = client.datasets.get(full_id(client, "ds", dataset_id))
+    if as_json:
+        print_json(dataset.to_dict())
+        return
+    _show(dataset)
+
+
+@commands.command()
+def delete(dataset_id: DatasetId) -> None:
+    """Delete a dataset that no unfinished job uses."""
+    with connect() as client:
+        found = full_id(client, "ds", dataset_id)
+        client.datasets.delete(found)
+    notes.print(plain(f"{found} is deleted."))
+
+
+@commands.command()
 def report(
-    dataset_id: Annotated[str, typer.Argument(help="ds_…")],
+    dataset_id: DatasetId,
     base_model: Annotated[
         str | None,
         typer.Option(help="Whose tokenizer counts; default: the catalogue's first."),
@@ -105,63 +114,68 @@ def report(
 
     A worker makes it the first time.
     """
-    with connect() as api:
-        document = api.get(
-            f"/v1/datasets/{dataset_id}/report",
-            base_model=base_model or _first_base_model(api),
+    with connect() as client:
+        document = client.datasets.report(
+            full_id(client, "ds", dataset_id),
+            base_model or _first_base_model(client),
             max_length=max_length,
         )
     if as_json:
-        print_json(document)
+        print_json(document.to_dict())
         return
     print_report(document)
 
 
-def upload_file(api: Api, file: Path, name: str | None = None) -> tuple[Any, bool]:
-    """Stream a file to the service; its dataset, and whether it is a new one.
+def upload_file(client: Plaudit, file: Path, name: str | None = None) -> UploadedDataset:
+    """Stream a file to the service.
 
     Without a name it gets the file's, as much of it as the service takes.
     """
-    name = file.name[:MAX_NAME] if name is None else name
-    plain_name = file.stem if file.suffix.lower() in _PACKED else file.name
-    suffix = plain_name.lower().rpartition(".")[2]
-    content_type = _CONTENT_TYPES.get(suffix, "application/x-ndjson")
     with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
-        task = progress.add_task("uploading", total=file.stat().st_size)
+        total = file.stat().st_size
+        task = progress.add_task("uploading", total=total)
+        sent = 0
 
-        def chunks() -> Iterator[bytes]:
-            with file.open("rb") as source:
-                while chunk := source.read(_CHUNK_BYTES):
-                    yield chunk
-                    progress.advance(task, len(chunk))
-            progress.update(task, description="checking", total=None)
+        def show(count: int) -> None:
+            nonlocal sent
+            sent += count
+            progress.update(task, completed=sent)
+            if sent >= total:
+                progress.update(task, description="checking", total=None)
 
-        return api.upload(chunks(), content_type, name=name)
+        try:
+            return client.datasets.upload(file, name=name, on_bytes=show)
+        except PlauditError:
+            raise  # some of them are OSErrors too
+        except OSError as error:
+            raise CommandError(
+                f"{file} cannot be read: {error.strerror or error}.", ExitCode.USAGE
+            ) from error
 
 
-def _first_base_model(api: Api) -> str:
+def _first_base_model(client: Plaudit) -> str:
     """Most of a report hangs little on the tokenizer; which one it was is said."""
-    if not (entries := api.get("/v1/base-models")["data"]):
-        raise CommandError("The service's catalogue of base models is empty.", Ending.REFUSED)
-    first = str(entries[0]["id"])
-    notes.print(plain(f"tokens of {first}; choose another with --base-model", "dim"))
-    return first
+    entry = next(iter(client.base_models.list()), None)
+    if entry is None:
+        raise CommandError("The service's catalogue of base models is empty.", ExitCode.REFUSED)
+    notes.print(plain(f"tokens of {entry.id}; choose another with --base-model", "dim"))
+    return entry.id
 
 
-def _show(dataset: Any) -> None:
+def _show(dataset: DatasetRead) -> None:
     print_fields(
         (
-            ("id", dataset["id"]),
-            ("name", dataset["name"]),
-            ("pairs", dataset["pair_count"]),
-            ("shape", dataset["shape"]),
-            ("format", f"{dataset['format']}, {dataset['prompt']} prompt"),
-            ("columns", ", ".join(dataset["columns"])),
-            ("left out", ", ".join(dataset["ignored_columns"])),
-            ("skipped", ", ".join(f"{s['count']} {s['code']}" for s in dataset["skipped"])),
-            ("size", size(dataset["bytes"])),
-            ("sha256", dataset["sha256"]),
+            ("id", dataset.id),
+            ("name", dataset.name),
+            ("pairs", dataset.pair_count),
+            ("shape", dataset.shape),
+            ("format", f"{dataset.format}, {dataset.prompt} prompt"),
+            ("columns", ", ".join(dataset.columns)),
+            ("left out", ", ".join(dataset.ignored_columns)),
+            ("skipped", ", ".join(f"{s.count} {s.code}" for s in dataset.skipped)),
+            ("size", size(dataset.bytes)),
+            ("sha256", dataset.sha256),
         )
     )
-    for warning in dataset["warnings"]:
-        notes.print(plain(f"warning: {warning['message']}"))
+    for warning in dataset.warnings:
+        notes.print(plain(f"warning: {warning.message}"))

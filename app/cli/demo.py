@@ -18,15 +18,16 @@ from rich.text import Text
 
 from app.base_models.catalogue import load_catalogue
 from app.base_models.sources import fetch
-from app.cli.adapters import download_adapter
+from app.cli.adapters import bring_home
 from app.cli.card_script import card_script, run_script
-from app.cli.client import Api
+from app.cli.client import page_of_job
 from app.cli.datasets import upload_file
-from app.cli.endings import CommandError, Ending
+from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import notes, plain
 from app.cli.own_service import own_service
 from app.cli.watching import newest_metrics, watch
 from app.core.settings import Settings
+from plaudit import Job, Plaudit
 
 #: In a checkout beside the package.
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -49,7 +50,7 @@ class Checks:
 
     outcomes: list[bool] = field(default_factory=list)
 
-    def hold(self, claim: str, is_true: bool) -> None:
+    def hold(self, claim: str, *, is_true: bool) -> None:
         """Say whether a claim is true, and remember."""
         self.outcomes.append(is_true)
         mark = ("held    ", "green") if is_true else ("failed  ", "bold red")
@@ -78,24 +79,24 @@ def demo(
     started_at = time.monotonic()
     spec = _read_spec(examples, seed)
     checks = Checks()
-    with own_service(data_dir) as api:
-        _say("service", f"{api.url}  data, log and API key in {data_dir}")
-        job = _train(api, examples, spec)
-        if job["status"] != "succeeded":
-            if failure := job["failure"]:
-                notes.print(plain(f"{failure['code']}: {failure['detail']}", "red"))
-                notes.print(plain(failure["hint"]))
-            _show_log(api, job)
-            raise CommandError(f"The job {job['status']}.", Ending.FAILED)
-        _judge(checks, newest_metrics(api, job["id"]), examples / "heldout.jsonl")
-        directory = data_dir / "adapters" / job["adapter_id"]
-        adapter = download_adapter(api, job["adapter_id"], directory)
-        claim = f"sha256 of {len(adapter['files'])} files in {directory} is right"
+    with own_service(data_dir) as client:
+        _say("service", f"{client.url}  data, log and API key in {data_dir}")
+        job = _train(client, examples, spec)
+        if job.status != "succeeded" or job.adapter_id is None:
+            if failure := job.failure:
+                notes.print(plain(f"{failure.code}: {failure.detail}", "red"))
+                notes.print(plain(failure.hint))
+            _show_log(job)
+            raise CommandError(f"The job {job.status}.", ExitCode.FAILED)
+        _judge(checks, newest_metrics(client, job.id), examples / "heldout.jsonl")
+        directory = data_dir / "adapters" / job.adapter_id
+        adapter = bring_home(client, job.adapter_id, directory)
+        claim = f"sha256 of {len(adapter.files)} files in {directory} is right"
         checks.hold(claim, is_true=True)  # or the download had raised
     _score(checks, spec["base_model"], data_dir, directory)
     notes.print(plain(f"{time.monotonic() - started_at:.0f} seconds"))
     if not checks.all_held:
-        raise CommandError("Not everything held.", Ending.FAILED)
+        raise CommandError("Not everything held.", ExitCode.FAILED)
     notes.print(plain("Everything held.", "bold green"))
     _say("see the job again", f"PLAUDIT_DATA_DIR={data_dir} {sys.argv[0]} serve")
 
@@ -111,17 +112,17 @@ def longer_is_better(pairs: Iterable[Any]) -> float:
     return sum(outcomes) / len(outcomes)
 
 
-def _train(api: Api, examples: Path, spec: dict[str, Any]) -> Any:
+def _train(client: Plaudit, examples: Path, spec: dict[str, Any]) -> Job:
     """Upload, submit, follow; the job when it ended."""
     for key, name in (("train_dataset", "preferences.jsonl"), ("eval_dataset", "heldout.jsonl")):
-        dataset, _ = upload_file(api, examples / name)
-        spec[key] = dataset["id"]
-        _say("uploaded", f"{dataset['pair_count']} pairs of {name} as {dataset['id']}")
+        dataset = upload_file(client, examples / name)
+        spec[key] = dataset.id
+        _say("uploaded", f"{dataset.pair_count} pairs of {name} as {dataset.id}")
     with notes.status("looking at the base model; the first time it is downloaded (84 MB)"):
-        job = api.submit(spec)
-    _say("job", f"{api.url}/v1/jobs/{job['id']}")
-    _say("its page", f"{api.url}/jobs/{job['id']}")
-    job, _ = watch(api, job["id"])
+        job = client.jobs.create(spec)
+    _say("job", job.id)
+    _say("its page", page_of_job(client, job.id))
+    job, _ = watch(client, job.id)
     return job
 
 
@@ -134,9 +135,9 @@ def _judge(checks: Checks, metrics: dict[str, float], heldout: Path) -> None:
     _say("  before training", f"{before:.3f}")
     _say("  after training", f"{after:.3f}")
     _say("  longer is better", f"{baseline:.3f}")
-    checks.hold(f"after ≥ {MIN_ACCURACY}", after >= MIN_ACCURACY)
-    checks.hold(f"after ≥ before + {MIN_GAIN}", after >= before + MIN_GAIN)
-    checks.hold("after > longer is better", after > baseline)
+    checks.hold(f"after ≥ {MIN_ACCURACY}", is_true=after >= MIN_ACCURACY)
+    checks.hold(f"after ≥ before + {MIN_GAIN}", is_true=after >= before + MIN_GAIN)
+    checks.hold("after > longer is better", is_true=after > baseline)
 
 
 def _score(checks: Checks, base_model: str, data_dir: Path, directory: Path) -> None:
@@ -152,7 +153,7 @@ def _score(checks: Checks, base_model: str, data_dir: Path, directory: Path) -> 
         good, bad = run_script(script, directory)
     _say("good reply", f"{good:+.3f}")
     _say("bad reply", f"{bad:+.3f}")
-    checks.hold("the good reply scores higher", good > bad)
+    checks.hold("the good reply scores higher", is_true=good > bad)
 
 
 def show_program(console: Console, path: Path) -> None:
@@ -170,7 +171,7 @@ def _read_spec(examples: Path, seed: int | None) -> dict[str, Any]:
     except OSError as error:
         raise CommandError(
             f"The example pairs are not in {examples}.",
-            Ending.USAGE,
+            ExitCode.USAGE,
             "They come with the source: clone the repository, or name the directory "
             "with --examples.",
         ) from error
@@ -179,9 +180,8 @@ def _read_spec(examples: Path, seed: int | None) -> dict[str, Any]:
     return spec
 
 
-def _show_log(api: Api, job: Any) -> None:
-    pieces = api.get(f"/v1/jobs/{job['id']}/logs", tail=5)["data"]
-    notes.print(plain("".join(piece["text"] for piece in pieces)[-4000:], "dim"))
+def _show_log(job: Job) -> None:
+    notes.print(plain("".join(piece.text for piece in job.logs(tail=5))[-4000:], "dim"))
 
 
 def _pairs(path: Path) -> Iterator[Any]:

@@ -1,17 +1,16 @@
-"""``plaudit jobs``: submit training jobs and follow them."""
+"""``plaudit jobs``: submit training jobs, follow and steer them."""
 
 from __future__ import annotations
 
 import json
-import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from app.cli.client import Api, connect
-from app.cli.endings import CommandError, Ending
+from app.cli.client import connect, page_of_job
+from app.cli.exit_codes import CommandError, ExitCode
+from app.cli.job_display import show_job, show_metrics, show_preview, steps
 from app.cli.output import (
     AfterOption,
     JsonOption,
@@ -19,49 +18,129 @@ from app.cli.output import (
     moment,
     notes,
     plain,
-    print_fields,
-    print_json,
     print_page,
     print_text,
 )
-from app.cli.watching import ENDINGS, newest_metrics, watch
+from app.cli.short_ids import full_id
+from app.cli.spec_files import commented_spec, read_spec
+from app.cli.watching import watch
+from plaudit import Job, Plaudit
 
-commands = typer.Typer(help="Submit training jobs and follow them.", no_args_is_help=True)
+commands = typer.Typer(help="Submit training jobs, follow and steer them.", no_args_is_help=True)
 
-JobId = Annotated[str, typer.Argument(help="job_…")]
-_FOLLOW_SECONDS = 1.0
+JobId = Annotated[str, typer.Argument(help="job_…, or its first digits.")]
+WatchOption = Annotated[
+    bool, typer.Option("--watch", "-w", help="Follow it; the exit code says how it ended.")
+]
+DatasetOption = Annotated[
+    str | None, typer.Option(help="The dataset to train on, in place of the spec's.")
+]
+BaseModelOption = Annotated[
+    str | None, typer.Option(help="The base model, in place of the spec's.")
+]
+DEFAULT_SPEC = Path("spec.toml")
+
+
+@commands.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="A name that ends in .toml; - for stdout.")] = (
+        DEFAULT_SPEC
+    ),
+    dataset: Annotated[str | None, typer.Option(help="The dataset to train on: ds_….")] = None,
+    base_model: Annotated[str | None, typer.Option(help="An id of the catalogue.")] = None,
+    is_forced: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+) -> None:
+    """Write a job spec to begin with: every field, its default and what it may be."""
+    given = {"train_dataset": dataset, "base_model": base_model}
+    name = str(DEFAULT_SPEC if str(file) == "-" else file)
+    text = commented_spec(name, {key: value for key, value in given.items() if value is not None})
+    if str(file) == "-":
+        print_text(text)
+        return
+    if file.suffix != ".toml":
+        raise CommandError(f"{file} does not end in .toml.", ExitCode.USAGE)
+    try:
+        with file.open("w" if is_forced else "x", encoding="utf-8") as opened:
+            opened.write(text)
+    except FileExistsError as error:
+        raise CommandError(
+            f"{file} is there already.", ExitCode.USAGE, "Replace it with --force."
+        ) from error
+    except OSError as error:
+        raise CommandError(
+            f"{file} cannot be written: {error.strerror}.", ExitCode.USAGE
+        ) from error
+    notes.print(plain(f"Wrote {file}. Submit it with: plaudit jobs submit {file}"))
 
 
 @commands.command()
 def submit(
-    spec: Annotated[Path, typer.Argument(help="A job spec in JSON; - reads it from stdin.")],
-    is_watched: Annotated[
-        bool, typer.Option("--watch", "-w", help="Follow it; the exit status says how it ended.")
-    ] = False,
+    spec: Annotated[
+        Path | None, typer.Argument(help="A job spec in TOML or JSON; - reads it from stdin.")
+    ] = None,
+    dataset: DatasetOption = None,
+    base_model: BaseModelOption = None,
+    is_watched: WatchOption = False,
     is_dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would run; store nothing.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Queue a training job."""
-    document = _read_spec(spec)
-    with connect() as api:
-        job = api.submit(document, is_dry_run=is_dry_run)
+    """Queue a training job: of a spec, or of --dataset and --base-model and the defaults."""
+    document = {} if spec is None else read_spec(spec)
+    if spec is None and (dataset is None or base_model is None):
+        raise CommandError(
+            "There is nothing to submit.",
+            ExitCode.USAGE,
+            "Name a spec, which 'plaudit jobs init' writes, or --dataset and --base-model.",
+        )
+    with connect() as client:
+        if dataset is not None:
+            document["train_dataset"] = full_id(client, "ds", dataset)
+        if base_model is not None:
+            document["base_model"] = base_model
         if is_dry_run:
-            _show_preview(job, as_json)
+            show_preview(client.jobs.preview(document), as_json=as_json)
             return
-        if not is_watched:
-            _show(api, job, as_json)
-            return
-        notes.print(plain(f"{job['id']}  {api.url}/v1/jobs/{job['id']}"))
-        _follow(api, job["id"], as_json)
+        _show_new(client, client.jobs.create(document), is_watched=is_watched, as_json=as_json)
+
+
+@commands.command()
+def clone(
+    job_id: JobId,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="A field of the spec, such as training.learning_rate=5e-5; repeatable. "
+            "null goes back to the default.",
+        ),
+    ] = None,
+    dataset: DatasetOption = None,
+    is_continued: Annotated[
+        bool, typer.Option("--from-checkpoint", help="Go on from its last checkpoint.")
+    ] = False,
+    is_watched: WatchOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Queue a new job with the spec of another, or with parts of it changed."""
+    overrides = _overrides(changes or [])
+    with connect() as client:
+        if dataset is not None:
+            overrides["train_dataset"] = full_id(client, "ds", dataset)
+        job = client.jobs.clone(
+            full_id(client, "job", job_id), overrides=overrides, from_checkpoint=is_continued
+        )
+        _show_new(client, job, is_watched=is_watched, as_json=as_json)
 
 
 @commands.command("watch")
 def watch_job(job_id: JobId, as_json: JsonOption = False) -> None:
-    """Follow a job to its end; the exit status says how it ended."""
-    with connect() as api:
-        _follow(api, job_id, as_json)
+    """Follow a job to its end, also over restarts of the service; the exit code says how it
+    ended."""
+    with connect() as client:
+        _follow(client, full_id(client, "job", job_id), as_json=as_json)
 
 
 @commands.command("list")
@@ -73,18 +152,18 @@ def list_jobs(
     as_json: JsonOption = False,
 ) -> None:
     """Jobs, newest first."""
-    with connect() as api:
-        page = api.get("/v1/jobs", status=status, name=name, limit=limit, after=after)
+    with connect() as client:
+        page = client.jobs.list(status=status, name=name, page_size=limit, after=after).page()
     print_page(
         page,
         ("id", "name", "status", "progress", "base model", "queued"),
         lambda job: (
-            job["id"],
-            job["name"],
-            job["status"],
-            _progress(job),
-            job["base_model"],
-            moment(job["queued_at"]),
+            job.id,
+            job.name,
+            job.status,
+            steps(job),
+            job.base_model,
+            moment(job.queued_at),
         ),
         as_json=as_json,
     )
@@ -93,8 +172,34 @@ def list_jobs(
 @commands.command()
 def get(job_id: JobId, as_json: JsonOption = False) -> None:
     """A job."""
-    with connect() as api:
-        _show(api, api.get(f"/v1/jobs/{job_id}"), as_json)
+    with connect() as client:
+        job = client.jobs.get(full_id(client, "job", job_id))
+        show_job(client, job, as_json=as_json)
+
+
+@commands.command()
+def metrics(
+    job_id: JobId,
+    keys: Annotated[
+        str | None, typer.Option(help="Names with commas between them; default: all.")
+    ] = None,
+    from_step: Annotated[int, typer.Option(min=0)] = 0,
+    to_step: Annotated[int | None, typer.Option(min=0)] = None,
+    rows: Annotated[
+        int, typer.Option(min=1, max=5000, help="At most; more steps are averaged.")
+    ] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """What a job measured, step by step."""
+    with connect() as client:
+        found = client.jobs.metrics(
+            full_id(client, "job", job_id),
+            keys=keys,
+            from_step=from_step,
+            to_step=to_step,
+            resolution=rows,
+        )
+    show_metrics(found, as_json=as_json)
 
 
 @commands.command()
@@ -106,13 +211,10 @@ def logs(
     ] = False,
 ) -> None:
     """What the trainer printed."""
-    with connect() as api:
-        after = _print_log(api, job_id, None, tail)
-        while is_followed:
-            # Asked before the log is read: what an ended job said last is there already.
-            is_followed = api.get(f"/v1/jobs/{job_id}")["status"] not in ENDINGS
-            after = _print_log(api, job_id, after)
-            time.sleep(_FOLLOW_SECONDS if is_followed else 0)
+    with connect() as client:
+        found = full_id(client, "job", job_id)
+        for piece in client.jobs.logs(found, tail=tail, follow=is_followed):
+            print_text(piece.text)
 
 
 @commands.command()
@@ -124,104 +226,79 @@ def cancel(
     as_json: JsonOption = False,
 ) -> None:
     """Stop a job for good."""
-    body = {"keep_checkpoint": keeps_checkpoint}
-    with connect() as api:
-        _show(api, api.post(f"/v1/jobs/{job_id}/cancel", body), as_json)
+    with connect() as client:
+        found = full_id(client, "job", job_id)
+        job = client.jobs.cancel(found, keep_checkpoint=keeps_checkpoint)
+        show_job(client, job, as_json=as_json)
 
 
 @commands.command()
 def pause(job_id: JobId, as_json: JsonOption = False) -> None:
     """Put a job aside with a checkpoint; frees its device."""
-    with connect() as api:
-        _show(api, api.post(f"/v1/jobs/{job_id}/pause"), as_json)
+    with connect() as client:
+        job = client.jobs.pause(full_id(client, "job", job_id))
+        show_job(client, job, as_json=as_json)
 
 
 @commands.command()
 def resume(job_id: JobId, as_json: JsonOption = False) -> None:
     """Let a paused job go on."""
-    with connect() as api:
-        _show(api, api.post(f"/v1/jobs/{job_id}/resume"), as_json)
+    with connect() as client:
+        job = client.jobs.resume(full_id(client, "job", job_id))
+        show_job(client, job, as_json=as_json)
 
 
-def _print_log(api: Api, job_id: str, after: str | None, tail: int | None = None) -> str | None:
-    """Print what is there after a piece; the id of the last one."""
-    while True:
-        page = api.get(f"/v1/jobs/{job_id}/logs", after=after, tail=tail)
-        for piece in page["data"]:
-            after = piece["id"]
-            print_text(piece["text"])
-        if tail is not None or not page["has_more"]:
-            return after
+@commands.command()
+def delete(job_id: JobId) -> None:
+    """Delete a finished job with its adapter, checkpoints, events, metrics and logs."""
+    with connect() as client:
+        found = full_id(client, "job", job_id)
+        client.jobs.delete(found)
+    notes.print(plain(f"{found} is deleted."))
 
 
-def _follow(api: Api, job_id: str, as_json: bool) -> None:
+def _show_new(client: Plaudit, job: Job, *, is_watched: bool, as_json: bool) -> None:
+    if is_watched or as_json:  # else the page is among the fields
+        notes.print(plain(f"{job.id}  {page_of_job(client, job.id)}"))
+    if is_watched:
+        _follow(client, job.id, as_json=as_json)
+    show_job(client, job, as_json=as_json)
+
+
+def _follow(client: Plaudit, job_id: str, *, as_json: bool) -> None:
+    """Watch the job, show how it ended, and exit with the code that says so."""
     try:
-        job, ending = watch(api, job_id)
+        job, exit_code = watch(client, job_id)
     except KeyboardInterrupt:
         notes.print(plain(f"The job goes on; see it with: plaudit jobs watch {job_id}"))
         raise
-    _show(api, job, as_json)
-    raise typer.Exit(ending)
+    show_job(client, job, as_json=as_json)
+    raise typer.Exit(exit_code)
 
 
-def _show(api: Api, job: Any, as_json: bool) -> None:
-    if as_json:
-        print_json(job)
-        return
-    failure = job["failure"]
-    print_fields(
-        (
-            ("id", job["id"]),
-            ("name", job["name"]),
-            ("status", job["status"]),
-            ("phase", job["phase"]),
-            ("progress", _progress(job)),
-            ("base model", job["base_model"]),
-            ("train on", job["spec"]["train_dataset"]),
-            ("judged by", _held_out(job["spec"]["eval_dataset"])),
-            ("attempt", job["attempt"]),
-            ("worker", job["worker"]),
-            ("queued", moment(job["queued_at"])),
-            ("started", moment(job["started_at"])),
-            ("finished", moment(job["finished_at"])),
-            *((name, f"{value:.4g}") for name, value in newest_metrics(api, job["id"]).items()),
-            ("adapter", job["adapter_id"]),
-            ("failure", failure and f"{failure['code']}: {failure['detail']}"),
-            ("what to do", failure and failure["hint"]),
-            *(("warning", warning["message"]) for warning in job["warnings"]),
-        )
-    )
+def _overrides(changes: list[str]) -> dict[str, Any]:
+    """``["training.epochs=2"]`` as ``{"training": {"epochs": 2}}``; values are JSON, or text."""
+    found: dict[str, Any] = {}
+    for change in changes:
+        path, is_given, text = change.partition("=")
+        *parents, name = path.strip().split(".")
+        if not is_given or not all([*parents, name]):
+            raise CommandError(
+                f"--set {change} is no FIELD=VALUE.",
+                ExitCode.USAGE,
+                "Write it like --set training.learning_rate=5e-5.",
+            )
+        part = found
+        for parent in parents:
+            part = part.setdefault(parent, {})
+            if not isinstance(part, dict):
+                raise CommandError(f"--set {change}: {parent} has a value.", ExitCode.USAGE)
+        try:
+            part[name] = json.loads(text, parse_constant=_refuse_constant)
+        except ValueError:
+            part[name] = text
+    return found
 
 
-def _show_preview(preview: Any, as_json: bool) -> None:
-    if as_json:
-        print_json(preview)
-        return
-    trained, total = preview["trainable_parameters"], preview["total_parameters"]
-    print_fields(
-        (
-            ("steps", preview["steps"]),
-            ("trained", f"{trained:,} of {total:,} parameters ({trained / total:.2%})"),
-            *((f"lora {name}", value) for name, value in preview["adapter_config"].items()),
-            *(("warning", warning["message"]) for warning in preview["warnings"]),
-        )
-    )
-
-
-def _progress(job: Any) -> str | None:
-    progress = job["progress"]
-    if progress["step"] is None:
-        return None
-    return "{step} of {total_steps} steps".format_map(progress)
-
-
-def _held_out(asked: Any) -> str | None:
-    return f"{asked['fraction']:.0%} of them" if isinstance(asked, dict) else asked
-
-
-def _read_spec(path: Path) -> Any:
-    try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-        return json.loads(text)
-    except (OSError, ValueError) as error:
-        raise CommandError(f"{path} is no job spec: {error}", Ending.USAGE) from error
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"JSON has no {name}.")

@@ -12,7 +12,7 @@ from app.audit import log as audit_log
 from app.audit.log import Actor
 from app.auth.key_ring import Scope
 from app.cli.database import open_database
-from app.cli.endings import CommandError, Ending
+from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import notes, plain, print_json, print_table
 from app.core.database import transaction
 from app.core.errors import NotFoundError
@@ -95,5 +95,5 @@ def revoke(
                 service.revoke(session, tenant, key_id)
                 audit_log.record(session, Actor(tenant), "api_key.revoke", key_id)
         except NotFoundError as error:
-            raise CommandError(error.detail, Ending.FAILED) from error
+            raise CommandError(error.detail, ExitCode.FAILED) from error
     notes.print(plain(f"{key_id} is revoked."))

@@ -6,12 +6,17 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from plaudit import Model, Page
+
+Item = TypeVar("Item", bound=Model)
 
 #: Progress and remarks; never mixed into a result that a script reads. Not folded: what they name,
 #: a command or an id, is to be copied in one piece.
@@ -52,15 +57,21 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 
 def print_page(
-    page: Any, columns: Sequence[str], row: Callable[[Any], Sequence[object]], *, as_json: bool
+    page: Page[Item],
+    columns: Sequence[str],
+    row: Callable[[Item], Sequence[object]],
+    *,
+    as_json: bool,
 ) -> None:
     """One page of a list, and how to ask for the next."""
     if as_json:
-        print_json(page)
+        data = [item.to_dict() for item in page.data]
+        has_more = page.next is not None
+        print_json({"object": "list", "data": data, "has_more": has_more, "next": page.next})
         return
-    print_table(columns, map(row, page["data"]))
-    if page["has_more"]:
-        notes.print(plain(f"more with --after {page['next']}", "dim"))
+    print_table(columns, map(row, page.data))
+    if page.next is not None:
+        notes.print(plain(f"more with --after {page.next}", "dim"))
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
@@ -84,9 +95,18 @@ def size(count: int) -> str:
     return f"{amount:.1f} TB"
 
 
-def moment(timestamp: Any) -> str | None:
-    """``2026-11-24 10:00:00Z`` from the API's time stamps."""
-    return None if timestamp is None else f"{timestamp[:10]} {timestamp[11:19]}Z"
+def moment(at: datetime | None) -> str | None:
+    """``2026-11-24 10:00:00Z``."""
+    return None if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+
+
+def time_span(seconds: float) -> str:
+    """``1 h 5 min``, ``3 min``, ``40 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if minutes else f"{rest} s"
 
 
 def _stdout() -> Console:

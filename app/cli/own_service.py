@@ -15,8 +15,9 @@ from pathlib import Path
 import httpx
 
 from app.api_keys.service import FIRST_KEY_FILE
-from app.cli.client import Api, read_key
-from app.cli.endings import CommandError, Ending
+from app.cli.client import open_client, read_key
+from app.cli.exit_codes import CommandError, ExitCode
+from plaudit import Plaudit
 
 START_SECONDS = 120.0
 #: A worker that is stopped in the middle of a job gets this long for a checkpoint.
@@ -26,7 +27,7 @@ LOG = "serve.log"
 
 
 @contextmanager
-def own_service(data_dir: Path) -> Iterator[Api]:
+def own_service(data_dir: Path) -> Iterator[Plaudit]:
     """An embedded service on a free port of 127.0.0.1, with its data and its log in ``data_dir``.
 
     Stopped when the block ends, however it ends; SIGTERM ends it like Ctrl-C does.
@@ -47,8 +48,8 @@ def own_service(data_dir: Path) -> Iterator[Api]:
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_until_ready(url, process, data_dir)
-            with Api(url, read_key(data_dir / FIRST_KEY_FILE)) as api:
-                yield api
+            with open_client(url, read_key(data_dir / FIRST_KEY_FILE)) as client:
+                yield client
         finally:
             _stop(process)
     finally:
@@ -82,7 +83,7 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], data_dir: Path
         time.sleep(0.1)
     raise CommandError(
         f"The service did not start. The end of {data_dir / LOG}:\n{_tail(data_dir / LOG)}",
-        Ending.AWAY,
+        ExitCode.AWAY,
     )
 
 

@@ -7,18 +7,19 @@ from typing import Any
 import typer
 
 from app.cli.output import print_fields, print_table
+from plaudit.models import DatasetReport
 
 _LINES_SHOWN = 10
 
 
-def print_report(answer: Any) -> None:
+def print_report(answer: DatasetReport) -> None:
     """The API's dataset report as three small tables."""
-    report = answer["report"]
+    report = answer.report
     longer = report["longer_is_better"]
     print_fields(
         (
-            ("dataset", answer["dataset_id"]),
-            ("tokens of", answer["base_model"]),
+            ("dataset", answer.dataset_id),
+            ("tokens of", answer.base_model),
             ("max length", report["max_length"]),
             ("pairs", report["rows"]),
             ("prompts", report["prompts"]),

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 
 from app.api_keys.service import FIRST_KEY_FILE, first_key
 from app.cli.database import reached_database, read_catalogue, read_settings, require_current
-from app.cli.endings import CommandError, Ending
+from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import notes, plain
 from app.cli.supervision import WorkerKeeper, end_with_parent
 from app.core.logging import configure_logging
@@ -112,7 +112,7 @@ def _listen(settings: Settings) -> socket.socket:
         listener.close()
         raise CommandError(
             f"Cannot listen on {settings.host}, port {settings.port}: {error.strerror}.",
-            Ending.FAILED,
+            ExitCode.FAILED,
             _LISTEN_HINTS.get(error.errno, "Give an address of this machine with --host."),
         ) from error
     return listener
@@ -170,7 +170,7 @@ def _run(settings: Settings, listener: socket.socket, keeper: WorkerKeeper | Non
         if keeper is not None:
             keeper.stop()
     if not server.started:
-        raise CommandError("The API did not start; its log says why.", Ending.FAILED)
+        raise CommandError("The API did not start; its log says why.", ExitCode.FAILED)
 
 
 def _become(program: str, *arguments: str) -> NoReturn:

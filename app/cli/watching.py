@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from app.cli.client import PATIENCE_SECONDS, Api, Unreachable
-from app.cli.endings import Ending
-from app.cli.output import notes, plain
+from app.cli.exit_codes import ExitCode
+from app.cli.output import notes, plain, time_span
+from plaudit import ConnectionFailedError, Job, Plaudit, ServerError
+from plaudit.models import EventRead
 
-WAIT_SECONDS = 20.0
 LINE_EVERY_SECONDS = 10.0
-ENDINGS = {
-    "succeeded": Ending.SUCCEEDED,
-    "failed": Ending.FAILED,
-    "cancelled": Ending.CANCELLED,
-    "paused": Ending.PAUSED,
+EXIT_CODES = {
+    "succeeded": ExitCode.SUCCEEDED,
+    "failed": ExitCode.FAILED,
+    "cancelled": ExitCode.CANCELLED,
+    "paused": ExitCode.PAUSED,
 }
 SHOWN_METRICS = {
     "train/loss": "loss",
@@ -28,65 +28,39 @@ SHOWN_METRICS = {
 }
 
 
-def watch(api: Api, job_id: str) -> tuple[Any, Ending]:
-    """The job once it ended or paused, and how; shows on stderr what happens until then."""
+def watch(client: Plaudit, job_id: str) -> tuple[Job, ExitCode]:
+    """The job once it ended or paused, and how; shows on stderr what happens until then.
+
+    Reconnects when the service goes away; for how long, the client's ``on_retry`` tells.
+    """
     with _screen() as screen:
-        etag: str | None = None
         after = 0
-        while True:
-            job, etag = _next_state(api, job_id, etag)
-            if job is None:
-                continue
-            # After the job was read: what it ended with is among them.
-            for event in _events(api, job_id, after):
-                after = event["id"]
-                screen.tell(event)
-            screen.show(job, _newest(api, job))
-            if job["status"] in ENDINGS:
-                return job, ENDINGS[job["status"]]
+
+        def look(job: Job) -> None:
+            nonlocal after
+            try:
+                # After the job was read: what it ended with is among them.
+                for event in job.events(after=after, follow=False):
+                    after = event.id
+                    screen.tell(event)
+                metrics = _newest(client, job)
+            except (ConnectionFailedError, ServerError):
+                metrics = {}  # they come with the next state
+            screen.show(job, metrics)
+
+        job = client.jobs.wait(job_id, progress=look)
+        return job, EXIT_CODES[job.status]
 
 
-def newest_metrics(api: Api, job_id: str, from_step: int = 0) -> dict[str, float]:
-    """The last value of each metric that was logged."""
-    answer = api.get(
-        f"/v1/jobs/{job_id}/metrics", keys=",".join(SHOWN_METRICS), from_step=from_step
-    )
-    found = {}
-    for name, column in answer["columns"].items():
-        values = [value for value in column if value is not None]
-        if name != "step" and values:
-            found[name] = values[-1]
-    return found
+def newest_metrics(client: Plaudit, job_id: str, from_step: int = 0) -> dict[str, float]:
+    """The last value of each metric that people look at."""
+    keys = ",".join(SHOWN_METRICS)
+    return client.jobs.metrics(job_id, keys=keys, from_step=from_step).latest()
 
 
-def _next_state(api: Api, job_id: str, etag: str | None) -> tuple[Any, str]:
-    give_up_at = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            return api.job_when_changed(job_id, etag, WAIT_SECONDS)
-        except Unreachable as error:
-            if etag is None or time.monotonic() > give_up_at:
-                raise
-            api.tell_wait(error.message)
-            time.sleep(1)
-
-
-def _events(api: Api, job_id: str, after: int) -> list[Any]:
-    try:
-        events: list[Any] = api.get(f"/v1/jobs/{job_id}/events", after=after, limit=1000)["data"]
-    except Unreachable:
-        return []  # they come with the next state
-    return events
-
-
-def _newest(api: Api, job: Any) -> dict[str, float]:
-    step = job["progress"]["step"]
-    if step is None:
-        return {}
-    try:
-        return newest_metrics(api, job["id"], max(step - 10, 0))
-    except Unreachable:
-        return {}
+def _newest(client: Plaudit, job: Job) -> dict[str, float]:
+    step = job.progress.step
+    return {} if step is None else newest_metrics(client, job.id, max(step - 10, 0))
 
 
 def _screen() -> _Lines:
@@ -111,20 +85,25 @@ class _Lines:
     ) -> None:
         return None
 
-    def tell(self, event: Any) -> None:
-        """Something happened."""
-        at, message = event["at"][11:19], event["message"] or event["type"]
-        notes.print(Text.assemble((f"{at}  ", "dim"), plain(message)))
+    def tell(self, event: EventRead) -> None:
+        """Print an event."""
+        at = f"{event.at:%H:%M:%S}  "
+        notes.print(Text.assemble((at, "dim"), plain(event.message or event.type)))
 
-    def show(self, job: Any, metrics: dict[str, float]) -> None:
-        """How far the job is now."""
+    def show(self, job: Job, metrics: dict[str, float]) -> None:
+        """Print how far the job is, now and then."""
         self._metrics |= metrics
         now = time.monotonic()
-        if now - self._said_at > LINE_EVERY_SECONDS or job["status"] in ENDINGS:
+        if now - self._said_at > LINE_EVERY_SECONDS or job.status in EXIT_CODES:
             self._said_at = now
-            steps = "{step} of {total_steps}".format_map(job["progress"])
-            position = "" if job["progress"]["step"] is None else f"step {steps}"
-            parts = (_phase(job), position, _figures(self._metrics), _time_left(job))
+            progress = job.progress
+            position = f"step {progress.step} of {progress.total_steps}"
+            parts = (
+                _phase(job),
+                "" if progress.step is None else position,
+                _figures(self._metrics),
+                _time_left(job),
+            )
             line = "          " + "  ".join(part for part in parts if part)
             notes.print(plain(line))
 
@@ -157,22 +136,21 @@ class _Bar(_Lines):
     ) -> None:
         self._progress.stop()
 
-    def show(self, job: Any, metrics: dict[str, float]) -> None:
-        """How far the job is now."""
+    def show(self, job: Job, metrics: dict[str, float]) -> None:
+        """Move the bar to where the job is."""
         self._metrics |= metrics
         self._progress.update(
             self._task,
             description=_phase(job),
-            completed=job["progress"]["step"] or 0,
-            total=job["progress"]["total_steps"],
+            completed=job.progress.step or 0,
+            total=job.progress.total_steps,
             figures=_figures(self._metrics),
             left=_time_left(job),
         )
 
 
-def _phase(job: Any) -> str:
-    status: str = job["status"]
-    return job["phase"] or status if status == "running" else status
+def _phase(job: Job) -> str:
+    return job.phase or job.status if job.status == "running" else job.status
 
 
 def _figures(metrics: dict[str, float]) -> str:
@@ -181,12 +159,6 @@ def _figures(metrics: dict[str, float]) -> str:
     )
 
 
-def _time_left(job: Any) -> str:
-    seconds = job["progress"]["seconds_left"]
-    if not seconds or job["status"] != "running":
-        return ""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return (f"{hours} h " if hours else "") + (
-        f"{minutes} min left" if minutes else f"{seconds} s left"
-    )
+def _time_left(job: Job) -> str:
+    seconds = job.progress.seconds_left
+    return f"{time_span(seconds)} left" if seconds and job.status == "running" else ""

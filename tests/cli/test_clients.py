@@ -28,6 +28,7 @@ from app.job_queue.worker_api import Progress
 from app.models import BlobChunk, StoredFile
 from tests.api.world import BASE_MODEL, World, claim_when_there, pairs
 from tests.cli.conftest import Run, live_world, serving
+from tests.client.scripted import Answer, problem, scripted
 from tests.job_queue.factories import read_job
 from tests.services import free_port, wait_until
 
@@ -219,12 +220,15 @@ def test_client_that_asks_too_often_waits_and_asks_again(
         with live_world(url, tmp_path) as world:
             world.submit()
             adapter_id = world.publish(world.claim(), FILES)
-        commands = [("adapters", "download", adapter_id, tmp_path / "files"), ("jobs", "list")]
-        for command in commands * 2:
+        commands = [
+            *(("adapters", "download", adapter_id, tmp_path / name) for name in ("one", "two")),
+            ("jobs", "list"),
+        ]
+        for command in commands:
             done = run(*command)
             assert done.exit_code == 0, done.stderr
             if command[0] == "adapters":  # six requests, of which four are free
-                assert done.stderr.count("Waiting: This key asks too often.") == 1
+                assert done.stderr.count("min: Too many requests with this API key.") == 1
     assert '"status": 429' in (tmp_path / "serve.log").read_text()
 
 
@@ -232,26 +236,12 @@ def test_service_that_is_away_for_a_while_is_told_once(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one does whose database is restarted."""
-    paths = []
-
-    class Busy(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            paths.append(self.path)
-            is_busy = len(paths) < 3
-            text = '{"detail": "Too busy."}' if is_busy else '{"data": [], "has_more": false}'
-            self.send_response(503 if is_busy else 200)
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    monkeypatch.setattr("app.cli.client.time.sleep", lambda _: None)
-    with answering(Busy) as url:
-        monkeypatch.setenv("PLAUDIT_URL", url)
+    away = problem(503, "unavailable", **{"Retry-After": "0"})
+    with scripted(away, away, Answer(200, {"data": [], "has_more": False})) as server:
+        monkeypatch.setenv("PLAUDIT_URL", server.url)
         done = run("jobs", "list")
-    assert (done.exit_code, done.stderr) == (0, "Waiting: Too busy.\n")
-    assert len(paths) == 3
+    assert (done.exit_code, done.stderr) == (0, "Waiting up to 2 min: This is unavailable.\n")
+    assert len(server.asked) == 3
 
 
 def test_exit_status_says_how_a_watched_job_ended(run: Run, world: World) -> None:
@@ -476,7 +466,6 @@ def test_download_that_breaks_off_goes_on_where_it_was(
         def log_message(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr("app.cli.client.time.sleep", lambda _: None)
     with answering(Breaking) as broken:
         monkeypatch.setenv("PLAUDIT_URL", broken)
         done = run("adapters", "download", adapter_id, tmp_path)
@@ -484,7 +473,7 @@ def test_download_that_breaks_off_goes_on_where_it_was(
     for name, content in FILES.items():
         assert (tmp_path / name).read_bytes() == content
     assert [r for r in ranges if r] == ["bytes=1000000-", "bytes=2000000-"]
-    assert done.stderr.count("broke off; it goes on from there") == 1
+    assert done.stderr.count(f"Waiting up to 10 min: The connection to {broken} broke off") == 1
 
 
 @pytest.mark.parametrize("option", [[], ["--archive"]], ids=["files", "archive"])
@@ -554,4 +543,4 @@ def test_watching_outlives_a_restart_of_the_service(
         assert run("jobs", "cancel", job["id"]).exit_code == 0
         _, shown = watcher.communicate(timeout=120)
     assert watcher.returncode == 3, shown
-    assert b"Waiting: No answer from" in shown
+    assert b"Waiting up to 10 min: " in shown

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from app.cli.card_script import card_script, run_script
 from app.cli.demo import EXAMPLES, Checks, longer_is_better, show_program
-from app.cli.endings import CommandError
+from app.cli.exit_codes import CommandError
 from tests.services import wait_until
 from worker.trainer.export.model_card import scoring_program
 
@@ -51,10 +51,10 @@ def test_baseline_takes_the_longer_reply(pairs: list[tuple[str, str]], accuracy:
 
 def test_one_false_claim_is_enough_to_fail() -> None:
     checks = Checks()
-    checks.hold("a", True)
+    checks.hold("a", is_true=True)
     assert checks.all_held
-    checks.hold("b", False)
-    checks.hold("c", True)
+    checks.hold("b", is_true=False)
+    checks.hold("c", is_true=True)
     assert not checks.all_held
 
 
@@ -129,8 +129,8 @@ from pathlib import Path
 from app.cli.own_service import own_service
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-with own_service(Path(sys.argv[1])) as api:
-    assert api.get("/v1/jobs")["data"] == []
+with own_service(Path(sys.argv[1])) as client:
+    assert list(client.jobs.list()) == []
     print("ready", flush=True)
     if sys.argv[2] == "raise":
         raise RuntimeError

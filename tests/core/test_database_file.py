@@ -11,7 +11,7 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from app.cli.database import reached_database
-from app.cli.endings import CommandError
+from app.cli.exit_codes import CommandError
 from app.core.database import make_engine, transaction
 from app.core.migrations import migrate
 from app.core.settings import Settings

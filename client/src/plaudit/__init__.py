@@ -12,8 +12,12 @@ from __future__ import annotations
 
 from plaudit._async.client import AsyncPlaudit
 from plaudit._async.job import AsyncJob, AsyncListedJob
+from plaudit._async.pages import AsyncItems, AsyncPage
+from plaudit._model import Model
 from plaudit._sync.client import Plaudit
 from plaudit._sync.job import Job, ListedJob
+from plaudit._sync.pages import Items, Page
+from plaudit._uploads import UploadedDataset
 from plaudit.errors import (
     APIError,
     BadRequestError,
@@ -50,8 +54,10 @@ from plaudit.webhook_messages import WebhookMessage, verify_webhook
 
 __all__ = [
     "APIError",
+    "AsyncItems",
     "AsyncJob",
     "AsyncListedJob",
+    "AsyncPage",
     "AsyncPlaudit",
     "BadRequestError",
     "ConfigurationError",
@@ -62,13 +68,16 @@ __all__ = [
     "FieldError",
     "ForbiddenError",
     "InvalidRequestError",
+    "Items",
     "Job",
     "JobFailedError",
     "ListedJob",
     "Metrics",
     "MissingDependencyError",
+    "Model",
     "ModelCardError",
     "NotFoundError",
+    "Page",
     "Plaudit",
     "PlauditError",
     "QuotaExceededError",
@@ -85,6 +94,7 @@ __all__ = [
     "UnavailableError",
     "UnexpectedResponseError",
     "UnsupportedMediaTypeError",
+    "UploadedDataset",
     "WaitTimeoutError",
     "WebhookMessage",
     "load_reward_model",

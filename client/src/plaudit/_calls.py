@@ -151,7 +151,8 @@ def no_answer(url: str, error: httpx.RequestError) -> ConnectionFailedError:
         return RequestTimeoutError(
             f"No answer from {url} in time ({type(error).__name__}).", was_sent=was_sent
         )
-    return ConnectionFailedError(f"No answer from {url}: {reason}.", was_sent=was_sent)
+    what = f"The connection to {url} broke off" if was_sent else f"No answer from {url}"
+    return ConnectionFailedError(f"{what}: {reason}.", was_sent=was_sent)
 
 
 def is_hopeless(error: BaseException) -> bool:

@@ -13,6 +13,8 @@ from plaudit.errors import APIError, ConnectionFailedError, PlauditError
 
 FIRST_DELAY_SECONDS = 0.5
 MAX_DELAY_SECONDS = 15.0
+#: As many attempts as time allows.
+UNCOUNTED = 2**31
 #: Of requests that change nothing when they are repeated.
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
@@ -45,12 +47,15 @@ class Retries:
         patience = max(self.outage_seconds, self.seconds)
         if seconds is not None:
             patience = min(patience, max(seconds, 0.0))
-        return Retries(2**31, patience, self.outage_seconds)
+        return Retries(UNCOUNTED, patience, self.outage_seconds)
 
 
 @dataclass(frozen=True)
 class Retry:
-    """That a request failed and is sent again; what ``on_retry`` is called with."""
+    """That a request failed and is sent again; what ``on_retry`` is called with.
+
+    What ``on_retry`` raises ends the request.
+    """
 
     error: PlauditError
     """Why: a lost connection, or a refusal that will pass."""
@@ -58,6 +63,8 @@ class Retry:
     """How long the client waits now."""
     seconds_left: float
     """When that long has passed, the client gives up."""
+    attempts_left: int | None
+    """How often it tries again at most; None: time alone is the bound."""
 
 
 OnRetry = Callable[[Retry], None]
@@ -89,7 +96,9 @@ class Attempts:
         delay = self._backoff() if asked is None else asked + random.uniform(0, 0.25)  # noqa: S311
         if self._retries.attempts == 1 or delay > left:
             return None
-        return Retry(error, delay, left)
+        is_counted = not is_busy and self._retries.attempts < UNCOUNTED
+        attempts_left = self._retries.attempts - self._count if is_counted else None
+        return Retry(error, delay, left, attempts_left)
 
     def _may_repeat(self, error: APIError | ConnectionFailedError) -> bool:
         if isinstance(error, ConnectionFailedError):

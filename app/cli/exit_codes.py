@@ -1,0 +1,109 @@
+"""Exit codes of the commands, and the errors that end them."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from app.cli.output import notes, plain
+from plaudit import (
+    APIError,
+    ConfigurationError,
+    ConnectionFailedError,
+    DirectoryError,
+    PlauditError,
+    ServerError,
+    UnexpectedResponseError,
+)
+
+
+class ExitCode(IntEnum):
+    """Exit codes that scripts can switch on; of a watched job they say how it ended."""
+
+    SUCCEEDED = 0
+    FAILED = 1
+    USAGE = 2
+    CANCELLED = 3
+    PAUSED = 4
+    REFUSED = 5
+    AWAY = 6
+
+
+#: Shown at the end of every ``--help``.
+EPILOG = "\n\n".join(
+    (
+        "Exit codes: 0 done, or the watched job succeeded",
+        "1 the job failed, or a check did not pass",
+        "2 the command line is wrong",
+        "3 the job was cancelled",
+        "4 the job is paused",
+        "5 the service refused the request",
+        "6 the service or its database cannot be reached",
+        "130 stopped with Ctrl-C; a watched job goes on",
+    )
+)
+
+
+class CommandError(Exception):
+    """A command cannot go on; the message and the hint say what to do next."""
+
+    def __init__(self, message: str, exit_code: ExitCode, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message, self.exit_code, self.hint = message, exit_code, hint
+
+
+class Commands(TyperGroup):
+    """Ends every command below it with the exit code of its error, and shows the codes in help."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except CommandError as error:
+            raise _end(error) from error
+        except PlauditError as error:
+            raise _end(_of_client(error)) from error
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of this name, with the exit codes at the end of its help."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            _add_epilog(command)
+        return command
+
+
+def _add_epilog(command: Any) -> None:
+    command.epilog = EPILOG
+    for child in getattr(command, "commands", {}).values():
+        _add_epilog(child)
+
+
+def _end(error: CommandError) -> typer.Exit:
+    notes.print(plain(error.message, "bold red"))
+    if error.hint:
+        notes.print(plain(error.hint))
+    return typer.Exit(error.exit_code)
+
+
+def _of_client(error: PlauditError) -> CommandError:
+    """What an error of the client means for a command."""
+    match error:
+        case APIError():
+            lines, hint = error.explain()
+            code = ExitCode.AWAY if isinstance(error, ServerError) else ExitCode.REFUSED
+            return CommandError("\n".join(lines), code, hint)
+        case ConnectionFailedError():
+            hint = "Start the service with 'plaudit serve', or set PLAUDIT_URL to where it runs."
+            return CommandError(error.message, ExitCode.AWAY, hint)
+        case UnexpectedResponseError():
+            hint = "Set PLAUDIT_URL to where the service runs."
+            return CommandError(error.message, ExitCode.AWAY, hint)
+        case ConfigurationError():
+            return CommandError(error.message, ExitCode.USAGE, error.hint)
+        case DirectoryError():
+            hint = "Choose an empty directory, or overwrite files of the same names with --force."
+            return CommandError(error.message, ExitCode.USAGE, hint)
+    return CommandError(error.message, ExitCode.FAILED, error.hint)

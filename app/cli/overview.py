@@ -1,0 +1,97 @@
+"""``plaudit queue`` and ``plaudit base-models``: what the service does and what it offers."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from app.cli.client import connect
+from app.cli.output import JsonOption, moment, notes, plain, print_fields, print_json, print_table
+from plaudit.models import BaseModelRead
+
+REASONS = {
+    "no_worker": "no worker is alive",
+    "quota": "as many jobs run as may",
+    "backoff": "it failed a moment ago and is tried again soon",
+    "workers_busy": "all workers are busy",
+    "behind_priority": "other jobs come first",
+    "next": "it starts next",
+}
+
+
+def queue(as_json: JsonOption = False) -> None:
+    """The jobs that wait, their places, and why they wait."""
+    with connect() as client:
+        waiting = list(client.queue.list())
+        workers = list(client.workers.list())
+    if as_json:
+        print_json({"object": "list", "data": [item.to_dict() for item in waiting]})
+        return
+    print_table(
+        ("place", "job", "priority", "queued", "why it waits"),
+        (
+            (
+                item.position,
+                item.job_id,
+                item.priority,
+                moment(item.queued_at),
+                REASONS.get(item.reason, item.reason),
+            )
+            for item in waiting
+        ),
+    )
+    busy, slots = sum(w.busy for w in workers), sum(w.slots for w in workers)
+    notes.print(plain(f"{len(workers)} workers, {busy} of {slots} slots busy", "dim"))
+
+
+def base_models(
+    base_model_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="One of them, with everything.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The models that jobs may ask for."""
+    with connect() as client:
+        if base_model_id is not None:
+            entry = client.base_models.get(base_model_id)
+            print_json(entry.to_dict()) if as_json else _show(entry)
+            return
+        entries = list(client.base_models.list())
+    if as_json:
+        print_json({"object": "list", "data": [entry.to_dict() for entry in entries]})
+        return
+    print_table(
+        ("id", "parameters", "license", "description"),
+        (
+            (entry.id, _millions(entry.parameter_count), entry.license, entry.description)
+            for entry in entries
+        ),
+    )
+
+
+def _show(entry: BaseModelRead) -> None:
+    print_fields(
+        (
+            ("id", entry.id),
+            ("source", entry.source),
+            ("revision", entry.revision),
+            ("description", entry.description),
+            ("license", entry.license),
+            ("architecture", entry.architecture),
+            ("parameters", _millions(entry.parameter_count)),
+            ("max length", entry.max_length),
+            ("head", ", ".join(entry.head_modules or ())),
+            ("auto targets", ", ".join(entry.default_targets or ())),
+            ("chat template", _said(entry.has_chat_template)),
+            ("inspected", _said(entry.is_inspected)),
+        )
+    )
+
+
+def _millions(count: int | None) -> str | None:
+    return None if count is None else f"{count / 1e6:.0f}M"
+
+
+def _said(fact: bool | None) -> str | None:
+    return None if fact is None else ("yes" if fact else "no")

@@ -1,0 +1,55 @@
+"""Ids that are given by their first digits."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from app.cli.exit_codes import CommandError, ExitCode
+from plaudit import Plaudit
+
+Kind = Literal["job", "ds", "ad"]
+_NAMES = {"job": "job", "ds": "dataset", "ad": "adapter"}
+_DIGITS = 32
+#: Fewer digits are those of a year and more: ids begin with the time.
+_LEAST_DIGITS = 4
+
+
+def full_id(client: Plaudit, kind: Kind, text: str) -> str:
+    """The id that begins with ``text``, with or without its prefix; a whole id as it is.
+
+    Raises:
+        CommandError: it is no id, or not the beginning of exactly one.
+    """
+    found = re.fullmatch(rf"(?:{kind}_)?([0-9a-f]{{{_LEAST_DIGITS},{_DIGITS}}})", text.strip())
+    if found is None:
+        raise CommandError(
+            f"{text} is no id of a {_NAMES[kind]}.",
+            ExitCode.USAGE,
+            f"Ids look like {kind}_01a2…; the first digits will do where only one begins so.",
+        )
+    beginning = f"{kind}_{found[1]}"
+    if len(found[1]) == _DIGITS:
+        return beginning
+    ids = [name for name in _newest_below(client, kind, beginning) if name.startswith(beginning)]
+    if not ids:
+        raise CommandError(f"No {_NAMES[kind]}'s id begins with {beginning}.", ExitCode.REFUSED)
+    if len(ids) > 1:
+        raise CommandError(
+            f"More than one {_NAMES[kind]} begins with {beginning}: {', '.join(ids)}, …",
+            ExitCode.REFUSED,
+            "Give more digits.",
+        )
+    return ids[0]
+
+
+def _newest_below(client: Plaudit, kind: Kind, beginning: str) -> list[str]:
+    """Two ids at most: lists are sorted by id, so those that begin alike stand together."""
+    after = beginning.ljust(len(kind) + 1 + _DIGITS, "f")
+    match kind:
+        case "job":
+            return [item.id for item in client.jobs.list(page_size=2, after=after).page().data]
+        case "ds":
+            return [item.id for item in client.datasets.list(page_size=2, after=after).page().data]
+        case "ad":
+            return [item.id for item in client.adapters.list(page_size=2, after=after).page().data]

@@ -1,0 +1,161 @@
+"""Job specs in files: JSON, or TOML with comments, as ``plaudit jobs init`` writes it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from app.cli.exit_codes import CommandError, ExitCode
+from app.domain.spec import RewardJobSpec
+
+WIDTH = 98
+_HEADER = """\
+# A job of Plaudit. Submit it with: plaudit jobs submit {file}
+#
+# A line that begins with "# name =" shows a field and its default; take the "#" away to change it.
+# See what would run with: plaudit jobs submit {file} --dry-run
+"""
+_REQUIRED = {
+    "base_model": "see: plaudit base-models",
+    "train_dataset": "see: plaudit datasets list",
+}
+
+
+def read_spec(path: Path) -> dict[str, Any]:
+    """The spec in a file, which is TOML if its name ends so; ``-`` is stdin, in either form.
+
+    Raises:
+        CommandError: it cannot be read.
+    """
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        is_json = path.suffix != ".toml" if str(path) != "-" else text.lstrip().startswith("{")
+        document = json.loads(text) if is_json else tomllib.loads(text)
+        json.dumps(document, allow_nan=False)  # dates of TOML, and NaN, can be sent in no spec
+    except (OSError, ValueError, TypeError) as error:
+        reason = f"{error.strerror}." if isinstance(error, OSError) else str(error)
+        raise CommandError(
+            f"{path} is no job spec: {reason}",
+            ExitCode.USAGE,
+            "Specs are JSON, or TOML in files called .toml; 'plaudit jobs init' writes one.",
+        ) from error
+    if not isinstance(document, dict):
+        raise CommandError(f"{path} is no job spec: it is no object.", ExitCode.USAGE)
+    return document
+
+
+def commented_spec(file: str, given: dict[str, Any]) -> str:
+    """TOML with every field of a spec: those of ``given`` set, the others as comments.
+
+    Args:
+        file: the name under which the text will be submitted.
+        given: values of top-level fields.
+    """
+    schema = RewardJobSpec.model_json_schema()
+    parts = schema["$defs"]
+    lines, tables = [_HEADER.format(file=file).rstrip()], []
+    for name, field in schema["properties"].items():
+        part = parts.get(field.get("$ref", "").rpartition("/")[2])
+        if part is not None:  # tables stand behind the plain fields: TOML has no way back
+            tables.append((name, part))
+        else:
+            lines += _field_lines(name, field, parts, given)
+    for name, part in tables:
+        lines += ["", *_comment(part.get("description", "")), f"[{name}]"]
+        for inner, field in part["properties"].items():
+            if inner != "task_type":  # not a choice
+                lines += _field_lines(inner, field, parts, {})
+    return "\n".join(lines) + "\n"
+
+
+def _field_lines(
+    name: str, field: dict[str, Any], parts: dict[str, Any], given: dict[str, Any]
+) -> list[str]:
+    about = [field.get("description", ""), _allowed(field, parts)]
+    comment = _comment(" ".join(text for text in about if text))
+    if name in given:
+        return ["", *comment, f"{name} = {_toml(given[name])}"]
+    if name in _REQUIRED:
+        return ["", *comment, f'{name} = ""  # required; {_REQUIRED[name]}']
+    value = field.get("default")
+    shown = _toml(_example(field, parts) if value is None else value)
+    return ["", *comment, f"# {name} = {shown}{'  # not set' if value is None else ''}"]
+
+
+def _comment(text: str) -> list[str]:
+    return [f"# {line}" for line in textwrap.wrap(" ".join(text.split()), WIDTH - 2)]
+
+
+def _allowed(field: dict[str, Any], parts: dict[str, Any]) -> str:
+    """What a value may be, as far as a short sentence can tell."""
+    found = [text for choice in _choices(field) if (text := _bounds(choice, parts))]
+    return f"Allowed: {', or '.join(found)}." if found else ""
+
+
+def _choices(field: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The forms that a value may have, without null, which TOML has not."""
+    nested = field.get("anyOf") or field.get("oneOf")
+    if nested:
+        for choice in nested:
+            yield from _choices(choice)
+    elif field.get("type") != "null":
+        yield field
+
+
+def _bounds(choice: dict[str, Any], parts: dict[str, Any]) -> str:
+    if "enum" in choice:
+        return ", ".join(map(_toml, choice["enum"]))
+    if "const" in choice:
+        return _toml(choice["const"])
+    if "$ref" in choice:
+        names = parts[choice["$ref"].rpartition("/")[2]]["properties"]
+        return f"a table of {', '.join(names)}"
+    if choice.get("type") == "boolean":
+        return "true, false"
+    lower = [f"{word} {_number(choice[key])}" for key, word in _LOWER if key in choice]
+    upper = [f"{word} {_number(choice[key])}" for key, word in _UPPER if key in choice]
+    return " ".join(lower + upper)
+
+
+_LOWER = (("minimum", "from"), ("exclusiveMinimum", "above"))
+_UPPER = (("maximum", "to"), ("exclusiveMaximum", "below"))
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(value)
+
+
+def _example(field: dict[str, Any], parts: dict[str, Any]) -> Any:
+    """A value for a field that has none by default."""
+    for choice in _choices(field):
+        if "$ref" in choice:
+            found = parts[choice["$ref"].rpartition("/")[2]]["properties"]
+            return {name: inner.get("default", 0.1) for name, inner in found.items()}
+    choice = next(_choices(field))
+    match choice.get("type"):
+        case "integer":
+            return max(100, choice.get("minimum", 1))
+        case "number":
+            return 0.01
+    return "my-job"
+
+
+def _toml(value: Any) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return repr(value)
+        case str():
+            return json.dumps(value, ensure_ascii=False)
+        case list():
+            return f"[{', '.join(map(_toml, value))}]"
+        case dict():
+            pairs = ", ".join(f"{key} = {_toml(item)}" for key, item in value.items())
+            return f"{{ {pairs} }}" if pairs else "{}"
+    raise TypeError(f"TOML has no {type(value).__name__}.")

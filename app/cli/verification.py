@@ -1,0 +1,120 @@
+"""``plaudit verify``: repeat the check of an adapter on this machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.base_models.catalogue import (
+    BaseModelEntry,
+    Catalogue,
+    HubSource,
+    UnknownBaseModelError,
+)
+from app.base_models.errors import BaseModelError
+from app.base_models.sources import fetch
+from app.cli.database import read_catalogue, read_settings
+from app.cli.exit_codes import CommandError, ExitCode
+from app.cli.output import print_fields, print_json
+
+SUMMARY = "reward_model.json"
+WHAT_TO_GIVE = "Give --base, with the directory of the base model's files, or with a catalogue id."
+
+
+def verify(
+    directory: Annotated[Path, typer.Argument(exists=True, file_okay=False, metavar="ADAPTER_DIR")],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="The base model: a directory or a catalogue id; default: what the adapter names."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The whole certificate.")] = False,
+) -> None:
+    """Score an adapter's probes in a fresh process: do they get what they got in training?
+
+    Needs the worker's libraries.
+    """
+    if not (directory / SUMMARY).is_file():
+        raise CommandError(f"{directory} holds no adapter: it has no {SUMMARY}.", ExitCode.USAGE)
+    command = [sys.executable, "-P", "-m", "worker.trainer.export.verify", str(directory.resolve())]
+    if base is not None or not _summary(directory).get("is_merged"):
+        command += ["--base", str(_base_directory(base, directory))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    certificate = json.loads(done.stdout or "{}")
+    if failure := certificate.get("failure"):
+        raise CommandError(
+            f"{directory} could not be loaded and scored: {failure['detail']}", ExitCode.FAILED
+        )
+    if not certificate:  # why not stands above
+        raise CommandError("It could not be loaded and scored.", ExitCode.FAILED)
+    if as_json:
+        print_json(certificate)
+    else:
+        print_fields(
+            (
+                ("verified", "yes" if certificate["is_verified"] else "NO"),
+                ("probes", len(certificate["probes"])),
+                ("greatest difference", f"{certificate['max_abs_difference']:.1e}"),
+                ("allowed", f"{certificate['tolerance']:.0e} of 1 + |score|"),
+                ("files", len(certificate["files"])),
+            )
+        )
+    raise typer.Exit(ExitCode.SUCCEEDED if certificate["is_verified"] else ExitCode.FAILED)
+
+
+def _summary(directory: Path) -> dict[str, Any]:
+    path = directory / SUMMARY
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise CommandError(f"{path} cannot be read: {error}", ExitCode.USAGE) from error
+
+
+def _base_directory(base: str | None, adapter: Path) -> Path:
+    """Where the base model's files are; a catalogue id, or what the adapter names, is fetched."""
+    if base is not None and Path(base).is_dir():
+        return Path(base).resolve()
+    settings = read_settings()
+    catalogue = read_catalogue(settings)
+    try:
+        entry, revision = (
+            _named_by(adapter, catalogue) if base is None else (catalogue.get(base), None)
+        )
+        fetched = fetch(
+            entry,
+            settings.model_cache,
+            revision=revision,
+            token=settings.hub_token,
+            endpoint=settings.hub_endpoint,
+            max_bytes=settings.max_base_model_bytes,
+        )
+    except (UnknownBaseModelError, BaseModelError) as error:
+        raise CommandError(error.detail, ExitCode.USAGE, error.hint) from error
+    return fetched.path
+
+
+def _named_by(adapter: Path, catalogue: Catalogue) -> tuple[BaseModelEntry, str | None]:
+    """The catalogue's entry for the base model of an adapter, and the hub's commit of it."""
+    try:
+        summary = _summary(adapter)
+        name, revision = str(summary["base_model"]), summary["revision"]
+    except KeyError as error:
+        raise CommandError(
+            f"{adapter} has no {SUMMARY} that names its base model.", ExitCode.USAGE, WHAT_TO_GIVE
+        ) from error
+    for entry in catalogue.entries:
+        if isinstance(entry.source, HubSource) and entry.source.repo == name:
+            return entry, None if revision is None else str(revision)
+        if entry.id == name:
+            return entry, None
+    raise CommandError(
+        f"The adapter's base model is {name}, which the catalogue does not have.",
+        ExitCode.USAGE,
+        WHAT_TO_GIVE,
+    )

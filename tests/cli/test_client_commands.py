@@ -1,0 +1,357 @@
+"""The commands that steer jobs and bring adapters home, against a live service."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from app.cli import app
+from app.cli.exit_codes import ExitCode
+from app.cli.spec_files import commented_spec
+from app.domain.lifecycle import FailureCode
+from app.domain.spec import RewardJobSpec
+from tests.api.world import BASE_MODEL, World, pairs
+from tests.cli.conftest import Run
+
+FILES = {"README.md": b"# Card", "adapter_model.safetensors": b"weights" * 1000}
+DATASET = f"ds_{'0' * 32}"
+
+
+def submitted(run: Run, *options: object) -> dict[str, Any]:
+    done = run("jobs", "submit", *options, "--json")
+    assert done.exit_code == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+@pytest.fixture
+def dataset(world: World) -> str:
+    return str(world.upload()["id"])
+
+
+@pytest.fixture
+def job(run: Run, dataset: str) -> dict[str, Any]:
+    return submitted(run, "--dataset", dataset, "--base-model", BASE_MODEL)
+
+
+def test_job_is_submitted_without_a_file(job: dict[str, Any], dataset: str) -> None:
+    assert (job["base_model"], job["spec"]["train_dataset"]) == (BASE_MODEL, dataset)
+
+
+def test_options_replace_fields_of_the_file(run: Run, dataset: str, tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps({"base_model": "none", "train_dataset": DATASET, "priority": -7}))
+    made = submitted(run, path, "--dataset", dataset, "--base-model", BASE_MODEL)
+    assert (made["priority"], made["spec"]["train_dataset"]) == (-7, dataset)
+
+
+@pytest.mark.parametrize("options", [(), ("--dataset", DATASET), ("--base-model", BASE_MODEL)])
+def test_submitting_nothing_is_a_usage_error(run: Run, options: tuple[str, ...]) -> None:
+    done = run("jobs", "submit", *options)
+    assert done.exit_code == 2
+    assert "plaudit jobs init" in done.stderr
+
+
+def test_page_is_an_address_for_a_browser(
+    run: Run, world: World, url: str, dataset: str, job: dict[str, Any]
+) -> None:
+    page = f"{url}/jobs/{job['id']}"
+    options = ("--dataset", dataset, "--base-model", BASE_MODEL, "--json")
+    done = run("jobs", "submit", *options)
+    made = json.loads(done.stdout)["id"]
+    assert done.stderr == f"{made}  {url}/jobs/{made}\n"
+    assert page in run("jobs", "get", job["id"]).stdout
+    answer = world.client.get(page, headers={"Authorization": ""})
+    assert (answer.status_code, answer.headers["content-type"][:9]) == (200, "text/html")
+
+
+def test_clone_changes_what_is_set(run: Run, job: dict[str, Any]) -> None:
+    done = run(
+        "jobs", "clone", job["id"], "--json",
+        "--set", "training.epochs=2.5", "--set", "training.precision=fp32", "--set", "name=again",
+        "--set", 'metadata={"a": "b"}',
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert (made["parent_job_id"], made["name"]) == (job["id"], "again")
+    assert made["spec"]["training"]["epochs"] == 2.5
+    assert made["spec"]["training"]["precision"] == "fp32"
+    assert made["metadata"] == {"a": "b"}
+
+
+def test_clone_that_is_refused_names_the_field(run: Run, job: dict[str, Any]) -> None:
+    done = run("jobs", "clone", job["id"], "--set", "lora.r=0")
+    assert done.exit_code == 5
+    assert "/lora/r" in done.stderr
+    continued = run("jobs", "clone", job["id"], "--from-checkpoint")
+    assert continued.exit_code == 5
+    assert "no checkpoint" in continued.stderr
+
+
+@pytest.mark.parametrize("change", ["epochs", "=3", "training.=3", ".epochs=3"])
+def test_change_that_is_none_is_a_usage_error(run: Run, job: dict[str, Any], change: str) -> None:
+    done = run("jobs", "clone", job["id"], "--set", change)
+    assert done.exit_code == 2
+    assert change in done.stderr
+
+
+def test_change_below_a_value_is_a_usage_error(run: Run, job: dict[str, Any]) -> None:
+    done = run("jobs", "clone", job["id"], "--set", "name=a", "--set", "name.b=c")
+    assert done.exit_code == 2
+
+
+def test_metrics_are_a_table(run: Run, world: World) -> None:
+    made = world.submit(priority=100)
+    lease = world.claim()
+    for step in (1, 2, 3):
+        world.step(lease, step, train__loss=1 / step)
+    world.step(lease, 4, eval__accuracy=0.75)
+    shown = run("jobs", "metrics", made["id"]).stdout
+    assert [line.split() for line in shown.splitlines()] == [
+        ["step", "eval/accuracy", "train/loss"],
+        ["1", "–", "1"],
+        ["2", "–", "0.5"],
+        ["3", "–", "0.3333"],
+        ["4", "0.75", "–"],
+    ]
+    few = run("jobs", "metrics", made["id"], "--keys", "train/loss", "--from-step", 2, "--json")
+    assert json.loads(few.stdout)["columns"]["step"] == [2, 3]
+    world.fail(lease, FailureCode.NAN_LOSS, "over")
+
+
+def test_job_without_metrics_says_so(run: Run, job: dict[str, Any]) -> None:
+    done = run("jobs", "metrics", job["id"])
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "No metrics" in done.stderr
+
+
+def test_things_are_deleted(run: Run, world: World, dataset: str) -> None:
+    made = world.submit(priority=100, train_dataset=dataset)
+    in_use = run("datasets", "delete", dataset)
+    assert in_use.exit_code == 5
+    assert run("jobs", "delete", made["id"]).exit_code == 5  # it is not finished
+    adapter_id = world.publish(world.claim(), FILES)
+    for kind, name in (("adapters", adapter_id), ("jobs", made["id"]), ("datasets", dataset)):
+        done = run(kind, "delete", name)
+        assert (done.exit_code, done.stderr) == (0, f"{name} is deleted.\n")
+    assert run("jobs", "get", made["id"]).exit_code == 5
+    assert run("datasets", "get", dataset).exit_code == 5
+
+
+def test_queue_says_why_jobs_wait(run: Run, job: dict[str, Any]) -> None:
+    done = run("queue")
+    (line,) = [line for line in done.stdout.splitlines() if job["id"] in line]
+    assert "no worker is alive" in line
+    assert done.stderr == "0 workers, 0 of 0 slots busy\n"
+    waiting = json.loads(run("queue", "--json").stdout)["data"]
+    assert job["id"] in [item["job_id"] for item in waiting]
+
+
+def test_base_models_are_listed_and_shown(run: Run) -> None:
+    assert "22M parameters" in run("base-models").stdout
+    shown = run("base-models", BASE_MODEL).stdout
+    assert "apache-2.0" in shown
+    assert json.loads(run("base-models", BASE_MODEL, "--json").stdout)["id"] == BASE_MODEL
+    listed = json.loads(run("base-models", "--json").stdout)["data"]
+    assert BASE_MODEL in [entry["id"] for entry in listed]
+    unknown = run("base-models", "none-such")
+    assert unknown.exit_code == 5
+
+
+def test_merge_is_asked_for_and_watched(run: Run, world: World) -> None:
+    world.submit(priority=100)
+    adapter_id = world.publish(world.claim(), FILES)
+    asked = run("adapters", "merge", adapter_id)
+    assert asked.exit_code == 0
+    assert "queued" in asked.stdout
+    assert "--watch" in asked.stderr
+    merging = json.loads(run("adapters", "merge", adapter_id, "--json").stdout)
+
+    def work() -> None:
+        while (lease := world.claim()).lease.job_id != merging["id"]:
+            world.fail(lease, FailureCode.NAN_LOSS, "not this one")
+        world.publish(lease, {"model.safetensors": b"whole"}, is_merged=True)
+
+    worker = threading.Timer(0.5, work)
+    worker.start()
+    done = run("adapters", "merge", adapter_id, "--watch", "--json")
+    worker.join()
+    merged = json.loads(done.stdout)
+    assert (done.exit_code, merged["status"]) == (0, "succeeded")
+    shown = run("adapters", "merge", adapter_id)
+    assert f"plaudit adapters download {merged['adapter_id']} DIR" in shown.stderr
+
+
+@pytest.fixture
+def adapter_id(world: World) -> str:
+    """An adapter whose bytes no other has."""
+    world.submit(priority=100)
+    lease = world.claim()
+    return world.publish(lease, FILES | {"job.txt": lease.lease.job_id.encode()})
+
+
+def test_directory_with_other_files_is_refused_without_force(
+    run: Run, adapter_id: str, tmp_path: Path
+) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine too")
+    done = run("adapters", "download", adapter_id, tmp_path)
+    assert done.exit_code == 2
+    assert "README.md, notes.txt" in done.stderr
+    assert "--force" in done.stderr
+    assert (tmp_path / "README.md").read_text() == "mine"
+    forced = run("adapters", "download", adapter_id, tmp_path, "--force")
+    assert forced.exit_code == 0, forced.stderr
+    assert (tmp_path / "README.md").read_bytes() == FILES["README.md"]
+    assert (tmp_path / "notes.txt").read_text() == "mine too"
+
+
+def test_download_goes_on_in_a_directory_of_its_own(
+    run: Run, world: World, adapter_id: str, tmp_path: Path
+) -> None:
+    assert run("adapters", "download", adapter_id, tmp_path).exit_code == 0
+    weights = tmp_path / "adapter_model.safetensors"
+    sha256 = {
+        file["name"]: file["sha256"]
+        for file in world.client.get(f"/v1/adapters/{adapter_id}").json()["files"]
+    }
+    weights.unlink()
+    partial = weights.with_name(f"{weights.name}.{sha256[weights.name][:12]}.part")
+    partial.write_bytes(FILES[weights.name][:100])
+    again = run("adapters", "download", adapter_id, tmp_path)
+    assert again.exit_code == 0, again.stderr
+    assert weights.read_bytes() == FILES[weights.name]
+    assert not partial.exists()
+
+
+def test_first_digits_of_an_id_are_enough(
+    run: Run, world: World, adapter_id: str, job: dict[str, Any], dataset: str
+) -> None:
+    def shown(*words: object) -> str:
+        return str(json.loads(run(*words, "--json").stdout)["id"])
+
+    for text in (job["id"][:24], job["id"].removeprefix("job_")[:20], job["id"]):
+        assert shown("jobs", "get", text) == job["id"]
+    assert shown("datasets", "get", dataset[:24]) == dataset
+    assert shown("jobs", "clone", job["id"][:24], "--dataset", dataset[3:24]) != job["id"]
+    assert run("adapters", "delete", adapter_id[:24]).stderr == f"{adapter_id} is deleted.\n"
+
+
+def test_digits_of_many_ids_or_of_none_are_refused(
+    run: Run, job: dict[str, Any], dataset: str
+) -> None:
+    submitted(run, "--dataset", dataset, "--base-model", BASE_MODEL)
+    many = run("jobs", "get", job["id"][:8])
+    assert many.exit_code == 5
+    assert "Give more digits." in many.stderr
+    assert len(re.findall(r"job_[0-9a-f]{32}", many.stderr)) == 2
+    none = run("jobs", "get", "job_ffff")
+    assert none.exit_code == 5
+    assert "job_ffff" in none.stderr
+
+
+@pytest.mark.parametrize("text", ["", "job_", "abc", "ds_01a2", "../keys", "job_xyz1", "G" * 8])
+def test_what_is_no_id_is_a_usage_error(run: Run, text: str) -> None:
+    done = run("jobs", "get", text)
+    assert done.exit_code == 2, done.exception
+    assert "is no id of a job" in done.stderr
+
+
+def test_written_spec_is_submitted(run: Run, dataset: str, tmp_path: Path) -> None:
+    path = tmp_path / "first.toml"
+    options = ("--dataset", dataset, "--base-model", BASE_MODEL)
+    done = run("jobs", "init", path, *options)
+    assert done.exit_code == 0, done.stderr
+    assert f"plaudit jobs submit {path}" in done.stderr
+    made = submitted(run, path)
+    assert made["spec"]["train_dataset"] == dataset
+    written = path.read_text()
+    assert run("jobs", "init", path).exit_code == 2
+    assert path.read_text() == written
+    assert run("jobs", "init", path, "--force").exit_code == 0
+    assert run("jobs", "init", tmp_path / "spec.yaml").exit_code == 2
+    assert run("jobs", "init", tmp_path / "none" / "spec.toml").exit_code == 2
+    printed = run("jobs", "init", "-", *options).stdout
+    assert tomllib.loads(printed) == tomllib.loads(written)
+
+
+def test_written_spec_shows_every_field_and_its_default() -> None:
+    """With every "#" taken away it is valid, and where a field has a default it says that."""
+    text = commented_spec("spec.toml", {"base_model": BASE_MODEL, "train_dataset": DATASET})
+    commented = re.findall(r"^# [a-z_]+ = .*$", text, re.MULTILINE)
+    document = tomllib.loads(re.sub(r"^# ([a-z_]+ = )", r"\1", text, flags=re.MULTILINE))
+    spec = RewardJobSpec.model_validate(document)
+    assert set(document) == set(RewardJobSpec.model_fields)
+    assert set(document["training"]) == set(type(spec.training).model_fields)
+    assert set(document["lora"]) == set(type(spec.lora).model_fields) - {"task_type"}
+    defaults = RewardJobSpec(base_model=BASE_MODEL, train_dataset=DATASET).model_dump()
+    unset = {re.findall(r"[a-z_]+", line)[0] for line in commented if line.endswith("# not set")}
+    shown = spec.model_dump()
+    for part in ("training", "lora", "resources"):
+        differing = {k for k, v in shown[part].items() if v != defaults[part][k]}
+        assert differing == unset & set(defaults[part])
+    assert tomllib.loads(text) == {
+        "base_model": BASE_MODEL, "train_dataset": DATASET,
+        "lora": {}, "training": {}, "resources": {},
+    }  # fmt: skip
+    assert all(len(line) <= 100 for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.toml", "base_model = "),
+        ("a.toml", "x = 1\nx = 2"),
+        ("a.toml", "x = nan"),
+        ("a.toml", "x = 2026-11-24"),
+        ("a.json", '{"x": NaN}'),
+        ("a.json", "[1]"),
+    ],
+)
+def test_spec_that_cannot_be_read_is_told(run: Run, tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    done = run("jobs", "submit", path)
+    assert done.exit_code == 2, done.exception
+    assert str(path) in done.stderr
+
+
+@pytest.mark.parametrize("form", ["json", "toml"])
+def test_stdin_holds_either_form(run: Run, dataset: str, form: str) -> None:
+    spec = {"base_model": BASE_MODEL, "train_dataset": dataset}
+    toml = "".join(f'{key} = "{value}"\n' for key, value in spec.items())
+    text = json.dumps(spec) if form == "json" else toml
+    done = run("jobs", "submit", "-", "--json", input=text)
+    assert done.exit_code == 0, done.stderr
+
+
+COMMANDS = typer.main.get_command(app)
+
+
+def leaves(command: Any, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    children = getattr(command, "commands", None)
+    if children is None:
+        return [words]
+    found = [leaf for name, child in children.items() for leaf in leaves(child, (*words, name))]
+    return [words, *found]
+
+
+@pytest.mark.parametrize("words", leaves(COMMANDS), ids=" ".join)
+def test_help_lists_the_exit_codes(run: Run, words: tuple[str, ...]) -> None:
+    shown = " ".join(run(*words, "--help").stdout.split())
+    assert "Exit codes: 0 done" in shown
+    for code in ExitCode:
+        assert re.search(rf"\b{code.value} (?:the|done)\b", shown), code
+
+
+def test_upload_that_cannot_be_read_is_told(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(pairs())
+    done = run("datasets", "upload", path / "below")
+    assert done.exit_code == 2
