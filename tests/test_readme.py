@@ -100,6 +100,26 @@ def test_quick_start_runs_as_written(
 
 
 @pytest.mark.train
+def test_quick_start_in_python_runs_as_written(checkout: Path, port: int) -> None:
+    given = {
+        "PLAUDIT_URL": f"http://127.0.0.1:{port}",
+        "PLAUDIT_API_KEY": (checkout / ".plaudit" / "api-key").read_text().strip(),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks("python", "Quick start"))],
+        cwd=checkout,
+        env=environment(checkout / ".plaudit") | given,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "succeeded" in done.stderr
+    assert (checkout / "adapter-from-python" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.train
 def test_life_of_a_job_with_curl_runs_as_written(
     life_with_curl: subprocess.CompletedProcess[str], checkout: Path
 ) -> None:
