@@ -11,14 +11,14 @@
 #   make bench-api       compare the HTTP layer with an empty endpoint, and with many jobs
 #   make bench-start     compare the time to the first step with a cold `trl reward`
 #   make bench-transfer  measure the server's memory while it transfers files of 2 GB
+#   make bench-upload    compare checking and converting uploads with json.loads, and measure memory
 #   make architectures   train every architecture and write docs/architectures.md
 #   make openapi         generate docs/openapi.json, docs/errors.md and the table of settings
 #   make client-models   generate the client's models and its synchronous half
 #   make lock            resolve constraints.txt again from both pyproject.toml
+#   make sizes           measure what is downloaded; run it after `make lock`
 #   make venv            only set up .venv
 #   make clean           remove .venv and all caches
-#
-#   make sizes   measure what is downloaded, after `make lock`
 #
 # On Linux, torch from PyPI includes CUDA (several GB). A machine without an NVIDIA GPU gets the CPU
 # build from PyTorch's own index; TORCH_BUILD=default or TORCH_BUILD=cpu overrides the choice.
@@ -36,7 +36,7 @@ TORCH_BUILD ?= auto
 # file share fixtures, so they stay in one process.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: venv demo serve test fuzz check format architectures bench-api bench-start bench-train bench-transfer chaos client-models openapi lock sizes clean
+.PHONY: venv demo serve test fuzz check format architectures bench-api bench-start bench-train bench-transfer bench-upload chaos client-models openapi lock sizes clean
 
 venv: $(VENV)/.dev
 
@@ -72,6 +72,9 @@ bench-start: $(VENV)/.dev
 
 bench-transfer: $(VENV)/.dev
 	$(BIN)/python -m bench.transfer $(BENCH)
+
+bench-upload: $(VENV)/.dev
+	$(BIN)/python -m bench.upload $(BENCH)
 
 architectures: $(VENV)/.dev
 	$(BIN)/python -m bench.architectures

@@ -1,4 +1,4 @@
-"""Preference pairs as token ids: drawn with lengths as they are met, or from a file of texts."""
+"""Preference pairs as token ids: random ones with realistic lengths, or texts from a file."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 from tokenizers import ByteLevelBPETokenizer
 
 RESERVED_IDS = 4
-#: The ids of the made-up replies are below this, whatever the model's vocabulary.
+#: Random ids are below this, whatever the model's vocabulary.
 USED_IDS = 32_000
-#: Mean tokens of what a pair shares, and of each reply.
+#: Mean tokens of a pair's common prefix, and of each reply.
 MEANS = {"multi_turn": (400, 70), "single_turn": (80, 250)}
 Row = dict[str, list[int]]
 
 
 def draw_pairs(kind: str, count: int, max_length: int, seed: int) -> list[Row]:
-    """Pairs with log-normal lengths, cut at the longest allowed.
+    """Return random pairs with log-normal lengths of at most ``max_length`` tokens.
 
-    Multi-turn pairs share a dialogue of some 400 tokens and differ in a short last reply;
-    single-turn pairs share a short question and differ in replies of some 250 tokens.
+    Multi-turn pairs share a dialogue of about 400 tokens and differ in a short last reply.
+    Single-turn pairs share a short question and differ in replies of about 250 tokens.
     """
     draw = random.Random(f"{kind} {seed}")
     prompt_mean, reply_mean = MEANS[kind]
@@ -44,7 +44,7 @@ def draw_pairs(kind: str, count: int, max_length: int, seed: int) -> list[Row]:
 
 
 def read_pairs(path: Path, count: int, max_length: int) -> list[Row]:
-    """The first text pairs of a file that fit, by a byte-level tokenizer trained on it."""
+    """Return the first text pairs of a file that fit, with a byte-level tokenizer trained on it."""
     pairs = [json.loads(line) for line in path.read_text().splitlines() if line]
     texts = [(_text(pair, "chosen"), _text(pair, "rejected")) for pair in pairs]
     tokenizer = ByteLevelBPETokenizer()
@@ -75,13 +75,13 @@ def _text(pair: dict[str, Any], side: str) -> str:
 
 
 def describe(rows: list[Row]) -> str:
-    """How many there are, how long, and how much of a pair is shared."""
-    shared = []
+    """Describe the number of pairs, their length and their common prefixes."""
+    prefixes = []
     for row in rows:
         pairs = zip(row["chosen_ids"], row["rejected_ids"], strict=False)
-        shared.append(next((i for i, (c, r) in enumerate(pairs) if c != r), 0))
+        prefixes.append(next((i for i, (c, r) in enumerate(pairs) if c != r), 0))
     lengths = [len(row[k]) for row in rows for k in ("chosen_ids", "rejected_ids")]
     return (
-        f"{len(rows)} pairs, mean reply {statistics.mean(lengths):.0f} tokens of which "
-        f"{statistics.mean(shared):.0f} shared"
+        f"{len(rows)} pairs, mean sequence {statistics.mean(lengths):.0f} tokens with a common "
+        f"prefix of {statistics.mean(prefixes):.0f}"
     )

@@ -29,7 +29,8 @@ from app.core.logging import configure_logging
 from app.core.migrations import migrate
 from app.core.settings import Settings
 from app.main import create_app
-from tests.trainer.tiny import make_decoder, make_pairs
+from tests.model_factories.pairs import make_pairs
+from tests.model_factories.tiny_models import make_decoder
 
 PAIRS = 64
 

@@ -1,13 +1,13 @@
-"""Reward training: plain TRL and Plaudit's engine in turns, on the same data, model and seed.
+"""Compare the training backends stock and shared_prefix on the same data, model and seed.
 
     make bench-train                                 # both kinds of data, three rounds
-    python -m bench.train --data pairs.jsonl         # text pairs of your own
-    python -m bench.train --fallback --steps 2       # also what a run costs that falls back
-    python -m bench.train --family qwen3-0.6b --bf16 # for a GPU, which is used where there is one
+    python -m bench.train --data pairs.jsonl         # your own text pairs
+    python -m bench.train --fallback --steps 2       # also measure a run that falls back to stock
+    python -m bench.train --family qwen3-0.6b --bf16 # for a GPU, which is used if there is one
 
-Every run is a process of its own, so that its peak memory is its own. The stock arm is
-RewardTrainer as `trl reward --use_peft --lora_task_type SEQ_CLS` builds it, with gradient
-checkpointing. A ratio is taken within a round, where both arms met the same machine.
+Every run is a process of its own with its own peak memory. The stock arm is RewardTrainer as
+`trl reward --use_peft --lora_task_type SEQ_CLS` builds it, with activation checkpointing. Both arms
+run in turns, and ratios are computed within a round, so that both have met the same machine.
 """
 
 import argparse
@@ -27,9 +27,9 @@ from typing import Any
 from bench.pairs import USED_IDS, describe, draw_pairs, read_pairs
 
 ARMS = ("stock", "shared_prefix")
-#: The engine's trainer, told by its check to train as stock does.
+#: The shared-prefix trainer after it has fallen back to the stock training step.
 FALLBACK = "fallback"
-# 38 M parameters, 22 M of them in the layers: what a laptop trains in minutes.
+# 38 M parameters, 22 M of them in the layers: a laptop trains them in minutes.
 SHAPES: dict[str, dict[str, Any]] = {
     family: {
         "model_type": family,
@@ -46,7 +46,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     }
     for family in ("qwen2", "llama")
 }
-# Qwen3-0.6B's, for a machine with a GPU; its weights are drawn here as well.
+# The shape of Qwen3-0.6B, for a machine with a GPU. Its weights are random as well.
 SHAPES["qwen3-0.6b"] = {
     "model_type": "qwen3",
     "vocab_size": 151_936,
@@ -66,7 +66,7 @@ SHAPES["qwen3-0.6b"] = {
 
 @dataclass
 class Run:
-    """One arm's run over the data. Seconds are those of `train()`; checks come once and apart."""
+    """One arm's run over the data. ``seconds`` measures ``train``; the checks are separate."""
 
     check_cpu_seconds: float
     seconds: float
@@ -111,23 +111,25 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kinds", nargs="+", default=["multi_turn", "single_turn"])
-    parser.add_argument("--data", help="JSON lines with chosen and rejected, as text")
+    parser.add_argument("--data", help="JSONL file with chosen and rejected texts")
     parser.add_argument("--family", choices=SHAPES, default="qwen2")
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--batch", type=int, default=8, help="pairs in a batch")
+    parser.add_argument("--batch", type=int, default=8, help="pairs per step")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--max-length", type=int, default=1024, help="tokens of a reply, at most")
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast in both arms")
+    parser.add_argument("--max-length", type=int, default=1024, help="most tokens of a sequence")
+    parser.add_argument("--bf16", action="store_true", help="use bfloat16 autocast in both arms")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--fallback", action="store_true", help="measure a run that falls back")
+    parser.add_argument(
+        "--fallback", action="store_true", help="also measure a run that falls back to stock"
+    )
     parser.add_argument("--arm", choices=(*ARMS, FALLBACK), help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def _round(folder: Path, number: int, options: argparse.Namespace) -> dict[str, Run]:
-    """Both arms once, the first in turns."""
+    """Run each arm once; odd rounds reverse the order."""
     runs: dict[str, Run] = {}
     arms = (*ARMS, FALLBACK) if options.fallback else ARMS
     for arm in arms if number % 2 == 0 else arms[::-1]:
@@ -140,8 +142,8 @@ def _round(folder: Path, number: int, options: argparse.Namespace) -> dict[str, 
         print(
             f"  round {number + 1} {arm:14} {run.pairs / run.seconds:7.2f} pairs/s "
             f"{run.tokens / run.seconds:8.0f} tokens/s {run.seconds:7.1f} s "
-            f"(cpu {run.cpu_seconds:.1f}, checks {run.check_cpu_seconds:.1f}) "
-            f"peak {run.peak_mib:6.0f} MiB (of which {run.start_mib:.0f} before the first step)",
+            f"(CPU {run.cpu_seconds:.1f} s, checks {run.check_cpu_seconds:.1f} s) "
+            f"peak {run.peak_mib:6.0f} MiB ({run.start_mib:.0f} MiB before the first step)",
             flush=True,
         )
     return runs
@@ -162,7 +164,7 @@ def _report(rounds: list[dict[str, Run]], adapter_difference: float) -> None:
     print("  step   stock loss   shared-prefix loss   difference")
     for step, (a, b) in enumerate(zip(stock.losses, ours.losses, strict=True), start=1):
         print(f"  {step:4}   {a:.8f}   {b:.8f}   {b - a:+.1e}")
-    print(f"  final adapters differ by {adapter_difference:.1e} of their size")
+    print(f"  relative difference of the final adapters: {adapter_difference:.1e}")
     ratios = {
         "pairs/s": [r["stock"].seconds / r["shared_prefix"].seconds for r in rounds],
         "cpu time": [r["stock"].cpu_seconds / r["shared_prefix"].cpu_seconds for r in rounds],
@@ -176,12 +178,12 @@ def _report(rounds: list[dict[str, Run]], adapter_difference: float) -> None:
     for name, values in ratios.items():
         print(
             f"  ratio {name:12} {statistics.median(values):.2f} "
-            f"({min(values):.2f} to {max(values):.2f} in {len(values)} rounds)"
+            f"(from {min(values):.2f} to {max(values):.2f} in {len(values)} rounds)"
         )
 
 
 def _adapter_difference(folder: Path) -> float:
-    """Norm of the difference of the two final adapters, relative to the stock one's."""
+    """Return the norm of the difference of both final adapters, relative to the stock one's."""
     from safetensors.torch import load_file
 
     a, b = (load_file(folder / arm / "adapter_model.safetensors") for arm in ARMS)
@@ -190,7 +192,7 @@ def _adapter_difference(folder: Path) -> float:
 
 
 def _save_model(folder: Path, family: str) -> int:
-    """A causal checkpoint with random weights; how many parameters its decoder has."""
+    """Save a causal model with random weights; return the number of its decoder's parameters."""
     import torch
     import transformers
     from tokenizers import Tokenizer
@@ -213,45 +215,13 @@ def _save_model(folder: Path, family: str) -> int:
 def _train(arm: str, folder: Path, options: argparse.Namespace) -> Run:
     import torch
     import transformers
-    from datasets import Dataset
-    from peft import LoraConfig
-    from trl import RewardConfig, RewardTrainer
-
-    from worker.trainer.shared_prefix import SharedPrefixRewardTrainer, probe, unsupported_reason
 
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
-    trainer_class = RewardTrainer if arm == "stock" else SharedPrefixRewardTrainer
-    rows = json.loads((folder / "rows.json").read_text())
-    trainer: Any = trainer_class(
-        model=str(folder / "model"),
-        args=RewardConfig(
-            output_dir=str(folder / arm),
-            per_device_train_batch_size=options.batch,
-            max_steps=options.steps,
-            logging_steps=1,
-            use_cpu=not torch.cuda.is_available(),
-            bf16=options.bf16,
-            seed=options.seed,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
-        ),
-        train_dataset=Dataset.from_list(rows),
-        peft_config=LoraConfig(task_type="SEQ_CLS"),
-    )
-    trainer.remove_callback(transformers.PrinterCallback)
+    trainer = _make_trainer(arm, folder, options)
     start_mib = _peak_mib()
     cpu_began = time.process_time()
-    if arm == "shared_prefix":
-        reason = unsupported_reason(trainer.model, trainer.args) or probe(trainer).reason
-        if reason:
-            sys.exit(f"the engine would fall back: {reason}")
-    elif arm == FALLBACK:
-        trainer.args.neftune_noise_alpha = 1.0  # refused by the static check, and taken back
-        assert unsupported_reason(trainer.model, trainer.args)
-        trainer.args.neftune_noise_alpha = None
-        trainer.use_stock()
+    _choose_backend(trainer, arm)
     check_cpu_seconds = time.process_time() - cpu_began
     began, cpu_began = time.perf_counter(), time.process_time()
     trainer.train()
@@ -270,8 +240,53 @@ def _train(arm: str, folder: Path, options: argparse.Namespace) -> Run:
     )
 
 
+def _make_trainer(arm: str, folder: Path, options: argparse.Namespace) -> Any:
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import PrinterCallback
+    from trl import RewardConfig, RewardTrainer
+
+    from worker.trainer.shared_prefix import SharedPrefixRewardTrainer
+
+    trainer_class = RewardTrainer if arm == "stock" else SharedPrefixRewardTrainer
+    trainer: Any = trainer_class(
+        model=str(folder / "model"),
+        args=RewardConfig(
+            output_dir=str(folder / arm),
+            per_device_train_batch_size=options.batch,
+            max_steps=options.steps,
+            logging_steps=1,
+            use_cpu=not torch.cuda.is_available(),
+            bf16=options.bf16,
+            seed=options.seed,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_list(json.loads((folder / "rows.json").read_text())),
+        peft_config=LoraConfig(task_type="SEQ_CLS"),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _choose_backend(trainer: Any, arm: str) -> None:
+    from worker.trainer.shared_prefix import check_parity, unsupported_reason
+
+    if arm == "shared_prefix":
+        reason = unsupported_reason(trainer.model, trainer.args) or check_parity(trainer).reason
+        if reason:
+            sys.exit(f"the backend shared_prefix would fall back to stock: {reason}")
+    elif arm == FALLBACK:
+        trainer.args.neftune_noise_alpha = 1.0  # refused by the static check, then taken back
+        assert unsupported_reason(trainer.model, trainer.args)
+        trainer.args.neftune_noise_alpha = None
+        trainer.use_stock()
+
+
 def _peak_mib() -> float:
-    """Peak of the process, or of its memory on the accelerator when it has one."""
+    """Return the peak memory of the process, or of its GPU if it has one."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,6 +1,6 @@
 """Generate the parts of the documentation that are derived from the code.
 
-Writes openapi.json, errors.md and the table of settings in operations.md.
+openapi.json, errors.md, the table of settings in operations.md, and the shapes in data.md.
 
     python -m docs.reference
 """
@@ -19,6 +19,7 @@ from app.domain.warnings import WARNING_ADVICE, WarningCode
 from app.main import create_app
 from app.web.problem_details import ProblemType, problem_types
 from app.web.validation_errors import FIELD_CODES
+from docs.data_reference import data_text
 
 HERE = Path(__file__).parent
 
@@ -49,6 +50,7 @@ def main() -> None:
     (HERE / "openapi.json").write_text(openapi_text())
     (HERE / "errors.md").write_text(errors_text())
     (HERE / "operations.md").write_text(operations_text())
+    (HERE / "data.md").write_text(data_text())
 
 
 def openapi_text() -> str:

@@ -75,9 +75,23 @@ def pins_digest() -> str:
     return hashlib.sha256((ROOT / "constraints.txt").read_bytes()).hexdigest()
 
 
+def requirements() -> list[str]:
+    """What `make demo` installs from an index: everything but this repository's own packages."""
+    service = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    client = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text())["project"]
+    found = [
+        *service["dependencies"],
+        *service["optional-dependencies"]["worker"],
+        *client["dependencies"],
+    ]
+    return [line for line in found if not line.startswith("plaudit")]
+
+
 def resolve(uv_platform: str, wheel_platforms: list[str], lock: Path) -> dict[str, int]:
     """Bytes of the wheel of every package that a worker needs on a platform."""
-    command = [sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", "--extra", "worker"]
+    wanted = lock.with_suffix(".in")
+    wanted.write_text("\n".join(requirements()))
+    command = [sys.executable, "-m", "uv", "pip", "compile", str(wanted)]
     command += ["--constraint", "constraints.txt", "--python-platform", uv_platform, "--no-config"]
     command += [
         "--python-version",

@@ -147,7 +147,9 @@ def announcement(machine: Machine, choice: Choice, sizes: dict[str, Any]) -> lis
 
 
 def _shown(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+    """Two digits: another patch release does not change what is told."""
+    amount = float(f"{count:.1e}")
+    return f"{amount / 1e9:g} GB" if amount >= 1e9 else f"{amount / 1e6:g} MB"
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ def test_checker_detects_trainers_that_outlive_their_workers(tmp_path: Path) -> 
             second.signal(signal.SIGKILL)
         for job in jobs:
             wait_until(
-                "a second trainer", lambda job=job: stack.workshop.look(job).attempt == 2, 60
+                "a second trainer", lambda job=job: stack.workshop.read_job(job).attempt == 2, 60
             )
         wait_until("steps of all four trainers", lambda: len(checker.overlaps()) == 2, 60)
         checker.sample()

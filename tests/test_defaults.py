@@ -20,11 +20,12 @@ from app.core.settings import Settings
 from app.domain.compiler import compile_plan
 from app.domain.meant_fields import spec_pointers
 from app.domain.spec import EarlyStopping, LoraSpec, RewardJobSpec, TrainingSpec
-from tests.architectures import make_checkpoint
 from tests.domain.base_model_facts import dataset, job
-from worker.reward_model.loading import DeviceConfig, load_base, wrap
-from worker.trainer.inspection.checkpoint import inspect
-from worker.trainer.training.run import reward_config
+from tests.model_factories.architectures import make_base_model
+from worker.reward_model.loading import DeviceConfig, load_base
+from worker.trainer.inspection.base_model import inspect_base_model
+from worker.trainer.training.lora import add_lora
+from worker.trainer.training.reward_trainer import reward_config
 
 PAGE = Path(__file__).parent.parent / "docs" / "defaults.md"
 #: These depend on the job or the machine, so that the page can give no value.
@@ -146,12 +147,12 @@ def test_every_other_argument_that_a_job_changes_is_on_the_page(tmp_path: Path) 
 
 def configurations(directory: Path) -> Iterator[tuple[str, Any, Any]]:
     """The libraries' own configurations, and those of a spec that leaves out what it may."""
-    checkpoint = make_checkpoint(directory, "llama")
-    facts = inspect(checkpoint, revision=None, chat_template=None, digest="0" * 64)
+    checkpoint = make_base_model(directory, "llama")
+    facts = inspect_base_model(checkpoint, revision=None, chat_template=None, digest="0" * 64)
     plan = compile_plan(job(), "hub:a/b@main", facts, dataset(), None, "text")
     cpu = DeviceConfig("cpu", bf16=False)
-    model = wrap(load_base(str(checkpoint), cpu, plan.head_modules), plan)
-    yield "LoraConfig", LoraConfig(), LoraConfig(**plan.kwargs()[0])
+    model = add_lora(load_base(str(checkpoint), cpu, plan.head_modules), plan)
+    yield "LoraConfig", LoraConfig(), LoraConfig(**plan.lora_kwargs())
     plain = RewardConfig(output_dir=str(directory), use_cpu=True, bf16=False)
     yield "RewardConfig", plain, reward_config(plan, cpu, model)
 

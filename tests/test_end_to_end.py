@@ -17,8 +17,9 @@ import httpx
 import pytest
 
 from tests.deployed import download, embedded_service, production_service, upload
+from tests.model_factories.pairs import make_pairs
+from tests.model_factories.tiny_models import make_decoder
 from tests.services import fresh_database, wait_until
-from tests.trainer.tiny import make_decoder, make_pairs
 
 pytestmark = [pytest.mark.train, pytest.mark.timeout(1200)]
 

@@ -53,7 +53,12 @@ FORBIDDEN = forbidden_by_package()
 
 
 def test_contracts_cover_the_service_and_the_worker() -> None:
-    assert {"app", "worker.supervisor", "worker.ipc", "worker.trainer"} <= FORBIDDEN.keys()
+    assert {
+        "app",
+        "worker.supervisor",
+        "worker.ipc",
+        "worker.trainer",
+    } <= FORBIDDEN.keys()
     assert {"torch", "worker"} <= FORBIDDEN["app"]
     assert "torch" in FORBIDDEN["worker.supervisor"]
 

@@ -208,6 +208,13 @@ def test_amount_is_told_before_it_is_downloaded(machine: Machine, build: str, am
     assert "MB more for its base model" in text
 
 
+def test_readme_shows_what_is_told(cpu_index: str) -> None:
+    choice = choose(LINUX, "auto", TORCH, cpu_index)
+    readme = (ROOT / "README.md").read_text()
+    for line in announcement(LINUX, choice, json.loads(SIZES.read_text())):
+        assert f"{line}\n" in readme
+
+
 def test_sizes_were_measured_for_the_pinned_versions() -> None:
     """After `make lock` run `make sizes`."""
     assert json.loads(SIZES.read_text())["pins"] == pins_digest()

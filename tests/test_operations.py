@@ -21,7 +21,7 @@ from app.models import Blob, Job
 from app.storage import blobs
 from app.storage.blobs import BlobWriter
 from docs import reference
-from tests.job_queue.making import QUEUE, look, queue_job
+from tests.job_queue.factories import QUEUE, queue_job, read_job
 
 PAGE = reference.HERE / "operations.md"
 
@@ -56,7 +56,7 @@ def test_service_continues_on_a_restored_backup(
     queue_job(engine)  # after the backup, so not part of it
     try:
         assert blobs.is_intact(restored, stored)
-        assert look(restored, running).status == "running"
+        assert read_job(restored, running).status == "running"
         with transaction(restored) as session:
             assert session.query(Job).count() == 2
             assert session.query(Blob).count() == 1

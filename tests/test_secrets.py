@@ -19,9 +19,10 @@ from app.core.settings import Settings
 from app.models import Base
 from tests.base_models.model_sources import COMMIT, Hub, hub  # noqa: F401 - a fixture
 from tests.deployed import RunningService, download, production_service, upload
+from tests.model_factories.pairs import make_pairs
+from tests.model_factories.tiny_models import make_decoder
 from tests.services import RedisServer, fresh_database, wait_until
 from tests.supervisor.workshop import trainers_below
-from tests.trainer.tiny import make_decoder, make_pairs
 from tests.webhooks.receiver import receiving
 
 #: Columns that hold webhook secrets in plain text, because messages are signed with them.

@@ -1,6 +1,6 @@
-"""``python -m worker``: a Celery worker where there is a broker, else a supervisor that polls.
+"""``python -m worker``: a Celery worker, or without a broker a worker that polls the database.
 
-``--with-parent PID`` ties its life to the process that started it.
+With ``--with-parent PID`` the worker ends with the process that started it.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from worker.supervisor.pool import NoFreeSlotError, WorkerPool
 
 
 def main() -> int:
-    """Work until SIGTERM or SIGINT; then hand back what is running and go."""
+    """Run jobs until SIGTERM or SIGINT; then release the running ones and exit."""
     settings = Settings()
     if not settings.is_embedded:
         return _consume(settings)
     configure_logging()
     if "--with-parent" in sys.argv:
         die_with_parent()
-        if os.getppid() != int(sys.argv[-1]):  # it ended while this process was loading
+        if os.getppid() != int(sys.argv[-1]):  # the parent ended while this process was loading
             return 1
     try:
-        station = WorkerPool(settings)
+        pool = WorkerPool(settings)
     except (DeviceError, NoFreeSlotError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - for the person who started it
         return 1
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: station.draining.set())
-    station.start()
-    threads = station.pollers(settings.poll_seconds)
+        signal.signal(number, lambda *_: pool.draining.set())
+    pool.start()
+    threads = pool.pollers(settings.poll_seconds)
     for thread in threads:
         thread.start()
     _join(threads)
-    station.close()
+    pool.close()
     return 0
 
 

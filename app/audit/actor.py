@@ -11,10 +11,10 @@ from app.auth.key_ring import Principal
 
 
 async def get_actor(request: Request) -> Actor:
-    """Return the request's key, id and client address (see PLAUDIT_TRUSTED_PROXIES).
+    """Return the API key, the id and the client address of a request.
 
-    The address is the client's own if uvicorn trusts the proxy in between. An endpoint must
-    declare this dependency after the one that authenticates the request.
+    Behind a proxy, PLAUDIT_TRUSTED_PROXIES decides whether the address is the client's own. An
+    endpoint must declare this dependency after the one that authenticates the request.
     """
     principal: Principal = request.scope["principal"]
     return Actor(

@@ -85,7 +85,7 @@ class RedisWindows:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._heartbeat
         if not self.is_away:
-            await self._try(lambda: self._redis.zrem(self._members, self._name), 0)
+            await self._try(lambda: self._redis.zrem(self._members, self._name), otherwise=0)
         await self._pool.aclose()
 
     async def hit(self, window: RateLimitItem, name: str) -> bool:
@@ -101,7 +101,7 @@ class RedisWindows:
             stats = await self._windows.get_window_stats(window, name)
             return stats.reset_time - time.time()
 
-        return 0.0 if self.is_away else await self._try(ask, 0.0)
+        return 0.0 if self.is_away else await self._try(ask, otherwise=0.0)
 
     async def beat(self) -> None:
         """Announce this process and count the live ones."""
@@ -113,7 +113,7 @@ class RedisWindows:
                 )
             )
 
-        found = await self._try(announce, None)
+        found = await self._try(announce, otherwise=None)
         if found is None:
             return
         self.processes = found
@@ -123,10 +123,13 @@ class RedisWindows:
 
     async def _beat_forever(self) -> None:
         while True:
-            await self.beat()
+            try:
+                await self.beat()
+            except Exception:  # nobody would restart this task, and limits could stay open
+                log.exception("rate_limit_heartbeat_failed")
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
-    async def _try(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
+    async def _try(self, call: Callable[[], Awaitable[T]], *, otherwise: T) -> T:
         """Return what Redis answers, or ``otherwise`` if it does not answer in time."""
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):

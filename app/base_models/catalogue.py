@@ -139,7 +139,7 @@ class BaseModelEntry(BaseModel):
 
     @property
     def other_names(self) -> list[str]:
-        """Public names under which people know the model, besides its id."""
+        """Public names of the model besides its id."""
         match self.source:
             case HubSource(repo, _):
                 return [repo]

@@ -1,4 +1,4 @@
-"""The ids of the catalogue that somebody may have meant."""
+"""Suggest ids of the catalogue for an unknown id."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
-#: How close a misspelt name has to be (`difflib` ratio).
+#: Minimum similarity of a misspelled name (`difflib` ratio).
 _CUTOFF = 0.75
 _MAX_SIMILAR = 3
 _MAX_LISTED = 20
@@ -16,12 +16,12 @@ _PREFIXES = ("https://", "http://", "huggingface.co/", "hf.co/", "hub:", "hf:", 
 
 
 def hint_for(asked: str, entries: Mapping[str, Iterable[str]]) -> str:
-    """What to write in place of ``asked``, which is no id of the catalogue.
+    """Return a hint for ``asked``, which is not an id of the catalogue.
 
     Args:
-        asked: As the client sent it.
-        entries: The ids of the catalogue, each with the other public names of its base model, such
-            as its hub repository.
+        asked: The id as the client sent it.
+        entries: The ids of the catalogue, each with other public names of its base model, such as
+            its hub repository.
     """
     by_name: dict[str, list[str]] = {}
     for entry_id, names in entries.items():
@@ -40,7 +40,7 @@ def hint_for(asked: str, entries: Mapping[str, Iterable[str]]) -> str:
 
 
 def _variants(name: str) -> list[str]:
-    """The whole name, and what stands behind its last slash."""
+    """Return the whole name and the part after its last slash, both normalised."""
     text = name[:_MAX_NAME_CHARACTERS].strip().lower()
     for prefix in _PREFIXES:
         text = text.removeprefix(prefix)
@@ -49,5 +49,5 @@ def _variants(name: str) -> list[str]:
 
 
 def _comparable(name: str) -> str:
-    """Lower case, with one dash for whatever separates words: ``Qwen3_0.6B`` as ``qwen3-0.6b``."""
+    """Normalise a name: lower case, with dashes between words, such as ``qwen3-0.6b``."""
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")

@@ -35,7 +35,8 @@ DatasetId = Annotated[str, typer.Argument(help="ds_…, or its first digits.")]
 @commands.command()
 def upload(
     file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="JSONL, JSONL.gz, CSV or Parquet.")
+        Path,
+        typer.Argument(exists=True, dir_okay=False, help="JSONL, JSON, CSV, Parquet, Arrow."),
     ],
     name: Annotated[str | None, typer.Option(help="For people; default: the file's name.")] = None,
     as_json: JsonOption = False,
@@ -167,10 +168,14 @@ def _show(dataset: DatasetRead) -> None:
             ("id", dataset.id),
             ("name", dataset.name),
             ("pairs", dataset.pair_count),
+            ("shape", dataset.shape),
             ("format", f"{dataset.format}, {dataset.prompt} prompt"),
             ("columns", ", ".join(dataset.columns)),
             ("left out", ", ".join(dataset.ignored_columns)),
+            ("skipped", ", ".join(f"{s.count} {s.code}" for s in dataset.skipped)),
             ("size", size(dataset.bytes)),
             ("sha256", dataset.sha256),
         )
     )
+    for warning in dataset.warnings:
+        notes.print(plain(f"warning: {warning.message}"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -12,6 +11,8 @@ import time
 
 import structlog
 
+from app.core.parent_death import signal_on_parent_death
+
 log = structlog.get_logger()
 
 RESTART_SECONDS = 1.0
@@ -20,7 +21,6 @@ RESTART_MAX_SECONDS = 30.0
 STEADY_SECONDS = 60.0
 #: On top of the drain: stores the last checkpoint and hands the job back.
 HAND_BACK_SECONDS = 30.0
-_PR_SET_PDEATHSIG = 1
 
 
 class WorkerKeeper:
@@ -81,8 +81,7 @@ class WorkerKeeper:
 
 def end_with_parent(parent: int) -> None:
     """Get SIGTERM when the process that started this one ends (Linux)."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal_on_parent_death(signal.SIGTERM)
     if os.getppid() != parent:  # it ended before the call
         sys.exit(1)
 

@@ -33,7 +33,7 @@ def _proxies(networks: frozenset[str]) -> frozenset[str]:
             network = ip_network(text)
         except ValueError as error:
             raise ValueError(
-                f"{error}; write addresses and networks like 10.0.0.7 or 10.0.0.0/8"
+                f"{error}; use addresses and networks such as 10.0.0.7 or 10.0.0.0/8"
             ) from None
         if network.prefixlen == 0:
             raise ValueError("a network of all addresses would let every client forge its address")
@@ -78,7 +78,7 @@ def _unreadable() -> ValueError:
     )
 
 
-#: In the environment: IP addresses and networks with commas between them.
+#: IP addresses and networks, separated by commas in the environment variable.
 NetworkList = Annotated[HostList, AfterValidator(_proxies)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
@@ -130,6 +130,12 @@ class Settings(BaseSettings):
         2 << 30, ge=1, description="Largest dataset upload, in bytes as sent."
     )
     max_rows: int = Field(5_000_000, ge=1, description="Largest number of pairs in a dataset.")
+    max_skipped_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of invalid rows up to which `on_invalid=skip` accepts an upload.",
+    )
     max_artifact_bytes: int = Field(
         8 << 30, ge=1, description="Largest checkpoint or adapter, in bytes."
     )
@@ -155,13 +161,13 @@ class Settings(BaseSettings):
     )
 
     rate_per_second: float = Field(
-        20.0, gt=0, description="Requests per second and key, over all API processes."
+        20.0, gt=0, description="Requests a second per key, for all API processes together."
     )
     rate_burst: int = Field(
         60,
         ge=1,
-        description="Requests of a key in a burst. rate_burst / rate_per_second, rounded up to "
-        "whole seconds, is the window over which rate_per_second is measured.",
+        description="Requests at once per key. The rate is measured over rate_burst / "
+        "rate_per_second seconds, rounded up to whole seconds.",
     )
     open_answers: int = Field(
         32, ge=1, description="Open streams and downloads, per key and API process."
@@ -172,8 +178,8 @@ class Settings(BaseSettings):
     failed_logins_per_minute: int = Field(
         10,
         ge=1,
-        description="Wrong keys per minute and client network (an IPv4 address or an IPv6 /64) "
-        "that get 401; more get 429. Valid keys of the network always pass.",
+        description="Wrong keys per client network (an IPv4 address or an IPv6 /64) that get 401; "
+        "further ones get 429. Valid keys always pass.",
     )
     trusted_hosts: HostList = Field(
         frozenset(),
@@ -182,8 +188,9 @@ class Settings(BaseSettings):
     )
     trusted_proxies: NetworkList = Field(
         frozenset(),
-        description="Addresses and networks of reverse proxies whose X-Forwarded-For names the "
-        "client, for failed logins and the audit log; none: the header is ignored.",
+        description="Addresses and networks of reverse proxies, separated by commas, whose "
+        "X-Forwarded-For header names the client, for failed logins and the audit log; unset: the "
+        "header is ignored.",
     )
     webhook_hosts: HostList = Field(
         frozenset(),
@@ -195,7 +202,7 @@ class Settings(BaseSettings):
     )
 
     slots: int = Field(
-        1, ge=1, description="Trainers that run at the same time on this worker, one per GPU."
+        1, ge=1, description="Trainers at once on this worker; where there are GPUs, one GPU each."
     )
     torch_threads: int = Field(
         1,

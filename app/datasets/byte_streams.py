@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import lzma
 import zlib
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
-from app.datasets.file_types import GZIP, HEAD_BYTES, FileType, binary_type
 from app.datasets.row_errors import FileError
 
 MAX_LINE_BYTES = 1 << 20
@@ -15,34 +16,12 @@ MAX_COMPRESSION_RATIO = 100
 FREE_UNPACKED_BYTES = 4 << 20
 _INFLATE_BYTES = 256 << 10
 _WITH_GZIP_HEADER = 16 + zlib.MAX_WBITS
-
-
-def plain_text(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The chunks of a text file, unpacked if their first bytes say gzip.
-
-    Raises:
-        FileError: another kind of file, broken gzip, or a gzip bomb.
-    """
-    kind, whole = _identified(chunks)
-    if kind is GZIP:
-        kind, whole = _identified(gunzip(whole))
-    if kind is not None:
-        raise FileError("wrong_format", f"the file is {kind.description}", kind.advice)
-    yield from whole
-
-
-def _identified(chunks: Iterable[bytes]) -> tuple[FileType | None, Iterator[bytes]]:
-    """The file's type if it is no text, and all of its chunks."""
-    head, rest = b"", iter(chunks)
-    for chunk in rest:
-        head += chunk
-        if len(head) >= HEAD_BYTES:
-            break
-    return binary_type(head), chain([head], rest)
+#: xz -9 needs 65 MiB, of which it touches as much as the file has unpacked bytes.
+_XZ_MEMORY_BYTES = 72 << 20
 
 
 def gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """What a gzip file holds, in pieces of at most 256 KiB; several members are one file.
+    """The content of a gzip file, in pieces of at most 256 KiB; several members are one file.
 
     Raises:
         FileError: broken or cut off, or unpacks to more than 100 times its size.
@@ -78,6 +57,59 @@ def gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
         raise FileError("invalid_gzip", "the gzip data ends too early", "upload the whole file")
 
 
+class _Decoder(Protocol):
+    """What ``lzma`` and ``bz2`` have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+def unxz(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The content of an xz file, as ``gunzip``."""
+    make = lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_MEMORY_BYTES)  # noqa: E731
+    return _unpacked(chunks, make, "xz")
+
+
+def bunzip2(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The content of a bzip2 file, as ``gunzip``."""
+    return _unpacked(chunks, bz2.BZ2Decompressor, "bzip2")
+
+
+def _unpacked(chunks: Iterable[bytes], make: Callable[[], _Decoder], name: str) -> Iterator[bytes]:
+    decoder = make()
+    packed = unpacked = 0
+    for chunk in chunks:
+        packed += len(chunk)
+        data = chunk
+        while True:
+            if decoder.eof:
+                data = data.lstrip(b"\0")  # padding between streams
+                if not data:
+                    break
+                decoder = make()
+            try:
+                piece = decoder.decompress(data, _INFLATE_BYTES)
+            except (lzma.LZMAError, OSError, ValueError) as error:
+                raise FileError(
+                    "invalid_archive", f"the {name} data are broken ({error})", "compress it again"
+                ) from None
+            data = decoder.unused_data if decoder.eof else b""
+            unpacked += len(piece)
+            check_ratio(packed, unpacked)
+            yield piece
+            if not decoder.eof and decoder.needs_input:
+                break
+    if not decoder.eof:
+        raise FileError(
+            "invalid_archive", f"the {name} data end too early", "upload the whole file"
+        )
+
+
 def check_ratio(packed: int, unpacked: int) -> None:
     """Refuse a file that unpacks to over 100 times its size and over 4 MiB.
 
@@ -111,8 +143,8 @@ def at_most(chunks: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
 
 
 def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines without their ``\\n``. Of an overlong line only its beginning comes, and that is
-    longer than ``MAX_LINE_BYTES``, so that who reads it can tell."""
+    """Lines without their ``\\n``. An overlong line is cut, but stays longer than
+    ``MAX_LINE_BYTES``, so that the caller can tell."""
     rest = bytearray()
     for chunk in chunks:
         lines = chunk.split(b"\n")

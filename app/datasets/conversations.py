@@ -1,156 +1,247 @@
-"""Text and conversations: what may stand in prompt, chosen and rejected."""
+"""Messages of an upload → messages of a stored dataset (``app.domain.rows``)."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from app.datasets.row_errors import ProblemCode, RowError, kind_of, shown
+from app.datasets.content_parts import read_parts
+from app.datasets.json_rows import json_value
+from app.datasets.row_errors import RowError, kind_of, shown
+from app.datasets.texts import check_characters, check_text
+from app.datasets.unused import UnusedFields
+from app.domain.rows import ROLES
 
-ROLES = ("system", "user", "assistant")
-# A reply may well begin with the words of a short prompt ("Hi" → "Hi there").
-_MIN_REPEATED_PROMPT_CHARACTERS = 20
-_PYTHON_REPR = re.compile(r"\s*\[\s*\{\s*'(role|content|from|value)'\s*:")
-ENCODED_MESSAGES = re.compile(r'\s*\[\s*\{\s*"(role|content|from|value)"\s*:')
+#: Roles that may say nothing: an empty system text and the empty result of a tool are meant so.
+_MAY_BE_EMPTY = ("system", "developer", "tool")
+#: ShareGPT calls the roles otherwise; ``function_call`` is an assistant message that calls a tool.
+_SHAREGPT_ROLES = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+    "tool": "tool",
+}
+_REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+_KNOWN = frozenset(
+    {"content", "from", "function_call", "name", "role", "tool_call_id", "tool_calls", "value"}
+    | set(_REASONING_KEYS)
+)
 _MESSAGES_HINT = 'write [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]'
 
+Message = dict[str, Any]
 
-def checked_side(name: str, value: Any) -> str | list[dict[str, str]]:
-    """A prompt, chosen or rejected: text as it is, messages with their role and content only.
+
+def read_messages(path: str, items: list[Any], unused: UnusedFields) -> list[Message]:
+    """The messages of a list, checked.
+
+    ``path`` names the list in error messages. Keys that no template reads go to ``unused``.
 
     Raises:
         RowError: names the message and the key, what was found and what to write instead.
     """
-    if isinstance(value, str):
-        _check_text(name, value)
-        if _PYTHON_REPR.match(value):
-            raise RowError(
-                "python_repr",
-                "found Python's print of a list",
-                "write the list as JSON (json.dumps before to_csv)",
-                column=name,
-            )
-        if ENCODED_MESSAGES.match(value):
-            raise RowError(
-                "encoded_messages",
-                "found messages as JSON inside a string",
-                "give the list itself, unquoted",
-                column=name,
-            )
-        return value
-    if not isinstance(value, list):
-        raise RowError(
-            "wrong_type",
-            f"found {kind_of(value)}",
-            "give text or a list of {role, content}",
-            column=name,
-        )
-    if not value:
-        raise RowError("empty_conversation", "found an empty list", _MESSAGES_HINT, column=name)
-    messages = [_message(f"{name}[{index}]", item) for index, item in enumerate(value)]
-    if name != "prompt" and messages[-1]["role"] != "assistant":
-        raise RowError(
-            "last_not_assistant",
-            f"the last message is by {messages[-1]['role']}",
-            "end it with the assistant's reply, which is what is judged",
-            column=f"{name}[{len(messages) - 1}].role",
-        )
+    if not items:
+        raise RowError("empty_conversation", "found an empty list", _MESSAGES_HINT, column=path)
+    messages = []
+    for index, item in enumerate(items):
+        if type(item) is dict and len(item) == 2:  # nearly every message of nearly every upload
+            content, role = item.get("content"), item.get("role")
+            if (
+                type(content) is str
+                and role in ("user", "assistant")
+                and content
+                and not content.isspace()
+                and "\0" not in content
+            ):
+                messages.append({"content": content, "role": role})
+                continue
+        messages.append(_message(f"{path}[{index}]", item, unused))
     return messages
 
 
-def check_sides(pair: Mapping[str, Any]) -> None:
-    """Hold chosen, rejected and prompt of one row against each other.
+def check_reply(path: str, messages: list[Message]) -> None:
+    """Refuse a conversation whose last message is not the assistant's.
 
     Raises:
-        RowError: they differ in format, say the same, or say the prompt twice.
+        RowError: it is somebody else's.
     """
-    chosen, rejected, prompt = pair["chosen"], pair["rejected"], pair.get("prompt")
-    for name, side in (("rejected", rejected), ("prompt", prompt)):
-        if side is not None and type(side) is not type(chosen):
-            raise RowError(
-                "mixed_format",
-                f"{name} is {kind_of(side)}, chosen is {kind_of(chosen)}",
-                "use text for all, or lists of messages for all",
-                column=name,
-            )
-    if chosen == rejected:
+    if (role := messages[-1]["role"]) != "assistant":
         raise RowError(
-            "identical_pair",
-            "rejected is the same as chosen",
-            "leave the row out; there is nothing to learn from it",
-            column="rejected",
-        )
-    if prompt is not None and _is_prompt_repeated(prompt, chosen, rejected):
-        raise RowError(
-            "prompt_repeated",
-            "chosen or rejected begins with the prompt, which would then be read twice",
-            "leave the prompt column out, or take the prompt out of chosen and rejected",
-            column="chosen",
+            "last_not_assistant",
+            f"the last message is by {role}",
+            "end it with the assistant's reply, which is what is judged",
+            column=f"{path}[{len(messages) - 1}].role",
         )
 
 
-def _message(path: str, value: Any) -> dict[str, str]:
-    if not isinstance(value, dict):
+def message_texts(message: Mapping[str, Any]) -> list[str]:
+    """The texts of a stored message that a person wrote or reads."""
+    return [text for key in ("content", "reasoning_content") if (text := message.get(key))]
+
+
+def _message(path: str, item: Any, unused: UnusedFields) -> Message:
+    if not isinstance(item, dict):
         raise RowError(
-            "wrong_type", f"found {kind_of(value)}, not a message", _MESSAGES_HINT, column=path
+            "wrong_type", f"found {kind_of(item)}, not a message", _MESSAGES_HINT, column=path
         )
-    if "role" not in value and ("from" in value or "value" in value):
-        raise RowError(
-            "sharegpt_keys",
-            "found from/value",
-            "rename them to role/content (human → user, gpt → assistant)",
-            column=path,
-        )
-    if value.get("tool_calls"):
-        raise RowError(
-            "tool_calls",
-            "tool calls are not supported yet",
-            "leave the pair out, or write the call into content",
-            column=f"{path}.tool_calls",
-        )
-    role, content = value.get("role"), value.get("content")
-    if role not in ROLES:
-        found = shown(role) if isinstance(role, str) else kind_of(role)
-        raise RowError(
-            "unknown_role",
-            f"found {found}",
-            "role must be system, user or assistant",
-            column=f"{path}.role",
-        )
-    if isinstance(content, str):
-        _check_text(f"{path}.content", content)
-        return {"content": content, "role": role}
-    code: ProblemCode = "wrong_type"
-    if content is None:
-        code = "missing_content"
-    if isinstance(content, list):
-        code = "content_parts"
+    role = _role(path, item)
+    message: Message = {"role": role}
+    if item.get("from") == "function_call":
+        message["tool_calls"] = [_sharegpt_call(f"{path}.value", item.get("value"))]
+        content = None
+    else:
+        content = item.get("value") if "from" in item else item.get("content")
+    if reasoning := _reasoning(path, item):
+        message["reasoning_content"] = reasoning
+    if calls := _tool_calls(path, item):
+        message["tool_calls"] = calls
+    if role == "tool":
+        for key in ("name", "tool_call_id"):
+            if (value := item.get(key)) is not None:
+                message[key] = _text_of(f"{path}.{key}", value)
+    message["content"] = _content(path, content, message)
+    if item.keys() - _KNOWN or (role != "tool" and item.get("name") is not None):
+        used = {key for key in item if key in _KNOWN and (key != "name" or role == "tool")}
+        unused.check_message(path, item, used)
+    return dict(sorted(message.items()))
+
+
+def _role(path: str, item: Mapping[str, Any]) -> str:
+    if "from" in item and "role" not in item:
+        sender = item["from"]
+        if isinstance(sender, str) and sender in _SHAREGPT_ROLES:
+            return _SHAREGPT_ROLES[sender]
+        found, key = sender, "from"
+        known = ", ".join(_SHAREGPT_ROLES)
+    else:
+        found, key = item.get("role"), "role"
+        if found in ROLES:
+            return str(found)
+        if found == "function":  # the name of the role before OpenAI had tools
+            return "tool"
+        known = ", ".join(ROLES)
     raise RowError(
-        code,
-        f"found {kind_of(content)}",
-        "content must be text; only text is supported",
-        column=f"{path}.content",
+        "unknown_role",
+        f"found {shown(found) if isinstance(found, str) else kind_of(found)}",
+        f"{key} must be one of {known}",
+        column=f"{path}.{key}",
     )
 
 
-def _check_text(path: str, text: str) -> None:
-    if not text or text.isspace():
+def _content(path: str, content: Any, message: Message) -> str | None:
+    """The content as text; thinking parts are moved to ``reasoning_content``."""
+    column = f"{path}.content"
+    if isinstance(content, list):
+        content, thinking = read_parts(column, content)
+        if thinking:
+            if message.get("reasoning_content") not in (None, thinking):
+                raise _two_reasonings(path)
+            message["reasoning_content"] = thinking
+    if isinstance(content, str):
+        if message["role"] in _MAY_BE_EMPTY or message.get("tool_calls"):
+            check_characters(column, content)
+        else:
+            check_text(column, content)
+        return content
+    if content is None:
+        if message.get("tool_calls"):
+            return None
         raise RowError(
-            "empty_text", "the text is empty", "leave out the row or the message", column=path
+            "missing_content",
+            "found null",
+            "content must be text, or a list of text parts",
+            column=column,
         )
-    if "\0" in text:
+    raise RowError(
+        "wrong_type",
+        f"found {kind_of(content)}",
+        "content must be text, or a list of text parts",
+        column=column,
+    )
+
+
+def _reasoning(path: str, item: Mapping[str, Any]) -> str | None:
+    found: str | None = None
+    for key in _REASONING_KEYS:
+        value = item.get(key)
+        if value is None or value == "":
+            continue
+        text = _text_of(f"{path}.{key}", value)
+        if found not in (None, text):
+            raise _two_reasonings(path)
+        found = text
+    return found
+
+
+def _tool_calls(path: str, item: Mapping[str, Any]) -> list[Any]:
+    calls = item.get("tool_calls") or []
+    if legacy := item.get("function_call"):  # OpenAI's form before tool_calls
+        calls = [*calls, {"type": "function", "function": legacy}] if _is_list(calls) else calls
+    if not _is_list(calls):
         raise RowError(
-            "nul_character",
-            f"found a NUL character at position {text.index(chr(0)) + 1}",
-            "remove it; it is no text",
+            "wrong_type",
+            f"found {kind_of(calls)}",
+            "tool_calls must be a list",
+            column=f"{path}.tool_calls",
+        )
+    return [_call(f"{path}.tool_calls[{index}]", call) for index, call in enumerate(calls)]
+
+
+def _call(path: str, call: Any) -> dict[str, Any]:
+    function = call.get("function", call) if isinstance(call, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str) or not name:
+        raise RowError(
+            "invalid_tools",
+            f"found {kind_of(call)} without a function name",
+            'write {"type": "function", "function": {"name": "…", "arguments": {…}}}',
             column=path,
         )
+    assert isinstance(function, dict)
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        arguments = _parsed_object(arguments)
+    if not isinstance(arguments, dict | str):
+        arguments = {}
+    stored: dict[str, Any] = {"function": {"arguments": arguments, "name": name}}
+    if isinstance(call.get("id"), str):
+        stored["id"] = call["id"]
+    return stored | {"type": "function"}
 
 
-def _is_prompt_repeated(prompt: Any, chosen: Any, rejected: Any) -> bool:
-    if isinstance(prompt, str):
-        is_long = len(prompt) >= _MIN_REPEATED_PROMPT_CHARACTERS
-        return is_long and chosen.startswith(prompt) and rejected.startswith(prompt)
-    count = len(prompt)
-    return bool(chosen[:count] == prompt or rejected[:count] == prompt)
+def _sharegpt_call(path: str, value: Any) -> dict[str, Any]:
+    parsed = _parsed_object(value) if isinstance(value, str) else value
+    return _call(path, parsed)
+
+
+def _parsed_object(text: str) -> Any:
+    """The JSON object in ``text``, which is how most templates want arguments; else the text."""
+    try:
+        value = json_value(text)
+    except RowError:
+        return text
+    return value if isinstance(value, dict) else text
+
+
+def _text_of(path: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise RowError("wrong_type", f"found {kind_of(value)}", "give text", column=path)
+    check_characters(path, value)
+    return value
+
+
+def _two_reasonings(path: str) -> RowError:
+    return RowError(
+        "two_values",
+        "the message has two different reasoning texts",
+        "keep one of reasoning_content, reasoning and thinking",
+        column=path,
+    )
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)

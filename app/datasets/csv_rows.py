@@ -1,29 +1,30 @@
-"""CSV (RFC 4180, with a header) → rows.
+"""CSV (RFC 4180, with a header) and TSV → rows.
 
-A cell that holds a JSON list of messages is a conversation; an empty cell of an optional column is
-no value.
+A cell that holds a JSON list of messages is a conversation; an empty cell is no value; any other
+cell is text, numbers too.
 """
 
 from __future__ import annotations
 
 import csv
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from app.datasets.byte_streams import MAX_LINE_BYTES
-from app.datasets.conversations import ENCODED_MESSAGES
-from app.datasets.file_types import CSV, HEAD_BYTES, check_first_line
+from app.datasets.file_types import CSV, HEAD_BYTES, TSV, check_first_line
 from app.datasets.json_rows import json_value, utf8
 from app.datasets.row_errors import FileError, Row, RowError, shown
+from app.datasets.texts import ENCODED_MESSAGES
 
-_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _BOM = b"\xef\xbb\xbf"
 
 
-def csv_rows(lines: Iterable[bytes]) -> Iterator[Row]:
+def csv_rows(lines: Iterable[bytes], delimiter: str = ",") -> Iterator[Row]:
     """Numbered rows; the number is that of a record's first line, the header being line 1.
+
+    A header with tabs and without commas is read as TSV.
 
     Raises:
         FileError: an unusable header, or a record of more than 1 MiB.
@@ -31,7 +32,7 @@ def csv_rows(lines: Iterable[bytes]) -> Iterator[Row]:
     # One limit for the whole process, always set to the same: the default would cut at 128 KiB.
     csv.field_size_limit(MAX_LINE_BYTES)
     source = _RecordLines(lines)
-    records = csv.reader(source, strict=True)
+    records = csv.reader(source, strict=True, delimiter=source.delimiter(delimiter))
     header: list[str] | None = None
     while True:
         source.start_record()
@@ -54,13 +55,13 @@ def csv_rows(lines: Iterable[bytes]) -> Iterator[Row]:
         except RowError as error:
             row = error
         if header is None:
-            check_first_line(source.header, CSV)
+            check_first_line(source.header, CSV, TSV)
             raise _unusable_header(row, source.first_line)
         yield source.first_line, row
 
 
 class _RecordLines:
-    """Lines as ``csv`` wants them, numbered; bounds a record, which may span many."""
+    """Numbered lines for ``csv``; bounds the bytes of a record, which may span many lines."""
 
     def __init__(self, lines: Iterable[bytes]) -> None:
         self._lines = iter(lines)
@@ -68,6 +69,13 @@ class _RecordLines:
         self._size = 0
         self.first_line = 1
         self.header = b""
+
+    def delimiter(self, announced: str) -> str:
+        """The tab where the header has tabs and no commas, else what was announced."""
+        if (first := next(self._lines, None)) is None:
+            return announced
+        self._lines = chain([first], self._lines)
+        return "\t" if b"\t" in first and b"," not in first else announced
 
     def start_record(self) -> None:
         self.first_line = self._line + 1
@@ -95,9 +103,8 @@ class _RecordLines:
 
 
 def _header(cells: list[str], line: bytes) -> list[str]:
+    check_first_line(line, CSV, TSV)
     names = [cell.strip() for cell in cells]
-    if not {"chosen", "rejected"} <= set(names):
-        check_first_line(line, CSV)
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise FileError(
@@ -107,16 +114,6 @@ def _header(cells: list[str], line: bytes) -> list[str]:
             column=shown(twice[0])[1:-1],
             line=1,
         )
-    for name in ("chosen", "rejected"):
-        if name not in names:
-            found = ", ".join(shown(column) for column in names[:10])
-            raise FileError(
-                "missing_column",
-                f"the header has no column {name} (it has: {found})",
-                "name the columns prompt, chosen, rejected, separated by commas",
-                column=name,
-                line=1,
-            )
     return names
 
 
@@ -134,18 +131,13 @@ def _row(header: list[str], cells: list[str]) -> dict[str, Any]:
             f"found {len(cells)} cells, the header has {len(header)}",
             "put a cell with commas or line ends in quotes",
         )
-    row: dict[str, Any] = dict(zip(header, cells, strict=True))
-    for name in ("prompt", "chosen", "rejected"):
-        row[name] = _conversation(name, row[name]) if name in row else None
-    for name in ("prompt", "margin", "slice"):
-        row[name] = row.get(name) or None
-    if row["margin"] and _NUMBER.fullmatch(row["margin"]):
-        row["margin"] = float(row["margin"])
-    return row
+    return {name: _value(name, cell) for name, cell in zip(header, cells, strict=True)}
 
 
-def _conversation(name: str, cell: str) -> Any:
-    if not ENCODED_MESSAGES.match(cell):
+def _value(name: str, cell: str) -> Any:
+    if not cell:
+        return None
+    if cell[0] not in "[ \t\r\n" or not ENCODED_MESSAGES.match(cell):
         return cell
     try:
         return json_value(cell)

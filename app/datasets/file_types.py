@@ -41,11 +41,21 @@ CSV = FileType("csv", "CSV", _SEND_AS.format("text/csv", "csv"))
 PARQUET = FileType(
     "parquet", "Parquet", _SEND_AS.format("application/vnd.apache.parquet", "parquet")
 )
-GZIP = FileType("gzip", "gzip", "send it as what is inside: JSONL or CSV")
-JSON_ARRAY = FileType("json_array", "a JSON array", _ONE_PER_LINE)
+ARROW = FileType(
+    "arrow",
+    "an Arrow (Feather) file",
+    _SEND_AS.format("application/vnd.apache.arrow.file", "arrow"),
+)
+ARROW_STREAM = FileType("arrow", "an Arrow stream", ARROW.advice)
+_PACKED = "send it as what is inside: JSONL, JSON or CSV, compressed once"
+GZIP = FileType("gzip", "gzip", _PACKED)
+XZ = FileType("xz", "compressed with xz", _PACKED)
+BZIP2 = FileType("bzip2", "compressed with bzip2", _PACKED)
+ZSTD = FileType("zstd", "compressed with Zstandard", _PACKED)
+JSON_ARRAY = FileType("json_array", "a JSON array", _SEND_AS.format("application/json", "json"))
 JSON_OBJECT = FileType("json_object", "JSON spread over several lines", _ONE_PER_LINE)
 PYTHON = FileType("python", "Python literals", "write JSON: double quotes, true, false and null")
-TSV = FileType("tsv", "separated by tabs", "separate the cells with commas")
+TSV = FileType("tsv", "separated by tabs", _SEND_AS.format("text/tab-separated-values", "tsv"))
 SEMICOLONS = FileType("semicolons", "separated by semicolons", "separate the cells with commas")
 HTML = FileType(
     "html", "a web page (HTML)", "download the data file itself, not the page that shows it"
@@ -72,14 +82,14 @@ _MAGIC = (
     (0, rb"\x1f\x8b", GZIP),
     (0, rb"PK\x03\x04", ZIP),
     (0, rb"PK\x05\x06", FileType("zip", "an empty zip archive", _AS_PAIRS)),
-    (0, rb"ARROW1\0\0", FileType("arrow", "an Arrow (Feather) file", "write it as Parquet")),
-    (0, rb"\xff\xff\xff\xff", FileType("arrow", "an Arrow stream", "write it as Parquet")),
-    (0, rb"FEA1\0", FileType("feather", "a Feather V1 file", "write it as Parquet")),
+    (0, rb"ARROW1\0\0", ARROW),
+    (0, rb"\xff\xff\xff\xff", ARROW_STREAM),
+    (0, rb"FEA1\0", FileType("feather", "a Feather V1 file", "write it with version 2")),
     (0, rb"ORC(?=.{0,99}[\0-\x08])", FileType("orc", "ORC", "write it as Parquet")),
     (0, rb"Obj\x01", FileType("avro", "Avro", "write it as Parquet")),
-    (0, rb"\x28\xb5\x2f\xfd", FileType("zstd", "compressed with Zstandard", _REPACK)),
-    (0, rb"BZh[1-9](1AY&SY|\x17rE8P)", FileType("bzip2", "compressed with bzip2", _REPACK)),
-    (0, rb"\xfd7zXZ\0", FileType("xz", "compressed with xz", _REPACK)),
+    (0, rb"\x28\xb5\x2f\xfd", ZSTD),
+    (0, rb"BZh[1-9](1AY&SY|\x17rE8P)", BZIP2),
+    (0, rb"\xfd7zXZ\0", XZ),
     (0, rb"\x04\x22\x4d\x18", FileType("lz4", "compressed with LZ4", _REPACK)),
     (0, rb"\xff\x06\0\0sNaPpY", FileType("snappy", "compressed with Snappy", _REPACK)),
     (0, rb"7z\xbc\xaf\x27\x1c", FileType("7z", "a 7-Zip archive", _UNPACK)),
@@ -174,12 +184,12 @@ def wrong_format(kind: FileType, expected: FileType) -> FileError:
     return FileError("wrong_format", message, kind.advice, line=1)
 
 
-def check_first_line(line: bytes, expected: FileType) -> None:
-    """Refuse a text file whose first line could not be read, if that line tells why.
+def check_first_line(line: bytes, *expected: FileType) -> None:
+    """Refuse a text file whose first line is that of another kind of file than ``expected``.
 
     Raises:
         FileError: the line is that of another kind of file.
     """
     kind = text_type(line[:HEAD_BYTES])
-    if kind is not None and kind is not expected:
-        raise wrong_format(kind, expected)
+    if kind is not None and kind not in expected:
+        raise wrong_format(kind, expected[0])

@@ -1,40 +1,37 @@
 """An upload's bytes → canonical JSONL, checked as it streams::
 
     reader = DatasetReader()
-    for block in reader.read(chunks, "jsonl"):   # or reader.read_parquet(path)
-        store(block)                             # canonical JSONL, some 256 KiB at a time
+    for block in reader.read(chunks, "jsonl"):   # or reader.read_columnar(path)
+        store(block)                             # canonical JSONL, some 64 KiB at a time
     reader.summary                               # or InvalidDatasetError out of the loop
 
-Pull, not push: the endpoint's thread hands in an iterator over the request's chunks, and may hash
-or store each as it goes by. Beyond one chunk, memory stays within a few MiB.
+The reader pulls: the endpoint's thread hands in an iterator over the request's chunks, and may hash
+or store each as it goes by. Beyond one chunk and the first rows, memory stays within a few MiB.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-from app.datasets.byte_streams import at_most, plain_text, split_lines
-from app.datasets.csv_rows import csv_rows
-from app.datasets.json_rows import jsonl_rows
-from app.datasets.pairs import DatasetSummary, PairChecker
-from app.datasets.parquet import parquet_rows
-from app.datasets.row_errors import (
-    MAX_REPORTED,
-    FileError,
-    InvalidDatasetError,
-    Row,
-    RowError,
-    RowProblem,
-)
+from app.datasets.canonical import DatasetSummary, DatasetWarning, RowWriter
+from app.datasets.columnar import columnar_rows, unpacked_zstd
+from app.datasets.containers import TextFormat, text_rows
+from app.datasets.lint import Lint
+from app.datasets.options import ReadOptions
+from app.datasets.row_errors import FileError, Row, RowError
+from app.datasets.shapes.assembling import RowAssembler
+from app.datasets.shapes.detection import recognise, renamed
+from app.datasets.shapes.file_form import FileForm
+from app.datasets.shapes.sample import Sample, take_sample
+from app.datasets.shapes.shape import Shape
+from app.datasets.tally import Tally, TallyLimits
+from app.datasets.unused import UnusedFields
+from app.domain.warnings import WarningCode
 
-TextFormat = Literal["jsonl", "csv"]
-
-_BLOCK_BYTES = 256 << 10
-_ROWS = {"jsonl": jsonl_rows, "csv": csv_rows}
+_BLOCK_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,8 @@ class ReadLimits:
     max_rows: int = 5_000_000
     max_bad_lines: int = 1_000
     """Bad lines are counted up to here; a file with more is not read to its end."""
+    max_skipped_share: float = 0.5
+    """Of all rows, ties of labelled shapes aside, where invalid rows may be skipped."""
 
 
 class DatasetReader:
@@ -55,81 +54,183 @@ class DatasetReader:
 
     summary: DatasetSummary
 
-    def __init__(self, limits: ReadLimits | None = None) -> None:
+    def __init__(
+        self, limits: ReadLimits | None = None, options: ReadOptions | None = None
+    ) -> None:
         self._limits = limits or ReadLimits()
-        self._checker = PairChecker()
-        self._problems: list[RowProblem] = []
-        self._bad_line_count = 0
+        self._options = options or ReadOptions()
+        self._writer = RowWriter()
+        self._tally = Tally(
+            TallyLimits(
+                self._options.on_invalid,
+                self._limits.max_bad_lines,
+                self._limits.max_skipped_share,
+            )
+        )
+        self._line = 0
 
     def read(self, chunks: Iterable[bytes], text_format: TextFormat) -> Iterator[bytes]:
-        """Canonical JSONL of a JSONL or CSV file, plain or gzipped (told by its first bytes).
+        """Canonical JSONL of a text file, plain or compressed (told by its first bytes).
 
-        After the first bad line nothing more is yielded; the rest is read to count them.
+        After the first bad line nothing more is yielded; the rest is read to count them. With
+        ``on_invalid="skip"`` bad lines are counted and left out.
 
         Raises:
             InvalidDatasetError: after the last line; what was yielded before must not be kept.
         """
-        plain = at_most(plain_text(chunks), self._limits.max_bytes)
-        yield from self._blocks(_ROWS[text_format](split_lines(plain)))
+        rows = text_rows(chunks, text_format, self._limits.max_bytes)
+        yield from self._blocks(rows, is_untyped=text_format in ("csv", "tsv"))
 
-    def read_parquet(self, path: Path) -> Iterator[bytes]:
-        """Canonical JSONL of a Parquet file, which is parsed in a process of its own.
+    def read_columnar(self, path: Path) -> Iterator[bytes]:
+        """Canonical JSONL of a Parquet or Arrow file, which is parsed in a process of its own.
 
         Raises:
             InvalidDatasetError: as ``read`` does; ``line`` is the row's number, from 1.
         """
-        rows = parquet_rows(path, self._limits.max_rows, self._limits.max_bytes)
-        with closing(rows):  # ends the child when the caller goes away
-            yield from self._blocks(rows)
-
-    def _blocks(self, rows: Iterable[Row]) -> Iterator[bytes]:
-        line, block = 0, bytearray()
-        try:
-            for line, row in rows:
-                block += self._checked(line, row)
-                if self._bad_line_count:
-                    block.clear()
-                elif len(block) >= _BLOCK_BYTES:
-                    yield bytes(block)
-                    block.clear()
-        except FileError as error:
-            self._note(error.at(max(line, 1)))
-            raise self._refusal(is_counted_to_end=False) from None
-        if not self._bad_line_count and not self._checker.pair_count:
-            hint = "give at least one row with chosen and rejected"
-            self._note(RowError("empty_dataset", "dataset has no rows", hint).at(max(line, 1)))
-        if self._bad_line_count:
-            raise self._refusal(is_counted_to_end=True)
-        if block:
-            yield bytes(block)
-        self.summary = self._checker.summary()
-
-    def _checked(self, line: int, row: dict[str, Any] | RowError) -> bytes:
-        try:
-            if isinstance(row, RowError):
-                raise row
-            encoded = self._checker.canonical_line(line, row)
-        except RowError as error:
-            self._note(error.at(line))
-            if self._bad_line_count >= self._limits.max_bad_lines:
-                raise self._refusal(is_counted_to_end=False) from None
-            return b""
-        if self._checker.pair_count > self._limits.max_rows:
-            raise FileError(
-                "too_many_rows",
-                f"the file has more than {self._limits.max_rows} rows",
-                "split it into several datasets",
-            )
-        return encoded
-
-    def _note(self, problem: RowProblem) -> None:
-        self._bad_line_count += 1
-        if len(self._problems) < MAX_REPORTED:
-            self._problems.append(problem)
-
-    def _refusal(self, *, is_counted_to_end: bool) -> InvalidDatasetError:
-        return InvalidDatasetError(
-            self._problems,
-            bad_line_count=self._bad_line_count,
-            is_counted_to_end=is_counted_to_end,
+        rows = columnar_rows(
+            path,
+            self._limits.max_rows,
+            self._limits.max_bytes,
+            self._options.ignore_columns,
         )
+        with closing(rows):  # ends the child when the caller goes away
+            yield from self._blocks(rows, is_untyped=False)
+
+    def read_zstd(self, path: Path, text_format: TextFormat) -> Iterator[bytes]:
+        """Canonical JSONL of a text file that Zstandard compressed; a child process unpacks it.
+
+        Raises:
+            InvalidDatasetError: as ``read`` does.
+        """
+        chunks = unpacked_zstd(path)
+        with closing(chunks):
+            yield from self.read(chunks, text_format)
+
+    def _blocks(self, rows: Iterable[Row], *, is_untyped: bool) -> Iterator[bytes]:
+        """Blocks of canonical JSONL.
+
+        Raises:
+            InvalidDatasetError
+        """
+        ignored: set[str] = set()
+        try:
+            if self._options.ignore_columns:
+                rows = self._kept_columns(rows, ignored)
+            sample, source = take_sample(rows)
+            if not sample.rows:
+                self._refuse_all(source)
+            self._line = 1 if is_untyped else sample.rows[0][0]  # the header is line 1
+            recognised = recognise(sample, self._options)
+            if rename := recognised.rename:
+                source = _renamed_rows(source, rename)
+                sample = Sample(tuple((line, renamed(row, rename)) for line, row in sample.rows))
+            shape = recognised.shape
+            parts = shape.parts_in(sample)
+            form = FileForm.of(parts, sample)
+            unused = self._unused(form.columns.used(parts), shape, form)
+            lint = Lint(sample)
+            assemble = RowAssembler(parts, form, unused, is_untyped=is_untyped)
+            yield from self._lines(source, assemble, lint)
+        except FileError as error:
+            self._tally.refuse(error.at(max(self._line, 1)))
+            raise self._tally.refusal(is_counted_to_end=False) from None
+        for name in ignored:
+            unused.ask_to_ignore(name)
+        self.summary = self._summary(shape.name, unused, lint)
+
+    def _lines(self, rows: Iterable[Row], assemble: RowAssembler, lint: Lint) -> Iterator[bytes]:
+        writer, tally, limit = self._writer, self._tally, self._limits.max_rows
+        block: list[bytes] = []
+        size = 0
+        for line, row in rows:
+            self._line = line
+            try:
+                if isinstance(row, RowError):
+                    raise row
+                made = assemble(line, row)
+                encoded = writer.canonical_line(made)
+            except RowError as error:
+                tally.add(line, error)
+                continue
+            lint.look(line, row, made)
+            if writer.row_count > limit:
+                raise FileError(
+                    "too_many_rows",
+                    f"the file has more than {limit} rows",
+                    "split it into several datasets",
+                )
+            block.append(encoded)
+            size += len(encoded)
+            if size >= _BLOCK_BYTES:
+                if not tally.bad_line_count:
+                    yield b"".join(block)
+                block.clear()
+                size = 0
+        tally.check_end(self._line, writer.row_count)
+        if block:
+            yield b"".join(block)
+
+    def _kept_columns(self, rows: Iterable[Row], ignored: set[str]) -> Iterator[Row]:
+        """The rows without the columns that the caller asked to ignore; notes those there were."""
+        asked = self._options.ignore_columns
+        for line, row in rows:
+            if isinstance(row, dict) and (there := asked & row.keys()):
+                ignored |= there
+                row = {name: value for name, value in row.items() if name not in asked}
+            yield line, row
+
+    def _refuse_all(self, rows: Iterable[Row]) -> None:
+        for line, row in rows:
+            self._line = line
+            if isinstance(row, RowError):
+                self._tally.add(line, row)
+        self._tally.check_end(self._line, 0)
+
+    def _unused(self, used: frozenset[str], shape: Shape, form: FileForm) -> UnusedFields:
+        return UnusedFields(
+            used=used,
+            harmless=shape.harmless,
+            ignored=self._options.ignore_columns,
+            needs_prompt=form.prompt_kind is None,
+        )
+
+    def _summary(self, shape: str, unused: UnusedFields, lint: Lint) -> DatasetSummary:
+        writer = self._writer
+        return DatasetSummary.model_validate(
+            {
+                "row_count": writer.row_count,
+                "pair_count": writer.pair_count,
+                "row_form": writer.row_form,
+                "shape": shape,
+                "format": "conversational" if writer.is_conversational else "text",
+                "prompt": "explicit" if writer.prompt_count == writer.row_count else "implicit",
+                "has_margin": writer.has_margin,
+                "has_tools": writer.has_tools,
+                "is_rendered": lint.is_rendered,
+                "slices": dict(sorted(writer.slices.items())),
+                "ignored_columns": sorted(unused.columns),
+                "skipped": self._tally.skipped,
+                "warnings": [*self._warnings(unused), *lint.warnings()],
+            }
+        )
+
+    def _warnings(self, unused: UnusedFields) -> Iterator[DatasetWarning]:
+        if unused.warned:
+            names = ", ".join(sorted(unused.warned)[:20])
+            yield DatasetWarning(
+                code=WarningCode.COLUMNS_IGNORED,
+                message=f"text was left out that no part of a pair comes from: {names}",
+            )
+        if skipped := self._tally.skipped:
+            total = sum(each.count for each in skipped)
+            reasons = ", ".join(f"{each.count} {each.code}" for each in skipped)
+            yield DatasetWarning(
+                code=WarningCode.ROWS_SKIPPED,
+                message=f"{total} of {total + self._writer.row_count} rows were skipped: {reasons}",
+                lines=sorted(line for each in skipped for line in each.lines)[:10],
+            )
+
+
+def _renamed_rows(rows: Iterable[Row], rename: Mapping[str, str]) -> Iterator[Row]:
+    for line, row in rows:
+        yield line, renamed(row, rename) if isinstance(row, dict) else row

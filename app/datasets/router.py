@@ -20,9 +20,11 @@ from app.core.errors import (
     UploadStalledError,
 )
 from app.datasets import service
+from app.datasets.containers import FileFormat
+from app.datasets.query import QUERY_PARAMETERS, ReadOptionsDep
 from app.datasets.row_errors import InvalidDatasetError
 from app.datasets.schemas import DatasetPreview, DatasetRead
-from app.datasets.service import DatasetInUseError, DatasetNotFoundError, FileFormat, Upload
+from app.datasets.service import DatasetInUseError, DatasetNotFoundError, Upload
 from app.datasets.uploading import (
     UPLOAD_TYPES,
     BadMultipartError,
@@ -57,12 +59,13 @@ _NO_BOUND = 1 << 50
 
 DatasetId = Annotated[str, Path(pattern=DATASET_ID)]
 _BODY = {
+    "parameters": QUERY_PARAMETERS,
     "requestBody": {
         "required": True,
         "content": {
             kind: {"schema": {"type": "string", "format": "binary"}} for kind in UPLOAD_TYPES
         },
-    }
+    },
 }
 
 
@@ -91,6 +94,7 @@ async def create_dataset(
     engine: EngineDep,
     settings: SettingsDep,
     actor: ActorDep,
+    options: ReadOptionsDep,
     name: Annotated[
         Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None,
         Query(description="For people."),
@@ -99,9 +103,10 @@ async def create_dataset(
         FileFormat | None, Query(description="Where the content type does not tell.")
     ] = None,
 ) -> Response:
-    """Upload preference pairs: JSONL (also gzipped), CSV or Parquet.
+    """Upload preference data: JSONL, JSON, CSV, TSV, Parquet or Arrow, also compressed.
 
-    Checked while it streams; a file with bad lines is refused with the first ten of them.
+    The shape of the rows is recognised, or described by `columns[…]`; see docs/data.md. The file is
+    checked while it streams. A file with bad lines is refused with the first ten of them.
     """
     if int(request.headers.get("content-length") or 0) > settings.max_upload_bytes:
         raise TooLargeError(f"The file is larger than {settings.max_upload_bytes} bytes.")
@@ -109,11 +114,12 @@ async def create_dataset(
     def store() -> tuple[Dataset, bool]:
         content_type = request.headers.get("content-type", "")
         if not content_type.lower().startswith("multipart/"):
-            upload = Upload(name, file_format(content_type, "", format), body_chunks(request))
+            kind = file_format(content_type, "", format)
+            upload = Upload(name, kind, body_chunks(request), options)
             return service.store(engine, settings, actor, upload)
         part = SinglePart(content_type, body_chunks(request))
         kind = file_format(part.content_type, part.filename, format)
-        upload = Upload(name, kind, part)
+        upload = Upload(name, kind, part, options)
         return service.store(engine, settings, actor, upload)
 
     limiter: CapacityLimiter = request.app.state.upload_limiter
@@ -163,9 +169,9 @@ def preview_dataset(
     dataset_id: DatasetId,
     engine: ReadEngineDep,
     principal: RequireJobsRead,
-    n: Annotated[int, Query(ge=1, le=100, description="Pairs.")] = 5,
+    n: Annotated[int, Query(ge=1, le=100, description="Rows.")] = 5,
 ) -> DatasetPreview:
-    """The first pairs, in the form that jobs train on."""
+    """The first rows, as they are stored."""
     with transaction(engine) as session:
         dataset = service.get(session, principal.tenant_id, dataset_id)
     return DatasetPreview(data=service.preview(engine, dataset, n))

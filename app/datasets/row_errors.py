@@ -1,4 +1,4 @@
-"""What can be wrong with an uploaded dataset, said so that its author can mend it."""
+"""Problems of an uploaded dataset: what was found, where, and how to correct it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ ProblemCode = Literal[
     "invalid_utf8", "invalid_json", "duplicate_key", "non_finite_number", "too_deep",
     "line_too_long", "not_an_object", "invalid_csv", "wrong_cell_count",
     # the row is not a preference pair
-    "missing_column", "wrong_type", "unsupported_column", "sharegpt_keys", "empty_conversation",
-    "missing_content", "content_parts", "tool_calls", "unknown_role", "last_not_assistant",
-    "prompt_repeated", "empty_text", "identical_pair", "encoded_messages", "python_repr",
-    "nul_character", "lone_surrogate", "invalid_margin", "invalid_slice", "too_many_slices",
-    # the row disagrees with the rows before it
+    "missing_column", "wrong_type", "empty_conversation", "missing_content", "content_parts",
+    "image_parts", "unknown_role", "last_not_assistant", "not_a_dialogue", "prompt_repeated",
+    "prompt_mismatch", "two_values", "empty_text", "identical_pair", "tie", "encoded_messages",
+    "python_repr", "nul_character", "lone_surrogate", "invalid_margin", "invalid_slice",
+    "too_many_slices", "invalid_label", "invalid_ranks", "too_many_replies", "invalid_tools",
+    "invalid_template_variables",
+    # the row disagrees with the first rows
     "mixed_format", "mixed_prompt", "mixed_margin",
     # the file as a whole; reading stops here
-    "empty_dataset", "wrong_format", "json_array", "duplicate_column", "invalid_gzip",
-    "compression_ratio", "too_large", "too_many_rows", "unreadable_parquet", "unsupported_type",
+    "empty_dataset", "too_many_skipped", "unused_column", "unknown_column", "invalid_mapping",
+    "wrong_format", "duplicate_column", "invalid_gzip", "invalid_archive",
+    "compression_ratio", "too_large", "too_many_rows", "unreadable_parquet", "unreadable_arrow",
+    "unsupported_type",
 ]  # fmt: skip
 
 MAX_REPORTED = 10
@@ -53,7 +57,7 @@ class RowProblem(BaseModel):
         return f"{where}: {self.message}"
 
 
-class _Fault(Exception):
+class _UploadError(Exception):
     def __init__(
         self,
         code: ProblemCode,
@@ -73,7 +77,7 @@ class _Fault(Exception):
         self.line = line
 
     def at(self, line: int) -> RowProblem:
-        """This, told of ``line`` unless it knows its own line better."""
+        """The problem at ``line``, unless the fault knows its own line."""
         return RowProblem(
             line=self.line or line,
             column=self.column,
@@ -84,12 +88,12 @@ class _Fault(Exception):
         )
 
 
-class RowError(_Fault):
-    """A row that is no preference pair; the reader notes the line and goes on with the next."""
+class RowError(_UploadError):
+    """A row that is no preference pair; the reader notes it and continues with the next."""
 
 
-class FileError(_Fault):
-    """Something after which no further line of the file can be read."""
+class FileError(_UploadError):
+    """A problem after which the file is not read any further."""
 
 
 Row = tuple[int, dict[str, Any] | RowError]
@@ -132,10 +136,10 @@ class InvalidDatasetError(InvalidError):
         self.is_counted_to_end = is_counted_to_end
 
 
-def shown(value: Any) -> str:
+def shown(value: Any, characters: int = _SHOWN_CHARACTERS) -> str:
     """Text from an upload, quoted, short, and safe to print and to store."""
-    text = value if isinstance(value, str) else repr(value)[: 4 * _SHOWN_CHARACTERS]
-    cut = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+    text = value if isinstance(value, str) else repr(value)[: 4 * characters]
+    cut = text if len(text) <= characters else text[:characters] + "…"
     return json.dumps(cut, ensure_ascii=not cut.isprintable())
 
 

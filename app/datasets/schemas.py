@@ -1,4 +1,4 @@
-"""What the API says about datasets."""
+"""Datasets as the API shows them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,25 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
+from app.datasets.containers import FileFormat
 from app.models import Dataset
 from app.web.pagination import Timestamp
+
+
+class SkippedRowsRead(BaseModel):
+    """Rows that were left out for one reason."""
+
+    code: str = Field(description="As in the errors of a refused upload; `tie`: neither is better.")
+    count: int
+    lines: list[int] = Field(description="The first of them.")
+
+
+class DatasetWarningRead(BaseModel):
+    """Something about the dataset that its owner should know."""
+
+    code: str
+    message: str
+    lines: list[int] = Field([], description="The first rows that it is about.")
 
 
 class DatasetRead(BaseModel):
@@ -16,14 +33,23 @@ class DatasetRead(BaseModel):
     object: Literal["dataset"] = "dataset"
     id: str
     name: str | None
-    source_format: Literal["jsonl", "csv", "parquet"] = Field(description="Of the upload.")
+    source_format: FileFormat = Field(description="Of the upload.")
+    shape: str = Field(
+        description="Which shape the upload was recognised as; docs/data.md has all."
+    )
+    row_form: Literal["pairs", "ranked"] = Field(
+        description="pairs: a chosen and a rejected reply a row; ranked: several ranked replies."
+    )
     format: Literal["text", "conversational"]
     prompt: Literal["explicit", "implicit"]
-    columns: list[str]
+    columns: list[str] = Field(description="Of the stored rows.")
     has_margin: bool
-    slices: dict[str, int] = Field(description="Pairs per slice label.")
+    slices: dict[str, int] = Field(description="Rows per slice label.")
     ignored_columns: list[str] = Field(description="Columns of the upload that were not kept.")
-    pair_count: int
+    skipped: list[SkippedRowsRead] = Field(description="Rows that were left out, by reason.")
+    warnings: list[DatasetWarningRead]
+    row_count: int
+    pair_count: int = Field(description="Pairs that the rows give; as many as rows, or more.")
     sha256: str = Field(description="Of the canonical JSONL that jobs train on.")
     bytes: int
     upload_sha256: str = Field(description="Of the file as it was uploaded.")
@@ -32,36 +58,44 @@ class DatasetRead(BaseModel):
 
     @classmethod
     def of(cls, dataset: Dataset) -> Self:
-        """From its row."""
+        """From its row; datasets of earlier versions lack what is new in the summary."""
         summary = dataset.summary
-        columns = ["chosen", "rejected"]
-        if summary["prompt"] == "explicit":
-            columns.insert(0, "prompt")
-        if summary["has_margin"]:
-            columns.append("margin")
-        if summary["slices"]:
-            columns.append("slice")
+        is_ranked = summary.get("row_form") == "ranked"
+        is_there = {
+            "prompt": summary["prompt"] == "explicit",
+            "chosen": not is_ranked,
+            "rejected": not is_ranked,
+            "replies": is_ranked,
+            "margin": summary["has_margin"],
+            "slice": bool(summary["slices"]),
+            "tools": summary.get("has_tools", False),
+        }
         return cls(
             id=dataset.id,
             name=dataset.name,
             source_format=dataset.source_format,
+            shape=summary.get("shape", "pairs"),
+            row_form="ranked" if is_ranked else "pairs",
             format=summary["format"],
             prompt=summary["prompt"],
-            columns=columns,
+            columns=[name for name, there in is_there.items() if there],
             has_margin=summary["has_margin"],
             slices=summary["slices"],
             ignored_columns=summary["ignored_columns"],
+            skipped=summary.get("skipped", []),
+            warnings=summary.get("warnings", []),
+            row_count=summary.get("row_count", dataset.pair_count),
             pair_count=dataset.pair_count,
             sha256=dataset.sha256,
             bytes=dataset.bytes,
-            upload_sha256=dataset.upload_sha256,
+            upload_sha256=summary.get("upload_sha256", dataset.upload_identity),
             upload_bytes=dataset.upload_bytes,
             created_at=dataset.created_at,
         )
 
 
 class DatasetPreview(BaseModel):
-    """The first pairs."""
+    """The first rows."""
 
     object: Literal["dataset_preview"] = "dataset_preview"
     data: list[dict[str, Any]]

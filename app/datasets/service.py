@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import Engine, delete, exists, select, update
 from sqlalchemy.exc import IntegrityError
@@ -19,14 +18,15 @@ from app.audit.log import Actor
 from app.core.database import new_id, newest_first, reader, transaction
 from app.core.errors import ConflictError, NotFoundError, TooLargeError
 from app.core.settings import Settings
-from app.datasets.pairs import DatasetSummary
+from app.datasets.canonical import DatasetSummary
+from app.datasets.containers import FileFormat, columnar_format, is_zstd, peek
+from app.datasets.options import ReadOptions
 from app.datasets.reading import DatasetReader, ReadLimits
 from app.domain.lifecycle import TERMINAL
 from app.models import Dataset, Job
-from app.storage.blobs import BlobWriter, StoredBlob, read_range
+from app.storage.blobs import BlobWriter, StoredBlob, StreamDigest, read_range
 from app.storage.quota import check_storage_quota
 
-FileFormat = Literal["jsonl", "csv", "parquet"]
 #: Canonical JSONL of a compressed upload may be larger than the upload, but not without end.
 EXPANSION = 4
 
@@ -48,17 +48,18 @@ class DatasetInUseError(ConflictError):
 
 @dataclass(frozen=True)
 class Upload:
-    """A file as it comes in."""
+    """A file as it comes in, and how it is to be read."""
 
     name: str | None
     file_format: FileFormat
     chunks: Iterable[bytes]
+    options: ReadOptions = field(default_factory=ReadOptions)
 
 
 def store(engine: Engine, settings: Settings, actor: Actor, upload: Upload) -> tuple[Dataset, bool]:
-    """Check an upload as it streams and keep it; the dataset, and whether it is a new one.
+    """Check an upload as it streams and store it; the dataset, and whether it is a new one.
 
-    The same bytes uploaded again give the dataset that is there already.
+    The same bytes uploaded again with the same options give the dataset that is there already.
 
     Raises:
         InvalidDatasetError: names the first bad lines; nothing is kept.
@@ -67,19 +68,31 @@ def store(engine: Engine, settings: Settings, actor: Actor, upload: Upload) -> t
     tenant_id = actor.tenant_id
     with transaction(reader(engine)) as session:
         check_storage_quota(session, settings, tenant_id, 0)
-    counted = _Counted(upload.chunks, settings.max_upload_bytes)
-    limits = ReadLimits(EXPANSION * settings.max_upload_bytes, settings.max_rows)
-    data_reader = DatasetReader(limits)
-    with BlobWriter(engine) as writer:
-        for block in _canonical(data_reader, upload.file_format, counted, settings):
+    limits = ReadLimits(
+        EXPANSION * settings.max_upload_bytes,
+        settings.max_rows,
+        max_skipped_share=settings.max_skipped_share,
+    )
+    data_reader = DatasetReader(limits, upload.options)
+    with StreamDigest() as digest, BlobWriter(engine) as writer:
+        counted = _Counted(upload.chunks, settings.max_upload_bytes, digest)
+        head, chunks = peek(counted)
+        file_format = columnar_format(head) or upload.file_format
+        if file_format == "parquet" or file_format == "arrow" or is_zstd(head):
+            blocks = _spooled(data_reader, file_format, chunks, settings)
+        else:
+            blocks = data_reader.read(chunks, file_format)
+        for block in blocks:
             writer.write(block)
-        for _ in counted:  # what the reader did not need still belongs to the file
+        for _ in chunks:  # what the reader did not need still belongs to the file
             pass
         blob = writer.finish()
-    dataset = _row(tenant_id, upload, counted, blob, data_reader.summary)
+        sent = _Sent(digest.hexdigest(), counted.size)
+    upload = replace(upload, file_format=file_format)
+    dataset = _row(tenant_id, upload, sent, blob, data_reader.summary)
     try:
         with transaction(engine) as session:
-            if known := _find_upload(session, tenant_id, dataset.upload_sha256):
+            if known := _find_upload(session, dataset):
                 return known, False
             check_storage_quota(session, settings, tenant_id, blob.size)
             session.add(dataset)
@@ -88,7 +101,7 @@ def store(engine: Engine, settings: Settings, actor: Actor, upload: Upload) -> t
             audit_log.record(session, actor, "dataset.upload", dataset.id)
     except IntegrityError:  # the same upload, at the same time
         with transaction(engine) as session:
-            if known := _find_upload(session, tenant_id, dataset.upload_sha256):
+            if known := _find_upload(session, dataset):
                 return known, False
         raise
     return dataset, True
@@ -152,13 +165,21 @@ def preview(engine: Engine, dataset: Dataset, count: int) -> list[dict[str, Any]
     return pairs
 
 
-class _Counted:
-    """Chunks, hashed and counted as they go by; can be read on where a reader left off."""
+@dataclass(frozen=True)
+class _Sent:
+    """The uploaded bytes."""
 
-    def __init__(self, chunks: Iterable[bytes], max_bytes: int) -> None:
+    sha256: str
+    size: int
+
+
+class _Counted:
+    """Chunks, hashed and counted as they are read; can be read on where a reader stopped."""
+
+    def __init__(self, chunks: Iterable[bytes], max_bytes: int, digest: StreamDigest) -> None:
         self._chunks = iter(chunks)
         self._max_bytes = max_bytes
-        self._digest = hashlib.sha256()
+        self._digest = digest
         self.size = 0
 
     def __iter__(self) -> Iterator[bytes]:
@@ -175,50 +196,49 @@ class _Counted:
         self._digest.update(chunk)
         return chunk
 
-    @property
-    def sha256(self) -> str:
-        """Of all that went by."""
-        return self._digest.hexdigest()
 
-
-def _canonical(
-    data_reader: DatasetReader, file_format: FileFormat, chunks: _Counted, settings: Settings
+def _spooled(
+    data_reader: DatasetReader,
+    file_format: FileFormat,
+    chunks: Iterator[bytes],
+    settings: Settings,
 ) -> Iterator[bytes]:
-    if file_format != "parquet":
-        yield from data_reader.read(chunks, file_format)
-        return
-    # The footer is at a Parquet file's end, so it has to lie on disk as a whole.
+    """Canonical blocks of a file that a child process reads from disk: columnar, or Zstandard."""
     folder = settings.data_dir / "uploads"
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".parquet") as file:
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
         for chunk in chunks:
             file.write(chunk)
         file.flush()
-        yield from data_reader.read_parquet(Path(file.name))
+        if file_format == "parquet" or file_format == "arrow":
+            yield from data_reader.read_columnar(Path(file.name))
+        else:
+            yield from data_reader.read_zstd(Path(file.name), file_format)
 
 
 def _row(
-    tenant_id: str, upload: Upload, counted: _Counted, blob: StoredBlob, summary: DatasetSummary
+    tenant_id: str, upload: Upload, sent: _Sent, blob: StoredBlob, summary: DatasetSummary
 ) -> Dataset:
     return Dataset(
         id=new_id("ds"),
         tenant_id=tenant_id,
         name=upload.name,
         source_format=upload.file_format,
-        upload_sha256=counted.sha256,
-        upload_bytes=counted.size,
+        upload_identity=upload.options.identity(sent.sha256),
+        upload_bytes=sent.size,
         blob_id=blob.id,
         sha256=blob.sha256,
         bytes=blob.size,
         pair_count=summary.pair_count,
-        summary=summary.model_dump(mode="json"),
+        summary=summary.model_dump(mode="json") | {"upload_sha256": sent.sha256},
     )
 
 
-def _find_upload(session: Session, tenant_id: str, upload_sha256: str) -> Dataset | None:
+def _find_upload(session: Session, dataset: Dataset) -> Dataset | None:
     return session.scalar(
         select(Dataset).where(
-            Dataset.tenant_id == tenant_id, Dataset.upload_sha256 == upload_sha256
+            Dataset.tenant_id == dataset.tenant_id,
+            Dataset.upload_identity == dataset.upload_identity,
         )
     )
 

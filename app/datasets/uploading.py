@@ -16,7 +16,7 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import parse_options_header
 
 from app.core.errors import InvalidError, UnsupportedMediaError, UploadStalledError
-from app.datasets.service import FileFormat
+from app.datasets.containers import FileFormat
 
 #: A client that sends nothing for this long does not hold a thread any longer.
 STALL_SECONDS = 60
@@ -26,19 +26,37 @@ _FORMATS: dict[str, FileFormat] = {
     "application/ndjson": "jsonl",
     "application/jsonl": "jsonl",
     "application/x-jsonlines": "jsonl",
+    "application/json": "json",
     "text/csv": "csv",
     "application/csv": "csv",
+    "text/tab-separated-values": "tsv",
     "application/vnd.apache.parquet": "parquet",
     "application/x-parquet": "parquet",
+    "application/vnd.apache.arrow.file": "arrow",
+    "application/vnd.apache.arrow.stream": "arrow",
 }
 _SUFFIXES: dict[str, FileFormat] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "json",
     ".csv": "csv",
+    ".tsv": "tsv",
     ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
 }
+_PACKED_SUFFIXES = re.compile(r"\.(gz|xz|bz2|zst)$")
 #: Say nothing about what is inside; ``format`` or the file's name does.
-_NEUTRAL = {"", "application/octet-stream", "application/gzip", "application/x-gzip", "text/plain"}
+_NEUTRAL = {
+    "",
+    "application/gzip",
+    "application/octet-stream",
+    "application/x-bzip2",
+    "application/x-gzip",
+    "application/x-xz",
+    "application/zstd",
+    "text/plain",
+}
 #: curl --data-binary says this when nobody told it what it sends.
 _UNTOLD = {"application/x-www-form-urlencoded"}
 UPLOAD_TYPES = [*_FORMATS, "application/gzip", "application/octet-stream", "multipart/form-data"]
@@ -65,7 +83,7 @@ def file_format(content_type: str, filename: str, asked: FileFormat | None) -> F
         return asked
     if found := _FORMATS.get(media_type):
         return found
-    name = filename.lower().removesuffix(".gz")
+    name = _PACKED_SUFFIXES.sub("", filename.lower())
     for suffix, known in _SUFFIXES.items():
         if name.endswith(suffix):
             return known
@@ -174,7 +192,7 @@ def _unsupported(media_type: str) -> UnsupportedMediaError:
     shown = re.sub(r"[^\x20-\x7e]", "?", media_type)[:80]
     return UnsupportedMediaError(
         f"Content type {shown!r} does not say what the file is.",
-        hint="Send application/x-ndjson, text/csv or application/vnd.apache.parquet, or add "
-        "?format=jsonl, csv or parquet. Gzipped text goes as what is inside: JSONL as "
-        "application/x-ndjson.",
+        hint="Send application/x-ndjson, application/json, text/csv, text/tab-separated-values or "
+        "application/vnd.apache.parquet, or add ?format=jsonl, json, csv, tsv, parquet or arrow. "
+        "Compressed text goes as what is inside: JSONL as application/x-ndjson.",
     )

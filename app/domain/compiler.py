@@ -6,7 +6,7 @@ Compilation is pure, so the API can reject a spec without a worker.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import JsonValue
@@ -204,19 +204,11 @@ def _trainable_parameters(
     return adapted + sum(facts.modules[path] for path in saved)
 
 
-def pairs_a_step(reward: Mapping[str, object]) -> int:
-    """The effective batch size, of a plan's arguments for RewardConfig."""
-    per_device = int(str(reward["per_device_train_batch_size"]))
-    return per_device * int(str(reward["gradient_accumulation_steps"]))
-
-
 def planned_steps(pair_count: int, plan: TrainingPlan) -> int:
     """Optimiser steps for ``pair_count`` training pairs, as transformers' Trainer counts them."""
-    steps = plan.reward["max_steps"]
-    if isinstance(steps, int) and steps > 0:
-        return steps
-    per_device = int(str(plan.reward["per_device_train_batch_size"]))
-    accumulation = pairs_a_step(plan.reward) // per_device
-    batches = math.ceil(pair_count / per_device)
-    per_epoch = max(1, math.ceil(batches / accumulation))
-    return math.ceil(float(str(plan.reward["num_train_epochs"])) * per_epoch)
+    reward = plan.reward_arguments
+    if reward.max_steps > 0:
+        return reward.max_steps
+    batches = math.ceil(pair_count / reward.per_device_train_batch_size)
+    per_epoch = max(1, math.ceil(batches / reward.gradient_accumulation_steps))
+    return math.ceil(reward.num_train_epochs * per_epoch)

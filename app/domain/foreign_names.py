@@ -1,7 +1,7 @@
-"""Names that other tools give to the fields of a job spec.
+"""Names of other tools for the fields of a job spec.
 
-People who know TRL, PEFT, transformers, OpenAI's fine-tuning API, Axolotl or LLaMA-Factory type
-those names. They stay errors, and the error names the field that is meant.
+Users of TRL, PEFT, transformers, OpenAI's fine-tuning API, Axolotl or LLaMA-Factory may write
+these names. They are errors whose hint names the intended field.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ForeignName:
-    """Names of other tools that stand for one field, or for something that is no field.
+    """Names of other tools, separated by spaces, with the field that they correspond to.
 
-    ``pointer`` is None where a job spec has nothing of the kind; ``note`` then says why. ``value``
-    is what the field takes for it, where that follows from the name. ``parent`` limits the names to
-    one object of the spec.
+    ``pointer`` is None if a job spec has no such field; ``note`` then explains why. ``value`` is
+    the value of the field if the name implies it. ``parent`` limits the names to one object of the
+    spec.
     """
 
     names: str
@@ -27,7 +27,7 @@ class ForeignName:
 
     @property
     def hint(self) -> str:
-        """What to write instead."""
+        """What to use instead."""
         if self.pointer is None:
             return self.note
         return (
@@ -44,12 +44,12 @@ def _example(pointer: str, value: object) -> str:
 
 _NO_CHOICE = "Leave it out: the service decides this."
 
-#: Names are lower case with underscores; what a client sends is brought into that form first.
+#: Names in lower case with underscores; the names of clients are converted to this form first.
 FOREIGN_NAMES = (
     # the base model
     ForeignName("model model_name model_name_or_path model_id model_path base_model_id "
                 "base_model_name_or_path pretrained_model_name_or_path pretrained_model base",
-                "/base_model", "It takes an id of GET /v1/base-models."),
+                "/base_model", "It takes an id from GET /v1/base-models."),
     ForeignName("revision model_revision revision_of_model base_model_revision",
                 None, "Leave it out: the catalogue's entry for the base model names the revision."),
     ForeignName("trust_remote_code",

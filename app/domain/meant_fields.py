@@ -1,4 +1,4 @@
-"""What a client meant by a name that is no field of a job spec where it stands."""
+"""Find the intended field for an unknown field of a job spec."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from pydantic import BaseModel
 from app.domain.foreign_names import FOREIGN_NAMES, ForeignName
 from app.domain.spec import RewardJobSpec
 
-#: How close a misspelt name has to be to one of several hundred (`difflib` ratio).
+#: Minimum similarity of a misspelled name to one of several hundred names (`difflib` ratio).
 _CUTOFF = 0.88
 _MAX_NAME_CHARACTERS = 100
 
 
 def meant_field(parent: str, name: str) -> ForeignName | None:
-    """What a name stands for that is no field of the object at ``parent``.
+    """Return what an unknown field of the object at ``parent`` corresponds to, if known.
 
-    It may be a field of the spec that is written in the wrong place, or the name that another tool
-    gives to a field.
+    It may be a field of another object of the spec, or another tool's name for a field.
 
     Args:
-        parent: JSON pointer of the object that holds the name; "" is the spec itself.
-        name: As the client sent it, of any length.
+        parent: JSON pointer of the object with the field; "" is the spec itself.
+        name: The name as the client sent it, of any length.
     """
     plain = _plain(name)
     inside, anywhere = _index()
@@ -34,20 +33,20 @@ def meant_field(parent: str, name: str) -> ForeignName | None:
 
 
 def similar_field(name: str) -> ForeignName | None:
-    """What a name stands for if it is nearly one that ``meant_field`` knows."""
+    """Return what a misspelled name corresponds to, if it resembles one of ``meant_field``."""
     _, anywhere = _index()
     near = get_close_matches(_plain(name), anywhere, 1, cutoff=_CUTOFF)
     return anywhere[near[0]] if near else None
 
 
 def spec_pointers() -> list[str]:
-    """JSON pointers of all fields of a job spec, objects and what is in them."""
+    """Return the JSON pointers of all fields of a job spec, including nested ones."""
     return list(_pointers(RewardJobSpec, ""))
 
 
 @cache
 def _index() -> tuple[dict[str, dict[str, ForeignName]], dict[str, ForeignName]]:
-    """Names of one object only, by its pointer; and names that mean the same everywhere."""
+    """Return the names that apply to one object, by its pointer, and those that apply anywhere."""
     inside: dict[str, dict[str, ForeignName]] = {}
     anywhere: dict[str, ForeignName] = {}
     for entry in FOREIGN_NAMES:
@@ -69,6 +68,6 @@ def _pointers(form: Any, prefix: str) -> Iterator[str]:
 
 
 def _plain(name: str) -> str:
-    """``--learningRate`` and ``learning-rate`` as ``learning_rate``."""
+    """Normalise a name: ``--learningRate`` and ``learning-rate`` become ``learning_rate``."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name[:_MAX_NAME_CHARACTERS])
     return re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")

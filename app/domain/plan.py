@@ -6,6 +6,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from app.domain.training_arguments import (
+    EarlyStoppingArguments,
+    LoraArguments,
+    RewardArguments,
+)
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -66,12 +72,25 @@ class BaseModelRef(_Frozen):
     digest: str
 
 
+class DatasetNote(_Frozen):
+    """A warning about a dataset, found when it was uploaded; ``code`` is a ``WarningCode``."""
+
+    code: str
+    message: str
+
+
 class DatasetRef(_Frozen):
-    """Identity of a dataset."""
+    """Which pairs, by content."""
 
     id: str
     sha256: str
     pair_count: int
+    warnings: list[DatasetNote] = Field(
+        default=[],
+        # Plans of earlier versions have no such field, and a plan's hash must stay what it was.
+        exclude_if=lambda warnings: not warnings,
+        description="What was left out of the upload or is odd about it.",
+    )
 
 
 class DataPlan(_Frozen):
@@ -126,7 +145,39 @@ class TrainingPlan(_Frozen):
     trainable_parameters: int
     total_parameters: int
 
-    def kwargs(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Fresh, mutable copies of ``lora`` and ``reward`` (PEFT extends lists in place)."""
-        copy = self.model_dump(mode="json", include={"lora", "reward"})
-        return copy["lora"], copy["reward"]
+    def data_warnings(self) -> list[dict[str, str]]:
+        """Return the warnings of the datasets in the form of job warnings."""
+        named = (("training", self.data.train), ("evaluation", self.data.eval))
+        return [
+            {"code": note.code, "message": f"{name} dataset: {note.message}"}
+            for name, dataset in named
+            if dataset is not None
+            for note in dataset.warnings
+        ]
+
+    @property
+    def lora_arguments(self) -> LoraArguments:
+        """Typed view of ``lora``."""
+        return LoraArguments.model_validate(self.lora)
+
+    @property
+    def reward_arguments(self) -> RewardArguments:
+        """Typed view of ``reward``."""
+        return RewardArguments.model_validate(self.reward)
+
+    @property
+    def early_stopping_arguments(self) -> EarlyStoppingArguments | None:
+        """Typed view of ``early_stopping``; None when training runs to its last step."""
+        if self.early_stopping is None:
+            return None
+        return EarlyStoppingArguments.model_validate(self.early_stopping)
+
+    def lora_kwargs(self) -> dict[str, Any]:
+        """Return a fresh copy of ``lora``: PEFT extends the lists that it receives in place."""
+        copy: dict[str, Any] = self.model_dump(mode="json", include={"lora"})["lora"]
+        return copy
+
+    def reward_kwargs(self) -> dict[str, Any]:
+        """Return a fresh copy of ``reward``."""
+        copy: dict[str, Any] = self.model_dump(mode="json", include={"reward"})["reward"]
+        return copy

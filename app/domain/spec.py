@@ -1,4 +1,4 @@
-"""What a user may ask for. docs/defaults.md compares the defaults with those of TRL and PEFT."""
+"""The job spec. docs/defaults.md compares its defaults with those of TRL and PEFT."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TargetModules = Annotated[list[ModuleName], Field(max_length=2048, fail_fast=Tru
 #: It must be the first item of an Annotated: Pydantic would ignore the pattern in a later one.
 CleanText = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")]
 
-#: Any text is let through to the catalogue, which knows what was meant by a hub repository's name.
+#: Any text, because the catalogue suggests an id for the name of a hub repository.
 BaseModelName = Annotated[CleanText, StringConstraints(min_length=1, max_length=200)]
 
 
@@ -47,14 +47,14 @@ def _evaluation_form(value: Any) -> str | None:
     return "held out" if isinstance(value, dict | EvalFraction) else None
 
 
-#: The form is chosen before it is validated, so that errors speak of one form only.
+#: The type is chosen before the value is validated, so that an error describes one type only.
 Evaluation = Annotated[
     Annotated[str, StringConstraints(pattern=DATASET_ID), Tag("by id")]
     | Annotated[EvalFraction, Tag("held out")],
     Discriminator(
         _evaluation_form,
         custom_error_type="eval_dataset_form",
-        custom_error_message="Should be a dataset's id (a string) or an object with a fraction",
+        custom_error_message="Should be a dataset id (a string) or an object with a fraction",
     ),
 ]
 
@@ -230,10 +230,12 @@ class RewardJobSpec(_Spec):
     )
 
     name: Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None = None
-    base_model: BaseModelName = Field(description="An id of GET /v1/base-models.")
+    base_model: BaseModelName = Field(description="An id from GET /v1/base-models.")
     train_dataset: str = Field(pattern=DATASET_ID)
     eval_dataset: Evaluation | None = Field(
-        None, description='A dataset\'s id, or {"fraction": 0.1} of the training pairs.'
+        None,
+        description="The id of a dataset, or a fraction of the training pairs such as "
+        '{"fraction": 0.1}.',
     )
     lora: LoraSpec = Field(default_factory=lambda: LoraSpec())
     training: TrainingSpec = Field(default_factory=lambda: TrainingSpec())

@@ -10,6 +10,11 @@ class WarningCode(StrEnum):
 
     NOT_INSPECTED = "not_inspected"
     NOT_REPORTED = "not_reported"
+    COLUMNS_IGNORED = "columns_ignored"
+    ROWS_SKIPPED = "rows_skipped"
+    PROMPTS_DIFFER = "prompts_differ"
+    DIFFERENCE_STRIPPED = "difference_stripped"
+    SOURCES_ONE_SIDED = "sources_one_sided"
     PAIRS_DROPPED = "pairs_dropped"
     PAIRS_IDENTICAL = "pairs_identical"
     SPECIAL_TOKENS_IN_TEXT = "special_tokens_in_text"
@@ -29,6 +34,14 @@ WARNING_ADVICE: dict[WarningCode, str] = {
     WarningCode.NOT_INSPECTED: "No action needed: the warning disappears when a worker has "
     "inspected the base model.",
     WarningCode.NOT_REPORTED: "Request the report again when a worker is free.",
+    WarningCode.COLUMNS_IGNORED: "Map the columns with `columns[…]` if they belong to the pairs, "
+    "and upload the file again.",
+    WarningCode.ROWS_SKIPPED: "Correct the named lines and upload the file again, or accept the "
+    "dataset without them.",
+    WarningCode.PROMPTS_DIFFER: "Give both replies of a row the same prompt.",
+    WarningCode.DIFFERENCE_STRIPPED: "Remove the named lines, or use a base model whose chat "
+    "template keeps the difference.",
+    WarningCode.SOURCES_ONE_SIDED: "Add rows in which the sources are the other way round.",
     WarningCode.PAIRS_DROPPED: "Raise training.max_length, or accept training without the named "
     "lines.",
     WarningCode.PAIRS_IDENTICAL: "Remove the named lines: pairs with equal replies teach nothing.",

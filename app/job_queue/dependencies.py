@@ -1,4 +1,4 @@
-"""Dependencies for endpoints that wait for jobs."""
+"""Dependencies of endpoints that wait for jobs."""
 
 from __future__ import annotations
 

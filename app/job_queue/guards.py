@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Exists, ScalarSelect, Select, not_, or_
 from app.core.database import now_ms
 from app.domain.lifecycle import LIVE, TERMINAL, DesiredState, JobStatus
 from app.job_queue import kinds
-from app.job_queue.workers import WORKER_GONE_MS
+from app.job_queue.workers import WORKER_GONE_MS, WorkerState
 from app.models import Job, Worker
 
 #: Milliseconds after which a job is given to the host it should avoid rather than wait longer.
@@ -79,7 +79,7 @@ def is_on_another_host(host: str) -> Condition:
 
 
 def is_ready() -> Condition:
-    return Worker.state == "ready"
+    return Worker.state == WorkerState.READY
 
 
 def was_seen_recently() -> Condition:

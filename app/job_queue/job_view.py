@@ -1,4 +1,4 @@
-"""How the API shows a job: the fields that lists, single jobs and webhooks share."""
+"""The representation of a job that lists, single jobs and webhooks share."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ ShownStatus = Literal[
 
 
 class JobProgress(BaseModel):
-    """How far a job is."""
+    """The progress of a job."""
 
     step: int | None
     total_steps: int | None
     epoch: float | None
-    seconds_left: float | None = Field(description="An estimate; null until one can be made.")
+    seconds_left: float | None = Field(
+        description="Estimated; null until the first step of an attempt."
+    )
 
     @classmethod
     def of(cls, job: JobRow) -> Self:
-        """From its row. The rate is that of the present attempt, from its first step on."""
+        """Return the progress of a job. The rate is that of the current attempt."""
         seconds_left = None
         has_rate = None not in (job.step, job.total_steps, job.rate_step, job.rate_at)
         if job.status == JobStatus.RUNNING and has_rate and job.step > job.rate_step:
@@ -61,7 +63,7 @@ class JobItem(BaseModel):
     id: str
     name: str | None
     status: ShownStatus
-    phase: Phase | None = Field(description="What a running job does right now.")
+    phase: Phase | None = Field(description="The current activity of a running job.")
     progress: JobProgress
     base_model: str
     priority: int
@@ -76,28 +78,29 @@ class JobItem(BaseModel):
 
     @classmethod
     def of(cls, job: JobRow) -> Self:
-        """From its row."""
+        """Return the representation of a row."""
         return cls(**job_fields(job))
 
 
 def shown_status(status: str, desired: str) -> ShownStatus:
-    """A running job that was asked to stop says so."""
+    """Return the public status: a running job that should stop is cancelling or pausing."""
     if status == JobStatus.RUNNING and desired != DesiredState.RUN:
         return "cancelling" if desired == DesiredState.CANCEL else "pausing"
     return status  # type: ignore[return-value]
 
 
 def etag(job: JobRow) -> str:
-    """Weak: the same tag means the same job, as far as anybody can see."""
+    """Return a weak entity tag that changes with every visible change of the job."""
     return f'W/"{job.version}-{job.event_seq}"'
 
 
-def is_over(status: str) -> bool:
-    """Whether a job in this status never changes again."""
+def is_finished(status: str) -> bool:
+    """Return whether a job in this status has finished."""
     return status in TERMINAL
 
 
 def job_fields(job: JobRow) -> dict[str, Any]:
+    """Return the fields of ``JobItem``."""
     return {
         "id": job.id,
         "name": job.name,

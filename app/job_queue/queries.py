@@ -1,4 +1,4 @@
-"""Everything that only looks at jobs. Core, not ORM: a job by id is what clients ask for most."""
+"""Read-only queries on jobs of any kind and on workers, without the ORM."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from app.domain.lifecycle import DesiredState, JobStatus
 from app.job_queue import kinds
 from app.models import Checkpoint, Job, JobEvent, JobLog, JobMetric, JobReport, Worker
 
-#: A row of ``jobs``; columns go by the names of ``app.models.Job``'s attributes.
+#: A row of ``jobs``, with columns named as the attributes of ``app.models.Job``.
 JobRow = Any
 
 
 class State(NamedTuple):
-    """What of a job changes when anything of it changes."""
+    """The columns of which at least one changes with any visible change of a job."""
 
     version: int
     event_seq: int
@@ -25,7 +25,7 @@ class State(NamedTuple):
 
 
 def states(connection: Connection, job_ids: Sequence[str]) -> dict[str, State]:
-    """States of jobs of any kind and tenant, for the watcher."""
+    """Return the states of jobs of any kind and tenant, by id."""
     rows = connection.execute(
         select(Job.id, Job.version, Job.event_seq, Job.status).where(Job.id.in_(job_ids))
     )
@@ -33,7 +33,7 @@ def states(connection: Connection, job_ids: Sequence[str]) -> dict[str, State]:
 
 
 def events(connection: Connection, job_id: str, after: int, limit: int) -> Sequence[Any]:
-    """Up to ``limit`` events with a number above ``after``, ascending."""
+    """Return up to ``limit`` events with a number above ``after``, ascending."""
     return connection.execute(
         select(
             JobEvent.seq,
@@ -57,9 +57,10 @@ def metrics(
     to_step: int | None,
     resolution: int,
 ) -> dict[str, list[float | None]]:
-    """Columns of at most ``resolution`` points: means over equal stretches of steps.
+    """Return metrics as columns of at most ``resolution`` points.
 
-    Averaged by the database: a long run has a million numbers and a chart has a thousand pixels.
+    With more steps, each point is the mean over an interval of steps of equal width. The database
+    computes the means: a long run has a million values.
     """
     wanted = [JobMetric.job_id == job_id, JobMetric.step >= from_step]
     if to_step is not None:
@@ -97,7 +98,7 @@ def metrics(
 def logs(
     connection: Connection, job_id: str, after: tuple[int, int] | None, limit: int
 ) -> Sequence[Any]:
-    """Up to ``limit`` pieces of output after ``(attempt, seq)``, oldest first."""
+    """Return up to ``limit`` log pieces after ``(attempt, seq)``, oldest first."""
     statement = _pieces(job_id)
     if after is not None:
         attempt, seq = after
@@ -110,13 +111,13 @@ def logs(
 
 
 def last_logs(connection: Connection, job_id: str, limit: int) -> Sequence[Any]:
-    """The last ``limit`` pieces of output, oldest first."""
+    """Return the last ``limit`` log pieces, oldest first."""
     newest = _pieces(job_id).order_by(JobLog.attempt.desc(), JobLog.seq.desc()).limit(limit)
     return connection.execute(newest).all()[::-1]
 
 
 def checkpoints(connection: Connection, job_id: str) -> Sequence[Any]:
-    """The checkpoints there are, newest first."""
+    """Return the stored checkpoints of a job, newest first."""
     return connection.execute(
         select(
             Checkpoint.id,
@@ -133,7 +134,7 @@ def checkpoints(connection: Connection, job_id: str) -> Sequence[Any]:
 
 
 def waiting(connection: Connection, tenant_id: str, queue: str, limit: int) -> Sequence[Any]:
-    """This tenant's waiting jobs with their places among all tenants' jobs."""
+    """Return this tenant's queued jobs with their positions among the jobs of all tenants."""
     order = func.row_number().over(order_by=[Job.priority.desc(), Job.created_at, Job.id])
     line = (
         select(
@@ -159,7 +160,7 @@ def waiting(connection: Connection, tenant_id: str, queue: str, limit: int) -> S
 
 
 def running_count(connection: Connection, tenant_id: str) -> int:
-    """Jobs that this tenant has running, inspections aside: what the claim's quota counts."""
+    """Return the number of running jobs of this tenant that count against its quota."""
     return connection.execute(
         select(func.count()).where(
             not_by_index(Job.tenant_id) == tenant_id,
@@ -170,7 +171,7 @@ def running_count(connection: Connection, tenant_id: str) -> int:
 
 
 def live_workers(connection: Connection, seen_ms: int) -> Sequence[Any]:
-    """Workers heard of in the last ``seen_ms`` milliseconds."""
+    """Return the workers that updated their rows in the last ``seen_ms`` milliseconds."""
     return connection.execute(
         select(*Worker.__table__.c)
         .where(Worker.seen_at > now_ms() - seen_ms)
@@ -194,7 +195,7 @@ def _pieces(job_id: str) -> Select[int, int, int, str]:
 
 
 def report(connection: Connection, job_id: str, name: str) -> dict[str, Any] | None:
-    """A document that a run made."""
+    """Return a report of a job; None if there is none of this name."""
     return connection.execute(
         select(JobReport.document).where(JobReport.job_id == job_id, JobReport.name == name)
     ).scalar()

@@ -1,6 +1,7 @@
-"""Heals what crashes leave: lost leases, missing tickets, checkpoints and bytes nobody needs.
+"""Repairs the state after crashes and deletes what is no longer needed.
 
-Stateless: any number of processes may run it at once, and each round starts from the rows.
+It takes back jobs whose lease ran out, issues missing tickets, and deletes checkpoints, expired
+jobs and unreferenced blobs. It keeps no state: any number of processes may run it at once.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ from app.core.settings import Settings
 from app.domain.lifecycle import TERMINAL, JobStatus
 from app.job_queue import checkpoints, kinds, transitions, worker_api
 from app.job_queue.kinds import JobKind
-from app.job_queue.workers import WORKER_GONE_MS
+from app.job_queue.workers import WORKER_GONE_MS, WorkerState
 from app.models import Job, Worker
 from app.storage import blobs
 from app.storage.free_space import SpaceReserve
 
 log = structlog.get_logger()
 
+#: Seconds between two collections.
 COLLECT_SECONDS = 600
-#: Checkpoints and blobs a round, so that lost jobs never wait long for the bytes to be deleted.
-COLLECTED_AT_ONCE = 100
-FORGET_WORKER_MS = 86_400_000
+#: Checkpoints, blobs and jobs deleted in one round: a round must not delay the sweep for long.
+COLLECT_LIMIT = 100
+WORKER_RETENTION_MS = 86_400_000
 
 
 class Reconciler(threading.Thread):
@@ -39,12 +41,12 @@ class Reconciler(threading.Thread):
         self._engine, self._settings, self._tickets = engine, settings, tickets
         self._stopping = threading.Event()
         self._reserve = SpaceReserve(engine)
-        # Live workers may renew first: after a start, and after the database was away.
+        # After a start or an outage of the database, workers get time to renew their leases.
         self._sweep_from = time.monotonic() + settings.lease_seconds
         self._collect_from = time.monotonic() + COLLECT_SECONDS
 
     def run(self) -> None:
-        """Until stopped; whatever goes wrong is logged, and tried again in the next round."""
+        """Run until stopped; log errors and try again in the next round."""
         while not self._stopping.wait(self._settings.reconcile_seconds):
             try:
                 self._round()
@@ -54,7 +56,7 @@ class Reconciler(threading.Thread):
                 log.warning("reconcile_failed", exc_info=True)
 
     def stop(self) -> None:
-        """End after the present round."""
+        """End after the current round."""
         self._stopping.set()
         self.join(timeout=10)
 
@@ -62,7 +64,7 @@ class Reconciler(threading.Thread):
         if time.monotonic() >= self._sweep_from:
             requeue_lost(self._engine, self._settings)
         if time.monotonic() >= self._collect_from:
-            # Set first: a collection that fails must not fail every round, for rounds sweep.
+            # Set first: a collection that fails must not end every round before its tickets.
             self._collect_from = time.monotonic() + COLLECT_SECONDS
             if collect(self._engine):
                 self._collect_from = 0.0
@@ -71,7 +73,7 @@ class Reconciler(threading.Thread):
 
 
 def requeue_lost(engine: Engine, settings: Settings, owner_prefix: str | None = None) -> list[Job]:
-    """Take back jobs whose lease ran out (or, at once, those of a slot that is known dead)."""
+    """Take back jobs whose lease ran out, or all jobs of a slot that is known to be dead."""
     with transaction(engine) as session:
         lost = transitions.sweep(
             session,
@@ -87,7 +89,7 @@ def requeue_lost(engine: Engine, settings: Settings, owner_prefix: str | None = 
 
 
 def issue_missing(engine: Engine, settings: Settings, tickets: Tickets) -> None:
-    """Top tickets up to what idle slots could take: never a flood, whatever was lost."""
+    """Issue tickets so that each idle slot has one, as long as jobs wait."""
     for name in queues(settings):
         with reader(engine).connect() as connection:
             waiting = connection.execute(
@@ -105,7 +107,7 @@ def issue_missing(engine: Engine, settings: Settings, tickets: Tickets) -> None:
             idle = connection.execute(
                 select(func.coalesce(func.sum(Worker.slots - Worker.busy), 0)).where(
                     Worker.queue == name,
-                    Worker.state == "ready",
+                    Worker.state == WorkerState.READY,
                     Worker.seen_at > now_ms() - WORKER_GONE_MS,
                 )
             ).scalar_one()
@@ -116,14 +118,14 @@ def issue_missing(engine: Engine, settings: Settings, tickets: Tickets) -> None:
 
 
 def collect(engine: Engine) -> bool:
-    """Drop some of what ended jobs leave behind; whether there may be more."""
-    dropped = checkpoints.drop_finished(engine, COLLECTED_AT_ONCE)
-    removed = blobs.collect_garbage(engine, COLLECTED_AT_ONCE)
-    deleted = max(delete_expired(engine, kind, COLLECTED_AT_ONCE) for kind in kinds.KINDS.values())
+    """Delete some of what finished jobs leave behind; return whether there may be more."""
+    dropped = checkpoints.drop_finished(engine, COLLECT_LIMIT)
+    removed = blobs.collect_garbage(engine, COLLECT_LIMIT)
+    deleted = max(delete_expired(engine, kind, COLLECT_LIMIT) for kind in kinds.KINDS.values())
     with transaction(engine) as session:
-        session.execute(delete(Worker).where(Worker.seen_at < now_ms() - FORGET_WORKER_MS))
+        session.execute(delete(Worker).where(Worker.seen_at < now_ms() - WORKER_RETENTION_MS))
     log.info("garbage_collected", checkpoints=dropped, blobs=removed, jobs=deleted)
-    return COLLECTED_AT_ONCE in (dropped, removed, deleted)
+    return COLLECT_LIMIT in (dropped, removed, deleted)
 
 
 def delete_expired(engine: Engine, kind: JobKind, limit: int) -> int:

@@ -1,4 +1,4 @@
-"""The queue and the workers over HTTP."""
+"""Routes of the queue and of the workers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 def get_queue(
     engine: ReadEngineDep, settings: SettingsDep, principal: RequireJobsRead
 ) -> Page[QueueItem]:
-    """This tenant's waiting jobs: their place, and why they wait."""
+    """List this tenant's queued jobs with their positions and the reasons why they wait."""
     with engine.connect() as connection:
         rows = queries.waiting(connection, principal.tenant_id, settings.queue, 1000)
         workers = queries.live_workers(connection, WORKER_GONE_MS)
@@ -33,7 +33,7 @@ def get_queue(
 
 @router.get("/workers")
 def list_workers(engine: ReadEngineDep, principal: RequireJobsRead) -> Page[WorkerRead]:
-    """Live workers, their devices, and what of this tenant they run."""
+    """List live workers with their devices and with the jobs of this tenant that they run."""
     with engine.connect() as connection:
         workers = queries.live_workers(connection, WORKER_GONE_MS)
         running = queries.running_jobs(connection, principal.tenant_id)

@@ -12,10 +12,10 @@ from app.web.pagination import Timestamp
 
 
 class QueueItem(BaseModel):
-    """A waiting job and why it waits."""
+    """A queued job and the reason why it waits."""
 
     job_id: str
-    position: int = Field(description="From 1, among the jobs of all tenants.")
+    position: int = Field(description="Counts from 1, over the jobs of all tenants.")
     priority: int
     queued_at: Timestamp
     reason: Literal["no_worker", "quota", "backoff", "workers_busy", "behind_priority", "next"]
@@ -33,13 +33,13 @@ class WorkerRead(BaseModel):
     busy: int
     devices: list[dict[str, Any]]
     versions: dict[str, Any]
-    jobs: list[str] = Field(description="Of this tenant, that it runs now.")
+    jobs: list[str] = Field(description="Ids of this tenant's jobs that the worker runs.")
     started_at: Timestamp
     seen_at: Timestamp
 
     @classmethod
     def of(cls, worker: Worker, jobs: Sequence[str]) -> Self:
-        """From its row."""
+        """Return the representation of a row."""
         return cls(
             id=worker.id,
             host=worker.host,

@@ -89,7 +89,7 @@ def transition(
 
 
 def status_after_failure(
-    is_retryable: bool, max_failures: int, max_stalls: int
+    *, is_retryable: bool, max_failures: int, max_stalls: int
 ) -> ColumnElement[str]:
     """Return the status after a failed attempt: as the owner wants it, queued again or failed."""
     has_tries = and_(Job.failures + 1 < max_failures, Job.stalls + 1 < max_stalls)

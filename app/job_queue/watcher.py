@@ -1,7 +1,7 @@
-"""One watcher a process tells every waiting request that its job changed.
+"""Wakes requests that wait for a job to change.
 
-However many clients wait, the database sees one query a tick, and none of them holds a connection
-or a thread.
+One watcher per process polls the database for all waiting requests. They hold neither a connection
+nor a thread, and their number does not change the number of queries.
 """
 
 from __future__ import annotations
@@ -21,39 +21,42 @@ from app.job_queue.queries import State
 
 log = structlog.get_logger()
 
+#: Seconds between two queries.
 TICK_SECONDS = 0.25
-_IDS_A_QUERY = 500
+_IDS_PER_QUERY = 500
 
 
 class _Waiter(NamedTuple):
-    is_over: Callable[[State], bool]
-    answer: asyncio.Future[bool]
+    is_done: Callable[[State], bool]
+    result: asyncio.Future[bool]
 
 
 class Watcher:
-    """Belongs to one event loop; runs only while somebody waits."""
+    """Belongs to one event loop; polls only while requests wait."""
 
     def __init__(self, engine: Engine) -> None:
         self.is_closed = False
         self._engine = reader(engine)
         self._waiting: dict[str, set[_Waiter]] = {}
         self._task: asyncio.Task[None] | None = None
-        # A thread of its own: busy request threads must not make everybody wait.
+        # One thread of its own: busy request threads must not delay the watcher.
         self._limiter = CapacityLimiter(1)
 
     async def wait(
-        self, job_id: str, is_over: Callable[[State], bool], timeout_seconds: float
+        self, job_id: str, is_done: Callable[[State], bool], timeout_seconds: float
     ) -> bool:
-        """Until ``is_over`` holds for the job, or the job is gone (True); or time is up or the
-        service shuts down (False)."""
+        """Wait until ``is_done`` holds for the job or the job was deleted, and return True.
+
+        Return False after ``timeout_seconds`` or when the service shuts down.
+        """
         if self.is_closed:
             return False
-        waiter = _Waiter(is_over, asyncio.get_running_loop().create_future())
+        waiter = _Waiter(is_done, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(job_id, set()).add(waiter)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="watcher")
         try:
-            return await asyncio.wait_for(waiter.answer, timeout_seconds)
+            return await asyncio.wait_for(waiter.result, timeout_seconds)
         except TimeoutError:
             return False
         finally:
@@ -63,14 +66,14 @@ class Watcher:
                 del self._waiting[job_id]
 
     async def close(self) -> None:
-        """Let everybody go, and nobody wait any more."""
+        """End all waits, and let no request wait any more."""
         self.is_closed = True
         if self._task is not None:
             self._task.cancel()
         for waiters in self._waiting.values():
             for waiter in waiters:
-                if not waiter.answer.done():
-                    waiter.answer.set_result(False)
+                if not waiter.result.done():
+                    waiter.result.set_result(False)
 
     async def _run(self) -> None:
         while self._waiting:
@@ -81,13 +84,13 @@ class Watcher:
                     log.warning("watcher_could_not_read", exc_info=True)
                     continue
                 for job_id in ids:
-                    self._tell(job_id, found.get(job_id))
+                    self._notify(job_id, found.get(job_id))
             await asyncio.sleep(TICK_SECONDS)
 
-    def _tell(self, job_id: str, state: State | None) -> None:
+    def _notify(self, job_id: str, state: State | None) -> None:
         for waiter in self._waiting.get(job_id, ()):
-            if not waiter.answer.done() and (state is None or waiter.is_over(state)):
-                waiter.answer.set_result(True)
+            if not waiter.result.done() and (state is None or waiter.is_done(state)):
+                waiter.result.set_result(True)
 
     def _states(self, job_ids: list[str]) -> dict[str, State]:
         with self._engine.connect() as connection:
@@ -95,4 +98,4 @@ class Watcher:
 
 
 def _batches(ids: list[str]) -> list[list[str]]:
-    return [ids[i : i + _IDS_A_QUERY] for i in range(0, len(ids), _IDS_A_QUERY)]
+    return [ids[i : i + _IDS_PER_QUERY] for i in range(0, len(ids), _IDS_PER_QUERY)]

@@ -160,7 +160,9 @@ def fail(context: WriteContext, failure: AttemptFailure) -> JobStatus:
             session,
             lease,
             status_after_failure(
-                failure.code.failure.is_retryable, max_failures, settings.max_stalls
+                is_retryable=failure.code.failure.is_retryable,
+                max_failures=max_failures,
+                max_stalls=settings.max_stalls,
             ),
             [event],
             failures=Job.failures + 1,
@@ -222,11 +224,9 @@ def _add_warnings(session: Session, job_id: str, progress: Progress) -> None:
     known = session.execute(select(Job.warnings).where(Job.id == job_id)).scalar_one()
     if progress.plan is not None:  # a plan is made only after an inspection of the base model
         known = [old for old in known if old["code"] != WarningCode.NOT_INSPECTED]
-    fresh = [
-        {"code": note.code, "message": note.message}
-        for note in warnings
-        if all(note.message != old["message"] for old in known)
-    ]
+    found = progress.plan.data_warnings() if progress.plan is not None else []
+    found += [{"code": note.code, "message": note.message} for note in warnings]
+    fresh = [new for new in found if all(new["message"] != old["message"] for old in known)]
     session.execute(
         update(Job).where(Job.id == job_id).values(warnings=[*known, *fresh][:MAX_WARNINGS])
     )

@@ -1,4 +1,4 @@
-"""A new job from an old one: its spec with parts changed, and maybe its last checkpoint."""
+"""Clone a job: its spec with overrides, and on request its last checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.core.errors import InvalidError
 from app.jobs.errors import JobStateError
 from app.models import Checkpoint, Job, StoredFile
 
-#: What a clone may change and still go on from its parent's optimiser state.
+#: The fields that a clone may change and still resume from its parent's checkpoint.
 RESUMABLE = frozenset(
     {
         "/name",
@@ -27,29 +27,34 @@ RESUMABLE = frozenset(
 
 
 def clone_spec(parent: Job, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The parent's spec with ``overrides`` merged in; to be validated like any other spec."""
+    """Return the parent's spec with ``overrides`` merged into it; it is not validated yet."""
     merged: dict[str, Any] = _merge(parent.spec, overrides)
     return merged
 
 
 def check_checkpoint(parent: Job, overrides: Mapping[str, Any]) -> None:
-    """Refuse to go on from a checkpoint that there is not, or that another plan could not use."""
+    """Raise an error if a clone with these overrides cannot resume from the parent's checkpoint.
+
+    Raises:
+        JobStateError: the parent has no checkpoint.
+        InvalidError: an override changes what the checkpoint depends on.
+    """
     if parent.checkpoint_id is None:
         raise _no_checkpoint(parent)
     if found := sorted(_paths(overrides) - RESUMABLE):
         raise InvalidError(
-            f"{found[0]} cannot change when a job goes on from a checkpoint.",
-            hint=f"Leave from_checkpoint out, or change only {', '.join(sorted(RESUMABLE))}.",
+            f"{found[0]} cannot change when a clone resumes from a checkpoint.",
+            hint=f"Omit from_checkpoint, or change only {', '.join(sorted(RESUMABLE))}.",
         )
 
 
-def take_checkpoint(session: Session, parent: Job, job: Job) -> None:
-    """Give ``job`` its parent's last checkpoint: the pointers, the bytes are stored by content.
+def copy_checkpoint(session: Session, parent: Job, job: Job) -> None:
+    """Copy the parent's last checkpoint to ``job``; the stored files are shared.
 
     Raises:
-        JobStateError: the checkpoint was let go a moment ago.
+        JobStateError: the checkpoint was deleted.
     """
-    # Locked, or it and its bytes could be swept away between this look and the commit.
+    # Without the lock it and its files could be deleted before this transaction commits.
     source = session.scalar(
         select(Checkpoint)
         .where(Checkpoint.id == parent.checkpoint_id)
@@ -83,12 +88,12 @@ def take_checkpoint(session: Session, parent: Job, job: Job) -> None:
 def _no_checkpoint(parent: Job) -> JobStateError:
     return JobStateError(
         f"{parent.id} has no checkpoint.",
-        hint="Cancel with keep_checkpoint next time, or clone from the start.",
+        hint="Omit from_checkpoint. A cancel with keep_checkpoint keeps a job's checkpoint.",
     )
 
 
 def _merge(base: Any, patch: Any) -> Any:
-    """RFC 7396."""
+    """Merge by RFC 7396: null removes a field."""
     if not isinstance(patch, Mapping):
         return patch
     merged = dict(base) if isinstance(base, Mapping) else {}

@@ -1,4 +1,4 @@
-"""Dependencies for endpoints that take specs."""
+"""Dependencies of endpoints that take specs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def get_preflight(
     tickets: TicketsDep,
     watcher: WatcherDep,
 ) -> Preflight:
-    """Return the preflight of this service."""
+    """Return the preflight checks of this service."""
     return Preflight(engine, settings, request.app.state.catalogue, tickets, watcher)
 
 

@@ -1,4 +1,4 @@
-"""Refusals of the jobs API."""
+"""Errors of the jobs API."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ from app.core.errors import ConflictError, InvalidError, NotFoundError
 
 
 class JobNotFoundError(NotFoundError):
-    """No job of this tenant has this id."""
+    """This tenant has no job with this id."""
 
     code = "job_not_found"
     title = "No such job"
 
 
+class ReportNotFoundError(NotFoundError):
+    """The job has no such report, or does not have it yet."""
+
+    code = "report_not_found"
+    title = "No such report"
+
+
 class JobFinishedError(ConflictError):
-    """The job has ended; nothing about it changes any more."""
+    """The job has finished and can no longer change."""
 
     code = "job_finished"
     title = "The job is finished"
@@ -21,29 +28,29 @@ class JobFinishedError(ConflictError):
 
 
 class JobLiveError(ConflictError):
-    """The job has not ended yet."""
+    """The job has not finished."""
 
     code = "job_live"
     title = "The job is not finished"
-    next_step = "Cancel the job, or wait for its end, then delete it."
-
-
-class KeyReusedError(InvalidError):
-    """The idempotency key belongs to another request."""
-
-    code = "idempotency_key_reused"
-    title = "The Idempotency-Key was used before"
-    next_step = "Take a fresh Idempotency-Key for each new request."
-
-
-def not_found(job_id: str) -> JobNotFoundError:
-    """No such job, or not this tenant's."""
-    return JobNotFoundError(f"There is no job {job_id}.")
+    next_step = "Cancel the job or wait until it finishes, then delete it."
 
 
 class JobStateError(ConflictError):
-    """The job's state does not allow the act."""
+    """The state of the job does not allow the operation."""
 
     code = "job_state"
-    title = "Not in this state"
-    next_step = "Read the job's status; `hint` says what would have to be."
+    title = "The state of the job does not allow this"
+    next_step = "Read the job's status; `hint` names the state that the operation needs."
+
+
+class KeyReusedError(InvalidError):
+    """The Idempotency-Key was used for a different request."""
+
+    code = "idempotency_key_reused"
+    title = "The Idempotency-Key was used before"
+    next_step = "Use a new Idempotency-Key for each new request."
+
+
+def job_not_found(job_id: str) -> JobNotFoundError:
+    """Return the error for a job that does not exist or belongs to another tenant."""
+    return JobNotFoundError(f"There is no job {job_id}.")

@@ -1,4 +1,4 @@
-"""How much a plan trains, and how long that may take."""
+"""Estimate the size and the duration of a training run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from app.domain.compiler import pairs_a_step, planned_steps
+from app.domain.compiler import planned_steps
 from app.domain.plan import TrainingPlan
 from app.jobs import queries
 from app.jobs.schemas import JobEstimate
@@ -16,7 +16,7 @@ from app.jobs.schemas import JobEstimate
 def estimate(
     connection: Connection, plan: TrainingPlan, report: Mapping[str, Any] | None = None
 ) -> JobEstimate:
-    """What a plan amounts to; with a dataset ``report``, without the pairs that will be dropped."""
+    """Estimate a plan; with a dataset ``report``, leave out the pairs that will be dropped."""
     pairs = plan.data.train.pair_count
     if report is not None:
         pairs = report["rows"] - report["findings"]["overlong"]["count"]
@@ -26,5 +26,5 @@ def estimate(
         trainable_parameters=plan.trainable_parameters,
         total_parameters=plan.total_parameters,
         steps=steps,
-        estimated_seconds=pace and round(pace * pairs_a_step(plan.reward) * steps, 1),
+        estimated_seconds=pace and round(pace * plan.reward_arguments.pairs_per_step * steps, 1),
     )

@@ -1,4 +1,4 @@
-"""Events as they happen: server-sent events with ids that a client can resume from."""
+"""Stream events as server-sent events, with ids that a client can resume from."""
 
 from __future__ import annotations
 
@@ -15,24 +15,27 @@ from sqlalchemy import Engine
 from app.auth.require_scope import is_still_authorized
 from app.core.database import reader
 from app.job_queue import queries
-from app.job_queue.job_view import JobProgress, is_over
+from app.job_queue.job_view import JobProgress, is_finished
 from app.job_queue.queries import JobRow, State
 from app.job_queue.watcher import Watcher
 from app.jobs import queries as job_queries
 from app.jobs.history_schemas import EventRead
 from app.web.streaming import LimitedStreamingResponse
 
+#: Seconds between two keep-alive comments.
 HEARTBEAT_SECONDS = 15.0
-#: After this a client has to come again; nothing is lost, it resumes.
-LONGEST_SECONDS = 3600.0
+#: Seconds after which a stream ends. Clients reconnect and resume, so nothing is lost.
+MAX_STREAM_SECONDS = 3600.0
 _BATCH = 100
 
 
 def event_stream(
     request: Request, engine: Engine, watcher: Watcher, tenant_id: str, job_id: str, after: int
 ) -> LimitedStreamingResponse:
-    """Events above number ``after``, then those to come, until the job is over or gone, or the
-    key is revoked or expires."""
+    """Stream the events after number ``after``, and new ones as they are written.
+
+    The stream ends when the job has finished or was deleted, or when the key is no longer valid.
+    """
     return LimitedStreamingResponse(
         request,
         _events(request, reader(engine), watcher, tenant_id, job_id, after),
@@ -47,12 +50,12 @@ async def _events(
     def read() -> tuple[JobRow | None, Sequence[Any]]:
         if not is_still_authorized(request):
             return None, ()
-        # The job first: events that come between the two reads are sent, never skipped.
+        # The job is read first: events written between the two reads are then sent, not skipped.
         with engine.connect() as connection:
             job = job_queries.job(connection, tenant_id, job_id)
             return job, queries.events(connection, job_id, after, _BATCH)
 
-    ends_at = time.monotonic() + LONGEST_SECONDS
+    ends_at = time.monotonic() + MAX_STREAM_SECONDS
     shown_version = -1
     yield b"retry: 2000\n\n"
     while time.monotonic() < ends_at and not watcher.is_closed:
@@ -64,10 +67,10 @@ async def _events(
             )
         if len(events) == _BATCH:
             continue
-        if job is None or (is_over(job.status) and job.event_seq <= after):
+        if job is None or (is_finished(job.status) and job.event_seq <= after):
             return
         if job.step is not None and job.version != shown_version:
-            # No id: a number that is soon replaced is not worth resuming from.
+            # Without an id: progress is no event that a client can resume after.
             yield format_sse_event(
                 data_str=JobProgress.of(job).model_dump_json(), event="progress"
             )  # fmt: skip

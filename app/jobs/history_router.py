@@ -1,4 +1,4 @@
-"""What a job did, over HTTP: events, metrics, logs, checkpoints; and the queue and the workers."""
+"""Routes of a job's history: events, metrics, logs, checkpoints and reports."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from sqlalchemy import Connection
 
-from app.core.errors import NotFoundError
 from app.job_queue import queries
 from app.job_queue.dependencies import WatcherDep
-from app.job_queue.job_view import is_over
+from app.job_queue.job_view import is_finished
 from app.job_queue.queries import JobRow
 from app.jobs import queries as job_queries
-from app.jobs.errors import JobNotFoundError, not_found
+from app.jobs.errors import JobNotFoundError, ReportNotFoundError, job_not_found
 from app.jobs.event_stream import event_stream
 from app.jobs.history_schemas import CheckpointRead, EventRead, JobReportRead, LogPiece, MetricsRead
 from app.jobs.responses import JobId, json_response
@@ -25,14 +24,8 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 
 _NOT_FOUND = error_responses(JobNotFoundError)
 
-_BIG = 2**63 - 1
-
-
-class ReportNotFoundError(NotFoundError):
-    """The run made no such report, or has not made it yet."""
-
-    code = "report_not_found"
-    title = "No such report"
+MAX_KEYS = 64
+_MAX_INT = 2**63 - 1
 
 
 @router.get(
@@ -41,10 +34,10 @@ class ReportNotFoundError(NotFoundError):
     responses={
         200: {
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
-            "description": "Ascending. With `Accept: text/event-stream` a stream that ends with "
-            "the job; `id:` is the event's number.",
+            "description": "In ascending order. With `Accept: text/event-stream` a stream that "
+            "ends when the job finishes; `id:` is the number of the event.",
         },
-        204: {"description": "To a stream that resumes after the last event of a finished job."},
+        204: {"description": "A stream would resume after the last event of a finished job."},
         **_NOT_FOUND,
     },
 )
@@ -54,12 +47,14 @@ def list_events(
     engine: ReadEngineDep,
     principal: RequireJobsRead,
     watcher: WatcherDep,
-    after: Annotated[int, Query(ge=0, le=_BIG, description="Only later ones.")] = 0,
+    after: Annotated[
+        int, Query(ge=0, le=_MAX_INT, description="Only events after this number.")
+    ] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     accept: Annotated[str | None, Header()] = None,
     last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,18}$")] = None,
 ) -> Response:
-    """What happened, in order and without gaps."""
+    """List the events of a job, in order and without gaps."""
     with engine.connect() as connection:
         job = _job(connection, principal.tenant_id, job_id)
         if accept is None or "text/event-stream" not in accept.lower():
@@ -67,8 +62,8 @@ def list_events(
             page = Page[EventRead].of(rows, limit, EventRead.of, lambda row: str(row.seq))
             return json_response(page.model_dump_json())
     seen = max(after, int(last_event_id or 0))
-    if is_over(job.status) and job.event_seq <= seen:
-        # The only answer that keeps a browser's EventSource from coming again.
+    if is_finished(job.status) and job.event_seq <= seen:
+        # The only status after which a browser's EventSource does not reconnect.
         return Response(status_code=204)
     return event_stream(request, engine, watcher, principal.tenant_id, job_id, seen)
 
@@ -82,18 +77,18 @@ def get_metrics(
         str | None,
         Query(
             pattern=r"^[a-z0-9_/.,-]{1,2000}$",
-            description="Names, separated by commas; all if left out.",
+            description="Names, separated by commas; default: all.",
             examples=["train/loss,eval/accuracy"],
         ),
     ] = None,
-    from_step: Annotated[int, Query(ge=0, le=_BIG)] = 0,
-    to_step: Annotated[int | None, Query(ge=0, le=_BIG)] = None,
-    resolution: Annotated[int, Query(ge=1, le=5000, description="Points at most.")] = 500,
+    from_step: Annotated[int, Query(ge=0, le=_MAX_INT)] = 0,
+    to_step: Annotated[int | None, Query(ge=0, le=_MAX_INT)] = None,
+    resolution: Annotated[int, Query(ge=1, le=5000, description="Maximum number of points.")] = 500,
 ) -> Response:
-    """Metrics by column; more steps than ``resolution`` are averaged over equal stretches."""
-    # The steps come along anyway: "step" names no metric.
-    asked = dict.fromkeys(name for name in (keys or "").split(",") if name not in ("", "step"))
-    names = list(asked)[:64]
+    """Get metrics by column; more steps than ``resolution`` are averaged over equal intervals."""
+    # The steps are always included: "step" names no metric.
+    wanted = dict.fromkeys(name for name in (keys or "").split(",") if name not in ("", "step"))
+    names = list(wanted)[:MAX_KEYS]
     with engine.connect() as connection:
         _job(connection, principal.tenant_id, job_id)
         columns = queries.metrics(connection, job_id, names, from_step, to_step, resolution)
@@ -105,13 +100,15 @@ def get_logs(
     job_id: JobId,
     engine: ReadEngineDep,
     principal: RequireJobsRead,
-    tail: Annotated[int | None, Query(ge=1, le=1000, description="Only the last pieces.")] = None,
+    tail: Annotated[
+        int | None, Query(ge=1, le=1000, description="Only the last pieces, this many.")
+    ] = None,
     after: Annotated[
-        str | None, Query(pattern=r"^\d{1,9}-\d{1,9}$", description="Only later pieces.")
+        str | None, Query(pattern=r"^\d{1,9}-\d{1,9}$", description="Only pieces after this id.")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Page[LogPiece]:
-    """The trainer's own output, oldest first."""
+    """Get the trainer's output, oldest first."""
     with engine.connect() as connection:
         _job(connection, principal.tenant_id, job_id)
         if tail is not None and after is None:
@@ -127,7 +124,7 @@ def get_logs(
 def list_checkpoints(
     job_id: JobId, engine: ReadEngineDep, principal: RequireJobsRead
 ) -> Page[CheckpointRead]:
-    """The checkpoints that are kept, newest first."""
+    """List the stored checkpoints of a job, newest first."""
     with engine.connect() as connection:
         job = _job(connection, principal.tenant_id, job_id)
         rows = queries.checkpoints(connection, job_id)
@@ -135,11 +132,12 @@ def list_checkpoints(
     return Page[CheckpointRead](data=data, has_more=False, next=None)
 
 
+#: When each report is made; the hint of a request that comes too early.
 MADE_WHEN = {
-    "estimate": "It is made at the submit, and only if the base model was known by then.",
-    "dataset": "It comes when the job's data are tokenised.",
-    "memory": "It comes when the job's data are tokenised.",
-    "worst_pairs": "It comes with the last evaluation, and only with an eval_dataset.",
+    "estimate": "It is made at submission, if the base model has been inspected by then.",
+    "dataset": "It is made when the job tokenises its data.",
+    "memory": "It is made when the job tokenises its data.",
+    "worst_pairs": "It is made by the last evaluation, if the job has an eval_dataset.",
 }
 
 
@@ -152,15 +150,15 @@ def get_report(
     name: Annotated[
         Literal["estimate", "dataset", "memory", "worst_pairs"],
         Path(
-            description="`estimate`: steps and seconds as of the submit; `dataset`: what the "
-            "worker made of the data; `memory`: its estimate by part; `worst_pairs`: the most "
-            "confidently wrong held-out pairs, by line."
+            description="`estimate`: steps and seconds, estimated at submission; `dataset`: the "
+            "report on the data; `memory`: the estimated memory by part; `worst_pairs`: the "
+            "held-out pairs with the most negative margins, by line."
         ),
     ],
     engine: ReadEngineDep,
     principal: RequireJobsRead,
 ) -> JobReportRead:
-    """A document about the job: what was foreseen, and what the run found."""
+    """Get a report of a job: an estimate, or what the run found."""
     with engine.connect() as connection:
         _job(connection, principal.tenant_id, job_id)
         document = queries.report(connection, job_id, name)
@@ -175,7 +173,7 @@ def get_report(
 def _job(connection: Connection, tenant_id: str, job_id: str) -> JobRow:
     job = job_queries.job(connection, tenant_id, job_id)
     if job is None:
-        raise not_found(job_id)
+        raise job_not_found(job_id)
     return job
 
 

@@ -1,4 +1,4 @@
-"""What the API says about a job's past, the queue and the workers."""
+"""Response models of a job's history."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.web.pagination import Timestamp
 
 
 class EventRead(BaseModel):
-    """Something that happened to a job."""
+    """An event of a job."""
 
     object: Literal["event"] = "event"
     id: int = Field(description="Counts from 1 within the job, without gaps.")
@@ -23,7 +23,7 @@ class EventRead(BaseModel):
 
     @classmethod
     def of(cls, event: JobEvent) -> Self:
-        """From its row."""
+        """Return the representation of a row."""
         return cls(
             id=event.seq,
             type=event.type,
@@ -44,16 +44,16 @@ class MetricsRead(BaseModel):
 
 
 class LogPiece(BaseModel):
-    """Some lines of the trainer's own output."""
+    """Some lines of the trainer's output."""
 
-    id: str = Field(description="attempt-number; the `after` of the next request.")
+    id: str = Field(description="Attempt and number of the piece; the `after` of the next request.")
     attempt: int
     at: Timestamp
     text: str
 
     @classmethod
     def of(cls, piece: JobLog) -> Self:
-        """From its row."""
+        """Return the representation of a row."""
         return cls(
             id=f"{piece.attempt}-{piece.seq}", attempt=piece.attempt, at=piece.at, text=piece.text
         )
@@ -69,12 +69,12 @@ class CheckpointRead(BaseModel):
     bytes: int
     metrics: dict[str, Any]
     is_best: bool
-    is_current: bool = Field(description="Where the next attempt goes on.")
+    is_current: bool = Field(description="Whether the next attempt resumes from it.")
     created_at: Timestamp
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, current_id: str | None) -> Self:
-        """From its row."""
+        """Return the representation of a row."""
         return cls(
             id=checkpoint.id,
             attempt=checkpoint.attempt,
@@ -88,7 +88,7 @@ class CheckpointRead(BaseModel):
 
 
 class JobReportRead(BaseModel):
-    """A document about a job."""
+    """A report of a job."""
 
     object: Literal["job_report"] = "job_report"
     job_id: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.base_models.catalogue import BaseModelEntry
 from app.base_models.service import public_source
 from app.domain.compiler import compile_plan
-from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
+from app.domain.plan import BaseModelFacts, DatasetNote, DatasetRef, TrainingPlan
 from app.domain.spec import RewardJobSpec
 from app.models import Dataset
 
@@ -33,4 +33,10 @@ def plan_job(
 
 
 def _reference(dataset: Dataset) -> DatasetRef:
-    return DatasetRef(id=dataset.id, sha256=dataset.sha256, pair_count=dataset.pair_count)
+    notes = dataset.summary.get("warnings", [])  # datasets of earlier versions have none
+    return DatasetRef(
+        id=dataset.id,
+        sha256=dataset.sha256,
+        pair_count=dataset.pair_count,
+        warnings=[DatasetNote(code=note["code"], message=note["message"]) for note in notes],
+    )

@@ -10,13 +10,13 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, select
 
 from app.core.database import newest_first
-from app.domain.compiler import pairs_a_step
 from app.domain.lifecycle import DesiredState, JobStatus
+from app.domain.training_arguments import RewardArguments
 from app.job_queue import kinds
 from app.job_queue.queries import JobRow, State
 from app.models import Job
 
-#: What lists leave out: large, and never looked at there.
+#: Large columns that lists leave out.
 _HEAVY = {"spec", "plan", "result", "warnings"}
 _KEYS = Job.__mapper__.column_attrs.keys()
 _ALL = tuple(getattr(Job, key).label(key) for key in _KEYS)
@@ -26,7 +26,7 @@ _STATE = (Job.version, Job.event_seq, Job.status)
 
 @dataclass(frozen=True)
 class JobFilter:
-    """Which jobs a list is about; None means any."""
+    """Restricts a list of jobs; None means any."""
 
     status: str | None = None
     name: str | None = None
@@ -35,13 +35,13 @@ class JobFilter:
 
 
 def job(connection: Connection, tenant_id: str, job_id: str) -> JobRow | None:
-    """A training job of this tenant."""
+    """Return a job of this tenant."""
     statement = _by_id(_ALL, kinds.listed_names())
     return connection.execute(statement, {"tenant_id": tenant_id, "job_id": job_id}).one_or_none()
 
 
 def state(connection: Connection, tenant_id: str, job_id: str) -> State | None:
-    """Only what an ETag is made of."""
+    """Return the columns that the entity tag of a job consists of."""
     statement = _by_id(_STATE, kinds.listed_names())
     row = connection.execute(statement, {"tenant_id": tenant_id, "job_id": job_id}).one_or_none()
     return None if row is None else State(*row)
@@ -50,8 +50,8 @@ def state(connection: Connection, tenant_id: str, job_id: str) -> State | None:
 def list_page(
     connection: Connection, tenant_id: str, limit: int, after: str | None, wanted: JobFilter
 ) -> Sequence[JobRow]:
-    """Up to ``limit + 1`` jobs, newest first."""
-    statement = _mine(_LIGHT, tenant_id)
+    """Return up to ``limit + 1`` jobs, newest first."""
+    statement = _of_tenant(_LIGHT, tenant_id)
     match wanted.status:
         case None:
             pass
@@ -73,7 +73,7 @@ def list_page(
     return connection.execute(newest_first(statement, Job.id, limit, after)).all()
 
 
-def _mine(columns: Sequence[Any], tenant_id: str) -> Select[Any]:
+def _of_tenant(columns: Sequence[Any], tenant_id: str) -> Select[Any]:
     return select(*columns).where(Job.tenant_id == tenant_id, kinds.is_listed(Job.kind))
 
 
@@ -88,7 +88,7 @@ def _by_id(columns: tuple[Any, ...], _listed: tuple[str, ...]) -> Select[Any]:
 
 
 def pair_seconds(connection: Connection, base_model: str) -> float | None:
-    """Seconds that a pair of a step took in the newest finished job of this base model."""
+    """Return the seconds per pair of the newest finished job of this base model."""
     row = connection.execute(
         select(Job.rate_step, Job.rate_at, Job.step, Job.progressed_at, Job.plan)
         .where(
@@ -102,5 +102,7 @@ def pair_seconds(connection: Connection, base_model: str) -> float | None:
     ).one_or_none()
     if row is None:
         return None
-    pairs = (row.step - row.rate_step) * pairs_a_step(row.plan["reward"])
+    pairs = (row.step - row.rate_step) * RewardArguments.model_validate(
+        row.plan["reward"]
+    ).pairs_per_step
     return float((row.progressed_at - row.rate_at) / 1000 / pairs)

@@ -1,4 +1,4 @@
-"""Responses and path parameters that the routers of jobs share."""
+"""Responses and path parameters that the routes of jobs share."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def job_response(job: Job) -> Response:
 
 
 def json_response(text: str, **headers: str) -> Response:
-    """Return text that is already JSON: FastAPI would validate and encode it a second time."""
+    """Return text that is JSON already; FastAPI would validate and encode it again."""
     return Response(text, media_type="application/json", headers=headers)

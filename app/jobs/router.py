@@ -1,4 +1,4 @@
-"""Jobs over HTTP: look, change, stop."""
+"""Routes of jobs: read, change, cancel, pause, resume and delete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.core.database import transaction
 from app.core.errors import FieldProblem, InvalidError
 from app.domain.spec import BASE_MODEL_ID, MAX_METADATA, CleanText
 from app.job_queue.dependencies import WatcherDep
-from app.job_queue.job_view import JobItem, ShownStatus, etag, is_over
+from app.job_queue.job_view import JobItem, ShownStatus, etag, is_finished
 from app.job_queue.queries import State
 from app.jobs import queries, service
 from app.jobs.errors import (
@@ -24,9 +24,9 @@ from app.jobs.errors import (
     JobLiveError,
     JobNotFoundError,
     JobStateError,
-    not_found,
+    job_not_found,
 )
-from app.jobs.fast_get import MAX_TAGS, PolledRoute, answer
+from app.jobs.fast_get import MAX_TAGS, PolledRoute, respond
 from app.jobs.queries import JobFilter
 from app.jobs.responses import JobId, job_response, json_response
 from app.jobs.schemas import JobCancel, JobRead, JobUpdate
@@ -54,7 +54,7 @@ _METADATA = re.compile(rf"metadata\[({_METADATA_KEY})\]")
 @dataclass(frozen=True)
 class _JobQuery:
     status: Annotated[ShownStatus | None, Query()] = None
-    name: Annotated[Text | None, Query(description="Exactly this name.")] = None
+    name: Annotated[Text | None, Query(description="Only jobs with exactly this name.")] = None
     base_model: Annotated[str | None, Query(pattern=BASE_MODEL_ID)] = None
 
 
@@ -68,7 +68,7 @@ class _JobQuery:
                 "in": "query",
                 "style": "deepObject",
                 "explode": True,
-                "description": "Exactly these pairs: `metadata[team]=search`.",
+                "description": "Only jobs with these metadata: `metadata[team]=search`.",
                 "schema": {
                     "type": "object",
                     "propertyNames": {"pattern": f"^{_METADATA_KEY}$"},
@@ -85,7 +85,7 @@ def list_jobs(
     page: PageDep,
     query: Annotated[_JobQuery, Depends()],
 ) -> Response:
-    """Jobs, newest first; without spec and plan."""
+    """List jobs, newest first, without spec and plan."""
     wanted = JobFilter(query.status, query.name, query.base_model, _metadata(request))
     with engine.connect() as connection:
         rows = queries.list_page(connection, principal.tenant_id, page.limit, page.after, wanted)
@@ -97,13 +97,13 @@ async def get_job(
     engine: ReadEngineDep,
     principal: RequireJobsRead,
     watcher: WatcherDep,
-    wait: Annotated[float, Query(ge=0, le=60, description="Seconds to wait for it.")] = 0,
+    wait: Annotated[float, Query(ge=0, le=60, description="Seconds to wait.")] = 0,
     until: Annotated[
         Literal["change", "terminal"], Query(description="What to wait for.")
     ] = "change",
     if_none_match: Annotated[str | None, Header(max_length=MAX_TAGS)] = None,
 ) -> Response:
-    """A job. With ``wait`` the answer comes when it changed, or ended, or time is up."""
+    """Get a job; with ``wait``, as soon as it changes or finishes, or when the time is up."""
 
     def read() -> State | None:
         with engine.connect() as connection:
@@ -112,17 +112,17 @@ async def get_job(
     if wait:
         state = await to_thread.run_sync(read)
         if state is None:
-            raise not_found(job_id)
+            raise job_not_found(job_id)
         is_known = if_none_match is None or etags.is_match(if_none_match, etag(state))
-        if not is_over(state.status) and (until == "terminal" or is_known):
+        if not is_finished(state.status) and (until == "terminal" or is_known):
             await watcher.wait(
                 job_id,
-                (lambda now: is_over(now.status))
+                (lambda now: is_finished(now.status))
                 if until == "terminal"
                 else (lambda now: now != state),
                 wait,
             )
-    return await to_thread.run_sync(answer, engine, principal.tenant_id, job_id, if_none_match)
+    return await to_thread.run_sync(respond, engine, principal.tenant_id, job_id, if_none_match)
 
 
 router.add_api_route(
@@ -132,7 +132,7 @@ router.add_api_route(
     route_class_override=PolledRoute,
     response_model=JobRead,
     responses={
-        304: {"description": "As the client knows it."},
+        304: {"description": "The job has not changed."},
         **error_responses(JobNotFoundError),
     },
 )
@@ -150,7 +150,7 @@ def update_job(
     principal: RequireJobsWrite,
     actor: ActorDep,
 ) -> Response:
-    """Change name, metadata or, while the job waits, priority."""
+    """Change the name, the metadata or, while the job waits, the priority."""
     changes = body.model_dump(exclude_unset=True)
     if not changes:
         return job_response(service.get(session, principal.tenant_id, job_id))
@@ -184,7 +184,7 @@ def cancel_job(
     actor: ActorDep,
     body: JobCancel | None = None,
 ) -> Response:
-    """Cancel a waiting job at once; a running one stops after its step. Again is no error."""
+    """Cancel a job. A running job stops after the current step. A repeated cancel is no error."""
     is_kept = body is not None and body.keep_checkpoint
     job = service.cancel(session, principal.tenant_id, job_id, keep_checkpoint=is_kept)
     audit_log.record(session, actor, "job.cancel", job_id)
@@ -199,7 +199,7 @@ def cancel_job(
 def pause_job(
     job_id: JobId, session: SessionDep, principal: RequireJobsWrite, actor: ActorDep
 ) -> Response:
-    """Put a job aside; a running one saves a checkpoint first and frees its device."""
+    """Pause a job. A running job saves a checkpoint and frees its device."""
     job = service.pause(session, principal.tenant_id, job_id)
     audit_log.record(session, actor, "job.pause", job_id)
     return job_response(job)
@@ -217,7 +217,7 @@ def resume_job(
     principal: RequireJobsWrite,
     actor: ActorDep,
 ) -> Response:
-    """Queue a paused job again; it goes on from its checkpoint."""
+    """Queue a paused job again; it resumes from its checkpoint."""
     with transaction(engine) as session:
         job = service.resume(session, principal.tenant_id, job_id)
         audit_log.record(session, actor, "job.resume", job_id)
@@ -226,7 +226,7 @@ def resume_job(
 
 
 def _metadata(request: Request) -> dict[str, str]:
-    """The pairs that are asked for. What is none is refused: ignored, it would show all jobs."""
+    """Return the metadata filters; reject malformed ones, which would otherwise match every job."""
     found: dict[str, str] = {}
     for key, value in request.query_params.items():
         if not key.startswith("metadata["):

@@ -1,4 +1,4 @@
-"""What the API says about jobs."""
+"""Request and response models of jobs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.job_queue.queries import JobRow
 
 
 class JobWarning(BaseModel):
-    """Something worth knowing that stopped nobody; the codes are in docs/errors.md."""
+    """A warning; docs/errors.md lists the codes."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -21,11 +21,11 @@ class JobWarning(BaseModel):
 
 
 class JobRead(JobItem):
-    """A job with everything."""
+    """A job with its spec, plan and warnings."""
 
-    worker: str | None = Field(description="Who runs it now.")
+    worker: str | None = Field(description="The worker that runs the job.")
     warnings: list[JobWarning]
-    spec: RewardJobSpec = Field(description="As asked, with every default filled in.")
+    spec: RewardJobSpec = Field(description="As submitted, with defaults filled in.")
     plan: dict[str, Any] | None = Field(
         description="The exact arguments of LoraConfig and RewardConfig; null until the base "
         "model has been inspected."
@@ -33,7 +33,7 @@ class JobRead(JobItem):
 
     @classmethod
     def of(cls, job: JobRow) -> Self:
-        """From its row."""
+        """Return the representation of a row."""
         return cls(
             **job_fields(job),
             worker=job.lease_owner.rpartition(":")[0] if job.lease_owner else None,
@@ -44,36 +44,35 @@ class JobRead(JobItem):
 
 
 class JobEstimate(BaseModel):
-    """How much a plan trains, and how long that may take."""
+    """The size and the estimated duration of a training run."""
 
     trainable_parameters: int
     total_parameters: int
     steps: int = Field(
-        description="Optimiser steps; without the overlong pairs where a dry run has a report on "
-        "the data."
+        description="Optimiser steps. A dry run with a dataset report leaves out overlong pairs."
     )
     estimated_seconds: float | None = Field(
-        description="Of training, by the pace of the newest finished job of this base model; "
-        "null when there is none."
+        description="Duration of training, by the speed of the newest finished job of this "
+        "base model; null if there is none."
     )
 
 
 class JobPreview(JobEstimate):
-    """What a spec would become; nothing was stored."""
+    """The plan of a spec in a dry run; nothing was stored."""
 
     object: Literal["job_preview"] = "job_preview"
     spec: RewardJobSpec
     plan: dict[str, Any]
     adapter_config: dict[str, Any] = Field(description="Keyword arguments of peft.LoraConfig.")
     reports: dict[str, dict[str, Any]] = Field(
-        description="What a worker found: `dataset` (lengths in tokens, duplicates, "
-        "contradictions, …) and `memory` (an estimate); empty if none had time."
+        description="Reports of a worker: `dataset` (lengths in tokens, duplicates, "
+        "contradictions, …) and `memory` (an estimate); empty if no worker made them in time."
     )
     warnings: list[JobWarning]
 
 
 class JobUpdate(BaseModel):
-    """What of a job can be changed."""
+    """The fields of a job that can be changed."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -81,35 +80,38 @@ class JobUpdate(BaseModel):
     )
 
     name: Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None = None
-    priority: int = Field(0, ge=-100, le=100, description="While the job waits.")
-    metadata: Metadata = Field(default={}, description="Replaces all of it.")
+    priority: int = Field(0, ge=-100, le=100, description="Can change only while the job waits.")
+    metadata: Metadata = Field(default={}, description="Replaces all metadata of the job.")
 
 
 class JobClone(BaseModel):
-    """How a clone differs from its parent."""
+    """The differences between a clone and its parent."""
 
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={"examples": [{"overrides": {"training": {"learning_rate": 5e-5}}}]},
     )
-    unknown_field_hint: ClassVar[str] = 'Parts of a spec go into "overrides".'
+    unknown_field_hint: ClassVar[str] = 'Put parts of a spec into "overrides".'
 
     overrides: dict[str, Any] = Field(
         default={},
-        description="Parts of a spec, merged into the parent's (RFC 7396: null takes a field out).",
+        description="Parts of a spec, merged into the parent's (RFC 7396: null removes a field).",
         examples=[{"training": {"learning_rate": 5e-5}}],
     )
     from_checkpoint: bool = Field(
-        False, description="Go on from the parent's last checkpoint instead of from the start."
+        False,
+        description="Resume from the parent's last checkpoint instead of training from the start.",
     )
 
 
 class JobCancel(BaseModel):
-    """How to cancel."""
+    """Options of a cancel."""
 
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={"examples": [{"keep_checkpoint": True}]},
     )
 
-    keep_checkpoint: bool = Field(False, description="So that a clone can go on from it.")
+    keep_checkpoint: bool = Field(
+        False, description="Keep a checkpoint, so that a clone can resume from it."
+    )

@@ -1,4 +1,4 @@
-"""What owners do with their jobs: submit, change, stop, go on, clone, delete."""
+"""Operations of owners on their jobs: submit, change, cancel, pause, resume, delete."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ from app.domain.spec import EvalFraction, RewardJobSpec
 from app.domain.warnings import WarningCode
 from app.job_queue import kinds, transitions
 from app.jobs import cloning
-from app.jobs.errors import JobFinishedError, JobLiveError, JobStateError, KeyReusedError, not_found
+from app.jobs.errors import (
+    JobFinishedError,
+    JobLiveError,
+    JobStateError,
+    KeyReusedError,
+    job_not_found,
+)
 from app.jobs.estimates import estimate
 from app.models import Adapter, Checkpoint, Job, JobReport, StoredFile
 from app.storage.quota import check_storage_quota
@@ -32,13 +38,13 @@ KEY_KEPT_MS = 86_400_000
 NOT_INSPECTED = {
     "code": WarningCode.NOT_INSPECTED,
     "message": "No worker had inspected this base model when the job was submitted, so the worker "
-    "that takes the job holds the spec against it first.",
+    "that runs the job checks the spec first.",
 }
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A job to be, checked."""
+    """A checked request for a new job."""
 
     spec: RewardJobSpec
     plan: TrainingPlan | None
@@ -50,17 +56,17 @@ class Submission:
 def submit(
     session: Session, settings: Settings, tenant_id: str, submission: Submission
 ) -> tuple[Job, bool]:
-    """Queue a job; the job, and whether it is the one that an earlier request made.
+    """Queue a job; return it and whether an earlier request created it already.
 
     Raises:
-        KeyReusedError, QuotaError
+        KeyReusedError, QuotaError, InvalidSpecError, JobStateError
     """
     spec, parent = submission.spec, submission.parent
     if known := find_replay(session, tenant_id, submission):
         return known, True
     _release_expired_key(session, tenant_id, submission.idempotency_key)
     _check_queue_quota(session, settings, tenant_id)
-    check_storage_quota(session, settings, tenant_id, 0)  # nothing trains that cannot be kept
+    check_storage_quota(session, settings, tenant_id, 0)  # its adapter must fit
     job = Job(
         id=new_id("job"),
         tenant_id=tenant_id,
@@ -69,7 +75,7 @@ def submit(
         name=spec.name,
         labels=dict(spec.metadata),
         priority=spec.priority,
-        # Only what was said: what was not may be resolved by the base model.
+        # Without defaults: those may depend on the base model.
         spec=spec.model_dump(mode="json", exclude_unset=True),
         spec_sha256=_fingerprint(submission),
         plan=submission.plan.model_dump(mode="json") if submission.plan else None,
@@ -78,24 +84,24 @@ def submit(
         eval_dataset_id=None if isinstance(spec.eval_dataset, EvalFraction) else spec.eval_dataset,
         parent_job_id=parent.id if parent else None,
         idempotency_key=submission.idempotency_key,
-        warnings=[] if submission.plan else [NOT_INSPECTED],
+        warnings=submission.plan.data_warnings() if submission.plan else [NOT_INSPECTED],
     )
     try:
         job = transitions.insert_job(session, job)
-    except transitions.DuplicateKeyError:  # the same request, a moment ago
+    except transitions.DuplicateKeyError:  # the same request came at the same time
         known = find_replay(session, tenant_id, submission)
         if known is None:
             raise
         return known, True
-    except IntegrityError as error:  # the foreign keys: a dataset was deleted a moment ago
+    except IntegrityError as error:  # a foreign key: a dataset was deleted meanwhile
         raise InvalidSpecError(
-            "A dataset of this spec was just deleted.", hint="Upload it again."
+            "A dataset of this spec was deleted.", hint="Upload it again."
         ) from error
     if submission.plan is not None:
-        foreseen = estimate(session.connection(), submission.plan).model_dump()
-        session.add(JobReport(job_id=job.id, name="estimate", attempt=0, document=foreseen))
+        document = estimate(session.connection(), submission.plan).model_dump()
+        session.add(JobReport(job_id=job.id, name="estimate", attempt=0, document=document))
     if parent is not None and submission.from_checkpoint:
-        cloning.take_checkpoint(session, parent, job)
+        cloning.copy_checkpoint(session, parent, job)
     return job, False
 
 
@@ -125,36 +131,40 @@ def find_replay(session: Session, tenant_id: str, submission: Submission) -> Job
 
 
 def get(session: Session, tenant_id: str, job_id: str) -> Job:
-    """A job of this tenant, or JobNotFoundError."""
+    """Return a job of this tenant, or raise JobNotFoundError."""
     job = session.scalar(
         select(Job).where(
             Job.id == job_id, Job.tenant_id == tenant_id, kinds.is_listed(Job.kind)
         )
     )  # fmt: skip
     if job is None:
-        raise not_found(job_id)
+        raise job_not_found(job_id)
     return job
 
 
 def cancel(session: Session, tenant_id: str, job_id: str, *, keep_checkpoint: bool = False) -> Job:
-    """Cancel a waiting job at once; ask a running one to stop. Again is no error."""
+    """Cancel a waiting job at once, ask a running job to stop. A repeated cancel is no error."""
     return _set_desired_state(
         session, tenant_id, job_id, DesiredState.CANCEL, keep_checkpoint=keep_checkpoint
     )
 
 
 def pause(session: Session, tenant_id: str, job_id: str) -> Job:
-    """Put a waiting job aside; ask a running one to save a checkpoint and stop."""
+    """Pause a waiting job at once, ask a running job to save a checkpoint and stop."""
     return _set_desired_state(session, tenant_id, job_id, DesiredState.PAUSE)
 
 
 def resume(session: Session, tenant_id: str, job_id: str) -> Job:
-    """Queue a paused job again; it goes on from its checkpoint."""
+    """Queue a paused job again; it resumes from its checkpoint."""
     return _set_desired_state(session, tenant_id, job_id, DesiredState.RUN)
 
 
 def change(session: Session, tenant_id: str, job_id: str, changes: Mapping[str, Any]) -> Job:
-    """Change ``name``, ``priority`` (only while the job waits) or ``metadata``."""
+    """Change ``name``, ``metadata`` or, while the job waits, ``priority``.
+
+    Raises:
+        JobNotFoundError, JobStateError
+    """
     get(session, tenant_id, job_id)
     columns = {"name": "name", "priority": "priority", "metadata": "labels"}
     conditions = [Job.id == job_id, Job.tenant_id == tenant_id]
@@ -182,7 +192,7 @@ def change(session: Session, tenant_id: str, job_id: str, changes: Mapping[str, 
 def remove(session: Session, tenant_id: str, job_id: str) -> None:
     """Delete a finished job with its adapter, checkpoints, events, metrics and logs."""
     get(session, tenant_id, job_id)
-    # First, as all others do, or this and a collection could each wait for what the other holds.
+    # The job is locked first, as everywhere, so that this and a collection cannot deadlock.
     session.execute(select(Job.id).where(Job.id == job_id).with_for_update())
     for table in (Adapter, Checkpoint):
         owners = select(table.id).where(table.job_id == job_id)
@@ -193,7 +203,7 @@ def remove(session: Session, tenant_id: str, job_id: str) -> None:
         )
     if not transitions.delete_job(session, tenant_id, job_id):
         raise JobLiveError(
-            f"{job_id} is not finished.", hint=f"POST /v1/jobs/{job_id}/cancel first."
+            f"{job_id} is not finished.", hint=f"Cancel it first: POST /v1/jobs/{job_id}/cancel."
         )
 
 
@@ -214,7 +224,7 @@ def _release_expired_key(session: Session, tenant_id: str, key: str | None) -> N
 
 
 def _fingerprint(submission: Submission) -> str:
-    """Tells whether two requests ask for the same: sha256 hex."""
+    """Return a hash (sha256, hex) that is equal for requests with the same content."""
     parent = submission.parent
     parts: list[Any] = [parent.id if parent else None]
     parts.append(submission.spec.model_dump(mode="json", exclude_unset=True))
@@ -236,19 +246,18 @@ def _set_desired_state(
         session, tenant_id, job_id, desired, keep_checkpoint=keep_checkpoint
     )
     if job is None:
-        return _already(get(session, tenant_id, job_id), desired)
+        return _check_cancelled(get(session, tenant_id, job_id), desired)
     if job.desired != desired:
-        raise JobStateError(
-            f"{job_id} is being cancelled.", hint="Clone it if it should run after all."
-        )
+        raise JobStateError(f"{job_id} is being cancelled.", hint="Clone the job to run it again.")
     return job
 
 
-def _already(job: Job, desired: DesiredState) -> Job:
+def _check_cancelled(job: Job, desired: DesiredState) -> Job:
+    """Return a finished job if the request is a repeated cancel; else raise JobFinishedError."""
     if desired == DesiredState.CANCEL and job.status == JobStatus.CANCELLED:
         return job
     raise JobFinishedError(
-        f"{job.id} is {job.status}.", hint=f"POST /v1/jobs/{job.id}/clone makes a new job of it."
+        f"{job.id} is {job.status}.", hint=f"Clone it: POST /v1/jobs/{job.id}/clone."
     )
 
 
@@ -257,11 +266,11 @@ def _check_queue_quota(session: Session, settings: Settings, tenant_id: str) -> 
         select(func.count()).where(
             Job.tenant_id == tenant_id,
             Job.kind == kinds.TRAIN.name,
-            text("status IN ('queued', 'paused')"),  # as ix_jobs_waiting says it
+            text("status IN ('queued', 'paused')"),  # spelled as in the index ix_jobs_waiting
         )
     ).scalar_one()
     if waiting >= settings.quota_queued:
         raise QuotaError(
-            f"{waiting} jobs are waiting, and {settings.quota_queued} may.",
-            hint="Wait for some to start, or cancel some.",
+            f"{waiting} jobs are waiting, and the quota is {settings.quota_queued}.",
+            hint="Wait until some jobs start, or cancel some.",
         )

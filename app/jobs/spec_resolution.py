@@ -1,4 +1,4 @@
-"""A spec beside what it names: the entry of the catalogue, the datasets, the operator's limits."""
+"""Resolve what a spec names: the catalogue entry and the datasets; check the operator's limits."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from app.core.settings import Settings
 from app.datasets import service as datasets
 from app.datasets.service import DatasetNotFoundError
 from app.domain.plan import BaseModelFacts, TrainingPlan
-from app.domain.rules import SpecRejectedError
 from app.domain.spec import RewardJobSpec
+from app.domain.spec_problems import SpecRejectedError
 from app.jobs.planning import plan_job
 from app.models import Dataset
 
 
 @dataclass(frozen=True)
 class ResolvedSpec:
-    """What a spec names, found; without ``facts`` where nobody looked at the base model."""
+    """A spec with what it names; ``facts`` is None if the base model was never inspected."""
 
     spec: RewardJobSpec
     entry: BaseModelEntry
@@ -37,10 +37,10 @@ def resolve_spec(
     tenant_id: str,
     spec: RewardJobSpec,
 ) -> ResolvedSpec:
-    """What a spec names.
+    """Look up what a spec names.
 
     Raises:
-        InvalidSpecError: names every field that stands in the way.
+        InvalidSpecError: names every field that does not fit.
     """
     problems: list[FieldProblem] = []
     limit = settings.quota_runtime_seconds
@@ -51,8 +51,8 @@ def resolve_spec(
             FieldProblem(
                 "/resources/max_runtime_seconds",
                 "out_of_range",
-                f"jobs may run for {limit} seconds here",
-                "Ask for less, or leave it out.",
+                f"jobs may run for at most {limit} seconds here",
+                "Lower it, or omit it.",
             )
         )
     entry = None
@@ -70,12 +70,13 @@ def resolve_spec(
             FieldProblem(
                 "/eval_dataset",
                 "format_differs",
-                f"it is {evaluation.summary['format']}, train_dataset is {train.summary['format']}",
-                "Use text in both or conversations in both.",
+                f"its format is {evaluation.summary['format']}, that of train_dataset is "
+                f"{train.summary['format']}",
+                "Use two datasets of the same format.",
             )
         )
     if problems or entry is None or train is None:
-        raise _refusal(problems)
+        raise _invalid_spec(problems)
     return ResolvedSpec(spec, entry, train, evaluation, facts_for(session, entry))
 
 
@@ -86,7 +87,7 @@ def _dataset(
         return datasets.get(session, tenant_id, dataset_id)
     except DatasetNotFoundError as error:
         problems.append(
-            FieldProblem(loc, error.code, error.detail, "GET /v1/datasets lists those there are.")
+            FieldProblem(loc, error.code, error.detail, "GET /v1/datasets lists your datasets.")
         )
         return None
 
@@ -100,11 +101,11 @@ def plan_resolved(resolved: ResolvedSpec, facts: BaseModelFacts) -> TrainingPlan
     try:
         return plan_job(resolved.spec, resolved.entry, facts, resolved.train, resolved.evaluation)
     except SpecRejectedError as error:
-        raise _refusal(
+        raise _invalid_spec(
             [FieldProblem(p.loc, p.code, p.message, p.hint) for p in error.problems]
         ) from error
 
 
-def _refusal(problems: list[FieldProblem]) -> InvalidSpecError:
+def _invalid_spec(problems: list[FieldProblem]) -> InvalidSpecError:
     first = problems[0]
     return InvalidSpecError(f"{first.loc}: {first.message}", hint=first.hint, problems=problems)

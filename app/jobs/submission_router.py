@@ -1,4 +1,4 @@
-"""Submitting over HTTP: new jobs, dry runs and clones."""
+"""Routes that submit: new jobs, dry runs and clones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
-        description="The same key and body give the same job again, for 24 hours.",
+        description="A request with the same key and body returns the same job, for 24 hours.",
     ),
 ]
 
@@ -47,8 +47,8 @@ IdempotencyKey = Annotated[
     status_code=status.HTTP_201_CREATED,
     response_model=JobRead | JobPreview,
     responses={
-        200: {"model": JobPreview, "description": "Of a dry run; nothing was stored."},
-        201: {"model": JobRead, "description": "Queued."},
+        200: {"model": JobPreview, "description": "The result of a dry run; nothing was stored."},
+        201: {"model": JobRead, "description": "The job was queued."},
         **error_responses(InvalidSpecError, KeyReusedError, QuotaError, UnavailableError),
     },
 )
@@ -59,17 +59,18 @@ async def create_job(
     tickets: TicketsDep,
     principal: RequireJobsWrite,
     actor: ActorDep,
-    preflight_: PreflightDep,
-    dry_run: Annotated[bool, Query(description="Show what would run; store nothing.")] = False,
+    preflight: PreflightDep,
+    dry_run: Annotated[
+        bool, Query(description="Return what would run, and store nothing.")
+    ] = False,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Queue a reward-model training job."""
     if dry_run:
-        plan_ = await preflight_.plan(principal.tenant_id, body)
-        foresight = await preflight_.foresight(principal.tenant_id, body)
-        report = foresight.reports.get("dataset")
-        foreseen = await to_thread.run_sync(_estimate, engine, plan_, report)
-        return _preview(body, plan_, foreseen, foresight)
+        plan = await preflight.plan(principal.tenant_id, body)
+        data = await preflight.preview_data(principal.tenant_id, body)
+        size = await to_thread.run_sync(_estimate, engine, plan, data.reports.get("dataset"))
+        return _preview(body, plan, size, data)
 
     def replay() -> Job | None:
         with transaction(engine) as session:
@@ -78,11 +79,11 @@ async def create_job(
 
     if idempotency_key and (known := await to_thread.run_sync(replay)):
         return _created(known, is_replay=True)
-    plan = await preflight_.plan_in_time(principal.tenant_id, body)
+    known_plan = await preflight.plan_in_time(principal.tenant_id, body)
 
     def submit() -> tuple[Job, bool]:
         with transaction(engine) as session:
-            submission = Submission(body, plan, idempotency_key)
+            submission = Submission(body, known_plan, idempotency_key)
             job, is_replay = service.submit(session, settings, principal.tenant_id, submission)
             if not is_replay:
                 audit_log.record(session, actor, "job.submit", job.id)
@@ -108,35 +109,35 @@ async def clone_job(
     tickets: TicketsDep,
     principal: RequireJobsWrite,
     actor: ActorDep,
-    preflight_: PreflightDep,
+    preflight: PreflightDep,
     body: JobClone | None = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Queue a new job with this job's spec, or with parts of it changed."""
-    asked = body or JobClone()
+    """Queue a new job with this job's spec and optional overrides."""
+    clone = body or JobClone()
     tenant_id = principal.tenant_id
 
     def read() -> tuple[RewardJobSpec, Job | None]:
         with transaction(engine) as session:
             parent = service.get(session, tenant_id, job_id)
-            spec = _spec(cloning.clone_spec(parent, asked.overrides))
-            submission = Submission(spec, None, idempotency_key, parent, asked.from_checkpoint)
-            # First, for the parent's checkpoint may be gone since.
+            spec = _spec(cloning.clone_spec(parent, clone.overrides))
+            submission = Submission(spec, None, idempotency_key, parent, clone.from_checkpoint)
+            # Before the checks: the parent's checkpoint may have been deleted since.
             if known := service.find_replay(session, tenant_id, submission):
                 return spec, known
-        if asked.from_checkpoint:
-            cloning.check_checkpoint(parent, asked.overrides)
+        if clone.from_checkpoint:
+            cloning.check_checkpoint(parent, clone.overrides)
         return spec, None
 
     spec, known = await to_thread.run_sync(read)
     if known is not None:
         return _created(known, is_replay=True)
-    plan = await preflight_.plan_in_time(tenant_id, spec)
+    plan = await preflight.plan_in_time(tenant_id, spec)
 
     def submit() -> tuple[Job, bool]:
         with transaction(engine) as session:
             parent = service.get(session, tenant_id, job_id)
-            submission = Submission(spec, plan, idempotency_key, parent, asked.from_checkpoint)
+            submission = Submission(spec, plan, idempotency_key, parent, clone.from_checkpoint)
             job, is_replay = service.submit(session, settings, tenant_id, submission)
             if not is_replay:
                 audit_log.record(session, actor, "job.submit", job.id)
@@ -153,16 +154,16 @@ def _estimate(engine: Engine, plan: TrainingPlan, report: dict[str, Any] | None)
 
 
 def _preview(
-    spec: RewardJobSpec, plan: TrainingPlan, foreseen: JobEstimate, foresight: DataPreview
+    spec: RewardJobSpec, plan: TrainingPlan, size: JobEstimate, data: DataPreview
 ) -> Response:
-    arguments, _ = plan.kwargs()
+    about_data = plan.data_warnings()
     preview = JobPreview(
         spec=spec,
         plan=plan.model_dump(mode="json"),
-        adapter_config=arguments,
-        **foreseen.model_dump(),
-        reports=foresight.reports,
-        warnings=foresight.warnings,
+        adapter_config=plan.lora_kwargs(),
+        **size.model_dump(),
+        reports=data.reports,
+        warnings=[*about_data, *(each for each in data.warnings if each not in about_data)],
     )
     return json_response(preview.model_dump_json())
 
@@ -173,7 +174,7 @@ def _spec(document: dict[str, object]) -> RewardJobSpec:
     except ValidationError as error:
         errors = [{**e, "loc": ("body", *e["loc"])} for e in error.errors()]
         raise InvalidSpecError(
-            "With these overrides the spec is not valid.",
+            "The spec is not valid with these overrides.",
             problems=field_problems(errors, document, RewardJobSpec),
         ) from error
 

@@ -1,4 +1,4 @@
-"""Refusals of merged exports."""
+"""Errors of merged exports."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ from app.core.errors import ConflictError, NotFoundError
 
 
 class MergeNotFoundError(NotFoundError):
-    """Nobody asked for a merged export of this adapter."""
+    """No merged export of this adapter was requested."""
 
     code = "merge_not_found"
     title = "No merged export"
+    next_step = "Request one: `POST /v1/adapters/{id}/merge`."
 
 
 class MergeInexactError(ConflictError):
-    """Merging into quantised weights moved scores by up to 0.25: not the same model."""
+    """The base model is quantised. Merging into it changed scores by up to 0.25 in tests."""
 
     code = "merge_inexact"
     title = "This adapter cannot be merged exactly"
+    next_step = "Load the adapter with PEFT on the same quantised base model."
 
 
 class AlreadyMergedError(ConflictError):
-    """A merged export is no adapter any more, so there is nothing to merge."""
+    """The adapter is itself a merged export, so there is nothing to merge."""
 
     code = "already_merged"
     title = "This is a merged export"

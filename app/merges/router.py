@@ -1,4 +1,4 @@
-"""Merged exports over HTTP: base model and adapter as one ordinary model."""
+"""Routes of merged exports: base model and adapter as one ordinary model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def merge_adapter(
     settings: SettingsDep,
     tickets: TicketsDep,
 ) -> MergeRead:
-    """Ask for base and adapter merged into one model; asking again gives the same export."""
+    """Request the adapter merged into its base model. Repeating it is no error."""
     with transaction(engine) as session:
         job = service.request_merge(session, settings, principal.tenant_id, adapter_id)
         audit_log.record(session, actor, "adapter.merge", adapter_id)
@@ -58,13 +58,13 @@ def merge_adapter(
 def get_merge(
     adapter_id: AdapterId, engine: ReadEngineDep, principal: RequireArtifactsRead
 ) -> MergeRead:
-    """How far the merged export of an adapter is."""
+    """Get the state of the merged export of an adapter."""
     with transaction(engine) as session:
         source = adapters.get(session, principal.tenant_id, adapter_id)
         job = service.newest_merge(session, principal.tenant_id, source.job_id)
     if job is None:
         raise MergeNotFoundError(
-            f"Nobody asked for a merged export of {adapter_id}.",
-            hint=f"POST /v1/adapters/{adapter_id}/merge",
+            f"No merged export of {adapter_id} was requested.",
+            hint=f"Request one: POST /v1/adapters/{adapter_id}/merge",
         )
     return MergeRead.of(job, adapter_id)

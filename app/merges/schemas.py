@@ -11,7 +11,7 @@ from app.models import Job
 
 
 class MergeRead(BaseModel):
-    """A merged export on its way, or where it is."""
+    """A merged export and its state."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -19,12 +19,14 @@ class MergeRead(BaseModel):
     id: str
     source_adapter_id: str
     status: JobStatus
-    adapter_id: str | None = Field(description="The merged model, once succeeded: an adapter's id.")
+    adapter_id: str | None = Field(
+        description="Id of the merged model, once the export has succeeded."
+    )
     failure: str | None
 
     @classmethod
     def of(cls, job: Job, source_adapter_id: str) -> Self:
-        """From its row."""
+        """Return the representation of a job."""
         return cls(
             id=job.id,
             source_adapter_id=source_adapter_id,

@@ -16,11 +16,15 @@ from app.storage.quota import check_storage_quota
 
 
 def request_merge(session: Session, settings: Settings, tenant_id: str, adapter_id: str) -> Job:
-    """The export that is there or under way, or a fresh one after a failure or a deletion."""
+    """Return the job of the adapter's merged export; queue one unless it is live or has a result.
+
+    Raises:
+        AdapterNotFoundError, AlreadyMergedError, MergeInexactError, QuotaError
+    """
     source = adapters.get(session, tenant_id, adapter_id)
     if source.summary.get("is_merged"):
         raise AlreadyMergedError(f"{adapter_id} is a merged export.")
-    # Locked, or two who ask at once would both find none.
+    # Without the lock two requests at once would each queue a job.
     trained = session.get_one(Job, source.job_id, with_for_update={"key_share": True})
     known = newest_merge(session, tenant_id, source.job_id)
     if known is not None and (known.adapter_id or known.status in LIVE):
@@ -28,7 +32,7 @@ def request_merge(session: Session, settings: Settings, tenant_id: str, adapter_
     if source.summary.get("quantization", "none") != "none":
         raise MergeInexactError(
             f"{adapter_id} was trained on a {source.summary['quantization']} base model.",
-            hint="Load it with PEFT on the same quantised base.",
+            hint=MergeInexactError.next_step,
         )
     check_storage_quota(session, settings, tenant_id, 0)
     return transitions.insert_job(
@@ -48,6 +52,7 @@ def request_merge(session: Session, settings: Settings, tenant_id: str, adapter_
 
 
 def newest_merge(session: Session, tenant_id: str, job_id: str) -> Job | None:
+    """Return the newest merge of the adapter that a job trained."""
     return session.scalar(
         select(Job)
         .where(

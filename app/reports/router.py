@@ -1,4 +1,4 @@
-"""Dataset reports over HTTP."""
+"""Routes of dataset reports."""
 
 from __future__ import annotations
 
@@ -30,21 +30,23 @@ async def get_dataset_report(
     engine: ReadEngineDep,
     principal: RequireJobsRead,
     preflight: PreflightDep,
-    base_model: Annotated[BaseModelName, Query(description="Whose tokenizer to count with.")],
+    base_model: Annotated[
+        BaseModelName, Query(description="The base model whose tokenizer is used.")
+    ],
     max_length: Annotated[
-        int | None, Query(ge=8, le=1_048_576, description="Tokens; a job's default if left out.")
+        int | None, Query(ge=8, le=1_048_576, description="Tokens; default: that of a job.")
     ] = None,
 ) -> DatasetReport:
-    """Lengths in tokens, duplicates, contradictions, overlong rows and more.
+    """Get a report of token lengths, duplicates, contradictions, overlong pairs and more.
 
-    A worker makes it once; then it is there at once.
+    The first request waits for a worker to make the report; later ones return it at once.
     """
 
-    def hold() -> None:
+    def check_dataset() -> None:
         with transaction(engine) as session:
             datasets.get(session, principal.tenant_id, dataset_id)
 
-    await to_thread.run_sync(hold)
+    await to_thread.run_sync(check_dataset)
     training = {} if max_length is None else {"training": {"max_length": max_length}}
     spec = RewardJobSpec.model_validate(
         {"base_model": base_model, "train_dataset": dataset_id, **training}

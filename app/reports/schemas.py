@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 
 class DatasetReport(BaseModel):
-    """What a base model's tokenizer makes of a dataset."""
+    """A report on a dataset, tokenised for one base model."""
 
     object: Literal["dataset_report"] = "dataset_report"
     dataset_id: str

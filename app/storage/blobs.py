@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from queue import Queue
+from threading import Thread
 from types import TracebackType
 from typing import Self
 
@@ -27,6 +29,8 @@ _CHUNK = select(BlobChunk.data).where(
     BlobChunk.blob_id == bindparam("blob_id"), BlobChunk.seq == bindparam("seq")
 )
 BINARY_RESULTS = {"binary_results": True}
+#: Of at most a chunk each; a slow hash holds the stream back.
+_QUEUED_PIECES = 4
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,45 @@ class StoredBlob:
     id: str
     sha256: str
     size: int
+
+
+class StreamDigest:
+    """sha256 of a stream, computed by a thread of its own beside the one that handles the bytes.
+
+    Use it as a context manager, so that the thread ends with the block. hashlib lets go of the
+    interpreter while it hashes, so the two threads run at the same time.
+    """
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._pieces: Queue[bytes | None] = Queue(_QUEUED_PIECES)
+        self._thread = Thread(target=self._work, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def update(self, data: bytes) -> None:
+        """Take further bytes; waits where the thread is behind."""
+        self._pieces.put(data)
+
+    def close(self) -> None:
+        """End the thread once it has hashed what it was given. A second call does nothing."""
+        if self._thread.is_alive():
+            self._pieces.put(None)
+            self._thread.join()
+
+    def hexdigest(self) -> str:
+        """The digest of the whole stream; nothing can follow."""
+        self.close()
+        return self._digest.hexdigest()
+
+    def _work(self) -> None:
+        while (data := self._pieces.get()) is not None:
+            self._digest.update(data)
 
 
 class BlobWriter:
@@ -50,12 +93,13 @@ class BlobWriter:
         self._buffer = bytearray()
         self._seq = 0
         self._size = 0
-        self._hash = hashlib.sha256()
+        self._digest = StreamDigest()
         self._is_finished = False
 
     def __enter__(self) -> Self:
         with self._engine.begin() as connection:
             connection.execute(insert(Blob).values(id=self._id, state="uploading", size=0))
+        self._digest.__enter__()
         return self
 
     def __exit__(
@@ -64,12 +108,13 @@ class BlobWriter:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
+        self._digest.close()
         if not self._is_finished:
             remove(self._engine, self._id)
 
     def write(self, data: bytes) -> None:
-        """Append bytes; full chunks are stored immediately."""
-        self._hash.update(data)
+        """Take further bytes; whole chunks go to the database at once."""
+        self._digest.update(data)
         self._size += len(data)
         self._buffer += data
         while len(self._buffer) >= CHUNK_BYTES:
@@ -84,7 +129,7 @@ class BlobWriter:
         if self._buffer:
             self._store(bytes(self._buffer))
             self._buffer.clear()
-        sha256 = self._hash.hexdigest()
+        sha256 = self._digest.hexdigest()
         self._is_finished = True
         if known := _touch(self._engine, sha256):
             remove(self._engine, self._id)

@@ -16,8 +16,8 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.core.database import now_ms, reader
-from app.domain.compiler import pairs_a_step
 from app.domain.lifecycle import JobStatus
+from app.domain.training_arguments import RewardArguments
 from app.job_queue.workers import WORKER_GONE_MS
 from app.models import Job, JobEvent, Worker
 
@@ -74,7 +74,8 @@ def _pairs_per_second(job: Any) -> float:
     """Return the training speed of a job since the first step of its attempt."""
     seconds = (job.progressed_at - job.rate_at) / 1000
     steps = job.step - job.rate_step
-    return float(steps * pairs_a_step(job.plan["reward"]) / seconds) if seconds > 0 else 0.0
+    pairs_per_step = RewardArguments.model_validate(job.plan["reward"]).pairs_per_step
+    return float(steps * pairs_per_step / seconds) if seconds > 0 else 0.0
 
 
 class _DatabaseMetrics(Collector):

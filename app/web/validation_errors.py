@@ -47,7 +47,7 @@ _HINTS = {
 #: Longer names are not compared with the known fields.
 MAX_GUESSED_LENGTH = 64
 _ID_PATTERN = re.compile(r"\^([a-z]+_)\[0-9a-f\]\{32\}\$")
-#: What the patterns of the API ask for, in words. A test checks that none is missing.
+#: Descriptions of the patterns of the API. A test checks that none is missing.
 _PATTERNS = {
     r"^[^\x00-\x1f\x7f]*$": "text without control characters such as line ends",
     r"^[\x21-\x7e]+$": "printable ASCII characters without spaces",
@@ -61,9 +61,9 @@ _PATTERNS = {
     r"^[a-z]{2,8}_[0-9a-f]{32}$": "an id: a prefix such as job_ and 32 hex digits",
 }
 _ID_HINTS = {
-    "ds_": "Copy the id from the answer to the upload, or from GET /v1/datasets.",
+    "ds_": "Copy the id from the response to the upload, or from GET /v1/datasets.",
 }
-_ANY_ID_HINT = "Copy the id as the service gave it."
+_ANY_ID_HINT = "Copy the id exactly as the service returned it."
 
 
 def field_problems(errors: Sequence[Any], body: Any, form: Any = None) -> list[FieldProblem]:
@@ -75,7 +75,7 @@ def field_problems(errors: Sequence[Any], body: Any, form: Any = None) -> list[F
         form: The type of the body; hints name its fields.
     """
     found = [_field_problem(error, body, form) for error in errors[:50]]
-    # A field that is missing because it was written under another name is one mistake, not two.
+    # A missing field whose value was sent under another name is reported once, under that name.
     renamed = [f"{pointer}/" for _, pointer in found if pointer]
     problems = [
         p
@@ -88,7 +88,7 @@ def field_problems(errors: Sequence[Any], body: Any, form: Any = None) -> list[F
 
 
 def _field_problem(error: Any, body: Any, form: Any) -> tuple[FieldProblem, str | None]:
-    """The problem, and the pointer of the field that an unknown one stands for."""
+    """Return the problem, and for an unknown field the pointer of the intended one, if known."""
     where, *path = error["loc"]
     code = _CODES.get(error["type"], error["type"])
     message = error["msg"]
@@ -142,7 +142,7 @@ def _models(form: Any) -> Iterator[type[BaseModel]]:
 def _unknown(
     parent: str, name: str, owners: Sequence[type[BaseModel]], form: Any
 ) -> tuple[str, str, str | None]:
-    """Message, hint and the pointer of what was meant, for a field that no owner has."""
+    """Return message, hint and the pointer of the intended field, for a field that no owner has."""
     known = sorted({field for model in owners for field in model.model_fields})
     listed = f"Unknown field; known fields: {', '.join(known)}"
     is_spec = form is RewardJobSpec

@@ -1,9 +1,10 @@
-"""Sends messages: claimed in one transaction, sent in none, their ends written in another."""
+"""Send webhook messages. They are claimed in one transaction and their results written in another;
+no transaction is open while they are sent.
+"""
 
 from __future__ import annotations
 
 import json
-import random
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from standardwebhooks import Webhook as Signer
 
 from app.audit import log as audit_log
 from app.audit.log import Actor
+from app.core.backoff import full_jitter
 from app.core.database import now_ms, reader, transaction
 from app.core.errors import ServiceError
 from app.core.settings import Settings
@@ -29,25 +31,26 @@ from app.webhooks.guard import GuardedBackend, RefusedError, check_url
 log = structlog.get_logger()
 
 MAX_ATTEMPTS = 8
-#: Between attempts: uniform in 0 … 30 s, 2 min, 8 min, 32 min, 2 h, 6 h, 6 h (full jitter).
-BACKOFF_MS, BACKOFF_GROWTH, BACKOFF_MAX_MS = 30_000, 4, 6 * 3_600_000
-#: A webhook that has answered nothing for so long is disabled when a message is given up.
-DISABLED_AFTER_MS = 3 * 86_400_000
-#: For name, connection, TLS and answer together: an answer that trickles is cut off, too.
+#: Delays between attempts, with full jitter: up to 30 s, 2 min, 8 min, 32 min, 2 h, 6 h, 6 h.
+BACKOFF_MS, BACKOFF_FACTOR, BACKOFF_MAX_MS = 30_000, 4, 6 * 3_600_000
+#: A webhook that failed for this many milliseconds is disabled when a message fails.
+DISABLE_AFTER_MS = 3 * 86_400_000
+#: Seconds for name resolution, connection, TLS and response together.
 TIMEOUT_SECONDS = 5.0
-KEPT_ANSWER_BYTES = 1024
+KEPT_RESPONSE_BYTES = 1024
 BATCH = 16
-#: Longer than any batch takes; then somebody else may send what a dead process had taken.
+#: Milliseconds after which another process may claim the messages; longer than any batch takes.
 LEASE_MS = 60_000
-FORGET_SECONDS = 3600
-#: Standard Webhooks: the address is gone for good.
+#: Seconds between two deletions of old messages.
+DELETE_OLD_SECONDS = 3600
+#: Status of an address that wants no more messages (Standard Webhooks).
 GONE = 410
 Headers = Mapping[bytes | str, bytes | str]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended."""
+    """The result of an attempt."""
 
     status: int | None = None
     body: str | None = None
@@ -55,7 +58,7 @@ class Outcome:
 
 
 class Sender:
-    """Posts signed messages, several at once."""
+    """Sends signed messages, several at once."""
 
     def __init__(
         self,
@@ -68,34 +71,34 @@ class Sender:
         self._ssl_context = ssl_context
 
     def send(self, messages: Sequence[tuple[Webhook, WebhookDelivery]]) -> list[Outcome]:
-        """Send all; how each ended, in the same order."""
+        """Send messages; return their outcomes in the same order."""
         return anyio.run(self._send, messages)
 
     async def _send(self, messages: Sequence[tuple[Webhook, WebhookDelivery]]) -> list[Outcome]:
         outcomes = [Outcome()] * len(messages)
 
-        async def send_one(place: int, webhook: Webhook, delivery: WebhookDelivery) -> None:
-            outcomes[place] = await self._post(webhook, delivery)
+        async def send_one(index: int, webhook: Webhook, delivery: WebhookDelivery) -> None:
+            outcomes[index] = await self._post(webhook, delivery)
 
         async with anyio.create_task_group() as group:
-            for place, message in enumerate(messages):
-                group.start_soon(send_one, place, *message)
+            for index, (webhook, delivery) in enumerate(messages):
+                group.start_soon(send_one, index, webhook, delivery)
         return outcomes
 
     async def _post(self, webhook: Webhook, delivery: WebhookDelivery) -> Outcome:
         try:
-            # Again: the operator may have changed what is allowed.
+            # Checked again: the operator may have changed the allowed hosts.
             check_url(self._settings, webhook.url)
             body = message_body(delivery)
             headers = signed_headers(webhook, delivery, body, datetime.now(UTC))
             with anyio.fail_after(TIMEOUT_SECONDS):
                 return await self._exchange(webhook.url, headers, body)
         except TimeoutError:
-            return Outcome(error=f"no answer within {TIMEOUT_SECONDS:g} s")
+            return Outcome(error=f"no response within {TIMEOUT_SECONDS:g} s")
         except (ServiceError, RefusedError) as error:
             return Outcome(error=str(error)[:200])
         except (
-            OSError,  # names that are not found, broken TLS
+            OSError,  # unknown host name, broken TLS
             httpcore.NetworkError,
             httpcore.ProtocolError,
             httpcore.TimeoutException,
@@ -103,7 +106,7 @@ class Sender:
             return Outcome(error=f"{type(error).__name__}: {error}"[:200])
 
     async def _exchange(self, url: str, headers: Headers, body: str) -> Outcome:
-        """One connection, one request: no redirects, no proxies, no cookies."""
+        """Send one request over one connection, without redirects, proxies or cookies."""
         kept = b""
         async with (
             httpcore.AsyncConnectionPool(
@@ -112,17 +115,17 @@ class Sender:
             pool.stream("POST", url, headers=headers, content=body.encode()) as response,
         ):
             async for chunk in response.aiter_stream():
-                kept += chunk[:KEPT_ANSWER_BYTES]
-                if len(kept) >= KEPT_ANSWER_BYTES:
-                    break  # and hang up: nobody reads the rest
-        text = kept[:KEPT_ANSWER_BYTES].decode(errors="replace").replace("\0", "\ufffd")
+                kept += chunk[:KEPT_RESPONSE_BYTES]
+                if len(kept) >= KEPT_RESPONSE_BYTES:
+                    break  # the rest is not needed
+        text = kept[:KEPT_RESPONSE_BYTES].decode(errors="replace").replace("\0", "\ufffd")
         if 200 <= response.status < 300:
             return Outcome(response.status, text)
-        return Outcome(response.status, text, f"answered {response.status}")
+        return Outcome(response.status, text, f"the response had status {response.status}")
 
 
 class Deliverer(threading.Thread):
-    """Looks for due messages every ``reconcile_seconds``; any number of processes may."""
+    """Sends due messages every ``reconcile_seconds``; any number of processes may do so."""
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         super().__init__(name="deliverer", daemon=True)
@@ -131,28 +134,28 @@ class Deliverer(threading.Thread):
         self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Until stopped; an outage is logged and waited out."""
-        rounds_until_forgetting = 0.0
+        """Run until stopped; log errors and try again in the next round."""
+        rounds_until_deletion = 0.0
         while not self._stopping.wait(self._settings.reconcile_seconds):
             try:
                 while deliver_due(self._engine, self._sender) and not self._stopping.is_set():
                     pass
-                rounds_until_forgetting -= 1
-                if rounds_until_forgetting < 0:
-                    rounds_until_forgetting = FORGET_SECONDS / self._settings.reconcile_seconds
+                rounds_until_deletion -= 1
+                if rounds_until_deletion < 0:
+                    rounds_until_deletion = DELETE_OLD_SECONDS / self._settings.reconcile_seconds
                     with transaction(self._engine) as session:
-                        outbox.forget_old(session)
+                        outbox.delete_old(session)
             except Exception:
                 log.warning("webhooks_failed", exc_info=True)
 
     def stop(self) -> None:
-        """End after the present round."""
+        """End after the current round."""
         self._stopping.set()
         self.join(timeout=10)
 
 
 def deliver_due(engine: Engine, sender: Sender) -> int:
-    """Send what is due; how many attempts were made."""
+    """Send due messages, one batch; return the number of attempts."""
     with transaction(reader(engine)) as session:
         if not outbox.is_due(session):
             return 0
@@ -164,27 +167,27 @@ def deliver_due(engine: Engine, sender: Sender) -> int:
                 select(Webhook).where(Webhook.id.in_({d.webhook_id for d in claimed}))
             )
         }
-    # Without those that were deleted meanwhile, messages and all.
+    # Webhooks that were deleted meanwhile took their messages with them.
     messages = [(webhooks[d.webhook_id], d) for d in claimed if d.webhook_id in webhooks]
     for (_, delivery), outcome in zip(messages, sender.send(messages), strict=True):
-        record(engine, delivery, outcome)
+        record_outcome(engine, delivery, outcome)
     return len(messages)
 
 
-def record(engine: Engine, delivery: WebhookDelivery, outcome: Outcome) -> None:
-    """Write how an attempt ended, and what follows for the webhook."""
+def record_outcome(engine: Engine, delivery: WebhookDelivery, outcome: Outcome) -> None:
+    """Write the outcome of an attempt; disable the webhook if it failed for too long."""
     is_last = delivery.attempts >= MAX_ATTEMPTS or delivery.type == "webhook.test"
     if outcome.error is None:
         status = "delivered"
     else:
         status = "failed" if is_last or outcome.status == GONE else "pending"
     with transaction(engine) as session:
-        webhook = outbox.held(session, delivery.webhook_id)
+        webhook = outbox.lock_webhook(session, delivery.webhook_id)
         if webhook is None or not outbox.finish(
             session,
             delivery,
             status=status,
-            next_attempt_at=now_ms() + backoff_ms(delivery.attempts),
+            next_attempt_at=now_ms() + retry_delay_ms(delivery.attempts),
             response_status=outcome.status,
             response_body=outcome.body,
             error=outcome.error,
@@ -197,13 +200,13 @@ def record(engine: Engine, delivery: WebhookDelivery, outcome: Outcome) -> None:
             webhook.failing_since = delivery.last_attempt_at
         is_hopeless = outcome.status == GONE or _has_failed_for_days(webhook, delivery)
         if status == "failed" and webhook.disabled_at is None and is_hopeless:
-            outbox.give_up(session, webhook, "the webhook was disabled")
+            outbox.disable(session, webhook, "the webhook was disabled")
             audit_log.record(session, Actor(webhook.tenant_id), "webhook.disable", webhook.id)
             log.warning("webhook_disabled", webhook_id=webhook.id, error=outcome.error)
 
 
 def message_body(delivery: WebhookDelivery) -> str:
-    """The JSON that is signed and sent; the same bytes at every attempt."""
+    """Return the JSON that is signed and sent: the same bytes at every attempt."""
     message = {
         "type": delivery.type,
         "timestamp": rfc3339(delivery.created_at),
@@ -213,7 +216,7 @@ def message_body(delivery: WebhookDelivery) -> str:
 
 
 def signed_headers(webhook: Webhook, delivery: WebhookDelivery, body: str, at: datetime) -> Headers:
-    """Standard Webhooks: a signature for each secret that is valid now."""
+    """Return the headers of Standard Webhooks, with a signature for each valid secret."""
     secrets = [webhook.secret]
     now = delivery.last_attempt_at or 0
     if webhook.old_secret and (webhook.old_secret_expires_at or 0) > now:
@@ -229,12 +232,14 @@ def signed_headers(webhook: Webhook, delivery: WebhookDelivery, body: str, at: d
     }
 
 
-def backoff_ms(attempts: int) -> int:
-    """How long to wait after so many attempts: full jitter (Brooker 2015)."""
-    ceiling = min(BACKOFF_MAX_MS, BACKOFF_MS * BACKOFF_GROWTH ** (attempts - 1))
-    return random.randint(0, ceiling)  # noqa: S311 - spreads load, guards nothing
+def retry_delay_ms(attempts: int) -> int:
+    """Return the milliseconds until the next attempt, after ``attempts`` of them."""
+    delay = full_jitter(
+        attempts - 1, base=BACKOFF_MS, maximum=BACKOFF_MAX_MS, factor=BACKOFF_FACTOR
+    )
+    return round(delay)
 
 
 def _has_failed_for_days(webhook: Webhook, delivery: WebhookDelivery) -> bool:
     since, now = webhook.failing_since or 0, delivery.last_attempt_at or 0
-    return now - since >= DISABLED_AFTER_MS
+    return now - since >= DISABLE_AFTER_MS

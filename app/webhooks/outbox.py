@@ -1,6 +1,7 @@
-"""Messages are rows: written with what they tell about, claimed by whoever sends them.
+"""The outbox of webhooks: messages are rows, written in the transaction of the change they report.
 
-At least once: an attempt that nobody ended (its process died) is made again.
+Any process may claim and send them. Delivery is at least once: if the process of an attempt dies,
+the attempt is repeated.
 """
 
 from __future__ import annotations
@@ -16,36 +17,36 @@ from app.core.leased_queue import lock_picked, update_returning
 from app.models import Webhook, WebhookDelivery
 from app.webhooks.schemas import EventType
 
-#: Messages that one webhook has under way at once: a slow address does not hold up the others.
-AT_ONCE = 2
-#: Ended messages are shown this long.
-KEPT_MS = 30 * 86_400_000
-_ANNOUNCED = frozenset(get_args(EventType))
+#: Messages of one webhook that are sent at once: a slow address must not delay the others.
+MAX_CONCURRENT = 2
+#: Milliseconds for which delivered and failed messages are kept.
+RETENTION_MS = 30 * 86_400_000
+_EVENT_TYPES = frozenset(get_args(EventType))
 _KEY = tuple_(WebhookDelivery.webhook_id, WebhookDelivery.event_id)
 
 
 def enqueue(session: Session, tenant_id: str, event_type: str, data: Mapping[str, Any]) -> None:
-    """Queue a message for each live webhook of the tenant that asked for such events."""
-    if event_type in _ANNOUNCED:
-        # As JSON both databases write it; the quotes keep one name from being found in another.
+    """Queue a message for each enabled webhook of the tenant that wants events of this type."""
+    if event_type in _EVENT_TYPES:
+        # Both databases store the list as JSON text. The quotes prevent matches in longer names.
         wants = cast(Webhook.events, Text).contains(f'"{event_type}"', autoescape=True)
         wanted = (Webhook.tenant_id == tenant_id, Webhook.disabled_at.is_(None), wants)
         _enqueue(session, event_type, data, *wanted)
 
 
 def enqueue_test(session: Session, webhook: Webhook) -> WebhookDelivery:
-    """Queue a ``webhook.test`` message, also for a webhook that is disabled."""
+    """Queue a ``webhook.test`` message, even for a disabled webhook."""
     event_id = _enqueue(session, "webhook.test", {"id": webhook.id}, Webhook.id == webhook.id)
     return session.get_one(WebhookDelivery, (webhook.id, event_id))
 
 
 def is_due(session: Session) -> bool:
-    """Whether a claim would find anything; takes no lock."""
+    """Return whether a claim would find a message; takes no lock."""
     return session.scalar(select(WebhookDelivery.event_id).where(*_due()).limit(1)) is not None
 
 
 def claim(session: Session, count: int, lease_ms: int) -> list[WebhookDelivery]:
-    """Take up to ``count`` due messages for ``lease_ms``; no other caller gets the same."""
+    """Claim up to ``count`` due messages for ``lease_ms``; no other caller gets them."""
     ranked = (
         select(
             WebhookDelivery.webhook_id,
@@ -56,18 +57,18 @@ def claim(session: Session, count: int, lease_ms: int) -> list[WebhookDelivery]:
                 partition_by=WebhookDelivery.webhook_id,
                 order_by=(WebhookDelivery.next_attempt_at, WebhookDelivery.event_id),
             )
-            .label("place"),
+            .label("rank"),
         )
         .where(*_due())
         .subquery()
     )
     first = (
         select(ranked.c.webhook_id, ranked.c.event_id)
-        .where(ranked.c.place <= AT_ONCE)
+        .where(ranked.c.rank <= MAX_CONCURRENT)
         .order_by(ranked.c.next_attempt_at)
         .limit(count)
     )
-    # Locked where they are chosen: two claims that update the same rows could wait for each other.
+    # The rows are locked as they are picked: two claims of the same rows could deadlock.
     picked = lock_picked(
         select(WebhookDelivery.webhook_id, WebhookDelivery.event_id).where(_KEY.in_(first), *_due())
     )
@@ -81,21 +82,21 @@ def claim(session: Session, count: int, lease_ms: int) -> list[WebhookDelivery]:
     )
 
 
-def held(session: Session, webhook_id: str) -> Webhook | None:
-    """The webhook, locked until the end of the transaction; None when it was deleted.
+def lock_webhook(session: Session, webhook_id: str) -> Webhook | None:
+    """Lock a webhook until the end of the transaction; None if it was deleted.
 
-    To be taken before its messages are: a delete takes them in this order, too.
+    It must be locked before its messages, in the same order as by a delete.
     """
     return session.scalar(
         select(Webhook)
         .where(Webhook.id == webhook_id)
-        .with_for_update(key_share=True)  # does not hold up ``enqueue``
+        .with_for_update(key_share=True)  # does not block ``enqueue``
         .execution_options(populate_existing=True)
     )
 
 
 def finish(session: Session, delivery: WebhookDelivery, **values: Any) -> bool:
-    """Write how an attempt ended, unless a later attempt has begun; whether it was written."""
+    """Write the result of an attempt unless a later one has begun; return whether it was."""
     written = session.execute(
         update(WebhookDelivery)
         .where(
@@ -110,8 +111,8 @@ def finish(session: Session, delivery: WebhookDelivery, **values: Any) -> bool:
     return bool(written.rowcount)  # type: ignore[attr-defined]
 
 
-def give_up(session: Session, webhook: Webhook, reason: str) -> None:
-    """End a webhook and all that waits for it."""
+def disable(session: Session, webhook: Webhook, reason: str) -> None:
+    """Disable a webhook and fail its pending messages."""
     webhook.disabled_at = now_ms()
     session.execute(
         update(WebhookDelivery)
@@ -121,11 +122,12 @@ def give_up(session: Session, webhook: Webhook, reason: str) -> None:
     )
 
 
-def forget_old(session: Session) -> None:
-    """Drop messages that ended long ago."""
+def delete_old(session: Session) -> None:
+    """Delete messages that were delivered or failed longer than ``RETENTION_MS`` ago."""
     session.execute(
         delete(WebhookDelivery).where(
-            WebhookDelivery.status != "pending", WebhookDelivery.created_at < now_ms() - KEPT_MS
+            WebhookDelivery.status != "pending",
+            WebhookDelivery.created_at < now_ms() - RETENTION_MS,
         )
     )
 
@@ -142,8 +144,8 @@ def _enqueue(session: Session, event_type: str, data: Mapping[str, Any], *wanted
                 literal(dict(data), WebhookDelivery.data.type),
             )
             .where(*wanted)
-            # A webhook that is being deleted is waited for, then left out: a message to it would
-            # break its foreign key and with that the transaction of the job.
+            # Wait for webhooks that are being deleted, and leave them out: a message to one would
+            # violate the foreign key and abort the transaction of the job.
             .with_for_update(read=True, key_share=True),
         )
     )

@@ -142,8 +142,8 @@ class Checker:
         #: Job id → (newest attempt, time of its last step, time at which it would be done).
         newest: dict[str, tuple[int, int, int]] = {}
         late: Counter[tuple[str, int, int]] = Counter()
-        witness = self._stack.workshop.base_model.parent / "witness"
-        for line in sorted(witness.read_text().splitlines(), key=lambda line: int(line.split()[0])):
+        record = self._stack.workshop.base_model.parent / "record"
+        for line in sorted(record.read_text().splitlines(), key=lambda line: int(line.split()[0])):
             at, job, attempt, _, _, step = line.split()
             before, last_step_at, done_at = newest.get(job, (0, 0, 0))
             if int(attempt) < before:

@@ -11,7 +11,8 @@ import httpx
 import transformers
 
 from bench.chaos.stack import Stack
-from tests.trainer.tiny import make_decoder, make_pairs
+from tests.model_factories.pairs import make_pairs
+from tests.model_factories.tiny_models import make_decoder
 
 STEP_MS = 50
 #: Ranges of steps. Most jobs are short, so that many end. A quarter of them takes more than twice

@@ -214,7 +214,7 @@ class Stack:
         return True
 
     def job_status(self, job_id: str) -> str:
-        return self.workshop.look(job_id).status
+        return self.workshop.read_job(job_id).status
 
     def count_unfinished(self) -> int:
         """Return the number of jobs that have not ended."""

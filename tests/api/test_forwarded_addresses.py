@@ -79,8 +79,8 @@ def test_forged_addresses_do_not_evade_the_limit(settings: Settings, engine: Eng
     ("proxies", "message"),
     [
         ("10.0.0.1/8", "has host bits set"),
-        ("proxy.example.com", "write addresses and networks like 10.0.0.7 or 10.0.0.0/8"),
-        ("*", "write addresses and networks"),
+        ("proxy.example.com", "use addresses and networks such as 10.0.0.7 or 10.0.0.0/8"),
+        ("*", "use addresses and networks"),
         ("0.0.0.0/0", "every client forge its address"),
         ("10.0.0.1, ::/0", "every client forge its address"),
     ],

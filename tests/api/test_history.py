@@ -1,4 +1,4 @@
-"""What a job did, why jobs wait, who works, and what operators watch."""
+"""A job's history, the queue, the workers, and the metrics for operators."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def sign_in(engine: Engine, queue: str, **columns: Any) -> None:
         session.execute(insert(Worker).values(row | columns))
 
 
-def test_metrics_come_in_columns_with_gaps_where_nothing_was_logged(
+def test_metrics_are_columns_with_null_for_missing_values(
     world: World, client: TestClient, job: dict[str, Any]
 ) -> None:
     lease = world.claim()
@@ -85,9 +85,7 @@ def test_long_runs_are_averaged_down_to_the_resolution(
     assert columns["eval/accuracy"] == [None] * 4 + [0.9] + [None] * 5
 
 
-def test_logs_are_read_on_from_where_the_client_is(
-    world: World, client: TestClient, job: dict[str, Any]
-) -> None:
+def test_logs_are_paged_by_piece(world: World, client: TestClient, job: dict[str, Any]) -> None:
     lease = world.claim()
     for seq in range(5):
         worker_api.record_log(lease, seq, f"line {seq}\n")
@@ -100,7 +98,7 @@ def test_logs_are_read_on_from_where_the_client_is(
     assert [p["text"] for p in last["data"]] == ["line 3\n", "line 4\n"]
 
 
-def test_checkpoints_say_which_one_counts(
+def test_current_checkpoint_is_marked(
     world: World, client: TestClient, job: dict[str, Any]
 ) -> None:
     lease = world.claim()
@@ -111,7 +109,7 @@ def test_checkpoints_say_which_one_counts(
     assert found[0]["bytes"] == len(b'{"step": 10}')
 
 
-def test_queue_says_why_jobs_wait(
+def test_queue_shows_why_jobs_wait(
     world: World, client: TestClient, engine: Engine, key_for: Callable[..., str]
 ) -> None:
     train = world.upload()["id"]
@@ -133,10 +131,12 @@ def test_queue_says_why_jobs_wait(
     assert reasons()[0] == (high, 1, "backoff")
     client.headers["Authorization"] = f"Bearer {key_for('other')}"
     other = world.submit()["id"]
-    assert reasons() == [(other, 2, "behind_priority")]  # counts jobs it may not see
+    assert reasons() == [
+        (other, 2, "behind_priority")
+    ]  # the position counts the jobs of other tenants
 
 
-def test_queue_says_that_the_quota_is_used_up(
+def test_queue_shows_that_the_quota_is_used_up(
     settings: Settings, engine: Engine, key_for: Callable[..., str]
 ) -> None:
     strict = settings.model_copy(update={"quota_running": 1})
@@ -150,7 +150,7 @@ def test_queue_says_that_the_quota_is_used_up(
         assert [i["reason"] for i in client.get("/v1/queue").json()["data"]] == ["quota"]
 
 
-def test_workers_show_what_they_run_of_this_tenant(
+def test_workers_show_the_running_jobs_of_this_tenant(
     world: World, client: TestClient, engine: Engine, job: dict[str, Any], key_for: Any
 ) -> None:
     world.claim()
@@ -165,7 +165,7 @@ def test_workers_show_what_they_run_of_this_tenant(
     assert client.get("/v1/workers").json()["data"] == []
 
 
-def test_workers_show_a_job_on_the_row_of_its_queue_only(
+def test_job_is_shown_on_the_worker_row_of_its_queue_only(
     world: World, client: TestClient, engine: Engine, job: dict[str, Any]
 ) -> None:
     inspections = kinds.INSPECT.queue(world.settings)
@@ -177,7 +177,7 @@ def test_workers_show_a_job_on_the_row_of_its_queue_only(
     assert shown == {world.settings.queue: [job["id"]], inspections: []}
 
 
-def test_base_models_tell_what_an_inspection_found(world: World, client: TestClient) -> None:
+def test_base_model_shows_the_facts_of_its_inspection(world: World, client: TestClient) -> None:
     path = "/v1/base-models/all-minilm-l6-v2"
     before = client.get(path).json()
     assert (before["is_inspected"], before["architecture"]) == (False, None)
@@ -203,7 +203,7 @@ def test_local_base_model_does_not_show_its_path(
     assert "secret" not in answer.text
 
 
-def test_service_is_ready_while_its_database_answers(
+def test_service_is_ready_while_its_database_responds(
     client: TestClient, engine: Engine, settings: Settings
 ) -> None:
     answer = client.get("/readyz")
@@ -234,7 +234,7 @@ def test_service_is_not_ready_without_what_it_needs(
     assert f"plaudit_database_up {0.0 if check == 'database' else 1.0}" in figures
 
 
-def test_figures_for_prometheus_tell_queue_and_latency(
+def test_prometheus_metrics_have_queue_and_latency(
     world: World, client: TestClient, engine: Engine
 ) -> None:
     world.submit()
@@ -252,7 +252,7 @@ def test_figures_for_prometheus_tell_queue_and_latency(
     )
 
 
-def test_figures_tell_how_fast_is_trained_and_what_was_lost(
+def test_prometheus_metrics_have_training_speed_and_lost_leases(
     world: World, client: TestClient, engine: Engine
 ) -> None:
     world.know_base_model()
@@ -269,7 +269,7 @@ def test_figures_tell_how_fast_is_trained_and_what_was_lost(
     assert "plaudit_leases_lost_last_hour 1.0" in client.get("/metrics").text
 
 
-def test_dashboard_and_alerts_ask_for_figures_that_there_are(
+def test_dashboard_and_alerts_use_existing_metrics_only(
     world: World, client: TestClient, engine: Engine
 ) -> None:
     world.submit()
@@ -287,7 +287,7 @@ def test_dashboard_and_alerts_ask_for_figures_that_there_are(
     assert {re.sub(r"_(bucket|count)$", "", name) for name in asked} == families
 
 
-def test_worst_pairs_are_there_once_the_run_made_them(
+def test_worst_pairs_can_be_read_once_they_are_reported(
     world: World, client: TestClient, engine: Engine, settings: Settings, job: dict[str, Any]
 ) -> None:
     path = f"/v1/jobs/{job['id']}/reports/worst_pairs"
@@ -299,10 +299,10 @@ def test_worst_pairs_are_there_once_the_run_made_them(
     assert client.get(path).json()["document"] == pairs
 
 
-def test_what_was_foreseen_is_kept_with_the_job(world: World, client: TestClient) -> None:
+def test_estimate_is_stored_with_the_job(world: World, client: TestClient) -> None:
     unknown = world.submit()
     missing = client.get(f"/v1/jobs/{unknown['id']}/reports/estimate").json()
-    assert (missing["code"], "submit" in missing["hint"]) == ("report_not_found", True)
+    assert (missing["code"], "submission" in missing["hint"]) == ("report_not_found", True)
     world.know_base_model()
     spec = world.spec(training={"max_steps": 50})
     preview = client.post("/v1/jobs?dry_run=true", json=spec).json()
@@ -312,7 +312,7 @@ def test_what_was_foreseen_is_kept_with_the_job(world: World, client: TestClient
     assert estimate["steps"] == 50
 
 
-def test_dry_run_estimates_the_time_by_the_pace_of_the_newest_job(
+def test_dry_run_estimates_the_duration_from_the_newest_job(
     world: World, client: TestClient, engine: Engine, job: dict[str, Any]
 ) -> None:
     world.know_base_model()
@@ -330,7 +330,7 @@ def test_dry_run_estimates_the_time_by_the_pace_of_the_newest_job(
     assert preview["estimated_seconds"] == pytest.approx(50.0)
 
 
-def test_merged_export_is_asked_for_once_and_refused_for_quantised_bases(
+def test_merged_export_is_made_once_and_refused_for_quantised_bases(
     world: World, client: TestClient, engine: Engine, job: dict[str, Any]
 ) -> None:
     adapter_id = world.publish(world.claim(), {"adapter_config.json": b"{}"})
@@ -349,7 +349,7 @@ def test_merged_export_is_asked_for_once_and_refused_for_quantised_bases(
     assert client.post("/v1/adapters/ad_" + "0" * 32 + "/merge").status_code == 404
 
 
-def test_merged_export_that_was_deleted_is_made_anew(
+def test_deleted_merged_export_can_be_requested_again(
     world: World, client: TestClient, job: dict[str, Any]
 ) -> None:
     path = f"/v1/adapters/{world.publish(world.claim(), {'adapter_config.json': b'{}'})}/merge"

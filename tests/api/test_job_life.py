@@ -1,4 +1,4 @@
-"""A job from submit to the end, as a client sees it; a worker's own calls move it."""
+"""The life of a job as a client sees it; the test acts as the worker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_job_is_submitted_trained_and_its_adapter_downloaded(
     assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
     assert (job["status"], job["attempt"], job["warnings"]) == ("queued", 0, [])
     assert job["plan"]["lora"]["modules_to_save"] == ["classifier"]
-    assert job["spec"]["training"]["learning_rate"] == 1e-4  # a default, shown
+    assert job["spec"]["training"]["learning_rate"] == 1e-4  # defaults are shown
 
     lease = world.claim()
     world.step(lease, 1, 4, train__loss=0.7)
@@ -48,7 +48,7 @@ def test_job_is_submitted_trained_and_its_adapter_downloaded(
         assert client.get(file["url"]).content == FILES[file["name"]]
 
 
-def test_failed_job_says_who_can_do_what(world: World, job: dict[str, Any]) -> None:
+def test_failed_job_shows_category_code_detail_and_hint(world: World, job: dict[str, Any]) -> None:
     world.fail(world.claim(), FailureCode.NAN_LOSS, "loss is nan at step 3")
     failed = world.get(job)
     assert failed["status"] == "failed"
@@ -59,7 +59,7 @@ def test_failed_job_says_who_can_do_what(world: World, job: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("code", [code for code in FAILURES if code.failure.is_retryable])
-def test_job_that_failed_for_good_is_not_told_to_wait(
+def test_hint_of_a_job_that_used_up_its_retries_is_to_clone_it(
     world: World, job: dict[str, Any], engine: Engine, settings: Settings, code: FailureCode
 ) -> None:
     for _ in range(settings.max_failures):
@@ -72,7 +72,7 @@ def test_job_that_failed_for_good_is_not_told_to_wait(
     assert "clone" in hint
 
 
-def test_waiting_job_is_cancelled_at_once_and_again_without_error(
+def test_waiting_job_is_cancelled_at_once_and_repeatedly(
     world: World, client: TestClient, job: dict[str, Any]
 ) -> None:
     for _ in range(2):
@@ -126,7 +126,7 @@ def test_name_priority_and_metadata_change_while_the_job_waits(
     assert client.patch(path, json={"name": None}).json()["name"] is None
 
 
-def test_live_job_is_not_deleted_and_finished_job_takes_everything_along(
+def test_finished_job_is_deleted_with_its_adapter_and_live_job_is_not(
     world: World, client: TestClient, job: dict[str, Any]
 ) -> None:
     path = f"/v1/jobs/{job['id']}"
@@ -159,7 +159,7 @@ def test_clone_with_bad_overrides_is_refused(client: TestClient, job: dict[str, 
     assert answer.json()["errors"][0]["loc"] == "/lora/r"
 
 
-def test_clone_goes_on_from_a_kept_checkpoint(
+def test_clone_resumes_from_a_kept_checkpoint(
     world: World, client: TestClient, job: dict[str, Any]
 ) -> None:
     path = f"/v1/jobs/{job['id']}"
@@ -182,11 +182,11 @@ def test_clone_goes_on_from_a_kept_checkpoint(
     clone = answer.json()
     found = client.get(f"/v1/jobs/{clone['id']}/checkpoints").json()["data"]
     assert [(c["step"], c["is_current"]) for c in found] == [(5, True)]
-    assert client.delete(path).status_code == 204  # the clone has pointers of its own
+    assert client.delete(path).status_code == 204  # the clone has its own copy
     assert len(client.get(f"/v1/jobs/{clone['id']}/checkpoints").json()["data"]) == 1
 
 
-def test_clone_with_a_key_is_replayed_though_the_checkpoint_is_gone(
+def test_clone_with_a_key_is_replayed_after_its_checkpoint_is_gone(
     world: World, client: TestClient, job: dict[str, Any]
 ) -> None:
     lease = world.claim()

@@ -24,7 +24,7 @@ def ids(answer: Any) -> list[str]:
     return [item["id"] for item in answer.json()["data"]]
 
 
-def test_pages_hold_every_job_once_newest_first(world: World, client: TestClient) -> None:
+def test_pages_contain_every_job_once_newest_first(world: World, client: TestClient) -> None:
     train = world.upload()["id"]
     made = [world.submit(train_dataset=train)["id"] for _ in range(7)]
     seen: list[str] = []
@@ -36,7 +36,7 @@ def test_pages_hold_every_job_once_newest_first(world: World, client: TestClient
             assert answer.json()["next"] is None
             break
         path = f"/v1/jobs?limit=3&after={answer.json()['next']}"
-        world.submit(train_dataset=train)  # newer ones do not move the pages
+        world.submit(train_dataset=train)  # newer jobs do not shift the pages
     assert seen == made[::-1]
     assert "plan" not in answer.json()["data"][0]
 
@@ -65,16 +65,31 @@ def test_jobs_are_filtered(world: World, client: TestClient) -> None:
     client.post(f"/v1/jobs/{a}/cancel")
     assert ids(client.get("/v1/jobs?status=cancelling")) == [a]
     assert ids(client.get("/v1/jobs?status=running")) == []
-    assert client.get("/v1/jobs?status=no_such").status_code == 422
-    for odd in ("metadata[te am]=x", "metadata[team]=%00"):
-        assert client.get(f"/v1/jobs?{odd}").json()["errors"][0]["loc"] == "/query/metadata", odd
-    for odd in ("metadata=x", "metadata.team=x", "metadata[team=x", "name[x]=b"):
-        (error,) = client.get(f"/v1/jobs?{odd}").json()["errors"]
-        assert error["code"] == "unknown_field", odd
-        assert "metadata[…], name, status" in error["message"], odd
 
 
-def test_etag_changes_with_the_job_and_saves_the_body(
+@pytest.mark.parametrize(
+    ("query", "loc"),
+    [
+        ("status=no_such", "/query/status"),
+        ("metadata[te am]=x", "/query/metadata"),
+        ("metadata[team]=%00", "/query/metadata"),
+    ],
+)
+def test_malformed_filter_is_refused(client: TestClient, query: str, loc: str) -> None:
+    answer = client.get(f"/v1/jobs?{query}")
+    assert (answer.status_code, answer.json()["errors"][0]["loc"]) == (422, loc)
+
+
+@pytest.mark.parametrize("query", ["metadata=x", "metadata.team=x", "metadata[team=x", "name[x]=b"])
+def test_unknown_filter_is_refused_and_the_known_ones_are_named(
+    client: TestClient, query: str
+) -> None:
+    (error,) = client.get(f"/v1/jobs?{query}").json()["errors"]
+    assert error["code"] == "unknown_field"
+    assert "metadata[…], name, status" in error["message"]
+
+
+def test_etag_changes_with_every_change_of_the_job(
     world: World, client: TestClient, job: dict[str, Any]
 ) -> None:
     path = f"/v1/jobs/{job['id']}"
@@ -100,7 +115,7 @@ def test_etag_changes_with_the_job_and_saves_the_body(
 
 @pytest.fixture
 def served(app: FastAPI, client: TestClient) -> Iterator[httpx.Client]:
-    """The same service behind a real server: the test client reads whole answers only."""
+    """The service behind a real server: the test client reads complete responses only."""
     config = uvicorn.Config(app, port=0, lifespan="off", log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -114,7 +129,7 @@ def served(app: FastAPI, client: TestClient) -> Iterator[httpx.Client]:
     thread.join()
 
 
-def test_long_poll_answers_when_the_job_changes(
+def test_long_poll_returns_when_the_job_changes(
     world: World, served: httpx.Client, job: dict[str, Any]
 ) -> None:
     path = f"/v1/jobs/{job['id']}"
@@ -129,7 +144,7 @@ def test_long_poll_answers_when_the_job_changes(
     assert (answer.status_code, answer.json()["status"]) == (200, "running")
 
 
-def test_long_poll_for_the_end_does_not_answer_before(
+def test_long_poll_until_terminal_returns_at_the_end(
     world: World, served: httpx.Client, job: dict[str, Any]
 ) -> None:
     path = f"/v1/jobs/{job['id']}"
@@ -155,7 +170,7 @@ def test_long_poll_ends_when_the_job_is_deleted(
         assert waiting.result(timeout=30).status_code in (200, 404)
 
 
-def test_long_poll_without_a_change_says_so(client: TestClient, job: dict[str, Any]) -> None:
+def test_long_poll_without_a_change_returns_304(client: TestClient, job: dict[str, Any]) -> None:
     path = f"/v1/jobs/{job['id']}"
     etag = client.get(path).headers["etag"]
     answer = client.get(f"{path}?wait=0.3", headers={"If-None-Match": etag})
@@ -177,7 +192,7 @@ def test_long_poll_of_a_changed_or_finished_job_does_not_wait(
     assert client.get(f"{path}?wait=60", headers={"If-None-Match": new}).status_code == 304
 
 
-def test_many_waiters_cost_one_query_a_tick_and_no_connection(
+def test_many_waiters_share_one_query_and_hold_no_connection(
     world: World, served: httpx.Client, job: dict[str, Any]
 ) -> None:
     path = f"/v1/jobs/{job['id']}?wait=60"
@@ -193,8 +208,8 @@ def test_many_waiters_cost_one_query_a_tick_and_no_connection(
         event.listen(engine, "before_cursor_execute", note)
         wait_until("some ticks", lambda: len(_on_jobs(statements)) >= 4)
         event.remove(engine, "before_cursor_execute", note)
-        assert len(set(_on_jobs(statements))) == 1  # the watcher's, and nobody else's
-        assert engine.pool.checkedout() <= 2  # the watcher's, and the webhooks' thread's
+        assert len(set(_on_jobs(statements))) == 1  # only that of the watcher
+        assert engine.pool.checkedout() <= 2  # of the watcher and of the webhook thread
         world.claim()
         assert {w.result(timeout=30).json()["status"] for w in waiting} == {"running"}
 
@@ -212,7 +227,7 @@ def test_events_are_paged_ascending(world: World, client: TestClient, job: dict[
     assert rest["has_more"] is False
 
 
-def test_stream_tells_events_as_they_happen_and_ends_with_the_job(
+def test_stream_sends_events_as_they_happen_and_ends_with_the_job(
     world: World, served: httpx.Client, job: dict[str, Any]
 ) -> None:
     path = f"/v1/jobs/{job['id']}/events"
@@ -234,7 +249,7 @@ def test_stream_tells_events_as_they_happen_and_ends_with_the_job(
     assert json.loads(rest[-1]["data"])["data"]["code"] == "nan_loss"
 
 
-def test_stream_of_a_revoked_key_tells_nothing_more(
+def test_stream_ends_when_its_key_is_revoked(
     world: World, served: httpx.Client, client: TestClient, job: dict[str, Any]
 ) -> None:
     key = client.post("/v1/api-keys", json={"name": "x", "scopes": ["jobs:read"]}).json()
@@ -247,7 +262,7 @@ def test_stream_of_a_revoked_key_tells_nothing_more(
         assert list(events) == []
 
 
-def test_stream_resumes_after_the_last_event_seen_and_then_says_stop(
+def test_stream_resumes_after_the_last_event_and_then_returns_204(
     world: World, client: TestClient, job: dict[str, Any]
 ) -> None:
     world.fail(world.claim(), FailureCode.NAN_LOSS, "nan")
@@ -263,7 +278,7 @@ def test_stream_resumes_after_the_last_event_seen_and_then_says_stop(
 
 
 def _on_jobs(statements: list[str]) -> list[str]:
-    """Those that read jobs; the reconciler counts them, now and then, and is nobody's waiter."""
+    """Return the statements that read jobs, without the counts of the reconciler."""
     return [s for s in statements if "FROM jobs" in s and "count(" not in s]
 
 
@@ -273,7 +288,7 @@ def _waiting(world: World) -> list[Any]:
 
 
 def _parsed(lines: Iterator[str]) -> Iterator[dict[str, str]]:
-    """Server-sent events, as a browser reads them."""
+    """Parse server-sent events as a browser does."""
     fields: dict[str, str] = {}
     for line in lines:
         if line and not line.startswith(":"):

@@ -212,7 +212,7 @@ def test_spec_fields_outside_of_overrides_have_a_hint(
     client: TestClient, job: dict[str, Any]
 ) -> None:
     clone = f"/v1/jobs/{job['id']}/clone"
-    for name, hint in (("training", "Parts of a spec go into"), ("overides", "mean overrides?")):
+    for name, hint in (("training", "Put parts of a spec into"), ("overides", "mean overrides?")):
         (error,) = problem_of(client.post(clone, json={name: {}}), 422).errors
         assert (error.loc, error.code) == (f"/{name}", "unknown_field")
         assert hint in error.hint

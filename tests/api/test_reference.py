@@ -32,6 +32,11 @@ def test_errors_page_is_up_to_date() -> None:
     assert written == reference.errors_text(), "run `make openapi`"
 
 
+def test_data_page_is_what_the_code_says() -> None:
+    written = (reference.HERE / "data.md").read_text()
+    assert written == reference.data_text(), "run `make openapi`"
+
+
 def test_every_operation_has_a_unique_name_and_a_description(app: FastAPI) -> None:
     found = operations(app)
     names = Counter(operation["operationId"] for operation in found.values())

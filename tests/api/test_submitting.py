@@ -1,4 +1,4 @@
-"""Submitting: retry-safe, held against data and base model, never stuck behind a missing worker."""
+"""Submissions: idempotent, checked against data and base model, possible without a worker."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_same_key_with_another_body_is_refused(world: World, client: TestClient)
     assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_reused")
 
 
-def test_key_belongs_to_its_tenant(
+def test_keys_of_different_tenants_are_independent(
     world: World, client: TestClient, key_for: Callable[..., str]
 ) -> None:
     key = {"Idempotency-Key": "k-1"}
@@ -54,7 +54,7 @@ def test_key_belongs_to_its_tenant(
     assert "idempotency-replayed" not in answer.headers
 
 
-def test_key_is_free_again_after_a_day(world: World, client: TestClient, engine: Engine) -> None:
+def test_key_can_be_reused_after_a_day(world: World, client: TestClient, engine: Engine) -> None:
     spec, key = world.spec(), {"Idempotency-Key": "k-1"}
     first = client.post("/v1/jobs", json=spec, headers=key).json()
     with transaction(engine) as session:
@@ -64,7 +64,7 @@ def test_key_is_free_again_after_a_day(world: World, client: TestClient, engine:
     assert second.json()["id"] != first["id"]
 
 
-def test_same_request_many_times_at_once_makes_one_job(
+def test_concurrent_requests_with_one_key_create_one_job(
     world: World, client: TestClient, engine: Engine
 ) -> None:
     spec = world.spec()
@@ -81,7 +81,7 @@ def test_same_request_many_times_at_once_makes_one_job(
     assert len(client.get("/v1/jobs").json()["data"]) == 1
 
 
-def test_unknown_ids_are_all_named(client: TestClient) -> None:
+def test_every_unknown_id_is_reported(client: TestClient) -> None:
     spec = {
         "base_model": "no-such-model",
         "train_dataset": "ds_" + "0" * 32,
@@ -118,7 +118,7 @@ def test_causal_lm_and_a_missing_head_are_explained(world: World, client: TestCl
     assert "reward head" in found["/lora/modules_to_save"]
 
 
-def test_spec_is_held_against_the_base_model(world: World, client: TestClient) -> None:
+def test_spec_is_checked_against_the_base_model(world: World, client: TestClient) -> None:
     world.know_base_model()
     spec = world.spec(
         lora={"target_modules": ["classifier", "no_such"], "r": 64}, training={"max_length": 4096}
@@ -131,7 +131,7 @@ def test_spec_is_held_against_the_base_model(world: World, client: TestClient) -
     assert client.get("/v1/jobs").json()["data"] == []
 
 
-def test_submit_without_a_worker_is_accepted_without_a_plan(
+def test_job_is_accepted_without_a_plan_when_no_worker_runs(
     world: World, client: TestClient
 ) -> None:
     job = world.submit()
@@ -142,7 +142,7 @@ def test_submit_without_a_worker_is_accepted_without_a_plan(
     assert int(refused.headers["retry-after"]) > 0
 
 
-def test_warning_of_no_inspection_goes_with_the_inspection(
+def test_warning_of_no_inspection_is_removed_by_the_inspection(
     world: World, engine: Engine, settings: Settings
 ) -> None:
     blind = world.submit()
@@ -154,7 +154,7 @@ def test_warning_of_no_inspection_goes_with_the_inspection(
     assert [w["code"] for w in world.get(blind)["warnings"]] == ["memory_short"]
 
 
-def test_inspections_are_asked_for_once_and_are_no_jobs(
+def test_inspection_is_queued_once_and_not_listed(
     world: World, client: TestClient, engine: Engine
 ) -> None:
     world.submit()
@@ -169,7 +169,7 @@ def test_inspections_are_asked_for_once_and_are_no_jobs(
 
 @pytest.fixture
 def patient(settings: Settings, key_for: Callable[..., str], engine: Engine) -> Any:
-    """A service that waits for inspections, and its world."""
+    """The world of a service that waits for inspections."""
     patient_settings = settings.model_copy(update={"preflight_wait_seconds": 30.0})
     with TestClient(create_app(patient_settings)) as client:
         client.headers["Authorization"] = f"Bearer {key_for('acme')}"
@@ -177,7 +177,7 @@ def patient(settings: Settings, key_for: Callable[..., str], engine: Engine) -> 
 
 
 def during(work: Callable[[], None], request: Callable[[], Any]) -> Any:
-    """The request's answer, while ``work`` goes on beside it."""
+    """Make the request while ``work`` runs in a thread; return the response."""
     worker = threading.Thread(target=work)
     worker.start()
     try:
@@ -186,7 +186,7 @@ def during(work: Callable[[], None], request: Callable[[], Any]) -> Any:
         worker.join()
 
 
-def test_submit_waits_for_the_inspection_and_has_a_plan(patient: World) -> None:
+def test_submission_waits_for_the_inspection_and_has_a_plan(patient: World) -> None:
     def inspect() -> None:
         lease = claim_when_there(patient)
         patient.know_base_model()
@@ -200,9 +200,7 @@ def test_submit_waits_for_the_inspection_and_has_a_plan(patient: World) -> None:
 
 
 @pytest.mark.parametrize("query", ["", "?dry_run=true"])
-def test_base_model_that_cannot_be_used_is_refused_with_the_reason(
-    patient: World, query: str
-) -> None:
+def test_unsupported_base_model_is_refused_with_the_reason(patient: World, query: str) -> None:
     def inspect() -> None:
         detail = "T5 has no sequence-classification head"
         patient.fail(claim_when_there(patient), FailureCode.MODEL_UNSUPPORTED, detail)
@@ -215,7 +213,7 @@ def test_base_model_that_cannot_be_used_is_refused_with_the_reason(
     assert error["message"] == "T5 has no sequence-classification head"
 
 
-def test_queue_quota_is_held_at_the_door(
+def test_submission_over_the_queue_quota_is_refused(
     settings: Settings, engine: Engine, key_for: Callable[..., str]
 ) -> None:
     small = settings.model_copy(update={"quota_queued": 2})
@@ -231,7 +229,7 @@ def test_queue_quota_is_held_at_the_door(
         assert client.post("/v1/jobs", json=world.spec()).status_code == 201
 
 
-def test_full_store_takes_no_job_and_keeps_what_running_ones_make(
+def test_full_storage_refuses_new_jobs_and_keeps_results_of_running_ones(
     settings: Settings, engine: Engine, key_for: Callable[..., str]
 ) -> None:
     with TestClient(create_app(settings.model_copy(update={"quota_stored_bytes": 10_000}))) as full:
@@ -261,7 +259,7 @@ def test_full_store_takes_no_job_and_keeps_what_running_ones_make(
         assert full.post("/v1/jobs", json=world.spec()).status_code == 201
 
 
-def test_runtime_quota_refuses_what_was_asked_and_not_the_default(
+def test_runtime_over_the_quota_is_refused_and_the_default_is_lowered(
     settings: Settings, engine: Engine, key_for: Callable[..., str]
 ) -> None:
     short = settings.model_copy(update={"quota_runtime_seconds": 3600})
@@ -278,17 +276,17 @@ def test_runtime_quota_refuses_what_was_asked_and_not_the_default(
 
 
 @pytest.mark.parametrize("text", ["a\x00b", "a\nb", "\x7f", "\ud800"])
-def test_text_that_no_database_or_terminal_takes_is_refused(
-    world: World, client: TestClient, text: str
+@pytest.mark.parametrize("field", ["name", "metadata"])
+def test_control_characters_and_surrogates_are_refused(
+    world: World, client: TestClient, field: str, text: str
 ) -> None:
-    spec = world.spec()
-    for field in ({"name": text}, {"metadata": {"k": text}}):
-        body = json.dumps(spec | field)
-        answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
-        assert answer.status_code == 422, answer.text
+    fields = {"name": text} if field == "name" else {"metadata": {"k": text}}
+    body = json.dumps(world.spec() | fields)
+    answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422, answer.text
 
 
-def test_dry_run_counts_no_steps_on_pairs_that_are_dropped(patient: World) -> None:
+def test_dry_run_leaves_out_overlong_pairs(patient: World) -> None:
     patient.know_base_model()
 
     def report() -> None:
@@ -300,10 +298,10 @@ def test_dry_run_counts_no_steps_on_pairs_that_are_dropped(patient: World) -> No
 
     spec = patient.spec(training={"batch_size": 1}, eval_dataset={"fraction": 0.2})
     answer = during(report, lambda: patient.client.post("/v1/jobs?dry_run=true", json=spec))
-    assert answer.json()["steps"] == 8  # of the 10 pairs left 2 are held out
+    assert answer.json()["steps"] == 8  # of the remaining 10 pairs 2 are held out
 
 
-def test_dry_run_brings_what_a_worker_says_about_the_data(patient: World) -> None:
+def test_dry_run_returns_the_reports_of_a_worker(patient: World) -> None:
     patient.know_base_model()
     asked: list[str] = []
     dataset = {"rows": 20, "findings": {"overlong": {"count": 0}}, "longer_is_better": 0.5}
@@ -324,7 +322,7 @@ def test_dry_run_brings_what_a_worker_says_about_the_data(patient: World) -> Non
     assert answer.status_code == 200, answer.text
     assert answer.json()["reports"] == {"dataset": dataset, "memory": {"bytes": 1}}
     assert answer.json()["warnings"] == [{"code": "memory_short", "message": "too little"}]
-    # Said once, known from then on, whatever the job is called; also as the dataset's own report.
+    # The reports are reused, whatever the name of the job, and as the report of the dataset.
     again = patient.client.post(path, json=spec | {"name": "other"})
     assert again.json()["reports"] == answer.json()["reports"]
     url = f"/v1/datasets/{spec['train_dataset']}/report?base_model={BASE_MODEL}"
@@ -333,7 +331,7 @@ def test_dry_run_brings_what_a_worker_says_about_the_data(patient: World) -> Non
     assert patient.client.get("/v1/jobs").json()["data"] == []
 
 
-def test_report_that_nobody_made_in_time_is_not_left_in_the_way(
+def test_unclaimed_inspection_does_not_block_the_deletion_of_its_dataset(
     world: World, client: TestClient
 ) -> None:
     dataset = world.upload()["id"]
@@ -342,7 +340,7 @@ def test_report_that_nobody_made_in_time_is_not_left_in_the_way(
     assert client.delete(f"/v1/datasets/{dataset}").status_code == 204
 
 
-def test_inspection_that_could_not_be_made_says_why(patient: World) -> None:
+def test_failed_inspection_is_reported_with_its_reason(patient: World) -> None:
     def fail() -> None:
         for _ in range(patient.settings.max_failures):
             patient.fail(claim_when_there(patient), FailureCode.HUB_UNAVAILABLE, "no hub")
@@ -369,7 +367,7 @@ def test_inspection_that_could_not_be_made_says_why(patient: World) -> None:
     ("code", "loc"),
     [("dataset_invalid", "/train_dataset"), ("pairs_overlong", "/training/max_length")],
 )
-def test_data_that_cannot_be_trained_on_refuse_the_dry_run(
+def test_dry_run_refuses_data_that_cannot_be_trained_on(
     patient: World, code: str, loc: str
 ) -> None:
     patient.know_base_model()
@@ -384,12 +382,12 @@ def test_data_that_cannot_be_trained_on_refuse_the_dry_run(
     answer = during(report, lambda: patient.client.post("/v1/jobs?dry_run=true", json=spec))
     assert answer.status_code == 422
     assert (answer.json()["errors"][0]["loc"], answer.json()["errors"][0]["code"]) == (loc, code)
-    # Their report says more, and nobody has to look again.
+    # The report of the dataset can be read without another inspection.
     url = f"/v1/datasets/{spec['train_dataset']}/report?base_model={BASE_MODEL}"
     assert patient.client.get(url).json()["report"] == {"rows": 20}
 
 
-def test_refusal_of_an_inspection_names_the_field_it_is_about(patient: World) -> None:
+def test_failed_inspection_names_the_field(patient: World) -> None:
     patient.know_base_model()
 
     def refuse() -> None:
@@ -400,3 +398,27 @@ def test_refusal_of_an_inspection_names_the_field_it_is_about(patient: World) ->
     answer = during(refuse, lambda: patient.client.post("/v1/jobs?dry_run=true", json=spec))
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["loc"] == "/quantization"
+
+
+def test_warnings_of_a_dataset_reach_the_dry_run_and_the_job(
+    world: World, client: TestClient
+) -> None:
+    rows = [{"prompt": f"q{n}", "chosen": "a", "rejected": "ab"[n > 0]} for n in range(12)]
+    body = "".join(json.dumps(row | {"note": "x"}) + "\n" for row in rows)
+    answer = client.post(
+        "/v1/datasets?on_invalid=skip",
+        content=body,
+        headers={"Content-Type": "application/x-ndjson"},
+    )
+    dataset = answer.json()
+    expected = [
+        {"code": warning["code"], "message": f"training dataset: {warning['message']}"}
+        for warning in dataset["warnings"]
+    ]
+    assert [each["code"] for each in expected] == ["columns_ignored", "rows_skipped"]
+    world.know_base_model()
+    job = world.submit(train_dataset=dataset["id"])
+    assert job["warnings"] == expected
+    spec = world.spec(train_dataset=dataset["id"])
+    preview = client.post("/v1/jobs?dry_run=true", json=spec).json()
+    assert [each for each in preview["warnings"] if each in expected] == expected

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import io
 import json
+import lzma
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 from fastapi import FastAPI
@@ -37,6 +40,22 @@ def parquet(count: int) -> bytes:
     file = io.BytesIO()
     pq.write_table(table, file)
     return file.getvalue()
+
+
+PAIR = {"prompt": "q", "chosen": "good", "rejected": "bad"}
+
+
+def feather(count: int) -> bytes:
+    file = io.BytesIO()
+    pyarrow.feather.write_feather(pa.Table.from_pylist([PAIR] * count), file)
+    return file.getvalue()
+
+
+def zstd(data: bytes) -> bytes:
+    out = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(out, "zstd") as stream:
+        stream.write(data)
+    return bytes(out.getvalue().to_pybytes())
 
 
 def rows_in(engine: Engine, *tables: Any) -> list[int]:
@@ -156,7 +175,7 @@ def test_same_upload_of_two_tenants_shares_a_blob(
     assert rows_in(engine, Dataset, Blob) == [2, 1]
 
 
-@pytest.mark.parametrize("content_type", ["image/png", "application/zip", "application/json", ""])
+@pytest.mark.parametrize("content_type", ["image/png", "application/zip", "text/html", ""])
 def test_unsupported_content_type_is_rejected(client: TestClient, content_type: str) -> None:
     headers = {"Content-Type": content_type} if content_type else {}
     answer = client.post("/v1/datasets", content=pairs(1), headers=headers)
@@ -180,7 +199,12 @@ def test_gzip_of_unknown_format_has_a_hint(client: TestClient) -> None:
         (b"no", "application/vnd.apache.parquet", "send a whole Parquet file"),
         (b"chosen,rejected\na,b\n", "application/x-ndjson", "send it with content type text/csv"),
         (b"PK\x03\x04....", "application/x-ndjson", "unpack it"),
-        (b'{"chosen": "a"}\n' * 2, "application/x-ndjson", "Correct the named lines"),
+        (
+            b'{"chosen": "a", "rejected": "a"}\n' * 2,
+            "application/x-ndjson",
+            "Correct the named lines",
+        ),
+        (b'{"chosen": "a"}\n', "application/x-ndjson", "name the columns prompt, chosen"),
     ],
 )
 def test_rejected_file_has_a_hint(client: TestClient, body: bytes, kind: str, hint: str) -> None:
@@ -275,3 +299,115 @@ def test_dataset_of_an_unfinished_job_is_not_deleted(
 def test_name_with_control_characters_is_rejected(client: TestClient) -> None:
     answer = client.post("/v1/datasets?name=a%00b", content=pairs(1), headers=NDJSON)
     assert answer.status_code == 422
+
+
+# --- shapes and options -------------------------------------------------------------------------
+
+ORCA = (
+    b'{"system": "Be brief.", "question": "Why?", "chosen": "So.", "rejected": "Because."}\n'
+    b'{"system": "", "question": "How?", "chosen": "Thus.", "rejected": "Somehow."}\n'
+)
+MINE = b'{"frage": "Why?", "gut": "So.", "schlecht": "Because."}\n'
+MAPPED = "columns[prompt]=frage&columns[chosen]=gut&columns[rejected]=schlecht"
+
+
+def test_answer_names_the_shape_and_what_is_stored(client: TestClient) -> None:
+    dataset = client.post("/v1/datasets", content=ORCA, headers=NDJSON).json()
+    assert (dataset["shape"], dataset["row_form"]) == ("orca", "pairs")
+    assert (dataset["row_count"], dataset["pair_count"]) == (2, 2)
+    assert dataset["columns"] == ["prompt", "chosen", "rejected"]
+    assert dataset["warnings"] == dataset["skipped"] == []
+    first = client.get(f"/v1/datasets/{dataset['id']}/preview").json()["data"][0]
+    assert [message["content"] for message in first["prompt"]] == ["Be brief.", "Why?"]
+    assert client.get(f"/v1/datasets/{dataset['id']}").json() == dataset
+    assert client.get("/v1/datasets").json()["data"] == [dataset]
+
+
+def test_columns_are_mapped_by_the_query(client: TestClient) -> None:
+    refused = client.post("/v1/datasets", content=MINE, headers=NDJSON)
+    assert refused.status_code == 422
+    assert '"frage", "gut", "schlecht"' in refused.json()["detail"]
+    dataset = client.post(f"/v1/datasets?{MAPPED}", content=MINE, headers=NDJSON).json()
+    assert (dataset["shape"], dataset["pair_count"]) == ("mapped", 1)
+
+
+def test_ranked_rows_are_stored_as_such(client: TestClient) -> None:
+    row = {"prompt": "q", "chosen": ["a"], "rejected": ["b", "c"], "subset": "s"}
+    dataset = client.post("/v1/datasets", json=row).json()
+    assert (dataset["shape"], dataset["row_form"]) == ("rewardbench2", "ranked")
+    assert dataset["columns"] == ["prompt", "replies", "slice"]
+    assert (dataset["row_count"], dataset["pair_count"]) == (1, 2)
+
+
+def test_stored_rows_can_be_uploaded_again(client: TestClient) -> None:
+    for row in (
+        {"prompt": "q", "chosen": ["a"], "rejected": ["b", "c"], "subset": "s"},
+        {"question": "q", "system": "s", "chosen": "a", "rejected": "b"},
+    ):
+        first = client.post("/v1/datasets", json=row).json()
+        content = client.get(f"/v1/datasets/{first['id']}/content").content
+        second = client.post("/v1/datasets", content=content, headers=NDJSON).json()
+        assert second["sha256"] == first["sha256"]
+
+
+def test_invalid_rows_are_skipped_and_columns_ignored_on_request(client: TestClient) -> None:
+    rows = [{"prompt": f"q{n}", "chosen": "a", "rejected": "ba"[n == 1 :]} for n in range(4)]
+    rows[2]["rejected"] = "a"
+    body = "".join(json.dumps(row | {"context": row["prompt"]}) + "\n" for row in rows).encode()
+    url = "/v1/datasets?on_invalid=skip&ignore_columns=context,other&ignore_columns=more"
+    refused = client.post("/v1/datasets?on_invalid=skip", content=body, headers=NDJSON)
+    assert refused.status_code == 201  # the context only repeats the prompt
+    body = body.replace(b'"context": "q', b'"context": "c')
+    refused = client.post("/v1/datasets?on_invalid=skip", content=body, headers=NDJSON)
+    assert [e["code"] for e in refused.json()["errors"]] == ["unused_column"]
+    dataset = client.post(url, content=body, headers=NDJSON).json()
+    assert dataset["skipped"] == [{"code": "identical_pair", "count": 2, "lines": [2, 3]}]
+    assert dataset["ignored_columns"] == ["context"]
+    assert [w["code"] for w in dataset["warnings"]] == ["columns_ignored", "rows_skipped"]
+
+
+def test_same_bytes_read_otherwise_are_another_dataset(client: TestClient) -> None:
+    urls = ["/v1/datasets", "/v1/datasets?ignore_columns=system", "/v1/datasets?on_invalid=skip"]
+    answers = [client.post(url, content=ORCA, headers=NDJSON) for url in (*urls, *urls)]
+    assert [answer.status_code for answer in answers] == [201, 201, 201, 200, 200, 200]
+    assert len({answer.json()["id"] for answer in answers}) == 3
+    assert len({answer.json()["upload_sha256"] for answer in answers}) == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "loc", "code"),
+    [
+        ("columns[answer]=a", "/query/columns[answer]", "unknown_field"),
+        ("columns[prompt]=", "/query/columns[prompt]", "out_of_range"),
+        ("columns[prompt]=a&columns[prompt]=b", "/query/columns[prompt]", "duplicate_key"),
+        ("labels[c]=1", "/query/labels[c]", "unknown_field"),
+        ("on_invalid=ignore", "/query/on_invalid", "not_one_of"),
+        ("column[prompt]=a", "/query/column[prompt]", "unknown_field"),
+    ],
+)
+def test_bad_option_is_named(client: TestClient, query: str, loc: str, code: str) -> None:
+    answer = client.post(f"/v1/datasets?{query}", content=MINE, headers=NDJSON)
+    assert answer.status_code == 422
+    assert [(e["loc"], e["code"]) for e in answer.json()["errors"]] == [(loc, code)]
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "found"),
+    [
+        ("pairs.tsv", csv(3).replace(b",", b"\t"), "tsv"),
+        ("pairs.json.gz", gzip.compress(json.dumps([PAIR, PAIR]).encode(), mtime=0), "json"),
+        ("pairs.jsonl.bz2", bz2.compress(pairs(3)), "jsonl"),
+        ("pairs.csv.xz", lzma.compress(csv(3)), "csv"),
+        ("pairs.jsonl.zst", zstd(pairs(3)), "jsonl"),
+        ("pairs.feather", feather(3), "arrow"),
+        ("pairs.csv", parquet(3), "parquet"),
+    ],
+)
+def test_file_is_read_by_its_name_and_its_first_bytes(
+    client: TestClient, name: str, body: bytes, found: str
+) -> None:
+    files = {"file": (name, body, "application/octet-stream")}
+    answer = client.post("/v1/datasets", files=files)
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["source_format"] == found
+    assert answer.json()["upload_sha256"] == hashlib.sha256(body).hexdigest()

@@ -32,6 +32,12 @@ from tests.services import RedisServer
 LONG_SECONDS = 100_000
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for Redis for longer than a request would: the machine may be busy."""
+    monkeypatch.setattr(redis_windows, "TIMEOUT_SECONDS", 2.0)
+
+
 @pytest.fixture
 def service() -> str:
     """A name for the service, so that tests share nothing in Redis."""
@@ -240,8 +246,7 @@ def test_requests_pass_while_redis_is_away(
             break_redis(own_redis)
             waits = await asyncio.gather(*(limiter.acquire("new key") for _ in range(50)))
             assert set(waits) == {0}
-            for _ in range(3):
-                await windows.beat()
+            await windows.beat()
             assert await passed(limiter, "key", 20) == 20
             assert logged() == ["rate_limits_open"]
             repair(own_redis)

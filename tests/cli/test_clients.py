@@ -29,7 +29,7 @@ from app.models import BlobChunk, StoredFile
 from tests.api.world import BASE_MODEL, World, claim_when_there, pairs
 from tests.cli.conftest import Run, live_world, serving
 from tests.client.scripted import Answer, problem, scripted
-from tests.job_queue.making import look
+from tests.job_queue.factories import read_job
 from tests.services import free_port, wait_until
 
 FILES = {
@@ -311,7 +311,7 @@ def test_logs_cannot_steer_the_terminal(run: Run, world: World) -> None:
 
 def test_gzipped_dataset_is_uploaded_and_listed(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "more.jsonl.gz"
-    path.write_bytes(gzip.compress(pairs(30, " zipped")))
+    path.write_bytes(gzip.compress(pairs(30, " zipped"), mtime=0))
     dataset = json.loads(run("datasets", "upload", path, "--json").stdout)
     assert (dataset["pair_count"], dataset["name"]) == (30, "more.jsonl.gz")
     assert f"{dataset['id']}  more.jsonl.gz" in run("datasets", "list").stdout
@@ -376,7 +376,7 @@ def test_report_counts_with_the_base_model_that_was_asked_for_or_the_first(
 
             def inspect() -> None:
                 lease = claim_when_there(world)
-                specs.append(look(world.engine, lease.job_id).spec)
+                specs.append(read_job(world.engine, lease.job_id).spec)
                 said = [Reported(name="dataset", document=report)]
                 worker_api.record_progress(lease, Progress(reports=said))
                 worker_api.complete(lease, {})

@@ -13,8 +13,9 @@ from typer.testing import CliRunner, Result
 from app.cli import app
 from app.domain.progress import Packaged
 from tests.base_models.model_sources import COMMIT, OLD_COMMIT, Hub, hub
-from tests.trainer.conftest import Base, llama
-from tests.trainer.tiny import run_trainer
+from tests.model_factories.fixtures import llama
+from tests.model_factories.orders import TinyBase
+from tests.model_factories.trainer_process import run_trainer
 from worker.ipc.order import WorkOrder
 
 __all__ = ["hub", "llama"]
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.train
 
 
 @pytest.fixture(scope="module")
-def trained(llama: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(llama: TinyBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny adapter, as a worker with a local base model makes it."""
     order = llama.order(count=8, eval_count=4, training={"epochs": 1})
     work = tmp_path_factory.mktemp("trained")
@@ -51,7 +52,7 @@ def edit(adapter: Path, **changes: object) -> None:
 
 
 def test_base_model_that_the_adapter_names_is_taken_from_the_catalogue(
-    adapter: Path, llama: Base, monkeypatch: pytest.MonkeyPatch
+    adapter: Path, llama: TinyBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = verify(monkeypatch, adapter, f"local:{llama.directory}")
     assert done.exit_code == 0, done.output
@@ -59,7 +60,7 @@ def test_base_model_that_the_adapter_names_is_taken_from_the_catalogue(
 
 
 def test_base_model_of_a_hub_is_taken_at_the_adapter_s_commit(
-    adapter: Path, llama: Base, hub: Hub, monkeypatch: pytest.MonkeyPatch
+    adapter: Path, llama: TinyBase, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.commits[OLD_COMMIT] = {
         path.name: path.read_bytes() for path in llama.directory.iterdir() if path.is_file()
@@ -73,7 +74,7 @@ def test_base_model_of_a_hub_is_taken_at_the_adapter_s_commit(
 
 
 def test_scores_that_differ_are_told(
-    adapter: Path, llama: Base, monkeypatch: pytest.MonkeyPatch
+    adapter: Path, llama: TinyBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = adapter / "probes.jsonl"
     first, *others = path.read_text().splitlines()
@@ -107,7 +108,7 @@ def add_a_byte(path: Path) -> None:
 )
 def test_file_that_is_missing_or_damaged_is_named(
     adapter: Path,
-    llama: Base,
+    llama: TinyBase,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     name: str,
@@ -122,7 +123,7 @@ def test_file_that_is_missing_or_damaged_is_named(
 
 
 def test_summary_that_cannot_be_read_is_named(
-    adapter: Path, llama: Base, monkeypatch: pytest.MonkeyPatch
+    adapter: Path, llama: TinyBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (adapter / "reward_model.json").write_text("{")
     done = verify(monkeypatch, adapter, f"local:{llama.directory}")
@@ -131,7 +132,7 @@ def test_summary_that_cannot_be_read_is_named(
 
 
 def test_merged_model_is_verified_without_a_base_and_its_lost_weights_are_named(
-    trained: Path, llama: Base, tmp_path: Path
+    trained: Path, llama: TinyBase, tmp_path: Path
 ) -> None:
     order = WorkOrder(
         action="merge",
@@ -150,7 +151,7 @@ def test_merged_model_is_verified_without_a_base_and_its_lost_weights_are_named(
 
 
 def test_adapter_of_an_unknown_base_model_asks_for_it(
-    adapter: Path, llama: Base, monkeypatch: pytest.MonkeyPatch
+    adapter: Path, llama: TinyBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edit(adapter, base_model="other")
     done = verify(monkeypatch, adapter, f"local:{llama.directory}")

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from tests.cli.conftest import serving
+from tests.model_factories.tiny_models import minilm_dir
 from tests.services import wait_until
-from tests.trainer.tiny import minilm_dir
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "client.md").read_text()

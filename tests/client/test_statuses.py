@@ -18,6 +18,7 @@ from plaudit import (
     QuotaExceededError,
     RateLimitedError,
     Retries,
+    StorageFullError,
     TooLargeError,
     UnauthorizedError,
     UnavailableError,
@@ -45,6 +46,7 @@ CODES = {
     422: "invalid_request",
     429: "rate_limited",
     503: "unavailable",
+    507: "storage_full",
 }
 CLASSES = {
     401: UnauthorizedError,
@@ -58,6 +60,7 @@ CLASSES = {
     422: InvalidRequestError,
     429: RateLimitedError,
     503: UnavailableError,
+    507: StorageFullError,
 }
 
 DOCUMENTED = [

@@ -144,9 +144,8 @@ def test_early_stopping_saves_a_checkpoint_at_each_evaluation():
 
 def test_lists_of_a_plan_are_fresh_at_every_use():
     plan = plan_of(decoder())
-    first, _ = plan.kwargs()
-    first["modules_to_save"].append("classifier")
-    assert plan.kwargs()[0]["modules_to_save"] == ["score"]
+    plan.lora_kwargs()["modules_to_save"].append("classifier")
+    assert plan.lora_kwargs()["modules_to_save"] == ["score"]
 
 
 def test_plan_round_trips_through_json():

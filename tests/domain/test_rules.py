@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from app.domain.compiler import compile_plan
 from app.domain.plan import BaseModelFacts
-from app.domain.rules import SpecProblem, SpecRejectedError, check
+from app.domain.rules import check
 from app.domain.spec import LoraSpec, RewardJobSpec, TrainingSpec
+from app.domain.spec_problems import SpecProblem, SpecRejectedError
 from tests.domain.base_model_facts import dataset, decoder, encoder, job, mixture
 
 LLAMA, BERT, MOE = decoder(), encoder(), mixture()

@@ -19,7 +19,7 @@ from sqlalchemy.sql import visitors
 
 from app.job_queue import guards
 from app.models import Job, Worker
-from tests.job_queue import test_repository
+from tests.job_queue import test_claim
 from tests.job_queue.machine import Clock, make_machine, virtual_engine
 
 #: Programs of 40 steps each; PLAUDIT_TEST_PROGRAMS=20000 makes a long run.
@@ -62,11 +62,11 @@ HELD_ELSEWHERE: dict[Guard, str] = {
     ("sweep", "is_running"): "only a running job has a lease (check constraint)",
     ("is_held", "is_running"): "only a running job has a lease (check constraint)",
 }
-no_other_host = test_repository.test_host_to_avoid_takes_the_job_when_no_other_can
+no_other_host = test_claim.test_avoided_host_claims_the_job_when_no_other_can
 #: The machine has one host: these are noticed by the tests of jobs that avoid a host.
 HOST_TESTS: dict[Guard, Callable[[Engine], None]] = {
     ("_best_candidate", "may_run_on"): (
-        test_repository.test_host_to_avoid_waits_while_another_lives
+        test_claim.test_avoided_host_leaves_the_job_to_another_host
     ),
     ("_other_host", "serves_queue"): lambda engine: no_other_host(engine, {"queue": "another"}),
     ("_other_host", "is_on_another_host"): lambda engine: no_other_host(engine, {}),
@@ -104,7 +104,7 @@ def run_programs(engine: Engine, clock: Clock, programs: int, **more: Any) -> No
     )
 
 
-def test_statements_do_what_the_model_does(virtual: Engine, clock: Clock) -> None:
+def test_statements_match_the_model(virtual: Engine, clock: Clock) -> None:
     run_programs(virtual, clock, PROGRAMS)
 
 

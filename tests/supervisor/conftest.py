@@ -1,4 +1,4 @@
-"""A workshop on a real database of either kind, whose trainers need no torch."""
+"""A workshop on both databases, with fake trainers that need no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real fork server, made to load little or to believe in a GPU.
+"""The real fork server, with few imports or with a fake GPU.
 
 Its forks run the ``program.py`` of their directory; where there is none, the fake trainer.
 ``python -m tests.supervisor.fake_forkserver DIRECTORY`` is a process that owns one, with one fork.
@@ -21,27 +21,29 @@ from worker.trainer import fork_server
 ROOT = Path(__file__).parents[2]
 HEAVY = (
     "torch",
-    "worker.trainer.inspection.checkpoint",
+    "worker.trainer.inspection.base_model",
     "worker.trainer.tasks.train",
     "worker.trainer.run_task",
 )
 
 
 def program(call: str) -> str:
-    """For ``fork_client.PROGRAM``: a call of one of the functions below."""
+    """Return a value of ``fork_client.PROGRAM`` that calls one of the functions below."""
     return (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         f"from tests.supervisor import fake_forkserver; fake_forkserver.{call}"
     )
 
 
-def serve_light(*, is_initialized: bool = False, is_cut_off: bool = False) -> None:
-    """Without torch; its stand-in says what it is told about CUDA."""
+def serve_light(
+    *, is_initialized: bool = False, is_cut_off: bool = False, device_count: int = 1
+) -> None:
+    """Serve without torch; its stand-in reports CUDA as told."""
     sys.modules.update({name: ModuleType(name) for name in HEAVY})
     sys.modules["torch"].cuda = SimpleNamespace(  # type: ignore[attr-defined]
         is_available=lambda: True,
         is_initialized=lambda: is_initialized,
-        device_count=lambda: 1,
+        device_count=lambda: device_count,
         _is_in_bad_fork=lambda: is_cut_off,
     )
     fork_server.main = main
@@ -49,7 +51,7 @@ def serve_light(*, is_initialized: bool = False, is_cut_off: bool = False) -> No
 
 
 def serve_once() -> None:
-    """As on a machine that has no memory or no process left after the first fork."""
+    """Serve as on a machine that has no memory or no process left after the first fork."""
     fork = os.fork
 
     def only_once() -> int:
@@ -64,7 +66,7 @@ def serve_once() -> None:
 
 
 def serve_on_gpu() -> None:
-    """With all that a trainer imports, on a machine that seems to have a GPU."""
+    """Serve with all imports of a trainer, on a machine that seems to have a GPU."""
     import torch
 
     truth = torch.cuda.is_available
@@ -79,7 +81,7 @@ def serve_on_gpu() -> None:
 
 
 def main() -> int:
-    """In the fork."""
+    """Run in the fork."""
     file = Path("program.py")
     if not file.exists():
         return fake_trainer.main()
@@ -88,7 +90,7 @@ def main() -> int:
 
 
 def own(directory: Path) -> None:
-    """Say the pids of a server and of its fork, and live on."""
+    """Print the process ids of a server and of its fork, and keep running."""
     fork_client.PROGRAM = program("serve_light()")
     server = fork_client.ForkClient(trainer_environment(directory))
     server.start()

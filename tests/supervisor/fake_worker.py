@@ -1,4 +1,4 @@
-"""``python -m tests.supervisor.fake_worker``: the real worker, whose trainers are fake ones.
+"""``python -m tests.supervisor.fake_worker``: the real worker with fake trainers.
 
 A job with ``real`` in its metadata gets the real trainer.
 """
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def spawn_fake(directory: Path, environment: Mapping[str, str], keep: tuple[int, ...]) -> Child:
-    """A trainer without torch."""
+    """Start a trainer without torch."""
     order = json.loads((directory / ORDER_FILE).read_bytes())
     if (order["spec"] or {}).get("metadata", {}).get("real") or order["action"] == "inspect":
         return spawn_cold(directory, environment, keep)
@@ -37,7 +37,7 @@ def spawn_fake(directory: Path, environment: Mapping[str, str], keep: tuple[int,
 
 
 class NoForks:
-    """A fork server that never has a fork to give; loading torch takes seconds."""
+    """A fork server that never forks: the real one takes seconds to load torch."""
 
     is_alive = True
 
@@ -45,14 +45,14 @@ class NoForks:
         self.environment = environment
 
     def spawn(self, *_: object) -> None:
-        """None: start it cold."""
+        """Return None, so that trainers start in fresh interpreters."""
 
     def close(self) -> None:
-        """Nothing runs."""
+        """Do nothing."""
 
 
 def install() -> None:
-    """Have this process's stations start fake trainers."""
+    """Let the worker of this process start fake trainers."""
     pool.ForkClient = NoForks  # type: ignore[misc, assignment]
     pool.spawn_cold = spawn_fake
 

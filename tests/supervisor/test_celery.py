@@ -1,4 +1,4 @@
-"""Workers that take tickets from a real Redis: delays when it misbehaves, losses never."""
+"""Workers that take tickets from a real Redis. Faults of Redis delay jobs and never lose one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.services
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis of this test's own, to be killed, frozen and emptied."""
+    """A Redis that the test may kill, freeze and flush."""
     server = RedisServer(tmp_path / "redis")
     server.start()
     yield server
@@ -41,7 +41,7 @@ def shop(engine: Engine, tmp_path: Path, broker: RedisServer) -> Workshop:
 
 @contextmanager
 def reconciled(shop: Workshop) -> Iterator[CeleryTickets]:
-    """The API's part: tickets and the reconciler."""
+    """Run what the API runs: tickets and the reconciler."""
     tickets = CeleryTickets(shop.settings)
     reconciler = Reconciler(shop.engine, shop.settings, tickets)
     reconciler.start()
@@ -52,14 +52,12 @@ def reconciled(shop: Workshop) -> Iterator[CeleryTickets]:
         tickets.close()
 
 
-def test_ticket_starts_a_job_and_is_acknowledged_while_it_runs(
-    shop: Workshop, broker: RedisServer
-) -> None:
+def test_ticket_is_acknowledged_while_its_job_runs(shop: Workshop, broker: RedisServer) -> None:
     job_id = shop.submit(metadata={"steps": 150, "step_ms": 50})
     with shop.process() as worker, reconciled(shop):
         shop.wait_step(job_id, 2)
         with redis.Redis.from_url(broker.url) as client:
-            # A late acknowledgement would deliver it again after the visibility timeout.
+            # A late acknowledgement would redeliver the ticket after the visibility timeout.
             assert client.hlen(KEY_PREFIX + "unacked") == 0
             assert client.llen(KEY_PREFIX + shop.settings.queue) == 0
         shop.wait(job_id, "succeeded")
@@ -68,7 +66,7 @@ def test_ticket_starts_a_job_and_is_acknowledged_while_it_runs(
     assert shop.adapter(job_id) == shop.expected(150)
 
 
-def test_worker_that_cannot_start_ends_and_takes_no_ticket(
+def test_worker_that_cannot_start_exits_and_leaves_tickets(
     shop: Workshop, broker: RedisServer
 ) -> None:
     (shop.directory / "data").mkdir()
@@ -91,13 +89,13 @@ def test_each_queue_gets_its_own_tickets_only(shop: Workshop, broker: RedisServe
     tickets.close()
 
 
-def test_sigterm_hands_the_job_back(shop: Workshop) -> None:
+def test_sigterm_releases_the_job(shop: Workshop) -> None:
     job_id = shop.submit(metadata={"steps": 10_000, "step_ms": 50, "checkpoint_steps": 9999})
     with shop.process() as worker, reconciled(shop):
         shop.wait_step(job_id, 2)
         worker.terminate()
         assert worker.wait(timeout=60) == 0
-    job = shop.look(job_id)
+    job = shop.read_job(job_id)
     assert (job.status, job.preemptions, job.failures) == ("queued", 1, 0)
     assert job.checkpoint_id is not None
 
@@ -110,7 +108,7 @@ def test_flushed_tickets_are_issued_again(shop: Workshop, broker: RedisServer) -
             shop.wait(job_id, "succeeded", seconds=90)
 
 
-def test_killed_redis_delays_and_loses_nothing(shop: Workshop, broker: RedisServer) -> None:
+def test_no_job_is_lost_when_redis_is_killed(shop: Workshop, broker: RedisServer) -> None:
     with shop.process(), reconciled(shop) as tickets:
         first = shop.submit(metadata={"steps": 60, "step_ms": 50})
         tickets.issue(shop.settings.queue)
@@ -118,19 +116,19 @@ def test_killed_redis_delays_and_loses_nothing(shop: Workshop, broker: RedisServ
         broker.stop()
         second = shop.submit()
         tickets.issue(shop.settings.queue)
-        shop.wait(first, "succeeded", seconds=90)  # it needs no broker to end
+        shop.wait(first, "succeeded", seconds=90)  # it needs no broker to finish
         broker.start()
         shop.wait(second, "succeeded", seconds=120)
 
 
-def test_dead_redis_does_not_stop_work(shop: Workshop, broker: RedisServer) -> None:
+def test_jobs_run_without_redis(shop: Workshop, broker: RedisServer) -> None:
     broker.stop()
     job_id = shop.submit()
     with shop.process(slow_poll_seconds=1):
         shop.wait(job_id, "succeeded", seconds=90)
 
 
-def test_issuing_never_blocks_whatever_redis_does(shop: Workshop, broker: RedisServer) -> None:
+def test_issuing_a_ticket_never_blocks(shop: Workshop, broker: RedisServer) -> None:
     tickets = CeleryTickets(shop.settings)
     assert broker.process is not None
     broker.process.send_signal(signal.SIGSTOP)
@@ -140,11 +138,11 @@ def test_issuing_never_blocks_whatever_redis_does(shop: Workshop, broker: RedisS
     spent = time.monotonic() - started
     broker.process.send_signal(signal.SIGCONT)
     tickets.close()
-    # Against a socket's timeout of 10 s each.
+    # The socket timeout is 10 s each.
     assert spent < 5
 
 
-def test_garbage_in_redis_does_no_harm(shop: Workshop, broker: RedisServer) -> None:
+def test_malformed_messages_in_redis_are_ignored(shop: Workshop, broker: RedisServer) -> None:
     queue = shop.settings.queue
     with redis.Redis.from_url(broker.url) as client, shop.process() as worker:
         for message in garbage(queue):
@@ -156,12 +154,12 @@ def test_garbage_in_redis_does_no_harm(shop: Workshop, broker: RedisServer) -> N
         job_id = shop.submit()
         with reconciled(shop):
             shop.wait(job_id, "succeeded", seconds=90)
-    assert shop.look(job_id).attempt == 1
+    assert shop.read_job(job_id).attempt == 1
     assert not (shop.directory / "owned").exists()
 
 
 def garbage(queue: str) -> list[bytes]:
-    """What somebody who got at Redis might put there."""
+    """A message that somebody with access to Redis might put there."""
     envelope = {
         "body": "W1tdLCB7fSwge31d",  # [[], {}, {}]
         "content-encoding": "utf-8",
@@ -186,12 +184,14 @@ def garbage(queue: str) -> list[bytes]:
         forged(body="AAAA"),
         forged(**{"content-type": "application/x-python-serialize"}),
         forged(properties=elsewhere),
-        forged(body="W1sibW9yZSJdLCB7ImFyZyI6IDF9LCB7fV0="),  # arguments that nobody takes
+        forged(
+            body="W1sibW9yZSJdLCB7ImFyZyI6IDF9LCB7fV0="
+        ),  # arguments that the task does not take
         *[forged() for _ in range(50)],
     ]
 
 
-def test_worker_needs_no_secret_of_the_service_in_its_trainer(shop: Workshop) -> None:
+def test_trainer_gets_no_secret_of_the_service(shop: Workshop) -> None:
     job_id = shop.submit(metadata={"fault": "hang", "fault_step": 1})
     with shop.process(), reconciled(shop):
         shop.wait_step(job_id)

@@ -308,11 +308,11 @@ def test_trainers_see_one_device_each(
 
     monkeypatch.setattr(pool, "spawn_cold", spawn)
     jobs = [workshop.submit(metadata={"fault": "hang"}) for _ in expected]
-    with workshop.station(slots=len(expected)) as worker:
+    with workshop.running_pool(slots=len(expected)) as worker:
         wait_until("all trainers to run", lambda: len(environments) == len(jobs))
         assert sorted(given["CUDA_VISIBLE_DEVICES"] for given in environments) == sorted(expected)
         assert {given["CUDA_DEVICE_ORDER"] for given in environments} == {"PCI_BUS_ID"}
-        server = worker._forks.environment  # type: ignore[attr-defined]
+        server = worker._fork_client.environment  # type: ignore[attr-defined]
         assert server["CUDA_VISIBLE_DEVICES"] in expected
         wait_until("the worker to register", lambda: len(registered(workshop)) == 2)
         for shown in registered(workshop):
@@ -338,6 +338,6 @@ def test_trainers_of_a_worker_without_gpus_see_none(
 
     monkeypatch.setattr(pool, "spawn_cold", spawn)
     job_id = workshop.submit()
-    with workshop.station():
+    with workshop.running_pool():
         workshop.wait(job_id, "succeeded")
     assert [given.get("CUDA_VISIBLE_DEVICES") for given in environments] == [value]

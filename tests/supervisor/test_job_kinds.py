@@ -97,7 +97,7 @@ def submit(workshop: Workshop, kind: str = TOY.name, **spec: Any) -> str:
 
 def test_job_of_a_new_kind_runs_to_its_end(toys: Workshop) -> None:
     job_id = submit(toys, numbers=[19, 23])
-    with toys.station():
+    with toys.running_pool():
         job = toys.wait(job_id, "succeeded", "failed")
     assert job.status == "succeeded", job.failure_detail
     assert job.result is not None
@@ -108,7 +108,7 @@ def test_job_of_a_new_kind_runs_to_its_end(toys: Workshop) -> None:
 
 def test_job_of_a_new_kind_follows_its_row(toys: Workshop) -> None:
     job_id = submit(toys, numbers=[])
-    with toys.station(quota_running=1):
+    with toys.running_pool(quota_running=1):
         job = toys.wait(job_id, "failed")
     # max_failures: the error may be retried, and jobs of other kinds would be.
     assert (job.failure_code, job.failures) == ("hub_unavailable", 1)
@@ -132,12 +132,12 @@ def test_new_kind_is_free_of_the_quota_that_its_row_does_not_name(toys: Workshop
             )
         )
     job_id = submit(toys, numbers=[1])
-    with toys.station(quota_running=1):
+    with toys.running_pool(quota_running=1):
         assert toys.wait(job_id, "succeeded", "failed").status == "succeeded"
 
 
 def assert_left_to_another_host(workshop: Workshop, job_id: str) -> None:
-    with workshop.station():
+    with workshop.running_pool():
         job = workshop.wait(job_id, "failed")
     assert job.failure_code == "host_error"
     assert job.avoid_host

@@ -1,4 +1,4 @@
-"""Worker processes that are killed, frozen and asked to go; on both databases."""
+"""Worker processes that are killed, frozen and drained, on both databases."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from app.core.database import reader
 from app.domain.lifecycle import FailureCode
 from app.job_queue.reconciler import requeue_lost
 from tests.services import wait_until
-from tests.supervisor.workshop import Workshop, said
+from tests.supervisor.workshop import Workshop, log_lines
 from worker.supervisor.circuit_breaker import MAX_EARLY, CircuitBreaker
 from worker.supervisor.pool import NoFreeSlotError, WorkerPool
 
 LONG = {"steps": 200, "step_ms": 50, "checkpoint_steps": 5}
 
 
-def witnessed(workshop: Workshop) -> list[list[str]]:
-    """Time, job, attempt, pid, what, step."""
-    lines = (workshop.directory / "models" / "witness").read_text().splitlines()
+def recorded(workshop: Workshop) -> list[list[str]]:
+    """Return the recorded lines: time, job, attempt, process id, action, step."""
+    lines = (workshop.directory / "models" / "record").read_text().splitlines()
     return sorted((line.split() for line in lines), key=lambda row: int(row[0]))
 
 
 def assert_no_overlap(workshop: Workshop) -> None:
-    """No attempt took a step after the first step of the next one."""
-    attempts = [int(row[2]) for row in witnessed(workshop)]
+    """Assert that no attempt did a step after the first step of the next attempt."""
+    attempts = [int(row[2]) for row in recorded(workshop)]
     assert attempts == sorted(attempts)
 
 
-def test_killed_worker_takes_its_trainer_along_and_its_successor_goes_on_at_once(
+def test_trainer_dies_with_its_worker_and_the_next_worker_resumes_at_once(
     workshop: Workshop,
 ) -> None:
     job_id = workshop.submit(metadata=LONG)
@@ -42,24 +42,26 @@ def test_killed_worker_takes_its_trainer_along_and_its_successor_goes_on_at_once
         worker.kill()
         worker.wait()
         wait_until("the orphan to be gone", lambda: not workshop.trainers())
-    with workshop.process(lease_seconds=600):  # it does not wait for the lease's end
+    with workshop.process(lease_seconds=600):  # the next worker does not wait until the lease ends
         job = workshop.wait(job_id, "succeeded")
-    assert (job.attempt, job.crashes) == (2, 0)  # the later checkpoints forgave
+    assert (job.attempt, job.crashes) == (2, 0)  # later checkpoints reset the count
     assert "worker_lost" in workshop.events(job_id)
     assert workshop.adapter(job_id) == workshop.expected(200)
     assert_no_overlap(workshop)
 
 
-def test_frozen_worker_s_trainer_ends_before_another_worker_starts_one(workshop: Workshop) -> None:
+def test_trainer_of_a_frozen_worker_exits_before_another_worker_starts_one(
+    workshop: Workshop,
+) -> None:
     job_id = workshop.submit(metadata=LONG | {"steps": 400})
     with workshop.process() as frozen:
         workshop.wait_step(job_id, 7)
-        with workshop.engine.begin():  # not while it holds SQLite's one write lock itself
+        with workshop.engine.begin():  # so that it is not frozen with SQLite's write lock
             frozen.send_signal(signal.SIGSTOP)
         with workshop.process(data_dir=workshop.directory / "elsewhere"):
-            # It may have been writing: PostgreSQL takes the row back from it after 30 s.
+            # Frozen in a transaction, it keeps its row locked until PostgreSQL ends it after 30 s.
             wait_until("the lease to be swept", lambda: bool(sweep(workshop)), 60)
-            wait_until("the next attempt", lambda: workshop.look(job_id).attempt == 2, 60)
+            wait_until("the next attempt", lambda: workshop.read_job(job_id).attempt == 2, 60)
             frozen.send_signal(signal.SIGCONT)
             workshop.wait(job_id, "succeeded", seconds=120)
     assert workshop.adapter(job_id) == workshop.expected(400)
@@ -70,7 +72,7 @@ def sweep(workshop: Workshop) -> object:
     return requeue_lost(workshop.engine, workshop.settings)
 
 
-def test_asked_to_go_a_worker_hands_its_job_back_with_a_checkpoint_and_uncharged(
+def test_drained_worker_saves_a_checkpoint_and_releases_the_job_uncharged(
     workshop: Workshop,
 ) -> None:
     job_id = workshop.submit(metadata=LONG | {"checkpoint_steps": 9999})
@@ -78,7 +80,7 @@ def test_asked_to_go_a_worker_hands_its_job_back_with_a_checkpoint_and_uncharged
         workshop.wait_step(job_id, 3)
         worker.terminate()
         assert worker.wait(timeout=60) == 0
-    job = workshop.look(job_id)
+    job = workshop.read_job(job_id)
     assert (job.status, job.failures, job.crashes, job.preemptions) == ("queued", 0, 0, 1)
     assert job.checkpoint_id is not None
     assert not workshop.trainers()
@@ -90,26 +92,26 @@ def test_asked_to_go_a_worker_hands_its_job_back_with_a_checkpoint_and_uncharged
 
 def test_slot_has_one_worker(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.supervisor.pool.LOCK_SECONDS", 0.2)
-    with workshop.station(), pytest.raises(NoFreeSlotError, match="PLAUDIT_DATA_DIR"):
+    with workshop.running_pool(), pytest.raises(NoFreeSlotError, match="PLAUDIT_DATA_DIR"):
         WorkerPool(workshop.settings)
 
 
-def test_slots_of_another_directory_are_not_taken_for_one_s_own(workshop: Workshop) -> None:
+def test_worker_does_not_sweep_slots_of_another_directory(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata=LONG)
-    with workshop.station():
+    with workshop.running_pool():
         workshop.wait_step(job_id)
-        with workshop.station(data_dir=workshop.directory / "elsewhere"):
-            assert workshop.look(job_id).status == "running"
-            assert workshop.look(job_id).attempt == 1
+        with workshop.running_pool(data_dir=workshop.directory / "elsewhere"):
+            assert workshop.read_job(job_id).status == "running"
+            assert workshop.read_job(job_id).attempt == 1
 
 
-def test_every_line_of_a_worker_about_a_job_names_it_and_its_attempt(workshop: Workshop) -> None:
+def test_log_lines_about_an_attempt_have_its_job_and_number(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"fault": "always kill"})
     with workshop.process() as worker:
         workshop.wait(job_id, "failed")
         worker.terminate()
         worker.wait(timeout=60)
-    lines = said(Path(workshop.directory, "worker.log"))
+    lines = log_lines(Path(workshop.directory, "worker.log"))
     about = [line for line in lines if line["event"].startswith("attempt_")]
     assert {line["event"] for line in about} == {
         "attempt_started",
@@ -120,7 +122,7 @@ def test_every_line_of_a_worker_about_a_job_names_it_and_its_attempt(workshop: W
     assert {line["attempt"] for line in about} == {1, 2, 3}
 
 
-def test_worker_whose_log_nobody_reads_any_more_works_on(workshop: Workshop) -> None:
+def test_worker_continues_when_its_log_pipe_is_closed(workshop: Workshop) -> None:
     readable, log = os.pipe()
     with workshop.process(os.fdopen(log, "wb")):
         workshop.wait(workshop.submit(), "succeeded")
@@ -130,7 +132,7 @@ def test_worker_whose_log_nobody_reads_any_more_works_on(workshop: Workshop) -> 
         workshop.wait(second, "succeeded", seconds=30)
 
 
-def test_worker_works_on_after_an_attempt_that_could_not_even_be_started(
+def test_worker_continues_after_an_attempt_that_could_not_start(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = threading.Event()
@@ -139,7 +141,7 @@ def test_worker_works_on_after_an_attempt_that_could_not_even_be_started(
         failed.set()
         raise RuntimeError("can't start new thread")
 
-    with workshop.station():
+    with workshop.running_pool():
         with monkeypatch.context() as patch:
             patch.setattr("worker.supervisor.lease_renewer.LeaseRenewer.start", fail)
             lost = workshop.submit()
@@ -149,10 +151,10 @@ def test_worker_works_on_after_an_attempt_that_could_not_even_be_started(
         workshop.wait(lost, "succeeded")
 
 
-# -- the brake -------------------------------------------------------------------------------
+# -- the circuit breaker ---------------------------------------------------------------------
 
 
-def brake(status: int) -> CircuitBreaker:
+def circuit_breaker(status: int) -> CircuitBreaker:
     return CircuitBreaker(("sh", "-c", f"exit {status}"))
 
 
@@ -161,53 +163,53 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.supervisor.circuit_breaker.PAUSE_SECONDS", 0)
 
 
-def test_worker_that_breaks_three_jobs_in_a_row_stops(no_pause: None) -> None:
-    sick = brake(1)
+def test_circuit_breaker_opens_after_three_early_failures(no_pause: None) -> None:
+    sick = circuit_breaker(1)
     for _ in range(MAX_EARLY):
-        assert sick.may_work()
-        sick.ended(FailureCode.CUDA_ERROR, 5)
-    assert sick.is_on
-    assert not sick.may_work()
-    assert sick.is_on
+        assert sick.allows_claim()
+        sick.record_attempt(FailureCode.CUDA_ERROR, 5)
+    assert sick.is_open
+    assert not sick.allows_claim()
+    assert sick.is_open
 
 
-def test_worker_that_passes_its_self_test_gets_one_job_to_prove_it(no_pause: None) -> None:
-    recovered = brake(0)
+def test_passed_self_test_allows_one_job(no_pause: None) -> None:
+    recovered = circuit_breaker(0)
     for _ in range(MAX_EARLY):
-        recovered.ended(FailureCode.TRAINER_CRASHED, 5)
-    assert recovered.may_work()
-    recovered.ended(FailureCode.TRAINER_CRASHED, 5)
-    assert recovered.is_on
-    assert recovered.may_work()
-    recovered.ended(None, 5)
-    recovered.ended(FailureCode.TRAINER_CRASHED, 5)
-    assert not recovered.is_on
+        recovered.record_attempt(FailureCode.TRAINER_CRASHED, 5)
+    assert recovered.allows_claim()
+    recovered.record_attempt(FailureCode.TRAINER_CRASHED, 5)
+    assert recovered.is_open
+    assert recovered.allows_claim()
+    recovered.record_attempt(None, 5)
+    recovered.record_attempt(FailureCode.TRAINER_CRASHED, 5)
+    assert not recovered.is_open
 
 
 @pytest.mark.parametrize(
     ("failure", "seconds"),
     [(FailureCode.NAN_LOSS, 5), (FailureCode.TRAINER_CRASHED, 3600), (None, 1)],
 )
-def test_brake_looks_only_at_early_losses_of_the_machine(
+def test_circuit_breaker_ignores_late_failures_and_those_of_the_job(
     failure: FailureCode | None, seconds: float
 ) -> None:
-    well = brake(1)
+    well = circuit_breaker(1)
     for _ in range(10):
-        well.ended(failure, seconds)
-    assert not well.is_on
+        well.record_attempt(failure, seconds)
+    assert not well.is_open
 
 
-def test_unhealthy_worker_says_so_and_takes_nothing(
+def test_unhealthy_worker_registers_as_such_and_claims_nothing(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.supervisor.pool.SEEN_SECONDS", 0.2)
     job_id = workshop.submit(metadata={"fault": "always kill"})
-    with workshop.station() as station:
+    with workshop.running_pool() as pool:
         workshop.wait(job_id, "failed")
         waiting = workshop.submit()
-        wait_until("the worker's word", lambda: "unhealthy" in states(workshop))
-        assert station.run_one(workshop.settings.queue) is False
-        assert workshop.look(waiting).status == "queued"
+        wait_until("the worker to be unhealthy", lambda: "unhealthy" in states(workshop))
+        assert pool.run_one(workshop.settings.queue) is False
+        assert workshop.read_job(waiting).status == "queued"
 
 
 def states(workshop: Workshop) -> set[str]:
@@ -219,7 +221,7 @@ def states(workshop: Workshop) -> set[str]:
         return set(connection.scalars(select(Worker.state)))
 
 
-def test_self_test_passes_here() -> None:
+def test_self_test_passes() -> None:
     import sys
 
     done = subprocess.run(

@@ -24,7 +24,7 @@ from worker.supervisor import job_inputs
 
 def test_job_is_trained_and_published(workshop: Workshop) -> None:
     job_id = workshop.submit()
-    with workshop.station():
+    with workshop.running_pool():
         job = workshop.wait(job_id, "succeeded", "failed")
     assert (job.status, job.attempt, job.step, job.failures) == ("succeeded", 1, 5, 0)
     assert workshop.adapter(job_id) == workshop.expected()
@@ -37,13 +37,13 @@ def test_job_is_trained_and_published(workshop: Workshop) -> None:
     ("fault", "code", "words"),
     [
         ("fail", "nan_loss", "loss is"),
-        ("nonsense", "internal", "does not know"),
+        ("nonsense", "internal", "unknown message"),
         ("always kill", "trainer_crashed", "signal 9"),
     ],
 )
 def test_failure_is_typed(workshop: Workshop, fault: str, code: str, words: str) -> None:
     job_id = workshop.submit(metadata={"fault": fault})
-    with workshop.station():
+    with workshop.running_pool():
         job = workshop.wait(job_id, "failed", "succeeded")
     assert (job.status, job.failure_code) == ("failed", code)
     assert words in (job.failure_detail or "")
@@ -51,47 +51,47 @@ def test_failure_is_typed(workshop: Workshop, fault: str, code: str, words: str)
 
 
 @pytest.mark.parametrize("fault", ["kill", "exit"])
-def test_crashed_trainer_is_tried_again_from_its_checkpoint(workshop: Workshop, fault: str) -> None:
+def test_crashed_trainer_is_restarted_from_its_checkpoint(workshop: Workshop, fault: str) -> None:
     job_id = workshop.submit(metadata={"fault": fault, "fault_step": 4, "steps": 7})
-    with workshop.station():
+    with workshop.running_pool():
         job = workshop.wait(job_id, "succeeded", "failed")
     assert (job.status, job.attempt) == ("succeeded", 2)
     assert workshop.adapter(job_id) == workshop.expected(7)
-    witnessed = (workshop.directory / "models" / "witness").read_text().split("\n")
-    assert next(line.split()[4:] for line in witnessed if " 2 " in line) == ["start", "3"]
+    recorded = (workshop.directory / "models" / "record").read_text().split("\n")
+    assert next(line.split()[4:] for line in recorded if " 2 " in line) == ["start", "3"]
 
 
-def test_processes_that_a_trainer_leaves_are_killed_with_it(workshop: Workshop) -> None:
+def test_children_of_a_trainer_are_killed_with_it(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"fault": "child"})
-    with workshop.station():
+    with workshop.running_pool():
         workshop.wait(job_id, "succeeded", "failed")
         wait_until("the trainer's child to be gone", lambda: not workshop.trainers())
 
 
-def test_lying_about_a_checkpoint_costs_the_checkpoint_only(workshop: Workshop) -> None:
+def test_checkpoint_with_wrong_hashes_is_ignored(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"fault": "leave a mess"})
-    with workshop.station():
+    with workshop.running_pool():
         job = workshop.wait(job_id, "succeeded", "failed")
     assert job.status == "succeeded"
     assert workshop.adapter(job_id) == workshop.expected()
 
 
-def test_flood_of_logs_is_cut_and_blocks_nothing(workshop: Workshop) -> None:
+def test_excessive_log_output_is_cut(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"fault": "log"})
-    with workshop.station():
+    with workshop.running_pool():
         workshop.wait(job_id, "succeeded")
     with transaction(workshop.engine) as session:
         pieces = session.scalars(select(JobLog.text).order_by(JobLog.seq)).all()
     text = "".join(pieces)
     assert text.endswith("\n")
-    assert "039999 xxx" in text  # the end is there, whatever had to go
+    assert "039999 xxx" in text  # the end is always kept
     assert "\x00" not in text
     assert max(len(piece) for piece in pieces) <= 64 << 10
 
 
-def test_chatter_is_heard_in_order_and_memory_stays_bounded(workshop: Workshop) -> None:
+def test_many_messages_are_stored_completely(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"fault": "chatter"})
-    with workshop.station():
+    with workshop.running_pool():
         workshop.wait(job_id, "succeeded")
     assert workshop.events(job_id).count("engine_stock") == 500
 
@@ -99,12 +99,12 @@ def test_chatter_is_heard_in_order_and_memory_stays_bounded(workshop: Workshop) 
 # -- stopping --------------------------------------------------------------------------------
 
 
-def test_cancel_stops_a_running_job_and_leaves_nothing(workshop: Workshop) -> None:
+def test_cancelled_job_stops_and_drops_its_checkpoints(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"steps": 10_000, "step_ms": 50})
-    with workshop.station():
+    with workshop.running_pool():
         workshop.wait_step(job_id, 4)
-        workshop.ask(job_id, DesiredState.CANCEL)
-        workshop.ask(job_id, DesiredState.CANCEL)
+        workshop.set_desired_state(job_id, DesiredState.CANCEL)
+        workshop.set_desired_state(job_id, DesiredState.CANCEL)
         job = workshop.wait(job_id, "cancelled")
         wait_until("the trainer to be gone", lambda: not workshop.trainers())
     assert (job.checkpoint_id, job.adapter_id) == (None, None)
@@ -114,11 +114,11 @@ def test_cancel_stops_a_running_job_and_leaves_nothing(workshop: Workshop) -> No
         assert session.scalar(select(func.count()).select_from(Checkpoint)) == 0
 
 
-def test_cancel_that_keeps_the_checkpoint_waits_for_one(workshop: Workshop) -> None:
+def test_cancel_that_keeps_a_checkpoint_waits_for_one(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"steps": 10_000, "step_ms": 50, "checkpoint_steps": 9999})
-    with workshop.station():
+    with workshop.running_pool():
         workshop.wait_step(job_id, 2)
-        workshop.ask(job_id, DesiredState.CANCEL, keep_checkpoint=True)
+        workshop.set_desired_state(job_id, DesiredState.CANCEL, keep_checkpoint=True)
         job = workshop.wait(job_id, "cancelled")
     assert job.checkpoint_id is not None
     checkpoints.drop_finished(workshop.engine)
@@ -126,23 +126,23 @@ def test_cancel_that_keeps_the_checkpoint_waits_for_one(workshop: Workshop) -> N
     assert checkpoint.step >= 2
 
 
-def test_cancel_reaches_a_trainer_that_was_asked_to_pause_and_does_not(workshop: Workshop) -> None:
+def test_cancel_ends_a_trainer_that_does_not_pause(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"fault": "deaf", "fault_step": 1})
-    with workshop.station(drain_seconds=600):
+    with workshop.running_pool(drain_seconds=600):
         workshop.wait_step(job_id)
-        workshop.ask(job_id, DesiredState.PAUSE)
-        workshop.ask(job_id, DesiredState.CANCEL)
+        workshop.set_desired_state(job_id, DesiredState.PAUSE)
+        workshop.set_desired_state(job_id, DesiredState.CANCEL)
         workshop.wait(job_id, "cancelled")
 
 
-def test_pause_keeps_a_checkpoint_and_resume_goes_on_exactly(workshop: Workshop) -> None:
+def test_paused_job_resumes_exactly_from_its_checkpoint(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"steps": 150, "step_ms": 50, "checkpoint_steps": 9999})
-    with workshop.station():
+    with workshop.running_pool():
         workshop.wait_step(job_id, 3)
-        workshop.ask(job_id, DesiredState.PAUSE)
+        workshop.set_desired_state(job_id, DesiredState.PAUSE)
         paused = workshop.wait(job_id, "paused")
         assert not workshop.trainers()  # the device is free
-        workshop.ask(job_id, DesiredState.RUN)
+        workshop.set_desired_state(job_id, DesiredState.RUN)
         job = workshop.wait(job_id, "succeeded")
     assert paused.checkpoint_id is not None
     assert (job.attempt, job.failures, job.crashes) == (2, 0, 0)
@@ -151,19 +151,19 @@ def test_pause_keeps_a_checkpoint_and_resume_goes_on_exactly(workshop: Workshop)
 
 def test_trainer_that_does_not_stop_is_killed_after_the_drain(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"fault": "deaf", "fault_step": 4})
-    with workshop.station(drain_seconds=1):
+    with workshop.running_pool(drain_seconds=1):
         workshop.wait_step(job_id, 4)
-        workshop.ask(job_id, DesiredState.PAUSE)
+        workshop.set_desired_state(job_id, DesiredState.PAUSE)
         job = workshop.wait(job_id, "paused")
-    assert job.checkpoint_id is not None  # the one of step 3
+    assert job.checkpoint_id is not None  # of step 3
     assert job.failures == 0
 
 
-def test_run_that_ends_while_it_is_asked_to_pause_is_published(workshop: Workshop) -> None:
+def test_run_that_finishes_before_it_pauses_is_published(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"fault": "linger", "fault_step": 99})
-    with workshop.station(drain_seconds=2):
+    with workshop.running_pool(drain_seconds=2):
         workshop.wait_step(job_id, 5)
-        workshop.ask(job_id, DesiredState.PAUSE)
+        workshop.set_desired_state(job_id, DesiredState.PAUSE)
         job = workshop.wait(job_id, "succeeded", "paused")
     assert job.status == "succeeded"
     assert workshop.adapter(job_id) == workshop.expected()
@@ -175,7 +175,7 @@ def test_job_over_its_runtime_is_timed_out(workshop: Workshop, asked: int, quota
         metadata={"fault": "deaf", "fault_step": 1}, resources={"max_runtime_seconds": asked}
     )
     workshop.settings = workshop.settings.model_copy(update={"quota_runtime_seconds": quota})
-    with workshop.station():
+    with workshop.running_pool():
         job = workshop.wait(job_id, "failed")
     assert job.failure_code == "timed_out"
 
@@ -188,9 +188,9 @@ def test_cancel_does_not_wait_for_a_download(
     never = threading.Event()
     monkeypatch.setattr(job_inputs, "fetch_base_model", lambda *_: never.wait(600))
     job_id = workshop.submit()
-    with workshop.station():
+    with workshop.running_pool():
         workshop.wait(job_id, "running")
-        workshop.ask(job_id, DesiredState.CANCEL)
+        workshop.set_desired_state(job_id, DesiredState.CANCEL)
         workshop.wait(job_id, "cancelled")
     never.set()
 
@@ -202,7 +202,7 @@ def test_cancel_does_not_wait_for_a_download(
     ("number", "code"),
     [(errno.ENOSPC, "disk_full"), (errno.EROFS, "host_error"), (errno.EMFILE, "host_error")],
 )
-def test_error_of_the_machine_is_typed_and_avoids_the_host(
+def test_machine_error_is_typed_and_avoids_the_host(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, number: int, code: str
 ) -> None:
     def fail(*_: Any) -> None:
@@ -210,19 +210,19 @@ def test_error_of_the_machine_is_typed_and_avoids_the_host(
 
     monkeypatch.setattr(job_inputs, "write_training_inputs", fail)
     job_id = workshop.submit()
-    with workshop.station() as station:
+    with workshop.running_pool() as pool:
         job = workshop.wait(job_id, "failed")
-        wait_until("the worker to stop", lambda: station._brake.is_on)
+        wait_until("the worker to stop", lambda: pool._circuit_breaker.is_open)
     assert (job.failure_code, job.failures) == (code, 3)
     assert job.avoid_host
 
 
 def test_plan_of_another_version_is_left_to_another_host(workshop: Workshop) -> None:
     job_id = workshop.submit()
-    plan = (workshop.look(job_id).plan or {}) | {"version": 2}
+    plan = (workshop.read_job(job_id).plan or {}) | {"version": 2}
     with transaction(workshop.engine) as session:
         session.execute(update(Job).where(Job.id == job_id).values(plan=plan))
-    with workshop.station():
+    with workshop.running_pool():
         job = workshop.wait(job_id, "failed")
     assert (job.failure_code, job.failures) == ("host_error", 3)
     assert job.avoid_host
@@ -230,16 +230,16 @@ def test_plan_of_another_version_is_left_to_another_host(workshop: Workshop) -> 
 
 def test_adapter_over_the_limit_is_typed(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"checkpoint_steps": 9999})
-    with workshop.station(max_artifact_bytes=1000):
+    with workshop.running_pool(max_artifact_bytes=1000):
         job = workshop.wait(job_id, "failed")
     assert job.failure_code == "artifact_too_large"
     with transaction(workshop.engine) as session:
         assert session.scalar(select(func.count()).select_from(Adapter)) == 0
 
 
-def test_merge_of_an_adapter_that_was_deleted_meanwhile_says_so(workshop: Workshop) -> None:
-    trained = workshop.look(workshop.submit())
-    workshop.ask(trained.id, DesiredState.CANCEL)  # before it made one
+def test_merge_of_a_deleted_adapter_fails_with_the_reason(workshop: Workshop) -> None:
+    trained = workshop.read_job(workshop.submit())
+    workshop.set_desired_state(trained.id, DesiredState.CANCEL)  # before it has an adapter
     with transaction(workshop.engine) as session:
         merge = transitions.insert_job(
             session,
@@ -255,29 +255,29 @@ def test_merge_of_an_adapter_that_was_deleted_meanwhile_says_so(workshop: Worksh
                 parent_job_id=trained.id,
             ),
         ).id
-    with workshop.station():
+    with workshop.running_pool():
         job = workshop.wait(merge, "succeeded", "failed")
     assert (job.failure_code, job.failures) == ("invalid_spec", 1)
     assert "was deleted before" in (job.failure_detail or "")
 
 
 def paused_job(workshop: Workshop) -> str:
-    """Of 150 steps, with several checkpoints."""
+    """Return a paused job of 150 steps with several checkpoints."""
     job_id = workshop.submit(metadata={"steps": 150, "step_ms": 50, "checkpoint_steps": 3})
-    with workshop.station():
+    with workshop.running_pool():
         workshop.wait_step(job_id, 8)
-        workshop.ask(job_id, DesiredState.PAUSE)
+        workshop.set_desired_state(job_id, DesiredState.PAUSE)
         workshop.wait(job_id, "paused")
     return job_id
 
 
 def starts(workshop: Workshop) -> list[str]:
-    """The step from which each trainer went on."""
-    witnessed = (workshop.directory / "models" / "witness").read_text().splitlines()
-    return [line.split()[5] for line in witnessed if " start " in line]
+    """Return the step at which each trainer started."""
+    recorded = (workshop.directory / "models" / "record").read_text().splitlines()
+    return [line.split()[5] for line in recorded if " start " in line]
 
 
-def test_damaged_checkpoint_is_refused_and_the_one_before_is_used(workshop: Workshop) -> None:
+def test_damaged_checkpoint_is_skipped_for_the_previous_one(workshop: Workshop) -> None:
     job_id = paused_job(workshop)
     (newest, files), (before, _) = checkpoints.list_with_files(workshop.engine, job_id)
     with transaction(workshop.engine) as session:
@@ -286,8 +286,8 @@ def test_damaged_checkpoint_is_refused_and_the_one_before_is_used(workshop: Work
             update(BlobChunk).where(BlobChunk.blob_id == blob).values(data=b"x" * 160_000)
         )
         assert session.scalar(select(func.count()).where(StoredFile.blob_id == blob)) == 1
-    workshop.ask(job_id, DesiredState.RUN)
-    with capture_logs() as said, workshop.station():
+    workshop.set_desired_state(job_id, DesiredState.RUN)
+    with capture_logs() as said, workshop.running_pool():
         workshop.wait(job_id, "succeeded")
     (refused,) = (line for line in said if line["event"] == "checkpoint_refused")
     assert (refused["job_id"], refused["attempt"], refused["step"]) == (job_id, 2, newest.step)
@@ -296,7 +296,9 @@ def test_damaged_checkpoint_is_refused_and_the_one_before_is_used(workshop: Work
     assert workshop.adapter(job_id) == workshop.expected(150)
 
 
-def test_checkpoint_of_another_make_is_passed_over_for_the_one_before(workshop: Workshop) -> None:
+def test_checkpoint_with_another_fingerprint_is_skipped_for_the_previous_one(
+    workshop: Workshop,
+) -> None:
     job_id = paused_job(workshop)
     (newest, files), (before, _) = checkpoints.list_with_files(workshop.engine, job_id)
     with transaction(workshop.engine) as session:
@@ -310,20 +312,20 @@ def test_checkpoint_of_another_make_is_passed_over_for_the_one_before(workshop: 
             .where(StoredFile.owner_id == newest.id, StoredFile.name == MANIFEST)
             .values(sha256=hashlib.sha256(other).hexdigest(), size=len(other))
         )
-    workshop.ask(job_id, DesiredState.RUN)
-    with workshop.station():
+    workshop.set_desired_state(job_id, DesiredState.RUN)
+    with workshop.running_pool():
         workshop.wait(job_id, "succeeded")
     assert starts(workshop) == ["0", str(before.step)]
     assert workshop.adapter(job_id) == workshop.expected(150)
 
 
-def test_database_that_is_away_for_a_while_costs_nothing(workshop: Workshop) -> None:
+def test_short_database_outage_costs_no_attempt(workshop: Workshop) -> None:
     job_id = workshop.submit(metadata={"steps": 150, "step_ms": 50})
-    with capture_logs() as said, workshop.station() as station:
+    with capture_logs() as said, workshop.running_pool() as pool:
         workshop.wait_step(job_id, 2)
         is_away = True
 
-        @event.listens_for(station.engine, "before_cursor_execute")
+        @event.listens_for(pool.engine, "before_cursor_execute")
         def _fail(*_: Any) -> None:
             if is_away:
                 raise OperationalError("SELECT", {}, Exception("the database is starting up"))
@@ -337,22 +339,22 @@ def test_database_that_is_away_for_a_while_costs_nothing(workshop: Workshop) -> 
     assert workshop.adapter(job_id) == workshop.expected(150)
 
 
-def test_database_that_stays_away_ends_the_trainer_before_the_lease_does(
+def test_long_database_outage_ends_the_trainer_before_the_lease(
     workshop: Workshop,
 ) -> None:
     job_id = workshop.submit(metadata={"steps": 100_000, "step_ms": 50})
-    with workshop.station() as station:
+    with workshop.running_pool() as pool:
         workshop.wait_step(job_id, 2)
         is_away = True
 
-        @event.listens_for(station.engine, "before_cursor_execute")
+        @event.listens_for(pool.engine, "before_cursor_execute")
         def _fail(*_: Any) -> None:
             if is_away:
                 raise OperationalError("SELECT", {}, Exception("the database is gone"))
 
         wait_until("the trainer to be gone", lambda: not workshop.trainers())
-        assert workshop.look(job_id).status == "running"  # its lease has not run out yet
-        station.draining.set()
+        assert workshop.read_job(job_id).status == "running"  # the lease has not ended yet
+        pool.draining.set()
         is_away = False
 
 

@@ -1,4 +1,4 @@
-"""The fork server with real forks: what they are given, and who dies with whom."""
+"""The fork server with real forks: what they inherit, and which processes die together."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ ECHO = "print(input(), flush=True)"
 
 @contextmanager
 def started(directory: Path, call: str, device: Device | None = None) -> Iterator[ForkClient]:
-    """A server that a worker with a secret started."""
+    """A server started by a worker with a secret in its environment."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(SECRET, "hush")
         patch.setattr(fork_client, "PROGRAM", fake_forkserver.program(call))
@@ -62,7 +62,7 @@ def started(directory: Path, call: str, device: Device | None = None) -> Iterato
 
 @pytest.fixture(scope="module")
 def light(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkClient]:
-    """A server that has loaded no torch."""
+    """A server without torch."""
     with started(tmp_path_factory.mktemp("light"), "serve_light()") as server:
         wait_until("the server", lambda: server.is_ready)
         yield server
@@ -84,20 +84,20 @@ class Fork:
         self.process = TrainerProcess(directory, spawn, how.pop("keep", ()), **how)
 
     def answer(self) -> bytes:
-        """The line that it says once it heard one."""
+        """Send a line and return the line that the fork writes then."""
         self.process.keep_alive()
         return self.process.lines.get(timeout=60) or b""
 
 
 def is_gone(pid: int) -> bool:
-    """No process, or one that nobody has collected yet."""
+    """Return whether there is no such process, or only a zombie."""
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
 
 
-def test_fork_gets_a_session_its_environment_and_its_limit(
+def test_fork_has_its_own_session_environment_and_memory_limit(
     light: ForkClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SECRET, "hush")
@@ -134,7 +134,7 @@ def test_fork_sees_its_device_and_not_that_of_the_server(tmp_path: Path) -> None
         fork.process.wait()
 
 
-def test_lower_limit_of_the_operator_s_own_stays(tmp_path: Path) -> None:
+def test_lower_memory_limit_of_the_operator_is_kept(tmp_path: Path) -> None:
     own = (2 << 30, 2 << 30)
 
     def spawn(*_: Any) -> subprocess.Popen[bytes]:
@@ -148,7 +148,7 @@ def test_lower_limit_of_the_operator_s_own_stays(tmp_path: Path) -> None:
     process.wait()
 
 
-def test_trainer_that_ends_before_it_is_limited_says_how(tmp_path: Path) -> None:
+def test_trainer_that_exits_before_it_is_limited_has_its_status(tmp_path: Path) -> None:
     def spawn(*_: Any) -> subprocess.Popen[bytes]:
         child = subprocess.Popen(["sh", "-c", "exit 3"], **PIPES)
         child.wait()
@@ -157,10 +157,10 @@ def test_trainer_that_ends_before_it_is_limited_says_how(tmp_path: Path) -> None
     assert TrainerProcess(tmp_path, spawn, (), memory_bytes=3 << 30).wait() == 3
 
 
-def test_process_that_left_the_session_with_the_log_open_is_not_waited_for(
+def test_process_that_left_the_session_does_not_block_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.supervisor.trainer_process.HELD_SECONDS", 0.2)
+    monkeypatch.setattr("worker.supervisor.trainer_process.DRAIN_PIPES_SECONDS", 0.2)
     process = TrainerProcess(
         tmp_path,
         lambda *_: subprocess.Popen(["sh", "-c", "setsid sleep 600 >&2 & echo $!"], **PIPES),
@@ -174,12 +174,12 @@ def test_process_that_left_the_session_with_the_log_open_is_not_waited_for(
     escaped.kill()
     for thread in (waiting, *process._readers):
         thread.join()
-    process.wait()  # closes what it could not before
+    process.wait()  # closes the pipes that it could not close before
     assert not is_waiting
 
 
-def test_limit_is_on_memory_and_not_on_addresses(light: ForkClient, tmp_path: Path) -> None:
-    """A CUDA driver reserves addresses for more than the GPU's memory, and writes to few."""
+def test_memory_limit_does_not_limit_the_address_space(light: ForkClient, tmp_path: Path) -> None:
+    """A CUDA driver reserves more address space than the GPU has memory and uses little of it."""
     program = (
         "import mmap\n"
         "reserved = mmap.mmap(-1, 256 << 30, mmap.MAP_PRIVATE, prot=0)\n"
@@ -191,7 +191,7 @@ def test_limit_is_on_memory_and_not_on_addresses(light: ForkClient, tmp_path: Pa
     assert fork.process.wait() == 0
 
 
-def test_killed_fork_takes_nobody_with_it(light: ForkClient, tmp_path: Path) -> None:
+def test_killed_fork_leaves_the_others_running(light: ForkClient, tmp_path: Path) -> None:
     first, second = (Fork(light, tmp_path / name, ECHO) for name in ("first", "second"))
     os.kill(first.pid, signal.SIGKILL)
     assert first.process.wait() == -signal.SIGKILL
@@ -202,7 +202,7 @@ def test_killed_fork_takes_nobody_with_it(light: ForkClient, tmp_path: Path) -> 
     assert second.process.wait() == 0
 
 
-def test_fork_that_cannot_be_made_costs_no_other(tmp_path: Path) -> None:
+def test_failed_fork_leaves_the_others_running(tmp_path: Path) -> None:
     with started(tmp_path, "serve_once()") as server:
         wait_until("the server", lambda: server.is_ready)
         fork = Fork(server, tmp_path, ECHO)
@@ -211,7 +211,7 @@ def test_fork_that_cannot_be_made_costs_no_other(tmp_path: Path) -> None:
         assert fork.process.wait() == 0
 
 
-def test_server_that_does_not_answer_holds_up_no_job(
+def test_frozen_server_does_not_delay_a_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with started(tmp_path, "serve_light()") as server:
@@ -229,13 +229,13 @@ def test_server_that_does_not_answer_holds_up_no_job(
         assert fork.process.wait() == 0
 
 
-def test_fork_that_raises_says_what(light: ForkClient, tmp_path: Path) -> None:
+def test_fork_that_raises_writes_a_traceback(light: ForkClient, tmp_path: Path) -> None:
     fork = Fork(light, tmp_path, "raise OSError('no such luck')")
     assert fork.process.wait() == 1
     assert "OSError: no such luck" in fork.process.take_log(1 << 20)
 
 
-def test_killed_owner_takes_the_server_and_its_forks_with_it(tmp_path: Path) -> None:
+def test_server_and_forks_die_with_their_owner(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text("import time; time.sleep(3600)")
     owner = subprocess.Popen(
         [sys.executable, "-m", "tests.supervisor.fake_forkserver", str(tmp_path)],
@@ -253,7 +253,7 @@ def test_killed_owner_takes_the_server_and_its_forks_with_it(tmp_path: Path) -> 
         wait_until("its fork to be gone", lambda: is_gone(fork.pid))
 
 
-def test_job_of_a_killed_server_goes_on_in_a_cold_trainer(
+def test_job_of_a_killed_server_continues_in_a_fresh_interpreter(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cold: list[Path] = []
@@ -264,14 +264,14 @@ def test_job_of_a_killed_server_goes_on_in_a_cold_trainer(
 
     monkeypatch.setattr(pool, "ForkClient", ForkClient)
     monkeypatch.setattr(pool, "spawn_cold", spawn_cold)
-    monkeypatch.setattr(pool, "SEEN_SECONDS", 600)  # it would start the server again
+    monkeypatch.setattr(pool, "SEEN_SECONDS", 600)  # else the server would be restarted
     monkeypatch.setattr(fork_client, "PROGRAM", fake_forkserver.program("serve_light()"))
-    with workshop.station() as worker:
-        wait_until("the server", lambda: worker._forks.is_ready)
+    with workshop.running_pool() as worker:
+        wait_until("the server", lambda: worker._fork_client.is_ready)
         job_id = workshop.submit(metadata={"fault": "hang once", "fault_step": 4, "steps": 7})
         workshop.wait_step(job_id, 4)
         assert cold == []
-        server = worker._forks._server
+        server = worker._fork_client._server
         assert server is not None
         server.kill()
         job = workshop.wait(job_id, "succeeded", "failed")
@@ -289,7 +289,7 @@ def test_bitsandbytes_is_loaded_in_the_fork_only(tmp_path: Path) -> None:
     assert status == 0, fork.process.take_log(1 << 20)
 
 
-def test_server_that_woke_cuda_ends_for_good(tmp_path: Path) -> None:
+def test_server_that_initialised_cuda_is_not_restarted(tmp_path: Path) -> None:
     with started(tmp_path, "serve_light(is_initialized=True)") as server:
         wait_until("the server to end", lambda: not server.is_alive)
         ended = server._server
@@ -300,15 +300,22 @@ def test_server_that_woke_cuda_ends_for_good(tmp_path: Path) -> None:
         assert server.spawn(tmp_path, {}, ()) is None
 
 
-def test_fork_that_cuda_refuses_starts_in_a_fresh_interpreter(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("uuid", "device_count"),
+    [("GPU-1", 1), ("MIG-1", 0)],  # torch sees no MIG device in a fork that CUDA refuses
+)
+def test_fork_without_cuda_starts_in_a_fresh_interpreter(
+    tmp_path: Path, uuid: str, device_count: int
+) -> None:
     order = WorkOrder(action="inspect", model_dir=str(tmp_path), model_name="tiny")
     (tmp_path / ORDER_FILE).write_text(order.model_dump_json())
     with (
-        started(tmp_path, "serve_light(is_cut_off=True)") as server,
+        started(tmp_path, f"serve_light(is_cut_off=True, {device_count=})") as server,
         (tmp_path / "lock").open("w") as lock,
     ):
         wait_until("the server", lambda: server.is_ready)
-        fork = Fork(server, tmp_path, ECHO, keep=(lock.fileno(),))
+        device = Device(uuid, "H100", 1)
+        fork = Fork(server, tmp_path, ECHO, keep=(lock.fileno(),), device=device)
         trainer = psutil.Process(fork.pid)
         fresh = [sys.executable, "-P", "-m", "worker.trainer"]
         wait_until("a fresh interpreter", lambda: trainer.cmdline() == fresh)

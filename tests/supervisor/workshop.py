@@ -1,4 +1,4 @@
-"""A database with a dataset and a base model, and workers on it: in this process or as others."""
+"""A database with a dataset and a base model, and workers that run in this process or in others."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from worker.supervisor.pool import WorkerPool
 ROOT = Path(__file__).parents[2]
 TENANT = "acme"
 PAIRS = b'{"prompt": "p", "chosen": "good", "rejected": "bad", "line": 1}\n' * 20
-#: Everything that the timing order allows, as short as a busy machine bears.
+#: Intervals as short as a busy machine allows.
 FAST: dict[str, Any] = {
     "poll_seconds": 0.2,
     "intent_seconds": 0.2,
@@ -51,7 +51,7 @@ FAST: dict[str, Any] = {
 
 
 class Workshop:
-    """What the tests of the worker need around it."""
+    """The environment of a worker: database, dataset, base model and settings."""
 
     def __init__(self, engine: Engine, directory: Path, **settings: Any) -> None:
         self.engine, self.directory = engine, directory
@@ -71,7 +71,7 @@ class Workshop:
         self.dataset_id = self._store_dataset()
 
     def submit(self, **fields: Any) -> str:
-        """A queued job with a plan; the fake trainer reads its metadata."""
+        """Queue a job with a plan; the fake trainer reads its metadata. Return its id."""
         metadata = {k: str(v) for k, v in fields.pop("metadata", {}).items()}
         spec = {
             "base_model": "tiny",
@@ -102,14 +102,14 @@ class Workshop:
                 ),
             ).id
 
-    def look(self, job_id: str) -> Job:
-        """The row as it is now."""
-        # A reader: on SQLite a writer that looks 20 times a second starves the workers.
+    def read_job(self, job_id: str) -> Job:
+        """Return the row as it is now."""
+        # A reader: on SQLite frequent write transactions would starve the workers.
         with transaction(reader(self.engine)) as session:
             return session.get_one(Job, job_id)
 
     def events(self, job_id: str) -> list[str]:
-        """Types of what happened, in order; their numbers have no gap."""
+        """Return the types of the job's events, whose numbers have no gap."""
         with transaction(reader(self.engine)) as session:
             rows = session.execute(
                 select(JobEvent.seq, JobEvent.type)
@@ -119,63 +119,65 @@ class Workshop:
         assert [row.seq for row in rows] == list(range(1, len(rows) + 1))
         return [row.type for row in rows]
 
-    def ask(self, job_id: str, desired: DesiredState, *, keep_checkpoint: bool = False) -> None:
-        """The owner wants something."""
+    def set_desired_state(
+        self, job_id: str, desired: DesiredState, *, keep_checkpoint: bool = False
+    ) -> None:
+        """Request a state as the owner of the job."""
         with transaction(self.engine) as session:
             assert transitions.set_desired_state(
                 session, TENANT, job_id, desired, keep_checkpoint=keep_checkpoint
             )
 
     def wait(self, job_id: str, *statuses: str, seconds: float = 180) -> Job:
-        """The job when it is there."""
+        """Wait until the job has one of the statuses; return it."""
         wait_until(
-            f"{job_id} to be {statuses}, it is {self.look(job_id).status}",
-            lambda: self.look(job_id).status in statuses,
+            f"{job_id} to be {statuses}, it is {self.read_job(job_id).status}",
+            lambda: self.read_job(job_id).status in statuses,
             seconds,
         )
-        return self.look(job_id)
+        return self.read_job(job_id)
 
     def wait_step(self, job_id: str, step: int = 1) -> None:
-        """Until the job's trainer did this step."""
-        wait_until(f"step {step}", lambda: (self.look(job_id).step or 0) >= step, 180)
+        """Wait until the job's trainer has done this step."""
+        wait_until(f"step {step}", lambda: (self.read_job(job_id).step or 0) >= step, 180)
 
     def adapter(self, job_id: str) -> dict[str, bytes]:
-        """The published files."""
+        """Return the published files."""
         with transaction(reader(self.engine)) as session:
             files = session.scalars(
-                select(StoredFile).where(StoredFile.owner_id == self.look(job_id).adapter_id)
+                select(StoredFile).where(StoredFile.owner_id == self.read_job(job_id).adapter_id)
             ).all()
         return {
             f.name: b"".join(blobs.read_range(self.engine, f.blob_id, 0, f.size)) for f in files
         }
 
     def expected(self, steps: int = 5) -> dict[str, bytes]:
-        """The adapter of an undisturbed run."""
+        """Return the adapter of a run without faults."""
         return adapter_bytes(PAIRS, steps)
 
     def trainers(self) -> list[psutil.Process]:
-        """Trainer processes of this workshop, and whatever they started."""
+        """Return the trainer processes of this workshop and their children."""
         return trainers_below(self.directory)
 
     @contextmanager
-    def station(self, **changes: Any) -> Iterator[WorkerPool]:
-        """A worker in this process; its one slot is polled by a thread until the block ends."""
-        station = WorkerPool(self.settings.model_copy(update=changes))
-        station.start()
-        threads = station.pollers(0.1)
+    def running_pool(self, **changes: Any) -> Iterator[WorkerPool]:
+        """Run a worker in threads of this process until the block ends."""
+        pool = WorkerPool(self.settings.model_copy(update=changes))
+        pool.start()
+        threads = pool.pollers(0.1)
         for thread in threads:
             thread.start()
         try:
-            yield station
+            yield pool
         finally:
-            station.draining.set()
+            pool.draining.set()
             for thread in threads:
                 thread.join(timeout=60)
                 assert not thread.is_alive()
-            station.close()
+            pool.close()
 
     def environment(self, **changes: Any) -> dict[str, str]:
-        """For a process that is to work here."""
+        """Return the environment of a worker process."""
         values = self.settings.model_copy(update=changes).model_dump(exclude_unset=True)
         named = {
             f"PLAUDIT_{name.upper()}": value.get_secret_value()
@@ -189,7 +191,7 @@ class Workshop:
     def process(
         self, log: IO[bytes] | None = None, **changes: Any
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """A worker process; killed at the end if it still runs."""
+        """Run a worker process; kill it at the end of the block if it still runs."""
         log = log or (self.directory / "worker.log").open("ab")
         child = subprocess.Popen(
             [sys.executable, "-m", "tests.supervisor.fake_worker"],
@@ -218,7 +220,7 @@ class Workshop:
                     id=dataset_id,
                     tenant_id=TENANT,
                     source_format="jsonl",
-                    upload_sha256=blob.sha256,
+                    upload_identity=blob.sha256,
                     upload_bytes=blob.size,
                     blob_id=blob.id,
                     sha256=blob.sha256,
@@ -231,13 +233,13 @@ class Workshop:
 
 
 def trainers_below(directory: Path) -> list[psutil.Process]:
-    """Live processes whose working directory is a work directory below this one."""
+    """Return live processes whose working directory is a work directory below this one."""
     return [process for process, _ in _at_work(directory)]
 
 
 def attempts_below(directory: Path) -> list[Path]:
-    """Work directories of live processes: …/<job>/<attempt>."""
-    # The kernel's word for one that is gone; its name still counts.
+    """Return the work directories of live processes: …/<job>/<attempt>."""
+    # The kernel marks directories that no longer exist.
     return [Path(where.removesuffix(" (deleted)")) for _, where in _at_work(directory)]
 
 
@@ -255,13 +257,13 @@ def _at_work(directory: Path) -> list[tuple[psutil.Process, str]]:
 
 
 def in_thread(act: Any) -> threading.Thread:
-    """Started."""
+    """Start a thread."""
     thread = threading.Thread(target=act, daemon=True)
     thread.start()
     return thread
 
 
-def said(log: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a worker's log."""
+def log_lines(log: Path) -> list[dict[str, Any]]:
+    """Return the JSON lines of a worker's log."""
     lines = log.read_text().splitlines()
     return [json.loads(line) for line in lines if line.startswith("{")]

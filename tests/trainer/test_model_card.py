@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from app.domain.compiler import compile_plan
-from app.domain.plan import TrainingPlan
+from app.domain.plan import DatasetNote, TrainingPlan
 from tests.domain.base_model_facts import dataset, decoder, job
 from worker.trainer.export.model_card import model_card
 
@@ -64,3 +64,12 @@ def test_results_before_and_after_training_are_shown(plan: TrainingPlan) -> None
 
 def test_card_without_held_out_pairs_says_so(plan: TrainingPlan) -> None:
     assert "the accuracy of this adapter is unknown" in model_card(SUMMARY, plan, {})
+
+
+def test_what_is_odd_about_the_data_is_told(plan: TrainingPlan) -> None:
+    assert "## Data" not in model_card(SUMMARY, plan, RESULTS)
+    note = DatasetNote(code="columns_ignored", message="text was left out: [x](y)\n# no heading")
+    train = plan.data.train.model_copy(update={"warnings": [note]})
+    data = plan.data.model_copy(update={"train": train})
+    card = model_card(SUMMARY, plan.model_copy(update={"data": data}), RESULTS)
+    assert "## Data\n\n- training dataset: text was left out: \\[x\\](y) \\# no heading\n" in card

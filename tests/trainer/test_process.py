@@ -1,4 +1,4 @@
-"""The trainer as a child: it says only messages, and never outlives who started it."""
+"""The trainer process: stdout carries only messages, and it never outlives its supervisor."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from app.domain.progress import MESSAGE
-from tests.trainer.tiny import ROOT, lay_order, run_trainer
+from tests.model_factories import ROOT
+from tests.model_factories.trainer_process import run_trainer, write_order
 from worker.ipc.order import EXIT_WATCHDOG, KEEP_ALIVE, WorkOrder
 
-#: Stands for the slow libraries: says that it is being imported, and never ends.
+#: In place of torch: creates a file when it is imported, and never returns.
 SLOW_TORCH = """
 import os, time
 print("a library prints")
@@ -55,21 +56,23 @@ def wait_for(path: Path) -> None:
         time.sleep(0.02)
 
 
-def test_leaves_when_the_supervisor_is_gone_even_while_importing(
+def test_trainer_exits_when_the_supervisor_is_gone_even_during_imports(
     tmp_path: Path, order: WorkOrder, slow_path: str
 ) -> None:
-    lay_order(tmp_path, order)
+    write_order(tmp_path, order)
     with start(tmp_path, slow_path) as process:
         wait_for(tmp_path / "importing")
         out, log = process.communicate()  # closes its stdin
     assert process.returncode == EXIT_WATCHDOG
-    assert out == b""  # what libraries print is not for the supervisor
+    assert out == b""  # output of libraries does not reach the supervisor
     assert b"a library prints" in log
     assert b"the supervisor is gone" in log
 
 
-def test_leaves_after_silence(tmp_path: Path, order: WorkOrder, slow_path: str) -> None:
-    lay_order(tmp_path, order.model_copy(update={"watchdog_seconds": 0.2}))
+def test_trainer_exits_without_keep_alives(
+    tmp_path: Path, order: WorkOrder, slow_path: str
+) -> None:
+    write_order(tmp_path, order.model_copy(update={"watchdog_seconds": 0.2}))
     with start(tmp_path, slow_path) as process:
         assert process.stdin
         assert process.stderr
@@ -79,10 +82,10 @@ def test_leaves_after_silence(tmp_path: Path, order: WorkOrder, slow_path: str) 
         assert b"no keep-alive" in process.stderr.read()
 
 
-def test_leaves_though_nobody_reads_its_log_any_more(
+def test_trainer_exits_although_its_log_is_no_longer_read(
     tmp_path: Path, order: WorkOrder, slow_path: str
 ) -> None:
-    lay_order(tmp_path, order)
+    write_order(tmp_path, order)
     readable, log = os.pipe()
     with start(tmp_path, slow_path, log) as process:
         os.close(log)
@@ -92,11 +95,11 @@ def test_leaves_though_nobody_reads_its_log_any_more(
     assert process.returncode == EXIT_WATCHDOG
 
 
-def test_leaves_after_silence_though_its_log_is_full(
+def test_trainer_exits_without_keep_alives_although_its_log_is_full(
     tmp_path: Path, order: WorkOrder, slow_path: str
 ) -> None:
-    """As that of a supervisor that was frozen."""
-    lay_order(tmp_path, order.model_copy(update={"watchdog_seconds": 0.2}))
+    """The log of a frozen supervisor fills up."""
+    write_order(tmp_path, order.model_copy(update={"watchdog_seconds": 0.2}))
     readable, log = os.pipe()
     os.write(log, b"x" * fcntl.fcntl(log, fcntl.F_GETPIPE_SZ))
     with start(tmp_path, slow_path, log) as process:
@@ -105,10 +108,10 @@ def test_leaves_after_silence_though_its_log_is_full(
     os.close(readable)
 
 
-def test_dies_with_the_thread_that_started_it(
+def test_trainer_dies_with_the_process_that_started_it(
     tmp_path: Path, order: WorkOrder, slow_path: str
 ) -> None:
-    lay_order(tmp_path, order)
+    write_order(tmp_path, order)
     supervisor = textwrap.dedent(
         """
         import subprocess, sys, time
@@ -118,7 +121,7 @@ def test_dies_with_the_thread_that_started_it(
         time.sleep(600)
         """
     )
-    # The pipe's other end is held here as well, so that only the parent's death can be noticed.
+    # The supervisor's pipe stays open in the trainer, so that only the parent's death ends it.
     with subprocess.Popen(
         [sys.executable, "-c", supervisor],
         cwd=tmp_path,
@@ -135,7 +138,7 @@ def test_dies_with_the_thread_that_started_it(
 
 
 @pytest.mark.train
-def test_says_nothing_but_messages(tmp_path: Path, order: WorkOrder) -> None:
+def test_stdout_carries_only_messages(tmp_path: Path, order: WorkOrder) -> None:
     outcome = run_trainer(tmp_path / "work", order)  # every line of stdout is validated there
     assert outcome.status == 1
     assert [message.type for message in outcome.messages] == ["failed"]

@@ -20,12 +20,12 @@ from app.models import WebhookDelivery
 from app.webhooks import delivery, outbox
 from app.webhooks.delivery import (
     BACKOFF_MAX_MS,
-    DISABLED_AFTER_MS,
+    DISABLE_AFTER_MS,
     MAX_ATTEMPTS,
     Outcome,
     Sender,
-    backoff_ms,
     deliver_due,
+    retry_delay_ms,
 )
 from tests.api.world import World
 from tests.services import wait_until
@@ -103,7 +103,7 @@ def test_failed_message_is_retried_unchanged(
     hook: dict[str, Any], world: World, client: TestClient, engine: Engine, receiver: Receiver,
     sender: Sender, make_due: Callable[[], None], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(delivery, "backoff_ms", lambda _: 60_000)
+    monkeypatch.setattr(delivery, "retry_delay_ms", lambda _: 60_000)
     world.submit()
     world.claim()
     receiver.answer(500, b"broken")
@@ -111,7 +111,7 @@ def test_failed_message_is_retried_unchanged(
     deliver_due(engine, sender)
     assert deliver_due(engine, sender) == 0  # the retry is not due yet
     (shown,) = deliveries(client, hook)
-    assert (shown["status"], shown["error"]) == ("pending", "answered 500")
+    assert (shown["status"], shown["error"]) == ("pending", "the response had status 500")
     assert shown["response_body"] == "broken"
     assert shown["next_attempt_at"] > shown["last_attempt_at"]
     assert client.get(f"/v1/webhooks/{hook['id']}").json()["failing_since"] is not None
@@ -157,7 +157,7 @@ def test_webhook_is_disabled_after_days_of_failures_and_enabled_by_a_test(
     deliver_due(engine, sender)
     with engine.begin() as connection:
         connection.exec_driver_sql(
-            f"UPDATE webhooks SET failing_since = failing_since - {DISABLED_AFTER_MS}"
+            f"UPDATE webhooks SET failing_since = failing_since - {DISABLE_AFTER_MS}"
         )
         connection.exec_driver_sql(f"UPDATE webhook_deliveries SET attempts = {MAX_ATTEMPTS - 1}")
     make_due()
@@ -209,7 +209,7 @@ def test_message_of_a_dead_sender_is_sent_by_another_one(
     make_due()  # the lease expires
     assert deliver_due(engine, sender) == 1
     # The first sender was only slow and records its outcome too late.
-    delivery.record(engine, taken, Outcome(error="too late"))
+    delivery.record_outcome(engine, taken, Outcome(error="too late"))
     (shown,) = deliveries(client, hook)
     assert (shown["status"], shown["attempts"], shown["error"]) == (
         "delivered",
@@ -227,13 +227,13 @@ def test_webhook_deleted_during_an_attempt_leaves_no_rows(
     with transaction(engine) as session:
         (taken,) = outbox.claim(session, 1, 60_000)
     assert client.delete(f"/v1/webhooks/{hook['id']}").status_code == 204
-    delivery.record(engine, taken, Outcome(error="nobody there"))
+    delivery.record_outcome(engine, taken, Outcome(error="nobody there"))
     with transaction(engine) as session:
         assert session.scalars(select(WebhookDelivery)).all() == []
 
 
 def test_backoff_grows_up_to_its_maximum() -> None:
-    ceilings = [max(backoff_ms(attempts) for _ in range(300)) for attempts in range(1, 9)]
+    ceilings = [max(retry_delay_ms(attempts) for _ in range(300)) for attempts in range(1, 9)]
     limits = [30_000, 120_000, 480_000, 1_920_000, 7_680_000, *[BACKOFF_MAX_MS] * 3]
     for reached, limit in zip(ceilings, limits, strict=True):
         assert limit / 2 < reached <= limit

@@ -277,7 +277,7 @@ def test_redirect_is_not_followed() -> None:
     testing = Settings(webhook_allow_loopback=True)
     with receiving() as other, receiving() as receiver:
         receiver.answer(307, location=other.url)
-        assert deliver(Sender(testing), receiver.url).error == "answered 307"
+        assert deliver(Sender(testing), receiver.url).error == "the response had status 307"
     assert other.requests == []
 
 
@@ -294,7 +294,7 @@ def test_missing_response_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     with receiving() as receiver:
         receiver.released.clear()
         outcome = deliver(Sender(Settings(webhook_allow_loopback=True)), receiver.url)
-    assert outcome.error == "no answer within 0.5 s"
+    assert outcome.error == "no response within 0.5 s"
 
 
 def test_slow_response_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +327,7 @@ def test_slow_response_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
     testing = Settings(webhook_allow_loopback=True)
     outcome = deliver(Sender(testing, Dripping()), "http://127.0.0.1:1/")
-    assert outcome.error == "no answer within 0.5 s"
+    assert outcome.error == "no response within 0.5 s"
 
 
 def test_unresolvable_host_is_recorded_as_the_outcome() -> None:

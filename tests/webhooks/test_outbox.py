@@ -214,6 +214,6 @@ def test_old_messages_are_deleted_unless_they_are_pending(
         second.created_at = 0
         third.status = "failed"
     with transaction(engine) as session:
-        outbox.forget_old(session)
+        outbox.delete_old(session)
         left = session.scalars(select(WebhookDelivery.event_id)).all()
     assert sorted(left) == [second.event_id, third.event_id]

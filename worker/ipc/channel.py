@@ -1,6 +1,7 @@
-"""The trainer's two pipes: progress messages out, keep-alives and the wish to stop in.
+"""The trainer's pipes: progress messages on stdout, keep-alives and requests to stop on stdin.
 
-Stdlib and ``app.domain`` only: this is in force before anything heavy is imported.
+Imports the standard library and ``app.domain`` only, so that the watchdog runs before torch is
+imported.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Channel:
-    """Says messages on a private copy of stdout; whatever prints to fd 1 goes to stderr."""
+    """Writes messages to a private copy of stdout. Other output to stdout goes to stderr."""
 
     def __init__(self) -> None:
         self._out = os.dup(1)
@@ -29,17 +30,17 @@ class Channel:
 
     @property
     def is_stop_wanted(self) -> bool:
-        """Whether the supervisor asked for a checkpoint and an end."""
+        """Whether the supervisor asked for a checkpoint and an exit."""
         return self._stop.is_set()
 
     def watch(self, watchdog_seconds: float) -> None:
-        """Hear stdin from now on; exit 70 after silence, or when the supervisor is gone."""
+        """Read stdin in a thread. Exit with EXIT_WATCHDOG after ``watchdog_seconds`` of silence."""
         threading.Thread(
-            target=self._hear, args=(watchdog_seconds,), name="watchdog", daemon=True
+            target=self._read_control_lines, args=(watchdog_seconds,), name="watchdog", daemon=True
         ).start()
 
     def say(self, message: Message) -> None:
-        """Write one message as one line; exit 70 when nobody reads any more."""
+        """Write a message as one line. Exit with EXIT_WATCHDOG if the supervisor is gone."""
         line = message.model_dump_json().encode() + b"\n"
         with self._lock:
             try:
@@ -48,29 +49,29 @@ class Channel:
             except BrokenPipeError:
                 os._exit(EXIT_WATCHDOG)
 
-    def _hear(self, watchdog_seconds: float) -> None:
+    def _read_control_lines(self, watchdog_seconds: float) -> None:
         wait = select.poll()
         wait.register(0, select.POLLIN | select.POLLHUP)
-        heard = b""
+        rest = b""
         while True:
             if not wait.poll(watchdog_seconds * 1000):
-                _leave(b"no keep-alive from the supervisor: exiting\n")
+                _exit(b"no keep-alive from the supervisor: exiting\n")
             data = os.read(0, 4096)
             if not data:
-                _leave(b"the supervisor is gone: exiting\n")
-            *lines, heard = (heard + data).split(b"\n")  # any line at all is a sign of life
+                _exit(b"the supervisor is gone: exiting\n")
+            *lines, rest = (rest + data).split(b"\n")  # any data counts as a keep-alive
             if STOP.rstrip() in lines:
                 self._stop.set()
 
 
-def _leave(why: bytes) -> NoReturn:
-    """Exit 70; a supervisor that is frozen or gone reads no log, which must not hold this up."""
+def _exit(message: bytes) -> NoReturn:
+    """Exit with EXIT_WATCHDOG. A full pipe to a frozen supervisor must not delay the exit."""
     with suppress(OSError):
         os.set_blocking(2, False)
-        os.write(2, why)
+        os.write(2, message)
     os._exit(EXIT_WATCHDOG)
 
 
 def finite(metrics: dict[str, float]) -> dict[str, float]:
-    """Without what JSON cannot say."""
+    """Return the metrics that are finite: JSON has no NaN and no infinity."""
     return {name: value for name, value in metrics.items() if math.isfinite(value)}

@@ -1,7 +1,7 @@
-"""What the fork server and its client agree on."""
+"""Constants that the fork server and its client share."""
 
 from __future__ import annotations
 
-#: Exit status of a fork server that cannot serve here. Another server would end the same way, so
-#: the client starts jobs in fresh interpreters from then on.
+#: Exit status of a fork server that cannot work on this machine. A new server could not either, so
+#: the client then starts trainers in fresh interpreters.
 EXIT_UNFIT = 71

@@ -1,4 +1,4 @@
-"""How the trainer gives up: one exception that carries a stable code."""
+"""Exceptions that carry a stable failure code from the reward model's code to the job."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from app.domain.lifecycle import FailureCode
 
 
 class TrainerError(Exception):
-    """A run or an inspection cannot go on; ``detail`` says what was found and what to do.
+    """A task fails with ``code``; ``detail`` tells the user what was found and what to do next.
 
-    ``step`` is the training step that failed, or the last one done where none is to blame.
+    ``step`` is the training step that failed, or the last completed one when no step is to blame.
     """
 
     def __init__(self, code: FailureCode, detail: str, step: int | None = None) -> None:
@@ -18,14 +18,14 @@ class TrainerError(Exception):
         self.step = step
 
 
-class Stopped(Exception):
-    """The supervisor asked for an end; what there is to go on from has been said."""
+class StoppedError(Exception):
+    """The supervisor asked the task to stop; the latest checkpoint has been reported."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"stopped at step {step}")
         self.step = step
 
 
-def unsupported(detail: str) -> TrainerError:
-    """A base model that cannot become a reward model."""
+def unsupported_model(detail: str) -> TrainerError:
+    """Return the error for a base model that cannot become a reward model."""
     return TrainerError(FailureCode.MODEL_UNSUPPORTED, detail)

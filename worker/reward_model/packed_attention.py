@@ -1,11 +1,12 @@
-"""Attention over a packed row: branches and pairs are kept apart, a prefix is computed once.
+"""Attention over a packed row that keeps branches and pairs apart and computes a prefix once.
 
-Each pair makes two ordinary causal segments, aligned at the bottom right: queries [P C] on keys
-[P C], and queries [R] on keys [P R]. The function is reached through transformers' attention
-interface, so it works for every model whose attention goes through that.
+Each pair gives two ordinary causal segments, aligned at the bottom right: queries [P C] on keys
+[P C], and queries [R] on keys [P R]. The function is registered with transformers' attention
+interface, so it works for every model whose attention uses that interface.
 
-On CUDA in half precision a layer is one variable-length call, with one gather of keys and values,
-which copies the prefixes only. Elsewhere each segment is one call of torch's fused attention.
+On CUDA in half precision a layer makes one variable-length call, with one gather of keys and values
+that copies the prefixes only. On other devices and dtypes each segment is one call of torch's fused
+attention.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,59 +23,78 @@ from transformers import AttentionInterface, PretrainedConfig
 from worker.reward_model.packed_layout import PackedRow, Segments
 
 ATTENTION_NAME = "plaudit_shared_prefix"
-MAX_VARLEN_HEAD = 256
+MAX_VARLEN_HEAD_DIM = 256
 _IS_ROCM = torch.version.hip is not None
 
 
-class KeysAndValuesTakenError(Exception):
-    """Leaves a layer's forward once its attention has handed over keys and values."""
+class KeysAndValuesCapturedError(Exception):
+    """Leaves a layer's forward once its attention has stored keys and values."""
 
 
 @dataclass
 class PackedPass:
-    """One forward over a packed row, and the backward that may compute it again."""
+    """One forward over a packed row, and the backward that may recompute it."""
 
     row: PackedRow
-    seen: set[nn.Module] = field(default_factory=set)
+    uses_varlen: bool = True
+    #: Attention modules that were called, and the sliding windows that they named.
+    attended: set[nn.Module] = field(default_factory=set)
     windows: set[int] = field(default_factory=set)
-    is_taking: bool = False
-    taken: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    #: While set, attention stores keys and values in ``captured`` and leaves the layer.
+    is_capturing: bool = False
+    captured: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)
     masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
-    takes_varlen: bool = True
     segments: dict[bool, Segments] = field(default_factory=dict)
 
 
-# A plain slot and not thread-local: on CUDA, checkpointing computes again in another thread.
-_running: PackedPass | None = None
+@dataclass(frozen=True)
+class _Options:
+    """A layer's variant of attention; None means the usual."""
+
+    scaling: float | None
+    window: int | None
+    softcap: float | None
+    sinks: Tensor | None
+
+    @property
+    def needs_eager(self) -> bool:
+        """Whether no fused kernel computes it."""
+        return self.softcap is not None or self.sinks is not None
+
+
+# A module global and not thread-local: on CUDA, activation checkpointing recomputes in another
+# thread.
+_current_pass: PackedPass | None = None
 
 
 @contextmanager
 def packed_attention(
-    configs: Sequence[PretrainedConfig], row: PackedRow, *, takes_varlen: bool = True
+    configs: Sequence[PretrainedConfig], row: PackedRow, *, uses_varlen: bool = True
 ) -> Iterator[PackedPass]:
-    """Send every attention of the models with these configurations through the packed row.
+    """Make the attention of the models with these configurations work on the packed row.
 
-    Keep the backward inside when checkpointing is on: it calls the attention again.
+    With activation checkpointing, run the backward inside the context too: it calls the attention
+    again.
     """
-    global _running
+    global _current_pass
     AttentionInterface.register(ATTENTION_NAME, packed_attention_forward)
     before = [config._attn_implementation for config in configs]
-    _running = PackedPass(row, takes_varlen=takes_varlen)
+    _current_pass = PackedPass(row, uses_varlen)
     try:
         for config in configs:
             config._attn_implementation_internal = ATTENTION_NAME
-        yield _running
+        yield _current_pass
     finally:
         for config, name in zip(configs, before, strict=True):
             config._attn_implementation_internal = name
-        _running = None
+        _current_pass = None
 
 
-def running_pass() -> PackedPass:
-    """The pass that is under way; RuntimeError when there is none."""
-    if _running is None:
+def current_pass() -> PackedPass:
+    """Return the current pass; raise RuntimeError outside of one."""
+    if _current_pass is None:
         raise RuntimeError("packed attention was called outside of a packed pass")
-    return _running
+    return _current_pass
 
 
 def packed_attention_forward(
@@ -83,85 +103,41 @@ def packed_attention_forward(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: Tensor | None = None,
-    position_bias: Tensor | None = None,
-    **_rest: Any,
+    **arguments: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within the segments of the running pass's row.
+    """Attend within the segments of the current pass's row.
 
+    ``arguments`` are those of transformers' attention interface that a model passes.
     query [1, H, T, D], key and value [1, K, T, D] with K dividing H → [1, T, H, D]. In a layer
-    whose keys and values were taken before, the queries are the 2B that rewards are read at.
+    whose keys and values were captured before, the queries are the 2B tokens that give rewards.
     """
-    current = running_pass()
-    current.seen.add(module)
-    if attention_mask is not None or position_bias is not None:
+    current = current_pass()
+    current.attended.add(module)
+    if attention_mask is not None or arguments.get("position_bias") is not None:
         raise ValueError("packed attention takes no mask and no position bias")
-    if sliding_window is not None:
-        current.windows.add(sliding_window)
-    if current.is_taking:
-        current.taken[module] = key, value
-        raise KeysAndValuesTakenError
-    only_rewards = module in current.taken
+    options = _Options(
+        scaling=arguments.get("scaling"),
+        window=arguments.get("sliding_window"),
+        softcap=arguments.get("softcap"),
+        sinks=arguments.get("s_aux"),
+    )
+    if options.window is not None:
+        current.windows.add(options.window)
+    if current.is_capturing:
+        current.captured[module] = key, value
+        raise KeysAndValuesCapturedError
+    only_rewards = module in current.captured
     if only_rewards:
-        key, value = current.taken[module]
-
-    if current.takes_varlen and softcap is None and s_aux is None and has_varlen(query):
-        return _attend_varlen(current, query, key, value, scaling, sliding_window, only_rewards)
-    result_dtype = value.dtype
-    # CPU kernels for bfloat16 are slower than those for float32.
-    in_float32 = query.device.type == "cpu" and value.dtype != torch.float32
-    if in_float32:
-        query, key, value = query.float(), key.float(), value.float()
-    lengths = [n for p, c, r in current.row.lengths for n in (p + c, r)]
-    one_each = [1] * len(lengths)
-    queries = query.split_with_sizes(one_each if only_rewards else lengths, dim=2)
-    keys = key.split_with_sizes(lengths, dim=2)
-    values = value.split_with_sizes(lengths, dim=2)
-
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if sliding_window is not None and q.shape[2] == 1:
-            k, v = k[:, :, -sliding_window:], v[:, :, -sliding_window:]
-        if softcap is not None or s_aux is not None:
-            mask = _mask(current, q, k.shape[2], sliding_window)
-            return _attend_eagerly(q, k, v, mask, scaling, softcap, s_aux)
-        is_plain = sliding_window is None or k.shape[2] <= sliding_window
-        is_causal = is_plain and q.shape[2] == k.shape[2] and q.shape[2] > 1
-        mask = None if is_causal else _mask(current, q, k.shape[2], sliding_window)
-        groups = q.shape[1] // k.shape[1]
-        if mask is not None and q.is_cuda:  # no CUDA kernel takes a mask and grouped heads at once
-            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        return scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            is_causal=is_causal,
-            scale=scaling,
-            enable_gqa=k.shape[1] != q.shape[1],
-        )
-
-    outputs: list[Tensor] = []
-    with torch.autocast(query.device.type, enabled=False) if in_float32 else nullcontext():
-        for pair, (prefix, _, _) in enumerate(current.row.lengths):
-            whole, tail = 2 * pair, 2 * pair + 1
-            outputs.append(attend(queries[whole], keys[whole], values[whole]))
-            if not queries[tail].shape[2]:
-                continue  # the rejected reply is a prefix of the chosen one
-            k, v = keys[tail], values[tail]
-            if prefix:
-                k = torch.cat((keys[whole][:, :, :prefix], k), dim=2)
-                v = torch.cat((values[whole][:, :, :prefix], v), dim=2)
-            outputs.append(attend(queries[tail], k, v))
-    return torch.cat([o.transpose(1, 2) for o in outputs], dim=1).to(result_dtype), None
+        key, value = current.captured[module]
+    use_varlen = current.uses_varlen and not options.needs_eager and has_varlen(query)
+    attend = _attend_varlen if use_varlen else _attend_by_segment
+    return attend(current, query, key, value, options, only_rewards=only_rewards), None
 
 
 def has_varlen(query: Tensor) -> bool:
-    """Whether torch has a variable-length kernel for such queries (flash attention's limits)."""
+    """Whether torch has a variable-length kernel for the query (flash attention's limits)."""
     is_half = query.dtype in (torch.bfloat16, torch.float16)
-    return query.is_cuda and is_half and query.shape[-1] <= MAX_VARLEN_HEAD and not _IS_ROCM
+    return query.is_cuda and is_half and query.shape[-1] <= MAX_VARLEN_HEAD_DIM and not _IS_ROCM
 
 
 def _attend_varlen(
@@ -169,11 +145,11 @@ def _attend_varlen(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    scaling: float | None,
-    window: int | None,
+    options: _Options,
+    *,
     only_rewards: bool,
-) -> tuple[Tensor, None]:
-    """All segments in one call, causal and aligned at the bottom right as flash attention is."""
+) -> Tensor:
+    """Compute all segments in one call, causal and aligned at the bottom right."""
     if only_rewards not in current.segments:
         current.segments[only_rewards] = current.row.segments(only_rewards=only_rewards)
     segments = current.segments[only_rewards]
@@ -181,23 +157,85 @@ def _attend_varlen(
         query[0].transpose(0, 1),
         key[0].index_select(1, segments.key_index).transpose(0, 1),
         value[0].index_select(1, segments.key_index).transpose(0, 1),
-        segments.query_ends,
-        segments.key_ends,
+        segments.query_offsets,
+        segments.key_offsets,
         segments.longest_query,
         segments.longest_key,
-        scale=scaling,
-        # Keys to the left, besides a query's own: a window of w tokens holds w - 1 of them.
-        window_size=(-1 if window is None else window - 1, 0),
+        scale=options.scaling,
+        # Keys to the left of a query's own key: a window of w tokens contains w - 1 of them.
+        window_size=(-1 if options.window is None else options.window - 1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )
     assert isinstance(output, Tensor)
-    return output.unsqueeze(0), None
+    return output.unsqueeze(0)
+
+
+def _attend_by_segment(
+    current: PackedPass,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    options: _Options,
+    *,
+    only_rewards: bool,
+) -> Tensor:
+    """Compute each segment in one call."""
+    result_dtype = value.dtype
+    # CPU kernels for bfloat16 are slower than those for float32.
+    in_float32 = query.device.type == "cpu" and value.dtype != torch.float32
+    if in_float32:
+        query, key, value = query.float(), key.float(), value.float()
+    lengths = [n for p, c, r in current.row.lengths for n in (p + c, r)]
+    # Slicing each segment instead would fill a row of zeros per segment in the backward.
+    queries = query.split_with_sizes([1] * len(lengths) if only_rewards else lengths, dim=2)
+    keys = key.split_with_sizes(lengths, dim=2)
+    values = value.split_with_sizes(lengths, dim=2)
+    outputs: list[Tensor] = []
+    with torch.autocast(query.device.type, enabled=False) if in_float32 else nullcontext():
+        for pair, (prefix, _, _) in enumerate(current.row.lengths):
+            whole, tail = 2 * pair, 2 * pair + 1
+            outputs.append(
+                _attend_segment(current, queries[whole], keys[whole], values[whole], options)
+            )
+            if not queries[tail].shape[2]:
+                continue  # the rejected sequence is a prefix of the chosen one
+            k, v = keys[tail], values[tail]
+            if prefix:
+                k = torch.cat((keys[whole][:, :, :prefix], k), dim=2)
+                v = torch.cat((values[whole][:, :, :prefix], v), dim=2)
+            outputs.append(_attend_segment(current, queries[tail], k, v, options))
+    return torch.cat([o.transpose(1, 2) for o in outputs], dim=1).to(result_dtype)
+
+
+def _attend_segment(
+    current: PackedPass, query: Tensor, key: Tensor, value: Tensor, options: _Options
+) -> Tensor:
+    window = options.window
+    if window is not None and query.shape[2] == 1:
+        key, value = key[:, :, -window:], value[:, :, -window:]
+    if options.needs_eager:
+        return _attend_eagerly(current, query, key, value, options)
+    is_plain = window is None or key.shape[2] <= window
+    is_causal = is_plain and query.shape[2] == key.shape[2] and query.shape[2] > 1
+    mask = None if is_causal else _mask(current, query, key.shape[2], window)
+    if mask is not None and query.is_cuda:
+        # No CUDA kernel takes a mask and grouped heads at once.
+        key, value = _repeat_heads(query, key), _repeat_heads(query, value)
+    return scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=is_causal,
+        scale=options.scaling,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
 
 
 def _mask(current: PackedPass, query: Tensor, key_length: int, window: int | None) -> Tensor | None:
-    """Additive causal mask [q, k], aligned at the bottom right; None where every key may be seen.
+    """Return the additive causal mask [q, k], aligned at the bottom right; None to see every key.
 
-    Made once a pass and shared by its layers, which autograd would otherwise keep a copy of each.
+    All layers of a pass share a mask: autograd would otherwise keep one for each layer.
     """
     query_length = query.shape[2]
     if query_length == 1:
@@ -215,25 +253,24 @@ def _mask(current: PackedPass, query: Tensor, key_length: int, window: int | Non
 
 
 def _attend_eagerly(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    scaling: float | None,
-    softcap: float | None,
-    sinks: Tensor | None,
+    current: PackedPass, query: Tensor, key: Tensor, value: Tensor, options: _Options
 ) -> Tensor:
-    """What no fused kernel does: capped scores (Gemma 2) and a learned sink a head (gpt-oss)."""
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    """Compute capped scores (Gemma 2) and a learned sink per head (gpt-oss)."""
+    mask = _mask(current, query, key.shape[2], options.window)
+    key, value = _repeat_heads(query, key), _repeat_heads(query, value)
+    scale = query.shape[-1] ** -0.5 if options.scaling is None else options.scaling
     scores = (query @ key.transpose(2, 3)) * scale
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+    if options.softcap is not None:
+        scores = torch.tanh(scores / options.softcap) * options.softcap
     if mask is not None:
         scores = scores + mask
-    if sinks is not None:
-        column = sinks.to(scores.dtype).reshape(1, -1, 1, 1).expand(1, -1, scores.shape[2], 1)
-        scores = torch.cat((scores, column), dim=3)
+    if options.sinks is not None:
+        column = options.sinks.to(scores.dtype).reshape(1, -1, 1, 1)
+        scores = torch.cat((scores, column.expand(1, -1, scores.shape[2], 1)), dim=3)
     weights = scores.softmax(dim=3, dtype=torch.float32).to(value.dtype)
     return weights[..., : key.shape[2]] @ value
+
+
+def _repeat_heads(query: Tensor, grouped: Tensor) -> Tensor:
+    """Repeat each grouped key or value head for the query heads that share it."""
+    return grouped.repeat_interleave(query.shape[1] // grouped.shape[1], dim=1)

@@ -1,8 +1,8 @@
-"""How preference pairs are laid out in one row without padding and without a shared prefix twice.
+"""Lay preference pairs out in one row, without padding and with each common prefix once.
 
-A row holds `[P1 C1 R1 P2 C2 R2 …]`: P is what both replies of a pair have in common, C and R what
-is left of the chosen and of the rejected one; either may be empty. Positions run 0…p+c−1 and start
-again at p for R.
+A row holds ``[P1 C1 R1 P2 C2 R2 …]``: P is the common prefix of a pair's two sequences, C and R are
+the rest of the chosen and of the rejected one. Each part may be empty. Positions run from 0 to
+p+c−1 over P and C, and start again at p for R.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,10 +14,10 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One pair, cut after the tokens whose outputs are its two rewards.
+class SplitPair:
+    """A pair, split at the end of its common prefix and cut after the tokens that give its rewards.
 
-    `chosen` holds P and C, `rejected_tail` holds R, both one-dimensional token ids.
+    ``chosen`` holds P and C, ``rejected_tail`` holds R, both one-dimensional token ids.
     """
 
     chosen: Tensor
@@ -34,8 +34,9 @@ class Pair:
 class PackedRow:
     """A row of pairs, ready for a decoder.
 
-    `input_ids` and `position_ids` have shape [1, T]. `reward_index` has shape [2B] and says where
-    the rewards are read: chosen, rejected, chosen, … `lengths` holds (p, c, r) of each pair.
+    ``input_ids`` and ``position_ids`` have shape [1, T]. ``reward_index``, of shape [2B], holds the
+    positions at which rewards are read: chosen, rejected, chosen, … ``lengths`` holds (p, c, r) of
+    each pair.
     """
 
     input_ids: Tensor
@@ -45,12 +46,13 @@ class PackedRow:
 
     @property
     def token_count(self) -> int:
+        """Tokens in the row."""
         return self.input_ids.shape[1]
 
     def segments(self, *, only_rewards: bool) -> "Segments":
-        """The row as queries on keys: [P C] on [P C] and [R] on [P R], pair by pair.
+        """Return the row's attention segments: [P C] on [P C] and [R] on [P R], pair by pair.
 
-        With `only_rewards` every query is a single one, the last of its branch.
+        With ``only_rewards`` each segment has one query, the token that gives the reward.
         """
         keys: list[Tensor] = []
         query_lengths: list[int] = []
@@ -71,36 +73,36 @@ class PackedRow:
             start += whole + tail
         device = self.input_ids.device
         return Segments(
-            torch.cat(keys).to(device),
-            _cumulative(query_lengths).to(device),
-            _cumulative(key_lengths).to(device),
-            max(query_lengths),
-            max(key_lengths),
+            key_index=torch.cat(keys).to(device),
+            query_offsets=_offsets(query_lengths).to(device),
+            key_offsets=_offsets(key_lengths).to(device),
+            longest_query=max(query_lengths),
+            longest_key=max(key_lengths),
         )
 
 
 @dataclass(frozen=True)
 class Segments:
-    """What one variable-length attention call takes: [Tq] queries on [Tk] gathered keys.
+    """Arguments of one variable-length attention call over N segments.
 
-    `key_index` holds the row's positions of all keys; `query_ends` and `key_ends` hold where each
-    segment ends, from 0, as int32 [N + 1].
+    ``key_index`` holds the row positions of all keys. ``query_offsets`` and ``key_offsets`` are the
+    cumulative lengths of the segments, starting with 0: int32 [N + 1].
     """
 
     key_index: Tensor
-    query_ends: Tensor
-    key_ends: Tensor
+    query_offsets: Tensor
+    key_offsets: Tensor
     longest_query: int
     longest_key: int
 
 
-def split_pairs(input_ids: Tensor, pad_token_id: int) -> list[Pair]:
-    """Take a padded batch [2B, L] of TRL's collator, chosen half first, apart into its pairs.
+def split_batch(input_ids: Tensor, pad_token_id: int) -> list[SplitPair]:
+    """Split a padded batch [2B, L] from TRL's collator, chosen half first, into its pairs.
 
     A classifier reads its output at the right-most token that is not the pad token, or at the first
-    when there is none. What comes later cannot matter to a causal model and is cut off here.
+    token when there is none. Later tokens cannot influence a causal model and are cut off.
     """
-    ids = input_ids.cpu()  # one transfer; the layout is decided on the host
+    ids = input_ids.cpu()  # one transfer: the layout is computed on the host
     positions = torch.arange(ids.shape[1])
     lengths = ((ids != pad_token_id) * positions).argmax(dim=1) + 1
     chosen, rejected = ids.chunk(2)
@@ -108,7 +110,7 @@ def split_pairs(input_ids: Tensor, pad_token_id: int) -> list[Pair]:
     common = (chosen == rejected).long().cumprod(dim=1).sum(dim=1)
     prefixes = torch.minimum(torch.minimum(common, chosen_lengths), rejected_lengths)
     return [
-        Pair(c[:c_length], r[prefix:r_length], prefix)
+        SplitPair(c[:c_length], r[prefix:r_length], prefix)
         for c, r, c_length, r_length, prefix in zip(
             chosen,
             rejected,
@@ -120,11 +122,11 @@ def split_pairs(input_ids: Tensor, pad_token_id: int) -> list[Pair]:
     ]
 
 
-def pack_row(pairs: Sequence[Pair], device: torch.device | str = "cpu") -> PackedRow:
-    """Lay pairs out in one row on `device`."""
+def pack_pairs(pairs: Sequence[SplitPair], device: torch.device | str = "cpu") -> PackedRow:
+    """Lay pairs out in one row on ``device``."""
     ids: list[Tensor] = []
     positions: list[Tensor] = []
-    ends: list[int] = []
+    reward_index: list[int] = []
     lengths: list[tuple[int, int, int]] = []
     end = 0
     for pair in pairs:
@@ -133,23 +135,23 @@ def pack_row(pairs: Sequence[Pair], device: torch.device | str = "cpu") -> Packe
         positions += [torch.arange(chosen), torch.arange(prefix, prefix + tail)]
         chosen_end = end + chosen - 1
         rejected_end = end + chosen + tail - 1 if tail else end + prefix - 1
-        ends += [chosen_end, rejected_end]
+        reward_index += [chosen_end, rejected_end]
         end += chosen + tail
         lengths.append((prefix, chosen - prefix, tail))
     return PackedRow(
-        torch.cat(ids).unsqueeze(0).to(device),
-        torch.cat(positions).unsqueeze(0).to(device),
-        torch.tensor(ends, device=device),
-        tuple(lengths),
+        input_ids=torch.cat(ids).unsqueeze(0).to(device),
+        position_ids=torch.cat(positions).unsqueeze(0).to(device),
+        reward_index=torch.tensor(reward_index, device=device),
+        lengths=tuple(lengths),
     )
 
 
-def chunk_pairs(pairs: Sequence[Pair], token_budget: int | None) -> Iterator[list[Pair]]:
-    """Split a batch, in its order, into chunks of at most `token_budget` tokens.
+def chunk_pairs(pairs: Sequence[SplitPair], token_budget: int | None) -> Iterator[list[SplitPair]]:
+    """Split a batch, in its order, into chunks of at most ``token_budget`` tokens.
 
-    A pair that alone is over the budget makes a chunk of its own; None means one chunk.
+    A pair that exceeds the budget alone becomes a chunk of its own. None means one chunk.
     """
-    chunk: list[Pair] = []
+    chunk: list[SplitPair] = []
     used = 0
     for pair in pairs:
         if chunk and token_budget is not None and used + pair.token_count > token_budget:
@@ -160,5 +162,5 @@ def chunk_pairs(pairs: Sequence[Pair], token_budget: int | None) -> Iterator[lis
     yield chunk
 
 
-def _cumulative(lengths: Sequence[int]) -> Tensor:
+def _offsets(lengths: Sequence[int]) -> Tensor:
     return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)

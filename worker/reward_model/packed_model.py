@@ -1,7 +1,7 @@
-"""The parts of a reward model that the packed path needs, and its forward over a packed row."""
+"""Forward of a decoder reward model over a packed row."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -13,19 +13,20 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from worker.reward_model.packed_attention import (
-    KeysAndValuesTakenError,
+    KeysAndValuesCapturedError,
+    PackedPass,
+    current_pass,
     packed_attention,
-    running_pass,
 )
 from worker.reward_model.packed_layout import PackedRow
 
 
 @dataclass(frozen=True)
-class RewardModel:
-    """A causal decoder, its reward head, and what of them has to be steered.
+class PackedModel:
+    """A causal decoder with its reward head, and the parts that a packed forward controls.
 
-    `trims_last_layer` says that the last layer runs only where a reward is read. A few models do
-    not allow it: GPT-2 fixes its shapes before the layers, DiffLlama attends twice in each.
+    With ``trims_last_layer`` the last layer runs only at the tokens that give rewards. Some models
+    do not allow it: GPT-2 computes shapes before the layers, DiffLlama attends twice in a layer.
     """
 
     decoder: PreTrainedModel
@@ -34,12 +35,12 @@ class RewardModel:
     configs: tuple[PretrainedConfig, ...]
     layers: tuple[nn.Module, ...]
     trims_last_layer: bool
-    takes_varlen: bool = True
+    uses_varlen: bool = True
 
     @classmethod
-    def of(cls, model: PreTrainedModel | PeftModel) -> "RewardModel":
-        """Take a classifier apart; AttributeError when it is not built as decoders are."""
-        inner = base_model(model)
+    def of(cls, model: PreTrainedModel | PeftModel) -> "PackedModel":
+        """Find the parts of a classifier; raise AttributeError when it is not a decoder."""
+        inner = unwrap_peft(model)
         decoder: PreTrainedModel = getattr(inner, inner.base_model_prefix)
         head: Any = inner.score
         attentions = causal_attentions(decoder)
@@ -56,9 +57,9 @@ class RewardModel:
         )
 
     def rewards(self, row: PackedRow) -> Tensor:
-        """Rewards [B, 2] of a row's pairs, chosen then rejected, in float32.
+        """Return the rewards [B, 2] of a row's pairs, chosen then rejected, in float32.
 
-        To be called within `packed_attention`.
+        Call it within ``packed_attention``.
         """
         with self._last_layer_only_at_rewards():
             hidden = self.decoder(
@@ -69,18 +70,18 @@ class RewardModel:
         rewards: Tensor = self.head(hidden)
         return rewards.float().view(-1, 2)
 
-    def attending(self, row: PackedRow) -> Any:
-        """Context in which the decoder attends within the segments of `row`."""
-        return packed_attention(self.configs, row, takes_varlen=self.takes_varlen)
+    def packed_attention(self, row: PackedRow) -> AbstractContextManager[PackedPass]:
+        """Return the context in which the decoder attends within the segments of ``row``."""
+        return packed_attention(self.configs, row, uses_varlen=self.uses_varlen)
 
     @contextmanager
-    def checkpointing(self, *, is_on: bool) -> Iterator[None]:
-        """Keep only each layer's input for the backward, which then computes the layer again.
+    def activation_checkpointing(self, *, is_on: bool) -> Iterator[None]:
+        """Keep only each layer's input for the backward, which then recomputes the layer.
 
-        A trimmed last layer is left out: it keeps next to nothing.
+        A trimmed last layer is left out: it keeps almost nothing.
         """
-        deep = self.layers[:-1] if self.trims_last_layer else self.layers
-        layers: list[Any] = [m for m in deep if isinstance(m, GradientCheckpointingLayer)]
+        candidates = self.layers[:-1] if self.trims_last_layer else self.layers
+        layers: list[Any] = [m for m in candidates if isinstance(m, GradientCheckpointingLayer)]
         try:
             for layer in layers if is_on else ():
                 layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
@@ -95,21 +96,21 @@ class RewardModel:
         if not self.trims_last_layer:
             yield
             return
-        hook = self.layers[-1].register_forward_pre_hook(_keep_rewarded, with_kwargs=True)
+        hook = self.layers[-1].register_forward_pre_hook(_trim_to_rewards, with_kwargs=True)
         try:
             yield
         finally:
             hook.remove()
 
 
-def base_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """The transformers model inside, with its adapters in place."""
+def unwrap_peft(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """Return the transformers model inside, with its adapters in place."""
     inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     return cast(PreTrainedModel, inner)
 
 
 def causal_attentions(decoder: nn.Module) -> tuple[nn.Module, ...]:
-    """The modules that attend causally, by the function that their configuration names."""
+    """Return the causal attention modules that use the function named in their configuration."""
     return tuple(
         m
         for m in decoder.modules()
@@ -118,29 +119,29 @@ def causal_attentions(decoder: nn.Module) -> tuple[nn.Module, ...]:
     )
 
 
-def _keep_rewarded(
+def _trim_to_rewards(
     layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Let the layer make keys and values of the whole row, then run it only where rewards are read.
+    """Capture the layer's keys and values of the whole row, then select the reward positions.
 
-    Nothing else of the row's last layer is ever looked at. The first call is left through an
-    exception in its attention: what a model does before that stays the model's own affair.
+    Nothing else of the last layer's output is used. An exception in the attention ends the first
+    call, so that the model's own code up to there runs unchanged.
     """
-    current = running_pass()
-    current.is_taking = True
+    current = current_pass()
+    current.is_capturing = True
     try:
         layer.forward(*args, **kwargs)
-    except KeysAndValuesTakenError:
+    except KeysAndValuesCapturedError:
         pass
     finally:
-        current.is_taking = False
+        current.is_capturing = False
     index, row_shape = current.row.reward_index, current.row.input_ids.shape
 
-    def pick(value: Any) -> Any:
+    def select(value: Any) -> Any:
         if isinstance(value, Tensor) and value.ndim > 1 and value.shape[:2] == row_shape:
             return value.index_select(1, index)
         if isinstance(value, tuple):
-            return tuple(pick(v) for v in value)
+            return tuple(select(v) for v in value)
         return value
 
-    return pick(args), {name: pick(value) for name, value in kwargs.items()}
+    return select(args), {name: select(value) for name, value in kwargs.items()}

@@ -1,8 +1,8 @@
-"""Pairs to token ids, exactly as TRL's RewardTrainer would make them, but never in silence.
+"""Turn preference pairs into the token ids that TRL's RewardTrainer would make.
 
-Conversations are rendered by the plan's chat template (transformers compiles it in an immutable
-sandbox) and tokenised without further special tokens; plain text gets an EOS where it has none and
-the tokenizer's own special tokens.
+Conversations are rendered with the plan's chat template and tokenised without further special
+tokens. Plain text gets an EOS token if it does not end in one, and the tokenizer's own special
+tokens.
 """
 
 from __future__ import annotations
@@ -18,40 +18,41 @@ from transformers import PreTrainedTokenizerBase
 
 from app.domain.lifecycle import FailureCode
 from app.domain.plan import TokenizationPlan
-from worker.reward_model import base_tokenizer
+from worker.reward_model.base_tokenizer import load_base_tokenizer
 from worker.reward_model.chat_template import render_chats
 from worker.reward_model.errors import TrainerError
 from worker.reward_model.special_tokens import tokens_around
 
 REPLIES = ("chosen", "rejected")
-
-#: Raise it when a text is rendered or encoded otherwise than before.
+#: What chat templates call the reasoning of a message.
+REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
+#: Version of the rendering and encoding in this module; part of the token cache's key.
 TOKENS_VERSION = 1
-#: Files of a checkpoint that no tokenizer reads; weights of other formats are larger than any.
-NOT_THE_TOKENIZERS = ("*.safetensors", "*.index.json", "generation_config.json")
-LARGEST_TOKENIZER_FILE = 256 << 20
+#: Files that no tokenizer reads. Weights in other formats exceed MAX_TOKENIZER_FILE_BYTES.
+_NOT_TOKENIZER_FILES = ("*.safetensors", "*.index.json", "generation_config.json")
+MAX_TOKENIZER_FILE_BYTES = 256 << 20
 
 
 class PairTokenizer:
-    """The tokenizer of a plan: how a pair, or a rendered text, becomes ids."""
+    """Renders and encodes pairs as a tokenization plan prescribes."""
 
     def __init__(self, model_dir: str | Path, plan: TokenizationPlan, data_format: str) -> None:
         self.plan = plan
         self.is_conversational = data_format == "conversational"
         self._model_dir = Path(model_dir)
         self.tokenizer = load_tokenizer(model_dir, plan)
-        # Special tokens are parsed out of text wherever they stand: one ends a turn, or worse.
+        # Tokenizers recognise special tokens anywhere in a text; one from a user can end a turn.
         special = {t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special}
         self._special = re.compile("|".join(map(re.escape, sorted(special))) or r"(?!)")
 
     def identity(self) -> dict[str, Any]:
-        """All that the ids of a text hang on."""
+        """Return everything that the token ids of a text depend on."""
         files = {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(self._model_dir.iterdir())
             if path.is_file()
-            and path.stat().st_size <= LARGEST_TOKENIZER_FILE
-            and not any(path.match(name) for name in NOT_THE_TOKENIZERS)
+            and path.stat().st_size <= MAX_TOKENIZER_FILE_BYTES
+            and not any(path.match(name) for name in _NOT_TOKENIZER_FILES)
         }
         return {
             "files": files,
@@ -62,24 +63,35 @@ class PairTokenizer:
         }
 
     def render(self, row: dict[str, Any]) -> list[str]:
-        """The texts of ``row`` with its chosen and its rejected reply, as they are tokenised.
+        """Return the texts of the prompt with the chosen and with the rejected reply.
 
         Raises:
-            TemplateTooCostly
-            ValueError, jinja2.TemplateError: the chat template cannot render it.
+            TemplateTooCostlyError: the chat template exceeds a limit.
+            ValueError, jinja2.TemplateError: the chat template cannot render it, or leaves out its
+                tools, its tool calls, or the reasoning that alone tells the replies apart.
         """
         if self.is_conversational:
             prompt = row.get("prompt", [])
-            return render_chats(self.tokenizer, [prompt + row[reply] for reply in REPLIES])
+            chats = [self._named(prompt + row[reply]) for reply in REPLIES]
+            variables = row.get("chat_template_kwargs", {})
+            texts = render_chats(self.tokenizer, chats, row.get("tools"), variables)
+            check_shown(row, texts)
+            return texts
         return [str(row.get("prompt", "")) + self._with_eos(row[reply]) for reply in REPLIES]
 
-    def _with_eos(self, text: str) -> str:
-        eos = self.tokenizer.eos_token
-        wants = self.plan.append_eos and isinstance(eos, str) and not text.endswith(eos)
-        return f"{text}{eos}" if wants else text
+    def _named(self, chat: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The messages with their reasoning under the name that the chat template reads."""
+        template = str(self.tokenizer.chat_template)
+        name = next((n for n in REASONING_NAMES if re.search(rf"\b{n}\b", template)), "")
+        if name in ("", "reasoning_content"):
+            return chat
+        return [
+            {name if key == "reasoning_content" else key: value for key, value in message.items()}
+            for message in chat
+        ]
 
     def encode(self, rendered: list[str]) -> list[list[int]]:
-        """Token ids of rendered texts, neither padded nor truncated."""
+        """Return the token ids of rendered texts, neither padded nor truncated."""
         encoded = self.tokenizer(
             rendered,
             add_special_tokens=not self.is_conversational,
@@ -90,23 +102,33 @@ class PairTokenizer:
         return list(encoded["input_ids"])
 
     def start(self) -> str:
-        """What the tokenizer puts before a text that is not rendered by a template: BOS, [CLS]."""
+        """Return what the tokenizer adds before a plain text, as text: BOS or [CLS]."""
         return tokens_around(self.tokenizer)[0]
 
     def has_special_tokens(self, row: dict[str, Any]) -> bool:
-        """Whether user text holds what the tokenizer takes for a special token."""
+        """Whether the user's text contains special tokens of this tokenizer."""
         return any(self._special.search(text) for text in _texts(row, self.tokenizer.eos_token))
+
+    def _with_eos(self, text: str) -> str:
+        eos = self.tokenizer.eos_token
+        needs_eos = self.plan.append_eos and isinstance(eos, str) and not text.endswith(eos)
+        return f"{text}{eos}" if needs_eos else text
 
 
 def load_tokenizer(model_dir: str | Path, plan: TokenizationPlan) -> PreTrainedTokenizerBase:
-    """The base model's tokenizer with the plan's pad token and chat template."""
-    tokenizer = base_tokenizer.load(model_dir, from_file=plan.from_file)
+    """Load the base model's tokenizer with the plan's pad token and chat template.
+
+    Raises:
+        TrainerError: model_changed when the pad token has another id than in the plan.
+    """
+    tokenizer = load_base_tokenizer(model_dir, from_file=plan.from_file)
     tokenizer.pad_token = plan.pad_token
     if tokenizer.pad_token_id != plan.pad_token_id:
         raise TrainerError(
             FailureCode.MODEL_CHANGED,
-            f"the plan says that {plan.pad_token!r} is token {plan.pad_token_id}, the tokenizer "
-            f"says {tokenizer.pad_token_id}: the model's files changed since the plan was made",
+            f"the plan has {plan.pad_token!r} as token {plan.pad_token_id}, but the tokenizer "
+            f"gives it id {tokenizer.pad_token_id}: the base model's files have changed since the "
+            "plan was made; submit the job again",
         )
     tokenizer.padding_side = "right"
     if plan.chat_template is not None:
@@ -114,10 +136,44 @@ def load_tokenizer(model_dir: str | Path, plan: TokenizationPlan) -> PreTrainedT
     return tokenizer
 
 
+def check_shown(row: dict[str, Any], texts: list[str]) -> None:
+    """Refuse rendered texts that lack what cannot be left out.
+
+    Raises:
+        ValueError: names it.
+    """
+    for reply, text in zip(REPLIES, texts, strict=True):
+        messages = row.get("prompt", []) + row[reply]
+        calls = [
+            call["function"]["name"]
+            for message in messages
+            for call in message.get("tool_calls", ())
+        ]
+        tools = [tool.get("function", tool)["name"] for tool in row.get("tools", ())]
+        if not calls and not tools:
+            continue
+        said = [part for message in messages for part in message_texts(message)]
+        for what, names in (("tool calls", calls), ("tools", tools)):
+            for name in names:
+                # A message may well say the name of a tool.
+                if text.count(name) <= sum(part.count(name) for part in said):
+                    raise ValueError(f"it leaves out the {what}, {name!r} for one")
+    if texts[0] == texts[1]:
+        replies = row["chosen"] + row["rejected"]
+        if any("reasoning_content" in message for message in replies):
+            raise ValueError("it leaves out the reasoning, which alone tells the replies apart")
+
+
+def message_texts(message: dict[str, Any]) -> list[str]:
+    """The texts of a message: its content and its reasoning, where it has them."""
+    return [text for key in ("content", "reasoning_content") if (text := message.get(key))]
+
+
 def _texts(row: dict[str, Any], eos: object) -> Iterable[str]:
     for key in ("prompt", "chosen", "rejected"):
         value = row.get(key, "")
         if isinstance(value, list):
-            yield from (message["content"] for message in value)
+            for message in value:
+                yield from message_texts(message)
         else:
             yield value.removesuffix(eos) if isinstance(eos, str) else value

@@ -1,4 +1,4 @@
-"""Rewards of token sequences: the one way in which everything here scores."""
+"""Compute rewards of token sequences. All code that scores goes through here."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ def score(
     batch_size: int,
     bf16: bool = False,
 ) -> list[float]:
-    """Raw rewards (no sigmoid) of ``sequences`` of token ids, in their order.
+    """Return the raw reward (no sigmoid) of each sequence of token ids, in their order.
 
-    Sequences of like length share a batch, padded on the right: with absolute positions, and for
-    encoders that read the first token, padding on the left gives other scores. No random number
-    is drawn and the model's mode is left as it was. ``bf16``: under autocast, as in training.
+    Sequences of similar length share a batch of ``batch_size``, padded on the right: left padding
+    changes the scores of models with absolute positions and of encoders that read the first token.
+    With ``bf16`` the forward runs under autocast, as in training. The model's train or eval mode is
+    restored, and no random number is drawn.
     """
     device = next(p for p in model.parameters() if p.device.type != "meta").device
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
@@ -32,7 +33,7 @@ def score(
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             for start in range(0, len(order), batch_size):
                 batch = order[start : start + batch_size]
-                ids, mask = _padded([sequences[i] for i in batch], pad_token_id)
+                ids, mask = _pad([sequences[i] for i in batch], pad_token_id)
                 logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
                 for i, value in zip(batch, logits.reshape(-1).float().tolist(), strict=True):
                     rewards[i] = value
@@ -41,8 +42,8 @@ def score(
     return rewards
 
 
-def _padded(sequences: list[Any], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask, both [sequences, tokens of the longest]."""
+def _pad(sequences: list[Any], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids and attention mask, both [sequences, tokens of the longest]."""
     shape = (len(sequences), max(len(s) for s in sequences))
     ids = torch.full(shape, pad_token_id, dtype=torch.long)
     mask = torch.zeros(shape, dtype=torch.long)

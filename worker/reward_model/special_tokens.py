@@ -1,4 +1,4 @@
-"""What the tokenizer of a base model can give, and which of its tokens can pad."""
+"""Special tokens of a base model's tokenizer: which can pad, which surround a text."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-#: Best class first; only tokens of the first class that has any are offered, eight at most.
-_SPARE = (
+#: Names of tokens that can pad, most suitable class first. Only one class is offered.
+_SPARE_TOKEN_CLASSES = (
     re.compile(r"^[<\[]\|?(finetune_right_)?pad(ding)?(_id|_token)?\|?[>\]]$", re.IGNORECASE),
     re.compile(
         r"^[<\[]\|?_*(reserved|unused|extra|dummy)_*(special_)?(token)?s?_*\d*\|?[>\]]$",
@@ -17,7 +17,7 @@ _SPARE = (
     ),
     re.compile(r"^<\|endoftext\|>$"),
 )
-_MOST_SPARE = 8
+_MAX_SPARE_TOKENS = 8
 
 
 def spare_pad_tokens(
@@ -27,37 +27,37 @@ def spare_pad_tokens(
     chat_template: str | None,
     model_dir: Path,
 ) -> dict[str, int]:
-    """Tokens that can pad although the tokenizer names none: token → id, lowest id first.
+    """Find tokens that can pad although the tokenizer names no pad token: token → id, by id.
 
-    A spare token has an embedding row, means nothing to the model (its name says padding, reserved
-    or unused; or it is an end of text that is no EOS here) and is used by nobody: it is no EOS of
-    the tokenizer, the config or the generation config, no other named special token, and it does
-    not stand in the chat template. The reward is read at the last token that is not padding, so a
-    pad token that can end a text would move the score.
+    A spare token has an embedding row and no meaning to the model: its name says padding, reserved
+    or unused, or it ends a text in other models only. It is not an EOS of the tokenizer, the config
+    or the generation config, not another named special token, and does not occur in the chat
+    template. The reward is read at the last token that is not padding, so a pad token that can end
+    a text would move the score.
     """
-    vocab = tokenizer.get_vocab()
-    taken = end_token_ids(config, model_dir) | {tokenizer.eos_token_id}
+    vocabulary = tokenizer.get_vocab()
+    eos_ids = eos_token_ids(config, model_dir) | {tokenizer.eos_token_id}
     named = {
         getattr(tokenizer, f"{name}_token", None) for name in ("bos", "unk", "sep", "cls", "mask")
     }
     free = {
         token: token_id
-        for token, token_id in vocab.items()
+        for token, token_id in vocabulary.items()
         if 0 <= token_id < vocab_rows
-        and token_id not in taken
+        and token_id not in eos_ids
         and token not in named
         and token not in (chat_template or "")
     }
-    for pattern in _SPARE:
+    for pattern in _SPARE_TOKEN_CLASSES:
         if found := sorted((i, t) for t, i in free.items() if pattern.match(t)):
-            return {token: token_id for token_id, token in found[:_MOST_SPARE]}
+            return {token: token_id for token_id, token in found[:_MAX_SPARE_TOKENS]}
     return {}
 
 
 def tokens_around(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """What the tokenizer itself puts before and after a text, as text: ("[CLS]", "[SEP]").
+    """Return what the tokenizer adds before and after a text, as text: ("[CLS]", "[SEP]").
 
-    Empty where writing it into the text does not give the same ids as the tokenizer's own way.
+    Both are empty when writing them into the text does not give the ids that the tokenizer gives.
     """
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     ids = tokenizer("a")["input_ids"]
@@ -70,8 +70,8 @@ def tokens_around(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     return (prefix, suffix) if written == ids else ("", "")
 
 
-def end_token_ids(config: PreTrainedConfig, model_dir: Path) -> set[int]:
-    """Every EOS id that the config or the generation config names."""
+def eos_token_ids(config: PreTrainedConfig, model_dir: Path) -> set[int]:
+    """Return every EOS id that the config or the generation config names."""
     ids = _as_ids(getattr(config.get_text_config(), "eos_token_id", None))
     generation = model_dir / "generation_config.json"
     if generation.is_file():

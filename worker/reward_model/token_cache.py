@@ -1,9 +1,9 @@
-"""Token ids of whole datasets, kept on a worker's disk and shared by its jobs.
+"""Cache the token ids of whole datasets on a worker's disk, for all of its jobs.
 
-An entry is a directory: the ids of all texts one after the other, where each text ends, and a
-manifest with the hashes of both, written last. Its name is a hash of all that the ids hang on, so
-an entry never has to be taken back; one that is damaged is made anew, and the entries that were
-used longest ago go when the cache is full.
+An entry is a directory with the concatenated ids of all texts, the end offset of each text, and a
+manifest with the digests of both files, written last. Its name is a digest of everything that the
+ids depend on, so an entry never becomes stale. A damaged entry is rebuilt. When the cache is full,
+the least recently used entries are evicted.
 """
 
 from __future__ import annotations
@@ -28,83 +28,83 @@ log = logging.getLogger(__name__)
 
 Ids = NDArray[np.int32]
 MANIFEST, IDS, ENDS = "manifest.json", "ids.bin", "ends.bin"
-#: Longer unused than this an entry goes, for what it holds is text of somebody's.
-UNUSED_SECONDS = 7 * 86_400
+#: Entries that are unused for longer are evicted: they contain users' text.
+MAX_UNUSED_SECONDS = 7 * 86_400
 
 
 @dataclass(frozen=True)
 class TokenCache:
-    """A directory of entries that may hold ``max_bytes`` together; ``drafts`` are made elsewhere.
+    """A directory of entries that together take at most ``max_bytes``.
 
-    That is the trainer's own work directory, which is removed with it, however it ends. It never
-    takes more than half of the disk that it could.
+    The cache also leaves at least half of the disk space that it could use free. Entries are
+    written in ``draft_dir``, the trainer's work directory, which is removed with the trainer.
     """
 
     directory: Path
     max_bytes: int
-    drafts: Path
+    draft_dir: Path
 
     def entry(self, identity: object) -> CacheEntry:
-        """The entry for what this JSON-like value says, there or not."""
+        """Return the entry for a JSON-serialisable key, whether it exists or not."""
         text = json.dumps(identity, sort_keys=True)
         return CacheEntry(self, self.directory / hashlib.sha256(text.encode()).hexdigest())
 
-    def make_room(self) -> None:
-        """Let go of the entries used longest ago until the rest fits, and of those long unused."""
+    def evict(self) -> None:
+        """Remove entries that are unused for too long, and the oldest ones until the rest fits."""
         found = []
         for path in self.directory.iterdir():
-            with suppress(OSError):  # another trainer makes room as well
+            with suppress(OSError):  # another trainer may remove it at the same time
                 size = sum(file.stat().st_size for file in path.iterdir())
                 found.append((path.stat().st_mtime, size, path))
-        taken = sum(size for _, size, _ in found)
-        room = min(self.max_bytes, (taken + shutil.disk_usage(self.directory).free) // 2)
+        used = sum(size for _, size, _ in found)
+        remaining = min(self.max_bytes, (used + shutil.disk_usage(self.directory).free) // 2)
         for used_at, size, path in sorted(found, reverse=True):
-            if size > room or used_at < time.time() - UNUSED_SECONDS:
+            if size > remaining or used_at < time.time() - MAX_UNUSED_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                room -= size
+                remaining -= size
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """The texts of one dataset as one tokenizer reads them."""
+    """The token ids of one dataset with one tokenizer."""
 
     cache: TokenCache
     path: Path
 
     def read(self) -> tuple[Ids, NDArray[np.int64]] | None:
-        """The ids of all texts, which stay on disk, and where each ends; None if not there."""
+        """Return the ids of all texts, memory-mapped, and each text's end; None if absent."""
         try:
-            os.utime(self.path)  # first: hashing takes a while, and the least used one may go
+            os.utime(self.path)  # before hashing, which takes time: old entries may be evicted
             manifest = json.loads((self.path / MANIFEST).read_text())
             ids: Ids = np.asarray(np.memmap(self.path / IDS, dtype=np.int32, mode="r"))
             ends = np.fromfile(self.path / ENDS, dtype=np.int64)
-            is_whole = manifest == _manifest(hashlib.sha256(ids.data), hashlib.sha256(ends.data))
-        except (FileNotFoundError, ValueError):  # ValueError: not JSON, cut, or empty
-            is_whole = False
-        if not is_whole:
+            is_intact = manifest == _manifest(hashlib.sha256(ids.data), hashlib.sha256(ends.data))
+        except (FileNotFoundError, ValueError):  # ValueError: invalid JSON, truncated or empty file
+            is_intact = False
+        if not is_intact:
             shutil.rmtree(self.path, ignore_errors=True)
             return None
         return ids, ends
 
     def write(self) -> CacheWriter:
-        """Takes the entry's texts; call from a ``with`` block."""
+        """Return a writer; use it in a ``with`` block."""
         return CacheWriter(self)
 
 
 class CacheWriter:
-    """Writes an entry beside its place; only ``publish`` puts it there, whole.
+    """Writes an entry in the draft directory; ``publish`` renames it into the cache.
 
-    A disk that is full costs the entry and not the job.
+    A full disk loses the entry, not the job.
     """
 
     def __init__(self, entry: CacheEntry) -> None:
         self._entry = entry
-        self._end, self._is_broken = 0, False
+        self._end, self._has_failed = 0, False
         self._hashes = hashlib.sha256(), hashlib.sha256()
 
     def __enter__(self) -> CacheWriter:
-        self._draft = Path(tempfile.mkdtemp(prefix="tokens-", dir=self._entry.cache.drafts))
+        self._draft = Path(tempfile.mkdtemp(prefix="tokens-", dir=self._entry.cache.draft_dir))
         self._files: tuple[IO[bytes], IO[bytes]] = (
             (self._draft / IDS).open("wb"),
             (self._draft / ENDS).open("wb"),
@@ -112,8 +112,8 @@ class CacheWriter:
         return self
 
     def add(self, texts: Sequence[Ids]) -> None:
-        """The next texts."""
-        if self._is_broken:
+        """Append the ids of texts."""
+        if self._has_failed:
             return
         ends = self._end + np.cumsum([len(ids) for ids in texts], dtype=np.int64)
         self._end = int(ends[-1])
@@ -123,11 +123,11 @@ class CacheWriter:
                 file.write(piece)
                 hash_.update(piece)
         except OSError as error:
-            self._give_up(error)
+            self._abandon(error)
 
     def publish(self) -> None:
-        """Every text was added: let others read them."""
-        if self._is_broken:
+        """Make the complete entry visible to other trainers."""
+        if self._has_failed:
             return
         cache = self._entry.cache
         try:
@@ -136,11 +136,11 @@ class CacheWriter:
                 os.fsync(file.fileno())
             (self._draft / MANIFEST).write_text(json.dumps(_manifest(*self._hashes)))
             cache.directory.mkdir(parents=True, exist_ok=True)
-            if not self._entry.path.exists():  # else another trainer was faster
+            if not self._entry.path.exists():  # otherwise another trainer has published it
                 self._draft.rename(self._entry.path)
-            cache.make_room()
+            cache.evict()
         except OSError as error:
-            self._give_up(error)
+            self._abandon(error)
 
     def __exit__(self, *_: object) -> None:
         for file in self._files:
@@ -148,9 +148,9 @@ class CacheWriter:
                 file.close()
         shutil.rmtree(self._draft, ignore_errors=True)
 
-    def _give_up(self, error: OSError) -> None:
-        self._is_broken = True
-        log.warning("token ids are not kept: %s", error)
+    def _abandon(self, error: OSError) -> None:
+        self._has_failed = True
+        log.warning("cannot cache token ids: %s", error)
 
 
 def _manifest(ids: hashlib._Hash, ends: hashlib._Hash) -> dict[str, str]:

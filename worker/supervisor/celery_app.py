@@ -1,7 +1,7 @@
 """The Celery consumer: ``celery -A worker.supervisor.celery_app worker -P threads``.
 
-Threads, never solo (which acknowledges only after the task) and never prefork (whose children do
-not see the drain). ``plaudit worker`` starts it with the right arguments.
+Use the threads pool: solo acknowledges a ticket only after the task, and the children of prefork do
+not see that the worker drains. ``plaudit worker`` starts it with the right arguments.
 """
 
 from __future__ import annotations
@@ -28,21 +28,22 @@ celery_task.register(app)
 def _open(**_: Any) -> None:
     configure_logging()
     try:
-        station = celery_task.open_station(WorkerPool(settings))
-        station.start()
+        pool = WorkerPool(settings)
+        celery_task.set_pool(pool)
+        pool.start()
     except Exception as error:
         log.exception("worker_not_started")
-        # Celery goes on after any other error, and would use up tickets without doing anything.
+        # Celery continues after any other error and would consume tickets without doing anything.
         raise SystemExit(str(error)) from error
-    # In case the broker is dead, frozen or was emptied while nobody tops it up.
-    for thread in station.pollers(settings.slow_poll_seconds):
+    # Jobs are found even if the broker is away or lost its tickets.
+    for thread in pool.pollers(settings.slow_poll_seconds):
         thread.daemon = True
         thread.start()
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _drain(**_: Any) -> None:
-    celery_task.station().draining.set()
+    celery_task.get_pool().draining.set()
 
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
@@ -50,4 +51,4 @@ def _close(**_: Any) -> None:
     for thread in threading.enumerate():
         if thread.name.startswith("poll-"):
             thread.join()
-    celery_task.station().close()
+    celery_task.get_pool().close()

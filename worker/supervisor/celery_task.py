@@ -1,4 +1,4 @@
-"""The one Celery task: a ticket is taken, a job is claimed and worked on, or there was none."""
+"""The one Celery task: claim a job of the ticket's queue and run it, if there is one."""
 
 from __future__ import annotations
 
@@ -7,23 +7,17 @@ from celery import Celery
 from app.core.broker import TRAIN
 from worker.supervisor.pool import WorkerPool
 
-_station: list[WorkerPool] = []
+_pool: list[WorkerPool] = []
 
 
-def open_station(opened: WorkerPool) -> WorkerPool:
-    """Keep the process's station for its tasks."""
-    _station[:] = [opened]
-    return opened
+def set_pool(pool: WorkerPool) -> None:
+    """Set the pool that this process's tasks run jobs in."""
+    _pool[:] = [pool]
 
 
-def station() -> WorkerPool:
-    """The process's station; tasks run only after ``open_station``."""
-    return _station[0]
-
-
-def work(queue: str) -> None:
-    """Claim from this queue and supervise to the end."""
-    station().run_one(queue)
+def get_pool() -> WorkerPool:
+    """Return the pool of this process; ``set_pool`` must have been called."""
+    return _pool[0]
 
 
 def register(app: Celery) -> None:
@@ -31,4 +25,4 @@ def register(app: Celery) -> None:
 
     @app.task(name=TRAIN, bind=True)  # type: ignore[untyped-decorator]
     def train(self) -> None:  # type: ignore[no-untyped-def]
-        work(self.request.delivery_info["routing_key"])
+        get_pool().run_one(self.request.delivery_info["routing_key"])

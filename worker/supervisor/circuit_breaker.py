@@ -1,4 +1,4 @@
-"""Stops a worker that breaks every job it touches, before it has gone through the whole queue."""
+"""Stops a worker whose machine breaks one job after another."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from app.domain.lifecycle import FailureCode
 
 log = structlog.get_logger()
 
-#: So many attempts in a row that this machine broke, each so soon after its start.
+#: An attempt that fails within this many seconds of its claim is an early failure.
 EARLY_SECONDS = 120.0
+#: Early failures in a row that open the circuit breaker.
 MAX_EARLY = 3
-#: Between two self-tests.
+#: Seconds between two self-tests.
 PAUSE_SECONDS = 60.0
+#: Seconds that a self-test may take.
 TEST_SECONDS = 120.0
 #: Failures that another machine may not have.
 OF_THE_MACHINE = (
@@ -29,53 +31,52 @@ OF_THE_MACHINE = (
 
 
 class CircuitBreaker:
-    """On after three early losses in a row; a self-test that passes lets one job through."""
+    """Opens after three early failures in a row; closes for one job when a self-test passes."""
 
     def __init__(
-        self, test: tuple[str, ...] = (sys.executable, "-P", "-m", "worker.trainer.self_test")
+        self, self_test: tuple[str, ...] = (sys.executable, "-P", "-m", "worker.trainer.self_test")
     ):
-        self._test = test
+        self._self_test = self_test
         self._lock = threading.Lock()
-        self._early = 0
-        self._next_test = 0.0
+        self._early_failures = 0
+        self._next_test_at = 0.0
 
     @property
-    def is_on(self) -> bool:
-        """Whether this worker leaves jobs to others."""
-        return self._early >= MAX_EARLY
+    def is_open(self) -> bool:
+        """Whether this worker claims no jobs."""
+        return self._early_failures >= MAX_EARLY
 
-    def ended(self, failure: FailureCode | None, seconds: float) -> None:
-        """An attempt ended, so long after its claim."""
+    def record_attempt(self, failure: FailureCode | None, seconds: float) -> None:
+        """Take note of an attempt that ended ``seconds`` after its claim."""
         with self._lock:
             if failure not in OF_THE_MACHINE or seconds > EARLY_SECONDS:
-                self._early = 0
+                self._early_failures = 0
                 return
-            self._early += 1
-            if self.is_on:
-                self._next_test = time.monotonic() + PAUSE_SECONDS
-                log.error("worker_unhealthy", lost_in_a_row=self._early, failure=failure)
+            self._early_failures += 1
+            if self.is_open:
+                self._next_test_at = time.monotonic() + PAUSE_SECONDS
+                log.error("worker_unhealthy", lost_in_a_row=self._early_failures, failure=failure)
 
-    def may_work(self) -> bool:
-        """Whether to claim; tests this machine when the brake is on and a minute has gone by."""
+    def allows_claim(self) -> bool:
+        """Return whether to claim a job; when open, test the machine once per pause."""
         with self._lock:
-            if not self.is_on:
+            if not self.is_open:
                 return True
-            if time.monotonic() < self._next_test:
+            if time.monotonic() < self._next_test_at:
                 return False
-            self._next_test = time.monotonic() + PAUSE_SECONDS
-            if not self._passes():
+            self._next_test_at = time.monotonic() + PAUSE_SECONDS
+            if not self._passes_self_test():
                 return False
-            # The next early loss puts it on again.
-            self._early = MAX_EARLY - 1
+            self._early_failures = MAX_EARLY - 1  # the next early failure opens it again
             return True
 
-    def _passes(self) -> bool:
+    def _passes_self_test(self) -> bool:
         try:
             done = subprocess.run(
-                self._test, capture_output=True, timeout=TEST_SECONDS, check=False
+                self._self_test, capture_output=True, timeout=TEST_SECONDS, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             log.warning("self_test_failed", error=str(error))
             return False
-        log.warning("self_test", status=done.returncode, said=done.stderr.decode()[-2000:])
+        log.warning("self_test", status=done.returncode, stderr=done.stderr.decode()[-2000:])
         return done.returncode == 0

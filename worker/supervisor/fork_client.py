@@ -1,4 +1,4 @@
-"""The supervisor's side of the fork server: trainers that start in a fraction of a second."""
+"""Client of the fork server, which starts trainers in a fraction of a second."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from worker.ipc.fork_protocol import EXIT_UNFIT
 
 log = structlog.get_logger()
 
-#: What the server's interpreter runs, its control socket being descriptor 3.
+#: The program of the server. Its control socket is descriptor 3.
 PROGRAM = "from worker.trainer.fork_server import serve; serve()"
 
-#: A fork takes milliseconds; a job must not wait for a server that does not answer.
+#: Seconds to wait for a fork, which takes milliseconds: the server may be frozen.
 FORK_SECONDS = 30.0
 
 
 class ForkedTrainer:
-    """A fork of the server; what ``subprocess.Popen`` offers, as far as a supervisor needs it."""
+    """A trainer that is a fork of the server; implements ``trainer_process.Child``."""
 
     def __init__(
         self, pid: int, status: socket.socket, stdin: int, stdout: int, stderr: int
@@ -39,19 +39,19 @@ class ForkedTrainer:
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """The exit status, or None while it runs."""
+        """Return the exit status, or None while the trainer runs."""
         if self.returncode is not None:
             return self.returncode
-        self._status.setblocking(False)
+        self._status.settimeout(0)
         try:
             return self._collect()
         except BlockingIOError:
             return None
 
     def wait(self) -> int:
-        """The exit status, waited for; a server that died took its forks along (SIGKILL)."""
+        """Wait for the exit status. If the server died, the kernel killed its forks (SIGKILL)."""
         if self.returncode is None:
-            self._status.setblocking(True)
+            self._status.settimeout(None)
         return self._collect()
 
     def _collect(self) -> int:
@@ -62,7 +62,7 @@ class ForkedTrainer:
 
 
 class ForkClient:
-    """Starts the server, and starts it again when it died; never makes a job wait for it."""
+    """Starts the server and asks it for forks."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = dict(environment)
@@ -72,17 +72,17 @@ class ForkClient:
         self._is_ready = False
 
     def start(self) -> None:
-        """Start it; to be called by a thread that lives as long as the worker does.
+        """Start the server, unless an earlier one exited with EXIT_UNFIT.
 
-        The kernel ends the server with the thread that started it. After one that said that it
-        cannot serve here, none is started.
+        The kernel ends the server with the thread that started it, so that thread must live as long
+        as the worker.
         """
         if self._server is not None and self._server.poll() == EXIT_UNFIT:
             return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            # The shell-less way to give a child a descriptor of a fixed number.
-            os.set_inheritable(theirs.fileno(), True)
+            # subprocess cannot give a child a descriptor of a fixed number.
+            os.set_inheritable(theirs.fileno(), True)  # noqa: FBT003 - positional only
             code = f"import os; os.dup2({theirs.fileno()}, 3)\n{PROGRAM}"
             self._server = subprocess.Popen(
                 [sys.executable, "-P", "-c", code],
@@ -96,7 +96,7 @@ class ForkClient:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the server has loaded everything and can fork."""
+        """Whether the server has imported its libraries and can fork."""
         if not self._is_ready and self._control is not None:
             try:
                 self._is_ready = self._control.recv(16, socket.MSG_DONTWAIT) == b"ready"
@@ -108,13 +108,13 @@ class ForkClient:
 
     @property
     def is_alive(self) -> bool:
-        """Whether there is a server process."""
+        """Whether the server process runs."""
         return self._server is not None and self._server.poll() is None
 
     def spawn(
         self, directory: Path, environment: Mapping[str, str], keep: tuple[int, ...]
     ) -> ForkedTrainer | None:
-        """A trainer in this directory, or None when the server cannot give one now."""
+        """Start a trainer in this directory; None if the server cannot fork now."""
         if not self.is_alive or not self.is_ready or self._control is None:
             return None
         request = json.dumps({"directory": str(directory), "environment": dict(environment)})
@@ -136,7 +136,7 @@ class ForkClient:
         ours.settimeout(FORK_SECONDS)
         try:
             pid = int(ours.recv(64) or b"0")
-        except TimeoutError:  # frozen; a fork that it makes yet finds its pipes closed
+        except TimeoutError:  # the server is frozen; a later fork would find its pipes closed
             pid = 0
         if pid == 0:
             log.warning("fork_not_made")
@@ -147,7 +147,7 @@ class ForkClient:
         return ForkedTrainer(pid, ours, *kept)
 
     def close(self) -> None:
-        """End the server; forks that still run end with it."""
+        """End the server and its forks."""
         if self._control is not None:
             self._control.close()
         if self._server is not None and self._server.poll() is None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from app.base_models.catalogue import Catalogue
 from app.base_models.errors import BaseModelError
 from app.domain.lifecycle import FailureCode
-from app.domain.rules import SpecRejectedError
+from app.domain.spec_problems import SpecRejectedError
 from app.job_queue import worker_api
 from app.job_queue.kinds import UnknownKindError
 from app.job_queue.lease import LeaseLostError

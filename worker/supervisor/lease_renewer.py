@@ -1,4 +1,4 @@
-"""Keeps a lease while its job is worked on, and hears what the job's owner wants."""
+"""Renews the lease of a running job and reads what the job's owner wants."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from worker.supervisor.trainer_process import TrainerProcess
 
 log = structlog.get_logger()
 
-#: The database is away, restarts, fails over, or is full: to be waited for, not the job's fault.
+#: Errors while the database is away, restarts, fails over or is full. They are waited out.
 DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
 T = TypeVar("T")
 
 
 class LeaseRenewer(threading.Thread):
-    """Renews the lease every heartbeat and looks for cancel, pause and drain in between.
+    """Renews the lease with every heartbeat and reads the desired state in between.
 
-    ``interrupt`` is set when the work should end: the lease is lost, or somebody asked for it.
-    A supervisor that could not renew for ``self_fence_seconds`` kills its trainer, well before
-    another worker may take the job; a thread of its own sees to that, for a database that froze
-    answers no heartbeat at all.
+    ``interrupt`` is set when the attempt should end: the lease is lost, the owner wants it, or the
+    worker drains. If the lease could not be renewed for ``self_fence_seconds``, the trainer is
+    killed, well before another worker may take the job. A second thread does that, because a
+    heartbeat may hang in a frozen database.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class LeaseRenewer(threading.Thread):
         draining: threading.Event,
         claimed_at: float,
     ) -> None:
-        """``claimed_at``: the monotonic time before the claim was sent."""
+        """``claimed_at`` is the monotonic time before the claim was sent."""
         lease = context.lease
         super().__init__(name=f"lease-{lease.job_id}", daemon=True)
         self._context, self._settings = context, context.settings
         self._draining = draining
         self._done = threading.Event()
-        self._fence = threading.Thread(target=self._watch_the_clock, name="fence", daemon=True)
+        self._fence = threading.Thread(target=self._enforce_self_fence, name="fence", daemon=True)
         self._child: TrainerProcess | None = None
         self._renewed_at = claimed_at
         self.log = log.bind(job_id=lease.job_id, attempt=lease.attempt)
@@ -59,18 +59,18 @@ class LeaseRenewer(threading.Thread):
         self.desired = DesiredState.RUN
 
     def watch(self, child: TrainerProcess | None) -> None:
-        """The trainer to keep alive from now on."""
+        """Set the trainer that gets a keep-alive with every heartbeat."""
         self._child = child
         if child is not None and self.is_lost:
             child.kill()
 
     @property
     def is_draining(self) -> bool:
-        """This worker was asked to go."""
+        """Whether the worker is shutting down."""
         return self._draining.is_set()
 
     def run(self) -> None:
-        """Until ``stop``; a lost lease ends it."""
+        """Run until ``stop`` or until the lease is lost."""
         self._fence.start()
         next_beat = 0.0
         while not self._done.wait(self._settings.intent_seconds) and not self.is_lost:
@@ -85,7 +85,7 @@ class LeaseRenewer(threading.Thread):
                 elif (desired := worker_api.read_desired_state(self._context)) is not None:
                     self.desired = desired
             except LeaseLostError:
-                if not self._done.is_set():  # else it was handed back a moment ago
+                if not self._done.is_set():  # else the attempt has just ended
                     self._lose("lease_lost")
                 return
             except SQLAlchemyError as error:
@@ -94,24 +94,24 @@ class LeaseRenewer(threading.Thread):
                 self.interrupt.set()
 
     def stop(self) -> None:
-        """No more heartbeats."""
+        """Stop the heartbeats."""
         self._done.set()
-        # A heartbeat that hangs in a frozen database may stay behind: it is fenced.
+        # A heartbeat that hangs in a frozen database may outlast this: its write will be refused.
         self.join(timeout=5)
 
-    def _watch_the_clock(self) -> None:
+    def _enforce_self_fence(self) -> None:
         limit = self._settings.self_fence_seconds
         while not self._done.wait(self._settings.intent_seconds / 2):
             if time.monotonic() - self._renewed_at > limit:
                 self._lose("self_fenced")
                 return
 
-    def _lose(self, why: str) -> None:
+    def _lose(self, event: str) -> None:
         self.is_lost = True
         self.interrupt.set()
         if child := self._child:
             child.kill()
-        self.log.warning(why)  # last: who reads the log may be frozen
+        self.log.warning(event)  # last: a log that nobody reads may block
 
 
 def retry_until_database_up(lease_renewer: LeaseRenewer, call: Callable[[], T]) -> T:

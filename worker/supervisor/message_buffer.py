@@ -1,30 +1,33 @@
-"""Collects what a trainer says and logs, and writes it down in batches."""
+"""Collects a trainer's messages and log output and writes them in batches."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-from app.domain.progress import Noted, PhaseChanged, Reported, Stepped
+from app.domain.progress import Message, Noted, PhaseChanged, Reported, Stepped
 from app.job_queue import worker_api
 from app.job_queue.lease import WriteContext
 from app.job_queue.worker_api import Progress
 from worker.supervisor.trainer_process import TrainerProcess
 
 LOG_PIECE_BYTES = 64 << 10
+#: Log output that is stored of one attempt.
 LOG_LIMIT_BYTES = 50 << 20
+#: Seconds between two writes.
 WRITE_SECONDS = 0.5
 
 
 class MessageBuffer:
-    """What was heard of one attempt and is not written yet; ``write`` runs a fenced write."""
+    """The messages of one attempt that are not written yet."""
 
     def __init__(
         self,
         context: WriteContext,
-        write: Callable[[Callable[[], object]], object],
+        retry: Callable[[Callable[[], object]], object],
     ) -> None:
-        self._context, self._write = context, write
+        """``retry`` calls a function until the database answers."""
+        self._context, self._retry = context, retry
         self._steps: list[Stepped] = []
         self._notes: list[Noted] = []
         self._reports: list[Reported] = []
@@ -32,8 +35,8 @@ class MessageBuffer:
         self._log_seq = self._logged = 0
         self._written_at = 0.0
 
-    def take(self, message: object) -> None:
-        """Keep a message until the next ``flush``; others than these are not for a journal."""
+    def add(self, message: Message) -> None:
+        """Keep a message until the next ``flush``."""
         match message:
             case Stepped():
                 self._steps.append(message)
@@ -45,14 +48,14 @@ class MessageBuffer:
                 self._phase = message.phase
 
     def flush(self, child: TrainerProcess, *, force: bool = False) -> None:
-        """Write what was heard, at most twice a second unless forced."""
+        """Write the messages and the log output, at most twice a second unless forced."""
         if not force and time.monotonic() - self._written_at < WRITE_SECONDS:
             return
         self._written_at = time.monotonic()
         if self._steps or self._notes or self._reports or self._phase:
             progress = Progress(self._phase, self._steps, self._notes, self._reports)
             self._steps, self._notes, self._reports, self._phase = [], [], [], None
-            self._write(lambda: worker_api.record_progress(self._context, progress))
+            self._retry(lambda: worker_api.record_progress(self._context, progress))
         while (text := child.take_log(LOG_PIECE_BYTES)) and self._logged < LOG_LIMIT_BYTES:
             self._write_log(text)
 
@@ -61,4 +64,4 @@ class MessageBuffer:
         if self._logged >= LOG_LIMIT_BYTES:
             text = f"\n[the log ends here: this attempt wrote more than {LOG_LIMIT_BYTES} bytes]\n"
         seq, self._log_seq = self._log_seq, self._log_seq + 1
-        self._write(lambda: worker_api.record_log(self._context, seq, text))
+        self._retry(lambda: worker_api.record_log(self._context, seq, text))

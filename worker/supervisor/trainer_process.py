@@ -1,4 +1,4 @@
-"""One trainer process: started in its own session, heard on a pipe, killed as a whole."""
+"""One trainer process: start it in a session of its own, read its pipes, kill its session."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from worker.supervisor.devices import PCI_ORDER, Device
 
 log = structlog.get_logger()
 
-#: What a trainer may read of this process's environment: never a secret of the service.
+#: Variables that a trainer inherits; never a secret of the service.
 INHERITED = (
     "PATH",
     "LANG",
@@ -34,12 +34,12 @@ INHERITED = (
     "VIRTUAL_ENV",
 )
 MAX_LOG_LINE = 16 << 10
-#: So long a dead trainer's pipes are read to their end.
-HELD_SECONDS = 10.0
+#: Seconds to drain the pipes of a dead trainer.
+DRAIN_PIPES_SECONDS = 10.0
 
 
 class Child(Protocol):
-    """What is needed of ``subprocess.Popen``; the fork server's children offer it as well."""
+    """The part of ``subprocess.Popen`` that is used here; ``ForkedTrainer`` implements it too."""
 
     pid: int
     stdin: IO[bytes] | None
@@ -49,7 +49,7 @@ class Child(Protocol):
     def wait(self) -> int: ...
 
 
-#: Starts a trainer in a directory, with an environment and descriptors that it shall hold.
+#: Starts a trainer in a directory, with an environment and with descriptors that it inherits.
 Spawn = Callable[[Path, Mapping[str, str], tuple[int, ...]], Child]
 
 
@@ -67,17 +67,16 @@ def trainer_environment(directory: Path, device: Device | None = None) -> dict[s
         "TMPDIR": str(directory),
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        # Sets of strings are iterated in libraries; adapters must not depend on the order.
+        # Libraries iterate over sets of strings; adapters must not depend on their order.
         "PYTHONHASHSEED": "0",
-        # Threads that spin while they wait for each other: 12 s a step instead of 3.5 s where two
-        # of them had a quarter of two busy cores.
+        # With busy waiting a step took 12 s instead of 3.5 s on two cores shared by four trainers.
         "OMP_WAIT_POLICY": "PASSIVE",
         "PYTHONUNBUFFERED": "1",
     }
 
 
 def spawn_cold(directory: Path, environment: Mapping[str, str], keep: tuple[int, ...]) -> Child:
-    """A fresh interpreter: seconds until it trains."""
+    """Start a trainer in a fresh interpreter, which takes seconds to import its libraries."""
     return subprocess.Popen(
         # -P: a file in the work directory must never be imported.
         [sys.executable, "-P", "-m", "worker.trainer"],
@@ -92,9 +91,9 @@ def spawn_cold(directory: Path, environment: Mapping[str, str], keep: tuple[int,
 
 
 class TrainerProcess:
-    """A child that reads control lines and says progress lines; None on ``lines`` is its end.
+    """A running trainer. ``lines`` yields its messages, and None when it closes the pipe.
 
-    Started and waited for by one thread: the kernel's parent-death signal is tied to the thread
+    One thread must start it and wait for it: the kernel's parent-death signal is tied to the thread
     that forked.
     """
 
@@ -109,7 +108,7 @@ class TrainerProcess:
         self._child = spawn(directory, trainer_environment(directory, device), keep)
         if memory_bytes is not None:
             _limit_memory(self._child.pid, memory_bytes)
-        # Few, for a line may have MAX_LINE_BYTES: a child that talks faster than it is heard waits.
+        # Few, because a line may have MAX_LINE_BYTES: a trainer that writes too fast has to wait.
         self.lines: queue.Queue[bytes | None] = queue.Queue(maxsize=32)
         self._log = bytearray()
         self._log_lock = threading.Lock()
@@ -124,25 +123,25 @@ class TrainerProcess:
             thread.start()
 
     def keep_alive(self) -> None:
-        """Tell the child that its lease was renewed."""
+        """Tell the trainer that its lease was renewed."""
         self._send(KEEP_ALIVE)
 
     def ask_to_stop(self) -> None:
-        """Ask for a checkpoint and an orderly end."""
+        """Ask the trainer to save a checkpoint and exit."""
         self._send(STOP)
 
     def kill(self) -> None:
-        """Kill the child's whole session; harmless when it is gone."""
+        """Kill the trainer's session; does nothing after its end."""
         if not self._ended.is_set():
             self._kill_session()
 
     def wait(self) -> int:
-        """Wait for the child; its exit status. What it said and nobody heard is let go."""
+        """Wait for the trainer and return its exit status. Messages not read yet are lost."""
         self._ended.wait()
         for thread in self._readers:
-            self._let_go(thread)
+            self._drain(thread)
         if any(thread.is_alive() for thread in self._readers):
-            # A process that left the session holds a pipe: to close what is read would wait for it.
+            # A process that left the session holds a pipe open; closing our end would block.
             return self._status
         for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):
             if pipe is not None:
@@ -153,28 +152,28 @@ class TrainerProcess:
         return self._status
 
     def _collect(self) -> None:
-        """Its children may outlive it, and hold its pipes open."""
+        """Wait for the trainer, then kill its children: they may hold its pipes open."""
         self._status = self._child.wait()
         self._kill_session()
         self._ended.set()
 
     def _kill_session(self) -> None:
-        for kill in (os.killpg, os.kill):  # a fork that has no session yet is only a process
+        for kill in (os.killpg, os.kill):  # a new fork may have no session yet
             try:
                 kill(self._child.pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
             return
 
-    def _let_go(self, thread: threading.Thread) -> None:
-        deadline = time.monotonic() + HELD_SECONDS
+    def _drain(self, thread: threading.Thread) -> None:
+        deadline = time.monotonic() + DRAIN_PIPES_SECONDS
         while thread.is_alive() and time.monotonic() < deadline:
             while not self.lines.empty():
                 self.lines.get_nowait()
             thread.join(timeout=0.02)
 
     def take_log(self, limit: int) -> str:
-        """Up to ``limit`` bytes of what was logged since the last call, cut between lines."""
+        """Return up to ``limit`` bytes of new log output, cut between lines."""
         with self._log_lock:
             end = len(self._log) if len(self._log) <= limit else limit
             if end == limit:
@@ -202,16 +201,17 @@ class TrainerProcess:
         for line in _bounded_lines(self._child.stderr, MAX_LOG_LINE):
             with self._log_lock:
                 self._log += line
-                # A flood is cut in the middle of time, not the end: the last words matter most.
+                # Of too much output the newest is kept: it tells most about a failure.
                 del self._log[: max(0, len(self._log) - (1 << 20))]
 
 
 def _limit_memory(pid: int, limit: int) -> None:
-    """What it can write to, not its address space: CUDA reserves twice the GPU's memory of that.
+    """Limit the memory that a process can write to.
 
-    A limit of the operator's own that is lower stays: only root could raise it.
+    The address space is not limited: CUDA reserves twice the GPU's memory of it. A lower limit that
+    the operator set stays.
     """
-    with suppress(ProcessLookupError):  # it ended at once; its status says how
+    with suppress(ProcessLookupError):  # it has ended already
         _, hard = resource.prlimit(pid, resource.RLIMIT_DATA)
         if hard == resource.RLIM_INFINITY or hard > limit:
             resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))

@@ -1,4 +1,4 @@
-"""A trainer from start to end: what it says is written down, what its owner wants passed on."""
+"""Run a trainer from start to end: store its messages, and pass on what the job's owner wants."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import structlog
 from pydantic import ValidationError
 
 from app.domain.lifecycle import DesiredState, FailureCode
-from app.domain.progress import MESSAGE, CheckpointSaved, Failed, Inspected, Packaged
+from app.domain.progress import MESSAGE, CheckpointSaved, Failed, Inspected, Message, Packaged
 from app.job_queue import checkpoints, kinds
 from app.job_queue.lease import LeaseLostError
 from app.storage.artifact_files import ArtifactDamagedError
@@ -21,18 +21,19 @@ from worker.supervisor.trainer_process import TrainerProcess
 
 log = structlog.get_logger()
 
+#: Seconds between two looks at the lease, the deadline and the desired state.
+POLL_SECONDS = 0.25
 #: The last message of a successful trainer; None when its task reports no result.
 TrainerResult = Packaged | Inspected | None
 
 
 def run_trainer(attempt: Attempt, message_buffer: MessageBuffer, order: WorkOrder) -> TrainerResult:
-    """Start a trainer and hear it to its end; its last word, if it came to one.
+    """Start a trainer, run it to its end and return its result.
 
     Raises:
-        LeaseLost, Interrupted, JobFailed
+        LeaseLostError, AttemptInterruptedError, JobFailedError
     """
     (attempt.directory / ORDER_FILE).write_text(order.model_dump_json())
-    lease_renewer = attempt.lease_renewer
     child = TrainerProcess(
         attempt.directory,
         attempt.spawn,
@@ -40,111 +41,142 @@ def run_trainer(attempt: Attempt, message_buffer: MessageBuffer, order: WorkOrde
         device=attempt.slot.device,
         memory_bytes=kinds.for_action(order.action).memory_bytes(attempt.settings),
     )
-    lease_renewer.watch(child)
-    result: TrainerResult = None
-    failure: Failed | None = None
-    stop_by: float | None = None
+    session = _Session(attempt, message_buffer, child)
+    attempt.lease_renewer.watch(child)
     try:
+        session.read_messages()
+    finally:
+        child.kill()
+        attempt.lease_renewer.watch(None)
+        status = child.wait()
+    if attempt.lease_renewer.is_lost:
+        raise LeaseLostError(attempt.job.id)
+    message_buffer.flush(child, force=True)
+    return session.result_of(status)
+
+
+class _Session:
+    """What is known about a running trainer."""
+
+    def __init__(
+        self, attempt: Attempt, message_buffer: MessageBuffer, child: TrainerProcess
+    ) -> None:
+        self._attempt, self._message_buffer, self._child = attempt, message_buffer, child
+        self._result: TrainerResult = None
+        self._failure: Failed | None = None
+        #: When the trainer has to be gone, if it was asked to stop.
+        self._stop_by: float | None = None
+
+    def read_messages(self) -> None:
+        """Handle messages until the trainer closes its pipe."""
         while True:
             try:
-                line = child.lines.get(timeout=0.25)
+                line = self._child.lines.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 line = b""
             if line is None:
-                break
+                return
             if line:
-                message = _parse(line)
-                match message:
-                    case Packaged() | Inspected():
-                        result = message
-                    case Failed():
-                        failure = message
-                    case CheckpointSaved():
-                        # First what led to it: a resumed run does not say that again.
-                        message_buffer.flush(child, force=True)
-                        _store_checkpoint(attempt, message)
-                    case _:
-                        message_buffer.take(message)
-            message_buffer.flush(child)
-            stop_by = _pass_on_wishes(attempt, child, stop_by)
-    finally:
-        child.kill()
-        lease_renewer.watch(None)
-        status = child.wait()
-    if lease_renewer.is_lost:
-        raise LeaseLostError(attempt.job.id)
-    message_buffer.flush(child, force=True)
-    if stop_by is not None:
-        # Asked to stop, it may have come to its end first; a cancel that it knew of counts.
-        if result is None or lease_renewer.desired == DesiredState.CANCEL:
-            raise AttemptInterruptedError
-        return result
-    if failure is not None:
-        raise JobFailedError(failure.code, failure.detail, failure.step)
-    if status == 0:
-        return result
-    raise _crash(status)
+                self._handle(_parse(line))
+            self._message_buffer.flush(self._child)
+            self._forward_desired_state()
 
+    def result_of(self, status: int) -> TrainerResult:
+        """Return the result of a trainer that exited with this status.
 
-def _pass_on_wishes(attempt: Attempt, child: TrainerProcess, stop_by: float | None) -> float | None:
-    """Tell the trainer what the owner wants; when it was asked to stop, by when it must be gone."""
-    now = time.monotonic()
-    if attempt.lease_renewer.is_lost:
-        child.kill()
-        return stop_by
-    attempt.check_deadline()
-    if not attempt.lease_renewer.interrupt.is_set():
-        return None
-    if stop_by is None:
-        stop_by = now + attempt.settings.drain_seconds
-        child.ask_to_stop()
-    # A cancel may come after a pause or a drain was passed on.
-    if now > stop_by or not _wants_checkpoint(attempt):
-        child.kill()
-    return stop_by
+        Raises:
+            AttemptInterruptedError, JobFailedError
+        """
+        if self._stop_by is not None:
+            # The trainer may have finished before it read the request to stop. A cancel counts
+            # even then.
+            is_cancelled = self._attempt.lease_renewer.desired == DesiredState.CANCEL
+            if self._result is None or is_cancelled:
+                raise AttemptInterruptedError
+            return self._result
+        if self._failure is not None:
+            failure = self._failure
+            raise JobFailedError(failure.code, failure.detail, failure.step)
+        if status == 0:
+            return self._result
+        raise _crash(status)
 
+    def _handle(self, message: Message) -> None:
+        match message:
+            case Packaged() | Inspected():
+                self._result = message
+            case Failed():
+                self._failure = message
+            case CheckpointSaved():
+                # A resumed run does not repeat the messages before its checkpoint: they go first.
+                self._message_buffer.flush(self._child, force=True)
+                self._store_checkpoint(message)
+            case _:
+                self._message_buffer.add(message)
 
-def _wants_checkpoint(attempt: Attempt) -> bool:
-    if not attempt.kind.saves_checkpoints:
-        return False
-    if attempt.lease_renewer.desired != DesiredState.CANCEL:
-        return True
-    return attempt.retry_until_database_up(
-        lambda: job_inputs.keeps_checkpoint(attempt.engine, attempt.job.id)
-    )
+    def _forward_desired_state(self) -> None:
+        """Ask the trainer to stop if the attempt should end; kill it if it takes too long."""
+        renewer = self._attempt.lease_renewer
+        if renewer.is_lost:
+            self._child.kill()
+            return
+        self._attempt.check_deadline()
+        if not renewer.interrupt.is_set():
+            return
+        now = time.monotonic()
+        if self._stop_by is None:
+            self._stop_by = now + self._attempt.settings.drain_seconds
+            self._child.ask_to_stop()
+        # A cancel may come after a pause or a drain.
+        if now > self._stop_by or not self._wants_checkpoint():
+            self._child.kill()
 
-
-def _store_checkpoint(attempt: Attempt, message: CheckpointSaved) -> None:
-    """A checkpoint that cannot be stored is not worth ending the run for."""
-    directory = attempt.directory / message.directory
-    try:
-        attempt.retry_until_database_up(
-            lambda: checkpoints.save(attempt.write_context, directory, message)
-        )
-    except (ArtifactDamagedError, FileNotFoundError) as error:
-        log.warning(
-            "checkpoint_not_stored",
-            job_id=attempt.job.id,
-            attempt=attempt.lease.attempt,
-            error=str(error),
+    def _wants_checkpoint(self) -> bool:
+        attempt = self._attempt
+        if not attempt.kind.saves_checkpoints:
+            return False
+        if attempt.lease_renewer.desired != DesiredState.CANCEL:
+            return True
+        return attempt.retry_until_database_up(
+            lambda: job_inputs.keeps_checkpoint(attempt.engine, attempt.job.id)
         )
 
+    def _store_checkpoint(self, message: CheckpointSaved) -> None:
+        """Store a checkpoint; the run continues without it if its files are damaged or gone."""
+        attempt = self._attempt
+        directory = attempt.directory / message.directory
+        try:
+            attempt.retry_until_database_up(
+                lambda: checkpoints.save(attempt.write_context, directory, message)
+            )
+        except (ArtifactDamagedError, FileNotFoundError) as error:
+            log.warning(
+                "checkpoint_not_stored",
+                job_id=attempt.job.id,
+                attempt=attempt.lease.attempt,
+                error=str(error),
+            )
 
-def _parse(line: bytes) -> object:
+
+def _parse(line: bytes) -> Message:
     try:
         # PostgreSQL stores no NUL in text.
         return MESSAGE.validate_json(line.replace(b"\\u0000", b"\\ufffd"))
     except ValidationError as error:
         raise JobFailedError(
-            FailureCode.INTERNAL, f"the trainer said what this service does not know: {error}"
+            FailureCode.INTERNAL, f"the trainer sent an unknown message: {error}"
         ) from error
 
 
 def _crash(status: int) -> JobFailedError:
     if status == EXIT_WATCHDOG:
-        return JobFailedError(FailureCode.TRAINER_CRASHED, "the trainer heard nothing and went")
+        return JobFailedError(
+            FailureCode.TRAINER_CRASHED, "the trainer exited: it received no keep-alive"
+        )
     if status == EXIT_STOPPED:
-        return JobFailedError(FailureCode.INTERNAL, "the trainer stopped though nobody asked")
+        return JobFailedError(
+            FailureCode.INTERNAL, "the trainer stopped, but the supervisor had not asked it to"
+        )
     if status < 0:
         return JobFailedError(
             FailureCode.TRAINER_CRASHED,

@@ -1,6 +1,6 @@
-"""``python -m worker.trainer``: carry out the order in the working directory.
+"""``python -m worker.trainer``: run the order in the working directory.
 
-Nothing heavy is imported before the watchdog runs: loading torch takes seconds, and a supervisor
+Nothing heavy is imported before the watchdog runs: importing torch takes seconds, and a supervisor
 that dies meanwhile must not leave a trainer behind.
 """
 
@@ -17,9 +17,9 @@ from worker.trainer.environment import prepare_environment
 
 
 def main() -> int:
-    """Run to the end; returns the exit status that ``worker.ipc.order`` names."""
+    """Run the order and return one of the exit statuses in ``worker.ipc.order``."""
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which says stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor handles Ctrl-C
     channel = Channel()
     order = WorkOrder.model_validate_json(Path(ORDER_FILE).read_bytes())
     channel.watch(order.watchdog_seconds)

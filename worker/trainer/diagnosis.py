@@ -1,4 +1,4 @@
-"""Which failure an exception is, where it can be told."""
+"""Map an exception to a failure code."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from app.domain.lifecycle import FailureCode
 from worker.reward_model.errors import TrainerError
 
-_TEXTS = {
+_CODES_BY_TEXT = {
     "No space left on device": FailureCode.DISK_FULL,
-    # What torch.save says of a write cut short; the reason that the system gave is lost by then.
+    # torch.save reports a truncated write with these texts; the system's reason is lost by then.
     ". unexpected pos ": FailureCode.DISK_FULL,
     "basic_ios::clear: iostream error": FailureCode.DISK_FULL,
     "PytorchStreamWriter failed writing": FailureCode.DISK_FULL,
@@ -26,7 +26,7 @@ _TEXTS = {
 
 
 def diagnose(error: BaseException) -> TrainerError:
-    """``error`` itself if it is a failure already, else the closest code, "internal" if none."""
+    """Return ``error`` if it has a code, otherwise an error with the closest one or "internal"."""
     if isinstance(error, TrainerError):
         return error
     detail = f"{type(error).__name__}: {error}"[:8000]
@@ -36,9 +36,10 @@ def diagnose(error: BaseException) -> TrainerError:
         return TrainerError(FailureCode.OUT_OF_MEMORY, detail)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return TrainerError(FailureCode.DISK_FULL, detail)
-    if isinstance(error, OSError) and error.errno:  # libraries raise it without one for a bad model
+    # Libraries raise OSError without an errno for an invalid model.
+    if isinstance(error, OSError) and error.errno:
         return TrainerError(FailureCode.HOST_ERROR, detail)
-    for text, code in _TEXTS.items():
+    for text, code in _CODES_BY_TEXT.items():
         if text in str(error):
             return TrainerError(code, detail)
     return TrainerError(FailureCode.INTERNAL, detail)

@@ -1,16 +1,17 @@
-"""A resident process with torch, transformers, trl and peft loaded: jobs start as its forks.
+"""A resident process with torch, transformers, trl and peft loaded, from which trainers are forked.
 
-Loading them takes seconds, a fork milliseconds. The server itself does nothing else: it runs no
-tensor maths and never touches CUDA, since neither survives a fork; one whose libraries did so ends
-with EXIT_UNFIT. Each fork is a process of its own session, so a crashed or killed job takes nothing
-with it.
+Loading these libraries takes seconds, a fork takes milliseconds. The server does nothing else: it
+runs no tensor maths and does not touch CUDA, because neither survives a fork. If a library
+initialises CUDA at import, the server exits with EXIT_UNFIT. Each fork is a process in a session of
+its own, so that a crashed or killed job affects no other process.
 
-Chain of deaths: this process dies with the thread that started it, and each fork with this process.
+The server dies with the thread that started it, and each fork dies with the server.
 
-Started as ``python -P -m worker.trainer.fork_server`` with a SOCK_SEQPACKET socket as fd 3. A
-request is one JSON datagram ``{"directory", "environment"}`` with descriptors: the fork's status
-socket, stdin, stdout, stderr, and whatever else it shall hold (a slot's lock). On the status socket
-the server sends the fork's pid, and its exit status (negative: the signal) when it ended.
+It is started as ``python -P -m worker.trainer.fork_server`` with a SOCK_SEQPACKET socket as fd 3. A
+request is one JSON datagram ``{"directory", "environment"}`` with file descriptors: the fork's
+status socket, stdin, stdout, stderr, and any that the fork shall keep open, such as a slot's lock.
+On the status socket the server sends the fork's pid, and later its exit status (negative: the
+signal).
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ from worker.trainer.__main__ import main
 from worker.trainer.environment import prepare_environment
 
 CONTROL_FD = 3
-MAX_REQUEST = 64 << 10
+MAX_REQUEST_BYTES = 64 << 10
 MAX_FDS = 8
+#: In place of a pid when the system refused to fork.
 NO_FORK = -1
 
 
@@ -41,7 +43,7 @@ def serve() -> None:
     """Fork on request until the control socket closes."""
     die_with_parent()
     prepare_environment(threads=1)
-    _load()
+    _import_trainer()
     control = socket.socket(fileno=CONTROL_FD)
     wake_up, wake_end = os.pipe()
     os.set_blocking(wake_end, False)
@@ -62,14 +64,15 @@ def serve() -> None:
 def _take_request(
     control: socket.socket, wake_up: int, wake_end: int, running: dict[int, socket.socket]
 ) -> bool:
-    request, descriptors, _, _ = socket.recv_fds(control, MAX_REQUEST, MAX_FDS)
+    """Fork for one request; return False when the control socket is closed."""
+    request, descriptors, _, _ = socket.recv_fds(control, MAX_REQUEST_BYTES, MAX_FDS)
     if not request:
         return False
     status = socket.socket(fileno=descriptors[0])
     server = os.getpid()
     try:
         pid = os.fork()
-    except OSError:  # no memory or no process to be had: the forks that run are not to die of it
+    except OSError:  # out of memory or processes: the running forks must survive it
         pid = NO_FORK
     if pid == 0:
         die_with_parent()
@@ -86,16 +89,16 @@ def _take_request(
     for descriptor in descriptors[1:]:
         os.close(descriptor)
     if pid == NO_FORK:
-        status.close()  # tells whoever asked
+        status.close()  # tells the client that there is no fork
     else:
         running[pid] = status
-        with suppress(BrokenPipeError):  # whoever asked waits no longer
+        with suppress(BrokenPipeError):  # the client no longer waits
             status.send(str(pid).encode())
     return True
 
 
 def _become_trainer(request: dict[str, object], streams: list[int]) -> None:
-    """In the fork: what a fresh interpreter would have been given, then the trainer itself."""
+    """In the fork: set up what a fresh interpreter would be given, then run the trainer."""
     status = 1
     try:
         os.setsid()
@@ -108,41 +111,42 @@ def _become_trainer(request: dict[str, object], streams: list[int]) -> None:
         os.environ.clear()
         os.environ.update(environment)
         if _is_cut_off_from_cuda():
-            sys.stderr.write("CUDA was used in the fork server: starting in a fresh interpreter\n")
+            sys.stderr.write("the fork server has used CUDA: starting a fresh interpreter\n")
             sys.stderr.flush()
             os.execv(sys.executable, [sys.executable, "-P", "-m", "worker.trainer"])  # noqa: S606
         gc.unfreeze()
         status = main()
         sys.stdout.flush()
         sys.stderr.flush()
-    except BaseException:  # noqa: BLE001 - as an interpreter would say it at its end
+    except BaseException:  # noqa: BLE001 - report it as an interpreter does at its end
         traceback.print_exc()
     finally:
-        # The server's own exit handlers are not the fork's to run.
+        # Skips exit handlers, which belong to the server.
         os._exit(status)
 
 
 def _reap(running: dict[int, socket.socket]) -> None:
+    """Report the exit statuses of ended forks."""
     while running:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
             return
-        with running.pop(pid) as sock, suppress(BrokenPipeError):  # who asked is gone
+        with running.pop(pid) as sock, suppress(BrokenPipeError):  # the client is gone
             sock.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
-def _load() -> None:
-    """Import what a trainer imports; frozen objects stay shared between the forks."""
-    # The driver's list of GPUs is asked: a look through CUDA cuts the forks off from it.
+def _import_trainer() -> None:
+    """Import what a trainer imports; the forks share the frozen objects."""
+    # Detect GPUs through NVML: a check through the CUDA runtime would prevent its use in the forks.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     import torch
 
-    # peft imports bitsandbytes, which initialises CUDA to choose its kernels. Without a GPU it may
-    # be loaded here: a fork saves a second of CPU time.
+    # peft imports bitsandbytes, which initialises CUDA to choose its kernels. Without a GPU it can
+    # be imported here, which saves each fork a second of CPU time.
     is_held_back = torch.cuda.is_available()
     if is_held_back:
         sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
-    import worker.trainer.inspection.checkpoint
+    import worker.trainer.inspection.base_model
     import worker.trainer.run_task
     import worker.trainer.tasks.train  # noqa: F401
 
@@ -156,10 +160,14 @@ def _load() -> None:
 
 
 def _is_cut_off_from_cuda() -> bool:
-    """In a fork: whether there is a GPU, and the server did what makes CUDA refuse its forks."""
+    """In a fork: return whether there is a GPU that CUDA refuses to forks of this server."""
     import torch
 
-    return torch.cuda._is_in_bad_fork() and torch.cuda.device_count() > 0
+    if not torch.cuda._is_in_bad_fork():
+        return False
+    # torch finds MIG devices through CUDA only. That cuts the forks off, and shows them no device.
+    is_mig = os.environ.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-")
+    return is_mig or torch.cuda.device_count() > 0
 
 
 if __name__ == "__main__":

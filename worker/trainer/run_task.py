@@ -15,7 +15,7 @@ from app.domain.progress import Failed
 from app.domain.progress import Stopped as StoppedMessage
 from worker.ipc.channel import Channel
 from worker.ipc.order import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, WorkOrder
-from worker.reward_model.errors import Stopped, TrainerError
+from worker.reward_model.errors import StoppedError, TrainerError
 from worker.trainer import tasks
 from worker.trainer.diagnosis import diagnose
 
@@ -25,7 +25,7 @@ def run_task(order: WorkOrder, channel: Channel) -> int:
     torch.set_num_threads(order.threads)
     try:
         _load_task(order.action)(order, channel)
-    except Stopped as stopped:
+    except StoppedError as stopped:
         channel.say(StoppedMessage(step=stopped.step))
         return EXIT_STOPPED
     except BaseException as error:  # noqa: BLE001 - all are reported to the supervisor

@@ -10,11 +10,11 @@ import torch
 
 
 def main() -> int:
-    """A product whose result is known, on the GPU where there is one, and 16 MiB on disk."""
+    """Check a matrix product on the GPU, or else on the CPU, and write 16 MiB to disk."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ones = torch.ones(256, 256, device=device)
     if (ones @ ones).sum().item() != 256**3:
-        print(f"wrong result on {device}", file=sys.stderr)  # noqa: T201 - the supervisor logs it
+        print(f"wrong result of a matrix product on {device}", file=sys.stderr)  # noqa: T201 - the supervisor logs it
         return 1
     with tempfile.TemporaryFile() as file:
         file.write(bytes(16 << 20))

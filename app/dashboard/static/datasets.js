@@ -36,10 +36,13 @@ function makeDataset(dataset) {
   const node = el("details", { class: "card dataset" }, summary, facts, el("h2", {}, "First pairs"), pairs, more);
   setFacts(facts, [
     ["Id", el("code", {}, dataset.id)],
+    ["Shape", dataset.row_form === "ranked" ? `${dataset.shape}, ranked replies` : dataset.shape],
     ["Pairs", `${dataset.format}, prompt ${dataset.prompt}${dataset.has_margin ? ", with margins" : ""}`],
     ["Slices", Object.entries(dataset.slices).map(([name, count]) => `${name} ${number(count)}`).join(", ")],
     ["Uploaded as", `${dataset.source_format}, ${bytes(dataset.upload_bytes)}`],
     ["Ignored columns", dataset.ignored_columns.join(", ")],
+    ["Skipped rows", dataset.skipped.map((reason) => `${number(reason.count)} ${reason.code}`).join(", ")],
+    ["Warnings", dataset.warnings.map((warning) => warning.message).join("; ")],
     ["sha256", el("code", { class: "hash" }, dataset.sha256)],
   ]);
   const load = async (count) => {
@@ -62,20 +65,30 @@ function makePair(pair) {
     "li",
     {},
     ...(pair.prompt === undefined ? [] : [el("div", { class: "prompt" }, ...texts(pair.prompt))]),
-    el(
-      "div",
-      { class: "replies" },
-      el("section", { class: "chosen" }, el("h3", {}, "Chosen"), ...texts(pair.chosen)),
-      el("section", { class: "rejected" }, el("h3", {}, "Rejected"), ...texts(pair.rejected)),
-    ),
+    el("div", { class: "replies" }, ...makeReplies(pair)),
     ...(marks.length ? [el("p", { class: "muted" }, marks.join(" · "))] : []),
   );
+}
+
+/** Returns a section for each reply of a pair, or of a row of ranked replies. */
+function makeReplies(row) {
+  const section = (kind, title, reply) => el("section", { class: kind }, el("h3", {}, title), ...texts(reply));
+  if (row.replies === undefined) {
+    return [section("chosen", "Chosen", row.chosen), section("rejected", "Rejected", row.rejected)];
+  }
+  return row.replies.map(({ rank, reply }) => section(rank === 1 ? "chosen" : "rejected", `Rank ${rank}`, reply));
 }
 
 /** Returns paragraphs for a text or for the messages of a conversation. */
 function texts(content) {
   if (typeof content === "string") return [el("p", { class: "text" }, content)];
-  return content.map((message) => el("p", { class: "text" }, el("b", { class: "role" }, message.role), message.content));
+  return content.map((message) => el("p", { class: "text" }, el("b", { class: "role" }, message.role), said(message)));
+}
+
+/** Returns the text of a message: its reasoning, its content and the tools that it calls. */
+function said(message) {
+  const calls = (message.tool_calls ?? []).map((call) => `${call.function.name}(${JSON.stringify(call.function.arguments)})`);
+  return [message.reasoning_content, message.content, ...calls].filter((part) => part).join("\n");
 }
 
 function uploadCommand() {

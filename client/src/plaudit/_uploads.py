@@ -17,11 +17,16 @@ CHUNK_BYTES = 1 << 20
 MAX_NAME = 128
 JSONL = "application/x-ndjson"
 _CONTENT_TYPES = {
+    "arrow": "application/vnd.apache.arrow.file",
     "csv": "text/csv",
-    "parquet": "application/vnd.apache.parquet",
+    "feather": "application/vnd.apache.arrow.file",
+    "json": "application/json",
     "jsonl": JSONL,
     "ndjson": JSONL,
+    "parquet": "application/vnd.apache.parquet",
+    "tsv": "text/tab-separated-values",
 }
+_PACKED = (".gz", ".xz", ".bz2", ".zst")
 
 Source = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
 OnBytes = Callable[[int], object]
@@ -93,7 +98,8 @@ def _of_file(path: Path) -> Upload:
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk
 
-    suffix = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    plain = path.stem if path.suffix.lower() in _PACKED else path.name
+    suffix = plain.lower().rpartition(".")[2]
     content_type = _CONTENT_TYPES.get(suffix, JSONL)
     return Upload(
         chunks, content_type, is_repeatable=True, default_name=path.name[:MAX_NAME], size=size

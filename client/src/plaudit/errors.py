@@ -157,6 +157,10 @@ class UnavailableError(ServerError):
     """503: the service's database or a worker is away for now."""
 
 
+class StorageFullError(ServerError):
+    """507: the disk of the service is full. Delete data, or ask the operator."""
+
+
 class WaitTimeoutError(PlauditError, TimeoutError):
     """The job did not end in the time given to ``wait``; ``job`` is its last known state."""
 
@@ -209,6 +213,7 @@ _CLASSES: dict[int, type[APIError]] = {
     422: InvalidRequestError,
     429: RateLimitedError,
     503: UnavailableError,
+    507: StorageFullError,
 }
 
 

@@ -168,50 +168,33 @@ class CheckpointRead(Model):
     metrics: dict[str, Any]
     is_best: bool
     is_current: bool
-    """Where the next attempt goes on."""
+    """Whether the next attempt resumes from it."""
     created_at: AwareDatetime
 
 
 class DatasetPreview(Model):
-    """The first pairs."""
+    """The first rows."""
 
     object: Literal["dataset_preview"] = "dataset_preview"
     data: list[dict[str, Any]]
 
 
-class DatasetRead(Model):
-    """Validated preference pairs."""
-
-    object: Literal["dataset"] = "dataset"
-    id: str
-    name: str | None
-    source_format: Literal["jsonl", "csv", "parquet"] | str
-    """Of the upload."""
-    format: Literal["text", "conversational"] | str
-    prompt: Literal["explicit", "implicit"] | str
-    columns: list[str]
-    has_margin: bool
-    slices: dict[str, int]
-    """Pairs per slice label."""
-    ignored_columns: list[str]
-    """Columns of the upload that were not kept."""
-    pair_count: int
-    sha256: str
-    """Of the canonical JSONL that jobs train on."""
-    bytes: int
-    upload_sha256: str
-    """Of the file as it was uploaded."""
-    upload_bytes: int
-    created_at: AwareDatetime
-
-
 class DatasetReport(Model):
-    """What a base model's tokenizer makes of a dataset."""
+    """A report on a dataset, tokenised for one base model."""
 
     object: Literal["dataset_report"] = "dataset_report"
     dataset_id: str
     base_model: str
     report: dict[str, Any]
+
+
+class DatasetWarningRead(Model):
+    """Something about the dataset that its owner should know."""
+
+    code: str
+    message: str
+    lines: list[int] = []
+    """The first rows that it is about."""
 
 
 class DeliveryRead(Model):
@@ -256,7 +239,7 @@ class EvalFraction(Model):
 
 
 class EventRead(Model):
-    """Something that happened to a job."""
+    """An event of a job."""
 
     object: Literal["event"] = "event"
     id: int
@@ -314,17 +297,17 @@ class JobFailure(Model):
 
 
 class JobProgress(Model):
-    """How far a job is."""
+    """The progress of a job."""
 
     step: int | None
     total_steps: int | None
     epoch: float | None
     seconds_left: float | None
-    """An estimate; null until one can be made."""
+    """Estimated; null until the first step of an attempt."""
 
 
 class JobReportRead(Model):
-    """A document about a job."""
+    """A report of a job."""
 
     object: Literal["job_report"] = "job_report"
     job_id: str
@@ -333,7 +316,7 @@ class JobReportRead(Model):
 
 
 class JobWarning(Model):
-    """Something worth knowing that stopped nobody; the codes are in docs/errors.md."""
+    """A warning; docs/errors.md lists the codes."""
 
     model_config = ConfigDict(
         extra="allow",
@@ -343,10 +326,10 @@ class JobWarning(Model):
 
 
 class LogPiece(Model):
-    """Some lines of the trainer's own output."""
+    """Some lines of the trainer's output."""
 
     id: str
-    """attempt-number; the `after` of the next request."""
+    """Attempt and number of the piece; the `after` of the next request."""
     attempt: int
     at: AwareDatetime
     text: str
@@ -381,14 +364,14 @@ class LoraSpec(Model):
 
 
 class MergeRead(Model):
-    """A merged export on its way, or where it is."""
+    """A merged export and its state."""
 
     object: Literal["merge"] = "merge"
     id: str
     source_adapter_id: str
     status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"] | str
     adapter_id: str | None
-    """The merged model, once succeeded: an adapter's id."""
+    """Id of the merged model, once the export has succeeded."""
     failure: str | None
 
 
@@ -422,11 +405,11 @@ class ProblemType(Model):
 
 
 class QueueItem(Model):
-    """A waiting job and why it waits."""
+    """A queued job and the reason why it waits."""
 
     job_id: str
     position: int
-    """From 1, among the jobs of all tenants."""
+    """Counts from 1, over the jobs of all tenants."""
     priority: int
     queued_at: AwareDatetime
     reason: (
@@ -448,6 +431,16 @@ class Resources(Model):
     gpus: Literal[0, 1] | int = 1
     """0: CPU only; 1: a GPU if the worker has one."""
     max_runtime_seconds: int = 86400
+
+
+class SkippedRowsRead(Model):
+    """Rows that were left out for one reason."""
+
+    code: str
+    """As in the errors of a refused upload; `tie`: neither is better."""
+    count: int
+    lines: list[int]
+    """The first of them."""
 
 
 class TrainingSpec(Model):
@@ -538,9 +531,45 @@ class WorkerRead(Model):
     devices: list[dict[str, Any]]
     versions: dict[str, Any]
     jobs: list[str]
-    """Of this tenant, that it runs now."""
+    """Ids of this tenant's jobs that the worker runs."""
     started_at: AwareDatetime
     seen_at: AwareDatetime
+
+
+class DatasetRead(Model):
+    """Validated preference pairs."""
+
+    object: Literal["dataset"] = "dataset"
+    id: str
+    name: str | None
+    source_format: Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow"] | str
+    """Of the upload."""
+    shape: str
+    """Which shape the upload was recognised as; docs/data.md has all."""
+    row_form: Literal["pairs", "ranked"] | str
+    """pairs: a chosen and a rejected reply a row; ranked: several ranked replies."""
+    format: Literal["text", "conversational"] | str
+    prompt: Literal["explicit", "implicit"] | str
+    columns: list[str]
+    """Of the stored rows."""
+    has_margin: bool
+    slices: dict[str, int]
+    """Rows per slice label."""
+    ignored_columns: list[str]
+    """Columns of the upload that were not kept."""
+    skipped: list[SkippedRowsRead]
+    """Rows that were left out, by reason."""
+    warnings: list[DatasetWarningRead]
+    row_count: int
+    pair_count: int
+    """Pairs that the rows give; as many as rows, or more."""
+    sha256: str
+    """Of the canonical JSONL that jobs train on."""
+    bytes: int
+    upload_sha256: str
+    """Of the file as it was uploaded."""
+    upload_bytes: int
+    created_at: AwareDatetime
 
 
 class JobItem(Model):
@@ -576,7 +605,7 @@ class JobItem(Model):
         | str
         | None
     )
-    """What a running job does right now."""
+    """The current activity of a running job."""
     progress: JobProgress
     base_model: str
     priority: int
@@ -611,10 +640,10 @@ class RewardJobSpec(Model):
 
     name: str | None = None
     base_model: str
-    """An id of GET /v1/base-models."""
+    """An id from GET /v1/base-models."""
     train_dataset: str
     eval_dataset: str | EvalFraction | None = None
-    """A dataset's id, or {"fraction": 0.1} of the training pairs."""
+    """The id of a dataset, or a fraction of the training pairs such as {"fraction": 0.1}."""
     lora: LoraSpec = Field({}, validate_default=True)
     training: TrainingSpec = Field({}, validate_default=True)
     quantization: Literal["none", "8bit", "4bit"] | str = "none"
@@ -625,16 +654,16 @@ class RewardJobSpec(Model):
 
 
 class JobPreview(Model):
-    """What a spec would become; nothing was stored."""
+    """The plan of a spec in a dry run; nothing was stored."""
 
     trainable_parameters: int
     total_parameters: int
     steps: int
-    """Optimiser steps; without the overlong pairs where a dry run has a report on the data."""
+    """Optimiser steps. A dry run with a dataset report leaves out overlong pairs."""
     estimated_seconds: float | None
     """
-    Of training, by the pace of the newest finished job of this base model; null when there is
-    none.
+    Duration of training, by the speed of the newest finished job of this base model; null if
+    there is none.
     """
     object: Literal["job_preview"] = "job_preview"
     spec: RewardJobSpec
@@ -643,14 +672,14 @@ class JobPreview(Model):
     """Keyword arguments of peft.LoraConfig."""
     reports: dict[str, dict[str, Any]]
     """
-    What a worker found: `dataset` (lengths in tokens, duplicates, contradictions, …) and
-    `memory` (an estimate); empty if none had time.
+    Reports of a worker: `dataset` (lengths in tokens, duplicates, contradictions, …) and
+    `memory` (an estimate); empty if no worker made them in time.
     """
     warnings: list[JobWarning]
 
 
 class JobRead(Model):
-    """A job with everything."""
+    """A job with its spec, plan and warnings."""
 
     object: Literal["job"] = "job"
     id: str
@@ -682,7 +711,7 @@ class JobRead(Model):
         | str
         | None
     )
-    """What a running job does right now."""
+    """The current activity of a running job."""
     progress: JobProgress
     base_model: str
     priority: int
@@ -695,10 +724,10 @@ class JobRead(Model):
     failure: JobFailure | None
     metadata: dict[str, str]
     worker: str | None
-    """Who runs it now."""
+    """The worker that runs the job."""
     warnings: list[JobWarning]
     spec: RewardJobSpec
-    """As asked, with every default filled in."""
+    """As submitted, with defaults filled in."""
     plan: dict[str, Any] | None
     """
     The exact arguments of LoraConfig and RewardConfig; null until the base model has been

@@ -33,29 +33,29 @@ class EvalFraction(TypedDict):
 
 
 class JobCancel(TypedDict):
-    """How to cancel."""
+    """Options of a cancel."""
 
     keep_checkpoint: NotRequired[bool]
-    """So that a clone can go on from it."""
+    """Keep a checkpoint, so that a clone can resume from it."""
 
 
 class JobClone(TypedDict):
-    """How a clone differs from its parent."""
+    """The differences between a clone and its parent."""
 
     overrides: NotRequired[dict[str, Any]]
-    """Parts of a spec, merged into the parent's (RFC 7396: null takes a field out)."""
+    """Parts of a spec, merged into the parent's (RFC 7396: null removes a field)."""
     from_checkpoint: NotRequired[bool]
-    """Go on from the parent's last checkpoint instead of from the start."""
+    """Resume from the parent's last checkpoint instead of training from the start."""
 
 
 class JobUpdate(TypedDict):
-    """What of a job can be changed."""
+    """The fields of a job that can be changed."""
 
     name: NotRequired[str | None]
     priority: NotRequired[int]
-    """While the job waits."""
+    """Can change only while the job waits."""
     metadata: NotRequired[dict[str, str]]
-    """Replaces all of it."""
+    """Replaces all metadata of the job."""
 
 
 class LoraSpec(TypedDict):
@@ -147,10 +147,10 @@ class RewardJobSpec(TypedDict):
 
     name: NotRequired[str | None]
     base_model: str
-    """An id of GET /v1/base-models."""
+    """An id from GET /v1/base-models."""
     train_dataset: str
     eval_dataset: NotRequired[str | EvalFraction | None]
-    """A dataset's id, or {"fraction": 0.1} of the training pairs."""
+    """The id of a dataset, or a fraction of the training pairs such as {"fraction": 0.1}."""
     lora: NotRequired[LoraSpec]
     training: NotRequired[TrainingSpec]
     quantization: NotRequired[Literal["none", "8bit", "4bit"]]

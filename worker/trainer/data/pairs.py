@@ -1,6 +1,6 @@
-"""Preference pairs as token ids: which are trained on, which are held out, which are refused.
+"""Preference pairs as token ids: tokenise a dataset, refuse invalid pairs, hold pairs out.
 
-Pairs over the length limit are counted, named, or refused, never left out in silence.
+Pairs that exceed the length limit are counted and named, or refused. None is dropped silently.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,42 +21,43 @@ from worker.ipc.order import WorkOrder
 from worker.reward_model.errors import TrainerError
 from worker.reward_model.pair_tokenizer import PairTokenizer
 from worker.reward_model.token_cache import Ids, TokenCache
-from worker.trainer.data.tokenized_rows import PairFile, TokenizedRow, tokenized_rows
+from worker.trainer.data.tokenized_rows import OnInvalid, PairFile, TokenizedRow, tokenized_rows
 
-LINES_NAMED = 20
+#: Line numbers that a message lists.
+MAX_LINES_LISTED = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One preference pair as token ids; ``line`` is where it stands in the uploaded file."""
+    """A preference pair as token ids."""
 
-    line: int
+    line: int  # in the uploaded file
     chosen: Ids
     rejected: Ids
     margin: float | None
     slice: str | None
-    prompt: bytes  # digest of the prompt: pairs of one prompt stay on one side of a split
+    prompt: bytes  # digest of the prompt: a split keeps the pairs of a prompt together
 
 
 @dataclass
-class Tokenized:
-    """What became of a file of pairs; the lists hold line numbers."""
+class TokenizedPairs:
+    """The usable pairs of a file, and the line numbers of noteworthy ones."""
 
     pairs: list[Pair] = field(default_factory=list)
     overlong: list[int] = field(default_factory=list)
     identical: list[int] = field(default_factory=list)
     with_special_tokens: list[int] = field(default_factory=list)
-    longest: int = 0
+    longest: int = 0  # tokens of the longest sequence, overlong ones included
 
 
 def pair_files(
     order: WorkOrder, plan: TrainingPlan, tokenizer: PairTokenizer
 ) -> tuple[PairFile, PairFile | None]:
-    """The order's training pairs and held-out pairs, with their places in the worker's cache."""
+    """Return the order's training file and eval file, with their entries in the token cache."""
     if order.train_file is None:
-        raise TrainerError(FailureCode.INTERNAL, "an order with a plan needs train_file")
+        raise TrainerError(FailureCode.INTERNAL, "the order has a plan but no train_file")
     cache = order.token_cache and TokenCache(
-        Path(order.token_cache), order.token_cache_bytes, drafts=Path()
+        Path(order.token_cache), order.token_cache_bytes, draft_dir=Path()
     )
     identity = tokenizer.identity() if cache else {}
 
@@ -64,143 +65,148 @@ def pair_files(
         entry = cache.entry({**identity, "data": data.sha256}) if cache else None
         return PairFile(Path(name), entry)
 
-    held_out = plan.data.eval and order.eval_file and file(order.eval_file, plan.data.eval)
-    return file(order.train_file, plan.data.train), held_out or None
+    eval_file = plan.data.eval and order.eval_file and file(order.eval_file, plan.data.eval)
+    return file(order.train_file, plan.data.train), eval_file or None
 
 
-def tokenize(
+def tokenize_pairs(
     file: PairFile,
     tokenizer: PairTokenizer,
-    watch: Callable[[TokenizedRow], None] = lambda _: None,
-    hear: Callable[[int, str], None] = lambda *_: None,
-) -> Tokenized:
+    on_row: Callable[[TokenizedRow], None] = lambda _: None,
+    on_invalid: OnInvalid = lambda *_: None,
+) -> TokenizedPairs:
     """Tokenise every pair of a file.
 
-    ``watch`` is shown each row on the way, ``hear`` is told of the lines that cannot be rendered.
+    ``on_row`` is called with each row, ``on_invalid`` for each row that cannot be rendered.
 
     Raises:
-        TrainerFailure: dataset_invalid, naming lines, when a row cannot be rendered, has no
+        TrainerError: dataset_invalid, with line numbers, when a row cannot be rendered, has no
             tokens, or ends in the pad token; pairs_overlong when one (``overlong="error"``) or
             every row is too long.
     """
-    done = Tokenized()
-    refused: dict[str, list[int]] = {}
+    result = TokenizedPairs()
+    lines_by_problem: dict[str, list[int]] = {}
 
     def refuse(line: int, problem: str) -> None:
-        refused.setdefault(problem, []).append(line)
+        on_invalid(line, problem)
+        lines_by_problem.setdefault(problem, []).append(line)
 
-    def cannot_render(line: int, problem: str) -> None:
-        hear(line, problem)
-        refuse(line, problem)
-
-    for row in tokenized_rows(file, tokenizer, cannot_render):
-        watch(row)
+    for row in tokenized_rows(file, tokenizer, refuse):
+        on_row(row)
         if problem := _problem(row, tokenizer.plan):
-            refuse(row.row["line"], problem)
+            lines_by_problem.setdefault(problem, []).append(row.row["line"])
         else:
-            _take(row, tokenizer.plan, done)
-    for problem, lines in refused.items():
-        raise TrainerError(FailureCode.DATASET_INVALID, f"{_named(lines)}: {problem}")
-    what = f"longer than max_length={tokenizer.plan.max_length} tokens"
-    longest = f"the longest has {done.longest}"
-    if not done.pairs:
-        if not done.overlong:
-            raise TrainerError(FailureCode.DATASET_INVALID, "the dataset has no rows")
-        raise TrainerError(
-            FailureCode.PAIRS_OVERLONG, f"all {len(done.overlong)} pairs are {what} ({longest})"
-        )
-    if done.overlong and tokenizer.plan.overlong == "error":
-        raise TrainerError(
-            FailureCode.PAIRS_OVERLONG,
-            f'{_named(done.overlong)}: {what} ({longest}); overlong="drop" leaves such pairs out',
-        )
-    return done
+            _add(row, tokenizer.plan, result)
+    for problem, lines in lines_by_problem.items():
+        raise TrainerError(FailureCode.DATASET_INVALID, f"{_list_lines(lines)}: {problem}")
+    _check_lengths(result, tokenizer.plan)
+    return result
 
 
-def split(pairs: list[Pair], fraction: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """``(train, eval)``: whole prompts, drawn by a hash of seed and prompt, order kept.
+def split_by_prompt(
+    pairs: list[Pair], eval_fraction: float, seed: int
+) -> tuple[list[Pair], list[Pair]]:
+    """Split into training and eval pairs: whole prompts, chosen by a hash of seed and prompt.
 
-    The same pairs and seed give the same split, whatever else is in the process. A prompt that is
-    larger than the room left stays in training, so that the share is never exceeded, except that
-    at least one prompt is held out.
+    The same pairs and seed give the same split in any process, and the order of pairs is kept. A
+    prompt with more pairs than the eval set can still take stays in training, so that the fraction
+    is not exceeded, except that at least one prompt is held out.
 
     Raises:
-        TrainerFailure: dataset_invalid when every pair has the same prompt.
+        TrainerError: dataset_invalid when every pair has the same prompt.
     """
-    groups: dict[bytes, int] = {}
+    counts: dict[bytes, int] = {}
     for pair in pairs:
-        groups[pair.prompt] = groups.get(pair.prompt, 0) + 1
-    if len(groups) < 2:
+        counts[pair.prompt] = counts.get(pair.prompt, 0) + 1
+    if len(counts) < 2:
         raise TrainerError(
             FailureCode.DATASET_INVALID,
-            "every pair has the same prompt, so none can be held out without leaking into "
-            "training; give an eval_dataset of its own",
+            "every pair has the same prompt, so no pair can be held out without leaking into "
+            "training; use a separate eval_dataset",
         )
     salt = str(seed).encode()
-    order = sorted(groups, key=lambda prompt: hashlib.sha256(salt + prompt).digest())
-    room = int(len(pairs) * fraction)
+    order = sorted(counts, key=lambda prompt: hashlib.sha256(salt + prompt).digest())
+    remaining = int(len(pairs) * eval_fraction)
     held_out: set[bytes] = set()
     for prompt in order:
-        if groups[prompt] <= room:
+        if counts[prompt] <= remaining:
             held_out.add(prompt)
-            room -= groups[prompt]
+            remaining -= counts[prompt]
     if not held_out:
-        held_out = {min(order, key=lambda prompt: groups[prompt])}
+        held_out = {min(order, key=lambda prompt: counts[prompt])}
     return (
         [p for p in pairs if p.prompt not in held_out],
         [p for p in pairs if p.prompt in held_out],
     )
 
 
-def _problem(row: TokenizedRow, plan: TokenizationPlan) -> str | None:
-    """Why nothing can be learned from a row, whatever its length."""
-    if not len(row.chosen_ids) * len(row.rejected_ids):
-        return "a reply has no tokens at all"
-    if plan.pad_token_id in (row.chosen_ids[-1], row.rejected_ids[-1]):
-        return (
-            f"a text ends in {plan.pad_token!r}, which is this model's pad token, so its "
-            "reward would be read one token early, and elsewhere after a reload"
-        )
-    return None
-
-
-def _take(row: TokenizedRow, plan: TokenizationPlan, done: Tokenized) -> None:
-    line, chosen, rejected = int(row.row["line"]), row.chosen_ids, row.rejected_ids
-    longest = max(len(chosen), len(rejected))
-    done.longest = max(done.longest, longest)
-    if longest > plan.max_length:
-        done.overlong.append(line)
-        return
-    if np.array_equal(chosen, rejected):
-        done.identical.append(line)
-    if row.has_special_tokens:
-        done.with_special_tokens.append(line)
-    margin, part = row.row.get("margin"), row.row.get("slice")
-    done.pairs.append(Pair(line, chosen, rejected, margin, part, prompt_digest(row.row)))
-
-
-def _named(lines: list[int]) -> str:
-    named = ", ".join(str(line) for line in lines[:LINES_NAMED])
-    more = f" and {len(lines) - LINES_NAMED} more" if len(lines) > LINES_NAMED else ""
-    noun = "line" if len(lines) == 1 else "lines"
-    return f"{noun} {named}{more}"
-
-
 def prompt_digest(row: dict[str, Any]) -> bytes:
-    """Of the explicit prompt, else of what both replies begin with: messages, or whole words.
+    """Return the digest of a row's prompt.
 
-    A row without either is a prompt of its own.
+    Without an explicit prompt it is the common beginning of both replies: whole messages, or whole
+    words. A row without either is a prompt of its own.
     """
     prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
     if not prompt:
-        same = 0
+        common = 0
         for ours, theirs in zip(chosen, rejected, strict=False):
             if ours != theirs:
                 break
-            same += 1
-        prompt = chosen[:same]
+            common += 1
+        prompt = chosen[:common]
         if isinstance(prompt, str):
             prompt = prompt[: len(prompt) - len(re.split(r"\s", prompt)[-1])]
     if not prompt:
         prompt = [chosen, rejected]
     return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).digest()[:16]
+
+
+def _check_lengths(result: TokenizedPairs, plan: TokenizationPlan) -> None:
+    limit = f"longer than max_length={plan.max_length} tokens"
+    longest = f"the longest has {result.longest} tokens"
+    if not result.pairs:
+        if not result.overlong:
+            raise TrainerError(FailureCode.DATASET_INVALID, "the dataset has no rows")
+        raise TrainerError(
+            FailureCode.PAIRS_OVERLONG, f"all {len(result.overlong)} pairs are {limit} ({longest})"
+        )
+    if result.overlong and plan.overlong == "error":
+        raise TrainerError(
+            FailureCode.PAIRS_OVERLONG,
+            f'{_list_lines(result.overlong)}: {limit} ({longest}); overlong="drop" drops such '
+            "pairs",
+        )
+
+
+def _problem(row: TokenizedRow, plan: TokenizationPlan) -> str | None:
+    """Return why a row cannot be trained on, whatever its length."""
+    if not len(row.chosen_ids) * len(row.rejected_ids):
+        return "a reply has no tokens"
+    if plan.pad_token_id in (row.chosen_ids[-1], row.rejected_ids[-1]):
+        return (
+            f"a text ends in {plan.pad_token!r}, which is this model's pad token: its reward would "
+            "be read one token early, and at another token after a reload"
+        )
+    return None
+
+
+def _add(row: TokenizedRow, plan: TokenizationPlan, result: TokenizedPairs) -> None:
+    line, chosen, rejected = int(row.row["line"]), row.chosen_ids, row.rejected_ids
+    longest = max(len(chosen), len(rejected))
+    result.longest = max(result.longest, longest)
+    if longest > plan.max_length:
+        result.overlong.append(line)
+        return
+    if np.array_equal(chosen, rejected):
+        result.identical.append(line)
+    if row.has_special_tokens:
+        result.with_special_tokens.append(line)
+    margin, slice_name = row.row.get("margin"), row.row.get("slice")
+    result.pairs.append(Pair(line, chosen, rejected, margin, slice_name, prompt_digest(row.row)))
+
+
+def _list_lines(lines: Sequence[int]) -> str:
+    listed = ", ".join(str(line) for line in lines[:MAX_LINES_LISTED])
+    more = f" and {len(lines) - MAX_LINES_LISTED} more" if len(lines) > MAX_LINES_LISTED else ""
+    noun = "line" if len(lines) == 1 else "lines"
+    return f"{noun} {listed}{more}"

@@ -1,7 +1,7 @@
-"""What is odd about a dataset, before anything is trained on it.
+"""Report what is noteworthy about a dataset before anything is trained on it.
 
-Works on rows (for the text) and their token ids (for one tokenizer); one pass keeps hashes and
-counts, not texts, so that a million pairs cost some hundred bytes each.
+The report is built in one pass over the rows and their token ids. It keeps digests and counts but
+no texts, so that a million pairs take some hundred bytes each.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from worker.reward_model.token_cache import Ids
 from worker.trainer.data.pairs import prompt_digest
 from worker.trainer.data.tokenized_rows import TokenizedRow
 
-#: Line numbers named in a finding; the count is always exact.
-LINES_NAMED = 100
+#: Line numbers listed per finding; the count is always exact.
+MAX_LINES_LISTED = 100
 FINDINGS = (
     "duplicates",
     "contradictions",
@@ -38,24 +38,25 @@ BINS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 
 @dataclass
 class Finding:
-    """How many rows have something, and the lines of the first of them."""
+    """The number of rows with some property, and the lines of the first ones."""
 
     count: int = 0
     lines: list[int] = field(default_factory=list)
 
     def add(self, line: int) -> None:
-        """One more row."""
+        """Count a row."""
         self.count += 1
-        if len(self.lines) < LINES_NAMED:
+        if len(self.lines) < MAX_LINES_LISTED:
             self.lines.append(line)
 
 
 class DatasetReportBuilder:
-    """Counts over the training rows, then over the held-out ones; ``document`` is the report."""
+    """Builds the dataset report from the training rows and then the eval rows."""
 
     def __init__(self, max_length: int) -> None:
+        self.eval_count = 0
         self._max_length = max_length
-        self._rows = self.held_out = self._invalid_count = 0
+        self._row_count = self._invalid_count = 0
         self._invalid: list[dict[str, Any]] = []
         self._prompts: set[bytes] = set()
         self._seen: set[tuple[bytes, bytes]] = set()
@@ -65,21 +66,21 @@ class DatasetReportBuilder:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest sequence to train on."""
+        """Tokens of the longest training sequence."""
         return max(0, *(max(self._lengths[reply].counts, default=0) for reply in REPLIES))
 
     @property
     def leaked(self) -> Finding:
-        """Held-out rows whose prompt is trained on as well."""
+        """Eval rows whose prompt also occurs in the training rows."""
         return self._findings["leaked"]
 
-    def add(self, row: TokenizedRow) -> None:
-        """The next training row."""
+    def add_training_row(self, row: TokenizedRow) -> None:
+        """Add the next training row."""
         line, fields = row.row["line"], row.row
-        self._rows += 1
+        self._row_count += 1
         self._prompts.add(prompt_digest(fields))
-        shared = shared_prefix(row.chosen_ids, row.rejected_ids)
-        for name in _oddities(row, shared, self._max_length):
+        prefix_length = common_prefix_length(row.chosen_ids, row.rejected_ids)
+        for name in _row_findings(row, prefix_length, self._max_length):
             self._findings[name].add(line)
         chosen, rejected = (_digest(fields.get("prompt"), fields[reply]) for reply in REPLIES)
         if (chosen, rejected) in self._seen:
@@ -87,61 +88,64 @@ class DatasetReportBuilder:
         if chosen != rejected and (rejected, chosen) in self._seen:
             self._findings["contradictions"].add(line)
         self._seen.add((chosen, rejected))
-        ours, theirs = len(row.chosen_ids), len(row.rejected_ids)
-        self._longer_is_better += 0.5 if ours == theirs else float(ours > theirs)
-        self._lengths["prompt"].add(shared)
-        self._lengths["chosen"].add(ours)
-        self._lengths["rejected"].add(theirs)
+        chosen_length, rejected_length = len(row.chosen_ids), len(row.rejected_ids)
+        is_tie = chosen_length == rejected_length
+        self._longer_is_better += 0.5 if is_tie else float(chosen_length > rejected_length)
+        self._lengths["prompt"].add(prefix_length)
+        self._lengths["chosen"].add(chosen_length)
+        self._lengths["rejected"].add(rejected_length)
 
-    def add_held_out(self, row: TokenizedRow) -> None:
-        """The next eval row, after all training rows."""
-        self.held_out += 1
+    def add_eval_row(self, row: TokenizedRow) -> None:
+        """Add the next eval row, after all training rows."""
+        self.eval_count += 1
         if prompt_digest(row.row) in self._prompts:
             self._findings["leaked"].add(row.row["line"])
 
-    def refuse(self, dataset: str, line: int, error: str) -> None:
-        """A row of "training" or "eval" that cannot be tokenised."""
+    def add_invalid_row(self, dataset: str, line: int, error: str) -> None:
+        """Add a row of the "training" or "eval" dataset that cannot be tokenised."""
         self._invalid_count += 1
-        if len(self._invalid) < LINES_NAMED:
+        if len(self._invalid) < MAX_LINES_LISTED:
             self._invalid.append({"dataset": dataset, "line": line, "error": error})
 
-    def document(self) -> dict[str, Any]:
-        """The dataset report, ready for JSON.
+    def build(self) -> dict[str, Any]:
+        """Return the report, ready for JSON.
 
-        ``tokens``: "prompt" is what both sequences begin with, "chosen" and "rejected" are
+        ``tokens``: "prompt" is the common prefix of both sequences, "chosen" and "rejected" are
         whole sequences. Findings:
 
-        - ``duplicates``: the same pair again; ``contradictions``: the same pair the other way round
+        - ``duplicates``: the same pair again; ``contradictions``: the same pair in reverse
         - ``identical``: both replies are the same text; ``identical_as_tokens``: only as tokens;
           ``identical_truncated``: only in their first ``max_length`` tokens
         - ``overlong``: over ``max_length`` tokens; ``empty``: a reply without text
-        - ``special_tokens``: user text that the tokenizer takes for special tokens
-        - ``leaked``: eval rows whose prompt is in the training rows as well
+        - ``special_tokens``: user text that the tokenizer reads as special tokens
+        - ``leaked``: eval rows whose prompt also occurs in the training rows
 
-        ``longer_is_better`` is the accuracy of preferring the longer reply, ties as half: far from
-        0.5, and length alone explains the preferences.
+        ``longer_is_better`` is the accuracy of preferring the longer reply, with ties as half. Far
+        from 0.5, length alone explains the preferences.
         """
         return {
-            "rows": self._rows,
-            "eval_rows": self.held_out,
+            "rows": self._row_count,
+            "eval_rows": self.eval_count,
             "prompts": len(self._prompts),
             "max_length": self._max_length,
             "invalid": {"count": self._invalid_count, "rows": self._invalid},
             "findings": {name: asdict(found) for name, found in self._findings.items()},
             "tokens": {name: lengths.document() for name, lengths in self._lengths.items()},
-            "longer_is_better": self._longer_is_better / self._rows if self._rows else None,
+            "longer_is_better": self._longer_is_better / self._row_count
+            if self._row_count
+            else None,
         }
 
 
-def shared_prefix(ours: Ids, theirs: Ids) -> int:
-    """Tokens that two sequences begin with in common."""
+def common_prefix_length(ours: Ids, theirs: Ids) -> int:
+    """Return the number of tokens that two sequences share at the beginning."""
     length = min(len(ours), len(theirs))
     differ = np.flatnonzero(ours[:length] != theirs[:length])
     return int(differ[0]) if len(differ) else length
 
 
 class _Lengths:
-    """A histogram of token counts, with exact mean, median and extremes."""
+    """A histogram of token counts, with exact mean, quantiles and extremes."""
 
     def __init__(self) -> None:
         self.counts: dict[int, int] = {}
@@ -168,7 +172,7 @@ class _Lengths:
         }
 
     def quantile(self, share: float) -> int:
-        """The smallest length that at least ``share`` of the rows do not exceed."""
+        """Return the smallest length that at least ``share`` of the rows do not exceed."""
         left = share * sum(self.counts.values())
         for length in sorted(self.counts):
             left -= self.counts[length]
@@ -177,14 +181,14 @@ class _Lengths:
         return max(self.counts)
 
 
-def _oddities(row: TokenizedRow, shared: int, max_length: int) -> Iterator[str]:
-    """Names of the findings that one row makes by itself; ``shared`` tokens begin both replies."""
+def _row_findings(row: TokenizedRow, prefix_length: int, max_length: int) -> Iterator[str]:
+    """Yield the names of the findings that a row gives by itself."""
     longest = max(len(row.chosen_ids), len(row.rejected_ids))
     if row.row["chosen"] == row.row["rejected"]:
         yield "identical"
-    elif shared == longest:
+    elif prefix_length == longest:
         yield "identical_as_tokens"
-    elif shared >= max_length:
+    elif prefix_length >= max_length:
         yield "identical_truncated"
     if longest > max_length:
         yield "overlong"
@@ -194,11 +198,13 @@ def _oddities(row: TokenizedRow, shared: int, max_length: int) -> Iterator[str]:
         yield "special_tokens"
 
 
-def _text(reply: str | list[dict[str, str]]) -> str:
-    """Of a reply, or of the last message of one."""
+def _text(reply: str | list[dict[str, Any]]) -> str:
+    """Return a reply's text; of a conversation, the last message's. Tool calls count as text."""
     if isinstance(reply, str):
         return reply
-    return reply[-1]["content"] if reply else ""
+    if not reply:
+        return ""
+    return reply[-1]["content"] or str(reply[-1].get("tool_calls", ""))
 
 
 def _digest(*parts: Any) -> bytes:

@@ -13,17 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.domain.lifecycle import FailureCode
 from worker.reward_model.chat_template import TemplateTooCostlyError
-from worker.reward_model.errors import unsupported
+from worker.reward_model.errors import TrainerError, unsupported_model
 from worker.reward_model.pair_tokenizer import PairTokenizer
 from worker.reward_model.token_cache import CacheEntry, Ids
 
-#: Rows for one call of the tokenizer: its threads need many, the texts must not fill the memory.
+#: Rows per call of the tokenizer: enough for its threads, few enough to bound the memory.
 CHUNK_ROWS = 1000
+
+#: Called with the line number and the problem of a row that cannot be tokenised.
+OnInvalid = Callable[[int, str], None]
 
 
 def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The rows of a canonical JSONL file."""
+    """Yield the rows of a canonical JSONL file."""
     with Path(path).open("rb") as lines:
         for line in lines:
             yield json.loads(line)
@@ -31,7 +35,7 @@ def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class PairFile:
-    """A canonical JSONL file of pairs, and where the cache has its token ids."""
+    """A canonical JSONL file of pairs, and its entry in the token cache if there is a cache."""
 
     path: Path
     entry: CacheEntry | None = None
@@ -48,49 +52,64 @@ class TokenizedRow:
 
 
 def tokenized_rows(
-    file: PairFile, tokenizer: PairTokenizer, refuse: Callable[[int, str], None]
+    file: PairFile, tokenizer: PairTokenizer, on_invalid: OnInvalid
 ) -> Iterator[TokenizedRow]:
-    """Every row that can be rendered; ``refuse`` hears the line of each other one, and why.
+    """Yield every row that can be rendered; call ``on_invalid`` for the others.
 
-    The ids come from the cache if they are there, and go there if all rows could be rendered.
+    Token ids are read from the cache if they are there. Otherwise they are written to it, provided
+    that all rows can be rendered.
     """
-    known = file.entry.read() if file.entry else None
-    encoded = _encoded(file, tokenizer, refuse) if known is None else _known(file.path, *known)
+    cached = file.entry.read() if file.entry else None
+    if cached is None:
+        encoded = _encode_rows(file, tokenizer, on_invalid)
+    else:
+        ids, ends = cached
+        encoded = _cached_rows(file.path, ids, ends)
     for row, chosen, rejected in encoded:
         yield TokenizedRow(row, chosen, rejected, tokenizer.has_special_tokens(row))
 
 
-def _encoded(
-    file: PairFile, tokenizer: PairTokenizer, refuse: Callable[[int, str], None]
+def _encode_rows(
+    file: PairFile, tokenizer: PairTokenizer, on_invalid: OnInvalid
 ) -> Iterator[tuple[dict[str, Any], Ids, Ids]]:
-    rows, is_whole = read_rows(file.path), True
+    rows, are_all_valid = read_rows(file.path), True
     with file.entry.write() if file.entry else nullcontext() as writer:
         while chunk := list(islice(rows, CHUNK_ROWS)):
             rendered: list[tuple[dict[str, Any], list[str]]] = []
             for row in chunk:
+                _check_pair(row)
                 try:
                     rendered.append((row, tokenizer.render(row)))
                 except TemplateTooCostlyError as error:
-                    raise unsupported(
-                        f"its chat template {error}, line {row['line']} of the pairs; give the "
-                        "catalogue entry a chat_template of its own"
+                    raise unsupported_model(
+                        f"the base model's chat template {error} for the pair in line "
+                        f"{row['line']}; the operator can set chat_template in the catalogue entry"
                     ) from error
                 except Exception as error:  # noqa: BLE001 - a template may raise anything
-                    is_whole = False
-                    refuse(row["line"], f"the chat template cannot render it: {error}")
+                    are_all_valid = False
+                    on_invalid(row["line"], f"the chat template cannot render this pair: {error}")
             if not rendered:
                 continue
             encoded = tokenizer.encode([text for _, texts in rendered for text in texts])
             ids = [np.asarray(i, dtype=np.int32) for i in encoded]
-            if writer and is_whole:
+            if writer and are_all_valid:
                 writer.add(ids)
             yield from zip((row for row, _ in rendered), ids[0::2], ids[1::2], strict=True)
-        if writer and is_whole:
+        if writer and are_all_valid:
             writer.publish()
 
 
-def _known(
-    path: str | Path, ids: Ids, ends: NDArray[np.int64]
+def _check_pair(row: dict[str, Any]) -> None:
+    if "replies" in row:
+        raise TrainerError(
+            FailureCode.DATASET_INVALID,
+            f"line {row['line']} holds ranked replies, which cannot be trained on yet; upload them "
+            "as pairs, one per row",
+        )
+
+
+def _cached_rows(
+    path: Path, ids: Ids, ends: NDArray[np.int64]
 ) -> Iterator[tuple[dict[str, Any], Ids, Ids]]:
     starts = np.concatenate(([0], ends))
     for number, row in enumerate(read_rows(path)):

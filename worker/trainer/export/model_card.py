@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -97,6 +98,7 @@ def model_card(summary: Mapping[str, Any], plan: TrainingPlan, metrics: Mapping[
             f"({', '.join(plan.head_modules)}) for {plan.architecture}, trained on "
             f"{plan.data.train.pair_count} preference pairs with the Bradley–Terry loss.",
             "",
+            *_data_warnings(plan),
             "## Held-out pairs",
             "",
             *_results(metrics),
@@ -132,6 +134,19 @@ def _metadata(summary: Mapping[str, Any]) -> ModelCardData:
         pipeline_tag="text-classification",
         tags=tags,
     )
+
+
+def _data_warnings(plan: TrainingPlan) -> list[str]:
+    """What was left out of the datasets, or is odd about them."""
+    warnings = plan.data_warnings()
+    if not warnings:
+        return []
+    return ["## Data", "", *(f"- {_escaped(each['message'])}" for each in warnings), ""]
+
+
+def _escaped(text: str) -> str:
+    """Text from an upload, such as the name of a column, without a meaning in Markdown."""
+    return re.sub(r"([\\`*_{}\[\]<>|#!])", r"\\\1", " ".join(text.split()))
 
 
 def _results(metrics: Mapping[str, float]) -> list[str]:

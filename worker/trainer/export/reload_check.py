@@ -12,15 +12,16 @@ from app.domain.lifecycle import FailureCode
 from worker.reward_model.errors import TrainerError
 
 
-def verified_certificate(
+def verify_package(
     directory: Path, base_dir: Path | None, *, device: str, threads: int
 ) -> dict[str, Any]:
-    """The certificate of a package that holds.
+    """Certify the packaged files in a fresh process and return a certificate that holds.
+
+    ``base_dir`` is None for a merged model.
 
     Raises:
-        TrainerFailure: score_mismatch; what the machine lacked (out_of_memory, disk_full, …);
-            trainer_crashed when the process was killed. Only the first says that the files
-            are bad.
+        TrainerError: score_mismatch when the files are bad; trainer_crashed when the process was
+            killed; otherwise what the machine lacked (out_of_memory, disk_full, …).
     """
     base = [] if base_dir is None else ["--base", str(base_dir)]
     done = subprocess.run(
@@ -33,13 +34,18 @@ def verified_certificate(
     if not done.stdout:
         raise TrainerError(
             FailureCode.TRAINER_CRASHED,
-            f"the process that verifies ended with status {done.returncode} and said nothing (-9: "
-            "killed, often by the kernel, out of memory)",
+            f"the verifying process ended with status {done.returncode} and no output (-9: killed, "
+            "often by the kernel because memory ran out)",
         )
     certificate: dict[str, Any] = json.loads(done.stdout)
+    _check_certificate(certificate)
+    return certificate
+
+
+def _check_certificate(certificate: dict[str, Any]) -> None:
     if failure := certificate.get("failure"):
         code = FailureCode(failure["code"])
-        if code is FailureCode.INTERNAL:  # nothing of the machine's: the files themselves
+        if code is FailureCode.INTERNAL:  # not the machine, but the files
             code = FailureCode.SCORE_MISMATCH
         raise TrainerError(
             code, f"the packaged files could not be loaded and scored: {failure['detail']}"[:8000]
@@ -47,13 +53,12 @@ def verified_certificate(
     if lost := certificate["tensors_lost"]:
         raise TrainerError(
             FailureCode.SCORE_MISMATCH,
-            f"after a reload the model does not have the adapter's {', '.join(lost[:5])}",
+            f"after a reload the model lacks the adapter's {', '.join(lost[:5])}",
         )
     if not certificate["is_verified"]:
         raise TrainerError(
             FailureCode.SCORE_MISMATCH,
             f"after a reload scores differ by up to {certificate['max_abs_difference']:.3g} "
-            f"({certificate['max_relative_difference']:.1e} of 1 + |score|, allowed are "
+            f"({certificate['max_relative_difference']:.1e} of 1 + |score|; the tolerance is "
             f"{certificate['tolerance']:.0e})",
         )
-    return certificate

@@ -2,8 +2,8 @@
 
 Usage: ``python -m worker.trainer.export.verify <adapter> --base <model>``.
 
-Exit status 0 when every probe scores what it scored in training, 1 when one does not, 2 when it
-could not be tried: then the JSON is ``{"failure": {"code", "detail"}}``.
+Exit status 0: every probe has its score of the training. 1: some probe has not. 2: the adapter
+could not be scored; then the JSON is ``{"failure": {"code", "detail"}}``.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ from worker.trainer.environment import prepare_environment
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Certify; the certificate, or why there is none, is the only thing on stdout."""
+    """Certify; the certificate, or the failure, is the only output on stdout."""
     die_with_parent()
     parser = argparse.ArgumentParser(
         prog="python -m worker.trainer.export.verify", description=__doc__
     )
     parser.add_argument("directory", type=Path, help="the adapter, or a merged model")
-    parser.add_argument("--base", type=Path, help="the base model's files; none: a merged model")
+    parser.add_argument(
+        "--base", type=Path, help="directory of the base model; omit it for a merged model"
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args(argv)
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever the libraries print
+    os.dup2(2, 1)  # output of the libraries goes to stderr
     prepare_environment(arguments.threads)
     from worker.reward_model.errors import TrainerError
     from worker.trainer.diagnosis import diagnose
@@ -42,8 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         answer = certify(arguments.directory, arguments.base, arguments.device)
         status = 0 if answer["is_verified"] else 1
-    except Exception as error:  # noqa: BLE001 - whoever asked is told, the log has the rest
-        if not isinstance(error, TrainerError):  # which says all there is to know
+    except Exception as error:  # noqa: BLE001 - the answer has the failure, the log the traceback
+        if not isinstance(error, TrainerError):  # its detail is complete
             traceback.print_exc()
         failure = diagnose(error)
         answer = {"failure": {"code": failure.code, "detail": failure.detail}}

@@ -1,7 +1,7 @@
-"""Reward training on packed rows: what both replies of a pair share is computed once."""
+"""The shared-prefix backend: reward training on packed rows that compute a common prefix once."""
 
-from worker.trainer.shared_prefix.probe import ProbeResult, probe
+from worker.trainer.shared_prefix.parity_check import ParityResult, check_parity
 from worker.trainer.shared_prefix.support import unsupported_reason
 from worker.trainer.shared_prefix.trainer import SharedPrefixRewardTrainer
 
-__all__ = ["ProbeResult", "SharedPrefixRewardTrainer", "probe", "unsupported_reason"]
+__all__ = ["ParityResult", "SharedPrefixRewardTrainer", "check_parity", "unsupported_reason"]

@@ -1,4 +1,4 @@
-"""What a forward keeps for its backward, what it may keep, and weights that are cast only once."""
+"""Activation memory of a packed forward, and frozen weights that are cast only once."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,40 +6,40 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from worker.trainer.memory_estimate import memory_budget_bytes
+from worker.trainer.memory_budget import activation_budget_bytes
 
 
-def budget_of(model: nn.Module, device: torch.device) -> int:
-    """The budget of a model where it is."""
+def default_budget_bytes(model: nn.Module, device: torch.device) -> int:
+    """Return the activation budget of a model on its device."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     is_cuda = device.type == "cuda"
     total = torch.cuda.get_device_properties(device).total_memory if is_cuda else 0
-    return memory_budget_bytes(weights, device.type, total)
+    return activation_budget_bytes(weights, device.type, total)
 
 
-def bytes_kept(model: nn.Module, forward: Callable[[], object]) -> int:
-    """Bytes that autograd keeps of one forward, parameters left out."""
+def saved_activation_bytes(model: nn.Module, forward: Callable[[], object]) -> int:
+    """Return the bytes that autograd saves in one forward, without parameters."""
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         graph = forward()
-    del graph  # held until here, so that no storage was freed and its address used again
-    return sum(kept.values())
+    del graph  # kept until here: a freed storage's address could be used again
+    return sum(saved.values())
 
 
 @contextmanager
-def frozen_weights_in(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
-    """Hold the frozen linear weights in the type that autocast would give them at every call.
+def frozen_weights_cast(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
+    """Hold the frozen linear weights in the dtype to which autocast would cast them at every call.
 
-    The bits of the run are the same. The weights themselves come back at the end, so that whoever
-    scores with the model afterwards, without autocast, finds what was loaded. None does nothing.
+    The results are the same bit for bit. The original weights are restored at the end, for callers
+    that score with the model without autocast. With ``dtype`` None nothing is cast.
     """
     frozen = [
         parameter
@@ -48,11 +48,11 @@ def frozen_weights_in(model: nn.Module, dtype: torch.dtype | None) -> Iterator[N
         for parameter in module.parameters(recurse=False)
         if not parameter.requires_grad and parameter.dtype == torch.float32
     ]
-    loaded = [parameter.data for parameter in frozen]
+    originals = [parameter.data for parameter in frozen]
     try:
         for parameter in frozen:
             parameter.data = parameter.data.to(dtype)
         yield
     finally:
-        for parameter, data in zip(frozen, loaded, strict=True):
+        for parameter, data in zip(frozen, originals, strict=True):
             parameter.data = data

@@ -1,4 +1,4 @@
-"""TRL's RewardTrainer on packed rows: the same batches, loss and metrics for less work."""
+"""TRL's RewardTrainer on packed rows: the same batches, loss and metrics with fewer operations."""
 
 import copy
 from contextlib import AbstractContextManager
@@ -9,21 +9,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from trl.trainer.reward_trainer import RewardTrainer
+from typing_extensions import override
 
-from worker.reward_model.packed_layout import PackedRow, Pair, chunk_pairs, pack_row, split_pairs
-from worker.reward_model.packed_model import RewardModel
-from worker.trainer.shared_prefix.memory import budget_of, bytes_kept, frozen_weights_in
+from worker.reward_model.packed_layout import (
+    PackedRow,
+    SplitPair,
+    chunk_pairs,
+    pack_pairs,
+    split_batch,
+)
+from worker.reward_model.packed_model import PackedModel
+from worker.trainer.shared_prefix.memory import (
+    default_budget_bytes,
+    frozen_weights_cast,
+    saved_activation_bytes,
+)
 
-AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class SharedPrefixRewardTrainer(RewardTrainer):
-    """A RewardTrainer that computes what both replies of a pair share once, and no padding.
+    """A RewardTrainer that computes the common prefix of a pair once, and no padding.
 
-    Takes RewardTrainer's arguments. `memory_budget_bytes` bounds what autograd keeps of a forward:
-    a batch above it is computed in chunks, with the same loss and gradients. Checkpointing, which
-    changes no bit, is used only for a pair that needs more than `checkpoint_above_bytes` alone, and
-    never when `may_checkpoint` (by default the arguments' gradient_checkpointing) is off.
+    Takes RewardTrainer's arguments. ``memory_budget_bytes`` bounds what autograd saves in a
+    forward: a larger batch is computed in chunks, with the same loss and gradients. Activation
+    checkpointing, which changes no bit, is used only for a pair that alone saves more than
+    ``recompute_above_bytes``, and only if ``may_recompute`` is set (by default the arguments'
+    gradient_checkpointing).
     """
 
     model: Any
@@ -35,56 +47,59 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         self,
         *args: Any,
         memory_budget_bytes: int | None = None,
-        checkpoint_above_bytes: int | None = None,
-        may_checkpoint: bool | None = None,
+        recompute_above_bytes: int | None = None,
+        may_recompute: bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.memory_budget_bytes = memory_budget_bytes or budget_of(self.model, self.args.device)
-        self.checkpoint_above_bytes = checkpoint_above_bytes or self.memory_budget_bytes
+        self.memory_budget_bytes = memory_budget_bytes or default_budget_bytes(
+            self.model, self.args.device
+        )
+        self.recompute_above_bytes = recompute_above_bytes or self.memory_budget_bytes
         self.is_stock = False
         self._stock_args = self.args
-        self.may_checkpoint = (
-            bool(self.args.gradient_checkpointing) if may_checkpoint is None else may_checkpoint
+        self.may_recompute = (
+            bool(self.args.gradient_checkpointing) if may_recompute is None else may_recompute
         )
         self.args = copy.copy(self.args)
-        _set_checkpointing(self.args, is_on=False)
+        _set_activation_checkpointing(self.args, is_on=False)
         if self._stock_args.gradient_checkpointing and hasattr(self.model, "peft_config"):
-            # TRL made the embeddings' output require gradients, for checkpointing's sake.
+            # TRL made the embeddings' output require gradients, as activation checkpointing needs.
             self.model.disable_input_require_grads()
 
     def use_stock(self) -> None:
-        """Train exactly as RewardTrainer does; to be called before `train()`."""
+        """Train exactly as RewardTrainer does; call it before ``train``."""
         self.is_stock = True
         self.args = self._stock_args
         if self.args.gradient_checkpointing and hasattr(self.model, "peft_config"):
             self.model.enable_input_require_grads()
 
     @cached_property
-    def reward_model(self) -> RewardModel:
-        return RewardModel.of(self.model)
+    def packed_model(self) -> PackedModel:
+        """The parts of the model that a packed forward controls."""
+        return PackedModel.of(self.model)
 
     @cached_property
     def bytes_per_token(self) -> float:
-        """What a forward keeps for each token of a row.
+        """Bytes that a forward saves for each token of a row.
 
-        Measured on the data set's first pair and not on the batch at hand, so that a resumed run is
-        chunked as the run it continues.
+        Measured on the first pair of the data set and not on the current batch, so that a resumed
+        run splits its batches as the run that it continues.
         """
         first = self.data_collator([next(iter(self.train_dataset))])
-        row = pack_row(self._split(first), self.args.device)
+        row = pack_pairs(self._split(first), self.args.device)
 
         def forward() -> Tensor:
-            with self.accelerator.autocast(), self.reward_model.attending(row):
-                return self.reward_model.rewards(row)
+            with self.accelerator.autocast(), self.packed_model.packed_attention(row):
+                return self.packed_model.rewards(row)
 
         with torch.enable_grad(), self._frozen_weights_cast():
-            kept = bytes_kept(self.model, forward)
-        return max(1, kept) / row.token_count
+            saved = saved_activation_bytes(self.model, forward)
+        return max(1, saved) / row.token_count
 
     @property
     def token_budget(self) -> int:
-        """Tokens of a row whose forward keeps `memory_budget_bytes`."""
+        """Tokens of a row whose forward saves ``memory_budget_bytes``."""
         return max(1, int(self.memory_budget_bytes / self.bytes_per_token))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -98,7 +113,7 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         inputs: dict[str, Any],
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Forward and backward over one batch, chunk by chunk; returns the mean loss, detached."""
+        """Run forward and backward of one batch in chunks; return the mean loss, detached."""
         if self.is_stock:
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[no-untyped-call]
             return loss
@@ -111,23 +126,24 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         rewards: list[Tensor] = []
         for chunk in chunk_pairs(pairs, self.token_budget):
             done = sum(len(r) for r in rewards)
-            part = None if margins is None else margins[done : done + len(chunk)]
-            row = pack_row(chunk, self.args.device)
+            chunk_margins = None if margins is None else margins[done : done + len(chunk)]
+            row = pack_pairs(chunk, self.args.device)
             with (
-                self.reward_model.checkpointing(is_on=self._needs_checkpointing(row)),
-                self.reward_model.attending(row),
+                self.packed_model.activation_checkpointing(is_on=self._needs_recomputation(row)),
+                self.packed_model.packed_attention(row),
             ):
                 with self.accelerator.autocast():
-                    chunk_rewards = self.reward_model.rewards(row)
-                loss = self._loss(chunk_rewards, part) * (len(chunk) / len(pairs))
+                    chunk_rewards = self.packed_model.rewards(row)
+                loss = self._loss(chunk_rewards, chunk_margins) * (len(chunk) / len(pairs))
                 loss = loss / self.current_gradient_accumulation_steps
                 self.accelerator.backward(loss)
             total += loss.detach()
             rewards.append(chunk_rewards.detach())
         self._total_train_tokens += int(inputs["attention_mask"].sum())
-        self._record(torch.cat(rewards))
+        self._record_metrics(torch.cat(rewards))
         return total
 
+    @override
     def compute_loss(
         self,
         model: nn.Module,
@@ -135,42 +151,42 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Loss of one evaluation batch, and TRL's outputs: rewards [2B, 1], chosen ones first."""
+        """Return the loss of one eval batch and TRL's outputs: rewards [2B, 1], chosen first."""
         if self.is_stock:
             return super().compute_loss(  # type: ignore[no-untyped-call]
                 model, inputs, return_outputs, num_items_in_batch
             )
         parts: list[Tensor] = []
         for chunk in chunk_pairs(self._split(inputs), self.token_budget):
-            row = pack_row(chunk, self.args.device)
-            with self.accelerator.autocast(), self.reward_model.attending(row):
-                parts.append(self.reward_model.rewards(row))
+            row = pack_pairs(chunk, self.args.device)
+            with self.accelerator.autocast(), self.packed_model.packed_attention(row):
+                parts.append(self.packed_model.rewards(row))
         rewards = torch.cat(parts)
         loss = self._loss(rewards, self._margins(inputs))
-        self._record(rewards.detach())
+        self._record_metrics(rewards.detach())
         return (loss, {"logits": rewards.T.reshape(-1, 1)}) if return_outputs else loss
 
     def _frozen_weights_cast(self) -> AbstractContextManager[None]:
-        dtype = None if self.is_stock else AUTOCAST_TYPES.get(self.accelerator.mixed_precision)
+        dtype = None if self.is_stock else AUTOCAST_DTYPES.get(self.accelerator.mixed_precision)
         adapters = getattr(self.model, "peft_config", {}).values()
         # DoRA reads the weights outside of autocast; without adapters they are saved as they are.
         if not adapters or any(getattr(config, "use_dora", False) for config in adapters):
             dtype = None
-        return frozen_weights_in(self.model, dtype)
+        return frozen_weights_cast(self.model, dtype)
 
-    def _split(self, inputs: dict[str, Any]) -> list[Pair]:
+    def _split(self, inputs: dict[str, Any]) -> list[SplitPair]:
         pad_token_id = self.model.config.get_text_config().pad_token_id
-        return split_pairs(inputs["input_ids"], pad_token_id)
+        return split_batch(inputs["input_ids"], pad_token_id)
 
     def _margins(self, inputs: dict[str, Any]) -> Tensor | None:
         return inputs["margin"].to(self.args.device) if "margin" in inputs else None
 
-    def _needs_checkpointing(self, row: PackedRow) -> bool:
-        kept = row.token_count * self.bytes_per_token
-        return self.may_checkpoint and kept > self.checkpoint_above_bytes
+    def _needs_recomputation(self, row: PackedRow) -> bool:
+        saved = row.token_count * self.bytes_per_token
+        return self.may_recompute and saved > self.recompute_above_bytes
 
     def _loss(self, rewards: Tensor, margins: Tensor | None) -> Tensor:
-        """Bradley–Terry loss of rewards [B, 2], with margins and centring as TRL's."""
+        """Return the Bradley–Terry loss of rewards [B, 2], with TRL's margins and centring."""
         difference = rewards[:, 0] - rewards[:, 1]
         if margins is not None:
             difference = difference - margins
@@ -179,8 +195,8 @@ class SharedPrefixRewardTrainer(RewardTrainer):
             loss = loss + self.args.center_rewards_coefficient * (rewards.sum(dim=1) ** 2).mean()
         return loss
 
-    def _record(self, rewards: Tensor) -> None:
-        """Note TRL's metrics of one batch [B, 2], with one wait for the device instead of five."""
+    def _record_metrics(self, rewards: Tensor) -> None:
+        """Record TRL's metrics of one batch [B, 2] with one device synchronisation, not five."""
         metrics = self._metrics["train" if self.model.training else "eval"]
         metrics["num_tokens"] = [self._total_train_tokens]
         difference = rewards[:, 0] - rewards[:, 1]
@@ -195,6 +211,6 @@ class SharedPrefixRewardTrainer(RewardTrainer):
             metrics[name].append(value)
 
 
-def _set_checkpointing(args: Any, *, is_on: bool) -> None:
+def _set_activation_checkpointing(args: Any, *, is_on: bool) -> None:
     args.gradient_checkpointing = is_on
     args.activation_checkpointing = is_on

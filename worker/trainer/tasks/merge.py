@@ -1,10 +1,11 @@
-"""Base and adapter as one ordinary model, where adding them up is exact enough."""
+"""Merge an adapter into its base model and save one ordinary model."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -13,58 +14,48 @@ from app.domain.lifecycle import FailureCode, Phase
 from app.domain.progress import Packaged, PhaseChanged
 from worker.ipc.channel import Channel
 from worker.ipc.order import WorkOrder
-from worker.reward_model import base_tokenizer
+from worker.reward_model.base_tokenizer import differs_from_file, load_base_tokenizer
 from worker.reward_model.errors import TrainerError
-from worker.reward_model.file_digests import check_unchanged, file_entries
+from worker.reward_model.file_digests import file_entries
 from worker.reward_model.loading import DeviceConfig, load_base
-from worker.trainer.export.adapter_files import CARD, LOCK, SUMMARY
-from worker.trainer.export.reload_check import verified_certificate
-from worker.trainer.training.checkpoints import CONFIG, WEIGHTS
+from worker.reward_model.packaged_adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, SUMMARY
+from worker.trainer.export.adapter_files import CARD, LOCK
+from worker.trainer.export.reload_check import verify_package
+from worker.trainer.inspection.base_model_files import check_base_model_unchanged
 
 MERGED = "merged"
 
 
 def run(order: WorkOrder, channel: Channel) -> None:
-    """Write the merged model, have a fresh process score the probes, say ``packaged``.
+    """Save the merged model, verify it in a fresh process and send ``packaged``.
 
     Raises:
-        TrainerFailure: invalid_spec for an adapter of a quantised base, whose weights cannot take
-            the sum up (scores of about 10 moved by up to 0.25), or with a tokenizer that
-            transformers would not give to a whole model; score_mismatch;
-            model_changed when the base is not what the adapter was trained on.
+        TrainerError: invalid_spec for an adapter on a quantised base, whose weights cannot
+            represent the sum (scores of about 10 moved by up to 0.25), and for a tokenizer that
+            transformers would not load for a whole model; model_changed when the base model is not
+            the one that the adapter was trained on; score_mismatch.
     """
     if order.adapter is None:
-        raise TrainerError(FailureCode.INTERNAL, "an order to merge needs an adapter")
+        raise TrainerError(FailureCode.INTERNAL, "the order to merge has no adapter")
     adapter, merged = Path(order.adapter), Path(MERGED)
     summary = json.loads((adapter / SUMMARY).read_text())
     if summary["quantization"] != "none":
         raise TrainerError(
             FailureCode.INVALID_SPEC,
             f"this adapter was trained on a {summary['quantization']} base model and cannot be "
-            "merged exactly; load it with PEFT on the same quantised base",
+            "merged exactly; load it with PEFT on the same quantised base model",
         )
-    check_unchanged(order, summary["base_model_sha256"])
+    check_base_model_unchanged(order, summary["base_model_sha256"])
     channel.say(PhaseChanged(phase=Phase.SAVING))
-    numerics = DeviceConfig("cpu", summary["dtype"] == "bfloat16")
-    base = load_base(order.model_dir, numerics, summary["head_modules"])
-    base.config.get_text_config().pad_token_id = summary["pad_token_id"]
-    with torch.no_grad():
-        model = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
-    model.config.get_text_config().use_cache = True
-    model.save_pretrained(str(merged))
+    _save_merged_model(order.model_dir, adapter, merged, summary)
     for path in sorted(adapter.iterdir()):
-        if path.name not in (CONFIG, WEIGHTS, CARD, LOCK, SUMMARY):
+        if path.name not in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, LOCK, SUMMARY):
             shutil.copyfile(path, merged / path.name)
-    if base_tokenizer.differs_from_file(base_tokenizer.load(merged, from_file=False), merged):
-        raise TrainerError(
-            FailureCode.INVALID_SPEC,
-            "of a merged model transformers would build another tokenizer than the one that this "
-            "adapter was trained with, and score other tokens; load the adapter with PEFT",
-        )
+    _check_tokenizer(merged)
     summary = summary | {"is_merged": True, "vllm_reasons": [], "vllm_servable": False}
     (merged / SUMMARY).write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n")
     channel.say(PhaseChanged(phase=Phase.VERIFYING))
-    certificate = verified_certificate(merged, None, device="cpu", threads=order.threads)
+    certificate = verify_package(merged, None, device="cpu", threads=order.threads)
     channel.say(
         Packaged(
             directory=merged.name,
@@ -73,3 +64,23 @@ def run(order: WorkOrder, channel: Channel) -> None:
             summary=summary,
         )
     )
+
+
+def _save_merged_model(base_dir: str, adapter: Path, merged: Path, summary: dict[str, Any]) -> None:
+    device_config = DeviceConfig("cpu", summary["dtype"] == "bfloat16")
+    base = load_base(base_dir, device_config, summary["head_modules"])
+    base.config.get_text_config().pad_token_id = summary["pad_token_id"]
+    with torch.no_grad():
+        model = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+    model.config.get_text_config().use_cache = True
+    model.save_pretrained(str(merged))
+
+
+def _check_tokenizer(merged: Path) -> None:
+    """Refuse a tokenizer that transformers would replace once the directory is a whole model."""
+    if differs_from_file(load_base_tokenizer(merged, from_file=False), merged):
+        raise TrainerError(
+            FailureCode.INVALID_SPEC,
+            "for a merged model transformers would build another tokenizer than the one that this "
+            "adapter was trained with, and score other tokens; load the adapter with PEFT",
+        )

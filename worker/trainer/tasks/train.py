@@ -1,8 +1,9 @@
-"""A training job from its files to a verified adapter."""
+"""Run a training job from its files to a verified adapter."""
 
 from __future__ import annotations
 
 import gc
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,45 +17,59 @@ from app.domain.progress import Noted, Packaged, PhaseChanged, Reported, Stepped
 from app.domain.warnings import WarningCode
 from worker.ipc.channel import Channel, finite
 from worker.ipc.order import WorkOrder
-from worker.reward_model.errors import Stopped, TrainerError
-from worker.reward_model.file_digests import check_unchanged, file_entries
-from worker.reward_model.loading import (
-    DeviceConfig,
-    device_config_for,
-    load_base,
-    memory_bytes,
-    wrap,
-)
+from worker.reward_model.errors import StoppedError, TrainerError
+from worker.reward_model.file_digests import file_entries
+from worker.reward_model.loading import DeviceConfig, device_config_for, load_base
 from worker.reward_model.pair_tokenizer import PairTokenizer
-from worker.trainer.export import adapter_files
-from worker.trainer.export.reload_check import verified_certificate
-from worker.trainer.tasks.prepare_data import prepare_data
-from worker.trainer.training import checkpoints
-from worker.trainer.training.adapter_check import check_wrapped
-from worker.trainer.training.evaluation import Scores, worst_pairs
-from worker.trainer.training.run import Run, build_run, check_trained, choose_engine, train
+from worker.trainer.data.preparation import prepare_data
+from worker.trainer.evaluation.metrics import worst_pairs
+from worker.trainer.evaluation.scores import Scores
+from worker.trainer.export.adapter_files import write_adapter
+from worker.trainer.export.reload_check import verify_package
+from worker.trainer.export.trained_adapter import TrainedAdapter
+from worker.trainer.inspection.base_model_files import check_base_model_unchanged
+from worker.trainer.memory_budget import device_memory_bytes
+from worker.trainer.training.adapter_check import check_trainable_parameters
+from worker.trainer.training.backend import choose_backend
+from worker.trainer.training.checkpoints import (
+    CheckpointRefusedError,
+    Manifest,
+    check_checkpoint,
+    restore_best,
+    resume_fingerprint,
+)
+from worker.trainer.training.lora import add_lora
+from worker.trainer.training.run import RunInputs, TrainingRun, build_run, check_trained, train
 
 ADAPTER = "adapter"
 
 
+@dataclass(frozen=True)
+class _ResumePoint:
+    """A checkpoint to resume from."""
+
+    directory: Path
+    manifest: Manifest
+
+
 def run(order: WorkOrder, channel: Channel) -> None:
-    """Tokenise, train, evaluate, package and verify; says ``packaged`` at the end.
+    """Tokenise, train, evaluate, package and verify; send ``packaged`` at the end.
 
     Raises:
-        Stopped: the supervisor asked for it.
-        TrainerFailure: with the code that the job fails with.
+        StoppedError: the supervisor asked for it.
+        TrainerError: with the code with which the job fails.
     """
     plan = order.plan
     if plan is None:
-        raise TrainerError(FailureCode.INTERNAL, "an order to train needs a plan")
-    check_unchanged(order, plan.base_model.digest)
-    numerics = device_config_for(plan)
-    summary, metrics = _train_and_package(order, plan, numerics, channel)
+        raise TrainerError(FailureCode.INTERNAL, "the order to train has no plan")
+    check_base_model_unchanged(order, plan.base_model.digest)
+    device_config = device_config_for(plan)
+    summary, metrics = _train_and_package(order, plan, device_config, channel)
     channel.say(PhaseChanged(phase=Phase.VERIFYING))
     _free_device()
     directory = Path(ADAPTER)
-    certificate = verified_certificate(
-        directory, Path(order.model_dir), device=numerics.device, threads=order.threads
+    certificate = verify_package(
+        directory, Path(order.model_dir), device=device_config.device, threads=order.threads
     )
     channel.say(
         Packaged(
@@ -68,135 +83,135 @@ def run(order: WorkOrder, channel: Channel) -> None:
 
 
 def _train_and_package(
-    order: WorkOrder, plan: TrainingPlan, numerics: DeviceConfig, channel: Channel
+    order: WorkOrder, plan: TrainingPlan, device_config: DeviceConfig, channel: Channel
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """The package's summary and the run's metrics; the model is let go of."""
+    """Return the package's summary and the run's metrics; the model goes out of scope."""
     channel.say(PhaseChanged(phase=Phase.TOKENIZING))
     tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
     train_pairs, eval_pairs = prepare_data(order, plan, order.facts, tokenizer, channel)
 
-    set_seed(int(str(plan.reward["seed"])))  # the head and LoRA are drawn from it
-    model = wrap(load_base(order.model_dir, numerics, plan.head_modules), plan)
-    check_wrapped(model, plan)
-    run = build_run(
-        model,
-        tokenizer.tokenizer,
-        plan,
-        numerics,
-        train_pairs,
-        eval_pairs,
-        channel,
-        order.checkpoint_seconds,
-        memory_bytes(numerics.device, order.memory_bytes),
+    set_seed(plan.reward_arguments.seed)  # new head modules and LoRA weights depend on it
+    model = add_lora(load_base(order.model_dir, device_config, plan.head_modules), plan)
+    check_trainable_parameters(model, plan)
+    inputs = RunInputs(
+        plan=plan,
+        device_config=device_config,
+        device_bytes=device_memory_bytes(device_config.device, order.memory_bytes),
+        train_pairs=train_pairs,
+        eval_pairs=eval_pairs,
+        checkpoint_seconds=order.checkpoint_seconds,
     )
-    engine = choose_engine(run, channel)
-    same = checkpoints.circumstances(
-        plan, device=numerics.device, threads=order.threads, engine=engine
+    run = build_run(model, tokenizer.tokenizer, inputs, channel)
+    backend = choose_backend(run, channel)
+    fingerprint = resume_fingerprint(
+        plan, device=device_config.device, threads=order.threads, backend=backend
     )
-    run.checkpointer.same = same
-    resume_from, manifest = _checkpoint(order, same, channel)
-    _evaluate_untrained(run, manifest, channel)
-    _train(run, resume_from, manifest, channel)
+    run.checkpoints.resume_fingerprint = fingerprint
+    resume_point = _find_resume_point(order, fingerprint, channel)
+    _evaluate_untrained(run, resume_point, channel)
+    _train(run, resume_point, channel)
 
     scores, metrics = _evaluate_trained(run, channel)
     channel.say(PhaseChanged(phase=Phase.SAVING))
-    assert order.train_file is not None
-    held_out, trained_on = adapter_files.choose_probes(eval_pairs, train_pairs)
-    training = "training", order.train_file
-    aside = ("eval", order.eval_file) if order.eval_file else training
-    probes = [
-        probe
-        for chosen, file in ((held_out, aside), (trained_on, training))
-        for probe in adapter_files.make_probes(chosen, *file, model, tokenizer, numerics)
-    ]
-    summary = adapter_files.package(
-        Path(ADAPTER), model, tokenizer, order, plan, numerics, scores, probes, metrics, engine
+    adapter = TrainedAdapter(
+        order=order,
+        plan=plan,
+        model=model,
+        tokenizer=tokenizer,
+        device_config=device_config,
+        backend=backend,
+        scores=scores,
+        metrics=metrics,
     )
-    return summary, metrics
+    return write_adapter(Path(ADAPTER), adapter, train_pairs, eval_pairs), metrics
 
 
-def _checkpoint(
-    order: WorkOrder, same: dict[str, Any], channel: Channel
-) -> tuple[Path | None, checkpoints.Manifest | None]:
-    """The first checkpoint that can be trusted, to go on from."""
+def _find_resume_point(
+    order: WorkOrder, fingerprint: dict[str, Any], channel: Channel
+) -> _ResumePoint | None:
+    """Return the first of the order's checkpoints that is intact and belongs to this run."""
     for directory in map(Path, order.checkpoints):
         try:
-            manifest = checkpoints.verify(directory, same)
-        except checkpoints.CheckpointRefusedError as refused:
-            message = f"a checkpoint cannot be used, the one before is or none: {refused}"
+            manifest = check_checkpoint(directory, fingerprint)
+        except CheckpointRefusedError as error:
+            message = (
+                f"a checkpoint cannot be used: {error}. Training continues from an older "
+                "checkpoint, or from the start if there is none"
+            )
             channel.say(
                 Noted(code=WarningCode.CHECKPOINT_REFUSED, message=message[:2000], is_warning=True)
             )
             continue
-        checkpoints.restore_best(directory, manifest, Path())
-        return directory, manifest
-    return None, None
+        restore_best(directory, manifest, Path())
+        return _ResumePoint(directory, manifest)
+    return None
 
 
-def _evaluate_untrained(run: Run, manifest: checkpoints.Manifest | None, channel: Channel) -> None:
-    """Before the first step; a resumed run remembers."""
-    if manifest is not None:
-        groups = manifest.metrics.items()
-        run.checkpointer.before = {k: v for k, v in groups if k.startswith("eval_before/")}
-        run.reporter.last = {k: v for k, v in groups if k.startswith("train/")}
+def _evaluate_untrained(
+    run: TrainingRun, resume_point: _ResumePoint | None, channel: Channel
+) -> None:
+    """Evaluate before the first step; a resumed run has the metrics in its checkpoint."""
+    if resume_point is not None:
+        manifest = resume_point.manifest
+        metrics = manifest.metrics.items()
+        run.checkpoints.untrained_metrics = {
+            k: v for k, v in metrics if k.startswith("eval_before/")
+        }
+        run.progress.last_metrics = {k: v for k, v in metrics if k.startswith("train/")}
         run.trainer._total_train_tokens = manifest.tokens
         return
-    if not run.eval_pairs:
+    if not run.inputs.eval_pairs:
         return
     channel.say(PhaseChanged(phase=Phase.EVALUATING))
-    before = {f"eval_before/{k}": value for k, value in run.metrics(run.evaluate()).items()}
-    run.checkpointer.before = finite(before)
+    untrained = {f"eval_before/{k}": value for k, value in run.metrics(run.evaluate()).items()}
+    run.checkpoints.untrained_metrics = finite(untrained)
     channel.say(
         Stepped(
             step=0,
-            total_steps=planned_steps(len(run.trainer.train_dataset), run.plan),
+            total_steps=planned_steps(len(run.trainer.train_dataset), run.inputs.plan),
             epoch=0,
-            metrics=finite(before),
+            metrics=finite(untrained),
         )
     )
 
 
-def _train(
-    run: Run,
-    resume_from: Path | None,
-    manifest: checkpoints.Manifest | None,
-    channel: Channel,
-) -> None:
-    step = manifest.step if manifest else 0
-    _stop_if_wanted(channel, step)
+def _train(run: TrainingRun, resume_point: _ResumePoint | None, channel: Channel) -> None:
+    if channel.is_stop_wanted:
+        raise StoppedError(resume_point.manifest.step if resume_point else 0)
     channel.say(PhaseChanged(phase=Phase.TRAINING))
-    if manifest is None or not manifest.is_finished:
-        train(run, resume_from)
-        return
-    # It ended with this checkpoint: Trainer would take one more step.
-    assert resume_from is not None
+    if resume_point is None:
+        train(run, resume_from=None)
+    elif resume_point.manifest.is_finished:
+        _restore_finished(run, resume_point)
+    else:
+        train(run, resume_from=resume_point.directory)
+
+
+def _restore_finished(run: TrainingRun, resume_point: _ResumePoint) -> None:
+    """Load the weights with which training ended: Trainer would take one more step."""
+    directory, manifest = resume_point.directory, resume_point.manifest
     best = manifest.best_step if run.trainer.args.load_best_model_at_end else None
-    weights = resume_from if best is None else Path(f"checkpoint-{best}")
+    weights = directory if best is None else Path(f"checkpoint-{best}")
     run.trainer.model.load_adapter(str(weights), "default", is_trainable=True)
-    state = TrainerState.load_from_json(str(resume_from / "trainer_state.json"))
-    run.trainer.state = state
+    run.trainer.state = TrainerState.load_from_json(str(directory / "trainer_state.json"))
     check_trained(run)
 
 
-def _evaluate_trained(run: Run, channel: Channel) -> tuple[Scores | None, dict[str, float]]:
-    metrics = {**run.checkpointer.before, **run.reporter.last}
-    if not run.eval_pairs:
+def _evaluate_trained(run: TrainingRun, channel: Channel) -> tuple[Scores | None, dict[str, float]]:
+    """Return the trained model's scores of the held-out pairs, and all metrics of the run."""
+    metrics = {**run.checkpoints.untrained_metrics, **run.progress.last_metrics}
+    if not run.inputs.eval_pairs:
         return None, finite(metrics)
     channel.say(PhaseChanged(phase=Phase.EVALUATING))
     scores = run.final_scores()
-    after = {f"eval/{name}": value for name, value in run.metrics(scores).items()}
-    run.reporter.say(run.trainer.state, after)
+    trained = {f"eval/{name}": value for name, value in run.metrics(scores).items()}
+    run.progress.report(run.trainer.state, trained)
     channel.say(Reported(name="worst_pairs", document={"pairs": list(worst_pairs(scores))}))
-    return scores, finite({**metrics, **after})
+    return scores, finite({**metrics, **trained})
 
 
 def _free_device() -> None:
-    """Give the GPU's memory to the process that verifies."""
+    """Release the GPU's memory for the verifying process."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _stop_if_wanted(channel: Channel, step: int) -> None:
-    if channel.is_stop_wanted:
-        raise Stopped(step)

@@ -1,4 +1,4 @@
-"""Is the adapter what the plan says? Asked after wrapping, and again of the saved file."""
+"""Check that the adapter is what the plan says: after it was added, and in the saved file."""
 
 from __future__ import annotations
 
@@ -11,72 +11,70 @@ from app.domain.lifecycle import FailureCode
 from app.domain.paths import is_inside
 from app.domain.plan import TrainingPlan
 from worker.reward_model.errors import TrainerError
-from worker.reward_model.loading import plain_name, trainable
+from worker.trainer.training.lora import base_parameter_name, trainable_parameters
 
 _PREFIX = "base_model.model."
 
 
-def check_wrapped(model: PeftModel, plan: TrainingPlan) -> None:
-    """Every new module trains and will be saved, and nothing else but LoRA and what was asked.
+def check_trainable_parameters(model: PeftModel, plan: TrainingPlan) -> None:
+    """Check that LoRA and the planned modules train, that all new modules do, and nothing else.
 
     PEFT reports neither a name that matches nothing nor one that matches too much.
 
     Raises:
-        TrainerFailure: internal, with what is trained too much, too little or not as planned.
+        TrainerError: internal, with what trains against the plan or fails to train.
     """
-    saved = [str(path) for path in _list(plan.lora["modules_to_save"])]
-    names = {name for name, _ in trainable(model)}
-    adapted = {
+    saved = plan.lora_arguments.modules_to_save
+    names = {name for name, _ in trainable_parameters(model)}
+    lora_layers = {
         n.removeprefix(_PREFIX) for n, m in model.named_modules() if isinstance(m, LoraLayer)
     }
-    stray = {n for n in names if "lora_" not in n and not is_inside(plain_name(n), saved)}
+    stray = {n for n in names if "lora_" not in n and not is_inside(base_parameter_name(n), saved)}
     frozen = {
         n
         for n, _ in model.get_base_model().named_parameters()
-        if is_inside(plain_name(n), plan.head_modules)
+        if is_inside(base_parameter_name(n), plan.head_modules)
         and "original_module" not in n
         and _PREFIX + n not in names
     }
-    wrapped = {path for path in adapted if is_inside(path, saved)}
-    counted = sum(p.numel() for _, p in trainable(model))
-    wrong = [
+    saved_with_lora = {path for path in lora_layers if is_inside(path, saved)}
+    count = sum(p.numel() for _, p in trainable_parameters(model))
+    problems = [
         f"{what}: {', '.join(sorted(found)[:5])}"
         for what, found in (
-            ("trained although nobody asked", stray),
-            ("part of the head, and frozen", frozen),
-            ("adapted although it is trained in full", wrapped),
+            ("trainable, but not in the plan", stray),
+            ("part of the head, but frozen", frozen),
+            ("adapted by LoRA, although trained in full", saved_with_lora),
         )
         if found
     ]
-    if counted != plan.trainable_parameters:
-        wrong.append(f"{counted} parameters train, the plan has {plan.trainable_parameters}")
-    if wrong:
+    if count != plan.trainable_parameters:
+        problems.append(
+            f"{count} parameters are trainable, the plan has {plan.trainable_parameters}"
+        )
+    if problems:
         raise TrainerError(
-            FailureCode.INTERNAL, "the adapter is not as planned: " + "; ".join(wrong)
+            FailureCode.INTERNAL, "the adapter differs from the plan: " + "; ".join(problems)
         )
 
 
-def check_saved(keys: Collection[str], model: PeftModel) -> None:
-    """The saved file holds exactly what was trained; ``keys`` are its tensors' names.
+def check_saved_tensors(keys: Collection[str], model: PeftModel) -> None:
+    """Check that the saved file, whose tensor names are ``keys``, has exactly what was trained.
 
     Raises:
-        TrainerFailure: internal, with the tensors that are missing or too many.
+        TrainerError: internal, with the missing and the additional tensors.
     """
-    trained = {_saved_name(name) for name, _ in trainable(model)}
-    missing, more = sorted(trained - set(keys)), sorted(set(keys) - trained)
-    if missing or more:
+    trained = {_saved_name(name) for name, _ in trainable_parameters(model)}
+    missing, additional = sorted(trained - set(keys)), sorted(set(keys) - trained)
+    if missing or additional:
         raise TrainerError(
             FailureCode.INTERNAL,
             f"the saved adapter lacks {len(missing)} trained tensors ({', '.join(missing[:5])}) "
-            f"and has {len(more)} others ({', '.join(more[:5])})",
+            f"and has {len(additional)} others ({', '.join(additional[:5])})",
         )
 
 
 def _saved_name(name: str) -> str:
-    """What PEFT calls a trained parameter in the file: without the adapter's name."""
+    """Return PEFT's name of a trained parameter in the file: without the adapter's name."""
     plain = name.replace(".modules_to_save.default", "").replace(".default", "")
     return plain.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []

@@ -1,5 +1,5 @@
-# ruff: noqa: ARG002 - Trainer hands everything to everybody
-"""What happens at the steps of a run: progress, checkpoints, the wish to stop, bad numbers."""
+# ruff: noqa: ARG002 - Trainer passes all arguments to every callback
+"""Trainer callbacks: report progress, save checkpoints, stop on request and on bad numbers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ from app.domain.lifecycle import FailureCode
 from app.domain.progress import CheckpointSaved, Stepped
 from worker.ipc.channel import Channel, finite
 from worker.reward_model.errors import TrainerError
-from worker.trainer.training.checkpoints import complete, prune
+from worker.trainer.training.checkpoints import (
+    CheckpointState,
+    finalize_checkpoint,
+    remove_old_checkpoints,
+)
 
-#: Trainer's names of what it logs at a step, to ours.
-LOGGED = {
+#: Names in Trainer's logs → names of our metrics.
+METRIC_NAMES = {
     "loss": "train/loss",
     "accuracy": "train/accuracy",
     "margin": "train/margin",
@@ -36,25 +40,27 @@ LOGGED = {
 }
 
 
-class Reporter(TrainerCallback):
-    """Says what was logged, and keeps none of it: checkpoints stay small."""
+class ProgressCallback(TrainerCallback):
+    """Sends what Trainer logs and clears its history, so that checkpoints stay small."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
-        self.last: dict[str, float] = {}
+        self.last_metrics: dict[str, float] = {}
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
     ) -> None:
-        """Pass one step's metrics on."""
+        """Send the metrics of one step."""
         state.log_history.clear()
         logs: dict[str, float] = more["logs"]
         if "loss" in logs:
-            self.last = {ours: logs[name] for name, ours in LOGGED.items() if name in logs}
-            self.say(state, self.last)
+            self.last_metrics = {
+                ours: logs[name] for name, ours in METRIC_NAMES.items() if name in logs
+            }
+            self.report(state, self.last_metrics)
 
-    def say(self, state: TrainerState, metrics: dict[str, float]) -> None:
-        """One step message."""
+    def report(self, state: TrainerState, metrics: dict[str, float]) -> None:
+        """Send a step message."""
         self.channel.say(
             Stepped(
                 step=state.global_step,
@@ -66,35 +72,35 @@ class Reporter(TrainerCallback):
 
 
 class NonFiniteGradientCallback(TrainerCallback):
-    """Stops a run whose gradients are no numbers: the next step would ruin every weight."""
+    """Stops a run whose gradients are not finite, before the step that would ruin every weight."""
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
     ) -> None:
-        """Look at the gradients after clipping, which keeps NaN and turns infinity into it."""
+        """Check the gradients after clipping, which keeps NaN and turns infinity into NaN."""
         model: torch.nn.Module = more["model"]
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         if gradients and not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
-            raise nan_loss("the gradient norm", state.global_step + 1)
+            raise non_finite_error("the gradient norm", state.global_step + 1)
 
 
-class Checkpointer(TrainerCallback):
-    """Saves when the plan, the clock, a new best model or the supervisor says so."""
+class CheckpointCallback(TrainerCallback):
+    """Saves checkpoints: by the plan, by the clock, for a new best model, and before a stop."""
 
-    def __init__(self, channel: Channel, reporter: Reporter, seconds: float) -> None:
+    def __init__(self, channel: Channel, progress: ProgressCallback, seconds: float) -> None:
         self.channel = channel
-        self.reporter = reporter
-        self.seconds = seconds
-        self.same: dict[str, Any] = {}  # what a run that resumes from here must share
-        self.before: dict[str, float] = {}  # metrics of the untrained model
-        self.trainer: Any = None  # set when it is built
+        self.progress = progress
+        self.seconds = seconds  # between checkpoints
+        self.resume_fingerprint: dict[str, Any] = {}  # set when the backend is known
+        self.untrained_metrics: dict[str, float] = {}
+        self.trainer: Any = None  # set when the trainer is built
         self._saved: list[Path] = []
         self._last_save = time.monotonic()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
     ) -> None:
-        """Ask for a checkpoint when its time has come; stop after one when that is wanted."""
+        """Request a checkpoint when it is due; on a stop request, one followed by the end."""
         if self.channel.is_stop_wanted:
             control.should_save = control.should_training_stop = True
         if time.monotonic() - self._last_save >= self.seconds:
@@ -103,7 +109,7 @@ class Checkpointer(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
     ) -> None:
-        """Keep a model that is better than all before; Trainer compares the same way after us."""
+        """Save a model that is better than all before; Trainer makes the same comparison later."""
         loss = more["metrics"]["eval_loss"]
         if args.load_best_model_at_end and (state.best_metric is None or loss < state.best_metric):
             control.should_save = True
@@ -111,19 +117,18 @@ class Checkpointer(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
     ) -> None:
-        """Complete the checkpoint that was just written, and say where it is."""
+        """Finalise the checkpoint that was just written, and report it."""
         directory = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         best = Path(state.best_model_checkpoint) if state.best_model_checkpoint else None
-        metrics = finite({**self.before, **self.reporter.last})
-        files = complete(
-            directory,
-            best=best,
+        metrics = finite({**self.untrained_metrics, **self.progress.last_metrics})
+        checkpoint = CheckpointState(
             step=state.global_step,
             is_finished=self.is_finished(state),
-            same=self.same,
+            resume_fingerprint=self.resume_fingerprint,
             tokens=self.trainer._total_train_tokens,
             metrics=metrics,
         )
+        files = finalize_checkpoint(directory, checkpoint, best)
         self.channel.say(
             CheckpointSaved(
                 step=state.global_step,
@@ -134,12 +139,12 @@ class Checkpointer(TrainerCallback):
             )
         )
         self._saved = [p for p in self._saved if p.name != directory.name] + [directory]
-        prune(self._saved, [best] if best else [])
+        remove_old_checkpoints(self._saved, keep=[best] if best else [])
         self._saved = [path for path in self._saved if path.exists()]
         self._last_save = time.monotonic()
 
     def is_finished(self, state: TrainerState) -> bool:
-        """Whether training is over by itself: the last step is done, or patience has run out."""
+        """Whether training has ended by itself: after the last step or by early stopping."""
         if state.global_step >= state.max_steps:
             return True
         return any(
@@ -149,6 +154,6 @@ class Checkpointer(TrainerCallback):
         )
 
 
-def nan_loss(what: str, step: int) -> TrainerError:
-    """The failure for a loss or gradient that is no number."""
+def non_finite_error(what: str, step: int) -> TrainerError:
+    """Return the error for a loss, gradient or score that is not finite."""
     return TrainerError(FailureCode.NAN_LOSS, f"{what} at step {step} is not a finite number", step)

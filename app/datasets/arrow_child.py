@@ -1,0 +1,259 @@
+"""A program that reads Parquet, Arrow and Zstandard files for ``app.datasets.columnar``.
+
+``python -I arrow_child.py FILE rows MAX_ROWS`` prints a Parquet or Arrow file as JSON lines::
+
+    stdout  {"columns": [[name, type, is_plain], …]}       once
+    stdin   [name, …]                                      the columns to read
+    stdout  {name: value, …}                               a row each
+
+``python -I arrow_child.py FILE zstd`` prints what a Zstandard file unpacks to.
+
+A refusal is the last line: the list ``[code, message, hint]``. The program runs alone and under
+limits and imports nothing of this package.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+# Arrow and the interpreter take 470 MiB of address space before they read anything.
+MEMORY_BYTES = 1536 << 20
+CPU_SECONDS = 900
+MAX_ROW_GROUP_BYTES = 1 << 30
+MAX_RATIO = 100
+FREE_BYTES = 16 << 20
+ARROW_MAGIC = (b"ARROW1", b"\xff\xff\xff\xff")  # of the file and of the stream format
+BROKEN_ARCHIVE = 3
+_BATCH_BYTES = 2 << 20
+_MAX_BATCH_ROWS = 1024
+_READ_BYTES = 256 << 10
+
+
+class _RefusedError(Exception):
+    pass
+
+
+def main() -> None:
+    _limit()
+    path, mode = sys.argv[1], sys.argv[2]
+    out = sys.stdout.buffer
+    try:
+        for piece in _unpacked(path) if mode == "zstd" else _lines(path, int(sys.argv[3])):
+            out.write(piece)
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001  Arrow raises many kinds; all say "unreadable"
+        out.flush()
+        if mode == "zstd":
+            sys.exit(BROKEN_ARCHIVE)
+        out.write(json.dumps(_refusal(path, error)).encode() + b"\n")
+    out.flush()
+
+
+def _refusal(path: str, error: Exception) -> tuple[str, str, str]:
+    """Code, message and hint."""
+    if isinstance(error, _RefusedError):
+        return error.args
+    if isinstance(error, MemoryError):
+        what = f"reading it takes more than {MEMORY_BYTES >> 20} MiB of memory"
+        return "too_large", what, "write it with smaller row groups, or send JSONL"
+    with open(path, "rb") as file:
+        magic = file.read(6)
+    kind = "Arrow" if magic in ARROW_MAGIC or magic[:4] in ARROW_MAGIC else "Parquet"
+    what = f"not readable as {kind}: {str(error)[:200].rstrip('.')}"
+    return f"unreadable_{kind.lower()}", what, f"send a whole {kind} file, or say the format"
+
+
+def _limit() -> None:
+    for name, value in (
+        (resource.RLIMIT_AS, MEMORY_BYTES),
+        (resource.RLIMIT_CPU, CPU_SECONDS),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NOFILE, 64),
+    ):
+        resource.setrlimit(name, (value, value))
+
+
+def _unpacked(path: str) -> Iterator[bytes]:
+    import pyarrow
+
+    with pyarrow.CompressedInputStream(pyarrow.OSFile(path), "zstd") as stream:
+        while piece := stream.read(_READ_BYTES):
+            yield piece
+
+
+def _lines(path: str, max_rows: int) -> Iterator[bytes]:
+    import pyarrow
+
+    pyarrow.set_cpu_count(1)
+    pyarrow.set_io_thread_count(1)
+    batches = _batches(path, max_rows)
+    schema = next(batches)
+    _check_names(schema.names)
+    columns = [[field.name, str(field.type)[:200], _is_plain(field.type)] for field in schema]
+    yield json.dumps({"columns": columns}).encode() + b"\n"
+    sys.stdout.buffer.flush()
+    wanted = json.loads(sys.stdin.readline())
+    # Columns that are not read go along once, so that their names are reported.
+    others: dict[str, Any] = {name: None for name in schema.names if name not in wanted}
+    others |= {name: kind for name, kind, is_plain in columns if not is_plain and name in wanted}
+    plain = [name for name, _, is_plain in columns if is_plain and name in wanted]
+    batches.send(plain)
+    for batch in batches:
+        batch.validate(full=True)
+        values = [_values(batch.column(name)) for name in plain]
+        rows = zip(*values, strict=True) if plain else (() for _ in range(batch.num_rows))
+        lines = []
+        for row in rows:
+            lines.append(_line(dict(zip(plain, row, strict=True)) | others))
+            others = {name: kind for name, kind in others.items() if kind is not None}
+        yield b"".join(lines)
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    """A row as JSON; floats that JSON does not have become NaN, which the reader refuses."""
+    if any(isinstance(value, float) and not math.isfinite(value) for value in row.values()):
+        return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _batches(path: str, max_rows: int) -> Any:
+    """Yields the schema, is sent the columns to read, then yields record batches of them."""
+    with open(path, "rb") as file:
+        magic, size = file.read(6), file.seek(0, 2)
+    if magic in ARROW_MAGIC or magic[:4] in ARROW_MAGIC:
+        yield from _arrow_batches(path, is_file=magic in ARROW_MAGIC)
+    else:
+        yield from _parquet_batches(path, size, max_rows)
+
+
+def _parquet_batches(path: str, size: int, max_rows: int) -> Any:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(
+        path,
+        memory_map=False,
+        pre_buffer=False,
+        buffer_size=1 << 20,
+        thrift_string_size_limit=16 << 20,
+        thrift_container_size_limit=200_000,
+        arrow_extensions_enabled=False,
+    ) as parquet:
+        rows, total = _check_size(parquet.metadata, size, max_rows)
+        columns = yield parquet.schema_arrow
+        yield None
+        batch_rows = max(16, min(_MAX_BATCH_ROWS, rows * _BATCH_BYTES // max(total, 1)))
+        yield from parquet.iter_batches(batch_rows, columns=columns, use_threads=False)
+
+
+def _arrow_batches(path: str, *, is_file: bool) -> Any:
+    import pyarrow.ipc
+
+    with pyarrow.OSFile(path) as file:
+        if is_file:
+            reader = pyarrow.ipc.open_file(file)
+            batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
+        else:
+            reader = pyarrow.ipc.open_stream(file)
+            batches = iter(reader)
+        columns = yield reader.schema
+        yield None
+        for batch in batches:
+            some = batch.select(columns)
+            batch_rows = max(
+                16, min(_MAX_BATCH_ROWS, some.num_rows * _BATCH_BYTES // max(some.nbytes, 1))
+            )
+            for start in range(0, some.num_rows, batch_rows):
+                yield some.slice(start, batch_rows)
+
+
+def _check_size(metadata: Any, size: int, max_rows: int) -> tuple[int, int]:
+    """The rows and bytes of a Parquet file."""
+    if metadata.num_rows > max_rows:
+        raise _RefusedError(
+            "too_many_rows",
+            f"the file says {metadata.num_rows} rows, the limit is {max_rows}",
+            "split it into several datasets",
+        )
+    groups = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
+    if max(groups, default=0) > MAX_ROW_GROUP_BYTES:
+        raise _RefusedError(
+            "too_large",
+            f"a row group holds {max(groups)} bytes, the limit is {MAX_ROW_GROUP_BYTES}",
+            "write smaller row groups",
+        )
+    if sum(groups) > max(FREE_BYTES, MAX_RATIO * size):
+        raise _RefusedError(
+            "compression_ratio",
+            f"the file unpacks to more than {MAX_RATIO} times its size",
+            "write it without compression",
+        )
+    return metadata.num_rows, sum(groups)
+
+
+def _check_names(names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            what = f"the column {json.dumps(name)[:100]} is there twice"
+            raise _RefusedError("duplicate_column", what, "keep one of them")
+
+
+def _is_plain(arrow: Any) -> bool:
+    """Whether JSON can hold a type: text, numbers, and lists and objects of them."""
+    from pyarrow import types
+
+    if types.is_dictionary(arrow):
+        return _is_plain(arrow.value_type)
+    if types.is_list(arrow) or types.is_large_list(arrow) or types.is_fixed_size_list(arrow):
+        return _is_plain(arrow.value_type)
+    if types.is_struct(arrow):
+        return all(_is_plain(arrow.field(i).type) for i in range(arrow.num_fields))
+    tests = ("null", "boolean", "integer", "floating", "decimal", "string", "large_string")
+    return any(getattr(types, f"is_{test}")(arrow) for test in (*tests, "string_view"))
+
+
+def _values(array: Any) -> list[Any]:
+    """The values of an array as JSON has them.
+
+    Arrow gives every object the keys of all objects, so a null is a key that was not there.
+    """
+    from pyarrow import types
+
+    values: list[Any] = array.to_pylist()
+    if types.is_decimal(array.type):
+        return [None if value is None else float(value) for value in values]
+    return [_without_nulls(value) for value in values] if _has_null_keys(array) else values
+
+
+def _has_null_keys(array: Any) -> bool:
+    """Whether an object inside the values has a key that is null."""
+    from pyarrow import types
+
+    if types.is_dictionary(array.type):
+        return _has_null_keys(array.dictionary)
+    if types.is_struct(array.type):
+        fields = array.flatten()
+        return any(field.null_count or _has_null_keys(field) for field in fields)
+    if types.is_nested(array.type):
+        return _has_null_keys(array.flatten())
+    return False
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Preference rows → lines of canonical JSONL, and the summary of a dataset."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict
+from pydantic_core import PydanticSerializationError, to_json
+
+from app.datasets.row_errors import RowError, shown
+from app.domain.rows import RowForm, ranked_pairs
+
+MAX_SLICES = 100
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class SkippedRows(BaseModel):
+    """Rows that were left out for one reason."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: str
+    count: int
+    lines: list[int]
+    """The first of them."""
+
+
+class DatasetWarning(BaseModel):
+    """Something about a dataset that its owner should know; ``code`` is a ``WarningCode``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: str
+    message: str
+    lines: list[int] = []
+    """The first rows that it is about."""
+
+
+class DatasetSummary(BaseModel):
+    """What an upload turned out to be."""
+
+    model_config = ConfigDict(frozen=True)
+
+    row_count: int
+    """Stored rows."""
+    pair_count: int
+    """Pairs that the rows give: one each, several for a ranked row."""
+    row_form: RowForm
+    shape: str
+    format: Literal["text", "conversational"]
+    prompt: Literal["explicit", "implicit"]
+    """``explicit`` where every row has a prompt of its own."""
+    has_margin: bool
+    has_tools: bool
+    is_rendered: bool
+    """Texts that a chat template seems to have rendered already."""
+    slices: dict[str, int]
+    """Rows per slice label; rows without a label are in none."""
+    ignored_columns: list[str]
+    """Columns that were not kept; ``chosen[].name`` for keys of messages."""
+    skipped: list[SkippedRows]
+    warnings: list[DatasetWarning]
+
+
+class RowWriter:
+    """Encodes preference rows and counts what they have in common.
+
+    Memory: a few hundred labels, whatever the length of the upload.
+    """
+
+    def __init__(self) -> None:
+        self.row_count = 0
+        self.pair_count = 0
+        self.slices: Counter[str] = Counter()
+        self.is_conversational = False
+        self.row_form: RowForm = "pairs"
+        self.has_margin = False
+        self.has_tools = False
+        self.prompt_count = 0
+
+    def canonical_line(self, row: Mapping[str, Any]) -> bytes:
+        """A row, whose keys are in order, as a line of canonical JSONL.
+
+        Raises:
+            RowError: half a surrogate pair in a text, or too many slices.
+        """
+        if (label := row.get("slice")) is not None:
+            self._count_slice(label)
+        try:
+            encoded = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+        except TypeError:
+            encoded = _encoded_slowly(row)
+        self.row_count += 1
+        self.prompt_count += "prompt" in row
+        if "replies" in row:
+            self.pair_count += sum(1 for _ in ranked_pairs(row))
+        else:
+            self.pair_count += 1
+        if "tools" in row:
+            self.has_tools = True
+        if self.row_count == 1:
+            self._learn_form(row)
+        return encoded
+
+    def _count_slice(self, label: str) -> None:
+        if label not in self.slices and len(self.slices) >= MAX_SLICES:
+            raise RowError(
+                "too_many_slices",
+                f"{shown(label)} is label number {MAX_SLICES + 1}",
+                f"a file may have {MAX_SLICES} slices; use coarser labels",
+                column="slice",
+            )
+        self.slices[label] += 1
+
+    def _learn_form(self, row: Mapping[str, Any]) -> None:
+        replies = row.get("replies")
+        self.row_form = "ranked" if replies else "pairs"
+        reply = replies[0]["reply"] if replies else row["chosen"]
+        self.is_conversational = isinstance(reply, list)
+        self.has_margin = "margin" in row
+
+
+def _encoded_slowly(row: Mapping[str, Any]) -> bytes:
+    """A line that orjson refuses: half a surrogate pair, or an integer of more than 64 bits."""
+    try:
+        return to_json(row) + b"\n"
+    except PydanticSerializationError:
+        raise _surrogate_error(row) from None
+
+
+def _surrogate_error(row: Mapping[str, Any]) -> RowError:
+    for column, text in _texts("", row):
+        if found := _LONE_SURROGATE.search(text):
+            return RowError(
+                "lone_surrogate",
+                f"found half of a surrogate pair at character {found.start() + 1}",
+                "the text was cut inside an emoji or the like; write whole characters",
+                column=column,
+            )
+    return RowError("too_deep", "the row is nested too deep", "flatten it")
+
+
+def _texts(path: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _texts(f"{path}.{key}" if path else key, item)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _texts(f"{path}[{index}]", item)

@@ -1,0 +1,170 @@
+"""Parquet and Arrow → rows, parsed in a child process that a hostile file may fill or crash.
+
+Arrow allocates what a file's metadata ask for: some 300 bytes can ask for 4 GB (apache/arrow
+49955). So the child has a memory and a CPU limit and no environment, and its output is read as
+suspiciously as an upload of JSONL.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+from collections.abc import Generator, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from app.datasets import arrow_child
+from app.datasets.byte_streams import at_most, check_ratio, split_lines
+from app.datasets.file_types import (
+    ARROW,
+    ARROW_STREAM,
+    HEAD_BYTES,
+    PARQUET,
+    file_type,
+    wrong_format,
+)
+from app.datasets.json_rows import json_row
+from app.datasets.row_errors import FileError, Row, RowError, shown
+from app.datasets.shapes.table import USED_COLUMNS
+from app.datasets.unused import is_harmless
+
+STALL_SECONDS = 60
+_READ_BYTES = 256 << 10
+_KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
+
+
+def columnar_rows(
+    path: Path, max_rows: int, max_bytes: int, ignored: frozenset[str] = frozenset()
+) -> Generator[Row]:
+    """Numbered rows, from 1; ``max_bytes`` bounds them written as JSON.
+
+    Columns that no shape reads and whose names are harmless, and the ``ignored`` ones, are null.
+    Close the iterator to end the child early.
+
+    Raises:
+        FileError: another kind of file, unreadable, too large, too slow, or a column that is no
+            text.
+    """
+    with path.open("rb") as file:
+        kind = file_type(file.read(HEAD_BYTES))
+    if kind is not None and kind not in (PARQUET, ARROW, ARROW_STREAM):
+        raise wrong_format(kind, PARQUET)
+    with _Child(path, "rows", str(max_rows)) as child:
+        lines = split_lines(at_most(child.output(), max_bytes))
+        for number, line in enumerate(lines):
+            if line.startswith(b"["):
+                raise FileError(*json.loads(line))
+            if number == 0:
+                child.answer(_wanted(_schema(line), ignored))
+                continue
+            try:
+                yield number, json_row(line)
+            except RowError as error:
+                yield number, error
+
+
+def unpacked_zstd(path: Path) -> Generator[bytes]:
+    """What a Zstandard file unpacks to.
+
+    Raises:
+        FileError: broken, or unpacks to more than 100 times its size.
+    """
+    with _Child(path, "zstd") as child:
+        yield from child.output()
+
+
+def _schema(line: bytes) -> list[tuple[str, str, bool]]:
+    try:
+        columns = json_row(line)["columns"]
+        return [(str(name), str(kind), bool(is_plain)) for name, kind, is_plain in columns]
+    except (RowError, KeyError, TypeError, ValueError):
+        raise _unreadable("its reader did not list the columns") from None
+
+
+def _wanted(columns: Iterable[tuple[str, str, bool]], ignored: frozenset[str]) -> list[str]:
+    """The columns to read: all that could be a part of a pair."""
+    wanted = []
+    for name, kind, is_plain in columns:
+        is_side = name.startswith(("chosen", "rejected"))
+        if name in ignored or (is_harmless(name) and name not in USED_COLUMNS and not is_side):
+            continue
+        if not is_plain and name in USED_COLUMNS:
+            raise FileError(
+                "unsupported_type",
+                f"the column {shown(name)} is of the Arrow type {kind}",
+                "give strings, lists of {role, content} structs, and numbers",
+                column=shown(name)[1:-1],
+            )
+        wanted.append(name)
+    return wanted
+
+
+class _Child:
+    """The process that parses; ended when the block is left."""
+
+    def __init__(self, path: Path, *arguments: str) -> None:
+        self._packed = path.stat().st_size
+        kept = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
+        # -I and the file itself, not -m: no code and no settings but the interpreter's and Arrow's.
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", arrow_child.__file__, os.fspath(path), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=kept | {"ARROW_DEFAULT_MEMORY_POOL": "system"},
+            bufsize=0,
+        )
+
+    def __enter__(self) -> _Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def output(self) -> Generator[bytes]:
+        """What the child prints, checked against a bomb.
+
+        Raises:
+            FileError: it unpacks to too much, hangs or dies.
+        """
+        assert self._process.stdout is not None
+        unpacked = 0
+        while chunk := _read(self._process.stdout):
+            unpacked += len(chunk)
+            check_ratio(self._packed, unpacked)
+            yield chunk
+        status = self._process.wait(STALL_SECONDS)
+        if status == arrow_child.BROKEN_ARCHIVE:
+            raise FileError("invalid_archive", "the zstd data are broken", "compress it again")
+        if status:
+            raise _unreadable(f"its reader ended with status {status}")
+
+    def answer(self, columns: list[str]) -> None:
+        """Tell the child which columns to print."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it died; what it printed says why
+            self._process.stdin.write(json.dumps(columns).encode() + b"\n")
+
+
+def _read(pipe: IO[bytes]) -> bytes:
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        if not selector.select(STALL_SECONDS):
+            raise _unreadable(f"nothing came out of it for {STALL_SECONDS} s")
+    return os.read(pipe.fileno(), _READ_BYTES)
+
+
+def _unreadable(why: str) -> FileError:
+    return FileError(
+        "unreadable_parquet",
+        f"the file could not be read: {why}",
+        "write it again, with smaller row groups, or send JSONL",
+    )

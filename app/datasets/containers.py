@@ -1,0 +1,83 @@
+"""Containers of rows: which one a file is, told by its first bytes, and how its rows are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Literal
+
+from app.datasets.byte_streams import at_most, bunzip2, gunzip, split_lines, unxz
+from app.datasets.csv_rows import csv_rows
+from app.datasets.file_types import (
+    ARROW,
+    ARROW_STREAM,
+    BZIP2,
+    GZIP,
+    HEAD_BYTES,
+    PARQUET,
+    XZ,
+    ZSTD,
+    FileType,
+    binary_type,
+)
+from app.datasets.json_documents import WRAPPED, json_rows
+from app.datasets.json_rows import jsonl_rows
+from app.datasets.row_errors import FileError, Row
+
+TextFormat = Literal["jsonl", "json", "csv", "tsv"]
+FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow"]
+_UNPACK = {GZIP: gunzip, XZ: unxz, BZIP2: bunzip2}
+_COLUMNAR: dict[FileType, FileFormat] = {
+    PARQUET: "parquet",
+    ARROW: "arrow",
+    ARROW_STREAM: "arrow",
+}
+
+
+def peek(chunks: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """The first bytes of a file, and all of its chunks."""
+    source = iter(chunks)
+    head = b""
+    for chunk in source:
+        head += chunk
+        if len(head) >= HEAD_BYTES:
+            break
+    return head, chain([head], source)
+
+
+def columnar_format(head: bytes) -> FileFormat | None:
+    """The columnar format that a file begins as, which its first bytes tell; else None."""
+    kind = binary_type(head)
+    return None if kind is None else _COLUMNAR.get(kind)
+
+
+def is_zstd(head: bytes) -> bool:
+    """Whether a file begins as one that Zstandard compressed; only a child process reads these."""
+    return binary_type(head) is ZSTD
+
+
+def text_rows(chunks: Iterable[bytes], text_format: TextFormat, max_bytes: int) -> Iterator[Row]:
+    """Numbered rows of a text file, unpacked if its first bytes say gzip, xz or bzip2.
+
+    ``max_bytes`` bounds the unpacked file. JSON lines and JSON documents are told apart by their
+    first bytes, whichever of the two was announced.
+
+    Raises:
+        FileError: another kind of file, a broken or exploding archive, or too many bytes.
+    """
+    head, chunks = peek(chunks)
+    kind = binary_type(head)
+    if kind is not None and kind in _UNPACK:
+        head, chunks = peek(_UNPACK[kind](chunks))
+        kind = binary_type(head)
+    if kind is not None:
+        raise FileError("wrong_format", f"the file is {kind.description}", kind.advice)
+    plain = at_most(chunks, max_bytes)
+    if text_format in ("csv", "tsv"):
+        yield from csv_rows(split_lines(plain), "\t" if text_format == "tsv" else ",")
+        return
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text.startswith(b"[") or WRAPPED.match(text):
+        yield from json_rows(plain)
+        return
+    yield from jsonl_rows(split_lines(plain))

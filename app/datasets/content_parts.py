@@ -1,0 +1,73 @@
+"""Content given as a list of parts: text is kept, anything else is refused by its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.datasets.row_errors import RowError, kind_of, shown
+from app.datasets.texts import check_characters
+
+#: Type of a part, and the key that holds its text.
+_TEXT_PARTS = {
+    "text": "text",
+    "input_text": "text",
+    "output_text": "text",
+    "refusal": "refusal",
+}
+_THINKING_PARTS = {"thinking": "thinking", "reasoning": "text"}
+_IMAGE_PARTS = ("image", "image_url", "input_image", "image_file")
+
+
+def read_parts(path: str, parts: list[Any]) -> tuple[str, str | None]:
+    """Text parts joined with newlines, and the thinking parts likewise if there are any.
+
+    Raises:
+        RowError: a part that is no text; images have the code ``image_parts``.
+    """
+    texts: list[str] = []
+    thinking: list[str] = []
+    for index, part in enumerate(parts):
+        column = f"{path}[{index}]"
+        if not isinstance(part, dict):
+            raise _refusal(column, kind_of(part))
+        kind = part.get("type")
+        if kind is None and isinstance(part.get("text"), str):
+            kind = "text"
+        if not isinstance(kind, str | None):
+            raise _refusal(column, f"a part whose type is {kind_of(kind)}")
+        if kind in _TEXT_PARTS:
+            texts.append(_text(f"{column}.{_TEXT_PARTS[kind]}", part.get(_TEXT_PARTS[kind])))
+        elif kind in _THINKING_PARTS:
+            key = _THINKING_PARTS[kind]
+            thinking.append(_text(f"{column}.{key}", part.get(key)))
+        elif kind in _IMAGE_PARTS or (kind is None and {"image", "image_url"} & part.keys()):
+            raise image_error(column)
+        else:
+            raise _refusal(column, f"a part of the type {shown(kind)}")
+    return "\n".join(texts), "\n".join(thinking) or None
+
+
+def image_error(column: str) -> RowError:
+    """The refusal of an image, wherever it stands."""
+    return RowError(
+        "image_parts",
+        "found an image; images are not supported, reward models here read text only",
+        "leave out the rows with images, or describe the image in text",
+        column=column,
+    )
+
+
+def _refusal(column: str, found: str) -> RowError:
+    return RowError(
+        "content_parts",
+        f"found {found}; only text parts are supported",
+        'write {"type": "text", "text": "…"}, or give content as text',
+        column=column,
+    )
+
+
+def _text(path: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise RowError("wrong_type", f"found {kind_of(value)}", "give text", column=path)
+    check_characters(path, value)
+    return value

@@ -1,0 +1,142 @@
+"""A JSON document → rows: an array of objects, or an object that holds one, read as it streams."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from app.datasets.byte_streams import MAX_LINE_BYTES
+from app.datasets.json_rows import MAX_NESTING, json_row
+from app.datasets.row_errors import FileError, Row, RowError, shown
+
+#: An object whose first key holds the rows.
+WRAPPED = re.compile(rb'\{\s*"(data|rows|examples|instances|items|train)"\s*:\s*\[(?=\s*[\{\]])')
+_SPACE = re.compile(r"[ \t\r\n]*")
+_HINT = "correct the document, or write one object per line (JSON lines)"
+
+
+def json_rows(chunks: Iterable[bytes]) -> Iterator[Row]:
+    """The elements of the array, numbered from 1.
+
+    Raises:
+        FileError: the document is not JSON, or holds more than the array.
+    """
+    text = _Text(chunks)
+    opening = text.next_character()
+    if opening == "{":
+        text.skip_to("[")
+    text.expect("[")
+    number = 0
+    if text.next_character() != "]":
+        while True:
+            number += 1
+            yield number, _row(text.element(number))
+            if text.next_character() != ",":
+                break
+            text.expect(",")
+    text.expect("]", after=number)
+    if opening == "{":
+        text.expect("}", after=number)
+    if rest := text.next_character():
+        raise _broken(number, f"found {shown(rest)} after the end of the document")
+
+
+def _row(element: str) -> dict[str, Any] | RowError:
+    try:
+        return json_row(element.encode("utf-8", "surrogatepass"))
+    except RowError as error:
+        return error
+
+
+class _Text:
+    """The document's text, as much of it as is needed at a time."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+        self._find_end = json.JSONDecoder().raw_decode
+        self._text = ""
+        self._at = 0
+        self._is_over = False
+
+    def next_character(self) -> str:
+        """The next character that is no white space; "" at the end."""
+        while True:
+            self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
+            if self._at < len(self._text) or not self._read():
+                return self._text[self._at : self._at + 1]
+
+    def expect(self, character: str, after: int = 0) -> None:
+        """Go past the next character.
+
+        Raises:
+            FileError: it is another one.
+        """
+        if (found := self.next_character()) != character:
+            what = f"found {shown(found)}" if found else "the document ends"
+            raise _broken(after, f"{what} where {shown(character)} should be")
+        self._at += 1
+
+    def skip_to(self, character: str) -> None:
+        """Go to a character that is known to come soon."""
+        while (at := self._text.find(character, self._at)) < 0 and self._read():
+            pass
+        self._at = max(at, self._at)
+
+    def element(self, number: int) -> str:
+        """The text of the next value.
+
+        Raises:
+            FileError: it is not JSON, or longer than a line may be.
+        """
+        self.next_character()
+        while True:
+            end, problem = self._end_of_value(number)
+            # A number at the end of what was read may go on in what follows.
+            if not problem and (end < len(self._text) or self._is_over):
+                element = self._text[self._at : end]
+                self._at = end
+                return element
+            if end - self._at > MAX_LINE_BYTES:
+                whole = f"the element is not whole after {MAX_LINE_BYTES} characters"
+                raise _broken(number, f"{problem}; {whole}")
+            if not self._read() and problem:
+                raise _broken(number, problem)
+
+    def _end_of_value(self, number: int) -> tuple[int, str]:
+        """Where the value ends in the text, or the end of the text and why it does not."""
+        try:
+            return self._find_end(self._text, self._at)[1], ""
+        except json.JSONDecodeError as error:
+            return len(self._text), f"{error.msg}, {error.pos - self._at} characters into it"
+        except RecursionError:
+            raise _broken(number, f"nested deeper than {MAX_NESTING} levels") from None
+        except ValueError:
+            raise _broken(number, "a number has too many digits") from None
+
+    def _read(self) -> bool:
+        """Read on; False at the end."""
+        if self._is_over:
+            return False
+        chunk = next(self._chunks, None)
+        try:
+            more = self._decode(chunk or b"", chunk is None)
+        except UnicodeDecodeError as error:
+            raise FileError(
+                "invalid_utf8",
+                f"byte 0x{error.object[error.start]:02x} is not UTF-8",
+                "save the file as UTF-8",
+            ) from None
+        self._is_over = chunk is None
+        self._text = self._text[self._at :] + more
+        self._at = 0
+        return not self._is_over
+
+
+def _broken(number: int, problem: str) -> FileError:
+    return FileError(
+        "invalid_json", f"row {number} of the JSON array: {problem}", _HINT, line=max(number, 1)
+    )

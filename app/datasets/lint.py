@@ -1,0 +1,144 @@
+"""What ruins a reward model and can be told from the upload alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from app.datasets.canonical import DatasetWarning
+from app.datasets.row_errors import shown
+from app.datasets.shapes.sample import Sample
+from app.domain.warnings import WarningCode
+
+LINES_NAMED = 10
+_MAX_SOURCES = 32
+_MIN_ROWS = 3
+_ROWS_LOOKED_AT = 64
+_PROMPT_ROLES = ("system", "developer", "user")
+_THINKING = re.compile(r"<think>.*?</think>", re.DOTALL)
+#: Beginnings of turns in texts that a chat template has rendered already.
+_RENDERED = re.compile(
+    r"<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|\[INST\]|<\|(user|assistant)\|>"
+)
+
+
+class Lint:
+    """Looks at each stored row; ``warnings`` says what was found."""
+
+    def __init__(self, sample: Sample) -> None:
+        self._source_columns = _source_columns(sample)
+        self._sources: tuple[set[str], set[str]] = (set(), set())
+        self._rows = 0
+        self._found: dict[WarningCode, tuple[int, list[int]]] = {}
+        self._rendered = 0
+
+    def look(self, line: int, row: Mapping[str, Any], made: Mapping[str, Any]) -> None:
+        """The next row as it came, and the preference row made of it."""
+        self._rows += 1
+        if self._source_columns is not None:
+            self._look_at_sources(row, self._source_columns)
+        if "replies" in made:
+            return
+        chosen, rejected = made["chosen"], made["rejected"]
+        if type(chosen) is str:
+            if self._rows <= _ROWS_LOOKED_AT:
+                self._rendered += _RENDERED.search(made.get("prompt") or chosen) is not None
+            self._compare(line, chosen, rejected)
+            return
+        if ("prompt" not in made or len(chosen) > 1 or len(rejected) > 1) and _differ(made):
+            self._note(WarningCode.PROMPTS_DIFFER, line)
+        ours, theirs = chosen[-1], rejected[-1]
+        if len(ours) == len(theirs) == 2:
+            self._compare(line, ours["content"], theirs["content"])
+
+    def _look_at_sources(self, row: Mapping[str, Any], columns: tuple[str, str]) -> None:
+        chosen, rejected = self._sources
+        for column, seen, other in ((columns[0], chosen, rejected), (columns[1], rejected, chosen)):
+            source = str(row.get(column))[:200]
+            seen.add(source)
+            if source in other or len(seen) > _MAX_SOURCES:
+                self._source_columns = None  # mixed, as it should be
+
+    def warnings(self) -> Iterator[DatasetWarning]:
+        """What was found, if anything."""
+        for code, (count, lines) in self._found.items():
+            yield DatasetWarning(
+                code=code, message=_MESSAGES[code].format(count=count, rows=self._rows), lines=lines
+            )
+        if (said := self._one_sided()) is not None:
+            yield DatasetWarning(code=WarningCode.SOURCES_ONE_SIDED, message=said)
+
+    @property
+    def is_rendered(self) -> bool:
+        """Whether most of the first texts have the marks of a chat template."""
+        return 2 * self._rendered > min(self._rows, _ROWS_LOOKED_AT)
+
+    def _one_sided(self) -> str | None:
+        """What to say where the source of a reply alone tells whether it is chosen."""
+        if self._source_columns is None or self._rows < _MIN_ROWS:
+            return None
+        always = [
+            f"{column} is {shown(next(iter(seen)))}"
+            for column, seen in zip(self._source_columns, self._sources, strict=True)
+            if len(seen) == 1
+        ]
+        if not always:
+            return None
+        return (
+            f"in all {self._rows} rows {' and '.join(always)}, and never on the other side: the "
+            "reward model may learn to tell the sources apart instead of good replies from bad ones"
+        )
+
+    def _compare(self, line: int, ours: str, theirs: str) -> None:
+        """Note a pair that differs only in what most chat templates strip."""
+        # Nearly all pairs end differently, which is cheap to tell.
+        if ours[-1] != theirs[-1] and not (ours[-1].isspace() or theirs[-1].isspace()):
+            return
+        if ours.rstrip()[-8:] != theirs.rstrip()[-8:]:
+            return
+        if _stripped(ours) == _stripped(theirs):
+            self._note(WarningCode.DIFFERENCE_STRIPPED, line)
+
+    def _note(self, code: WarningCode, line: int) -> None:
+        count, lines = self._found.get(code, (0, []))
+        if len(lines) < LINES_NAMED:
+            lines.append(line)
+        self._found[code] = (count + 1, lines)
+
+
+_MESSAGES = {
+    WarningCode.PROMPTS_DIFFER: "in {count} of {rows} rows chosen and rejected answer different "
+    "prompts: what is learned is which prompt is better, not which reply",
+    WarningCode.DIFFERENCE_STRIPPED: "in {count} of {rows} rows chosen and rejected differ only in "
+    "white space around the text or in reasoning between <think> and </think>, which most chat "
+    "templates strip: nothing can be learned from them then",
+}
+
+
+def _source_columns(sample: Sample) -> tuple[str, str] | None:
+    """The columns that say where chosen and rejected come from."""
+    for column in sample.columns:
+        if not column.startswith("chosen"):
+            continue
+        rest = column.removeprefix("chosen")
+        other = f"rejected{rest}"
+        if other in sample.columns and re.search(r"model|source|policy|generator|author", rest):
+            return column, other
+    return None
+
+
+def _differ(made: Mapping[str, Any]) -> bool:
+    """Whether the replies of a conversational row answer different prompts."""
+    chosen, prompt = made["chosen"], made.get("prompt")
+    if _prompts(chosen) != _prompts(made["rejected"]):
+        return True
+    return prompt is not None and prompt[-1]["role"] == chosen[0]["role"] == "user"
+
+
+def _prompts(messages: list[dict[str, Any]]) -> list[Any]:
+    return [message["content"] for message in messages if message["role"] in _PROMPT_ROLES]
+
+
+def _stripped(text: str) -> str:
+    return _THINKING.sub("", text).strip()

@@ -1,0 +1,45 @@
+"""What the caller of an upload may say about its rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+OnInvalid = Literal["refuse", "skip"]
+#: Parts that ``columns[…]`` can map, and ``label``.
+MAPPABLE = (
+    "prompt", "system", "history", "input", "chosen", "rejected", "response_a", "response_b",
+    "label", "answers", "scores", "margin", "slice", "tools", "chat_template_kwargs",
+)  # fmt: skip
+LABELS = ("a", "b", "tie")
+#: Raise it when the same file would be read otherwise than before: it would be stored anew.
+READER_VERSION = 2
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How an upload is to be read.
+
+    ``columns`` maps parts to columns; ``labels`` maps ``a``, ``b`` and ``tie`` to the values of the
+    label column, several with commas between them.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    ignore_columns: frozenset[str] = frozenset()
+    on_invalid: OnInvalid = "refuse"
+
+    def identity(self, upload_sha256: str) -> str:
+        """sha256 of all that decides what is stored: the bytes, the options, and the reader."""
+        document = {
+            "upload": upload_sha256,
+            "version": READER_VERSION,
+            "columns": dict(self.columns),
+            "labels": dict(self.labels),
+            "ignore_columns": sorted(self.ignore_columns),
+            "on_invalid": self.on_invalid,
+        }
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Shapes in which preference data come: how each is recognised and read."""

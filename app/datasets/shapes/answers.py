@@ -1,0 +1,170 @@
+"""Several replies to one prompt, from the best to the worst."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from app.datasets.row_errors import RowError, kind_of, shown
+from app.datasets.shapes.labels import read_number
+from app.datasets.shapes.sample import value_at
+from app.datasets.unused import UnusedFields
+
+#: Replies of one row; their pairs grow with the square.
+MAX_REPLIES = 64
+_TEXT_KEYS = ("answer", "text", "content", "response", "completion", "output", "message", "reply")
+_RANK_KEYS = ("rank",)
+_SCORE_KEYS = ("score", "overall_score", "rating", "reward")
+
+
+class Reply(NamedTuple):
+    """One reply before its text is read; ``path`` names it in messages."""
+
+    path: str
+    content: Any
+    rank: int
+    score: float | None = None
+
+
+def rank_sides(row: Mapping[str, Any], chosen: str, rejected: str) -> list[Reply]:
+    """Replies of two columns that hold lists: all chosen ones are better than all rejected ones.
+
+    Raises:
+        RowError: a column is null, empty or too long.
+    """
+    replies = []
+    for rank, column in enumerate((chosen, rejected), 1):
+        value = value_at(row, column)
+        if value is None or value == []:
+            raise RowError(
+                "missing_column",
+                f"{column} has no reply",
+                "each row needs at least one chosen and one rejected reply",
+                column=column,
+            )
+        items = value if _is_list_of_replies(value) else [value]
+        replies += [Reply(f"{column}[{index}]", item, rank) for index, item in enumerate(items)]
+    _check_count(chosen, len(replies))
+    return replies
+
+
+def read_answers(
+    column: str, value: Any, unused: UnusedFields, scores: tuple[str, Any] | None = None
+) -> list[Reply]:
+    """Replies of one list, best first: texts in that order, or objects with a rank or a score.
+
+    ``scores`` are the column and the value of a list of their own, a number for each text; higher
+    is better. Keys of objects that say something else go to ``unused``.
+
+    Raises:
+        RowError: not such a list, or ``tie`` where no reply is better than another.
+    """
+    if not isinstance(value, list) or len(value) < 2:
+        raise RowError(
+            "wrong_type",
+            f"found {kind_of(value)}" + (" of fewer than 2" if isinstance(value, list) else ""),
+            "give a list of two or more answers",
+            column=column,
+        )
+    _check_count(column, len(value))
+    if scores is not None:
+        found = _scored(column, value, *scores)
+    elif all(isinstance(item, str | list) for item in value):
+        return [Reply(f"{column}[{index}]", text, index + 1) for index, text in enumerate(value)]
+    else:
+        found = [_answer(f"{column}[{index}]", item, unused) for index, item in enumerate(value)]
+    ranks = [answer.rank for answer in found if answer.rank is not None]
+    if 0 < len(ranks) < len(found):
+        raise _not_ranked(column, "ranks in some answers and scores in others")
+    numbers = ranks or [-answer.score for answer in found if answer.score is not None]
+    places = {number: place for place, number in enumerate(sorted(set(numbers)), 1)}
+    if len(places) < 2:
+        raise RowError(
+            "tie",
+            "no answer is better than another",
+            "leave the row out; there is nothing to learn from it",
+            column=column,
+        )
+    replies = [
+        Reply(answer.path, answer.content, places[number], answer.score)
+        for answer, number in zip(found, numbers, strict=True)
+    ]
+    return sorted(replies, key=lambda reply: reply.rank)
+
+
+def contents(value: Any) -> Iterator[Any]:
+    """The texts or messages of the answers in a list; what is no answer is passed over."""
+    for item in value if isinstance(value, list) else ():
+        if isinstance(item, dict):
+            yield next((item[key] for key in _TEXT_KEYS if item.get(key) is not None), None)
+        else:
+            yield item
+
+
+class _Answer(NamedTuple):
+    path: str
+    content: Any
+    rank: float | None
+    score: float | None
+
+
+def _scored(column: str, value: list[Any], scores_at: str, scores: Any) -> list[_Answer]:
+    if not isinstance(scores, list) or len(scores) != len(value):
+        found = f"{len(scores)} scores" if isinstance(scores, list) else kind_of(scores)
+        raise _not_ranked(scores_at, f"found {found} for {len(value)} answers")
+    numbers = [read_number(score) for score in scores]
+    if None in numbers:
+        index = numbers.index(None)
+        raise _not_ranked(f"{scores_at}[{index}]", f"found {kind_of(scores[index])}, not a number")
+    return [
+        _Answer(f"{column}[{index}]", item, None, number)
+        for index, (item, number) in enumerate(zip(value, numbers, strict=True))
+    ]
+
+
+def _answer(path: str, item: Any, unused: UnusedFields) -> _Answer:
+    if not isinstance(item, dict):
+        raise _not_ranked(path, f"found {kind_of(item)}")
+    texts = [key for key in _TEXT_KEYS if item.get(key) is not None]
+    if not texts:
+        names = ", ".join(shown(key) for key in list(item)[:8])
+        raise _not_ranked(path, f"found no text (the answer has: {names})")
+    text = f"{path}.{texts[0]}", item[texts[0]]
+    rank, score = (_number(path, item, keys) for keys in (_RANK_KEYS, _SCORE_KEYS))
+    if rank is None and score is None:
+        raise _not_ranked(path, "found neither rank nor score")
+    unused.check_message(path, item, {texts[0], *_RANK_KEYS, *_SCORE_KEYS} & item.keys())
+    return _Answer(*text, rank, score)
+
+
+def _number(path: str, item: Mapping[str, Any], keys: tuple[str, ...]) -> float | None:
+    key = next((key for key in keys if item.get(key) is not None), None)
+    if key is None:
+        return None
+    if (number := read_number(item[key])) is None:
+        raise _not_ranked(f"{path}.{key}", f"found {kind_of(item[key])}, not a number")
+    return number
+
+
+def _is_list_of_replies(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str | list) for item in value)
+
+
+def _check_count(column: str, count: int) -> None:
+    if count > MAX_REPLIES:
+        raise RowError(
+            "too_many_replies",
+            f"found {count} replies; a row may have {MAX_REPLIES}",
+            "keep the best and the worst of them, or split the row",
+            column=column,
+        )
+
+
+def _not_ranked(path: str, found: str) -> RowError:
+    return RowError(
+        "invalid_ranks",
+        found,
+        'write each answer as {"answer": "…", "rank": 1} (1 is best), or with a score (higher is '
+        "better)",
+        column=path,
+    )

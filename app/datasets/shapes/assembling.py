@@ -1,0 +1,393 @@
+"""Rows of an upload → preference rows (``app.domain.rows``), by the shape of the upload."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from app.datasets.conversations import Message, check_reply, read_messages
+from app.datasets.row_errors import RowError, kind_of, shown
+from app.datasets.shapes import extras
+from app.datasets.shapes.answers import Reply, rank_sides, read_answers
+from app.datasets.shapes.dialogues import read_dialogue
+from app.datasets.shapes.file_form import MIN_REPEATED_PROMPT_CHARACTERS, FileForm, Kind
+from app.datasets.shapes.joining import Before, join
+from app.datasets.shapes.prompts import read_history, read_system, with_input
+from app.datasets.shapes.sample import value_at
+from app.datasets.shapes.shape import Parts
+from app.datasets.texts import check_side, is_clean
+from app.datasets.unused import UnusedFields
+
+PreferenceRow = dict[str, Any]
+"""A row as in ``app.domain.rows``, its keys in the order in which they are stored."""
+
+_KEYS = (
+    "chat_template_kwargs", "chosen", "line", "margin", "prompt", "rejected", "replies", "slice",
+    "tools",
+)  # fmt: skip
+#: Parts that few uploads have; rows without their columns skip them.
+_MAX_LAYOUTS = 100
+_OPTIONS = ("system", "history", "input", "margin", "slice", "tools", "chat_template_kwargs")
+
+
+class _Layout(NamedTuple):
+    """What the names of a row's columns say, looked up once for all rows with the same names."""
+
+    has_suspects: bool
+    has_options: bool
+
+
+class RowAssembler:
+    """Makes a preference row of each row of an upload."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        form: FileForm,
+        unused: UnusedFields,
+        *,
+        is_untyped: bool = False,
+    ) -> None:
+        self._label = parts.label
+        self._is_verbatim = parts.is_verbatim
+        self._form = form
+        self._columns = form.columns
+        self._unused = unused
+        self._is_untyped = is_untyped
+        self._is_chat = form.kind == "conversational"
+        self._are_sides_plain = form.side_kind == "text" and not form.are_sides_dialogues
+        self._are_sides_messages = form.side_kind == "conversational"
+        self._trims = form.is_prompt_dialogue or form.is_prompt_repeated
+        self._layouts: dict[tuple[str, ...], _Layout] = {}
+        columns = form.columns
+        self._plain_at = None
+        if columns.prompt and columns.chosen and columns.rejected and form.is_plain:
+            self._plain_at = columns.prompt, columns.chosen, columns.rejected
+
+    def __call__(self, line: int, row: Mapping[str, Any]) -> PreferenceRow:
+        """The preference row.
+
+        Raises:
+            RowError: the row is no preference row, or unlike the first rows; ``tie`` if neither
+                reply is better.
+            FileError: it has text that would be lost.
+        """
+        names = tuple(row)
+        layout = self._layouts.get(names) or self._layout_of(names)
+        if layout.has_suspects:
+            self._unused.check_row(row)
+        if (
+            self._plain_at is not None
+            and not layout.has_options
+            and (plain := self._plain_pair(line, row, *self._plain_at)) is not None
+        ):
+            return plain
+        if self._form.row_form == "ranked":
+            made = self._ranked(row, layout)
+        else:
+            made = self._pair(line, row, layout)
+        if layout.has_options:
+            self._add_options(row, made)
+        elif "line" in made:
+            return made
+        made["line"] = line
+        return {key: made[key] for key in _KEYS if key in made}
+
+    def _layout_of(self, names: tuple[str, ...]) -> _Layout:
+        columns = (getattr(self._columns, option) for option in _OPTIONS)
+        roots = {column.partition(".")[0] for column in columns if column is not None}
+        layout = _Layout(
+            has_suspects=self._unused.has_suspects(names),
+            has_options=not roots.isdisjoint(names) or self._form.has_margin,
+        )
+        if len(self._layouts) < _MAX_LAYOUTS:
+            self._layouts[names] = layout
+        return layout
+
+    def _add_options(self, row: Mapping[str, Any], made: PreferenceRow) -> None:
+        columns = self._columns
+        if columns.slice is not None and (label := value_at(row, columns.slice)) is not None:
+            made["slice"] = extras.read_slice(columns.slice, label)
+        if columns.tools is not None and (tools := value_at(row, columns.tools)):
+            self._check_chat(columns.tools)
+            if read := extras.read_tools(columns.tools, tools):
+                made["tools"] = read
+        column = columns.chat_template_kwargs
+        if column is not None and (variables := value_at(row, column)):
+            self._check_chat(column)
+            if read_variables := extras.read_variables(column, variables):
+                made["chat_template_kwargs"] = read_variables
+
+    def _check_chat(self, column: str) -> None:
+        """Refuse in a file of texts what only a chat template can render."""
+        if not self._is_chat:
+            raise RowError(
+                "mixed_format",
+                f"this row has {column}, unlike the first rows, which are text",
+                f"give {column} in the first rows too, or write messages in all rows",
+                column=column,
+            )
+
+    # --- pairs ----------------------------------------------------------------------------------
+
+    def _plain_pair(
+        self, line: int, row: Mapping[str, Any], prompt_at: str, chosen_at: str, rejected_at: str
+    ) -> PreferenceRow | None:
+        """The pair of a row with nothing special to it, which most rows are, in a few steps.
+
+        None where only ``_pair`` can tell, which then reads the row from the beginning.
+        """
+        prompt, chosen, rejected = row.get(prompt_at), row.get(chosen_at), row.get(rejected_at)
+        if type(prompt) is str and type(chosen) is str and type(rejected) is str:
+            if not (is_clean(prompt) and is_clean(chosen) and is_clean(rejected)):
+                return None
+            if chosen.startswith(prompt):
+                return None
+        elif (
+            prompt
+            and chosen
+            and rejected
+            and type(chosen) is type(rejected) is type(prompt) is list
+        ):
+            chosen = read_messages(chosen_at, chosen, self._unused)
+            rejected = read_messages(rejected_at, rejected, self._unused)
+            prompt = read_messages(prompt_at, prompt, self._unused)
+            ends = chosen[0], chosen[-1], rejected[0], rejected[-1]
+            if prompt[0]["role"] == "assistant" or any(m["role"] != "assistant" for m in ends):
+                return None
+        else:
+            return None
+        if chosen == rejected:
+            return None
+        return {"chosen": chosen, "line": line, "prompt": prompt, "rejected": rejected}
+
+    def _pair(self, line: int, row: Mapping[str, Any], layout: _Layout) -> PreferenceRow:
+        chosen_at, rejected_at, margin = self._sides(row)
+        chosen, rejected = self._reply(row, chosen_at), self._reply(row, rejected_at)
+        prompt, chosen, rejected = self._joined(
+            row, layout, [chosen_at, rejected_at], [chosen, rejected]
+        )
+        if chosen == rejected:
+            raise RowError(
+                "identical_pair",
+                f"{rejected_at} is the same as {chosen_at}",
+                "leave the row out; there is nothing to learn from it",
+                column=rejected_at,
+            )
+        if margin is None and layout.has_options:
+            margin = self._margin(row)
+        made: PreferenceRow = {"chosen": chosen, "line": line}
+        if margin is not None:
+            made["margin"] = margin
+        if prompt:
+            made["prompt"] = prompt
+        made["rejected"] = rejected
+        return made
+
+    def _sides(self, row: Mapping[str, Any]) -> tuple[str, str, float | None]:
+        """The columns of the better and the worse reply, and the margin of the label."""
+        columns = self._columns
+        if self._label is None:
+            assert columns.chosen is not None
+            assert columns.rejected is not None
+            return columns.chosen, columns.rejected, None
+        verdict = self._label.read(row)
+        assert columns.response_a is not None
+        assert columns.response_b is not None
+        if verdict.winner == "tie":
+            raise RowError(
+                "tie",
+                "neither response is better",
+                "leave the row out; there is nothing to learn from it",
+                column=self._label.columns[0],
+            )
+        sides = columns.response_a, columns.response_b
+        better, worse = sides if verdict.winner == "a" else sides[::-1]
+        return better, worse, verdict.margin
+
+    def _margin(self, row: Mapping[str, Any]) -> float | None:
+        column = self._columns.margin
+        value = value_at(row, column) if column is not None else None
+        margin = None
+        if value is not None:
+            margin = extras.read_margin(str(column), value, is_untyped=self._is_untyped)
+        if (value is not None) == self._form.has_margin:
+            return margin
+        found = (
+            "has no margin and others have" if value is None else "has a margin and others do not"
+        )
+        raise RowError(
+            "mixed_margin",
+            f"this row {found}",
+            "margin must be a finite number in all rows, or in none",
+            column=column,
+        )
+
+    # --- ranked rows ----------------------------------------------------------------------------
+
+    def _ranked(self, row: Mapping[str, Any], layout: _Layout) -> PreferenceRow:
+        columns = self._columns
+        if columns.answers is not None:
+            scores = columns.scores and (columns.scores, value_at(row, columns.scores))
+            value = value_at(row, columns.answers)
+            answers = read_answers(columns.answers, value, self._unused, scores or None)
+        else:
+            assert columns.chosen is not None
+            assert columns.rejected is not None
+            answers = rank_sides(row, columns.chosen, columns.rejected)
+        replies = [self._content(answer.path, answer.content) for answer in answers]
+        paths = [answer.path for answer in answers]
+        prompt, *replies = self._joined(row, layout, paths, replies)
+        stored = [_stored(answer, reply) for answer, reply in zip(answers, replies, strict=True)]
+        return {"replies": stored, "prompt": prompt} if prompt else {"replies": stored}
+
+    # --- texts and messages ---------------------------------------------------------------------
+
+    def _reply(self, row: Mapping[str, Any], column: str) -> Any:
+        value = row.get(column)
+        if type(value) is str and self._are_sides_plain and is_clean(value):
+            return value
+        if type(value) is list and self._are_sides_messages:
+            messages = read_messages(column, value, self._unused)
+            if messages[-1]["role"] != "assistant":
+                check_reply(column, messages)
+            return messages
+        if value is None:
+            value = value_at(row, column)
+        if value is not None:
+            return self._content(column, value)
+        if self._is_untyped and column in row:
+            raise RowError("empty_text", "the text is empty", "leave out the row", column=column)
+        null = "is null" if column in row else "is missing"
+        found = ", ".join(shown(name) for name in list(row)[:10]) or "no columns"
+        raise RowError(
+            "missing_column",
+            f"{column} {null} (the row has: {found})",
+            "each row needs both replies",
+            column=column,
+        )
+
+    def _content(self, path: str, value: Any) -> Any:
+        """A reply as text, or as messages where the upload has them."""
+        if isinstance(value, str):
+            if self._are_sides_plain and is_clean(value):
+                return value
+            self._check_kind(path, "text", self._form.side_kind)
+            if self._form.are_sides_dialogues:
+                messages = read_dialogue(path, value)
+                check_reply(path, messages)
+                return messages
+            check_side(path, value)
+            return value
+        messages = self._messages(path, value)
+        self._check_kind(path, "conversational", self._form.side_kind)
+        check_reply(path, messages)
+        return messages
+
+    def _messages(self, path: str, value: Any) -> list[Message]:
+        if isinstance(value, dict):
+            return read_messages(path, [value], self._unused)
+        if isinstance(value, list):
+            return read_messages(path, value, self._unused)
+        raise RowError(
+            "wrong_type",
+            f"found {kind_of(value)}",
+            "give text or a list of {role, content}",
+            column=path,
+        )
+
+    def _check_kind(self, path: str, kind: Kind, expected: Kind | None) -> None:
+        if kind != expected:
+            raise RowError(
+                "mixed_format",
+                f"{path} is {kind} here, and most replies and prompts are {expected}",
+                "use text in all rows, or lists of messages in all rows",
+                column=path,
+            )
+
+    def _prompt(self, row: Mapping[str, Any]) -> Any:
+        """The prompt column as text or messages; None without one."""
+        column = self._columns.prompt
+        value = value_at(row, column) if column is not None else None
+        if not self._is_verbatim and (value is None) == (self._form.prompt_kind is not None):
+            found = "has no prompt" if value is None else "has a prompt"
+            raise RowError(
+                "mixed_prompt",
+                f"this row {found}, unlike others",
+                "give a prompt in all rows, or in none",
+                column="prompt",
+            )
+        if value is None or column is None:
+            return None
+        expected = self._form.kind if self._is_verbatim else self._form.prompt_kind
+        if isinstance(value, str):
+            self._check_kind(column, "text", expected)
+            if self._form.is_prompt_dialogue:
+                return read_dialogue("prompt", value)
+            if not is_clean(value):
+                check_side(column, value)
+            return value
+        messages = self._messages(column, value)
+        self._check_kind(column, "conversational", expected)
+        return messages
+
+    def _joined(
+        self, row: Mapping[str, Any], layout: _Layout, paths: list[str], replies: list[Any]
+    ) -> list[Any]:
+        """Prompt and replies in the format of the dataset, the prompt no longer in the replies."""
+        prompt = self._prompt(row)
+        if type(prompt) is str and type(replies[0]) is str and not self._is_verbatim:
+            replies = self._without_prompt(prompt, paths, replies)
+        if not layout.has_options:
+            if not self._is_chat:
+                return [prompt, *replies]
+            return self._conversation(Before(prompt=prompt), paths, replies)
+        columns = self._columns
+        if columns.input is not None:
+            prompt = with_input(columns.input, prompt, value_at(row, columns.input))
+        system = read_system(columns.system, row)
+        history = read_history(columns.history, row, self._unused)
+        if not self._is_chat:
+            if system is not None or history:
+                self._check_chat(str(columns.system if system is not None else columns.history))
+            return [prompt, *replies]
+        return self._conversation(Before(system, history, prompt), paths, replies)
+
+    def _conversation(self, before: Before, paths: list[str], replies: list[Any]) -> list[Any]:
+        if type(replies[0]) is not str:
+            return join(before, paths, replies)
+        if self._trims:
+            replies = [reply.strip() for reply in replies]
+        sides = [[{"content": reply, "role": "assistant"}] for reply in replies]
+        return join(before, paths, sides)
+
+    def _without_prompt(self, prompt: str, paths: list[str], replies: list[str]) -> list[str]:
+        """Text replies without the prompt that they begin with in this upload."""
+        if not self._form.is_prompt_repeated:
+            if len(prompt) >= MIN_REPEATED_PROMPT_CHARACTERS and all(
+                reply.startswith(prompt) for reply in replies
+            ):
+                raise RowError(
+                    "prompt_repeated",
+                    "the replies begin with the prompt, which would then be read twice",
+                    "begin the replies with the prompt in all rows, or in none",
+                    column=paths[0],
+                )
+            return replies
+        repeats = [reply.startswith(prompt) for reply in replies]
+        if not all(repeats):
+            raise RowError(
+                "mixed_prompt",
+                f"{paths[repeats.index(False)]} does not begin with the prompt, unlike others",
+                "begin the replies with the prompt in all rows, or in none",
+                column=paths[repeats.index(False)],
+            )
+        rest = [reply[len(prompt) :] for reply in replies]
+        for path, reply in zip(paths, rest, strict=True):
+            check_side(path, reply)
+        return rest
+
+
+def _stored(answer: Reply, reply: Any) -> dict[str, Any]:
+    stored = {"rank": answer.rank, "reply": reply}
+    return stored if answer.score is None else stored | {"score": answer.score}

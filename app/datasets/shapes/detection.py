@@ -1,0 +1,144 @@
+"""Which shape an upload has, told from its first rows; and what to say where it has none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from app.datasets.options import ReadOptions
+from app.datasets.row_errors import FileError, shown
+from app.datasets.shapes.mapping import mapped_shape
+from app.datasets.shapes.sample import Sample
+from app.datasets.shapes.shape import Shape
+from app.datasets.shapes.table import SHAPES
+
+_MAX_NAMED = 20
+#: Words in the names of columns, for the mapping that a refusal suggests; the first part that a
+#: column has a word of gets it.
+_WORDS: Mapping[str, tuple[str, ...]] = {
+    "rejected": ("rejected", "reject", "dispreferred", "nonpreferred", "worse", "worst", "bad",
+                 "loser", "losing", "lose", "negative", "incorrect", "wrong", "k"),
+    "chosen": ("chosen", "choose", "preferred", "better", "best", "good", "winner", "winning",
+               "win", "positive", "accepted", "correct", "j"),
+    "prompt": ("prompt", "question", "query", "instruction", "instructions", "input", "inputs",
+               "context", "post", "problem", "request", "user", "conversation", "conversations",
+               "messages", "history", "title", "task"),
+    "system": ("system",),
+}  # fmt: skip
+_LABEL_WORDS = ("label", "labels", "winner", "preference", "preferred", "better", "choice",
+                "chosen", "vote", "verdict")  # fmt: skip
+_RESPONSE = re.compile(
+    r"(?P<stem>.*?(response|answer|completion|output|reply|candidate|text|summary|generation)s?)"
+    r"[-_ ]?(?P<end>a|b|0|1|2)",
+    re.IGNORECASE,
+)
+_ENDS = (("a", "b"), ("0", "1"), ("1", "2"))
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """A shape, and the columns to rename first where only the case of the names differs."""
+
+    shape: Shape
+    rename: Mapping[str, str] = field(default_factory=dict)
+
+
+def recognise(sample: Sample, options: ReadOptions) -> Recognised:
+    """The shape of an upload.
+
+    Raises:
+        FileError: ``missing_column`` where it has none; the message names the columns found and
+            the hint a mapping that would probably fit.
+    """
+    if options.columns:
+        return Recognised(mapped_shape(options, sample))
+    for shape in SHAPES:
+        if shape.fits(sample):
+            return Recognised(shape)
+    rename = {name: name.strip().lower() for name in sample.columns}
+    if len(set(rename.values())) == len(rename):
+        lowered = Sample(tuple((line, renamed(row, rename)) for line, row in sample.rows))
+        for shape in SHAPES:
+            if shape.fits(lowered):
+                return Recognised(shape, rename)
+    raise unknown_shape(sample.columns)
+
+
+def renamed(row: dict[str, object], rename: Mapping[str, str]) -> dict[str, object]:
+    """The row with its columns renamed."""
+    return {rename.get(name, name): value for name, value in row.items()}
+
+
+def unknown_shape(columns: tuple[str, ...]) -> FileError:
+    """The refusal of an upload without a known shape."""
+    found = ", ".join(shown(name) for name in columns[:_MAX_NAMED]) or "no columns"
+    missing = next((part for part in ("chosen", "rejected") if part not in columns), "chosen")
+    if is_unpaired(columns):
+        hint = "put the good and the bad reply to one prompt into one row, as chosen and rejected"
+        message = f"one reply a row is unpaired feedback, not a pair (the file has: {found})"
+        return FileError("missing_column", message, hint, column=missing)
+    mapping = suggestion(columns)
+    hint = (
+        f"say which column is which: ?{mapping}"
+        if mapping
+        else "name the columns prompt, chosen and rejected, or say which column is which: "
+        "?columns[prompt]=…&columns[chosen]=…&columns[rejected]=…"
+    )
+    is_half = "chosen" in columns or "rejected" in columns
+    problem = f"{missing} is missing" if is_half else "the columns are of no known shape"
+    return FileError("missing_column", f"{problem} (the file has: {found})", hint, column=missing)
+
+
+def is_unpaired(columns: tuple[str, ...]) -> bool:
+    """Whether the columns are those of single replies with a verdict, as KTO takes them."""
+    names = {name.strip().lower() for name in columns}
+    return "completion" in names and "label" in names and not names & {"chosen", "rejected"}
+
+
+def suggestion(columns: tuple[str, ...]) -> str | None:
+    """The mapping that would probably fit, as a query string; None where nothing does."""
+    guessed = _guess_responses(columns) or _guess_sides(columns)
+    if guessed is None:
+        return None
+    taken = set(guessed.values())
+    for part in ("prompt", "system"):
+        words = _WORDS[part]
+        if name := next((n for n in columns if n not in taken and _has(n, words)), None):
+            guessed = {part: name} | guessed
+            taken.add(name)
+    return "&".join(f"columns[{part}]={column}" for part, column in guessed.items())
+
+
+def _guess_sides(columns: tuple[str, ...]) -> dict[str, str] | None:
+    found: dict[str, str] = {}
+    for part in ("rejected", "chosen"):
+        for name in columns:
+            if name not in found.values() and _has(name, _WORDS[part]):
+                found[part] = name
+                break
+    if len(found) < 2:
+        return None
+    return {"chosen": found["chosen"], "rejected": found["rejected"]}
+
+
+def _guess_responses(columns: tuple[str, ...]) -> dict[str, str] | None:
+    ends: dict[tuple[str, str], str] = {}
+    for name in columns:
+        if found := _RESPONSE.fullmatch(name):
+            ends[(found["stem"].lower(), found["end"].lower())] = name
+    for stem, _ in ends:
+        for one, other in _ENDS:
+            if (stem, one) in ends and (stem, other) in ends:
+                a, b = ends[stem, one], ends[stem, other]
+                label = next((n for n in columns if _has(n, _LABEL_WORDS)), None)
+                if label is None:
+                    return None
+                return {"response_a": a, "response_b": b, "label": label}
+    return None
+
+
+def _has(name: str, words: tuple[str, ...]) -> bool:
+    return any(
+        word in words for word in re.split(r"[^a-z0-9]+", name.lower().replace("non_", "non"))
+    )

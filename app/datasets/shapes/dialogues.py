@@ -1,0 +1,42 @@
+r"""Text such as ``\n\nHuman: Hi\n\nAssistant: Hello`` (Anthropic's hh-rlhf) → messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.datasets.row_errors import RowError, shown
+from app.datasets.texts import check_text, is_clean
+
+_HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+
+
+def is_dialogue(text: str) -> bool:
+    """Whether the text begins with a human turn and has an assistant turn after it."""
+    return text.lstrip().startswith("Human:") and _ASSISTANT in text
+
+
+def read_dialogue(path: str, text: str) -> list[dict[str, Any]]:
+    """The turns of a dialogue; an empty last turn of the assistant asks for the reply and is cut.
+
+    Raises:
+        RowError: the text is not such a dialogue, or a turn is empty.
+    """
+    human, *more = text.lstrip().split(_HUMAN)
+    messages: list[dict[str, Any]] = []
+    for part in (human.removeprefix("Human:"), *more):
+        said, *replies = part.split(_ASSISTANT)
+        messages.append({"content": said.strip(), "role": "user"})
+        messages += [{"content": reply.strip(), "role": "assistant"} for reply in replies]
+    if not human.startswith("Human:") or len(messages) == 1 + len(more):
+        raise RowError(
+            "not_a_dialogue",
+            f"found {shown(text)}, while other rows have Human: and Assistant: turns",
+            "begin each text with Human: and each further turn with an empty line and its role",
+            column=path,
+        )
+    if path == "prompt" and not messages[-1]["content"] and messages[-1]["role"] == "assistant":
+        del messages[-1]
+    for index, message in enumerate(messages):
+        if not is_clean(message["content"]):
+            check_text(f"{path}, turn {index + 1}", message["content"])
+    return messages

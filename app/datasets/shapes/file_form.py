@@ -1,0 +1,189 @@
+"""What the first rows of an upload say about all of them: the form that every row must have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from app.datasets.row_errors import FileError
+from app.datasets.shapes.answers import contents
+from app.datasets.shapes.dialogues import is_dialogue
+from app.datasets.shapes.forms import CHAT, SEVERAL, Form, form_of
+from app.datasets.shapes.sample import Sample, value_at
+from app.datasets.shapes.shape import PART_NAMES, Parts
+
+#: A reply may well begin with the words of a short prompt ("Hi" → "Hi there").
+MIN_REPEATED_PROMPT_CHARACTERS = 20
+
+#: Of the first rows: what so many of them have, all must have.
+_MOST = 0.5
+
+Kind = Literal["text", "conversational"]
+
+
+@dataclass(frozen=True)
+class PartColumns:
+    """The column of each part in this upload; None where the shape does not have the part.
+
+    A column that the first rows do not have is named all the same: a later row may have it.
+    """
+
+    system: str | None
+    history: str | None
+    prompt: str | None
+    input: str | None
+    chosen: str | None
+    rejected: str | None
+    response_a: str | None
+    response_b: str | None
+    answers: str | None
+    scores: str | None
+    margin: str | None
+    slice: str | None
+    tools: str | None
+    chat_template_kwargs: str | None
+
+    @classmethod
+    def of(cls, parts: Parts, sample: Sample) -> PartColumns:
+        """Of each part the first column that the sample has, else the first of all."""
+        found: dict[str, str | None] = {}
+        for name in PART_NAMES:
+            paths = getattr(parts, name)
+            there = (path for path in paths if sample.has(path))
+            found[name] = next(there, paths[0] if paths else None)
+        return cls(**found)
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The columns of replies."""
+        sides = (self.chosen, self.rejected, self.response_a, self.response_b, self.answers)
+        return tuple(column for column in sides if column is not None)
+
+    def used(self, parts: Parts) -> frozenset[str]:
+        """Every column that the shape reads."""
+        label = parts.label.columns if parts.label else ()
+        columns = (getattr(self, name) for name in PART_NAMES)
+        return frozenset({column for column in columns if column is not None} | set(label))
+
+
+@dataclass(frozen=True)
+class FileForm:
+    """What all rows of the upload must have in common: what most of the first rows have."""
+
+    columns: PartColumns
+    row_form: Literal["pairs", "ranked"]
+    kind: Kind
+    """Of the stored rows: messages as soon as one part is, or needs a turn of its own."""
+    prompt_kind: Kind | None
+    side_kind: Kind
+    is_prompt_dialogue: bool
+    are_sides_dialogues: bool
+    is_prompt_repeated: bool
+    """Replies are text that begins with the text of the prompt."""
+    has_margin: bool
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether prompt and replies are stored as they are."""
+        return (
+            self.row_form == "pairs"
+            and self.prompt_kind == self.side_kind == self.kind
+            and not (self.is_prompt_dialogue or self.are_sides_dialogues or self.is_prompt_repeated)
+        )
+
+    @classmethod
+    def of(cls, parts: Parts, sample: Sample) -> FileForm:
+        """What the sample says.
+
+        Raises:
+            FileError: it has a system text or a history, and nothing to be the prompt.
+        """
+        columns = PartColumns.of(parts, sample)
+        sample = sample.with_all(columns.sides)  # others are refused, whatever the form
+        sides: set[Form] = set()
+        for column in columns.sides:
+            sides |= sample.forms(column)
+        is_free = not parts.is_verbatim
+        is_prompt_dialogue = is_free and _are_dialogues(sample, [columns.prompt])
+        are_sides_dialogues = is_free and _are_dialogues(sample, columns.sides)
+        has_prompt = sample.share(columns.prompt) >= _MOST
+        prompt_kind = _kind(sample, [columns.prompt]) if has_prompt else None
+        side_kind = _kind(sample, columns.sides, is_answers=columns.answers is not None)
+        is_chat = (
+            "conversational" in (prompt_kind, side_kind)
+            or is_prompt_dialogue
+            or are_sides_dialogues
+        )
+        if (needs_chat := _needs_chat(columns, sample)) is not None:
+            if needs_chat != columns.history and not has_prompt and not is_chat:
+                raise _no_prompt(needs_chat)
+            is_chat = True
+        return cls(
+            columns=columns,
+            row_form="ranked" if columns.answers or sides & SEVERAL else "pairs",
+            kind="conversational" if is_chat else "text",
+            prompt_kind=prompt_kind,
+            side_kind=side_kind,
+            is_prompt_dialogue=is_prompt_dialogue,
+            are_sides_dialogues=are_sides_dialogues,
+            is_prompt_repeated=is_free and _is_prompt_repeated(columns, sample),
+            has_margin=sample.share(columns.margin) >= _MOST,
+        )
+
+
+def _needs_chat(columns: PartColumns, sample: Sample) -> str | None:
+    """The column, if any, whose values can only be rendered by a chat template."""
+    for name in ("system", "history", "tools", "chat_template_kwargs"):
+        column = getattr(columns, name)
+        if column is not None and any(sample.values(column)):
+            return str(column)
+    return None
+
+
+def _kind(sample: Sample, columns: Iterable[str | None], *, is_answers: bool = False) -> Kind:
+    """What most values of the columns are."""
+    chats = texts = 0
+    for column in columns:
+        for value in sample.values(column) if column else ():
+            for item in contents(value) if is_answers else [value]:
+                chats += form_of(item) in CHAT
+                texts += isinstance(item, str) or form_of(item) == Form.TEXTS
+    return "conversational" if chats > texts else "text"
+
+
+def _are_dialogues(sample: Sample, columns: Iterable[str | None]) -> bool:
+    """Whether most texts in the columns are Human:/Assistant: dialogues."""
+    dialogues = texts = 0
+    for column in columns:
+        for value in sample.values(column) if column else ():
+            if isinstance(value, str):
+                texts += 1
+                dialogues += bool(is_dialogue(value))
+    return 2 * dialogues > texts
+
+
+def _is_prompt_repeated(columns: PartColumns, sample: Sample) -> bool:
+    """Whether the replies of all rows begin with the prompt, and that cannot be chance."""
+    if columns.prompt is None or columns.answers is not None:
+        return False
+    longest = count = 0
+    for _, row in sample.rows:
+        prompt = value_at(row, columns.prompt)
+        replies = [value_at(row, column) for column in columns.sides]
+        if not isinstance(prompt, str) or not prompt.strip():
+            return False
+        if not all(isinstance(reply, str) and reply.startswith(prompt) for reply in replies):
+            return False
+        count += 1
+        longest = max(longest, len(prompt))
+    return count > 1 or longest >= MIN_REPEATED_PROMPT_CHARACTERS
+
+
+def _no_prompt(column: str) -> FileError:
+    return FileError(
+        "missing_column",
+        f"the rows have {column}, and no column is the prompt",
+        "name the prompt's column: columns[prompt]=…",
+        column="prompt",
+    )

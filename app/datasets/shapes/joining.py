@@ -1,0 +1,110 @@
+"""Prompt and replies of a conversation, each message once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from app.datasets.conversations import Message
+from app.datasets.row_errors import RowError, shown
+
+_SYSTEM_ROLES = ("system", "developer")
+
+
+class Before(NamedTuple):
+    """What comes before the replies."""
+
+    system: str | None = None
+    history: Sequence[Message] = ()
+    prompt: str | list[Message] | None = None
+
+
+def join(before: Before, paths: list[str], sides: list[list[Message]]) -> list[Any]:
+    """The messages of the prompt, and of each side what comes after them.
+
+    Where the sides are whole conversations, the prompt is what they all begin with.
+
+    Raises:
+        RowError: ``prompt_repeated``, ``prompt_mismatch`` or ``two_values``: the row gives the
+            prompt or the system text twice, and not the same.
+    """
+    system, history, prompt = before
+    head = list(history)
+    if isinstance(prompt, str):
+        if not history and not any(side[0]["role"] == "assistant" for side in sides):
+            _check_said(prompt, paths, sides)
+        else:
+            head.append({"content": prompt, "role": "user"})
+    elif prompt:
+        head += prompt
+    if head:
+        sides = _without_head(head, paths, sides)
+    else:
+        count = _common(sides)
+        head, sides = sides[0][:count], [side[count:] for side in sides]
+    if system is not None:
+        head = _with_system(system, head)
+    return [head, *sides]
+
+
+def _check_said(prompt: str, paths: list[str], sides: list[list[Message]]) -> None:
+    """Refuse conversations in which nobody says the text of the prompt."""
+    said = prompt.strip()
+    for path, side in zip(paths, sides, strict=True):
+        for message in side:
+            if message["role"] == "user" and (message["content"] or "").strip() == said:
+                break
+        else:
+            raise RowError(
+                "prompt_mismatch",
+                f"{path} is a conversation in which no user message is the prompt {shown(said)}",
+                "make the prompt the text of a user message, or say ignore_columns=prompt to train "
+                "on the conversations alone",
+                column=path,
+            )
+
+
+def _without_head(
+    head: list[Message], paths: list[str], sides: list[list[Message]]
+) -> list[list[Message]]:
+    role = head[0]["role"]
+    if not any(side[0]["role"] == role for side in sides):
+        return sides
+    count = len(head)
+    repeats = [side[:count] == head for side in sides]
+    if not any(repeats):
+        return sides
+    if not all(repeats) or any(len(side) == count for side in sides):
+        raise RowError(
+            "prompt_repeated",
+            f"{paths[repeats.index(True)]} begins with the prompt, and another reply does not",
+            "begin all replies with the prompt, or none",
+            column=paths[repeats.index(True)],
+        )
+    return [side[count:] for side in sides]
+
+
+def _common(sides: list[list[Message]]) -> int:
+    """Messages that all sides begin with; at least one is left of each side."""
+    first = sides[0]
+    count = min(map(len, sides)) - 1
+    for other in sides[1:]:
+        for index in range(count):
+            if first[index] != other[index]:
+                count = index
+                break
+    return count
+
+
+def _with_system(system: str, head: list[Message]) -> list[Message]:
+    if not head or head[0]["role"] not in _SYSTEM_ROLES:
+        message: dict[str, Any] = {"content": system, "role": "system"}
+        return [message, *head]
+    if head[0]["content"] == system:
+        return head
+    raise RowError(
+        "two_values",
+        "the system column and the system message of the conversation differ",
+        "keep one of them, or say ignore_columns=system",
+        column="system",
+    )

@@ -1,0 +1,291 @@
+"""Shapes with two responses and a label that says which of them is better."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from app.datasets.shapes.forms import Form
+from app.datasets.shapes.labels import Named, OneHot, Scores, Signed, names_of_sides
+from app.datasets.shapes.sample import Sample
+from app.datasets.shapes.shape import Parts, Shape
+
+_USER = {"role": "user", "content": "What is 2+2?"}
+_GOOD = {"role": "assistant", "content": "It is 4."}
+_BAD = {"role": "assistant", "content": "It is 5."}
+_PROMPTS = ("prompt", "question", "instruction", "query")
+_LABELS = ("winner", "label", "preference", "preferred", "better", "better_response", "choice")
+_STEMS = ("response", "answer", "completion", "output", "reply")
+_ENDS = (("a", "b"), ("A", "B"), ("0", "1"), ("1", "2"))
+
+
+def _two_responses(sample: Sample) -> Parts | None:
+    """Columns such as response_a, response_b and winner; None without such."""
+    label = next(filter(sample.has, _LABELS), None)
+    if label is None:
+        return None
+    for stem, (one, other), separator in product(_STEMS, _ENDS, ("_", "")):
+        a, b = f"{stem}{separator}{one}", f"{stem}{separator}{other}"
+        if sample.has(a) and sample.has(b):
+            return Parts(
+                prompt=_PROMPTS,
+                response_a=(a,),
+                response_b=(b,),
+                label=Named(label, names_of_sides(a, b)),
+            )
+    return None
+
+
+def _are_conversations(sample: Sample) -> bool:
+    return Form.MESSAGES in sample.forms("conversation_a")
+
+
+LABELLED: tuple[Shape, ...] = (
+    Shape(
+        name="helpsteer3",
+        summary="Two responses to a context. The sign of `overall_preference` decides (negative: "
+        "response1), its size becomes the margin, ties are skipped and counted.",
+        seen_in="nvidia/HelpSteer3",
+        parts=Parts(
+            prompt=("context",),
+            response_a=("response1",),
+            response_b=("response2",),
+            label=Signed("overall_preference"),
+            margin=(),
+        ),
+        needs=("context",),
+        harmless=frozenset({"individual_preference"}),
+        examples=(
+            {
+                "domain": "general",
+                "language": "english",
+                "context": [_USER],
+                "response1": "It is 4.",
+                "response2": "It is 5.",
+                "overall_preference": -2,
+                "individual_preference": [{"score": -2, "reasoning": "x", "feedback": "y"}],
+            },
+        ),
+    ),
+    Shape(
+        name="helpsteer2_preference",
+        summary="Two responses. The sign of `preference_strength` decides (negative: response_1), "
+        "its size becomes the margin, ties are skipped and counted.",
+        seen_in="nvidia/HelpSteer2, folder preference",
+        parts=Parts(
+            prompt=("prompt",),
+            response_a=("response_1",),
+            response_b=("response_2",),
+            label=Signed("preference_strength"),
+            margin=(),
+        ),
+        harmless=frozenset(
+            {
+                "all_preferences_unprocessed",
+                "preference_elaboration",
+                "preference_statement",
+                "three_most_similar_preferences",
+            }
+        ),
+        examples=(
+            {
+                "split": "train",
+                "prompt": "What is 2+2?",
+                "response_1": "It is 5.",
+                "response_2": "It is 4.",
+                "preference_strength": 3,
+            },
+        ),
+    ),
+    Shape(
+        name="pku_safe_rlhf",
+        summary="Two responses, and `better_response_id` (0 or 1) is the better one's number.",
+        seen_in="PKU-Alignment/PKU-SafeRLHF",
+        parts=Parts(
+            prompt=("prompt",),
+            response_a=("response_0",),
+            response_b=("response_1",),
+            label=Named("better_response_id", {"0": "a", "1": "b"}),
+        ),
+        harmless=frozenset(
+            {
+                "alpaca3_response_0",
+                "prompt_source",
+                "response_0_harm_category",
+                "response_1_harm_category",
+                "response_0_source",
+                "response_1_source",
+                "response_0_sha256",
+                "response_1_sha256",
+            }
+        ),
+        examples=(
+            {
+                "prompt": "What is 2+2?",
+                "response_0": "It is 5.",
+                "response_1": "It is 4.",
+                "is_response_0_safe": True,
+                "is_response_1_safe": True,
+                "better_response_id": 1,
+                "safer_response_id": 1,
+            },
+        ),
+    ),
+    Shape(
+        name="shp",
+        summary="A post (`history`) and two comments; `labels` is 1 where comment A is better and "
+        "0 where B is.",
+        seen_in="stanfordnlp/SHP",
+        parts=Parts(
+            history=(),
+            prompt=("history",),
+            response_a=("human_ref_A",),
+            response_b=("human_ref_B",),
+            label=Named("labels", {"1": "a", "0": "b"}),
+        ),
+        harmless=frozenset(
+            {
+                "c_root_id_A",
+                "c_root_id_B",
+                "created_at_utc_A",
+                "created_at_utc_B",
+                "score_A",
+                "score_B",
+                "seconds_difference",
+                "upvote_ratio",
+            }
+        ),
+        examples=(
+            {
+                "post_id": "x1",
+                "history": "What is 2+2?",
+                "human_ref_A": "It is 4.",
+                "human_ref_B": "It is 5.",
+                "labels": 1,
+                "score_A": 9,
+                "score_B": 2,
+            },
+        ),
+    ),
+    Shape(
+        name="chatbot_arena",
+        summary="Two whole conversations and the `winner`: `model_a`, `model_b` or a tie; ties are "
+        "skipped and counted.",
+        seen_in="lmsys/chatbot_arena_conversations, lmarena-ai/arena-human-preference-100k",
+        parts=Parts(
+            prompt=("prompt",),
+            response_a=("conversation_a",),
+            response_b=("conversation_b",),
+            label=Named("winner"),
+        ),
+        when=_are_conversations,
+        harmless=frozenset(
+            {
+                "category_tag",
+                "conv_metadata",
+                "judge",
+                "openai_moderation",
+                "toxic_chat_tag",
+                "dedup_tag",
+            }
+        ),
+        examples=(
+            {
+                "question_id": "q1",
+                "model_a": "a",
+                "model_b": "b",
+                "winner": "model_a",
+                "conversation_a": [_USER, _GOOD],
+                "conversation_b": [_USER, _BAD],
+                "language": "English",
+            },
+        ),
+    ),
+    Shape(
+        name="arena_one_hot",
+        summary="Two responses and a column for each outcome; ties are skipped and counted.",
+        seen_in="lmsys Kaggle competition (one turn)",
+        parts=Parts(
+            prompt=("prompt",),
+            response_a=("response_a",),
+            response_b=("response_b",),
+            label=OneHot("winner_model_a", "winner_model_b", "winner_tie"),
+        ),
+        examples=(
+            {
+                "id": 1,
+                "model_a": "a",
+                "model_b": "b",
+                "prompt": "What is 2+2?",
+                "response_a": "It is 4.",
+                "response_b": "It is 5.",
+                "winner_model_a": 1,
+                "winner_model_b": 0,
+                "winner_tie": 0,
+            },
+        ),
+    ),
+    Shape(
+        name="webgpt_comparisons",
+        summary="Two answers with a score each; the higher score wins, ties are skipped and "
+        "counted.",
+        seen_in="openai/webgpt_comparisons",
+        parts=Parts(
+            prompt=("question.full_text", "question"),
+            response_a=("answer_0",),
+            response_b=("answer_1",),
+            label=Scores("score_0", "score_1"),
+        ),
+        needs=("question",),
+        harmless=frozenset(
+            {"quotes_0", "quotes_1", "tokens_0", "tokens_1", "question.dataset", "question.id"}
+        ),
+        examples=(
+            {
+                "question": {"dataset": "x", "id": "1", "full_text": "What is 2+2?"},
+                "answer_0": "It is 4.",
+                "answer_1": "It is 5.",
+                "score_0": 0.5,
+                "score_1": -0.5,
+            },
+        ),
+    ),
+    Shape(
+        name="two_responses",
+        summary="Two responses (`response_a` and `response_b`, `answer_1` and `answer_2` …) and a "
+        "column (`winner`, `label`, `preference` …) that names the better one: `a`, `b`, `tie`, "
+        "the name of its column, or the number in that name. 0 and 1 do not name `response_a` and "
+        "`response_b`: say `labels[a]=…&labels[b]=…` with `columns[…]`.",
+        parts=Parts(
+            prompt=_PROMPTS,
+            response_a=("response_a",),
+            response_b=("response_b",),
+            label=Named("winner"),
+        ),
+        find=_two_responses,
+        harmless=frozenset({"judge"}),
+        examples=(
+            {
+                "prompt": "What is 2+2?",
+                "response_a": "It is 5.",
+                "response_b": "It is 4.",
+                "winner": "b",
+            },
+        ),
+    ),
+    Shape(
+        name="stack_exchange_paired",
+        summary="Two answers to a question; `response_j` is the better one.",
+        seen_in="lvwerra/stack-exchange-paired",
+        parts=Parts(prompt=("question",), chosen=("response_j",), rejected=("response_k",)),
+        needs=("question",),
+        harmless=frozenset({"metadata"}),
+        examples=(
+            {
+                "qid": 1,
+                "question": "What is 2+2?",
+                "response_j": "It is 4.",
+                "response_k": "It is 5.",
+            },
+        ),
+    ),
+)

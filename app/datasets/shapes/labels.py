@@ -1,0 +1,176 @@
+"""Which of two responses is better: the ways in which datasets say so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+from app.datasets.row_errors import RowError, kind_of, shown
+from app.datasets.shapes.sample import value_at
+
+Winner = Literal["a", "b", "tie"]
+_BOTH = ("tie", "both", "equal", "draw", "same", "tie (bothbad)", "both_bad", "bothbad")
+#: Values that name a side by themselves; 0 and 1 do not, for some count and some are a flag.
+SIDE_NAMES: Mapping[str, Winner] = {
+    **dict.fromkeys(("a", "model_a", "response_a", "answer_a", "first"), "a"),
+    **dict.fromkeys(("b", "model_b", "response_b", "answer_b", "second"), "b"),
+    **dict.fromkeys(_BOTH, "tie"),
+}
+
+
+def names_of_sides(a: str, b: str) -> dict[str, Winner]:
+    """Values of a label that name a side, where the responses are in the columns ``a`` and ``b``.
+
+    Numbers name a side only where the columns have them: 0 means ``response_0``.
+    """
+    own: dict[str, Winner] = {a: "a", b: "b"}
+    if a[-1:].isdigit() and b[-1:].isdigit() and a[:-1] == b[:-1]:
+        own |= {a[-1]: "a", b[-1]: "b"}
+    return {**SIDE_NAMES, **own}
+
+
+class Verdict(NamedTuple):
+    """The better one of two responses, and how much better it is if the data say so."""
+
+    winner: Winner
+    margin: float | None = None
+
+
+class Label(Protocol):
+    """Reads the verdict of a row."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns it reads."""
+
+    def read(self, row: Mapping[str, Any]) -> Verdict:
+        """The verdict.
+
+        Raises:
+            RowError: ``invalid_label``.
+        """
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A number whose sign decides and whose size is the margin; 0 is a tie."""
+
+    column: str
+    positive: Literal["a", "b"] = "b"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def read(self, row: Mapping[str, Any]) -> Verdict:
+        number = read_number(value_at(row, self.column))
+        if number is None:
+            raise _invalid(self.column, value_at(row, self.column), "a number; its sign decides")
+        if number == 0:
+            return Verdict("tie")
+        other: Winner = "a" if self.positive == "b" else "b"
+        return Verdict(self.positive if number > 0 else other, abs(number))
+
+
+@dataclass(frozen=True)
+class Named:
+    """A value that names the better response. Numbers are compared as text: ``"0"``."""
+
+    column: str
+    names: Mapping[str, Winner] = field(default_factory=lambda: SIDE_NAMES)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def read(self, row: Mapping[str, Any]) -> Verdict:
+        value = value_at(row, self.column)
+        if isinstance(value, str | int | float):
+            text = label_text(value)
+            winner = self.names.get(text) or self.names.get(text.lower())
+            if winner is not None:
+                return Verdict(winner)
+        known = ", ".join(list(self.names)[:6])
+        raise _invalid(self.column, value, f"one of {known} …")
+
+
+@dataclass(frozen=True)
+class OneHot:
+    """A column for each outcome, with 1 or true in the one that is so."""
+
+    a: str
+    b: str
+    tie: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.a, self.b, self.tie)
+
+    def read(self, row: Mapping[str, Any]) -> Verdict:
+        winners: list[Winner] = []
+        outcomes: tuple[tuple[str, Winner], ...] = (
+            (self.a, "a"), (self.b, "b"), (self.tie, "tie"),
+        )  # fmt: skip
+        for column, winner in outcomes:
+            value = value_at(row, column)
+            if value in (True, "true", "True") or read_number(value) == 1:
+                winners.append(winner)
+        if len(winners) != 1:
+            raise _invalid(self.a, value_at(row, self.a), "1 in exactly one of them")
+        return Verdict(winners[0])
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A score for each response; the higher one wins, equal ones are a tie."""
+
+    a: str
+    b: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.a, self.b)
+
+    def read(self, row: Mapping[str, Any]) -> Verdict:
+        numbers = []
+        for column in self.columns:
+            number = read_number(value_at(row, column))
+            if number is None:
+                raise _invalid(column, value_at(row, column), "a number")
+            numbers.append(number)
+        if numbers[0] == numbers[1]:
+            return Verdict("tie")
+        return Verdict("a" if numbers[0] > numbers[1] else "b")
+
+
+def label_text(value: str | int | float) -> str:
+    """A label as text: ``True`` and ``1`` differ, ``1`` and ``1.0`` do not."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def read_number(value: Any) -> float | None:
+    """A finite number, be it written as text as in CSV; else None."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _invalid(column: str, value: Any, wanted: str) -> RowError:
+    found = shown(value) if isinstance(value, str | int | float) else kind_of(value)
+    return RowError(
+        "invalid_label",
+        f"found {found}, which does not say which response is better",
+        f"{column} must be {wanted}; labels[a]=…, labels[b]=… and labels[tie]=… say what "
+        "other values mean",
+        column=column,
+    )

@@ -1,0 +1,87 @@
+"""The parts that come before the reply: system text, history, and what completes the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.datasets.conversations import Message, read_messages
+from app.datasets.row_errors import RowError, kind_of
+from app.datasets.shapes.sample import value_at
+from app.datasets.texts import check_characters, check_text
+from app.datasets.unused import UnusedFields
+
+
+def read_system(column: str | None, row: Mapping[str, Any]) -> str | None:
+    """The system text; None where there is none or it is blank.
+
+    Raises:
+        RowError: it is not text.
+    """
+    value = value_at(row, column) if column is not None else None
+    if value is None or (isinstance(value, str) and (not value or value.isspace())):
+        return None
+    if not isinstance(value, str):
+        raise RowError(
+            "wrong_type",
+            f"found {kind_of(value)}",
+            "give the system text as text",
+            column=column,
+        )
+    check_characters(str(column), value)
+    return value
+
+
+def read_history(column: str | None, row: Mapping[str, Any], unused: UnusedFields) -> list[Message]:
+    """Earlier turns: messages, or ``[[user text, assistant text], …]`` as LLaMA-Factory has them.
+
+    Raises:
+        RowError: neither.
+    """
+    value = value_at(row, column) if column is not None else None
+    if not value:
+        return []
+    assert column is not None
+    if isinstance(value, list) and all(isinstance(item, list) for item in value):
+        messages = []
+        for index, turn in enumerate(value):
+            if len(turn) != 2 or not all(isinstance(text, str) for text in turn):
+                raise _bad_history(f"{column}[{index}]", turn)
+            for text in turn:
+                check_text(f"{column}[{index}]", text)
+            messages += [
+                {"content": turn[0], "role": "user"},
+                {"content": turn[1], "role": "assistant"},
+            ]
+        return messages
+    if isinstance(value, list):
+        return read_messages(column, value, unused)
+    raise _bad_history(column, value)
+
+
+def with_input(column: str, prompt: Any, value: Any) -> Any:
+    """The instruction and its input as one text, a line end between them.
+
+    Raises:
+        RowError: the input is not text, or the prompt is messages.
+    """
+    if value is None or value == "":
+        return prompt
+    if not isinstance(value, str) or not isinstance(prompt, str | None):
+        raise RowError(
+            "wrong_type",
+            f"found {kind_of(value)} beside a prompt that is {kind_of(prompt)}",
+            "give both as text, or write the input into the prompt's messages",
+            column=column,
+        )
+    check_characters(column, value)
+    return value if prompt is None else f"{prompt}\n{value}"
+
+
+def _bad_history(path: str, value: Any) -> RowError:
+    return RowError(
+        "wrong_type",
+        f"found {kind_of(value)}",
+        'give messages, or [["user text", "assistant text"], …]',
+        column=path,
+    )

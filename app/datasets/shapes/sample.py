@@ -1,0 +1,107 @@
+"""The first rows of an upload, from which its shape is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+from app.datasets.row_errors import FileError, Row
+from app.datasets.shapes.forms import Form, form_of
+
+MAX_ROWS = 64
+#: Characters of text; the rows are held until the shape is known.
+MAX_CHARACTERS = 2 << 20
+
+
+def value_at(row: Mapping[str, Any], path: str) -> Any:
+    """The value of a column, or of ``a.b`` the key ``b`` of an object in the column ``a``."""
+    if path in row or "." not in path:
+        return row.get(path)
+    root, _, rest = path.partition(".")
+    nested = row.get(root)
+    return value_at(nested, rest) if isinstance(nested, dict) else None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Readable rows from the beginning of an upload, with their line numbers."""
+
+    rows: tuple[tuple[int, dict[str, Any]], ...]
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Every column of the rows, in the order in which they appear."""
+        return tuple(dict.fromkeys(chain.from_iterable(row for _, row in self.rows)))
+
+    def has(self, path: str) -> bool:
+        """Whether the column is there in some row, be it null."""
+        if path in self.columns or "." not in path:
+            return path in self.columns
+        return any(True for _ in self.values(path))
+
+    def values(self, path: str) -> Iterator[Any]:
+        """The values of a column that are not null."""
+        for _, row in self.rows:
+            if (value := value_at(row, path)) is not None:
+                yield value
+
+    def with_all(self, paths: tuple[str, ...]) -> Sample:
+        """The rows in which none of the columns is null; all rows where that is true of none."""
+        rows = tuple(
+            (line, row)
+            for line, row in self.rows
+            if all(value_at(row, path) is not None for path in paths)
+        )
+        return Sample(rows) if rows else self
+
+    def share(self, path: str | None) -> float:
+        """Of the rows, those in which the column is not null."""
+        return 0.0 if path is None else sum(1 for _ in self.values(path)) / len(self.rows)
+
+    def forms(self, path: str) -> set[Form]:
+        """The forms of the values of a column, null aside."""
+        return {form_of(value) for value in self.values(path)}
+
+
+def take_sample(rows: Iterable[Row]) -> tuple[Sample, Iterator[Row]]:
+    """The first readable rows, and all rows from the first one on."""
+    source = iter(rows)
+    held: list[Row] = []
+    readable: list[tuple[int, dict[str, Any]]] = []
+    size = 0
+    try:
+        for line, row in source:
+            held.append((line, row))
+            if isinstance(row, dict):
+                readable.append((line, row))
+                size += _characters(row)
+            if len(held) >= MAX_ROWS or size >= MAX_CHARACTERS:
+                break
+    except FileError as error:
+        if not readable:
+            raise
+        source = _raising(error)
+    return Sample(tuple(readable)), chain(held, source)
+
+
+def _raising(error: FileError) -> Iterator[Row]:
+    """An iterator that raises the error when the rows before it are read."""
+    raise error
+    yield
+
+
+def _characters(value: Any) -> int:
+    count, stack = 0, [value]
+    while stack:
+        item = stack.pop()
+        count += 64
+        if isinstance(item, str):
+            count += len(item)
+        elif isinstance(item, dict):
+            stack += item.values()
+        elif isinstance(item, list):
+            stack += item
+    return count

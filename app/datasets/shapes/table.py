@@ -1,0 +1,364 @@
+"""The table of recognised shapes, from the most specific one to the most general one.
+
+``docs/data.md`` is made from it, and the tests turn the same pairs into every shape of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from app.datasets.shapes.forms import Form
+from app.datasets.shapes.labelled import LABELLED
+from app.datasets.shapes.sample import Sample
+from app.datasets.shapes.shape import PART_NAMES, Parts, Shape
+
+_USER = {"role": "user", "content": "What is 2+2?"}
+_GOOD = {"role": "assistant", "content": "It is 4."}
+_BAD = {"role": "assistant", "content": "It is 5."}
+#: Sides that are sorted already, under the usual names.
+_SIDED = Parts(prompt=("prompt",), chosen=("chosen",), rejected=("rejected",))
+
+
+def _has_dialogues(sample: Sample) -> bool:
+    columns = ("prompt", "chosen", "rejected")
+    return any(Form.DIALOGUE in sample.forms(column) for column in columns)
+
+
+def _are_lists_of_replies(sample: Sample) -> bool:
+    forms = sample.forms("chosen") | sample.forms("rejected")
+    return bool(forms & {Form.TEXTS, Form.CONVERSATIONS})
+
+
+def _has_conversations(sample: Sample) -> bool:
+    return Form.MESSAGES in sample.forms("chosen")
+
+
+def _messages_ask(sample: Sample) -> bool:
+    """Whether the messages end with somebody who waits for a reply."""
+    lists = [value for value in sample.values("messages") if isinstance(value, list) and value]
+    last = [value[-1] for value in lists if isinstance(value[-1], dict)]
+    return bool(last) and all(message.get("role") != "assistant" for message in last)
+
+
+_STORED = ("line",)
+
+SHAPES: tuple[Shape, ...] = (
+    Shape(
+        name="stored",
+        summary="A dataset of this service, as `GET /v1/datasets/{id}/content` gives it.",
+        parts=replace(_SIDED, system=(), history=(), is_verbatim=True),
+        needs=_STORED,
+        harmless=frozenset(_STORED),
+        examples=({"chosen": [_GOOD], "line": 1, "prompt": [_USER], "rejected": [_BAD]},),
+    ),
+    Shape(
+        name="stored_ranked",
+        summary="A ranked dataset of this service, as `GET /v1/datasets/{id}/content` gives it.",
+        parts=Parts(
+            system=(), history=(), prompt=("prompt",), answers=("replies",), is_verbatim=True
+        ),
+        needs=_STORED,
+        harmless=frozenset(_STORED),
+        examples=(
+            {
+                "line": 1,
+                "prompt": [_USER],
+                "replies": [{"rank": 1, "reply": [_GOOD]}, {"rank": 2, "reply": [_BAD]}],
+            },
+        ),
+    ),
+    Shape(
+        name="openai_preference",
+        summary="OpenAI's preference fine-tuning: the conversation and tools in `input`.",
+        parts=Parts(
+            system=(),
+            history=(),
+            prompt=("input.messages",),
+            tools=("input.tools",),
+            chosen=("preferred_output",),
+            rejected=("non_preferred_output",),
+        ),
+        needs=("input",),
+        harmless=frozenset({"input.parallel_tool_calls"}),
+        examples=(
+            {
+                "input": {"messages": [_USER], "tools": [], "parallel_tool_calls": True},
+                "preferred_output": [_GOOD],
+                "non_preferred_output": [_BAD],
+            },
+        ),
+    ),
+    *LABELLED,
+    Shape(
+        name="scored_responses",
+        summary="A list of responses and a list of their scores; higher is better. Stored as "
+        "ranked rows.",
+        parts=Parts(
+            prompt=("prompt", "question", "instruction"),
+            answers=("responses", "completions", "answers"),
+            scores=("scores", "rewards"),
+        ),
+        examples=(
+            {
+                "prompt": "What is 2+2?",
+                "responses": ["It is 5.", "It is 4."],
+                "scores": [0.1, 0.9],
+            },
+        ),
+    ),
+    Shape(
+        name="nectar",
+        summary="Ranked answers to one prompt; rank 1 is the best. Stored as ranked rows.",
+        seen_in="berkeley-nest/Nectar",
+        parts=Parts(prompt=("prompt",), answers=("answers",)),
+        harmless=frozenset({"good_natured"}),
+        examples=(
+            {
+                "prompt": "\n\nHuman: What is 2+2?\n\nAssistant: ",
+                "answers": [
+                    {"answer": "It is 4.", "model": "a", "rank": 1.0},
+                    {"answer": "It is 5.", "model": "b", "rank": 2.0},
+                    {"answer": "Who knows.", "model": "c", "rank": 3.0},
+                ],
+                "source": ["x"],
+            },
+        ),
+    ),
+    Shape(
+        name="scored_completions",
+        summary="Completions of one instruction with scores; higher is better. Stored as ranked "
+        "rows.",
+        seen_in="openbmb/UltraFeedback",
+        parts=Parts(prompt=("instruction",), answers=("completions",)),
+        harmless=frozenset(
+            {
+                "completions[].annotations",
+                "completions[].critique",
+                "completions[].principle",
+                "correct_answers",
+                "incorrect_answers",
+            }
+        ),
+        examples=(
+            {
+                "instruction": "What is 2+2?",
+                "completions": [
+                    {"response": "It is 4.", "overall_score": 8.5, "model": "a"},
+                    {"response": "It is 5.", "overall_score": 2.0, "model": "b"},
+                ],
+            },
+        ),
+    ),
+    Shape(
+        name="alpaca_outputs",
+        summary="`output` is a list of replies, best first. Stored as ranked rows.",
+        seen_in="LLaMA-Factory's earlier preference format",
+        parts=Parts(prompt=("instruction",), input=("input",), answers=("output",)),
+        needs=("instruction",),
+        when=lambda sample: Form.TEXTS in sample.forms("output"),
+        examples=(
+            {
+                "instruction": "What is 2+2?",
+                "input": "",
+                "output": ["It is 4.", "It is 5."],
+            },
+        ),
+    ),
+    Shape(
+        name="sharegpt",
+        summary="ShareGPT turns (`from`, `value`) with one chosen and one rejected turn.",
+        seen_in="LLaMA-Factory's ShareGPT preference format",
+        parts=replace(_SIDED, prompt=("conversations", "conversation")),
+        lacks=("prompt",),
+        when=lambda sample: any(map(sample.has, ("conversations", "conversation"))),
+        examples=(
+            {
+                "conversations": [{"from": "human", "value": "What is 2+2?"}],
+                "chosen": {"from": "gpt", "value": "It is 4."},
+                "rejected": {"from": "gpt", "value": "It is 5."},
+            },
+        ),
+    ),
+    Shape(
+        name="messages",
+        summary="The prompt is a list of `messages` that ends before the reply.",
+        seen_in="LLaMA-Factory's OpenAI preference format",
+        parts=replace(_SIDED, prompt=("messages",)),
+        lacks=("prompt",),
+        when=_messages_ask,
+        examples=({"messages": [_USER], "chosen": _GOOD, "rejected": _BAD},),
+    ),
+    Shape(
+        name="orca",
+        summary="The prompt is called `question` or `query`; `system` becomes the system message.",
+        seen_in="Intel/orca_dpo_pairs",
+        parts=replace(_SIDED, prompt=("question", "query")),
+        lacks=("prompt",),
+        when=lambda sample: any(map(sample.has, ("question", "query"))),
+        examples=(
+            {
+                "system": "You are helpful.",
+                "question": "What is 2+2?",
+                "chosen": "It is 4.",
+                "rejected": "It is 5.",
+            },
+        ),
+    ),
+    Shape(
+        name="alpaca",
+        summary="`instruction` and `input` are joined with a line end and become the prompt; "
+        "`system` and `history` become messages before it.",
+        seen_in="LLaMA-Factory's Alpaca preference format",
+        parts=Parts(
+            prompt=("instruction",),
+            input=("input",),
+            chosen=("chosen", "chosen_response"),
+            rejected=("rejected", "rejected_response"),
+        ),
+        needs=("instruction",),
+        lacks=("prompt",),
+        examples=(
+            {
+                "instruction": "Add the numbers.",
+                "input": "2 and 2",
+                "chosen": "It is 4.",
+                "rejected": "It is 5.",
+            },
+        ),
+    ),
+    Shape(
+        name="distilabel",
+        summary="The prompt is called `input`; `system` becomes the system message.",
+        seen_in="argilla/distilabel-intel-orca-dpo-pairs",
+        parts=replace(_SIDED, prompt=("input",)),
+        needs=("input",),
+        lacks=("prompt",),
+        harmless=frozenset(
+            {
+                "generations",
+                "labelling_prompt",
+                "order",
+                "original_chosen",
+                "original_rejected",
+                "rationale",
+                "raw_labelling_response",
+                "status",
+            }
+        ),
+        examples=(
+            {"system": "", "input": "What is 2+2?", "chosen": "It is 4.", "rejected": "It is 5."},
+        ),
+    ),
+    Shape(
+        name="rewardbench2",
+        summary="Lists of chosen and rejected replies; `subset` becomes the slice. Stored as "
+        "ranked rows in which every chosen reply is better than every rejected one.",
+        seen_in="allenai/reward-bench-2, THU-KEG/RM-Bench",
+        parts=replace(_SIDED, slice=("slice", "subset")),
+        when=_are_lists_of_replies,
+        harmless=frozenset({"additional_metadata"}),
+        examples=(
+            {
+                "id": "0",
+                "prompt": "What is 2+2?",
+                "chosen": ["It is 4."],
+                "rejected": ["It is 5.", "Who knows."],
+                "subset": "Factuality",
+            },
+        ),
+    ),
+    Shape(
+        name="hh_rlhf",
+        summary="`Human:` and `Assistant:` turns in text; they become messages.",
+        seen_in="Anthropic/hh-rlhf, Dahoas/full-hh-rlhf",
+        parts=_SIDED,
+        when=_has_dialogues,
+        examples=(
+            {
+                "chosen": "\n\nHuman: What is 2+2?\n\nAssistant: It is 4.",
+                "rejected": "\n\nHuman: What is 2+2?\n\nAssistant: It is 5.",
+            },
+            {
+                "prompt": "\n\nHuman: What is 2+2?\n\nAssistant:",
+                "chosen": " It is 4.",
+                "rejected": " It is 5.",
+            },
+        ),
+    ),
+    Shape(
+        name="rewardbench",
+        summary="A prompt, two replies and a `subset`, which becomes the slice.",
+        seen_in="allenai/reward-bench",
+        parts=replace(_SIDED, slice=("subset",)),
+        needs=("prompt", "subset"),
+        lacks=("slice",),
+        examples=(
+            {
+                "prompt": "What is 2+2?",
+                "chosen": "It is 4.",
+                "chosen_model": "a",
+                "rejected": "It is 5.",
+                "rejected_model": "b",
+                "subset": "alpacaeval-easy",
+                "id": 0,
+            },
+        ),
+    ),
+    Shape(
+        name="ultrafeedback_binarized",
+        summary="A text prompt beside whole conversations that begin with it; the prompt is kept "
+        "once.",
+        seen_in="HuggingFaceH4/ultrafeedback_binarized, allenai/llama-3.1-tulu-3-8b-preference-"
+        "mixture",
+        parts=_SIDED,
+        when=lambda sample: Form.TEXT in sample.forms("prompt") and _has_conversations(sample),
+        examples=(
+            {
+                "prompt": "What is 2+2?",
+                "prompt_id": "abc0",
+                "chosen": [_USER, _GOOD],
+                "rejected": [_USER, _BAD],
+                "messages": [_USER, _GOOD],
+                "score_chosen": 8.5,
+                "score_rejected": 4.0,
+            },
+        ),
+    ),
+    Shape(
+        name="conversations",
+        summary="Two whole conversations; the messages that both begin with are the prompt.",
+        seen_in="Skywork/Skywork-Reward-Preference-80K-v0.2, argilla/dpo-mix-7k, "
+        "trl-lib/ultrafeedback_binarized",
+        parts=_SIDED,
+        when=lambda sample: not sample.forms("prompt") and _has_conversations(sample),
+        examples=({"chosen": [_USER, _GOOD], "rejected": [_USER, _BAD], "source": "magpie_ultra"},),
+    ),
+    Shape(
+        name="pairs",
+        summary="A prompt, a chosen and a rejected reply: text or messages in each. `system` and "
+        "`history` become messages before the prompt.",
+        parts=_SIDED,
+        examples=(
+            {"prompt": "What is 2+2?", "chosen": "It is 4.", "rejected": "It is 5."},
+            {"prompt": [_USER], "chosen": [_GOOD], "rejected": [_BAD]},
+            {
+                "system": "Be short.",
+                "prompt": "What is 2+2?",
+                "chosen": "It is 4.",
+                "rejected": "It is 5.",
+            },
+            {"prompt": "What is 2+2?", "chosen": _GOOD, "rejected": _BAD},
+        ),
+    ),
+)
+
+#: Every column that some shape reads, or that a mapping may take by its own name.
+USED_COLUMNS = frozenset(
+    column.partition(".")[0]
+    for shape in SHAPES
+    for column in (
+        *(path for name in PART_NAMES for path in getattr(shape.parts, name)),
+        *(shape.parts.label.columns if shape.parts.label else ()),
+        *shape.needs,
+    )
+)

@@ -1,0 +1,85 @@
+"""Rows of a stored dataset: the contract between the service, which writes them, and the trainer.
+
+A dataset is stored as canonical JSONL: UTF-8, one object per line, keys sorted, no spaces, each
+line ended by ``\\n``. Split it at ``\\n`` only: texts may hold U+2028 and U+0085, which
+``str.splitlines`` takes for line ends.
+
+Every row of a dataset has the same *row form*, ``DatasetSummary.row_form``.
+
+A row of the form ``pairs``::
+
+    {"chat_template_kwargs"?: {str: str | int | float | bool},
+     "chosen": C, "line": int, "margin"?: float, "prompt"?: C, "rejected": C,
+     "slice"?: str, "tools"?: [object, …]}
+
+A row of the form ``ranked``, which holds two or more replies to one prompt::
+
+    {"chat_template_kwargs"?: …, "line": int, "prompt"?: C,
+     "replies": [{"rank": int, "reply": C, "score"?: float}, …],
+     "slice"?: str, "tools"?: …}
+
+- ``line`` is the place of the row in the upload, from 1. It is a line number for text files and a
+  row number for Parquet, Arrow and JSON arrays. It rises from row to row, and no two rows share it.
+- ``C`` is text (``str``) in every row of a dataset of the format ``text``, and a list of messages
+  in every row of a dataset of the format ``conversational``.
+- The whole text of a reply is ``prompt + reply`` in both formats: texts are joined as they are,
+  message lists are concatenated. The text format keeps white space between them where the upload
+  had it.
+- ``prompt`` may be absent. Text without a prompt is one text per reply. A conversation without a
+  prompt means that the two conversations begin with different messages; otherwise the messages
+  that both begin with are the prompt.
+- ``margin`` is finite, 0 or more, and in all rows of a dataset or in none.
+- ``replies`` are sorted by ``rank``, best first. Rank 1 is the best; equal ranks are ties. At least
+  two replies have different ranks. ``score`` is the score of the upload, higher is better.
+- ``tools`` is a non-empty list of tool descriptions for the ``tools`` argument of the chat
+  template. Their keys keep the order of the upload. Only in conversational datasets.
+- ``chat_template_kwargs`` are variables of the chat template. They never name a parameter of
+  ``apply_chat_template`` itself. Only in conversational datasets.
+
+A message::
+
+    {"content": str | None, "name"?: str, "reasoning_content"?: str, "role": ROLE,
+     "tool_call_id"?: str, "tool_calls"?: [object, …]}
+
+- ``role`` is one of ``ROLES``. The last message of a reply is by the assistant.
+- ``content`` is ``None`` only where there are ``tool_calls``. Text parts are joined with newlines.
+- ``reasoning_content`` is the reasoning of an assistant message, whatever the upload called it
+  (``reasoning_content``, ``reasoning`` or ``thinking``). Templates read it under different names.
+- ``tool_calls`` are objects ``{"type": "function", "id"?: str, "function": {"name": str,
+  "arguments": object | str}}``. Arguments that the upload gave as JSON text are objects here; text
+  that is no JSON object stays text.
+- ``name`` and ``tool_call_id`` belong to messages of the role ``tool``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from typing import Any, Literal
+
+RowForm = Literal["pairs", "ranked"]
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+#: Parameters of ``apply_chat_template`` in transformers 5.23. As variables of a template they would
+#: change what is rendered, not how.
+RESERVED_TEMPLATE_VARIABLES = frozenset(
+    {
+        "add_generation_prompt", "chat_template", "continue_final_message", "conversation",
+        "documents", "kwargs", "max_length", "messages", "padding", "return_assistant_tokens_mask",
+        "return_dict", "return_tensors", "sanitize_control_tokens", "self", "tokenize",
+        "tokenizer_kwargs", "tools", "truncation",
+    }
+)  # fmt: skip
+
+
+def ranked_pairs(row: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
+    """Pairs that a ranked row gives for training: indices into ``replies``, the better one first.
+
+    Replies of equal rank and replies with the same text give no pair. The order is that of the
+    ranks, so a seeded choice among the pairs is the same on every machine.
+    """
+    replies = row["replies"]
+    for better, worse in combinations(range(len(replies)), 2):
+        one, other = replies[better], replies[worse]
+        if one["rank"] < other["rank"] and one["reply"] != other["reply"]:
+            yield better, worse

@@ -1,0 +1,270 @@
+"""How fast uploads are checked and converted, and how much memory that takes.
+
+    python -m bench.upload
+    python -m bench.upload --megabytes 200
+
+The same pairs are written in several shapes. For each shape, in turns: the standard library parses
+the lines (``json.loads``), and the service's reader turns the upload into canonical JSONL, hashing
+both sides as an upload over HTTP does. Prints the rate of the reader over that of ``json.loads``,
+and for Parquet the rows per second over those of the same pairs as JSONL. Then a process of its own
+reads a large upload of each shape, and the growth of its resident memory is printed.
+
+Exits with 1 when a ratio is below its target or the memory grows by more than MOST_MIB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import multiprocessing
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from app.datasets.reading import DatasetReader
+from app.storage.blobs import StreamDigest
+
+MIB = 1 << 20
+CHUNK_BYTES = 64 << 10
+#: The reader's rate over that of json.loads, and Parquet's over that of JSONL.
+LEAST_JSONL, LEAST_PARQUET = 0.5, 2.0
+MOST_MIB = 64
+ROUNDS = 5
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--megabytes", type=int, default=24, help="JSONL of each timed upload")
+    parser.add_argument("--memory-megabytes", type=int, default=150, help="of the memory check")
+    asked = parser.parse_args()
+    failures: list[str] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        print(f"{'shape':26} {'bytes a row':>11} {'json.loads':>11} {'reader':>9} {'ratio':>6}")
+        for shape, write in SHAPES.items():
+            if (ratio := time_jsonl(shape, write, asked.megabytes)) < LEAST_JSONL:
+                failures.append(f"{shape}: {ratio:.2f} of json.loads")
+        for shape in ("pairs, text", "pairs, messages"):
+            if (ratio := time_parquet(folder, shape, asked.megabytes)) < LEAST_PARQUET:
+                failures.append(f"{shape}: Parquet at {ratio:.2f} of JSONL")
+        print(f"\n{'memory over idle':26} {'MiB':>6}")
+        for shape in (*SHAPES, "parquet"):
+            if (grown := memory(folder, shape, asked.memory_megabytes)) > MOST_MIB:
+                failures.append(f"{shape}: {grown:.0f} MiB over idle")
+    if failures:
+        sys.exit("below target: " + "; ".join(failures))
+
+
+# --- pairs in several shapes --------------------------------------------------------------------
+
+_WORDS = [f"word{number}" * (1 + number % 2) for number in range(2000)]
+
+
+def pairs(seed: int = 0) -> Iterator[tuple[str, str, str]]:
+    """Prompts and replies with the lengths of UltraFeedback, and with quotes and line ends."""
+    draw = random.Random(seed)
+
+    def text(words: int) -> str:
+        said = " ".join(draw.choices(_WORDS, k=max(1, words)))
+        return said if draw.random() < 0.5 else f'{said[:40]}\n\n"{said[40:]}"'
+
+    while True:
+        yield tuple(text(int(draw.lognormvariate(mean, 0.7))) for mean in (4, 5, 5))  # type: ignore[misc]
+
+
+def _user(text: str) -> Row:
+    return {"role": "user", "content": text}
+
+
+def _assistant(text: str) -> Row:
+    return {"role": "assistant", "content": text}
+
+
+SHAPES: dict[str, Callable[[str, str, str], Row]] = {
+    "pairs, text": lambda p, c, r: {"prompt": p, "chosen": c, "rejected": r},
+    "pairs, short text": lambda p, c, r: {"prompt": p[:30], "chosen": c[:60], "rejected": r[1:61]},
+    "pairs, messages": lambda p, c, r: {
+        "prompt": [_user(p)], "chosen": [_assistant(c)], "rejected": [_assistant(r)],
+    },
+    "conversations": lambda p, c, r: {
+        "chosen": [_user(p), _assistant(c)], "rejected": [_user(p), _assistant(r)],
+        "source": "bench",
+    },
+    "ultrafeedback_binarized": lambda p, c, r: {
+        "prompt": p, "prompt_id": p[:9], "chosen": [_user(p), _assistant(c)],
+        "rejected": [_user(p), _assistant(r)], "messages": [_user(p), _assistant(c)],
+        "score_chosen": 8.0, "score_rejected": 4.0,
+    },
+    "orca": lambda p, c, r: {"system": "Be kind.", "question": p, "chosen": c, "rejected": r},
+    "hh_rlhf": lambda p, c, r: {
+        "chosen": f"\n\nHuman: {p}\n\nAssistant: {c}",
+        "rejected": f"\n\nHuman: {p}\n\nAssistant: {r}",
+    },
+    "helpsteer3": lambda p, c, r: {
+        "domain": "general", "context": [_user(p)], "response1": c, "response2": r,
+        "overall_preference": -1,
+    },
+    "rewardbench2": lambda p, c, r: {
+        "prompt": p, "chosen": [c], "rejected": [r, c[1:], r[1:]], "subset": "bench",
+    },
+}  # fmt: skip
+
+
+def lines_of(write: Callable[[str, str, str], Row], size: int) -> list[bytes]:
+    """JSON lines of about ``size`` bytes."""
+    lines: list[bytes] = []
+    left = size
+    for prompt, chosen, rejected in pairs():
+        lines.append(json.dumps(write(prompt, chosen, rejected)).encode())
+        left -= len(lines[-1]) + 1
+        if left <= 0:
+            return lines
+    raise AssertionError("unreachable")
+
+
+# --- time ---------------------------------------------------------------------------------------
+
+
+def time_jsonl(shape: str, write: Callable[[str, str, str], Row], megabytes: int) -> float:
+    """Print and return the reader's rate over that of json.loads."""
+    lines = lines_of(write, megabytes * MIB)
+    data = b"\n".join(lines)
+    chunks = [data[at : at + CHUNK_BYTES] for at in range(0, len(data), CHUNK_BYTES)]
+    parsing, reading = [], []
+    for _ in range(ROUNDS):
+        parsing.append(timed(lambda: parse(lines)))
+        reading.append(timed(lambda: read(iter(chunks))))
+    rate, ours = (len(data) / MIB / min(times) for times in (parsing, reading))
+    ratio = statistics.median(a / b for a, b in zip(parsing, reading, strict=True))
+    print(f"{shape:26} {len(data) // len(lines):11} {rate:6.0f} MB/s {ours:4.0f} MB/s {ratio:6.2f}")
+    return ratio
+
+
+def time_parquet(folder: Path, shape: str, megabytes: int) -> float:
+    """Print and return Parquet's rows per second over those of the same pairs as JSONL."""
+    lines = lines_of(SHAPES[shape], megabytes * MIB)
+    data, path = b"\n".join(lines), folder / "pairs.parquet"
+    write_parquet(lines, path)
+    chunks = [data[at : at + CHUNK_BYTES] for at in range(0, len(data), CHUNK_BYTES)]
+    jsonl, parquet = [], []
+    for _ in range(ROUNDS):
+        jsonl.append(timed(lambda: read(iter(chunks))))
+        parquet.append(timed(lambda: read_parquet(path)))
+    ratio = statistics.median(a / b for a, b in zip(jsonl, parquet, strict=True))
+    rows = len(lines) / min(parquet)
+    print(f"{shape + ', Parquet':26} {rows:.0f} rows/s, {ratio:.2f} of JSONL")
+    return ratio
+
+
+def parse(lines: list[bytes]) -> None:
+    """What the reader is measured against."""
+    for line in lines:
+        json.loads(line)
+
+
+def read(chunks: Iterator[bytes]) -> None:
+    """Check and convert an upload, hashed on both sides as the service does."""
+    with StreamDigest() as sent, StreamDigest() as stored:
+
+        def hashed() -> Iterator[bytes]:
+            for chunk in chunks:
+                sent.update(chunk)
+                yield chunk
+
+        for block in DatasetReader().read(hashed(), "jsonl"):
+            stored.update(block)
+
+
+def read_parquet(path: Path) -> None:
+    """As ``read``, of a Parquet file."""
+    with StreamDigest() as sent, StreamDigest() as stored:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                sent.update(chunk)
+        for block in DatasetReader().read_columnar(path):
+            stored.update(block)
+
+
+def write_parquet(lines: list[bytes], path: Path) -> None:
+    """The rows as a Parquet file, compressed as most are."""
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.Table.from_pylist([json.loads(line) for line in lines])
+    pyarrow.parquet.write_table(table, path, compression="snappy", row_group_size=10_000)
+
+
+def timed(work: Callable[[], None]) -> float:
+    """Seconds, without garbage collection."""
+    gc.collect()
+    gc.disable()
+    began = time.perf_counter()
+    work()
+    gc.enable()
+    return time.perf_counter() - began
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+def memory(folder: Path, shape: str, megabytes: int) -> float:
+    """Print and return the MiB that reading a large upload takes over those of an idle process."""
+    path = folder / "large"
+    if shape == "parquet":
+        write_parquet(lines_of(SHAPES["pairs, messages"], megabytes * MIB), path)
+    else:
+        path.write_bytes(b"\n".join(lines_of(SHAPES[shape], megabytes * MIB)))
+    context = multiprocessing.get_context("spawn")
+    queue: multiprocessing.Queue[float] = context.Queue()
+    process = context.Process(target=_grow, args=(path, shape, queue))
+    process.start()
+    grown = queue.get(timeout=600)
+    process.join()
+    print(f"{shape:26} {grown:6.1f}")
+    return grown
+
+
+def _grow(path: Path, shape: str, queue: multiprocessing.Queue[float]) -> None:
+    read(iter([json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}).encode()]))
+    this = psutil.Process()
+    idle = peak = this.memory_info().rss
+    done = threading.Event()
+
+    def look() -> None:
+        nonlocal peak
+        while not done.wait(0.01):
+            whole = [this, *this.children(recursive=True)]
+            peak = max(peak, sum(_resident(process) for process in whole))
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    if shape == "parquet":
+        read_parquet(path)
+    else:
+        with path.open("rb") as file:
+            read(iter(lambda: file.read(CHUNK_BYTES), b""))
+    done.set()
+    watcher.join()
+    queue.put((peak - idle) / MIB)
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+if __name__ == "__main__":
+    main()

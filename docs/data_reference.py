@@ -1,0 +1,142 @@
+"""Writes the parts of docs/data.md that the code already says: shapes, names, mapping."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from app.datasets.options import MAPPABLE
+from app.datasets.reading import DatasetReader
+from app.datasets.shapes.labels import SIDE_NAMES
+from app.datasets.shapes.shape import Shape
+from app.datasets.shapes.table import SHAPES
+from app.datasets.unused import HARMLESS, MEANINGFUL, MEDIA
+
+PAGE = Path(__file__).parent / "data.md"
+BEGIN, END = "<!-- shapes: `make openapi` -->\n", "<!-- end of shapes -->\n"
+_WIDTH = 115
+_PARTS = {
+    "prompt": "text or messages before the reply",
+    "system": "the system text; becomes the first message",
+    "history": 'earlier turns: messages, or `[["user text", "assistant text"], …]`',
+    "input": "text that is appended to the prompt with a line end",
+    "chosen": "the better reply, or a list of better replies",
+    "rejected": "the worse reply, or a list of worse replies",
+    "response_a": "one of two replies",
+    "response_b": "the other one",
+    "label": "which of the two is better",
+    "answers": 'replies, best first; or objects like `{"answer": "…", "rank": 1}`, or with `score`',
+    "scores": "a list of numbers, one for each of `answers`; higher is better",
+    "margin": "by how much the better reply is better: a number, 0 or more, in all rows",
+    "slice": "a label of up to 64 characters; metrics are reported for each slice",
+    "tools": "tool descriptions for the chat template",
+    "chat_template_kwargs": "variables for the chat template",
+}
+
+
+_HARMLESS = "Harmless names, in any shape (`*` stands for any characters, case does not matter):"
+_SHAPES = """\
+## Recognised shapes
+
+The first shape that fits the columns of the first rows is taken. Names of columns may be in upper
+case. All shapes also take `system`, `history`, `tools`, `chat_template_kwargs`, `margin` and
+`slice`, where the table does not use these names otherwise.
+
+| shape | what it is | seen in |
+|---|---|---|"""
+_MAPPING = """\
+## Column mapping
+
+`columns[part]=column` says which column is which part: `POST
+/v1/datasets?columns[prompt]=question&columns[chosen]=good&columns[rejected]=bad`. `a.b` is the
+key `b` of objects in the column `a`. Parts that are not mapped keep the columns of their own
+name. Map `chosen` and `rejected`; or `response_a`, `response_b` and `label`; or `answers`. The
+refusal of an unknown shape names the columns that were found and, where it can, the mapping that
+would probably fit.
+"""
+_LABELS = """\
+`labels[a]`, `labels[b]` and `labels[tie]` say what the values of `label` mean:
+`labels[a]=1&labels[b]=0&labels[tie]=2`. Several values have commas between them. `positive` and
+`negative` stand for numbers of that sign, whose size becomes the margin. Without `labels`, these
+values are known: {values}; the names of the two columns; and, where the columns end in numbers,
+those numbers. 0 and 1 alone are refused: some datasets count from 0, others flag the first
+response with 1.
+"""
+
+
+def data_text() -> str:
+    """The page, with its tables as they are now."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{_tables()}{END}{after}"
+
+
+def _tables() -> str:
+    harmless = (f"`{name}`" for name in HARMLESS if name)
+    lines = [
+        "",
+        _HARMLESS,
+        "",
+        _wrapped(harmless),
+        "",
+        "Names that belong to the pair:",
+        "",
+        _wrapped(f"`{name}`" for name in sorted(MEANINGFUL)),
+        "",
+        "Names of pictures, sound and films:",
+        "",
+        _wrapped(f"`{name}`" for name in sorted(MEDIA)),
+        "",
+        _SHAPES,
+        *(f"| `{shape.name}` | {shape.summary} | {shape.seen_in} |" for shape in SHAPES),
+        "",
+    ]
+    for shape in SHAPES:
+        lines += _example(shape)
+    return "\n".join([*lines, *_mapping()]) + "\n"
+
+
+def _example(shape: Shape) -> list[str]:
+    lines = [f"### {shape.name}", "", shape.summary, ""]
+    if shape.harmless:
+        names = _wrapped(f"`{name}`" for name in sorted(shape.harmless))
+        lines += [f"Also ignored quietly: {names}.", ""]
+    for example in shape.examples:
+        lines += ["```json", _json(example), "```", "", "is stored as", ""]
+        lines += ["```json", _json(_stored(dict(example))), "```", ""]
+    return lines
+
+
+def _mapping() -> list[str]:
+    assert _PARTS.keys() == set(MAPPABLE)
+    values = ", ".join(f"`{value}`" for value in SIDE_NAMES)
+    rows = [f"| `{part}` | {_PARTS[part]} |" for part in MAPPABLE]
+    return [
+        _MAPPING,
+        "| part | what it is |",
+        "|---|---|",
+        *rows,
+        "",
+        _LABELS.format(values=values),
+    ]
+
+
+def _stored(example: dict[str, Any]) -> dict[str, Any]:
+    reader = DatasetReader()
+    data = json.dumps(example).encode()
+    row: dict[str, Any] = json.loads(b"".join(reader.read([data], "jsonl")))
+    return row
+
+
+def _json(row: dict[str, Any]) -> str:
+    """On one line if it is short, else each column on its own."""
+    columns = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in row.items()]
+    text = ", ".join(columns)
+    return "{" + (text if len(text) < _WIDTH else ",\n ".join(columns)) + "}"
+
+
+def _wrapped(names: Iterable[str]) -> str:
+    return textwrap.fill(", ".join(names), _WIDTH, break_long_words=False, break_on_hyphens=False)

@@ -1,0 +1,46 @@
+"""Merged exports are made once, however many ask for one at the same time."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from app.adapters import publishing
+from app.core.database import transaction
+from app.core.settings import Settings
+from app.job_queue import worker_api
+from app.merges import service
+from tests.job_queue.factories import QUEUE, TENANT, queue_job, write_adapter
+
+
+@pytest.fixture
+def adapter_id(engine: Engine, settings: Settings, tmp_path: Path) -> str:
+    """What a job made."""
+    queue_job(engine)
+    claimed = worker_api.claim(engine, settings, QUEUE, "host-a/0:1", "host")
+    assert claimed is not None
+    packaged = write_adapter(tmp_path, {"adapter_config.json": b"{}"})
+    return publishing.publish(claimed.context, tmp_path, packaged)
+
+
+def test_concurrent_requests_get_the_same_export(
+    engine: Engine, settings: Settings, adapter_id: str
+) -> None:
+    gate = threading.Barrier(4)
+    got: list[str] = []
+
+    def ask() -> None:
+        gate.wait()
+        with transaction(engine) as session:
+            got.append(service.request_merge(session, settings, TENANT, adapter_id).id)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 4
+    assert len(set(got)) == 1

@@ -1,0 +1,24 @@
+"""Run the program that an adapter's model card contains."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+
+def card_scores(adapter: Path, base_dir: str, texts: list[str]) -> list[float]:
+    """Score rendered texts in one batch with the program of the adapter's card."""
+    card = (adapter / "README.md").read_text()
+    snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert snippet
+    code = snippet.group(1).replace('"/path/to/plaudit/tiny"', repr(base_dir))
+    code = code.replace("batch = tokenizer(", f"texts = {texts!r}\nbatch = tokenizer(")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=adapter, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    scores: list[float] = json.loads(done.stdout)
+    return scores

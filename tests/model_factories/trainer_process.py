@@ -1,0 +1,112 @@
+"""A trainer process as a supervisor starts it, and a channel that records its messages."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from app.domain.progress import MESSAGE, Failed, Message
+from tests.model_factories import ROOT
+from worker.ipc.channel import Channel
+from worker.ipc.order import KEEP_ALIVE, ORDER_FILE, WorkOrder
+
+
+@dataclass
+class RecordingChannel(Channel):
+    """A channel without a pipe, for orders that run in the test's own process."""
+
+    messages: list[Message] = field(default_factory=list)
+    is_stop_wanted: bool = False  # type: ignore[assignment]
+
+    def say(self, message: Message) -> None:
+        self.messages.append(message)
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        """Return the messages of one kind."""
+        return [message for message in self.messages if isinstance(message, kind)]
+
+
+@dataclass
+class Outcome:
+    """How a trainer process ended and what it sent."""
+
+    status: int
+    messages: list[Message]
+    stderr: str
+    work: Path
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        """Return the messages of one kind."""
+        return [message for message in self.messages if isinstance(message, kind)]
+
+    def last(self, kind: type[Any]) -> Any:
+        """Return the last message of a kind; fail with the trainer's log when it sent none."""
+        found = self.of(kind)
+        failed = self.of(Failed)
+        assert found, f"{failed[0].detail if failed else ''}\n{self.stderr}"
+        return found[-1]
+
+
+def write_order(work: Path, order: WorkOrder) -> None:
+    """Write ``order.json`` into a work directory."""
+    work.mkdir(parents=True, exist_ok=True)
+    (work / ORDER_FILE).write_text(order.model_dump_json())
+
+
+def run_trainer(
+    work: Path,
+    order: WorkOrder,
+    react: Callable[[Message, subprocess.Popen[bytes]], None] | None = None,
+    env: dict[str, str] | None = None,
+) -> Outcome:
+    """Run ``python -m worker.trainer`` to its end with keep-alives, as a supervisor does.
+
+    ``react`` is called with each message while the process runs: it may write to the process's
+    stdin or kill it.
+    """
+    write_order(work, order)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker.trainer"],
+        cwd=work,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin
+    assert process.stdout
+    assert process.stderr
+    log: list[bytes] = []
+    log_reader = threading.Thread(target=lambda: log.append(process.stderr.read()))  # type: ignore[union-attr]
+    log_reader.start()
+    ended = threading.Event()
+    keep_alive = threading.Thread(target=_keep_alive, args=(process.stdin.fileno(), ended))
+    keep_alive.start()
+    messages = []
+    for line in process.stdout:
+        message = MESSAGE.validate_json(line)
+        messages.append(message)
+        if react:
+            react(message, process)
+    status = process.wait()
+    ended.set()
+    keep_alive.join()
+    log_reader.join()
+    process.stdin.close()
+    process.stdout.close()
+    process.stderr.close()
+    return Outcome(status, messages, log[0].decode(), work)
+
+
+def _keep_alive(stdin: int, ended: threading.Event) -> None:
+    while not ended.wait(0.5):
+        try:
+            os.write(stdin, KEEP_ALIVE)
+        except BrokenPipeError:
+            return

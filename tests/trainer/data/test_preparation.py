@@ -1,0 +1,164 @@
+"""Inspections and training jobs refuse the same data and warn of the same problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.domain.lifecycle import FailureCode
+from app.domain.progress import Failed, Inspected, Noted, Reported
+from tests.model_factories.failures import run_to_failure
+from tests.model_factories.orders import TinyBase, with_plan
+from tests.model_factories.pairs import make_pairs
+from tests.model_factories.trainer_process import RecordingChannel, run_trainer
+from worker.ipc.order import EXIT_DONE, EXIT_FAILED, WorkOrder
+from worker.reward_model.pair_tokenizer import PairTokenizer
+from worker.trainer.data.preparation import prepare_data
+from worker.trainer.run_task import run_task
+
+pytestmark = [
+    pytest.mark.train,
+    pytest.mark.usefixtures("work"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
+]
+
+
+def inspection_of(order: WorkOrder) -> WorkOrder:
+    return order.model_copy(update={"action": "inspect"})
+
+
+def with_long_reply(count: int, length: int) -> list[dict[str, Any]]:
+    rows = make_pairs(count)
+    rows[4]["chosen"][0]["content"] = "the " * length
+    return rows
+
+
+def overlong(base: TinyBase) -> WorkOrder:
+    limit = {"max_length": 64, "overlong": "error"}
+    return base.order(rows=with_long_reply(12, 200), eval_count=0, training=limit)
+
+
+def all_overlong(base: TinyBase) -> WorkOrder:
+    return with_plan(base.order(count=8, eval_count=0), tokenization={"max_length": 3})
+
+
+def unrenderable(base: TinyBase) -> WorkOrder:
+    strict = {"chat_template": "{{ raise_exception('no such role') }}"}
+    return with_plan(base.order(count=8, eval_count=0), tokenization=strict)
+
+
+def ends_in_pad_token(base: TinyBase) -> WorkOrder:
+    rows = make_pairs(8, text=True)
+    rows[2]["rejected"] += " <pad>"
+    order = base.order(rows=rows, eval_count=0, text=True)
+    return with_plan(order, tokenization={"append_eos": False})
+
+
+def one_prompt(base: TinyBase) -> WorkOrder:
+    rows = [row | {"prompt": make_pairs(1)[0]["prompt"]} for row in make_pairs(8)]
+    order = base.order(rows=rows, eval_count=0)
+    return with_plan(order, data={"eval": None, "eval_fraction": 0.25})
+
+
+@pytest.mark.parametrize(
+    ("make_order", "code", "reason"),
+    [
+        (overlong, "pairs_overlong", "line 5: longer than max_length=64 tokens"),
+        (all_overlong, "pairs_overlong", "all 8 pairs are longer than max_length=3 tokens"),
+        (unrenderable, "dataset_invalid", "cannot render this pair: no such role"),
+        (ends_in_pad_token, "dataset_invalid", "line 3: a text ends in '<pad>'"),
+        (one_prompt, "dataset_invalid", "every pair has the same prompt"),
+    ],
+)
+def test_inspection_refuses_the_data_that_a_job_refuses(
+    llama: TinyBase,
+    channel: RecordingChannel,
+    make_order: Callable[[TinyBase], WorkOrder],
+    code: str,
+    reason: str,
+) -> None:
+    order = make_order(llama)
+    failure = run_to_failure(order, channel)
+    assert failure.code == code
+    assert reason in failure.detail
+    inspection = RecordingChannel()
+    assert run_to_failure(inspection_of(order), inspection) == failure
+    assert not inspection.of(Inspected)
+    assert [m.name for m in inspection.of(Reported)] == ["dataset", "memory"]
+
+
+def test_inspection_process_reports_the_data_that_it_refuses(
+    llama: TinyBase, tmp_path: Path
+) -> None:
+    done = run_trainer(tmp_path / "work", inspection_of(overlong(llama)))
+    assert done.status == EXIT_FAILED
+    assert done.last(Failed).code is FailureCode.PAIRS_OVERLONG
+    assert done.messages[-1] == done.last(Failed)
+    report = next(m.document for m in done.of(Reported) if m.name == "dataset")
+    assert report["rows"] == 12
+    assert report["findings"]["overlong"] == {"count": 1, "lines": [5]}
+
+
+def test_inspection_returns_the_facts_and_both_reports(
+    llama: TinyBase, channel: RecordingChannel
+) -> None:
+    assert run_task(inspection_of(llama.order()), channel) == EXIT_DONE
+    assert channel.of(Inspected)[0].facts == llama.facts
+    assert {m.name for m in channel.of(Reported)} == {"dataset", "memory"}
+
+
+def test_dropped_pairs_are_counted_and_named(llama: TinyBase, channel: RecordingChannel) -> None:
+    order = inspection_of(llama.order(rows=with_long_reply(12, 300), eval_count=0))
+    order = with_plan(order, tokenization={"max_length": 256})
+    assert run_task(order, channel) == EXIT_DONE
+    note = next(m for m in channel.of(Noted) if m.code == "pairs_dropped")
+    assert note.is_warning
+    assert note.message.startswith("1 of 12 training pairs are longer than 256 tokens")
+    assert note.data["lines"] == [5]
+
+
+def test_eval_prompts_in_the_training_pairs_are_counted_and_named(
+    llama: TinyBase, channel: RecordingChannel
+) -> None:
+    order = inspection_of(llama.order(rows=make_pairs(12), eval_count=4))
+    assert order.train_file
+    lines = Path(order.train_file).read_text().splitlines(keepends=True)
+    Path(str(order.eval_file)).write_text("".join(lines[:3]))
+    assert run_task(order, channel) == EXIT_DONE
+    note = next(m for m in channel.of(Noted) if m.code == "eval_leaked")
+    assert note.is_warning
+    assert note.message.startswith("3 of 3 eval pairs")
+    assert note.data["lines"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("eval_steps", "is_warned"), [(5, True), (4, False)])
+def test_eval_steps_beyond_the_end_of_training_are_warned_of(
+    llama: TinyBase, channel: RecordingChannel, eval_steps: int, *, is_warned: bool
+) -> None:
+    training = {"max_steps": 4, "eval_steps": eval_steps, "early_stopping": {}}
+    assert run_task(inspection_of(llama.order(training=training)), channel) == EXIT_DONE
+    messages = [m.message for m in channel.of(Noted) if m.code == "eval_steps_unreached"]
+    assert bool(messages) == is_warned
+    if messages:
+        assert messages[0].startswith("eval_steps 5 is more than the 4 steps")
+        assert messages[0].endswith("early_stopping has no effect")
+
+
+def test_template_with_todays_date_renders_the_same_text_every_day(
+    llama: TinyBase, channel: RecordingChannel
+) -> None:
+    assert llama.facts.chat_template
+    today = "{{ strftime_now('%Y-%m-%d') }}"
+    facts = llama.facts.model_copy(update={"chat_template": today + llama.facts.chat_template})
+    order = replace(llama, facts=facts).order(count=1, eval_count=0)
+    assert order.plan
+    tokenizer = PairTokenizer(llama.directory, order.plan.tokenization, "conversational")
+    prepare_data(order, order.plan, None, tokenizer, channel)
+    assert all(text.startswith("2024-07-26") for text in tokenizer.render(make_pairs(1)[0]))
+    (note,) = channel.of(Noted)
+    assert (note.code, note.is_warning) == ("template_date_fixed", True)
+    assert "always writes 2024-07-26" in note.message

@@ -1,0 +1,49 @@
+"""Load a packaged adapter, or a merged model, to score with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from worker.reward_model.loading import DeviceConfig, load_classifier
+
+ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+#: What a scoring client must know beyond ``adapter_config.json``.
+SUMMARY = "reward_model.json"
+
+
+def load_packaged(
+    directory: Path, base_dir: Path | None, summary: Mapping[str, Any], device: str
+) -> nn.Module:
+    """Load the adapter in ``directory`` on its base model, or a merged model without a base.
+
+    ``summary`` is the content of the directory's ``reward_model.json``. Weights that the files lack
+    are drawn from torch's random state; comparing the scores of the probes reveals them.
+    """
+    device_config = DeviceConfig(device, summary["dtype"] == "bfloat16", summary["quantization"])
+    model, _ = load_classifier(
+        str(base_dir or directory),
+        device_config,
+        summary["head_modules"],
+        ignore_mismatched_sizes=base_dir is not None,
+    )
+    model.config.get_text_config().pad_token_id = summary["pad_token_id"]
+    return model if base_dir is None else PeftModel.from_pretrained(model, str(directory))
+
+
+def encode_rendered(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], summary: Mapping[str, Any]
+) -> list[list[int]]:
+    """Return the token ids of texts that are rendered as in training."""
+    encoded = tokenizer(
+        list(texts),
+        add_special_tokens=summary["add_special_tokens"],
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )
+    return list(encoded["input_ids"])

@@ -1,0 +1,80 @@
+"""The rows of this worker in the workers table, which tell the API that the worker is alive."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy import Engine, delete
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.core.database import now_ms, transaction
+from app.core.upsert import upsert
+from app.job_queue.workers import WorkerState
+from app.models import Worker
+
+log = structlog.get_logger()
+
+PACKAGES = ("plaudit", "torch", "transformers", "trl", "peft")
+
+
+@dataclass(frozen=True)
+class WorkerRow:
+    """The fixed columns of a row: one row for each queue that the worker serves."""
+
+    id: str
+    queue: str
+    slots: int
+
+
+class Registration:
+    """Creates, updates and deletes this worker's rows."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        host: str,
+        rows: Sequence[WorkerRow],
+        devices: Sequence[Mapping[str, str]],
+    ) -> None:
+        self._engine, self._host = engine, host
+        self._rows, self._devices = tuple(rows), [dict(device) for device in devices]
+
+    def update(self, state: WorkerState, busy: Mapping[str, int]) -> None:
+        """Write the worker's state and the number of busy slots of each queue."""
+        rows = [
+            {
+                "id": row.id,
+                "host": self._host,
+                "queue": row.queue,
+                "slots": row.slots,
+                "devices": self._devices,
+                "versions": _versions(),
+                "busy": busy[row.queue],
+                "state": state,
+                "seen_at": now_ms(),
+            }
+            for row in self._rows
+        ]
+        with transaction(self._engine) as session:
+            upsert(session, Worker, rows, update=("busy", "state", "seen_at"))
+
+    def remove(self) -> None:
+        """Delete the rows; if the database is away, they expire."""
+        try:
+            with transaction(self._engine) as session:
+                session.execute(delete(Worker).where(Worker.id.in_(row.id for row in self._rows)))
+        except SQLAlchemyError:
+            log.warning("worker_not_signed_off", exc_info=True)
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            log.debug("package_not_installed", package=name)
+    return versions

@@ -1,0 +1,1 @@
+"""Scores of preference pairs and the metrics computed from them."""

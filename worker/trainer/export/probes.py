@@ -1,0 +1,75 @@
+"""Probes: rendered pairs with the scores that the adapter must reproduce after a reload."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from worker.reward_model.scoring import score
+from worker.trainer.data.pairs import Pair
+from worker.trainer.data.tokenized_rows import read_rows
+from worker.trainer.export.trained_adapter import TrainedAdapter
+
+PROBE_PAIRS = 16
+
+
+def make_probes(
+    adapter: TrainedAdapter, train_pairs: Sequence[Pair], eval_pairs: Sequence[Pair]
+) -> list[dict[str, Any]]:
+    """Return up to 16 probes: eval pairs, then training pairs if there are too few of them."""
+    order = adapter.order
+    from_eval, from_training = choose_probes(eval_pairs, train_pairs)
+    probes = []
+    # Without an eval file the eval pairs were held out from the training file.
+    for pairs, file in ((from_eval, order.eval_file), (from_training, None)):
+        dataset = "eval" if file else "training"
+        probes += _score_probes(adapter, pairs, dataset, str(file or order.train_file))
+    return probes
+
+
+def choose_probes(
+    eval_pairs: Sequence[Pair], train_pairs: Sequence[Pair]
+) -> tuple[list[Pair], list[Pair]]:
+    """Choose up to 16 pairs: eval pairs, then training pairs if there are too few of them."""
+    from_eval = _spread_by_length(eval_pairs, PROBE_PAIRS)
+    return from_eval, _spread_by_length(train_pairs, PROBE_PAIRS - len(from_eval))
+
+
+def _spread_by_length(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """Choose from the shortest to the longest pair, so that the probes also test padding."""
+    by_length = sorted(pairs, key=lambda p: (max(len(p.chosen), len(p.rejected)), p.line))
+    if len(by_length) <= count:
+        return by_length
+    return [by_length[i * (len(by_length) - 1) // max(count - 1, 1)] for i in range(count)]
+
+
+def _score_probes(
+    adapter: TrainedAdapter, pairs: Sequence[Pair], dataset: str, file: str
+) -> list[dict[str, Any]]:
+    """Render ``pairs``, which are lines of ``file``, and score each text alone."""
+    if not pairs:
+        return []
+    tokenizer = adapter.tokenizer
+    wanted = {pair.line for pair in pairs}
+    rows = {row["line"]: row for row in read_rows(file) if row["line"] in wanted}
+    probes = []
+    for pair in pairs:
+        chosen, rejected = tokenizer.render(rows[pair.line])
+        chosen_score, rejected_score = score(
+            adapter.model,
+            [pair.chosen, pair.rejected],
+            pad_token_id=tokenizer.plan.pad_token_id,
+            batch_size=1,
+            bf16=adapter.device_config.bf16,
+        )
+        probes.append(
+            {
+                "dataset": dataset,
+                "line": pair.line,
+                "chosen": chosen,
+                "rejected": rejected,
+                "chosen_score": chosen_score,
+                "rejected_score": rejected_score,
+            }
+        )
+    return probes

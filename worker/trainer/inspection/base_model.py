@@ -1,0 +1,276 @@
+"""Inspect a base model without loading its weights: find the facts that a plan is made from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import transformers
+from torch import nn
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from app.domain.plan import BaseModelFacts
+from app.domain.templates import MAX_TEMPLATE_BYTES
+from worker.reward_model.base_tokenizer import differs_from_file, load_base_tokenizer
+from worker.reward_model.errors import unsupported_model
+from worker.reward_model.special_tokens import spare_pad_tokens, tokens_around
+from worker.trainer.inspection import modules
+from worker.trainer.inspection.padding_check import (
+    TOLERANCE,
+    UNSUPPORTED_ERRORS,
+    NoTinyModelError,
+    padding_shift,
+)
+from worker.trainer.inspection.stored_weights import stored_dtype
+
+#: Model types that read their score at the last position, whether it is padding or not.
+READS_LAST_POSITION = frozenset({"xlnet"})
+#: Model types that need more input than token ids and an attention mask.
+NEEDS_MORE_THAN_TEXT = {
+    "layoutlmv2": "images and boxes with every text",
+    "layoutlmv3": "images and boxes with every text",
+    "mra": "CUDA kernels of its own, without which every text gets the same score",
+    "perceiver": "texts of one fixed length",
+    "reformer": "a hash seed with every text, without which the score changes at every call",
+    "xmod": "a language with every text",
+}
+#: Decoders whose head is not called ``score``.
+_OTHER_DECODERS = frozenset({"ctrl", "modernbert-decoder"})
+
+
+def inspect_base_model(
+    model_dir: Path, *, revision: str | None, chat_template: str | None, digest: str
+) -> BaseModelFacts:
+    """Return the facts about the base model in ``model_dir``. Takes seconds and loads no weights.
+
+    ``chat_template`` is that of the catalogue entry and overrides the tokenizer's. ``digest`` is
+    the digest of the model's files, which the caller has computed.
+
+    Raises:
+        TrainerError: model_unsupported, with what was found and what to use instead.
+    """
+    config = _load_config(model_dir)
+    dtype = stored_dtype(model_dir)
+    model, absent = load_on_meta(model_dir)
+    _check_padding(config, type(model).__name__)
+    tokenizer, from_file = _load_tokenizer(model_dir)
+    template = _chat_template(tokenizer, chat_template)
+    new = modules.new_modules(model, absent)
+    linear = _linear_modules(model, new)
+    rows = _embedding_rows(model)
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    return BaseModelFacts(
+        model_type=config.model_type,
+        architecture=type(model).__name__,
+        digest=digest,
+        revision=revision,
+        parameter_count=model.num_parameters(),
+        hidden_size=config.get_text_config().hidden_size,
+        layer_count=config.get_text_config().num_hidden_layers,
+        vocab_rows=rows,
+        max_positions=max_positions(model),
+        new_modules=new,
+        modules=modules.parameters_by_module(model),
+        linear_modules=linear,
+        attention_modules=modules.attention_modules(linear),
+        is_mixture_of_experts=modules.is_mixture_of_experts(model),
+        is_causal=hasattr(model, "score") or config.model_type in _OTHER_DECODERS,
+        supports_gradient_checkpointing=bool(model.supports_gradient_checkpointing),
+        pad_token=None if pad is None else str(tokenizer.pad_token),
+        pad_token_id=pad,
+        eos_token=None if eos is None else str(tokenizer.eos_token),
+        eos_token_id=eos,
+        spare_pad_tokens=spare_pad_tokens(tokenizer, config, rows, template, model_dir),
+        chat_template=template,
+        tokens_around=tokens_around(tokenizer),
+        tokenizer_from_file=from_file,
+        max_token_id=max(tokenizer.get_vocab().values()),
+        dtype=dtype,
+    )
+
+
+def load_on_meta(model_dir: Path) -> tuple[PreTrainedModel, set[str]]:
+    """Return the one-output classifier on the meta device and the parameter keys its files lack.
+
+    ``from_pretrained`` reports what is missing. It knows the prefixes, renamings and fusions
+    between the stored weights and a class, which a comparison of names would get wrong.
+    """
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            str(model_dir),
+            num_labels=1,
+            device_map="meta",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    except UNSUPPORTED_ERRORS as error:
+        raise unsupported_model(f"transformers cannot build the model: {_short(error)}") from error
+    modules.check_no_ignored_weights(model, info["unexpected_keys"])
+    return model, set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+
+
+def max_positions(model: PreTrainedModel) -> int | None:
+    """Return the most tokens that a text may have; None without a limit (as with ALiBi).
+
+    It is the configuration's number, less the positions that a position table reserves for padding:
+    RoBERTa counts from ``padding_idx + 1``, so 514 rows are 512 positions. It is lower where a
+    longer text in the batch would change a text's score (longrope: 0.115 became 0.108).
+    """
+    config = model.config.get_text_config()
+    stated = getattr(config, "max_position_embeddings", None)
+    limits = [stated] if isinstance(stated, int) and stated > 0 else []
+    limits += _batch_independent_lengths(config)
+    for path, module in model.named_modules():
+        if not isinstance(module, nn.Embedding):
+            continue
+        if "position_embeddings" in path.rpartition(".")[2] and module.padding_idx is not None:
+            limits.append(module.num_embeddings - module.padding_idx - 1)
+    return min(limits, default=None)
+
+
+def _batch_independent_lengths(config: PreTrainedConfig) -> list[int]:
+    """Return the lengths above which one text changes its whole batch, or all later batches."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    limits = [
+        parameters["original_max_position_embeddings"]
+        for parameters in (rope, *rope.values())  # some configurations have a set per layer type
+        if isinstance(parameters, dict) and parameters.get("rope_type") == "longrope"
+    ]
+    if getattr(config, "attention_type", None) == "block_sparse":
+        # BigBird switches to full attention, for good, at the first batch that is shorter.
+        limits.append((5 + 2 * config.num_random_blocks) * config.block_size)
+    return limits
+
+
+def _linear_modules(model: PreTrainedModel, new: list[str]) -> dict[str, tuple[int, int]]:
+    if linear := modules.linear_modules(model, new):
+        return linear
+    raise unsupported_model(
+        f"{type(model).__name__} has no linear layer that LoRA could adapt; use another model"
+    )
+
+
+def _embedding_rows(model: PreTrainedModel) -> int:
+    embedding = model.get_input_embeddings()
+    rows = getattr(embedding, "num_embeddings", None) or model.config.get_text_config().vocab_size
+    return int(rows)
+
+
+def _load_config(model_dir: Path) -> PreTrainedConfig:
+    try:
+        raw = json.loads((model_dir / "config.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise unsupported_model(
+            f"the base model's config.json cannot be read: {_short(error)}"
+        ) from error
+    if (model_dir / "adapter_config.json").exists():
+        raise unsupported_model(
+            "the directory contains an adapter (adapter_config.json) and not a whole model; use "
+            "the adapter's base model, or merge the adapter first"
+        )
+    if _is_quantized(raw):
+        raise unsupported_model(
+            "the base model is already quantised (quantization_config in its config.json) and "
+            'cannot get a reward head; use the unquantised model with quantization "4bit"'
+        )
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            str(model_dir), trust_remote_code=False, local_files_only=True
+        )
+    except UNSUPPORTED_ERRORS as error:
+        raise unsupported_model(
+            f"transformers {transformers.__version__} does not support model type "
+            f"'{raw.get('model_type')}': {_short(error)}"
+        ) from error
+    _check_model_type(config)
+    return config
+
+
+def _check_model_type(config: PreTrainedConfig) -> None:
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise unsupported_model(
+            f"model type '{config.model_type}' has no sequence-classification class in "
+            f"transformers {transformers.__version__}; it cannot be trained as a reward model"
+        )
+    if more := NEEDS_MORE_THAN_TEXT.get(config.model_type):
+        raise unsupported_model(f"model type '{config.model_type}' needs {more}; use another model")
+    if config.is_encoder_decoder:
+        raise unsupported_model(
+            f"model type '{config.model_type}' is an encoder-decoder: it reads its score at EOS "
+            "tokens and fails on batches with different numbers of them; use an encoder or a "
+            "decoder"
+        )
+
+
+def _is_quantized(raw: dict[str, Any]) -> bool:
+    parts = [raw, *(v for v in raw.values() if isinstance(v, dict))]
+    return any(part.get("quantization_config") for part in parts)
+
+
+def _check_padding(config: PreTrainedConfig, architecture: str) -> None:
+    """Refuse an architecture whose score changes with right padding."""
+    reason = None
+    if config.model_type in READS_LAST_POSITION:
+        reason = "it reads the score at the last position, even if that is padding"
+    else:
+        try:
+            shift = padding_shift(config)
+        except NoTinyModelError:
+            return
+        if shift > TOLERANCE:
+            reason = f"padding moved the score of a tiny model of this type by {shift:.2g}"
+    if reason:
+        raise unsupported_model(
+            f"the score of {architecture} depends on right padding: {reason}; use another model"
+        )
+
+
+def _load_tokenizer(model_dir: Path) -> tuple[PreTrainedTokenizerBase, bool]:
+    """Return the tokenizer, and whether it is loaded from its file as transformers misreads it."""
+    try:
+        tokenizer = load_base_tokenizer(model_dir, from_file=False)
+        if from_file := differs_from_file(tokenizer, model_dir):
+            tokenizer = load_base_tokenizer(model_dir, from_file=True)
+    except UNSUPPORTED_ERRORS as error:
+        raise unsupported_model(
+            f"the base model's tokenizer cannot be loaded: {_short(error)}"
+        ) from error
+    if not tokenizer.get_vocab():
+        raise unsupported_model(
+            "the base model's tokenizer has no vocabulary; add the tokenizer's files"
+        )
+    return tokenizer, from_file
+
+
+def _chat_template(tokenizer: PreTrainedTokenizerBase, of_catalogue: str | None) -> str | None:
+    template = of_catalogue or tokenizer.chat_template
+    if isinstance(template, dict):
+        if "default" not in template:
+            raise unsupported_model(
+                f"none of the base model's chat templates ({', '.join(sorted(template))}) is named "
+                "'default'; the operator can set chat_template in the catalogue entry"
+            )
+        template = template["default"]
+    if template is not None and len(template.encode()) > MAX_TEMPLATE_BYTES:
+        raise unsupported_model(
+            f"the base model's chat template has {len(template.encode())} bytes, and at most "
+            f"{MAX_TEMPLATE_BYTES} are allowed; the operator can set a shorter chat_template in "
+            "the catalogue entry"
+        )
+    return None if template is None else str(template)
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:500]}"

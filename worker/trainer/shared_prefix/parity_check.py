@@ -1,0 +1,139 @@
+"""Compare packed rows with the stock forward on one real micro-batch, before a run.
+
+The static check in ``support`` cannot know how a model behaves; this check runs it.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.reward_model.packed_attention import PackedPass
+from worker.reward_model.packed_layout import PackedRow, pack_pairs, split_batch
+from worker.trainer.shared_prefix.trainer import SharedPrefixRewardTrainer
+
+#: Relative to the largest reward. Float32 differs by 1e-7 to 3e-6, a leak between branches by 0.2.
+TOLERANCE = {torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+#: Rows of the training set among which pairs with a common prefix are looked for.
+CANDIDATE_ROWS = 64
+
+
+@dataclass(frozen=True)
+class ParityResult:
+    """Whether packed rows give the model's own rewards; if not, the reason."""
+
+    has_parity: bool
+    reason: str | None = None
+    difference: float | None = None  # the largest, relative to the largest reward
+
+
+def check_parity(trainer: SharedPrefixRewardTrainer) -> ParityResult:
+    """Score two training pairs with the live model, as stock does and packed.
+
+    The check leaves no gradients and restores the random states, so that a run is the same with and
+    without it. If a model does not allow its last layer to be trimmed, or a GPU the variable-length
+    call, the trainer is switched to the plainer way. An exception of the model becomes the reason.
+    """
+    devices = [trainer.args.device] if trainer.args.device.type == "cuda" else []
+    try:
+        original = trainer.packed_model
+    except AttributeError as error:
+        return ParityResult(
+            has_parity=False, reason=f"the model is not built as a decoder: {error}"
+        )
+    # From the fastest to the plainest. A CPU never makes the variable-length call.
+    variants = [
+        replace(original, trims_last_layer=trims, uses_varlen=varlen)
+        for trims in dict.fromkeys((original.trims_last_layer, False))
+        for varlen in ((True, False) if may_have_varlen(trainer) else (True,))
+    ]
+    result = ParityResult(has_parity=False, reason="no variant was tried")
+    with torch.random.fork_rng(devices), torch.no_grad():
+        for trainer.packed_model in variants:
+            result = _try_compare(trainer)
+            if result.has_parity:
+                return result
+    trainer.packed_model = original
+    return result
+
+
+def may_have_varlen(trainer: SharedPrefixRewardTrainer) -> bool:
+    """Whether the trainer's device may have variable-length kernels."""
+    return bool(trainer.args.device.type == "cuda")
+
+
+def _try_compare(trainer: SharedPrefixRewardTrainer) -> ParityResult:
+    try:
+        return _compare(trainer)
+    except Exception as error:  # noqa: BLE001 - any error means that the stock backend is used
+        reason = f"the packed forward failed: {type(error).__name__}: {error}"
+        return ParityResult(has_parity=False, reason=reason)
+
+
+def _compare(trainer: SharedPrefixRewardTrainer) -> ParityResult:
+    packed_model, model = trainer.packed_model, trainer.model
+    inputs = trainer._prepare_inputs(trainer.data_collator(_sample_rows(trainer)))
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    # Compare float32 weights in float32, whatever the run casts to: the tolerance is tight.
+    is_float32 = dtypes == {torch.float32}
+    no_autocast = torch.autocast(trainer.args.device.type, enabled=False)
+    with no_autocast if is_float32 else trainer.accelerator.autocast():
+        stock = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            use_cache=False,
+        ).logits
+        pad_token_id = model.config.get_text_config().pad_token_id
+        row = pack_pairs(split_batch(inputs["input_ids"], pad_token_id), trainer.args.device)
+        with packed_model.packed_attention(row) as packed_pass:
+            packed = packed_model.rewards(row)
+        if may_have_varlen(trainer):
+            _try_backward(trainer, row)
+    if reason := _bypass_reason(trainer, packed_pass):
+        return ParityResult(has_parity=False, reason=reason)
+    difference = _relative_difference(stock.float().view(2, -1).T, packed)
+    tolerance = TOLERANCE[torch.float32] if is_float32 else max(TOLERANCE.get(d, 0) for d in dtypes)
+    if not difference <= tolerance:  # also refuses NaN
+        reason = f"rewards differ by {difference:.1e}, more than {tolerance:.0e} of the largest"
+        return ParityResult(has_parity=False, reason=reason, difference=difference)
+    return ParityResult(has_parity=True, difference=difference)
+
+
+def _try_backward(trainer: SharedPrefixRewardTrainer, row: PackedRow) -> None:
+    """Run a backward, which a kernel may lack, without leaving gradients."""
+    packed_model = trainer.packed_model
+    trained = [p for p in trainer.model.parameters() if p.requires_grad]
+    with torch.enable_grad(), packed_model.packed_attention(row):
+        torch.autograd.grad(packed_model.rewards(row).sum(), trained, allow_unused=True)
+
+
+def _bypass_reason(trainer: SharedPrefixRewardTrainer, packed_pass: PackedPass) -> str | None:
+    """Return why some attention did not use the packed function."""
+    packed_model = trainer.packed_model
+    missed = len(set(packed_model.attentions) - packed_pass.attended)
+    if missed:
+        return (
+            f"{missed} of {len(packed_model.attentions)} attention layers did not use the packed "
+            "attention"
+        )
+    config = packed_model.decoder.config.get_text_config()
+    has_window = getattr(config, "sliding_window", None) and getattr(
+        config, "use_sliding_window", 1
+    )
+    if has_window and not packed_pass.windows:
+        return "the model has a sliding window, but its attention does not pass it on"
+    return None
+
+
+def _relative_difference(stock: Tensor, packed: Tensor) -> float:
+    scale = stock.abs().max().clamp_min(1e-6)
+    return float((stock - packed).abs().max() / scale)
+
+
+def _sample_rows(trainer: SharedPrefixRewardTrainer) -> list[dict[str, Any]]:
+    """Return two rows, with a common prefix if the first rows of the data set have any."""
+    rows = list(islice(trainer.train_dataset, CANDIDATE_ROWS))
+    sharing = [r for r in rows if r["chosen_ids"][:1] == r["rejected_ids"][:1]]
+    return (sharing + rows)[:2]

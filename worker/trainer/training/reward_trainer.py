@@ -1,0 +1,85 @@
+"""TRL's RewardTrainer with the plan's arguments, Plaudit's evaluation and a check of every loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import TrainerControl
+from trl.trainer.reward_config import RewardConfig
+
+from app.domain.plan import TrainingPlan
+from worker.reward_model.loading import DeviceConfig
+from worker.trainer.data.pairs import Pair
+from worker.trainer.memory_budget import uses_activation_checkpointing
+from worker.trainer.training.callbacks import non_finite_error
+
+#: Checkpoints are written to the work directory: their paths are then the same in every attempt.
+OUTPUT_DIR = "."
+
+
+def reward_config(
+    plan: TrainingPlan, device_config: DeviceConfig, model: PeftModel
+) -> RewardConfig:
+    """Return the plan's arguments with those that depend on this machine."""
+    base = model.get_base_model()
+    return RewardConfig(
+        **plan.reward_kwargs(),
+        output_dir=OUTPUT_DIR,
+        use_cpu=device_config.device == "cpu",
+        bf16=device_config.bf16,
+        gradient_checkpointing=uses_activation_checkpointing(
+            device_config.device,
+            setting=plan.gradient_checkpointing,
+            is_supported=bool(base.supports_gradient_checkpointing),
+        ),
+        restore_callback_states_from_checkpoint=True,
+        disable_tqdm=True,
+        dataloader_pin_memory=device_config.device == "cuda",
+    )
+
+
+def make_dataset(pairs: Sequence[Pair]) -> Dataset:
+    """Return the columns that TRL accepts as tokenised; margins only if any pair has one."""
+    columns: dict[str, Any] = {
+        "chosen_ids": [pair.chosen for pair in pairs],
+        "rejected_ids": [pair.rejected for pair in pairs],
+    }
+    if any(pair.margin is not None for pair in pairs):
+        columns["margin"] = [pair.margin or 0.0 for pair in pairs]
+    return Dataset.from_dict(columns)
+
+
+def plaudit_trainer_class(base: type[Any]) -> type[Any]:
+    """Return a subclass of a backend's trainer class."""
+
+    class PlauditTrainer(base):  # type: ignore[misc]
+        control: TrainerControl
+        #: Scores the held-out pairs, reports the metrics and returns them by bare name.
+        evaluate_pairs: Callable[[], dict[str, float]]
+
+        def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+            """Evaluate the held-out pairs and show the metrics to the callbacks."""
+            metrics = self.evaluate_pairs()
+            results = {f"eval_{name}": value for name, value in metrics.items()}
+            self.control = self.callback_handler.on_evaluate(
+                self.args, self.state, self.control, results
+            )
+            if not np.isfinite(metrics["loss"]):
+                raise non_finite_error("the evaluation loss", self.state.global_step)
+            return results
+
+        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            loss: torch.Tensor = super().training_step(*args, **kwargs)
+            if not torch.isfinite(loss):
+                raise non_finite_error("the loss", self.state.global_step + 1)
+            return loss
+
+        def create_model_card(self, *_: Any, **__: Any) -> None:
+            """Write no card: ``export.model_card`` makes it."""
+
+    return PlauditTrainer
