@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+import plaudit
+from app.cli.card_script import card_script, run_script
 from tests.cli.conftest import serving
 from tests.model_factories.tiny_models import minilm_dir
 from tests.services import wait_until
@@ -49,13 +53,29 @@ def test_page_runs_as_it_stands(tmp_path: Path) -> None:
     assert "/lora/r out_of_range" in done.stdout
     assert "job_not_found" in done.stdout
     assert "The adapter is published." in done.stdout
-    assert re.search(r"^-?\d\.\d+ -?\d\.\d+$", done.stdout, re.MULTILINE), "the two scores"
     assert "succeeded" in done.stderr
+    printed = re.search(r"^(-?\d\.\d+) (-?\d\.\d+)$", done.stdout, re.MULTILINE)
+    assert printed, done.stdout
+    assert list(map(float, printed.groups())) == pytest.approx(card_scores(tmp_path), abs=1e-5)
+
+
+def card_scores(directory: Path) -> list[float]:
+    """What the card's own program prints for the page's prompt and replies, in a fresh process."""
+    names: dict[str, Any] = {}
+    example = next(block for block in BLOCKS if "load_reward_model" in block)
+    tree = ast.parse(example)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "prompt":
+            names["prompt"] = ast.literal_eval(node.value)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "reward_model.score":
+            names["replies"] = ast.literal_eval(node.args[1])
+    card = (directory / "my-adapter" / "README.md").read_text()
+    script = directory / "score.py"
+    script.write_text(card_script(card, minilm_dir(), names["prompt"], names["replies"]))
+    return run_script(script, directory / "my-adapter")
 
 
 def test_every_exception_is_in_the_table() -> None:
-    import plaudit
-
     names = {
         name
         for name in plaudit.__all__

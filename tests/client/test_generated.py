@@ -13,7 +13,7 @@ import pytest
 
 import plaudit
 from plaudit import AsyncPlaudit, Plaudit, models, params
-from tests.client.calls import DOCUMENT
+from tests.client.calls import DOCUMENT, operations
 
 CLIENT = Path(__file__).parents[2] / "client"
 PACKAGE = CLIENT / "src" / "plaudit"
@@ -53,6 +53,46 @@ def _signatures(client: Any) -> dict[str, list[str]]:
         for name, method in inspect.getmembers(thing, callable)
         if not name.startswith("_")
     }
+
+
+#: How the client calls them, where it is not by their own names.
+PARAMETERS = {
+    # until the upload's options are merged
+    **{("create_dataset", n): "" for n in ("columns", "labels", "ignore_columns", "on_invalid")},
+    ("create_job", "dry_run"): "preview",
+    ("get_job", "wait"): "wait",
+    ("get_job", "until"): "wait",
+    ("list_events", "limit"): "pages of the largest size",
+    ("get_logs", "limit"): "pages of the largest size",
+}
+METHODS = {
+    "list_jobs": "jobs.list",
+    "list_events": "jobs.events",
+    "get_metrics": "jobs.metrics",
+    "get_logs": "jobs.logs",
+    "get_dataset_report": "datasets.report",
+    "list_datasets": "datasets.list",
+    "preview_dataset": "datasets.preview",
+    "list_adapters": "adapters.list",
+    "list_api_keys": "api_keys.list",
+    "list_webhooks": "webhooks.list",
+    "list_deliveries": "webhooks.deliveries",
+    "list_audit": "audit.list",
+    "create_dataset": "datasets.upload",
+}
+
+
+def test_every_query_parameter_can_be_given() -> None:
+    signatures = _signatures(Plaudit)
+    missing = [
+        (name, parameter["name"])
+        for name, (_, _, operation) in operations().items()
+        for parameter in operation.get("parameters", ())
+        if parameter["in"] == "query" and (name, parameter["name"]) not in PARAMETERS
+        if {"limit": "page_size"}.get(parameter["name"], parameter["name"])
+        not in signatures[METHODS[name]]
+    ]
+    assert missing == []
 
 
 @pytest.mark.parametrize("name", ["JobRead", "RewardJobSpec", "AdapterRead", "Problem"])

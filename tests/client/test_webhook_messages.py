@@ -67,27 +67,31 @@ def test_either_secret_of_a_rotation_is_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "headers", "reason"),
+    ("body", "sign", "reason"),
     [
-        (BODY.replace("job_1", "job_2"), signed(), "No signature"),
-        (BODY + " ", signed(), "No signature"),
-        (BODY, signed(BODY, OTHER), "No signature"),
-        (BODY, signed() | {"webhook-id": "evt_2"}, "No signature"),
-        (BODY, signed() | {"webhook-signature": "v1,AAAA v2,BBBB v1,%%% nonsense"}, "No sig"),
-        (BODY, signed(age=400), "s old"),
-        (BODY, signed(age=-400), "in the future"),
-        (BODY, signed() | {"webhook-timestamp": "soon"}, "no number"),
-        (BODY, signed() | {"webhook-timestamp": "-5"}, "no number"),
-        (BODY, {k: v for k, v in signed().items() if k != "webhook-id"}, "webhook-id"),
-        ("[]", signed("[]"), "no message of Plaudit's"),
-        ('{"type": "x"}', signed('{"type": "x"}'), "no message of Plaudit's"),
+        (BODY.replace("job_1", "job_2"), lambda: signed(), "No signature"),
+        (BODY + " ", lambda: signed(), "No signature"),
+        (BODY, lambda: signed(BODY, OTHER), "No signature"),
+        (BODY, lambda: signed() | {"webhook-id": "evt_2"}, "No signature"),
+        (BODY, lambda: signed() | {"webhook-signature": "v1,AAAA v2,BBBB v1,%%% x"}, "No sig"),
+        (BODY, lambda: signed(age=400), "s old"),
+        (BODY, lambda: signed(age=-400), "in the future"),
+        (BODY, lambda: signed() | {"webhook-timestamp": "soon"}, "no number"),
+        (BODY, lambda: signed() | {"webhook-timestamp": "-5"}, "no number"),
+        (BODY, lambda: without(signed(), "webhook-id"), "webhook-id"),
+        ("[]", lambda: signed("[]"), "no message of Plaudit's"),
+        ('{"type": "x"}', lambda: signed('{"type": "x"}'), "no message of Plaudit's"),
     ],
 )
 def test_message_that_is_not_to_be_trusted_is_refused(
-    body: str, headers: dict[str, str], reason: str
+    body: str, sign: Callable[[], dict[str, str]], reason: str
 ) -> None:
     with pytest.raises(SignatureError, match=reason):
-        verify_webhook(body, headers, SECRET)
+        verify_webhook(body, sign(), SECRET)
+
+
+def without(headers: dict[str, str], name: str) -> dict[str, str]:
+    return {key: value for key, value in headers.items() if key != name}
 
 
 @given(at=st.integers(0, 10_000), bit=st.integers(0, 7))
