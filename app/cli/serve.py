@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from sqlalchemy import Engine
@@ -20,6 +20,9 @@ from app.cli.supervision import WorkerKeeper, end_with_parent
 from app.core.logging import configure_logging
 from app.core.migrations import is_current, migrate
 from app.core.settings import Settings
+
+if TYPE_CHECKING:
+    import uvicorn
 
 #: Requests that are still being answered after this long are cut off.
 CLOSE_SECONDS = 5
@@ -118,31 +121,30 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _run(settings: Settings, listener: socket.socket, keeper: WorkerKeeper | None) -> None:
-    """Serve until SIGTERM or SIGINT; a second one ends the draining worker at once."""
-    # Not for every command: it takes a second or two.
+def _make_server(settings: Settings) -> uvicorn.Server:
+    """Return the HTTP server of the application."""
+    # Imported here: other commands must not wait a second or two for it.
     import uvicorn
 
     from app.main import create_app
     from app.web.http_protocol import BoundedHttpProtocol, connection_limit
 
     BoundedHttpProtocol.max_connections = connection_limit()
+    app = create_app(settings)
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            """Answer long-polls and end streams first: the server waits for both."""
+            """Answer long polls and end streams first: the server waits for both."""
             await app.state.watcher.close()
             await super().shutdown(sockets)
 
-    app = create_app(settings)
-    server = Server(
+    return Server(
         uvicorn.Config(
             app,
             http=BoundedHttpProtocol,
             backlog=BACKLOG,
-            # No limit_concurrency: it counts idle connections and streams too, and over it even
-            # /healthz gets a bare 503, so that a busy service would be restarted. What a key may
-            # have open is bounded by rate_* and open_answers, with problems that say so.
+            # No limit_concurrency: above it, even /healthz gets a bare 503, so a busy service would
+            # be restarted. rate_* and open_answers limit what a key may have open.
             log_config=None,
             access_log=False,  # the application logs requests itself, with their ids
             server_header=False,
@@ -150,10 +152,15 @@ def _run(settings: Settings, listener: socket.socket, keeper: WorkerKeeper | Non
             timeout_graceful_shutdown=CLOSE_SECONDS,
         )
     )
+
+
+def _run(settings: Settings, listener: socket.socket, keeper: WorkerKeeper | None) -> None:
+    """Serve until SIGTERM or SIGINT; a second signal ends the draining worker at once."""
+    server = _make_server(settings)
     signals = 0
 
     def on_signal(*_: object) -> None:
-        # Not before uvicorn is done: it takes the signals while it runs, then raises them again.
+        # uvicorn takes the signals while it runs, and raises them again when it is done.
         nonlocal signals
         signals += 1
         server.should_exit = True

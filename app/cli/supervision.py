@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import structlog
 
+from app.core.backoff import exponential_delays
 from app.core.parent_death import signal_on_parent_death
 
 log = structlog.get_logger()
@@ -57,7 +59,7 @@ class WorkerKeeper:
             self._thread.join(timeout=0.2)
 
     def _keep(self) -> None:
-        pause = RESTART_SECONDS
+        delays = _restart_delays()
         while True:
             with self._guard:
                 if self._stopping.is_set():
@@ -68,10 +70,10 @@ class WorkerKeeper:
             if self._stopping.is_set():
                 return
             if time.monotonic() - started_at > STEADY_SECONDS:
-                pause = RESTART_SECONDS
-            log.error("worker_died", status=status, restart_seconds=pause)
-            self._stopping.wait(pause)
-            pause = min(pause * 2, RESTART_MAX_SECONDS)
+                delays = _restart_delays()
+            delay = next(delays)
+            log.error("worker_died", status=status, restart_seconds=delay)
+            self._stopping.wait(delay)
 
     def _signal(self, number: int) -> None:
         with self._guard:
@@ -84,6 +86,10 @@ def end_with_parent(parent: int) -> None:
     signal_on_parent_death(signal.SIGTERM)
     if os.getppid() != parent:  # it ended before the call
         sys.exit(1)
+
+
+def _restart_delays() -> Iterator[float]:
+    return exponential_delays(base=RESTART_SECONDS, maximum=RESTART_MAX_SECONDS)
 
 
 def _start() -> subprocess.Popen[bytes]:
