@@ -15,7 +15,8 @@ from app.cli.exit_codes import EPILOG, Commands
 app = typer.Typer(
     cls=Commands,
     help="Reward models as a service. The client commands (jobs, datasets, adapters, queue, "
-    "base-models) talk to PLAUDIT_URL with PLAUDIT_API_KEY, or to the embedded service of this directory.",
+    "base-models) talk to PLAUDIT_URL with PLAUDIT_API_KEY, or to the embedded service of this "
+    "directory.",
     epilog=EPILOG,
     no_args_is_help=True,
     add_completion=False,
