@@ -14,8 +14,9 @@ from app.cli.exit_codes import EPILOG, Commands
 
 app = typer.Typer(
     cls=Commands,
-    help="Reward models as a service. The client commands (jobs, datasets, adapters) talk to "
-    "PLAUDIT_URL with PLAUDIT_API_KEY, or to the embedded service of this directory.",
+    help="Reward models as a service. The client commands (jobs, datasets, adapters, queue, "
+    "base-models) talk to PLAUDIT_URL with PLAUDIT_API_KEY, or to the embedded service of this "
+    "directory.",
     epilog=EPILOG,
     no_args_is_help=True,
     add_completion=False,

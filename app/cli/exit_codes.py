@@ -33,17 +33,11 @@ class ExitCode(IntEnum):
 
 
 #: Shown at the end of every ``--help``.
-EPILOG = "\n\n".join(
-    (
-        "Exit codes: 0 done, or the watched job succeeded",
-        "1 the job failed, or a check did not pass",
-        "2 the command line is wrong",
-        "3 the job was cancelled",
-        "4 the job is paused",
-        "5 the service refused the request",
-        "6 the service or its database cannot be reached",
-        "130 stopped with Ctrl-C; a watched job goes on",
-    )
+EPILOG = (
+    "Exit codes: 0 done, or the watched job succeeded; 1 the job failed, or a check did not pass; "
+    "2 the command line is wrong; 3 the job was cancelled; 4 the job is paused; 5 the service "
+    "refused the request; 6 the service or its database cannot be reached; 130 stopped with "
+    "Ctrl-C, and a watched job goes on."
 )
 
 

@@ -87,7 +87,9 @@ def live_world(url: str, data_dir: Path) -> Iterator[World]:
     key = (data_dir / "api-key").read_text().strip()
     engine = make_engine(settings.database)
     headers = {"Authorization": f"Bearer {key}"}
-    with httpx.Client(base_url=url, headers=headers) as client:
+    # Shorter than the service keeps idle connections, which it may close under a request.
+    limits = httpx.Limits(keepalive_expiry=1)
+    with httpx.Client(base_url=url, headers=headers, limits=limits) as client:
         yield World(client, engine, settings)  # type: ignore[arg-type]
     engine.dispose()
 

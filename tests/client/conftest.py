@@ -80,7 +80,9 @@ def key(key_for: Callable[..., str]) -> str:
 def world(site: Site, engine: Engine, settings: Settings, key: str) -> Iterator[World]:
     """Somebody who plays the workers."""
     headers = {"Authorization": f"Bearer {key}"}
-    with httpx.Client(base_url=site.url, headers=headers) as client:
+    # Shorter than the service keeps idle connections, which it may close under a request.
+    limits = httpx.Limits(keepalive_expiry=1)
+    with httpx.Client(base_url=site.url, headers=headers, limits=limits) as client:
         yield World(client, engine, settings)  # type: ignore[arg-type]
 
 

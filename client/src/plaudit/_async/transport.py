@@ -13,6 +13,10 @@ from plaudit._config import Config
 from plaudit.errors import APIError, ConnectionFailedError, NotFoundError
 from plaudit.retries import Attempts
 
+#: The service closes connections that are idle for five seconds. A request on one that it is just
+#: closing would be lost, and some requests cannot be repeated.
+KEEPALIVE_SECONDS = 3.0
+
 
 class AsyncTransport:
     """Connections to one service with one key."""
@@ -23,6 +27,7 @@ class AsyncTransport:
             base_url=config.url,
             headers=config.headers(),
             timeout=config.timeouts(),
+            limits=httpx.Limits(keepalive_expiry=KEEPALIVE_SECONDS),
             follow_redirects=False,  # the key is for this service only
         )
 
