@@ -105,7 +105,8 @@ def test_eval_pairs_of_another_format_are_refused(world: World, client: TestClie
     chat = client.post(
         "/v1/datasets", content=turn % "y", headers={"Content-Type": "application/x-ndjson"}
     ).json()
-    answer = client.post("/v1/jobs", json=world.spec(eval_dataset=chat["id"]))
+    raw = world.spec(eval_dataset=chat["id"], training={"text_format": "raw"})
+    answer = client.post("/v1/jobs", json=raw)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["code"] == "format_differs"
 
