@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from app.datasets.row_errors import FileError
+from app.datasets.row_errors import FileError, ProblemCode
 
 MAX_LINE_BYTES = 1 << 20
 MAX_COMPRESSION_RATIO = 100
@@ -80,7 +80,7 @@ def bunzip2(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _unpacked(
-    chunks: Iterable[bytes], make: Callable[[], _Decoder], name: str, code: str
+    chunks: Iterable[bytes], make: Callable[[], _Decoder], name: str, code: ProblemCode
 ) -> Iterator[bytes]:
     decoder = make()
     packed = unpacked = 0

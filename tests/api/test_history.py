@@ -18,11 +18,11 @@ from app.core.settings import Settings
 from app.domain.lifecycle import FailureCode
 from app.domain.progress import Reported
 from app.job_queue import kinds, worker_api
-from app.job_queue.reconciler import requeue_lost
 from app.job_queue.worker_api import Progress
 from app.main import create_app
 from app.models import Adapter, Job, JobMetric, Worker
 from tests.api.world import World
+from tests.job_queue.factories import requeue_expired
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -265,7 +265,7 @@ def test_prometheus_metrics_have_training_speed_and_lost_leases(
     with transaction(engine) as session:
         session.execute(update(Job).where(Job.id == job["id"]).values(lease_expires_at=0))
     assert "plaudit_leases_lost_last_hour 0.0" in client.get("/metrics").text
-    requeue_lost(engine, world.settings)
+    requeue_expired(engine, world.settings)
     assert "plaudit_leases_lost_last_hour 1.0" in client.get("/metrics").text
 
 

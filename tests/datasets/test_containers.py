@@ -297,13 +297,14 @@ def test_file_of_empty_members_is_refused_before_they_cost_time(
 
     def chunks() -> Iterator[bytes]:
         nonlocal taken
-        for taken in range(100):
+        for _ in range(100):
+            taken += 1
             yield pack(b"") * 1000
 
     with pytest.raises(InvalidDatasetError) as error:
         list(DatasetReader().read(chunks(), "jsonl"))
     assert error.value.rows[0].code == "compression_ratio"
-    assert taken <= 1
+    assert taken <= 2
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress])
