@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worker.reward_model.packed_attention import PackedPass
-from worker.reward_model.packed_layout import PackedRow, pack_pairs, split_batch
+from worker.reward_model.packed_layout import PackedRow, pack_groups, split_batch
 from worker.trainer.shared_prefix.trainer import SharedPrefixRewardTrainer
 
 #: Relative to the largest reward. Float32 differs by 1e-7 to 3e-6, a leak between branches by 0.2.
@@ -86,9 +86,9 @@ def _compare(trainer: SharedPrefixRewardTrainer) -> ParityResult:
             use_cache=False,
         ).logits
         pad_token_id = model.config.get_text_config().pad_token_id
-        row = pack_pairs(split_batch(inputs["input_ids"], pad_token_id), trainer.args.device)
+        row = pack_groups(split_batch(inputs["input_ids"], pad_token_id), trainer.args.device)
         with packed_model.packed_attention(row) as packed_pass:
-            packed = packed_model.rewards(row)
+            packed = packed_model.rewards(row).view(-1, 2)
         if may_have_varlen(trainer):
             _try_backward(trainer, row)
     if reason := _bypass_reason(trainer, packed_pass):
