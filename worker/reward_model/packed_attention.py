@@ -1,8 +1,9 @@
 """Attention over a packed row that keeps branches and groups apart and computes a prefix once.
 
 Each sequence of a group gives one ordinary causal segment, aligned at the bottom right: queries
-[P A1] on keys [P A1], and queries [Ai] on keys [P Ai] for each further one. The function is registered with transformers' attention
-interface, so it works for every model whose attention uses that interface.
+[P A1] on keys [P A1], and queries [Ai] on keys [P Ai] for each further one. The function is
+registered with transformers' attention interface, so it works for every model whose attention uses
+that interface.
 
 On CUDA in half precision a layer makes one variable-length call, with one gather of keys and values
 that copies the prefixes only. On other devices and dtypes each segment is one call of torch's fused

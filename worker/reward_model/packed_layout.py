@@ -6,10 +6,9 @@ group's sequences, A1 to An are what remains of each. Each part may be empty. Po
 to p+a1−1 over P and A1, and start again at p for every further reply.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, takewhile
 
 import torch
 from torch import Tensor
@@ -130,8 +129,10 @@ def split_batch(input_ids: Tensor, pad_token_id: int) -> list[SplitGroup]:
 
 def split_replies(sequences: Sequence[Sequence[int]]) -> SplitGroup:
     """Return the group of sequences of token ids, none of them empty, that follow one prompt."""
-    prefix = len(os.path.commonprefix(sequences))  # of any sequences, not only of paths
+    # All sequences share what the smallest and the greatest of them share.
     first, *others = sequences
+    ends = zip(min(sequences), max(sequences), strict=False)
+    prefix = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
     return SplitGroup(
         torch.tensor(first), tuple(torch.tensor(ids[prefix:]).long() for ids in others), prefix
     )
