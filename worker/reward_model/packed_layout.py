@@ -127,7 +127,7 @@ def split_batch(input_ids: Tensor, pad_token_id: int) -> list[SplitGroup]:
     ]
 
 
-def split_replies(sequences: Sequence[Sequence[int]]) -> SplitGroup:
+def split_replies(sequences: Sequence[list[int]]) -> SplitGroup:
     """Return the group of sequences of token ids, none of them empty, that follow one prompt."""
     # All sequences share what the smallest and the greatest of them share.
     first, *others = sequences
