@@ -30,6 +30,11 @@ class SplitGroup:
         """Tokens that the group takes in a row: p + a1 + … + an."""
         return len(self.first) + sum(map(len, self.tails))
 
+    @property
+    def sequence_lengths(self) -> list[int]:
+        """Tokens of each whole sequence."""
+        return [len(self.first), *(self.prefix_length + len(tail) for tail in self.tails)]
+
 
 @dataclass(frozen=True)
 class PackedRow:
