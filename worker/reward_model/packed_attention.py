@@ -140,6 +140,18 @@ def has_varlen(query: Tensor) -> bool:
     return query.is_cuda and is_half and query.shape[-1] <= MAX_VARLEN_HEAD_DIM and not _IS_ROCM
 
 
+def has_grouped_kernel(query: Tensor, *, is_masked: bool) -> bool:
+    """Whether a fused kernel takes keys and values that several query heads share.
+
+    On CUDA only flash attention does, and it takes no mask, no float32 and no larger heads. With
+    repeated heads the memory-efficient kernel is used instead of one that stores all scores.
+    """
+    if not query.is_cuda:
+        return True
+    is_half = query.dtype in (torch.bfloat16, torch.float16)
+    return is_half and query.shape[-1] <= MAX_VARLEN_HEAD_DIM and not is_masked
+
+
 def _attend_varlen(
     current: PackedPass,
     query: Tensor,
@@ -155,8 +167,9 @@ def _attend_varlen(
     segments = current.segments[only_rewards]
     output = varlen.varlen_attn(
         query[0].transpose(0, 1),
-        key[0].index_select(1, segments.key_index).transpose(0, 1),
-        value[0].index_select(1, segments.key_index).transpose(0, 1),
+        # [T, K, D] first, so that the gather reads whole rows.
+        key[0].transpose(0, 1).index_select(0, segments.key_index),
+        value[0].transpose(0, 1).index_select(0, segments.key_index),
         segments.query_offsets,
         segments.key_offsets,
         segments.longest_query,
@@ -218,8 +231,7 @@ def _attend_segment(
     is_plain = window is None or key.shape[2] <= window
     is_causal = is_plain and query.shape[2] == key.shape[2] and query.shape[2] > 1
     mask = None if is_causal else _mask(current, query, key.shape[2], window)
-    if mask is not None and query.is_cuda:
-        # No CUDA kernel takes a mask and grouped heads at once.
+    if not has_grouped_kernel(query, is_masked=mask is not None):
         key, value = _repeat_heads(query, key), _repeat_heads(query, value)
     return scaled_dot_product_attention(
         query,
