@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Engine, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from app.core.database import new_id, now_ms, reader, transaction
@@ -15,7 +15,7 @@ from app.domain.progress import CheckpointSaved, FileEntry, Packaged
 from app.job_queue import checkpoints, reconciler, transitions, worker_api
 from app.job_queue.lease import WriteContext
 from app.job_queue.lease_watch import SeenLease
-from app.models import Job, JobEvent
+from app.models import Job, JobEvent, Worker
 
 TENANT = "acme"
 QUEUE = "plaudit.default"
@@ -125,3 +125,17 @@ def count_rows(engine: Engine, table: type[Any]) -> int:
     """Return the number of rows of a table."""
     with transaction(engine) as session:
         return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+def register_worker(engine: Engine, queue: str, **columns: Any) -> None:
+    """Insert a worker's registration for a queue."""
+    row = {
+        "id": "host-ab-77",
+        "host": "host",
+        "queue": queue,
+        "slots": 1,
+        "devices": [{"name": "H200"}],
+        "versions": {"torch": "2.13.0"},
+    }
+    with transaction(engine) as session:
+        session.execute(insert(Worker).values(row | columns))
