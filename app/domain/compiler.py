@@ -52,7 +52,7 @@ def compile_plan(
     targets = target_paths(spec.lora, facts)
     saved = saved_paths(spec.lora, facts)
     training = spec.training
-    fraction = spec.eval_dataset.fraction if isinstance(spec.eval_dataset, EvalFraction) else None
+    data = _data(spec, train, evaluation, text_format)
     return TrainingPlan(
         base_model=BaseModelRef(
             id=spec.base_model, source=source, revision=facts.revision, digest=facts.digest
@@ -60,17 +60,9 @@ def compile_plan(
         architecture=facts.architecture,
         head_modules=sorted(facts.new_modules),
         lora=_lora_arguments(spec.lora, facts, targets, saved),
-        reward=_reward_arguments(spec, has_eval=evaluation is not None or fraction is not None),
+        reward=_reward_arguments(spec, has_eval=data.has_eval),
         tokenization=_tokenization(training, facts, text_format),
-        data=DataPlan.model_validate(
-            {
-                "train": train,
-                "eval": evaluation,
-                "eval_fraction": fraction,
-                "format": "text" if text_format == "raw" else "conversational",
-                "pairs_per_prompt": training.pairs_per_prompt,
-            }
-        ),
+        data=data,
         engine=training.engine,
         precision=training.precision,
         quantization=spec.quantization,
@@ -93,6 +85,22 @@ def batch_split(batch_size: int, per_device: int | str) -> tuple[int, int]:
     if per_device == "auto":
         per_device = max(n for n in range(1, 9) if batch_size % n == 0)
     return int(per_device), batch_size // int(per_device)
+
+
+def _data(
+    spec: RewardJobSpec,
+    train: DatasetRef,
+    evaluation: DatasetRef | None,
+    text_format: TextFormat | None,
+) -> DataPlan:
+    held_out = spec.eval_dataset
+    return DataPlan(
+        train=train,
+        eval=evaluation,
+        eval_fraction=held_out.fraction if isinstance(held_out, EvalFraction) else None,
+        format="text" if text_format == "raw" else "conversational",
+        pairs_per_prompt=spec.training.pairs_per_prompt,
+    )
 
 
 def _lora_arguments(

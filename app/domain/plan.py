@@ -125,6 +125,11 @@ class DataPlan(_Frozen):
         description="Training pairs of one row with ranked replies; None: all.",
     )
 
+    @property
+    def has_eval(self) -> bool:
+        """Whether pairs are held out."""
+        return self.eval is not None or self.eval_fraction is not None
+
 
 class TokenizationPlan(_Frozen):
     """How a pair is tokenised. A scoring client must do exactly the same."""
