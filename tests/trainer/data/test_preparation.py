@@ -17,7 +17,7 @@ from tests.model_factories.pairs import make_pairs
 from tests.model_factories.trainer_process import RecordingChannel, run_trainer
 from worker.ipc.order import EXIT_DONE, EXIT_FAILED, WorkOrder
 from worker.reward_model.pair_tokenizer import PairTokenizer
-from worker.trainer.data.preparation import prepare_data
+from worker.trainer.data.preparation import DataInputs, prepare_data
 from worker.trainer.run_task import run_task
 
 pytestmark = [
@@ -157,7 +157,7 @@ def test_template_with_todays_date_renders_the_same_text_every_day(
     order = replace(llama, facts=facts).order(count=1, eval_count=0)
     assert order.plan
     tokenizer = PairTokenizer(llama.directory, order.plan.tokenization, "conversational")
-    prepare_data(order, order.plan, None, tokenizer, channel)
+    prepare_data(DataInputs(order, order.plan, None, tokenizer, channel))
     assert all(text.startswith("2024-07-26") for text in tokenizer.render(make_pairs(1)[0]))
     (note,) = channel.of(Noted)
     assert (note.code, note.is_warning) == ("template_date_fixed", True)

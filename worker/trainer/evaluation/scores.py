@@ -13,7 +13,7 @@ from app.domain.plan import TrainingPlan
 from worker.reward_model.loading import DeviceConfig
 from worker.reward_model.scoring import score
 from worker.reward_model.token_cache import Ids
-from worker.trainer.data.pairs import Pair
+from worker.trainer.data.pair_table import Pair
 
 Floats = NDArray[np.float64]
 

@@ -21,7 +21,7 @@ from worker.reward_model.errors import StoppedError, TrainerError
 from worker.reward_model.file_digests import file_entries
 from worker.reward_model.loading import DeviceConfig, device_config_for, load_base
 from worker.reward_model.pair_tokenizer import PairTokenizer
-from worker.trainer.data.preparation import prepare_data
+from worker.trainer.data.preparation import DataInputs, prepare_data
 from worker.trainer.evaluation.metrics import worst_pairs
 from worker.trainer.evaluation.scores import Scores
 from worker.trainer.export.adapter_files import write_adapter
@@ -88,7 +88,7 @@ def _train_and_package(
     """Return the package's summary and the run's metrics; the model goes out of scope."""
     channel.send(PhaseChanged(phase=Phase.TOKENIZING))
     tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
-    train_pairs, eval_pairs = prepare_data(order, plan, order.facts, tokenizer, channel)
+    train_pairs, eval_pairs = prepare_data(DataInputs(order, plan, order.facts, tokenizer, channel))
 
     set_seed(plan.reward_arguments.seed)  # new head modules and LoRA weights depend on it
     model = add_lora(load_base(order.model_dir, device_config, plan.head_modules), plan)

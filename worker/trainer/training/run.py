@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from app.domain.plan import TrainingPlan
 from worker.ipc.channel import Channel
 from worker.reward_model.errors import StoppedError, TrainerError
 from worker.reward_model.loading import DeviceConfig
-from worker.trainer.data.pairs import Pair
+from worker.trainer.data.pair_table import PairTable
 from worker.trainer.diagnosis import diagnose
 from worker.trainer.evaluation.metrics import compute_metrics
 from worker.trainer.evaluation.scores import Scores, score_pairs
@@ -33,7 +32,8 @@ from worker.trainer.training.callbacks import (
 )
 from worker.trainer.training.lora import trainable_parameters
 from worker.trainer.training.reward_trainer import (
-    make_dataset,
+    PairDataset,
+    first_pair,
     plaudit_trainer_class,
     reward_config,
 )
@@ -46,8 +46,8 @@ class RunInputs:
     plan: TrainingPlan
     device_config: DeviceConfig
     device_bytes: int  # memory of the device
-    train_pairs: Sequence[Pair]
-    eval_pairs: Sequence[Pair]
+    train_pairs: PairTable
+    eval_pairs: PairTable
     checkpoint_seconds: float  # between checkpoints
 
 
@@ -129,12 +129,13 @@ def build_run(
     trainer = plaudit_trainer_class(backend_class)(
         model=model,
         args=reward_config(plan, inputs.device_config, model),
-        train_dataset=make_dataset(inputs.train_pairs),
-        eval_dataset=make_dataset(inputs.eval_pairs) if inputs.eval_pairs else None,
+        train_dataset=first_pair(inputs.train_pairs),
+        eval_dataset=first_pair(inputs.eval_pairs) if inputs.eval_pairs else None,
         processing_class=tokenizer,
         callbacks=callbacks,
         **backend_arguments,
     )
+    trainer.train_dataset = PairDataset(inputs.train_pairs)
     trainer.remove_callback(PrinterCallback)  # the messages would be in the log as well
     checkpoints.trainer = trainer
     for name, parameter in trainable_parameters(model):
