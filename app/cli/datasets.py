@@ -1,4 +1,4 @@
-"""``plaudit datasets``: upload preference pairs and look at them."""
+"""``plaudit datasets``: upload and inspect preference data."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from app.cli.short_ids import full_id
 from plaudit import Plaudit, PlauditError, UploadedDataset
 from plaudit.models import DatasetRead
 
-commands = typer.Typer(help="Upload preference pairs and look at them.", no_args_is_help=True)
+commands = typer.Typer(help="Upload and inspect preference data.", no_args_is_help=True)
 
-DatasetId = Annotated[str, typer.Argument(help="ds_…, or its first digits.")]
+DatasetId = Annotated[str, typer.Argument(help="Id (ds_…) or its first digits.")]
 
 
 @commands.command()
@@ -38,16 +38,16 @@ def upload(
         Path,
         typer.Argument(exists=True, dir_okay=False, help="JSONL, JSON, CSV, Parquet, Arrow."),
     ],
-    name: Annotated[str | None, typer.Option(help="For people; default: the file's name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Display name; default: the file name.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Upload preference pairs; a file with bad lines is refused with the first ten of them."""
+    """Upload preference pairs. A file with invalid lines is rejected; the first ten are shown."""
     with connect() as client:
         dataset = upload_file(client, file, name)
     if not dataset.is_new:
         named = f"under the name {dataset.name}." if dataset.name else "without a name."
         since = moment(dataset.created_at)
-        notes.print(plain(f"This file is here already, since {since} {named}"))
+        notes.print(plain(f"This file was already uploaded, at {since} {named}"))
     if as_json:
         print_json(dataset.to_dict())
         return
@@ -103,10 +103,11 @@ def report(
     dataset_id: DatasetId,
     base_model: Annotated[
         str | None,
-        typer.Option(help="Whose tokenizer counts; default: the catalogue's first."),
+        typer.Option(help="Base model whose tokenizer counts; default: the catalogue's first."),
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(min=8, help="Tokens of a job; default: a job's default.")
+        int | None,
+        typer.Option(min=8, help="Maximum tokens of a text; default: that of a job."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
