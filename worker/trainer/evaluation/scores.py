@@ -44,7 +44,6 @@ def score_pairs(
         model,
         [ids for pair in pairs for ids in (pair.chosen, pair.rejected)],
         pad_token_id=plan.tokenization.pad_token_id,
-        batch_size=2 * plan.reward_arguments.per_device_eval_batch_size,
         bf16=device_config.bf16,
     )
     return Scores(pairs, np.array(rewards[0::2]), np.array(rewards[1::2]))
