@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from worker.reward_model.packed_attention import PackedPass
-from worker.reward_model.packed_layout import PackedRow, SplitPair, pack_pairs, split_batch
+from worker.reward_model.packed_layout import PackedRow, SplitGroup, pack_groups, split_batch
 from worker.trainer.shared_prefix.trainer import SharedPrefixRewardTrainer
 
 #: Distance of the hidden states that a reward is read from, relative to their norm. Float32 differs
@@ -95,7 +95,7 @@ def _compare(trainer: SharedPrefixRewardTrainer) -> ParityResult:
             ).logits
         pad_token_id = model.config.get_text_config().pad_token_id
         pairs = split_batch(inputs["input_ids"], pad_token_id)
-        row = pack_pairs(pairs, trainer.args.device)
+        row = pack_groups(pairs, trainer.args.device)
         with packed_model.packed_attention(row) as packed_pass, _head_calls(head) as packed_calls:
             packed_model.rewards(row)
         if may_have_varlen(trainer):
@@ -156,18 +156,14 @@ def _head_calls(head: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
         hook.remove()
 
 
-def _reply_ends(pairs: Sequence[SplitPair], device: torch.device) -> tuple[Tensor, Tensor]:
+def _reply_ends(pairs: Sequence[SplitGroup], device: torch.device) -> tuple[Tensor, Tensor]:
     """Return where a padded batch [2B, L] has the ends of its replies: chosen, rejected, chosen, …
 
     The first tensor holds rows, the second positions.
     """
     count = len(pairs)
     rows = [row for i in range(count) for row in (i, count + i)]
-    ends = [
-        length - 1
-        for pair in pairs
-        for length in (len(pair.chosen), pair.prefix_length + len(pair.rejected_tail))
-    ]
+    ends = [length - 1 for pair in pairs for length in pair.sequence_lengths]
     return torch.tensor(rows, device=device), torch.tensor(ends, device=device)
 
 
