@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
 from pydantic import StringConstraints
 
@@ -12,7 +11,14 @@ from app.audit import log as audit_log
 from app.audit.actor import ActorDep
 from app.auth.key_ring import Scope
 from app.core.database import transaction
-from app.core.errors import QuotaError, TooLargeError, UnsupportedMediaError, UploadStalledError
+from app.core.errors import (
+    QuotaError,
+    RateLimitedError,
+    TooLargeError,
+    UnavailableError,
+    UnsupportedMediaError,
+    UploadStalledError,
+)
 from app.datasets import part_finishing, part_uploads
 from app.datasets.containers import FileFormat
 from app.datasets.part_finishing import UploadIncompleteError
@@ -26,6 +32,7 @@ from app.datasets.part_uploads import (
 from app.datasets.query import QUERY_PARAMETERS, ReadOptionsDep
 from app.datasets.row_errors import InvalidDatasetError
 from app.datasets.schemas import DatasetRead
+from app.datasets.upload_places import UploadPlaces
 from app.datasets.uploading import PART_TYPES, body_chunks, file_format
 from app.domain.spec import CleanText
 from app.storage.free_space import StorageFullError
@@ -136,7 +143,9 @@ def delete_upload(
             UnsupportedMediaError,
             UploadStalledError,
             QuotaError,
+            RateLimitedError,
             StorageFullError,
+            UnavailableError,
         ),
     },
 )
@@ -160,9 +169,9 @@ async def put_upload_part(
         raise TooLargeError(f"The part is larger than {settings.max_upload_bytes} bytes.")
     kind = file_format(request.headers.get("content-type", ""), "", format)
     body = PartBody(upload_id, number, kind, body_chunks(request))
-    limiter: CapacityLimiter = request.app.state.upload_limiter
-    part, is_new = await to_thread.run_sync(
-        lambda: part_uploads.store_part(engine, settings, actor, body), limiter=limiter
+    places: UploadPlaces = request.app.state.upload_places
+    part, is_new = await places.run(
+        actor.tenant_id, lambda: part_uploads.store_part(engine, settings, actor, body)
     )
     return Response(
         UploadPartRead.of(part).model_dump_json(),
@@ -184,7 +193,9 @@ async def put_upload_part(
             UploadIncompleteError,
             InvalidDatasetError,
             QuotaError,
+            RateLimitedError,
             StorageFullError,
+            UnavailableError,
         ),
     },
 )
@@ -204,9 +215,10 @@ async def finish_upload(
     If the pairs are refused, the upload stays open: send the wrong parts again and repeat this
     request. A repeated request returns the same dataset.
     """
-    limiter: CapacityLimiter = request.app.state.upload_limiter
-    dataset, is_new = await to_thread.run_sync(
-        lambda: part_finishing.finish(engine, settings, actor, upload_id, parts), limiter=limiter
+    places: UploadPlaces = request.app.state.upload_places
+    dataset, is_new = await places.run(
+        actor.tenant_id,
+        lambda: part_finishing.finish(engine, settings, actor, upload_id, parts),
     )
     return Response(
         DatasetRead.of(dataset).model_dump_json(),

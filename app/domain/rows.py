@@ -9,17 +9,19 @@ Every row of a dataset has the same *row form*, ``DatasetSummary.row_form``.
 A row of the form ``pairs``::
 
     {"chat_template_kwargs"?: {str: str | int | float | bool},
-     "chosen": C, "line": int, "margin"?: float, "prompt"?: C, "rejected": C,
+     "chosen": C, "id"?: str, "line": int, "margin"?: float, "prompt"?: C, "rejected": C,
      "slice"?: str, "tools"?: [object, …]}
 
 A row of the form ``ranked``, which holds two or more replies to one prompt::
 
-    {"chat_template_kwargs"?: …, "line": int, "prompt"?: C,
+    {"chat_template_kwargs"?: …, "id"?: str, "line": int, "prompt"?: C,
      "replies": [{"rank": int, "reply": C, "score"?: float}, …],
      "slice"?: str, "tools"?: …}
 
 - ``line`` is the place of the row in the upload, from 1. It is a line number for text files and a
   row number for Parquet, Arrow and JSON arrays. It rises from row to row, and no two rows share it.
+- ``id`` is the upload's own label of the row. It is kept where a mapping asks for it, and for
+  benchmarks whose rules need it.
 - ``C`` is text (``str``) in every row of a dataset of the format ``text``, and a list of messages
   in every row of a dataset of the format ``conversational``.
 - The whole text of a reply is ``prompt + reply`` in both formats: texts are joined as they are,

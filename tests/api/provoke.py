@@ -29,7 +29,7 @@ from app.main import create_app
 from app.models import DatasetUpload
 from tests.api.documented import Operation
 from tests.api.scene import UNKNOWN, UPLOADS, Scene
-from tests.api.world import BASE_MODEL, World, claim_when_there, pairs
+from tests.world import BASE_MODEL, World, claim_when_there, pairs
 
 Provoke = Callable[[Scene, Operation], Response]
 

@@ -607,3 +607,21 @@ def _check_nothing_lost(rows: list[dict[str, Any]], name: str) -> None:
         return
     is_warned = any(name in w.message for w in summary.warnings if w.code == "columns_ignored")
     assert is_warned or all("marker" in json.dumps(row) for row in stored)
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"), [(ReadOptions(), None), (ReadOptions(columns={"id": "id"}), "7")], ids=str
+)
+def test_id_of_a_pair_is_kept_where_it_is_mapped(options: ReadOptions, kept: str | None) -> None:
+    row = {"id": 7, "prompt": "What is 2+2?", "chosen": "It is 4.", "rejected": "It is 5."}
+    (stored,), _ = read([row], options)
+    assert stored.get("id") == kept
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [("ref:3", "ref:3"), (12, "12"), ("a\nb", None), ("x" * 129, None)]
+)
+def test_id_of_a_benchmark_row_is_kept_if_it_is_a_label(given: object, kept: str | None) -> None:
+    row = {"id": given, "prompt": "q", "chosen": ["a"], "rejected": ["b", "c"], "subset": "Ties"}
+    (stored,), _ = read([row])
+    assert stored.get("id") == kept

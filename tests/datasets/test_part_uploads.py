@@ -17,8 +17,8 @@ from app.datasets import part_uploads
 from app.main import create_app
 from app.models import Blob, DatasetUpload, DatasetUploadPart
 from app.storage import blobs
-from tests.api.test_uploads import csv, feather, parquet, zstd
-from tests.api.world import pairs
+from tests.datasets.test_uploads import csv, feather, parquet, zstd
+from tests.world import pairs
 
 JSONL = "application/x-ndjson"
 BAD = b'{"prompt": "q", "chosen": 1, "rejected": "b"}\n'
