@@ -16,7 +16,7 @@ from plaudit._async.transport import AsyncTransport
 from plaudit._calls import Call, parse, path
 from plaudit._files import Wanted
 from plaudit._part_files import ReadOptions, part_files, read_query
-from plaudit._uploads import OnBytes, Source, UploadedDataset, read_source
+from plaudit._uploads import OnBytes, Source, Upload, UploadedDataset, read_source
 from plaudit.models import DatasetPreview, DatasetRead, DatasetReport
 
 #: The service checks the pairs while they stream, and the last of them after the last byte.
@@ -63,22 +63,21 @@ class AsyncDatasets:
         if (parts := await blocking(lambda: part_files(source, format))) is not None:
             if resume is None:
                 default = Path(source).name if isinstance(source, str | os.PathLike) else None
-                upload = await self.uploads.create(name or default, **options)
-                resume = upload.id
+                resume = (await self.uploads.create(name or default, **options)).id
             return await self.uploads.send_all(resume, parts, on_bytes)
-        sent = await blocking(lambda: read_source(source, on_bytes))
-        length = {} if sent.size is None else {"Content-Length": str(sent.size)}
+        upload = await blocking(lambda: read_source(source, on_bytes))
+        query = {"name": upload.default_name if name is None else name, "format": format}
+        return await self._send(upload, query | read_query(options))
+
+    async def _send(self, upload: Upload, query: dict[str, object]) -> UploadedDataset:
+        length = {} if upload.size is None else {"Content-Length": str(upload.size)}
         call = Call(
             "POST",
             "/v1/datasets",
-            {
-                "name": sent.default_name if name is None else name,
-                "format": format,
-                **read_query(options),
-            },
-            chunks=sent.chunks,
-            headers={"Content-Type": sent.content_type, **length},
-            is_repeatable=sent.is_repeatable,
+            query,
+            chunks=upload.chunks,
+            headers={"Content-Type": upload.content_type, **length},
+            is_repeatable=upload.is_repeatable,
             read_seconds=CHECK_SECONDS,
         )
         response = await self._transport.send(call)

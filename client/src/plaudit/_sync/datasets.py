@@ -17,7 +17,7 @@ from plaudit._sync.dataset_uploads import DatasetUploads
 from plaudit._sync.downloads import download_file
 from plaudit._sync.pages import PAGE_SIZE, Items
 from plaudit._sync.transport import Transport
-from plaudit._uploads import OnBytes, Source, UploadedDataset, read_source
+from plaudit._uploads import OnBytes, Source, Upload, UploadedDataset, read_source
 from plaudit.models import DatasetPreview, DatasetRead, DatasetReport
 
 #: The service checks the pairs while they stream, and the last of them after the last byte.
@@ -64,22 +64,21 @@ class Datasets:
         if (parts := blocking(lambda: part_files(source, format))) is not None:
             if resume is None:
                 default = Path(source).name if isinstance(source, str | os.PathLike) else None
-                upload = self.uploads.create(name or default, **options)
-                resume = upload.id
+                resume = (self.uploads.create(name or default, **options)).id
             return self.uploads.send_all(resume, parts, on_bytes)
-        sent = blocking(lambda: read_source(source, on_bytes))
-        length = {} if sent.size is None else {"Content-Length": str(sent.size)}
+        upload = blocking(lambda: read_source(source, on_bytes))
+        query = {"name": upload.default_name if name is None else name, "format": format}
+        return self._send(upload, query | read_query(options))
+
+    def _send(self, upload: Upload, query: dict[str, object]) -> UploadedDataset:
+        length = {} if upload.size is None else {"Content-Length": str(upload.size)}
         call = Call(
             "POST",
             "/v1/datasets",
-            {
-                "name": sent.default_name if name is None else name,
-                "format": format,
-                **read_query(options),
-            },
-            chunks=sent.chunks,
-            headers={"Content-Type": sent.content_type, **length},
-            is_repeatable=sent.is_repeatable,
+            query,
+            chunks=upload.chunks,
+            headers={"Content-Type": upload.content_type, **length},
+            is_repeatable=upload.is_repeatable,
             read_seconds=CHECK_SECONDS,
         )
         response = self._transport.send(call)
