@@ -1,4 +1,4 @@
-"""``plaudit datasets``: upload preference pairs and look at them."""
+"""``plaudit datasets``: upload and inspect preference data."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from app.cli.uploads import read_options, upload_files
 from plaudit import Plaudit
 from plaudit.models import DatasetRead
 
-commands = typer.Typer(help="Upload preference pairs and look at them.", no_args_is_help=True)
+commands = typer.Typer(help="Upload and inspect preference data.", no_args_is_help=True)
 
-DatasetId = Annotated[str, typer.Argument(help="ds_…, or its first digits.")]
+DatasetId = Annotated[str, typer.Argument(help="Id (ds_…) or its first digits.")]
 
 
 @commands.command()
@@ -42,7 +42,7 @@ def upload(
             "also compressed. Several files become one dataset.",
         ),
     ],
-    name: Annotated[str | None, typer.Option(help="For people; default: the file's name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Display name; default: the file name.")] = None,
     columns: Annotated[
         list[str] | None,
         typer.Option("--column", help="Which column is which part: prompt=question. Repeatable."),
@@ -63,14 +63,14 @@ def upload(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Upload preference pairs; a file with bad lines is refused with the first ten of them."""
+    """Upload preference pairs. A file with invalid lines is rejected; the first ten are shown."""
     options = read_options(columns or (), labels or (), ignored or (), on_invalid)
     with connect() as client:
         dataset = upload_files(client, files, name, options, resume)
     if not dataset.is_new:
         named = f"under the name {dataset.name}." if dataset.name else "without a name."
         since = moment(dataset.created_at)
-        notes.print(plain(f"This file is here already, since {since} {named}"))
+        notes.print(plain(f"This file was already uploaded, at {since} {named}"))
     if as_json:
         print_json(dataset.to_dict())
         return
@@ -126,10 +126,11 @@ def report(
     dataset_id: DatasetId,
     base_model: Annotated[
         str | None,
-        typer.Option(help="Whose tokenizer counts; default: the catalogue's first."),
+        typer.Option(help="Base model whose tokenizer counts; default: the catalogue's first."),
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(min=8, help="Tokens of a job; default: a job's default.")
+        int | None,
+        typer.Option(min=8, help="Maximum tokens of a text; default: that of a job."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""``plaudit demo``: the main job end to end on this machine, checked at every step."""
+"""``plaudit demo``: the main job end to end on this machine, with a check after every step."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ BAD_REPLY = (
 
 @dataclass
 class Checks:
-    """What has to hold, and whether it did."""
+    """The checks of the demo and their results."""
 
     outcomes: list[bool] = field(default_factory=list)
 
     def hold(self, claim: str, *, is_true: bool) -> None:
-        """Say whether a claim is true, and remember."""
+        """Print and record whether a check passed."""
         self.outcomes.append(is_true)
         mark = ("held    ", "green") if is_true else ("failed  ", "bold red")
         notes.print(Text.assemble(mark, plain(claim)), soft_wrap=True)
@@ -73,8 +73,8 @@ def demo(
 ) -> None:
     """Train a reward model on this machine, download it and score with it.
 
-    Starts a service of its own (SQLite, no broker, CPU), stops it in the end, and exits with 0
-    only if every step held.
+    Starts its own service (SQLite, no broker, CPU), stops it at the end, and exits with 0
+    only if every check passed.
     """
     started_at = time.monotonic()
     spec = _read_spec(examples, seed)
@@ -96,8 +96,8 @@ def demo(
     _score(checks, spec["base_model"], data_dir, directory)
     notes.print(plain(f"{time.monotonic() - started_at:.0f} seconds"))
     if not checks.all_held:
-        raise CommandError("Not everything held.", ExitCode.FAILED)
-    notes.print(plain("Everything held.", "bold green"))
+        raise CommandError("Some checks failed.", ExitCode.FAILED)
+    notes.print(plain("All checks passed.", "bold green"))
     _say("see the job again", f"PLAUDIT_DATA_DIR={data_dir} {sys.argv[0]} serve")
 
 

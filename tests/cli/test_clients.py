@@ -342,7 +342,7 @@ def test_file_that_was_uploaded_before_is_told_from_a_new_one(run: Run, tmp_path
     assert (first.exit_code, first.stderr) == (0, "")
     assert second.exit_code == 0
     assert second.stdout == first.stdout
-    assert second.stderr.startswith("This file is here already, since ")
+    assert second.stderr.startswith("This file was already uploaded, at ")
     assert second.stderr.endswith(" under the name first.\n")
 
 

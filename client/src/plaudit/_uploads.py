@@ -124,7 +124,7 @@ def _of_rows(rows: Any) -> Upload:
     if isinstance(rows, Mapping):
         what = type(rows).__name__
         raise TypeError(
-            f"A {what} is no list of rows; upload one of its splits, or [row] for a single row."
+            f"A {what} is not a list of rows; upload one of its splits, or [row] for a single row."
         )
     if isinstance(rows, bytes | bytearray) or not isinstance(rows, Iterable):
         raise TypeError(
