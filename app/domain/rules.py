@@ -8,9 +8,12 @@ from app.domain.lora_rules import lora_problems
 from app.domain.plan import BaseModelFacts, DatasetRef
 from app.domain.spec import EvalFraction, RewardJobSpec
 from app.domain.spec_problems import SpecProblem, SpecRejectedError
+from app.domain.text_format import TextFormat
 
 
-def check(spec: RewardJobSpec, facts: BaseModelFacts, train: DatasetRef, data_format: str) -> None:
+def check(
+    spec: RewardJobSpec, facts: BaseModelFacts, train: DatasetRef, text_format: TextFormat | None
+) -> None:
     """Check every rule.
 
     Raises:
@@ -22,7 +25,8 @@ def check(spec: RewardJobSpec, facts: BaseModelFacts, train: DatasetRef, data_fo
         *_evaluation_problems(spec),
         *_data_problems(spec, train),
         *_device_problems(spec, facts),
-        *_token_problems(facts, data_format),
+        *_template_problems(spec, text_format),
+        *_token_problems(facts, is_raw=text_format == "raw"),
     ]
     if problems:
         raise SpecRejectedError(problems)
@@ -136,7 +140,19 @@ def _device_problems(spec: RewardJobSpec, facts: BaseModelFacts) -> Iterator[Spe
         )
 
 
-def _token_problems(facts: BaseModelFacts, data_format: str) -> Iterator[SpecProblem]:
+def _template_problems(
+    spec: RewardJobSpec, text_format: TextFormat | None
+) -> Iterator[SpecProblem]:
+    if spec.training.chat_template_kwargs and text_format == "raw":
+        yield SpecProblem(
+            "/training/chat_template_kwargs",
+            "chat_template_unused",
+            "the texts of the dataset are tokenised as they are, without a chat template",
+            'Remove the field, or set training.text_format to "chat".',
+        )
+
+
+def _token_problems(facts: BaseModelFacts, *, is_raw: bool) -> Iterator[SpecProblem]:
     largest = max(facts.max_token_id, facts.pad_token_id or 0)
     if largest >= facts.vocab_rows:
         yield SpecProblem(
@@ -155,7 +171,7 @@ def _token_problems(facts: BaseModelFacts, data_format: str) -> Iterator[SpecPro
         )
         return
     pad_is_eos = facts.pad_token_id is None or facts.pad_token_id == facts.eos_token_id
-    if pad_is_eos and not facts.spare_pad_tokens and data_format == "text":
+    if pad_is_eos and not facts.spare_pad_tokens and is_raw:
         yield SpecProblem(
             "/base_model",
             "pad_is_eos",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from app.domain.rows import as_pair
 from worker.reward_model.scoring import ALONE, BATCH_TOKENS, score
 from worker.trainer.data.pairs import Pair
 from worker.trainer.data.tokenized_rows import read_rows
@@ -70,7 +71,8 @@ def _score_probes(
     alone, padded = scores(ALONE), scores(BATCH_TOKENS)
     probes = []
     for i, pair in enumerate(pairs):
-        chosen, rejected = tokenizer.render(rows[pair.line])
+        row = rows[pair.line]
+        chosen, rejected = tokenizer.render(as_pair(row, *pair.replies) if pair.replies else row)
         probes.append(
             {
                 "dataset": dataset,
