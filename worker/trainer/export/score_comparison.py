@@ -39,7 +39,10 @@ class ScoreComparison:
     @property
     def differences(self) -> Floats:
         """Largest absolute difference of each text."""
-        return np.maximum(np.abs(self.alone - self.expected), np.abs(self.padded - self.expected))
+        found: Floats = np.maximum(
+            np.abs(self.alone - self.expected), np.abs(self.padded - self.expected)
+        )
+        return found
 
     @property
     def relative_differences(self) -> Floats:
