@@ -39,15 +39,15 @@ class ScoreComparison:
     @property
     def differences(self) -> Floats:
         """Largest absolute difference of each text."""
-        found: Floats = np.maximum(
-            np.abs(self.alone - self.expected), np.abs(self.padded - self.expected)
-        )
+        reloads = np.stack([self.alone, self.padded])
+        found: Floats = np.abs(reloads - self.expected).max(axis=0)
         return found
 
     @property
     def relative_differences(self) -> Floats:
         """Differences as shares of 1 + |expected score|."""
-        return self.differences / (1 + np.abs(self.expected))
+        found: Floats = self.differences / (1 + np.abs(self.expected))
+        return found
 
     @property
     def noise(self) -> float:
