@@ -159,6 +159,11 @@ class TrainingSpec(_Spec):
     overlong: Literal["drop", "error"] = Field(
         "drop", description="What happens to pairs longer than max_length."
     )
+    pad_token: Annotated[CleanText, StringConstraints(min_length=1, max_length=100)] | None = Field(
+        None,
+        description="Special token of the base model that fills batches up. null: the tokenizer's "
+        "own, or another one if texts end in it.",
+    )
     center_rewards_coefficient: float | None = Field(None, gt=0, le=1)
     gradient_checkpointing: Literal["auto"] | bool = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field(
@@ -231,6 +236,11 @@ class RewardJobSpec(_Spec):
 
     name: Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None = None
     base_model: BaseModelName = Field(description="An id from GET /v1/base-models.")
+    base_model_head: Literal["reuse", "new"] = Field(
+        "reuse",
+        description="'reuse' starts from the trained reward head of the base model, if its files "
+        "have one; 'new' always starts from a random head.",
+    )
     train_dataset: str = Field(pattern=DATASET_ID)
     eval_dataset: Evaluation | None = Field(
         None,
