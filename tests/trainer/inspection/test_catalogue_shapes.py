@@ -1,9 +1,9 @@
 """Every model of the shipped catalogue, as a tiny model of its shape, can be planned.
 
-A shape is what decides about tokens: rows of the embedding, tokens without a row, the tokens that pad
-and end, the end of the chat template. The model hub is not reached. ``REAL_ROWS`` are confirmed by the
-installed libraries, whose configuration classes have the sizes of these models as defaults; the
-shapes of the other entries are those of their published files.
+A shape is what decides about tokens: rows of the embedding, tokens without a row, the tokens that
+pad and end, the end of the chat template. The model hub is not reached. ``REAL_ROWS`` are confirmed
+by the installed libraries, whose configuration classes have the sizes of these models as defaults;
+the shapes of the other entries are those of their published files.
 """
 
 from __future__ import annotations
