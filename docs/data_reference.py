@@ -32,6 +32,7 @@ _PARTS = {
     "scores": "a list of numbers, one for each of `answers`; higher is better",
     "margin": "by how much the better reply is better: a number, 0 or more, in all rows",
     "slice": "a label of up to 64 characters; metrics are reported for each slice",
+    "id": "a label of the row; some [benchmarks](judging.md) need it",
     "tools": "tool descriptions for the chat template",
     "chat_template_kwargs": "variables for the chat template",
 }

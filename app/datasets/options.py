@@ -12,11 +12,11 @@ OnInvalid = Literal["refuse", "skip"]
 #: Parts that ``columns[…]`` can map, and ``label``.
 MAPPABLE = (
     "prompt", "system", "history", "input", "chosen", "rejected", "response_a", "response_b",
-    "label", "answers", "scores", "margin", "slice", "tools", "chat_template_kwargs",
+    "label", "answers", "scores", "margin", "slice", "id", "tools", "chat_template_kwargs",
 )  # fmt: skip
 LABELS = ("a", "b", "tie")
 #: Raise it when the same file would be read otherwise than before: it would be stored anew.
-READER_VERSION = 2
+READER_VERSION = 3
 
 
 @dataclass(frozen=True)

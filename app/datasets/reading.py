@@ -200,6 +200,7 @@ class DatasetReader:
             {
                 "row_count": writer.row_count,
                 "pair_count": writer.pair_count,
+                "rows_by_pairs": dict(sorted(writer.rows_by_pairs.items())),
                 "row_form": writer.row_form,
                 "shape": shape,
                 "format": "conversational" if writer.is_conversational else "text",
@@ -210,6 +211,9 @@ class DatasetReader:
                 "slices": dict(sorted(writer.slices.items())),
                 "ignored_columns": sorted(unused.columns),
                 "skipped": self._tally.skipped,
+                "skippable_share": self._limits.max_skipped_share
+                if self._options.on_invalid == "skip"
+                else 0.0,
                 "warnings": [*self._warnings(unused), *lint.warnings()],
             }
         )

@@ -15,7 +15,7 @@ _LISTED = 20
 
 
 def choose_pad_token(
-    training: TrainingSpec, facts: BaseModelFacts, data_format: str
+    training: TrainingSpec, facts: BaseModelFacts, *, is_raw: bool
 ) -> tuple[str, int]:
     """Return the pad token and its id: the first one of this list that ends no text.
 
@@ -25,15 +25,16 @@ def choose_pad_token(
        ``worker.reward_model.special_tokens`` that the tokenizer has
     4. EOS, for conversations that do not end in it
 
-    A pad token needs a row of the embedding. The chat template of the model says in which token
+    ``is_raw``: the dataset has texts that are tokenised as they are, which end in EOS. A pad token
+    needs a row of the embedding. The chat template of the model says in which token
     conversations end; with another template the worker checks every rendered conversation.
 
     Raises:
         SpecRejectedError: There is no such token, or the requested one cannot pad.
     """
     if training.pad_token is not None:
-        return _requested(training.pad_token, facts, data_format)
-    final = _final_token_id(facts, data_format)
+        return _requested(training.pad_token, facts, is_raw=is_raw)
+    final = _final_token_id(facts, is_raw=is_raw)
     own, own_id = facts.pad_token, facts.pad_token_id
     ends_texts = own_id in (facts.eos_token_id, final)
     if own is not None and own_id is not None and own_id < facts.vocab_rows and not ends_texts:
@@ -61,11 +62,11 @@ def choose_pad_token(
     )
 
 
-def _requested(token: str, facts: BaseModelFacts, data_format: str) -> tuple[str, int]:
+def _requested(token: str, facts: BaseModelFacts, *, is_raw: bool) -> tuple[str, int]:
     known = {**facts.special_tokens, **facts.spare_pad_tokens}
     if facts.pad_token is not None and facts.pad_token_id is not None:
         known[facts.pad_token] = facts.pad_token_id
-    final = _final_token_id(facts, data_format)
+    final = _final_token_id(facts, is_raw=is_raw)
     usable = [t for t, i in known.items() if i != final and i < facts.vocab_rows]
     hint = f"Use one of {', '.join(usable[:_LISTED])}." if usable else "Remove it."
     if token not in known:
@@ -85,6 +86,6 @@ def _requested(token: str, facts: BaseModelFacts, data_format: str) -> tuple[str
     return token, known[token]
 
 
-def _final_token_id(facts: BaseModelFacts, data_format: str) -> int | None:
+def _final_token_id(facts: BaseModelFacts, *, is_raw: bool) -> int | None:
     """Return the token in which every text ends, if that is known."""
-    return facts.eos_token_id if data_format == "text" else facts.final_token_id
+    return facts.eos_token_id if is_raw else facts.final_token_id

@@ -90,6 +90,19 @@ class DatasetNote(_Frozen):
 
     code: str
     message: str
+    lines: list[int] = Field(
+        default=[],
+        # Plans of earlier versions have no such field, and a plan's hash must stay what it was.
+        exclude_if=lambda lines: not lines,
+        description="The first lines of the upload that it is about.",
+    )
+
+    def sentence(self) -> str:
+        """Return the message and its lines."""
+        if not self.lines:
+            return self.message
+        noun = "line" if len(self.lines) == 1 else "lines"
+        return f"{self.message} ({noun} {', '.join(map(str, self.lines))})"
 
 
 class DatasetRef(_Frozen):
@@ -98,9 +111,13 @@ class DatasetRef(_Frozen):
     id: str
     sha256: str
     pair_count: int
+    skippable_share: float = Field(
+        0.0,
+        exclude_if=lambda share: not share,
+        description="The share of rows that a job may leave out because they cannot be rendered.",
+    )
     warnings: list[DatasetNote] = Field(
         default=[],
-        # Plans of earlier versions have no such field, and a plan's hash must stay what it was.
         exclude_if=lambda warnings: not warnings,
         description="What was left out of the upload or is odd about it.",
     )
@@ -112,7 +129,19 @@ class DataPlan(_Frozen):
     train: DatasetRef
     eval: DatasetRef | None = None
     eval_fraction: float | None = None
-    format: Literal["text", "conversational"]
+    format: Literal["text", "conversational"] = Field(
+        description="Of the tokenised pairs: texts that become turns of a chat are conversational."
+    )
+    pairs_per_prompt: int | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="Training pairs of one row with ranked replies; None: all.",
+    )
+
+    @property
+    def has_eval(self) -> bool:
+        """Whether pairs are held out."""
+        return self.eval is not None or self.eval_fraction is not None
 
 
 class TokenizationPlan(_Frozen):
@@ -122,6 +151,11 @@ class TokenizationPlan(_Frozen):
     overlong: Literal["drop", "error"]
     chat_template: str | None = None
     append_eos: bool
+    text_format: Literal["chat", "raw"] | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="How datasets of texts are tokenised: as turns of a chat, or as they are.",
+    )
     pad_token: str
     pad_token_id: int
     from_file: bool = Field(
@@ -187,7 +221,7 @@ class TrainingPlan(_Frozen):
         """Return the warnings of the datasets in the form of job warnings."""
         named = (("training", self.data.train), ("evaluation", self.data.eval))
         return [
-            {"code": note.code, "message": f"{name} dataset: {note.message}"}
+            {"code": note.code, "message": f"{name} dataset: {note.sentence()}"}
             for name, dataset in named
             if dataset is not None
             for note in dataset.warnings

@@ -9,17 +9,19 @@ Every row of a dataset has the same *row form*, ``DatasetSummary.row_form``.
 A row of the form ``pairs``::
 
     {"chat_template_kwargs"?: {str: str | int | float | bool},
-     "chosen": C, "line": int, "margin"?: float, "prompt"?: C, "rejected": C,
+     "chosen": C, "id"?: str, "line": int, "margin"?: float, "prompt"?: C, "rejected": C,
      "slice"?: str, "tools"?: [object, …]}
 
 A row of the form ``ranked``, which holds two or more replies to one prompt::
 
-    {"chat_template_kwargs"?: …, "line": int, "prompt"?: C,
+    {"chat_template_kwargs"?: …, "id"?: str, "line": int, "prompt"?: C,
      "replies": [{"rank": int, "reply": C, "score"?: float}, …],
      "slice"?: str, "tools"?: …}
 
 - ``line`` is the place of the row in the upload, from 1. It is a line number for text files and a
   row number for Parquet, Arrow and JSON arrays. It rises from row to row, and no two rows share it.
+- ``id`` is the upload's own label of the row. It is kept where a mapping asks for it, and for
+  benchmarks whose rules need it.
 - ``C`` is text (``str``) in every row of a dataset of the format ``text``, and a list of messages
   in every row of a dataset of the format ``conversational``.
 - The whole text of a reply is ``prompt + reply`` in both formats: texts are joined as they are,
@@ -53,6 +55,7 @@ A message::
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any, Literal
@@ -83,3 +86,50 @@ def ranked_pairs(row: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
         one, other = replies[better], replies[worse]
         if one["rank"] < other["rank"] and one["reply"] != other["reply"]:
             yield better, worse
+
+
+def chosen_pairs(row: Mapping[str, Any], count: int | None, seed: int) -> list[tuple[int, int]]:
+    """Return at most ``count`` pairs of a ranked row, in their order; None: all.
+
+    The same row and seed give the same pairs in any process.
+    """
+    pairs = list(ranked_pairs(row))
+    if count is None or len(pairs) <= count:
+        return pairs
+    drawn = random.Random(f"{seed} {row['line']}").sample(range(len(pairs)), count)  # noqa: S311
+    return [pairs[index] for index in sorted(drawn)]
+
+
+def replies_of(row: Mapping[str, Any]) -> list[Any]:
+    """Return the replies of a row: chosen and rejected, or the ranked ones, best first."""
+    if "replies" in row:
+        return [each["reply"] for each in row["replies"]]
+    return [row["chosen"], row["rejected"]]
+
+
+def as_pair(row: Mapping[str, Any], better: int, worse: int) -> dict[str, Any]:
+    """Return two replies of a ranked row as a row of the form ``pairs``."""
+    pair = {key: value for key, value in row.items() if key != "replies"}
+    replies = row["replies"]
+    return pair | {"chosen": replies[better]["reply"], "rejected": replies[worse]["reply"]}
+
+
+def as_conversation(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with its texts as turns of a chat; rows of messages are returned as they are.
+
+    White space around a text separates it from others, so that it is no part of a turn.
+    """
+    if not isinstance(replies_of(row)[0], str):
+        return row
+    turns = dict(row)
+    if "prompt" in row:
+        turns["prompt"] = [{"content": row["prompt"].strip(), "role": "user"}]
+    if "replies" in row:
+        turns["replies"] = [each | {"reply": _turn(each["reply"])} for each in row["replies"]]
+    else:
+        turns |= {side: _turn(row[side]) for side in ("chosen", "rejected")}
+    return turns
+
+
+def _turn(reply: str) -> list[dict[str, Any]]:
+    return [{"content": reply.strip(), "role": "assistant"}]

@@ -9,9 +9,12 @@ from app.domain.pad_tokens import choose_pad_token
 from app.domain.plan import BaseModelFacts, DatasetRef
 from app.domain.spec import EvalFraction, RewardJobSpec, TrainingSpec
 from app.domain.spec_problems import SpecProblem, SpecRejectedError
+from app.domain.text_format import TextFormat
 
 
-def check(spec: RewardJobSpec, facts: BaseModelFacts, train: DatasetRef, data_format: str) -> None:
+def check(
+    spec: RewardJobSpec, facts: BaseModelFacts, train: DatasetRef, text_format: TextFormat | None
+) -> None:
     """Check every rule.
 
     Raises:
@@ -24,7 +27,8 @@ def check(spec: RewardJobSpec, facts: BaseModelFacts, train: DatasetRef, data_fo
         *_evaluation_problems(spec),
         *_data_problems(spec, train),
         *_device_problems(spec, facts),
-        *_token_problems(spec.training, facts, data_format),
+        *_template_problems(spec, text_format),
+        *_token_problems(spec.training, facts, is_raw=text_format == "raw"),
     ]
     if problems:
         raise SpecRejectedError(problems)
@@ -151,11 +155,23 @@ def _device_problems(spec: RewardJobSpec, facts: BaseModelFacts) -> Iterator[Spe
         )
 
 
+def _template_problems(
+    spec: RewardJobSpec, text_format: TextFormat | None
+) -> Iterator[SpecProblem]:
+    if spec.training.chat_template_kwargs and text_format == "raw":
+        yield SpecProblem(
+            "/training/chat_template_kwargs",
+            "chat_template_unused",
+            "the texts of the dataset are tokenised as they are, without a chat template",
+            'Remove the field, or set training.text_format to "chat".',
+        )
+
+
 def _token_problems(
-    training: TrainingSpec, facts: BaseModelFacts, data_format: str
+    training: TrainingSpec, facts: BaseModelFacts, *, is_raw: bool
 ) -> Iterator[SpecProblem]:
     eos = facts.eos_token_id
-    if data_format == "text" and eos is not None and eos >= facts.vocab_rows:
+    if is_raw and eos is not None and eos >= facts.vocab_rows:
         yield SpecProblem(
             "/base_model",
             "token_outside_embedding",
@@ -164,6 +180,6 @@ def _token_problems(
             "Ask the operator to fix the model's tokenizer.",
         )
     try:
-        choose_pad_token(training, facts, data_format)
+        choose_pad_token(training, facts, is_raw=is_raw)
     except SpecRejectedError as error:
         yield from error.problems

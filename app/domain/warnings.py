@@ -17,6 +17,7 @@ class WarningCode(StrEnum):
     SOURCES_ONE_SIDED = "sources_one_sided"
     PAIRS_DROPPED = "pairs_dropped"
     PAIRS_IDENTICAL = "pairs_identical"
+    PROMPT_AND_REPLY_JOINED = "prompt_and_reply_joined"
     SPECIAL_TOKENS_IN_TEXT = "special_tokens_in_text"
     EVAL_LEAKED = "eval_leaked"
     EVAL_STEPS_UNREACHED = "eval_steps_unreached"
@@ -46,6 +47,8 @@ WARNING_ADVICE: dict[WarningCode, str] = {
     WarningCode.PAIRS_DROPPED: "Raise training.max_length, or accept training without the named "
     "lines.",
     WarningCode.PAIRS_IDENTICAL: "Remove the named lines: pairs with equal replies teach nothing.",
+    WarningCode.PROMPT_AND_REPLY_JOINED: 'Set training.text_format to "chat", or end the prompts '
+    "with white space.",
     WarningCode.SPECIAL_TOKENS_IN_TEXT: "Remove the tokens from the text unless they are intended: "
     "the model reads them as control tokens, such as the end of a turn.",
     WarningCode.EVAL_LEAKED: "Remove the named lines from the evaluation dataset, or their prompts "

@@ -22,7 +22,8 @@ from tests.supervisor.fake_nvml import FakeGpu, FakeMig, FakeNvml
 from tests.supervisor.workshop import Workshop
 from worker import __main__ as worker_program
 from worker.supervisor import devices, pool
-from worker.supervisor.devices import DeviceError, assign_devices, visible_devices
+from worker.supervisor.devices import Device, DeviceError, assign_devices, visible_devices
+from worker.supervisor.trainer_process import trainer_environment
 
 Install = Callable[..., FakeNvml]
 
@@ -341,3 +342,18 @@ def test_trainers_of_a_worker_without_gpus_see_none(
     with workshop.running_pool():
         workshop.wait(job_id, "succeeded")
     assert [given.get("CUDA_VISIBLE_DEVICES") for given in environments] == [value]
+
+
+def test_allocator_and_nccl_can_be_configured_for_trainers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device("GPU-1", "H200", 1 << 37)
+    assert trainer_environment(tmp_path, device)["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    assert "PYTORCH_ALLOC_CONF" not in trainer_environment(tmp_path)
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:512")
+    monkeypatch.setenv("NCCL_DEBUG", "INFO")
+    monkeypatch.setenv("PLAUDIT_HUB_TOKEN", "secret")
+    given = trainer_environment(tmp_path, device)
+    assert given["PYTORCH_ALLOC_CONF"] == "max_split_size_mb:512"
+    assert given["NCCL_DEBUG"] == "INFO"
+    assert "PLAUDIT_HUB_TOKEN" not in given

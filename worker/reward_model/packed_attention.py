@@ -1,8 +1,9 @@
-"""Attention over a packed row that keeps branches and pairs apart and computes a prefix once.
+"""Attention over a packed row that keeps branches and groups apart and computes a prefix once.
 
-Each pair gives two ordinary causal segments, aligned at the bottom right: queries [P C] on keys
-[P C], and queries [R] on keys [P R]. The function is registered with transformers' attention
-interface, so it works for every model whose attention uses that interface.
+Each sequence of a group gives one ordinary causal segment, aligned at the bottom right: queries
+[P A1] on keys [P A1], and queries [Ai] on keys [P Ai] for each further one. The function is
+registered with transformers' attention interface, so it works for every model whose attention uses
+that interface.
 
 On CUDA in half precision a layer makes one variable-length call, with one gather of keys and values
 that copies the prefixes only. On other devices and dtypes each segment is one call of torch's fused
@@ -109,7 +110,7 @@ def packed_attention_forward(
 
     ``arguments`` are those of transformers' attention interface that a model passes.
     query [1, H, T, D], key and value [1, K, T, D] with K dividing H → [1, T, H, D]. In a layer
-    whose keys and values were captured before, the queries are the 2B tokens that give rewards.
+    whose keys and values were captured before, the queries are the tokens that give rewards.
     """
     current = current_pass()
     current.attended.add(module)
@@ -140,6 +141,18 @@ def has_varlen(query: Tensor) -> bool:
     return query.is_cuda and is_half and query.shape[-1] <= MAX_VARLEN_HEAD_DIM and not _IS_ROCM
 
 
+def has_grouped_kernel(query: Tensor, *, is_masked: bool) -> bool:
+    """Whether a fused kernel takes keys and values that several query heads share.
+
+    On CUDA only flash attention does, and it takes no mask, no float32 and no larger heads. With
+    repeated heads the memory-efficient kernel is used instead of one that stores all scores.
+    """
+    if not query.is_cuda:
+        return True
+    is_half = query.dtype in (torch.bfloat16, torch.float16)
+    return is_half and query.shape[-1] <= MAX_VARLEN_HEAD_DIM and not is_masked
+
+
 def _attend_varlen(
     current: PackedPass,
     query: Tensor,
@@ -155,8 +168,9 @@ def _attend_varlen(
     segments = current.segments[only_rewards]
     output = varlen.varlen_attn(
         query[0].transpose(0, 1),
-        key[0].index_select(1, segments.key_index).transpose(0, 1),
-        value[0].index_select(1, segments.key_index).transpose(0, 1),
+        # [T, K, D] first, so that the gather reads whole rows.
+        key[0].transpose(0, 1).index_select(0, segments.key_index),
+        value[0].transpose(0, 1).index_select(0, segments.key_index),
         segments.query_offsets,
         segments.key_offsets,
         segments.longest_query,
@@ -185,25 +199,28 @@ def _attend_by_segment(
     in_float32 = query.device.type == "cpu" and value.dtype != torch.float32
     if in_float32:
         query, key, value = query.float(), key.float(), value.float()
-    lengths = [n for p, c, r in current.row.lengths for n in (p + c, r)]
+    lengths = current.row.part_lengths
     # Slicing each segment instead would fill a row of zeros per segment in the backward.
     queries = query.split_with_sizes([1] * len(lengths) if only_rewards else lengths, dim=2)
     keys = key.split_with_sizes(lengths, dim=2)
     values = value.split_with_sizes(lengths, dim=2)
     outputs: list[Tensor] = []
     with torch.autocast(query.device.type, enabled=False) if in_float32 else nullcontext():
-        for pair, (prefix, _, _) in enumerate(current.row.lengths):
-            whole, tail = 2 * pair, 2 * pair + 1
+        part = 0
+        for prefix, _, *tails in current.row.lengths:
+            whole = part
             outputs.append(
                 _attend_segment(current, queries[whole], keys[whole], values[whole], options)
             )
-            if not queries[tail].shape[2]:
-                continue  # the rejected sequence is a prefix of the chosen one
-            k, v = keys[tail], values[tail]
-            if prefix:
-                k = torch.cat((keys[whole][:, :, :prefix], k), dim=2)
-                v = torch.cat((values[whole][:, :, :prefix], v), dim=2)
-            outputs.append(_attend_segment(current, queries[tail], k, v, options))
+            for part in range(whole + 1, whole + 1 + len(tails)):
+                if not queries[part].shape[2]:
+                    continue  # the sequence is a prefix of the first one
+                k, v = keys[part], values[part]
+                if prefix:
+                    k = torch.cat((keys[whole][:, :, :prefix], k), dim=2)
+                    v = torch.cat((values[whole][:, :, :prefix], v), dim=2)
+                outputs.append(_attend_segment(current, queries[part], k, v, options))
+            part = whole + 1 + len(tails)
     return torch.cat([o.transpose(1, 2) for o in outputs], dim=1).to(result_dtype)
 
 
@@ -218,8 +235,7 @@ def _attend_segment(
     is_plain = window is None or key.shape[2] <= window
     is_causal = is_plain and query.shape[2] == key.shape[2] and query.shape[2] > 1
     mask = None if is_causal else _mask(current, query, key.shape[2], window)
-    if mask is not None and query.is_cuda:
-        # No CUDA kernel takes a mask and grouped heads at once.
+    if not has_grouped_kernel(query, is_masked=mask is not None):
         key, value = _repeat_heads(query, key), _repeat_heads(query, value)
     return scaled_dot_product_attention(
         query,

@@ -1,56 +1,67 @@
-"""Lay preference pairs out in one row, without padding and with each common prefix once.
+"""Lay groups of sequences out in one row, without padding and with each common prefix once.
 
-A row holds ``[P1 C1 R1 P2 C2 R2 …]``: P is the common prefix of a pair's two sequences, C and R are
-the rest of the chosen and of the rejected one. Each part may be empty. Positions run from 0 to
-p+c−1 over P and C, and start again at p for R.
+A group holds the replies to one prompt: the two of a preference pair in training, any number when
+replies are scored. A row holds ``[P A1 A2 … An]`` for each group: P is the common prefix of the
+group's sequences, A1 to An are what remains of each. Each part may be empty. Positions run from 0
+to p+a1−1 over P and A1, and start again at p for every further reply.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, takewhile
 
 import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
-class SplitPair:
-    """A pair, split at the end of its common prefix and cut after the tokens that give its rewards.
+class SplitGroup:
+    """A group, split at the end of its common prefix and cut after the tokens that give rewards.
 
-    ``chosen`` holds P and C, ``rejected_tail`` holds R, both one-dimensional token ids.
+    ``first`` holds P and A1, ``tails`` hold A2 to An, all of them one-dimensional token ids.
     """
 
-    chosen: Tensor
-    rejected_tail: Tensor
+    first: Tensor
+    tails: tuple[Tensor, ...]
     prefix_length: int
 
     @property
     def token_count(self) -> int:
-        """Tokens that the pair takes in a row: p + c + r."""
-        return len(self.chosen) + len(self.rejected_tail)
+        """Tokens that the group takes in a row: p + a1 + … + an."""
+        return len(self.first) + sum(map(len, self.tails))
+
+    @property
+    def sequence_lengths(self) -> list[int]:
+        """Tokens of each whole sequence."""
+        return [len(self.first), *(self.prefix_length + len(tail) for tail in self.tails)]
 
 
 @dataclass(frozen=True)
 class PackedRow:
-    """A row of pairs, ready for a decoder.
+    """A row of groups, ready for a decoder.
 
-    ``input_ids`` and ``position_ids`` have shape [1, T]. ``reward_index``, of shape [2B], holds the
-    positions at which rewards are read: chosen, rejected, chosen, … ``lengths`` holds (p, c, r) of
-    each pair.
+    ``input_ids`` and ``position_ids`` have shape [1, T]. ``reward_index`` holds the positions at
+    which rewards are read, one for each sequence: group by group, chosen before rejected in a pair.
+    ``lengths`` holds (p, a1, …, an) of each group.
     """
 
     input_ids: Tensor
     position_ids: Tensor
     reward_index: Tensor
-    lengths: tuple[tuple[int, int, int], ...]
+    lengths: tuple[tuple[int, ...], ...]
 
     @property
     def token_count(self) -> int:
         """Tokens in the row."""
         return self.input_ids.shape[1]
 
+    @property
+    def part_lengths(self) -> list[int]:
+        """Lengths of the parts into which attention cuts the row: p + a1, a2, … of each group."""
+        return [n for p, first, *tails in self.lengths for n in (p + first, *tails)]
+
     def segments(self, *, only_rewards: bool) -> "Segments":
-        """Return the row's attention segments: [P C] on [P C] and [R] on [P R], pair by pair.
+        """Return the row's attention segments: [P A1] on [P A1] and [Ai] on [P Ai], group by group.
 
         With ``only_rewards`` each segment has one query, the token that gives the reward.
         """
@@ -58,19 +69,18 @@ class PackedRow:
         query_lengths: list[int] = []
         key_lengths: list[int] = []
         start = 0
-        for prefix, chosen, tail in self.lengths:
-            whole = prefix + chosen
-            keys.append(torch.arange(start, start + whole))
+        for prefix, first, *tails in self.lengths:
+            whole, end = prefix + first, start + prefix + first
+            keys.append(torch.arange(start, end))
             query_lengths.append(1 if only_rewards else whole)
             key_lengths.append(whole)
-            if tail or only_rewards:
-                keys += [
-                    torch.arange(start, start + prefix),
-                    torch.arange(start + whole, start + whole + tail),
-                ]
-                query_lengths.append(1 if only_rewards else tail)
-                key_lengths.append(prefix + tail)
-            start += whole + tail
+            for tail in tails:
+                if tail or only_rewards:
+                    keys += [torch.arange(start, start + prefix), torch.arange(end, end + tail)]
+                    query_lengths.append(1 if only_rewards else tail)
+                    key_lengths.append(prefix + tail)
+                end += tail
+            start = end
         device = self.input_ids.device
         return Segments(
             key_index=torch.cat(keys).to(device),
@@ -96,7 +106,7 @@ class Segments:
     longest_key: int
 
 
-def split_batch(input_ids: Tensor, pad_token_id: int) -> list[SplitPair]:
+def split_batch(input_ids: Tensor, pad_token_id: int) -> list[SplitGroup]:
     """Split a padded batch [2B, L] from TRL's collator, chosen half first, into its pairs.
 
     A classifier reads its output at the right-most token that is not the pad token, or at the first
@@ -110,7 +120,7 @@ def split_batch(input_ids: Tensor, pad_token_id: int) -> list[SplitPair]:
     common = (chosen == rejected).long().cumprod(dim=1).sum(dim=1)
     prefixes = torch.minimum(torch.minimum(common, chosen_lengths), rejected_lengths)
     return [
-        SplitPair(c[:c_length], r[prefix:r_length], prefix)
+        SplitGroup(c[:c_length], (r[prefix:r_length],), prefix)
         for c, r, c_length, r_length, prefix in zip(
             chosen,
             rejected,
@@ -122,22 +132,35 @@ def split_batch(input_ids: Tensor, pad_token_id: int) -> list[SplitPair]:
     ]
 
 
-def pack_pairs(pairs: Sequence[SplitPair], device: torch.device | str = "cpu") -> PackedRow:
-    """Lay pairs out in one row on ``device``."""
+def split_replies(sequences: Sequence[list[int]]) -> SplitGroup:
+    """Return the group of sequences of token ids, none of them empty, that follow one prompt."""
+    # All sequences share what the smallest and the greatest of them share.
+    first, *others = sequences
+    ends = zip(min(sequences), max(sequences), strict=False)
+    prefix = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
+    return SplitGroup(
+        torch.tensor(first), tuple(torch.tensor(ids[prefix:]).long() for ids in others), prefix
+    )
+
+
+def pack_groups(groups: Sequence[SplitGroup], device: torch.device | str = "cpu") -> PackedRow:
+    """Lay groups out in one row on ``device``."""
     ids: list[Tensor] = []
     positions: list[Tensor] = []
     reward_index: list[int] = []
-    lengths: list[tuple[int, int, int]] = []
-    end = 0
-    for pair in pairs:
-        prefix, chosen, tail = pair.prefix_length, len(pair.chosen), len(pair.rejected_tail)
-        ids += [pair.chosen, pair.rejected_tail]
-        positions += [torch.arange(chosen), torch.arange(prefix, prefix + tail)]
-        chosen_end = end + chosen - 1
-        rejected_end = end + chosen + tail - 1 if tail else end + prefix - 1
-        reward_index += [chosen_end, rejected_end]
-        end += chosen + tail
-        lengths.append((prefix, chosen - prefix, tail))
+    lengths: list[tuple[int, ...]] = []
+    start = 0
+    for group in groups:
+        prefix, end = group.prefix_length, start + len(group.first)
+        ids += [group.first, *group.tails]
+        positions.append(torch.arange(len(group.first)))
+        reward_index.append(end - 1)
+        for tail in group.tails:
+            positions.append(torch.arange(prefix, prefix + len(tail)))
+            end += len(tail)
+            reward_index.append(end - 1 if len(tail) else start + prefix - 1)
+        lengths.append((prefix, len(group.first) - prefix, *map(len, group.tails)))
+        start = end
     return PackedRow(
         input_ids=torch.cat(ids).unsqueeze(0).to(device),
         position_ids=torch.cat(positions).unsqueeze(0).to(device),
@@ -146,19 +169,21 @@ def pack_pairs(pairs: Sequence[SplitPair], device: torch.device | str = "cpu") -
     )
 
 
-def chunk_pairs(pairs: Sequence[SplitPair], token_budget: int | None) -> Iterator[list[SplitPair]]:
+def chunk_groups(
+    groups: Sequence[SplitGroup], token_budget: int | None
+) -> Iterator[list[SplitGroup]]:
     """Split a batch, in its order, into chunks of at most ``token_budget`` tokens.
 
-    A pair that exceeds the budget alone becomes a chunk of its own. None means one chunk.
+    A group that exceeds the budget alone becomes a chunk of its own. None means one chunk.
     """
-    chunk: list[SplitPair] = []
+    chunk: list[SplitGroup] = []
     used = 0
-    for pair in pairs:
-        if chunk and token_budget is not None and used + pair.token_count > token_budget:
+    for group in groups:
+        if chunk and token_budget is not None and used + group.token_count > token_budget:
             yield chunk
             chunk, used = [], 0
-        chunk.append(pair)
-        used += pair.token_count
+        chunk.append(group)
+        used += group.token_count
     yield chunk
 
 

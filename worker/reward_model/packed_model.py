@@ -57,18 +57,20 @@ class PackedModel:
         )
 
     def rewards(self, row: PackedRow) -> Tensor:
-        """Return the rewards [B, 2] of a row's pairs, chosen then rejected, in float32.
+        """Return the reward of each sequence of a row, in the row's order, in float32.
 
         Call it within ``packed_attention``.
         """
+        rewards: Tensor = self.head(self.hidden_at_rewards(row))
+        return rewards.float().view(-1)
+
+    def hidden_at_rewards(self, row: PackedRow) -> Tensor:
+        """Return what the head reads, [1, sequences, hidden]; call it in ``packed_attention``."""
         with self._last_layer_only_at_rewards():
-            hidden = self.decoder(
+            hidden: Tensor = self.decoder(
                 input_ids=row.input_ids, position_ids=row.position_ids, use_cache=False
             ).last_hidden_state
-        if not self.trims_last_layer:
-            hidden = hidden.index_select(1, row.reward_index)
-        rewards: Tensor = self.head(hidden)
-        return rewards.float().view(-1, 2)
+        return hidden if self.trims_last_layer else hidden.index_select(1, row.reward_index)
 
     def packed_attention(self, row: PackedRow) -> AbstractContextManager[PackedPass]:
         """Return the context in which the decoder attends within the segments of ``row``."""

@@ -30,9 +30,15 @@ INHERITED = (
     "LC_ALL",
     "LD_LIBRARY_PATH",
     "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",
+    "PYTORCH_ALLOC_CONF",
     "TZ",
     "VIRTUAL_ENV",
 )
+#: Beginnings of the names of further variables that a trainer inherits.
+INHERITED_PREFIXES = ("NCCL_",)
+#: Lets freed memory serve rows of another length; without it, a GPU's memory fragments.
+ALLOCATOR = "expandable_segments:True"
 MAX_LOG_LINE = 16 << 10
 #: Seconds to drain the pipes of a dead trainer.
 DRAIN_PIPES_SECONDS = 10.0
@@ -59,10 +65,16 @@ def trainer_environment(directory: Path, device: Device | None = None) -> dict[s
     It sees ``device`` and no other GPU. Without one, the worker's own CUDA_VISIBLE_DEVICES shows no
     NVIDIA GPU, and is passed on.
     """
-    chosen = {"CUDA_VISIBLE_DEVICES": device.uuid, "CUDA_DEVICE_ORDER": PCI_ORDER} if device else {}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name in INHERITED or name.startswith(INHERITED_PREFIXES)
+    }
+    if device is not None:
+        environment |= {"CUDA_VISIBLE_DEVICES": device.uuid, "CUDA_DEVICE_ORDER": PCI_ORDER}
+        environment.setdefault("PYTORCH_ALLOC_CONF", ALLOCATOR)
     return {
-        **{name: os.environ[name] for name in INHERITED if name in os.environ},
-        **chosen,
+        **environment,
         "HOME": str(directory),
         "TMPDIR": str(directory),
         "HF_HUB_OFFLINE": "1",

@@ -22,12 +22,14 @@ PreferenceRow = dict[str, Any]
 """A row as in ``app.domain.rows``, its keys in the order in which they are stored."""
 
 _KEYS = (
-    "chat_template_kwargs", "chosen", "line", "margin", "prompt", "rejected", "replies", "slice",
-    "tools",
+    "chat_template_kwargs", "chosen", "id", "line", "margin", "prompt", "rejected", "replies",
+    "slice", "tools",
 )  # fmt: skip
 #: Parts that few uploads have; rows without their columns skip them.
 _MAX_LAYOUTS = 100
-_OPTIONS = ("system", "history", "input", "margin", "slice", "tools", "chat_template_kwargs")
+_OPTIONS = (
+    "system", "history", "input", "margin", "slice", "id", "tools", "chat_template_kwargs",
+)  # fmt: skip
 
 
 class _Layout(NamedTuple):
@@ -108,6 +110,8 @@ class RowAssembler:
         columns = self._columns
         if columns.slice is not None and (label := value_at(row, columns.slice)) is not None:
             made["slice"] = extras.read_slice(columns.slice, label)
+        if columns.id is not None and (name := extras.read_id(value_at(row, columns.id))):
+            made["id"] = name
         if columns.tools is not None and (tools := value_at(row, columns.tools)):
             self._check_chat(columns.tools)
             if read := extras.read_tools(columns.tools, tools):

@@ -12,6 +12,7 @@ from app.datasets.shapes.labels import read_number
 from app.domain.rows import RESERVED_TEMPLATE_VARIABLES
 
 MAX_SLICE_CHARACTERS = 64
+MAX_ID_CHARACTERS = 128
 MAX_TOOLS = 128
 MAX_VARIABLES = 16
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -60,6 +61,17 @@ def read_slice(column: str, value: Any) -> str:
         f"slice must be a label of 1 to {MAX_SLICE_CHARACTERS} printable characters",
         column=column,
     )
+
+
+def read_id(value: Any) -> str | None:
+    """The upload's label of a row: a number, or a text of up to 128 printable characters.
+
+    Anything else is left out, as columns of this name are in other shapes.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    is_label = isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARACTERS
+    return value if is_label and value.isprintable() else None
 
 
 def read_tools(column: str, value: Any) -> list[dict[str, Any]]:

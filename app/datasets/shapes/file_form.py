@@ -41,6 +41,7 @@ class PartColumns:
     scores: str | None
     margin: str | None
     slice: str | None
+    id: str | None
     tools: str | None
     chat_template_kwargs: str | None
 

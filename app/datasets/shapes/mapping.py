@@ -54,6 +54,7 @@ def _parts(mapped: Mapping[str, str], labels: Mapping[str, str], sample: Sample)
         input=own("input") if "input" in mapped else (),
         margin=own("margin"),
         slice=own("slice"),
+        id=own("id") if "id" in mapped else (),
         tools=own("tools"),
         chat_template_kwargs=own("chat_template_kwargs"),
     )

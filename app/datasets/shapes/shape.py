@@ -39,6 +39,7 @@ class Parts:
     scores: Columns = ()
     margin: Columns = ("margin",)
     slice: Columns = ("slice",)
+    id: Columns = ()
     tools: Columns = ("tools",)
     chat_template_kwargs: Columns = ("chat_template_kwargs",)
     is_verbatim: bool = False
@@ -55,7 +56,7 @@ class Parts:
 #: The parts that come straight from columns, in the order of the documentation.
 PART_NAMES = (
     "system", "history", "prompt", "input", "chosen", "rejected", "response_a", "response_b",
-    "answers", "scores", "margin", "slice", "tools", "chat_template_kwargs",
+    "answers", "scores", "margin", "slice", "id", "tools", "chat_template_kwargs",
 )  # fmt: skip
 
 

@@ -46,7 +46,7 @@ SHAPES: tuple[Shape, ...] = (
     Shape(
         name="stored",
         summary="A dataset of this service, as `GET /v1/datasets/{id}/content` gives it.",
-        parts=replace(_SIDED, system=(), history=(), is_verbatim=True),
+        parts=replace(_SIDED, system=(), history=(), id=("id",), is_verbatim=True),
         needs=_STORED,
         harmless=frozenset(_STORED),
         examples=({"chosen": [_GOOD], "line": 1, "prompt": [_USER], "rejected": [_BAD]},),
@@ -55,7 +55,12 @@ SHAPES: tuple[Shape, ...] = (
         name="stored_ranked",
         summary="A ranked dataset of this service, as `GET /v1/datasets/{id}/content` gives it.",
         parts=Parts(
-            system=(), history=(), prompt=("prompt",), answers=("replies",), is_verbatim=True
+            system=(),
+            history=(),
+            prompt=("prompt",),
+            answers=("replies",),
+            id=("id",),
+            is_verbatim=True,
         ),
         needs=_STORED,
         harmless=frozenset(_STORED),
@@ -251,10 +256,10 @@ SHAPES: tuple[Shape, ...] = (
     ),
     Shape(
         name="rewardbench2",
-        summary="Lists of chosen and rejected replies; `subset` becomes the slice. Stored as "
-        "ranked rows in which every chosen reply is better than every rejected one.",
+        summary="Lists of chosen and rejected replies; `subset` becomes the slice, `id` is kept. "
+        "Stored as ranked rows in which every chosen reply is better than every rejected one.",
         seen_in="allenai/reward-bench-2, THU-KEG/RM-Bench",
-        parts=replace(_SIDED, slice=("slice", "subset")),
+        parts=replace(_SIDED, slice=("slice", "subset"), id=("id",)),
         when=_are_lists_of_replies,
         harmless=frozenset({"additional_metadata"}),
         examples=(

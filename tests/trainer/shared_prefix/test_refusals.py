@@ -14,7 +14,12 @@ from tests.model_factories.reward_trainers import (
     make_rows,
     make_trainer,
 )
-from worker.trainer.shared_prefix import SharedPrefixRewardTrainer, check_parity, unsupported_reason
+from worker.trainer.shared_prefix import (
+    SharedPrefixRewardTrainer,
+    check_parity,
+    parity_check,
+    unsupported_reason,
+)
 
 ROWS = make_rows([(10, 5, 9), (3, 4, 2)])
 LINEAR_ATTENTION = {
@@ -119,7 +124,38 @@ def test_parity_check_finds_state_that_leaks_along_the_row(tmp_path):
 
     result = check_parity(trainer)
     assert not result.has_parity
-    assert "rewards differ" in result.reason
+    assert "hidden states differ" in result.reason
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parity_check_does_not_depend_on_the_head_that_was_drawn(tmp_path, dtype):
+    """A head at a right angle to the hidden states gives rewards that are rounding errors."""
+    trainer = make_trainer(
+        SharedPrefixRewardTrainer, tmp_path, ROWS, model=make_model("llama").to(dtype)
+    )
+    hidden = []
+    head = trainer.packed_model.head
+    hook = head.register_forward_hook(lambda _m, inputs, _o: hidden.append(inputs[0]))
+    assert check_parity(trainer).has_parity
+    hook.remove()
+    ends = hidden[-1].detach()[0].double()
+    weight = head.weight.detach().double()
+    with torch.no_grad():
+        head.weight.copy_(weight - weight @ torch.linalg.pinv(ends) @ ends)
+
+    result = check_parity(trainer)
+    assert result.reason is None
+    assert result.difference < parity_check.TOLERANCE[dtype] / 3
+
+
+def test_parity_check_finds_a_model_that_changes_what_its_head_returns(tmp_path):
+    model = make_model("llama")
+    model.register_forward_hook(
+        lambda _m, _a, output: setattr(output, "logits", output.logits.tanh())
+    )
+    trainer = make_trainer(SharedPrefixRewardTrainer, tmp_path, ROWS, model=model)
+
+    assert "does not return its head's outputs" in check_parity(trainer).reason
 
 
 def test_parity_check_returns_an_exception_as_the_reason(tmp_path):

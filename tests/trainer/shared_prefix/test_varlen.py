@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from trl import RewardTrainer
 
 from tests.model_factories.reward_trainers import make_rows, make_trainer
@@ -70,6 +71,40 @@ def test_one_call_per_layer_gives_the_gradients_of_stock(trainers, segment_count
     assert_same_step(*trainers, make_rows(CASES[case], seed=1), is_drawn=True)
     assert len(segment_counts) == 3  # one of them for the last layer's rewards
     assert segment_counts[-1] == 2 * len(CASES[case])
+
+
+def test_repeated_heads_give_the_gradients_of_stock(tmp_path, monkeypatch):
+    """On CUDA no fused kernel takes grouped heads with a mask, in float32 or of more than 256."""
+    kernels = []
+
+    def attend(query, key, *rest, enable_gqa=False, **options):
+        kernels.append(enable_gqa)
+        return torch.nn.functional.scaled_dot_product_attention(query, key, *rest, **options)
+
+    rows = make_rows(CASES["uneven lengths"])
+    stock, ours = (
+        make_trainer(c, tmp_path, rows) for c in (RewardTrainer, SharedPrefixRewardTrainer)
+    )
+    monkeypatch.setattr(packed_attention, "has_grouped_kernel", lambda _query, is_masked: False)
+    monkeypatch.setattr(packed_attention, "scaled_dot_product_attention", attend)
+    assert_same_step(stock, ours, rows, is_drawn=True)
+    assert kernels
+    assert not any(kernels)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "head_dim", "is_masked", "expected"),
+    [
+        (torch.bfloat16, 128, False, True),
+        (torch.bfloat16, 128, True, False),
+        (torch.bfloat16, 512, False, False),
+        (torch.float32, 128, False, False),
+    ],
+)
+def test_heads_are_repeated_where_cuda_has_no_kernel(dtype, head_dim, is_masked, expected):
+    with FakeTensorMode():
+        query = torch.empty(1, 4, 3, head_dim, dtype=dtype, device="cuda")
+    assert packed_attention.has_grouped_kernel(query, is_masked=is_masked) is expected
 
 
 def test_parity_check_falls_back_to_one_call_per_segment(trainers, segment_counts, monkeypatch):

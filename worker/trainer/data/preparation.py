@@ -58,21 +58,25 @@ def prepare_data(
         if eval_file and plan.data.eval:
             evaluation = reader.read(eval_file, plan.data.eval, "eval")
     finally:  # the report is needed most when the data are refused
-        channel.say(Reported(name="dataset", document=report.build()))
+        channel.send(Reported(name="dataset", document=report.build()))
         if facts is not None:
             _report_memory(plan, facts, report.longest, order.memory_bytes, channel)
     _warn_of_pairs(training, "training", tokenizer, channel)
     if evaluation is not None:
         _warn_of_pairs(evaluation, "eval", tokenizer, channel)
         _warn_of_leaks(report, channel)
-        train_pairs, eval_pairs = training.pairs, evaluation.pairs
+        train_pairs, eval_pairs = _drawn(training.pairs), evaluation.pairs
     elif plan.data.eval_fraction is not None:
         seed = plan.reward_arguments.seed
         train_pairs, eval_pairs = split_by_prompt(training.pairs, plan.data.eval_fraction, seed)
     else:
-        train_pairs, eval_pairs = training.pairs, []
+        train_pairs, eval_pairs = _drawn(training.pairs), []
     _warn_of_missed_evaluations(planned_steps(len(train_pairs), plan), plan, channel)
     return train_pairs, eval_pairs
+
+
+def _drawn(pairs: list[Pair]) -> list[Pair]:
+    return [pair for pair in pairs if pair.is_drawn]
 
 
 @dataclass(frozen=True)
@@ -92,13 +96,14 @@ class _DatasetReader:
         def on_row(row: TokenizedRow) -> None:
             if self.channel.is_stop_wanted:
                 raise StoppedError(0)
-            add(row)
-            coverage.add(row)
+            if row.is_drawn or not is_training:
+                add(row)
+                coverage.add(row)
 
         on_invalid = partial(self.report.add_invalid_row, dataset)
         tokenized = tokenize_pairs(file, self.tokenizer, on_row, on_invalid)
         for warning in coverage.warnings():
-            self.channel.say(warning)
+            self.channel.send(warning)
         return tokenized
 
 
@@ -154,7 +159,7 @@ def _report_memory(
     )
     estimate = estimate_memory(facts, plan, step)
     document: dict[str, JsonValue] = {**estimate.document(), "device_bytes": device_bytes}
-    channel.say(Reported(name="memory", document=document))
+    channel.send(Reported(name="memory", document=document))
     if shortage := explain_shortage(estimate, device_bytes):
         _warn(channel, WarningCode.MEMORY_SHORT, shortage)
 
@@ -162,7 +167,14 @@ def _report_memory(
 def _warn_of_pairs(
     tokenized: TokenizedPairs, dataset: str, tokenizer: PairTokenizer, channel: Channel
 ) -> None:
-    """Warn of dropped pairs, identical pairs and special tokens in text."""
+    """Warn of what is left out of the dataset or is odd about its pairs."""
+    for reason, lines in tokenized.unrenderable.items():
+        _warn(
+            channel,
+            WarningCode.ROWS_SKIPPED,
+            f"{len(lines)} of {tokenized.row_count} {dataset} rows were skipped: {reason}",
+            {"dataset": dataset, "count": len(lines), "lines": list(lines[:MAX_LINES_LISTED])},
+        )
     total = len(tokenized.pairs) + len(tokenized.overlong)
     for code, lines, what in (
         (
@@ -179,6 +191,12 @@ def _warn_of_pairs(
             WarningCode.SPECIAL_TOKENS_IN_TEXT,
             tokenized.with_special_tokens,
             "contain special tokens of this model in their text",
+        ),
+        (
+            WarningCode.PROMPT_AND_REPLY_JOINED,
+            tokenized.with_joined_words,
+            "have no white space between prompt and reply, so that the last word of the prompt "
+            "and the first word of the reply are read as one",
         ),
     ):
         if not lines:
@@ -227,4 +245,4 @@ def _warn_of_missed_evaluations(steps: int, plan: TrainingPlan, channel: Channel
 def _warn(
     channel: Channel, code: WarningCode, message: str, data: dict[str, JsonValue] | None = None
 ) -> None:
-    channel.say(Noted(code=code, message=message, data=data or {}, is_warning=True))
+    channel.send(Noted(code=code, message=message, data=data or {}, is_warning=True))

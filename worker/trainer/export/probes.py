@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from app.domain.rows import as_pair
 from worker.reward_model.scoring import score
 from worker.trainer.data.pairs import Pair
 from worker.trainer.data.tokenized_rows import read_rows
@@ -54,7 +55,8 @@ def _score_probes(
     rows = {row["line"]: row for row in read_rows(file) if row["line"] in wanted}
     probes = []
     for pair in pairs:
-        chosen, rejected = tokenizer.render(rows[pair.line])
+        row = rows[pair.line]
+        chosen, rejected = tokenizer.render(as_pair(row, *pair.replies) if pair.replies else row)
         chosen_score, rejected_score = score(
             adapter.model,
             [pair.chosen, pair.rejected],

@@ -26,7 +26,7 @@ def saved_activation_bytes(model: nn.Module, forward: Callable[[], object]) -> i
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
             saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # the tensor itself would refer to its own graph, which then leaks
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         graph = forward()

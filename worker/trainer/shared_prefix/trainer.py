@@ -13,9 +13,9 @@ from typing_extensions import override
 
 from worker.reward_model.packed_layout import (
     PackedRow,
-    SplitPair,
-    chunk_pairs,
-    pack_pairs,
+    SplitGroup,
+    chunk_groups,
+    pack_groups,
     split_batch,
 )
 from worker.reward_model.packed_model import PackedModel
@@ -87,7 +87,7 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         run splits its batches as the run that it continues.
         """
         first = self.data_collator([next(iter(self.train_dataset))])
-        row = pack_pairs(self._split(first), self.args.device)
+        row = pack_groups(self._split(first), self.args.device)
 
         def forward() -> Tensor:
             with self.accelerator.autocast(), self.packed_model.packed_attention(row):
@@ -124,16 +124,16 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         margins = self._margins(inputs)
         total = torch.zeros((), device=self.args.device)
         rewards: list[Tensor] = []
-        for chunk in chunk_pairs(pairs, self.token_budget):
+        for chunk in chunk_groups(pairs, self.token_budget):
             done = sum(len(r) for r in rewards)
             chunk_margins = None if margins is None else margins[done : done + len(chunk)]
-            row = pack_pairs(chunk, self.args.device)
+            row = pack_groups(chunk, self.args.device)
             with (
                 self.packed_model.activation_checkpointing(is_on=self._needs_recomputation(row)),
                 self.packed_model.packed_attention(row),
             ):
                 with self.accelerator.autocast():
-                    chunk_rewards = self.packed_model.rewards(row)
+                    chunk_rewards = self.packed_model.rewards(row).view(-1, 2)
                 loss = self._loss(chunk_rewards, chunk_margins) * (len(chunk) / len(pairs))
                 loss = loss / self.current_gradient_accumulation_steps
                 self.accelerator.backward(loss)
@@ -157,10 +157,10 @@ class SharedPrefixRewardTrainer(RewardTrainer):
                 model, inputs, return_outputs, num_items_in_batch
             )
         parts: list[Tensor] = []
-        for chunk in chunk_pairs(self._split(inputs), self.token_budget):
-            row = pack_pairs(chunk, self.args.device)
+        for chunk in chunk_groups(self._split(inputs), self.token_budget):
+            row = pack_groups(chunk, self.args.device)
             with self.accelerator.autocast(), self.packed_model.packed_attention(row):
-                parts.append(self.packed_model.rewards(row))
+                parts.append(self.packed_model.rewards(row).view(-1, 2))
         rewards = torch.cat(parts)
         loss = self._loss(rewards, self._margins(inputs))
         self._record_metrics(rewards.detach())
@@ -174,7 +174,7 @@ class SharedPrefixRewardTrainer(RewardTrainer):
             dtype = None
         return frozen_weights_cast(self.model, dtype)
 
-    def _split(self, inputs: dict[str, Any]) -> list[SplitPair]:
+    def _split(self, inputs: dict[str, Any]) -> list[SplitGroup]:
         pad_token_id = self.model.config.get_text_config().pad_token_id
         return split_batch(inputs["input_ids"], pad_token_id)
 

@@ -32,7 +32,7 @@ def reward_config(
         output_dir=OUTPUT_DIR,
         use_cpu=device_config.device == "cpu",
         bf16=device_config.bf16,
-        gradient_checkpointing=uses_activation_checkpointing(
+        activation_checkpointing=uses_activation_checkpointing(
             device_config.device,
             setting=plan.gradient_checkpointing,
             is_supported=bool(base.supports_gradient_checkpointing),

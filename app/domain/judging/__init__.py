@@ -1,0 +1,1 @@
+"""Judging reward models: benchmark rules, metrics and statistics. Pure functions over scores."""

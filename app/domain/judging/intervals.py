@@ -1,0 +1,102 @@
+"""Confidence intervals whose units are prompts: the pairs of a prompt are not independent."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from app.domain.judging.score_table import Floats, Ints
+
+RESAMPLES = 1000
+#: Above this the resampled counts would take too much memory, and the normal interval is as good.
+MAX_RESAMPLED_CLUSTERS = 4000
+Z_95 = 1.959963984540054
+Interval = tuple[float, float]
+
+
+class Clusters:
+    """The prompts that pairs belong to, and the resamples of these prompts.
+
+    All intervals of one table use the same resamples, so that they are comparable and cheap.
+    """
+
+    def __init__(self, cluster: Ints, seed: int) -> None:
+        self.cluster = cluster
+        self.count = int(cluster.max()) + 1 if len(cluster) else 0
+        self._seed = seed
+
+    @property
+    def method(self) -> str:
+        """How intervals are computed: ``bootstrap``, or ``normal`` for very many prompts."""
+        return "bootstrap" if self.count <= MAX_RESAMPLED_CLUSTERS else "normal"
+
+    @cached_property
+    def _resampled(self) -> Floats:
+        """How often each resample has each prompt: [resamples, prompts]."""
+        rng = np.random.default_rng(self._seed)
+        drawn = rng.integers(self.count, size=(RESAMPLES, self.count))
+        return np.array(
+            [np.bincount(row, minlength=self.count) for row in drawn], dtype=np.float64
+        )  # fmt: skip
+
+    def mean_interval(self, values: Floats, mask: Floats | None = None) -> Interval | None:
+        """Return the 95 % interval of the mean over pairs, or over those with mask 1.
+
+        ``bootstrap``: percentiles over resamples of prompts. ``normal``: the mean ± 1.96 standard
+        errors, which are clustered by prompt (Miller 2024, arXiv 2411.00640). None without a pair.
+        """
+        sums, counts = self._per_cluster(values, mask)
+        if not counts.any():
+            return None
+        if self.method == "normal":
+            center = sums.sum() / counts.sum()
+            return around(center, self.standard_error(sums - center * counts) / counts.sum())
+        return quantiles(self._means(sums, counts))
+
+    def mean_of_means_interval(self, values: Floats, masks: tuple[Floats, Floats]) -> Interval:
+        """Return the 95 % interval of the mean of two groups' means."""
+        parts = [self._per_cluster(values, mask) for mask in masks]
+        if self.method == "normal":
+            centers = [sums.sum() / counts.sum() for sums, counts in parts]
+            influence = sum(
+                (sums - center * counts) / counts.sum() / 2
+                for (sums, counts), center in zip(parts, centers, strict=True)
+            )
+            return around(sum(centers) / 2, self.standard_error(np.asarray(influence)))
+        means = [self._means(sums, counts) for sums, counts in parts]
+        return quantiles((means[0] + means[1]) / 2)
+
+    def standard_error(self, influence: Floats) -> float:
+        """Return the clustered standard error of a sum from each prompt's part of it."""
+        correction = self.count / max(self.count - 1, 1)
+        return float(np.sqrt(correction * np.sum(influence**2)))
+
+    def sum_by_cluster(self, values: Floats) -> Floats:
+        """Return the sum over the pairs of each prompt."""
+        return np.asarray(
+            np.bincount(self.cluster, weights=values, minlength=self.count), dtype=np.float64
+        )
+
+    def _per_cluster(self, values: Floats, mask: Floats | None) -> tuple[Floats, Floats]:
+        mask = np.ones(len(values)) if mask is None else mask
+        return self.sum_by_cluster(values * mask), self.sum_by_cluster(mask)
+
+    def _means(self, sums: Floats, counts: Floats) -> Floats:
+        """Return the mean of each resample; NaN for a resample without such a pair."""
+        sizes = self._resampled @ counts
+        totals = self._resampled @ sums
+        means: Floats = np.full(len(sizes), np.nan)
+        np.divide(totals, sizes, out=means, where=sizes > 0)
+        return means
+
+
+def quantiles(values: Floats) -> Interval:
+    """Return the 2.5 % and 97.5 % quantiles of the values that are numbers."""
+    low, high = np.nanquantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def around(center: float, standard_error: float) -> Interval:
+    """Return the normal 95 % interval."""
+    return float(center - Z_95 * standard_error), float(center + Z_95 * standard_error)

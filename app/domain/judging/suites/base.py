@@ -1,0 +1,97 @@
+"""What a benchmark suite is: a versioned rule from a score table to figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from app.domain.judging.score_table import ScoredRow
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """Figures of a suite, as shares (0 to 1). ``overall`` is None unless the table is complete."""
+
+    metrics: dict[str, float]
+    overall: float | None
+    complete: bool
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a rule computes from the rows that are there; it may lack ``overall``."""
+
+    metrics: dict[str, float]
+    overall: float | None
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A public benchmark. Plaudit has the rule; the operator supplies the rows."""
+
+    name: str
+    version: int
+    title: str
+    rule: str
+    """The published rule in one or two sentences."""
+    source: str
+    licence: str
+    row_form: str
+    upload: Mapping[str, str]
+    """Query parameters of the upload that keep what the rule needs."""
+    counts: Mapping[str, int]
+    """Rows that the published file has in each slice."""
+    figures: Callable[[Sequence[ScoredRow]], Figures]
+    totals: tuple[int, ...] = ()
+    """Where the rows per slice are not known: the sizes that the published files have."""
+    is_provisional: bool = False
+
+    @property
+    def id(self) -> str:
+        """Name and version, such as ``reward-bench-2@1``."""
+        return f"{self.name}@{self.version}"
+
+    def score(self, rows: Sequence[ScoredRow]) -> SuiteResult:
+        """Apply the rule. A table with other rows than the published one has no ``overall``."""
+        figures = self.figures(rows)
+        problems = (*self._wrong_counts(rows), *figures.problems)
+        is_complete = not problems and figures.overall is not None
+        overall = figures.overall if is_complete else None
+        return SuiteResult(figures.metrics, overall, is_complete, problems)
+
+    def _wrong_counts(self, rows: Sequence[ScoredRow]) -> list[str]:
+        found = dict.fromkeys(self.counts, 0)
+        for row in rows:
+            name = row.slice or ""
+            found[name] = found.get(name, 0) + 1
+        if not self.counts:
+            sizes = " or ".join(map(str, self.totals))
+            is_known = not self.totals or len(rows) in self.totals
+            return [] if is_known else [f"{len(rows)} rows instead of {sizes}"]
+        return [
+            f"{count} rows of {name or 'no slice'} instead of {self.counts.get(name, 0)}"
+            for name, count in found.items()
+            if count != self.counts.get(name, 0)
+        ]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the arithmetic mean of one value or more."""
+    return sum(values) / len(values)
+
+
+def by_slice(rows: Sequence[ScoredRow]) -> dict[str, list[ScoredRow]]:
+    """Return the rows of each slice, in the order of the first row of each."""
+    found: dict[str, list[ScoredRow]] = {}
+    for row in rows:
+        found.setdefault(row.slice or "", []).append(row)
+    return found
+
+
+def sides(row: ScoredRow) -> tuple[list[float], list[float]]:
+    """Return the scores of the chosen replies (rank 1) and of the others, in the stored order."""
+    chosen = [s for s, rank in zip(row.scores, row.ranks, strict=True) if rank == 1]
+    rejected = [s for s, rank in zip(row.scores, row.ranks, strict=True) if rank != 1]
+    return chosen, rejected

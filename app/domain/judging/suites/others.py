@@ -1,0 +1,169 @@
+"""RM-Bench, JudgeBench and PPE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from app.domain.judging.best_of_n import expected_gold
+from app.domain.judging.score_table import ScoredRow
+from app.domain.judging.suites.base import Figures, Suite, by_slice, mean, sides
+
+_DOMAINS = ("chat", "math", "code", "safety")
+_STYLES = 3
+_SOURCES = ("mmlu-pro", "livebench-reasoning", "livebench-math", "livecodebench")
+_A_WINS, _B_WINS = "A>B", "B>A"
+
+
+def _rm_bench(rows: Sequence[ScoredRow]) -> Figures:
+    """Compare three styles of a right and of a wrong reply (arXiv 2410.16184, ``utils.py``).
+
+    ``hard`` is the mean of the comparisons in which the wrong reply has the richer style.
+    """
+    metrics: dict[str, float] = {}
+    problems: list[str] = []
+    for domain in _DOMAINS:
+        members = [row for row in rows if (row.slice or "").startswith(domain)]
+        matrices = []
+        for row in members:
+            chosen, rejected = sides(row)
+            if len(chosen) != _STYLES or len(rejected) != _STYLES:
+                problems.append(f"line {row.line} has not three chosen and three rejected replies")
+                continue
+            matrices.append([[float(c > r) for r in rejected] for c in chosen])
+        if not matrices:
+            continue
+        cells = [
+            [mean([matrix[i][j] for matrix in matrices]) for j in range(_STYLES)]
+            for i in range(_STYLES)
+        ]
+        parts = {
+            "hard": mean([cells[0][1], cells[0][2], cells[1][2]]),
+            "normal": mean([cells[i][i] for i in range(_STYLES)]),
+            "easy": mean([cells[1][0], cells[2][0], cells[2][1]]),
+        }
+        metrics[domain] = mean(list(parts.values()))
+        metrics |= {f"{domain}/{name}": value for name, value in parts.items()}
+    whole = [metrics[domain] for domain in _DOMAINS if domain in metrics]
+    overall = mean(whole) if len(whole) == len(_DOMAINS) else None
+    return Figures(metrics, overall, tuple(problems[:10]))
+
+
+def _judge_bench(rows: Sequence[ScoredRow]) -> Figures:
+    """``A>B`` if A has the higher score, else ``B>A``: a tie gives B. Overall counts each row."""
+    hits: dict[str, list[float]] = {}
+    problems: list[str] = []
+    for row in rows:
+        if row.id not in (_A_WINS, _B_WINS):
+            problems.append(f"line {row.line} has no label {_A_WINS} or {_B_WINS} as its id")
+            continue
+        (chosen, *_), (rejected, *_) = sides(row)
+        is_right = chosen > rejected or (chosen == rejected and row.id == _B_WINS)
+        known = (source for source in _SOURCES if (row.slice or "").startswith(source))
+        hits.setdefault(next(known, row.slice or ""), []).append(float(is_right))
+    everything = [hit for each in hits.values() for hit in each]
+    metrics = {source: mean(each) for source, each in hits.items()}
+    return Figures(metrics, mean(everything) if everything else None, tuple(problems[:10]))
+
+
+def _ppe_human(rows: Sequence[ScoredRow]) -> Figures:
+    """Share of human preferences, ties left out, in which the preferred reply scores higher."""
+    hits: dict[str, list[float]] = {}
+    for row in rows:
+        (chosen, *_), (rejected, *_) = sides(row)
+        hits.setdefault(row.slice or "all", []).append(float(chosen > rejected))
+    everything = [hit for each in hits.values() for hit in each]
+    metrics = {name: mean(each) for name, each in hits.items()}
+    return Figures(metrics, mean(everything) if everything else None)
+
+
+def _ppe_correctness(rows: Sequence[ScoredRow]) -> Figures:
+    """Per benchmark: accuracy over pairs of a right and a wrong sample, and the best-of-k curve."""
+    metrics: dict[str, float] = {}
+    for name, members in by_slice(rows).items():
+        accuracies = []
+        for row in members:
+            pairs = [float(row.scores[i] > row.scores[j]) for i, j in row.pairs()]
+            if pairs:
+                accuracies.append(mean(pairs))
+        if accuracies:
+            metrics[name or "all"] = mean(accuracies)
+        curves = [
+            mean([expected_gold(row.scores, row.gold, k) for k in range(1, len(row.gold) + 1)])
+            for row in members
+            if row.gold
+        ]
+        if curves:
+            metrics[f"{name or 'all'}/best_of_k_area"] = mean(curves)
+    plain = [value for name, value in metrics.items() if "/" not in name]
+    return Figures(metrics, mean(plain) if plain else None)
+
+
+RM_BENCH = Suite(
+    name="rm-bench",
+    version=1,
+    title="RM-Bench",
+    rule="Three styles of a right reply against three styles of a wrong one, nine strict "
+    "comparisons. A domain is the mean of hard, normal and easy; the overall figure is the mean of "
+    "the four domains, whatever their size.",
+    source="THU-KEG/RM-Bench",
+    licence="ODC-BY, see the dataset's card",
+    row_form="ranked",
+    upload={"columns[slice]": "domain"},
+    counts={"chat": 129, "math": 529, "code": 228, "safety-refuse": 284, "safety-response": 157},
+    figures=_rm_bench,
+)
+JUDGE_BENCH = Suite(
+    name="judge-bench",
+    version=1,
+    title="JudgeBench",
+    rule="A row is right if the labelled reply scores higher; a tie counts as B. The overall "
+    "figure is the share of right rows, not the mean of the four sources.",
+    source="ScalerLab/JudgeBench, split gpt or split claude",
+    licence="MIT, see the dataset's card",
+    row_form="pairs",
+    upload={
+        "columns[prompt]": "question",
+        "columns[response_a]": "response_A",
+        "columns[response_b]": "response_B",
+        "columns[label]": "label",
+        "labels[a]": _A_WINS,
+        "labels[b]": _B_WINS,
+        "columns[slice]": "source",
+        "columns[id]": "label",
+    },
+    counts={},
+    totals=(350, 270),
+    figures=_judge_bench,
+)
+PPE_HUMAN = Suite(
+    name="ppe-human",
+    version=0,
+    title="PPE human preference",
+    rule="Share of pairs with a winner in which the winner scores higher; a tie counts 0. "
+    "Provisional: the rule comes from the paper (arXiv 2410.14872), not from the published code. "
+    "Its votes come from Chatbot Arena, so training sets with Arena data are contaminated.",
+    source="lmarena-ai/PPE-Human-Preference-V1",
+    licence="see the dataset's card",
+    row_form="pairs",
+    upload={"columns[response_a]": "response_1", "columns[response_b]": "response_2",
+            "columns[label]": "winner", "labels[a]": "model_a", "labels[b]": "model_b",
+            "labels[tie]": "tie,tie (bothbad)"},
+    counts={},
+    figures=_ppe_human,
+    is_provisional=True,
+)  # fmt: skip
+PPE_CORRECTNESS = Suite(
+    name="ppe-correctness",
+    version=0,
+    title="PPE correctness",
+    rule="Per benchmark the accuracy over pairs of a right and a wrong sample of a prompt, and the "
+    "area under the best-of-k curve. Provisional: the published figure uses a fixed sample of the "
+    "pairs, this one all of them.",
+    source="lmarena-ai/PPE-…-Best-of-K",
+    licence="see the datasets' cards",
+    row_form="ranked",
+    upload={"columns[answers]": "responses", "columns[scores]": "scores"},
+    counts={},
+    figures=_ppe_correctness,
+    is_provisional=True,
+)
