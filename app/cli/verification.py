@@ -34,9 +34,9 @@ def verify(
             help="The base model: a directory or a catalogue id; default: what the adapter names."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The whole certificate.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole certificate.")] = False,
 ) -> None:
-    """Score an adapter's probes in a fresh process: do they get what they got in training?
+    """Score an adapter's probe pairs in a fresh process and compare with training.
 
     Needs the worker's libraries.
     """

@@ -114,6 +114,9 @@ class AuditRead(Model):
             "job.resume",
             "job.submit",
             "job.update",
+            "upload.create",
+            "upload.delete",
+            "upload.part",
             "webhook.create",
             "webhook.delete",
             "webhook.disable",
@@ -494,6 +497,47 @@ class TrainingSpec(Model):
     logging_steps: int = 1
     early_stopping: EarlyStopping | None = None
     seed: int = 42
+
+
+class UploadPartRead(Model):
+    """One part of an upload."""
+
+    object: Literal["dataset_upload_part"] = "dataset_upload_part"
+    number: int
+    bytes: int
+    sha256: str
+    """Of the bytes as they were sent."""
+    source_format: Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow"] | str
+    created_at: AwareDatetime
+
+
+class UploadRead(Model):
+    """An upload in parts."""
+
+    object: Literal["dataset_upload"] = "dataset_upload"
+    id: str
+    name: str | None
+    status: Literal["open", "finishing", "finished"] | str
+    dataset_id: str | None
+    """The dataset, once the upload is finished."""
+    created_at: AwareDatetime
+    expires_at: AwareDatetime
+    """A day after the last part was sent."""
+
+
+class UploadWithParts(Model):
+    """An upload and the parts that arrived, in the order of their numbers."""
+
+    object: Literal["dataset_upload"] = "dataset_upload"
+    id: str
+    name: str | None
+    status: Literal["open", "finishing", "finished"] | str
+    dataset_id: str | None
+    """The dataset, once the upload is finished."""
+    created_at: AwareDatetime
+    expires_at: AwareDatetime
+    """A day after the last part was sent."""
+    parts: list[UploadPartRead]
 
 
 class WebhookRead(Model):
