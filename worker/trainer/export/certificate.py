@@ -105,9 +105,7 @@ def certify(directory: Path, base_dir: Path | None, device: str) -> dict[str, An
         "tolerance": tolerance,
         "device": device,
         "dtype": summary["dtype"],
-        # Absent in older adapters, which can be merged.
-        "head_start": summary.get("head_start"),
-        "head_tensors": summary.get("head_tensors", {}),
+        **{key: summary[key] for key in ("head_start", "head_tensors") if key in summary},
         "seed": OTHER_SEED,
         "probes": [
             {

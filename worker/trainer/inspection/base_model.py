@@ -73,7 +73,6 @@ def inspect_base_model(
     linear = _linear_modules(model, new)
     head = find_trained_head(model, absent, stored_shapes(model_dir))
     rows = _embedding_rows(model)
-    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     return BaseModelFacts(
         model_type=config.model_type,
         architecture=type(model).__name__,
@@ -93,19 +92,28 @@ def inspect_base_model(
         is_mixture_of_experts=modules.is_mixture_of_experts(model),
         is_causal=hasattr(model, "score") or config.model_type in _OTHER_DECODERS,
         supports_gradient_checkpointing=bool(model.supports_gradient_checkpointing),
-        pad_token=None if pad is None else str(tokenizer.pad_token),
-        pad_token_id=pad,
-        eos_token=None if eos is None else str(tokenizer.eos_token),
-        eos_token_id=eos,
+        **_token_facts(tokenizer, template, rows),
         spare_pad_tokens=spare_pad_tokens(tokenizer, config, rows, template, model_dir),
-        special_tokens=special_tokens(tokenizer, rows),
-        final_token_id=final_token_id(tokenizer, template),
         chat_template=template,
-        tokens_around=tokens_around(tokenizer),
         tokenizer_from_file=from_file,
-        max_token_id=max(tokenizer.get_vocab().values()),
         dtype=dtype,
     )
+
+
+def _token_facts(
+    tokenizer: PreTrainedTokenizerBase, template: str | None, rows: int
+) -> dict[str, Any]:
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    return {
+        "pad_token": None if pad is None else str(tokenizer.pad_token),
+        "pad_token_id": pad,
+        "eos_token": None if eos is None else str(tokenizer.eos_token),
+        "eos_token_id": eos,
+        "special_tokens": special_tokens(tokenizer, rows),
+        "final_token_id": final_token_id(tokenizer, template),
+        "tokens_around": tokens_around(tokenizer),
+        "max_token_id": max(tokenizer.get_vocab().values()),
+    }
 
 
 def load_on_meta(model_dir: Path) -> tuple[PreTrainedModel, set[str]]:
