@@ -104,8 +104,7 @@ def certify(directory: Path, base_dir: Path | None, device: str) -> dict[str, An
         "max_relative_difference": max(scores.relative_differences, default=0.0),
         "tolerance": tolerance,
         "device": device,
-        "dtype": summary["dtype"],
-        **{key: summary[key] for key in ("head_start", "head_tensors") if key in summary},
+        **{key: summary[key] for key in ("dtype", "head_start", "head_tensors") if key in summary},
         "seed": OTHER_SEED,
         "probes": [
             {
