@@ -15,6 +15,7 @@ from app.domain.paths import is_inside
 from app.domain.plan import TrainingPlan
 from worker.reward_model.errors import TrainerError
 from worker.reward_model.mixed_precision import use_float32_head
+from worker.reward_model.model_config import load_config
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def load_classifier(
     loaded: tuple[PreTrainedModel, dict[str, Any]] = (
         AutoModelForSequenceClassification.from_pretrained(
             model_dir,
-            num_labels=1,
+            config=load_config(model_dir),
             dtype=device_config.dtype,
             use_safetensors=True,
             local_files_only=True,

@@ -79,7 +79,7 @@ def certify(directory: Path, base_dir: Path | None, device: str) -> dict[str, An
         "rank_correlation": scores.correlation,
         "required_rank_correlation": scores.required_correlation,
         "device": device,
-        "dtype": summary["dtype"],
+        **{key: summary[key] for key in ("dtype", "head_start", "head_tensors") if key in summary},
         "seed": OTHER_SEED,
         "probes": [
             {
