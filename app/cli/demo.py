@@ -21,10 +21,10 @@ from app.base_models.sources import fetch
 from app.cli.adapters import bring_home
 from app.cli.card_script import card_script, run_script
 from app.cli.client import page_of_job
-from app.cli.datasets import upload_file
 from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import notes, plain
 from app.cli.own_service import own_service
+from app.cli.uploads import upload_files
 from app.cli.watching import newest_metrics, watch
 from app.core.settings import Settings
 from plaudit import Job, Plaudit
@@ -115,7 +115,7 @@ def longer_is_better(pairs: Iterable[Any]) -> float:
 def _train(client: Plaudit, examples: Path, spec: dict[str, Any]) -> Job:
     """Upload, submit, follow; the job when it ended."""
     for key, name in (("train_dataset", "preferences.jsonl"), ("eval_dataset", "heldout.jsonl")):
-        dataset = upload_file(client, examples / name)
+        dataset = upload_files(client, [examples / name])
         spec[key] = dataset.id
         _say("uploaded", f"{dataset.pair_count} pairs of {name} as {dataset.id}")
     with notes.status("looking at the base model; the first time it is downloaded (84 MB)"):
