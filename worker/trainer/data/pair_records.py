@@ -34,6 +34,7 @@ PAIR = np.dtype(
         ("margin", "<f8"),  # NaN: none
         ("slice", "<i4"),  # -1: none
         ("prefix", "<i4"),  # tokens that both texts begin with
+        ("largest", "<i4"),  # largest token id
         ("better", "<i2"),  # which replies of a ranked row they are
         ("worse", "<i2"),
         ("flags", "<u2"),
@@ -68,6 +69,7 @@ def pair_records(
         record["chosen"], record["rejected"] = digests[better], digests[worse]
         record["chosen_text"], record["rejected_text"] = better, worse
         record["prefix"] = common_prefix_length(ids[better], ids[worse])
+        record["largest"] = max(ids[i].max(initial=0) for i in (better, worse))
         record["better"], record["worse"] = (better, worse) if is_ranked else (NO_REPLY, NO_REPLY)
         record["flags"] = _flags(pair, tokenizer, has_special_tokens=has_special_tokens)
     return records

@@ -113,7 +113,7 @@ def tokenize_pairs(
         pairs=PairTable(tokenized, np.arange(len(tokenized.records))), is_drawn=is_drawn
     )
     result.unrenderable = unrenderable
-    problems = _add_blocks(result, tokenizer.plan, observer)
+    problems = _add_blocks(result, tokenizer, observer)
     skipped = sum(each.count for each in unrenderable.values())
     result.row_count = len(tokenized.records) + skipped
     if skipped > file.skippable_share * result.row_count:
@@ -177,7 +177,7 @@ def _shuffled(prompts: NDArray[np.void], seed: int) -> NDArray[np.int64]:
 
 
 def _add_blocks(
-    result: TokenizedPairs, plan: TokenizationPlan, observer: PairObserver
+    result: TokenizedPairs, tokenizer: PairTokenizer, observer: PairObserver
 ) -> dict[str, Finding]:
     """Note what is worth knowing about the pairs and keep the usable ones; return the problems."""
     problems: dict[str, Finding] = {}
@@ -186,14 +186,14 @@ def _add_blocks(
         drawn = result.is_drawn[block.start : block.start + len(block.records)]
         observer.on_block(block, drawn)
         is_usable = np.ones(len(block.records), dtype=np.bool_)
-        for problem, mask in _problems(block, result.pairs.file, plan):
+        for problem, mask in _problems(block, result.pairs.file, tokenizer):
             if (mask & is_usable).any():
                 lines = block.records["line"][mask & is_usable].tolist()
                 problems.setdefault(problem, Finding()).extend(lines)
             is_usable &= ~mask
         longest = np.maximum(block.chosen_lengths, block.rejected_lengths)
         result.longest = max(result.longest, int(longest.max(initial=0)))
-        is_overlong = is_usable & (longest > plan.max_length)
+        is_overlong = is_usable & (longest > tokenizer.plan.max_length)
         is_usable &= ~is_overlong
         flags = block.records["flags"]
         for finding, mask in (
@@ -211,18 +211,28 @@ def _add_blocks(
 
 
 def _problems(
-    block: PairBlock, file: TokenizedFile, plan: TokenizationPlan
+    block: PairBlock, file: TokenizedFile, tokenizer: PairTokenizer
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """Yield why pairs cannot be trained on, whatever their length, and which ones."""
+    plan, largest = tokenizer.plan, block.records["largest"]
     is_empty = (block.chosen_lengths == 0) | (block.rejected_lengths == 0)
     yield "a reply has no tokens", is_empty
+    if plan.embedding_rows is not None:
+        for token_id in np.unique(largest[largest >= plan.embedding_rows]).tolist():
+            token = tokenizer.tokenizer.convert_ids_to_tokens(token_id)
+            yield (
+                f"it contains {token!r}, which is token {token_id}, but the embedding of this "
+                f"model has {plan.embedding_rows} rows: remove the token from the text",
+                largest == token_id,
+            )
     ends_in_pad = np.zeros(len(block.records), dtype=np.bool_)
     for side in ("chosen_text", "rejected_text"):
         texts = block.records[side][~is_empty]
         ends_in_pad[~is_empty] |= file.last_tokens(texts) == plan.pad_token_id
     yield (
         f"a text ends in {plan.pad_token!r}, which is this model's pad token: its reward would "
-        "be read one token early, and at another token after a reload",
+        "be read one token early, and at another token after a reload. training.pad_token can "
+        "name another token",
         ends_in_pad,
     )
 
