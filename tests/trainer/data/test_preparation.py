@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from app.domain.lifecycle import FailureCode
-from app.domain.progress import Failed, Inspected, Noted, Reported
+from app.domain.progress import Failed, Inspected, Noted, Reported, RowsDone
 from tests.model_factories.failures import run_to_failure
 from tests.model_factories.orders import TinyBase, with_plan
 from tests.model_factories.pairs import make_pairs
 from tests.model_factories.trainer_process import RecordingChannel, run_trainer
 from worker.ipc.order import EXIT_DONE, EXIT_FAILED, WorkOrder
 from worker.reward_model.pair_tokenizer import PairTokenizer
+from worker.trainer.data import preparation
 from worker.trainer.data.preparation import DataInputs, prepare_data
 from worker.trainer.run_task import run_task
 
@@ -146,6 +147,32 @@ def test_eval_steps_beyond_the_end_of_training_are_warned_of(
     if messages:
         assert messages[0].startswith("eval_steps 5 is more than the 4 steps")
         assert messages[0].endswith("early_stopping has no effect")
+
+
+def test_large_dataset_is_reported_from_a_sample_first(
+    llama: TinyBase, channel: RecordingChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "SAMPLE_ROWS", 20)
+    monkeypatch.setattr(preparation, "LARGE_ROWS", 40)
+    monkeypatch.setattr(preparation, "PROGRESS_SECONDS", 0.0)
+    assert run_task(inspection_of(llama.order(count=41, eval_count=41)), channel) == EXIT_DONE
+    sample, whole = (m.document for m in channel.of(Reported) if m.name == "dataset")
+    assert (sample["rows_looked_at"], sample["rows_in_all"], sample["rows"]) == (20, 41, 20)
+    assert (whole["rows_looked_at"], whole["rows_in_all"], whole["rows"]) == (41, 41, 41)
+    assert (sample["eval_rows"], whole["eval_rows"]) == (20, 41)
+    assert [(m.done, m.total) for m in channel.of(RowsDone)] == [(41, 82), (82, 82)]
+    assert not list(Path().glob("sample-*"))
+
+
+def test_fault_outside_of_the_sample_is_found_by_the_whole_pass(
+    llama: TinyBase, channel: RecordingChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "SAMPLE_ROWS", 1)
+    monkeypatch.setattr(preparation, "LARGE_ROWS", 4)
+    failure = run_to_failure(inspection_of(overlong(llama)), channel)
+    assert failure.code is FailureCode.PAIRS_OVERLONG
+    looked_at = [m.document["rows_looked_at"] for m in channel.of(Reported) if m.name == "dataset"]
+    assert looked_at == [1, 12]
 
 
 def test_template_with_todays_date_renders_the_same_text_every_day(
