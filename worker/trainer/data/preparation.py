@@ -17,15 +17,20 @@ from pydantic import JsonValue
 
 from app.domain.compiler import planned_steps
 from app.domain.plan import BaseModelFacts, TrainingPlan
-from app.domain.progress import Noted, Reported, RowsDone
-from app.domain.templates import FIXED_DAY, has_fixed_date
+from app.domain.progress import Reported, RowsDone
 from app.domain.warnings import WarningCode
 from worker.ipc.channel import Channel
 from worker.ipc.order import WorkOrder
 from worker.reward_model.errors import StoppedError, TrainerError
 from worker.reward_model.loading import device_config_for
 from worker.reward_model.pair_tokenizer import PairTokenizer
-from worker.trainer.data.findings import MAX_LINES_IN_MESSAGE, Finding
+from worker.trainer.data.data_warnings import (
+    warn,
+    warn_of_base_model,
+    warn_of_leaks,
+    warn_of_missed_evaluations,
+    warn_of_pairs,
+)
 from worker.trainer.data.pair_table import PairTable
 from worker.trainer.data.pairs import (
     PairObserver,
@@ -84,7 +89,7 @@ def prepare_data(inputs: DataInputs) -> tuple[PairTable, PairTable]:
         TrainerError: dataset_invalid or pairs_overlong, after the report was sent.
     """
     plan, channel = inputs.plan, inputs.channel
-    _warn_of_base_model(plan, channel)
+    warn_of_base_model(plan, channel)
     train_file, eval_file = pair_files(inputs.order, plan, inputs.tokenizer)
     row_count = count_rows(train_file.path)
     total = row_count + (count_rows(eval_file.path) if eval_file else 0)
@@ -97,11 +102,11 @@ def prepare_data(inputs: DataInputs) -> tuple[PairTable, PairTable]:
             evaluation = reader.read(eval_file, "eval")
     finally:  # the report is needed most when the data are refused
         inputs.send_reports(report, row_count, row_count)
-    _warn_of_pairs(training, "training", inputs)
+    warn_of_pairs(training, "training", plan, channel)
     train_pairs, eval_pairs = training.drawn, training.pairs[:0]
     if eval_file and evaluation is not None:
-        _warn_of_pairs(evaluation, "eval", inputs)
-        _warn_of_leaks(report, channel)
+        warn_of_pairs(evaluation, "eval", plan, channel)
+        warn_of_leaks(report, channel)
         eval_pairs = evaluation.pairs
     elif plan.data.eval_fraction is not None:
         seed = plan.reward_arguments.seed
@@ -113,7 +118,7 @@ def prepare_data(inputs: DataInputs) -> tuple[PairTable, PairTable]:
         if file is not None:
             for warning in warn_of_lost_text(inputs.tokenizer, name, file.path, pairs):
                 channel.send(warning)
-    _warn_of_missed_evaluations(planned_steps(len(train_pairs), plan), plan, channel)
+    warn_of_missed_evaluations(planned_steps(len(train_pairs), plan), plan, channel)
     return train_pairs, eval_pairs
 
 
@@ -192,34 +197,6 @@ class _DatasetReader:
         return tokenized
 
 
-def _warn_of_base_model(plan: TrainingPlan, channel: Channel) -> None:
-    """Warn where the adapter's tokenizer and chat template differ from the base model's."""
-    if has_fixed_date(plan.tokenization.chat_template or ""):
-        _warn(
-            channel,
-            WarningCode.TEMPLATE_DATE_FIXED,
-            "the base model's chat template writes today's date into every text. The adapter's "
-            f"template always writes {FIXED_DAY}, so that scores do not depend on the day: render "
-            "texts with the adapter's tokenizer",
-        )
-    if plan.head and plan.head.unused:
-        _warn(
-            channel,
-            WarningCode.HEAD_UNUSED,
-            "the base model's files have what looks like a trained head, which does not fit: "
-            f"{', '.join(plan.head.unused[:MAX_LINES_IN_MESSAGE])}. It is not used: the head "
-            "starts random",
-        )
-    if plan.tokenization.from_file:
-        _warn(
-            channel,
-            WarningCode.TOKENIZER_FROM_FILE,
-            "for this base model transformers builds a tokenizer that splits text differently from "
-            "its tokenizer.json, with which the model was trained. The adapter has the tokenizer "
-            "of that file: score with the adapter's tokenizer, not with the base model's",
-        )
-
-
 def _report_memory(
     plan: TrainingPlan,
     facts: BaseModelFacts,
@@ -246,85 +223,4 @@ def _report_memory(
     document: dict[str, JsonValue] = {**estimate.document(), "device_bytes": device_bytes}
     channel.send(Reported(name="memory", document=document))
     if shortage := explain_shortage(estimate, device_bytes):
-        _warn(channel, WarningCode.MEMORY_SHORT, shortage)
-
-
-def _warn_of_pairs(tokenized: TokenizedPairs, dataset: str, inputs: DataInputs) -> None:
-    """Warn of what is left out of the dataset or is odd about its pairs."""
-    total = len(tokenized.pairs) + tokenized.overlong.count
-    max_length = inputs.plan.tokenization.max_length
-    found = [
-        (
-            WarningCode.ROWS_SKIPPED,
-            lines,
-            f"{lines.count} of {tokenized.row_count} {dataset} rows were skipped: {reason}",
-        )
-        for reason, lines in tokenized.unrenderable.items()
-    ] + [
-        (code, lines, f"{lines.count} of {total} {dataset} pairs {what}")
-        for code, lines, what in (
-            (
-                WarningCode.PAIRS_DROPPED,
-                tokenized.overlong,
-                f"are longer than {max_length} tokens and were dropped",
-            ),
-            (
-                WarningCode.PAIRS_IDENTICAL,
-                tokenized.identical,
-                "have the same tokens for chosen and rejected",
-            ),
-            (
-                WarningCode.SPECIAL_TOKENS_IN_TEXT,
-                tokenized.with_special_tokens,
-                "contain special tokens of this model in their text",
-            ),
-            (
-                WarningCode.PROMPT_AND_REPLY_JOINED,
-                tokenized.with_joined_words,
-                "have no white space between prompt and reply, so that the last word of the "
-                "prompt and the first word of the reply are read as one",
-            ),
-        )
-    ]
-    for code, lines, message in found:
-        if lines.count:
-            data = _data(dataset, lines)
-            _warn(inputs.channel, code, message, {**data, "longest": tokenized.longest})
-
-
-def _warn_of_leaks(report: DatasetReportBuilder, channel: Channel) -> None:
-    """Warn of eval prompts that are trained on: their accuracy is easily overrated."""
-    if not (leaked := report.leaked).count:
-        return
-    _warn(
-        channel,
-        WarningCode.EVAL_LEAKED,
-        f"{leaked.count} of {report.eval_count} eval pairs have a prompt that also occurs in the "
-        "training pairs: the accuracy on them says little about new prompts",
-        _data("eval", leaked),
-    )
-
-
-def _data(dataset: str, finding: Finding) -> dict[str, JsonValue]:
-    lines: list[JsonValue] = [*finding.lines[:MAX_LINES_IN_MESSAGE]]
-    return {"dataset": dataset, "count": finding.count, "lines": lines}
-
-
-def _warn_of_missed_evaluations(steps: int, plan: TrainingPlan, channel: Channel) -> None:
-    """Warn when training ends before its first evaluation, which disables early stopping."""
-    every = plan.reward_arguments.eval_steps
-    if every is None or every <= steps:
-        return
-    message = (
-        f"eval_steps {every} is more than the {steps} steps of this job, so that the model is "
-        "evaluated before and after training only"
-    )
-    if plan.early_stopping:
-        message += ", and early_stopping has no effect"
-    _warn(channel, WarningCode.EVAL_STEPS_UNREACHED, message)
-
-
-def _warn(
-    channel: Channel, code: WarningCode, message: str, data: dict[str, JsonValue] | None = None
-) -> None:
-    channel.send(Noted(code=code, message=message, data=data or {}, is_warning=True))
+        warn(channel, WarningCode.MEMORY_SHORT, shortage)
