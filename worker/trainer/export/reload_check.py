@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -60,5 +61,34 @@ def _check_certificate(certificate: dict[str, Any]) -> None:
             FailureCode.SCORE_MISMATCH,
             f"after a reload scores differ by up to {certificate['max_abs_difference']:.3g} "
             f"({certificate['max_relative_difference']:.1e} of 1 + |score|; the tolerance is "
-            f"{certificate['tolerance']:.0e})",
+            f"{certificate['tolerance']:.0e}): {_cause(certificate)}",
         )
+
+
+def _cause(certificate: dict[str, Any]) -> str:
+    """Return the most probable reason for other scores after a reload."""
+    texts = [probe[reply] for probe in certificate["probes"] for reply in ("chosen", "rejected")]
+
+    def moved(how: str) -> bool:
+        allowed = certificate["tolerance"]
+        return any(
+            not abs(text[how] - text["expected"]) <= allowed * (1 + abs(text["expected"]))
+            for text in texts
+        )
+
+    if not all(math.isfinite(text[how]) for text in texts for how in ("alone", "padded")):
+        return "some scores are not finite after the reload; train with a lower learning rate"
+    if not moved("alone"):
+        return (
+            "each text alone has its score, and only a padded batch moves it: padding changes the "
+            "scores of this base model; use a model of another architecture"
+        )
+    if certificate["dtype"] != "float32":
+        return (
+            "this can be the rounding of bfloat16 where scores are large; train with a lower "
+            'learning rate, with center_rewards_coefficient, or with precision "fp32"'
+        )
+    return (
+        "also of texts alone, so the adapter's files do not hold all that was trained: the "
+        "architecture of the base model is the probable cause; use another one"
+    )
