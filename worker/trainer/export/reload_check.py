@@ -57,11 +57,16 @@ def _check_certificate(certificate: dict[str, Any]) -> None:
             f"after a reload the model lacks the adapter's {', '.join(lost[:5])}",
         )
     if not certificate["is_verified"]:
+        correlation = certificate["rank_correlation"]
+        required = certificate["required_rank_correlation"]
+        order = "" if correlation is None else f", their rank correlation is {correlation:.4f}"
         raise TrainerError(
             FailureCode.SCORE_MISMATCH,
             f"after a reload scores differ by up to {certificate['max_abs_difference']:.3g} "
-            f"({certificate['max_relative_difference']:.1e} of 1 + |score|; the tolerance is "
-            f"{certificate['tolerance']:.0e}): {_cause(certificate)}",
+            f"({certificate['max_relative_difference']:.1e} of 1 + |score|{order}); allowed are "
+            f"{certificate['tolerance']:.0e} of 1 + |score| or "
+            f"{certificate['noise_tolerance']:.3g}, and a rank correlation of "
+            f"{required or 0:.4f} or more: {_cause(certificate)}",
         )
 
 
@@ -70,9 +75,9 @@ def _cause(certificate: dict[str, Any]) -> str:
     texts = [probe[reply] for probe in certificate["probes"] for reply in ("chosen", "rejected")]
 
     def moved(how: str) -> bool:
-        allowed = certificate["tolerance"]
+        share, noise = certificate["tolerance"], certificate["noise_tolerance"]
         return any(
-            not abs(text[how] - text["expected"]) <= allowed * (1 + abs(text["expected"]))
+            not abs(text[how] - text["expected"]) <= max(share * (1 + abs(text["expected"])), noise)
             for text in texts
         )
 
