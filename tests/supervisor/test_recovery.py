@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -205,7 +206,9 @@ def test_failed_inspections_do_not_stop_training(
         assert pool._state(kinds.INSPECT.queue(pool.settings)) == "unhealthy"
         assert pool._state(pool.settings.queue) == "ready"
     finally:
-        pool.close()
+        pool.engine.dispose()
+        for slot in itertools.chain(*pool._free.values()):
+            os.close(slot.lock)
 
 
 class CrashedInspection(JobRunner):
