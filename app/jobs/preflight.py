@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from anyio import to_thread
-from sqlalchemy import Engine, and_, or_, select
+from sqlalchemy import ColumnElement, Engine, and_, or_, select
 
 from app.auth.key_ring import Scope
 from app.base_models.catalogue import Catalogue
@@ -173,27 +173,7 @@ class Preflight:
     ) -> str:
         """Return the id of an inspection that answers the same question; queue one if needed."""
         spec, queue = resolved.spec, kinds.INSPECT.queue(self.settings)
-        conditions = [Job.kind == kinds.INSPECT.name, Job.queue == queue]
-        if has_data:
-            # Datasets are immutable, so an earlier result for the same spec still holds.
-            is_usable = or_(
-                _IS_RECENT,
-                Job.status == JobStatus.SUCCEEDED,
-                Job.failure_code.in_([FailureCode.DATASET_INVALID, FailureCode.PAIRS_OVERLONG]),
-            )
-            conditions += [
-                Job.tenant_id == tenant_id,
-                Job.spec_sha256 == _fingerprint(spec),
-                is_usable,
-            ]
-            conditions.append(Job.train_dataset_id.is_not(None))
-        else:
-            # Facts of a base model belong to no tenant, so any tenant's inspection will do.
-            conditions += [
-                Job.base_model == resolved.entry.id,
-                Job.train_dataset_id.is_(None),
-                _IS_RECENT,
-            ]
+        conditions = _is_like(tenant_id, resolved, queue, has_data=has_data)
         with transaction(self.engine) as session:
             known = session.scalar(
                 select(Job.id).where(*conditions).order_by(Job.id.desc()).limit(1)
@@ -259,6 +239,30 @@ class Preflight:
         raise InvalidSpecError(
             f"A worker found: {detail}", hint=hint, problems=[FieldProblem(loc, code, detail, hint)]
         )
+
+
+def _is_like(
+    tenant_id: str, resolved: ResolvedSpec, queue: str, *, has_data: bool
+) -> list[ColumnElement[bool]]:
+    """Return the conditions that a job is an inspection with the wanted result."""
+    conditions = [Job.kind == kinds.INSPECT.name, Job.queue == queue]
+    if not has_data:
+        # Facts of a base model belong to no tenant, so any tenant's inspection will do.
+        is_of_model = Job.base_model == resolved.entry.id
+        return [*conditions, is_of_model, Job.train_dataset_id.is_(None), _IS_RECENT]
+    # Datasets are immutable, so an earlier result for the same spec still holds.
+    is_usable = or_(
+        _IS_RECENT,
+        Job.status == JobStatus.SUCCEEDED,
+        Job.failure_code.in_([FailureCode.DATASET_INVALID, FailureCode.PAIRS_OVERLONG]),
+    )
+    return [
+        *conditions,
+        Job.tenant_id == tenant_id,
+        Job.spec_sha256 == _fingerprint(resolved.spec),
+        Job.train_dataset_id.is_not(None),
+        is_usable,
+    ]
 
 
 def _fingerprint(spec: RewardJobSpec) -> str:
