@@ -36,6 +36,7 @@ from app.dashboard.router import router as dashboard
 from app.datasets.part_uploads_router import router as part_uploads
 from app.datasets.router import router as datasets
 from app.datasets.upload_places import UploadPlaces
+from app.imports.router import router as imports
 from app.job_queue.reconciler import Reconciler
 from app.job_queue.router import router as job_queue
 from app.job_queue.watcher import Watcher
@@ -63,6 +64,7 @@ API_ROUTERS = (
     reports,
     job_queue,
     part_uploads,  # before the routes of /v1/datasets/{dataset_id}
+    imports,
     datasets,
     adapters,
     merges,

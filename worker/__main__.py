@@ -50,7 +50,7 @@ def _consume(settings: Settings) -> int:
         [
             "worker",
             "--pool=threads",
-            f"--concurrency={settings.slots + 1}",
+            f"--concurrency={settings.slots + 2}",
             "--hostname=gpu@%h",
             "--without-gossip",
             "--without-mingle",

@@ -31,9 +31,14 @@ def preflight_queue(settings: Settings) -> str:
     return f"{settings.queue}.preflight"
 
 
+def transfer_queue(settings: Settings) -> str:
+    """Return the queue of downloads and uploads, which need no trainer."""
+    return f"{settings.queue}.transfer"
+
+
 def queues(settings: Settings) -> list[str]:
     """Return every queue of this service."""
-    return [settings.queue, preflight_queue(settings)]
+    return [settings.queue, preflight_queue(settings), transfer_queue(settings)]
 
 
 class Tickets(Protocol):

@@ -107,7 +107,9 @@ class AuditRead(Model):
             "api_key.create",
             "api_key.revoke",
             "dataset.delete",
+            "dataset.import",
             "dataset.upload",
+            "import.cancel",
             "job.cancel",
             "job.delete",
             "job.pause",
@@ -260,6 +262,65 @@ class Health(Model):
     status: str
 
 
+class ImportFailure(Model):
+    """Why an import failed."""
+
+    code: (
+        Literal[
+            "invalid_spec",
+            "dataset_invalid",
+            "pairs_overlong",
+            "source_not_found",
+            "source_too_large",
+            "quota_exceeded",
+            "model_not_found",
+            "model_unsupported",
+            "model_changed",
+            "gated_no_access",
+            "engine_unsupported",
+            "quantization_unavailable",
+            "nan_loss",
+            "nothing_trained",
+            "cuda_oom",
+            "out_of_memory",
+            "artifact_too_large",
+            "timed_out",
+            "hub_unavailable",
+            "disk_full",
+            "host_error",
+            "cuda_error",
+            "worker_lost",
+            "trainer_crashed",
+            "poison",
+            "no_progress",
+            "score_mismatch",
+            "internal",
+        ]
+        | str
+    )
+    detail: str
+    hint: str
+
+
+class ImportRead(Model):
+    """An import and its state."""
+
+    object: Literal["dataset_import"] = "dataset_import"
+    id: str
+    source: str
+    split: str
+    config: str | None
+    name: str | None
+    status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"] | str
+    phase: str | None
+    """What a running import does now."""
+    dataset_id: str | None
+    """The dataset, once the import has succeeded."""
+    failure: ImportFailure | None
+    created_at: AwareDatetime
+    finished_at: AwareDatetime | None
+
+
 class JobFailure(Model):
     """Why a job failed and what to do next."""
 
@@ -269,6 +330,9 @@ class JobFailure(Model):
             "invalid_spec",
             "dataset_invalid",
             "pairs_overlong",
+            "source_not_found",
+            "source_too_large",
+            "quota_exceeded",
             "model_not_found",
             "model_unsupported",
             "model_changed",
@@ -629,6 +693,8 @@ class DatasetRead(Model):
     upload_sha256: str
     """Of the file as it was uploaded."""
     upload_bytes: int
+    origin: str | None
+    """What an import fetched: `hub:org/name@commit`, and the split after `#`."""
     created_at: AwareDatetime
 
 

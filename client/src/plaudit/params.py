@@ -32,6 +32,27 @@ class EvalFraction(TypedDict):
     """Fraction of the training pairs, between 0 and 1."""
 
 
+class ImportCreate(TypedDict):
+    """A split of a dataset of the hub, and how its rows are read."""
+
+    source: str
+    """
+    `hub:org/name@revision`: a dataset of the operator's hub; the revision is a branch, tag or
+    commit, by default `main`.
+    """
+    split: NotRequired[str]
+    config: NotRequired[str | None]
+    """Where the dataset has several."""
+    name: NotRequired[str | None]
+    """For people; default: the name of the source."""
+    columns: NotRequired[dict[str, str]]
+    """Which column is which part; see docs/data.md."""
+    labels: NotRequired[dict[str, str]]
+    """What the values of the label column mean."""
+    ignore_columns: NotRequired[list[str]]
+    on_invalid: NotRequired[Literal["refuse", "skip"]]
+
+
 class JobCancel(TypedDict):
     """Options of a cancel."""
 
