@@ -61,11 +61,16 @@ def verify(
                 ("verified", "yes" if certificate["is_verified"] else "NO"),
                 ("probes", len(certificate["probes"])),
                 ("greatest difference", f"{certificate['max_abs_difference']:.1e}"),
-                ("allowed", f"{certificate['tolerance']:.0e} of 1 + |score|"),
+                ("allowed", _allowed(certificate)),
                 ("files", len(certificate["files"])),
             )
         )
     raise typer.Exit(ExitCode.SUCCEEDED if certificate["is_verified"] else ExitCode.FAILED)
+
+
+def _allowed(certificate: dict[str, Any]) -> str:
+    share, noise = certificate["tolerance"], certificate["noise_tolerance"]
+    return f"{share:.0e} of 1 + |score|, or {noise:.1e}"
 
 
 def _summary(directory: Path) -> dict[str, Any]:

@@ -11,12 +11,14 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from app.domain.pad_tokens import choose_pad_token
 from app.domain.paths import saved_paths, shortest_names, target_paths
 from app.domain.plan import (
     BaseModelFacts,
     BaseModelRef,
     DataPlan,
     DatasetRef,
+    HeadPlan,
     TokenizationPlan,
     TrainingPlan,
 )
@@ -59,6 +61,7 @@ def compile_plan(
         ),
         architecture=facts.architecture,
         head_modules=sorted(facts.new_modules),
+        head=_head(spec, facts),
         lora=_lora_arguments(spec.lora, facts, targets, saved),
         reward=_reward_arguments(spec, has_eval=data.has_eval),
         tokenization=_tokenization(training, facts, text_format),
@@ -85,6 +88,15 @@ def batch_split(batch_size: int, per_device: int | str) -> tuple[int, int]:
     if per_device == "auto":
         per_device = max(n for n in range(1, 9) if batch_size % n == 0)
     return int(per_device), batch_size // int(per_device)
+
+
+def _head(spec: RewardJobSpec, facts: BaseModelFacts) -> HeadPlan:
+    if facts.head_tensors and spec.base_model_head == "reuse":
+        return HeadPlan(start="base_model", tensors=facts.head_tensors)
+    has_own = any(name == stored for name, stored in facts.head_tensors.items())
+    # Nothing is lost of what the user does not want.
+    unused = facts.unused_heads if spec.base_model_head == "reuse" else []
+    return HeadPlan(start="new", is_reset=has_own, unused=unused)
 
 
 def _data(
@@ -124,7 +136,7 @@ def _lora_arguments(
 def _tokenization(
     training: TrainingSpec, facts: BaseModelFacts, text_format: TextFormat | None
 ) -> TokenizationPlan:
-    pad_token, pad_token_id = _pad_token(facts)
+    pad_token, pad_token_id = choose_pad_token(training, facts, is_raw=text_format == "raw")
     template = None
     if text_format != "raw":
         template = facts.chat_template or plain_template(facts, pad_token)
@@ -138,23 +150,8 @@ def _tokenization(
         pad_token=pad_token,
         pad_token_id=pad_token_id,
         from_file=facts.tokenizer_from_file,
+        embedding_rows=facts.vocab_rows if facts.max_token_id >= facts.vocab_rows else None,
     )
-
-
-def _pad_token(facts: BaseModelFacts) -> tuple[str, int]:
-    """Return a pad token with an embedding row, different from EOS if possible.
-
-    ``check`` has verified that such a token exists.
-    """
-    if facts.pad_token is not None and facts.pad_token_id != facts.eos_token_id:
-        assert facts.pad_token_id is not None
-        return facts.pad_token, facts.pad_token_id
-    if facts.spare_pad_tokens:
-        return min(facts.spare_pad_tokens.items(), key=lambda item: item[1])
-    # Reached for conversational data only. The worker checks that no rendered row ends with EOS.
-    assert facts.eos_token is not None
-    assert facts.eos_token_id is not None
-    return facts.eos_token, facts.eos_token_id
 
 
 def _gradient_checkpointing(

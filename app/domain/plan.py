@@ -34,6 +34,13 @@ class BaseModelFacts(_Frozen):
     vocab_rows: int = Field(description="Rows of the input embedding.")
     max_positions: int | None = Field(None, description="None: no absolute limit.")
     new_modules: list[str] = Field(description="Full dotted paths, sorted.")
+    head_tensors: dict[str, str] = Field(
+        default={},
+        description="Parameters of the head that the files have, with the names of their tensors.",
+    )
+    unused_heads: list[str] = Field(
+        default=[], description="Tensors that look like a trained head and do not fit, with shapes."
+    )
     modules: dict[str, int] = Field(
         description="Number of parameters of each module, by dotted path."
     )
@@ -50,6 +57,12 @@ class BaseModelFacts(_Frozen):
     eos_token_id: int | None
     spare_pad_tokens: dict[str, int] = Field(
         default={}, description="Unused special tokens that have an embedding row, with their ids."
+    )
+    special_tokens: dict[str, int] = Field(
+        default={}, description="Special tokens that have an embedding row, with their ids."
+    )
+    final_token_id: int | None = Field(
+        None, description="Last token of a conversation that the chat template renders."
     )
     chat_template: str | None = None
     tokens_around: tuple[str, str] = Field(
@@ -150,6 +163,26 @@ class TokenizationPlan(_Frozen):
         description="Whether to load tokenizer.json instead of the tokenizer that transformers "
         "builds.",
     )
+    embedding_rows: int | None = Field(
+        None,
+        exclude_if=lambda rows: rows is None,  # as in plans of earlier versions
+        description="Rows of the embedding, if the tokenizer has tokens beyond them.",
+    )
+
+
+class HeadPlan(_Frozen):
+    """What the reward head starts from."""
+
+    start: Literal["base_model", "new"] = Field(
+        description="Weights of the base model's files, or random ones."
+    )
+    tensors: dict[str, str] = Field(
+        default={}, description="Parameters of the head, with the stored tensors they start from."
+    )
+    is_reset: bool = Field(False, description="Whether a trained head is drawn anew.")
+    unused: list[str] = Field(
+        default=[], description="Stored tensors that look like a trained head and are not used."
+    )
 
 
 class TrainingPlan(_Frozen):
@@ -164,6 +197,11 @@ class TrainingPlan(_Frozen):
     architecture: str
     head_modules: list[str] = Field(
         description="Paths of the new modules, which must be trained, saved and reloaded."
+    )
+    head: HeadPlan | None = Field(
+        None,
+        exclude_if=lambda head: head is None,  # as in plans of earlier versions
+        description="What the reward head starts from.",
     )
     lora: dict[str, JsonValue]
     reward: dict[str, JsonValue]

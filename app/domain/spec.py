@@ -202,6 +202,11 @@ class TrainingSpec(_Spec):
     overlong: Literal["drop", "error"] = Field(
         "drop", description="What happens to pairs longer than max_length."
     )
+    pad_token: Annotated[CleanText, StringConstraints(min_length=1, max_length=100)] | None = Field(
+        None,
+        description="Special token of the base model that fills batches up. null: the tokenizer's "
+        "own, or another one if texts end in it.",
+    )
     text_format: Literal["auto", "chat", "raw"] = Field(
         "auto",
         description="How datasets of texts are tokenised. 'chat': the prompt is a user turn and "
@@ -293,6 +298,11 @@ class RewardJobSpec(_Spec):
 
     name: Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None = None
     base_model: BaseModelName = Field(description="An id from GET /v1/base-models.")
+    base_model_head: Literal["reuse", "new"] = Field(
+        "reuse",
+        description="'reuse' starts from the trained reward head of the base model, if its files "
+        "have one; 'new' always starts from a random head.",
+    )
     train_dataset: str = Field(pattern=DATASET_ID)
     eval_dataset: Evaluation | None = Field(
         None,

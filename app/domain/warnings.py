@@ -23,6 +23,7 @@ class WarningCode(StrEnum):
     EVAL_STEPS_UNREACHED = "eval_steps_unreached"
     TEXT_LEFT_OUT = "text_left_out"
     START_LEFT_OUT = "start_left_out"
+    HEAD_UNUSED = "head_unused"
     TEMPLATE_DATE_FIXED = "template_date_fixed"
     TOKENIZER_FROM_FILE = "tokenizer_from_file"
     MEMORY_SHORT = "memory_short"
@@ -57,6 +58,8 @@ WARNING_ADVICE: dict[WarningCode, str] = {
     "that renders all of the text to be judged.",
     WarningCode.START_LEFT_OUT: "Ask the operator to add a chat_template to the catalogue entry "
     "that starts with the same tokens as other texts of the base model.",
+    WarningCode.HEAD_UNUSED: 'Set base_model_head to "new" if scoring shall start random, or use a '
+    "base model whose files have a head with one row.",
     WarningCode.TEMPLATE_DATE_FIXED: "Render conversations with the adapter's tokenizer when you "
     "score.",
     WarningCode.TOKENIZER_FROM_FILE: "Score with the adapter's tokenizer, not the base model's.",

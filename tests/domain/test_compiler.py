@@ -12,6 +12,7 @@ from jinja2 import Template
 from app.domain.compiler import batch_split, compile_plan, planned_steps
 from app.domain.paths import matches, shortest_names
 from app.domain.plan import BaseModelFacts, TrainingPlan
+from app.domain.spec_problems import SpecRejectedError
 from app.domain.templates import PLAIN_LINES
 from app.domain.text_format import DataForm
 from tests.domain.base_model_facts import (
@@ -75,14 +76,31 @@ def test_dora_counts_one_magnitude_per_output():
         ),
         (decoder(pad_token="</s>", pad_token_id=2), CONVERSATIONS, ("</s>", 2)),
         (decoder(pad_token=None, pad_token_id=None), CONVERSATIONS, ("</s>", 2)),
+        (decoder(pad_token_id=400, spare_pad_tokens={"<a>": 300}), TEXT, ("<a>", 300)),
+        (
+            decoder(final_token_id=0, spare_pad_tokens={"<pad>": 0, "<a>": 300}),
+            CONVERSATIONS,
+            ("<a>", 300),
+        ),
+        (decoder(final_token_id=0), TEXT, ("<pad>", 0)),
     ],
-    ids=["own", "spare", "eos-in-a-conversation", "none-in-a-conversation"],
-)
-def test_pad_token_differs_from_eos_for_plain_text(
-    facts: BaseModelFacts, form: DataForm, token: tuple[str, int]
-):
+    ids=["own", "spare", "eos-in-a-conversation", "none-in-a-conversation", "own-without-a-row",
+         "own-ends-a-conversation", "own-ends-no-text"],
+)  # fmt: skip
+def test_pad_token_ends_no_text(facts: BaseModelFacts, form: DataForm, token: tuple[str, int]):
     tokenization = plan_of(facts, form=form).tokenization
     assert (tokenization.pad_token, tokenization.pad_token_id) == token
+
+
+def test_conversation_that_ends_in_the_only_pad_token_is_refused():
+    facts = decoder(pad_token="</s>", pad_token_id=2, final_token_id=2)
+    with pytest.raises(SpecRejectedError, match="The cause is the model and not the data"):
+        plan_of(facts, form=CONVERSATIONS)
+
+
+def test_rows_of_the_embedding_are_planned_only_if_a_token_lies_beyond_them():
+    assert "embedding_rows" not in plan_of(decoder()).tokenization.model_dump()
+    assert plan_of(decoder(max_token_id=320)).tokenization.embedding_rows == 320
 
 
 def test_conversations_use_the_template_of_the_model_or_a_plain_one():

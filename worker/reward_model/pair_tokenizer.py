@@ -22,7 +22,7 @@ from app.domain.rows import as_conversation, replies_of
 from worker.reward_model.base_tokenizer import load_base_tokenizer
 from worker.reward_model.chat_template import render_chats
 from worker.reward_model.errors import TrainerError
-from worker.reward_model.special_tokens import tokens_around
+from worker.reward_model.special_tokens import add_pad_token, tokens_around
 
 REPLIES = ("chosen", "rejected")
 #: What chat templates call the reasoning of a message.
@@ -144,8 +144,7 @@ def load_tokenizer(model_dir: str | Path, plan: TokenizationPlan) -> PreTrainedT
         TrainerError: model_changed when the pad token has another id than in the plan.
     """
     tokenizer = load_base_tokenizer(model_dir, from_file=plan.from_file)
-    tokenizer.pad_token = plan.pad_token
-    if tokenizer.pad_token_id != plan.pad_token_id:
+    if add_pad_token(tokenizer, plan.pad_token) != plan.pad_token_id:
         raise TrainerError(
             FailureCode.MODEL_CHANGED,
             f"the plan has {plan.pad_token!r} as token {plan.pad_token_id}, but the tokenizer "

@@ -102,7 +102,7 @@ def tokenize_pairs(
     for row in tokenized_rows(file, tokenizer, skip):
         on_row(row)
         result.row_count += 1
-        if problem := _problem(row, tokenizer.plan):
+        if problem := _problem(row, tokenizer):
             lines_by_problem.setdefault(problem, []).append(row.row["line"])
         else:
             _add(row, tokenizer, result)
@@ -198,14 +198,23 @@ def _check_lengths(result: TokenizedPairs, plan: TokenizationPlan) -> None:
         )
 
 
-def _problem(row: TokenizedRow, plan: TokenizationPlan) -> str | None:
+def _problem(row: TokenizedRow, tokenizer: PairTokenizer) -> str | None:
     """Return why a row cannot be trained on, whatever its length."""
+    plan = tokenizer.plan
     if not len(row.chosen_ids) * len(row.rejected_ids):
         return "a reply has no tokens"
+    largest = max(int(row.chosen_ids.max()), int(row.rejected_ids.max()))
+    if plan.embedding_rows is not None and largest >= plan.embedding_rows:
+        token = tokenizer.tokenizer.convert_ids_to_tokens(largest)
+        return (
+            f"it contains {token!r}, which is token {largest}, but the embedding of this model has "
+            f"{plan.embedding_rows} rows: remove the token from the text"
+        )
     if plan.pad_token_id in (row.chosen_ids[-1], row.rejected_ids[-1]):
         return (
             f"a text ends in {plan.pad_token!r}, which is this model's pad token: its reward would "
-            "be read one token early, and at another token after a reload"
+            "be read one token early, and at another token after a reload. training.pad_token can "
+            "name another token"
         )
     return None
 

@@ -117,6 +117,14 @@ def _warn_of_base_model(plan: TrainingPlan, channel: Channel) -> None:
             f"template always writes {FIXED_DAY}, so that scores do not depend on the day: render "
             "texts with the adapter's tokenizer",
         )
+    if plan.head and plan.head.unused:
+        _warn(
+            channel,
+            WarningCode.HEAD_UNUSED,
+            "the base model's files have what looks like a trained head, which does not fit: "
+            f"{', '.join(plan.head.unused[:MAX_LINES_LISTED])}. It is not used: the reward head "
+            "starts random",
+        )
     if plan.tokenization.from_file:
         _warn(
             channel,

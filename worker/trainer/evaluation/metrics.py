@@ -52,7 +52,7 @@ def compute_metrics(scores: Scores, *, centering: float | None, seed: int) -> di
         "reward_std": scores.rewards.std(),
         "ece": _calibration_error(probability),
         "brier": np.mean((1 - probability) ** 2),
-        "length_spearman": _spearman(scores.rewards, lengths.T.reshape(-1)),
+        "length_spearman": rank_correlation(scores.rewards, lengths.T.reshape(-1)),
         "length_baseline": _hits(lengths[:, 0] - lengths[:, 1]).mean(),
         "pairs": len(scores.pairs),
     }
@@ -145,7 +145,7 @@ def _calibration_error(probability: Floats) -> float:
 
 
 # SciPy has this, but no library of the worker depends on it, so it is not installed.
-def _spearman(a: Floats, b: Floats) -> float:
+def rank_correlation(a: Floats, b: Floats) -> float:
     """Return the rank correlation, with average ranks for ties; 0 when one side is constant."""
     ranks_a, ranks_b = _ranks(a), _ranks(b)
     if ranks_a.std() == 0 or ranks_b.std() == 0:

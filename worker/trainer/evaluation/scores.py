@@ -59,7 +59,6 @@ def score_pairs(
         model,
         sequences,
         pad_token_id=plan.tokenization.pad_token_id,
-        batch_size=2 * plan.reward_arguments.per_device_eval_batch_size,
         bf16=device_config.bf16,
     )
     of_sides = np.array(rewards)[indices]
