@@ -529,6 +529,11 @@ class TrainingSpec(Model):
     """Longest sequence of prompt and reply, in tokens."""
     overlong: Literal["drop", "error"] | str = "drop"
     """What happens to pairs longer than max_length."""
+    pad_token: str | None = None
+    """
+    Special token of the base model that fills batches up. null: the tokenizer's own, or
+    another one if texts end in it.
+    """
     text_format: Literal["auto", "chat", "raw"] | str = "auto"
     """
     How datasets of texts are tokenised. 'chat': the prompt is a user turn and the reply an
@@ -767,6 +772,11 @@ class RewardJobSpec(Model):
     name: str | None = None
     base_model: str
     """An id from GET /v1/base-models."""
+    base_model_head: Literal["reuse", "new"] | str = "reuse"
+    """
+    'reuse' starts from the trained reward head of the base model, if its files have one;
+    'new' always starts from a random head.
+    """
     train_dataset: str
     eval_dataset: str | EvalFraction | None = None
     """The id of a dataset, or a fraction of the training pairs such as {"fraction": 0.1}."""

@@ -134,6 +134,11 @@ class TrainingSpec(TypedDict):
     """Longest sequence of prompt and reply, in tokens."""
     overlong: NotRequired[Literal["drop", "error"]]
     """What happens to pairs longer than max_length."""
+    pad_token: NotRequired[str | None]
+    """
+    Special token of the base model that fills batches up. null: the tokenizer's own, or
+    another one if texts end in it.
+    """
     text_format: NotRequired[Literal["auto", "chat", "raw"]]
     """
     How datasets of texts are tokenised. 'chat': the prompt is a user turn and the reply an
@@ -185,6 +190,11 @@ class RewardJobSpec(TypedDict):
     name: NotRequired[str | None]
     base_model: str
     """An id from GET /v1/base-models."""
+    base_model_head: NotRequired[Literal["reuse", "new"]]
+    """
+    'reuse' starts from the trained reward head of the base model, if its files have one;
+    'new' always starts from a random head.
+    """
     train_dataset: str
     eval_dataset: NotRequired[str | EvalFraction | None]
     """The id of a dataset, or a fraction of the training pairs such as {"fraction": 0.1}."""
