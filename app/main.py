@@ -35,6 +35,8 @@ from app.core.settings import Settings
 from app.dashboard.router import router as dashboard
 from app.datasets.router import MAX_UPLOADS
 from app.datasets.router import router as datasets
+from app.evaluations.comparing import MAX_COMPARISONS
+from app.evaluations.router import router as evaluations
 from app.job_queue.reconciler import Reconciler
 from app.job_queue.router import router as job_queue
 from app.job_queue.watcher import Watcher
@@ -64,6 +66,7 @@ API_ROUTERS = (
     datasets,
     adapters,
     merges,
+    evaluations,
     base_models,
     api_keys,
     webhooks,
@@ -112,6 +115,7 @@ def _set_state(app: FastAPI, settings: Settings) -> None:
     state.telemetry = Telemetry(state.engine)
     state.watcher = Watcher(state.engine)
     state.upload_limiter = CapacityLimiter(MAX_UPLOADS)
+    state.comparison_limiter = CapacityLimiter(MAX_COMPARISONS)
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from app.core.database import Base
 from app.models.access import ApiKey, AuditRecord
+from app.models.evaluations import Evaluation
 from app.models.jobs import Checkpoint, Job, JobEvent, JobLog, JobMetric, JobReport, Worker
 from app.models.storage import Adapter, BaseModelRecord, Blob, BlobChunk, Dataset, StoredFile
 from app.models.webhooks import Webhook, WebhookDelivery
@@ -16,6 +17,7 @@ __all__ = [
     "BlobChunk",
     "Checkpoint",
     "Dataset",
+    "Evaluation",
     "Job",
     "JobEvent",
     "JobLog",
