@@ -78,7 +78,7 @@ class JudgedAdapter(BaseModel):
     id: str
     directory: str
     plan: TrainingPlan
-    train_file: str
+    train_file: str | None = Field(description="None once the training dataset is deleted.")
 
 
 class EvaluationOrder(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Path, Query, Request, Response, status
@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query, Request, Response, status
 from app.audit import log as audit_log
 from app.audit.actor import ActorDep
 from app.core.database import transaction
-from app.core.errors import QuotaError, RangeError, TooLargeError
+from app.core.errors import QuotaError, TooLargeError
 from app.domain.evaluation import EvaluationSpec
 from app.domain.judging.suites import SUITES
 from app.evaluations import service
@@ -24,7 +24,13 @@ from app.evaluations.errors import (
     InvalidEvaluationError,
 )
 from app.evaluations.resolving import resolve
-from app.evaluations.schemas import ComparisonRead, EvaluationItem, EvaluationRead, SuiteRead
+from app.evaluations.schemas import (
+    ComparisonRead,
+    EvaluationItem,
+    EvaluationRead,
+    SuiteRead,
+    WorstPairs,
+)
 from app.job_queue import queries
 from app.job_queue.dependencies import WatcherDep
 from app.job_queue.job_view import is_finished
@@ -42,7 +48,7 @@ from app.web.dependencies import (
 )
 from app.web.pagination import Page
 from app.web.problem_details import error_responses
-from app.web.range_response import Content, content_response
+from app.web.streaming import LimitedStreamingResponse
 from app.web.strict_route import StrictRoute
 
 router = APIRouter(prefix="/v1", tags=["evaluations"], route_class=StrictRoute)
@@ -177,12 +183,7 @@ def list_evaluation_events(
             "description": "One JSON object a row: `line`, `scores`, `ranks`, `lengths` …",
             "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
         },
-        206: {
-            "description": "The requested range.",
-            "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
-        },
-        304: {"description": "The content has the `ETag` that the client sent."},
-        **error_responses(EvaluationNotFoundError, EvaluationUnfinishedError, RangeError),
+        **error_responses(EvaluationNotFoundError, EvaluationUnfinishedError),
     },
 )
 def get_scores(
@@ -192,19 +193,15 @@ def get_scores(
     principal: RequireJobsRead,
     adapter: Adapter = None,
 ) -> Response:
-    """Download the scores of every reply, as JSON lines. Supports ETag and a single Range."""
+    """Download the scores of every reply, as JSON lines."""
     with transaction(engine) as session:
         found = service.score_file(session, principal.tenant_id, evaluation_id, adapter)
     file = found.file
-    return content_response(
+    return LimitedStreamingResponse(
         request,
-        Content(
-            filename=f"{evaluation_id}-{file.name}",
-            media_type="application/x-ndjson",
-            sha256=file.sha256,
-            size=file.size,
-            read=lambda start, stop: read_range(engine, file.blob_id, start, stop),
-        ),
+        read_range(engine, file.blob_id, 0, file.size),
+        media_type="application/x-ndjson",
+        headers={"Content-Length": str(file.size), "X-Content-Type-Options": "nosniff"},
     )
 
 
@@ -214,14 +211,14 @@ def get_scores(
 )
 def get_worst_pairs(
     evaluation_id: EvaluationId, engine: ReadEngineDep, principal: RequireJobsRead
-) -> dict[Literal["models"], dict[str, list[dict[str, object]]]]:
+) -> WorstPairs:
     """Get the pairs that each model orders most wrongly, with their texts."""
     with transaction(engine) as session:
         job = service.get(session, principal.tenant_id, evaluation_id)
         document = queries.report(session.connection(), job.id, "worst_pairs")
     if document is None:
         raise EvaluationUnfinishedError(f"{evaluation_id} is {job.status}.")
-    return {"models": document["models"]}
+    return WorstPairs(models=document["models"])
 
 
 @router.get(

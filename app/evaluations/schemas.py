@@ -64,6 +64,26 @@ class EvaluationRead(EvaluationItem):
         )
 
 
+class WorstPair(BaseModel):
+    """A pair in the wrong order; texts are cut to 1,000 characters."""
+
+    line: int
+    slice: str | None
+    margin: float = Field(description="Score of the better reply minus that of the worse one.")
+    chosen_score: float
+    rejected_score: float
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+class WorstPairs(BaseModel):
+    """The pairs that each model orders most wrongly."""
+
+    object: Literal["worst_pairs"] = "worst_pairs"
+    models: dict[str, list[WorstPair]]
+
+
 class SuiteRead(BaseModel):
     """A public benchmark whose rule this service has; you supply the rows."""
 

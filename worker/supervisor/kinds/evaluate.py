@@ -50,8 +50,8 @@ def _write_inputs(attempt: Attempt, base: BaseModel) -> WorkOrder:
         directory.mkdir(exist_ok=True)
         for file in files:
             job_inputs.fetch_file(engine, file, directory)
-        trained_on = str(trained.train_dataset_id)
-        if trained_on not in training_files:
+        trained_on = trained.train_dataset_id
+        if trained_on is not None and trained_on not in training_files:
             training_files[trained_on] = f"train-{number}.jsonl"
             target = attempt.directory / training_files[trained_on]
             job_inputs.write_dataset(engine, trained_on, target)
@@ -60,7 +60,7 @@ def _write_inputs(attempt: Attempt, base: BaseModel) -> WorkOrder:
                 id=adapter.id,
                 directory=directory.name,
                 plan=TrainingPlan.model_validate(trained.plan),
-                train_file=training_files[trained_on],
+                train_file=training_files.get(trained_on or ""),
             )
         )
     job_inputs.write_dataset(engine, dataset.id, attempt.directory / "eval.jsonl")

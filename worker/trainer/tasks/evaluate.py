@@ -131,8 +131,9 @@ def _judge(
         "probes": [],
     }
     if model.adapter is not None:
-        train_file = Path(model.adapter.train_file)
-        entry["training_overlap"] = training_overlap(tokenized.rows, train_file)
+        if model.adapter.train_file is not None:
+            train_file = Path(model.adapter.train_file)
+            entry["training_overlap"] = training_overlap(tokenized.rows, train_file)
         entry["probes"] = run_probes(spec, tokenized.rows, scores, tokenizer, score)
     pairs = worst_pairs(tokenized.rows, scores, WORST_PAIRS, WORST_PAIR_CHARACTERS)
     return entry, pairs, table
