@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
 from pydantic import StringConstraints
 
@@ -15,7 +14,9 @@ from app.core.database import transaction
 from app.core.errors import (
     QuotaError,
     RangeError,
+    RateLimitedError,
     TooLargeError,
+    UnavailableError,
     UnsupportedMediaError,
     UploadStalledError,
 )
@@ -25,6 +26,7 @@ from app.datasets.query import QUERY_PARAMETERS, ReadOptionsDep
 from app.datasets.row_errors import InvalidDatasetError
 from app.datasets.schemas import DatasetPreview, DatasetRead
 from app.datasets.service import DatasetInUseError, DatasetNotFoundError, Upload
+from app.datasets.upload_places import UploadPlaces
 from app.datasets.uploading import (
     UPLOAD_TYPES,
     BadMultipartError,
@@ -52,8 +54,6 @@ from app.web.range_response import Content, content_response
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
-#: Uploads have threads of their own: a slow client must not keep others from being answered.
-MAX_UPLOADS = 8
 #: The route's bound; ``settings.max_upload_bytes`` is held while the body streams.
 _NO_BOUND = 1 << 50
 
@@ -85,7 +85,9 @@ _BODY = {
             UnsupportedMediaError,
             UploadStalledError,
             QuotaError,
+            RateLimitedError,
             StorageFullError,
+            UnavailableError,
         ),
     },
 )
@@ -122,8 +124,8 @@ async def create_dataset(
         upload = Upload(name, kind, part, options)
         return service.store(engine, settings, actor, upload)
 
-    limiter: CapacityLimiter = request.app.state.upload_limiter
-    dataset, is_new = await to_thread.run_sync(store, limiter=limiter)
+    places: UploadPlaces = request.app.state.upload_places
+    dataset, is_new = await places.run(actor.tenant_id, store)
     return Response(
         DatasetRead.of(dataset).model_dump_json(),
         status_code=status.HTTP_201_CREATED if is_new else status.HTTP_200_OK,

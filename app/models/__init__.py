@@ -5,6 +5,7 @@ from app.models.access import ApiKey, AuditRecord
 from app.models.evaluations import Evaluation
 from app.models.jobs import Checkpoint, Job, JobEvent, JobLog, JobMetric, JobReport, Worker
 from app.models.storage import Adapter, BaseModelRecord, Blob, BlobChunk, Dataset, StoredFile
+from app.models.uploads import DatasetUpload, DatasetUploadPart
 from app.models.webhooks import Webhook, WebhookDelivery
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "Checkpoint",
     "Dataset",
     "Evaluation",
+    "DatasetUpload",
+    "DatasetUploadPart",
     "Job",
     "JobEvent",
     "JobLog",

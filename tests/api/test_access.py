@@ -153,7 +153,10 @@ def test_ids_of_another_tenant_are_not_found_on_any_route(
         adapters=[adapter_id], dataset=job["spec"]["train_dataset"]
     )
     key_id = client.get("/v1/api-keys").json()["data"][0]["id"]
+    upload_id = client.post("/v1/datasets/uploads").json()["id"]
     ids = {
+        "upload_id": upload_id,
+        "number": "1",
         "job_id": job["id"],
         "dataset_id": job["spec"]["train_dataset"],
         "adapter_id": adapter_id,
@@ -169,7 +172,7 @@ def test_ids_of_another_tenant_are_not_found_on_any_route(
     ]
     assert len(with_ids) >= 20
     for method, path in with_ids:
-        body: Any = {"name": "x"} if method == "PATCH" else None
+        body: Any = {"name": "x"} if method in ("PATCH", "PUT") else None
         query = {"base_model": BASE_MODEL} if path.endswith("/report") else None
         with subtests.test(f"{method} {path}"):
             url = path.format(**ids)
@@ -181,7 +184,15 @@ def test_ids_of_another_tenant_are_not_found_on_any_route(
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/jobs", "/v1/datasets", "/v1/adapters", "/v1/queue", "/v1/evaluations"]
+    "path",
+    [
+        "/v1/jobs",
+        "/v1/datasets",
+        "/v1/datasets/uploads",
+        "/v1/adapters",
+        "/v1/queue",
+        "/v1/evaluations",
+    ],
 )
 def test_lists_do_not_show_resources_of_another_tenant(
     world: World, client: TestClient, key_for: Callable[..., str], path: str
@@ -191,6 +202,7 @@ def test_lists_do_not_show_resources_of_another_tenant(
     adapter_id = world.publish(world.claim(), {"adapter_config.json": b"{}"})
     waiting = world.submit()
     world.request_evaluation(adapters=[adapter_id], dataset=waiting["spec"]["train_dataset"])
+    client.post("/v1/datasets/uploads")
     assert client.get(path).json()["data"]
     assert client.get(path, headers=bearer(key_for("intruder"))).json()["data"] == []
 

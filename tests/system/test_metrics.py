@@ -11,9 +11,8 @@ from sqlalchemy import Engine, update
 from starlette.testclient import TestClient
 
 from app.core.database import transaction
-from app.job_queue.reconciler import requeue_lost
 from app.models import Job
-from tests.job_queue.factories import register_worker
+from tests.job_queue.factories import register_worker, requeue_expired
 from tests.world import World
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -50,7 +49,7 @@ def test_prometheus_metrics_have_training_speed_and_lost_leases(
     with transaction(engine) as session:
         session.execute(update(Job).where(Job.id == job["id"]).values(lease_expires_at=0))
     assert "plaudit_leases_lost_last_hour 0.0" in client.get("/metrics").text
-    requeue_lost(engine, world.settings)
+    requeue_expired(engine, world.settings)
     assert "plaudit_leases_lost_last_hour 1.0" in client.get("/metrics").text
 
 
