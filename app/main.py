@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 import structlog
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -35,9 +35,9 @@ from app.core.settings import Settings
 from app.dashboard.router import router as dashboard
 from app.datasets.part_uploads_router import router as part_uploads
 from app.datasets.router import router as datasets
+from app.datasets.upload_places import UploadPlaces
 from app.evaluations.comparing import MAX_COMPARISONS
 from app.evaluations.router import router as evaluations
-from app.datasets.upload_places import UploadPlaces
 from app.job_queue.reconciler import Reconciler
 from app.job_queue.router import router as job_queue
 from app.job_queue.watcher import Watcher

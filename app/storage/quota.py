@@ -1,4 +1,4 @@
-"""The storage quota of a tenant: bytes of its datasets, uploads, adapters, scores and checkpoints."""
+"""The storage quota of a tenant: datasets, uploads, adapters, scores and checkpoints."""
 
 from __future__ import annotations
 

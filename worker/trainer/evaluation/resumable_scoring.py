@@ -21,7 +21,7 @@ from worker.reward_model.file_digests import file_entries
 from worker.reward_model.scoring import score
 
 #: Sequences of one chunk. A stop waits for the end of a chunk.
-CHUNK_SEQUENCES = 64
+CHUNK_SEQUENCES = 128
 _SCORES = "scores.json"
 
 
@@ -37,16 +37,10 @@ class LazyModel:
         """Drop the model from memory."""
         self._model = None
 
-    def score(self, sequences: Sequence[list[int]], batch_size: int) -> list[float]:
+    def score(self, sequences: Sequence[list[int]]) -> list[float]:
         """Return the rewards of sequences of token ids."""
         model = self._model = self._model or self._load()
-        return score(
-            model,
-            sequences,
-            pad_token_id=self._pad_token_id,
-            batch_size=batch_size,
-            bf16=self._bf16,
-        )
+        return score(model, sequences, pad_token_id=self._pad_token_id, bf16=self._bf16)
 
 
 class ResumableScoring:
@@ -68,9 +62,7 @@ class ResumableScoring:
         self._done = 0
         self._saved_at = time.monotonic()
 
-    def score(
-        self, model: LazyModel, stage: str, sequences: Sequence[list[int]], batch_size: int
-    ) -> list[float]:
+    def score(self, model: LazyModel, stage: str, sequences: Sequence[list[int]]) -> list[float]:
         """Return the rewards of sequences; those of an earlier attempt are not computed again.
 
         Raises:
@@ -84,7 +76,7 @@ class ResumableScoring:
                     self._save()
                     raise StoppedError(self._done)
                 chunk = sequences[start : start + CHUNK_SEQUENCES]
-                self._known[key] = model.score(chunk, batch_size)
+                self._known[key] = model.score(chunk)
             found += self._known[key]
             self._done += len(self._known[key])
             self._report(self._done)

@@ -114,10 +114,9 @@ def _judge(
     tokenized = judged_rows(Path(order.eval_file), tokenizer, overlong=spec.overlong)
     if not tokenized.rows:
         _refuse_all(tokenized.summary(), plan)
-    batch_size = 2 * plan.reward_arguments.per_device_eval_batch_size
 
     def score(stage: str, sequences: Sequence[list[int]]) -> list[float]:
-        return scoring.score(model.scorer, f"{model.id}/{stage}", sequences, batch_size)
+        return scoring.score(model.scorer, f"{model.id}/{stage}", sequences)
 
     scores = _by_row(tokenized.rows, score)
     write_scores(directory / f"{file_stem(model.id)}.jsonl", tokenized.rows, scores)
