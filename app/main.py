@@ -52,7 +52,7 @@ from app.web import exception_handlers
 from app.web.application import Plaudit
 from app.web.middleware import ForwardedAddress
 from app.web.problem_details import error_responses
-from app.webhooks.delivery import Deliverer
+from app.webhooks.dispatch import Deliverer
 from app.webhooks.router import router as webhooks
 
 #: Routes without an API key.

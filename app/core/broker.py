@@ -26,6 +26,10 @@ KEY_PREFIX = "plaudit:"
 TICKET_EXPIRES_SECONDS = 60
 
 
+#: Inspections that a worker runs at once: one that takes long leaves a slot for the others.
+PREFLIGHT_SLOTS = 2
+
+
 def preflight_queue(settings: Settings) -> str:
     """Return the queue of inspections, which must not wait for long training jobs."""
     return f"{settings.queue}.preflight"

@@ -161,13 +161,18 @@ class Settings(BaseSettings):
         description="With a broker: seconds between two polls, in case the broker is down.",
     )
     trainer_memory_bytes: int | None = Field(
-        None, description="Memory that a trainer may write to; unset: no limit."
+        None,
+        description="Memory that a trainer may write to; unset: no limit, and the kernel ends the "
+        "trainer before the worker when memory runs short.",
     )
     preflight_seconds: int = Field(
         600, ge=1, description="Longest inspection of a base model, with its dataset reports."
     )
-    preflight_memory_bytes: int = Field(
-        32 << 30, ge=2 << 30, description="Memory that an inspection may write to."
+    preflight_memory_bytes: int | None = Field(
+        None,
+        ge=2 << 30,
+        description="Memory that an inspection may write to; unset: 4 GiB and more for large "
+        "tokenizers and datasets, at most a third of the machine's memory.",
     )
 
     heartbeat_seconds: float = Field(

@@ -52,6 +52,11 @@ class JobKind:
     max_failures: Callable[[Settings], int]
     #: Milliseconds for which finished jobs are kept; None keeps them until they are deleted.
     retention_ms: int | None
+    #: Whether the memory of the trainer is limited relative to its inputs, if no setting does.
+    is_bounded_by_inputs: bool = False
+    #: How soon the kernel ends the trainer when memory runs short, from 0 to 1000. The supervisor
+    #: and the API have 0.
+    oom_score_adj: int = 500
     #: Webhooks announce changes of status as ``<topic>.<status>``; None for kinds that they do not.
     topic: str | None = None
     #: Prefix of the id under which the API shows the job.
@@ -94,6 +99,8 @@ INSPECT = JobKind(
     max_failures=lambda settings: settings.max_failures,
     # Data are immutable, so an inspection answers the same question for a week.
     retention_ms=7 * DAY_MS,
+    is_bounded_by_inputs=True,
+    oom_score_adj=1000,
 )
 MERGE = JobKind(
     name="merge",
