@@ -589,8 +589,11 @@ class TrainingSpec(Model):
     """Pairs per forward pass; must divide batch_size."""
     max_length: int = 1024
     """Longest sequence of prompt and reply, in tokens."""
-    overlong: Literal["drop", "error"] | str = "drop"
-    """What happens to pairs longer than max_length."""
+    overlong: Literal["drop", "error", "truncate_left"] | str = "drop"
+    """
+    What happens to pairs longer than max_length, in training and evaluation. 'truncate_left'
+    cuts the beginning of the prompt, and drops pairs whose replies alone are too long.
+    """
     pad_token: str | None = None
     """
     Special token of the base model that fills batches up. null: the tokenizer's own, or

@@ -155,8 +155,11 @@ class TrainingSpec(TypedDict):
     """Pairs per forward pass; must divide batch_size."""
     max_length: NotRequired[int]
     """Longest sequence of prompt and reply, in tokens."""
-    overlong: NotRequired[Literal["drop", "error"]]
-    """What happens to pairs longer than max_length."""
+    overlong: NotRequired[Literal["drop", "error", "truncate_left"]]
+    """
+    What happens to pairs longer than max_length, in training and evaluation. 'truncate_left'
+    cuts the beginning of the prompt, and drops pairs whose replies alone are too long.
+    """
     pad_token: NotRequired[str | None]
     """
     Special token of the base model that fills batches up. null: the tokenizer's own, or
