@@ -32,6 +32,71 @@ class EvalFraction(TypedDict):
     """Fraction of the training pairs, between 0 and 1."""
 
 
+class EvaluationSpec(TypedDict):
+    """Which adapters to judge on which rows, and how."""
+
+    name: NotRequired[str | None]
+    adapters: list[str]
+    """
+    Adapters of one base model. `base:untrained`, the base model with a random head, is always
+    evaluated as well.
+    """
+    dataset: str
+    """The rows to score: pairs or ranked rows."""
+    suite: NotRequired[str | None]
+    """A benchmark of GET /v1/suites whose rows the dataset has."""
+    slices: NotRequired[list[str] | None]
+    """Slices to report; null: the 32 largest."""
+    probes: NotRequired[
+        list[
+            Literal[
+                "double_spaces",
+                "trailing_newlines",
+                "markdown_added",
+                "markdown_stripped",
+                "heading_added",
+                "filler_added",
+                "praise_added",
+                "paragraph_repeated",
+                "reply_truncated",
+                "reply_empty",
+                "reply_is_prompt",
+                "prompt_swapped",
+            ]
+        ]
+    ]
+    """Probes for reward hacking; all by default, `[]` for none."""
+    probe_pairs: NotRequired[int]
+    """Rows, chosen by the seed, that probes change."""
+    overlong: NotRequired[Literal["drop", "truncate"]]
+    """
+    What to do with replies that exceed the `max_length` of an adapter: leave their row out,
+    or cut them at the end as the runners of the benchmarks do.
+    """
+    seed: NotRequired[int]
+
+
+class ImportCreate(TypedDict):
+    """A split of a dataset of the hub, and how its rows are read."""
+
+    source: str
+    """
+    `hub:org/name@revision`: a dataset of the operator's hub; the revision is a branch, tag or
+    commit, by default `main`.
+    """
+    split: NotRequired[str]
+    config: NotRequired[str | None]
+    """Where the dataset has several."""
+    name: NotRequired[str | None]
+    """For people; default: the name of the source."""
+    columns: NotRequired[dict[str, str]]
+    """Which column is which part; see docs/data.md."""
+    labels: NotRequired[dict[str, str]]
+    """What the values of the label column mean."""
+    ignore_columns: NotRequired[list[str]]
+    on_invalid: NotRequired[Literal["refuse", "skip"]]
+
+
 class JobCancel(TypedDict):
     """Options of a cancel."""
 
@@ -161,7 +226,19 @@ class WebhookCreate(TypedDict):
     url: str
     """An https URL on port 443 of a host that the operator allows."""
     events: NotRequired[
-        list[Literal["job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]]
+        list[
+            Literal[
+                "job.running",
+                "job.paused",
+                "job.succeeded",
+                "job.failed",
+                "job.cancelled",
+                "evaluation.running",
+                "evaluation.succeeded",
+                "evaluation.failed",
+                "evaluation.cancelled",
+            ]
+        ]
     ]
     """Events to send messages for; all events by default."""
 
