@@ -275,6 +275,11 @@ class EvalFraction(Model):
 
     fraction: float
     """Fraction of the training pairs, between 0 and 1."""
+    seed: int | None = None
+    """
+    Which pairs are held out. null: the same ones in every job on the dataset, whatever
+    training.seed is.
+    """
 
 
 class EvaluationSpec(Model):
@@ -643,8 +648,51 @@ class TrainingSpec(Model):
     max_steps: int | None = None
     """Number of optimiser steps; overrides epochs."""
     learning_rate: float = 0.0001
-    lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] | str = "linear"
+    lr_scheduler: (
+        Literal[
+            "linear",
+            "cosine",
+            "cosine_with_restarts",
+            "polynomial",
+            "inverse_sqrt",
+            "constant",
+            "constant_with_warmup",
+        ]
+        | str
+    ) = "linear"
+    lr_cycles: int | None = None
+    """Cycles of cosine_with_restarts; null: 2."""
     warmup_ratio: float = 0.0
+    """Share of the steps that warm up."""
+    warmup_steps: int | None = None
+    """Steps that warm up; instead of warmup_ratio."""
+    optimizer: (
+        Literal[
+            "adamw_torch_fused",
+            "adamw_torch",
+            "sgd",
+            "adagrad",
+            "rmsprop",
+            "adafactor",
+        ]
+        | str
+        | Literal[
+            "adamw_bnb_8bit",
+            "paged_adamw_8bit",
+            "paged_adamw_32bit",
+            "ademamix",
+            "ademamix_8bit",
+            "paged_ademamix_8bit",
+            "paged_ademamix_32bit",
+            "lion_8bit",
+            "lion_32bit",
+            "paged_lion_8bit",
+            "paged_lion_32bit",
+            "rmsprop_bnb",
+            "rmsprop_bnb_8bit",
+        ]
+    ) = "adamw_torch_fused"
+    """An optimiser of torch, or one of bitsandbytes, which needs a CUDA GPU."""
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     batch_size: int = 8
