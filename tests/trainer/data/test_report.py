@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from app.domain.plan import TokenizationPlan
 from app.domain.rows import replies_of
 from tests.model_factories.architectures import CHAT_TEMPLATE, make_base_model
 from worker.reward_model.pair_tokenizer import PairTokenizer
-from worker.trainer.data.pair_records import PAIR, common_prefix_length, pair_records
+from worker.reward_model.truncation import common_prefix_length
+from worker.trainer.data.pair_records import PAIR, pair_records
 from worker.trainer.data.report import DatasetReportBuilder
 from worker.trainer.data.tokenized_file import PairBlock, PairFile, tokenize_file
 
@@ -54,14 +55,18 @@ def block_of(rows: Iterable[Any]) -> PairBlock:
     return PairBlock(0, np.concatenate([np.empty(0, dtype=PAIR), *records]), chosen, rejected)
 
 
+def add(to: Callable[..., None], block: PairBlock, max_length: int) -> None:
+    to(block, np.maximum(block.chosen_lengths, block.rejected_lengths) <= max_length)
+
+
 def report(
     rows: Iterable[Any], *, max_length: int, eval_rows: Iterable[Any] = ()
 ) -> dict[str, Any]:
     builder = DatasetReportBuilder(max_length)
     training = list(rows)
     for some in (training[:4], training[4:]):  # findings may be across blocks
-        builder.add_training(block_of(some))
-    builder.add_eval(block_of(eval_rows))
+        add(builder.add_training, block_of(some), max_length)
+    add(builder.add_eval, block_of(eval_rows), max_length)
     return builder.build()
 
 
@@ -86,7 +91,6 @@ def test_every_finding_lists_its_lines():
         "contradictions": [3],
         "identical": [4],
         "identical_as_tokens": [5],
-        "identical_truncated": [6],
         "overlong": [6],
         "empty": [7],
         "special_tokens": [8],
@@ -99,6 +103,13 @@ def test_prompt_in_both_datasets_is_a_leak():
     found = report(train, max_length=64, eval_rows=held_out)
     assert lines(found) == {"leaked": [2]}
     assert (found["rows"], found["eval_rows"], found["prompts"]) == (2, 2, 2)
+
+
+def test_row_that_is_not_trained_on_or_not_evaluated_leaks_nothing():
+    train = [row(1, "a" * 99, "b", "one "), row(2, "a", "b", "two ")]
+    held_out = [row(1, "c", "d", "one "), row(2, "c" * 99, "d", "two ")]
+    found = report(train, max_length=64, eval_rows=held_out)
+    assert found["findings"]["leaked"]["count"] == 0
 
 
 def test_rows_without_a_prompt_do_not_leak_into_each_other():
@@ -185,10 +196,10 @@ def test_rows_that_the_template_refuses_are_reported_as_invalid(tmp_path: Path):
     file = tmp_path / "train.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in rows))
     builder = DatasetReportBuilder(plan.max_length)
-    for name, add in (("training", builder.add_training), ("eval", builder.add_eval)):
+    for name, to in (("training", builder.add_training), ("eval", builder.add_eval)):
         on_invalid = partial(builder.add_invalid_row, name)
         for block in tokenize_file(PairFile(file), tokenizer, on_invalid).blocks():
-            add(block)
+            add(to, block, 1000)
     found = builder.build()
     assert found["rows"] == 3
     invalid = [(r["dataset"], r["line"]) for r in found["invalid"]["rows"]]

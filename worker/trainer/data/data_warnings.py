@@ -13,6 +13,9 @@ from worker.trainer.data.findings import MAX_LINES_IN_MESSAGE, Finding
 from worker.trainer.data.pairs import TokenizedPairs
 from worker.trainer.data.report import DatasetReportBuilder
 
+#: Shares of the training pairs from which on a warning is worth its place.
+MANY_DUPLICATES, MANY_CONTRADICTIONS = 0.05, 0.01
+
 
 def warn_of_base_model(plan: TrainingPlan, channel: Channel) -> None:
     """Warn where the adapter's tokenizer and chat template differ from the base model's."""
@@ -64,6 +67,12 @@ def warn_of_pairs(
                 f"are longer than {max_length} tokens and were dropped",
             ),
             (
+                WarningCode.PAIRS_TRUNCATED,
+                tokenized.truncated,
+                f"are longer than {max_length} tokens and were cut at the beginning of their "
+                "prompt",
+            ),
+            (
                 WarningCode.PAIRS_IDENTICAL,
                 tokenized.identical,
                 "have the same tokens for chosen and rejected",
@@ -87,15 +96,32 @@ def warn_of_pairs(
             warn(channel, code, message, {**data, "longest": tokenized.longest})
 
 
-def warn_of_leaks(report: DatasetReportBuilder, channel: Channel) -> None:
+def warn_of_repetition(report: DatasetReportBuilder, channel: Channel) -> None:
+    """Warn of many training pairs that occur again, or in reverse."""
+    for name, code, share, what in (
+        ("duplicates", WarningCode.PAIRS_REPEATED, MANY_DUPLICATES, "occur again"),
+        (
+            "contradictions",
+            WarningCode.PAIRS_CONTRADICTORY,
+            MANY_CONTRADICTIONS,
+            "contradict an earlier pair, in which the same replies are chosen the other way round",
+        ),
+    ):
+        found = report.findings[name]
+        if found.count and found.count >= share * report.row_count:
+            message = f"{found.count} of {report.row_count} training pairs {what}"
+            warn(channel, code, message, _data("training", found))
+
+
+def warn_of_leaks(report: DatasetReportBuilder, eval_count: int, channel: Channel) -> None:
     """Warn of eval prompts that are trained on: their accuracy is easily overrated."""
-    if not (leaked := report.leaked).count:
+    if not (leaked := report.findings["leaked"]).count:
         return
     warn(
         channel,
         WarningCode.EVAL_LEAKED,
-        f"{leaked.count} of {report.eval_count} eval pairs have a prompt that also occurs in the "
-        "training pairs: the accuracy on them says little about new prompts",
+        f"{leaked.count} of {eval_count} eval pairs have a prompt that also occurs in the training "
+        "pairs: the accuracy on them says little about new prompts",
         _data("eval", leaked),
     )
 

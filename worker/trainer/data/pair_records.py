@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from app.domain.rows import as_pair, ranked_pairs, replies_of
 from worker.reward_model.pair_tokenizer import PairTokenizer
 from worker.reward_model.token_cache import Ids
+from worker.reward_model.truncation import common_prefix_length
 
 #: Bits of ``flags``.
 IDENTICAL, EMPTY, SPECIAL_TOKENS, JOINED_WORDS = 1, 2, 4, 8
@@ -94,13 +95,6 @@ def prompt_digest(row: dict[str, Any]) -> bytes:
     if not prompt:
         prompt = [chosen, rejected]
     return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).digest()[:16]
-
-
-def common_prefix_length(ours: Ids, theirs: Ids) -> int:
-    """Return the number of tokens that two sequences share at the beginning."""
-    length = min(len(ours), len(theirs))
-    differ = np.flatnonzero(ours[:length] != theirs[:length])
-    return int(differ[0]) if len(differ) else length
 
 
 def _flags(row: dict[str, Any], tokenizer: PairTokenizer, *, has_special_tokens: bool) -> int:

@@ -21,7 +21,7 @@ from worker.reward_model.pair_tokenizer import PairTokenizer
 from worker.reward_model.token_cache import TokenCache
 from worker.trainer.data.findings import Finding
 from worker.trainer.data.pair_records import JOINED_WORDS, SPECIAL_TOKENS
-from worker.trainer.data.pair_table import PairTable
+from worker.trainer.data.pair_table import Cut, PairTable
 from worker.trainer.data.tokenized_file import (
     OnInvalid,
     OnRows,
@@ -36,19 +36,28 @@ from worker.trainer.data.tokenized_file import (
 RECORDS_VERSION = 1
 
 
+OnBlock = Callable[[PairBlock, NDArray[np.bool_], NDArray[np.bool_]], None]
+
+
 @dataclass
 class TokenizedPairs:
     """The usable pairs of a file, and the lines of noteworthy ones."""
 
     pairs: PairTable
     is_drawn: NDArray[np.bool_]  # of each pair: whether it is trained on, unless it is held out
-    overlong: Finding = field(default_factory=Finding)
+    overlong: Finding = field(default_factory=Finding)  # dropped
+    truncated: Finding = field(default_factory=Finding)  # cut at the beginning, and used
     identical: Finding = field(default_factory=Finding)
     with_special_tokens: Finding = field(default_factory=Finding)
     with_joined_words: Finding = field(default_factory=Finding)
     unrenderable: dict[str, Finding] = field(default_factory=dict)  # by reason
     row_count: int = 0  # pairs, and rows that cannot be rendered
     longest: int = 0  # tokens of the longest sequence, overlong ones included
+
+    @property
+    def unrenderable_count(self) -> int:
+        """Rows that cannot be rendered."""
+        return sum(lines.count for lines in self.unrenderable.values())
 
     @property
     def drawn(self) -> PairTable:
@@ -60,8 +69,8 @@ class TokenizedPairs:
 class PairObserver:
     """What is told about the rows of a file while it is tokenised."""
 
-    on_block: Callable[[PairBlock, NDArray[np.bool_]], None] = lambda _block, _drawn: None
-    """Called with pairs, and which of them are trained on."""
+    on_block: OnBlock = lambda _block, _drawn, _usable: None
+    """Called with pairs, which of them are drawn to train on, and which can be used."""
     on_invalid: OnInvalid = lambda _line, _problem: None
     on_rows: OnRows = lambda _count: None
 
@@ -114,12 +123,13 @@ def tokenize_pairs(
     )
     result.unrenderable = unrenderable
     problems = _add_blocks(result, tokenizer, observer)
-    skipped = sum(each.count for each in unrenderable.values())
+    skipped = result.unrenderable_count
     result.row_count = len(tokenized.records) + skipped
     if skipped > file.skippable_share * result.row_count:
         problems = {**unrenderable, **problems}
     for problem, lines in problems.items():
-        raise TrainerError(FailureCode.DATASET_INVALID, f"{lines.sentence()}: {problem}")
+        cause = _cause(problem, lines.count, result.row_count)
+        raise TrainerError(FailureCode.DATASET_INVALID, f"{lines.sentence()}: {problem}{cause}")
     _check_lengths(result, tokenizer.plan)
     if result.identical.count == len(result.pairs):
         raise TrainerError(
@@ -176,15 +186,31 @@ def _shuffled(prompts: NDArray[np.void], seed: int) -> NDArray[np.int64]:
     return order
 
 
+def _cause(problem: str, count: int, total: int) -> str:
+    """Return what to add where every row has the same problem: then no single row is to blame."""
+    if count < total or total == 1:
+        return ""
+    if problem.startswith("a reply has no tokens"):
+        return f". This holds for all {total} rows: check which columns were read as the replies"
+    return (
+        f". This holds for all {total} rows, so the cause is probably the base model's chat "
+        "template or tokenizer and not the data: use another base model, or ask the operator for "
+        "another chat_template in its catalogue entry"
+    )
+
+
 def _add_blocks(
     result: TokenizedPairs, tokenizer: PairTokenizer, observer: PairObserver
 ) -> dict[str, Finding]:
     """Note what is worth knowing about the pairs and keep the usable ones; return the problems."""
     problems: dict[str, Finding] = {}
-    kept = []
+    places = []
+    max_length = tokenizer.plan.max_length
+    cut = None
+    if tokenizer.plan.overlong == "truncate_left":
+        cut = Cut(kept=tokenizer.kept_tokens, max_length=max_length)
     for block in result.pairs.file.blocks():
         drawn = result.is_drawn[block.start : block.start + len(block.records)]
-        observer.on_block(block, drawn)
         is_usable = np.ones(len(block.records), dtype=np.bool_)
         for problem, mask in _problems(block, result.pairs.file, tokenizer):
             if (mask & is_usable).any():
@@ -193,21 +219,35 @@ def _add_blocks(
             is_usable &= ~mask
         longest = np.maximum(block.chosen_lengths, block.rejected_lengths)
         result.longest = max(result.longest, int(longest.max(initial=0)))
-        is_overlong = is_usable & (longest > tokenizer.plan.max_length)
+        is_overlong = is_usable & (longest > max_length)
+        is_truncated = is_overlong & _fits_when_cut(block, longest, cut)
+        is_overlong &= ~is_truncated
         is_usable &= ~is_overlong
+        observer.on_block(block, drawn, is_usable)
         flags = block.records["flags"]
         for finding, mask in (
             (result.overlong, is_overlong),
+            (result.truncated, is_truncated),
             (result.identical, is_usable & (block.records["prefix"] == longest)),
             (result.with_special_tokens, is_usable & (flags & SPECIAL_TOKENS > 0)),
             (result.with_joined_words, is_usable & (flags & JOINED_WORDS > 0)),
         ):
             finding.extend(block.records["line"][mask].tolist())
-        kept.append(block.start + np.flatnonzero(is_usable))
-    places = np.concatenate(kept) if kept else np.empty(0, dtype=np.int64)
-    result.pairs = PairTable(result.pairs.file, places)
-    result.is_drawn = result.is_drawn[places]
+        places.append(block.start + np.flatnonzero(is_usable))
+    usable = np.concatenate([np.empty(0, dtype=np.int64), *places])
+    result.pairs = PairTable(result.pairs.file, usable, cut)
+    result.is_drawn = result.is_drawn[usable]
     return problems
+
+
+def _fits_when_cut(
+    block: PairBlock, longest: NDArray[np.int64], cut: Cut | None
+) -> NDArray[np.bool_]:
+    """Return which pairs have a prompt that is long enough to be cut until the replies fit."""
+    if cut is None or cut.max_length <= cut.kept:
+        return np.zeros(len(longest), dtype=np.bool_)
+    fits: NDArray[np.bool_] = longest - cut.max_length <= block.records["prefix"] - cut.kept
+    return fits
 
 
 def _problems(
@@ -243,12 +283,14 @@ def _check_lengths(result: TokenizedPairs, plan: TokenizationPlan) -> None:
     if not len(result.pairs):
         if not result.overlong.count:
             raise TrainerError(FailureCode.DATASET_INVALID, "the dataset has no rows")
+        replies = " without their prompts" if plan.overlong == "truncate_left" else ""
         raise TrainerError(
             FailureCode.PAIRS_OVERLONG,
-            f"all {result.overlong.count} pairs are {limit} ({longest})",
+            f"all {result.overlong.count} pairs are {limit}{replies} ({longest})",
         )
     if result.overlong.count and plan.overlong == "error":
         raise TrainerError(
             FailureCode.PAIRS_OVERLONG,
-            f'{result.overlong.sentence()}: {limit} ({longest}); overlong="drop" drops such pairs',
+            f'{result.overlong.sentence()}: {limit} ({longest}); overlong="drop" drops such '
+            'pairs, "truncate_left" cuts the beginning of their prompts',
         )

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ from worker.trainer.data.data_warnings import (
     warn_of_leaks,
     warn_of_missed_evaluations,
     warn_of_pairs,
+    warn_of_repetition,
 )
 from worker.trainer.data.pair_table import PairTable
 from worker.trainer.data.pairs import (
@@ -39,6 +41,7 @@ from worker.trainer.data.pairs import (
     split_by_prompt,
     tokenize_pairs,
 )
+from worker.trainer.data.prepared import PreparedData, count_pairs
 from worker.trainer.data.report import DatasetReportBuilder
 from worker.trainer.data.row_files import count_rows, write_sample
 from worker.trainer.data.template_coverage import warn_of_lost_text
@@ -65,15 +68,22 @@ class DataInputs:
     tokenizer: PairTokenizer
     channel: Channel
 
-    def send_reports(self, report: DatasetReportBuilder, looked_at: int, in_all: int) -> None:
+    def send_reports(
+        self,
+        report: DatasetReportBuilder,
+        counts: dict[str, Any] | None,
+        looked_at: int,
+        in_all: int,
+    ) -> None:
         """Send the dataset report and the memory estimate.
 
         Args:
             report: the report on the rows that were looked at.
+            counts: what became of all pairs, if that is known.
             looked_at: rows of the training data among them.
             in_all: rows of the training data.
         """
-        document = report.build()
+        document = report.build(counts)
         rows = {"rows_looked_at": looked_at, "rows_in_all": in_all}
         self.channel.send(Reported(name="dataset", document={**document, **rows}))
         if self.facts is not None:
@@ -81,7 +91,7 @@ class DataInputs:
             _report_memory(self.plan, self.facts, report.longest, limit, self.channel)
 
 
-def prepare_data(inputs: DataInputs) -> tuple[PairTable, PairTable]:
+def prepare_data(inputs: DataInputs) -> PreparedData:
     """Return the training and the eval pairs; send the reports and the warnings about them.
 
     Raises:
@@ -95,31 +105,41 @@ def prepare_data(inputs: DataInputs) -> tuple[PairTable, PairTable]:
     total = row_count + (count_rows(eval_file.path) if eval_file else 0)
     report = DatasetReportBuilder(plan.tokenization.max_length)
     reader = _DatasetReader(inputs.tokenizer, report, _RowProgress(channel, total))
-    evaluation = None
+    evaluation = counts = None
     try:
         training = reader.read(train_file, "training")
         if eval_file:
             evaluation = reader.read(eval_file, "eval")
+        used = _split(plan, training, evaluation)
+        counts = count_pairs(plan, training, evaluation, used)
     finally:  # the report is needed most when the data are refused
-        inputs.send_reports(report, row_count, row_count)
+        inputs.send_reports(report, counts, row_count, row_count)
     warn_of_pairs(training, "training", plan, channel)
-    train_pairs, eval_pairs = training.drawn, training.pairs[:0]
-    if eval_file and evaluation is not None:
+    warn_of_repetition(report, channel)
+    if evaluation is not None:
         warn_of_pairs(evaluation, "eval", plan, channel)
-        warn_of_leaks(report, channel)
-        eval_pairs = evaluation.pairs
-    elif plan.data.eval_fraction is not None:
-        seed = plan.reward_arguments.seed
-        train_pairs, eval_pairs = split_by_prompt(training, plan.data.eval_fraction, seed)
+        warn_of_leaks(report, len(evaluation.pairs), channel)
     for file, name, pairs in (
-        (train_file, "training", train_pairs),
-        (eval_file, "eval", eval_pairs),
+        (train_file, "training", used[0]),
+        (eval_file, "eval", used[1]),
     ):
         if file is not None:
             for warning in warn_of_lost_text(inputs.tokenizer, name, file.path, pairs):
                 channel.send(warning)
-    warn_of_missed_evaluations(planned_steps(len(train_pairs), plan), plan, channel)
-    return train_pairs, eval_pairs
+    warn_of_missed_evaluations(planned_steps(len(used[0]), plan), plan, channel)
+    return PreparedData(*used, counts)
+
+
+def _split(
+    plan: TrainingPlan, training: TokenizedPairs, evaluation: TokenizedPairs | None
+) -> tuple[PairTable, PairTable]:
+    """Return the pairs to train on and the pairs to evaluate on."""
+    if evaluation is None and plan.data.eval_fraction is not None:
+        seed = plan.data.eval_seed
+        if seed is None:  # a plan of an earlier version
+            seed = plan.reward_arguments.seed
+        return split_by_prompt(training, plan.data.eval_fraction, seed)
+    return training.drawn, evaluation.pairs if evaluation else training.pairs[:0]
 
 
 def report_sample(inputs: DataInputs) -> None:
@@ -143,7 +163,7 @@ def report_sample(inputs: DataInputs) -> None:
         with suppress(TrainerError):
             reader.read(replace(file, path=target, entry=None), dataset)
         target.unlink()
-    inputs.send_reports(report, SAMPLE_ROWS, row_count)
+    inputs.send_reports(report, None, SAMPLE_ROWS, row_count)
 
 
 @dataclass
@@ -183,11 +203,13 @@ class _DatasetReader:
     def read(self, file: PairFile, dataset: str) -> TokenizedPairs:
         """Tokenise the "training" or the "eval" dataset."""
 
-        def on_block(block: PairBlock, is_drawn: NDArray[np.bool_]) -> None:
+        def on_block(
+            block: PairBlock, is_drawn: NDArray[np.bool_], is_usable: NDArray[np.bool_]
+        ) -> None:
             if dataset == "training":
-                self.report.add_training(block.where(is_drawn))
+                self.report.add_training(block.where(is_drawn), is_usable[is_drawn])
             else:
-                self.report.add_eval(block)
+                self.report.add_eval(block, is_usable)
 
         observer = PairObserver(
             on_block, partial(self.report.add_invalid_row, dataset), self.progress.report

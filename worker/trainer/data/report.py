@@ -22,12 +22,12 @@ from worker.trainer.data.tokenized_file import PairBlock
 ROW_FINDINGS = (
     "identical",
     "identical_as_tokens",
-    "identical_truncated",
     "overlong",
     "empty",
     "special_tokens",
 )
 #: Any odd number mixes two digests into one.
+_NO_KEYS = np.empty(0, dtype=np.uint64)
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 #: Upper ends of the histogram's bins, in tokens; the last bin has no end.
 BINS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -36,7 +36,7 @@ BINS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 class DatasetReportBuilder:
     """Builds the dataset report from blocks of training pairs and then of eval pairs.
 
-    It keeps 32 bytes of a training pair and 16 of an eval pair.
+    It keeps 40 bytes of a training pair and 16 of an eval pair.
     """
 
     def __init__(self, max_length: int) -> None:
@@ -45,30 +45,44 @@ class DatasetReportBuilder:
         self._invalid_count = 0
         self._invalid: list[dict[str, Any]] = []
         self._keys: list[NDArray[np.uint64]] = []  # of blocks: prompt, pair, reversed pair, line
+        self._trained_prompts: list[NDArray[np.uint64]] = []  # of blocks
         self._eval_keys: list[NDArray[np.uint64]] = []  # of blocks: prompt, line
         self._longer_is_better = 0.0
         self._lengths = {name: _Lengths() for name in ("prompt", *REPLIES)}
-        self._findings = {name: Finding() for name in ROW_FINDINGS}
+        self._row_findings = {name: Finding() for name in ROW_FINDINGS}
 
     @property
     def longest(self) -> int:
         """Tokens of the longest training sequence."""
         return max(0, *(max(self._lengths[reply].counts, default=0) for reply in REPLIES))
 
-    @cached_property
-    def leaked(self) -> Finding:
-        """Eval pairs whose prompt also occurs in the training pairs; ask after the last pair."""
-        eval_prompts, lines = _columns(self._eval_keys, 2)
-        is_leaked = np.isin(eval_prompts, self._columns[0])
-        return _finding(lines[is_leaked])
+    @property
+    def row_count(self) -> int:
+        """Training pairs."""
+        return len(self._columns[0])
 
-    def add_training(self, block: PairBlock) -> None:
-        """Add training pairs."""
+    @cached_property
+    def findings(self) -> dict[str, Finding]:
+        """The findings by name; ask after the last pair."""
+        _, pairs, reversed_pairs, lines = self._columns
+        eval_prompts, eval_lines = _columns(self._eval_keys, 2)
+        is_leaked = np.isin(eval_prompts, np.concatenate([_NO_KEYS, *self._trained_prompts]))
+        is_reverse = _preceded_by(pairs, reversed_pairs) & (pairs != reversed_pairs)
+        return {
+            "duplicates": _finding(lines[_repeated(pairs)]),
+            "contradictions": _finding(lines[is_reverse]),
+            **self._row_findings,
+            "leaked": _finding(eval_lines[is_leaked]),
+        }
+
+    def add_training(self, block: PairBlock, is_used: NDArray[np.bool_]) -> None:
+        """Add training pairs, and which of them are trained on."""
+        self._trained_prompts.append(_prompts(block)[is_used])
         chosen, rejected = block.chosen_lengths, block.rejected_lengths
         records = block.records
         prefix = records["prefix"].astype(np.int64)
         for name, mask in _row_findings(block, self._max_length):
-            self._findings[name].extend(records["line"][mask].tolist())
+            self._row_findings[name].extend(records["line"][mask].tolist())
         self._longer_is_better += float(np.sum((chosen > rejected) + 0.5 * (chosen == rejected)))
         for name, lengths in (("prompt", prefix), ("chosen", chosen), ("rejected", rejected)):
             self._lengths[name].add(lengths)
@@ -77,9 +91,10 @@ class DatasetReportBuilder:
             np.stack([_prompts(block), _key(ours, theirs), _key(theirs, ours), _lines(block)])
         )
 
-    def add_eval(self, block: PairBlock) -> None:
-        """Add eval pairs, after all training pairs."""
+    def add_eval(self, block: PairBlock, is_used: NDArray[np.bool_]) -> None:
+        """Add eval pairs, and which of them are evaluated."""
         self.eval_count += len(block.records)
+        block = block.where(is_used)
         self._eval_keys.append(np.stack([_prompts(block), _lines(block)]))
 
     def add_invalid_row(self, dataset: str, line: int, error: str) -> None:
@@ -88,40 +103,32 @@ class DatasetReportBuilder:
         if len(self._invalid) < MAX_LINES_LISTED:
             self._invalid.append({"dataset": dataset, "line": line, "error": error})
 
-    def build(self) -> dict[str, Any]:
-        """Return the report, ready for JSON.
+    def build(self, pairs: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the report, ready for JSON; ``pairs`` are those of ``count_pairs``, if known.
 
         ``tokens``: "prompt" is the common prefix of both sequences, "chosen" and "rejected" are
         whole sequences. Findings:
 
         - ``duplicates``: the same pair again; ``contradictions``: the same pair in reverse
-        - ``identical``: both replies are the same text; ``identical_as_tokens``: only as tokens;
-          ``identical_truncated``: only in their first ``max_length`` tokens
+        - ``identical``: both replies are the same text; ``identical_as_tokens``: only as tokens
         - ``overlong``: over ``max_length`` tokens; ``empty``: a reply without text
         - ``special_tokens``: user text that the tokenizer reads as special tokens
-        - ``leaked``: eval rows whose prompt also occurs in the training rows
+        - ``leaked``: evaluated rows whose prompt also occurs in a row that is trained on
 
         ``longer_is_better`` is the accuracy of preferring the longer reply, with ties as half. Far
         from 0.5, length alone explains the preferences.
         """
-        prompts, pairs, reversed_pairs, lines = self._columns
-        findings = {
-            "duplicates": _finding(lines[_repeated(pairs)]),
-            "contradictions": _finding(
-                lines[_preceded_by(pairs, reversed_pairs) & (pairs != reversed_pairs)]
-            ),
-            **self._findings,
-            "leaked": self.leaked,
-        }
+        count = self.row_count
         return {
-            "rows": len(lines),
+            "rows": count,
             "eval_rows": self.eval_count,
-            "prompts": len(np.unique(prompts)),
+            "prompts": len(np.unique(self._columns[0])),
+            "pairs": pairs,
             "max_length": self._max_length,
             "invalid": {"count": self._invalid_count, "rows": self._invalid},
-            "findings": {name: asdict(found) for name, found in findings.items()},
+            "findings": {name: asdict(found) for name, found in self.findings.items()},
             "tokens": {name: lengths.document() for name, lengths in self._lengths.items()},
-            "longer_is_better": self._longer_is_better / len(lines) if len(lines) else None,
+            "longer_is_better": self._longer_is_better / count if count else None,
         }
 
     @cached_property
@@ -220,10 +227,6 @@ def _row_findings(block: PairBlock, max_length: int) -> Iterator[tuple[str, NDAr
     are_tokens_equal = prefix == longest
     yield "identical", is_identical
     yield "identical_as_tokens", are_tokens_equal & ~is_identical
-    yield (
-        "identical_truncated",
-        (prefix >= max_length) & ~are_tokens_equal & ~is_identical,
-    )
     yield "overlong", longest > max_length
     yield "empty", flags & EMPTY > 0
     yield "special_tokens", flags & SPECIAL_TOKENS > 0

@@ -22,12 +22,17 @@ from worker.ipc.parent_death import die_with_parent
 from worker.reward_model.chat_template import TemplateTooCostlyError, template_limits
 from worker.reward_model.errors import TrainerError, unsupported_model
 from worker.reward_model.pair_tokenizer import PairTokenizer
+from worker.reward_model.process_limits import TokenizerTooCostlyError, tokenizer_limits
 from worker.reward_model.token_cache import Ids
 from worker.trainer.data.pair_records import PAIR, Records, pair_records
 from worker.trainer.data.row_files import chunks_of_lines
 
 #: Smaller files are done before other processes would have started.
 PARALLEL_BYTES = 4 << 20
+#: What the tokenizer may use for one call. The slowest tokenizers, in Python, encode 50,000
+#: characters a second; ids and offsets take up to 120 bytes a token.
+ENCODING_SECONDS, MIN_CHARACTERS_PER_SECOND = 60.0, 10_000
+ENCODING_BYTES, BYTES_PER_CHARACTER = 1 << 30, 256
 
 
 @dataclass
@@ -69,7 +74,7 @@ def encode_lines(lines: Sequence[bytes], tokenizer: PairTokenizer) -> EncodedRow
                 chunk.invalid.append((row["line"], problem))
     if not rendered:
         return chunk
-    encoded = tokenizer.encode([text for _, _, texts in rendered for text in texts])
+    encoded = _encode_texts(tokenizer, [text for _, _, texts in rendered for text in texts])
     ids = [np.asarray(each, dtype=np.int32) for each in encoded]
     chunk.ids, chunk.lengths = np.concatenate(ids), [len(each) for each in ids]
     rest, first_text = iter(ids), 0
@@ -83,6 +88,22 @@ def encode_lines(lines: Sequence[bytes], tokenizer: PairTokenizer) -> EncodedRow
         records.append(found)
     chunk.records = np.concatenate(records)
     return chunk
+
+
+def _encode_texts(tokenizer: PairTokenizer, texts: list[str]) -> list[list[int]]:
+    """Encode texts within limits that grow with their length.
+
+    Raises:
+        TrainerError: model_unsupported, the tokenizer exceeds them.
+    """
+    characters = sum(map(len, texts))
+    cpu_seconds = ENCODING_SECONDS + characters / MIN_CHARACTERS_PER_SECOND
+    memory_bytes = ENCODING_BYTES + BYTES_PER_CHARACTER * characters
+    try:
+        with tokenizer_limits(cpu_seconds, memory_bytes):
+            return tokenizer.encode(texts)
+    except TokenizerTooCostlyError as error:
+        raise unsupported_model(f"the base model's tokenizer {error}") from error
 
 
 def encode_file(path: Path, tokenizer: PairTokenizer, processes: int) -> Iterator[EncodedRows]:
