@@ -51,6 +51,11 @@ class PairTable(Sequence[Pair]):
         """What is known about each pair."""
         return self.file.records[self.places]
 
+    @property
+    def whole(self) -> PairTable:
+        """The pairs with all tokens of their texts."""
+        return PairTable(self.file, self.places)
+
     def where(self, mask: NDArray[np.bool_]) -> PairTable:
         """Return some of the pairs."""
         return PairTable(self.file, self.places[mask], self._cut)

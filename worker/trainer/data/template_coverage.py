@@ -18,7 +18,7 @@ from app.domain.warnings import WarningCode
 from worker.reward_model.errors import unsupported_model
 from worker.reward_model.pair_tokenizer import REPLIES, PairTokenizer, message_texts
 from worker.trainer.data.findings import MAX_LINES_IN_MESSAGE, Finding
-from worker.trainer.data.pair_table import PairTable
+from worker.trainer.data.pair_table import Pair, PairTable
 from worker.trainer.data.row_files import rows_at
 
 #: Pairs that are rendered again, evenly spread: a template treats all pairs alike.
@@ -34,7 +34,7 @@ def warn_of_lost_text(
         TrainerError: model_unsupported when a pair gives other tokens the second time.
     """
     stride = max(1, math.ceil(len(pairs) / SAMPLED_PAIRS))
-    sample = pairs[::stride]
+    sample = pairs.whole[::stride]
     rows = rows_at(path, sample.records["row"].tolist())
     start = tokenizer.start()
     with_start = with_lost_reply = 0
@@ -42,12 +42,7 @@ def warn_of_lost_text(
     for place, pair in zip(sample.records["row"].tolist(), sample, strict=True):
         row = tokenizer.prepared(rows[place])
         row = as_pair(row, *pair.replies) if pair.replies else row
-        rendered = tokenizer.render(row)
-        if tokenizer.encode(rendered) != [pair.chosen.tolist(), pair.rejected.tolist()]:
-            raise unsupported_model(
-                f"the pair in line {pair.line} gives other tokens each time it is tokenised: "
-                "either the chat template makes random choices, or tokenizer.json uses dropout"
-            )
+        rendered = _rendered_again(tokenizer, row, pair)
         if not tokenizer.is_conversational:
             continue
         with_start += all(text.startswith(start) for text in rendered)
@@ -80,6 +75,21 @@ def warn_of_lost_text(
             },
             is_warning=True,
         )
+
+
+def _rendered_again(tokenizer: PairTokenizer, row: dict[str, Any], pair: Pair) -> list[str]:
+    """Return the texts of a pair.
+
+    Raises:
+        TrainerError: model_unsupported when they give other tokens than before.
+    """
+    rendered = tokenizer.render(row)
+    if tokenizer.encode(rendered) != [pair.chosen.tolist(), pair.rejected.tolist()]:
+        raise unsupported_model(
+            f"the pair in line {pair.line} gives other tokens each time it is tokenised: "
+            "either the chat template makes random choices, or tokenizer.json uses dropout"
+        )
+    return rendered
 
 
 def _lost_parts(row: dict[str, Any], rendered: list[str]) -> tuple[bool, bool]:
