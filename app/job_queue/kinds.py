@@ -12,7 +12,7 @@ To add a kind, add
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, SQLColumnExpression, false, or_
@@ -118,7 +118,11 @@ IMPORT = JobKind(
     max_failures=lambda settings: settings.max_failures,
     retention_ms=30 * DAY_MS,
 )
-KINDS: dict[str, JobKind] = {kind.name: kind for kind in (TRAIN, INSPECT, MERGE, IMPORT)}
+#: Uploads an adapter to the hub; the supervisor does it without a trainer.
+PUSH = replace(IMPORT, name="push", action="push_adapter")
+KINDS: dict[str, JobKind] = {
+    kind.name: kind for kind in (TRAIN, INSPECT, MERGE, IMPORT, PUSH)
+}
 
 
 def find(name: str) -> JobKind | None:

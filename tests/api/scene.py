@@ -46,6 +46,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "create_job": {"base_model": BASE_MODEL, "train_dataset": f"ds_{ZEROES}"},
     "update_job": {"name": "new"},
     "create_api_key": {"name": "new", "scopes": ["jobs:read"]},
+    "push_adapter": {"repo": "acme/rewards"},
     "create_import": {"source": "hub:acme/pairs"},
     "create_webhook": {"url": "http://localhost:9/"},
 }

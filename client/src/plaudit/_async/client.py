@@ -16,6 +16,7 @@ from plaudit._async.operations import (
     AsyncWorkers,
 )
 from plaudit._async.transport import AsyncTransport
+from plaudit._async.usage import AsyncUsage
 from plaudit._async.webhooks import AsyncWebhooks
 from plaudit._calls import Call, parse, path
 from plaudit._config import READ_SECONDS, Config, Patience
@@ -58,6 +59,7 @@ class AsyncPlaudit:
         self.webhooks = AsyncWebhooks(self._transport)
         self.api_keys = AsyncApiKeys(self._transport)
         self.audit = AsyncAuditLog(self._transport)
+        self.usage = AsyncUsage(self._transport)
 
     @property
     def url(self) -> str:
