@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 import structlog
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -36,6 +36,8 @@ from app.dashboard.router import router as dashboard
 from app.datasets.part_uploads_router import router as part_uploads
 from app.datasets.router import router as datasets
 from app.datasets.upload_places import UploadPlaces
+from app.evaluations.comparing import MAX_COMPARISONS
+from app.evaluations.router import router as evaluations
 from app.hub_api.router import router as hub_api
 from app.imports.router import router as imports
 from app.job_queue.reconciler import Reconciler
@@ -73,6 +75,7 @@ API_ROUTERS = (
     adapters,
     merges,
     pushes,
+    evaluations,
     base_models,
     api_keys,
     webhooks,
@@ -121,6 +124,7 @@ def _set_state(app: FastAPI, settings: Settings) -> None:
     state.rates = Rates(settings)
     state.telemetry = Telemetry(state.engine)
     state.watcher = Watcher(state.engine)
+    state.comparison_limiter = CapacityLimiter(MAX_COMPARISONS)
     state.upload_places = UploadPlaces()
 
 

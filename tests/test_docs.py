@@ -102,6 +102,8 @@ def test_links_lead_somewhere(document: str) -> None:
     for link in LINK.findall(_text(document)):
         if re.match(r"[a-z]+:", link) or link in PENDING:
             continue
+        if link.startswith("generated/"):  # made by `make docs`, which refuses dead links
+            continue
         name, _, anchor = unquote(link).partition("#")
         if name.startswith("generated/"):  # by `make docs`, which checks these links itself
             continue

@@ -144,7 +144,7 @@ FOREIGN_NAMES = (
     ForeignName("truncation truncate truncation_mode truncation_side drop_long "
                 "excess_length_strategy",
                 "/training/overlong",
-                "Pairs are never cut off: an overlong one is dropped or refuses the job."),
+                "An overlong pair is dropped, refuses the job, or loses the start of its prompt."),
     ForeignName("padding_token", "/training/pad_token"),
     ForeignName("center_rewards reward_centering", "/training/center_rewards_coefficient"),
     ForeignName("activation_checkpointing use_gradient_checkpointing gradient_checkpoint",

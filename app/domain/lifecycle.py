@@ -170,7 +170,7 @@ FAILURES: dict[FailureCode, Failure] = {
         "Lower training.learning_rate, or check the margins of the dataset."
     ),
     FailureCode.NOTHING_TRAINED: _by_user(
-        "Train on more pairs or for more steps: no optimiser step changed the adapter."
+        "No optimiser step changed the adapter. The detail names the probable cause."
     ),
     FailureCode.CUDA_OOM: _by_resources(
         "Lower training.per_device_batch_size or training.max_length."

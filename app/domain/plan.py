@@ -148,7 +148,7 @@ class TokenizationPlan(_Frozen):
     """How a pair is tokenised. A scoring client must do exactly the same."""
 
     max_length: int
-    overlong: Literal["drop", "error"]
+    overlong: Literal["drop", "error", "truncate_left"]
     chat_template: str | None = None
     append_eos: bool
     text_format: Literal["chat", "raw"] | None = Field(

@@ -199,8 +199,11 @@ class TrainingSpec(_Spec):
     max_length: int = Field(
         1024, ge=8, le=1_048_576, description="Longest sequence of prompt and reply, in tokens."
     )
-    overlong: Literal["drop", "error"] = Field(
-        "drop", description="What happens to pairs longer than max_length."
+    overlong: Literal["drop", "error", "truncate_left"] = Field(
+        "drop",
+        description="What happens to pairs longer than max_length, in training and evaluation. "
+        "'truncate_left' cuts the beginning of the prompt, and drops pairs whose replies alone are "
+        "too long.",
     )
     pad_token: Annotated[CleanText, StringConstraints(min_length=1, max_length=100)] | None = Field(
         None,

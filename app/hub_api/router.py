@@ -41,7 +41,7 @@ class BaseModelElsewhereError(NotFoundError):
 
     code = "base_model_elsewhere"
     title = "Not an adapter"
-    next_step = "Load the base model from its own hub or from a directory, and the adapter from here."
+    next_step = "Load the base model from its own hub or a directory, and the adapter from here."
 
 
 class RevisionNotFoundError(NotFoundError):
@@ -121,8 +121,8 @@ def _find(
     except AdapterNotFoundError as error:
         return _refusal(request, error)
     if revision not in (documents.BRANCH, documents.commit_of(adapter)):
-        error = RevisionNotFoundError(f"The adapter {adapter_id} has no such revision.")
-        return _refusal(request, error, "RevisionNotFound")
+        unknown = RevisionNotFoundError(f"The adapter {adapter_id} has no such revision.")
+        return _refusal(request, unknown, "RevisionNotFound")
     return adapter, files
 
 

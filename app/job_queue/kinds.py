@@ -40,7 +40,7 @@ class JobKind:
     queue: Callable[[Settings], str]
     #: Whether a running job counts against the tenant's ``quota_running``.
     counts_against_quota: bool
-    #: Whether /v1/jobs, /v1/queue and /v1/workers show the jobs and webhooks announce them.
+    #: Whether /v1/jobs, /v1/queue and /v1/workers show the jobs.
     is_listed: bool
     #: Whether a job that is stopped is given time to save a checkpoint.
     saves_checkpoints: bool
@@ -57,6 +57,14 @@ class JobKind:
     #: How soon the kernel ends the trainer when memory runs short, from 0 to 1000. The supervisor
     #: and the API have 0.
     oom_score_adj: int = 500
+    #: Webhooks announce changes of status as ``<topic>.<status>``; None for kinds that they do not.
+    topic: str | None = None
+    #: Prefix of the id under which the API shows the job.
+    id_prefix: str = "job"
+
+    def public_id(self, job_id: str) -> str:
+        """Return the id under which the API shows a job: the stored one with another prefix."""
+        return f"{self.id_prefix}_{job_id.partition('_')[2]}"
 
 
 def _training_seconds(settings: Settings, spec: Mapping[str, Any]) -> int:
@@ -76,6 +84,7 @@ TRAIN = JobKind(
     memory_bytes=lambda settings: settings.trainer_memory_bytes,
     max_failures=lambda settings: settings.max_failures,
     retention_ms=None,
+    topic="job",
 )
 #: Inspects a base model and, with datasets, what training on them would take.
 INSPECT = JobKind(
@@ -117,11 +126,27 @@ IMPORT = JobKind(
     memory_bytes=lambda _settings: None,
     max_failures=lambda settings: settings.max_failures,
     retention_ms=30 * DAY_MS,
+    id_prefix="imp",
 )
 #: Uploads an adapter to the hub; the supervisor does it without a trainer.
-PUSH = replace(IMPORT, name="push", action="push_adapter")
+PUSH = replace(IMPORT, name="push", action="push_adapter", id_prefix="push")
+#: Judges adapters on a dataset.
+EVALUATE = JobKind(
+    name="evaluate",
+    action="evaluate",
+    queue=lambda settings: settings.queue,
+    counts_against_quota=True,
+    is_listed=False,
+    saves_checkpoints=True,
+    runtime_seconds=lambda settings, _spec: settings.quota_runtime_seconds,
+    memory_bytes=lambda settings: settings.trainer_memory_bytes,
+    max_failures=lambda settings: settings.max_failures,
+    retention_ms=None,
+    topic="evaluation",
+    id_prefix="eval",
+)
 KINDS: dict[str, JobKind] = {
-    kind.name: kind for kind in (TRAIN, INSPECT, MERGE, IMPORT, PUSH)
+    kind.name: kind for kind in (TRAIN, INSPECT, MERGE, IMPORT, PUSH, EVALUATE)
 }
 
 

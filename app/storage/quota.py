@@ -1,4 +1,4 @@
-"""The storage quota of a tenant: bytes of its datasets, uploads, adapters and checkpoints."""
+"""The storage quota of a tenant: datasets, uploads, adapters, scores and checkpoints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from sqlalchemy.orm import Session
 
 from app.core.errors import QuotaError
 from app.core.settings import Settings
-from app.models import Adapter, Checkpoint, Dataset, DatasetUpload, DatasetUploadPart, Job
+from app.models import (
+    Adapter,
+    Checkpoint,
+    Dataset,
+    DatasetUpload,
+    DatasetUploadPart,
+    Evaluation,
+    Job,
+)
 
 
 def check_storage_quota(
@@ -20,6 +28,9 @@ def check_storage_quota(
     sums = [
         select(func.coalesce(func.sum(Dataset.bytes), 0)).where(Dataset.tenant_id == tenant_id),
         select(func.coalesce(func.sum(Adapter.bytes), 0)).where(Adapter.tenant_id == tenant_id),
+        select(func.coalesce(func.sum(Evaluation.bytes), 0)).where(
+            Evaluation.tenant_id == tenant_id
+        ),
         select(func.coalesce(func.sum(Checkpoint.bytes), 0))
         .join(Job, Job.id == Checkpoint.job_id)
         .where(Job.tenant_id == tenant_id),

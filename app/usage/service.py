@@ -17,9 +17,7 @@ from app.models import Adapter, Checkpoint, Dataset, DatasetUpload, DatasetUploa
 DAY_MS = 86_400_000
 
 
-def add(
-    session: Session, tenant_id: str, *, device_ms: int = 0, scored_tokens: int = 0
-) -> None:
+def add(session: Session, tenant_id: str, *, device_ms: int = 0, scored_tokens: int = 0) -> None:
     """Add to what a tenant used today."""
     row = {
         "tenant_id": tenant_id,

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from plaudit import DirectoryError, MissingDependencyError, Plaudit
-from plaudit import trackers
+from plaudit import DirectoryError, MissingDependencyError, Plaudit, trackers
 from plaudit.trackers import mirror, open_tracker
 from tests.site import Site
 from tests.world import World

@@ -38,7 +38,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 base = AutoModelForSequenceClassification.from_pretrained(sys.argv[1], num_labels=1)
 model = PeftModel.from_pretrained(base, sys.argv[2]).eval()
-print(float(model(torch.tensor([[1, 2, 3]])).logits))
+print(model(torch.tensor([[1, 2, 3]])).logits.item())
 """
 
 
@@ -60,7 +60,9 @@ def adapter_id(world: World, job: dict[str, Any]) -> str:
     return world.publish(world.claim(), FILES)
 
 
-def test_snapshot_is_downloaded_whole(site: Site, key: str, adapter_id: str, tmp_path: Path) -> None:
+def test_snapshot_is_downloaded_whole(
+    site: Site, key: str, adapter_id: str, tmp_path: Path
+) -> None:
     endpoint = f"{site.url}/hub"
     for folder in (
         snapshot_download(adapter_id, endpoint=endpoint, token=key, cache_dir=tmp_path / "cache"),
@@ -69,7 +71,9 @@ def test_snapshot_is_downloaded_whole(site: Site, key: str, adapter_id: str, tmp
         found = {p.name: p.read_bytes() for p in Path(folder).iterdir() if p.is_file()}
         assert found == FILES
     info = HfApi(endpoint, token=key).model_info(adapter_id, files_metadata=True)
-    assert {s.rfilename: s.size for s in info.siblings or ()} == {k: len(v) for k, v in FILES.items()}
+    assert {s.rfilename: s.size for s in info.siblings or ()} == {
+        k: len(v) for k, v in FILES.items()
+    }
     (branch,) = HfApi(endpoint, token=key).list_repo_refs(adapter_id).branches
     assert (branch.name, branch.target_commit) == ("main", info.sha)
     pinned = hf_hub_download(
@@ -116,6 +120,7 @@ def test_ranges_are_served_and_keys_are_needed(
         assert anonymous.get(path, headers={"Authorization": ""}).status_code == 401
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
 def test_peft_loads_an_adapter_with_its_own_settings(
     site: Site, key: str, world: World, job: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -132,7 +137,7 @@ def test_peft_loads_an_adapter_with_its_own_settings(
     trained.save_pretrained(tmp_path / "adapter")
     files = {p.name: p.read_bytes() for p in (tmp_path / "adapter").iterdir()}
     adapter_id = world.publish(world.claim(), files)
-    expected = float(trained(torch.tensor([[1, 2, 3]])).logits)
+    expected = trained(torch.tensor([[1, 2, 3]])).logits.item()
     assert isinstance(trained, PeftModel)
     environment = {
         **os.environ,

@@ -55,11 +55,14 @@ class _Handler(BaseHTTPRequestHandler):
             name = f"{asked['organization']}/{asked['name']}"
             status = 409 if name in hub.repositories else 200
             hub.repositories.setdefault(name, asked)
-            return self._answer(status, {"url": f"http://hub/{name}"})
+            return self._answer(status, {"url": f"http://127.0.0.1:{hub.server_port}/{name}"})
         if path == "/api/validate-yaml":
             return self._answer(200, {"errors": [], "warnings": []})
         if path.endswith("/preupload/main"):
-            files = [{"path": f["path"], "uploadMode": "regular"} for f in json.loads(body)["files"]]
+            files = [
+                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for f in json.loads(body)["files"]
+            ]
             return self._answer(200, {"files": files})
         assert path == "/api/models/acme/rewards/commit/main"
         for line in body.splitlines():
@@ -126,7 +129,7 @@ def test_adapter_is_committed_to_a_private_repository(
         answer = client.post(path, json={"repo": "acme/rewards"})
         assert (answer.status_code, answer.json()["status"]) == (202, "queued")
         done = pushed(client, workshop, path)
-        assert (done["status"], done["commit"], done["failure"]) == ("succeeded", COMMIT, None)
+        assert (done["failure"], done["status"], done["commit"]) == (None, "succeeded", COMMIT)
     assert hub.repositories["acme/rewards"]["visibility"] == "private"
     assert hub.files == FILES
 

@@ -10,7 +10,15 @@ import structlog
 from pydantic import ValidationError
 
 from app.domain.lifecycle import DesiredState, FailureCode
-from app.domain.progress import MESSAGE, CheckpointSaved, Failed, Inspected, Message, Packaged
+from app.domain.progress import (
+    MESSAGE,
+    CheckpointSaved,
+    Evaluated,
+    Failed,
+    Inspected,
+    Message,
+    Packaged,
+)
 from app.job_queue import checkpoints, kinds
 from app.job_queue.lease import LeaseLostError
 from app.storage.artifact_files import ArtifactDamagedError
@@ -26,7 +34,7 @@ log = structlog.get_logger()
 #: Seconds between two looks at the lease, the deadline and the desired state.
 POLL_SECONDS = 0.25
 #: The last message of a successful trainer; None when its task reports no result.
-TrainerResult = Packaged | Inspected | None
+TrainerResult = Packaged | Inspected | Evaluated | None
 
 
 def run_trainer(attempt: Attempt, message_buffer: MessageBuffer, order: WorkOrder) -> TrainerResult:
@@ -114,7 +122,7 @@ class _Session:
 
     def _handle(self, message: Message) -> None:
         match message:
-            case Packaged() | Inspected():
+            case Packaged() | Inspected() | Evaluated():
                 self._result = message
             case Failed():
                 self._failure = message

@@ -32,6 +32,50 @@ class EvalFraction(TypedDict):
     """Fraction of the training pairs, between 0 and 1."""
 
 
+class EvaluationSpec(TypedDict):
+    """Which adapters to judge on which rows, and how."""
+
+    name: NotRequired[str | None]
+    adapters: list[str]
+    """
+    Adapters of one base model. `base:untrained`, the base model with a random head, is always
+    evaluated as well.
+    """
+    dataset: str
+    """The rows to score: pairs or ranked rows."""
+    suite: NotRequired[str | None]
+    """A benchmark of GET /v1/suites whose rows the dataset has."""
+    slices: NotRequired[list[str] | None]
+    """Slices to report; null: the 32 largest."""
+    probes: NotRequired[
+        list[
+            Literal[
+                "double_spaces",
+                "trailing_newlines",
+                "markdown_added",
+                "markdown_stripped",
+                "heading_added",
+                "filler_added",
+                "praise_added",
+                "paragraph_repeated",
+                "reply_truncated",
+                "reply_empty",
+                "reply_is_prompt",
+                "prompt_swapped",
+            ]
+        ]
+    ]
+    """Probes for reward hacking; all by default, `[]` for none."""
+    probe_pairs: NotRequired[int]
+    """Rows, chosen by the seed, that probes change."""
+    overlong: NotRequired[Literal["drop", "truncate"]]
+    """
+    What to do with replies that exceed the `max_length` of an adapter: leave their row out,
+    or cut them at the end as the runners of the benchmarks do.
+    """
+    seed: NotRequired[int]
+
+
 class ImportCreate(TypedDict):
     """A split of a dataset of the hub, and how its rows are read."""
 
@@ -107,6 +151,15 @@ class LoraSpec(TypedDict):
     init: NotRequired[Literal["default", "gaussian", "orthogonal"]]
 
 
+class PushCreate(TypedDict):
+    """Where an adapter is pushed to."""
+
+    repo: str
+    """`org/name`; it is created if it does not exist."""
+    private: NotRequired[bool]
+    """Of a repository that is created."""
+
+
 class Resources(TypedDict):
     """Resources that the job may use."""
 
@@ -132,8 +185,11 @@ class TrainingSpec(TypedDict):
     """Pairs per forward pass; must divide batch_size."""
     max_length: NotRequired[int]
     """Longest sequence of prompt and reply, in tokens."""
-    overlong: NotRequired[Literal["drop", "error"]]
-    """What happens to pairs longer than max_length."""
+    overlong: NotRequired[Literal["drop", "error", "truncate_left"]]
+    """
+    What happens to pairs longer than max_length, in training and evaluation. 'truncate_left'
+    cuts the beginning of the prompt, and drops pairs whose replies alone are too long.
+    """
     pad_token: NotRequired[str | None]
     """
     Special token of the base model that fills batches up. null: the tokenizer's own, or
@@ -179,7 +235,19 @@ class WebhookCreate(TypedDict):
     url: str
     """An https URL on port 443 of a host that the operator allows."""
     events: NotRequired[
-        list[Literal["job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]]
+        list[
+            Literal[
+                "job.running",
+                "job.paused",
+                "job.succeeded",
+                "job.failed",
+                "job.cancelled",
+                "evaluation.running",
+                "evaluation.succeeded",
+                "evaluation.failed",
+                "evaluation.cancelled",
+            ]
+        ]
     ]
     """Events to send messages for; all events by default."""
 

@@ -178,8 +178,7 @@ class _MLflow(Tracker):
         )
         self._run_id = run.info.run_id
         params = [
-            self._entities.Param(name, str(value)[:500])
-            for name, value in parameters(job).items()
+            self._entities.Param(name, str(value)[:500]) for name, value in parameters(job).items()
         ]
         self._client.log_batch(self._run_id, params=params[:100])
 

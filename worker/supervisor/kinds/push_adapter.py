@@ -50,12 +50,12 @@ def _fetch(attempt: Attempt, adapter_id: str) -> list[Path]:
     return [directory / file.name for file in files]
 
 
-def _push(
-    attempt: Attempt, repo: str, adapter_id: str, files: list[Path], *, private: bool
-) -> str:
+def _push(attempt: Attempt, repo: str, adapter_id: str, files: list[Path], *, private: bool) -> str:
     settings = attempt.settings
     api = HfApi(endpoint=settings.hub_endpoint, token=plain_token(settings.hub_token))
-    operations = [CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file) for file in files]
+    operations = [
+        CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file) for file in files
+    ]
     try:
         with translated_errors(HubSource(repo, "main")):
             api.create_repo(repo, private=private, exist_ok=True)

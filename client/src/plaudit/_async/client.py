@@ -7,6 +7,7 @@ from typing import Self
 
 from plaudit._async.adapters import AsyncAdapters
 from plaudit._async.datasets import AsyncDatasets
+from plaudit._async.evaluations import AsyncComparisons, AsyncEvaluations, AsyncSuites
 from plaudit._async.jobs import AsyncJobs
 from plaudit._async.operations import (
     AsyncApiKeys,
@@ -16,7 +17,7 @@ from plaudit._async.operations import (
     AsyncWorkers,
 )
 from plaudit._async.transport import AsyncTransport
-from plaudit._async.usage import AsyncUsage
+from plaudit._async.usage import AsyncUsageLog
 from plaudit._async.webhooks import AsyncWebhooks
 from plaudit._calls import Call, parse, path
 from plaudit._config import READ_SECONDS, Config, Patience
@@ -53,13 +54,16 @@ class AsyncPlaudit:
         self.jobs = AsyncJobs(self._transport)
         self.datasets = AsyncDatasets(self._transport)
         self.adapters = AsyncAdapters(self._transport)
+        self.evaluations = AsyncEvaluations(self._transport)
+        self.suites = AsyncSuites(self._transport)
+        self.comparisons = AsyncComparisons(self._transport)
         self.base_models = AsyncBaseModels(self._transport)
         self.queue = AsyncQueue(self._transport)
         self.workers = AsyncWorkers(self._transport)
         self.webhooks = AsyncWebhooks(self._transport)
         self.api_keys = AsyncApiKeys(self._transport)
         self.audit = AsyncAuditLog(self._transport)
-        self.usage = AsyncUsage(self._transport)
+        self.usage = AsyncUsageLog(self._transport)
 
     @property
     def url(self) -> str:

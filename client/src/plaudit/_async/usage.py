@@ -7,7 +7,7 @@ from plaudit._calls import Call, parse
 from plaudit.models import Usage, UsageDayRead
 
 
-class AsyncUsage:
+class AsyncUsageLog:
     """Device time, stored bytes and scored tokens, per day."""
 
     def __init__(self, transport: AsyncTransport) -> None:

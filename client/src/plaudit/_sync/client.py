@@ -10,6 +10,7 @@ from plaudit._calls import Call, parse, path
 from plaudit._config import READ_SECONDS, Config, Patience
 from plaudit._sync.adapters import Adapters
 from plaudit._sync.datasets import Datasets
+from plaudit._sync.evaluations import Comparisons, Evaluations, Suites
 from plaudit._sync.jobs import Jobs
 from plaudit._sync.operations import (
     ApiKeys,
@@ -19,6 +20,7 @@ from plaudit._sync.operations import (
     Workers,
 )
 from plaudit._sync.transport import Transport
+from plaudit._sync.usage import UsageLog
 from plaudit._sync.webhooks import Webhooks
 from plaudit.models import Health, ProblemType, Readiness
 from plaudit.retries import OnRetry, Retries
@@ -53,12 +55,16 @@ class Plaudit:
         self.jobs = Jobs(self._transport)
         self.datasets = Datasets(self._transport)
         self.adapters = Adapters(self._transport)
+        self.evaluations = Evaluations(self._transport)
+        self.suites = Suites(self._transport)
+        self.comparisons = Comparisons(self._transport)
         self.base_models = BaseModels(self._transport)
         self.queue = Queue(self._transport)
         self.workers = Workers(self._transport)
         self.webhooks = Webhooks(self._transport)
         self.api_keys = ApiKeys(self._transport)
         self.audit = AuditLog(self._transport)
+        self.usage = UsageLog(self._transport)
 
     @property
     def url(self) -> str:
