@@ -6,6 +6,7 @@ from app.models.evaluations import Evaluation
 from app.models.jobs import Checkpoint, Job, JobEvent, JobLog, JobMetric, JobReport, Worker
 from app.models.storage import Adapter, BaseModelRecord, Blob, BlobChunk, Dataset, StoredFile
 from app.models.uploads import DatasetUpload, DatasetUploadPart
+from app.models.usage import UsageDay
 from app.models.webhooks import Webhook, WebhookDelivery
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "JobMetric",
     "JobReport",
     "StoredFile",
+    "UsageDay",
     "Webhook",
     "WebhookDelivery",
     "Worker",

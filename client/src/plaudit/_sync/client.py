@@ -20,6 +20,7 @@ from plaudit._sync.operations import (
     Workers,
 )
 from plaudit._sync.transport import Transport
+from plaudit._sync.usage import UsageLog
 from plaudit._sync.webhooks import Webhooks
 from plaudit.models import Health, ProblemType, Readiness
 from plaudit.retries import OnRetry, Retries
@@ -63,6 +64,7 @@ class Plaudit:
         self.webhooks = Webhooks(self._transport)
         self.api_keys = ApiKeys(self._transport)
         self.audit = AuditLog(self._transport)
+        self.usage = UsageLog(self._transport)
 
     @property
     def url(self) -> str:
