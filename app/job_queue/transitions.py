@@ -24,6 +24,7 @@ from app.usage import service as usage
 
 RUNNING, QUEUED = JobStatus.RUNNING, JobStatus.QUEUED
 SWEPT_AT_ONCE = 100
+_LOST = "The job's workers were lost, one after another."
 #: The status that a job which is not running gets for each desired state.
 _IDLE_STATUS = {
     DesiredState.CANCEL: JobStatus.CANCELLED,
@@ -141,7 +142,6 @@ def sweep(
         (or_(is_poison, is_stuck), JobStatus.FAILED.value),
         else_=_waiting_status(),
     )
-    detail = "The job's workers were lost, one after another."
     jobs = update_returning(
         session,
         Job,
@@ -150,7 +150,7 @@ def sweep(
         crashes=Job.crashes + 1,
         stalls=Job.stalls + 1,
         failure_code=case((is_poison, FailureCode.POISON), (is_stuck, FailureCode.NO_PROGRESS)),
-        failure_detail=case((or_(is_poison, is_stuck), detail)),
+        failure_detail=case((or_(is_poison, is_stuck), _LOST)),
         failure_step=Job.step,
         run_after=now_ms() + backoff_ms,
         event_seq=Job.event_seq + 1,

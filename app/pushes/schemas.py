@@ -18,7 +18,11 @@ class PushCreate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    repo: str = Field(pattern=REPO, description="`org/name`; it is created if it does not exist.")
+    repo: str = Field(
+        pattern=REPO,
+        description="`org/name`; it is created if it does not exist.",
+        examples=["acme/helpfulness-v3"],
+    )
     private: bool = Field(True, description="Of a repository that is created.")
 
 

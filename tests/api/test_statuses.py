@@ -94,7 +94,7 @@ def test_tables_name_documented_statuses_only() -> None:
 def test_malformed_ids_parameters_and_bodies_are_refused(
     scene: Scene, operation: Operation
 ) -> None:
-    wrong = {"limit": "0", "job_id": "!", "on_invalid": "!"}
+    wrong = {"limit": "0", "job_id": "!", "on_invalid": "!", "days": "0"}
     query = "&".join(
         f"{name}={wrong[name]}" for name in wrong if operation.parameters.get(name) == "query"
     )

@@ -57,8 +57,19 @@ def _signatures(client: Any) -> dict[str, list[str]]:
 
 #: How the client calls them, where it is not by their own names.
 PARAMETERS = {
-    # until the upload's options are merged
-    **{("create_dataset", n): "" for n in ("columns", "labels", "ignore_columns", "on_invalid")},
+    **{
+        (name, option): "ReadOptions"
+        for name in ("create_dataset", "open_upload")
+        for option in ("columns", "labels", "ignore_columns", "on_invalid")
+    },
+    ("open_upload", "name"): "datasets.uploads.create",
+    ("put_upload_part", "format"): "datasets.upload",
+    ("finish_upload", "parts"): "datasets.uploads.finish",
+    **{
+        (name, parameter): "datasets.uploads.list, datasets.imports.list"
+        for name in ("list_uploads", "list_imports")
+        for parameter in ("limit", "after")
+    },
     ("create_job", "dry_run"): "preview",
     ("get_job", "wait"): "wait",
     ("get_job", "until"): "wait",
@@ -78,6 +89,7 @@ METHODS = {
     "list_webhooks": "webhooks.list",
     "list_deliveries": "webhooks.deliveries",
     "list_audit": "audit.list",
+    "list_usage": "usage.per_day",
     "create_dataset": "datasets.upload",
 }
 
