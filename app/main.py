@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 import structlog
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -33,8 +33,8 @@ from app.core.errors import (
 from app.core.logging import configure_logging
 from app.core.settings import Settings
 from app.dashboard.router import router as dashboard
-from app.datasets.router import MAX_UPLOADS
 from app.datasets.router import router as datasets
+from app.datasets.upload_places import UploadPlaces
 from app.job_queue.reconciler import Reconciler
 from app.job_queue.router import router as job_queue
 from app.job_queue.watcher import Watcher
@@ -111,7 +111,7 @@ def _set_state(app: FastAPI, settings: Settings) -> None:
     state.rates = Rates(settings)
     state.telemetry = Telemetry(state.engine)
     state.watcher = Watcher(state.engine)
-    state.upload_limiter = CapacityLimiter(MAX_UPLOADS)
+    state.upload_places = UploadPlaces()
 
 
 @asynccontextmanager

@@ -28,7 +28,7 @@ from app.core.settings import Settings
 from app.main import create_app
 from app.models import Job
 from tests import services
-from tests.api.world import World
+from tests.world import World
 
 QUEUED_JOBS = 400
 

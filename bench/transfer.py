@@ -35,7 +35,7 @@ from app.core.migrations import migrate
 from app.core.settings import Settings
 from app.domain.progress import FileEntry, Packaged
 from tests import services
-from tests.api.world import World
+from tests.world import World
 
 MIB = 1 << 20
 #: Limit for the resident memory of the server, independent of the size of the files.

@@ -16,12 +16,12 @@ from sqlalchemy import Engine, make_url, update
 
 from app.core.database import make_engine, now_ms, transaction
 from app.core.settings import Settings
-from app.job_queue import reconciler, worker_api
+from app.job_queue import worker_api
 from app.models import Blob, Job
 from app.storage import blobs
 from app.storage.blobs import BlobWriter
 from docs import reference
-from tests.job_queue.factories import QUEUE, queue_job, read_job
+from tests.job_queue.factories import QUEUE, queue_job, read_job, requeue_expired
 
 PAGE = reference.HERE / "operations.md"
 
@@ -63,7 +63,7 @@ def test_service_continues_on_a_restored_backup(
             session.execute(
                 update(Job).where(Job.id == running).values(lease_expires_at=now_ms() - 3_600_000)
             )
-        assert [job.id for job in reconciler.requeue_lost(restored, settings)] == [running]
+        assert [job.id for job in requeue_expired(restored, settings)] == [running]
         claimed = worker_api.claim(restored, settings, QUEUE, "host-b/0:1", "other")
         assert claimed is not None
         assert claimed.job.id == waiting  # the other job waits for its backoff

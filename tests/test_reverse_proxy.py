@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.api.world import pairs
 from tests.cli.conftest import serving
 from tests.services import free_port, skip_or_fail, wait_until
+from tests.world import pairs
 
 PAGE = Path(__file__).parents[1] / "docs" / "reverse-proxy.md"
 #: Of a body that takes a minute to send.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -22,7 +21,7 @@ from app.cli.output import (
     print_text,
 )
 from app.cli.short_ids import full_id
-from app.cli.spec_files import commented_spec, read_spec
+from app.cli.spec_files import commented_spec, parse_overrides, read_spec
 from app.cli.watching import watch
 from plaudit import Job, Plaudit
 
@@ -125,7 +124,7 @@ def clone(
     as_json: JsonOption = False,
 ) -> None:
     """Queue a new job with the spec of another, or with parts of it changed."""
-    overrides = _overrides(changes or [])
+    overrides = parse_overrides(changes or [])
     with connect() as client:
         if dataset is not None:
             overrides["train_dataset"] = full_id(client, "ds", dataset)
@@ -274,31 +273,3 @@ def _follow(client: Plaudit, job_id: str, *, as_json: bool) -> None:
         raise
     show_job(client, job, as_json=as_json)
     raise typer.Exit(exit_code)
-
-
-def _overrides(changes: list[str]) -> dict[str, Any]:
-    """``["training.epochs=2"]`` as ``{"training": {"epochs": 2}}``; values are JSON, or text."""
-    found: dict[str, Any] = {}
-    for change in changes:
-        path, is_given, text = change.partition("=")
-        *parents, name = path.strip().split(".")
-        if not is_given or not all([*parents, name]):
-            raise CommandError(
-                f"--set {change} is no FIELD=VALUE.",
-                ExitCode.USAGE,
-                "Write it like --set training.learning_rate=5e-5.",
-            )
-        part = found
-        for parent in parents:
-            part = part.setdefault(parent, {})
-            if not isinstance(part, dict):
-                raise CommandError(f"--set {change}: {parent} has a value.", ExitCode.USAGE)
-        try:
-            part[name] = json.loads(text, parse_constant=_refuse_constant)
-        except ValueError:
-            part[name] = text
-    return found
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"JSON has no {name}.")

@@ -159,3 +159,34 @@ def _toml(value: Any) -> str:
             pairs = ", ".join(f"{key} = {_toml(item)}" for key, item in value.items())
             return f"{{ {pairs} }}" if pairs else "{}"
     raise TypeError(f"TOML has no {type(value).__name__}.")
+
+
+def parse_overrides(changes: list[str]) -> dict[str, Any]:
+    """Return ``["training.epochs=2"]`` as ``{"training": {"epochs": 2}}``.
+
+    A value is JSON; one that is not JSON is text.
+    """
+    found: dict[str, Any] = {}
+    for change in changes:
+        path, is_given, text = change.partition("=")
+        *parents, name = path.strip().split(".")
+        if not is_given or not all([*parents, name]):
+            raise CommandError(
+                f"--set {change} is not FIELD=VALUE.",
+                ExitCode.USAGE,
+                "Write it like --set training.learning_rate=5e-5.",
+            )
+        part = found
+        for parent in parents:
+            part = part.setdefault(parent, {})
+            if not isinstance(part, dict):
+                raise CommandError(f"--set {change}: {parent} already has a value.", ExitCode.USAGE)
+        try:
+            part[name] = json.loads(text, parse_constant=_refuse_constant)
+        except ValueError:
+            part[name] = text
+    return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"JSON has no {name}.")

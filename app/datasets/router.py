@@ -15,7 +15,9 @@ from app.core.database import transaction
 from app.core.errors import (
     QuotaError,
     RangeError,
+    RateLimitedError,
     TooLargeError,
+    UnavailableError,
     UnsupportedMediaError,
     UploadStalledError,
 )
@@ -25,6 +27,7 @@ from app.datasets.query import QUERY_PARAMETERS, ReadOptionsDep
 from app.datasets.row_errors import InvalidDatasetError
 from app.datasets.schemas import DatasetPreview, DatasetRead
 from app.datasets.service import DatasetInUseError, DatasetNotFoundError, Upload
+from app.datasets.upload_places import UploadPlaces
 from app.datasets.uploading import (
     UPLOAD_TYPES,
     BadMultipartError,
@@ -52,8 +55,6 @@ from app.web.range_response import Content, content_response
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
-#: Uploads have threads of their own: a slow client must not keep others from being answered.
-MAX_UPLOADS = 8
 #: The route's bound; ``settings.max_upload_bytes`` is held while the body streams.
 _NO_BOUND = 1 << 50
 
@@ -85,7 +86,9 @@ _BODY = {
             UnsupportedMediaError,
             UploadStalledError,
             QuotaError,
+            RateLimitedError,
             StorageFullError,
+            UnavailableError,
         ),
     },
 )
@@ -122,8 +125,10 @@ async def create_dataset(
         upload = Upload(name, kind, part, options)
         return service.store(engine, settings, actor, upload)
 
-    limiter: CapacityLimiter = request.app.state.upload_limiter
-    dataset, is_new = await to_thread.run_sync(store, limiter=limiter)
+    places: UploadPlaces = request.app.state.upload_places
+    async with places.place(actor.tenant_id):
+        # The places bound the number of threads. The default limiter is for short calls.
+        dataset, is_new = await to_thread.run_sync(store, limiter=CapacityLimiter(1))
     return Response(
         DatasetRead.of(dataset).model_dump_json(),
         status_code=status.HTTP_201_CREATED if is_new else status.HTTP_200_OK,

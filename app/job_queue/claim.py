@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from sqlalchemy import Exists, ScalarSelect, Select, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
@@ -16,18 +18,30 @@ from app.models import Job, Worker
 CLAIM_LOCK = 0x706C6175
 
 
+@dataclass(frozen=True)
+class ClaimTerms:
+    """How a job is claimed.
+
+    A tenant with ``quota_running`` running jobs gets no further one, except of kinds that do not
+    count against the quota. After a failed attempt a job waits for ``longest_delay_ms`` at most.
+    """
+
+    lease_ms: int
+    quota_running: int
+    longest_delay_ms: int
+
+
 def claim_next_job(
-    session: Session, queue: str, owner: str, host: str, lease_ms: int, quota_running: int
+    session: Session, queue: str, owner: str, host: str, terms: ClaimTerms
 ) -> Job | None:
     """Lease the best waiting job of a queue to ``owner``; no other caller gets it.
 
-    A tenant with ``quota_running`` running jobs gets no further one, except of kinds that do not
-    count against the quota. The order is by priority, then by age.
+    The order is by priority, then by age.
     """
     if session.get_bind().dialect.name == "postgresql":
         # Two claims at once would each miss the other's job in the count of running jobs.
         session.execute(select(func.pg_advisory_xact_lock(CLAIM_LOCK)))
-    best = _best_candidate(queue, host, quota_running)
+    best = _best_candidate(queue, host, terms)
     claimed = update_returning(
         session,
         Job,
@@ -35,7 +49,7 @@ def claim_next_job(
         status=JobStatus.RUNNING,
         attempt=Job.attempt + 1,
         lease_owner=owner,
-        lease_expires_at=now_ms() + lease_ms,
+        lease_expires_at=now_ms() + terms.lease_ms,
         started_at=func.coalesce(Job.started_at, now_ms()),
         attempt_started_at=now_ms(),
         progressed_at=now_ms(),
@@ -54,7 +68,7 @@ def claim_next_job(
     return job
 
 
-def _best_candidate(queue: str, host: str, quota_running: int) -> ScalarSelect[str]:
+def _best_candidate(queue: str, host: str, terms: ClaimTerms) -> ScalarSelect[str]:
     """Pick the id of the job to claim.
 
     A scalar subquery: PostgreSQL evaluates it once, where it may evaluate ``IN (… LIMIT 1)`` once
@@ -67,9 +81,9 @@ def _best_candidate(queue: str, host: str, quota_running: int) -> ScalarSelect[s
             guards.is_queued(candidate),
             guards.is_wanted(candidate),
             guards.is_in_queue(candidate, queue),
-            guards.is_due(candidate),
+            guards.is_due(candidate, terms.longest_delay_ms),
             guards.may_run_on(candidate, host, _other_host(queue, host)),
-            guards.is_within_quota(candidate, _tenants_at_quota(quota_running)),
+            guards.is_within_quota(candidate, _tenants_at_quota(terms.quota_running)),
         )
         .order_by(candidate.priority.desc(), candidate.created_at, candidate.id)
         .limit(1)

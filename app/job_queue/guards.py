@@ -8,12 +8,15 @@ Statements therefore call them as ``guards.name(…)`` and use no other conditio
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Exists, ScalarSelect, Select, not_, or_
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, Exists, ScalarSelect, Select, not_, or_, tuple_
 
 from app.core.database import now_ms
 from app.domain.lifecycle import LIVE, TERMINAL, DesiredState, JobStatus
 from app.job_queue import kinds
-from app.job_queue.workers import WORKER_GONE_MS, WorkerState
+from app.job_queue.lease_watch import SeenLease
+from app.job_queue.workers import WorkerState, is_alive
 from app.models import Job, Worker
 
 #: Milliseconds after which a job is given to the host it should avoid rather than wait longer.
@@ -37,8 +40,15 @@ def is_in_queue(job: Row, queue: str) -> Condition:
     return job.queue == queue
 
 
-def is_due(job: Row) -> Condition:
-    return job.run_after <= now_ms()
+def is_due(job: Row, longest_delay_ms: int) -> Condition:
+    """A job waits for the delay after its last attempt.
+
+    One without an attempt, or with a longer delay than there is, waits because the database's clock
+    stepped back.
+    """
+    return or_(
+        job.run_after <= now_ms(), job.attempt == 0, job.run_after > now_ms() + longest_delay_ms
+    )
 
 
 def may_run_on(job: Row, host: str, has_other_host: Exists) -> Condition:
@@ -46,7 +56,7 @@ def may_run_on(job: Row, host: str, has_other_host: Exists) -> Condition:
     return or_(
         job.avoid_host.is_(None),
         job.avoid_host != host,
-        job.run_after < now_ms() - AVOID_HOST_MS,
+        not_(job.run_after.between(now_ms() - AVOID_HOST_MS, now_ms() + AVOID_HOST_MS)),
         ~has_other_host,
     )
 
@@ -83,7 +93,7 @@ def is_ready() -> Condition:
 
 
 def was_seen_recently() -> Condition:
-    return Worker.seen_at > now_ms() - WORKER_GONE_MS
+    return is_alive()
 
 
 # -- who may write for a running job -----------------------------------------------------------
@@ -100,8 +110,8 @@ def is_leased_to(owner: str) -> Condition:
 # -- which jobs lost their worker --------------------------------------------------------------
 
 
-def is_lease_overdue(grace_ms: int) -> Condition:
-    return Job.lease_expires_at < now_ms() - grace_ms
+def is_lease_unchanged(seen: Sequence[SeenLease]) -> Condition:
+    return tuple_(Job.id, Job.attempt, Job.lease_expires_at).in_(seen)
 
 
 def is_lease_of_slot(owner_prefix: str) -> Condition:

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, and_, func, not_, or_, select
 
-from app.core.database import not_by_index, now_ms
+from app.core.database import not_by_index
 from app.domain.lifecycle import DesiredState, JobStatus
-from app.job_queue import kinds
+from app.job_queue import guards, kinds
+from app.job_queue.workers import is_alive
 from app.models import Checkpoint, Job, JobEvent, JobLog, JobMetric, JobReport, Worker
 
 #: A row of ``jobs``, with columns named as the attributes of ``app.models.Job``.
@@ -133,7 +134,9 @@ def checkpoints(connection: Connection, job_id: str) -> Sequence[Any]:
     ).all()
 
 
-def waiting(connection: Connection, tenant_id: str, queue: str, limit: int) -> Sequence[Any]:
+def waiting(
+    connection: Connection, tenant_id: str, queue: str, limit: int, longest_delay_ms: int
+) -> Sequence[Any]:
     """Return this tenant's queued jobs with their positions among the jobs of all tenants."""
     order = func.row_number().over(order_by=[Job.priority.desc(), Job.created_at, Job.id])
     line = (
@@ -142,7 +145,7 @@ def waiting(connection: Connection, tenant_id: str, queue: str, limit: int) -> S
             Job.tenant_id,
             Job.priority,
             Job.created_at,
-            (Job.run_after > now_ms()).label("is_backing_off"),
+            not_(guards.is_due(Job, longest_delay_ms)).label("is_backing_off"),
             order.label("position"),
         )
         .where(
@@ -170,11 +173,11 @@ def running_count(connection: Connection, tenant_id: str) -> int:
     ).scalar_one()
 
 
-def live_workers(connection: Connection, seen_ms: int) -> Sequence[Any]:
-    """Return the workers that updated their rows in the last ``seen_ms`` milliseconds."""
+def live_workers(connection: Connection) -> Sequence[Any]:
+    """Return the workers that updated their rows lately."""
     return connection.execute(
         select(*Worker.__table__.c)
-        .where(Worker.seen_at > now_ms() - seen_ms)
+        .where(is_alive())
         .order_by(Worker.id)
     ).all()  # fmt: skip
 

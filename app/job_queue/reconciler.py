@@ -1,13 +1,15 @@
 """Repairs the state after crashes and deletes what is no longer needed.
 
-It takes back jobs whose lease ran out, issues missing tickets, and deletes checkpoints, expired
-jobs and unreferenced blobs. It keeps no state: any number of processes may run it at once.
+It takes back jobs whose lease nobody renews, issues missing tickets, and deletes checkpoints,
+expired jobs and unreferenced blobs. It keeps nothing but what it saw: any number of processes may
+run it at once.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 
 import structlog
 from sqlalchemy import Engine, delete, func, select
@@ -17,9 +19,10 @@ from app.core.broker import Tickets, queues
 from app.core.database import now_ms, reader, transaction
 from app.core.settings import Settings
 from app.domain.lifecycle import TERMINAL, JobStatus
-from app.job_queue import checkpoints, kinds, transitions, worker_api
+from app.job_queue import checkpoints, guards, kinds, transitions, worker_api
 from app.job_queue.kinds import JobKind
-from app.job_queue.workers import WORKER_GONE_MS, WorkerState
+from app.job_queue.lease_watch import LeaseWatch, SeenLease
+from app.job_queue.workers import WorkerState, is_alive
 from app.models import Job, Worker
 from app.storage import blobs
 from app.storage.free_space import SpaceReserve
@@ -41,8 +44,7 @@ class Reconciler(threading.Thread):
         self._engine, self._settings, self._tickets = engine, settings, tickets
         self._stopping = threading.Event()
         self._reserve = SpaceReserve(engine)
-        # After a start or an outage of the database, workers get time to renew their leases.
-        self._sweep_from = time.monotonic() + settings.lease_seconds
+        self._lease_watch = LeaseWatch(settings)
         self._collect_from = time.monotonic() + COLLECT_SECONDS
 
     def run(self) -> None:
@@ -52,7 +54,8 @@ class Reconciler(threading.Thread):
                 self._round()
             except Exception as error:
                 if isinstance(error, SQLAlchemyError):
-                    self._sweep_from = time.monotonic() + self._settings.lease_seconds
+                    # After an outage of the database, workers get time to renew their leases.
+                    self._lease_watch.forget()
                 log.warning("reconcile_failed", exc_info=True)
 
     def stop(self) -> None:
@@ -61,8 +64,8 @@ class Reconciler(threading.Thread):
         self.join(timeout=10)
 
     def _round(self) -> None:
-        if time.monotonic() >= self._sweep_from:
-            requeue_lost(self._engine, self._settings)
+        if lost := self._lease_watch.look(self._engine):
+            requeue_lost(self._engine, self._settings, lost)
         if time.monotonic() >= self._collect_from:
             # Set first: a collection that fails must not end every round before its tickets.
             self._collect_from = time.monotonic() + COLLECT_SECONDS
@@ -72,20 +75,25 @@ class Reconciler(threading.Thread):
         issue_missing(self._engine, self._settings, self._tickets)
 
 
-def requeue_lost(engine: Engine, settings: Settings, owner_prefix: str | None = None) -> list[Job]:
-    """Take back jobs whose lease ran out, or all jobs of a slot that is known to be dead."""
+def requeue_lost(
+    engine: Engine,
+    settings: Settings,
+    lost: Sequence[SeenLease] = (),
+    owner_prefix: str | None = None,
+) -> list[Job]:
+    """Take back jobs whose leases are ``lost``, or all jobs of a slot that is known to be dead."""
     with transaction(engine) as session:
-        lost = transitions.sweep(
+        swept = transitions.sweep(
             session,
-            grace_ms=round(settings.sweep_grace_seconds * 1000),
+            lost=lost,
             backoff_ms=0 if owner_prefix else worker_api.retry_delay_ms(settings, 0),
             max_crashes=settings.max_crashes,
             max_stalls=settings.max_stalls,
             owner_prefix=owner_prefix,
         )
-    for job in lost:
+    for job in swept:
         log.warning("lease_swept", job_id=job.id, attempt=job.attempt, status=job.status)
-    return lost
+    return swept
 
 
 def issue_missing(engine: Engine, settings: Settings, tickets: Tickets) -> None:
@@ -98,7 +106,7 @@ def issue_missing(engine: Engine, settings: Settings, tickets: Tickets) -> None:
                     .where(
                         Job.status == JobStatus.QUEUED,
                         Job.queue == name,
-                        Job.run_after <= now_ms(),
+                        guards.is_due(Job, worker_api.longest_delay_ms(settings)),
                     )
                     .limit(1000)
                     .subquery()
@@ -108,7 +116,7 @@ def issue_missing(engine: Engine, settings: Settings, tickets: Tickets) -> None:
                 select(func.coalesce(func.sum(Worker.slots - Worker.busy), 0)).where(
                     Worker.queue == name,
                     Worker.state == WorkerState.READY,
-                    Worker.seen_at > now_ms() - WORKER_GONE_MS,
+                    is_alive(),
                 )
             ).scalar_one()
         need = min(waiting, idle)

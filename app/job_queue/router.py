@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from app.core.settings import Settings
 from app.job_queue import queries
 from app.job_queue.schemas import QueueItem, WorkerRead
-from app.job_queue.workers import WORKER_GONE_MS
+from app.job_queue.worker_api import longest_delay_ms
 from app.web.dependencies import ReadEngineDep, RequireJobsRead, SettingsDep
 from app.web.pagination import Page
 
@@ -21,10 +21,11 @@ def get_queue(
     engine: ReadEngineDep, settings: SettingsDep, principal: RequireJobsRead
 ) -> Page[QueueItem]:
     """List this tenant's queued jobs with their positions and the reasons why they wait."""
+    tenant_id, delay_ms = principal.tenant_id, longest_delay_ms(settings)
     with engine.connect() as connection:
-        rows = queries.waiting(connection, principal.tenant_id, settings.queue, 1000)
-        workers = queries.live_workers(connection, WORKER_GONE_MS)
-        running = queries.running_count(connection, principal.tenant_id)
+        rows = queries.waiting(connection, tenant_id, settings.queue, 1000, delay_ms)
+        workers = queries.live_workers(connection)
+        running = queries.running_count(connection, tenant_id)
     mine = [worker for worker in workers if worker.queue == settings.queue]
     free = sum(max(worker.slots - worker.busy, 0) for worker in mine)
     data = [_queue_item(row, settings, bool(mine), free, running) for row in rows]
@@ -35,7 +36,7 @@ def get_queue(
 def list_workers(engine: ReadEngineDep, principal: RequireJobsRead) -> Page[WorkerRead]:
     """List live workers with their devices and with the jobs of this tenant that they run."""
     with engine.connect() as connection:
-        workers = queries.live_workers(connection, WORKER_GONE_MS)
+        workers = queries.live_workers(connection)
         running = queries.running_jobs(connection, principal.tenant_id)
     data = [WorkerRead.of(worker, _run_by(worker, running)) for worker in workers]
     return Page[WorkerRead](data=data, has_more=False, next=None)

@@ -18,6 +18,7 @@ from app.domain.lifecycle import TERMINAL, DesiredState, FailureCode, JobStatus
 from app.job_queue import guards
 from app.job_queue.events import Event, add_events, enqueue_status_webhook
 from app.job_queue.lease import Lease, LeaseLostError, is_held
+from app.job_queue.lease_watch import SeenLease
 from app.models import Job
 
 RUNNING, QUEUED = JobStatus.RUNNING, JobStatus.QUEUED
@@ -110,26 +111,26 @@ def status_after_release() -> ColumnElement[str]:
 def sweep(
     session: Session,
     *,
-    grace_ms: int,
+    lost: Sequence[SeenLease],
     backoff_ms: int,
     max_crashes: int,
     max_stalls: int,
     owner_prefix: str | None = None,
 ) -> list[Job]:
-    """Take back jobs whose lease ran out, at most ``SWEPT_AT_ONCE``; return them.
+    """Take back jobs whose leases are ``lost``, at most ``SWEPT_AT_ONCE``; return them.
 
-    Any number of processes may sweep at once.
+    A lease that was renewed meanwhile is not lost. Any number of processes may sweep at once.
 
     With ``owner_prefix`` take back the jobs of one slot at once, whenever their leases end: a
     supervisor that holds the slot's lock knows that the slot's trainers are gone.
     """
     is_lost = (
-        guards.is_lease_overdue(grace_ms)
+        guards.is_lease_unchanged(lost[:SWEPT_AT_ONCE])
         if owner_prefix is None
         else guards.is_lease_of_slot(owner_prefix)
     )
-    lost = (guards.is_running(Job), is_lost)
-    ids = lock_picked(select(Job.id).where(*lost).limit(SWEPT_AT_ONCE))
+    conditions = (guards.is_running(Job), is_lost)
+    ids = lock_picked(select(Job.id).where(*conditions).limit(SWEPT_AT_ONCE))
     is_poison, is_stuck = Job.crashes + 1 >= max_crashes, Job.stalls + 1 >= max_stalls
     status = case(
         (Job.desired == DesiredState.CANCEL, JobStatus.CANCELLED.value),
@@ -140,7 +141,7 @@ def sweep(
     jobs = update_returning(
         session,
         Job,
-        (guards.is_picked(ids), *lost),
+        (guards.is_picked(ids), *conditions),
         status=status,
         crashes=Job.crashes + 1,
         stalls=Job.stalls + 1,
@@ -220,11 +221,13 @@ def _columns_on_leaving(status: JobStatus | ColumnElement[str]) -> dict[str, Any
     is_dropped = and_(status == JobStatus.CANCELLED, Job.keep_checkpoint.is_(False))
     # A dead worker did not work after its lease ended.
     stopped_at = case((Job.lease_expires_at < now_ms(), Job.lease_expires_at), else_=now_ms())
+    ran_ms = stopped_at - Job.attempt_started_at
     return {
         "lease_owner": None,
         "lease_expires_at": None,
         "phase": None,
-        "runtime_ms": Job.runtime_ms + stopped_at - Job.attempt_started_at,
+        # The clock may have stepped back during the attempt.
+        "runtime_ms": Job.runtime_ms + case((ran_ms > 0, ran_ms), else_=0),
         "finished_at": case((is_over, now_ms())),
         "checkpoint_id": case((is_dropped, None), else_=Job.checkpoint_id),
         "version": Job.version + 1,

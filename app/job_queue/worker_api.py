@@ -20,7 +20,7 @@ from app.domain.plan import TrainingPlan
 from app.domain.progress import Noted, Reported, Stepped
 from app.domain.warnings import WarningCode
 from app.job_queue import kinds
-from app.job_queue.claim import claim_next_job
+from app.job_queue.claim import ClaimTerms, claim_next_job
 from app.job_queue.events import Event, upsert_metrics
 from app.job_queue.lease import Lease, WriteContext, write_with_lease
 from app.job_queue.transitions import status_after_failure, status_after_release, transition
@@ -67,14 +67,12 @@ def claim(
 ) -> ClaimedJob | None:
     """Claim the best waiting job of a queue; None when there is none."""
     with transaction(engine) as session:
-        job = claim_next_job(
-            session,
-            queue,
-            owner,
-            host,
-            round(settings.lease_seconds * 1000),
-            settings.quota_running,
+        terms = ClaimTerms(
+            lease_ms=round(settings.lease_seconds * 1000),
+            quota_running=settings.quota_running,
+            longest_delay_ms=longest_delay_ms(settings),
         )
+        job = claim_next_job(session, queue, owner, host, terms)
     if job is None:
         return None
     return ClaimedJob(job, WriteContext(engine, settings, Lease(job.id, job.attempt, owner)))
@@ -196,6 +194,11 @@ def retry_delay_ms(settings: Settings, failures: int) -> int:
         failures, base=settings.backoff_seconds, maximum=settings.backoff_max_seconds
     )
     return round(seconds * 1000)
+
+
+def longest_delay_ms(settings: Settings) -> int:
+    """Return the most milliseconds that a job may wait for its next attempt."""
+    return round(settings.backoff_max_seconds * 1000)
 
 
 def _progress_columns(progress: Progress) -> dict[str, Any]:

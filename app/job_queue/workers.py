@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from sqlalchemy import ColumnElement
+
+from app.core.database import now_ms
+from app.models import Worker
+
 #: Milliseconds after which a worker that did not update its rows is treated as gone. Workers update
 #: them every 5 s.
 WORKER_GONE_MS = 30_000
@@ -15,3 +20,11 @@ class WorkerState(StrEnum):
     READY = "ready"
     DRAINING = "draining"  # is shutting down
     UNHEALTHY = "unhealthy"  # broke several jobs in a row and tests its machine
+
+
+def is_alive() -> ColumnElement[bool]:
+    """Return the condition that a worker updated its row lately.
+
+    A time far in the future is one from before the database's clock stepped back.
+    """
+    return Worker.seen_at.between(now_ms() - WORKER_GONE_MS, now_ms() + WORKER_GONE_MS)

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.core.database import now_ms, reader
 from app.domain.lifecycle import JobStatus
 from app.domain.training_arguments import RewardArguments
-from app.job_queue.workers import WORKER_GONE_MS
+from app.job_queue.workers import is_alive
 from app.models import Job, JobEvent, Worker
 
 #: Jobs by status are counted at most this often: it takes 0.4 s with a million rows.
@@ -111,7 +111,7 @@ class _DatabaseMetrics(Collector):
             ).all()
             workers = connection.execute(
                 select(Worker.queue, func.sum(Worker.slots), func.sum(Worker.busy))
-                .where(Worker.seen_at > now_ms() - WORKER_GONE_MS)
+                .where(is_alive())
                 .group_by(Worker.queue)
             ).all()
             lost = connection.execute(

@@ -16,7 +16,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.core.errors import NotFoundError, UnauthorizedError
 from app.job_queue.queries import live_workers
-from app.job_queue.workers import WORKER_GONE_MS
 from app.storage.free_space import StorageFullError, check_free_space
 from app.system.metrics import Telemetry
 from app.web.dependencies import ReadEngineDep, SettingsDep, TicketsDep
@@ -62,7 +61,7 @@ def readiness(
         with engine.connect() as connection:
             connection.execute(text("SELECT 1 FROM jobs LIMIT 1")).all()
             # A worker has one row per queue; count its row for the training queue.
-            rows = live_workers(connection, WORKER_GONE_MS)
+            rows = live_workers(connection)
             workers = sum(row.queue == settings.queue for row in rows)
 
     checks = {

@@ -27,7 +27,7 @@ from app.job_queue.worker_api import Progress
 from app.main import create_app
 from tests.api.documented import Operation
 from tests.api.scene import UNKNOWN, Scene
-from tests.api.world import BASE_MODEL, World, claim_when_there
+from tests.world import BASE_MODEL, World, claim_when_there
 
 Provoke = Callable[[Scene, Operation], Response]
 

@@ -25,7 +25,7 @@ from app.job_queue.lease import WriteContext
 from app.models import Job
 from tests import services
 from tests.api.documented import Operation
-from tests.api.world import BASE_MODEL, World
+from tests.world import BASE_MODEL, World
 
 ZEROES = "0" * 32
 UNKNOWN = {

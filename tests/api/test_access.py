@@ -20,7 +20,7 @@ from app.core.database import transaction
 from app.core.settings import Settings
 from app.main import create_app
 from app.models import ApiKey, Base
-from tests.api.world import BASE_MODEL, World
+from tests.world import BASE_MODEL, World
 
 PUBLIC = {"/healthz", "/readyz", "/metrics", "/problems/{code}"}
 BRACES = str.maketrans("", "", "{}")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -35,7 +34,7 @@ from app.core.database import now_ms, transaction
 from app.core.settings import Settings
 from app.domain.lifecycle import FailureCode
 from app.models import Job
-from tests.api.world import BASE_MODEL, World
+from tests.world import BASE_MODEL, World
 
 CASES = int(os.environ.get("PLAUDIT_FUZZ_CASES", "0"))
 CASES_IN_SUITE = 55
@@ -55,16 +54,9 @@ STATES = ("succeeded", "failed", "running", "cancelled", "paused", "queued")
 
 
 @pytest.fixture
-def settings(database_url: str, tmp_path: Path) -> Settings:
-    """Settings that allow webhooks to this machine and do not wait for inspections."""
-    return Settings(
-        database_url=database_url,  # type: ignore[arg-type]
-        data_dir=tmp_path / "data",
-        preflight_wait_seconds=0,
-        rate_burst=1_000_000,
-        quota_queued=1_000_000,
-        webhook_allow_loopback=True,
-    )
+def settings(settings: Settings) -> Settings:
+    """Settings that allow webhooks to this machine, and any number of waiting jobs."""
+    return settings.model_copy(update={"quota_queued": 1_000_000, "webhook_allow_loopback": True})
 
 
 # Other threads of the service use the random module while Hypothesis runs.

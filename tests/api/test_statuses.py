@@ -17,7 +17,7 @@ from app.main import create_app
 from tests.api.documented import OPERATIONS, UNREAD, Operation
 from tests.api.provoke import GENERAL, SPECIAL
 from tests.api.scene import UNKNOWN, Scene, Service, fresh_database
-from tests.api.world import World
+from tests.world import World
 
 #: Documented statuses that no test of this module provokes, each with its reason.
 UNSEEN = {

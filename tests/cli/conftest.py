@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 from app.cli import app
 from app.core.database import make_engine
 from app.core.settings import Settings
-from tests.api.world import World
 from tests.services import free_port, wait_until
+from tests.world import World
 
 Run = Callable[..., Result]
 

@@ -17,8 +17,8 @@ from app.cli.exit_codes import ExitCode
 from app.cli.spec_files import commented_spec
 from app.domain.lifecycle import FailureCode
 from app.domain.spec import RewardJobSpec
-from tests.api.world import BASE_MODEL, World, pairs
 from tests.cli.conftest import Run
+from tests.world import BASE_MODEL, World, pairs
 
 FILES = {"README.md": b"# Card", "adapter_model.safetensors": b"weights" * 1000}
 DATASET = f"ds_{'0' * 32}"

@@ -26,11 +26,11 @@ from app.domain.progress import Reported
 from app.job_queue import worker_api
 from app.job_queue.worker_api import Progress
 from app.models import BlobChunk, StoredFile
-from tests.api.world import BASE_MODEL, World, claim_when_there, pairs
 from tests.cli.conftest import Run, live_world, serving
 from tests.client.scripted import Answer, problem, scripted
 from tests.job_queue.factories import read_job
 from tests.services import free_port, wait_until
+from tests.world import BASE_MODEL, World, claim_when_there, pairs
 
 FILES = {
     "reward_model.json": b'{"format": 1}',

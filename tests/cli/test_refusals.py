@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.world import World, pairs
 from tests.cli.conftest import Run
+from tests.world import World, pairs
 
 NO_TEXT = b'{"prompt": "q", "chosen": [{"role": "assistant"}], "rejected": "b"}\n'
 UPLOADS = {

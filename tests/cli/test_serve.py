@@ -17,9 +17,9 @@ from app.cli.environment import note_ignored
 from app.core.database import make_engine
 from app.core.migrations import migrate
 from app.core.settings import Settings
-from tests.api.world import pairs
 from tests.cli.conftest import environment, serving
 from tests.services import free_port, wait_until
+from tests.world import pairs
 
 KEY_FILE = "api-key"
 

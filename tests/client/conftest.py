@@ -11,15 +11,12 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
-from app.api_keys import service as api_keys
-from app.auth.key_ring import Scope
-from app.core.database import transaction
 from app.core.settings import Settings
 from plaudit import AsyncPlaudit, Plaudit, Retries
-from tests.api.world import World
 from tests.client.driving import Driven, Loop
 from tests.conftest import empty_database
 from tests.site import Site
+from tests.world import World
 
 #: Soon given up, so that a test that goes wrong ends.
 RETRIES = Retries(attempts=3, seconds=20, outage_seconds=60)
@@ -39,15 +36,9 @@ def database_url(kind: list[str], request: pytest.FixtureRequest, tmp_path: Path
 
 
 @pytest.fixture
-def settings(database_url: str, tmp_path: Path) -> Settings:
-    """An embedded service that waits for no inspection and lets webhooks go to this machine."""
-    return Settings(
-        database_url=database_url,  # type: ignore[arg-type]
-        data_dir=tmp_path / "data",
-        preflight_wait_seconds=0,
-        rate_burst=1_000_000,
-        webhook_allow_loopback=True,
-    )
+def settings(settings: Settings) -> Settings:
+    """Settings that allow webhooks to this machine."""
+    return settings.model_copy(update={"webhook_allow_loopback": True})
 
 
 @pytest.fixture
@@ -57,17 +48,6 @@ def site(settings: Settings) -> Iterator[Site]:
     site.start()
     yield site
     site.stop()
-
-
-@pytest.fixture
-def key_for(engine: Engine) -> Callable[..., str]:
-    """Makes a key: ``key_for("tenant", Scope.ADMIN)``."""
-
-    def make(tenant_id: str, *scopes: Scope) -> str:
-        with transaction(engine) as session:
-            return api_keys.create(session, tenant_id, "a test", scopes or [Scope.ADMIN]).token
-
-    return make
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from plaudit import (
     NotFoundError,
     WaitTimeoutError,
 )
-from tests.api.world import BASE_MODEL, World
 from tests.site import Site
+from tests.world import BASE_MODEL, World
 
 NO_JOB = f"job_{'0' * 32}"
 FILES = {"reward_model.json": b'{"format": 1}', "README.md": b"# Card"}

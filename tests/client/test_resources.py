@@ -31,10 +31,10 @@ from plaudit import (
     TooLargeError,
     UnauthorizedError,
 )
-from tests.api.world import BASE_MODEL, World, pairs
 from tests.client.calls import ASKED_FIRST, CALLS, Ids, operations
 from tests.client.conftest import Connect
 from tests.site import Site
+from tests.world import BASE_MODEL, World, pairs
 
 ROWS = [{"prompt": f"q{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(5)]
 FILES = {

@@ -28,13 +28,13 @@ from plaudit import (
 )
 from plaudit.errors import error_class
 from plaudit.retries import MAX_DELAY_SECONDS, Attempts, retry_after
-from tests.api.world import BASE_MODEL, World, pairs
 from tests.client.conftest import Connect
 from tests.client.proxy import Fault, Passed, bad_line, losing_answers
 from tests.client.samples import sample
 from tests.client.scripted import Answer, problem, scripted
 from tests.services import free_port
 from tests.site import Site
+from tests.world import BASE_MODEL, World, pairs
 
 KEY = "plk_test"
 WEIGHTS = Random(0).randbytes(2_000_000)

@@ -17,8 +17,8 @@ from standardwebhooks import Webhook
 from app.core.settings import Settings
 from app.webhooks.delivery import Sender, deliver_due
 from plaudit import Plaudit, SignatureError, WebhookMessage, verify_webhook
-from tests.api.world import World
 from tests.webhooks.receiver import receiving
+from tests.world import World
 
 SECRET = "whsec_" + base64.b64encode(b"a secret of 24 bytes....").decode()
 OTHER = "whsec_" + base64.b64encode(b"another one of as many..").decode()

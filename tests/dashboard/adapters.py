@@ -10,7 +10,7 @@ from typing import Any
 from app.adapters import publishing
 from app.domain.progress import FileEntry, Packaged
 from app.job_queue.lease import WriteContext
-from tests.api.world import World
+from tests.world import World
 
 FILES = {
     "README.md": b"# How to score\n",

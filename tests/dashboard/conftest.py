@@ -12,15 +12,12 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from sqlalchemy import Engine
 
-from app.api_keys import service as api_keys
-from app.auth.key_ring import Scope
-from app.core.database import make_engine, transaction
-from app.core.migrations import migrate
 from app.core.settings import Settings
 from tests import services
-from tests.api.world import World
+from tests.conftest import empty_database
 from tests.dashboard.browser import Browser
 from tests.site import Site
+from tests.world import World
 
 CHROMIUM_ARGUMENTS = (
     "--headless=new",
@@ -36,23 +33,9 @@ CHROMIUM_ARGUMENTS = (
 
 
 @pytest.fixture
-def database_url(tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A migrated SQLite database. The dashboard uses HTTP only, so one kind is enough."""
-    url = f"sqlite:///{tmp_path / 'test.db'}"
-    engine = make_engine(url)
-    migrate(engine)
-    engine.dispose()
-    return url
-
-
-@pytest.fixture
-def settings(database_url: str, tmp_path: Path) -> Settings:
-    """Settings of an embedded service that does not wait for inspections."""
-    return Settings(
-        database_url=database_url,  # type: ignore[arg-type]
-        data_dir=tmp_path / "data",
-        preflight_wait_seconds=0,
-    )
+    return empty_database("sqlite", request, tmp_path)
 
 
 @pytest.fixture
@@ -61,17 +44,6 @@ def site(settings: Settings) -> Iterator[Site]:
     site.start()
     yield site
     site.stop()
-
-
-@pytest.fixture
-def key_for(engine: Engine) -> Callable[..., str]:
-    """A factory of API keys: ``key_for("tenant", Scope.ADMIN)``."""
-
-    def make(tenant_id: str, *scopes: Scope) -> str:
-        with transaction(engine) as session:
-            return api_keys.create(session, tenant_id, "a test", scopes or [Scope.ADMIN]).token
-
-    return make
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from app.domain.progress import Noted
 from app.domain.warnings import WarningCode
 from app.job_queue import worker_api
 from app.job_queue.worker_api import Progress
-from tests.api.world import World
 from tests.dashboard.adapters import publish
 from tests.dashboard.browser import Browser
+from tests.world import World
 
 CANARY = "<img src=x onerror=\"document.title='canary'\"><script>canary()</script>&amp;"
 AA = 4.5  # WCAG 2.2, 1.4.3

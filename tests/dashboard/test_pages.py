@@ -18,11 +18,11 @@ from app.domain.warnings import WarningCode
 from app.job_queue import worker_api
 from app.job_queue.worker_api import Progress
 from app.models import Worker
-from tests.api.world import World
 from tests.dashboard.adapters import publish
 from tests.dashboard.browser import Browser
 from tests.services import wait_until
 from tests.site import Site
+from tests.world import World
 
 
 @pytest.mark.parametrize(

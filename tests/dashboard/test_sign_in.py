@@ -7,8 +7,8 @@ from collections.abc import Callable
 from selenium.webdriver.common.keys import Keys
 
 from app.auth.key_ring import Scope
-from tests.api.world import World
 from tests.dashboard.browser import Browser
+from tests.world import World
 
 
 def test_key_in_the_fragment_signs_in_and_is_removed_from_the_url(

@@ -23,6 +23,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.datasets import byte_streams
 from app.datasets.containers import TextFormat
 from app.datasets.reading import DatasetReader, ReadLimits
 from app.datasets.row_errors import InvalidDatasetError, RowProblem
@@ -286,6 +287,34 @@ def test_archive_bomb_is_refused_in_little_memory(pack: Callable[[bytes], bytes]
         tracemalloc.stop()
     assert found.code == "compression_ratio"
     assert peak < 24 * MIB
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress])
+def test_file_of_empty_members_is_refused_before_they_cost_time(
+    pack: Callable[[bytes], bytes],
+) -> None:
+    taken = 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal taken
+        for _ in range(100):
+            taken += 1
+            yield pack(b"") * 1000
+
+    with pytest.raises(InvalidDatasetError) as error:
+        list(DatasetReader().read(chunks(), "jsonl"))
+    assert error.value.rows[0].code == "compression_ratio"
+    assert taken <= 2
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress])
+def test_file_of_many_members_with_content_is_read(
+    pack: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(byte_streams, "FREE_MEMBERS", 1)
+    member = jsonl(ROWS)
+    assert len(member) > byte_streams.MIN_MEMBER_BYTES
+    assert len(read(pack(member) * 10, "jsonl")) == 10 * len(ROWS)
 
 
 def test_file_that_needs_too_much_memory_to_unpack_is_refused() -> None:

@@ -359,7 +359,7 @@ def test_gzip_of_several_members_and_padding_is_one_file() -> None:
 
 def test_cut_off_gzip_is_refused() -> None:
     problem = only_problem(gzip.compress(ROW * 50, mtime=0)[:-12])
-    assert (problem.code, problem.message) == ("invalid_gzip", "the gzip data ends too early")
+    assert (problem.code, problem.message) == ("invalid_gzip", "the gzip data end too early")
 
 
 def test_memory_stays_small_however_the_upload_is_cut() -> None:

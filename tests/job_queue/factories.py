@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Engine, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from app.core.database import new_id, now_ms, reader, transaction
@@ -14,10 +14,12 @@ from app.core.settings import Settings
 from app.domain.progress import CheckpointSaved, FileEntry, Packaged
 from app.job_queue import checkpoints, reconciler, transitions, worker_api
 from app.job_queue.lease import WriteContext
-from app.models import Job, JobEvent
+from app.job_queue.lease_watch import SeenLease
+from app.models import Job, JobEvent, Worker
 
 TENANT = "acme"
 QUEUE = "plaudit.default"
+_IS_EXPIRED = Job.lease_expires_at < now_ms()
 
 
 def make_job(session: Session, **fields: Any) -> Job:
@@ -94,10 +96,22 @@ def update_job(engine: Engine, job_id: str, **values: Any) -> None:
         session.execute(update(Job).where(Job.id == job_id).values(**values))
 
 
+def expired_leases(engine: Engine) -> list[SeenLease]:
+    """Return the leases that are over by the database's clock."""
+    with transaction(reader(engine)) as session:
+        lease = select(Job.id, Job.attempt, Job.lease_expires_at)
+        return [SeenLease(*row) for row in session.execute(lease.where(_IS_EXPIRED))]
+
+
+def requeue_expired(engine: Engine, settings: Settings) -> list[Job]:
+    """Take back the jobs whose leases are over by the database's clock."""
+    return reconciler.requeue_lost(engine, settings, expired_leases(engine))
+
+
 def lose_lease(context: WriteContext) -> None:
     """Let the lease run out and a sweep take the job back."""
     update_job(context.engine, context.job_id, lease_expires_at=now_ms() - 3_600_000)
-    assert reconciler.requeue_lost(context.engine, context.settings)
+    assert requeue_expired(context.engine, context.settings)
     update_job(context.engine, context.job_id, run_after=0)
 
 
@@ -111,3 +125,17 @@ def count_rows(engine: Engine, table: type[Any]) -> int:
     """Return the number of rows of a table."""
     with transaction(engine) as session:
         return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+def register_worker(engine: Engine, queue: str, **columns: Any) -> None:
+    """Insert a worker's registration for a queue."""
+    row = {
+        "id": "host-ab-77",
+        "host": "host",
+        "queue": queue,
+        "slots": 1,
+        "devices": [{"name": "H200"}],
+        "versions": {"torch": "2.13.0"},
+    }
+    with transaction(engine) as session:
+        session.execute(insert(Worker).values(row | columns))

@@ -25,14 +25,16 @@ from sqlalchemy import Engine, delete, event
 from app.core.database import make_engine, transaction
 from app.domain.lifecycle import TERMINAL, TRANSITIONS, DesiredState, JobStatus
 from app.job_queue import kinds, transitions
-from app.job_queue.claim import claim_next_job
+from app.job_queue.claim import ClaimTerms, claim_next_job
 from app.job_queue.events import Event, upsert_metrics
 from app.job_queue.lease import Lease, LeaseLostError, write_with_lease
+from app.job_queue.lease_watch import SeenLease
 from app.models import Job
 
 TENANTS = ("acme", "other")
 QUEUES = ("train", "preflight")
-LEASE_MS, GRACE_MS, QUOTA, CAP = 1000, 100, 1, 3
+LEASE_MS, LONGEST_DELAY_MS, QUOTA, CAP = 1000, 6000, 1, 3
+TERMS = ClaimTerms(LEASE_MS, QUOTA, LONGEST_DELAY_MS)
 START_MS = 1_800_000_000_000
 
 
@@ -105,6 +107,7 @@ class JobQueueMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.model: dict[str, Model] = {}
+        self.seen: list[SeenLease] = []
         self.claims = 0
         with self.engine.begin() as connection:
             connection.execute(delete(Job))
@@ -169,7 +172,7 @@ class JobQueueMachine(RuleBasedStateMachine):
         self.claims += 1
         owner = f"host-{self.claims % 2}/0:{self.claims}"
         with transaction(self.engine) as session:
-            got = claim_next_job(session, queue, owner, "host", LEASE_MS, QUOTA)
+            got = claim_next_job(session, queue, owner, "host", TERMS)
         wanted = self._best(queue)
         assert (got and got.id) == (wanted and wanted.id)
         if wanted is None:
@@ -180,9 +183,18 @@ class JobQueueMachine(RuleBasedStateMachine):
         wanted.events += 1
         return Held((wanted.id, wanted.attempt, owner))
 
-    @rule(ms=st.sampled_from([1, 400, 950, 1050, 1200, 700_000]))
+    @rule(ms=st.sampled_from([1, 400, 950, 1050, 1200, 700_000, -1000, -700_000]))
     def time_passes(self, ms: int) -> None:
+        """Let time pass, or the clock step back."""
         self.clock.now_ms += ms
+
+    @rule()
+    def look_at_leases(self) -> None:
+        self.seen = [
+            SeenLease(job.id, job.attempt, job.expires)
+            for job in self.model.values()
+            if job.status == "running"
+        ]
 
     @rule(lease=leases, events=st.integers(0, 2))
     def heartbeat(self, lease: Held, events: int) -> None:
@@ -253,7 +265,7 @@ class JobQueueMachine(RuleBasedStateMachine):
         with transaction(self.engine) as session:
             swept = transitions.sweep(
                 session,
-                grace_ms=GRACE_MS,
+                lost=self.seen,
                 backoff_ms=backoff_ms,
                 max_crashes=CAP,
                 max_stalls=CAP,
@@ -266,7 +278,7 @@ class JobQueueMachine(RuleBasedStateMachine):
             and (
                 job.owner.startswith(prefix)
                 if prefix and job.owner
-                else job.expires < self.clock.now_ms - GRACE_MS
+                else (job.id, job.attempt, job.expires) in self.seen
             )
         ]
         assert {job.id for job in swept} == {job.id for job in lost}
@@ -366,7 +378,7 @@ class JobQueueMachine(RuleBasedStateMachine):
             if job.queue == queue
             and job.status == "queued"
             and job.desired == "run"
-            and job.run_after <= self.clock.now_ms
+            and (job.attempt == 0 or not 0 < job.run_after - self.clock.now_ms <= LONGEST_DELAY_MS)
             and (job.kind == "preflight" or running.count(job.tenant) < QUOTA)
         ]
         return min(may, key=lambda job: (-job.priority, job.number), default=None)

@@ -12,20 +12,23 @@ from sqlalchemy import Engine
 from app.core.database import now_ms, transaction
 from app.domain.lifecycle import DesiredState, JobStatus
 from app.job_queue import transitions
-from app.job_queue.claim import claim_next_job
+from app.job_queue.claim import ClaimTerms, claim_next_job
 from app.job_queue.events import Event
 from app.job_queue.lease import Lease, write_with_lease
 from app.models import Job, Worker
-from tests.job_queue.factories import QUEUE, TENANT, queue_job, update_job
+from tests.job_queue.factories import QUEUE, TENANT, expired_leases, queue_job, update_job
 
 LEASE_MS = 60_000
+LONGEST_DELAY_MS = 900_000
 
 
 def claim_job(engine: Engine, owner: str = "host-a/0:1", **more: Any) -> Lease | None:
     """Claim the best job; None when there is none."""
-    arguments = {"queue": QUEUE, "host": "host", "lease_ms": LEASE_MS, "quota_running": 100, **more}
+    terms = {"lease_ms": LEASE_MS, "quota_running": 100, "longest_delay_ms": LONGEST_DELAY_MS}
+    given = {name: more.pop(name) for name in terms.keys() & more.keys()}
+    arguments = {"queue": QUEUE, "host": "host", **more}
     with transaction(engine) as session:
-        job = claim_next_job(session, owner=owner, **arguments)
+        job = claim_next_job(session, owner=owner, terms=ClaimTerms(**terms | given), **arguments)
     return job and Lease(job.id, job.attempt, owner)
 
 
@@ -55,7 +58,8 @@ def end_attempt(
 
 def sweep(engine: Engine, **more: Any) -> list[Job]:
     """Take back jobs whose lease ran out."""
-    arguments = {"grace_ms": 0, "backoff_ms": 0, "max_crashes": 3, "max_stalls": 3, **more}
+    lost = expired_leases(engine)
+    arguments = {"lost": lost, "backoff_ms": 0, "max_crashes": 3, "max_stalls": 3, **more}
     with transaction(engine) as session:
         return transitions.sweep(session, **arguments)
 

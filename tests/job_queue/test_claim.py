@@ -18,6 +18,7 @@ from tests.job_queue.factories import (
     update_job,
 )
 from tests.job_queue.statements import (
+    LONGEST_DELAY_MS,
     claim_job,
     end_attempt,
     make_running_job,
@@ -56,12 +57,29 @@ def test_claim_takes_the_highest_priority_and_then_the_oldest(engine: Engine) ->
 
 @pytest.mark.parametrize(
     "fields",
-    [{"run_after": now_ms() + 60_000}, {"queue": "another"}, {"status": "paused"}],
+    [{"run_after": now_ms() + 60_000, "attempt": 1}, {"queue": "another"}, {"status": "paused"}],
     ids=["not due", "other queue", "paused"],
 )
 def test_claim_skips_other_jobs(engine: Engine, fields: dict[str, Any]) -> None:
     queue_job(engine, **fields)
     assert claim_job(engine) is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"run_after": now_ms() + 60_000},
+        {"run_after": now_ms() + LONGEST_DELAY_MS + 60_000, "attempt": 1},
+    ],
+    ids=["never tried", "beyond the longest delay"],
+)
+def test_claim_takes_jobs_that_wait_because_the_clock_stepped_back(
+    engine: Engine, fields: dict[str, Any]
+) -> None:
+    job_id = queue_job(engine, **fields)
+    lease = claim_job(engine)
+    assert lease is not None
+    assert lease.job_id == job_id
 
 
 def test_claim_sets_the_start_of_the_attempt_and_keeps_the_first_start(engine: Engine) -> None:

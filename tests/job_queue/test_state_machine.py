@@ -43,7 +43,7 @@ GUARDS: dict[str, list[str]] = {
     "_tenants_at_quota": ["is_running", "counts_against_quota"],
     "_other_host": ["serves_queue", "is_on_another_host", "is_ready", "was_seen_recently"],
     "is_held": ["is_job", "is_current_attempt", "is_leased_to", "is_running"],
-    "sweep": ["is_running", "is_lease_overdue", "is_lease_of_slot", "is_picked"],
+    "sweep": ["is_running", "is_lease_unchanged", "is_lease_of_slot", "is_picked"],
     "set_desired_state": [
         "is_job",
         "belongs_to",

@@ -14,7 +14,7 @@ from app.core.settings import Settings
 from app.domain.lifecycle import FAILURES, DesiredState, FailureCode
 from app.domain.progress import Noted, Reported, Stepped
 from app.domain.warnings import WarningCode
-from app.job_queue import kinds, reconciler, worker_api
+from app.job_queue import kinds, worker_api
 from app.job_queue.lease import LeaseLostError, WriteContext
 from app.job_queue.worker_api import AttemptFailure, Progress
 from app.models import Adapter, Checkpoint, Job, JobLog, JobMetric, StoredFile
@@ -25,6 +25,7 @@ from tests.job_queue.factories import (
     lose_lease,
     queue_job,
     read_job,
+    requeue_expired,
     save_checkpoint,
     update_job,
     write_adapter,
@@ -45,10 +46,10 @@ def test_sweep_takes_the_job_of_a_worker_that_froze_in_a_transaction(
         assert limit == "30s"  # far below a lease: the job waits for it
         frozen.execute(text("SET LOCAL idle_in_transaction_session_timeout = '1s'"))
         frozen.execute(update(Job).where(Job.id == context.job_id).values(phase="training"))
-        assert not reconciler.requeue_lost(engine, settings)  # skipped, not waited for
+        assert not requeue_expired(engine, settings)  # skipped, not waited for
         wait_until(
             "the server to end the transaction",
-            lambda: bool(reconciler.requeue_lost(engine, settings)),
+            lambda: bool(requeue_expired(engine, settings)),
         )
         frozen.invalidate()
     assert read_job(engine, context.job_id).status == "queued"

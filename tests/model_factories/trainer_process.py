@@ -24,7 +24,7 @@ class RecordingChannel(Channel):
     messages: list[Message] = field(default_factory=list)
     is_stop_wanted: bool = False  # type: ignore[assignment]
 
-    def say(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         self.messages.append(message)
 
     def of(self, kind: type[Any]) -> list[Any]:

@@ -18,10 +18,8 @@ from app.core.database import make_engine, transaction
 from app.models import Blob, BlobChunk
 from app.storage import free_space
 from app.storage.free_space import SpaceReserve, StorageFullError, check_free_space, is_full
-from tests.api.conftest import anonymous, app, client, key_for, settings, world
-from tests.api.world import World, pairs
+from tests.world import World, pairs
 
-__all__ = ["anonymous", "app", "client", "key_for", "settings", "world"]
 JSONL = {"Content-Type": "application/x-ndjson"}
 
 

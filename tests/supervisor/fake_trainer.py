@@ -65,13 +65,13 @@ def main() -> int:
     state, step = resume(order)
     state, step, is_stopped = train(order, channel, told, state, step)
     if is_stopped:
-        channel.say(Stopped(step=step))
+        channel.send(Stopped(step=step))
         return EXIT_STOPPED
     if fault == "fail":
-        channel.say(Failed(code=FailureCode.NAN_LOSS, detail="loss is\x00nan", step=step))
+        channel.send(Failed(code=FailureCode.NAN_LOSS, detail="loss is\x00nan", step=step))
         return EXIT_FAILED
     files = write(Path("adapter"), package(state))
-    channel.say(Packaged(directory="adapter", files=files, certificate={"is_verified": True}))
+    channel.send(Packaged(directory="adapter", files=files, certificate={"is_verified": True}))
     if fault == "linger":
         time.sleep(3600)
     return EXIT_DONE
@@ -94,7 +94,7 @@ def train(
     steps, pause = int(told.get("steps", 5)), int(told.get("step_ms", 20)) / 1000
     every = int(told.get("checkpoint_steps", 3))
     pairs = Path(order.train_file or "").read_bytes()
-    channel.say(PhaseChanged(phase=Phase.TRAINING))
+    channel.send(PhaseChanged(phase=Phase.TRAINING))
     record(order, "start", step)
     while step < steps:
         time.sleep(pause)
@@ -102,7 +102,7 @@ def train(
         state = next_state(state, pairs, step)
         record(order, "step", step)
         metrics = {"train/loss": 1 / step}
-        channel.say(Stepped(step=step, total_steps=steps, epoch=step / steps, metrics=metrics))
+        channel.send(Stepped(step=step, total_steps=steps, epoch=step / steps, metrics=metrics))
         if step == int(told.get("fault_step", 2)):
             FAULTS.get(str(told.get("fault")), lambda _: None)(channel)
         if channel.is_stop_wanted or step % every == 0:
@@ -115,7 +115,7 @@ def train(
 class Outliving(Channel):
     """A channel of a trainer that continues without a supervisor and has no watchdog."""
 
-    def say(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Write a message if the supervisor still reads it."""
         with suppress(BrokenPipeError):
             os.write(self._out, message.model_dump_json().encode() + b"\n")
@@ -154,7 +154,7 @@ def hang_until_stopped(channel: Channel) -> None:
 
 
 def send_unknown_message(channel: Channel) -> None:
-    channel.say(Noted.model_construct(type="note", code="?!", message=""))
+    channel.send(Noted.model_construct(type="note", code="?!", message=""))
 
 
 def write_much_log(_: Channel) -> None:
@@ -164,7 +164,7 @@ def write_much_log(_: Channel) -> None:
 
 def send_many_messages(channel: Channel) -> None:
     for _ in range(500):
-        channel.say(Noted(code=WarningCode.ENGINE_STOCK, message="blah\x00" * 100))
+        channel.send(Noted(code=WarningCode.ENGINE_STOCK, message="blah\x00" * 100))
 
 
 def leave_child(_: Channel) -> None:
@@ -177,8 +177,8 @@ def send_wrong_checkpoints(channel: Channel) -> None:
     directory.mkdir()
     (directory / "state.bin").write_bytes(b"abc")
     wrong = FileEntry(name="state.bin", size=3, sha256="0" * 64)
-    channel.say(CheckpointSaved(step=9, directory="checkpoint-9", files=[wrong]))
-    channel.say(CheckpointSaved(step=8, directory="checkpoint-8", files=[wrong]))
+    channel.send(CheckpointSaved(step=9, directory="checkpoint-9", files=[wrong]))
+    channel.send(CheckpointSaved(step=8, directory="checkpoint-8", files=[wrong]))
 
 
 def once(fault: Fault) -> Fault:
@@ -219,7 +219,7 @@ def save(channel: Channel, state: bytes, step: int) -> None:
     files = write(
         Path(name), {"state.json": text, "optimizer.pt": state * 5000, MANIFEST: manifest}
     )
-    channel.say(CheckpointSaved(step=step, directory=name, files=files))
+    channel.send(CheckpointSaved(step=step, directory=name, files=files))
 
 
 def write(directory: Path, files: dict[str, bytes]) -> list[FileEntry]:

@@ -12,7 +12,7 @@ import pytest
 
 from app.core.database import reader
 from app.domain.lifecycle import FailureCode
-from app.job_queue.reconciler import requeue_lost
+from tests.job_queue.factories import requeue_expired
 from tests.services import wait_until
 from tests.supervisor.workshop import Workshop, log_lines
 from worker.supervisor.circuit_breaker import MAX_EARLY, CircuitBreaker
@@ -69,7 +69,7 @@ def test_trainer_of_a_frozen_worker_exits_before_another_worker_starts_one(
 
 
 def sweep(workshop: Workshop) -> object:
-    return requeue_lost(workshop.engine, workshop.settings)
+    return requeue_expired(workshop.engine, workshop.settings)
 
 
 def test_drained_worker_saves_a_checkpoint_and_releases_the_job_uncharged(

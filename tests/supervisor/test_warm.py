@@ -20,12 +20,12 @@ import pytest
 from tests.services import wait_until
 from tests.supervisor import fake_forkserver, fake_worker
 from tests.supervisor.workshop import Workshop
+from worker.ipc.fork_protocol import EXIT_UNFIT
 from worker.ipc.order import ORDER_FILE, WorkOrder
 from worker.supervisor import fork_client, pool
 from worker.supervisor.devices import Device
 from worker.supervisor.fork_client import ForkClient, ForkedTrainer
 from worker.supervisor.trainer_process import TrainerProcess, trainer_environment
-from worker.trainer.fork_server import EXIT_UNFIT
 
 SECRET = "PLAUDIT_WEBHOOK_SECRET"
 #: bitsandbytes has CPU kernels for this.

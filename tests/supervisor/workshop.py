@@ -26,10 +26,10 @@ from app.job_queue import transitions
 from app.models import Dataset, Job, JobEvent, StoredFile
 from app.storage import blobs
 from app.storage.blobs import BlobWriter
-from tests.api.world import FACTS
 from tests.base_models.model_sources import model
 from tests.services import wait_until
 from tests.supervisor.fake_trainer import adapter_bytes
+from tests.world import FACTS
 from worker.supervisor.pool import WorkerPool
 
 ROOT = Path(__file__).parents[2]

@@ -11,23 +11,18 @@ from starlette.testclient import TestClient
 
 from app.core.settings import Settings
 from app.webhooks.delivery import Sender
-from tests.api.conftest import anonymous, app, client, key_for, world
 from tests.webhooks.receiver import Receiver, receiving
-
-__all__ = ["anonymous", "app", "client", "key_for", "world"]
 
 
 @pytest.fixture
-def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(settings: Settings) -> Settings:
     """Settings that allow loopback. The service sends nothing by itself; the tests do."""
-    return Settings(
-        database_url=database_url,  # type: ignore[arg-type]
-        data_dir=tmp_path_factory.mktemp("data"),
-        preflight_wait_seconds=0,
-        rate_burst=1_000_000,
-        reconcile_seconds=3600,
-        webhook_hosts=frozenset({"hooks.example.com"}),
-        webhook_allow_loopback=True,
+    return settings.model_copy(
+        update={
+            "reconcile_seconds": 3600,
+            "webhook_hosts": frozenset({"hooks.example.com"}),
+            "webhook_allow_loopback": True,
+        }
     )
 
 

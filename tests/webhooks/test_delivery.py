@@ -27,9 +27,9 @@ from app.webhooks.delivery import (
     deliver_due,
     retry_delay_ms,
 )
-from tests.api.world import World
 from tests.services import wait_until
 from tests.webhooks.receiver import ReceivedRequest, Receiver
+from tests.world import World
 
 
 def verify(secret: str, request: ReceivedRequest) -> Any:

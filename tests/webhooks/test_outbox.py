@@ -16,8 +16,8 @@ from app.job_queue import transitions
 from app.job_queue.reconciler import requeue_lost
 from app.models import Job, WebhookDelivery
 from app.webhooks import outbox
-from tests.api.world import World
 from tests.webhooks.receiver import Receiver
+from tests.world import World
 
 
 def queued(engine: Engine) -> list[tuple[str, str, str]]:

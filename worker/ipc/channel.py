@@ -39,7 +39,7 @@ class Channel:
             target=self._read_control_lines, args=(watchdog_seconds,), name="watchdog", daemon=True
         ).start()
 
-    def say(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Write a message as one line. Exit with EXIT_WATCHDOG if the supervisor is gone."""
         line = message.model_dump_json().encode() + b"\n"
         with self._lock:

@@ -11,18 +11,17 @@ import sys
 
 from sqlalchemy import Engine, exists, select
 
-from app.core.database import make_engine, now_ms
+from app.core.database import make_engine
 from app.core.settings import Settings
-from app.job_queue.workers import WORKER_GONE_MS
+from app.job_queue import workers
 from app.models import Worker
 
 
 def is_alive(engine: Engine, host: str) -> bool:
     """Return whether a worker of this host was seen lately."""
-    since = now_ms() - WORKER_GONE_MS
     with engine.connect() as connection:
         return bool(
-            connection.scalar(select(exists().where(Worker.host == host, Worker.seen_at >= since)))
+            connection.scalar(select(exists().where(Worker.host == host, workers.is_alive())))
         )
 
 

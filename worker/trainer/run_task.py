@@ -26,13 +26,13 @@ def run_task(order: WorkOrder, channel: Channel) -> int:
     try:
         _load_task(order.action)(order, channel)
     except StoppedError as stopped:
-        channel.say(StoppedMessage(step=stopped.step))
+        channel.send(StoppedMessage(step=stopped.step))
         return EXIT_STOPPED
     except BaseException as error:  # noqa: BLE001 - all are reported to the supervisor
         failure = diagnose(error)
         if not isinstance(error, TrainerError) or error.__cause__:
             traceback.print_exc(file=sys.stderr)
-        channel.say(Failed(code=failure.code, detail=failure.detail[:8000], step=failure.step))
+        channel.send(Failed(code=failure.code, detail=failure.detail[:8000], step=failure.step))
         return EXIT_FAILED
     return EXIT_DONE
 

@@ -58,7 +58,7 @@ def prepare_data(
         if eval_file and plan.data.eval:
             evaluation = reader.read(eval_file, plan.data.eval, "eval")
     finally:  # the report is needed most when the data are refused
-        channel.say(Reported(name="dataset", document=report.build()))
+        channel.send(Reported(name="dataset", document=report.build()))
         if facts is not None:
             _report_memory(plan, facts, report.longest, order.memory_bytes, channel)
     _warn_of_pairs(training, "training", tokenizer, channel)
@@ -98,7 +98,7 @@ class _DatasetReader:
         on_invalid = partial(self.report.add_invalid_row, dataset)
         tokenized = tokenize_pairs(file, self.tokenizer, on_row, on_invalid)
         for warning in coverage.warnings():
-            self.channel.say(warning)
+            self.channel.send(warning)
         return tokenized
 
 
@@ -146,7 +146,7 @@ def _report_memory(
     )
     estimate = estimate_memory(facts, plan, step)
     document: dict[str, JsonValue] = {**estimate.document(), "device_bytes": device_bytes}
-    channel.say(Reported(name="memory", document=document))
+    channel.send(Reported(name="memory", document=document))
     if shortage := explain_shortage(estimate, device_bytes):
         _warn(channel, WarningCode.MEMORY_SHORT, shortage)
 
@@ -219,4 +219,4 @@ def _warn_of_missed_evaluations(steps: int, plan: TrainingPlan, channel: Channel
 def _warn(
     channel: Channel, code: WarningCode, message: str, data: dict[str, JsonValue] | None = None
 ) -> None:
-    channel.say(Noted(code=code, message=message, data=data or {}, is_warning=True))
+    channel.send(Noted(code=code, message=message, data=data or {}, is_warning=True))

@@ -31,4 +31,4 @@ def run(order: WorkOrder, channel: Channel) -> None:
         check_base_model_unchanged(order, plan.base_model.digest, actual=facts.digest)
         tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
         prepare_data(order, plan, facts, tokenizer, channel)
-    channel.say(Inspected(facts=facts))
+    channel.send(Inspected(facts=facts))

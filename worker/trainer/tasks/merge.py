@@ -46,7 +46,7 @@ def run(order: WorkOrder, channel: Channel) -> None:
             "merged exactly; load it with PEFT on the same quantised base model",
         )
     check_base_model_unchanged(order, summary["base_model_sha256"])
-    channel.say(PhaseChanged(phase=Phase.SAVING))
+    channel.send(PhaseChanged(phase=Phase.SAVING))
     _save_merged_model(order.model_dir, adapter, merged, summary)
     for path in sorted(adapter.iterdir()):
         if path.name not in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, LOCK, SUMMARY):
@@ -54,9 +54,9 @@ def run(order: WorkOrder, channel: Channel) -> None:
     _check_tokenizer(merged)
     summary = summary | {"is_merged": True, "vllm_reasons": [], "vllm_servable": False}
     (merged / SUMMARY).write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n")
-    channel.say(PhaseChanged(phase=Phase.VERIFYING))
+    channel.send(PhaseChanged(phase=Phase.VERIFYING))
     certificate = verify_package(merged, None, device="cpu", threads=order.threads)
-    channel.say(
+    channel.send(
         Packaged(
             directory=merged.name,
             files=file_entries(merged),

@@ -65,13 +65,13 @@ def run(order: WorkOrder, channel: Channel) -> None:
     check_base_model_unchanged(order, plan.base_model.digest)
     device_config = device_config_for(plan)
     summary, metrics = _train_and_package(order, plan, device_config, channel)
-    channel.say(PhaseChanged(phase=Phase.VERIFYING))
+    channel.send(PhaseChanged(phase=Phase.VERIFYING))
     _free_device()
     directory = Path(ADAPTER)
     certificate = verify_package(
         directory, Path(order.model_dir), device=device_config.device, threads=order.threads
     )
-    channel.say(
+    channel.send(
         Packaged(
             directory=directory.name,
             files=file_entries(directory),
@@ -86,7 +86,7 @@ def _train_and_package(
     order: WorkOrder, plan: TrainingPlan, device_config: DeviceConfig, channel: Channel
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Return the package's summary and the run's metrics; the model goes out of scope."""
-    channel.say(PhaseChanged(phase=Phase.TOKENIZING))
+    channel.send(PhaseChanged(phase=Phase.TOKENIZING))
     tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
     train_pairs, eval_pairs = prepare_data(order, plan, order.facts, tokenizer, channel)
 
@@ -112,7 +112,7 @@ def _train_and_package(
     _train(run, resume_point, channel)
 
     scores, metrics = _evaluate_trained(run, channel)
-    channel.say(PhaseChanged(phase=Phase.SAVING))
+    channel.send(PhaseChanged(phase=Phase.SAVING))
     adapter = TrainedAdapter(
         order=order,
         plan=plan,
@@ -138,7 +138,7 @@ def _find_resume_point(
                 f"a checkpoint cannot be used: {error}. Training continues from an older "
                 "checkpoint, or from the start if there is none"
             )
-            channel.say(
+            channel.send(
                 Noted(code=WarningCode.CHECKPOINT_REFUSED, message=message[:2000], is_warning=True)
             )
             continue
@@ -162,10 +162,10 @@ def _evaluate_untrained(
         return
     if not run.inputs.eval_pairs:
         return
-    channel.say(PhaseChanged(phase=Phase.EVALUATING))
+    channel.send(PhaseChanged(phase=Phase.EVALUATING))
     untrained = {f"eval_before/{k}": value for k, value in run.metrics(run.evaluate()).items()}
     run.checkpoints.untrained_metrics = finite(untrained)
-    channel.say(
+    channel.send(
         Stepped(
             step=0,
             total_steps=planned_steps(len(run.trainer.train_dataset), run.inputs.plan),
@@ -178,7 +178,7 @@ def _evaluate_untrained(
 def _train(run: TrainingRun, resume_point: _ResumePoint | None, channel: Channel) -> None:
     if channel.is_stop_wanted:
         raise StoppedError(resume_point.manifest.step if resume_point else 0)
-    channel.say(PhaseChanged(phase=Phase.TRAINING))
+    channel.send(PhaseChanged(phase=Phase.TRAINING))
     if resume_point is None:
         train(run, resume_from=None)
     elif resume_point.manifest.is_finished:
@@ -202,11 +202,11 @@ def _evaluate_trained(run: TrainingRun, channel: Channel) -> tuple[Scores | None
     metrics = {**run.checkpoints.untrained_metrics, **run.progress.last_metrics}
     if not run.inputs.eval_pairs:
         return None, finite(metrics)
-    channel.say(PhaseChanged(phase=Phase.EVALUATING))
+    channel.send(PhaseChanged(phase=Phase.EVALUATING))
     scores = run.final_scores()
     trained = {f"eval/{name}": value for name, value in run.metrics(scores).items()}
     run.progress.report(run.trainer.state, trained)
-    channel.say(Reported(name="worst_pairs", document={"pairs": list(worst_pairs(scores))}))
+    channel.send(Reported(name="worst_pairs", document={"pairs": list(worst_pairs(scores))}))
     return scores, finite({**metrics, **trained})
 
 

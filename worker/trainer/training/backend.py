@@ -35,7 +35,7 @@ def choose_backend(run: TrainingRun, channel: Channel) -> Literal["shared_prefix
             '"auto" or "stock"',
         )
     trainer.use_stock()
-    channel.say(
+    channel.send(
         Noted(
             code=WarningCode.ENGINE_STOCK,
             message=f"trained with TRL's stock training step: {reason}"[:2000],

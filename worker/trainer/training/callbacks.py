@@ -61,7 +61,7 @@ class ProgressCallback(TrainerCallback):
 
     def report(self, state: TrainerState, metrics: dict[str, float]) -> None:
         """Send a step message."""
-        self.channel.say(
+        self.channel.send(
             Stepped(
                 step=state.global_step,
                 total_steps=state.max_steps,
@@ -129,7 +129,7 @@ class CheckpointCallback(TrainerCallback):
             metrics=metrics,
         )
         files = finalize_checkpoint(directory, checkpoint, best)
-        self.channel.say(
+        self.channel.send(
             CheckpointSaved(
                 step=state.global_step,
                 directory=directory.name,

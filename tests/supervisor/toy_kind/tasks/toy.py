@@ -19,4 +19,4 @@ def run(order: WorkOrder, channel: Channel) -> None:
     if not numbers:
         raise TrainerError(FailureCode.HUB_UNAVAILABLE, "there is nothing to add")
     document = {"sum": sum(int(str(number)) for number in numbers), "pid": os.getpid()}
-    channel.say(Reported(name="evaluation", document=document))
+    channel.send(Reported(name="evaluation", document=document))

@@ -17,7 +17,7 @@ from app.auth.key_ring import Scope
 from app.cli import app as cli
 from app.core.database import transaction
 from app.models import ApiKey, AuditRecord
-from tests.api.world import World, pairs
+from tests.world import World, pairs
 
 
 def recorded_actions(client: TestClient) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from app.core.settings import Settings
 from app.main import create_app
 from app.web.problem_details import Problem
 from app.web.validation_errors import field_problems
-from tests.api.world import World
+from tests.world import World
 
 SPEC = {"base_model": "all-minilm-l6-v2", "train_dataset": "ds_" + "0" * 32}
 

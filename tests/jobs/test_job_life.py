@@ -13,7 +13,7 @@ from app.core.settings import Settings
 from app.domain.lifecycle import FAILURES, FailureCode
 from app.job_queue import checkpoints
 from app.models import Job
-from tests.api.world import FACTS, World
+from tests.world import FACTS, World
 
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights" * 1000}
 

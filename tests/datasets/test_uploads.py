@@ -24,7 +24,7 @@ from app.core.settings import Settings
 from app.main import create_app
 from app.models import Blob, BlobChunk, Dataset
 from app.storage.blobs import collect_garbage
-from tests.api.world import World, pairs
+from tests.world import World, pairs
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 

@@ -16,8 +16,8 @@ from sqlalchemy import event
 from starlette.testclient import TestClient
 
 from app.domain.lifecycle import FailureCode
-from tests.api.world import World
 from tests.services import wait_until
+from tests.world import World
 
 
 def ids(answer: Any) -> list[str]:

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from app.storage.blobs import CHUNK_BYTES
 from app.web.range_response import parse_range
-from tests.api.world import World
+from tests.world import World
 
 #: Spans three chunks; its length is not a multiple of the tar block size.
 WEIGHTS = bytes(i * 7 % 251 for i in range(2 * CHUNK_BYTES + 333))

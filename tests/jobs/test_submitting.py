@@ -22,7 +22,7 @@ from app.job_queue import worker_api
 from app.job_queue.worker_api import Progress
 from app.main import create_app
 from app.models import Checkpoint, Job
-from tests.api.world import BASE_MODEL, FACTS, World, claim_when_there
+from tests.world import BASE_MODEL, FACTS, World, claim_when_there
 
 
 def test_same_key_and_body_give_the_same_job(world: World, client: TestClient) -> None:

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from app.auth.rate_limit import ConcurrencyLimiter
 from app.cli import serve
 from app.core.settings import Settings
-from tests.api.world import World
+from tests.world import World
 
 
 def open_by_key(app: FastAPI) -> dict[str, int]:

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from app.auth.key_ring import Scope
 from app.core.settings import Settings
 from app.main import create_app
-from tests.api.test_rates import bearer, statuses
+from tests.auth.test_rates import bearer, statuses
 
 
 def settings_with(settings: Settings, proxies: str, **changes: object) -> Settings:

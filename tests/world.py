@@ -1,0 +1,168 @@
+"""Factories for API tests: acts as clients over HTTP and as workers through the worker API."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+from starlette.testclient import TestClient
+
+from app.adapters import publishing
+from app.base_models.catalogue import load_catalogue
+from app.base_models.facts import store_facts
+from app.core.broker import preflight_queue
+from app.core.database import transaction
+from app.core.settings import Settings
+from app.domain.lifecycle import FailureCode
+from app.domain.plan import BaseModelFacts
+from app.domain.progress import CheckpointSaved, FileEntry, Packaged, Stepped
+from app.job_queue import checkpoints, worker_api
+from app.job_queue.lease import WriteContext
+from app.job_queue.worker_api import AttemptFailure, Progress
+from tests.services import wait_until
+
+BASE_MODEL = "all-minilm-l6-v2"
+FACTS = BaseModelFacts(
+    model_type="bert",
+    architecture="BertForSequenceClassification",
+    digest="d" * 64,
+    parameter_count=22_000_000,
+    hidden_size=32,
+    layer_count=1,
+    vocab_rows=100,
+    max_positions=256,
+    new_modules=["classifier"],
+    modules={"": 1000, "bert.encoder.query": 1024, "bert.encoder.value": 1024, "classifier": 33},
+    linear_modules={"bert.encoder.query": (32, 32), "bert.encoder.value": (32, 32)},
+    attention_modules=["bert.encoder.query", "bert.encoder.value"],
+    is_causal=False,
+    supports_gradient_checkpointing=True,
+    pad_token="[PAD]",
+    pad_token_id=0,
+    eos_token=None,
+    eos_token_id=None,
+    max_token_id=99,
+)
+
+
+def pairs(count: int = 20, salt: str = "") -> bytes:
+    """Return text pairs as JSONL."""
+    rows = (
+        {"prompt": f"Question {i}{salt}?", "chosen": f"Good {i}", "rejected": f"Bad {i}"}
+        for i in range(count)
+    )
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+class World:
+    """The clients and workers of one service."""
+
+    def __init__(self, client: TestClient, engine: Engine, settings: Settings) -> None:
+        self.client, self.engine, self.settings = client, engine, settings
+        self._uploads = 0
+
+    def upload(self, count: int = 20) -> dict[str, Any]:
+        """Upload a new dataset."""
+        self._uploads += 1
+        answer = self.client.post(
+            "/v1/datasets",
+            content=pairs(count, f" of {self._uploads}"),
+            headers={"Content-Type": "application/x-ndjson"},
+        )
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json())
+
+    def spec(self, **fields: Any) -> dict[str, Any]:
+        """Return a spec that uses a new dataset, unless ``fields`` name one."""
+        train = fields.pop("train_dataset", None) or self.upload()["id"]
+        return {"base_model": BASE_MODEL, "train_dataset": train, **fields}
+
+    def submit(self, **fields: Any) -> dict[str, Any]:
+        """Submit a job."""
+        answer = self.client.post("/v1/jobs", json=self.spec(**fields))
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json())
+
+    def get(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Return the current state of a job."""
+        answer = self.client.get(f"/v1/jobs/{job['id']}")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def know_base_model(self) -> None:
+        """Store facts about the base model, as if a worker had inspected it."""
+        entry = load_catalogue().get(BASE_MODEL)
+        with transaction(self.engine) as session:
+            store_facts(session, entry, FACTS)
+
+    def claim(self, queue: str | None = None) -> WriteContext:
+        """Claim the next job as a worker."""
+        claimed = worker_api.claim(
+            self.engine, self.settings, queue or self.settings.queue, "host-ab/0:lease", "host"
+        )
+        assert claimed is not None
+        return claimed.context
+
+    def claim_inspection(self) -> WriteContext:
+        """Claim an inspection as a worker."""
+        return self.claim(preflight_queue(self.settings))
+
+    def step(self, context: WriteContext, number: int, total: int = 10, **metrics: float) -> None:
+        """Report a training step; ``train__loss=…`` is the metric ``train/loss``."""
+        named = {name.replace("__", "/"): value for name, value in metrics.items()}
+        message = Stepped(step=number, total_steps=total, epoch=number / total, metrics=named)
+        worker_api.record_progress(context, Progress(phase="training", steps=[message]))
+
+    def checkpoint(self, context: WriteContext, step: int) -> None:
+        """Save a checkpoint."""
+        with tempfile.TemporaryDirectory() as name:
+            files = _write(Path(name), {"trainer_state.json": b'{"step": %d}' % step})
+            saved = CheckpointSaved(step=step, directory="checkpoint", files=files)
+            checkpoints.save(context, Path(name), saved)
+
+    def publish(self, context: WriteContext, files: dict[str, bytes], **summary: Any) -> str:
+        """End a job as succeeded with these files, and return the adapter's id."""
+        with tempfile.TemporaryDirectory() as name:
+            packaged = Packaged(
+                directory="adapter",
+                files=_write(Path(name), files),
+                metrics={"eval/accuracy": 0.9},
+                certificate={"max_difference": 0.0},
+                summary={"format": 1} | summary,
+            )
+            return publishing.publish(context, Path(name), packaged)
+
+    def fail(self, context: WriteContext, code: FailureCode, detail: str) -> None:
+        """End an attempt with a failure."""
+        worker_api.fail(context, AttemptFailure(code, detail))
+
+    def release(self, context: WriteContext) -> None:
+        """Release a job after a cancel or pause request."""
+        worker_api.release(context, "stopped on request")
+
+
+def claim_when_there(world: World) -> WriteContext:
+    """Wait for an inspection and claim it as a worker."""
+    found: list[WriteContext] = []
+
+    def claim() -> bool:
+        queue = preflight_queue(world.settings)
+        claimed = worker_api.claim(world.engine, world.settings, queue, "host-ab/p:lease", "host")
+        found.extend([claimed.context] if claimed else [])
+        return claimed is not None
+
+    wait_until("an inspection", claim)
+    return found[0]
+
+
+def _write(directory: Path, files: dict[str, bytes]) -> list[FileEntry]:
+    for name, data in files.items():
+        (directory / name).write_bytes(data)
+    return [
+        FileEntry(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        for name, data in files.items()
+    ]
