@@ -30,13 +30,13 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from worker.reward_model.resident_model import ReplyGroup, ResidentModel
 
 ADAPTERS = [f"ad_{i}" for i in range(8)]
-VOCABULARY, PAD = 8000, 0
+VOCABULARY, PAD = 32_000, 0
 SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
-    "hidden_size": 512,
-    "intermediate_size": 1408,
-    "num_hidden_layers": 10,
-    "num_attention_heads": 8,
+    "hidden_size": 384,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 6,
     "num_key_value_heads": 2,
     "max_position_embeddings": 4096,
     "pad_token_id": PAD,
@@ -130,7 +130,9 @@ def _compare(workload: Workload, plain: PeftModel, resident: ResidentModel, roun
         times.append((middle - start, time.process_time() - middle))
     ratio = min(t for t, _ in times) / min(t for _, t in times)
     difference = max(
-        abs(a - b) for xs, ys in zip(result.rewards, expected, strict=True) for a, b in zip(xs, ys)
+        abs(ours - theirs)
+        for pair in zip(result.rewards, expected, strict=True)
+        for ours, theirs in zip(*pair, strict=True)
     )
     total = sum(group.token_count for group in groups)
     is_met = ratio >= workload.bar and difference <= TOLERANCE

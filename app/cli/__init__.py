@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.command()(serve.serve)
 app.command()(serve.worker)
+app.command()(serve.scorer)
 app.command("migrate")(serve.run_migrations)
 app.command()(demo.demo)
 app.command()(verification.verify)

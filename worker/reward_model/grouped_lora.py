@@ -32,7 +32,7 @@ class AdapterSpan:
     rewards: slice
 
 
-class NotGroupableError(Exception):
+class NotGroupableError(ValueError):
     """The model calls an adapted layer with something else than the tokens of the row."""
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ class PairTokenizer:
             "is_conversational": self.is_conversational,
         }
 
-    def render(self, row: dict[str, Any]) -> list[str]:
-        """Return the texts of the prompt with the chosen and with the rejected reply.
+    def render(self, row: dict[str, Any], replies: Sequence[str] = REPLIES) -> list[str]:
+        """Return the texts of the prompt with each reply; ``replies`` are their keys in the row.
 
         Raises:
             TemplateTooCostlyError: the chat template exceeds a limit.
@@ -72,12 +73,12 @@ class PairTokenizer:
         """
         if self.is_conversational:
             prompt = row.get("prompt", [])
-            chats = [self._named(prompt + row[reply]) for reply in REPLIES]
+            chats = [self._named(prompt + row[reply]) for reply in replies]
             variables = row.get("chat_template_kwargs", {})
             texts = render_chats(self.tokenizer, chats, row.get("tools"), variables)
-            check_shown(row, texts)
+            check_shown(row, texts, replies)
             return texts
-        return [str(row.get("prompt", "")) + self._with_eos(row[reply]) for reply in REPLIES]
+        return [str(row.get("prompt", "")) + self.with_eos(row[reply]) for reply in replies]
 
     def _named(self, chat: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The messages with their reasoning under the name that the chat template reads."""
@@ -109,7 +110,8 @@ class PairTokenizer:
         """Whether the user's text contains special tokens of this tokenizer."""
         return any(self._special.search(text) for text in _texts(row, self.tokenizer.eos_token))
 
-    def _with_eos(self, text: str) -> str:
+    def with_eos(self, text: str) -> str:
+        """Return the text with the EOS token that the plan wants at its end."""
         eos = self.tokenizer.eos_token
         needs_eos = self.plan.append_eos and isinstance(eos, str) and not text.endswith(eos)
         return f"{text}{eos}" if needs_eos else text
@@ -136,13 +138,13 @@ def load_tokenizer(model_dir: str | Path, plan: TokenizationPlan) -> PreTrainedT
     return tokenizer
 
 
-def check_shown(row: dict[str, Any], texts: list[str]) -> None:
+def check_shown(row: dict[str, Any], texts: list[str], replies: Sequence[str] = REPLIES) -> None:
     """Refuse rendered texts that lack what cannot be left out.
 
     Raises:
         ValueError: names it.
     """
-    for reply, text in zip(REPLIES, texts, strict=True):
+    for reply, text in zip(replies, texts, strict=True):
         messages = row.get("prompt", []) + row[reply]
         calls = [
             call["function"]["name"]
@@ -158,9 +160,9 @@ def check_shown(row: dict[str, Any], texts: list[str]) -> None:
                 # A message may well say the name of a tool.
                 if text.count(name) <= sum(part.count(name) for part in said):
                     raise ValueError(f"it leaves out the {what}, {name!r} for one")
-    if texts[0] == texts[1]:
-        replies = row["chosen"] + row["rejected"]
-        if any("reasoning_content" in message for message in replies):
+    for (one, text), (other, same) in combinations(zip(replies, texts, strict=True), 2):
+        told_apart = text != same or row[one] == row[other]
+        if not told_apart and any("reasoning_content" in m for m in row[one] + row[other]):
             raise ValueError("it leaves out the reasoning, which alone tells the replies apart")
 
 
