@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -27,8 +28,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyBase:
 @pytest.fixture(scope="session")
 def trained(tiny: TinyBase, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
     """Two adapters for chats and one for plain text."""
+    orders: dict[str, dict[str, Any]] = {
+        "chat": {},
+        "other_chat": {"lora": {"r": 2}},
+        "text": {"text": True},
+    }
     found, before = {}, Path.cwd()
-    orders = {"chat": {}, "other_chat": {"lora": {"r": 2}}, "text": {"text": True}}
     try:
         for name, order in orders.items():
             work = tmp_path_factory.mktemp(name)
@@ -52,7 +57,7 @@ def stage(
     migrate(engine)
     ids = {name: publish(engine, settings, adapter) for name, adapter in trained.items()}
     # Says that its base model had other files.
-    damaged = publish(engine, settings, trained["chat"], pad_token_id=5)
+    damaged = publish(engine, settings, trained["chat"], base_model_sha256="0" * 64)
     with transaction(engine) as session:
         key = api_keys.create(session, TENANT, "a test", [Scope.SCORES_WRITE]).token
     environment = {

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 
 from app.core.database import make_engine, new_id
 from app.core.logging import configure_logging
@@ -82,6 +83,8 @@ def _serve(settings: Settings, token: str, stopping: threading.Event, idle_secon
 
 def prepare_libraries(threads: int) -> None:
     """Set what the libraries read at import: no network, thread counts."""
+    # PEFT reads this property by its old name. No user can do anything about the warning.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     os.environ.update(
         HF_HUB_OFFLINE="1",
         HF_HUB_DISABLE_TELEMETRY="1",

@@ -57,6 +57,7 @@ class AdapterPool:
     device: str = "cpu"
     adapters: dict[str, ResidentAdapter] = field(default_factory=dict)
     _models: dict[str, ResidentModel] = field(default_factory=dict)
+    _digests: dict[Path, str] = field(default_factory=dict)
     _uses: int = 0
 
     @property
@@ -155,10 +156,11 @@ class AdapterPool:
     def _check_unchanged(self, entry: BaseModelEntry, path: Path, summary: dict[str, Any]) -> None:
         """A revision of the hub never changes; other files are hashed when they are first used."""
         expected = summary.get("base_model_sha256")
-        is_known = any(json.loads(key)[0] == str(path) for key in self._models)
-        if isinstance(entry.source, HubSource) or is_known or expected is None:
+        if isinstance(entry.source, HubSource) or expected is None:
             return
-        if model_digest(path) != expected:
+        if path not in self._digests:
+            self._digests[path] = model_digest(path)
+        if self._digests[path] != expected:
             raise _not_verified(
                 f"the files of {entry.id} have changed since the adapter was trained"
             )
