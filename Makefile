@@ -16,6 +16,7 @@
 #   make architectures   train every architecture and write docs/architectures.md
 #   make openapi         generate docs/openapi.json, docs/errors.md and the table of settings
 #   make client-models   generate the client's models and its synchronous half
+#   make docs            build the documentation site in build/docs
 #   make lock            resolve constraints.txt again from both pyproject.toml
 #   make sizes           measure what is downloaded; run it after `make lock`
 #   make venv            only set up .venv
@@ -37,7 +38,7 @@ TORCH_BUILD ?= auto
 # file share fixtures, so they stay in one process.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: venv demo serve test fuzz check format architectures bench-api bench-score bench-start bench-train bench-transfer bench-upload chaos client-models openapi lock sizes clean
+.PHONY: venv demo serve test fuzz check format architectures bench-api bench-score bench-start bench-train bench-transfer bench-upload chaos client-models docs openapi lock sizes clean
 
 venv: $(VENV)/.dev
 
@@ -88,6 +89,10 @@ bench-train: $(VENV)/.dev
 
 openapi: $(VENV)/.dev
 	$(BIN)/python -m docs.reference
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "Open build/docs/index.html"
 
 client-models: $(VENV)/.dev
 	$(BIN)/python client/generate.py

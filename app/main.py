@@ -33,6 +33,7 @@ from app.core.errors import (
 from app.core.logging import configure_logging
 from app.core.settings import Settings
 from app.dashboard.router import router as dashboard
+from app.datasets.part_uploads_router import router as part_uploads
 from app.datasets.router import router as datasets
 from app.datasets.upload_places import UploadPlaces
 from app.job_queue.reconciler import Reconciler
@@ -66,6 +67,7 @@ API_ROUTERS = (
     history,
     reports,
     job_queue,
+    part_uploads,  # before the routes of /v1/datasets/{dataset_id}
     datasets,
     adapters,
     merges,

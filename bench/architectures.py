@@ -34,6 +34,7 @@ from trl import RewardTrainer
 from app.domain.compiler import compile_plan
 from app.domain.plan import DatasetRef, TrainingPlan
 from app.domain.spec import RewardJobSpec
+from app.domain.text_format import DataForm
 from tests.model_factories.architectures import ARCHITECTURES, make_base_model
 from worker.reward_model.errors import TrainerError
 from worker.reward_model.loading import DeviceConfig, load_base
@@ -46,6 +47,8 @@ from worker.trainer.training.reward_trainer import reward_config
 
 PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"
 STEPS = 3
+#: Texts without prompts, which are tokenised as they are.
+RAW = DataForm(has_texts=True, texts_have_prompts=False)
 _HEAD = """\
 # Architectures
 
@@ -113,7 +116,7 @@ def round_trip(
         TrainerError: the architecture is refused, with the reason.
     """
     facts = inspect_base_model(base_dir, revision=None, chat_template=None, digest="0" * 64)
-    plan = compile_plan(_spec(steps, spec or {}), "tiny", facts, _dataset_ref(), None, "text")
+    plan = compile_plan(_spec(steps, spec or {}), "tiny", facts, _dataset_ref(), None, RAW)
     tokenizer = load_tokenizer(base_dir, plan.tokenization)
     ids = [tokenizer(text)["input_ids"] for text in TEXTS]
     device_config = DeviceConfig(device="cpu", bf16=False)
@@ -140,17 +143,15 @@ def round_trip(
     # As after a reload: matmul folds batches depending on requires_grad, which changes one bit in
     # Longformer.
     model.requires_grad_(requires_grad=False)
-    scores = score(model, ids, pad_token_id=pad, batch_size=len(ids))
-    alone = score(model, ids, pad_token_id=pad, batch_size=1)
+    scores = score(model, ids, pad_token_id=pad)
+    alone = score(model, ids, pad_token_id=pad, batch_tokens=1)
     reloaded = _reload(base_dir, work / "adapter", pad)
     return RoundTrip(
         plan=plan,
         trained=len(before),
         moved=moved,
         saved=len(keys),
-        reload_difference=_largest_difference(
-            scores, score(reloaded, ids, pad_token_id=pad, batch_size=4)
-        ),
+        reload_difference=_largest_difference(scores, score(reloaded, ids, pad_token_id=pad)),
         padding_difference=_largest_difference(scores, alone),
     )
 

@@ -20,7 +20,7 @@ from app.core.settings import Settings
 from app.domain.compiler import compile_plan
 from app.domain.meant_fields import spec_pointers
 from app.domain.spec import EarlyStopping, LoraSpec, RewardJobSpec, TrainingSpec
-from tests.domain.base_model_facts import dataset, job
+from tests.domain.base_model_facts import TEXT, dataset, job
 from tests.model_factories.architectures import make_base_model
 from worker.reward_model.loading import DeviceConfig, load_base
 from worker.trainer.inspection.base_model import inspect_base_model
@@ -128,7 +128,7 @@ def test_difference_has_a_reason(row: Row) -> None:
 
 def test_every_field_of_adapter_and_training_is_on_the_page() -> None:
     wanted = {p for p in spec_pointers() if p.startswith(("/lora/", "/training/"))}
-    assert {row.name for row in FIELDS} == wanted | {"/quantization"}
+    assert {row.name for row in FIELDS} == wanted | {"/base_model_head", "/quantization"}
 
 
 @renamed
@@ -149,7 +149,7 @@ def configurations(directory: Path) -> Iterator[tuple[str, Any, Any]]:
     """The libraries' own configurations, and those of a spec that leaves out what it may."""
     checkpoint = make_base_model(directory, "llama")
     facts = inspect_base_model(checkpoint, revision=None, chat_template=None, digest="0" * 64)
-    plan = compile_plan(job(), "hub:a/b@main", facts, dataset(), None, "text")
+    plan = compile_plan(job(), "hub:a/b@main", facts, dataset(), None, TEXT)
     cpu = DeviceConfig("cpu", bf16=False)
     model = add_lora(load_base(str(checkpoint), cpu, plan.head_modules), plan)
     yield "LoraConfig", LoraConfig(), LoraConfig(**plan.lora_kwargs())

@@ -1,4 +1,4 @@
-"""The commands of README.md, as they are written there, against a real service and its trainer."""
+"""The commands of README.md, docs/curl.md and the notebook, against a service with a trainer."""
 
 from __future__ import annotations
 
@@ -12,30 +12,29 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
+from nbformat import NotebookNode
 
 from app.base_models.catalogue import load_catalogue
 from app.domain.spec import RewardJobSpec
+from docs.site_pages import section_of
 from tests.cli.conftest import environment, serving
 from tests.model_factories.tiny_models import minilm_dir
 from tests.services import free_port, skip_or_fail
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+QUICK_START = section_of(README, "Quick start")
+CURL = (ROOT / "docs" / "curl.md").read_text()
 #: Where `make serve` listens; another service may be there, so the test's has a port of its own.
 ADDRESS = "http://127.0.0.1:8000"
 
 
-def blocks(language: str, section: str | None = None) -> list[str]:
-    """Code blocks of a language, of the whole page or of a section."""
-    text = README if section is None else section_of(README, section)
+def blocks(language: str, text: str) -> list[str]:
+    """Return the code blocks of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-
-
-def section_of(text: str, title: str) -> str:
-    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
-    assert found, title
-    return found[1]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +75,7 @@ def run(script: str, checkout: Path, port: int) -> subprocess.CompletedProcess[s
 @pytest.fixture(scope="module")
 def quick_start(checkout: Path, port: int) -> subprocess.CompletedProcess[str]:
     """The command line's part."""
-    return run("\n".join(blocks("bash", "Quick start")), checkout, port)
+    return run("\n".join(blocks("bash", QUICK_START)), checkout, port)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +84,7 @@ def life_with_curl(
 ) -> subprocess.CompletedProcess[str]:
     """curl's part, which takes the spec of the command line's."""
     assert quick_start.returncode == 0, quick_start.stderr
-    return run("\n".join(blocks("bash", "The life of a job with curl")), checkout, port)
+    return run("\n".join(blocks("bash", CURL)), checkout, port)
 
 
 @pytest.mark.train
@@ -117,7 +116,7 @@ def test_life_of_a_job_with_curl_runs_as_written(
 
 @pytest.mark.train
 def test_python_of_the_quick_start_runs_as_written(checkout: Path, port: int) -> None:
-    (program,) = blocks("python", "Quick start")
+    (program,) = blocks("python", QUICK_START)
     done = subprocess.run(
         [sys.executable, "-c", program.replace(ADDRESS, f"http://127.0.0.1:{port}")],
         cwd=checkout,
@@ -130,11 +129,35 @@ def test_python_of_the_quick_start_runs_as_written(checkout: Path, port: int) ->
     assert (checkout / "adapter-from-python" / "adapter_config.json").exists()
 
 
+@pytest.mark.train
+def test_notebook_gives_the_outputs_that_it_shows(checkout: Path, port: int) -> None:
+    notebook = nbformat.read(ROOT / "docs" / "notebook.ipynb", as_version=4)
+    shown = outputs_of(notebook)
+    variables = environment(checkout / ".plaudit") | {
+        "PLAUDIT_URL": f"http://127.0.0.1:{port}",
+        "PLAUDIT_API_KEY": (checkout / ".plaudit" / "api-key").read_text().strip(),
+    }
+    client = NotebookClient(notebook, timeout=500, resources={"metadata": {"path": str(checkout)}})
+    client.execute(env=variables)
+    assert outputs_of(notebook) == shown
+
+
+def outputs_of(notebook: NotebookNode) -> list[str]:
+    """Return the values that the cells show."""
+    return [
+        output["data"]["text/plain"]
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if output.output_type == "execute_result"
+    ]
+
+
 def test_api_fails_where_the_request_is_refused(
     quick_start: subprocess.CompletedProcess[str], checkout: Path, port: int
 ) -> None:
     assert quick_start.returncode == 0, quick_start.stderr
-    definitions = blocks("bash", "The life of a job with curl")[0]
+    definitions = blocks("bash", CURL)[0]
     done = run(f'{definitions}\napi "$URL/v1/jobs/job_{"0" * 32}"', checkout, port)
     assert done.returncode == 22
     assert json.loads(done.stdout)["code"] == "job_not_found"
@@ -145,7 +168,7 @@ def test_wait_ends_where_the_job_is_not_found(
     quick_start: subprocess.CompletedProcess[str], checkout: Path, port: int
 ) -> None:
     assert quick_start.returncode == 0, quick_start.stderr
-    definitions, *_ = bash = blocks("bash", "The life of a job with curl")
+    definitions, *_ = bash = blocks("bash", CURL)
     (wait,) = [block for block in bash if "while api" in block]
     loop = wait.partition("done\n")[0] + "done"
     script = f"{definitions}\nJOB=job_{'0' * 32}\n{loop}\necho over"
@@ -178,6 +201,6 @@ def test_links_lead_to_files() -> None:
 
 def test_no_variable_of_the_shell_is_taken_from_this_machine() -> None:
     """Every name that the commands use is set by them or documented as a setting."""
-    text = "\n".join(blocks("bash"))
+    text = "\n".join(blocks("bash", README + CURL))
     used = set(re.findall(r"\$\{?([A-Z_]+)\}?", text)) - {"PATH", "PWD"}
     assert used <= set(re.findall(r"^([A-Z_]+)=", text, re.MULTILINE))

@@ -5,7 +5,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "3c1f7a90d2e5"
-down_revision = "b7d41f0e92ac"
+down_revision = "c4e1a7d95f20"
 branch_labels = None
 depends_on = None
 

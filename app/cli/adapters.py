@@ -1,4 +1,4 @@
-"""``plaudit adapters``: bring adapters home, merge them, delete them."""
+"""``plaudit adapters``: download, merge and delete adapters."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ commands = typer.Typer(
     help="Download trained adapters, merge and delete them.", no_args_is_help=True
 )
 
-AdapterId = Annotated[str, typer.Argument(help="ad_…, or its first digits.")]
+AdapterId = Annotated[str, typer.Argument(help="Id (ad_…) or its first digits.")]
 
 
 @commands.command("list")
@@ -65,24 +65,26 @@ def list_adapters(
 @commands.command()
 def download(
     adapter_id: AdapterId,
-    directory: Annotated[Path, typer.Argument(file_okay=False, help="Made if it is not there.")],
+    directory: Annotated[
+        Path, typer.Argument(file_okay=False, help="Created if it does not exist.")
+    ],
     is_archive: Annotated[
-        bool, typer.Option("--archive", help="All files in one tar instead.")
+        bool, typer.Option("--archive", help="Download one tar archive instead.")
     ] = False,
     is_forced: Annotated[
         bool,
         typer.Option(
             "--force",
-            help="Also into a directory that holds other files; those of the "
-            "same names are replaced.",
+            help="Allow a directory that holds other files; files with the same names are "
+            "replaced.",
         ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Download an adapter; every file's sha256 is checked before it gets its name.
+    """Download an adapter and check the sha256 of every file.
 
-    Goes on where an earlier download into the same directory ended. A directory that holds other
-    files is refused.
+    Continues an interrupted download into the same directory. A directory that holds other files
+    is refused.
     """
     with connect() as client:
         found = full_id(client, "ad", adapter_id)
@@ -104,7 +106,7 @@ def download(
 def merge(
     adapter_id: AdapterId,
     is_watched: Annotated[
-        bool, typer.Option("--watch", "-w", help="Wait until it is made.")
+        bool, typer.Option("--watch", "-w", help="Wait until it is ready.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Runs the program that an adapter's model card shows, word for word but for its three values."""
+"""Run the program in an adapter's model card with three of its values replaced."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from app.cli.exit_codes import CommandError, ExitCode
 
 _PROGRAM = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-#: What the program may see of this environment: no service, no hub, no cache.
+#: Environment variables that the program gets: none of the service, the hub or a cache.
 _INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "HOME")
 
 
@@ -24,7 +24,7 @@ def card_script(card: str, base: Path, prompt: list[dict[str, str]], replies: li
     """
     found = _PROGRAM.search(card)
     if found is None:
-        raise CommandError("The adapter's model card shows no program.", ExitCode.FAILED)
+        raise CommandError("The adapter's model card contains no program.", ExitCode.FAILED)
     script = found[1]
     for name, value in (("base", str(base)), ("prompt", prompt), ("replies", replies)):
         line = f"{name} = {value!r}"

@@ -1,4 +1,4 @@
-"""The connection of the client commands to the service: address, key and patience."""
+"""The connection of the client commands to the service: address, key and retries."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from plaudit import APIError, ConnectionFailedError, Plaudit, Retries, Retry
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 RETRIES = Retries(attempts=4, seconds=120, outage_seconds=600)
-#: How often a command that stands still repeats why.
+#: Seconds between two messages of a command that waits.
 REMIND_SECONDS = 30.0
 
 
 class WaitNotes:
-    """Tells on stderr why a command stands still, and for how long it will."""
+    """Reports on stderr why a command waits, and for how long it will."""
 
     def __init__(self) -> None:
         self._told = ""
         self._told_at = 0.0
 
     def __call__(self, retry: Retry) -> None:
-        """Tell, unless the same was told a moment ago.
+        """Report the wait, unless the same was reported a moment ago.
 
         Raises:
-            ConnectionFailedError: nobody is there, and nothing was going on yet that could be
-                taken up again: waiting is of no use.
+            ConnectionFailedError: no server is listening, and the command has not started
+                anything that it could continue.
         """
         error = retry.error
         if isinstance(error, ConnectionFailedError) and not error.was_sent and retry.attempts_left:
@@ -48,27 +48,27 @@ class WaitNotes:
 
 
 def connect() -> Plaudit:
-    """The service of PLAUDIT_URL with the key of PLAUDIT_API_KEY; without them the embedded
-    service of this directory and its first key."""
+    """Connect to PLAUDIT_URL with PLAUDIT_API_KEY; by default to the embedded service of this
+    directory with its first key."""
     settings = read_settings()
     url = os.environ.get("PLAUDIT_URL") or f"http://127.0.0.1:{settings.port}"
     host = _host(url)
     if os.environ.get("PLAUDIT_API_KEY", "").strip():
         return open_client(url, None)
     path = settings.data_dir / FIRST_KEY_FILE
-    # The key of this machine's service is no other server's business.
+    # Never send the key of this machine's service to another host.
     if host not in LOOPBACK or not path.is_file():
         raise CommandError(
             "No API key.",
             ExitCode.USAGE,
             f"Set PLAUDIT_API_KEY. A service on this machine keeps its first key in {path}; "
-            "'plaudit keys create' makes others.",
+            "create others with 'plaudit keys create'.",
         )
     return open_client(url, read_key(path))
 
 
 def open_client(url: str, key: str | None) -> Plaudit:
-    """A client of one service; without a key that of PLAUDIT_API_KEY."""
+    """Return a client; without ``key`` it uses PLAUDIT_API_KEY."""
     return Plaudit(url, key, retries=RETRIES, on_retry=WaitNotes())
 
 
@@ -78,7 +78,7 @@ def read_key(path: Path) -> str:
 
 
 def page_of_job(client: Plaudit, job_id: str) -> str:
-    """The address of a job's page, which a browser can open."""
+    """Return the URL of a job's page for a browser."""
     return f"{client.url}/jobs/{job_id}"
 
 
@@ -94,6 +94,6 @@ def _host(url: str) -> str:
         parsed = httpx.URL()
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise CommandError(
-            "PLAUDIT_URL is no address.", ExitCode.USAGE, "Write it like http://127.0.0.1:8000."
+            "PLAUDIT_URL is not a URL.", ExitCode.USAGE, "Example: http://127.0.0.1:8000"
         )
     return parsed.host

@@ -57,7 +57,7 @@ def reached_database(settings: Settings) -> Iterator[Engine]:
         raise CommandError(
             f"The database cannot be used: {error}.",
             ExitCode.FAILED,
-            "A newer version of Plaudit made its tables: run that version, or restore a backup.",
+            "A newer version of Plaudit created its tables: run that version, or restore a backup.",
         ) from error
     except DatabaseError as error:
         if isinstance(error, ProgrammingError) and error.statement is not None:
@@ -72,7 +72,7 @@ def reached_database(settings: Settings) -> Iterator[Engine]:
         raise CommandError(
             f"{error.filename} cannot be used: {error.strerror}.",
             ExitCode.USAGE,
-            "PLAUDIT_DATA_DIR names the directory for what the service keeps.",
+            "PLAUDIT_DATA_DIR names the directory where the service stores its data.",
         ) from error
 
 
@@ -100,7 +100,7 @@ def require_current(engine: Engine) -> None:
     """Refuse a database whose tables are not those of this version."""
     if not is_current(engine):
         raise CommandError(
-            "The database's tables are not those that this version needs.",
+            "The database's schema does not match this version of Plaudit.",
             ExitCode.FAILED,
             "Run 'plaudit migrate' first.",
         )

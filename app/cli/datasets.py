@@ -1,4 +1,4 @@
-"""``plaudit datasets``: upload preference pairs and look at them."""
+"""``plaudit datasets``: upload and inspect preference data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
 from app.cli.client import connect
 from app.cli.exit_codes import CommandError, ExitCode
@@ -24,30 +23,54 @@ from app.cli.output import (
 )
 from app.cli.reports import print_report
 from app.cli.short_ids import full_id
-from plaudit import Plaudit, PlauditError, UploadedDataset
+from app.cli.uploads import read_options, upload_files
+from plaudit import Plaudit
 from plaudit.models import DatasetRead
 
-commands = typer.Typer(help="Upload preference pairs and look at them.", no_args_is_help=True)
+commands = typer.Typer(help="Upload and inspect preference data.", no_args_is_help=True)
 
-DatasetId = Annotated[str, typer.Argument(help="ds_…, or its first digits.")]
+DatasetId = Annotated[str, typer.Argument(help="Id (ds_…) or its first digits.")]
 
 
 @commands.command()
 def upload(
-    file: Annotated[
-        Path,
-        typer.Argument(exists=True, dir_okay=False, help="JSONL, JSON, CSV, Parquet, Arrow."),
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            exists=True,
+            help="Files or a directory of shards: JSON lines, JSON, CSV, TSV, Parquet, Arrow, "
+            "also compressed. Several files become one dataset.",
+        ),
     ],
-    name: Annotated[str | None, typer.Option(help="For people; default: the file's name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Display name; default: the file name.")] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--column", help="Which column is which part: prompt=question. Repeatable."),
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option("--label", help="What the values of the label column mean: a=1. Repeatable."),
+    ] = None,
+    ignored: Annotated[
+        list[str] | None,
+        typer.Option("--ignore-column", help="Train without this column's text. Repeatable."),
+    ] = None,
+    on_invalid: Annotated[
+        str, typer.Option(help="refuse, or skip: leave out and count rows that cannot be used.")
+    ] = "refuse",
+    resume: Annotated[
+        str | None, typer.Option(help="up_…: continue an interrupted upload of these files.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Upload preference pairs; a file with bad lines is refused with the first ten of them."""
+    """Upload preference pairs. A file with invalid lines is rejected; the first ten are shown."""
+    options = read_options(columns or (), labels or (), ignored or (), on_invalid)
     with connect() as client:
-        dataset = upload_file(client, file, name)
+        dataset = upload_files(client, files, name, options, resume)
     if not dataset.is_new:
         named = f"under the name {dataset.name}." if dataset.name else "without a name."
         since = moment(dataset.created_at)
-        notes.print(plain(f"This file is here already, since {since} {named}"))
+        notes.print(plain(f"This file was already uploaded, at {since} {named}"))
     if as_json:
         print_json(dataset.to_dict())
         return
@@ -103,10 +126,11 @@ def report(
     dataset_id: DatasetId,
     base_model: Annotated[
         str | None,
-        typer.Option(help="Whose tokenizer counts; default: the catalogue's first."),
+        typer.Option(help="Base model whose tokenizer counts; default: the catalogue's first."),
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(min=8, help="Tokens of a job; default: a job's default.")
+        int | None,
+        typer.Option(min=8, help="Maximum tokens of a text; default: that of a job."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -126,33 +150,6 @@ def report(
     print_report(document)
 
 
-def upload_file(client: Plaudit, file: Path, name: str | None = None) -> UploadedDataset:
-    """Stream a file to the service.
-
-    Without a name it gets the file's, as much of it as the service takes.
-    """
-    with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
-        total = file.stat().st_size
-        task = progress.add_task("uploading", total=total)
-        sent = 0
-
-        def show(count: int) -> None:
-            nonlocal sent
-            sent += count
-            progress.update(task, completed=sent)
-            if sent >= total:
-                progress.update(task, description="checking", total=None)
-
-        try:
-            return client.datasets.upload(file, name=name, on_bytes=show)
-        except PlauditError:
-            raise  # some of them are OSErrors too
-        except OSError as error:
-            raise CommandError(
-                f"{file} cannot be read: {error.strerror or error}.", ExitCode.USAGE
-            ) from error
-
-
 def _first_base_model(client: Plaudit) -> str:
     """Most of a report hangs little on the tokenizer; which one it was is said."""
     entry = next(iter(client.base_models.list()), None)
@@ -168,6 +165,7 @@ def _show(dataset: DatasetRead) -> None:
             ("id", dataset.id),
             ("name", dataset.name),
             ("pairs", dataset.pair_count),
+            ("rows", dataset.row_count if dataset.row_count != dataset.pair_count else None),
             ("shape", dataset.shape),
             ("format", f"{dataset.format}, {dataset.prompt} prompt"),
             ("columns", ", ".join(dataset.columns)),

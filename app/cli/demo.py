@@ -1,4 +1,4 @@
-"""``plaudit demo``: the main job end to end on this machine, checked at every step."""
+"""``plaudit demo``: the main job end to end on this machine, with a check after every step."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from app.base_models.sources import fetch
 from app.cli.adapters import bring_home
 from app.cli.card_script import card_script, run_script
 from app.cli.client import page_of_job
-from app.cli.datasets import upload_file
 from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import notes, plain
 from app.cli.own_service import own_service
+from app.cli.uploads import upload_files
 from app.cli.watching import newest_metrics, watch
 from app.core.settings import Settings
 from plaudit import Job, Plaudit
@@ -46,12 +46,12 @@ BAD_REPLY = (
 
 @dataclass
 class Checks:
-    """What has to hold, and whether it did."""
+    """The checks of the demo and their results."""
 
     outcomes: list[bool] = field(default_factory=list)
 
     def hold(self, claim: str, *, is_true: bool) -> None:
-        """Say whether a claim is true, and remember."""
+        """Print and record whether a check passed."""
         self.outcomes.append(is_true)
         mark = ("held    ", "green") if is_true else ("failed  ", "bold red")
         notes.print(Text.assemble(mark, plain(claim)), soft_wrap=True)
@@ -73,8 +73,8 @@ def demo(
 ) -> None:
     """Train a reward model on this machine, download it and score with it.
 
-    Starts a service of its own (SQLite, no broker, CPU), stops it in the end, and exits with 0
-    only if every step held.
+    Starts its own service (SQLite, no broker, CPU), stops it at the end, and exits with 0
+    only if every check passed.
     """
     started_at = time.monotonic()
     spec = _read_spec(examples, seed)
@@ -96,8 +96,8 @@ def demo(
     _score(checks, spec["base_model"], data_dir, directory)
     notes.print(plain(f"{time.monotonic() - started_at:.0f} seconds"))
     if not checks.all_held:
-        raise CommandError("Not everything held.", ExitCode.FAILED)
-    notes.print(plain("Everything held.", "bold green"))
+        raise CommandError("Some checks failed.", ExitCode.FAILED)
+    notes.print(plain("All checks passed.", "bold green"))
     _say("see the job again", f"PLAUDIT_DATA_DIR={data_dir} {sys.argv[0]} serve")
 
 
@@ -115,7 +115,7 @@ def longer_is_better(pairs: Iterable[Any]) -> float:
 def _train(client: Plaudit, examples: Path, spec: dict[str, Any]) -> Job:
     """Upload, submit, follow; the job when it ended."""
     for key, name in (("train_dataset", "preferences.jsonl"), ("eval_dataset", "heldout.jsonl")):
-        dataset = upload_file(client, examples / name)
+        dataset = upload_files(client, [examples / name])
         spec[key] = dataset.id
         _say("uploaded", f"{dataset.pair_count} pairs of {name} as {dataset.id}")
     with notes.status("looking at the base model; the first time it is downloaded (84 MB)"):

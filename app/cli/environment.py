@@ -1,4 +1,4 @@
-"""What the environment says to Plaudit that nobody hears."""
+"""Environment variables with Plaudit's prefix that Plaudit does not read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TESTS = "TEST_"
 
 
 def note_ignored(names: Iterable[str]) -> None:
-    """Name the variables that look like settings and are none: one may be misspelt."""
+    """Report variables that look like settings but are not: one may be misspelled."""
     ours = _CLIENT | {field.upper() for field in Settings.model_fields}
     for name in sorted(names):
         if not name.upper().startswith(_PREFIX):  # settings are read in any case

@@ -21,7 +21,7 @@ from plaudit import (
 
 
 class ExitCode(IntEnum):
-    """Exit codes that scripts can switch on; of a watched job they say how it ended."""
+    """Exit codes for scripts. For a watched job they tell how it ended."""
 
     SUCCEEDED = 0
     FAILED = 1
@@ -37,12 +37,12 @@ EPILOG = (
     "Exit codes: 0 done, or the watched job succeeded; 1 the job failed, or a check did not pass; "
     "2 the command line is wrong; 3 the job was cancelled; 4 the job is paused; 5 the service "
     "refused the request; 6 the service or its database cannot be reached; 130 stopped with "
-    "Ctrl-C, and a watched job goes on."
+    "Ctrl-C (a watched job continues)."
 )
 
 
 class CommandError(Exception):
-    """A command cannot go on; the message and the hint say what to do next."""
+    """Ends the command with a message and a hint on what to do next."""
 
     def __init__(self, message: str, exit_code: ExitCode, hint: str | None = None) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""``plaudit jobs``: submit training jobs, follow and steer them."""
+"""``plaudit jobs``: submit, follow and control training jobs."""
 
 from __future__ import annotations
 
@@ -25,31 +25,27 @@ from app.cli.spec_files import commented_spec, parse_overrides, read_spec
 from app.cli.watching import watch
 from plaudit import Job, Plaudit
 
-commands = typer.Typer(help="Submit training jobs, follow and steer them.", no_args_is_help=True)
+commands = typer.Typer(help="Submit, follow and control training jobs.", no_args_is_help=True)
 
-JobId = Annotated[str, typer.Argument(help="job_…, or its first digits.")]
+JobId = Annotated[str, typer.Argument(help="Id (job_…) or its first digits.")]
 WatchOption = Annotated[
-    bool, typer.Option("--watch", "-w", help="Follow it; the exit code says how it ended.")
+    bool, typer.Option("--watch", "-w", help="Follow the job; the exit code tells how it ended.")
 ]
-DatasetOption = Annotated[
-    str | None, typer.Option(help="The dataset to train on, in place of the spec's.")
-]
-BaseModelOption = Annotated[
-    str | None, typer.Option(help="The base model, in place of the spec's.")
-]
+DatasetOption = Annotated[str | None, typer.Option(help="Dataset to train on; overrides the spec.")]
+BaseModelOption = Annotated[str | None, typer.Option(help="Base model; overrides the spec.")]
 DEFAULT_SPEC = Path("spec.toml")
 
 
 @commands.command()
 def init(
-    file: Annotated[Path, typer.Argument(help="A name that ends in .toml; - for stdout.")] = (
+    file: Annotated[Path, typer.Argument(help="A file name that ends in .toml; - for stdout.")] = (
         DEFAULT_SPEC
     ),
     dataset: Annotated[str | None, typer.Option(help="The dataset to train on: ds_….")] = None,
-    base_model: Annotated[str | None, typer.Option(help="An id of the catalogue.")] = None,
+    base_model: Annotated[str | None, typer.Option(help="An id of 'plaudit base-models'.")] = None,
     is_forced: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
 ) -> None:
-    """Write a job spec to begin with: every field, its default and what it may be."""
+    """Write a job spec with every field, its default and its allowed values."""
     given = {"train_dataset": dataset, "base_model": base_model}
     name = str(DEFAULT_SPEC if str(file) == "-" else file)
     text = commented_spec(name, {key: value for key, value in given.items() if value is not None})
@@ -63,7 +59,7 @@ def init(
             opened.write(text)
     except FileExistsError as error:
         raise CommandError(
-            f"{file} is there already.", ExitCode.USAGE, "Replace it with --force."
+            f"{file} already exists.", ExitCode.USAGE, "Replace it with --force."
         ) from error
     except OSError as error:
         raise CommandError(
@@ -81,17 +77,17 @@ def submit(
     base_model: BaseModelOption = None,
     is_watched: WatchOption = False,
     is_dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would run; store nothing.")
+        bool, typer.Option("--dry-run", help="Show the plan; store nothing.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Queue a training job: of a spec, or of --dataset and --base-model and the defaults."""
+    """Queue a training job from a spec, or from --dataset and --base-model with the defaults."""
     document = {} if spec is None else read_spec(spec)
     if spec is None and (dataset is None or base_model is None):
         raise CommandError(
             "There is nothing to submit.",
             ExitCode.USAGE,
-            "Name a spec, which 'plaudit jobs init' writes, or --dataset and --base-model.",
+            "Give a spec (write one with 'plaudit jobs init'), or --dataset and --base-model.",
         )
     with connect() as client:
         if dataset is not None:
@@ -113,17 +109,17 @@ def clone(
             "--set",
             metavar="FIELD=VALUE",
             help="A field of the spec, such as training.learning_rate=5e-5; repeatable. "
-            "null goes back to the default.",
+            "null resets it to the default.",
         ),
     ] = None,
     dataset: DatasetOption = None,
     is_continued: Annotated[
-        bool, typer.Option("--from-checkpoint", help="Go on from its last checkpoint.")
+        bool, typer.Option("--from-checkpoint", help="Continue from its last checkpoint.")
     ] = False,
     is_watched: WatchOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Queue a new job with the spec of another, or with parts of it changed."""
+    """Queue a new job with the spec of another job; --set changes fields."""
     overrides = parse_overrides(changes or [])
     with connect() as client:
         if dataset is not None:
@@ -136,7 +132,7 @@ def clone(
 
 @commands.command("watch")
 def watch_job(job_id: JobId, as_json: JsonOption = False) -> None:
-    """Follow a job to its end, also over restarts of the service; the exit code says how it
+    """Follow a job until it ends, across restarts of the service. The exit code tells how it
     ended."""
     with connect() as client:
         _follow(client, full_id(client, "job", job_id), as_json=as_json)
@@ -145,12 +141,12 @@ def watch_job(job_id: JobId, as_json: JsonOption = False) -> None:
 @commands.command("list")
 def list_jobs(
     status: Annotated[str | None, typer.Option(help="Only jobs in this status.")] = None,
-    name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only jobs with this name.")] = None,
     limit: LimitOption = 20,
     after: AfterOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Jobs, newest first."""
+    """List jobs, newest first."""
     with connect() as client:
         page = client.jobs.list(status=status, name=name, page_size=limit, after=after).page()
     print_page(
@@ -170,7 +166,7 @@ def list_jobs(
 
 @commands.command()
 def get(job_id: JobId, as_json: JsonOption = False) -> None:
-    """A job."""
+    """Show a job."""
     with connect() as client:
         job = client.jobs.get(full_id(client, "job", job_id))
         show_job(client, job, as_json=as_json)
@@ -180,16 +176,16 @@ def get(job_id: JobId, as_json: JsonOption = False) -> None:
 def metrics(
     job_id: JobId,
     keys: Annotated[
-        str | None, typer.Option(help="Names with commas between them; default: all.")
+        str | None, typer.Option(help="Names, separated by commas; default: all.")
     ] = None,
     from_step: Annotated[int, typer.Option(min=0)] = 0,
     to_step: Annotated[int | None, typer.Option(min=0)] = None,
     rows: Annotated[
-        int, typer.Option(min=1, max=5000, help="At most; more steps are averaged.")
+        int, typer.Option(min=1, max=5000, help="Maximum number of rows; more steps are averaged.")
     ] = 20,
     as_json: JsonOption = False,
 ) -> None:
-    """What a job measured, step by step."""
+    """Show the metrics of a job by step."""
     with connect() as client:
         found = client.jobs.metrics(
             full_id(client, "job", job_id),
@@ -204,12 +200,12 @@ def metrics(
 @commands.command()
 def logs(
     job_id: JobId,
-    tail: Annotated[int | None, typer.Option(min=1, max=1000, help="Last pieces only.")] = None,
+    tail: Annotated[int | None, typer.Option(min=1, max=1000, help="Only the last pieces.")] = None,
     is_followed: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the job ends.")
+        bool, typer.Option("--follow", "-f", help="Follow the log until the job ends.")
     ] = False,
 ) -> None:
-    """What the trainer printed."""
+    """Print the trainer's log."""
     with connect() as client:
         found = full_id(client, "job", job_id)
         for piece in client.jobs.logs(found, tail=tail, follow=is_followed):
@@ -220,11 +216,12 @@ def logs(
 def cancel(
     job_id: JobId,
     keeps_checkpoint: Annotated[
-        bool, typer.Option("--keep-checkpoint", help="So that a clone can go on from it.")
+        bool,
+        typer.Option("--keep-checkpoint", help="A clone can then continue from its checkpoint."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Stop a job for good."""
+    """Cancel a job. It cannot be resumed."""
     with connect() as client:
         found = full_id(client, "job", job_id)
         job = client.jobs.cancel(found, keep_checkpoint=keeps_checkpoint)
@@ -233,7 +230,7 @@ def cancel(
 
 @commands.command()
 def pause(job_id: JobId, as_json: JsonOption = False) -> None:
-    """Put a job aside with a checkpoint; frees its device."""
+    """Pause a job with a checkpoint and free its device."""
     with connect() as client:
         job = client.jobs.pause(full_id(client, "job", job_id))
         show_job(client, job, as_json=as_json)
@@ -241,7 +238,7 @@ def pause(job_id: JobId, as_json: JsonOption = False) -> None:
 
 @commands.command()
 def resume(job_id: JobId, as_json: JsonOption = False) -> None:
-    """Let a paused job go on."""
+    """Resume a paused job."""
     with connect() as client:
         job = client.jobs.resume(full_id(client, "job", job_id))
         show_job(client, job, as_json=as_json)
@@ -269,7 +266,7 @@ def _follow(client: Plaudit, job_id: str, *, as_json: bool) -> None:
     try:
         job, exit_code = watch(client, job_id)
     except KeyboardInterrupt:
-        notes.print(plain(f"The job goes on; see it with: plaudit jobs watch {job_id}"))
+        notes.print(plain(f"The job continues. Follow it with: plaudit jobs watch {job_id}"))
         raise
     show_job(client, job, as_json=as_json)
     raise typer.Exit(exit_code)

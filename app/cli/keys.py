@@ -1,4 +1,4 @@
-"""``plaudit keys``: API keys, straight in the database; for whoever runs the service."""
+"""``plaudit keys``: manage API keys directly in the database, for operators."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from app.core.errors import NotFoundError
 from app.web.pagination import rfc3339
 
 commands = typer.Typer(
-    help="API keys, straight in the database: for whoever runs the service.", no_args_is_help=True
+    help="Manage API keys directly in the database, for operators.", no_args_is_help=True
 )
 
-Tenant = Annotated[str, typer.Option(help="Whose key; tenants see nothing of each other.")]
+Tenant = Annotated[str, typer.Option(help="Tenant of the key. Tenants do not see each other.")]
 MAX_DAYS = 36_500
 _DAY_MS = 86_400_000
 _PAGE = 100
@@ -30,7 +30,7 @@ _PAGE = 100
 
 @commands.command()
 def create(
-    name: Annotated[str, typer.Option(help="For people.")] = "made by plaudit keys",
+    name: Annotated[str, typer.Option(help="Display name.")] = "made by plaudit keys",
     scopes: Annotated[
         list[Scope] | None, typer.Option("--scope", help="Repeatable; default: admin.")
     ] = None,
@@ -39,7 +39,7 @@ def create(
         int | None, typer.Option(min=1, max=MAX_DAYS, help="Default: never.")
     ] = None,
 ) -> None:
-    """Make a key. Its secret is printed this once, alone on stdout."""
+    """Create a key. Its secret is printed once, alone on stdout."""
     now_ms = time.time_ns() // 1_000_000
     expires_at = now_ms + expires_days * _DAY_MS if expires_days else None
     with open_database() as engine, transaction(engine) as session:
@@ -52,9 +52,9 @@ def create(
 @commands.command("list")
 def list_keys(
     tenant: Tenant = service.DEFAULT_TENANT,
-    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON for scripts.")] = False,
 ) -> None:
-    """Keys of a tenant that are not revoked, newest first."""
+    """List the keys of a tenant that are not revoked, newest first."""
     found: list[dict[str, object]] = []
     after: str | None = None
     with open_database() as engine, transaction(engine) as session:
@@ -88,7 +88,7 @@ def revoke(
     key_id: Annotated[str, typer.Argument(help="key_…")],
     tenant: Tenant = service.DEFAULT_TENANT,
 ) -> None:
-    """End a key for good; running services notice within half a minute."""
+    """Revoke a key. Running services notice within half a minute."""
     with open_database() as engine:
         try:
             with transaction(engine) as session:

@@ -23,8 +23,8 @@ Item = TypeVar("Item", bound=Model)
 notes = Console(stderr=True, highlight=False, soft_wrap=True)
 
 LimitOption = Annotated[int, typer.Option(min=1, max=100)]
-AfterOption = Annotated[str | None, typer.Option(help="'next' of the page before.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="The API's answer, for scripts.")]
+AfterOption = Annotated[str | None, typer.Option(help="The value of 'next' on the previous page.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's response as JSON.")]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 #: Of a pipe, which has no width of its own: ids are not cut.

@@ -11,9 +11,9 @@ from app.cli.output import JsonOption, moment, notes, plain, print_fields, print
 from plaudit.models import BaseModelRead
 
 REASONS = {
-    "no_worker": "no worker is alive",
-    "quota": "as many jobs run as may",
-    "backoff": "it failed a moment ago and is tried again soon",
+    "no_worker": "no worker is running",
+    "quota": "the limit of running jobs is reached",
+    "backoff": "it failed and is retried soon",
     "workers_busy": "all workers are busy",
     "behind_priority": "other jobs come first",
     "next": "it starts next",
@@ -21,7 +21,7 @@ REASONS = {
 
 
 def queue(as_json: JsonOption = False) -> None:
-    """The jobs that wait, their places, and why they wait."""
+    """List waiting jobs with their positions and the reasons why they wait."""
     with connect() as client:
         waiting = list(client.queue.list())
         workers = list(client.workers.list())
@@ -51,7 +51,7 @@ def base_models(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The models that jobs may ask for."""
+    """List the base models that jobs may use."""
     with connect() as client:
         if base_model_id is not None:
             entry = client.base_models.get(base_model_id)

@@ -1,4 +1,4 @@
-"""A service of one's own for as long as a block runs: nothing of it is left behind."""
+"""A private service for the duration of a block; none of its processes outlives the block."""
 
 from __future__ import annotations
 

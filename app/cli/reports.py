@@ -1,4 +1,4 @@
-"""A dataset report for people: sizes, what is odd and where, and how long texts are."""
+"""A dataset report as tables: sizes, problems with their lines, and text lengths."""
 
 from __future__ import annotations
 

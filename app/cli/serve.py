@@ -96,7 +96,7 @@ def run_migrations() -> None:
 
 
 def _prepare(engine: Engine, settings: Settings) -> None:
-    """What a production service's operator does by hand."""
+    """Steps that the operator of a production service does by hand."""
     migrate(engine)
     first_key(engine, settings.data_dir)
     notes.print(plain(f"Plaudit   {settings.public_url}"))

@@ -1,4 +1,4 @@
-"""Ids that are given by their first digits."""
+"""Ids given by their first digits."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from plaudit import Plaudit
 Kind = Literal["job", "ds", "ad"]
 _NAMES = {"job": "job", "ds": "dataset", "ad": "adapter"}
 _DIGITS = 32
-#: Fewer digits are those of a year and more: ids begin with the time.
+#: Ids begin with their creation time; fewer digits span more than a year.
 _LEAST_DIGITS = 4
 
 
 def full_id(client: Plaudit, kind: Kind, text: str) -> str:
-    """The id that begins with ``text``, with or without its prefix; a whole id as it is.
+    """Return the only id that begins with ``text``, with or without prefix; a whole id as it is.
 
     Raises:
-        CommandError: it is no id, or not the beginning of exactly one.
+        CommandError: ``text`` is not an id, or not the beginning of exactly one.
     """
     found = re.fullmatch(rf"(?:{kind}_)?([0-9a-f]{{{_LEAST_DIGITS},{_DIGITS}}})", text.strip())
     if found is None:
         raise CommandError(
-            f"{text} is no id of a {_NAMES[kind]}.",
+            f"{text} is not the id of a {_NAMES[kind]}.",
             ExitCode.USAGE,
-            f"Ids look like {kind}_01a2…; the first digits will do where only one begins so.",
+            f"Ids look like {kind}_01a2…; the first digits are enough if they are unique.",
         )
     beginning = f"{kind}_{found[1]}"
     if len(found[1]) == _DIGITS:
@@ -44,7 +44,7 @@ def full_id(client: Plaudit, kind: Kind, text: str) -> str:
 
 
 def _newest_below(client: Plaudit, kind: Kind, beginning: str) -> list[str]:
-    """Two ids at most: lists are sorted by id, so those that begin alike stand together."""
+    """Return at most two ids. Lists are sorted by id, so ids with this beginning are adjacent."""
     after = beginning.ljust(len(kind) + 1 + _DIGITS, "f")
     match kind:
         case "job":

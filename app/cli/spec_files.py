@@ -17,8 +17,8 @@ WIDTH = 98
 _HEADER = """\
 # A job of Plaudit. Submit it with: plaudit jobs submit {file}
 #
-# A line that begins with "# name =" shows a field and its default; take the "#" away to change it.
-# See what would run with: plaudit jobs submit {file} --dry-run
+# A line that begins with "# name =" shows a field and its default; remove the "#" to change it.
+# Show the plan with: plaudit jobs submit {file} --dry-run
 """
 _REQUIRED = {
     "base_model": "see: plaudit base-models",
@@ -40,12 +40,12 @@ def read_spec(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError) as error:
         reason = f"{error.strerror}." if isinstance(error, OSError) else str(error)
         raise CommandError(
-            f"{path} is no job spec: {reason}",
+            f"{path} is not a job spec: {reason}",
             ExitCode.USAGE,
             "Specs are JSON, or TOML in files called .toml; 'plaudit jobs init' writes one.",
         ) from error
     if not isinstance(document, dict):
-        raise CommandError(f"{path} is no job spec: it is no object.", ExitCode.USAGE)
+        raise CommandError(f"{path} is not a job spec: it is not an object.", ExitCode.USAGE)
     return document
 
 

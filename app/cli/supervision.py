@@ -1,4 +1,4 @@
-"""Keeps one worker process alive beside the API, and lets it drain at the end."""
+"""Keeps one worker process running beside the API, and drains it at the end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 RESTART_SECONDS = 1.0
 RESTART_MAX_SECONDS = 30.0
-#: A worker that lived this long did not die of its start.
+#: Seconds after which the end of a worker does not count as a failed start.
 STEADY_SECONDS = 60.0
 #: On top of the drain: stores the last checkpoint and hands the job back.
 HAND_BACK_SECONDS = 30.0
@@ -41,7 +41,7 @@ class WorkerKeeper:
         self._thread = threading.Thread(target=self._keep, name="worker-keeper", daemon=True)
 
     def start(self) -> None:
-        """Have a worker from now on."""
+        """Start the worker and keep it running."""
         self._thread.start()
 
     def hurry(self) -> None:

@@ -34,9 +34,9 @@ def verify(
             help="The base model: a directory or a catalogue id; default: what the adapter names."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The whole certificate.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole certificate.")] = False,
 ) -> None:
-    """Score an adapter's probes in a fresh process: do they get what they got in training?
+    """Score an adapter's probe pairs in a fresh process and compare with training.
 
     Needs the worker's libraries.
     """
@@ -61,11 +61,16 @@ def verify(
                 ("verified", "yes" if certificate["is_verified"] else "NO"),
                 ("probes", len(certificate["probes"])),
                 ("greatest difference", f"{certificate['max_abs_difference']:.1e}"),
-                ("allowed", f"{certificate['tolerance']:.0e} of 1 + |score|"),
+                ("allowed", _allowed(certificate)),
                 ("files", len(certificate["files"])),
             )
         )
     raise typer.Exit(ExitCode.SUCCEEDED if certificate["is_verified"] else ExitCode.FAILED)
+
+
+def _allowed(certificate: dict[str, Any]) -> str:
+    share, noise = certificate["tolerance"], certificate["noise_tolerance"]
+    return f"{share:.0e} of 1 + |score|, or {noise:.1e}"
 
 
 def _summary(directory: Path) -> dict[str, Any]:

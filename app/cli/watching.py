@@ -68,7 +68,7 @@ def _screen() -> _Lines:
 
 
 class _Lines:
-    """One line whenever there is something to say."""
+    """Prints one line per event."""
 
     def __init__(self) -> None:
         self._metrics: dict[str, float] = {}
@@ -109,7 +109,7 @@ class _Lines:
 
 
 class _Bar(_Lines):
-    """A bar that moves, with events scrolling by above it."""
+    """A progress bar with events above it."""
 
     def __init__(self) -> None:
         super().__init__()

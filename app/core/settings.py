@@ -57,6 +57,14 @@ class Settings(ScoringSettings, BaseSettings):
     max_upload_bytes: int = Field(
         2 << 30, ge=1, description="Largest dataset upload, in bytes as sent."
     )
+    max_parts_bytes: int = Field(
+        64 << 30,
+        ge=1,
+        description="Largest upload in parts, in bytes as sent; max_upload_bytes limits each part.",
+    )
+    max_open_uploads: int = Field(
+        16, ge=1, description="Unfinished uploads in parts per API key; they expire after a day."
+    )
     max_rows: int = Field(5_000_000, ge=1, description="Largest number of pairs in a dataset.")
     max_skipped_share: float = Field(
         0.5,
@@ -84,8 +92,8 @@ class Settings(ScoringSettings, BaseSettings):
     quota_stored_bytes: int = Field(
         100 << 30,
         ge=1,
-        description="Bytes of datasets, adapters and checkpoints per tenant. Above it, uploads and "
-        "new jobs are rejected; jobs that were accepted before still store their results.",
+        description="Bytes of datasets, uploads, adapters and checkpoints per tenant. Above it, "
+        "uploads and new jobs are rejected; jobs that were accepted earlier still store results.",
     )
 
     rate_per_second: float = Field(

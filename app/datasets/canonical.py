@@ -49,6 +49,8 @@ class DatasetSummary(BaseModel):
     """Stored rows."""
     pair_count: int
     """Pairs that the rows give: one each, several for a ranked row."""
+    rows_by_pairs: dict[int, int]
+    """How many ranked rows give how many pairs; empty for rows of pairs."""
     row_form: RowForm
     shape: str
     format: Literal["text", "conversational"]
@@ -63,6 +65,8 @@ class DatasetSummary(BaseModel):
     ignored_columns: list[str]
     """Columns that were not kept; ``chosen[].name`` for keys of messages."""
     skipped: list[SkippedRows]
+    skippable_share: float
+    """Of the rows, those that may be skipped; 0 where none may be."""
     warnings: list[DatasetWarning]
 
 
@@ -75,6 +79,7 @@ class RowWriter:
     def __init__(self) -> None:
         self.row_count = 0
         self.pair_count = 0
+        self.rows_by_pairs: Counter[int] = Counter()
         self.slices: Counter[str] = Counter()
         self.is_conversational = False
         self.row_form: RowForm = "pairs"
@@ -97,7 +102,9 @@ class RowWriter:
         self.row_count += 1
         self.prompt_count += "prompt" in row
         if "replies" in row:
-            self.pair_count += sum(1 for _ in ranked_pairs(row))
+            pair_count = sum(1 for _ in ranked_pairs(row))
+            self.pair_count += pair_count
+            self.rows_by_pairs[pair_count] += 1
         else:
             self.pair_count += 1
         if "tools" in row:

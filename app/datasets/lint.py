@@ -19,7 +19,9 @@ _PROMPT_ROLES = ("system", "developer", "user")
 _THINKING = re.compile(r"<think>.*?</think>", re.DOTALL)
 #: Beginnings of turns in texts that a chat template has rendered already.
 _RENDERED = re.compile(
-    r"<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|\[INST\]|<\|(user|assistant)\|>"
+    r"<\|(im_start|start_header_id|start_of_role|role_start|START_OF_TURN_TOKEN|turn|start)\|?>"
+    r"|<\|(user|assistant|system|human)\|>|<｜(User|Assistant)｜>|<start_of_turn>|\[INST\]",
+    re.ASCII | re.IGNORECASE,
 )
 
 

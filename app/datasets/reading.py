@@ -79,7 +79,7 @@ class DatasetReader:
             InvalidDatasetError: after the last line; what was yielded before must not be kept.
         """
         rows = text_rows(chunks, text_format, self._limits.max_bytes)
-        yield from self._blocks(rows, is_untyped=text_format in ("csv", "tsv"))
+        yield from self.read_rows(rows, is_untyped=text_format in ("csv", "tsv"))
 
     def read_columnar(self, path: Path) -> Iterator[bytes]:
         """Canonical JSONL of a Parquet or Arrow file, which is parsed in a process of its own.
@@ -94,7 +94,7 @@ class DatasetReader:
             self._options.ignore_columns,
         )
         with closing(rows):  # ends the child when the caller goes away
-            yield from self._blocks(rows, is_untyped=False)
+            yield from self.read_rows(rows, is_untyped=False)
 
     def read_zstd(self, path: Path, text_format: TextFormat) -> Iterator[bytes]:
         """Canonical JSONL of a text file that Zstandard compressed; a child process unpacks it.
@@ -106,11 +106,11 @@ class DatasetReader:
         with closing(chunks):
             yield from self.read(chunks, text_format)
 
-    def _blocks(self, rows: Iterable[Row], *, is_untyped: bool) -> Iterator[bytes]:
-        """Blocks of canonical JSONL.
+    def read_rows(self, rows: Iterable[Row], *, is_untyped: bool) -> Iterator[bytes]:
+        """Canonical JSONL of numbered rows; ``is_untyped`` where all values are text (CSV, TSV).
 
         Raises:
-            InvalidDatasetError
+            InvalidDatasetError: as ``read`` does.
         """
         ignored: set[str] = set()
         try:
@@ -200,6 +200,7 @@ class DatasetReader:
             {
                 "row_count": writer.row_count,
                 "pair_count": writer.pair_count,
+                "rows_by_pairs": dict(sorted(writer.rows_by_pairs.items())),
                 "row_form": writer.row_form,
                 "shape": shape,
                 "format": "conversational" if writer.is_conversational else "text",
@@ -210,6 +211,9 @@ class DatasetReader:
                 "slices": dict(sorted(writer.slices.items())),
                 "ignored_columns": sorted(unused.columns),
                 "skipped": self._tally.skipped,
+                "skippable_share": self._limits.max_skipped_share
+                if self._options.on_invalid == "skip"
+                else 0.0,
                 "warnings": [*self._warnings(unused), *lint.warnings()],
             }
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
 from pydantic import StringConstraints
 
@@ -126,9 +125,7 @@ async def create_dataset(
         return service.store(engine, settings, actor, upload)
 
     places: UploadPlaces = request.app.state.upload_places
-    async with places.place(actor.tenant_id):
-        # The places bound the number of threads. The default limiter is for short calls.
-        dataset, is_new = await to_thread.run_sync(store, limiter=CapacityLimiter(1))
+    dataset, is_new = await places.run(actor.tenant_id, store)
     return Response(
         DatasetRead.of(dataset).model_dump_json(),
         status_code=status.HTTP_201_CREATED if is_new else status.HTTP_200_OK,

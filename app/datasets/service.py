@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,18 @@ from sqlalchemy import Engine, delete, exists, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.audit import log as audit_log
 from app.audit.log import Actor
-from app.core.database import new_id, newest_first, reader, transaction
+from app.core.database import newest_first, reader, transaction
 from app.core.errors import ConflictError, NotFoundError, TooLargeError
 from app.core.settings import Settings
-from app.datasets.canonical import DatasetSummary
 from app.datasets.containers import FileFormat, columnar_format, is_zstd, peek
 from app.datasets.options import ReadOptions
-from app.datasets.reading import DatasetReader, ReadLimits
+from app.datasets.publishing import Sent, make_row, publish, read_limits
+from app.datasets.reading import DatasetReader
 from app.domain.lifecycle import TERMINAL
 from app.models import Dataset, Job
-from app.storage.blobs import BlobWriter, StoredBlob, StreamDigest, read_range
+from app.storage.blobs import BlobWriter, StreamDigest, read_range
 from app.storage.quota import check_storage_quota
-
-#: Canonical JSONL of a compressed upload may be larger than the upload, but not without end.
-EXPANSION = 4
 
 
 class DatasetNotFoundError(NotFoundError):
@@ -68,12 +64,7 @@ def store(engine: Engine, settings: Settings, actor: Actor, upload: Upload) -> t
     tenant_id = actor.tenant_id
     with transaction(reader(engine)) as session:
         check_storage_quota(session, settings, tenant_id, 0)
-    limits = ReadLimits(
-        EXPANSION * settings.max_upload_bytes,
-        settings.max_rows,
-        max_skipped_share=settings.max_skipped_share,
-    )
-    data_reader = DatasetReader(limits, upload.options)
+    data_reader = DatasetReader(read_limits(settings), upload.options)
     with StreamDigest() as digest, BlobWriter(engine) as writer:
         counted = _Counted(upload.chunks, settings.max_upload_bytes, digest)
         head, chunks = peek(counted)
@@ -87,24 +78,9 @@ def store(engine: Engine, settings: Settings, actor: Actor, upload: Upload) -> t
         for _ in chunks:  # what the reader did not need still belongs to the file
             pass
         blob = writer.finish()
-        sent = _Sent(digest.hexdigest(), counted.size)
-    upload = replace(upload, file_format=file_format)
-    dataset = _row(tenant_id, upload, sent, blob, data_reader.summary)
-    try:
-        with transaction(engine) as session:
-            if known := _find_upload(session, dataset):
-                return known, False
-            check_storage_quota(session, settings, tenant_id, blob.size)
-            session.add(dataset)
-            session.flush()
-            session.refresh(dataset)
-            audit_log.record(session, actor, "dataset.upload", dataset.id)
-    except IntegrityError:  # the same upload, at the same time
-        with transaction(engine) as session:
-            if known := _find_upload(session, dataset):
-                return known, False
-        raise
-    return dataset, True
+        sent = Sent(upload.name, file_format, upload.options, digest.hexdigest(), counted.size)
+    dataset = make_row(tenant_id, sent, blob, data_reader.summary)
+    return publish(engine, settings, actor, dataset)
 
 
 def get(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
@@ -165,14 +141,6 @@ def preview(engine: Engine, dataset: Dataset, count: int) -> list[dict[str, Any]
     return pairs
 
 
-@dataclass(frozen=True)
-class _Sent:
-    """The uploaded bytes."""
-
-    sha256: str
-    size: int
-
-
 class _Counted:
     """Chunks, hashed and counted as they are read; can be read on where a reader stopped."""
 
@@ -214,33 +182,6 @@ def _spooled(
             yield from data_reader.read_columnar(Path(file.name))
         else:
             yield from data_reader.read_zstd(Path(file.name), file_format)
-
-
-def _row(
-    tenant_id: str, upload: Upload, sent: _Sent, blob: StoredBlob, summary: DatasetSummary
-) -> Dataset:
-    return Dataset(
-        id=new_id("ds"),
-        tenant_id=tenant_id,
-        name=upload.name,
-        source_format=upload.file_format,
-        upload_identity=upload.options.identity(sent.sha256),
-        upload_bytes=sent.size,
-        blob_id=blob.id,
-        sha256=blob.sha256,
-        bytes=blob.size,
-        pair_count=summary.pair_count,
-        summary=summary.model_dump(mode="json") | {"upload_sha256": sent.sha256},
-    )
-
-
-def _find_upload(session: Session, dataset: Dataset) -> Dataset | None:
-    return session.scalar(
-        select(Dataset).where(
-            Dataset.tenant_id == dataset.tenant_id,
-            Dataset.upload_identity == dataset.upload_identity,
-        )
-    )
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:

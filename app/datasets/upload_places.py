@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from anyio import CapacityLimiter, to_thread
 
 from app.core.errors import RateLimitedError, UnavailableError
+
+T = TypeVar("T")
 
 #: Uploads that one process reads at once, each in a thread of its own: a slow client must not keep
 #: others from being answered.
@@ -46,6 +51,16 @@ class UploadPlaces:
                 del self._held[tenant_id]
             async with self._released:
                 self._released.notify_all()
+
+    async def run(self, tenant_id: str, call: Callable[[], T]) -> T:
+        """Call something slow in a thread of its own, in a place of the tenant.
+
+        Raises:
+            RateLimitedError, UnavailableError: as ``place`` does.
+        """
+        async with self.place(tenant_id):
+            # The places bound the number of threads. The default limiter is for short calls.
+            return await to_thread.run_sync(call, limiter=CapacityLimiter(1))
 
     async def _take(self, tenant_id: str) -> None:
         try:

@@ -59,7 +59,8 @@ _NEUTRAL = {
 }
 #: curl --data-binary says this when nobody told it what it sends.
 _UNTOLD = {"application/x-www-form-urlencoded"}
-UPLOAD_TYPES = [*_FORMATS, "application/gzip", "application/octet-stream", "multipart/form-data"]
+PART_TYPES = [*_FORMATS, "application/gzip", "application/octet-stream"]
+UPLOAD_TYPES = [*PART_TYPES, "multipart/form-data"]
 
 
 class BadMultipartError(InvalidError):

@@ -11,18 +11,21 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from app.domain.pad_tokens import choose_pad_token
 from app.domain.paths import saved_paths, shortest_names, target_paths
 from app.domain.plan import (
     BaseModelFacts,
     BaseModelRef,
     DataPlan,
     DatasetRef,
+    HeadPlan,
     TokenizationPlan,
     TrainingPlan,
 )
 from app.domain.rules import check
 from app.domain.spec import EvalFraction, LoraSpec, RewardJobSpec, TrainingSpec
-from app.domain.templates import plain_template, with_fixed_date
+from app.domain.templates import plain_template, with_fixed_date, with_variables
+from app.domain.text_format import DataForm, TextFormat
 
 
 def compile_plan(
@@ -31,7 +34,7 @@ def compile_plan(
     facts: BaseModelFacts,
     train: DatasetRef,
     evaluation: DatasetRef | None,
-    data_format: str,
+    form: DataForm,
 ) -> TrainingPlan:
     """Compile a spec into the exact arguments of LoraConfig and RewardConfig.
 
@@ -41,28 +44,28 @@ def compile_plan(
         facts: What an inspection found about the base model.
         train: The training dataset.
         evaluation: The evaluation dataset, if the spec names one.
-        data_format: "text" or "conversational".
+        form: What the rows of the datasets have in common.
 
     Raises:
         SpecRejectedError: With every violated rule, each naming its field.
     """
-    check(spec, facts, train, data_format)
+    text_format = form.text_format(spec, has_template=facts.chat_template is not None)
+    check(spec, facts, train, text_format)
     targets = target_paths(spec.lora, facts)
     saved = saved_paths(spec.lora, facts)
     training = spec.training
-    fraction = spec.eval_dataset.fraction if isinstance(spec.eval_dataset, EvalFraction) else None
+    data = _data(spec, train, evaluation, text_format)
     return TrainingPlan(
         base_model=BaseModelRef(
             id=spec.base_model, source=source, revision=facts.revision, digest=facts.digest
         ),
         architecture=facts.architecture,
         head_modules=sorted(facts.new_modules),
+        head=_head(spec, facts),
         lora=_lora_arguments(spec.lora, facts, targets, saved),
-        reward=_reward_arguments(spec, has_eval=evaluation is not None or fraction is not None),
-        tokenization=_tokenization(training, facts, data_format),
-        data=DataPlan.model_validate(
-            {"train": train, "eval": evaluation, "eval_fraction": fraction, "format": data_format}
-        ),
+        reward=_reward_arguments(spec, has_eval=data.has_eval),
+        tokenization=_tokenization(training, facts, text_format),
+        data=data,
         engine=training.engine,
         precision=training.precision,
         quantization=spec.quantization,
@@ -87,6 +90,31 @@ def batch_split(batch_size: int, per_device: int | str) -> tuple[int, int]:
     return int(per_device), batch_size // int(per_device)
 
 
+def _head(spec: RewardJobSpec, facts: BaseModelFacts) -> HeadPlan:
+    if facts.head_tensors and spec.base_model_head == "reuse":
+        return HeadPlan(start="base_model", tensors=facts.head_tensors)
+    has_own = any(name == stored for name, stored in facts.head_tensors.items())
+    # Nothing is lost of what the user does not want.
+    unused = facts.unused_heads if spec.base_model_head == "reuse" else []
+    return HeadPlan(start="new", is_reset=has_own, unused=unused)
+
+
+def _data(
+    spec: RewardJobSpec,
+    train: DatasetRef,
+    evaluation: DatasetRef | None,
+    text_format: TextFormat | None,
+) -> DataPlan:
+    held_out = spec.eval_dataset
+    return DataPlan(
+        train=train,
+        eval=evaluation,
+        eval_fraction=held_out.fraction if isinstance(held_out, EvalFraction) else None,
+        format="text" if text_format == "raw" else "conversational",
+        pairs_per_prompt=spec.training.pairs_per_prompt,
+    )
+
+
 def _lora_arguments(
     lora: LoraSpec, facts: BaseModelFacts, targets: Sequence[str], saved: Sequence[str]
 ) -> dict[str, JsonValue]:
@@ -106,38 +134,24 @@ def _lora_arguments(
 
 
 def _tokenization(
-    training: TrainingSpec, facts: BaseModelFacts, data_format: str
+    training: TrainingSpec, facts: BaseModelFacts, text_format: TextFormat | None
 ) -> TokenizationPlan:
-    pad_token, pad_token_id = _pad_token(facts)
+    pad_token, pad_token_id = choose_pad_token(training, facts, is_raw=text_format == "raw")
     template = None
-    if data_format == "conversational":
-        own = facts.chat_template
-        template = with_fixed_date(own) if own else plain_template(facts, pad_token)
+    if text_format != "raw":
+        template = facts.chat_template or plain_template(facts, pad_token)
+        template = with_fixed_date(with_variables(template, training.chat_template_kwargs))
     return TokenizationPlan(
         max_length=min(training.max_length, facts.max_positions or 2**31),
         overlong=training.overlong,
         chat_template=template,
-        append_eos=data_format == "text" and facts.eos_token is not None,
+        append_eos=text_format == "raw" and facts.eos_token is not None,
+        text_format=text_format,
         pad_token=pad_token,
         pad_token_id=pad_token_id,
         from_file=facts.tokenizer_from_file,
+        embedding_rows=facts.vocab_rows if facts.max_token_id >= facts.vocab_rows else None,
     )
-
-
-def _pad_token(facts: BaseModelFacts) -> tuple[str, int]:
-    """Return a pad token with an embedding row, different from EOS if possible.
-
-    ``check`` has verified that such a token exists.
-    """
-    if facts.pad_token is not None and facts.pad_token_id != facts.eos_token_id:
-        assert facts.pad_token_id is not None
-        return facts.pad_token, facts.pad_token_id
-    if facts.spare_pad_tokens:
-        return min(facts.spare_pad_tokens.items(), key=lambda item: item[1])
-    # Reached for conversational data only. The worker checks that no rendered row ends with EOS.
-    assert facts.eos_token is not None
-    assert facts.eos_token_id is not None
-    return facts.eos_token, facts.eos_token_id
 
 
 def _gradient_checkpointing(

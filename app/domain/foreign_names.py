@@ -145,6 +145,7 @@ FOREIGN_NAMES = (
                 "excess_length_strategy",
                 "/training/overlong",
                 "Pairs are never cut off: an overlong one is dropped or refuses the job."),
+    ForeignName("padding_token", "/training/pad_token"),
     ForeignName("center_rewards reward_centering", "/training/center_rewards_coefficient"),
     ForeignName("activation_checkpointing use_gradient_checkpointing gradient_checkpoint",
                 "/training/gradient_checkpointing"),
@@ -221,7 +222,7 @@ FOREIGN_NAMES = (
                 "dataloader_drop_last dataloader_persistent_workers dataloader_prefetch_factor "
                 "dataloader_multiprocessing_context dataloader_in_order train_sampling_strategy "
                 "length_column_name group_by_length remove_unused_columns num_workers "
-                "preprocessing_num_workers pad_token eos_token pad_to_multiple_of label_names "
+                "preprocessing_num_workers eos_token pad_to_multiple_of label_names "
                 "do_train ignore_mismatched_sizes ignore_data_skip disable_tqdm log_level "
                 "log_level_replica log_on_each_node logging_first_step logging_nan_inf_filter "
                 "include_num_input_tokens_seen include_for_metrics prediction_loss_only eval_delay "

@@ -111,7 +111,8 @@ def _saved_problems(loc: str, name: str, facts: BaseModelFacts) -> Iterator[Spec
         return
     path = hits[0]
     # PEFT matches plain suffixes: "norm" would also unfreeze every "…layernorm".
-    also = [m for m in facts.modules if m.endswith(path) and not is_inside(m, [path])]
+    known = [path, *facts.new_modules]  # the head is saved anyway
+    also = [m for m in facts.modules if m.endswith(path) and not is_inside(m, known)]
     if also:
         yield SpecProblem(
             loc,

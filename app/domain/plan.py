@@ -34,6 +34,13 @@ class BaseModelFacts(_Frozen):
     vocab_rows: int = Field(description="Rows of the input embedding.")
     max_positions: int | None = Field(None, description="None: no absolute limit.")
     new_modules: list[str] = Field(description="Full dotted paths, sorted.")
+    head_tensors: dict[str, str] = Field(
+        default={},
+        description="Parameters of the head that the files have, with the names of their tensors.",
+    )
+    unused_heads: list[str] = Field(
+        default=[], description="Tensors that look like a trained head and do not fit, with shapes."
+    )
     modules: dict[str, int] = Field(
         description="Number of parameters of each module, by dotted path."
     )
@@ -50,6 +57,12 @@ class BaseModelFacts(_Frozen):
     eos_token_id: int | None
     spare_pad_tokens: dict[str, int] = Field(
         default={}, description="Unused special tokens that have an embedding row, with their ids."
+    )
+    special_tokens: dict[str, int] = Field(
+        default={}, description="Special tokens that have an embedding row, with their ids."
+    )
+    final_token_id: int | None = Field(
+        None, description="Last token of a conversation that the chat template renders."
     )
     chat_template: str | None = None
     tokens_around: tuple[str, str] = Field(
@@ -77,6 +90,19 @@ class DatasetNote(_Frozen):
 
     code: str
     message: str
+    lines: list[int] = Field(
+        default=[],
+        # Plans of earlier versions have no such field, and a plan's hash must stay what it was.
+        exclude_if=lambda lines: not lines,
+        description="The first lines of the upload that it is about.",
+    )
+
+    def sentence(self) -> str:
+        """Return the message and its lines."""
+        if not self.lines:
+            return self.message
+        noun = "line" if len(self.lines) == 1 else "lines"
+        return f"{self.message} ({noun} {', '.join(map(str, self.lines))})"
 
 
 class DatasetRef(_Frozen):
@@ -85,9 +111,13 @@ class DatasetRef(_Frozen):
     id: str
     sha256: str
     pair_count: int
+    skippable_share: float = Field(
+        0.0,
+        exclude_if=lambda share: not share,
+        description="The share of rows that a job may leave out because they cannot be rendered.",
+    )
     warnings: list[DatasetNote] = Field(
         default=[],
-        # Plans of earlier versions have no such field, and a plan's hash must stay what it was.
         exclude_if=lambda warnings: not warnings,
         description="What was left out of the upload or is odd about it.",
     )
@@ -99,7 +129,19 @@ class DataPlan(_Frozen):
     train: DatasetRef
     eval: DatasetRef | None = None
     eval_fraction: float | None = None
-    format: Literal["text", "conversational"]
+    format: Literal["text", "conversational"] = Field(
+        description="Of the tokenised pairs: texts that become turns of a chat are conversational."
+    )
+    pairs_per_prompt: int | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="Training pairs of one row with ranked replies; None: all.",
+    )
+
+    @property
+    def has_eval(self) -> bool:
+        """Whether pairs are held out."""
+        return self.eval is not None or self.eval_fraction is not None
 
 
 class TokenizationPlan(_Frozen):
@@ -109,12 +151,37 @@ class TokenizationPlan(_Frozen):
     overlong: Literal["drop", "error"]
     chat_template: str | None = None
     append_eos: bool
+    text_format: Literal["chat", "raw"] | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="How datasets of texts are tokenised: as turns of a chat, or as they are.",
+    )
     pad_token: str
     pad_token_id: int
     from_file: bool = Field(
         False,
         description="Whether to load tokenizer.json instead of the tokenizer that transformers "
         "builds.",
+    )
+    embedding_rows: int | None = Field(
+        None,
+        exclude_if=lambda rows: rows is None,  # as in plans of earlier versions
+        description="Rows of the embedding, if the tokenizer has tokens beyond them.",
+    )
+
+
+class HeadPlan(_Frozen):
+    """What the reward head starts from."""
+
+    start: Literal["base_model", "new"] = Field(
+        description="Weights of the base model's files, or random ones."
+    )
+    tensors: dict[str, str] = Field(
+        default={}, description="Parameters of the head, with the stored tensors they start from."
+    )
+    is_reset: bool = Field(False, description="Whether a trained head is drawn anew.")
+    unused: list[str] = Field(
+        default=[], description="Stored tensors that look like a trained head and are not used."
     )
 
 
@@ -130,6 +197,11 @@ class TrainingPlan(_Frozen):
     architecture: str
     head_modules: list[str] = Field(
         description="Paths of the new modules, which must be trained, saved and reloaded."
+    )
+    head: HeadPlan | None = Field(
+        None,
+        exclude_if=lambda head: head is None,  # as in plans of earlier versions
+        description="What the reward head starts from.",
     )
     lora: dict[str, JsonValue]
     reward: dict[str, JsonValue]
@@ -149,7 +221,7 @@ class TrainingPlan(_Frozen):
         """Return the warnings of the datasets in the form of job warnings."""
         named = (("training", self.data.train), ("evaluation", self.data.eval))
         return [
-            {"code": note.code, "message": f"{name} dataset: {note.message}"}
+            {"code": note.code, "message": f"{name} dataset: {note.sentence()}"}
             for name, dataset in named
             if dataset is not None
             for note in dataset.warnings

@@ -55,6 +55,7 @@ A message::
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any, Literal
@@ -85,3 +86,50 @@ def ranked_pairs(row: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
         one, other = replies[better], replies[worse]
         if one["rank"] < other["rank"] and one["reply"] != other["reply"]:
             yield better, worse
+
+
+def chosen_pairs(row: Mapping[str, Any], count: int | None, seed: int) -> list[tuple[int, int]]:
+    """Return at most ``count`` pairs of a ranked row, in their order; None: all.
+
+    The same row and seed give the same pairs in any process.
+    """
+    pairs = list(ranked_pairs(row))
+    if count is None or len(pairs) <= count:
+        return pairs
+    drawn = random.Random(f"{seed} {row['line']}").sample(range(len(pairs)), count)  # noqa: S311
+    return [pairs[index] for index in sorted(drawn)]
+
+
+def replies_of(row: Mapping[str, Any]) -> list[Any]:
+    """Return the replies of a row: chosen and rejected, or the ranked ones, best first."""
+    if "replies" in row:
+        return [each["reply"] for each in row["replies"]]
+    return [row["chosen"], row["rejected"]]
+
+
+def as_pair(row: Mapping[str, Any], better: int, worse: int) -> dict[str, Any]:
+    """Return two replies of a ranked row as a row of the form ``pairs``."""
+    pair = {key: value for key, value in row.items() if key != "replies"}
+    replies = row["replies"]
+    return pair | {"chosen": replies[better]["reply"], "rejected": replies[worse]["reply"]}
+
+
+def as_conversation(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with its texts as turns of a chat; rows of messages are returned as they are.
+
+    White space around a text separates it from others, so that it is no part of a turn.
+    """
+    if not isinstance(replies_of(row)[0], str):
+        return row
+    turns = dict(row)
+    if "prompt" in row:
+        turns["prompt"] = [{"content": row["prompt"].strip(), "role": "user"}]
+    if "replies" in row:
+        turns["replies"] = [each | {"reply": _turn(each["reply"])} for each in row["replies"]]
+    else:
+        turns |= {side: _turn(row[side]) for side in ("chosen", "rejected")}
+    return turns
+
+
+def _turn(reply: str) -> list[dict[str, Any]]:
+    return [{"content": reply.strip(), "role": "assistant"}]

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from app.domain.lora_rules import lora_problems
+from app.domain.pad_tokens import choose_pad_token
 from app.domain.plan import BaseModelFacts, DatasetRef
-from app.domain.spec import EvalFraction, RewardJobSpec
+from app.domain.spec import EvalFraction, RewardJobSpec, TrainingSpec
 from app.domain.spec_problems import SpecProblem, SpecRejectedError
+from app.domain.text_format import TextFormat
 
 
-def check(spec: RewardJobSpec, facts: BaseModelFacts, train: DatasetRef, data_format: str) -> None:
+def check(
+    spec: RewardJobSpec, facts: BaseModelFacts, train: DatasetRef, text_format: TextFormat | None
+) -> None:
     """Check every rule.
 
     Raises:
@@ -18,14 +22,29 @@ def check(spec: RewardJobSpec, facts: BaseModelFacts, train: DatasetRef, data_fo
     """
     problems = [
         *lora_problems(spec.lora, facts),
+        *_head_problems(spec, facts),
         *_training_problems(spec, facts),
         *_evaluation_problems(spec),
         *_data_problems(spec, train),
         *_device_problems(spec, facts),
-        *_token_problems(facts, data_format),
+        *_template_problems(spec, text_format),
+        *_token_problems(spec.training, facts, is_raw=text_format == "raw"),
     ]
     if problems:
         raise SpecRejectedError(problems)
+
+
+def _head_problems(spec: RewardJobSpec, facts: BaseModelFacts) -> Iterator[SpecProblem]:
+    is_required = spec.base_model_head == "reuse" and "base_model_head" in spec.model_fields_set
+    if is_required and not facts.head_tensors:
+        unused = ", ".join(facts.unused_heads)
+        yield SpecProblem(
+            "/base_model_head",
+            "no_trained_head",
+            f"the files of the base model have no one-row head that fits {facts.architecture}"
+            + (f"; they have {unused}" if unused else ""),
+            'Remove it, or use "new": the head starts random.',
+        )
 
 
 def _training_problems(spec: RewardJobSpec, facts: BaseModelFacts) -> Iterator[SpecProblem]:
@@ -136,30 +155,31 @@ def _device_problems(spec: RewardJobSpec, facts: BaseModelFacts) -> Iterator[Spe
         )
 
 
-def _token_problems(facts: BaseModelFacts, data_format: str) -> Iterator[SpecProblem]:
-    largest = max(facts.max_token_id, facts.pad_token_id or 0)
-    if largest >= facts.vocab_rows:
+def _template_problems(
+    spec: RewardJobSpec, text_format: TextFormat | None
+) -> Iterator[SpecProblem]:
+    if spec.training.chat_template_kwargs and text_format == "raw":
+        yield SpecProblem(
+            "/training/chat_template_kwargs",
+            "chat_template_unused",
+            "the texts of the dataset are tokenised as they are, without a chat template",
+            'Remove the field, or set training.text_format to "chat".',
+        )
+
+
+def _token_problems(
+    training: TrainingSpec, facts: BaseModelFacts, *, is_raw: bool
+) -> Iterator[SpecProblem]:
+    eos = facts.eos_token_id
+    if is_raw and eos is not None and eos >= facts.vocab_rows:
         yield SpecProblem(
             "/base_model",
             "token_outside_embedding",
-            f"the tokenizer has token ids up to {largest}, but the embedding has "
+            f"every text ends in {facts.eos_token!r}, which is token {eos}, but the embedding has "
             f"{facts.vocab_rows} rows",
             "Ask the operator to fix the model's tokenizer.",
         )
-    if facts.pad_token_id is None and facts.eos_token_id is None and not facts.spare_pad_tokens:
-        yield SpecProblem(
-            "/base_model",
-            "no_pad_token",
-            "the tokenizer has neither a pad token nor an EOS token nor an unused special token",
-            "Ask the operator to add a pad token to the model's tokenizer.",
-        )
-        return
-    pad_is_eos = facts.pad_token_id is None or facts.pad_token_id == facts.eos_token_id
-    if pad_is_eos and not facts.spare_pad_tokens and data_format == "text":
-        yield SpecProblem(
-            "/base_model",
-            "pad_is_eos",
-            f"the only pad token of this model is its EOS token ('{facts.eos_token}'), so the "
-            "reward of plain text would be read one token early, and at another one after a reload",
-            "Use conversational data, or a model whose pad token is not its EOS token.",
-        )
+    try:
+        choose_pad_token(training, facts, is_raw=is_raw)
+    except SpecRejectedError as error:
+        yield from error.problems

@@ -10,11 +10,16 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
     StringConstraints,
     Tag,
     field_validator,
 )
 from pydantic_core import PydanticCustomError
+
+from app.domain.rows import RESERVED_TEMPLATE_VARIABLES
 
 BASE_MODEL_ID = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 DATASET_ID = r"^ds_[0-9a-f]{32}$"
@@ -135,6 +140,44 @@ class EarlyStopping(_Spec):
     )
 
 
+MAX_TEMPLATE_VARIABLES = 16
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+#: Strict types, so that true does not become 1, nor a number text.
+VariableValue = (
+    StrictBool
+    | StrictInt
+    | StrictFloat
+    | Annotated[CleanText, StringConstraints(max_length=512, strict=True)]
+)
+
+
+def _check_variables(value: Any) -> Any:
+    """Reject too many names before any of them is validated, and names of the renderer's own."""
+    if not isinstance(value, dict):
+        return value
+    if len(value) > MAX_TEMPLATE_VARIABLES:
+        raise PydanticCustomError(
+            "too_long",
+            "chat_template_kwargs may have at most {limit} entries, not {found}",
+            {"limit": MAX_TEMPLATE_VARIABLES, "found": len(value)},
+        )
+    for name in value:
+        if name in RESERVED_TEMPLATE_VARIABLES:
+            raise PydanticCustomError(
+                "reserved_variable",
+                "{name} is a parameter of the renderer, not a variable of the chat template",
+                {"name": name},
+            )
+    return value
+
+
+TemplateVariables = Annotated[
+    dict[VariableName, VariableValue],
+    Field(max_length=MAX_TEMPLATE_VARIABLES),
+    BeforeValidator(_check_variables),
+]
+
+
 class TrainingSpec(_Spec):
     """How to train. Batch sizes count pairs, each of which has two sequences."""
 
@@ -158,6 +201,30 @@ class TrainingSpec(_Spec):
     )
     overlong: Literal["drop", "error"] = Field(
         "drop", description="What happens to pairs longer than max_length."
+    )
+    pad_token: Annotated[CleanText, StringConstraints(min_length=1, max_length=100)] | None = Field(
+        None,
+        description="Special token of the base model that fills batches up. null: the tokenizer's "
+        "own, or another one if texts end in it.",
+    )
+    text_format: Literal["auto", "chat", "raw"] = Field(
+        "auto",
+        description="How datasets of texts are tokenised. 'chat': the prompt is a user turn and "
+        "the reply an assistant turn of the chat template. 'raw': joined as they are. 'auto' is "
+        "'chat' where the base model has a chat template, unless rows have no prompt or are "
+        "rendered already.",
+    )
+    chat_template_kwargs: TemplateVariables = Field(
+        default={},
+        description='Variables of the chat template, such as {"enable_thinking": false}. Those '
+        "of a row take precedence. They become a part of the adapter's chat template.",
+    )
+    pairs_per_prompt: int | None = Field(
+        None,
+        ge=1,
+        le=2016,
+        description="Of each row with ranked replies, train on at most so many pairs, drawn with "
+        "the seed; null: on all. Evaluations use all.",
     )
     center_rewards_coefficient: float | None = Field(None, gt=0, le=1)
     gradient_checkpointing: Literal["auto"] | bool = "auto"
@@ -231,6 +298,11 @@ class RewardJobSpec(_Spec):
 
     name: Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None = None
     base_model: BaseModelName = Field(description="An id from GET /v1/base-models.")
+    base_model_head: Literal["reuse", "new"] = Field(
+        "reuse",
+        description="'reuse' starts from the trained reward head of the base model, if its files "
+        "have one; 'new' always starts from a random head.",
+    )
     train_dataset: str = Field(pattern=DATASET_ID)
     eval_dataset: Evaluation | None = Field(
         None,

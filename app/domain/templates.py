@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import date
 
 from app.domain.plan import BaseModelFacts
@@ -49,6 +50,19 @@ def with_fixed_date(template: str) -> str:
     # trim_blocks removes the newline after the macro, so the template still begins at the start of
     # a line: lstrip_blocks strips its indentation, and its own first newline is kept.
     return f"{_FIXED}{answer}{{% endmacro %}}\n{template}"
+
+
+def with_variables(template: str, variables: Mapping[str, str | float | bool]) -> str:
+    """Return the template with defaults for some of its variables.
+
+    They are a part of the template, so that whoever scores with it renders the same texts.
+    """
+    defaults = "".join(
+        f"{{% if {name} is not defined %}}{{% set {name} = {json.dumps(value)} %}}{{% endif %}}"
+        for name, value in sorted(variables.items())
+    )
+    # trim_blocks removes the newline, so the template still begins at the start of a line.
+    return f"{defaults}\n{template}" if defaults else template
 
 
 def has_fixed_date(template: str) -> bool:

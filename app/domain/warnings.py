@@ -17,11 +17,13 @@ class WarningCode(StrEnum):
     SOURCES_ONE_SIDED = "sources_one_sided"
     PAIRS_DROPPED = "pairs_dropped"
     PAIRS_IDENTICAL = "pairs_identical"
+    PROMPT_AND_REPLY_JOINED = "prompt_and_reply_joined"
     SPECIAL_TOKENS_IN_TEXT = "special_tokens_in_text"
     EVAL_LEAKED = "eval_leaked"
     EVAL_STEPS_UNREACHED = "eval_steps_unreached"
     TEXT_LEFT_OUT = "text_left_out"
     START_LEFT_OUT = "start_left_out"
+    HEAD_UNUSED = "head_unused"
     TEMPLATE_DATE_FIXED = "template_date_fixed"
     TOKENIZER_FROM_FILE = "tokenizer_from_file"
     MEMORY_SHORT = "memory_short"
@@ -45,6 +47,8 @@ WARNING_ADVICE: dict[WarningCode, str] = {
     WarningCode.PAIRS_DROPPED: "Raise training.max_length, or accept training without the named "
     "lines.",
     WarningCode.PAIRS_IDENTICAL: "Remove the named lines: pairs with equal replies teach nothing.",
+    WarningCode.PROMPT_AND_REPLY_JOINED: 'Set training.text_format to "chat", or end the prompts '
+    "with white space.",
     WarningCode.SPECIAL_TOKENS_IN_TEXT: "Remove the tokens from the text unless they are intended: "
     "the model reads them as control tokens, such as the end of a turn.",
     WarningCode.EVAL_LEAKED: "Remove the named lines from the evaluation dataset, or their prompts "
@@ -54,6 +58,8 @@ WARNING_ADVICE: dict[WarningCode, str] = {
     "that renders all of the text to be judged.",
     WarningCode.START_LEFT_OUT: "Ask the operator to add a chat_template to the catalogue entry "
     "that starts with the same tokens as other texts of the base model.",
+    WarningCode.HEAD_UNUSED: 'Set base_model_head to "new" if scoring shall start random, or use a '
+    "base model whose files have a head with one row.",
     WarningCode.TEMPLATE_DATE_FIXED: "Render conversations with the adapter's tokenizer when you "
     "score.",
     WarningCode.TOKENIZER_FROM_FILE: "Score with the adapter's tokenizer, not the base model's.",

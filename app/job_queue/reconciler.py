@@ -1,8 +1,8 @@
 """Repairs the state after crashes and deletes what is no longer needed.
 
 It takes back jobs whose lease nobody renews, issues missing tickets, and deletes checkpoints,
-expired jobs and unreferenced blobs. It keeps nothing but what it saw: any number of processes may
-run it at once.
+expired jobs and uploads, and unreferenced blobs. It keeps nothing but what it saw: any number of
+processes may run it at once.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.core.broker import Tickets, queues
 from app.core.database import now_ms, reader, transaction
 from app.core.settings import Settings
+from app.datasets import part_uploads
 from app.domain.lifecycle import TERMINAL, JobStatus
 from app.job_queue import checkpoints, guards, kinds, transitions, worker_api
 from app.job_queue.kinds import JobKind
@@ -128,12 +129,13 @@ def issue_missing(engine: Engine, settings: Settings, tickets: Tickets) -> None:
 def collect(engine: Engine) -> bool:
     """Delete some of what finished jobs leave behind; return whether there may be more."""
     dropped = checkpoints.drop_finished(engine, COLLECT_LIMIT)
+    expired = part_uploads.drop_expired(engine, COLLECT_LIMIT)
     removed = blobs.collect_garbage(engine, COLLECT_LIMIT)
     deleted = max(delete_expired(engine, kind, COLLECT_LIMIT) for kind in kinds.KINDS.values())
     with transaction(engine) as session:
         session.execute(delete(Worker).where(Worker.seen_at < now_ms() - WORKER_RETENTION_MS))
-    log.info("garbage_collected", checkpoints=dropped, blobs=removed, jobs=deleted)
-    return COLLECT_LIMIT in (dropped, removed, deleted)
+    log.info("garbage_collected", checkpoints=dropped, uploads=expired, blobs=removed, jobs=deleted)
+    return COLLECT_LIMIT in (dropped, expired, removed, deleted)
 
 
 def delete_expired(engine: Engine, kind: JobKind, limit: int) -> int:

@@ -7,6 +7,7 @@ from app.base_models.service import public_source
 from app.domain.compiler import compile_plan
 from app.domain.plan import BaseModelFacts, DatasetNote, DatasetRef, TrainingPlan
 from app.domain.spec import RewardJobSpec
+from app.domain.text_format import DataForm
 from app.models import Dataset
 
 
@@ -26,17 +27,26 @@ def plan_job(
         spec,
         public_source(entry),
         facts,
-        _reference(train),
+        _reference(train, spec.training.pairs_per_prompt),
         _reference(evaluation) if evaluation else None,
-        train.summary["format"],
+        DataForm.of(*(each.summary for each in (train, evaluation) if each)),
     )
 
 
-def _reference(dataset: Dataset) -> DatasetRef:
-    notes = dataset.summary.get("warnings", [])  # datasets of earlier versions have none
+def _reference(dataset: Dataset, pairs_per_prompt: int | None = None) -> DatasetRef:
+    summary = dataset.summary  # those of earlier versions lack some of the keys
+    pair_count = dataset.pair_count
+    if pairs_per_prompt is not None and (rows_by_pairs := summary.get("rows_by_pairs")):
+        pair_count = sum(
+            min(int(pairs), pairs_per_prompt) * rows for pairs, rows in rows_by_pairs.items()
+        )
     return DatasetRef(
         id=dataset.id,
         sha256=dataset.sha256,
-        pair_count=dataset.pair_count,
-        warnings=[DatasetNote(code=note["code"], message=note["message"]) for note in notes],
+        pair_count=pair_count,
+        skippable_share=summary.get("skippable_share", 0.0),
+        warnings=[
+            DatasetNote(code=note["code"], message=note["message"], lines=note["lines"])
+            for note in summary.get("warnings", [])
+        ],
     )

@@ -15,6 +15,7 @@ from app.datasets.service import DatasetNotFoundError
 from app.domain.plan import BaseModelFacts, TrainingPlan
 from app.domain.spec import RewardJobSpec
 from app.domain.spec_problems import SpecRejectedError
+from app.domain.text_format import DataForm
 from app.jobs.planning import plan_job
 from app.models import Dataset
 
@@ -65,16 +66,9 @@ def resolve_spec(
     evaluation = None
     if isinstance(spec.eval_dataset, str):
         evaluation = _dataset(session, tenant_id, spec.eval_dataset, "/eval_dataset", problems)
-    if train and evaluation and train.summary["format"] != evaluation.summary["format"]:
-        problems.append(
-            FieldProblem(
-                "/eval_dataset",
-                "format_differs",
-                f"its format is {evaluation.summary['format']}, that of train_dataset is "
-                f"{train.summary['format']}",
-                "Use two datasets of the same format.",
-            )
-        )
+    if train and (evaluation or not isinstance(spec.eval_dataset, str)):
+        form = DataForm.of(*(each.summary for each in (train, evaluation) if each))
+        problems += [FieldProblem(p.loc, p.code, p.message, p.hint) for p in form.problems(spec)]
     if problems or entry is None or train is None:
         raise _invalid_spec(problems)
     return ResolvedSpec(spec, entry, train, evaluation, facts_for(session, entry))

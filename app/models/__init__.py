@@ -5,6 +5,7 @@ from app.models.access import ApiKey, AuditRecord
 from app.models.jobs import Checkpoint, Job, JobEvent, JobLog, JobMetric, JobReport, Worker
 from app.models.scoring import Scorer
 from app.models.storage import Adapter, BaseModelRecord, Blob, BlobChunk, Dataset, StoredFile
+from app.models.uploads import DatasetUpload, DatasetUploadPart
 from app.models.webhooks import Webhook, WebhookDelivery
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "BlobChunk",
     "Checkpoint",
     "Dataset",
+    "DatasetUpload",
+    "DatasetUploadPart",
     "Job",
     "JobEvent",
     "JobLog",

@@ -14,11 +14,11 @@ from threading import Thread
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import Engine, bindparam, delete, exists, insert, select, update
+from sqlalchemy import Engine, bindparam, delete, exists, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.core.database import new_id, now_ms, reader
-from app.models import Blob, BlobChunk, Dataset, StoredFile
+from app.models import Blob, BlobChunk, Dataset, DatasetUploadPart, StoredFile
 from app.storage.free_space import check_free_space
 
 CHUNK_BYTES = 1 << 20
@@ -207,8 +207,11 @@ def collect_garbage(engine: Engine, limit: int = 100) -> int:
 
     Several processes may do this at the same time: each blob is removed by one of them.
     """
-    is_referenced = exists().where(StoredFile.blob_id == Blob.id) | exists().where(
-        Dataset.blob_id == Blob.id
+    is_referenced = or_(
+        *(
+            exists().where(owner.blob_id == Blob.id)
+            for owner in (StoredFile, Dataset, DatasetUploadPart)
+        )
     )
     is_orphan = (Blob.created_at < now_ms() - ORPHAN_MS) & ~is_referenced
     with reader(engine).connect() as connection:

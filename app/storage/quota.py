@@ -1,4 +1,4 @@
-"""The storage quota of a tenant: bytes of its datasets, adapters and checkpoints."""
+"""The storage quota of a tenant: bytes of its datasets, uploads, adapters and checkpoints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from app.core.errors import QuotaError
 from app.core.settings import Settings
-from app.models import Adapter, Checkpoint, Dataset, Job
+from app.models import Adapter, Checkpoint, Dataset, DatasetUpload, DatasetUploadPart, Job
 
 
 def check_storage_quota(
@@ -23,6 +23,9 @@ def check_storage_quota(
         select(func.coalesce(func.sum(Checkpoint.bytes), 0))
         .join(Job, Job.id == Checkpoint.job_id)
         .where(Job.tenant_id == tenant_id),
+        select(func.coalesce(func.sum(DatasetUploadPart.bytes), 0))
+        .join(DatasetUpload, DatasetUpload.id == DatasetUploadPart.upload_id)
+        .where(DatasetUpload.tenant_id == tenant_id),
     ]
     sizes = session.execute(select(*(each.scalar_subquery() for each in sums))).one()
     stored = sum(int(size) for size in sizes)
@@ -30,6 +33,6 @@ def check_storage_quota(
         more = f"; {further_bytes} more do not fit" if further_bytes else ""
         raise QuotaError(
             f"{stored} of {settings.quota_stored_bytes} bytes are in use{more}.",
-            hint="Delete datasets, adapters or jobs that you no longer need. Paused jobs keep "
-            "their checkpoints, and failed jobs keep theirs for one day.",
+            hint="Delete datasets, uploads, adapters or jobs that you no longer need. Paused jobs "
+            "keep their checkpoints, and failed jobs keep theirs for one day.",
         )

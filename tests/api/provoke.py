@@ -15,19 +15,21 @@ from typing import Any, NoReturn
 
 from httpx import Response
 from pydantic import SecretStr
-from sqlalchemy import event
+from sqlalchemy import event, update
 from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
 from app.auth.key_ring import Scope
+from app.core.database import now_ms, transaction
 from app.core.settings import Settings
 from app.domain.progress import Reported
 from app.job_queue import worker_api
 from app.job_queue.worker_api import Progress
 from app.main import create_app
+from app.models import DatasetUpload
 from tests.api.documented import Operation
-from tests.api.scene import UNKNOWN, Scene
-from tests.world import BASE_MODEL, World, claim_when_there
+from tests.api.scene import UNKNOWN, UPLOADS, Scene
+from tests.world import BASE_MODEL, World, claim_when_there, pairs
 
 Provoke = Callable[[Scene, Operation], Response]
 
@@ -67,10 +69,10 @@ def send_too_often(scene: Scene, operation: Operation) -> Response:
 
 def send_large_body(scene: Scene, operation: Operation) -> Response:
     size = 2 << 20
-    if operation.name == "create_dataset":
+    if operation.name in UPLOADS:
         size = scene.service.settings.max_upload_bytes + 1
     headers = {"Content-Length": str(size)}
-    if operation.name != "create_dataset":
+    if operation.name not in UPLOADS:
         headers["Content-Type"] = "application/json"
     return scene.send(operation, content=b"{", headers=headers)
 
@@ -214,6 +216,46 @@ def upload_to_full_disk(scene: Scene, operation: Operation) -> Response:
         return scene.send(operation, content=PAIR % b"another")
 
 
+def send_part(number: int, **more: Any) -> Provoke:
+    """Send this part of an upload that has part 1."""
+
+    def send(scene: Scene, operation: Operation) -> Response:
+        upload_id = scene.upload_id()
+        body = {"content": pairs(3, upload_id), **more}
+        return scene.send(operation, {"upload_id": upload_id, "number": str(number)}, **body)
+
+    return send
+
+
+def send_part_to_full_disk(scene: Scene, operation: Operation) -> Response:
+    upload_id = scene.upload_id()
+    with failing_database(scene, OSError(errno.ENOSPC, "no space left")):
+        return scene.send(operation, {"upload_id": upload_id, "number": "1"}, content=b"{}")
+
+
+def finish_on_full_disk(scene: Scene, operation: Operation) -> Response:
+    ids = {"upload_id": scene.upload_id()}
+    with failing_database(scene, OSError(errno.ENOSPC, "no space left")):
+        return scene.send(operation, ids)
+
+
+def use_upload_that_is_finishing(scene: Scene, operation: Operation) -> Response:
+    ids = {"upload_id": scene.upload_id(), "number": "1"}
+    with transaction(scene.service.engine) as session:
+        session.execute(
+            update(DatasetUpload)
+            .where(DatasetUpload.id == ids["upload_id"])
+            .values(status="finishing", finish_id="fin_1", finish_expires_at=now_ms() + 60_000)
+        )
+    return scene.send(operation, ids)
+
+
+def finish_twice(scene: Scene, operation: Operation) -> Response:
+    ids = {"upload_id": scene.upload_id()}
+    assert scene.send(operation, ids).status_code == 201
+    return scene.send(operation, ids)
+
+
 def delete_used_dataset(scene: Scene, operation: Operation) -> Response:
     job = scene.submit()
     return scene.send(operation, {"dataset_id": job["spec"]["train_dataset"]})
@@ -263,6 +305,15 @@ SPECIAL: dict[tuple[str, int], Provoke] = {
     ("create_dataset", 415): upload(b"<pair/>", **{"Content-Type": "text/xml"}),
     ("create_dataset", 507): upload_to_full_disk,
     ("delete_dataset", 409): delete_used_dataset,
+    ("put_upload_part", 200): send_part(1),
+    ("put_upload_part", 201): send_part(2),
+    ("put_upload_part", 409): use_upload_that_is_finishing,
+    ("put_upload_part", 415): send_part(2, headers={"Content-Type": "text/xml"}),
+    ("put_upload_part", 507): send_part_to_full_disk,
+    ("delete_upload", 409): use_upload_that_is_finishing,
+    ("finish_upload", 200): finish_twice,
+    ("finish_upload", 409): use_upload_that_is_finishing,
+    ("finish_upload", 507): finish_on_full_disk,
     ("merge_adapter", 409): merge_merged,
     ("get_merge", 200): get_merge,
 }

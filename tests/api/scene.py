@@ -25,7 +25,7 @@ from app.job_queue.lease import WriteContext
 from app.models import Job
 from tests import services
 from tests.api.documented import Operation
-from tests.world import BASE_MODEL, World
+from tests.world import BASE_MODEL, World, pairs
 
 ZEROES = "0" * 32
 UNKNOWN = {
@@ -34,6 +34,8 @@ UNKNOWN = {
     "adapter_id": f"ad_{ZEROES}",
     "key_id": f"key_{ZEROES}",
     "webhook_id": f"wh_{ZEROES}",
+    "upload_id": f"up_{ZEROES}",
+    "number": "1",
     "base_model_id": "no-such-model",
     "name": "worst_pairs",  # names a report, and could name a file
     "code": "no_such_code",
@@ -45,6 +47,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "create_api_key": {"name": "new", "scopes": ["jobs:read"]},
     "create_webhook": {"url": "http://localhost:9/"},
 }
+#: Operations whose body is a file.
+UPLOADS = ("create_dataset", "put_upload_part")
 JSONL = {"Content-Type": "application/x-ndjson"}
 FILES = {"adapter_config.json": b"{}"}
 
@@ -102,7 +106,7 @@ class Scene:
         key = more.pop("key", self.key)
         query = more.pop("query", QUERY.get(operation.name, ""))
         more["headers"] = {"Authorization": f"Bearer {key}", **more.get("headers", {})}
-        if operation.name == "create_dataset":
+        if operation.name in UPLOADS:
             more = {"content": b"not JSON", **more, "headers": {**JSONL, **more["headers"]}}
         elif operation.name in BODIES and "content" not in more:
             more = {"json": BODIES[operation.name], **more}
@@ -136,6 +140,14 @@ class Scene:
         """The id of a webhook."""
         return str(self.post("webhooks", json=BODIES["create_webhook"]).json()["id"])
 
+    def upload_id(self) -> str:
+        """The id of an upload with one part."""
+        upload_id = str(self.post("datasets/uploads").json()["id"])
+        url = f"/v1/datasets/uploads/{upload_id}/parts/1"
+        answer = self.client.put(url, content=pairs(3, upload_id), headers=JSONL)
+        assert answer.status_code == 201, answer.text
+        return upload_id
+
     def known_ids(self, operation: Operation) -> dict[str, str]:
         """An id of something that exists for each path parameter of the operation."""
         make: dict[str, Callable[[], str]] = {
@@ -145,6 +157,8 @@ class Scene:
             "key_id": lambda: str(self.client.get("/v1/api-keys").json()["data"][0]["id"]),
             "webhook_id": self.webhook_id,
             "base_model_id": lambda: BASE_MODEL,
+            "upload_id": self.upload_id,
+            "number": lambda: "2" if operation.name == "put_upload_part" else "1",
             "code": lambda: "job_not_found",
             "name": lambda: "estimate" if "/reports/" in operation.path else next(iter(FILES)),
         }  # fmt: skip

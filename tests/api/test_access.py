@@ -149,7 +149,10 @@ def test_ids_of_another_tenant_are_not_found_on_any_route(
     adapter_id = world.publish(lease, {"adapter_config.json": b"{}"})
     waiting = world.submit()
     key_id = client.get("/v1/api-keys").json()["data"][0]["id"]
+    upload_id = client.post("/v1/datasets/uploads").json()["id"]
     ids = {
+        "upload_id": upload_id,
+        "number": "1",
         "job_id": job["id"],
         "dataset_id": job["spec"]["train_dataset"],
         "adapter_id": adapter_id,
@@ -164,7 +167,7 @@ def test_ids_of_another_tenant_are_not_found_on_any_route(
     ]
     assert len(with_ids) >= 20
     for method, path in with_ids:
-        body: Any = {"name": "x"} if method == "PATCH" else None
+        body: Any = {"name": "x"} if method in ("PATCH", "PUT") else None
         query = {"base_model": BASE_MODEL} if path.endswith("/report") else None
         with subtests.test(f"{method} {path}"):
             url = path.format(**ids)
@@ -175,13 +178,16 @@ def test_ids_of_another_tenant_are_not_found_on_any_route(
     assert world.get(waiting)["status"] == "queued"
 
 
-@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/datasets", "/v1/adapters", "/v1/queue"])
+@pytest.mark.parametrize(
+    "path", ["/v1/jobs", "/v1/datasets", "/v1/datasets/uploads", "/v1/adapters", "/v1/queue"]
+)
 def test_lists_do_not_show_resources_of_another_tenant(
     world: World, client: TestClient, key_for: Callable[..., str], path: str
 ) -> None:
     world.submit()
     world.publish(world.claim(), {"adapter_config.json": b"{}"})
     world.submit()
+    client.post("/v1/datasets/uploads")
     assert client.get(path).json()["data"]
     assert client.get(path, headers=bearer(key_for("intruder"))).json()["data"] == []
 

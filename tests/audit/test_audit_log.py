@@ -43,6 +43,15 @@ def test_every_action_is_recorded(world: World, client: TestClient) -> None:
     client.delete(path)
     client.delete(f"/v1/jobs/{clone}")
     client.delete(f"/v1/datasets/{dataset_id}")
+    upload = client.post("/v1/datasets/uploads").json()["id"]
+    for _ in range(2):  # the second time nothing changes
+        client.put(
+            f"/v1/datasets/uploads/{upload}/parts/1?format=jsonl",
+            content=pairs(3),
+            headers={"Content-Type": "application/octet-stream"},
+        )
+    finished = client.post(f"/v1/datasets/uploads/{upload}/finish").json()["id"]
+    client.delete(f"/v1/datasets/uploads/{upload}")
     key = client.post("/v1/api-keys", json={"name": "ci", "scopes": ["jobs:read"]}).json()["id"]
     client.delete(f"/v1/api-keys/{key}")
     assert recorded_actions(client) == [
@@ -59,6 +68,10 @@ def test_every_action_is_recorded(world: World, client: TestClient) -> None:
         ("job.delete", job["id"]),
         ("job.delete", clone),
         ("dataset.delete", dataset_id),
+        ("upload.create", upload),
+        ("upload.part", upload),
+        ("dataset.upload", finished),
+        ("upload.delete", upload),
         ("api_key.create", key),
         ("api_key.revoke", key),
     ]

@@ -147,7 +147,7 @@ def test_things_are_deleted(run: Run, world: World, dataset: str) -> None:
 def test_queue_says_why_jobs_wait(run: Run, job: dict[str, Any]) -> None:
     done = run("queue")
     (line,) = [line for line in done.stdout.splitlines() if job["id"] in line]
-    assert "no worker is alive" in line
+    assert "no worker is running" in line
     assert done.stderr == "0 workers, 0 of 0 slots busy\n"
     waiting = json.loads(run("queue", "--json").stdout)["data"]
     assert job["id"] in [item["job_id"] for item in waiting]
@@ -260,7 +260,7 @@ def test_digits_of_many_ids_or_of_none_are_refused(
 def test_what_is_no_id_is_a_usage_error(run: Run, text: str) -> None:
     done = run("jobs", "get", text)
     assert done.exit_code == 2, done.exception
-    assert "is no id of a job" in done.stderr
+    assert "is not the id of a job" in done.stderr
 
 
 def test_written_spec_is_submitted(run: Run, dataset: str, tmp_path: Path) -> None:

@@ -315,6 +315,25 @@ def test_gzipped_dataset_is_uploaded_and_listed(run: Run, tmp_path: Path) -> Non
     assert f"{dataset['id']}  more.jsonl.gz" in run("datasets", "list").stdout
 
 
+def test_shards_are_uploaded_with_a_mapping_and_what_was_left_out_is_shown(
+    run: Run, tmp_path: Path
+) -> None:
+    row = '{"question": "q%d", "good": "a", "bad": "%s", "note": "n%d"}\n'
+    for number in (1, 2):
+        text = row % (number, "b", number) + row % (number, "a", number)
+        (tmp_path / f"{number}.jsonl").write_text(text)
+    mapping = [f"--column={part}" for part in ("prompt=question", "chosen=good", "rejected=bad")]
+    options = (*mapping, "--ignore-column=note", "--on-invalid=skip")
+    done = run("datasets", "upload", tmp_path, *options)
+    assert done.exit_code == 0, done.stderr
+    shown = dict(line.strip().split(maxsplit=1) for line in done.stdout.splitlines())
+    assert (shown["pairs"], shown["skipped"]) == ("2", "2 identical_pair")
+    assert "warning: " in done.stderr
+    wrong = run("datasets", "upload", tmp_path, "--column=prompt")
+    assert wrong.exit_code == 2
+    assert "prompt=question" in wrong.stderr
+
+
 def test_file_that_was_uploaded_before_is_told_from_a_new_one(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "again.jsonl"
     path.write_bytes(pairs(7, " again"))
@@ -323,7 +342,7 @@ def test_file_that_was_uploaded_before_is_told_from_a_new_one(run: Run, tmp_path
     assert (first.exit_code, first.stderr) == (0, "")
     assert second.exit_code == 0
     assert second.stdout == first.stdout
-    assert second.stderr.startswith("This file is here already, since ")
+    assert second.stderr.startswith("This file was already uploaded, at ")
     assert second.stderr.endswith(" under the name first.\n")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.world import BASE_MODEL
+from tests.world import BASE_MODEL, pairs
 
 DOCUMENT = json.loads((Path(__file__).parents[2] / "docs" / "openapi.json").read_text())
 _ZEROES = "0" * 32
@@ -26,6 +26,13 @@ class Ids:
     key: str = f"key_{_ZEROES}"
     webhook: str = f"wh_{_ZEROES}"
     base_model: str = "no-such-model"
+    upload: str = f"up_{_ZEROES}"
+
+    def pairs_file(self) -> Path:
+        """A file to upload."""
+        path = self.directory / "part.jsonl"
+        path.write_bytes(pairs(2))
+        return path
 
 
 Call = Callable[[Any, Ids], Any]
@@ -57,6 +64,14 @@ CALLS: dict[str, Call] = {
     "get_queue": lambda client, ids: list(client.queue.list()),
     "list_workers": lambda client, ids: list(client.workers.list()),
     "create_dataset": lambda client, ids: client.datasets.upload(ROWS),
+    "open_upload": lambda client, ids: client.datasets.uploads.create(name="shards"),
+    "list_uploads": lambda client, ids: list(client.datasets.uploads.list()),
+    "get_upload": lambda client, ids: client.datasets.uploads.get(ids.upload),
+    "put_upload_part": lambda client, ids: client.datasets.uploads.put(
+        ids.upload, 1, ids.pairs_file()
+    ),
+    "finish_upload": lambda client, ids: client.datasets.uploads.finish(ids.upload),
+    "delete_upload": lambda client, ids: client.datasets.uploads.delete(ids.upload),
     "list_datasets": lambda client, ids: list(client.datasets.list()),
     "get_dataset": lambda client, ids: client.datasets.get(ids.dataset),
     "delete_dataset": lambda client, ids: client.datasets.delete(ids.dataset),

@@ -68,7 +68,7 @@ def bad_line(upstream: str, script: Script) -> Iterator[Line]:
                 return
             self._forward(passed, fault)
 
-        do_GET = do_HEAD = do_POST = do_PATCH = do_DELETE = handle_any
+        do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
 
         def _forward(self, passed: Passed, fault: Fault | None) -> None:
             headers = {k: v for k, v in passed.headers.items() if k.lower() not in _HOP}

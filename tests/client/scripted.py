@@ -76,7 +76,7 @@ def scripted(*answers: Answer) -> Iterator[Scripted]:
             if self.command != "HEAD" and found.status not in (204, 304):
                 self.wfile.write(content)
 
-        do_GET = do_POST = do_PATCH = do_DELETE = do_HEAD = answer
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = answer
 
         def _read_body(self) -> None:
             if self.headers.get("Transfer-Encoding") == "chunked":

@@ -55,7 +55,7 @@ def test_every_card_of_plaudit_is_read(variant: dict[str, object]) -> None:
 def test_base_of_the_card_is_used_where_it_can_be_had() -> None:
     hub = read_program(scoring_program(SUMMARY | {"revision": "0123abc"}), None)
     assert "base = snapshot_download(" in ast.unparse(hub.loading)
-    with pytest.raises(ModelCardError, match="on no hub") as caught:
+    with pytest.raises(ModelCardError, match="not on a hub") as caught:
         read_program(CARD, None)
     assert "base=" in str(caught.value.hint)
 
@@ -129,7 +129,7 @@ def test_program_that_does_anything_else_is_not_run(line: str) -> None:
     ("card", "reason"),
     [
         ("# A card", "shows no scoring program"),
-        ("```python\nx = (\n```", "no Python"),
+        ("```python\nx = (\n```", "not valid Python"),
         (CARD.replace("\nprompt = ", "\nquestion = "), "does not set prompt once"),
         (CARD.replace("\nprint(", "\nprompt = 1\nprint("), "does not set prompt once"),
         (CARD.replace("scores = model", "rewards = model"), "does not set scores once"),

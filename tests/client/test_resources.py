@@ -30,6 +30,7 @@ from plaudit import (
     NotFoundError,
     TooLargeError,
     UnauthorizedError,
+    _part_files,
 )
 from tests.client.calls import ASKED_FIRST, CALLS, Ids, operations
 from tests.client.conftest import Connect
@@ -137,6 +138,71 @@ def test_what_are_no_rows_is_refused_before_it_is_stored(
     with pytest.raises((TypeError, ValueError), match=message):
         client.datasets.upload(rows)
     assert list(client.datasets.list()) == []
+
+
+SHARDS: dict[str, Callable[[Path], None]] = {
+    "train-2.jsonl.gz": lambda path: path.write_bytes(gzip.compress(pairs(2, " second"))) and None,
+    "train-10.parquet": parquet,
+    "train-1.jsonl": lambda path: path.write_bytes(pairs(3, " first")) and None,
+    "README.md": lambda path: path.write_text("# shards") and None,
+    "dataset_info.json": lambda path: path.write_text("{}") and None,
+}
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    directory = tmp_path / "shards"
+    directory.mkdir()
+    for name, write in SHARDS.items():
+        write(directory / name)
+    return directory
+
+
+def test_directory_of_shards_becomes_one_dataset(
+    client: Any, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_part_files, "LARGE_BYTES", 100)
+    monkeypatch.setattr(_part_files, "PART_BYTES", 100)  # train-1.jsonl becomes two parts
+    sizes: list[int] = []
+    dataset = client.datasets.upload(shards, on_bytes=sizes.append)
+    assert (dataset.name, dataset.pair_count, dataset.is_new) == ("shards", 10, True)
+    assert sum(sizes) == dataset.upload_bytes
+    prompts = [row["prompt"] for row in client.datasets.preview(dataset.id, 10).data]
+    assert prompts == [
+        *(f"Question {i} first?" for i in range(3)),
+        *(f"Question {i} second?" for i in range(2)),
+        *(f"q{i}" for i in range(5)),
+    ]
+    files = [shards / name for name in ("train-1.jsonl", "train-2.jsonl.gz", "train-10.parquet")]
+    assert client.datasets.upload(files).id == dataset.id
+
+
+def test_interrupted_upload_is_continued(client: Any, shards: Path) -> None:
+    good = (shards / "train-10.parquet").read_bytes()
+    (shards / "train-10.parquet").write_bytes(b"PAR1, cut")
+    with pytest.raises(InvalidRequestError) as caught:
+        client.datasets.upload(shards)
+    (note,) = caught.value.__notes__
+    upload_id = note.split("'")[1]
+    before = client.datasets.uploads.get(upload_id).parts
+    (shards / "train-10.parquet").write_bytes(good)
+    assert client.datasets.upload(shards, resume=upload_id).pair_count == 10
+    assert [part.created_at for part in before] != []
+    (found,) = client.datasets.uploads.list()
+    assert (found.id, found.status) == (upload_id, "finished")
+
+
+def test_rows_are_read_as_the_caller_says(client: Any) -> None:
+    rows = [{"q": f"q{i}", "a": "good", "b": "bad", "note": f"n{i}"} for i in range(3)]
+    same = {"q": "q", "a": "same", "b": "same", "note": ""}
+    dataset = client.datasets.upload(
+        [*rows, same],
+        columns={"prompt": "q", "chosen": "a", "rejected": "b"},
+        ignore_columns=["note"],
+        on_invalid="skip",
+    )
+    assert (dataset.pair_count, dataset.ignored_columns) == (3, ["note"])
+    assert [(each.code, each.count) for each in dataset.skipped] == [("identical_pair", 1)]
 
 
 def test_lone_surrogate_is_refused_with_its_line(client: Any) -> None:

@@ -322,6 +322,8 @@ def test_summary_says_what_was_in_the_file() -> None:
         "has_margin": True,
         "has_tools": False,
         "is_rendered": False,
+        "rows_by_pairs": {},
+        "skippable_share": 0.0,
         "slices": {"s": 1},
         "ignored_columns": ["id"],
         "skipped": [],

@@ -555,6 +555,34 @@ def test_upload_without_a_usable_row_is_refused() -> None:
     assert [row.code for row in error.rows] == ["empty_dataset"] + ["identical_pair"] * 3
 
 
+@pytest.mark.parametrize(
+    "turn",
+    [
+        "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n",
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nQ<|eot_id|>",
+        "<s>[INST] Q [/INST]",
+        "<bos><start_of_turn>user\nQ<end_of_turn>\n",
+        "<|user|>\nQ</s>\n<|assistant|>\n",
+        "<｜User｜>Q<｜Assistant｜>",
+        "<|start|>user<|message|>Q<|end|>",
+        "<|start_of_role|>user<|end_of_role|>Q<|end_of_text|>",
+    ],
+)
+@pytest.mark.parametrize("has_prompt", [True, False])
+def test_texts_that_are_rendered_already_are_recognised(turn: str, *, has_prompt: bool) -> None:
+    replies = {"chosen": "good", "rejected": "bad"}
+    if not has_prompt:
+        replies = {side: turn + text for side, text in replies.items()}
+    row = {"prompt": turn, **replies} if has_prompt else replies
+    assert read([row] * 3)[1].is_rendered
+    assert not read([GOOD_ROW] * 2 + [row | GOOD_ROW])[1].is_rendered
+
+
+def test_ranked_rows_are_counted_by_the_pairs_that_they_give() -> None:
+    rows = [{"instruction": f"q{n}", "output": [f"r{i}" for i in range(n)]} for n in (2, 4, 2)]
+    assert read(rows)[1].rows_by_pairs == {1: 2, 6: 1}
+
+
 # --- nothing is lost in silence -----------------------------------------------------------------
 
 names = st.sampled_from(sorted(MEANINGFUL)) | st.sampled_from(

@@ -6,6 +6,7 @@ from typing import Any
 
 from app.domain.plan import BaseModelFacts, DatasetRef
 from app.domain.spec import RewardJobSpec
+from app.domain.text_format import DataForm
 
 WIDTH, INNER = 32, 64
 
@@ -96,6 +97,11 @@ def mixture(**changes: Any) -> BaseModelFacts:
             **changes,
         }
     )
+
+
+#: Texts without prompts, which are tokenised as they are, and messages.
+TEXT = DataForm(has_texts=True, texts_have_prompts=False)
+CONVERSATIONS = DataForm(has_conversations=True)
 
 
 def dataset(pair_count: int = 100) -> DatasetRef:

@@ -12,14 +12,24 @@ from jinja2 import Template
 from app.domain.compiler import batch_split, compile_plan, planned_steps
 from app.domain.paths import matches, shortest_names
 from app.domain.plan import BaseModelFacts, TrainingPlan
+from app.domain.spec_problems import SpecRejectedError
 from app.domain.templates import PLAIN_LINES
-from tests.domain.base_model_facts import dataset, decoder, encoder, job, mixture
+from app.domain.text_format import DataForm
+from tests.domain.base_model_facts import (
+    CONVERSATIONS,
+    TEXT,
+    dataset,
+    decoder,
+    encoder,
+    job,
+    mixture,
+)
 
 
 def plan_of(
-    facts: BaseModelFacts, *, data_format: str = "text", evaluation: Any = None, **spec: Any
+    facts: BaseModelFacts, *, form: DataForm = TEXT, evaluation: Any = None, **spec: Any
 ) -> TrainingPlan:
-    return compile_plan(job(**spec), "hub", facts, dataset(), evaluation, data_format)
+    return compile_plan(job(**spec), "hub", facts, dataset(), evaluation, form)
 
 
 def test_head_is_saved_by_its_full_path_and_never_adapted():
@@ -56,32 +66,49 @@ def test_dora_counts_one_magnitude_per_output():
 
 
 @pytest.mark.parametrize(
-    ("facts", "data_format", "token"),
+    ("facts", "form", "token"),
     [
-        (decoder(), "text", ("<pad>", 0)),
+        (decoder(), TEXT, ("<pad>", 0)),
         (
             decoder(pad_token=None, pad_token_id=None, spare_pad_tokens={"<a>": 300, "<b>": 299}),
-            "text",
+            TEXT,
             ("<b>", 299),
         ),
-        (decoder(pad_token="</s>", pad_token_id=2), "conversational", ("</s>", 2)),
-        (decoder(pad_token=None, pad_token_id=None), "conversational", ("</s>", 2)),
+        (decoder(pad_token="</s>", pad_token_id=2), CONVERSATIONS, ("</s>", 2)),
+        (decoder(pad_token=None, pad_token_id=None), CONVERSATIONS, ("</s>", 2)),
+        (decoder(pad_token_id=400, spare_pad_tokens={"<a>": 300}), TEXT, ("<a>", 300)),
+        (
+            decoder(final_token_id=0, spare_pad_tokens={"<pad>": 0, "<a>": 300}),
+            CONVERSATIONS,
+            ("<a>", 300),
+        ),
+        (decoder(final_token_id=0), TEXT, ("<pad>", 0)),
     ],
-    ids=["own", "spare", "eos-in-a-conversation", "none-in-a-conversation"],
-)
-def test_pad_token_differs_from_eos_for_plain_text(
-    facts: BaseModelFacts, data_format: str, token: tuple[str, int]
-):
-    tokenization = plan_of(facts, data_format=data_format).tokenization
+    ids=["own", "spare", "eos-in-a-conversation", "none-in-a-conversation", "own-without-a-row",
+         "own-ends-a-conversation", "own-ends-no-text"],
+)  # fmt: skip
+def test_pad_token_ends_no_text(facts: BaseModelFacts, form: DataForm, token: tuple[str, int]):
+    tokenization = plan_of(facts, form=form).tokenization
     assert (tokenization.pad_token, tokenization.pad_token_id) == token
+
+
+def test_conversation_that_ends_in_the_only_pad_token_is_refused():
+    facts = decoder(pad_token="</s>", pad_token_id=2, final_token_id=2)
+    with pytest.raises(SpecRejectedError, match="The cause is the model and not the data"):
+        plan_of(facts, form=CONVERSATIONS)
+
+
+def test_rows_of_the_embedding_are_planned_only_if_a_token_lies_beyond_them():
+    assert "embedding_rows" not in plan_of(decoder()).tokenization.model_dump()
+    assert plan_of(decoder(max_token_id=320)).tokenization.embedding_rows == 320
 
 
 def test_conversations_use_the_template_of_the_model_or_a_plain_one():
     assert plan_of(decoder()).tokenization.chat_template is None
-    chat = plan_of(decoder(), data_format="conversational").tokenization
+    chat = plan_of(decoder(), form=CONVERSATIONS).tokenization
     assert chat.chat_template == decoder().chat_template
     assert not chat.append_eos
-    plain = plan_of(encoder(), data_format="conversational").tokenization
+    plain = plan_of(encoder(), form=CONVERSATIONS).tokenization
     assert plain.chat_template == PLAIN_LINES
 
 
@@ -94,7 +121,7 @@ def test_conversations_use_the_template_of_the_model_or_a_plain_one():
     ],
 )
 def test_plain_template_adds_the_tokens_of_the_tokenizer(around: tuple[str, str], rendered: str):
-    plan = plan_of(encoder(tokens_around=around), data_format="conversational").tokenization
+    plan = plan_of(encoder(tokens_around=around), form=CONVERSATIONS).tokenization
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     assert Template(plan.chat_template or "", keep_trailing_newline=True).render(
         messages=messages

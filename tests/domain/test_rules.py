@@ -16,17 +16,29 @@ from app.domain.plan import BaseModelFacts
 from app.domain.rules import check
 from app.domain.spec import LoraSpec, RewardJobSpec, TrainingSpec
 from app.domain.spec_problems import SpecProblem, SpecRejectedError
-from tests.domain.base_model_facts import dataset, decoder, encoder, job, mixture
+from app.domain.text_format import DataForm, TextFormat
+from tests.domain.base_model_facts import (
+    CONVERSATIONS,
+    TEXT,
+    dataset,
+    decoder,
+    encoder,
+    job,
+    mixture,
+)
 
 LLAMA, BERT, MOE = decoder(), encoder(), mixture()
 PAD_IS_EOS = {"pad_token": "</s>", "pad_token_id": 2}
 
 
 def problems(
-    spec: dict[str, Any], facts: BaseModelFacts, pairs: int = 100, data_format: str = "text"
+    spec: dict[str, Any],
+    facts: BaseModelFacts,
+    pairs: int = 100,
+    text_format: TextFormat | None = "raw",
 ) -> list[SpecProblem]:
     try:
-        check(job(**spec), facts, dataset(pairs), data_format)
+        check(job(**spec), facts, dataset(pairs), text_format)
     except SpecRejectedError as rejected:
         return rejected.problems
     return []
@@ -101,10 +113,16 @@ REJECTED: list[Any] = [
     pytest.param(lora(modules_to_save=["heads"]),
                  decoder(modules={**LLAMA.modules, "heads": 5, "heads.0": 2, "heads.1": 3}),
                  "/lora/modules_to_save/0", "module_is_a_list", "2 modules", id="V19-module-list"),
-    pytest.param({}, decoder(max_token_id=320), "/base_model", "token_outside_embedding",
-                 "token ids up to 320", id="V23-token-outside-embedding"),
-    pytest.param({}, decoder(pad_token_id=400), "/base_model", "token_outside_embedding",
-                 "ids up to 400", id="V23-pad-outside-embedding"),
+    pytest.param({}, decoder(eos_token_id=320), "/base_model", "token_outside_embedding",
+                 "'</s>', which is token 320", id="V23-eos-outside-embedding"),
+    pytest.param({}, decoder(pad_token_id=400), "/base_model", "pad_is_eos", "'</s>'",
+                 id="V23-pad-outside-embedding"),
+    pytest.param(training(pad_token="<b>"), decoder(special_tokens={"<a>": 9, "</s>": 2}),
+                 "/training/pad_token", "pad_token_unknown", "'<b>' is no special token",
+                 id="V5-unknown-pad-token"),
+    pytest.param(training(pad_token="</s>"), decoder(special_tokens={"<a>": 9, "</s>": 2}),
+                 "/training/pad_token", "pad_token_ends_text", "every text ends in '</s>'",
+                 id="V5-eos-as-pad-token"),
     pytest.param({}, decoder(**PAD_IS_EOS), "/base_model", "pad_is_eos", "'</s>'",
                  id="V5-pad-is-eos"),
     pytest.param({}, decoder(pad_token=None, pad_token_id=None), "/base_model", "pad_is_eos",
@@ -178,25 +196,34 @@ def test_hint_for_an_unknown_target_lists_the_linear_layers():
 
 
 ACCEPTED: list[Any] = [
-    pytest.param({}, LLAMA, "text", id="defaults"),
-    pytest.param({}, BERT, "conversational", id="V24-encoder-without-template"),
-    pytest.param({}, decoder(**PAD_IS_EOS), "conversational", id="V5-pad-is-eos-in-a-chat"),
-    pytest.param({}, decoder(**PAD_IS_EOS, spare_pad_tokens={"<|reserved_0|>": 300}), "text",
+    pytest.param({}, LLAMA, "raw", id="defaults"),
+    pytest.param({}, BERT, None, id="V24-encoder-without-template"),
+    pytest.param({}, decoder(**PAD_IS_EOS), None, id="V5-pad-is-eos-in-a-chat"),
+    pytest.param({}, decoder(**PAD_IS_EOS, spare_pad_tokens={"<|reserved_0|>": 300}), "raw",
                  id="V5-spare-pad-token"),
-    pytest.param({}, encoder(), "text", id="V22-no-eos"),
-    pytest.param(lora(modules_to_save=["score"]), LLAMA, "text", id="V7-head-named-by-the-user"),
-    pytest.param(lora(modules_to_save=["classifier", "bert.pooler"]), BERT, "text",
+    pytest.param({}, encoder(), "raw", id="V22-no-eos"),
+    pytest.param({}, decoder(max_token_id=320), "raw", id="V23-unused-token-outside-embedding"),
+    pytest.param(training(pad_token="<a>"), decoder(**PAD_IS_EOS, special_tokens={"<a>": 9}),
+                 "raw", id="V5-named-pad-token"),
+    pytest.param(lora(modules_to_save=["classifier"]),
+                 encoder(new_modules=["classifier", "pre_classifier"],
+                         modules={**BERT.modules, "pre_classifier": 9}), "raw",
+                 id="V7-head-with-a-sibling"),
+    pytest.param(lora(modules_to_save=["score"]), LLAMA, "raw", id="V7-head-named-by-the-user"),
+    pytest.param(lora(modules_to_save=["classifier", "bert.pooler"]), BERT, "raw",
                  id="V7-module-around-a-new-one"),
-    pytest.param(lora(dropout=0.1, use_dora=True), MOE, "text", id="V14-dropout-and-dora"),
-    pytest.param(lora(target_modules=["q_proj", "layers.1.mlp.up_proj"]), LLAMA, "text",
+    pytest.param(lora(dropout=0.1, use_dora=True), MOE, "raw", id="V14-dropout-and-dora"),
+    pytest.param(lora(target_modules=["q_proj", "layers.1.mlp.up_proj"]), LLAMA, "raw",
                  id="V12-leaf-and-path"),
-    pytest.param(lora(r=32, init="orthogonal"), LLAMA, "text", id="V10-rank-of-the-layer"),
+    pytest.param(lora(r=32, init="orthogonal"), LLAMA, "raw", id="V10-rank-of-the-layer"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("spec", "facts", "data_format"), ACCEPTED)
-def test_valid_spec_is_accepted(spec: dict[str, Any], facts: BaseModelFacts, data_format: str):
-    assert problems(spec, facts, data_format=data_format) == []
+@pytest.mark.parametrize(("spec", "facts", "text_format"), ACCEPTED)
+def test_valid_spec_is_accepted(
+    spec: dict[str, Any], facts: BaseModelFacts, text_format: TextFormat | None
+):
+    assert problems(spec, facts, text_format=text_format) == []
 
 
 UNSUPPORTED: list[Any] = [
@@ -248,8 +275,8 @@ def test_options_that_would_silently_break_a_model_do_not_exist(model: Any, fiel
     assert {str(error["loc"][0]) for error in caught.value.errors()} == {name}
 
 
-@pytest.mark.parametrize("data_format", ["text", "conversational"])
-def test_invalid_spec_is_not_compiled(data_format: str):
+@pytest.mark.parametrize("form", [TEXT, CONVERSATIONS])
+def test_invalid_spec_is_not_compiled(form: DataForm):
     spec = job(lora={"target_modules": ["zzz"]})
     with pytest.raises(SpecRejectedError, match="/lora/target_modules/0"):
-        compile_plan(spec, "hub", LLAMA, dataset(), None, data_format)
+        compile_plan(spec, "hub", LLAMA, dataset(), None, form)

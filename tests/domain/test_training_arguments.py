@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from app.domain.compiler import compile_plan
 from app.domain.plan import TrainingPlan
-from tests.domain.base_model_facts import dataset, decoder, job
+from tests.domain.base_model_facts import TEXT, dataset, decoder, job
 
 
 def plan_of(**spec: object) -> TrainingPlan:
-    return compile_plan(job(**spec), "hub", decoder(), dataset(), None, "text")
+    return compile_plan(job(**spec), "hub", decoder(), dataset(), None, TEXT)
 
 
 def test_lora_arguments_are_those_of_the_plan():

@@ -8,8 +8,10 @@ from typing import Any
 
 from app.domain.compiler import compile_plan
 from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
+from app.domain.rows import replies_of
 from app.domain.spec import RewardJobSpec
-from tests.domain.base_model_facts import dataset, job
+from app.domain.text_format import DataForm
+from tests.domain.base_model_facts import CONVERSATIONS, TEXT, dataset, job
 from tests.model_factories.pairs import make_pairs, write_rows
 from worker.ipc.order import WorkOrder
 from worker.reward_model.file_digests import model_digest
@@ -82,9 +84,10 @@ def make_plan(
     eval_rows: list[dict[str, Any]] | None = None,
     training: dict[str, Any] | None = None,
     lora: dict[str, Any] | None = None,
+    form: DataForm | None = None,
     **spec: Any,
 ) -> TrainingPlan:
-    """Compile a plan as the service does."""
+    """Compile a plan as the service does; texts are tokenised as they are unless ``form`` says."""
     train = DatasetRef(id="ds_" + "a" * 32, sha256="a" * 64, pair_count=len(rows))
     evaluation = None
     if eval_rows:
@@ -100,10 +103,11 @@ def make_plan(
             **spec,
         }
     )
-    data_format = "text" if isinstance(rows[0]["chosen"], str) else "conversational"
-    return compile_plan(job, "local:tiny", facts, train, evaluation, data_format)
+    is_text = isinstance(replies_of(rows[0])[0], str)
+    form = form or (TEXT if is_text else CONVERSATIONS)
+    return compile_plan(job, "local:tiny", facts, train, evaluation, form)
 
 
 def make_text_plan(facts: BaseModelFacts, **spec: Any) -> TrainingPlan:
     """Compile a plan for plain text pairs from a minimal spec with changes."""
-    return compile_plan(job(**spec), "hub", facts, dataset(), None, "text")
+    return compile_plan(job(**spec), "hub", facts, dataset(), None, TEXT)

@@ -10,11 +10,13 @@ from tests.model_factories.architectures import (
     EOS,
     IM_END,
     PAD,
+    UNK,
     VOCAB_ROWS,
     make_base_model,
     make_tokenizer,
 )
 from tests.model_factories.orders import facts_of, make_text_plan
+from worker.reward_model.pair_tokenizer import load_tokenizer
 
 
 def _with_tokens(*tokens: str) -> Any:
@@ -56,7 +58,27 @@ def test_second_end_of_text_can_pad_only_if_it_ends_no_generation(tmp_path: Path
     }
     ends = {"eos_token_id": [IM_END, token_id]}
     (tmp_path / "generation_config.json").write_text(json.dumps(ends))
+    # A byte-level tokenizer never needs its unknown token.
+    assert facts_of(tmp_path, chat_template=template).spare_pad_tokens == {"<unk>": UNK}
+
+
+def test_row_of_the_embedding_without_a_token_can_pad(tmp_path: Path):
+    tokenizer = make_tokenizer(pad_token="</s>", unk_token=None)
+    template = "{{ messages }}<pad>"
+    make_base_model(tmp_path, "llama", tokenizer=tokenizer)
+    facts = facts_of(tmp_path, chat_template=template)
+    assert facts.spare_pad_tokens == {"<|pad|>": len(tokenizer)}
+    plan = make_text_plan(facts).tokenization
+    assert load_tokenizer(tmp_path, plan).pad_token_id == len(tokenizer) < VOCAB_ROWS
+    make_base_model(tmp_path, "llama", tokenizer=tokenizer, vocab_size=len(tokenizer))
     assert facts_of(tmp_path, chat_template=template).spare_pad_tokens == {}
+
+
+def test_last_token_of_conversations_is_found(tmp_path: Path):
+    make_base_model(tmp_path, "llama")
+    ends = "{% for m in messages %}{{ m.content }}{% endfor %}{{ eos_token }}"
+    assert facts_of(tmp_path, chat_template=ends).final_token_id == EOS
+    assert facts_of(tmp_path, chat_template="{{ raise_exception('no') }}").final_token_id is None
 
 
 def test_token_without_an_embedding_row_cannot_pad(tmp_path: Path):

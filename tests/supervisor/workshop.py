@@ -27,6 +27,7 @@ from app.models import Dataset, Job, JobEvent, StoredFile
 from app.storage import blobs
 from app.storage.blobs import BlobWriter
 from tests.base_models.model_sources import model
+from tests.domain.base_model_facts import TEXT
 from tests.services import wait_until
 from tests.supervisor.fake_trainer import adapter_bytes
 from tests.world import FACTS
@@ -85,7 +86,7 @@ class Workshop:
             FACTS,
             DatasetRef(id=self.dataset_id, sha256="0" * 64, pair_count=20),
             None,
-            "text",
+            TEXT,
         )
         with transaction(self.engine) as session:
             return transitions.insert_job(

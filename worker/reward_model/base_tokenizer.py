@@ -16,6 +16,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from worker.reward_model.model_config import load_config
+
 TOKENIZER_FILE = "tokenizer.json"
 #: Text that pre-tokenisers split differently: numbers, spaces, lines, apostrophes, other scripts.
 _SAMPLE_TEXTS = (
@@ -33,7 +35,10 @@ _MAX_SAMPLED_SPECIAL_TOKENS = 16
 def load_base_tokenizer(model_dir: str | Path, *, from_file: bool) -> PreTrainedTokenizerBase:
     """Load the tokenizer that transformers builds, or with ``from_file`` exactly tokenizer.json."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        str(model_dir), local_files_only=True, trust_remote_code=False
+        str(model_dir),
+        config=load_config(model_dir),
+        local_files_only=True,
+        trust_remote_code=False,
     )
     if not from_file:
         return tokenizer

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+
 from app.domain.lifecycle import FailureCode
+
+#: Text of the error of torch's allocator for the CPU, which has no type of its own.
+CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 
 
 class TrainerError(Exception):
@@ -29,3 +34,8 @@ class StoppedError(Exception):
 def unsupported_model(detail: str) -> TrainerError:
     """Return the error for a base model that cannot become a reward model."""
     return TrainerError(FailureCode.MODEL_UNSUPPORTED, detail)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine had no memory left, so that a smaller batch may help."""
+    return isinstance(error, torch.OutOfMemoryError) or CPU_OUT_OF_MEMORY in str(error)

@@ -14,6 +14,8 @@ from app.domain.lifecycle import FailureCode
 from app.domain.paths import is_inside
 from app.domain.plan import TrainingPlan
 from worker.reward_model.errors import TrainerError
+from worker.reward_model.mixed_precision import use_float32_head
+from worker.reward_model.model_config import load_config
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ def load_classifier(
 ) -> tuple[PreTrainedModel, set[str]]:
     """Load a model and return it with the keys of the parameters that its files lack.
 
-    Parameters of another shape count as absent with ``ignore_mismatched_sizes``. Quantisation
-    leaves out ``head_modules``.
+    Parameters of another shape count as absent with ``ignore_mismatched_sizes``. ``head_modules``
+    are neither quantised nor computed in bfloat16.
     """
     more: dict[str, Any] = {}
     if device_config.device == "cuda":
@@ -83,7 +85,7 @@ def load_classifier(
     loaded: tuple[PreTrainedModel, dict[str, Any]] = (
         AutoModelForSequenceClassification.from_pretrained(
             model_dir,
-            num_labels=1,
+            config=load_config(model_dir),
             dtype=device_config.dtype,
             use_safetensors=True,
             local_files_only=True,
@@ -95,6 +97,8 @@ def load_classifier(
     )
     model, info = loaded
     model.config.get_text_config().use_cache = False
+    if device_config.bf16:
+        use_float32_head(model, head_modules)
     return model, {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
 
 

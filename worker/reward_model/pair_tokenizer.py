@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib.metadata import version
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,11 @@ from transformers import PreTrainedTokenizerBase
 
 from app.domain.lifecycle import FailureCode
 from app.domain.plan import TokenizationPlan
+from app.domain.rows import as_conversation, replies_of
 from worker.reward_model.base_tokenizer import load_base_tokenizer
 from worker.reward_model.chat_template import render_chats
 from worker.reward_model.errors import TrainerError
-from worker.reward_model.special_tokens import tokens_around
+from worker.reward_model.special_tokens import add_pad_token, tokens_around
 
 REPLIES = ("chosen", "rejected")
 #: What chat templates call the reasoning of a message.
@@ -42,9 +42,11 @@ class PairTokenizer:
         self.is_conversational = data_format == "conversational"
         self._model_dir = Path(model_dir)
         self.tokenizer = load_tokenizer(model_dir, plan)
+        self._start = tokens_around(self.tokenizer)[0]
         # Tokenizers recognise special tokens anywhere in a text; one from a user can end a turn.
         special = {t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special}
-        self._special = re.compile("|".join(map(re.escape, sorted(special))) or r"(?!)")
+        self._special_texts = tuple(sorted(special))
+        self._special = re.compile("|".join(map(re.escape, self._special_texts)) or r"(?!)")
 
     def identity(self) -> dict[str, Any]:
         """Return everything that the token ids of a text depend on."""
@@ -63,8 +65,8 @@ class PairTokenizer:
             "is_conversational": self.is_conversational,
         }
 
-    def render(self, row: dict[str, Any], replies: Sequence[str] = REPLIES) -> list[str]:
-        """Return the texts of the prompt with each reply; ``replies`` are their keys in the row.
+    def render(self, row: dict[str, Any]) -> list[str]:
+        """Return the texts of the prompt with each reply: chosen and rejected, or the ranked ones.
 
         Raises:
             TemplateTooCostlyError: the chat template exceeds a limit.
@@ -72,13 +74,18 @@ class PairTokenizer:
                 tools, its tool calls, or the reasoning that alone tells the replies apart.
         """
         if self.is_conversational:
+            row = as_conversation(row)
             prompt = row.get("prompt", [])
-            chats = [self._named(prompt + row[reply]) for reply in replies]
+            chats = [self._named(prompt + reply) for reply in replies_of(row)]
             variables = row.get("chat_template_kwargs", {})
             texts = render_chats(self.tokenizer, chats, row.get("tools"), variables)
-            check_shown(row, texts, replies)
+            check_shown(row, texts)
             return texts
-        return [str(row.get("prompt", "")) + self.with_eos(row[reply]) for reply in replies]
+        prompt = row.get("prompt", "")
+        texts = [prompt + self._with_eos(reply) for reply in replies_of(row)]
+        if self.plan.text_format == "raw":  # plans of earlier versions keep the token twice
+            texts = [text.removeprefix(self._start) for text in texts]
+        return texts
 
     def _named(self, chat: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The messages with their reasoning under the name that the chat template reads."""
@@ -104,14 +111,27 @@ class PairTokenizer:
 
     def start(self) -> str:
         """Return what the tokenizer adds before a plain text, as text: BOS or [CLS]."""
-        return tokens_around(self.tokenizer)[0]
+        return self._start
+
+    def prepared(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return a row with the messages that are rendered."""
+        return as_conversation(row) if self.is_conversational else row
 
     def has_special_tokens(self, row: dict[str, Any]) -> bool:
         """Whether the user's text contains special tokens of this tokenizer."""
         return any(self._special.search(text) for text in _texts(row, self.tokenizer.eos_token))
 
-    def with_eos(self, text: str) -> str:
-        """Return the text with the EOS token that the plan wants at its end."""
+    def joins_words(self, row: dict[str, Any]) -> bool:
+        """Whether prompt and reply of a pair of raw texts meet without anything between them."""
+        prompt = row.get("prompt")
+        if self.is_conversational or not prompt or prompt[-1].isspace():
+            return False
+        if prompt.endswith(self._special_texts):
+            return False
+        replies = [row[reply] for reply in REPLIES]
+        return not all(r[:1].isspace() or r.startswith(self._special_texts) for r in replies)
+
+    def _with_eos(self, text: str) -> str:
         eos = self.tokenizer.eos_token
         needs_eos = self.plan.append_eos and isinstance(eos, str) and not text.endswith(eos)
         return f"{text}{eos}" if needs_eos else text
@@ -124,8 +144,7 @@ def load_tokenizer(model_dir: str | Path, plan: TokenizationPlan) -> PreTrainedT
         TrainerError: model_changed when the pad token has another id than in the plan.
     """
     tokenizer = load_base_tokenizer(model_dir, from_file=plan.from_file)
-    tokenizer.pad_token = plan.pad_token
-    if tokenizer.pad_token_id != plan.pad_token_id:
+    if add_pad_token(tokenizer, plan.pad_token) != plan.pad_token_id:
         raise TrainerError(
             FailureCode.MODEL_CHANGED,
             f"the plan has {plan.pad_token!r} as token {plan.pad_token_id}, but the tokenizer "
@@ -138,14 +157,14 @@ def load_tokenizer(model_dir: str | Path, plan: TokenizationPlan) -> PreTrainedT
     return tokenizer
 
 
-def check_shown(row: dict[str, Any], texts: list[str], replies: Sequence[str] = REPLIES) -> None:
+def check_shown(row: dict[str, Any], texts: list[str]) -> None:
     """Refuse rendered texts that lack what cannot be left out.
 
     Raises:
         ValueError: names it.
     """
-    for reply, text in zip(replies, texts, strict=True):
-        messages = row.get("prompt", []) + row[reply]
+    for reply, text in zip(replies_of(row), texts, strict=True):
+        messages = row.get("prompt", []) + reply
         calls = [
             call["function"]["name"]
             for message in messages
@@ -160,10 +179,14 @@ def check_shown(row: dict[str, Any], texts: list[str], replies: Sequence[str] = 
                 # A message may well say the name of a tool.
                 if text.count(name) <= sum(part.count(name) for part in said):
                     raise ValueError(f"it leaves out the {what}, {name!r} for one")
-    for (one, text), (other, same) in combinations(zip(replies, texts, strict=True), 2):
-        told_apart = text != same or row[one] == row[other]
-        if not told_apart and any("reasoning_content" in m for m in row[one] + row[other]):
-            raise ValueError("it leaves out the reasoning, which alone tells the replies apart")
+    if len(set(texts)) < len(texts):
+        by_text: dict[str, list[Any]] = {}
+        for reply, text in zip(replies_of(row), texts, strict=True):
+            by_text.setdefault(text, []).append(reply)
+        for same in by_text.values():
+            has_reasoning = any("reasoning_content" in m for reply in same for m in reply)
+            if has_reasoning and any(reply != same[0] for reply in same):
+                raise ValueError("it leaves out the reasoning, which alone tells the replies apart")
 
 
 def message_texts(message: dict[str, Any]) -> list[str]:
@@ -172,8 +195,7 @@ def message_texts(message: dict[str, Any]) -> list[str]:
 
 
 def _texts(row: dict[str, Any], eos: object) -> Iterable[str]:
-    for key in ("prompt", "chosen", "rejected"):
-        value = row.get(key, "")
+    for value in (row.get("prompt", ""), *replies_of(row)):
         if isinstance(value, list):
             for message in value:
                 yield from message_texts(message)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from worker.reward_model.reply_tokenizer import ReplyTokenizer
 from worker.reward_model.resident_model import ReplyGroup, ResidentModel
@@ -20,14 +22,19 @@ class ScoresDifferError(Exception):
 
 
 def check_probes(
-    model: ResidentModel, adapter: str, tokenizer: ReplyTokenizer, file: Path, tolerance: float
+    model: ResidentModel,
+    adapter: str,
+    tokenizer: ReplyTokenizer,
+    file: Path,
+    certificate: Mapping[str, Any],
 ) -> None:
     """Score the probes; an adapter for which packed rows do not fit is scored in padded batches.
 
     Raises:
-        ScoresDifferError: the scores differ by more than ``tolerance``.
+        ScoresDifferError: the scores differ by more than the certificate allows.
     """
     groups, expected = _read(adapter, tokenizer, file)
+    tolerance = max(float(certificate.get(name, 0.0)) for name in ("tolerance", "noise_tolerance"))
     tolerance = max(tolerance, MIN_TOLERANCE)
     if model.is_packed(adapter) and _worst(model, groups, expected) > tolerance:
         model.use_stock(adapter)

@@ -70,19 +70,24 @@ class ReplyTokenizer:
         return start + text if self._pairs.is_conversational else text
 
     def _is_templated(self, prompt: object) -> bool:
-        return isinstance(prompt, str) and self._pairs.has_special_tokens({"prompt": prompt})
+        return isinstance(prompt, str) and self._pairs.has_special_tokens(
+            {"prompt": prompt, "replies": []}
+        )
 
     def _render(self, item: ScoreItem) -> list[str]:
-        is_chat = self._pairs.is_conversational
-        as_form = _as_messages if is_chat else _as_text
+        values = [*([] if item.prompt is None else [item.prompt]), *item.responses]
+        are_messages = any(not isinstance(value, str) for value in values)
+        if are_messages and not self._pairs.is_conversational:
+            raise ItemInvalidError("this adapter was trained on plain text; send strings")
         row: dict[str, Any] = {}
         if item.prompt is not None:
-            row["prompt"] = as_form(item.prompt, "user", None)
-        keys = [str(i) for i in range(len(item.responses))]
-        for i, response in enumerate(item.responses):
-            row[keys[i]] = as_form(response, "assistant", i)
+            row["prompt"] = _as_messages(item.prompt, "user") if are_messages else item.prompt
+        row["replies"] = [
+            {"reply": _as_messages(response, "assistant") if are_messages else response}
+            for response in item.responses
+        ]
         try:
-            return self._pairs.render(row, keys)
+            return self._pairs.render(row)
         except TemplateTooCostlyError as error:
             raise ItemInvalidError(f"the chat template {error}") from error
         except (ValueError, TemplateError) as error:
@@ -90,31 +95,20 @@ class ReplyTokenizer:
 
     def _frame(self) -> tuple[str, str]:
         """Return what every rendered text starts with (BOS), and what every one ends with."""
-        tokenizer = self._pairs.tokenizer
+        row: dict[str, Any] = {"replies": [{"reply": _MARK}]}
         if not self._pairs.is_conversational:
-            return self._pairs.start(), self._pairs.with_eos(_MARK).removeprefix(_MARK)
-        chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}]
+            return self._pairs.start(), self._pairs.render(row)[0].rpartition(_MARK)[2]
         try:
-            text = self._pairs.render({"prompt": chat[:1], "0": chat[1:]}, ["0"])[0]
+            text = self._pairs.render({"prompt": "a", **row})[0]
         except (ValueError, TemplateError, TemplateTooCostlyError):
             return "", ""
-        bos = tokenizer.bos_token
-        starts = isinstance(bos, str) and bool(bos) and text.startswith(bos)
-        return bos if starts else "", text.rpartition(_MARK)[2]
+        bos = self._pairs.tokenizer.bos_token
+        has_bos = isinstance(bos, str) and bool(bos) and text.startswith(bos)
+        return bos if has_bos else "", text.rpartition(_MARK)[2]
 
 
-def _as_messages(
-    value: str | Sequence[dict[str, Any]], role: str, _response: int | None
-) -> list[dict[str, Any]]:
+def _as_messages(value: str | Sequence[dict[str, Any]], role: str) -> list[dict[str, Any]]:
     return [{"role": role, "content": value}] if isinstance(value, str) else list(value)
-
-
-def _as_text(value: str | Sequence[dict[str, Any]], _role: str, response: int | None) -> str:
-    if isinstance(value, str):
-        return value
-    raise ItemInvalidError(
-        "this adapter was trained on plain text; send strings, not messages", response
-    )
 
 
 def truncated(ids: list[int], limit: int, side: str) -> list[int]:

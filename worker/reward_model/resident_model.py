@@ -26,7 +26,7 @@ from worker.reward_model.loading import DeviceConfig, load_classifier
 from worker.reward_model.packed_layout import SplitGroup, pack_groups, split_replies
 from worker.reward_model.packed_model import PackedModel
 from worker.reward_model.packed_support import decoder_reason
-from worker.reward_model.scoring import score
+from worker.reward_model.scoring import ALONE, score
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ReplyGroup:
 
 @dataclass
 class ScoredGroups:
-    """Rewards of the sequences of each group, and how many tokens were computed for them."""
+    """Rewards of the sequences of each group, and how many tokens they took, without padding."""
 
     rewards: list[list[float]]
     computed_tokens: int = 0
@@ -210,24 +210,16 @@ class ResidentModel:
         """Score padded batches of sequences of similar length."""
         assert self._model is not None
         self._activate(adapter)
-        places = sorted(places, key=lambda place: len(groups[place[0]].sequences[place[1]]))
-        while places:
-            count = 1
-            while (
-                not is_deterministic
-                and count < len(places)
-                and (count + 1) * len(groups[places[count][0]].sequences[places[count][1]])
-                <= self.batch_tokens
-            ):
-                count += 1
-            batch, places = places[:count], places[count:]
-            sequences = [groups[i].sequences[j] for i, j in batch]
-            rewards = score(
-                self._model, sequences, pad_token_id=self.pad_token_id, batch_size=count
-            )
-            for (i, j), reward in zip(batch, rewards, strict=True):
-                result.rewards[i][j] = reward
-            result.computed_tokens += count * len(sequences[-1])
+        sequences = [groups[i].sequences[j] for i, j in places]
+        rewards = score(
+            self._model,
+            sequences,
+            pad_token_id=self.pad_token_id,
+            batch_tokens=ALONE if is_deterministic else self.batch_tokens,
+        )
+        for (i, j), reward in zip(places, rewards, strict=True):
+            result.rewards[i][j] = reward
+        result.computed_tokens += sum(map(len, sequences))
 
     def _activate(self, name: str) -> None:
         """Make PEFT use the adapter, unless a packed row can do with the active one."""

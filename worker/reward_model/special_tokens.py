@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from app.domain.templates import with_fixed_date
+from worker.reward_model.chat_template import render_chats
+
 #: Names of tokens that can pad, most suitable class first. Only one class is offered.
 _SPARE_TOKEN_CLASSES = (
-    re.compile(r"^[<\[]\|?(finetune_right_)?pad(ding)?(_id|_token)?\|?[>\]]$", re.IGNORECASE),
     re.compile(
-        r"^[<\[]\|?_*(reserved|unused|extra|dummy)_*(special_)?(token)?s?_*\d*\|?[>\]]$",
-        re.IGNORECASE,
+        r"^[<\[][|｜]?[_▁]*(finetune_right_)?pad(ding)?(_id|_token)?[_▁]*[|｜]?[>\]]$", re.I
+    ),
+    re.compile(
+        r"^[<\[]\|?_*(reserved|unused|extra|dummy|placeholder|control)_*(special_)?(token)?s?"
+        r"(_id)?_*\d*\|?[>\]]$|^>>unused_\d+<<$",
+        re.I,
     ),
     re.compile(r"^<\|endoftext\|>$"),
 )
 _MAX_SPARE_TOKENS = 8
+#: Special tokens that the facts about a model list.
+_MAX_SPECIAL_TOKENS = 1024
+#: The token that is added where a row of the embedding has no token.
+ADDED_PAD_TOKEN = "<|pad|>"  # noqa: S105 - no password
+#: Text that a tokenizer without a byte for every character cannot write: private use, unassigned.
+_UNKNOWN_TEXT = "\ue000\U000e0fff \ufdd0"
 
 
 def spare_pad_tokens(
@@ -29,11 +42,14 @@ def spare_pad_tokens(
 ) -> dict[str, int]:
     """Find tokens that can pad although the tokenizer names no pad token: token → id, by id.
 
-    A spare token has an embedding row and no meaning to the model: its name says padding, reserved
-    or unused, or it ends a text in other models only. It is not an EOS of the tokenizer, the config
-    or the generation config, not another named special token, and does not occur in the chat
-    template. The reward is read at the last token that is not padding, so a pad token that can end
-    a text would move the score.
+    A spare token has an embedding row and no meaning to the model. It is not an EOS of the
+    tokenizer, the config or the generation config, not another named special token, and does not
+    occur in the chat template. The reward is read at the last token that is not padding, so a pad
+    token that can end a text would move the score. The first class that is not empty is returned:
+
+    1. its name says padding; 2. its name says reserved or unused; 3. it ends a text in other models
+    only; 4. the unknown token of a tokenizer that never needs it, as it falls back to bytes; 5. a
+    new token, for a row of the embedding without one; 6. any unknown token.
     """
     vocabulary = tokenizer.get_vocab()
     eos_ids = eos_token_ids(config, model_dir) | {tokenizer.eos_token_id}
@@ -45,13 +61,58 @@ def spare_pad_tokens(
         for token, token_id in vocabulary.items()
         if 0 <= token_id < vocab_rows
         and token_id not in eos_ids
-        and token not in named
         and token not in (chat_template or "")
     }
     for pattern in _SPARE_TOKEN_CLASSES:
-        if found := sorted((i, t) for t, i in free.items() if pattern.match(t)):
+        found = sorted((i, t) for t, i in free.items() if pattern.match(t) and t not in named)
+        if found:
             return {token: token_id for token_id, token in found[:_MAX_SPARE_TOKENS]}
-    return {}
+    unknown = {t: i for t, i in free.items() if t == tokenizer.unk_token}
+    if unknown and not _is_needed(tokenizer, next(iter(unknown.values()))):
+        return unknown
+    added = copy.deepcopy(tokenizer)
+    token_id = add_pad_token(added, ADDED_PAD_TOKEN)
+    if ADDED_PAD_TOKEN not in vocabulary and token_id < vocab_rows:
+        return {ADDED_PAD_TOKEN: token_id}
+    return unknown
+
+
+def add_pad_token(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """Make ``token`` the pad token, as a new one if the tokenizer lacks it; return its id."""
+    if token in tokenizer.get_vocab():
+        tokenizer.pad_token = token
+    else:
+        tokenizer.add_special_tokens({"pad_token": token})
+    return int(tokenizer.pad_token_id)
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase, vocab_rows: int) -> dict[str, int]:
+    """Return the tokenizer's special tokens that have an embedding row: token → id, by id."""
+    found = sorted(
+        (token_id, token.content)
+        for token_id, token in tokenizer.added_tokens_decoder.items()
+        if token.special and token_id < vocab_rows
+    )
+    return {token: token_id for token_id, token in found[:_MAX_SPECIAL_TOKENS]}
+
+
+def final_token_id(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> int | None:
+    """Return the last token of a conversation; None if the template cannot render a simple one."""
+    if chat_template is None:
+        return None
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = with_fixed_date(chat_template)
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
+    try:
+        (text,) = render_chats(tokenizer, [messages])
+    except Exception:  # noqa: BLE001 - a template may raise anything; every pair is rendered later
+        return None
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return int(ids[-1]) if ids else None
+
+
+def _is_needed(tokenizer: PreTrainedTokenizerBase, unknown: int) -> bool:
+    return unknown in tokenizer(_UNKNOWN_TEXT, add_special_tokens=False)["input_ids"]
 
 
 def tokens_around(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:

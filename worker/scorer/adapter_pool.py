@@ -127,9 +127,8 @@ class AdapterPool:
         size = model.add(row.id, directory)
         adapter = ResidentAdapter(row.id, model, ReplyTokenizer(base_dir, plan), size)
         self.adapters[row.id] = adapter
-        tolerance = float(row.certificate.get("tolerance", 0.0))
         try:
-            check_probes(model, row.id, adapter.tokenizer, directory / PROBES, tolerance)
+            check_probes(model, row.id, adapter.tokenizer, directory / PROBES, row.certificate)
         except ScoresDifferError as error:
             self._drop(adapter)
             raise _not_verified(f"{row.id}: {error}") from error

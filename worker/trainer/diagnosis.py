@@ -7,7 +7,7 @@ import errno
 import torch
 
 from app.domain.lifecycle import FailureCode
-from worker.reward_model.errors import TrainerError
+from worker.reward_model.errors import CPU_OUT_OF_MEMORY, TrainerError
 
 _CODES_BY_TEXT = {
     "No space left on device": FailureCode.DISK_FULL,
@@ -17,7 +17,7 @@ _CODES_BY_TEXT = {
     "PytorchStreamWriter failed writing": FailureCode.DISK_FULL,
     "Read-only file system": FailureCode.HOST_ERROR,
     "Input/output error": FailureCode.HOST_ERROR,
-    "DefaultCPUAllocator: can't allocate memory": FailureCode.OUT_OF_MEMORY,
+    CPU_OUT_OF_MEMORY: FailureCode.OUT_OF_MEMORY,
     "CUDA out of memory": FailureCode.CUDA_OOM,
     "CUDA error": FailureCode.CUDA_ERROR,
     "CUBLAS_STATUS": FailureCode.CUDA_ERROR,

@@ -44,10 +44,14 @@ function showCertificate({ certificate, base_model, revision, created_at }) {
     ["Base model", base_model],
     ["Revision", revision && el("code", { class: "hash" }, revision)],
     ["Created", timeAgo(created_at)],
-    ["Allowed difference", certificate.tolerance && `${number(certificate.tolerance)} of 1 + |score|`],
+    ["Allowed difference", allowedDifference(certificate)],
     ["Probe pairs", certificate.probes && number(certificate.probes.length)],
     ["Scored on", certificate.device && `${certificate.device}, ${certificate.dtype}`],
   ]);
+}
+
+function allowedDifference({ tolerance, noise_tolerance: noise }) {
+  return tolerance && `${number(tolerance)} of 1 + |score|${noise ? `, or ${number(noise)}` : ""}`;
 }
 
 function showFiles({ id, files, archive, bytes: total }) {

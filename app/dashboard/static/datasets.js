@@ -41,20 +41,28 @@ function makeDataset(dataset) {
     ["Slices", Object.entries(dataset.slices).map(([name, count]) => `${name} ${number(count)}`).join(", ")],
     ["Uploaded as", `${dataset.source_format}, ${bytes(dataset.upload_bytes)}`],
     ["Ignored columns", dataset.ignored_columns.join(", ")],
-    ["Skipped rows", dataset.skipped.map((reason) => `${number(reason.count)} ${reason.code}`).join(", ")],
-    ["Warnings", dataset.warnings.map((warning) => warning.message).join("; ")],
+    ["Skipped rows", dataset.skipped.map((reason) => `${number(reason.count)} ${reason.code}${inLines(reason.lines)}`).join(", ")],
+    ["Warnings", dataset.warnings.map(sentence).join("; ")],
     ["sha256", el("code", { class: "hash" }, dataset.sha256)],
   ]);
   const load = async (count) => {
     const preview = await retryWhileUnavailable(() => get(`/v1/datasets/${dataset.id}/preview?n=${count}`));
     pairs.replaceChildren(...preview.data.map(makePair));
-    more.hidden = count > PAIRS || dataset.pair_count <= PAIRS;
+    more.hidden = count > PAIRS || dataset.row_count <= PAIRS;
   };
   node.addEventListener("toggle", () => {
     if (node.open && !pairs.children.length) load(PAIRS);
   });
   more.addEventListener("click", () => load(MORE_PAIRS));
   return { node, update: () => {} };
+}
+
+function sentence({ message, lines }) {
+  return `${message}${inLines(lines)}`;
+}
+
+function inLines(lines) {
+  return lines.length ? ` (${lines.length === 1 ? "line" : "lines"} ${lines.join(", ")})` : "";
 }
 
 function makePair(pair) {

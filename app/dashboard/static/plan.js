@@ -3,6 +3,11 @@
 import { $, el, setFacts, setText } from "./dom.js";
 import { number, plural } from "./format.js";
 
+const TEXT_FORMATS = {
+  chat: "chat: prompt and reply are turns of the chat template",
+  raw: "raw: prompt and reply are joined as they are",
+};
+
 export function showPlan({ spec, plan }) {
   $("no-plan").hidden = plan !== null;
   $("raw").hidden = plan === null;
@@ -35,6 +40,7 @@ function planFacts(spec, { lora, reward, data, ...plan }) {
     ["Length", length(reward.max_steps > 0 ? reward.max_steps : null, reward.num_train_epochs)],
     ["Batch", `${plural(pairs * passes, "pair")} per step${passes > 1 ? `, ${pairs} per forward pass` : ""}`],
     ["Longest sequence", `${number(plan.tokenization.max_length)} tokens`],
+    ["Texts", TEXT_FORMATS[plan.tokenization.text_format]],
     ["Training data", el("span", {}, dataset(data.train.id), ` ${plural(data.train.pair_count, "pair")}`)],
     ["Held out", heldOut(data)],
     ["Engine", [plan.engine, `precision ${plan.precision}`, `quantization ${plan.quantization}`].join(", ")],

@@ -1,4 +1,4 @@
-"""Requests as data, and what answers mean: what both clients share and nothing that waits."""
+"""Requests as data, and the interpretation of responses. Shared by both clients; does no I/O."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def path(template: str, *ids: str) -> str:
         if not isinstance(value, str):
             raise TypeError(f"An id is a str, not {type(value).__name__}: {value!r}.")
         if not _ID.fullmatch(value):
-            raise ValueError(f"{value!r} is no id.")
+            raise ValueError(f"{value!r} is not an id.")
     return template.format(*ids)
 
 
@@ -166,7 +166,7 @@ def is_hopeless(error: BaseException) -> bool:
 
 
 def unexpected(response: httpx.Response, reason: str) -> UnexpectedResponseError:
-    """That the answer is not one of the service."""
+    """Return the error for a response that Plaudit did not send."""
     return UnexpectedResponseError(
         f"{response.request.url.copy_with(query=None)} gave no answer of Plaudit's: {reason}.",
         hint="Check that the client's url is the address of the service.",

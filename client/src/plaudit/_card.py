@@ -75,7 +75,7 @@ def read_program(card: str, base: str | None) -> CardProgram:
     try:
         tree = ast.parse(program_text(card))
     except SyntaxError as error:
-        raise ModelCardError(f"The model card's program is no Python: {error}.") from error
+        raise ModelCardError(f"The model card's program is not valid Python: {error}.") from error
     for node in ast.walk(tree):
         _check(node)
     _check_names(tree)
@@ -83,8 +83,8 @@ def read_program(card: str, base: str | None) -> CardProgram:
         _assignment(tree, "base").value = ast.Constant(base)
     elif not isinstance(_assignment(tree, "base").value, ast.Call):  # the path of an example
         raise ModelCardError(
-            "The adapter's base model is on no hub.",
-            hint="Give base=…, the directory of its files.",
+            "The adapter's base model is not on a hub.",
+            hint="Give base=…, the directory of the base model's files.",
         )
     _assignment(tree, _RESULT)
     inputs = [_assignment(tree, name) for name in _INPUTS]
@@ -190,5 +190,5 @@ def _refused(node: ast.AST, reason: str) -> ModelCardError:
     line = getattr(node, "lineno", "?")
     return ModelCardError(
         f"The model card's program is not run: {reason} (line {line}).",
-        hint="A card of Plaudit's only loads and scores. Read the program before you run it.",
+        hint="Plaudit's programs only load and score. Read the program before you run it.",
     )

@@ -1,4 +1,4 @@
-"""Which service, with which key, and how patiently."""
+"""Configuration of a client: URL, API key, timeouts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Config:
             ConfigurationError: one of them is missing or cannot be used.
         """
         if not patience.timeout > 0:
-            raise ValueError("timeout is a positive number of seconds.")
+            raise ValueError("timeout must be a positive number of seconds.")
         return cls(_url(url), _key(api_key), patience)
 
     def headers(self) -> dict[str, str]:
@@ -66,7 +66,7 @@ def _url(given: str | None) -> str:
     url = (given if given is not None else os.environ.get(URL_VARIABLE, "")).strip()
     if not url:
         raise ConfigurationError(
-            "No address of a Plaudit service.",
+            "No URL of a Plaudit service.",
             hint=f"Give url=… or set {URL_VARIABLE}, for example to http://127.0.0.1:8000.",
         )
     try:
@@ -77,14 +77,14 @@ def _url(given: str | None) -> str:
         raise _bad_url(name)
     if parsed.userinfo or parsed.query or parsed.fragment:
         raise ConfigurationError(
-            f"{name} holds more than an address.",
+            f"{name} contains more than scheme, host, port and path.",
             hint="Leave user name, password, query and fragment out of it.",
         )
     return url.rstrip("/")
 
 
 def _bad_url(name: str) -> ConfigurationError:
-    return ConfigurationError(f"{name} is no address.", hint="Write it like http://127.0.0.1:8000.")
+    return ConfigurationError(f"{name} is not a URL.", hint="Example: http://127.0.0.1:8000")
 
 
 def _key(given: str | None) -> str:
@@ -93,11 +93,11 @@ def _key(given: str | None) -> str:
     if not key:
         raise ConfigurationError(
             "No API key.",
-            hint=f"Give api_key=… or set {KEY_VARIABLE}. An admin of the service makes keys.",
+            hint=f"Give api_key=… or set {KEY_VARIABLE}. An admin of the service creates keys.",
         )
     if not re.fullmatch(r"[!-~]+", key):  # never shown: it may be a key all the same
         raise ConfigurationError(
-            f"{name} holds characters that no key has.",
-            hint="Copy the key anew, all of it: plk_…",
+            f"{name} contains characters that no key contains.",
+            hint="Copy the whole key again: plk_…",
         )
     return key

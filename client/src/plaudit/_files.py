@@ -43,7 +43,9 @@ def check_names(files: Iterable[Wanted]) -> None:
     """
     for file in files:
         if not _FILE_NAME.fullmatch(file.name):
-            raise DownloadError(f"The service names a file {file.name!r}, which is no file name.")
+            raise DownloadError(
+                f"The service names a file {file.name!r}, which is not a file name."
+            )
 
 
 def check_directory(directory: Path, files: Sequence[Wanted]) -> None:
@@ -67,7 +69,7 @@ def check_directory(directory: Path, files: Sequence[Wanted]) -> None:
         named = ", ".join(others[:_LISTED]) + (", …" if len(others) > _LISTED else "")
         raise DirectoryError(
             f"{directory} holds other files: {named}.",
-            hint="Choose an empty directory, or have files of the same names overwritten.",
+            hint="Choose an empty directory, or allow overwriting files with the same names.",
         )
 
 

@@ -16,7 +16,7 @@ from plaudit.models import DatasetRead
 CHUNK_BYTES = 1 << 20
 MAX_NAME = 128
 JSONL = "application/x-ndjson"
-_CONTENT_TYPES = {
+CONTENT_TYPES = {
     "arrow": "application/vnd.apache.arrow.file",
     "csv": "text/csv",
     "feather": "application/vnd.apache.arrow.file",
@@ -26,9 +26,9 @@ _CONTENT_TYPES = {
     "parquet": "application/vnd.apache.parquet",
     "tsv": "text/tab-separated-values",
 }
-_PACKED = (".gz", ".xz", ".bz2", ".zst")
+PACKED = (".gz", ".xz", ".bz2", ".zst")
 
-Source = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
+Source = str | os.PathLike[str] | Iterable[Mapping[str, Any]] | Iterable[str | os.PathLike[str]]
 OnBytes = Callable[[int], object]
 
 
@@ -72,15 +72,22 @@ def read_source(source: Source, on_bytes: OnBytes | None = None) -> Upload:
         TypeError: it is none of the three.
     """
     upload = _read(source)
-    if on_bytes is None:
-        return upload
+    return replace(upload, chunks=told(upload.chunks, on_bytes))
 
-    def told() -> Iterator[bytes]:
-        for chunk in upload.chunks():
+
+def told(
+    chunks: Callable[[], Iterator[bytes]], on_bytes: OnBytes | None
+) -> Callable[[], Iterator[bytes]]:
+    """The chunks, each of whose sizes is told before it is sent."""
+    if on_bytes is None:
+        return chunks
+
+    def tell() -> Iterator[bytes]:
+        for chunk in chunks():
             on_bytes(len(chunk))
             yield chunk
 
-    return replace(upload, chunks=told)
+    return tell
 
 
 def _read(source: Source) -> Upload:
@@ -98,19 +105,26 @@ def _of_file(path: Path) -> Upload:
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk
 
-    plain = path.stem if path.suffix.lower() in _PACKED else path.name
-    suffix = plain.lower().rpartition(".")[2]
-    content_type = _CONTENT_TYPES.get(suffix, JSONL)
     return Upload(
-        chunks, content_type, is_repeatable=True, default_name=path.name[:MAX_NAME], size=size
+        chunks,
+        content_type(path) or JSONL,
+        is_repeatable=True,
+        default_name=path.name[:MAX_NAME],
+        size=size,
     )
+
+
+def content_type(path: Path) -> str | None:
+    """What a file is, by its name; None where that does not tell."""
+    plain = path.stem if path.suffix.lower() in PACKED else path.name
+    return CONTENT_TYPES.get(plain.lower().rpartition(".")[2])
 
 
 def _of_rows(rows: Any) -> Upload:
     if isinstance(rows, Mapping):
         what = type(rows).__name__
         raise TypeError(
-            f"A {what} is no list of rows; upload one of its splits, or [row] for a single row."
+            f"A {what} is not a list of rows; upload one of its splits, or [row] for a single row."
         )
     if isinstance(rows, bytes | bytearray) or not isinstance(rows, Iterable):
         raise TypeError(

@@ -1,4 +1,4 @@
-"""Everything that the client raises, below ``PlauditError``.
+"""The exceptions of the client. All are subclasses of ``PlauditError``.
 
 Arguments of the wrong type or value raise ``TypeError`` and ``ValueError`` before anything is
 sent.
@@ -27,7 +27,7 @@ class PlauditError(Exception):
 
 
 class ConfigurationError(PlauditError):
-    """The client was given no usable address or API key."""
+    """The client has no usable URL or API key."""
 
 
 class ConnectionFailedError(PlauditError):
@@ -51,7 +51,7 @@ class UnexpectedResponseError(PlauditError):
 
 @dataclass(frozen=True)
 class FieldError:
-    """One thing wrong with one field of a request, or with one line of an upload."""
+    """One problem with a field of a request or with a line of an upload."""
 
     pointer: str
     """JSON pointer into the body; ``/query/…``, ``/path/…`` and ``/header/…`` for parameters."""
@@ -142,7 +142,7 @@ class InvalidRequestError(APIError):
 
 
 class RateLimitedError(APIError):
-    """429: the key asks too often."""
+    """429: too many requests with this key."""
 
 
 class QuotaExceededError(APIError):
@@ -165,7 +165,7 @@ class WaitTimeoutError(PlauditError, TimeoutError):
     """The job did not end in the time given to ``wait``; ``job`` is its last known state."""
 
     def __init__(self, message: str, job: JobRead) -> None:
-        super().__init__(message, hint="The job goes on; call wait again, or cancel it.")
+        super().__init__(message, hint="The job continues. Call wait again, or cancel it.")
         self.job = job
 
 

@@ -114,6 +114,9 @@ class AuditRead(Model):
             "job.resume",
             "job.submit",
             "job.update",
+            "upload.create",
+            "upload.delete",
+            "upload.part",
             "webhook.create",
             "webhook.delete",
             "webhook.disable",
@@ -462,6 +465,27 @@ class TrainingSpec(Model):
     """Longest sequence of prompt and reply, in tokens."""
     overlong: Literal["drop", "error"] | str = "drop"
     """What happens to pairs longer than max_length."""
+    pad_token: str | None = None
+    """
+    Special token of the base model that fills batches up. null: the tokenizer's own, or
+    another one if texts end in it.
+    """
+    text_format: Literal["auto", "chat", "raw"] | str = "auto"
+    """
+    How datasets of texts are tokenised. 'chat': the prompt is a user turn and the reply an
+    assistant turn of the chat template. 'raw': joined as they are. 'auto' is 'chat' where the
+    base model has a chat template, unless rows have no prompt or are rendered already.
+    """
+    chat_template_kwargs: dict[str, bool | int | float | str] = {}
+    """
+    Variables of the chat template, such as {"enable_thinking": false}. Those of a row take
+    precedence. They become a part of the adapter's chat template.
+    """
+    pairs_per_prompt: int | None = None
+    """
+    Of each row with ranked replies, train on at most so many pairs, drawn with the seed;
+    null: on all. Evaluations use all.
+    """
     center_rewards_coefficient: float | None = None
     gradient_checkpointing: Literal["auto"] | bool = "auto"
     precision: Literal["auto", "fp32", "bf16"] | str = "auto"
@@ -478,6 +502,47 @@ class TrainingSpec(Model):
     logging_steps: int = 1
     early_stopping: EarlyStopping | None = None
     seed: int = 42
+
+
+class UploadPartRead(Model):
+    """One part of an upload."""
+
+    object: Literal["dataset_upload_part"] = "dataset_upload_part"
+    number: int
+    bytes: int
+    sha256: str
+    """Of the bytes as they were sent."""
+    source_format: Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow"] | str
+    created_at: AwareDatetime
+
+
+class UploadRead(Model):
+    """An upload in parts."""
+
+    object: Literal["dataset_upload"] = "dataset_upload"
+    id: str
+    name: str | None
+    status: Literal["open", "finishing", "finished"] | str
+    dataset_id: str | None
+    """The dataset, once the upload is finished."""
+    created_at: AwareDatetime
+    expires_at: AwareDatetime
+    """A day after the last part was sent."""
+
+
+class UploadWithParts(Model):
+    """An upload and the parts that arrived, in the order of their numbers."""
+
+    object: Literal["dataset_upload"] = "dataset_upload"
+    id: str
+    name: str | None
+    status: Literal["open", "finishing", "finished"] | str
+    dataset_id: str | None
+    """The dataset, once the upload is finished."""
+    created_at: AwareDatetime
+    expires_at: AwareDatetime
+    """A day after the last part was sent."""
+    parts: list[UploadPartRead]
 
 
 class WebhookRead(Model):
@@ -641,6 +706,11 @@ class RewardJobSpec(Model):
     name: str | None = None
     base_model: str
     """An id from GET /v1/base-models."""
+    base_model_head: Literal["reuse", "new"] | str = "reuse"
+    """
+    'reuse' starts from the trained reward head of the base model, if its files have one;
+    'new' always starts from a random head.
+    """
     train_dataset: str
     eval_dataset: str | EvalFraction | None = None
     """The id of a dataset, or a fraction of the training pairs such as {"fraction": 0.1}."""

@@ -113,6 +113,27 @@ class TrainingSpec(TypedDict):
     """Longest sequence of prompt and reply, in tokens."""
     overlong: NotRequired[Literal["drop", "error"]]
     """What happens to pairs longer than max_length."""
+    pad_token: NotRequired[str | None]
+    """
+    Special token of the base model that fills batches up. null: the tokenizer's own, or
+    another one if texts end in it.
+    """
+    text_format: NotRequired[Literal["auto", "chat", "raw"]]
+    """
+    How datasets of texts are tokenised. 'chat': the prompt is a user turn and the reply an
+    assistant turn of the chat template. 'raw': joined as they are. 'auto' is 'chat' where the
+    base model has a chat template, unless rows have no prompt or are rendered already.
+    """
+    chat_template_kwargs: NotRequired[dict[str, bool | int | float | str]]
+    """
+    Variables of the chat template, such as {"enable_thinking": false}. Those of a row take
+    precedence. They become a part of the adapter's chat template.
+    """
+    pairs_per_prompt: NotRequired[int | None]
+    """
+    Of each row with ranked replies, train on at most so many pairs, drawn with the seed;
+    null: on all. Evaluations use all.
+    """
     center_rewards_coefficient: NotRequired[float | None]
     gradient_checkpointing: NotRequired[Literal["auto"] | bool]
     precision: NotRequired[Literal["auto", "fp32", "bf16"]]
@@ -148,6 +169,11 @@ class RewardJobSpec(TypedDict):
     name: NotRequired[str | None]
     base_model: str
     """An id from GET /v1/base-models."""
+    base_model_head: NotRequired[Literal["reuse", "new"]]
+    """
+    'reuse' starts from the trained reward head of the base model, if its files have one;
+    'new' always starts from a random head.
+    """
     train_dataset: str
     eval_dataset: NotRequired[str | EvalFraction | None]
     """The id of a dataset, or a fraction of the training pairs such as {"fraction": 0.1}."""

@@ -63,7 +63,7 @@ def test_score_does_not_depend_on_other_texts_up_to_the_limit(
     short, fits, longer = (list(range(10, 10 + n)) for n in (limit // 2, limit, limit + 1))
 
     def scores(*texts: list[int]) -> list[float]:
-        return score(model, texts, pad_token_id=PAD, batch_size=2)
+        return score(model, texts, pad_token_id=PAD)
 
     def are_equal(*found: float) -> bool:
         return max(found) - min(found) < 1e-5 * (1 + max(map(abs, found)))

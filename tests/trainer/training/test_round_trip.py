@@ -80,12 +80,10 @@ def test_adapter_without_the_pooler_changes_the_scores(tmp_path: Path):
         set_seed(seed)
         base = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=1)
         if adapter is not None:
-            return score(
-                PeftModel.from_pretrained(base, adapter), IDS, pad_token_id=0, batch_size=4
-            )
+            return score(PeftModel.from_pretrained(base, adapter), IDS, pad_token_id=0)
         model = get_peft_model(base, LoraConfig(task_type="SEQ_CLS", target_modules=["query"]))
         model.save_pretrained(tmp_path / "adapter")
-        return score(model, IDS, pad_token_id=0, batch_size=4)
+        return score(model, IDS, pad_token_id=0)
 
     before, after = scores(1, None), scores(2, tmp_path / "adapter")
     assert max(abs(a - b) for a, b in zip(before, after, strict=True)) > 1e-3

@@ -37,6 +37,8 @@ class Pair:
     margin: float | None
     slice: str | None
     prompt: bytes  # digest of the prompt: a split keeps the pairs of a prompt together
+    replies: tuple[int, int] | None = None  # of a ranked row; all of its pairs have its line
+    is_drawn: bool = True  # whether it is trained on, unless it is held out
 
 
 @dataclass
@@ -47,6 +49,9 @@ class TokenizedPairs:
     overlong: list[int] = field(default_factory=list)
     identical: list[int] = field(default_factory=list)
     with_special_tokens: list[int] = field(default_factory=list)
+    with_joined_words: list[int] = field(default_factory=list)
+    unrenderable: dict[str, list[int]] = field(default_factory=dict)  # lines by reason
+    row_count: int = 0  # pairs, and rows that cannot be rendered
     longest: int = 0  # tokens of the longest sequence, overlong ones included
 
 
@@ -61,12 +66,14 @@ def pair_files(
     )
     identity = tokenizer.identity() if cache else {}
 
-    def file(name: str, data: DatasetRef) -> PairFile:
+    def file(name: str, data: DatasetRef, pairs_per_row: int | None) -> PairFile:
         entry = cache.entry({**identity, "data": data.sha256}) if cache else None
-        return PairFile(Path(name), entry)
+        seed = plan.reward_arguments.seed
+        return PairFile(Path(name), entry, pairs_per_row, seed, data.skippable_share)
 
-    eval_file = plan.data.eval and order.eval_file and file(order.eval_file, plan.data.eval)
-    return file(order.train_file, plan.data.train), eval_file or None
+    eval_file = plan.data.eval and order.eval_file and file(order.eval_file, plan.data.eval, None)
+    train_file = file(order.train_file, plan.data.train, plan.data.pairs_per_prompt)
+    return train_file, eval_file or None
 
 
 def tokenize_pairs(
@@ -80,26 +87,38 @@ def tokenize_pairs(
     ``on_row`` is called with each row, ``on_invalid`` for each row that cannot be rendered.
 
     Raises:
-        TrainerError: dataset_invalid, with line numbers, when a row cannot be rendered, has no
-            tokens, or ends in the pad token; pairs_overlong when one (``overlong="error"``) or
-            every row is too long.
+        TrainerError: dataset_invalid, with line numbers, when more rows than may be skipped cannot
+            be rendered, one has no tokens or ends in the pad token, or no pair differs in its
+            tokens; pairs_overlong when one (``overlong="error"``) or every row is too long.
     """
     result = TokenizedPairs()
     lines_by_problem: dict[str, list[int]] = {}
 
-    def refuse(line: int, problem: str) -> None:
+    def skip(line: int, problem: str) -> None:
         on_invalid(line, problem)
-        lines_by_problem.setdefault(problem, []).append(line)
+        result.unrenderable.setdefault(problem, []).append(line)
+        result.row_count += 1
 
-    for row in tokenized_rows(file, tokenizer, refuse):
+    for row in tokenized_rows(file, tokenizer, skip):
         on_row(row)
-        if problem := _problem(row, tokenizer.plan):
+        result.row_count += 1
+        if problem := _problem(row, tokenizer):
             lines_by_problem.setdefault(problem, []).append(row.row["line"])
         else:
-            _add(row, tokenizer.plan, result)
+            _add(row, tokenizer, result)
+    unrenderable = sum(map(len, result.unrenderable.values()))
+    if unrenderable > file.skippable_share * result.row_count:
+        lines_by_problem = {**result.unrenderable, **lines_by_problem}
     for problem, lines in lines_by_problem.items():
         raise TrainerError(FailureCode.DATASET_INVALID, f"{_list_lines(lines)}: {problem}")
     _check_lengths(result, tokenizer.plan)
+    if len(result.identical) == len(result.pairs):
+        raise TrainerError(
+            FailureCode.DATASET_INVALID,
+            f"{_list_lines(result.identical)}: chosen and rejected have the same tokens, so "
+            "nothing can be learned; what tells them apart is left out or changed by the chat "
+            "template or the tokenizer",
+        )
     return result
 
 
@@ -110,7 +129,8 @@ def split_by_prompt(
 
     The same pairs and seed give the same split in any process, and the order of pairs is kept. A
     prompt with more pairs than the eval set can still take stays in training, so that the fraction
-    is not exceeded, except that at least one prompt is held out.
+    is not exceeded, except that at least one prompt is held out. Of a ranked row training gets the
+    drawn pairs, the eval set all.
 
     Raises:
         TrainerError: dataset_invalid when every pair has the same prompt.
@@ -135,7 +155,7 @@ def split_by_prompt(
     if not held_out:
         held_out = {min(order, key=lambda prompt: counts[prompt])}
     return (
-        [p for p in pairs if p.prompt not in held_out],
+        [p for p in pairs if p.prompt not in held_out and p.is_drawn],
         [p for p in pairs if p.prompt in held_out],
     )
 
@@ -178,31 +198,52 @@ def _check_lengths(result: TokenizedPairs, plan: TokenizationPlan) -> None:
         )
 
 
-def _problem(row: TokenizedRow, plan: TokenizationPlan) -> str | None:
+def _problem(row: TokenizedRow, tokenizer: PairTokenizer) -> str | None:
     """Return why a row cannot be trained on, whatever its length."""
+    plan = tokenizer.plan
     if not len(row.chosen_ids) * len(row.rejected_ids):
         return "a reply has no tokens"
+    largest = max(int(row.chosen_ids.max()), int(row.rejected_ids.max()))
+    if plan.embedding_rows is not None and largest >= plan.embedding_rows:
+        token = tokenizer.tokenizer.convert_ids_to_tokens(largest)
+        return (
+            f"it contains {token!r}, which is token {largest}, but the embedding of this model has "
+            f"{plan.embedding_rows} rows: remove the token from the text"
+        )
     if plan.pad_token_id in (row.chosen_ids[-1], row.rejected_ids[-1]):
         return (
             f"a text ends in {plan.pad_token!r}, which is this model's pad token: its reward would "
-            "be read one token early, and at another token after a reload"
+            "be read one token early, and at another token after a reload. training.pad_token can "
+            "name another token"
         )
     return None
 
 
-def _add(row: TokenizedRow, plan: TokenizationPlan, result: TokenizedPairs) -> None:
+def _add(row: TokenizedRow, tokenizer: PairTokenizer, result: TokenizedPairs) -> None:
     line, chosen, rejected = int(row.row["line"]), row.chosen_ids, row.rejected_ids
     longest = max(len(chosen), len(rejected))
     result.longest = max(result.longest, longest)
-    if longest > plan.max_length:
+    if longest > tokenizer.plan.max_length:
         result.overlong.append(line)
         return
     if np.array_equal(chosen, rejected):
         result.identical.append(line)
     if row.has_special_tokens:
         result.with_special_tokens.append(line)
-    margin, slice_name = row.row.get("margin"), row.row.get("slice")
-    result.pairs.append(Pair(line, chosen, rejected, margin, slice_name, prompt_digest(row.row)))
+    if tokenizer.joins_words(row.row):
+        result.with_joined_words.append(line)
+    result.pairs.append(
+        Pair(
+            line,
+            chosen,
+            rejected,
+            row.row.get("margin"),
+            row.row.get("slice"),
+            prompt_digest(row.row),
+            row.replies,
+            row.is_drawn,
+        )
+    )
 
 
 def _list_lines(lines: Sequence[int]) -> str:

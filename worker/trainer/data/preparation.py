@@ -65,14 +65,18 @@ def prepare_data(
     if evaluation is not None:
         _warn_of_pairs(evaluation, "eval", tokenizer, channel)
         _warn_of_leaks(report, channel)
-        train_pairs, eval_pairs = training.pairs, evaluation.pairs
+        train_pairs, eval_pairs = _drawn(training.pairs), evaluation.pairs
     elif plan.data.eval_fraction is not None:
         seed = plan.reward_arguments.seed
         train_pairs, eval_pairs = split_by_prompt(training.pairs, plan.data.eval_fraction, seed)
     else:
-        train_pairs, eval_pairs = training.pairs, []
+        train_pairs, eval_pairs = _drawn(training.pairs), []
     _warn_of_missed_evaluations(planned_steps(len(train_pairs), plan), plan, channel)
     return train_pairs, eval_pairs
+
+
+def _drawn(pairs: list[Pair]) -> list[Pair]:
+    return [pair for pair in pairs if pair.is_drawn]
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,9 @@ class _DatasetReader:
         def on_row(row: TokenizedRow) -> None:
             if self.channel.is_stop_wanted:
                 raise StoppedError(0)
-            add(row)
-            coverage.add(row)
+            if row.is_drawn or not is_training:
+                add(row)
+                coverage.add(row)
 
         on_invalid = partial(self.report.add_invalid_row, dataset)
         tokenized = tokenize_pairs(file, self.tokenizer, on_row, on_invalid)
@@ -111,6 +116,14 @@ def _warn_of_base_model(plan: TrainingPlan, channel: Channel) -> None:
             "the base model's chat template writes today's date into every text. The adapter's "
             f"template always writes {FIXED_DAY}, so that scores do not depend on the day: render "
             "texts with the adapter's tokenizer",
+        )
+    if plan.head and plan.head.unused:
+        _warn(
+            channel,
+            WarningCode.HEAD_UNUSED,
+            "the base model's files have what looks like a trained head, which does not fit: "
+            f"{', '.join(plan.head.unused[:MAX_LINES_LISTED])}. It is not used: the reward head "
+            "starts random",
         )
     if plan.tokenization.from_file:
         _warn(
@@ -154,7 +167,14 @@ def _report_memory(
 def _warn_of_pairs(
     tokenized: TokenizedPairs, dataset: str, tokenizer: PairTokenizer, channel: Channel
 ) -> None:
-    """Warn of dropped pairs, identical pairs and special tokens in text."""
+    """Warn of what is left out of the dataset or is odd about its pairs."""
+    for reason, lines in tokenized.unrenderable.items():
+        _warn(
+            channel,
+            WarningCode.ROWS_SKIPPED,
+            f"{len(lines)} of {tokenized.row_count} {dataset} rows were skipped: {reason}",
+            {"dataset": dataset, "count": len(lines), "lines": list(lines[:MAX_LINES_LISTED])},
+        )
     total = len(tokenized.pairs) + len(tokenized.overlong)
     for code, lines, what in (
         (
@@ -171,6 +191,12 @@ def _warn_of_pairs(
             WarningCode.SPECIAL_TOKENS_IN_TEXT,
             tokenized.with_special_tokens,
             "contain special tokens of this model in their text",
+        ),
+        (
+            WarningCode.PROMPT_AND_REPLY_JOINED,
+            tokenized.with_joined_words,
+            "have no white space between prompt and reply, so that the last word of the prompt "
+            "and the first word of the reply are read as one",
         ),
     ):
         if not lines:

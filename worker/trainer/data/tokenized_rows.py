@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain.lifecycle import FailureCode
+from app.domain.rows import as_pair, chosen_pairs, ranked_pairs, replies_of
 from worker.reward_model.chat_template import TemplateTooCostlyError
-from worker.reward_model.errors import TrainerError, unsupported_model
+from worker.reward_model.errors import unsupported_model
 from worker.reward_model.pair_tokenizer import PairTokenizer
 from worker.reward_model.token_cache import CacheEntry, Ids
 
@@ -39,22 +39,31 @@ class PairFile:
 
     path: Path
     entry: CacheEntry | None = None
+    pairs_per_row: int | None = None
+    """Pairs of a ranked row to train on, drawn with ``seed``; None: all."""
+    seed: int = 0
+    skippable_share: float = 0.0
+    """Share of rows that may be left out because they cannot be rendered."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizedRow:
-    """A row of the canonical dataset and the ids of both whole sequences, not truncated."""
+    """A pair of the canonical dataset and the ids of both whole sequences, not truncated."""
 
     row: dict[str, Any]
     chosen_ids: Ids
     rejected_ids: Ids
     has_special_tokens: bool = False
+    replies: tuple[int, int] | None = None
+    """Which of the replies of a ranked row they are."""
+    is_drawn: bool = True
+    """Whether it is one of the pairs of its row to train on."""
 
 
 def tokenized_rows(
     file: PairFile, tokenizer: PairTokenizer, on_invalid: OnInvalid
 ) -> Iterator[TokenizedRow]:
-    """Yield every row that can be rendered; call ``on_invalid`` for the others.
+    """Yield every pair of the rows that can be rendered; call ``on_invalid`` for the others.
 
     Token ids are read from the cache if they are there. Otherwise they are written to it, provided
     that all rows can be rendered.
@@ -65,19 +74,33 @@ def tokenized_rows(
     else:
         ids, ends = cached
         encoded = _cached_rows(file.path, ids, ends)
-    for row, chosen, rejected in encoded:
-        yield TokenizedRow(row, chosen, rejected, tokenizer.has_special_tokens(row))
+    for stored, texts in encoded:
+        has_special_tokens = tokenizer.has_special_tokens(stored)
+        row = tokenizer.prepared(stored)
+        if "replies" not in row:
+            yield TokenizedRow(row, texts[0], texts[1], has_special_tokens)
+            continue
+        drawn = set(chosen_pairs(row, file.pairs_per_row, file.seed))
+        for pair in ranked_pairs(row):
+            better, worse = pair
+            yield TokenizedRow(
+                as_pair(row, better, worse),
+                texts[better],
+                texts[worse],
+                has_special_tokens,
+                replies=pair,
+                is_drawn=pair in drawn,
+            )
 
 
 def _encode_rows(
     file: PairFile, tokenizer: PairTokenizer, on_invalid: OnInvalid
-) -> Iterator[tuple[dict[str, Any], Ids, Ids]]:
+) -> Iterator[tuple[dict[str, Any], list[Ids]]]:
     rows, are_all_valid = read_rows(file.path), True
     with file.entry.write() if file.entry else nullcontext() as writer:
         while chunk := list(islice(rows, CHUNK_ROWS)):
             rendered: list[tuple[dict[str, Any], list[str]]] = []
             for row in chunk:
-                _check_pair(row)
                 try:
                     rendered.append((row, tokenizer.render(row)))
                 except TemplateTooCostlyError as error:
@@ -94,24 +117,22 @@ def _encode_rows(
             ids = [np.asarray(i, dtype=np.int32) for i in encoded]
             if writer and are_all_valid:
                 writer.add(ids)
-            yield from zip((row for row, _ in rendered), ids[0::2], ids[1::2], strict=True)
+            rest = iter(ids)
+            for row, texts in rendered:
+                yield row, list(islice(rest, len(texts)))
         if writer and are_all_valid:
             writer.publish()
 
 
-def _check_pair(row: dict[str, Any]) -> None:
-    if "replies" in row:
-        raise TrainerError(
-            FailureCode.DATASET_INVALID,
-            f"line {row['line']} holds ranked replies, which cannot be trained on yet; upload them "
-            "as pairs, one per row",
-        )
-
-
 def _cached_rows(
     path: Path, ids: Ids, ends: NDArray[np.int64]
-) -> Iterator[tuple[dict[str, Any], Ids, Ids]]:
-    starts = np.concatenate(([0], ends))
-    for number, row in enumerate(read_rows(path)):
-        start, middle, end = starts[2 * number : 2 * number + 3]
-        yield row, ids[start:middle], ids[middle:end]
+) -> Iterator[tuple[dict[str, Any], list[Ids]]]:
+    start = number = 0
+    for row in read_rows(path):
+        count = len(replies_of(row))
+        texts = []
+        for end in ends[number : number + count].tolist():
+            texts.append(ids[start:end])
+            start = end
+        number += count
+        yield row, texts

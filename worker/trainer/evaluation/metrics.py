@@ -28,7 +28,9 @@ def compute_metrics(scores: Scores, *, centering: float | None, seed: int) -> di
     the mean squared sum of a pair's rewards. ``accuracy_low`` and ``accuracy_high`` bound a 95 %
     bootstrap interval. ``ece`` and ``brier`` take sigmoid(margin) as the probability that the
     chosen reply is the better one. ``length_baseline`` is the accuracy of preferring the longer
-    reply, and ``length_spearman`` the rank correlation of reward and length.
+    reply, and ``length_spearman`` the rank correlation of reward and length. ``best_of_n`` is the
+    share of ranked rows in which the reply with the highest reward is one of the best; of several
+    with that reward, the share of best ones counts.
     """
     margins = scores.margins
     hits = _hits(margins)
@@ -50,10 +52,12 @@ def compute_metrics(scores: Scores, *, centering: float | None, seed: int) -> di
         "reward_std": scores.rewards.std(),
         "ece": _calibration_error(probability),
         "brier": np.mean((1 - probability) ** 2),
-        "length_spearman": _spearman(scores.rewards, lengths.T.reshape(-1)),
+        "length_spearman": rank_correlation(scores.rewards, lengths.T.reshape(-1)),
         "length_baseline": _hits(lengths[:, 0] - lengths[:, 1]).mean(),
         "pairs": len(scores.pairs),
     }
+    if (best := _best_of_n(scores)) is not None:
+        metrics["best_of_n"] = best
     shorter = lengths[:, 0] < lengths[:, 1]
     if shorter.any():
         metrics["accuracy_when_shorter"] = hits[shorter].mean()
@@ -68,6 +72,7 @@ def worst_pairs(scores: Scores, count: int = MAX_WORST_PAIRS) -> list[dict[str, 
     return [
         {
             "line": scores.pairs[i].line,
+            **_which_replies(scores.pairs[i]),
             "margin": float(scores.margins[i]),
             "chosen_score": float(scores.chosen[i]),
             "rejected_score": float(scores.rejected[i]),
@@ -78,6 +83,36 @@ def worst_pairs(scores: Scores, count: int = MAX_WORST_PAIRS) -> list[dict[str, 
         for i in order
         if scores.margins[i] < 0
     ]
+
+
+def _which_replies(pair: Pair) -> dict[str, int]:
+    """Return which replies of a ranked row a pair holds, from 0."""
+    if pair.replies is None:
+        return {}
+    return {"chosen_reply": pair.replies[0], "rejected_reply": pair.replies[1]}
+
+
+def _best_of_n(scores: Scores) -> float | None:
+    """Return the share of ranked rows whose best reply gets the highest reward; None without one.
+
+    A reply is one of the best if no pair of its row rejects it.
+    """
+    rows: dict[int, dict[int, tuple[float, bool]]] = {}
+    for pair, chosen, rejected in zip(scores.pairs, scores.chosen, scores.rejected, strict=True):
+        if pair.replies is None:
+            continue
+        better, worse = pair.replies
+        replies = rows.setdefault(pair.line, {})
+        replies.setdefault(better, (chosen, True))
+        replies[worse] = (rejected, False)
+    if not rows:
+        return None
+    shares = []
+    for replies in rows.values():
+        highest = max(reward for reward, _ in replies.values())
+        winners = [is_best for reward, is_best in replies.values() if reward == highest]
+        shares.append(sum(winners) / len(winners))
+    return sum(shares) / len(shares)
 
 
 def _hits(margins: Floats) -> Floats:
@@ -110,7 +145,7 @@ def _calibration_error(probability: Floats) -> float:
 
 
 # SciPy has this, but no library of the worker depends on it, so it is not installed.
-def _spearman(a: Floats, b: Floats) -> float:
+def rank_correlation(a: Floats, b: Floats) -> float:
     """Return the rank correlation, with average ranks for ties; 0 when one side is constant."""
     ranks_a, ranks_b = _ranks(a), _ranks(b)
     if ranks_a.std() == 0 or ranks_b.std() == 0:

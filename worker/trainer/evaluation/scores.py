@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from app.domain.plan import TrainingPlan
 from worker.reward_model.loading import DeviceConfig
 from worker.reward_model.scoring import score
+from worker.reward_model.token_cache import Ids
 from worker.trainer.data.pairs import Pair
 
 Floats = NDArray[np.float64]
@@ -39,12 +40,26 @@ class Scores:
 def score_pairs(
     model: torch.nn.Module, pairs: Sequence[Pair], plan: TrainingPlan, device_config: DeviceConfig
 ) -> Scores:
-    """Score both replies of every pair with the model in its present state."""
+    """Score both replies of every pair with the model in its present state.
+
+    A reply of a ranked row is in several pairs; it is scored once.
+    """
+    sequences: list[Ids] = []
+    places: dict[tuple[int, int], int] = {}
+    indices = []
+    for pair in pairs:
+        for side, ids in enumerate((pair.chosen, pair.rejected)):
+            place = len(sequences)
+            if pair.replies is not None:
+                place = places.setdefault((pair.line, pair.replies[side]), place)
+            if place == len(sequences):
+                sequences.append(ids)
+            indices.append(place)
     rewards = score(
         model,
-        [ids for pair in pairs for ids in (pair.chosen, pair.rejected)],
+        sequences,
         pad_token_id=plan.tokenization.pad_token_id,
-        batch_size=2 * plan.reward_arguments.per_device_eval_batch_size,
         bf16=device_config.bf16,
     )
-    return Scores(pairs, np.array(rewards[0::2]), np.array(rewards[1::2]))
+    of_sides = np.array(rewards)[indices]
+    return Scores(pairs, of_sides[0::2], of_sides[1::2])

@@ -10,13 +10,15 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers import AutoTokenizer, set_seed
 
 from app.domain.lifecycle import FailureCode
@@ -29,12 +31,14 @@ from worker.reward_model.packaged_adapter import (
     encode_rendered,
     load_packaged,
 )
-from worker.reward_model.scoring import score
+from worker.reward_model.scoring import ALONE, BATCH_TOKENS, score
 from worker.trainer.export.adapter_files import PROBES
+from worker.trainer.export.score_comparison import NOISE_FACTOR, ScoreComparison
 from worker.trainer.library_versions import library_versions
 
-#: Allowed difference of a score s, as a share of 1 + |s|. fp32 allows for another order of the same
-#: sums (padded batches, another machine); bf16 keeps 8 bits of every number.
+#: Difference of a score s that is always allowed, as a share of 1 + |s|; four times the noise of
+#: the training's own scores is allowed too. fp32 allows for another order of the same sums (padded
+#: batches, another machine); bf16 keeps 8 bits of every number.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-2}
 CUDA_FP32_TOLERANCE = 1e-4
 QUANTIZED_TOLERANCE = 1e-1
@@ -43,39 +47,13 @@ MERGED_TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-1}
 OTHER_SEED = 20_251_122
 
 
-@dataclass(frozen=True)
-class _ProbeScores:
-    """Scores of all probe texts: chosen and rejected of the first probe, then of the next one."""
-
-    expected: list[float]  # in training
-    alone: list[float]
-    padded: list[float]  # in one batch
-
-    @property
-    def differences(self) -> list[float]:
-        """Largest absolute difference of each text."""
-        return [
-            max(abs(a - e), abs(p - e))
-            for a, p, e in zip(self.alone, self.padded, self.expected, strict=True)
-        ]
-
-    @property
-    def relative_differences(self) -> list[float]:
-        """Differences as shares of 1 + |expected score|."""
-        return [d / (1 + abs(e)) for d, e in zip(self.differences, self.expected, strict=True)]
-
-    def of_text(self, i: int) -> dict[str, float]:
-        """Return the scores of one text."""
-        return {"expected": self.expected[i], "alone": self.alone[i], "padded": self.padded[i]}
-
-
 def certify(directory: Path, base_dir: Path | None, device: str) -> dict[str, Any]:
     """Load a packaged adapter, or without a base a merged model, score its probes, and compare.
 
     Returns the certificate. Its ``is_verified`` is true if every tensor of the adapter's file is in
-    the loaded model bit for bit, and every score, alone and in one padded batch, is within the
-    tolerance. The tolerance for a quantised base is wide, so that a small random head could pass
-    it; the comparison of tensors finds that.
+    the loaded model bit for bit, and every score, alone and in padded batches, is within the
+    tolerance. Where the noise of the scores is large, a random head could pass it; the comparison
+    of tensors finds that.
 
     Raises:
         TrainerError: host_error when a file is missing or damaged, as it was written just before.
@@ -87,37 +65,68 @@ def certify(directory: Path, base_dir: Path | None, device: str) -> dict[str, An
     model = load_packaged(directory, base_dir, summary, device)
     texts = [text for probe in probes for text in (probe["chosen"], probe["rejected"])]
     ids = encode_rendered(tokenizer, texts, summary)
-    pad_token_id = summary["pad_token_id"]
-    scores = _ProbeScores(
-        expected=[s for probe in probes for s in (probe["chosen_score"], probe["rejected_score"])],
-        alone=score(model, ids, pad_token_id=pad_token_id, batch_size=1),
-        padded=score(model, ids, pad_token_id=pad_token_id, batch_size=max(1, len(ids))),
-    )
-    tolerance = _tolerance(summary, device, is_merged=base_dir is None)
+    scores = _compare_scores(model, ids, summary, probes, floor=_floor(summary, device, base_dir))
     lost = lost_tensors(model, directory) if isinstance(model, PeftModel) else []
-    is_within = all(share <= tolerance for share in scores.relative_differences)
     return {
         "certificate_version": 1,
-        "is_verified": not lost and is_within,
+        "is_verified": not lost and scores.is_within,
         "tensors_lost": lost,
-        "max_abs_difference": max(scores.differences, default=0.0),
-        "max_relative_difference": max(scores.relative_differences, default=0.0),
-        "tolerance": tolerance,
+        "max_abs_difference": float(scores.differences.max(initial=0.0)),
+        "max_relative_difference": float(scores.relative_differences.max(initial=0.0)),
+        "tolerance": scores.floor,
+        "noise": scores.noise,
+        "noise_tolerance": NOISE_FACTOR * scores.noise,
+        "rank_correlation": scores.correlation,
+        "required_rank_correlation": scores.required_correlation,
         "device": device,
-        "dtype": summary["dtype"],
+        **{key: summary[key] for key in ("dtype", "head_start", "head_tensors") if key in summary},
         "seed": OTHER_SEED,
         "probes": [
             {
                 "dataset": probe.get("dataset"),  # absent in older adapters, which can be merged
                 "line": probe["line"],
-                "chosen": scores.of_text(2 * i),
-                "rejected": scores.of_text(2 * i + 1),
+                "chosen": _scores_of_text(scores, 2 * i),
+                "rejected": _scores_of_text(scores, 2 * i + 1),
             }
             for i, probe in enumerate(probes)
         ],
         "files": {entry.name: entry.sha256 for entry in file_entries(directory)},
         "tensors": tensor_digests(directory),
         "versions": library_versions(),
+    }
+
+
+def _compare_scores(
+    model: nn.Module,
+    ids: list[list[int]],
+    summary: dict[str, Any],
+    probes: list[dict[str, Any]],
+    *,
+    floor: float,
+) -> ScoreComparison:
+    def of_training(name: str) -> NDArray[np.float64]:
+        return np.array([p[f"{side}_{name}"] for p in probes for side in ("chosen", "rejected")])
+
+    def reloaded(batch_tokens: int) -> NDArray[np.float64]:
+        pad_token_id = summary["pad_token_id"]
+        return np.array(score(model, ids, pad_token_id=pad_token_id, batch_tokens=batch_tokens))
+
+    expected = of_training("score")
+    has_padded = all("chosen_padded_score" in probe for probe in probes)  # not in older adapters
+    return ScoreComparison(
+        expected=expected,
+        expected_padded=of_training("padded_score") if has_padded else expected,
+        alone=reloaded(ALONE),
+        padded=reloaded(BATCH_TOKENS),
+        floor=floor,
+    )
+
+
+def _scores_of_text(scores: ScoreComparison, i: int) -> dict[str, float]:
+    return {
+        "expected": float(scores.expected[i]),
+        "alone": float(scores.alone[i]),
+        "padded": float(scores.padded[i]),
     }
 
 
@@ -176,10 +185,10 @@ def _check_model_files(directory: Path, *, is_merged: bool) -> None:
             pass  # opening checks the header, which contains the length of the file
 
 
-def _tolerance(summary: dict[str, Any], device: str, *, is_merged: bool) -> float:
+def _floor(summary: dict[str, Any], device: str, base_dir: Path | None) -> float:
     if summary["quantization"] != "none":
         return QUANTIZED_TOLERANCE
-    if is_merged:
+    if base_dir is None:
         return MERGED_TOLERANCE[summary["dtype"]]
     if device == "cuda" and summary["dtype"] == "float32":
         return CUDA_FP32_TOLERANCE

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from worker.reward_model.scoring import score
+from app.domain.rows import as_pair
+from worker.reward_model.scoring import ALONE, BATCH_TOKENS, score
 from worker.trainer.data.pairs import Pair
 from worker.trainer.data.tokenized_rows import read_rows
 from worker.trainer.export.trained_adapter import TrainedAdapter
@@ -46,30 +47,42 @@ def _spread_by_length(pairs: Sequence[Pair], count: int) -> list[Pair]:
 def _score_probes(
     adapter: TrainedAdapter, pairs: Sequence[Pair], dataset: str, file: str
 ) -> list[dict[str, Any]]:
-    """Render ``pairs``, which are lines of ``file``, and score each text alone."""
+    """Render ``pairs``, which are lines of ``file``, and score each text alone and padded.
+
+    The difference of both scores is the noise of the model's number format on this machine, from
+    which the certificate derives its tolerance.
+    """
     if not pairs:
         return []
     tokenizer = adapter.tokenizer
     wanted = {pair.line for pair in pairs}
     rows = {row["line"]: row for row in read_rows(file) if row["line"] in wanted}
-    probes = []
-    for pair in pairs:
-        chosen, rejected = tokenizer.render(rows[pair.line])
-        chosen_score, rejected_score = score(
+    ids = [ids for pair in pairs for ids in (pair.chosen, pair.rejected)]
+
+    def scores(batch_tokens: int) -> list[float]:
+        return score(
             adapter.model,
-            [pair.chosen, pair.rejected],
+            ids,
             pad_token_id=tokenizer.plan.pad_token_id,
-            batch_size=1,
+            batch_tokens=batch_tokens,
             bf16=adapter.device_config.bf16,
         )
+
+    alone, padded = scores(ALONE), scores(BATCH_TOKENS)
+    probes = []
+    for i, pair in enumerate(pairs):
+        row = rows[pair.line]
+        chosen, rejected = tokenizer.render(as_pair(row, *pair.replies) if pair.replies else row)
         probes.append(
             {
                 "dataset": dataset,
                 "line": pair.line,
                 "chosen": chosen,
                 "rejected": rejected,
-                "chosen_score": chosen_score,
-                "rejected_score": rejected_score,
+                "chosen_score": alone[2 * i],
+                "rejected_score": alone[2 * i + 1],
+                "chosen_padded_score": padded[2 * i],
+                "rejected_padded_score": padded[2 * i + 1],
             }
         )
     return probes

@@ -56,9 +56,14 @@ def _check_certificate(certificate: dict[str, Any]) -> None:
             f"after a reload the model lacks the adapter's {', '.join(lost[:5])}",
         )
     if not certificate["is_verified"]:
+        correlation = certificate["rank_correlation"]
+        required = certificate["required_rank_correlation"]
+        order = "" if correlation is None else f", their rank correlation is {correlation:.4f}"
         raise TrainerError(
             FailureCode.SCORE_MISMATCH,
             f"after a reload scores differ by up to {certificate['max_abs_difference']:.3g} "
-            f"({certificate['max_relative_difference']:.1e} of 1 + |score|; the tolerance is "
-            f"{certificate['tolerance']:.0e})",
+            f"({certificate['max_relative_difference']:.1e} of 1 + |score|{order}); allowed are "
+            f"{certificate['tolerance']:.0e} of 1 + |score| or "
+            f"{certificate['noise_tolerance']:.3g}, and a rank correlation of "
+            f"{required or 0:.4f} or more",
         )

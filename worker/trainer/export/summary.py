@@ -31,6 +31,8 @@ def summarize(adapter: TrainedAdapter) -> dict[str, Any]:
         "architecture": plan.architecture,
         "num_labels": 1,
         "head_modules": plan.head_modules,
+        "head_start": plan.head and plan.head.start,
+        "head_tensors": plan.head.tensors if plan.head else {},
         "score_position": "last_token" if has_score_head else "pooled",
         "pad_token": tokens.pad_token,
         "pad_token_id": tokens.pad_token_id,

@@ -10,7 +10,6 @@ import transformers
 from torch import nn
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    AutoConfig,
     AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
@@ -21,7 +20,13 @@ from app.domain.plan import BaseModelFacts
 from app.domain.templates import MAX_TEMPLATE_BYTES
 from worker.reward_model.base_tokenizer import differs_from_file, load_base_tokenizer
 from worker.reward_model.errors import unsupported_model
-from worker.reward_model.special_tokens import spare_pad_tokens, tokens_around
+from worker.reward_model.model_config import load_config
+from worker.reward_model.special_tokens import (
+    final_token_id,
+    spare_pad_tokens,
+    special_tokens,
+    tokens_around,
+)
 from worker.trainer.inspection import modules
 from worker.trainer.inspection.padding_check import (
     TOLERANCE,
@@ -29,7 +34,8 @@ from worker.trainer.inspection.padding_check import (
     NoTinyModelError,
     padding_shift,
 )
-from worker.trainer.inspection.stored_weights import stored_dtype
+from worker.trainer.inspection.stored_weights import stored_dtype, stored_shapes
+from worker.trainer.inspection.trained_head import find_trained_head
 
 #: Model types that read their score at the last position, whether it is padding or not.
 READS_LAST_POSITION = frozenset({"xlnet"})
@@ -65,8 +71,8 @@ def inspect_base_model(
     template = _chat_template(tokenizer, chat_template)
     new = modules.new_modules(model, absent)
     linear = _linear_modules(model, new)
+    head = find_trained_head(model, absent, stored_shapes(model_dir))
     rows = _embedding_rows(model)
-    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     return BaseModelFacts(
         model_type=config.model_type,
         architecture=type(model).__name__,
@@ -78,23 +84,36 @@ def inspect_base_model(
         vocab_rows=rows,
         max_positions=max_positions(model),
         new_modules=new,
+        head_tensors=head.tensors,
+        unused_heads=head.unused,
         modules=modules.parameters_by_module(model),
         linear_modules=linear,
         attention_modules=modules.attention_modules(linear),
         is_mixture_of_experts=modules.is_mixture_of_experts(model),
         is_causal=hasattr(model, "score") or config.model_type in _OTHER_DECODERS,
         supports_gradient_checkpointing=bool(model.supports_gradient_checkpointing),
-        pad_token=None if pad is None else str(tokenizer.pad_token),
-        pad_token_id=pad,
-        eos_token=None if eos is None else str(tokenizer.eos_token),
-        eos_token_id=eos,
+        **_token_facts(tokenizer, template, rows),
         spare_pad_tokens=spare_pad_tokens(tokenizer, config, rows, template, model_dir),
         chat_template=template,
-        tokens_around=tokens_around(tokenizer),
         tokenizer_from_file=from_file,
-        max_token_id=max(tokenizer.get_vocab().values()),
         dtype=dtype,
     )
+
+
+def _token_facts(
+    tokenizer: PreTrainedTokenizerBase, template: str | None, rows: int
+) -> dict[str, Any]:
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    return {
+        "pad_token": None if pad is None else str(tokenizer.pad_token),
+        "pad_token_id": pad,
+        "eos_token": None if eos is None else str(tokenizer.eos_token),
+        "eos_token_id": eos,
+        "special_tokens": special_tokens(tokenizer, rows),
+        "final_token_id": final_token_id(tokenizer, template),
+        "tokens_around": tokens_around(tokenizer),
+        "max_token_id": max(tokenizer.get_vocab().values()),
+    }
 
 
 def load_on_meta(model_dir: Path) -> tuple[PreTrainedModel, set[str]]:
@@ -106,7 +125,7 @@ def load_on_meta(model_dir: Path) -> tuple[PreTrainedModel, set[str]]:
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
             str(model_dir),
-            num_labels=1,
+            config=load_config(model_dir),
             device_map="meta",
             output_loading_info=True,
             ignore_mismatched_sizes=True,
@@ -115,7 +134,10 @@ def load_on_meta(model_dir: Path) -> tuple[PreTrainedModel, set[str]]:
             local_files_only=True,
         )
     except UNSUPPORTED_ERRORS as error:
-        raise unsupported_model(f"transformers cannot build the model: {_short(error)}") from error
+        raise unsupported_model(
+            f"transformers {transformers.__version__} cannot build the model: {_short(error)}; the "
+            "operator can correct its config.json, or list a model of another type"
+        ) from error
     modules.check_no_ignored_weights(model, info["unexpected_keys"])
     return model, set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
 
@@ -185,13 +207,12 @@ def _load_config(model_dir: Path) -> PreTrainedConfig:
             'cannot get a reward head; use the unquantised model with quantization "4bit"'
         )
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(
-            str(model_dir), trust_remote_code=False, local_files_only=True
-        )
+        config = load_config(model_dir)
     except UNSUPPORTED_ERRORS as error:
         raise unsupported_model(
             f"transformers {transformers.__version__} does not support model type "
-            f"'{raw.get('model_type')}': {_short(error)}"
+            f"'{raw.get('model_type')}', or not this config.json: {_short(error)}; the operator "
+            "can correct it, or list a model of another type"
         ) from error
     _check_model_type(config)
     return config

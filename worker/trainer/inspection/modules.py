@@ -42,7 +42,7 @@ def new_modules(model: PreTrainedModel, absent: Iterable[str]) -> list[str]:
     saved_by_peft = {
         p for p in named if p.endswith(PEFT_HEAD_SUFFIXES) and _has_parameters(named[p])
     }
-    owners = {key.rpartition(".")[0] for key in absent} | _one_output_layers(model)
+    owners = {key.rpartition(".")[0] for key in absent} | one_output_layers(model)
     if "" in owners:
         raise unsupported_model(
             f"{type(model).__name__} has new parameters outside of any module "
@@ -154,7 +154,8 @@ def _check_backbone(model: PreTrainedModel, absent: list[str]) -> None:
         )
 
 
-def _one_output_layers(model: PreTrainedModel) -> set[str]:
+def one_output_layers(model: PreTrainedModel) -> set[str]:
+    """Return the paths of the linear layers outside the backbone that give one number."""
     prefix = model.base_model_prefix
     return {
         path

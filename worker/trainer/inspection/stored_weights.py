@@ -37,6 +37,16 @@ def stored_dtype(model_dir: Path) -> str:
     return _DTYPES[stored]
 
 
+def stored_shapes(model_dir: Path) -> dict[str, list[int]]:
+    """Return the shapes of the stored tensors by name, from the headers of the files."""
+    return {
+        name: list(tensor["shape"])
+        for file in sorted(model_dir.glob("*.safetensors"))
+        for name, tensor in _read_header(file).items()
+        if name != "__metadata__"
+    }
+
+
 def _read_header(file: Path) -> dict[str, Any]:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")

@@ -1,7 +1,8 @@
 """TRL's RewardTrainer on packed rows: the same batches, loss and metrics with fewer operations."""
 
 import copy
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.nn.functional import logsigmoid
 from trl.trainer.reward_trainer import RewardTrainer
 from typing_extensions import override
 
+from worker.reward_model.mixed_precision import without_adapter_casts
 from worker.reward_model.packed_layout import (
     PackedRow,
     SplitGroup,
@@ -93,7 +95,7 @@ class SharedPrefixRewardTrainer(RewardTrainer):
             with self.accelerator.autocast(), self.packed_model.packed_attention(row):
                 return self.packed_model.rewards(row)
 
-        with torch.enable_grad(), self._frozen_weights_cast():
+        with torch.enable_grad(), self._mixed_precision():
             saved = saved_activation_bytes(self.model, forward)
         return max(1, saved) / row.token_count
 
@@ -104,7 +106,7 @@ class SharedPrefixRewardTrainer(RewardTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as RewardTrainer does."""
-        with self._frozen_weights_cast():
+        with self._mixed_precision():
             return super().train(*args, **kwargs)
 
     def training_step(
@@ -166,13 +168,21 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         self._record_metrics(rewards.detach())
         return (loss, {"logits": rewards.T.reshape(-1, 1)}) if return_outputs else loss
 
-    def _frozen_weights_cast(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def _mixed_precision(self) -> Iterator[None]:
+        """Leave out the casts of weights and inputs that autocast would repeat at every call."""
         dtype = None if self.is_stock else AUTOCAST_DTYPES.get(self.accelerator.mixed_precision)
+        if dtype is None:
+            yield
+            return
         adapters = getattr(self.model, "peft_config", {}).values()
         # DoRA reads the weights outside of autocast; without adapters they are saved as they are.
-        if not adapters or any(getattr(config, "use_dora", False) for config in adapters):
-            dtype = None
-        return frozen_weights_cast(self.model, dtype)
+        is_lora = adapters and not any(getattr(config, "use_dora", False) for config in adapters)
+        with (
+            without_adapter_casts(self.model),
+            frozen_weights_cast(self.model, dtype if is_lora else None),
+        ):
+            yield
 
     def _split(self, inputs: dict[str, Any]) -> list[SplitGroup]:
         pad_token_id = self.model.config.get_text_config().pad_token_id

@@ -19,6 +19,7 @@ from worker.ipc.channel import Channel, finite
 from worker.ipc.order import WorkOrder
 from worker.reward_model.errors import StoppedError, TrainerError
 from worker.reward_model.file_digests import file_entries
+from worker.reward_model.head_start import start_head
 from worker.reward_model.loading import DeviceConfig, device_config_for, load_base
 from worker.reward_model.pair_tokenizer import PairTokenizer
 from worker.trainer.data.preparation import prepare_data
@@ -91,7 +92,9 @@ def _train_and_package(
     train_pairs, eval_pairs = prepare_data(order, plan, order.facts, tokenizer, channel)
 
     set_seed(plan.reward_arguments.seed)  # new head modules and LoRA weights depend on it
-    model = add_lora(load_base(order.model_dir, device_config, plan.head_modules), plan)
+    base = load_base(order.model_dir, device_config, plan.head_modules)
+    start_head(base, order.model_dir, plan)
+    model = add_lora(base, plan)
     check_trainable_parameters(model, plan)
     inputs = RunInputs(
         plan=plan,

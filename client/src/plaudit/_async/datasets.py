@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Unpack
 
 import httpx
 
 from plaudit._async.concurrency import blocking
+from plaudit._async.dataset_uploads import AsyncDatasetUploads
 from plaudit._async.downloads import download_file
 from plaudit._async.pages import PAGE_SIZE, AsyncItems
 from plaudit._async.transport import AsyncTransport
 from plaudit._calls import Call, parse, path
 from plaudit._files import Wanted
-from plaudit._uploads import OnBytes, Source, UploadedDataset, read_source
+from plaudit._part_files import ReadOptions, part_files, read_query
+from plaudit._uploads import OnBytes, Source, Upload, UploadedDataset, read_source
 from plaudit.models import DatasetPreview, DatasetRead, DatasetReport
 
 #: The service checks the pairs while they stream, and the last of them after the last byte.
@@ -25,6 +28,7 @@ class AsyncDatasets:
 
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
+        self.uploads = AsyncDatasetUploads(transport)
 
     async def upload(
         self,
@@ -32,30 +36,45 @@ class AsyncDatasets:
         *,
         name: str | None = None,
         format: str | None = None,
+        resume: str | None = None,
         on_bytes: OnBytes | None = None,
+        **options: Unpack[ReadOptions],
     ) -> UploadedDataset:
-        """Stream preference pairs to the service, which checks every one.
+        """Send preference data to the service, which checks every row.
 
-        The same bytes again give the dataset that is there already.
+        The same bytes again give the dataset that is there already. A directory, a list of files
+        and a large file of JSON lines are sent in parts. If that is interrupted, call it again with
+        ``resume``: parts that arrived are not sent again.
 
         Args:
-            source: a path (JSONL, JSONL.gz, CSV, Parquet), rows (mappings with ``chosen``,
-                ``rejected`` and maybe ``prompt``, ``margin``, ``slice``), or a
-                ``datasets.Dataset``.
-            name: for people; default: the file's name.
-            format: ``jsonl``, ``csv`` or ``parquet``, where the file's name does not tell.
+            source: a path (JSON lines, JSON, CSV, TSV, Parquet, Arrow, also compressed), a
+                directory or a list of such files, rows (mappings), or a ``datasets.Dataset``.
+            name: for people; default: the name of the file or directory.
+            format: ``jsonl``, ``csv``, ``parquet`` and so on, where a name does not tell.
+            resume: ``up_…``, an upload in parts that was interrupted; the error names it.
             on_bytes: called with the size of each chunk before it is sent.
+            options: how the rows are read: ``columns``, ``labels``, ``ignore_columns``,
+                ``on_invalid``.
 
         Raises:
-            InvalidRequestError: pairs are refused; ``errors`` names the first bad lines.
+            InvalidRequestError: rows are refused; ``errors`` names the first bad lines.
             TooLargeError: the operator's limit.
         """
+        if (parts := await blocking(lambda: part_files(source, format))) is not None:
+            if resume is None:
+                default = Path(source).name if isinstance(source, str | os.PathLike) else None
+                resume = (await self.uploads.create(name or default, **options)).id
+            return await self.uploads.send_all(resume, parts, on_bytes)
         upload = await blocking(lambda: read_source(source, on_bytes))
+        query = {"name": upload.default_name if name is None else name, "format": format}
+        return await self._send(upload, query | read_query(options))
+
+    async def _send(self, upload: Upload, query: dict[str, object]) -> UploadedDataset:
         length = {} if upload.size is None else {"Content-Length": str(upload.size)}
         call = Call(
             "POST",
             "/v1/datasets",
-            {"name": upload.default_name if name is None else name, "format": format},
+            query,
             chunks=upload.chunks,
             headers={"Content-Type": upload.content_type, **length},
             is_repeatable=upload.is_repeatable,

@@ -1,0 +1,103 @@
+"""Sending preference data to the service: ``plaudit datasets upload``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypedDict, cast
+
+from rich.progress import Progress
+
+from app.cli.exit_codes import CommandError, ExitCode
+from app.cli.output import notes
+from plaudit import APIError, ConnectionFailedError, Plaudit, PlauditError, UploadedDataset
+
+
+class ReadOptions(TypedDict):
+    """How the rows are read; the client's own options."""
+
+    columns: dict[str, str]
+    labels: dict[str, str]
+    ignore_columns: list[str]
+    on_invalid: Literal["refuse", "skip"]
+
+
+def read_options(
+    columns: Sequence[str], labels: Sequence[str], ignored: Sequence[str], on_invalid: str
+) -> ReadOptions:
+    """The options of the command line; ``columns`` and ``labels`` are like ``prompt=question``.
+
+    Raises:
+        CommandError: one of them is not.
+    """
+    if on_invalid not in ("refuse", "skip"):
+        raise CommandError("--on-invalid is refuse or skip.", ExitCode.USAGE)
+    return {
+        "columns": _pairs("--column", columns),
+        "labels": _pairs("--label", labels),
+        "ignore_columns": list(ignored),
+        "on_invalid": cast(Literal["refuse", "skip"], on_invalid),
+    }
+
+
+def upload_files(
+    client: Plaudit,
+    files: Sequence[Path],
+    name: str | None = None,
+    options: ReadOptions | None = None,
+    resume: str | None = None,
+) -> UploadedDataset:
+    """Send a file, a directory or several files, with a progress bar on a terminal.
+
+    Raises:
+        CommandError: they cannot be read, or the upload in parts was interrupted.
+    """
+    total = sum(_size(file) for file in files)
+    with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
+        task = progress.add_task("uploading", total=total)
+        sent = 0
+
+        def show(count: int) -> None:
+            nonlocal sent
+            sent += count
+            progress.update(task, completed=sent)
+            if sent >= total:
+                progress.update(task, description="checking", total=None)
+
+        source = files[0] if len(files) == 1 else list(files)
+        read = options or read_options((), (), (), "refuse")
+        try:
+            return client.datasets.upload(source, name=name, resume=resume, on_bytes=show, **read)
+        except (APIError, ConnectionFailedError) as error:
+            _tell_how_to_continue(error)
+            raise
+        except PlauditError:
+            raise  # some of them are OSErrors too
+        except (OSError, ValueError) as error:
+            said = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise CommandError(
+                f"{', '.join(map(str, files))} cannot be read: {said}.", ExitCode.USAGE
+            ) from error
+
+
+def _tell_how_to_continue(error: Exception) -> None:
+    for note in getattr(error, "__notes__", ()):
+        notes.print(note.replace("resume=", "--resume "), markup=False, highlight=False)
+
+
+def _size(file: Path) -> int:
+    if file.is_dir():
+        return sum(each.stat().st_size for each in file.iterdir() if each.is_file())
+    return file.stat().st_size if file.exists() else 0
+
+
+def _pairs(option: str, values: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for value in values:
+        part, equals, column = value.partition("=")
+        if not equals or not part or not column:
+            raise CommandError(
+                f"{option} {value} is not like {option} prompt=question.", ExitCode.USAGE
+            )
+        pairs[part] = column
+    return pairs

@@ -1,0 +1,151 @@
+"""Several files that become one dataset: parts of an upload, or files of a hub repository."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.core.settings import Settings
+from app.datasets.columnar import columnar_rows, unpacked_zstd
+from app.datasets.containers import (
+    FileFormat,
+    TextFormat,
+    columnar_format,
+    is_zstd,
+    peek,
+    text_rows,
+)
+from app.datasets.options import ReadOptions
+from app.datasets.row_errors import FileError, InvalidDatasetError, Row, RowError, RowProblem
+
+_UNTYPED = ("csv", "tsv")
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One of the files."""
+
+    #: How messages name it, such as ``part 3``.
+    label: str
+    file_format: FileFormat
+    sha256: str
+    size: int
+    read: Callable[[], Iterable[bytes]]
+
+
+@dataclass(frozen=True)
+class FileLimits:
+    """Bounds of each of the files."""
+
+    max_bytes: int
+    """Once unpacked."""
+    max_rows: int
+
+
+def files_digest(files: Sequence[SourceFile]) -> str:
+    """The sha256 of the one file, or of the hex digests of several, each with a newline."""
+    if len(files) == 1:
+        return files[0].sha256
+    return hashlib.sha256("".join(f"{file.sha256}\n" for file in files).encode()).hexdigest()
+
+
+class FileRows:
+    """The rows of the files, one file after the other; lines are counted on from file to file.
+
+    So line numbers are those of one file that holds all of them.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[SourceFile],
+        limits: FileLimits,
+        options: ReadOptions,
+        settings: Settings,
+    ) -> None:
+        self._files = files
+        self._limits = limits
+        self._options = options
+        self._folder = settings.data_dir / "uploads"
+        self._starts: list[int] = []
+
+    @property
+    def is_untyped(self) -> bool:
+        """Whether all values are text, as in CSV and TSV."""
+        return self._files[0].file_format in _UNTYPED
+
+    def __iter__(self) -> Iterator[Row]:
+        last = 0
+        for file in self._files:
+            start = last
+            self._starts.append(start)
+            try:
+                self._check_format(file)
+                for line, row in self._rows(file):
+                    last = start + line
+                    if isinstance(row, RowError) and row.line is not None:
+                        row.line += start
+                    yield last, row
+            except FileError as error:
+                local = error.line or max(last - start, 1)
+                error.line = start + local
+                raise
+
+    def located(self, error: InvalidDatasetError) -> InvalidDatasetError:
+        """The error with the file of each line, and the line in that file, in its messages."""
+        return InvalidDatasetError(
+            [self._located(row) for row in error.rows],
+            bad_line_count=error.bad_line_count,
+            is_counted_to_end=error.is_counted_to_end,
+        )
+
+    def _located(self, problem: RowProblem) -> RowProblem:
+        index = max(bisect_right(self._starts, problem.line - 1) - 1, 0)
+        label, local = self._files[index].label, problem.line - self._starts[index]
+        return problem.model_copy(
+            update={"message": f"{problem.message} (line {local} of {label})"}
+        )
+
+    def _check_format(self, file: SourceFile) -> None:
+        first = self._files[0]
+        if (file.file_format in _UNTYPED) != self.is_untyped:
+            raise FileError(
+                "wrong_format",
+                f"{file.label} is {file.file_format}, but {first.label} is {first.file_format}",
+                "the values of CSV and TSV have no types: send them apart from other formats",
+            )
+
+    def _rows(self, file: SourceFile) -> Iterator[Row]:
+        limits = self._limits
+        head, chunks = peek(file.read())
+        if columnar_format(head) or file.file_format in ("parquet", "arrow"):
+            with self._on_disk(chunks) as path:
+                rows = columnar_rows(
+                    path, limits.max_rows, limits.max_bytes, self._options.ignore_columns
+                )
+                with closing(rows):  # ends the child when the caller goes away
+                    yield from rows
+        elif is_zstd(head):
+            with self._on_disk(chunks) as path, closing(unpacked_zstd(path)) as unpacked:
+                yield from text_rows(unpacked, _text(file.file_format), limits.max_bytes)
+        else:
+            yield from text_rows(chunks, _text(file.file_format), limits.max_bytes)
+
+    @contextmanager
+    def _on_disk(self, chunks: Iterable[bytes]) -> Iterator[Path]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self._folder) as spool:
+            for chunk in chunks:
+                spool.write(chunk)
+            spool.flush()
+            yield Path(spool.name)
+
+
+def _text(file_format: FileFormat) -> TextFormat:
+    assert file_format != "parquet"
+    assert file_format != "arrow"
+    return file_format

@@ -1,0 +1,91 @@
+"""Choose the token that fills batches up.
+
+The reward of a decoder is read at the last token that is not the pad token. A pad token that ends a
+text would move the reward to the token before, and after a reload to yet another one.
+"""
+
+from __future__ import annotations
+
+from app.domain.plan import BaseModelFacts
+from app.domain.spec import TrainingSpec
+from app.domain.spec_problems import SpecRejectedError
+
+#: Special tokens that a hint lists.
+_LISTED = 20
+
+
+def choose_pad_token(
+    training: TrainingSpec, facts: BaseModelFacts, *, is_raw: bool
+) -> tuple[str, int]:
+    """Return the pad token and its id: the first one of this list that ends no text.
+
+    1. ``training.pad_token``, which must be a special token of the model
+    2. the tokenizer's own pad token, unless it is EOS
+    3. a token that the model does not use: the first class of ``spare_pad_tokens`` in
+       ``worker.reward_model.special_tokens`` that the tokenizer has
+    4. EOS, for conversations that do not end in it
+
+    ``is_raw``: the dataset has texts that are tokenised as they are, which end in EOS. A pad token
+    needs a row of the embedding. The chat template of the model says in which token
+    conversations end; with another template the worker checks every rendered conversation.
+
+    Raises:
+        SpecRejectedError: There is no such token, or the requested one cannot pad.
+    """
+    if training.pad_token is not None:
+        return _requested(training.pad_token, facts, is_raw=is_raw)
+    final = _final_token_id(facts, is_raw=is_raw)
+    own, own_id = facts.pad_token, facts.pad_token_id
+    ends_texts = own_id in (facts.eos_token_id, final)
+    if own is not None and own_id is not None and own_id < facts.vocab_rows and not ends_texts:
+        return own, own_id
+    if spare := [(i, t) for t, i in facts.spare_pad_tokens.items() if i != final]:
+        return min(spare)[1], min(spare)[0]
+    eos, eos_id = facts.eos_token, facts.eos_token_id
+    if eos is None or eos_id is None:
+        raise SpecRejectedError.of(
+            "/base_model",
+            "no_pad_token",
+            "the tokenizer has neither a pad token nor an EOS token nor an unused special token",
+            "Ask the operator to add a pad token to the model's tokenizer.",
+        )
+    if eos_id != final and eos_id < facts.vocab_rows:
+        return eos, eos_id
+    raise SpecRejectedError.of(
+        "/base_model",
+        "pad_is_eos",
+        f"the only pad token of this model is its EOS token ({eos!r}), in which every text ends, "
+        "so the reward would be read one token early, and at another one after a reload. The cause "
+        "is the model and not the data",
+        "Set training.pad_token to a special token in which no text ends, ask the operator to add "
+        "a pad token to the model's tokenizer, or use another model.",
+    )
+
+
+def _requested(token: str, facts: BaseModelFacts, *, is_raw: bool) -> tuple[str, int]:
+    known = {**facts.special_tokens, **facts.spare_pad_tokens}
+    if facts.pad_token is not None and facts.pad_token_id is not None:
+        known[facts.pad_token] = facts.pad_token_id
+    final = _final_token_id(facts, is_raw=is_raw)
+    usable = [t for t, i in known.items() if i != final and i < facts.vocab_rows]
+    hint = f"Use one of {', '.join(usable[:_LISTED])}." if usable else "Remove it."
+    if token not in known:
+        raise SpecRejectedError.of(
+            "/training/pad_token",
+            "pad_token_unknown",
+            f"{token!r} is no special token of {facts.architecture} that has an embedding row",
+            hint,
+        )
+    if token not in usable:
+        raise SpecRejectedError.of(
+            "/training/pad_token",
+            "pad_token_ends_text",
+            f"every text ends in {token!r}, so the reward would be read one token early",
+            hint,
+        )
+    return token, known[token]
+
+
+def _final_token_id(facts: BaseModelFacts, *, is_raw: bool) -> int | None:
+    """Return the token in which every text ends, if that is known."""
+    return facts.eos_token_id if is_raw else facts.final_token_id

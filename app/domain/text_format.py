@@ -1,0 +1,77 @@
+"""How datasets of texts are tokenised: as turns of a chat, or as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from app.domain.spec import RewardJobSpec
+from app.domain.spec_problems import SpecProblem
+
+#: ``chat``: the prompt is a user turn and the reply an assistant turn; ``raw``: joined as they are.
+TextFormat = Literal["chat", "raw"]
+
+
+@dataclass(frozen=True)
+class DataForm:
+    """What the rows of a job's datasets have in common."""
+
+    has_texts: bool = False
+    has_conversations: bool = False
+    texts_have_prompts: bool = True
+    """Every row of text has a prompt of its own."""
+    texts_are_rendered: bool = False
+    """The texts have the special tokens of a chat template already."""
+
+    @classmethod
+    def of(cls, *summaries: Mapping[str, Any]) -> Self:
+        """Return the form of datasets with these ``DatasetSummary`` documents."""
+        texts = [each for each in summaries if each["format"] == "text"]
+        return cls(
+            has_texts=bool(texts),
+            has_conversations=len(texts) < len(summaries),
+            texts_have_prompts=all(each["prompt"] == "explicit" for each in texts),
+            # Datasets of earlier versions do not say it.
+            texts_are_rendered=any(each.get("is_rendered", False) for each in texts),
+        )
+
+    def text_format(self, spec: RewardJobSpec, *, has_template: bool) -> TextFormat | None:
+        """Return how texts are tokenised; None for datasets of messages.
+
+        Texts become turns where the base model has a chat template or another dataset of the job
+        holds messages, provided that it is known where the reply begins.
+        """
+        if not self.has_texts:
+            return None
+        if (asked := spec.training.text_format) != "auto":
+            return asked
+        if not self.texts_have_prompts or self.texts_are_rendered:
+            return "raw"
+        return "chat" if has_template or self.has_conversations else "raw"
+
+    def problems(self, spec: RewardJobSpec) -> Iterator[SpecProblem]:
+        """Yield why the datasets cannot be tokenised as the spec says, whatever the base model."""
+        asked = spec.training.text_format
+        if not self.has_texts and asked == "raw":
+            yield SpecProblem(
+                "/training/text_format",
+                "text_format_unused",
+                "the dataset holds messages, which only a chat template can render",
+                "Remove the field.",
+            )
+        elif self.has_texts and asked == "chat" and not self.texts_have_prompts:
+            yield SpecProblem(
+                "/training/text_format",
+                "prompt_missing",
+                "some rows of the dataset have no prompt, so it is unknown where the reply begins",
+                'Use "raw", or upload the prompts as a column of their own.',
+            )
+        elif self.has_conversations and self.text_format(spec, has_template=True) == "raw":
+            yield SpecProblem(
+                "/eval_dataset",
+                "format_differs",
+                "one dataset holds texts that are tokenised as they are, the other one messages",
+                "Use two datasets of the same format, or texts with prompts and "
+                '"text_format": "chat".',
+            )

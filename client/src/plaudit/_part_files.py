@@ -1,0 +1,148 @@
+"""Files that are uploaded as the numbered parts of one dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from plaudit._uploads import CHUNK_BYTES, CONTENT_TYPES, JSONL, PACKED, content_type
+
+#: A larger file of JSON lines is sent in parts, so that a lost connection costs one of them.
+LARGE_BYTES = 1 << 30
+PART_BYTES = 256 << 20
+_ANY = "application/octet-stream"
+#: Files that ``datasets`` and others write beside their shards.
+_NOT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+
+
+class ReadOptions(TypedDict, total=False):
+    """How the service reads the rows; docs/data.md explains each of them."""
+
+    columns: Mapping[str, str]
+    """Which column is which part: ``{"prompt": "question"}``."""
+    labels: Mapping[str, str]
+    """What the values of ``columns["label"]`` mean: ``{"a": "1", "b": "0"}``."""
+    ignore_columns: Sequence[str]
+    """Columns to leave out although they hold text."""
+    on_invalid: Literal["refuse", "skip"]
+    """``skip``: leave out rows that cannot be used, and count them by reason."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file, or a piece of one from ``start`` to ``stop``."""
+
+    path: Path
+    start: int
+    stop: int
+    content_type: str
+    file_format: str | None = None
+    """Where the caller said it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.stop - self.start
+
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes."""
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            left = self.size
+            while left and (chunk := file.read(min(CHUNK_BYTES, left))):
+                left -= len(chunk)
+                yield chunk
+
+    def sha256(self) -> str:
+        """The digest of the bytes."""
+        digest = hashlib.sha256()
+        for chunk in self.chunks():
+            digest.update(chunk)
+        return digest.hexdigest()
+
+
+def read_query(options: ReadOptions) -> dict[str, object]:
+    """The options as query parameters."""
+    query: dict[str, object] = {}
+    for group in ("columns", "labels"):
+        given: Mapping[str, str] = options.get(group) or {}  # type: ignore[assignment]
+        query |= {f"{group}[{part}]": value for part, value in given.items()}
+    ignored = options.get("ignore_columns") or ()
+    if isinstance(ignored, str):
+        raise TypeError("ignore_columns is a list of names.")
+    return query | {
+        "ignore_columns": ",".join(ignored) or None,
+        "on_invalid": options.get("on_invalid"),
+    }
+
+
+def part_files(source: Any, file_format: str | None) -> list[Part] | None:
+    """The parts of a directory, of several files or of one large file of JSON lines.
+
+    None where the source is anything else, which is sent in one request.
+
+    Raises:
+        FileNotFoundError: a file is missing, or the directory has no data files.
+        ValueError: a file of the list does not tell by its name what it is.
+    """
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        if path.is_dir():
+            return _pieces(_shards(path), file_format)
+        return _pieces([path], file_format) if _is_large(path) else None
+    is_paths = isinstance(source, list | tuple) and source
+    if is_paths and all(isinstance(item, str | os.PathLike) for item in source):
+        return _pieces([Path(item) for item in source], file_format)
+    return None
+
+
+def _shards(directory: Path) -> list[Path]:
+    """The data files of a directory in the order of the numbers in their names."""
+    found = [path for path in directory.iterdir() if path.is_file() and _is_data(path)]
+    if not found:
+        kinds = ", ".join(sorted(CONTENT_TYPES))
+        raise FileNotFoundError(f"{directory} has no data files ({kinds}).")
+    return sorted(found, key=lambda path: _natural(path.name))
+
+
+def _is_data(path: Path) -> bool:
+    is_hidden = path.name.startswith(".") or path.name in _NOT_DATA
+    return not is_hidden and content_type(path) is not None
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(text or -1), rest) for text, rest in re.findall(r"(\d*)(\D*)", name)]
+
+
+def _is_large(path: Path) -> bool:
+    is_lines = content_type(path) == JSONL and path.suffix.lower() not in PACKED
+    return is_lines and path.is_file() and path.stat().st_size > LARGE_BYTES
+
+
+def _pieces(paths: list[Path], file_format: str | None) -> list[Part]:
+    parts: list[Part] = []
+    for path in paths:
+        kind = content_type(path) or (_ANY if file_format else None)
+        if kind is None:
+            raise ValueError(f"The name of {path} does not tell what it is; say the format.")
+        size = path.stat().st_size
+        ends = _line_ends(path, size) if _is_large(path) else [size]
+        for start, stop in zip([0, *ends], ends, strict=False):
+            parts.append(Part(path, start, stop, kind, file_format))
+    return parts
+
+
+def _line_ends(path: Path, size: int) -> list[int]:
+    """Where lines end, about ``PART_BYTES`` apart; the last is the size of the file."""
+    ends: list[int] = []
+    with path.open("rb") as file:
+        while (ends[-1] if ends else 0) + PART_BYTES < size:
+            file.seek((ends[-1] if ends else 0) + PART_BYTES)
+            file.readline()
+            ends.append(file.tell())
+    return ends if ends and ends[-1] == size else [*ends, size]

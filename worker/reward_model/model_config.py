@@ -1,0 +1,78 @@
+"""Load a base model's configuration without its wishes about execution.
+
+A config.json describes the model, and often also how its last owner ran it: with outputs as tuples,
+with attention kernels that are not installed here, with all attention weights as outputs. Those
+wishes would break or slow down every caller, so they are replaced.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+#: Attention that torch itself has. Others need kernels, or compile at every new length.
+_OWN_ATTENTION = frozenset({"eager", "sdpa"})
+_ATTENTION_KEYS = ("attn_implementation", "_attn_implementation")
+_EXPERT_KEYS = ("experts_implementation", "_experts_implementation")
+
+
+def load_config(model_dir: str | Path) -> PreTrainedConfig:
+    """Return the configuration of a one-output classifier on the model in ``model_dir``.
+
+    Raises:
+        OSError, ValueError, KeyError: as ``AutoConfig`` does.
+    """
+    config: PreTrainedConfig = AutoConfig.from_pretrained(
+        str(model_dir),
+        trust_remote_code=False,
+        local_files_only=True,
+        **execution_arguments(model_dir),
+    )
+    for part in _parts(config):
+        part.return_dict = True
+        part.output_hidden_states = False
+    config.num_labels = 1
+    return config
+
+
+def execution_arguments(model_dir: str | Path) -> dict[str, Any]:
+    """Return arguments of ``from_pretrained`` that replace what config.json says about execution.
+
+    Empty for most models. None stands for the default of transformers.
+    """
+    parts = list(_raw_parts(json.loads((Path(model_dir) / "config.json").read_text("utf-8"))))
+    arguments: dict[str, Any] = {}
+    if any(part.get("return_dict") is False for part in parts):
+        arguments["return_dict"] = True
+    if any(part.get("torchscript") for part in parts):  # PEFT returns tuples if it is set
+        arguments["torchscript"] = False
+    if any(part.get("output_attentions") for part in parts):
+        arguments["output_attentions"] = False
+    if any(part.get("output_hidden_states") for part in parts):
+        arguments["output_hidden_states"] = False
+    if any(
+        part.get(key) not in (None, *_OWN_ATTENTION) for part in parts for key in _ATTENTION_KEYS
+    ):
+        arguments["attn_implementation"] = None
+    if any(part.get(key) for part in parts for key in _EXPERT_KEYS):
+        arguments["experts_implementation"] = None
+    return arguments
+
+
+def _raw_parts(raw: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the document and the configurations inside it, such as ``text_config``."""
+    yield raw
+    for value in raw.values():
+        if isinstance(value, dict):
+            yield from _raw_parts(value)
+
+
+def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    yield config
+    for name in config.sub_configs:
+        if isinstance(part := getattr(config, name, None), PreTrainedConfig):
+            yield from _parts(part)
