@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from app.adapters.service import AdapterNotFoundError
-from app.auth.key_ring import Principal, Scope
-from app.auth.require_scope import RequireScopeAtAnyRate
 from app.scoring import scoring, service
 from app.scoring.errors import (
     AdapterNotVerifiedError,
@@ -23,6 +21,7 @@ from app.scoring.errors import (
     ScoreSpecChangedError,
 )
 from app.scoring.schemas import ScoreRequest, ScoreResponse
+from app.web.dependencies import RequireScoresWrite
 from app.web.problem_details import error_responses
 from app.web.strict_route import StrictRoute
 
@@ -37,7 +36,6 @@ class ScoreRoute(StrictRoute):
     max_values = 200_000
 
 
-RequireScoresWrite = Annotated[Principal, Depends(RequireScopeAtAnyRate(Scope.SCORES_WRITE))]
 router = APIRouter(prefix="/v1", tags=["scoring"], route_class=ScoreRoute)
 
 

@@ -45,6 +45,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "create_job": {"base_model": BASE_MODEL, "train_dataset": f"ds_{ZEROES}"},
     "update_job": {"name": "new"},
     "create_api_key": {"name": "new", "scopes": ["jobs:read"]},
+    "create_scores": {"model": f"ad_{ZEROES}", "inputs": [{"text": "a"}]},
     "create_webhook": {"url": "http://localhost:9/"},
 }
 #: Operations whose body is a file.
