@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field, SecretStr
+from typing import Annotated
+
+from pydantic import BaseModel, Field, SecretStr, field_validator
+
+#: At least 16 characters; Compose passes a variable that is not set as an empty text.
+ScorerToken = Annotated[SecretStr, Field(min_length=16)]
 
 
 class ScoringSettings(BaseModel):
@@ -34,9 +39,8 @@ class ScoringSettings(BaseModel):
         description="Address at which the API reaches this scorer; unset: host and port, or this "
         "machine's address if it listens on all.",
     )
-    scorer_token: SecretStr | None = Field(
+    scorer_token: ScorerToken | None = Field(
         None,
-        min_length=16,
         description="Secret that the API and the scorers share. In embedded mode one is made in "
         "data_dir.",
     )
@@ -61,3 +65,8 @@ class ScoringSettings(BaseModel):
         description="Embedded mode: the scorer ends after this time without a request; the next "
         "one starts it again.",
     )
+
+    @field_validator("scorer_token", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return value or None

@@ -90,6 +90,7 @@ CALLS: dict[str, Call] = {
     ),
     "merge_adapter": lambda client, ids: client.adapters.merge(ids.adapter),
     "get_merge": lambda client, ids: client.adapters.get_merge(ids.adapter),
+    "create_scores": lambda client, ids: client.score(ids.adapter, inputs=[{"text": "a"}]),
     "list_base_models": lambda client, ids: list(client.base_models.list()),
     "get_base_model": lambda client, ids: client.base_models.get(ids.base_model),
     "create_api_key": lambda client, ids: client.api_keys.create(name="new", scopes=["jobs:read"]),
