@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 import structlog
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -36,6 +36,9 @@ from app.dashboard.router import router as dashboard
 from app.datasets.part_uploads_router import router as part_uploads
 from app.datasets.router import router as datasets
 from app.datasets.upload_places import UploadPlaces
+from app.evaluations.comparing import MAX_COMPARISONS
+from app.evaluations.router import router as evaluations
+from app.imports.router import router as imports
 from app.job_queue.reconciler import Reconciler
 from app.job_queue.router import router as job_queue
 from app.job_queue.watcher import Watcher
@@ -55,7 +58,7 @@ from app.web import exception_handlers
 from app.web.application import Plaudit
 from app.web.middleware import ForwardedAddress
 from app.web.problem_details import error_responses
-from app.webhooks.delivery import Deliverer
+from app.webhooks.dispatch import Deliverer
 from app.webhooks.router import router as webhooks
 
 #: Routes without an API key.
@@ -68,11 +71,13 @@ API_ROUTERS = (
     reports,
     job_queue,
     part_uploads,  # before the routes of /v1/datasets/{dataset_id}
+    imports,
     datasets,
     adapters,
     merges,
     scoring,
     scoring_compat,
+    evaluations,
     base_models,
     api_keys,
     webhooks,
@@ -121,6 +126,7 @@ def _set_state(app: FastAPI, settings: Settings) -> None:
     state.telemetry = Telemetry(state.engine)
     state.watcher = Watcher(state.engine)
     state.scoring_adapters = AdapterMemory(state.reader)
+    state.comparison_limiter = CapacityLimiter(MAX_COMPARISONS)
     state.upload_places = UploadPlaces()
 
 

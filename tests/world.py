@@ -17,9 +17,12 @@ from app.base_models.facts import store_facts
 from app.core.broker import preflight_queue
 from app.core.database import transaction
 from app.core.settings import Settings
+from app.domain.judging.metrics import evaluate
+from app.domain.judging.score_table import ScoredRow
 from app.domain.lifecycle import FailureCode
 from app.domain.plan import BaseModelFacts
-from app.domain.progress import CheckpointSaved, FileEntry, Packaged, Stepped
+from app.domain.progress import CheckpointSaved, Evaluated, FileEntry, Packaged, Reported, Stepped
+from app.evaluations import publishing as evaluations
 from app.job_queue import checkpoints, worker_api
 from app.job_queue.lease import WriteContext
 from app.job_queue.worker_api import AttemptFailure, Progress
@@ -135,6 +138,37 @@ class World:
                 summary={"format": 1} | summary,
             )
             return publishing.publish(context, Path(name), packaged)
+
+    def request_evaluation(self, **spec: Any) -> dict[str, Any]:
+        """Request an evaluation, of a new adapter on a new dataset unless ``spec`` names some."""
+        if "adapters" not in spec:
+            self.know_base_model()  # only then has the job a plan
+            job = self.submit()
+            spec["adapters"] = [self.publish(self.claim(), {"adapter_config.json": b"{}"})]
+            spec.setdefault("dataset", job["spec"]["train_dataset"])
+        answer = self.client.post("/v1/evaluations", json=spec)
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json())
+
+    def publish_scores(self, context: WriteContext, tables: dict[str, list[ScoredRow]]) -> None:
+        """End an evaluation with these scores of each model, the untrained head first."""
+        files = {
+            f"{name.replace(':', '-')}.jsonl": "".join(f"{r.to_json()}\n" for r in rows).encode()
+            for name, rows in tables.items()
+        }
+        models: list[Any] = [
+            {"adapter": name, "metrics": evaluate(rows, seed=0), "suite": None, "probes": []}
+            for name, rows in tables.items()
+        ]
+        with tempfile.TemporaryDirectory() as name:
+            evaluated = Evaluated(
+                directory="scores",
+                files=_write(Path(name), files),
+                result={"rows": 1, "models": models, "baselines": {}},
+            )
+            report = Reported(name="worst_pairs", document={"models": {}})
+            worker_api.record_progress(context, Progress(reports=[report]))
+            evaluations.publish(context, Path(name), evaluated)
 
     def fail(self, context: WriteContext, code: FailureCode, detail: str) -> None:
         """End an attempt with a failure."""

@@ -5,7 +5,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "3c1f7a90d2e5"
-down_revision = "c4e1a7d95f20"
+down_revision = "3e9a6c52d1f8"
 branch_labels = None
 depends_on = None
 

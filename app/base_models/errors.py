@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from app.core.errors import ServiceError
 from app.domain.lifecycle import FailureCode
+from app.domain.unreadable_files import failure_of_unreadable_model
 
 
 class BaseModelError(ServiceError):
@@ -53,3 +54,17 @@ class DiskFullError(BaseModelError):
     code = "disk_full"
     title = "No space for the base model"
     failure = FailureCode.DISK_FULL
+
+
+def unreadable_model(error: OSError, name: str) -> BaseModelError | None:
+    """Return the failure for an error of the system when it read a model's files.
+
+    Return None if the machine is to blame and not the model.
+    """
+    code = failure_of_unreadable_model(error.errno)
+    if code is None:
+        return None
+    detail = f"The files of {name} cannot be read: {error.strerror}."
+    if code == SourceUnavailableError.failure:
+        return SourceUnavailableError(detail)
+    return BadSnapshotError(detail)

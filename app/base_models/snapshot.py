@@ -71,7 +71,10 @@ def check_directory(path: Path, max_bytes: int) -> None:
         BadSnapshotError: The directory is unsafe, incomplete or too large.
     """
     if not path.is_dir():
-        raise ModelNotFoundError(f"The directory {path} does not exist.")
+        raise ModelNotFoundError("The directory of the model does not exist.")
+    # First of all: errors about a directory that is no model must not name the files in it.
+    if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise BadSnapshotError("The model has no config.json.")
     check_listing(dict(_regular_files(path)), max_bytes)
     for name in model_files(path):
         if name.endswith(_INDEX):
@@ -126,19 +129,28 @@ def _check_name(name: str) -> None:
 
 def _regular_files(root: Path) -> Iterator[tuple[str, int]]:
     """Yield relative path and size of every file. Links must not leave the directory."""
-    resolved_root = root.resolve()
+    real_root = os.path.realpath(root)
     for folder, folders, names in os.walk(root):
         for name in folders + names:
             entry = Path(folder, name)
             relative = str(entry.relative_to(root))
-            if entry.is_symlink() and not entry.resolve().is_relative_to(resolved_root):
+            # os.path.realpath accepts links that lead nowhere or to themselves; stat reports them.
+            if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(real_root):
                 raise BadSnapshotError(
                     f"{relative!r} is a link that leaves the directory.",
                     hint="Copy the model with cp -rL, which replaces links by their targets.",
                 )
-            mode = entry.stat().st_mode
+            try:
+                status = entry.stat()
+            except OSError as error:
+                if not entry.is_symlink():
+                    raise
+                raise BadSnapshotError(
+                    f"{relative!r} is a link that leads nowhere: {error.strerror}."
+                ) from error
+            mode = status.st_mode
             if stat.S_ISREG(mode):
-                yield relative, entry.stat().st_size
+                yield relative, status.st_size
             elif not stat.S_ISDIR(mode):
                 raise BadSnapshotError(f"{relative!r} is not a regular file.")
 

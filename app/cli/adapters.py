@@ -54,7 +54,7 @@ def list_adapters(
             adapter.id,
             adapter.job_id,
             adapter.base_model,
-            _rounded(adapter.metrics.get("eval/accuracy")),
+            _accuracy(adapter.metrics),
             size(adapter.bytes),
             moment(adapter.created_at),
         ),
@@ -177,5 +177,9 @@ def _show_merge(merged: MergeRead, *, as_json: bool) -> None:
         notes.print(plain("A worker makes it. Ask again with the same command, or with --watch."))
 
 
-def _rounded(accuracy: float | None) -> str | None:
-    return None if accuracy is None else f"{accuracy:.3f}"
+def _accuracy(metrics: dict[str, float]) -> str | None:
+    """The accuracy, and what share of the held-out pairs it leaves out."""
+    if (accuracy := metrics.get("eval/accuracy")) is None:
+        return None
+    left_out = metrics.get("eval/left_out", 0)
+    return f"{accuracy:.3f}" + (f" ({left_out:.0%} left out)" if left_out else "")

@@ -25,6 +25,7 @@ SHOWN_METRICS = {
     "train/loss": "loss",
     "eval_before/accuracy": "accuracy before",
     "eval/accuracy": "accuracy",
+    "eval/left_out": "left out",
 }
 
 

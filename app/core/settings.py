@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.core.scoring_settings import ScoringSettings
-from app.core.setting_types import DatabaseUrl, HostList, NetworkList, RedisUrl
+from app.core.setting_types import DatabaseUrl, HostList, NetworkList, RedisUrl, SourceList
 
 
 class Settings(ScoringSettings, BaseSettings):
@@ -46,6 +46,14 @@ class Settings(ScoringSettings, BaseSettings):
     )
     hub_token: SecretStr | None = Field(
         None, description="Hub token for gated models; set it on workers only."
+    )
+    import_sources: SourceList = Field(
+        frozenset(),
+        description="Datasets that may be imported, separated by commas: hub:org/name, hub:org/* "
+        "or hub:*; unset: no imports.",
+    )
+    transfer_seconds: int = Field(
+        6 * 3600, ge=1, description="Longest import of a dataset or upload of an adapter to a hub."
     )
     public_url: str = Field("http://127.0.0.1:8000", description="Base URL of links in responses.")
 
@@ -162,13 +170,18 @@ class Settings(ScoringSettings, BaseSettings):
         description="With a broker: seconds between two polls, in case the broker is down.",
     )
     trainer_memory_bytes: int | None = Field(
-        None, description="Memory that a trainer may write to; unset: no limit."
+        None,
+        description="Memory that a trainer may write to; unset: no limit, and the kernel ends the "
+        "trainer before the worker when memory runs short.",
     )
     preflight_seconds: int = Field(
         600, ge=1, description="Longest inspection of a base model, with its dataset reports."
     )
-    preflight_memory_bytes: int = Field(
-        32 << 30, ge=2 << 30, description="Memory that an inspection may write to."
+    preflight_memory_bytes: int | None = Field(
+        None,
+        ge=2 << 30,
+        description="Memory that an inspection may write to; unset: 4 GiB and more for large "
+        "tokenizers and datasets, at most a third of the machine's memory.",
     )
 
     heartbeat_seconds: float = Field(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -11,6 +10,7 @@ from typing import TypeVar
 from anyio import CapacityLimiter, to_thread
 
 from app.core.errors import RateLimitedError, UnavailableError
+from app.core.shares import Shares
 
 T = TypeVar("T")
 
@@ -23,15 +23,10 @@ RETRY_AFTER_SECONDS = 5.0
 
 
 class UploadPlaces:
-    """The places of one process. A tenant gets a further one if more are free than it has.
-
-    So one tenant holds at most half of the places, the next one half of the rest, and so on
-    (dynamic thresholds, Choudhury and Hahne 1998). It is used by the event loop's thread only.
-    """
+    """The places of one process, for its event loop."""
 
     def __init__(self, total: int = MAX_UPLOADS, wait_seconds: float = WAIT_SECONDS) -> None:
-        self._total, self._wait_seconds = total, wait_seconds
-        self._held: Counter[str] = Counter()
+        self._shares, self._wait_seconds = Shares(total), wait_seconds
         self._released = asyncio.Condition()
 
     @asynccontextmanager
@@ -46,9 +41,7 @@ class UploadPlaces:
         try:
             yield
         finally:
-            self._held[tenant_id] -= 1
-            if not self._held[tenant_id]:
-                del self._held[tenant_id]
+            self._shares.give_back(tenant_id)
             async with self._released:
                 self._released.notify_all()
 
@@ -65,19 +58,16 @@ class UploadPlaces:
     async def _take(self, tenant_id: str) -> None:
         try:
             async with asyncio.timeout(self._wait_seconds), self._released:
-                await self._released.wait_for(lambda: self._free() > self._held[tenant_id])
-                self._held[tenant_id] += 1
+                await self._released.wait_for(lambda: self._shares.may_take(tenant_id))
+                self._shares.take(tenant_id)
         except TimeoutError:
-            if self._free():
+            if self._shares.free:
                 raise RateLimitedError(
-                    f"Your {self._held[tenant_id]} uploads at once are the most that this process "
-                    "reads while others upload.",
+                    f"Your {self._shares.held(tenant_id)} uploads at once are the most that this "
+                    "process reads while others upload.",
                     RETRY_AFTER_SECONDS,
                 ) from None
             raise UnavailableError(
-                f"{self._total} uploads are being read, the most at once.",
+                f"{self._shares.total} uploads are being read, the most at once.",
                 hint="Upload the file again later.",
             ) from None
-
-    def _free(self) -> int:
-        return self._total - self._held.total()

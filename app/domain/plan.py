@@ -129,6 +129,12 @@ class DataPlan(_Frozen):
     train: DatasetRef
     eval: DatasetRef | None = None
     eval_fraction: float | None = None
+    eval_seed: int | None = Field(
+        None,
+        exclude_if=lambda seed: seed is None,  # as in plans of earlier versions
+        description="Seed of the split. Plans of earlier versions have none and split by the seed "
+        "of the training.",
+    )
     format: Literal["text", "conversational"] = Field(
         description="Of the tokenised pairs: texts that become turns of a chat are conversational."
     )
@@ -148,7 +154,7 @@ class TokenizationPlan(_Frozen):
     """How a pair is tokenised. A scoring client must do exactly the same."""
 
     max_length: int
-    overlong: Literal["drop", "error"]
+    overlong: Literal["drop", "error", "truncate_left"]
     chat_template: str | None = None
     append_eos: bool
     text_format: Literal["chat", "raw"] | None = Field(

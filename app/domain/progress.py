@@ -81,7 +81,7 @@ class Reported(_Message):
     """A document of an inspection or a run, such as a dataset report."""
 
     type: Literal["report"] = "report"
-    name: Literal["dataset", "memory", "evaluation", "worst_pairs"]
+    name: Literal["dataset", "memory", "evaluation", "worst_pairs", "full"]
     document: dict[str, JsonValue]
 
 
@@ -94,6 +94,15 @@ class Packaged(_Message):
     metrics: dict[MetricName, float] = Field(default={}, max_length=64)
     certificate: dict[str, JsonValue]
     summary: dict[str, JsonValue] = Field(default={}, description="reward_model.json")
+
+
+class Evaluated(_Message):
+    """The scores are in files of ``directory``. The last message of a good evaluation."""
+
+    type: Literal["evaluated"] = "evaluated"
+    directory: FileName
+    files: list[FileEntry] = Field(min_length=1, max_length=100)
+    result: dict[str, JsonValue]
 
 
 class Stopped(_Message):
@@ -120,6 +129,7 @@ Message = Annotated[
     | Inspected
     | Reported
     | Packaged
+    | Evaluated
     | Stopped
     | Failed,
     Field(discriminator="type"),

@@ -16,7 +16,10 @@ class WarningCode(StrEnum):
     DIFFERENCE_STRIPPED = "difference_stripped"
     SOURCES_ONE_SIDED = "sources_one_sided"
     PAIRS_DROPPED = "pairs_dropped"
+    PAIRS_TRUNCATED = "pairs_truncated"
     PAIRS_IDENTICAL = "pairs_identical"
+    PAIRS_REPEATED = "pairs_repeated"
+    PAIRS_CONTRADICTORY = "pairs_contradictory"
     PROMPT_AND_REPLY_JOINED = "prompt_and_reply_joined"
     SPECIAL_TOKENS_IN_TEXT = "special_tokens_in_text"
     EVAL_LEAKED = "eval_leaked"
@@ -27,6 +30,8 @@ class WarningCode(StrEnum):
     TEMPLATE_DATE_FIXED = "template_date_fixed"
     TOKENIZER_FROM_FILE = "tokenizer_from_file"
     MEMORY_SHORT = "memory_short"
+    STOPPED_EARLY = "stopped_early"
+    BEST_STEP_PUBLISHED = "best_step_published"
     ENGINE_STOCK = "engine_stock"
     CHECKPOINT_REFUSED = "checkpoint_refused"
 
@@ -44,8 +49,13 @@ WARNING_ADVICE: dict[WarningCode, str] = {
     WarningCode.DIFFERENCE_STRIPPED: "Remove the named lines, or use a base model whose chat "
     "template keeps the difference.",
     WarningCode.SOURCES_ONE_SIDED: "Add rows in which the sources are the other way round.",
-    WarningCode.PAIRS_DROPPED: "Raise training.max_length, or accept training without the named "
-    "lines.",
+    WarningCode.PAIRS_DROPPED: "Raise training.max_length, set training.overlong to "
+    '"truncate_left", or accept training without the named lines.',
+    WarningCode.PAIRS_TRUNCATED: "Raise training.max_length, or accept prompts without their "
+    "beginning. The adapter cuts texts in the same way when it scores.",
+    WarningCode.PAIRS_REPEATED: "Remove the named lines, or accept that their pairs weigh more.",
+    WarningCode.PAIRS_CONTRADICTORY: "Correct or remove the named lines: a model cannot learn both "
+    "orders.",
     WarningCode.PAIRS_IDENTICAL: "Remove the named lines: pairs with equal replies teach nothing.",
     WarningCode.PROMPT_AND_REPLY_JOINED: 'Set training.text_format to "chat", or end the prompts '
     "with white space.",
@@ -65,6 +75,9 @@ WARNING_ADVICE: dict[WarningCode, str] = {
     WarningCode.TOKENIZER_FROM_FILE: "Score with the adapter's tokenizer, not the base model's.",
     WarningCode.MEMORY_SHORT: "Lower training.max_length or training.per_device_batch_size, or use "
     "quantization.",
+    WarningCode.STOPPED_EARLY: "No action needed: early_stopping works as the spec says.",
+    WarningCode.BEST_STEP_PUBLISHED: "No action needed: with early_stopping the best model becomes "
+    "the adapter.",
     WarningCode.ENGINE_STOCK: "No action needed: the job trains as `trl reward` would, only slower "
     "than with the shared-prefix engine.",
     WarningCode.CHECKPOINT_REFUSED: "No action needed. The operator should give all workers of a "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Exists, ScalarSelect, Select, exists, func, select
+from sqlalchemy import ColumnElement, Exists, ScalarSelect, Select, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
 from app.core.database import not_by_index, now_ms
@@ -29,6 +30,9 @@ class ClaimTerms:
     lease_ms: int
     quota_running: int
     longest_delay_ms: int
+    #: For inspections: at most one of each base model runs at a time, and tenants that run none go
+    #: first. So neither a base model that hangs nor a tenant with many takes all slots.
+    takes_turns: bool = False
 
 
 def claim_next_job(
@@ -75,20 +79,32 @@ def _best_candidate(queue: str, host: str, terms: ClaimTerms) -> ScalarSelect[st
     per row and claim several jobs.
     """
     candidate = aliased(Job)
-    query = (
-        select(candidate.id)
-        .where(
-            guards.is_queued(candidate),
-            guards.is_wanted(candidate),
-            guards.is_in_queue(candidate, queue),
-            guards.is_due(candidate, terms.longest_delay_ms),
-            guards.may_run_on(candidate, host, _other_host(queue, host)),
-            guards.is_within_quota(candidate, _tenants_at_quota(terms.quota_running)),
-        )
-        .order_by(candidate.priority.desc(), candidate.created_at, candidate.id)
-        .limit(1)
+    order: list[ColumnElement[Any]] = [
+        candidate.priority.desc(), candidate.created_at.asc(), candidate.id.asc()
+    ]  # fmt: skip
+    query = select(candidate.id).where(
+        guards.is_queued(candidate),
+        guards.is_wanted(candidate),
+        guards.is_in_queue(candidate, queue),
+        guards.is_due(candidate, terms.longest_delay_ms),
+        guards.may_run_on(candidate, host, _other_host(queue, host)),
+        guards.is_within_quota(candidate, _tenants_at_quota(terms.quota_running)),
     )
-    return lock_picked(query).scalar_subquery()
+    if terms.takes_turns:
+        running = _running_in(queue)
+        query = query.where(guards.has_another_model(candidate, running))
+        order.insert(0, candidate.tenant_id.in_(running.with_only_columns(_RUNNING.tenant_id)))
+    return lock_picked(query.order_by(*order).limit(1)).scalar_subquery()
+
+
+_RUNNING = aliased(Job)
+
+
+def _running_in(queue: str) -> Select[str]:
+    """Select the base models of the queue's running jobs."""
+    return select(_RUNNING.base_model).where(
+        guards.is_running(_RUNNING), guards.is_in_queue(_RUNNING, queue)
+    )
 
 
 def _tenants_at_quota(quota_running: int) -> Select[str]:

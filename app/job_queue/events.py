@@ -50,9 +50,10 @@ def add_events(
 def enqueue_status_webhook(session: Session, job: Job) -> None:
     """Queue a webhook message about the job's new status, in the same transaction."""
     kind = kinds.find(job.kind)
-    if kind is not None and kind.is_listed:
+    if kind is not None and kind.topic is not None:
         item = JobItem.of(job).model_dump(mode="json")
-        outbox.enqueue(session, job.tenant_id, f"job.{job.status}", item)
+        item |= {"object": kind.topic, "id": kind.public_id(job.id)}
+        outbox.enqueue(session, job.tenant_id, f"{kind.topic}.{job.status}", item)
 
 
 def upsert_metrics(

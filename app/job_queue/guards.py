@@ -65,6 +65,10 @@ def is_within_quota(job: Row, tenants_at_quota: Select[str]) -> Condition:
     return or_(kinds.is_free_of_quota(job.kind), job.tenant_id.not_in(tenants_at_quota))
 
 
+def has_another_model(job: Row, models: Select[str]) -> Condition:
+    return job.base_model.not_in(models)
+
+
 def is_running(job: Row) -> Condition:
     return job.status == JobStatus.RUNNING
 

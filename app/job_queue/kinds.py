@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, SQLColumnExpression, false, or_
 
-from app.core.broker import preflight_queue
+from app.core.broker import preflight_queue, transfer_queue
 from app.core.settings import Settings
 from app.domain.spec import Resources
 
@@ -40,7 +40,7 @@ class JobKind:
     queue: Callable[[Settings], str]
     #: Whether a running job counts against the tenant's ``quota_running``.
     counts_against_quota: bool
-    #: Whether /v1/jobs, /v1/queue and /v1/workers show the jobs and webhooks announce them.
+    #: Whether /v1/jobs, /v1/queue and /v1/workers show the jobs.
     is_listed: bool
     #: Whether a job that is stopped is given time to save a checkpoint.
     saves_checkpoints: bool
@@ -52,6 +52,19 @@ class JobKind:
     max_failures: Callable[[Settings], int]
     #: Milliseconds for which finished jobs are kept; None keeps them until they are deleted.
     retention_ms: int | None
+    #: Whether the memory of the trainer is limited relative to its inputs, if no setting does.
+    is_bounded_by_inputs: bool = False
+    #: How soon the kernel ends the trainer when memory runs short, from 0 to 1000. The supervisor
+    #: and the API have 0.
+    oom_score_adj: int = 500
+    #: Webhooks announce changes of status as ``<topic>.<status>``; None for kinds that they do not.
+    topic: str | None = None
+    #: Prefix of the id under which the API shows the job.
+    id_prefix: str = "job"
+
+    def public_id(self, job_id: str) -> str:
+        """Return the id under which the API shows a job: the stored one with another prefix."""
+        return f"{self.id_prefix}_{job_id.partition('_')[2]}"
 
 
 def _training_seconds(settings: Settings, spec: Mapping[str, Any]) -> int:
@@ -71,6 +84,7 @@ TRAIN = JobKind(
     memory_bytes=lambda settings: settings.trainer_memory_bytes,
     max_failures=lambda settings: settings.max_failures,
     retention_ms=None,
+    topic="job",
 )
 #: Inspects a base model and, with datasets, what training on them would take.
 INSPECT = JobKind(
@@ -85,6 +99,8 @@ INSPECT = JobKind(
     max_failures=lambda settings: settings.max_failures,
     # Data are immutable, so an inspection answers the same question for a week.
     retention_ms=7 * DAY_MS,
+    is_bounded_by_inputs=True,
+    oom_score_adj=1000,
 )
 MERGE = JobKind(
     name="merge",
@@ -98,7 +114,36 @@ MERGE = JobKind(
     max_failures=lambda settings: settings.max_failures,
     retention_ms=None,
 )
-KINDS: dict[str, JobKind] = {kind.name: kind for kind in (TRAIN, INSPECT, MERGE)}
+#: Fetches a dataset from the hub; the supervisor does it without a trainer.
+IMPORT = JobKind(
+    name="import",
+    action="fetch_dataset",
+    queue=transfer_queue,
+    counts_against_quota=False,
+    is_listed=False,
+    saves_checkpoints=False,
+    runtime_seconds=lambda settings, _spec: settings.transfer_seconds,
+    memory_bytes=lambda _settings: None,
+    max_failures=lambda settings: settings.max_failures,
+    retention_ms=30 * DAY_MS,
+    id_prefix="imp",
+)
+#: Judges adapters on a dataset.
+EVALUATE = JobKind(
+    name="evaluate",
+    action="evaluate",
+    queue=lambda settings: settings.queue,
+    counts_against_quota=True,
+    is_listed=False,
+    saves_checkpoints=True,
+    runtime_seconds=lambda settings, _spec: settings.quota_runtime_seconds,
+    memory_bytes=lambda settings: settings.trainer_memory_bytes,
+    max_failures=lambda settings: settings.max_failures,
+    retention_ms=None,
+    topic="evaluation",
+    id_prefix="eval",
+)
+KINDS: dict[str, JobKind] = {kind.name: kind for kind in (TRAIN, INSPECT, MERGE, IMPORT, EVALUATE)}
 
 
 def find(name: str) -> JobKind | None:

@@ -71,6 +71,7 @@ def claim(
             lease_ms=round(settings.lease_seconds * 1000),
             quota_running=settings.quota_running,
             longest_delay_ms=longest_delay_ms(settings),
+            takes_turns=queue == kinds.INSPECT.queue(settings),
         )
         job = claim_next_job(session, queue, owner, host, terms)
     if job is None:

@@ -14,12 +14,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from anyio import to_thread
-from sqlalchemy import Engine, or_, select
+from sqlalchemy import ColumnElement, Engine, and_, or_, select
 
+from app.auth.key_ring import Scope
 from app.base_models.catalogue import Catalogue
 from app.core.broker import Tickets
-from app.core.database import new_id, reader, transaction
-from app.core.errors import FieldProblem, InvalidSpecError, UnavailableError
+from app.core.database import new_id, now_ms, reader, transaction
+from app.core.errors import FieldProblem, ForbiddenError, InvalidSpecError, UnavailableError
 from app.core.settings import Settings
 from app.domain.lifecycle import (
     LIVE,
@@ -42,6 +43,22 @@ FIELDS = {
     FailureCode.PAIRS_OVERLONG: "/training/max_length",
     FailureCode.QUANTIZATION_UNAVAILABLE: "/quantization",
 }
+
+
+#: How long a base model that failed its inspection is not inspected again: the operator may repair
+#: it, and an inspection that grows or hangs must not be started by every request.
+FAILED_MS = 60_000
+#: Inspections that run, or that have just found a base model which cannot be used.
+_IS_RECENT = or_(
+    Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING]),
+    and_(
+        Job.status == JobStatus.FAILED,
+        Job.failure_code.in_(
+            [FailureCode.MODEL_UNSUPPORTED, FailureCode.OUT_OF_MEMORY, FailureCode.TIMED_OUT]
+        ),
+        Job.finished_at.between(now_ms() - FAILED_MS, now_ms()),
+    ),
+)
 
 
 class DataPreview(NamedTuple):
@@ -95,7 +112,8 @@ class Preflight:
             InvalidSpecError: the worker found that the spec cannot be trained.
         """
         try:
-            return await self._reports(tenant_id, await self._inspect_data(tenant_id, spec))
+            inspection = await self._inspect_data(tenant_id, spec, may_start=True)
+            return await self._reports(tenant_id, inspection)
         except UnavailableError as error:
             note = {
                 "code": WarningCode.NOT_REPORTED,
@@ -103,14 +121,17 @@ class Preflight:
             }
             return DataPreview({}, [note])
 
-    async def dataset_report(self, tenant_id: str, spec: RewardJobSpec) -> Any:
+    async def dataset_report(self, tenant_id: str, spec: RewardJobSpec, *, may_start: bool) -> Any:
         """Return the dataset report of a spec, even if the spec cannot be trained.
+
+        Without ``may_start`` return one that exists or is being made.
 
         Raises:
             InvalidSpecError: the worker stopped before it made the report.
             UnavailableError: no worker made the report in time.
+            ForbiddenError: there is no report, and none may be started.
         """
-        inspection = await self._inspect_data(tenant_id, spec)
+        inspection = await self._inspect_data(tenant_id, spec, may_start=may_start)
         try:
             preview = await self._reports(tenant_id, inspection)
         except InvalidSpecError:
@@ -119,9 +140,11 @@ class Preflight:
                 raise
         return preview.reports["dataset"]
 
-    async def _inspect_data(self, tenant_id: str, spec: RewardJobSpec) -> str:
+    async def _inspect_data(self, tenant_id: str, spec: RewardJobSpec, *, may_start: bool) -> str:
         resolved = await to_thread.run_sync(self._resolve, tenant_id, spec)
-        request = partial(self._request_inspection, tenant_id, resolved, has_data=True)
+        request = partial(
+            self._request_inspection, tenant_id, resolved, has_data=True, may_start=may_start
+        )
         return await to_thread.run_sync(request)
 
     async def _reports(self, tenant_id: str, inspection: str) -> DataPreview:
@@ -145,37 +168,23 @@ class Preflight:
         with transaction(reader(self.engine)) as session:
             return resolve_spec(session, self.settings, self.catalogue, tenant_id, spec)
 
-    def _request_inspection(self, tenant_id: str, resolved: ResolvedSpec, *, has_data: bool) -> str:
+    def _request_inspection(
+        self, tenant_id: str, resolved: ResolvedSpec, *, has_data: bool, may_start: bool = True
+    ) -> str:
         """Return the id of an inspection that answers the same question; queue one if needed."""
         spec, queue = resolved.spec, kinds.INSPECT.queue(self.settings)
-        conditions = [Job.kind == kinds.INSPECT.name, Job.queue == queue]
-        live = Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
-        if has_data:
-            # Datasets are immutable, so an earlier result for the same spec still holds.
-            is_usable = or_(
-                live,
-                Job.status == JobStatus.SUCCEEDED,
-                Job.failure_code.in_([FailureCode.DATASET_INVALID, FailureCode.PAIRS_OVERLONG]),
-            )
-            conditions += [
-                Job.tenant_id == tenant_id,
-                Job.spec_sha256 == _fingerprint(spec),
-                is_usable,
-            ]
-            conditions.append(Job.train_dataset_id.is_not(None))
-        else:
-            # Facts of a base model belong to no tenant, so any tenant's inspection will do.
-            conditions += [
-                Job.base_model == resolved.entry.id,
-                Job.train_dataset_id.is_(None),
-                live,
-            ]
+        conditions = _is_like(tenant_id, resolved, queue, has_data=has_data)
         with transaction(self.engine) as session:
             known = session.scalar(
                 select(Job.id).where(*conditions).order_by(Job.id.desc()).limit(1)
             )
             if known is not None:
                 return known
+            if not may_start:
+                raise ForbiddenError(
+                    "There is no such report yet, and this API key may only read.",
+                    hint=f"Request the report with a key that has the scope {Scope.JOBS_WRITE}.",
+                )
             job = transitions.insert_job(
                 session,
                 Job(
@@ -230,6 +239,30 @@ class Preflight:
         raise InvalidSpecError(
             f"A worker found: {detail}", hint=hint, problems=[FieldProblem(loc, code, detail, hint)]
         )
+
+
+def _is_like(
+    tenant_id: str, resolved: ResolvedSpec, queue: str, *, has_data: bool
+) -> list[ColumnElement[bool]]:
+    """Return the conditions that a job is an inspection with the wanted result."""
+    conditions = [Job.kind == kinds.INSPECT.name, Job.queue == queue]
+    if not has_data:
+        # Facts of a base model belong to no tenant, so any tenant's inspection will do.
+        is_of_model = Job.base_model == resolved.entry.id
+        return [*conditions, is_of_model, Job.train_dataset_id.is_(None), _IS_RECENT]
+    # Datasets are immutable, so an earlier result for the same spec still holds.
+    is_usable = or_(
+        _IS_RECENT,
+        Job.status == JobStatus.SUCCEEDED,
+        Job.failure_code.in_([FailureCode.DATASET_INVALID, FailureCode.PAIRS_OVERLONG]),
+    )
+    return [
+        *conditions,
+        Job.tenant_id == tenant_id,
+        Job.spec_sha256 == _fingerprint(resolved.spec),
+        Job.train_dataset_id.is_not(None),
+        is_usable,
+    ]
 
 
 def _fingerprint(spec: RewardJobSpec) -> str:

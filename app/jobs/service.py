@@ -21,6 +21,7 @@ from app.domain.plan import TrainingPlan
 from app.domain.spec import EvalFraction, RewardJobSpec
 from app.domain.warnings import WarningCode
 from app.job_queue import kinds, transitions
+from app.job_queue.kinds import JobKind
 from app.jobs import cloning
 from app.jobs.errors import (
     JobFinishedError,
@@ -65,7 +66,7 @@ def submit(
     if known := find_replay(session, tenant_id, submission):
         return known, True
     _release_expired_key(session, tenant_id, submission.idempotency_key)
-    _check_queue_quota(session, settings, tenant_id)
+    check_queue_quota(session, settings, tenant_id, kinds.TRAIN)
     check_storage_quota(session, settings, tenant_id, 0)  # its adapter must fit
     job = Job(
         id=new_id("job"),
@@ -261,11 +262,12 @@ def _check_cancelled(job: Job, desired: DesiredState) -> Job:
     )
 
 
-def _check_queue_quota(session: Session, settings: Settings, tenant_id: str) -> None:
+def check_queue_quota(session: Session, settings: Settings, tenant_id: str, kind: JobKind) -> None:
+    """Raise QuotaError if as many jobs of this kind wait as the tenant may have."""
     waiting = session.execute(
         select(func.count()).where(
             Job.tenant_id == tenant_id,
-            Job.kind == kinds.TRAIN.name,
+            Job.kind == kind.name,
             text("status IN ('queued', 'paused')"),  # spelled as in the index ix_jobs_waiting
         )
     ).scalar_one()

@@ -2,6 +2,7 @@
 
 from app.core.database import Base
 from app.models.access import ApiKey, AuditRecord
+from app.models.evaluations import Evaluation
 from app.models.jobs import Checkpoint, Job, JobEvent, JobLog, JobMetric, JobReport, Worker
 from app.models.scoring import Scorer
 from app.models.storage import Adapter, BaseModelRecord, Blob, BlobChunk, Dataset, StoredFile
@@ -20,6 +21,7 @@ __all__ = [
     "Dataset",
     "DatasetUpload",
     "DatasetUploadPart",
+    "Evaluation",
     "Job",
     "JobEvent",
     "JobLog",

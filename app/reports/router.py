@@ -7,6 +7,7 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Path, Query
 
+from app.auth.key_ring import Scope
 from app.core.database import transaction
 from app.core.errors import InvalidSpecError
 from app.datasets import service as datasets
@@ -39,7 +40,8 @@ async def get_dataset_report(
 ) -> DatasetReport:
     """Get a report of token lengths, duplicates, contradictions, overlong pairs and more.
 
-    The first request waits for a worker to make the report; later ones return it at once.
+    The first request waits for a worker to make the report; later ones return it at once. Only a
+    key with the scope `jobs:write` has a report made; other keys get reports that exist.
     """
 
     def check_dataset() -> None:
@@ -51,5 +53,6 @@ async def get_dataset_report(
     spec = RewardJobSpec.model_validate(
         {"base_model": base_model, "train_dataset": dataset_id, **training}
     )
-    report = await preflight.dataset_report(principal.tenant_id, spec)
+    may_start = principal.may(Scope.JOBS_WRITE)
+    report = await preflight.dataset_report(principal.tenant_id, spec, may_start=may_start)
     return DatasetReport(dataset_id=dataset_id, base_model=base_model, report=report)

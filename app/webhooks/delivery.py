@@ -1,12 +1,9 @@
-"""Send webhook messages. They are claimed in one transaction and their results written in another;
-no transaction is open while they are sent.
-"""
+"""Send a webhook message and write the outcome; no transaction is open while it is sent."""
 
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ssl import SSLContext
@@ -14,13 +11,12 @@ from ssl import SSLContext
 import anyio
 import httpcore
 import structlog
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 from standardwebhooks import Webhook as Signer
 
 from app.audit import log as audit_log
 from app.audit.log import Actor
-from app.core.backoff import full_jitter
-from app.core.database import now_ms, reader, transaction
+from app.core.database import now_ms, transaction
 from app.core.errors import ServiceError
 from app.core.settings import Settings
 from app.models import Webhook, WebhookDelivery
@@ -30,19 +26,11 @@ from app.webhooks.guard import GuardedBackend, RefusedError, check_url
 
 log = structlog.get_logger()
 
-MAX_ATTEMPTS = 8
-#: Delays between attempts, with full jitter: up to 30 s, 2 min, 8 min, 32 min, 2 h, 6 h, 6 h.
-BACKOFF_MS, BACKOFF_FACTOR, BACKOFF_MAX_MS = 30_000, 4, 6 * 3_600_000
 #: A webhook that failed for this many milliseconds is disabled when a message fails.
 DISABLE_AFTER_MS = 3 * 86_400_000
 #: Seconds for name resolution, connection, TLS and response together.
 TIMEOUT_SECONDS = 5.0
 KEPT_RESPONSE_BYTES = 1024
-BATCH = 16
-#: Milliseconds after which another process may claim the messages; longer than any batch takes.
-LEASE_MS = 60_000
-#: Seconds between two deletions of old messages.
-DELETE_OLD_SECONDS = 3600
 #: Status of an address that wants no more messages (Standard Webhooks).
 GONE = 410
 Headers = Mapping[bytes | str, bytes | str]
@@ -58,7 +46,7 @@ class Outcome:
 
 
 class Sender:
-    """Sends signed messages, several at once."""
+    """Sends signed messages."""
 
     def __init__(
         self,
@@ -68,24 +56,12 @@ class Sender:
     ) -> None:
         self._settings = settings
         self._backend = backend or GuardedBackend(settings)
-        self._ssl_context = ssl_context
+        # Loading the certificates takes longer than sending a message.
+        needs_tls = ssl_context is None and settings.webhook_hosts
+        self._ssl_context = httpcore.default_ssl_context() if needs_tls else ssl_context
 
-    def send(self, messages: Sequence[tuple[Webhook, WebhookDelivery]]) -> list[Outcome]:
-        """Send messages; return their outcomes in the same order."""
-        return anyio.run(self._send, messages)
-
-    async def _send(self, messages: Sequence[tuple[Webhook, WebhookDelivery]]) -> list[Outcome]:
-        outcomes = [Outcome()] * len(messages)
-
-        async def send_one(index: int, webhook: Webhook, delivery: WebhookDelivery) -> None:
-            outcomes[index] = await self._post(webhook, delivery)
-
-        async with anyio.create_task_group() as group:
-            for index, (webhook, delivery) in enumerate(messages):
-                group.start_soon(send_one, index, webhook, delivery)
-        return outcomes
-
-    async def _post(self, webhook: Webhook, delivery: WebhookDelivery) -> Outcome:
+    async def send(self, webhook: Webhook, delivery: WebhookDelivery) -> Outcome:
+        """Send a message once; return the outcome."""
         try:
             # Checked again: the operator may have changed the allowed hosts.
             check_url(self._settings, webhook.url)
@@ -124,59 +100,9 @@ class Sender:
         return Outcome(response.status, text, f"the response had status {response.status}")
 
 
-class Deliverer(threading.Thread):
-    """Sends due messages every ``reconcile_seconds``; any number of processes may do so."""
-
-    def __init__(self, engine: Engine, settings: Settings) -> None:
-        super().__init__(name="deliverer", daemon=True)
-        self._engine, self._settings = engine, settings
-        self._sender = Sender(settings)
-        self._stopping = threading.Event()
-
-    def run(self) -> None:
-        """Run until stopped; log errors and try again in the next round."""
-        rounds_until_deletion = 0.0
-        while not self._stopping.wait(self._settings.reconcile_seconds):
-            try:
-                while deliver_due(self._engine, self._sender) and not self._stopping.is_set():
-                    pass
-                rounds_until_deletion -= 1
-                if rounds_until_deletion < 0:
-                    rounds_until_deletion = DELETE_OLD_SECONDS / self._settings.reconcile_seconds
-                    with transaction(self._engine) as session:
-                        outbox.delete_old(session)
-            except Exception:
-                log.warning("webhooks_failed", exc_info=True)
-
-    def stop(self) -> None:
-        """End after the current round."""
-        self._stopping.set()
-        self.join(timeout=10)
-
-
-def deliver_due(engine: Engine, sender: Sender) -> int:
-    """Send due messages, one batch; return the number of attempts."""
-    with transaction(reader(engine)) as session:
-        if not outbox.is_due(session):
-            return 0
-    with transaction(engine) as session:
-        claimed = outbox.claim(session, BATCH, LEASE_MS)
-        webhooks = {
-            webhook.id: webhook
-            for webhook in session.scalars(
-                select(Webhook).where(Webhook.id.in_({d.webhook_id for d in claimed}))
-            )
-        }
-    # Webhooks that were deleted meanwhile took their messages with them.
-    messages = [(webhooks[d.webhook_id], d) for d in claimed if d.webhook_id in webhooks]
-    for (_, delivery), outcome in zip(messages, sender.send(messages), strict=True):
-        record_outcome(engine, delivery, outcome)
-    return len(messages)
-
-
 def record_outcome(engine: Engine, delivery: WebhookDelivery, outcome: Outcome) -> None:
     """Write the outcome of an attempt; disable the webhook if it failed for too long."""
-    is_last = delivery.attempts >= MAX_ATTEMPTS or delivery.type == "webhook.test"
+    is_last = delivery.attempts >= outbox.MAX_ATTEMPTS or delivery.type == "webhook.test"
     if outcome.error is None:
         status = "delivered"
     else:
@@ -187,7 +113,7 @@ def record_outcome(engine: Engine, delivery: WebhookDelivery, outcome: Outcome) 
             session,
             delivery,
             status=status,
-            next_attempt_at=now_ms() + retry_delay_ms(delivery.attempts),
+            next_attempt_at=now_ms() + outbox.retry_delay_ms(delivery.attempts),
             response_status=outcome.status,
             response_body=outcome.body,
             error=outcome.error,
@@ -230,14 +156,6 @@ def signed_headers(webhook: Webhook, delivery: WebhookDelivery, body: str, at: d
             Signer(secret).sign(delivery.event_id, at, body) for secret in secrets
         ),
     }
-
-
-def retry_delay_ms(attempts: int) -> int:
-    """Return the milliseconds until the next attempt, after ``attempts`` of them."""
-    delay = full_jitter(
-        attempts - 1, base=BACKOFF_MS, maximum=BACKOFF_MAX_MS, factor=BACKOFF_FACTOR
-    )
-    return round(delay)
 
 
 def _has_failed_for_days(webhook: Webhook, delivery: WebhookDelivery) -> bool:

@@ -6,19 +6,37 @@ the attempt is repeated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, get_args
 
-from sqlalchemy import Text, cast, delete, func, insert, literal, select, tuple_, update
+from sqlalchemy import (
+    Text,
+    case,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.orm import Session
 
+from app.core.backoff import full_jitter
 from app.core.database import new_id, now_ms
 from app.core.leased_queue import lock_picked, update_returning
 from app.models import Webhook, WebhookDelivery
 from app.webhooks.schemas import EventType
 
-#: Messages of one webhook that are sent at once: a slow address must not delay the others.
-MAX_CONCURRENT = 2
+MAX_ATTEMPTS = 8
+#: Delays between attempts, with full jitter: up to 30 s, 2 min, 8 min, 32 min, 2 h, 6 h, 6 h.
+BACKOFF_MS, BACKOFF_FACTOR, BACKOFF_MAX_MS = 30_000, 4, 6 * 3_600_000
+#: Milliseconds after which another process may claim a message; longer than any attempt takes.
+LEASE_MS = 60_000
+#: Webhooks with due messages that one search returns.
+MAX_DUE = 1000
 #: Milliseconds for which delivered and failed messages are kept.
 RETENTION_MS = 30 * 86_400_000
 _EVENT_TYPES = frozenset(get_args(EventType))
@@ -40,18 +58,34 @@ def enqueue_test(session: Session, webhook: Webhook) -> WebhookDelivery:
     return session.get_one(WebhookDelivery, (webhook.id, event_id))
 
 
-def is_due(session: Session) -> bool:
-    """Return whether a claim would find a message; takes no lock."""
-    return session.scalar(select(WebhookDelivery.event_id).where(*_due()).limit(1)) is not None
+class DueWebhook(NamedTuple):
+    """A webhook with a message that is due."""
+
+    id: str
+    tenant_id: str
+    url: str
 
 
-def claim(session: Session, count: int, lease_ms: int) -> list[WebhookDelivery]:
-    """Claim up to ``count`` due messages for ``lease_ms``; no other caller gets them."""
+def due_webhooks(session: Session) -> list[DueWebhook]:
+    """Return the webhooks with due messages, the longest due first; takes no lock."""
+    first = func.min(WebhookDelivery.next_attempt_at)
+    query = (
+        select(Webhook.id, Webhook.tenant_id, Webhook.url)
+        .join(WebhookDelivery, WebhookDelivery.webhook_id == Webhook.id)
+        .where(*_due())
+        .group_by(Webhook.id, Webhook.tenant_id, Webhook.url)
+        .order_by(first, Webhook.id)
+        .limit(MAX_DUE)
+    )
+    return [DueWebhook(*row) for row in session.execute(query)]
+
+
+def claim(session: Session, webhook_ids: Sequence[str]) -> list[WebhookDelivery]:
+    """Claim the oldest due message of each webhook for ``LEASE_MS``; no other caller gets them."""
     ranked = (
         select(
             WebhookDelivery.webhook_id,
             WebhookDelivery.event_id,
-            WebhookDelivery.next_attempt_at,
             func.row_number()
             .over(
                 partition_by=WebhookDelivery.webhook_id,
@@ -59,15 +93,10 @@ def claim(session: Session, count: int, lease_ms: int) -> list[WebhookDelivery]:
             )
             .label("rank"),
         )
-        .where(*_due())
+        .where(WebhookDelivery.webhook_id.in_(webhook_ids), *_due())
         .subquery()
     )
-    first = (
-        select(ranked.c.webhook_id, ranked.c.event_id)
-        .where(ranked.c.rank <= MAX_CONCURRENT)
-        .order_by(ranked.c.next_attempt_at)
-        .limit(count)
-    )
+    first = select(ranked.c.webhook_id, ranked.c.event_id).where(ranked.c.rank == 1)
     # The rows are locked as they are picked: two claims of the same rows could deadlock.
     picked = lock_picked(
         select(WebhookDelivery.webhook_id, WebhookDelivery.event_id).where(_KEY.in_(first), *_due())
@@ -77,7 +106,7 @@ def claim(session: Session, count: int, lease_ms: int) -> list[WebhookDelivery]:
         WebhookDelivery,
         (_KEY.in_(picked), *_due()),
         attempts=WebhookDelivery.attempts + 1,
-        next_attempt_at=now_ms() + lease_ms,
+        next_attempt_at=now_ms() + LEASE_MS,
         last_attempt_at=now_ms(),
     )
 
@@ -152,5 +181,27 @@ def _enqueue(session: Session, event_type: str, data: Mapping[str, Any], *wanted
     return event_id
 
 
+def retry_delay_ms(attempts: int) -> int:
+    """Return the milliseconds until the next attempt, after ``attempts`` of them."""
+    delay = full_jitter(
+        attempts - 1, base=BACKOFF_MS, maximum=BACKOFF_MAX_MS, factor=BACKOFF_FACTOR
+    )
+    return round(delay)
+
+
 def _due() -> tuple[Any, ...]:
-    return (WebhookDelivery.status == "pending", WebhookDelivery.next_attempt_at <= now_ms())
+    """Return the conditions under which a message is due.
+
+    One without an attempt, or with a longer delay than there is, waits because the database's clock
+    stepped back.
+    """
+    at = WebhookDelivery.next_attempt_at
+    longest = {
+        attempts: max(LEASE_MS, min(BACKOFF_MS * BACKOFF_FACTOR ** (attempts - 1), BACKOFF_MAX_MS))
+        for attempts in range(1, MAX_ATTEMPTS + 1)
+    }
+    is_over = at > now_ms() + case(longest, value=WebhookDelivery.attempts, else_=BACKOFF_MAX_MS)
+    return (
+        WebhookDelivery.status == "pending",
+        or_(at <= now_ms(), WebhookDelivery.attempts == 0, is_over),
+    )

@@ -9,7 +9,17 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from app.models import Webhook, WebhookDelivery
 from app.web.pagination import Timestamp
 
-EventType = Literal["job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]
+EventType = Literal[
+    "job.running",
+    "job.paused",
+    "job.succeeded",
+    "job.failed",
+    "job.cancelled",
+    "evaluation.running",
+    "evaluation.succeeded",
+    "evaluation.failed",
+    "evaluation.cancelled",
+]
 
 
 class WebhookCreate(BaseModel):

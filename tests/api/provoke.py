@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+import pytest
 from httpx import Response
 from pydantic import SecretStr
 from sqlalchemy import event, update
@@ -23,6 +24,7 @@ from app.auth.key_ring import Scope
 from app.core.database import now_ms, transaction
 from app.core.settings import Settings
 from app.domain.progress import Reported
+from app.evaluations import comparing
 from app.job_queue import worker_api
 from app.job_queue.worker_api import Progress
 from app.main import create_app
@@ -295,6 +297,52 @@ def score_too_much(scene: Scene, operation: Operation) -> Response:
     return scene.send(operation, content=b"{", headers=headers)
 
 
+def request_evaluation(scene: Scene, operation: Operation) -> Response:
+    body = {
+        "adapters": [scene.succeed()["adapter_id"]],
+        "dataset": scene.world.upload()["id"],
+    }
+    return scene.send(operation, json=body)
+
+
+def send_for_evaluation(make: Callable[[Scene], dict[str, Any]]) -> Provoke:
+    return lambda scene, operation: scene.send(operation, {"evaluation_id": make(scene)["id"]})
+
+
+def queued_evaluation(scene: Scene) -> dict[str, Any]:
+    return scene.evaluation()
+
+
+def finished_evaluation(scene: Scene) -> dict[str, Any]:
+    return scene.evaluated()
+
+
+def compare_evaluations(scene: Scene, operation: Operation) -> Response:
+    first = scene.evaluated()
+    second = scene.evaluated(adapters=first["adapters"], dataset=first["dataset"])
+    return scene.send(operation, query=f"?a={first['id']}&b={second['id']}")
+
+
+def compare_unfinished(scene: Scene, operation: Operation) -> Response:
+    found = scene.evaluation()["id"]
+    return scene.send(operation, query=f"?a={found}&b={found}")
+
+
+def compare_large(scene: Scene, operation: Operation) -> Response:
+    first = scene.evaluated()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparing, "MAX_SCORE_BYTES", 1)
+        query = f"?a={first['id']}&b={first['id']}&b_adapter=base:untrained"
+        return scene.send(operation, query=query)
+
+
+def list_with_unknown_key(scene: Scene, operation: Operation) -> Response:
+    """The answer itself needs no database."""
+    key = scene.key_for(Scope.JOBS_READ)
+    with failing_database(scene, Exception("the database is away")):
+        return scene.send(operation, key=key)
+
+
 PAIR = b'{"prompt": "q", "chosen": "%s", "rejected": "no"}\n'
 SPECIAL: dict[tuple[str, int], Provoke] = {
     ("metrics", 401): scrape_protected_metrics,
@@ -328,4 +376,14 @@ SPECIAL: dict[tuple[str, int], Provoke] = {
     ("create_scores", 413): score_too_much,
     ("merge_adapter", 409): merge_merged,
     ("get_merge", 200): get_merge,
+    ("list_suites", 503): list_with_unknown_key,
+    ("create_evaluation", 201): request_evaluation,
+    ("cancel_evaluation", 200): send_for_evaluation(queued_evaluation),
+    ("cancel_evaluation", 409): send_for_evaluation(finished_evaluation),
+    ("delete_evaluation", 409): send_for_evaluation(queued_evaluation),
+    ("get_scores", 409): send_for_evaluation(queued_evaluation),
+    ("get_worst_pairs", 409): send_for_evaluation(queued_evaluation),
+    ("compare", 200): compare_evaluations,
+    ("compare", 409): compare_unfinished,
+    ("compare", 413): compare_large,
 }

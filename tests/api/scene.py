@@ -21,6 +21,7 @@ from app.auth.key_ring import Scope
 from app.core.database import make_engine, transaction
 from app.core.migrations import migrate
 from app.core.settings import Settings
+from app.domain.judging.score_table import ScoredRow
 from app.job_queue.lease import WriteContext
 from app.models import Job
 from tests import services
@@ -34,18 +35,25 @@ UNKNOWN = {
     "adapter_id": f"ad_{ZEROES}",
     "key_id": f"key_{ZEROES}",
     "webhook_id": f"wh_{ZEROES}",
+    "evaluation_id": f"eval_{ZEROES}",
     "upload_id": f"up_{ZEROES}",
+    "import_id": f"imp_{ZEROES}",
     "number": "1",
     "base_model_id": "no-such-model",
     "name": "worst_pairs",  # names a report, and could name a file
     "code": "no_such_code",
 }
-QUERY = {"get_dataset_report": f"?base_model={BASE_MODEL}"}
+QUERY = {
+    "get_dataset_report": f"?base_model={BASE_MODEL}",
+    "compare": f"?a=eval_{ZEROES}&b=eval_{ZEROES}",
+}
 BODIES: dict[str, dict[str, Any]] = {
     "create_job": {"base_model": BASE_MODEL, "train_dataset": f"ds_{ZEROES}"},
     "update_job": {"name": "new"},
+    "create_evaluation": {"adapters": [f"ad_{ZEROES}"], "dataset": f"ds_{ZEROES}"},
     "create_api_key": {"name": "new", "scopes": ["jobs:read"]},
     "create_scores": {"model": f"ad_{ZEROES}", "inputs": [{"text": "a"}]},
+    "create_import": {"source": "hub:acme/pairs"},
     "create_webhook": {"url": "http://localhost:9/"},
 }
 #: Operations whose body is a file.
@@ -137,6 +145,22 @@ class Scene:
         answer: Response = self.client.post(f"/v1/{path}", **more)
         return answer
 
+    def evaluation(self, **spec: Any) -> dict[str, Any]:
+        """A queued evaluation of a new adapter."""
+        adapter_id = self.succeed()["adapter_id"]
+        return self.world.request_evaluation(
+            **{"adapters": [adapter_id], "dataset": self.world.upload()["id"], **spec}
+        )
+
+    def evaluated(self, **spec: Any) -> dict[str, Any]:
+        """An evaluation that succeeded."""
+        found = self.evaluation(**spec)
+        context = self.claim({"id": found["id"].replace("eval_", "job_")})
+        rows = [ScoredRow(1, "p", (1, 2), (1.0, 0.0), (3, 4))]
+        adapters = dict.fromkeys(found["adapters"], rows)
+        self.world.publish_scores(context, {"base:untrained": rows, **adapters})
+        return found
+
     def webhook_id(self) -> str:
         """The id of a webhook."""
         return str(self.post("webhooks", json=BODIES["create_webhook"]).json()["id"])
@@ -157,8 +181,12 @@ class Scene:
             "adapter_id": lambda: str(self.succeed()["adapter_id"]),
             "key_id": lambda: str(self.client.get("/v1/api-keys").json()["data"][0]["id"]),
             "webhook_id": self.webhook_id,
+            "evaluation_id": lambda: str(self.evaluated()["id"]),
             "base_model_id": lambda: BASE_MODEL,
             "upload_id": self.upload_id,
+            "import_id": lambda: str(
+                self.post("datasets/imports", json=BODIES["create_import"]).json()["id"]
+            ),
             "number": lambda: "2" if operation.name == "put_upload_part" else "1",
             "code": lambda: "job_not_found",
             "name": lambda: "estimate" if "/reports/" in operation.path else next(iter(FILES)),

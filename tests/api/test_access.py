@@ -143,21 +143,28 @@ def test_ids_of_another_tenant_are_not_found_on_any_route(
     key_for: Callable[..., str],
     subtests: pytest.Subtests,
 ) -> None:
+    world.know_base_model()
     job = world.submit()
     lease = world.claim()
     world.step(lease, 1, train__loss=0.5)
     adapter_id = world.publish(lease, {"adapter_config.json": b"{}"})
     waiting = world.submit()
+    evaluation = world.request_evaluation(
+        adapters=[adapter_id], dataset=job["spec"]["train_dataset"]
+    )
     key_id = client.get("/v1/api-keys").json()["data"][0]["id"]
     upload_id = client.post("/v1/datasets/uploads").json()["id"]
+    import_id = client.post("/v1/datasets/imports", json={"source": "hub:acme/pairs"}).json()["id"]
     ids = {
         "upload_id": upload_id,
+        "import_id": import_id,
         "number": "1",
         "job_id": job["id"],
         "dataset_id": job["spec"]["train_dataset"],
         "adapter_id": adapter_id,
         "name": "worst_pairs",
         "key_id": key_id,
+        "evaluation_id": evaluation["id"],
     }
     headers = bearer(key_for("intruder"))
     with_ids = [
@@ -179,15 +186,27 @@ def test_ids_of_another_tenant_are_not_found_on_any_route(
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/jobs", "/v1/datasets", "/v1/datasets/uploads", "/v1/adapters", "/v1/queue"]
+    "path",
+    [
+        "/v1/jobs",
+        "/v1/datasets",
+        "/v1/datasets/uploads",
+        "/v1/datasets/imports",
+        "/v1/adapters",
+        "/v1/queue",
+        "/v1/evaluations",
+    ],
 )
 def test_lists_do_not_show_resources_of_another_tenant(
     world: World, client: TestClient, key_for: Callable[..., str], path: str
 ) -> None:
+    world.know_base_model()
     world.submit()
-    world.publish(world.claim(), {"adapter_config.json": b"{}"})
-    world.submit()
+    adapter_id = world.publish(world.claim(), {"adapter_config.json": b"{}"})
+    waiting = world.submit()
+    world.request_evaluation(adapters=[adapter_id], dataset=waiting["spec"]["train_dataset"])
     client.post("/v1/datasets/uploads")
+    client.post("/v1/datasets/imports", json={"source": "hub:acme/pairs"})
     assert client.get(path).json()["data"]
     assert client.get(path, headers=bearer(key_for("intruder"))).json()["data"] == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from app.base_models import packages
+from app.base_models import packages, sources
 from app.base_models.catalogue import PackageSource, load_catalogue
 from app.base_models.errors import BadSnapshotError, ModelNotFoundError, SourceUnavailableError
 from app.base_models.snapshot import digest, file_sha256
 from app.base_models.sources import fetch
 from tests.base_models.model_sources import entry, make_wheel, model
+from worker.supervisor.circuit_breaker import OF_THE_MACHINE
 
 PACKAGE = "package:acme-tiny==1.0/acme_tiny/model"
 CACHE = Path(__file__).parents[2] / ".cache" / "models"
@@ -167,6 +169,56 @@ def test_link_out_of_a_local_model_is_rejected(tmp_path):
     (folder / "vocab.json").symlink_to(tmp_path / "secret.json")
     with pytest.raises(BadSnapshotError, match="link that leaves"):
         fetch(entry(f"local:{folder}"), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("target", ["nowhere", "vocab.json"], ids=["dangling", "loop"])
+@pytest.mark.parametrize("name", ["vocab.json", "config.json", "model.safetensors"])
+def test_broken_link_in_a_local_model_is_rejected(tmp_path, name, target):
+    folder = write_files(tmp_path / "mine", model())
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(target.replace("vocab.json", name))
+    with pytest.raises(BadSnapshotError, match=r"leads nowhere|no config\.json"):
+        fetch(entry(f"local:{folder}"), tmp_path / "cache")
+
+
+def test_link_loop_instead_of_a_local_model_is_not_found(tmp_path):
+    (tmp_path / "mine").symlink_to("mine")
+    with pytest.raises(ModelNotFoundError):
+        fetch(entry(f"local:{tmp_path / 'mine'}"), tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.EACCES, BadSnapshotError),
+        (errno.ELOOP, BadSnapshotError),
+        (errno.ENOENT, BadSnapshotError),
+        (errno.EIO, SourceUnavailableError),
+        (errno.ESTALE, SourceUnavailableError),
+        (errno.EMFILE, OSError),
+    ],
+)
+def test_error_of_the_system_about_a_model_is_not_of_the_machine(
+    tmp_path, monkeypatch, number, expected
+):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(sources, "check_directory", fail)
+    with pytest.raises(expected) as error:
+        fetch(entry(f"local:{tmp_path}"), tmp_path / "cache")
+    assert str(tmp_path) not in str(error.value)
+    if expected is not OSError:
+        assert error.value.failure not in OF_THE_MACHINE
+
+
+def test_files_of_a_directory_that_is_no_model_are_not_named(tmp_path):
+    etc = write_files(tmp_path / "etc", {"shadow": b"", "secret.py": b"", "passwd": b""})
+    (etc / "link").symlink_to("/")
+    (tmp_path / "mine").symlink_to(etc)
+    with pytest.raises(BadSnapshotError) as error:
+        fetch(entry(f"local:{tmp_path / 'mine'}"), tmp_path / "cache")
+    assert error.value.detail == "The model has no config.json."
 
 
 def test_link_inside_a_local_model_is_followed(tmp_path):

@@ -25,8 +25,10 @@ class Ids:
     adapter: str = f"ad_{_ZEROES}"
     key: str = f"key_{_ZEROES}"
     webhook: str = f"wh_{_ZEROES}"
+    evaluation: str = f"eval_{_ZEROES}"
     base_model: str = "no-such-model"
     upload: str = f"up_{_ZEROES}"
+    dataset_import: str = f"imp_{_ZEROES}"
 
     def pairs_file(self) -> Path:
         """A file to upload."""
@@ -72,6 +74,10 @@ CALLS: dict[str, Call] = {
     ),
     "finish_upload": lambda client, ids: client.datasets.uploads.finish(ids.upload),
     "delete_upload": lambda client, ids: client.datasets.uploads.delete(ids.upload),
+    "create_import": lambda client, ids: client.datasets.imports.create(source="hub:acme/pairs"),
+    "list_imports": lambda client, ids: list(client.datasets.imports.list()),
+    "get_import": lambda client, ids: client.datasets.imports.get(ids.dataset_import),
+    "cancel_import": lambda client, ids: client.datasets.imports.cancel(ids.dataset_import),
     "list_datasets": lambda client, ids: list(client.datasets.list()),
     "get_dataset": lambda client, ids: client.datasets.get(ids.dataset),
     "delete_dataset": lambda client, ids: client.datasets.delete(ids.dataset),
@@ -91,6 +97,18 @@ CALLS: dict[str, Call] = {
     "merge_adapter": lambda client, ids: client.adapters.merge(ids.adapter),
     "get_merge": lambda client, ids: client.adapters.get_merge(ids.adapter),
     "create_scores": lambda client, ids: client.score(ids.adapter, inputs=[{"text": "a"}]),
+    "list_suites": lambda client, ids: list(client.suites.list()),
+    "create_evaluation": lambda client, ids: client.evaluations.create(
+        adapters=[ids.adapter], dataset=ids.dataset
+    ),
+    "list_evaluations": lambda client, ids: list(client.evaluations.list()),
+    "get_evaluation": lambda client, ids: client.evaluations.get(ids.evaluation),
+    "cancel_evaluation": lambda client, ids: client.evaluations.cancel(ids.evaluation),
+    "delete_evaluation": lambda client, ids: client.evaluations.delete(ids.evaluation),
+    "list_evaluation_events": lambda client, ids: list(client.evaluations.events(ids.evaluation)),
+    "get_scores": lambda client, ids: client.evaluations.scores(ids.evaluation),
+    "get_worst_pairs": lambda client, ids: client.evaluations.worst_pairs(ids.evaluation),
+    "compare": lambda client, ids: client.comparisons.get(ids.evaluation, ids.evaluation),
     "list_base_models": lambda client, ids: list(client.base_models.list()),
     "get_base_model": lambda client, ids: client.base_models.get(ids.base_model),
     "create_api_key": lambda client, ids: client.api_keys.create(name="new", scopes=["jobs:read"]),

@@ -25,16 +25,21 @@ SUMMARY = {
     "head_modules": ["score"],
 }
 VARIANTS = [
-    {"revision": revision, "dtype": dtype, **text, "quantization": quantization}
-    for revision, dtype, text, quantization in itertools.product(
+    {"revision": revision, "dtype": dtype, **text, **length, "quantization": quantization}
+    for revision, dtype, text, quantization, length in itertools.product(
         (None, "0123abc"),
         ("float32", "bfloat16"),
         (
             {"data_format": "conversational"},
             {"data_format": "text"},
-            {"data_format": "text", "append_eos": True, "eos_token": "</s>"},
+            {"data_format": "text", "append_eos": True, "eos_token": '<"e\\s">'},
         ),
         ("none", "8bit", "4bit"),
+        (
+            {},
+            {"overlong": "drop", "max_positions": 512},
+            {"overlong": "truncate_left", "load_arguments": {"return_dict": True}},
+        ),
     )
 ]
 CARD = scoring_program(SUMMARY)
@@ -98,6 +103,11 @@ def with_line(line: str) -> str:
         "class Path: pass",
         "while True: pass",
         "if True: print(1)",
+        "if 2 > 1: print(1)",
+        "if 2 > 1: raise SystemExit",
+        "raise ValueError from 1",
+        "logging.disable()",
+        "logging.logging.shutdown()",
         "try:\n    print(1)\nexcept Exception: pass",
         "del torch",
         "assert False",

@@ -199,6 +199,8 @@ def answer(name: str, status: int) -> Answer:
         return Answer(206, CONTENT[4:], {"Content-Range": span})
     if "application/json" in described:
         return Answer(status, sample(described["application/json"]["schema"]))
+    if "application/x-ndjson" in described:
+        return Answer(status, b'{"line": 1}\n')
     return Answer(status, b"# metrics\n" if described else b"")
 
 

@@ -15,8 +15,9 @@ from sqlalchemy import Engine
 from standardwebhooks import Webhook
 
 from app.core.settings import Settings
-from app.webhooks.delivery import Sender, deliver_due
+from app.webhooks.delivery import Sender
 from plaudit import Plaudit, SignatureError, WebhookMessage, verify_webhook
+from tests.webhooks.delivering import deliver_due
 from tests.webhooks.receiver import receiving
 from tests.world import World
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hypothesis import strategies as st
@@ -35,6 +35,7 @@ TENANTS = ("acme", "other")
 QUEUES = ("train", "preflight")
 LEASE_MS, LONGEST_DELAY_MS, QUOTA, CAP = 1000, 6000, 1, 3
 TERMS = ClaimTerms(LEASE_MS, QUOTA, LONGEST_DELAY_MS)
+BASE_MODELS = ("tiny", "small")
 START_MS = 1_800_000_000_000
 
 
@@ -85,6 +86,11 @@ class Model:
     owner: str | None = None
     expires: int = 0
     run_after: int = START_MS
+
+    @property
+    def base_model(self) -> str:
+        return BASE_MODELS[self.number % len(BASE_MODELS)]
+
     failures: int = 0
     crashes: int = 0
     stalls: int = 0
@@ -152,7 +158,7 @@ class JobQueueMachine(RuleBasedStateMachine):
                     created_at=START_MS + number,
                     spec={},
                     spec_sha256="",
-                    base_model="tiny",
+                    base_model=job.base_model,
                     checkpoint_id="ckpt",
                 ),
             )
@@ -172,7 +178,8 @@ class JobQueueMachine(RuleBasedStateMachine):
         self.claims += 1
         owner = f"host-{self.claims % 2}/0:{self.claims}"
         with transaction(self.engine) as session:
-            got = claim_next_job(session, queue, owner, "host", TERMS)
+            terms = replace(TERMS, takes_turns=queue == "preflight")
+            got = claim_next_job(session, queue, owner, "host", terms)
         wanted = self._best(queue)
         assert (got and got.id) == (wanted and wanted.id)
         if wanted is None:
@@ -381,7 +388,16 @@ class JobQueueMachine(RuleBasedStateMachine):
             and (job.attempt == 0 or not 0 < job.run_after - self.clock.now_ms <= LONGEST_DELAY_MS)
             and (job.kind == "preflight" or running.count(job.tenant) < QUOTA)
         ]
-        return min(may, key=lambda job: (-job.priority, job.number), default=None)
+        if queue != "preflight":
+            return min(may, key=lambda job: (-job.priority, job.number), default=None)
+        busy = [
+            job for job in self.model.values() if job.status == "running" and job.queue == queue
+        ]
+        may = [job for job in may if job.base_model not in {other.base_model for other in busy}]
+        tenants = {job.tenant for job in busy}
+        return min(
+            may, key=lambda job: (job.tenant in tenants, -job.priority, job.number), default=None
+        )
 
     def _fenced(self, lease: Held, write: Callable[[Any, Any], Any], events: int) -> Model | None:
         """Write with a lease; return the job if the lease must hold, None if it must not."""

@@ -39,7 +39,9 @@ GUARDS: dict[str, list[str]] = {
         "is_due",
         "may_run_on",
         "is_within_quota",
+        "has_another_model",
     ],
+    "_running_in": ["is_running", "is_in_queue"],
     "_tenants_at_quota": ["is_running", "counts_against_quota"],
     "_other_host": ["serves_queue", "is_on_another_host", "is_ready", "was_seen_recently"],
     "is_held": ["is_job", "is_current_attempt", "is_leased_to", "is_running"],
@@ -181,5 +183,5 @@ def test_claim_without_this_guard_chooses_the_wrong_host(
 
 
 def test_every_guard_is_removed_once_or_has_a_reason() -> None:
-    assert len(MACHINE_GUARDS) == 20
+    assert len(MACHINE_GUARDS) == 23
     assert set(ALL_GUARDS) == {*MACHINE_GUARDS, *HOST_TESTS, *HELD_ELSEWHERE}

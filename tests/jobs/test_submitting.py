@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Engine, func, select, update
 from starlette.testclient import TestClient
 
+from app.auth.key_ring import Scope
 from app.core.database import now_ms, transaction
 from app.core.settings import Settings
 from app.domain.lifecycle import FailureCode
@@ -330,6 +331,42 @@ def test_dry_run_returns_the_reports_of_a_worker(patient: World) -> None:
     assert patient.client.get(url).json()["report"]["rows"] == 20
     assert len(asked) == 1
     assert patient.client.get("/v1/jobs").json()["data"] == []
+
+
+def test_key_that_may_only_read_gets_reports_and_starts_none(
+    patient: World, key_for: Callable[..., str]
+) -> None:
+    patient.know_base_model()
+    url = f"/v1/datasets/{patient.upload()['id']}/report?base_model={BASE_MODEL}"
+    read_only = {"Authorization": f"Bearer {key_for('acme', Scope.JOBS_READ)}"}
+
+    def report() -> None:
+        lease = claim_when_there(patient)
+        said = [Reported(name="dataset", document={"rows": 20})]
+        worker_api.record_progress(lease, Progress(reports=said))
+        worker_api.complete(lease, {})
+
+    refused = patient.client.get(url, headers=read_only)
+    assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+    with transaction(patient.engine) as session:
+        assert session.scalar(select(func.count()).select_from(Job)) == 0
+    assert during(report, lambda: patient.client.get(url)).status_code == 200
+    assert patient.client.get(url, headers=read_only).json()["report"] == {"rows": 20}
+
+
+def test_base_model_that_just_failed_its_inspection_is_not_inspected_again(
+    patient: World, client: TestClient
+) -> None:
+    def grow() -> None:
+        patient.fail(claim_when_there(patient), FailureCode.OUT_OF_MEMORY, "it grew")
+
+    path, spec = "/v1/jobs?dry_run=true", patient.spec()
+    first = during(grow, lambda: patient.client.post(path, json=spec))
+    again = patient.client.post(path, json=spec)
+    assert (first.status_code, again.status_code) == (422, 422)
+    assert again.json()["errors"] == first.json()["errors"]
+    with transaction(patient.engine) as session:
+        assert session.scalar(select(func.count()).select_from(Job)) == 1
 
 
 def test_unclaimed_inspection_does_not_block_the_deletion_of_its_dataset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -10,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from app.core.database import reader
+from app.core.database import new_id, reader
 from app.domain.lifecycle import FailureCode
-from tests.job_queue.factories import requeue_expired
+from app.job_queue import kinds
+from tests.job_queue.factories import queue_job, requeue_expired
 from tests.services import wait_until
 from tests.supervisor.workshop import Workshop, log_lines
+from worker.supervisor import pool as pool_module
 from worker.supervisor.circuit_breaker import MAX_EARLY, CircuitBreaker
+from worker.supervisor.job_runner import JobRunner
 from worker.supervisor.pool import NoFreeSlotError, WorkerPool
 
 LONG = {"steps": 200, "step_ms": 50, "checkpoint_steps": 5}
@@ -155,7 +159,7 @@ def test_worker_continues_after_an_attempt_that_could_not_start(
 
 
 def circuit_breaker(status: int) -> CircuitBreaker:
-    return CircuitBreaker(("sh", "-c", f"exit {status}"))
+    return CircuitBreaker([{}], ("/bin/sh", "-c", f"exit {status}"))
 
 
 @pytest.fixture
@@ -171,6 +175,47 @@ def test_circuit_breaker_opens_after_three_early_failures(no_pause: None) -> Non
     assert sick.is_open
     assert not sick.allows_claim()
     assert sick.is_open
+
+
+def test_self_test_runs_for_each_device_and_sees_nothing_else(
+    no_pause: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLAUDIT_HUB_TOKEN", "secret")
+    # Passes on the first device only, and fails if it sees the worker's environment.
+    test = '[ "$CUDA_VISIBLE_DEVICES" = GPU-1 ] && [ -z "$PLAUDIT_HUB_TOKEN" ]'
+    for devices, is_allowed in (("1",), True), (("1", "2"), False):
+        environments = [{"CUDA_VISIBLE_DEVICES": f"GPU-{device}"} for device in devices]
+        breaker = CircuitBreaker(environments, ("/bin/sh", "-c", test))
+        for _ in range(MAX_EARLY):
+            breaker.record_attempt(FailureCode.CUDA_ERROR, 5)
+        assert breaker.allows_claim() is is_allowed
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+def test_failed_inspections_do_not_stop_training(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, is_training: bool
+) -> None:
+    pool = WorkerPool(workshop.settings)
+    monkeypatch.setattr(pool_module, "JobRunner", CrashedInspection)
+    queue = pool.settings.queue if is_training else kinds.INSPECT.queue(pool.settings)
+    kind = kinds.TRAIN if is_training else kinds.INSPECT
+    try:
+        for _ in range(MAX_EARLY):
+            queue_job(workshop.engine, queue=queue, kind=kind.name, base_model=new_id("job"))
+            assert pool.run_one(queue)
+        assert pool._state(kinds.INSPECT.queue(pool.settings)) == "unhealthy"
+        assert pool._state(pool.settings.queue) == "ready"
+    finally:
+        pool.engine.dispose()
+        for slot in itertools.chain(*pool._free.values()):
+            os.close(slot.lock)
+
+
+class CrashedInspection(JobRunner):
+    """An attempt whose inspection crashed at once."""
+
+    def run(self) -> None:
+        self.failure, self.failed_action = FailureCode.TRAINER_CRASHED, kinds.INSPECT.action
 
 
 def test_passed_self_test_allows_one_job(no_pause: None) -> None:

@@ -25,7 +25,7 @@ from worker.ipc.order import ORDER_FILE, WorkOrder
 from worker.supervisor import fork_client, pool
 from worker.supervisor.devices import Device
 from worker.supervisor.fork_client import ForkClient, ForkedTrainer
-from worker.supervisor.trainer_process import TrainerProcess, trainer_environment
+from worker.supervisor.trainer_process import ProcessLimits, TrainerProcess, trainer_environment
 
 SECRET = "PLAUDIT_WEBHOOK_SECRET"
 #: bitsandbytes has CPU kernels for this.
@@ -108,7 +108,7 @@ def test_fork_has_its_own_session_environment_and_memory_limit(
         "environment=dict(os.environ), started_with=open('/proc/self/environ').read(),"
         "limit=resource.getrlimit(resource.RLIMIT_DATA))), flush=True)"
     )
-    fork = Fork(light, tmp_path, program, memory_bytes=limit)
+    fork = Fork(light, tmp_path, program, limits=ProcessLimits(limit))
     seen = json.loads(fork.answer())
     assert fork.process.wait() == 0
     assert seen["pid"] == seen["session"] == fork.pid
@@ -142,7 +142,7 @@ def test_lower_memory_limit_of_the_operator_is_kept(tmp_path: Path) -> None:
         resource.prlimit(child.pid, resource.RLIMIT_DATA, own)
         return child
 
-    process = TrainerProcess(tmp_path, spawn, (), memory_bytes=3 << 30)
+    process = TrainerProcess(tmp_path, spawn, (), limits=ProcessLimits(3 << 30))
     assert resource.prlimit(process._child.pid, resource.RLIMIT_DATA) == own
     process.kill()
     process.wait()
@@ -154,7 +154,7 @@ def test_trainer_that_exits_before_it_is_limited_has_its_status(tmp_path: Path) 
         child.wait()
         return child
 
-    assert TrainerProcess(tmp_path, spawn, (), memory_bytes=3 << 30).wait() == 3
+    assert TrainerProcess(tmp_path, spawn, (), limits=ProcessLimits(3 << 30)).wait() == 3
 
 
 def test_process_that_left_the_session_does_not_block_the_end(
@@ -186,7 +186,7 @@ def test_memory_limit_does_not_limit_the_address_space(light: ForkClient, tmp_pa
         "try: bytearray(4 << 30)\n"
         "except MemoryError: print('refused', flush=True)"
     )
-    fork = Fork(light, tmp_path, f"input()\n{program}", memory_bytes=3 << 30)
+    fork = Fork(light, tmp_path, f"input()\n{program}", limits=ProcessLimits(3 << 30))
     assert fork.answer() == b"refused\n"
     assert fork.process.wait() == 0
 

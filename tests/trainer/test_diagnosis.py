@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from app.domain.lifecycle import FailureCode
+from worker.ipc.order import WorkOrder
 from worker.reward_model.errors import TrainerError
 from worker.trainer.diagnosis import diagnose
 
@@ -30,3 +31,22 @@ from worker.trainer.diagnosis import diagnose
 )
 def test_exception_gets_the_closest_failure_code(error: Exception, code: FailureCode) -> None:
     assert diagnose(error).code is code
+
+
+@pytest.mark.parametrize(
+    ("number", "path", "code"),
+    [
+        (errno.EACCES, "/models/tiny/config.json", FailureCode.MODEL_UNSUPPORTED),
+        (errno.EIO, "/models/tiny/config.json", FailureCode.HUB_UNAVAILABLE),
+        (errno.EMFILE, "/models/tiny/config.json", FailureCode.HOST_ERROR),
+        (errno.EACCES, "/models/tiny-2/config.json", FailureCode.HOST_ERROR),
+    ],
+)
+def test_error_of_the_system_about_the_base_model_is_not_of_the_machine(
+    number: int, path: str, code: FailureCode
+) -> None:
+    order = WorkOrder(
+        action="train", model_dir="/models/tiny", model_name="tiny", watchdog_seconds=1,
+        revision=None, chat_template=None,
+    )  # fmt: skip
+    assert diagnose(OSError(number, "no", path), order).code is code

@@ -44,6 +44,9 @@ def receiving(ssl_context: SSLContext | None = None) -> Iterator[Receiver]:
     receiver = Receiver()
     receiver.released.set()
 
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # else the kernel delays connections that come at once
+
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             size = int(self.headers["content-length"])
@@ -67,7 +70,7 @@ def receiving(ssl_context: SSLContext | None = None) -> Iterator[Receiver]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", 0), Handler)
     if ssl_context is not None:
         server.socket = ssl_context.wrap_socket(server.socket, server_side=True)
     receiver.port = server.server_address[1]

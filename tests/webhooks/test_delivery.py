@@ -19,15 +19,13 @@ from app.main import create_app
 from app.models import WebhookDelivery
 from app.webhooks import delivery, outbox
 from app.webhooks.delivery import (
-    BACKOFF_MAX_MS,
     DISABLE_AFTER_MS,
-    MAX_ATTEMPTS,
     Outcome,
     Sender,
-    deliver_due,
-    retry_delay_ms,
 )
+from app.webhooks.outbox import BACKOFF_MAX_MS, MAX_ATTEMPTS, retry_delay_ms
 from tests.services import wait_until
+from tests.webhooks.delivering import deliver_due
 from tests.webhooks.receiver import ReceivedRequest, Receiver
 from tests.world import World
 
@@ -103,7 +101,7 @@ def test_failed_message_is_retried_unchanged(
     hook: dict[str, Any], world: World, client: TestClient, engine: Engine, receiver: Receiver,
     sender: Sender, make_due: Callable[[], None], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(delivery, "retry_delay_ms", lambda _: 60_000)
+    monkeypatch.setattr(outbox, "retry_delay_ms", lambda _: 60_000)
     world.submit()
     world.claim()
     receiver.answer(500, b"broken")
@@ -161,7 +159,6 @@ def test_webhook_is_disabled_after_days_of_failures_and_enabled_by_a_test(
         )
         connection.exec_driver_sql(f"UPDATE webhook_deliveries SET attempts = {MAX_ATTEMPTS - 1}")
     make_due()
-    receiver.answer(500)
     waiting = world.submit()
     client.post(f"/v1/jobs/{waiting['id']}/pause")
     receiver.answer(500)
@@ -204,7 +201,7 @@ def test_message_of_a_dead_sender_is_sent_by_another_one(
     world.submit()
     world.claim()
     with transaction(engine) as session:
-        (taken,) = outbox.claim(session, 1, 60_000)
+        (taken,) = outbox.claim(session, [hook["id"]])
     assert deliver_due(engine, sender) == 0  # the lease is valid
     make_due()  # the lease expires
     assert deliver_due(engine, sender) == 1
@@ -225,7 +222,7 @@ def test_webhook_deleted_during_an_attempt_leaves_no_rows(
     world.submit()
     world.claim()
     with transaction(engine) as session:
-        (taken,) = outbox.claim(session, 1, 60_000)
+        (taken,) = outbox.claim(session, [hook["id"]])
     assert client.delete(f"/v1/webhooks/{hook['id']}").status_code == 204
     delivery.record_outcome(engine, taken, Outcome(error="nobody there"))
     with transaction(engine) as session:

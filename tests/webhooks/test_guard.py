@@ -224,7 +224,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def deliver(sender: Sender, url: str) -> Outcome:
     webhook = Webhook(url=url, secret="whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0")
     delivery = WebhookDelivery(event_id="evt_1", type="webhook.test", data={}, created_at=0)
-    return sender.send([(webhook, delivery)])[0]
+    return anyio.run(sender.send, webhook, delivery)
 
 
 @contextmanager

@@ -6,10 +6,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Engine, select
+import pytest
+from sqlalchemy import Engine, select, update
 from starlette.testclient import TestClient
 
-from app.core.database import transaction
+from app.core.database import now_ms, transaction
 from app.core.settings import Settings
 from app.domain.lifecycle import DesiredState, FailureCode
 from app.job_queue import transitions
@@ -156,7 +157,7 @@ def test_concurrent_claims_do_not_overlap(
         start.wait()
         while True:
             with transaction(engine) as session:
-                found = outbox.claim(session, 2, 60_000)
+                found = outbox.claim(session, [hook["id"], *hooks])
             taken.extend(row.webhook_id for row in found)
             if not found:
                 return
@@ -169,16 +170,24 @@ def test_concurrent_claims_do_not_overlap(
     assert sorted(taken) == sorted([hook["id"], *hooks])
 
 
-def test_one_webhook_does_not_fill_a_batch(
-    hook: dict[str, Any], client: TestClient, engine: Engine, receiver: Receiver
+@pytest.mark.parametrize(
+    ("attempts", "minutes", "is_due"),
+    [(0, 60, True), (1, 0.4, False), (1, 2, True), (2, 1, False), (4, 31, False), (4, 60, True)],
+)
+def test_message_does_not_wait_for_a_clock_that_stepped_back(
+    hook: dict[str, Any],
+    client: TestClient,
+    engine: Engine,
+    attempts: int,
+    minutes: float,
+    is_due: bool,
 ) -> None:
-    for _ in range(5):
-        client.post(f"/v1/webhooks/{hook['id']}/test")
-    other = client.post("/v1/webhooks", json={"url": receiver.url}).json()["id"]
-    client.post(f"/v1/webhooks/{other}/test")
+    client.post(f"/v1/webhooks/{hook['id']}/test")
     with transaction(engine) as session:
-        batch = outbox.claim(session, 4, 60_000)
-    assert sorted(row.webhook_id for row in batch) == sorted([hook["id"]] * 2 + [other])
+        later = {"attempts": attempts, "next_attempt_at": now_ms() + round(minutes * 60_000)}
+        session.execute(update(WebhookDelivery).values(later))
+    with transaction(engine) as session:
+        assert [due.id for due in outbox.due_webhooks(session)] == [hook["id"]] * is_due
 
 
 def test_webhook_is_deleted_while_a_job_changes(

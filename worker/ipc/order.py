@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from app.domain.evaluation import EvaluationOrder
 from app.domain.plan import BaseModelFacts, TrainingPlan
 
 ORDER_FILE = "order.json"
@@ -52,6 +53,7 @@ class WorkOrder(BaseModel):
         [], description="Directories to resume from, the preferred one first."
     )
     adapter: str | None = Field(None, description="Directory of the adapter to merge.")
+    evaluation: EvaluationOrder | None = Field(None, description="Adapters to judge, and how.")
     threads: int = Field(
         1, ge=1, description="Threads of torch. Runs are byte-equal only with the same number."
     )

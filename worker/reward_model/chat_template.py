@@ -7,7 +7,6 @@ and 'x' * 10**9 takes a gigabyte.
 
 from __future__ import annotations
 
-import mmap
 import resource
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,8 @@ from types import MappingProxyType
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
+
+from worker.reward_model.process_limits import data_limit
 
 #: CPU seconds of the process for one pair. A megabyte in 2,000 turns takes about 0.02 s.
 CPU_SECONDS = 5.0
@@ -59,12 +60,8 @@ def render_chats(
 @contextmanager
 def _limits() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    with open("/proc/self/statm", "rb", buffering=0) as file:
-        data_limit = int(file.read().split()[5]) * mmap.PAGESIZE + MEMORY_BYTES
-    if soft != resource.RLIM_INFINITY:
-        data_limit = min(data_limit, soft)
     handler = signal.signal(signal.SIGVTALRM, _raise_too_slow)
-    resource.setrlimit(resource.RLIMIT_DATA, (data_limit, hard))
+    resource.setrlimit(resource.RLIMIT_DATA, (data_limit(MEMORY_BYTES), hard))
     # CPU time and not wall-clock time: the template is not to blame for a busy machine.
     signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)
     try:

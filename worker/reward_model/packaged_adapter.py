@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from worker.reward_model.loading import DeviceConfig, load_classifier
+from worker.reward_model.truncation import truncate_left
 
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 #: What a scoring client must know beyond ``adapter_config.json``.
@@ -39,11 +40,15 @@ def load_packaged(
 def encode_rendered(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], summary: Mapping[str, Any]
 ) -> list[list[int]]:
-    """Return the token ids of texts that are rendered as in training."""
+    """Return the token ids of texts that are rendered, and perhaps cut, as in training."""
     encoded = tokenizer(
         list(texts),
         add_special_tokens=summary["add_special_tokens"],
         return_attention_mask=False,
         return_token_type_ids=False,
     )
-    return list(encoded["input_ids"])
+    # Absent in adapters of earlier versions.
+    if summary.get("overlong") != "truncate_left":
+        return list(encoded["input_ids"])
+    kept, max_length = summary["kept_tokens"], summary["max_length"]
+    return [truncate_left(ids, kept=kept, max_length=max_length) for ids in encoded["input_ids"]]

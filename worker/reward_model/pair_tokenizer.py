@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,24 @@ class PairTokenizer:
             {name if key == "reasoning_content" else key: value for key, value in message.items()}
             for message in chat
         ]
+
+    @cached_property
+    def kept_tokens(self) -> int:
+        """How many special tokens begin every text, such as BOS or [CLS]; a cut keeps them."""
+        message = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
+        row: dict[str, Any] = {
+            "prompt": message[:1],
+            "chosen": message[1:],
+            "rejected": message[1:],
+        }
+        if not self.is_conversational:
+            row = {"prompt": "a", "chosen": "a", "rejected": "a"}
+        try:
+            ids = self.encode(self.render(row)[:1])[0]
+        except Exception:  # noqa: BLE001 - a template may raise anything; pairs are rendered later
+            return 0
+        special = {self.tokenizer.bos_token_id, self.tokenizer.cls_token_id}
+        return next((i for i, token in enumerate(ids) if token not in special), len(ids))
 
     def encode(self, rendered: list[str]) -> list[list[int]]:
         """Return the token ids of rendered texts, neither padded nor truncated."""

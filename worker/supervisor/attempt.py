@@ -37,6 +37,9 @@ class Slot:
 class JobFailedError(Exception):
     """The attempt ends with a typed failure."""
 
+    #: The action of the trainer that failed; None when no trainer ran.
+    action: str | None = None
+
     def __init__(self, code: FailureCode, detail: str, step: int | None = None) -> None:
         super().__init__(detail)
         self.code, self.detail, self.step = code, detail, step

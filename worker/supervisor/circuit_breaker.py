@@ -1,4 +1,4 @@
-"""Stops a worker whose machine breaks one job after another."""
+"""Stops the slots of a queue when the machine breaks one job after another."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable, Mapping
 
 import structlog
 
@@ -31,11 +32,17 @@ OF_THE_MACHINE = (
 
 
 class CircuitBreaker:
-    """Opens after three early failures in a row; closes for one job when a self-test passes."""
+    """Opens after three early failures in a row; closes for one job when a self-test passes.
+
+    The self-test runs once in each environment: those of the trainers, one for each device.
+    """
 
     def __init__(
-        self, self_test: tuple[str, ...] = (sys.executable, "-P", "-m", "worker.trainer.self_test")
+        self,
+        environments: Iterable[Mapping[str, str]],
+        self_test: tuple[str, ...] = (sys.executable, "-P", "-m", "worker.trainer.self_test"),
     ):
+        self._environments = [dict(environment) for environment in environments]
         self._self_test = self_test
         self._lock = threading.Lock()
         self._early_failures = 0
@@ -43,7 +50,7 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether this worker claims no jobs."""
+        """Whether these slots claim no jobs."""
         return self._early_failures >= MAX_EARLY
 
     def record_attempt(self, failure: FailureCode | None, seconds: float) -> None:
@@ -65,18 +72,21 @@ class CircuitBreaker:
             if time.monotonic() < self._next_test_at:
                 return False
             self._next_test_at = time.monotonic() + PAUSE_SECONDS
-            if not self._passes_self_test():
+            if not all(map(self._passes_self_test, self._environments)):
                 return False
             self._early_failures = MAX_EARLY - 1  # the next early failure opens it again
             return True
 
-    def _passes_self_test(self) -> bool:
+    def _passes_self_test(self, environment: Mapping[str, str]) -> bool:
+        device = environment.get("CUDA_VISIBLE_DEVICES")
         try:
             done = subprocess.run(
-                self._self_test, capture_output=True, timeout=TEST_SECONDS, check=False
-            )
+                self._self_test, env=environment, capture_output=True, timeout=TEST_SECONDS,
+                check=False,
+            )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as error:
-            log.warning("self_test_failed", error=str(error))
+            log.warning("self_test_failed", device=device, error=str(error))
             return False
-        log.warning("self_test", status=done.returncode, stderr=done.stderr.decode()[-2000:])
+        stderr = done.stderr.decode(errors="replace")[-2000:]
+        log.warning("self_test", device=device, status=done.returncode, stderr=stderr)
         return done.returncode == 0

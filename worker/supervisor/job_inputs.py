@@ -112,9 +112,9 @@ def write_training_inputs(
     """Write the pairs and the checkpoints into the work directory; return the order."""
     engine, settings, job = attempt.engine, attempt.settings, attempt.job
     directory = attempt.directory
-    _write_pairs(engine, job.train_dataset_id, directory / "train.jsonl")
+    write_dataset(engine, job.train_dataset_id, directory / "train.jsonl")
     if job.eval_dataset_id:
-        _write_pairs(engine, job.eval_dataset_id, directory / "eval.jsonl")
+        write_dataset(engine, job.eval_dataset_id, directory / "eval.jsonl")
     return base.order(
         settings,
         action,
@@ -126,7 +126,7 @@ def write_training_inputs(
         facts=known_facts(engine, base.entry),
         token_cache=str(settings.token_cache.absolute()) if settings.token_cache_bytes else None,
         token_cache_bytes=settings.token_cache_bytes,
-        checkpoints=_fetch_checkpoints(engine, job, directory),
+        checkpoints=fetch_checkpoints(engine, job, directory),
         threads=settings.torch_threads,
         checkpoint_seconds=settings.checkpoint_seconds,
     )
@@ -140,7 +140,7 @@ def keeps_checkpoint(engine: Engine, job_id: str) -> bool:
         )
 
 
-def _fetch_checkpoints(engine: Engine, job: Job, directory: Path) -> list[str]:
+def fetch_checkpoints(engine: Engine, job: Job, directory: Path) -> list[str]:
     """Write the undamaged checkpoints, newest first; return their directories.
 
     Of checkpoints with the same resume fingerprint only the newest is written: if the trainer
@@ -175,7 +175,7 @@ def fetch_file(engine: Engine, file: StoredFile, directory: Path) -> None:
     artifact_files.fetch(engine, file.blob_id, file.size, directory / file.name, file.sha256)
 
 
-def _write_pairs(engine: Engine, dataset_id: str | None, target: Path) -> None:
+def write_dataset(engine: Engine, dataset_id: str | None, target: Path) -> None:
     with transaction(reader(engine)) as session:
         dataset = session.get_one(Dataset, dataset_id)
     artifact_files.fetch(engine, dataset.blob_id, dataset.bytes, target, dataset.sha256)

@@ -38,6 +38,8 @@ class JobRunner:
         self._log = log.bind(job_id=attempt.job.id, attempt=attempt.lease.attempt)
         #: How the attempt failed; None when it did not.
         self.failure: FailureCode | None = None
+        #: The action of the trainer that failed; None when no trainer did.
+        self.failed_action: str | None = None
 
     def run(self) -> None:
         """Work until the attempt has ended in the database; remove the work directory."""
@@ -96,7 +98,7 @@ class JobRunner:
         self._end(lambda: worker_api.release(self._attempt.write_context, reason))
 
     def _fail(self, error: JobFailedError) -> None:
-        self.failure = error.code
+        self.failure, self.failed_action = error.code, error.action
         self._log.warning("attempt_failed", code=error.code, detail=error.detail)
         host = self._host if error.code in OF_THE_MACHINE else None
         failure = AttemptFailure(error.code, error.detail, error.step, avoid_host=host)

@@ -17,10 +17,11 @@ import structlog
 from sqlalchemy import Engine
 
 from app.base_models.catalogue import load_catalogue
-from app.core.broker import preflight_queue, queues
+from app.core.broker import PREFLIGHT_SLOTS, preflight_queue, queues, transfer_queue
 from app.core.database import make_engine, new_id
 from app.core.settings import Settings
 from app.job_queue import worker_api
+from app.job_queue.kinds import INSPECT
 from app.job_queue.reconciler import requeue_lost
 from app.job_queue.workers import WorkerState
 from worker.supervisor.attempt import Attempt, Slot
@@ -59,13 +60,24 @@ class WorkerPool:
         self._free: dict[str, list[Slot]] = {
             settings.queue: [self._open(f"{i}", device) for i, device in enumerate(devices)],
             # Inspections only read the size of a GPU's memory.
-            preflight_queue(settings): [self._open("preflight", devices[0])],
+            preflight_queue(settings): [
+                self._open(name, devices[0])
+                for name in ("preflight", *(f"preflight-{i}" for i in range(1, PREFLIGHT_SLOTS)))
+            ],
+            transfer_queue(settings): [self._open("transfer", None)],
         }
         self._slots = {name: len(slots) for name, slots in self._free.items()}
         self._worker_id = f"{self._id}-{os.getpid()}"
         shown = [device.as_json() for device in devices if device]
         self._registration = Registration(self.engine, self._host, self._rows(), shown)
-        self._circuit_breaker = CircuitBreaker()
+        # A base model that breaks inspections must not stop training.
+        self._circuit_breakers = {
+            name: CircuitBreaker(
+                trainer_environment(settings.work_dir, device)
+                for device in dict.fromkeys(slot.device for slot in slots)
+            )
+            for name, slots in self._free.items()
+        }
         self._closing = threading.Event()
         self._registrar = threading.Thread(
             target=self._keep_registered, name="registration", daemon=True
@@ -78,13 +90,16 @@ class WorkerPool:
             for slot in slots:
                 requeue_lost(self.engine, self.settings, owner_prefix=f"{self._id}/{slot.name}:")
         shutil.rmtree(self.settings.work_dir, ignore_errors=True)
+        self.settings.work_dir.mkdir(parents=True, exist_ok=True)
         self._registrar.start()
         log.info("worker_started", worker=self._worker_id, slots=self.settings.slots)
 
     def run_one(self, queue: str) -> bool:
         """Claim a job of this queue and run it to its end; return whether there was one."""
         with self._slot(queue) as slot:
-            if slot is None or self.draining.is_set() or not self._circuit_breaker.allows_claim():
+            if slot is None or self.draining.is_set():
+                return False
+            if not self._circuit_breakers[queue].allows_claim():
                 return False
             owner = f"{self._id}/{slot.name}:{new_id('lease')}"
             claimed_at = time.monotonic()
@@ -95,7 +110,10 @@ class WorkerPool:
             attempt = Attempt(claimed.job, claimed.context, renewer, self._spawn, slot)
             runner = JobRunner(attempt, self._catalogue, self._host)
             runner.run()
-            self._circuit_breaker.record_attempt(runner.failure, time.monotonic() - claimed_at)
+            if runner.failed_action == INSPECT.action:  # a training job may inspect first
+                queue = INSPECT.queue(self.settings)
+            seconds = time.monotonic() - claimed_at
+            self._circuit_breakers[queue].record_attempt(runner.failure, seconds)
             return True
 
     def poll(self, queue: str, seconds: float) -> None:
@@ -128,9 +146,9 @@ class WorkerPool:
                 os.close(slot.lock)
 
     def _rows(self) -> list[WorkerRow]:
-        main = self.settings.queue
+        suffixes = {preflight_queue(self.settings): "/p", transfer_queue(self.settings): "/t"}
         return [
-            WorkerRow(self._worker_id if name == main else f"{self._worker_id}/p", name, slots)
+            WorkerRow(f"{self._worker_id}{suffixes.get(name, '')}", name, slots)
             for name, slots in self._slots.items()
         ]
 
@@ -177,16 +195,17 @@ class WorkerPool:
                 if not self._fork_client.is_alive:
                     self._fork_client.start()
                 busy = {name: self._slots[name] - len(free) for name, free in self._free.items()}
-                self._registration.update(self._state(), busy)
+                self._registration.update({name: self._state(name) for name in busy}, busy)
             except Exception:
                 log.warning("registration_not_written", exc_info=True)
             if self._closing.wait(SEEN_SECONDS):
                 return
 
-    def _state(self) -> WorkerState:
+    def _state(self, queue: str) -> WorkerState:
         if self.draining.is_set():
             return WorkerState.DRAINING
-        return WorkerState.UNHEALTHY if self._circuit_breaker.is_open else WorkerState.READY
+        is_open = self._circuit_breakers[queue].is_open
+        return WorkerState.UNHEALTHY if is_open else WorkerState.READY
 
 
 def _try_lock(descriptor: int) -> bool:

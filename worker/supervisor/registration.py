@@ -42,8 +42,8 @@ class Registration:
         self._engine, self._host = engine, host
         self._rows, self._devices = tuple(rows), [dict(device) for device in devices]
 
-    def update(self, state: WorkerState, busy: Mapping[str, int]) -> None:
-        """Write the worker's state and the number of busy slots of each queue."""
+    def update(self, states: Mapping[str, WorkerState], busy: Mapping[str, int]) -> None:
+        """Write the worker's state and the number of busy slots, of each queue."""
         rows = [
             {
                 "id": row.id,
@@ -53,7 +53,7 @@ class Registration:
                 "devices": self._devices,
                 "versions": _versions(),
                 "busy": busy[row.queue],
-                "state": state,
+                "state": states[row.queue],
                 "seen_at": now_ms(),
             }
             for row in self._rows

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -20,6 +21,7 @@ import structlog
 from app.domain.progress import MAX_LINE_BYTES
 from worker.ipc.order import KEEP_ALIVE, STOP
 from worker.supervisor.devices import PCI_ORDER, Device
+from worker.supervisor.memory_limits import kills_for_memory
 
 log = structlog.get_logger()
 
@@ -40,6 +42,8 @@ INHERITED_PREFIXES = ("NCCL_",)
 #: Lets freed memory serve rows of another length; without it, a GPU's memory fragments.
 ALLOCATOR = "expandable_segments:True"
 MAX_LOG_LINE = 16 << 10
+#: What Rust and C++ libraries write before they abort the process.
+OUT_OF_MEMORY_TEXTS = (b"memory allocation of ", b"std::bad_alloc")
 #: Seconds to drain the pipes of a dead trainer.
 DRAIN_PIPES_SECONDS = 10.0
 
@@ -102,6 +106,19 @@ def spawn_cold(directory: Path, environment: Mapping[str, str], keep: tuple[int,
     )
 
 
+@dataclass(frozen=True)
+class ProcessLimits:
+    """What the kernel enforces on a trainer."""
+
+    #: Memory that it may write to.
+    memory_bytes: int | None = None
+    #: How soon it is ended when memory runs short, from 0 to 1000.
+    oom_score_adj: int = 0
+
+
+NO_LIMITS = ProcessLimits()
+
+
 class TrainerProcess:
     """A running trainer. ``lines`` yields its messages, and None when it closes the pipe.
 
@@ -115,17 +132,18 @@ class TrainerProcess:
         spawn: Spawn,
         keep: tuple[int, ...],
         device: Device | None = None,
-        memory_bytes: int | None = None,
+        limits: ProcessLimits = NO_LIMITS,
     ) -> None:
+        self._kills_before = kills_for_memory()
         self._child = spawn(directory, trainer_environment(directory, device), keep)
-        if memory_bytes is not None:
-            _limit_memory(self._child.pid, memory_bytes)
+        _limit(self._child.pid, limits)
         # Few, because a line may have MAX_LINE_BYTES: a trainer that writes too fast has to wait.
         self.lines: queue.Queue[bytes | None] = queue.Queue(maxsize=32)
         self._log = bytearray()
         self._log_lock = threading.Lock()
         self._ended = threading.Event()
         self._status = 0
+        self._said_out_of_memory = False
         threading.Thread(target=self._collect, name="collect", daemon=True).start()
         self._readers = [
             threading.Thread(target=self._read_lines, daemon=True),
@@ -162,6 +180,13 @@ class TrainerProcess:
                 except BrokenPipeError:
                     continue
         return self._status
+
+    @property
+    def ran_out_of_memory(self) -> bool:
+        """Whether the trainer was killed, or ended itself, because it got no more memory."""
+        if self._status == -signal.SIGKILL:
+            return kills_for_memory() > self._kills_before
+        return self._status == -signal.SIGABRT and self._said_out_of_memory
 
     def _collect(self) -> None:
         """Wait for the trainer, then kill its children: they may hold its pipes open."""
@@ -211,22 +236,29 @@ class TrainerProcess:
     def _read_log(self) -> None:
         assert self._child.stderr is not None
         for line in _bounded_lines(self._child.stderr, MAX_LOG_LINE):
+            if any(text in line for text in OUT_OF_MEMORY_TEXTS):
+                self._said_out_of_memory = True
             with self._log_lock:
                 self._log += line
                 # Of too much output the newest is kept: it tells most about a failure.
                 del self._log[: max(0, len(self._log) - (1 << 20))]
 
 
-def _limit_memory(pid: int, limit: int) -> None:
-    """Limit the memory that a process can write to.
+def _limit(pid: int, limits: ProcessLimits) -> None:
+    """Limit the memory that a process can write to, and let it write no core file.
 
     The address space is not limited: CUDA reserves twice the GPU's memory of it. A lower limit that
     the operator set stays.
     """
-    with suppress(ProcessLookupError):  # it has ended already
-        _, hard = resource.prlimit(pid, resource.RLIMIT_DATA)
-        if hard == resource.RLIM_INFINITY or hard > limit:
-            resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))
+    with suppress(ProcessLookupError, FileNotFoundError):  # it has ended already
+        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+        if limits.memory_bytes is not None:
+            _, hard = resource.prlimit(pid, resource.RLIMIT_DATA)
+            if hard == resource.RLIM_INFINITY or hard > limits.memory_bytes:
+                resource.prlimit(pid, resource.RLIMIT_DATA, (limits.memory_bytes,) * 2)
+        score = Path(f"/proc/{pid}/oom_score_adj")
+        # Only a privileged process may lower it.
+        score.write_text(str(max(limits.oom_score_adj, int(score.read_text()))))
 
 
 def _bounded_lines(pipe: IO[bytes], limit: int) -> Iterator[bytes]:

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import queue
+import signal
 import time
 
 import structlog
 from pydantic import ValidationError
 
 from app.domain.lifecycle import DesiredState, FailureCode
-from app.domain.progress import MESSAGE, CheckpointSaved, Failed, Inspected, Message, Packaged
+from app.domain.progress import (
+    MESSAGE,
+    CheckpointSaved,
+    Evaluated,
+    Failed,
+    Inspected,
+    Message,
+    Packaged,
+)
 from app.job_queue import checkpoints, kinds
 from app.job_queue.lease import LeaseLostError
 from app.storage.artifact_files import ArtifactDamagedError
 from worker.ipc.order import EXIT_STOPPED, EXIT_WATCHDOG, ORDER_FILE, WorkOrder
 from worker.supervisor import job_inputs
 from worker.supervisor.attempt import Attempt, AttemptInterruptedError, JobFailedError
+from worker.supervisor.memory_limits import memory_limit
 from worker.supervisor.message_buffer import MessageBuffer
-from worker.supervisor.trainer_process import TrainerProcess
+from worker.supervisor.trainer_process import ProcessLimits, TrainerProcess
 
 log = structlog.get_logger()
 
 #: Seconds between two looks at the lease, the deadline and the desired state.
 POLL_SECONDS = 0.25
 #: The last message of a successful trainer; None when its task reports no result.
-TrainerResult = Packaged | Inspected | None
+TrainerResult = Packaged | Inspected | Evaluated | None
 
 
 def run_trainer(attempt: Attempt, message_buffer: MessageBuffer, order: WorkOrder) -> TrainerResult:
@@ -34,12 +44,17 @@ def run_trainer(attempt: Attempt, message_buffer: MessageBuffer, order: WorkOrde
         LeaseLostError, AttemptInterruptedError, JobFailedError
     """
     (attempt.directory / ORDER_FILE).write_text(order.model_dump_json())
+    kind = kinds.for_action(order.action)
+    limits = ProcessLimits(
+        memory_bytes=memory_limit(attempt.settings, kind, order, attempt.directory),
+        oom_score_adj=kind.oom_score_adj,
+    )
     child = TrainerProcess(
         attempt.directory,
         attempt.spawn,
         keep=(attempt.slot.lock,),
         device=attempt.slot.device,
-        memory_bytes=kinds.for_action(order.action).memory_bytes(attempt.settings),
+        limits=limits,
     )
     session = _Session(attempt, message_buffer, child)
     attempt.lease_renewer.watch(child)
@@ -52,7 +67,11 @@ def run_trainer(attempt: Attempt, message_buffer: MessageBuffer, order: WorkOrde
     if attempt.lease_renewer.is_lost:
         raise LeaseLostError(attempt.job.id)
     message_buffer.flush(child, force=True)
-    return session.result_of(status)
+    try:
+        return session.result_of(status)
+    except JobFailedError as error:
+        error.action = order.action
+        raise
 
 
 class _Session:
@@ -99,11 +118,11 @@ class _Session:
             raise JobFailedError(failure.code, failure.detail, failure.step)
         if status == 0:
             return self._result
-        raise _crash(status)
+        raise _crash(status, ran_out_of_memory=self._child.ran_out_of_memory)
 
     def _handle(self, message: Message) -> None:
         match message:
-            case Packaged() | Inspected():
+            case Packaged() | Inspected() | Evaluated():
                 self._result = message
             case Failed():
                 self._failure = message
@@ -168,7 +187,16 @@ def _parse(line: bytes) -> Message:
         ) from error
 
 
-def _crash(status: int) -> JobFailedError:
+def _crash(status: int, *, ran_out_of_memory: bool) -> JobFailedError:
+    if ran_out_of_memory:
+        return JobFailedError(
+            FailureCode.OUT_OF_MEMORY, "the trainer needed more memory than it may use"
+        )
+    if status == -signal.SIGXCPU:
+        return JobFailedError(
+            FailureCode.MODEL_UNSUPPORTED,
+            "the base model's tokenizer needs more processor time than it may use",
+        )
     if status == EXIT_WATCHDOG:
         return JobFailedError(
             FailureCode.TRAINER_CRASHED, "the trainer exited: it received no keep-alive"
@@ -180,6 +208,6 @@ def _crash(status: int) -> JobFailedError:
     if status < 0:
         return JobFailedError(
             FailureCode.TRAINER_CRASHED,
-            f"the trainer was killed by signal {-status} (9: often the kernel, out of memory)",
+            f"the trainer was killed by signal {-status}",
         )
     return JobFailedError(FailureCode.TRAINER_CRASHED, f"the trainer exited with status {status}")

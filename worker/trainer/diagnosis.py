@@ -7,6 +7,8 @@ import errno
 import torch
 
 from app.domain.lifecycle import FailureCode
+from app.domain.unreadable_files import failure_of_unreadable_model
+from worker.ipc.order import WorkOrder
 from worker.reward_model.errors import CPU_OUT_OF_MEMORY, TrainerError
 
 _CODES_BY_TEXT = {
@@ -25,8 +27,11 @@ _CODES_BY_TEXT = {
 }
 
 
-def diagnose(error: BaseException) -> TrainerError:
-    """Return ``error`` if it has a code, otherwise an error with the closest one or "internal"."""
+def diagnose(error: BaseException, order: WorkOrder | None = None) -> TrainerError:
+    """Return ``error`` if it has a code, otherwise an error with the closest one or "internal".
+
+    An error of the system that the base model's files of ``order`` cause is theirs.
+    """
     if isinstance(error, TrainerError):
         return error
     detail = f"{type(error).__name__}: {error}"[:8000]
@@ -38,6 +43,11 @@ def diagnose(error: BaseException) -> TrainerError:
         return TrainerError(FailureCode.DISK_FULL, detail)
     # Libraries raise OSError without an errno for an invalid model.
     if isinstance(error, OSError) and error.errno:
+        if order is not None and str(error.filename).startswith(f"{order.model_dir}/"):
+            code = failure_of_unreadable_model(error.errno)
+            if code is not None:
+                what = f"the files of {order.model_name} cannot be read: {error.strerror}"
+                return TrainerError(code, what)
         return TrainerError(FailureCode.HOST_ERROR, detail)
     for text, code in _CODES_BY_TEXT.items():
         if text in str(error):

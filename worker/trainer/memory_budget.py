@@ -6,19 +6,13 @@ that it continues, so the budget does not depend on the memory that happens to b
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Literal
 
 import torch
 
 from app.domain.plan import TrainingPlan
+from worker.ipc.machine_memory import machine_memory_bytes
 
-#: Memory limit of a container, by cgroup version; "max" or a huge number without a limit.
-CGROUP_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
 #: The smallest budget; batches that need less are never split.
 MIN_BUDGET_BYTES = 256 * 2**20
 
@@ -27,12 +21,8 @@ def device_memory_bytes(device: str, limit: int | None = None) -> int:
     """Return the memory of the GPU; for "cpu" the machine's, its container's or ``limit``."""
     if device == "cuda":
         return int(torch.cuda.get_device_properties(0).total_memory)
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    limits += [limit] if limit is not None else []
-    for path in CGROUP_LIMITS:
-        if path.exists() and (text := path.read_text().strip()).isdigit():
-            limits.append(int(text))
-    return min(limits)
+    machine = machine_memory_bytes()
+    return machine if limit is None else min(machine, limit)
 
 
 def activation_budget_bytes(weights: int, device_type: str, device_bytes: int) -> int:

@@ -29,7 +29,7 @@ def run_task(order: WorkOrder, channel: Channel) -> int:
         channel.send(StoppedMessage(step=stopped.step))
         return EXIT_STOPPED
     except BaseException as error:  # noqa: BLE001 - all are reported to the supervisor
-        failure = diagnose(error)
+        failure = diagnose(error, order)
         if not isinstance(error, TrainerError) or error.__cause__:
             traceback.print_exc(file=sys.stderr)
         channel.send(Failed(code=failure.code, detail=failure.detail[:8000], step=failure.step))

@@ -21,6 +21,8 @@ const NAMES = {
   reward_mean: "Score, mean",
   reward_std: "Score, standard deviation",
   pairs: "Pairs",
+  left_out: "Share of the pairs that are too long or not rendered, and left out",
+  max_length: "Longest pair, in tokens",
 };
 
 export async function start(show) {
@@ -81,7 +83,7 @@ function showMetrics(metrics) {
   $("no-metrics").hidden = found.length > 0;
   $("metrics").hidden = found.length === 0;
   const rows = found.map((name) => {
-    const isRatio = /accuracy|baseline|^slice\//.test(name);
+    const isRatio = /accuracy|baseline|left_out|^slice\//.test(name);
     const format = isRatio ? percent : number;
     const title = NAMES[name] ?? name.replace(/^slice\//, "Accuracy of slice ");
     const [before, after] = [metrics[`eval_before/${name}`], metrics[`eval/${name}`]];

@@ -8,6 +8,12 @@ import { percent, progressOf, shortId, titleOf } from "./format.js";
 
 const REFRESH_SECONDS = 3;
 const STATUSES = ["running", "queued", "paused", "succeeded", "failed", "cancelled"];
+/** The accuracy, and what share of the held-out pairs it leaves out. */
+function accuracyOf(metrics) {
+  const leftOut = metrics["eval/left_out"];
+  return percent(metrics["eval/accuracy"]) + (leftOut ? ` (${percent(leftOut, 0)} left out)` : "");
+}
+
 /** Held-out accuracy by adapter id, kept because adapters never change. */
 const accuracies = new Map();
 let mayReadAdapters = true;
@@ -73,7 +79,7 @@ function makeRow(job) {
     bar.value = ratio ?? 0;
     setText(steps, text);
     setText(model, now.base_model);
-    setText(accuracy, percent(accuracies.get(now.adapter_id)));
+    setText(accuracy, accuracies.get(now.adapter_id) ?? "–");
     accuracy.classList.toggle("none", accuracy.textContent === "–");
     setTime(age, now.queued_at);
   };
@@ -84,7 +90,7 @@ function makeRow(job) {
 async function loadAccuracies(jobs) {
   const unknown = () => jobs.filter((job) => job.adapter_id && !accuracies.has(job.adapter_id));
   if (!mayReadAdapters || unknown().length === 0) return;
-  const store = (adapter) => accuracies.set(adapter.id, adapter.metrics["eval/accuracy"] ?? null);
+  const store = (adapter) => accuracies.set(adapter.id, accuracyOf(adapter.metrics));
   try {
     if (accuracies.size === 0) (await get("/v1/adapters?limit=100")).data.forEach(store);
     for (const job of unknown()) store(await get(`/v1/adapters/${job.adapter_id}`));

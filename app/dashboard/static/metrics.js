@@ -47,11 +47,21 @@ export function showMetrics(job, columns) {
   }
   $("no-metrics").hidden = charts.some(({ chart }) => !chart.node.hidden);
   setText($("no-metrics"), isFinished(job) ? "The job ended before its first step." : "Metrics appear here after the first step.");
-  showAccuracy(columns);
+  showAccuracy(columns, publishedStep(job, columns));
 }
 
-function showAccuracy(columns) {
-  const latest = (name) => pointsOf(columns, name).at(-1)?.[1];
+/** The step whose model becomes the adapter: with early stopping that of the lowest loss. */
+function publishedStep(job, columns) {
+  const losses = job.spec.training?.early_stopping ? pointsOf(columns, "eval/loss") : [];
+  const lowest = Math.min(...losses.map(([, loss]) => loss));
+  return losses.find(([, loss]) => loss === lowest)?.[0];
+}
+
+function showAccuracy(columns, published) {
+  const latest = (name) => {
+    const points = pointsOf(columns, name);
+    return (points.find(([step]) => step === published && name.startsWith("eval/")) ?? points.at(-1))?.[1];
+  };
   const [before, after] = [latest("eval_before/accuracy"), latest("eval/accuracy")];
   $("accuracy").hidden = before === undefined && after === undefined;
   setText($("accuracy-before"), percent(before));
@@ -63,6 +73,8 @@ function showAccuracy(columns) {
   if (longer !== undefined) notes.push(`Always preferring the longer reply: ${percent(longer)}.`);
   const pairs = latest("eval/pairs") ?? latest("eval_before/pairs");
   if (pairs !== undefined) notes.push(`Measured on ${number(pairs)} held-out pairs.`);
+  const [leftOut, limit] = ["left_out", "max_length"].map((name) => latest(`eval/${name}`) ?? latest(`eval_before/${name}`));
+  if (leftOut) notes.push(`${percent(leftOut)} of them are left out: more than ${number(limit)} tokens, or not rendered.`);
   setText($("accuracy-note"), notes.join(" "));
 }
 

@@ -12,7 +12,8 @@ RESAMPLES = 1000
 #: Above this the resampled counts would take too much memory, and the normal interval is as good.
 MAX_RESAMPLED_CLUSTERS = 4000
 Z_95 = 1.959963984540054
-Interval = tuple[float, float]
+#: Lower and upper bound; a list, because it goes into JSON.
+Interval = list[float]
 
 
 class Clusters:
@@ -94,9 +95,9 @@ class Clusters:
 def quantiles(values: Floats) -> Interval:
     """Return the 2.5 % and 97.5 % quantiles of the values that are numbers."""
     low, high = np.nanquantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    return [float(low), float(high)]
 
 
 def around(center: float, standard_error: float) -> Interval:
     """Return the normal 95 % interval."""
-    return float(center - Z_95 * standard_error), float(center + Z_95 * standard_error)
+    return [float(center - Z_95 * standard_error), float(center + Z_95 * standard_error)]

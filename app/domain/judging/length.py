@@ -75,7 +75,7 @@ def controlled(hits: Floats, difference: Floats, clusters: Clusters) -> dict[str
     bounds = sigmoid(np.array([low, weights[0], high]))
     return {
         "value": float(bounds[1]),
-        "interval": (float(bounds[0]), float(bounds[2])),
+        "interval": [float(bounds[0]), float(bounds[2])],
         "slope": float(weights[1]),
     }
 

@@ -22,24 +22,47 @@ _IMPORTS = {
     "pathlib": {"Path"},
     "huggingface_hub": {"snapshot_download"},
     "peft": {"PeftModel"},
-    "transformers": {"AutoModelForSequenceClassification", "AutoTokenizer", "BitsAndBytesConfig"},
+    "transformers": {
+        "AutoModelForSequenceClassification",
+        "AutoTokenizer",
+        "BitsAndBytesConfig",
+        "logging",
+    },
 }
 _LOADED = {"tokenizer", "model"}
-_FUNCTIONS = _LOADED | {"Path", "BitsAndBytesConfig", "print", "snapshot_download"}
+_FUNCTIONS = _LOADED | {"Path", "BitsAndBytesConfig", "ValueError", "print", "snapshot_download"}
 _LOADERS = {
     "AutoModelForSequenceClassification.from_pretrained",
     "AutoTokenizer.from_pretrained",
     "PeftModel.from_pretrained",
 }
-_OF_MODULES = {"json.loads", "torch.inference_mode", "warnings.filterwarnings"}
-_METHODS = {"apply_chat_template", "eval", "get_text_config", "read_text", "to", "tolist"}
+_MODULES = {"torch", "json", "warnings", "logging"}
+_OF_MODULES = {
+    "json.loads",
+    "logging.set_verbosity_error",
+    "torch.inference_mode",
+    "warnings.filterwarnings",
+}
+_METHODS = {"apply_chat_template", "eval", "get_text_config", "pad", "read_text", "to", "tolist"}
 #: Of the loaders; others would let files bring code along, or be taken from elsewhere.
-_LOADER_ARGUMENTS = {"num_labels", "dtype", "ignore_mismatched_sizes", "quantization_config"}
+_LOADER_ARGUMENTS = {
+    "attn_implementation",
+    "dtype",
+    "experts_implementation",
+    "ignore_mismatched_sizes",
+    "num_labels",
+    "output_attentions",
+    "output_hidden_states",
+    "quantization_config",
+    "return_dict",
+    "torchscript",
+}
 _NODES = (
     ast.Module, ast.Import, ast.ImportFrom, ast.alias, ast.Assign, ast.Expr, ast.With,
     ast.withitem, ast.Call, ast.keyword, ast.Name, ast.Attribute, ast.Subscript, ast.Slice,
     ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.ListComp, ast.comprehension, ast.Starred,
-    ast.BinOp, ast.Add, ast.Div, ast.UnaryOp, ast.USub, ast.Load, ast.Store,
+    ast.BinOp, ast.Add, ast.Sub, ast.Div, ast.UnaryOp, ast.USub, ast.Load, ast.Store,
+    ast.If, ast.Compare, ast.Gt, ast.Raise,
 )  # fmt: skip
 
 
@@ -111,10 +134,22 @@ def _check(node: ast.AST) -> None:
             raise _refused(node, "it imports from a package of its own")
         case ast.Call():
             _check_call(node)
+        case ast.If() | ast.Raise() if not _refuses_texts(node):
+            raise _refused(node, f"it has {ast.unparse(node)!r}")
         case ast.Attribute(attr=name) | ast.Name(id=name) if name.startswith("_"):
             raise _refused(node, f"it uses {name}")
-        case ast.Attribute(value=ast.Attribute(value=ast.Name(id="torch" | "json" | "warnings"))):
+        case ast.Attribute(value=ast.Attribute(value=ast.Name(id=name))) if name in _MODULES:
             raise _refused(node, f"it uses {ast.unparse(node)}")
+
+
+def _refuses_texts(node: ast.If | ast.Raise) -> bool:
+    """Whether a statement is that with which a program refuses texts that are too long."""
+    match node:
+        case ast.If(test=ast.Compare(), body=[ast.Raise()], orelse=[]):
+            return True
+        case ast.Raise(exc=ast.Call(func=ast.Name(id="ValueError")), cause=None):
+            return True
+    return False
 
 
 def _check_imports(node: ast.AST, module: str, names: list[ast.alias]) -> None:
@@ -129,7 +164,7 @@ def _check_call(node: ast.Call) -> None:
         case ast.Name(id=name):
             is_known = name in _FUNCTIONS
         case (
-            ast.Attribute(value=ast.Name(id="torch" | "json" | "warnings"))
+            ast.Attribute(value=ast.Name(id="torch" | "json" | "warnings" | "logging"))
             | ast.Attribute(attr="from_pretrained")
         ):
             is_known = called in _LOADERS | _OF_MODULES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import json
 import os
@@ -97,8 +98,13 @@ def load_reward_model(
                 f"load_reward_model needs {name}.", hint="Install the client's extra 'torch'."
             )
     names: dict[str, Any] = {"adapter": directory}
-    with warnings.catch_warnings():  # the program's filters end with it
-        exec(_compiled(program.loading, directory), names)  # noqa: S102 - checked by read_program
+    logging = importlib.import_module("transformers").logging
+    verbosity = logging.get_verbosity()
+    try:
+        with warnings.catch_warnings():  # the program's filters end with it
+            exec(_compiled(program.loading, directory), names)  # noqa: S102 - checked
+    finally:
+        logging.set_verbosity(verbosity)
     return RewardModel(_compiled(program.scoring, directory), names)
 
 

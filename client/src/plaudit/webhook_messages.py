@@ -28,11 +28,12 @@ class WebhookMessage(BaseModel):
     id: str
     """The same at every attempt: a message that was seen before can be left out."""
     type: str
-    """``job.running``, ``job.paused``, ``job.succeeded``, ``job.failed``, ``job.cancelled`` or
-    ``webhook.test``."""
+    """``job.running``, ``job.paused``, ``job.succeeded``, ``job.failed``, ``job.cancelled``, the
+    same of evaluations (``evaluation.succeeded`` …) or ``webhook.test``."""
     timestamp: datetime
     data: dict[str, Any]
-    """The job as ``client.jobs.list`` shows it, at the time of the event."""
+    """The job as ``client.jobs.list`` shows it, at the time of the event. That of an evaluation has
+    the evaluation's id."""
 
 
 def verify_webhook(

@@ -17,6 +17,7 @@ from tests.model_factories.pairs import make_pairs
 from tests.model_factories.trainer_process import RecordingChannel, run_trainer
 from worker.ipc.order import EXIT_DONE, EXIT_FAILED, WorkOrder
 from worker.reward_model.pair_tokenizer import PairTokenizer
+from worker.reward_model.truncation import truncate_left
 from worker.trainer.data.preparation import prepare_data
 from worker.trainer.run_task import run_task
 
@@ -69,7 +70,12 @@ def one_prompt(base: TinyBase) -> WorkOrder:
     [
         (overlong, "pairs_overlong", "line 5: longer than max_length=64 tokens"),
         (all_overlong, "pairs_overlong", "all 8 pairs are longer than max_length=3 tokens"),
-        (unrenderable, "dataset_invalid", "cannot render this pair: no such role"),
+        (
+            unrenderable,
+            "dataset_invalid",
+            "cannot render this pair: no such role. This holds for all 8 rows, so the cause is "
+            "probably the base model's chat template",
+        ),
         (ends_in_pad_token, "dataset_invalid", "line 3: a text ends in '<pad>'"),
         (one_prompt, "dataset_invalid", "every pair has the same prompt"),
     ],
@@ -119,6 +125,91 @@ def test_dropped_pairs_are_counted_and_named(llama: TinyBase, channel: Recording
     assert note.is_warning
     assert note.message.startswith("1 of 12 training pairs are longer than 256 tokens")
     assert note.data["lines"] == [5]
+
+
+def test_what_became_of_every_pair_is_counted(llama: TinyBase, channel: RecordingChannel) -> None:
+    order = llama.order(rows=with_long_reply(12, 300), eval_count=8)
+    order = with_plan(order, tokenization={"max_length": 25})
+    for fraction, eval_file in ((None, order.eval_file), (0.25, None), (None, None)):
+        data = {"eval_fraction": fraction, "eval": None}
+        if eval_file:
+            data["eval"] = {"id": "ds_" + "e" * 32, "sha256": "e" * 64, "pair_count": 8}
+        made = with_plan(order, data=data).model_copy(update={"eval_file": eval_file})
+        assert made.plan
+        tokenizer = PairTokenizer(made.model_dir, made.plan.tokenization, "conversational")
+        prepared = prepare_data(made, made.plan, None, tokenizer, channel)
+        train, evaluation = prepared.counts["train"], prepared.counts["eval"]
+        assert train["uploaded"] == 12
+        assert train["dropped"]["overlong"] > 0
+        assert train["used"] == len(prepared.train)
+        gone = sum(train["dropped"].values()) + train["held_out"]
+        assert train["uploaded"] == train["used"] + gone
+        assert (evaluation or {}).get("used", 0) == len(prepared.eval)
+        if eval_file:
+            left_out = evaluation["dropped"]["overlong"]
+            assert evaluation["used"] == 8 - left_out
+            assert prepared.eval_left_out == left_out / 8
+        elif fraction:
+            assert train["held_out"] == len(prepared.eval)
+            assert prepared.eval_left_out == train["dropped"]["overlong"] / 12
+        reported = channel.of(Reported)[-1].document
+        assert reported["pairs"] == prepared.counts
+
+
+def test_overlong_pairs_are_cut_at_the_beginning_of_their_prompt(
+    llama: TinyBase, channel: RecordingChannel
+) -> None:
+    rows = make_pairs(12)
+    rows[2]["prompt"][0]["content"] = "the " * 100
+    rows[4]["chosen"][0]["content"] = "the " * 100  # a reply is never cut
+    order = llama.order(
+        rows=rows, eval_count=0, training={"max_length": 40, "overlong": "truncate_left"}
+    )
+    assert order.plan
+    tokenizer = PairTokenizer(order.model_dir, order.plan.tokenization, "conversational")
+    prepared = prepare_data(order, order.plan, None, tokenizer, channel)
+    assert prepared.counts["train"]["truncated"] == 1
+    assert prepared.counts["train"]["dropped"]["overlong"] == 1
+    (pair,) = (p for p in prepared.train if p.line == 3)
+    for ids, text in zip((pair.chosen, pair.rejected), tokenizer.render(rows[2]), strict=True):
+        whole = tokenizer.encode([text])[0]
+        assert len(ids) == 40
+        assert ids.tolist() == whole[-40:]
+    codes = {m.code: m.message for m in channel.of(Noted)}
+    assert codes["pairs_truncated"].startswith("1 of 12 training pairs are longer than 40 tokens")
+
+
+def test_first_special_token_is_kept_when_a_text_is_cut(minilm: TinyBase) -> None:
+    rows = make_pairs(4)
+    order = minilm.order(rows=rows, eval_count=0, training={"overlong": "truncate_left"})
+    assert order.plan
+    tokenizer = PairTokenizer(order.model_dir, order.plan.tokenization, "conversational")
+    assert tokenizer.kept_tokens == 1  # [CLS], at which the score is read
+    assert truncate_left([101, 1, 2, 3, 102], kept=1, max_length=3) == [101, 3, 102]
+    assert truncate_left([101, 102], kept=1, max_length=3) == [101, 102]
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda rows: rows[:4] * 2 + rows[4:], "pairs_repeated"),
+        (
+            lambda rows: [
+                *rows,
+                rows[0] | {"chosen": rows[0]["rejected"], "rejected": rows[0]["chosen"]},
+            ],
+            "pairs_contradictory",
+        ),
+    ],
+    ids=["repeated", "contradictory"],
+)
+def test_repetition_is_warned_of(
+    llama: TinyBase, channel: RecordingChannel, change: Callable[[Any], Any], code: str
+) -> None:
+    order = inspection_of(llama.order(rows=change(make_pairs(12)), eval_count=0))
+    assert run_task(order, channel) == EXIT_DONE
+    (note,) = (m for m in channel.of(Noted) if m.is_warning)
+    assert note.code == code
 
 
 def test_eval_prompts_in_the_training_pairs_are_counted_and_named(

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from app.domain.plan import TokenizationPlan
 from tests.model_factories.architectures import CHAT_TEMPLATE, make_base_model
 from worker.reward_model.pair_tokenizer import PairTokenizer
-from worker.trainer.data.report import DatasetReportBuilder, common_prefix_length
+from worker.reward_model.truncation import common_prefix_length
+from worker.trainer.data.report import DatasetReportBuilder
 from worker.trainer.data.tokenized_rows import PairFile, TokenizedRow, tokenized_rows
 
 
@@ -39,9 +40,9 @@ def report(
 ) -> dict[str, Any]:
     builder = DatasetReportBuilder(max_length)
     for found in rows:
-        builder.add_training_row(found)
+        builder.add_training_row(found, is_used=len(found.chosen_ids) <= max_length)
     for found in eval_rows:
-        builder.add_eval_row(found)
+        builder.add_eval_row(found, is_used=len(found.chosen_ids) <= max_length)
     return builder.build()
 
 
@@ -66,7 +67,6 @@ def test_every_finding_lists_its_lines():
         "contradictions": [3],
         "identical": [4],
         "identical_as_tokens": [5],
-        "identical_truncated": [6],
         "overlong": [6],
         "empty": [7],
         "special_tokens": [8],
@@ -79,6 +79,13 @@ def test_prompt_in_both_datasets_is_a_leak():
     found = report(train, max_length=64, eval_rows=held_out)
     assert lines(found) == {"leaked": [2]}
     assert (found["rows"], found["eval_rows"], found["prompts"]) == (2, 2, 2)
+
+
+def test_row_that_is_not_trained_on_or_not_evaluated_leaks_nothing():
+    train = [words(row(1, "a" * 99, "b", "one ")), words(row(2, "a", "b", "two "))]
+    held_out = [words(row(1, "c", "d", "one ")), words(row(2, "c" * 99, "d", "two "))]
+    found = report(train, max_length=64, eval_rows=held_out)
+    assert found["findings"]["leaked"]["count"] == 0
 
 
 def test_rows_without_a_prompt_do_not_leak_into_each_other():
@@ -168,7 +175,7 @@ def test_rows_that_the_template_refuses_are_reported_as_invalid(tmp_path: Path):
     for name, add in (("training", builder.add_training_row), ("eval", builder.add_eval_row)):
         on_invalid = partial(builder.add_invalid_row, name)
         for pair in tokenized_rows(PairFile(file), tokenizer, on_invalid):
-            add(pair)
+            add(pair, is_used=True)
     found = builder.build()
     assert found["rows"] == 3
     invalid = [(r["dataset"], r["line"]) for r in found["invalid"]["rows"]]

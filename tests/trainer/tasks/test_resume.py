@@ -111,6 +111,15 @@ def test_run_stops_early_with_the_best_model(uninterrupted: Outcome) -> None:
     }
     best = min(losses, key=lambda step: losses[step])
     assert best < steps[-1]
+    # The published model is that of an earlier step: its metrics replace none of the last step.
+    evaluated = [m.step for m in uninterrupted.of(Stepped) if "eval/loss" in m.metrics]
+    assert evaluated == sorted(set(evaluated))
+    (note,) = (m for m in uninterrupted.of(Noted) if m.code == "stopped_early")
+    assert not note.is_warning
+    assert note.data["published_step"] == best
+    lock = json.loads(adapter_bytes(uninterrupted)["run.lock.json"])
+    assert lock["training"] == note.data
+    assert (lock["training"]["steps"], lock["training"]["stopped_early"]) == (steps[-1], True)
     assert uninterrupted.last(Packaged).metrics["eval/loss"] == losses[best]
     assert [m.step for m in uninterrupted.of(CheckpointSaved) if m.is_best][-1] == best
 

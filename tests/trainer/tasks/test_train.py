@@ -14,6 +14,7 @@ from app.domain.lifecycle import Phase
 from app.domain.progress import CheckpointSaved, Packaged, PhaseChanged, Reported, Stepped
 from tests.model_factories.card_program import card_scores
 from tests.model_factories.orders import TinyBase
+from tests.model_factories.pairs import make_pairs
 from tests.model_factories.tiny_models import make_tokenizer
 from tests.model_factories.trainer_process import Outcome, RecordingChannel, run_trainer
 from worker.ipc.order import EXIT_DONE, WorkOrder
@@ -137,6 +138,13 @@ def test_package_describes_how_to_score(run: Outcome, adapter: Path) -> None:
     assert lock["seed"] == 42
     assert lock["plan"]["lora"]["task_type"] == "SEQ_CLS"
     assert lock["engine"] == "shared_prefix"
+    assert (lock["pairs"]["train"]["used"], lock["pairs"]["eval"]["used"]) == (48, 16)
+    assert lock["training"] == {
+        "steps": 12,
+        "planned_steps": 12,
+        "published_step": 12,
+        "stopped_early": False,
+    }
 
 
 def test_lora_and_head_are_trained(adapter: Path) -> None:
@@ -198,6 +206,30 @@ def test_program_of_the_model_card_scores_with_a_multimodal_model(tmp_path: Path
     order = TinyBase.of(directory, tmp_path / "files").order(count=16, eval_count=0)
     done = run_trainer(tmp_path / "work", order)
     assert_card_scores(tmp_path / "work" / done.last(Packaged).directory, order)
+
+
+def test_program_of_the_model_card_refuses_a_text_beyond_the_positions(
+    adapter: Path, order: WorkOrder
+) -> None:
+    with pytest.raises(ValueError, match="more tokens than the model has positions"):
+        card_scores(adapter, order.model_dir, ["tea " * 257])
+
+
+def test_program_of_the_model_card_cuts_texts_as_training_did(
+    llama: TinyBase, channel: RecordingChannel, work: Path
+) -> None:
+    rows = make_pairs(12)
+    for row in rows[::2]:
+        row["prompt"][0]["content"] = "please " * 100 + row["prompt"][0]["content"]
+    limit = {"max_length": 40, "overlong": "truncate_left", "max_steps": 1}
+    order = llama.order(rows=rows, eval_count=0, training=limit)
+    assert run_task(order, channel) == EXIT_DONE
+    package = channel.of(Packaged)[0]
+    assert package.certificate["max_abs_difference"] < 1e-6
+    adapter = work / package.directory
+    probe = json.loads((adapter / "probes.jsonl").read_text().splitlines()[-1])
+    assert probe["chosen"].count("please") > 100
+    assert_card_scores(adapter, order)
 
 
 def assert_card_scores(adapter: Path, order: WorkOrder) -> None:

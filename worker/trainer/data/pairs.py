@@ -21,8 +21,11 @@ from worker.ipc.order import WorkOrder
 from worker.reward_model.errors import TrainerError
 from worker.reward_model.pair_tokenizer import PairTokenizer
 from worker.reward_model.token_cache import Ids, TokenCache
+from worker.reward_model.truncation import truncate_pair
 from worker.trainer.data.tokenized_rows import OnInvalid, PairFile, TokenizedRow, tokenized_rows
 
+#: Called with each row that can be rendered, and whether its pair is used.
+OnRow = Callable[[TokenizedRow, bool], None]
 #: Line numbers that a message lists.
 MAX_LINES_LISTED = 20
 
@@ -46,7 +49,8 @@ class TokenizedPairs:
     """The usable pairs of a file, and the line numbers of noteworthy ones."""
 
     pairs: list[Pair] = field(default_factory=list)
-    overlong: list[int] = field(default_factory=list)
+    overlong: list[int] = field(default_factory=list)  # dropped
+    truncated: list[int] = field(default_factory=list)  # cut at the beginning, and used
     identical: list[int] = field(default_factory=list)
     with_special_tokens: list[int] = field(default_factory=list)
     with_joined_words: list[int] = field(default_factory=list)
@@ -79,12 +83,13 @@ def pair_files(
 def tokenize_pairs(
     file: PairFile,
     tokenizer: PairTokenizer,
-    on_row: Callable[[TokenizedRow], None] = lambda _: None,
+    on_row: OnRow = lambda *_: None,
     on_invalid: OnInvalid = lambda *_: None,
 ) -> TokenizedPairs:
     """Tokenise every pair of a file.
 
-    ``on_row`` is called with each row, ``on_invalid`` for each row that cannot be rendered.
+    ``on_row`` is called with each row and whether it is used, ``on_invalid`` for each row that
+    cannot be rendered.
 
     Raises:
         TrainerError: dataset_invalid, with line numbers, when more rows than may be skipped cannot
@@ -100,17 +105,16 @@ def tokenize_pairs(
         result.row_count += 1
 
     for row in tokenized_rows(file, tokenizer, skip):
-        on_row(row)
         result.row_count += 1
         if problem := _problem(row, tokenizer):
             lines_by_problem.setdefault(problem, []).append(row.row["line"])
-        else:
-            _add(row, tokenizer, result)
+        on_row(row, not problem and _add(row, tokenizer, result))
     unrenderable = sum(map(len, result.unrenderable.values()))
     if unrenderable > file.skippable_share * result.row_count:
         lines_by_problem = {**result.unrenderable, **lines_by_problem}
     for problem, lines in lines_by_problem.items():
-        raise TrainerError(FailureCode.DATASET_INVALID, f"{_list_lines(lines)}: {problem}")
+        cause = _cause(problem, len(lines), result.row_count)
+        raise TrainerError(FailureCode.DATASET_INVALID, f"{_list_lines(lines)}: {problem}{cause}")
     _check_lengths(result, tokenizer.plan)
     if len(result.identical) == len(result.pairs):
         raise TrainerError(
@@ -181,20 +185,35 @@ def prompt_digest(row: dict[str, Any]) -> bytes:
     return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).digest()[:16]
 
 
+def _cause(problem: str, count: int, total: int) -> str:
+    """Return what to add where every row has the same problem: then no single row is to blame."""
+    if count < total or total == 1:
+        return ""
+    if problem.startswith("a reply has no tokens"):
+        return f". This holds for all {total} rows: check which columns were read as the replies"
+    return (
+        f". This holds for all {total} rows, so the cause is probably the base model's chat "
+        "template or tokenizer and not the data: use another base model, or ask the operator for "
+        "another chat_template in its catalogue entry"
+    )
+
+
 def _check_lengths(result: TokenizedPairs, plan: TokenizationPlan) -> None:
     limit = f"longer than max_length={plan.max_length} tokens"
     longest = f"the longest has {result.longest} tokens"
     if not result.pairs:
         if not result.overlong:
             raise TrainerError(FailureCode.DATASET_INVALID, "the dataset has no rows")
+        replies = " without their prompts" if plan.overlong == "truncate_left" else ""
         raise TrainerError(
-            FailureCode.PAIRS_OVERLONG, f"all {len(result.overlong)} pairs are {limit} ({longest})"
+            FailureCode.PAIRS_OVERLONG,
+            f"all {len(result.overlong)} pairs are {limit}{replies} ({longest})",
         )
     if result.overlong and plan.overlong == "error":
         raise TrainerError(
             FailureCode.PAIRS_OVERLONG,
             f'{_list_lines(result.overlong)}: {limit} ({longest}); overlong="drop" drops such '
-            "pairs",
+            'pairs, "truncate_left" cuts the beginning of their prompts',
         )
 
 
@@ -219,13 +238,22 @@ def _problem(row: TokenizedRow, tokenizer: PairTokenizer) -> str | None:
     return None
 
 
-def _add(row: TokenizedRow, tokenizer: PairTokenizer, result: TokenizedPairs) -> None:
+def _add(row: TokenizedRow, tokenizer: PairTokenizer, result: TokenizedPairs) -> bool:
+    """Add a row to the pairs, unless it is too long; return whether it was added."""
+    plan = tokenizer.plan
     line, chosen, rejected = int(row.row["line"]), row.chosen_ids, row.rejected_ids
     longest = max(len(chosen), len(rejected))
     result.longest = max(result.longest, longest)
-    if longest > tokenizer.plan.max_length:
-        result.overlong.append(line)
-        return
+    if longest > plan.max_length:
+        cut = None
+        if plan.overlong == "truncate_left":
+            kept = tokenizer.kept_tokens
+            cut = truncate_pair(chosen, rejected, kept=kept, max_length=plan.max_length)
+        if cut is None:
+            result.overlong.append(line)
+            return False
+        result.truncated.append(line)
+        chosen, rejected = cut
     if np.array_equal(chosen, rejected):
         result.identical.append(line)
     if row.has_special_tokens:
@@ -244,6 +272,7 @@ def _add(row: TokenizedRow, tokenizer: PairTokenizer, result: TokenizedPairs) ->
             row.is_drawn,
         )
     )
+    return True
 
 
 def _list_lines(lines: Sequence[int]) -> str:

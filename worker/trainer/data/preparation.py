@@ -28,11 +28,15 @@ from worker.trainer.data.pairs import (
     split_by_prompt,
     tokenize_pairs,
 )
-from worker.trainer.data.report import DatasetReportBuilder
+from worker.trainer.data.prepared import PreparedData, count_pairs
+from worker.trainer.data.report import DatasetReportBuilder, Finding
 from worker.trainer.data.template_coverage import TemplateCoverage
 from worker.trainer.data.tokenized_rows import PairFile, TokenizedRow
 from worker.trainer.memory_budget import device_memory_bytes, uses_activation_checkpointing
 from worker.trainer.memory_estimate import StepConfig, estimate_memory, explain_shortage
+
+#: Shares of the training pairs from which on a warning is worth its place.
+MANY_DUPLICATES, MANY_CONTRADICTIONS = 0.05, 0.01
 
 
 def prepare_data(
@@ -41,7 +45,7 @@ def prepare_data(
     facts: BaseModelFacts | None,
     tokenizer: PairTokenizer,
     channel: Channel,
-) -> tuple[list[Pair], list[Pair]]:
+) -> PreparedData:
     """Return the training and the eval pairs; send the reports and the warnings about them.
 
     Raises:
@@ -52,27 +56,36 @@ def prepare_data(
     train_file, eval_file = pair_files(order, plan, tokenizer)
     report = DatasetReportBuilder(plan.tokenization.max_length)
     reader = _DatasetReader(tokenizer, report, channel)
-    evaluation = None
+    evaluation = counts = None
     try:
         training = reader.read(train_file, plan.data.train, "training")
         if eval_file and plan.data.eval:
             evaluation = reader.read(eval_file, plan.data.eval, "eval")
+        used = _split(plan, training, evaluation)
+        counts = count_pairs(plan, training, evaluation, used)
     finally:  # the report is needed most when the data are refused
-        channel.send(Reported(name="dataset", document=report.build()))
+        channel.send(Reported(name="dataset", document=report.build(counts)))
         if facts is not None:
             _report_memory(plan, facts, report.longest, order.memory_bytes, channel)
     _warn_of_pairs(training, "training", tokenizer, channel)
+    _warn_of_repetition(report, channel)
     if evaluation is not None:
         _warn_of_pairs(evaluation, "eval", tokenizer, channel)
-        _warn_of_leaks(report, channel)
-        train_pairs, eval_pairs = _drawn(training.pairs), evaluation.pairs
-    elif plan.data.eval_fraction is not None:
-        seed = plan.reward_arguments.seed
-        train_pairs, eval_pairs = split_by_prompt(training.pairs, plan.data.eval_fraction, seed)
-    else:
-        train_pairs, eval_pairs = _drawn(training.pairs), []
-    _warn_of_missed_evaluations(planned_steps(len(train_pairs), plan), plan, channel)
-    return train_pairs, eval_pairs
+        _warn_of_leaks(report, len(evaluation.pairs), channel)
+    _warn_of_missed_evaluations(planned_steps(len(used[0]), plan), plan, channel)
+    return PreparedData(*used, counts)
+
+
+def _split(
+    plan: TrainingPlan, training: TokenizedPairs, evaluation: TokenizedPairs | None
+) -> tuple[list[Pair], list[Pair]]:
+    """Return the pairs to train on and the pairs to evaluate on."""
+    if evaluation is None and plan.data.eval_fraction is not None:
+        seed = plan.data.eval_seed
+        if seed is None:  # a plan of an earlier version
+            seed = plan.reward_arguments.seed
+        return split_by_prompt(training.pairs, plan.data.eval_fraction, seed)
+    return _drawn(training.pairs), evaluation.pairs if evaluation else []
 
 
 def _drawn(pairs: list[Pair]) -> list[Pair]:
@@ -93,11 +106,11 @@ class _DatasetReader:
         is_training = dataset == "training"
         add = self.report.add_training_row if is_training else self.report.add_eval_row
 
-        def on_row(row: TokenizedRow) -> None:
+        def on_row(row: TokenizedRow, is_used: bool) -> None:  # noqa: FBT001 - a callback
             if self.channel.is_stop_wanted:
                 raise StoppedError(0)
             if row.is_drawn or not is_training:
-                add(row)
+                add(row, is_used=is_used)
                 coverage.add(row)
 
         on_invalid = partial(self.report.add_invalid_row, dataset)
@@ -183,6 +196,12 @@ def _warn_of_pairs(
             f"are longer than {tokenizer.plan.max_length} tokens and were dropped",
         ),
         (
+            WarningCode.PAIRS_TRUNCATED,
+            tokenized.truncated,
+            f"are longer than {tokenizer.plan.max_length} tokens and were cut at the beginning of "
+            "their prompt",
+        ),
+        (
             WarningCode.PAIRS_IDENTICAL,
             tokenized.identical,
             "have the same tokens for chosen and rejected",
@@ -210,22 +229,39 @@ def _warn_of_pairs(
         _warn(channel, code, f"{len(lines)} of {total} {dataset} pairs {what}", data)
 
 
-def _warn_of_leaks(report: DatasetReportBuilder, channel: Channel) -> None:
+def _warn_of_repetition(report: DatasetReportBuilder, channel: Channel) -> None:
+    """Warn of many training pairs that occur again, or in reverse."""
+    for name, code, share, what in (
+        ("duplicates", WarningCode.PAIRS_REPEATED, MANY_DUPLICATES, "occur again"),
+        (
+            "contradictions",
+            WarningCode.PAIRS_CONTRADICTORY,
+            MANY_CONTRADICTIONS,
+            "contradict an earlier pair, in which the same replies are chosen the other way round",
+        ),
+    ):
+        found = report.finding(name)
+        if found.count and found.count >= share * report.row_count:
+            message = f"{found.count} of {report.row_count} training pairs {what}"
+            _warn(channel, code, message, _lines("training", found))
+
+
+def _warn_of_leaks(report: DatasetReportBuilder, eval_count: int, channel: Channel) -> None:
     """Warn of eval prompts that are trained on: their accuracy is easily overrated."""
-    if not (leaked := report.leaked).count:
+    if not (leaked := report.finding("leaked")).count:
         return
-    data: dict[str, JsonValue] = {
-        "dataset": "eval",
-        "count": leaked.count,
-        "lines": list(leaked.lines[:MAX_LINES_LISTED]),
-    }
     _warn(
         channel,
         WarningCode.EVAL_LEAKED,
-        f"{leaked.count} of {report.eval_count} eval pairs have a prompt that also occurs in the "
-        "training pairs: the accuracy on them says little about new prompts",
-        data,
+        f"{leaked.count} of {eval_count} eval pairs have a prompt that also occurs in the training "
+        "pairs: the accuracy on them says little about new prompts",
+        _lines("eval", leaked),
     )
+
+
+def _lines(dataset: str, found: Finding) -> dict[str, JsonValue]:
+    lines: list[JsonValue] = [*found.lines[:MAX_LINES_LISTED]]
+    return {"dataset": dataset, "count": found.count, "lines": lines}
 
 
 def _warn_of_missed_evaluations(steps: int, plan: TrainingPlan, channel: Channel) -> None:

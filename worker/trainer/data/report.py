@@ -12,10 +12,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-
 from worker.reward_model.pair_tokenizer import REPLIES
-from worker.reward_model.token_cache import Ids
+from worker.reward_model.truncation import common_prefix_length
 from worker.trainer.data.pairs import prompt_digest
 from worker.trainer.data.tokenized_rows import TokenizedRow
 
@@ -26,7 +24,6 @@ FINDINGS = (
     "contradictions",
     "identical",
     "identical_as_tokens",
-    "identical_truncated",
     "overlong",
     "empty",
     "special_tokens",
@@ -59,6 +56,7 @@ class DatasetReportBuilder:
         self._row_count = self._invalid_count = 0
         self._invalid: list[dict[str, Any]] = []
         self._prompts: set[bytes] = set()
+        self._trained_prompts: set[bytes] = set()
         self._seen: set[tuple[bytes, bytes]] = set()
         self._longer_is_better = 0.0
         self._lengths = {name: _Lengths() for name in ("prompt", *REPLIES)}
@@ -69,15 +67,21 @@ class DatasetReportBuilder:
         """Tokens of the longest training sequence."""
         return max(0, *(max(self._lengths[reply].counts, default=0) for reply in REPLIES))
 
-    @property
-    def leaked(self) -> Finding:
-        """Eval rows whose prompt also occurs in the training rows."""
-        return self._findings["leaked"]
+    def finding(self, name: str) -> Finding:
+        """Return one of ``FINDINGS``."""
+        return self._findings[name]
 
-    def add_training_row(self, row: TokenizedRow) -> None:
-        """Add the next training row."""
+    @property
+    def row_count(self) -> int:
+        """Training rows."""
+        return self._row_count
+
+    def add_training_row(self, row: TokenizedRow, *, is_used: bool) -> None:
+        """Add the next training row, and whether its pair is trained on."""
         line, fields = row.row["line"], row.row
         self._row_count += 1
+        if is_used:
+            self._trained_prompts.add(prompt_digest(fields))
         self._prompts.add(prompt_digest(fields))
         prefix_length = common_prefix_length(row.chosen_ids, row.rejected_ids)
         for name in _row_findings(row, prefix_length, self._max_length):
@@ -95,10 +99,10 @@ class DatasetReportBuilder:
         self._lengths["chosen"].add(chosen_length)
         self._lengths["rejected"].add(rejected_length)
 
-    def add_eval_row(self, row: TokenizedRow) -> None:
-        """Add the next eval row, after all training rows."""
+    def add_eval_row(self, row: TokenizedRow, *, is_used: bool) -> None:
+        """Add the next eval row, after all training rows, and whether its pair is evaluated."""
         self.eval_count += 1
-        if prompt_digest(row.row) in self._prompts:
+        if is_used and prompt_digest(row.row) in self._trained_prompts:
             self._findings["leaked"].add(row.row["line"])
 
     def add_invalid_row(self, dataset: str, line: int, error: str) -> None:
@@ -107,18 +111,17 @@ class DatasetReportBuilder:
         if len(self._invalid) < MAX_LINES_LISTED:
             self._invalid.append({"dataset": dataset, "line": line, "error": error})
 
-    def build(self) -> dict[str, Any]:
-        """Return the report, ready for JSON.
+    def build(self, pairs: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the report, ready for JSON; ``pairs`` are those of ``count_pairs``, if known.
 
         ``tokens``: "prompt" is the common prefix of both sequences, "chosen" and "rejected" are
         whole sequences. Findings:
 
         - ``duplicates``: the same pair again; ``contradictions``: the same pair in reverse
-        - ``identical``: both replies are the same text; ``identical_as_tokens``: only as tokens;
-          ``identical_truncated``: only in their first ``max_length`` tokens
+        - ``identical``: both replies are the same text; ``identical_as_tokens``: only as tokens
         - ``overlong``: over ``max_length`` tokens; ``empty``: a reply without text
         - ``special_tokens``: user text that the tokenizer reads as special tokens
-        - ``leaked``: eval rows whose prompt also occurs in the training rows
+        - ``leaked``: evaluated rows whose prompt also occurs in a row that is trained on
 
         ``longer_is_better`` is the accuracy of preferring the longer reply, with ties as half. Far
         from 0.5, length alone explains the preferences.
@@ -127,6 +130,7 @@ class DatasetReportBuilder:
             "rows": self._row_count,
             "eval_rows": self.eval_count,
             "prompts": len(self._prompts),
+            "pairs": pairs,
             "max_length": self._max_length,
             "invalid": {"count": self._invalid_count, "rows": self._invalid},
             "findings": {name: asdict(found) for name, found in self._findings.items()},
@@ -135,13 +139,6 @@ class DatasetReportBuilder:
             if self._row_count
             else None,
         }
-
-
-def common_prefix_length(ours: Ids, theirs: Ids) -> int:
-    """Return the number of tokens that two sequences share at the beginning."""
-    length = min(len(ours), len(theirs))
-    differ = np.flatnonzero(ours[:length] != theirs[:length])
-    return int(differ[0]) if len(differ) else length
 
 
 class _Lengths:
@@ -188,8 +185,6 @@ def _row_findings(row: TokenizedRow, prefix_length: int, max_length: int) -> Ite
         yield "identical"
     elif prefix_length == longest:
         yield "identical_as_tokens"
-    elif prefix_length >= max_length:
-        yield "identical_truncated"
     if longest > max_length:
         yield "overlong"
     if not all(_text(row.row[reply]).strip() for reply in REPLIES):

@@ -17,10 +17,16 @@ from app.domain.rows import as_pair, chosen_pairs, ranked_pairs, replies_of
 from worker.reward_model.chat_template import TemplateTooCostlyError
 from worker.reward_model.errors import unsupported_model
 from worker.reward_model.pair_tokenizer import PairTokenizer
+from worker.reward_model.process_limits import TokenizerTooCostlyError, tokenizer_limits
 from worker.reward_model.token_cache import CacheEntry, Ids
 
 #: Rows per call of the tokenizer: enough for its threads, few enough to bound the memory.
 CHUNK_ROWS = 1000
+
+#: What the tokenizer may use for one call. The slowest tokenizers, in Python, encode 50,000
+#: characters a second; ids and offsets take up to 120 bytes a token.
+ENCODING_SECONDS, MIN_CHARACTERS_PER_SECOND = 60.0, 10_000
+ENCODING_BYTES, BYTES_PER_CHARACTER = 1 << 30, 256
 
 #: Called with the line number and the problem of a row that cannot be tokenised.
 OnInvalid = Callable[[int, str], None]
@@ -113,7 +119,7 @@ def _encode_rows(
                     on_invalid(row["line"], f"the chat template cannot render this pair: {error}")
             if not rendered:
                 continue
-            encoded = tokenizer.encode([text for _, texts in rendered for text in texts])
+            encoded = _encode(tokenizer, [text for _, texts in rendered for text in texts])
             ids = [np.asarray(i, dtype=np.int32) for i in encoded]
             if writer and are_all_valid:
                 writer.add(ids)
@@ -122,6 +128,22 @@ def _encode_rows(
                 yield row, list(islice(rest, len(texts)))
         if writer and are_all_valid:
             writer.publish()
+
+
+def _encode(tokenizer: PairTokenizer, texts: list[str]) -> list[list[int]]:
+    """Encode texts within limits that grow with their length.
+
+    Raises:
+        TrainerError: model_unsupported, the tokenizer exceeds them.
+    """
+    characters = sum(map(len, texts))
+    cpu_seconds = ENCODING_SECONDS + characters / MIN_CHARACTERS_PER_SECOND
+    memory_bytes = ENCODING_BYTES + BYTES_PER_CHARACTER * characters
+    try:
+        with tokenizer_limits(cpu_seconds, memory_bytes):
+            return tokenizer.encode(texts)
+    except TokenizerTooCostlyError as error:
+        raise unsupported_model(f"the base model's tokenizer {error}") from error
 
 
 def _cached_rows(

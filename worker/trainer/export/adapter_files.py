@@ -49,8 +49,9 @@ def write_adapter(
     summary = summarize(adapter)
     _write_json(directory / SUMMARY, summary)
     (directory / PROBES).write_text("".join(json.dumps(probe) + "\n" for probe in probes))
-    _write_json(directory / LOCK, run_lock(adapter))
-    (directory / CARD).write_text(model_card(summary, adapter.plan, adapter.metrics))
+    lock = run_lock(adapter)
+    _write_json(directory / LOCK, lock)
+    (directory / CARD).write_text(model_card(summary, adapter.plan, adapter.metrics, lock))
     return summary
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -35,10 +36,13 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer{imported}
+from transformers import AutoModelForSequenceClassification, AutoTokenizer{imported}, logging
 
 # PEFT reads a property of transformers by its old name.
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+
+# transformers reports that the head is random; the adapter brings the trained one.
+logging.set_verbosity_error()
 
 adapter = Path(".")  # this directory
 base = {base}
@@ -52,6 +56,13 @@ model.config.get_text_config().pad_token_id = facts["pad_token_id"]
 model = PeftModel.from_pretrained(model, adapter).eval()
 
 {render}
+{encode}
+with torch.inference_mode():
+    scores = model(**batch).logits[:, 0]
+print(scores.tolist())  # raw rewards: higher means better
+```
+"""
+_ENCODE = """\
 batch = tokenizer(
     texts,
     add_special_tokens={add_special_tokens},
@@ -59,12 +70,18 @@ batch = tokenizer(
     padding_side="right",
     return_token_type_ids=False,
     return_tensors="pt",
-).to(model.device)
-with torch.inference_mode():
-    scores = model(**batch).logits[:, 0]
-print(scores.tolist())  # raw rewards: higher means better
-```
-"""
+).to(model.device){check}"""
+_CHECK = """
+if batch["input_ids"].shape[1] > facts["max_positions"]:
+    raise ValueError("A text has more tokens than the model has positions.")"""
+_ENCODE_TRUNCATED = """\
+ids = tokenizer(texts, add_special_tokens={add_special_tokens})["input_ids"]
+# Longer texts lose the beginning of their prompt, as in training.
+kept, last = facts["kept_tokens"], facts["max_length"] - facts["kept_tokens"]
+ids = [text[:kept] + text[kept:][-last:] for text in ids]
+batch = tokenizer.pad(
+    {{"input_ids": ids}}, padding_side="right", return_tensors="pt"
+).to(model.device)"""
 _RENDER_CHAT = """\
 prompt = [{"role": "user", "content": "Hello"}]
 replies = ["Hello! How can I help?", "No."]
@@ -80,28 +97,38 @@ replies = ["Hello! How can I help?", "No."]
 texts = [prompt + reply{eos} for reply in replies]"""
 
 
-def model_card(summary: Mapping[str, Any], plan: TrainingPlan, metrics: Mapping[str, float]) -> str:
+def model_card(
+    summary: Mapping[str, Any],
+    plan: TrainingPlan,
+    metrics: Mapping[str, float],
+    lock: Mapping[str, Any],
+) -> str:
     """Return the text of README.md.
 
     Args:
         summary: the content of reward_model.json.
+        lock: the content of run.lock.json; the card tells its "pairs" and "training".
         metrics: ``eval/…`` after training and ``eval_before/…`` before it, if pairs were held out.
 
     Raises:
         ValueError: the metadata would not be read as a mapping.
     """
+    counts = lock["pairs"]
     body = "\n".join(
         [
             f"# Reward model on {summary['base_model']}",
             "",
             f"A LoRA adapter (rank {plan.lora['r']}) with a one-number reward head "
             f"({', '.join(plan.head_modules)}) for {plan.architecture}, trained on "
-            f"{plan.data.train.pair_count} preference pairs with the Bradley–Terry loss.",
+            f"{counts['train']['used']} preference pairs with the Bradley–Terry loss."
+            + _head_start(summary)
+            + _end(lock["training"]),
             "",
-            *_data_warnings(plan),
+            *_data(plan, counts),
             "## Held-out pairs",
             "",
             *_results(metrics),
+            *_left_out(counts),
             "",
             "`accuracy_low` and `accuracy_high` bound a 95 % bootstrap interval; ties count half. "
             "`length_baseline` is the accuracy of always choosing the longer reply.",
@@ -123,7 +150,8 @@ def model_card(summary: Mapping[str, Any], plan: TrainingPlan, metrics: Mapping[
 
 def _metadata(summary: Mapping[str, Any]) -> ModelCardData:
     """Return the front matter; a base model is named only if it is one of the Hub's."""
-    tags = ["peft", "lora", "trl", "reward-trainer", "reward-model", "plaudit"]
+    tags = ["transformers", "peft", "lora", "trl", "reward-trainer", "generated_from_trainer"]
+    tags += ["reward-model", "plaudit"]
     base = summary["base_model"] if summary["revision"] is not None else None
     if base is not None:
         tags.append(f"base_model:adapter:{base}")  # as PEFT's own cards have it
@@ -136,12 +164,60 @@ def _metadata(summary: Mapping[str, Any]) -> ModelCardData:
     )
 
 
-def _data_warnings(plan: TrainingPlan) -> list[str]:
-    """What was left out of the datasets, or is odd about them."""
-    warnings = plan.data_warnings()
-    if not warnings:
+def _head_start(summary: Mapping[str, Any]) -> str:
+    if summary["head_start"] != "base_model":
+        return ""
+    return f" The head started from the base model's {', '.join(summary['head_tensors'].values())}."
+
+
+def _end(training: Mapping[str, Any]) -> str:
+    """Which step this is, if it is not the last one of the plan."""
+    if training["published_step"] == training["planned_steps"]:
+        return ""
+    end = "stopped early" if training["stopped_early"] else "ended"
+    return (
+        f" Training {end} after step {training['steps']} of {training['planned_steps']}; this is "
+        f"the model of step {training['published_step']}."
+    )
+
+
+def _data(plan: TrainingPlan, counts: Mapping[str, Any]) -> list[str]:
+    """What became of the uploaded pairs, what was left out of them, and what is odd about them."""
+    rows = [
+        f"| {name} | {part['uploaded']} | {part['dropped']['unrenderable']} | "
+        f"{part['dropped']['overlong']} | {part['dropped']['not_drawn']} | {part['truncated']} | "
+        f"{part.get('held_out', 0)} | {part['used']} |"
+        for name, part in (("training", counts["train"]), ("evaluation", counts["eval"]))
+        if part and "uploaded" in part
+    ]
+    return [
+        "## Data",
+        "",
+        "| dataset | uploaded | not rendered | too long | not drawn | cut | held out | used |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        *rows,
+        "",
+        f"Pairs of more than {counts['max_length']} tokens are too long.",
+        "",
+        *(f"- {_escaped(each['message'])}" for each in plan.data_warnings()),
+        "",
+    ]
+
+
+def _left_out(counts: Mapping[str, Any]) -> list[str]:
+    """How far the results hold: beside every accuracy."""
+    evaluation = counts["eval"]
+    if evaluation is None:
         return []
-    return ["## Data", "", *(f"- {_escaped(each['message'])}" for each in warnings), ""]
+    share, used = evaluation["left_out_share"], evaluation["used"]
+    if not share:
+        return ["", f"Measured on all {used} held-out pairs."]
+    return [
+        "",
+        f"Measured on {used} held-out pairs of at most {counts['max_length']} tokens. "
+        f"{share:.1%} of the pairs are longer or could not be rendered, and were left out: the "
+        "accuracy does not hold for them.",
+    ]
 
 
 def _escaped(text: str) -> str:
@@ -171,14 +247,15 @@ def scoring_program(summary: Mapping[str, Any]) -> str:
         base = f'snapshot_download("{name}", revision="{revision}")  # or a directory'
     render = _RENDER_CHAT
     if summary["data_format"] == "text":
-        eos = f' + "{summary["eos_token"]}"' if summary["append_eos"] else ""
+        eos = f" + {json.dumps(summary['eos_token'])}" if summary["append_eos"] else ""
         render = _RENDER_TEXT.replace("{eos}", eos)
-    more, imported = "", ""
+    arguments = summary.get("load_arguments", {}).items()
+    more, imported = "".join(f", {name}={value!r}" for name, value in arguments), ""
     if summary["quantization"] != "none":
         numerics = DeviceConfig("cuda", summary["dtype"] == "bfloat16", summary["quantization"])
-        arguments = quantization_arguments(numerics, summary["head_modules"])
-        lines = "".join(f"        {name}={value!r},\n" for name, value in arguments.items())
-        more = f",\n    quantization_config=BitsAndBytesConfig(\n{lines}    )"
+        arguments = quantization_arguments(numerics, summary["head_modules"]).items()
+        lines = "".join(f"        {name}={value!r},\n" for name, value in arguments)
+        more += f",\n    quantization_config=BitsAndBytesConfig(\n{lines}    )"
         imported = ", BitsAndBytesConfig"
     text = _LOADING.format(
         base=base,
@@ -186,9 +263,18 @@ def scoring_program(summary: Mapping[str, Any]) -> str:
         more=more,
         imported=imported,
         render=render,
-        add_special_tokens=summary["add_special_tokens"],
+        encode=_encode(summary),
     )
     return text if revision else text.replace("from huggingface_hub import snapshot_download\n", "")
+
+
+def _encode(summary: Mapping[str, Any]) -> str:
+    """Return the statements that tokenise ``texts``; they cut or refuse what is too long."""
+    add_special_tokens = summary["add_special_tokens"]
+    if summary.get("overlong") == "truncate_left":
+        return _ENCODE_TRUNCATED.format(add_special_tokens=add_special_tokens)
+    check = _CHECK if summary.get("max_positions") else ""
+    return _ENCODE.format(add_special_tokens=add_special_tokens, check=check)
 
 
 def _number(metrics: Mapping[str, float], group: str, name: str) -> str:

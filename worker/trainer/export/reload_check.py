@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -65,5 +66,34 @@ def _check_certificate(certificate: dict[str, Any]) -> None:
             f"({certificate['max_relative_difference']:.1e} of 1 + |score|{order}); allowed are "
             f"{certificate['tolerance']:.0e} of 1 + |score| or "
             f"{certificate['noise_tolerance']:.3g}, and a rank correlation of "
-            f"{required or 0:.4f} or more",
+            f"{required or 0:.4f} or more: {_cause(certificate)}",
         )
+
+
+def _cause(certificate: dict[str, Any]) -> str:
+    """Return the most probable reason for other scores after a reload."""
+    texts = [probe[reply] for probe in certificate["probes"] for reply in ("chosen", "rejected")]
+
+    def moved(how: str) -> bool:
+        share, noise = certificate["tolerance"], certificate["noise_tolerance"]
+        return any(
+            not abs(text[how] - text["expected"]) <= max(share * (1 + abs(text["expected"])), noise)
+            for text in texts
+        )
+
+    if not all(math.isfinite(text[how]) for text in texts for how in ("alone", "padded")):
+        return "some scores are not finite after the reload; train with a lower learning rate"
+    if not moved("alone"):
+        return (
+            "each text alone has its score, and only a padded batch moves it: padding changes the "
+            "scores of this base model; use a model of another architecture"
+        )
+    if certificate["dtype"] != "float32":
+        return (
+            "this can be the rounding of bfloat16 where scores are large; train with a lower "
+            'learning rate, with center_rewards_coefficient, or with precision "fp32"'
+        )
+    return (
+        "also of texts alone, so the adapter's files do not hold all that was trained: the "
+        "architecture of the base model is the probable cause; use another one"
+    )

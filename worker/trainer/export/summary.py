@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 from app.domain.plan import TrainingPlan
+from worker.reward_model.model_config import execution_arguments
 from worker.trainer.export.trained_adapter import TrainedAdapter
+from worker.trainer.inspection.base_model import max_positions
 from worker.trainer.library_versions import library_versions
 
 #: Highest rank that vLLM accepts by default.
@@ -43,6 +45,10 @@ def summarize(adapter: TrainedAdapter) -> dict[str, Any]:
         "add_special_tokens": not adapter.tokenizer.is_conversational,
         "chat_template_sha256": template and hashlib.sha256(template.encode()).hexdigest(),
         "max_length": tokens.max_length,
+        "overlong": tokens.overlong,
+        "kept_tokens": adapter.tokenizer.kept_tokens,
+        "max_positions": max_positions(adapter.base),
+        "load_arguments": execution_arguments(adapter.order.model_dir),
         "dtype": str(adapter.device_config.dtype).removeprefix("torch."),
         "quantization": adapter.device_config.quantization,
         "reward_mean": None if scores is None else float(scores.rewards.mean()),
@@ -67,6 +73,8 @@ def run_lock(adapter: TrainedAdapter) -> dict[str, Any]:
         "versions": library_versions(),
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "engine": adapter.backend,
+        "pairs": adapter.counts,
+        "training": adapter.outcome,
         "seed": plan.reward_arguments.seed,
         "threads": order.threads,
     }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from peft import PeftModel
+from transformers import PreTrainedModel
 
 from app.domain.plan import TrainingPlan
 from worker.ipc.order import WorkOrder
@@ -25,3 +27,12 @@ class TrainedAdapter:
     backend: str  # "shared_prefix" or "stock"
     scores: Scores | None  # of the held-out pairs, if there are any
     metrics: dict[str, float]
+    counts: dict[str, Any]  # of the pairs, as ``count_pairs`` returns them
+    outcome: dict[str, Any]  # how training ended, as ``TrainingOutcome.document`` returns it
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The base model inside of the adapter."""
+        base = self.model.get_base_model()
+        assert isinstance(base, PreTrainedModel)
+        return base

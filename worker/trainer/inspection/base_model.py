@@ -21,6 +21,7 @@ from app.domain.templates import MAX_TEMPLATE_BYTES
 from worker.reward_model.base_tokenizer import differs_from_file, load_base_tokenizer
 from worker.reward_model.errors import unsupported_model
 from worker.reward_model.model_config import load_config
+from worker.reward_model.process_limits import TokenizerTooCostlyError, tokenizer_limits
 from worker.reward_model.special_tokens import (
     final_token_id,
     spare_pad_tokens,
@@ -48,6 +49,10 @@ NEEDS_MORE_THAN_TEXT = {
     "reformer": "a hash seed with every text, without which the score changes at every call",
     "xmod": "a language with every text",
 }
+#: What the tokenizer may use while it is loaded and encodes some sample texts. A vocabulary of
+#: 250,000 tokens takes 15 s.
+TOKENIZER_SECONDS = 120.0
+TOKENIZER_BYTES, TOKENIZER_BYTES_PER_FILE_BYTE = 1 << 30, 20
 #: Decoders whose head is not called ``score``.
 _OTHER_DECODERS = frozenset({"ctrl", "modernbert-decoder"})
 
@@ -259,10 +264,15 @@ def _check_padding(config: PreTrainedConfig, architecture: str) -> None:
 
 def _load_tokenizer(model_dir: Path) -> tuple[PreTrainedTokenizerBase, bool]:
     """Return the tokenizer, and whether it is loaded from its file as transformers misreads it."""
+    sizes = (path.stat().st_size for path in model_dir.iterdir() if path.suffix != ".safetensors")
+    memory_bytes = TOKENIZER_BYTES + TOKENIZER_BYTES_PER_FILE_BYTE * sum(sizes)
     try:
-        tokenizer = load_base_tokenizer(model_dir, from_file=False)
-        if from_file := differs_from_file(tokenizer, model_dir):
-            tokenizer = load_base_tokenizer(model_dir, from_file=True)
+        with tokenizer_limits(TOKENIZER_SECONDS, memory_bytes):
+            tokenizer = load_base_tokenizer(model_dir, from_file=False)
+            if from_file := differs_from_file(tokenizer, model_dir):
+                tokenizer = load_base_tokenizer(model_dir, from_file=True)
+    except TokenizerTooCostlyError as error:
+        raise unsupported_model(f"the base model's tokenizer {error}") from error
     except UNSUPPORTED_ERRORS as error:
         raise unsupported_model(
             f"the base model's tokenizer cannot be loaded: {_short(error)}"

@@ -89,7 +89,7 @@ def _train_and_package(
     """Return the package's summary and the run's metrics; the model goes out of scope."""
     channel.send(PhaseChanged(phase=Phase.TOKENIZING))
     tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
-    train_pairs, eval_pairs = prepare_data(order, plan, order.facts, tokenizer, channel)
+    data = prepare_data(order, plan, order.facts, tokenizer, channel)
 
     set_seed(plan.reward_arguments.seed)  # new head modules and LoRA weights depend on it
     base = load_base(order.model_dir, device_config, plan.head_modules)
@@ -100,8 +100,9 @@ def _train_and_package(
         plan=plan,
         device_config=device_config,
         device_bytes=device_memory_bytes(device_config.device, order.memory_bytes),
-        train_pairs=train_pairs,
-        eval_pairs=eval_pairs,
+        train_pairs=data.train,
+        eval_pairs=data.eval,
+        eval_left_out=data.eval_left_out,
         checkpoint_seconds=order.checkpoint_seconds,
     )
     run = build_run(model, tokenizer.tokenizer, inputs, channel)
@@ -114,6 +115,9 @@ def _train_and_package(
     _evaluate_untrained(run, resume_point, channel)
     _train(run, resume_point, channel)
 
+    outcome = run.outcome()
+    if note := outcome.note():
+        channel.send(note)
     scores, metrics = _evaluate_trained(run, channel)
     channel.send(PhaseChanged(phase=Phase.SAVING))
     adapter = TrainedAdapter(
@@ -125,8 +129,10 @@ def _train_and_package(
         backend=backend,
         scores=scores,
         metrics=metrics,
+        counts=data.counts,
+        outcome=outcome.document(),
     )
-    return write_adapter(Path(ADAPTER), adapter, train_pairs, eval_pairs), metrics
+    return write_adapter(Path(ADAPTER), adapter, data.train, data.eval), metrics
 
 
 def _find_resume_point(
@@ -208,7 +214,10 @@ def _evaluate_trained(run: TrainingRun, channel: Channel) -> tuple[Scores | None
     channel.send(PhaseChanged(phase=Phase.EVALUATING))
     scores = run.final_scores()
     trained = {f"eval/{name}": value for name, value in run.metrics(scores).items()}
-    run.progress.report(run.trainer.state, trained)
+    outcome = run.outcome()
+    # An earlier step has reported its metrics; those of the last step stay as they are.
+    if outcome.published_step == outcome.steps:
+        run.progress.report(run.trainer.state, trained)
     channel.send(Reported(name="worst_pairs", document={"pairs": list(worst_pairs(scores))}))
     return scores, finite({**metrics, **trained})
 

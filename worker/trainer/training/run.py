@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from peft import PeftModel
+from pydantic import JsonValue
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, PrinterCallback
 from trl.trainer.reward_trainer import RewardTrainer
 
 from app.domain.lifecycle import FailureCode
 from app.domain.plan import TrainingPlan
+from app.domain.progress import Noted
+from app.domain.warnings import WarningCode
 from worker.ipc.channel import Channel
 from worker.reward_model.errors import StoppedError, TrainerError
 from worker.reward_model.loading import DeviceConfig
@@ -49,6 +52,44 @@ class RunInputs:
     train_pairs: Sequence[Pair]
     eval_pairs: Sequence[Pair]
     checkpoint_seconds: float  # between checkpoints
+    eval_left_out: float = 0.0  # share of the eval pairs that are not evaluated
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """How training ended: steps that were taken, steps of the plan, step of the published model."""
+
+    steps: int
+    planned_steps: int
+    published_step: int
+
+    @property
+    def is_early(self) -> bool:
+        """Whether training stopped before its last step."""
+        return self.steps < self.planned_steps
+
+    def document(self) -> dict[str, JsonValue]:
+        """Return the entry of run.lock.json."""
+        return {**asdict(self), "stopped_early": self.is_early}
+
+    def note(self) -> Noted | None:
+        """Return the event about an end or a model that is not that of the last step."""
+        if self.published_step == self.planned_steps:
+            return None
+        if self.is_early:
+            code = WarningCode.STOPPED_EARLY
+            end = (
+                f"training stopped early after step {self.steps} of {self.planned_steps}, as the "
+                "evaluation loss did not fall any more"
+            )
+        else:
+            code = WarningCode.BEST_STEP_PUBLISHED
+            end = f"training ended after step {self.steps}"
+        message = (
+            f"{end}. The adapter is the model of step {self.published_step}, which has the lowest "
+            "evaluation loss"
+        )
+        return Noted(code=code, message=message, data=self.document())
 
 
 @dataclass
@@ -81,24 +122,36 @@ class TrainingRun:
 
     def final_scores(self) -> Scores:
         """Return the trained model's scores; reuse those of an evaluation at the last step."""
-        state = self.trainer.state
-        is_final_model = (
-            not self.trainer.args.load_best_model_at_end
-            or state.global_step == state.best_global_step
-        )
-        if self.last_evaluation and is_final_model:
+        outcome = self.outcome()
+        if self.last_evaluation and outcome.published_step == outcome.steps:
             step, scores = self.last_evaluation
-            if step == state.global_step:
+            if step == outcome.steps:
                 return scores
         return self.evaluate()
 
+    def outcome(self) -> TrainingOutcome:
+        """Return how training ended and which step's model is published."""
+        state, args = self.trainer.state, self.trainer.args
+        is_best = args.load_best_model_at_end and state.best_global_step
+        return TrainingOutcome(
+            steps=state.global_step,
+            planned_steps=state.max_steps,
+            published_step=state.best_global_step if is_best else state.global_step,
+        )
+
     def metrics(self, scores: Scores) -> dict[str, float]:
-        """Return the metrics of an evaluation by bare name."""
-        return compute_metrics(
+        """Return the metrics of an evaluation by bare name.
+
+        ``left_out`` is the share of the eval pairs that do not count, as they have more than
+        ``max_length`` tokens or cannot be rendered.
+        """
+        metrics = compute_metrics(
             scores,
             centering=self.trainer.args.center_rewards_coefficient,
             seed=self.trainer.args.seed,
         )
+        max_length = self.inputs.plan.tokenization.max_length
+        return {**metrics, "left_out": self.inputs.eval_left_out, "max_length": max_length}
 
     def evaluate_and_report(self) -> dict[str, float]:
         """Evaluate during training: report the metrics and return them by bare name."""
@@ -183,10 +236,29 @@ def check_trained(run: TrainingRun) -> None:
     if parameter_digests(run.trainer.model) == run.untrained_digests:
         raise TrainerError(
             FailureCode.NOTHING_TRAINED,
-            f"after {step} steps all weights are equal to the untrained ones; raise "
-            "training.learning_rate",
+            f"after {step} steps all weights are equal to the untrained ones: "
+            f"{_cause_of_no_change(run)}",
             step,
         )
+
+
+def _cause_of_no_change(run: TrainingRun) -> str:
+    """Return the most probable reason, from the last logged step, and what to change."""
+    metrics, args = run.progress.last_metrics, run.trainer.args
+    if metrics.get("train/learning_rate") == 0 and args.learning_rate > 0:
+        return (
+            "the learning rate was still 0, as the warm-up of the schedule is as long as the "
+            "training; train for more steps, or with less warm-up"
+        )
+    if metrics.get("train/grad_norm") == 0:
+        return (
+            "the gradients are 0, as both replies of the pairs get the same score; check that the "
+            "replies differ in their first max_length tokens"
+        )
+    return (
+        f"the learning rate {args.learning_rate:g} is too small to change a weight; raise "
+        "training.learning_rate"
+    )
 
 
 def parameter_digests(model: torch.nn.Module) -> dict[str, str]:

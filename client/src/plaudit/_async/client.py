@@ -10,6 +10,7 @@ from plaudit import params
 from plaudit._async.adapters import AsyncAdapters
 from plaudit._async.concurrency import Rewards
 from plaudit._async.datasets import AsyncDatasets
+from plaudit._async.evaluations import AsyncComparisons, AsyncEvaluations, AsyncSuites
 from plaudit._async.jobs import AsyncJobs
 from plaudit._async.operations import (
     AsyncApiKeys,
@@ -57,6 +58,9 @@ class AsyncPlaudit:
         self.jobs = AsyncJobs(self._transport)
         self.datasets = AsyncDatasets(self._transport)
         self.adapters = AsyncAdapters(self._transport)
+        self.evaluations = AsyncEvaluations(self._transport)
+        self.suites = AsyncSuites(self._transport)
+        self.comparisons = AsyncComparisons(self._transport)
         self.base_models = AsyncBaseModels(self._transport)
         self.queue = AsyncQueue(self._transport)
         self.workers = AsyncWorkers(self._transport)

@@ -89,7 +89,7 @@ def test_interval_covers_the_truth_as_often_as_it_says() -> None:
         quality = rng.beta(7, 3, 60)  # prompts differ, and their four pairs are alike
         cluster = np.repeat(np.arange(60), 4)
         hits = (rng.random(240) < quality[cluster]).astype(float)
-        low, high = Clusters(cluster, trial).mean_interval(hits) or (0.0, 0.0)
+        low, high = Clusters(cluster, trial).mean_interval(hits) or [0.0, 0.0]
         covered += low <= 0.7 <= high
     assert covered >= 180
 
@@ -152,7 +152,7 @@ def test_holm_multiplies_by_the_tests_that_are_left() -> None:
 def test_comparison_with_itself_finds_no_difference() -> None:
     rows = table()
     result = compare(rows, rows, seed=0)
-    assert result["difference"] == {"value": 0.0, "interval": (0.0, 0.0)}
+    assert result["difference"] == {"value": 0.0, "interval": [0.0, 0.0]}
     assert result["mcnemar"]["p"] == 1.0
     assert result["disagreements"] == {"a_better": 0, "b_better": 0}
 

@@ -1,0 +1,67 @@
+"""Compare two evaluations, in a thread of which few run at once."""
+
+from __future__ import annotations
+
+from sqlalchemy import Engine
+
+from app.core.database import transaction
+from app.core.errors import TooLargeError
+from app.domain.judging.comparison import compare
+from app.domain.judging.metrics import NoPairsError
+from app.domain.judging.score_table import ScoredRow, read_rows
+from app.evaluations import service
+from app.evaluations.errors import InvalidComparisonError
+from app.evaluations.schemas import ComparedModel, ComparisonRead
+from app.evaluations.service import ScoreFile
+from app.storage.blobs import read_range
+
+#: Comparisons that one process computes at once.
+MAX_COMPARISONS = 2
+#: Of each table of scores: about 200,000 rows, which take a few seconds.
+MAX_SCORE_BYTES = 48 << 20
+
+
+def compare_evaluations(
+    engine: Engine, tenant_id: str, a: tuple[str, str | None], b: tuple[str, str | None]
+) -> ComparisonRead:
+    """Compare two models; each side names an evaluation and, or by default its first, an adapter.
+
+    Raises:
+        EvaluationNotFoundError, EvaluationUnfinishedError, InvalidComparisonError, TooLargeError
+    """
+    with transaction(engine) as session:
+        side_a = service.score_file(session, tenant_id, *a)
+        side_b = service.score_file(session, tenant_id, *b)
+        if side_a.dataset_sha256 != side_b.dataset_sha256:
+            raise InvalidComparisonError(
+                "The evaluations have different rows.",
+                hint="Evaluate both adapters on the same dataset.",
+            )
+        uses = service.uses(session, tenant_id, side_a.dataset_sha256)
+    if (a[0], side_a.adapter) == (b[0], side_b.adapter):
+        raise InvalidComparisonError(
+            "Both sides are the same scores.", hint="Name another evaluation or another adapter."
+        )
+    try:
+        result = compare(_rows(engine, side_a), _rows(engine, side_b), seed=side_a.seed)
+    except NoPairsError as error:
+        raise InvalidComparisonError(str(error), hint="See which rows were left out.") from error
+    return ComparisonRead.model_validate(
+        {
+            **result,
+            "a": ComparedModel(evaluation=a[0], adapter=side_a.adapter),
+            "b": ComparedModel(evaluation=b[0], adapter=side_b.adapter),
+            "dataset_sha256": side_a.dataset_sha256,
+            "dataset_uses": uses,
+        }
+    )
+
+
+def _rows(engine: Engine, side: ScoreFile) -> list[ScoredRow]:
+    if side.file.size > MAX_SCORE_BYTES:
+        raise TooLargeError(
+            f"The scores have {side.file.size} bytes; {MAX_SCORE_BYTES} can be compared.",
+            hint="Evaluate on fewer rows.",
+        )
+    data = b"".join(read_range(engine, side.file.blob_id, 0, side.file.size))
+    return read_rows(data.split(b"\n")[:-1])

@@ -1,0 +1,197 @@
+"""Request evaluations, find them, cancel and delete them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.core.database import new_id, newest_first
+from app.core.errors import FieldProblem
+from app.core.settings import Settings
+from app.domain.evaluation import EvaluationSpec
+from app.domain.lifecycle import DesiredState, JobStatus
+from app.evaluations.errors import (
+    EvaluationFinishedError,
+    EvaluationLiveError,
+    EvaluationNotFoundError,
+    EvaluationUnfinishedError,
+    InvalidEvaluationError,
+)
+from app.evaluations.resolving import Resolved
+from app.evaluations.schemas import evaluation_id
+from app.job_queue import kinds, transitions
+from app.job_queue.queries import JobRow
+from app.jobs.service import check_queue_quota
+from app.models import Checkpoint, Evaluation, Job, StoredFile
+from app.storage.quota import check_storage_quota
+
+
+@dataclass(frozen=True)
+class ScoreFile:
+    """A file of per-row scores; ``adapter`` is the model that made them."""
+
+    adapter: str
+    file: StoredFile
+    seed: int
+    dataset_sha256: str
+
+
+def request_evaluation(
+    session: Session, settings: Settings, tenant_id: str, spec: EvaluationSpec, resolved: Resolved
+) -> Job:
+    """Queue an evaluation and return its job.
+
+    Raises:
+        QuotaError, InvalidEvaluationError
+    """
+    check_queue_quota(session, settings, tenant_id, kinds.EVALUATE)
+    check_storage_quota(session, settings, tenant_id, 0)
+    document = spec.model_dump(mode="json")
+    first = resolved.trained[0]
+    try:
+        job = transitions.insert_job(
+            session,
+            Job(
+                id=new_id("job"),
+                tenant_id=tenant_id,
+                kind=kinds.EVALUATE.name,
+                queue=kinds.EVALUATE.queue(settings),
+                name=spec.name,
+                spec=document,
+                spec_sha256=hashlib.sha256(
+                    json.dumps(document, sort_keys=True).encode()
+                ).hexdigest(),
+                plan=first.plan,  # pins the revision of the base model
+                base_model=first.base_model,
+                eval_dataset_id=resolved.dataset.id,
+            ),
+        )
+    except IntegrityError as error:  # a foreign key: the dataset was deleted meanwhile
+        raise InvalidEvaluationError(
+            "The dataset was deleted.",
+            problems=[FieldProblem("/dataset", "dataset_not_found", "was deleted", "Upload it.")],
+        ) from error
+    session.add(
+        Evaluation(
+            id=evaluation_id(job.id),
+            tenant_id=tenant_id,
+            job_id=job.id,
+            dataset_sha256=resolved.dataset.sha256,
+        )
+    )
+    return job
+
+
+def get(session: Session, tenant_id: str, evaluation: str) -> Job:
+    """Return the job of an evaluation of this tenant, or raise EvaluationNotFoundError."""
+    job = session.scalar(
+        select(Job)
+        .join(Evaluation, Evaluation.job_id == Job.id)
+        .where(Evaluation.id == evaluation, Evaluation.tenant_id == tenant_id)
+    )
+    if job is None:
+        raise not_found(evaluation)
+    return job
+
+
+def not_found(evaluation: str) -> EvaluationNotFoundError:
+    """Return the error for an evaluation that does not exist or belongs to another tenant."""
+    return EvaluationNotFoundError(f"There is no evaluation {evaluation}.")
+
+
+def list_page(
+    connection: Connection, tenant_id: str, limit: int, after: str | None
+) -> list[JobRow]:  # fmt: skip
+    """Return up to ``limit + 1`` evaluations, newest first, without their results."""
+    columns = [c for c in Job.__table__.c if c.name not in ("plan", "result", "metadata")]
+    statement = (
+        select(*columns, Job.labels.label("labels"))
+        .join(Evaluation, Evaluation.job_id == Job.id)
+        .where(Evaluation.tenant_id == tenant_id)
+    )
+    return list(connection.execute(newest_first(statement, Evaluation.id, limit, after)))
+
+
+def uses(session: Session, tenant_id: str, dataset_sha256: str) -> int:
+    """Return how many evaluations of this tenant on these rows have succeeded."""
+    return session.execute(
+        select(func.count())
+        .select_from(Evaluation)
+        .join(Job, Job.id == Evaluation.job_id)
+        .where(
+            Evaluation.tenant_id == tenant_id,
+            Evaluation.dataset_sha256 == dataset_sha256,
+            Job.status == JobStatus.SUCCEEDED,
+        )
+    ).scalar_one()
+
+
+def dataset_uses(session: Session, job: Job) -> int:
+    """Return how many evaluations used the rows that this one uses."""
+    row = session.get_one(Evaluation, evaluation_id(job.id))
+    return uses(session, row.tenant_id, row.dataset_sha256)
+
+
+def cancel(session: Session, tenant_id: str, evaluation: str) -> Job:
+    """Cancel a waiting evaluation at once, ask a running one to stop. Repeating it is no error."""
+    job = get(session, tenant_id, evaluation)
+    changed = transitions.set_desired_state(session, tenant_id, job.id, DesiredState.CANCEL)
+    if changed is not None:
+        return changed
+    session.refresh(job)
+    if job.status != JobStatus.CANCELLED:
+        raise EvaluationFinishedError(f"{evaluation} is {job.status}.")
+    return job
+
+
+def remove(session: Session, tenant_id: str, evaluation: str) -> None:
+    """Delete a finished evaluation with its scores, events and logs."""
+    job = get(session, tenant_id, evaluation)
+    # The job is locked first, as everywhere, so that this and a collection cannot deadlock.
+    session.execute(select(Job.id).where(Job.id == job.id).with_for_update())
+    checkpoints = select(Checkpoint.id).where(Checkpoint.job_id == job.id)
+    for owners in (StoredFile.owner_id.in_(checkpoints), StoredFile.owner_id == evaluation):
+        session.execute(
+            delete(StoredFile).where(owners).execution_options(synchronize_session=False)
+        )
+    if not transitions.delete_job(session, tenant_id, job.id):
+        raise EvaluationLiveError(
+            f"{evaluation} is not finished.",
+            hint=f"Cancel it first: POST /v1/evaluations/{evaluation}/cancel.",
+        )
+
+
+def score_file(
+    session: Session, tenant_id: str, evaluation: str, adapter: str | None
+) -> ScoreFile:  # fmt: skip
+    """Return the scores of one model, by default of the first adapter.
+
+    Raises:
+        EvaluationNotFoundError: there is no such evaluation, or it judged no such model.
+        EvaluationUnfinishedError: it has not succeeded.
+    """
+    job = get(session, tenant_id, evaluation)
+    if job.status != JobStatus.SUCCEEDED:
+        raise EvaluationUnfinishedError(f"{evaluation} is {job.status}.")
+    spec = EvaluationSpec.model_validate(job.spec)
+    name = adapter or next(iter(_models(job.result)), "")
+    file = session.get(StoredFile, (evaluation, f"{name.replace(':', '-')}.jsonl"))
+    if file is None:
+        raise EvaluationNotFoundError(
+            f"{evaluation} has no scores of {name}.",
+            hint=f"It judged {', '.join(_models(job.result))}.",
+        )
+    row = session.get_one(Evaluation, evaluation)
+    return ScoreFile(name, file, spec.seed, row.dataset_sha256)
+
+
+def _models(result: dict[str, Any] | None) -> list[str]:
+    """Return the models of a result, adapters first."""
+    names = [model["adapter"] for model in (result or {}).get("models", [])]
+    return sorted(names, key=lambda name: not name.startswith("ad_"))

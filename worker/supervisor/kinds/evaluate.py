@@ -1,0 +1,90 @@
+"""Judge adapters on a dataset and store the scores."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.core.database import reader, transaction
+from app.domain.evaluation import UNTRAINED, EvaluationOrder, EvaluationSpec, JudgedAdapter
+from app.domain.lifecycle import FailureCode, Phase
+from app.domain.plan import TrainingPlan
+from app.domain.progress import Evaluated
+from app.evaluations import publishing
+from app.models import Adapter, Dataset, Job, StoredFile
+from worker.ipc.order import WorkOrder
+from worker.supervisor import job_inputs
+from worker.supervisor.attempt import Attempt, JobFailedError
+from worker.supervisor.job_inputs import BaseModel
+from worker.supervisor.job_steps import JobSteps
+
+
+def run(steps: JobSteps) -> None:
+    """Write the adapters and the dataset, score, and publish."""
+    base = steps.fetch_base_model()
+    order = steps.retry(lambda: _write_inputs(steps.attempt, base))
+    evaluated = steps.run_trainer(order)
+    if not isinstance(evaluated, Evaluated):
+        raise JobFailedError(FailureCode.INTERNAL, "the trainer ended without scores")
+    steps.set_phase(Phase.PUBLISHING)
+    directory = steps.attempt.directory / evaluated.directory
+    steps.retry(lambda: publishing.publish(steps.attempt.write_context, directory, evaluated))
+
+
+def _write_inputs(attempt: Attempt, base: BaseModel) -> WorkOrder:
+    """Write the files of the adapters, what they were trained on, and the dataset.
+
+    Raises:
+        JobFailedError: an adapter was deleted.
+    """
+    engine, settings, job = attempt.engine, attempt.settings, attempt.job
+    spec = EvaluationSpec.model_validate(job.spec)
+    wanted = [name for name in spec.adapters if name != UNTRAINED]
+    with transaction(reader(engine)) as session:
+        dataset = session.get_one(Dataset, spec.dataset)
+        found = [_adapter(session, adapter_id) for adapter_id in wanted]
+    adapters, training_files = [], dict[str, str]()
+    for number, (adapter, trained, files) in enumerate(found):
+        attempt.check_interrupt()
+        directory = attempt.directory / f"adapter-{number}"
+        directory.mkdir(exist_ok=True)
+        for file in files:
+            job_inputs.fetch_file(engine, file, directory)
+        trained_on = trained.train_dataset_id
+        if trained_on is not None and trained_on not in training_files:
+            training_files[trained_on] = f"train-{number}.jsonl"
+            target = attempt.directory / training_files[trained_on]
+            job_inputs.write_dataset(engine, trained_on, target)
+        adapters.append(
+            JudgedAdapter(
+                id=adapter.id,
+                directory=directory.name,
+                plan=TrainingPlan.model_validate(trained.plan),
+                train_file=training_files.get(trained_on or ""),
+            )
+        )
+    job_inputs.write_dataset(engine, dataset.id, attempt.directory / "eval.jsonl")
+    return base.order(
+        settings,
+        attempt.kind.action,
+        evaluation=EvaluationOrder(
+            spec=spec,
+            adapters=adapters,
+            dataset_sha256=dataset.sha256,
+            dataset_format=dataset.summary["format"],
+        ),
+        eval_file="eval.jsonl",
+        checkpoints=job_inputs.fetch_checkpoints(engine, job, attempt.directory),
+        threads=settings.torch_threads,
+        checkpoint_seconds=settings.checkpoint_seconds,
+    )
+
+
+def _adapter(session: Session, adapter_id: str) -> tuple[Adapter, Job, list[StoredFile]]:
+    adapter = session.get(Adapter, adapter_id)
+    if adapter is None:
+        raise JobFailedError(
+            FailureCode.INVALID_SPEC, f"{adapter_id} was deleted before it was evaluated"
+        )
+    statement = select(StoredFile).where(StoredFile.owner_id == adapter_id)
+    return adapter, session.get_one(Job, adapter.job_id), list(session.scalars(statement))

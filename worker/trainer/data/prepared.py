@@ -1,0 +1,72 @@
+"""The pairs of a job, and what became of all that were uploaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.domain.plan import TrainingPlan
+from worker.trainer.data.pairs import Pair, TokenizedPairs
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Pairs to train and to evaluate on, with ``count_pairs`` of them."""
+
+    train: list[Pair]
+    eval: list[Pair]
+    counts: dict[str, Any]
+
+    @property
+    def eval_left_out(self) -> float:
+        """Share of the eval pairs that are not evaluated."""
+        evaluation = self.counts["eval"]
+        return 0.0 if evaluation is None else float(evaluation["left_out_share"])
+
+
+def count_pairs(
+    plan: TrainingPlan,
+    training: TokenizedPairs,
+    evaluation: TokenizedPairs | None,
+    used: tuple[Sequence[Pair], Sequence[Pair]],
+) -> dict[str, Any]:
+    """Return the document that model card, run.lock.json and dataset report contain.
+
+    ``uploaded`` is the sum of ``used``, ``held_out`` and everything ``dropped``. Without an eval
+    dataset the eval pairs come from the training file, of which the same share is left out.
+    """
+    train_pairs, eval_pairs = used
+    held_out = 0 if evaluation else len(eval_pairs)
+    train = {
+        **_counts(training, len(train_pairs) + held_out),
+        "held_out": held_out,
+        "used": len(train_pairs),
+    }
+    document: dict[str, Any] = {
+        "max_length": plan.tokenization.max_length,
+        "overlong": plan.tokenization.overlong,
+        "train": train,
+        "eval": None,
+    }
+    if eval_pairs:
+        source = evaluation or training
+        left_out = len(source.overlong) + sum(map(len, source.unrenderable.values()))
+        document["eval"] = {
+            **(_counts(evaluation, len(eval_pairs)) if evaluation else {}),
+            "used": len(eval_pairs),
+            "left_out_share": left_out / source.row_count,
+        }
+    return document
+
+
+def _counts(tokenized: TokenizedPairs, kept: int) -> dict[str, Any]:
+    return {
+        "uploaded": tokenized.row_count,
+        "dropped": {
+            "unrenderable": sum(map(len, tokenized.unrenderable.values())),
+            "overlong": len(tokenized.overlong),
+            "not_drawn": len(tokenized.pairs) - kept,
+        },
+        "truncated": len(tokenized.truncated),
+    }

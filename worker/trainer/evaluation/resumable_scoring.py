@@ -1,0 +1,110 @@
+"""Score in fixed chunks that are saved, so that an interrupted evaluation resumes where it was.
+
+The chunks are the same in every run: scores may depend, in the last bits, on what shares a batch.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from app.domain.progress import CheckpointSaved, Stepped
+from worker.ipc.channel import Channel
+from worker.ipc.order import MANIFEST, WorkOrder
+from worker.reward_model.errors import StoppedError
+from worker.reward_model.file_digests import file_entries
+from worker.reward_model.scoring import score
+
+#: Sequences of one chunk. A stop waits for the end of a chunk.
+CHUNK_SEQUENCES = 128
+_SCORES = "scores.json"
+
+
+class LazyModel:
+    """A model that is loaded when it is first needed: after a resume, perhaps never."""
+
+    def __init__(self, load: Callable[[], nn.Module], *, pad_token_id: int, bf16: bool) -> None:
+        self._load = load
+        self._model: nn.Module | None = None
+        self._pad_token_id, self._bf16 = pad_token_id, bf16
+
+    def release(self) -> None:
+        """Drop the model from memory."""
+        self._model = None
+
+    def score(self, sequences: Sequence[list[int]]) -> list[float]:
+        """Return the rewards of sequences of token ids."""
+        model = self._model = self._model or self._load()
+        return score(model, sequences, pad_token_id=self._pad_token_id, bf16=self._bf16)
+
+
+class ResumableScoring:
+    """The scores so far, by model, stage and chunk."""
+
+    def __init__(
+        self, order: WorkOrder, channel: Channel, fingerprint: dict[str, Any], total: int
+    ) -> None:
+        """``total`` is the number of sequences of the whole evaluation, or an upper bound."""
+        self._channel, self._fingerprint = channel, fingerprint
+        self._total = max(1, total)
+        self._seconds = order.checkpoint_seconds
+        self._known: dict[str, list[float]] = {}
+        for directory in map(Path, order.checkpoints):
+            manifest = json.loads((directory / MANIFEST).read_text())
+            if manifest["same"] == fingerprint:
+                self._known = json.loads((directory / _SCORES).read_text())
+                break
+        self._done = 0
+        self._saved_at = time.monotonic()
+
+    def score(self, model: LazyModel, stage: str, sequences: Sequence[list[int]]) -> list[float]:
+        """Return the rewards of sequences; those of an earlier attempt are not computed again.
+
+        Raises:
+            StoppedError: the supervisor asked for it; a checkpoint was saved.
+        """
+        found: list[float] = []
+        for start in range(0, len(sequences), CHUNK_SEQUENCES):
+            key = f"{stage}/{start}"
+            if key not in self._known:
+                if self._channel.is_stop_wanted:
+                    self._save()
+                    raise StoppedError(self._done)
+                chunk = sequences[start : start + CHUNK_SEQUENCES]
+                self._known[key] = model.score(chunk)
+            found += self._known[key]
+            self._done += len(self._known[key])
+            self._report(self._done)
+            if time.monotonic() - self._saved_at >= self._seconds:
+                self._save()
+        return found
+
+    def finish(self) -> None:
+        """Report that everything is scored."""
+        self._report(self._total)
+
+    def _report(self, done: int) -> None:
+        done = min(done, self._total)
+        self._channel.send(
+            Stepped(step=done, total_steps=self._total, epoch=done / self._total)
+        )  # fmt: skip
+
+    def _save(self) -> None:
+        self._saved_at = time.monotonic()
+        if not self._done:
+            return
+        directory = Path(f"checkpoint-{self._done}")
+        directory.mkdir(exist_ok=True)
+        (directory / _SCORES).write_text(json.dumps(self._known))
+        manifest = {"same": self._fingerprint, "step": self._done}
+        (directory / MANIFEST).write_text(json.dumps(manifest))
+        self._channel.send(
+            CheckpointSaved(
+                step=self._done, directory=directory.name, files=file_entries(directory)
+            )
+        )
