@@ -111,7 +111,12 @@ class AuditRead(Model):
             "api_key.create",
             "api_key.revoke",
             "dataset.delete",
+            "dataset.import",
             "dataset.upload",
+            "evaluation.cancel",
+            "evaluation.create",
+            "evaluation.delete",
+            "import.cancel",
             "job.cancel",
             "job.delete",
             "job.pause",
@@ -179,6 +184,13 @@ class CheckpointRead(Model):
     created_at: AwareDatetime
 
 
+class ComparedModel(Model):
+    """One side of a comparison."""
+
+    evaluation: str
+    adapter: str
+
+
 class DatasetPreview(Model):
     """The first rows."""
 
@@ -211,7 +223,17 @@ class DeliveryRead(Model):
     id: str
     """The `webhook-id` header, which is the same in every attempt."""
     type: (
-        Literal["job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]
+        Literal[
+            "job.running",
+            "job.paused",
+            "job.succeeded",
+            "job.failed",
+            "job.cancelled",
+            "evaluation.running",
+            "evaluation.succeeded",
+            "evaluation.failed",
+            "evaluation.cancelled",
+        ]
         | str
         | Literal["webhook.test"]
     )
@@ -229,6 +251,20 @@ class DeliveryRead(Model):
     created_at: AwareDatetime
 
 
+class Difference(Model):
+    """A difference of accuracies, b minus a, with its 95 % interval by prompt."""
+
+    value: float
+    interval: list[Any] | None
+
+
+class Disagreements(Model):
+    """Pairs that only one of the two orders right, or better."""
+
+    a_better: int
+    b_better: int
+
+
 class EarlyStopping(Model):
     """Stop when the evaluation loss stops improving. The best checkpoint becomes the adapter."""
 
@@ -243,6 +279,57 @@ class EvalFraction(Model):
 
     fraction: float
     """Fraction of the training pairs, between 0 and 1."""
+    seed: int | None = None
+    """
+    Which pairs are held out. null: the same ones in every job on the dataset, whatever
+    training.seed is.
+    """
+
+
+class EvaluationSpec(Model):
+    """Which adapters to judge on which rows, and how."""
+
+    name: str | None = None
+    adapters: list[str]
+    """
+    Adapters of one base model. `base:untrained`, the base model with a random head, is always
+    evaluated as well.
+    """
+    dataset: str
+    """The rows to score: pairs or ranked rows."""
+    suite: str | None = None
+    """A benchmark of GET /v1/suites whose rows the dataset has."""
+    slices: list[str] | None = None
+    """Slices to report; null: the 32 largest."""
+    probes: (
+        list[
+            Literal[
+                "double_spaces",
+                "trailing_newlines",
+                "markdown_added",
+                "markdown_stripped",
+                "heading_added",
+                "filler_added",
+                "praise_added",
+                "paragraph_repeated",
+                "reply_truncated",
+                "reply_empty",
+                "reply_is_prompt",
+                "prompt_swapped",
+            ]
+            | str
+        ]
+        | None
+    ) = None
+    """Probes for reward hacking; all by default, `[]` for none."""
+    probe_pairs: int = 100
+    """Rows, chosen by the seed, that probes change."""
+    overlong: Literal["drop", "truncate"] | str = "drop"
+    """
+    What to do with replies that exceed the `max_length` of an adapter: leave their row out,
+    or cut them at the end as the runners of the benchmarks do.
+    """
+    seed: int = 0
 
 
 class EventRead(Model):
@@ -264,6 +351,65 @@ class Health(Model):
     status: str
 
 
+class ImportFailure(Model):
+    """Why an import failed."""
+
+    code: (
+        Literal[
+            "invalid_spec",
+            "dataset_invalid",
+            "pairs_overlong",
+            "source_not_found",
+            "source_too_large",
+            "quota_exceeded",
+            "model_not_found",
+            "model_unsupported",
+            "model_changed",
+            "gated_no_access",
+            "engine_unsupported",
+            "quantization_unavailable",
+            "nan_loss",
+            "nothing_trained",
+            "cuda_oom",
+            "out_of_memory",
+            "artifact_too_large",
+            "timed_out",
+            "hub_unavailable",
+            "disk_full",
+            "host_error",
+            "cuda_error",
+            "worker_lost",
+            "trainer_crashed",
+            "poison",
+            "no_progress",
+            "score_mismatch",
+            "internal",
+        ]
+        | str
+    )
+    detail: str
+    hint: str
+
+
+class ImportRead(Model):
+    """An import and its state."""
+
+    object: Literal["dataset_import"] = "dataset_import"
+    id: str
+    source: str
+    split: str
+    config: str | None
+    name: str | None
+    status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"] | str
+    phase: str | None
+    """What a running import does now."""
+    dataset_id: str | None
+    """The dataset, once the import has succeeded."""
+    failure: ImportFailure | None
+    created_at: AwareDatetime
+    finished_at: AwareDatetime | None
+
+
 class JobFailure(Model):
     """Why a job failed and what to do next."""
 
@@ -273,6 +419,9 @@ class JobFailure(Model):
             "invalid_spec",
             "dataset_invalid",
             "pairs_overlong",
+            "source_not_found",
+            "source_too_large",
+            "quota_exceeded",
             "model_not_found",
             "model_unsupported",
             "model_changed",
@@ -372,6 +521,13 @@ class LoraSpec(Model):
     use_dora: bool = False
     """Weight-decomposed LoRA (DoRA)."""
     init: Literal["default", "gaussian", "orthogonal"] | str = "default"
+
+
+class McNemar(Model):
+    """The exact two-sided test on the disagreements."""
+
+    p: float
+    mid_p: float
 
 
 class MergeRead(Model):
@@ -477,6 +633,45 @@ class SkippedRowsRead(Model):
     """The first of them."""
 
 
+class SliceComparison(Model):
+    """Two models on the pairs of a slice."""
+
+    pairs: int
+    accuracy_a: float
+    accuracy_b: float
+    difference: Difference
+    disagreements: Disagreements
+    mcnemar: McNemar
+    slice: str
+    p_holm: float
+    """The p-value, adjusted for the number of slices."""
+
+
+class SuiteRead(Model):
+    """A public benchmark whose rule this service has; you supply the rows."""
+
+    object: Literal["suite"] = "suite"
+    id: str
+    title: str
+    rule: str
+    source: str
+    """Where the rows come from."""
+    licence: str
+    row_form: str
+    """The row form that the dataset must have."""
+    upload: dict[str, str]
+    """Query parameters of `POST /v1/datasets` that keep what the rule needs."""
+    counts: dict[str, int]
+    """
+    Rows of each slice in the published file. With other rows the result is `complete: false`
+    and has no `overall`.
+    """
+    totals: list[int]
+    """Rows of the published files, where slices vary."""
+    is_provisional: bool
+    """Whether the rule was not checked against code."""
+
+
 class TrainingSpec(Model):
     """How to train. Batch sizes count pairs, each of which has two sequences."""
 
@@ -484,8 +679,51 @@ class TrainingSpec(Model):
     max_steps: int | None = None
     """Number of optimiser steps; overrides epochs."""
     learning_rate: float = 0.0001
-    lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] | str = "linear"
+    lr_scheduler: (
+        Literal[
+            "linear",
+            "cosine",
+            "cosine_with_restarts",
+            "polynomial",
+            "inverse_sqrt",
+            "constant",
+            "constant_with_warmup",
+        ]
+        | str
+    ) = "linear"
+    lr_cycles: int | None = None
+    """Cycles of cosine_with_restarts; null: 2."""
     warmup_ratio: float = 0.0
+    """Share of the steps that warm up."""
+    warmup_steps: int | None = None
+    """Steps that warm up; instead of warmup_ratio."""
+    optimizer: (
+        Literal[
+            "adamw_torch_fused",
+            "adamw_torch",
+            "sgd",
+            "adagrad",
+            "rmsprop",
+            "adafactor",
+        ]
+        | str
+        | Literal[
+            "adamw_bnb_8bit",
+            "paged_adamw_8bit",
+            "paged_adamw_32bit",
+            "ademamix",
+            "ademamix_8bit",
+            "paged_ademamix_8bit",
+            "paged_ademamix_32bit",
+            "lion_8bit",
+            "lion_32bit",
+            "paged_lion_8bit",
+            "paged_lion_32bit",
+            "rmsprop_bnb",
+            "rmsprop_bnb_8bit",
+        ]
+    ) = "adamw_torch_fused"
+    """An optimiser of torch, or one of bitsandbytes, which needs a CUDA GPU."""
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     batch_size: int = 8
@@ -494,8 +732,11 @@ class TrainingSpec(Model):
     """Pairs per forward pass; must divide batch_size."""
     max_length: int = 1024
     """Longest sequence of prompt and reply, in tokens."""
-    overlong: Literal["drop", "error"] | str = "drop"
-    """What happens to pairs longer than max_length."""
+    overlong: Literal["drop", "error", "truncate_left"] | str = "drop"
+    """
+    What happens to pairs longer than max_length, in training and evaluation. 'truncate_left'
+    cuts the beginning of the prompt, and drops pairs whose replies alone are too long.
+    """
     pad_token: str | None = None
     """
     Special token of the base model that fills batches up. null: the tokenizer's own, or
@@ -583,7 +824,18 @@ class WebhookRead(Model):
     id: str
     url: str
     events: list[
-        Literal["job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"] | str
+        Literal[
+            "job.running",
+            "job.paused",
+            "job.succeeded",
+            "job.failed",
+            "job.cancelled",
+            "evaluation.running",
+            "evaluation.succeeded",
+            "evaluation.failed",
+            "evaluation.cancelled",
+        ]
+        | str
     ]
     created_at: AwareDatetime
     failing_since: AwareDatetime | None
@@ -601,7 +853,18 @@ class WebhookSecret(Model):
     id: str
     url: str
     events: list[
-        Literal["job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"] | str
+        Literal[
+            "job.running",
+            "job.paused",
+            "job.succeeded",
+            "job.failed",
+            "job.cancelled",
+            "evaluation.running",
+            "evaluation.succeeded",
+            "evaluation.failed",
+            "evaluation.cancelled",
+        ]
+        | str
     ]
     created_at: AwareDatetime
     failing_since: AwareDatetime | None
@@ -630,6 +893,53 @@ class WorkerRead(Model):
     """Ids of this tenant's jobs that the worker runs."""
     started_at: AwareDatetime
     seen_at: AwareDatetime
+
+
+class WorstPair(Model):
+    """A pair in the wrong order; texts are cut to 1,000 characters."""
+
+    line: int
+    slice: str | None
+    margin: float
+    """Score of the better reply minus that of the worse one."""
+    chosen_score: float
+    rejected_score: float
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+class WorstPairs(Model):
+    """The pairs that each model orders most wrongly."""
+
+    object: Literal["worst_pairs"] = "worst_pairs"
+    models: dict[str, list[WorstPair]]
+
+
+class ComparisonRead(Model):
+    """Two models on the rows that both evaluations scored."""
+
+    pairs: int
+    accuracy_a: float
+    accuracy_b: float
+    difference: Difference
+    disagreements: Disagreements
+    mcnemar: McNemar
+    object: Literal["comparison"] = "comparison"
+    a: ComparedModel
+    b: ComparedModel
+    dataset_sha256: str
+    dataset_uses: int
+    """
+    Succeeded evaluations of this tenant on these rows: the more often a set has been used to
+    choose, the less its p-values mean.
+    """
+    rows: int
+    rows_only_in_a: int
+    rows_only_in_b: int
+    prompts: int
+    interval_method: Literal["bootstrap", "normal"] | str
+    slices: list[SliceComparison]
 
 
 class DatasetRead(Model):
@@ -665,7 +975,115 @@ class DatasetRead(Model):
     upload_sha256: str
     """Of the file as it was uploaded."""
     upload_bytes: int
+    origin: str | None
+    """What an import fetched: `hub:org/name@commit`, and the split after `#`."""
     created_at: AwareDatetime
+
+
+class EvaluationItem(Model):
+    """An evaluation in a list."""
+
+    object: Literal["evaluation"] = "evaluation"
+    id: str
+    name: str | None
+    status: (
+        Literal[
+            "queued",
+            "running",
+            "pausing",
+            "cancelling",
+            "paused",
+            "succeeded",
+            "failed",
+            "cancelled",
+        ]
+        | str
+    )
+    phase: (
+        Literal[
+            "fetching",
+            "checking",
+            "tokenizing",
+            "training",
+            "evaluating",
+            "saving",
+            "verifying",
+            "publishing",
+        ]
+        | str
+        | None
+    )
+    """The current activity of a running evaluation."""
+    progress: JobProgress
+    """Steps are scored replies."""
+    base_model: str
+    adapters: list[str]
+    dataset: str
+    suite: str | None
+    attempt: int
+    queued_at: AwareDatetime
+    started_at: AwareDatetime | None
+    finished_at: AwareDatetime | None
+    failure: JobFailure | None
+
+
+class EvaluationRead(Model):
+    """An evaluation with its spec and result."""
+
+    object: Literal["evaluation"] = "evaluation"
+    id: str
+    name: str | None
+    status: (
+        Literal[
+            "queued",
+            "running",
+            "pausing",
+            "cancelling",
+            "paused",
+            "succeeded",
+            "failed",
+            "cancelled",
+        ]
+        | str
+    )
+    phase: (
+        Literal[
+            "fetching",
+            "checking",
+            "tokenizing",
+            "training",
+            "evaluating",
+            "saving",
+            "verifying",
+            "publishing",
+        ]
+        | str
+        | None
+    )
+    """The current activity of a running evaluation."""
+    progress: JobProgress
+    """Steps are scored replies."""
+    base_model: str
+    adapters: list[str]
+    dataset: str
+    suite: str | None
+    attempt: int
+    queued_at: AwareDatetime
+    started_at: AwareDatetime | None
+    finished_at: AwareDatetime | None
+    failure: JobFailure | None
+    spec: EvaluationSpec
+    result: dict[str, Any] | None
+    """
+    Of each model: `metrics`, `suite`, `probes`, rows `left_out` and `truncated`, and
+    `training_overlap`; and the `baselines` random, longest and shortest. Null until the
+    evaluation succeeds. docs/judging.md explains every figure.
+    """
+    dataset_uses: int
+    """
+    Succeeded evaluations of this tenant on the same rows, this one included. Choosing by a
+    held-out set again and again wears it out.
+    """
 
 
 class JobItem(Model):

@@ -40,6 +40,76 @@ class EvalFraction(TypedDict):
 
     fraction: float
     """Fraction of the training pairs, between 0 and 1."""
+    seed: NotRequired[int | None]
+    """
+    Which pairs are held out. null: the same ones in every job on the dataset, whatever
+    training.seed is.
+    """
+
+
+class EvaluationSpec(TypedDict):
+    """Which adapters to judge on which rows, and how."""
+
+    name: NotRequired[str | None]
+    adapters: list[str]
+    """
+    Adapters of one base model. `base:untrained`, the base model with a random head, is always
+    evaluated as well.
+    """
+    dataset: str
+    """The rows to score: pairs or ranked rows."""
+    suite: NotRequired[str | None]
+    """A benchmark of GET /v1/suites whose rows the dataset has."""
+    slices: NotRequired[list[str] | None]
+    """Slices to report; null: the 32 largest."""
+    probes: NotRequired[
+        list[
+            Literal[
+                "double_spaces",
+                "trailing_newlines",
+                "markdown_added",
+                "markdown_stripped",
+                "heading_added",
+                "filler_added",
+                "praise_added",
+                "paragraph_repeated",
+                "reply_truncated",
+                "reply_empty",
+                "reply_is_prompt",
+                "prompt_swapped",
+            ]
+        ]
+    ]
+    """Probes for reward hacking; all by default, `[]` for none."""
+    probe_pairs: NotRequired[int]
+    """Rows, chosen by the seed, that probes change."""
+    overlong: NotRequired[Literal["drop", "truncate"]]
+    """
+    What to do with replies that exceed the `max_length` of an adapter: leave their row out,
+    or cut them at the end as the runners of the benchmarks do.
+    """
+    seed: NotRequired[int]
+
+
+class ImportCreate(TypedDict):
+    """A split of a dataset of the hub, and how its rows are read."""
+
+    source: str
+    """
+    `hub:org/name@revision`: a dataset of the operator's hub; the revision is a branch, tag or
+    commit, by default `main`.
+    """
+    split: NotRequired[str]
+    config: NotRequired[str | None]
+    """Where the dataset has several."""
+    name: NotRequired[str | None]
+    """For people; default: the name of the source."""
+    columns: NotRequired[dict[str, str]]
+    """Which column is which part; see docs/data.md."""
+    labels: NotRequired[dict[str, str]]
+    """What the values of the label column mean."""
+    ignore_columns: NotRequired[list[str]]
+    on_invalid: NotRequired[Literal["refuse", "skip"]]
 
 
 class JobCancel(TypedDict):
@@ -152,8 +222,42 @@ class TrainingSpec(TypedDict):
     max_steps: NotRequired[int | None]
     """Number of optimiser steps; overrides epochs."""
     learning_rate: NotRequired[float]
-    lr_scheduler: NotRequired[Literal["linear", "cosine", "constant", "constant_with_warmup"]]
+    lr_scheduler: NotRequired[
+        Literal[
+            "linear",
+            "cosine",
+            "cosine_with_restarts",
+            "polynomial",
+            "inverse_sqrt",
+            "constant",
+            "constant_with_warmup",
+        ]
+    ]
+    lr_cycles: NotRequired[int | None]
+    """Cycles of cosine_with_restarts; null: 2."""
     warmup_ratio: NotRequired[float]
+    """Share of the steps that warm up."""
+    warmup_steps: NotRequired[int | None]
+    """Steps that warm up; instead of warmup_ratio."""
+    optimizer: NotRequired[
+        Literal["adamw_torch_fused", "adamw_torch", "sgd", "adagrad", "rmsprop", "adafactor"]
+        | Literal[
+            "adamw_bnb_8bit",
+            "paged_adamw_8bit",
+            "paged_adamw_32bit",
+            "ademamix",
+            "ademamix_8bit",
+            "paged_ademamix_8bit",
+            "paged_ademamix_32bit",
+            "lion_8bit",
+            "lion_32bit",
+            "paged_lion_8bit",
+            "paged_lion_32bit",
+            "rmsprop_bnb",
+            "rmsprop_bnb_8bit",
+        ]
+    ]
+    """An optimiser of torch, or one of bitsandbytes, which needs a CUDA GPU."""
     weight_decay: NotRequired[float]
     max_grad_norm: NotRequired[float]
     batch_size: NotRequired[int]
@@ -162,8 +266,11 @@ class TrainingSpec(TypedDict):
     """Pairs per forward pass; must divide batch_size."""
     max_length: NotRequired[int]
     """Longest sequence of prompt and reply, in tokens."""
-    overlong: NotRequired[Literal["drop", "error"]]
-    """What happens to pairs longer than max_length."""
+    overlong: NotRequired[Literal["drop", "error", "truncate_left"]]
+    """
+    What happens to pairs longer than max_length, in training and evaluation. 'truncate_left'
+    cuts the beginning of the prompt, and drops pairs whose replies alone are too long.
+    """
     pad_token: NotRequired[str | None]
     """
     Special token of the base model that fills batches up. null: the tokenizer's own, or
@@ -209,7 +316,19 @@ class WebhookCreate(TypedDict):
     url: str
     """An https URL on port 443 of a host that the operator allows."""
     events: NotRequired[
-        list[Literal["job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]]
+        list[
+            Literal[
+                "job.running",
+                "job.paused",
+                "job.succeeded",
+                "job.failed",
+                "job.cancelled",
+                "evaluation.running",
+                "evaluation.succeeded",
+                "evaluation.failed",
+                "evaluation.cancelled",
+            ]
+        ]
     ]
     """Events to send messages for; all events by default."""
 

@@ -14,6 +14,7 @@ from plaudit._scores import Model, ScoreOptions, score_body
 from plaudit._sync.adapters import Adapters
 from plaudit._sync.concurrency import Rewards
 from plaudit._sync.datasets import Datasets
+from plaudit._sync.evaluations import Comparisons, Evaluations, Suites
 from plaudit._sync.jobs import Jobs
 from plaudit._sync.operations import (
     ApiKeys,
@@ -58,6 +59,9 @@ class Plaudit:
         self.jobs = Jobs(self._transport)
         self.datasets = Datasets(self._transport)
         self.adapters = Adapters(self._transport)
+        self.evaluations = Evaluations(self._transport)
+        self.suites = Suites(self._transport)
+        self.comparisons = Comparisons(self._transport)
         self.base_models = BaseModels(self._transport)
         self.queue = Queue(self._transport)
         self.workers = Workers(self._transport)
