@@ -12,13 +12,13 @@ import socket
 import sys
 import threading
 import time
-import warnings
 
 from app.core.database import make_engine, new_id
 from app.core.logging import configure_logging
 from app.core.scorer_token import read_token
 from app.core.settings import Settings
 from worker.ipc.parent_death import die_with_parent
+from worker.scorer.environment import prepare_libraries
 
 
 def main() -> int:
@@ -79,21 +79,6 @@ def _serve(settings: Settings, token: str, stopping: threading.Event, idle_secon
     engine.run(stopping)  # what arrived before the API saw that the row is gone
     http.stop()
     database.dispose()
-
-
-def prepare_libraries(threads: int) -> None:
-    """Set what the libraries read at import: no network, thread counts."""
-    # PEFT reads this property by its old name. No user can do anything about the warning.
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-    os.environ.update(
-        HF_HUB_OFFLINE="1",
-        HF_HUB_DISABLE_TELEMETRY="1",
-        HF_HUB_DISABLE_PROGRESS_BARS="1",
-        TRANSFORMERS_VERBOSITY="error",
-        TOKENIZERS_PARALLELISM="true" if threads > 1 else "false",
-        OMP_NUM_THREADS=str(threads),
-        MKL_NUM_THREADS=str(threads),
-    )
 
 
 def _stop_when_idle(engine: object, stopping: threading.Event, seconds: float) -> None:
