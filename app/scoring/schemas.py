@@ -68,6 +68,17 @@ class ScoreInput(_Strict):
 class ScoreRequest(_Strict):
     """What to score, and how."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "ad_0197d5a4c2de7f3a8b6e0d1c2b3a4f5e",
+                    "groups": [{"prompt": "What is tea?", "responses": ["A drink.", "No."]}],
+                }
+            ]
+        }
+    )
+
     model: AdapterId | Ensemble = Field(description="Id of an adapter, or an ensemble.")
     groups: list[ScoreGroup] | None = Field(None, min_length=1, max_length=MAX_REPLIES)
     inputs: list[ScoreInput] | None = Field(None, min_length=1, max_length=MAX_REPLIES)
