@@ -58,7 +58,11 @@ def choose_pad_token(
         )
     if eos_id != final and eos_id < facts.vocab_rows:
         return eos, eos_id
-    raise SpecRejectedError.of(
+    raise _pad_is_eos(eos)
+
+
+def _pad_is_eos(eos: str) -> SpecRejectedError:
+    return SpecRejectedError.of(
         "/base_model",
         "pad_is_eos",
         f"the only pad token of this model is its EOS token ({eos!r}), in which every text ends, "
