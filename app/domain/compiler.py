@@ -50,13 +50,12 @@ def compile_plan(
     Raises:
         SpecRejectedError: With every violated rule, each naming its field.
     """
-    text_format = form.text_format(
-        spec, has_template=bool(spec.training.chat_template or facts.chat_template)
-    )
+    training = spec.training
+    has_template = bool(training.chat_template or facts.chat_template)
+    text_format = form.text_format(spec, has_template=has_template)
     check(spec, facts, train, text_format)
     targets = target_paths(spec.lora, facts)
     saved = saved_paths(spec.lora, facts)
-    training = spec.training
     data = _data(spec, train, evaluation, text_format)
     return TrainingPlan(
         base_model=BaseModelRef(
@@ -74,9 +73,7 @@ def compile_plan(
         quantization=spec.quantization,
         gradient_checkpointing=_gradient_checkpointing(training, facts),
         gpus=spec.resources.gpus,
-        early_stopping=(
-            training.early_stopping.model_dump(mode="json") if training.early_stopping else None
-        ),
+        early_stopping=training.early_stopping and training.early_stopping.model_dump(mode="json"),
         max_runtime_seconds=spec.resources.max_runtime_seconds,
         trainable_parameters=_trainable_parameters(spec.lora, facts, targets, saved),
         total_parameters=facts.parameter_count,
