@@ -282,6 +282,8 @@ class TrainingSpec(TypedDict):
     assistant turn of the chat template. 'raw': joined as they are. 'auto' is 'chat' where the
     base model has a chat template, unless rows have no prompt or are rendered already.
     """
+    chat_template: NotRequired[str | None]
+    """Jinja template that replaces the base model's. It becomes the adapter's."""
     chat_template_kwargs: NotRequired[dict[str, bool | int | float | str]]
     """
     Variables of the chat template, such as {"enable_thinking": false}. Those of a row take
