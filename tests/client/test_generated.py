@@ -73,6 +73,9 @@ PARAMETERS = {
     ("create_job", "dry_run"): "preview",
     ("get_job", "wait"): "wait",
     ("get_job", "until"): "wait",
+    ("get_evaluation", "wait"): "evaluations.wait",
+    **{("list_evaluation_events", n): "evaluations.events" for n in ("after", "limit")},
+    **{("compare", n): "evaluations" for n in ("a", "b", "a_adapter", "b_adapter")},
     ("list_events", "limit"): "pages of the largest size",
     ("get_logs", "limit"): "pages of the largest size",
 }
@@ -90,7 +93,10 @@ METHODS = {
     "list_deliveries": "webhooks.deliveries",
     "list_audit": "audit.list",
     "list_usage": "usage.per_day",
+    "list_evaluations": "evaluations.list",
+    "get_scores": "evaluations.scores",
     "create_dataset": "datasets.upload",
+    "create_scores": ".score",
 }
 
 
