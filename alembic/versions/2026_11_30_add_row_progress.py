@@ -5,7 +5,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "c2f4a9d1e6b8"
-down_revision = "3e9a6c52d1f8"
+down_revision = "e7b05c2f8d31"
 branch_labels = None
 depends_on = None
 

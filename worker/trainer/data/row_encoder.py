@@ -67,7 +67,7 @@ def encode_lines(lines: Sequence[bytes], tokenizer: PairTokenizer) -> EncodedRow
             except TemplateTooCostlyError as error:
                 raise unsupported_model(
                     f"the base model's chat template {error} for the pair in line {row['line']}; "
-                    "the operator can set chat_template in the catalogue entry"
+                    "set training.chat_template to another one"
                 ) from error
             except Exception as error:  # noqa: BLE001 - a template may raise anything
                 problem = f"the chat template cannot render this pair: {error}"
