@@ -83,6 +83,8 @@ batch = tokenizer.pad(
     {{"input_ids": ids}}, padding_side="right", return_tensors="pt"
 ).to(model.device)"""
 _SERVICE = """\
+The service that trained it also scores with it, for RL trainers too:
+
 ```sh
 curl "$PLAUDIT_URL/v1/score" -H "Authorization: Bearer $PLAUDIT_API_KEY" --json '{
   "model": "ad_…", "groups": [{"prompt": "Hello", "responses": ["Hello! How can I help?", "No."]}]
@@ -148,8 +150,6 @@ def model_card(
             "Render texts exactly as the program does. `probes.jsonl` holds rendered texts with "
             "the scores that they must get, `reward_model.json` the settings for scoring, and "
             "`run.lock.json` the inputs and versions of the training run.",
-            "",
-            "The service that trained it also scores with it, for RL trainers too:",
             "",
             _SERVICE,
         ]
