@@ -96,6 +96,7 @@ CALLS: dict[str, Call] = {
     ),
     "merge_adapter": lambda client, ids: client.adapters.merge(ids.adapter),
     "get_merge": lambda client, ids: client.adapters.get_merge(ids.adapter),
+    "create_scores": lambda client, ids: client.score(ids.adapter, inputs=[{"text": "a"}]),
     "list_suites": lambda client, ids: list(client.suites.list()),
     "create_evaluation": lambda client, ids: client.evaluations.create(
         adapters=[ids.adapter], dataset=ids.dataset
