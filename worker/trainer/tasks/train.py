@@ -100,21 +100,12 @@ def _train_and_package(
     )
     run = build_run(model, tokenizer.tokenizer, inputs, channel)
     backend = choose_backend(run, channel)
-    machine = Machine(
-        device=device_config.device,
-        threads=order.threads,
-        gpu=gpu_name() if device_config.device == "cuda" else None,
-        activation_budget_bytes=getattr(run.trainer, "memory_budget_bytes", None),
-    )
-    fingerprint = resume_fingerprint(plan, machine, backend)
+    fingerprint = resume_fingerprint(plan, _machine(run, order), backend)
     run.checkpoints.resume_fingerprint = fingerprint
     resume_point = _find_resume_point(order, plan, fingerprint, channel)
     _evaluate_untrained(run, resume_point, channel)
     _train(run, resume_point, channel)
-    if order.facts is not None:
-        longest = max(len(ids) for pair in data.train for ids in (pair.chosen, pair.rejected))
-        measured = peak_bytes(device_config.device)
-        report_memory(plan, order.facts, longest, order.memory_bytes, channel, measured)
+    _report_peak_memory(run, order, channel)
 
     outcome = run.outcome()
     if note := outcome.note():
@@ -134,6 +125,26 @@ def _train_and_package(
         outcome=outcome.document(),
     )
     return write_adapter(Path(ADAPTER), adapter, data.train, data.eval), metrics
+
+
+def _machine(run: TrainingRun, order: WorkOrder) -> Machine:
+    device = run.inputs.device_config.device
+    return Machine(
+        device=device,
+        threads=order.threads,
+        gpu=gpu_name() if device == "cuda" else None,
+        activation_budget_bytes=getattr(run.trainer, "memory_budget_bytes", None),
+    )
+
+
+def _report_peak_memory(run: TrainingRun, order: WorkOrder, channel: Channel) -> None:
+    """Send the memory estimate again, with what the run has really taken."""
+    if order.facts is None:
+        return
+    inputs = run.inputs
+    longest = max(len(ids) for pair in inputs.train_pairs for ids in (pair.chosen, pair.rejected))
+    measured = peak_bytes(inputs.device_config.device)
+    report_memory(inputs.plan, order.facts, longest, order.memory_bytes, channel, measured)
 
 
 def _find_resume_point(
