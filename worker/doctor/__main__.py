@@ -17,7 +17,12 @@ def main(argv: list[str]) -> int:
     """Run the checks; the results are the only output on stdout."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # output of the libraries goes to stderr
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     prepare_environment(max(1, len(os.sched_getaffinity(0))))
+    # A trainer sees one GPU; the checks are of all that a worker would use.
+    os.environ.pop("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible
     warnings.simplefilter("ignore")
     from worker.doctor.checks import CHECKS, LEFT_OUT
     from worker.doctor.report import run_checks
