@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -46,6 +47,7 @@ def main() -> int:
     parser.add_argument("--only", choices=sorted(ATTACKS), action="append", help="one attack")
     parser.add_argument("--untimed", action="store_true", help="do not judge latencies")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # stops the services that it started
     print(f"seed {options.seed}")
     kinds = ["sqlite", "postgresql"] if options.database == "both" else [options.database]
     problems = []
