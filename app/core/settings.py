@@ -8,10 +8,11 @@ from typing import Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.core.scoring_settings import ScoringSettings
 from app.core.setting_types import DatabaseUrl, HostList, NetworkList, RedisUrl, SourceList
 
 
-class Settings(BaseSettings):
+class Settings(ScoringSettings, BaseSettings):
     """The settings of one process, read once at its start."""
 
     model_config = SettingsConfigDict(
@@ -50,6 +51,11 @@ class Settings(BaseSettings):
         frozenset(),
         description="Datasets that may be imported, separated by commas: hub:org/name, hub:org/* "
         "or hub:*; unset: no imports.",
+    )
+    push_targets: SourceList = Field(
+        frozenset(),
+        description="Repositories that adapters may be pushed to, separated by commas: "
+        "hub:org/name, hub:org/* or hub:*; unset: no pushes.",
     )
     transfer_seconds: int = Field(
         6 * 3600, ge=1, description="Longest import of a dataset or upload of an adapter to a hub."

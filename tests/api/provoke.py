@@ -30,7 +30,7 @@ from app.job_queue.worker_api import Progress
 from app.main import create_app
 from app.models import DatasetUpload
 from tests.api.documented import Operation
-from tests.api.scene import UNKNOWN, UPLOADS, Scene
+from tests.api.scene import BODIES, UNKNOWN, UPLOADS, Scene
 from tests.world import BASE_MODEL, World, claim_when_there, pairs
 
 Provoke = Callable[[Scene, Operation], Response]
@@ -273,6 +273,13 @@ def get_merge(scene: Scene, operation: Operation) -> Response:
     return scene.send(operation, ids)
 
 
+def get_push(scene: Scene, operation: Operation) -> Response:
+    ids = scene.known_ids(operation)
+    answer = scene.post(f"adapters/{ids['adapter_id']}/push", json=BODIES["push_adapter"])
+    assert answer.status_code == 202
+    return scene.send(operation, ids)
+
+
 def scrape_protected_metrics(scene: Scene, operation: Operation) -> Response:
     settings = scene.service.settings.model_copy(update={"metrics_token": SecretStr("x" * 32)})
     with TestClient(create_app(settings)) as client:
@@ -285,6 +292,16 @@ def ask_service_without_database(scene: Scene, operation: Operation) -> Response
     }
     with TestClient(create_app(Settings(**settings))) as client:
         return scene.send(operation, client=client)
+
+
+def score_with_another_spec(scene: Scene, operation: Operation) -> Response:
+    body = {"model": scene.succeed()["adapter_id"], "inputs": [{"text": "a"}]}
+    return scene.send(operation, json=body, headers={"If-Score-Spec": "sha256:0"})
+
+
+def score_too_much(scene: Scene, operation: Operation) -> Response:
+    headers = {"Content-Length": str(17 << 20), "Content-Type": "application/json"}
+    return scene.send(operation, content=b"{", headers=headers)
 
 
 def request_evaluation(scene: Scene, operation: Operation) -> Response:
@@ -362,8 +379,11 @@ SPECIAL: dict[tuple[str, int], Provoke] = {
     ("finish_upload", 200): finish_twice,
     ("finish_upload", 409): use_upload_that_is_finishing,
     ("finish_upload", 507): finish_on_full_disk,
+    ("create_scores", 412): score_with_another_spec,
+    ("create_scores", 413): score_too_much,
     ("merge_adapter", 409): merge_merged,
     ("get_merge", 200): get_merge,
+    ("get_push", 200): get_push,
     ("list_suites", 503): list_with_unknown_key,
     ("create_evaluation", 201): request_evaluation,
     ("cancel_evaluation", 200): send_for_evaluation(queued_evaluation),

@@ -23,6 +23,9 @@ from tests.world import World
 UNSEEN = {
     ("create_dataset", 408): "an upload that falls silent is waited for longer than a test lasts",
     ("put_upload_part", 408): "as create_dataset",
+    ("create_scores", 200): "tests/scoring has a scorer",
+    ("create_scores", 409): "tests/scoring has a scorer",
+    ("create_scores", 429): "only wrong keys are limited",
 }
 GUARDED = [operation for operation in OPERATIONS if operation.needs_key]
 DOCUMENTED = [(operation, status) for operation in OPERATIONS for status in operation.statuses]
@@ -43,6 +46,7 @@ def service(
             failed_logins_per_minute=1_000_000,
             webhook_allow_loopback=True,
             import_sources=frozenset({"hub:acme/*"}),
+            push_targets=frozenset({"hub:acme/*"}),
         )
         limits = {"rate_burst": 1, "rate_per_second": 1e-6}
         engine = make_engine(settings.database)
@@ -93,7 +97,7 @@ def test_tables_name_documented_statuses_only() -> None:
 def test_malformed_ids_parameters_and_bodies_are_refused(
     scene: Scene, operation: Operation
 ) -> None:
-    wrong = {"limit": "0", "job_id": "!", "on_invalid": "!"}
+    wrong = {"limit": "0", "job_id": "!", "on_invalid": "!", "days": "0"}
     query = "&".join(
         f"{name}={wrong[name]}" for name in wrong if operation.parameters.get(name) == "query"
     )

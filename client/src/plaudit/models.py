@@ -4,9 +4,10 @@ Generated from docs/openapi.json by `make client-models`. Do not edit."""
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, ConfigDict, Field
+from pydantic import AwareDatetime, ConfigDict, Field, RootModel
 
 from plaudit._model import Model
 
@@ -71,7 +72,9 @@ class ApiKeyCreated(Model):
     object: Literal["api_key"] = "api_key"
     id: str
     name: str
-    scopes: list[Literal["jobs:read", "jobs:write", "artifacts:read", "admin"] | str]
+    scopes: list[
+        Literal["jobs:read", "jobs:write", "artifacts:read", "scores:write", "admin"] | str
+    ]
     created_at: AwareDatetime
     expires_at: AwareDatetime | None
     last_used_at: AwareDatetime | None
@@ -86,7 +89,9 @@ class ApiKeyRead(Model):
     object: Literal["api_key"] = "api_key"
     id: str
     name: str
-    scopes: list[Literal["jobs:read", "jobs:write", "artifacts:read", "admin"] | str]
+    scopes: list[
+        Literal["jobs:read", "jobs:write", "artifacts:read", "scores:write", "admin"] | str
+    ]
     created_at: AwareDatetime
     expires_at: AwareDatetime | None
     last_used_at: AwareDatetime | None
@@ -104,6 +109,7 @@ class AuditRead(Model):
             "adapter.delete",
             "adapter.download",
             "adapter.merge",
+            "adapter.push",
             "api_key.create",
             "api_key.revoke",
             "dataset.delete",
@@ -477,6 +483,10 @@ class JobWarning(Model):
     message: str
 
 
+class JsonValue(RootModel[Any]):
+    root: Any
+
+
 class LogPiece(Model):
     """Some lines of the trainer's output."""
 
@@ -563,6 +573,61 @@ class ProblemType(Model):
     """What to do next."""
 
 
+class PushFailure(Model):
+    """Why a push failed."""
+
+    code: (
+        Literal[
+            "invalid_spec",
+            "dataset_invalid",
+            "pairs_overlong",
+            "source_not_found",
+            "source_too_large",
+            "quota_exceeded",
+            "model_not_found",
+            "model_unsupported",
+            "model_changed",
+            "gated_no_access",
+            "engine_unsupported",
+            "quantization_unavailable",
+            "nan_loss",
+            "nothing_trained",
+            "cuda_oom",
+            "out_of_memory",
+            "artifact_too_large",
+            "timed_out",
+            "hub_unavailable",
+            "disk_full",
+            "host_error",
+            "cuda_error",
+            "worker_lost",
+            "trainer_crashed",
+            "poison",
+            "no_progress",
+            "score_mismatch",
+            "internal",
+        ]
+        | str
+    )
+    detail: str
+    hint: str
+
+
+class PushRead(Model):
+    """A push of an adapter to a hub."""
+
+    object: Literal["push"] = "push"
+    id: str
+    adapter_id: str
+    repo: str
+    status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"] | str
+    commit: str | None
+    """The commit, once the push has succeeded."""
+    failure: PushFailure | None
+    created_at: AwareDatetime
+    finished_at: AwareDatetime | None
+
+
 class QueueItem(Model):
     """A queued job and the reason why it waits."""
 
@@ -590,6 +655,29 @@ class Resources(Model):
     gpus: Literal[0, 1] | int = 1
     """0: CPU only; 1: a GPU if the worker has one."""
     max_runtime_seconds: int = 86400
+
+
+class ScoreData(Model):
+    """The scores of a group, in the order of its responses."""
+
+    index: int
+    id: JsonValue = Field({}, validate_default=True)
+    scores: list[float]
+    truncated: list[bool]
+    tokens: list[int] | None = None
+    """Tokens of each text, if requested."""
+    std: list[float] | None = None
+    """Standard deviation of the members of an ensemble."""
+    members: list[list[float]] | None = None
+    """Normalised scores of each member of an ensemble, if requested."""
+
+
+class ScoreUsage(Model):
+    """Tokens of the request."""
+
+    prompt_tokens: int
+    computed_tokens: int
+    """Shared prompts count once."""
 
 
 class SkippedRowsRead(Model):
@@ -717,6 +805,8 @@ class TrainingSpec(Model):
     assistant turn of the chat template. 'raw': joined as they are. 'auto' is 'chat' where the
     base model has a chat template, unless rows have no prompt or are rendered already.
     """
+    chat_template: str | None = None
+    """Jinja template that replaces the base model's. It becomes the adapter's."""
     chat_template_kwargs: dict[str, bool | int | float | str] = {}
     """
     Variables of the chat template, such as {"enable_thinking": false}. Those of a row take
@@ -784,6 +874,19 @@ class UploadWithParts(Model):
     expires_at: AwareDatetime
     """A day after the last part was sent."""
     parts: list[UploadPartRead]
+
+
+class UsageDayRead(Model):
+    """What was used on one day."""
+
+    object: Literal["usage_day"] = "usage_day"
+    day: date
+    """In UTC."""
+    device_seconds: float
+    """Seconds that jobs held a slot of a worker, each attempt on the day it ended."""
+    stored_bytes: int
+    """At the end of the day, or a few minutes ago."""
+    scored_tokens: int
 
 
 class WebhookRead(Model):
@@ -1139,6 +1242,24 @@ class RewardJobSpec(Model):
     priority: int = 0
     """Jobs with a higher priority run first."""
     metadata: dict[str, str] = {}
+
+
+class ScoreResponse(Model):
+    """All scores of a request."""
+
+    object: Literal["list"] = "list"
+    model: str
+    score_spec: str
+    """Digest of everything that the scores depend on."""
+    data: list[ScoreData]
+    usage: ScoreUsage
+
+
+class Usage(Model):
+    """The days on which something was used, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[UsageDayRead]
 
 
 class JobPreview(Model):
