@@ -816,6 +816,12 @@ class TrainingSpec(Model):
     """Optimiser steps between evaluations. Evaluations before and after training always run."""
     checkpoint_steps: int | None = None
     """Optimiser steps between checkpoints; null: a time interval."""
+    resume: Literal["continue", "exact"] | str = "continue"
+    """
+    After an interruption, 'continue' goes on from the last checkpoint, with a warning where
+    another GPU or number of threads will change the adapter's last bits. 'exact' then trains
+    from the start instead.
+    """
     logging_steps: int = 1
     early_stopping: EarlyStopping | None = None
     seed: int = 42
