@@ -88,7 +88,7 @@ class DataInputs:
         self.channel.send(Reported(name="dataset", document={**document, **rows}))
         if self.facts is not None:
             limit = self.order.memory_bytes
-            _report_memory(self.plan, self.facts, report.longest, limit, self.channel)
+            report_memory(self.plan, self.facts, report.longest, limit, self.channel)
 
 
 def prepare_data(inputs: DataInputs) -> PreparedData:
@@ -219,17 +219,21 @@ class _DatasetReader:
         return tokenized
 
 
-def _report_memory(
+def report_memory(
     plan: TrainingPlan,
     facts: BaseModelFacts,
     longest: int,
     memory_limit: int | None,
     channel: Channel,
+    measured: int | None = None,
 ) -> None:
-    """Send the memory estimate, and a warning when it exceeds the device's memory."""
+    """Send the memory estimate, and a warning when it exceeds the device's memory.
+
+    ``measured`` is the peak of a run that has ended; the report then has both.
+    """
     device_config = device_config_for(plan)
     device_bytes = device_memory_bytes(device_config.device, memory_limit)
-    is_packed = plan.engine != "stock" and facts.is_causal and not plan.lora_arguments.lora_dropout
+    is_chunked = plan.engine != "stock"
     step = StepConfig(
         device=device_config.device,
         bf16=device_config.bf16,
@@ -239,10 +243,12 @@ def _report_memory(
             setting=plan.gradient_checkpointing,
             is_supported=facts.supports_gradient_checkpointing,
         ),
-        packed_device_bytes=device_bytes if is_packed else None,
+        chunked_device_bytes=device_bytes if is_chunked else None,
     )
     estimate = estimate_memory(facts, plan, step)
     document: dict[str, JsonValue] = {**estimate.document(), "device_bytes": device_bytes}
+    if measured is not None:
+        document["measured_peak_bytes"] = measured
     channel.send(Reported(name="memory", document=document))
-    if shortage := explain_shortage(estimate, device_bytes):
+    if measured is None and (shortage := explain_shortage(estimate, device_bytes)):
         warn(channel, WarningCode.MEMORY_SHORT, shortage)

@@ -11,11 +11,13 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import TrainerControl
 from trl.trainer.reward_config import RewardConfig
+from trl.trainer.reward_trainer import RewardTrainer
 
 from app.domain.plan import TrainingPlan
 from worker.reward_model.loading import DeviceConfig
 from worker.trainer.data.pair_table import PairTable
-from worker.trainer.memory_budget import uses_activation_checkpointing
+from worker.trainer.memory_budget import recompute_above_bytes, uses_activation_checkpointing
+from worker.trainer.shared_prefix import SharedPrefixRewardTrainer
 from worker.trainer.training.callbacks import non_finite_error
 
 #: Checkpoints are written to the work directory: their paths are then the same in every attempt.
@@ -68,6 +70,18 @@ class PairDataset(torch.utils.data.Dataset[dict[str, Any]]):
 def first_pair(pairs: PairTable) -> Dataset:
     """Return a dataset of one pair: TRL accepts no other class, and would copy all pairs."""
     return Dataset.from_list([PairDataset(pairs)[0]])
+
+
+def backend_trainer(
+    plan: TrainingPlan, device: str, device_bytes: int
+) -> tuple[type[Any], dict[str, Any]]:
+    """Return the trainer class and its additional arguments; ``choose_backend`` may fall back."""
+    if plan.engine == "stock":
+        return RewardTrainer, {}
+    return SharedPrefixRewardTrainer, {
+        "may_recompute": plan.gradient_checkpointing is not False,
+        "recompute_above_bytes": recompute_above_bytes(plan, device, device_bytes),
+    }
 
 
 def plaudit_trainer_class(base: type[Any]) -> type[Any]:
