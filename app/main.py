@@ -61,8 +61,8 @@ PUBLIC_ROUTERS = (system, dashboard)
 API_ROUTERS = (
     submission,
     jobs,
+    reports,  # before the reports by name
     history,
-    reports,
     job_queue,
     part_uploads,  # before the routes of /v1/datasets/{dataset_id}
     datasets,

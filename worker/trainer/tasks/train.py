@@ -25,6 +25,7 @@ from worker.reward_model.pair_tokenizer import PairTokenizer
 from worker.trainer.data.preparation import prepare_data
 from worker.trainer.evaluation.metrics import worst_pairs
 from worker.trainer.evaluation.scores import Scores
+from worker.trainer.evaluation.training_report import training_report
 from worker.trainer.export.adapter_files import write_adapter
 from worker.trainer.export.reload_check import verify_package
 from worker.trainer.export.trained_adapter import TrainedAdapter
@@ -119,6 +120,7 @@ def _train_and_package(
     if note := outcome.note():
         channel.send(note)
     scores, metrics = _evaluate_trained(run, channel)
+    _report(run, scores, tokenizer, channel)
     channel.send(PhaseChanged(phase=Phase.SAVING))
     adapter = TrainedAdapter(
         order=order,
@@ -220,6 +222,15 @@ def _evaluate_trained(run: TrainingRun, channel: Channel) -> tuple[Scores | None
         run.progress.report(run.trainer.state, trained)
     channel.send(Reported(name="worst_pairs", document={"pairs": list(worst_pairs(scores))}))
     return scores, finite({**metrics, **trained})
+
+
+def _report(
+    run: TrainingRun, scores: Scores | None, tokenizer: PairTokenizer, channel: Channel
+) -> None:
+    """Send what the job's report page needs besides the other reports."""
+    seed = run.inputs.plan.reward_arguments.seed
+    document = training_report(scores, tokenizer.tokenizer, run.trainer.state.log_history, seed)
+    channel.send(Reported(name="full", document=document))
 
 
 def _free_device() -> None:
