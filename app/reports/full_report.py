@@ -9,9 +9,13 @@ from sqlalchemy.orm import Session
 
 from app.job_queue import queries
 from app.models import Adapter, Job
-from app.reports.judging_sections import CAPTIONS, model_sections, overview, worst_section
+from app.reports.curves import curve_svg
+from app.reports.judging_sections import model_sections, overview, worst_section
 from app.reports.page import Page, Plot, Section, Table, key_values
 from app.web.pagination import rfc3339
+
+CURVES = ("train/loss", "train/accuracy", "eval/loss", "eval/accuracy")
+CURVE_POINTS = 300
 
 
 def job_document(session: Session, job: Job) -> dict[str, Any] | None:
@@ -31,7 +35,8 @@ def job_document(session: Session, job: Job) -> dict[str, Any] | None:
         "name": job.name,
         "status": job.status,
         "finished_at": job.finished_at and rfc3339(job.finished_at),
-        **{name: run[name] for name in ("curves", "plots", "model", "baselines", "worst_pairs")},
+        "curves": _curves(session, job.id),
+        **{name: run[name] for name in ("plots", "model", "baselines", "worst_pairs")},
         "data": queries.report(connection, job.id, "dataset"),
         "warnings": [warning["message"] for warning in job.warnings],
         "provenance": {
@@ -50,10 +55,20 @@ def job_document(session: Session, job: Job) -> dict[str, Any] | None:
     }
 
 
+def _curves(session: Session, job_id: str) -> dict[str, list[tuple[float, float]]]:
+    """Return (step, value) of each curve, over all attempts of the job."""
+    columns = queries.metrics(session.connection(), job_id, CURVES, 0, None, CURVE_POINTS)
+    found = {}
+    for name in CURVES:
+        points = zip(columns["step"], columns[name], strict=True)
+        if curve := [(s, v) for s, v in points if s is not None and v is not None]:
+            found[name] = curve
+    return found
+
+
 def job_page(document: Mapping[str, Any]) -> Page:
     """Return the page of a job's document."""
-    plots = dict(document["plots"])
-    learning = [Plot(CAPTIONS[k], svg) for k, svg in plots.items() if k.startswith("learning")]
+    learning = [Plot(name, curve_svg(points)) for name, points in document["curves"].items()]
     last = [(name, *points[-1]) for name, points in document["curves"].items() if points]
     sections = [
         Section(
@@ -65,8 +80,7 @@ def job_page(document: Mapping[str, Any]) -> Page:
     ]
     if model := document["model"]:
         sections.append(overview([model], document["baselines"]))
-        own = {name: svg for name, svg in plots.items() if not name.startswith("learning")}
-        sections += model_sections(model, own, [])
+        sections += model_sections(model, document["plots"], [])
         if document["worst_pairs"]:
             sections.append(worst_section("Worst pairs", document["worst_pairs"]))
     if document["data"]:

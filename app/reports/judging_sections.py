@@ -12,8 +12,6 @@ CAPTIONS = {
     "calibration": "Calibration",
     "length": "Score against length",
     "best_of_n": "Best of n",
-    "learning_losses": "Losses",
-    "learning_accuracy": "Accuracy",
 }
 _LEFT_OUT = {
     "overlong": "longer than the adapter's max_length",

@@ -164,7 +164,7 @@ def running(scene: Scene) -> dict[str, Any]:
 def reported(scene: Scene) -> dict[str, Any]:
     """A job whose training has ended with a report."""
     job = scene.submit()
-    document = {"curves": {}, "plots": {}, "model": None, "baselines": {}, "worst_pairs": []}
+    document = {"plots": {}, "model": None, "baselines": {}, "worst_pairs": []}
     report = Reported(name="full", document=document)
     worker_api.record_progress(scene.claim(job), Progress(reports=[report]))
     return job

@@ -15,8 +15,6 @@ from app.domain.judging.score_table import ScoredRow
 
 #: Points of a scatter plot; more make the file large and the plot no clearer.
 MAX_POINTS = 400
-#: Points of a curve.
-MAX_CURVE_POINTS = 300
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text, in the font of the page
     "svg.hashsalt": "plaudit",  # ids of clip paths do not vary
@@ -37,25 +35,6 @@ def model_plots(rows: Sequence[ScoredRow], metrics: Mapping[str, Any]) -> dict[s
     if metrics["best_of_n"] is not None:
         plots["best_of_n"] = _best_of_n(metrics["best_of_n"])
     return plots
-
-
-def learning_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, str]:
-    """Return a plot of the losses and one of the other curves; ``curves`` are (step, value)."""
-    groups = {
-        "losses": {name: points for name, points in curves.items() if name.endswith("loss")},
-        "accuracy": {name: points for name, points in curves.items() if name.endswith("accuracy")},
-    }
-    return {
-        f"learning_{group}": _curves(members) for group, members in groups.items() if members
-    }  # fmt: skip
-
-
-def thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Return up to ``MAX_CURVE_POINTS`` points, evenly spread, the last one included."""
-    if len(points) <= MAX_CURVE_POINTS:
-        return list(points)
-    chosen = np.linspace(0, len(points) - 1, MAX_CURVE_POINTS).astype(int)
-    return [points[i] for i in chosen]
 
 
 def _margins(margin: Mapping[str, Any]) -> str:
@@ -100,14 +79,6 @@ def _best_of_n(found: Mapping[str, Any]) -> str:
     axes.plot(k, [point["best"] for point in found["curve"]], linestyle="--", label="best possible")
     axes.set_xscale("log", base=2)
     axes.set_xticks(k, [str(each) for each in k])
-    axes.legend(frameon=False)
-    return _svg(figure)
-
-
-def _curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
-    figure, axes = _figure("step", "")
-    for name, points in curves.items():
-        axes.plot([step for step, _ in points], [value for _, value in points], label=name)
     axes.legend(frameon=False)
     return _svg(figure)
 

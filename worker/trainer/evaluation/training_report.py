@@ -1,8 +1,7 @@
-"""What the report page of a training job shows of its run and of its held-out pairs."""
+"""What the report page of a training job shows of its held-out pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,34 +9,26 @@ from transformers import PreTrainedTokenizerBase
 
 from app.domain.judging import metrics
 from app.domain.judging.score_table import ScoredRow
-from worker.trainer.evaluation.plots import learning_curves, model_plots, thinned
+from worker.trainer.evaluation.plots import model_plots
 from worker.trainer.evaluation.scores import Scores
 
 WORST_PAIRS = 20
 #: Of a text the end is shown: it holds the reply.
 CHARACTERS = 1000
-_CURVES = {
-    "loss": "train/loss", "accuracy": "train/accuracy", "eval_loss": "eval/loss",
-    "eval_accuracy": "eval/accuracy",
-}  # fmt: skip
 
 
 def training_report(
     scores: Scores | None,
     tokenizer: PreTrainedTokenizerBase,
-    history: Sequence[Mapping[str, Any]],
     seed: int,
 ) -> dict[str, Any]:
     """Return the document.
 
-    ``curves`` are (step, value) by name. ``model`` and ``baselines`` have the form of an
-    evaluation's; lengths are tokens of prompt and reply here. They are absent without held-out
-    pairs.
+    ``model`` and ``baselines`` have the form of an evaluation's; lengths are tokens of prompt and
+    reply here. They are absent without held-out pairs.
     """
-    curves = _curves(history)
     document: dict[str, Any] = {
-        "curves": {name: [list(point) for point in points] for name, points in curves.items()},
-        "plots": learning_curves(curves),
+        "plots": {},
         "model": None,
         "baselines": {},
         "worst_pairs": [],
@@ -57,22 +48,13 @@ def training_report(
     ]
     found = metrics.evaluate(table, seed=seed)
     document["model"] = {"adapter": "held-out pairs", "metrics": found}
-    document["plots"] |= model_plots(table, found)
+    document["plots"] = model_plots(table, found)
     document["baselines"] = {
         name: metrics.headline(each, seed=seed)
         for name, each in metrics.baselines(table, seed).items()
     }
     document["worst_pairs"] = _worst_pairs(scores, tokenizer)
     return document
-
-
-def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
-    found: dict[str, list[tuple[int, float]]] = {}
-    for entry in history:
-        for key, name in _CURVES.items():
-            if key in entry and np.isfinite(entry[key]):
-                found.setdefault(name, []).append((int(entry["step"]), float(entry[key])))
-    return {name: thinned(points) for name, points in found.items()}
 
 
 def _worst_pairs(scores: Scores, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:

@@ -229,7 +229,7 @@ def _report(
 ) -> None:
     """Send what the job's report page needs besides the other reports."""
     seed = run.inputs.plan.reward_arguments.seed
-    document = training_report(scores, tokenizer.tokenizer, run.trainer.state.log_history, seed)
+    document = training_report(scores, tokenizer.tokenizer, seed)
     channel.send(Reported(name="full", document=document))
 
 
