@@ -7,6 +7,7 @@
 #   make format          format the code and apply automatic fixes
 #   make fuzz            send thousands of generated requests, new ones on every run
 #   make chaos           inject FAULTS=300 seeded faults into the whole service, on both databases
+#   make attack          attack the service for SECONDS=600 on each database and measure what it does
 #   make bench-train     compare training with stock TRL
 #   make bench-api       compare the HTTP layer with an empty endpoint, and with many jobs
 #   make bench-start     compare the time to the first step with a cold `trl reward`
@@ -37,7 +38,7 @@ TORCH_BUILD ?= auto
 # file share fixtures, so they stay in one process.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: venv demo serve test fuzz check format architectures bench-api bench-start bench-train bench-transfer bench-upload chaos client-models docs openapi lock sizes clean
+.PHONY: venv demo serve test fuzz check format architectures attack bench-api bench-start bench-train bench-transfer bench-upload chaos client-models docs openapi lock sizes clean
 
 venv: $(VENV)/.dev
 
@@ -101,6 +102,11 @@ SEED_OPTION := $(if $(SEED),--seed $(SEED))
 chaos: $(VENV)/.dev
 	$(BIN)/python -m bench.chaos --faults $(FAULTS) --real $(REAL) $(SEED_OPTION)
 	$(BIN)/python -m bench.chaos --faults $(FAULTS) --real $(REAL) $(SEED_OPTION) --database sqlite
+
+SECONDS ?= 600
+
+attack: $(VENV)/.dev
+	$(BIN)/python -m bench.attack --seconds $(SECONDS) $(SEED_OPTION)
 
 # Resolves without regard to what is installed here. torch keeps its version, which is changed by
 # hand, and is written without the suffix ("+cpu") of the wheel that this machine uses.

@@ -38,6 +38,7 @@ from app.datasets.router import router as datasets
 from app.datasets.upload_places import UploadPlaces
 from app.evaluations.comparing import MAX_COMPARISONS
 from app.evaluations.router import router as evaluations
+from app.imports.router import router as imports
 from app.job_queue.reconciler import Reconciler
 from app.job_queue.router import router as job_queue
 from app.job_queue.watcher import Watcher
@@ -65,6 +66,7 @@ API_ROUTERS = (
     history,
     job_queue,
     part_uploads,  # before the routes of /v1/datasets/{dataset_id}
+    imports,
     datasets,
     adapters,
     merges,

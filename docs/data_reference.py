@@ -30,7 +30,7 @@ _PARTS = {
     "label": "which of the two is better",
     "answers": 'replies, best first; or objects like `{"answer": "…", "rank": 1}`, or with `score`',
     "scores": "a list of numbers, one for each of `answers`; higher is better",
-    "margin": "by how much the better reply is better: a number, 0 or more, in all rows",
+    "margin": "by how much better the chosen reply is: a number in all rows, also a negative one",
     "slice": "a label of up to 64 characters; metrics are reported for each slice",
     "id": "a label of the row; some [benchmarks](judging.md) need it",
     "tools": "tool descriptions for the chat template",

@@ -118,6 +118,7 @@ def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Set
         data_dir=tmp_path_factory.mktemp("data"),
         preflight_wait_seconds=0,
         rate_burst=1_000_000,
+        import_sources=frozenset({"hub:acme/*"}),
     )
 
 

@@ -105,6 +105,8 @@ def test_links_lead_somewhere(document: str) -> None:
         if link.startswith("generated/"):  # made by `make docs`, which refuses dead links
             continue
         name, _, anchor = unquote(link).partition("#")
+        if name.startswith("generated/"):  # by `make docs`, which checks these links itself
+            continue
         target = (ROOT / document).parent / name if name else ROOT / document
         if not target.exists() or (anchor and anchor not in _anchors(target)):
             broken.append(link)

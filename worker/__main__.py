@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 
-from app.core.broker import PREFLIGHT_SLOTS
+from app.core.broker import PREFLIGHT_SLOTS, TRANSFER_SLOTS
 from app.core.logging import configure_logging
 from app.core.settings import Settings
 from worker.ipc.parent_death import die_with_parent
@@ -51,7 +51,7 @@ def _consume(settings: Settings) -> int:
         [
             "worker",
             "--pool=threads",
-            f"--concurrency={settings.slots + PREFLIGHT_SLOTS}",
+            f"--concurrency={settings.slots + PREFLIGHT_SLOTS + TRANSFER_SLOTS}",
             "--hostname=gpu@%h",
             "--without-gossip",
             "--without-mingle",

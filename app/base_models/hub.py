@@ -61,8 +61,8 @@ def look_up(source: HubSource, token: SecretStr | None, endpoint: str, max_bytes
     Raises:
         BaseModelError: One of its subclasses; see ``app.base_models.errors``.
     """
-    api = HfApi(endpoint=endpoint, token=_plain(token))
-    with _translated_errors(source):
+    api = HfApi(endpoint=endpoint, token=plain_token(token))
+    with translated_errors(source):
         info = api.model_info(
             source.repo, revision=source.revision, files_metadata=True, timeout=API_TIMEOUT_SECONDS
         )
@@ -88,21 +88,26 @@ def download(
         BaseModelError: One of its subclasses; see ``app.base_models.errors``.
     """
     for name, expected in found.files.items():
-        with _translated_errors(source):
+        with translated_errors(source):
             hf_hub_download(
                 source.repo,
                 name,
                 revision=found.commit,
                 local_dir=directory,
-                token=_plain(token),
+                token=plain_token(token),
                 endpoint=endpoint,
-                tqdm_class=_NoProgressBar,
+                tqdm_class=NoProgressBar,
             )
-        _check_file(source, directory / name, expected)
+        check_file(source, directory / name, expected)
     shutil.rmtree(directory / ".cache", ignore_errors=True)
 
 
-def _check_file(source: HubSource, path: Path, expected: HubFile) -> None:
+def check_file(source: HubSource, path: Path, expected: HubFile) -> None:
+    """Compare the size and, where the hub has one, the sha256 of a file; delete a damaged one.
+
+    Raises:
+        SourceUnavailableError
+    """
     is_whole = path.stat().st_size == expected.size
     if is_whole and expected.sha256 in (None, file_sha256(path)):
         return
@@ -112,13 +117,14 @@ def _check_file(source: HubSource, path: Path, expected: HubFile) -> None:
     )
 
 
-def _plain(token: SecretStr | None) -> str | bool:
+def plain_token(token: SecretStr | None) -> str | bool:
+    """The token as the hub client takes it."""
     # False prevents the hub client from using a token from the user's home directory.
     return token.get_secret_value() if token else False
 
 
 @contextmanager
-def _translated_errors(source: HubSource) -> Iterator[None]:
+def translated_errors(source: HubSource) -> Iterator[None]:
     """Translate errors of the hub client into BaseModelError.
 
     Only the status is kept. The texts repeat the server's response, which may contain the request
@@ -153,7 +159,7 @@ def _translate(source: HubSource, error: Exception) -> BaseModelError:
     return SourceUnavailableError(f"The hub {what}; {source} was not downloaded.")
 
 
-class _NoProgressBar(tqdm):
+class NoProgressBar(tqdm):
     """Disables progress bars, which would fill the log of a worker."""
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -32,6 +32,23 @@ commands = typer.Typer(help="Upload and inspect preference data.", no_args_is_he
 DatasetId = Annotated[str, typer.Argument(help="Id (ds_…) or its first digits.")]
 
 
+ColumnsOption = Annotated[
+    list[str] | None,
+    typer.Option("--column", help="Which column is which part: prompt=question. Repeatable."),
+]
+LabelsOption = Annotated[
+    list[str] | None,
+    typer.Option("--label", help="What the values of the label column mean: a=1. Repeatable."),
+]
+IgnoredOption = Annotated[
+    list[str] | None,
+    typer.Option("--ignore-column", help="Train without this column's text. Repeatable."),
+]
+OnInvalidOption = Annotated[
+    str, typer.Option(help="refuse, or skip: leave out and count rows that cannot be used.")
+]
+
+
 @commands.command()
 def upload(
     files: Annotated[
@@ -43,21 +60,10 @@ def upload(
         ),
     ],
     name: Annotated[str | None, typer.Option(help="Display name; default: the file name.")] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option("--column", help="Which column is which part: prompt=question. Repeatable."),
-    ] = None,
-    labels: Annotated[
-        list[str] | None,
-        typer.Option("--label", help="What the values of the label column mean: a=1. Repeatable."),
-    ] = None,
-    ignored: Annotated[
-        list[str] | None,
-        typer.Option("--ignore-column", help="Train without this column's text. Repeatable."),
-    ] = None,
-    on_invalid: Annotated[
-        str, typer.Option(help="refuse, or skip: leave out and count rows that cannot be used.")
-    ] = "refuse",
+    columns: ColumnsOption = None,
+    labels: LabelsOption = None,
+    ignored: IgnoredOption = None,
+    on_invalid: OnInvalidOption = "refuse",
     resume: Annotated[
         str | None, typer.Option(help="up_…: continue an interrupted upload of these files.")
     ] = None,
@@ -71,6 +77,32 @@ def upload(
         named = f"under the name {dataset.name}." if dataset.name else "without a name."
         since = moment(dataset.created_at)
         notes.print(plain(f"This file was already uploaded, at {since} {named}"))
+    if as_json:
+        print_json(dataset.to_dict())
+        return
+    _show(dataset)
+
+
+@commands.command("import")
+def import_dataset(
+    source: Annotated[str, typer.Argument(help="hub:org/name@revision, of the operator's hub.")],
+    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "train",
+    config: Annotated[str | None, typer.Option(help="Where the dataset has several.")] = None,
+    name: Annotated[str | None, typer.Option(help="Display name; default: its own.")] = None,
+    columns: ColumnsOption = None,
+    labels: LabelsOption = None,
+    ignored: IgnoredOption = None,
+    on_invalid: OnInvalidOption = "refuse",
+    as_json: JsonOption = False,
+) -> None:
+    """Have a worker fetch a dataset from the hub, and wait for it."""
+    options = read_options(columns or (), labels or (), ignored or (), on_invalid)
+    with connect() as client:
+        queued = client.datasets.imports.create(
+            source=source, split=split, config=config, name=name, **options
+        )
+        notes.print(plain(f"{queued.id} is queued", "dim"))
+        dataset = client.datasets.get(client.datasets.imports.wait(queued.id))
     if as_json:
         print_json(dataset.to_dict())
         return
@@ -166,6 +198,7 @@ def _show(dataset: DatasetRead) -> None:
             ("name", dataset.name),
             ("pairs", dataset.pair_count),
             ("rows", dataset.row_count if dataset.row_count != dataset.pair_count else None),
+            ("origin", dataset.origin),
             ("shape", dataset.shape),
             ("format", f"{dataset.format}, {dataset.prompt} prompt"),
             ("columns", ", ".join(dataset.columns)),

@@ -28,6 +28,8 @@ TICKET_EXPIRES_SECONDS = 60
 
 #: Inspections that a worker runs at once: one that takes long leaves a slot for the others.
 PREFLIGHT_SLOTS = 2
+#: Downloads and uploads at once on a worker.
+TRANSFER_SLOTS = 1
 
 
 def preflight_queue(settings: Settings) -> str:
@@ -35,9 +37,14 @@ def preflight_queue(settings: Settings) -> str:
     return f"{settings.queue}.preflight"
 
 
+def transfer_queue(settings: Settings) -> str:
+    """Return the queue of downloads and uploads, which need no trainer."""
+    return f"{settings.queue}.transfer"
+
+
 def queues(settings: Settings) -> list[str]:
     """Return every queue of this service."""
-    return [settings.queue, preflight_queue(settings)]
+    return [settings.queue, preflight_queue(settings), transfer_queue(settings)]
 
 
 class Tickets(Protocol):

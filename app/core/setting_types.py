@@ -7,7 +7,7 @@ from ipaddress import ip_network
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic import AfterValidator, BeforeValidator, SecretStr, StringConstraints
 from pydantic_settings import NoDecode
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -81,3 +81,17 @@ def _unreadable() -> ValueError:
 NetworkList = Annotated[HostList, AfterValidator(_proxies)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
+
+
+def _sources(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return [name.strip() for name in value.split(",") if name.strip()]
+
+
+#: Sources such as hub:org/name or hub:org/*, separated by commas in the environment variable.
+SourceList = Annotated[
+    frozenset[Annotated[str, StringConstraints(pattern=r"^hub:(\*|[\w.-]+/(\*|[\w.-]+))$")]],
+    NoDecode,
+    BeforeValidator(_sources),
+]

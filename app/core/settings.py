@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.core.setting_types import DatabaseUrl, HostList, NetworkList, RedisUrl
+from app.core.setting_types import DatabaseUrl, HostList, NetworkList, RedisUrl, SourceList
 
 
 class Settings(BaseSettings):
@@ -45,6 +45,14 @@ class Settings(BaseSettings):
     )
     hub_token: SecretStr | None = Field(
         None, description="Hub token for gated models; set it on workers only."
+    )
+    import_sources: SourceList = Field(
+        frozenset(),
+        description="Datasets that may be imported, separated by commas: hub:org/name, hub:org/* "
+        "or hub:*; unset: no imports.",
+    )
+    transfer_seconds: int = Field(
+        6 * 3600, ge=1, description="Longest import of a dataset or upload of an adapter to a hub."
     )
     public_url: str = Field("http://127.0.0.1:8000", description="Base URL of links in responses.")
 

@@ -23,10 +23,15 @@ router = APIRouter(include_in_schema=False)
 
 PAGES = {
     "/": "jobs",
+    "/jobs/new": "new-job",  # before the next one, which fits it too
     "/jobs/{job_id}": "job",
+    "/compare": "compare",
+    "/adapters": "adapters",
     "/adapters/{adapter_id}": "adapter",
     "/datasets": "datasets",
+    "/datasets/{dataset_id}": "dataset",
     "/queue": "queue",
+    "/admin": "admin",
 }
 HEADERS = {
     # Trusted types: the browser itself refuses to insert text as markup.
@@ -43,7 +48,12 @@ HEADERS = {
 }
 _HERE = Path(__file__).parent
 # The mimetypes of the operating system may map .js to text/plain.
-_MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_MEDIA_TYPES = {
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain",
+}
 
 
 class _Asset(NamedTuple):
@@ -56,7 +66,7 @@ def _page_endpoint(name: str) -> Callable[[Request], Awaitable[Response]]:
     async def page(request: Request) -> Response:
         return _asset_response(request, _page(name))
 
-    page.__name__ = f"show_{name}"
+    page.__name__ = f"show_{name.replace('-', '_')}"
     return page
 
 

@@ -54,6 +54,9 @@ class DatasetRead(BaseModel):
     bytes: int
     upload_sha256: str = Field(description="Of the file as it was uploaded.")
     upload_bytes: int
+    origin: str | None = Field(
+        description="What an import fetched: `hub:org/name@commit`, and the split after `#`."
+    )
     created_at: Timestamp
 
     @classmethod
@@ -90,6 +93,7 @@ class DatasetRead(BaseModel):
             bytes=dataset.bytes,
             upload_sha256=summary.get("upload_sha256", dataset.upload_identity),
             upload_bytes=dataset.upload_bytes,
+            origin=summary.get("origin"),
             created_at=dataset.created_at,
         )
 

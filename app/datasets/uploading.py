@@ -84,11 +84,15 @@ def file_format(content_type: str, filename: str, asked: FileFormat | None) -> F
         return asked
     if found := _FORMATS.get(media_type):
         return found
-    name = _PACKED_SUFFIXES.sub("", filename.lower())
-    for suffix, known in _SUFFIXES.items():
-        if name.endswith(suffix):
-            return known
+    if found := format_of_name(filename):
+        return found
     raise _unsupported(media_type)
+
+
+def format_of_name(filename: str) -> FileFormat | None:
+    """What a file is by its name, compressed or not."""
+    name = _PACKED_SUFFIXES.sub("", filename.lower())
+    return next((known for suffix, known in _SUFFIXES.items() if name.endswith(suffix)), None)
 
 
 def body_chunks(request: Request) -> Iterator[bytes]:

@@ -110,9 +110,15 @@ def _data(
         train=train,
         eval=evaluation,
         eval_fraction=held_out.fraction if isinstance(held_out, EvalFraction) else None,
+        eval_seed=_split_seed(held_out, train) if isinstance(held_out, EvalFraction) else None,
         format="text" if text_format == "raw" else "conversational",
         pairs_per_prompt=spec.training.pairs_per_prompt,
     )
+
+
+def _split_seed(held_out: EvalFraction, train: DatasetRef) -> int:
+    """Return the seed of the split; by default it depends on the content of the dataset alone."""
+    return int(train.sha256[:8], 16) if held_out.seed is None else held_out.seed
 
 
 def _lora_arguments(
@@ -162,7 +168,7 @@ def _gradient_checkpointing(
 
 
 def _reward_arguments(spec: RewardJobSpec, *, has_eval: bool) -> dict[str, JsonValue]:
-    training = spec.training
+    training, warmup = spec.training, spec.training.warmup_steps
     # The best model is loaded from a checkpoint, so early stopping saves one at each evaluation.
     save_steps = training.checkpoint_steps or (
         training.eval_steps if training.early_stopping else None
@@ -173,7 +179,8 @@ def _reward_arguments(spec: RewardJobSpec, *, has_eval: bool) -> dict[str, JsonV
         "max_steps": training.max_steps or -1,
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": training.lr_scheduler,
-        "warmup_steps": training.warmup_ratio,
+        # transformers reads a value below 1 as a share of all steps.
+        "warmup_steps": training.warmup_ratio if warmup is None else warmup,
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm,
         "per_device_train_batch_size": per_device,
@@ -199,7 +206,21 @@ def _reward_arguments(spec: RewardJobSpec, *, has_eval: bool) -> dict[str, JsonV
         "push_to_hub": False,
         "remove_unused_columns": True,
         "dataloader_num_workers": 0,
+        **_optional_arguments(training),
     }
+
+
+def _optional_arguments(training: TrainingSpec) -> dict[str, JsonValue]:
+    """Return the arguments that differ from transformers' defaults only if the spec says so.
+
+    Plans of earlier versions do not have them.
+    """
+    arguments: dict[str, JsonValue] = {}
+    if training.lr_scheduler == "cosine_with_restarts":
+        arguments["lr_scheduler_kwargs"] = {"num_cycles": training.lr_cycles or 2}
+    if training.optimizer != TrainingSpec.model_fields["optimizer"].default:
+        arguments["optim"] = training.optimizer
+    return arguments
 
 
 def _trainable_parameters(

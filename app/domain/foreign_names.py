@@ -117,8 +117,9 @@ FOREIGN_NAMES = (
                 "/training/learning_rate", "It is the rate itself, not a multiple of one."),
     ForeignName("lr_scheduler_type lr_schedule scheduler scheduler_type schedule",
                 "/training/lr_scheduler"),
-    ForeignName("lr_scheduler_kwargs", None, "Leave it out: no scheduler here takes arguments."),
-    ForeignName("warmup_steps num_warmup_steps warmup warmup_proportion lr_warmup_steps",
+    ForeignName("lr_scheduler_kwargs num_cycles", "/training/lr_cycles"),
+    ForeignName("num_warmup_steps lr_warmup_steps", "/training/warmup_steps"),
+    ForeignName("warmup warmup_proportion",
                 "/training/warmup_ratio", "It is a share of all steps, from 0 to below 1."),
     ForeignName("wd decay", "/training/weight_decay"),
     ForeignName("grad_clip gradient_clip gradient_clipping gradient_clip_val clip_grad "
@@ -178,10 +179,9 @@ FOREIGN_NAMES = (
                 "/training/early_stopping",
                 "With it the best checkpoint by eval loss becomes the adapter."),
     ForeignName("data_seed random_seed random_state rng_seed shuffle_seed", "/training/seed"),
-    ForeignName("optim optimizer optimiser optimizer_type adam_beta1 adam_beta2 adam_epsilon betas "
-                "optim_args",
-                None,
-                "Leave it out: the optimiser is always AdamW with the defaults of transformers."),
+    ForeignName("optim optimiser optimizer_type optimizer_name", "/training/optimizer"),
+    ForeignName("adam_beta1 adam_beta2 adam_epsilon betas optim_args",
+                None, "Leave it out: optimisers run with the defaults of transformers."),
     ForeignName("method algorithm rl rl_type trainer_type stage loss loss_type objective task type "
                 "reward_model beta",
                 None, "Leave it out: every job trains a reward model with the Bradley-Terry loss."),

@@ -83,6 +83,9 @@ class FailureCode(StrEnum):
     INVALID_SPEC = "invalid_spec"
     DATASET_INVALID = "dataset_invalid"
     PAIRS_OVERLONG = "pairs_overlong"
+    SOURCE_NOT_FOUND = "source_not_found"
+    SOURCE_TOO_LARGE = "source_too_large"
+    QUOTA_EXCEEDED = "quota_exceeded"
     MODEL_NOT_FOUND = "model_not_found"
     MODEL_UNSUPPORTED = "model_unsupported"
     MODEL_CHANGED = "model_changed"
@@ -140,6 +143,13 @@ FAILURES: dict[FailureCode, Failure] = {
     FailureCode.PAIRS_OVERLONG: _by_user(
         "Raise training.max_length. The dataset report shows the lengths of its pairs."
     ),
+    FailureCode.SOURCE_NOT_FOUND: _by_user("Correct the source, its config or its split."),
+    FailureCode.SOURCE_TOO_LARGE: _by_user(
+        "Upload a part of the data, or ask the operator for higher limits."
+    ),
+    FailureCode.QUOTA_EXCEEDED: _by_user(
+        "Delete data that you no longer need, or ask the operator for a higher quota."
+    ),
     FailureCode.MODEL_NOT_FOUND: _by_user(
         "Choose a model from GET /v1/base-models, or ask the operator to add this one."
     ),
@@ -149,9 +159,7 @@ FAILURES: dict[FailureCode, Failure] = {
     FailureCode.MODEL_CHANGED: _by_user(
         "Ask the operator for a new catalogue entry for this model, then submit again."
     ),
-    FailureCode.GATED_NO_ACCESS: _by_user(
-        "Ask the operator for a hub token that may read this model."
-    ),
+    FailureCode.GATED_NO_ACCESS: _by_user("Ask the operator for a hub token that may read it."),
     FailureCode.ENGINE_UNSUPPORTED: _by_user(
         'Use training.engine "auto", which falls back to "stock", or "stock".'
     ),

@@ -129,6 +129,12 @@ class DataPlan(_Frozen):
     train: DatasetRef
     eval: DatasetRef | None = None
     eval_fraction: float | None = None
+    eval_seed: int | None = Field(
+        None,
+        exclude_if=lambda seed: seed is None,  # as in plans of earlier versions
+        description="Seed of the split. Plans of earlier versions have none and split by the seed "
+        "of the training.",
+    )
     format: Literal["text", "conversational"] = Field(
         description="Of the tokenised pairs: texts that become turns of a chat are conversational."
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import get_args
 
 from app.domain.lora_rules import lora_problems
 from app.domain.pad_tokens import choose_pad_token
 from app.domain.plan import BaseModelFacts, DatasetRef
-from app.domain.spec import EvalFraction, RewardJobSpec, TrainingSpec
+from app.domain.spec import BitsAndBytesOptimizer, EvalFraction, RewardJobSpec, TrainingSpec
 from app.domain.spec_problems import SpecProblem, SpecRejectedError
 from app.domain.text_format import TextFormat
 
@@ -81,6 +82,32 @@ def _training_problems(spec: RewardJobSpec, facts: BaseModelFacts) -> Iterator[S
             f'lr_scheduler "constant" has no warm-up, so {training.warmup_ratio} has no effect',
             'Use "constant_with_warmup", or remove warmup_ratio.',
         )
+    yield from _schedule_problems(training)
+
+
+def _schedule_problems(training: TrainingSpec) -> Iterator[SpecProblem]:
+    if training.warmup_steps and training.warmup_ratio:
+        yield SpecProblem(
+            "/training/warmup_steps",
+            "warmup_given_twice",
+            f"warmup_steps is {training.warmup_steps} and warmup_ratio {training.warmup_ratio}",
+            "Remove one of the two.",
+        )
+    if training.warmup_steps and training.lr_scheduler == "constant":
+        yield SpecProblem(
+            "/training/warmup_steps",
+            "warmup_unused",
+            f'lr_scheduler "constant" has no warm-up, so {training.warmup_steps} steps have no '
+            "effect",
+            'Use "constant_with_warmup", or remove warmup_steps.',
+        )
+    if training.lr_cycles and training.lr_scheduler != "cosine_with_restarts":
+        yield SpecProblem(
+            "/training/lr_cycles",
+            "cycles_unused",
+            f'lr_scheduler "{training.lr_scheduler}" has no cycles',
+            'Use "cosine_with_restarts", or remove lr_cycles.',
+        )
 
 
 def _evaluation_problems(spec: RewardJobSpec) -> Iterator[SpecProblem]:
@@ -138,6 +165,13 @@ def _device_problems(spec: RewardJobSpec, facts: BaseModelFacts) -> Iterator[Spe
             "quantization_needs_gpu",
             f"{spec.quantization} quantisation needs a CUDA GPU, but resources.gpus is 0",
             'Set quantization to "none", or resources.gpus to 1.',
+        )
+    if spec.training.optimizer in get_args(BitsAndBytesOptimizer) and spec.resources.gpus == 0:
+        yield SpecProblem(
+            "/training/optimizer",
+            "optimizer_needs_gpu",
+            f"{spec.training.optimizer} needs a CUDA GPU, but resources.gpus is 0",
+            'Use an optimiser of torch such as "adamw_torch_fused", or set resources.gpus to 1.',
         )
     if spec.training.engine != "shared_prefix":
         return

@@ -44,6 +44,13 @@ class EvalFraction(_Spec):
     fraction: float = Field(
         gt=0, lt=1, description="Fraction of the training pairs, between 0 and 1."
     )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        le=2**32 - 1,
+        description="Which pairs are held out. null: the same ones in every job on the dataset, "
+        "whatever training.seed is.",
+    )
 
 
 def _evaluation_form(value: Any) -> str | None:
@@ -178,6 +185,29 @@ TemplateVariables = Annotated[
 ]
 
 
+#: The names of transformers: of torch, and Adafactor of transformers itself.
+TorchOptimizer = Literal[
+    "adamw_torch_fused", "adamw_torch", "sgd", "adagrad", "rmsprop", "adafactor"
+]
+#: Of bitsandbytes. "paged" ones move their state to the CPU when the GPU is full.
+BitsAndBytesOptimizer = Literal[
+    "adamw_bnb_8bit",
+    "paged_adamw_8bit",
+    "paged_adamw_32bit",
+    "ademamix",
+    "ademamix_8bit",
+    "paged_ademamix_8bit",
+    "paged_ademamix_32bit",
+    "lion_8bit",
+    "lion_32bit",
+    "paged_lion_8bit",
+    "paged_lion_32bit",
+    "rmsprop_bnb",
+    "rmsprop_bnb_8bit",
+]
+Optimizer = TorchOptimizer | BitsAndBytesOptimizer
+
+
 class TrainingSpec(_Spec):
     """How to train. Batch sizes count pairs, each of which has two sequences."""
 
@@ -186,8 +216,26 @@ class TrainingSpec(_Spec):
         None, ge=1, le=10_000_000, description="Number of optimiser steps; overrides epochs."
     )
     learning_rate: float = Field(1e-4, gt=0, le=1)
-    lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    warmup_ratio: float = Field(0.0, ge=0, lt=1)
+    lr_scheduler: Literal[
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "inverse_sqrt",
+        "constant",
+        "constant_with_warmup",
+    ] = "linear"
+    lr_cycles: int | None = Field(
+        None, ge=1, le=1000, description="Cycles of cosine_with_restarts; null: 2."
+    )
+    warmup_ratio: float = Field(0.0, ge=0, lt=1, description="Share of the steps that warm up.")
+    warmup_steps: int | None = Field(
+        None, ge=0, le=10_000_000, description="Steps that warm up; instead of warmup_ratio."
+    )
+    optimizer: Optimizer = Field(
+        "adamw_torch_fused",
+        description="An optimiser of torch, or one of bitsandbytes, which needs a CUDA GPU.",
+    )
     weight_decay: float = Field(0.0, ge=0, le=1)
     max_grad_norm: float = Field(1.0, gt=0, le=1000)
     batch_size: int = Field(

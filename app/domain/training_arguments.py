@@ -33,6 +33,7 @@ class RewardArguments(_Arguments):
     gradient_accumulation_steps: int
     eval_steps: int | None
     seed: int
+    optim: str = "adamw_torch_fused"
 
     @property
     def pairs_per_step(self) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, SQLColumnExpression, false, or_
 
-from app.core.broker import preflight_queue
+from app.core.broker import preflight_queue, transfer_queue
 from app.core.settings import Settings
 from app.domain.spec import Resources
 
@@ -114,6 +114,20 @@ MERGE = JobKind(
     max_failures=lambda settings: settings.max_failures,
     retention_ms=None,
 )
+#: Fetches a dataset from the hub; the supervisor does it without a trainer.
+IMPORT = JobKind(
+    name="import",
+    action="fetch_dataset",
+    queue=transfer_queue,
+    counts_against_quota=False,
+    is_listed=False,
+    saves_checkpoints=False,
+    runtime_seconds=lambda settings, _spec: settings.transfer_seconds,
+    memory_bytes=lambda _settings: None,
+    max_failures=lambda settings: settings.max_failures,
+    retention_ms=30 * DAY_MS,
+    id_prefix="imp",
+)
 #: Judges adapters on a dataset.
 EVALUATE = JobKind(
     name="evaluate",
@@ -129,7 +143,7 @@ EVALUATE = JobKind(
     topic="evaluation",
     id_prefix="eval",
 )
-KINDS: dict[str, JobKind] = {kind.name: kind for kind in (TRAIN, INSPECT, MERGE, EVALUATE)}
+KINDS: dict[str, JobKind] = {kind.name: kind for kind in (TRAIN, INSPECT, MERGE, IMPORT, EVALUATE)}
 
 
 def find(name: str) -> JobKind | None:

@@ -17,14 +17,22 @@ from app.models import (
     Job,
 )
 
+#: Seed of the advisory locks of tenants on PostgreSQL.
+STORAGE_LOCK = 0x706C6462
+
 
 def check_storage_quota(
     session: Session, settings: Settings, tenant_id: str, further_bytes: int
 ) -> None:
     """Raise QuotaError if ``further_bytes`` more would exceed the tenant's storage quota.
 
-    With ``further_bytes`` 0, raise it if no byte is free.
+    With ``further_bytes`` 0, raise it if no byte is free. With more, the tenant's other checks wait
+    until the end of the transaction, which has to store the bytes.
     """
+    if further_bytes and session.get_bind().dialect.name == "postgresql":
+        # Two transactions at once would each miss the other's bytes. SQLite has one writer.
+        key = func.hashtextextended(tenant_id, STORAGE_LOCK)
+        session.execute(select(func.pg_advisory_xact_lock(key)))
     sums = [
         select(func.coalesce(func.sum(Dataset.bytes), 0)).where(Dataset.tenant_id == tenant_id),
         select(func.coalesce(func.sum(Adapter.bytes), 0)).where(Adapter.tenant_id == tenant_id),

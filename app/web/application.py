@@ -9,6 +9,7 @@ from starlette.types import ASGIApp
 
 from app.core.errors import TooLargeError
 from app.web.exception_handlers import PlainTextErrors
+from app.web.http_semantics import CombinedFields, HeadRequests
 from app.web.middleware import RequestLog
 from app.web.problem_details import Problem, error_responses
 
@@ -33,6 +34,7 @@ class Plaudit(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """Return the framework's stack inside the layers of the service."""
         stack: Any = PlainTextErrors(super().build_middleware_stack(), self)
+        stack = CombinedFields(HeadRequests(stack))
         layered: ASGIApp = RequestLog(stack, self.state.telemetry.requests)
         return layered
 

@@ -82,7 +82,8 @@ class ProblemType(BaseModel):
     next_step: str = Field(description="What to do next.")
 
 
-#: Errors that the framework raises itself, under the codes that the exception handlers give them.
+#: Errors of the framework, under the codes that the exception handlers give them, and those of the
+#: server (app/web/http_protocol.py), which refuses a request before the application sees it.
 _FRAMEWORK = (
     ProblemType(
         code="bad_request",
@@ -97,6 +98,27 @@ _FRAMEWORK = (
         title="Method Not Allowed",
         when="The route does not support this method.",
         next_step="Use one of the methods in the `Allow` header.",
+    ),
+    ProblemType(
+        code="request_timeout",
+        status=408,
+        title="Request Timeout",
+        when="The head did not arrive within 15 s, or the body is slower than 8 KiB in 15 s.",
+        next_step="Send the request again over a faster connection.",
+    ),
+    ProblemType(
+        code="header_too_large",
+        status=431,
+        title="Request Header Fields Too Large",
+        when="The request line and headers exceed 32 KiB or 100 fields.",
+        next_step="Send fewer or shorter headers, or a shorter URL.",
+    ),
+    ProblemType(
+        code="too_many_connections",
+        status=503,
+        title="Service Unavailable",
+        when="The server has no free connection.",
+        next_step="Close connections that you do not need; retry after `Retry-After` seconds.",
     ),
 )
 

@@ -12,6 +12,7 @@ from fastapi import Request, Response
 
 from app.core.errors import RangeError
 from app.web import etags
+from app.web.http_semantics import is_head
 from app.web.problem_details import problem_response
 from app.web.streaming import LimitedStreamingResponse
 
@@ -67,7 +68,7 @@ def content_response(request: Request, content: Content) -> Response:
     if requested:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{content.size}"
     status = 206 if requested else 200
-    if request.method == "HEAD":
+    if is_head(request.scope):
         return Response(status_code=status, headers=headers, media_type=content.media_type)
     return LimitedStreamingResponse(
         request, content.read(start, stop), status_code=status, headers=headers,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import Request
+from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.auth.key_ring import Principal
 from app.auth.rate_limit import ConcurrencyLimiter
 from app.core.errors import RateLimitedError
+from app.web.http_semantics import is_head
 
 RETRY_AFTER_SECONDS = 5.0
 
@@ -34,7 +35,12 @@ class LimitedStreamingResponse(StreamingResponse):
             raise self._refusal()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response."""
+        """Send the response; only its head for a HEAD request, as the body may never end."""
+        if is_head(scope):
+            await Response(status_code=self.status_code, headers=dict(self.headers))(
+                scope, receive, send
+            )
+            return
         if not self._at_once.enter(self._key_id):  # others opened since the constructor checked
             raise self._refusal()
         try:

@@ -29,6 +29,8 @@ log = structlog.get_logger()
 MAX_AT_ONCE = 64
 #: Messages of one webhook that are sent at once.
 MAX_PER_WEBHOOK = 2
+#: Threads that claim messages, write outcomes and wait for the next round.
+DATABASE_THREADS = 4
 #: Seconds between two searches for due messages while others are being sent.
 BUSY_SECONDS = 0.2
 #: Seconds between two deletions of old messages.
@@ -132,6 +134,7 @@ class Deliverer(threading.Thread):
         anyio.run(self._run)
 
     async def _run(self) -> None:
+        to_thread.current_default_thread_limiter().total_tokens = DATABASE_THREADS
         async with anyio.create_task_group() as group:
             delete_at = 0.0
             while not await self._pause():

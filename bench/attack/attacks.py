@@ -6,26 +6,31 @@ service held. Answers that refuse are what the attacks expect.
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import itertools
 import json
+import lzma
 import random
-import socket
-import threading
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import httpx
 
+from bench.attack.sending import connect, flood, get, pairs, post
 from bench.attack.target import Target
 
-#: Statuses of 500 and above that are announced: they tell the client when to come back or what
-#: the operator has to do.
-ANNOUNCED = {503, 507}
 Attack = Callable[[Target, float, random.Random], list[str]]
 ATTACKS: dict[str, Attack] = {}
 MIB = 1 << 20
+OPENAPI = Path(__file__).parents[2] / "docs" / "openapi.json"
+NAMES = ("name", "base_model", "train_dataset", "lora", "r", "training", "metadata[a]", "limit",
+         "after", "wait", "priority", "events", "url", "scopes", "x")  # fmt: skip
 
 
 def attack(function: Attack) -> Attack:
@@ -44,7 +49,7 @@ def endless_head(target: Target, deadline: float, _seed: random.Random) -> list[
         (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ", b"a" * 65536),
     ]
     for start, piece in _until(deadline, starts):
-        with suppress(OSError), closing(_connect(target)) as client:
+        with suppress(OSError), closing(connect(target)) as client:
             client.sendall(start)
             for _ in range(1000):
                 client.sendall(piece)
@@ -55,7 +60,7 @@ def endless_head(target: Target, deadline: float, _seed: random.Random) -> list[
 def brackets_in_query(target: Target, deadline: float, _seed: random.Random) -> list[str]:
     """Query names that made a regular expression quadratic."""
     queries = ["[" * 30_000, "a[" * 15_000, "metadata[" + "a" * 30_000, "&".join("[" * 10_000)]
-    return _flood(target, deadline, 4, (_get(f"/v1/jobs?{query}") for query in queries))
+    return flood(target, deadline, 4, (get(f"/v1/jobs?{query}") for query in queries))
 
 
 @attack
@@ -71,8 +76,8 @@ def large_bodies(target: Target, deadline: float, _seed: random.Random) -> list[
         {**base, "training": {"x" * 500_000: 1}},
         json.loads("[" * 30 + "1" + "]" * 30),
     ]
-    posts = (_post("/v1/jobs", json.dumps(body)[: MIB - 1]) for body in bodies)
-    return _flood(target, deadline, 4, posts)
+    posts = (post("/v1/jobs", json.dumps(body)[: MIB - 1]) for body in bodies)
+    return flood(target, deadline, 4, posts)
 
 
 @attack
@@ -82,43 +87,14 @@ def metadata_filters(target: Target, deadline: float, _seed: random.Random) -> l
         "/v1/jobs?" + "&".join(f"metadata[k{i}]=v" for i in range(count))
         for count in (17, 1001, 1600)
     ]
-    return _flood(target, deadline, 4, (_get(path) for path in paths))
-
-
-@attack
-def trickling_uploads(target: Target, deadline: float, _seed: random.Random) -> list[str]:
-    """Uploads that send a byte now and then must not block the uploads of another tenant."""
-    head = (
-        "POST /v1/datasets HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-ndjson\r\n"
-        f"Authorization: Bearer {target.keys['other']}\r\nContent-Length: 1000000\r\n\r\n"
-    ).encode()
-    problems = []
-    with ExitStack() as stack:
-        slow = [stack.enter_context(closing(_connect(target))) for _ in range(40)]
-        for client in slow:
-            client.sendall(head)
-        with target.client(timeout=30) as client:
-            for number in itertools.count():
-                if time.monotonic() >= deadline:
-                    break
-                answer = client.post(
-                    "/v1/datasets", content=_pairs(f"{time.time()}{number}"),
-                    headers={"Content-Type": "application/x-ndjson"},
-                )  # fmt: skip
-                if answer.status_code not in (200, 201):
-                    problems.append(f"another tenant's upload got {answer.status_code}")
-                for other in slow:
-                    with suppress(OSError):
-                        other.sendall(b" ")
-                time.sleep(0.5)
-    return problems[:3]
+    return flood(target, deadline, 4, (get(path) for path in paths))
 
 
 @attack
 def unfinished_requests(target: Target, deadline: float, _seed: random.Random) -> list[str]:
     """Hundreds of connections that never finish a request must go away by themselves."""
     with ExitStack() as stack:
-        clients = [stack.enter_context(closing(_connect(target))) for _ in range(600)]
+        clients = [stack.enter_context(closing(connect(target))) for _ in range(600)]
         for i, client in enumerate(clients):
             client.sendall((b"", b"GET /v1", b"GET / HTTP/1.1\r\nX: ")[i % 3])
         while time.monotonic() < deadline:
@@ -131,7 +107,7 @@ def unfinished_requests(target: Target, deadline: float, _seed: random.Random) -
 @attack
 def metrics_flood(target: Target, deadline: float, _seed: random.Random) -> list[str]:
     """Twenty clients that read /metrics as fast as they can."""
-    return _flood(target, deadline, 20, (_get("/metrics"), _get("/readyz")))
+    return flood(target, deadline, 20, (get("/metrics"), get("/readyz")))
 
 
 @attack
@@ -154,16 +130,39 @@ def wrong_keys(target: Target, deadline: float, seed: random.Random) -> list[str
 
 
 @attack
-def empty_gzip_members(target: Target, deadline: float, _seed: random.Random) -> list[str]:
+def compressed_bombs(target: Target, deadline: float, _seed: random.Random) -> list[str]:
     """Compressed uploads that are all overhead, or that grow a thousandfold."""
-    member = gzip.compress(b"", mtime=0)
-    bodies = [
-        member * (8 * MIB // len(member)),
-        gzip.compress(b" " * (64 * MIB), mtime=0),
-        gzip.compress(b"\n" * (64 * MIB), mtime=0),
+    size = 8 * MIB
+    packers = (gzip.compress, bz2.compress, lzma.compress)
+    bodies = [pack(b"") * (size // len(pack(b""))) for pack in packers]
+    bodies += [
+        bytes.fromhex("502a4d1800000000") * (size // 8),  # Zstandard: frames to skip
+        gzip.compress(b" " * (8 * size)),
+        gzip.compress(b"\n" * (8 * size)),
+        b"PAR1" + bytes(1000) + b"PAR1",
+        b"ARROW1\0\0" + bytes(1000),
     ]
-    posts = (_post("/v1/datasets?format=jsonl", body, "application/gzip") for body in bodies)
-    return _flood(target, deadline, 2, posts)
+    posts = (post("/v1/datasets?format=jsonl", body, "application/gzip") for body in bodies)
+    return flood(target, deadline, 2, posts)
+
+
+@attack
+def hostile_rows(target: Target, deadline: float, _seed: random.Random) -> list[str]:
+    """Datasets that are expensive to check: deep, wide, long and repetitive rows."""
+    pair = {"prompt": "p", "chosen": "c", "rejected": "r"}
+    bodies = [
+        "[" * MIB,
+        '{"a":' * 100_000,
+        json.dumps({f"k{i}": i for i in range(50_000)}),
+        json.dumps(pair | {"prompt": "\u0000" * 100_000}),
+        json.dumps(pair | {"chosen": [{"role": "user", "content": "x"}] * 20_000}),
+        "\n" * (4 * MIB),
+        '"' * MIB,
+        ",".join("h" for _ in range(200_000)) + "\n" + "," * MIB,
+    ]
+    kinds = ("application/x-ndjson", "application/json", "text/csv")
+    posts = (post("/v1/datasets", body, kind) for body in bodies for kind in kinds)
+    return flood(target, deadline, 2, posts)
 
 
 @attack
@@ -171,50 +170,66 @@ def odd_ranges_and_tags(target: Target, deadline: float, seed: random.Random) ->
     """Range, If-Range and If-None-Match in many forms."""
     with target.client() as client:
         answer = client.post(
-            "/v1/datasets", content=_pairs("ranges"), headers={"Content-Type": "text/csv"}
+            "/v1/datasets", content=pairs("ranges"), headers={"Content-Type": "text/csv"}
         )
         listed = client.get("/v1/datasets").json()["data"]
     path = f"/v1/datasets/{listed[0]['id']}/content" if listed else "/v1/datasets"
     values = ["bytes=" + ",".join(f"{i}-{i}" for i in range(2000)), "bytes=0-", "bytes=-1",
               "bytes=9-1", "bytes=" + "9" * 60, "x" * 5000, "*", '"' + "a" * 3000]  # fmt: skip
     requests = (
-        _get(path, **{seed.choice(("Range", "If-Range", "If-None-Match")): value})
+        get(path, **{seed.choice(("Range", "If-Range", "If-None-Match")): value})
         for value in values
     )
-    problems = _flood(target, deadline, 4, requests)
+    problems = flood(target, deadline, 4, requests)
     return problems if answer.status_code < 500 else [*problems, "the upload failed"]
 
 
 @attack
 def random_mix(target: Target, deadline: float, seed: random.Random) -> list[str]:
-    """Seeded nonsense: methods, paths, bodies and bytes."""
-    paths = ["/v1/jobs", "/v1/datasets", "/v1/jobs/job_" + "0" * 32, "/v1/adapters", "/v1/queue",
-             "/v1/webhooks", "/v1/audit", "/", "/docs", "/static/../../etc/passwd",
-             "/v1/%00"]  # fmt: skip
+    """Seeded nonsense for every route: methods, ids, queries, bodies and bytes."""
+    document = json.loads(OPENAPI.read_text())
+    paths = [*document["paths"], "/", "/docs", "/static/../../etc/passwd", "/v1/%00"]
+
+    def word() -> str:
+        return seed.choice(
+            ["", "x", "0", "-1", "é", "%00", "..", "a" * 200, "9" * 40, "[", "null", "true",
+             "1e999", "job_" + "0" * 32, "ds_" + seed.randbytes(16).hex(), "all-minilm-l6-v2"]
+        )  # fmt: skip
+
+    def value(depth: int = 0) -> Any:
+        kind = seed.randrange(7 if depth < 4 else 4)
+        if kind < 3:
+            return seed.choice([word(), seed.randrange(-5, 10**6), None])
+        if kind == 3:
+            return seed.choice([True, 1e300, -0.0])
+        if kind == 4:
+            return [value(depth + 1) for _ in range(seed.randrange(4))]
+        return {seed.choice(NAMES): value(depth + 1) for _ in range(seed.randrange(5))}
 
     def requests() -> Iterator[httpx.Request]:
         while True:
-            path = seed.choice(paths) + seed.choice(("", "?limit=x", "?after=" + "a" * 200, "/x"))
+            path = re.sub(r"\{\w+\}", lambda _: quote(word(), safe="%"), seed.choice(paths))
+            query = "&".join(
+                f"{seed.choice(NAMES)}={quote(word())}" for _ in range(seed.randrange(4))
+            )
+            is_json = seed.random() < 0.7
+            body = json.dumps(value()).encode() if is_json else seed.randbytes(seed.randrange(2000))
             yield httpx.Request(
                 seed.choice(("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "FOO")),
-                target.url + path,
-                content=seed.randbytes(seed.randrange(2000)),
+                f"http://attack{path}?{query}",
+                content=body,
                 headers={"Content-Type": seed.choice(("application/json", "text/csv", "x"))},
             )
 
-    return _flood(target, deadline, 4, requests())
+    return flood(target, deadline, 4, requests())
 
 
 def warm_up(target: Target) -> None:
     """Have the service load its modules and open its connections and threads."""
     paths = ("/v1/jobs", "/v1/datasets", "/metrics", "/readyz", "/openapi.json", "/")
-    uploads = (_post("/v1/datasets", _pairs(f"{i}"), "text/csv") for i in range(8))
-    requests = [*(_get(path) for path in paths), *uploads]
-    _flood(target, time.monotonic() + 5, 40, iter(requests))
-
-
-def _connect(target: Target) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", target.port), timeout=30)
+    uploads = (post("/v1/datasets", pairs(f"{i}"), "text/csv") for i in range(8))
+    requests = [*(get(path) for path in paths), *uploads]
+    flood(target, time.monotonic() + 5, 40, iter(requests))
 
 
 def _until(deadline: float, items: list[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
@@ -222,54 +237,3 @@ def _until(deadline: float, items: list[tuple[bytes, bytes]]) -> Iterator[tuple[
         if time.monotonic() >= deadline:
             return
         yield item
-
-
-def _get(path: str, **headers: str) -> httpx.Request:
-    return httpx.Request("GET", "http://attack" + path, headers=headers)
-
-
-def _post(path: str, body: str | bytes, kind: str = "application/json") -> httpx.Request:
-    headers = {"Content-Type": kind}
-    return httpx.Request("POST", "http://attack" + path, content=body, headers=headers)
-
-
-def _pairs(salt: str) -> str:
-    rows = ({"prompt": f"p{i}{salt}", "chosen": f"c{i}", "rejected": f"r{i}"} for i in range(20))
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def _flood(
-    target: Target, deadline: float, threads: int, requests: Iterator[httpx.Request]
-) -> list[str]:
-    """Send the requests round and round from some threads; report unannounced 5xx and silence."""
-    problems: list[str] = []
-    lock = threading.Lock()
-    endless = itertools.cycle(requests)
-
-    def work() -> None:
-        with target.client() as client:
-            while time.monotonic() < deadline:
-                with lock:
-                    request = next(endless)
-                url = request.url.copy_with(host="127.0.0.1", port=target.port)
-                again = client.build_request(
-                    request.method, url, content=request.content,
-                    headers={k: v for k, v in request.headers.items() if k.lower() != "host"},
-                )  # fmt: skip
-                try:
-                    answer = client.send(again)
-                except httpx.TimeoutException:
-                    problems.append(f"no answer to {request.method} {str(request.url)[:80]}")
-                except httpx.TransportError:
-                    continue  # the service closed the connection: a refusal
-                else:
-                    if answer.status_code >= 500 and answer.status_code not in ANNOUNCED:
-                        what = f"{request.method} {str(request.url)[:80]}"
-                        problems.append(f"{answer.status_code} to {what}: {answer.text[:200]}")
-
-    workers = [threading.Thread(target=work) for _ in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return problems[:3]

@@ -6,7 +6,7 @@ import random
 import time
 from multiprocessing.queues import Queue
 
-from bench.attack.attacks import ATTACKS
+from bench.attack.catalogue import ATTACKS
 from bench.attack.target import Target
 
 

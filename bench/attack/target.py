@@ -22,7 +22,7 @@ from tests.services import PostgresServer, RedisServer, free_port
 
 #: The service may write to this much memory: a missing bound ends the service, not the machine.
 MEMORY_BYTES = 3 << 30
-TENANTS = ("acme", "other")
+TENANTS = ("acme", "other", "witness")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Target:
     log: Path
     keys: dict[str, str]
     read_only_key: str
+    #: None where there is no broker.
+    redis_pid: int | None
 
     @property
     def url(self) -> str:
@@ -50,16 +52,19 @@ class Target:
 def serving(directory: Path, *, is_postgres: bool) -> Iterator[Target]:
     """Start the service below ``directory`` and stop it at the end."""
     with ExitStack() as stack:
+        redis_pid = None
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PLAUDIT_")}
         url = f"sqlite:///{directory / 'plaudit.db'}"
         if is_postgres:
             postgres, redis = PostgresServer(directory / "pg"), RedisServer(directory / "redis")
             postgres.start()
-            stack.callback(postgres.kill)
+            stack.callback(postgres.stop)
             redis.start()
-            stack.callback(redis.kill)
+            stack.callback(redis.stop)
             url = postgres.url
             environment["PLAUDIT_REDIS_URL"] = redis.url
+            assert redis.process is not None
+            redis_pid = redis.process.pid
         port = free_port()
         environment |= {
             "PLAUDIT_DATA_DIR": str(directory),
@@ -68,6 +73,9 @@ def serving(directory: Path, *, is_postgres: bool) -> Iterator[Target]:
             "PLAUDIT_RATE_PER_SECOND": "2000",
             "PLAUDIT_RATE_BURST": "4000",
             "PLAUDIT_PREFLIGHT_WAIT_SECONDS": "0",
+            "PLAUDIT_OPEN_ANSWERS": "600",
+            "PLAUDIT_WEBHOOK_ALLOW_LOOPBACK": "true",
+            "PLAUDIT_RECONCILE_SECONDS": "0.5",
         }
         engine = make_engine(url)
         migrate(engine)
@@ -90,7 +98,7 @@ def serving(directory: Path, *, is_postgres: bool) -> Iterator[Target]:
         stack.callback(process.kill)
         _wait_until_ready(process, port, log)
         resource.prlimit(process.pid, resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
-        yield Target(port, process.pid, log, keys, read_only)
+        yield Target(port, process.pid, log, keys, read_only, redis_pid)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

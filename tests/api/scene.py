@@ -37,6 +37,7 @@ UNKNOWN = {
     "webhook_id": f"wh_{ZEROES}",
     "evaluation_id": f"eval_{ZEROES}",
     "upload_id": f"up_{ZEROES}",
+    "import_id": f"imp_{ZEROES}",
     "number": "1",
     "base_model_id": "no-such-model",
     "name": "worst_pairs",  # names a report, and could name a file
@@ -52,6 +53,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "update_job": {"name": "new"},
     "create_evaluation": {"adapters": [f"ad_{ZEROES}"], "dataset": f"ds_{ZEROES}"},
     "create_api_key": {"name": "new", "scopes": ["jobs:read"]},
+    "create_import": {"source": "hub:acme/pairs"},
     "create_webhook": {"url": "http://localhost:9/"},
 }
 #: Operations whose body is a file.
@@ -182,6 +184,9 @@ class Scene:
             "evaluation_id": lambda: str(self.evaluated()["id"]),
             "base_model_id": lambda: BASE_MODEL,
             "upload_id": self.upload_id,
+            "import_id": lambda: str(
+                self.post("datasets/imports", json=BODIES["create_import"]).json()["id"]
+            ),
             "number": lambda: "2" if operation.name == "put_upload_part" else "1",
             "code": lambda: "job_not_found",
             "name": lambda: "estimate" if "/reports/" in operation.path else next(iter(FILES)),

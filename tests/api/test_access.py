@@ -154,8 +154,10 @@ def test_ids_of_another_tenant_are_not_found_on_any_route(
     )
     key_id = client.get("/v1/api-keys").json()["data"][0]["id"]
     upload_id = client.post("/v1/datasets/uploads").json()["id"]
+    import_id = client.post("/v1/datasets/imports", json={"source": "hub:acme/pairs"}).json()["id"]
     ids = {
         "upload_id": upload_id,
+        "import_id": import_id,
         "number": "1",
         "job_id": job["id"],
         "dataset_id": job["spec"]["train_dataset"],
@@ -189,6 +191,7 @@ def test_ids_of_another_tenant_are_not_found_on_any_route(
         "/v1/jobs",
         "/v1/datasets",
         "/v1/datasets/uploads",
+        "/v1/datasets/imports",
         "/v1/adapters",
         "/v1/queue",
         "/v1/evaluations",
@@ -203,6 +206,7 @@ def test_lists_do_not_show_resources_of_another_tenant(
     waiting = world.submit()
     world.request_evaluation(adapters=[adapter_id], dataset=waiting["spec"]["train_dataset"])
     client.post("/v1/datasets/uploads")
+    client.post("/v1/datasets/imports", json={"source": "hub:acme/pairs"})
     assert client.get(path).json()["data"]
     assert client.get(path, headers=bearer(key_for("intruder"))).json()["data"] == []
 

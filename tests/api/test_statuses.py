@@ -42,6 +42,7 @@ def service(
             rate_burst=1_000_000,
             failed_logins_per_minute=1_000_000,
             webhook_allow_loopback=True,
+            import_sources=frozenset({"hub:acme/*"}),
         )
         limits = {"rate_burst": 1, "rate_per_second": 1e-6}
         engine = make_engine(settings.database)

@@ -52,6 +52,8 @@ def test_every_action_is_recorded(world: World, client: TestClient) -> None:
         )
     finished = client.post(f"/v1/datasets/uploads/{upload}/finish").json()["id"]
     client.delete(f"/v1/datasets/uploads/{upload}")
+    imported = client.post("/v1/datasets/imports", json={"source": "hub:acme/pairs"}).json()["id"]
+    client.post(f"/v1/datasets/imports/{imported}/cancel")
     key = client.post("/v1/api-keys", json={"name": "ci", "scopes": ["jobs:read"]}).json()["id"]
     client.delete(f"/v1/api-keys/{key}")
     assert recorded_actions(client) == [
@@ -72,6 +74,8 @@ def test_every_action_is_recorded(world: World, client: TestClient) -> None:
         ("upload.part", upload),
         ("dataset.upload", finished),
         ("upload.delete", upload),
+        ("dataset.import", imported),
+        ("import.cancel", imported),
         ("api_key.create", key),
         ("api_key.revoke", key),
     ]

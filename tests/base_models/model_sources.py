@@ -17,6 +17,12 @@ from app.base_models.catalogue import BaseModelEntry
 
 COMMIT = "c0ffee" + "0" * 34
 OLD_COMMIT = "0ddba11" + "0" * 33
+_REPOSITORIES = (
+    "/api/models/acme/tiny/",
+    "/acme/tiny/",
+    "/api/datasets/acme/pairs/",
+    "/datasets/acme/pairs/",
+)
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
 
 
@@ -53,6 +59,9 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.commits = {COMMIT: model(), OLD_COMMIT: model(old=True)}
         self.refs = {"main": COMMIT, "v1": OLD_COMMIT}
+        #: The files and the card of the dataset acme/pairs at ``COMMIT``.
+        self.dataset: dict[str, bytes] = {}
+        self.dataset_card: dict[str, object] = {}
         self.token: str | None = None
         self.status: tuple[int, str] | None = None
         self.is_gated = False
@@ -83,35 +92,38 @@ class _Handler(BaseHTTPRequestHandler):
         hub.authorizations.add(self.headers["authorization"])
         if hub.status:
             return self._refuse(*hub.status)
-        if not path.startswith(("/api/models/acme/tiny/", "/acme/tiny/")):
+        if not path.startswith(_REPOSITORIES):
             return self._refuse(404, "RepoNotFound")
         if hub.token and self.headers["authorization"] != f"Bearer {hub.token}":
             return self._refuse(401, "RepoNotFound")
         if path.startswith("/api/"):
-            return self._info(path.removeprefix("/api/models/acme/tiny/revision/"))
-        commit, _, name = path.removeprefix("/acme/tiny/resolve/").partition("/")
+            return self._info(path.rpartition("/revision/")[2], is_dataset="/datasets/" in path)
+        commit, _, name = path.partition("/resolve/")[2].partition("/")
         if hub.is_gated:
             return self._refuse(403, "GatedRepo")
-        return self._file(commit, name)
+        files = hub.dataset if path.startswith("/datasets/") else hub.commits.get(commit, {})
+        return self._file(commit, name, files.get(name))
 
     do_HEAD = do_GET  # noqa: N815 - the name that http.server calls
 
-    def _info(self, revision: str) -> None:
+    def _info(self, revision: str, *, is_dataset: bool) -> None:
         commit = self.server.refs.get(revision, revision)
         if commit not in self.server.commits:
             return self._refuse(404, "RevisionNotFound")
         siblings = []
-        for name, content in self.server.commits[commit].items():
+        files = self.server.dataset if is_dataset else self.server.commits[commit]
+        for name, content in files.items():
             sibling = {"rfilename": name, "size": len(content), "blobId": _blob_id(content)}
             if name.endswith(".safetensors"):
                 sha256 = hashlib.sha256(content).hexdigest()
                 sibling["lfs"] = {"size": len(content), "sha256": sha256, "pointerSize": 134}
             siblings.append(sibling)
-        body = json.dumps({"id": "acme/tiny", "sha": commit, "siblings": siblings}).encode()
+        repo = "acme/pairs" if is_dataset else "acme/tiny"
+        card = {"cardData": self.server.dataset_card} if is_dataset else {}
+        body = json.dumps({"id": repo, "sha": commit, "siblings": siblings} | card).encode()
         return self._answer(200, body, {"Content-Type": "application/json"})
 
-    def _file(self, commit: str, name: str) -> None:
-        content = self.server.commits.get(commit, {}).get(name)
+    def _file(self, commit: str, name: str, content: bytes | None) -> None:
         if content is None:
             return self._refuse(404, "EntryNotFound")
         headers = {"X-Repo-Commit": commit, "ETag": f'"{_blob_id(content)}"'}

@@ -28,6 +28,7 @@ class Ids:
     evaluation: str = f"eval_{_ZEROES}"
     base_model: str = "no-such-model"
     upload: str = f"up_{_ZEROES}"
+    dataset_import: str = f"imp_{_ZEROES}"
 
     def pairs_file(self) -> Path:
         """A file to upload."""
@@ -73,6 +74,10 @@ CALLS: dict[str, Call] = {
     ),
     "finish_upload": lambda client, ids: client.datasets.uploads.finish(ids.upload),
     "delete_upload": lambda client, ids: client.datasets.uploads.delete(ids.upload),
+    "create_import": lambda client, ids: client.datasets.imports.create(source="hub:acme/pairs"),
+    "list_imports": lambda client, ids: list(client.datasets.imports.list()),
+    "get_import": lambda client, ids: client.datasets.imports.get(ids.dataset_import),
+    "cancel_import": lambda client, ids: client.datasets.imports.cancel(ids.dataset_import),
     "list_datasets": lambda client, ids: list(client.datasets.list()),
     "get_dataset": lambda client, ids: client.datasets.get(ids.dataset),
     "delete_dataset": lambda client, ids: client.datasets.delete(ids.dataset),

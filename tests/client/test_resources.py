@@ -14,18 +14,19 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import Engine, select, update
 
 from app.auth.key_ring import Scope
 from app.core.database import transaction
 from app.core.settings import Settings
-from app.models import BlobChunk, StoredFile
+from app.models import BlobChunk, Job, StoredFile
 from plaudit import (
     APIError,
     ConflictError,
     DirectoryError,
     DownloadError,
     ForbiddenError,
+    ImportFailedError,
     InvalidRequestError,
     NotFoundError,
     TooLargeError,
@@ -190,6 +191,22 @@ def test_interrupted_upload_is_continued(client: Any, shards: Path) -> None:
     assert [part.created_at for part in before] != []
     (found,) = client.datasets.uploads.list()
     assert (found.id, found.status) == (upload_id, "finished")
+
+
+def test_import_is_waited_for(client: Any, world: World, engine: Engine) -> None:
+    dataset_id = world.upload()["id"]
+    for ending in ({"result": {"dataset_id": dataset_id}, "status": "succeeded"},
+                   {"failure_code": "source_not_found", "status": "failed"}):  # fmt: skip
+        queued = client.datasets.imports.create(source="hub:acme/pairs", split="test")
+        with transaction(engine) as session:
+            session.execute(update(Job).where(Job.id == queued.id).values(ending))
+        if "result" in ending:
+            assert client.datasets.imports.wait(queued.id) == dataset_id
+            continue
+        with pytest.raises(ImportFailedError, match="source_not_found") as caught:
+            client.datasets.imports.wait(queued.id)
+        assert caught.value.hint
+    assert len(list(client.datasets.imports.list())) == 2
 
 
 def test_rows_are_read_as_the_caller_says(client: Any) -> None:

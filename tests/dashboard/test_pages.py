@@ -24,6 +24,8 @@ from tests.services import wait_until
 from tests.site import Site
 from tests.world import World
 
+PHASES_DONE = ["fetching", "checking", "tokenizing"]
+
 
 @pytest.mark.parametrize(
     ("path", "text"),
@@ -31,6 +33,8 @@ from tests.world import World
         ("/", "No jobs yet"),
         ("/datasets", "No datasets yet"),
         ("/queue", "No jobs are waiting."),
+        ("/adapters", "No adapters yet."),
+        ("/compare", "Add jobs, up to eight."),
         ("/?status=failed", "No failed jobs"),
     ],
 )
@@ -97,7 +101,7 @@ def test_job_page_follows_a_job_from_the_queue_to_the_adapter(
         world.step(lease, step, 40, train__loss=0.7 - step / 50, train__accuracy=0.5 + step / 30)
     signed_in.wait_for_text("step 10 / 40", ".state")
     signed_in.wait_for_text("training 0.5", "#charts")
-    assert signed_in.js("return document.querySelectorAll('svg polyline.training').length") == 2
+    assert len(signed_in.all("#charts figure:not([hidden]) canvas")) == 2
     assert signed_in.id("bar").get_attribute("value") == "0.25"
     assert signed_in.driver.title.startswith("25 % · live")
 
@@ -124,6 +128,17 @@ def test_events_are_shown_once_and_newest_first(signed_in: Browser, world: World
     signed_in.wait_for_text("Checkpoint at step 12.", "#events")
     numbers = [int(item.get_attribute("value") or 0) for item in signed_in.all("#events > li")]
     assert numbers == list(range(numbers[0], 0, -1))
+
+
+def test_phases_to_come_are_not_ticked(signed_in: Browser, world: World) -> None:
+    """Held-out pairs are evaluated before training too."""
+    job = world.submit()
+    lease = world.claim()
+    worker_api.record_progress(lease, Progress(phase="evaluating"))
+    signed_in.get(f"/jobs/{job['id']}")
+    signed_in.wait_for_text("evaluating before", "#phases [aria-current]")
+    assert [item.text for item in signed_in.all("#phases .done")] == PHASES_DONE
+    assert "evaluating" not in signed_in.text("#events")
 
 
 def test_failed_job_shows_its_cause_and_hint(signed_in: Browser, world: World) -> None:
@@ -202,11 +217,11 @@ def test_adapter_page_shows_metrics_and_downloads_the_archive(
 def test_dataset_shows_its_first_pairs(signed_in: Browser, world: World) -> None:
     world.upload(12)
     signed_in.get("/datasets")
-    signed_in.wait_for_text("12 pairs", "#list")
-    signed_in.all("#list summary")[0].click()
+    signed_in.wait_for_text("12", "#rows .number")
+    signed_in.all("#rows a")[0].click()
     signed_in.wait_for_text("Good 0", ".chosen")
     assert len(signed_in.all(".pairs > li")) == 5
-    signed_in.all(".dataset button")[0].click()
+    signed_in.id("more-pairs").click()
     signed_in.wait_for_text("Bad 11")
 
 

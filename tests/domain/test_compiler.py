@@ -215,3 +215,33 @@ def test_short_names_match_exactly_the_wanted_modules(modules: set[str], data: s
     matched = {path for name in names for path in matches(name, modules)}
     assert wanted <= matched
     assert ambiguous or matched == wanted
+
+
+def test_split_depends_on_the_dataset_and_not_on_the_seed_of_the_training():
+    half = {"fraction": 0.5}
+    plans = [plan_of(decoder(), eval_dataset=half, training={"seed": seed}) for seed in (1, 2)]
+    assert plans[0].data.eval_seed == plans[1].data.eval_seed == 0x22222222
+    chosen = plan_of(decoder(), eval_dataset={**half, "seed": 7})
+    assert chosen.data.eval_seed == 7
+    assert "eval_seed" not in plan_of(decoder()).data.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("training", "arguments"),
+    [
+        ({"warmup_ratio": 0.1}, {"warmup_steps": 0.1}),
+        ({"warmup_steps": 10}, {"warmup_steps": 10}),
+        ({"optimizer": "sgd"}, {"optim": "sgd"}),
+        ({"lr_scheduler": "cosine_with_restarts"}, {"lr_scheduler_kwargs": {"num_cycles": 2}}),
+        (
+            {"lr_scheduler": "cosine_with_restarts", "lr_cycles": 5},
+            {"lr_scheduler_kwargs": {"num_cycles": 5}},
+        ),
+    ],
+    ids=str,
+)
+def test_schedule_and_optimiser_are_those_of_transformers(
+    training: dict[str, Any], arguments: dict[str, Any]
+):
+    assert plan_of(decoder(), training=training).reward.items() >= arguments.items()
+    assert not {"optim", "lr_scheduler_kwargs"} & plan_of(decoder()).reward.keys()

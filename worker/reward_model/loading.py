@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig, PreTrainedModel
@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig,
 from app.domain.lifecycle import FailureCode
 from app.domain.paths import is_inside
 from app.domain.plan import TrainingPlan
+from app.domain.spec import BitsAndBytesOptimizer
 from worker.reward_model.errors import TrainerError
 from worker.reward_model.mixed_precision import use_float32_head
 from worker.reward_model.model_config import load_config
@@ -40,7 +41,9 @@ def device_config_for(plan: TrainingPlan) -> DeviceConfig:
     """
     device = "cuda" if plan.gpus and torch.cuda.is_available() else "cpu"
     if plan.quantization != "none":
-        _require_quantization(plan.quantization, device)
+        _require_quantization(f"{plan.quantization} quantisation", device)
+    if (optimizer := plan.reward_arguments.optim) in get_args(BitsAndBytesOptimizer):
+        _require_quantization(f"the optimiser {optimizer}", device)
     has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     bf16 = plan.precision == "bf16" or (plan.precision == "auto" and has_bf16)
     return DeviceConfig(device, bf16, plan.quantization)
@@ -128,15 +131,15 @@ def quantization_arguments(
     return {**bits, "llm_int8_skip_modules": [*head_modules, "lm_head"]}
 
 
-def _require_quantization(quantization: str, device: str) -> None:
+def _require_quantization(what: str, device: str) -> None:
     if device != "cuda":
         raise TrainerError(
             FailureCode.QUANTIZATION_UNAVAILABLE,
-            f"{quantization} quantisation needs a CUDA GPU, and this worker trains on its CPU",
+            f"{what} needs a CUDA GPU, and this worker trains on its CPU",
         )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise TrainerError(
             FailureCode.QUANTIZATION_UNAVAILABLE,
-            f"{quantization} quantisation needs bitsandbytes; the operator can install "
+            f"{what} needs bitsandbytes; the operator can install "
             "plaudit[quantization] on this worker",
         )

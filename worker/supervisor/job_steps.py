@@ -49,22 +49,20 @@ class JobSteps:
         """Show what the job does now."""
         self._record(Progress(phase=phase))
 
-    def fetch_base_model(self) -> BaseModel:
-        """Fetch the base model, but end at once when the attempt has to.
+    def run_aside(self, call: Callable[[], T]) -> T:
+        """Return the result of a slow call, but end at once when the attempt has to.
 
-        An abandoned download continues in its thread and fills the cache for the next job.
+        An abandoned call continues in its thread.
         """
-        self.set_phase(Phase.FETCHING)
-        entry = self._catalogue.get(self.job.base_model)
-        done: Future[BaseModel] = Future()
+        done: Future[T] = Future()
 
-        def fetch() -> None:
+        def run() -> None:
             try:
-                done.set_result(job_inputs.fetch_base_model(self.attempt.settings, entry, self.job))
+                done.set_result(call())
             except BaseException as error:  # noqa: BLE001 - raised by result()
                 done.set_exception(error)
 
-        threading.Thread(target=fetch, name="fetch", daemon=True).start()
+        threading.Thread(target=run, name="aside", daemon=True).start()
         while True:
             try:
                 return done.result(timeout=POLL_SECONDS)
@@ -72,6 +70,13 @@ class JobSteps:
                 if done.done():
                     return done.result()
                 self.attempt.check_interrupt()
+
+    def fetch_base_model(self) -> BaseModel:
+        """Fetch the base model. An abandoned download fills the cache for the next job."""
+        self.set_phase(Phase.FETCHING)
+        entry = self._catalogue.get(self.job.base_model)
+        settings, job = self.attempt.settings, self.job
+        return self.run_aside(lambda: job_inputs.fetch_base_model(settings, entry, job))
 
     def stored_plan(self) -> TrainingPlan | None:
         """Return the plan from the submission or from an earlier attempt."""

@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy import Engine
 
 from app.base_models.catalogue import load_catalogue
-from app.core.broker import PREFLIGHT_SLOTS, preflight_queue, queues
+from app.core.broker import PREFLIGHT_SLOTS, preflight_queue, queues, transfer_queue
 from app.core.database import make_engine, new_id
 from app.core.settings import Settings
 from app.job_queue import worker_api
@@ -64,6 +64,7 @@ class WorkerPool:
                 self._open(name, devices[0])
                 for name in ("preflight", *(f"preflight-{i}" for i in range(1, PREFLIGHT_SLOTS)))
             ],
+            transfer_queue(settings): [self._open("transfer", None)],
         }
         self._slots = {name: len(slots) for name, slots in self._free.items()}
         self._worker_id = f"{self._id}-{os.getpid()}"
@@ -145,9 +146,9 @@ class WorkerPool:
                 os.close(slot.lock)
 
     def _rows(self) -> list[WorkerRow]:
-        main = self.settings.queue
+        suffixes = {preflight_queue(self.settings): "/p", transfer_queue(self.settings): "/t"}
         return [
-            WorkerRow(self._worker_id if name == main else f"{self._worker_id}/p", name, slots)
+            WorkerRow(f"{self._worker_id}{suffixes.get(name, '')}", name, slots)
             for name, slots in self._slots.items()
         ]
 

@@ -12,6 +12,7 @@ export class Problem extends Error {
     this.title = problem.title ?? "Something went wrong";
     this.code = problem.code ?? "";
     this.hint = problem.hint ?? "";
+    this.errors = problem.errors ?? [];
   }
 }
 
@@ -28,8 +29,25 @@ export async function get(path) {
   return await read(await request(path), (response) => response.json());
 }
 
-export async function post(path) {
-  return await read(await request(path, { method: "POST" }), (response) => response.json());
+/** Sends a POST with an optional JSON body. A key makes it safe to repeat. */
+export async function post(path, body, idempotencyKey) {
+  const headers = { ...(idempotencyKey && { "Idempotency-Key": idempotencyKey }) };
+  const options = { method: "POST", headers };
+  if (body !== undefined) {
+    headers["Content-Type"] = "application/json";
+    options.body = JSON.stringify(body);
+  }
+  return await read(await request(path, options), (response) => response.json());
+}
+
+/** Sends the bytes of a file. */
+export async function upload(path, file, type) {
+  const options = { method: "POST", headers: { "Content-Type": type }, body: file };
+  return await read(await request(path, options), (response) => response.json());
+}
+
+export async function remove(path) {
+  await request(path, { method: "DELETE" });
 }
 
 /** Returns the bytes of a response. */

@@ -1,93 +1,119 @@
-// A line chart in SVG, sized in pixels, that can be read by mouse, touch and arrow keys.
+// A line chart drawn by uPlot, with a legend and a readout that mouse, touch and arrow keys move.
 
 import { el, setText } from "./dom.js";
-import { number } from "./format.js";
+import uPlot from "./uplot.js";
 
-const SVG = "http://www.w3.org/2000/svg";
-const HEIGHT = 190;
-const MARGIN = { left: 44, right: 10, top: 10, bottom: 24 };
+const HEIGHT = 200;
 const SMOOTHED_FROM_POINTS = 60; // a shorter line is readable without smoothing
+const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
 
-/** Returns `{node, update(series, lastStep)}`; series: `[{name, kind, points: [[step, value]]}]`. */
+/**
+ * Returns `{node, update(series, lastStep)}`; series: `[{name, kind, points: [[step, value]]}]`. A
+ * series of kind "held-out" has dots; `color` is the name of a CSS variable. Drag to zoom, double
+ * click to reset.
+ */
 export function makeChart({ title, format, range, reference }) {
   const readout = el("output", { class: "readout" });
   const legend = el("span", { class: "legend" });
-  const svg = svgEl("svg", { role: "img", tabindex: "0", height: HEIGHT, class: "chart" });
-  const node = el("figure", { class: "card" }, el("figcaption", {}, el("h3", {}, title), legend), svg, readout);
+  const box = el("div", { class: "chart", role: "img", tabindex: "0" });
+  const node = el("figure", { class: "card" }, el("figcaption", {}, el("h3", {}, title), legend), box, readout);
   let series = [];
+  let plot = null;
+  let shape = "";
   let lastStep = 1;
-  let cursor = null; // index in steps()
-
-  const steps = () => [...new Set(series.flatMap((line) => line.points.map(([step]) => step)))].sort((a, b) => a - b);
 
   function draw() {
-    const width = svg.clientWidth;
+    const width = box.clientWidth;
     if (!width || !series.length) return;
-    const [low, high] = range ?? extent(series, reference);
-    const x = (step) => MARGIN.left + (step / Math.max(lastStep, 1)) * (width - MARGIN.left - MARGIN.right);
-    const y = (value) => HEIGHT - MARGIN.bottom - ((value - low) / (high - low)) * (HEIGHT - MARGIN.top - MARGIN.bottom);
-    const shapes = [];
-    for (const tick of ticks(low, high, 4)) {
-      shapes.push(svgEl("line", { class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: y(tick), y2: y(tick) }));
-      shapes.push(label(format(tick), MARGIN.left - 6, y(tick) + 4, "end"));
+    const data = toColumns(series);
+    const next = JSON.stringify(series.map((line) => [line.name, isSmooth(line)]));
+    if (plot && next === shape) {
+      plot.setData(data, false);
+      if (plot.zoomed) plot.redraw();
+      else plot.setScale("x", { min: 0, max: lastStep });
+      return;
     }
-    const places = ticks(0, lastStep, Math.max(2, Math.floor(width / 90))).filter(Number.isInteger);
-    for (const tick of places) {
-      const anchor = tick === 0 ? "start" : x(tick) > width - 24 ? "end" : "middle";
-      shapes.push(label(number(tick), Math.min(x(tick), width), HEIGHT - 6, anchor));
-    }
-    if (reference && reference.value >= low && reference.value <= high) {
-      const height = y(reference.value);
-      shapes.push(svgEl("line", { class: "reference", x1: MARGIN.left, x2: width - MARGIN.right, y1: height, y2: height }));
-      shapes.push(label(reference.name, width - MARGIN.right, height - 5, "end"));
-    }
-    for (const line of series) shapes.push(...drawLine(line, x, y));
-    if (cursor !== null) shapes.push(...crosshair(x, y));
-    svg.replaceChildren(...shapes);
+    plot?.destroy();
+    shape = next;
+    plot = new uPlot(options(width), data, box);
   }
 
-  function crosshair(x, y) {
-    const step = steps()[cursor];
+  function options(width) {
+    const color = (name) => getComputedStyle(box).getPropertyValue(name).trim();
+    const axis = { stroke: color("--muted"), grid: { stroke: color("--edge"), width: 1 }, ticks: { show: false } };
+    return {
+      width,
+      height: HEIGHT,
+      legend: { show: false },
+      cursor: { y: false, points: { size: 8 } },
+      scales: { x: { time: false, min: 0, max: lastStep }, y: { range: (_, low, high) => range ?? extent(low, high, reference) } },
+      axes: [
+        { ...axis, size: 28, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 1e4, 1e5, 1e6] },
+        { ...axis, size: 50, values: (_, ticks) => ticks.map(format) },
+      ],
+      series: [{}, ...series.flatMap((line, index) => styles(line, index, color))],
+      hooks: { setCursor: [read], setSelect: [(u) => (u.zoomed = u.select.width > 0)], drawAxes: [(u) => drawReference(u, color)] },
+    };
+  }
+
+  function drawReference(u, color) {
+    if (!reference) return;
+    const y = u.valToPos(reference.value, "y", true);
+    if (y < u.bbox.top || y > u.bbox.top + u.bbox.height) return;
+    const { ctx } = u;
+    ctx.save();
+    ctx.strokeStyle = ctx.fillStyle = color("--muted");
+    ctx.setLineDash([4, 4]);
+    ctx.beginPath();
+    ctx.moveTo(u.bbox.left, y);
+    ctx.lineTo(u.bbox.left + u.bbox.width, y);
+    ctx.stroke();
+    ctx.textAlign = "right";
+    ctx.fillText(reference.name, u.bbox.left + u.bbox.width, y - 5);
+    ctx.restore();
+  }
+
+  function read(u) {
+    const { idx } = u.cursor;
+    if (idx === null || idx === undefined) return setText(readout, "");
+    const step = u.data[0][idx];
     const here = series.map((line) => [line, line.points.find(([at]) => at === step)]).filter(([, point]) => point);
-    setText(readout, `Step ${step}: ${here.map(([line, [, value]]) => `${line.name} ${format(value)}`).join(", ")}`);
-    return [
-      svgEl("line", { class: "cursor", x1: x(step), x2: x(step), y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom }),
-      ...here.map(([line, [, value]]) => svgEl("circle", { class: `dot ${line.kind}`, cx: x(step), cy: y(value), r: 4.5 })),
-    ];
+    return setText(readout, `Step ${step}: ${here.map(([line, [, value]]) => `${line.name} ${format(value)}`).join(", ")}`);
   }
 
-  function moveCursor(index) {
-    cursor = index;
-    if (index === null) setText(readout, "");
-    draw();
+  function moveTo(index) {
+    const left = plot.valToPos(plot.data[0][index], "x");
+    plot.setCursor({ left, top: plot.bbox.height / (2 * devicePixelRatio) });
   }
 
-  svg.addEventListener("keydown", (event) => {
-    const last = steps().length - 1;
-    const moves = { ArrowLeft: (cursor ?? last + 1) - 1, ArrowRight: (cursor ?? -1) + 1, Home: 0, End: last };
-    if (event.key === "Escape") return moveCursor(null);
-    if (!(event.key in moves) || last < 0) return undefined;
+  box.addEventListener("keydown", (event) => {
+    if (!plot) return;
+    const last = plot.data[0].length - 1;
+    const now = plot.cursor.left >= 0 ? plot.cursor.idx : null;
+    const moves = { ArrowLeft: (now ?? last + 1) - 1, ArrowRight: (now ?? -1) + 1, Home: 0, End: last };
+    if (event.key === "Escape") plot.setCursor({ left: -10, top: -10 });
+    if (!(event.key in moves)) return;
     event.preventDefault();
-    return moveCursor(Math.max(0, Math.min(last, moves[event.key])));
+    moveTo(Math.max(0, Math.min(last, moves[event.key])));
   });
-  svg.addEventListener("blur", () => moveCursor(null));
-  svg.addEventListener("pointerleave", () => moveCursor(null));
-  svg.addEventListener("pointermove", (event) => {
-    const box = svg.getBoundingClientRect();
-    const share = (event.clientX - box.left - MARGIN.left) / (box.width - MARGIN.left - MARGIN.right);
-    const all = steps();
-    if (all.length) moveCursor(nearest(all, share * lastStep));
+  box.addEventListener("dblclick", () => plot && (plot.zoomed = false));
+  new ResizeObserver(() => {
+    if (plot && box.clientWidth) plot.setSize({ width: box.clientWidth, height: HEIGHT });
+    else draw(); // it was hidden until now
+  }).observe(box);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    shape = ""; // with the colours of the other scheme
+    draw();
   });
-  new ResizeObserver(draw).observe(svg);
 
   return {
     node,
     update(lines, last) {
       series = lines.filter((line) => line.points.length);
-      lastStep = Math.max(last, ...steps());
       node.hidden = !series.length;
-      legend.replaceChildren(...series.map((line) => el("span", { class: line.kind }, `${line.name} ${format(line.points.at(-1)[1])}`)));
-      svg.setAttribute("aria-label", `${title}: ${series.map(describe).join("; ")}. Use the arrow keys to read single steps.`);
+      legend.replaceChildren(...series.map((line, index) => legendItem(line, index, format)));
+      box.setAttribute("aria-label", `${title}: ${series.map(describe).join("; ")}. Use the arrow keys to read single steps.`);
+      lastStep = Math.max(last, 1, ...series.map((line) => line.points.at(-1)[0]));
       draw();
     },
   };
@@ -98,16 +124,32 @@ export function makeChart({ title, format, range, reference }) {
   }
 }
 
-function drawLine(line, x, y) {
-  const path = (points, kind) =>
-    svgEl("polyline", { class: kind, points: points.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`).join(" ") });
-  // Held-out metrics exist at few steps. Dots distinguish them without relying on colour.
-  if (line.kind === "held-out") {
-    const dots = line.points.map(([step, value]) => svgEl("circle", { class: "dot held-out", cx: x(step), cy: y(value), r: 3.5 }));
-    return [path(line.points, "line held-out"), ...dots];
-  }
-  if (line.points.length < SMOOTHED_FROM_POINTS) return [path(line.points, `line ${line.kind}`)];
-  return [path(line.points, `line faint ${line.kind}`), path(smoothed(line.points), `line ${line.kind}`)];
+function legendItem(line, index, format) {
+  return el("span", { class: line.kind ?? `line-${index}` }, `${line.name} ${format(line.points.at(-1)[1])}`);
+}
+
+/** Returns the styles of a line: of a long one its points are faint, and its mean is drawn over them. */
+function styles(line, index, color) {
+  const stroke = color(line.color ?? (line.kind === "held-out" ? "--held-out" : "--accent"));
+  const isHeldOut = line.kind === "held-out";
+  const dash = line.color ? DASHES[Math.floor(index / 4) % DASHES.length] : [];
+  const style = { label: line.name, stroke, width: 2, dash, spanGaps: true, points: { show: isHeldOut, size: 7, fill: stroke } };
+  return isSmooth(line) ? [{ ...style, stroke: `color-mix(in srgb, ${stroke} 35%, transparent)`, width: 1 }, style] : [style];
+}
+
+function isSmooth(line) {
+  return line.kind !== "held-out" && line.points.length >= SMOOTHED_FROM_POINTS;
+}
+
+/** Returns uPlot's columns: all steps, then one column for each line that is drawn. */
+function toColumns(series) {
+  const steps = [...new Set(series.flatMap((line) => line.points.map(([step]) => step)))].sort((a, b) => a - b);
+  const column = (points) => {
+    const values = new Map(points);
+    return steps.map((step) => values.get(step) ?? null);
+  };
+  const drawn = (line) => (isSmooth(line) ? [line.points, smoothed(line.points)] : [line.points]);
+  return [steps, ...series.flatMap(drawn).map(column)];
 }
 
 /** Returns the exponential moving average over about a twentieth of the points. */
@@ -117,36 +159,9 @@ function smoothed(points) {
   return points.map(([step, value]) => [step, (mean += weight * (value - mean))]);
 }
 
-function extent(series, reference) {
-  const values = series.flatMap((line) => line.points.map(([, value]) => value));
-  if (reference) values.push(reference.value);
-  const [low, high] = values.reduce(([a, b], value) => [Math.min(a, value), Math.max(b, value)], [Infinity, -Infinity]);
-  const padding = (high - low || Math.abs(high) || 1) * 0.06;
-  return [low - padding, high + padding];
-}
-
-/** Returns about `count` round numbers from low to high. */
-function ticks(low, high, count) {
-  const rough = (high - low) / count;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const size = [1, 2, 5, 10].find((step) => step * power >= rough) * power;
-  const found = [];
-  for (let i = Math.ceil(low / size); i * size <= high * (1 + 1e-9); i++) found.push(Number((i * size).toPrecision(12)));
-  return found;
-}
-
-function nearest(sorted, target) {
-  return sorted.reduce((best, step, index) => (Math.abs(step - target) < Math.abs(sorted[best] - target) ? index : best), 0);
-}
-
-function label(text, x, y, anchor) {
-  const node = svgEl("text", { x, y, "text-anchor": anchor });
-  node.textContent = text;
-  return node;
-}
-
-function svgEl(name, attributes) {
-  const node = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  return node;
+function extent(low, high, reference) {
+  const values = [low, high, reference?.value].filter((value) => value !== null && value !== undefined);
+  const [least, most] = [Math.min(...values), Math.max(...values)];
+  const padding = (most - least || Math.abs(most) || 1) * 0.06;
+  return [least - padding, most + padding];
 }

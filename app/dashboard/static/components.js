@@ -1,7 +1,7 @@
 // Components that several pages use.
 
-import { getBlob, Problem } from "./api.js";
-import { $, el, setText } from "./dom.js";
+import { getBlob, Problem, remove } from "./api.js";
+import { $, el, setOrHide, setText } from "./dom.js";
 import { bytes, number } from "./format.js";
 
 /** Shows a status as a word with its own symbol, so that it does not depend on colour. */
@@ -34,6 +34,19 @@ export function offerDownload(button, state, name, size, path) {
       setText(state, error instanceof Problem ? `${error.message} ${error.hint}` : `${error.message} Try again.`);
     }
     button.disabled = false;
+  });
+}
+
+/** Makes a button delete a resource after a question, and then open another page. */
+export function deleteButton(button, path, question, next) {
+  button.addEventListener("click", async () => {
+    if (!confirm(question)) return;
+    try {
+      await remove(path);
+      location.assign(next);
+    } catch (error) {
+      setOrHide($("action-error"), `${error.message} ${error.hint ?? ""}`);
+    }
   });
 }
 

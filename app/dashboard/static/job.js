@@ -1,22 +1,25 @@
 // The page of a job. It streams the job's events and reloads the rest after each of them.
 
 import { get, isTransient, post, stream } from "./api.js";
-import { offerDownload, setCertificate, setPill } from "./components.js";
+import { deleteButton, offerDownload, setCertificate, setPill } from "./components.js";
 import { retryWhileUnavailable, sleep, throttled } from "./connection.js";
 import { $, el, setFacts, setOrHide, setText, sync, timeAgo } from "./dom.js";
 import { duration, isFinished, number, progressOf, shortId, titleOf } from "./format.js";
 import { showMetrics } from "./metrics.js";
 import { showPlan } from "./plan.js";
+import { makeTag } from "./tags.js";
 
 const REFRESH_SECONDS = 1;
 const MAX_EVENTS = 300;
 const MAX_LOG_PIECES = 200;
-const PHASES = ["fetching", "checking", "tokenizing", "training", "evaluating", "saving", "verifying", "publishing"];
+// Held-out pairs are evaluated twice, before and after training.
+const PHASES = ["fetching", "checking", "tokenizing", "evaluating before", "training", "evaluating", "saving", "verifying", "publishing"];
 const QUESTIONS = { cancel: "Cancel this job? It cannot be resumed, but you can clone it." };
 
 const path = `/v1/jobs/${encodeURIComponent(decodeURIComponent(location.pathname.split("/")[2]))}`;
 const events = []; // newest first
 let job = null;
+let lastEvent = 0;
 let isAdapterShown = false;
 
 export async function start(show) {
@@ -26,12 +29,13 @@ export async function start(show) {
   // If loading fails, so does the stream below, which handles the error.
   const refreshSoon = throttled(REFRESH_SECONDS, () => refresh().catch(() => {}));
   addListeners(refresh);
+  deleteButton($("delete"), path, "Delete this job with its adapter, checkpoints, events, metrics and logs?", "/");
   for (;;) {
     await retryWhileUnavailable(refresh);
     show();
     const isLast = isFinished(job);
     try {
-      for await (const event of stream(`${path}/events`, events[0]?.id ?? 0)) {
+      for await (const event of stream(`${path}/events`, lastEvent)) {
         showEvent(event);
         refreshSoon();
       }
@@ -56,6 +60,8 @@ function showEvent(event) {
     showProgress({ ...job, progress: event.data });
     return;
   }
+  lastEvent = event.id;
+  if (event.type === "phase") return; // shown by the list of phases
   events.unshift(event.data);
   events.length = Math.min(events.length, MAX_EVENTS);
   $("no-events").hidden = true;
@@ -77,10 +83,7 @@ function showJob(now) {
   setText($("title"), titleOf(now));
   setText($("job-id"), now.id);
   const labels = Object.entries(now.metadata);
-  sync($("labels"), labels, ([name]) => name, () => {
-    const node = el("span", { class: "label" });
-    return { node, update: ([name, value]) => setText(node, `${name}: ${value}`) };
-  });
+  sync($("labels"), labels, ([name]) => name, makeTag);
   showProgress(now);
   setFacts($("run"), runFacts(now));
   $("failure").hidden = !now.failure;
@@ -94,6 +97,9 @@ function showJob(now) {
   $("warning-list").replaceChildren(...now.warnings.map((warning) => el("li", {}, warning.message)));
   $("pause").hidden = !["queued", "running"].includes(now.status);
   $("resume").hidden = now.status !== "paused";
+  $("clone").href = `/jobs/new?clone=${now.id}`;
+  $("compare").href = `/compare?jobs=${now.id}`;
+  $("delete").hidden = !isFinished(now);
   $("cancel").hidden = isFinished(now) || now.status === "cancelling";
 }
 
@@ -119,7 +125,7 @@ function remainingTime(now) {
 }
 
 function showPhases(now) {
-  const current = PHASES.indexOf(now.phase);
+  const current = PHASES.indexOf(now.phase === "evaluating" && !now.progress.step ? "evaluating before" : now.phase);
   $("phases").hidden = now.status !== "running" || current < 0;
   sync($("phases"), PHASES, (phase) => phase, (phase) => {
     const node = el("li", {}, phase);

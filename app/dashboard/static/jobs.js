@@ -5,6 +5,8 @@ import { setPages, setPill } from "./components.js";
 import { repeat } from "./connection.js";
 import { $, el, setCode, setText, setTime, sync, timeAgo } from "./dom.js";
 import { percent, progressOf, shortId, titleOf } from "./format.js";
+import { find, isSearch, sortJobs, startSearch } from "./search.js";
+import { makeTag } from "./tags.js";
 
 const REFRESH_SECONDS = 3;
 const STATUSES = ["running", "queued", "paused", "succeeded", "failed", "cancelled"];
@@ -21,16 +23,19 @@ let mayReadAdapters = true;
 export async function start(show) {
   const parameters = new URLSearchParams(location.search);
   const status = STATUSES.includes(parameters.get("status")) ? parameters.get("status") : null;
+  const search = { text: parameters.get("q") ?? "", tag: parameters.get("tag") ?? "", sort: parameters.get("sort") ?? "age" };
   const query = new URLSearchParams({ limit: "25" });
   if (status) query.set("status", status);
   if (parameters.get("after")) query.set("after", parameters.get("after"));
+  startSearch(search, status);
   for (const link of $("filters").children) {
     if (link.textContent === (status ?? "all")) link.setAttribute("aria-current", "page");
   }
   setCode($("new-job-curl"), commands());
   await repeat(REFRESH_SECONDS, async () => {
-    const page = await get(`/v1/jobs?${query}`);
+    const page = isSearch(search) ? await find(search, status) : await get(`/v1/jobs?${query}`);
     await loadAccuracies(page.data);
+    sortJobs(page.data, search.sort, (job) => accuracies.get(job.adapter_id));
     sync($("rows"), page.data, (job) => job.id, makeRow);
     showEmptyOrPages(page, status, parameters.has("after"));
     show();
@@ -48,7 +53,22 @@ function showEmptyOrPages(page, status, isOlder) {
   setPages(page, "/", status && { status }, isOlder);
 }
 
+/** The ids of the jobs that are marked to be compared. */
+const marked = new Set();
+
+function makeMark(job) {
+  const box = el("input", { type: "checkbox", "aria-label": `Compare ${titleOf(job)}` });
+  box.addEventListener("change", () => {
+    if (box.checked) marked.add(job.id);
+    else marked.delete(job.id);
+    $("compare").hidden = marked.size < 2;
+    $("compare").href = `/compare?jobs=${[...marked].slice(0, 8).join(",")}`;
+  });
+  return box;
+}
+
 function makeRow(job) {
+  const tags = el("span", { class: "labels" });
   const link = el("a", { href: `/jobs/${job.id}` });
   const id = el("code", { class: "muted" }, shortId(job.id));
   const pill = el("span");
@@ -62,7 +82,8 @@ function makeRow(job) {
   const node = el(
     "tr",
     { role: "row" },
-    cell("name", link, id),
+    cell("mark", makeMark(job)),
+    cell("name", link, id, tags),
     cell("status", pill, phase),
     cell("progress", bar, steps),
     model,
@@ -72,6 +93,7 @@ function makeRow(job) {
   const update = (now) => {
     setText(link, titleOf(now));
     id.hidden = !now.name;
+    sync(tags, Object.entries(now.metadata), ([name]) => name, makeTag);
     setPill(pill, now.status);
     setText(phase, now.status === "running" ? now.phase : "");
     const { text, ratio } = progressOf(now);

@@ -8,6 +8,11 @@ const pages = {
   jobs: () => import("./jobs.js"),
   job: () => import("./job.js"),
   adapter: () => import("./adapter.js"),
+  "new-job": () => import("./new_job.js"),
+  compare: () => import("./compare.js"),
+  adapters: () => import("./adapters.js"),
+  admin: () => import("./admin.js"),
+  dataset: () => import("./dataset.js"),
   datasets: () => import("./datasets.js"),
   queue: () => import("./queue.js"),
 };

@@ -6,7 +6,7 @@ import { isFinished, number, percent } from "./format.js";
 
 // A model that gives both replies the same score has an accuracy of 1/2 and a Bradley–Terry loss of
 // ln 2.
-const CHARTS = [
+export const CHARTS = [
   {
     title: "Loss",
     format: number,
@@ -30,24 +30,46 @@ const CHARTS = [
     before: "eval_before/margin_mean",
   },
 ];
+const SHOWN_ABOVE = new Set(["step", ...CHARTS.flatMap(({ lines, before }) => [...Object.values(lines), before])]);
 let charts = null;
+const others = new Map();
 
 export function showMetrics(job, columns) {
   if (!charts) {
     charts = CHARTS.map((options) => ({ options, chart: makeChart(options) }));
     $("charts").replaceChildren(...charts.map(({ chart }) => chart.node));
+    $("more-charts").addEventListener("toggle", () => showOthers(job, columns));
   }
-  for (const { options, chart } of charts) {
-    const lines = Object.entries(options.lines).map(([kind, name]) => ({
-      kind,
-      name: kind,
-      points: [...(kind === "held-out" ? pointsOf(columns, options.before) : []), ...pointsOf(columns, name)],
-    }));
-    chart.update(lines, job.progress.total_steps ?? 0);
-  }
+  const lastStep = job.progress.total_steps ?? 0;
+  for (const { options, chart } of charts) chart.update(linesOf(columns, options), lastStep);
   $("no-metrics").hidden = charts.some(({ chart }) => !chart.node.hidden);
   setText($("no-metrics"), isFinished(job) ? "The job ended before its first step." : "Metrics appear here after the first step.");
   showAccuracy(columns, publishedStep(job, columns));
+  showOthers(job, columns);
+}
+
+/** Returns the lines of a chart of one job. */
+function linesOf(columns, { lines, before }) {
+  return Object.entries(lines).map(([kind, name]) => ({
+    kind,
+    name: kind,
+    points: [...(kind === "held-out" ? pointsOf(columns, before) : []), ...pointsOf(columns, name)],
+  }));
+}
+
+/** Shows a chart for each further metric that changes over the steps. */
+function showOthers(job, columns) {
+  const names = Object.keys(columns).filter((name) => !SHOWN_ABOVE.has(name) && pointsOf(columns, name).length > 1);
+  $("more-charts").hidden = names.length === 0;
+  if (!$("more-charts").open) return;
+  for (const name of names.sort()) {
+    if (!others.has(name)) {
+      others.set(name, makeChart({ title: name, format: number }));
+      $("other-charts").append(others.get(name).node);
+    }
+    const kind = name.startsWith("eval") ? "held-out" : "training";
+    others.get(name).update([{ kind, name: kind, points: pointsOf(columns, name) }], job.progress.total_steps ?? 0);
+  }
 }
 
 /** The step whose model becomes the adapter: with early stopping that of the lowest loss. */
@@ -78,7 +100,7 @@ function showAccuracy(columns, published) {
   setText($("accuracy-note"), notes.join(" "));
 }
 
-function pointsOf(columns, name) {
+export function pointsOf(columns, name) {
   const values = columns[name] ?? [];
   return values.map((value, index) => [columns.step[index], value]).filter(([, value]) => value !== null);
 }

@@ -39,7 +39,7 @@ function planFacts(spec, { lora, reward, data, ...plan }) {
     ["Learning rate", `${number(reward.learning_rate)}, ${reward.lr_scheduler_type}`],
     ["Length", length(reward.max_steps > 0 ? reward.max_steps : null, reward.num_train_epochs)],
     ["Batch", `${plural(pairs * passes, "pair")} per step${passes > 1 ? `, ${pairs} per forward pass` : ""}`],
-    ["Longest sequence", `${number(plan.tokenization.max_length)} tokens`],
+    ["Maximum length", `${number(plan.tokenization.max_length)} tokens`],
     ["Texts", TEXT_FORMATS[plan.tokenization.text_format]],
     ["Training data", el("span", {}, dataset(data.train.id), ` ${plural(data.train.pair_count, "pair")}`)],
     ["Held out", heldOut(data)],
@@ -61,7 +61,7 @@ function length(steps, epochs) {
 }
 
 function dataset(id) {
-  return el("code", {}, id);
+  return el("a", { href: `/datasets/${id}` }, el("code", {}, id));
 }
 
 function heldOut(data) {

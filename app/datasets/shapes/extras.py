@@ -19,7 +19,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 def read_margin(column: str, value: Any, *, is_untyped: bool) -> float:
-    """A finite margin, 0 or more.
+    """A finite margin; a negative one asks for less than an order, as TRL takes it.
 
     Raises:
         RowError: ``invalid_margin``.
@@ -32,12 +32,12 @@ def read_margin(column: str, value: Any, *, is_untyped: bool) -> float:
             number = math.inf
     elif is_untyped and isinstance(value, str) and "_" not in value:
         number = math.nan if (read := read_number(value)) is None else read
-    if math.isfinite(number) and number >= 0:
+    if math.isfinite(number):
         return number + 0.0  # -0.0 becomes 0.0
     raise RowError(
         "invalid_margin",
         f"found {shown(value) if isinstance(value, str | int | float) else kind_of(value)}",
-        "margin must be a finite number, 0 or more, in all rows or in none",
+        "margin must be a finite number in all rows or in none",
         column=column,
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from plaudit.models import JobRead
+    from plaudit.models import ImportRead, JobRead
 
 
 class PlauditError(Exception):
@@ -180,6 +180,17 @@ class JobFailedError(PlauditError):
         super().__init__(message, hint=failure.hint if failure else None)
         self.job = job
         self.code = failure.code if failure else job.status
+
+
+class ImportFailedError(PlauditError):
+    """An import of a dataset failed or was cancelled; ``dataset_import`` is its last state."""
+
+    def __init__(self, dataset_import: ImportRead) -> None:
+        failure = dataset_import.failure
+        what = f"{failure.code}: {failure.detail}" if failure else dataset_import.status
+        hint = failure.hint if failure else None
+        super().__init__(f"The import {dataset_import.id} ended: {what}", hint=hint)
+        self.dataset_import = dataset_import
 
 
 class DownloadError(PlauditError):

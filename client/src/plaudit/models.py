@@ -107,10 +107,12 @@ class AuditRead(Model):
             "api_key.create",
             "api_key.revoke",
             "dataset.delete",
+            "dataset.import",
             "dataset.upload",
             "evaluation.cancel",
             "evaluation.create",
             "evaluation.delete",
+            "import.cancel",
             "job.cancel",
             "job.delete",
             "job.pause",
@@ -273,6 +275,11 @@ class EvalFraction(Model):
 
     fraction: float
     """Fraction of the training pairs, between 0 and 1."""
+    seed: int | None = None
+    """
+    Which pairs are held out. null: the same ones in every job on the dataset, whatever
+    training.seed is.
+    """
 
 
 class EvaluationSpec(Model):
@@ -363,6 +370,65 @@ class Health(Model):
     status: str
 
 
+class ImportFailure(Model):
+    """Why an import failed."""
+
+    code: (
+        Literal[
+            "invalid_spec",
+            "dataset_invalid",
+            "pairs_overlong",
+            "source_not_found",
+            "source_too_large",
+            "quota_exceeded",
+            "model_not_found",
+            "model_unsupported",
+            "model_changed",
+            "gated_no_access",
+            "engine_unsupported",
+            "quantization_unavailable",
+            "nan_loss",
+            "nothing_trained",
+            "cuda_oom",
+            "out_of_memory",
+            "artifact_too_large",
+            "timed_out",
+            "hub_unavailable",
+            "disk_full",
+            "host_error",
+            "cuda_error",
+            "worker_lost",
+            "trainer_crashed",
+            "poison",
+            "no_progress",
+            "score_mismatch",
+            "internal",
+        ]
+        | str
+    )
+    detail: str
+    hint: str
+
+
+class ImportRead(Model):
+    """An import and its state."""
+
+    object: Literal["dataset_import"] = "dataset_import"
+    id: str
+    source: str
+    split: str
+    config: str | None
+    name: str | None
+    status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"] | str
+    phase: str | None
+    """What a running import does now."""
+    dataset_id: str | None
+    """The dataset, once the import has succeeded."""
+    failure: ImportFailure | None
+    created_at: AwareDatetime
+    finished_at: AwareDatetime | None
+
+
 class JobFailure(Model):
     """Why a job failed and what to do next."""
 
@@ -372,6 +438,9 @@ class JobFailure(Model):
             "invalid_spec",
             "dataset_invalid",
             "pairs_overlong",
+            "source_not_found",
+            "source_too_large",
+            "quota_exceeded",
             "model_not_found",
             "model_unsupported",
             "model_changed",
@@ -602,8 +671,51 @@ class TrainingSpec(Model):
     max_steps: int | None = None
     """Number of optimiser steps; overrides epochs."""
     learning_rate: float = 0.0001
-    lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] | str = "linear"
+    lr_scheduler: (
+        Literal[
+            "linear",
+            "cosine",
+            "cosine_with_restarts",
+            "polynomial",
+            "inverse_sqrt",
+            "constant",
+            "constant_with_warmup",
+        ]
+        | str
+    ) = "linear"
+    lr_cycles: int | None = None
+    """Cycles of cosine_with_restarts; null: 2."""
     warmup_ratio: float = 0.0
+    """Share of the steps that warm up."""
+    warmup_steps: int | None = None
+    """Steps that warm up; instead of warmup_ratio."""
+    optimizer: (
+        Literal[
+            "adamw_torch_fused",
+            "adamw_torch",
+            "sgd",
+            "adagrad",
+            "rmsprop",
+            "adafactor",
+        ]
+        | str
+        | Literal[
+            "adamw_bnb_8bit",
+            "paged_adamw_8bit",
+            "paged_adamw_32bit",
+            "ademamix",
+            "ademamix_8bit",
+            "paged_ademamix_8bit",
+            "paged_ademamix_32bit",
+            "lion_8bit",
+            "lion_32bit",
+            "paged_lion_8bit",
+            "paged_lion_32bit",
+            "rmsprop_bnb",
+            "rmsprop_bnb_8bit",
+        ]
+    ) = "adamw_torch_fused"
+    """An optimiser of torch, or one of bitsandbytes, which needs a CUDA GPU."""
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     batch_size: int = 8
@@ -855,6 +967,8 @@ class DatasetRead(Model):
     upload_sha256: str
     """Of the file as it was uploaded."""
     upload_bytes: int
+    origin: str | None
+    """What an import fetched: `hub:org/name@commit`, and the split after `#`."""
     created_at: AwareDatetime
 
 

@@ -30,6 +30,11 @@ class EvalFraction(TypedDict):
 
     fraction: float
     """Fraction of the training pairs, between 0 and 1."""
+    seed: NotRequired[int | None]
+    """
+    Which pairs are held out. null: the same ones in every job on the dataset, whatever
+    training.seed is.
+    """
 
 
 class EvaluationSpec(TypedDict):
@@ -74,6 +79,27 @@ class EvaluationSpec(TypedDict):
     or cut them at the end as the runners of the benchmarks do.
     """
     seed: NotRequired[int]
+
+
+class ImportCreate(TypedDict):
+    """A split of a dataset of the hub, and how its rows are read."""
+
+    source: str
+    """
+    `hub:org/name@revision`: a dataset of the operator's hub; the revision is a branch, tag or
+    commit, by default `main`.
+    """
+    split: NotRequired[str]
+    config: NotRequired[str | None]
+    """Where the dataset has several."""
+    name: NotRequired[str | None]
+    """For people; default: the name of the source."""
+    columns: NotRequired[dict[str, str]]
+    """Which column is which part; see docs/data.md."""
+    labels: NotRequired[dict[str, str]]
+    """What the values of the label column mean."""
+    ignore_columns: NotRequired[list[str]]
+    on_invalid: NotRequired[Literal["refuse", "skip"]]
 
 
 class JobCancel(TypedDict):
@@ -145,8 +171,42 @@ class TrainingSpec(TypedDict):
     max_steps: NotRequired[int | None]
     """Number of optimiser steps; overrides epochs."""
     learning_rate: NotRequired[float]
-    lr_scheduler: NotRequired[Literal["linear", "cosine", "constant", "constant_with_warmup"]]
+    lr_scheduler: NotRequired[
+        Literal[
+            "linear",
+            "cosine",
+            "cosine_with_restarts",
+            "polynomial",
+            "inverse_sqrt",
+            "constant",
+            "constant_with_warmup",
+        ]
+    ]
+    lr_cycles: NotRequired[int | None]
+    """Cycles of cosine_with_restarts; null: 2."""
     warmup_ratio: NotRequired[float]
+    """Share of the steps that warm up."""
+    warmup_steps: NotRequired[int | None]
+    """Steps that warm up; instead of warmup_ratio."""
+    optimizer: NotRequired[
+        Literal["adamw_torch_fused", "adamw_torch", "sgd", "adagrad", "rmsprop", "adafactor"]
+        | Literal[
+            "adamw_bnb_8bit",
+            "paged_adamw_8bit",
+            "paged_adamw_32bit",
+            "ademamix",
+            "ademamix_8bit",
+            "paged_ademamix_8bit",
+            "paged_ademamix_32bit",
+            "lion_8bit",
+            "lion_32bit",
+            "paged_lion_8bit",
+            "paged_lion_32bit",
+            "rmsprop_bnb",
+            "rmsprop_bnb_8bit",
+        ]
+    ]
+    """An optimiser of torch, or one of bitsandbytes, which needs a CUDA GPU."""
     weight_decay: NotRequired[float]
     max_grad_norm: NotRequired[float]
     batch_size: NotRequired[int]

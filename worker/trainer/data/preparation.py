@@ -81,7 +81,9 @@ def _split(
 ) -> tuple[list[Pair], list[Pair]]:
     """Return the pairs to train on and the pairs to evaluate on."""
     if evaluation is None and plan.data.eval_fraction is not None:
-        seed = plan.reward_arguments.seed
+        seed = plan.data.eval_seed
+        if seed is None:  # a plan of an earlier version
+            seed = plan.reward_arguments.seed
         return split_by_prompt(training.pairs, plan.data.eval_fraction, seed)
     return _drawn(training.pairs), evaluation.pairs if evaluation else []
 

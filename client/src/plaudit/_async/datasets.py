@@ -9,6 +9,7 @@ from typing import Unpack
 import httpx
 
 from plaudit._async.concurrency import blocking
+from plaudit._async.dataset_imports import AsyncDatasetImports
 from plaudit._async.dataset_uploads import AsyncDatasetUploads
 from plaudit._async.downloads import download_file
 from plaudit._async.pages import PAGE_SIZE, AsyncItems
@@ -29,6 +30,7 @@ class AsyncDatasets:
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
         self.uploads = AsyncDatasetUploads(transport)
+        self.imports = AsyncDatasetImports(transport)
 
     async def upload(
         self,

@@ -13,6 +13,7 @@ from plaudit._calls import Call, parse, path
 from plaudit._files import Wanted
 from plaudit._part_files import ReadOptions, part_files, read_query
 from plaudit._sync.concurrency import blocking
+from plaudit._sync.dataset_imports import DatasetImports
 from plaudit._sync.dataset_uploads import DatasetUploads
 from plaudit._sync.downloads import download_file
 from plaudit._sync.pages import PAGE_SIZE, Items
@@ -30,6 +31,7 @@ class Datasets:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self.uploads = DatasetUploads(transport)
+        self.imports = DatasetImports(transport)
 
     def upload(
         self,

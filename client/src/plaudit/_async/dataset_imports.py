@@ -1,0 +1,58 @@
+"""Imports of datasets from the hub; ``client.datasets.imports``."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+from plaudit import params
+from plaudit._async.concurrency import sleep
+from plaudit._async.pages import PAGE_SIZE, AsyncItems
+from plaudit._async.transport import AsyncTransport
+from plaudit._calls import Call, parse, path
+from plaudit.errors import ImportFailedError
+from plaudit.models import ImportRead
+
+POLL_SECONDS = 2.0
+
+
+class AsyncDatasetImports:
+    """Datasets that a worker fetches from the operator's hub."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def create(self, **fields: Unpack[params.ImportCreate]) -> ImportRead:
+        """Queue an import of ``source``, such as ``hub:org/name@main``; ``split`` is ``train``."""
+        call = Call("POST", "/v1/datasets/imports", body=fields)
+        return parse(ImportRead, await self._transport.send(call))
+
+    def list(
+        self, *, page_size: int = PAGE_SIZE, after: str | None = None
+    ) -> AsyncItems[ImportRead]:
+        """Imports, newest first; all pages, as they are iterated."""
+        call = Call("GET", "/v1/datasets/imports", {"limit": page_size, "after": after})
+        return AsyncItems(self._transport, call, ImportRead)
+
+    async def get(self, import_id: str) -> ImportRead:
+        """An import."""
+        call = Call("GET", path("/v1/datasets/imports/{}", import_id))
+        return parse(ImportRead, await self._transport.send(call))
+
+    async def cancel(self, import_id: str) -> ImportRead:
+        """Cancel an import; one that has ended stays as it is."""
+        call = Call("POST", path("/v1/datasets/imports/{}/cancel", import_id))
+        return parse(ImportRead, await self._transport.send(call))
+
+    async def wait(self, import_id: str) -> str:
+        """Wait until the import has ended; the id of its dataset.
+
+        Raises:
+            ImportFailedError: it failed or was cancelled.
+        """
+        while True:
+            found = await self.get(import_id)
+            if found.dataset_id:
+                return found.dataset_id
+            if found.status in ("failed", "cancelled"):
+                raise ImportFailedError(found)
+            await sleep(POLL_SECONDS)

@@ -1,0 +1,57 @@
+# Generated from ../_async/dataset_imports.py by `make client-models`. Do not edit.
+"""Imports of datasets from the hub; ``client.datasets.imports``."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+from plaudit import params
+from plaudit._calls import Call, parse, path
+from plaudit._sync.concurrency import sleep
+from plaudit._sync.pages import PAGE_SIZE, Items
+from plaudit._sync.transport import Transport
+from plaudit.errors import ImportFailedError
+from plaudit.models import ImportRead
+
+POLL_SECONDS = 2.0
+
+
+class DatasetImports:
+    """Datasets that a worker fetches from the operator's hub."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def create(self, **fields: Unpack[params.ImportCreate]) -> ImportRead:
+        """Queue an import of ``source``, such as ``hub:org/name@main``; ``split`` is ``train``."""
+        call = Call("POST", "/v1/datasets/imports", body=fields)
+        return parse(ImportRead, self._transport.send(call))
+
+    def list(self, *, page_size: int = PAGE_SIZE, after: str | None = None) -> Items[ImportRead]:
+        """Imports, newest first; all pages, as they are iterated."""
+        call = Call("GET", "/v1/datasets/imports", {"limit": page_size, "after": after})
+        return Items(self._transport, call, ImportRead)
+
+    def get(self, import_id: str) -> ImportRead:
+        """An import."""
+        call = Call("GET", path("/v1/datasets/imports/{}", import_id))
+        return parse(ImportRead, self._transport.send(call))
+
+    def cancel(self, import_id: str) -> ImportRead:
+        """Cancel an import; one that has ended stays as it is."""
+        call = Call("POST", path("/v1/datasets/imports/{}/cancel", import_id))
+        return parse(ImportRead, self._transport.send(call))
+
+    def wait(self, import_id: str) -> str:
+        """Wait until the import has ended; the id of its dataset.
+
+        Raises:
+            ImportFailedError: it failed or was cancelled.
+        """
+        while True:
+            found = self.get(import_id)
+            if found.dataset_id:
+                return found.dataset_id
+            if found.status in ("failed", "cancelled"):
+                raise ImportFailedError(found)
+            sleep(POLL_SECONDS)

@@ -1,0 +1,172 @@
+"""What users do on the pages: upload, submit, clone, and administer, in a real Chromium."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.select import Select
+
+from tests.dashboard.browser import Browser
+from tests.services import wait_until
+from tests.world import BASE_MODEL, World, pairs
+
+
+def upload(browser: Browser, path: Path) -> None:
+    """Choose a file in the form and send it."""
+    browser.get("/datasets")
+    browser.wait_for_id("upload-file")
+    browser.id("upload-file").send_keys(str(path))
+    browser.id("upload-button").click()
+
+
+def test_file_is_uploaded_and_its_pairs_shown(
+    signed_in: Browser, world: World, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(pairs(8))
+    upload(signed_in, path)
+    signed_in.wait_for_text("mine.jsonl", "#title")
+    signed_in.wait_for_text("8 text", "#facts")
+    signed_in.wait_for_text("Bad 0", "#pairs")
+
+
+def test_invalid_file_is_rejected_with_its_lines(signed_in: Browser, tmp_path: Path) -> None:
+    signed_in.expected_errors += ["422 (Unprocessable"]
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(pairs(3) + b'{"prompt": "q", "chosen": "", "rejected": 5}\n')
+    upload(signed_in, path)
+    signed_in.wait_for_text("Nothing was stored.", "#upload-state")
+    signed_in.wait_for_text("/4", "#upload-problems")
+
+
+@pytest.fixture
+def form(signed_in: Browser, world: World) -> Browser:
+    """The form for a new job, with a base model and a dataset chosen."""
+    world.know_base_model()
+    dataset = world.upload()["id"]
+    signed_in.get(f"/jobs/new?dataset={dataset}")
+    signed_in.wait_for_text("Choose a base model", "#dry-run-state")
+    Select(signed_in.id("field-base_model")).select_by_value(BASE_MODEL)
+    return signed_in
+
+
+def set_field(browser: Browser, name: str, value: str) -> None:
+    """Replace the text of a field of the spec."""
+    group = name.partition("-")[0]
+    browser.js(
+        f"document.getElementById('field-{name}').closest('details')?.setAttribute('open', '')"
+    )
+    assert group
+    field = browser.id(f"field-{name}")
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys(value)
+
+
+def test_spec_is_checked_while_it_is_typed_and_then_submitted(form: Browser, world: World) -> None:
+    form.expected_errors += ["422 (Unprocessable"]
+    form.wait_for_text("The spec is valid.", "#dry-run-state")
+    set_field(form, "lora-r", "0")
+    form.wait_for_text("1", "#field-lora-r-error")
+    assert form.id("field-lora-r").get_attribute("aria-invalid") == "true"
+    set_field(form, "lora-r", "4")
+    set_field(form, "name", "from the form")
+    set_field(form, "metadata", '{"team": "search"}')
+    form.wait_for_text("The spec is valid.", "#dry-run-state")
+    form.wait_for_text("Steps", "#preview-facts")
+    form.id("submit").click()
+    form.wait_for_text("from the form", "#title")
+    (job,) = world.client.get("/v1/jobs").json()["data"]
+    spec = world.get(job)["spec"]
+    assert (spec["lora"]["r"], spec["lora"]["alpha"]) == (4, 32)
+    assert spec["metadata"] == {"team": "search"}
+
+
+def test_clone_changes_and_resets_fields(signed_in: Browser, world: World) -> None:
+    world.know_base_model()
+    job = world.submit(
+        name="first", training={"max_steps": 7, "batch_size": 4}, eval_dataset={"fraction": 0.1}
+    )
+    signed_in.get(f"/jobs/{job['id']}")
+    signed_in.wait_for_id("clone")
+    signed_in.id("clone").click()
+    signed_in.wait_for_text("Clone of first", "#title")
+    signed_in.wait_for_text("The spec is valid.", "#dry-run-state")
+    assert signed_in.id("field-training-max_steps").get_attribute("value") == "7"
+    set_field(signed_in, "training-max_steps", "9")
+    set_field(signed_in, "training-batch_size", Keys.BACKSPACE)
+    signed_in.id("submit").click()
+    wait_until("the clone", lambda: len(world.client.get("/v1/jobs").json()["data"]) == 2)
+    clone = world.get(world.client.get("/v1/jobs").json()["data"][0])
+    assert clone["parent_job_id"] == job["id"]
+    training = clone["spec"]["training"]
+    assert (training["max_steps"], training["batch_size"]) == (9, 8)
+    assert clone["spec"]["eval_dataset"] == {"fraction": 0.1}
+
+
+def test_jobs_are_searched_by_name_and_tag_and_sorted(signed_in: Browser, world: World) -> None:
+    dataset = world.upload()["id"]
+    for name, team in (("beta", "search"), ("alpha", "search"), ("gamma", "chat")):
+        world.submit(name=name, metadata={"team": team}, train_dataset=dataset)
+
+    def names() -> list[str]:
+        return [link.text for link in signed_in.all("#rows td.name > a")]
+
+    signed_in.get("/?q=ALP")
+    wait_until("one job", lambda: names() == ["alpha"])
+    signed_in.all("#rows a.label")[0].click()
+    wait_until("the jobs of the tag", lambda: names() == ["alpha", "beta"])
+    Select(signed_in.id("sort")).select_by_value("name")
+    wait_until(
+        "the order", lambda: "sort=name" in signed_in.driver.current_url and len(names()) == 2
+    )
+    assert names() == ["alpha", "beta"]
+
+
+def test_marked_jobs_are_compared(signed_in: Browser, world: World) -> None:
+    dataset = world.upload()["id"]
+    for name, rank in (("small", 4), ("large", 64)):
+        world.submit(name=name, lora={"r": rank}, train_dataset=dataset)
+        lease = world.claim()
+        for step in range(1, 6):
+            world.step(lease, step, 5, train__loss=rank / 100 + step / 10, train__grad_norm=step)
+    signed_in.get("/")
+    signed_in.wait_for_text("small", "#rows")
+    for box in signed_in.all("#rows input"):
+        box.click()
+    signed_in.id("compare").click()
+    signed_in.wait_for_text("lora.r", "#result-rows")
+    assert signed_in.text("#result-rows").count("seed") == 0  # the same in both
+    signed_in.wait_for_text("small 0.54", ".legend")
+    signed_in.wait_for_text("large 1.14", ".legend")
+    Select(signed_in.id("metric")).select_by_value("train/grad_norm")
+    signed_in.wait_for_text("large 5", ".legend")
+
+
+def test_every_recorded_metric_can_be_shown(signed_in: Browser, world: World) -> None:
+    job = world.submit()
+    lease = world.claim()
+    for step in (1, 2):
+        world.step(
+            lease, step, 5, train__loss=0.5, train__grad_norm=step, train__learning_rate=1e-4
+        )
+    signed_in.get(f"/jobs/{job['id']}")
+    signed_in.wait_for_id("more-charts")
+    signed_in.all("#more-charts summary")[0].click()
+    signed_in.wait_for_text("train/grad_norm", "#other-charts")
+    signed_in.wait_for_text("train/learning_rate", "#other-charts")
+
+
+def test_admin_creates_and_revokes_keys_and_sees_the_audit_log(signed_in: Browser) -> None:
+    signed_in.get("/admin")
+    signed_in.wait_for_id("key-name")
+    signed_in.id("key-name").send_keys("pipeline")
+    signed_in.id("key-form").submit()
+    signed_in.wait_for_text("plk_", "#new-key")
+    signed_in.wait_for_text("api_key.create", "#audit")
+    row = next(row for row in signed_in.all("#keys tr") if "pipeline" in row.text)
+    row.find_element("tag name", "button").click()
+    signed_in.driver.switch_to.alert.accept()
+    signed_in.wait_for_text("api_key.revoke", "#audit")
+    assert "pipeline" not in signed_in.text("#keys")

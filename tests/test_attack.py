@@ -1,0 +1,25 @@
+"""A short run of ``make attack``: the service holds, whatever its latencies on this machine are."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.attack.catalogue import ATTACKS
+
+pytestmark = pytest.mark.services
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("database", ["postgresql", "sqlite"])
+def test_service_holds_under_attack(database: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.attack", "--database", database,
+         "--seconds", "12", "--seed", "5", "--untimed"],
+        cwd=ROOT, capture_output=True, text=True, timeout=580, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("  held\n") == len(ATTACKS)
