@@ -11,6 +11,7 @@
 #   make bench-train     compare training with stock TRL
 #   make bench-api       compare the HTTP layer with an empty endpoint, and with many jobs
 #   make bench-start     compare the time to the first step with a cold `trl reward`
+#   make bench-score     compare the scorer with plain PEFT, one text at a time
 #   make bench-transfer  measure the server's memory while it transfers files of 2 GB
 #   make bench-upload    compare checking and converting uploads with json.loads, and measure memory
 #   make architectures   train every architecture and write docs/architectures.md
@@ -38,7 +39,7 @@ TORCH_BUILD ?= auto
 # file share fixtures, so they stay in one process.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: venv demo serve test fuzz check format architectures attack bench-api bench-start bench-train bench-transfer bench-upload chaos client-models docs openapi lock sizes clean
+.PHONY: venv demo serve test fuzz check format architectures attack bench-api bench-score bench-start bench-train bench-transfer bench-upload chaos client-models docs openapi lock sizes clean
 
 venv: $(VENV)/.dev
 
@@ -71,6 +72,9 @@ bench-api: $(VENV)/.dev
 
 bench-start: $(VENV)/.dev
 	$(BIN)/python -m bench.start
+
+bench-score: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.score $(BENCH)
 
 bench-transfer: $(VENV)/.dev
 	$(BIN)/python -m bench.transfer $(BENCH)

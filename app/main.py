@@ -47,6 +47,11 @@ from app.jobs.router import router as jobs
 from app.jobs.submission_router import router as submission
 from app.merges.router import router as merges
 from app.reports.router import router as reports
+from app.scoring.compat_router import router as scoring_compat
+from app.scoring.dispatcher import Dispatcher
+from app.scoring.keeper import ScorerKeeper
+from app.scoring.router import router as scoring
+from app.scoring.scoring import AdapterMemory
 from app.system.metrics import Telemetry
 from app.system.router import router as system
 from app.web import exception_handlers
@@ -70,6 +75,8 @@ API_ROUTERS = (
     datasets,
     adapters,
     merges,
+    scoring,
+    scoring_compat,
     evaluations,
     base_models,
     api_keys,
@@ -118,6 +125,7 @@ def _set_state(app: FastAPI, settings: Settings) -> None:
     state.rates = Rates(settings)
     state.telemetry = Telemetry(state.engine)
     state.watcher = Watcher(state.engine)
+    state.scoring_adapters = AdapterMemory(state.reader)
     state.comparison_limiter = CapacityLimiter(MAX_COMPARISONS)
     state.upload_places = UploadPlaces()
 
@@ -137,7 +145,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     reconciler = Reconciler(app.state.engine, settings, app.state.tickets)
     reconciler.start()
     app.state.rates.start()
+    keeper = ScorerKeeper(settings) if settings.is_embedded else None
+    on_none = keeper.want if keeper else lambda: None
+    app.state.dispatcher = Dispatcher(settings, app.state.reader, on_none)
     yield
+    await app.state.dispatcher.close()
+    if keeper is not None:
+        await to_thread.run_sync(keeper.stop)
     await app.state.rates.stop()
     await to_thread.run_sync(reconciler.stop)
     await to_thread.run_sync(deliverer.stop)

@@ -9,7 +9,7 @@ import secrets
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +36,13 @@ class RunningService:
 
 
 @contextmanager
-def embedded_service(environment: Environment, directory: Path) -> Iterator[RunningService]:
+def embedded_service(
+    environment: Environment, directory: Path, options: Sequence[str] = ()
+) -> Iterator[RunningService]:
     """Run `plaudit serve` on SQLite with the key that it creates at its first start."""
     data = directory / "data"
     own = {**environment, "PLAUDIT_DATA_DIR": str(data), "PLAUDIT_PORT": str(free_port())}
-    with running(["serve"], own, directory):
+    with running(["serve", *options], own, directory):
         key_file = data / "api-key"
         wait_until("the first key", key_file.is_file, seconds=120)
         with _client(own, key_file.read_text().strip()) as service:

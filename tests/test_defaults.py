@@ -19,7 +19,8 @@ from trl.trainer.reward_config import RewardConfig
 from app.core.settings import Settings
 from app.domain.compiler import compile_plan
 from app.domain.meant_fields import spec_pointers
-from app.domain.spec import EarlyStopping, LoraSpec, RewardJobSpec, TrainingSpec
+from app.domain.spec import LoraSpec, RewardJobSpec
+from app.domain.training_spec import EarlyStopping, TrainingSpec
 from tests.domain.base_model_facts import TEXT, dataset, job
 from tests.model_factories.architectures import make_base_model
 from worker.reward_model.loading import DeviceConfig, load_base

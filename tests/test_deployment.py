@@ -26,8 +26,9 @@ from app.models import Worker
 from tests.deployed import COMPOSE, ROOT
 from tests.deployed import COMPOSE_SERVICES as SERVICES
 
-OURS = ["migrate", "api", "worker", "worker-gpu"]
 WORKERS = ["worker", "worker-gpu"]
+SCORERS = ["scorer", "scorer-gpu"]
+OURS = ["migrate", "api", *WORKERS, *SCORERS]
 HEAVY = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
@@ -148,7 +149,7 @@ def test_database_is_not_reachable_from_outside(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
 
 
-@pytest.mark.parametrize("name", ["api", *WORKERS])
+@pytest.mark.parametrize("name", ["api", *WORKERS, *SCORERS])
 def test_service_starts_after_databases_and_migration(name: str) -> None:
     conditions = {on: how["condition"] for on, how in SERVICES[name]["depends_on"].items()}
     assert conditions == {
@@ -164,7 +165,7 @@ def test_worker_has_time_to_drain(name: str) -> None:
     assert grace_seconds >= Settings().drain_seconds + 60
 
 
-@pytest.mark.parametrize("name", WORKERS)
+@pytest.mark.parametrize("name", [*WORKERS, *SCORERS])
 def test_workers_share_only_the_model_cache(name: str) -> None:
     """Otherwise `--scale worker=2` would run two workers on one data directory."""
     assert SERVICES[name]["volumes"] == ["/var/lib/plaudit", "models:/var/lib/plaudit/models"]
@@ -177,9 +178,10 @@ def test_image_creates_the_model_cache_that_workers_share() -> None:
     assert str(Settings(data_dir=Path("/var/lib/plaudit")).model_cache) in created
 
 
-def test_gpu_worker_has_a_profile_and_reserves_a_gpu() -> None:
-    service = SERVICES["worker-gpu"]
-    assert service["profiles"] == ["gpu"]
+@pytest.mark.parametrize(("name", "profile"), [("worker-gpu", "gpu"), ("scorer-gpu", "scorer-gpu")])
+def test_gpu_worker_has_a_profile_and_reserves_a_gpu(name: str, profile: str) -> None:
+    service = SERVICES[name]
+    assert service["profiles"] == [profile]
     (device,) = service["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
 
@@ -198,7 +200,14 @@ def test_environment_of_a_service_contains_only_settings(name: str) -> None:
         for assignment in words[1:]
     }
     assert {variable for variable in in_image if variable.startswith("PLAUDIT_")} <= known
-    assert target == ("worker" if name.startswith("worker") else "api")
+    assert target == ("worker" if name in (*WORKERS, *SCORERS) else "api")
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_scorer_is_healthy_on_the_port_that_it_listens_on(name: str) -> None:
+    port = SERVICES[name]["environment"]["PLAUDIT_SCORER_PORT"]
+    assert f"127.0.0.1:{port}/healthz" in SERVICES[name]["healthcheck"]["test"][-1]
+    assert Settings(scorer_token="").scorer_token is None  # as compose passes one that is unset
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -15,7 +15,7 @@ from app.audit.actor import ActorDep
 from app.auth.key_ring import KeyRing, Scope
 from app.core.database import transaction
 from app.core.errors import FieldProblem, InvalidError
-from app.domain.spec import CleanText
+from app.domain.training_spec import CleanText
 from app.models import ApiKey
 from app.web.dependencies import PageDep, ReadEngineDep, RequireAdmin, SessionDep
 from app.web.pagination import LAST_MS, Page, Timestamp, by_id

@@ -38,6 +38,7 @@ class Scope(StrEnum):
     JOBS_READ = "jobs:read"
     JOBS_WRITE = "jobs:write"
     ARTIFACTS_READ = "artifacts:read"
+    SCORES_WRITE = "scores:write"
     ADMIN = "admin"
 
 

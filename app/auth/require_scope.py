@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64decode
 from weakref import WeakValueDictionary
 
 from fastapi import Request
@@ -32,10 +33,36 @@ class RequireScope(HTTPBearer):
         self._scope = scope
 
     async def __call__(self, request: Request) -> Principal:  # type: ignore[override]
-        principal = await _authenticate(request)
+        principal = await self._authenticate(request)
         principal.require(self._scope)
         request.scope["principal"] = principal
         return principal
+
+    async def _authenticate(self, request: Request) -> Principal:
+        """Return the owner of the key, after counting the request for its rate."""
+        principal = await authenticate(request, _token(request))
+        rates: Rates = request.app.state.rates
+        if seconds := await rates.requests.acquire(principal.key_id):
+            raise RateLimitedError("Too many requests with this API key.", seconds)
+        return principal
+
+
+class RequireScopeAtAnyRate(RequireScope):
+    """RequireScope without the request rate, for routes that queue requests instead.
+
+    Routes for clients that cannot send a header also accept Basic authentication, in which the
+    password is the key: such clients have the key in their URL.
+    """
+
+    def __init__(self, scope: Scope, *, has_basic: bool = False) -> None:
+        super().__init__(scope)
+        self._has_basic = has_basic
+
+    async def _authenticate(self, request: Request) -> Principal:
+        token = _token(request)
+        if token is None and self._has_basic:
+            token = _basic_password(request)
+        return await authenticate(request, token)
 
 
 async def cached_principal(request: Request, scope: Scope) -> Principal | None:
@@ -70,27 +97,34 @@ def _token(request: Request) -> str | None:
     return token if scheme.lower() == "bearer" and token else None
 
 
-async def _authenticate(request: Request) -> Principal:
-    """Return the owner of the request's key.
+def _basic_password(request: Request) -> str | None:
+    scheme, value = get_authorization_scheme_param(request.headers.get("authorization"))
+    if scheme.lower() != "basic":
+        return None
+    try:
+        return b64decode(value, validate=True).decode("ascii").partition(":")[2] or None
+    except ValueError:
+        return None
+
+
+async def authenticate(request: Request, token: str | None) -> Principal:
+    """Return the owner of a request's key.
 
     Raises:
         UnauthorizedError: no key, or one that is not valid.
-        RateLimitedError: too many requests with this key, or too many wrong keys from this network.
+        RateLimitedError: too many wrong keys from this network.
     """
-    if (token := _token(request)) is None:
+    if token is None:
         raise UnauthorizedError(
             "This request carries no API key.",
             hint="Send 'Authorization: Bearer plk_…'; `plaudit keys create` makes the first key.",
         )
-    rates: Rates = request.app.state.rates
     keys: KeyRing = request.app.state.keys
-    if (principal := keys.recall(token)) is None:
-        lookups: KeyLookups = request.app.state.lookups
-        network = client_network(request.client.host if request.client else None)
-        principal = await lookups.find(keys, rates, token, network)
-    if seconds := await rates.requests.acquire(principal.key_id):
-        raise RateLimitedError("Too many requests with this API key.", seconds)
-    return principal
+    if (principal := keys.recall(token)) is not None:
+        return principal
+    lookups: KeyLookups = request.app.state.lookups
+    network = client_network(request.client.host if request.client else None)
+    return await lookups.find(keys, request.app.state.rates, token, network)
 
 
 class KeyLookups:

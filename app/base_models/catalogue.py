@@ -26,7 +26,7 @@ from pydantic import (
 from app.base_models.suggestions import hint_for
 from app.core.errors import NotFoundError, ServiceError
 from app.domain.spec import BASE_MODEL_ID
-from app.domain.templates import MAX_TEMPLATE_BYTES
+from app.domain.training_spec import MAX_TEMPLATE_BYTES
 
 DEFAULT_CATALOGUE = Path(__file__).with_name("catalogue.yaml")
 MAX_CATALOGUE_BYTES = 1 << 20

@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from app.cli import adapters, datasets, demo, evaluations, jobs, keys, overview, serve, verification
+from app.cli import (
+    adapters,
+    datasets,
+    demo,
+    evaluations,
+    jobs,
+    keys,
+    overview,
+    scoring,
+    serve,
+    verification,
+)
 from app.cli.environment import note_ignored
 from app.cli.exit_codes import EPILOG, Commands
 
@@ -24,12 +35,14 @@ app = typer.Typer(
 )
 app.command()(serve.serve)
 app.command()(serve.worker)
+app.command()(serve.scorer)
 app.command("migrate")(serve.run_migrations)
 app.command()(demo.demo)
 app.command()(verification.verify)
 app.command()(evaluations.evaluate)
 app.command()(evaluations.compare)
 app.command()(evaluations.report)
+app.command()(scoring.score)
 app.command()(overview.queue)
 app.command("base-models")(overview.base_models)
 app.add_typer(keys.commands, name="keys")

@@ -1,4 +1,4 @@
-"""``plaudit serve``, ``plaudit worker`` and ``plaudit migrate``: the service's own processes."""
+"""``plaudit serve``, ``worker``, ``scorer`` and ``migrate``: the service's own processes."""
 
 from __future__ import annotations
 
@@ -75,6 +75,16 @@ def worker() -> None:
         require_current(engine)
         settings.data_dir.mkdir(0o700, parents=True, exist_ok=True)
     _become(sys.executable, "-P", "-m", "worker")
+
+
+def scorer() -> None:
+    """Score replies for the API with trained adapters; it needs PLAUDIT_SCORER_TOKEN."""
+    settings = read_settings()
+    read_catalogue(settings)
+    with reached_database(settings) as engine:
+        require_current(engine)
+        settings.data_dir.mkdir(0o700, parents=True, exist_ok=True)
+    _become(sys.executable, "-P", "-m", "worker.scorer")
 
 
 def run_migrations() -> None:

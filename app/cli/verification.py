@@ -44,7 +44,7 @@ def verify(
         raise CommandError(f"{directory} holds no adapter: it has no {SUMMARY}.", ExitCode.USAGE)
     command = [sys.executable, "-P", "-m", "worker.trainer.export.verify", str(directory.resolve())]
     if base is not None or not _summary(directory).get("is_merged"):
-        command += ["--base", str(_base_directory(base, directory))]
+        command += ["--base", str(base_directory(base, directory))]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     certificate = json.loads(done.stdout or "{}")
     if failure := certificate.get("failure"):
@@ -81,7 +81,7 @@ def _summary(directory: Path) -> dict[str, Any]:
         raise CommandError(f"{path} cannot be read: {error}", ExitCode.USAGE) from error
 
 
-def _base_directory(base: str | None, adapter: Path) -> Path:
+def base_directory(base: str | None, adapter: Path) -> Path:
     """Where the base model's files are; a catalogue id, or what the adapter names, is fetched."""
     if base is not None and Path(base).is_dir():
         return Path(base).resolve()

@@ -62,6 +62,14 @@ class ConflictError(ServiceError):
     )
 
 
+class PreconditionError(ServiceError):
+    """The state that the request depends on has changed."""
+
+    code = "precondition_failed"
+    title = "The precondition does not hold"
+    next_step = "Read the current state, and decide whether to send the request for it."
+
+
 class InvalidError(ServiceError):
     """The request is not valid; `errors` names the fields."""
 

@@ -8,10 +8,11 @@ from typing import Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.core.scoring_settings import ScoringSettings
 from app.core.setting_types import DatabaseUrl, HostList, NetworkList, RedisUrl, SourceList
 
 
-class Settings(BaseSettings):
+class Settings(ScoringSettings, BaseSettings):
     """The settings of one process, read once at its start."""
 
     model_config = SettingsConfigDict(

@@ -34,7 +34,7 @@ from app.datasets.row_errors import InvalidDatasetError
 from app.datasets.schemas import DatasetRead
 from app.datasets.upload_places import UploadPlaces
 from app.datasets.uploading import PART_TYPES, body_chunks, file_format
-from app.domain.spec import CleanText
+from app.domain.training_spec import CleanText
 from app.storage.free_space import StorageFullError
 from app.web.dependencies import (
     EngineDep,

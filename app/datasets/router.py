@@ -34,7 +34,8 @@ from app.datasets.uploading import (
     body_chunks,
     file_format,
 )
-from app.domain.spec import DATASET_ID, CleanText
+from app.domain.spec import DATASET_ID
+from app.domain.training_spec import CleanText
 from app.models import Dataset
 from app.storage.blobs import read_range
 from app.storage.free_space import StorageFullError

@@ -23,9 +23,10 @@ from app.domain.plan import (
     TrainingPlan,
 )
 from app.domain.rules import check
-from app.domain.spec import EvalFraction, LoraSpec, RewardJobSpec, TrainingSpec
+from app.domain.spec import EvalFraction, LoraSpec, RewardJobSpec
 from app.domain.templates import plain_template, with_fixed_date, with_variables
 from app.domain.text_format import DataForm, TextFormat
+from app.domain.training_spec import TrainingSpec
 
 
 def compile_plan(
@@ -49,11 +50,12 @@ def compile_plan(
     Raises:
         SpecRejectedError: With every violated rule, each naming its field.
     """
-    text_format = form.text_format(spec, has_template=facts.chat_template is not None)
+    training = spec.training
+    has_template = bool(training.chat_template or facts.chat_template)
+    text_format = form.text_format(spec, has_template=has_template)
     check(spec, facts, train, text_format)
     targets = target_paths(spec.lora, facts)
     saved = saved_paths(spec.lora, facts)
-    training = spec.training
     data = _data(spec, train, evaluation, text_format)
     return TrainingPlan(
         base_model=BaseModelRef(
@@ -71,9 +73,7 @@ def compile_plan(
         quantization=spec.quantization,
         gradient_checkpointing=_gradient_checkpointing(training, facts),
         gpus=spec.resources.gpus,
-        early_stopping=(
-            training.early_stopping.model_dump(mode="json") if training.early_stopping else None
-        ),
+        early_stopping=training.early_stopping and training.early_stopping.model_dump(mode="json"),
         max_runtime_seconds=spec.resources.max_runtime_seconds,
         trainable_parameters=_trainable_parameters(spec.lora, facts, targets, saved),
         total_parameters=facts.parameter_count,
@@ -145,7 +145,8 @@ def _tokenization(
     pad_token, pad_token_id = choose_pad_token(training, facts, is_raw=text_format == "raw")
     template = None
     if text_format != "raw":
-        template = facts.chat_template or plain_template(facts, pad_token)
+        own = training.chat_template or facts.chat_template
+        template = own or plain_template(facts, pad_token)
         template = with_fixed_date(with_variables(template, training.chat_template_kwargs))
     return TokenizationPlan(
         max_length=min(training.max_length, facts.max_positions or 2**31),

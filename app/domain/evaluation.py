@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.domain.judging.probes import MAX_PROBE_PAIRS, PROBES
 from app.domain.plan import TrainingPlan
-from app.domain.spec import DATASET_ID, CleanText
+from app.domain.spec import DATASET_ID
+from app.domain.training_spec import CleanText
 
 #: The base model with a new random head: what training started from.
 UNTRAINED = "base:untrained"

@@ -57,10 +57,8 @@ FOREIGN_NAMES = (
     ForeignName("tokenizer tokenizer_name tokenizer_name_or_path tokenizer_path processing_class",
                 None, "Leave it out: the tokenizer is that of the base model."),
     ForeignName("num_labels problem_type", None, "Leave it out: a reward model has one output."),
-    ForeignName("chat_template chat_template_path template",
-                None,
-                "Leave it out: the chat template is that of the base model or of its catalogue "
-                "entry."),
+    ForeignName("chat_template_path template jinja_template",
+                "/training/chat_template", "It takes the template itself."),
     # data
     ForeignName("dataset dataset_id dataset_name dataset_path datasets data data_path "
                 "training_file train_file training_data train_data training_dataset train_set "

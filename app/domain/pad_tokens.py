@@ -7,8 +7,8 @@ text would move the reward to the token before, and after a reload to yet anothe
 from __future__ import annotations
 
 from app.domain.plan import BaseModelFacts
-from app.domain.spec import TrainingSpec
 from app.domain.spec_problems import SpecRejectedError
+from app.domain.training_spec import TrainingSpec
 
 #: Special tokens that a hint lists.
 _LISTED = 20
@@ -32,14 +32,21 @@ def choose_pad_token(
     Raises:
         SpecRejectedError: There is no such token, or the requested one cannot pad.
     """
+    template = training.chat_template
+    # A conversation ends as the model's template says only if that is used.
+    final = facts.eos_token_id if is_raw else None if template else facts.final_token_id
     if training.pad_token is not None:
-        return _requested(training.pad_token, facts, is_raw=is_raw)
-    final = _final_token_id(facts, is_raw=is_raw)
+        return _requested(training.pad_token, facts, final)
     own, own_id = facts.pad_token, facts.pad_token_id
     ends_texts = own_id in (facts.eos_token_id, final)
     if own is not None and own_id is not None and own_id < facts.vocab_rows and not ends_texts:
         return own, own_id
-    if spare := [(i, t) for t, i in facts.spare_pad_tokens.items() if i != final]:
+    spare = [
+        (i, t)
+        for t, i in facts.spare_pad_tokens.items()
+        if i != final and t not in (template or "")
+    ]
+    if spare:
         return min(spare)[1], min(spare)[0]
     eos, eos_id = facts.eos_token, facts.eos_token_id
     if eos is None or eos_id is None:
@@ -51,7 +58,11 @@ def choose_pad_token(
         )
     if eos_id != final and eos_id < facts.vocab_rows:
         return eos, eos_id
-    raise SpecRejectedError.of(
+    raise _pad_is_eos(eos)
+
+
+def _pad_is_eos(eos: str) -> SpecRejectedError:
+    return SpecRejectedError.of(
         "/base_model",
         "pad_is_eos",
         f"the only pad token of this model is its EOS token ({eos!r}), in which every text ends, "
@@ -62,11 +73,10 @@ def choose_pad_token(
     )
 
 
-def _requested(token: str, facts: BaseModelFacts, *, is_raw: bool) -> tuple[str, int]:
+def _requested(token: str, facts: BaseModelFacts, final: int | None) -> tuple[str, int]:
     known = {**facts.special_tokens, **facts.spare_pad_tokens}
     if facts.pad_token is not None and facts.pad_token_id is not None:
         known[facts.pad_token] = facts.pad_token_id
-    final = _final_token_id(facts, is_raw=is_raw)
     usable = [t for t, i in known.items() if i != final and i < facts.vocab_rows]
     hint = f"Use one of {', '.join(usable[:_LISTED])}." if usable else "Remove it."
     if token not in known:
@@ -84,8 +94,3 @@ def _requested(token: str, facts: BaseModelFacts, *, is_raw: bool) -> tuple[str,
             hint,
         )
     return token, known[token]
-
-
-def _final_token_id(facts: BaseModelFacts, *, is_raw: bool) -> int | None:
-    """Return the token in which every text ends, if that is known."""
-    return facts.eos_token_id if is_raw else facts.final_token_id

@@ -8,9 +8,10 @@ from typing import get_args
 from app.domain.lora_rules import lora_problems
 from app.domain.pad_tokens import choose_pad_token
 from app.domain.plan import BaseModelFacts, DatasetRef
-from app.domain.spec import BitsAndBytesOptimizer, EvalFraction, RewardJobSpec, TrainingSpec
+from app.domain.spec import EvalFraction, RewardJobSpec
 from app.domain.spec_problems import SpecProblem, SpecRejectedError
 from app.domain.text_format import TextFormat
+from app.domain.training_spec import BitsAndBytesOptimizer, TrainingSpec
 
 
 def check(
@@ -192,9 +193,11 @@ def _device_problems(spec: RewardJobSpec, facts: BaseModelFacts) -> Iterator[Spe
 def _template_problems(
     spec: RewardJobSpec, text_format: TextFormat | None
 ) -> Iterator[SpecProblem]:
-    if spec.training.chat_template_kwargs and text_format == "raw":
+    for field in ("chat_template", "chat_template_kwargs"):
+        if text_format != "raw" or not getattr(spec.training, field):
+            continue
         yield SpecProblem(
-            "/training/chat_template_kwargs",
+            f"/training/{field}",
             "chat_template_unused",
             "the texts of the dataset are tokenised as they are, without a chat template",
             'Remove the field, or set training.text_format to "chat".',

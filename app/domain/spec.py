@@ -5,40 +5,28 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
-    StrictBool,
-    StrictFloat,
-    StrictInt,
     StringConstraints,
     Tag,
     field_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from app.domain.rows import RESERVED_TEMPLATE_VARIABLES
+from app.domain.training_spec import CleanText, SpecPart, TrainingSpec
 
 BASE_MODEL_ID = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 DATASET_ID = r"^ds_[0-9a-f]{32}$"
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]{1,200}$")]
 #: Validation stops at the first invalid name, because the client chooses the length of the list.
 TargetModules = Annotated[list[ModuleName], Field(max_length=2048, fail_fast=True)]
-#: Text without control characters; PostgreSQL cannot store NUL. Pydantic rejects lone surrogates.
-#: It must be the first item of an Annotated: Pydantic would ignore the pattern in a later one.
-CleanText = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")]
-
 #: Any text, because the catalogue suggests an id for the name of a hub repository.
 BaseModelName = Annotated[CleanText, StringConstraints(min_length=1, max_length=200)]
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class EvalFraction(_Spec):
+class EvalFraction(SpecPart):
     """Hold out a fraction of the training pairs."""
 
     fraction: float = Field(
@@ -71,7 +59,7 @@ Evaluation = Annotated[
 ]
 
 
-class LoraSpec(_Spec):
+class LoraSpec(SpecPart):
     """The LoRA adapter. The reward head is always trained and saved in full."""
 
     task_type: Literal["SEQ_CLS"] = Field(
@@ -136,172 +124,7 @@ class LoraSpec(_Spec):
         return value
 
 
-class EarlyStopping(_Spec):
-    """Stop when the evaluation loss stops improving. The best checkpoint becomes the adapter."""
-
-    patience: int = Field(
-        3, ge=1, le=1000, description="Number of evaluations without improvement before stopping."
-    )
-    min_delta: float = Field(
-        0.0, ge=0, le=10, description="Smallest decrease of the loss that counts as improvement."
-    )
-
-
-MAX_TEMPLATE_VARIABLES = 16
-VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
-#: Strict types, so that true does not become 1, nor a number text.
-VariableValue = (
-    StrictBool
-    | StrictInt
-    | StrictFloat
-    | Annotated[CleanText, StringConstraints(max_length=512, strict=True)]
-)
-
-
-def _check_variables(value: Any) -> Any:
-    """Reject too many names before any of them is validated, and names of the renderer's own."""
-    if not isinstance(value, dict):
-        return value
-    if len(value) > MAX_TEMPLATE_VARIABLES:
-        raise PydanticCustomError(
-            "too_long",
-            "chat_template_kwargs may have at most {limit} entries, not {found}",
-            {"limit": MAX_TEMPLATE_VARIABLES, "found": len(value)},
-        )
-    for name in value:
-        if name in RESERVED_TEMPLATE_VARIABLES:
-            raise PydanticCustomError(
-                "reserved_variable",
-                "{name} is a parameter of the renderer, not a variable of the chat template",
-                {"name": name},
-            )
-    return value
-
-
-TemplateVariables = Annotated[
-    dict[VariableName, VariableValue],
-    Field(max_length=MAX_TEMPLATE_VARIABLES),
-    BeforeValidator(_check_variables),
-]
-
-
-#: The names of transformers: of torch, and Adafactor of transformers itself.
-TorchOptimizer = Literal[
-    "adamw_torch_fused", "adamw_torch", "sgd", "adagrad", "rmsprop", "adafactor"
-]
-#: Of bitsandbytes. "paged" ones move their state to the CPU when the GPU is full.
-BitsAndBytesOptimizer = Literal[
-    "adamw_bnb_8bit",
-    "paged_adamw_8bit",
-    "paged_adamw_32bit",
-    "ademamix",
-    "ademamix_8bit",
-    "paged_ademamix_8bit",
-    "paged_ademamix_32bit",
-    "lion_8bit",
-    "lion_32bit",
-    "paged_lion_8bit",
-    "paged_lion_32bit",
-    "rmsprop_bnb",
-    "rmsprop_bnb_8bit",
-]
-Optimizer = TorchOptimizer | BitsAndBytesOptimizer
-
-
-class TrainingSpec(_Spec):
-    """How to train. Batch sizes count pairs, each of which has two sequences."""
-
-    epochs: float = Field(1.0, gt=0, le=1000)
-    max_steps: int | None = Field(
-        None, ge=1, le=10_000_000, description="Number of optimiser steps; overrides epochs."
-    )
-    learning_rate: float = Field(1e-4, gt=0, le=1)
-    lr_scheduler: Literal[
-        "linear",
-        "cosine",
-        "cosine_with_restarts",
-        "polynomial",
-        "inverse_sqrt",
-        "constant",
-        "constant_with_warmup",
-    ] = "linear"
-    lr_cycles: int | None = Field(
-        None, ge=1, le=1000, description="Cycles of cosine_with_restarts; null: 2."
-    )
-    warmup_ratio: float = Field(0.0, ge=0, lt=1, description="Share of the steps that warm up.")
-    warmup_steps: int | None = Field(
-        None, ge=0, le=10_000_000, description="Steps that warm up; instead of warmup_ratio."
-    )
-    optimizer: Optimizer = Field(
-        "adamw_torch_fused",
-        description="An optimiser of torch, or one of bitsandbytes, which needs a CUDA GPU.",
-    )
-    weight_decay: float = Field(0.0, ge=0, le=1)
-    max_grad_norm: float = Field(1.0, gt=0, le=1000)
-    batch_size: int = Field(
-        8, ge=1, le=4096, description="Pairs per optimiser step (effective batch size)."
-    )
-    per_device_batch_size: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = Field(
-        "auto", description="Pairs per forward pass; must divide batch_size."
-    )
-    max_length: int = Field(
-        1024, ge=8, le=1_048_576, description="Longest sequence of prompt and reply, in tokens."
-    )
-    overlong: Literal["drop", "error", "truncate_left"] = Field(
-        "drop",
-        description="What happens to pairs longer than max_length, in training and evaluation. "
-        "'truncate_left' cuts the beginning of the prompt, and drops pairs whose replies alone are "
-        "too long.",
-    )
-    pad_token: Annotated[CleanText, StringConstraints(min_length=1, max_length=100)] | None = Field(
-        None,
-        description="Special token of the base model that fills batches up. null: the tokenizer's "
-        "own, or another one if texts end in it.",
-    )
-    text_format: Literal["auto", "chat", "raw"] = Field(
-        "auto",
-        description="How datasets of texts are tokenised. 'chat': the prompt is a user turn and "
-        "the reply an assistant turn of the chat template. 'raw': joined as they are. 'auto' is "
-        "'chat' where the base model has a chat template, unless rows have no prompt or are "
-        "rendered already.",
-    )
-    chat_template_kwargs: TemplateVariables = Field(
-        default={},
-        description='Variables of the chat template, such as {"enable_thinking": false}. Those '
-        "of a row take precedence. They become a part of the adapter's chat template.",
-    )
-    pairs_per_prompt: int | None = Field(
-        None,
-        ge=1,
-        le=2016,
-        description="Of each row with ranked replies, train on at most so many pairs, drawn with "
-        "the seed; null: on all. Evaluations use all.",
-    )
-    center_rewards_coefficient: float | None = Field(None, gt=0, le=1)
-    gradient_checkpointing: Literal["auto"] | bool = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="'auto' uses bf16 on GPUs that support it, and fp32 on CPU."
-    )
-    engine: Literal["auto", "shared_prefix", "stock"] = Field(
-        "auto",
-        description="'auto' uses the shared-prefix engine where it is exact, and 'stock', which is "
-        "TRL's own training loop, otherwise.",
-    )
-    eval_steps: int | None = Field(
-        None,
-        ge=1,
-        description="Optimiser steps between evaluations. Evaluations before and after training "
-        "always run.",
-    )
-    checkpoint_steps: int | None = Field(
-        None, ge=1, description="Optimiser steps between checkpoints; null: a time interval."
-    )
-    logging_steps: int = Field(1, ge=1, le=10_000)
-    early_stopping: EarlyStopping | None = None
-    seed: int = Field(42, ge=0, le=2**32 - 1)
-
-
-class Resources(_Spec):
+class Resources(SpecPart):
     """Resources that the job may use."""
 
     gpus: Literal[0, 1] = Field(1, description="0: CPU only; 1: a GPU if the worker has one.")
@@ -331,7 +154,7 @@ Metadata = Annotated[
 ]
 
 
-class RewardJobSpec(_Spec):
+class RewardJobSpec(SpecPart):
     """A reward-model training job."""
 
     model_config = ConfigDict(

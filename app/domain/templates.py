@@ -11,8 +11,6 @@ from app.domain.plan import BaseModelFacts
 
 #: The body of the chat template for models without their own, such as encoders.
 PLAIN_LINES = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
-#: Limit for a template from a model or the catalogue, because it is rendered for every pair.
-MAX_TEMPLATE_BYTES = 64 << 10
 #: The date that templates print as today's. Those of Llama 3 use it if strftime_now is undefined.
 FIXED_DAY = date(2024, 7, 26)
 _CLOCK = "strftime_now"

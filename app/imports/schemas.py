@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.datasets.options import LABELS, MAPPABLE, OnInvalid, ReadOptions
 from app.domain.lifecycle import FailureCode, JobStatus
-from app.domain.spec import CleanText
+from app.domain.training_spec import CleanText
 from app.models import Job
 from app.web.pagination import Timestamp
 

@@ -14,7 +14,8 @@ from app.audit import log as audit_log
 from app.audit.actor import ActorDep
 from app.core.database import transaction
 from app.core.errors import FieldProblem, InvalidError
-from app.domain.spec import BASE_MODEL_ID, MAX_METADATA, CleanText
+from app.domain.spec import BASE_MODEL_ID, MAX_METADATA
+from app.domain.training_spec import CleanText
 from app.job_queue.dependencies import WatcherDep
 from app.job_queue.job_view import JobItem, ShownStatus, etag, is_finished
 from app.job_queue.queries import State

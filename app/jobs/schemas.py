@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from app.domain.spec import CleanText, Metadata, RewardJobSpec
+from app.domain.spec import Metadata, RewardJobSpec
+from app.domain.training_spec import CleanText
 from app.job_queue.job_view import JobItem, job_fields
 from app.job_queue.queries import JobRow
 

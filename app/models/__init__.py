@@ -4,6 +4,7 @@ from app.core.database import Base
 from app.models.access import ApiKey, AuditRecord
 from app.models.evaluations import Evaluation
 from app.models.jobs import Checkpoint, Job, JobEvent, JobLog, JobMetric, JobReport, Worker
+from app.models.scoring import Scorer
 from app.models.storage import Adapter, BaseModelRecord, Blob, BlobChunk, Dataset, StoredFile
 from app.models.uploads import DatasetUpload, DatasetUploadPart
 from app.models.webhooks import Webhook, WebhookDelivery
@@ -26,6 +27,7 @@ __all__ = [
     "JobLog",
     "JobMetric",
     "JobReport",
+    "Scorer",
     "StoredFile",
     "Webhook",
     "WebhookDelivery",

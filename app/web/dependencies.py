@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from app.auth.key_ring import Principal, Scope
-from app.auth.require_scope import RequireScope
+from app.auth.require_scope import RequireScope, RequireScopeAtAnyRate
 from app.core.broker import Tickets
 from app.core.database import transaction
 from app.core.settings import Settings
@@ -69,6 +69,10 @@ class RequireScopeAndKnownParameters(RequireScope):
         if request.scope["query_string"]:
             _reject_unknown_parameters(request)
         return principal
+
+
+class _RequireScores(RequireScopeAndKnownParameters, RequireScopeAtAnyRate):
+    """Scoring queues requests instead of limiting their rate."""
 
 
 def _declared_name(name: str) -> str:
@@ -132,4 +136,5 @@ RequireJobsWrite = Annotated[Principal, Depends(RequireScopeAndKnownParameters(S
 RequireArtifactsRead = Annotated[
     Principal, Depends(RequireScopeAndKnownParameters(Scope.ARTIFACTS_READ))
 ]
+RequireScoresWrite = Annotated[Principal, Depends(_RequireScores(Scope.SCORES_WRITE))]
 RequireAdmin = Annotated[Principal, Depends(RequireScopeAndKnownParameters(Scope.ADMIN))]

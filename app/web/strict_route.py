@@ -20,19 +20,25 @@ MAX_INLINE_BYTES = 8 << 10
 class StrictRoute(APIRoute):
     """Route whose JSON body is parsed by ``app.core.strict_json``."""
 
+    max_values = MAX_VALUES
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the framework's handler for a request that parses its body strictly."""
         handle = super().get_route_handler()
 
         async def handle_strictly(request: Request) -> Response:
-            return await handle(_StrictRequest(request.scope, request.receive))
+            strict = _StrictRequest(request.scope, request.receive)
+            strict.max_values = self.max_values
+            return await handle(strict)
 
         return handle_strictly
 
 
 class _StrictRequest(Request):
+    max_values = MAX_VALUES
+
     async def json(self) -> Any:
         body = await self.body()
         if len(body) <= MAX_INLINE_BYTES:
-            return strict_json.loads(body, MAX_VALUES)
-        return await to_thread.run_sync(strict_json.loads, body, MAX_VALUES)
+            return strict_json.loads(body, self.max_values)
+        return await to_thread.run_sync(strict_json.loads, body, self.max_values)

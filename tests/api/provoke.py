@@ -296,6 +296,16 @@ def ask_service_without_database(scene: Scene, operation: Operation) -> Response
         return scene.send(operation, client=client)
 
 
+def score_with_another_spec(scene: Scene, operation: Operation) -> Response:
+    body = {"model": scene.succeed()["adapter_id"], "inputs": [{"text": "a"}]}
+    return scene.send(operation, json=body, headers={"If-Score-Spec": "sha256:0"})
+
+
+def score_too_much(scene: Scene, operation: Operation) -> Response:
+    headers = {"Content-Length": str(17 << 20), "Content-Type": "application/json"}
+    return scene.send(operation, content=b"{", headers=headers)
+
+
 def request_evaluation(scene: Scene, operation: Operation) -> Response:
     body = {
         "adapters": [scene.succeed()["adapter_id"]],
@@ -371,6 +381,8 @@ SPECIAL: dict[tuple[str, int], Provoke] = {
     ("finish_upload", 200): finish_twice,
     ("finish_upload", 409): use_upload_that_is_finishing,
     ("finish_upload", 507): finish_on_full_disk,
+    ("create_scores", 412): score_with_another_spec,
+    ("create_scores", 413): score_too_much,
     ("merge_adapter", 409): merge_merged,
     ("get_merge", 200): get_merge,
     ("list_suites", 503): list_with_unknown_key,

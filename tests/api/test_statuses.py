@@ -23,6 +23,9 @@ from tests.world import World
 UNSEEN = {
     ("create_dataset", 408): "an upload that falls silent is waited for longer than a test lasts",
     ("put_upload_part", 408): "as create_dataset",
+    ("create_scores", 200): "tests/scoring has a scorer",
+    ("create_scores", 409): "tests/scoring has a scorer",
+    ("create_scores", 429): "only wrong keys are limited",
 }
 GUARDED = [operation for operation in OPERATIONS if operation.needs_key]
 DOCUMENTED = [(operation, status) for operation in OPERATIONS for status in operation.statuses]

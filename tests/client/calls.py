@@ -103,6 +103,7 @@ CALLS: dict[str, Call] = {
     "get_comparison_page": lambda client, ids: client.comparisons.report_page(
         ids.evaluation, ids.evaluation
     ),
+    "create_scores": lambda client, ids: client.score(ids.adapter, inputs=[{"text": "a"}]),
     "list_suites": lambda client, ids: list(client.suites.list()),
     "create_evaluation": lambda client, ids: client.evaluations.create(
         adapters=[ids.adapter], dataset=ids.dataset

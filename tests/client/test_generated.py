@@ -79,6 +79,7 @@ METHODS = {
     "list_deliveries": "webhooks.deliveries",
     "list_audit": "audit.list",
     "create_dataset": "datasets.upload",
+    "create_scores": ".score",
 }
 
 

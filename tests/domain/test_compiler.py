@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import Template
+from pydantic import ValidationError
 
 from app.domain.compiler import batch_split, compile_plan, planned_steps
 from app.domain.paths import matches, shortest_names
@@ -96,6 +97,25 @@ def test_conversation_that_ends_in_the_only_pad_token_is_refused():
     facts = decoder(pad_token="</s>", pad_token_id=2, final_token_id=2)
     with pytest.raises(SpecRejectedError, match="The cause is the model and not the data"):
         plan_of(facts, form=CONVERSATIONS)
+
+
+def test_chat_template_of_the_spec_replaces_that_of_the_model_and_its_end():
+    facts = decoder(pad_token_id=2, pad_token="</s>", final_token_id=2, spare_pad_tokens={"<a>": 9})
+    mine = "{% for m in messages %}<a>{{ m.content }}{% endfor %}"
+    plan = plan_of(facts, form=CONVERSATIONS, training={"chat_template": mine}).tokenization
+    assert plan.chat_template == mine
+    # "<a>" is a part of the template, and the template need not end in EOS.
+    assert plan.pad_token == "</s>"
+    own = plan_of(facts, form=CONVERSATIONS).tokenization
+    assert (own.chat_template, own.pad_token) == (facts.chat_template, "<a>")
+
+
+@pytest.mark.parametrize(
+    "template", ["", "x" * 65_537, "é" * 32_769, "a\x00b"], ids=["empty", "long", "bytes", "nul"]
+)
+def test_chat_template_of_the_spec_is_bounded(template: str):
+    with pytest.raises(ValidationError, match=r"chat_template"):
+        job(training={"chat_template": template})
 
 
 def test_rows_of_the_embedding_are_planned_only_if_a_token_lies_beyond_them():

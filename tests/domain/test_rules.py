@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from app.domain.compiler import compile_plan
 from app.domain.plan import BaseModelFacts
 from app.domain.rules import check
-from app.domain.spec import LoraSpec, RewardJobSpec, TrainingSpec
+from app.domain.spec import LoraSpec, RewardJobSpec
 from app.domain.spec_problems import SpecProblem, SpecRejectedError
 from app.domain.text_format import DataForm, TextFormat
+from app.domain.training_spec import TrainingSpec
 from tests.domain.base_model_facts import (
     CONVERSATIONS,
     TEXT,
@@ -139,6 +140,9 @@ REJECTED: list[Any] = [
                  id="constant-without-warmup-steps"),
     pytest.param(training(warmup_ratio=0.1, warmup_steps=5), LLAMA, "/training/warmup_steps",
                  "warmup_given_twice", "warmup_ratio 0.1", id="warmup-given-twice"),
+    pytest.param(training(chat_template="{{ messages }}"), LLAMA, "/training/chat_template",
+                 "chat_template_unused", "tokenised as they are",
+                 id="chat-template-of-plain-text"),
     pytest.param(training(lr_cycles=3), LLAMA, "/training/lr_cycles", "cycles_unused",
                  '"linear" has no cycles', id="cycles-without-restarts"),
     pytest.param({**training(optimizer="paged_adamw_8bit"), "resources": {"gpus": 0}}, LLAMA,

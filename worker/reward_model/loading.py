@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig,
 from app.domain.lifecycle import FailureCode
 from app.domain.paths import is_inside
 from app.domain.plan import TrainingPlan
-from app.domain.spec import BitsAndBytesOptimizer
+from app.domain.training_spec import BitsAndBytesOptimizer
 from worker.reward_model.errors import TrainerError
 from worker.reward_model.mixed_precision import use_float32_head
 from worker.reward_model.model_config import load_config

@@ -43,6 +43,8 @@ class PackedPass:
     windows: set[int] = field(default_factory=set)
     #: While set, attention stores keys and values in ``captured`` and leaves the layer.
     is_capturing: bool = False
+    #: Set once the last layer has been restricted to the tokens that give rewards.
+    is_trimmed: bool = False
     captured: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)
     masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
     segments: dict[bool, Segments] = field(default_factory=dict)

@@ -137,6 +137,7 @@ def _trim_to_rewards(
         pass
     finally:
         current.is_capturing = False
+    current.is_trimmed = True
     index, row_shape = current.row.reward_index, current.row.input_ids.shape
 
     def select(value: Any) -> Any:

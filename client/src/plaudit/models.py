@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, ConfigDict, Field
+from pydantic import AwareDatetime, ConfigDict, Field, RootModel
 
 from plaudit._model import Model
 
@@ -71,7 +71,9 @@ class ApiKeyCreated(Model):
     object: Literal["api_key"] = "api_key"
     id: str
     name: str
-    scopes: list[Literal["jobs:read", "jobs:write", "artifacts:read", "admin"] | str]
+    scopes: list[
+        Literal["jobs:read", "jobs:write", "artifacts:read", "scores:write", "admin"] | str
+    ]
     created_at: AwareDatetime
     expires_at: AwareDatetime | None
     last_used_at: AwareDatetime | None
@@ -86,7 +88,9 @@ class ApiKeyRead(Model):
     object: Literal["api_key"] = "api_key"
     id: str
     name: str
-    scopes: list[Literal["jobs:read", "jobs:write", "artifacts:read", "admin"] | str]
+    scopes: list[
+        Literal["jobs:read", "jobs:write", "artifacts:read", "scores:write", "admin"] | str
+    ]
     created_at: AwareDatetime
     expires_at: AwareDatetime | None
     last_used_at: AwareDatetime | None
@@ -500,6 +504,10 @@ class JobWarning(Model):
     message: str
 
 
+class JsonValue(RootModel[Any]):
+    root: Any
+
+
 class LogPiece(Model):
     """Some lines of the trainer's output."""
 
@@ -613,6 +621,29 @@ class Resources(Model):
     gpus: Literal[0, 1] | int = 1
     """0: CPU only; 1: a GPU if the worker has one."""
     max_runtime_seconds: int = 86400
+
+
+class ScoreData(Model):
+    """The scores of a group, in the order of its responses."""
+
+    index: int
+    id: JsonValue = Field({}, validate_default=True)
+    scores: list[float]
+    truncated: list[bool]
+    tokens: list[int] | None = None
+    """Tokens of each text, if requested."""
+    std: list[float] | None = None
+    """Standard deviation of the members of an ensemble."""
+    members: list[list[float]] | None = None
+    """Normalised scores of each member of an ensemble, if requested."""
+
+
+class ScoreUsage(Model):
+    """Tokens of the request."""
+
+    prompt_tokens: int
+    computed_tokens: int
+    """Shared prompts count once."""
 
 
 class SkippedRowsRead(Model):
@@ -740,6 +771,8 @@ class TrainingSpec(Model):
     assistant turn of the chat template. 'raw': joined as they are. 'auto' is 'chat' where the
     base model has a chat template, unless rows have no prompt or are rendered already.
     """
+    chat_template: str | None = None
+    """Jinja template that replaces the base model's. It becomes the adapter's."""
     chat_template_kwargs: dict[str, bool | int | float | str] = {}
     """
     Variables of the chat template, such as {"enable_thinking": false}. Those of a row take
@@ -1172,6 +1205,17 @@ class RewardJobSpec(Model):
     priority: int = 0
     """Jobs with a higher priority run first."""
     metadata: dict[str, str] = {}
+
+
+class ScoreResponse(Model):
+    """All scores of a request."""
+
+    object: Literal["list"] = "list"
+    model: str
+    score_spec: str
+    """Digest of everything that the scores depend on."""
+    data: list[ScoreData]
+    usage: ScoreUsage
 
 
 class JobPreview(Model):

@@ -4,14 +4,14 @@ Generated from docs/openapi.json by `make client-models`. Do not edit."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
 
 class ApiKeyCreate(TypedDict):
     """A new API key."""
 
     name: str
-    scopes: list[Literal["jobs:read", "jobs:write", "artifacts:read", "admin"]]
+    scopes: list[Literal["jobs:read", "jobs:write", "artifacts:read", "scores:write", "admin"]]
     expires_at: NotRequired[str | None]
     """Null for a key that never expires."""
 
@@ -23,6 +23,16 @@ class EarlyStopping(TypedDict):
     """Number of evaluations without improvement before stopping."""
     min_delta: NotRequired[float]
     """Smallest decrease of the loss that counts as improvement."""
+
+
+Ensemble = TypedDict(
+    "Ensemble",
+    {
+        "ensemble": list[str],
+        "reduce": NotRequired[Literal["mean", "min", "lcb"]],
+        "lambda": NotRequired[float],
+    },
+)
 
 
 class EvalFraction(TypedDict):
@@ -128,6 +138,9 @@ class JobUpdate(TypedDict):
     """Replaces all metadata of the job."""
 
 
+JsonValue: TypeAlias = Any
+
+
 class LoraSpec(TypedDict):
     """The LoRA adapter. The reward head is always trained and saved in full."""
 
@@ -162,6 +175,44 @@ class Resources(TypedDict):
     gpus: NotRequired[Literal[0, 1]]
     """0: CPU only; 1: a GPU if the worker has one."""
     max_runtime_seconds: NotRequired[int]
+
+
+class ScoreGroup(TypedDict):
+    """One prompt and the replies to it."""
+
+    id: NotRequired[JsonValue]
+    """Returned as it is."""
+    prompt: NotRequired[str | list[dict[str, JsonValue]] | None]
+    """Text, or messages. A text becomes the user's message for a chat adapter."""
+    responses: list[str | list[dict[str, JsonValue]]]
+
+
+class ScoreInput(TypedDict):
+    """One text: a prompt with a response, a conversation, or a text with its template."""
+
+    id: NotRequired[JsonValue]
+    """Returned as it is."""
+    prompt: NotRequired[str | list[dict[str, JsonValue]] | None]
+    response: NotRequired[str | list[dict[str, JsonValue]] | None]
+    messages: NotRequired[list[dict[str, JsonValue]] | None]
+    """A conversation with its reply at the end."""
+    text: NotRequired[str | None]
+    """A whole text, rendered with the chat template."""
+
+
+ScoreRequest = TypedDict(
+    "ScoreRequest",
+    {
+        "model": str | Ensemble,
+        "groups": NotRequired[list[ScoreGroup] | None],
+        "inputs": NotRequired[list[ScoreInput] | None],
+        "normalize": NotRequired[Literal["none", "zscore", "sigmoid"]],
+        "truncation": NotRequired[Literal["error", "left", "right"]],
+        "max_length": NotRequired[int | None],
+        "deterministic": NotRequired[bool],
+        "return": NotRequired[list[Literal["tokens", "members"]]],
+    },
+)
 
 
 class TrainingSpec(TypedDict):
@@ -231,6 +282,8 @@ class TrainingSpec(TypedDict):
     assistant turn of the chat template. 'raw': joined as they are. 'auto' is 'chat' where the
     base model has a chat template, unless rows have no prompt or are rendered already.
     """
+    chat_template: NotRequired[str | None]
+    """Jinja template that replaces the base model's. It becomes the adapter's."""
     chat_template_kwargs: NotRequired[dict[str, bool | int | float | str]]
     """
     Variables of the chat template, such as {"enable_thinking": false}. Those of a row take

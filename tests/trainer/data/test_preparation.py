@@ -74,7 +74,7 @@ def one_prompt(base: TinyBase) -> WorkOrder:
             unrenderable,
             "dataset_invalid",
             "cannot render this pair: no such role. This holds for all 8 rows, so the cause is "
-            "probably the base model's chat template",
+            "probably the chat template",
         ),
         (ends_in_pad_token, "dataset_invalid", "line 3: a text ends in '<pad>'"),
         (one_prompt, "dataset_invalid", "every pair has the same prompt"),

@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from app.domain.spec import TorchOptimizer, TrainingSpec
+from app.domain.training_spec import TorchOptimizer, TrainingSpec
 from tests.model_factories.orders import TinyBase
 from tests.model_factories.trainer_process import RecordingChannel
 from tests.model_factories.training_runs import make_run

@@ -192,9 +192,9 @@ def _cause(problem: str, count: int, total: int) -> str:
     if problem.startswith("a reply has no tokens"):
         return f". This holds for all {total} rows: check which columns were read as the replies"
     return (
-        f". This holds for all {total} rows, so the cause is probably the base model's chat "
-        "template or tokenizer and not the data: use another base model, or ask the operator for "
-        "another chat_template in its catalogue entry"
+        f". This holds for all {total} rows, so the cause is probably the chat "
+        "template or tokenizer and not the data: set training.chat_template, or use another base "
+        "model"
     )
 
 

@@ -112,7 +112,7 @@ def _encode_rows(
                 except TemplateTooCostlyError as error:
                     raise unsupported_model(
                         f"the base model's chat template {error} for the pair in line "
-                        f"{row['line']}; the operator can set chat_template in the catalogue entry"
+                        f"{row['line']}; set training.chat_template to another one"
                     ) from error
                 except Exception as error:  # noqa: BLE001 - a template may raise anything
                     are_all_valid = False

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from app.domain.plan import BaseModelFacts
-from app.domain.templates import MAX_TEMPLATE_BYTES
+from app.domain.training_spec import MAX_TEMPLATE_BYTES
 from worker.reward_model.base_tokenizer import differs_from_file, load_base_tokenizer
 from worker.reward_model.errors import unsupported_model
 from worker.reward_model.model_config import load_config

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
+from plaudit import params
 from plaudit._async.adapters import AsyncAdapters
+from plaudit._async.concurrency import Rewards
 from plaudit._async.datasets import AsyncDatasets
 from plaudit._async.evaluations import AsyncComparisons, AsyncEvaluations, AsyncSuites
 from plaudit._async.jobs import AsyncJobs
@@ -16,11 +19,13 @@ from plaudit._async.operations import (
     AsyncQueue,
     AsyncWorkers,
 )
+from plaudit._async.scores import make_reward_function, send_scores
 from plaudit._async.transport import AsyncTransport
 from plaudit._async.webhooks import AsyncWebhooks
 from plaudit._calls import Call, parse, path
 from plaudit._config import READ_SECONDS, Config, Patience
-from plaudit.models import Health, ProblemType, Readiness
+from plaudit._scores import Model, ScoreOptions, score_body
+from plaudit.models import Health, ProblemType, Readiness, ScoreResponse
 from plaudit.retries import OnRetry, Retries
 
 
@@ -67,6 +72,40 @@ class AsyncPlaudit:
     def url(self) -> str:
         """Of the service."""
         return self._transport.config.url
+
+    async def score(
+        self,
+        model: Model,
+        *,
+        groups: Sequence[params.ScoreGroup] | None = None,
+        inputs: Sequence[params.ScoreInput] | None = None,
+        if_score_spec: str | None = None,
+        **options: Unpack[ScoreOptions],
+    ) -> ScoreResponse:
+        """Score replies: all of them, or none.
+
+        Args:
+            model: id of an adapter, or an ensemble of several.
+            groups: prompts, each with its replies; the prompt is computed once.
+            inputs: single texts, instead of groups.
+            if_score_spec: fail if the model's ``score_spec`` is another one.
+            options: ``normalize``, ``truncation``, ``max_length``, ``deterministic``, ``return_``.
+
+        Raises:
+            InvalidRequestError: names the text that is at fault.
+            APIError: its ``code`` is score_spec_changed if the model is not the one you expect.
+        """
+        body = score_body(model, {"groups": groups, "inputs": inputs, **options})
+        return await send_scores(self._transport, body, if_score_spec)
+
+    def reward_function(
+        self, model: Model, **options: Unpack[ScoreOptions]
+    ) -> Callable[..., Rewards]:
+        """A reward function for TRL's GRPOTrainer and RLOOTrainer, ``reward_funcs=[…]``.
+
+        A failure is raised: it never becomes a reward.
+        """
+        return make_reward_function(self._transport, score_body(model, dict(options)))
 
     async def health(self) -> Health:
         """That the API answers."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import TypeAlias, TypeVar
 
 from httpx import AsyncClient
 
 T = TypeVar("T")
+#: What a reward function returns.
+Rewards: TypeAlias = Awaitable[list[float]]
 
-__all__ = ["AsyncClient", "blocking", "bytes_of", "sleep"]
+__all__ = ["AsyncClient", "Rewards", "blocking", "bytes_of", "sleep"]
 
 
 async def sleep(seconds: float) -> None:

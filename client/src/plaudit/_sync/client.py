@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
+from plaudit import params
 from plaudit._calls import Call, parse, path
 from plaudit._config import READ_SECONDS, Config, Patience
+from plaudit._scores import Model, ScoreOptions, score_body
 from plaudit._sync.adapters import Adapters
+from plaudit._sync.concurrency import Rewards
 from plaudit._sync.datasets import Datasets
 from plaudit._sync.evaluations import Comparisons, Evaluations, Suites
 from plaudit._sync.jobs import Jobs
@@ -19,9 +23,10 @@ from plaudit._sync.operations import (
     Queue,
     Workers,
 )
+from plaudit._sync.scores import make_reward_function, send_scores
 from plaudit._sync.transport import Transport
 from plaudit._sync.webhooks import Webhooks
-from plaudit.models import Health, ProblemType, Readiness
+from plaudit.models import Health, ProblemType, Readiness, ScoreResponse
 from plaudit.retries import OnRetry, Retries
 
 
@@ -68,6 +73,40 @@ class Plaudit:
     def url(self) -> str:
         """Of the service."""
         return self._transport.config.url
+
+    def score(
+        self,
+        model: Model,
+        *,
+        groups: Sequence[params.ScoreGroup] | None = None,
+        inputs: Sequence[params.ScoreInput] | None = None,
+        if_score_spec: str | None = None,
+        **options: Unpack[ScoreOptions],
+    ) -> ScoreResponse:
+        """Score replies: all of them, or none.
+
+        Args:
+            model: id of an adapter, or an ensemble of several.
+            groups: prompts, each with its replies; the prompt is computed once.
+            inputs: single texts, instead of groups.
+            if_score_spec: fail if the model's ``score_spec`` is another one.
+            options: ``normalize``, ``truncation``, ``max_length``, ``deterministic``, ``return_``.
+
+        Raises:
+            InvalidRequestError: names the text that is at fault.
+            APIError: its ``code`` is score_spec_changed if the model is not the one you expect.
+        """
+        body = score_body(model, {"groups": groups, "inputs": inputs, **options})
+        return send_scores(self._transport, body, if_score_spec)
+
+    def reward_function(
+        self, model: Model, **options: Unpack[ScoreOptions]
+    ) -> Callable[..., Rewards]:
+        """A reward function for TRL's GRPOTrainer and RLOOTrainer, ``reward_funcs=[…]``.
+
+        A failure is raised: it never becomes a reward.
+        """
+        return make_reward_function(self._transport, score_body(model, dict(options)))
 
     def health(self) -> Health:
         """That the API answers."""

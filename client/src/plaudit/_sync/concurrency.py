@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from httpx import Client
 
 T = TypeVar("T")
+#: What a reward function returns.
+Rewards: TypeAlias = list[float]
 
-__all__ = ["Client", "blocking", "bytes_of", "sleep"]
+__all__ = ["Client", "Rewards", "blocking", "bytes_of", "sleep"]
 
 
 def sleep(seconds: float) -> None:

@@ -1,0 +1,174 @@
+"""``plaudit score``: score a file of replies with an adapter of the service or a directory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import typer
+
+from app.cli.client import connect
+from app.cli.exit_codes import CommandError, ExitCode
+from app.cli.output import notes, plain
+from app.cli.short_ids import full_id
+from app.cli.verification import SUMMARY, base_directory
+
+#: Rows in one request.
+ROWS_AT_ONCE = 64
+#: A row, as a group of POST /v1/score.
+Group = dict[str, Any]
+#: Returns the scores of each group, and the digest of the model.
+Score = Callable[[list[Group]], tuple[list[list[float]], str]]
+
+
+def score(
+    adapter: Annotated[
+        str,
+        typer.Argument(help="ad_…, its first digits, or a directory with a downloaded adapter."),
+    ],
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSON Lines.")],
+    out: Annotated[Path, typer.Option(dir_okay=False, help="Where the scores go; continued.")],
+    base: Annotated[
+        str | None,
+        typer.Option(help="Of a directory: the base model, a directory or a catalogue id."),
+    ] = None,
+) -> None:
+    """Score every reply of a file.
+
+    A line has a prompt and either responses (a list), or chosen and rejected, or response; or it
+    has messages. Texts and lists of messages are accepted. A line of the output has the number of
+    the line, its id if it has one, and its scores. A second call continues the output.
+    """
+    done, spec = _read_out(out)
+    with ExitStack() as stack:
+        if Path(adapter).is_dir():
+            score_groups = stack.enter_context(_Local(Path(adapter), base))
+        else:
+            client = stack.enter_context(connect())
+            adapter_id = full_id(client, "ad", adapter)
+
+            def score_groups(groups: list[Group]) -> tuple[list[list[float]], str]:
+                answer = client.score(adapter_id, groups=groups, if_score_spec=spec)  # type: ignore[arg-type]
+                return [data.scores for data in answer.data], answer.score_spec
+
+        opened = stack.enter_context(out.open("a", encoding="utf-8"))
+        with file.open(encoding="utf-8") as lines:
+            count = _score_lines(
+                islice(enumerate(lines, 1), done, None), opened, score_groups, spec
+            )
+    notes.print(plain(f"{done + count} lines are scored in {out}."))
+
+
+def _score_lines(
+    lines: Iterator[tuple[int, str]], out: IO[str], score_groups: Score, spec: str | None
+) -> int:
+    """Score the lines and append the results; return how many there were."""
+    count = 0
+    while batch := list(islice(lines, ROWS_AT_ONCE)):
+        rows = [(number, _group(number, line)) for number, line in batch]
+        scores, found = score_groups([group for _, group in rows])
+        if spec is not None and found != spec:
+            raise CommandError(
+                "The output was made with another model.",
+                ExitCode.FAILED,
+                "Choose another file with --out.",
+            )
+        for (number, group), of_row in zip(rows, scores, strict=True):
+            known = {"id": group["id"]} if "id" in group else {}
+            row = {"line": number, **known, "scores": of_row, "score_spec": found}
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+        out.flush()
+        count += len(batch)
+        notes.print(plain(f"line {batch[-1][0]}"))
+    return count
+
+
+def _group(number: int, line: str) -> Group:
+    """Return a line as a group of replies to a prompt."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise _bad_line(number, f"is no JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise _bad_line(number, "is no JSON object")
+    prompt = {key: row[key] for key in ("id", "prompt") if row.get(key) is not None}
+    match row:
+        case {"responses": [_, *_] as responses}:
+            return prompt | {"responses": responses}
+        case {"chosen": chosen, "rejected": rejected}:
+            return prompt | {"responses": [chosen, rejected]}
+        case {"response": response}:
+            return prompt | {"responses": [response]}
+        case {"messages": [_, *_] as messages}:
+            return {**prompt, "responses": [messages]}
+    raise _bad_line(number, "has no responses, no chosen and rejected, no response, no messages")
+
+
+def _bad_line(number: int, reason: str) -> CommandError:
+    return CommandError(f"Line {number} {reason}.", ExitCode.USAGE, "Lines before it are scored.")
+
+
+def _read_out(out: Path) -> tuple[int, str | None]:
+    """Return how many lines are scored already, and with which model; drop a line that was cut."""
+    if not out.exists():
+        return 0, None
+    data = out.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        with out.open("r+b") as file:
+            file.truncate(len(whole))
+    lines = whole.splitlines()
+    if not lines:
+        return 0, None
+    try:
+        last = json.loads(lines[-1])
+        return int(last["line"]), str(last["score_spec"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise CommandError(
+            f"{out} holds something else than scores.", ExitCode.USAGE, "Choose another file."
+        ) from error
+
+
+class _Local:
+    """Scores with a directory in a process that has torch. A context manager."""
+
+    def __init__(self, directory: Path, base: str | None) -> None:
+        if not (directory / SUMMARY).is_file():
+            raise CommandError(
+                f"{directory} holds no adapter: it has no {SUMMARY}.", ExitCode.USAGE
+            )
+        self._command = [
+            sys.executable, "-P", "-m", "worker.scorer.local", str(directory.resolve()),
+            "--base", str(base_directory(base, directory)),
+        ]  # fmt: skip
+
+    def __enter__(self) -> Score:
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        return self._score
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()  # closes its input, which ends it
+
+    def _score(self, groups: list[Group]) -> tuple[list[list[float]], str]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(groups) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it ended, and says why on stderr
+        line = self._process.stdout.readline()
+        if not line:
+            raise CommandError("The adapter could not be loaded.", ExitCode.FAILED)
+        answer = json.loads(line)
+        if "error" in answer:
+            raise CommandError(answer["error"], ExitCode.FAILED)
+        return answer["scores"], answer["score_spec"]

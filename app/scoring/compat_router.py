@@ -1,0 +1,279 @@
+"""The routes that RL trainers call on other reward servers, with the answers that they read.
+
+Each exists as ``/…`` and as ``/m/{model}/…``: OpenRLHF sends no model and LLaMA-Factory a constant
+one. The routes are not in the OpenAPI document, because their contracts belong to other projects;
+docs/scoring.md lists them.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.exceptions import RequestValidationError
+
+from app.adapters.service import AdapterNotFoundError
+from app.auth.key_ring import Principal, Scope
+from app.auth.require_scope import RequireScopeAtAnyRate
+from app.core.errors import InvalidError, ServiceError
+from app.core.settings import Settings
+from app.domain.scoring import ScoredWork, ScoreItem, Truncation
+from app.scoring import scoring, service
+from app.scoring.compat_schemas import (
+    ClassifyRequest,
+    EmbeddingsRequest,
+    EvaluationRequest,
+    GetRewardRequest,
+    PredictRequest,
+    RemoteRmRequest,
+    RerankRequest,
+    usage,
+)
+from app.scoring.errors import ItemInvalidError, text_error
+from app.scoring.router import MAX_BODY_BYTES, ScoreRoute
+from app.scoring.schemas import ADAPTER_ID
+from app.scoring.service import sigmoid
+from app.web import exception_handlers
+
+LABEL = "LABEL_0"
+
+
+class CompatRoute(ScoreRoute):
+    """Adds to an error the fields that the clients of the original server read."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler, which answers errors itself."""
+        handle = super().get_route_handler()
+
+        async def handle_errors(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except (ServiceError, RequestValidationError) as error:
+                response = exception_handlers.response_to(request, error)
+            problem = orjson.loads(response.body)
+            is_tei = request.scope["path"].endswith("/predict")
+            foreign = _tei_error(problem) if is_tei else _openai_error(problem)
+            headers = {
+                name: value
+                for name, value in response.headers.items()
+                if name not in ("content-length", "content-type")
+            }
+            return _json({**problem, **foreign}, response.status_code, headers)
+
+        return handle_errors
+
+
+def _openai_error(problem: dict[str, Any]) -> dict[str, Any]:
+    error = {"message": problem["detail"], "type": problem["code"], "code": problem["status"]}
+    return {"object": "error", "error": error, "message": problem["detail"]}
+
+
+def _tei_error(problem: dict[str, Any]) -> dict[str, Any]:
+    return {"error": problem["detail"], "error_type": problem["code"]}
+
+
+RequireKey = Annotated[
+    Principal, Depends(RequireScopeAtAnyRate(Scope.SCORES_WRITE, has_basic=True))
+]
+router = APIRouter(route_class=CompatRoute, include_in_schema=False)
+
+
+def _route(path: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def add(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+        for prefix in ("", "/m/{model_name}"):
+            router.add_api_route(
+                prefix + path,
+                endpoint,
+                methods=["POST"],
+                response_class=Response,
+                max_body_size=MAX_BODY_BYTES,
+            )
+        return endpoint
+
+    return add
+
+
+@_route("/get_reward")
+async def get_reward(request: Request, body: GetRewardRequest, key: RequireKey) -> Response:
+    """OpenRLHF."""
+    items = [ScoreItem(text=text) for text in body.query]
+    _, scored = await _score(request, key, body.model, items)
+    rewards = _raw(scored)
+    return _json({"rewards": rewards, "scores": rewards, "extra_logs": {}})
+
+
+@_route("/classify")
+async def classify(request: Request, body: ClassifyRequest, key: RequireKey) -> Response:
+    """vLLM: ``probs`` is the raw reward only with ``use_activation: false``."""
+    if (body.input is None) == (body.messages is None):
+        raise InvalidError("Send input or messages.", hint="verl and vLLM's clients send input.")
+    if body.messages is not None:
+        items = [ScoreItem(responses=[service.canonical(body.messages, "/messages")])]
+    else:
+        items = [ScoreItem(text=text) for text in _list(body.input)]
+    cut = body.truncate_prompt_tokens
+    truncation: Truncation = "error" if cut is None else body.truncation_side or "left"
+    limit = cut if cut and cut > 0 else None
+    model, scored = await _score(request, key, body.model, items, truncation, limit)
+    data = [
+        {
+            "index": index,
+            "label": LABEL,
+            "probs": [reward if body.use_activation is False else sigmoid(reward)],
+            "num_classes": 1,
+        }
+        for index, reward in enumerate(_raw(scored))
+    ]
+    return _json({**_envelope("classify", model), "data": data, "usage": _usage(scored)})
+
+
+@_route("/v1/embeddings")
+async def embeddings(request: Request, body: EmbeddingsRequest, key: RequireKey) -> Response:
+    """SGLang: the reward is the only number of each "embedding"."""
+    items = [ScoreItem(text=text) for text in _list(body.input)]
+    model, scored = await _score(request, key, body.model, items)
+    data = [
+        {"object": "embedding", "index": index, "embedding": [reward]}
+        for index, reward in enumerate(_raw(scored))
+    ]
+    return _json({**_envelope("embd", model), "data": data, "usage": _usage(scored)})
+
+
+@_route("/rm")
+async def remote_rm(request: Request, body: RemoteRmRequest, key: RequireKey) -> Response:
+    """slime: the answer is a bare number."""
+    prompt: Any = body.prompt
+    if not isinstance(prompt, str):
+        prompt = service.canonical(prompt, "/prompt")
+    item = ScoreItem(prompt=prompt, responses=[body.response], may_be_templated=True)
+    _, scored = await _score(request, key, body.model, [item])
+    return _json(_raw(scored)[0])
+
+
+router.add_api_route(
+    "/rm/{model_name}",
+    remote_rm,
+    methods=["POST"],
+    response_class=Response,
+    max_body_size=MAX_BODY_BYTES,
+)
+
+
+@_route("/v1/score/evaluation")
+async def evaluation(request: Request, body: EvaluationRequest, key: RequireKey) -> Response:
+    """LLaMA-Factory."""
+    items = [ScoreItem(text=text) for text in body.messages]
+    model, scored = await _score(request, key, body.model, items)
+    return _json(
+        {
+            "id": _id("scoreval"),
+            "object": "score.evaluation",
+            "model": model,
+            "scores": _raw(scored),
+        }
+    )
+
+
+@_route("/v1/rerank")
+async def rerank(request: Request, body: RerankRequest, key: RequireKey) -> Response:
+    """Order documents by the reward that they get as replies to the query."""
+    texts = body.texts()
+    item = ScoreItem(prompt=body.query, responses=list(texts))
+    model, scored = await _score(request, key, body.model, [item])
+    rewards = scored.items[0].scores[0]
+    best = sorted(range(len(texts)), key=lambda i: -rewards[i])[: body.top_n]
+    results = [
+        {
+            "index": i,
+            "document": {"text": texts[i]},
+            "relevance_score": rewards[i] if body.use_activation is False else sigmoid(rewards[i]),
+        }
+        for i in best
+    ]
+    return _json({"id": _id("rerank"), "model": model, "usage": _usage(scored), "results": results})
+
+
+@_route("/predict")
+async def predict(request: Request, body: PredictRequest, key: RequireKey) -> Response:
+    """Text Embeddings Inference: sigmoid unless ``raw_scores``."""
+    inputs, is_batch = body.parts()
+    items = []
+    for i, parts in enumerate(inputs):
+        if len(parts) > 2:
+            raise text_error(
+                ItemInvalidError, "an input is a text or a pair of texts", f"/inputs/{i}"
+            )
+        items.append(
+            ScoreItem(text=parts[0])
+            if len(parts) == 1
+            else ScoreItem(prompt=parts[0], responses=[parts[1]])
+        )
+    sides: dict[str, Truncation] = {"Left": "left", "Right": "right"}
+    truncation: Truncation = sides[body.truncation_direction] if body.truncate else "error"
+    _, scored = await _score(request, key, body.model, items, truncation)
+    found = [
+        [{"score": reward if body.raw_scores else sigmoid(reward), "label": LABEL}]
+        for reward in _raw(scored)
+    ]
+    return _json(found if is_batch else found[0])
+
+
+async def _score(
+    request: Request,
+    key: Principal,
+    named: str | None,
+    items: list[ScoreItem],
+    truncation: Truncation = "error",
+    max_length: int | None = None,
+) -> tuple[str, ScoredWork]:
+    """Return the adapter and the scores of items with one reply, or one item with several."""
+    adapter = _adapter_of(request, named)
+    model = await scoring.find_model(request, key.tenant_id, adapter)
+    work = service.plain_work(model, items, truncation, max_length)
+    locs = [[f"/{i}" for _ in item.responses or [""]] for i, item in enumerate(items)]
+    size = int(request.headers.get("content-length") or 0)
+    return adapter, await scoring.score(request, work, locs, size)
+
+
+def _adapter_of(request: Request, named: str | None) -> str:
+    """Return the adapter that the path names, or the body, or the operator's default."""
+    in_path = request.path_params.get("model_name")
+    for name in (in_path, named):
+        if name is not None and re.fullmatch(ADAPTER_ID, name):
+            return name
+    settings: Settings = request.app.state.settings
+    if in_path is None and settings.scoring_model is not None:
+        return settings.scoring_model
+    raise AdapterNotFoundError(
+        "The request names no adapter.",
+        hint="Put the id into the path, /m/ad_…/…, or ask the operator for a default model.",
+    )
+
+
+def _raw(scored: ScoredWork) -> list[float]:
+    return [score for item in scored.items for score in item.scores[0]]
+
+
+def _list(value: str | list[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())
+
+
+def _usage(scored: ScoredWork) -> dict[str, Any]:
+    return usage(scored.prompt_tokens)
+
+
+def _envelope(prefix: str, model: str) -> dict[str, Any]:
+    return {"id": _id(prefix), "object": "list", "created": int(time.time()), "model": model}
+
+
+def _id(prefix: str) -> str:
+    return f"{prefix}-{uuid.uuid4().hex}"
+
+
+def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(content), status, headers=headers, media_type="application/json")

@@ -1,0 +1,110 @@
+"""Embedded mode: one scorer beside the API, started by the first request that needs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import structlog
+
+from app.core.backoff import exponential_delays
+from app.core.scoring_settings import ScoringSettings
+from app.core.settings import Settings
+
+log = structlog.get_logger()
+
+RESTART_SECONDS = 0.2
+RESTART_MAX_SECONDS = 10.0
+#: A scorer that lived this long did not die of its start.
+STEADY_SECONDS = 30.0
+STOP_SECONDS = 20.0
+_SCORER_FIELDS = [name for name in ScoringSettings.model_fields if name.startswith("scorer_")]
+
+
+class ScorerKeeper:
+    """Starts ``python -m worker.scorer`` when it is wanted and anew when it dies.
+
+    The scorer ends by itself after an idle time, and by the kernel when the thread that started it
+    ends, so one thread starts all of them.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._environment = os.environ | _environment(settings)
+        self._wanted = threading.Event()
+        self._stopping = threading.Event()
+        self._guard = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread: threading.Thread | None = None
+
+    def want(self) -> None:
+        """Have a scorer soon; returns at once."""
+        self._wanted.set()
+        with self._guard:
+            if self._thread is None and not self._stopping.is_set():
+                self._thread = threading.Thread(
+                    target=self._keep, name="scorer-keeper", daemon=True
+                )
+                self._thread.start()
+
+    def stop(self) -> None:
+        """End the scorer; kill it if it takes too long."""
+        self._stopping.set()
+        self._wanted.set()
+        with self._guard:
+            thread = self._thread
+            if self._process is not None:
+                self._process.terminate()
+        if thread is None:
+            return
+        thread.join(timeout=STOP_SECONDS)
+        if thread.is_alive() and self._process is not None:
+            self._process.kill()
+            thread.join()
+
+    def _keep(self) -> None:
+        delays = exponential_delays(base=RESTART_SECONDS, maximum=RESTART_MAX_SECONDS)
+        while True:
+            self._wanted.wait()
+            with self._guard:
+                if self._stopping.is_set():
+                    return
+                self._wanted.clear()
+                self._process = process = self._start()
+            started_at = time.monotonic()
+            status = process.wait()
+            if self._stopping.is_set():
+                return
+            if status == 0:  # was idle; requests that still want one keep saying so
+                self._wanted.clear()
+                continue
+            if time.monotonic() - started_at > STEADY_SECONDS:
+                delays = exponential_delays(base=RESTART_SECONDS, maximum=RESTART_MAX_SECONDS)
+            delay = next(delays)
+            log.error("scorer_died", status=status, restart_seconds=delay)
+            self._stopping.wait(delay)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            # -P: a directory called "worker" where the service was started must not be imported.
+            [sys.executable, "-P", "-m", "worker.scorer", "--with-parent", str(os.getpid())],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Return the settings of this process that the scorer must share."""
+    names = ["data_dir", "base_models", "queue", "hub_endpoint", *_SCORER_FIELDS]
+    values = {name: getattr(settings, name) for name in names}
+    values["data_dir"] = settings.data_dir.absolute()
+    values["database_url"] = settings.database
+    for name in ("scorer_token", "hub_token"):
+        secret = getattr(settings, name)
+        values[name] = secret and secret.get_secret_value()
+    return {
+        f"PLAUDIT_{name.upper()}": str(value) for name, value in values.items() if value is not None
+    }

@@ -1,0 +1,47 @@
+"""The bodies of scoring requests. Shared by both clients; does no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any, Literal, TypedDict, TypeVar
+
+from plaudit import params
+
+Reply = str | list[dict[str, Any]]
+Model = str | params.Ensemble
+T = TypeVar("T")
+
+
+class ScoreOptions(TypedDict, total=False):
+    """How to score; see ``params.ScoreRequest``."""
+
+    normalize: Literal["none", "zscore", "sigmoid"]
+    truncation: Literal["error", "left", "right"]
+    max_length: int
+    deterministic: bool
+    return_: list[Literal["tokens", "members"]]
+
+
+#: Replies in one request of a reward function.
+MAX_REPLIES = 1024
+
+
+def score_body(model: Model, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the body of a request without the options that are not given."""
+    body = {name.rstrip("_"): value for name, value in options.items() if value is not None}
+    return {"model": model, **body}
+
+
+def as_groups(pairs: Sequence[tuple[Reply, Reply]]) -> list[dict[str, Any]]:
+    """Return groups of prompts with their replies; neighbours with the same prompt share one."""
+    return [
+        {"prompt": prompt, "responses": [reply for _, reply in group]}
+        for prompt, group in groupby(pairs, key=lambda pair: pair[0])
+    ]
+
+
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield the items in parts of at most ``size``."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,122 @@
+"""A service with trained adapters of tiny base models, and a scorer that it starts itself."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from sqlalchemy import Engine
+
+from app.adapters.archive import archive_digest
+from app.core.database import new_id, transaction
+from app.core.settings import Settings
+from app.models import Adapter, Job
+from app.storage.artifact_files import file_rows, store
+from tests.model_factories.orders import TinyBase
+from tests.model_factories.trainer_process import RecordingChannel
+from worker.reward_model.file_digests import file_entries
+from worker.reward_model.loading import device_config_for
+from worker.trainer.tasks.train import _train_and_package
+
+TENANT = "acme"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An adapter's files, and the probes with their certified scores."""
+
+    directory: Path
+    summary: dict[str, Any]
+    certificate: dict[str, Any]
+    metrics: dict[str, float]
+
+    @property
+    def probes(self) -> list[dict[str, Any]]:
+        lines = (self.directory / "probes.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    @property
+    def texts(self) -> dict[str, float]:
+        """Every text of the probes, with its certified score."""
+        return {
+            probe[side]: probe[f"{side}_score"]
+            for probe in self.probes
+            for side in ("chosen", "rejected")
+        }
+
+
+def train_adapter(base: TinyBase, work: Path, **order: Any) -> Trained:
+    """Train and package in this process, which takes a second; ``work`` is its directory."""
+    todo = base.order(count=24, eval_count=8, training={"max_steps": 3}, **order)
+    assert todo.plan
+    with warnings.catch_warnings():
+        # As ``prepare_environment`` does for a trainer.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        config = device_config_for(todo.plan)
+        summary, metrics = _train_and_package(todo, todo.plan, config, RecordingChannel())
+    return Trained(work / "adapter", summary, {"tolerance": 1e-5}, metrics)
+
+
+def publish(
+    engine: Engine, settings: Settings, trained: Trained, tenant: str = TENANT, **summary: Any
+) -> str:
+    """Store an adapter as a finished job does; return its id."""
+    blobs = store(engine, settings, trained.directory, file_entries(trained.directory))
+    sha256, size = archive_digest(engine, blobs)
+    adapter_id, job_id = new_id("ad"), new_id("job")
+    with transaction(engine) as session:
+        session.add(
+            Job(
+                id=job_id,
+                tenant_id=tenant,
+                queue=settings.queue,
+                status="succeeded",
+                spec={},
+                spec_sha256="0" * 64,
+                base_model="tiny",
+                adapter_id=adapter_id,
+            )
+        )
+        session.flush()
+        session.add(
+            Adapter(
+                id=adapter_id,
+                tenant_id=tenant,
+                job_id=job_id,
+                base_model="tiny",
+                revision=None,
+                bytes=sum(blob.size for blob in blobs.values()),
+                archive_sha256=sha256,
+                archive_bytes=size,
+                metrics=trained.metrics,
+                certificate=trained.certificate,
+                summary=trained.summary | summary,
+            )
+        )
+        session.add_all(file_rows(adapter_id, blobs))
+    return adapter_id
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The running service, and the ids of its adapters."""
+
+    client: httpx.Client
+    engine: Engine
+    settings: Settings
+    key: str
+    chat: str
+    other_chat: str
+    text: str
+    damaged: str
+    trained: dict[str, Trained]
+
+    def score(self, expected: int = 200, **body: Any) -> dict[str, Any]:
+        """POST /v1/score."""
+        answer = self.client.post("/v1/score", json=body)
+        assert answer.status_code == expected, answer.text
+        return dict(answer.json())

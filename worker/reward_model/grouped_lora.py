@@ -1,0 +1,111 @@
+"""LoRA of several adapters in one packed row: the base model's share is computed once for all.
+
+PEFT's own way to mix adapters, ``adapter_names``, takes one adapter for each row of a batch, and
+sends a batch through the original random head when the active adapter is not among its adapters.
+Here each adapter works on its own part of the row, and an adapter without a head is an error.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
+from peft.utils import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
+from torch import Tensor, nn
+
+from worker.reward_model.packed_attention import current_pass
+
+
+@dataclass(frozen=True)
+class AdapterSpan:
+    """The part of a row that belongs to an adapter: its tokens and its rewards."""
+
+    adapter: str
+    tokens: slice
+    rewards: slice
+
+
+class NotGroupableError(ValueError):
+    """The model calls an adapted layer with something else than the tokens of the row."""
+
+
+# A module global, like the current pass: scoring happens in one thread.
+_spans: Sequence[AdapterSpan] | None = None
+
+
+@contextmanager
+def grouped_adapters(spans: Sequence[AdapterSpan]) -> Iterator[None]:
+    """Make the patched layers apply each adapter to its own span. The spans cover the row."""
+    global _spans
+    _spans = spans
+    try:
+        yield
+    finally:
+        _spans = None
+
+
+def patch_layers(model: PeftModel) -> None:
+    """Let the model's LoRA layers obey ``grouped_adapters``. Layers patched before stay so."""
+    for module in model.modules():
+        if _is_lora_linear(module) and "forward" not in vars(module):
+            module.forward = types.MethodType(_forward, module)
+
+
+def grouping_problem(model: PeftModel, adapter: str, head_modules: Sequence[str]) -> str | None:
+    """Return why the adapter cannot share a row with others; None if it can."""
+    config: Any = model.peft_config[adapter]
+    if config.use_dora or config.bias != "none" or getattr(config, "lora_bias", False):
+        return "it is not plain LoRA"
+    for name, module in model.named_modules():
+        is_other_lora = isinstance(module, LoraLayer) and not _is_lora_linear(module)
+        if is_other_lora and adapter in {*module.lora_A, *module.lora_embedding_A}:
+            return f"{name} is not a linear layer"
+        is_saved = isinstance(module, AuxiliaryTrainingWrapper) and adapter in module._adapters
+        if is_saved and [name.removeprefix("base_model.model.")] != list(head_modules):
+            return f"{name} is trained in full"
+    return None
+
+
+def grouped_head(head: nn.Module, hidden: Tensor, spans: Sequence[AdapterSpan]) -> Tensor:
+    """Return the rewards [N] of hidden states [1, N, hidden], each from the head of its adapter."""
+    if not isinstance(head, ModulesToSaveWrapper):
+        raise NotGroupableError("the reward head belongs to no adapter")
+    parts = [head.modules_to_save[span.adapter](hidden[:, span.rewards]) for span in spans]
+    return torch.cat(parts, dim=1).float().view(-1)
+
+
+def _is_lora_linear(module: Any) -> bool:
+    """Whether it is a linear LoRA layer, plain or quantised; both call ``base_layer``."""
+    return isinstance(module, LoraLinear) or (
+        isinstance(module, LoraLayer) and type(module).__name__.startswith("Linear")
+    )
+
+
+def _forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Replace the forward of a LoRA layer: base layer once, then each adapter on its span."""
+    if _spans is None:
+        output: Tensor = type(self).forward(self, x, *args, **kwargs)
+        return output
+    is_trimmed = current_pass().is_trimmed
+    bounds = [span.rewards if is_trimmed else span.tokens for span in _spans]
+    if x.ndim != 3 or x.shape[:2] != (1, bounds[-1].stop):
+        raise NotGroupableError(f"a layer is called with {tuple(x.shape)}")
+    result: Tensor = self.base_layer(x, *args, **kwargs)
+    for span, part in zip(_spans, bounds, strict=True):
+        if span.adapter not in self.lora_A:
+            continue
+        down, up = self.lora_A[span.adapter].weight, self.lora_B[span.adapter].weight
+        low = x[0, part].to(down.dtype) @ down.T
+        scale = self.scaling[span.adapter]
+        if result.dtype == up.dtype:
+            result[0, part].addmm_(low, up.T, alpha=scale)
+        else:
+            result[0, part] += (low @ up.T * scale).to(result.dtype)
+    return result

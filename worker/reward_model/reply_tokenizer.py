@@ -1,0 +1,118 @@
+"""Token ids of texts to score, as the training of the adapter would have made them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+
+from app.domain.plan import TrainingPlan
+from app.domain.scoring import ScoreItem
+from worker.reward_model.chat_template import TemplateTooCostlyError
+from worker.reward_model.pair_tokenizer import PairTokenizer
+
+_MARK = "plauditreply"
+
+
+class ItemInvalidError(Exception):
+    """A text cannot be rendered or has no tokens; ``response`` names the reply at fault."""
+
+    def __init__(self, detail: str, response: int | None = None) -> None:
+        super().__init__(detail)
+        self.detail, self.response = detail, response
+
+
+class ReplyTokenizer:
+    """Renders and encodes as the plan of the adapter prescribes. Use it in the main thread."""
+
+    def __init__(self, base_dir: Path, plan: TrainingPlan) -> None:
+        self._pairs = PairTokenizer(base_dir, plan.tokenization, plan.data.format)
+        self.max_length = plan.tokenization.max_length
+        self._start, self._end = self._frame()
+
+    def encode(self, item: ScoreItem) -> list[list[int]]:
+        """Return the token ids of each reply with its prompt, not truncated.
+
+        Raises:
+            ItemInvalidError: the item does not suit the adapter.
+        """
+        if item.text is not None:
+            texts = [self.complete(item.text)]
+        elif item.may_be_templated and self._is_templated(item.prompt):
+            texts = [self.complete(f"{item.prompt}{response}") for response in item.responses]
+        else:
+            texts = self._render(item)
+        encoded = self._pairs.encode(texts)
+        if empty := [i for i, ids in enumerate(encoded) if not ids]:
+            raise ItemInvalidError("the text has no tokens", empty[0])
+        return encoded
+
+    def encode_rendered(self, texts: list[str]) -> list[list[int]]:
+        """Return the token ids of texts that are rendered as in training."""
+        return self._pairs.encode(texts)
+
+    def complete(self, text: str) -> str:
+        """Return a text that carries its template already with the start and end of training.
+
+        Clients take the BOS token off, add a second one, or leave out what closes the reply. The
+        reward is read at the last token, so what training had there has to be there.
+        """
+        start, end = self._start, self._end
+        while start and text.startswith(start):
+            text = text.removeprefix(start)
+        for length in range(len(end), -1, -1):
+            if text.endswith(end[:length]):
+                text += end[length:]
+                break
+        # The tokenizer itself adds the start of a plain text.
+        return start + text if self._pairs.is_conversational else text
+
+    def _is_templated(self, prompt: object) -> bool:
+        return isinstance(prompt, str) and self._pairs.has_special_tokens(
+            {"prompt": prompt, "replies": []}
+        )
+
+    def _render(self, item: ScoreItem) -> list[str]:
+        values = [*([] if item.prompt is None else [item.prompt]), *item.responses]
+        are_messages = any(not isinstance(value, str) for value in values)
+        if are_messages and not self._pairs.is_conversational:
+            raise ItemInvalidError("this adapter was trained on plain text; send strings")
+        row: dict[str, Any] = {}
+        if item.prompt is not None:
+            row["prompt"] = _as_messages(item.prompt, "user") if are_messages else item.prompt
+        row["replies"] = [
+            {"reply": _as_messages(response, "assistant") if are_messages else response}
+            for response in item.responses
+        ]
+        try:
+            return self._pairs.render(row)
+        except TemplateTooCostlyError as error:
+            raise ItemInvalidError(f"the chat template {error}") from error
+        except (ValueError, TemplateError) as error:
+            raise ItemInvalidError(f"the chat template refuses it: {error}") from error
+
+    def _frame(self) -> tuple[str, str]:
+        """Return what every rendered text starts with (BOS), and what every one ends with."""
+        row: dict[str, Any] = {"replies": [{"reply": _MARK}]}
+        if not self._pairs.is_conversational:
+            return self._pairs.start(), self._pairs.render(row)[0].rpartition(_MARK)[2]
+        try:
+            text = self._pairs.render({"prompt": "a", **row})[0]
+        except (ValueError, TemplateError, TemplateTooCostlyError):
+            return "", ""
+        bos = self._pairs.tokenizer.bos_token
+        has_bos = isinstance(bos, str) and bool(bos) and text.startswith(bos)
+        return bos if has_bos else "", text.rpartition(_MARK)[2]
+
+
+def _as_messages(value: str | Sequence[dict[str, Any]], role: str) -> list[dict[str, Any]]:
+    return [{"role": role, "content": value}] if isinstance(value, str) else list(value)
+
+
+def truncated(ids: list[int], limit: int, side: str) -> list[int]:
+    """Return at most ``limit`` tokens: the last ones for "left", the first ones for "right"."""
+    if len(ids) <= limit:
+        return ids
+    return ids[-limit:] if side == "left" else ids[:limit]

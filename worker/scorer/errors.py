@@ -1,0 +1,13 @@
+"""Why a scorer refuses work."""
+
+from __future__ import annotations
+
+from app.domain.scoring import ScoreProblem
+
+
+class ScoreRefusedError(Exception):
+    """The work cannot be scored; nothing of it was."""
+
+    def __init__(self, problem: ScoreProblem) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
