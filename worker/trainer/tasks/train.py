@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -229,8 +230,13 @@ def _report(
 ) -> None:
     """Send what the job's report page needs besides the other reports."""
     seed = run.inputs.plan.reward_arguments.seed
-    document = training_report(scores, tokenizer.tokenizer, seed)
-    channel.send(Reported(name="full", document=document))
+    try:
+        document = training_report(scores, tokenizer.tokenizer, seed)
+        message = Reported(name="full", document=document)
+    except Exception:  # noqa: BLE001 - a finished training is worth more than its report
+        traceback.print_exc()
+        return
+    channel.send(message)
 
 
 def _free_device() -> None:
