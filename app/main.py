@@ -38,6 +38,7 @@ from app.datasets.router import router as datasets
 from app.datasets.upload_places import UploadPlaces
 from app.evaluations.comparing import MAX_COMPARISONS
 from app.evaluations.router import router as evaluations
+from app.hub_api.router import router as hub_api
 from app.imports.router import router as imports
 from app.job_queue.reconciler import Reconciler
 from app.job_queue.router import router as job_queue
@@ -46,6 +47,7 @@ from app.jobs.history_router import router as history
 from app.jobs.router import router as jobs
 from app.jobs.submission_router import router as submission
 from app.merges.router import router as merges
+from app.pushes.router import router as pushes
 from app.reports.router import router as reports
 from app.scoring.compat_router import router as scoring_compat
 from app.scoring.dispatcher import Dispatcher
@@ -54,6 +56,7 @@ from app.scoring.router import router as scoring
 from app.scoring.scoring import AdapterMemory
 from app.system.metrics import Telemetry
 from app.system.router import router as system
+from app.usage.router import router as usage
 from app.web import exception_handlers
 from app.web.application import Plaudit
 from app.web.middleware import ForwardedAddress
@@ -72,9 +75,11 @@ API_ROUTERS = (
     job_queue,
     part_uploads,  # before the routes of /v1/datasets/{dataset_id}
     imports,
+    hub_api,
     datasets,
     adapters,
     merges,
+    pushes,
     scoring,
     scoring_compat,
     evaluations,
@@ -82,6 +87,7 @@ API_ROUTERS = (
     api_keys,
     webhooks,
     audit,
+    usage,
 )
 
 

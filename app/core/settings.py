@@ -52,6 +52,11 @@ class Settings(ScoringSettings, BaseSettings):
         description="Datasets that may be imported, separated by commas: hub:org/name, hub:org/* "
         "or hub:*; unset: no imports.",
     )
+    push_targets: SourceList = Field(
+        frozenset(),
+        description="Repositories that adapters may be pushed to, separated by commas: "
+        "hub:org/name, hub:org/* or hub:*; unset: no pushes.",
+    )
     transfer_seconds: int = Field(
         6 * 3600, ge=1, description="Longest import of a dataset or upload of an adapter to a hub."
     )

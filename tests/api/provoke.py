@@ -30,7 +30,7 @@ from app.job_queue.worker_api import Progress
 from app.main import create_app
 from app.models import DatasetUpload
 from tests.api.documented import Operation
-from tests.api.scene import UNKNOWN, UPLOADS, Scene
+from tests.api.scene import BODIES, UNKNOWN, UPLOADS, Scene
 from tests.world import BASE_MODEL, World, claim_when_there, pairs
 
 Provoke = Callable[[Scene, Operation], Response]
@@ -282,6 +282,13 @@ def get_merge(scene: Scene, operation: Operation) -> Response:
     return scene.send(operation, ids)
 
 
+def get_push(scene: Scene, operation: Operation) -> Response:
+    ids = scene.known_ids(operation)
+    answer = scene.post(f"adapters/{ids['adapter_id']}/push", json=BODIES["push_adapter"])
+    assert answer.status_code == 202
+    return scene.send(operation, ids)
+
+
 def scrape_protected_metrics(scene: Scene, operation: Operation) -> Response:
     settings = scene.service.settings.model_copy(update={"metrics_token": SecretStr("x" * 32)})
     with TestClient(create_app(settings)) as client:
@@ -385,6 +392,7 @@ SPECIAL: dict[tuple[str, int], Provoke] = {
     ("create_scores", 413): score_too_much,
     ("merge_adapter", 409): merge_merged,
     ("get_merge", 200): get_merge,
+    ("get_push", 200): get_push,
     ("list_suites", 503): list_with_unknown_key,
     ("create_evaluation", 201): request_evaluation,
     ("cancel_evaluation", 200): send_for_evaluation(queued_evaluation),

@@ -53,6 +53,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "update_job": {"name": "new"},
     "create_evaluation": {"adapters": [f"ad_{ZEROES}"], "dataset": f"ds_{ZEROES}"},
     "create_api_key": {"name": "new", "scopes": ["jobs:read"]},
+    "push_adapter": {"repo": "acme/rewards"},
     "create_scores": {"model": f"ad_{ZEROES}", "inputs": [{"text": "a"}]},
     "create_import": {"source": "hub:acme/pairs"},
     "create_webhook": {"url": "http://localhost:9/"},

@@ -128,6 +128,9 @@ CALLS: dict[str, Call] = {
     "test_webhook": lambda client, ids: client.webhooks.test(ids.webhook),
     "list_deliveries": lambda client, ids: list(client.webhooks.deliveries(ids.webhook)),
     "rotate_webhook_secret": lambda client, ids: client.webhooks.rotate_secret(ids.webhook),
+    "list_usage": lambda client, ids: client.usage.per_day(7),
+    "push_adapter": lambda client, ids: client.adapters.push(ids.adapter, "acme/rewards"),
+    "get_push": lambda client, ids: client.adapters.get_push(ids.adapter),
     "list_audit": lambda client, ids: list(client.audit.list()),
 }
 #: Downloads ask for the adapter or the dataset first: how long a file is, and its sha256.

@@ -169,6 +169,15 @@ class LoraSpec(TypedDict):
     init: NotRequired[Literal["default", "gaussian", "orthogonal"]]
 
 
+class PushCreate(TypedDict):
+    """Where an adapter is pushed to."""
+
+    repo: str
+    """`org/name`; it is created if it does not exist."""
+    private: NotRequired[bool]
+    """Of a repository that is created."""
+
+
 class Resources(TypedDict):
     """Resources that the job may use."""
 
