@@ -4,6 +4,7 @@ Generated from docs/openapi.json by `make client-models`. Do not edit."""
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field, RootModel
@@ -108,6 +109,7 @@ class AuditRead(Model):
             "adapter.delete",
             "adapter.download",
             "adapter.merge",
+            "adapter.push",
             "api_key.create",
             "api_key.revoke",
             "dataset.delete",
@@ -594,6 +596,61 @@ class ProblemType(Model):
     """What to do next."""
 
 
+class PushFailure(Model):
+    """Why a push failed."""
+
+    code: (
+        Literal[
+            "invalid_spec",
+            "dataset_invalid",
+            "pairs_overlong",
+            "source_not_found",
+            "source_too_large",
+            "quota_exceeded",
+            "model_not_found",
+            "model_unsupported",
+            "model_changed",
+            "gated_no_access",
+            "engine_unsupported",
+            "quantization_unavailable",
+            "nan_loss",
+            "nothing_trained",
+            "cuda_oom",
+            "out_of_memory",
+            "artifact_too_large",
+            "timed_out",
+            "hub_unavailable",
+            "disk_full",
+            "host_error",
+            "cuda_error",
+            "worker_lost",
+            "trainer_crashed",
+            "poison",
+            "no_progress",
+            "score_mismatch",
+            "internal",
+        ]
+        | str
+    )
+    detail: str
+    hint: str
+
+
+class PushRead(Model):
+    """A push of an adapter to a hub."""
+
+    object: Literal["push"] = "push"
+    id: str
+    adapter_id: str
+    repo: str
+    status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"] | str
+    commit: str | None
+    """The commit, once the push has succeeded."""
+    failure: PushFailure | None
+    created_at: AwareDatetime
+    finished_at: AwareDatetime | None
+
+
 class QueueItem(Model):
     """A queued job and the reason why it waits."""
 
@@ -840,6 +897,19 @@ class UploadWithParts(Model):
     expires_at: AwareDatetime
     """A day after the last part was sent."""
     parts: list[UploadPartRead]
+
+
+class UsageDayRead(Model):
+    """What was used on one day."""
+
+    object: Literal["usage_day"] = "usage_day"
+    day: date
+    """In UTC."""
+    device_seconds: float
+    """Seconds that jobs held a slot of a worker, each attempt on the day it ended."""
+    stored_bytes: int
+    """At the end of the day, or a few minutes ago."""
+    scored_tokens: int
 
 
 class WebhookRead(Model):
@@ -1216,6 +1286,13 @@ class ScoreResponse(Model):
     """Digest of everything that the scores depend on."""
     data: list[ScoreData]
     usage: ScoreUsage
+
+
+class Usage(Model):
+    """The days on which something was used, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[UsageDayRead]
 
 
 class JobPreview(Model):
