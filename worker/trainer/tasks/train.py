@@ -120,8 +120,7 @@ def _train_and_package(
     outcome = run.outcome()
     if note := outcome.note():
         channel.send(note)
-    scores, metrics = _evaluate_trained(run, channel)
-    _report(run, scores, tokenizer, channel)
+    scores, metrics = _evaluate_trained(run, tokenizer, channel)
     channel.send(PhaseChanged(phase=Phase.SAVING))
     adapter = TrainedAdapter(
         order=order,
@@ -209,10 +208,13 @@ def _restore_finished(run: TrainingRun, resume_point: _ResumePoint) -> None:
     check_trained(run)
 
 
-def _evaluate_trained(run: TrainingRun, channel: Channel) -> tuple[Scores | None, dict[str, float]]:
+def _evaluate_trained(
+    run: TrainingRun, tokenizer: PairTokenizer, channel: Channel
+) -> tuple[Scores | None, dict[str, float]]:
     """Return the trained model's scores of the held-out pairs, and all metrics of the run."""
     metrics = {**run.checkpoints.untrained_metrics, **run.progress.last_metrics}
     if not run.inputs.eval_pairs:
+        _report(run, None, tokenizer, channel)
         return None, finite(metrics)
     channel.send(PhaseChanged(phase=Phase.EVALUATING))
     scores = run.final_scores()
@@ -222,6 +224,7 @@ def _evaluate_trained(run: TrainingRun, channel: Channel) -> tuple[Scores | None
     if outcome.published_step == outcome.steps:
         run.progress.report(run.trainer.state, trained)
     channel.send(Reported(name="worst_pairs", document={"pairs": list(worst_pairs(scores))}))
+    _report(run, scores, tokenizer, channel)
     return scores, finite({**metrics, **trained})
 
 
