@@ -12,6 +12,7 @@ from app.cli import (
     adapters,
     datasets,
     demo,
+    doctor,
     evaluations,
     jobs,
     keys,
@@ -42,6 +43,8 @@ app.command()(verification.verify)
 app.command()(evaluations.evaluate)
 app.command()(evaluations.compare)
 app.command()(evaluations.report)
+app.command()(doctor.doctor)
+app.command()(jobs.estimate)
 app.command()(scoring.score)
 app.command()(overview.queue)
 app.command("base-models")(overview.base_models)
