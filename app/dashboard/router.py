@@ -30,6 +30,8 @@ PAGES = {
     "/adapters/{adapter_id}": "adapter",
     "/datasets": "datasets",
     "/datasets/{dataset_id}": "dataset",
+    "/evaluations": "evaluations",
+    "/evaluations/{evaluation_id}": "evaluation",
     "/queue": "queue",
     "/admin": "admin",
 }

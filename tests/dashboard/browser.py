@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
@@ -14,6 +15,8 @@ from selenium.webdriver.support.expected_conditions import alert_is_present
 from selenium.webdriver.support.wait import WebDriverWait
 
 TIMEOUT_SECONDS = 30
+#: axe-core; defines `axe`. Scripts of the driver are not subject to the page's security policy.
+AXE = (Path(__file__).parent / "axe.min.js").read_text()
 #: Returns the contrast of every text on the page with its background (WCAG 2.2, 1.4.3).
 _CONTRASTS = """
 const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});

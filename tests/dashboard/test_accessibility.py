@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +14,21 @@ from app.domain.warnings import WarningCode
 from app.job_queue import worker_api
 from app.job_queue.worker_api import Progress
 from tests.dashboard.adapters import publish
-from tests.dashboard.browser import Browser
+from tests.dashboard.browser import AXE, Browser
 from tests.world import World
 
 CANARY = "<img src=x onerror=\"document.title='canary'\"><script>canary()</script>&amp;"
-AXE = (Path(__file__).parent / "axe.min.js").read_text()
-PAGES = ["/", "/jobs/new", "/queue", "/datasets", "/adapters", "/compare", "/admin", "/docs"]
+PAGES = [
+    "/",
+    "/jobs/new",
+    "/queue",
+    "/datasets",
+    "/adapters",
+    "/evaluations",
+    "/compare",
+    "/admin",
+    "/docs",
+]
 AA = 4.5  # WCAG 2.2, 1.4.3
 
 
@@ -133,7 +141,6 @@ def test_every_control_has_an_accessible_name(signed_in: Browser, world: World) 
             .map((node) => node.outerHTML)"""
         )
         assert nameless == [], path
-        # Injected as the debugger does it, which the page's security policy does not concern.
         serious = signed_in.js(AXE + "; return axe.run().then((r) => r.violations.map((v) => "
                                "[v.impact, v.id, v.nodes.map((n) => n.html)]))")  # fmt: skip
         assert [found for found in serious if found[0] in ("serious", "critical")] == [], path

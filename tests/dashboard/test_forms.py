@@ -8,7 +8,12 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
-from tests.dashboard.browser import Browser
+from app.domain.judging.score_table import ScoredRow
+from app.domain.progress import Reported
+from app.job_queue import worker_api
+from app.job_queue.worker_api import Progress
+from tests.dashboard.adapters import publish
+from tests.dashboard.browser import AXE, Browser
 from tests.services import wait_until
 from tests.world import BASE_MODEL, World, pairs
 
@@ -142,6 +147,60 @@ def test_marked_jobs_are_compared(signed_in: Browser, world: World) -> None:
     signed_in.wait_for_text("large 1.14", ".legend")
     Select(signed_in.id("metric")).select_by_value("train/grad_norm")
     signed_in.wait_for_text("large 5", ".legend")
+
+
+def test_worst_pairs_and_errors_of_the_log_are_shown(signed_in: Browser, world: World) -> None:
+    job = world.submit(eval_dataset={"fraction": 0.1})
+    context = world.claim()
+    pair = {
+        "line": 7,
+        "margin": -2.5,
+        "chosen_score": -1.0,
+        "rejected_score": 1.5,
+        "slice": "maths",
+    }
+    report = Reported(name="worst_pairs", document={"pairs": [pair]})
+    worker_api.record_progress(context, Progress(reports=[report]))
+    worker_api.record_log(context, 0, "loading\nUserWarning: slow\nready\n")
+    publish(world, context)
+    signed_in.get(f"/jobs/{job['id']}")
+    signed_in.wait_for_id("worst")
+    signed_in.all("#worst summary")[0].click()
+    signed_in.wait_for_text("maths", "#worst-rows")
+    signed_in.wait_for_text("-2.5", "#worst-rows")
+    signed_in.all("#logs summary")[0].click()
+    signed_in.wait_for_text("UserWarning: slow", "#log-error-text")
+    assert "loading" not in signed_in.text("#log-error-text")
+
+
+def test_evaluation_is_requested_and_its_figures_shown(signed_in: Browser, world: World) -> None:
+    adapter = world.request_evaluation(name="first")["adapters"][0]
+    world.publish_scores(world.claim(), tables(adapter))
+    signed_in.get("/evaluations")
+    signed_in.wait_for_text("first", "#rows")
+    signed_in.all("#new-evaluation summary")[0].click()
+    Select(signed_in.id("adapters")).select_by_value(adapter)
+    signed_in.id("evaluation-name").send_keys("second")
+    signed_in.id("evaluation-form").submit()
+    signed_in.wait_for_text("second", "#title")
+    signed_in.wait_for_text("queued", "#status")
+    world.publish_scores(world.claim(), tables(adapter))
+    signed_in.wait_for_text("75.0 %", "#models")
+    signed_in.wait_for_text("base:untrained", "#models")
+    signed_in.js("for (const d of document.querySelectorAll('details')) d.open = true")
+    signed_in.wait_for_text("Calibration", "#details")
+    signed_in.wait_for_text("No pair is in the wrong order.", "#worst-pairs")
+    serious = signed_in.js(f"{AXE}; return axe.run().then((r) => r.violations.map((v) => v.id))")
+    assert serious == []
+
+
+def tables(adapter: str) -> dict[str, list[ScoredRow]]:
+    """Scores in which the adapter orders three of four pairs correctly."""
+    rows = [
+        ScoredRow(line, str(line), (1, 2), (1.0 if line % 4 else -1.0, 0.0), (5, 7))
+        for line in range(1, 21)
+    ]
+    return {"base:untrained": rows, adapter: rows}
 
 
 def test_every_recorded_metric_can_be_shown(signed_in: Browser, world: World) -> None:

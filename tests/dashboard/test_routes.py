@@ -15,7 +15,10 @@ from app.dashboard.router import PAGES
 from app.main import create_app
 
 STATIC = Path(str(dashboard.__file__)).parent / "static"
-PATHS = [path.format(job_id="job_1", adapter_id="ad_1", dataset_id="ds_1") for path in PAGES]
+PATHS = [
+    path.format(job_id="job_1", adapter_id="ad_1", dataset_id="ds_1", evaluation_id="ev_1")
+    for path in PAGES
+]
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ const MAX_EVENTS = 300;
 const MAX_LOG_PIECES = 200;
 // Held-out pairs are evaluated twice, before and after training.
 const PHASES = ["fetching", "checking", "tokenizing", "evaluating before", "training", "evaluating", "saving", "verifying", "publishing"];
+const TROUBLE = /error|exception|traceback|warning|out of memory/i;
 const QUESTIONS = { cancel: "Cancel this job? It cannot be resumed, but you can clone it." };
 
 const path = `/v1/jobs/${encodeURIComponent(decodeURIComponent(location.pathname.split("/")[2]))}`;
@@ -100,6 +101,7 @@ function showJob(now) {
   $("clone").href = `/jobs/new?clone=${now.id}`;
   $("compare").href = `/compare?jobs=${now.id}`;
   $("delete").hidden = !isFinished(now);
+  $("worst").hidden = now.status !== "succeeded" || now.spec.eval_dataset === null;
   $("cancel").hidden = isFinished(now) || now.status === "cancelling";
 }
 
@@ -175,16 +177,38 @@ async function showAdapter(now) {
   offerDownload($("download"), $("download-state"), `${adapter.id}.tar`, adapter.archive.bytes, `${address}/archive`);
 }
 
+/** Shows the pairs with the most negative margins; there is a report once the last evaluation ended. */
+async function showWorst() {
+  if (!$("worst").open || $("worst").hidden) return;
+  let pairs = [];
+  try {
+    pairs = (await get(`${path}/reports/worst_pairs`)).document.pairs;
+    setText($("worst-note"), pairs.length ? "" : "No held-out pair is in the wrong order.");
+  } catch (error) {
+    if (isTransient(error)) throw error;
+    setText($("worst-note"), error.hint || error.message);
+  }
+  const texts = (pair) => [pair.line, pair.margin, pair.chosen_score, pair.rejected_score].map(number);
+  $("worst-rows").replaceChildren(
+    ...pairs.map((pair) => el("tr", {}, ...texts(pair).map((text) => el("td", { class: "number" }, text)), el("td", {}, pair.slice ?? "–"))),
+  );
+}
+
 async function showLogs() {
   if (!$("logs").open) return;
   const pieces = (await get(`${path}/logs?tail=${MAX_LOG_PIECES}`)).data;
   $("no-logs").hidden = pieces.length > 0;
   $("log-text").hidden = pieces.length === 0;
-  setText($("log-text"), pieces.map((piece) => piece.text).join(""));
+  const text = pieces.map((piece) => piece.text).join("");
+  setText($("log-text"), text);
+  const errors = text.split("\n").filter((line) => TROUBLE.test(line));
+  $("log-errors").hidden = errors.length === 0;
+  setText($("log-error-text"), errors.join("\n"));
 }
 
 function addListeners(refresh) {
   $("logs").addEventListener("toggle", () => retryWhileUnavailable(showLogs));
+  $("worst").addEventListener("toggle", () => retryWhileUnavailable(showWorst));
   for (const verb of ["pause", "resume", "cancel"]) {
     $(verb).addEventListener("click", async () => {
       if (QUESTIONS[verb] && !confirm(QUESTIONS[verb])) return;
