@@ -157,6 +157,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     keeper = ScorerKeeper(settings) if settings.is_embedded else None
     on_none = keeper.want if keeper else lambda: None
     app.state.dispatcher = Dispatcher(settings, app.state.reader, on_none)
+    app.state.telemetry.scoring_waiting.set_function(lambda: app.state.dispatcher.waiting)
     yield
     await app.state.dispatcher.close()
     await to_thread.run_sync(app.state.token_meter.stop)

@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from app.cli import adapters, datasets, demo, jobs, keys, overview, scoring, serve, verification
+from app.cli import (
+    adapters,
+    datasets,
+    demo,
+    doctor,
+    jobs,
+    keys,
+    overview,
+    scoring,
+    serve,
+    verification,
+)
 from app.cli.environment import note_ignored
 from app.cli.exit_codes import EPILOG, Commands
 
@@ -28,6 +39,8 @@ app.command()(serve.scorer)
 app.command("migrate")(serve.run_migrations)
 app.command()(demo.demo)
 app.command()(verification.verify)
+app.command()(doctor.doctor)
+app.command()(jobs.estimate)
 app.command()(scoring.score)
 app.command()(overview.queue)
 app.command()(overview.usage)
