@@ -44,28 +44,6 @@ class AdapterItem(Model):
     created_at: AwareDatetime
 
 
-class AdapterRead(Model):
-    """The adapter of a succeeded job."""
-
-    object: Literal["adapter"] = "adapter"
-    id: str
-    job_id: str
-    base_model: str
-    revision: str | None
-    bytes: int
-    archive: AdapterArchive
-    metrics: dict[str, Any]
-    created_at: AwareDatetime
-    files: list[AdapterFile]
-    certificate: dict[str, Any]
-    """
-    Parity certificate: scores of the trained model compared with scores of the adapter after
-    a reload in a fresh process.
-    """
-    reward_model: dict[str, Any]
-    """Content of reward_model.json: what a client needs to score with the adapter."""
-
-
 class ApiKeyCreated(Model):
     """A new API key with its secret."""
 
@@ -703,6 +681,14 @@ class ScoreUsage(Model):
     """Shared prompts count once."""
 
 
+class ServableRead(Model):
+    """Whether an inference server can serve an adapter."""
+
+    is_servable: bool
+    reasons: list[str]
+    """Why not, or what to set there."""
+
+
 class SkippedRowsRead(Model):
     """Rows that were left out for one reason."""
 
@@ -853,6 +839,12 @@ class TrainingSpec(Model):
     """Optimiser steps between evaluations. Evaluations before and after training always run."""
     checkpoint_steps: int | None = None
     """Optimiser steps between checkpoints; null: a time interval."""
+    resume: Literal["continue", "exact"] | str = "continue"
+    """
+    After an interruption, 'continue' goes on from the last checkpoint, with a warning where
+    another GPU or number of threads will change the adapter's last bits. 'exact' then trains
+    from the start instead.
+    """
     logging_steps: int = 1
     early_stopping: EarlyStopping | None = None
     seed: int = 42
@@ -1009,6 +1001,33 @@ class WorstPairs(Model):
 
     object: Literal["worst_pairs"] = "worst_pairs"
     models: dict[str, list[WorstPair]]
+
+
+class AdapterRead(Model):
+    """The adapter of a succeeded job."""
+
+    object: Literal["adapter"] = "adapter"
+    id: str
+    job_id: str
+    base_model: str
+    revision: str | None
+    bytes: int
+    archive: AdapterArchive
+    metrics: dict[str, Any]
+    created_at: AwareDatetime
+    files: list[AdapterFile]
+    certificate: dict[str, Any]
+    """
+    Parity certificate: scores of the trained model compared with scores of the adapter after
+    a reload in a fresh process.
+    """
+    reward_model: dict[str, Any]
+    """Content of reward_model.json: what a client needs to score with the adapter."""
+    servable: dict[str, ServableRead]
+    """
+    For `vllm`, `sglang` and `tei`: whether they can serve it, and why not. `POST /v1/score`
+    serves every adapter.
+    """
 
 
 class ComparisonRead(Model):
