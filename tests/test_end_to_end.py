@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -47,6 +49,13 @@ print(len(found), max(found))
 """
 
 
+_PAIRS = make_pairs(48)
+_REVERSED = {"chosen": _PAIRS[1]["rejected"], "rejected": _PAIRS[1]["chosen"]}
+#: One pair occurs again, another one in reverse. Some pairs are longer than max_length.
+TRAIN = [*_PAIRS, _PAIRS[0], _PAIRS[1] | _REVERSED]
+EVAL = make_pairs(24, seed=1)
+
+
 @dataclass(frozen=True)
 class TrainedJob:
     """A job that succeeded, and what the service returned on the way."""
@@ -88,9 +97,9 @@ def train(client: httpx.Client, directory: Path, base_model: Path) -> TrainedJob
     """Dry-run a spec, train it, and download the adapter."""
     spec = {
         "base_model": "tiny",
-        "train_dataset": upload(client, make_pairs(48)),
-        "eval_dataset": upload(client, make_pairs(24, seed=1)),
-        "training": {"max_steps": 6, "max_length": 128, "learning_rate": 1e-3},
+        "train_dataset": upload(client, TRAIN),
+        "eval_dataset": upload(client, EVAL),
+        "training": {"max_steps": 6, "max_length": 23, "learning_rate": 1e-3},
     }
     preview = client.post("/v1/jobs?dry_run=true", json=spec)
     assert preview.status_code == 200, preview.text
@@ -141,6 +150,65 @@ def test_adapter_scores_its_probes_with_plain_peft(trained: TrainedJob) -> None:
     count, difference = scored.stdout.split()
     assert int(count) >= 32
     assert float(difference) < 1e-5
+
+
+def test_everything_that_is_reported_can_be_recomputed(trained: TrainedJob, tmp_path: Path) -> None:
+    files = []
+    for name, rows in (("train", TRAIN), ("eval", EVAL)):
+        files.append(tmp_path / f"{name}.jsonl")
+        files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    program = [sys.executable, "tests/recompute.py"]
+    done = subprocess.run(
+        [*program, *files, trained.base_model, trained.directory],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["probes"] < 1e-5
+
+    metrics = {
+        name.removeprefix("eval/"): value
+        for name, value in trained.adapter["metrics"].items()
+        if name.startswith("eval/")
+    }
+    assert metrics.pop("max_length") == 23
+    assert metrics.pop("accuracy_low") <= metrics["accuracy"] <= metrics.pop("accuracy_high")
+    assert metrics == pytest.approx(found["metrics"], abs=1e-5)
+    assert 0 < metrics["left_out"] < 1
+
+    lock = json.loads((trained.directory / "run.lock.json").read_text())
+    for name, counts in found["counts"].items():
+        pairs = lock["pairs"][name]
+        assert (pairs["uploaded"], pairs["used"]) == (counts["uploaded"], counts["used"])
+        assert pairs["dropped"]["overlong"] == counts["overlong"]
+
+    reports = f"/v1/jobs/{trained.job['id']}/reports"
+    dataset = trained.client.get(f"{reports}/dataset").json()["document"]
+    assert dataset["pairs"] == lock["pairs"]
+    lines = {name: dataset["findings"][name]["lines"] for name in found["report"]["findings"]}
+    assert lines == found["report"]["findings"]
+    assert (dataset["rows"], dataset["longer_is_better"]) == (
+        found["report"]["rows"],
+        found["report"]["longer_is_better"],
+    )
+    worst = trained.client.get(f"{reports}/worst_pairs").json()["document"]["pairs"]
+    assert [pair["line"] for pair in worst] == [line for line, _ in found["worst"]]
+    assert [pair["margin"] for pair in worst] == pytest.approx(
+        [margin for _, margin in found["worst"]], abs=1e-5
+    )
+
+    card = (trained.directory / "README.md").read_text()
+    counts = found["counts"]
+    assert f"trained on {counts['train']['used']} preference pairs" in card
+    assert f"Measured on {counts['eval']['used']} held-out pairs of at most 23 tokens" in card
+    for name in ("accuracy", "loss", "margin_mean", "brier", "length_baseline"):
+        shown = re.search(rf"^\| {name} \| \S+ \| (\S+) \|$", card, re.MULTILINE)
+        assert shown
+        assert float(shown[1]) == pytest.approx(found["metrics"][name], rel=1e-3)
+    codes = {warning["code"] for warning in trained.job["warnings"]}
+    assert {"pairs_dropped", "pairs_contradictory"} <= codes
 
 
 def test_adapter_has_no_files_of_the_training_run(trained: TrainedJob) -> None:

@@ -86,14 +86,24 @@ class Reported(_Message):
 
 
 class Packaged(_Message):
-    """The adapter is in ``directory``, reloaded and verified. The last message of a good run."""
+    """The adapter is in ``directory``. The last message of a good run.
+
+    The certificate comes from another process, which reloads the files.
+    """
 
     type: Literal["packaged"] = "packaged"
     directory: FileName
     files: list[FileEntry] = Field(min_length=1, max_length=100)
     metrics: dict[MetricName, float] = Field(default={}, max_length=64)
-    certificate: dict[str, JsonValue]
+    certificate: dict[str, JsonValue] = {}
     summary: dict[str, JsonValue] = Field(default={}, description="reward_model.json")
+
+
+class Verified(_Message):
+    """A fresh process loaded the packaged files, and their scores are those of the training."""
+
+    type: Literal["verified"] = "verified"
+    certificate: dict[str, JsonValue]
 
 
 class Evaluated(_Message):
@@ -129,6 +139,7 @@ Message = Annotated[
     | Inspected
     | Reported
     | Packaged
+    | Verified
     | Evaluated
     | Stopped
     | Failed,

@@ -127,7 +127,7 @@ def write_training_inputs(
         token_cache=str(settings.token_cache.absolute()) if settings.token_cache_bytes else None,
         token_cache_bytes=settings.token_cache_bytes,
         checkpoints=fetch_checkpoints(engine, job, directory),
-        threads=settings.torch_threads,
+        threads=settings.trainer_threads,
         checkpoint_seconds=settings.checkpoint_seconds,
     )
 

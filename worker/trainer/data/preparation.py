@@ -66,7 +66,7 @@ def prepare_data(
     finally:  # the report is needed most when the data are refused
         channel.send(Reported(name="dataset", document=report.build(counts)))
         if facts is not None:
-            _report_memory(plan, facts, report.longest, order.memory_bytes, channel)
+            report_memory(plan, facts, report.longest, order.memory_bytes, channel)
     _warn_of_pairs(training, "training", tokenizer, channel)
     _warn_of_repetition(report, channel)
     if evaluation is not None:
@@ -148,17 +148,21 @@ def _warn_of_base_model(plan: TrainingPlan, channel: Channel) -> None:
         )
 
 
-def _report_memory(
+def report_memory(
     plan: TrainingPlan,
     facts: BaseModelFacts,
     longest: int,
     memory_limit: int | None,
     channel: Channel,
+    measured: int | None = None,
 ) -> None:
-    """Send the memory estimate, and a warning when it exceeds the device's memory."""
+    """Send the memory estimate, and a warning when it exceeds the device's memory.
+
+    ``measured`` is the peak of a run that has ended; the report then has both.
+    """
     device_config = device_config_for(plan)
     device_bytes = device_memory_bytes(device_config.device, memory_limit)
-    is_packed = plan.engine != "stock" and facts.is_causal and not plan.lora_arguments.lora_dropout
+    is_chunked = plan.engine != "stock"
     step = StepConfig(
         device=device_config.device,
         bf16=device_config.bf16,
@@ -168,12 +172,14 @@ def _report_memory(
             setting=plan.gradient_checkpointing,
             is_supported=facts.supports_gradient_checkpointing,
         ),
-        packed_device_bytes=device_bytes if is_packed else None,
+        chunked_device_bytes=device_bytes if is_chunked else None,
     )
     estimate = estimate_memory(facts, plan, step)
     document: dict[str, JsonValue] = {**estimate.document(), "device_bytes": device_bytes}
+    if measured is not None:
+        document["measured_peak_bytes"] = measured
     channel.send(Reported(name="memory", document=document))
-    if shortage := explain_shortage(estimate, device_bytes):
+    if measured is None and (shortage := explain_shortage(estimate, device_bytes)):
         _warn(channel, WarningCode.MEMORY_SHORT, shortage)
 
 

@@ -11,11 +11,13 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import TrainerControl
 from trl.trainer.reward_config import RewardConfig
+from trl.trainer.reward_trainer import RewardTrainer
 
 from app.domain.plan import TrainingPlan
 from worker.reward_model.loading import DeviceConfig
 from worker.trainer.data.pairs import Pair
-from worker.trainer.memory_budget import uses_activation_checkpointing
+from worker.trainer.memory_budget import recompute_above_bytes, uses_activation_checkpointing
+from worker.trainer.shared_prefix import SharedPrefixRewardTrainer
 from worker.trainer.training.callbacks import non_finite_error
 
 #: Checkpoints are written to the work directory: their paths are then the same in every attempt.
@@ -52,6 +54,18 @@ def make_dataset(pairs: Sequence[Pair]) -> Dataset:
     if any(pair.margin is not None for pair in pairs):
         columns["margin"] = [pair.margin or 0.0 for pair in pairs]
     return Dataset.from_dict(columns)
+
+
+def backend_trainer(
+    plan: TrainingPlan, device: str, device_bytes: int
+) -> tuple[type[Any], dict[str, Any]]:
+    """Return the trainer class and its additional arguments; ``choose_backend`` may fall back."""
+    if plan.engine == "stock":
+        return RewardTrainer, {}
+    return SharedPrefixRewardTrainer, {
+        "may_recompute": plan.gradient_checkpointing is not False,
+        "recompute_above_bytes": recompute_above_bytes(plan, device, device_bytes),
+    }
 
 
 def plaudit_trainer_class(base: type[Any]) -> type[Any]:
