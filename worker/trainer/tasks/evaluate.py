@@ -36,6 +36,7 @@ from worker.trainer.evaluation.judged_rows import (
     replies_of,
     training_overlap,
 )
+from worker.trainer.evaluation.plots import model_plots
 from worker.trainer.evaluation.probing import run_probes, worst_pairs, write_scores
 from worker.trainer.evaluation.resumable_scoring import LazyModel, ResumableScoring
 from worker.trainer.inspection.base_model_files import check_base_model_unchanged
@@ -86,6 +87,7 @@ def run(order: WorkOrder, channel: Channel) -> None:
         _free_device()
     scoring.finish()
     channel.send(Reported(name="worst_pairs", document={"models": worst}))
+    channel.send(Reported(name="full", document={"plots": _plots(judged, tables)}))
     channel.send(
         Evaluated(
             directory=directory.name,
@@ -171,6 +173,15 @@ def _baselines(table: list[ScoredRow], wanted: EvaluationOrder) -> dict[str, Any
     return {
         name: {**metrics.headline(each, seed=seed), "suite": _suite(each, wanted)}
         for name, each in metrics.baselines(table, seed).items()
+    }
+
+
+def _plots(
+    judged: Sequence[dict[str, Any]], tables: Sequence[list[ScoredRow]]
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        entry["adapter"]: model_plots(table, entry["metrics"])
+        for entry, table in zip(judged, tables, strict=True)
     }
 
 
