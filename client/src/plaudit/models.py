@@ -325,6 +325,29 @@ class EventRead(Model):
     at: AwareDatetime
 
 
+class FullReport(Model):
+    """The numbers and texts of a job's report page."""
+
+    object: Literal["job_report_page"] = "job_report_page"
+    job_id: str
+    name: str | None
+    status: str
+    finished_at: str | None
+    curves: dict[str, list[list[float]]]
+    """(step, value) by name."""
+    plots: dict[str, str]
+    """SVG by name."""
+    model: dict[str, Any] | None
+    """Metrics of the held-out pairs, as in an evaluation; lengths are tokens."""
+    baselines: dict[str, dict[str, Any]]
+    worst_pairs: list[dict[str, Any]]
+    data: dict[str, Any] | None
+    """The dataset report."""
+    warnings: list[str]
+    provenance: dict[str, Any]
+    certificate: dict[str, Any] | None
+
+
 class Health(Model):
     """Whether the process responds."""
 
@@ -1184,6 +1207,16 @@ class EvaluationRead(Model):
     Succeeded evaluations of this tenant on the same rows, this one included. Choosing by a
     held-out set again and again wears it out.
     """
+
+
+class EvaluationReport(Model):
+    """The numbers and texts of an evaluation's report page."""
+
+    object: Literal["evaluation_report"] = "evaluation_report"
+    evaluation: EvaluationRead
+    worst_pairs: dict[str, list[WorstPair]]
+    plots: dict[str, dict[str, str]]
+    """SVG by model and name."""
 
 
 class JobItem(Model):
