@@ -9,7 +9,7 @@ import typer
 
 from app.cli.client import connect, page_of_job
 from app.cli.exit_codes import CommandError, ExitCode
-from app.cli.job_display import show_job, show_metrics, show_preview, steps
+from app.cli.job_display import show_estimate, show_job, show_metrics, show_preview, steps
 from app.cli.output import (
     AfterOption,
     JsonOption,
@@ -100,6 +100,18 @@ def submit(
             show_preview(client.jobs.preview(document), as_json=as_json)
             return
         _show_new(client, client.jobs.create(document), is_watched=is_watched, as_json=as_json)
+
+
+def estimate(
+    spec: Annotated[
+        Path, typer.Argument(help="A job spec in TOML or JSON; - reads it from stdin.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Estimate the memory that a job needs, by part, and which GPUs have it; store nothing."""
+    document = read_spec(spec)
+    with connect() as client:
+        show_estimate(client.jobs.preview(document), as_json=as_json)
 
 
 @commands.command()

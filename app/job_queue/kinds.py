@@ -168,9 +168,9 @@ def get(name: str) -> JobKind:
     return kind
 
 
-def for_action(action: str) -> JobKind:
-    """Return the kind whose trainer performs this action."""
-    return next(kind for kind in KINDS.values() if kind.action == action)
+def for_action(action: str) -> JobKind | None:
+    """Return the kind whose trainer performs this action; None for a part of a job."""
+    return next((kind for kind in KINDS.values() if kind.action == action), None)
 
 
 def listed_names() -> tuple[str, ...]:

@@ -316,6 +316,12 @@ class TrainingSpec(TypedDict):
     """Optimiser steps between evaluations. Evaluations before and after training always run."""
     checkpoint_steps: NotRequired[int | None]
     """Optimiser steps between checkpoints; null: a time interval."""
+    resume: NotRequired[Literal["continue", "exact"]]
+    """
+    After an interruption, 'continue' goes on from the last checkpoint, with a warning where
+    another GPU or number of threads will change the adapter's last bits. 'exact' then trains
+    from the start instead.
+    """
     logging_steps: NotRequired[int]
     early_stopping: NotRequired[EarlyStopping | None]
     seed: NotRequired[int]
