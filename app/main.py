@@ -56,6 +56,7 @@ from app.scoring.router import router as scoring
 from app.scoring.scoring import AdapterMemory
 from app.system.metrics import Telemetry
 from app.system.router import router as system
+from app.usage.meter import TokenMeter
 from app.usage.router import router as usage
 from app.web import exception_handlers
 from app.web.application import Plaudit
@@ -70,8 +71,8 @@ PUBLIC_ROUTERS = (system, dashboard)
 API_ROUTERS = (
     submission,
     jobs,
+    reports,  # before the reports by name
     history,
-    reports,
     job_queue,
     part_uploads,  # before the routes of /v1/datasets/{dataset_id}
     imports,
@@ -134,6 +135,7 @@ def _set_state(app: FastAPI, settings: Settings) -> None:
     state.scoring_adapters = AdapterMemory(state.reader)
     state.comparison_limiter = CapacityLimiter(MAX_COMPARISONS)
     state.upload_places = UploadPlaces()
+    state.token_meter = TokenMeter(state.engine)
 
 
 @asynccontextmanager
@@ -151,12 +153,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     reconciler = Reconciler(app.state.engine, settings, app.state.tickets)
     reconciler.start()
     app.state.rates.start()
+    app.state.token_meter.start()
     keeper = ScorerKeeper(settings) if settings.is_embedded else None
     on_none = keeper.want if keeper else lambda: None
     app.state.dispatcher = Dispatcher(settings, app.state.reader, on_none)
     app.state.telemetry.scoring_waiting.set_function(lambda: app.state.dispatcher.waiting)
     yield
     await app.state.dispatcher.close()
+    await to_thread.run_sync(app.state.token_meter.stop)
     if keeper is not None:
         await to_thread.run_sync(keeper.stop)
     await app.state.rates.stop()

@@ -161,6 +161,15 @@ def running(scene: Scene) -> dict[str, Any]:
     return job
 
 
+def reported(scene: Scene) -> dict[str, Any]:
+    """A job whose training has ended with a report."""
+    job = scene.submit()
+    document = {"plots": {}, "model": None, "baselines": {}, "worst_pairs": []}
+    report = Reported(name="full", document=document)
+    worker_api.record_progress(scene.claim(job), Progress(reports=[report]))
+    return job
+
+
 def cancelled(scene: Scene) -> dict[str, Any]:
     job = scene.submit()
     assert scene.post(f"jobs/{job['id']}/cancel").status_code == 200
@@ -391,7 +400,17 @@ SPECIAL: dict[tuple[str, int], Provoke] = {
     ("delete_evaluation", 409): send_for_evaluation(queued_evaluation),
     ("get_scores", 409): send_for_evaluation(queued_evaluation),
     ("get_worst_pairs", 409): send_for_evaluation(queued_evaluation),
-    ("compare", 200): compare_evaluations,
-    ("compare", 409): compare_unfinished,
-    ("compare", 413): compare_large,
+    **{
+        (name, status): provoke
+        for name in ("compare", "get_comparison_page")
+        for status, provoke in (
+            (200, compare_evaluations),
+            (409, compare_unfinished),
+            (413, compare_large),
+        )
+    },
+    ("get_evaluation_page", 409): send_for_evaluation(queued_evaluation),
+    ("get_evaluation_document", 409): send_for_evaluation(queued_evaluation),
+    ("get_report_page", 200): send_for_job(reported),
+    ("get_report_document", 200): send_for_job(reported),
 }

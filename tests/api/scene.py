@@ -46,6 +46,7 @@ UNKNOWN = {
 QUERY = {
     "get_dataset_report": f"?base_model={BASE_MODEL}",
     "compare": f"?a=eval_{ZEROES}&b=eval_{ZEROES}",
+    "get_comparison_page": f"?a=eval_{ZEROES}&b=eval_{ZEROES}",
 }
 BODIES: dict[str, dict[str, Any]] = {
     "create_job": {"base_model": BASE_MODEL, "train_dataset": f"ds_{ZEROES}"},

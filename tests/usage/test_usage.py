@@ -13,6 +13,7 @@ from app.core.database import now_ms, transaction
 from app.job_queue import transitions
 from app.models import Job, UsageDay
 from app.usage import service
+from app.usage.meter import TokenMeter
 from tests.world import World
 
 
@@ -63,6 +64,15 @@ def test_stored_bytes_are_those_of_now(world: World, client: TestClient, engine:
         service.add(session, "acme", scored_tokens=7)
         service.add(session, "acme", scored_tokens=5)
     assert (used(client)["scored_tokens"], used(client)["stored_bytes"]) == (12, sum(sizes))
+
+
+def test_scored_tokens_are_stored_when_the_process_ends(client: TestClient, engine: Engine) -> None:
+    meter = TokenMeter(engine)
+    meter.start()
+    for tokens in (3, 4):
+        meter.add("acme", tokens)
+    meter.stop()
+    assert used(client)["scored_tokens"] == 7
 
 
 @pytest.mark.parametrize(("days", "count"), [(1, 0), (3, 1), (366, 2)])

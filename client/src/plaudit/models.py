@@ -325,6 +325,29 @@ class EventRead(Model):
     at: AwareDatetime
 
 
+class FullReport(Model):
+    """The numbers and texts of a job's report page."""
+
+    object: Literal["job_report_page"] = "job_report_page"
+    job_id: str
+    name: str | None
+    status: str
+    finished_at: str | None
+    curves: dict[str, list[list[float]]]
+    """(step, value) by name."""
+    plots: dict[str, str]
+    """SVG by name."""
+    model: dict[str, Any] | None
+    """Metrics of the held-out pairs, as in an evaluation; lengths are tokens."""
+    baselines: dict[str, dict[str, Any]]
+    worst_pairs: list[dict[str, Any]]
+    data: dict[str, Any] | None
+    """The dataset report."""
+    warnings: list[str]
+    provenance: dict[str, Any]
+    certificate: dict[str, Any] | None
+
+
 class Health(Model):
     """Whether the process responds."""
 
@@ -438,8 +461,17 @@ class JobProgress(Model):
     step: int | None
     total_steps: int | None
     epoch: float | None
+    rows_done: int | None
+    """
+    Rows of the datasets that are tokenised; null outside of the phase `tokenizing`, or while
+    it has just begun.
+    """
+    rows_total: int | None
     seconds_left: float | None
-    """Estimated; null until the first step of an attempt."""
+    """
+    Estimated: of the phase `tokenizing`, or of training; null until the first step of an
+    attempt.
+    """
 
 
 class JobReportRead(Model):
@@ -1177,6 +1209,16 @@ class EvaluationRead(Model):
     """
 
 
+class EvaluationReport(Model):
+    """The numbers and texts of an evaluation's report page."""
+
+    object: Literal["evaluation_report"] = "evaluation_report"
+    evaluation: EvaluationRead
+    worst_pairs: dict[str, list[WorstPair]]
+    plots: dict[str, dict[str, str]]
+    """SVG by model and name."""
+
+
 class JobItem(Model):
     """A job in a list."""
 
@@ -1301,7 +1343,8 @@ class JobPreview(Model):
     reports: dict[str, dict[str, Any]]
     """
     Reports of a worker: `dataset` (lengths in tokens, duplicates, contradictions, …) and
-    `memory` (an estimate); empty if no worker made them in time.
+    `memory` (an estimate); empty if no worker made them in time. Of a large dataset they are
+    those of a sample at first: `rows_looked_at` of `rows_in_all`.
     """
     warnings: list[JobWarning]
 

@@ -80,7 +80,9 @@ def test_run_learns_from_the_pairs(run: Outcome) -> None:
     assert metrics["eval/accuracy"] > 0.9
     assert metrics["eval/accuracy_low"] <= metrics["eval/accuracy"] <= 1.0
     assert {"eval/slice/short", "eval/slice/long", "eval/ece", "eval/brier"} <= metrics.keys()
-    assert run.of(Reported)[-1].name == "worst_pairs"
+    assert [report.name for report in run.of(Reported)][-2:] == ["worst_pairs", "full"]
+    full = run.of(Reported)[-1].document
+    assert full["model"]["metrics"]["accuracy"]["value"] == metrics["eval/accuracy"]
 
 
 def test_data_and_memory_are_reported_before_training(run: Outcome) -> None:

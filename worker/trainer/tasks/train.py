@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from worker.reward_model.file_digests import file_entries
 from worker.reward_model.head_start import start_head
 from worker.reward_model.loading import DeviceConfig, device_config_for, load_base
 from worker.reward_model.pair_tokenizer import PairTokenizer
-from worker.trainer.data.preparation import prepare_data, report_memory
+from worker.trainer.data.preparation import DataInputs, prepare_data, report_memory
 from worker.trainer.evaluation.metrics import worst_pairs
 from worker.trainer.evaluation.scores import Scores
+from worker.trainer.evaluation.training_report import training_report
 from worker.trainer.export.adapter_files import write_adapter
 from worker.trainer.export.trained_adapter import TrainedAdapter
 from worker.trainer.inspection.base_model_files import check_base_model_unchanged
@@ -82,7 +84,7 @@ def _train_and_package(
     """Return the package's summary and the run's metrics."""
     channel.send(PhaseChanged(phase=Phase.TOKENIZING))
     tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
-    data = prepare_data(order, plan, order.facts, tokenizer, channel)
+    data = prepare_data(DataInputs(order, plan, order.facts, tokenizer, channel))
 
     set_seed(plan.reward_arguments.seed)  # new head modules and LoRA weights depend on it
     base = load_base(order.model_dir, device_config, plan.head_modules)
@@ -110,7 +112,7 @@ def _train_and_package(
     outcome = run.outcome()
     if note := outcome.note():
         channel.send(note)
-    scores, metrics = _evaluate_trained(run, channel)
+    scores, metrics = _evaluate_trained(run, tokenizer, channel)
     channel.send(PhaseChanged(phase=Phase.SAVING))
     adapter = TrainedAdapter(
         order=order,
@@ -236,10 +238,13 @@ def _restore_finished(run: TrainingRun, resume_point: _ResumePoint) -> None:
     check_trained(run)
 
 
-def _evaluate_trained(run: TrainingRun, channel: Channel) -> tuple[Scores | None, dict[str, float]]:
+def _evaluate_trained(
+    run: TrainingRun, tokenizer: PairTokenizer, channel: Channel
+) -> tuple[Scores | None, dict[str, float]]:
     """Return the trained model's scores of the held-out pairs, and all metrics of the run."""
     metrics = {**run.checkpoints.untrained_metrics, **run.progress.last_metrics}
     if not run.inputs.eval_pairs:
+        _report(run, None, tokenizer, channel)
         return None, finite(metrics)
     channel.send(PhaseChanged(phase=Phase.EVALUATING))
     scores = run.final_scores()
@@ -249,4 +254,19 @@ def _evaluate_trained(run: TrainingRun, channel: Channel) -> tuple[Scores | None
     if outcome.published_step == outcome.steps:
         run.progress.report(run.trainer.state, trained)
     channel.send(Reported(name="worst_pairs", document={"pairs": list(worst_pairs(scores))}))
+    _report(run, scores, tokenizer, channel)
     return scores, finite({**metrics, **trained})
+
+
+def _report(
+    run: TrainingRun, scores: Scores | None, tokenizer: PairTokenizer, channel: Channel
+) -> None:
+    """Send what the job's report page needs besides the other reports."""
+    seed = run.inputs.plan.reward_arguments.seed
+    try:
+        document = training_report(scores, tokenizer.tokenizer, seed)
+        message = Reported(name="full", document=document)
+    except Exception:  # noqa: BLE001 - a finished training is worth more than its report
+        traceback.print_exc()
+        return
+    channel.send(message)
