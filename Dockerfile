@@ -3,6 +3,8 @@
 #   docker build --target api .
 #   docker build --target worker .                       CUDA, included in PyPI's torch
 #   docker build --target worker --build-arg \
+#     PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cu126 .        CUDA 12.6, for drivers < 580
+#   docker build --target worker --build-arg \
 #     PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu .          CPU, much smaller
 
 FROM python:3.11-slim-bookworm AS build

@@ -38,6 +38,7 @@ from app.datasets.router import router as datasets
 from app.datasets.upload_places import UploadPlaces
 from app.evaluations.comparing import MAX_COMPARISONS
 from app.evaluations.router import router as evaluations
+from app.hub_api.router import router as hub_api
 from app.imports.router import router as imports
 from app.job_queue.reconciler import Reconciler
 from app.job_queue.router import router as job_queue
@@ -46,6 +47,7 @@ from app.jobs.history_router import router as history
 from app.jobs.router import router as jobs
 from app.jobs.submission_router import router as submission
 from app.merges.router import router as merges
+from app.pushes.router import router as pushes
 from app.reports.router import router as reports
 from app.scoring.compat_router import router as scoring_compat
 from app.scoring.dispatcher import Dispatcher
@@ -54,6 +56,8 @@ from app.scoring.router import router as scoring
 from app.scoring.scoring import AdapterMemory
 from app.system.metrics import Telemetry
 from app.system.router import router as system
+from app.usage.meter import TokenMeter
+from app.usage.router import router as usage
 from app.web import exception_handlers
 from app.web.application import Plaudit
 from app.web.middleware import ForwardedAddress
@@ -67,14 +71,16 @@ PUBLIC_ROUTERS = (system, dashboard)
 API_ROUTERS = (
     submission,
     jobs,
+    reports,  # before the reports by name
     history,
-    reports,
     job_queue,
     part_uploads,  # before the routes of /v1/datasets/{dataset_id}
     imports,
+    hub_api,
     datasets,
     adapters,
     merges,
+    pushes,
     scoring,
     scoring_compat,
     evaluations,
@@ -82,6 +88,7 @@ API_ROUTERS = (
     api_keys,
     webhooks,
     audit,
+    usage,
 )
 
 
@@ -128,6 +135,7 @@ def _set_state(app: FastAPI, settings: Settings) -> None:
     state.scoring_adapters = AdapterMemory(state.reader)
     state.comparison_limiter = CapacityLimiter(MAX_COMPARISONS)
     state.upload_places = UploadPlaces()
+    state.token_meter = TokenMeter(state.engine)
 
 
 @asynccontextmanager
@@ -145,11 +153,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     reconciler = Reconciler(app.state.engine, settings, app.state.tickets)
     reconciler.start()
     app.state.rates.start()
+    app.state.token_meter.start()
     keeper = ScorerKeeper(settings) if settings.is_embedded else None
     on_none = keeper.want if keeper else lambda: None
     app.state.dispatcher = Dispatcher(settings, app.state.reader, on_none)
+    app.state.telemetry.scoring_waiting.set_function(lambda: app.state.dispatcher.waiting)
     yield
     await app.state.dispatcher.close()
+    await to_thread.run_sync(app.state.token_meter.stop)
     if keeper is not None:
         await to_thread.run_sync(keeper.stop)
     await app.state.rates.stop()

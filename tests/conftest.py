@@ -119,6 +119,7 @@ def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Set
         preflight_wait_seconds=0,
         rate_burst=1_000_000,
         import_sources=frozenset({"hub:acme/*"}),
+        push_targets=frozenset({"hub:acme/*"}),
     )
 
 

@@ -19,7 +19,7 @@ ARCHITECTURE = "docs/architecture.md"
 #: Named already, and added by changes that are not merged yet.
 PENDING: set[str] = set()
 #: Directories of this repository that documents refer to by path.
-DIRECTORIES = ("alembic", "app", "bench", "client", "docs", "examples", "tests", "worker")
+DIRECTORIES = ("alembic", "app", "bench", "client", "deploy", "docs", "examples", "tests", "worker")
 SOURCES = ("app", "bench", "client", "tests", "worker", "Makefile", "docker-compose.yml")
 DOCUMENTS = sorted(
     str(path.relative_to(ROOT))

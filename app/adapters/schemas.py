@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
+from app.domain.servable import servable_in
 from app.models import Adapter, StoredFile
 from app.web.pagination import Timestamp
 
@@ -47,6 +48,13 @@ class AdapterItem(BaseModel):
         return cls(**_fields(adapter))
 
 
+class ServableRead(BaseModel):
+    """Whether an inference server can serve an adapter."""
+
+    is_servable: bool
+    reasons: list[str] = Field(description="Why not, or what to set there.")
+
+
 class AdapterRead(AdapterItem):
     """The adapter of a succeeded job."""
 
@@ -57,6 +65,10 @@ class AdapterRead(AdapterItem):
     )
     reward_model: dict[str, Any] = Field(
         description="Content of reward_model.json: what a client needs to score with the adapter."
+    )
+    servable: dict[str, ServableRead] = Field(
+        description="For `vllm`, `sglang` and `tei`: whether they can serve it, and why not. "
+        "`POST /v1/score` serves every adapter."
     )
 
     @classmethod
@@ -75,6 +87,10 @@ class AdapterRead(AdapterItem):
             ],
             certificate=adapter.certificate,
             reward_model=adapter.summary,
+            servable={
+                server: ServableRead(is_servable=found.is_servable, reasons=found.reasons)
+                for server, found in servable_in(adapter.summary).items()
+            },
         )
 
 

@@ -15,6 +15,7 @@ Action = Literal[
     "adapter.delete",
     "adapter.download",
     "adapter.merge",
+    "adapter.push",
     "api_key.create",
     "api_key.revoke",
     "dataset.delete",

@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from app.cli import adapters, datasets, demo, jobs, keys, overview, scoring, serve, verification
+from app.cli import (
+    adapters,
+    datasets,
+    demo,
+    doctor,
+    evaluations,
+    jobs,
+    keys,
+    overview,
+    scoring,
+    serve,
+    verification,
+)
 from app.cli.environment import note_ignored
 from app.cli.exit_codes import EPILOG, Commands
 
@@ -28,8 +40,14 @@ app.command()(serve.scorer)
 app.command("migrate")(serve.run_migrations)
 app.command()(demo.demo)
 app.command()(verification.verify)
+app.command()(evaluations.evaluate)
+app.command()(evaluations.compare)
+app.command()(evaluations.report)
+app.command()(doctor.doctor)
+app.command()(jobs.estimate)
 app.command()(scoring.score)
 app.command()(overview.queue)
+app.command()(overview.usage)
 app.command("base-models")(overview.base_models)
 app.add_typer(keys.commands, name="keys")
 app.add_typer(jobs.commands, name="jobs")

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import typer
 
 from app.cli.client import page_of_job
-from app.cli.exit_codes import ExitCode
-from app.cli.output import moment, print_fields, print_json, print_table
+from app.cli.exit_codes import CommandError, ExitCode
+from app.cli.output import moment, print_fields, print_json, print_table, size
 from app.cli.watching import newest_metrics
 from plaudit import Job, Metrics, Plaudit
-from plaudit.models import EvalFraction, JobItem, JobPreview
+from plaudit.models import EvalFraction, EventRead, JobItem, JobPreview
+
+#: Events that end a phase.
+PHASE_ENDS = ("phase", "claimed", "attempt_failed", "released", "worker_lost", "succeeded")
+MEMORY_PARTS = ("weights", "optimizer", "activations", "overhead")
+#: Memory of common GPUs.
+CARDS_GB = (24, 48, 80, 141)
 
 
 def show_job(client: Plaudit, job: Job, *, as_json: bool) -> None:
@@ -34,11 +42,63 @@ def show_job(client: Plaudit, job: Job, *, as_json: bool) -> None:
             ("queued", moment(job.queued_at)),
             ("started", moment(job.started_at)),
             ("finished", moment(job.finished_at)),
+            ("time spent", _time_spent(client, job)),
             *((name, f"{value:.4g}") for name, value in newest_metrics(client, job.id).items()),
             ("adapter", job.adapter_id),
             ("failure", failure and f"{failure.code}: {failure.detail}"),
             ("what to do", failure and failure.hint),
             *(("warning", warning.message) for warning in job.warnings),
+        )
+    )
+
+
+def phase_seconds(events: Iterable[EventRead]) -> dict[str, float]:
+    """Seconds of each phase that has ended, over all attempts, in the order of their first start.
+
+    A phase lasts until the next event that ends it: another phase, or the end of the attempt.
+    """
+    spent: dict[str, float] = {}
+    phase, since = None, None
+    for event in events:
+        if event.type not in PHASE_ENDS:
+            continue
+        if phase is not None and since is not None:
+            spent[phase] = spent.get(phase, 0.0) + (event.at - since).total_seconds()
+        phase, since = event.data.get("phase"), event.at
+    return spent
+
+
+def _time_spent(client: Plaudit, job: Job) -> str | None:
+    spent = phase_seconds(client.jobs.events(job.id, follow=False))
+    return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in spent.items()) or None
+
+
+def show_estimate(preview: JobPreview, *, as_json: bool) -> None:
+    """The memory that a spec would need, by part, and which cards have it.
+
+    Raises:
+        CommandError: no worker estimated it in time.
+    """
+    memory = preview.reports.get("memory")
+    if memory is None:
+        raise CommandError(
+            "No worker has estimated this job yet.",
+            ExitCode.FAILED,
+            "Start a worker ('plaudit serve' runs one) and ask again.",
+        )
+    if as_json:
+        print_json(memory)
+        return
+    total = memory["total_bytes"]
+    print_fields(
+        (
+            *((name, size(memory[f"{name}_bytes"])) for name in MEMORY_PARTS),
+            ("total", size(total)),
+            ("this worker's device", size(memory["device_bytes"])),
+            (
+                "fits",
+                ", ".join(f"{card} GB" for card in CARDS_GB if total <= card * 10**9) or "none",
+            ),
         )
     )
 

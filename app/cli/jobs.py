@@ -9,7 +9,7 @@ import typer
 
 from app.cli.client import connect, page_of_job
 from app.cli.exit_codes import CommandError, ExitCode
-from app.cli.job_display import show_job, show_metrics, show_preview, steps
+from app.cli.job_display import show_estimate, show_job, show_metrics, show_preview, steps
 from app.cli.output import (
     AfterOption,
     JsonOption,
@@ -24,6 +24,8 @@ from app.cli.short_ids import full_id
 from app.cli.spec_files import commented_spec, parse_overrides, read_spec
 from app.cli.watching import watch
 from plaudit import Job, Plaudit
+from plaudit.trackers import TRACKERS, open_tracker
+from plaudit.trackers import mirror as mirror_job
 
 commands = typer.Typer(help="Submit, follow and control training jobs.", no_args_is_help=True)
 
@@ -98,6 +100,18 @@ def submit(
             show_preview(client.jobs.preview(document), as_json=as_json)
             return
         _show_new(client, client.jobs.create(document), is_watched=is_watched, as_json=as_json)
+
+
+def estimate(
+    spec: Annotated[
+        Path, typer.Argument(help="A job spec in TOML or JSON; - reads it from stdin.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Estimate the memory that a job needs, by part, and which GPUs have it; store nothing."""
+    document = read_spec(spec)
+    with connect() as client:
+        show_estimate(client.jobs.preview(document), as_json=as_json)
 
 
 @commands.command()
@@ -270,3 +284,22 @@ def _follow(client: Plaudit, job_id: str, *, as_json: bool) -> None:
         raise
     show_job(client, job, as_json=as_json)
     raise typer.Exit(exit_code)
+
+
+@commands.command()
+def mirror(
+    job_id: JobId,
+    to: Annotated[str, typer.Option(help=f"{', '.join(TRACKERS)}.")],
+    target: Annotated[
+        str | None,
+        typer.Option(help="Directory of TensorBoard, tracking URI of MLflow, or a project."),
+    ] = None,
+) -> None:
+    """Copy the metrics of a job to an experiment tracker, live until the job ends."""
+    if to not in TRACKERS:
+        raise CommandError(f"{to} is none of {', '.join(TRACKERS)}.", ExitCode.USAGE)
+    with connect() as client:
+        job = client.jobs.get(full_id(client, "job", job_id))
+        with open_tracker(to, job, target) as tracker:
+            last = mirror_job(client, job.id, tracker)
+    notes.print(plain(f"{last.id} is {last.status}; its metrics are in {to}."))

@@ -1,4 +1,4 @@
-"""``plaudit queue`` and ``plaudit base-models``: what the service does and what it offers."""
+"""``plaudit queue``, ``usage`` and ``base-models``: what the service does, did and offers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 from app.cli.client import connect
-from app.cli.output import JsonOption, moment, notes, plain, print_fields, print_json, print_table
+from app.cli.output import (
+    JsonOption,
+    moment,
+    notes,
+    plain,
+    print_fields,
+    print_json,
+    print_table,
+    size,
+)
 from plaudit.models import BaseModelRead
 
 REASONS = {
@@ -43,6 +52,30 @@ def queue(as_json: JsonOption = False) -> None:
     )
     busy, slots = sum(w.busy for w in workers), sum(w.slots for w in workers)
     notes.print(plain(f"{len(workers)} workers, {busy} of {slots} slots busy", "dim"))
+
+
+def usage(
+    days: Annotated[int, typer.Option(min=1, max=366, help="How many days back.")] = 30,
+    as_json: JsonOption = False,
+) -> None:
+    """Show device time, stored bytes and scored tokens per day."""
+    with connect() as client:
+        used = client.usage.per_day(days)
+    if as_json:
+        print_json({"object": "list", "data": [item.to_dict() for item in used]})
+        return
+    print_table(
+        ("day", "device hours", "stored", "scored tokens"),
+        (
+            (
+                item.day.isoformat(),
+                f"{item.device_seconds / 3600:.2f}",
+                size(item.stored_bytes),
+                item.scored_tokens,
+            )
+            for item in used
+        ),
+    )
 
 
 def base_models(

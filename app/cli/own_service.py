@@ -64,7 +64,6 @@ def _environment(data_dir: Path, port: int) -> dict[str, str]:
         "PLAUDIT_DATA_DIR": str(data_dir.resolve()),
         "PLAUDIT_HOST": "127.0.0.1",
         "PLAUDIT_PORT": str(port),
-        "PLAUDIT_TORCH_THREADS": str(len(os.sched_getaffinity(0))),
         "PLAUDIT_POLL_SECONDS": "0.2",
         "PLAUDIT_DRAIN_SECONDS": str(DRAIN_SECONDS),
     }

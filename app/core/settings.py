@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -51,6 +52,11 @@ class Settings(ScoringSettings, BaseSettings):
         frozenset(),
         description="Datasets that may be imported, separated by commas: hub:org/name, hub:org/* "
         "or hub:*; unset: no imports.",
+    )
+    push_targets: SourceList = Field(
+        frozenset(),
+        description="Repositories that adapters may be pushed to, separated by commas: "
+        "hub:org/name, hub:org/* or hub:*; unset: no pushes.",
     )
     transfer_seconds: int = Field(
         6 * 3600, ge=1, description="Longest import of a dataset or upload of an adapter to a hub."
@@ -148,10 +154,10 @@ class Settings(ScoringSettings, BaseSettings):
     slots: int = Field(
         1, ge=1, description="Trainers at once on this worker; where there are GPUs, one GPU each."
     )
-    torch_threads: int = Field(
-        1,
-        ge=1,
-        description="CPU threads of a trainer. A change can change the bytes of an adapter.",
+    torch_threads: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        description="CPU threads of a trainer; auto: the cores divided by the slots. A change can "
+        "change the last bits of an adapter.",
     )
     checkpoint_seconds: float = Field(
         300.0, gt=0, description="Seconds between checkpoints if the spec sets no checkpoint_steps."
@@ -257,6 +263,13 @@ class Settings(ScoringSettings, BaseSettings):
     def token_cache(self) -> Path:
         """Directory of cached token ids."""
         return self.data_dir / "tokens"
+
+    @property
+    def trainer_threads(self) -> int:
+        """CPU threads of a trainer."""
+        if self.torch_threads != "auto":
+            return self.torch_threads
+        return max(1, len(os.sched_getaffinity(0)) // self.slots)
 
     @property
     def work_dir(self) -> Path:

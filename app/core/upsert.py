@@ -39,3 +39,18 @@ def upsert(
             where=None if only_if is None else only_if(excluded),
         )
     )
+
+
+def add_to(
+    session: Session, table: type[Base], row: Mapping[str, Any], columns: Collection[str]
+) -> None:
+    """Insert a row; where the primary key exists, add the values of ``columns`` to its own."""
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    statement = dialect.insert(table).values(dict(row))
+    known = table.__table__.columns
+    session.execute(
+        statement.on_conflict_do_update(
+            index_elements=[column.name for column in table.__table__.primary_key],
+            set_={name: known[name] + statement.excluded[name] for name in columns},
+        )
+    )

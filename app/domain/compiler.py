@@ -73,6 +73,7 @@ def compile_plan(
         quantization=spec.quantization,
         gradient_checkpointing=_gradient_checkpointing(training, facts),
         gpus=spec.resources.gpus,
+        resume=training.resume,
         early_stopping=training.early_stopping and training.early_stopping.model_dump(mode="json"),
         max_runtime_seconds=spec.resources.max_runtime_seconds,
         trainable_parameters=_trainable_parameters(spec.lora, facts, targets, saved),
@@ -80,14 +81,18 @@ def compile_plan(
     )
 
 
-def batch_split(batch_size: int, per_device: int | str) -> tuple[int, int]:
+def batch_split(training: TrainingSpec) -> tuple[int, int]:
     """Return the pairs per forward pass and the number of accumulation steps.
 
-    "auto" selects the largest divisor of ``batch_size`` that is at most 8.
+    "auto" selects the largest divisor of ``batch_size`` that is at most 64. The stock engine keeps
+    a whole pass in memory, where the others divide it by their memory budget, so it gets 8 at most.
     """
-    if per_device == "auto":
-        per_device = max(n for n in range(1, 9) if batch_size % n == 0)
-    return int(per_device), batch_size // int(per_device)
+    total = training.batch_size
+    if training.per_device_batch_size != "auto":
+        return training.per_device_batch_size, total // training.per_device_batch_size
+    most = 8 if training.engine == "stock" else 64
+    per_device = max(n for n in range(1, most + 1) if total % n == 0)
+    return per_device, total // per_device
 
 
 def _head(spec: RewardJobSpec, facts: BaseModelFacts) -> HeadPlan:
@@ -174,7 +179,7 @@ def _reward_arguments(spec: RewardJobSpec, *, has_eval: bool) -> dict[str, JsonV
     save_steps = training.checkpoint_steps or (
         training.eval_steps if training.early_stopping else None
     )
-    per_device, accumulation = batch_split(training.batch_size, training.per_device_batch_size)
+    per_device, accumulation = batch_split(training)
     return {
         "num_train_epochs": training.epochs,
         "max_steps": training.max_steps or -1,

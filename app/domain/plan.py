@@ -218,6 +218,10 @@ class TrainingPlan(_Frozen):
     quantization: Literal["none", "8bit", "4bit"]
     gradient_checkpointing: Literal["auto"] | bool
     gpus: int
+    # Plans of earlier versions have no such field, and a plan's hash must stay what it was.
+    resume: Literal["continue", "exact"] = Field(
+        "continue", exclude_if=lambda resume: resume == "continue"
+    )
     early_stopping: dict[str, JsonValue] | None = None
     max_runtime_seconds: int
     trainable_parameters: int

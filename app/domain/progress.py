@@ -41,6 +41,15 @@ class Stepped(_Message):
     metrics: dict[MetricName, float] = Field(default={}, max_length=64)
 
 
+class RowsDone(_Message):
+    """So many of the job's rows are tokenised."""
+
+    type: Literal["rows"] = "rows"
+    done: int = Field(ge=0)
+    total: int = Field(ge=0)
+    seconds_left: float = Field(ge=0, description="Estimated.")
+
+
 class Noted(_Message):
     """A notice for the job's events; with ``is_warning`` it is also a warning of the job."""
 
@@ -86,14 +95,24 @@ class Reported(_Message):
 
 
 class Packaged(_Message):
-    """The adapter is in ``directory``, reloaded and verified. The last message of a good run."""
+    """The adapter is in ``directory``. The last message of a good run.
+
+    The certificate comes from another process, which reloads the files.
+    """
 
     type: Literal["packaged"] = "packaged"
     directory: FileName
     files: list[FileEntry] = Field(min_length=1, max_length=100)
     metrics: dict[MetricName, float] = Field(default={}, max_length=64)
-    certificate: dict[str, JsonValue]
+    certificate: dict[str, JsonValue] = {}
     summary: dict[str, JsonValue] = Field(default={}, description="reward_model.json")
+
+
+class Verified(_Message):
+    """A fresh process loaded the packaged files, and their scores are those of the training."""
+
+    type: Literal["verified"] = "verified"
+    certificate: dict[str, JsonValue]
 
 
 class Evaluated(_Message):
@@ -124,11 +143,13 @@ class Failed(_Message):
 Message = Annotated[
     PhaseChanged
     | Stepped
+    | RowsDone
     | Noted
     | CheckpointSaved
     | Inspected
     | Reported
     | Packaged
+    | Verified
     | Evaluated
     | Stopped
     | Failed,

@@ -174,6 +174,15 @@ def _device_problems(spec: RewardJobSpec, facts: BaseModelFacts) -> Iterator[Spe
             f"{spec.training.optimizer} needs a CUDA GPU, but resources.gpus is 0",
             'Use an optimiser of torch such as "adamw_torch_fused", or set resources.gpus to 1.',
         )
+    quantized = sum(i * o for i, o in facts.linear_modules.values()) / facts.parameter_count
+    if spec.quantization != "none" and facts.is_mixture_of_experts and quantized < 0.5:
+        yield SpecProblem(
+            "/quantization",
+            "quantization_leaves_experts",
+            f"bitsandbytes quantises linear layers, which have {quantized:.0%} of this model's "
+            "parameters: its experts are three-dimensional tensors and stay as they are",
+            'Set quantization to "none", or use a base model without experts.',
+        )
     if spec.training.engine != "shared_prefix":
         return
     reason = None

@@ -216,6 +216,12 @@ class TrainingSpec(SpecPart):
     checkpoint_steps: int | None = Field(
         None, ge=1, description="Optimiser steps between checkpoints; null: a time interval."
     )
+    resume: Literal["continue", "exact"] = Field(
+        "continue",
+        description="After an interruption, 'continue' goes on from the last checkpoint, with a "
+        "warning where another GPU or number of threads will change the adapter's last bits. "
+        "'exact' then trains from the start instead.",
+    )
     logging_steps: int = Field(1, ge=1, le=10_000)
     early_stopping: EarlyStopping | None = None
     seed: int = Field(42, ge=0, le=2**32 - 1)

@@ -10,6 +10,7 @@ class WarningCode(StrEnum):
 
     NOT_INSPECTED = "not_inspected"
     NOT_REPORTED = "not_reported"
+    REPORT_SAMPLED = "report_sampled"
     COLUMNS_IGNORED = "columns_ignored"
     ROWS_SKIPPED = "rows_skipped"
     PROMPTS_DIFFER = "prompts_differ"
@@ -34,6 +35,8 @@ class WarningCode(StrEnum):
     BEST_STEP_PUBLISHED = "best_step_published"
     ENGINE_STOCK = "engine_stock"
     CHECKPOINT_REFUSED = "checkpoint_refused"
+    MEMORY_ADAPTED = "memory_adapted"
+    RESUMED_ELSEWHERE = "resumed_elsewhere"
 
 
 #: What to do about each warning.
@@ -41,6 +44,8 @@ WARNING_ADVICE: dict[WarningCode, str] = {
     WarningCode.NOT_INSPECTED: "No action needed: the warning disappears when a worker has "
     "inspected the base model.",
     WarningCode.NOT_REPORTED: "Request the report again when a worker is free.",
+    WarningCode.REPORT_SAMPLED: "No action needed. Request the report again for the counts of all "
+    "rows.",
     WarningCode.COLUMNS_IGNORED: "Map the columns with `columns[…]` if they belong to the pairs, "
     "and upload the file again.",
     WarningCode.ROWS_SKIPPED: "Correct the named lines and upload the file again, or accept the "
@@ -78,8 +83,12 @@ WARNING_ADVICE: dict[WarningCode, str] = {
     WarningCode.STOPPED_EARLY: "No action needed: early_stopping works as the spec says.",
     WarningCode.BEST_STEP_PUBLISHED: "No action needed: with early_stopping the best model becomes "
     "the adapter.",
-    WarningCode.ENGINE_STOCK: "No action needed: the job trains as `trl reward` would, only slower "
-    "than with the shared-prefix engine.",
+    WarningCode.ENGINE_STOCK: "No action needed: the job trains to the same loss as with the "
+    "shared-prefix engine, only slower.",
+    WarningCode.MEMORY_ADAPTED: "No action needed: loss and gradients are the same. A lower "
+    "training.max_length avoids the repetition.",
+    WarningCode.RESUMED_ELSEWHERE: 'No action needed. Set training.resume to "exact" if an adapter '
+    "must have the bytes of an undisturbed run, even if training has to start again.",
     WarningCode.CHECKPOINT_REFUSED: "No action needed. The operator should give all workers of a "
     "queue the same hardware and versions.",
 }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, Path, Query, Request, Response, status
+from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
+from sqlalchemy import Engine
 
 from app.audit import log as audit_log
 from app.audit.actor import ActorDep
+from app.auth.key_ring import Principal
 from app.core.database import transaction
 from app.core.errors import QuotaError, TooLargeError
 from app.domain.evaluation import EvaluationSpec
@@ -23,11 +26,13 @@ from app.evaluations.errors import (
     InvalidComparisonError,
     InvalidEvaluationError,
 )
+from app.evaluations.report import comparison_page, evaluation_document, evaluation_page
 from app.evaluations.resolving import resolve
 from app.evaluations.schemas import (
     ComparisonRead,
     EvaluationItem,
     EvaluationRead,
+    EvaluationReport,
     SuiteRead,
     WorstPairs,
 )
@@ -35,6 +40,7 @@ from app.job_queue import queries
 from app.job_queue.dependencies import WatcherDep
 from app.job_queue.job_view import is_finished
 from app.jobs.history_schemas import EventRead
+from app.reports.page import HTML_ANSWER, html_response
 from app.storage.blobs import read_range
 from app.web.dependencies import (
     EngineDep,
@@ -62,6 +68,16 @@ Adapter = Annotated[
         description="A model of the evaluation; default: its first adapter.",
     ),
 ]
+
+
+@dataclass(frozen=True)
+class _ComparisonQuery:
+    a: Annotated[str, Query(pattern=EVALUATION_ID)]
+    b: Annotated[str, Query(pattern=EVALUATION_ID)]
+    a_adapter: Adapter = None
+    b_adapter: Adapter = None
+
+
 _NOT_FOUND = error_responses(EvaluationNotFoundError)
 
 
@@ -231,18 +247,74 @@ async def compare(
     request: Request,
     engine: ReadEngineDep,
     principal: RequireJobsRead,
-    a: Annotated[str, Query(pattern=EVALUATION_ID)],
-    b: Annotated[str, Query(pattern=EVALUATION_ID)],
-    a_adapter: Adapter = None,
-    b_adapter: Adapter = None,
+    query: Annotated[_ComparisonQuery, Depends()],
 ) -> ComparisonRead:
     """Compare two models on the rows that both evaluations scored."""
+    return await _compare(request, engine, principal, query)
+
+
+@router.get(
+    "/evaluations/{evaluation_id}/reports/full.html",
+    response_class=Response,
+    responses={
+        200: HTML_ANSWER,
+        **error_responses(EvaluationNotFoundError, EvaluationUnfinishedError),
+    },
+)
+def get_evaluation_page(
+    evaluation_id: EvaluationId, engine: ReadEngineDep, principal: RequireJobsRead
+) -> Response:
+    """Get the report of an evaluation as one HTML page that needs nothing else."""
+    with transaction(engine) as session:
+        document = evaluation_document(session, principal.tenant_id, evaluation_id)
+    return html_response(evaluation_page(document), f"{evaluation_id}.html")
+
+
+@router.get(
+    "/evaluations/{evaluation_id}/reports/full.json",
+    responses=error_responses(EvaluationNotFoundError, EvaluationUnfinishedError),
+)
+def get_evaluation_document(
+    evaluation_id: EvaluationId, engine: ReadEngineDep, principal: RequireJobsRead
+) -> EvaluationReport:
+    """Get what the report page of an evaluation shows, as JSON."""
+    with transaction(engine) as session:
+        return evaluation_document(session, principal.tenant_id, evaluation_id)
+
+
+@router.get(
+    "/comparisons/full.html",
+    response_class=Response,
+    responses={
+        200: HTML_ANSWER,
+        **error_responses(
+            EvaluationNotFoundError,
+            EvaluationUnfinishedError,
+            InvalidComparisonError,
+            TooLargeError,
+        ),
+    },
+)
+async def get_comparison_page(
+    request: Request,
+    engine: ReadEngineDep,
+    principal: RequireJobsRead,
+    query: Annotated[_ComparisonQuery, Depends()],
+) -> Response:
+    """Get a comparison as one HTML page; its numbers are those of GET /v1/comparisons."""
+    found = await _compare(request, engine, principal, query)
+    return html_response(comparison_page(found), "comparison.html")
+
+
+async def _compare(
+    request: Request, engine: Engine, principal: Principal, query: _ComparisonQuery
+) -> ComparisonRead:
     limiter: CapacityLimiter = request.app.state.comparison_limiter
     return await to_thread.run_sync(
         compare_evaluations,
         engine,
         principal.tenant_id,
-        (a, a_adapter),
-        (b, b_adapter),
+        (query.a, query.a_adapter),
+        (query.b, query.b_adapter),
         limiter=limiter,
     )

@@ -121,6 +121,15 @@ class SuiteRead(BaseModel):
         )
 
 
+class EvaluationReport(BaseModel):
+    """The numbers and texts of an evaluation's report page."""
+
+    object: Literal["evaluation_report"] = "evaluation_report"
+    evaluation: EvaluationRead
+    worst_pairs: dict[str, list[WorstPair]]
+    plots: dict[str, dict[str, str]] = Field(description="SVG by model and name.")
+
+
 class ComparedModel(BaseModel):
     """One side of a comparison."""
 

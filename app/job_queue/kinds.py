@@ -12,7 +12,7 @@ To add a kind, add
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, SQLColumnExpression, false, or_
@@ -128,6 +128,8 @@ IMPORT = JobKind(
     retention_ms=30 * DAY_MS,
     id_prefix="imp",
 )
+#: Uploads an adapter to the hub; the supervisor does it without a trainer.
+PUSH = replace(IMPORT, name="push", action="push_adapter", id_prefix="push")
 #: Judges adapters on a dataset.
 EVALUATE = JobKind(
     name="evaluate",
@@ -143,7 +145,9 @@ EVALUATE = JobKind(
     topic="evaluation",
     id_prefix="eval",
 )
-KINDS: dict[str, JobKind] = {kind.name: kind for kind in (TRAIN, INSPECT, MERGE, IMPORT, EVALUATE)}
+KINDS: dict[str, JobKind] = {
+    kind.name: kind for kind in (TRAIN, INSPECT, MERGE, IMPORT, PUSH, EVALUATE)
+}
 
 
 def find(name: str) -> JobKind | None:
@@ -164,9 +168,9 @@ def get(name: str) -> JobKind:
     return kind
 
 
-def for_action(action: str) -> JobKind:
-    """Return the kind whose trainer performs this action."""
-    return next(kind for kind in KINDS.values() if kind.action == action)
+def for_action(action: str) -> JobKind | None:
+    """Return the kind whose trainer performs this action; None for a part of a job."""
+    return next((kind for kind in KINDS.values() if kind.action == action), None)
 
 
 def listed_names() -> tuple[str, ...]:

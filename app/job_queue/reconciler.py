@@ -27,6 +27,7 @@ from app.job_queue.workers import WorkerState, is_alive
 from app.models import Job, Worker
 from app.storage import blobs
 from app.storage.free_space import SpaceReserve
+from app.usage import service as usage
 
 log = structlog.get_logger()
 
@@ -130,6 +131,7 @@ def collect(engine: Engine) -> bool:
     """Delete some of what finished jobs leave behind; return whether there may be more."""
     dropped = checkpoints.drop_finished(engine, COLLECT_LIMIT)
     expired = part_uploads.drop_expired(engine, COLLECT_LIMIT)
+    usage.record_stored_bytes(engine)
     removed = blobs.collect_garbage(engine, COLLECT_LIMIT)
     deleted = max(delete_expired(engine, kind, COLLECT_LIMIT) for kind in kinds.KINDS.values())
     with transaction(engine) as session:

@@ -5,7 +5,7 @@ Each is one statement whose guards are in its WHERE clause, the same on both dat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, delete, literal, or_, select
@@ -15,14 +15,16 @@ from sqlalchemy.orm import Session
 from app.core.database import now_ms
 from app.core.leased_queue import lock_picked, update_returning
 from app.domain.lifecycle import TERMINAL, DesiredState, FailureCode, JobStatus
-from app.job_queue import guards
+from app.job_queue import guards, kinds
 from app.job_queue.events import Event, add_events, enqueue_status_webhook
 from app.job_queue.lease import Lease, LeaseLostError, is_held
 from app.job_queue.lease_watch import SeenLease
 from app.models import Job
+from app.usage import service as usage
 
 RUNNING, QUEUED = JobStatus.RUNNING, JobStatus.QUEUED
 SWEPT_AT_ONCE = 100
+_LOST = "The job's workers were lost, one after another."
 #: The status that a job which is not running gets for each desired state.
 _IDLE_STATUS = {
     DesiredState.CANCEL: JobStatus.CANCELLED,
@@ -72,6 +74,7 @@ def transition(
     Raises:
         LeaseLostError: nothing was written; roll back.
     """
+    before = _runtimes(session, is_held(lease))
     changed = update_returning(
         session,
         Job,
@@ -86,6 +89,7 @@ def transition(
     (job,) = changed
     add_events(session, job.id, lease.attempt, job.event_seq, events)
     enqueue_status_webhook(session, job)
+    _charge(session, job, before)
     return job
 
 
@@ -131,13 +135,13 @@ def sweep(
     )
     conditions = (guards.is_running(Job), is_lost)
     ids = lock_picked(select(Job.id).where(*conditions).limit(SWEPT_AT_ONCE))
+    before = _runtimes(session, conditions)
     is_poison, is_stuck = Job.crashes + 1 >= max_crashes, Job.stalls + 1 >= max_stalls
     status = case(
         (Job.desired == DesiredState.CANCEL, JobStatus.CANCELLED.value),
         (or_(is_poison, is_stuck), JobStatus.FAILED.value),
         else_=_waiting_status(),
     )
-    detail = "The job's workers were lost, one after another."
     jobs = update_returning(
         session,
         Job,
@@ -146,7 +150,7 @@ def sweep(
         crashes=Job.crashes + 1,
         stalls=Job.stalls + 1,
         failure_code=case((is_poison, FailureCode.POISON), (is_stuck, FailureCode.NO_PROGRESS)),
-        failure_detail=case((or_(is_poison, is_stuck), detail)),
+        failure_detail=case((or_(is_poison, is_stuck), _LOST)),
         failure_step=Job.step,
         run_after=now_ms() + backoff_ms,
         event_seq=Job.event_seq + 1,
@@ -156,6 +160,7 @@ def sweep(
         event = Event("worker_lost", f"The worker was lost; the job is now {job.status}.")
         add_events(session, job.id, job.attempt, job.event_seq, [event])
         enqueue_status_webhook(session, job)
+        _charge(session, job, before)
     return jobs
 
 
@@ -208,6 +213,19 @@ def delete_job(session: Session, tenant_id: str, job_id: str) -> bool:
             )
         ).rowcount  # type: ignore[attr-defined]
     )
+
+
+def _runtimes(session: Session, conditions: Sequence[ColumnElement[bool]]) -> dict[str, int]:
+    """The runtimes of running jobs before their attempts end, by id."""
+    rows = session.execute(select(Job.id, Job.runtime_ms).where(*conditions).limit(SWEPT_AT_ONCE))
+    return {row.id: row.runtime_ms for row in rows}
+
+
+def _charge(session: Session, job: Job, before: Mapping[str, int]) -> None:
+    """Add the attempt that ended to the tenant's usage, if its kind counts."""
+    kind = kinds.find(job.kind)
+    if kind is not None and kind.counts_against_quota and job.id in before:
+        usage.add(session, job.tenant_id, device_ms=max(job.runtime_ms - before[job.id], 0))
 
 
 def _waiting_status() -> ColumnElement[str]:

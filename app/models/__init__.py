@@ -7,6 +7,7 @@ from app.models.jobs import Checkpoint, Job, JobEvent, JobLog, JobMetric, JobRep
 from app.models.scoring import Scorer
 from app.models.storage import Adapter, BaseModelRecord, Blob, BlobChunk, Dataset, StoredFile
 from app.models.uploads import DatasetUpload, DatasetUploadPart
+from app.models.usage import UsageDay
 from app.models.webhooks import Webhook, WebhookDelivery
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "JobReport",
     "Scorer",
     "StoredFile",
+    "UsageDay",
     "Webhook",
     "WebhookDelivery",
     "Worker",

@@ -1,11 +1,12 @@
-"""Routes of dataset reports."""
+"""Routes of dataset reports and of the report pages of jobs."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Response
+from sqlalchemy import Engine
 
 from app.auth.key_ring import Scope
 from app.core.database import transaction
@@ -13,8 +14,13 @@ from app.core.errors import InvalidSpecError
 from app.datasets import service as datasets
 from app.datasets.service import DatasetNotFoundError
 from app.domain.spec import DATASET_ID, BaseModelName, RewardJobSpec
+from app.jobs import service as jobs
 from app.jobs.dependencies import PreflightDep
-from app.reports.schemas import DatasetReport
+from app.jobs.errors import JobNotFoundError, ReportNotFoundError
+from app.jobs.responses import JobId
+from app.reports.full_report import job_document, job_page
+from app.reports.page import HTML_ANSWER, html_response
+from app.reports.schemas import DatasetReport, FullReport
 from app.web.dependencies import ReadEngineDep, RequireJobsRead
 from app.web.problem_details import error_responses
 
@@ -56,3 +62,35 @@ async def get_dataset_report(
     may_start = principal.may(Scope.JOBS_WRITE)
     report = await preflight.dataset_report(principal.tenant_id, spec, may_start=may_start)
     return DatasetReport(dataset_id=dataset_id, base_model=base_model, report=report)
+
+
+@router.get(
+    "/jobs/{job_id}/reports/full.html",
+    response_class=Response,
+    responses={200: HTML_ANSWER, **error_responses(JobNotFoundError, ReportNotFoundError)},
+)
+def get_report_page(job_id: JobId, engine: ReadEngineDep, principal: RequireJobsRead) -> Response:
+    """Get the report of a job as one HTML page that needs nothing else: keep it, print it."""
+    document = _job_document(engine, principal.tenant_id, job_id)
+    return html_response(job_page(document), f"{job_id}.html")
+
+
+@router.get(
+    "/jobs/{job_id}/reports/full.json",
+    responses=error_responses(JobNotFoundError, ReportNotFoundError),
+)
+def get_report_document(
+    job_id: JobId, engine: ReadEngineDep, principal: RequireJobsRead
+) -> FullReport:
+    """Get what the report page of a job shows, as JSON."""
+    return FullReport.model_validate(_job_document(engine, principal.tenant_id, job_id))
+
+
+def _job_document(engine: Engine, tenant_id: str, job_id: str) -> dict[str, Any]:
+    with transaction(engine) as session:
+        document = job_document(session, jobs.get(session, tenant_id, job_id))
+    if document is None:
+        raise ReportNotFoundError(
+            f"{job_id} has no report page.", hint="It is made when the training ends."
+        )
+    return document

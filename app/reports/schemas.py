@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 
 class DatasetReport(BaseModel):
@@ -14,3 +14,24 @@ class DatasetReport(BaseModel):
     dataset_id: str
     base_model: str
     report: dict[str, Any]
+
+
+class FullReport(BaseModel):
+    """The numbers and texts of a job's report page."""
+
+    object: Literal["job_report_page"] = "job_report_page"
+    job_id: str
+    name: str | None
+    status: str
+    finished_at: str | None
+    curves: dict[str, list[list[float]]] = Field(description="(step, value) by name.")
+    plots: dict[str, str] = Field(description="SVG by name.")
+    model: dict[str, Any] | None = Field(
+        description="Metrics of the held-out pairs, as in an evaluation; lengths are tokens."
+    )
+    baselines: dict[str, dict[str, Any]]
+    worst_pairs: list[dict[str, Any]]
+    data: dict[str, Any] | None = Field(description="The dataset report.")
+    warnings: list[str]
+    provenance: dict[str, Any]
+    certificate: dict[str, Any] | None

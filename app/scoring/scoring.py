@@ -15,6 +15,7 @@ from app.scoring import service
 from app.scoring.dispatcher import Dispatcher, WorkRefusedError
 from app.scoring.schemas import Ensemble
 from app.scoring.service import ScoringAdapter, ScoringModel
+from app.usage.meter import TokenMeter
 
 #: How long a process remembers an adapter, and so how long a deleted one can still be used.
 REMEMBER_SECONDS = 10.0
@@ -68,6 +69,9 @@ async def score(
     """
     dispatcher: Dispatcher = request.app.state.dispatcher
     try:
-        return await dispatcher.score(work, size)
+        scored = await dispatcher.score(work, size)
     except WorkRefusedError as error:
         raise service.error_for(error.problem, locs) from error
+    meter: TokenMeter = request.app.state.token_meter
+    meter.add(request.scope["principal"].tenant_id, scored.computed_tokens)
+    return scored

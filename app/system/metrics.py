@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import Engine, func, select
@@ -40,6 +40,11 @@ class Telemetry:
             registry=self.registry,
         )
         self.registry.register(_DatabaseMetrics(engine))
+        self.scoring_waiting = Gauge(
+            "plaudit_scoring_waiting",
+            "Scoring requests that this process holds.",
+            registry=self.registry,
+        )
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="metrics")
         self._page: asyncio.Task[bytes] | None = None
         self._page_at = -PAGE_SECONDS

@@ -15,7 +15,8 @@ from bench.attack.attacks import attack
 from bench.attack.sending import connect, flood, get, head, upload
 from bench.attack.target import Target
 
-STREAMS = 500
+#: Event streams that are open at once, and how many are opened at once.
+STREAMS, WAVE = 500, 50
 #: A message of another tenant that takes longer was starved by the silent receivers.
 MESSAGE_SECONDS = 30.0
 
@@ -55,12 +56,13 @@ def event_streams(target: Target, deadline: float, _seed: random.Random) -> list
         start = head(target, "GET", f"/v1/jobs/{job}/events", Accept="text/event-stream")
         while time.monotonic() < deadline:
             with ExitStack() as stack:
-                clients = [stack.enter_context(closing(connect(target))) for _ in range(STREAMS)]
-                for each in clients:
-                    each.sendall(start)
-                for each in clients:
-                    with suppress(OSError):
-                        each.recv(4096)
+                for _ in range(STREAMS // WAVE):
+                    wave = [stack.enter_context(closing(connect(target))) for _ in range(WAVE)]
+                    for each in wave:
+                        each.sendall(start)
+                    for each in wave:
+                        with suppress(OSError):
+                            each.recv(4096)
         client.post(f"/v1/jobs/{job}/cancel")
         client.delete(f"/v1/jobs/{job}")
         client.delete(f"/v1/datasets/{dataset}")

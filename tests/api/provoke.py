@@ -30,7 +30,7 @@ from app.job_queue.worker_api import Progress
 from app.main import create_app
 from app.models import DatasetUpload
 from tests.api.documented import Operation
-from tests.api.scene import UNKNOWN, UPLOADS, Scene
+from tests.api.scene import BODIES, UNKNOWN, UPLOADS, Scene
 from tests.world import BASE_MODEL, World, claim_when_there, pairs
 
 Provoke = Callable[[Scene, Operation], Response]
@@ -161,6 +161,15 @@ def running(scene: Scene) -> dict[str, Any]:
     return job
 
 
+def reported(scene: Scene) -> dict[str, Any]:
+    """A job whose training has ended with a report."""
+    job = scene.submit()
+    document = {"plots": {}, "model": None, "baselines": {}, "worst_pairs": []}
+    report = Reported(name="full", document=document)
+    worker_api.record_progress(scene.claim(job), Progress(reports=[report]))
+    return job
+
+
 def cancelled(scene: Scene) -> dict[str, Any]:
     job = scene.submit()
     assert scene.post(f"jobs/{job['id']}/cancel").status_code == 200
@@ -273,6 +282,13 @@ def get_merge(scene: Scene, operation: Operation) -> Response:
     return scene.send(operation, ids)
 
 
+def get_push(scene: Scene, operation: Operation) -> Response:
+    ids = scene.known_ids(operation)
+    answer = scene.post(f"adapters/{ids['adapter_id']}/push", json=BODIES["push_adapter"])
+    assert answer.status_code == 202
+    return scene.send(operation, ids)
+
+
 def scrape_protected_metrics(scene: Scene, operation: Operation) -> Response:
     settings = scene.service.settings.model_copy(update={"metrics_token": SecretStr("x" * 32)})
     with TestClient(create_app(settings)) as client:
@@ -376,6 +392,7 @@ SPECIAL: dict[tuple[str, int], Provoke] = {
     ("create_scores", 413): score_too_much,
     ("merge_adapter", 409): merge_merged,
     ("get_merge", 200): get_merge,
+    ("get_push", 200): get_push,
     ("list_suites", 503): list_with_unknown_key,
     ("create_evaluation", 201): request_evaluation,
     ("cancel_evaluation", 200): send_for_evaluation(queued_evaluation),
@@ -383,7 +400,17 @@ SPECIAL: dict[tuple[str, int], Provoke] = {
     ("delete_evaluation", 409): send_for_evaluation(queued_evaluation),
     ("get_scores", 409): send_for_evaluation(queued_evaluation),
     ("get_worst_pairs", 409): send_for_evaluation(queued_evaluation),
-    ("compare", 200): compare_evaluations,
-    ("compare", 409): compare_unfinished,
-    ("compare", 413): compare_large,
+    **{
+        (name, status): provoke
+        for name in ("compare", "get_comparison_page")
+        for status, provoke in (
+            (200, compare_evaluations),
+            (409, compare_unfinished),
+            (413, compare_large),
+        )
+    },
+    ("get_evaluation_page", 409): send_for_evaluation(queued_evaluation),
+    ("get_evaluation_document", 409): send_for_evaluation(queued_evaluation),
+    ("get_report_page", 200): send_for_job(reported),
+    ("get_report_document", 200): send_for_job(reported),
 }

@@ -46,12 +46,14 @@ UNKNOWN = {
 QUERY = {
     "get_dataset_report": f"?base_model={BASE_MODEL}",
     "compare": f"?a=eval_{ZEROES}&b=eval_{ZEROES}",
+    "get_comparison_page": f"?a=eval_{ZEROES}&b=eval_{ZEROES}",
 }
 BODIES: dict[str, dict[str, Any]] = {
     "create_job": {"base_model": BASE_MODEL, "train_dataset": f"ds_{ZEROES}"},
     "update_job": {"name": "new"},
     "create_evaluation": {"adapters": [f"ad_{ZEROES}"], "dataset": f"ds_{ZEROES}"},
     "create_api_key": {"name": "new", "scopes": ["jobs:read"]},
+    "push_adapter": {"repo": "acme/rewards"},
     "create_scores": {"model": f"ad_{ZEROES}", "inputs": [{"text": "a"}]},
     "create_import": {"source": "hub:acme/pairs"},
     "create_webhook": {"url": "http://localhost:9/"},

@@ -175,6 +175,8 @@ def test_ids_of_another_tenant_are_not_found_on_any_route(
     assert len(with_ids) >= 20
     for method, path in with_ids:
         body: Any = {"name": "x"} if method in ("PATCH", "PUT") else None
+        if path.endswith("/push"):
+            body = {"repo": "acme/rewards"}
         query = {"base_model": BASE_MODEL} if path.endswith("/report") else None
         with subtests.test(f"{method} {path}"):
             url = path.format(**ids)

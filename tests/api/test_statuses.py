@@ -46,6 +46,7 @@ def service(
             failed_logins_per_minute=1_000_000,
             webhook_allow_loopback=True,
             import_sources=frozenset({"hub:acme/*"}),
+            push_targets=frozenset({"hub:acme/*"}),
         )
         limits = {"rate_burst": 1, "rate_per_second": 1e-6}
         engine = make_engine(settings.database)
@@ -96,7 +97,7 @@ def test_tables_name_documented_statuses_only() -> None:
 def test_malformed_ids_parameters_and_bodies_are_refused(
     scene: Scene, operation: Operation
 ) -> None:
-    wrong = {"limit": "0", "job_id": "!", "on_invalid": "!"}
+    wrong = {"limit": "0", "job_id": "!", "on_invalid": "!", "days": "0"}
     query = "&".join(
         f"{name}={wrong[name]}" for name in wrong if operation.parameters.get(name) == "query"
     )

@@ -17,6 +17,7 @@ from app.cli.exit_codes import ExitCode
 from app.cli.spec_files import commented_spec
 from app.domain.lifecycle import FailureCode
 from app.domain.spec import RewardJobSpec
+from app.usage.service import record_stored_bytes
 from tests.cli.conftest import Run
 from tests.world import BASE_MODEL, World, pairs
 
@@ -355,3 +356,12 @@ def test_upload_that_cannot_be_read_is_told(run: Run, tmp_path: Path) -> None:
     path.write_bytes(pairs())
     done = run("datasets", "upload", path / "below")
     assert done.exit_code == 2
+
+
+def test_usage_is_shown_by_day(run: Run, world: World, dataset: str) -> None:
+    record_stored_bytes(world.engine)
+    done = run("usage", "--days", "1")
+    assert done.exit_code == 0, done.stderr
+    assert "device hours" in done.stdout
+    (day,) = json.loads(run("usage", "--json").stdout)["data"]
+    assert day["stored_bytes"] > 0

@@ -96,6 +96,13 @@ CALLS: dict[str, Call] = {
     ),
     "merge_adapter": lambda client, ids: client.adapters.merge(ids.adapter),
     "get_merge": lambda client, ids: client.adapters.get_merge(ids.adapter),
+    "get_report_page": lambda client, ids: client.jobs.report_page(ids.job),
+    "get_report_document": lambda client, ids: client.jobs.full_report(ids.job),
+    "get_evaluation_page": lambda client, ids: client.evaluations.report_page(ids.evaluation),
+    "get_evaluation_document": lambda client, ids: client.evaluations.report(ids.evaluation),
+    "get_comparison_page": lambda client, ids: client.comparisons.report_page(
+        ids.evaluation, ids.evaluation
+    ),
     "create_scores": lambda client, ids: client.score(ids.adapter, inputs=[{"text": "a"}]),
     "list_suites": lambda client, ids: list(client.suites.list()),
     "create_evaluation": lambda client, ids: client.evaluations.create(
@@ -121,6 +128,9 @@ CALLS: dict[str, Call] = {
     "test_webhook": lambda client, ids: client.webhooks.test(ids.webhook),
     "list_deliveries": lambda client, ids: list(client.webhooks.deliveries(ids.webhook)),
     "rotate_webhook_secret": lambda client, ids: client.webhooks.rotate_secret(ids.webhook),
+    "list_usage": lambda client, ids: client.usage.per_day(7),
+    "push_adapter": lambda client, ids: client.adapters.push(ids.adapter, "acme/rewards"),
+    "get_push": lambda client, ids: client.adapters.get_push(ids.adapter),
     "list_audit": lambda client, ids: list(client.audit.list()),
 }
 #: Downloads ask for the adapter or the dataset first: how long a file is, and its sha256.

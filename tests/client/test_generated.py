@@ -57,11 +57,25 @@ def _signatures(client: Any) -> dict[str, list[str]]:
 
 #: How the client calls them, where it is not by their own names.
 PARAMETERS = {
-    # until the upload's options are merged
-    **{("create_dataset", n): "" for n in ("columns", "labels", "ignore_columns", "on_invalid")},
+    **{
+        (name, option): "ReadOptions"
+        for name in ("create_dataset", "open_upload")
+        for option in ("columns", "labels", "ignore_columns", "on_invalid")
+    },
+    ("open_upload", "name"): "datasets.uploads.create",
+    ("put_upload_part", "format"): "datasets.upload",
+    ("finish_upload", "parts"): "datasets.uploads.finish",
+    **{
+        (name, parameter): "datasets.uploads.list, datasets.imports.list"
+        for name in ("list_uploads", "list_imports")
+        for parameter in ("limit", "after")
+    },
     ("create_job", "dry_run"): "preview",
     ("get_job", "wait"): "wait",
     ("get_job", "until"): "wait",
+    ("get_evaluation", "wait"): "evaluations.wait",
+    **{("list_evaluation_events", n): "evaluations.events" for n in ("after", "limit")},
+    **{("compare", n): "evaluations" for n in ("a", "b", "a_adapter", "b_adapter")},
     ("list_events", "limit"): "pages of the largest size",
     ("get_logs", "limit"): "pages of the largest size",
 }
@@ -78,6 +92,9 @@ METHODS = {
     "list_webhooks": "webhooks.list",
     "list_deliveries": "webhooks.deliveries",
     "list_audit": "audit.list",
+    "list_usage": "usage.per_day",
+    "list_evaluations": "evaluations.list",
+    "get_scores": "evaluations.scores",
     "create_dataset": "datasets.upload",
     "create_scores": ".score",
 }

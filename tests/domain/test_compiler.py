@@ -16,6 +16,7 @@ from app.domain.plan import BaseModelFacts, TrainingPlan
 from app.domain.spec_problems import SpecRejectedError
 from app.domain.templates import PLAIN_LINES
 from app.domain.text_format import DataForm
+from app.domain.training_spec import TrainingSpec
 from tests.domain.base_model_facts import (
     CONVERSATIONS,
     TEXT,
@@ -200,11 +201,14 @@ def test_plan_round_trips_through_json():
     assert TrainingPlan.model_validate_json(plan.model_dump_json()) == plan
 
 
+@pytest.mark.parametrize(("engine", "most"), [("auto", 64), ("shared_prefix", 64), ("stock", 8)])
 @given(batch_size=st.integers(1, 4096))
-def test_accumulation_gives_the_effective_batch_size(batch_size: int):
-    per_device, accumulation = batch_split(batch_size, "auto")
+def test_accumulation_gives_the_effective_batch_size(engine: str, most: int, batch_size: int):
+    training = TrainingSpec.model_validate({"batch_size": batch_size, "engine": engine})
+    per_device, accumulation = batch_split(training)
     assert per_device * accumulation == batch_size
-    assert 1 <= per_device <= 8
+    assert 1 <= per_device <= most
+    assert all(batch_size % n for n in range(per_device + 1, most + 1))
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,8 @@ REJECTED: list[Any] = [
                  "eval_dataset is null", id="V27-eval-steps-without-data"),
     pytest.param({"quantization": "4bit", "resources": {"gpus": 0}}, LLAMA, "/quantization",
                  "quantization_needs_gpu", "4bit", id="quantised-on-a-cpu"),
+    pytest.param({"quantization": "4bit"}, mixture(parameter_count=10**6), "/quantization",
+                 "quantization_leaves_experts", "of this model's", id="quantised-experts"),
     pytest.param({**lora(dropout=0.1), **training(engine="shared_prefix")}, LLAMA,
                  "/training/engine", "engine_unsupported", "0.1", id="dropout-in-the-fast-engine"),
     pytest.param(training(engine="shared_prefix"), BERT, "/training/engine", "engine_unsupported",

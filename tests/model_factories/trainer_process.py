@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from app.domain.progress import MESSAGE, Failed, Message
 from tests.model_factories import ROOT
 from worker.ipc.channel import Channel
 from worker.ipc.order import KEEP_ALIVE, ORDER_FILE, WorkOrder
+from worker.trainer.export.certificate import certify
 
 
 @dataclass
@@ -110,3 +112,11 @@ def _keep_alive(stdin: int, ended: threading.Event) -> None:
             os.write(stdin, KEEP_ALIVE)
         except BrokenPipeError:
             return
+
+
+def certificate_of(order: WorkOrder, package: Path) -> dict[str, Any]:
+    """Return the certificate of the adapter, or of the merged model, that an order made."""
+    base = None if order.action == "merge" else Path(order.model_dir)
+    with warnings.catch_warnings():  # a trainer ignores those of its libraries as well
+        warnings.simplefilter("ignore")
+        return certify(package, base, "cpu")

@@ -14,7 +14,7 @@ from app.domain.progress import Failed, Noted, Packaged
 from tests.model_factories.orders import TinyBase
 from tests.model_factories.pairs import make_pairs
 from tests.model_factories.tiny_models import CHATML, SPECIAL, make_decoder
-from tests.model_factories.trainer_process import RecordingChannel
+from tests.model_factories.trainer_process import RecordingChannel, certificate_of
 from worker.ipc.order import WorkOrder
 from worker.reward_model.base_tokenizer import TOKENIZER_FILE, differs_from_file
 from worker.reward_model.pair_tokenizer import PairTokenizer
@@ -93,7 +93,7 @@ def test_adapter_contains_the_tokenizer_and_cannot_be_merged_without_it(
     order = qwen.order(rows=rows, eval_count=0)
     assert run_task(order, channel) == 0
     (packaged,) = channel.of(Packaged)
-    assert packaged.certificate["is_verified"]
+    assert certificate_of(order, work / packaged.directory)["is_verified"]
     assert "tokenizer_from_file" in [note.code for note in channel.of(Noted)]
     assert not differs_from_file(AutoTokenizer.from_pretrained("adapter"), qwen.directory)
     assert (work / "adapter" / TOKENIZER_FILE).exists()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import torch
 from sqlalchemy import Engine
 
 from app.adapters.archive import archive_digest
@@ -53,6 +54,7 @@ def train_adapter(base: TinyBase, work: Path, **order: Any) -> Trained:
     """Train and package in this process, which takes a second; ``work`` is its directory."""
     todo = base.order(count=24, eval_count=8, training={"max_steps": 3}, **order)
     assert todo.plan
+    torch.set_num_threads(1)  # as a trainer does; more would wait for each other here
     with warnings.catch_warnings():
         # As ``prepare_environment`` does for a trainer.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)

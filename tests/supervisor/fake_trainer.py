@@ -31,10 +31,19 @@ from app.domain.progress import (
     PhaseChanged,
     Stepped,
     Stopped,
+    Verified,
 )
 from app.domain.warnings import WarningCode
 from worker.ipc.channel import Channel
-from worker.ipc.order import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, MANIFEST, ORDER_FILE, WorkOrder
+from worker.ipc.order import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_STOPPED,
+    MANIFEST,
+    ORDER_FILE,
+    VERIFY,
+    WorkOrder,
+)
 from worker.ipc.parent_death import die_with_parent
 
 RECORD = "record"
@@ -62,6 +71,9 @@ def main() -> int:
     told: dict[str, Any] = order.spec.get("metadata", {})  # type: ignore[assignment]
     fault = str(told.get("fault", ""))
     channel = open_channel(order, fault)
+    if order.action == VERIFY:
+        channel.send(Verified(certificate={"is_verified": True}))
+        return EXIT_DONE
     state, step = resume(order)
     state, step, is_stopped = train(order, channel, told, state, step)
     if is_stopped:
@@ -71,7 +83,7 @@ def main() -> int:
         channel.send(Failed(code=FailureCode.NAN_LOSS, detail="loss is\x00nan", step=step))
         return EXIT_FAILED
     files = write(Path("adapter"), package(state))
-    channel.send(Packaged(directory="adapter", files=files, certificate={"is_verified": True}))
+    channel.send(Packaged(directory="adapter", files=files))
     if fault == "linger":
         time.sleep(3600)
     return EXIT_DONE

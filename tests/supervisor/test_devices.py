@@ -15,6 +15,8 @@ from sqlalchemy import select
 
 from app.core.database import reader, transaction
 from app.core.logging import configure_logging
+from app.domain.lifecycle import FailureCode
+from app.job_queue.workers import WorkerState
 from app.models import Worker
 from tests.services import wait_until
 from tests.supervisor import fake_worker
@@ -22,6 +24,7 @@ from tests.supervisor.fake_nvml import FakeGpu, FakeMig, FakeNvml
 from tests.supervisor.workshop import Workshop
 from worker import __main__ as worker_program
 from worker.supervisor import devices, pool
+from worker.supervisor.circuit_breaker import MAX_EARLY, CircuitBreaker
 from worker.supervisor.devices import Device, DeviceError, assign_devices, visible_devices
 from worker.supervisor.trainer_process import trainer_environment
 
@@ -341,19 +344,35 @@ def test_trainers_of_a_worker_without_gpus_see_none(
     job_id = workshop.submit()
     with workshop.running_pool():
         workshop.wait(job_id, "succeeded")
-    assert [given.get("CUDA_VISIBLE_DEVICES") for given in environments] == [value]
+    assert {given.get("CUDA_VISIBLE_DEVICES") for given in environments} == {value}
 
 
-def test_allocator_and_nccl_can_be_configured_for_trainers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_broken_gpu_does_not_stop_the_others(
+    workshop: Workshop, install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device = Device("GPU-1", "H200", 1 << 37)
-    assert trainer_environment(tmp_path, device)["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
-    assert "PYTORCH_ALLOC_CONF" not in trainer_environment(tmp_path)
-    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:512")
-    monkeypatch.setenv("NCCL_DEBUG", "INFO")
-    monkeypatch.setenv("PLAUDIT_HUB_TOKEN", "secret")
-    given = trainer_environment(tmp_path, device)
-    assert given["PYTORCH_ALLOC_CONF"] == "max_split_size_mb:512"
-    assert given["NCCL_DEBUG"] == "INFO"
-    assert "PLAUDIT_HUB_TOKEN" not in given
+    install(*FOUR_GPUS)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"{A},{B}")
+    settings = workshop.settings.model_copy(update={"slots": 2})
+    worker = pool.WorkerPool(settings)
+    try:
+        breakers = {
+            device.uuid: breaker
+            for (queue, device), breaker in worker._circuit_breakers.items()
+            if device and queue == settings.queue
+        }
+        for _ in range(MAX_EARLY):
+            breakers[B].record_attempt(FailureCode.CUDA_ERROR, 1.0)
+        taken = [worker._take_slot(settings.queue) for _ in range(2)]
+        assert [slot and slot.device and slot.device.uuid for slot in taken] == [A, None]
+        assert worker._state(settings.queue) == WorkerState.READY
+        for _ in range(MAX_EARLY):
+            breakers[A].record_attempt(FailureCode.CUDA_ERROR, 1.0)
+        assert worker._state(settings.queue) == WorkerState.UNHEALTHY
+    finally:
+        worker.engine.dispose()
+
+
+def test_self_test_fails_for_a_gpu_that_cuda_cannot_use(tmp_path: Path) -> None:
+    for device, is_fit in ((None, True), (Device("GPU-1", "H200", 1 << 37), False)):
+        environment = trainer_environment(tmp_path, device)
+        assert CircuitBreaker([])._passes_self_test(environment) is is_fit

@@ -212,9 +212,8 @@ def test_machine_error_is_typed_and_avoids_the_host(
     job_id = workshop.submit()
     with workshop.running_pool() as pool:
         job = workshop.wait(job_id, "failed")
-        wait_until(
-            "the worker to stop", lambda: pool._circuit_breakers[workshop.settings.queue].is_open
-        )
+        queue = workshop.settings.queue
+        wait_until("the worker to stop", lambda: pool._state(queue) == "unhealthy")
     assert (job.failure_code, job.failures) == (code, 3)
     assert job.avoid_host
 

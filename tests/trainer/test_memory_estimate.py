@@ -154,7 +154,7 @@ def packed_activations(
         "gradient_checkpointing": gradient_checkpointing,
     }  # fmt: skip
     plan = make_text_plan(decoder(max_positions=None), training=training)
-    changes = {"longest": length, "device": "cpu", "packed_device_bytes": device_bytes}
+    changes = {"longest": length, "device": "cpu", "chunked_device_bytes": device_bytes}
     return parts(plan, **changes)["activations_bytes"]
 
 

@@ -13,6 +13,8 @@ from app.domain.evaluation import EvaluationOrder
 from app.domain.plan import BaseModelFacts, TrainingPlan
 
 ORDER_FILE = "order.json"
+#: The action that reloads what another action packaged.
+VERIFY = "verify"
 #: File of a checkpoint; its ``same`` must be equal in a run that resumes from the checkpoint.
 MANIFEST = "manifest.json"
 
@@ -52,11 +54,15 @@ class WorkOrder(BaseModel):
     checkpoints: list[str] = Field(
         [], description="Directories to resume from, the preferred one first."
     )
-    adapter: str | None = Field(None, description="Directory of the adapter to merge.")
+    adapter: str | None = Field(
+        None, description="Directory of the adapter to merge, or of the files to verify."
+    )
+    is_merged: bool = Field(False, description="Whether a merged model is verified.")
     evaluation: EvaluationOrder | None = Field(None, description="Adapters to judge, and how.")
     threads: int = Field(
         1, ge=1, description="Threads of torch. Runs are byte-equal only with the same number."
     )
+    processes: int = Field(1, ge=1, description="Processes that tokenise.")
     checkpoint_seconds: float = Field(
         300.0, gt=0, description="Seconds between checkpoints if the plan has no steps."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -37,8 +38,11 @@ def device_config_for(plan: TrainingPlan) -> DeviceConfig:
     """Choose the device and number formats for a plan on this machine.
 
     Raises:
-        TrainerError: quantization_unavailable.
+        TrainerError: quantization_unavailable; cuda_error when this process was given a GPU that
+            CUDA cannot use, as with a driver that is older than torch's build of CUDA needs.
     """
+    if plan.gpus and (problem := unusable_gpu()):
+        raise TrainerError(FailureCode.CUDA_ERROR, problem)
     device = "cuda" if plan.gpus and torch.cuda.is_available() else "cpu"
     if plan.quantization != "none":
         _require_quantization(f"{plan.quantization} quantisation", device)
@@ -47,6 +51,25 @@ def device_config_for(plan: TrainingPlan) -> DeviceConfig:
     has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     bf16 = plan.precision == "bf16" or (plan.precision == "auto" and has_bf16)
     return DeviceConfig(device, bf16, plan.quantization)
+
+
+def unusable_gpu() -> str | None:
+    """Return why CUDA cannot use the GPU that this process was given; None if it can, or has none.
+
+    A supervisor names a trainer's GPU by its UUID.
+    """
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if not given.startswith(("GPU-", "MIG-")) or torch.cuda.is_available():
+        return None
+    problem = "it lists no device"
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (AssertionError, RuntimeError) as error:  # a build without CUDA; no driver or an old one
+        problem = str(error)
+    return (
+        f"this worker has a GPU, but CUDA cannot use it: {problem}. Check the driver with "
+        "nvidia-smi and `plaudit doctor`"
+    )
 
 
 def load_base(

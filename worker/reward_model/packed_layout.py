@@ -31,6 +31,12 @@ class SplitGroup:
         return len(self.first) + sum(map(len, self.tails))
 
     @property
+    def sequences(self) -> list[Tensor]:
+        """The whole sequences."""
+        prefix = self.first[: self.prefix_length]
+        return [self.first, *(torch.cat((prefix, tail)) for tail in self.tails)]
+
+    @property
     def sequence_lengths(self) -> list[int]:
         """Tokens of each whole sequence."""
         return [len(self.first), *(self.prefix_length + len(tail) for tail in self.tails)]

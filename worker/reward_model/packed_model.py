@@ -1,6 +1,6 @@
 """Forward of a decoder reward model over a packed row."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -76,22 +76,13 @@ class PackedModel:
         """Return the context in which the decoder attends within the segments of ``row``."""
         return packed_attention(self.configs, row, uses_varlen=self.uses_varlen)
 
-    @contextmanager
-    def activation_checkpointing(self, *, is_on: bool) -> Iterator[None]:
+    def activation_checkpointing(self, *, is_on: bool) -> AbstractContextManager[None]:
         """Keep only each layer's input for the backward, which then recomputes the layer.
 
         A trimmed last layer is left out: it keeps almost nothing.
         """
         candidates = self.layers[:-1] if self.trims_last_layer else self.layers
-        layers: list[Any] = [m for m in candidates if isinstance(m, GradientCheckpointingLayer)]
-        try:
-            for layer in layers if is_on else ():
-                layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
-                layer.gradient_checkpointing = True
-            yield
-        finally:
-            for layer in layers:
-                layer.gradient_checkpointing = False
+        return recomputed_layers(candidates, is_on=is_on)
 
     @contextmanager
     def _last_layer_only_at_rewards(self) -> Iterator[None]:
@@ -103,6 +94,20 @@ class PackedModel:
             yield
         finally:
             hook.remove()
+
+
+@contextmanager
+def recomputed_layers(modules: Iterable[nn.Module], *, is_on: bool) -> Iterator[None]:
+    """Have the layers among ``modules`` keep only their input, and recompute in the backward."""
+    layers: list[Any] = [m for m in modules if isinstance(m, GradientCheckpointingLayer)]
+    try:
+        for layer in layers if is_on else ():
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+            layer.gradient_checkpointing = True
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing = False
 
 
 def unwrap_peft(model: PreTrainedModel | PeftModel) -> PreTrainedModel:

@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def _serve(settings: Settings, token: str, stopping: threading.Event, idle_seconds: float) -> None:
-    prepare_libraries(settings.torch_threads)
+    prepare_libraries(settings.trainer_threads)
     import torch
 
     from app.base_models.catalogue import load_catalogue
@@ -54,7 +54,7 @@ def _serve(settings: Settings, token: str, stopping: threading.Event, idle_secon
     from worker.scorer.metrics import ScorerMetrics
     from worker.scorer.registration import ScorerRegistration
 
-    torch.set_num_threads(settings.torch_threads)
+    torch.set_num_threads(settings.trainer_threads)
     database = make_engine(settings.database, 2)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pool = AdapterPool(database, settings, load_catalogue(settings.base_models), device)

@@ -22,6 +22,7 @@ MAX_EARLY = 3
 PAUSE_SECONDS = 60.0
 #: Seconds that a self-test may take.
 TEST_SECONDS = 120.0
+SELF_TEST = (sys.executable, "-P", "-m", "worker.trainer.self_test")
 #: Failures that another machine may not have.
 OF_THE_MACHINE = (
     FailureCode.TRAINER_CRASHED,
@@ -62,7 +63,11 @@ class CircuitBreaker:
             self._early_failures += 1
             if self.is_open:
                 self._next_test_at = time.monotonic() + PAUSE_SECONDS
-                log.error("worker_unhealthy", lost_in_a_row=self._early_failures, failure=failure)
+                log.error(
+                    "worker_unhealthy",
+                    lost_in_a_row=self._early_failures,
+                    failure=failure,
+                )
 
     def allows_claim(self) -> bool:
         """Return whether to claim a job; when open, test the machine once per pause."""

@@ -12,11 +12,11 @@ from app.adapters import publishing
 from app.base_models.catalogue import Catalogue
 from app.domain.lifecycle import FailureCode, Phase
 from app.domain.plan import BaseModelFacts, TrainingPlan
-from app.domain.progress import Inspected, Packaged
+from app.domain.progress import Inspected, Packaged, Verified
 from app.job_queue import kinds, worker_api
 from app.job_queue.worker_api import Progress
 from app.models import Job
-from worker.ipc.order import WorkOrder
+from worker.ipc.order import VERIFY, WorkOrder
 from worker.supervisor import job_inputs
 from worker.supervisor.attempt import Attempt, JobFailedError
 from worker.supervisor.job_inputs import BaseModel
@@ -120,13 +120,27 @@ class JobSteps:
         raise JobFailedError(FailureCode.INTERNAL, "the inspection ended without a result")
 
     def run_and_publish(self, order: WorkOrder) -> None:
-        """Run a trainer that makes an adapter or a model, and end the job with it."""
+        """Run a trainer that makes an adapter or a model, verify it, and end the job with it."""
         packaged = self.run_trainer(order)
         if not isinstance(packaged, Packaged):
             raise JobFailedError(FailureCode.INTERNAL, "the trainer ended without an adapter")
+        packaged = packaged.model_copy(update={"certificate": self._verify(order, packaged)})
         self.set_phase(Phase.PUBLISHING)
         directory = self.attempt.directory / packaged.directory
         self.retry(lambda: publishing.publish(self.attempt.write_context, directory, packaged))
+
+    def _verify(self, order: WorkOrder, packaged: Packaged) -> dict[str, Any]:
+        """Reload the packaged files in a process that never held the trained model."""
+        self.set_phase(Phase.VERIFYING)
+        changes = {
+            "action": VERIFY,
+            "adapter": packaged.directory,
+            "is_merged": order.action == kinds.MERGE.action,
+        }
+        verified = self.run_trainer(order.model_copy(update=changes))
+        if not isinstance(verified, Verified):
+            raise JobFailedError(FailureCode.INTERNAL, "the verification ended without a result")
+        return verified.certificate
 
     def complete(self, result: dict[str, Any]) -> None:
         """End a job whose result is a document."""

@@ -70,13 +70,11 @@ class WorkerPool:
         self._worker_id = f"{self._id}-{os.getpid()}"
         shown = [device.as_json() for device in devices if device]
         self._registration = Registration(self.engine, self._host, self._rows(), shown)
-        # A base model that breaks inspections must not stop training.
+        # A base model that breaks inspections must not stop training, nor a GPU the others.
         self._circuit_breakers = {
-            name: CircuitBreaker(
-                trainer_environment(settings.work_dir, device)
-                for device in dict.fromkeys(slot.device for slot in slots)
-            )
-            for name, slots in self._free.items()
+            (name, device): CircuitBreaker([trainer_environment(settings.work_dir, device)])
+            for name in self._free
+            for device in dict.fromkeys(devices)
         }
         self._closing = threading.Event()
         self._registrar = threading.Thread(
@@ -99,8 +97,6 @@ class WorkerPool:
         with self._slot(queue) as slot:
             if slot is None or self.draining.is_set():
                 return False
-            if not self._circuit_breakers[queue].allows_claim():
-                return False
             owner = f"{self._id}/{slot.name}:{new_id('lease')}"
             claimed_at = time.monotonic()
             claimed = worker_api.claim(self.engine, self.settings, queue, owner, self._host)
@@ -113,7 +109,7 @@ class WorkerPool:
             if runner.failed_action == INSPECT.action:  # a training job may inspect first
                 queue = INSPECT.queue(self.settings)
             seconds = time.monotonic() - claimed_at
-            self._circuit_breakers[queue].record_attempt(runner.failure, seconds)
+            self._circuit_breakers[queue, slot.device].record_attempt(runner.failure, seconds)
             return True
 
     def poll(self, queue: str, seconds: float) -> None:
@@ -162,14 +158,28 @@ class WorkerPool:
 
     @contextmanager
     def _slot(self, queue: str) -> Iterator[Slot | None]:
-        with self._guard:
-            slot = self._free[queue].pop() if self._free.get(queue) else None
+        slot = self._take_slot(queue)
         try:
             yield slot
         finally:
             if slot is not None:
                 with self._guard:
                     self._free[queue].append(slot)
+
+    def _take_slot(self, queue: str) -> Slot | None:
+        """Take a free slot whose device passes its self-test, if it needs one."""
+        refused: list[Slot] = []
+        try:
+            while True:
+                with self._guard:
+                    slot = self._free[queue].pop() if self._free.get(queue) else None
+                if slot is None or self._circuit_breakers[queue, slot.device].allows_claim():
+                    return slot
+                refused.append(slot)
+        finally:
+            if refused:
+                with self._guard:
+                    self._free[queue] += refused
 
     def _open(self, name: str, device: Device | None) -> Slot:
         """Take a slot's lock. Trainers inherit it, so a free lock means that they are gone."""
@@ -204,8 +214,12 @@ class WorkerPool:
     def _state(self, queue: str) -> WorkerState:
         if self.draining.is_set():
             return WorkerState.DRAINING
-        is_open = self._circuit_breakers[queue].is_open
-        return WorkerState.UNHEALTHY if is_open else WorkerState.READY
+        is_broken = all(
+            breaker.is_open
+            for (name, _), breaker in self._circuit_breakers.items()
+            if name == queue
+        )
+        return WorkerState.UNHEALTHY if is_broken else WorkerState.READY
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -18,6 +18,7 @@ from app.domain.progress import (
     Inspected,
     Message,
     Packaged,
+    Verified,
 )
 from app.job_queue import checkpoints, kinds
 from app.job_queue.lease import LeaseLostError
@@ -34,7 +35,7 @@ log = structlog.get_logger()
 #: Seconds between two looks at the lease, the deadline and the desired state.
 POLL_SECONDS = 0.25
 #: The last message of a successful trainer; None when its task reports no result.
-TrainerResult = Packaged | Inspected | Evaluated | None
+TrainerResult = Packaged | Inspected | Evaluated | Verified | None
 
 
 def run_trainer(attempt: Attempt, message_buffer: MessageBuffer, order: WorkOrder) -> TrainerResult:
@@ -44,7 +45,7 @@ def run_trainer(attempt: Attempt, message_buffer: MessageBuffer, order: WorkOrde
         LeaseLostError, AttemptInterruptedError, JobFailedError
     """
     (attempt.directory / ORDER_FILE).write_text(order.model_dump_json())
-    kind = kinds.for_action(order.action)
+    kind = kinds.for_action(order.action) or attempt.kind
     limits = ProcessLimits(
         memory_bytes=memory_limit(attempt.settings, kind, order, attempt.directory),
         oom_score_adj=kind.oom_score_adj,
@@ -122,7 +123,7 @@ class _Session:
 
     def _handle(self, message: Message) -> None:
         match message:
-            case Packaged() | Inspected() | Evaluated():
+            case Packaged() | Inspected() | Evaluated() | Verified():
                 self._result = message
             case Failed():
                 self._failure = message

@@ -6,6 +6,7 @@ that it continues, so the budget does not depend on the memory that happens to b
 
 from __future__ import annotations
 
+import resource
 from typing import Literal
 
 import torch
@@ -23,6 +24,19 @@ def device_memory_bytes(device: str, limit: int | None = None) -> int:
         return int(torch.cuda.get_device_properties(0).total_memory)
     machine = machine_memory_bytes()
     return machine if limit is None else min(machine, limit)
+
+
+def peak_bytes(device: str) -> int:
+    """Return the most memory that this process has had: on the GPU, or else in the machine."""
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) << 10
+
+
+def gpu_name() -> str:
+    """Return the name and the compute capability of the GPU."""
+    major, minor = torch.cuda.get_device_capability(0)
+    return f"{torch.cuda.get_device_name(0)} {major}.{minor}"
 
 
 def activation_budget_bytes(weights: int, device_type: str, device_bytes: int) -> int:

@@ -58,8 +58,8 @@ class StepConfig:
     bf16: bool  # frozen weights and activations in bfloat16, otherwise in float32
     longest: int  # tokens of the longest sequence
     activation_checkpointing: bool  # of the stock backend
-    #: Memory of the device when batches are packed; None with the stock backend.
-    packed_device_bytes: int | None = None
+    #: Memory of the device when a budget divides batches; None with the stock backend.
+    chunked_device_bytes: int | None = None
 
 
 def estimate_memory(
@@ -68,7 +68,7 @@ def estimate_memory(
     """Estimate a step on a batch of the longest pairs, each of which has two sequences.
 
     With activation checkpointing every block keeps its input only, and one block at a time is
-    recomputed. Packed batches stay within the activation budget unless one pair exceeds it.
+    recomputed. Divided batches stay within the activation budget unless one pair exceeds it.
     """
     width = 2 if config.bf16 else 4
     pair_tokens = 2 * min(config.longest, plan.tokenization.max_length)
@@ -82,10 +82,10 @@ def estimate_memory(
         # The block that is recomputed; embeddings, last norm, and their gradients.
         return blocks + (block if is_recomputed else 0) + 4 * hidden
 
-    if config.packed_device_bytes is None:
+    if config.chunked_device_bytes is None:
         kept = activations(batch_tokens, is_recomputed=config.activation_checkpointing)
     else:
-        device_bytes = config.packed_device_bytes
+        device_bytes = config.chunked_device_bytes
         budget = activation_budget_bytes(weights, config.device, device_bytes)
         threshold = recompute_above_bytes(plan, config.device, device_bytes) or budget
         may_recompute = plan.gradient_checkpointing is not False

@@ -8,14 +8,18 @@ import tempfile
 
 import torch
 
+from worker.reward_model.loading import unusable_gpu
+
 
 def main() -> int:
-    """Check a matrix product on the GPU, or else on the CPU, and write 16 MiB to disk."""
-    has_device = os.environ.get("CUDA_VISIBLE_DEVICES", "").startswith(("GPU-", "MIG-"))
-    if has_device and not torch.cuda.is_available():
-        print("CUDA cannot use this worker's GPU", file=sys.stderr)  # noqa: T201 - the supervisor logs it
-        return 1
+    """Check a matrix product on the GPU, or else on the CPU, and write 16 MiB to disk.
+
+    A GPU that the environment names and that CUDA cannot use fails the test.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and (problem := unusable_gpu()):
+        print(problem, file=sys.stderr)  # noqa: T201 - the supervisor logs it
+        return 1
     ones = torch.ones(256, 256, device=device)
     if (ones @ ones).sum().item() != 256**3:
         print(f"wrong result of a matrix product on {device}", file=sys.stderr)  # noqa: T201 - the supervisor logs it

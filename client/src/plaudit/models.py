@@ -4,6 +4,7 @@ Generated from docs/openapi.json by `make client-models`. Do not edit."""
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field, RootModel
@@ -41,28 +42,6 @@ class AdapterItem(Model):
     archive: AdapterArchive
     metrics: dict[str, Any]
     created_at: AwareDatetime
-
-
-class AdapterRead(Model):
-    """The adapter of a succeeded job."""
-
-    object: Literal["adapter"] = "adapter"
-    id: str
-    job_id: str
-    base_model: str
-    revision: str | None
-    bytes: int
-    archive: AdapterArchive
-    metrics: dict[str, Any]
-    created_at: AwareDatetime
-    files: list[AdapterFile]
-    certificate: dict[str, Any]
-    """
-    Parity certificate: scores of the trained model compared with scores of the adapter after
-    a reload in a fresh process.
-    """
-    reward_model: dict[str, Any]
-    """Content of reward_model.json: what a client needs to score with the adapter."""
 
 
 class ApiKeyCreated(Model):
@@ -108,6 +87,7 @@ class AuditRead(Model):
             "adapter.delete",
             "adapter.download",
             "adapter.merge",
+            "adapter.push",
             "api_key.create",
             "api_key.revoke",
             "dataset.delete",
@@ -345,6 +325,29 @@ class EventRead(Model):
     at: AwareDatetime
 
 
+class FullReport(Model):
+    """The numbers and texts of a job's report page."""
+
+    object: Literal["job_report_page"] = "job_report_page"
+    job_id: str
+    name: str | None
+    status: str
+    finished_at: str | None
+    curves: dict[str, list[list[float]]]
+    """(step, value) by name."""
+    plots: dict[str, str]
+    """SVG by name."""
+    model: dict[str, Any] | None
+    """Metrics of the held-out pairs, as in an evaluation; lengths are tokens."""
+    baselines: dict[str, dict[str, Any]]
+    worst_pairs: list[dict[str, Any]]
+    data: dict[str, Any] | None
+    """The dataset report."""
+    warnings: list[str]
+    provenance: dict[str, Any]
+    certificate: dict[str, Any] | None
+
+
 class Health(Model):
     """Whether the process responds."""
 
@@ -458,8 +461,17 @@ class JobProgress(Model):
     step: int | None
     total_steps: int | None
     epoch: float | None
+    rows_done: int | None
+    """
+    Rows of the datasets that are tokenised; null outside of the phase `tokenizing`, or while
+    it has just begun.
+    """
+    rows_total: int | None
     seconds_left: float | None
-    """Estimated; null until the first step of an attempt."""
+    """
+    Estimated: of the phase `tokenizing`, or of training; null until the first step of an
+    attempt.
+    """
 
 
 class JobReportRead(Model):
@@ -571,6 +583,61 @@ class ProblemType(Model):
     """What to do next."""
 
 
+class PushFailure(Model):
+    """Why a push failed."""
+
+    code: (
+        Literal[
+            "invalid_spec",
+            "dataset_invalid",
+            "pairs_overlong",
+            "source_not_found",
+            "source_too_large",
+            "quota_exceeded",
+            "model_not_found",
+            "model_unsupported",
+            "model_changed",
+            "gated_no_access",
+            "engine_unsupported",
+            "quantization_unavailable",
+            "nan_loss",
+            "nothing_trained",
+            "cuda_oom",
+            "out_of_memory",
+            "artifact_too_large",
+            "timed_out",
+            "hub_unavailable",
+            "disk_full",
+            "host_error",
+            "cuda_error",
+            "worker_lost",
+            "trainer_crashed",
+            "poison",
+            "no_progress",
+            "score_mismatch",
+            "internal",
+        ]
+        | str
+    )
+    detail: str
+    hint: str
+
+
+class PushRead(Model):
+    """A push of an adapter to a hub."""
+
+    object: Literal["push"] = "push"
+    id: str
+    adapter_id: str
+    repo: str
+    status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"] | str
+    commit: str | None
+    """The commit, once the push has succeeded."""
+    failure: PushFailure | None
+    created_at: AwareDatetime
+    finished_at: AwareDatetime | None
+
+
 class QueueItem(Model):
     """A queued job and the reason why it waits."""
 
@@ -621,6 +688,14 @@ class ScoreUsage(Model):
     prompt_tokens: int
     computed_tokens: int
     """Shared prompts count once."""
+
+
+class ServableRead(Model):
+    """Whether an inference server can serve an adapter."""
+
+    is_servable: bool
+    reasons: list[str]
+    """Why not, or what to set there."""
 
 
 class SkippedRowsRead(Model):
@@ -773,6 +848,12 @@ class TrainingSpec(Model):
     """Optimiser steps between evaluations. Evaluations before and after training always run."""
     checkpoint_steps: int | None = None
     """Optimiser steps between checkpoints; null: a time interval."""
+    resume: Literal["continue", "exact"] | str = "continue"
+    """
+    After an interruption, 'continue' goes on from the last checkpoint, with a warning where
+    another GPU or number of threads will change the adapter's last bits. 'exact' then trains
+    from the start instead.
+    """
     logging_steps: int = 1
     early_stopping: EarlyStopping | None = None
     seed: int = 42
@@ -817,6 +898,19 @@ class UploadWithParts(Model):
     expires_at: AwareDatetime
     """A day after the last part was sent."""
     parts: list[UploadPartRead]
+
+
+class UsageDayRead(Model):
+    """What was used on one day."""
+
+    object: Literal["usage_day"] = "usage_day"
+    day: date
+    """In UTC."""
+    device_seconds: float
+    """Seconds that jobs held a slot of a worker, each attempt on the day it ended."""
+    stored_bytes: int
+    """At the end of the day, or a few minutes ago."""
+    scored_tokens: int
 
 
 class WebhookRead(Model):
@@ -916,6 +1010,33 @@ class WorstPairs(Model):
 
     object: Literal["worst_pairs"] = "worst_pairs"
     models: dict[str, list[WorstPair]]
+
+
+class AdapterRead(Model):
+    """The adapter of a succeeded job."""
+
+    object: Literal["adapter"] = "adapter"
+    id: str
+    job_id: str
+    base_model: str
+    revision: str | None
+    bytes: int
+    archive: AdapterArchive
+    metrics: dict[str, Any]
+    created_at: AwareDatetime
+    files: list[AdapterFile]
+    certificate: dict[str, Any]
+    """
+    Parity certificate: scores of the trained model compared with scores of the adapter after
+    a reload in a fresh process.
+    """
+    reward_model: dict[str, Any]
+    """Content of reward_model.json: what a client needs to score with the adapter."""
+    servable: dict[str, ServableRead]
+    """
+    For `vllm`, `sglang` and `tei`: whether they can serve it, and why not. `POST /v1/score`
+    serves every adapter.
+    """
 
 
 class ComparisonRead(Model):
@@ -1088,6 +1209,16 @@ class EvaluationRead(Model):
     """
 
 
+class EvaluationReport(Model):
+    """The numbers and texts of an evaluation's report page."""
+
+    object: Literal["evaluation_report"] = "evaluation_report"
+    evaluation: EvaluationRead
+    worst_pairs: dict[str, list[WorstPair]]
+    plots: dict[str, dict[str, str]]
+    """SVG by model and name."""
+
+
 class JobItem(Model):
     """A job in a list."""
 
@@ -1185,6 +1316,13 @@ class ScoreResponse(Model):
     usage: ScoreUsage
 
 
+class Usage(Model):
+    """The days on which something was used, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[UsageDayRead]
+
+
 class JobPreview(Model):
     """The plan of a spec in a dry run; nothing was stored."""
 
@@ -1205,7 +1343,8 @@ class JobPreview(Model):
     reports: dict[str, dict[str, Any]]
     """
     Reports of a worker: `dataset` (lengths in tokens, duplicates, contradictions, …) and
-    `memory` (an estimate); empty if no worker made them in time.
+    `memory` (an estimate); empty if no worker made them in time. Of a large dataset they are
+    those of a sample at first: `rows_looked_at` of `rows_in_all`.
     """
     warnings: list[JobWarning]
 

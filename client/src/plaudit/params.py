@@ -169,6 +169,15 @@ class LoraSpec(TypedDict):
     init: NotRequired[Literal["default", "gaussian", "orthogonal"]]
 
 
+class PushCreate(TypedDict):
+    """Where an adapter is pushed to."""
+
+    repo: str
+    """`org/name`; it is created if it does not exist."""
+    private: NotRequired[bool]
+    """Of a repository that is created."""
+
+
 class Resources(TypedDict):
     """Resources that the job may use."""
 
@@ -307,6 +316,12 @@ class TrainingSpec(TypedDict):
     """Optimiser steps between evaluations. Evaluations before and after training always run."""
     checkpoint_steps: NotRequired[int | None]
     """Optimiser steps between checkpoints; null: a time interval."""
+    resume: NotRequired[Literal["continue", "exact"]]
+    """
+    After an interruption, 'continue' goes on from the last checkpoint, with a warning where
+    another GPU or number of threads will change the adapter's last bits. 'exact' then trains
+    from the start instead.
+    """
     logging_steps: NotRequired[int]
     early_stopping: NotRequired[EarlyStopping | None]
     seed: NotRequired[int]

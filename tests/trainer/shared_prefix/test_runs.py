@@ -12,8 +12,9 @@ from tests.model_factories.reward_trainers import (
     make_rows,
     make_trainer,
 )
-from worker.trainer.shared_prefix import SharedPrefixRewardTrainer, check_parity
-from worker.trainer.shared_prefix.memory import frozen_weights_cast
+from worker.reward_model.scoring import score
+from worker.trainer.shared_prefix import ParityResult, SharedPrefixRewardTrainer, check_parity
+from worker.trainer.shared_prefix.memory import ActivationCost, frozen_weights_cast
 
 ROWS = make_rows([(4 + i % 9, 1 + i % 5, 1 + (i * 3) % 7) for i in range(22)], has_margin=True)
 # 5 steps per epoch with a last batch of 2: an incomplete batch shows errors in averages.
@@ -101,7 +102,7 @@ def test_small_memory_budget_changes_neither_loss_nor_gradients(tmp_path, gradie
     loss, expected = gradients(whole, ROWS)
     chunked_loss, found = gradients(chunked, ROWS)
 
-    assert chunked.token_budget == 1 < whole.token_budget
+    assert chunked.memory_budget_bytes == 1 < whole.memory_budget_bytes
     assert chunked_loss == pytest.approx(loss, abs=1e-6)
     assert_close(found, expected)
 
@@ -113,7 +114,7 @@ def test_activations_are_recomputed_only_for_a_pair_over_the_budget(tmp_path):
     trainer.packed_model.layers[0].mlp.register_forward_pre_hook(
         lambda _m, args: calls.append(args[0].shape[1])
     )
-    trainer.__dict__["bytes_per_token"] = 1.0
+    trainer.__dict__["activation_cost"] = ActivationCost(1.0, 0.0)
     trainer.memory_budget_bytes = trainer.recompute_above_bytes = 50
     gradients(trainer, rows)
 
@@ -132,7 +133,7 @@ def test_activation_checkpointing_changes_no_bit(tmp_path):
         for name, may in (("plain", False), ("recomputed", True))
     )
     calls = []
-    assert recomputed.bytes_per_token > 0  # measured here, in an additional forward
+    assert recomputed.activation_cost.per_token > 0  # measured here, in an additional forward
     recomputed.packed_model.layers[0].mlp.register_forward_pre_hook(
         lambda *_: calls.append(torch.is_grad_enabled())
     )
@@ -155,19 +156,108 @@ def test_frozen_weights_cast_once_give_the_same_bits(tmp_path):
     assert_equal_bits(found, expected)
 
 
-def test_token_budget_follows_from_the_memory_budget(tmp_path):
-    small, large = (
-        make_trainer(
-            SharedPrefixRewardTrainer,
-            tmp_path,
-            ROWS,
-            trainer_arguments={"memory_budget_bytes": budget},
-        ).token_budget
-        for budget in (10**6, 2 * 10**6)
+def test_activations_are_measured_on_few_tokens(tmp_path):
+    rows = make_rows([(300, 90, 90), (2, 2, 2)])
+    trainer = make_trainer(SharedPrefixRewardTrainer, tmp_path, rows)
+    lengths = []
+    trainer.packed_model.layers[0].mlp.register_forward_pre_hook(
+        lambda _m, args: lengths.append(args[0].shape[1])
     )
-    # Three layers of width 32 keep between 2 and 40 KiB per token.
-    assert 10**6 / 40_960 < small < 10**6 / 2048
-    assert large == pytest.approx(2 * small, abs=1)
+    cost = trainer.activation_cost
+    assert lengths == [128, 256]
+    # Three layers of width 32 keep between 2 and 40 KiB per token, and no attention scores.
+    assert 2048 < cost.per_token < 40_960
+    assert cost.per_token_pair < 1
+
+
+def test_attention_that_stores_its_scores_costs_more_per_token_of_a_long_sequence(tmp_path):
+    rows = make_rows([(300, 90, 90), (2, 2, 2)])
+    trainer = make_trainer(SharedPrefixRewardTrainer, tmp_path, rows, model="gemma2")
+    # At least the weights in float32: three layers, four heads.
+    assert trainer.activation_cost.per_token_pair > 3 * 4 * 4 / 2
+
+
+class MemoryLimit:
+    """Raises when a layer is given more tokens than fit, as a GPU whose memory ran out."""
+
+    def __init__(self, trainer, tokens, *, in_backward=False):
+        self.seen = []
+        layer = trainer.packed_model.layers[-2].mlp
+        if in_backward:
+            layer.register_full_backward_hook(lambda _m, grads, _o: self.check(grads[0], tokens))
+        else:
+            layer.register_forward_hook(lambda _m, args, _o: self.check(args[0], tokens))
+
+    def check(self, tensor, tokens):
+        self.seen.append(tensor.shape[1])
+        if tensor.shape[1] > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+@pytest.mark.parametrize("in_backward", [False, True], ids=["forward", "backward"])
+def test_step_that_ran_out_of_memory_is_repeated_in_smaller_passes(tmp_path, in_backward):
+    plain, limited = (
+        make_trainer(SharedPrefixRewardTrainer, tmp_path, ROWS, max_steps=2) for _ in range(2)
+    )
+    budgets = []
+    limited.on_budget_lowered = budgets.append
+    assert limited.activation_cost.per_token > 0
+    limit = MemoryLimit(limited, 40, in_backward=in_backward)
+    for trainer in (plain, limited):  # the second micro-step adds to the gradients of the first
+        trainer.model.zero_grad()
+        trainer.current_gradient_accumulation_steps = 2
+    for rows in (ROWS[:4], ROWS[4:12]):
+        losses = [float(t.training_step(t.model, t.data_collator(rows))) for t in (plain, limited)]
+        assert losses[1] == pytest.approx(losses[0], abs=1e-6)
+    found, expected = (
+        {n: p.grad for n, p in t.model.named_parameters() if p.grad is not None}
+        for t in (limited, plain)
+    )
+    assert_close(found, expected)
+    assert max(limit.seen) > 40
+    assert max(limit.seen[-2:]) <= 40
+    assert budgets
+    assert budgets == sorted(budgets, reverse=True)
+    assert limited.memory_budget_bytes == budgets[-1]
+    assert len(limited._metrics["train"]["margin"]) == 2
+
+
+def test_pair_that_does_not_fit_alone_ends_the_run(tmp_path):
+    trainer = make_trainer(SharedPrefixRewardTrainer, tmp_path, ROWS)
+    assert trainer.activation_cost.per_token > 0
+    MemoryLimit(trainer, 3)
+    with pytest.raises(torch.OutOfMemoryError):
+        gradients(trainer, ROWS)
+    pairs = trainer.forward_pass.split(trainer.data_collator(ROWS))
+    assert trainer._is_recomputed([max(pairs, key=trainer.activation_cost.of)])
+
+
+def test_parity_check_does_not_take_a_lack_of_memory_for_a_difference(tmp_path):
+    rows = make_rows([(300, 90, 90), (2, 2, 2)])
+    short = make_trainer(SharedPrefixRewardTrainer, tmp_path, rows)
+    MemoryLimit(short, 300)
+    assert check_parity(short).has_parity  # with pairs that are cut
+    none = make_trainer(SharedPrefixRewardTrainer, tmp_path, rows)
+    MemoryLimit(none, 1)
+    with pytest.raises(torch.OutOfMemoryError):
+        check_parity(none)
+
+
+def test_packed_scores_equal_padded_ones(tmp_path):
+    trainer = make_trainer(SharedPrefixRewardTrainer, tmp_path, ROWS)
+    assert check_parity(trainer).is_as_exact_as_padding
+    groups = [[r["chosen_ids"], r["rejected_ids"]] for r in ROWS] + [[[5, 6], [5, 6, 7], [5, 8]]]
+    padded = score(trainer.model, [ids for group in groups for ids in group], pad_token_id=0)
+    assert trainer.score_groups(groups) == pytest.approx(padded, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("difference", "noise", "expected"),
+    [(3e-6, 0.0, True), (0.01, 0.003, True), (0.01, 0.002, False), (0.01, 0.0, False)],
+)
+def test_evaluation_is_packed_if_that_changes_little_more_than_padding(difference, noise, expected):
+    result = ParityResult(has_parity=True, difference=difference, noise=noise)
+    assert result.is_as_exact_as_padding is expected
 
 
 def test_fallback_to_stock_gives_the_bits_of_trl(tmp_path):

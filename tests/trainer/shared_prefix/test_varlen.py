@@ -60,7 +60,7 @@ def trainers(request, tmp_path, segment_counts):
         make_trainer(trainer_class, tmp_path, rows, model=request.param)
         for trainer_class in (RewardTrainer, SharedPrefixRewardTrainer)
     )
-    assert ours.bytes_per_token > 0  # measured here, in an additional forward
+    assert ours.activation_cost.per_token > 0  # measured here, in an additional forward
     segment_counts.clear()
     return stock, ours
 

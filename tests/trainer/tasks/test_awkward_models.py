@@ -22,7 +22,7 @@ from tests.model_factories.architectures import (
 )
 from tests.model_factories.orders import TinyBase, facts_of
 from tests.model_factories.pairs import make_pairs
-from tests.model_factories.trainer_process import RecordingChannel
+from tests.model_factories.trainer_process import RecordingChannel, certificate_of
 from worker.ipc.order import EXIT_DONE, EXIT_FAILED
 from worker.reward_model.head_start import start_head
 from worker.reward_model.loading import DeviceConfig, load_base
@@ -81,7 +81,7 @@ def test_awkward_model_is_trained_with_another_pad_token_and_from_its_head(
     assert order.plan.tokenization.pad_token == "<unk>"
     assert run_task(order, channel) == EXIT_DONE, channel.of(Failed)
     (packaged,) = channel.of(Packaged)
-    certificate = packaged.certificate
+    certificate = certificate_of(order, work / packaged.directory)
     assert certificate["max_abs_difference"] < 1e-5
     assert certificate["head_start"] == "base_model"
     assert certificate["head_tensors"] == {"score.weight": "value_head.weight"}

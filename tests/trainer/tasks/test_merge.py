@@ -12,7 +12,12 @@ from transformers import AutoConfig
 from app.domain.lifecycle import FailureCode
 from app.domain.progress import Failed, Packaged
 from tests.model_factories.orders import TinyBase
-from tests.model_factories.trainer_process import Outcome, RecordingChannel, run_trainer
+from tests.model_factories.trainer_process import (
+    Outcome,
+    RecordingChannel,
+    certificate_of,
+    run_trainer,
+)
 from worker.ipc.order import EXIT_FAILED, WorkOrder
 from worker.trainer.run_task import run_task
 
@@ -61,9 +66,10 @@ def test_merged_model_scores_with_plain_transformers(
 ) -> None:
     merged = run_trainer(tmp_path / "work", merge_order(order, trained))
     package = merged.last(Packaged)
-    assert package.certificate["is_verified"]
-    assert package.certificate["max_abs_difference"] < 1e-4
     directory = merged.work / package.directory
+    certificate = certificate_of(merge_order(order, trained), directory)
+    assert certificate["is_verified"]
+    assert certificate["max_abs_difference"] < 1e-4
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {e.name for e in package.files}
     assert not list(directory.glob("adapter_*"))
     assert b"/tmp" not in b"".join(p.read_bytes() for p in directory.glob("*.json"))

@@ -53,7 +53,7 @@ def hard_order(llama: TinyBase, backend: str, dropout: float) -> WorkOrder:
 
 @pytest.fixture(scope="module")
 def order(llama: TinyBase) -> WorkOrder:
-    return hard_order(llama, "auto", dropout=0.2)  # dropout requires the stock backend
+    return hard_order(llama, "auto", dropout=0.2)  # dropout rules out packed rows
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_run_stops_early_with_the_best_model(uninterrupted: Outcome) -> None:
     assert [m.step for m in uninterrupted.of(CheckpointSaved) if m.is_best][-1] == best
 
 
-@pytest.mark.parametrize("backend", ["stock", "shared_prefix"])
+@pytest.mark.parametrize("backend", ["length_groups", "shared_prefix"])
 def test_run_interrupted_at_random_steps_gives_the_same_bytes(
     backend: str, llama: TinyBase, order: WorkOrder, uninterrupted: Outcome, tmp_path: Path
 ) -> None:
@@ -161,7 +161,7 @@ def test_run_interrupted_at_random_steps_gives_the_same_bytes(
     assert resumed.last(Packaged).metrics == uninterrupted.last(Packaged).metrics
     # No checkpoint_refused. The tiny dataset has few prompts, hence eval_leaked.
     notes = [note.code for note in resumed.of(Noted)]
-    assert notes == ["eval_leaked"] + (["engine_stock"] if backend == "stock" else [])
+    assert notes == ["eval_leaked"] + (["engine_stock"] if backend == "length_groups" else [])
 
 
 def test_finished_training_is_not_trained_again(
@@ -189,21 +189,26 @@ def test_damaged_checkpoint_is_refused_and_training_starts_over(
     assert [m.step for m in run.of(Stepped)][:2] == [0, 1]
 
 
-def test_checkpoint_of_another_run_is_refused_and_an_older_one_is_used(
+def test_foreign_checkpoint_is_refused_and_one_of_another_machine_is_continued(
     order: WorkOrder, uninterrupted: Outcome, tmp_path: Path
 ) -> None:
-    again = resume_order(order, newest(uninterrupted), tmp_path / "again")
+    middle = uninterrupted.work / uninterrupted.of(CheckpointSaved)[-2].directory
+    again = resume_order(order, middle, tmp_path / "again")
     foreign = tmp_path / "again" / "foreign"
     shutil.copytree(tmp_path / "again" / "resumed", foreign)
-    manifest = json.loads((foreign / "manifest.json").read_text())
-    manifest["same"]["threads"] += 1
-    (foreign / "manifest.json").write_text(json.dumps(manifest))
+    for directory, key in ((foreign, "engine"), (tmp_path / "again" / "resumed", "threads")):
+        manifest = json.loads((directory / "manifest.json").read_text())
+        manifest["same"][key] = 64
+        (directory / "manifest.json").write_text(json.dumps(manifest))
     again = again.model_copy(update={"checkpoints": ["foreign", "resumed"]})
     resumed = run_trainer(tmp_path / "again", again)
-    (note,) = (note for note in resumed.of(Noted) if note.code == "checkpoint_refused")
-    assert "saved with other values of threads" in note.message
-    assert not [m for m in resumed.of(Stepped) if "train/loss" in m.metrics]
-    assert adapter_bytes(resumed) == adapter_bytes(uninterrupted)
+    notes = {note.code: note for note in resumed.of(Noted)}
+    assert "saved with other values of engine" in notes["checkpoint_refused"].message
+    assert "(threads 64, now 1)" in notes["resumed_elsewhere"].message
+    assert notes["resumed_elsewhere"].is_warning
+    step = int(middle.name.rpartition("-")[2])
+    assert min(m.step for m in resumed.of(Stepped) if "train/loss" in m.metrics) == step + 1
+    assert adapter_bytes(resumed) == adapter_bytes(uninterrupted)  # the machine is the same here
 
 
 def test_old_checkpoints_are_removed_and_the_best_one_is_kept(uninterrupted: Outcome) -> None:

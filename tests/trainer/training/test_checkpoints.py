@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def test_manifest_keeps_its_keys_on_disk(tmp_path: Path) -> None:
     checkpoint = finalized(write_checkpoint(tmp_path / "checkpoint-4"))
     manifest = json.loads((checkpoint / MANIFEST).read_text())
     assert list(manifest) == [
-        "step", "best_step", "is_finished", "same", "tokens", "metrics", "files",
+        "step", "best_step", "is_finished", "same", "tokens", "metrics", "activation_budget_bytes",
+        "files",
     ]  # fmt: skip
     assert manifest["same"] == FINGERPRINT
 
@@ -156,3 +158,22 @@ def test_checkpoints_are_saved_by_the_clock_when_the_plan_gives_no_steps(
     manifest = json.loads((work / last.directory / MANIFEST).read_text())
     assert manifest["is_finished"] is True
     assert manifest["tokens"] > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_exact", "is_refused"),
+    [
+        ({"threads": 2, "gpu": "H100 9.0", "activation_budget_bytes": 1}, False, False),
+        ({"threads": 2}, True, True),
+        ({"gpu": "H100 9.0"}, True, True),
+        ({"activation_budget_bytes": 1}, True, True),
+        ({"device": "cuda"}, False, True),
+        ({"plan_sha256": "b" * 64}, False, True),
+    ],
+)
+def test_checkpoint_of_another_machine_is_refused_only_if_bytes_must_be_equal(
+    tmp_path: Path, changes: dict[str, Any], is_exact: bool, is_refused: bool
+) -> None:
+    checkpoint = finalized(write_checkpoint(tmp_path / "checkpoint-4"))
+    with pytest.raises(CheckpointRefusedError) if is_refused else nullcontext():
+        check_checkpoint(checkpoint, FINGERPRINT | changes, is_exact=is_exact)

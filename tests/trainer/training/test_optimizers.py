@@ -11,7 +11,8 @@ from app.domain.training_spec import TorchOptimizer, TrainingSpec
 from tests.model_factories.orders import TinyBase
 from tests.model_factories.trainer_process import RecordingChannel
 from tests.model_factories.training_runs import make_run
-from worker.trainer.training.run import parameter_digests, train
+from worker.trainer.training.lora import parameter_digests
+from worker.trainer.training.run import train
 
 pytestmark = [
     pytest.mark.train,

@@ -75,7 +75,7 @@ def _write_inputs(attempt: Attempt, base: BaseModel) -> WorkOrder:
         ),
         eval_file="eval.jsonl",
         checkpoints=job_inputs.fetch_checkpoints(engine, job, attempt.directory),
-        threads=settings.torch_threads,
+        threads=settings.trainer_threads,
         checkpoint_seconds=settings.checkpoint_seconds,
     )
 

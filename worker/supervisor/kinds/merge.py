@@ -48,5 +48,5 @@ def _write_adapter(attempt: Attempt, base: BaseModel) -> WorkOrder:
         attempt.kind.action,
         plan=job_inputs.stored_plan(job),
         adapter=source.name,
-        threads=settings.torch_threads,
+        threads=settings.trainer_threads,
     )

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from app.domain.plan import TrainingPlan
-from worker.reward_model.loading import DeviceConfig
-from worker.reward_model.scoring import score
 from worker.reward_model.token_cache import Ids
-from worker.trainer.data.pairs import Pair
+from worker.trainer.data.pair_table import Pair
 
 Floats = NDArray[np.float64]
+#: Returns the rewards of all sequences, group by group. A group has replies to one prompt.
+ScoreGroups = Callable[[Sequence[Sequence[Ids]]], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -37,29 +35,30 @@ class Scores:
         return np.concatenate([self.chosen, self.rejected])
 
 
-def score_pairs(
-    model: torch.nn.Module, pairs: Sequence[Pair], plan: TrainingPlan, device_config: DeviceConfig
-) -> Scores:
-    """Score both replies of every pair with the model in its present state.
+def score_pairs(pairs: Sequence[Pair], score_groups: ScoreGroups) -> Scores:
+    """Score both replies of every pair.
 
-    A reply of a ranked row is in several pairs; it is scored once.
+    A reply of a ranked row is in several pairs; it is scored once, in one group with the other
+    replies of its row.
     """
-    sequences: list[Ids] = []
-    places: dict[tuple[int, int], int] = {}
-    indices = []
+    groups: list[list[Ids]] = []
+    rows: dict[int, int] = {}  # the group of a ranked row
+    places: dict[tuple[int, int], tuple[int, int]] = {}  # the group and position of its replies
+    found: list[tuple[int, int]] = []
     for pair in pairs:
-        for side, ids in enumerate((pair.chosen, pair.rejected)):
-            place = len(sequences)
-            if pair.replies is not None:
-                place = places.setdefault((pair.line, pair.replies[side]), place)
-            if place == len(sequences):
-                sequences.append(ids)
-            indices.append(place)
-    rewards = score(
-        model,
-        sequences,
-        pad_token_id=plan.tokenization.pad_token_id,
-        bf16=device_config.bf16,
-    )
-    of_sides = np.array(rewards)[indices]
+        if pair.replies is None:
+            found += [(len(groups), 0), (len(groups), 1)]
+            groups.append([pair.chosen, pair.rejected])
+            continue
+        number = rows.setdefault(pair.line, len(groups))
+        if number == len(groups):
+            groups.append([])
+        for reply, ids in zip(pair.replies, (pair.chosen, pair.rejected), strict=True):
+            place = places.setdefault((pair.line, reply), (number, len(groups[number])))
+            if place[1] == len(groups[number]):
+                groups[number].append(ids)
+            found.append(place)
+    starts = np.concatenate(([0], np.cumsum([len(group) for group in groups], dtype=int)))
+    rewards = np.array(score_groups(groups), dtype=np.float64)
+    of_sides = rewards[[starts[number] + position for number, position in found]]
     return Scores(pairs, of_sides[0::2], of_sides[1::2])

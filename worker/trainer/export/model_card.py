@@ -82,6 +82,15 @@ ids = [text[:kept] + text[kept:][-last:] for text in ids]
 batch = tokenizer.pad(
     {{"input_ids": ids}}, padding_side="right", return_tensors="pt"
 ).to(model.device)"""
+_SERVICE = """\
+The service that trained it also scores with it, for RL trainers too:
+
+```sh
+curl "$PLAUDIT_URL/v1/score" -H "Authorization: Bearer $PLAUDIT_API_KEY" --json '{
+  "model": "ad_…", "groups": [{"prompt": "Hello", "responses": ["Hello! How can I help?", "No."]}]
+}'
+```
+"""
 _RENDER_CHAT = """\
 prompt = [{"role": "user", "content": "Hello"}]
 replies = ["Hello! How can I help?", "No."]
@@ -142,6 +151,7 @@ def model_card(
             "the scores that they must get, `reward_model.json` the settings for scoring, and "
             "`run.lock.json` the inputs and versions of the training run.",
             "",
+            _SERVICE,
         ]
     )
     # Parsing the whole card checks the metadata as the Hub's client reads it.

@@ -1,12 +1,63 @@
-"""Activation memory of a packed forward, and frozen weights that are cast only once."""
+"""Activation memory of a forward, and frozen weights that are cast only once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from worker.reward_model.packed_layout import SplitGroup
 from worker.trainer.memory_budget import activation_budget_bytes
+
+#: Tokens of the longer sequence whose activations are measured.
+MEASURED_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class ActivationCost:
+    """Bytes that autograd saves: for each token, and for each pair of tokens of a sequence.
+
+    Fused attention keeps nothing per pair of tokens. Attention that stores its scores does: with
+    capped scores, with sinks, and in architectures without fused attention.
+    """
+
+    per_token: float
+    per_token_pair: float
+
+    @classmethod
+    def measure(cls, saved_bytes: Callable[[int], int], longest: int) -> "ActivationCost":
+        """Measure with sequences of ``longest`` and half as many tokens.
+
+        ``saved_bytes`` returns the bytes that the forward of a sequence of so many tokens saves.
+        """
+        half = max(1, longest // 2)
+        of_half, of_whole = saved_bytes(half) / half, saved_bytes(longest) / longest
+        slope = max(0.0, (of_whole - of_half) / max(1, longest - half))
+        return cls(max(1.0, of_whole - slope * longest), slope)
+
+    def of(self, group: SplitGroup) -> float:
+        """Return the bytes of a group's forward."""
+        squares = sum(length**2 for length in group.sequence_lengths)
+        return self.per_token * group.token_count + self.per_token_pair * squares
+
+
+def chunks_within(
+    groups: Sequence[SplitGroup], cost: ActivationCost, budget: float
+) -> Iterator[list[SplitGroup]]:
+    """Split a batch, in its order, into chunks whose forwards save at most ``budget`` bytes.
+
+    A group that exceeds the budget alone becomes a chunk of its own.
+    """
+    chunk: list[SplitGroup] = []
+    used = 0.0
+    for group in groups:
+        if chunk and used + cost.of(group) > budget:
+            yield chunk
+            chunk, used = [], 0.0
+        chunk.append(group)
+        used += cost.of(group)
+    yield chunk
 
 
 def default_budget_bytes(model: nn.Module, device: torch.device) -> int:
@@ -32,6 +83,19 @@ def saved_activation_bytes(model: nn.Module, forward: Callable[[], object]) -> i
         graph = forward()
     del graph  # kept until here: a freed storage's address could be used again
     return sum(saved.values())
+
+
+def copied_gradients(model: nn.Module) -> dict[nn.Parameter, Tensor]:
+    """Copy the gradients of earlier micro-steps; without accumulation there are none."""
+    return {p: p.grad.clone() for p in model.parameters() if p.grad is not None}
+
+
+def restore_gradients(model: nn.Module, gradients: dict[nn.Parameter, Tensor]) -> None:
+    """Take back what an interrupted backward added."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            before = gradients.get(parameter)
+            parameter.grad = None if before is None else before.clone()
 
 
 @contextmanager

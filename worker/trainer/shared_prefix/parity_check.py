@@ -12,13 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from worker.reward_model.errors import is_out_of_memory
 from worker.reward_model.packed_attention import PackedPass
-from worker.reward_model.packed_layout import PackedRow, SplitGroup, pack_groups, split_batch
+from worker.reward_model.packed_layout import SplitGroup, pack_groups, split_batch
+from worker.reward_model.packed_model import PackedModel
+from worker.trainer.shared_prefix.memory import MEASURED_TOKENS
 from worker.trainer.shared_prefix.trainer import SharedPrefixRewardTrainer
 
 #: Distance of the hidden states that a reward is read from, relative to their norm. Float32 differs
 #: by 1e-7 to 3e-6, 28 layers in bfloat16 by 1 to 3 %, a leak between branches by 20 % and more.
 TOLERANCE = {torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+#: Packed rows may differ from padded ones by this many times what padding itself changes.
+NOISE_FACTOR = 4.0
 #: Rows of the training set among which pairs with a common prefix are looked for.
 CANDIDATE_ROWS = 64
 
@@ -30,6 +35,15 @@ class ParityResult:
     has_parity: bool
     reason: str | None = None
     difference: float | None = None  # the largest of a hidden state, relative to its norm
+    #: What padding changes in bfloat16, measured in the same way. In float32 it is negligible.
+    noise: float = 0.0
+
+    @property
+    def is_as_exact_as_padding(self) -> bool:
+        """Whether evaluations may use packed rows: the certificate allows four times the noise."""
+        if not self.has_parity or self.difference is None:
+            return False
+        return self.difference <= max(TOLERANCE[torch.float32], NOISE_FACTOR * self.noise)
 
 
 def check_parity(trainer: SharedPrefixRewardTrainer) -> ParityResult:
@@ -40,15 +54,27 @@ def check_parity(trainer: SharedPrefixRewardTrainer) -> ParityResult:
 
     The check leaves no gradients and restores the random states, so that a run is the same with and
     without it. If a model does not allow its last layer to be trimmed, or a GPU the variable-length
-    call, the trainer is switched to the plainer way. An exception of the model becomes the reason.
+    call, the trainer is switched to the plainer way. An exception of the model becomes the reason,
+    except that memory ran out: then shorter pairs are tried.
     """
-    devices = [trainer.args.device] if trainer.args.device.type == "cuda" else []
     try:
         original = trainer.packed_model
     except AttributeError as error:
         return ParityResult(
             has_parity=False, reason=f"the model is not built as a decoder: {error}"
         )
+    try:
+        return _first_with_parity(trainer, original, longest=None)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    return _first_with_parity(trainer, original, longest=MEASURED_TOKENS)
+
+
+def _first_with_parity(
+    trainer: SharedPrefixRewardTrainer, original: PackedModel, *, longest: int | None
+) -> ParityResult:
+    devices = [trainer.args.device] if trainer.args.device.type == "cuda" else []
     # From the fastest to the plainest. A CPU never makes the variable-length call.
     variants = [
         replace(original, trims_last_layer=trims, uses_varlen=varlen)
@@ -58,7 +84,7 @@ def check_parity(trainer: SharedPrefixRewardTrainer) -> ParityResult:
     result = ParityResult(has_parity=False, reason="no variant was tried")
     with torch.random.fork_rng(devices), torch.no_grad():
         for trainer.packed_model in variants:
-            result = _try_compare(trainer)
+            result = _try_compare(trainer, longest)
             if result.has_parity:
                 return result
     trainer.packed_model = original
@@ -70,18 +96,20 @@ def may_have_varlen(trainer: SharedPrefixRewardTrainer) -> bool:
     return bool(trainer.args.device.type == "cuda")
 
 
-def _try_compare(trainer: SharedPrefixRewardTrainer) -> ParityResult:
+def _try_compare(trainer: SharedPrefixRewardTrainer, longest: int | None) -> ParityResult:
     try:
-        return _compare(trainer)
-    except Exception as error:  # noqa: BLE001 - any error means that the stock backend is used
+        return _compare(trainer, longest)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise  # other ways to train would need even more
         reason = f"the packed forward failed: {type(error).__name__}: {error}"
         return ParityResult(has_parity=False, reason=reason)
 
 
-def _compare(trainer: SharedPrefixRewardTrainer) -> ParityResult:
+def _compare(trainer: SharedPrefixRewardTrainer, longest: int | None) -> ParityResult:
     packed_model, model = trainer.packed_model, trainer.model
     head = packed_model.head
-    inputs = trainer._prepare_inputs(trainer.data_collator(_sample_rows(trainer)))
+    inputs = trainer._prepare_inputs(trainer.data_collator(_sample_rows(trainer, longest)))
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     # Compare float32 weights in float32, whatever the run casts to: the tolerance is tight.
     is_float32 = dtypes == {torch.float32}
@@ -99,7 +127,8 @@ def _compare(trainer: SharedPrefixRewardTrainer) -> ParityResult:
         with packed_model.packed_attention(row) as packed_pass, _head_calls(head) as packed_calls:
             packed_model.rewards(row)
         if may_have_varlen(trainer):
-            _try_backward(trainer, row)
+            _try_backward(trainer)
+        noise = 0.0 if is_float32 else _padding_noise(trainer, pairs, stock_calls[-1][0])
     if reason := _bypass_reason(trainer, packed_pass):
         return ParityResult(has_parity=False, reason=reason)
     (stock_hidden, outputs), (packed_hidden, _) = stock_calls[-1], packed_calls[-1]
@@ -114,12 +143,29 @@ def _compare(trainer: SharedPrefixRewardTrainer) -> ParityResult:
     if not torch.equal(logits.view(2, -1).T.flatten(), outputs[ends].flatten()):
         reason = "the model does not return its head's outputs at the ends of the replies"
         return ParityResult(has_parity=False, reason=reason, difference=difference)
-    return ParityResult(has_parity=True, difference=difference)
+    return ParityResult(has_parity=True, difference=difference, noise=noise)
 
 
-def _try_backward(trainer: SharedPrefixRewardTrainer, row: PackedRow) -> None:
-    """Run a backward, which a kernel may lack, without leaving gradients."""
+def _padding_noise(
+    trainer: SharedPrefixRewardTrainer, pairs: Sequence[SplitGroup], padded: Tensor
+) -> float:
+    """Return how far padding moves the hidden states at the ends, relative to their norm."""
+    alone = []
+    for ids in (ids for pair in pairs for ids in pair.sequences):
+        row = ids.unsqueeze(0).to(trainer.args.device)
+        with _head_calls(trainer.packed_model.head) as calls:
+            trainer.model(input_ids=row, attention_mask=torch.ones_like(row), use_cache=False)
+        alone.append(calls[-1][0][0, -1])
+    ends = _reply_ends(pairs, trainer.args.device)
+    return _relative_difference(padded[ends], torch.stack(alone))
+
+
+def _try_backward(trainer: SharedPrefixRewardTrainer) -> None:
+    """Run a backward, which a kernel may lack, on short pairs and without leaving gradients."""
     packed_model = trainer.packed_model
+    inputs = trainer.data_collator(_sample_rows(trainer, MEASURED_TOKENS))
+    pad_token_id = trainer.model.config.get_text_config().pad_token_id
+    row = pack_groups(split_batch(inputs["input_ids"], pad_token_id), trainer.args.device)
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
     with torch.enable_grad(), packed_model.packed_attention(row):
         torch.autograd.grad(packed_model.rewards(row).sum(), trained, allow_unused=True)
@@ -173,8 +219,15 @@ def _relative_difference(stock: Tensor, packed: Tensor) -> float:
     return float(((stock.float() - packed.float()).norm(dim=1) / norms).max())
 
 
-def _sample_rows(trainer: SharedPrefixRewardTrainer) -> list[dict[str, Any]]:
-    """Return two rows, with a common prefix if the first rows of the data set have any."""
+def _sample_rows(trainer: SharedPrefixRewardTrainer, longest: int | None) -> list[dict[str, Any]]:
+    """Return two rows, with a common prefix if the first rows of the data set have any.
+
+    Sequences are cut to their first ``longest`` tokens.
+    """
     rows = list(islice(trainer.train_dataset, CANDIDATE_ROWS))
     sharing = [r for r in rows if r["chosen_ids"][:1] == r["rejected_ids"][:1]]
-    return (sharing + rows)[:2]
+    chosen = (sharing + rows)[:2]
+    if longest is None:
+        return chosen
+    names = ("chosen_ids", "rejected_ids")
+    return [{**row, **{name: row[name][:longest] for name in names}} for row in chosen]

@@ -1,29 +1,31 @@
-"""TRL's RewardTrainer on packed rows: the same batches, loss and metrics with fewer operations."""
+"""TRL's RewardTrainer without padding: the same batches, loss and metrics with fewer operations."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 from trl.trainer.reward_trainer import RewardTrainer
 from typing_extensions import override
 
+from worker.reward_model.errors import is_out_of_memory
 from worker.reward_model.mixed_precision import without_adapter_casts
-from worker.reward_model.packed_layout import (
-    PackedRow,
-    SplitGroup,
-    chunk_groups,
-    pack_groups,
-    split_batch,
-)
+from worker.reward_model.packed_layout import SplitGroup, split_replies
 from worker.reward_model.packed_model import PackedModel
+from worker.reward_model.scoring import BATCH_TOKENS
+from worker.trainer.shared_prefix.forwards import Forward, GroupedForward, PackedForward
+from worker.trainer.shared_prefix.loss import batch_metrics, pairwise_loss
 from worker.trainer.shared_prefix.memory import (
+    MEASURED_TOKENS,
+    ActivationCost,
+    chunks_within,
+    copied_gradients,
     default_budget_bytes,
     frozen_weights_cast,
+    restore_gradients,
     saved_activation_bytes,
 )
 
@@ -37,7 +39,10 @@ class SharedPrefixRewardTrainer(RewardTrainer):
     forward: a larger batch is computed in chunks, with the same loss and gradients. Activation
     checkpointing, which changes no bit, is used only for a pair that alone saves more than
     ``recompute_above_bytes``, and only if ``may_recompute`` is set (by default the arguments'
-    gradient_checkpointing).
+    gradient_checkpointing). If memory runs out, the step is repeated with half the budget.
+
+    Models that cannot use packed rows train in groups of similar length after
+    ``use_length_groups``, or exactly as with RewardTrainer after ``use_stock``.
     """
 
     model: Any
@@ -58,7 +63,10 @@ class SharedPrefixRewardTrainer(RewardTrainer):
             self.model, self.args.device
         )
         self.recompute_above_bytes = recompute_above_bytes or self.memory_budget_bytes
+        #: Called with the new budget when memory ran out.
+        self.on_budget_lowered: Callable[[int], None] = lambda _budget: None
         self.is_stock = False
+        self._is_packed = True
         self._stock_args = self.args
         self.may_recompute = (
             bool(self.args.gradient_checkpointing) if may_recompute is None else may_recompute
@@ -76,33 +84,57 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         if self.args.gradient_checkpointing and hasattr(self.model, "peft_config"):
             self.model.enable_input_require_grads()
 
+    def use_length_groups(self) -> None:
+        """Pad only sequences of similar length to each other; call it before ``train``."""
+        self._is_packed = False
+        self.__dict__.pop("activation_cost", None)
+
+    def limit_budget(self, budget_bytes: int) -> None:
+        """Lower the memory budget, as a run did that this one continues."""
+        self.memory_budget_bytes = min(self.memory_budget_bytes, budget_bytes)
+        self.recompute_above_bytes = min(self.recompute_above_bytes, self.memory_budget_bytes)
+
     @cached_property
     def packed_model(self) -> PackedModel:
         """The parts of the model that a packed forward controls."""
         return PackedModel.of(self.model)
 
-    @cached_property
-    def bytes_per_token(self) -> float:
-        """Bytes that a forward saves for each token of a row.
-
-        Measured on the first pair of the data set and not on the current batch, so that a resumed
-        run splits its batches as the run that it continues.
-        """
-        first = self.data_collator([next(iter(self.train_dataset))])
-        row = pack_groups(self._split(first), self.args.device)
-
-        def forward() -> Tensor:
-            with self.accelerator.autocast(), self.packed_model.packed_attention(row):
-                return self.packed_model.rewards(row)
-
-        with torch.enable_grad(), self._mixed_precision():
-            saved = saved_activation_bytes(self.model, forward)
-        return max(1, saved) / row.token_count
-
     @property
-    def token_budget(self) -> int:
-        """Tokens of a row whose forward saves ``memory_budget_bytes``."""
-        return max(1, int(self.memory_budget_bytes / self.bytes_per_token))
+    def forward_pass(self) -> Forward:
+        """How rewards are computed."""
+        pad_token_id = self.model.config.get_text_config().pad_token_id
+        if self._is_packed:
+            return PackedForward(self.packed_model, pad_token_id, self.args.device)
+        return GroupedForward(self.model, pad_token_id, self.args.device)
+
+    @cached_property
+    def activation_cost(self) -> ActivationCost:
+        """Bytes that a forward saves.
+
+        Measured on tokens of the first pair of the data set and not on the current batch, so that a
+        resumed run splits its batches as the run that it continues.
+        """
+        forward = self.forward_pass
+        ids = torch.tensor(next(iter(self.train_dataset))["chosen_ids"])
+        config = self.model.config.get_text_config()
+        positions = getattr(config, "max_position_embeddings", None) or MEASURED_TOKENS
+        # Some architectures number positions from the pad token's id plus one.
+        longest = max(1, min(MEASURED_TOKENS, positions - 8))
+        ids = ids.repeat(-(-longest // len(ids)))
+
+        def saved_bytes(count: int) -> int:
+            alone = SplitGroup(ids[:count], (), count)
+            with forward.passing([alone], is_recomputed=False) as row:
+
+                def compute() -> Tensor:
+                    with self.accelerator.autocast():
+                        return forward.rewards(row)
+
+                return saved_activation_bytes(self.model, compute)
+
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), torch.enable_grad(), self._mixed_precision():
+            return ActivationCost.measure(saved_bytes, longest)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as RewardTrainer does."""
@@ -122,28 +154,58 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         model.train()
         if callable(switch := getattr(self.optimizer, "train", None)):
             switch()  # schedule-free optimisers
-        pairs = self._split(inputs)
+        pairs = self.forward_pass.split(inputs)
         margins = self._margins(inputs)
+        before = copied_gradients(self.model)
+        while True:
+            try:
+                total, rewards = self._forward_and_backward(pairs, margins)
+                break
+            except Exception as error:
+                if not is_out_of_memory(error) or not self._lower_budget(pairs):
+                    raise
+            restore_gradients(self.model, before)
+            if self.args.device.type == "cuda":
+                torch.cuda.empty_cache()
+        self._total_train_tokens += int(inputs["attention_mask"].sum())
+        self._record_metrics(rewards)
+        return total
+
+    def _forward_and_backward(
+        self, pairs: Sequence[SplitGroup], margins: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the mean loss and the rewards [B, 2], both detached."""
+        forward = self.forward_pass
         total = torch.zeros((), device=self.args.device)
         rewards: list[Tensor] = []
-        for chunk in chunk_groups(pairs, self.token_budget):
+        for chunk in chunks_within(pairs, self.activation_cost, self.memory_budget_bytes):
             done = sum(len(r) for r in rewards)
             chunk_margins = None if margins is None else margins[done : done + len(chunk)]
-            row = pack_groups(chunk, self.args.device)
-            with (
-                self.packed_model.activation_checkpointing(is_on=self._needs_recomputation(row)),
-                self.packed_model.packed_attention(row),
-            ):
+            with forward.passing(chunk, is_recomputed=self._is_recomputed(chunk)) as row:
                 with self.accelerator.autocast():
-                    chunk_rewards = self.packed_model.rewards(row).view(-1, 2)
+                    chunk_rewards = forward.rewards(row).view(-1, 2)
                 loss = self._loss(chunk_rewards, chunk_margins) * (len(chunk) / len(pairs))
                 loss = loss / self.current_gradient_accumulation_steps
                 self.accelerator.backward(loss)
             total += loss.detach()
             rewards.append(chunk_rewards.detach())
-        self._total_train_tokens += int(inputs["attention_mask"].sum())
-        self._record_metrics(torch.cat(rewards))
-        return total
+        return total, torch.cat(rewards)
+
+    def _lower_budget(self, pairs: Sequence[SplitGroup]) -> bool:
+        """Halve the memory budget; return False if not even one pair at a time would need less."""
+        chunks = list(chunks_within(pairs, self.activation_cost, self.memory_budget_bytes))
+        largest = max(chunks, key=self._cost)
+        if len(largest) == 1 and (self._is_recomputed(largest) or not self.may_recompute):
+            return False
+        self.limit_budget(int(min(self.memory_budget_bytes, self._cost(largest)) / 2))
+        self.on_budget_lowered(self.memory_budget_bytes)
+        return True
+
+    def _cost(self, pairs: Sequence[SplitGroup]) -> float:
+        return sum(self.activation_cost.of(pair) for pair in pairs)
+
+    def _is_recomputed(self, chunk: Sequence[SplitGroup]) -> bool:
+        return self.may_recompute and self._cost(chunk) > self.recompute_above_bytes
 
     @override
     def compute_loss(
@@ -158,15 +220,40 @@ class SharedPrefixRewardTrainer(RewardTrainer):
             return super().compute_loss(  # type: ignore[no-untyped-call]
                 model, inputs, return_outputs, num_items_in_batch
             )
-        parts: list[Tensor] = []
-        for chunk in chunk_groups(self._split(inputs), self.token_budget):
-            row = pack_groups(chunk, self.args.device)
-            with self.accelerator.autocast(), self.packed_model.packed_attention(row):
-                parts.append(self.packed_model.rewards(row).view(-1, 2))
-        rewards = torch.cat(parts)
+        pairs = self.forward_pass.split(inputs)
+        rewards = self._rewards(pairs, self.memory_budget_bytes).view(-1, 2)
         loss = self._loss(rewards, self._margins(inputs))
         self._record_metrics(rewards.detach())
         return (loss, {"logits": rewards.T.reshape(-1, 1)}) if return_outputs else loss
+
+    def score_groups(self, groups: Sequence[Sequence[list[int]]]) -> list[float]:
+        """Return the rewards of all sequences of token ids, group by group; see ``split_replies``.
+
+        A group has the replies to one prompt. If memory runs out, rows are halved.
+        """
+        split = [split_replies(group) for group in groups]
+        per_token, tokens = self.activation_cost.per_token, BATCH_TOKENS
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode(), self._mixed_precision():
+                while True:
+                    try:
+                        rewards: list[float] = self._rewards(split, tokens * per_token).tolist()
+                        return rewards
+                    except Exception as error:
+                        if not is_out_of_memory(error) or tokens == 1:
+                            raise
+                    tokens //= 2
+        finally:
+            self.model.train(was_training)
+
+    def _rewards(self, groups: Sequence[SplitGroup], budget: float) -> Tensor:
+        forward, parts = self.forward_pass, []
+        for chunk in chunks_within(groups, self.activation_cost, budget):
+            with forward.passing(chunk, is_recomputed=False) as row, self.accelerator.autocast():
+                parts.append(forward.rewards(row))
+        return torch.cat(parts)
 
     @contextmanager
     def _mixed_precision(self) -> Iterator[None]:
@@ -184,40 +271,17 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         ):
             yield
 
-    def _split(self, inputs: dict[str, Any]) -> list[SplitGroup]:
-        pad_token_id = self.model.config.get_text_config().pad_token_id
-        return split_batch(inputs["input_ids"], pad_token_id)
-
     def _margins(self, inputs: dict[str, Any]) -> Tensor | None:
         return inputs["margin"].to(self.args.device) if "margin" in inputs else None
 
-    def _needs_recomputation(self, row: PackedRow) -> bool:
-        saved = row.token_count * self.bytes_per_token
-        return self.may_recompute and saved > self.recompute_above_bytes
-
     def _loss(self, rewards: Tensor, margins: Tensor | None) -> Tensor:
-        """Return the Bradley–Terry loss of rewards [B, 2], with TRL's margins and centring."""
-        difference = rewards[:, 0] - rewards[:, 1]
-        if margins is not None:
-            difference = difference - margins
-        loss = -logsigmoid(difference).mean()
-        if self.args.center_rewards_coefficient is not None:
-            loss = loss + self.args.center_rewards_coefficient * (rewards.sum(dim=1) ** 2).mean()
-        return loss
+        return pairwise_loss(rewards, margins, self.args.center_rewards_coefficient)
 
     def _record_metrics(self, rewards: Tensor) -> None:
-        """Record TRL's metrics of one batch [B, 2] with one device synchronisation, not five."""
+        """Record TRL's metrics of one batch [B, 2]."""
         metrics = self._metrics["train" if self.model.training else "eval"]
         metrics["num_tokens"] = [self._total_train_tokens]
-        difference = rewards[:, 0] - rewards[:, 1]
-        values = {
-            "min_reward": rewards.min(),
-            "mean_reward": rewards.mean(),
-            "max_reward": rewards.max(),
-            "accuracy": (difference > 0).float().mean(),
-            "margin": difference.mean(),
-        }
-        for name, value in zip(values, torch.stack(list(values.values())).tolist(), strict=True):
+        for name, value in batch_metrics(rewards).items():
             metrics[name].append(value)
 
 

@@ -29,13 +29,14 @@ from worker.reward_model.file_digests import file_entries
 from worker.reward_model.loading import device_config_for, load_base
 from worker.reward_model.packaged_adapter import SUMMARY, load_packaged
 from worker.reward_model.pair_tokenizer import PairTokenizer
-from worker.trainer.data.tokenized_rows import read_rows
+from worker.trainer.data.row_files import read_rows
 from worker.trainer.evaluation.judged_rows import (
     JudgedRow,
     judged_rows,
     replies_of,
     training_overlap,
 )
+from worker.trainer.evaluation.plots import model_plots
 from worker.trainer.evaluation.probing import run_probes, worst_pairs, write_scores
 from worker.trainer.evaluation.resumable_scoring import LazyModel, ResumableScoring
 from worker.trainer.inspection.base_model_files import check_base_model_unchanged
@@ -86,6 +87,7 @@ def run(order: WorkOrder, channel: Channel) -> None:
         _free_device()
     scoring.finish()
     channel.send(Reported(name="worst_pairs", document={"models": worst}))
+    channel.send(Reported(name="full", document={"plots": _plots(judged, tables)}))
     channel.send(
         Evaluated(
             directory=directory.name,
@@ -171,6 +173,15 @@ def _baselines(table: list[ScoredRow], wanted: EvaluationOrder) -> dict[str, Any
     return {
         name: {**metrics.headline(each, seed=seed), "suite": _suite(each, wanted)}
         for name, each in metrics.baselines(table, seed).items()
+    }
+
+
+def _plots(
+    judged: Sequence[dict[str, Any]], tables: Sequence[list[ScoredRow]]
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        entry["adapter"]: model_plots(table, entry["metrics"])
+        for entry, table in zip(judged, tables, strict=True)
     }
 
 

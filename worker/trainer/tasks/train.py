@@ -1,13 +1,12 @@
-"""Run a training job from its files to a verified adapter."""
+"""Run a training job from its files to a packaged adapter."""
 
 from __future__ import annotations
 
-import gc
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerState, set_seed
 
 from app.domain.compiler import planned_steps
@@ -22,20 +21,22 @@ from worker.reward_model.file_digests import file_entries
 from worker.reward_model.head_start import start_head
 from worker.reward_model.loading import DeviceConfig, device_config_for, load_base
 from worker.reward_model.pair_tokenizer import PairTokenizer
-from worker.trainer.data.preparation import prepare_data
+from worker.trainer.data.preparation import DataInputs, prepare_data, report_memory
 from worker.trainer.evaluation.metrics import worst_pairs
 from worker.trainer.evaluation.scores import Scores
+from worker.trainer.evaluation.training_report import training_report
 from worker.trainer.export.adapter_files import write_adapter
-from worker.trainer.export.reload_check import verify_package
 from worker.trainer.export.trained_adapter import TrainedAdapter
 from worker.trainer.inspection.base_model_files import check_base_model_unchanged
-from worker.trainer.memory_budget import device_memory_bytes
+from worker.trainer.memory_budget import device_memory_bytes, gpu_name, peak_bytes
 from worker.trainer.training.adapter_check import check_trainable_parameters
 from worker.trainer.training.backend import choose_backend
 from worker.trainer.training.checkpoints import (
     CheckpointRefusedError,
+    Machine,
     Manifest,
     check_checkpoint,
+    differences,
     restore_best,
     resume_fingerprint,
 )
@@ -54,7 +55,7 @@ class _ResumePoint:
 
 
 def run(order: WorkOrder, channel: Channel) -> None:
-    """Tokenise, train, evaluate, package and verify; send ``packaged`` at the end.
+    """Tokenise, train, evaluate and package; send ``packaged`` at the end.
 
     Raises:
         StoppedError: the supervisor asked for it.
@@ -66,18 +67,12 @@ def run(order: WorkOrder, channel: Channel) -> None:
     check_base_model_unchanged(order, plan.base_model.digest)
     device_config = device_config_for(plan)
     summary, metrics = _train_and_package(order, plan, device_config, channel)
-    channel.send(PhaseChanged(phase=Phase.VERIFYING))
-    _free_device()
     directory = Path(ADAPTER)
-    certificate = verify_package(
-        directory, Path(order.model_dir), device=device_config.device, threads=order.threads
-    )
     channel.send(
         Packaged(
             directory=directory.name,
             files=file_entries(directory),
             metrics=metrics,
-            certificate=certificate,
             summary=summary,
         )
     )
@@ -86,10 +81,10 @@ def run(order: WorkOrder, channel: Channel) -> None:
 def _train_and_package(
     order: WorkOrder, plan: TrainingPlan, device_config: DeviceConfig, channel: Channel
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return the package's summary and the run's metrics; the model goes out of scope."""
+    """Return the package's summary and the run's metrics."""
     channel.send(PhaseChanged(phase=Phase.TOKENIZING))
     tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
-    data = prepare_data(order, plan, order.facts, tokenizer, channel)
+    data = prepare_data(DataInputs(order, plan, order.facts, tokenizer, channel))
 
     set_seed(plan.reward_arguments.seed)  # new head modules and LoRA weights depend on it
     base = load_base(order.model_dir, device_config, plan.head_modules)
@@ -107,18 +102,17 @@ def _train_and_package(
     )
     run = build_run(model, tokenizer.tokenizer, inputs, channel)
     backend = choose_backend(run, channel)
-    fingerprint = resume_fingerprint(
-        plan, device=device_config.device, threads=order.threads, backend=backend
-    )
+    fingerprint = resume_fingerprint(plan, _machine(run, order), backend)
     run.checkpoints.resume_fingerprint = fingerprint
-    resume_point = _find_resume_point(order, fingerprint, channel)
+    resume_point = _find_resume_point(order, plan, fingerprint, channel)
     _evaluate_untrained(run, resume_point, channel)
     _train(run, resume_point, channel)
+    _report_peak_memory(run, order, channel)
 
     outcome = run.outcome()
     if note := outcome.note():
         channel.send(note)
-    scores, metrics = _evaluate_trained(run, channel)
+    scores, metrics = _evaluate_trained(run, tokenizer, channel)
     channel.send(PhaseChanged(phase=Phase.SAVING))
     adapter = TrainedAdapter(
         order=order,
@@ -135,13 +129,33 @@ def _train_and_package(
     return write_adapter(Path(ADAPTER), adapter, data.train, data.eval), metrics
 
 
+def _machine(run: TrainingRun, order: WorkOrder) -> Machine:
+    device = run.inputs.device_config.device
+    return Machine(
+        device=device,
+        threads=order.threads,
+        gpu=gpu_name() if device == "cuda" else None,
+        activation_budget_bytes=getattr(run.trainer, "memory_budget_bytes", None),
+    )
+
+
+def _report_peak_memory(run: TrainingRun, order: WorkOrder, channel: Channel) -> None:
+    """Send the memory estimate again, with what the run has really taken."""
+    if order.facts is None:
+        return
+    inputs = run.inputs
+    longest = max(len(ids) for pair in inputs.train_pairs for ids in (pair.chosen, pair.rejected))
+    measured = peak_bytes(inputs.device_config.device)
+    report_memory(inputs.plan, order.facts, longest, order.memory_bytes, channel, measured)
+
+
 def _find_resume_point(
-    order: WorkOrder, fingerprint: dict[str, Any], channel: Channel
+    order: WorkOrder, plan: TrainingPlan, fingerprint: dict[str, Any], channel: Channel
 ) -> _ResumePoint | None:
     """Return the first of the order's checkpoints that is intact and belongs to this run."""
     for directory in map(Path, order.checkpoints):
         try:
-            manifest = check_checkpoint(directory, fingerprint)
+            manifest = check_checkpoint(directory, fingerprint, is_exact=plan.resume == "exact")
         except CheckpointRefusedError as error:
             message = (
                 f"a checkpoint cannot be used: {error}. Training continues from an older "
@@ -151,9 +165,25 @@ def _find_resume_point(
                 Noted(code=WarningCode.CHECKPOINT_REFUSED, message=message[:2000], is_warning=True)
             )
             continue
+        _warn_of_other_machine(manifest, fingerprint, channel)
         restore_best(directory, manifest, Path())
         return _ResumePoint(directory, manifest)
     return None
+
+
+def _warn_of_other_machine(
+    manifest: Manifest, fingerprint: dict[str, Any], channel: Channel
+) -> None:
+    saved = manifest.resume_fingerprint
+    different = differences(fingerprint, saved)
+    if not different or manifest.is_finished:
+        return
+    what = ", ".join(f"{k} {saved.get(k)}, now {fingerprint.get(k)}" for k in different)
+    message = (
+        f"training continues from a checkpoint of another machine ({what}): the adapter's last "
+        "bits will differ from those of an undisturbed run"
+    )
+    channel.send(Noted(code=WarningCode.RESUMED_ELSEWHERE, message=message[:2000], is_warning=True))
 
 
 def _evaluate_untrained(
@@ -168,6 +198,8 @@ def _evaluate_untrained(
         }
         run.progress.last_metrics = {k: v for k, v in metrics if k.startswith("train/")}
         run.trainer._total_train_tokens = manifest.tokens
+        if manifest.activation_budget_bytes is not None and run.is_chunked:
+            run.trainer.limit_budget(manifest.activation_budget_bytes)
         return
     if not run.inputs.eval_pairs:
         return
@@ -206,10 +238,13 @@ def _restore_finished(run: TrainingRun, resume_point: _ResumePoint) -> None:
     check_trained(run)
 
 
-def _evaluate_trained(run: TrainingRun, channel: Channel) -> tuple[Scores | None, dict[str, float]]:
+def _evaluate_trained(
+    run: TrainingRun, tokenizer: PairTokenizer, channel: Channel
+) -> tuple[Scores | None, dict[str, float]]:
     """Return the trained model's scores of the held-out pairs, and all metrics of the run."""
     metrics = {**run.checkpoints.untrained_metrics, **run.progress.last_metrics}
     if not run.inputs.eval_pairs:
+        _report(run, None, tokenizer, channel)
         return None, finite(metrics)
     channel.send(PhaseChanged(phase=Phase.EVALUATING))
     scores = run.final_scores()
@@ -219,11 +254,19 @@ def _evaluate_trained(run: TrainingRun, channel: Channel) -> tuple[Scores | None
     if outcome.published_step == outcome.steps:
         run.progress.report(run.trainer.state, trained)
     channel.send(Reported(name="worst_pairs", document={"pairs": list(worst_pairs(scores))}))
+    _report(run, scores, tokenizer, channel)
     return scores, finite({**metrics, **trained})
 
 
-def _free_device() -> None:
-    """Release the GPU's memory for the verifying process."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+def _report(
+    run: TrainingRun, scores: Scores | None, tokenizer: PairTokenizer, channel: Channel
+) -> None:
+    """Send what the job's report page needs besides the other reports."""
+    seed = run.inputs.plan.reward_arguments.seed
+    try:
+        document = training_report(scores, tokenizer.tokenizer, seed)
+        message = Reported(name="full", document=document)
+    except Exception:  # noqa: BLE001 - a finished training is worth more than its report
+        traceback.print_exc()
+        return
+    channel.send(message)

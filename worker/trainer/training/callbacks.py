@@ -127,6 +127,7 @@ class CheckpointCallback(TrainerCallback):
             resume_fingerprint=self.resume_fingerprint,
             tokens=self.trainer._total_train_tokens,
             metrics=metrics,
+            activation_budget_bytes=getattr(self.trainer, "memory_budget_bytes", None),
         )
         files = finalize_checkpoint(directory, checkpoint, best)
         self.channel.send(

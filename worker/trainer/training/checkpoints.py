@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Manifest(BaseModel):
     resume_fingerprint: dict[str, Any] = Field(alias="same")
     tokens: int  # trained on so far; TRL does not store it
     metrics: dict[str, float]  # of the untrained model, and of the last logged step
+    activation_budget_bytes: int | None = None  # it may have been lowered during the run
     files: list[FileEntry]
 
 
@@ -61,27 +62,45 @@ class CheckpointState:
     resume_fingerprint: dict[str, Any]
     tokens: int
     metrics: dict[str, float]
+    activation_budget_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run's bytes depend on besides its plan and the libraries."""
+
+    device: str  # "cpu" or "cuda"
+    threads: int
+    gpu: str | None  # name and compute capability
+    activation_budget_bytes: int | None  # decides how batches are split into passes
+
+
+#: Keys of a fingerprint that change the last bits of a result, but not what is computed.
+INEXACT_KEYS = ("threads", "gpu", "activation_budget_bytes")
 
 
 class CheckpointRefusedError(Exception):
     """A checkpoint is damaged, or belongs to another run."""
 
 
-def resume_fingerprint(
-    plan: TrainingPlan, *, device: str, threads: int, backend: str
-) -> dict[str, Any]:
+def resume_fingerprint(plan: TrainingPlan, machine: Machine, backend: str) -> dict[str, Any]:
     """Return what must be equal in a checkpoint and in the run that resumes from it.
 
-    A resumed run then ends with the bytes of an uninterrupted one.
+    On a CPU, a resumed run then ends with the bytes of an uninterrupted one. On a GPU nothing is
+    promised: kernels may add in another order every time.
     """
     plan_bytes = plan.model_dump_json().encode()
     return {
         "plan_sha256": hashlib.sha256(plan_bytes).hexdigest(),
         "versions": library_versions(),
-        "device": device,
-        "threads": threads,
         "engine": backend,  # the key in stored checkpoints
+        **asdict(machine),
     }
+
+
+def differences(fingerprint: dict[str, Any], saved: dict[str, Any]) -> list[str]:
+    """Return the keys in which two fingerprints differ."""
+    return sorted(k for k in {*fingerprint, *saved} if fingerprint.get(k) != saved.get(k))
 
 
 def finalize_checkpoint(
@@ -105,6 +124,7 @@ def finalize_checkpoint(
         resume_fingerprint=state.resume_fingerprint,
         tokens=state.tokens,
         metrics=state.metrics,
+        activation_budget_bytes=state.activation_budget_bytes,
         files=files,
     )
     draft = directory / f"{MANIFEST}.draft"
@@ -113,8 +133,12 @@ def finalize_checkpoint(
     return [*files, file_entry(directory / MANIFEST)]
 
 
-def check_checkpoint(directory: Path, fingerprint: dict[str, Any]) -> Manifest:
+def check_checkpoint(
+    directory: Path, fingerprint: dict[str, Any], *, is_exact: bool = True
+) -> Manifest:
     """Compare a checkpoint with its manifest and with the fingerprint of this run.
+
+    Unless ``is_exact``, what changes only the last bits of the result may differ: ``INEXACT_KEYS``.
 
     Raises:
         CheckpointRefusedError: with what is missing, damaged or different.
@@ -131,7 +155,8 @@ def check_checkpoint(directory: Path, fingerprint: dict[str, Any]) -> Manifest:
     if missing:
         raise CheckpointRefusedError(f"it was saved without {', '.join(sorted(missing))}")
     saved = manifest.resume_fingerprint
-    different = sorted(k for k in {*fingerprint, *saved} if fingerprint.get(k) != saved.get(k))
+    allowed = () if is_exact else INEXACT_KEYS
+    different = [k for k in differences(fingerprint, saved) if k not in allowed]
     if different:
         raise CheckpointRefusedError(
             f"it was saved with other values of {', '.join(different)}: "

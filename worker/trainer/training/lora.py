@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -27,6 +28,14 @@ def add_lora(base: PreTrainedModel, plan: TrainingPlan) -> PeftModel:
 def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield names and parameters that the optimiser updates."""
     return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def parameter_digests(model: nn.Module) -> dict[str, str]:
+    """Return the digests of the trainable parameters."""
+    return {
+        name: hashlib.sha256(p.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+        for name, p in trainable_parameters(model)
+    }
 
 
 def base_parameter_name(name: str) -> str:

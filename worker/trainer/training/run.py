@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import torch
 from peft import PeftModel
 from pydantic import JsonValue
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, PrinterCallback
-from trl.trainer.reward_trainer import RewardTrainer
 
 from app.domain.lifecycle import FailureCode
 from app.domain.plan import TrainingPlan
@@ -22,11 +21,12 @@ from app.domain.warnings import WarningCode
 from worker.ipc.channel import Channel
 from worker.reward_model.errors import StoppedError, TrainerError
 from worker.reward_model.loading import DeviceConfig
-from worker.trainer.data.pairs import Pair
+from worker.reward_model.scoring import score
+from worker.reward_model.token_cache import Ids
+from worker.trainer.data.pair_table import PairTable
 from worker.trainer.diagnosis import diagnose
 from worker.trainer.evaluation.metrics import compute_metrics
 from worker.trainer.evaluation.scores import Scores, score_pairs
-from worker.trainer.memory_budget import recompute_above_bytes
 from worker.trainer.shared_prefix import SharedPrefixRewardTrainer
 from worker.trainer.training.callbacks import (
     CheckpointCallback,
@@ -34,9 +34,11 @@ from worker.trainer.training.callbacks import (
     ProgressCallback,
     non_finite_error,
 )
-from worker.trainer.training.lora import trainable_parameters
+from worker.trainer.training.lora import parameter_digests, trainable_parameters
 from worker.trainer.training.reward_trainer import (
-    make_dataset,
+    PairDataset,
+    backend_trainer,
+    first_pair,
     plaudit_trainer_class,
     reward_config,
 )
@@ -49,8 +51,8 @@ class RunInputs:
     plan: TrainingPlan
     device_config: DeviceConfig
     device_bytes: int  # memory of the device
-    train_pairs: Sequence[Pair]
-    eval_pairs: Sequence[Pair]
+    train_pairs: PairTable
+    eval_pairs: PairTable
     checkpoint_seconds: float  # between checkpoints
     eval_left_out: float = 0.0  # share of the eval pairs that are not evaluated
 
@@ -102,6 +104,12 @@ class TrainingRun:
     checkpoints: CheckpointCallback
     untrained_digests: dict[str, str]
     last_evaluation: tuple[int, Scores] | None = None  # with its step
+    evaluates_packed: bool = False  # set when the backend is known
+
+    @property
+    def is_chunked(self) -> bool:
+        """Whether batches are divided by a memory budget."""
+        return isinstance(self.trainer, SharedPrefixRewardTrainer)
 
     def evaluate(self) -> Scores:
         """Score the held-out pairs with the model in its present state.
@@ -110,15 +118,26 @@ class TrainingRun:
             TrainerError: nan_loss when a score is not finite, which would count as a wrong one.
         """
         inputs = self.inputs
-        scores = score_pairs(
-            self.trainer.model, inputs.eval_pairs, inputs.plan, inputs.device_config
-        )
+        scores = score_pairs(inputs.eval_pairs, self._score_groups)
         step = self.trainer.state.global_step
         for pair, margin in zip(inputs.eval_pairs, scores.margins, strict=True):
             if not np.isfinite(margin):
                 raise non_finite_error(f"the score of line {pair.line} of the eval pairs", step)
         self.last_evaluation = (step, scores)
         return scores
+
+    def _score_groups(self, groups: Sequence[Sequence[Ids]]) -> list[float]:
+        if self.evaluates_packed:
+            rewards: list[float] = self.trainer.score_groups(
+                [[i.tolist() for i in g] for g in groups]
+            )
+            return rewards
+        return score(
+            self.trainer.model,
+            [ids for group in groups for ids in group],
+            pad_token_id=self.inputs.plan.tokenization.pad_token_id,
+            bf16=self.inputs.device_config.bf16,
+        )
 
     def final_scores(self) -> Scores:
         """Return the trained model's scores; reuse those of an evaluation at the last step."""
@@ -178,21 +197,25 @@ def build_run(
                 early_stopping_threshold=stopping.min_delta,
             )
         )
-    backend_class, backend_arguments = _backend_trainer(inputs)
+    backend_class, backend_arguments = backend_trainer(
+        plan, inputs.device_config.device, inputs.device_bytes
+    )
     trainer = plaudit_trainer_class(backend_class)(
         model=model,
         args=reward_config(plan, inputs.device_config, model),
-        train_dataset=make_dataset(inputs.train_pairs),
-        eval_dataset=make_dataset(inputs.eval_pairs) if inputs.eval_pairs else None,
+        train_dataset=first_pair(inputs.train_pairs),
+        eval_dataset=first_pair(inputs.eval_pairs) if inputs.eval_pairs else None,
         processing_class=tokenizer,
         callbacks=callbacks,
         **backend_arguments,
     )
+    trainer.train_dataset = PairDataset(inputs.train_pairs)
     trainer.remove_callback(PrinterCallback)  # the messages would be in the log as well
     checkpoints.trainer = trainer
     for name, parameter in trainable_parameters(model):
         # TRL casts those of a quantised model to bf16, in which small updates round to nothing.
         parameter.data = before[name]
+    trainer.on_budget_lowered = partial(_report_lower_budget, channel)
     run = TrainingRun(trainer, inputs, progress, checkpoints, parameter_digests(model))
     trainer.evaluate_pairs = run.evaluate_and_report
     return run
@@ -261,22 +284,12 @@ def _cause_of_no_change(run: TrainingRun) -> str:
     )
 
 
-def parameter_digests(model: torch.nn.Module) -> dict[str, str]:
-    """Return the digests of the trainable parameters."""
-    return {
-        name: hashlib.sha256(p.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
-        for name, p in trainable_parameters(model)
-    }
-
-
-def _backend_trainer(inputs: RunInputs) -> tuple[type[Any], dict[str, Any]]:
-    """Return the trainer class and its additional arguments; ``choose_backend`` may fall back."""
-    plan = inputs.plan
-    if plan.engine == "stock":
-        return RewardTrainer, {}
-    return SharedPrefixRewardTrainer, {
-        "may_recompute": plan.gradient_checkpointing is not False,
-        "recompute_above_bytes": recompute_above_bytes(
-            plan, inputs.device_config.device, inputs.device_bytes
-        ),
-    }
+def _report_lower_budget(channel: Channel, budget_bytes: int) -> None:
+    channel.send(
+        Noted(
+            code=WarningCode.MEMORY_ADAPTED,
+            message="memory ran out in a training step. The step was repeated in smaller passes, "
+            f"which keep at most {budget_bytes >> 20} MiB of activations",
+            data={"activation_budget_bytes": budget_bytes},
+        )
+    )

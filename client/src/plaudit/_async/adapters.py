@@ -11,7 +11,7 @@ from plaudit._async.pages import PAGE_SIZE, AsyncItems
 from plaudit._async.transport import AsyncTransport
 from plaudit._calls import Call, parse, path
 from plaudit._files import Wanted, check_directory, check_names
-from plaudit.models import AdapterItem, AdapterRead, MergeRead
+from plaudit.models import AdapterItem, AdapterRead, MergeRead, PushRead
 
 
 class AsyncAdapters:
@@ -80,6 +80,17 @@ class AsyncAdapters:
         """Ask for base and adapter merged into one model; asking again gives the same export."""
         call = Call("POST", path("/v1/adapters/{}/merge", adapter_id))
         return parse(MergeRead, await self._transport.send(call))
+
+    async def push(self, adapter_id: str, repo: str, *, private: bool = True) -> PushRead:
+        """Have a worker upload the adapter to ``org/name`` of the operator's hub."""
+        body = {"repo": repo, "private": private}
+        call = Call("POST", path("/v1/adapters/{}/push", adapter_id), body=body)
+        return parse(PushRead, await self._transport.send(call))
+
+    async def get_push(self, adapter_id: str) -> PushRead:
+        """The newest push of an adapter."""
+        call = Call("GET", path("/v1/adapters/{}/push", adapter_id))
+        return parse(PushRead, await self._transport.send(call))
 
     async def get_merge(self, adapter_id: str) -> MergeRead:
         """How far the merged export of an adapter is; once succeeded, its ``adapter_id``."""

@@ -21,6 +21,7 @@ from plaudit._async.operations import (
 )
 from plaudit._async.scores import make_reward_function, send_scores
 from plaudit._async.transport import AsyncTransport
+from plaudit._async.usage import AsyncUsageLog
 from plaudit._async.webhooks import AsyncWebhooks
 from plaudit._calls import Call, parse, path
 from plaudit._config import READ_SECONDS, Config, Patience
@@ -67,6 +68,7 @@ class AsyncPlaudit:
         self.webhooks = AsyncWebhooks(self._transport)
         self.api_keys = AsyncApiKeys(self._transport)
         self.audit = AsyncAuditLog(self._transport)
+        self.usage = AsyncUsageLog(self._transport)
 
     @property
     def url(self) -> str:

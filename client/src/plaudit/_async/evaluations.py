@@ -14,6 +14,7 @@ from plaudit.models import (
     ComparisonRead,
     EvaluationItem,
     EvaluationRead,
+    EvaluationReport,
     EventRead,
     SuiteRead,
     WorstPairs,
@@ -106,6 +107,16 @@ class AsyncEvaluations:
         call = Call("GET", path("/v1/evaluations/{}/worst-pairs", evaluation_id))
         return parse(WorstPairs, await self._transport.send(call))
 
+    async def report(self, evaluation_id: str) -> EvaluationReport:
+        """What the report page shows: the evaluation, its worst pairs and its plots (SVG)."""
+        call = Call("GET", path("/v1/evaluations/{}/reports/full.json", evaluation_id))
+        return parse(EvaluationReport, await self._transport.send(call))
+
+    async def report_page(self, evaluation_id: str) -> str:
+        """The report as one HTML page that needs nothing else."""
+        call = Call("GET", path("/v1/evaluations/{}/reports/full.html", evaluation_id))
+        return (await self._transport.send(call)).text
+
 
 class AsyncSuites:
     """Public benchmarks whose rules the service has."""
@@ -135,3 +146,11 @@ class AsyncComparisons:
         query = {"a": a, "b": b, "a_adapter": a_adapter, "b_adapter": b_adapter}
         call = Call("GET", "/v1/comparisons", query, read_seconds=_COMPARE_SECONDS)
         return parse(ComparisonRead, await self._transport.send(call))
+
+    async def report_page(
+        self, a: str, b: str, *, a_adapter: str | None = None, b_adapter: str | None = None
+    ) -> str:
+        """The comparison as one HTML page that needs nothing else."""
+        query = {"a": a, "b": b, "a_adapter": a_adapter, "b_adapter": b_adapter}
+        call = Call("GET", "/v1/comparisons/full.html", query, read_seconds=_COMPARE_SECONDS)
+        return (await self._transport.send(call)).text

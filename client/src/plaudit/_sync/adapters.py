@@ -12,7 +12,7 @@ from plaudit._sync.concurrency import blocking
 from plaudit._sync.downloads import download_file
 from plaudit._sync.pages import PAGE_SIZE, Items
 from plaudit._sync.transport import Transport
-from plaudit.models import AdapterItem, AdapterRead, MergeRead
+from plaudit.models import AdapterItem, AdapterRead, MergeRead, PushRead
 
 
 class Adapters:
@@ -81,6 +81,17 @@ class Adapters:
         """Ask for base and adapter merged into one model; asking again gives the same export."""
         call = Call("POST", path("/v1/adapters/{}/merge", adapter_id))
         return parse(MergeRead, self._transport.send(call))
+
+    def push(self, adapter_id: str, repo: str, *, private: bool = True) -> PushRead:
+        """Have a worker upload the adapter to ``org/name`` of the operator's hub."""
+        body = {"repo": repo, "private": private}
+        call = Call("POST", path("/v1/adapters/{}/push", adapter_id), body=body)
+        return parse(PushRead, self._transport.send(call))
+
+    def get_push(self, adapter_id: str) -> PushRead:
+        """The newest push of an adapter."""
+        call = Call("GET", path("/v1/adapters/{}/push", adapter_id))
+        return parse(PushRead, self._transport.send(call))
 
     def get_merge(self, adapter_id: str) -> MergeRead:
         """How far the merged export of an adapter is; once succeeded, its ``adapter_id``."""

@@ -25,6 +25,7 @@ from plaudit._sync.operations import (
 )
 from plaudit._sync.scores import make_reward_function, send_scores
 from plaudit._sync.transport import Transport
+from plaudit._sync.usage import UsageLog
 from plaudit._sync.webhooks import Webhooks
 from plaudit.models import Health, ProblemType, Readiness, ScoreResponse
 from plaudit.retries import OnRetry, Retries
@@ -68,6 +69,7 @@ class Plaudit:
         self.webhooks = Webhooks(self._transport)
         self.api_keys = ApiKeys(self._transport)
         self.audit = AuditLog(self._transport)
+        self.usage = UsageLog(self._transport)
 
     @property
     def url(self) -> str:

@@ -18,6 +18,7 @@ from plaudit.metrics import Metrics
 from plaudit.models import (
     CheckpointRead,
     EventRead,
+    FullReport,
     JobPreview,
     JobReportRead,
     LogPiece,
@@ -195,6 +196,16 @@ class Jobs:
         """The checkpoints that are kept, newest first."""
         call = Call("GET", path("/v1/jobs/{}/checkpoints", job_id))
         return (Items(self._transport, call, CheckpointRead).page()).data
+
+    def full_report(self, job_id: str) -> FullReport:
+        """What the report page of a job shows, with its plots (SVG)."""
+        call = Call("GET", path("/v1/jobs/{}/reports/full.json", job_id))
+        return parse(FullReport, self._transport.send(call))
+
+    def report_page(self, job_id: str) -> str:
+        """The report of a job as one HTML page that needs nothing else."""
+        call = Call("GET", path("/v1/jobs/{}/reports/full.html", job_id))
+        return (self._transport.send(call)).text
 
     def report(self, job_id: str, name: str) -> dict[str, Any]:
         """A document about the job: ``estimate``, ``dataset``, ``memory`` or ``worst_pairs``."""

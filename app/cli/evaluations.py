@@ -1,0 +1,229 @@
+"""``plaudit evaluate``, ``compare`` and ``report``: judge adapters from the command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from app.cli.client import connect
+from app.cli.exit_codes import CommandError, ExitCode
+from app.cli.output import JsonOption, notes, plain, print_fields, print_json, print_table
+from app.cli.short_ids import full_id
+from plaudit import Plaudit
+from plaudit.models import ComparisonRead, EvaluationRead
+
+#: The folder of a model repository in which the Hub looks for results.
+RESULTS = ".eval_results"
+_ENDED = {"failed": ExitCode.FAILED, "cancelled": ExitCode.CANCELLED}
+
+EvaluationId = Annotated[str, typer.Argument(help="Id (eval_…) of an evaluation.")]
+
+
+def evaluate(
+    adapter_ids: Annotated[
+        list[str], typer.Argument(help="Ids (ad_…) of adapters of one base model.")
+    ],
+    dataset: Annotated[str, typer.Option(help="Id (ds_…) of the rows to score.")],
+    suite: Annotated[
+        str | None, typer.Option(help="A benchmark whose rows these are: reward-bench-2@1 …")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="A name to recognise it by.")] = None,
+    are_probes_left_out: Annotated[
+        bool, typer.Option("--no-probes", help="Do not probe for reward hacking.")
+    ] = False,
+    are_texts_cut: Annotated[
+        bool,
+        typer.Option("--truncate", help="Cut replies that are too long; default: leave out."),
+    ] = False,
+    is_not_awaited: Annotated[
+        bool, typer.Option("--no-wait", help="Print the id and do not wait for the result.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge adapters on a dataset: accuracy, calibration, length, probes, benchmarks."""
+    with connect() as client:
+        spec: dict[str, Any] = {
+            "adapters": [full_id(client, "ad", each) for each in adapter_ids],
+            "dataset": full_id(client, "ds", dataset),
+            "suite": suite,
+            "name": name,
+            "overlong": "truncate" if are_texts_cut else "drop",
+        }
+        if are_probes_left_out:
+            spec["probes"] = []
+        found = client.evaluations.create(**spec)
+        notes.print(plain(f"{found.id} is queued.", "dim"))
+        if not is_not_awaited:
+            found = client.evaluations.wait(found.id)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    elif found.result is not None:
+        _print_result(found, found.result)
+    else:
+        typer.echo(found.id)
+    if failure := found.failure:
+        notes.print(plain(f"{failure.code}: {failure.detail}", "bold red"))
+        notes.print(plain(failure.hint))
+    raise typer.Exit(_ENDED.get(found.status, ExitCode.SUCCEEDED))
+
+
+def compare(
+    a: EvaluationId,
+    b: EvaluationId,
+    a_adapter: Annotated[str | None, typer.Option(help="Default: the first adapter of A.")] = None,
+    b_adapter: Annotated[str | None, typer.Option(help="Default: the first adapter of B.")] = None,
+    page: Annotated[
+        Path | None, typer.Option("--html", dir_okay=False, help="Also write an HTML page.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two models on the rows that both evaluations scored."""
+    with connect() as client:
+        a, b = _evaluation_id(a), _evaluation_id(b)
+        found = client.comparisons.get(a, b, a_adapter=a_adapter, b_adapter=b_adapter)
+        if page is not None:
+            html = client.comparisons.report_page(a, b, a_adapter=a_adapter, b_adapter=b_adapter)
+            page.write_text(html, encoding="utf-8")
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        _print_comparison(found)
+
+
+def report(
+    name: Annotated[str, typer.Argument(help="Id of a job (job_…) or an evaluation (eval_…).")],
+    page: Annotated[Path | None, typer.Argument(dir_okay=False, help="The file to write.")] = None,
+    hub: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="A model repository: also write the results to its .eval_results for the Hub.",
+        ),
+    ] = None,
+) -> None:
+    """Write the report of a job or an evaluation as one HTML page; it opens without a network."""
+    with connect() as client:
+        if name.startswith("eval_"):
+            found = _evaluation_id(name)
+            html = client.evaluations.report_page(found)
+            if hub is not None:
+                _write_results(client, found, hub)
+        else:
+            found = full_id(client, "job", name)
+            html = client.jobs.report_page(found)
+    target = page or Path(f"{found}.html")
+    target.write_text(html, encoding="utf-8")
+    typer.echo(target)
+
+
+def hub_results(
+    evaluation: Mapping[str, Any], model: Mapping[str, Any], url: str
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Return the results of one model as entries of the Hub's ``.eval_results/*.yaml``."""
+    dataset = {"id": evaluation["dataset"], "task_id": evaluation["suite"] or "preference-pairs"}
+    suite = model["suite"]
+    if suite is None:
+        values = {"accuracy": model["metrics"]["accuracy"]["value"]}
+    elif suite["overall"] is None:  # other rows than the published ones: no score of the benchmark
+        values = dict(suite["metrics"])
+    else:
+        values = {"overall": suite["overall"], **suite["metrics"]}
+    finished = str(evaluation["finished_at"] or "")[:10]
+    source = {"url": f"{url}/v1/evaluations/{evaluation['id']}", "name": "Plaudit"}
+    return [
+        {
+            "dataset": {**dataset, "metric": name},
+            "value": value,
+            "date": finished,
+            "source": source,
+        }
+        for name, value in values.items()
+    ]
+
+
+def _write_results(client: Plaudit, evaluation_id: str, repository: Path) -> None:
+    evaluation = client.evaluations.get(evaluation_id).model_dump(mode="json")
+    directory = repository / RESULTS
+    directory.mkdir(parents=True, exist_ok=True)
+    models = [m for m in evaluation["result"]["models"] if m["adapter"].startswith("ad_")]
+    for model in models:
+        path = directory / f"{evaluation_id}-{model['adapter']}.yaml"
+        entries = hub_results(evaluation, model, client.url)
+        path.write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf-8")
+        notes.print(plain(str(path), "dim"))
+
+
+def _evaluation_id(text: str) -> str:
+    if not re.fullmatch(r"eval_[0-9a-f]{32}", text):
+        raise CommandError(
+            f"{text} is not the id of an evaluation.", ExitCode.USAGE, "Ids look like eval_01a2…"
+        )
+    return text
+
+
+def _print_result(found: EvaluationRead, result: Mapping[str, Any]) -> None:
+    typer.echo(found.id)
+    rows: list[tuple[object, ...]] = []
+    for model in result["models"]:
+        metrics, suite = model["metrics"], model["suite"] or {}
+        suspicious = [probe["probe"] for probe in model["probes"] if probe["is_suspicious"]]
+        rows.append(
+            (
+                model["adapter"],
+                _interval(metrics["accuracy"]),
+                _percent((metrics["length"]["balanced"] or {}).get("value")),
+                f"{metrics['calibration']['ece']:.3f}",
+                _percent(suite.get("overall")),
+                ", ".join(suspicious) or None,
+            )
+        )
+    for name, baseline in result["baselines"].items():
+        suite = baseline["suite"] or {}
+        overall = _percent(suite.get("overall"))
+        rows.append((name, _interval(baseline["accuracy"]), None, None, overall, None))
+    columns = ("model", "accuracy", "length-balanced", "ECE", "suite", "suspicious probes")
+    print_table(columns, rows)
+
+
+def _print_comparison(found: ComparisonRead) -> None:
+    difference = found.difference
+    print_fields(
+        (
+            ("a", f"{found.a.adapter}, accuracy {_percent(found.accuracy_a)}"),
+            ("b", f"{found.b.adapter}, accuracy {_percent(found.accuracy_b)}"),
+            ("difference", _interval(difference.model_dump())),
+            ("only a right", str(found.disagreements.a_better)),
+            ("only b right", str(found.disagreements.b_better)),
+            ("McNemar p", f"{found.mcnemar.p:.3g}"),
+            ("pairs", found.pairs),
+            ("uses of these rows", found.dataset_uses),
+        )
+    )
+    if found.slices:
+        print_table(
+            ("slice", "pairs", "a", "b", "p (Holm)"),
+            (
+                (
+                    s.slice,
+                    s.pairs,
+                    _percent(s.accuracy_a),
+                    _percent(s.accuracy_b),
+                    f"{s.p_holm:.3g}",
+                )
+                for s in found.slices
+            ),
+        )
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    low, high = found["interval"] or (None, None)
+    return f"{_percent(found['value'])} ({_percent(low)} to {_percent(high)})"
+
+
+def _percent(value: float | None) -> str | None:
+    return None if value is None else f"{100 * value:.1f} %"

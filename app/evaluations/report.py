@@ -1,0 +1,70 @@
+"""Reports of evaluations and comparisons: the documents, and the pages that show them."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from app.evaluations import service
+from app.evaluations.errors import EvaluationUnfinishedError
+from app.evaluations.schemas import ComparisonRead, EvaluationRead, EvaluationReport
+from app.job_queue import queries
+from app.reports.judging_sections import comparison_section, model_sections, overview
+from app.reports.page import Page, Section, key_values
+
+
+def evaluation_document(session: Session, tenant_id: str, evaluation: str) -> EvaluationReport:
+    """Return the evaluation with its worst pairs and, as SVG texts by model, its plots.
+
+    Raises:
+        EvaluationNotFoundError, EvaluationUnfinishedError
+    """
+    job = service.get(session, tenant_id, evaluation)
+    if job.result is None:
+        raise EvaluationUnfinishedError(f"{evaluation} is {job.status}.")
+    found = EvaluationRead.with_result(job, service.dataset_uses(session, job))
+    connection = session.connection()
+    reports = {
+        name: queries.report(connection, job.id, name) or {} for name in ("worst_pairs", "full")
+    }
+    return EvaluationReport(
+        evaluation=found,
+        worst_pairs=reports["worst_pairs"].get("models", {}),
+        plots=reports["full"].get("plots", {}),
+    )
+
+
+def evaluation_page(report: EvaluationReport) -> Page:
+    """Return the page of an evaluation's document."""
+    document = report.model_dump(mode="json")
+    evaluation = document["evaluation"]
+    result = evaluation["result"]
+    about = {
+        "evaluation": evaluation["id"], "dataset": evaluation["dataset"],
+        "suite": evaluation["suite"], "base model": evaluation["base_model"],
+        "rows": result["rows"], "seed": evaluation["spec"]["seed"],
+        "evaluations on these rows so far": evaluation["dataset_uses"],
+        "finished": evaluation["finished_at"],
+    }  # fmt: skip
+    sections = [
+        overview(result["models"], result["baselines"]),
+        Section("About", tables=[key_values("This evaluation", about)]),
+    ]
+    for model in result["models"]:
+        name = model["adapter"]
+        plots, worst = document["plots"].get(name, {}), document["worst_pairs"].get(name, [])
+        sections += model_sections(model, plots, worst)
+    return Page(f"Evaluation {evaluation['name'] or evaluation['id']}", sections)
+
+
+def comparison_page(found: ComparisonRead) -> Page:
+    """Return the page of a comparison."""
+    sides = {
+        f"{side} ({name})": value
+        for side, model in (("a", found.a), ("b", found.b))
+        for name, value in model.model_dump().items()
+    }
+    sections = [
+        comparison_section(found.model_dump(mode="json")),
+        Section("About", tables=[key_values("The two models", sides)]),
+    ]
+    return Page("Comparison of two reward models", sections)

@@ -1,0 +1,135 @@
+"""The report of a training job: one document, and the page that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.job_queue import queries
+from app.models import Adapter, Job
+from app.reports.curves import curve_svg
+from app.reports.judging_sections import model_sections, overview, worst_section
+from app.reports.page import Page, Plot, Section, Table, key_values
+from app.web.pagination import rfc3339
+
+CURVES = ("train/loss", "train/accuracy", "eval/loss", "eval/accuracy")
+CURVE_POINTS = 300
+
+
+def job_document(session: Session, job: Job) -> dict[str, Any] | None:
+    """Return what the report of a job holds; None until the run has made it.
+
+    ``plots`` are SVG texts by name; everything else is numbers and texts.
+    """
+    connection = session.connection()
+    run = queries.report(connection, job.id, "full")
+    if run is None:
+        return None
+    adapter = session.get(Adapter, job.adapter_id) if job.adapter_id else None
+    plan = job.plan or {}
+    return {
+        "object": "job_report_page",
+        "job_id": job.id,
+        "name": job.name,
+        "status": job.status,
+        "finished_at": job.finished_at and rfc3339(job.finished_at),
+        "curves": _curves(session, job.id),
+        **{name: run[name] for name in ("plots", "model", "baselines", "worst_pairs")},
+        "data": queries.report(connection, job.id, "dataset"),
+        "warnings": [warning["message"] for warning in job.warnings],
+        "provenance": {
+            "spec_sha256": job.spec_sha256,
+            "base_model": plan.get("base_model", {}),
+            "train_dataset": plan.get("data", {}).get("train"),
+            "eval_dataset": plan.get("data", {}).get("eval"),
+            "lora": plan.get("lora", {}),
+            "reward": plan.get("reward", {}),
+            "seed": plan.get("reward", {}).get("seed"),
+            "versions": (adapter.summary if adapter else {}).get("versions", {}),
+            "adapter_id": job.adapter_id,
+            "archive_sha256": adapter.archive_sha256 if adapter else None,
+        },
+        "certificate": adapter.certificate if adapter else None,
+    }
+
+
+def _curves(session: Session, job_id: str) -> dict[str, list[tuple[float, float]]]:
+    """Return (step, value) of each curve, over all attempts of the job."""
+    columns = queries.metrics(session.connection(), job_id, CURVES, 0, None, CURVE_POINTS)
+    found = {}
+    for name in CURVES:
+        points = zip(columns["step"], columns[name], strict=True)
+        if curve := [(s, v) for s, v in points if s is not None and v is not None]:
+            found[name] = curve
+    return found
+
+
+def job_page(document: Mapping[str, Any]) -> Page:
+    """Return the page of a job's document."""
+    learning = [Plot(name, curve_svg(points)) for name, points in document["curves"].items()]
+    last = [(name, *points[-1]) for name, points in document["curves"].items() if points]
+    sections = [
+        Section(
+            "Training",
+            warnings=list(document["warnings"]),
+            tables=[Table("Last values", ("", "step", "value"), last)],
+            plots=learning,
+        )
+    ]
+    if model := document["model"]:
+        sections.append(overview([model], document["baselines"]))
+        sections += model_sections(model, document["plots"], [])
+        if document["worst_pairs"]:
+            sections.append(worst_section("Worst pairs", document["worst_pairs"]))
+    if document["data"]:
+        sections.append(_data(document["data"]))
+    sections.append(_provenance(document))
+    title = f"Report of {document['name'] or document['job_id']}"
+    return Page(title, sections)
+
+
+def _data(data: Mapping[str, Any]) -> Section:
+    findings = [
+        (name, found["count"], ", ".join(map(str, found["lines"][:20])))
+        for name, found in data.get("findings", {}).items()
+    ]
+    sizes = {name: data.get(name) for name in ("rows", "eval_rows", "prompts", "max_length")}
+    tokens = [
+        (name, found.get("count"), found.get("mean"), found.get("p50"), found.get("p99"),
+         found.get("max"))
+        for name, found in data.get("tokens", {}).items()
+    ]  # fmt: skip
+    return Section(
+        "Data",
+        notes=["Pairs over max_length are left out of the training."],
+        tables=[
+            key_values("Sizes", sizes),
+            Table("Findings", ("", "rows", "first lines"), findings),
+            Table("Tokens", ("", "texts", "mean", "median", "99 %", "longest"), tokens),
+        ],
+    )
+
+
+def _provenance(document: Mapping[str, Any]) -> Section:
+    provenance = document["provenance"]
+    flat: dict[str, Any] = {"job": document["job_id"], "adapter": provenance["adapter_id"]}
+    for group in ("base_model", "train_dataset", "eval_dataset"):
+        for key, value in (provenance[group] or {}).items():
+            if isinstance(value, str | int | float):
+                flat[f"{group}.{key}"] = value
+    flat |= {"spec sha256": provenance["spec_sha256"], "seed": provenance["seed"]}
+    flat |= {f"version of {name}": value for name, value in provenance["versions"].items()}
+    tables = [key_values("Inputs", flat)]
+    for group in ("lora", "reward"):
+        shown = {name: _text(value) for name, value in provenance[group].items()}
+        tables.append(key_values(f"Arguments: {group}", shown))
+    if certificate := document["certificate"]:
+        shown = {k: v for k, v in certificate.items() if isinstance(v, str | int | float | bool)}
+        tables.append(key_values("Certificate: scores after a reload in a fresh process", shown))
+    return Section("Provenance", tables=tables)
+
+
+def _text(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)

@@ -1,0 +1,219 @@
+"""Sections of a report about judged models, from the documents that evaluations store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from app.reports.page import Plot, Section, Table
+
+CAPTIONS = {
+    "margins": "Margins",
+    "calibration": "Calibration",
+    "length": "Score against length",
+    "best_of_n": "Best of n",
+}
+_LEFT_OUT = {
+    "overlong": "longer than the adapter's max_length",
+    "not_rendered": "the chat template cannot render them",
+    "no_tokens": "a reply has no tokens",
+    "ends_in_pad_token": "a reply ends in the pad token",
+}
+
+
+def overview(models: Sequence[Mapping[str, Any]], baselines: Mapping[str, Any]) -> Section:
+    """Return all models beside the baselines."""
+    rows = [_overview_row(model["adapter"], model["metrics"]) for model in models]
+    rows += [
+        (name, *_value(found["accuracy"]), *[None] * 7) for name, found in baselines.items()
+    ]  # fmt: skip
+    columns = (
+        "model", "accuracy", "from", "to", "strict", "ties", "balanced for length",
+        "controlled for length", "ECE", "temperature", "recovery",
+    )  # fmt: skip
+    return Section(
+        "Models and baselines",
+        notes=[
+            "Accuracy counts ties half; its 95 % interval (from, to) resamples prompts. random, "
+            "longest and shortest score without a model."
+        ],
+        tables=[Table("All pairs", columns, rows)],
+    )
+
+
+def model_sections(
+    model: Mapping[str, Any], plots: Mapping[str, str], worst: Sequence[Mapping[str, Any]]
+) -> list[Section]:
+    """Return the sections of one model."""
+    metrics, name = model["metrics"], model["adapter"]
+    main = Section(
+        name,
+        tables=[_figures(metrics), _length(metrics["length"]), _left_out(model)],
+        plots=[Plot(CAPTIONS.get(key, key), svg) for key, svg in plots.items()],
+    )
+    if overlap := model.get("training_overlap"):
+        main.notes.append(
+            f"{overlap['rows']} rows ({overlap['share']:.1%}) have a prompt of the training data."
+        )
+    if metrics["slices"]:
+        main.tables.append(
+            Table(
+                "Slices",
+                ("slice", "pairs", "accuracy", "from", "to"),
+                [(s["slice"], s["pairs"], *_value(s["accuracy"])) for s in metrics["slices"]],
+            )
+        )
+    if metrics["best_of_n"]:
+        curve = metrics["best_of_n"]["curve"]
+        main.tables.append(
+            Table(
+                "Best of n: mean gold score of the pick",
+                ("n", "this model", "best possible"),
+                [(point["k"], point["gold"], point["best"]) for point in curve],
+            )
+        )
+    if suite := model.get("suite"):
+        _add_suite(main, suite)
+    if model.get("probes"):
+        _add_probes(main, model["probes"])
+    sections = [main]
+    if worst:
+        sections.append(worst_section(f"Worst pairs of {name}", worst))
+    return sections
+
+
+def worst_section(heading: str, worst: Sequence[Mapping[str, Any]]) -> Section:
+    """Return the pairs in the wrong order, with their texts."""
+    pairs = [
+        {
+            "line": pair["line"],
+            "margin": pair["margin"],
+            "slice": pair["slice"],
+            "texts": [
+                (f"{label}{_score(pair, label)}", pair[label])
+                for label in ("prompt", "chosen", "rejected")
+                if pair.get(label)
+            ],
+        }
+        for pair in worst
+    ]
+    return Section(heading, notes=["In the wrong order, by the largest margin."], pairs=pairs)
+
+
+def comparison_section(found: Mapping[str, Any]) -> Section:
+    """Return a comparison of two models."""
+    difference, test = found["difference"], found["mcnemar"]
+    main = [
+        ("pairs", found["pairs"]), ("prompts", found["prompts"]),
+        ("accuracy of a", found["accuracy_a"]), ("accuracy of b", found["accuracy_b"]),
+        ("difference, b minus a", difference["value"]),
+        ("95 % interval, from", (difference["interval"] or [None])[0]),
+        ("95 % interval, to", (difference["interval"] or [None])[-1]),
+        ("pairs that only a orders better", found["disagreements"]["a_better"]),
+        ("pairs that only b orders better", found["disagreements"]["b_better"]),
+        ("McNemar, exact p", test["p"]), ("McNemar, mid-p", test["mid_p"]),
+        ("rows only in a", found["rows_only_in_a"]), ("rows only in b", found["rows_only_in_b"]),
+        ("evaluations on these rows so far", found["dataset_uses"]),
+    ]  # fmt: skip
+    slices = [
+        (s["slice"], s["pairs"], s["accuracy_a"], s["accuracy_b"], s["difference"]["value"],
+         s["mcnemar"]["p"], s["p_holm"])
+        for s in found["slices"]
+    ]  # fmt: skip
+    return Section(
+        "Comparison",
+        notes=["The interval resamples prompts; McNemar's test takes pairs as independent."],
+        tables=[
+            Table("All pairs", ("", ""), main),
+            Table("Slices", ("slice", "pairs", "a", "b", "difference", "p", "p (Holm)"), slices),
+        ],
+    )
+
+
+def _overview_row(name: str, metrics: Mapping[str, Any]) -> tuple[Any, ...]:
+    length, calibration = metrics["length"], metrics["calibration"]
+    return (
+        name,
+        *_value(metrics["accuracy"]),
+        metrics["accuracy_strict"],
+        metrics["ties"],
+        length["balanced"] and length["balanced"]["value"],
+        length["controlled"]["value"],
+        calibration["ece"],
+        calibration["temperature"],
+        metrics["best_of_n"] and metrics["best_of_n"]["recovery"],
+    )
+
+
+def _figures(metrics: Mapping[str, Any]) -> Table:
+    margin, reward, calibration = metrics["margin"], metrics["reward"], metrics["calibration"]
+    rows = [
+        ("rows", metrics["rows"]), ("pairs", metrics["pairs"]), ("prompts", metrics["prompts"]),
+        ("mean margin", margin["mean"]), ("standard deviation of margins", margin["std"]),
+        ("margin, 5 %", margin["low"]), ("margin, median", margin["median"]),
+        ("margin, 95 %", margin["high"]), ("mean score", reward["mean"]),
+        ("standard deviation of scores", reward["std"]),
+        ("… within a prompt", reward["within_prompt_std"]),
+        ("ECE", calibration["ece"]), ("Brier score", calibration["brier"]),
+        ("best temperature", calibration["temperature"]),
+        ("ECE at that temperature", calibration["ece_at_temperature"]),
+    ]  # fmt: skip
+    return Table("Figures", ("", ""), rows)
+
+
+def _length(length: Mapping[str, Any]) -> Table:
+    rows: list[tuple[Any, ...]] = [
+        ("rank correlation of score and length", length["spearman"], None, None),
+        ("… within a prompt", length["within_prompt_spearman"], None, None),
+    ]
+    names = {
+        "shorter_chosen": "accuracy where the better reply is shorter",
+        "longer_chosen": "accuracy where it is longer",
+        "balanced": "mean of both",
+        "controlled": "accuracy between replies of equal length (fit)",
+    }
+    for key, name in names.items():
+        rows.append((name, *(_value(length[key]) if length[key] else (None, None, None))))
+    return Table("Length", ("", "value", "from", "to"), rows)
+
+
+def _left_out(model: Mapping[str, Any]) -> Table:
+    rows = [
+        (_LEFT_OUT.get(reason, reason), found["rows"], ", ".join(map(str, found["lines"])))
+        for reason, found in model.get("left_out", {}).items()
+    ]
+    if cut := model.get("truncated"):
+        rows.append(("cut at max_length", cut["rows"], ", ".join(map(str, cut["lines"]))))
+    return Table("Rows left out or cut", ("reason", "rows", "first lines"), rows)
+
+
+def _add_suite(section: Section, suite: Mapping[str, Any]) -> None:
+    rows = list(suite["metrics"].items())
+    rows.append(("overall", suite["overall"]))
+    section.tables.append(Table(suite["suite"], ("", "share"), rows))
+    if not suite["complete"]:
+        section.warnings.append("Not the published rows, so no overall: " + suite["problems"][0])
+
+
+def _add_probes(section: Section, probes: Sequence[Mapping[str, Any]]) -> None:
+    columns = (
+        "probe", "pairs", "shift", "flips", "accuracy", "both changed", "worse reply changed",
+        "loss", "from", "to", "suspicious",
+    )  # fmt: skip
+    rows = [
+        (p["probe"], p["pairs"], p["shift"], p["flip_rate"], p["accuracy"], p["accuracy_both"],
+         p["accuracy_attacked"], *(_value(p["loss"]) if p["loss"] else (None, None, None)),
+         p["is_suspicious"])
+        for p in probes
+    ]  # fmt: skip
+    section.tables.append(Table("Probes for reward hacking", columns, rows))
+
+
+def _value(found: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    low, high = found["interval"] or (None, None)
+    return found["value"], low, high
+
+
+def _score(pair: Mapping[str, Any], label: str) -> str:
+    score = pair.get(f"{label}_score")
+    return "" if score is None else f", score {score:.4g}"

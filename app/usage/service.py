@@ -1,0 +1,83 @@
+"""What tenants use, per day: added up in the transactions that use it, and never recomputed.
+
+So the figures outlive the jobs and datasets that they are about.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
+
+from app.core.database import now_ms, reader, transaction
+from app.core.upsert import add_to, upsert
+from app.models import Adapter, Checkpoint, Dataset, DatasetUpload, DatasetUploadPart, Job, UsageDay
+
+DAY_MS = 86_400_000
+
+
+def add(session: Session, tenant_id: str, *, device_ms: int = 0, scored_tokens: int = 0) -> None:
+    """Add to what a tenant used today."""
+    row = {
+        "tenant_id": tenant_id,
+        "day": _today(session),
+        "device_ms": device_ms,
+        "stored_bytes": 0,
+        "scored_tokens": scored_tokens,
+    }
+    add_to(session, UsageDay, row, ("device_ms", "scored_tokens"))
+
+
+def record_stored_bytes(engine: Engine) -> None:
+    """Store how much each tenant stores now; the last figure of a day remains."""
+    with transaction(reader(engine)) as session:
+        stored = _stored_bytes(session)
+    with transaction(engine) as session:
+        rows = [
+            {
+                "tenant_id": tenant_id,
+                "day": _today(session),
+                "device_ms": 0,
+                "stored_bytes": size,
+                "scored_tokens": 0,
+            }
+            for tenant_id, size in sorted(stored.items())
+        ]
+        upsert(session, UsageDay, rows, update=("stored_bytes",))
+
+
+def list_days(session: Session, tenant_id: str, days: int) -> list[UsageDay]:
+    """The days with any usage of the last ``days`` days, newest first."""
+    first = _today(session) - days
+    return list(
+        session.scalars(
+            select(UsageDay)
+            .where(UsageDay.tenant_id == tenant_id, UsageDay.day > first)
+            .order_by(UsageDay.day.desc())
+        )
+    )
+
+
+def _today(session: Session) -> int:
+    return (session.scalar(select(now_ms())) or 0) // DAY_MS
+
+
+def _stored_bytes(session: Session) -> Counter[str]:
+    """Bytes of the datasets, uploads, adapters and checkpoints of each tenant."""
+    parts = DatasetUploadPart
+    statements = (
+        select(Dataset.tenant_id, func.sum(Dataset.bytes)).group_by(Dataset.tenant_id),
+        select(Adapter.tenant_id, func.sum(Adapter.bytes)).group_by(Adapter.tenant_id),
+        select(Job.tenant_id, func.sum(Checkpoint.bytes))
+        .join(Checkpoint, Checkpoint.job_id == Job.id)
+        .group_by(Job.tenant_id),
+        select(DatasetUpload.tenant_id, func.sum(parts.bytes))
+        .join(parts, parts.upload_id == DatasetUpload.id)
+        .group_by(DatasetUpload.tenant_id),
+    )
+    stored: Counter[str] = Counter()
+    for statement in statements:
+        for tenant_id, size in session.execute(statement):
+            stored[tenant_id] += int(size)
+    return stored

@@ -1,0 +1,68 @@
+"""What a scorer has in memory: verified, bounded, and never dropped under a request."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from app.base_models.catalogue import load_catalogue
+from app.core.database import transaction
+from app.models import StoredFile
+from tests.scoring.stage import Stage, publish
+from worker.scorer.adapter_pool import AdapterPool
+from worker.scorer.errors import ScoreRefusedError
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+
+def make_pool(stage: Stage, **settings: Any) -> AdapterPool:
+    settings_ = stage.settings.model_copy(update=settings)
+    return AdapterPool(stage.engine, settings_, load_catalogue(stage.settings.base_models))
+
+
+def test_least_recently_used_adapter_leaves_unless_a_request_needs_it(stage: Stage) -> None:
+    room = make_pool(stage)
+    room.get(stage.chat)
+    pool = make_pool(stage, scorer_memory_bytes=room.bytes)
+    first = pool.get(stage.chat)
+    first.pins = 1
+    pool.get(stage.other_chat)
+    assert list(pool.adapters) == [stage.chat, stage.other_chat]
+    first.pins = 0
+    pool.get(stage.text)
+    assert stage.chat not in pool.adapters
+    assert stage.text in pool.adapters
+    assert pool.base_count == 1
+
+
+def test_file_that_does_not_match_its_hash_is_refused(stage: Stage) -> None:
+    adapter = publish(stage.engine, stage.settings, stage.trained["chat"])
+    with transaction(stage.engine) as session:
+        session.execute(
+            update(StoredFile)
+            .where(StoredFile.owner_id == adapter, StoredFile.name == "adapter_config.json")
+            .values(sha256="0" * 64)
+        )
+    with pytest.raises(ScoreRefusedError) as refusal:
+        make_pool(stage).get(adapter)
+    assert refusal.value.problem.code == "adapter_not_verified"
+
+
+def test_adapter_whose_probes_get_other_scores_is_refused(stage: Stage, tmp_path: Path) -> None:
+    trained = stage.trained["chat"]
+    copy = Path(shutil.copytree(trained.directory, tmp_path / "adapter"))
+    probes = trained.probes
+    probes[0]["chosen_score"] += 0.001
+    (copy / "probes.jsonl").write_text("".join(json.dumps(probe) + "\n" for probe in probes))
+    adapter = publish(stage.engine, stage.settings, replace(trained, directory=copy))
+    pool = make_pool(stage)
+    with pytest.raises(ScoreRefusedError, match="probes get other scores"):
+        pool.get(adapter)
+    assert not pool.adapters
+    assert pool.base_count == 0

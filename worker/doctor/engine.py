@@ -1,0 +1,177 @@
+"""Checks of training on packed rows: parity with TRL's own step, memory, and speed."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from trl.trainer.reward_config import RewardConfig
+from trl.trainer.reward_trainer import RewardTrainer
+
+from worker.doctor.report import require
+from worker.reward_model.mixed_precision import use_float32_head
+from worker.trainer.shared_prefix import SharedPrefixRewardTrainer, check_parity
+
+#: Qwen3-0.6B on a GPU; on a CPU the same architecture, smaller.
+SHAPES: dict[str, dict[str, int]] = {
+    "cuda": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
+             "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128},
+    "cpu": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32},
+}  # fmt: skip
+VOCABULARY = 4096
+HEAD_SEEDS = 20
+#: Prefix and reply tokens of a pair.
+PREFIX, REPLY = {"cuda": 400, "cpu": 120}, {"cuda": 80, "cpu": 24}
+MIN_COSINE, MAX_LOSS_SHARE = 0.999, 0.01
+MIN_SPEED_RATIO = 2.0
+
+
+def probe(device: str) -> str:
+    """Draw heads at random: none of them may make the start of a run refuse packed rows."""
+    with tempfile.TemporaryDirectory() as name:
+        trainer = _trainer(SharedPrefixRewardTrainer, device, Path(name))
+        head = trainer.packed_model.head
+        worst = 0.0
+        for seed in range(HEAD_SEEDS):
+            torch.manual_seed(seed)
+            with torch.no_grad():
+                head.weight.normal_(std=0.02)
+            result = check_parity(trainer)
+            require(result.has_parity, f"head {seed} was refused: {result.reason}")
+            worst = max(worst, result.difference or 0.0)
+    return f"{HEAD_SEEDS} heads, hidden states differ by {worst:.1e} at most"
+
+
+def step(device: str) -> str:
+    """Compare loss and gradients of a packed step with those of TRL's own step."""
+    with tempfile.TemporaryDirectory() as name:
+        stock, ours = (
+            _trainer(c, device, Path(name)) for c in (RewardTrainer, SharedPrefixRewardTrainer)
+        )
+        (loss, expected), (our_loss, found) = (_gradients(t) for t in (stock, ours))
+    cosine = float(torch.nn.functional.cosine_similarity(expected, found, dim=0))
+    share = abs(our_loss - loss) / max(abs(loss), 1e-6)
+    figures = f"cosine of the gradients {cosine:.6f}, loss differs by {share:.1e} of its value"
+    return require(cosine >= MIN_COSINE and share <= MAX_LOSS_SHARE, figures)
+
+
+def lack_of_memory(device: str) -> str:
+    """Force an out-of-memory error and a budget below one pair; gradients must stay the same."""
+    with tempfile.TemporaryDirectory() as name:
+        plain, limited = (_trainer(SharedPrefixRewardTrainer, device, Path(name)) for _ in range(2))
+        assert limited.activation_cost.per_token > 0
+        layer = limited.packed_model.layers[-2]
+        longest = max(p.token_count for p in limited.forward_pass.split(_batch(limited)))
+
+        def limit(_module: Any, inputs: tuple[Any, ...]) -> None:
+            if inputs[0].shape[1] > longest:
+                raise torch.OutOfMemoryError("forced by plaudit doctor")
+
+        layer.register_forward_pre_hook(limit)
+        (_, expected), (_, found) = _gradients(plain), _gradients(limited)
+        limited.recompute_above_bytes = limited.memory_budget_bytes = 1
+        _, recomputed = _gradients(limited)
+    cosines = [
+        float(torch.nn.functional.cosine_similarity(expected, g, dim=0))
+        for g in (found, recomputed)
+    ]
+    return require(min(cosines) >= MIN_COSINE, f"cosine of the gradients {min(cosines):.6f}")
+
+
+def speed(device: str) -> str:
+    """Measure pairs per second of packed steps and of TRL's own steps, in turns."""
+    with tempfile.TemporaryDirectory() as name:
+        arms = [_trainer(c, device, Path(name)) for c in (RewardTrainer, SharedPrefixRewardTrainer)]
+        for trainer in arms:
+            _gradients(trainer)  # warm up
+        seconds = [0.0, 0.0]
+        for _ in range(3):
+            for i, trainer in enumerate(arms):
+                seconds[i] += _timed(trainer, device)
+    ratio = seconds[0] / seconds[1]
+    return require(ratio >= MIN_SPEED_RATIO, f"{ratio:.2f} × the speed of TRL, of 2 ×")
+
+
+def _timed(trainer: Any, device: str) -> float:
+    began = time.perf_counter()
+    _gradients(trainer)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def _batch(trainer: Any) -> dict[str, Any]:
+    batch: dict[str, Any] = trainer.data_collator(list(trainer.train_dataset))
+    return batch
+
+
+def _gradients(trainer: Any) -> tuple[float, torch.Tensor]:
+    """Return loss and gradients of one step, the gradients as one vector on the CPU."""
+    trainer.model.zero_grad()
+    trainer.current_gradient_accumulation_steps = 1
+    loss = trainer.training_step(trainer.model, trainer._prepare_inputs(_batch(trainer)))
+    found = [p.grad.float().flatten() for p in trainer.model.parameters() if p.grad is not None]
+    return float(loss), torch.cat(found).cpu()
+
+
+def _trainer(trainer_class: type[Any], device: str, folder: Path) -> Any:
+    """Build a trainer as a job does: bfloat16 weights on a GPU, LoRA and head in float32."""
+    torch.manual_seed(7)
+    bf16 = device == "cuda"
+    config = AutoConfig.for_model(
+        "qwen3", vocab_size=VOCABULARY, num_labels=1, pad_token_id=0, eos_token_id=1,
+        max_position_embeddings=8192, **SHAPES[device],
+    )  # fmt: skip
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    base: Any = AutoModelForSequenceClassification.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+    if bf16:
+        use_float32_head(base, ["score"])
+    lora = LoraConfig(
+        task_type="SEQ_CLS", r=16, init_lora_weights=False, target_modules="all-linear"
+    )
+    model = get_peft_model(base, lora)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    arguments = RewardConfig(
+        output_dir=str(folder), per_device_train_batch_size=8, max_length=None, bf16=bf16,
+        use_cpu=not bf16, report_to="none", save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    return trainer_class(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(_rows(device)),
+        processing_class=_tokenizer(),
+    )
+
+
+def _tokenizer() -> Any:
+    special = {"pad_token": "<pad>", "eos_token": "<eos>"}
+    words = {word: i for i, word in enumerate(special.values())}
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token=special["eos_token"])), **special
+    )
+
+
+def _rows(device: str) -> list[dict[str, list[int]]]:
+    """Return eight pairs of different lengths, each with a common prefix."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(count: int) -> list[int]:
+        return torch.randint(4, VOCABULARY, (count,), generator=generator).tolist()
+
+    rows = []
+    for i in range(8):
+        prefix = draw(PREFIX[device] * (4 + i) // 8)
+        chosen, rejected = (prefix + draw(REPLY[device] * (2 + j) // 4) for j in (i % 5, i % 3))
+        rows.append({"chosen_ids": chosen, "rejected_ids": rejected})
+    return rows
