@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import typer
@@ -21,6 +22,7 @@ def print_report(answer: DatasetReport) -> None:
             ("dataset", answer.dataset_id),
             ("tokens of", answer.base_model),
             ("max length", report["max_length"]),
+            ("rows looked at", _rows(report)),
             ("pairs", report["rows"]),
             ("prompts", report["prompts"]),
             ("longer is better", None if longer is None else f"{longer:.3f}"),
@@ -47,6 +49,14 @@ def print_report(answer: DatasetReport) -> None:
             for name, lengths in report["tokens"].items()
         ),
     )
+
+
+def _rows(report: Mapping[str, Any]) -> str | None:
+    """How much of the dataset was looked at; of a large one the first report is of a sample."""
+    if "rows_in_all" not in report:  # made by an earlier version
+        return None
+    looked_at, in_all = report["rows_looked_at"], report["rows_in_all"]
+    return f"all {in_all}" if looked_at == in_all else f"a sample of {looked_at} of {in_all}"
 
 
 def _lines(found: Any) -> str:

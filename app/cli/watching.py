@@ -97,11 +97,11 @@ class _Lines:
         now = time.monotonic()
         if now - self._said_at > LINE_EVERY_SECONDS or job.status in EXIT_CODES:
             self._said_at = now
-            progress = job.progress
-            position = f"step {progress.step} of {progress.total_steps}"
+            done, total = _position(job)
+            unit = "step" if job.progress.rows_total is None else "row"
             parts = (
                 _phase(job),
-                "" if progress.step is None else position,
+                "" if done is None else f"{unit} {done} of {total}",
                 _figures(self._metrics),
                 _time_left(job),
             )
@@ -140,14 +140,23 @@ class _Bar(_Lines):
     def show(self, job: Job, metrics: dict[str, float]) -> None:
         """Move the bar to where the job is."""
         self._metrics |= metrics
+        done, total = _position(job)
         self._progress.update(
             self._task,
             description=_phase(job),
-            completed=job.progress.step or 0,
-            total=job.progress.total_steps,
+            completed=done or 0,
+            total=total,
             figures=_figures(self._metrics),
             left=_time_left(job),
         )
+
+
+def _position(job: Job) -> tuple[int | None, int | None]:
+    """How many rows are tokenised, or steps done, and of how many."""
+    progress = job.progress
+    if progress.rows_total is not None:
+        return progress.rows_done, progress.rows_total
+    return progress.step, progress.total_steps
 
 
 def _phase(job: Job) -> str:

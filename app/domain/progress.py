@@ -41,6 +41,15 @@ class Stepped(_Message):
     metrics: dict[MetricName, float] = Field(default={}, max_length=64)
 
 
+class RowsDone(_Message):
+    """So many of the job's rows are tokenised."""
+
+    type: Literal["rows"] = "rows"
+    done: int = Field(ge=0)
+    total: int = Field(ge=0)
+    seconds_left: float = Field(ge=0, description="Estimated.")
+
+
 class Noted(_Message):
     """A notice for the job's events; with ``is_warning`` it is also a warning of the job."""
 
@@ -134,6 +143,7 @@ class Failed(_Message):
 Message = Annotated[
     PhaseChanged
     | Stepped
+    | RowsDone
     | Noted
     | CheckpointSaved
     | Inspected

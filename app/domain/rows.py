@@ -88,16 +88,14 @@ def ranked_pairs(row: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
             yield better, worse
 
 
-def chosen_pairs(row: Mapping[str, Any], count: int | None, seed: int) -> list[tuple[int, int]]:
-    """Return at most ``count`` pairs of a ranked row, in their order; None: all.
+def draw_pairs(pair_count: int, count: int, seed: str) -> list[int]:
+    """Return the places of at most ``count`` of a row's pairs, in their order.
 
-    The same row and seed give the same pairs in any process.
+    The same seed gives the same places in any process.
     """
-    pairs = list(ranked_pairs(row))
-    if count is None or len(pairs) <= count:
-        return pairs
-    drawn = random.Random(f"{seed} {row['line']}").sample(range(len(pairs)), count)  # noqa: S311
-    return [pairs[index] for index in sorted(drawn)]
+    if pair_count <= count:
+        return list(range(pair_count))
+    return sorted(random.Random(seed).sample(range(pair_count), count))  # noqa: S311
 
 
 def replies_of(row: Mapping[str, Any]) -> list[Any]:

@@ -10,6 +10,7 @@ class WarningCode(StrEnum):
 
     NOT_INSPECTED = "not_inspected"
     NOT_REPORTED = "not_reported"
+    REPORT_SAMPLED = "report_sampled"
     COLUMNS_IGNORED = "columns_ignored"
     ROWS_SKIPPED = "rows_skipped"
     PROMPTS_DIFFER = "prompts_differ"
@@ -43,6 +44,8 @@ WARNING_ADVICE: dict[WarningCode, str] = {
     WarningCode.NOT_INSPECTED: "No action needed: the warning disappears when a worker has "
     "inspected the base model.",
     WarningCode.NOT_REPORTED: "Request the report again when a worker is free.",
+    WarningCode.REPORT_SAMPLED: "No action needed. Request the report again for the counts of all "
+    "rows.",
     WarningCode.COLUMNS_IGNORED: "Map the columns with `columns[…]` if they belong to the pairs, "
     "and upload the file again.",
     WarningCode.ROWS_SKIPPED: "Correct the named lines and upload the file again, or accept the "

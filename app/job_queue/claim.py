@@ -58,6 +58,7 @@ def claim_next_job(
         attempt_started_at=now_ms(),
         progressed_at=now_ms(),
         phase=None,
+        rows=None,
         rate_step=None,
         rate_at=None,
         event_seq=Job.event_seq + 1,

@@ -28,8 +28,14 @@ class JobProgress(BaseModel):
     step: int | None
     total_steps: int | None
     epoch: float | None
+    rows_done: int | None = Field(
+        description="Rows of the datasets that are tokenised; null outside of the phase "
+        "`tokenizing`, or while it has just begun."
+    )
+    rows_total: int | None
     seconds_left: float | None = Field(
-        description="Estimated; null until the first step of an attempt."
+        description="Estimated: of the phase `tokenizing`, or of training; null until the first "
+        "step of an attempt."
     )
 
     @classmethod
@@ -41,8 +47,14 @@ class JobProgress(BaseModel):
             seconds = (job.progressed_at - job.rate_at) / 1000
             left = max(job.total_steps - job.step, 0)
             seconds_left = round(seconds / (job.step - job.rate_step) * left, 1)
+        rows = (job.status == JobStatus.RUNNING and job.rows) or {}
         return cls(
-            step=job.step, total_steps=job.total_steps, epoch=job.epoch, seconds_left=seconds_left
+            step=job.step,
+            total_steps=job.total_steps,
+            epoch=job.epoch,
+            rows_done=rows.get("done"),
+            rows_total=rows.get("total"),
+            seconds_left=rows.get("seconds_left", seconds_left),
         )
 
 

@@ -17,7 +17,7 @@ from app.core.database import now_ms, reader, transaction
 from app.core.settings import Settings
 from app.domain.lifecycle import DesiredState, FailureCode, JobStatus
 from app.domain.plan import TrainingPlan
-from app.domain.progress import Noted, Reported, Stepped
+from app.domain.progress import Noted, Reported, RowsDone, Stepped
 from app.domain.warnings import WarningCode
 from app.job_queue import kinds
 from app.job_queue.claim import ClaimTerms, claim_next_job
@@ -46,6 +46,7 @@ class Progress:
     steps: Sequence[Stepped] = ()
     notes: Sequence[Noted] = ()
     reports: Sequence[Reported] = ()
+    rows: RowsDone | None = None
     plan: TrainingPlan | None = None
 
 
@@ -205,7 +206,9 @@ def longest_delay_ms(settings: Settings) -> int:
 def _progress_columns(progress: Progress) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if progress.phase is not None:
-        values["phase"] = progress.phase
+        values |= {"phase": progress.phase, "rows": None}
+    if progress.rows is not None:
+        values["rows"] = progress.rows.model_dump(exclude={"type"})
     if progress.steps:
         last = progress.steps[-1]
         values |= {

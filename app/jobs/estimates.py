@@ -19,7 +19,9 @@ def estimate(
     """Estimate a plan; with a dataset ``report``, leave out the pairs that will be dropped."""
     pairs = plan.data.train.pair_count
     if report is not None:
-        pairs = report["rows"] - report["findings"]["overlong"]["count"]
+        kept = report["rows"] - report["findings"]["overlong"]["count"]
+        is_sample = report.get("rows_looked_at", 0) < report.get("rows_in_all", 0)
+        pairs = round(pairs * kept / max(report["rows"], 1)) if is_sample else kept
     steps = planned_steps(pairs - int(pairs * (plan.data.eval_fraction or 0)), plan)
     pace = queries.pair_seconds(connection, plan.base_model.id)
     return JobEstimate(

@@ -37,6 +37,8 @@ from app.job_queue.watcher import Watcher
 from app.jobs.spec_resolution import ResolvedSpec, plan_resolved, resolve_spec
 from app.models import Job, JobReport
 
+#: Seconds between two looks for the reports of a sample.
+SAMPLE_WAIT_SECONDS = 3.0
 #: The field that each failure of an inspection concerns; other failures concern the base model.
 FIELDS = {
     FailureCode.DATASET_INVALID: "/train_dataset",
@@ -148,8 +150,15 @@ class Preflight:
         return await to_thread.run_sync(request)
 
     async def _reports(self, tenant_id: str, inspection: str) -> DataPreview:
+        """Return the reports of an inspection; of a large dataset those of a sample, if needed."""
+        left = self.settings.preflight_wait_seconds
+        while left > 0 and not await self._is_finished(inspection, min(left, SAMPLE_WAIT_SECONDS)):
+            left -= SAMPLE_WAIT_SECONDS
+            preview = await to_thread.run_sync(self._read_reports, inspection)
+            if (sampled := _with_sample_warning(preview)) is not None:
+                return sampled
         try:
-            await self._wait_for(inspection)
+            await to_thread.run_sync(self._check_success, inspection)
         except UnavailableError:
             await to_thread.run_sync(self._cancel_if_queued, tenant_id, inspection)
             raise
@@ -157,12 +166,12 @@ class Preflight:
 
     async def _wait_for(self, inspection: str) -> None:
         """Wait up to ``preflight_wait_seconds`` for the inspection to succeed."""
-        await self.watcher.wait(
-            inspection,
-            lambda state: state.status not in LIVE,
-            self.settings.preflight_wait_seconds,
-        )
+        await self._is_finished(inspection, self.settings.preflight_wait_seconds)
         await to_thread.run_sync(self._check_success, inspection)
+
+    async def _is_finished(self, inspection: str, seconds: float) -> bool:
+        """Wait up to ``seconds`` for the end of the inspection; whether it has ended."""
+        return await self.watcher.wait(inspection, lambda state: state.status not in LIVE, seconds)
 
     def _resolve(self, tenant_id: str, spec: RewardJobSpec) -> ResolvedSpec:
         with transaction(reader(self.engine)) as session:
@@ -239,6 +248,20 @@ class Preflight:
         raise InvalidSpecError(
             f"A worker found: {detail}", hint=hint, problems=[FieldProblem(loc, code, detail, hint)]
         )
+
+
+def _with_sample_warning(preview: DataPreview) -> DataPreview | None:
+    """Return the reports with a warning if they are of a sample, otherwise None."""
+    report = preview.reports.get("dataset", {})
+    looked_at, in_all = report.get("rows_looked_at", 0), report.get("rows_in_all", 0)
+    if looked_at >= in_all or "memory" not in preview.reports:
+        return None
+    note = {
+        "code": WarningCode.REPORT_SAMPLED,
+        "message": f"The reports are of a sample: {looked_at} of {in_all} training rows were "
+        "looked at. The full report follows.",
+    }
+    return DataPreview(preview.reports, [*preview.warnings, note])
 
 
 def _is_like(

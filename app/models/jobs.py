@@ -120,6 +120,8 @@ class Job(Base):
     rate_step: Mapped[int | None] = mapped_column(BigInteger)
     rate_at: Mapped[int | None] = mapped_column(BigInteger)
     progressed_at: Mapped[int | None] = mapped_column(BigInteger)
+    # While rows are tokenised: done, total, seconds_left.
+    rows: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     warnings: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
     failure_code: Mapped[str | None] = mapped_column(String(64))
     failure_detail: Mapped[str | None] = mapped_column(Text)

@@ -15,6 +15,7 @@ from app.adapters.service import AdapterNotFoundError
 from app.datasets.conversations import read_messages
 from app.datasets.row_errors import FileError, RowError
 from app.datasets.unused import UnusedFields
+from app.domain.rows import ROLES
 from app.domain.scoring import (
     ScoredWork,
     ScoreItem,
@@ -290,17 +291,26 @@ def _input_item(item: ScoreInput, loc: str) -> ScoreItem:
 
 
 def canonical(messages: list[Any], loc: str) -> list[dict[str, Any]]:
-    """Return messages as a dataset would store them.
+    """Return messages as a dataset would store them, which may also be empty.
+
+    No dataset needs an empty reply, but a policy can give one.
 
     Raises:
-        ItemInvalidError: no dataset could hold them.
+        ItemInvalidError: names a message that no chat template could render.
     """
-    name = loc.rpartition("/")[2]
-    try:
-        return read_messages(name, messages, UnusedFields())
-    except (RowError, FileError) as error:
-        where = f"{error.column}: " if error.column else ""
-        raise text_error(ItemInvalidError, f"{where}{error.message}; {error.hint}", loc) from error
+    found: list[dict[str, Any]] = []
+    for index, message in enumerate(messages):
+        role, content = message.get("role"), message.get("content")
+        if len(message) == 2 and role in ROLES and isinstance(content, str):
+            found.append({"content": content, "role": role})
+            continue
+        try:
+            found += read_messages("message", [message], UnusedFields())
+        except (RowError, FileError) as error:
+            raise text_error(
+                ItemInvalidError, f"{error.message}; {error.hint}", f"{loc}/{index}"
+            ) from error
+    return found
 
 
 def _canonical(value: str | list[Any], loc: str) -> str | list[dict[str, Any]]:

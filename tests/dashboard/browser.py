@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.expected_conditions import alert_is_present
 from selenium.webdriver.support.wait import WebDriverWait
+
+from tests import services
 
 TIMEOUT_SECONDS = 30
 #: axe-core; defines `axe`. Scripts of the driver are not subject to the page's security policy.
@@ -46,6 +52,36 @@ for (let text = walker.nextNode(); text; text = walker.nextNode()) {
 }
 return found;
 """
+
+
+CHROMIUM_ARGUMENTS = (
+    "--headless=new",
+    "--no-sandbox",  # tests run as root in containers
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1280,900",
+)
+
+
+@contextmanager
+def chromium(profile: Path) -> Iterator[webdriver.Chrome]:
+    """A Chromium with this directory for its profile."""
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if browser is None or driver is None:
+        services.skip_or_fail("no chromium and chromedriver (apt install chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(browser)
+    for argument in CHROMIUM_ARGUMENTS:
+        options.add_argument(argument)
+    options.add_argument(f"--user-data-dir={profile}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=Service(str(driver)))
+    yield chrome
+    chrome.quit()
 
 
 class Browser:

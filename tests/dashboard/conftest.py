@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from sqlalchemy import Engine
 
 from app.core.settings import Settings
-from tests import services
 from tests.conftest import empty_database
 from tests.dashboard.browser import Browser
+from tests.dashboard.browser import chromium as open_chromium
 from tests.site import Site
 from tests.world import World
-
-CHROMIUM_ARGUMENTS = (
-    "--headless=new",
-    "--no-sandbox",  # tests run as root in containers
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1280,900",
-)
 
 
 @pytest.fixture
@@ -63,19 +49,8 @@ def world(site: Site, key: str, engine: Engine, settings: Settings) -> Iterator[
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     """A Chromium for all tests, with a temporary profile."""
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if browser is None or driver is None:
-        services.skip_or_fail("no chromium and chromedriver (apt install chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(browser)
-    for argument in CHROMIUM_ARGUMENTS:
-        options.add_argument(argument)
-    profile = tmp_path_factory.mktemp("chromium")
-    options.add_argument(f"--user-data-dir={profile}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=Service(str(driver)))
-    yield chrome
-    chrome.quit()
+    with open_chromium(tmp_path_factory.mktemp("chromium")) as chrome:
+        yield chrome
 
 
 @pytest.fixture

@@ -35,7 +35,9 @@ def test_queue_shows_why_jobs_wait(
         session.execute(update(Worker).values(busy=1))
     assert reasons() == [(high, 1, "workers_busy"), (low, 2, "behind_priority")]
     with transaction(engine) as session:
-        session.execute(update(Job).where(Job.id == high).values(run_after=now_ms() + 60_000))
+        session.execute(
+            update(Job).where(Job.id == high).values(run_after=now_ms() + 60_000, attempt=1)
+        )
     assert reasons()[0] == (high, 1, "backoff")
     client.headers["Authorization"] = f"Bearer {key_for('other')}"
     other = world.submit()["id"]

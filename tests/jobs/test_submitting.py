@@ -17,10 +17,12 @@ from app.core.database import now_ms, transaction
 from app.core.settings import Settings
 from app.domain.lifecycle import FailureCode
 from app.domain.plan import TrainingPlan
-from app.domain.progress import Noted, Reported
+from app.domain.progress import Noted, Reported, RowsDone
 from app.domain.warnings import WarningCode
 from app.job_queue import worker_api
+from app.job_queue.lease import WriteContext
 from app.job_queue.worker_api import Progress
+from app.jobs import preflight
 from app.main import create_app
 from app.models import Checkpoint, Job
 from tests.world import BASE_MODEL, FACTS, World, claim_when_there
@@ -301,6 +303,57 @@ def test_dry_run_leaves_out_overlong_pairs(patient: World) -> None:
     spec = patient.spec(training={"batch_size": 1}, eval_dataset={"fraction": 0.2})
     answer = during(report, lambda: patient.client.post("/v1/jobs?dry_run=true", json=spec))
     assert answer.json()["steps"] == 8  # of the remaining 10 pairs 2 are held out
+
+
+def test_dry_run_of_a_large_dataset_returns_the_reports_of_a_sample_first(
+    patient: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "SAMPLE_WAIT_SECONDS", 0.2)
+    patient.know_base_model()
+    leases: list[WriteContext] = []
+    sample = {
+        "rows": 5,
+        "findings": {"overlong": {"count": 1}},
+        "rows_looked_at": 5,
+        "rows_in_all": 20,
+    }
+
+    def report_sample() -> None:
+        leases.append(claim_when_there(patient))
+        documents = {"dataset": sample, "memory": {"bytes": 1}}
+        said = [Reported(name=name, document=each) for name, each in documents.items()]  # type: ignore[arg-type]
+        worker_api.record_progress(leases[0], Progress(reports=said))
+
+    spec, path = patient.spec(training={"batch_size": 1}), "/v1/jobs?dry_run=true"
+    answer = during(report_sample, lambda: patient.client.post(path, json=spec)).json()
+    assert answer["reports"]["dataset"] == sample
+    assert answer["steps"] == 16  # of all pairs, if as many are overlong as in the sample
+    assert [each["code"] for each in answer["warnings"]] == ["report_sampled"]
+    assert "5 of 20 training rows" in answer["warnings"][0]["message"]
+    whole = sample | {"rows": 20, "rows_looked_at": 20}
+    said = [Reported(name="dataset", document=whole)]
+    worker_api.record_progress(leases[0], Progress(reports=said))
+    worker_api.complete(leases[0], {})
+    again = patient.client.post(path, json=spec).json()
+    assert (again["reports"]["dataset"], again["warnings"]) == (whole, [])
+
+
+def test_tokenised_rows_are_the_progress_of_their_phase(world: World, client: TestClient) -> None:
+    world.know_base_model()
+    job = world.submit()
+    lease = world.claim()
+
+    def progress() -> dict[str, Any]:
+        return dict(client.get(f"/v1/jobs/{job['id']}").json()["progress"])
+
+    worker_api.record_progress(lease, Progress(phase="tokenizing"))
+    assert (progress()["rows_done"], progress()["seconds_left"]) == (None, None)
+    rows = RowsDone(done=300, total=1000, seconds_left=7.5)
+    worker_api.record_progress(lease, Progress(rows=rows))
+    found = progress()
+    assert (found["rows_done"], found["rows_total"], found["seconds_left"]) == (300, 1000, 7.5)
+    worker_api.record_progress(lease, Progress(phase="training"))
+    assert progress()["rows_total"] is None
 
 
 def test_dry_run_returns_the_reports_of_a_worker(patient: World) -> None:

@@ -10,7 +10,7 @@ from tests.model_factories.orders import TinyBase, make_plan
 from tests.model_factories.pairs import write_rows
 from worker.reward_model.pair_tokenizer import PairTokenizer
 from worker.trainer.data.pairs import TokenizedPairs, tokenize_pairs
-from worker.trainer.data.tokenized_rows import PairFile
+from worker.trainer.data.tokenized_file import PairFile
 
 
 def make_pair_tokenizer(base: TinyBase, rows: list[dict[str, Any]], **plan: Any) -> PairTokenizer:

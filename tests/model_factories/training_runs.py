@@ -11,7 +11,7 @@ from worker.ipc.order import WorkOrder
 from worker.reward_model.loading import device_config_for, load_base
 from worker.reward_model.pair_tokenizer import PairTokenizer
 from worker.trainer.data.pairs import tokenize_pairs
-from worker.trainer.data.tokenized_rows import PairFile
+from worker.trainer.data.tokenized_file import PairFile
 from worker.trainer.training.lora import add_lora
 from worker.trainer.training.run import RunInputs, TrainingRun, build_run
 
@@ -32,7 +32,7 @@ def make_run(
         device_config=device_config,
         device_bytes=1 << 34,
         train_pairs=pairs,
-        eval_pairs=[],
+        eval_pairs=pairs[:0],
         checkpoint_seconds=checkpoint_seconds,
     )
     return build_run(model, tokenizer.tokenizer, inputs, channel)

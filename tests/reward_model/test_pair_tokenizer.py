@@ -14,7 +14,7 @@ from tests.model_factories.orders import TinyBase
 from tests.model_factories.pairs import make_pairs, with_implicit_prompts, write_rows
 from tests.model_factories.tokenized import make_pair_tokenizer, tokenize_rows
 from worker.trainer.data.pairs import tokenize_pairs
-from worker.trainer.data.tokenized_rows import PairFile
+from worker.trainer.data.tokenized_file import PairFile
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from tests.model_factories.pairs import make_pairs, write_rows
 from worker.ipc.order import WorkOrder
 from worker.reward_model.errors import TrainerError
 from worker.reward_model.pair_tokenizer import PairTokenizer
-from worker.reward_model.token_cache import IDS, MAX_UNUSED_SECONDS, TokenCache
-from worker.trainer.data.pairs import Pair, pair_files, tokenize_pairs
+from worker.reward_model.token_cache import MAX_UNUSED_SECONDS, Draft, TokenCache
+from worker.trainer.data.pair_table import Pair, PairTable
+from worker.trainer.data.pairs import pair_files, tokenize_pairs
+from worker.trainer.data.tokenized_file import IDS, RECORDS
 
 
 class Worker:
@@ -29,7 +31,7 @@ class Worker:
         self.texts = 0
         self.template: str | None = None
 
-    def pairs(self, rows: list[dict[str, Any]], **training: Any) -> list[Pair]:
+    def pairs(self, rows: list[dict[str, Any]], **training: Any) -> PairTable:
         plan = make_plan(self.base.facts, rows, training=training)
         data = plan.data.train.model_copy(update={"sha256": f"{len(rows):064x}"})
         plan = plan.model_copy(update={"data": plan.data.model_copy(update={"train": data})})
@@ -64,7 +66,7 @@ def worker(llama: TinyBase, tmp_path: Path, work: Path) -> Worker:
     return Worker(llama, tmp_path)
 
 
-def ids(pairs: list[Pair]) -> list[tuple[int, list[int], list[int]]]:
+def ids(pairs: Sequence[Pair]) -> list[tuple[int, list[int], list[int]]]:
     return [(p.line, p.chosen.tolist(), p.rejected.tolist()) for p in pairs]
 
 
@@ -92,11 +94,12 @@ def test_text_and_conversations_have_separate_entries(worker: Worker) -> None:
     assert (worker.texts, len(worker.entries)) == (48, 2)
 
 
+@pytest.mark.parametrize("name", [IDS, RECORDS])
 @pytest.mark.parametrize("damage", ["flip", "cut", "lose"])
-def test_damaged_entry_is_rebuilt(worker: Worker, damage: str) -> None:
+def test_damaged_entry_is_rebuilt(worker: Worker, damage: str, name: str) -> None:
     rows = make_pairs(12)
-    first = worker.pairs(rows)
-    file = worker.entries[0] / IDS
+    first = ids(worker.pairs(rows))
+    file = worker.entries[0] / name
     data = bytearray(file.read_bytes())
     data[40] ^= 1
     {
@@ -104,9 +107,9 @@ def test_damaged_entry_is_rebuilt(worker: Worker, damage: str) -> None:
         "cut": lambda: file.write_bytes(data[:-4]),
         "lose": file.unlink,
     }[damage]()
-    assert ids(worker.pairs(rows)) == ids(first)
+    assert ids(worker.pairs(rows)) == first
     assert worker.texts == 48
-    assert ids(worker.pairs(rows)) == ids(first)
+    assert ids(worker.pairs(rows)) == first
     assert worker.texts == 48
 
 
@@ -153,34 +156,45 @@ def test_entry_larger_than_the_cache_evicts_no_other(worker: Worker) -> None:
     assert worker.entries == [small]
 
 
-@pytest.mark.parametrize("file", [0, 1], ids=["ids", "ends"])
-@pytest.mark.parametrize("count", [3, 100_000], ids=["at the end", "on the way"])
-def test_full_disk_loses_the_entry_but_not_the_job(tmp_path: Path, file: int, count: int) -> None:
-    cache = TokenCache(tmp_path / "full", 1 << 30, draft_dir=tmp_path)
-    with cache.entry("x").write() as writer, Path("/dev/full").open("wb") as full:
-        files = list(writer._files)
-        files[file].close()
-        files[file] = full
-        writer._files = (files[0], files[1])
-        for _ in range(count // 1000 + 1):
-            writer.add([np.arange(7, dtype=np.int32)] * min(count, 1000))
-        writer.publish()
-        with suppress(OSError):
-            full.close()
-    assert cache.entry("x").read() is None
+@pytest.mark.parametrize("name", ["a", "b"])
+@pytest.mark.parametrize("before", [0, 3])
+def test_full_disk_loses_the_entry_but_not_the_job(tmp_path: Path, name: str, before: int) -> None:
+    entry = TokenCache(tmp_path / "full", 1 << 30).entry("x")
+    with Draft(tmp_path, ["a", "b"]) as draft, Path("/dev/full").open("wb", buffering=0) as full:
+        blocks = [np.arange(start, start + 7, dtype=np.int32) for start in range(6)]
+        for count, block in enumerate(blocks):
+            if count == before:
+                draft._files[name].close()
+                draft._files[name] = full
+            draft.add("a", block)
+            draft.add("b", -block)
+        entry.publish(draft)
+        files = draft.files()
+    assert files.array("a", np.int32).tolist() == np.concatenate(blocks).tolist()
+    assert files.array("b", np.int32).tolist() == (-np.concatenate(blocks)).tolist()
+    assert entry.read() is None
     assert not list(tmp_path.glob("tokens-*"))
 
 
+def test_draft_can_be_read_after_its_files_are_gone(tmp_path: Path) -> None:
+    with Draft(tmp_path, ["a", "empty"]) as draft:
+        draft.add("a", np.arange(5, dtype=np.int64))
+        files = draft.files()
+    assert not list(tmp_path.iterdir())
+    assert files.array("a", np.int64).tolist() == [0, 1, 2, 3, 4]
+    assert len(files.array("empty", np.int64)) == 0
+
+
 def test_trainers_that_evict_at_the_same_time_do_not_fail(tmp_path: Path) -> None:
-    cache = TokenCache(tmp_path / "tokens", 2000, draft_dir=tmp_path)
+    cache = TokenCache(tmp_path / "tokens", 2000)
 
     def use(number: int) -> None:
         for turn in range(20):
             entry = cache.entry([number % 3, turn % 5])
             if entry.read() is None:
-                with entry.write() as writer:
-                    writer.add([np.arange(100, dtype=np.int32)])
-                    writer.publish()
+                with Draft(tmp_path, ["ids"]) as draft:
+                    draft.add("ids", np.arange(100, dtype=np.int32))
+                    entry.publish(draft)
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(use, range(6)))

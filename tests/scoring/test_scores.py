@@ -51,6 +51,15 @@ def test_group_gives_the_scores_of_its_texts_and_computes_the_prompt_once(stage:
     assert grouped["usage"]["computed_tokens"] < sum(data["tokens"])
 
 
+def test_empty_reply_of_a_policy_gets_a_score(stage: Stage) -> None:
+    groups = [{"prompt": PROMPT, "responses": as_messages(["", "   ", *REPLIES])}]
+    scores = stage.score(model=stage.chat, groups=groups)["data"][0]["scores"]
+    assert len(scores) == 4
+    text = "<|im_start|>user\nplease tell me about tea ?<|im_end|>\n<|im_start|>assistant\n"
+    alone = stage.score(model=stage.chat, inputs=[{"text": f"{text}<|im_end|>\n"}])
+    assert scores[0] == pytest.approx(alone["data"][0]["scores"][0], abs=1e-5)
+
+
 def test_deterministic_scores_do_not_depend_on_neighbours(stage: Stage) -> None:
     texts = list(stage.trained["chat"].texts)[:6]
     together = stage.score(

@@ -62,6 +62,7 @@ class WorkOrder(BaseModel):
     threads: int = Field(
         1, ge=1, description="Threads of torch. Runs are byte-equal only with the same number."
     )
+    processes: int = Field(1, ge=1, description="Processes that tokenise.")
     checkpoint_seconds: float = Field(
         300.0, gt=0, description="Seconds between checkpoints if the plan has no steps."
     )

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from worker.reward_model.process_limits import data_limit
 
@@ -22,6 +23,8 @@ from worker.reward_model.process_limits import data_limit
 CPU_SECONDS = 5.0
 #: Additional writable memory for one pair.
 MEMORY_BYTES = 512 << 20
+#: Conversations that are also rendered by transformers, to compare the texts.
+COMPARED_CHATS = 16
 #: Four times the longest line of a dataset.
 MAX_CHARACTERS = 4 << 20
 
@@ -30,50 +33,131 @@ class TemplateTooCostlyError(Exception):
     """A chat template exceeds the limits for one pair."""
 
 
-def render_chats(
-    tokenizer: PreTrainedTokenizerBase,
-    chats: Sequence[list[dict[str, Any]]],
-    tools: list[Any] | None = None,
-    variables: Mapping[str, Any] = MappingProxyType({}),
-) -> list[str]:
-    """Render the conversations of one pair.
+class ChatRenderer:
+    """Renders conversations with the chat template of a tokenizer.
 
-    Call it from the main thread only: the time limit uses a signal.
-
-    Raises:
-        TemplateTooCostlyError: the template exceeds a limit.
-        ValueError, jinja2.TemplateError: the template cannot render a conversation.
+    transformers copies every conversation, reads the tokenizer's special tokens again and looks for
+    media, which takes several times as long as the template itself. The rows of a dataset are plain
+    JSON, so the compiled template gets them as they are. The first conversations are rendered both
+    ways; if the texts differ, transformers renders all.
     """
-    with _limits():
-        texts = [
-            str(tokenizer.apply_chat_template(chat, tools=tools, tokenize=False, **variables))
-            for chat in chats
-        ]
-    longest = max(map(len, texts))
-    if longest > MAX_CHARACTERS:
-        raise TemplateTooCostlyError(
-            f"renders {longest} characters; at most {MAX_CHARACTERS} are allowed"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._to_compare = COMPARED_CHATS
+        self._is_direct = True
+        self._special_tokens = dict(tokenizer.special_tokens_map)
+
+    def render(
+        self,
+        chats: Sequence[list[dict[str, Any]]],
+        tools: list[Any] | None = None,
+        variables: Mapping[str, Any] = MappingProxyType({}),
+    ) -> list[str]:
+        """Render the conversations of one row.
+
+        Call it from the main thread only: the time limit uses a signal.
+
+        Raises:
+            TemplateTooCostlyError: the template exceeds a limit.
+            ValueError, jinja2.TemplateError: the template cannot render a conversation.
+        """
+        with template_limits():
+            texts = [self._text(chat, tools, variables) for chat in chats]
+        longest = max(map(len, texts))
+        if longest > MAX_CHARACTERS:
+            raise TemplateTooCostlyError(
+                f"renders {longest} characters; at most {MAX_CHARACTERS} are allowed"
+            )
+        return texts
+
+    def _text(
+        self, chat: list[dict[str, Any]], tools: list[Any] | None, variables: Mapping[str, Any]
+    ) -> str:
+        if not self._is_direct:
+            return self._by_transformers(chat, tools, variables)
+        text = self._directly(chat, tools, variables)
+        if self._to_compare:
+            self._to_compare -= 1
+            if text != (slow := self._by_transformers(chat, tools, variables)):
+                self._is_direct = False
+                return slow
+        return text
+
+    def _directly(
+        self, chat: list[dict[str, Any]], tools: list[Any] | None, variables: Mapping[str, Any]
+    ) -> str:
+        """Render as ``apply_chat_template`` of transformers 5.23 does, without its copies."""
+        template = _compile_jinja_template(self._tokenizer.get_chat_template(tools=tools))
+        text: str = template.render(
+            messages=[_without_nulls(message) for message in chat],
+            tools=tools,
+            documents=None,
+            add_generation_prompt=False,
+            **{**self._special_tokens, **variables},
         )
-    return texts
+        return text
+
+    def _by_transformers(
+        self, chat: list[dict[str, Any]], tools: list[Any] | None, variables: Mapping[str, Any]
+    ) -> str:
+        return str(
+            self._tokenizer.apply_chat_template(chat, tools=tools, tokenize=False, **variables)
+        )
+
+
+def _without_nulls(message: dict[str, Any]) -> dict[str, Any]:
+    """Leave out null values, and give the reasoning the name that gpt-oss reads as well."""
+    if None in message.values():
+        message = {key: value for key, value in message.items() if value is not None}
+    if (reasoning := message.get("reasoning_content")) is not None and "thinking" not in message:
+        return {**message, "thinking": reasoning}
+    return message
+
+
+_are_limits_set = False
 
 
 @contextmanager
-def _limits() -> Iterator[None]:
+def template_limits() -> Iterator[None]:
+    """Limit the time of one row, and the memory of all rows within the outermost block.
+
+    Setting the limits takes longer than rendering a short row. Callers with many rows enter it once
+    around them.
+
+    Raises:
+        TemplateTooCostlyError: a limit is exceeded.
+    """
+    global _are_limits_set
+    if _are_limits_set:
+        signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)
+        with _memory_errors_named():
+            yield
+        return
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     handler = signal.signal(signal.SIGVTALRM, _raise_too_slow)
     resource.setrlimit(resource.RLIMIT_DATA, (data_limit(MEMORY_BYTES), hard))
     # CPU time and not wall-clock time: the template is not to blame for a busy machine.
     signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)
+    _are_limits_set = True
+    try:
+        with _memory_errors_named():
+            yield
+    finally:
+        _are_limits_set = False
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+        signal.signal(signal.SIGVTALRM, handler)
+
+
+@contextmanager
+def _memory_errors_named() -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
         raise TemplateTooCostlyError(
             f"needs more than {MEMORY_BYTES >> 20} MiB of memory"
         ) from error
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-        signal.signal(signal.SIGVTALRM, handler)
 
 
 def _raise_too_slow(*_: object) -> None:

@@ -22,6 +22,10 @@ class TrainerError(Exception):
         self.detail = detail
         self.step = step
 
+    def __reduce__(self) -> tuple[type[TrainerError], tuple[FailureCode, str, int | None]]:
+        """Let processes pass the error on; exceptions are unpickled from their message alone."""
+        return TrainerError, (self.code, self.detail, self.step)
+
 
 class StoppedError(Exception):
     """The supervisor asked the task to stop; the latest checkpoint has been reported."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from app.domain.templates import with_fixed_date
-from worker.reward_model.chat_template import render_chats
+from worker.reward_model.chat_template import ChatRenderer
 
 #: Names of tokens that can pad, most suitable class first. Only one class is offered.
 _SPARE_TOKEN_CLASSES = (
@@ -104,7 +104,7 @@ def final_token_id(tokenizer: PreTrainedTokenizerBase, chat_template: str | None
     tokenizer.chat_template = with_fixed_date(chat_template)
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
     try:
-        (text,) = render_chats(tokenizer, [messages])
+        (text,) = ChatRenderer(tokenizer).render([messages])
     except Exception:  # noqa: BLE001 - a template may raise anything; every pair is rendered later
         return None
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]

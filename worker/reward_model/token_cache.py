@@ -1,9 +1,9 @@
 """Cache the token ids of whole datasets on a worker's disk, for all of its jobs.
 
-An entry is a directory with the concatenated ids of all texts, the end offset of each text, and a
-manifest with the digests of both files, written last. Its name is a digest of everything that the
-ids depend on, so an entry never becomes stale. A damaged entry is rebuilt. When the cache is full,
-the least recently used entries are evicted.
+An entry is a directory with the concatenated ids of all texts and what else is known about them, in
+one file for each array, and a manifest with the digests of all files, written last. Its name is a
+digest of everything that the ids depend on, so an entry never becomes stale. A damaged entry is
+rebuilt. When the cache is full, the least recently used entries are evicted.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 log = logging.getLogger(__name__)
 
 Ids = NDArray[np.int32]
-MANIFEST, IDS, ENDS = "manifest.json", "ids.bin", "ends.bin"
+MANIFEST = "manifest.json"
 #: Entries that are unused for longer are evicted: they contain users' text.
 MAX_UNUSED_SECONDS = 7 * 86_400
 
@@ -36,13 +36,11 @@ MAX_UNUSED_SECONDS = 7 * 86_400
 class TokenCache:
     """A directory of entries that together take at most ``max_bytes``.
 
-    The cache also leaves at least half of the disk space that it could use free. Entries are
-    written in ``draft_dir``, the trainer's work directory, which is removed with the trainer.
+    The cache also leaves at least half of the disk space that it could use free.
     """
 
     directory: Path
     max_bytes: int
-    draft_dir: Path
 
     def entry(self, identity: object) -> CacheEntry:
         """Return the entry for a JSON-serialisable key, whether it exists or not."""
@@ -72,86 +70,117 @@ class CacheEntry:
     cache: TokenCache
     path: Path
 
-    def read(self) -> tuple[Ids, NDArray[np.int64]] | None:
-        """Return the ids of all texts, memory-mapped, and each text's end; None if absent."""
+    def read(self) -> EntryFiles | None:
+        """Return the files of the entry; None if it is absent or damaged."""
         try:
             os.utime(self.path)  # before hashing, which takes time: old entries may be evicted
             manifest = json.loads((self.path / MANIFEST).read_text())
-            ids: Ids = np.asarray(np.memmap(self.path / IDS, dtype=np.int32, mode="r"))
-            ends = np.fromfile(self.path / ENDS, dtype=np.int64)
-            is_intact = manifest == _manifest(hashlib.sha256(ids.data), hashlib.sha256(ends.data))
-        except (FileNotFoundError, ValueError):  # ValueError: invalid JSON, truncated or empty file
+            files = EntryFiles({name: _mapped(self.path / name) for name in manifest})
+            is_intact = all(files.sha256(name) == digest for name, digest in manifest.items())
+        except (FileNotFoundError, ValueError, AttributeError):  # invalid JSON, truncated files
             is_intact = False
         if not is_intact:
             shutil.rmtree(self.path, ignore_errors=True)
             return None
-        return ids, ends
+        return files
 
-    def write(self) -> CacheWriter:
-        """Return a writer; use it in a ``with`` block."""
-        return CacheWriter(self)
+    def publish(self, draft: Draft) -> None:
+        """Make a complete draft visible to other trainers; a full disk loses it."""
+        if draft.is_in_memory:
+            return
+        try:
+            (draft.directory / MANIFEST).write_text(json.dumps(draft.digests()))
+            self.cache.directory.mkdir(parents=True, exist_ok=True)
+            if not self.path.exists():  # otherwise another trainer has published it
+                draft.directory.rename(self.path)
+            self.cache.evict()
+        except OSError as error:
+            log.warning("cannot cache token ids: %s", error)
 
 
-class CacheWriter:
-    """Writes an entry in the draft directory; ``publish`` renames it into the cache.
+@dataclass(frozen=True)
+class EntryFiles:
+    """The content of files by name, mapped into memory; it outlives the files."""
 
-    A full disk loses the entry, not the job.
+    content: dict[str, NDArray[np.uint8]]
+
+    def array(self, name: str, dtype: DTypeLike) -> NDArray[Any]:
+        """Return a file as an array."""
+        return self.content[name].view(dtype)
+
+    def sha256(self, name: str) -> str:
+        """Return the digest of a file, in hex."""
+        return hashlib.sha256(self.content[name].data).hexdigest()
+
+
+class Draft:
+    """Files that grow in a directory of their own, which is removed at the end of the block.
+
+    Where the disk is full, they grow in memory instead.
     """
 
-    def __init__(self, entry: CacheEntry) -> None:
-        self._entry = entry
-        self._end, self._has_failed = 0, False
-        self._hashes = hashlib.sha256(), hashlib.sha256()
+    def __init__(self, parent: Path, names: Iterable[str]) -> None:
+        self._parent = parent
+        self._names = tuple(names)
+        self._hashes = {name: hashlib.sha256() for name in self._names}
+        self._sizes = dict.fromkeys(self._names, 0)
+        self._memory: dict[str, bytearray] | None = None
 
-    def __enter__(self) -> CacheWriter:
-        self._draft = Path(tempfile.mkdtemp(prefix="tokens-", dir=self._entry.cache.draft_dir))
-        self._files: tuple[IO[bytes], IO[bytes]] = (
-            (self._draft / IDS).open("wb"),
-            (self._draft / ENDS).open("wb"),
-        )
+    def __enter__(self) -> Self:
+        self.directory = Path(tempfile.mkdtemp(prefix="tokens-", dir=self._parent))
+        self._files = {
+            name: (self.directory / name).open("xb", buffering=0) for name in self._names
+        }
         return self
 
-    def add(self, texts: Sequence[Ids]) -> None:
-        """Append the ids of texts."""
-        if self._has_failed:
-            return
-        ends = self._end + np.cumsum([len(ids) for ids in texts], dtype=np.int64)
-        self._end = int(ends[-1])
-        pieces = np.concatenate(texts).tobytes(), ends.tobytes()
-        try:
-            for file, hash_, piece in zip(self._files, self._hashes, pieces, strict=True):
-                file.write(piece)
-                hash_.update(piece)
-        except OSError as error:
-            self._abandon(error)
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether the disk was full."""
+        return self._memory is not None
 
-    def publish(self) -> None:
-        """Make the complete entry visible to other trainers."""
-        if self._has_failed:
-            return
-        cache = self._entry.cache
-        try:
-            for file in self._files:
-                file.flush()
-                os.fsync(file.fileno())
-            (self._draft / MANIFEST).write_text(json.dumps(_manifest(*self._hashes)))
-            cache.directory.mkdir(parents=True, exist_ok=True)
-            if not self._entry.path.exists():  # otherwise another trainer has published it
-                self._draft.rename(self._entry.path)
-            cache.evict()
-        except OSError as error:
-            self._abandon(error)
+    def add(self, name: str, values: NDArray[Any]) -> None:
+        """Append an array to a file."""
+        data = np.ascontiguousarray(values).data.cast("B")
+        self._hashes[name].update(data)
+        if self._memory is None:
+            try:
+                self._write(name, data)
+            except OSError as error:
+                log.warning("token ids are kept in memory: %s", error)
+                self._memory = {each: bytearray(self._written(each)) for each in self._names}
+        if self._memory is not None:
+            self._memory[name] += data
+        self._sizes[name] += len(data)
+
+    def files(self) -> EntryFiles:
+        """Return what was written."""
+        if self._memory is None:
+            return EntryFiles({name: _mapped(self.directory / name) for name in self._names})
+        return EntryFiles(
+            {name: np.frombuffer(data, dtype=np.uint8) for name, data in self._memory.items()}
+        )
+
+    def digests(self) -> dict[str, str]:
+        """Return the sha256 of each file, in hex."""
+        return {name: hash_.hexdigest() for name, hash_ in self._hashes.items()}
 
     def __exit__(self, *_: object) -> None:
-        for file in self._files:
-            with suppress(OSError):
-                file.close()
-        shutil.rmtree(self._draft, ignore_errors=True)
+        for file in self._files.values():
+            file.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _abandon(self, error: OSError) -> None:
-        self._has_failed = True
-        log.warning("cannot cache token ids: %s", error)
+    def _write(self, name: str, data: memoryview) -> None:
+        while data:
+            data = data[self._files[name].write(data) :]
+
+    def _written(self, name: str) -> bytes:
+        """Return the content before the write that failed."""
+        with (self.directory / name).open("rb") as file:
+            return file.read(self._sizes[name])
 
 
-def _manifest(ids: hashlib._Hash, ends: hashlib._Hash) -> dict[str, str]:
-    return {"ids_sha256": ids.hexdigest(), "ends_sha256": ends.hexdigest()}
+def _mapped(path: Path) -> NDArray[np.uint8]:
+    """Map a file into memory; an empty one cannot be mapped."""
+    if not path.stat().st_size:
+        return np.empty(0, dtype=np.uint8)
+    return np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))

@@ -133,7 +133,9 @@ class AdapterPool:
             self._drop(adapter)
             raise _not_verified(f"{row.id}: {error}") from error
         log.info("adapter_loaded", adapter=row.id, bytes=size, is_packed=model.is_packed(row.id))
+        adapter.pins = 1  # what was loaded just now is not what leaves
         self._make_room(0, key)
+        adapter.pins = 0
         return adapter
 
     def _fetch_base(self, row: Adapter, plan: TrainingPlan) -> Path:

@@ -24,6 +24,7 @@ from app.storage import artifact_files
 from app.storage.artifact_files import ArtifactDamagedError
 from worker.ipc.order import MANIFEST, WorkOrder
 from worker.supervisor.attempt import Attempt
+from worker.supervisor.cores import cores_of_slot
 
 log = structlog.get_logger()
 
@@ -128,6 +129,7 @@ def write_training_inputs(
         token_cache_bytes=settings.token_cache_bytes,
         checkpoints=fetch_checkpoints(engine, job, directory),
         threads=settings.trainer_threads,
+        processes=cores_of_slot(settings.slots),
         checkpoint_seconds=settings.checkpoint_seconds,
     )
 

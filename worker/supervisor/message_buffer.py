@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from app.domain.progress import Message, Noted, PhaseChanged, Reported, Stepped
+from app.domain.progress import Message, Noted, PhaseChanged, Reported, RowsDone, Stepped
 from app.job_queue import worker_api
 from app.job_queue.lease import WriteContext
 from app.job_queue.worker_api import Progress
@@ -32,6 +32,7 @@ class MessageBuffer:
         self._notes: list[Noted] = []
         self._reports: list[Reported] = []
         self._phase: str | None = None
+        self._rows: RowsDone | None = None
         self._log_seq = self._logged = 0
         self._written_at = 0.0
 
@@ -44,17 +45,22 @@ class MessageBuffer:
                 self._notes.append(message)
             case Reported():
                 self._reports.append(message)
+            case RowsDone():
+                self._rows = message
             case PhaseChanged():
-                self._phase = message.phase
+                self._phase, self._rows = message.phase, None
 
     def flush(self, child: TrainerProcess, *, force: bool = False) -> None:
         """Write the messages and the log output, at most twice a second unless forced."""
         if not force and time.monotonic() - self._written_at < WRITE_SECONDS:
             return
         self._written_at = time.monotonic()
-        if self._steps or self._notes or self._reports or self._phase:
-            progress = Progress(self._phase, self._steps, self._notes, self._reports)
-            self._steps, self._notes, self._reports, self._phase = [], [], [], None
+        if self._steps or self._notes or self._reports or self._phase or self._rows:
+            progress = Progress(
+                self._phase, self._steps, self._notes, self._reports, rows=self._rows
+            )
+            self._steps, self._notes, self._reports = [], [], []
+            self._phase = self._rows = None
             self._retry(lambda: worker_api.record_progress(self._context, progress))
         while (text := child.take_log(LOG_PIECE_BYTES)) and self._logged < LOG_LIMIT_BYTES:
             self._write_log(text)

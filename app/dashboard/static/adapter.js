@@ -1,6 +1,6 @@
 // The page of an adapter: parity certificate, metrics, files and downloads.
 
-import { get } from "./api.js";
+import { get, post } from "./api.js";
 import { offerDownload, setCertificate } from "./components.js";
 import { retryWhileUnavailable } from "./connection.js";
 import { $, copyButton, el, setCode, setFacts, setText, timeAgo } from "./dom.js";
@@ -37,7 +37,24 @@ export async function start(show) {
   showMetrics(adapter.metrics);
   const facts = Object.entries(adapter.reward_model).filter(([, value]) => typeof value !== "object");
   setFacts($("reward-model"), facts.map(([name, value]) => [name, el("code", {}, String(value))]));
+  $("try-form").addEventListener("submit", (event) => tryReplies(event, adapter.id));
   show();
+}
+
+async function tryReplies(event, model) {
+  event.preventDefault();
+  $("try").disabled = true;
+  setText($("try-result"), "Scoring. The first request loads the model…");
+  const groups = [{ prompt: $("try-prompt").value, responses: [$("try-a").value, $("try-b").value] }];
+  try {
+    const [a, b] = (await post("/v1/score", { model, groups })).data[0].scores;
+    const winner = a === b ? "Both are equally good." : `Reply ${a > b ? "A" : "B"} is better.`;
+    setText($("try-result"), `Reply A: ${number(a)}. Reply B: ${number(b)}. ${winner}`);
+  } catch (error) {
+    const fields = (error.errors ?? []).map(({ message }) => message);
+    setText($("try-result"), [error.message, ...fields, error.hint].filter(Boolean).join(" "));
+  }
+  $("try").disabled = false;
 }
 
 function showCertificate({ certificate, base_model, revision, created_at }) {

@@ -39,6 +39,8 @@ export function plural(count, one, many = `${one}s`) {
 /** Returns the progress of a job as `{text, ratio}`; ratio is null while it is unknown. */
 export function progressOf(job) {
   if (job.status === "succeeded") return { text: "", ratio: 1 };
+  const { rows_done: rows, rows_total: all } = job.progress;
+  if (all) return { text: `${number(rows)} of ${plural(all, "row")}`, ratio: Math.min(rows / all, 1) };
   const { step, total_steps: total } = job.progress;
   if (step === null || !total) return { text: "", ratio: null };
   return { text: `${number(step)} / ${number(total)}`, ratio: Math.min(step / total, 1) };

@@ -108,7 +108,7 @@ function showJob(now) {
 function showProgress(now) {
   const { text, ratio } = progressOf(now);
   setPill($("status"), now.status);
-  setText($("step"), text && `step ${text}`);
+  setText($("step"), text && (now.progress.rows_total ? text : `step ${text}`));
   setText($("left"), remainingTime(now));
   const isIndeterminate = now.status === "running" && ratio === null;
   $("bar").hidden = ratio === null && !isIndeterminate;

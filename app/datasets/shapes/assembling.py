@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from app.datasets.conversations import Message, check_reply, read_messages
-from app.datasets.row_errors import RowError, kind_of, shown
+from app.datasets.conversations import read_messages
+from app.datasets.row_errors import RowError
 from app.datasets.shapes import extras
 from app.datasets.shapes.answers import Reply, rank_sides, read_answers
-from app.datasets.shapes.dialogues import read_dialogue
-from app.datasets.shapes.file_form import MIN_REPEATED_PROMPT_CHARACTERS, FileForm, Kind
+from app.datasets.shapes.contents import ContentReader
+from app.datasets.shapes.file_form import FileForm
 from app.datasets.shapes.joining import Before, join
 from app.datasets.shapes.prompts import read_history, read_system, with_input
 from app.datasets.shapes.sample import value_at
 from app.datasets.shapes.shape import Parts
-from app.datasets.texts import check_side, is_clean
+from app.datasets.texts import is_clean
 from app.datasets.unused import UnusedFields
 
 PreferenceRow = dict[str, Any]
@@ -57,8 +57,9 @@ class RowAssembler:
         self._unused = unused
         self._is_untyped = is_untyped
         self._is_chat = form.kind == "conversational"
-        self._are_sides_plain = form.side_kind == "text" and not form.are_sides_dialogues
-        self._are_sides_messages = form.side_kind == "conversational"
+        self._read = ContentReader(
+            form, unused, is_untyped=is_untyped, is_verbatim=parts.is_verbatim
+        )
         self._trims = form.is_prompt_dialogue or form.is_prompt_repeated
         self._layouts: dict[tuple[str, ...], _Layout] = {}
         columns = form.columns
@@ -167,7 +168,7 @@ class RowAssembler:
 
     def _pair(self, line: int, row: Mapping[str, Any], layout: _Layout) -> PreferenceRow:
         chosen_at, rejected_at, margin = self._sides(row)
-        chosen, rejected = self._reply(row, chosen_at), self._reply(row, rejected_at)
+        chosen, rejected = self._read.reply(row, chosen_at), self._read.reply(row, rejected_at)
         prompt, chosen, rejected = self._joined(
             row, layout, [chosen_at, rejected_at], [chosen, rejected]
         )
@@ -239,109 +240,21 @@ class RowAssembler:
             assert columns.chosen is not None
             assert columns.rejected is not None
             answers = rank_sides(row, columns.chosen, columns.rejected)
-        replies = [self._content(answer.path, answer.content) for answer in answers]
+        replies = [self._read.content(answer.path, answer.content) for answer in answers]
         paths = [answer.path for answer in answers]
         prompt, *replies = self._joined(row, layout, paths, replies)
         stored = [_stored(answer, reply) for answer, reply in zip(answers, replies, strict=True)]
         return {"replies": stored, "prompt": prompt} if prompt else {"replies": stored}
 
-    # --- texts and messages ---------------------------------------------------------------------
-
-    def _reply(self, row: Mapping[str, Any], column: str) -> Any:
-        value = row.get(column)
-        if type(value) is str and self._are_sides_plain and is_clean(value):
-            return value
-        if type(value) is list and self._are_sides_messages:
-            messages = read_messages(column, value, self._unused)
-            if messages[-1]["role"] != "assistant":
-                check_reply(column, messages)
-            return messages
-        if value is None:
-            value = value_at(row, column)
-        if value is not None:
-            return self._content(column, value)
-        if self._is_untyped and column in row:
-            raise RowError("empty_text", "the text is empty", "leave out the row", column=column)
-        null = "is null" if column in row else "is missing"
-        found = ", ".join(shown(name) for name in list(row)[:10]) or "no columns"
-        raise RowError(
-            "missing_column",
-            f"{column} {null} (the row has: {found})",
-            "each row needs both replies",
-            column=column,
-        )
-
-    def _content(self, path: str, value: Any) -> Any:
-        """A reply as text, or as messages where the upload has them."""
-        if isinstance(value, str):
-            if self._are_sides_plain and is_clean(value):
-                return value
-            self._check_kind(path, "text", self._form.side_kind)
-            if self._form.are_sides_dialogues:
-                messages = read_dialogue(path, value)
-                check_reply(path, messages)
-                return messages
-            check_side(path, value)
-            return value
-        messages = self._messages(path, value)
-        self._check_kind(path, "conversational", self._form.side_kind)
-        check_reply(path, messages)
-        return messages
-
-    def _messages(self, path: str, value: Any) -> list[Message]:
-        if isinstance(value, dict):
-            return read_messages(path, [value], self._unused)
-        if isinstance(value, list):
-            return read_messages(path, value, self._unused)
-        raise RowError(
-            "wrong_type",
-            f"found {kind_of(value)}",
-            "give text or a list of {role, content}",
-            column=path,
-        )
-
-    def _check_kind(self, path: str, kind: Kind, expected: Kind | None) -> None:
-        if kind != expected:
-            raise RowError(
-                "mixed_format",
-                f"{path} is {kind} here, and most replies and prompts are {expected}",
-                "use text in all rows, or lists of messages in all rows",
-                column=path,
-            )
-
-    def _prompt(self, row: Mapping[str, Any]) -> Any:
-        """The prompt column as text or messages; None without one."""
-        column = self._columns.prompt
-        value = value_at(row, column) if column is not None else None
-        if not self._is_verbatim and (value is None) == (self._form.prompt_kind is not None):
-            found = "has no prompt" if value is None else "has a prompt"
-            raise RowError(
-                "mixed_prompt",
-                f"this row {found}, unlike others",
-                "give a prompt in all rows, or in none",
-                column="prompt",
-            )
-        if value is None or column is None:
-            return None
-        expected = self._form.kind if self._is_verbatim else self._form.prompt_kind
-        if isinstance(value, str):
-            self._check_kind(column, "text", expected)
-            if self._form.is_prompt_dialogue:
-                return read_dialogue("prompt", value)
-            if not is_clean(value):
-                check_side(column, value)
-            return value
-        messages = self._messages(column, value)
-        self._check_kind(column, "conversational", expected)
-        return messages
+    # --- prompt and replies together ------------------------------------------------------------
 
     def _joined(
         self, row: Mapping[str, Any], layout: _Layout, paths: list[str], replies: list[Any]
     ) -> list[Any]:
         """Prompt and replies in the format of the dataset, the prompt no longer in the replies."""
-        prompt = self._prompt(row)
+        prompt = self._read.prompt(row)
         if type(prompt) is str and type(replies[0]) is str and not self._is_verbatim:
-            replies = self._without_prompt(prompt, paths, replies)
+            replies = self._read.without_prompt(prompt, paths, replies)
         if not layout.has_options:
             if not self._is_chat:
                 return [prompt, *replies]
@@ -364,32 +277,6 @@ class RowAssembler:
             replies = [reply.strip() for reply in replies]
         sides = [[{"content": reply, "role": "assistant"}] for reply in replies]
         return join(before, paths, sides)
-
-    def _without_prompt(self, prompt: str, paths: list[str], replies: list[str]) -> list[str]:
-        """Text replies without the prompt that they begin with in this upload."""
-        if not self._form.is_prompt_repeated:
-            if len(prompt) >= MIN_REPEATED_PROMPT_CHARACTERS and all(
-                reply.startswith(prompt) for reply in replies
-            ):
-                raise RowError(
-                    "prompt_repeated",
-                    "the replies begin with the prompt, which would then be read twice",
-                    "begin the replies with the prompt in all rows, or in none",
-                    column=paths[0],
-                )
-            return replies
-        repeats = [reply.startswith(prompt) for reply in replies]
-        if not all(repeats):
-            raise RowError(
-                "mixed_prompt",
-                f"{paths[repeats.index(False)]} does not begin with the prompt, unlike others",
-                "begin the replies with the prompt in all rows, or in none",
-                column=paths[repeats.index(False)],
-            )
-        rest = [reply[len(prompt) :] for reply in replies]
-        for path, reply in zip(paths, rest, strict=True):
-            check_side(path, reply)
-        return rest
 
 
 def _stored(answer: Reply, reply: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from app.datasets.shapes.forms import Form
 from app.datasets.shapes.labelled import LABELLED
+from app.datasets.shapes.ranked import RANKED
 from app.datasets.shapes.sample import Sample
 from app.datasets.shapes.shape import PART_NAMES, Parts, Shape
 
@@ -94,81 +95,7 @@ SHAPES: tuple[Shape, ...] = (
         ),
     ),
     *LABELLED,
-    Shape(
-        name="scored_responses",
-        summary="A list of responses and a list of their scores; higher is better. Stored as "
-        "ranked rows.",
-        parts=Parts(
-            prompt=("prompt", "question", "instruction"),
-            answers=("responses", "completions", "answers"),
-            scores=("scores", "rewards"),
-        ),
-        examples=(
-            {
-                "prompt": "What is 2+2?",
-                "responses": ["It is 5.", "It is 4."],
-                "scores": [0.1, 0.9],
-            },
-        ),
-    ),
-    Shape(
-        name="nectar",
-        summary="Ranked answers to one prompt; rank 1 is the best. Stored as ranked rows.",
-        seen_in="berkeley-nest/Nectar",
-        parts=Parts(prompt=("prompt",), answers=("answers",)),
-        harmless=frozenset({"good_natured"}),
-        examples=(
-            {
-                "prompt": "\n\nHuman: What is 2+2?\n\nAssistant: ",
-                "answers": [
-                    {"answer": "It is 4.", "model": "a", "rank": 1.0},
-                    {"answer": "It is 5.", "model": "b", "rank": 2.0},
-                    {"answer": "Who knows.", "model": "c", "rank": 3.0},
-                ],
-                "source": ["x"],
-            },
-        ),
-    ),
-    Shape(
-        name="scored_completions",
-        summary="Completions of one instruction with scores; higher is better. Stored as ranked "
-        "rows.",
-        seen_in="openbmb/UltraFeedback",
-        parts=Parts(prompt=("instruction",), answers=("completions",)),
-        harmless=frozenset(
-            {
-                "completions[].annotations",
-                "completions[].critique",
-                "completions[].principle",
-                "correct_answers",
-                "incorrect_answers",
-            }
-        ),
-        examples=(
-            {
-                "instruction": "What is 2+2?",
-                "completions": [
-                    {"response": "It is 4.", "overall_score": 8.5, "model": "a"},
-                    {"response": "It is 5.", "overall_score": 2.0, "model": "b"},
-                ],
-            },
-        ),
-    ),
-    Shape(
-        name="alpaca_outputs",
-        summary="`output` is a list of replies, best first. Stored as ranked rows.",
-        seen_in="LLaMA-Factory's earlier preference format",
-        parts=Parts(prompt=("instruction",), input=("input",), answers=("output",)),
-        needs=("instruction",),
-        when=lambda sample: Form.TEXTS in sample.forms("output"),
-        examples=(
-            {
-                "instruction": "What is 2+2?",
-                "input": "",
-                "output": ["It is 4.", "It is 5."],
-            },
-        ),
-    ),
+    *RANKED,
     Shape(
         name="sharegpt",
         summary="ShareGPT turns (`from`, `value`) with one chosen and one rejected turn.",

@@ -461,8 +461,17 @@ class JobProgress(Model):
     step: int | None
     total_steps: int | None
     epoch: float | None
+    rows_done: int | None
+    """
+    Rows of the datasets that are tokenised; null outside of the phase `tokenizing`, or while
+    it has just begun.
+    """
+    rows_total: int | None
     seconds_left: float | None
-    """Estimated; null until the first step of an attempt."""
+    """
+    Estimated: of the phase `tokenizing`, or of training; null until the first step of an
+    attempt.
+    """
 
 
 class JobReportRead(Model):
@@ -1334,7 +1343,8 @@ class JobPreview(Model):
     reports: dict[str, dict[str, Any]]
     """
     Reports of a worker: `dataset` (lengths in tokens, duplicates, contradictions, …) and
-    `memory` (an estimate); empty if no worker made them in time.
+    `memory` (an estimate); empty if no worker made them in time. Of a large dataset they are
+    those of a sample at first: `rows_looked_at` of `rows_in_all`.
     """
     warnings: list[JobWarning]
 

@@ -6,10 +6,10 @@ import resource
 from typing import Any
 
 import pytest
+from worker.trainer.data.tokenized_rows import BYTES_PER_CHARACTER, ENCODING_BYTES, _encode
 
 from app.domain.lifecycle import FailureCode
 from worker.reward_model.errors import TrainerError
-from worker.trainer.data.tokenized_rows import BYTES_PER_CHARACTER, ENCODING_BYTES, _encode
 
 
 class Hungry:

@@ -32,7 +32,7 @@ def test_dropped_pairs_are_named(llama: TinyBase, tmp_path: Path) -> None:
     rows = make_pairs(6)
     rows[2]["chosen"][0]["content"] = "the " * 100
     found = tokenize_rows(llama, rows, tmp_path, max_length=60)
-    assert found.overlong == [3]
+    assert found.overlong.lines == [3]
     assert [pair.line for pair in found.pairs] == [1, 2, 4, 5, 6]
     assert found.longest > 100
 
@@ -90,17 +90,17 @@ def test_identical_pairs_and_special_tokens_are_noted(llama: TinyBase, tmp_path:
     rows[1]["rejected"] = rows[1]["chosen"]
     rows[2]["chosen"][0]["content"] += " <|im_end|> the"
     found = tokenize_rows(llama, rows, tmp_path)
-    assert found.identical == [2]
-    assert found.with_special_tokens == [3]
+    assert found.identical.lines == [2]
+    assert found.with_special_tokens.lines == [3]
     assert len(found.pairs) == 4
 
 
 def test_split_keeps_whole_prompts_on_one_side(llama: TinyBase, tmp_path: Path) -> None:
-    pairs = tokenize_rows(llama, make_pairs(200), tmp_path).pairs  # one prompt per topic
+    pairs = tokenize_rows(llama, make_pairs(200), tmp_path)  # one prompt per topic
     train, held_out = split_by_prompt(pairs, 0.3, seed=1)
     assert {p.prompt for p in train}.isdisjoint(p.prompt for p in held_out)
     assert 0 < len(held_out) <= 60
-    assert sorted(p.line for p in train + held_out) == list(range(1, 201))
+    assert sorted(p.line for p in [*train, *held_out]) == list(range(1, 201))
     again = split_by_prompt(pairs, 0.3, seed=1)
     assert [p.line for p in again[1]] == [p.line for p in held_out]
     assert [p.line for p in split_by_prompt(pairs, 0.3, seed=2)[1]] != [p.line for p in held_out]
@@ -126,6 +126,6 @@ def test_pairs_with_one_prompt_cannot_be_split(llama: TinyBase, tmp_path: Path) 
     rows = make_pairs(5)
     for row in rows:
         row["prompt"] = rows[0]["prompt"]
-    pairs = tokenize_rows(llama, rows, tmp_path).pairs
+    pairs = tokenize_rows(llama, rows, tmp_path)
     with pytest.raises(TrainerError, match="every pair has the same prompt"):
         split_by_prompt(pairs, 0.2, seed=0)

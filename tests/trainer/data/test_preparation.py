@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.domain.lifecycle import FailureCode
-from app.domain.progress import Failed, Inspected, Noted, Reported
+from app.domain.progress import Failed, Inspected, Noted, Reported, RowsDone
 from tests.model_factories.failures import run_to_failure
 from tests.model_factories.orders import TinyBase, with_plan
 from tests.model_factories.pairs import make_pairs
@@ -18,7 +18,8 @@ from tests.model_factories.trainer_process import RecordingChannel, run_trainer
 from worker.ipc.order import EXIT_DONE, EXIT_FAILED, WorkOrder
 from worker.reward_model.pair_tokenizer import PairTokenizer
 from worker.reward_model.truncation import truncate_left
-from worker.trainer.data.preparation import prepare_data
+from worker.trainer.data import preparation
+from worker.trainer.data.preparation import DataInputs, prepare_data
 from worker.trainer.run_task import run_task
 
 pytestmark = [
@@ -137,7 +138,7 @@ def test_what_became_of_every_pair_is_counted(llama: TinyBase, channel: Recordin
         made = with_plan(order, data=data).model_copy(update={"eval_file": eval_file})
         assert made.plan
         tokenizer = PairTokenizer(made.model_dir, made.plan.tokenization, "conversational")
-        prepared = prepare_data(made, made.plan, None, tokenizer, channel)
+        prepared = prepare_data(DataInputs(made, made.plan, None, tokenizer, channel))
         train, evaluation = prepared.counts["train"], prepared.counts["eval"]
         assert train["uploaded"] == 12
         assert train["dropped"]["overlong"] > 0
@@ -167,7 +168,7 @@ def test_overlong_pairs_are_cut_at_the_beginning_of_their_prompt(
     )
     assert order.plan
     tokenizer = PairTokenizer(order.model_dir, order.plan.tokenization, "conversational")
-    prepared = prepare_data(order, order.plan, None, tokenizer, channel)
+    prepared = prepare_data(DataInputs(order, order.plan, None, tokenizer, channel))
     assert prepared.counts["train"]["truncated"] == 1
     assert prepared.counts["train"]["dropped"]["overlong"] == 1
     (pair,) = (p for p in prepared.train if p.line == 3)
@@ -239,6 +240,32 @@ def test_eval_steps_beyond_the_end_of_training_are_warned_of(
         assert messages[0].endswith("early_stopping has no effect")
 
 
+def test_large_dataset_is_reported_from_a_sample_first(
+    llama: TinyBase, channel: RecordingChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "SAMPLE_ROWS", 20)
+    monkeypatch.setattr(preparation, "LARGE_ROWS", 40)
+    monkeypatch.setattr(preparation, "PROGRESS_SECONDS", 0.0)
+    assert run_task(inspection_of(llama.order(count=41, eval_count=41)), channel) == EXIT_DONE
+    sample, whole = (m.document for m in channel.of(Reported) if m.name == "dataset")
+    assert (sample["rows_looked_at"], sample["rows_in_all"], sample["rows"]) == (20, 41, 20)
+    assert (whole["rows_looked_at"], whole["rows_in_all"], whole["rows"]) == (41, 41, 41)
+    assert (sample["eval_rows"], whole["eval_rows"]) == (20, 41)
+    assert [(m.done, m.total) for m in channel.of(RowsDone)] == [(41, 82), (82, 82)]
+    assert not list(Path().glob("sample-*"))
+
+
+def test_fault_outside_of_the_sample_is_found_by_the_whole_pass(
+    llama: TinyBase, channel: RecordingChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "SAMPLE_ROWS", 1)
+    monkeypatch.setattr(preparation, "LARGE_ROWS", 4)
+    failure = run_to_failure(inspection_of(overlong(llama)), channel)
+    assert failure.code is FailureCode.PAIRS_OVERLONG
+    looked_at = [m.document["rows_looked_at"] for m in channel.of(Reported) if m.name == "dataset"]
+    assert looked_at == [1, 12]
+
+
 def test_template_with_todays_date_renders_the_same_text_every_day(
     llama: TinyBase, channel: RecordingChannel
 ) -> None:
@@ -248,7 +275,7 @@ def test_template_with_todays_date_renders_the_same_text_every_day(
     order = replace(llama, facts=facts).order(count=1, eval_count=0)
     assert order.plan
     tokenizer = PairTokenizer(llama.directory, order.plan.tokenization, "conversational")
-    prepare_data(order, order.plan, None, tokenizer, channel)
+    prepare_data(DataInputs(order, order.plan, None, tokenizer, channel))
     assert all(text.startswith("2024-07-26") for text in tokenizer.render(make_pairs(1)[0]))
     (note,) = channel.of(Noted)
     assert (note.code, note.is_warning) == ("template_date_fixed", True)

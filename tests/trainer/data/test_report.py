@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.plan import TokenizationPlan
+from app.domain.rows import replies_of
 from tests.model_factories.architectures import CHAT_TEMPLATE, make_base_model
 from worker.reward_model.pair_tokenizer import PairTokenizer
 from worker.reward_model.truncation import common_prefix_length
+from worker.trainer.data.pair_records import PAIR, pair_records
 from worker.trainer.data.report import DatasetReportBuilder
-from worker.trainer.data.tokenized_rows import PairFile, TokenizedRow, tokenized_rows
+from worker.trainer.data.tokenized_file import PairBlock, PairFile, tokenize_file
 
 
 def row(line: int, chosen: Any, rejected: Any, prompt: Any = "q: ", **more: Any) -> Any:
@@ -26,23 +28,45 @@ def row(line: int, chosen: Any, rejected: Any, prompt: Any = "q: ", **more: Any)
     return fields if prompt is None else {**fields, "prompt": prompt}
 
 
-def words(fields: Any, **more: Any) -> TokenizedRow:
-    """Return a row with one token per character, in lower case as in an uncased vocabulary."""
-    ids = [
-        [ord(c.lower()) for c in fields.get("prompt", "") + fields[r]]
-        for r in ("chosen", "rejected")
-    ]
-    return TokenizedRow(fields, *map(np.array, ids), **more)
+class _Characters:
+    """Stands for a tokenizer of texts with one token per character, in lower case."""
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.array([ord(c.lower()) for c in text], dtype=np.int32)
+
+    def prepared(self, row: Any) -> Any:
+        return row
+
+    def has_special_tokens(self, row: Any) -> bool:
+        return "<|" in row["chosen"]
+
+    def joins_words(self, _row: Any) -> bool:
+        return False
+
+
+def block_of(rows: Iterable[Any]) -> PairBlock:
+    tokenizer: Any = _Characters()
+    records, lengths = [], []
+    for fields in rows:
+        ids = [tokenizer.encode(fields.get("prompt", "") + reply) for reply in replies_of(fields)]
+        records.append(pair_records(fields, ids, tokenizer, []))
+        lengths.append([len(each) for each in ids])
+    chosen, rejected = np.array(lengths, dtype=np.int64).reshape(-1, 2).T
+    return PairBlock(0, np.concatenate([np.empty(0, dtype=PAIR), *records]), chosen, rejected)
+
+
+def add(to: Callable[..., None], block: PairBlock, max_length: int) -> None:
+    to(block, np.maximum(block.chosen_lengths, block.rejected_lengths) <= max_length)
 
 
 def report(
-    rows: Iterable[TokenizedRow], *, max_length: int, eval_rows: Iterable[TokenizedRow] = ()
+    rows: Iterable[Any], *, max_length: int, eval_rows: Iterable[Any] = ()
 ) -> dict[str, Any]:
     builder = DatasetReportBuilder(max_length)
-    for found in rows:
-        builder.add_training_row(found, is_used=len(found.chosen_ids) <= max_length)
-    for found in eval_rows:
-        builder.add_eval_row(found, is_used=len(found.chosen_ids) <= max_length)
+    training = list(rows)
+    for some in (training[:4], training[4:]):  # findings may be across blocks
+        add(builder.add_training, block_of(some), max_length)
+    add(builder.add_eval, block_of(eval_rows), max_length)
     return builder.build()
 
 
@@ -52,15 +76,15 @@ def lines(found: dict[str, Any]) -> dict[str, list[int]]:
 
 def test_every_finding_lists_its_lines():
     rows = [
-        words(row(1, "good", "bad")),
-        words(row(2, "good", "bad")),
-        words(row(3, "bad", "good")),
-        words(row(4, "same", "same")),
-        words(row(5, "Case", "case")),
-        words(row(6, "x" * 20 + "a", "x" * 20 + "b")),
-        words(row(7, " ", "something")),
-        words(row(8, "a<|im_end|>", "b"), has_special_tokens=True),
-        words(row(9, "good", "bad", prompt="another: ")),
+        row(1, "good", "bad"),
+        row(2, "good", "bad"),
+        row(3, "bad", "good"),
+        row(4, "same", "same"),
+        row(5, "Case", "case"),
+        row(6, "x" * 20 + "a", "x" * 20 + "b"),
+        row(7, " ", "something"),
+        row(8, "a<|im_end|>", "b"),
+        row(9, "good", "bad", prompt="another: "),
     ]
     assert lines(report(rows, max_length=16)) == {
         "duplicates": [2],
@@ -74,23 +98,23 @@ def test_every_finding_lists_its_lines():
 
 
 def test_prompt_in_both_datasets_is_a_leak():
-    train = [words(row(1, "a", "b", "one ")), words(row(2, "a", "b", "two "))]
-    held_out = [words(row(1, "c", "d", "three ")), words(row(2, "c", "d", "two "))]
+    train = [row(1, "a", "b", "one "), row(2, "a", "b", "two ")]
+    held_out = [row(1, "c", "d", "three "), row(2, "c", "d", "two ")]
     found = report(train, max_length=64, eval_rows=held_out)
     assert lines(found) == {"leaked": [2]}
     assert (found["rows"], found["eval_rows"], found["prompts"]) == (2, 2, 2)
 
 
 def test_row_that_is_not_trained_on_or_not_evaluated_leaks_nothing():
-    train = [words(row(1, "a" * 99, "b", "one ")), words(row(2, "a", "b", "two "))]
-    held_out = [words(row(1, "c", "d", "one ")), words(row(2, "c" * 99, "d", "two "))]
+    train = [row(1, "a" * 99, "b", "one "), row(2, "a", "b", "two ")]
+    held_out = [row(1, "c", "d", "one "), row(2, "c" * 99, "d", "two ")]
     found = report(train, max_length=64, eval_rows=held_out)
     assert found["findings"]["leaked"]["count"] == 0
 
 
 def test_rows_without_a_prompt_do_not_leak_into_each_other():
-    train = [words(row(1, "one", "two", None)), words(row(2, "three", "four", None))]
-    held_out = [words(row(1, "five", "six", None))]
+    train = [row(1, "one", "two", None), row(2, "three", "four", None)]
+    held_out = [row(1, "five", "six", None)]
     assert lines(report(train, max_length=64, eval_rows=held_out)) == {}
 
 
@@ -103,18 +127,18 @@ def test_rows_without_a_prompt_do_not_leak_into_each_other():
     ],
 )
 def test_longer_is_better_counts_ties_as_half(replies: list[tuple[str, str]], accuracy: float):
-    rows = [words(row(i, *pair)) for i, pair in enumerate(replies)]
+    rows = [row(i, *pair) for i, pair in enumerate(replies)]
     assert report(rows, max_length=64)["longer_is_better"] == accuracy
 
 
 def test_count_is_exact_when_the_list_of_lines_is_cut():
-    found = report((words(row(i, "same", "same")) for i in range(250)), max_length=64)
+    found = report((row(i, "same", "same") for i in range(250)), max_length=64)
     assert found["findings"]["identical"]["count"] == 250
     assert found["findings"]["identical"]["lines"] == list(range(100))
 
 
 def test_lengths_are_counted_in_tokens():
-    rows = [words(row(i, "x" * n, "y")) for i, n in enumerate([10, 20, 30, 400])]
+    rows = [row(i, "x" * n, "y") for i, n in enumerate([10, 20, 30, 400])]
     tokens = report(rows, max_length=64)["tokens"]
     assert tokens["prompt"]["max"] == 3
     chosen = tokens["chosen"]
@@ -172,10 +196,10 @@ def test_rows_that_the_template_refuses_are_reported_as_invalid(tmp_path: Path):
     file = tmp_path / "train.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in rows))
     builder = DatasetReportBuilder(plan.max_length)
-    for name, add in (("training", builder.add_training_row), ("eval", builder.add_eval_row)):
+    for name, to in (("training", builder.add_training), ("eval", builder.add_eval)):
         on_invalid = partial(builder.add_invalid_row, name)
-        for pair in tokenized_rows(PairFile(file), tokenizer, on_invalid):
-            add(pair, is_used=True)
+        for block in tokenize_file(PairFile(file), tokenizer, on_invalid).blocks():
+            add(to, block, 1000)
     found = builder.build()
     assert found["rows"] == 3
     invalid = [(r["dataset"], r["line"]) for r in found["invalid"]["rows"]]

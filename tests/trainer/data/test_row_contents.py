@@ -19,8 +19,9 @@ from tests.model_factories.tokenized import make_pair_tokenizer, tokenize_rows
 from tests.trainer.data.test_pairs import refusal
 from worker.reward_model.errors import TrainerError
 from worker.reward_model.pair_tokenizer import PairTokenizer
-from worker.trainer.data.pairs import Pair, split_by_prompt, tokenize_pairs
-from worker.trainer.data.tokenized_rows import PairFile
+from worker.trainer.data.pair_table import Pair
+from worker.trainer.data.pairs import TokenizedPairs, split_by_prompt, tokenize_pairs
+from worker.trainer.data.tokenized_file import PairFile
 from worker.trainer.evaluation.metrics import compute_metrics
 from worker.trainer.evaluation.scores import Scores
 
@@ -99,15 +100,15 @@ def ranked_rows(count: int, replies: int = 4) -> list[dict[str, Any]]:
 
 def ranked_pairs_of(
     base: TinyBase, folder: Path, rows: list[dict[str, Any]], count: int | None = None
-) -> list[Pair]:
+) -> TokenizedPairs:
     path = write_rows(folder / "rows.jsonl", rows)
     file = PairFile(path, pairs_per_row=count, seed=3)
-    return tokenize_pairs(file, make_pair_tokenizer(base, rows)).pairs
+    return tokenize_pairs(file, make_pair_tokenizer(base, rows))
 
 
 def test_ranked_row_gives_the_pairs_that_its_ranks_order(llama: TinyBase, tmp_path: Path) -> None:
     rows = ranked_rows(2)
-    pairs = ranked_pairs_of(llama, tmp_path, rows)
+    pairs = ranked_pairs_of(llama, tmp_path, rows).pairs
     every = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
     assert [(pair.line, pair.replies) for pair in pairs] == [(n, p) for n in (1, 2) for p in every]
     tokenizer = make_pair_tokenizer(llama, rows)
@@ -120,11 +121,12 @@ def test_ranked_row_gives_the_pairs_that_its_ranks_order(llama: TinyBase, tmp_pa
 
 def test_drawn_pairs_are_the_same_each_time_and_spread(llama: TinyBase, tmp_path: Path) -> None:
     rows = ranked_rows(12)
-    pairs = ranked_pairs_of(llama, tmp_path, rows, count=2)
-    drawn = [(pair.line, pair.replies) for pair in pairs if pair.is_drawn]
+    tokenized = ranked_pairs_of(llama, tmp_path, rows, count=2)
+    drawn = [(pair.line, pair.replies) for pair in tokenized.drawn]
+    assert len(tokenized.pairs) == 12 * 6
     assert [line for line, _ in drawn] == [line for line in range(1, 13) for _ in range(2)]
     again = ranked_pairs_of(llama, tmp_path, rows, count=2)
-    assert [(pair.line, pair.replies) for pair in again if pair.is_drawn] == drawn
+    assert [(pair.line, pair.replies) for pair in again.drawn] == drawn
     assert len({replies for _, replies in drawn}) > 3
 
 
@@ -174,7 +176,7 @@ def test_texts_become_the_turns_of_a_chat(llama: TinyBase, tmp_path: Path) -> No
     assert [(p.chosen.tolist(), p.rejected.tolist(), p.prompt) for p in found.pairs] == [
         (p.chosen.tolist(), p.rejected.tolist(), p.prompt) for p in same.pairs
     ]
-    assert found.with_joined_words == []
+    assert found.with_joined_words.lines == []
 
 
 @pytest.mark.parametrize(
@@ -192,7 +194,7 @@ def test_raw_texts_that_meet_without_white_space_are_noted(
 ) -> None:
     row = {"line": 4, "prompt": prompt, "chosen": reply, "rejected": f"{reply} {reply}"}
     found = tokenize_rows(llama, [row], tmp_path)
-    assert found.with_joined_words == ([4] if is_joined else [])
+    assert found.with_joined_words.lines == ([4] if is_joined else [])
 
 
 def test_rendered_text_that_begins_with_bos_has_it_once(tmp_path: Path) -> None:
@@ -223,7 +225,7 @@ def test_rows_that_cannot_be_rendered_are_skipped_up_to_a_share(
     assert [pair.line for pair in found.pairs] == [1, 2, 4]
     ((reason, lines),) = found.unrenderable.items()
     assert "leaves out the tools" in reason
-    assert lines == [3]
+    assert lines.lines == [3]
 
 
 def test_dataset_whose_only_differences_the_template_strips_is_refused(

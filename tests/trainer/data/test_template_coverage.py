@@ -15,7 +15,7 @@ from tests.model_factories.tiny_models import CHATML
 from tests.model_factories.trainer_process import RecordingChannel
 from worker.reward_model.errors import TrainerError
 from worker.reward_model.pair_tokenizer import PairTokenizer
-from worker.trainer.data.preparation import prepare_data
+from worker.trainer.data.preparation import DataInputs, prepare_data
 from worker.trainer.data.template_coverage import SAMPLED_PAIRS
 
 #: Templates that remove reasoning like DeepSeek-R1's (everywhere) and Qwen3's (before the last
@@ -41,7 +41,7 @@ def notes(
     order = replace(base, facts=facts).order(rows=rows, eval_count=0)
     assert order.plan
     tokenizer = PairTokenizer(base.directory, order.plan.tokenization, "conversational")
-    prepare_data(order, order.plan, None, tokenizer, channel)
+    prepare_data(DataInputs(order, order.plan, None, tokenizer, channel))
     return [note for note in channel.of(Noted) if note.code == code]
 
 
@@ -104,7 +104,7 @@ def test_tokenizer_with_dropout_is_refused(tmp_path: Path, channel: RecordingCha
     assert order.plan
     tokenizer = PairTokenizer(directory, order.plan.tokenization, "text")
     with pytest.raises(TrainerError, match=r"tokenizer\.json uses dropout"):
-        prepare_data(order, order.plan, None, tokenizer, channel)
+        prepare_data(DataInputs(order, order.plan, None, tokenizer, channel))
 
 
 @pytest.mark.parametrize(
@@ -129,5 +129,5 @@ def test_no_start_token_is_missed_without_one_or_with_the_plain_template(
     order = base.order(count=3, eval_count=0)
     assert order.plan
     tokenizer = PairTokenizer(base.directory, order.plan.tokenization, "conversational")
-    prepare_data(order, order.plan, None, tokenizer, channel)
+    prepare_data(DataInputs(order, order.plan, None, tokenizer, channel))
     assert not channel.of(Noted)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from worker.trainer.data.pairs import Pair
+from worker.trainer.data.pair_table import Pair
 from worker.trainer.evaluation.metrics import compute_metrics, worst_pairs
 from worker.trainer.evaluation.scores import Scores
 

@@ -16,7 +16,7 @@ from tests.model_factories.orders import TinyBase
 from tests.model_factories.trainer_process import RecordingChannel
 from tests.model_factories.training_runs import make_run
 from worker.ipc.order import WorkOrder
-from worker.trainer.data.tokenized_rows import read_rows
+from worker.trainer.data.row_files import read_rows
 from worker.trainer.training.backend import choose_backend
 from worker.trainer.training.lora import trainable_parameters
 from worker.trainer.training.run import train

@@ -6,57 +6,73 @@ Pairs that exceed the length limit are counted and named, or refused. None is dr
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.domain.lifecycle import FailureCode
 from app.domain.plan import DatasetRef, TokenizationPlan, TrainingPlan
 from worker.ipc.order import WorkOrder
 from worker.reward_model.errors import TrainerError
 from worker.reward_model.pair_tokenizer import PairTokenizer
-from worker.reward_model.token_cache import Ids, TokenCache
-from worker.reward_model.truncation import truncate_pair
-from worker.trainer.data.tokenized_rows import OnInvalid, PairFile, TokenizedRow, tokenized_rows
+from worker.reward_model.token_cache import TokenCache
+from worker.trainer.data.findings import Finding
+from worker.trainer.data.pair_records import JOINED_WORDS, SPECIAL_TOKENS
+from worker.trainer.data.pair_table import Cut, PairTable
+from worker.trainer.data.tokenized_file import (
+    OnInvalid,
+    OnRows,
+    PairBlock,
+    PairFile,
+    TokenizedFile,
+    drawn_pairs,
+    tokenize_file,
+)
 
-#: Called with each row that can be rendered, and whether its pair is used.
-OnRow = Callable[[TokenizedRow, bool], None]
-#: Line numbers that a message lists.
-MAX_LINES_LISTED = 20
+#: Version of the records and of what is known about each; part of the token cache's key.
+RECORDS_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A preference pair as token ids."""
-
-    line: int  # in the uploaded file
-    chosen: Ids
-    rejected: Ids
-    margin: float | None
-    slice: str | None
-    prompt: bytes  # digest of the prompt: a split keeps the pairs of a prompt together
-    replies: tuple[int, int] | None = None  # of a ranked row; all of its pairs have its line
-    is_drawn: bool = True  # whether it is trained on, unless it is held out
+OnBlock = Callable[[PairBlock, NDArray[np.bool_], NDArray[np.bool_]], None]
 
 
 @dataclass
 class TokenizedPairs:
-    """The usable pairs of a file, and the line numbers of noteworthy ones."""
+    """The usable pairs of a file, and the lines of noteworthy ones."""
 
-    pairs: list[Pair] = field(default_factory=list)
-    overlong: list[int] = field(default_factory=list)  # dropped
-    truncated: list[int] = field(default_factory=list)  # cut at the beginning, and used
-    identical: list[int] = field(default_factory=list)
-    with_special_tokens: list[int] = field(default_factory=list)
-    with_joined_words: list[int] = field(default_factory=list)
-    unrenderable: dict[str, list[int]] = field(default_factory=dict)  # lines by reason
+    pairs: PairTable
+    is_drawn: NDArray[np.bool_]  # of each pair: whether it is trained on, unless it is held out
+    overlong: Finding = field(default_factory=Finding)  # dropped
+    truncated: Finding = field(default_factory=Finding)  # cut at the beginning, and used
+    identical: Finding = field(default_factory=Finding)
+    with_special_tokens: Finding = field(default_factory=Finding)
+    with_joined_words: Finding = field(default_factory=Finding)
+    unrenderable: dict[str, Finding] = field(default_factory=dict)  # by reason
     row_count: int = 0  # pairs, and rows that cannot be rendered
     longest: int = 0  # tokens of the longest sequence, overlong ones included
+
+    @property
+    def unrenderable_count(self) -> int:
+        """Rows that cannot be rendered."""
+        return sum(lines.count for lines in self.unrenderable.values())
+
+    @property
+    def drawn(self) -> PairTable:
+        """The pairs to train on where none are held out."""
+        return self.pairs.where(self.is_drawn)
+
+
+@dataclass
+class PairObserver:
+    """What is told about the rows of a file while it is tokenised."""
+
+    on_block: OnBlock = lambda _block, _drawn, _usable: None
+    """Called with pairs, which of them are drawn to train on, and which can be used."""
+    on_invalid: OnInvalid = lambda _line, _problem: None
+    on_rows: OnRows = lambda _count: None
 
 
 def pair_files(
@@ -65,15 +81,18 @@ def pair_files(
     """Return the order's training file and eval file, with their entries in the token cache."""
     if order.train_file is None:
         raise TrainerError(FailureCode.INTERNAL, "the order has a plan but no train_file")
-    cache = order.token_cache and TokenCache(
-        Path(order.token_cache), order.token_cache_bytes, draft_dir=Path()
-    )
-    identity = tokenizer.identity() if cache else {}
+    cache = order.token_cache and TokenCache(Path(order.token_cache), order.token_cache_bytes)
+    identity = {"records": RECORDS_VERSION, **tokenizer.identity()} if cache else {}
 
     def file(name: str, data: DatasetRef, pairs_per_row: int | None) -> PairFile:
-        entry = cache.entry({**identity, "data": data.sha256}) if cache else None
-        seed = plan.reward_arguments.seed
-        return PairFile(Path(name), entry, pairs_per_row, seed, data.skippable_share)
+        return PairFile(
+            path=Path(name),
+            entry=cache.entry({**identity, "data": data.sha256}) if cache else None,
+            pairs_per_row=pairs_per_row,
+            seed=plan.reward_arguments.seed,
+            skippable_share=data.skippable_share,
+            processes=order.processes,
+        )
 
     eval_file = plan.data.eval and order.eval_file and file(order.eval_file, plan.data.eval, None)
     train_file = file(order.train_file, plan.data.train, plan.data.pairs_per_prompt)
@@ -81,45 +100,41 @@ def pair_files(
 
 
 def tokenize_pairs(
-    file: PairFile,
-    tokenizer: PairTokenizer,
-    on_row: OnRow = lambda *_: None,
-    on_invalid: OnInvalid = lambda *_: None,
+    file: PairFile, tokenizer: PairTokenizer, observer: PairObserver | None = None
 ) -> TokenizedPairs:
     """Tokenise every pair of a file.
-
-    ``on_row`` is called with each row and whether it is used, ``on_invalid`` for each row that
-    cannot be rendered.
 
     Raises:
         TrainerError: dataset_invalid, with line numbers, when more rows than may be skipped cannot
             be rendered, one has no tokens or ends in the pad token, or no pair differs in its
             tokens; pairs_overlong when one (``overlong="error"``) or every row is too long.
     """
-    result = TokenizedPairs()
-    lines_by_problem: dict[str, list[int]] = {}
+    observer = observer or PairObserver()
+    unrenderable: dict[str, Finding] = {}
 
     def skip(line: int, problem: str) -> None:
-        on_invalid(line, problem)
-        result.unrenderable.setdefault(problem, []).append(line)
-        result.row_count += 1
+        observer.on_invalid(line, problem)
+        unrenderable.setdefault(problem, Finding()).add(line)
 
-    for row in tokenized_rows(file, tokenizer, skip):
-        result.row_count += 1
-        if problem := _problem(row, tokenizer):
-            lines_by_problem.setdefault(problem, []).append(row.row["line"])
-        on_row(row, not problem and _add(row, tokenizer, result))
-    unrenderable = sum(map(len, result.unrenderable.values()))
-    if unrenderable > file.skippable_share * result.row_count:
-        lines_by_problem = {**result.unrenderable, **lines_by_problem}
-    for problem, lines in lines_by_problem.items():
-        cause = _cause(problem, len(lines), result.row_count)
-        raise TrainerError(FailureCode.DATASET_INVALID, f"{_list_lines(lines)}: {problem}{cause}")
+    tokenized = tokenize_file(file, tokenizer, skip, observer.on_rows)
+    is_drawn = drawn_pairs(file, tokenized.records)
+    result = TokenizedPairs(
+        pairs=PairTable(tokenized, np.arange(len(tokenized.records))), is_drawn=is_drawn
+    )
+    result.unrenderable = unrenderable
+    problems = _add_blocks(result, tokenizer, observer)
+    skipped = result.unrenderable_count
+    result.row_count = len(tokenized.records) + skipped
+    if skipped > file.skippable_share * result.row_count:
+        problems = {**unrenderable, **problems}
+    for problem, lines in problems.items():
+        cause = _cause(problem, lines.count, result.row_count)
+        raise TrainerError(FailureCode.DATASET_INVALID, f"{lines.sentence()}: {problem}{cause}")
     _check_lengths(result, tokenizer.plan)
-    if len(result.identical) == len(result.pairs):
+    if result.identical.count == len(result.pairs):
         raise TrainerError(
             FailureCode.DATASET_INVALID,
-            f"{_list_lines(result.identical)}: chosen and rejected have the same tokens, so "
+            f"{result.identical.sentence()}: chosen and rejected have the same tokens, so "
             "nothing can be learned; what tells them apart is left out or changed by the chat "
             "template or the tokenizer",
         )
@@ -127,8 +142,8 @@ def tokenize_pairs(
 
 
 def split_by_prompt(
-    pairs: list[Pair], eval_fraction: float, seed: int
-) -> tuple[list[Pair], list[Pair]]:
+    tokenized: TokenizedPairs, eval_fraction: float, seed: int
+) -> tuple[PairTable, PairTable]:
     """Split into training and eval pairs: whole prompts, chosen by a hash of seed and prompt.
 
     The same pairs and seed give the same split in any process, and the order of pairs is kept. A
@@ -139,50 +154,36 @@ def split_by_prompt(
     Raises:
         TrainerError: dataset_invalid when every pair has the same prompt.
     """
-    counts: dict[bytes, int] = {}
-    for pair in pairs:
-        counts[pair.prompt] = counts.get(pair.prompt, 0) + 1
-    if len(counts) < 2:
+    pairs = tokenized.pairs
+    digests = np.ascontiguousarray(pairs.records["prompt"]).view("V16").reshape(-1)
+    prompts, places, counts = np.unique(digests, return_inverse=True, return_counts=True)
+    if len(prompts) < 2:
         raise TrainerError(
             FailureCode.DATASET_INVALID,
             "every pair has the same prompt, so no pair can be held out without leaking into "
             "training; use a separate eval_dataset",
         )
-    salt = str(seed).encode()
-    order = sorted(counts, key=lambda prompt: hashlib.sha256(salt + prompt).digest())
+    is_held_out = np.zeros(len(prompts), dtype=np.bool_)
     remaining = int(len(pairs) * eval_fraction)
-    held_out: set[bytes] = set()
+    order = _shuffled(prompts, seed)
     for prompt in order:
         if counts[prompt] <= remaining:
-            held_out.add(prompt)
+            is_held_out[prompt] = True
             remaining -= counts[prompt]
-    if not held_out:
-        held_out = {min(order, key=lambda prompt: counts[prompt])}
-    return (
-        [p for p in pairs if p.prompt not in held_out and p.is_drawn],
-        [p for p in pairs if p.prompt in held_out],
-    )
+        if not remaining:
+            break
+    if not is_held_out.any():
+        is_held_out[min(order, key=lambda prompt: counts[prompt])] = True
+    of_pairs = is_held_out[places]
+    return pairs.where(~of_pairs & tokenized.is_drawn), pairs.where(of_pairs)
 
 
-def prompt_digest(row: dict[str, Any]) -> bytes:
-    """Return the digest of a row's prompt.
-
-    Without an explicit prompt it is the common beginning of both replies: whole messages, or whole
-    words. A row without either is a prompt of its own.
-    """
-    prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
-    if not prompt:
-        common = 0
-        for ours, theirs in zip(chosen, rejected, strict=False):
-            if ours != theirs:
-                break
-            common += 1
-        prompt = chosen[:common]
-        if isinstance(prompt, str):
-            prompt = prompt[: len(prompt) - len(re.split(r"\s", prompt)[-1])]
-    if not prompt:
-        prompt = [chosen, rejected]
-    return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).digest()[:16]
+def _shuffled(prompts: NDArray[np.void], seed: int) -> NDArray[np.int64]:
+    """Return the places of prompts in the order of a hash of seed and digest."""
+    salt = str(seed).encode()
+    hashes = b"".join(hashlib.sha256(salt + prompt.tobytes()).digest() for prompt in prompts)
+    order: NDArray[np.int64] = np.argsort(np.frombuffer(hashes, dtype="V32"), kind="stable")
+    return order
 
 
 def _cause(problem: str, count: int, total: int) -> str:
@@ -198,85 +199,98 @@ def _cause(problem: str, count: int, total: int) -> str:
     )
 
 
+def _add_blocks(
+    result: TokenizedPairs, tokenizer: PairTokenizer, observer: PairObserver
+) -> dict[str, Finding]:
+    """Note what is worth knowing about the pairs and keep the usable ones; return the problems."""
+    problems: dict[str, Finding] = {}
+    places = []
+    max_length = tokenizer.plan.max_length
+    cut = None
+    if tokenizer.plan.overlong == "truncate_left":
+        cut = Cut(kept=tokenizer.kept_tokens, max_length=max_length)
+    for block in result.pairs.file.blocks():
+        drawn = result.is_drawn[block.start : block.start + len(block.records)]
+        is_usable = np.ones(len(block.records), dtype=np.bool_)
+        for problem, mask in _problems(block, result.pairs.file, tokenizer):
+            if (mask & is_usable).any():
+                lines = block.records["line"][mask & is_usable].tolist()
+                problems.setdefault(problem, Finding()).extend(lines)
+            is_usable &= ~mask
+        longest = np.maximum(block.chosen_lengths, block.rejected_lengths)
+        result.longest = max(result.longest, int(longest.max(initial=0)))
+        is_overlong = is_usable & (longest > max_length)
+        is_truncated = is_overlong & _fits_when_cut(block, longest, cut)
+        is_overlong &= ~is_truncated
+        is_usable &= ~is_overlong
+        observer.on_block(block, drawn, is_usable)
+        flags = block.records["flags"]
+        for finding, mask in (
+            (result.overlong, is_overlong),
+            (result.truncated, is_truncated),
+            (result.identical, is_usable & (block.records["prefix"] == longest)),
+            (result.with_special_tokens, is_usable & (flags & SPECIAL_TOKENS > 0)),
+            (result.with_joined_words, is_usable & (flags & JOINED_WORDS > 0)),
+        ):
+            finding.extend(block.records["line"][mask].tolist())
+        places.append(block.start + np.flatnonzero(is_usable))
+    usable = np.concatenate([np.empty(0, dtype=np.int64), *places])
+    result.pairs = PairTable(result.pairs.file, usable, cut)
+    result.is_drawn = result.is_drawn[usable]
+    return problems
+
+
+def _fits_when_cut(
+    block: PairBlock, longest: NDArray[np.int64], cut: Cut | None
+) -> NDArray[np.bool_]:
+    """Return which pairs have a prompt that is long enough to be cut until the replies fit."""
+    if cut is None or cut.max_length <= cut.kept:
+        return np.zeros(len(longest), dtype=np.bool_)
+    fits: NDArray[np.bool_] = longest - cut.max_length <= block.records["prefix"] - cut.kept
+    return fits
+
+
+def _problems(
+    block: PairBlock, file: TokenizedFile, tokenizer: PairTokenizer
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Yield why pairs cannot be trained on, whatever their length, and which ones."""
+    plan, largest = tokenizer.plan, block.records["largest"]
+    is_empty = (block.chosen_lengths == 0) | (block.rejected_lengths == 0)
+    yield "a reply has no tokens", is_empty
+    if plan.embedding_rows is not None:
+        for token_id in np.unique(largest[largest >= plan.embedding_rows]).tolist():
+            token = tokenizer.tokenizer.convert_ids_to_tokens(token_id)
+            yield (
+                f"it contains {token!r}, which is token {token_id}, but the embedding of this "
+                f"model has {plan.embedding_rows} rows: remove the token from the text",
+                largest == token_id,
+            )
+    ends_in_pad = np.zeros(len(block.records), dtype=np.bool_)
+    for side in ("chosen_text", "rejected_text"):
+        texts = block.records[side][~is_empty]
+        ends_in_pad[~is_empty] |= file.last_tokens(texts) == plan.pad_token_id
+    yield (
+        f"a text ends in {plan.pad_token!r}, which is this model's pad token: its reward would "
+        "be read one token early, and at another token after a reload. training.pad_token can "
+        "name another token",
+        ends_in_pad,
+    )
+
+
 def _check_lengths(result: TokenizedPairs, plan: TokenizationPlan) -> None:
     limit = f"longer than max_length={plan.max_length} tokens"
     longest = f"the longest has {result.longest} tokens"
-    if not result.pairs:
-        if not result.overlong:
+    if not len(result.pairs):
+        if not result.overlong.count:
             raise TrainerError(FailureCode.DATASET_INVALID, "the dataset has no rows")
         replies = " without their prompts" if plan.overlong == "truncate_left" else ""
         raise TrainerError(
             FailureCode.PAIRS_OVERLONG,
-            f"all {len(result.overlong)} pairs are {limit}{replies} ({longest})",
+            f"all {result.overlong.count} pairs are {limit}{replies} ({longest})",
         )
-    if result.overlong and plan.overlong == "error":
+    if result.overlong.count and plan.overlong == "error":
         raise TrainerError(
             FailureCode.PAIRS_OVERLONG,
-            f'{_list_lines(result.overlong)}: {limit} ({longest}); overlong="drop" drops such '
+            f'{result.overlong.sentence()}: {limit} ({longest}); overlong="drop" drops such '
             'pairs, "truncate_left" cuts the beginning of their prompts',
         )
-
-
-def _problem(row: TokenizedRow, tokenizer: PairTokenizer) -> str | None:
-    """Return why a row cannot be trained on, whatever its length."""
-    plan = tokenizer.plan
-    if not len(row.chosen_ids) * len(row.rejected_ids):
-        return "a reply has no tokens"
-    largest = max(int(row.chosen_ids.max()), int(row.rejected_ids.max()))
-    if plan.embedding_rows is not None and largest >= plan.embedding_rows:
-        token = tokenizer.tokenizer.convert_ids_to_tokens(largest)
-        return (
-            f"it contains {token!r}, which is token {largest}, but the embedding of this model has "
-            f"{plan.embedding_rows} rows: remove the token from the text"
-        )
-    if plan.pad_token_id in (row.chosen_ids[-1], row.rejected_ids[-1]):
-        return (
-            f"a text ends in {plan.pad_token!r}, which is this model's pad token: its reward would "
-            "be read one token early, and at another token after a reload. training.pad_token can "
-            "name another token"
-        )
-    return None
-
-
-def _add(row: TokenizedRow, tokenizer: PairTokenizer, result: TokenizedPairs) -> bool:
-    """Add a row to the pairs, unless it is too long; return whether it was added."""
-    plan = tokenizer.plan
-    line, chosen, rejected = int(row.row["line"]), row.chosen_ids, row.rejected_ids
-    longest = max(len(chosen), len(rejected))
-    result.longest = max(result.longest, longest)
-    if longest > plan.max_length:
-        cut = None
-        if plan.overlong == "truncate_left":
-            kept = tokenizer.kept_tokens
-            cut = truncate_pair(chosen, rejected, kept=kept, max_length=plan.max_length)
-        if cut is None:
-            result.overlong.append(line)
-            return False
-        result.truncated.append(line)
-        chosen, rejected = cut
-    if np.array_equal(chosen, rejected):
-        result.identical.append(line)
-    if row.has_special_tokens:
-        result.with_special_tokens.append(line)
-    if tokenizer.joins_words(row.row):
-        result.with_joined_words.append(line)
-    result.pairs.append(
-        Pair(
-            line,
-            chosen,
-            rejected,
-            row.row.get("margin"),
-            row.row.get("slice"),
-            prompt_digest(row.row),
-            row.replies,
-            row.is_drawn,
-        )
-    )
-    return True
-
-
-def _list_lines(lines: Sequence[int]) -> str:
-    listed = ", ".join(str(line) for line in lines[:MAX_LINES_LISTED])
-    more = f" and {len(lines) - MAX_LINES_LISTED} more" if len(lines) > MAX_LINES_LISTED else ""
-    noun = "line" if len(lines) == 1 else "lines"
-    return f"{noun} {listed}{more}"

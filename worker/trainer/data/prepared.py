@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from app.domain.plan import TrainingPlan
-from worker.trainer.data.pairs import Pair, TokenizedPairs
+from worker.trainer.data.pair_table import PairTable
+from worker.trainer.data.pairs import TokenizedPairs
 
 
 @dataclass(frozen=True)
 class PreparedData:
     """Pairs to train and to evaluate on, with ``count_pairs`` of them."""
 
-    train: list[Pair]
-    eval: list[Pair]
+    train: PairTable
+    eval: PairTable
     counts: dict[str, Any]
 
     @property
@@ -29,7 +29,7 @@ def count_pairs(
     plan: TrainingPlan,
     training: TokenizedPairs,
     evaluation: TokenizedPairs | None,
-    used: tuple[Sequence[Pair], Sequence[Pair]],
+    used: tuple[PairTable, PairTable],
 ) -> dict[str, Any]:
     """Return the document that model card, run.lock.json and dataset report contain.
 
@@ -51,7 +51,7 @@ def count_pairs(
     }
     if eval_pairs:
         source = evaluation or training
-        left_out = len(source.overlong) + sum(map(len, source.unrenderable.values()))
+        left_out = source.overlong.count + source.unrenderable_count
         document["eval"] = {
             **(_counts(evaluation, len(eval_pairs)) if evaluation else {}),
             "used": len(eval_pairs),
@@ -64,9 +64,9 @@ def _counts(tokenized: TokenizedPairs, kept: int) -> dict[str, Any]:
     return {
         "uploaded": tokenized.row_count,
         "dropped": {
-            "unrenderable": sum(map(len, tokenized.unrenderable.values())),
-            "overlong": len(tokenized.overlong),
+            "unrenderable": tokenized.unrenderable_count,
+            "overlong": tokenized.overlong.count,
             "not_drawn": len(tokenized.pairs) - kept,
         },
-        "truncated": len(tokenized.truncated),
+        "truncated": tokenized.truncated.count,
     }

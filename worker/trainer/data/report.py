@@ -1,109 +1,101 @@
 """Report what is noteworthy about a dataset before anything is trained on it.
 
-The report is built in one pass over the rows and their token ids. It keeps digests and counts but
-no texts, so that a million pairs take some hundred bytes each.
+The report is built in one pass over the records of the pairs. It keeps digests and counts.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
-from worker.reward_model.pair_tokenizer import REPLIES
-from worker.reward_model.truncation import common_prefix_length
-from worker.trainer.data.pairs import prompt_digest
-from worker.trainer.data.tokenized_rows import TokenizedRow
+import numpy as np
+from numpy.typing import NDArray
 
-#: Line numbers listed per finding; the count is always exact.
-MAX_LINES_LISTED = 100
-FINDINGS = (
-    "duplicates",
-    "contradictions",
+from worker.reward_model.pair_tokenizer import REPLIES
+from worker.trainer.data.findings import MAX_LINES_LISTED, Finding
+from worker.trainer.data.pair_records import EMPTY, IDENTICAL, SPECIAL_TOKENS
+from worker.trainer.data.tokenized_file import PairBlock
+
+#: Findings that a pair gives by itself.
+ROW_FINDINGS = (
     "identical",
     "identical_as_tokens",
     "overlong",
     "empty",
     "special_tokens",
-    "leaked",
 )
+#: Any odd number mixes two digests into one.
+_NO_KEYS = np.empty(0, dtype=np.uint64)
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 #: Upper ends of the histogram's bins, in tokens; the last bin has no end.
 BINS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 
 
-@dataclass
-class Finding:
-    """The number of rows with some property, and the lines of the first ones."""
-
-    count: int = 0
-    lines: list[int] = field(default_factory=list)
-
-    def add(self, line: int) -> None:
-        """Count a row."""
-        self.count += 1
-        if len(self.lines) < MAX_LINES_LISTED:
-            self.lines.append(line)
-
-
 class DatasetReportBuilder:
-    """Builds the dataset report from the training rows and then the eval rows."""
+    """Builds the dataset report from blocks of training pairs and then of eval pairs.
+
+    It keeps 40 bytes of a training pair and 16 of an eval pair.
+    """
 
     def __init__(self, max_length: int) -> None:
         self.eval_count = 0
         self._max_length = max_length
-        self._row_count = self._invalid_count = 0
+        self._invalid_count = 0
         self._invalid: list[dict[str, Any]] = []
-        self._prompts: set[bytes] = set()
-        self._trained_prompts: set[bytes] = set()
-        self._seen: set[tuple[bytes, bytes]] = set()
+        self._keys: list[NDArray[np.uint64]] = []  # of blocks: prompt, pair, reversed pair, line
+        self._trained_prompts: list[NDArray[np.uint64]] = []  # of blocks
+        self._eval_keys: list[NDArray[np.uint64]] = []  # of blocks: prompt, line
         self._longer_is_better = 0.0
         self._lengths = {name: _Lengths() for name in ("prompt", *REPLIES)}
-        self._findings = {name: Finding() for name in FINDINGS}
+        self._row_findings = {name: Finding() for name in ROW_FINDINGS}
 
     @property
     def longest(self) -> int:
         """Tokens of the longest training sequence."""
         return max(0, *(max(self._lengths[reply].counts, default=0) for reply in REPLIES))
 
-    def finding(self, name: str) -> Finding:
-        """Return one of ``FINDINGS``."""
-        return self._findings[name]
-
     @property
     def row_count(self) -> int:
-        """Training rows."""
-        return self._row_count
+        """Training pairs."""
+        return len(self._columns[0])
 
-    def add_training_row(self, row: TokenizedRow, *, is_used: bool) -> None:
-        """Add the next training row, and whether its pair is trained on."""
-        line, fields = row.row["line"], row.row
-        self._row_count += 1
-        if is_used:
-            self._trained_prompts.add(prompt_digest(fields))
-        self._prompts.add(prompt_digest(fields))
-        prefix_length = common_prefix_length(row.chosen_ids, row.rejected_ids)
-        for name in _row_findings(row, prefix_length, self._max_length):
-            self._findings[name].add(line)
-        chosen, rejected = (_digest(fields.get("prompt"), fields[reply]) for reply in REPLIES)
-        if (chosen, rejected) in self._seen:
-            self._findings["duplicates"].add(line)
-        if chosen != rejected and (rejected, chosen) in self._seen:
-            self._findings["contradictions"].add(line)
-        self._seen.add((chosen, rejected))
-        chosen_length, rejected_length = len(row.chosen_ids), len(row.rejected_ids)
-        is_tie = chosen_length == rejected_length
-        self._longer_is_better += 0.5 if is_tie else float(chosen_length > rejected_length)
-        self._lengths["prompt"].add(prefix_length)
-        self._lengths["chosen"].add(chosen_length)
-        self._lengths["rejected"].add(rejected_length)
+    @cached_property
+    def findings(self) -> dict[str, Finding]:
+        """The findings by name; ask after the last pair."""
+        _, pairs, reversed_pairs, lines = self._columns
+        eval_prompts, eval_lines = _columns(self._eval_keys, 2)
+        is_leaked = np.isin(eval_prompts, np.concatenate([_NO_KEYS, *self._trained_prompts]))
+        is_reverse = _preceded_by(pairs, reversed_pairs) & (pairs != reversed_pairs)
+        return {
+            "duplicates": _finding(lines[_repeated(pairs)]),
+            "contradictions": _finding(lines[is_reverse]),
+            **self._row_findings,
+            "leaked": _finding(eval_lines[is_leaked]),
+        }
 
-    def add_eval_row(self, row: TokenizedRow, *, is_used: bool) -> None:
-        """Add the next eval row, after all training rows, and whether its pair is evaluated."""
-        self.eval_count += 1
-        if is_used and prompt_digest(row.row) in self._trained_prompts:
-            self._findings["leaked"].add(row.row["line"])
+    def add_training(self, block: PairBlock, is_used: NDArray[np.bool_]) -> None:
+        """Add training pairs, and which of them are trained on."""
+        self._trained_prompts.append(_prompts(block)[is_used])
+        chosen, rejected = block.chosen_lengths, block.rejected_lengths
+        records = block.records
+        prefix = records["prefix"].astype(np.int64)
+        for name, mask in _row_findings(block, self._max_length):
+            self._row_findings[name].extend(records["line"][mask].tolist())
+        self._longer_is_better += float(np.sum((chosen > rejected) + 0.5 * (chosen == rejected)))
+        for name, lengths in (("prompt", prefix), ("chosen", chosen), ("rejected", rejected)):
+            self._lengths[name].add(lengths)
+        ours, theirs = records["chosen"], records["rejected"]
+        self._keys.append(
+            np.stack([_prompts(block), _key(ours, theirs), _key(theirs, ours), _lines(block)])
+        )
+
+    def add_eval(self, block: PairBlock, is_used: NDArray[np.bool_]) -> None:
+        """Add eval pairs, and which of them are evaluated."""
+        self.eval_count += len(block.records)
+        block = block.where(is_used)
+        self._eval_keys.append(np.stack([_prompts(block), _lines(block)]))
 
     def add_invalid_row(self, dataset: str, line: int, error: str) -> None:
         """Add a row of the "training" or "eval" dataset that cannot be tokenised."""
@@ -126,19 +118,67 @@ class DatasetReportBuilder:
         ``longer_is_better`` is the accuracy of preferring the longer reply, with ties as half. Far
         from 0.5, length alone explains the preferences.
         """
+        count = self.row_count
         return {
-            "rows": self._row_count,
+            "rows": count,
             "eval_rows": self.eval_count,
-            "prompts": len(self._prompts),
+            "prompts": len(np.unique(self._columns[0])),
             "pairs": pairs,
             "max_length": self._max_length,
             "invalid": {"count": self._invalid_count, "rows": self._invalid},
-            "findings": {name: asdict(found) for name, found in self._findings.items()},
+            "findings": {name: asdict(found) for name, found in self.findings.items()},
             "tokens": {name: lengths.document() for name, lengths in self._lengths.items()},
-            "longer_is_better": self._longer_is_better / self._row_count
-            if self._row_count
-            else None,
+            "longer_is_better": self._longer_is_better / count if count else None,
         }
+
+    @cached_property
+    def _columns(self) -> NDArray[np.uint64]:
+        return _columns(self._keys, 4)
+
+
+def _columns(blocks: list[NDArray[np.uint64]], count: int) -> NDArray[np.uint64]:
+    empty = np.empty((count, 0), dtype=np.uint64)
+    columns: NDArray[np.uint64] = np.concatenate([empty, *blocks], axis=1)
+    return columns
+
+
+def _finding(lines: NDArray[np.uint64]) -> Finding:
+    return Finding(len(lines), lines[:MAX_LINES_LISTED].tolist())
+
+
+def _prompts(block: PairBlock) -> NDArray[np.uint64]:
+    """Return 64 bits of each prompt's digest: of a million prompts two are equal by chance once in
+    tens of millions of datasets."""
+    prompts: NDArray[np.uint64] = block.records["prompt"][:, 0]
+    return prompts
+
+
+def _lines(block: PairBlock) -> NDArray[np.uint64]:
+    lines: NDArray[np.uint64] = block.records["line"].astype(np.uint64)
+    return lines
+
+
+def _key(ours: NDArray[np.uint64], theirs: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return a digest of two digests in this order."""
+    key: NDArray[np.uint64] = ours * _ODD + theirs
+    return key
+
+
+def _repeated(keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Return which keys occurred before."""
+    is_repeated = np.ones(len(keys), dtype=np.bool_)
+    is_repeated[np.unique(keys, return_index=True)[1]] = False
+    return is_repeated
+
+
+def _preceded_by(keys: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Return where ``wanted[i]`` is one of ``keys[:i]``."""
+    if not len(keys):
+        return np.zeros(0, dtype=np.bool_)
+    known, first = np.unique(keys, return_index=True)
+    at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    is_preceded: NDArray[np.bool_] = (known[at] == wanted) & (first[at] < np.arange(len(keys)))
+    return is_preceded
 
 
 class _Lengths:
@@ -147,8 +187,9 @@ class _Lengths:
     def __init__(self) -> None:
         self.counts: dict[int, int] = {}
 
-    def add(self, length: int) -> None:
-        self.counts[length] = self.counts.get(length, 0) + 1
+    def add(self, lengths: NDArray[np.int64]) -> None:
+        for length, count in zip(*np.unique(lengths, return_counts=True), strict=True):
+            self.counts[int(length)] = self.counts.get(int(length), 0) + int(count)
 
     def document(self) -> dict[str, Any]:
         if not self.counts:
@@ -178,29 +219,14 @@ class _Lengths:
         return max(self.counts)
 
 
-def _row_findings(row: TokenizedRow, prefix_length: int, max_length: int) -> Iterator[str]:
-    """Yield the names of the findings that a row gives by itself."""
-    longest = max(len(row.chosen_ids), len(row.rejected_ids))
-    if row.row["chosen"] == row.row["rejected"]:
-        yield "identical"
-    elif prefix_length == longest:
-        yield "identical_as_tokens"
-    if longest > max_length:
-        yield "overlong"
-    if not all(_text(row.row[reply]).strip() for reply in REPLIES):
-        yield "empty"
-    if row.has_special_tokens:
-        yield "special_tokens"
-
-
-def _text(reply: str | list[dict[str, Any]]) -> str:
-    """Return a reply's text; of a conversation, the last message's. Tool calls count as text."""
-    if isinstance(reply, str):
-        return reply
-    if not reply:
-        return ""
-    return reply[-1]["content"] or str(reply[-1].get("tool_calls", ""))
-
-
-def _digest(*parts: Any) -> bytes:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()[:16]
+def _row_findings(block: PairBlock, max_length: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Yield the findings that pairs give by themselves, and which pairs have them."""
+    flags, prefix = block.records["flags"], block.records["prefix"]
+    longest = np.maximum(block.chosen_lengths, block.rejected_lengths)
+    is_identical = flags & IDENTICAL > 0
+    are_tokens_equal = prefix == longest
+    yield "identical", is_identical
+    yield "identical_as_tokens", are_tokens_equal & ~is_identical
+    yield "overlong", longest > max_length
+    yield "empty", flags & EMPTY > 0
+    yield "special_tokens", flags & SPECIAL_TOKENS > 0

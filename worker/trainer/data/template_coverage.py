@@ -9,91 +9,102 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from app.domain.progress import Noted
+from app.domain.rows import as_pair
 from app.domain.warnings import WarningCode
 from worker.reward_model.errors import unsupported_model
 from worker.reward_model.pair_tokenizer import REPLIES, PairTokenizer, message_texts
-from worker.trainer.data.pairs import MAX_LINES_LISTED
-from worker.trainer.data.tokenized_rows import TokenizedRow
+from worker.trainer.data.findings import MAX_LINES_IN_MESSAGE, Finding
+from worker.trainer.data.pair_table import Pair, PairTable
+from worker.trainer.data.row_files import rows_at
 
 #: Pairs that are rendered again, evenly spread: a template treats all pairs alike.
 SAMPLED_PAIRS = 64
 
 
-class TemplateCoverage:
-    """Renders a sample of a dataset's pairs and compares the texts with the messages."""
+def warn_of_lost_text(
+    tokenizer: PairTokenizer, dataset: str, path: Path, pairs: PairTable
+) -> Iterator[Noted]:
+    """Render a sample of the pairs of a file again, and yield a warning for each problem.
 
-    def __init__(self, tokenizer: PairTokenizer, dataset: str, pair_count: int) -> None:
-        self._tokenizer = tokenizer
-        self._dataset = dataset
-        self._stride = max(1, math.ceil(pair_count / SAMPLED_PAIRS))
-        self._start = tokenizer.start() if tokenizer.is_conversational else ""
-        self._row_count = self._sampled = self._with_start = 0
-        self._with_lost_reply = 0
-        self._lines: list[int] = []
-
-    def add(self, row: TokenizedRow) -> None:
-        """Add the next pair of the dataset.
-
-        Raises:
-            TrainerError: model_unsupported when the pair gives other tokens the second time.
-        """
-        self._row_count += 1
-        if (self._row_count - 1) % self._stride:
-            return
-        pair = row.row
-        rendered = self._tokenizer.render(pair)
-        if self._tokenizer.encode(rendered) != [row.chosen_ids.tolist(), row.rejected_ids.tolist()]:
-            raise unsupported_model(
-                f"the pair in line {pair['line']} gives other tokens each time it is tokenised: "
-                "either the chat template makes random choices, or tokenizer.json uses dropout"
-            )
-        if not self._tokenizer.is_conversational:
-            return
-        self._sampled += 1
-        self._with_start += all(text.startswith(self._start) for text in rendered)
-        texts = [_without_whitespace(text) for text in rendered]
-        is_reply_lost, is_prompt_lost = (
-            any(
-                _without_whitespace(part) not in text
-                for messages, text in zip(parts, texts, strict=True)
-                for message in messages
-                for part in message_texts(message)
-            )
-            for parts in ([pair[reply] for reply in REPLIES], [pair.get("prompt", [])] * 2)
-        )
-        self._with_lost_reply += is_reply_lost
+    Raises:
+        TrainerError: model_unsupported when a pair gives other tokens the second time.
+    """
+    stride = max(1, math.ceil(len(pairs) / SAMPLED_PAIRS))
+    sample = pairs.whole[::stride]
+    rows = rows_at(path, sample.records["row"].tolist())
+    start = tokenizer.start()
+    with_start = with_lost_reply = 0
+    lost = Finding()
+    for place, pair in zip(sample.records["row"].tolist(), sample, strict=True):
+        row = tokenizer.prepared(rows[place])
+        row = as_pair(row, *pair.replies) if pair.replies else row
+        rendered = _rendered_again(tokenizer, row, pair)
+        if not tokenizer.is_conversational:
+            continue
+        with_start += all(text.startswith(start) for text in rendered)
+        is_reply_lost, is_prompt_lost = _lost_parts(row, rendered)
+        with_lost_reply += is_reply_lost
         if is_reply_lost or is_prompt_lost:
-            self._lines.append(pair["line"])
+            lost.add(pair.line)
+    if tokenizer.is_conversational and len(sample) and not with_start:
+        yield Noted(
+            code=WarningCode.START_LEFT_OUT,
+            message=f"no conversation begins with {start!r}, which this base model's "
+            "tokenizer adds to every other text. The model was most likely trained with it: "
+            "set a chat_template that begins with it in the catalogue entry",
+            data={"dataset": dataset},
+            is_warning=True,
+        )
+    if lost.count:
+        yield Noted(
+            code=WarningCode.TEXT_LEFT_OUT,
+            message=f"the chat template leaves out text of {lost.count} of "
+            f"{len(sample)} sampled {dataset} pairs, and in {with_lost_reply} of "
+            "them text of a reply. It may be reasoning between <think> and </think>, or a "
+            "system message. Nothing is learned from this text; set a chat_template that keeps "
+            "it in the base model's catalogue entry",
+            data={
+                "dataset": dataset,
+                "count": lost.count,
+                "in_replies": with_lost_reply,
+                "lines": list(lost.lines[:MAX_LINES_IN_MESSAGE]),
+            },
+            is_warning=True,
+        )
 
-    def warnings(self) -> Iterator[Noted]:
-        """Yield a warning for each problem."""
-        if self._sampled and not self._with_start:
-            yield Noted(
-                code=WarningCode.START_LEFT_OUT,
-                message=f"no conversation begins with {self._start!r}, which this base model's "
-                "tokenizer adds to every other text. The model was most likely trained with it: "
-                "set a chat_template that begins with it in the catalogue entry",
-                data={"dataset": self._dataset},
-                is_warning=True,
-            )
-        if self._lines:
-            yield Noted(
-                code=WarningCode.TEXT_LEFT_OUT,
-                message=f"the chat template leaves out text of {len(self._lines)} of "
-                f"{self._sampled} sampled {self._dataset} pairs, and in {self._with_lost_reply} of "
-                "them text of a reply. It may be reasoning between <think> and </think>, or a "
-                "system message. Nothing is learned from this text; set a chat_template that keeps "
-                "it in the base model's catalogue entry",
-                data={
-                    "dataset": self._dataset,
-                    "count": len(self._lines),
-                    "in_replies": self._with_lost_reply,
-                    "lines": list(self._lines[:MAX_LINES_LISTED]),
-                },
-                is_warning=True,
-            )
+
+def _rendered_again(tokenizer: PairTokenizer, row: dict[str, Any], pair: Pair) -> list[str]:
+    """Return the texts of a pair.
+
+    Raises:
+        TrainerError: model_unsupported when they give other tokens than before.
+    """
+    rendered = tokenizer.render(row)
+    if tokenizer.encode(rendered) != [pair.chosen.tolist(), pair.rejected.tolist()]:
+        raise unsupported_model(
+            f"the pair in line {pair.line} gives other tokens each time it is tokenised: "
+            "either the chat template makes random choices, or tokenizer.json uses dropout"
+        )
+    return rendered
+
+
+def _lost_parts(row: dict[str, Any], rendered: list[str]) -> tuple[bool, bool]:
+    """Whether the rendered texts lack a text of a reply, and one of the prompt."""
+    texts = [_without_whitespace(text) for text in rendered]
+    is_reply_lost, is_prompt_lost = (
+        any(
+            _without_whitespace(part) not in text
+            for messages, text in zip(parts, texts, strict=True)
+            for message in messages
+            for part in message_texts(message)
+        )
+        for parts in ([row[reply] for reply in REPLIES], [row.get("prompt", [])] * 2)
+    )
+    return is_reply_lost, is_prompt_lost
 
 
 def _without_whitespace(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from app.domain.judging.score_table import ScoredRow
 from worker.reward_model.pair_tokenizer import PairTokenizer, message_texts
-from worker.trainer.data.tokenized_rows import read_rows
+from worker.trainer.data.row_files import read_rows
 
 CHUNK_ROWS = 200
 #: Line numbers that a result lists for each reason.

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from worker.trainer.data.pairs import Pair
+from worker.trainer.data.pair_table import Pair
 from worker.trainer.evaluation.scores import Floats, Scores
 
 BOOTSTRAP_SAMPLES = 2000

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.reward_model.token_cache import Ids
-from worker.trainer.data.pairs import Pair
+from worker.trainer.data.pair_table import Pair
 
 Floats = NDArray[np.float64]
 #: Returns the rewards of all sequences, group by group. A group has replies to one prompt.

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from app.domain.lifecycle import FailureCode
 from worker.reward_model.errors import TrainerError
 from worker.reward_model.packaged_adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, SUMMARY
-from worker.trainer.data.pairs import Pair
+from worker.trainer.data.pair_table import Pair
 from worker.trainer.export.model_card import model_card
 from worker.trainer.export.probes import make_probes
 from worker.trainer.export.summary import run_lock, summarize

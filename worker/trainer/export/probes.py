@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from app.domain.rows import as_pair
 from worker.reward_model.scoring import ALONE, BATCH_TOKENS, score
-from worker.trainer.data.pairs import Pair
-from worker.trainer.data.tokenized_rows import read_rows
+from worker.trainer.data.pair_table import Pair
+from worker.trainer.data.row_files import read_rows
 from worker.trainer.export.trained_adapter import TrainedAdapter
 
 PROBE_PAIRS = 16
@@ -38,10 +40,11 @@ def choose_probes(
 
 def _spread_by_length(pairs: Sequence[Pair], count: int) -> list[Pair]:
     """Choose from the shortest to the longest pair, so that the probes also test padding."""
-    by_length = sorted(pairs, key=lambda p: (max(len(p.chosen), len(p.rejected)), p.line))
-    if len(by_length) <= count:
-        return by_length
-    return [by_length[i * (len(by_length) - 1) // max(count - 1, 1)] for i in range(count)]
+    lengths = [max(len(pair.chosen), len(pair.rejected)) for pair in pairs]
+    by_length = np.lexsort(([pair.line for pair in pairs], lengths)).tolist()
+    if len(by_length) > count:
+        by_length = [by_length[i * (len(lengths) - 1) // max(count - 1, 1)] for i in range(count)]
+    return [pairs[place] for place in by_length]
 
 
 def _score_probes(

@@ -29,7 +29,7 @@ from worker.reward_model.file_digests import file_entries
 from worker.reward_model.loading import device_config_for, load_base
 from worker.reward_model.packaged_adapter import SUMMARY, load_packaged
 from worker.reward_model.pair_tokenizer import PairTokenizer
-from worker.trainer.data.tokenized_rows import read_rows
+from worker.trainer.data.row_files import read_rows
 from worker.trainer.evaluation.judged_rows import (
     JudgedRow,
     judged_rows,

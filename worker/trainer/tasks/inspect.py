@@ -9,7 +9,7 @@ from worker.ipc.channel import Channel
 from worker.ipc.order import WorkOrder
 from worker.reward_model.file_digests import model_digest
 from worker.reward_model.pair_tokenizer import PairTokenizer
-from worker.trainer.data.preparation import prepare_data
+from worker.trainer.data.preparation import DataInputs, prepare_data, report_sample
 from worker.trainer.inspection.base_model import inspect_base_model
 from worker.trainer.inspection.base_model_files import check_base_model_unchanged
 
@@ -30,5 +30,7 @@ def run(order: WorkOrder, channel: Channel) -> None:
     if plan := order.plan:
         check_base_model_unchanged(order, plan.base_model.digest, actual=facts.digest)
         tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
-        prepare_data(order, plan, facts, tokenizer, channel)
+        inputs = DataInputs(order, plan, facts, tokenizer, channel)
+        report_sample(inputs)
+        prepare_data(inputs)
     channel.send(Inspected(facts=facts))

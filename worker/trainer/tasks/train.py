@@ -21,7 +21,7 @@ from worker.reward_model.file_digests import file_entries
 from worker.reward_model.head_start import start_head
 from worker.reward_model.loading import DeviceConfig, device_config_for, load_base
 from worker.reward_model.pair_tokenizer import PairTokenizer
-from worker.trainer.data.preparation import prepare_data, report_memory
+from worker.trainer.data.preparation import DataInputs, prepare_data, report_memory
 from worker.trainer.evaluation.metrics import worst_pairs
 from worker.trainer.evaluation.scores import Scores
 from worker.trainer.evaluation.training_report import training_report
@@ -84,7 +84,7 @@ def _train_and_package(
     """Return the package's summary and the run's metrics."""
     channel.send(PhaseChanged(phase=Phase.TOKENIZING))
     tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
-    data = prepare_data(order, plan, order.facts, tokenizer, channel)
+    data = prepare_data(DataInputs(order, plan, order.facts, tokenizer, channel))
 
     set_seed(plan.reward_arguments.seed)  # new head modules and LoRA weights depend on it
     base = load_base(order.model_dir, device_config, plan.head_modules)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from trl.trainer.reward_trainer import RewardTrainer
 
 from app.domain.plan import TrainingPlan
 from worker.reward_model.loading import DeviceConfig
-from worker.trainer.data.pairs import Pair
+from worker.trainer.data.pair_records import HAS_MARGIN
+from worker.trainer.data.pair_table import PairTable
 from worker.trainer.memory_budget import recompute_above_bytes, uses_activation_checkpointing
 from worker.trainer.shared_prefix import SharedPrefixRewardTrainer
 from worker.trainer.training.callbacks import non_finite_error
@@ -45,15 +46,31 @@ def reward_config(
     )
 
 
-def make_dataset(pairs: Sequence[Pair]) -> Dataset:
-    """Return the columns that TRL accepts as tokenised; margins only if any pair has one."""
-    columns: dict[str, Any] = {
-        "chosen_ids": [pair.chosen for pair in pairs],
-        "rejected_ids": [pair.rejected for pair in pairs],
-    }
-    if any(pair.margin is not None for pair in pairs):
-        columns["margin"] = [pair.margin or 0.0 for pair in pairs]
-    return Dataset.from_dict(columns)
+class PairDataset(torch.utils.data.Dataset[dict[str, Any]]):
+    """Pairs in the form that TRL takes for tokenised; they stay on disk.
+
+    There are margins only if any pair has one.
+    """
+
+    def __init__(self, pairs: PairTable) -> None:
+        self._pairs = pairs
+        self._has_margins = bool((pairs.records["flags"] & HAS_MARGIN).any())
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        pair = self._pairs[index]
+        row: dict[str, Any] = {
+            "chosen_ids": pair.chosen.tolist(),
+            "rejected_ids": pair.rejected.tolist(),
+        }
+        return row | {"margin": pair.margin or 0.0} if self._has_margins else row
+
+
+def first_pair(pairs: PairTable) -> Dataset:
+    """Return a dataset of one pair: TRL accepts no other class, and would copy all pairs."""
+    return Dataset.from_list([PairDataset(pairs)[0]])
 
 
 def backend_trainer(

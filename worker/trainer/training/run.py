@@ -23,7 +23,7 @@ from worker.reward_model.errors import StoppedError, TrainerError
 from worker.reward_model.loading import DeviceConfig
 from worker.reward_model.scoring import score
 from worker.reward_model.token_cache import Ids
-from worker.trainer.data.pairs import Pair
+from worker.trainer.data.pair_table import PairTable
 from worker.trainer.diagnosis import diagnose
 from worker.trainer.evaluation.metrics import compute_metrics
 from worker.trainer.evaluation.scores import Scores, score_pairs
@@ -36,8 +36,9 @@ from worker.trainer.training.callbacks import (
 )
 from worker.trainer.training.lora import parameter_digests, trainable_parameters
 from worker.trainer.training.reward_trainer import (
+    PairDataset,
     backend_trainer,
-    make_dataset,
+    first_pair,
     plaudit_trainer_class,
     reward_config,
 )
@@ -50,8 +51,8 @@ class RunInputs:
     plan: TrainingPlan
     device_config: DeviceConfig
     device_bytes: int  # memory of the device
-    train_pairs: Sequence[Pair]
-    eval_pairs: Sequence[Pair]
+    train_pairs: PairTable
+    eval_pairs: PairTable
     checkpoint_seconds: float  # between checkpoints
     eval_left_out: float = 0.0  # share of the eval pairs that are not evaluated
 
@@ -202,12 +203,13 @@ def build_run(
     trainer = plaudit_trainer_class(backend_class)(
         model=model,
         args=reward_config(plan, inputs.device_config, model),
-        train_dataset=make_dataset(inputs.train_pairs),
-        eval_dataset=make_dataset(inputs.eval_pairs) if inputs.eval_pairs else None,
+        train_dataset=first_pair(inputs.train_pairs),
+        eval_dataset=first_pair(inputs.eval_pairs) if inputs.eval_pairs else None,
         processing_class=tokenizer,
         callbacks=callbacks,
         **backend_arguments,
     )
+    trainer.train_dataset = PairDataset(inputs.train_pairs)
     trainer.remove_callback(PrinterCallback)  # the messages would be in the log as well
     checkpoints.trainer = trainer
     for name, parameter in trainable_parameters(model):

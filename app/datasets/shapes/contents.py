@@ -1,0 +1,159 @@
+"""Prompt and replies of a row → text or messages, as most rows of the upload have them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.datasets.conversations import Message, check_reply, read_messages
+from app.datasets.row_errors import RowError, kind_of, shown
+from app.datasets.shapes.dialogues import read_dialogue
+from app.datasets.shapes.file_form import MIN_REPEATED_PROMPT_CHARACTERS, FileForm, Kind
+from app.datasets.shapes.sample import value_at
+from app.datasets.texts import check_side, is_clean
+from app.datasets.unused import UnusedFields
+
+
+class ContentReader:
+    """Reads the texts and messages of one upload."""
+
+    def __init__(
+        self, form: FileForm, unused: UnusedFields, *, is_untyped: bool, is_verbatim: bool
+    ) -> None:
+        self._form = form
+        self._unused = unused
+        self._is_untyped = is_untyped
+        self._is_verbatim = is_verbatim
+        self._are_sides_plain = form.side_kind == "text" and not form.are_sides_dialogues
+        self._are_sides_messages = form.side_kind == "conversational"
+
+    def reply(self, row: Mapping[str, Any], column: str) -> Any:
+        """The reply in a column, as ``content``.
+
+        Raises:
+            RowError: there is none, or it cannot be used.
+        """
+        value = row.get(column)
+        if type(value) is str and self._are_sides_plain and is_clean(value):
+            return value
+        if type(value) is list and self._are_sides_messages:
+            messages = read_messages(column, value, self._unused)
+            if messages[-1]["role"] != "assistant":
+                check_reply(column, messages)
+            return messages
+        if value is None:
+            value = value_at(row, column)
+        if value is not None:
+            return self.content(column, value)
+        if self._is_untyped and column in row:
+            raise RowError("empty_text", "the text is empty", "leave out the row", column=column)
+        null = "is null" if column in row else "is missing"
+        found = ", ".join(shown(name) for name in list(row)[:10]) or "no columns"
+        raise RowError(
+            "missing_column",
+            f"{column} {null} (the row has: {found})",
+            "each row needs both replies",
+            column=column,
+        )
+
+    def content(self, path: str, value: Any) -> Any:
+        """A reply as text, or as messages where the upload has them.
+
+        Raises:
+            RowError: it is empty, or of another kind than most replies.
+        """
+        if isinstance(value, str):
+            if self._are_sides_plain and is_clean(value):
+                return value
+            self._check_kind(path, "text", self._form.side_kind)
+            if self._form.are_sides_dialogues:
+                messages = read_dialogue(path, value)
+                check_reply(path, messages)
+                return messages
+            check_side(path, value)
+            return value
+        messages = self._messages(path, value)
+        self._check_kind(path, "conversational", self._form.side_kind)
+        check_reply(path, messages)
+        return messages
+
+    def _messages(self, path: str, value: Any) -> list[Message]:
+        if isinstance(value, dict):
+            return read_messages(path, [value], self._unused)
+        if isinstance(value, list):
+            return read_messages(path, value, self._unused)
+        raise RowError(
+            "wrong_type",
+            f"found {kind_of(value)}",
+            "give text or a list of {role, content}",
+            column=path,
+        )
+
+    def _check_kind(self, path: str, kind: Kind, expected: Kind | None) -> None:
+        if kind != expected:
+            raise RowError(
+                "mixed_format",
+                f"{path} is {kind} here, and most replies and prompts are {expected}",
+                "use text in all rows, or lists of messages in all rows",
+                column=path,
+            )
+
+    def prompt(self, row: Mapping[str, Any]) -> Any:
+        """The prompt column as text or messages; None without one.
+
+        Raises:
+            RowError: it is empty, of another kind than most prompts, or missing where others are.
+        """
+        column = self._form.columns.prompt
+        value = value_at(row, column) if column is not None else None
+        if not self._is_verbatim and (value is None) == (self._form.prompt_kind is not None):
+            found = "has no prompt" if value is None else "has a prompt"
+            raise RowError(
+                "mixed_prompt",
+                f"this row {found}, unlike others",
+                "give a prompt in all rows, or in none",
+                column="prompt",
+            )
+        if value is None or column is None:
+            return None
+        expected = self._form.kind if self._is_verbatim else self._form.prompt_kind
+        if isinstance(value, str):
+            self._check_kind(column, "text", expected)
+            if self._form.is_prompt_dialogue:
+                return read_dialogue("prompt", value)
+            if not is_clean(value):
+                check_side(column, value)
+            return value
+        messages = self._messages(column, value)
+        self._check_kind(column, "conversational", expected)
+        return messages
+
+    def without_prompt(self, prompt: str, paths: list[str], replies: list[str]) -> list[str]:
+        """Text replies without the prompt that they begin with in this upload.
+
+        Raises:
+            RowError: some begin with it and others do not.
+        """
+        if not self._form.is_prompt_repeated:
+            if len(prompt) >= MIN_REPEATED_PROMPT_CHARACTERS and all(
+                reply.startswith(prompt) for reply in replies
+            ):
+                raise RowError(
+                    "prompt_repeated",
+                    "the replies begin with the prompt, which would then be read twice",
+                    "begin the replies with the prompt in all rows, or in none",
+                    column=paths[0],
+                )
+            return replies
+        repeats = [reply.startswith(prompt) for reply in replies]
+        if not all(repeats):
+            raise RowError(
+                "mixed_prompt",
+                f"{paths[repeats.index(False)]} does not begin with the prompt, unlike others",
+                "begin the replies with the prompt in all rows, or in none",
+                column=paths[repeats.index(False)],
+            )
+        rest = [reply[len(prompt) :] for reply in replies]
+        for path, reply in zip(paths, rest, strict=True):
+            check_side(path, reply)
+        return rest

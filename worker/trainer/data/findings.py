@@ -1,0 +1,37 @@
+"""Rows with some property: how many there are, and where the first ones are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+#: Line numbers listed per finding; the count is always exact.
+MAX_LINES_LISTED = 100
+#: Line numbers that a message lists.
+MAX_LINES_IN_MESSAGE = 20
+
+
+@dataclass
+class Finding:
+    """The number of rows with some property, and the lines of the first ones."""
+
+    count: int = 0
+    lines: list[int] = field(default_factory=list)
+
+    def add(self, *lines: int) -> None:
+        """Count rows."""
+        self.extend(lines)
+
+    def extend(self, lines: Iterable[int]) -> None:
+        """Count rows."""
+        for line in lines:
+            self.count += 1
+            if len(self.lines) < MAX_LINES_LISTED:
+                self.lines.append(int(line))
+
+    def sentence(self) -> str:
+        """Return "line 3" or "lines 3, 5 and 7 more"."""
+        listed = ", ".join(str(line) for line in self.lines[:MAX_LINES_IN_MESSAGE])
+        rest = self.count - len(self.lines[:MAX_LINES_IN_MESSAGE])
+        more = f" and {rest} more" if rest else ""
+        return f"{'line' if self.count == 1 else 'lines'} {listed}{more}"

@@ -1,0 +1,93 @@
+"""The pairs to train on or to evaluate, as a sequence that stays on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.reward_model.token_cache import Ids
+from worker.reward_model.truncation import truncate_left
+from worker.trainer.data.pair_records import HAS_MARGIN, NO_REPLY, Records
+from worker.trainer.data.tokenized_file import TokenizedFile
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A preference pair as token ids."""
+
+    line: int  # in the uploaded file
+    chosen: Ids
+    rejected: Ids
+    margin: float | None
+    slice: str | None
+    prompt: bytes  # digest of the prompt: a split keeps the pairs of a prompt together
+    replies: tuple[int, int] | None = None  # of a ranked row; all of its pairs have its line
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Texts with more than ``max_length`` tokens are cut after the first ``kept`` ones."""
+
+    kept: int
+    max_length: int
+
+
+class PairTable(Sequence[Pair]):
+    """Pairs of a tokenised file, by their places in it. A pair is made when it is asked for."""
+
+    def __init__(
+        self, file: TokenizedFile, places: NDArray[np.int64], cut: Cut | None = None
+    ) -> None:
+        self.file = file
+        self.places = places
+        self._cut = cut
+
+    @property
+    def records(self) -> Records:
+        """What is known about each pair."""
+        return self.file.records[self.places]
+
+    @property
+    def whole(self) -> PairTable:
+        """The pairs with all tokens of their texts."""
+        return PairTable(self.file, self.places)
+
+    def where(self, mask: NDArray[np.bool_]) -> PairTable:
+        """Return some of the pairs."""
+        return PairTable(self.file, self.places[mask], self._cut)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+    @overload
+    def __getitem__(self, index: slice) -> PairTable: ...
+    def __getitem__(self, index: int | slice) -> Pair | PairTable:
+        if isinstance(index, slice):
+            return PairTable(self.file, self.places[index], self._cut)
+        record = self.file.records[self.places[index]]
+        better, worse = int(record["better"]), int(record["worse"])
+        return Pair(
+            line=int(record["line"]),
+            chosen=self._text(int(record["chosen_text"])),
+            rejected=self._text(int(record["rejected_text"])),
+            margin=float(record["margin"]) if record["flags"] & HAS_MARGIN else None,
+            slice=self.file.slices[record["slice"]] if record["slice"] >= 0 else None,
+            prompt=record["prompt"].tobytes(),
+            replies=None if better == NO_REPLY else (better, worse),
+        )
+
+    def _text(self, number: int) -> Ids:
+        ids = self.file.text(number)
+        if self._cut is None or len(ids) <= self._cut.max_length:
+            return ids
+        cut = truncate_left(ids.tolist(), kept=self._cut.kept, max_length=self._cut.max_length)
+        return np.asarray(cut, dtype=np.int32)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return map(self.__getitem__, range(len(self)))

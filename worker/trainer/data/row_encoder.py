@@ -1,0 +1,165 @@
+"""Render and encode the rows of a file, in this process or in several."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.domain.lifecycle import FailureCode
+from worker.ipc.parent_death import die_with_parent
+from worker.reward_model.chat_template import TemplateTooCostlyError, template_limits
+from worker.reward_model.errors import TrainerError, unsupported_model
+from worker.reward_model.pair_tokenizer import PairTokenizer
+from worker.reward_model.process_limits import TokenizerTooCostlyError, tokenizer_limits
+from worker.reward_model.token_cache import Ids
+from worker.trainer.data.pair_records import PAIR, Records, pair_records
+from worker.trainer.data.row_files import chunks_of_lines
+
+#: Smaller files are done before other processes would have started.
+PARALLEL_BYTES = 4 << 20
+#: What the tokenizer may use for one call. The slowest tokenizers, in Python, encode 50,000
+#: characters a second; ids and offsets take up to 120 bytes a token.
+ENCODING_SECONDS, MIN_CHARACTERS_PER_SECOND = 60.0, 10_000
+ENCODING_BYTES, BYTES_PER_CHARACTER = 1 << 30, 256
+
+
+@dataclass
+class EncodedRows:
+    """A chunk of rows: the ids of all texts, and the records of their pairs.
+
+    ``row``, the texts and ``slice`` of the records count from the beginning of the chunk.
+    """
+
+    row_count: int
+    ids: Ids = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    lengths: Sequence[int] = ()
+    records: Records = field(default_factory=lambda: np.empty(0, dtype=PAIR))
+    slices: list[str] = field(default_factory=list)
+    invalid: list[tuple[int, str]] = field(default_factory=list)
+    """Line and problem of rows that cannot be rendered."""
+
+
+def encode_lines(lines: Sequence[bytes], tokenizer: PairTokenizer) -> EncodedRows:
+    """Render and encode rows.
+
+    Raises:
+        TrainerError: model_unsupported when the chat template exceeds a limit.
+    """
+    chunk = EncodedRows(row_count=len(lines))
+    rendered: list[tuple[int, dict[str, Any], list[str]]] = []
+    with template_limits():
+        for place, line in enumerate(lines):
+            row = json.loads(line)
+            try:
+                rendered.append((place, row, tokenizer.render(row)))
+            except TemplateTooCostlyError as error:
+                raise unsupported_model(
+                    f"the base model's chat template {error} for the pair in line {row['line']}; "
+                    "set training.chat_template to another one"
+                ) from error
+            except Exception as error:  # noqa: BLE001 - a template may raise anything
+                problem = f"the chat template cannot render this pair: {error}"
+                chunk.invalid.append((row["line"], problem))
+    if not rendered:
+        return chunk
+    encoded = _encode_texts(tokenizer, [text for _, _, texts in rendered for text in texts])
+    ids = [np.asarray(each, dtype=np.int32) for each in encoded]
+    chunk.ids, chunk.lengths = np.concatenate(ids), [len(each) for each in ids]
+    rest, first_text = iter(ids), 0
+    records = []
+    for place, row, texts in rendered:
+        found = pair_records(row, list(islice(rest, len(texts))), tokenizer, chunk.slices)
+        found["row"] += place
+        found["chosen_text"] += first_text
+        found["rejected_text"] += first_text
+        first_text += len(texts)
+        records.append(found)
+    chunk.records = np.concatenate(records)
+    return chunk
+
+
+def _encode_texts(tokenizer: PairTokenizer, texts: list[str]) -> list[list[int]]:
+    """Encode texts within limits that grow with their length.
+
+    Raises:
+        TrainerError: model_unsupported, the tokenizer exceeds them.
+    """
+    characters = sum(map(len, texts))
+    cpu_seconds = ENCODING_SECONDS + characters / MIN_CHARACTERS_PER_SECOND
+    memory_bytes = ENCODING_BYTES + BYTES_PER_CHARACTER * characters
+    try:
+        with tokenizer_limits(cpu_seconds, memory_bytes):
+            return tokenizer.encode(texts)
+    except TokenizerTooCostlyError as error:
+        raise unsupported_model(f"the base model's tokenizer {error}") from error
+
+
+def encode_file(path: Path, tokenizer: PairTokenizer, processes: int) -> Iterator[EncodedRows]:
+    """Render and encode the rows of a file, in their order; a large file in ``processes``.
+
+    Raises:
+        TrainerError: model_unsupported when the chat template exceeds a limit.
+    """
+    if processes < 2 or path.stat().st_size < PARALLEL_BYTES:
+        for lines in chunks_of_lines(path):
+            yield encode_lines(lines, tokenizer)
+        return
+    pool = ProcessPoolExecutor(
+        processes,
+        # Forked processes need not load the libraries again. Nothing has used CUDA yet.
+        mp_context=multiprocessing.get_context("fork"),
+        initializer=_start_encoder,
+        initargs=(tokenizer,),
+    )
+    try:
+        with warnings.catch_warnings():
+            # Python 3.12 warns of forks beside threads. The watchdog's thread holds no lock that
+            # an encoder takes.
+            warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
+            pool.submit(os.getpid)  # starts all processes
+        yield from _in_order(pool, path, 2 * processes)
+    except BrokenProcessPool as error:
+        raise TrainerError(
+            FailureCode.HOST_ERROR,
+            "a process that tokenised was killed, most likely for lack of memory",
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _in_order(pool: ProcessPoolExecutor, path: Path, ahead: int) -> Iterator[EncodedRows]:
+    """Yield the results in the order of the file, with at most ``ahead`` chunks under way."""
+    waiting: deque[Future[EncodedRows]] = deque()
+    for lines in chunks_of_lines(path):
+        waiting.append(pool.submit(_encode, lines))
+        if len(waiting) == ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+_encoder: PairTokenizer
+
+
+def _start_encoder(tokenizer: PairTokenizer) -> None:
+    """Set up an encoder process: it ends with the trainer, and its tokenizer has one thread."""
+    global _encoder
+    die_with_parent()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _encoder = tokenizer
+
+
+def _encode(lines: list[bytes]) -> EncodedRows:
+    return encode_lines(lines, _encoder)

@@ -1,0 +1,170 @@
+"""The token ids and the pair records of a whole file, on disk; through the token cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain.rows import draw_pairs
+from worker.reward_model.pair_tokenizer import PairTokenizer
+from worker.reward_model.token_cache import CacheEntry, Draft, EntryFiles, Ids
+from worker.trainer.data.pair_records import NO_REPLY, PAIR, Records
+from worker.trainer.data.row_encoder import EncodedRows, encode_file
+
+IDS, ENDS, RECORDS, SLICES = "ids.bin", "ends.bin", "pairs.bin", "slices.json"
+_NAMES = (IDS, ENDS, RECORDS, SLICES)
+#: Records that are looked at in one go.
+BLOCK_RECORDS = 65_536
+
+#: Called with the line number and the problem of a row that cannot be tokenised.
+OnInvalid = Callable[[int, str], None]
+#: Called with the number of rows that are done.
+OnRows = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class PairFile:
+    """A canonical JSONL file of rows, and how it is tokenised."""
+
+    path: Path
+    entry: CacheEntry | None = None
+    pairs_per_row: int | None = None
+    """Pairs of a ranked row to train on, drawn with ``seed``; None: all."""
+    seed: int = 0
+    skippable_share: float = 0.0
+    """Share of rows that may be left out because they cannot be rendered."""
+    draft_dir: Path = field(default_factory=Path)
+    """Directory of what is not in the cache."""
+    processes: int = 1
+
+
+@dataclass(frozen=True)
+class TokenizedFile:
+    """The pairs of a file that can be rendered."""
+
+    ids: Ids
+    ends: NDArray[np.int64]
+    records: Records
+    slices: list[str]
+
+    @classmethod
+    def of(cls, files: EntryFiles) -> TokenizedFile:
+        """Return a view of the files."""
+        return cls(
+            ids=files.array(IDS, np.int32),
+            ends=files.array(ENDS, np.int64),
+            records=files.array(RECORDS, PAIR),
+            slices=json.loads(files.array(SLICES, np.uint8).tobytes()),
+        )
+
+    def text(self, number: int) -> Ids:
+        """Return the token ids of a text."""
+        return self.ids[self.ends[number - 1] if number else 0 : self.ends[number]]
+
+    def lengths(self, texts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the number of tokens of texts."""
+        starts = np.where(texts > 0, self.ends[texts - 1], 0)
+        lengths: NDArray[np.int64] = self.ends[texts] - starts
+        return lengths
+
+    def last_tokens(self, texts: NDArray[np.int64]) -> Ids:
+        """Return the last token of texts that have any."""
+        return self.ids[self.ends[texts] - 1]
+
+    def blocks(self) -> Iterator[PairBlock]:
+        """Yield all pairs, some at a time."""
+        for start in range(0, len(self.records), BLOCK_RECORDS):
+            records = self.records[start : start + BLOCK_RECORDS]
+            chosen, rejected = (self.lengths(records[s]) for s in ("chosen_text", "rejected_text"))
+            yield PairBlock(start, records, chosen, rejected)
+
+
+@dataclass(frozen=True)
+class PairBlock:
+    """Records one after the other, the first of them, and the tokens of their texts."""
+
+    start: int
+    records: Records
+    chosen_lengths: NDArray[np.int64]
+    rejected_lengths: NDArray[np.int64]
+
+    def where(self, mask: NDArray[np.bool_]) -> PairBlock:
+        """Return some of the records; ``start`` loses its meaning."""
+        return replace(
+            self,
+            records=self.records[mask],
+            chosen_lengths=self.chosen_lengths[mask],
+            rejected_lengths=self.rejected_lengths[mask],
+        )
+
+
+def tokenize_file(
+    file: PairFile,
+    tokenizer: PairTokenizer,
+    on_invalid: OnInvalid,
+    on_rows: OnRows = lambda _: None,
+) -> TokenizedFile:
+    """Return every pair of the rows that can be rendered; call ``on_invalid`` for the others.
+
+    Token ids are read from the cache if they are there. Otherwise they are written to it, provided
+    that all rows can be rendered.
+    """
+    if file.entry and (cached := file.entry.read()):
+        return TokenizedFile.of(cached)
+    slices: list[str] = []
+    with Draft(file.draft_dir, _NAMES) as draft:
+        rows = texts = tokens = 0
+        are_all_valid = True
+        for chunk in encode_file(file.path, tokenizer, file.processes):
+            for line, problem in chunk.invalid:
+                are_all_valid = False
+                on_invalid(line, problem)
+            records = _of_file(chunk, rows, texts, slices)
+            ends = tokens + np.cumsum(chunk.lengths, dtype=np.int64)
+            draft.add(IDS, chunk.ids)
+            draft.add(ENDS, ends)
+            draft.add(RECORDS, records)
+            rows += chunk.row_count
+            texts += len(chunk.lengths)
+            tokens += len(chunk.ids)
+            on_rows(rows)
+        draft.add(SLICES, np.frombuffer(json.dumps(slices).encode(), dtype=np.uint8))
+        tokenized = TokenizedFile.of(draft.files())
+        if file.entry and are_all_valid:
+            file.entry.publish(draft)
+        return tokenized
+
+
+def drawn_pairs(file: PairFile, records: Records) -> NDArray[np.bool_]:
+    """Return which pairs to train on: all, or the drawn ones of rows with ranked replies."""
+    if file.pairs_per_row is None or not len(records):
+        return np.ones(len(records), dtype=np.bool_)
+    is_drawn = records["better"] == NO_REPLY
+    starts = np.flatnonzero(np.diff(records["row"], prepend=-1))
+    for start, end in zip(starts, [*starts[1:], len(records)], strict=True):
+        if not is_drawn[start]:
+            line = int(records["line"][start])
+            drawn = draw_pairs(end - start, file.pairs_per_row, f"{file.seed} {line}")
+            is_drawn[start + np.array(drawn)] = True
+    return np.asarray(is_drawn)
+
+
+def _of_file(chunk: EncodedRows, rows: int, texts: int, slices: list[str]) -> Records:
+    """Return the records of a chunk, counted from the beginning of the file."""
+    records = chunk.records
+    records["row"] += rows
+    records["chosen_text"] += texts
+    records["rejected_text"] += texts
+    numbers: list[Any] = [-1]
+    for label in chunk.slices:
+        if label not in slices:
+            slices.append(label)
+        numbers.append(slices.index(label))
+    records["slice"] = np.array(numbers, dtype=np.int32)[records["slice"] + 1]
+    return records
