@@ -20,7 +20,7 @@ from worker.reward_model.token_cache import Ids
 from worker.reward_model.truncation import common_prefix_length
 
 #: Bits of ``flags``.
-IDENTICAL, EMPTY, SPECIAL_TOKENS, JOINED_WORDS = 1, 2, 4, 8
+IDENTICAL, EMPTY, SPECIAL_TOKENS, JOINED_WORDS, HAS_MARGIN = 1, 2, 4, 8, 16
 #: ``better`` and ``worse`` of a row that holds one pair.
 NO_REPLY = -1
 PAIR = np.dtype(
@@ -32,7 +32,7 @@ PAIR = np.dtype(
         ("rejected", "<u8"),
         ("chosen_text", "<i8"),  # place of its token ids among the texts of the file
         ("rejected_text", "<i8"),
-        ("margin", "<f8"),  # NaN: none
+        ("margin", "<f8"),
         ("slice", "<i4"),  # -1: none
         ("prefix", "<i4"),  # tokens that both texts begin with
         ("largest", "<i4"),  # largest token id
@@ -62,7 +62,7 @@ def pair_records(
     digests = [_digest(row.get("prompt"), reply) for reply in replies_of(row)]
     records = np.zeros(len(pairs), dtype=PAIR)
     records["line"] = row["line"]
-    records["margin"] = row.get("margin", np.nan)
+    records["margin"] = row.get("margin", 0.0)
     records["slice"] = _slice_number(row.get("slice"), slices)
     for record, (better, worse) in zip(records, pairs, strict=True):
         pair = as_pair(row, better, worse) if is_ranked else row
@@ -105,6 +105,7 @@ def _flags(row: dict[str, Any], tokenizer: PairTokenizer, *, has_special_tokens:
         | EMPTY * is_empty
         | SPECIAL_TOKENS * has_special_tokens
         | JOINED_WORDS * tokenizer.joins_words(row)
+        | HAS_MARGIN * ("margin" in row)
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from worker.reward_model.token_cache import Ids
 from worker.reward_model.truncation import truncate_left
-from worker.trainer.data.pair_records import NO_REPLY, Records
+from worker.trainer.data.pair_records import HAS_MARGIN, NO_REPLY, Records
 from worker.trainer.data.tokenized_file import TokenizedFile
 
 
@@ -76,7 +76,7 @@ class PairTable(Sequence[Pair]):
             line=int(record["line"]),
             chosen=self._text(int(record["chosen_text"])),
             rejected=self._text(int(record["rejected_text"])),
-            margin=None if np.isnan(record["margin"]) else float(record["margin"]),
+            margin=float(record["margin"]) if record["flags"] & HAS_MARGIN else None,
             slice=self.file.slices[record["slice"]] if record["slice"] >= 0 else None,
             prompt=record["prompt"].tobytes(),
             replies=None if better == NO_REPLY else (better, worse),

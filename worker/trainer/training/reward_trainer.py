@@ -15,6 +15,7 @@ from trl.trainer.reward_trainer import RewardTrainer
 
 from app.domain.plan import TrainingPlan
 from worker.reward_model.loading import DeviceConfig
+from worker.trainer.data.pair_records import HAS_MARGIN
 from worker.trainer.data.pair_table import PairTable
 from worker.trainer.memory_budget import recompute_above_bytes, uses_activation_checkpointing
 from worker.trainer.shared_prefix import SharedPrefixRewardTrainer
@@ -53,7 +54,7 @@ class PairDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __init__(self, pairs: PairTable) -> None:
         self._pairs = pairs
-        self._has_margins = not np.isnan(pairs.records["margin"]).all()
+        self._has_margins = bool((pairs.records["flags"] & HAS_MARGIN).any())
 
     def __len__(self) -> int:
         return len(self._pairs)
