@@ -58,6 +58,8 @@ CMD ["serve"]
 
 FROM runtime AS worker
 COPY --from=build-worker /opt/plaudit /opt/plaudit
+# CUDA, and NVML for the list of GPUs
+ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # Healthy while the worker updates its row in the database.
 HEALTHCHECK --interval=60s --timeout=20s --start-period=60s \
     CMD ["python", "-m", "worker.supervisor.healthcheck"]

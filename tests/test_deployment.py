@@ -184,11 +184,16 @@ def test_gpu_worker_has_a_profile_and_reserves_a_gpu(name: str, profile: str) ->
     assert service["profiles"] == [profile]
     (device,) = service["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
-    # Two containers with a count of 1 would both get the first GPU.
+
+
+def test_gpu_worker_has_all_gpus_and_what_cuda_needs() -> None:
+    """Two containers with a count of 1 would both get the first GPU."""
+    service = SERVICES["worker-gpu"]
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
     assert device["count"] == "all"
     assert "PLAUDIT_SLOTS" in service["environment"]
-    assert service["environment"]["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
     assert service["ulimits"]["memlock"] == -1
+    assert ["ENV", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"] in instructions_of("worker")
 
 
 @pytest.mark.parametrize("name", OURS)

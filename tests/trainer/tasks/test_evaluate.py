@@ -212,8 +212,9 @@ def test_length_hacked_adapter_is_found_and_the_clean_one_is_not(
 
 def test_worst_pairs_have_their_texts(both: tuple[WorkOrder, Outcome]) -> None:
     _, outcome = both
-    models: Any = outcome.last(Reported).document["models"]
-    worst = models[HACKED]
+    reports: dict[str, Any] = {r.name: r.document for r in outcome.of(Reported)}
+    worst = reports["worst_pairs"]["models"][HACKED]
+    assert reports["full"]["plots"][HACKED].keys() == {"margins", "calibration", "length"}
     rows = {row["line"]: row for row in make_pairs(120, seed=1)}
     assert worst == sorted(worst, key=lambda pair: pair["margin"])
     for pair in worst:
