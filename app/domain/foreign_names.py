@@ -210,7 +210,7 @@ FOREIGN_NAMES = (
                 "integrations tensorboard project trackio_space_id trackio_bucket_id "
                 "trackio_static_space_id",
                 None, "Leave it out: GET /v1/jobs/{job_id}/metrics has every logged value."),
-    ForeignName("resume_from_checkpoint resume_checkpoint resume",
+    ForeignName("resume_from_checkpoint resume_checkpoint",
                 None,
                 'Leave it out: POST /v1/jobs/{job_id}/clone with "from_checkpoint": true does it.'),
     ForeignName("label_smoothing label_smoothing_factor neftune_noise_alpha model_init_kwargs "

@@ -59,6 +59,8 @@ _PATTERNS = {
     r"^\d{1,18}$": "a whole number",
     r"^\d{1,9}-\d{1,9}$": "the id of a piece of a log, such as 1-20",
     r"^[a-z]{2,8}_[0-9a-f]{32}$": "an id: a prefix such as job_ and 32 hex digits",
+    r"^hub:[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+    r"(@[A-Za-z0-9][A-Za-z0-9._/-]{0,254})?$": "hub:owner/name or hub:owner/name@revision",
 }
 _ID_HINTS = {
     "ds_": "Copy the id from the response to the upload, or from GET /v1/datasets.",
