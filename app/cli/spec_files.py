@@ -135,7 +135,8 @@ def _example(field: dict[str, Any], parts: dict[str, Any]) -> Any:
     for choice in _choices(field):
         if "$ref" in choice:
             found = parts[choice["$ref"].rpartition("/")[2]]["properties"]
-            return {name: inner.get("default", 0.1) for name, inner in found.items()}
+            example = {name: inner.get("default", 0.1) for name, inner in found.items()}
+            return {name: value for name, value in example.items() if value is not None}
     choice = next(_choices(field))
     match choice.get("type"):
         case "integer":

@@ -53,12 +53,16 @@ _PATTERNS = {
     r"^[\x21-\x7e]+$": "printable ASCII characters without spaces",
     r"^[a-z0-9][a-z0-9._-]{0,63}$": "up to 64 of a-z, 0-9, '.', '_' and '-'",
     r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$": "up to 100 of a-z, A-Z, 0-9, '.', '_' and '-'",
+    r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$": "up to 100 of a-z, A-Z, 0-9, '_', '.' and '-'",
+    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$": "owner/name",
+    r"^[^\x00]*$": "text without NUL characters",
     r"^[A-Za-z0-9_.-]{1,64}$": "1 to 64 of a-z, A-Z, 0-9, '_', '.' and '-'",
     r"^[A-Za-z0-9_.]{1,200}$": "1 to 200 of a-z, A-Z, 0-9, '_' and '.'",
     r"^[a-z0-9_/.,-]{1,2000}$": "names of metrics, separated by commas",
     r"^\d{1,18}$": "a whole number",
     r"^\d{1,9}-\d{1,9}$": "the id of a piece of a log, such as 1-20",
     r"^[a-z]{2,8}_[0-9a-f]{32}$": "an id: a prefix such as job_ and 32 hex digits",
+    r"^(ad_[0-9a-f]{32}|base:untrained)$": "the id of an adapter, or base:untrained",
     r"^hub:[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
     r"(@[A-Za-z0-9][A-Za-z0-9._/-]{0,254})?$": "hub:owner/name or hub:owner/name@revision",
 }

@@ -274,7 +274,7 @@ def test_unknown_job_shows_at_once(client: Any) -> None:
 
 @pytest.mark.parametrize("name", ["", "../keys", "job_1?x=1", ".."])
 def test_what_is_no_id_goes_to_no_address(client: Any, name: str) -> None:
-    with pytest.raises(ValueError, match="no id"):
+    with pytest.raises(ValueError, match="not an id"):
         client.jobs.get(name)
 
 

@@ -318,7 +318,7 @@ def test_trainers_see_one_device_each(
         assert {given["CUDA_DEVICE_ORDER"] for given in environments} == {"PCI_BUS_ID"}
         server = worker._fork_client.environment  # type: ignore[attr-defined]
         assert server["CUDA_VISIBLE_DEVICES"] in expected
-        wait_until("the worker to register", lambda: len(registered(workshop)) == 2)
+        wait_until("the worker to register", lambda: len(registered(workshop)) == 3)
         for shown in registered(workshop):
             assert [device["uuid"] for device in shown] == expected
 

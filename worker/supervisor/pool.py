@@ -73,8 +73,8 @@ class WorkerPool:
         # A base model that breaks inspections must not stop training, nor a GPU the others.
         self._circuit_breakers = {
             (name, device): CircuitBreaker([trainer_environment(settings.work_dir, device)])
-            for name in self._free
-            for device in dict.fromkeys(devices)
+            for name, slots in self._free.items()
+            for device in {*devices, *(slot.device for slot in slots)}
         }
         self._closing = threading.Event()
         self._registrar = threading.Thread(
