@@ -66,7 +66,7 @@ def logged() -> Iterator[Callable[[], list[dict[str, Any]]]]:
 
 
 def registered(workshop: Workshop) -> list[list[dict[str, str]]]:
-    """Return the devices in each row of the worker: one for jobs, one for inspections."""
+    """Return the devices in each row of the worker: for jobs, inspections and transfers."""
     with transaction(reader(workshop.engine)) as session:
         return [worker.devices for worker in session.scalars(select(Worker))]
 
