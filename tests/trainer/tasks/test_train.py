@@ -11,7 +11,14 @@ from safetensors.torch import load_file
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from app.domain.lifecycle import Phase
-from app.domain.progress import CheckpointSaved, Packaged, PhaseChanged, Reported, Stepped
+from app.domain.progress import (
+    CheckpointSaved,
+    Packaged,
+    PhaseChanged,
+    Reported,
+    Stepped,
+    Verified,
+)
 from tests.model_factories.card_program import card_scores
 from tests.model_factories.orders import TinyBase
 from tests.model_factories.pairs import make_pairs
@@ -22,7 +29,7 @@ from tests.model_factories.trainer_process import (
     certificate_of,
     run_trainer,
 )
-from worker.ipc.order import EXIT_DONE, WorkOrder
+from worker.ipc.order import EXIT_DONE, VERIFY, WorkOrder
 from worker.trainer.run_task import run_task
 
 pytestmark = [
@@ -218,7 +225,7 @@ def test_program_of_the_model_card_refuses_a_text_beyond_the_positions(
 
 
 def test_program_of_the_model_card_cuts_texts_as_training_did(
-    llama: TinyBase, channel: RecordingChannel, work: Path
+    llama: TinyBase, channel: RecordingChannel, work: Path, tmp_path: Path
 ) -> None:
     rows = make_pairs(12)
     for row in rows[::2]:
@@ -226,9 +233,10 @@ def test_program_of_the_model_card_cuts_texts_as_training_did(
     limit = {"max_length": 40, "overlong": "truncate_left", "max_steps": 1}
     order = llama.order(rows=rows, eval_count=0, training=limit)
     assert run_task(order, channel) == EXIT_DONE
-    package = channel.of(Packaged)[0]
-    assert package.certificate["max_abs_difference"] < 1e-6
-    adapter = work / package.directory
+    adapter = work / channel.of(Packaged)[0].directory
+    verifying = order.model_copy(update={"action": VERIFY, "adapter": str(adapter)})
+    verified = run_trainer(tmp_path / "verified", verifying).last(Verified)
+    assert verified.certificate["max_abs_difference"] < 1e-6
     probe = json.loads((adapter / "probes.jsonl").read_text().splitlines()[-1])
     assert probe["chosen"].count("please") > 100
     assert_card_scores(adapter, order)
