@@ -136,7 +136,8 @@ def test_variables_of_the_other_programs_here_are_known(
     found = {
         name
         for place in places
-        for path in (p for p in (root / place, *(root / place).rglob("*")) if p.is_file())
+        for path in (root / place, *(root / place).rglob("*"))
+        if path.is_file() and path.suffix != ".pyc"
         for name in re.findall(r"PLAUDIT_[A-Z_]*[A-Z]\b", path.read_text(errors="replace"))
     }
     note_ignored(found)
