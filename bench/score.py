@@ -3,8 +3,7 @@
 A random Qwen2 of 31 M parameters and eight adapters (r 16, all linear layers, a head each), in
 float32 on one CPU thread. Both arms score the same token ids, and their rewards are compared. The
 figure is the CPU time of plain PEFT divided by that of the resident model, the best of several
-interleaved rounds. The HTTP figures say what a request of one text costs around the engine; they
-have no bar.
+interleaved rounds.
 
     make bench-score
     make bench-score BENCH="--rounds 1"

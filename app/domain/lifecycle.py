@@ -173,7 +173,8 @@ FAILURES: dict[FailureCode, Failure] = {
         "No optimiser step changed the adapter. The detail names the probable cause."
     ),
     FailureCode.CUDA_OOM: _by_resources(
-        "Lower training.per_device_batch_size or training.max_length."
+        "Smaller passes were tried. Lower training.max_length, set quantization, or choose a "
+        "smaller base model; with engine 'stock', lower training.per_device_batch_size."
     ),
     FailureCode.OUT_OF_MEMORY: _by_resources(
         "Use a smaller base model or batch size, or a worker with more memory."
