@@ -153,7 +153,8 @@ def test_characters_that_only_look_like_line_ends_stay() -> None:
 
 
 def job_at(step: int, status: str = "running", phase: str | None = "training") -> JobRead:
-    progress = {"step": step, "total_steps": 9, "epoch": 0.1, "seconds_left": 12.4}
+    progress: dict[str, float | None] = {"step": step, "total_steps": 9, "epoch": 0.1}
+    progress |= {"seconds_left": 12.4, "rows_done": None, "rows_total": None}
     job = sample({"$ref": "/JobRead"})
     return JobRead.model_validate(job | {"status": status, "phase": phase, "progress": progress})
 
