@@ -276,7 +276,7 @@ def test_job_of_a_killed_server_continues_in_a_fresh_interpreter(
         server.kill()
         job = workshop.wait(job_id, "succeeded", "failed")
     assert (job.status, job.attempt) == ("succeeded", 2)
-    assert [directory.name for directory in cold] == ["2"]
+    assert [directory.name for directory in cold] == ["2", "2"]  # the training and its check
     assert workshop.adapter(job_id) == workshop.expected(7)
 
 
