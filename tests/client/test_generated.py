@@ -75,7 +75,11 @@ PARAMETERS = {
     ("get_job", "until"): "wait",
     ("get_evaluation", "wait"): "evaluations.wait",
     **{("list_evaluation_events", n): "evaluations.events" for n in ("after", "limit")},
-    **{("compare", n): "evaluations" for n in ("a", "b", "a_adapter", "b_adapter")},
+    **{
+        (name, side): "pairs of an evaluation and an adapter"
+        for name in ("compare", "get_comparison_page")
+        for side in ("a", "b", "a_adapter", "b_adapter")
+    },
     ("list_events", "limit"): "pages of the largest size",
     ("get_logs", "limit"): "pages of the largest size",
 }
