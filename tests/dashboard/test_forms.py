@@ -107,7 +107,7 @@ def test_clone_changes_and_resets_fields(signed_in: Browser, world: World) -> No
     assert clone["parent_job_id"] == job["id"]
     training = clone["spec"]["training"]
     assert (training["max_steps"], training["batch_size"]) == (9, 8)
-    assert clone["spec"]["eval_dataset"] == {"fraction": 0.1}
+    assert clone["spec"]["eval_dataset"] == {"fraction": 0.1, "seed": None}
 
 
 def test_jobs_are_searched_by_name_and_tag_and_sorted(signed_in: Browser, world: World) -> None:
