@@ -34,7 +34,7 @@ from worker.reward_model.packaged_adapter import (
 )
 from worker.reward_model.scoring import ALONE, BATCH_TOKENS, score
 from worker.trainer.export.adapter_files import PROBES
-from worker.trainer.export.score_comparison import NOISE_FACTOR, ScoreComparison
+from worker.trainer.export.score_comparison import ScoreComparison
 from worker.trainer.library_versions import library_versions
 
 #: Difference of a score s that is always allowed, as a share of 1 + |s|; four times the noise of
@@ -76,7 +76,7 @@ def certify(directory: Path, base_dir: Path | None, device: str) -> dict[str, An
         "max_relative_difference": float(scores.relative_differences.max(initial=0.0)),
         "tolerance": scores.floor,
         "noise": scores.noise,
-        "noise_tolerance": NOISE_FACTOR * scores.noise,
+        "noise_tolerance": scores.allowed_noise,
         "rank_correlation": scores.correlation,
         "required_rank_correlation": scores.required_correlation,
         "device": device,

@@ -16,6 +16,9 @@ from worker.trainer.evaluation.scores import Floats
 
 #: A reload may differ by this many times the largest difference within the training.
 NOISE_FACTOR = 4.0
+#: … but never by more than this share of the standard deviation of the scores: a training that
+#: scored a text wrongly in one of its two ways must not allow everything.
+MAX_SHARE_OF_SPREAD = 0.5
 #: Rank correlation that a reload must reach, unless noise keeps the training itself below it.
 MIN_CORRELATION = 0.99
 #: Different scores from which on ranks are compared: of few, two near ones may change places.
@@ -55,6 +58,12 @@ class ScoreComparison:
         return float(np.abs(self.expected_padded - self.expected).max(initial=0.0))
 
     @property
+    def allowed_noise(self) -> float:
+        """Absolute difference that noise may cause."""
+        spread = float(np.std(self.expected)) if len(self.expected) else 0.0
+        return min(NOISE_FACTOR * self.noise, MAX_SHARE_OF_SPREAD * spread)
+
+    @property
     def correlation(self) -> float | None:
         """The lower rank correlation of the reload with the training; None for too few texts."""
         found = [self._correlation(scores) for scores in (self.alone, self.padded)]
@@ -72,7 +81,7 @@ class ScoreComparison:
     @property
     def is_within(self) -> bool:
         """Whether the reloaded model is the trained one, as far as its scores can tell."""
-        allowed = np.maximum(self.floor * (1 + np.abs(self.expected)), NOISE_FACTOR * self.noise)
+        allowed = np.maximum(self.floor * (1 + np.abs(self.expected)), self.allowed_noise)
         if not (self.differences <= allowed).all():  # also refuses NaN
             return False
         required, found = self.required_correlation, self.correlation
