@@ -6,10 +6,10 @@ import resource
 from typing import Any
 
 import pytest
-from worker.trainer.data.tokenized_rows import BYTES_PER_CHARACTER, ENCODING_BYTES, _encode
 
 from app.domain.lifecycle import FailureCode
 from worker.reward_model.errors import TrainerError
+from worker.trainer.data.row_encoder import BYTES_PER_CHARACTER, ENCODING_BYTES, _encode_texts
 
 
 class Hungry:
@@ -27,7 +27,7 @@ def test_tokenizer_that_needs_too_much_memory_is_refused() -> None:
     limits = (resource.getrlimit(resource.RLIMIT_DATA), resource.getrlimit(resource.RLIMIT_CPU))
     tokenizer: Any = Hungry()
     with pytest.raises(TrainerError) as error:
-        _encode(tokenizer, ["some text"])
+        _encode_texts(tokenizer, ["some text"])
     assert error.value.code is FailureCode.MODEL_UNSUPPORTED
     assert tokenizer.seen[0][0] != limits[0][0]
     assert tokenizer.seen[1][0] != limits[1][0]
