@@ -6,7 +6,8 @@ Pulling is the backpressure: nothing is read from the client before the last chu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import anyio
 from anyio import from_thread
@@ -15,8 +16,31 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import parse_options_header
 
-from app.core.errors import InvalidError, UnsupportedMediaError, UploadStalledError
+from app.core.errors import (
+    InvalidError,
+    QuotaError,
+    RateLimitedError,
+    TooLargeError,
+    UnavailableError,
+    UnsupportedMediaError,
+    UploadStalledError,
+)
+from app.core.settings import Settings
 from app.datasets.containers import FileFormat
+from app.storage.free_space import StorageFullError
+
+#: A route's bound; ``settings.max_upload_bytes`` is held while the body streams.
+NO_BOUND = 1 << 50
+#: What may refuse a body that streams into the storage.
+STREAM_ERRORS = (
+    TooLargeError,
+    UnsupportedMediaError,
+    UploadStalledError,
+    QuotaError,
+    RateLimitedError,
+    StorageFullError,
+    UnavailableError,
+)
 
 #: A client that sends nothing for this long does not hold a thread any longer.
 STALL_SECONDS = 60
@@ -69,6 +93,22 @@ class BadMultipartError(InvalidError):
     code = "invalid_multipart"
     title = "The multipart body is not valid"
     next_step = "Send exactly one file part, or the bytes alone with their content type."
+
+
+def body_schema(types: Collection[str]) -> dict[str, Any]:
+    """The description of a body with the bytes of a file of one of these content types."""
+    content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in types}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def check_announced_size(request: Request, settings: Settings) -> None:
+    """Refuse a body before its first byte if its Content-Length is too large.
+
+    Raises:
+        TooLargeError
+    """
+    if int(request.headers.get("content-length") or 0) > settings.max_upload_bytes:
+        raise TooLargeError(f"The file is larger than {settings.max_upload_bytes} bytes.")
 
 
 def file_format(content_type: str, filename: str, asked: FileFormat | None) -> FileFormat:

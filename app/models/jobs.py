@@ -78,6 +78,7 @@ class Job(Base):
     name: Mapped[str | None] = mapped_column(String(128))
     # SQLAlchemy's declarative base reserves the attribute name "metadata".
     labels: Mapped[dict[str, str]] = mapped_column("metadata", JSON, default=dict)
+    notes: Mapped[str | None] = mapped_column(Text)
     priority: Mapped[int] = mapped_column(default=0)
     status: Mapped[str] = mapped_column(String(16), default="queued")
     desired: Mapped[str] = mapped_column(String(8), default="run")

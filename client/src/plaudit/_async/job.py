@@ -63,7 +63,7 @@ class AsyncJob(JobRead):
         return self._become(await self._jobs.resume(self.id))
 
     async def update(self, **changes: Unpack[params.JobUpdate]) -> Self:
-        """Change name, metadata or, while the job waits, priority."""
+        """Change name, metadata, notes or, while the job waits, priority."""
         return self._become(await self._jobs.update(self.id, **changes))
 
     async def clone(
