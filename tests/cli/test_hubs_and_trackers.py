@@ -36,10 +36,12 @@ def test_adapter_is_pushed_by_the_worker_of_the_service(
 ) -> None:
     """A service of its own: the worker that pushes would train the jobs of the other tests."""
     monkeypatch.setenv("PLAUDIT_DATA_DIR", str(tmp_path))
-    with serving(tmp_path, "--no-worker", preflight_wait_seconds=0) as (_, url):
-        with live_world(url, tmp_path) as world:
-            world.submit()
-            adapter_id = world.publish(world.claim(), FILES)
+    with (
+        serving(tmp_path, "--no-worker", preflight_wait_seconds=0) as (_, url),
+        live_world(url, tmp_path) as world,
+    ):
+        world.submit()
+        adapter_id = world.publish(world.claim(), FILES)
     given = {"push_targets": "hub:acme/*", "hub_endpoint": hub.url, "hub_token": TOKEN}
     with serving(tmp_path, **given) as (_, url):
         monkeypatch.setenv("PLAUDIT_URL", url)
