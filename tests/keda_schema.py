@@ -1,9 +1,11 @@
 """What KEDA accepts of the fields that deploy/kubernetes uses, as JSON schemas.
 
-Written after KEDA 2.20's custom resource definitions and its PostgreSQL scaler; no package has
-them. Fields that a definition does not name are refused here, as ``kubectl apply --validate=strict``
-does. See https://keda.sh/docs/2.20/reference/scaledobject-spec/,
-https://keda.sh/docs/2.20/concepts/authentication/ and https://keda.sh/docs/2.20/scalers/postgresql/.
+Written after the reference of KEDA 2.20. A package with its definitions would bring a client of
+Kubernetes. Fields that KEDA does not know are refused, as a strict validation of kubectl does.
+
+https://keda.sh/docs/2.20/reference/scaledobject-spec/
+https://keda.sh/docs/2.20/concepts/authentication/
+https://keda.sh/docs/2.20/scalers/postgresql/
 """
 
 from __future__ import annotations

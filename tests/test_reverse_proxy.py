@@ -1,4 +1,4 @@
-"""The nginx configurations of docs/reverse-proxy.md and of Compose, in a real nginx before a service.
+"""The nginx configurations of docs/reverse-proxy.md and of Compose, in a real nginx.
 
 The page's runs without TLS, that of Compose with a certificate of the test.
 """
