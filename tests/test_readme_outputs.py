@@ -166,13 +166,10 @@ def test_commands_of_production_exist() -> None:
 
 
 def test_exit_statuses_of_a_watched_job_are_those_of_the_page() -> None:
-    names = re.findall(r"(\d) \((\w+)\)", QUICK_START)
-    assert dict(names) == {
-        "0": "succeeded",
-        "1": "failed",
-        "3": "cancelled",
-        "4": "paused",
+    told = {name: int(number) for number, name in re.findall(r"(\d) \((\w+)\)", QUICK_START)}
+    assert told == {
+        "succeeded": ExitCode.SUCCEEDED,
+        "failed": ExitCode.FAILED,
+        "cancelled": ExitCode.CANCELLED,
+        "paused": ExitCode.PAUSED,
     }
-    codes = {"succeeded": ExitCode.SUCCEEDED, "failed": ExitCode.FAILED, "cancelled": ExitCode.CANCELLED,
-             "paused": ExitCode.PAUSED}  # fmt: skip
-    assert {name: int(number) for number, name in names} == codes
