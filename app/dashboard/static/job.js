@@ -178,6 +178,7 @@ async function showAdapter(now) {
   setCertificate($("certificate"), adapter.certificate);
   $("adapter-link").href = `/adapters/${adapter.id}`;
   offerDownload($("download"), $("download-state"), `${adapter.id}.tar`, adapter.archive.bytes, `${address}/archive`);
+  offerDownload($("report"), $("download-state"), `${now.id}.html`, null, `${path}/reports/full.html`);
 }
 
 /** Shows the pairs with the most negative margins; there is a report once the last evaluation ended. */
