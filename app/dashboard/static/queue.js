@@ -98,7 +98,7 @@ function makeCheck({ check }) {
   const detail = el("span", { class: "muted" });
   const node = el("li", {}, pill, ` ${check} `, detail);
   const update = (now) => {
-    setPill(pill, now.status);
+    setPill(pill, now.status.replace("_", " "));
     setText(detail, now.detail);
   };
   return { node, update };
