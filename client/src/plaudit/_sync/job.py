@@ -62,7 +62,7 @@ class Job(JobRead):
         return self._become(self._jobs.resume(self.id))
 
     def update(self, **changes: Unpack[params.JobUpdate]) -> Self:
-        """Change name, metadata or, while the job waits, priority."""
+        """Change name, metadata, notes or, while the job waits, priority."""
         return self._become(self._jobs.update(self.id, **changes))
 
     def clone(

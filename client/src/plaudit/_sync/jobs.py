@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any, Unpack, overload
+from typing import Any, TypedDict, Unpack, overload
 
 from plaudit import params
 from plaudit._calls import Call, parse, path
@@ -29,6 +29,16 @@ Spec = params.RewardJobSpec | RewardJobSpec | Mapping[str, Any]
 # Inside the class, "list" is its method.
 Checkpoints = list[CheckpointRead]
 Pairs = list[dict[str, Any]]
+
+
+class JobFilter(TypedDict, total=False):
+    """Which jobs a list has; None means any."""
+
+    status: str | None
+    name: str | None
+    base_model: str | None
+    metadata: Mapping[str, str] | None
+    q: str | None
 
 
 class Jobs:
@@ -75,27 +85,24 @@ class Jobs:
     def list(
         self,
         *,
-        status: str | None = None,
-        name: str | None = None,
-        base_model: str | None = None,
-        metadata: Mapping[str, str] | None = None,
         page_size: int = PAGE_SIZE,
         after: str | None = None,
+        **wanted: Unpack[JobFilter],
     ) -> Items[ListedJob]:
-        """Jobs, newest first, without spec and plan; all pages, as they are iterated."""
-        query: dict[str, object] = {
-            "status": status,
-            "name": name,
-            "base_model": base_model,
-            "limit": page_size,
-            "after": after,
-        }
-        query |= {f"metadata[{key}]": value for key, value in (metadata or {}).items()}
+        """Jobs, newest first, without spec and plan; all pages, as they are iterated.
+
+        ``wanted`` restricts them: ``status``, ``name``, ``base_model``, ``metadata`` (a mapping),
+        and ``q``, a part of the name, the id or the base model, in any letter case.
+        """
+        query: dict[str, object] = {**wanted, "limit": page_size, "after": after}
+        metadata = wanted.get("metadata") or {}
+        query.pop("metadata", None)
+        query |= {f"metadata[{key}]": value for key, value in metadata.items()}
         call = Call("GET", "/v1/jobs", query)
         return Items(self._transport, call, ListedJob, lambda item: item.bound(self))
 
     def update(self, job_id: str, **changes: Unpack[params.JobUpdate]) -> Job:
-        """Change name, metadata or, while the job waits, priority."""
+        """Change name, metadata, notes or, while the job waits, priority."""
         return self._job(Call("PATCH", path("/v1/jobs/{}", job_id), body=changes))
 
     def cancel(self, job_id: str, *, keep_checkpoint: bool = False) -> Job:
