@@ -44,7 +44,8 @@ _SHAPES = """\
 
 The first shape that fits the columns of the first rows is taken. Names of columns may be in upper
 case. All shapes also take `system`, `history`, `tools`, `chat_template_kwargs`, `margin` and
-`slice`, where the table does not use these names otherwise.
+`slice`, where the table does not use these names otherwise. The page `/formats` of the service
+shows the same table.
 
 | shape | what it is | seen in |
 |---|---|---|"""

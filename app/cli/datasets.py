@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +49,14 @@ OnInvalidOption = Annotated[
     str, typer.Option(help="refuse, or skip: leave out and count rows that cannot be used.")
 ]
 
+VariablesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template-variable",
+        help="Variable of the chat template for all rows: enable_thinking=false. Repeatable.",
+    ),
+]
+
 
 @commands.command()
 def upload(
@@ -64,13 +73,14 @@ def upload(
     labels: LabelsOption = None,
     ignored: IgnoredOption = None,
     on_invalid: OnInvalidOption = "refuse",
+    variables: VariablesOption = None,
     resume: Annotated[
         str | None, typer.Option(help="up_…: continue an interrupted upload of these files.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Upload preference pairs. A file with invalid lines is rejected; the first ten are shown."""
-    options = read_options(columns or (), labels or (), ignored or (), on_invalid)
+    options = read_options(columns, labels, ignored, on_invalid, variables)
     with connect() as client:
         dataset = upload_files(client, files, name, options, resume)
     if not dataset.is_new:
@@ -93,10 +103,11 @@ def import_dataset(
     labels: LabelsOption = None,
     ignored: IgnoredOption = None,
     on_invalid: OnInvalidOption = "refuse",
+    variables: VariablesOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Have a worker fetch a dataset from the hub, and wait for it."""
-    options = read_options(columns or (), labels or (), ignored or (), on_invalid)
+    options = read_options(columns, labels, ignored, on_invalid, variables)
     with connect() as client:
         queued = client.datasets.imports.create(
             source=source, split=split, config=config, name=name, **options
@@ -203,6 +214,10 @@ def _show(dataset: DatasetRead) -> None:
             ("format", f"{dataset.format}, {dataset.prompt} prompt"),
             ("columns", ", ".join(dataset.columns)),
             ("left out", ", ".join(dataset.ignored_columns)),
+            (
+                "template variables",
+                ", ".join(f"{n}={json.dumps(v)}" for n, v in dataset.chat_template_kwargs.items()),
+            ),
             ("skipped", ", ".join(f"{s.count} {s.code}" for s in dataset.skipped)),
             ("size", size(dataset.bytes)),
             ("sha256", dataset.sha256),

@@ -64,6 +64,8 @@ class DatasetSummary(BaseModel):
     """Rows per slice label; rows without a label are in none."""
     ignored_columns: list[str]
     """Columns that were not kept; ``chosen[].name`` for keys of messages."""
+    chat_template_kwargs: dict[str, bool | int | float | str] = {}
+    """Variables of the chat template that the upload gave for all rows."""
     skipped: list[SkippedRows]
     skippable_share: float
     """Of the rows, those that may be skipped; 0 where none may be."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 OnInvalid = Literal["refuse", "skip"]
 #: Parts that ``columns[…]`` can map, and ``label``.
@@ -24,17 +24,19 @@ class ReadOptions:
     """How an upload is to be read.
 
     ``columns`` maps parts to columns; ``labels`` maps ``a``, ``b`` and ``tie`` to the values of the
-    label column, several with commas between them.
+    label column, several with commas between them. ``chat_template_kwargs`` are variables of the
+    chat template for all rows; they are stored beside the rows, since a job may replace them.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     ignore_columns: frozenset[str] = frozenset()
     on_invalid: OnInvalid = "refuse"
+    chat_template_kwargs: Mapping[str, bool | int | float | str] = field(default_factory=dict)
 
     def identity(self, upload_sha256: str) -> str:
         """sha256 of all that decides what is stored: the bytes, the options, and the reader."""
-        document = {
+        document: dict[str, Any] = {
             "upload": upload_sha256,
             "version": READER_VERSION,
             "columns": dict(self.columns),
@@ -42,4 +44,6 @@ class ReadOptions:
             "ignore_columns": sorted(self.ignore_columns),
             "on_invalid": self.on_invalid,
         }
+        if self.chat_template_kwargs:  # datasets of earlier versions have none
+            document["chat_template_kwargs"] = dict(self.chat_template_kwargs)
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -46,6 +46,10 @@ class DatasetRead(BaseModel):
     has_margin: bool
     slices: dict[str, int] = Field(description="Rows per slice label.")
     ignored_columns: list[str] = Field(description="Columns of the upload that were not kept.")
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(
+        description="Variables of the chat template that the upload gave for all rows. Those of a "
+        "job and of a row take precedence."
+    )
     skipped: list[SkippedRowsRead] = Field(description="Rows that were left out, by reason.")
     warnings: list[DatasetWarningRead]
     row_count: int
@@ -85,6 +89,7 @@ class DatasetRead(BaseModel):
             has_margin=summary["has_margin"],
             slices=summary["slices"],
             ignored_columns=summary["ignored_columns"],
+            chat_template_kwargs=summary.get("chat_template_kwargs", {}),
             skipped=summary.get("skipped", []),
             warnings=summary.get("warnings", []),
             row_count=summary.get("row_count", dataset.pair_count),

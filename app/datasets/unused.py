@@ -114,7 +114,8 @@ class UnusedFields:
 
     def has_suspects(self, layout: tuple[str, ...]) -> bool:
         """Whether ``check_row`` must see the rows with these columns."""
-        return bool(self._fields_of(layout)[0]) or not self._roots.isdisjoint(layout)
+        # Rows with nested parts are looked at key by key: the column itself is not left out.
+        return not self._roots.isdisjoint(layout) or bool(self._fields_of(layout)[0])
 
     def check_message(self, path: str, message: Mapping[str, Any], used: set[str]) -> None:
         """Decide about the keys of one message; ``path`` names it, such as ``chosen[1]``.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from app.domain.spec import RewardJobSpec
@@ -23,6 +24,8 @@ class DataForm:
     """Every row of text has a prompt of its own."""
     texts_are_rendered: bool = False
     """The texts have the special tokens of a chat template already."""
+    variables: tuple[Mapping[str, Any], ...] = field(default=())
+    """Variables of the chat template that the datasets give, those of the training data first."""
 
     @classmethod
     def of(cls, *summaries: Mapping[str, Any]) -> Self:
@@ -34,7 +37,15 @@ class DataForm:
             texts_have_prompts=all(each["prompt"] == "explicit" for each in texts),
             # Datasets of earlier versions do not say it.
             texts_are_rendered=any(each.get("is_rendered", False) for each in texts),
+            variables=tuple(each.get("chat_template_kwargs", {}) for each in summaries),
         )
+
+    def template_variables(self, spec: RewardJobSpec) -> dict[str, Any]:
+        """Return the variables of the adapter's chat template: the training data's and the job's.
+
+        Those of the job take precedence.
+        """
+        return {**(self.variables[0] if self.variables else {}), **_own_variables(spec)}
 
     def text_format(self, spec: RewardJobSpec, *, has_template: bool) -> TextFormat | None:
         """Return how texts are tokenised; None for datasets of messages.
@@ -52,6 +63,7 @@ class DataForm:
 
     def problems(self, spec: RewardJobSpec) -> Iterator[SpecProblem]:
         """Yield why the datasets cannot be tokenised as the spec says, whatever the base model."""
+        yield from self._variable_problems(spec)
         asked = spec.training.text_format
         if not self.has_texts and asked == "raw":
             yield SpecProblem(
@@ -75,3 +87,30 @@ class DataForm:
                 "Use two datasets of the same format, or texts with prompts and "
                 '"text_format": "chat".',
             )
+
+    def _variable_problems(self, spec: RewardJobSpec) -> Iterator[SpecProblem]:
+        """An adapter has one chat template, so its datasets cannot set a variable differently."""
+        if self.text_format(spec, has_template=True) == "raw":
+            return
+        ours = self.template_variables(spec)
+        for evaluation in self.variables[1:]:
+            for name, value in sorted(evaluation.items()):
+                if name in _own_variables(spec) or _is_same(ours.get(name), value):
+                    continue
+                found = f"is {json.dumps(ours[name])}" if name in ours else "is not set"
+                yield SpecProblem(
+                    f"/training/chat_template_kwargs/{name}",
+                    "template_variables_differ",
+                    f"the evaluation dataset sets {name} to {json.dumps(value)}, which {found} in "
+                    "the training dataset",
+                    "Set the variable in training.chat_template_kwargs, for both.",
+                )
+
+
+def _own_variables(spec: RewardJobSpec) -> Mapping[str, Any]:
+    return spec.training.chat_template_kwargs
+
+
+def _is_same(one: object, other: object) -> bool:
+    """Whether two values are equal and of one type: true is not 1."""
+    return type(one) is type(other) and one == other
