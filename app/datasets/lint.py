@@ -86,8 +86,8 @@ class Lint:
         """What was found, if anything."""
         for code, (count, lines) in self._found.items():
             names = ", ".join(shown(name) for name in self._prompt_columns[:_COLUMNS_NAMED])
-            said = _MESSAGES[code].format(count=count, rows=self._rows, columns=names)
-            yield DatasetWarning(code=code, message=said, lines=lines)
+            message = _MESSAGES[code].format(count=count, rows=self._rows, columns=names)
+            yield DatasetWarning(code=code, message=message, lines=lines)
         if (said := self._one_sided()) is not None:
             yield DatasetWarning(code=WarningCode.SOURCES_ONE_SIDED, message=said)
 

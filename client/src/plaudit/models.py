@@ -1086,6 +1086,11 @@ class DatasetRead(Model):
     """Rows per slice label."""
     ignored_columns: list[str]
     """Columns of the upload that were not kept."""
+    chat_template_kwargs: dict[str, bool | int | float | str]
+    """
+    Variables of the chat template that the upload gave for all rows. Those of a job and of a
+    row take precedence.
+    """
     skipped: list[SkippedRowsRead]
     """Rows that were left out, by reason."""
     warnings: list[DatasetWarningRead]

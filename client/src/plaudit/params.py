@@ -110,6 +110,8 @@ class ImportCreate(TypedDict):
     """What the values of the label column mean."""
     ignore_columns: NotRequired[list[str]]
     on_invalid: NotRequired[Literal["refuse", "skip"]]
+    chat_template_kwargs: NotRequired[dict[str, bool | int | float | str]]
+    """Variables of the chat template for all rows, as in an upload."""
 
 
 class JobCancel(TypedDict):

@@ -57,7 +57,7 @@ class Datasets:
             resume: ``up_…``, an upload in parts that was interrupted; the error names it.
             on_bytes: called with the size of each chunk before it is sent.
             options: how the rows are read: ``columns``, ``labels``, ``ignore_columns``,
-                ``on_invalid``.
+                ``on_invalid``, ``chat_template_kwargs``.
 
         Raises:
             InvalidRequestError: rows are refused; ``errors`` names the first bad lines.
