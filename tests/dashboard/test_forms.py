@@ -81,7 +81,7 @@ def test_form_leads_to_every_shape_that_is_recognised(signed_in: Browser) -> Non
     signed_in.get("/datasets")
     signed_in.wait_for_id("upload-help")
     signed_in.all("#upload-help a")[0].click()
-    signed_in.wait_for_text("Shapes of datasets", "h1")
+    signed_in.wait_for_text("Shapes of datasets", "#page h1")
     for shape in SHAPES:
         assert shape.name in signed_in.text("table")
         shown = [json.loads(text.text) for text in signed_in.all(f"#{shape.name} pre")]
