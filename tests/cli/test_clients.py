@@ -490,7 +490,7 @@ def test_download_that_breaks_off_goes_on_where_it_was(
     for name, content in FILES.items():
         assert (tmp_path / name).read_bytes() == content
     assert [r for r in ranges if r] == ["bytes=1000000-", "bytes=2000000-"]
-    assert done.stderr.count(f"Waiting up to 10 min: The connection to {broken} broke off") == 1
+    assert done.stderr.count(f"Waiting up to 10 min: The connection to {broken} was lost") == 1
 
 
 @pytest.mark.parametrize("option", [[], ["--archive"]], ids=["files", "archive"])

@@ -83,7 +83,7 @@ def test_key_is_in_no_representation_and_no_traceback() -> None:
         shown = [*traceback.format_exception(caught.value), repr(client), repr(vars(client))]
         client.close()
     assert "plk_secret" not in "".join(shown)
-    assert "answered 500" in str(caught.value)
+    assert "returned 500" in str(caught.value)
 
 
 def test_client_does_not_follow_redirects() -> None:

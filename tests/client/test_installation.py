@@ -66,7 +66,7 @@ def test_client_works_without_the_rest_of_plaudit(python: str, tmp_path: Path) -
         "print(sorted({n.partition('.')[0] for n in sys.modules} & {'app', 'worker', 'torch'}))\n"
     )
     first, second, third = output(python, "-c", program, cwd=tmp_path).splitlines()
-    assert first.startswith("No answer from http://127.0.0.1:1")
+    assert first.startswith("Cannot connect to http://127.0.0.1:1")
     assert "no model card" in second
     assert third == "[]"
 

@@ -126,8 +126,8 @@ def test_bad_lines_are_named(client: Any) -> None:
     ("rows", "message"),
     [
         ([{"chosen": "a", "rejected": "b"}, ["a", "b"]], "Row 2 is a list"),
-        ([{"chosen": float("nan")}], "Row 1 has no JSON form"),
-        ([{"chosen": "a", "rejected": {1, 2}}], "Row 1 has no JSON form"),
+        ([{"chosen": float("nan")}], "Row 1 cannot be encoded as JSON"),
+        ([{"chosen": "a", "rejected": {1, 2}}], "Row 1 cannot be encoded as JSON"),
         (b"bytes", "not bytes"),
         (7, "not int"),
         ({"train": ROWS}, "upload one of its splits"),

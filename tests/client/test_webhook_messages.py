@@ -77,11 +77,11 @@ def test_either_secret_of_a_rotation_is_accepted() -> None:
         (BODY, lambda: signed() | {"webhook-signature": "v1,AAAA v2,BBBB v1,%%% x"}, "No sig"),
         (BODY, lambda: signed(age=400), "s old"),
         (BODY, lambda: signed(age=-400), "in the future"),
-        (BODY, lambda: signed() | {"webhook-timestamp": "soon"}, "no number"),
-        (BODY, lambda: signed() | {"webhook-timestamp": "-5"}, "no number"),
+        (BODY, lambda: signed() | {"webhook-timestamp": "soon"}, "not a number"),
+        (BODY, lambda: signed() | {"webhook-timestamp": "-5"}, "not a number"),
         (BODY, lambda: without(signed(), "webhook-id"), "webhook-id"),
-        ("[]", lambda: signed("[]"), "no message of Plaudit's"),
-        ('{"type": "x"}', lambda: signed('{"type": "x"}'), "no message of Plaudit's"),
+        ("[]", lambda: signed("[]"), "not a message"),
+        ('{"type": "x"}', lambda: signed('{"type": "x"}'), "not a message"),
     ],
 )
 def test_message_that_is_not_to_be_trusted_is_refused(
