@@ -16,6 +16,7 @@ from app.cli import (
     evaluations,
     jobs,
     keys,
+    mirroring,
     overview,
     scoring,
     serve,
@@ -26,9 +27,9 @@ from app.cli.exit_codes import EPILOG, Commands
 
 app = typer.Typer(
     cls=Commands,
-    help="Reward models as a service. The client commands (jobs, datasets, adapters, queue, "
-    "base-models) talk to PLAUDIT_URL with PLAUDIT_API_KEY, or to the embedded service of this "
-    "directory.",
+    help="Train reward models as a service. The client commands (jobs, datasets, adapters, queue, "
+    "base-models and others) connect to PLAUDIT_URL with PLAUDIT_API_KEY; the default is the "
+    "embedded service of the current directory.",
     epilog=EPILOG,
     no_args_is_help=True,
     add_completion=False,
@@ -49,6 +50,7 @@ app.command()(scoring.score)
 app.command()(overview.queue)
 app.command()(overview.usage)
 app.command("base-models")(overview.base_models)
+jobs.commands.command()(mirroring.mirror)
 app.add_typer(keys.commands, name="keys")
 app.add_typer(jobs.commands, name="jobs")
 app.add_typer(datasets.commands, name="datasets")
@@ -56,7 +58,7 @@ app.add_typer(adapters.commands, name="adapters")
 
 
 def main() -> None:
-    """The entry point."""
+    """Run the ``plaudit`` command."""
     app()
 
 

@@ -328,7 +328,7 @@ def test_shards_are_uploaded_with_a_mapping_and_what_was_left_out_is_shown(
     assert done.exit_code == 0, done.stderr
     shown = dict(line.strip().split(maxsplit=1) for line in done.stdout.splitlines())
     assert (shown["pairs"], shown["skipped"]) == ("2", "2 identical_pair")
-    assert "warning: " in done.stderr
+    assert "Warning: " in done.stderr
     wrong = run("datasets", "upload", tmp_path, "--column=prompt")
     assert wrong.exit_code == 2
     assert "prompt=question" in wrong.stderr
@@ -342,7 +342,7 @@ def test_file_that_was_uploaded_before_is_told_from_a_new_one(run: Run, tmp_path
     assert (first.exit_code, first.stderr) == (0, "")
     assert second.exit_code == 0
     assert second.stdout == first.stdout
-    assert second.stderr.startswith("This file was already uploaded, at ")
+    assert second.stderr.startswith("This file was already uploaded at ")
     assert second.stderr.endswith(" under the name first.\n")
 
 

@@ -51,11 +51,11 @@ def test_baseline_takes_the_longer_reply(pairs: list[tuple[str, str]], accuracy:
 
 def test_one_false_claim_is_enough_to_fail() -> None:
     checks = Checks()
-    checks.hold("a", is_true=True)
-    assert checks.all_held
-    checks.hold("b", is_true=False)
-    checks.hold("c", is_true=True)
-    assert not checks.all_held
+    checks.record("a", is_true=True)
+    assert checks.all_passed
+    checks.record("b", is_true=False)
+    checks.record("c", is_true=True)
+    assert not checks.all_passed
 
 
 def test_card_program_runs_on_the_given_values(tmp_path: Path) -> None:

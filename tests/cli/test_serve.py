@@ -109,9 +109,10 @@ def test_migrate_makes_the_tables_that_serve_wants(tmp_path: Path) -> None:
     [
         (
             "PLAUDIT_DATABSE_URL",
-            "PLAUDIT_DATABSE_URL is no setting and is ignored; is PLAUDIT_DATABASE_URL meant?\n",
+            "PLAUDIT_DATABSE_URL is not a setting and is ignored. "
+            "Did you mean PLAUDIT_DATABASE_URL?\n",
         ),
-        ("PLAUDIT_COLOUR", "PLAUDIT_COLOUR is no setting and is ignored.\n"),
+        ("PLAUDIT_COLOUR", "PLAUDIT_COLOUR is not a setting and is ignored.\n"),
         ("PLAUDIT_API_KEY", ""),
         ("plaudit_slots", ""),
         ("PLAUDIT_TEST_PROGRAMS", ""),
@@ -256,7 +257,7 @@ def test_port_in_use_is_told(tmp_path: Path) -> None:
     with serving(tmp_path, "--no-worker") as (_, url):
         done = refused(tmp_path, "serve", "--port", url.rpartition(":")[2])
     assert done.returncode == 1
-    assert "Is another service running there? Choose with --port." in done.stderr
+    assert "Is another service running there? Choose another port with --port." in done.stderr
 
 
 @pytest.mark.parametrize("host", ["nope.invalid", "192.0.2.1"])
