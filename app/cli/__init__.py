@@ -22,7 +22,7 @@ from app.cli import (
     serve,
     verification,
 )
-from app.cli.environment import note_ignored
+from app.cli.environment import report_ignored
 from app.cli.exit_codes import EPILOG, Commands
 
 app = typer.Typer(
@@ -74,4 +74,4 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    note_ignored(os.environ)
+    report_ignored(os.environ)

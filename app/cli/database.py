@@ -53,7 +53,7 @@ def read_catalogue(settings: Settings) -> Catalogue:
 
 
 @contextmanager
-def reached_database(settings: Settings) -> Iterator[Engine]:
+def connect_database(settings: Settings) -> Iterator[Engine]:
     """Connect to the database, whatever its schema, and report its errors as ``CommandError``."""
     try:
         engine = make_engine(settings.database, pool_size=1)
@@ -99,7 +99,7 @@ def _hint(error: DatabaseError) -> str | None:
 @contextmanager
 def open_database() -> Iterator[Engine]:
     """Connect to the database, which must have the schema of this version."""
-    with reached_database(read_settings()) as engine:
+    with connect_database(read_settings()) as engine:
         require_current(engine)
         yield engine
 

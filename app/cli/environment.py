@@ -16,7 +16,7 @@ _OTHERS = {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "PUBLISHED_PORT", "TORCH_INDEX
 _TESTS = "TEST_"
 
 
-def note_ignored(names: Iterable[str]) -> None:
+def report_ignored(names: Iterable[str]) -> None:
     """Report variables that have Plaudit's prefix but are not settings: they may be misspelled."""
     ours = _CLIENT | {field.upper() for field in Settings.model_fields}
     for name in sorted(names):

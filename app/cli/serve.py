@@ -13,10 +13,10 @@ import typer
 from sqlalchemy import Engine
 
 from app.api_keys.service import FIRST_KEY_FILE, first_key
-from app.cli.database import reached_database, read_catalogue, read_settings, require_current
+from app.cli.database import connect_database, read_catalogue, read_settings, require_current
 from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import notes, plain
-from app.cli.supervision import WorkerKeeper, end_with_parent
+from app.cli.supervision import WorkerSupervisor, end_with_parent
 from app.core.logging import configure_logging
 from app.core.migrations import is_current, migrate
 from app.core.settings import Settings
@@ -60,15 +60,15 @@ def serve(
     read_catalogue(settings)  # an invalid catalogue must end the command before the URL is printed
     with _listen(settings) as listener:
         settings = _with_public_url(settings, listener.getsockname()[1])
-        with reached_database(settings) as engine:
+        with connect_database(settings) as engine:
             if settings.is_embedded:
                 _prepare(engine, settings)
             else:
                 require_current(engine)
         configure_logging()
         has_worker = settings.is_embedded and not has_no_worker
-        keeper = WorkerKeeper(settings.drain_seconds) if has_worker else None
-        _run(settings, listener, keeper)
+        supervisor = WorkerSupervisor(settings.drain_seconds) if has_worker else None
+        _run(settings, listener, supervisor)
 
 
 def worker() -> None:
@@ -76,25 +76,25 @@ def worker() -> None:
     the embedded database."""
     settings = read_settings()
     read_catalogue(settings)
-    with reached_database(settings) as engine:
+    with connect_database(settings) as engine:
         require_current(engine)
         settings.data_dir.mkdir(0o700, parents=True, exist_ok=True)
-    _become(sys.executable, "-P", "-m", "worker")
+    _replace_process(sys.executable, "-P", "-m", "worker")
 
 
 def scorer() -> None:
     """Run a scorer, which scores replies for the API. It requires PLAUDIT_SCORER_TOKEN."""
     settings = read_settings()
     read_catalogue(settings)
-    with reached_database(settings) as engine:
+    with connect_database(settings) as engine:
         require_current(engine)
         settings.data_dir.mkdir(0o700, parents=True, exist_ok=True)
-    _become(sys.executable, "-P", "-m", "worker.scorer")
+    _replace_process(sys.executable, "-P", "-m", "worker.scorer")
 
 
 def run_migrations() -> None:
     """Migrate the database to the schema of this version. Does nothing if it is up to date."""
-    with reached_database(read_settings()) as engine:
+    with connect_database(read_settings()) as engine:
         had_them = is_current(engine)
         migrate(engine)
     notes.print(plain("The database was up to date." if had_them else "The database is migrated."))
@@ -171,7 +171,7 @@ def _make_server(settings: Settings) -> uvicorn.Server:
     )
 
 
-def _run(settings: Settings, listener: socket.socket, keeper: WorkerKeeper | None) -> None:
+def _run(settings: Settings, listener: socket.socket, supervisor: WorkerSupervisor | None) -> None:
     """Serve until SIGTERM or SIGINT. A second signal kills the worker without a checkpoint."""
     server = _make_server(settings)
     signals = 0
@@ -181,24 +181,24 @@ def _run(settings: Settings, listener: socket.socket, keeper: WorkerKeeper | Non
         nonlocal signals
         signals += 1
         server.should_exit = True
-        if signals > 1 and keeper is not None:
-            keeper.hurry()
+        if signals > 1 and supervisor is not None:
+            supervisor.hurry()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
-    if keeper is not None:
-        keeper.start()
+    if supervisor is not None:
+        supervisor.start()
     try:
         server.run(sockets=[listener])
     finally:
-        if keeper is not None:
-            keeper.stop()
+        if supervisor is not None:
+            supervisor.stop()
     if not server.started:
         raise CommandError(
             "The API did not start.", ExitCode.FAILED, "The log above has the reason."
         )
 
 
-def _become(program: str, *arguments: str) -> NoReturn:
+def _replace_process(program: str, *arguments: str) -> NoReturn:
     """Replace this process with a program, so that signals reach the program directly."""
     os.execv(program, [program, *arguments])  # noqa: S606

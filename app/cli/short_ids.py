@@ -12,7 +12,7 @@ Kind = Literal["job", "ds", "ad"]
 _NAMES = {"job": "job", "ds": "dataset", "ad": "adapter"}
 _DIGITS = 32
 #: Ids begin with their creation time; fewer digits span more than a year.
-_LEAST_DIGITS = 4
+_MIN_DIGITS = 4
 
 
 def full_id(client: Plaudit, kind: Kind, text: str) -> str:
@@ -23,7 +23,7 @@ def full_id(client: Plaudit, kind: Kind, text: str) -> str:
     Raises:
         CommandError: ``text`` is not the beginning of an id, or not of exactly one.
     """
-    found = re.fullmatch(rf"(?:{kind}_)?([0-9a-f]{{{_LEAST_DIGITS},{_DIGITS}}})", text.strip())
+    found = re.fullmatch(rf"(?:{kind}_)?([0-9a-f]{{{_MIN_DIGITS},{_DIGITS}}})", text.strip())
     if found is None:
         raise CommandError(
             f"{text} is not the id of a {_NAMES[kind]}.",

@@ -25,7 +25,7 @@ STEADY_SECONDS = 60.0
 HAND_BACK_SECONDS = 30.0
 
 
-class WorkerKeeper:
+class WorkerSupervisor:
     """Runs ``python -m worker`` and restarts it whenever it dies.
 
     The kernel kills the worker when this process is killed. The parent-death signal is tied to the
@@ -38,7 +38,7 @@ class WorkerKeeper:
         self._hurrying = threading.Event()
         self._guard = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._thread = threading.Thread(target=self._keep, name="worker-keeper", daemon=True)
+        self._thread = threading.Thread(target=self._keep, name="worker-supervisor", daemon=True)
 
     def start(self) -> None:
         """Start the worker; it is restarted whenever it dies."""

@@ -23,7 +23,7 @@ from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import print_fields, print_json
 
 SUMMARY = "reward_model.json"
-WHAT_TO_GIVE = "Pass --base with the directory of the base model's files, or with a catalogue id."
+BASE_HINT = "Pass --base with the directory of the base model's files, or with a catalogue id."
 
 
 def verify(
@@ -120,7 +120,7 @@ def _named_by(adapter: Path, catalogue: Catalogue) -> tuple[BaseModelEntry, str 
         name, revision = str(summary["base_model"]), summary["revision"]
     except KeyError as error:
         raise CommandError(
-            f"{adapter / SUMMARY} does not name the base model.", ExitCode.USAGE, WHAT_TO_GIVE
+            f"{adapter / SUMMARY} does not name the base model.", ExitCode.USAGE, BASE_HINT
         ) from error
     for entry in catalogue.entries:
         if isinstance(entry.source, HubSource) and entry.source.repo == name:
@@ -130,5 +130,5 @@ def _named_by(adapter: Path, catalogue: Catalogue) -> tuple[BaseModelEntry, str 
     raise CommandError(
         f"The adapter's base model is {name}, which is not in the catalogue.",
         ExitCode.USAGE,
-        WHAT_TO_GIVE,
+        BASE_HINT,
     )

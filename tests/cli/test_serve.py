@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from app.cli.environment import note_ignored
+from app.cli.environment import report_ignored
 from app.core.database import make_engine
 from app.core.migrations import migrate
 from app.core.settings import Settings
@@ -141,7 +141,7 @@ def test_variables_of_the_other_programs_here_are_known(
         if path.is_file() and path.suffix != ".pyc"
         for name in re.findall(r"PLAUDIT_[A-Z_]*[A-Z]\b", path.read_text(errors="replace"))
     }
-    note_ignored(found)
+    report_ignored(found)
     assert found > {"PLAUDIT_URL", "PLAUDIT_REDIS_PASSWORD"}
     assert capsys.readouterr().err == ""
 

@@ -213,9 +213,7 @@ def _text(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, str | int | float):
-        raise TypeError(
-            f"A query parameter must be text or a number, not {type(value).__name__}."
-        )
+        raise TypeError(f"A query parameter must be text or a number, not {type(value).__name__}.")
     return str(value)
 
 

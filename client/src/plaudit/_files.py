@@ -93,7 +93,7 @@ class PartialFile:
         self._digest = hashlib.sha256()
         self._file = self._path.open("ab+")
         self.size = 0
-        self.found_bytes = self._read()
+        self.resumed_bytes = self._read()
 
     def write(self, chunk: bytes) -> None:
         """Append bytes.
@@ -114,10 +114,10 @@ class PartialFile:
         """Discard all bytes."""
         self._file.truncate(0)
         self._digest = hashlib.sha256()
-        self.size = self.found_bytes = 0
+        self.size = self.resumed_bytes = 0
 
     @property
-    def is_right(self) -> bool:
+    def is_verified(self) -> bool:
         """Whether the bytes so far have the expected checksum."""
         return self._digest.hexdigest() == self.wanted.sha256
 
@@ -127,7 +127,7 @@ class PartialFile:
         Raises:
             DownloadError: the checksum is wrong; the bytes are deleted.
         """
-        if not self.is_right:
+        if not self.is_verified:
             found = self._digest.hexdigest()
             self.close()
             self._path.unlink()

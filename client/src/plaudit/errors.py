@@ -195,7 +195,7 @@ class ImportFailedError(PlauditError):
 
 
 class DownloadError(PlauditError):
-    """The size or checksum of a download is wrong; its bytes were deleted."""
+    """A downloaded file has the wrong size, checksum or name; it is not kept."""
 
 
 class DirectoryError(PlauditError):

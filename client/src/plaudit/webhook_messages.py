@@ -19,7 +19,7 @@ from plaudit.errors import SignatureError
 #: Seconds that a timestamp may be old or in the future; the default of the standard's libraries.
 TOLERANCE_SECONDS = 300
 _PREFIX = "whsec_"
-_LEAST_SECRET_BYTES = 16
+_MIN_SECRET_BYTES = 16
 
 
 class WebhookMessage(BaseModel):
@@ -85,9 +85,9 @@ def _key(secret: str) -> bytes:
         raise ValueError(
             "The secret is not a webhook secret: it must be whsec_ followed by base64."
         ) from error
-    if len(key) < _LEAST_SECRET_BYTES:
+    if len(key) < _MIN_SECRET_BYTES:
         raise ValueError(
-            f"The secret is too short: a webhook secret has {_LEAST_SECRET_BYTES} bytes or more."
+            f"The secret is too short: a webhook secret has {_MIN_SECRET_BYTES} bytes or more."
         )
     return key
 

@@ -47,7 +47,7 @@ class AsyncAdapters:
 
         Raises:
             DirectoryError: the directory contains other files, and ``overwrite`` is False.
-            DownloadError: the size or sha256 of a file is wrong; its bytes are deleted.
+            DownloadError: the size or sha256 of a file is wrong; that file is not kept.
         """
         adapter = await self.get(adapter_id)
         files = [RemoteFile(file.name, file.bytes, file.sha256) for file in adapter.files]
@@ -69,7 +69,7 @@ class AsyncAdapters:
 
         Raises:
             DirectoryError: the file exists with other content, and ``overwrite`` is False.
-            DownloadError: the size or sha256 is wrong; the bytes are deleted.
+            DownloadError: the size or sha256 is wrong; the file is not kept.
         """
         adapter = await self.get(adapter_id)
         target = Path(file)

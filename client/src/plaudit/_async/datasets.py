@@ -57,7 +57,7 @@ class AsyncDatasets:
                 it.
             on_bytes: called with the size of each chunk in bytes before it is sent.
             options: how the rows are read: ``columns``, ``labels``, ``ignore_columns``,
-                ``on_invalid``; see ``plaudit._part_files.ReadOptions``.
+                ``on_invalid``; see docs/data.md.
 
         Raises:
             InvalidRequestError: rows are invalid; ``errors`` names the first invalid lines.
@@ -142,7 +142,7 @@ class AsyncDatasets:
 
         Raises:
             DirectoryError: the file exists with other content, and ``overwrite`` is False.
-            DownloadError: the size or sha256 is wrong; the bytes are deleted.
+            DownloadError: the size or sha256 is wrong; the file is not kept.
         """
         dataset = await self.get(dataset_id)
         target = Path(file)

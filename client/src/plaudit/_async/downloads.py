@@ -34,7 +34,7 @@ async def download_file(
     file = await blocking(lambda: PartialFile(directory, wanted))
     try:
         await _download_rest(transport, address, file)
-        if file.found_bytes and not file.is_right:
+        if file.resumed_bytes and not file.is_verified:
             # The partial file of an earlier process was damaged, or two processes wrote to it.
             file.restart()
             await _download_rest(transport, address, file)

@@ -25,9 +25,9 @@ POLL_SECONDS = 55.0
 #: Added to the read timeout of a long poll, for the response at its end.
 MARGIN_SECONDS = 30.0
 #: Minimum time between two polls of a job that changes quickly.
-LEAST_SECONDS = 0.5
+MIN_INTERVAL_SECONDS = 0.5
 #: Read timeout of an event stream; the service sends a keep-alive every 15 seconds.
-SILENCE_SECONDS = 60.0
+STREAM_READ_SECONDS = 60.0
 
 OnProgress = Callable[[AsyncJob], object]
 Bind = Callable[[AsyncJob], AsyncJob]
@@ -100,7 +100,8 @@ async def _poll(
         retries=transport.config.policy.retries.during_outage(left) if seconds else None,
     )
     response = await transport.send(call)
-    if (rest := started_at + LEAST_SECONDS - time.monotonic()) > 0 and seconds > LEAST_SECONDS:
+    rest = started_at + MIN_INTERVAL_SECONDS - time.monotonic()
+    if rest > 0 and seconds > MIN_INTERVAL_SECONDS:
         await sleep(rest)
     is_same = response.status_code == httpx.codes.NOT_MODIFIED
     tag = response.headers.get("ETag", tag or "")
@@ -109,7 +110,7 @@ async def _poll(
 
 async def events(transport: AsyncTransport, job_id: str, after: int) -> AsyncIterator[EventRead]:
     """Yield events with numbers above ``after`` until the job ends; reconnect when necessary."""
-    call = Call("GET", path("/v1/jobs/{}/events", job_id), read_seconds=SILENCE_SECONDS)
+    call = Call("GET", path("/v1/jobs/{}/events", job_id), read_seconds=STREAM_READ_SECONDS)
     outage_call = replace(call, retries=transport.config.policy.retries.during_outage())
     # The usual limits apply until the first bytes, so that a wrong id or URL fails soon.
     attempts = transport.attempts(call)
@@ -133,7 +134,7 @@ async def events(transport: AsyncTransport, job_id: str, after: int) -> AsyncIte
             # The stream ends when the job ends, which the next response confirms (204), or when
             # the service stops.
             if last_type not in ENDED:
-                await sleep(decoder.retry_seconds or LEAST_SECONDS)
+                await sleep(decoder.retry_seconds or MIN_INTERVAL_SECONDS)
 
 
 async def logs(
@@ -157,7 +158,7 @@ async def logs(
             page = await items.following(page) if page.next and "tail" not in query else None
         if not is_live:
             return
-        await sleep(LEAST_SECONDS)
+        await sleep(MIN_INTERVAL_SECONDS)
         query = {"after": after, "limit": 1000}
         retries = transport.config.policy.retries.during_outage()
 

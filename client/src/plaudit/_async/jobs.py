@@ -158,8 +158,8 @@ class AsyncJobs:
 
         Args:
             job_id: ``job_…``
-            progress: True shows the progress on stderr; a function is called with the job after
-                every change.
+            progress: True shows the progress on stderr; a function is called with the job's
+                current state and again after every change.
             timeout: maximum time to wait in seconds; None: no limit.
 
         Raises:
