@@ -1,4 +1,4 @@
-"""The demo's parts; the demo itself is run by ``make demo``."""
+"""Parts of the demo; ``make demo`` runs the demo itself."""
 
 from __future__ import annotations
 
@@ -162,6 +162,6 @@ def test_own_service_is_gone_however_the_demo_ends(tmp_path: Path, way: str) -> 
 
 
 def processes_of(data_dir: Path) -> list[psutil.Process]:
-    """Those that were started for this directory; what they start in turn dies with them."""
+    """Return the processes for this directory; their child processes end with them."""
     found = psutil.process_iter(["environ"])
     return [p for p in found if (p.info["environ"] or {}).get("PLAUDIT_DATA_DIR") == str(data_dir)]

@@ -1,4 +1,4 @@
-"""``plaudit serve``: what it prepares, refuses, keeps alive, and leaves behind."""
+"""``plaudit serve``: preparation, refusals, the worker process and shutdown."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_variable_that_is_no_setting_is_named(tmp_path: Path, name: str, said: s
 def test_variables_of_the_other_programs_here_are_known(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever the deployment, the examples, the benchmarks and the tests read."""
+    """Variables that deployment, examples, benchmarks and tests read are not reported."""
     root = Path(__file__).parents[2]
     places = ("docker-compose.yml", "Dockerfile", "Makefile", "app", "worker", "bench", "examples")
     found = {
@@ -356,7 +356,7 @@ def status_of(url: str, key: str) -> int:
 
 
 def refused(data_dir: Path, *command: str, **settings: object) -> subprocess.CompletedProcess[str]:
-    """Run a command that is to end by itself."""
+    """Run a command that is expected to end by itself."""
     return subprocess.run(
         [sys.executable, "-m", "app.cli", *command],
         env=environment(data_dir, **settings),
@@ -367,7 +367,7 @@ def refused(data_dir: Path, *command: str, **settings: object) -> subprocess.Com
 
 
 def worker_of(process: subprocess.Popen[bytes], url: str) -> psutil.Process:
-    """The service's worker, once it was heard of."""
+    """Return the worker of the service after it has registered."""
 
     def find() -> list[psutil.Process]:
         return [

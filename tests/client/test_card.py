@@ -1,4 +1,4 @@
-"""The scoring program of a model card: what Plaudit writes is run, nothing else is."""
+"""Only scoring programs like those that Plaudit writes are run from a model card."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_base_of_the_card_is_used_where_it_can_be_had() -> None:
 
 
 def with_line(line: str) -> str:
-    """The card with one more line, after the imports."""
+    """Return the card with one more line after the imports."""
     return CARD.replace("\nfacts = ", f"\n{line}\nfacts = ")
 
 

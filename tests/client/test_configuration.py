@@ -1,4 +1,4 @@
-"""Which service and which key; and that the key is shown nowhere."""
+"""URL and API key of the client; the key is never shown."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_key_is_in_no_representation_and_no_traceback() -> None:
 
 
 def test_client_does_not_follow_redirects() -> None:
-    """The key is for one service."""
+    """The API key must not be sent to another host."""
     with scripted(Answer(302, headers={"Location": "http://elsewhere.example/"})) as server:
         client = Plaudit(server.url, "plk_x", retries=ONCE)
         with pytest.raises(UnexpectedResponseError, match=r"elsewhere\.example"):

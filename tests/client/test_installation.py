@@ -1,4 +1,4 @@
-"""The client alone, in an environment of its own."""
+"""The client works in an environment without the service."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EXPECTED = {
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Python of an environment that has the client and what it needs."""
+    """Return the Python of an environment with the client and its dependencies."""
     home = tmp_path_factory.mktemp("client")
     venv.create(home / "venv", with_pip=True)
     python = str(home / "venv" / "bin" / "python")

@@ -1,4 +1,4 @@
-"""Messages of webhooks, verified as the standard's own library does."""
+"""Webhook messages are verified like in the library of the standard."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BODY = json.dumps(
 
 
 def signed(body: str = BODY, *secrets: str, age: float = 0) -> dict[str, str]:
-    """Headers as the standard's library makes them."""
+    """Return headers signed with the library of the standard."""
     moment = datetime.now(UTC) - timedelta(seconds=age)
     signatures = [Webhook(s).sign("evt_1", moment, body) for s in secrets or (SECRET,)]
     return {
@@ -116,7 +116,7 @@ def test_tolerance_can_be_widened() -> None:
 def test_message_of_the_service_is_verified(
     client: Any, world: World, engine: Engine, settings: Settings
 ) -> None:
-    """From the webhook's creation over a rotated secret to its deletion."""
+    """A webhook is created, its secret is rotated, and it is deleted."""
     with receiving() as receiver:
         hook = client.webhooks.create(url=receiver.url, events=["job.cancelled"])
         client.webhooks.rotate_secret(hook.id)
