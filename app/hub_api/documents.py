@@ -1,4 +1,4 @@
-"""Response documents of the Hugging Face Hub's API, with the fields that ``huggingface_hub`` reads.
+"""Answers in the form of the Hugging Face Hub's API, as far as ``huggingface_hub`` reads them.
 
 https://huggingface.co/docs/hub/api
 """
@@ -16,12 +16,12 @@ BRANCH = "main"
 
 
 def commit_of(adapter: Adapter) -> str:
-    """Return the commit of an adapter: 40 hex digits. There is only one, and it never changes."""
+    """The only commit of an adapter, which never changes: 40 hex digits."""
     return adapter.archive_sha256[:40]
 
 
 def model_info(adapter: Adapter, files: Sequence[StoredFile]) -> dict[str, Any]:
-    """Return the document of ``GET /api/models/{id}``."""
+    """``GET /api/models/{id}``."""
     return {
         "id": adapter.id,
         "modelId": adapter.id,
@@ -41,7 +41,7 @@ def model_info(adapter: Adapter, files: Sequence[StoredFile]) -> dict[str, Any]:
 
 
 def tree(files: Sequence[StoredFile]) -> list[dict[str, Any]]:
-    """Return the document of ``GET /api/models/{id}/tree/{revision}``."""
+    """``GET /api/models/{id}/tree/{revision}``."""
     return [
         {
             "type": "file",
@@ -55,7 +55,7 @@ def tree(files: Sequence[StoredFile]) -> list[dict[str, Any]]:
 
 
 def refs(adapter: Adapter) -> dict[str, Any]:
-    """Return the document of ``GET /api/models/{id}/refs``."""
+    """``GET /api/models/{id}/refs``."""
     branch = {
         "name": BRANCH,
         "ref": f"refs/heads/{BRANCH}",
@@ -69,5 +69,5 @@ def _lfs(file: StoredFile) -> dict[str, Any]:
 
 
 def _blob_id(file: StoredFile) -> str:
-    """Return a stand-in for the id of a git object, which does not exist here."""
+    """In place of the id of a git object, which nobody has."""
     return hashlib.sha256(file.sha256.encode()).hexdigest()[:40]

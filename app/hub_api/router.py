@@ -1,10 +1,10 @@
-"""Routes that serve adapters as repositories of a model hub, for ``huggingface_hub`` and others::
+"""Adapters as repositories of a model hub, for ``huggingface_hub`` and what is built on it::
 
     snapshot_download("ad_…", endpoint=URL + "/hub", token=KEY)
 
-The routes are read-only. They follow the Hub's API and not the conventions of /v1: unknown query
-parameters are ignored, and a 404 has the headers that the Hub's client reads. docs/openapi.json
-does not contain them.
+Reads only. The routes follow the Hub's API and not the conventions of /v1: unknown query parameters
+are ignored, and a 404 has the headers that the Hub's client reads. docs/openapi.json leaves them
+out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Found = Callable[[Adapter, list[StoredFile]], Response]
 
 
 class BaseModelElsewhereError(NotFoundError):
-    """The hub routes serve adapters only. Base models are on their own hub."""
+    """The hub routes serve adapters only; base models are on the hub that they come from."""
 
     code = "base_model_elsewhere"
     title = "Not an adapter"
@@ -45,7 +45,7 @@ class BaseModelElsewhereError(NotFoundError):
 
 
 class RevisionNotFoundError(NotFoundError):
-    """An adapter has a single revision, named `main` or by its commit."""
+    """An adapter has one revision: `main`, and its commit."""
 
     code = "revision_not_found"
     title = "No such revision"
@@ -56,22 +56,22 @@ class RevisionNotFoundError(NotFoundError):
 def get_model(
     request: Request, repo: str, engine: ReadEngineDep, principal: RequireArtifacts
 ) -> Response:
-    """Get the model info, the list of files, or the list of revisions."""
+    """Model info, a listing of the files, or the revisions."""
     adapter_id, _, rest = repo.partition("/")
     what, _, revision = rest.partition("/")
-    builders: dict[str, Callable[[Adapter, list[StoredFile]], Any]] = {
+    answers: dict[str, Callable[[Adapter, list[StoredFile]], Any]] = {
         "": documents.model_info,
         "revision": documents.model_info,
         "tree": lambda _adapter, files: documents.tree(files),
         "refs": lambda adapter, _files: documents.refs(adapter),
     }
-    if what not in builders:
-        return _not_found(request, _not_an_adapter(repo))
+    if what not in answers:
+        return _refusal(request, _elsewhere(repo))
     revision = revision.partition("/")[0]
     found = _find(request, engine, principal, adapter_id, revision or documents.BRANCH)
     if isinstance(found, Response):
         return found
-    return Response(to_json(builders[what](*found)), media_type="application/json")
+    return Response(to_json(answers[what](*found)), media_type="application/json")
 
 
 @router.head("/{repo:path}")
@@ -84,20 +84,20 @@ def resolve_file(
     principal: RequireArtifacts,
     actor: ActorDep,
 ) -> Response:
-    """Download a file, ``{adapter_id}/resolve/{revision}/{name}``. Supports ETag and Range."""
+    """A file: ``{adapter_id}/resolve/{revision}/{name}``, with ETag, commit and Range."""
     adapter_id, _, rest = repo.partition("/")
     what, _, rest = rest.partition("/")
     revision, _, name = rest.partition("/")
     if what != "resolve":
-        return _not_found(request, _not_an_adapter(repo))
+        return _refusal(request, _elsewhere(repo))
     found = _find(request, engine, principal, adapter_id, revision)
     if isinstance(found, Response):
         return found
     adapter, files = found
     file = next((file for file in files if file.name == name), None)
     if file is None:
-        error = AdapterNotFoundError(f"The adapter {adapter_id} has no file with this name.")
-        return _not_found(request, error, "EntryNotFound", documents.commit_of(adapter))
+        error = AdapterNotFoundError(f"The adapter {adapter_id} has no file of this name.")
+        return _refusal(request, error, "EntryNotFound", documents.commit_of(adapter))
     response = content_response(request, _content(engine, file))
     response.headers["X-Repo-Commit"] = documents.commit_of(adapter)
     response.headers["X-Linked-Etag"] = f'"{file.sha256}"'
@@ -111,18 +111,18 @@ def resolve_file(
 def _find(
     request: Request, engine: Any, principal: Principal, adapter_id: str, revision: str
 ) -> tuple[Adapter, list[StoredFile]] | Response:
-    """Return an adapter of the tenant with its files, or a 404 response."""
+    """An adapter of the tenant with its files, or what to answer instead."""
     if not adapter_id.startswith("ad_"):
-        return _not_found(request, _not_an_adapter(adapter_id))
+        return _refusal(request, _elsewhere(adapter_id))
     try:
         with transaction(engine) as session:
             adapter = service.get(session, principal.tenant_id, adapter_id)
             files = service.files(session, adapter)
     except AdapterNotFoundError as error:
-        return _not_found(request, error)
+        return _refusal(request, error)
     if revision not in (documents.BRANCH, documents.commit_of(adapter)):
         unknown = RevisionNotFoundError(f"The adapter {adapter_id} has no such revision.")
-        return _not_found(request, unknown, "RevisionNotFound")
+        return _refusal(request, unknown, "RevisionNotFound")
     return adapter, files
 
 
@@ -136,17 +136,16 @@ def _content(engine: Any, file: StoredFile) -> Content:
     )
 
 
-def _not_an_adapter(repo: str) -> BaseModelElsewhereError:
+def _elsewhere(repo: str) -> BaseModelElsewhereError:
     return BaseModelElsewhereError(
-        f"{repo[:200]!r} is not the id of an adapter (ad_…).",
-        hint=BaseModelElsewhereError.next_step,
+        f"{repo[:200]!r} is no adapter (ad_…).", hint=BaseModelElsewhereError.next_step
     )
 
 
-def _not_found(
+def _refusal(
     request: Request, error: NotFoundError, code: str = "RepoNotFound", commit: str | None = None
 ) -> Response:
-    """Return a 404 with the headers that the Hub's client turns into its exceptions."""
+    """A 404 that the Hub's client turns into its own exceptions."""
     headers = {"X-Error-Code": code, "X-Error-Message": error.detail.encode("ascii", "replace")
                .decode()}  # fmt: skip
     if commit is not None:
