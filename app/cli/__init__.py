@@ -16,7 +16,6 @@ from app.cli import (
     evaluations,
     jobs,
     keys,
-    mirroring,
     overview,
     scoring,
     serve,
@@ -50,7 +49,6 @@ app.command()(scoring.score)
 app.command()(overview.queue)
 app.command()(overview.usage)
 app.command("base-models")(overview.base_models)
-jobs.commands.command()(mirroring.mirror)
 app.add_typer(keys.commands, name="keys")
 app.add_typer(jobs.commands, name="jobs")
 app.add_typer(datasets.commands, name="datasets")

@@ -24,6 +24,8 @@ from app.cli.short_ids import full_id
 from app.cli.spec_files import commented_spec, parse_overrides, read_spec
 from app.cli.watching import watch
 from plaudit import Job, Plaudit
+from plaudit.trackers import TRACKERS, open_tracker
+from plaudit.trackers import mirror as mirror_job
 
 commands = typer.Typer(help="Submit, follow and control training jobs.", no_args_is_help=True)
 
@@ -293,3 +295,26 @@ def _follow(client: Plaudit, job_id: str, *, as_json: bool) -> None:
         raise
     show_job(client, job, as_json=as_json)
     raise typer.Exit(exit_code)
+
+
+@commands.command()
+def mirror(
+    job_id: JobId,
+    to: Annotated[str, typer.Option(help=f"Tracker: {', '.join(TRACKERS)}.")],
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Directory for TensorBoard, tracking URI for MLflow, project for the others."
+        ),
+    ] = None,
+) -> None:
+    """Copy the metrics of a job to an experiment tracker, live until the job ends."""
+    if to not in TRACKERS:
+        raise CommandError(
+            f"{to} is not a supported tracker; use one of {', '.join(TRACKERS)}.", ExitCode.USAGE
+        )
+    with connect() as client:
+        job = client.jobs.get(full_id(client, "job", job_id))
+        with open_tracker(to, job, target) as tracker:
+            last = mirror_job(client, job.id, tracker)
+    notes.print(plain(f"{last.id} is {last.status}; its metrics were copied to {to}."))
