@@ -28,7 +28,7 @@ _PARTS = {
     "response_a": "one of two replies",
     "response_b": "the other reply",
     "label": "the value that names the better reply",
-    "answers": 'replies, best first; or objects with a rank or `score`: `{"answer": "…", "rank": 1}`',
+    "answers": 'replies, best first; or objects: `{"answer": "…", "rank": 1}`, or with `score`',
     "scores": "a list of numbers, one for each of `answers`; higher is better",
     "margin": "how much better the chosen reply is: a number in all rows; it may be negative",
     "slice": "a label of up to 64 characters; metrics are reported for each slice",
