@@ -67,7 +67,7 @@ def store(engine: Engine, settings: Settings, actor: Actor, upload: Upload) -> t
         check_storage_quota(session, settings, tenant_id, 0)
     data_reader = DatasetReader(read_limits(settings), upload.options)
     with StreamDigest() as digest, BlobWriter(engine) as writer:
-        counted = _Counted(upload.chunks, settings.max_upload_bytes, digest)
+        counted = _CountedChunks(upload.chunks, settings.max_upload_bytes, digest)
         head, chunks = peek(counted)
         file_format = columnar_format(head) or upload.file_format
         if file_format == "parquet" or file_format == "arrow" or is_zstd(head):
@@ -146,7 +146,7 @@ def preview(engine: Engine, dataset: Dataset, count: int) -> list[dict[str, Any]
     return pairs
 
 
-class _Counted:
+class _CountedChunks:
     """Iterator that hashes and counts chunks; another reader can continue where one stopped."""
 
     def __init__(self, chunks: Iterable[bytes], max_bytes: int, digest: StreamDigest) -> None:

@@ -108,9 +108,9 @@ class UnusedFields:
         suspects, used = self._fields_of(tuple(row))
         if suspects:
             others = [row[name] for name in used]
-            lost = [name for name in suspects if self._is_lost(name, name, row[name], others)]
+            lost = [name for name in suspects if self._has_lost_text(name, name, row[name], others)]
             if lost:
-                raise _lost_columns(lost, needs_prompt=self._needs_prompt)
+                raise _lost_columns_error(lost, needs_prompt=self._needs_prompt)
 
     def has_suspects(self, layout: tuple[str, ...]) -> bool:
         """Return whether ``check_row`` must check the rows with these columns."""
@@ -130,10 +130,10 @@ class UnusedFields:
             self._note(name)
             if key in self._ignored or {name, f"messages[].{key}"} & self._ignored:
                 self.warned.add(name)
-            elif not (is_harmless(key) or name in self._harmless) and self._is_lost(
+            elif not (is_harmless(key) or name in self._harmless) and self._has_lost_text(
                 key, name, message[key], [message[other] for other in used]
             ):
-                raise _lost_key(path, key, name)
+                raise _lost_key_error(path, key, name)
 
     def ask_to_ignore(self, name: str) -> None:
         """Record a column that the caller asked to ignore."""
@@ -155,7 +155,7 @@ class UnusedFields:
             self._fields[layout] = fields
         return fields
 
-    def _is_lost(self, key: str, name: str, value: Any, others: list[Any]) -> bool:
+    def _has_lost_text(self, key: str, name: str, value: Any, others: list[Any]) -> bool:
         """Return whether a field has text that is in no used field and may matter."""
         if not value or isinstance(value, bool | int | float) or value in others:
             return False
@@ -193,7 +193,7 @@ def _texts(value: Any) -> Iterator[str]:
             stack += item
 
 
-def _lost_columns(names: list[str], *, needs_prompt: bool) -> FileError:
+def _lost_columns_error(names: list[str], *, needs_prompt: bool) -> FileError:
     listed = ", ".join(shown(name) for name in names[:10])
     what = "column holds" if len(names) == 1 else "columns hold"
     part = f"columns[prompt]={names[0]}" if needs_prompt else "columns[system]=… (or input, tools)"
@@ -206,7 +206,7 @@ def _lost_columns(names: list[str], *, needs_prompt: bool) -> FileError:
     )
 
 
-def _lost_key(path: str, key: str, name: str) -> FileError:
+def _lost_key_error(path: str, key: str, name: str) -> FileError:
     return FileError(
         "unused_column",
         f"the message key {shown(key)} holds text that no chat template reads",

@@ -58,7 +58,7 @@ _NEUTRAL = {
     "text/plain",
 }
 #: The default content type of curl --data-binary.
-_UNTOLD = {"application/x-www-form-urlencoded"}
+_UNDECLARED = {"application/x-www-form-urlencoded"}
 PART_TYPES = [*_FORMATS, "application/gzip", "application/octet-stream"]
 UPLOAD_TYPES = [*PART_TYPES, "multipart/form-data"]
 
@@ -78,7 +78,7 @@ def file_format(content_type: str, filename: str, asked: FileFormat | None) -> F
         UnsupportedMediaError: the content type is unknown, or nothing names the format.
     """
     media_type = content_type.partition(";")[0].strip().lower()
-    if media_type not in _FORMATS and media_type not in _NEUTRAL | _UNTOLD:
+    if media_type not in _FORMATS and media_type not in _NEUTRAL | _UNDECLARED:
         raise _unsupported(media_type)
     if asked is not None:
         return asked

@@ -32,7 +32,7 @@ def join(before: Before, paths: list[str], sides: list[list[Message]]) -> list[A
     head = list(history)
     if isinstance(prompt, str):
         if not history and not any(side[0]["role"] == "assistant" for side in sides):
-            _check_said(prompt, paths, sides)
+            _check_prompt_is_said(prompt, paths, sides)
         else:
             head.append({"content": prompt, "role": "user"})
     elif prompt:
@@ -47,7 +47,7 @@ def join(before: Before, paths: list[str], sides: list[list[Message]]) -> list[A
     return [head, *sides]
 
 
-def _check_said(prompt: str, paths: list[str], sides: list[list[Message]]) -> None:
+def _check_prompt_is_said(prompt: str, paths: list[str], sides: list[list[Message]]) -> None:
     """Reject conversations in which no user message is the text of the prompt."""
     said = prompt.strip()
     for path, side in zip(paths, sides, strict=True):
