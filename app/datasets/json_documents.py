@@ -22,7 +22,7 @@ def json_rows(chunks: Iterable[bytes]) -> Iterator[Row]:
     """Yield the elements of the array with their numbers, which start at 1.
 
     Raises:
-        FileError: the document is not JSON, or holds something beside the array.
+        FileError: the document is not JSON, or holds something besides the array.
     """
     text = _Text(chunks)
     opening = text.next_character()

@@ -83,7 +83,7 @@ def _requested(token: str, facts: BaseModelFacts, final: int | None) -> tuple[st
         raise SpecRejectedError.of(
             "/training/pad_token",
             "pad_token_unknown",
-            f"{token!r} is no special token of {facts.architecture} that has an embedding row",
+            f"{token!r} is not a special token of {facts.architecture} that has an embedding row",
             hint,
         )
     if token not in usable:

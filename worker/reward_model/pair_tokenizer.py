@@ -227,7 +227,7 @@ def check_shown(row: dict[str, Any], texts: list[str]) -> None:
             for name in names:
                 # The text of a message may also contain the name of a tool.
                 if text.count(name) <= sum(part.count(name) for part in said):
-                    raise ValueError(f"it leaves out the {what}, {name!r} for one")
+                    raise ValueError(f"it leaves out {what}, such as {name!r}")
     if len(set(texts)) < len(texts):
         by_text: dict[str, list[Any]] = {}
         for reply, text in zip(replies_of(row), texts, strict=True):
@@ -235,7 +235,7 @@ def check_shown(row: dict[str, Any], texts: list[str]) -> None:
         for same in by_text.values():
             has_reasoning = any("reasoning_content" in m for reply in same for m in reply)
             if has_reasoning and any(reply != same[0] for reply in same):
-                raise ValueError("it leaves out the reasoning, which alone tells the replies apart")
+                raise ValueError("it leaves out the reasoning, the only difference of the replies")
 
 
 def message_texts(message: dict[str, Any]) -> list[str]:

@@ -169,7 +169,7 @@ def _invalid(column: str, value: Any, wanted: str) -> RowError:
     found = shown(value) if isinstance(value, str | int | float) else kind_of(value)
     return RowError(
         "invalid_label",
-        f"found {found}, which does not say which response is better",
+        f"found {found}, which does not name the better response",
         f"{column} must be {wanted}; labels[a]=…, labels[b]=… and labels[tie]=… say what "
         "other values mean",
         column=column,

@@ -70,7 +70,7 @@ def with_input(column: str, prompt: Any, value: Any) -> Any:
     if not isinstance(value, str) or not isinstance(prompt, str | None):
         raise RowError(
             "wrong_type",
-            f"found {kind_of(value)} beside a prompt that is {kind_of(prompt)}",
+            f"found {kind_of(value)} next to a prompt that is {kind_of(prompt)}",
             "give both as text, or write the input into the prompt's messages",
             column=column,
         )

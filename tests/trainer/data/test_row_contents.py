@@ -63,15 +63,15 @@ def test_reasoning_comes_under_the_name_that_the_template_reads(llama: TinyBase,
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        (PAIR | {"tools": [ADD]}, "leaves out the tools, 'add' for one"),
-        (PAIR | {"chosen": [CALLS]}, "leaves out the tool calls, 'add' for one"),
+        (PAIR | {"tools": [ADD]}, "leaves out tools, such as 'add'"),
+        (PAIR | {"chosen": [CALLS]}, "leaves out tool calls, such as 'add'"),
         (
             PAIR
             | {
                 "chosen": [GOOD | {"reasoning_content": "good"}],
                 "rejected": [GOOD | {"reasoning_content": "bad"}],
             },
-            "leaves out the reasoning, which alone tells the replies apart",
+            "leaves out the reasoning, the only difference of the replies",
         ),
     ],
 )

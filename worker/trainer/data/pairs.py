@@ -135,8 +135,7 @@ def tokenize_pairs(
         raise TrainerError(
             FailureCode.DATASET_INVALID,
             f"{result.identical.sentence()}: chosen and rejected have the same tokens, so "
-            "nothing can be learned; what tells them apart is left out or changed by the chat "
-            "template or the tokenizer",
+            "nothing can be learned; the chat template or the tokenizer removes the difference",
         )
     return result
 
