@@ -1,4 +1,4 @@
-"""What a request says about its file, and what the file's first bytes say."""
+"""Tell the format of an upload from its request and its first bytes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SUFFIXES: dict[str, FileFormat] = {
     ".feather": "arrow",
 }
 _PACKED_SUFFIXES = re.compile(r"\.(gz|xz|bz2|zst)$")
-#: Say nothing about what is inside; ``format`` or the file's name does.
+#: Content types that do not name a format: ``format`` or the file's name must name it.
 _NEUTRAL = {
     "",
     "application/gzip",
@@ -46,28 +46,30 @@ _NEUTRAL = {
     "application/zstd",
     "text/plain",
 }
-#: curl --data-binary says this when nobody told it what it sends.
-_UNTOLD = {"application/x-www-form-urlencoded"}
+#: The default content type of curl --data-binary.
+_UNDECLARED = {"application/x-www-form-urlencoded"}
 PART_TYPES = [*_FORMATS, "application/gzip", "application/octet-stream"]
 UPLOAD_TYPES = [*PART_TYPES, "multipart/form-data"]
 
 
 @dataclass(frozen=True)
 class Announced:
-    """What a request says about its file."""
+    """What a request says about the format of its file."""
 
     media_type: str
     file_format: FileFormat | None
-    """None where nothing tells."""
+    """None if the request does not name one."""
     is_known: bool
-    """Whether uploads of this media type are taken."""
+    """Whether uploads of this media type are accepted."""
 
     def settle(self, head: bytes, chunks: Iterable[bytes]) -> FileFormat:
-        """What the file is, which begins with ``head``. ``chunks`` are read only to refuse it.
+        """Return the format of a file that begins with ``head``.
+
+        ``chunks`` are read only if the file is refused.
 
         Raises:
-            InvalidDatasetError: the file is of a kind that is not taken, such as an archive.
-            UnsupportedMediaError: neither the request nor the first bytes tell.
+            InvalidDatasetError: the file is of a type that is not accepted, such as an archive.
+            UnsupportedMediaError: neither the request nor the first bytes name the format.
         """
         if self.is_known and (found := columnar_format(head) or self.file_format):
             return found
@@ -79,22 +81,22 @@ class Announced:
             ) from None
         shown = re.sub(r"[^\x20-\x7e]", "?", self.media_type)[:80]
         raise UnsupportedMediaError(
-            f"Content type {shown!r} does not say what the file is.",
+            f"Content type {shown!r} does not name the format of the file.",
             hint="Send application/x-ndjson, application/json, text/csv, text/tab-separated-values "
             "or application/vnd.apache.parquet, or add ?format=jsonl, json, csv, tsv, parquet or "
-            "arrow. Compressed text goes as what is inside: JSONL as application/x-ndjson.",
+            "arrow. For a compressed file, name the format of its content.",
         )
 
 
 def announced(content_type: str, filename: str, asked: FileFormat | None) -> Announced:
-    """What a request says about its file: the format asked for, else its type, else its name."""
+    """Return the format that a request names: the requested one, else by type, else by name."""
     media_type = content_type.partition(";")[0].strip().lower()
     found = asked or _FORMATS.get(media_type) or format_of_name(filename)
-    is_known = media_type in _FORMATS or media_type in _NEUTRAL | _UNTOLD
+    is_known = media_type in _FORMATS or media_type in _NEUTRAL | _UNDECLARED
     return Announced(media_type, found, is_known)
 
 
 def format_of_name(filename: str) -> FileFormat | None:
-    """What a file is by its name, compressed or not."""
+    """Return the format that a file name's extension names, or None; ignore .gz and the like."""
     name = _PACKED_SUFFIXES.sub("", filename.lower())
     return next((known for suffix, known in _SUFFIXES.items() if name.endswith(suffix)), None)

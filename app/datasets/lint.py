@@ -1,4 +1,4 @@
-"""What ruins a reward model and can be told from the upload alone."""
+"""Checks for data problems that ruin a reward model and are visible in the upload itself."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ _RENDERED = re.compile(
 def prompt_columns(
     columns: Iterable[str], used: frozenset[str], ignored: Iterable[str]
 ) -> list[str]:
-    """Columns that may hold the prompt by their names, and that no part of a row comes from.
+    """Return the columns that may hold the prompt by their names and that the shape does not read.
 
-    ``ignored`` are columns that the caller asked to ignore, which ``columns`` lack.
+
+    ``ignored`` are columns that the caller asked to ignore; ``columns`` does not contain them.
     """
     taken = {name.partition(".")[0] for name in used}
     rest = {name for name in columns if name not in taken}.union(ignored)
@@ -41,9 +42,9 @@ def prompt_columns(
 
 
 class Lint:
-    """Looks at each stored row; ``warnings`` says what was found.
+    """Checks each stored row; ``warnings`` returns the findings.
 
-    ``prompt_columns`` are those that may hold the prompt where no column is the prompt.
+    ``prompt_columns`` are unused columns that may hold the prompt, if no column is the prompt.
     """
 
     def __init__(self, sample: Sample, prompt_columns: Sequence[str] = ()) -> None:
@@ -55,7 +56,7 @@ class Lint:
         self._rendered = 0
 
     def look(self, line: int, row: Mapping[str, Any], made: Mapping[str, Any]) -> None:
-        """The next row as it came, and the preference row made of it."""
+        """Check one row: ``row`` is the uploaded row, ``made`` the preference row made of it."""
         self._rows += 1
         if self._source_columns is not None:
             self._look_at_sources(row, self._source_columns)
@@ -80,10 +81,10 @@ class Lint:
             source = str(row.get(column))[:200]
             seen.add(source)
             if source in other or len(seen) > _MAX_SOURCES:
-                self._source_columns = None  # mixed, as it should be
+                self._source_columns = None  # both sides have mixed sources, as they should
 
     def warnings(self) -> Iterator[DatasetWarning]:
-        """What was found, if anything."""
+        """Yield a warning for each finding."""
         for code, (count, lines) in self._found.items():
             names = ", ".join(shown(name) for name in self._prompt_columns[:_COLUMNS_NAMED])
             message = _MESSAGES[code].format(count=count, rows=self._rows, columns=names)
@@ -93,11 +94,11 @@ class Lint:
 
     @property
     def is_rendered(self) -> bool:
-        """Whether most of the first texts have the marks of a chat template."""
+        """Whether most of the first texts contain control tokens of a chat template."""
         return 2 * self._rendered > min(self._rows, _ROWS_LOOKED_AT)
 
     def _one_sided(self) -> str | None:
-        """What to say where the source of a reply alone tells whether it is chosen."""
+        """Return a message if the source of a reply alone decides whether it is chosen."""
         if self._source_columns is None or self._rows < _MIN_ROWS:
             return None
         always = [
@@ -113,8 +114,8 @@ class Lint:
         )
 
     def _compare(self, line: int, ours: str, theirs: str) -> None:
-        """Note a pair that differs only in what most chat templates strip."""
-        # Nearly all pairs end differently, which is cheap to tell.
+        """Note a pair that differs only in text that most chat templates strip."""
+        # Nearly all pairs end differently, which is cheap to check.
         if ours[-1] != theirs[-1] and not (ours[-1].isspace() or theirs[-1].isspace()):
             return
         if ours.rstrip()[-8:] != theirs.rstrip()[-8:]:
@@ -142,7 +143,7 @@ _MESSAGES = {
 
 
 def _source_columns(sample: Sample) -> tuple[str, str] | None:
-    """The columns that say where chosen and rejected come from."""
+    """Return the two columns that name the sources of chosen and rejected, or None."""
     for column in sample.columns:
         if not column.startswith("chosen"):
             continue
@@ -154,7 +155,7 @@ def _source_columns(sample: Sample) -> tuple[str, str] | None:
 
 
 def _differ(made: Mapping[str, Any]) -> bool:
-    """Whether the replies of a conversational row answer different prompts."""
+    """Return whether the replies of a conversational row answer different prompts."""
     chosen, prompt = made["chosen"], made.get("prompt")
     if _prompts(chosen) != _prompts(made["rejected"]):
         return True

@@ -1,6 +1,6 @@
-"""From a request's body to an iterator of chunks that a worker thread pulls, one at a time.
+"""Turn a request's body into an iterator of chunks, which a worker thread pulls one at a time.
 
-Pulling is the backpressure: nothing is read from the client before the last chunk is stored.
+Pulling gives backpressure: the next chunk is read from the client after the last one is stored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from python_multipart.multipart import parse_options_header
 
 from app.core.errors import InvalidError, UploadStalledError
 
-#: A client that sends nothing for this long does not hold a thread any longer.
+#: Seconds without data after which an upload is aborted, so that it does not occupy a thread.
 STALL_SECONDS = 60
 _MAX_PART_HEADERS = 16 << 10
 
@@ -30,14 +30,19 @@ class BadMultipartError(InvalidError):
 
 
 def body_chunks(request: Request) -> Iterator[bytes]:
-    """The body, to be iterated in a worker thread; ClientDisconnect when the client goes away."""
+    """Yield the body of a request; iterate in a worker thread.
+
+    Raises:
+        UploadStalledError: the client sent nothing for STALL_SECONDS.
+        ClientDisconnect: the client closed the connection.
+    """
     stream = request.stream()
 
     async def pull() -> bytes | None:
         with anyio.move_on_after(STALL_SECONDS):
             return await anext(stream, None)
         raise UploadStalledError(
-            f"Nothing came for {STALL_SECONDS} seconds; nothing was stored.",
+            f"The client sent nothing for {STALL_SECONDS} seconds; nothing was stored.",
             hint="Upload the file again.",
         )
 
@@ -47,13 +52,13 @@ def body_chunks(request: Request) -> Iterator[bytes]:
 
 
 class SinglePart:
-    """The one file of a multipart body, as it streams; its headers are known from the start."""
+    """The single file of a multipart body, read as a stream; its headers are read at creation."""
 
     def __init__(self, content_type: str, chunks: Iterator[bytes]) -> None:
         _, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
         if not boundary or len(boundary) > 70:
-            raise BadMultipartError("The content type names no boundary.")
+            raise BadMultipartError("The content type has no valid boundary.")
         self._chunks = chunks
         self._data: list[bytes] = []
         self._headers: dict[str, bytes] = {}
@@ -96,7 +101,7 @@ class SinglePart:
         try:
             self._parser.write(chunk)
         except MultipartParseError as error:
-            raise BadMultipartError(f"The body is no multipart form: {error}.") from error
+            raise BadMultipartError(f"The body is not a multipart form: {error}.") from error
         return len(chunk)
 
     def _begin(self) -> None:
