@@ -33,7 +33,6 @@ def prompt_columns(
 ) -> list[str]:
     """Return the columns that may hold the prompt by their names and that the shape does not read.
 
-
     ``ignored`` are columns that the caller asked to ignore; ``columns`` does not contain them.
     """
     taken = {name.partition(".")[0] for name in used}
