@@ -27,8 +27,8 @@ from app.cli.exit_codes import EPILOG, Commands
 app = typer.Typer(
     cls=Commands,
     help="Reward models as a service. The client commands (jobs, datasets, adapters, queue, "
-    "base-models) talk to PLAUDIT_URL with PLAUDIT_API_KEY, or to the embedded service of this "
-    "directory.",
+    "workers, base-models) talk to PLAUDIT_URL with PLAUDIT_API_KEY, or to the embedded service of "
+    "this directory.",
     epilog=EPILOG,
     no_args_is_help=True,
     add_completion=False,
@@ -47,6 +47,7 @@ app.command()(doctor.doctor)
 app.command()(jobs.estimate)
 app.command()(scoring.score)
 app.command()(overview.queue)
+app.command()(overview.workers)
 app.command()(overview.usage)
 app.command("base-models")(overview.base_models)
 app.add_typer(keys.commands, name="keys")

@@ -215,5 +215,7 @@ class Worker(Base):
     state: Mapped[str] = mapped_column(String(16), default="ready")
     devices: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
     versions: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    # Results of the checks that run when a worker starts; None until they have ended.
+    doctor: Mapped[list[dict[str, str]] | None] = mapped_column(JSON)
     started_at: Mapped[int] = mapped_column(BigInteger, default=now_ms())
     seen_at: Mapped[int] = mapped_column(BigInteger, default=now_ms())

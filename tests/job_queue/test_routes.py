@@ -68,6 +68,7 @@ def test_workers_show_the_running_jobs_of_this_tenant(
     worker = client.get("/v1/workers").json()["data"][0]
     assert (worker["host"], worker["busy"], worker["jobs"]) == ("host", 1, [job["id"]])
     assert worker["devices"] == [{"name": "H200"}]
+    assert worker["doctor"] == []
     headers = {"Authorization": f"Bearer {key_for('other')}"}
     assert client.get("/v1/workers", headers=headers).json()["data"][0]["jobs"] == []
     with transaction(engine) as session:
