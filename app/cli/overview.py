@@ -21,6 +21,7 @@ from plaudit.models import BaseModelRead, WorkerRead
 
 REASONS = {
     "no_worker": "no worker is running",
+    "no_gpu": "no worker with a GPU is running",
     "quota": "the limit of running jobs is reached",
     "backoff": "it failed and is retried soon",
     "workers_busy": "all workers are busy",

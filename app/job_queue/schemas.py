@@ -10,6 +10,10 @@ from pydantic import BaseModel, Field
 from app.models import Worker
 from app.web.pagination import Timestamp
 
+WaitingReason = Literal[
+    "no_worker", "no_gpu", "quota", "backoff", "workers_busy", "behind_priority", "next"
+]
+
 
 class QueueItem(BaseModel):
     """A queued job and the reason why it waits."""
@@ -18,7 +22,7 @@ class QueueItem(BaseModel):
     position: int = Field(description="Counts from 1, over the jobs of all tenants.")
     priority: int
     queued_at: Timestamp
-    reason: Literal["no_worker", "quota", "backoff", "workers_busy", "behind_priority", "next"]
+    reason: WaitingReason
 
 
 class WorkerCheck(BaseModel):

@@ -35,6 +35,13 @@ def results(workshop: Workshop) -> list[dict[str, str]]:
     return found or []
 
 
+def states(workshop: Workshop) -> set[str]:
+    """Return the state of the worker's row for the training queue."""
+    with reader(workshop.engine).connect() as connection:
+        queue = workshop.settings.queue
+        return set(connection.scalars(select(Worker.state).where(Worker.queue == queue)))
+
+
 @pytest.mark.parametrize("has_gpu", [False, True])
 def test_worker_shows_what_its_checks_found(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, has_gpu: bool
@@ -47,6 +54,10 @@ def test_worker_shows_what_its_checks_found(
     with workshop.running_pool():
         wait_until("the checks", lambda: bool(results(workshop)), 180)
         found = {each["check"]: each for each in results(workshop)}
+        if has_gpu:  # it takes no jobs: the self-test fails too
+            job_id = workshop.submit()
+            wait_until("the worker to be unhealthy", lambda: states(workshop) == {"unhealthy"}, 60)
+            assert workshop.read_job(job_id).status == "queued"
     forks = found["forked trainers"]
     assert found["locks of killed trainers"]["status"] == "passed"
     assert found["devices"]["status"] == ("passed" if has_gpu else "left_out")

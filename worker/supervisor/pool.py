@@ -103,7 +103,10 @@ class WorkerPool:
                 return False
             owner = f"{self._id}/{slot.name}:{new_id('lease')}"
             claimed_at = time.monotonic()
-            claimed = worker_api.claim(self.engine, self.settings, queue, owner, self._host)
+            claimed = worker_api.claim(
+                self.engine, self.settings, queue, owner, self._host,
+                has_gpu=slot.device is not None,
+            )  # fmt: skip
             if claimed is None:
                 return False
             renewer = LeaseRenewer(claimed.context, self.draining, claimed_at)
@@ -222,12 +225,17 @@ class WorkerPool:
                 return
 
     def _check_machine(self) -> None:
-        """Run the quick checks and show their results with the registration."""
+        """Run the quick checks and show their results with the registration.
+
+        If one fails, each device must pass its self-test before it gets another job.
+        """
         results = start_checks(self._fork_client, self._devices)
+        failed = [result for result in results if result.status == "failed"]
+        for result in failed:
+            log.error("check_failed", check=result.check, detail=result.detail)
+        for breaker in self._circuit_breakers.values() if failed else ():
+            breaker.suspect()
         self._registration.checks = [result.as_json() for result in results]
-        for result in results:
-            if result.status == "failed":
-                log.error("check_failed", check=result.check, detail=result.detail)
 
     def _state(self, queue: str) -> WorkerState:
         if self.draining.is_set():
