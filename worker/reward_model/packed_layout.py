@@ -149,9 +149,7 @@ def split_replies(sequences: Sequence[list[int]]) -> SplitGroup:
     )
 
 
-def pack_groups(
-    groups: Sequence[SplitGroup], device: torch.device = torch.device("cpu")
-) -> PackedRow:
+def pack_groups(groups: Sequence[SplitGroup], device: torch.device | str = "cpu") -> PackedRow:
     """Lay groups out in one row on ``device``."""
     ids: list[Tensor] = []
     positions: list[Tensor] = []
@@ -177,9 +175,9 @@ def pack_groups(
     )
 
 
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     """Copy a tensor of the host. From pinned memory, a GPU copies without making the host wait."""
-    if device.type != "cuda":
+    if torch.device(device).type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 

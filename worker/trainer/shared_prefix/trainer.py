@@ -142,6 +142,7 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         with self._mixed_precision():
             return super().train(*args, **kwargs)
 
+    @override
     def training_step(
         self,
         model: nn.Module,
