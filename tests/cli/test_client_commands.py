@@ -149,6 +149,15 @@ def test_things_are_deleted(run: Run, world: World, dataset: str) -> None:
     assert run("datasets", "get", dataset).exit_code == 5
 
 
+def test_estimate_without_a_worker_says_what_to_do(run: Run, dataset: str, tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps({"base_model": BASE_MODEL, "train_dataset": dataset}))
+    done = run("estimate", path)
+    assert done.exit_code == ExitCode.FAILED
+    assert done.stdout == ""
+    assert "worker" in done.stderr
+
+
 def test_queue_says_why_jobs_wait(run: Run, job: dict[str, Any]) -> None:
     done = run("queue")
     (line,) = [line for line in done.stdout.splitlines() if job["id"] in line]
