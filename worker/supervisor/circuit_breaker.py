@@ -43,7 +43,7 @@ class CircuitBreaker:
     def __init__(
         self,
         environments: Iterable[Mapping[str, str]],
-        self_test: tuple[str, ...] = (sys.executable, "-P", "-m", "worker.trainer.self_test"),
+        self_test: tuple[str, ...] = SELF_TEST,
     ):
         self._environments = [dict(environment) for environment in environments]
         self._self_test = self_test
