@@ -122,9 +122,9 @@ def replace_guards(
         if guard.__module__ != guards.__name__:
             continue
 
-        def replaced(*arguments: Any, _name: str = name, _guard: Any = guard) -> Any:
+        def replaced(*arguments: Any, _name: str = name, _guard: Any = guard, **more: Any) -> Any:
             statement = sys._getframe(1).f_code.co_name
-            return replacement((statement, _name), _guard(*arguments))
+            return replacement((statement, _name), _guard(*arguments, **more))
 
         monkeypatch.setattr(guards, name, replaced)
 
