@@ -167,6 +167,11 @@ def test_estimate_of_the_command_is_the_one_that_the_job_recorded(
     assert fields["total"].strip() == size(recorded["total_bytes"])
     assert fields["fits"].strip() == "24 GB, 48 GB, 80 GB, 141 GB"
 
+    job = CliRunner().invoke(app, ["jobs", "get", trained.job["id"]]).stdout
+    memory = f"{size(peak)}, estimated {size(recorded['total_bytes'])}"
+    assert re.search(rf"^peak memory +{re.escape(memory)}$", job, re.MULTILINE), job
+    assert re.search(r"^time spent .*training \d+\.\d s.*verifying \d+\.\d s", job, re.MULTILINE)
+
 
 def test_adapter_scores_its_probes_with_plain_peft(trained: TrainedJob) -> None:
     scored = subprocess.run(
