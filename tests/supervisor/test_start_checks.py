@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from tests.services import wait_until
 from tests.supervisor.fake_nvml import FakeGpu, FakeMig, FakeNvml
 from tests.supervisor.workshop import Workshop
 from worker.supervisor import devices, pool, start_checks
+from worker.supervisor.circuit_breaker import CircuitBreaker
 from worker.supervisor.devices import Device
 from worker.supervisor.fork_client import ForkClient
 from worker.trainer import self_test
@@ -48,6 +50,9 @@ def test_worker_shows_what_its_checks_found(
 ) -> None:
     monkeypatch.setattr(pool, "ForkClient", ForkClient)
     monkeypatch.setattr(pool, "SEEN_SECONDS", 0.2)
+    # The self-test that follows a failed check; it fails for such a GPU as well.
+    failing = partial(CircuitBreaker, self_test=("/bin/sh", "-c", "exit 1"))
+    monkeypatch.setattr(pool, "CircuitBreaker", failing)
     monkeypatch.setattr(devices, "DRIVER_NODE", tmp_path / "nvidiactl")
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml([FakeGpu(A, 1)] if has_gpu else []))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
