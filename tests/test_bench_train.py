@@ -24,7 +24,7 @@ def test_bf16_arms_train_what_the_service_trains_on_a_gpu(tmp_path: Path) -> Non
     config = model.peft_config["default"]
     assert (config.r, config.lora_alpha, config.lora_dropout) == (16, 32, 0.0)
     assert (config.r, config.lora_alpha) == (default.r, default.alpha)
-    assert config.modules_to_save == ["score"]
+    assert "score" in config.modules_to_save
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert {p.dtype for p in trained.values()} == {torch.float32}
     # Seven linear layers in each of two blocks have two factors each; the head is trained too.
