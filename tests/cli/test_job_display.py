@@ -1,4 +1,4 @@
-"""How much time a job spent in each phase, and how much memory it will need."""
+"""The time in each phase is computed from the events of a job; cards are named by memory."""
 
 from __future__ import annotations
 
