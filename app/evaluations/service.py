@@ -44,7 +44,7 @@ class ScoreFile:
 
 def _is_quantized(job: Job) -> bool:
     """Whether a job trained on a base model that no CPU can load."""
-    return (job.plan or {}).get("quantization", "none") != "none"
+    return bool((job.plan or {}).get("quantization", "none") != "none")
 
 
 def request_evaluation(

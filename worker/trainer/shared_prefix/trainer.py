@@ -133,7 +133,7 @@ class SharedPrefixRewardTrainer(RewardTrainer):
 
     def get_train_dataloader(self) -> Any:
         """Return TRL's loader, which leaves the batches on the host: rows are laid out there."""
-        loader: Any = super().get_train_dataloader()  # type: ignore[no-untyped-call]
+        loader: Any = super().get_train_dataloader()
         loader.device = None
         return loader
 
