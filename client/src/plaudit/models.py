@@ -1,4 +1,4 @@
-"""Models of what the service answers, named as in its OpenAPI document.
+"""Models of the responses, named as in the service's OpenAPI document.
 
 Generated from docs/openapi.json by `make client-models`. Do not edit."""
 
@@ -27,7 +27,7 @@ class AdapterFile(Model):
     bytes: int
     sha256: str
     url: str
-    """Path to download it from."""
+    """Path to download the file from."""
 
 
 class AdapterItem(Model):
@@ -543,7 +543,7 @@ class McNemar(Model):
 
 
 class MergeRead(Model):
-    """A merged export and its state."""
+    """A merged export and its status."""
 
     object: Literal["merge"] = "merge"
     id: str
@@ -632,7 +632,7 @@ class PushRead(Model):
     repo: str
     status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"] | str
     commit: str | None
-    """The commit, once the push has succeeded."""
+    """Commit id on the hub, once the push has succeeded."""
     failure: PushFailure | None
     created_at: AwareDatetime
     finished_at: AwareDatetime | None
@@ -695,7 +695,7 @@ class ServableRead(Model):
 
     is_servable: bool
     reasons: list[str]
-    """Why not, or what to set there."""
+    """Why the server cannot serve the adapter, or the options to set in the server."""
 
 
 class SkippedRowsRead(Model):
@@ -902,15 +902,18 @@ class UploadWithParts(Model):
 
 
 class UsageDayRead(Model):
-    """What was used on one day."""
+    """Usage of a tenant on one day."""
 
     object: Literal["usage_day"] = "usage_day"
     day: date
-    """In UTC."""
+    """Date in UTC."""
     device_seconds: float
-    """Seconds that jobs held a slot of a worker, each attempt on the day it ended."""
+    """
+    Seconds for which jobs occupied a slot of a worker. An attempt counts on the day on which
+    it ended.
+    """
     stored_bytes: int
-    """At the end of the day, or a few minutes ago."""
+    """Bytes stored at the end of the day; for today, a few minutes ago."""
     scored_tokens: int
 
 
@@ -938,7 +941,10 @@ class WebhookRead(Model):
     failing_since: AwareDatetime | None
     """Time of the first failed message since the last successful one."""
     disabled_at: AwareDatetime | None
-    """When it was disabled because it failed for too long. A successful test enables it again."""
+    """
+    When the webhook was disabled because it failed for too long. A successful test enables it
+    again.
+    """
     old_secret_expires_at: AwareDatetime | None
     """Until this time messages are also signed with the previous secret."""
 
@@ -967,7 +973,10 @@ class WebhookSecret(Model):
     failing_since: AwareDatetime | None
     """Time of the first failed message since the last successful one."""
     disabled_at: AwareDatetime | None
-    """When it was disabled because it failed for too long. A successful test enables it again."""
+    """
+    When the webhook was disabled because it failed for too long. A successful test enables it
+    again.
+    """
     old_secret_expires_at: AwareDatetime | None
     """Until this time messages are also signed with the previous secret."""
     secret: str
@@ -1035,8 +1044,8 @@ class AdapterRead(Model):
     """Content of reward_model.json: what a client needs to score with the adapter."""
     servable: dict[str, ServableRead]
     """
-    For `vllm`, `sglang` and `tei`: whether they can serve it, and why not. `POST /v1/score`
-    serves every adapter.
+    For `vllm`, `sglang` and `tei`: whether the server can serve the adapter, and why not.
+    `POST /v1/score` serves every adapter.
     """
 
 
@@ -1318,7 +1327,7 @@ class ScoreResponse(Model):
 
 
 class Usage(Model):
-    """The days on which something was used, newest first."""
+    """The days with any usage, newest first."""
 
     object: Literal["list"] = "list"
     data: list[UsageDayRead]

@@ -1,4 +1,4 @@
-"""What requests are made of, named as in the OpenAPI document.
+"""Types of the request bodies, named as in the service's OpenAPI document.
 
 Generated from docs/openapi.json by `make client-models`. Do not edit."""
 
@@ -170,12 +170,12 @@ class LoraSpec(TypedDict):
 
 
 class PushCreate(TypedDict):
-    """Where an adapter is pushed to."""
+    """A new push: the target repository."""
 
     repo: str
-    """`org/name`; it is created if it does not exist."""
+    """`org/name`; the repository is created if it does not exist."""
     private: NotRequired[bool]
-    """Of a repository that is created."""
+    """Whether the repository is private, if the push creates it."""
 
 
 class Resources(TypedDict):
