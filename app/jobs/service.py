@@ -91,10 +91,9 @@ def submit(
     try:
         job = transitions.insert_job(session, job)
     except transitions.DuplicateKeyError:  # the same request came at the same time
-        known = find_replay(session, tenant_id, submission)
-        if known is None:
-            raise
-        return known, True
+        if known := find_replay(session, tenant_id, submission):
+            return known, True
+        raise
     except IntegrityError as error:  # a foreign key: a dataset was deleted meanwhile
         raise InvalidSpecError(
             "A dataset of this spec was deleted.", hint="Upload it again."
