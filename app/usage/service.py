@@ -1,6 +1,6 @@
-"""What tenants use, per day: added up in the transactions that use it, and never recomputed.
+"""Usage of tenants per day. It is added up when it occurs and never recomputed.
 
-So the figures outlive the jobs and datasets that they are about.
+The figures therefore outlive the jobs and datasets that caused them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DAY_MS = 86_400_000
 
 
 def add(session: Session, tenant_id: str, *, device_ms: int = 0, scored_tokens: int = 0) -> None:
-    """Add to what a tenant used today."""
+    """Add device time and scored tokens to today's usage of a tenant."""
     row = {
         "tenant_id": tenant_id,
         "day": _today(session),
@@ -30,14 +30,19 @@ def add(session: Session, tenant_id: str, *, device_ms: int = 0, scored_tokens: 
 
 
 def record_stored_bytes(engine: Engine) -> None:
-    """Store how much each tenant stores now; the last figure of a day remains."""
+    """Record how many bytes each tenant stores now; the last figure of a day remains."""
     with transaction(reader(engine)) as session:
         stored = _stored_bytes(session)
+        today = _today(session)
+        for tenant_id in session.scalars(
+            select(UsageDay.tenant_id).where(UsageDay.day == today, UsageDay.stored_bytes > 0)
+        ):
+            stored.setdefault(tenant_id, 0)  # a tenant that has deleted everything since
     with transaction(engine) as session:
         rows = [
             {
                 "tenant_id": tenant_id,
-                "day": _today(session),
+                "day": today,
                 "device_ms": 0,
                 "stored_bytes": size,
                 "scored_tokens": 0,
@@ -48,7 +53,7 @@ def record_stored_bytes(engine: Engine) -> None:
 
 
 def list_days(session: Session, tenant_id: str, days: int) -> list[UsageDay]:
-    """The days with any usage of the last ``days`` days, newest first."""
+    """Return the days with any usage among the last ``days`` days, newest first."""
     first = _today(session) - days
     return list(
         session.scalars(
@@ -64,7 +69,7 @@ def _today(session: Session) -> int:
 
 
 def _stored_bytes(session: Session) -> Counter[str]:
-    """Bytes of the datasets, uploads, adapters and checkpoints of each tenant."""
+    """Return the bytes of the datasets, uploads, adapters and checkpoints of each tenant."""
     parts = DatasetUploadPart
     statements = (
         select(Dataset.tenant_id, func.sum(Dataset.bytes)).group_by(Dataset.tenant_id),
