@@ -17,12 +17,16 @@ DEFAULT_SPEC = Path("spec.toml")
 
 
 def init(
-    file: Annotated[Path, typer.Argument(help="A file name that ends in .toml; - for stdout.")] = (
-        DEFAULT_SPEC
-    ),
-    dataset: Annotated[str | None, typer.Option(help="The dataset to train on: ds_….")] = None,
-    base_model: Annotated[str | None, typer.Option(help="An id of 'plaudit base-models'.")] = None,
-    is_forced: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+    file: Annotated[
+        Path, typer.Argument(help="A file name that ends in .toml; - writes to stdout.")
+    ] = DEFAULT_SPEC,
+    dataset: Annotated[str | None, typer.Option(help="Dataset to train on (ds_…).")] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="Base model; 'plaudit base-models' lists them.")
+    ] = None,
+    is_forced: Annotated[
+        bool, typer.Option("--force", help="Replace the file if it exists.")
+    ] = False,
 ) -> None:
     """Write a job spec with every field, its default and its allowed values."""
     given = {"train_dataset": dataset, "base_model": base_model}
@@ -38,7 +42,7 @@ def init(
             opened.write(text)
     except FileExistsError as error:
         raise CommandError(
-            f"{file} already exists.", ExitCode.USAGE, "Replace it with --force."
+            f"{file} already exists.", ExitCode.USAGE, "Use --force to replace it."
         ) from error
     except OSError as error:
         raise CommandError(
@@ -53,7 +57,8 @@ def estimate(
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Estimate the memory that a job needs, by part, and which GPUs have it; store nothing."""
+    """Estimate the memory that a job needs, by part, and show which GPUs have it. No job is
+    created."""
     document = read_spec(spec)
     with connect() as client:
         show_estimate(client.jobs.preview(document), as_json=as_json)

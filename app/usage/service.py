@@ -1,6 +1,7 @@
-"""Usage of tenants per day. It is added up when it occurs and never recomputed.
+"""Usage of tenants per day.
 
-The figures therefore outlive the jobs and datasets that caused them.
+Usage is added in the transaction that causes it and never recomputed, so that it remains when jobs
+and datasets are deleted.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ DAY_MS = 86_400_000
 
 
 def add(session: Session, tenant_id: str, *, device_ms: int = 0, scored_tokens: int = 0) -> None:
-    """Add device time and scored tokens to today's usage of a tenant."""
+    """Add to today's usage of a tenant."""
     row = {
         "tenant_id": tenant_id,
         "day": _today(session),
@@ -30,7 +31,7 @@ def add(session: Session, tenant_id: str, *, device_ms: int = 0, scored_tokens: 
 
 
 def record_stored_bytes(engine: Engine) -> None:
-    """Record how many bytes each tenant stores now; the last figure of a day remains."""
+    """Record how many bytes each tenant stores now. The last value of a day is kept."""
     with transaction(reader(engine)) as session:
         stored = _stored_bytes(session)
         today = _today(session)
@@ -69,7 +70,7 @@ def _today(session: Session) -> int:
 
 
 def _stored_bytes(session: Session) -> Counter[str]:
-    """Return the bytes of the datasets, uploads, adapters and checkpoints of each tenant."""
+    """Return the bytes of datasets, uploads, adapters and checkpoints of each tenant."""
     parts = DatasetUploadPart
     statements = (
         select(Dataset.tenant_id, func.sum(Dataset.bytes)).group_by(Dataset.tenant_id),
