@@ -14,7 +14,7 @@ from plaudit._async.downloads import download_file
 from plaudit._async.pages import PAGE_SIZE, AsyncItems
 from plaudit._async.transport import AsyncTransport
 from plaudit._calls import Call, parse, path
-from plaudit._files import Wanted
+from plaudit._files import RemoteFile
 from plaudit.errors import DownloadError
 from plaudit.models import EventRead, ScoreBatchItem, ScoreBatchRead
 
@@ -118,7 +118,7 @@ class AsyncScoreBatches:
         if batch.result is None:
             raise DownloadError(f"{batch_id} is {batch.status}.", hint="Wait until it succeeds.")
         target = Path(file)
-        wanted = Wanted(target.name, batch.result.bytes, batch.result.sha256)
+        wanted = RemoteFile(target.name, batch.result.bytes, batch.result.sha256)
         address = path("/v1/score/batches/{}/scores", batch_id)
         await download_file(self._transport, address, wanted, target.parent, overwrite=overwrite)
         return target

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 
 from plaudit import params
 from plaudit._calls import Call, parse, path
-from plaudit._files import Wanted
+from plaudit._files import RemoteFile
 from plaudit._sync.downloads import download_file
 from plaudit._sync.pages import PAGE_SIZE, Items
 from plaudit._sync.transport import Transport
@@ -119,7 +119,7 @@ class ScoreBatches:
         if batch.result is None:
             raise DownloadError(f"{batch_id} is {batch.status}.", hint="Wait until it succeeds.")
         target = Path(file)
-        wanted = Wanted(target.name, batch.result.bytes, batch.result.sha256)
+        wanted = RemoteFile(target.name, batch.result.bytes, batch.result.sha256)
         address = path("/v1/score/batches/{}/scores", batch_id)
         download_file(self._transport, address, wanted, target.parent, overwrite=overwrite)
         return target
