@@ -650,7 +650,10 @@ class QueueItem(Model):
     priority: int
     queued_at: AwareDatetime
     reason: (
-        Literal["no_worker", "quota", "backoff", "workers_busy", "behind_priority", "next"] | str
+        Literal[
+            "no_worker", "no_gpu", "quota", "backoff", "workers_busy", "behind_priority", "next"
+        ]
+        | str
     )
 
 
@@ -1072,6 +1075,14 @@ class WebhookSecret(Model):
     """Secret `whsec_…` that verifies messages (Standard Webhooks). It is shown only once."""
 
 
+class WorkerCheck(Model):
+    """What a worker's check of its machine found."""
+
+    check: str
+    status: Literal["passed", "failed", "left_out"] | str
+    detail: str
+
+
 class WorkerRead(Model):
     """A live worker."""
 
@@ -1084,6 +1095,11 @@ class WorkerRead(Model):
     busy: int
     devices: list[dict[str, Any]]
     versions: dict[str, Any]
+    doctor: list[WorkerCheck]
+    """
+    The quick checks of `plaudit doctor`, which run when the worker starts. Empty until they
+    have ended.
+    """
     jobs: list[str]
     """Ids of this tenant's jobs that the worker runs."""
     started_at: AwareDatetime
