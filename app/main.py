@@ -50,6 +50,7 @@ from app.jobs.submission_router import router as submission
 from app.merges.router import router as merges
 from app.pushes.router import router as pushes
 from app.reports.router import router as reports
+from app.score_batches.router import router as score_batches
 from app.scoring.compat_router import router as scoring_compat
 from app.scoring.dispatcher import Dispatcher
 from app.scoring.keeper import ScorerKeeper
@@ -85,6 +86,7 @@ API_ROUTERS = (
     merges,
     pushes,
     scoring,
+    score_batches,
     scoring_compat,
     evaluations,
     base_models,

@@ -13,7 +13,17 @@ from sqlalchemy.orm import Session
 
 from app.core.database import now_ms, reader, transaction
 from app.core.upsert import add_to, upsert
-from app.models import Adapter, Checkpoint, Dataset, DatasetUpload, DatasetUploadPart, Job, UsageDay
+from app.models import (
+    Adapter,
+    Checkpoint,
+    Dataset,
+    DatasetUpload,
+    DatasetUploadPart,
+    Evaluation,
+    Job,
+    StoredFile,
+    UsageDay,
+)
 
 DAY_MS = 86_400_000
 
@@ -70,11 +80,15 @@ def _today(session: Session) -> int:
 
 
 def _stored_bytes(session: Session) -> Counter[str]:
-    """Return the bytes of datasets, uploads, adapters and checkpoints of each tenant."""
+    """Return the bytes of datasets, uploads, adapters, scores and checkpoints of each tenant."""
     parts = DatasetUploadPart
     statements = (
         select(Dataset.tenant_id, func.sum(Dataset.bytes)).group_by(Dataset.tenant_id),
         select(Adapter.tenant_id, func.sum(Adapter.bytes)).group_by(Adapter.tenant_id),
+        select(Evaluation.tenant_id, func.sum(Evaluation.bytes)).group_by(Evaluation.tenant_id),
+        select(Job.tenant_id, func.sum(StoredFile.size))  # of score batches
+        .join(StoredFile, StoredFile.owner_id == Job.id)
+        .group_by(Job.tenant_id),
         select(Job.tenant_id, func.sum(Checkpoint.bytes))
         .join(Checkpoint, Checkpoint.job_id == Job.id)
         .group_by(Job.tenant_id),
