@@ -745,7 +745,7 @@ class ScoreBatchResult(Model):
 
 
 class ScoreBatchSpec(Model):
-    """Which rows to score with which adapter."""
+    """Request to score the rows of a dataset with an adapter."""
 
     name: str | None = None
     adapter: str

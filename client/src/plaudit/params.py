@@ -187,7 +187,7 @@ class Resources(TypedDict):
 
 
 class ScoreBatchSpec(TypedDict):
-    """Which rows to score with which adapter."""
+    """Request to score the rows of a dataset with an adapter."""
 
     name: NotRequired[str | None]
     adapter: str
