@@ -42,6 +42,11 @@ class ScoreFile:
     dataset_sha256: str
 
 
+def _is_quantized(job: Job) -> bool:
+    """Return whether a job trained on a base model that no CPU can load."""
+    return bool((job.plan or {}).get("quantization", "none") != "none")
+
+
 def request_evaluation(
     session: Session, settings: Settings, tenant_id: str, spec: EvaluationSpec, resolved: Resolved
 ) -> Job:
@@ -67,6 +72,7 @@ def request_evaluation(
                 spec_sha256=hashlib.sha256(
                     json.dumps(document, sort_keys=True).encode()
                 ).hexdigest(),
+                needs_gpu=any(_is_quantized(job) for job in resolved.trained),
                 plan=first.plan,  # pins the revision of the base model
                 base_model=first.base_model,
                 eval_dataset_id=resolved.dataset.id,

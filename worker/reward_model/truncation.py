@@ -24,20 +24,3 @@ def common_prefix_length(ours: Ids, theirs: Ids) -> int:
     length = min(len(ours), len(theirs))
     differ = np.flatnonzero(ours[:length] != theirs[:length])
     return int(differ[0]) if len(differ) else length
-
-
-def truncate_pair(
-    chosen: Ids, rejected: Ids, *, kept: int, max_length: int
-) -> tuple[Ids, Ids] | None:
-    """Truncate both texts of a pair; return None if the replies do not fit without the prompt.
-
-    Each text is truncated separately, as in scoring.
-    """
-    longest = max(len(chosen), len(rejected))
-    if longest - max_length > common_prefix_length(chosen, rejected) - kept or max_length <= kept:
-        return None
-    cut = [
-        np.asarray(truncate_left(ids.tolist(), kept=kept, max_length=max_length), dtype=ids.dtype)
-        for ids in (chosen, rejected)
-    ]
-    return cut[0], cut[1]

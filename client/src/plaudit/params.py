@@ -188,6 +188,21 @@ class Resources(TypedDict):
     max_runtime_seconds: NotRequired[int]
 
 
+class ScoreBatchSpec(TypedDict):
+    """Request to score the rows of a dataset with an adapter."""
+
+    name: NotRequired[str | None]
+    adapter: str
+    """Id of an adapter."""
+    dataset: str
+    """The rows to score: pairs or ranked rows."""
+    overlong: NotRequired[Literal["drop", "truncate"]]
+    """
+    What to do with replies that exceed the adapter's `max_length`: give their row no scores
+    but a reason, or cut them at the end.
+    """
+
+
 class ScoreGroup(TypedDict):
     """One prompt and the replies to it."""
 
