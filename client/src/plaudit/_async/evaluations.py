@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
+from collections.abc import AsyncIterator
 from typing import Any, Unpack
 
 from plaudit import params
+from plaudit._async import following
 from plaudit._async.pages import PAGE_SIZE, AsyncItems
 from plaudit._async.transport import AsyncTransport
 from plaudit._calls import Call, parse, path
@@ -35,14 +38,20 @@ class AsyncEvaluations:
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
 
-    async def create(self, **spec: Unpack[params.EvaluationSpec]) -> EvaluationRead:
+    async def create(
+        self, *, idempotency_key: str | None = None, **spec: Unpack[params.EvaluationSpec]
+    ) -> EvaluationRead:
         """Queue an evaluation of adapters on a dataset.
+
+        A lost answer is asked for again under one idempotency key, so that there is never a
+        second evaluation. Give a key of your own to repeat the call from another process as well.
 
         Raises:
             InvalidRequestError: the parts do not fit; ``errors`` names the fields.
             QuotaExceededError: as many evaluations wait as may.
         """
-        call = Call("POST", "/v1/evaluations", body=spec, is_repeatable=False)
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        call = Call("POST", "/v1/evaluations", body=spec, headers=headers)
         return parse(EvaluationRead, await self._transport.send(call))
 
     def list(
@@ -88,11 +97,11 @@ class AsyncEvaluations:
         await self._transport.send(Call("DELETE", path("/v1/evaluations/{}", evaluation_id)))
 
     def events(
-        self, evaluation_id: str, *, page_size: int = PAGE_SIZE
-    ) -> AsyncItems[EventRead]:  # fmt: skip
-        """What happened to an evaluation, oldest first."""
-        call = Call("GET", path("/v1/evaluations/{}/events", evaluation_id), {"limit": page_size})
-        return AsyncItems(self._transport, call, EventRead)
+        self, evaluation_id: str, *, after: int = 0, follow: bool = True
+    ) -> AsyncIterator[EventRead]:
+        """What happens to an evaluation, in order and without gaps; like ``jobs.events``."""
+        address = path("/v1/evaluations/{}/events", evaluation_id)
+        return following.events(self._transport, address, after, follow=follow)
 
     async def scores(self, evaluation_id: str, adapter: str | None = None) -> Rows:
         """The scores of every reply by one model, by default the first adapter: one dict a row."""

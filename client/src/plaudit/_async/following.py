@@ -1,4 +1,4 @@
-"""Follows a job: until it ends, event by event, line by line."""
+"""Follows a job or an evaluation: until it ends, event by event, line by line."""
 
 from __future__ import annotations
 
@@ -102,9 +102,22 @@ async def _look(
     return None if is_same else parse(AsyncJob, response), tag or ""
 
 
-async def events(transport: AsyncTransport, job_id: str, after: int) -> AsyncIterator[EventRead]:
-    """Events above number ``after`` until the job ends, over as many connections as it takes."""
-    call = Call("GET", path("/v1/jobs/{}/events", job_id), read_seconds=SILENCE_SECONDS)
+def events(
+    transport: AsyncTransport, address: str, after: int, *, follow: bool
+) -> AsyncIterator[EventRead]:
+    """Events at an address above number ``after``; see ``AsyncJobs.events``."""
+    return _live(transport, address, after) if follow else _past(transport, address, after)
+
+
+async def _past(transport: AsyncTransport, address: str, after: int) -> AsyncIterator[EventRead]:
+    call = Call("GET", address, {"after": after, "limit": 1000})
+    async for event in AsyncItems(transport, call, EventRead):
+        yield event
+
+
+async def _live(transport: AsyncTransport, address: str, after: int) -> AsyncIterator[EventRead]:
+    """Events until the job ends, over as many connections as it takes."""
+    call = Call("GET", address, read_seconds=SILENCE_SECONDS)
     patient = replace(call, retries=transport.config.patience.retries.during_outage())
     # Until the first answer like any other request: an unknown job or address shows at once.
     attempts = transport.attempts(call)

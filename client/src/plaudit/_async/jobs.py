@@ -157,9 +157,8 @@ class AsyncJobs:
         With ``follow`` the events still to come as well, until the job ends; a connection that
         breaks off is taken up where it was. ``after``: only later ones, by their ``id``.
         """
-        if follow:
-            return following.events(self._transport, job_id, after)
-        return self._past_events(job_id, after)
+        address = path("/v1/jobs/{}/events", job_id)
+        return following.events(self._transport, address, after, follow=follow)
 
     def logs(
         self,
@@ -218,11 +217,6 @@ class AsyncJobs:
         document = await self.report(job_id, "worst_pairs")
         pairs: Pairs = document["pairs"]
         return pairs
-
-    async def _past_events(self, job_id: str, after: int) -> AsyncIterator[EventRead]:
-        call = Call("GET", path("/v1/jobs/{}/events", job_id), {"after": after, "limit": 1000})
-        async for event in AsyncItems(self._transport, call, EventRead):
-            yield event
 
     async def _create(self, address: str, body: object, key: str | None) -> AsyncJob:
         headers = {"Idempotency-Key": key or str(uuid.uuid4())}

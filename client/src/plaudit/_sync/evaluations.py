@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
+from collections.abc import Iterator
 from typing import Any, Unpack
 
 from plaudit import params
 from plaudit._calls import Call, parse, path
+from plaudit._sync import following
 from plaudit._sync.pages import PAGE_SIZE, Items
 from plaudit._sync.transport import Transport
 from plaudit.models import (
@@ -36,14 +39,20 @@ class Evaluations:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def create(self, **spec: Unpack[params.EvaluationSpec]) -> EvaluationRead:
+    def create(
+        self, *, idempotency_key: str | None = None, **spec: Unpack[params.EvaluationSpec]
+    ) -> EvaluationRead:
         """Queue an evaluation of adapters on a dataset.
+
+        A lost answer is asked for again under one idempotency key, so that there is never a
+        second evaluation. Give a key of your own to repeat the call from another process as well.
 
         Raises:
             InvalidRequestError: the parts do not fit; ``errors`` names the fields.
             QuotaExceededError: as many evaluations wait as may.
         """
-        call = Call("POST", "/v1/evaluations", body=spec, is_repeatable=False)
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        call = Call("POST", "/v1/evaluations", body=spec, headers=headers)
         return parse(EvaluationRead, self._transport.send(call))
 
     def list(
@@ -89,11 +98,11 @@ class Evaluations:
         self._transport.send(Call("DELETE", path("/v1/evaluations/{}", evaluation_id)))
 
     def events(
-        self, evaluation_id: str, *, page_size: int = PAGE_SIZE
-    ) -> Items[EventRead]:  # fmt: skip
-        """What happened to an evaluation, oldest first."""
-        call = Call("GET", path("/v1/evaluations/{}/events", evaluation_id), {"limit": page_size})
-        return Items(self._transport, call, EventRead)
+        self, evaluation_id: str, *, after: int = 0, follow: bool = True
+    ) -> Iterator[EventRead]:
+        """What happens to an evaluation, in order and without gaps; like ``jobs.events``."""
+        address = path("/v1/evaluations/{}/events", evaluation_id)
+        return following.events(self._transport, address, after, follow=follow)
 
     def scores(self, evaluation_id: str, adapter: str | None = None) -> Rows:
         """The scores of every reply by one model, by default the first adapter: one dict a row."""

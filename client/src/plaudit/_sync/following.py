@@ -1,5 +1,5 @@
 # Generated from ../_async/following.py by `make client-models`. Do not edit.
-"""Follows a job: until it ends, event by event, line by line."""
+"""Follows a job or an evaluation: until it ends, event by event, line by line."""
 
 from __future__ import annotations
 
@@ -103,9 +103,20 @@ def _look(
     return None if is_same else parse(Job, response), tag or ""
 
 
-def events(transport: Transport, job_id: str, after: int) -> Iterator[EventRead]:
-    """Events above number ``after`` until the job ends, over as many connections as it takes."""
-    call = Call("GET", path("/v1/jobs/{}/events", job_id), read_seconds=SILENCE_SECONDS)
+def events(transport: Transport, address: str, after: int, *, follow: bool) -> Iterator[EventRead]:
+    """Events at an address above number ``after``; see ``AsyncJobs.events``."""
+    return _live(transport, address, after) if follow else _past(transport, address, after)
+
+
+def _past(transport: Transport, address: str, after: int) -> Iterator[EventRead]:
+    call = Call("GET", address, {"after": after, "limit": 1000})
+    for event in Items(transport, call, EventRead):
+        yield event
+
+
+def _live(transport: Transport, address: str, after: int) -> Iterator[EventRead]:
+    """Events until the job ends, over as many connections as it takes."""
+    call = Call("GET", address, read_seconds=SILENCE_SECONDS)
     patient = replace(call, retries=transport.config.patience.retries.during_outage())
     # Until the first answer like any other request: an unknown job or address shows at once.
     attempts = transport.attempts(call)
