@@ -125,5 +125,7 @@ def assert_equal(found: Any, expected: Any, place: str = "") -> None:
         assert len(found) == len(expected), place
         for number, value in enumerate(expected):
             assert_equal(found[number], value, f"{place}/{number}")
-    else:
+    elif isinstance(expected, float):
         assert found == pytest.approx(expected, rel=1e-9, abs=1e-9), place
+    else:
+        assert found == expected, place
