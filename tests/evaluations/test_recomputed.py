@@ -52,7 +52,7 @@ def table(seed: int, skill: float, *, rows: int, prompts: int, slices: int) -> l
     ("rows", "prompts", "slices", "skills"),
     [
         (80, 25, 4, (0.2, 1.5)),
-        (60, 60, 40, (0.5, 0.5)),  # more slices than are shown
+        (300, 60, 40, (0.5, 0.5)),  # more slices than are shown
         (12, 2, 1, (1.0, 0.9)),  # very few prompts
         (500, 90, 6, (0.8, 1.1)),
         (30, 9, 0, (1.2, 1.2)),  # no slice at all
