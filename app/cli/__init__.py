@@ -21,14 +21,14 @@ from app.cli import (
     serve,
     verification,
 )
-from app.cli.environment import note_ignored
+from app.cli.environment import report_ignored
 from app.cli.exit_codes import EPILOG, Commands
 
 app = typer.Typer(
     cls=Commands,
-    help="Reward models as a service. The client commands (jobs, datasets, adapters, queue, "
-    "base-models) talk to PLAUDIT_URL with PLAUDIT_API_KEY, or to the embedded service of this "
-    "directory.",
+    help="Train reward models as a service. The client commands (jobs, datasets, adapters, queue, "
+    "base-models and others) connect to PLAUDIT_URL with PLAUDIT_API_KEY; the default is the "
+    "embedded service of the current directory.",
     epilog=EPILOG,
     no_args_is_help=True,
     add_completion=False,
@@ -56,7 +56,7 @@ app.add_typer(adapters.commands, name="adapters")
 
 
 def main() -> None:
-    """The entry point."""
+    """Run the ``plaudit`` command."""
     app()
 
 
@@ -72,4 +72,4 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    note_ignored(os.environ)
+    report_ignored(os.environ)

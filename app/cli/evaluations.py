@@ -30,9 +30,9 @@ def evaluate(
         str, typer.Option(help="Id (ds_…) of the rows to score, or the sha256 of these rows.")
     ],
     suite: Annotated[
-        str | None, typer.Option(help="A benchmark whose rows these are: reward-bench-2@1 …")
+        str | None, typer.Option(help="The benchmark that the rows are from: reward-bench-2@1 …")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="A name to recognise it by.")] = None,
+    name: Annotated[str | None, typer.Option(help="Display name.")] = None,
     are_probes_left_out: Annotated[
         bool, typer.Option("--no-probes", help="Do not probe for reward hacking.")
     ] = False,
@@ -45,7 +45,7 @@ def evaluate(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Judge adapters on a dataset: accuracy, calibration, length, probes, benchmarks."""
+    """Evaluate adapters on a dataset: accuracy, calibration, length, probes, benchmarks."""
     with connect() as client:
         spec: dict[str, Any] = {
             "adapters": [full_id(client, "ad", each) for each in adapter_ids],
@@ -114,7 +114,7 @@ def report(
         typer.Option(help="With --hub: the adapter of the repository, if several were judged."),
     ] = None,
 ) -> None:
-    """Write the report of a job or an evaluation as one HTML page; it opens without a network."""
+    """Write the report of a job or an evaluation as one self-contained HTML page."""
     with connect() as client:
         if name.startswith("eval_"):
             found = _evaluation_id(name)

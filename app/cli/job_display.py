@@ -1,4 +1,4 @@
-"""Jobs, previews and metrics for people."""
+"""Prints jobs, previews and metrics as tables."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from plaudit.models import EvalFraction, EventRead, JobItem, JobPreview
 #: Events that end a phase.
 PHASE_ENDS = ("phase", "claimed", "attempt_failed", "released", "worker_lost", "succeeded")
 MEMORY_PARTS = ("weights", "optimizer", "activations", "overhead")
-#: Memory of common GPUs.
+#: Memory of common GPUs, in GB.
 CARDS_GB = (24, 48, 80, 141)
 
 
 def show_job(client: Plaudit, job: Job, *, as_json: bool) -> None:
-    """A job with its newest metrics."""
+    """Print a job with its newest metrics."""
     if as_json:
         print_json(job.to_dict())
         return
@@ -35,8 +35,8 @@ def show_job(client: Plaudit, job: Job, *, as_json: bool) -> None:
             ("phase", job.phase),
             ("progress", steps(job)),
             ("base model", job.base_model),
-            ("train on", job.spec.train_dataset),
-            ("judged by", _held_out(job.spec.eval_dataset)),
+            ("training data", job.spec.train_dataset),
+            ("held-out data", _held_out(job.spec.eval_dataset)),
             ("attempt", job.attempt),
             ("worker", job.worker),
             ("queued", moment(job.queued_at)),
@@ -53,9 +53,10 @@ def show_job(client: Plaudit, job: Job, *, as_json: bool) -> None:
 
 
 def phase_seconds(events: Iterable[EventRead]) -> dict[str, float]:
-    """Seconds of each phase that has ended, over all attempts, in the order of their first start.
+    """Return the seconds of each phase that has ended, summed over all attempts.
 
-    A phase lasts until the next event that ends it: another phase, or the end of the attempt.
+    Phases are in the order in which they first started. A phase lasts until the next phase or the
+    end of the attempt.
     """
     spent: dict[str, float] = {}
     phase, since = None, None
@@ -74,17 +75,17 @@ def _time_spent(client: Plaudit, job: Job) -> str | None:
 
 
 def show_estimate(preview: JobPreview, *, as_json: bool) -> None:
-    """The memory that a spec would need, by part, and which cards have it.
+    """Print the estimated memory of a job, by part, and which GPUs have that much.
 
     Raises:
-        CommandError: no worker estimated it in time.
+        CommandError: no worker has made an estimate in time.
     """
     memory = preview.reports.get("memory")
     if memory is None:
         raise CommandError(
             "No worker has estimated this job yet.",
             ExitCode.FAILED,
-            "Start a worker ('plaudit serve' runs one) and ask again.",
+            "Start a worker ('plaudit serve' runs one), and repeat the command.",
         )
     if as_json:
         print_json(memory)
@@ -104,7 +105,7 @@ def show_estimate(preview: JobPreview, *, as_json: bool) -> None:
 
 
 def show_preview(preview: JobPreview, *, as_json: bool) -> None:
-    """What a spec would become."""
+    """Print the plan for a spec."""
     if as_json:
         print_json(preview.to_dict())
         return
@@ -120,7 +121,7 @@ def show_preview(preview: JobPreview, *, as_json: bool) -> None:
 
 
 def show_metrics(metrics: Metrics, *, as_json: bool) -> None:
-    """A row a step, a column a metric."""
+    """Print metrics as a table with one row per step and one column per metric."""
     if as_json:
         print_json(metrics.to_dict())
         return
@@ -136,7 +137,7 @@ def show_metrics(metrics: Metrics, *, as_json: bool) -> None:
 
 
 def steps(job: JobItem | Job) -> str | None:
-    """``30 of 53 steps``."""
+    """Return the progress as ``30 of 53 steps``, or None before training."""
     progress = job.progress
     if progress.step is None:
         return None

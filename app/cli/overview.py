@@ -1,4 +1,4 @@
-"""``plaudit queue``, ``usage`` and ``base-models``: what the service does, did and offers."""
+"""``plaudit queue``, ``usage`` and ``base-models``."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from plaudit.models import BaseModelRead
 REASONS = {
     "no_worker": "no worker is running",
     "quota": "the limit of running jobs is reached",
-    "backoff": "it failed and is retried soon",
+    "backoff": "it failed and will be retried",
     "workers_busy": "all workers are busy",
-    "behind_priority": "other jobs come first",
+    "behind_priority": "other jobs are ahead of it",
     "next": "it starts next",
 }
 
 
 def queue(as_json: JsonOption = False) -> None:
-    """List waiting jobs with their positions and the reasons why they wait."""
+    """List queued jobs with their positions and the reasons why they wait."""
     with connect() as client:
         waiting = list(client.queue.list())
         workers = list(client.workers.list())
@@ -38,7 +38,7 @@ def queue(as_json: JsonOption = False) -> None:
         print_json({"object": "list", "data": [item.to_dict() for item in waiting]})
         return
     print_table(
-        ("place", "job", "priority", "queued", "why it waits"),
+        ("position", "job", "priority", "queued", "reason"),
         (
             (
                 item.position,
@@ -55,7 +55,7 @@ def queue(as_json: JsonOption = False) -> None:
 
 
 def usage(
-    days: Annotated[int, typer.Option(min=1, max=366, help="How many days back.")] = 30,
+    days: Annotated[int, typer.Option(min=1, max=366, help="Number of days to show.")] = 30,
     as_json: JsonOption = False,
 ) -> None:
     """Show device time, stored bytes and scored tokens per day."""
@@ -80,7 +80,7 @@ def usage(
 
 def base_models(
     base_model_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="One of them, with everything.")
+        str | None, typer.Argument(metavar="[ID]", help="Show all fields of this base model.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -116,8 +116,8 @@ def _show(entry: BaseModelRead) -> None:
             ("max length", entry.max_length),
             ("head", ", ".join(entry.head_modules or ())),
             ("auto targets", ", ".join(entry.default_targets or ())),
-            ("chat template", _said(entry.has_chat_template)),
-            ("inspected", _said(entry.is_inspected)),
+            ("chat template", _yes_or_no(entry.has_chat_template)),
+            ("inspected", _yes_or_no(entry.is_inspected)),
         )
     )
 
@@ -126,5 +126,5 @@ def _millions(count: int | None) -> str | None:
     return None if count is None else f"{count / 1e6:.0f}M"
 
 
-def _said(fact: bool | None) -> str | None:
+def _yes_or_no(fact: bool | None) -> str | None:
     return None if fact is None else ("yes" if fact else "no")

@@ -36,8 +36,8 @@ class EvalFraction(SpecPart):
         None,
         ge=0,
         le=2**32 - 1,
-        description="Which pairs are held out. null: the same ones in every job on the dataset, "
-        "whatever training.seed is.",
+        description="Seed that selects the held-out pairs. null: every job on the dataset holds "
+        "out the same pairs, independently of training.seed.",
     )
 
 

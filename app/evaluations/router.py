@@ -54,7 +54,7 @@ _NOT_FOUND = error_responses(EvaluationNotFoundError)
 
 @router.get("/suites")
 def list_suites(_principal: RequireJobsRead) -> Page[SuiteRead]:
-    """List the public benchmarks whose rules this service has."""
+    """List the public benchmarks whose rules this service implements."""
     data = [SuiteRead.of(suite) for suite in SUITES.values()]
     return Page[SuiteRead](data=data, has_more=False, next=None)
 
@@ -133,7 +133,7 @@ async def get_evaluation(
 def cancel_evaluation(
     evaluation_id: EvaluationId, session: SessionDep, principal: RequireJobsWrite, actor: ActorDep
 ) -> EvaluationRead:
-    """Cancel an evaluation. A repeated cancel is no error."""
+    """Cancel an evaluation. Repeating the request is not an error."""
     job = service.cancel(session, principal.tenant_id, evaluation_id)
     audit_log.record(session, actor, "evaluation.cancel", evaluation_id)
     return EvaluationRead.with_result(job, service.dataset_uses(session, job))
@@ -178,7 +178,7 @@ def list_evaluation_events(
     response_class=Response,
     responses={
         200: {
-            "description": "One JSON object a row: `line`, `scores`, `ranks`, `lengths` …",
+            "description": "One JSON object per row: `line`, `scores`, `ranks`, `lengths` …",
             "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
         },
         **error_responses(EvaluationNotFoundError, EvaluationUnfinishedError),
@@ -210,7 +210,7 @@ def get_scores(
 def get_worst_pairs(
     evaluation_id: EvaluationId, engine: ReadEngineDep, principal: RequireJobsRead
 ) -> WorstPairs:
-    """Get the pairs that each model orders most wrongly, with their texts."""
+    """Get the pairs that each model orders wrongly by the largest margin, with their texts."""
     with transaction(engine) as session:
         job = service.get(session, principal.tenant_id, evaluation_id)
         document = queries.report(session.connection(), job.id, "worst_pairs")

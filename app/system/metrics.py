@@ -24,7 +24,7 @@ from app.models import Job, JobEvent, Worker
 #: Jobs by status are counted at most this often: it takes 0.4 s with a million rows.
 COUNT_INTERVAL_SECONDS = 10.0
 HOUR_MS = 3_600_000
-#: How long a rendered page of metrics is served before it is rendered again.
+#: Time for which a rendered page of metrics is reused.
 PAGE_SECONDS = 1.0
 
 
@@ -125,9 +125,9 @@ class _DatabaseMetrics(Collector):
                 )
             ).scalar_one()
             rates = [_pairs_per_second(row) for row in connection.execute(_RUNNING)]
-        queued = GaugeMetricFamily("plaudit_queue_depth", "Waiting jobs.", labels=["queue"])
+        queued = GaugeMetricFamily("plaudit_queue_depth", "Queued jobs.", labels=["queue"])
         age = GaugeMetricFamily(
-            "plaudit_queue_oldest_seconds", "Age of the oldest waiting job.", labels=["queue"]
+            "plaudit_queue_oldest_seconds", "Age of the oldest queued job.", labels=["queue"]
         )
         for queue, count, oldest_ms in depth:
             queued.add_metric([queue], count)
@@ -141,7 +141,7 @@ class _DatabaseMetrics(Collector):
             busy.add_metric([queue], busy_slots)
         yield from (jobs, queued, age, slots, busy)
         yield GaugeMetricFamily(
-            "plaudit_leases_lost_last_hour", "Attempts that lost their worker.", value=lost
+            "plaudit_leases_lost_last_hour", "Attempts whose worker was lost.", value=lost
         )
         yield GaugeMetricFamily(
             "plaudit_training_pairs_per_second",

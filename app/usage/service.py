@@ -1,6 +1,7 @@
-"""What tenants use, per day: added up in the transactions that use it, and never recomputed.
+"""Usage of tenants per day.
 
-So the figures outlive the jobs and datasets that they are about.
+Usage is added in the transaction that causes it and never recomputed, so that it remains when jobs
+and datasets are deleted.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ DAY_MS = 86_400_000
 
 
 def add(session: Session, tenant_id: str, *, device_ms: int = 0, scored_tokens: int = 0) -> None:
-    """Add to what a tenant used today."""
+    """Add to today's usage of a tenant."""
     row = {
         "tenant_id": tenant_id,
         "day": _today(session),
@@ -30,7 +31,7 @@ def add(session: Session, tenant_id: str, *, device_ms: int = 0, scored_tokens: 
 
 
 def record_stored_bytes(engine: Engine) -> None:
-    """Store how much each tenant stores now; the last figure of a day remains."""
+    """Record how many bytes each tenant stores now. The last value of a day is kept."""
     with transaction(reader(engine)) as session:
         stored = _stored_bytes(session)
     with transaction(engine) as session:
@@ -48,7 +49,7 @@ def record_stored_bytes(engine: Engine) -> None:
 
 
 def list_days(session: Session, tenant_id: str, days: int) -> list[UsageDay]:
-    """The days with any usage of the last ``days`` days, newest first."""
+    """Return the days with any usage among the last ``days`` days, newest first."""
     first = _today(session) - days
     return list(
         session.scalars(
@@ -64,7 +65,7 @@ def _today(session: Session) -> int:
 
 
 def _stored_bytes(session: Session) -> Counter[str]:
-    """Bytes of the datasets, uploads, adapters and checkpoints of each tenant."""
+    """Return the bytes of datasets, uploads, adapters and checkpoints of each tenant."""
     parts = DatasetUploadPart
     statements = (
         select(Dataset.tenant_id, func.sum(Dataset.bytes)).group_by(Dataset.tenant_id),

@@ -1,4 +1,4 @@
-"""The commands that steer jobs and bring adapters home, against a live service."""
+"""The commands that control jobs and download adapters, against a live service."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_merge_is_asked_for_and_watched(run: Run, world: World) -> None:
 
 @pytest.fixture
 def adapter_id(world: World) -> str:
-    """An adapter whose bytes no other has."""
+    """Return an adapter with unique content."""
     world.submit(priority=100)
     lease = world.claim()
     return world.publish(lease, FILES | {"job.txt": lease.lease.job_id.encode()})
@@ -283,7 +283,7 @@ def test_written_spec_is_submitted(run: Run, dataset: str, tmp_path: Path) -> No
 
 
 def test_written_spec_shows_every_field_and_its_default() -> None:
-    """With every "#" taken away it is valid, and where a field has a default it says that."""
+    """Without the "#" characters the spec is valid, and its values are the defaults."""
     text = commented_spec("spec.toml", {"base_model": BASE_MODEL, "train_dataset": DATASET})
     commented = re.findall(r"^# [a-z_]+ = .*$", text, re.MULTILINE)
     document = tomllib.loads(re.sub(r"^# ([a-z_]+ = )", r"\1", text, flags=re.MULTILINE))

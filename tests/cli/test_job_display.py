@@ -1,4 +1,4 @@
-"""How much time a job spent in each phase, from its events."""
+"""The time in each phase is computed from the events of a job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How each operation of the API is reached through the client."""
+"""Calls of the client for each operation of the API."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _ZEROES = "0" * 32
 
 @dataclass(frozen=True)
 class Ids:
-    """What the calls name; by default nothing that exists."""
+    """Ids that the calls use; the defaults do not exist."""
 
     directory: Path
-    """For downloads."""
+    """Directory for downloads."""
     job: str = f"job_{_ZEROES}"
     dataset: str = f"ds_{_ZEROES}"
     adapter: str = f"ad_{_ZEROES}"
@@ -31,7 +31,7 @@ class Ids:
     dataset_import: str = f"imp_{_ZEROES}"
 
     def pairs_file(self) -> Path:
-        """A file to upload."""
+        """Return a file to upload."""
         path = self.directory / "part.jsonl"
         path.write_bytes(pairs(2))
         return path
@@ -146,7 +146,7 @@ NOT_NEEDED = {"head_download_file", "head_download_archive"}
 
 
 def operations() -> dict[str, tuple[str, str, dict[str, Any]]]:
-    """Method, path and description of every operation, by its id."""
+    """Return method, path and description of every operation by its id."""
     return {
         operation["operationId"]: (method.upper(), path, operation)
         for path, item in DOCUMENT["paths"].items()

@@ -196,7 +196,7 @@ def test_gzip_of_unknown_format_has_a_hint(client: TestClient) -> None:
     ("body", "kind", "hint"),
     [
         (b"", "application/x-ndjson", "give at least one row"),
-        (b"no", "application/vnd.apache.parquet", "send a whole Parquet file"),
+        (b"no", "application/vnd.apache.parquet", "send a complete Parquet file"),
         (b"chosen,rejected\na,b\n", "application/x-ndjson", "send it with content type text/csv"),
         (b"PK\x03\x04....", "application/x-ndjson", "unpack it"),
         (
