@@ -64,7 +64,7 @@ async def compare(
 def get_evaluation_page(
     evaluation_id: EvaluationId, engine: ReadEngineDep, principal: RequireJobsRead
 ) -> Response:
-    """Get the report of an evaluation as one HTML page that needs nothing else."""
+    """Get the report of an evaluation as one self-contained HTML page."""
     with transaction(engine) as session:
         document = evaluation_document(session, principal.tenant_id, evaluation_id)
     return html_response(evaluation_page(document), f"{evaluation_id}.html")
@@ -77,7 +77,7 @@ def get_evaluation_page(
 def get_evaluation_document(
     evaluation_id: EvaluationId, engine: ReadEngineDep, principal: RequireJobsRead
 ) -> EvaluationReport:
-    """Get what the report page of an evaluation shows, as JSON."""
+    """Get the content of the report page of an evaluation as JSON."""
     with transaction(engine) as session:
         return evaluation_document(session, principal.tenant_id, evaluation_id)
 
@@ -101,7 +101,7 @@ async def get_comparison_page(
     principal: RequireJobsRead,
     query: Annotated[_ComparisonQuery, Depends()],
 ) -> Response:
-    """Get a comparison as one HTML page; its numbers are those of GET /v1/comparisons."""
+    """Get a comparison as one self-contained HTML page. GET /v1/comparisons returns its numbers."""
     found = await _compare(request, engine, principal, query)
     return html_response(comparison_page(found), "comparison.html")
 

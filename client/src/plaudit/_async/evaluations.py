@@ -43,8 +43,8 @@ class AsyncEvaluations:
     ) -> EvaluationRead:
         """Queue an evaluation of adapters on a dataset.
 
-        A lost answer is asked for again under one idempotency key, so that there is never a
-        second evaluation. Give a key of your own to repeat the call from another process as well.
+        All attempts of one call send the same idempotency key, so that a retry never creates a
+        second evaluation. Pass ``idempotency_key`` to repeat the call from another process.
 
         Raises:
             InvalidRequestError: the spec is invalid; ``errors`` names the fields.
@@ -100,7 +100,7 @@ class AsyncEvaluations:
     def events(
         self, evaluation_id: str, *, after: int = 0, follow: bool = True
     ) -> AsyncIterator[EventRead]:
-        """What happens to an evaluation, in order and without gaps; like ``jobs.events``."""
+        """Yield the events of an evaluation, oldest first; see ``jobs.events``."""
         address = path("/v1/evaluations/{}/events", evaluation_id)
         return following.events(self._transport, address, after, follow=follow)
 

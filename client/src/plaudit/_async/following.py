@@ -1,4 +1,4 @@
-"""Follows a job or an evaluation: until it ends, event by event, line by line."""
+"""Follows a job or an evaluation: waits for its end, and streams its events and its log."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ async def _poll(
 def events(
     transport: AsyncTransport, address: str, after: int, *, follow: bool
 ) -> AsyncIterator[EventRead]:
-    """Events at an address above number ``after``; see ``AsyncJobs.events``."""
+    """Yield the events at a URL path; see ``AsyncJobs.events``."""
     return _live(transport, address, after) if follow else _past(transport, address, after)
 
 
@@ -122,10 +122,10 @@ async def _past(transport: AsyncTransport, address: str, after: int) -> AsyncIte
 
 
 async def _live(transport: AsyncTransport, address: str, after: int) -> AsyncIterator[EventRead]:
-    """Events until the job ends, over as many connections as it takes."""
-    call = Call("GET", address, read_seconds=SILENCE_SECONDS)
-    patient = replace(call, retries=transport.config.patience.retries.during_outage())
-    # Until the first answer like any other request: an unknown job or address shows at once.
+    """Yield events with numbers above ``after`` until the job ends; reconnect when necessary."""
+    call = Call("GET", address, read_seconds=STREAM_READ_SECONDS)
+    outage_call = replace(call, retries=transport.config.policy.retries.during_outage())
+    # The usual limits apply until the first bytes, so that a wrong id or URL fails soon.
     attempts = transport.attempts(call)
     while True:
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
