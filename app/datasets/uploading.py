@@ -204,5 +204,5 @@ def _unsupported(media_type: str) -> UnsupportedMediaError:
         f"Content type {shown!r} does not name the format of the file.",
         hint="Send application/x-ndjson, application/json, text/csv, text/tab-separated-values or "
         "application/vnd.apache.parquet, or add ?format=jsonl, json, csv, tsv, parquet or arrow. "
-        "For a compressed file, name the format of its content.",
+        "For a compressed file, name the format inside, such as application/x-ndjson for JSONL.",
     )

@@ -42,6 +42,11 @@ class ScoreFile:
     dataset_sha256: str
 
 
+def _is_quantized(job: Job) -> bool:
+    """Whether a job trained on a base model that no CPU can load."""
+    return bool((job.plan or {}).get("quantization", "none") != "none")
+
+
 def request_evaluation(
     session: Session, settings: Settings, tenant_id: str, spec: EvaluationSpec, key: str | None
 ) -> tuple[Job, bool]:
@@ -70,6 +75,7 @@ def request_evaluation(
         name=spec.name,
         spec={**document, "dataset": resolved.dataset.id},
         spec_sha256=fingerprint,
+        needs_gpu=any(_is_quantized(job) for job in resolved.trained),
         plan=first.plan,  # pins the revision of the base model
         base_model=first.base_model,
         eval_dataset_id=resolved.dataset.id,

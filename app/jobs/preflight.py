@@ -34,6 +34,7 @@ from app.domain.spec import RewardJobSpec
 from app.domain.warnings import WarningCode
 from app.job_queue import kinds, transitions
 from app.job_queue.watcher import Watcher
+from app.job_queue.workers import has_gpu_worker
 from app.jobs.spec_resolution import ResolvedSpec, plan_resolved, resolve_spec
 from app.models import Job, JobReport
 
@@ -203,6 +204,8 @@ class Preflight:
                     queue=queue,
                     spec=spec.model_dump(mode="json", exclude_unset=True),
                     spec_sha256=_fingerprint(spec),
+                    # Without any GPU, a worker tells at once that the job cannot run.
+                    needs_gpu=has_data and spec.needs_gpu and has_gpu_worker(session, queue),
                     base_model=resolved.entry.id,
                     train_dataset_id=resolved.train.id if has_data else None,
                     eval_dataset_id=resolved.evaluation.id

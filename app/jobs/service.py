@@ -72,6 +72,7 @@ def submit(
         name=spec.name,
         labels=dict(spec.metadata),
         priority=spec.priority,
+        needs_gpu=spec.needs_gpu,
         # Without defaults: those may depend on the base model.
         spec=spec.model_dump(mode="json", exclude_unset=True),
         spec_sha256=_fingerprint(submission),

@@ -51,6 +51,8 @@ from worker.trainer.memory_estimate import StepConfig, estimate_memory, explain_
 
 #: Seconds between two progress messages.
 PROGRESS_SECONDS = 1.0
+#: Number of parameters above which a step on a CPU takes minutes.
+MANY_PARAMETERS = 500_000_000
 #: Number of sampled rows for the first report on a large dataset.
 SAMPLE_ROWS = 2000
 #: Datasets with more rows count as large.
@@ -249,7 +251,7 @@ def report_memory(
     channel: Channel,
     measured: int | None = None,
 ) -> None:
-    """Send the memory estimate, and a warning if it exceeds the device's memory.
+    """Send the memory estimate, with warnings about a lack of memory and a slow run on a CPU.
 
     ``measured`` is the peak in bytes of a finished run; the report then has both.
     """
@@ -272,5 +274,22 @@ def report_memory(
     if measured is not None:
         document["measured_peak_bytes"] = measured
     channel.send(Reported(name="memory", document=document))
-    if measured is None and (shortage := explain_shortage(estimate, device_bytes)):
+    if measured is not None:
+        return
+    if shortage := explain_shortage(estimate, device_bytes):
         warn(channel, WarningCode.MEMORY_SHORT, shortage)
+    if device_config.device == "cpu" and (cost := _cost_of_cpu(plan)):
+        why = "this worker has no GPU" if plan.gpus else "resources.gpus is 0"
+        warn(channel, WarningCode.TRAINED_ON_CPU, f"the job trains on the CPU, as {why}: {cost}")
+
+
+def _cost_of_cpu(plan: TrainingPlan) -> str | None:
+    """Return what makes a run on a CPU slow; None if nothing does."""
+    if plan.total_parameters > MANY_PARAMETERS:
+        return (
+            f"with the base model's {plan.total_parameters / 1e9:.1f} billion parameters a step "
+            "takes minutes"
+        )
+    if plan.precision == "bf16":
+        return "most CPUs compute in bfloat16 more slowly than in float32"
+    return None
