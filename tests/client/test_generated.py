@@ -74,6 +74,8 @@ PARAMETERS = {
     ("get_job", "wait"): "wait",
     ("get_job", "until"): "wait",
     ("get_evaluation", "wait"): "evaluations.wait",
+    ("get_score_batch", "wait"): "score_batches.wait",
+    **{("list_score_batch_events", n): "score_batches.events" for n in ("after", "limit")},
     **{
         (name, side): "pairs of an evaluation and an adapter"
         for name in ("compare", "get_comparison_page")
@@ -99,6 +101,7 @@ METHODS = {
     "list_usage": "usage.per_day",
     "list_evaluations": "evaluations.list",
     "list_evaluation_events": "evaluations.events",
+    "list_score_batches": "score_batches.list",
     "get_scores": "evaluations.scores",
     "create_dataset": "datasets.upload",
     "create_scores": ".score",
