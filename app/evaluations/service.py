@@ -43,7 +43,7 @@ class ScoreFile:
 
 
 def _is_quantized(job: Job) -> bool:
-    """Whether a job trained on a base model that no CPU can load."""
+    """Return whether a job trained on a base model that no CPU can load."""
     return bool((job.plan or {}).get("quantization", "none") != "none")
 
 
