@@ -100,6 +100,19 @@ def get(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
     return dataset
 
 
+def get_by_content(session: Session, tenant_id: str, sha256: str) -> Dataset:
+    """The newest dataset of this tenant with these rows, or DatasetNotFoundError."""
+    dataset = session.scalar(
+        select(Dataset)
+        .where(Dataset.tenant_id == tenant_id, Dataset.sha256 == sha256)
+        .order_by(Dataset.id.desc())
+        .limit(1)
+    )
+    if dataset is None:
+        raise DatasetNotFoundError(f"There is no dataset whose rows have the sha256 {sha256}.")
+    return dataset
+
+
 def list_page(session: Session, tenant_id: str, limit: int, after: str | None) -> list[Dataset]:
     """Return up to ``limit + 1`` datasets, newest first."""
     statement = select(Dataset).where(Dataset.tenant_id == tenant_id)

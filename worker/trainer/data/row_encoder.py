@@ -8,7 +8,7 @@ import os
 import signal
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -53,17 +53,28 @@ class EncodedRows:
     """(line number, problem) of rows that cannot be rendered."""
 
 
-def encode_lines(lines: Sequence[bytes], tokenizer: PairTokenizer) -> EncodedRows:
-    """Render and encode stored rows, given as lines of JSON.
+@dataclass(frozen=True)
+class EncodedRow:
+    """A row, its place among the rows that were given, and the token ids of each reply's text."""
+
+    place: int
+    row: dict[str, Any]
+    texts: list[list[int]]
+
+
+def encode_rows(
+    rows: Iterable[dict[str, Any]],
+    tokenizer: PairTokenizer,
+    on_invalid: Callable[[int, str], None],
+) -> list[EncodedRow]:
+    """Render and encode rows; call ``on_invalid`` with line and problem of those that cannot be.
 
     Raises:
-        TrainerError: model_unsupported if the chat template or the tokenizer exceeds a limit.
+        TrainerError: model_unsupported when the chat template or the tokenizer exceeds a limit.
     """
-    chunk = EncodedRows(row_count=len(lines))
     rendered: list[tuple[int, dict[str, Any], list[str]]] = []
     with template_limits():
-        for place, line in enumerate(lines):
-            row = json.loads(line)
+        for place, row in enumerate(rows):
             try:
                 rendered.append((place, row, tokenizer.render(row)))
             except TemplateTooCostlyError as error:
@@ -72,22 +83,38 @@ def encode_lines(lines: Sequence[bytes], tokenizer: PairTokenizer) -> EncodedRow
                     "set training.chat_template to another one"
                 ) from error
             except Exception as error:  # noqa: BLE001 - a template may raise anything
-                problem = f"the chat template cannot render this pair: {error}"
-                chunk.invalid.append((row["line"], problem))
+                on_invalid(row["line"], f"the chat template cannot render this pair: {error}")
     if not rendered:
+        return []
+    encoded = iter(_encode_texts(tokenizer, [text for *_, texts in rendered for text in texts]))
+    return [
+        EncodedRow(place, row, list(islice(encoded, len(texts)))) for place, row, texts in rendered
+    ]
+
+
+def encode_lines(lines: Sequence[bytes], tokenizer: PairTokenizer) -> EncodedRows:
+    """Render and encode rows.
+
+    Raises:
+        TrainerError: model_unsupported when the chat template exceeds a limit.
+    """
+    chunk = EncodedRows(row_count=len(lines))
+    encoded = encode_rows(
+        map(json.loads, lines), tokenizer, lambda *problem: chunk.invalid.append(problem)
+    )
+    if not encoded:
         return chunk
-    encoded = _encode_texts(tokenizer, [text for _, _, texts in rendered for text in texts])
-    ids = [np.asarray(each, dtype=np.int32) for each in encoded]
-    chunk.ids, chunk.lengths = np.concatenate(ids), [len(each) for each in ids]
-    rest, first_text = iter(ids), 0
-    records = []
-    for place, row, texts in rendered:
-        found = pair_records(row, list(islice(rest, len(texts))), tokenizer, chunk.slices)
-        found["row"] += place
+    first_text, ids, records = 0, [], []
+    for each in encoded:
+        texts = [np.asarray(text, dtype=np.int32) for text in each.texts]
+        found = pair_records(each.row, texts, tokenizer, chunk.slices)
+        found["row"] += each.place
         found["chosen_text"] += first_text
         found["rejected_text"] += first_text
         first_text += len(texts)
+        ids += texts
         records.append(found)
+    chunk.ids, chunk.lengths = np.concatenate(ids), [len(text) for text in ids]
     chunk.records = np.concatenate(records)
     return chunk
 
