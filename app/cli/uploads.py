@@ -1,7 +1,8 @@
-"""Sending preference data to the service: ``plaudit datasets upload``."""
+"""Uploads preference data for ``plaudit datasets upload``."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypedDict, cast
@@ -14,29 +15,40 @@ from plaudit import APIError, ConnectionFailedError, Plaudit, PlauditError, Uplo
 
 
 class ReadOptions(TypedDict):
-    """How the rows are read; the client's own options."""
+    """How the rows are read; the same options as those of the client."""
 
     columns: dict[str, str]
     labels: dict[str, str]
     ignore_columns: list[str]
     on_invalid: Literal["refuse", "skip"]
+    chat_template_kwargs: dict[str, bool | int | float | str]
 
 
 def read_options(
-    columns: Sequence[str], labels: Sequence[str], ignored: Sequence[str], on_invalid: str
+    columns: Sequence[str] | None,
+    labels: Sequence[str] | None,
+    ignored: Sequence[str] | None,
+    on_invalid: str,
+    variables: Sequence[str] | None,
 ) -> ReadOptions:
-    """The options of the command line; ``columns`` and ``labels`` are like ``prompt=question``.
+    """Parse the options of the command line. All but ``ignored`` have the form ``prompt=question``.
 
     Raises:
-        CommandError: one of them is not.
+        CommandError: an option is invalid.
     """
     if on_invalid not in ("refuse", "skip"):
-        raise CommandError("--on-invalid is refuse or skip.", ExitCode.USAGE)
+        raise CommandError(
+            f"--on-invalid must be refuse or skip, not {on_invalid}.", ExitCode.USAGE
+        )
     return {
-        "columns": _pairs("--column", columns),
-        "labels": _pairs("--label", labels),
-        "ignore_columns": list(ignored),
+        "columns": _pairs("--column", columns or ()),
+        "labels": _pairs("--label", labels or ()),
+        "ignore_columns": list(ignored or ()),
         "on_invalid": cast(Literal["refuse", "skip"], on_invalid),
+        "chat_template_kwargs": {
+            name: _scalar(text)
+            for name, text in _pairs("--template-variable", variables or ()).items()
+        },
     }
 
 
@@ -47,10 +59,11 @@ def upload_files(
     options: ReadOptions | None = None,
     resume: str | None = None,
 ) -> UploadedDataset:
-    """Send a file, a directory or several files, with a progress bar on a terminal.
+    """Upload a file, a directory or several files, with a progress bar on a terminal.
 
     Raises:
-        CommandError: they cannot be read, or the upload in parts was interrupted.
+        CommandError: a file cannot be read.
+        PlauditError: the upload failed. If it can be resumed, stderr says how.
     """
     total = sum(_size(file) for file in files)
     with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
@@ -65,22 +78,23 @@ def upload_files(
                 progress.update(task, description="checking", total=None)
 
         source = files[0] if len(files) == 1 else list(files)
-        read = options or read_options((), (), (), "refuse")
+        read = options or read_options(None, None, None, "refuse", None)
         try:
             return client.datasets.upload(source, name=name, resume=resume, on_bytes=show, **read)
         except (APIError, ConnectionFailedError) as error:
-            _tell_how_to_continue(error)
+            _print_how_to_resume(error)
             raise
         except PlauditError:
-            raise  # some of them are OSErrors too
+            raise  # some of these are also subclasses of OSError
         except (OSError, ValueError) as error:
-            said = error.strerror if isinstance(error, OSError) and error.strerror else error
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise CommandError(
-                f"{', '.join(map(str, files))} cannot be read: {said}.", ExitCode.USAGE
+                f"{', '.join(map(str, files))} cannot be read: {reason.rstrip('.')}.",
+                ExitCode.USAGE,
             ) from error
 
 
-def _tell_how_to_continue(error: Exception) -> None:
+def _print_how_to_resume(error: Exception) -> None:
     for note in getattr(error, "__notes__", ()):
         notes.print(note.replace("resume=", "--resume "), markup=False, highlight=False)
 
@@ -91,13 +105,22 @@ def _size(file: Path) -> int:
     return file.stat().st_size if file.exists() else 0
 
 
+def _scalar(text: str) -> bool | int | float | str:
+    """The JSON value in a text, or the text."""
+    try:
+        value = json.loads(text, parse_constant=str)
+    except ValueError:
+        return text
+    return value if isinstance(value, bool | int | float | str) else text
+
+
 def _pairs(option: str, values: Sequence[str]) -> dict[str, str]:
     pairs = {}
     for value in values:
         part, equals, column = value.partition("=")
         if not equals or not part or not column:
             raise CommandError(
-                f"{option} {value} is not like {option} prompt=question.", ExitCode.USAGE
+                f"{option} {value} must have the form {option} prompt=question.", ExitCode.USAGE
             )
         pairs[part] = column
     return pairs

@@ -1,18 +1,21 @@
-"""What ruins a reward model and can be told from the upload alone."""
+"""Checks for data problems that ruin a reward model and are visible in the upload itself."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from app.datasets.canonical import DatasetWarning
 from app.datasets.row_errors import shown
+from app.datasets.shapes.detection import is_prompt_like
 from app.datasets.shapes.sample import Sample
+from app.datasets.unused import is_harmless
 from app.domain.warnings import WarningCode
 
 LINES_NAMED = 10
 _MAX_SOURCES = 32
+_COLUMNS_NAMED = 5
 _MIN_ROWS = 3
 _ROWS_LOOKED_AT = 64
 _PROMPT_ROLES = ("system", "developer", "user")
@@ -25,10 +28,26 @@ _RENDERED = re.compile(
 )
 
 
-class Lint:
-    """Looks at each stored row; ``warnings`` says what was found."""
+def prompt_columns(
+    columns: Iterable[str], used: frozenset[str], ignored: Iterable[str]
+) -> list[str]:
+    """Return the columns that may hold the prompt by their names and that the shape does not read.
 
-    def __init__(self, sample: Sample) -> None:
+    ``ignored`` are columns that the caller asked to ignore; ``columns`` does not contain them.
+    """
+    taken = {name.partition(".")[0] for name in used}
+    rest = {name for name in columns if name not in taken}.union(ignored)
+    return sorted(name for name in rest if is_prompt_like(name) and not is_harmless(name))
+
+
+class Lint:
+    """Checks each stored row; ``warnings`` returns the findings.
+
+    ``prompt_columns`` are unused columns that may hold the prompt, if no column is the prompt.
+    """
+
+    def __init__(self, sample: Sample, prompt_columns: Sequence[str] = ()) -> None:
+        self._prompt_columns = prompt_columns
         self._source_columns = _source_columns(sample)
         self._sources: tuple[set[str], set[str]] = (set(), set())
         self._rows = 0
@@ -36,7 +55,7 @@ class Lint:
         self._rendered = 0
 
     def look(self, line: int, row: Mapping[str, Any], made: Mapping[str, Any]) -> None:
-        """The next row as it came, and the preference row made of it."""
+        """Check one row: ``row`` is the uploaded row, ``made`` the preference row made of it."""
         self._rows += 1
         if self._source_columns is not None:
             self._look_at_sources(row, self._source_columns)
@@ -49,7 +68,8 @@ class Lint:
             self._compare(line, chosen, rejected)
             return
         if ("prompt" not in made or len(chosen) > 1 or len(rejected) > 1) and _differ(made):
-            self._note(WarningCode.PROMPTS_DIFFER, line)
+            differ = WarningCode.PROMPTS_DIFFER
+            self._note(WarningCode.PROMPT_UNUSED if self._prompt_columns else differ, line)
         ours, theirs = chosen[-1], rejected[-1]
         if len(ours) == len(theirs) == 2:
             self._compare(line, ours["content"], theirs["content"])
@@ -60,24 +80,24 @@ class Lint:
             source = str(row.get(column))[:200]
             seen.add(source)
             if source in other or len(seen) > _MAX_SOURCES:
-                self._source_columns = None  # mixed, as it should be
+                self._source_columns = None  # both sides have mixed sources, as they should
 
     def warnings(self) -> Iterator[DatasetWarning]:
-        """What was found, if anything."""
+        """Yield a warning for each finding."""
         for code, (count, lines) in self._found.items():
-            yield DatasetWarning(
-                code=code, message=_MESSAGES[code].format(count=count, rows=self._rows), lines=lines
-            )
+            names = ", ".join(shown(name) for name in self._prompt_columns[:_COLUMNS_NAMED])
+            message = _MESSAGES[code].format(count=count, rows=self._rows, columns=names)
+            yield DatasetWarning(code=code, message=message, lines=lines)
         if (said := self._one_sided()) is not None:
             yield DatasetWarning(code=WarningCode.SOURCES_ONE_SIDED, message=said)
 
     @property
     def is_rendered(self) -> bool:
-        """Whether most of the first texts have the marks of a chat template."""
+        """Whether most of the first texts contain control tokens of a chat template."""
         return 2 * self._rendered > min(self._rows, _ROWS_LOOKED_AT)
 
     def _one_sided(self) -> str | None:
-        """What to say where the source of a reply alone tells whether it is chosen."""
+        """Return a message if the source of a reply alone decides whether it is chosen."""
         if self._source_columns is None or self._rows < _MIN_ROWS:
             return None
         always = [
@@ -93,8 +113,8 @@ class Lint:
         )
 
     def _compare(self, line: int, ours: str, theirs: str) -> None:
-        """Note a pair that differs only in what most chat templates strip."""
-        # Nearly all pairs end differently, which is cheap to tell.
+        """Note a pair that differs only in text that most chat templates strip."""
+        # Nearly all pairs end differently, which is cheap to check.
         if ours[-1] != theirs[-1] and not (ours[-1].isspace() or theirs[-1].isspace()):
             return
         if ours.rstrip()[-8:] != theirs.rstrip()[-8:]:
@@ -112,6 +132,9 @@ class Lint:
 _MESSAGES = {
     WarningCode.PROMPTS_DIFFER: "in {count} of {rows} rows chosen and rejected answer different "
     "prompts: what is learned is which prompt is better, not which reply",
+    WarningCode.PROMPT_UNUSED: "in {count} of {rows} rows chosen and rejected begin with different "
+    "prompts, although the upload has a column that may be the prompt of both and is not used: "
+    "{columns}",
     WarningCode.DIFFERENCE_STRIPPED: "in {count} of {rows} rows chosen and rejected differ only in "
     "white space around the text or in reasoning between <think> and </think>, which most chat "
     "templates strip: nothing can be learned from them then",
@@ -119,7 +142,7 @@ _MESSAGES = {
 
 
 def _source_columns(sample: Sample) -> tuple[str, str] | None:
-    """The columns that say where chosen and rejected come from."""
+    """Return the two columns that name the sources of chosen and rejected, or None."""
     for column in sample.columns:
         if not column.startswith("chosen"):
             continue
@@ -131,7 +154,7 @@ def _source_columns(sample: Sample) -> tuple[str, str] | None:
 
 
 def _differ(made: Mapping[str, Any]) -> bool:
-    """Whether the replies of a conversational row answer different prompts."""
+    """Return whether the replies of a conversational row answer different prompts."""
     chosen, prompt = made["chosen"], made.get("prompt")
     if _prompts(chosen) != _prompts(made["rejected"]):
         return True

@@ -1,4 +1,4 @@
-"""Datasets over HTTP."""
+"""Routes of datasets."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from app.auth.key_ring import Scope
 from app.core.database import transaction
 from app.core.errors import RangeError
 from app.datasets import service
+from app.datasets.announced import UPLOAD_TYPES, announced
 from app.datasets.containers import FileFormat
 from app.datasets.query import QUERY_PARAMETERS, ReadOptionsDep
 from app.datasets.row_errors import InvalidDatasetError
@@ -22,13 +23,11 @@ from app.datasets.upload_places import UploadPlaces
 from app.datasets.uploading import (
     NO_BOUND,
     STREAM_ERRORS,
-    UPLOAD_TYPES,
     BadMultipartError,
     SinglePart,
     body_chunks,
     body_schema,
     check_announced_size,
-    file_format,
 )
 from app.domain.spec import DATASET_ID
 from app.domain.training_spec import CleanText
@@ -61,7 +60,7 @@ DatasetId = Annotated[str, Path(pattern=DATASET_ID)]
     dependencies=[Depends(RequireScopeAndKnownParameters(Scope.JOBS_WRITE))],
     openapi_extra={"parameters": QUERY_PARAMETERS, **body_schema(UPLOAD_TYPES)},
     responses={
-        200: {"model": DatasetRead, "description": "This file is here already."},
+        200: {"model": DatasetRead, "description": "The tenant has this file already."},
         **error_responses(InvalidDatasetError, BadMultipartError, *STREAM_ERRORS),
     },
 )
@@ -73,28 +72,28 @@ async def create_dataset(
     options: ReadOptionsDep,
     name: Annotated[
         Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None,
-        Query(description="For people."),
+        Query(description="Name for display."),
     ] = None,
     format: Annotated[
-        FileFormat | None, Query(description="Where the content type does not tell.")
+        FileFormat | None, Query(description="Needed if the content type does not name the format.")
     ] = None,
 ) -> Response:
-    """Upload preference data: JSONL, JSON, CSV, TSV, Parquet or Arrow, also compressed.
+    """Upload preference data as JSONL, JSON, CSV, TSV, Parquet or Arrow, which may be compressed.
 
     The shape of the rows is recognised, or described by `columns[…]`; see docs/data.md. The file is
-    checked while it streams. A file with bad lines is refused with the first ten of them.
+    checked while it streams. A file with bad lines is rejected; the error names the first ten.
     """
     check_announced_size(request, settings)
 
     def store() -> tuple[Dataset, bool]:
         content_type = request.headers.get("content-type", "")
         if not content_type.lower().startswith("multipart/"):
-            kind = file_format(content_type, "", format)
-            upload = Upload(name, kind, body_chunks(request), options)
+            said = announced(content_type, "", format)
+            upload = Upload(name, said, body_chunks(request), options)
             return service.store(engine, settings, actor, upload)
         part = SinglePart(content_type, body_chunks(request))
-        kind = file_format(part.content_type, part.filename, format)
-        upload = Upload(name, kind, part, options)
+        said = announced(part.content_type, part.filename, format)
+        upload = Upload(name, said, part, options)
         return service.store(engine, settings, actor, upload)
 
     places: UploadPlaces = request.app.state.upload_places
@@ -111,7 +110,7 @@ async def create_dataset(
 def list_datasets(
     engine: ReadEngineDep, principal: RequireJobsRead, page: PageDep
 ) -> Page[DatasetRead]:
-    """Datasets, newest first."""
+    """List datasets, newest first."""
     with transaction(engine) as session:
         rows = service.list_page(session, principal.tenant_id, page.limit, page.after)
     return Page[DatasetRead].of(rows, page.limit, DatasetRead.of, by_id)
@@ -121,7 +120,7 @@ def list_datasets(
 def get_dataset(
     dataset_id: DatasetId, engine: ReadEngineDep, principal: RequireJobsRead
 ) -> DatasetRead:
-    """What a dataset turned out to be."""
+    """Get a dataset: its format, counts, slices and warnings."""
     with transaction(engine) as session:
         return DatasetRead.of(service.get(session, principal.tenant_id, dataset_id))
 
@@ -146,7 +145,7 @@ def preview_dataset(
     principal: RequireJobsRead,
     n: Annotated[int, Query(ge=1, le=100, description="Rows.")] = 5,
 ) -> DatasetPreview:
-    """The first rows, as they are stored."""
+    """Get the first rows as they are stored."""
     with transaction(engine) as session:
         dataset = service.get(session, principal.tenant_id, dataset_id)
     return DatasetPreview(data=service.preview(engine, dataset, n))
@@ -157,15 +156,15 @@ def preview_dataset(
     response_class=Response,
     responses={
         200: {"content": {"application/x-ndjson": {}}, "description": "The canonical JSONL."},
-        206: {"description": "A part of it."},
-        304: {"description": "The client has it."},
+        206: {"description": "The requested range."},
+        304: {"description": "The client has the current version."},
         **error_responses(DatasetNotFoundError, RangeError),
     },
 )
 def download_dataset(
     request: Request, dataset_id: DatasetId, engine: ReadEngineDep, principal: RequireJobsRead
 ) -> Response:
-    """The canonical JSONL; one Range, ETag and If-Range are honoured."""
+    """Download the canonical JSONL. A single Range, ETag and If-Range are supported."""
     with transaction(engine) as session:
         dataset = service.get(session, principal.tenant_id, dataset_id)
     content = Content(

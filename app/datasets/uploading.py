@@ -1,11 +1,10 @@
-"""From a request's body to an iterator of chunks that a worker thread pulls, one at a time.
+"""Turn a request's body into an iterator of chunks, which a worker thread pulls one at a time.
 
-Pulling is the backpressure: nothing is read from the client before the last chunk is stored.
+Pulling gives backpressure: the next chunk is read from the client after the last one is stored.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -26,7 +25,6 @@ from app.core.errors import (
     UploadStalledError,
 )
 from app.core.settings import Settings
-from app.datasets.containers import FileFormat
 from app.storage.free_space import StorageFullError
 
 #: A route's bound; ``settings.max_upload_bytes`` is held while the body streams.
@@ -42,49 +40,9 @@ STREAM_ERRORS = (
     UnavailableError,
 )
 
-#: A client that sends nothing for this long does not hold a thread any longer.
+#: Seconds without data after which an upload is aborted, so that it does not occupy a thread.
 STALL_SECONDS = 60
 _MAX_PART_HEADERS = 16 << 10
-_FORMATS: dict[str, FileFormat] = {
-    "application/x-ndjson": "jsonl",
-    "application/ndjson": "jsonl",
-    "application/jsonl": "jsonl",
-    "application/x-jsonlines": "jsonl",
-    "application/json": "json",
-    "text/csv": "csv",
-    "application/csv": "csv",
-    "text/tab-separated-values": "tsv",
-    "application/vnd.apache.parquet": "parquet",
-    "application/x-parquet": "parquet",
-    "application/vnd.apache.arrow.file": "arrow",
-    "application/vnd.apache.arrow.stream": "arrow",
-}
-_SUFFIXES: dict[str, FileFormat] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".feather": "arrow",
-}
-_PACKED_SUFFIXES = re.compile(r"\.(gz|xz|bz2|zst)$")
-#: Say nothing about what is inside; ``format`` or the file's name does.
-_NEUTRAL = {
-    "",
-    "application/gzip",
-    "application/octet-stream",
-    "application/x-bzip2",
-    "application/x-gzip",
-    "application/x-xz",
-    "application/zstd",
-    "text/plain",
-}
-#: curl --data-binary says this when nobody told it what it sends.
-_UNTOLD = {"application/x-www-form-urlencoded"}
-PART_TYPES = [*_FORMATS, "application/gzip", "application/octet-stream"]
-UPLOAD_TYPES = [*PART_TYPES, "multipart/form-data"]
 
 
 class BadMultipartError(InvalidError):
@@ -111,39 +69,20 @@ def check_announced_size(request: Request, settings: Settings) -> None:
         raise TooLargeError(f"The file is larger than {settings.max_upload_bytes} bytes.")
 
 
-def file_format(content_type: str, filename: str, asked: FileFormat | None) -> FileFormat:
-    """What the file is: as asked, else by content type, else by name.
+def body_chunks(request: Request) -> Iterator[bytes]:
+    """Yield the body of a request; iterate in a worker thread.
 
     Raises:
-        UnsupportedMediaError: none of them tells.
+        UploadStalledError: the client sent nothing for STALL_SECONDS.
+        ClientDisconnect: the client closed the connection.
     """
-    media_type = content_type.partition(";")[0].strip().lower()
-    if media_type not in _FORMATS and media_type not in _NEUTRAL | _UNTOLD:
-        raise _unsupported(media_type)
-    if asked is not None:
-        return asked
-    if found := _FORMATS.get(media_type):
-        return found
-    if found := format_of_name(filename):
-        return found
-    raise _unsupported(media_type)
-
-
-def format_of_name(filename: str) -> FileFormat | None:
-    """What a file is by its name, compressed or not."""
-    name = _PACKED_SUFFIXES.sub("", filename.lower())
-    return next((known for suffix, known in _SUFFIXES.items() if name.endswith(suffix)), None)
-
-
-def body_chunks(request: Request) -> Iterator[bytes]:
-    """The body, to be iterated in a worker thread; ClientDisconnect when the client goes away."""
     stream = request.stream()
 
     async def pull() -> bytes | None:
         with anyio.move_on_after(STALL_SECONDS):
             return await anext(stream, None)
         raise UploadStalledError(
-            f"Nothing came for {STALL_SECONDS} seconds; nothing was stored.",
+            f"The client sent nothing for {STALL_SECONDS} seconds; nothing was stored.",
             hint="Upload the file again.",
         )
 
@@ -153,13 +92,13 @@ def body_chunks(request: Request) -> Iterator[bytes]:
 
 
 class SinglePart:
-    """The one file of a multipart body, as it streams; its headers are known from the start."""
+    """The single file of a multipart body, read as a stream; its headers are read at creation."""
 
     def __init__(self, content_type: str, chunks: Iterator[bytes]) -> None:
         _, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
         if not boundary or len(boundary) > 70:
-            raise BadMultipartError("The content type names no boundary.")
+            raise BadMultipartError("The content type has no valid boundary.")
         self._chunks = chunks
         self._data: list[bytes] = []
         self._headers: dict[str, bytes] = {}
@@ -202,7 +141,7 @@ class SinglePart:
         try:
             self._parser.write(chunk)
         except MultipartParseError as error:
-            raise BadMultipartError(f"The body is no multipart form: {error}.") from error
+            raise BadMultipartError(f"The body is not a multipart form: {error}.") from error
         return len(chunk)
 
     def _begin(self) -> None:
@@ -231,13 +170,3 @@ class SinglePart:
 
     def _end(self) -> None:
         self._is_over = True
-
-
-def _unsupported(media_type: str) -> UnsupportedMediaError:
-    shown = re.sub(r"[^\x20-\x7e]", "?", media_type)[:80]
-    return UnsupportedMediaError(
-        f"Content type {shown!r} does not say what the file is.",
-        hint="Send application/x-ndjson, application/json, text/csv, text/tab-separated-values or "
-        "application/vnd.apache.parquet, or add ?format=jsonl, json, csv, tsv, parquet or arrow. "
-        "Compressed text goes as what is inside: JSONL as application/x-ndjson.",
-    )

@@ -40,12 +40,12 @@ def compile_plan(
     """Compile a spec into the exact arguments of LoraConfig and RewardConfig.
 
     Args:
-        spec: What the user asked for.
+        spec: The job spec of the user.
         source: The source of the base model, from the catalogue.
-        facts: What an inspection found about the base model.
+        facts: The inspection results of the base model.
         train: The training dataset.
         evaluation: The evaluation dataset, if the spec names one.
-        form: What the rows of the datasets have in common.
+        form: The form of the rows of both datasets.
 
     Raises:
         SpecRejectedError: With every violated rule, each naming its field.
@@ -66,7 +66,7 @@ def compile_plan(
         head=_head(spec, facts),
         lora=_lora_arguments(spec.lora, facts, targets, saved),
         reward=_reward_arguments(spec, has_eval=data.has_eval),
-        tokenization=_tokenization(training, facts, text_format),
+        tokenization=_tokenization(training, facts, text_format, form.template_variables(spec)),
         data=data,
         engine=training.engine,
         precision=training.precision,
@@ -84,8 +84,8 @@ def compile_plan(
 def batch_split(training: TrainingSpec) -> tuple[int, int]:
     """Return the pairs per forward pass and the number of accumulation steps.
 
-    "auto" selects the largest divisor of ``batch_size`` that is at most 64. The stock engine keeps
-    a whole pass in memory, where the others divide it by their memory budget, so it gets 8 at most.
+    "auto" selects the largest divisor of ``batch_size`` that is at most 64, or at most 8 for the
+    stock engine, which keeps a whole pass in memory. Other engines split it by their memory budget.
     """
     total = training.batch_size
     if training.per_device_batch_size != "auto":
@@ -99,7 +99,7 @@ def _head(spec: RewardJobSpec, facts: BaseModelFacts) -> HeadPlan:
     if facts.head_tensors and spec.base_model_head == "reuse":
         return HeadPlan(start="base_model", tensors=facts.head_tensors)
     has_own = any(name == stored for name, stored in facts.head_tensors.items())
-    # Nothing is lost of what the user does not want.
+    # With "new", the user does not want a trained head, so none counts as unused.
     unused = facts.unused_heads if spec.base_model_head == "reuse" else []
     return HeadPlan(start="new", is_reset=has_own, unused=unused)
 
@@ -122,7 +122,7 @@ def _data(
 
 
 def _split_seed(held_out: EvalFraction, train: DatasetRef) -> int:
-    """Return the seed of the split; by default it depends on the content of the dataset alone."""
+    """Return the seed of the split; by default it depends on the dataset's content only."""
     return int(train.sha256[:8], 16) if held_out.seed is None else held_out.seed
 
 
@@ -145,18 +145,22 @@ def _lora_arguments(
 
 
 def _tokenization(
-    training: TrainingSpec, facts: BaseModelFacts, text_format: TextFormat | None
+    training: TrainingSpec,
+    facts: BaseModelFacts,
+    text_format: TextFormat | None,
+    variables: dict[str, bool | int | float | str],
 ) -> TokenizationPlan:
     pad_token, pad_token_id = choose_pad_token(training, facts, is_raw=text_format == "raw")
     template = None
     if text_format != "raw":
         own = training.chat_template or facts.chat_template
         template = own or plain_template(facts, pad_token)
-        template = with_fixed_date(with_variables(template, training.chat_template_kwargs))
+        template = with_fixed_date(with_variables(template, variables))
     return TokenizationPlan(
         max_length=min(training.max_length, facts.max_positions or 2**31),
         overlong=training.overlong,
         chat_template=template,
+        chat_template_kwargs={} if template is None else variables,
         append_eos=text_format == "raw" and facts.eos_token is not None,
         text_format=text_format,
         pad_token=pad_token,
@@ -169,7 +173,7 @@ def _tokenization(
 def _gradient_checkpointing(
     training: TrainingSpec, facts: BaseModelFacts
 ) -> bool | Literal["auto"]:
-    """Return False if the architecture does not support it; the trainer decides about "auto"."""
+    """Return False if the architecture does not support it; the trainer resolves "auto"."""
     return training.gradient_checkpointing if facts.supports_gradient_checkpointing else False
 
 
@@ -217,7 +221,7 @@ def _reward_arguments(spec: RewardJobSpec, *, has_eval: bool) -> dict[str, JsonV
 
 
 def _optional_arguments(training: TrainingSpec) -> dict[str, JsonValue]:
-    """Return the arguments that differ from transformers' defaults only if the spec says so.
+    """Return arguments that are set only if the spec deviates from transformers' defaults.
 
     Plans of earlier versions do not have them.
     """
@@ -246,7 +250,7 @@ def _trainable_parameters(
 
 
 def planned_steps(pair_count: int, plan: TrainingPlan) -> int:
-    """Optimiser steps for ``pair_count`` training pairs, as transformers' Trainer counts them."""
+    """Return the optimiser steps for ``pair_count`` pairs, as transformers' Trainer counts them."""
     reward = plan.reward_arguments
     if reward.max_steps > 0:
         return reward.max_steps

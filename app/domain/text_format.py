@@ -1,28 +1,32 @@
-"""How datasets of texts are tokenised: as turns of a chat, or as they are."""
+"""Choose how datasets of texts are tokenised: as chat turns, or unchanged."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from app.domain.spec import RewardJobSpec
 from app.domain.spec_problems import SpecProblem
 
-#: ``chat``: the prompt is a user turn and the reply an assistant turn; ``raw``: joined as they are.
+#: ``chat``: the prompt is a user turn and the reply an assistant turn. ``raw``: both are
+#: concatenated unchanged.
 TextFormat = Literal["chat", "raw"]
 
 
 @dataclass(frozen=True)
 class DataForm:
-    """What the rows of a job's datasets have in common."""
+    """Form of the rows of a job's datasets."""
 
     has_texts: bool = False
     has_conversations: bool = False
     texts_have_prompts: bool = True
-    """Every row of text has a prompt of its own."""
+    """Whether every row of text has its own prompt."""
     texts_are_rendered: bool = False
-    """The texts have the special tokens of a chat template already."""
+    """Whether the texts already contain special tokens of a chat template."""
+    variables: tuple[Mapping[str, Any], ...] = field(default=())
+    """Variables of the chat template that the datasets set, the training dataset first."""
 
     @classmethod
     def of(cls, *summaries: Mapping[str, Any]) -> Self:
@@ -32,15 +36,23 @@ class DataForm:
             has_texts=bool(texts),
             has_conversations=len(texts) < len(summaries),
             texts_have_prompts=all(each["prompt"] == "explicit" for each in texts),
-            # Datasets of earlier versions do not say it.
+            # Summaries of earlier versions do not have this key.
             texts_are_rendered=any(each.get("is_rendered", False) for each in texts),
+            variables=tuple(each.get("chat_template_kwargs", {}) for each in summaries),
         )
+
+    def template_variables(self, spec: RewardJobSpec) -> dict[str, Any]:
+        """Return the variables of the adapter's chat template: the training data's and the job's.
+
+        Those of the job take precedence.
+        """
+        return {**(self.variables[0] if self.variables else {}), **_own_variables(spec)}
 
     def text_format(self, spec: RewardJobSpec, *, has_template: bool) -> TextFormat | None:
         """Return how texts are tokenised; None for datasets of messages.
 
-        Texts become turns where the base model has a chat template or another dataset of the job
-        holds messages, provided that it is known where the reply begins.
+        Texts become chat turns if the base model has a chat template or another dataset of the job
+        holds messages, and if all rows have prompts and are not rendered yet.
         """
         if not self.has_texts:
             return None
@@ -51,7 +63,8 @@ class DataForm:
         return "chat" if has_template or self.has_conversations else "raw"
 
     def problems(self, spec: RewardJobSpec) -> Iterator[SpecProblem]:
-        """Yield why the datasets cannot be tokenised as the spec says, whatever the base model."""
+        """Yield the problems of the tokenisation that do not depend on the base model."""
+        yield from self._variable_problems(spec)
         asked = spec.training.text_format
         if not self.has_texts and asked == "raw":
             yield SpecProblem(
@@ -75,3 +88,30 @@ class DataForm:
                 "Use two datasets of the same format, or texts with prompts and "
                 '"text_format": "chat".',
             )
+
+    def _variable_problems(self, spec: RewardJobSpec) -> Iterator[SpecProblem]:
+        """An adapter has one chat template, so its datasets cannot set a variable differently."""
+        if self.text_format(spec, has_template=True) == "raw":
+            return
+        ours = self.template_variables(spec)
+        for evaluation in self.variables[1:]:
+            for name, value in sorted(evaluation.items()):
+                if name in _own_variables(spec) or _is_same(ours.get(name), value):
+                    continue
+                found = f"is {json.dumps(ours[name])}" if name in ours else "is not set"
+                yield SpecProblem(
+                    f"/training/chat_template_kwargs/{name}",
+                    "template_variables_differ",
+                    f"the evaluation dataset sets {name} to {json.dumps(value)}, which {found} in "
+                    "the training dataset",
+                    "Set the variable in training.chat_template_kwargs, for both.",
+                )
+
+
+def _own_variables(spec: RewardJobSpec) -> Mapping[str, Any]:
+    return spec.training.chat_template_kwargs
+
+
+def _is_same(one: object, other: object) -> bool:
+    """Whether two values are equal and of one type: true is not 1."""
+    return type(one) is type(other) and one == other

@@ -1,4 +1,4 @@
-"""Request evaluations, find them, cancel and delete them."""
+"""Request, find, cancel and delete evaluations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, Select, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -23,9 +23,9 @@ from app.evaluations.errors import (
     EvaluationUnfinishedError,
     InvalidEvaluationError,
 )
-from app.evaluations.resolving import Resolved
+from app.evaluations.resolving import resolve
 from app.evaluations.schemas import evaluation_id
-from app.job_queue import kinds, transitions
+from app.job_queue import idempotency, kinds, transitions
 from app.job_queue.queries import JobRow
 from app.jobs.service import check_queue_quota
 from app.models import Checkpoint, Evaluation, Job, StoredFile
@@ -34,7 +34,7 @@ from app.storage.quota import check_storage_quota
 
 @dataclass(frozen=True)
 class ScoreFile:
-    """A file of per-row scores; ``adapter`` is the model that made them."""
+    """A file with the scores of each row; ``adapter`` is the model that gave them."""
 
     adapter: str
     file: StoredFile
@@ -42,41 +42,54 @@ class ScoreFile:
     dataset_sha256: str
 
 
+def _is_quantized(job: Job) -> bool:
+    """Return whether a job trained on a base model that no CPU can load."""
+    return bool((job.plan or {}).get("quantization", "none") != "none")
+
+
 def request_evaluation(
-    session: Session, settings: Settings, tenant_id: str, spec: EvaluationSpec, resolved: Resolved
-) -> Job:
-    """Queue an evaluation and return its job.
+    session: Session, settings: Settings, tenant_id: str, spec: EvaluationSpec, key: str | None
+) -> tuple[Job, bool]:
+    """Queue an evaluation; return its job, and whether an earlier request created it already.
+
+    Args:
+        key: the Idempotency-Key of the request.
 
     Raises:
-        QuotaError, InvalidEvaluationError
+        KeyReusedError, QuotaError, InvalidEvaluationError
     """
+    document = spec.model_dump(mode="json")
+    fingerprint = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    # Before the checks: what the spec names may have been deleted since.
+    if known := idempotency.find_replay(session, tenant_id, key, fingerprint):
+        return known, True
+    resolved = resolve(session, tenant_id, spec)
     check_queue_quota(session, settings, tenant_id, kinds.EVALUATE)
     check_storage_quota(session, settings, tenant_id, 0)
-    document = spec.model_dump(mode="json")
     first = resolved.trained[0]
+    job = Job(
+        id=new_id("job"),
+        tenant_id=tenant_id,
+        kind=kinds.EVALUATE.name,
+        queue=kinds.EVALUATE.queue(settings),
+        name=spec.name,
+        spec={**document, "dataset": resolved.dataset.id},
+        spec_sha256=fingerprint,
+        needs_gpu=any(_is_quantized(job) for job in resolved.trained),
+        plan=first.plan,  # pins the revision of the base model
+        base_model=first.base_model,
+        eval_dataset_id=resolved.dataset.id,
+        idempotency_key=key,
+    )
     try:
-        job = transitions.insert_job(
-            session,
-            Job(
-                id=new_id("job"),
-                tenant_id=tenant_id,
-                kind=kinds.EVALUATE.name,
-                queue=kinds.EVALUATE.queue(settings),
-                name=spec.name,
-                spec=document,
-                spec_sha256=hashlib.sha256(
-                    json.dumps(document, sort_keys=True).encode()
-                ).hexdigest(),
-                plan=first.plan,  # pins the revision of the base model
-                base_model=first.base_model,
-                eval_dataset_id=resolved.dataset.id,
-            ),
-        )
+        job, is_replay = idempotency.insert_once(session, job)
     except IntegrityError as error:  # a foreign key: the dataset was deleted meanwhile
         raise InvalidEvaluationError(
             "The dataset was deleted.",
             problems=[FieldProblem("/dataset", "dataset_not_found", "was deleted", "Upload it.")],
         ) from error
+    if is_replay:
+        return job, True
     session.add(
         Evaluation(
             id=evaluation_id(job.id),
@@ -85,7 +98,7 @@ def request_evaluation(
             dataset_sha256=resolved.dataset.sha256,
         )
     )
-    return job
+    return job, False
 
 
 def get(session: Session, tenant_id: str, evaluation: str) -> Job:
@@ -109,17 +122,29 @@ def list_page(
     connection: Connection, tenant_id: str, limit: int, after: str | None
 ) -> list[JobRow]:  # fmt: skip
     """Return up to ``limit + 1`` evaluations, newest first, without their results."""
+    statement = _of_tenant(tenant_id)
+    return list(connection.execute(newest_first(statement, Evaluation.id, limit, after)))
+
+
+def find(connection: Connection, tenant_id: str, evaluation: str) -> JobRow:
+    """Return the job of an evaluation without its result, or raise EvaluationNotFoundError."""
+    statement = _of_tenant(tenant_id).where(Evaluation.id == evaluation)
+    if (row := connection.execute(statement).one_or_none()) is None:
+        raise not_found(evaluation)
+    return row
+
+
+def _of_tenant(tenant_id: str) -> Select[Any]:
     columns = [c for c in Job.__table__.c if c.name not in ("plan", "result", "metadata")]
-    statement = (
+    return (
         select(*columns, Job.labels.label("labels"))
         .join(Evaluation, Evaluation.job_id == Job.id)
         .where(Evaluation.tenant_id == tenant_id)
     )
-    return list(connection.execute(newest_first(statement, Evaluation.id, limit, after)))
 
 
 def uses(session: Session, tenant_id: str, dataset_sha256: str) -> int:
-    """Return how many evaluations of this tenant on these rows have succeeded."""
+    """Return the number of succeeded evaluations of this tenant on these rows."""
     return session.execute(
         select(func.count())
         .select_from(Evaluation)
@@ -133,13 +158,19 @@ def uses(session: Session, tenant_id: str, dataset_sha256: str) -> int:
 
 
 def dataset_uses(session: Session, job: Job) -> int:
-    """Return how many evaluations used the rows that this one uses."""
+    """Return the number of succeeded evaluations on the same rows."""
     row = session.get_one(Evaluation, evaluation_id(job.id))
     return uses(session, row.tenant_id, row.dataset_sha256)
 
 
 def cancel(session: Session, tenant_id: str, evaluation: str) -> Job:
-    """Cancel a waiting evaluation at once, ask a running one to stop. Repeating it is no error."""
+    """Cancel a waiting evaluation at once, or ask a running one to stop.
+
+    Repeating it is not an error.
+
+    Raises:
+        EvaluationNotFoundError, EvaluationFinishedError
+    """
     job = get(session, tenant_id, evaluation)
     changed = transitions.set_desired_state(session, tenant_id, job.id, DesiredState.CANCEL)
     if changed is not None:
@@ -151,9 +182,13 @@ def cancel(session: Session, tenant_id: str, evaluation: str) -> Job:
 
 
 def remove(session: Session, tenant_id: str, evaluation: str) -> None:
-    """Delete a finished evaluation with its scores, events and logs."""
+    """Delete a finished evaluation with its scores, events and logs.
+
+    Raises:
+        EvaluationNotFoundError, EvaluationLiveError
+    """
     job = get(session, tenant_id, evaluation)
-    # The job is locked first, as everywhere, so that this and a collection cannot deadlock.
+    # The job is locked first, as everywhere, so that the garbage collection cannot deadlock.
     session.execute(select(Job.id).where(Job.id == job.id).with_for_update())
     checkpoints = select(Checkpoint.id).where(Checkpoint.job_id == job.id)
     for owners in (StoredFile.owner_id.in_(checkpoints), StoredFile.owner_id == evaluation):
@@ -170,11 +205,11 @@ def remove(session: Session, tenant_id: str, evaluation: str) -> None:
 def score_file(
     session: Session, tenant_id: str, evaluation: str, adapter: str | None
 ) -> ScoreFile:  # fmt: skip
-    """Return the scores of one model, by default of the first adapter.
+    """Return the score file of one model, by default of the first adapter.
 
     Raises:
-        EvaluationNotFoundError: there is no such evaluation, or it judged no such model.
-        EvaluationUnfinishedError: it has not succeeded.
+        EvaluationNotFoundError: there is no such evaluation, or it has no such model.
+        EvaluationUnfinishedError: the evaluation has not succeeded.
     """
     job = get(session, tenant_id, evaluation)
     if job.status != JobStatus.SUCCEEDED:
@@ -185,7 +220,7 @@ def score_file(
     if file is None:
         raise EvaluationNotFoundError(
             f"{evaluation} has no scores of {name}.",
-            hint=f"It judged {', '.join(_models(job.result))}.",
+            hint=f"Its models are {', '.join(_models(job.result))}.",
         )
     row = session.get_one(Evaluation, evaluation)
     return ScoreFile(name, file, spec.seed, row.dataset_sha256)

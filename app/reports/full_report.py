@@ -1,4 +1,4 @@
-"""The report of a training job: one document, and the page that shows it."""
+"""The report of a training job, as a document and as a page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CURVE_POINTS = 300
 
 
 def job_document(session: Session, job: Job) -> dict[str, Any] | None:
-    """Return what the report of a job holds; None until the run has made it.
+    """Return the report of a job, or None until the run has created it.
 
     ``plots`` are SVG texts by name; everything else is numbers and texts.
     """
@@ -56,7 +56,7 @@ def job_document(session: Session, job: Job) -> dict[str, Any] | None:
 
 
 def _curves(session: Session, job_id: str) -> dict[str, list[tuple[float, float]]]:
-    """Return (step, value) of each curve, over all attempts of the job."""
+    """Return the points (step, value) of each curve, over all attempts of the job."""
     columns = queries.metrics(session.connection(), job_id, CURVES, 0, None, CURVE_POINTS)
     found = {}
     for name in CURVES:
@@ -67,7 +67,7 @@ def _curves(session: Session, job_id: str) -> dict[str, list[tuple[float, float]
 
 
 def job_page(document: Mapping[str, Any]) -> Page:
-    """Return the page of a job's document."""
+    """Return the report page of a job; ``document`` is that of ``job_document``."""
     learning = [Plot(name, curve_svg(points)) for name, points in document["curves"].items()]
     last = [(name, *points[-1]) for name, points in document["curves"].items() if points]
     sections = [

@@ -1,4 +1,4 @@
-"""Datasets, adapters and the rest through the client, against the real service."""
+"""Datasets, adapters and other resources through the client, against the real service."""
 
 from __future__ import annotations
 
@@ -126,8 +126,8 @@ def test_bad_lines_are_named(client: Any) -> None:
     ("rows", "message"),
     [
         ([{"chosen": "a", "rejected": "b"}, ["a", "b"]], "Row 2 is a list"),
-        ([{"chosen": float("nan")}], "Row 1 has no JSON form"),
-        ([{"chosen": "a", "rejected": {1, 2}}], "Row 1 has no JSON form"),
+        ([{"chosen": float("nan")}], "Row 1 cannot be encoded as JSON"),
+        ([{"chosen": "a", "rejected": {1, 2}}], "Row 1 cannot be encoded as JSON"),
         (b"bytes", "not bytes"),
         (7, "not int"),
         ({"train": ROWS}, "upload one of its splits"),
@@ -176,6 +176,19 @@ def test_directory_of_shards_becomes_one_dataset(
     ]
     files = [shards / name for name in ("train-1.jsonl", "train-2.jsonl.gz", "train-10.parquet")]
     assert client.datasets.upload(files).id == dataset.id
+
+
+@pytest.mark.parametrize("name", ["extra.zip", "extra.tar.gz", "extra.TGZ", "extra.7z"])
+def test_archive_among_shards_is_refused_before_anything_is_sent(
+    client: Any, shards: Path, name: str
+) -> None:
+    (shards / name).write_bytes(b"PK\x03\x04")
+    for source in (shards, [*sorted(shards.glob("*[0-9].jsonl")), shards / name]):
+        with pytest.raises(ValueError, match=f"{name} is an archive: unpack it"):
+            client.datasets.upload(source)
+    assert list(client.datasets.uploads.list()) == []
+    with pytest.raises(InvalidRequestError, match="the file is a zip archive"):
+        client.datasets.upload(shards / name)
 
 
 def test_interrupted_upload_is_continued(client: Any, shards: Path) -> None:
@@ -277,7 +290,7 @@ def adapter_id(world: World) -> str:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A directory that holds nothing."""
+    """Return an empty directory."""
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
 
@@ -400,7 +413,7 @@ def test_nothing_that_is_not_there_is_found(client: Any, tmp_path: Path) -> None
 
 
 def refusal(client: Any, name: str, directory: Path) -> type[Exception] | None:
-    """What a call of nothing that exists raises."""
+    """Return the type of the error that a call with unknown ids raises."""
     try:
         CALLS[name](client, Ids(directory))
     except APIError as error:

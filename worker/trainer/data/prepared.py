@@ -1,4 +1,4 @@
-"""The pairs of a job, and what became of all that were uploaded."""
+"""The pairs of a job, and the counts of used, held-out and dropped pairs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker.trainer.data.pairs import TokenizedPairs
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Pairs to train and to evaluate on, with ``count_pairs`` of them."""
+    """Pairs to train and to evaluate on; ``counts`` is the result of ``count_pairs``."""
 
     train: PairTable
     eval: PairTable
@@ -20,7 +20,7 @@ class PreparedData:
 
     @property
     def eval_left_out(self) -> float:
-        """Share of the eval pairs that are not evaluated."""
+        """Share of the eval pairs that are not evaluated (0 to 1)."""
         evaluation = self.counts["eval"]
         return 0.0 if evaluation is None else float(evaluation["left_out_share"])
 
@@ -31,10 +31,10 @@ def count_pairs(
     evaluation: TokenizedPairs | None,
     used: tuple[PairTable, PairTable],
 ) -> dict[str, Any]:
-    """Return the document that model card, run.lock.json and dataset report contain.
+    """Return the pair counts for the model card, run.lock.json and the dataset report.
 
-    ``uploaded`` is the sum of ``used``, ``held_out`` and everything ``dropped``. Without an eval
-    dataset the eval pairs come from the training file, of which the same share is left out.
+    ``uploaded`` is the sum of ``used``, ``held_out`` and the counts of ``dropped``. Without an eval
+    dataset the eval pairs come from the training file and have the same ``left_out_share``.
     """
     train_pairs, eval_pairs = used
     held_out = 0 if evaluation else len(eval_pairs)

@@ -1,17 +1,19 @@
-"""Render and encode the rows of a file, in this process or in several."""
+"""Render and encode the rows of a file, in this process or in several processes."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
 import os
+import signal
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +29,19 @@ from worker.reward_model.token_cache import Ids
 from worker.trainer.data.pair_records import PAIR, Records, pair_records
 from worker.trainer.data.row_files import chunks_of_lines
 
-#: Smaller files are done before other processes would have started.
+#: Smaller files are encoded faster than other processes can start.
 PARALLEL_BYTES = 4 << 20
-#: What the tokenizer may use for one call. The slowest tokenizers, in Python, encode 50,000
-#: characters a second; ids and offsets take up to 120 bytes a token.
+#: Limits of one call of the tokenizer. The slowest tokenizers, written in Python, encode 50,000
+#: characters per second; ids and offsets take up to 120 bytes per token.
 ENCODING_SECONDS, MIN_CHARACTERS_PER_SECOND = 60.0, 10_000
 ENCODING_BYTES, BYTES_PER_CHARACTER = 1 << 30, 256
 
 
 @dataclass
 class EncodedRows:
-    """A chunk of rows: the ids of all texts, and the records of their pairs.
+    """A chunk of rows: the token ids of all texts, and the records of the pairs.
 
-    ``row``, the texts and ``slice`` of the records count from the beginning of the chunk.
+    The row, text and slice indices of the records are relative to the chunk.
     """
 
     row_count: int
@@ -48,7 +50,46 @@ class EncodedRows:
     records: Records = field(default_factory=lambda: np.empty(0, dtype=PAIR))
     slices: list[str] = field(default_factory=list)
     invalid: list[tuple[int, str]] = field(default_factory=list)
-    """Line and problem of rows that cannot be rendered."""
+    """(line number, problem) of rows that cannot be rendered."""
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """A row, its place among the rows that were given, and the token ids of each reply's text."""
+
+    place: int
+    row: dict[str, Any]
+    texts: list[list[int]]
+
+
+def encode_rows(
+    rows: Iterable[dict[str, Any]],
+    tokenizer: PairTokenizer,
+    on_invalid: Callable[[int, str], None],
+) -> list[EncodedRow]:
+    """Render and encode rows; call ``on_invalid`` with line and problem of those that cannot be.
+
+    Raises:
+        TrainerError: model_unsupported when the chat template or the tokenizer exceeds a limit.
+    """
+    rendered: list[tuple[int, dict[str, Any], list[str]]] = []
+    with template_limits():
+        for place, row in enumerate(rows):
+            try:
+                rendered.append((place, row, tokenizer.render(row)))
+            except TemplateTooCostlyError as error:
+                raise unsupported_model(
+                    f"the base model's chat template {error} for the pair in line {row['line']}; "
+                    "set training.chat_template to another one"
+                ) from error
+            except Exception as error:  # noqa: BLE001 - a template may raise anything
+                on_invalid(row["line"], f"the chat template cannot render this pair: {error}")
+    if not rendered:
+        return []
+    encoded = iter(_encode_texts(tokenizer, [text for *_, texts in rendered for text in texts]))
+    return [
+        EncodedRow(place, row, list(islice(encoded, len(texts)))) for place, row, texts in rendered
+    ]
 
 
 def encode_lines(lines: Sequence[bytes], tokenizer: PairTokenizer) -> EncodedRows:
@@ -58,43 +99,31 @@ def encode_lines(lines: Sequence[bytes], tokenizer: PairTokenizer) -> EncodedRow
         TrainerError: model_unsupported when the chat template exceeds a limit.
     """
     chunk = EncodedRows(row_count=len(lines))
-    rendered: list[tuple[int, dict[str, Any], list[str]]] = []
-    with template_limits():
-        for place, line in enumerate(lines):
-            row = json.loads(line)
-            try:
-                rendered.append((place, row, tokenizer.render(row)))
-            except TemplateTooCostlyError as error:
-                raise unsupported_model(
-                    f"the base model's chat template {error} for the pair in line {row['line']}; "
-                    "set training.chat_template to another one"
-                ) from error
-            except Exception as error:  # noqa: BLE001 - a template may raise anything
-                problem = f"the chat template cannot render this pair: {error}"
-                chunk.invalid.append((row["line"], problem))
-    if not rendered:
+    encoded = encode_rows(
+        map(json.loads, lines), tokenizer, lambda *problem: chunk.invalid.append(problem)
+    )
+    if not encoded:
         return chunk
-    encoded = _encode_texts(tokenizer, [text for _, _, texts in rendered for text in texts])
-    ids = [np.asarray(each, dtype=np.int32) for each in encoded]
-    chunk.ids, chunk.lengths = np.concatenate(ids), [len(each) for each in ids]
-    rest, first_text = iter(ids), 0
-    records = []
-    for place, row, texts in rendered:
-        found = pair_records(row, list(islice(rest, len(texts))), tokenizer, chunk.slices)
-        found["row"] += place
+    first_text, ids, records = 0, [], []
+    for each in encoded:
+        texts = [np.asarray(text, dtype=np.int32) for text in each.texts]
+        found = pair_records(each.row, texts, tokenizer, chunk.slices)
+        found["row"] += each.place
         found["chosen_text"] += first_text
         found["rejected_text"] += first_text
         first_text += len(texts)
+        ids += texts
         records.append(found)
+    chunk.ids, chunk.lengths = np.concatenate(ids), [len(text) for text in ids]
     chunk.records = np.concatenate(records)
     return chunk
 
 
 def _encode_texts(tokenizer: PairTokenizer, texts: list[str]) -> list[list[int]]:
-    """Encode texts within limits that grow with their length.
+    """Encode texts within limits that are proportional to their length.
 
     Raises:
-        TrainerError: model_unsupported, the tokenizer exceeds them.
+        TrainerError: model_unsupported if the tokenizer exceeds them.
     """
     characters = sum(map(len, texts))
     cpu_seconds = ENCODING_SECONDS + characters / MIN_CHARACTERS_PER_SECOND
@@ -107,10 +136,11 @@ def _encode_texts(tokenizer: PairTokenizer, texts: list[str]) -> list[list[int]]
 
 
 def encode_file(path: Path, tokenizer: PairTokenizer, processes: int) -> Iterator[EncodedRows]:
-    """Render and encode the rows of a file, in their order; a large file in ``processes``.
+    """Render and encode the rows of a file in their order; large files use several processes.
 
     Raises:
-        TrainerError: model_unsupported when the chat template exceeds a limit.
+        TrainerError: model_unsupported if the chat template or the tokenizer exceeds a limit;
+            out_of_memory if a process exceeds its memory; host_error if one is killed.
     """
     if processes < 2 or path.stat().st_size < PARALLEL_BYTES:
         for lines in chunks_of_lines(path):
@@ -118,29 +148,49 @@ def encode_file(path: Path, tokenizer: PairTokenizer, processes: int) -> Iterato
         return
     pool = ProcessPoolExecutor(
         processes,
-        # Forked processes need not load the libraries again. Nothing has used CUDA yet.
+        # Forked processes do not load the libraries again. Nothing has used CUDA yet.
         mp_context=multiprocessing.get_context("fork"),
         initializer=_start_encoder,
         initargs=(tokenizer,),
     )
+    encoders: list[BaseProcess] = []
     try:
         with warnings.catch_warnings():
-            # Python 3.12 warns of forks beside threads. The watchdog's thread holds no lock that
-            # an encoder takes.
+            # Python 3.12 warns about forks in a process with threads. The watchdog's thread holds
+            # no lock that an encoder takes.
             warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
             pool.submit(os.getpid)  # starts all processes
+            encoders += multiprocessing.active_children()
         yield from _in_order(pool, path, 2 * processes)
     except BrokenProcessPool as error:
-        raise TrainerError(
-            FailureCode.HOST_ERROR,
-            "a process that tokenised was killed, most likely for lack of memory",
-        ) from error
+        pool.shutdown(cancel_futures=True)  # waits for the processes
+        raise _why_broken({encoder.exitcode for encoder in encoders}) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
+def _why_broken(statuses: set[int | None]) -> TrainerError:
+    """Return the error for encoder processes that ended with ``statuses``.
+
+    The limits of the tokenizer end a process by a signal of their own; the pool ends the others
+    with SIGTERM.
+    """
+    if -signal.SIGXCPU in statuses:
+        return unsupported_model(
+            "the base model's tokenizer needs more processor time than it may use for these texts"
+        )
+    if -signal.SIGABRT in statuses:
+        return TrainerError(
+            FailureCode.OUT_OF_MEMORY, "a tokenisation process needed more memory than it may use"
+        )
+    return TrainerError(
+        FailureCode.HOST_ERROR,
+        "a tokenisation process was killed, most likely because the memory ran out",
+    )
+
+
 def _in_order(pool: ProcessPoolExecutor, path: Path, ahead: int) -> Iterator[EncodedRows]:
-    """Yield the results in the order of the file, with at most ``ahead`` chunks under way."""
+    """Yield the results in the order of the file, with at most ``ahead`` chunks in progress."""
     waiting: deque[Future[EncodedRows]] = deque()
     for lines in chunks_of_lines(path):
         waiting.append(pool.submit(_encode, lines))
@@ -154,7 +204,7 @@ _encoder: PairTokenizer
 
 
 def _start_encoder(tokenizer: PairTokenizer) -> None:
-    """Set up an encoder process: it ends with the trainer, and its tokenizer has one thread."""
+    """Set up an encoder process, which exits with the trainer and has one tokenizer thread."""
     global _encoder
     die_with_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
