@@ -1,4 +1,4 @@
-"""What requests are made of, named as in the OpenAPI document.
+"""Types of the request bodies, named as in the service's OpenAPI document.
 
 Generated from docs/openapi.json by `make client-models`. Do not edit."""
 
@@ -14,6 +14,13 @@ class ApiKeyCreate(TypedDict):
     scopes: list[Literal["jobs:read", "jobs:write", "artifacts:read", "scores:write", "admin"]]
     expires_at: NotRequired[str | None]
     """Null for a key that never expires."""
+
+
+class DatasetContent(TypedDict):
+    """A dataset by its rows: the newest one whose `sha256` this is."""
+
+    sha256: str
+    """The `sha256` that GET /v1/datasets shows."""
 
 
 class EarlyStopping(TypedDict):
@@ -42,13 +49,13 @@ class EvalFraction(TypedDict):
     """Fraction of the training pairs, between 0 and 1."""
     seed: NotRequired[int | None]
     """
-    Which pairs are held out. null: the same ones in every job on the dataset, whatever
-    training.seed is.
+    Seed that selects the held-out pairs. null: every job on the dataset holds out the same
+    pairs, independently of training.seed.
     """
 
 
 class EvaluationSpec(TypedDict):
-    """Which adapters to judge on which rows, and how."""
+    """Request to evaluate adapters on a dataset."""
 
     name: NotRequired[str | None]
     adapters: list[str]
@@ -56,8 +63,11 @@ class EvaluationSpec(TypedDict):
     Adapters of one base model. `base:untrained`, the base model with a random head, is always
     evaluated as well.
     """
-    dataset: str
-    """The rows to score: pairs or ranked rows."""
+    dataset: str | DatasetContent
+    """
+    The rows to score: pairs or ranked rows. A dataset by its id, or by the digest of its
+    rows.
+    """
     suite: NotRequired[str | None]
     """A benchmark of GET /v1/suites whose rows the dataset has."""
     slices: NotRequired[list[str] | None]
@@ -82,17 +92,18 @@ class EvaluationSpec(TypedDict):
     ]
     """Probes for reward hacking; all by default, `[]` for none."""
     probe_pairs: NotRequired[int]
-    """Rows, chosen by the seed, that probes change."""
-    overlong: NotRequired[Literal["drop", "truncate"]]
+    """Number of rows for probes, drawn with the seed."""
+    overlong: NotRequired[Literal["as_trained", "drop", "truncate"]]
     """
-    What to do with replies that exceed the `max_length` of an adapter: leave their row out,
-    or cut them at the end as the runners of the benchmarks do.
+    What to do with replies that exceed the `max_length` of an adapter: what its training did
+    (leave their row out, or cut the beginning of its prompt), always leave it out, or cut the
+    reply at the end as the runners of the benchmarks do.
     """
     seed: NotRequired[int]
 
 
 class ImportCreate(TypedDict):
-    """A split of a dataset of the hub, and how its rows are read."""
+    """Split of a hub dataset, and options for reading its rows."""
 
     source: str
     """
@@ -101,15 +112,17 @@ class ImportCreate(TypedDict):
     """
     split: NotRequired[str]
     config: NotRequired[str | None]
-    """Where the dataset has several."""
+    """Needed if there are several."""
     name: NotRequired[str | None]
-    """For people; default: the name of the source."""
+    """Name for display. Default: the name of the source."""
     columns: NotRequired[dict[str, str]]
-    """Which column is which part; see docs/data.md."""
+    """Column of each part; see docs/data.md."""
     labels: NotRequired[dict[str, str]]
-    """What the values of the label column mean."""
+    """Meaning of the values of the label column."""
     ignore_columns: NotRequired[list[str]]
     on_invalid: NotRequired[Literal["refuse", "skip"]]
+    chat_template_kwargs: NotRequired[dict[str, bool | int | float | str]]
+    """Variables of the chat template for all rows, as in an upload."""
 
 
 class JobCancel(TypedDict):
@@ -172,12 +185,12 @@ class LoraSpec(TypedDict):
 
 
 class PushCreate(TypedDict):
-    """Where an adapter is pushed to."""
+    """A new push: the target repository."""
 
     repo: str
-    """`org/name`; it is created if it does not exist."""
+    """`org/name`; the repository is created if it does not exist."""
     private: NotRequired[bool]
-    """Of a repository that is created."""
+    """Whether the repository is private, if the push creates it."""
 
 
 class Resources(TypedDict):
@@ -186,6 +199,21 @@ class Resources(TypedDict):
     gpus: NotRequired[Literal[0, 1]]
     """0: CPU only; 1: a GPU if the worker has one."""
     max_runtime_seconds: NotRequired[int]
+
+
+class ScoreBatchSpec(TypedDict):
+    """Request to score the rows of a dataset with an adapter."""
+
+    name: NotRequired[str | None]
+    adapter: str
+    """Id of an adapter."""
+    dataset: str
+    """The rows to score: pairs or ranked rows."""
+    overlong: NotRequired[Literal["drop", "truncate"]]
+    """
+    What to do with replies that exceed the adapter's `max_length`: give their row no scores
+    but a reason, or cut them at the end.
+    """
 
 
 class ScoreGroup(TypedDict):
@@ -284,14 +312,15 @@ class TrainingSpec(TypedDict):
     """
     pad_token: NotRequired[str | None]
     """
-    Special token of the base model that fills batches up. null: the tokenizer's own, or
-    another one if texts end in it.
+    Special token of the base model for padding. null: the tokenizer's pad token, or another
+    one if texts end in it.
     """
     text_format: NotRequired[Literal["auto", "chat", "raw"]]
     """
     How datasets of texts are tokenised. 'chat': the prompt is a user turn and the reply an
-    assistant turn of the chat template. 'raw': joined as they are. 'auto' is 'chat' where the
-    base model has a chat template, unless rows have no prompt or are rendered already.
+    assistant turn of the chat template. 'raw': both are concatenated unchanged. 'auto' is
+    'chat' if the base model has a chat template, unless rows have no prompt or are rendered
+    already.
     """
     chat_template: NotRequired[str | None]
     """Jinja template that replaces the base model's. It becomes the adapter's."""
@@ -302,8 +331,8 @@ class TrainingSpec(TypedDict):
     """
     pairs_per_prompt: NotRequired[int | None]
     """
-    Of each row with ranked replies, train on at most so many pairs, drawn with the seed;
-    null: on all. Evaluations use all.
+    Largest number of training pairs per row with ranked replies, drawn with the seed; null:
+    all. Evaluations use all pairs.
     """
     center_rewards_coefficient: NotRequired[float | None]
     gradient_checkpointing: NotRequired[Literal["auto"] | bool]
@@ -311,8 +340,8 @@ class TrainingSpec(TypedDict):
     """'auto' uses bf16 on GPUs that support it, and fp32 on CPU."""
     engine: NotRequired[Literal["auto", "shared_prefix", "stock"]]
     """
-    'auto' uses the shared-prefix engine where it is exact, and 'stock', which is TRL's own
-    training loop, otherwise.
+    'auto' uses the shared-prefix engine if it is exact, and otherwise 'stock', which is TRL's
+    own training loop.
     """
     eval_steps: NotRequired[int | None]
     """Optimiser steps between evaluations. Evaluations before and after training always run."""
@@ -320,9 +349,9 @@ class TrainingSpec(TypedDict):
     """Optimiser steps between checkpoints; null: a time interval."""
     resume: NotRequired[Literal["continue", "exact"]]
     """
-    After an interruption, 'continue' goes on from the last checkpoint, with a warning where
-    another GPU or number of threads will change the adapter's last bits. 'exact' then trains
-    from the start instead.
+    After an interruption, 'continue' resumes from the last checkpoint, with a warning if
+    another GPU or number of threads will change the adapter's last bits. 'exact' trains from
+    the start in that case.
     """
     logging_steps: NotRequired[int]
     early_stopping: NotRequired[EarlyStopping | None]
