@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.utils.tqdm import disable_progress_bars
 from sqlalchemy import select
 
 from app.base_models.catalogue import HubSource
