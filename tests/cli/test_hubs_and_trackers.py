@@ -50,7 +50,7 @@ def test_adapter_is_pushed_by_the_worker_of_the_service(
         assert "Ask the operator" in refused.stderr
         done = run("adapters", "push", adapter_id, "acme/rewards", "--watch")
         assert done.exit_code == 0, done.stdout + done.stderr
-        shown = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+        shown = dict(line.strip().split(maxsplit=1) for line in done.stdout.splitlines())
         assert (shown["status"], shown["to"]) == ("succeeded", "acme/rewards")
         assert shown["commit"] == COMMIT
         assert hub.files == FILES
