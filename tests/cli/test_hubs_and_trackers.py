@@ -86,7 +86,7 @@ def test_tensorboard_reads_a_running_job_that_is_mirrored(
     done = run("jobs", "mirror", job_id, "--to", "tensorboard", "--target", tmp_path)
     worker.join()
     assert done.exit_code == 0, done.stderr
-    assert done.stderr == f"{job_id} is succeeded; its metrics are in tensorboard.\n"
+    assert done.stderr == f"{job_id} is succeeded; its metrics were copied to tensorboard.\n"
     assert scalars(tmp_path / job_id) == {
         "train/loss": [(1, 0.7), (2, 0.5)],
         "eval/accuracy": [(2, 0.9)],
@@ -109,7 +109,7 @@ def test_tensorboard_reads_a_finished_job_that_is_mirrored(
     assert found["train/grad_norm"] == [(step, float(step)) for step in range(1, 6)]
     again = run("jobs", "mirror", job_id, "--to", "tensorboard")
     assert again.exit_code != 0
-    assert "holds a run already" in again.stderr
+    assert "already contains a run" in again.stderr
     assert scalars(tmp_path / "runs" / job_id) == found
 
 
