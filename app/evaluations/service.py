@@ -49,10 +49,7 @@ def _is_quantized(job: Job) -> bool:
 def request_evaluation(
     session: Session, settings: Settings, tenant_id: str, spec: EvaluationSpec, key: str | None
 ) -> tuple[Job, bool]:
-    """Queue an evaluation; return its job, and whether an earlier request created it already.
-
-    Args:
-        key: the Idempotency-Key of the request.
+    """Queue an evaluation; return its job, and whether an earlier request with ``key`` did so.
 
     Raises:
         KeyReusedError, QuotaError, InvalidEvaluationError
