@@ -1212,6 +1212,11 @@ class DatasetRead(Model):
     """Number of rows by slice label."""
     ignored_columns: list[str]
     """Columns of the upload that were not stored."""
+    chat_template_kwargs: dict[str, bool | int | float | str]
+    """
+    Variables of the chat template that the upload sets for all rows. Those of a job and of a
+    row take precedence.
+    """
     skipped: list[SkippedRowsRead]
     """Skipped rows by reason."""
     warnings: list[DatasetWarningRead]
@@ -1571,6 +1576,8 @@ class JobRead(Model):
     metadata: dict[str, str]
     worker: str | None
     """The worker that runs the job."""
+    notes: str | None
+    """What people wrote about the job."""
     warnings: list[JobWarning]
     spec: RewardJobSpec
     """As submitted, with defaults filled in."""

@@ -121,6 +121,8 @@ class ImportCreate(TypedDict):
     """Meaning of the values of the label column."""
     ignore_columns: NotRequired[list[str]]
     on_invalid: NotRequired[Literal["refuse", "skip"]]
+    chat_template_kwargs: NotRequired[dict[str, bool | int | float | str]]
+    """Variables of the chat template for all rows, as in an upload."""
 
 
 class JobCancel(TypedDict):
@@ -147,6 +149,8 @@ class JobUpdate(TypedDict):
     """Can change only while the job waits."""
     metadata: NotRequired[dict[str, str]]
     """Replaces all metadata of the job."""
+    notes: NotRequired[str | None]
+    """Text of several lines about the job; null removes it."""
 
 
 JsonValue: TypeAlias = Any

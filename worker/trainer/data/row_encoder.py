@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +140,7 @@ def encode_file(path: Path, tokenizer: PairTokenizer, processes: int) -> Iterato
 
     Raises:
         TrainerError: model_unsupported if the chat template or the tokenizer exceeds a limit;
-            host_error if a process is killed.
+            out_of_memory if a process exceeds its memory; host_error if one is killed.
     """
     if processes < 2 or path.stat().st_size < PARALLEL_BYTES:
         for lines in chunks_of_lines(path):
@@ -151,20 +153,40 @@ def encode_file(path: Path, tokenizer: PairTokenizer, processes: int) -> Iterato
         initializer=_start_encoder,
         initargs=(tokenizer,),
     )
+    encoders: list[BaseProcess] = []
     try:
         with warnings.catch_warnings():
             # Python 3.12 warns about forks in a process with threads. The watchdog's thread holds
             # no lock that an encoder takes.
             warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
             pool.submit(os.getpid)  # starts all processes
+            encoders += multiprocessing.active_children()
         yield from _in_order(pool, path, 2 * processes)
     except BrokenProcessPool as error:
-        raise TrainerError(
-            FailureCode.HOST_ERROR,
-            "a tokenisation process was killed, most likely because the memory ran out",
-        ) from error
+        pool.shutdown(cancel_futures=True)  # waits for the processes
+        raise _why_broken({encoder.exitcode for encoder in encoders}) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _why_broken(statuses: set[int | None]) -> TrainerError:
+    """Return the error for encoder processes that ended with ``statuses``.
+
+    The limits of the tokenizer end a process by a signal of their own; the pool ends the others
+    with SIGTERM.
+    """
+    if -signal.SIGXCPU in statuses:
+        return unsupported_model(
+            "the base model's tokenizer needs more processor time than it may use for these texts"
+        )
+    if -signal.SIGABRT in statuses:
+        return TrainerError(
+            FailureCode.OUT_OF_MEMORY, "a tokenisation process needed more memory than it may use"
+        )
+    return TrainerError(
+        FailureCode.HOST_ERROR,
+        "a tokenisation process was killed, most likely because the memory ran out",
+    )
 
 
 def _in_order(pool: ProcessPoolExecutor, path: Path, ahead: int) -> Iterator[EncodedRows]:
