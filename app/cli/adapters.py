@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from app.cli.accuracies import main_accuracy
 from app.cli.client import connect
 from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import (
@@ -54,7 +55,7 @@ def list_adapters(
             adapter.id,
             adapter.job_id,
             adapter.base_model,
-            _accuracy(adapter.metrics),
+            main_accuracy(adapter.metrics),
             size(adapter.bytes),
             moment(adapter.created_at),
         ),
@@ -175,11 +176,3 @@ def _show_merge(merged: MergeRead, *, as_json: bool) -> None:
         notes.print(plain(f"Download it with: plaudit adapters download {merged.adapter_id} DIR"))
     elif merged.status in _LIVE:
         notes.print(plain("A worker makes it. Ask again with the same command, or with --watch."))
-
-
-def _accuracy(metrics: dict[str, float]) -> str | None:
-    """The accuracy, and what share of the held-out pairs it leaves out."""
-    if (accuracy := metrics.get("eval/accuracy")) is None:
-        return None
-    left_out = metrics.get("eval/left_out", 0)
-    return f"{accuracy:.3f}" + (f" ({left_out:.0%} left out)" if left_out else "")

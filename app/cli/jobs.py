@@ -7,9 +7,18 @@ from typing import Annotated
 
 import typer
 
+from app.cli.accuracies import accuracies_of
 from app.cli.client import connect, page_of_job
 from app.cli.exit_codes import CommandError, ExitCode
-from app.cli.job_display import show_estimate, show_job, show_metrics, show_preview, steps
+from app.cli.job_display import show_job, show_metrics, show_preview, steps
+from app.cli.job_options import (
+    BaseModelOption,
+    DatasetOption,
+    EvalDatasetOption,
+    JobId,
+    WatchOption,
+    with_datasets,
+)
 from app.cli.output import (
     AfterOption,
     JsonOption,
@@ -29,12 +38,6 @@ from plaudit.trackers import mirror as mirror_job
 
 commands = typer.Typer(help="Submit, follow and control training jobs.", no_args_is_help=True)
 
-JobId = Annotated[str, typer.Argument(help="Id (job_…) or its first digits.")]
-WatchOption = Annotated[
-    bool, typer.Option("--watch", "-w", help="Follow the job; the exit code tells how it ended.")
-]
-DatasetOption = Annotated[str | None, typer.Option(help="Dataset to train on; overrides the spec.")]
-BaseModelOption = Annotated[str | None, typer.Option(help="Base model; overrides the spec.")]
 DEFAULT_SPEC = Path("spec.toml")
 
 
@@ -76,6 +79,7 @@ def submit(
         Path | None, typer.Argument(help="A job spec in TOML or JSON; - reads it from stdin.")
     ] = None,
     dataset: DatasetOption = None,
+    eval_dataset: EvalDatasetOption = None,
     base_model: BaseModelOption = None,
     is_watched: WatchOption = False,
     is_dry_run: Annotated[
@@ -92,26 +96,13 @@ def submit(
             "Give a spec (write one with 'plaudit jobs init'), or --dataset and --base-model.",
         )
     with connect() as client:
-        if dataset is not None:
-            document["train_dataset"] = full_id(client, "ds", dataset)
+        document = with_datasets(client, document, dataset, eval_dataset)
         if base_model is not None:
             document["base_model"] = base_model
         if is_dry_run:
             show_preview(client.jobs.preview(document), as_json=as_json)
             return
         _show_new(client, client.jobs.create(document), is_watched=is_watched, as_json=as_json)
-
-
-def estimate(
-    spec: Annotated[
-        Path, typer.Argument(help="A job spec in TOML or JSON; - reads it from stdin.")
-    ],
-    as_json: JsonOption = False,
-) -> None:
-    """Estimate the memory that a job needs, by part, and which GPUs have it; store nothing."""
-    document = read_spec(spec)
-    with connect() as client:
-        show_estimate(client.jobs.preview(document), as_json=as_json)
 
 
 @commands.command()
@@ -127,6 +118,7 @@ def clone(
         ),
     ] = None,
     dataset: DatasetOption = None,
+    eval_dataset: EvalDatasetOption = None,
     is_continued: Annotated[
         bool, typer.Option("--from-checkpoint", help="Continue from its last checkpoint.")
     ] = False,
@@ -136,8 +128,7 @@ def clone(
     """Queue a new job with the spec of another job; --set changes fields."""
     overrides = parse_overrides(changes or [])
     with connect() as client:
-        if dataset is not None:
-            overrides["train_dataset"] = full_id(client, "ds", dataset)
+        overrides = with_datasets(client, overrides, dataset, eval_dataset)
         job = client.jobs.clone(
             full_id(client, "job", job_id), overrides=overrides, from_checkpoint=is_continued
         )
@@ -163,14 +154,16 @@ def list_jobs(
     """List jobs, newest first."""
     with connect() as client:
         page = client.jobs.list(status=status, name=name, page_size=limit, after=after).page()
+        accuracies = {} if as_json else accuracies_of(client, page.data)
     print_page(
         page,
-        ("id", "name", "status", "progress", "base model", "queued"),
+        ("id", "name", "status", "progress", "accuracy", "base model", "queued"),
         lambda job: (
             job.id,
             job.name,
             job.status,
             steps(job),
+            accuracies.get(job.id),
             job.base_model,
             moment(job.queued_at),
         ),

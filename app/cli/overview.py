@@ -1,12 +1,15 @@
-"""``plaudit queue``, ``usage`` and ``base-models``: what the service does, did and offers."""
+"""``plaudit queue``, ``usage``, ``base-models`` and ``estimate``: what the service does and offers.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from app.cli.client import connect
+from app.cli.job_display import show_estimate
 from app.cli.output import (
     JsonOption,
     moment,
@@ -17,6 +20,7 @@ from app.cli.output import (
     print_table,
     size,
 )
+from app.cli.spec_files import read_spec
 from plaudit.models import BaseModelRead
 
 REASONS = {
@@ -128,3 +132,15 @@ def _millions(count: int | None) -> str | None:
 
 def _said(fact: bool | None) -> str | None:
     return None if fact is None else ("yes" if fact else "no")
+
+
+def estimate(
+    spec: Annotated[
+        Path, typer.Argument(help="A job spec in TOML or JSON; - reads it from stdin.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Estimate the memory that a job needs, by part, and which GPUs have it; store nothing."""
+    document = read_spec(spec)
+    with connect() as client:
+        show_estimate(client.jobs.preview(document), as_json=as_json)

@@ -69,9 +69,9 @@ class DataForm:
             )
         elif self.has_conversations and self.text_format(spec, has_template=True) == "raw":
             yield SpecProblem(
-                "/eval_dataset",
+                "/eval_dataset" if isinstance(spec.eval_dataset, str) else "/eval_datasets",
                 "format_differs",
-                "one dataset holds texts that are tokenised as they are, the other one messages",
-                "Use two datasets of the same format, or texts with prompts and "
+                "one dataset holds texts that are tokenised as they are, another one messages",
+                "Use datasets of the same format, or texts with prompts and "
                 '"text_format": "chat".',
             )

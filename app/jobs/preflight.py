@@ -34,8 +34,9 @@ from app.domain.spec import RewardJobSpec
 from app.domain.warnings import WarningCode
 from app.job_queue import kinds, transitions
 from app.job_queue.watcher import Watcher
+from app.jobs.planning import JobDatasets
 from app.jobs.spec_resolution import ResolvedSpec, plan_resolved, resolve_spec
-from app.models import Job, JobReport
+from app.models import Job, JobEvalDataset, JobReport
 
 #: Seconds between two looks for the reports of a sample.
 SAMPLE_WAIT_SECONDS = 3.0
@@ -204,10 +205,7 @@ class Preflight:
                     spec=spec.model_dump(mode="json", exclude_unset=True),
                     spec_sha256=_fingerprint(spec),
                     base_model=resolved.entry.id,
-                    train_dataset_id=resolved.train.id if has_data else None,
-                    eval_dataset_id=resolved.evaluation.id
-                    if has_data and resolved.evaluation
-                    else None,
+                    **(_data_columns(resolved.datasets) if has_data else {}),
                 ),
             )
         self.tickets.issue(queue)
@@ -286,6 +284,16 @@ def _is_like(
         Job.train_dataset_id.is_not(None),
         is_usable,
     ]
+
+
+def _data_columns(datasets: JobDatasets) -> dict[str, Any]:
+    return {
+        "train_dataset_id": datasets.train.id,
+        "eval_dataset_id": datasets.evaluation.id if datasets.evaluation else None,
+        "eval_datasets": [
+            JobEvalDataset(name=name, dataset_id=each.id) for name, each in datasets.named.items()
+        ],
+    }
 
 
 def _fingerprint(spec: RewardJobSpec) -> str:

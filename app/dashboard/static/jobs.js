@@ -4,20 +4,15 @@ import { get, Problem } from "./api.js";
 import { setPages, setPill } from "./components.js";
 import { repeat } from "./connection.js";
 import { $, el, setCode, setText, setTime, sync, timeAgo } from "./dom.js";
-import { percent, progressOf, shortId, titleOf } from "./format.js";
+import { accuracyOf, progressOf, shortId, titleOf } from "./format.js";
 import { find, isSearch, sortJobs, startSearch } from "./search.js";
 import { makeTag } from "./tags.js";
 
 const REFRESH_SECONDS = 3;
 const STATUSES = ["running", "queued", "paused", "succeeded", "failed", "cancelled"];
-/** The accuracy, and what share of the held-out pairs it leaves out. */
-function accuracyOf(metrics) {
-  const leftOut = metrics["eval/left_out"];
-  return percent(metrics["eval/accuracy"]) + (leftOut ? ` (${percent(leftOut, 0)} left out)` : "");
-}
 
-/** Held-out accuracy by adapter id, kept because adapters never change. */
-const accuracies = new Map();
+/** Metrics by adapter id, kept because adapters never change. */
+const metrics = new Map();
 let mayReadAdapters = true;
 
 export async function start(show) {
@@ -35,7 +30,7 @@ export async function start(show) {
   await repeat(REFRESH_SECONDS, async () => {
     const page = isSearch(search) ? await find(search, status) : await get(`/v1/jobs?${query}`);
     await loadAccuracies(page.data);
-    sortJobs(page.data, search.sort, (job) => accuracies.get(job.adapter_id));
+    sortJobs(page.data, search.sort, (job) => metrics.get(job.adapter_id)?.["eval/accuracy"]);
     sync($("rows"), page.data, (job) => job.id, makeRow);
     showEmptyOrPages(page, status, parameters.has("after"));
     show();
@@ -101,7 +96,7 @@ function makeRow(job) {
     bar.value = ratio ?? 0;
     setText(steps, text);
     setText(model, now.base_model);
-    setText(accuracy, accuracies.get(now.adapter_id) ?? "–");
+    setText(accuracy, accuracyOf(metrics.get(now.adapter_id) ?? {}));
     accuracy.classList.toggle("none", accuracy.textContent === "–");
     setTime(age, now.queued_at);
   };
@@ -110,11 +105,11 @@ function makeRow(job) {
 
 /** Loads the held-out accuracies of jobs. The list of jobs has no metrics, but adapters do. */
 async function loadAccuracies(jobs) {
-  const unknown = () => jobs.filter((job) => job.adapter_id && !accuracies.has(job.adapter_id));
+  const unknown = () => jobs.filter((job) => job.adapter_id && !metrics.has(job.adapter_id));
   if (!mayReadAdapters || unknown().length === 0) return;
-  const store = (adapter) => accuracies.set(adapter.id, accuracyOf(adapter.metrics));
+  const store = (adapter) => metrics.set(adapter.id, adapter.metrics);
   try {
-    if (accuracies.size === 0) (await get("/v1/adapters?limit=100")).data.forEach(store);
+    if (metrics.size === 0) (await get("/v1/adapters?limit=100")).data.forEach(store);
     for (const job of unknown()) store(await get(`/v1/adapters/${job.adapter_id}`));
   } catch (error) {
     if (!(error instanceof Problem) || error.status >= 500) throw error;
