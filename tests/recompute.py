@@ -1,6 +1,6 @@
 """Recompute what a job reports, from its datasets and the downloaded adapter alone.
 
-    python tests/recompute.py BASE ADAPTER training=TRAIN.jsonl eval=EVAL.jsonl eval_maths=MORE.jsonl
+    python tests/recompute.py BASE ADAPTER training=FILE.jsonl eval=FILE.jsonl eval_maths=FILE.jsonl
 
 It uses transformers, PEFT and NumPy, and nothing of Plaudit, and prints JSON.
 """

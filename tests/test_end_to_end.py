@@ -167,7 +167,9 @@ def recomputed(trained: TrainedJob, tmp_path_factory: pytest.TempPathFactory) ->
     files = []
     for name, rows in DATASETS.items():
         path = directory / f"{name}.jsonl"
-        path.write_bytes(trained.client.get(f"/v1/datasets/{trained.datasets[name]}/content").content)
+        path.write_bytes(
+            trained.client.get(f"/v1/datasets/{trained.datasets[name]}/content").content
+        )
         stored = [json.loads(line) for line in path.read_text().splitlines()]
         assert [row["chosen"] for row in stored] == [row["chosen"] for row in rows]
         files.append(f"{name}={path}")
@@ -227,7 +229,10 @@ def test_counts_and_reports_can_be_recomputed(
     lines = {name: dataset["findings"][name]["lines"] for name in expected["findings"]}
     assert lines == expected["findings"]
     maths = dataset["eval_datasets"]["maths"]
-    assert (maths["rows"], maths["leaked"]["lines"]) == (len(MATHS), expected["leaked"]["eval_maths"])
+    assert (maths["rows"], maths["leaked"]["lines"]) == (
+        len(MATHS),
+        expected["leaked"]["eval_maths"],
+    )
     assert (dataset["rows"], dataset["longer_is_better"]) == (
         expected["rows"],
         expected["longer_is_better"],

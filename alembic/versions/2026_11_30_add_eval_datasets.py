@@ -29,9 +29,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("job_id", "name", name=op.f("pk_job_eval_datasets")),
     )
-    op.create_index(
-        op.f("ix_job_eval_datasets_dataset_id"), "job_eval_datasets", ["dataset_id"]
-    )
+    op.create_index(op.f("ix_job_eval_datasets_dataset_id"), "job_eval_datasets", ["dataset_id"])
 
 
 def downgrade() -> None:

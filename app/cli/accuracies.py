@@ -20,12 +20,14 @@ def accuracy_text(metrics: Mapping[str, float], group: str = EVAL) -> str | None
 
 
 def main_accuracy(metrics: Mapping[str, float]) -> str | None:
-    """Return the accuracy of ``eval_dataset``, or else of the first named dataset, with its name."""
+    """Return the accuracy of ``eval_dataset``, or of the first named dataset, with its name."""
     if (text := accuracy_text(metrics)) is not None:
         return text
     groups = {name.partition("/")[0] for name in metrics if name.endswith("/accuracy")}
     named = sorted(g for g in groups if g.startswith(f"{EVAL}_") and not g.startswith(BEFORE))
-    return f"{named[0].removeprefix(f'{EVAL}_')} {accuracy_text(metrics, named[0])}" if named else None
+    return (
+        f"{named[0].removeprefix(f'{EVAL}_')} {accuracy_text(metrics, named[0])}" if named else None
+    )
 
 
 def accuracies_of(client: Plaudit, jobs: Sequence[ListedJob]) -> dict[str, str | None]:

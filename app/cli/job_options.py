@@ -45,7 +45,7 @@ def with_datasets(
             continue
         if not name:
             raise CommandError(
-                f"--eval-dataset {given} has no name before the \"=\".",
+                f'--eval-dataset {given} has no name before the "=".',
                 ExitCode.USAGE,
                 "Write it like --eval-dataset maths=ds_…, or give the id alone.",
             )

@@ -1,5 +1,4 @@
-"""``plaudit queue``, ``usage``, ``base-models`` and ``estimate``: what the service does and offers.
-"""
+"""``plaudit queue``, ``usage``, ``base-models``, ``estimate``: what the service does and offers."""
 
 from __future__ import annotations
 

@@ -170,9 +170,7 @@ def _reward_arguments(spec: RewardJobSpec, *, has_eval: bool) -> dict[str, JsonV
     training, warmup = spec.training, spec.training.warmup_steps
     stopping = training.early_stopping
     # The best model is loaded from a checkpoint, so early stopping saves one at each evaluation.
-    save_steps = training.checkpoint_steps or (
-        training.eval_steps if stopping else None
-    )
+    save_steps = training.checkpoint_steps or (training.eval_steps if stopping else None)
     per_device, accumulation = batch_split(training)
     return {
         "num_train_epochs": training.epochs,

@@ -98,7 +98,7 @@ class LoraSpec(SpecPart):
     task_type: Literal["SEQ_CLS"] = Field(
         "SEQ_CLS", description="Always SEQ_CLS: no other task type trains a reward head."
     )
-    r: int = Field(16, ge=1, le=1024, description="Rank.")
+    r: int = Field(16, ge=1, le=1024, description="Rank of the LoRA matrices.")
     alpha: int = Field(
         32, ge=1, le=65536, description="Numerator of the scale of the adapter, alpha / r."
     )

@@ -72,6 +72,5 @@ class DataForm:
                 "/eval_dataset" if isinstance(spec.eval_dataset, str) else "/eval_datasets",
                 "format_differs",
                 "one dataset holds texts that are tokenised as they are, another one messages",
-                "Use datasets of the same format, or texts with prompts and "
-                '"text_format": "chat".',
+                'Use datasets of the same format, or texts with prompts and "text_format": "chat".',
             )

@@ -114,7 +114,10 @@ def job_page(document: Mapping[str, Any]) -> Page:
 
 
 def _named(figures: Mapping[str, Mapping[str, float | None]]) -> Section:
-    rows = [(name, *(of_dataset[each] for each in NAMED_FIGURES)) for name, of_dataset in figures.items()]
+    rows = [
+        (name, *(of_dataset[each] for each in NAMED_FIGURES))
+        for name, of_dataset in figures.items()
+    ]
     columns = ("dataset", "pairs", "left out", "accuracy", "from", "to", "loss", "longer is better")
     return Section(
         "Further evaluation datasets",

@@ -81,7 +81,7 @@ def test_accuracy_stands_beside_what_it_leaves_out_and_is_that_of_the_published_
 ) -> None:
     maths = str(world.upload()["id"])
     spec = {"train_dataset": dataset, "eval_dataset": maths, "eval_datasets": {"maths": maths}}
-    job = world.submit(**spec, name="stopped early")
+    job = world.submit(**spec, name="stopped early", priority=100)
     context = world.claim()
     limits = {"eval__left_out": 0.25, "eval__max_length": 64}
     world.step(context, 2, 9, eval__accuracy=0.75, eval_maths__accuracy=0.5, **limits)

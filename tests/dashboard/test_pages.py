@@ -124,9 +124,7 @@ def test_job_page_follows_a_job_from_the_queue_to_the_adapter(
     signed_in.wait_for_text("The adapter is published.", "#events")
 
 
-def test_named_evaluation_datasets_have_their_accuracies(
-    signed_in: Browser, world: World
-) -> None:
+def test_named_evaluation_datasets_have_their_accuracies(signed_in: Browser, world: World) -> None:
     job = world.submit(name="several", eval_datasets={"maths": world.upload()["id"]})
     signed_in.get(f"/jobs/{job['id']}")
     lease = world.claim()

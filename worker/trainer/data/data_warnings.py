@@ -122,8 +122,8 @@ def warn_of_leaks(
     warn(
         channel,
         WarningCode.EVAL_LEAKED,
-        f"{leaked.count} of {eval_count} {group} pairs have a prompt that also occurs in the training "
-        "pairs: the accuracy on them says little about new prompts",
+        f"{leaked.count} of {eval_count} {group} pairs have a prompt that also occurs in the "
+        "training pairs: the accuracy on them says little about new prompts",
         _data(group, leaked),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from app.domain.metric_names import BEFORE, EVAL, before, eval_group
@@ -39,9 +39,9 @@ def results(metrics: Mapping[str, float], counts: Mapping[str, Any]) -> list[str
     return [*main, *(_left_out(counts) if main else []), *space, *named]
 
 
-def named_counts(counts: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, Any]]]:
+def named_counts(counts: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Return what became of the pairs of each named evaluation dataset."""
-    return counts.get("eval_datasets", {}).items()
+    return [*counts.get("eval_datasets", {}).items()]
 
 
 def _main_results(metrics: Mapping[str, float]) -> list[str]:

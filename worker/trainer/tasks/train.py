@@ -208,11 +208,9 @@ def _evaluate_untrained(
     """Evaluate before the first step; a resumed run has the metrics in its checkpoint."""
     if resume_point is not None:
         manifest = resume_point.manifest
-        metrics = manifest.metrics.items()
-        run.checkpoints.untrained_metrics = {
-            k: v for k, v in metrics if k.startswith(BEFORE)
-        }
-        run.progress.last_metrics = {k: v for k, v in metrics if k.startswith("train/")}
+        known = manifest.metrics.items()
+        run.checkpoints.untrained_metrics = {k: v for k, v in known if k.startswith(BEFORE)}
+        run.progress.last_metrics = {k: v for k, v in known if k.startswith("train/")}
         run.trainer._total_train_tokens = manifest.tokens
         if manifest.activation_budget_bytes is not None and run.is_chunked:
             run.trainer.limit_budget(manifest.activation_budget_bytes)
@@ -242,8 +240,8 @@ def _train(run: TrainingRun, resume_point: _ResumePoint | None, channel: Channel
 def _is_continued(run: TrainingRun, resume_point: _ResumePoint) -> bool:
     """Whether the run has more steps than the one that saved the checkpoint after its last step."""
     saved = TrainerState.load_from_json(str(resume_point.directory / STATE))
-    is_at_end = saved.global_step >= saved.max_steps  # it did not stop early
-    return is_at_end and saved.global_step < _planned_steps(run)
+    is_at_end = bool(saved.global_step >= saved.max_steps)  # it did not stop early
+    return is_at_end and bool(saved.global_step < _planned_steps(run))
 
 
 def _planned_steps(run: TrainingRun) -> int:

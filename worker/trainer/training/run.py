@@ -45,7 +45,6 @@ from worker.trainer.training.reward_trainer import (
     reward_config,
 )
 
-
 #: The scores of each evaluation dataset by the group of its metrics.
 AllScores = dict[str, Scores]
 
