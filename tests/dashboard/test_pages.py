@@ -133,7 +133,7 @@ def test_named_evaluation_datasets_have_their_accuracies(signed_in: Browser, wor
     assert not signed_in.id("accuracy-main").is_displayed()
     after = {"accuracy": 0.83, "pairs": 12, "left_out": 0.25, "loss": 0.4}
     world.step(lease, 4, 4, **{f"eval_maths__{name}": value for name, value in after.items()})
-    signed_in.wait_for_text("maths 52.0 % 83.0 % 12 25.0 %", "#accuracy-rows")
+    signed_in.wait_for_text("maths\t52.0 %\t83.0 %\t12\t25.0 %", "#accuracy-rows")
     report = {"pairs": [], "eval_datasets": {"maths": [WORST]}}
     worst = Reported(name="worst_pairs", document=report)
     worker_api.record_progress(lease, Progress(reports=[worst]))
@@ -141,7 +141,7 @@ def test_named_evaluation_datasets_have_their_accuracies(signed_in: Browser, wor
     signed_in.wait_for_text("succeeded", "#status")
     signed_in.wait_for_id("worst")
     signed_in.all("#worst summary")[0].click()
-    signed_in.wait_for_text("7 -2.5 -1 1.5 maths · algebra", "#worst-rows")
+    signed_in.wait_for_text("7\t-2.5\t-1\t1.5\tmaths · algebra", "#worst-rows")
 
 
 def test_accuracy_stands_beside_the_pairs_that_it_leaves_out(
