@@ -1,6 +1,6 @@
 """Writes the generated parts of the client. Run ``make client-models`` after a change of the API.
 
-- ``models.py``: pydantic models of the answers, from docs/openapi.json;
+- ``models.py``: pydantic models of the responses, from docs/openapi.json;
 - ``params.py``: typed dictionaries of the request bodies, from the same document;
 - ``_sync/``: the synchronous client, from the asynchronous one in ``_async/``.
 
@@ -34,10 +34,10 @@ from datamodel_code_generator.format import Formatter, PythonVersion
 HERE = Path(__file__).parent
 PACKAGE = HERE / "src" / "plaudit"
 DOCUMENT = HERE.parent / "docs" / "openapi.json"
-#: Written by hand for each of the two clients.
+#: Modules that are written by hand in both ``_async`` and ``_sync``.
 BY_HAND = {"__init__.py", "concurrency.py"}
 
-#: Characters of a docstring's line: within 100 when it is indented.
+#: Maximum length of a docstring line; with indentation it stays below 100 characters.
 WIDTH = 90
 
 _HEADER = '"""{}\n\nGenerated from docs/openapi.json by `make client-models`. Do not edit."""'
@@ -49,7 +49,7 @@ _CONSTRAINTS = {
 
 
 def main(output: Path) -> None:
-    """Write everything below ``output``, a directory like ``src/plaudit``."""
+    """Write all generated files below ``output``, which has the layout of ``src/plaudit``."""
     document = json.loads(DOCUMENT.read_text())
     schemas = document["components"]["schemas"]
     asked = _reachable(schemas, _request_schemas(document))
@@ -57,13 +57,13 @@ def main(output: Path) -> None:
     _write(
         output / "models.py",
         {name: _as_answer(schemas[name], schemas) for name in answered},
-        _HEADER.format("Models of what the service answers, named as in its OpenAPI document."),
+        _HEADER.format("Models of the responses, named as in the service's OpenAPI document."),
         DataModelType.PydanticV2BaseModel,
     )
     _write(
         output / "params.py",
         {name: _as_request(schemas[name], schemas) for name in asked},
-        _HEADER.format("What requests are made of, named as in the OpenAPI document."),
+        _HEADER.format("Types of the request bodies, named as in the service's OpenAPI document."),
         DataModelType.TypingTypedDict,
     )
     write_sync(PACKAGE / "_async", output / "_sync")
@@ -71,7 +71,7 @@ def main(output: Path) -> None:
 
 
 def write_sync(source: Path, target: Path) -> None:
-    """The synchronous modules of ``target`` from the asynchronous ones of ``source``."""
+    """Write the synchronous modules of ``target`` from the asynchronous ones of ``source``."""
     files = [file for file in sorted(source.glob("*.py")) if file.name not in BY_HAND]
     target.mkdir(parents=True, exist_ok=True)
     for stale in set(target.glob("*.py")) - {target / file.name for file in files}:
@@ -83,7 +83,7 @@ def write_sync(source: Path, target: Path) -> None:
         for token in tokenize_rt.src_to_tokens(file.read_text())
         if token.name == "NAME"
     }
-    # Python's own names (AsyncIterator, __aenter__) are known to unasync.
+    # unasync knows the names of Python itself (AsyncIterator, __aenter__).
     known = set(unasync.Rule("", "").token_replacements)
     replacements = {
         "_async": "_sync",
@@ -109,7 +109,8 @@ def _request_schemas(document: dict[str, Any]) -> set[str]:
 
 
 def _response_schemas(document: dict[str, Any]) -> set[str]:
-    """Of a page its items: the client has one page type for all lists."""
+    """Return schemas of responses. Pages are replaced by their items: the client has one page type
+    for all lists."""
     found = set()
     for operation in _operations(document):
         found |= set(_references(operation["responses"]))
@@ -141,7 +142,7 @@ def _references(node: Any) -> Iterator[str]:
 
 
 def _reachable(schemas: dict[str, Any], names: set[str]) -> list[str]:
-    """These schemas and all that they refer to, without enumerations, which are put inline."""
+    """Return these schemas and all that they refer to, except enumerations, which are inlined."""
     found: set[str] = set()
     waiting = set(names)
     while waiting:
@@ -153,15 +154,15 @@ def _reachable(schemas: dict[str, Any], names: set[str]) -> list[str]:
 
 
 def _as_answer(schema: Any, schemas: dict[str, Any]) -> Any:
-    """A schema that a newer service's answers meet as well.
+    """Return a schema that also accepts the responses of a newer service.
 
-    It may add fields and values of enumerations, and change bounds.
+    A newer service may add fields and enumeration values, and change limits.
     """
     return _converted(schema, schemas, {*_CONSTRAINTS, "examples"}, is_open=True)
 
 
 def _as_request(schema: Any, schemas: dict[str, Any]) -> Any:
-    """A schema for static checks: the service checks what is sent, and says more about it."""
+    """Return a schema for static type checks. Limits are left out: the service checks them."""
     return _converted(schema, schemas, {*_CONSTRAINTS, "default", "examples"}, is_open=False)
 
 
@@ -173,7 +174,7 @@ def _converted(node: Any, schemas: dict[str, Any], dropped: set[str], *, is_open
     node = _inlined(node, schemas)
     found = {}
     for key, value in node.items():
-        if key == "properties":  # the names of properties are no keywords
+        if key == "properties":  # the names of properties are not schema keywords
             found[key] = {
                 name: _converted(schema, schemas, dropped, is_open=is_open)
                 for name, schema in value.items()
@@ -184,12 +185,12 @@ def _converted(node: Any, schemas: dict[str, Any], dropped: set[str], *, is_open
 
 
 def _opened(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema that also allows what a newer service adds."""
+    """Return a schema that also accepts fields and values that a newer service adds."""
     if schema.get("additionalProperties") is False:
         del schema["additionalProperties"]
     for name, part in schema.get("properties", {}).items():
         if "$ref" in part and name not in schema.get("required", ()):
-            part.setdefault("default", {})  # a part of a spec: all of its own defaults
+            part.setdefault("default", {})  # an omitted part of a spec has all of its defaults
     if "enum" in schema:
         kind = schema.pop("type")
         schema["anyOf"] = [{"type": kind, "enum": schema.pop("enum")}, {"type": kind}]
@@ -197,7 +198,7 @@ def _opened(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _inlined(node: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
-    """Without titles, which repeat names; enumerations in place of references to them."""
+    """Return a node without its title, which repeats the name, and with enumerations inlined."""
     node = {key: value for key, value in node.items() if key != "title"}
     if "$ref" in node:
         target = schemas[node["$ref"].rpartition("/")[2]]
@@ -249,7 +250,8 @@ def _write(path: Path, schemas: dict[str, Any], header: str, kind: DataModelType
 
 
 def _format(output: Path) -> None:
-    """As the rest of the repository is formatted; a clean cache, so that nothing is skipped."""
+    """Format the output with the repository's settings; without a cache, so that no file is
+    skipped."""
     ruff = shutil.which("ruff") or str(Path(sys.executable).with_name("ruff"))
     made = [str(output / "models.py"), str(output / "params.py"), str(output / "_sync")]
     settings = ["--config", str(HERE.parent / "pyproject.toml"), "--no-cache", "--quiet"]

@@ -1,4 +1,4 @@
-"""Writes the parts of docs/data.md that the code already says: shapes, names, mapping."""
+"""Generate the parts of docs/data.md that come from the code: shapes, names, mapping."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ BEGIN, END = "<!-- shapes: `make openapi` -->\n", "<!-- end of shapes -->\n"
 _WIDTH = 115
 _PARTS = {
     "prompt": "text or messages before the reply",
-    "system": "the system text; becomes the first message",
+    "system": "the system text, which becomes the first message",
     "history": 'earlier turns: messages, or `[["user text", "assistant text"], …]`',
-    "input": "text that is appended to the prompt with a line end",
+    "input": "text that is appended to the prompt after a newline",
     "chosen": "the better reply, or a list of better replies",
     "rejected": "the worse reply, or a list of worse replies",
     "response_a": "one of two replies",
-    "response_b": "the other one",
-    "label": "which of the two is better",
-    "answers": 'replies, best first; or objects like `{"answer": "…", "rank": 1}`, or with `score`',
+    "response_b": "the other reply",
+    "label": "the value that names the better reply",
+    "answers": 'replies, best first; or objects: `{"answer": "…", "rank": 1}`, or with `score`',
     "scores": "a list of numbers, one for each of `answers`; higher is better",
-    "margin": "by how much better the chosen reply is: a number in all rows, also a negative one",
+    "margin": "how much better the chosen reply is: a number in all rows; it may be negative",
     "slice": "a label of up to 64 characters; metrics are reported for each slice",
     "id": "a label of the row; some [benchmarks](judging.md) need it",
     "tools": "tool descriptions for the chat template",
@@ -38,38 +38,37 @@ _PARTS = {
 }
 
 
-_HARMLESS = "Harmless names, in any shape (`*` stands for any characters, case does not matter):"
+_HARMLESS = "Harmless names in any shape (`*` matches any characters, case is ignored):"
 _SHAPES = """\
 ## Recognised shapes
 
-The first shape that fits the columns of the first rows is taken. Names of columns may be in upper
-case. All shapes also take `system`, `history`, `tools`, `chat_template_kwargs`, `margin` and
-`slice`, where the table does not use these names otherwise.
+The first shape in this table that fits the first rows is used. Column names may be in upper case.
+Every shape also reads the columns `system`, `history`, `tools`, `chat_template_kwargs`, `margin`
+and `slice`, unless the shape uses these names for something else.
 
-| shape | what it is | seen in |
+| shape | description | seen in |
 |---|---|---|"""
 _MAPPING = """\
 ## Column mapping
 
-`columns[part]=column` says which column is which part: `POST
+`columns[part]=column` names the column of a part: `POST
 /v1/datasets?columns[prompt]=question&columns[chosen]=good&columns[rejected]=bad`. `a.b` is the
-key `b` of objects in the column `a`. Parts that are not mapped keep the columns of their own
-name. Map `chosen` and `rejected`; or `response_a`, `response_b` and `label`; or `answers`. The
-refusal of an unknown shape names the columns that were found and, where it can, the mapping that
-would probably fit.
+key `b` of objects in the column `a`. A part that is not mapped uses the column with its own name.
+Map `chosen` and `rejected`; or `response_a`, `response_b` and `label`; or `answers`. If the shape
+of an upload is unknown, the error lists its columns and suggests a mapping if it can.
 """
 _LABELS = """\
-`labels[a]`, `labels[b]` and `labels[tie]` say what the values of `label` mean:
-`labels[a]=1&labels[b]=0&labels[tie]=2`. Several values have commas between them. `positive` and
-`negative` stand for numbers of that sign, whose size becomes the margin. Without `labels`, these
-values are known: {values}; the names of the two columns; and, where the columns end in numbers,
-those numbers. 0 and 1 alone are refused: some datasets count from 0, others flag the first
-response with 1.
+`labels[a]`, `labels[b]` and `labels[tie]` define the values of `label`:
+`labels[a]=1&labels[b]=0&labels[tie]=2`. Separate several values with commas. `positive` and
+`negative` mean numbers of that sign, whose absolute value becomes the margin. Without `labels`,
+these values are known: {values}; the names of the two columns; and, if the column names end in
+numbers, those numbers. Otherwise 0 and 1 are rejected, because some datasets count from 0 and
+others flag the first response with 1.
 """
 
 
 def data_text() -> str:
-    """The page, with its tables as they are now."""
+    """Return the page with its tables generated again."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}{_tables()}{END}{after}"
@@ -87,7 +86,7 @@ def _tables() -> str:
         "",
         _wrapped(f"`{name}`" for name in sorted(MEANINGFUL)),
         "",
-        "Names of pictures, sound and films:",
+        "Names of images, audio and video:",
         "",
         _wrapped(f"`{name}`" for name in sorted(MEDIA)),
         "",
@@ -104,7 +103,7 @@ def _example(shape: Shape) -> list[str]:
     lines = [f"### {shape.name}", "", shape.summary, ""]
     if shape.harmless:
         names = _wrapped(f"`{name}`" for name in sorted(shape.harmless))
-        lines += [f"Also ignored quietly: {names}.", ""]
+        lines += [f"Also ignored without a warning: {names}.", ""]
     for example in shape.examples:
         lines += ["```json", _json(example), "```", "", "is stored as", ""]
         lines += ["```json", _json(_stored(dict(example))), "```", ""]
@@ -117,7 +116,7 @@ def _mapping() -> list[str]:
     rows = [f"| `{part}` | {_PARTS[part]} |" for part in MAPPABLE]
     return [
         _MAPPING,
-        "| part | what it is |",
+        "| part | description |",
         "|---|---|",
         *rows,
         "",
@@ -133,7 +132,7 @@ def _stored(example: dict[str, Any]) -> dict[str, Any]:
 
 
 def _json(row: dict[str, Any]) -> str:
-    """On one line if it is short, else each column on its own."""
+    """Write a row on one line if it is short, else each column on its own line."""
     columns = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in row.items()]
     text = ", ".join(columns)
     return "{" + (text if len(text) < _WIDTH else ",\n ".join(columns)) + "}"

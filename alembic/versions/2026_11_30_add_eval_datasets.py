@@ -5,7 +5,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "a94d17c3b60e"
-down_revision = "c2f4a9d1e6b8"
+down_revision = "b41c7e05d9f2"
 branch_labels = None
 depends_on = None
 

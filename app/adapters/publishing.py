@@ -1,4 +1,4 @@
-"""Publish an adapter: store its files, read them back and end the job."""
+"""Publishes an adapter: stores its files, reads them back and ends the job."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from app.storage.blobs import is_intact
 
 
 def publish(context: WriteContext, directory: Path, packaged: Packaged) -> str:
-    """Store the adapter, read it back and end the job with it; return the adapter's id.
+    """Store the adapter, read it back, end the job as succeeded and return the adapter's id.
+
+    Nothing is published if an error is raised.
 
     Raises:
-        ArtifactDamagedError, ArtifactTooLargeError: nothing was published.
-        LeaseLostError: nothing was published; another worker has the job.
+        ArtifactDamagedError: a file differs from what was written.
+        ArtifactTooLargeError: a file exceeds the limit.
+        LeaseLostError: another worker has the job.
     """
     engine = context.engine
     blobs = store(engine, context.settings, directory, packaged.files)
@@ -38,7 +41,7 @@ def publish(context: WriteContext, directory: Path, packaged: Packaged) -> str:
             JobStatus.SUCCEEDED,
             [event],
             adapter_id=adapter_id,
-            desired=DesiredState.RUN,  # the work is done: success wins over a late cancel
+            desired=DesiredState.RUN,  # the work is done: ignore a late cancellation
         )
         session.add(
             Adapter(

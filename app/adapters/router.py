@@ -73,7 +73,7 @@ def get_adapter(
 def delete_adapter(
     adapter_id: AdapterId, session: SessionDep, principal: RequireJobsWrite, actor: ActorDep
 ) -> None:
-    """Delete an adapter but keep its job."""
+    """Delete an adapter. Its job is kept."""
     service.remove(session, principal.tenant_id, adapter_id)
     audit_log.record(session, actor, "adapter.delete", adapter_id)
 
@@ -132,7 +132,7 @@ def download_archive(
 def _recorded_response(
     request: Request, content: Content, writer: Engine, actor: Actor, adapter_id: str
 ) -> Response:
-    """Return the content, after the download has been written to the audit log."""
+    """Record the download in the audit log, and return the content."""
     response = content_response(request, content)
     if request.method == "GET" and response.status_code in (200, 206):
         with transaction(writer) as session:

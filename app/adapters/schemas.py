@@ -18,7 +18,7 @@ class AdapterFile(BaseModel):
     name: str
     bytes: int
     sha256: str
-    url: str = Field(description="Path to download it from.")
+    url: str = Field(description="Path to download the file from.")
 
 
 class AdapterArchive(BaseModel):
@@ -44,7 +44,7 @@ class AdapterItem(BaseModel):
 
     @classmethod
     def of(cls, adapter: Adapter) -> Self:
-        """Build it from the database row."""
+        """Build the schema from the database row."""
         return cls(**_fields(adapter))
 
 
@@ -52,7 +52,9 @@ class ServableRead(BaseModel):
     """Whether an inference server can serve an adapter."""
 
     is_servable: bool
-    reasons: list[str] = Field(description="Why not, or what to set there.")
+    reasons: list[str] = Field(
+        description="Why the server cannot serve the adapter, or the options to set in the server."
+    )
 
 
 class AdapterRead(AdapterItem):
@@ -67,13 +69,13 @@ class AdapterRead(AdapterItem):
         description="Content of reward_model.json: what a client needs to score with the adapter."
     )
     servable: dict[str, ServableRead] = Field(
-        description="For `vllm`, `sglang` and `tei`: whether they can serve it, and why not. "
-        "`POST /v1/score` serves every adapter."
+        description="For `vllm`, `sglang` and `tei`: whether the server can serve the adapter, and "
+        "why not. `POST /v1/score` serves every adapter."
     )
 
     @classmethod
     def with_files(cls, adapter: Adapter, files: Sequence[StoredFile]) -> Self:
-        """Build it from the rows of the adapter and of its files."""
+        """Build the schema from the rows of the adapter and of its files."""
         return cls(
             **_fields(adapter),
             files=[

@@ -1,4 +1,4 @@
-"""Find and delete the adapters of a tenant. Adapters are immutable."""
+"""Finds and deletes the adapters of a tenant. Adapters are immutable."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def file(session: Session, adapter: Adapter, name: str) -> StoredFile:
     """Return a file of an adapter, or raise AdapterNotFoundError."""
     found = session.get(StoredFile, (adapter.id, name))
     if found is None:
-        raise AdapterNotFoundError(f"The adapter {adapter.id} has no file of this name.")
+        raise AdapterNotFoundError(f"The adapter {adapter.id} has no file with this name.")
     return found
 
 

@@ -19,16 +19,17 @@ from app.cli import (
     overview,
     scoring,
     serve,
+    spec_commands,
     verification,
 )
-from app.cli.environment import note_ignored
+from app.cli.environment import report_ignored
 from app.cli.exit_codes import EPILOG, Commands
 
 app = typer.Typer(
     cls=Commands,
-    help="Reward models as a service. The client commands (jobs, datasets, adapters, queue, "
-    "base-models) talk to PLAUDIT_URL with PLAUDIT_API_KEY, or to the embedded service of this "
-    "directory.",
+    help="Train reward models as a service. The client commands (jobs, datasets, adapters, queue, "
+    "base-models and others) connect to PLAUDIT_URL with PLAUDIT_API_KEY; the default is the "
+    "embedded service of the current directory.",
     epilog=EPILOG,
     no_args_is_help=True,
     add_completion=False,
@@ -44,9 +45,10 @@ app.command()(evaluations.evaluate)
 app.command()(evaluations.compare)
 app.command()(evaluations.report)
 app.command()(doctor.doctor)
-app.command()(overview.estimate)
+app.command()(spec_commands.estimate)
 app.command()(scoring.score)
 app.command()(overview.queue)
+app.command()(overview.workers)
 app.command()(overview.usage)
 app.command("base-models")(overview.base_models)
 app.add_typer(keys.commands, name="keys")
@@ -56,7 +58,7 @@ app.add_typer(adapters.commands, name="adapters")
 
 
 def main() -> None:
-    """The entry point."""
+    """Run the ``plaudit`` command."""
     app()
 
 
@@ -72,4 +74,4 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    note_ignored(os.environ)
+    report_ignored(os.environ)

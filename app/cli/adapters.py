@@ -1,4 +1,4 @@
-"""``plaudit adapters``: download, merge and delete adapters."""
+"""``plaudit adapters``: list, download, merge and delete adapters."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ ASK_SECONDS = 2.0
 _LIVE = ("queued", "running", "paused")
 
 commands = typer.Typer(
-    help="Download trained adapters, merge and delete them.", no_args_is_help=True
+    help="List, download, merge and delete trained adapters.", no_args_is_help=True
 )
 
-AdapterId = Annotated[str, typer.Argument(help="Id (ad_…) or its first digits.")]
+AdapterId = Annotated[str, typer.Argument(help="Adapter id (ad_…) or its first digits.")]
 
 
 @commands.command("list")
@@ -45,12 +45,12 @@ def list_adapters(
     after: AfterOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Adapters, newest first."""
+    """List adapters, newest first."""
     with connect() as client:
         page = client.adapters.list(page_size=limit, after=after).page()
     print_page(
         page,
-        ("id", "job", "base model", "eval accuracy", "size", "made"),
+        ("id", "job", "base model", "eval accuracy", "size", "created"),
         lambda adapter: (
             adapter.id,
             adapter.job_id,
@@ -76,20 +76,20 @@ def download(
         bool,
         typer.Option(
             "--force",
-            help="Allow a directory that holds other files; files with the same names are "
+            help="Allow a directory that contains other files; files with the same names are "
             "replaced.",
         ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Download an adapter and check the sha256 of every file.
+    """Download an adapter and verify the sha256 of every file.
 
-    Continues an interrupted download into the same directory. A directory that holds other files
+    Resumes an interrupted download into the same directory. A directory that contains other files
     is refused.
     """
     with connect() as client:
         found = full_id(client, "ad", adapter_id)
-        adapter = bring_home(client, found, directory, is_archive=is_archive, is_forced=is_forced)
+        adapter = download_to(client, found, directory, is_archive=is_archive, is_forced=is_forced)
     if as_json:
         print_json(adapter.to_dict())
         return
@@ -98,20 +98,21 @@ def download(
     if not is_archive:
         rows = [(file.name, size(file.bytes), file.sha256) for file in adapter.files]
     print_table(("file", "size", "sha256"), rows)
-    notes.print(plain("Every sha256 is right."))
-    if any(file.name == CARD for file in adapter.files):  # a merged model has none
-        notes.print(plain(f"{CARD} among the files says how to score."))
+    notes.print(plain("The sha256 of every file is correct."))
+    if any(file.name == CARD for file in adapter.files):  # a merged model has no model card
+        notes.print(plain(f"The model card, {CARD}, shows how to score with it."))
 
 
 @commands.command()
 def merge(
     adapter_id: AdapterId,
     is_watched: Annotated[
-        bool, typer.Option("--watch", "-w", help="Wait until it is ready.")
+        bool, typer.Option("--watch", "-w", help="Wait until the merged model is ready.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Have a worker make one whole model of base and adapter; asking again gives the same one."""
+    """Merge an adapter into its base model. A worker makes the full model; a repeated call returns
+    the same merge."""
     with connect() as client:
         found = full_id(client, "ad", adapter_id)
         merged = client.adapters.merge(found)
@@ -125,14 +126,14 @@ def merge(
 
 @commands.command()
 def delete(adapter_id: AdapterId) -> None:
-    """Delete an adapter; its job stays."""
+    """Delete an adapter. Its job is kept."""
     with connect() as client:
         found = full_id(client, "ad", adapter_id)
         client.adapters.delete(found)
     notes.print(plain(f"{found} is deleted."))
 
 
-def bring_home(
+def download_to(
     client: Plaudit,
     adapter_id: str,
     directory: Path,
@@ -140,11 +141,11 @@ def bring_home(
     is_archive: bool = False,
     is_forced: bool = False,
 ) -> AdapterRead:
-    """Download an adapter's files, or its tar, into a directory.
+    """Download an adapter's files, or its tar archive, into a directory.
 
     Raises:
         CommandError: the directory cannot be written to.
-        PlauditError: it holds other files, or the bytes are not those that the service promised.
+        PlauditError: the directory contains other files, or a size or sha256 is wrong.
     """
     try:
         if is_archive:
@@ -152,7 +153,7 @@ def bring_home(
             return client.adapters.download_archive(adapter_id, archive, overwrite=is_forced)
         return client.adapters.download(adapter_id, directory, overwrite=is_forced)
     except PlauditError:
-        raise  # some of them are OSErrors too
+        raise  # some of these are also subclasses of OSError
     except OSError as error:
         raise CommandError(
             f"{error.filename or directory} cannot be written: {error.strerror}.", ExitCode.USAGE
@@ -166,7 +167,7 @@ def _show_merge(merged: MergeRead, *, as_json: bool) -> None:
     print_fields(
         (
             ("id", merged.id),
-            ("of", merged.source_adapter_id),
+            ("source adapter", merged.source_adapter_id),
             ("status", merged.status),
             ("adapter", merged.adapter_id),
             ("failure", merged.failure),
@@ -175,4 +176,4 @@ def _show_merge(merged: MergeRead, *, as_json: bool) -> None:
     if merged.adapter_id is not None:
         notes.print(plain(f"Download it with: plaudit adapters download {merged.adapter_id} DIR"))
     elif merged.status in _LIVE:
-        notes.print(plain("A worker makes it. Ask again with the same command, or with --watch."))
+        notes.print(plain("A worker merges it. Repeat the command, or wait for it with --watch."))

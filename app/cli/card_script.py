@@ -1,4 +1,4 @@
-"""Run the program in an adapter's model card with three of its values replaced."""
+"""Runs the program in an adapter's model card with another base model, prompt and replies."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 from app.cli.exit_codes import CommandError, ExitCode
 
 _PROGRAM = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-#: Environment variables that the program gets: none of the service, the hub or a cache.
+#: Environment variables that the program inherits; those of the service and the hub are withheld.
 _INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "HOME")
 
 
 def card_script(card: str, base: Path, prompt: list[dict[str, str]], replies: list[str]) -> str:
-    """The card's program for this base model, prompt and replies.
+    """Return the card's program with this base model, prompt and replies.
 
     Raises:
-        CommandError: the card shows none, or one that does not name them.
+        CommandError: the card contains no program, or one that does not set these variables once.
     """
     found = _PROGRAM.search(card)
     if found is None:
@@ -32,12 +32,18 @@ def card_script(card: str, base: Path, prompt: list[dict[str, str]], replies: li
             rf"^{name} = .*$", lambda _, line=line: line, script, flags=re.MULTILINE
         )  # fmt: skip
         if count != 1:
-            raise CommandError(f"The card's program does not set {name} once.", ExitCode.FAILED)
+            raise CommandError(
+                f"The program in the model card must set {name} exactly once.", ExitCode.FAILED
+            )
     return script
 
 
 def run_script(script: Path, directory: Path) -> list[float]:
-    """The scores it prints, in a fresh process that sees nothing of Plaudit's settings."""
+    """Run the program in a new process without Plaudit's settings; return the scores it prints.
+
+    Raises:
+        CommandError: the program failed.
+    """
     done = subprocess.run(
         [sys.executable, "-I", str(script.resolve())],
         cwd=directory,
@@ -50,7 +56,7 @@ def run_script(script: Path, directory: Path) -> list[float]:
     )
     if done.returncode:
         raise CommandError(
-            f"{script} ended with status {done.returncode}:\n{done.stderr.strip()[-2000:]}",
+            f"{script} failed with status {done.returncode}:\n{done.stderr.strip()[-2000:]}",
             ExitCode.FAILED,
         )
     scores: list[float] = json.loads(done.stdout.strip().splitlines()[-1])

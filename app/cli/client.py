@@ -1,4 +1,4 @@
-"""The connection of the client commands to the service: address, key and retries."""
+"""The connection of the client commands to the service: URL, API key and retries."""
 
 from __future__ import annotations
 
@@ -16,40 +16,42 @@ from plaudit import APIError, ConnectionFailedError, Plaudit, Retries, Retry
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 RETRIES = Retries(attempts=4, seconds=120, outage_seconds=600)
-#: Seconds between two messages of a command that waits.
+#: Minimum time between two equal messages of a command that waits.
 REMIND_SECONDS = 30.0
 
 
 class WaitNotes:
-    """Reports on stderr why a command waits, and for how long it will."""
+    """Reports on stderr why a command waits for a retry, and for how long at most."""
 
     def __init__(self) -> None:
-        self._told = ""
-        self._told_at = 0.0
+        self._reported = ""
+        self._reported_at = 0.0
 
     def __call__(self, retry: Retry) -> None:
-        """Report the wait, unless the same was reported a moment ago.
+        """Report the retry, unless the same error was reported less than 30 seconds ago.
 
         Raises:
             ConnectionFailedError: no server is listening, and the command has not started
-                anything that it could continue.
+                an operation that it could resume.
         """
         error = retry.error
         if isinstance(error, ConnectionFailedError) and not error.was_sent and retry.attempts_left:
             raise error
-        # Not the whole text, which differs from attempt to attempt.
+        # Compare the kind of error: its message can differ between attempts.
         kind = error.code if isinstance(error, APIError) else type(error).__name__
         now = time.monotonic()
-        if kind != self._told or now - self._told_at > REMIND_SECONDS:
-            self._told, self._told_at = kind, now
+        if kind != self._reported or now - self._reported_at > REMIND_SECONDS:
+            self._reported, self._reported_at = kind, now
             notes.print(
                 plain(f"Waiting up to {time_span(retry.seconds_left)}: {error.message}", "dim")
             )
 
 
 def connect() -> Plaudit:
-    """Connect to PLAUDIT_URL with PLAUDIT_API_KEY; by default to the embedded service of this
-    directory with its first key."""
+    """Return a client of PLAUDIT_URL with PLAUDIT_API_KEY.
+
+    The default is the embedded service of the current directory with its first key.
+    """
     settings = read_settings()
     url = os.environ.get("PLAUDIT_URL") or f"http://127.0.0.1:{settings.port}"
     host = _host(url)
@@ -59,10 +61,10 @@ def connect() -> Plaudit:
     # Never send the key of this machine's service to another host.
     if host not in LOOPBACK or not path.is_file():
         raise CommandError(
-            "No API key.",
+            "The API key is missing.",
             ExitCode.USAGE,
-            f"Set PLAUDIT_API_KEY. A service on this machine keeps its first key in {path}; "
-            "create others with 'plaudit keys create'.",
+            f"Set PLAUDIT_API_KEY. A service on this machine stores its first key in {path}; "
+            "create further keys with 'plaudit keys create'.",
         )
     return open_client(url, read_key(path))
 
@@ -73,7 +75,7 @@ def open_client(url: str, key: str | None) -> Plaudit:
 
 
 def read_key(path: Path) -> str:
-    """The key in an embedded service's key file."""
+    """Return the API key in the key file of an embedded service."""
     return path.read_text().strip()
 
 
@@ -83,10 +85,10 @@ def page_of_job(client: Plaudit, job_id: str) -> str:
 
 
 def _host(url: str) -> str:
-    """The host of an address.
+    """Return the host of a URL.
 
     Raises:
-        CommandError: it is none.
+        CommandError: ``url`` is not an HTTP URL.
     """
     try:
         parsed = httpx.URL(url)

@@ -1,4 +1,4 @@
-"""The settings and the database, for commands that run where the service runs."""
+"""Settings and database, for commands that run on the machine of the service."""
 
 from __future__ import annotations
 
@@ -19,34 +19,42 @@ from app.core.settings import Settings
 
 
 def read_settings(**replaced: object) -> Settings:
-    """The environment's settings; those that are given and not None replace them."""
+    """Read the settings from the environment; arguments that are not None override them.
+
+    Raises:
+        CommandError: a setting is invalid.
+    """
     given = {name: value for name, value in replaced.items() if value is not None}
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         lines = [
             f"{'_'.join(('PLAUDIT', *map(str, e['loc']))).upper()}: "
-            + e["msg"].removeprefix("Value error, ")  # pydantic's own words
+            + e["msg"].removeprefix("Value error, ")  # the prefix that pydantic adds
             for e in error.errors(include_input=False)
         ]
         raise CommandError("\n".join(lines), ExitCode.USAGE) from None
 
 
 def read_catalogue(settings: Settings) -> Catalogue:
-    """The settings' catalogue of base models."""
+    """Load the catalogue of base models.
+
+    Raises:
+        CommandError: the catalogue is invalid.
+    """
     try:
         return load_catalogue(settings.base_models)
     except CatalogueError as error:
         raise CommandError(
-            f"The catalogue of base models cannot be used: {error.detail}",
+            f"The catalogue of base models is invalid: {error.detail}",
             ExitCode.USAGE,
-            "PLAUDIT_BASE_MODELS names its file.",
+            "Correct the file that PLAUDIT_BASE_MODELS names.",
         ) from error
 
 
 @contextmanager
-def reached_database(settings: Settings) -> Iterator[Engine]:
-    """The settings' database, whatever tables it has."""
+def connect_database(settings: Settings) -> Iterator[Engine]:
+    """Connect to the database, whatever its schema, and report its errors as ``CommandError``."""
     try:
         engine = make_engine(settings.database, pool_size=1)
         try:
@@ -61,7 +69,7 @@ def reached_database(settings: Settings) -> Iterator[Engine]:
         ) from error
     except DatabaseError as error:
         if isinstance(error, ProgrammingError) and error.statement is not None:
-            raise  # a defect; without a statement it is an invalid option in the URL
+            raise  # a defect of Plaudit; without a statement, an invalid option in the URL
         reason = str(error.orig).strip().partition("\n")[0]
         raise CommandError(
             f"The database cannot be used: {reason}", ExitCode.AWAY, _hint(error)
@@ -90,14 +98,18 @@ def _hint(error: DatabaseError) -> str | None:
 
 @contextmanager
 def open_database() -> Iterator[Engine]:
-    """The settings' database, with this version's tables."""
-    with reached_database(read_settings()) as engine:
+    """Connect to the database, which must have the schema of this version."""
+    with connect_database(read_settings()) as engine:
         require_current(engine)
         yield engine
 
 
 def require_current(engine: Engine) -> None:
-    """Refuse a database whose tables are not those of this version."""
+    """Check that the database has the schema of this version.
+
+    Raises:
+        CommandError: the schema is older or newer.
+    """
     if not is_current(engine):
         raise CommandError(
             "The database's schema does not match this version of Plaudit.",

@@ -29,23 +29,24 @@ from plaudit.models import DatasetRead
 
 commands = typer.Typer(help="Upload and inspect preference data.", no_args_is_help=True)
 
-DatasetId = Annotated[str, typer.Argument(help="Id (ds_…) or its first digits.")]
+DatasetId = Annotated[str, typer.Argument(help="Dataset id (ds_…) or its first digits.")]
 
 
 ColumnsOption = Annotated[
     list[str] | None,
-    typer.Option("--column", help="Which column is which part: prompt=question. Repeatable."),
+    typer.Option("--column", help="Role and name of a column: prompt=question. Repeatable."),
 ]
 LabelsOption = Annotated[
     list[str] | None,
-    typer.Option("--label", help="What the values of the label column mean: a=1. Repeatable."),
+    typer.Option("--label", help="Meaning of a value of the label column: a=1. Repeatable."),
 ]
 IgnoredOption = Annotated[
     list[str] | None,
-    typer.Option("--ignore-column", help="Train without this column's text. Repeatable."),
+    typer.Option("--ignore-column", help="Ignore the text of this column. Repeatable."),
 ]
 OnInvalidOption = Annotated[
-    str, typer.Option(help="refuse, or skip: leave out and count rows that cannot be used.")
+    str,
+    typer.Option(help="refuse: an invalid row refuses the file; skip: leave out invalid rows."),
 ]
 
 
@@ -69,14 +70,14 @@ def upload(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Upload preference pairs. A file with invalid lines is rejected; the first ten are shown."""
+    """Upload preference pairs. A file with invalid lines is refused; the first ten are shown."""
     options = read_options(columns or (), labels or (), ignored or (), on_invalid)
     with connect() as client:
         dataset = upload_files(client, files, name, options, resume)
     if not dataset.is_new:
-        named = f"under the name {dataset.name}." if dataset.name else "without a name."
+        named = f"with the name {dataset.name}" if dataset.name else "without a name"
         since = moment(dataset.created_at)
-        notes.print(plain(f"This file was already uploaded, at {since} {named}"))
+        notes.print(plain(f"This file was already uploaded at {since} {named}."))
     if as_json:
         print_json(dataset.to_dict())
         return
@@ -85,23 +86,29 @@ def upload(
 
 @commands.command("import")
 def import_dataset(
-    source: Annotated[str, typer.Argument(help="hub:org/name@revision, of the operator's hub.")],
+    source: Annotated[
+        str, typer.Argument(help="Dataset of the operator's hub: hub:org/name@revision.")
+    ],
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "train",
-    config: Annotated[str | None, typer.Option(help="Where the dataset has several.")] = None,
-    name: Annotated[str | None, typer.Option(help="Display name; default: its own.")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="Configuration, if the dataset has several.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Display name; default: the name on the hub.")
+    ] = None,
     columns: ColumnsOption = None,
     labels: LabelsOption = None,
     ignored: IgnoredOption = None,
     on_invalid: OnInvalidOption = "refuse",
     as_json: JsonOption = False,
 ) -> None:
-    """Have a worker fetch a dataset from the hub, and wait for it."""
+    """Import a dataset from the hub with a worker, and wait until it is stored."""
     options = read_options(columns or (), labels or (), ignored or (), on_invalid)
     with connect() as client:
         queued = client.datasets.imports.create(
             source=source, split=split, config=config, name=name, **options
         )
-        notes.print(plain(f"{queued.id} is queued", "dim"))
+        notes.print(plain(f"{queued.id} is queued.", "dim"))
         dataset = client.datasets.get(client.datasets.imports.wait(queued.id))
     if as_json:
         print_json(dataset.to_dict())
@@ -115,7 +122,7 @@ def list_datasets(
     after: AfterOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Datasets, newest first."""
+    """List datasets, newest first."""
     with connect() as client:
         page = client.datasets.list(page_size=limit, after=after).page()
     print_page(
@@ -135,7 +142,7 @@ def list_datasets(
 
 @commands.command()
 def get(dataset_id: DatasetId, as_json: JsonOption = False) -> None:
-    """A dataset."""
+    """Show a dataset."""
     with connect() as client:
         dataset = client.datasets.get(full_id(client, "ds", dataset_id))
     if as_json:
@@ -158,17 +165,17 @@ def report(
     dataset_id: DatasetId,
     base_model: Annotated[
         str | None,
-        typer.Option(help="Base model whose tokenizer counts; default: the catalogue's first."),
+        typer.Option(help="Base model whose tokenizer is used; default: the catalogue's first."),
     ] = None,
     max_length: Annotated[
         int | None,
-        typer.Option(min=8, help="Maximum tokens of a text; default: that of a job."),
+        typer.Option(min=8, help="Maximum tokens of a text; default: the default of jobs."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What is odd about a dataset: duplicates, ties, how far length alone tells.
+    """Report on the quality of a dataset: duplicates, ties, lengths and length bias.
 
-    A worker makes it the first time.
+    A worker computes the report at the first request.
     """
     with connect() as client:
         document = client.datasets.report(
@@ -183,7 +190,7 @@ def report(
 
 
 def _first_base_model(client: Plaudit) -> str:
-    """Most of a report hangs little on the tokenizer; which one it was is said."""
+    """Return the first base model. Most of a report depends little on the tokenizer."""
     entry = next(iter(client.base_models.list()), None)
     if entry is None:
         raise CommandError("The service's catalogue of base models is empty.", ExitCode.REFUSED)
@@ -209,4 +216,4 @@ def _show(dataset: DatasetRead) -> None:
         )
     )
     for warning in dataset.warnings:
-        notes.print(plain(f"warning: {warning.message}"))
+        notes.print(plain(f"Warning: {warning.message}"))

@@ -1,4 +1,4 @@
-"""``plaudit demo``: the main job end to end on this machine, with a check after every step."""
+"""``plaudit demo``: trains, downloads and scores on this machine, and checks every step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.text import Text
 
 from app.base_models.catalogue import load_catalogue
 from app.base_models.sources import fetch
-from app.cli.adapters import bring_home
+from app.cli.adapters import download_to
 from app.cli.card_script import card_script, run_script
 from app.cli.client import page_of_job
 from app.cli.exit_codes import CommandError, ExitCode
@@ -29,7 +29,7 @@ from app.cli.watching import newest_metrics, watch
 from app.core.settings import Settings
 from plaudit import Job, Plaudit
 
-#: In a checkout beside the package.
+#: The examples of a checkout; an installed package does not contain them.
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MIN_ACCURACY, MIN_GAIN = 0.75, 0.15
 
@@ -50,31 +50,33 @@ class Checks:
 
     outcomes: list[bool] = field(default_factory=list)
 
-    def hold(self, claim: str, *, is_true: bool) -> None:
+    def record(self, claim: str, *, is_true: bool) -> None:
         """Print and record whether a check passed."""
         self.outcomes.append(is_true)
-        mark = ("held    ", "green") if is_true else ("failed  ", "bold red")
+        mark = ("passed  ", "green") if is_true else ("failed  ", "bold red")
         notes.print(Text.assemble(mark, plain(claim)), soft_wrap=True)
 
     @property
-    def all_held(self) -> bool:
-        """Whether every claim so far was true."""
+    def all_passed(self) -> bool:
+        """Whether every check so far passed."""
         return all(self.outcomes)
 
 
 def demo(
     data_dir: Annotated[
-        Path, typer.Option(file_okay=False, help="Where the demo's service keeps its data.")
+        Path, typer.Option(file_okay=False, help="Directory for the data of the demo's service.")
     ] = Path(".plaudit-demo"),
     examples: Annotated[
-        Path, typer.Option(file_okay=False, help="The directory with the example pairs.")
+        Path, typer.Option(file_okay=False, help="Directory with the example pairs.")
     ] = EXAMPLES,
-    seed: Annotated[int | None, typer.Option(min=0, help="Default: that of demo.json.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Random seed; default: the one in demo.json.")
+    ] = None,
 ) -> None:
     """Train a reward model on this machine, download it and score with it.
 
-    Starts its own service (SQLite, no broker, CPU), stops it at the end, and exits with 0
-    only if every check passed.
+    Starts a service of its own (SQLite, no broker, CPU) and stops it at the end. Exits with 0 only
+    if every check passed.
     """
     started_at = time.monotonic()
     spec = _read_spec(examples, seed)
@@ -87,22 +89,25 @@ def demo(
                 notes.print(plain(f"{failure.code}: {failure.detail}", "red"))
                 notes.print(plain(failure.hint))
             _show_log(job)
-            raise CommandError(f"The job {job.status}.", ExitCode.FAILED)
+            raise CommandError(f"The job has the status {job.status}.", ExitCode.FAILED)
         _judge(checks, newest_metrics(client, job.id), examples / "heldout.jsonl")
         directory = data_dir / "adapters" / job.adapter_id
-        adapter = bring_home(client, job.adapter_id, directory)
-        claim = f"sha256 of {len(adapter.files)} files in {directory} is right"
-        checks.hold(claim, is_true=True)  # or the download had raised
+        adapter = download_to(client, job.adapter_id, directory)
+        claim = f"sha256 of {len(adapter.files)} files in {directory} is correct"
+        checks.record(claim, is_true=True)  # otherwise the download raises
     _score(checks, spec["base_model"], data_dir, directory)
     notes.print(plain(f"{time.monotonic() - started_at:.0f} seconds"))
-    if not checks.all_held:
+    if not checks.all_passed:
         raise CommandError("Some checks failed.", ExitCode.FAILED)
     notes.print(plain("All checks passed.", "bold green"))
     _say("see the job again", f"PLAUDIT_DATA_DIR={data_dir} {sys.argv[0]} serve")
 
 
 def longer_is_better(pairs: Iterable[Any]) -> float:
-    """How often the longer reply (in characters) is the chosen one, 0 to 1; ties count half."""
+    """Return the share (0 to 1) of pairs whose longer reply in characters is the chosen one.
+
+    Replies of equal length count half.
+    """
     outcomes = [
         0.5 if chosen == rejected else float(chosen > rejected)
         for chosen, rejected in (
@@ -113,12 +118,12 @@ def longer_is_better(pairs: Iterable[Any]) -> float:
 
 
 def _train(client: Plaudit, examples: Path, spec: dict[str, Any]) -> Job:
-    """Upload, submit, follow; the job when it ended."""
+    """Upload the pairs, submit the job, follow it, and return it when it has ended."""
     for key, name in (("train_dataset", "preferences.jsonl"), ("eval_dataset", "heldout.jsonl")):
         dataset = upload_files(client, [examples / name])
         spec[key] = dataset.id
         _say("uploaded", f"{dataset.pair_count} pairs of {name} as {dataset.id}")
-    with notes.status("looking at the base model; the first time it is downloaded (84 MB)"):
+    with notes.status("inspecting the base model; the first time it is downloaded (84 MB)"):
         job = client.jobs.create(spec)
     _say("job", job.id)
     _say("its page", page_of_job(client, job.id))
@@ -127,7 +132,7 @@ def _train(client: Plaudit, examples: Path, spec: dict[str, Any]) -> Job:
 
 
 def _judge(checks: Checks, metrics: dict[str, float], heldout: Path) -> None:
-    """Hold the trained model against the untrained one and against counting letters."""
+    """Compare the accuracy with that before training and with that of choosing the longer reply."""
     before, after = metrics["eval_before/accuracy"], metrics["eval/accuracy"]
     baseline = longer_is_better(_pairs(heldout))
     notes.print()
@@ -135,31 +140,32 @@ def _judge(checks: Checks, metrics: dict[str, float], heldout: Path) -> None:
     _say("  before training", f"{before:.3f}")
     _say("  after training", f"{after:.3f}")
     _say("  longer is better", f"{baseline:.3f}")
-    checks.hold(f"after ≥ {MIN_ACCURACY}", is_true=after >= MIN_ACCURACY)
-    checks.hold(f"after ≥ before + {MIN_GAIN}", is_true=after >= before + MIN_GAIN)
-    checks.hold("after > longer is better", is_true=after > baseline)
+    checks.record(f"after ≥ {MIN_ACCURACY}", is_true=after >= MIN_ACCURACY)
+    checks.record(f"after ≥ before + {MIN_GAIN}", is_true=after >= before + MIN_GAIN)
+    checks.record("after > longer is better", is_true=after > baseline)
 
 
 def _score(checks: Checks, base_model: str, data_dir: Path, directory: Path) -> None:
-    """Score two replies with the downloaded files and plain PEFT; the service is gone by now."""
-    # Here already: the worker fetched it.
+    """Score two replies with the downloaded files and PEFT, without the service."""
+    # The worker has already downloaded the base model.
     base = fetch(load_catalogue().get(base_model), Settings(data_dir=data_dir).model_cache).path
     card = (directory / "README.md").read_text()
     prompt = [{"role": "user", "content": QUESTION}]
     script = data_dir / "score.py"
     script.write_text(card_script(card, base, prompt, [GOOD_REPLY, BAD_REPLY]))
     show_program(notes, script)
-    with notes.status("scoring in a fresh process"):
+    with notes.status("scoring in a new process"):
         good, bad = run_script(script, directory)
     _say("good reply", f"{good:+.3f}")
     _say("bad reply", f"{bad:+.3f}")
-    checks.hold("the good reply scores higher", is_true=good > bad)
+    checks.record("the good reply scores higher", is_true=good > bad)
 
 
 def show_program(console: Console, path: Path) -> None:
-    """Print a program between two rules, line for line, so that it can be copied."""
+    """Print a program between two horizontal rules, with its line breaks, so that it can be
+    copied."""
     console.print(Rule(str(path), style="dim"))
-    # Printed as Syntax it would be cut off at the width of the terminal.
+    # Printing the Syntax object would cut lines off at the width of the terminal.
     text = Syntax("", "python", background_color="default").highlight(path.read_text())
     console.print(text, soft_wrap=True, end="")
     console.print(Rule(style="dim"))
@@ -172,8 +178,7 @@ def _read_spec(examples: Path, seed: int | None) -> dict[str, Any]:
         raise CommandError(
             f"The example pairs are not in {examples}.",
             ExitCode.USAGE,
-            "They come with the source: clone the repository, or name the directory "
-            "with --examples.",
+            "They are part of the repository: clone it, or give their directory with --examples.",
         ) from error
     if seed is not None:
         spec["training"]["seed"] = seed

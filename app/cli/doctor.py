@@ -1,4 +1,4 @@
-"""``plaudit doctor``: is this machine fit to train, and what could not be checked?"""
+"""``plaudit doctor``: checks whether this machine can train."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ import typer
 from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import JsonOption, print_json, print_table
 
+PROGRAM = ("-m", "worker.doctor")
+
 
 def doctor(
     is_quick: Annotated[
-        bool, typer.Option("--quick", help="Only the checks that take seconds.")
+        bool, typer.Option("--quick", help="Run only the checks that take seconds.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check this machine: GPU, kernels, memory, a short job, and speed against stock TRL.
 
-    Needs the worker's libraries. On a machine without a GPU it names what it left out. The exit
-    status is 1 if a check failed.
+    Requires the worker's libraries. On a machine without a GPU, it lists the checks that it
+    skipped. The exit code is 1 if a check failed.
     """
-    command = [sys.executable, "-P", "-m", "worker.doctor", *(["--quick"] if is_quick else [])]
+    command = [sys.executable, "-P", *PROGRAM, *(["--quick"] if is_quick else [])]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if not done.stdout:
         raise CommandError(
-            f"The checks ended with status {done.returncode} and no result.",
+            f"The checks ended with status {done.returncode} and without a result.",
             ExitCode.FAILED,
             "Install the worker's libraries: pip install 'plaudit[worker]'.",
         )
@@ -38,6 +40,9 @@ def doctor(
     else:
         print_table(
             ("check", "result", "found"),
-            ((check["name"], check["result"], check["detail"]) for check in report["checks"]),
+            (
+                (result["check"], result["status"].replace("_", " "), result["detail"])
+                for result in report["checks"]
+            ),
         )
     raise typer.Exit(ExitCode.SUCCEEDED if report["is_fit"] else ExitCode.FAILED)

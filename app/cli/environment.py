@@ -1,4 +1,4 @@
-"""Environment variables with Plaudit's prefix that Plaudit does not read."""
+"""Reports environment variables with Plaudit's prefix that Plaudit does not read."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _OTHERS = {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "PUBLISHED_PORT", "TORCH_INDEX
 _TESTS = "TEST_"
 
 
-def note_ignored(names: Iterable[str]) -> None:
-    """Report variables that look like settings but are not: one may be misspelled."""
+def report_ignored(names: Iterable[str]) -> None:
+    """Report variables that have Plaudit's prefix but are not settings: they may be misspelled."""
     ours = _CLIENT | {field.upper() for field in Settings.model_fields}
     for name in sorted(names):
-        if not name.upper().startswith(_PREFIX):  # settings are read in any case
+        if not name.upper().startswith(_PREFIX):  # names of settings are case-insensitive
             continue
         rest = name.upper().removeprefix(_PREFIX)
         if rest in ours | _OTHERS or rest.startswith(_TESTS):
             continue
         close = get_close_matches(rest, ours, n=1)
-        meant = f"; is {_PREFIX}{close[0]} meant?" if close else "."
-        notes.print(plain(f"{name} is no setting and is ignored{meant}"))
+        meant = f" Did you mean {_PREFIX}{close[0]}?" if close else ""
+        notes.print(plain(f"{name} is not a setting and is ignored.{meant}"))

@@ -17,7 +17,7 @@ from app.cli.short_ids import full_id
 from plaudit import Plaudit
 from plaudit.models import ComparisonRead, EvaluationRead
 
-#: The folder of a model repository in which the Hub looks for results.
+#: The directory of a model repository from which the Hub reads results.
 RESULTS = ".eval_results"
 _ENDED = {"failed": ExitCode.FAILED, "cancelled": ExitCode.CANCELLED}
 
@@ -30,22 +30,24 @@ def evaluate(
     ],
     dataset: Annotated[str, typer.Option(help="Id (ds_…) of the rows to score.")],
     suite: Annotated[
-        str | None, typer.Option(help="A benchmark whose rows these are: reward-bench-2@1 …")
+        str | None, typer.Option(help="The benchmark that the rows are from: reward-bench-2@1 …")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="A name to recognise it by.")] = None,
+    name: Annotated[str | None, typer.Option(help="Display name.")] = None,
     are_probes_left_out: Annotated[
         bool, typer.Option("--no-probes", help="Do not probe for reward hacking.")
     ] = False,
     are_texts_cut: Annotated[
         bool,
-        typer.Option("--truncate", help="Cut replies that are too long; default: leave out."),
+        typer.Option(
+            "--truncate", help="Truncate overlong replies; default: leave their rows out."
+        ),
     ] = False,
     is_not_awaited: Annotated[
         bool, typer.Option("--no-wait", help="Print the id and do not wait for the result.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Judge adapters on a dataset: accuracy, calibration, length, probes, benchmarks."""
+    """Evaluate adapters on a dataset: accuracy, calibration, length, probes, benchmarks."""
     with connect() as client:
         spec: dict[str, Any] = {
             "adapters": [full_id(client, "ad", each) for each in adapter_ids],
@@ -102,11 +104,12 @@ def report(
         Path | None,
         typer.Option(
             file_okay=False,
-            help="A model repository: also write the results to its .eval_results for the Hub.",
+            help="A local model repository: also write the results to its .eval_results, which "
+            "the Hub reads.",
         ),
     ] = None,
 ) -> None:
-    """Write the report of a job or an evaluation as one HTML page; it opens without a network."""
+    """Write the report of a job or an evaluation as one self-contained HTML page."""
     with connect() as client:
         if name.startswith("eval_"):
             found = _evaluation_id(name)
@@ -129,7 +132,7 @@ def hub_results(
     suite = model["suite"]
     if suite is None:
         values = {"accuracy": model["metrics"]["accuracy"]["value"]}
-    elif suite["overall"] is None:  # other rows than the published ones: no score of the benchmark
+    elif suite["overall"] is None:  # not the published rows: not a score of the benchmark
         values = dict(suite["metrics"])
     else:
         values = {"overall": suite["overall"], **suite["metrics"]}

@@ -21,7 +21,7 @@ from plaudit import (
 
 
 class ExitCode(IntEnum):
-    """Exit codes for scripts. For a watched job they tell how it ended."""
+    """Exit codes of the commands. Commands that watch a job report how it ended."""
 
     SUCCEEDED = 0
     FAILED = 1
@@ -42,7 +42,7 @@ EPILOG = (
 
 
 class CommandError(Exception):
-    """Ends the command with a message and a hint on what to do next."""
+    """Ends a command with a message, an exit code and a hint on what to do next."""
 
     def __init__(self, message: str, exit_code: ExitCode, hint: str | None = None) -> None:
         super().__init__(message)
@@ -50,10 +50,10 @@ class CommandError(Exception):
 
 
 class Commands(TyperGroup):
-    """Ends every command below it with the exit code of its error, and shows the codes in help."""
+    """Reports the errors of all commands, and adds the exit codes to their help."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
+        """Run the command, and report its errors with their exit code."""
         try:
             return super().invoke(ctx)
         except CommandError as error:
@@ -62,7 +62,7 @@ class Commands(TyperGroup):
             raise _end(_of_client(error)) from error
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of this name, with the exit codes at the end of its help."""
+        """Return the command of this name, with the exit codes at the end of its help."""
         command = super().get_command(ctx, cmd_name)
         if command is not None:
             _add_epilog(command)
@@ -83,21 +83,21 @@ def _end(error: CommandError) -> typer.Exit:
 
 
 def _of_client(error: PlauditError) -> CommandError:
-    """What an error of the client means for a command."""
+    """Return the message, exit code and hint for an error of the client."""
     match error:
         case APIError():
             lines, hint = error.explain()
             code = ExitCode.AWAY if isinstance(error, ServerError) else ExitCode.REFUSED
             return CommandError("\n".join(lines), code, hint)
         case ConnectionFailedError():
-            hint = "Start the service with 'plaudit serve', or set PLAUDIT_URL to where it runs."
+            hint = "Start the service with 'plaudit serve', or set PLAUDIT_URL to its URL."
             return CommandError(error.message, ExitCode.AWAY, hint)
         case UnexpectedResponseError():
-            hint = "Set PLAUDIT_URL to where the service runs."
+            hint = "Set PLAUDIT_URL to the URL of the service."
             return CommandError(error.message, ExitCode.AWAY, hint)
         case ConfigurationError():
             return CommandError(error.message, ExitCode.USAGE, error.hint)
         case DirectoryError():
-            hint = "Choose an empty directory, or overwrite files of the same names with --force."
+            hint = "Choose an empty directory, or replace files with the same names with --force."
             return CommandError(error.message, ExitCode.USAGE, hint)
     return CommandError(error.message, ExitCode.FAILED, error.hint)

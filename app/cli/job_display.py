@@ -1,4 +1,4 @@
-"""Jobs, previews and metrics for people."""
+"""Prints jobs, previews and metrics as tables."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from app.cli.accuracies import accuracy_rows
 from app.cli.client import page_of_job
 from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import moment, print_fields, print_json, print_table, size
-from plaudit import Job, Metrics, Plaudit
+from plaudit import Job, Metrics, NotFoundError, Plaudit
 from plaudit.models import EvalFraction, EventRead, JobItem, JobPreview
 
 #: Events that end a phase.
 PHASE_ENDS = ("phase", "claimed", "attempt_failed", "released", "worker_lost", "succeeded")
 MEMORY_PARTS = ("weights", "optimizer", "activations", "overhead")
-#: Memory of common GPUs.
+#: Memory of common GPUs, in GB.
 CARDS_GB = (24, 48, 80, 141)
 
 
 def show_job(client: Plaudit, job: Job, *, as_json: bool) -> None:
-    """A job with its newest metrics."""
+    """Print a job with its newest metrics."""
     if as_json:
         print_json(job.to_dict())
         return
@@ -38,8 +38,8 @@ def show_job(client: Plaudit, job: Job, *, as_json: bool) -> None:
             ("phase", job.phase),
             ("progress", steps(job)),
             ("base model", job.base_model),
-            ("train on", job.spec.train_dataset),
-            ("judged by", _held_out(job.spec.eval_dataset)),
+            ("training data", job.spec.train_dataset),
+            ("held-out data", _held_out(job.spec.eval_dataset)),
             *((f"… {name}", dataset) for name, dataset in job.spec.eval_datasets.items()),
             ("attempt", job.attempt),
             ("worker", job.worker),
@@ -47,6 +47,7 @@ def show_job(client: Plaudit, job: Job, *, as_json: bool) -> None:
             ("started", moment(job.started_at)),
             ("finished", moment(job.finished_at)),
             ("time spent", _time_spent(events)),
+            ("peak memory", _peak_memory(client, job)),
             ("train/loss", _rounded(loss)),
             ("published step", published and f"{published} of {job.progress.step} that were taken"),
             *accuracy_rows(client, job, published),
@@ -59,9 +60,10 @@ def show_job(client: Plaudit, job: Job, *, as_json: bool) -> None:
 
 
 def phase_seconds(events: Iterable[EventRead]) -> dict[str, float]:
-    """Seconds of each phase that has ended, over all attempts, in the order of their first start.
+    """Return the seconds of each phase that has ended, summed over all attempts.
 
-    A phase lasts until the next event that ends it: another phase, or the end of the attempt.
+    Phases are in the order in which they first started. A phase lasts until the next phase or the
+    end of the attempt.
     """
     spent: dict[str, float] = {}
     phase, since = None, None
@@ -85,18 +87,28 @@ def _time_spent(events: Iterable[EventRead]) -> str | None:
     return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in spent.items()) or None
 
 
+def _peak_memory(client: Plaudit, job: Job) -> str | None:
+    """The measured peak beside the estimate; None until training has ended."""
+    try:
+        memory = client.jobs.report(job.id, "memory")
+    except NotFoundError:
+        return None
+    peak = memory.get("measured_peak_bytes")
+    return None if peak is None else f"{size(peak)}, estimated {size(memory['total_bytes'])}"
+
+
 def show_estimate(preview: JobPreview, *, as_json: bool) -> None:
-    """The memory that a spec would need, by part, and which cards have it.
+    """Print the estimated memory of a job, by part, and which GPUs have that much.
 
     Raises:
-        CommandError: no worker estimated it in time.
+        CommandError: no worker has made an estimate in time.
     """
     memory = preview.reports.get("memory")
     if memory is None:
         raise CommandError(
             "No worker has estimated this job yet.",
             ExitCode.FAILED,
-            "Start a worker ('plaudit serve' runs one) and ask again.",
+            "Start a worker ('plaudit serve' runs one), and repeat the command.",
         )
     if as_json:
         print_json(memory)
@@ -116,7 +128,7 @@ def show_estimate(preview: JobPreview, *, as_json: bool) -> None:
 
 
 def show_preview(preview: JobPreview, *, as_json: bool) -> None:
-    """What a spec would become."""
+    """Print the plan for a spec."""
     if as_json:
         print_json(preview.to_dict())
         return
@@ -132,7 +144,7 @@ def show_preview(preview: JobPreview, *, as_json: bool) -> None:
 
 
 def show_metrics(metrics: Metrics, *, as_json: bool) -> None:
-    """A row a step, a column a metric."""
+    """Print metrics as a table with one row per step and one column per metric."""
     if as_json:
         print_json(metrics.to_dict())
         return
@@ -148,7 +160,7 @@ def show_metrics(metrics: Metrics, *, as_json: bool) -> None:
 
 
 def steps(job: JobItem | Job) -> str | None:
-    """``30 of 53 steps``."""
+    """Return the progress as ``30 of 53 steps``, or None before training."""
     progress = job.progress
     if progress.step is None:
         return None

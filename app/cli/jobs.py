@@ -30,7 +30,8 @@ from app.cli.output import (
     print_text,
 )
 from app.cli.short_ids import full_id
-from app.cli.spec_files import commented_spec, parse_overrides, read_spec
+from app.cli.spec_commands import init
+from app.cli.spec_files import parse_overrides, read_spec
 from app.cli.watching import watch
 from plaudit import Job, Plaudit
 from plaudit.trackers import TRACKERS, open_tracker
@@ -38,39 +39,8 @@ from plaudit.trackers import mirror as mirror_job
 
 commands = typer.Typer(help="Submit, follow and control training jobs.", no_args_is_help=True)
 
-DEFAULT_SPEC = Path("spec.toml")
 
-
-@commands.command()
-def init(
-    file: Annotated[Path, typer.Argument(help="A file name that ends in .toml; - for stdout.")] = (
-        DEFAULT_SPEC
-    ),
-    dataset: Annotated[str | None, typer.Option(help="The dataset to train on: ds_….")] = None,
-    base_model: Annotated[str | None, typer.Option(help="An id of 'plaudit base-models'.")] = None,
-    is_forced: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
-) -> None:
-    """Write a job spec with every field, its default and its allowed values."""
-    given = {"train_dataset": dataset, "base_model": base_model}
-    name = str(DEFAULT_SPEC if str(file) == "-" else file)
-    text = commented_spec(name, {key: value for key, value in given.items() if value is not None})
-    if str(file) == "-":
-        print_text(text)
-        return
-    if file.suffix != ".toml":
-        raise CommandError(f"{file} does not end in .toml.", ExitCode.USAGE)
-    try:
-        with file.open("w" if is_forced else "x", encoding="utf-8") as opened:
-            opened.write(text)
-    except FileExistsError as error:
-        raise CommandError(
-            f"{file} already exists.", ExitCode.USAGE, "Replace it with --force."
-        ) from error
-    except OSError as error:
-        raise CommandError(
-            f"{file} cannot be written: {error.strerror}.", ExitCode.USAGE
-        ) from error
-    notes.print(plain(f"Wrote {file}. Submit it with: plaudit jobs submit {file}"))
+commands.command()(init)
 
 
 @commands.command()
@@ -83,17 +53,17 @@ def submit(
     base_model: BaseModelOption = None,
     is_watched: WatchOption = False,
     is_dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan; store nothing.")
+        bool, typer.Option("--dry-run", help="Show the plan without creating a job.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Queue a training job from a spec, or from --dataset and --base-model with the defaults."""
+    """Queue a training job from a spec, or with --dataset, --base-model and the defaults."""
     document = {} if spec is None else read_spec(spec)
     if spec is None and (dataset is None or base_model is None):
         raise CommandError(
-            "There is nothing to submit.",
+            "A spec, or --dataset and --base-model, are required.",
             ExitCode.USAGE,
-            "Give a spec (write one with 'plaudit jobs init'), or --dataset and --base-model.",
+            "Write a spec with 'plaudit jobs init'.",
         )
     with connect() as client:
         document = with_datasets(client, document, dataset, eval_dataset)
@@ -113,14 +83,14 @@ def clone(
         typer.Option(
             "--set",
             metavar="FIELD=VALUE",
-            help="A field of the spec, such as training.learning_rate=5e-5; repeatable. "
-            "null resets it to the default.",
+            help="Change a field of the spec, such as training.learning_rate=5e-5; null resets it "
+            "to the default. Repeatable.",
         ),
     ] = None,
     dataset: DatasetOption = None,
     eval_dataset: EvalDatasetOption = None,
     is_continued: Annotated[
-        bool, typer.Option("--from-checkpoint", help="Continue from its last checkpoint.")
+        bool, typer.Option("--from-checkpoint", help="Continue from the job's last checkpoint.")
     ] = False,
     is_watched: WatchOption = False,
     as_json: JsonOption = False,
@@ -137,7 +107,7 @@ def clone(
 
 @commands.command("watch")
 def watch_job(job_id: JobId, as_json: JsonOption = False) -> None:
-    """Follow a job until it ends, across restarts of the service. The exit code tells how it
+    """Follow a job until it ends, across restarts of the service. The exit code reports how it
     ended."""
     with connect() as client:
         _follow(client, full_id(client, "job", job_id), as_json=as_json)
@@ -145,8 +115,8 @@ def watch_job(job_id: JobId, as_json: JsonOption = False) -> None:
 
 @commands.command("list")
 def list_jobs(
-    status: Annotated[str | None, typer.Option(help="Only jobs in this status.")] = None,
-    name: Annotated[str | None, typer.Option(help="Only jobs with this name.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only jobs with this status.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only jobs with exactly this name.")] = None,
     limit: LimitOption = 20,
     after: AfterOption = None,
     as_json: JsonOption = False,
@@ -185,8 +155,10 @@ def metrics(
     keys: Annotated[
         str | None, typer.Option(help="Names, separated by commas; default: all.")
     ] = None,
-    from_step: Annotated[int, typer.Option(min=0)] = 0,
-    to_step: Annotated[int | None, typer.Option(min=0)] = None,
+    from_step: Annotated[int, typer.Option(min=0, help="First step.")] = 0,
+    to_step: Annotated[
+        int | None, typer.Option(min=0, help="Last step; default: the newest.")
+    ] = None,
     rows: Annotated[
         int, typer.Option(min=1, max=5000, help="Maximum number of rows; more steps are averaged.")
     ] = 20,
@@ -207,7 +179,9 @@ def metrics(
 @commands.command()
 def logs(
     job_id: JobId,
-    tail: Annotated[int | None, typer.Option(min=1, max=1000, help="Only the last pieces.")] = None,
+    tail: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Start with this many of the last pieces.")
+    ] = None,
     is_followed: Annotated[
         bool, typer.Option("--follow", "-f", help="Follow the log until the job ends.")
     ] = False,
@@ -224,7 +198,9 @@ def cancel(
     job_id: JobId,
     keeps_checkpoint: Annotated[
         bool,
-        typer.Option("--keep-checkpoint", help="A clone can then continue from its checkpoint."),
+        typer.Option(
+            "--keep-checkpoint", help="Keep the checkpoint, so that a clone can continue from it."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -237,7 +213,7 @@ def cancel(
 
 @commands.command()
 def pause(job_id: JobId, as_json: JsonOption = False) -> None:
-    """Pause a job with a checkpoint and free its device."""
+    """Pause a job. A running job saves a checkpoint and frees its device."""
     with connect() as client:
         job = client.jobs.pause(full_id(client, "job", job_id))
         show_job(client, job, as_json=as_json)
@@ -245,7 +221,7 @@ def pause(job_id: JobId, as_json: JsonOption = False) -> None:
 
 @commands.command()
 def resume(job_id: JobId, as_json: JsonOption = False) -> None:
-    """Resume a paused job."""
+    """Queue a paused job again. It continues from its checkpoint."""
     with connect() as client:
         job = client.jobs.resume(full_id(client, "job", job_id))
         show_job(client, job, as_json=as_json)
@@ -261,7 +237,7 @@ def delete(job_id: JobId) -> None:
 
 
 def _show_new(client: Plaudit, job: Job, *, is_watched: bool, as_json: bool) -> None:
-    if is_watched or as_json:  # else the page is among the fields
+    if is_watched or as_json:  # otherwise the table has the URL of the page
         notes.print(plain(f"{job.id}  {page_of_job(client, job.id)}"))
     if is_watched:
         _follow(client, job.id, as_json=as_json)
@@ -269,7 +245,7 @@ def _show_new(client: Plaudit, job: Job, *, is_watched: bool, as_json: bool) -> 
 
 
 def _follow(client: Plaudit, job_id: str, *, as_json: bool) -> None:
-    """Watch the job, show how it ended, and exit with the code that says so."""
+    """Watch the job, show it when it has ended, and exit with the code for its status."""
     try:
         job, exit_code = watch(client, job_id)
     except KeyboardInterrupt:
@@ -282,17 +258,21 @@ def _follow(client: Plaudit, job_id: str, *, as_json: bool) -> None:
 @commands.command()
 def mirror(
     job_id: JobId,
-    to: Annotated[str, typer.Option(help=f"{', '.join(TRACKERS)}.")],
+    to: Annotated[str, typer.Option(help=f"Tracker: {', '.join(TRACKERS)}.")],
     target: Annotated[
         str | None,
-        typer.Option(help="Directory of TensorBoard, tracking URI of MLflow, or a project."),
+        typer.Option(
+            help="Directory for TensorBoard, tracking URI for MLflow, project for the others."
+        ),
     ] = None,
 ) -> None:
     """Copy the metrics of a job to an experiment tracker, live until the job ends."""
     if to not in TRACKERS:
-        raise CommandError(f"{to} is none of {', '.join(TRACKERS)}.", ExitCode.USAGE)
+        raise CommandError(
+            f"{to} is not a supported tracker; use one of {', '.join(TRACKERS)}.", ExitCode.USAGE
+        )
     with connect() as client:
         job = client.jobs.get(full_id(client, "job", job_id))
         with open_tracker(to, job, target) as tracker:
             last = mirror_job(client, job.id, tracker)
-    notes.print(plain(f"{last.id} is {last.status}; its metrics are in {to}."))
+    notes.print(plain(f"{last.id} is {last.status}; its metrics were copied to {to}."))

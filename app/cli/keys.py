@@ -22,7 +22,9 @@ commands = typer.Typer(
     help="Manage API keys directly in the database, for operators.", no_args_is_help=True
 )
 
-Tenant = Annotated[str, typer.Option(help="Tenant of the key. Tenants do not see each other.")]
+Tenant = Annotated[
+    str, typer.Option(help="Tenant of the key. Tenants cannot see each other's data.")
+]
 MAX_DAYS = 36_500
 _DAY_MS = 86_400_000
 _PAGE = 100
@@ -32,14 +34,16 @@ _PAGE = 100
 def create(
     name: Annotated[str, typer.Option(help="Display name.")] = "made by plaudit keys",
     scopes: Annotated[
-        list[Scope] | None, typer.Option("--scope", help="Repeatable; default: admin.")
+        list[Scope] | None,
+        typer.Option("--scope", help="Scope of the key; default: admin. Repeatable."),
     ] = None,
     tenant: Tenant = service.DEFAULT_TENANT,
     expires_days: Annotated[
-        int | None, typer.Option(min=1, max=MAX_DAYS, help="Default: never.")
+        int | None,
+        typer.Option(min=1, max=MAX_DAYS, help="Days until the key expires; default: never."),
     ] = None,
 ) -> None:
-    """Create a key. Its secret is printed once, alone on stdout."""
+    """Create a key. The key is printed on stdout and cannot be shown again."""
     now_ms = time.time_ns() // 1_000_000
     expires_at = now_ms + expires_days * _DAY_MS if expires_days else None
     with open_database() as engine, transaction(engine) as session:
@@ -52,7 +56,7 @@ def create(
 @commands.command("list")
 def list_keys(
     tenant: Tenant = service.DEFAULT_TENANT,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON for scripts.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the keys of a tenant that are not revoked, newest first."""
     found: list[dict[str, object]] = []
@@ -85,7 +89,7 @@ def list_keys(
 
 @commands.command()
 def revoke(
-    key_id: Annotated[str, typer.Argument(help="key_…")],
+    key_id: Annotated[str, typer.Argument(help="Key id (key_…).")],
     tenant: Tenant = service.DEFAULT_TENANT,
 ) -> None:
     """Revoke a key. Running services notice within half a minute."""

@@ -1,4 +1,4 @@
-"""What commands print: results on stdout, as tables or as JSON; everything else on stderr."""
+"""Output of commands: results on stdout, as tables or as JSON; everything else on stderr."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from plaudit import Model, Page
 
 Item = TypeVar("Item", bound=Model)
 
-#: Progress and remarks; never mixed into a result that a script reads. Not folded: what they name,
-#: a command or an id, is to be copied in one piece.
+#: For progress and notes, which must not be mixed into a result that a script reads. Lines are not
+#: wrapped, so that commands and ids can be copied.
 notes = Console(stderr=True, highlight=False, soft_wrap=True)
 
-LimitOption = Annotated[int, typer.Option(min=1, max=100)]
+LimitOption = Annotated[int, typer.Option(min=1, max=100, help="Maximum number of items.")]
 AfterOption = Annotated[str | None, typer.Option(help="The value of 'next' on the previous page.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's response as JSON.")]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-#: Of a pipe, which has no width of its own: ids are not cut.
+#: Width of tables on a pipe, which has no width of its own; wide enough for ids.
 _PIPE_COLUMNS = 200
 
 
 def plain(value: object, style: str = "") -> Text:
-    """Text of the service's or a user's: no markup, and nothing that steers a terminal."""
+    """Return untrusted text without markup and without control characters."""
     return Text(_CONTROL.sub("", str(value)), style)
 
 
 def print_json(document: object) -> None:
-    """A document on stdout."""
+    """Print a document as JSON on stdout."""
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def print_text(text: str) -> None:
-    """Somebody else's text on stdout, as it is but for what steers terminals."""
+    """Print untrusted text on stdout without control characters."""
     typer.echo(_CONTROL.sub("", text), nl=False)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Rows for people; None is shown as a dash."""
+    """Print rows as a table; None is shown as a dash."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -63,7 +63,7 @@ def print_page(
     *,
     as_json: bool,
 ) -> None:
-    """One page of a list, and how to ask for the next."""
+    """Print one page of a list, and on stderr how to get the next page."""
     if as_json:
         data = [item.to_dict() for item in page.data]
         has_more = page.next is not None
@@ -71,11 +71,11 @@ def print_page(
         return
     print_table(columns, map(row, page.data))
     if page.next is not None:
-        notes.print(plain(f"more with --after {page.next}", "dim"))
+        notes.print(plain(f"Show more with --after {page.next}", "dim"))
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
-    """One thing for people: a line a field; fields without a value are left out."""
+    """Print one line per field; fields without a value are omitted."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -86,7 +86,7 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
 
 
 def size(count: int) -> str:
-    """``1.4 MB``."""
+    """Return a number of bytes as ``1.4 MB``."""
     amount = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if amount < 1000:
@@ -96,12 +96,12 @@ def size(count: int) -> str:
 
 
 def moment(at: datetime | None) -> str | None:
-    """``2026-11-24 10:00:00Z``."""
+    """Return a time in UTC as ``2026-11-24 10:00:00Z``."""
     return None if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
 def time_span(seconds: float) -> str:
-    """``1 h 5 min``, ``3 min``, ``40 s``."""
+    """Return a duration as ``1 h 5 min``, ``3 min`` or ``40 s``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

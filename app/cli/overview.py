@@ -1,14 +1,12 @@
-"""``plaudit queue``, ``usage``, ``base-models``, ``estimate``: what the service does and offers."""
+"""``plaudit queue``, ``workers``, ``usage`` and ``base-models``."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from app.cli.client import connect
-from app.cli.job_display import show_estimate
 from app.cli.output import (
     JsonOption,
     moment,
@@ -19,21 +17,21 @@ from app.cli.output import (
     print_table,
     size,
 )
-from app.cli.spec_files import read_spec
-from plaudit.models import BaseModelRead
+from plaudit.models import BaseModelRead, WorkerRead
 
 REASONS = {
     "no_worker": "no worker is running",
+    "no_gpu": "no worker with a GPU is running",
     "quota": "the limit of running jobs is reached",
-    "backoff": "it failed and is retried soon",
+    "backoff": "it failed and will be retried",
     "workers_busy": "all workers are busy",
-    "behind_priority": "other jobs come first",
+    "behind_priority": "other jobs are ahead of it",
     "next": "it starts next",
 }
 
 
 def queue(as_json: JsonOption = False) -> None:
-    """List waiting jobs with their positions and the reasons why they wait."""
+    """List queued jobs with their positions and the reasons why they wait."""
     with connect() as client:
         waiting = list(client.queue.list())
         workers = list(client.workers.list())
@@ -41,7 +39,7 @@ def queue(as_json: JsonOption = False) -> None:
         print_json({"object": "list", "data": [item.to_dict() for item in waiting]})
         return
     print_table(
-        ("place", "job", "priority", "queued", "why it waits"),
+        ("position", "job", "priority", "queued", "reason"),
         (
             (
                 item.position,
@@ -57,8 +55,35 @@ def queue(as_json: JsonOption = False) -> None:
     notes.print(plain(f"{len(workers)} workers, {busy} of {slots} slots busy", "dim"))
 
 
+def workers(as_json: JsonOption = False) -> None:
+    """List live workers with their devices and what the checks of their machines found."""
+    with connect() as client:
+        found = list(client.workers.list())
+    if as_json:
+        print_json({"object": "list", "data": [worker.to_dict() for worker in found]})
+        return
+    print_table(
+        ("host", "queue", "state", "busy", "devices", "checks"),
+        (
+            (
+                worker.host,
+                worker.queue,
+                worker.state,
+                f"{worker.busy} of {worker.slots}",
+                ", ".join(str(device.get("name")) for device in worker.devices) or "CPU",
+                _checks(worker),
+            )
+            for worker in found
+        ),
+    )
+    # A worker has a row for each queue, all with the same checks.
+    failed = {(w.host, c.check, c.detail) for w in found for c in w.doctor if c.status == "failed"}
+    for host, check, detail in sorted(failed):
+        notes.print(plain(f"{host}: {check}: {detail}", "red"))
+
+
 def usage(
-    days: Annotated[int, typer.Option(min=1, max=366, help="How many days back.")] = 30,
+    days: Annotated[int, typer.Option(min=1, max=366, help="Number of days to show.")] = 30,
     as_json: JsonOption = False,
 ) -> None:
     """Show device time, stored bytes and scored tokens per day."""
@@ -83,7 +108,7 @@ def usage(
 
 def base_models(
     base_model_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="One of them, with everything.")
+        str | None, typer.Argument(metavar="[ID]", help="Show all fields of this base model.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -119,27 +144,23 @@ def _show(entry: BaseModelRead) -> None:
             ("max length", entry.max_length),
             ("head", ", ".join(entry.head_modules or ())),
             ("auto targets", ", ".join(entry.default_targets or ())),
-            ("chat template", _said(entry.has_chat_template)),
-            ("inspected", _said(entry.is_inspected)),
+            ("chat template", _yes_or_no(entry.has_chat_template)),
+            ("inspected", _yes_or_no(entry.is_inspected)),
         )
     )
+
+
+def _checks(worker: WorkerRead) -> str | None:
+    """Return how the checks ended; None until they have."""
+    if not worker.doctor:
+        return None
+    failed = [check.check for check in worker.doctor if check.status == "failed"]
+    return f"failed: {', '.join(failed)}" if failed else "passed"
 
 
 def _millions(count: int | None) -> str | None:
     return None if count is None else f"{count / 1e6:.0f}M"
 
 
-def _said(fact: bool | None) -> str | None:
+def _yes_or_no(fact: bool | None) -> str | None:
     return None if fact is None else ("yes" if fact else "no")
-
-
-def estimate(
-    spec: Annotated[
-        Path, typer.Argument(help="A job spec in TOML or JSON; - reads it from stdin.")
-    ],
-    as_json: JsonOption = False,
-) -> None:
-    """Estimate the memory that a job needs, by part, and which GPUs have it; store nothing."""
-    document = read_spec(spec)
-    with connect() as client:
-        show_estimate(client.jobs.preview(document), as_json=as_json)

@@ -1,4 +1,4 @@
-"""A private service for the duration of a block; none of its processes outlives the block."""
+"""Runs a private service during a ``with`` block; all of its processes end with the block."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from app.cli.exit_codes import CommandError, ExitCode
 from plaudit import Plaudit
 
 START_SECONDS = 120.0
-#: A worker that is stopped in the middle of a job gets this long for a checkpoint.
+#: Time in which a worker that is stopped during a job can save a checkpoint.
 DRAIN_SECONDS = 10
 STOP_SECONDS = 30.0
 LOG = "serve.log"
@@ -28,9 +28,12 @@ LOG = "serve.log"
 
 @contextmanager
 def own_service(data_dir: Path) -> Iterator[Plaudit]:
-    """An embedded service on a free port of 127.0.0.1, with its data and its log in ``data_dir``.
+    """Run an embedded service on a free port of 127.0.0.1, with data and log in ``data_dir``.
 
-    Stopped when the block ends, however it ends; SIGTERM ends it like Ctrl-C does.
+    The service is stopped whenever the block ends, also after SIGTERM, SIGHUP and Ctrl-C.
+
+    Raises:
+        CommandError: the service did not start.
     """
     data_dir.mkdir(0o700, parents=True, exist_ok=True)
     previous = {n: signal.signal(n, _leave) for n in (signal.SIGTERM, signal.SIGHUP)}
@@ -43,7 +46,7 @@ def own_service(data_dir: Path) -> Iterator[Plaudit]:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C comes to us; we stop the service in order
+                start_new_session=True,  # Ctrl-C must reach only this process, which stops it
             )
         try:
             url = f"http://127.0.0.1:{port}"
@@ -58,7 +61,7 @@ def own_service(data_dir: Path) -> Iterator[Plaudit]:
 
 
 def _environment(data_dir: Path, port: int) -> dict[str, str]:
-    """Nothing of a production service that this shell may be set up for."""
+    """Return the environment without this shell's settings, which may be for another service."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PLAUDIT_")}
     return inherited | {
         "PLAUDIT_DATA_DIR": str(data_dir.resolve()),
@@ -70,7 +73,7 @@ def _environment(data_dir: Path, port: int) -> dict[str, str]:
 
 
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes], data_dir: Path) -> None:
-    """The API answers and its worker has been heard."""
+    """Wait until the API responds and its worker has registered."""
     give_up_at = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < give_up_at:
         try:
@@ -81,7 +84,7 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], data_dir: Path
             pass
         time.sleep(0.1)
     raise CommandError(
-        f"The service did not start. The end of {data_dir / LOG}:\n{_tail(data_dir / LOG)}",
+        f"The service did not start. Last lines of {data_dir / LOG}:\n{_tail(data_dir / LOG)}",
         ExitCode.AWAY,
     )
 
@@ -90,7 +93,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
         process.wait(DRAIN_SECONDS + STOP_SECONDS)
-    finally:  # also when a second Ctrl-C comes; the kernel then kills what it started
+    finally:  # also after a second Ctrl-C; the kernel then kills the processes of the service
         process.kill()
         process.wait()
 

@@ -1,4 +1,4 @@
-"""A dataset report as tables: sizes, problems with their lines, and text lengths."""
+"""Prints a dataset report as tables: sizes, problems with their lines, and text lengths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LINES_SHOWN = 10
 
 
 def print_report(answer: DatasetReport) -> None:
-    """The API's dataset report as three small tables."""
+    """Print the API's dataset report as three tables."""
     report = answer.report
     longer = report["longer_is_better"]
     print_fields(
@@ -22,7 +22,7 @@ def print_report(answer: DatasetReport) -> None:
             ("dataset", answer.dataset_id),
             ("tokens of", answer.base_model),
             ("max length", report["max_length"]),
-            ("rows looked at", _rows(report)),
+            ("rows examined", _rows(report)),
             ("pairs", report["rows"]),
             ("prompts", report["prompts"]),
             ("longer is better", None if longer is None else f"{longer:.3f}"),
@@ -52,8 +52,8 @@ def print_report(answer: DatasetReport) -> None:
 
 
 def _rows(report: Mapping[str, Any]) -> str | None:
-    """How much of the dataset was looked at; of a large one the first report is of a sample."""
-    if "rows_in_all" not in report:  # made by an earlier version
+    """Return how many rows were examined; of a large dataset, the first report uses a sample."""
+    if "rows_in_all" not in report:  # a report of an earlier version
         return None
     looked_at, in_all = report["rows_looked_at"], report["rows_in_all"]
     return f"all {in_all}" if looked_at == in_all else f"a sample of {looked_at} of {in_all}"

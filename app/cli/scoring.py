@@ -1,4 +1,4 @@
-"""``plaudit score``: score a file of replies with an adapter of the service or a directory."""
+"""``plaudit score``: scores a file of replies with an adapter of the service or a directory."""
 
 from __future__ import annotations
 
@@ -30,21 +30,71 @@ Score = Callable[[list[Group]], tuple[list[list[float]], str]]
 def score(
     adapter: Annotated[
         str,
-        typer.Argument(help="ad_…, its first digits, or a directory with a downloaded adapter."),
+        typer.Argument(
+            help="Adapter id (ad_…), its first digits, or a directory with a downloaded adapter."
+        ),
     ],
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSON Lines.")],
-    out: Annotated[Path, typer.Option(dir_okay=False, help="Where the scores go; continued.")],
+    out: Annotated[
+        Path, typer.Option(dir_okay=False, help="File for the scores; an existing one is resumed.")
+    ],
+    file: Annotated[
+        Path | None, typer.Argument(exists=True, dir_okay=False, help="Replies in JSON lines.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Id (ds_…) of a dataset to score instead of a file; a worker does it."),
+    ] = None,
     base: Annotated[
         str | None,
-        typer.Option(help="Of a directory: the base model, a directory or a catalogue id."),
+        typer.Option(help="Base model of an adapter directory: a directory or a catalogue id."),
     ] = None,
+    are_texts_cut: Annotated[
+        bool,
+        typer.Option("--truncate", help="Cut the replies of a dataset that are too long."),
+    ] = False,
 ) -> None:
-    """Score every reply of a file.
+    """Score every reply of a file or of a dataset.
 
     A line has a prompt and either responses (a list), or chosen and rejected, or response; or it
-    has messages. Texts and lists of messages are accepted. A line of the output has the number of
-    the line, its id if it has one, and its scores. A second call continues the output.
+    has messages. Texts and lists of messages are accepted. Each line of the output has the line
+    number, the id if there is one, and the scores. A repeated call skips lines that are scored.
     """
+    if (file is None) == (dataset is None):
+        raise CommandError("Name a file or a --dataset.", ExitCode.USAGE)
+    if file is None:
+        assert dataset is not None
+        _score_dataset(adapter, dataset, out, are_texts_cut=are_texts_cut)
+    else:
+        _score_file(adapter, file, out, base)
+
+
+def _score_dataset(adapter: str, dataset: str, out: Path, *, are_texts_cut: bool) -> None:
+    """Have a worker score a dataset, and download the scores."""
+    if out.exists():
+        raise CommandError(f"{out} exists.", ExitCode.USAGE, "Choose another file with --out.")
+    with connect() as client:
+        batch = client.score_batches.create(
+            adapter=full_id(client, "ad", adapter),
+            dataset=full_id(client, "ds", dataset),
+            overlong="truncate" if are_texts_cut else "drop",
+        )
+        notes.print(plain(f"{batch.id} is queued.", "dim"))
+        found = client.score_batches.wait(batch.id)
+        if found.failure is not None:
+            failure = found.failure
+            raise CommandError(
+                f"{failure.code}: {failure.detail}", ExitCode.FAILED, failure.hint
+            )  # fmt: skip
+        if found.result is None:
+            raise CommandError(f"{batch.id} is {found.status}.", ExitCode.CANCELLED)
+        client.score_batches.download(batch.id, out)
+    for reason, rows in found.result.left_out.items():
+        notes.print(plain(f"{rows.rows} rows have no scores: {reason}.", "bold red"))
+    notes.print(plain(f"{found.result.scored} rows are scored in {out}."))
+
+
+def _score_file(adapter: str, file: Path, out: Path, base: str | None) -> None:
+    """Score the lines of a file that the output does not have yet."""
     done, spec = _read_out(out)
     with ExitStack() as stack:
         if Path(adapter).is_dir():
@@ -62,20 +112,20 @@ def score(
             count = _score_lines(
                 islice(enumerate(lines, 1), done, None), opened, score_groups, spec
             )
-    notes.print(plain(f"{done + count} lines are scored in {out}."))
+    notes.print(plain(f"{out} has the scores of {done + count} lines."))
 
 
 def _score_lines(
     lines: Iterator[tuple[int, str]], out: IO[str], score_groups: Score, spec: str | None
 ) -> int:
-    """Score the lines and append the results; return how many there were."""
+    """Score the lines, append the results to ``out``, and return their number."""
     count = 0
     while batch := list(islice(lines, ROWS_AT_ONCE)):
         rows = [(number, _group(number, line)) for number, line in batch]
         scores, found = score_groups([group for _, group in rows])
         if spec is not None and found != spec:
             raise CommandError(
-                "The output was made with another model.",
+                "The output contains scores of another model.",
                 ExitCode.FAILED,
                 "Choose another file with --out.",
             )
@@ -85,18 +135,18 @@ def _score_lines(
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
         out.flush()
         count += len(batch)
-        notes.print(plain(f"line {batch[-1][0]}"))
+        notes.print(plain(f"scored up to line {batch[-1][0]}"))
     return count
 
 
 def _group(number: int, line: str) -> Group:
-    """Return a line as a group of replies to a prompt."""
+    """Parse a line as a group: a prompt with its replies."""
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise _bad_line(number, f"is no JSON: {error}") from error
+        raise _bad_line(number, f"is not JSON: {error}") from error
     if not isinstance(row, dict):
-        raise _bad_line(number, "is no JSON object")
+        raise _bad_line(number, "is not a JSON object")
     prompt = {key: row[key] for key in ("id", "prompt") if row.get(key) is not None}
     match row:
         case {"responses": [_, *_] as responses}:
@@ -107,15 +157,22 @@ def _group(number: int, line: str) -> Group:
             return prompt | {"responses": [response]}
         case {"messages": [_, *_] as messages}:
             return {**prompt, "responses": [messages]}
-    raise _bad_line(number, "has no responses, no chosen and rejected, no response, no messages")
+    raise _bad_line(
+        number, "has neither responses, nor chosen and rejected, nor response, nor messages"
+    )
 
 
 def _bad_line(number: int, reason: str) -> CommandError:
-    return CommandError(f"Line {number} {reason}.", ExitCode.USAGE, "Lines before it are scored.")
+    return CommandError(
+        f"Line {number} {reason}.", ExitCode.USAGE, "Correct it and repeat the command to resume."
+    )
 
 
 def _read_out(out: Path) -> tuple[int, str | None]:
-    """Return how many lines are scored already, and with which model; drop a line that was cut."""
+    """Return the number of lines that are already scored, and the digest of their model.
+
+    Removes an incomplete last line.
+    """
     if not out.exists():
         return 0, None
     data = out.read_bytes()
@@ -131,17 +188,19 @@ def _read_out(out: Path) -> tuple[int, str | None]:
         return int(last["line"]), str(last["score_spec"])
     except (ValueError, TypeError, KeyError) as error:
         raise CommandError(
-            f"{out} holds something else than scores.", ExitCode.USAGE, "Choose another file."
+            f"{out} exists and does not contain scores.",
+            ExitCode.USAGE,
+            "Choose another file with --out.",
         ) from error
 
 
 class _Local:
-    """Scores with a directory in a process that has torch. A context manager."""
+    """Scores with an adapter directory in a separate process with torch. A context manager."""
 
     def __init__(self, directory: Path, base: str | None) -> None:
         if not (directory / SUMMARY).is_file():
             raise CommandError(
-                f"{directory} holds no adapter: it has no {SUMMARY}.", ExitCode.USAGE
+                f"{directory} contains no adapter: {SUMMARY} is missing.", ExitCode.USAGE
             )
         self._command = [
             sys.executable, "-P", "-m", "worker.scorer.local", str(directory.resolve()),
@@ -155,7 +214,7 @@ class _Local:
         return self._score
 
     def __exit__(self, *_: object) -> None:
-        self._process.communicate()  # closes its input, which ends it
+        self._process.communicate()  # closes its input, so that it exits
 
     def _score(self, groups: list[Group]) -> tuple[list[list[float]], str]:
         assert self._process.stdin is not None
@@ -164,7 +223,7 @@ class _Local:
             self._process.stdin.write(json.dumps(groups) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # it ended, and says why on stderr
+            pass  # the process exited, and printed the reason on stderr
         line = self._process.stdout.readline()
         if not line:
             raise CommandError("The adapter could not be loaded.", ExitCode.FAILED)

@@ -13,10 +13,10 @@ import typer
 from sqlalchemy import Engine
 
 from app.api_keys.service import FIRST_KEY_FILE, first_key
-from app.cli.database import reached_database, read_catalogue, read_settings, require_current
+from app.cli.database import connect_database, read_catalogue, read_settings, require_current
 from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import notes, plain
-from app.cli.supervision import WorkerKeeper, end_with_parent
+from app.cli.supervision import WorkerSupervisor, end_with_parent
 from app.core.logging import configure_logging
 from app.core.migrations import is_current, migrate
 from app.core.settings import Settings
@@ -24,79 +24,88 @@ from app.core.settings import Settings
 if TYPE_CHECKING:
     import uvicorn
 
-#: Requests that are still being answered after this long are cut off.
+#: Time that open requests get to finish at shutdown.
 CLOSE_SECONDS = 5
-#: Kept by the kernel while the process is busy; more connect at once than are served at once.
+#: Connections that the kernel queues while the process is busy.
 BACKLOG = 2048
-#: A client that takes none of what was sent for so long is gone, whatever its machine says.
+#: Time after which a connection whose client acknowledges no data is closed.
 STALLED_MS = 60_000
+#: How long another thread may hold the interpreter while the event loop waits for it. With Python's
+#: 5 ms, eight busy threads delayed each step of the loop by up to 40 ms.
+SWITCH_SECONDS = 0.001
 _LISTEN_HINTS: dict[int | None, str] = {
-    errno.EADDRINUSE: "Is another service running there? Choose with --port.",
+    errno.EADDRINUSE: "Is another service running there? Choose another port with --port.",
     errno.EACCES: "Choose a port above 1023 with --port.",
 }
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="PLAUDIT_HOST; default 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option(help="PLAUDIT_PORT; default 8000.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; overrides PLAUDIT_HOST (127.0.0.1).")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; overrides PLAUDIT_PORT (8000).")
+    ] = None,
     has_no_worker: Annotated[
-        bool, typer.Option("--no-worker", help="Embedded: API only, train elsewhere or later.")
+        bool, typer.Option("--no-worker", help="Embedded service: run the API without a worker.")
     ] = False,
     parent: Annotated[int | None, typer.Option("--with-parent", hidden=True)] = None,
 ) -> None:
     """Serve the API.
 
-    Without PLAUDIT_REDIS_URL everything runs here: the database is migrated, a first API key is
-    made, and one worker trains beside the API. With it this is the API only; run 'plaudit worker'
-    where the GPUs are.
+    Without PLAUDIT_REDIS_URL the service is embedded: the command migrates the database, creates a
+    first API key and runs one worker beside the API. With PLAUDIT_REDIS_URL it runs the API only;
+    run 'plaudit worker' on the GPU machines.
     """
     if parent is not None:
         end_with_parent(parent)
     settings = read_settings(host=host, port=port)
-    read_catalogue(settings)  # a fault in it ends the command before the address is printed
+    read_catalogue(settings)  # an invalid catalogue must end the command before the URL is printed
     with _listen(settings) as listener:
         settings = _with_public_url(settings, listener.getsockname()[1])
-        with reached_database(settings) as engine:
+        with connect_database(settings) as engine:
             if settings.is_embedded:
                 _prepare(engine, settings)
             else:
                 require_current(engine)
         configure_logging()
         has_worker = settings.is_embedded and not has_no_worker
-        keeper = WorkerKeeper(settings.drain_seconds) if has_worker else None
-        _run(settings, listener, keeper)
+        supervisor = WorkerSupervisor(settings.drain_seconds) if has_worker else None
+        _run(settings, listener, supervisor)
 
 
 def worker() -> None:
-    """Train jobs: takes tickets from PLAUDIT_REDIS_URL, or polls the embedded database."""
+    """Run a worker that trains jobs. It takes them from the broker at PLAUDIT_REDIS_URL, or polls
+    the embedded database."""
     settings = read_settings()
     read_catalogue(settings)
-    with reached_database(settings) as engine:
+    with connect_database(settings) as engine:
         require_current(engine)
         settings.data_dir.mkdir(0o700, parents=True, exist_ok=True)
-    _become(sys.executable, "-P", "-m", "worker")
+    _replace_process(sys.executable, "-P", "-m", "worker")
 
 
 def scorer() -> None:
-    """Score replies for the API with trained adapters; it needs PLAUDIT_SCORER_TOKEN."""
+    """Run a scorer, which scores replies for the API. It requires PLAUDIT_SCORER_TOKEN."""
     settings = read_settings()
     read_catalogue(settings)
-    with reached_database(settings) as engine:
+    with connect_database(settings) as engine:
         require_current(engine)
         settings.data_dir.mkdir(0o700, parents=True, exist_ok=True)
-    _become(sys.executable, "-P", "-m", "worker.scorer")
+    _replace_process(sys.executable, "-P", "-m", "worker.scorer")
 
 
 def run_migrations() -> None:
-    """Bring the database to this version's tables; nothing happens when it has them."""
-    with reached_database(read_settings()) as engine:
+    """Migrate the database to the schema of this version. Does nothing if it is up to date."""
+    with connect_database(read_settings()) as engine:
         had_them = is_current(engine)
         migrate(engine)
     notes.print(plain("The database was up to date." if had_them else "The database is migrated."))
 
 
 def _prepare(engine: Engine, settings: Settings) -> None:
-    """Steps that the operator of a production service does by hand."""
+    """Migrate the database and create the first key: operators of a production service run these
+    steps themselves."""
     migrate(engine)
     first_key(engine, settings.data_dir)
     notes.print(plain(f"Plaudit   {settings.public_url}"))
@@ -104,7 +113,7 @@ def _prepare(engine: Engine, settings: Settings) -> None:
 
 
 def _with_public_url(settings: Settings, port: int) -> Settings:
-    """Links lead to where this service listens, unless the operator says otherwise."""
+    """Set the public URL to the address on which the service listens, unless it is configured."""
     if "public_url" in settings.model_fields_set:
         return settings
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
@@ -113,7 +122,8 @@ def _with_public_url(settings: Settings, port: int) -> Settings:
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """The listening socket, before a worker is started: a port in use ends the command."""
+    """Open the listening socket. A port that is in use must end the command before a worker
+    starts."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -133,7 +143,7 @@ def _listen(settings: Settings) -> socket.socket:
 
 def _make_server(settings: Settings) -> uvicorn.Server:
     """Return the HTTP server of the application."""
-    # Imported here: other commands must not wait a second or two for it.
+    # Imported here, because the import takes a second and other commands do not need it.
     import uvicorn
 
     from app.main import create_app
@@ -144,7 +154,7 @@ def _make_server(settings: Settings) -> uvicorn.Server:
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            """Answer long polls and end streams first: the server waits for both."""
+            """End long polls and streams first, because the server waits for both."""
             await app.state.watcher.close()
             await super().shutdown(sockets)
 
@@ -153,10 +163,10 @@ def _make_server(settings: Settings) -> uvicorn.Server:
             app,
             http=BoundedHttpProtocol,
             backlog=BACKLOG,
-            # No limit_concurrency: above it, even /healthz gets a bare 503, so a busy service would
-            # be restarted. rate_* and open_answers limit what a key may have open.
+            # No limit_concurrency: above it, even /healthz returns a bare 503, so that a busy
+            # service would be restarted. rate_* and open_answers limit requests per API key.
             log_config=None,
-            access_log=False,  # the application logs requests itself, with their ids
+            access_log=False,  # the application logs requests with their ids
             server_header=False,
             proxy_headers=False,  # see PLAUDIT_TRUSTED_PROXIES
             timeout_graceful_shutdown=CLOSE_SECONDS,
@@ -164,32 +174,35 @@ def _make_server(settings: Settings) -> uvicorn.Server:
     )
 
 
-def _run(settings: Settings, listener: socket.socket, keeper: WorkerKeeper | None) -> None:
-    """Serve until SIGTERM or SIGINT; a second signal ends the draining worker at once."""
+def _run(settings: Settings, listener: socket.socket, supervisor: WorkerSupervisor | None) -> None:
+    """Serve until SIGTERM or SIGINT. A second signal kills the worker without a checkpoint."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     server = _make_server(settings)
     signals = 0
 
     def on_signal(*_: object) -> None:
-        # uvicorn takes the signals while it runs, and raises them again when it is done.
+        # uvicorn handles the signals while it runs, and raises them again when it has stopped.
         nonlocal signals
         signals += 1
         server.should_exit = True
-        if signals > 1 and keeper is not None:
-            keeper.hurry()
+        if signals > 1 and supervisor is not None:
+            supervisor.hurry()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
-    if keeper is not None:
-        keeper.start()
+    if supervisor is not None:
+        supervisor.start()
     try:
         server.run(sockets=[listener])
     finally:
-        if keeper is not None:
-            keeper.stop()
+        if supervisor is not None:
+            supervisor.stop()
     if not server.started:
-        raise CommandError("The API did not start; its log says why.", ExitCode.FAILED)
+        raise CommandError(
+            "The API did not start.", ExitCode.FAILED, "The log above has the reason."
+        )
 
 
-def _become(program: str, *arguments: str) -> NoReturn:
-    """Be this program from now on: signals reach it without a process in between."""
+def _replace_process(program: str, *arguments: str) -> NoReturn:
+    """Replace this process with a program, so that signals reach the program directly."""
     os.execv(program, [program, *arguments])  # noqa: S606

@@ -1,4 +1,4 @@
-"""Ids given by their first digits."""
+"""Completes ids that are given by their first digits."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ Kind = Literal["job", "ds", "ad"]
 _NAMES = {"job": "job", "ds": "dataset", "ad": "adapter"}
 _DIGITS = 32
 #: Ids begin with their creation time; fewer digits span more than a year.
-_LEAST_DIGITS = 4
+_MIN_DIGITS = 4
 
 
 def full_id(client: Plaudit, kind: Kind, text: str) -> str:
-    """Return the only id that begins with ``text``, with or without prefix; a whole id as it is.
+    """Return the only id that begins with ``text``, which may lack the prefix.
+
+    A complete id is returned without a request.
 
     Raises:
-        CommandError: ``text`` is not an id, or not the beginning of exactly one.
+        CommandError: ``text`` is not the beginning of an id, or not of exactly one.
     """
-    found = re.fullmatch(rf"(?:{kind}_)?([0-9a-f]{{{_LEAST_DIGITS},{_DIGITS}}})", text.strip())
+    found = re.fullmatch(rf"(?:{kind}_)?([0-9a-f]{{{_MIN_DIGITS},{_DIGITS}}})", text.strip())
     if found is None:
         raise CommandError(
             f"{text} is not the id of a {_NAMES[kind]}.",
@@ -33,10 +35,10 @@ def full_id(client: Plaudit, kind: Kind, text: str) -> str:
         return beginning
     ids = [name for name in _newest_below(client, kind, beginning) if name.startswith(beginning)]
     if not ids:
-        raise CommandError(f"No {_NAMES[kind]}'s id begins with {beginning}.", ExitCode.REFUSED)
+        raise CommandError(f"No {_NAMES[kind]} id begins with {beginning}.", ExitCode.REFUSED)
     if len(ids) > 1:
         raise CommandError(
-            f"More than one {_NAMES[kind]} begins with {beginning}: {', '.join(ids)}, …",
+            f"More than one {_NAMES[kind]} id begins with {beginning}: {', '.join(ids)}, …",
             ExitCode.REFUSED,
             "Give more digits.",
         )

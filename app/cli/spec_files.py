@@ -1,4 +1,4 @@
-"""Job specs in files: JSON, or TOML with comments, as ``plaudit jobs init`` writes it."""
+"""Reads job specs from JSON and TOML files, and writes commented TOML for ``plaudit jobs init``."""
 
 from __future__ import annotations
 
@@ -27,33 +27,35 @@ _REQUIRED = {
 
 
 def read_spec(path: Path) -> dict[str, Any]:
-    """The spec in a file, which is TOML if its name ends so; ``-`` is stdin, in either form.
+    """Read a spec from a file: TOML if the name ends in ``.toml``, else JSON; ``-`` is stdin.
+
+    The format of stdin is detected.
 
     Raises:
-        CommandError: it cannot be read.
+        CommandError: the file cannot be read, or is not a job spec.
     """
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
         is_json = path.suffix != ".toml" if str(path) != "-" else text.lstrip().startswith("{")
         document = json.loads(text) if is_json else tomllib.loads(text)
-        json.dumps(document, allow_nan=False)  # dates of TOML, and NaN, can be sent in no spec
+        json.dumps(document, allow_nan=False)  # refuses TOML dates and NaN, which JSON cannot hold
     except (OSError, ValueError, TypeError) as error:
         reason = f"{error.strerror}." if isinstance(error, OSError) else str(error)
         raise CommandError(
             f"{path} is not a job spec: {reason}",
             ExitCode.USAGE,
-            "Specs are JSON, or TOML in files called .toml; 'plaudit jobs init' writes one.",
+            "Specs are JSON, or TOML in files named *.toml; 'plaudit jobs init' writes one.",
         ) from error
     if not isinstance(document, dict):
-        raise CommandError(f"{path} is not a job spec: it is not an object.", ExitCode.USAGE)
+        raise CommandError(f"{path} is not a job spec: it is not a JSON object.", ExitCode.USAGE)
     return document
 
 
 def commented_spec(file: str, given: dict[str, Any]) -> str:
-    """TOML with every field of a spec: those of ``given`` set, the others as comments.
+    """Return TOML with every field of a spec: those of ``given`` are set, the others commented out.
 
     Args:
-        file: the name under which the text will be submitted.
+        file: the file name to show in the instructions.
         given: values of top-level fields.
     """
     schema = RewardJobSpec.model_json_schema()
@@ -61,14 +63,14 @@ def commented_spec(file: str, given: dict[str, Any]) -> str:
     lines, tables = [_HEADER.format(file=file).rstrip()], []
     for name, field in schema["properties"].items():
         part = parts.get(field.get("$ref", "").rpartition("/")[2])
-        if part is not None:  # tables stand behind the plain fields: TOML has no way back
+        if part is not None:  # in TOML, tables must follow the top-level fields
             tables.append((name, part))
         else:
             lines += _field_lines(name, field, parts, given)
     for name, part in tables:
         lines += ["", *_comment(part.get("description", "")), f"[{name}]"]
         for inner, field in part["properties"].items():
-            if inner != "task_type":  # not a choice
+            if inner != "task_type":  # has only one allowed value
                 lines += _field_lines(inner, field, parts, {})
     return "\n".join(lines) + "\n"
 
@@ -92,13 +94,13 @@ def _comment(text: str) -> list[str]:
 
 
 def _allowed(field: dict[str, Any], parts: dict[str, Any]) -> str:
-    """What a value may be, as far as a short sentence can tell."""
+    """Return a sentence with the allowed values of a field; empty if there is no limit."""
     found = [text for choice in _choices(field) if (text := _bounds(choice, parts))]
     return f"Allowed: {', or '.join(found)}." if found else ""
 
 
 def _choices(field: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The forms that a value may have, without null, which TOML has not."""
+    """Yield the alternatives of a field's schema without null, which TOML does not have."""
     nested = field.get("anyOf") or field.get("oneOf")
     if nested:
         for choice in nested:
@@ -131,7 +133,7 @@ def _number(value: float) -> str:
 
 
 def _example(field: dict[str, Any], parts: dict[str, Any]) -> Any:
-    """A value for a field that has none by default."""
+    """Return an example value for a field without a default."""
     for choice in _choices(field):
         if "$ref" in choice:
             found = parts[choice["$ref"].rpartition("/")[2]]["properties"]
@@ -165,7 +167,10 @@ def _toml(value: Any) -> str:
 def parse_overrides(changes: list[str]) -> dict[str, Any]:
     """Return ``["training.epochs=2"]`` as ``{"training": {"epochs": 2}}``.
 
-    A value is JSON; one that is not JSON is text.
+    A value is parsed as JSON; if it is not JSON, it is a string.
+
+    Raises:
+        CommandError: a change is not ``FIELD=VALUE``, or conflicts with another.
     """
     found: dict[str, Any] = {}
     for change in changes:

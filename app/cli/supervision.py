@@ -1,4 +1,4 @@
-"""Keeps one worker process running beside the API, and drains it at the end."""
+"""Runs one worker process beside the API, restarts it when it dies, and drains it at shutdown."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ log = structlog.get_logger()
 
 RESTART_SECONDS = 1.0
 RESTART_MAX_SECONDS = 30.0
-#: Seconds after which the end of a worker does not count as a failed start.
+#: A worker that ran longer than this restarts with the shortest delay again.
 STEADY_SECONDS = 60.0
-#: On top of the drain: stores the last checkpoint and hands the job back.
+#: Added to the drain time, to store the last checkpoint and hand the job back.
 HAND_BACK_SECONDS = 30.0
 
 
-class WorkerKeeper:
-    """Starts ``python -m worker`` and starts it anew whenever it dies.
+class WorkerSupervisor:
+    """Runs ``python -m worker`` and restarts it whenever it dies.
 
-    The kernel kills the worker when this process is killed; so the thread that starts it has to
-    live as long as it (the parent-death signal belongs to a thread).
+    The kernel kills the worker when this process is killed. The parent-death signal is tied to the
+    thread that started the worker, so that thread must live as long as the worker.
     """
 
     def __init__(self, drain_seconds: float) -> None:
@@ -38,14 +38,14 @@ class WorkerKeeper:
         self._hurrying = threading.Event()
         self._guard = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._thread = threading.Thread(target=self._keep, name="worker-keeper", daemon=True)
+        self._thread = threading.Thread(target=self._keep, name="worker-supervisor", daemon=True)
 
     def start(self) -> None:
-        """Start the worker and keep it running."""
+        """Start the worker; it is restarted whenever it dies."""
         self._thread.start()
 
     def hurry(self) -> None:
-        """Do not wait for a checkpoint any longer; may be called by a signal's handler."""
+        """Make ``stop`` kill the worker at once. Safe to call in a signal handler."""
         self._hurrying.set()
 
     def stop(self) -> None:
@@ -82,9 +82,9 @@ class WorkerKeeper:
 
 
 def end_with_parent(parent: int) -> None:
-    """Get SIGTERM when the process that started this one ends (Linux)."""
+    """Have the kernel send SIGTERM when the parent process ends (Linux)."""
     signal_on_parent_death(signal.SIGTERM)
-    if os.getppid() != parent:  # it ended before the call
+    if os.getppid() != parent:  # the parent ended before the call
         sys.exit(1)
 
 
@@ -94,9 +94,9 @@ def _restart_delays() -> Iterator[float]:
 
 def _start() -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        # -P: a directory called "worker" where the service was started must not be imported.
+        # -P: a directory called "worker" in the current directory must not be imported.
         [sys.executable, "-P", "-m", "worker", "--with-parent", str(os.getpid())],
         stdin=subprocess.DEVNULL,
-        # Ctrl-C is for the API, which then drains its worker.
+        # Ctrl-C must reach only the API, which then drains the worker.
         start_new_session=True,
     )

@@ -1,4 +1,4 @@
-"""Sending preference data to the service: ``plaudit datasets upload``."""
+"""Uploads preference data for ``plaudit datasets upload``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from plaudit import APIError, ConnectionFailedError, Plaudit, PlauditError, Uplo
 
 
 class ReadOptions(TypedDict):
-    """How the rows are read; the client's own options."""
+    """How the rows are read; the same options as those of the client."""
 
     columns: dict[str, str]
     labels: dict[str, str]
@@ -25,13 +25,16 @@ class ReadOptions(TypedDict):
 def read_options(
     columns: Sequence[str], labels: Sequence[str], ignored: Sequence[str], on_invalid: str
 ) -> ReadOptions:
-    """The options of the command line; ``columns`` and ``labels`` are like ``prompt=question``.
+    """Parse the options of the command line. ``columns`` and ``labels`` have the form
+    ``prompt=question``.
 
     Raises:
-        CommandError: one of them is not.
+        CommandError: an option is invalid.
     """
     if on_invalid not in ("refuse", "skip"):
-        raise CommandError("--on-invalid is refuse or skip.", ExitCode.USAGE)
+        raise CommandError(
+            f"--on-invalid must be refuse or skip, not {on_invalid}.", ExitCode.USAGE
+        )
     return {
         "columns": _pairs("--column", columns),
         "labels": _pairs("--label", labels),
@@ -47,10 +50,11 @@ def upload_files(
     options: ReadOptions | None = None,
     resume: str | None = None,
 ) -> UploadedDataset:
-    """Send a file, a directory or several files, with a progress bar on a terminal.
+    """Upload a file, a directory or several files, with a progress bar on a terminal.
 
     Raises:
-        CommandError: they cannot be read, or the upload in parts was interrupted.
+        CommandError: a file cannot be read.
+        PlauditError: the upload failed. If it can be resumed, stderr says how.
     """
     total = sum(_size(file) for file in files)
     with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
@@ -69,18 +73,18 @@ def upload_files(
         try:
             return client.datasets.upload(source, name=name, resume=resume, on_bytes=show, **read)
         except (APIError, ConnectionFailedError) as error:
-            _tell_how_to_continue(error)
+            _print_how_to_resume(error)
             raise
         except PlauditError:
-            raise  # some of them are OSErrors too
+            raise  # some of these are also subclasses of OSError
         except (OSError, ValueError) as error:
-            said = error.strerror if isinstance(error, OSError) and error.strerror else error
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise CommandError(
-                f"{', '.join(map(str, files))} cannot be read: {said}.", ExitCode.USAGE
+                f"{', '.join(map(str, files))} cannot be read: {reason}.", ExitCode.USAGE
             ) from error
 
 
-def _tell_how_to_continue(error: Exception) -> None:
+def _print_how_to_resume(error: Exception) -> None:
     for note in getattr(error, "__notes__", ()):
         notes.print(note.replace("resume=", "--resume "), markup=False, highlight=False)
 
@@ -97,7 +101,7 @@ def _pairs(option: str, values: Sequence[str]) -> dict[str, str]:
         part, equals, column = value.partition("=")
         if not equals or not part or not column:
             raise CommandError(
-                f"{option} {value} is not like {option} prompt=question.", ExitCode.USAGE
+                f"{option} {value} must have the form {option} prompt=question.", ExitCode.USAGE
             )
         pairs[part] = column
     return pairs

@@ -1,4 +1,4 @@
-"""``plaudit verify``: repeat the check of an adapter on this machine."""
+"""``plaudit verify``: repeats the verification of an adapter on this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import print_fields, print_json
 
 SUMMARY = "reward_model.json"
-WHAT_TO_GIVE = "Give --base, with the directory of the base model's files, or with a catalogue id."
+BASE_HINT = "Pass --base with the directory of the base model's files, or with a catalogue id."
 
 
 def verify(
@@ -31,17 +31,19 @@ def verify(
     base: Annotated[
         str | None,
         typer.Option(
-            help="The base model: a directory or a catalogue id; default: what the adapter names."
+            help="Base model: a directory or a catalogue id; default: the one the adapter names."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole certificate.")] = False,
 ) -> None:
-    """Score an adapter's probe pairs in a fresh process and compare with training.
+    """Score an adapter's probe pairs in a new process and compare the scores with training.
 
-    Needs the worker's libraries.
+    Requires the worker's libraries.
     """
     if not (directory / SUMMARY).is_file():
-        raise CommandError(f"{directory} holds no adapter: it has no {SUMMARY}.", ExitCode.USAGE)
+        raise CommandError(
+            f"{directory} contains no adapter: {SUMMARY} is missing.", ExitCode.USAGE
+        )
     command = [sys.executable, "-P", "-m", "worker.trainer.export.verify", str(directory.resolve())]
     if base is not None or not _summary(directory).get("is_merged"):
         command += ["--base", str(base_directory(base, directory))]
@@ -51,8 +53,8 @@ def verify(
         raise CommandError(
             f"{directory} could not be loaded and scored: {failure['detail']}", ExitCode.FAILED
         )
-    if not certificate:  # why not stands above
-        raise CommandError("It could not be loaded and scored.", ExitCode.FAILED)
+    if not certificate:  # the process has printed the reason
+        raise CommandError(f"{directory} could not be loaded and scored.", ExitCode.FAILED)
     if as_json:
         print_json(certificate)
     else:
@@ -60,7 +62,7 @@ def verify(
             (
                 ("verified", "yes" if certificate["is_verified"] else "NO"),
                 ("probes", len(certificate["probes"])),
-                ("greatest difference", f"{certificate['max_abs_difference']:.1e}"),
+                ("largest difference", f"{certificate['max_abs_difference']:.1e}"),
                 ("allowed", _allowed(certificate)),
                 ("files", len(certificate["files"])),
             )
@@ -82,7 +84,14 @@ def _summary(directory: Path) -> dict[str, Any]:
 
 
 def base_directory(base: str | None, adapter: Path) -> Path:
-    """Where the base model's files are; a catalogue id, or what the adapter names, is fetched."""
+    """Return the directory of the base model's files.
+
+    ``base`` is a directory or a catalogue id; None: the base model that the adapter names. A base
+    model of the catalogue is downloaded if necessary.
+
+    Raises:
+        CommandError: the base model is unknown or cannot be downloaded.
+    """
     if base is not None and Path(base).is_dir():
         return Path(base).resolve()
     settings = read_settings()
@@ -105,13 +114,13 @@ def base_directory(base: str | None, adapter: Path) -> Path:
 
 
 def _named_by(adapter: Path, catalogue: Catalogue) -> tuple[BaseModelEntry, str | None]:
-    """The catalogue's entry for the base model of an adapter, and the hub's commit of it."""
+    """Return the catalogue entry for the base model of an adapter, and its commit on the hub."""
     try:
         summary = _summary(adapter)
         name, revision = str(summary["base_model"]), summary["revision"]
     except KeyError as error:
         raise CommandError(
-            f"{adapter} has no {SUMMARY} that names its base model.", ExitCode.USAGE, WHAT_TO_GIVE
+            f"{adapter / SUMMARY} does not name the base model.", ExitCode.USAGE, BASE_HINT
         ) from error
     for entry in catalogue.entries:
         if isinstance(entry.source, HubSource) and entry.source.repo == name:
@@ -119,7 +128,7 @@ def _named_by(adapter: Path, catalogue: Catalogue) -> tuple[BaseModelEntry, str 
         if entry.id == name:
             return entry, None
     raise CommandError(
-        f"The adapter's base model is {name}, which the catalogue does not have.",
+        f"The adapter's base model is {name}, which is not in the catalogue.",
         ExitCode.USAGE,
-        WHAT_TO_GIVE,
+        BASE_HINT,
     )

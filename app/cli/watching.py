@@ -30,9 +30,10 @@ SHOWN_METRICS = {
 
 
 def watch(client: Plaudit, job_id: str) -> tuple[Job, ExitCode]:
-    """The job once it ended or paused, and how; shows on stderr what happens until then.
+    """Follow the job until it has ended or is paused; return it with the exit code for its status.
 
-    Reconnects when the service goes away; for how long, the client's ``on_retry`` tells.
+    Events and progress are shown on stderr. Reconnects while the service cannot be reached, up to
+    ``RETRIES.outage_seconds`` of ``app.cli.client``.
     """
     with _screen() as screen:
         after = 0
@@ -40,13 +41,13 @@ def watch(client: Plaudit, job_id: str) -> tuple[Job, ExitCode]:
         def look(job: Job) -> None:
             nonlocal after
             try:
-                # After the job was read: what it ended with is among them.
+                # Read after the job, so that the last events of a job that has ended are shown.
                 for event in job.events(after=after, follow=False):
                     after = event.id
-                    screen.tell(event)
+                    screen.show_event(event)
                 metrics = _newest(client, job)
             except (ConnectionFailedError, ServerError):
-                metrics = {}  # they come with the next state
+                metrics = {}  # shown with the next state
             screen.show(job, metrics)
 
         job = client.jobs.wait(job_id, progress=look)
@@ -54,7 +55,7 @@ def watch(client: Plaudit, job_id: str) -> tuple[Job, ExitCode]:
 
 
 def newest_metrics(client: Plaudit, job_id: str, from_step: int = 0) -> dict[str, float]:
-    """The last value of each metric that people look at."""
+    """Return the last value of each metric in ``SHOWN_METRICS``."""
     keys = ",".join(SHOWN_METRICS)
     return client.jobs.metrics(job_id, keys=keys, from_step=from_step).latest()
 
@@ -69,11 +70,11 @@ def _screen() -> _Lines:
 
 
 class _Lines:
-    """Prints one line per event."""
+    """Prints one line per event, and a line with the progress every ten seconds."""
 
     def __init__(self) -> None:
         self._metrics: dict[str, float] = {}
-        self._said_at = time.monotonic()
+        self._shown_at = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -86,17 +87,17 @@ class _Lines:
     ) -> None:
         return None
 
-    def tell(self, event: EventRead) -> None:
+    def show_event(self, event: EventRead) -> None:
         """Print an event."""
         at = f"{event.at:%H:%M:%S}  "
         notes.print(Text.assemble((at, "dim"), plain(event.message or event.type)))
 
     def show(self, job: Job, metrics: dict[str, float]) -> None:
-        """Print how far the job is, now and then."""
+        """Print the progress of the job, at most every ten seconds."""
         self._metrics |= metrics
         now = time.monotonic()
-        if now - self._said_at > LINE_EVERY_SECONDS or job.status in EXIT_CODES:
-            self._said_at = now
+        if now - self._shown_at > LINE_EVERY_SECONDS or job.status in EXIT_CODES:
+            self._shown_at = now
             done, total = _position(job)
             unit = "step" if job.progress.rows_total is None else "row"
             parts = (
@@ -110,7 +111,7 @@ class _Lines:
 
 
 class _Bar(_Lines):
-    """A progress bar with events above it."""
+    """Shows a progress bar below the events."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,7 +139,7 @@ class _Bar(_Lines):
         self._progress.stop()
 
     def show(self, job: Job, metrics: dict[str, float]) -> None:
-        """Move the bar to where the job is."""
+        """Update the progress bar."""
         self._metrics |= metrics
         done, total = _position(job)
         self._progress.update(
@@ -152,7 +153,7 @@ class _Bar(_Lines):
 
 
 def _position(job: Job) -> tuple[int | None, int | None]:
-    """How many rows are tokenised, or steps done, and of how many."""
+    """Return the number of tokenised rows, or of finished steps, and their total."""
     progress = job.progress
     if progress.rows_total is not None:
         return progress.rows_done, progress.rows_total

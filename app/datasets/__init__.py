@@ -1,1 +1,1 @@
-"""Datasets: reading, checking and keeping preference pairs."""
+"""Datasets: read, check and store preference pairs."""

@@ -1,15 +1,15 @@
-"""A program that reads Parquet, Arrow and Zstandard files for ``app.datasets.columnar``.
+"""Child process that reads Parquet, Arrow and Zstandard files for ``app.datasets.columnar``.
 
-``python -I arrow_child.py FILE rows MAX_ROWS`` prints a Parquet or Arrow file as JSON lines::
+``python -I arrow_child.py FILE rows MAX_ROWS`` writes a Parquet or Arrow file as JSON lines::
 
     stdout  {"columns": [[name, type, is_plain], …]}       once
     stdin   [name, …]                                      the columns to read
-    stdout  {name: value, …}                               a row each
+    stdout  {name: value, …}                               one line per row
 
-``python -I arrow_child.py FILE zstd`` prints what a Zstandard file unpacks to.
+``python -I arrow_child.py FILE zstd`` writes the decompressed content of a Zstandard file.
 
-A refusal is the last line: the list ``[code, message, hint]``. The program runs alone and under
-limits and imports nothing of this package.
+If the file is rejected, the last line is the list ``[code, message, hint]``. The program sets
+resource limits for itself and imports nothing from this package.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import Any
 
 import orjson
 
-# Arrow and the interpreter take 470 MiB of address space before they read anything.
+# Arrow and the interpreter need 470 MiB of address space before they read any data.
 MEMORY_BYTES = 1536 << 20
 CPU_SECONDS = 900
 MAX_ROW_GROUP_BYTES = 1 << 30
 MAX_RATIO = 100
 FREE_BYTES = 16 << 20
-ARROW_MAGIC = (b"ARROW1", b"\xff\xff\xff\xff")  # of the file and of the stream format
+ARROW_MAGIC = (b"ARROW1", b"\xff\xff\xff\xff")  # file format, stream format
 BROKEN_ARCHIVE = 3
 _BATCH_BYTES = 2 << 20
 _MAX_BATCH_ROWS = 1024
@@ -49,7 +49,7 @@ def main() -> None:
             out.write(piece)
     except BrokenPipeError:
         sys.exit(0)
-    except Exception as error:  # noqa: BLE001  Arrow raises many kinds; all say "unreadable"
+    except Exception as error:  # noqa: BLE001  Arrow raises many types; all mean "unreadable"
         out.flush()
         if mode == "zstd":
             sys.exit(BROKEN_ARCHIVE)
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def _refusal(path: str, error: Exception) -> tuple[str, str, str]:
-    """Code, message and hint."""
+    """Return the code, the message and the hint of an error."""
     if isinstance(error, _RefusedError):
         return error.args
     if isinstance(error, MemoryError):
@@ -68,7 +68,7 @@ def _refusal(path: str, error: Exception) -> tuple[str, str, str]:
         magic = file.read(6)
     kind = "Arrow" if magic in ARROW_MAGIC or magic[:4] in ARROW_MAGIC else "Parquet"
     what = f"not readable as {kind}: {str(error)[:200].rstrip('.')}"
-    return f"unreadable_{kind.lower()}", what, f"send a whole {kind} file, or say the format"
+    return f"unreadable_{kind.lower()}", what, f"send a complete {kind} file, or name the format"
 
 
 def _limit() -> None:
@@ -102,7 +102,7 @@ def _lines(path: str, max_rows: int) -> Iterator[bytes]:
     yield json.dumps({"columns": columns}).encode() + b"\n"
     sys.stdout.buffer.flush()
     wanted = json.loads(sys.stdin.readline())
-    # Columns that are not read go along once, so that their names are reported.
+    # The first row also has the columns that are not read, so that their names are reported.
     others: dict[str, Any] = {name: None for name in schema.names if name not in wanted}
     others |= {name: kind for name, kind, is_plain in columns if not is_plain and name in wanted}
     plain = [name for name, _, is_plain in columns if is_plain and name in wanted]
@@ -119,14 +119,14 @@ def _lines(path: str, max_rows: int) -> Iterator[bytes]:
 
 
 def _line(row: dict[str, Any]) -> bytes:
-    """A row as JSON; floats that JSON does not have become NaN, which the reader refuses."""
+    """Encode a row as JSON; write non-finite floats as NaN or Infinity for the reader to reject."""
     if any(isinstance(value, float) and not math.isfinite(value) for value in row.values()):
         return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
     return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _batches(path: str, max_rows: int) -> Any:
-    """Yields the schema, is sent the columns to read, then yields record batches of them."""
+    """Yield the schema, receive the columns to read by ``send``, then yield record batches."""
     with open(path, "rb") as file:
         magic, size = file.read(6), file.seek(0, 2)
     if magic in ARROW_MAGIC or magic[:4] in ARROW_MAGIC:
@@ -176,11 +176,11 @@ def _arrow_batches(path: str, *, is_file: bool) -> Any:
 
 
 def _check_size(metadata: Any, size: int, max_rows: int) -> tuple[int, int]:
-    """The rows and bytes of a Parquet file."""
+    """Check the row count and the sizes of a Parquet file, and return (rows, bytes)."""
     if metadata.num_rows > max_rows:
         raise _RefusedError(
             "too_many_rows",
-            f"the file says {metadata.num_rows} rows, the limit is {max_rows}",
+            f"the file declares {metadata.num_rows} rows, the limit is {max_rows}",
             "split it into several datasets",
         )
     groups = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
@@ -202,12 +202,12 @@ def _check_size(metadata: Any, size: int, max_rows: int) -> tuple[int, int]:
 def _check_names(names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
-            what = f"the column {json.dumps(name)[:100]} is there twice"
+            what = f"the column {json.dumps(name)[:100]} appears twice"
             raise _RefusedError("duplicate_column", what, "keep one of them")
 
 
 def _is_plain(arrow: Any) -> bool:
-    """Whether JSON can hold a type: text, numbers, and lists and objects of them."""
+    """Return whether JSON can represent a type: text, numbers, and lists and objects of them."""
     from pyarrow import types
 
     if types.is_dictionary(arrow):
@@ -221,9 +221,9 @@ def _is_plain(arrow: Any) -> bool:
 
 
 def _values(array: Any) -> list[Any]:
-    """The values of an array as JSON has them.
+    """Convert an array to JSON values.
 
-    Arrow gives every object the keys of all objects, so a null is a key that was not there.
+    Arrow fills missing keys of objects with null, so null means that the key was absent.
     """
     from pyarrow import types
 
@@ -234,7 +234,7 @@ def _values(array: Any) -> list[Any]:
 
 
 def _has_null_keys(array: Any) -> bool:
-    """Whether an object inside the values has a key that is null."""
+    """Return whether any object inside the values has a null key."""
     from pyarrow import types
 
     if types.is_dictionary(array.type):

@@ -1,4 +1,4 @@
-"""Bytes of an upload as they come: unpacked within bounds, cut into lines."""
+"""Streams of uploaded bytes: bounded decompression and splitting into lines."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from app.datasets.row_errors import FileError, ProblemCode
 
 MAX_LINE_BYTES = 1 << 20
 MAX_COMPRESSION_RATIO = 100
-# Below this a high ratio harms nobody, and a short file of equal rows is no bomb.
+# Below this size a high ratio is harmless: a short file of equal rows compresses well too.
 FREE_UNPACKED_BYTES = 4 << 20
-#: Members of a compressed file that may be empty, and what each further one must hold on average.
+#: Number of members of a compressed file that may be empty. Further members must hold
+#: MIN_MEMBER_BYTES each on average.
 FREE_MEMBERS = 1000
 MIN_MEMBER_BYTES = 4 << 10
 _INFLATE_BYTES = 256 << 10
-#: Given to a decoder at once: what a member leaves unused of it is copied for the next one.
+#: Bytes per call of a decoder. Small, because the rest after a member's end is copied.
 _FEED_BYTES = 16 << 10
 _WITH_GZIP_HEADER = 16 + zlib.MAX_WBITS
-#: xz -9 needs 65 MiB, of which it touches as much as the file has unpacked bytes.
+#: xz -9 allocates 65 MiB, but touches only as much as the file has unpacked bytes.
 _XZ_MEMORY_BYTES = 72 << 20
 
 
 class _Decoder(Protocol):
-    """What the decoders of one member (gzip) or stream (xz, bzip2) have in common."""
+    """Interface of the decoders of one member (gzip) or one stream (xz, bzip2)."""
 
     @property
     def eof(self) -> bool: ...
@@ -38,7 +39,7 @@ class _Decoder(Protocol):
 
 
 class _GzipMember:
-    """A decoder of ``zlib`` with the interface of those of ``lzma`` and ``bz2``."""
+    """Adapter that gives a ``zlib`` decoder the interface of those of ``lzma`` and ``bz2``."""
 
     def __init__(self) -> None:
         self._inflate = zlib.decompressobj(_WITH_GZIP_HEADER)
@@ -59,23 +60,23 @@ class _GzipMember:
 
 
 def gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The content of a gzip file, in pieces of at most 256 KiB; several members are one file.
+    """Decompress a gzip file in pieces of at most 256 KiB, and join its members.
 
     Raises:
-        FileError: broken or cut off, unpacks to more than 100 times its size, or consists of many
-            members with next to nothing in them.
+        FileError: the file is broken or truncated, unpacks to more than 100 times its size, or
+            has too many nearly empty members.
     """
     return _unpacked(chunks, _GzipMember, "gzip", "invalid_gzip")
 
 
 def unxz(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The content of an xz file, as ``gunzip``."""
+    """Decompress an xz file, with the limits and errors of ``gunzip``."""
     make = lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_MEMORY_BYTES)  # noqa: E731
     return _unpacked(chunks, make, "xz", "invalid_archive")
 
 
 def bunzip2(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The content of a bzip2 file, as ``gunzip``."""
+    """Decompress a bzip2 file, with the limits and errors of ``gunzip``."""
     return _unpacked(chunks, bz2.BZ2Decompressor, "bzip2", "invalid_archive")
 
 
@@ -91,7 +92,7 @@ def _unpacked(
             data = chunk[start : start + _FEED_BYTES]
             while True:
                 if decoder.eof:
-                    data = data.lstrip(b"\0")  # padding that some tapes and tools leave
+                    data = data.lstrip(b"\0")  # padding that some tools write
                     if not data:
                         break
                     decoder, members = make(), members + 1
@@ -113,12 +114,12 @@ def _unpacked(
 
 
 def _check_members(members: int, unpacked: int) -> None:
-    """Refuse a file of many members that are nearly empty: each costs as much as some kilobytes.
+    """Reject a file with many nearly empty members: decoding one costs as much as some kilobytes.
 
-    The blocks of bgzip, the smallest in use, hold up to 64 KiB.
+    The smallest members in use, the blocks of bgzip, hold up to 64 KiB.
 
     Raises:
-        FileError: they are.
+        FileError: the average member is smaller than MIN_MEMBER_BYTES.
     """
     if members > FREE_MEMBERS + unpacked // MIN_MEMBER_BYTES:
         raise FileError(
@@ -129,10 +130,10 @@ def _check_members(members: int, unpacked: int) -> None:
 
 
 def check_ratio(packed: int, unpacked: int) -> None:
-    """Refuse a file that unpacks to over 100 times its size and over 4 MiB.
+    """Reject a file that unpacks to more than 100 times its size and to more than 4 MiB.
 
     Raises:
-        FileError: it does.
+        FileError: both limits are exceeded.
     """
     if unpacked > max(FREE_UNPACKED_BYTES, MAX_COMPRESSION_RATIO * packed):
         raise FileError(
@@ -143,10 +144,10 @@ def check_ratio(packed: int, unpacked: int) -> None:
 
 
 def at_most(chunks: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
-    """The chunks, up to ``max_bytes`` in all.
+    """Yield the chunks up to a total of ``max_bytes``.
 
     Raises:
-        FileError: there are more.
+        FileError: the chunks hold more bytes.
     """
     size = 0
     for chunk in chunks:
@@ -161,8 +162,11 @@ def at_most(chunks: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
 
 
 def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines without their ``\\n``. An overlong line is cut, but stays longer than
-    ``MAX_LINE_BYTES``, so that the caller can tell."""
+    """Yield lines without their ``\\n``.
+
+    A line longer than ``MAX_LINE_BYTES`` is truncated, but stays longer than the limit, so that
+    the caller can detect it.
+    """
     rest = bytearray()
     for chunk in chunks:
         lines = chunk.split(b"\n")

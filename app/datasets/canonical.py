@@ -19,61 +19,61 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class SkippedRows(BaseModel):
-    """Rows that were left out for one reason."""
+    """Rows that were skipped for one reason."""
 
     model_config = ConfigDict(frozen=True)
 
     code: str
     count: int
     lines: list[int]
-    """The first of them."""
+    """The first line numbers."""
 
 
 class DatasetWarning(BaseModel):
-    """Something about a dataset that its owner should know; ``code`` is a ``WarningCode``."""
+    """Warning about a dataset; ``code`` is a ``WarningCode``."""
 
     model_config = ConfigDict(frozen=True)
 
     code: str
     message: str
     lines: list[int] = []
-    """The first rows that it is about."""
+    """Line numbers of the first affected rows."""
 
 
 class DatasetSummary(BaseModel):
-    """What an upload turned out to be."""
+    """Properties of an upload, found while it was read."""
 
     model_config = ConfigDict(frozen=True)
 
     row_count: int
     """Stored rows."""
     pair_count: int
-    """Pairs that the rows give: one each, several for a ranked row."""
+    """Number of pairs: one per row of pairs, several per ranked row."""
     rows_by_pairs: dict[int, int]
-    """How many ranked rows give how many pairs; empty for rows of pairs."""
+    """Number of ranked rows by their number of pairs; empty for rows of pairs."""
     row_form: RowForm
     shape: str
     format: Literal["text", "conversational"]
     prompt: Literal["explicit", "implicit"]
-    """``explicit`` where every row has a prompt of its own."""
+    """``explicit`` if every row has its own prompt."""
     has_margin: bool
     has_tools: bool
     is_rendered: bool
-    """Texts that a chat template seems to have rendered already."""
+    """Whether a chat template seems to have rendered the texts already."""
     slices: dict[str, int]
-    """Rows per slice label; rows without a label are in none."""
+    """Number of rows by slice label; rows without a label are not counted."""
     ignored_columns: list[str]
-    """Columns that were not kept; ``chosen[].name`` for keys of messages."""
+    """Columns that were not stored; ``chosen[].name`` for keys of messages."""
     skipped: list[SkippedRows]
     skippable_share: float
-    """Of the rows, those that may be skipped; 0 where none may be."""
+    """Share of rows (0 to 1) that may be skipped; 0 if invalid rows are refused."""
     warnings: list[DatasetWarning]
 
 
 class RowWriter:
-    """Encodes preference rows and counts what they have in common.
+    """Encodes preference rows and collects the statistics of the summary.
 
-    Memory: a few hundred labels, whatever the length of the upload.
+    Memory is bounded: it keeps a few hundred labels for an upload of any length.
     """
 
     def __init__(self) -> None:
@@ -88,10 +88,10 @@ class RowWriter:
         self.prompt_count = 0
 
     def canonical_line(self, row: Mapping[str, Any]) -> bytes:
-        """A row, whose keys are in order, as a line of canonical JSONL.
+        """Encode a row, whose keys are sorted, as one line of canonical JSONL.
 
         Raises:
-            RowError: half a surrogate pair in a text, or too many slices.
+            RowError: a text has half of a surrogate pair, or there are too many slices.
         """
         if (label := row.get("slice")) is not None:
             self._count_slice(label)
@@ -132,7 +132,7 @@ class RowWriter:
 
 
 def _encoded_slowly(row: Mapping[str, Any]) -> bytes:
-    """A line that orjson refuses: half a surrogate pair, or an integer of more than 64 bits."""
+    """Encode a row that orjson rejects: it has a lone surrogate or an integer over 64 bits."""
     try:
         return to_json(row) + b"\n"
     except PydanticSerializationError:
@@ -145,10 +145,10 @@ def _surrogate_error(row: Mapping[str, Any]) -> RowError:
             return RowError(
                 "lone_surrogate",
                 f"found half of a surrogate pair at character {found.start() + 1}",
-                "the text was cut inside an emoji or the like; write whole characters",
+                "the text was cut inside a character such as an emoji; write whole characters",
                 column=column,
             )
-    return RowError("too_deep", "the row is nested too deep", "flatten it")
+    return RowError("too_deep", "the row is nested too deeply", "flatten it")
 
 
 def _texts(path: str, value: Any) -> Iterator[tuple[str, str]]:

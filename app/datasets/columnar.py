@@ -1,8 +1,8 @@
-"""Parquet and Arrow → rows, parsed in a child process that a hostile file may fill or crash.
+"""Read rows of Parquet and Arrow files in a child process, which a hostile file may crash.
 
-Arrow allocates what a file's metadata ask for: some 300 bytes can ask for 4 GB (apache/arrow
-49955). So the child has a memory and a CPU limit and no environment, and its output is read as
-suspiciously as an upload of JSONL.
+Arrow allocates as much memory as a file's metadata request: 300 bytes can request 4 GB
+(apache/arrow 49955). Therefore the child has a memory limit, a CPU limit and no environment, and
+its output is checked like an upload of JSONL.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
 def columnar_rows(
     path: Path, max_rows: int, max_bytes: int, ignored: frozenset[str] = frozenset()
 ) -> Generator[Row]:
-    """Numbered rows, from 1; ``max_bytes`` bounds them written as JSON.
+    """Yield the rows with their numbers, which start at 1.
 
-    Columns that no shape reads and whose names are harmless, and the ``ignored`` ones, are null.
-    Close the iterator to end the child early.
+    ``max_bytes`` limits the size of the rows as JSON. Columns that no shape reads and whose names
+    are harmless, and the ``ignored`` columns, are null. Close the iterator to end the child early.
 
     Raises:
-        FileError: another kind of file, unreadable, too large, too slow, or a column that is no
-            text.
+        FileError: the file has another format, is unreadable, too large or too slow to read, or a
+            used column has a type that JSON cannot represent.
     """
     with path.open("rb") as file:
         kind = file_type(file.read(HEAD_BYTES))
@@ -68,10 +68,10 @@ def columnar_rows(
 
 
 def unpacked_zstd(path: Path) -> Generator[bytes]:
-    """What a Zstandard file unpacks to.
+    """Decompress a Zstandard file.
 
     Raises:
-        FileError: broken, or unpacks to more than 100 times its size.
+        FileError: the file is broken, or unpacks to more than 100 times its size.
     """
     with _Child(path, "zstd") as child:
         yield from child.output()
@@ -82,11 +82,11 @@ def _schema(line: bytes) -> list[tuple[str, str, bool]]:
         columns = json_row(line)["columns"]
         return [(str(name), str(kind), bool(is_plain)) for name, kind, is_plain in columns]
     except (RowError, KeyError, TypeError, ValueError):
-        raise _unreadable("its reader did not list the columns") from None
+        raise _unreadable("its reader returned no list of columns") from None
 
 
 def _wanted(columns: Iterable[tuple[str, str, bool]], ignored: frozenset[str]) -> list[str]:
-    """The columns to read: all that could be a part of a pair."""
+    """Return the names of the columns to read: all that can be a part of a pair."""
     wanted = []
     for name, kind, is_plain in columns:
         is_side = name.startswith(("chosen", "rejected"))
@@ -104,12 +104,12 @@ def _wanted(columns: Iterable[tuple[str, str, bool]], ignored: frozenset[str]) -
 
 
 class _Child:
-    """The process that parses; ended when the block is left."""
+    """Child process that parses a file; a context manager, which kills it at the end."""
 
     def __init__(self, path: Path, *arguments: str) -> None:
         self._packed = path.stat().st_size
         kept = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
-        # -I and the file itself, not -m: no code and no settings but the interpreter's and Arrow's.
+        # -I with the file itself, not -m: only the interpreter's and Arrow's code is loaded.
         self._process = subprocess.Popen(
             [sys.executable, "-I", arrow_child.__file__, os.fspath(path), *arguments],
             stdin=subprocess.PIPE,
@@ -130,10 +130,10 @@ class _Child:
                 pipe.close()
 
     def output(self) -> Generator[bytes]:
-        """What the child prints, checked against a bomb.
+        """Yield the output of the child, and check the compression ratio.
 
         Raises:
-            FileError: it unpacks to too much, hangs or dies.
+            FileError: the file unpacks to too many bytes, or the child hangs or dies.
         """
         assert self._process.stdout is not None
         unpacked = 0
@@ -145,12 +145,12 @@ class _Child:
         if status == arrow_child.BROKEN_ARCHIVE:
             raise FileError("invalid_archive", "the zstd data are broken", "compress it again")
         if status:
-            raise _unreadable(f"its reader ended with status {status}")
+            raise _unreadable(f"its reader exited with status {status}")
 
     def answer(self, columns: list[str]) -> None:
-        """Tell the child which columns to print."""
+        """Send the child the names of the columns to read."""
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it died; what it printed says why
+        with suppress(BrokenPipeError):  # the child died; its output has the reason
             self._process.stdin.write(json.dumps(columns).encode() + b"\n")
 
 
@@ -158,7 +158,7 @@ def _read(pipe: IO[bytes]) -> bytes:
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
         if not selector.select(STALL_SECONDS):
-            raise _unreadable(f"nothing came out of it for {STALL_SECONDS} s")
+            raise _unreadable(f"its reader wrote nothing for {STALL_SECONDS} s")
     return os.read(pipe.fileno(), _READ_BYTES)
 
 

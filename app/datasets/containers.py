@@ -1,4 +1,4 @@
-"""Containers of rows: which one a file is, told by its first bytes, and how its rows are read."""
+"""File formats: detect the format of an upload from its first bytes, and read its rows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _COLUMNAR: dict[FileType, FileFormat] = {
 
 
 def peek(chunks: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """The first bytes of a file, and all of its chunks."""
+    """Return the first bytes of a file, and an iterator over all of its chunks."""
     source = iter(chunks)
     head = b""
     for chunk in source:
@@ -46,24 +46,25 @@ def peek(chunks: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
 
 
 def columnar_format(head: bytes) -> FileFormat | None:
-    """The columnar format that a file begins as, which its first bytes tell; else None."""
+    """Return the columnar format that the first bytes identify, or None."""
     kind = binary_type(head)
     return None if kind is None else _COLUMNAR.get(kind)
 
 
 def is_zstd(head: bytes) -> bool:
-    """Whether a file begins as one that Zstandard compressed; only a child process reads these."""
+    """Return whether a file is compressed with Zstandard, which only a child process reads."""
     return binary_type(head) is ZSTD
 
 
 def text_rows(chunks: Iterable[bytes], text_format: TextFormat, max_bytes: int) -> Iterator[Row]:
-    """Numbered rows of a text file, unpacked if its first bytes say gzip, xz or bzip2.
+    """Yield the numbered rows of a text file, which may be compressed with gzip, xz or bzip2.
 
-    ``max_bytes`` bounds the unpacked file. JSON lines and JSON documents are told apart by their
-    first bytes, whichever of the two was announced.
+    ``max_bytes`` limits the size of the unpacked file. The first bytes decide between JSON lines
+    and a JSON document, whichever of the two was declared.
 
     Raises:
-        FileError: another kind of file, a broken or exploding archive, or too many bytes.
+        FileError: the file has another format, is broken, too large, or unpacks to more than 100
+            times its size.
     """
     head, chunks = peek(chunks)
     kind = binary_type(head)

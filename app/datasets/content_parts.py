@@ -1,4 +1,4 @@
-"""Content given as a list of parts: text is kept, anything else is refused by its name."""
+"""Message content given as a list of parts: keep text parts and reject others by type."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from app.datasets.row_errors import RowError, kind_of, shown
 from app.datasets.texts import check_characters
 
-#: Type of a part, and the key that holds its text.
+#: Types of text parts, and the key that holds the text.
 _TEXT_PARTS = {
     "text": "text",
     "input_text": "text",
@@ -19,10 +19,10 @@ _IMAGE_PARTS = ("image", "image_url", "input_image", "image_file")
 
 
 def read_parts(path: str, parts: list[Any]) -> tuple[str, str | None]:
-    """Text parts joined with newlines, and the thinking parts likewise if there are any.
+    """Return the text parts joined with newlines, and the thinking parts likewise (or None).
 
     Raises:
-        RowError: a part that is no text; images have the code ``image_parts``.
+        RowError: a part is not text; the code is ``image_parts`` for images.
     """
     texts: list[str] = []
     thinking: list[str] = []
@@ -48,11 +48,11 @@ def read_parts(path: str, parts: list[Any]) -> tuple[str, str | None]:
 
 
 def image_error(column: str) -> RowError:
-    """The refusal of an image, wherever it stands."""
+    """Return the error for an image in any part of a row."""
     return RowError(
         "image_parts",
-        "found an image; images are not supported, reward models here read text only",
-        "leave out the rows with images, or describe the image in text",
+        "found an image; images are not supported, because the reward models read text only",
+        "remove the rows with images, or describe the image in text",
         column=column,
     )
 

@@ -1,4 +1,4 @@
-"""Messages of an upload → messages of a stored dataset (``app.domain.rows``)."""
+"""Convert uploaded messages to messages of a stored dataset (``app.domain.rows``)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from app.datasets.texts import check_characters, check_text
 from app.datasets.unused import UnusedFields
 from app.domain.rows import ROLES
 
-#: Roles that may say nothing: an empty system text and the empty result of a tool are meant so.
+#: Roles whose content may be empty: empty system texts and empty tool results are valid.
 _MAY_BE_EMPTY = ("system", "developer", "tool")
-#: ShareGPT calls the roles otherwise; ``function_call`` is an assistant message that calls a tool.
+#: ShareGPT's names of the roles; ``function_call`` is an assistant message that calls a tool.
 _SHAREGPT_ROLES = {
     "system": "system",
     "human": "user",
@@ -37,18 +37,18 @@ Message = dict[str, Any]
 
 
 def read_messages(path: str, items: list[Any], unused: UnusedFields) -> list[Message]:
-    """The messages of a list, checked.
+    """Read and check a list of messages.
 
-    ``path`` names the list in error messages. Keys that no template reads go to ``unused``.
+    ``path`` names the list in errors. Keys that no chat template reads are passed to ``unused``.
 
     Raises:
-        RowError: names the message and the key, what was found and what to write instead.
+        RowError: a message is invalid; the error names the message, the key and the correction.
     """
     if not items:
         raise RowError("empty_conversation", "found an empty list", _MESSAGES_HINT, column=path)
     messages = []
     for index, item in enumerate(items):
-        if type(item) is dict and len(item) == 2:  # nearly every message of nearly every upload
+        if type(item) is dict and len(item) == 2:  # fast path for nearly all messages
             content, role = item.get("content"), item.get("role")
             if (
                 type(content) is str
@@ -64,10 +64,10 @@ def read_messages(path: str, items: list[Any], unused: UnusedFields) -> list[Mes
 
 
 def check_reply(path: str, messages: list[Message]) -> None:
-    """Refuse a conversation whose last message is not the assistant's.
+    """Reject a conversation that does not end with a message of the assistant.
 
     Raises:
-        RowError: it is somebody else's.
+        RowError: the last message has another role.
     """
     if (role := messages[-1]["role"]) != "assistant":
         raise RowError(
@@ -79,7 +79,7 @@ def check_reply(path: str, messages: list[Message]) -> None:
 
 
 def message_texts(message: Mapping[str, Any]) -> list[str]:
-    """The texts of a stored message that a person wrote or reads."""
+    """Return the content and the reasoning of a stored message, without empty ones."""
     return [text for key in ("content", "reasoning_content") if (text := message.get(key))]
 
 
@@ -121,7 +121,7 @@ def _role(path: str, item: Mapping[str, Any]) -> str:
         found, key = item.get("role"), "role"
         if found in ROLES:
             return str(found)
-        if found == "function":  # the name of the role before OpenAI had tools
+        if found == "function":  # OpenAI's earlier name of the role
             return "tool"
         known = ", ".join(ROLES)
     raise RowError(
@@ -133,7 +133,7 @@ def _role(path: str, item: Mapping[str, Any]) -> str:
 
 
 def _content(path: str, content: Any, message: Message) -> str | None:
-    """The content as text; thinking parts are moved to ``reasoning_content``."""
+    """Return the content as text, and move thinking parts to ``reasoning_content``."""
     column = f"{path}.content"
     if isinstance(content, list):
         content, thinking = read_parts(column, content)
@@ -179,7 +179,7 @@ def _reasoning(path: str, item: Mapping[str, Any]) -> str | None:
 
 def _tool_calls(path: str, item: Mapping[str, Any]) -> list[Any]:
     calls = item.get("tool_calls") or []
-    if legacy := item.get("function_call"):  # OpenAI's form before tool_calls
+    if legacy := item.get("function_call"):  # OpenAI's form before it had tool_calls
         calls = [*calls, {"type": "function", "function": legacy}] if _is_list(calls) else calls
     if not _is_list(calls):
         raise RowError(
@@ -219,7 +219,7 @@ def _sharegpt_call(path: str, value: Any) -> dict[str, Any]:
 
 
 def _parsed_object(text: str) -> Any:
-    """The JSON object in ``text``, which is how most templates want arguments; else the text."""
+    """Decode a JSON object, the form in which most templates expect arguments; else return text."""
     try:
         value = json_value(text)
     except RowError:

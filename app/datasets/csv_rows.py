@@ -1,7 +1,7 @@
-"""CSV (RFC 4180, with a header) and TSV → rows.
+"""Read rows of CSV (RFC 4180, with a header) and TSV.
 
-A cell that holds a JSON list of messages is a conversation; an empty cell is no value; any other
-cell is text, numbers too.
+A cell that holds a JSON list of messages is a conversation. An empty cell is null. Any other cell
+is text, also if it looks like a number.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def csv_rows(lines: Iterable[bytes], delimiter: str = ",") -> Iterator[Row]:
-    """Numbered rows; the number is that of a record's first line, the header being line 1.
+    """Yield the rows with the number of their first line; the header is line 1.
 
-    A header with tabs and without commas is read as TSV.
+    A file whose header has tabs and no commas is read as TSV.
 
     Raises:
-        FileError: an unusable header, or a record of more than 1 MiB.
+        FileError: the header is invalid, or a record is larger than 1 MiB.
     """
-    # One limit for the whole process, always set to the same: the default would cut at 128 KiB.
+    # The limit is global to the process, and is always set to the same value. The default of
+    # 128 KiB is too small.
     csv.field_size_limit(MAX_LINE_BYTES)
     source = _RecordLines(lines)
     records = csv.reader(source, strict=True, delimiter=source.delimiter(delimiter))
@@ -61,7 +62,7 @@ def csv_rows(lines: Iterable[bytes], delimiter: str = ",") -> Iterator[Row]:
 
 
 class _RecordLines:
-    """Numbered lines for ``csv``; bounds the bytes of a record, which may span many lines."""
+    """Lines for ``csv.reader``, with line numbers and a limit on the bytes of a record."""
 
     def __init__(self, lines: Iterable[bytes]) -> None:
         self._lines = iter(lines)
@@ -71,7 +72,7 @@ class _RecordLines:
         self.header = b""
 
     def delimiter(self, announced: str) -> str:
-        """The tab where the header has tabs and no commas, else what was announced."""
+        """Return a tab if the header has tabs and no commas, else the announced delimiter."""
         if (first := next(self._lines, None)) is None:
             return announced
         self._lines = chain([first], self._lines)
@@ -96,7 +97,7 @@ class _RecordLines:
             raise FileError(
                 "line_too_long",
                 f"the record is longer than {MAX_LINE_BYTES} bytes",
-                "shorten it; if it is short, close the quote that is open",
+                "shorten it, or close an open quote if it is short",
                 line=self.first_line,
             )
         return utf8(line) + "\n"
@@ -109,7 +110,7 @@ def _header(cells: list[str], line: bytes) -> list[str]:
     if twice:
         raise FileError(
             "duplicate_column",
-            f"the column {shown(twice[0])} is there twice",
+            f"the column {shown(twice[0])} appears twice",
             "keep one of them",
             column=shown(twice[0])[1:-1],
             line=1,

@@ -1,7 +1,7 @@
-"""What kind of file an upload is, told by its first bytes.
+"""Detect the type of an upload from its first bytes.
 
-Used to name the real type of a file that is not what its sender said. Nothing here parses a file:
-the answer is a guess that is good enough for a message.
+Errors name this type if a file does not have the declared format. Nothing here parses a file: the
+result is a guess for a message.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from app.datasets.row_errors import FileError
 
-#: As much of a file's beginning as `file_type` looks at.
+#: Number of bytes at the beginning of a file that `file_type` reads.
 HEAD_BYTES = 4096
 
 _UNPACK = "unpack it and upload the file inside, as it is or gzipped"
@@ -24,10 +24,9 @@ _ONE_PER_LINE = "write one JSON object per line, each on a single line"
 
 @dataclass(frozen=True)
 class FileType:
-    """A kind of file.
+    """Type of a file.
 
-    ``description`` completes "the file is …"; ``advice`` tells its sender what to do, where the
-    file is of no kind that is taken.
+    ``description`` completes "the file is …". ``advice`` says how to send or convert the file.
     """
 
     name: str
@@ -47,7 +46,7 @@ ARROW = FileType(
     _SEND_AS.format("application/vnd.apache.arrow.file", "arrow"),
 )
 ARROW_STREAM = FileType("arrow", "an Arrow stream", ARROW.advice)
-_PACKED = "send it as what is inside: JSONL, JSON or CSV, compressed once"
+_PACKED = "name the format of its content (JSONL, JSON, CSV or TSV), and compress it once"
 GZIP = FileType("gzip", "gzip", _PACKED)
 XZ = FileType("xz", "compressed with xz", _PACKED)
 BZIP2 = FileType("bzip2", "compressed with bzip2", _PACKED)
@@ -74,8 +73,9 @@ _LFS = FileType(
     "fetch the data with `git lfs pull` and upload them",
 )
 
-#: (offset, expression for the bytes there, type); the first that fits counts. A magic number of
-#: letters alone is followed by what text cannot hold, or a column's name could look like it.
+#: (offset, expression for the bytes there, type); the first match wins. A magic number that
+#: consists of letters must be followed by bytes that text cannot have, because the name of a
+#: column could start with the same letters.
 _MAGIC = (
     (0, rb"PAR1", PARQUET),
     (0, rb"PARE", FileType("parquet", "encrypted Parquet", "write it without encryption")),
@@ -123,23 +123,23 @@ _PYTHON_ITEM = re.compile(r"[{(\[]\s*'[^']*'\s*[:,]")
 
 
 def file_type(head: bytes) -> FileType | None:
-    """The kind of a file that begins with ``head``; None if it is none that is known.
+    """Return the type of a file that begins with ``head``, or None if it is unknown.
 
     Args:
-        head: The file's first bytes. `HEAD_BYTES` are enough, fewer are less sure.
+        head: The file's first bytes, best `HEAD_BYTES` of them. Fewer make detection less reliable.
     """
     head = head[:HEAD_BYTES]
     return binary_type(head) or text_type(head)
 
 
 def binary_type(head: bytes) -> FileType | None:
-    """The kind of a file that is no UTF-8 text, or None."""
+    """Return the type of a file that is not UTF-8 text, or None."""
     for offset, magic, kind in _COMPILED:
         if magic.match(head, offset):
             if kind is ZIP:
                 return next((inner for mark, inner in _IN_ZIP if mark in head), ZIP)
             return kind
-    # Of ASCII text in UTF-16 every second byte is zero.
+    # Every second byte of ASCII text in UTF-16 is zero.
     even, odd = head[:64:2], head[1:64:2]
     if len(odd) >= 4 and any(even) != any(odd):
         return UTF16
@@ -147,7 +147,7 @@ def binary_type(head: bytes) -> FileType | None:
 
 
 def text_type(head: bytes) -> FileType | None:
-    """The kind of a text file, by its first line that is not blank; None if that tells nothing."""
+    """Return the type of a text file, detected from its first line that is not blank, or None."""
     text = head.removeprefix(_BOM).decode("utf-8", "replace").lstrip()
     line = text.partition("\n")[0].rstrip("\r")
     low = line[:200].lower()
@@ -170,7 +170,7 @@ def text_type(head: bytes) -> FileType | None:
 
 
 def _is_header(line: str, delimiter: str) -> bool:
-    """Whether a line looks like the names of two or more columns."""
+    """Return whether a line looks like the names of two or more columns."""
     try:
         cells = next(csv.reader([line], delimiter=delimiter, strict=True), [])
     except csv.Error:
@@ -179,16 +179,16 @@ def _is_header(line: str, delimiter: str) -> bool:
 
 
 def wrong_format(kind: FileType, expected: FileType) -> FileError:
-    """The refusal of a file that is of another kind than its sender said."""
+    """Return the error for a file that does not have the declared format."""
     message = f"the file is {kind.description}, not {expected.description}"
     return FileError("wrong_format", message, kind.advice, line=1)
 
 
 def check_first_line(line: bytes, *expected: FileType) -> None:
-    """Refuse a text file whose first line is that of another kind of file than ``expected``.
+    """Reject a text file whose first line belongs to a file type other than ``expected``.
 
     Raises:
-        FileError: the line is that of another kind of file.
+        FileError: the line belongs to another file type.
     """
     kind = text_type(line[:HEAD_BYTES])
     if kind is not None and kind not in expected:

@@ -1,4 +1,4 @@
-"""Download a split of a dataset from the model hub; size and hash of every file are checked."""
+"""Download a split of a dataset from the model hub, and check size and hash of every file."""
 
 from __future__ import annotations
 
@@ -54,21 +54,21 @@ class SourceTooLargeError(BaseModelError):
 
 @dataclass(frozen=True)
 class HubSplit:
-    """A split of a dataset at one commit, with the files that hold it."""
+    """Split of a dataset at one commit, with its files by name."""
 
     commit: str
     files: dict[str, HubFile]
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Total size of the files in bytes."""
         return sum(file.size for file in self.files.values())
 
 
 def look_up_split(
     settings: Settings, source: HubSource, config: str | None, split: str
 ) -> HubSplit:
-    """Resolve a revision to its commit and find the files of a split, in one request.
+    """Resolve a revision to its commit and find the files of a split with one request.
 
     Raises:
         BaseModelError: one of its subclasses names the failure code.

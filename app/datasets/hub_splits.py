@@ -1,7 +1,7 @@
-"""Which files of a hub repository are a split of a dataset.
+"""Find the files of a hub repository that belong to a split of a dataset.
 
-The rules are those of the ``datasets`` library, without its scripts: the ``configs`` of the card,
-else the names of the files.
+The rules are those of the ``datasets`` library, without loading scripts: the ``configs`` of the
+dataset card decide, or else the names of the files.
 https://huggingface.co/docs/hub/datasets-data-files-configuration
 """
 
@@ -13,11 +13,11 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 _DATA = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|parquet|arrow|feather)(\.(gz|xz|bz2|zst))?$")
-#: Files that libraries write beside the data.
+#: Metadata files that libraries write next to the data.
 _NOT_DATA = re.compile(r"(^|/)(\.[^/]*|dataset_infos?\.json|dataset_dict\.json|state\.json)$")
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@ -]*(/[A-Za-z0-9_][A-Za-z0-9._+=@ -]*)*")
 _SHARD = re.compile(r"(?:^|/)([A-Za-z0-9._]+?)-\d{5}-of-\d{5}[^/]*$")
-#: Names of shards that name no split; their directory may.
+#: Names of shards that do not name a split; their directory may name one.
 _NO_SPLITS = ("data", "file", "part", "shard")
 _WORDS = {
     "train": ("train", "training"),
@@ -28,16 +28,16 @@ _NAMED = 20
 
 
 class SplitNotFoundError(Exception):
-    """The repository has no such configuration or split; the message names those there are."""
+    """The repository has no such configuration or split; the message lists the existing ones."""
 
 
 def split_files(
     names: Iterable[str], card: Mapping[str, Any], config: str | None, split: str
 ) -> list[str]:
-    """The files of a split, in the order of their names.
+    """Return the files of a split, sorted by name.
 
     Raises:
-        SplitNotFoundError
+        SplitNotFoundError: the repository has no such configuration, split or data files.
     """
     data = sorted(n for n in names if _SAFE.fullmatch(n) and _DATA.search(n))
     data = [name for name in data if not _NOT_DATA.search(name)]
@@ -90,14 +90,17 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _by_name(data: Sequence[str], split: str) -> list[str]:
-    """By the name of shards, else by a word in the path; without any, all files are ``train``."""
+    """Find the files by the names of shards, else by a word in the path.
+
+    Without such names, all files belong to ``train``.
+    """
     shards: dict[str, list[str]] = {}
     for name in data:
         if (shard := _SHARD.search(name)) and shard[1] not in _NO_SPLITS:
             shards.setdefault(shard[1], []).append(name)
     if split in shards:
         return shards[split]
-    if shards:  # a part of their names is no split: train is not in train_sft-00000-of-00001
+    if shards:  # only whole names count: train_sft-00000-of-00001 does not belong to train
         raise _no_split(split, shards)
     words = {**_WORDS, split: _WORDS.get(split, (split,))}
     by_word = {key: [n for n in data if _has_word(n, choices)] for key, choices in words.items()}

@@ -1,4 +1,4 @@
-"""A JSON document → rows: an array of objects, or an object that holds one, read as it streams."""
+"""Stream the rows of a JSON document: an array of objects, or an object with such an array."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _HINT = "correct the document, or write one object per line (JSON lines)"
 
 
 def json_rows(chunks: Iterable[bytes]) -> Iterator[Row]:
-    """The elements of the array, numbered from 1.
+    """Yield the elements of the array with their numbers, which start at 1.
 
     Raises:
-        FileError: the document is not JSON, or holds more than the array.
+        FileError: the document is not JSON, or holds something besides the array.
     """
     text = _Text(chunks)
     opening = text.next_character()
@@ -52,7 +52,7 @@ def _row(element: str) -> dict[str, Any] | RowError:
 
 
 class _Text:
-    """The document's text, as much of it as is needed at a time."""
+    """Text of the document; holds only the part that is needed at a time."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
@@ -63,17 +63,17 @@ class _Text:
         self._is_over = False
 
     def next_character(self) -> str:
-        """The next character that is no white space; "" at the end."""
+        """Return the next character that is not white space, or "" at the end."""
         while True:
             self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
             if self._at < len(self._text) or not self._read():
                 return self._text[self._at : self._at + 1]
 
     def expect(self, character: str, after: int = 0) -> None:
-        """Go past the next character.
+        """Skip the next character.
 
         Raises:
-            FileError: it is another one.
+            FileError: the next character is not ``character``.
         """
         if (found := self.next_character()) != character:
             what = f"found {shown(found)}" if found else "the document ends"
@@ -81,33 +81,33 @@ class _Text:
         self._at += 1
 
     def skip_to(self, character: str) -> None:
-        """Go to a character that is known to come soon."""
+        """Advance to a character that is known to follow shortly."""
         while (at := self._text.find(character, self._at)) < 0 and self._read():
             pass
         self._at = max(at, self._at)
 
     def element(self, number: int) -> str:
-        """The text of the next value.
+        """Return the text of the next value.
 
         Raises:
-            FileError: it is not JSON, or longer than a line may be.
+            FileError: the value is not JSON, or longer than ``MAX_LINE_BYTES``.
         """
         self.next_character()
         while True:
             end, problem = self._end_of_value(number)
-            # A number at the end of what was read may go on in what follows.
+            # A number at the end of the text read so far may continue in the next chunk.
             if not problem and (end < len(self._text) or self._is_over):
                 element = self._text[self._at : end]
                 self._at = end
                 return element
             if end - self._at > MAX_LINE_BYTES:
-                whole = f"the element is not whole after {MAX_LINE_BYTES} characters"
-                raise _broken(number, f"{problem}; {whole}")
+                limit = f"the element has no end within {MAX_LINE_BYTES} characters"
+                raise _broken(number, f"{problem}; {limit}")
             if not self._read() and problem:
                 raise _broken(number, problem)
 
     def _end_of_value(self, number: int) -> tuple[int, str]:
-        """Where the value ends in the text, or the end of the text and why it does not."""
+        """Return the end of the value, or the end of the text and why the value does not end."""
         try:
             return self._find_end(self._text, self._at)[1], ""
         except json.JSONDecodeError as error:
@@ -118,7 +118,7 @@ class _Text:
             raise _broken(number, "a number has too many digits") from None
 
     def _read(self) -> bool:
-        """Read on; False at the end."""
+        """Read the next chunk; return False at the end of the document."""
         if self._is_over:
             return False
         chunk = next(self._chunks, None)

@@ -1,7 +1,8 @@
-"""JSON lines → rows.
+"""Read rows of JSON lines.
 
-Stricter than ``json.loads``: keys given twice, NaN, Infinity and deep nesting are refused. A fast
-parser reads the lines; whatever it stumbles over goes to a strict one, which says what is wrong.
+Stricter than ``json.loads``: duplicate keys, NaN, Infinity and deep nesting are rejected. A fast
+parser reads the lines. Lines that it cannot read for sure go to a strict parser, which finds the
+error.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ _HINT = "each line must be one whole JSON object"
 
 
 def jsonl_rows(lines: Iterable[bytes]) -> Iterator[Row]:
-    """Numbered rows, from 1; blank lines are passed over.
+    """Yield the rows with their line numbers, which start at 1; skip blank lines.
 
     Raises:
-        FileError: the first line is that of another kind of file.
+        FileError: the first line belongs to another file type.
     """
     is_first = True
     for number, line in enumerate(lines, 1):
@@ -46,16 +47,16 @@ def jsonl_rows(lines: Iterable[bytes]) -> Iterator[Row]:
 
 
 def json_row(line: bytes) -> dict[str, Any]:
-    """One line as an object.
+    """Decode one line, which must hold a JSON object.
 
     Raises:
-        RowError: the line is too long, not UTF-8, not JSON in the strict sense, or no object.
+        RowError: the line is too long, not UTF-8, not strict JSON, or not an object.
     """
     if len(line) > MAX_LINE_BYTES:
         raise RowError(
             "line_too_long",
             f"the line is longer than {MAX_LINE_BYTES} bytes",
-            "shorten it; a pair is far longer than any model reads",
+            "shorten it; no model reads a pair of this length",
         )
     value = _quick_value(line)
     if value is None:
@@ -67,10 +68,10 @@ def json_row(line: bytes) -> dict[str, Any]:
 
 
 def utf8(line: bytes) -> str:
-    """The line's text.
+    """Decode a line as UTF-8.
 
     Raises:
-        RowError: it is not UTF-8; ``offset`` counts bytes.
+        RowError: the line is not UTF-8; ``offset`` counts bytes from 1.
     """
     try:
         return line.decode()
@@ -84,18 +85,18 @@ def utf8(line: bytes) -> str:
 
 
 def json_value(text: str) -> Any:
-    """The text's JSON value.
+    """Decode a JSON value.
 
     Raises:
-        RowError: no JSON (``offset`` says where), a key twice in one object, NaN or Infinity, or
-            nested deeper than 32.
+        RowError: the text is not JSON (``offset`` is the character, from 1), has a duplicate key,
+            NaN or Infinity, or is nested deeper than 32 levels.
     """
     try:
         value = _strict.decode(text)
     except json.JSONDecodeError as error:
         raise RowError(
             "invalid_json",
-            f"no JSON at character {error.pos + 1}: {_FAULTS.get(error.msg, error.msg)}",
+            f"not JSON at character {error.pos + 1}: {_FAULTS.get(error.msg, error.msg)}",
             _HINT,
             offset=error.pos + 1,
         ) from None
@@ -116,7 +117,7 @@ def json_value(text: str) -> Any:
     return value
 
 
-#: The messages of Python's parser in other words.
+#: Messages of Python's parser, and what this module says instead.
 _FAULTS = {
     "Expecting value": "a value is missing",
     "Extra data": "the object has ended, and more text follows",
@@ -127,18 +128,18 @@ _FAULTS = {
     "Illegal trailing comma before end of array": "a comma stands before the closing bracket",
     "Unterminated string starting at": "a string begins here and does not end",
     "Invalid control character at": "a control character in a string must be escaped",
-    "Invalid \\escape": "no escape sequence of JSON",
+    "Invalid \\escape": "JSON has no such escape sequence",
     "Invalid \\uXXXX escape": "\\u needs four hex digits",
 }
 
 
 def _quick_value(line: bytes) -> dict[str, Any] | None:
-    """The object that is sure to be in a line; None where only the strict parser can tell.
+    """Decode a line with the fast parser; return None if only the strict parser can decide.
 
-    The fast parser keeps the last of two equal keys, and the length of the line gives that away: a
-    JSON writer without spaces writes a value in as many bytes as orjson does, and one with a space
-    after each comma and colon in one more for each of these. A line of any other length, such as
-    one with a key twice, with escapes that are not needed or with other spaces, is not sure.
+    The fast parser accepts duplicate keys and keeps the last one. The length of the line reveals
+    them: a JSON writer without spaces writes as many bytes as orjson, and a writer with a space
+    after each comma and colon writes one byte more for each of these. A line of any other length
+    has duplicate keys, unneeded escapes or other spaces, and goes to the strict parser.
     """
     try:
         value = from_json(line, allow_inf_nan=False, cache_strings="keys")
@@ -157,7 +158,10 @@ def _quick_value(line: bytes) -> dict[str, Any] | None:
 
 
 def _measure(value: Any) -> tuple[int, int]:
-    """Commas and colons of a JSON value, and how deep it is nested (at most MAX_NESTING + 1)."""
+    """Return the number of commas and colons of a JSON value, and its depth.
+
+    Counting stops at depth MAX_NESTING + 1.
+    """
     separators = depth = 0
     level = [value]
     while level and depth <= MAX_NESTING:
@@ -179,7 +183,7 @@ def _measure(value: Any) -> tuple[int, int]:
 
 @lru_cache(maxsize=64)
 def _spaced_start(key: str) -> bytes:
-    """How a line begins whose first key is this, from a writer with spaces."""
+    """Return the beginning of a line with this first key, as a writer with spaces writes it."""
     return b"{" + orjson.dumps(key) + b": "
 
 
@@ -207,7 +211,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen.add(name)
     raise RowError(
         "duplicate_key",
-        f"the key {shown(name)} is there twice",
+        f"the key {shown(name)} appears twice",
         "keep one of them",
         column=shown(name)[1:-1],
     )
@@ -233,7 +237,7 @@ def _depth(value: Any) -> int:
 
 
 def _path_of_constant(text: str) -> str | None:
-    """Where the first NaN or Infinity is. Parses again, so only for lines already refused."""
+    """Return the path of the first NaN or Infinity. Parses again, so only for rejected lines."""
     try:
         return _path(json.loads(text, parse_constant=_Constant), "")
     except (ValueError, RecursionError):

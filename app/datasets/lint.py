@@ -1,4 +1,4 @@
-"""What ruins a reward model and can be told from the upload alone."""
+"""Checks for data problems that ruin a reward model and are visible in the upload itself."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _RENDERED = re.compile(
 
 
 class Lint:
-    """Looks at each stored row; ``warnings`` says what was found."""
+    """Checks each stored row; ``warnings`` returns the findings."""
 
     def __init__(self, sample: Sample) -> None:
         self._source_columns = _source_columns(sample)
@@ -36,7 +36,7 @@ class Lint:
         self._rendered = 0
 
     def look(self, line: int, row: Mapping[str, Any], made: Mapping[str, Any]) -> None:
-        """The next row as it came, and the preference row made of it."""
+        """Check one row: ``row`` is the uploaded row, ``made`` the preference row made of it."""
         self._rows += 1
         if self._source_columns is not None:
             self._look_at_sources(row, self._source_columns)
@@ -60,10 +60,10 @@ class Lint:
             source = str(row.get(column))[:200]
             seen.add(source)
             if source in other or len(seen) > _MAX_SOURCES:
-                self._source_columns = None  # mixed, as it should be
+                self._source_columns = None  # both sides have mixed sources, as they should
 
     def warnings(self) -> Iterator[DatasetWarning]:
-        """What was found, if anything."""
+        """Yield a warning for each finding."""
         for code, (count, lines) in self._found.items():
             yield DatasetWarning(
                 code=code, message=_MESSAGES[code].format(count=count, rows=self._rows), lines=lines
@@ -73,11 +73,11 @@ class Lint:
 
     @property
     def is_rendered(self) -> bool:
-        """Whether most of the first texts have the marks of a chat template."""
+        """Whether most of the first texts contain control tokens of a chat template."""
         return 2 * self._rendered > min(self._rows, _ROWS_LOOKED_AT)
 
     def _one_sided(self) -> str | None:
-        """What to say where the source of a reply alone tells whether it is chosen."""
+        """Return a message if the source of a reply alone decides whether it is chosen."""
         if self._source_columns is None or self._rows < _MIN_ROWS:
             return None
         always = [
@@ -93,8 +93,8 @@ class Lint:
         )
 
     def _compare(self, line: int, ours: str, theirs: str) -> None:
-        """Note a pair that differs only in what most chat templates strip."""
-        # Nearly all pairs end differently, which is cheap to tell.
+        """Note a pair that differs only in text that most chat templates strip."""
+        # Nearly all pairs end differently, which is cheap to check.
         if ours[-1] != theirs[-1] and not (ours[-1].isspace() or theirs[-1].isspace()):
             return
         if ours.rstrip()[-8:] != theirs.rstrip()[-8:]:
@@ -119,7 +119,7 @@ _MESSAGES = {
 
 
 def _source_columns(sample: Sample) -> tuple[str, str] | None:
-    """The columns that say where chosen and rejected come from."""
+    """Return the two columns that name the sources of chosen and rejected, or None."""
     for column in sample.columns:
         if not column.startswith("chosen"):
             continue
@@ -131,7 +131,7 @@ def _source_columns(sample: Sample) -> tuple[str, str] | None:
 
 
 def _differ(made: Mapping[str, Any]) -> bool:
-    """Whether the replies of a conversational row answer different prompts."""
+    """Return whether the replies of a conversational row answer different prompts."""
     chosen, prompt = made["chosen"], made.get("prompt")
     if _prompts(chosen) != _prompts(made["rejected"]):
         return True

@@ -1,4 +1,4 @@
-"""What the caller of an upload may say about its rows."""
+"""Options of an upload: how its rows are read."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 OnInvalid = Literal["refuse", "skip"]
-#: Parts that ``columns[…]`` can map, and ``label``.
+#: Parts that ``columns[…]`` can map, including ``label``.
 MAPPABLE = (
     "prompt", "system", "history", "input", "chosen", "rejected", "response_a", "response_b",
     "label", "answers", "scores", "margin", "slice", "id", "tools", "chat_template_kwargs",
 )  # fmt: skip
 LABELS = ("a", "b", "tie")
-#: Raise it when the same file would be read otherwise than before: it would be stored anew.
+#: Increase it if the same file is now read differently: the file is then stored again.
 READER_VERSION = 3
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How an upload is to be read.
+    """Options for reading an upload.
 
-    ``columns`` maps parts to columns; ``labels`` maps ``a``, ``b`` and ``tie`` to the values of the
-    label column, several with commas between them.
+    ``columns`` maps parts to columns. ``labels`` maps ``a``, ``b`` and ``tie`` to values of the
+    label column, separated by commas.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class ReadOptions:
     on_invalid: OnInvalid = "refuse"
 
     def identity(self, upload_sha256: str) -> str:
-        """sha256 of all that decides what is stored: the bytes, the options, and the reader."""
+        """Return the sha256 of all inputs of the result: the bytes, the options, the reader."""
         document = {
             "upload": upload_sha256,
             "version": READER_VERSION,

@@ -1,4 +1,4 @@
-"""Convert the parts of an upload to one dataset."""
+"""Convert the parts of a finished upload to one dataset."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from app.datasets.several_files import SourceFile, files_digest
 from app.models import Dataset, DatasetUpload, DatasetUploadPart
 from app.storage.blobs import read_range
 
-#: The process that converts the parts renews its right every few seconds. Without renewals the
-#: upload can be finished again after this time.
+#: Lease of the process that converts the parts, which renews it every few seconds. Another request
+#: can finish the upload once the lease has expired.
 FINISH_MS = 300_000
 
 
@@ -39,8 +39,8 @@ def finish(
 ) -> tuple[Dataset, bool]:
     """Convert all parts, in the order of their numbers, to one dataset.
 
-    The upload stays open if the pairs are refused: send the parts that are wrong again. A repeated
-    call returns the dataset.
+    Return the dataset and whether it is new. If the pairs are rejected, the upload stays open, so
+    that the client can replace the wrong parts. A repeated call returns the same dataset.
 
     Raises:
         UploadNotFoundError, UploadNotOpenError, UploadIncompleteError
@@ -61,7 +61,7 @@ def finish(
     try:
         return store_files(engine, settings, actor, _sent(state, files), files, steps)
     finally:
-        with transaction(engine) as session:  # changes nothing where the upload is finished
+        with transaction(engine) as session:  # changes nothing if the upload is finished
             session.execute(
                 update(DatasetUpload).where(is_ours).values(status="open", finish_id=None)
             )
@@ -89,11 +89,11 @@ def _check_complete(state: UploadState, part_count: int | None) -> None:
     missing = sorted(set(range(1, wanted + 1)) - set(numbers))
     if missing:
         named = ", ".join(map(str, missing[:10]))
-        raise UploadIncompleteError(f"Of {wanted} parts {len(missing)} are missing: {named}.")
+        raise UploadIncompleteError(f"{len(missing)} of {wanted} parts are missing: {named}.")
     if len(numbers) > wanted:
         raise UploadIncompleteError(
             f"The upload has {len(numbers)} parts, not {wanted}.",
-            hint="Say how many parts there are, or open a new upload.",
+            hint="Set `parts` to the number of parts, or open a new upload.",
         )
 
 
@@ -137,5 +137,5 @@ def _update_held(session: Session, is_ours: ColumnElement[bool], **values: objec
         update(DatasetUpload).where(is_ours).values(**values).returning(DatasetUpload.id)
     )
     if changed is None:
-        raise UploadNotOpenError("Another request finishes this upload.")
+        raise UploadNotOpenError("Another request is finishing this upload.")
     return changed

@@ -1,4 +1,4 @@
-"""Uploads in parts as the API shows them."""
+"""Response models of uploads in parts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class UploadPartRead(BaseModel):
     object: Literal["dataset_upload_part"] = "dataset_upload_part"
     number: int
     bytes: int
-    sha256: str = Field(description="Of the bytes as they were sent.")
+    sha256: str = Field(description="SHA-256 of the bytes as they were sent.")
     source_format: FileFormat
     created_at: Timestamp
 
     @classmethod
     def of(cls, part: DatasetUploadPart) -> Self:
-        """From its row."""
+        """Create the response from a database row."""
         return cls(
             number=part.number,
             bytes=part.bytes,
@@ -47,18 +47,18 @@ class UploadRead(BaseModel):
 
     @classmethod
     def of(cls, upload: DatasetUpload) -> Self:
-        """From its row."""
+        """Create the response from a database row."""
         return cls.model_validate(_columns(upload))
 
 
 class UploadWithParts(UploadRead):
-    """An upload and the parts that arrived, in the order of their numbers."""
+    """An upload and the parts received so far, in the order of their numbers."""
 
     parts: list[UploadPartRead]
 
     @classmethod
     def of_state(cls, state: UploadState) -> Self:
-        """From the rows."""
+        """Create the response from database rows."""
         parts = [UploadPartRead.of(part) for part in state.parts]
         return cls.model_validate({**_columns(state.upload), "parts": parts})
 

@@ -1,4 +1,4 @@
-"""Uploads in numbered parts: opened and filled part by part; part_finishing.py converts them."""
+"""Uploads in numbered parts: open them and store parts. part_finishing.py converts them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from app.storage.blobs import BlobWriter
 from app.storage.quota import check_storage_quota
 
 MAX_PARTS = 1000
-#: An upload expires when nothing was done to it for a day.
+#: An upload expires a day after its last change.
 LIFETIME_MS = 86_400_000
 OPTIONS = TypeAdapter(ReadOptions)
 
@@ -44,7 +44,7 @@ class UploadNotOpenError(ConflictError):
 
 @dataclass(frozen=True)
 class UploadState:
-    """An upload with its parts in order."""
+    """An upload with its parts in the order of their numbers."""
 
     upload: DatasetUpload
     parts: list[DatasetUploadPart]
@@ -52,7 +52,7 @@ class UploadState:
 
 @dataclass(frozen=True)
 class PartBody:
-    """A part as it comes in."""
+    """A part in transfer; ``chunks`` are its bytes."""
 
     upload_id: str
     number: int
@@ -66,9 +66,9 @@ def open_upload(
     """Open an upload.
 
     Raises:
-        QuotaError: the key has too many open ones, or the tenant's storage is used up.
+        QuotaError: the key has too many open uploads, or the tenant's storage quota is used up.
     """
-    # The lock makes simultaneous requests of one key count each other's uploads.
+    # The lock serialises requests of one key, so that each counts the uploads of the others.
     session.execute(select(ApiKey.id).where(ApiKey.id == actor.key_id).with_for_update())
     count = session.scalar(
         select(func.count()).where(
@@ -100,7 +100,11 @@ def open_upload(
 
 
 def get(session: Session, tenant_id: str, upload_id: str) -> UploadState:
-    """An upload of this tenant, or UploadNotFoundError."""
+    """Return an upload of this tenant with its parts.
+
+    Raises:
+        UploadNotFoundError: there is no such upload, or it has expired.
+    """
     upload = session.scalar(
         select(DatasetUpload).where(
             DatasetUpload.id == upload_id, DatasetUpload.tenant_id == tenant_id, _is_fresh()
@@ -119,7 +123,7 @@ def get(session: Session, tenant_id: str, upload_id: str) -> UploadState:
 def list_page(
     session: Session, tenant_id: str, limit: int, after: str | None
 ) -> list[DatasetUpload]:
-    """Up to ``limit + 1`` uploads, newest first."""
+    """Return up to ``limit + 1`` uploads, newest first."""
     statement = select(DatasetUpload).where(DatasetUpload.tenant_id == tenant_id, _is_fresh())
     return list(session.scalars(newest_first(statement, DatasetUpload.id, limit, after)))
 
@@ -127,7 +131,9 @@ def list_page(
 def store_part(
     engine: Engine, settings: Settings, actor: Actor, body: PartBody
 ) -> tuple[DatasetUploadPart, bool]:
-    """Store a part; the part, and whether its bytes are new. A part sent again is replaced.
+    """Store a part, and replace an earlier one with this number.
+
+    Return the part and whether its bytes are new.
 
     Raises:
         UploadNotFoundError, UploadNotOpenError, TooLargeError, QuotaError, StorageFullError
@@ -156,7 +162,7 @@ def store_part(
 
 
 def remove(session: Session, tenant_id: str, upload_id: str) -> None:
-    """Delete an upload with its parts; the dataset of a finished one stays.
+    """Delete an upload with its parts; keep the dataset of a finished upload.
 
     Raises:
         UploadNotFoundError, UploadNotOpenError
@@ -172,7 +178,7 @@ def remove(session: Session, tenant_id: str, upload_id: str) -> None:
 
 
 def drop_expired(engine: Engine, limit: int) -> int:
-    """Delete expired uploads with their parts; return how many."""
+    """Delete up to ``limit`` expired uploads with their parts; return their number."""
     with transaction(engine) as session:
         expired = select(DatasetUpload.id).where(~_is_fresh()).limit(limit)
         gone = session.scalars(
@@ -184,7 +190,7 @@ def drop_expired(engine: Engine, limit: int) -> int:
 
 
 def touch(session: Session, tenant_id: str, upload_id: str) -> None:
-    """Lock an open upload until the end of the transaction and let it live for a day more.
+    """Lock an open upload until the end of the transaction, and let it expire in a day.
 
     Raises:
         UploadNotFoundError, UploadNotOpenError
@@ -209,7 +215,7 @@ def _is_fresh() -> ColumnElement[bool]:
 
 
 def _is_open() -> ColumnElement[bool]:
-    """Open, or left by a process that died while it finished the upload."""
+    """Match open uploads, and those whose finishing process lost its lease."""
     return or_(
         DatasetUpload.status == "open",
         (DatasetUpload.status == "finishing") & (DatasetUpload.finish_expires_at < now_ms()),

@@ -1,4 +1,4 @@
-"""Uploads in numbered parts over HTTP."""
+"""Routes of uploads in numbered parts."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ from app.web.problem_details import error_responses
 
 router = APIRouter(prefix="/v1/datasets/uploads", tags=["datasets"])
 
-#: The route's bound; ``settings.max_upload_bytes`` is held while the body streams.
+#: The route has no limit: ``settings.max_upload_bytes`` is checked while the body streams.
 _NO_BOUND = 1 << 50
 
 UploadId = Annotated[str, Path(pattern=r"^up_[0-9a-f]{32}$")]
-PartNumber = Annotated[int, Path(ge=1, le=MAX_PARTS, description="Decides the order of the rows.")]
+PartNumber = Annotated[int, Path(ge=1, le=MAX_PARTS, description="Decides the order of rows.")]
 _BODY = {
     "requestBody": {
         "required": True,
@@ -81,13 +81,13 @@ def open_upload(
     options: ReadOptionsDep,
     name: Annotated[
         Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None,
-        Query(description="For people."),
+        Query(description="Name for display."),
     ] = None,
 ) -> UploadRead:
     """Open an upload in parts, for large datasets and directories of shards.
 
-    The parameters are those of an upload in one request, and hold for all parts. An upload expires
-    a day after the last part was sent.
+    The parameters are those of an upload in one request, and apply to all parts. An upload expires
+    a day after the last part was received.
     """
     upload = part_uploads.open_upload(session, settings, actor, name, options)
     response.headers["Location"] = f"/v1/datasets/uploads/{upload.id}"
@@ -98,7 +98,7 @@ def open_upload(
 def list_uploads(
     engine: ReadEngineDep, principal: RequireJobsRead, page: PageDep
 ) -> Page[UploadRead]:
-    """Uploads in parts that have not expired, newest first."""
+    """List the uploads in parts that have not expired, newest first."""
     with transaction(engine) as session:
         rows = part_uploads.list_page(session, principal.tenant_id, page.limit, page.after)
     return Page[UploadRead].of(rows, page.limit, UploadRead.of, by_id)
@@ -108,7 +108,7 @@ def list_uploads(
 def get_upload(
     upload_id: UploadId, engine: ReadEngineDep, principal: RequireJobsRead
 ) -> UploadWithParts:
-    """The state of an upload and the parts that arrived, with their hashes."""
+    """Get the state of an upload and the received parts with their hashes."""
     with transaction(engine) as session:
         state = part_uploads.get(session, principal.tenant_id, upload_id)
     return UploadWithParts.of_state(state)
@@ -122,7 +122,7 @@ def get_upload(
 def delete_upload(
     upload_id: UploadId, session: SessionDep, principal: RequireJobsWrite, actor: ActorDep
 ) -> None:
-    """Delete an upload and its parts. The dataset of a finished upload stays."""
+    """Delete an upload and its parts. The dataset of a finished upload is kept."""
     part_uploads.remove(session, principal.tenant_id, upload_id)
     audit_log.record(session, actor, "upload.delete", upload_id)
 
@@ -157,12 +157,12 @@ async def put_upload_part(
     settings: SettingsDep,
     actor: ActorDep,
     format: Annotated[
-        FileFormat | None, Query(description="Where the content type does not tell.")
+        FileFormat | None, Query(description="Needed if the content type does not name the format.")
     ] = None,
 ) -> Response:
-    """Send one part: a whole file in any format that an upload may have, also compressed.
+    """Send one part: a whole file in any format of an upload, which may be compressed.
 
-    A part that is sent again replaces the earlier one. Its rows are checked when the upload is
+    A part replaces an earlier one with the same number. The rows are checked when the upload is
     finished.
     """
     if int(request.headers.get("content-length") or 0) > settings.max_upload_bytes:
@@ -186,7 +186,7 @@ async def put_upload_part(
     response_model=DatasetRead,
     dependencies=[Depends(RequireScopeAndKnownParameters(Scope.JOBS_WRITE))],
     responses={
-        200: {"model": DatasetRead, "description": "These pairs are here already."},
+        200: {"model": DatasetRead, "description": "The tenant has these pairs already."},
         **error_responses(
             UploadNotFoundError,
             UploadNotOpenError,
@@ -207,12 +207,12 @@ async def finish_upload(
     actor: ActorDep,
     parts: Annotated[
         int | None,
-        Query(ge=1, le=MAX_PARTS, description="How many parts there are, to notice a missing one."),
+        Query(ge=1, le=MAX_PARTS, description="Number of parts, to detect a missing one."),
     ] = None,
 ) -> Response:
-    """Check the parts, in the order of their numbers, and make one dataset of them.
+    """Check the parts, and convert them in the order of their numbers to one dataset.
 
-    If the pairs are refused, the upload stays open: send the wrong parts again and repeat this
+    If the pairs are rejected, the upload stays open: replace the wrong parts and repeat this
     request. A repeated request returns the same dataset.
     """
     places: UploadPlaces = request.app.state.upload_places

@@ -1,4 +1,4 @@
-"""From checked pairs to a dataset: its row, counted against the tenant's quota."""
+"""Store checked pairs as a dataset, and count them against the tenant's storage quota."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ from app.models import Dataset
 from app.storage.blobs import BlobWriter, StoredBlob
 from app.storage.quota import check_storage_quota
 
-#: Canonical JSONL of a compressed upload may be larger than the upload, but not without end.
+#: Limit on canonical JSONL as a multiple of the upload limit: compressed uploads grow.
 EXPANSION = 4
-#: Seconds between two calls of ``keep_going`` while files are converted.
+#: Seconds between two calls of ``keep_going`` during a conversion.
 PAUSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Sent:
-    """An upload as it was sent."""
+    """Metadata of an upload: ``sha256`` and ``size`` (bytes) are those of the bytes as sent."""
 
     name: str | None
     file_format: FileFormat
     options: ReadOptions
     sha256: str
     size: int
-    #: Further entries of the summary.
+    #: Additional entries of the summary.
     facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What the owner of a conversion does meanwhile and at its end."""
+    """Callbacks of a conversion."""
 
-    #: Called every few seconds; an exception ends the conversion.
+    #: Called every few seconds. An exception aborts the conversion.
     keep_going: Callable[[], None]
-    #: Called with the dataset's id in the transaction that stores it, before the quota is checked.
+    #: Called with the dataset's id in the transaction that stores it, before the quota check.
     close: Callable[[Session, str], None] = lambda _session, _id: None
 
 
 def read_limits(settings: Settings) -> ReadLimits:
-    """How much one upload may hold."""
+    """Return the limits for one upload from the settings."""
     return ReadLimits(
         EXPANSION * settings.max_upload_bytes,
         settings.max_rows,
@@ -71,11 +71,13 @@ def store_files(
     files: Sequence[SourceFile],
     steps: Steps,
 ) -> tuple[Dataset, bool]:
-    """Check and store several files as one dataset; the dataset, and whether it is a new one.
+    """Check several files and store them as one dataset; return it and whether it is new.
+
+    Nothing is stored if an error is raised.
 
     Raises:
-        InvalidDatasetError: names the first bad lines and their files; nothing is kept.
-        QuotaError, StorageFullError: nothing is kept.
+        InvalidDatasetError: names the first bad lines and their files.
+        QuotaError, StorageFullError
     """
     limits = read_limits(settings)
     rows = FileRows(files, FileLimits(limits.max_bytes, limits.max_rows), sent.options, settings)
@@ -99,7 +101,7 @@ def store_files(
 
 
 def make_row(tenant_id: str, sent: Sent, blob: StoredBlob, summary: DatasetSummary) -> Dataset:
-    """The row of a new dataset."""
+    """Create the database row of a new dataset."""
     return Dataset(
         id=new_id("ds"),
         tenant_id=tenant_id,
@@ -122,7 +124,7 @@ def publish(
     dataset: Dataset,
     close: Callable[[Session, str], None] = lambda _session, _id: None,
 ) -> tuple[Dataset, bool]:
-    """Store a dataset unless the tenant has it; the stored one, and whether it is a new one.
+    """Store a dataset unless the tenant has it already; return the stored one, and if it is new.
 
     Raises:
         QuotaError
@@ -140,7 +142,7 @@ def publish(
                 session.refresh(dataset)
                 audit_log.record(session, actor, "dataset.upload", dataset.id)
             return dataset, True
-        except IntegrityError:  # the same upload, at the same time: it is there the second time
+        except IntegrityError:  # a concurrent request stored the same upload: find it and return it
             with transaction(reader(engine)) as session:
                 if not _find_upload(session, dataset):
                     raise

@@ -1,4 +1,4 @@
-"""Query parameters that say how an upload is to be read."""
+"""Query parameters for the options of an upload."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from app.datasets.options import LABELS, MAPPABLE, OnInvalid, ReadOptions
 _PAIR = re.compile(r"(columns|labels)\[(.*)\]")
 _ALLOWED = {"columns": MAPPABLE, "labels": LABELS}
 _MAX_CHARACTERS = 200
-#: The framework does not know parameters of the form name[key]=value.
+#: Described here because FastAPI does not support parameters of the form name[key]=value.
 QUERY_PARAMETERS: list[dict[str, Any]] = [
     {
         "name": "columns",
         "in": "query",
         "style": "deepObject",
         "explode": True,
-        "description": "Which column is which part: `columns[prompt]=question`. `a.b` is the key b "
-        "of objects in the column a. See docs/data.md.",
+        "description": "Column of each part, such as `columns[prompt]=question`. `a.b` is the key "
+        "b of objects in the column a. See docs/data.md.",
         "schema": {
             "type": "object",
             "properties": {
@@ -36,9 +36,9 @@ QUERY_PARAMETERS: list[dict[str, Any]] = [
         "in": "query",
         "style": "deepObject",
         "explode": True,
-        "description": "What the values of `columns[label]` mean: `labels[a]=1&labels[b]=0` says "
-        "that response_a is better where the label is 1. Several values have commas between them; "
-        "`positive` and `negative` stand for numbers of that sign.",
+        "description": "Meaning of the values of `columns[label]`: with `labels[a]=1&labels[b]=0`, "
+        "response_a is better if the label is 1. Separate several values with commas; `positive` "
+        "and `negative` mean numbers of that sign.",
         "schema": {
             "type": "object",
             "properties": {
@@ -57,19 +57,19 @@ async def read_options(
         list[str] | None,
         Query(
             max_length=100,
-            description="Columns to leave out although they hold text, and keys of messages such "
-            "as `messages[].name`; repeated, or with commas between them.",
+            description="Columns to ignore although they hold text, and keys of messages such as "
+            "`messages[].name`. Repeat the parameter, or separate names with commas.",
         ),
     ] = None,
     on_invalid: Annotated[
         OnInvalid,
-        Query(description="skip: leave out rows that cannot be used, and count them by reason."),
+        Query(description="skip: skip rows that cannot be used, and count them by reason."),
     ] = "refuse",
 ) -> ReadOptions:
-    """The options that a request gives.
+    """Read the options from the query of a request.
 
     Raises:
-        InvalidError: an unknown part, an empty column, or one given twice.
+        InvalidError: a part is unknown or given twice, or a column is empty or too long.
     """
     found: dict[str, dict[str, str]] = {"columns": {}, "labels": {}}
     problems: list[FieldProblem] = []
@@ -81,7 +81,7 @@ async def read_options(
         if key not in _ALLOWED[group]:
             there_are = ", ".join(_ALLOWED[group])
             problems.append(
-                _problem(name, "unknown_field", f"no such part; there are: {there_are}")
+                _problem(name, "unknown_field", f"no such part; the parts are: {there_are}")
             )
         elif not 0 < len(value) <= _MAX_CHARACTERS:
             problems.append(_problem(name, "out_of_range", "give 1 to 200 characters"))

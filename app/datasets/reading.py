@@ -1,12 +1,12 @@
-"""An upload's bytes → canonical JSONL, checked as it streams::
+"""Convert an upload to canonical JSONL and check it while it streams::
 
     reader = DatasetReader()
     for block in reader.read(chunks, "jsonl"):   # or reader.read_columnar(path)
-        store(block)                             # canonical JSONL, some 64 KiB at a time
-    reader.summary                               # or InvalidDatasetError out of the loop
+        store(block)                             # canonical JSONL, about 64 KiB at a time
+    reader.summary                               # unless the loop raised InvalidDatasetError
 
-The reader pulls: the endpoint's thread hands in an iterator over the request's chunks, and may hash
-or store each as it goes by. Beyond one chunk and the first rows, memory stays within a few MiB.
+The reader pulls: the endpoint's thread passes an iterator over the request's chunks, which may hash
+or store each chunk. Memory holds one chunk, the first rows, and a few MiB.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ _BLOCK_BYTES = 64 << 10
 
 @dataclass(frozen=True)
 class ReadLimits:
-    """How much one upload may hold, once unpacked."""
+    """Limits on one upload after decompression."""
 
     max_bytes: int = 4 << 30
     max_rows: int = 5_000_000
     max_bad_lines: int = 1_000
-    """Bad lines are counted up to here; a file with more is not read to its end."""
+    """Reading stops after this number of bad lines."""
     max_skipped_share: float = 0.5
-    """Of all rows, ties of labelled shapes aside, where invalid rows may be skipped."""
+    """Largest share of skipped rows (0 to 1), without ties, if invalid rows may be skipped."""
 
 
 class DatasetReader:
-    """Reads one upload, once; after its last block ``summary`` says what was in it.
+    """Reads one upload, once; ``summary`` is set after the last block.
 
-    Exceptions of the chunk iterator (a client that went away, a size limit) pass through.
+    Exceptions of the chunk iterator (a disconnected client, a size limit) propagate.
     """
 
     summary: DatasetSummary
@@ -70,22 +70,22 @@ class DatasetReader:
         self._line = 0
 
     def read(self, chunks: Iterable[bytes], text_format: TextFormat) -> Iterator[bytes]:
-        """Canonical JSONL of a text file, plain or compressed (told by its first bytes).
+        """Yield the canonical JSONL of a text file, which may be compressed.
 
-        After the first bad line nothing more is yielded; the rest is read to count them. With
-        ``on_invalid="skip"`` bad lines are counted and left out.
+        After the first bad line nothing more is yielded; the rest is read to count bad lines. With
+        ``on_invalid="skip"``, bad lines are counted and skipped.
 
         Raises:
-            InvalidDatasetError: after the last line; what was yielded before must not be kept.
+            InvalidDatasetError: after the last line; discard all blocks yielded before.
         """
         rows = text_rows(chunks, text_format, self._limits.max_bytes)
         yield from self.read_rows(rows, is_untyped=text_format in ("csv", "tsv"))
 
     def read_columnar(self, path: Path) -> Iterator[bytes]:
-        """Canonical JSONL of a Parquet or Arrow file, which is parsed in a process of its own.
+        """Yield the canonical JSONL of a Parquet or Arrow file, which a child process parses.
 
         Raises:
-            InvalidDatasetError: as ``read`` does; ``line`` is the row's number, from 1.
+            InvalidDatasetError: as in ``read``; ``line`` is the row's number, from 1.
         """
         rows = columnar_rows(
             path,
@@ -93,24 +93,26 @@ class DatasetReader:
             self._limits.max_bytes,
             self._options.ignore_columns,
         )
-        with closing(rows):  # ends the child when the caller goes away
+        with closing(rows):  # ends the child if the caller stops early
             yield from self.read_rows(rows, is_untyped=False)
 
     def read_zstd(self, path: Path, text_format: TextFormat) -> Iterator[bytes]:
-        """Canonical JSONL of a text file that Zstandard compressed; a child process unpacks it.
+        """Yield the canonical JSONL of a Zstandard file with text, which a child process unpacks.
 
         Raises:
-            InvalidDatasetError: as ``read`` does.
+            InvalidDatasetError: as in ``read``.
         """
         chunks = unpacked_zstd(path)
         with closing(chunks):
             yield from self.read(chunks, text_format)
 
     def read_rows(self, rows: Iterable[Row], *, is_untyped: bool) -> Iterator[bytes]:
-        """Canonical JSONL of numbered rows; ``is_untyped`` where all values are text (CSV, TSV).
+        """Yield the canonical JSONL of numbered rows.
+
+        ``is_untyped`` means that all values are text, as in CSV and TSV.
 
         Raises:
-            InvalidDatasetError: as ``read`` does.
+            InvalidDatasetError: as in ``read``.
         """
         ignored: set[str] = set()
         try:
@@ -171,7 +173,7 @@ class DatasetReader:
             yield b"".join(block)
 
     def _kept_columns(self, rows: Iterable[Row], ignored: set[str]) -> Iterator[Row]:
-        """The rows without the columns that the caller asked to ignore; notes those there were."""
+        """Drop the columns that the caller asked to ignore, and add those found to ``ignored``."""
         asked = self._options.ignore_columns
         for line, row in rows:
             if isinstance(row, dict) and (there := asked & row.keys()):
@@ -223,7 +225,7 @@ class DatasetReader:
             names = ", ".join(sorted(unused.warned)[:20])
             yield DatasetWarning(
                 code=WarningCode.COLUMNS_IGNORED,
-                message=f"text was left out that no part of a pair comes from: {names}",
+                message=f"text in these columns was ignored, as no part of a pair uses it: {names}",
             )
         if skipped := self._tally.skipped:
             total = sum(each.count for each in skipped)

@@ -1,4 +1,4 @@
-"""Datasets over HTTP."""
+"""Routes of datasets."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ from app.web.range_response import Content, content_response
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
-#: The route's bound; ``settings.max_upload_bytes`` is held while the body streams.
+#: The route has no limit: ``settings.max_upload_bytes`` is checked while the body streams.
 _NO_BOUND = 1 << 50
 
 DatasetId = Annotated[str, Path(pattern=DATASET_ID)]
@@ -78,7 +78,7 @@ _BODY = {
     dependencies=[Depends(RequireScopeAndKnownParameters(Scope.JOBS_WRITE))],
     openapi_extra=_BODY,
     responses={
-        200: {"model": DatasetRead, "description": "This file is here already."},
+        200: {"model": DatasetRead, "description": "The tenant has this file already."},
         **error_responses(
             InvalidDatasetError,
             BadMultipartError,
@@ -100,16 +100,16 @@ async def create_dataset(
     options: ReadOptionsDep,
     name: Annotated[
         Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None,
-        Query(description="For people."),
+        Query(description="Name for display."),
     ] = None,
     format: Annotated[
-        FileFormat | None, Query(description="Where the content type does not tell.")
+        FileFormat | None, Query(description="Needed if the content type does not name the format.")
     ] = None,
 ) -> Response:
-    """Upload preference data: JSONL, JSON, CSV, TSV, Parquet or Arrow, also compressed.
+    """Upload preference data as JSONL, JSON, CSV, TSV, Parquet or Arrow, which may be compressed.
 
     The shape of the rows is recognised, or described by `columns[…]`; see docs/data.md. The file is
-    checked while it streams. A file with bad lines is refused with the first ten of them.
+    checked while it streams. A file with bad lines is rejected; the error names the first ten.
     """
     if int(request.headers.get("content-length") or 0) > settings.max_upload_bytes:
         raise TooLargeError(f"The file is larger than {settings.max_upload_bytes} bytes.")
@@ -139,7 +139,7 @@ async def create_dataset(
 def list_datasets(
     engine: ReadEngineDep, principal: RequireJobsRead, page: PageDep
 ) -> Page[DatasetRead]:
-    """Datasets, newest first."""
+    """List datasets, newest first."""
     with transaction(engine) as session:
         rows = service.list_page(session, principal.tenant_id, page.limit, page.after)
     return Page[DatasetRead].of(rows, page.limit, DatasetRead.of, by_id)
@@ -149,7 +149,7 @@ def list_datasets(
 def get_dataset(
     dataset_id: DatasetId, engine: ReadEngineDep, principal: RequireJobsRead
 ) -> DatasetRead:
-    """What a dataset turned out to be."""
+    """Get a dataset: its format, counts, slices and warnings."""
     with transaction(engine) as session:
         return DatasetRead.of(service.get(session, principal.tenant_id, dataset_id))
 
@@ -174,7 +174,7 @@ def preview_dataset(
     principal: RequireJobsRead,
     n: Annotated[int, Query(ge=1, le=100, description="Rows.")] = 5,
 ) -> DatasetPreview:
-    """The first rows, as they are stored."""
+    """Get the first rows as they are stored."""
     with transaction(engine) as session:
         dataset = service.get(session, principal.tenant_id, dataset_id)
     return DatasetPreview(data=service.preview(engine, dataset, n))
@@ -185,15 +185,15 @@ def preview_dataset(
     response_class=Response,
     responses={
         200: {"content": {"application/x-ndjson": {}}, "description": "The canonical JSONL."},
-        206: {"description": "A part of it."},
-        304: {"description": "The client has it."},
+        206: {"description": "The requested range."},
+        304: {"description": "The client has the current version."},
         **error_responses(DatasetNotFoundError, RangeError),
     },
 )
 def download_dataset(
     request: Request, dataset_id: DatasetId, engine: ReadEngineDep, principal: RequireJobsRead
 ) -> Response:
-    """The canonical JSONL; one Range, ETag and If-Range are honoured."""
+    """Download the canonical JSONL. A single Range, ETag and If-Range are supported."""
     with transaction(engine) as session:
         dataset = service.get(session, principal.tenant_id, dataset_id)
     content = Content(

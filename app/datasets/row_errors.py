@@ -1,4 +1,4 @@
-"""Problems of an uploaded dataset: what was found, where, and how to correct it."""
+"""Errors of an uploaded dataset: what was found, where, and how to correct it."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ _SHOWN_CHARACTERS = 60
 
 
 class RowProblem(BaseModel):
-    """One bad line: its number (from 1; a row number for Parquet), where in it, what, what to do.
+    """One bad line: where it is, what was found, and what to do.
 
-    ``column`` is a field path such as ``chosen[1].role``; ``offset`` counts characters of the line
-    from 1 (bytes for ``invalid_utf8``) and is given where no field can be named.
+    ``line`` counts from 1 (rows for Parquet and Arrow). ``column`` is a field path such as
+    ``chosen[1].role``. ``offset`` counts characters of the line from 1 (bytes for
+    ``invalid_utf8``) and is set if no field can be named.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -52,7 +53,7 @@ class RowProblem(BaseModel):
     offset: int | None = None
 
     def sentence(self) -> str:
-        """Where and what, without what to do."""
+        """Return the location and the message, without the hint."""
         where = f"line {self.line}" + (f", {self.column}" if self.column else "")
         return f"{where}: {self.message}"
 
@@ -77,7 +78,7 @@ class _UploadError(Exception):
         self.line = line
 
     def at(self, line: int) -> RowProblem:
-        """The problem at ``line``, unless the fault knows its own line."""
+        """Return the problem at ``line``, unless the error has its own line."""
         return RowProblem(
             line=self.line or line,
             column=self.column,
@@ -89,22 +90,22 @@ class _UploadError(Exception):
 
 
 class RowError(_UploadError):
-    """A row that is no preference pair; the reader notes it and continues with the next."""
+    """A row that is not a valid preference row; the reader records it and reads the next row."""
 
 
 class FileError(_UploadError):
-    """A problem after which the file is not read any further."""
+    """An error that stops the reading of the file."""
 
 
 Row = tuple[int, dict[str, Any] | RowError]
-"""A line number, and the columns read there or why there are none."""
+"""A line number, and the columns of the row or the error of the line."""
 
 
 class InvalidDatasetError(InvalidError):
-    """The upload was read and refused.
+    """The upload was read and rejected.
 
-    ``rows`` holds the first ten bad lines, ``bad_line_count`` how many there were;
-    ``is_counted_to_end`` is false where reading stopped early, so that there may be more.
+    ``rows`` holds the first ten bad lines, ``bad_line_count`` the number of bad lines.
+    ``is_counted_to_end`` is false if reading stopped early, so that there may be more.
     """
 
     code = "invalid_dataset"
@@ -113,7 +114,7 @@ class InvalidDatasetError(InvalidError):
     def __init__(
         self, rows: Sequence[RowProblem], *, bad_line_count: int, is_counted_to_end: bool
     ) -> None:
-        # Each line is described in `problems`, so the detail repeats none of them.
+        # `problems` describes each line, so the detail does not repeat them.
         if bad_line_count == 1:
             detail, hint = rows[0].sentence(), rows[0].hint
         else:
@@ -137,14 +138,14 @@ class InvalidDatasetError(InvalidError):
 
 
 def shown(value: Any, characters: int = _SHOWN_CHARACTERS) -> str:
-    """Text from an upload, quoted, short, and safe to print and to store."""
+    """Return text from an upload quoted, truncated, and safe to print and to store."""
     text = value if isinstance(value, str) else repr(value)[: 4 * characters]
     cut = text if len(text) <= characters else text[:characters] + "…"
     return json.dumps(cut, ensure_ascii=not cut.isprintable())
 
 
 def kind_of(value: Any) -> str:
-    """How a JSON value is called in a message to the user."""
+    """Return the name of a JSON value's type for messages to the user."""
     if value is None:
         return "null"
     kinds = {str: "text", list: "a list", dict: "an object", bool: "true or false"}

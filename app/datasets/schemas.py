@@ -1,4 +1,4 @@
-"""Datasets as the API shows them."""
+"""Response models of datasets."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from app.web.pagination import Timestamp
 
 
 class SkippedRowsRead(BaseModel):
-    """Rows that were left out for one reason."""
+    """Rows that were skipped for one reason."""
 
-    code: str = Field(description="As in the errors of a refused upload; `tie`: neither is better.")
+    code: str = Field(
+        description="Code of the row's error, or `tie` if neither response is better."
+    )
     count: int
-    lines: list[int] = Field(description="The first of them.")
+    lines: list[int] = Field(description="Line numbers of the first of them.")
 
 
 class DatasetWarningRead(BaseModel):
-    """Something about the dataset that its owner should know."""
+    """Warning about a dataset."""
 
     code: str
     message: str
-    lines: list[int] = Field([], description="The first rows that it is about.")
+    lines: list[int] = Field([], description="Line numbers of the first affected rows.")
 
 
 class DatasetRead(BaseModel):
@@ -33,35 +35,34 @@ class DatasetRead(BaseModel):
     object: Literal["dataset"] = "dataset"
     id: str
     name: str | None
-    source_format: FileFormat = Field(description="Of the upload.")
-    shape: str = Field(
-        description="Which shape the upload was recognised as; docs/data.md has all."
-    )
+    source_format: FileFormat = Field(description="File format of the upload.")
+    shape: str = Field(description="Recognised shape of the upload; docs/data.md lists all shapes.")
     row_form: Literal["pairs", "ranked"] = Field(
-        description="pairs: a chosen and a rejected reply a row; ranked: several ranked replies."
+        description="pairs: one chosen and one rejected reply per row; ranked: several ranked "
+        "replies per row."
     )
     format: Literal["text", "conversational"]
     prompt: Literal["explicit", "implicit"]
-    columns: list[str] = Field(description="Of the stored rows.")
+    columns: list[str] = Field(description="Columns of the stored rows.")
     has_margin: bool
-    slices: dict[str, int] = Field(description="Rows per slice label.")
-    ignored_columns: list[str] = Field(description="Columns of the upload that were not kept.")
-    skipped: list[SkippedRowsRead] = Field(description="Rows that were left out, by reason.")
+    slices: dict[str, int] = Field(description="Number of rows by slice label.")
+    ignored_columns: list[str] = Field(description="Columns of the upload that were not stored.")
+    skipped: list[SkippedRowsRead] = Field(description="Skipped rows by reason.")
     warnings: list[DatasetWarningRead]
     row_count: int
-    pair_count: int = Field(description="Pairs that the rows give; as many as rows, or more.")
-    sha256: str = Field(description="Of the canonical JSONL that jobs train on.")
+    pair_count: int = Field(description="Number of pairs: at least the number of rows.")
+    sha256: str = Field(description="SHA-256 of the canonical JSONL that jobs train on.")
     bytes: int
-    upload_sha256: str = Field(description="Of the file as it was uploaded.")
+    upload_sha256: str = Field(description="SHA-256 of the file as it was uploaded.")
     upload_bytes: int
     origin: str | None = Field(
-        description="What an import fetched: `hub:org/name@commit`, and the split after `#`."
+        description="Source of an imported dataset: `hub:org/name@commit#split`."
     )
     created_at: Timestamp
 
     @classmethod
     def of(cls, dataset: Dataset) -> Self:
-        """From its row; datasets of earlier versions lack what is new in the summary."""
+        """Create the response from a database row; summaries of earlier versions lack some keys."""
         summary = dataset.summary
         is_ranked = summary.get("row_form") == "ranked"
         is_there = {
@@ -99,7 +100,7 @@ class DatasetRead(BaseModel):
 
 
 class DatasetPreview(BaseModel):
-    """The first rows."""
+    """The first rows of a dataset."""
 
     object: Literal["dataset_preview"] = "dataset_preview"
     data: list[dict[str, Any]]

@@ -1,4 +1,4 @@
-"""Uploads become datasets: checked, stored by content, counted against the tenant's quota."""
+"""Store uploads as datasets; find, preview and delete datasets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class DatasetNotFoundError(NotFoundError):
 
 
 class DatasetInUseError(ConflictError):
-    """A job that is not finished needs the dataset."""
+    """An unfinished job uses the dataset."""
 
     code = "dataset_in_use"
     title = "The dataset is in use"
@@ -44,7 +44,7 @@ class DatasetInUseError(ConflictError):
 
 @dataclass(frozen=True)
 class Upload:
-    """A file as it comes in, and how it is to be read."""
+    """A file in transfer, and the options for reading it."""
 
     name: str | None
     file_format: FileFormat
@@ -53,20 +53,21 @@ class Upload:
 
 
 def store(engine: Engine, settings: Settings, actor: Actor, upload: Upload) -> tuple[Dataset, bool]:
-    """Check an upload as it streams and store it; the dataset, and whether it is a new one.
+    """Check an upload while it streams and store it; return the dataset and whether it is new.
 
-    The same bytes uploaded again with the same options give the dataset that is there already.
+    The same bytes with the same options give the existing dataset. Nothing is stored if an error is
+    raised.
 
     Raises:
-        InvalidDatasetError: names the first bad lines; nothing is kept.
-        TooLargeError, QuotaError: nothing is kept.
+        InvalidDatasetError: names the first bad lines.
+        TooLargeError, QuotaError
     """
     tenant_id = actor.tenant_id
     with transaction(reader(engine)) as session:
         check_storage_quota(session, settings, tenant_id, 0)
     data_reader = DatasetReader(read_limits(settings), upload.options)
     with StreamDigest() as digest, BlobWriter(engine) as writer:
-        counted = _Counted(upload.chunks, settings.max_upload_bytes, digest)
+        counted = _CountedChunks(upload.chunks, settings.max_upload_bytes, digest)
         head, chunks = peek(counted)
         file_format = columnar_format(head) or upload.file_format
         if file_format == "parquet" or file_format == "arrow" or is_zstd(head):
@@ -75,7 +76,7 @@ def store(engine: Engine, settings: Settings, actor: Actor, upload: Upload) -> t
             blocks = data_reader.read(chunks, file_format)
         for block in blocks:
             writer.write(block)
-        for _ in chunks:  # what the reader did not need still belongs to the file
+        for _ in chunks:  # the digest covers the whole file, also bytes that the reader skipped
             pass
         blob = writer.finish()
         sent = Sent(upload.name, file_format, upload.options, digest.hexdigest(), counted.size)
@@ -84,7 +85,11 @@ def store(engine: Engine, settings: Settings, actor: Actor, upload: Upload) -> t
 
 
 def get(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
-    """A dataset of this tenant, or DatasetNotFoundError."""
+    """Return a dataset of this tenant.
+
+    Raises:
+        DatasetNotFoundError
+    """
     dataset = session.scalar(
         select(Dataset).where(Dataset.id == dataset_id, Dataset.tenant_id == tenant_id)
     )
@@ -94,13 +99,13 @@ def get(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
 
 
 def list_page(session: Session, tenant_id: str, limit: int, after: str | None) -> list[Dataset]:
-    """Up to ``limit + 1`` datasets, newest first."""
+    """Return up to ``limit + 1`` datasets, newest first."""
     statement = select(Dataset).where(Dataset.tenant_id == tenant_id)
     return list(session.scalars(newest_first(statement, Dataset.id, limit, after)))
 
 
 def remove(session: Session, tenant_id: str, dataset_id: str) -> None:
-    """Delete a dataset; finished jobs keep their spec, which still names it.
+    """Delete a dataset. The spec of finished jobs still names it.
 
     Raises:
         DatasetNotFoundError, DatasetInUseError
@@ -131,7 +136,7 @@ def remove(session: Session, tenant_id: str, dataset_id: str) -> None:
             .where(Dataset.id == dataset_id, Dataset.tenant_id == tenant_id, ~is_used)
             .returning(Dataset.id)
         )
-    except IntegrityError:  # a job that was submitted meanwhile
+    except IntegrityError:  # a job was submitted concurrently
         gone = None
     if gone is None:
         raise DatasetInUseError(
@@ -141,7 +146,7 @@ def remove(session: Session, tenant_id: str, dataset_id: str) -> None:
 
 
 def preview(engine: Engine, dataset: Dataset, count: int) -> list[dict[str, Any]]:
-    """The first ``count`` pairs."""
+    """Return the first ``count`` stored rows."""
     pairs: list[dict[str, Any]] = []
     for line in _lines(read_range(engine, dataset.blob_id, 0, dataset.bytes)):
         pairs.append(json.loads(line))
@@ -150,8 +155,8 @@ def preview(engine: Engine, dataset: Dataset, count: int) -> list[dict[str, Any]
     return pairs
 
 
-class _Counted:
-    """Chunks, hashed and counted as they are read; can be read on where a reader stopped."""
+class _CountedChunks:
+    """Iterator that hashes and counts chunks; another reader can continue where one stopped."""
 
     def __init__(self, chunks: Iterable[bytes], max_bytes: int, digest: StreamDigest) -> None:
         self._chunks = iter(chunks)
@@ -180,7 +185,7 @@ def _spooled(
     chunks: Iterator[bytes],
     settings: Settings,
 ) -> Iterator[bytes]:
-    """Canonical blocks of a file that a child process reads from disk: columnar, or Zstandard."""
+    """Yield canonical JSONL of a columnar or Zstandard file, which a child reads from disk."""
     folder = settings.data_dir / "uploads"
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder) as file:

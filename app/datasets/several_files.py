@@ -1,4 +1,4 @@
-"""Several files that become one dataset: parts of an upload, or files of a hub repository."""
+"""Read several files as one dataset: parts of an upload, or files of a hub repository."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _UNTYPED = ("csv", "tsv")
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One of the files."""
+    """One of the files; ``size`` is in bytes."""
 
-    #: How messages name it, such as ``part 3``.
+    #: Name of the file in messages, such as ``part 3``.
     label: str
     file_format: FileFormat
     sha256: str
@@ -40,24 +40,24 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class FileLimits:
-    """Bounds of each of the files."""
+    """Limits on each file."""
 
     max_bytes: int
-    """Once unpacked."""
+    """After decompression."""
     max_rows: int
 
 
 def files_digest(files: Sequence[SourceFile]) -> str:
-    """The sha256 of the one file, or of the hex digests of several, each with a newline."""
+    """Return the sha256 of a single file, or that of the files' hex digests, one per line."""
     if len(files) == 1:
         return files[0].sha256
     return hashlib.sha256("".join(f"{file.sha256}\n" for file in files).encode()).hexdigest()
 
 
 class FileRows:
-    """The rows of the files, one file after the other; lines are counted on from file to file.
+    """Iterable over the rows of all files.
 
-    So line numbers are those of one file that holds all of them.
+    Line numbers continue from file to file, as if one file held all rows.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class FileRows:
                 raise
 
     def located(self, error: InvalidDatasetError) -> InvalidDatasetError:
-        """The error with the file of each line, and the line in that file, in its messages."""
+        """Return the error with the file of each line, and the line in it, in the messages."""
         return InvalidDatasetError(
             [self._located(row) for row in error.rows],
             bad_line_count=error.bad_line_count,
@@ -116,7 +116,7 @@ class FileRows:
             raise FileError(
                 "wrong_format",
                 f"{file.label} is {file.file_format}, but {first.label} is {first.file_format}",
-                "the values of CSV and TSV have no types: send them apart from other formats",
+                "the values of CSV and TSV have no types: upload them as separate datasets",
             )
 
     def _rows(self, file: SourceFile) -> Iterator[Row]:
@@ -127,7 +127,7 @@ class FileRows:
                 rows = columnar_rows(
                     path, limits.max_rows, limits.max_bytes, self._options.ignore_columns
                 )
-                with closing(rows):  # ends the child when the caller goes away
+                with closing(rows):  # ends the child if the caller stops early
                     yield from rows
         elif is_zstd(head):
             with self._on_disk(chunks) as path, closing(unpacked_zstd(path)) as unpacked:

@@ -1,4 +1,4 @@
-"""Rows of an upload that are not stored: refused ones, and skipped ones by reason."""
+"""Count the rows of an upload that are not stored: bad rows, and skipped rows by reason."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from app.datasets.canonical import SkippedRows
 from app.datasets.options import OnInvalid
 from app.datasets.row_errors import MAX_REPORTED, InvalidDatasetError, RowError, RowProblem
 
-#: A row in which neither reply is better is no mistake of the file: it is always skipped.
+#: A row in which neither reply is better is valid data, but not a pair: it is always skipped.
 TIE = "tie"
 _LINES_NAMED = 10
 
 
 @dataclass(frozen=True)
 class TallyLimits:
-    """When an upload is refused for its bad rows."""
+    """Limits on bad and skipped rows, above which an upload is rejected."""
 
     on_invalid: OnInvalid = "refuse"
     max_bad_lines: int = 1_000
-    """Bad rows are counted up to here; an upload with more is not read to its end."""
+    """Reading stops after this number of bad rows."""
     max_skipped_share: float = 0.5
-    """Of all rows, ties aside."""
+    """Largest share of skipped rows (0 to 1), without ties."""
 
 
 class Tally:
@@ -34,10 +34,10 @@ class Tally:
         self.bad_line_count = 0
 
     def add(self, line: int, error: RowError) -> None:
-        """One more row that is not stored.
+        """Count a row that is not stored.
 
         Raises:
-            InvalidDatasetError: there are so many that reading on is of no use.
+            InvalidDatasetError: the number of bad rows has reached ``max_bad_lines``.
         """
         if error.code == TIE or self._limits.on_invalid == "skip":
             self._skip(line, error.code)
@@ -49,13 +49,13 @@ class Tally:
             raise self.refusal(is_counted_to_end=False)
 
     def refuse(self, problem: RowProblem) -> None:
-        """A problem for which the upload is refused at its end."""
+        """Record a problem that rejects the upload after its last row."""
         self.bad_line_count += 1
         if len(self._problems) < MAX_REPORTED:
             self._problems.append(problem)
 
     def refusal(self, *, is_counted_to_end: bool) -> InvalidDatasetError:
-        """The refusal of the upload."""
+        """Return the error that rejects the upload."""
         return InvalidDatasetError(
             self._problems,
             bad_line_count=self.bad_line_count,
@@ -63,10 +63,10 @@ class Tally:
         )
 
     def check_end(self, last_line: int, row_count: int) -> None:
-        """Decide about the upload after its last row; ``row_count`` rows were stored.
+        """Check the counts after the last row; ``row_count`` is the number of stored rows.
 
         Raises:
-            InvalidDatasetError: there were bad rows, too many skipped ones, or no others.
+            InvalidDatasetError: there are bad rows, too many skipped rows, or no stored rows.
         """
         skipped = sum(each.count for each in self._skipped.values())
         invalid = skipped - (self._skipped[TIE].count if TIE in self._skipped else 0)
@@ -75,7 +75,7 @@ class Tally:
         if not self.bad_line_count and not row_count:
             problem = RowError(
                 "empty_dataset",
-                f"no row is left of {skipped}: {reasons}" if skipped else "dataset has no rows",
+                f"all {skipped} rows were skipped: {reasons}" if skipped else "dataset has no rows",
                 "give at least one row with chosen and rejected",
             )
         elif invalid > self._limits.max_skipped_share * (row_count + invalid):
@@ -83,10 +83,10 @@ class Tally:
                 "too_many_skipped",
                 f"{invalid} of {row_count + invalid} rows would be skipped ({reasons})",
                 f"at most {self._limits.max_skipped_share:.0%} may be; correct the rows, or check "
-                "which column is which",
+                "the mapping of the columns",
             )
         if problem is not None:
-            # Before the rows, which only explain it.
+            # It comes first: the skipped rows only explain it.
             self._problems.insert(0, problem.at(max(last_line, 1)))
             self.bad_line_count = max(self.bad_line_count, 1)
         if self.bad_line_count:
@@ -94,7 +94,7 @@ class Tally:
 
     @property
     def skipped(self) -> list[SkippedRows]:
-        """The skipped rows by reason, most frequent first."""
+        """Skipped rows by reason, most frequent first."""
         return sorted(self._skipped.values(), key=lambda each: (-each.count, each.code))
 
     def _skip(self, line: int, code: str) -> None:

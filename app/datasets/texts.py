@@ -1,4 +1,4 @@
-"""Checks of single texts, whatever part of a row they are."""
+"""Checks of a single text, for any part of a row."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ ENCODED_MESSAGES = re.compile(r'\s*\[\s*\{\s*"(role|content|from|value)"\s*:')
 
 
 def is_clean(text: str) -> bool:
-    """Whether the checks below are sure to find nothing: most texts begin with a letter or digit,
-    so they are neither blank nor a list."""
+    """Return whether a fast test proves that all checks below pass.
+
+    Most texts begin with a letter or a digit, so they are neither blank nor a list.
+    """
     return text[:1].isalnum() and "\0" not in text
 
 
 def check_text(path: str, text: str) -> None:
-    """Refuse text that says nothing or that no database can store.
+    """Reject text that is blank or that PostgreSQL cannot store.
 
     Raises:
-        RowError: empty, or only white space, or with a NUL character.
+        RowError: the text is empty, only white space, or has a NUL character.
     """
     if not text or text.isspace():
         raise RowError(
@@ -30,10 +32,10 @@ def check_text(path: str, text: str) -> None:
 
 
 def check_characters(path: str, text: str) -> None:
-    """Refuse a NUL character.
+    """Reject text with a NUL character.
 
     Raises:
-        RowError: there is one.
+        RowError: ``nul_character``.
     """
     if "\0" in text:
         raise RowError(
@@ -45,10 +47,10 @@ def check_characters(path: str, text: str) -> None:
 
 
 def check_side(path: str, text: str) -> None:
-    """Refuse text that is empty or that holds messages in the form of text.
+    """Reject text that is blank or that is an encoded list of messages.
 
     Raises:
-        RowError: as ``check_text``, or the text is a printed list of messages.
+        RowError: as in ``check_text``, or the text is a list of messages in JSON or Python syntax.
     """
     if not text or text.isspace() or "\0" in text:
         check_text(path, text)

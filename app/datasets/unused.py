@@ -1,14 +1,14 @@
-"""Columns and message keys that no part of a pair comes from: nothing is lost silently.
+"""Columns and message keys that no part of a pair uses. No text is dropped silently.
 
-A field that is not used is one of these:
+The first rule that matches an unused field decides:
 
-1. It is on the caller's ``ignore_columns``: ignored, and said in a warning.
-2. Its name is harmless (``id``, ``source``, ``*_model`` …): ignored quietly.
-3. It has no text: null, empty, numbers, booleans.
-4. All its text already stands in the row's pair, as a second copy of the prompt does.
-5. Its name says that it belongs to the pair (``system``, ``context`` …): the upload is refused.
-6. Its text is the same in all rows: ignored, and said in a warning.
-7. Its text differs between rows: the upload is refused.
+1. The caller's ``ignore_columns`` names it: ignore it with a warning.
+2. Its name is harmless (``id``, ``source``, ``*_model`` …): ignore it without a warning.
+3. It has no text, only null, numbers, booleans or empty values: ignore it.
+4. The row's pair contains all its text already, as with a second copy of the prompt: ignore it.
+5. Its name shows that it belongs to the pair (``system``, ``context`` …): reject the upload.
+6. Its text is the same in all rows: ignore it with a warning.
+7. Its text differs between rows: reject the upload.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from app.datasets.content_parts import image_error
 from app.datasets.row_errors import FileError, shown
 
-#: Names that are ignored quietly, in any shape; ``*`` stands for any characters.
+#: Names that are ignored without a warning in any shape; ``*`` matches any characters.
 HARMLESS = (
     "", "unnamed: *", "__index_level_*", "index", "idx", "*_idx", "*_index",
     "id", "ids", "*_id", "*_ids", "*-id", "uid", "uuid", "qid", "key",
@@ -35,7 +35,7 @@ HARMLESS = (
     "*_timestamp", "annotator", "annotators", "weight", "turn", "turns", "difficulty",
     "num_*", "n_*", "*_count", "*_tokens", "*_length", "*_len", "is_*", "has_*",
 )  # fmt: skip
-#: Names that say that a column or message key belongs to the pair.
+#: Names of columns and message keys that belong to the pair.
 MEANINGFUL = frozenset(
     {
         "answer", "answers", "background", "body", "chat", "chat_template_kwargs", "completion",
@@ -48,7 +48,7 @@ MEANINGFUL = frozenset(
         "tool_calls", "tools",
     }
 )  # fmt: skip
-#: Names of columns that hold pictures, sound or films, whatever the form.
+#: Names of columns that hold images, audio or video in any encoding.
 MEDIA = frozenset({"audio", "audios", "image", "images", "video", "videos"})
 _MAX_NAMED = 100
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
@@ -62,16 +62,16 @@ _HARMLESS = _matcher(HARMLESS)
 
 
 def is_harmless(name: str) -> bool:
-    """Whether a field of this name is ignored quietly in any shape."""
+    """Return whether a field of this name is ignored without a warning in any shape."""
     return _HARMLESS.fullmatch(name.lower()) is not None
 
 
 class UnusedFields:
-    """Looks at the fields of each row that the shape does not use. One for each upload.
+    """Checks the unused fields of all rows of one upload.
 
-    ``used`` are the columns that the shape reads, ``a.b`` for the key ``b`` of an object ``a``;
-    ``harmless`` are those that it documents as harmless. ``needs_prompt`` says that no column is
-    the prompt, so that one of those left over may be it.
+    ``used`` are the columns that the shape reads (``a.b`` is the key ``b`` of an object ``a``), and
+    ``harmless`` those that it documents as harmless. ``needs_prompt`` means that no column is the
+    prompt: the error then suggests an unused column for it.
     """
 
     def __init__(
@@ -87,18 +87,18 @@ class UnusedFields:
         self._ignored = ignored
         self._needs_prompt = needs_prompt
         self._fields: dict[tuple[str, ...], tuple[tuple[str, ...], tuple[str, ...]]] = {}
-        self._first_seen: dict[str, int] = {}  # hashes: a value may have a megabyte
+        self._first_seen: dict[str, int] = {}  # hashes, because a value may be a megabyte long
         self._roots = {name.partition(".")[0] for name in used if "." in name}
         self.columns: set[str] = set()
-        """All that was ignored; ``chosen[].name`` for a key of messages."""
+        """Ignored fields; ``chosen[].name`` for a key of messages."""
         self.warned: set[str] = set()
-        """Those of ``columns`` that deserve a warning: asked for, or constant text."""
+        """Fields of ``columns`` that need a warning: ignored on request, or constant text."""
 
     def check_row(self, row: Mapping[str, Any]) -> None:
-        """Decide about the columns of one row.
+        """Check the columns of one row.
 
         Raises:
-            FileError: some of them cannot be left out without losing a part of the pair.
+            FileError: ignoring a column would lose a part of the pair.
             RowError: ``image_parts``.
         """
         for root in self._roots:
@@ -108,19 +108,19 @@ class UnusedFields:
         suspects, used = self._fields_of(tuple(row))
         if suspects:
             others = [row[name] for name in used]
-            lost = [name for name in suspects if self._is_lost(name, name, row[name], others)]
+            lost = [name for name in suspects if self._has_lost_text(name, name, row[name], others)]
             if lost:
-                raise _lost_columns(lost, needs_prompt=self._needs_prompt)
+                raise _lost_columns_error(lost, needs_prompt=self._needs_prompt)
 
     def has_suspects(self, layout: tuple[str, ...]) -> bool:
-        """Whether ``check_row`` must see the rows with these columns."""
+        """Return whether ``check_row`` must check the rows with these columns."""
         return bool(self._fields_of(layout)[0]) or not self._roots.isdisjoint(layout)
 
     def check_message(self, path: str, message: Mapping[str, Any], used: set[str]) -> None:
-        """Decide about the keys of one message; ``path`` names it, such as ``chosen[1]``.
+        """Check the keys of one message; ``path`` names it, such as ``chosen[1]``.
 
         Raises:
-            FileError: a key cannot be left out without losing a part of the message.
+            FileError: ignoring a key would lose a part of the message.
         """
         side = path[: path.rindex("[")]
         for key in message.keys() - used:
@@ -130,18 +130,18 @@ class UnusedFields:
             self._note(name)
             if key in self._ignored or {name, f"messages[].{key}"} & self._ignored:
                 self.warned.add(name)
-            elif not (is_harmless(key) or name in self._harmless) and self._is_lost(
+            elif not (is_harmless(key) or name in self._harmless) and self._has_lost_text(
                 key, name, message[key], [message[other] for other in used]
             ):
-                raise _lost_key(path, key, name)
+                raise _lost_key_error(path, key, name)
 
     def ask_to_ignore(self, name: str) -> None:
-        """Note a column that the caller asked to ignore."""
+        """Record a column that the caller asked to ignore."""
         self._note(shown(name)[1:-1])
         self.warned.add(shown(name)[1:-1])
 
     def _fields_of(self, layout: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Of these columns those that may be lost, and those that are used."""
+        """Return the columns that may hold lost text, and the columns that are used."""
         if (known := self._fields.get(layout)) is not None:
             return known
         rest = [name for name in layout if name not in self._used]
@@ -155,8 +155,8 @@ class UnusedFields:
             self._fields[layout] = fields
         return fields
 
-    def _is_lost(self, key: str, name: str, value: Any, others: list[Any]) -> bool:
-        """Whether a field has text that is in no other field and may matter."""
+    def _has_lost_text(self, key: str, name: str, value: Any, others: list[Any]) -> bool:
+        """Return whether a field has text that is in no used field and may matter."""
         if not value or isinstance(value, bool | int | float) or value in others:
             return False
         if key.lower() in MEDIA:
@@ -180,7 +180,7 @@ class UnusedFields:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The texts inside a value, at any depth; numbers in the form of text are none."""
+    """Yield the texts inside a value at any depth, except numbers written as text."""
     stack = [value]
     while stack:
         item = stack.pop()
@@ -193,23 +193,23 @@ def _texts(value: Any) -> Iterator[str]:
             stack += item
 
 
-def _lost_columns(names: list[str], *, needs_prompt: bool) -> FileError:
+def _lost_columns_error(names: list[str], *, needs_prompt: bool) -> FileError:
     listed = ", ".join(shown(name) for name in names[:10])
     what = "column holds" if len(names) == 1 else "columns hold"
     part = f"columns[prompt]={names[0]}" if needs_prompt else "columns[system]=… (or input, tools)"
-    hint = f"map it with {part}, or say ignore_columns={','.join(names[:10])} to train without it"
+    hint = f"map it with {part}, or set ignore_columns={','.join(names[:10])} to train without it"
     return FileError(
         "unused_column",
-        f"the {what} text that no part of the pair comes from: {listed}",
+        f"the {what} text that no part of the pair uses: {listed}",
         shown(hint, 400)[1:-1],
         column=shown(names[0])[1:-1],
     )
 
 
-def _lost_key(path: str, key: str, name: str) -> FileError:
+def _lost_key_error(path: str, key: str, name: str) -> FileError:
     return FileError(
         "unused_column",
         f"the message key {shown(key)} holds text that no chat template reads",
-        f"write the text into content, or say ignore_columns={name} to train without it",
+        f"write the text into content, or set ignore_columns={name} to train without it",
         column=f"{path}.{shown(key)[1:-1]}",
     )

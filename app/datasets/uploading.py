@@ -1,6 +1,6 @@
-"""From a request's body to an iterator of chunks that a worker thread pulls, one at a time.
+"""Turn a request's body into an iterator of chunks, which a worker thread pulls one at a time.
 
-Pulling is the backpressure: nothing is read from the client before the last chunk is stored.
+Pulling gives backpressure: the next chunk is read from the client after the last one is stored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from python_multipart.multipart import parse_options_header
 from app.core.errors import InvalidError, UnsupportedMediaError, UploadStalledError
 from app.datasets.containers import FileFormat
 
-#: A client that sends nothing for this long does not hold a thread any longer.
+#: Seconds without data after which an upload is aborted, so that it does not occupy a thread.
 STALL_SECONDS = 60
 _MAX_PART_HEADERS = 16 << 10
 _FORMATS: dict[str, FileFormat] = {
@@ -46,7 +46,7 @@ _SUFFIXES: dict[str, FileFormat] = {
     ".feather": "arrow",
 }
 _PACKED_SUFFIXES = re.compile(r"\.(gz|xz|bz2|zst)$")
-#: Say nothing about what is inside; ``format`` or the file's name does.
+#: Content types that do not name a format: ``format`` or the file's name must name it.
 _NEUTRAL = {
     "",
     "application/gzip",
@@ -57,8 +57,8 @@ _NEUTRAL = {
     "application/zstd",
     "text/plain",
 }
-#: curl --data-binary says this when nobody told it what it sends.
-_UNTOLD = {"application/x-www-form-urlencoded"}
+#: The default content type of curl --data-binary.
+_UNDECLARED = {"application/x-www-form-urlencoded"}
 PART_TYPES = [*_FORMATS, "application/gzip", "application/octet-stream"]
 UPLOAD_TYPES = [*PART_TYPES, "multipart/form-data"]
 
@@ -72,13 +72,13 @@ class BadMultipartError(InvalidError):
 
 
 def file_format(content_type: str, filename: str, asked: FileFormat | None) -> FileFormat:
-    """What the file is: as asked, else by content type, else by name.
+    """Return the format of a file: the requested one, else by content type, else by file name.
 
     Raises:
-        UnsupportedMediaError: none of them tells.
+        UnsupportedMediaError: the content type is unknown, or nothing names the format.
     """
     media_type = content_type.partition(";")[0].strip().lower()
-    if media_type not in _FORMATS and media_type not in _NEUTRAL | _UNTOLD:
+    if media_type not in _FORMATS and media_type not in _NEUTRAL | _UNDECLARED:
         raise _unsupported(media_type)
     if asked is not None:
         return asked
@@ -90,20 +90,25 @@ def file_format(content_type: str, filename: str, asked: FileFormat | None) -> F
 
 
 def format_of_name(filename: str) -> FileFormat | None:
-    """What a file is by its name, compressed or not."""
+    """Return the format that a file name's extension names, or None; ignore .gz and the like."""
     name = _PACKED_SUFFIXES.sub("", filename.lower())
     return next((known for suffix, known in _SUFFIXES.items() if name.endswith(suffix)), None)
 
 
 def body_chunks(request: Request) -> Iterator[bytes]:
-    """The body, to be iterated in a worker thread; ClientDisconnect when the client goes away."""
+    """Yield the body of a request; iterate in a worker thread.
+
+    Raises:
+        UploadStalledError: the client sent nothing for STALL_SECONDS.
+        ClientDisconnect: the client closed the connection.
+    """
     stream = request.stream()
 
     async def pull() -> bytes | None:
         with anyio.move_on_after(STALL_SECONDS):
             return await anext(stream, None)
         raise UploadStalledError(
-            f"Nothing came for {STALL_SECONDS} seconds; nothing was stored.",
+            f"The client sent nothing for {STALL_SECONDS} seconds; nothing was stored.",
             hint="Upload the file again.",
         )
 
@@ -113,13 +118,13 @@ def body_chunks(request: Request) -> Iterator[bytes]:
 
 
 class SinglePart:
-    """The one file of a multipart body, as it streams; its headers are known from the start."""
+    """The single file of a multipart body, read as a stream; its headers are read at creation."""
 
     def __init__(self, content_type: str, chunks: Iterator[bytes]) -> None:
         _, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
         if not boundary or len(boundary) > 70:
-            raise BadMultipartError("The content type names no boundary.")
+            raise BadMultipartError("The content type has no valid boundary.")
         self._chunks = chunks
         self._data: list[bytes] = []
         self._headers: dict[str, bytes] = {}
@@ -162,7 +167,7 @@ class SinglePart:
         try:
             self._parser.write(chunk)
         except MultipartParseError as error:
-            raise BadMultipartError(f"The body is no multipart form: {error}.") from error
+            raise BadMultipartError(f"The body is not a multipart form: {error}.") from error
         return len(chunk)
 
     def _begin(self) -> None:
@@ -196,8 +201,8 @@ class SinglePart:
 def _unsupported(media_type: str) -> UnsupportedMediaError:
     shown = re.sub(r"[^\x20-\x7e]", "?", media_type)[:80]
     return UnsupportedMediaError(
-        f"Content type {shown!r} does not say what the file is.",
+        f"Content type {shown!r} does not name the format of the file.",
         hint="Send application/x-ndjson, application/json, text/csv, text/tab-separated-values or "
         "application/vnd.apache.parquet, or add ?format=jsonl, json, csv, tsv, parquet or arrow. "
-        "Compressed text goes as what is inside: JSONL as application/x-ndjson.",
+        "For a compressed file, name the format inside, such as application/x-ndjson for JSONL.",
     )

@@ -37,9 +37,9 @@ def compile_plan(
     """Compile a spec into the exact arguments of LoraConfig and RewardConfig.
 
     Args:
-        spec: What the user asked for.
+        spec: The job spec of the user.
         source: The source of the base model, from the catalogue.
-        facts: What an inspection found about the base model.
+        facts: The inspection results of the base model.
         data: The datasets that the spec names.
 
     Raises:
@@ -81,8 +81,8 @@ def compile_plan(
 def batch_split(training: TrainingSpec) -> tuple[int, int]:
     """Return the pairs per forward pass and the number of accumulation steps.
 
-    "auto" selects the largest divisor of ``batch_size`` that is at most 64. The stock engine keeps
-    a whole pass in memory, where the others divide it by their memory budget, so it gets 8 at most.
+    "auto" selects the largest divisor of ``batch_size`` that is at most 64, or at most 8 for the
+    stock engine, which keeps a whole pass in memory. Other engines split it by their memory budget.
     """
     total = training.batch_size
     if training.per_device_batch_size != "auto":
@@ -96,7 +96,7 @@ def _head(spec: RewardJobSpec, facts: BaseModelFacts) -> HeadPlan:
     if facts.head_tensors and spec.base_model_head == "reuse":
         return HeadPlan(start="base_model", tensors=facts.head_tensors)
     has_own = any(name == stored for name, stored in facts.head_tensors.items())
-    # Nothing is lost of what the user does not want.
+    # With "new", the user does not want a trained head, so none counts as unused.
     unused = facts.unused_heads if spec.base_model_head == "reuse" else []
     return HeadPlan(start="new", is_reset=has_own, unused=unused)
 
@@ -115,7 +115,7 @@ def _data(spec: RewardJobSpec, data: JobData, text_format: TextFormat | None) ->
 
 
 def _split_seed(held_out: EvalFraction, train: DatasetRef) -> int:
-    """Return the seed of the split; by default it depends on the content of the dataset alone."""
+    """Return the seed of the split; by default it depends on the dataset's content only."""
     return int(train.sha256[:8], 16) if held_out.seed is None else held_out.seed
 
 
@@ -162,7 +162,7 @@ def _tokenization(
 def _gradient_checkpointing(
     training: TrainingSpec, facts: BaseModelFacts
 ) -> bool | Literal["auto"]:
-    """Return False if the architecture does not support it; the trainer decides about "auto"."""
+    """Return False if the architecture does not support it; the trainer resolves "auto"."""
     return training.gradient_checkpointing if facts.supports_gradient_checkpointing else False
 
 
@@ -211,7 +211,7 @@ def _reward_arguments(spec: RewardJobSpec, *, has_eval: bool) -> dict[str, JsonV
 
 
 def _optional_arguments(training: TrainingSpec) -> dict[str, JsonValue]:
-    """Return the arguments that differ from transformers' defaults only if the spec says so.
+    """Return arguments that are set only if the spec deviates from transformers' defaults.
 
     Plans of earlier versions do not have them.
     """
@@ -240,7 +240,7 @@ def _trainable_parameters(
 
 
 def planned_steps(pair_count: int, plan: TrainingPlan) -> int:
-    """Optimiser steps for ``pair_count`` training pairs, as transformers' Trainer counts them."""
+    """Return the optimiser steps for ``pair_count`` pairs, as transformers' Trainer counts them."""
     reward = plan.reward_arguments
     if reward.max_steps > 0:
         return reward.max_steps

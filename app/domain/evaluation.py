@@ -1,4 +1,4 @@
-"""What an evaluation is asked for, and the order that a worker gets for it."""
+"""Spec of an evaluation, and the order that a worker receives for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.domain.plan import TrainingPlan
 from app.domain.spec import DATASET_ID
 from app.domain.training_spec import CleanText
 
-#: The base model with a new random head: what training started from.
+#: The base model with a new random head, the starting point of training.
 UNTRAINED = "base:untrained"
 MAX_ADAPTERS = 8
 MAX_SLICES_WANTED = 32
@@ -25,7 +25,7 @@ ProbeName = Literal[
 
 
 class EvaluationSpec(BaseModel):
-    """Which adapters to judge on which rows, and how."""
+    """Request to evaluate adapters on a dataset."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -61,12 +61,12 @@ class EvaluationSpec(BaseModel):
         description="Probes for reward hacking; all by default, `[]` for none.",
     )
     probe_pairs: int = Field(
-        100, ge=1, le=MAX_PROBE_PAIRS, description="Rows, chosen by the seed, that probes change."
+        100, ge=1, le=MAX_PROBE_PAIRS, description="Number of rows for probes, drawn with the seed."
     )
     overlong: Literal["drop", "truncate"] = Field(
         "drop",
-        description="What to do with replies that exceed the `max_length` of an adapter: leave "
-        "their row out, or cut them at the end as the runners of the benchmarks do.",
+        description="What to do with replies that exceed the `max_length` of an adapter: drop "
+        "their row, or truncate them at the end as the benchmarks' own code does.",
     )
     seed: int = Field(0, ge=0, le=2**31 - 1)
 
@@ -83,7 +83,7 @@ class JudgedAdapter(BaseModel):
 
 
 class EvaluationOrder(BaseModel):
-    """What a trainer needs for an evaluation besides the base model."""
+    """Input of a trainer for an evaluation, without the base model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -27,7 +27,7 @@ class ForeignName:
 
     @property
     def hint(self) -> str:
-        """What to use instead."""
+        """Hint for the user: which field to use instead, or why there is none."""
         if self.pointer is None:
             return self.note
         return (
@@ -232,7 +232,7 @@ FOREIGN_NAMES = (
                 "restore_callback_states_from_checkpoint liger_kernel_config "
                 "torch_compile_backend torch_compile_mode tf32",
                 None, _NO_CHOICE),
-    # what belongs elsewhere in the request
+    # values that belong elsewhere in the request
     ForeignName("dry_run dryrun",
                 None,
                 "Leave it out: it is a parameter of the address, POST /v1/jobs?dry_run=true."),

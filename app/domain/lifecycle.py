@@ -70,7 +70,7 @@ class FailureCategory(StrEnum):
 
 
 class Failure(NamedTuple):
-    """Category and retry policy of a failure code, and what the owner of the job should do next."""
+    """Category and retry policy of a failure code, and a hint for the owner of the job."""
 
     category: FailureCategory
     is_retryable: bool

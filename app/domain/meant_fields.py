@@ -19,9 +19,9 @@ _MAX_NAME_CHARACTERS = 100
 
 
 def meant_field(parent: str, name: str) -> ForeignName | None:
-    """Return what an unknown field of the object at ``parent`` corresponds to, if known.
+    """Return the intended field for an unknown field of the object at ``parent``, or None.
 
-    It may be a field of another object of the spec, or another tool's name for a field.
+    The name may be a field of another object of the spec, or another tool's name for a field.
 
     Args:
         parent: JSON pointer of the object with the field; "" is the spec itself.
@@ -33,7 +33,7 @@ def meant_field(parent: str, name: str) -> ForeignName | None:
 
 
 def similar_field(name: str) -> ForeignName | None:
-    """Return what a misspelled name corresponds to, if it resembles one of ``meant_field``."""
+    """Return the intended field for a misspelled name that resembles a name of ``meant_field``."""
     _, anywhere = _index()
     near = get_close_matches(_plain(name), anywhere, 1, cutoff=_CUTOFF)
     return anywhere[near[0]] if near else None

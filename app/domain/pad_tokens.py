@@ -1,7 +1,7 @@
-"""Choose the token that fills batches up.
+"""Choose the pad token.
 
-The reward of a decoder is read at the last token that is not the pad token. A pad token that ends a
-text would move the reward to the token before, and after a reload to yet another one.
+The reward of a decoder is read at the last token that is not the pad token. If texts ended in the
+pad token, the reward would be read at an earlier token, and after a reload at yet another one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LISTED = 20
 def choose_pad_token(
     training: TrainingSpec, facts: BaseModelFacts, *, is_raw: bool
 ) -> tuple[str, int]:
-    """Return the pad token and its id: the first one of this list that ends no text.
+    """Return the pad token and its id: the first of these tokens in which no text ends.
 
     1. ``training.pad_token``, which must be a special token of the model
     2. the tokenizer's own pad token, unless it is EOS
@@ -25,15 +25,15 @@ def choose_pad_token(
        ``worker.reward_model.special_tokens`` that the tokenizer has
     4. EOS, for conversations that do not end in it
 
-    ``is_raw``: the dataset has texts that are tokenised as they are, which end in EOS. A pad token
-    needs a row of the embedding. The chat template of the model says in which token
-    conversations end; with another template the worker checks every rendered conversation.
+    ``is_raw`` means that the dataset has texts that are tokenised unchanged, which end in EOS. A
+    pad token needs an embedding row. The last token of conversations is known for the chat template
+    of the model; with another template the worker checks every rendered conversation.
 
     Raises:
-        SpecRejectedError: There is no such token, or the requested one cannot pad.
+        SpecRejectedError: There is no such token, or the requested token cannot be used.
     """
     template = training.chat_template
-    # A conversation ends as the model's template says only if that is used.
+    # The last token of conversations is known only for the template of the model.
     final = facts.eos_token_id if is_raw else None if template else facts.final_token_id
     if training.pad_token is not None:
         return _requested(training.pad_token, facts, final)
@@ -83,7 +83,7 @@ def _requested(token: str, facts: BaseModelFacts, final: int | None) -> tuple[st
         raise SpecRejectedError.of(
             "/training/pad_token",
             "pad_token_unknown",
-            f"{token!r} is no special token of {facts.architecture} that has an embedding row",
+            f"{token!r} is not a special token of {facts.architecture} that has an embedding row",
             hint,
         )
     if token not in usable:

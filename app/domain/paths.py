@@ -1,4 +1,4 @@
-"""Which modules of a base model a spec selects: dotted paths, as PEFT matches them."""
+"""Select the modules of a base model that a spec names: dotted paths, matched as PEFT does."""
 
 from __future__ import annotations
 

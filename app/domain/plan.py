@@ -94,7 +94,7 @@ class DatasetNote(_Frozen):
         default=[],
         # Plans of earlier versions have no such field, and a plan's hash must stay what it was.
         exclude_if=lambda lines: not lines,
-        description="The first lines of the upload that it is about.",
+        description="The first affected lines of the upload.",
     )
 
     def sentence(self) -> str:
@@ -106,7 +106,7 @@ class DatasetNote(_Frozen):
 
 
 class DatasetRef(_Frozen):
-    """Which pairs, by content."""
+    """Reference to a dataset, with the digest of its content."""
 
     id: str
     sha256: str
@@ -114,12 +114,12 @@ class DatasetRef(_Frozen):
     skippable_share: float = Field(
         0.0,
         exclude_if=lambda share: not share,
-        description="The share of rows that a job may leave out because they cannot be rendered.",
+        description="Share of rows that a job may skip because they cannot be rendered.",
     )
     warnings: list[DatasetNote] = Field(
         default=[],
         exclude_if=lambda warnings: not warnings,
-        description="What was left out of the upload or is odd about it.",
+        description="Warnings about the upload: skipped rows, ignored columns, suspicious data.",
     )
 
 
@@ -137,16 +137,17 @@ class DataPlan(_Frozen):
     eval_seed: int | None = Field(
         None,
         exclude_if=lambda seed: seed is None,  # as in plans of earlier versions
-        description="Seed of the split. Plans of earlier versions have none and split by the seed "
-        "of the training.",
+        description="Seed of the split. Plans of earlier versions have none and use the training "
+        "seed.",
     )
     format: Literal["text", "conversational"] = Field(
-        description="Of the tokenised pairs: texts that become turns of a chat are conversational."
+        description="Format of the tokenised pairs; texts that become chat turns are "
+        "conversational."
     )
     pairs_per_prompt: int | None = Field(
         None,
         exclude_if=lambda value: value is None,
-        description="Training pairs of one row with ranked replies; None: all.",
+        description="Number of training pairs per row with ranked replies; None: all.",
     )
 
     @property
@@ -157,7 +158,7 @@ class DataPlan(_Frozen):
 
 
 class TokenizationPlan(_Frozen):
-    """How a pair is tokenised. A scoring client must do exactly the same."""
+    """Settings of tokenisation. A scoring client must tokenise in the same way."""
 
     max_length: int
     overlong: Literal["drop", "error", "truncate_left"]
@@ -166,7 +167,7 @@ class TokenizationPlan(_Frozen):
     text_format: Literal["chat", "raw"] | None = Field(
         None,
         exclude_if=lambda value: value is None,
-        description="How datasets of texts are tokenised: as turns of a chat, or as they are.",
+        description="How datasets of texts are tokenised: as chat turns, or unchanged.",
     )
     pad_token: str
     pad_token_id: int
@@ -183,7 +184,7 @@ class TokenizationPlan(_Frozen):
 
 
 class HeadPlan(_Frozen):
-    """What the reward head starts from."""
+    """Initial weights of the reward head."""
 
     start: Literal["base_model", "new"] = Field(
         description="Weights of the base model's files, or random ones."
@@ -191,7 +192,7 @@ class HeadPlan(_Frozen):
     tensors: dict[str, str] = Field(
         default={}, description="Parameters of the head, with the stored tensors they start from."
     )
-    is_reset: bool = Field(False, description="Whether a trained head is drawn anew.")
+    is_reset: bool = Field(False, description="Whether a trained head is initialised again.")
     unused: list[str] = Field(
         default=[], description="Stored tensors that look like a trained head and are not used."
     )
@@ -213,7 +214,7 @@ class TrainingPlan(_Frozen):
     head: HeadPlan | None = Field(
         None,
         exclude_if=lambda head: head is None,  # as in plans of earlier versions
-        description="What the reward head starts from.",
+        description="Initial weights of the reward head.",
     )
     lora: dict[str, JsonValue]
     reward: dict[str, JsonValue]

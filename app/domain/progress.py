@@ -44,7 +44,7 @@ class Stepped(_Message):
 
 
 class RowsDone(_Message):
-    """So many of the job's rows are tokenised."""
+    """Progress of tokenisation: ``done`` of ``total`` rows of the job."""
 
     type: Literal["rows"] = "rows"
     done: int = Field(ge=0)
@@ -53,7 +53,7 @@ class RowsDone(_Message):
 
 
 class Noted(_Message):
-    """A notice for the job's events; with ``is_warning`` it is also a warning of the job."""
+    """A note for the job's events; with ``is_warning`` it is also a warning of the job."""
 
     type: Literal["note"] = "note"
     code: WarningCode
@@ -97,9 +97,9 @@ class Reported(_Message):
 
 
 class Packaged(_Message):
-    """The adapter is in ``directory``. The last message of a good run.
+    """The adapter is in ``directory``. It is the last message of a successful run.
 
-    The certificate comes from another process, which reloads the files.
+    Another process creates the certificate by reloading the files.
     """
 
     type: Literal["packaged"] = "packaged"
@@ -111,14 +111,14 @@ class Packaged(_Message):
 
 
 class Verified(_Message):
-    """A fresh process loaded the packaged files, and their scores are those of the training."""
+    """A new process loaded the packaged files, and they gave the same scores as after training."""
 
     type: Literal["verified"] = "verified"
     certificate: dict[str, JsonValue]
 
 
 class Evaluated(_Message):
-    """The scores are in files of ``directory``. The last message of a good evaluation."""
+    """The scores are in ``directory``. It is the last message of a successful evaluation."""
 
     type: Literal["evaluated"] = "evaluated"
     directory: FileName

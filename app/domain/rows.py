@@ -4,7 +4,7 @@ A dataset is stored as canonical JSONL: UTF-8, one object per line, keys sorted,
 line ended by ``\\n``. Split it at ``\\n`` only: texts may hold U+2028 and U+0085, which
 ``str.splitlines`` takes for line ends.
 
-Every row of a dataset has the same *row form*, ``DatasetSummary.row_form``.
+All rows of a dataset have the same *row form*, ``DatasetSummary.row_form``.
 
 A row of the form ``pairs``::
 
@@ -18,19 +18,17 @@ A row of the form ``ranked``, which holds two or more replies to one prompt::
      "replies": [{"rank": int, "reply": C, "score"?: float}, …],
      "slice"?: str, "tools"?: …}
 
-- ``line`` is the place of the row in the upload, from 1. It is a line number for text files and a
-  row number for Parquet, Arrow and JSON arrays. It rises from row to row, and no two rows share it.
-- ``id`` is the upload's own label of the row. It is kept where a mapping asks for it, and for
+- ``line`` is the position of the row in the upload, from 1. It is a line number for text files and
+  a row number for Parquet, Arrow and JSON arrays. It is unique and increases from row to row.
+- ``id`` is the upload's own label of the row. It is stored if a mapping names it, and for
   benchmarks whose rules need it.
 - ``C`` is text (``str``) in every row of a dataset of the format ``text``, and a list of messages
   in every row of a dataset of the format ``conversational``.
-- The whole text of a reply is ``prompt + reply`` in both formats: texts are joined as they are,
-  message lists are concatenated. The text format keeps white space between them where the upload
-  had it.
-- ``prompt`` may be absent. Text without a prompt is one text per reply. A conversation without a
-  prompt means that the two conversations begin with different messages; otherwise the messages
-  that both begin with are the prompt.
-- ``margin`` is finite, 0 or more, and in all rows of a dataset or in none.
+- The model reads ``prompt + reply`` in both formats: texts are concatenated unchanged, with the
+  white space of the upload, and lists of messages are concatenated.
+- ``prompt`` may be absent. Text without a prompt is one text per reply. Conversations without a
+  prompt begin with different messages; common first messages are stored as the prompt.
+- ``margin`` is finite, may be negative, and is in all rows of a dataset or in none.
 - ``replies`` are sorted by ``rank``, best first. Rank 1 is the best; equal ranks are ties. At least
   two replies have different ranks. ``score`` is the score of the upload, higher is better.
 - ``tools`` is a non-empty list of tool descriptions for the ``tools`` argument of the chat
@@ -44,12 +42,12 @@ A message::
      "tool_call_id"?: str, "tool_calls"?: [object, …]}
 
 - ``role`` is one of ``ROLES``. The last message of a reply is by the assistant.
-- ``content`` is ``None`` only where there are ``tool_calls``. Text parts are joined with newlines.
-- ``reasoning_content`` is the reasoning of an assistant message, whatever the upload called it
-  (``reasoning_content``, ``reasoning`` or ``thinking``). Templates read it under different names.
+- ``content`` is ``None`` only if there are ``tool_calls``. Text parts are joined with newlines.
+- ``reasoning_content`` is the reasoning of an assistant message, which an upload may also call
+  ``reasoning`` or ``thinking``. Templates read it under different names.
 - ``tool_calls`` are objects ``{"type": "function", "id"?: str, "function": {"name": str,
-  "arguments": object | str}}``. Arguments that the upload gave as JSON text are objects here; text
-  that is no JSON object stays text.
+  "arguments": object | str}}``. Arguments that the upload has as JSON text are objects here; text
+  that is not a JSON object stays text.
 - ``name`` and ``tool_call_id`` belong to messages of the role ``tool``.
 """
 
@@ -63,8 +61,8 @@ from typing import Any, Literal
 RowForm = Literal["pairs", "ranked"]
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
-#: Parameters of ``apply_chat_template`` in transformers 5.23. As variables of a template they would
-#: change what is rendered, not how.
+#: Parameters of ``apply_chat_template`` in transformers 5.23. A row must not set them: they are
+#: arguments of the renderer, not variables of a template.
 RESERVED_TEMPLATE_VARIABLES = frozenset(
     {
         "add_generation_prompt", "chat_template", "continue_final_message", "conversation",
@@ -76,10 +74,10 @@ RESERVED_TEMPLATE_VARIABLES = frozenset(
 
 
 def ranked_pairs(row: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
-    """Pairs that a ranked row gives for training: indices into ``replies``, the better one first.
+    """Yield the training pairs of a ranked row as indices into ``replies``, the better one first.
 
-    Replies of equal rank and replies with the same text give no pair. The order is that of the
-    ranks, so a seeded choice among the pairs is the same on every machine.
+    Replies with equal ranks or equal texts form no pair. The order of the pairs is fixed, so a
+    seeded choice among them is the same on every machine.
     """
     replies = row["replies"]
     for better, worse in combinations(range(len(replies)), 2):
@@ -89,9 +87,9 @@ def ranked_pairs(row: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
 
 
 def draw_pairs(pair_count: int, count: int, seed: str) -> list[int]:
-    """Return the places of at most ``count`` of a row's pairs, in their order.
+    """Draw at most ``count`` of a row's ``pair_count`` pairs; return their sorted indices.
 
-    The same seed gives the same places in any process.
+    The same seed gives the same indices in any process.
     """
     if pair_count <= count:
         return list(range(pair_count))
@@ -113,9 +111,9 @@ def as_pair(row: Mapping[str, Any], better: int, worse: int) -> dict[str, Any]:
 
 
 def as_conversation(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row with its texts as turns of a chat; rows of messages are returned as they are.
+    """Return a row with its texts as chat turns; rows of messages are returned unchanged.
 
-    White space around a text separates it from others, so that it is no part of a turn.
+    White space around a text is stripped: it only separates prompt and reply.
     """
     if not isinstance(replies_of(row)[0], str):
         return row

@@ -1,4 +1,4 @@
-"""Rules that a spec must meet, given its base model and its data. Every violation names a field."""
+"""Rules for a spec, given its base model and its datasets. Every violation names a field."""
 
 from __future__ import annotations
 

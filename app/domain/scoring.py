@@ -1,4 +1,4 @@
-"""What a scorer is asked and what it answers: the contract between the API and a scorer process."""
+"""Request and response of a scorer: the contract between the API and a scorer process."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 Truncation = Literal["error", "left", "right"]
 
 SCORE_SPEC_VERSION = 1
-#: Parts of an adapter's summary that decide which number a text gets, or how it is normalised.
+#: Parts of an adapter's summary that determine the score of a text or its normalisation.
 _SUMMARY_FIELDS = (
     "add_special_tokens", "append_eos", "architecture", "base_model_sha256",
     "chat_template_sha256", "data_format", "dtype", "head_modules", "pad_token_id",
     "padding_side", "quantization", "reward_mean", "reward_std", "score_position",
 )  # fmt: skip
-#: Files of an adapter that no score depends on.
+#: Files of an adapter that do not affect scores.
 _OTHER_FILES = ("README.md", "probes.jsonl", "reward_model.json", "run.lock.json")
 
 
@@ -46,21 +46,21 @@ class _Message(BaseModel):
 
 
 class ScoreItem(_Message):
-    """One prompt with its replies, in the row form of datasets, or one text with its template.
+    """A prompt with its replies, or one text in which a chat template is already rendered.
 
-    Messages are canonical, as ``app.domain.rows`` describes them.
+    Messages are canonical, as described in ``app.domain.rows``.
     """
 
     prompt: str | list[dict[str, JsonValue]] | None = None
     responses: list[str | list[dict[str, JsonValue]]] = []
-    text: str | None = Field(None, description="A whole text that carries its template already.")
+    text: str | None = Field(None, description="Complete text with its chat template rendered.")
     may_be_templated: bool = Field(
-        False, description="Whether prompt and response are parts of such a text, if they look so."
+        False, description="Whether prompt and response may be parts of such a rendered text."
     )
 
 
 class ScoreWork(_Message):
-    """Texts to score with one adapter or with each of several."""
+    """Texts to score with one or several adapters."""
 
     adapters: list[str] = Field(min_length=1)
     items: list[ScoreItem] = Field(min_length=1)
@@ -70,7 +70,7 @@ class ScoreWork(_Message):
 
 
 class ScoredItem(_Message):
-    """What is known of an item's replies, in their order."""
+    """Results of an item; ``tokens`` and ``truncated`` have one entry per reply."""
 
     scores: list[list[float]] = Field(description="Raw rewards of each adapter.")
     tokens: list[int]
@@ -78,7 +78,7 @@ class ScoredItem(_Message):
 
 
 class ScoredWork(_Message):
-    """The rewards of all items, in their order."""
+    """Results of all items, in the order of the request."""
 
     items: list[ScoredItem]
     prompt_tokens: int
@@ -86,7 +86,7 @@ class ScoredWork(_Message):
 
 
 class ScoreProblem(_Message):
-    """Why nothing was scored. ``item`` and ``response`` name what is at fault, if one thing is."""
+    """Reason why nothing was scored; ``item`` and ``response`` are the indices of the cause."""
 
     code: Literal[
         "item_too_long",

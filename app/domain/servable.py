@@ -1,15 +1,15 @@
-"""In which inference servers an adapter or a merged model can be served, and why not."""
+"""Decide which inference servers can serve an adapter or a merged model, with reasons."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-#: Sequence classifiers that SGLang 0.5 has; its LoRA loads no reward head.
+#: Sequence classifiers that SGLang 0.5 supports; its LoRA support loads no reward head.
 SGLANG_CLASSIFIERS = frozenset(
     {f"{name}ForSequenceClassification" for name in ("Gemma2", "Llama", "Qwen2", "Qwen3")}
 )
-#: Sequence classifiers that Text Embeddings Inference 1.9 has; it loads no LoRA.
+#: Sequence classifiers that Text Embeddings Inference 1.9 supports; it loads no LoRA.
 TEI_CLASSIFIERS = frozenset(
     {
         f"{name}ForSequenceClassification"
@@ -20,14 +20,14 @@ _MERGE = "merge it into its base model first"
 
 
 class Servable(NamedTuple):
-    """Whether a server can serve it, and the reasons, or what to set there."""
+    """Whether a server can serve a model, with the reasons against it or the settings for it."""
 
     is_servable: bool
     reasons: list[str]
 
 
 def servable_in(summary: Mapping[str, Any]) -> dict[str, Servable]:
-    """Return an entry for each server. ``summary`` is the content of reward_model.json."""
+    """Return an entry for each server; ``summary`` is the content of reward_model.json."""
     is_vllm = bool(summary.get("vllm_servable"))
     vllm_reasons = list(summary.get("vllm_reasons", []))
     if summary.get("is_merged") and not is_vllm:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -15,7 +15,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from app.domain.training_spec import CleanText, SpecPart, TrainingSpec
+from app.domain.training_spec import BitsAndBytesOptimizer, CleanText, SpecPart, TrainingSpec
 
 BASE_MODEL_ID = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 DATASET_ID = r"^ds_[0-9a-f]{32}$"
@@ -36,8 +36,8 @@ class EvalFraction(SpecPart):
         None,
         ge=0,
         le=2**32 - 1,
-        description="Which pairs are held out. null: the same ones in every job on the dataset, "
-        "whatever training.seed is.",
+        description="Seed that selects the held-out pairs. null: every job on the dataset holds "
+        "out the same pairs, independently of training.seed.",
     )
 
 
@@ -246,3 +246,9 @@ class RewardJobSpec(SpecPart):
     metadata: Metadata = Field(
         default={}, description="Texts by name, for people and to filter lists of jobs."
     )
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether no CPU can run the job: bitsandbytes trains on GPUs only."""
+        optimizers = get_args(BitsAndBytesOptimizer)
+        return self.quantization != "none" or self.training.optimizer in optimizers

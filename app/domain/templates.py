@@ -53,7 +53,8 @@ def with_fixed_date(template: str) -> str:
 def with_variables(template: str, variables: Mapping[str, str | float | bool]) -> str:
     """Return the template with defaults for some of its variables.
 
-    They are a part of the template, so that whoever scores with it renders the same texts.
+    They become a part of the template, so that every program that scores with it renders the same
+    texts.
     """
     defaults = "".join(
         f"{{% if {name} is not defined %}}{{% set {name} = {json.dumps(value)} %}}{{% endif %}}"

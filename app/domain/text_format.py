@@ -1,4 +1,4 @@
-"""How datasets of texts are tokenised: as turns of a chat, or as they are."""
+"""Choose how datasets of texts are tokenised: as chat turns, or unchanged."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any, Literal, Self
 from app.domain.spec import RewardJobSpec
 from app.domain.spec_problems import SpecProblem
 
-#: ``chat``: the prompt is a user turn and the reply an assistant turn; ``raw``: joined as they are.
+#: ``chat``: the prompt is a user turn and the reply an assistant turn. ``raw``: both are
+#: concatenated unchanged.
 TextFormat = Literal["chat", "raw"]
 
 
 @dataclass(frozen=True)
 class DataForm:
-    """What the rows of a job's datasets have in common."""
+    """Form of the rows of a job's datasets."""
 
     has_texts: bool = False
     has_conversations: bool = False
     texts_have_prompts: bool = True
-    """Every row of text has a prompt of its own."""
+    """Whether every row of text has its own prompt."""
     texts_are_rendered: bool = False
-    """The texts have the special tokens of a chat template already."""
+    """Whether the texts already contain special tokens of a chat template."""
 
     @classmethod
     def of(cls, *summaries: Mapping[str, Any]) -> Self:
@@ -32,15 +33,15 @@ class DataForm:
             has_texts=bool(texts),
             has_conversations=len(texts) < len(summaries),
             texts_have_prompts=all(each["prompt"] == "explicit" for each in texts),
-            # Datasets of earlier versions do not say it.
+            # Summaries of earlier versions do not have this key.
             texts_are_rendered=any(each.get("is_rendered", False) for each in texts),
         )
 
     def text_format(self, spec: RewardJobSpec, *, has_template: bool) -> TextFormat | None:
         """Return how texts are tokenised; None for datasets of messages.
 
-        Texts become turns where the base model has a chat template or another dataset of the job
-        holds messages, provided that it is known where the reply begins.
+        Texts become chat turns if the base model has a chat template or another dataset of the job
+        holds messages, and if all rows have prompts and are not rendered yet.
         """
         if not self.has_texts:
             return None
@@ -51,7 +52,7 @@ class DataForm:
         return "chat" if has_template or self.has_conversations else "raw"
 
     def problems(self, spec: RewardJobSpec) -> Iterator[SpecProblem]:
-        """Yield why the datasets cannot be tokenised as the spec says, whatever the base model."""
+        """Yield the problems of the requested text format that do not depend on the base model."""
         asked = spec.training.text_format
         if not self.has_texts and asked == "raw":
             yield SpecProblem(

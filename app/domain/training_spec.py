@@ -1,4 +1,4 @@
-"""The part of a job spec that says how to train."""
+"""The ``training`` part of a job spec."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ VariableValue = (
 
 
 def _check_variables(value: Any) -> Any:
-    """Reject too many names before any of them is validated, and names of the renderer's own."""
+    """Reject too many names before any of them is validated, and parameters of the renderer."""
     if not isinstance(value, dict):
         return value
     if len(value) > MAX_TEMPLATE_VARIABLES:
@@ -104,11 +104,11 @@ TemplateVariables = Annotated[
 ]
 
 
-#: The names of transformers: of torch, and Adafactor of transformers itself.
+#: Names from transformers, for optimisers of torch and for its own Adafactor.
 TorchOptimizer = Literal[
     "adamw_torch_fused", "adamw_torch", "sgd", "adagrad", "rmsprop", "adafactor"
 ]
-#: Of bitsandbytes. "paged" ones move their state to the CPU when the GPU is full.
+#: Optimisers of bitsandbytes. "paged" ones move their state to the CPU when the GPU is full.
 BitsAndBytesOptimizer = Literal[
     "adamw_bnb_8bit",
     "paged_adamw_8bit",
@@ -185,14 +185,14 @@ class TrainingSpec(SpecPart):
     )
     pad_token: Annotated[CleanText, StringConstraints(min_length=1, max_length=100)] | None = Field(
         None,
-        description="Special token of the base model that fills batches up. null: the tokenizer's "
-        "own, or another one if texts end in it.",
+        description="Special token of the base model for padding. null: the tokenizer's pad token, "
+        "or another one if texts end in it.",
     )
     text_format: Literal["auto", "chat", "raw"] = Field(
         "auto",
         description="How datasets of texts are tokenised. 'chat': the prompt is a user turn and "
-        "the reply an assistant turn of the chat template. 'raw': joined as they are. 'auto' is "
-        "'chat' where the base model has a chat template, unless rows have no prompt or are "
+        "the reply an assistant turn of the chat template. 'raw': both are concatenated unchanged. "
+        "'auto' is 'chat' if the base model has a chat template, unless rows have no prompt or are "
         "rendered already.",
     )
     chat_template: ChatTemplate | None = Field(
@@ -208,8 +208,8 @@ class TrainingSpec(SpecPart):
         None,
         ge=1,
         le=2016,
-        description="Of each row with ranked replies, train on at most so many pairs, drawn with "
-        "the seed; null: on all. Evaluations use all.",
+        description="Largest number of training pairs per row with ranked replies, drawn with the "
+        "seed; null: all. Evaluations use all pairs.",
     )
     center_rewards_coefficient: float | None = Field(
         None,
@@ -228,8 +228,8 @@ class TrainingSpec(SpecPart):
     )
     engine: Literal["auto", "shared_prefix", "stock"] = Field(
         "auto",
-        description="'auto' uses the shared-prefix engine where it is exact, and 'stock', which is "
-        "TRL's own training loop, otherwise.",
+        description="'auto' uses the shared-prefix engine if it is exact, and otherwise 'stock', "
+        "which is TRL's own training loop.",
     )
     eval_steps: int | None = Field(
         None,
@@ -242,9 +242,9 @@ class TrainingSpec(SpecPart):
     )
     resume: Literal["continue", "exact"] = Field(
         "continue",
-        description="After an interruption, 'continue' goes on from the last checkpoint, with a "
-        "warning where another GPU or number of threads will change the adapter's last bits. "
-        "'exact' then trains from the start instead.",
+        description="After an interruption, 'continue' resumes from the last checkpoint, with a "
+        "warning if another GPU or number of threads will change the adapter's last bits. 'exact' "
+        "trains from the start in that case.",
     )
     logging_steps: int = Field(
         1, ge=1, le=10_000, description="Optimiser steps between the logged training metrics."

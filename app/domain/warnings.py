@@ -37,6 +37,7 @@ class WarningCode(StrEnum):
     CHECKPOINT_REFUSED = "checkpoint_refused"
     MEMORY_ADAPTED = "memory_adapted"
     RESUMED_ELSEWHERE = "resumed_elsewhere"
+    TRAINED_ON_CPU = "trained_on_cpu"
 
 
 #: What to do about each warning.
@@ -89,6 +90,7 @@ WARNING_ADVICE: dict[WarningCode, str] = {
     "training.max_length avoids the repetition.",
     WarningCode.RESUMED_ELSEWHERE: 'No action needed. Set training.resume to "exact" if an adapter '
     "must have the bytes of an undisturbed run, even if training has to start again.",
+    WarningCode.TRAINED_ON_CPU: "Use a worker with a GPU and resources.gpus 1, or precision auto.",
     WarningCode.CHECKPOINT_REFUSED: "No action needed. The operator should give all workers of a "
     "queue the same hardware and versions.",
 }

@@ -1,4 +1,4 @@
-"""Compare two evaluations, in a thread of which few run at once."""
+"""Compare two evaluations. The routes limit the number of concurrent comparisons."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from app.evaluations.schemas import ComparedModel, ComparisonRead
 from app.evaluations.service import ScoreFile
 from app.storage.blobs import read_range
 
-#: Comparisons that one process computes at once.
+#: Number of comparisons that one process computes concurrently.
 MAX_COMPARISONS = 2
-#: Of each table of scores: about 200,000 rows, which take a few seconds.
+#: Size limit of each score table: about 200,000 rows, which take a few seconds.
 MAX_SCORE_BYTES = 48 << 20
 
 
 def compare_evaluations(
     engine: Engine, tenant_id: str, a: tuple[str, str | None], b: tuple[str, str | None]
 ) -> ComparisonRead:
-    """Compare two models; each side names an evaluation and, or by default its first, an adapter.
+    """Compare two models. Each side is (evaluation, adapter); None means its first adapter.
 
     Raises:
         EvaluationNotFoundError, EvaluationUnfinishedError, InvalidComparisonError, TooLargeError
@@ -40,12 +40,14 @@ def compare_evaluations(
         uses = service.uses(session, tenant_id, side_a.dataset_sha256)
     if (a[0], side_a.adapter) == (b[0], side_b.adapter):
         raise InvalidComparisonError(
-            "Both sides are the same scores.", hint="Name another evaluation or another adapter."
+            "Both sides have the same scores.", hint="Name another evaluation or another adapter."
         )
     try:
         result = compare(_rows(engine, side_a), _rows(engine, side_b), seed=side_a.seed)
     except NoPairsError as error:
-        raise InvalidComparisonError(str(error), hint="See which rows were left out.") from error
+        raise InvalidComparisonError(
+            str(error), hint="The results of the evaluations list the rows that were left out."
+        ) from error
     return ComparisonRead.model_validate(
         {
             **result,

@@ -13,7 +13,7 @@ class EvaluationNotFoundError(NotFoundError):
 
 
 class EvaluationUnfinishedError(ConflictError):
-    """The evaluation has no result: it has not succeeded, or not yet."""
+    """The evaluation has no result, because it has not succeeded."""
 
     code = "evaluation_unfinished"
     title = "The evaluation has no result"
@@ -37,7 +37,7 @@ class EvaluationFinishedError(ConflictError):
 
 
 class InvalidEvaluationError(InvalidError):
-    """The adapters, the dataset and the suite of an evaluation do not fit together."""
+    """The adapters, the dataset and the suite of an evaluation are not compatible."""
 
     code = "invalid_evaluation"
     title = "The evaluation is not valid"

@@ -1,4 +1,4 @@
-"""End an evaluation: store its files of scores and its result."""
+"""Finish an evaluation: store its score files and its result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from app.storage.artifact_files import file_rows, store
 
 
 def publish(context: WriteContext, directory: Path, evaluated: Evaluated) -> None:
-    """Store the files of scores and end the job with the result.
+    """Store the score files and finish the job with the result.
 
     Raises:
         ArtifactDamagedError, ArtifactTooLargeError: nothing was published.
@@ -33,7 +33,7 @@ def publish(context: WriteContext, directory: Path, evaluated: Evaluated) -> Non
             JobStatus.SUCCEEDED,
             [Event("succeeded", "The evaluation is done.", {"evaluation_id": evaluation_id})],
             result=evaluated.result,
-            desired=DesiredState.RUN,  # the work is done: success wins over a late cancel
+            desired=DesiredState.RUN,  # a cancel that arrives now is too late
         )
         session.add_all(file_rows(evaluation_id, blobs))
         session.execute(

@@ -1,4 +1,4 @@
-"""Reports of evaluations and comparisons: the documents, and the pages that show them."""
+"""Reports of evaluations and comparisons, as documents and as pages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.reports.page import Page, Section, key_values
 
 
 def evaluation_document(session: Session, tenant_id: str, evaluation: str) -> EvaluationReport:
-    """Return the evaluation with its worst pairs and, as SVG texts by model, its plots.
+    """Return the evaluation with its worst pairs and its plots (SVG by model and name).
 
     Raises:
         EvaluationNotFoundError, EvaluationUnfinishedError
@@ -34,7 +34,7 @@ def evaluation_document(session: Session, tenant_id: str, evaluation: str) -> Ev
 
 
 def evaluation_page(report: EvaluationReport) -> Page:
-    """Return the page of an evaluation's document."""
+    """Return the report page of an evaluation."""
     document = report.model_dump(mode="json")
     evaluation = document["evaluation"]
     result = evaluation["result"]
@@ -57,7 +57,7 @@ def evaluation_page(report: EvaluationReport) -> Page:
 
 
 def comparison_page(found: ComparisonRead) -> Page:
-    """Return the page of a comparison."""
+    """Return the report page of a comparison."""
     sides = {
         f"{side} ({name})": value
         for side, model in (("a", found.a), ("b", found.b))

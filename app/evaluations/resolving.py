@@ -1,4 +1,4 @@
-"""Look up what an evaluation names, and check that the parts fit together."""
+"""Look up the resources that an evaluation names, and check that they are compatible."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Resolved:
 
 
 def resolve(session: Session, tenant_id: str, spec: EvaluationSpec) -> Resolved:
-    """Return what a spec names.
+    """Look up the dataset and the adapters that a spec names.
 
     Raises:
-        InvalidEvaluationError: names every field that does not fit.
+        InvalidEvaluationError: names every invalid field.
     """
     problems: list[FieldProblem] = []
     dataset = _dataset(session, tenant_id, spec, problems)
@@ -86,7 +86,7 @@ def _trained(
             continue
         found[place] = session.get_one(Job, adapter.job_id)
     if seen == {UNTRAINED}:
-        hint = "Name an adapter as well: it says which base model and which tokenisation to use."
+        hint = "Name an adapter as well: it determines the base model and the tokenisation."
         problems.append(FieldProblem("/adapters", "no_adapter", "no adapter is named", hint))
     return found
 
@@ -124,7 +124,7 @@ def _check_dataset(dataset: Dataset, spec: EvaluationSpec, problems: list[FieldP
 def _check_format(
     dataset: Dataset, job: Job, place: str, problems: list[FieldProblem]
 ) -> None:  # fmt: skip
-    """Check that the adapter's format can hold the rows: texts can become messages, not back."""
+    """Check that the adapter can score the rows: texts can become messages, but not vice versa."""
     trained_on = TrainingPlan.model_validate(job.plan).data.format
     given = dataset.summary["format"]
     if trained_on == given:
@@ -136,9 +136,9 @@ def _check_format(
         FieldProblem(
             place,
             "format_differs",
-            f"it was trained on {trained_on} data, and the dataset is {given}",
-            "Use a dataset of the same format. Texts with a prompt of their own also serve "
-            "adapters that were trained on conversations.",
+            f"it was trained on {trained_on} data, but the dataset is {given}",
+            "Use a dataset of the same format. Adapters that were trained on conversations also "
+            "accept texts if every row has its own prompt.",
         )
     )
 
@@ -152,7 +152,7 @@ def _check_base_models(trained: dict[str, Job], problems: list[FieldProblem]) ->
                 FieldProblem(
                     place,
                     "base_model_differs",
-                    f"its base model is {plan.base_model.id}, that of the first adapter is "
+                    f"its base model is {plan.base_model.id}, but that of the first adapter is "
                     f"{first.base_model.id}",
                     "Request an evaluation for each base model, and compare them with "
                     "GET /v1/comparisons.",

@@ -83,7 +83,7 @@ _NOT_FOUND = error_responses(EvaluationNotFoundError)
 
 @router.get("/suites")
 def list_suites(_principal: RequireJobsRead) -> Page[SuiteRead]:
-    """List the public benchmarks whose rules this service has."""
+    """List the public benchmarks whose rules this service implements."""
     data = [SuiteRead.of(suite) for suite in SUITES.values()]
     return Page[SuiteRead](data=data, has_more=False, next=None)
 
@@ -155,7 +155,7 @@ async def get_evaluation(
 def cancel_evaluation(
     evaluation_id: EvaluationId, session: SessionDep, principal: RequireJobsWrite, actor: ActorDep
 ) -> EvaluationRead:
-    """Cancel an evaluation. A repeated cancel is no error."""
+    """Cancel an evaluation. Repeating the request is not an error."""
     job = service.cancel(session, principal.tenant_id, evaluation_id)
     audit_log.record(session, actor, "evaluation.cancel", evaluation_id)
     return EvaluationRead.with_result(job, service.dataset_uses(session, job))
@@ -196,7 +196,7 @@ def list_evaluation_events(
     response_class=Response,
     responses={
         200: {
-            "description": "One JSON object a row: `line`, `scores`, `ranks`, `lengths` …",
+            "description": "One JSON object per row: `line`, `scores`, `ranks`, `lengths` …",
             "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
         },
         **error_responses(EvaluationNotFoundError, EvaluationUnfinishedError),
@@ -228,7 +228,7 @@ def get_scores(
 def get_worst_pairs(
     evaluation_id: EvaluationId, engine: ReadEngineDep, principal: RequireJobsRead
 ) -> WorstPairs:
-    """Get the pairs that each model orders most wrongly, with their texts."""
+    """Get the pairs that each model orders wrongly by the largest margin, with their texts."""
     with transaction(engine) as session:
         job = service.get(session, principal.tenant_id, evaluation_id)
         document = queries.report(session.connection(), job.id, "worst_pairs")
@@ -264,7 +264,7 @@ async def compare(
 def get_evaluation_page(
     evaluation_id: EvaluationId, engine: ReadEngineDep, principal: RequireJobsRead
 ) -> Response:
-    """Get the report of an evaluation as one HTML page that needs nothing else."""
+    """Get the report of an evaluation as one self-contained HTML page."""
     with transaction(engine) as session:
         document = evaluation_document(session, principal.tenant_id, evaluation_id)
     return html_response(evaluation_page(document), f"{evaluation_id}.html")
@@ -277,7 +277,7 @@ def get_evaluation_page(
 def get_evaluation_document(
     evaluation_id: EvaluationId, engine: ReadEngineDep, principal: RequireJobsRead
 ) -> EvaluationReport:
-    """Get what the report page of an evaluation shows, as JSON."""
+    """Get the content of the report page of an evaluation as JSON."""
     with transaction(engine) as session:
         return evaluation_document(session, principal.tenant_id, evaluation_id)
 
@@ -301,7 +301,7 @@ async def get_comparison_page(
     principal: RequireJobsRead,
     query: Annotated[_ComparisonQuery, Depends()],
 ) -> Response:
-    """Get a comparison as one HTML page; its numbers are those of GET /v1/comparisons."""
+    """Get a comparison as one self-contained HTML page. GET /v1/comparisons returns its numbers."""
     found = await _compare(request, engine, principal, query)
     return html_response(comparison_page(found), "comparison.html")
 

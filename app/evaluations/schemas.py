@@ -44,13 +44,13 @@ class EvaluationRead(EvaluationItem):
 
     spec: EvaluationSpec
     result: dict[str, Any] | None = Field(
-        description="Of each model: `metrics`, `suite`, `probes`, rows `left_out` and `truncated`, "
-        "and `training_overlap`; and the `baselines` random, longest and shortest. Null until the "
-        "evaluation succeeds. docs/judging.md explains every figure."
+        description="`metrics`, `suite`, `probes`, `left_out`, `truncated` and `training_overlap` "
+        "of each model, and the `baselines` random, longest and shortest. Null until the "
+        "evaluation succeeds. docs/judging.md explains every number."
     )
     dataset_uses: int = Field(
-        description="Succeeded evaluations of this tenant on the same rows, this one included. "
-        "Choosing by a held-out set again and again wears it out."
+        description="Number of succeeded evaluations of this tenant on the same rows, including "
+        "this one. A held-out set loses its value if many models are selected with it."
     )
 
     @classmethod
@@ -65,7 +65,7 @@ class EvaluationRead(EvaluationItem):
 
 
 class WorstPair(BaseModel):
-    """A pair in the wrong order; texts are cut to 1,000 characters."""
+    """A pair in the wrong order; texts are truncated to 1,000 characters."""
 
     line: int
     slice: str | None
@@ -78,31 +78,33 @@ class WorstPair(BaseModel):
 
 
 class WorstPairs(BaseModel):
-    """The pairs that each model orders most wrongly."""
+    """The pairs that each model orders wrongly by the largest margin."""
 
     object: Literal["worst_pairs"] = "worst_pairs"
     models: dict[str, list[WorstPair]]
 
 
 class SuiteRead(BaseModel):
-    """A public benchmark whose rule this service has; you supply the rows."""
+    """A public benchmark whose rule this service implements; you supply the rows."""
 
     object: Literal["suite"] = "suite"
     id: str
     title: str
     rule: str
-    source: str = Field(description="Where the rows come from.")
+    source: str = Field(description="Source of the rows.")
     licence: str
     row_form: str = Field(description="The row form that the dataset must have.")
     upload: dict[str, str] = Field(
-        description="Query parameters of `POST /v1/datasets` that keep what the rule needs."
+        description="Query parameters of `POST /v1/datasets` for the columns that the rule needs."
     )
     counts: dict[str, int] = Field(
-        description="Rows of each slice in the published file. With other rows the result is "
-        "`complete: false` and has no `overall`."
+        description="Number of rows of the published file by slice. With other numbers the result "
+        "is `complete: false` and has no `overall`."
     )
-    totals: list[int] = Field(description="Rows of the published files, where slices vary.")
-    is_provisional: bool = Field(description="Whether the rule was not checked against code.")
+    totals: list[int] = Field(description="Rows of the published files, if slices vary.")
+    is_provisional: bool = Field(
+        description="Whether the rule is not yet verified against the benchmark's own code."
+    )
 
     @classmethod
     def of(cls, suite: Suite) -> Self:
@@ -138,21 +140,21 @@ class ComparedModel(BaseModel):
 
 
 class Difference(BaseModel):
-    """A difference of accuracies, b minus a, with its 95 % interval by prompt."""
+    """Difference of the accuracies, b minus a, with its 95 % interval by prompt."""
 
     value: float
     interval: tuple[float, float] | None
 
 
 class Disagreements(BaseModel):
-    """Pairs that only one of the two orders right, or better."""
+    """Number of pairs that one model orders better than the other."""
 
     a_better: int
     b_better: int
 
 
 class McNemar(BaseModel):
-    """The exact two-sided test on the disagreements."""
+    """Exact two-sided McNemar test on the disagreements."""
 
     p: float
     mid_p: float
@@ -186,8 +188,8 @@ class ComparisonRead(PairedResult):
     b: ComparedModel
     dataset_sha256: str
     dataset_uses: int = Field(
-        description="Succeeded evaluations of this tenant on these rows: the more often a set has "
-        "been used to choose, the less its p-values mean."
+        description="Number of succeeded evaluations of this tenant on these rows. The more often "
+        "a set is used for selection, the less its p-values mean."
     )
     rows: int
     rows_only_in_a: int

@@ -1,4 +1,4 @@
-"""Request evaluations, find them, cancel and delete them."""
+"""Request, find, cancel and delete evaluations."""
 
 from __future__ import annotations
 
@@ -34,12 +34,17 @@ from app.storage.quota import check_storage_quota
 
 @dataclass(frozen=True)
 class ScoreFile:
-    """A file of per-row scores; ``adapter`` is the model that made them."""
+    """A file with the scores of each row; ``adapter`` is the model that gave them."""
 
     adapter: str
     file: StoredFile
     seed: int
     dataset_sha256: str
+
+
+def _is_quantized(job: Job) -> bool:
+    """Whether a job trained on a base model that no CPU can load."""
+    return bool((job.plan or {}).get("quantization", "none") != "none")
 
 
 def request_evaluation(
@@ -67,12 +72,13 @@ def request_evaluation(
                 spec_sha256=hashlib.sha256(
                     json.dumps(document, sort_keys=True).encode()
                 ).hexdigest(),
+                needs_gpu=any(_is_quantized(job) for job in resolved.trained),
                 plan=first.plan,  # pins the revision of the base model
                 base_model=first.base_model,
                 eval_dataset_id=resolved.dataset.id,
             ),
         )
-    except IntegrityError as error:  # a foreign key: the dataset was deleted meanwhile
+    except IntegrityError as error:  # a foreign key: the dataset was deleted concurrently
         raise InvalidEvaluationError(
             "The dataset was deleted.",
             problems=[FieldProblem("/dataset", "dataset_not_found", "was deleted", "Upload it.")],
@@ -119,7 +125,7 @@ def list_page(
 
 
 def uses(session: Session, tenant_id: str, dataset_sha256: str) -> int:
-    """Return how many evaluations of this tenant on these rows have succeeded."""
+    """Return the number of succeeded evaluations of this tenant on these rows."""
     return session.execute(
         select(func.count())
         .select_from(Evaluation)
@@ -133,13 +139,19 @@ def uses(session: Session, tenant_id: str, dataset_sha256: str) -> int:
 
 
 def dataset_uses(session: Session, job: Job) -> int:
-    """Return how many evaluations used the rows that this one uses."""
+    """Return the number of succeeded evaluations on the same rows."""
     row = session.get_one(Evaluation, evaluation_id(job.id))
     return uses(session, row.tenant_id, row.dataset_sha256)
 
 
 def cancel(session: Session, tenant_id: str, evaluation: str) -> Job:
-    """Cancel a waiting evaluation at once, ask a running one to stop. Repeating it is no error."""
+    """Cancel a waiting evaluation at once, or ask a running one to stop.
+
+    Repeating it is not an error.
+
+    Raises:
+        EvaluationNotFoundError, EvaluationFinishedError
+    """
     job = get(session, tenant_id, evaluation)
     changed = transitions.set_desired_state(session, tenant_id, job.id, DesiredState.CANCEL)
     if changed is not None:
@@ -151,9 +163,13 @@ def cancel(session: Session, tenant_id: str, evaluation: str) -> Job:
 
 
 def remove(session: Session, tenant_id: str, evaluation: str) -> None:
-    """Delete a finished evaluation with its scores, events and logs."""
+    """Delete a finished evaluation with its scores, events and logs.
+
+    Raises:
+        EvaluationNotFoundError, EvaluationLiveError
+    """
     job = get(session, tenant_id, evaluation)
-    # The job is locked first, as everywhere, so that this and a collection cannot deadlock.
+    # The job is locked first, as everywhere, so that the garbage collection cannot deadlock.
     session.execute(select(Job.id).where(Job.id == job.id).with_for_update())
     checkpoints = select(Checkpoint.id).where(Checkpoint.job_id == job.id)
     for owners in (StoredFile.owner_id.in_(checkpoints), StoredFile.owner_id == evaluation):
@@ -170,11 +186,11 @@ def remove(session: Session, tenant_id: str, evaluation: str) -> None:
 def score_file(
     session: Session, tenant_id: str, evaluation: str, adapter: str | None
 ) -> ScoreFile:  # fmt: skip
-    """Return the scores of one model, by default of the first adapter.
+    """Return the score file of one model, by default of the first adapter.
 
     Raises:
-        EvaluationNotFoundError: there is no such evaluation, or it judged no such model.
-        EvaluationUnfinishedError: it has not succeeded.
+        EvaluationNotFoundError: there is no such evaluation, or it has no such model.
+        EvaluationUnfinishedError: the evaluation has not succeeded.
     """
     job = get(session, tenant_id, evaluation)
     if job.status != JobStatus.SUCCEEDED:
@@ -185,7 +201,7 @@ def score_file(
     if file is None:
         raise EvaluationNotFoundError(
             f"{evaluation} has no scores of {name}.",
-            hint=f"It judged {', '.join(_models(job.result))}.",
+            hint=f"Its models are {', '.join(_models(job.result))}.",
         )
     row = session.get_one(Evaluation, evaluation)
     return ScoreFile(name, file, spec.seed, row.dataset_sha256)

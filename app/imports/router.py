@@ -1,4 +1,4 @@
-"""Imports of datasets from the hub over HTTP."""
+"""Routes of dataset imports from the hub."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def create_import(
     settings: SettingsDep,
     tickets: TicketsDep,
 ) -> ImportRead:
-    """Have a worker fetch a dataset from the hub, at one commit.
+    """Import a split of a dataset from the hub at one commit. A worker downloads it.
 
-    Its rows are checked and stored as those of an upload. The operator's token is used, and only
-    sources that the operator allows are fetched.
+    Its rows are checked and stored like those of an upload. The operator's hub token is used, and
+    only sources that the operator allows can be imported.
     """
     with transaction(engine) as session:
         job = service.request_import(session, settings, principal, body)
@@ -63,7 +63,7 @@ def create_import(
 def list_imports(
     engine: ReadEngineDep, principal: RequireJobsRead, page: PageDep
 ) -> Page[ImportRead]:
-    """Imports, newest first. They are kept for 30 days."""
+    """List imports, newest first. They are kept for 30 days."""
     with transaction(engine) as session:
         rows = service.list_page(session, principal.tenant_id, page.limit, page.after)
     return Page[ImportRead].of(rows, page.limit, ImportRead.of, by_id)
@@ -73,7 +73,7 @@ def list_imports(
 def get_import(
     import_id: ImportId, engine: ReadEngineDep, principal: RequireJobsRead
 ) -> ImportRead:
-    """The state of an import; `dataset_id` names the dataset once it has succeeded."""
+    """Get the state of an import. `dataset_id` names the dataset once it has succeeded."""
     with transaction(engine) as session:
         return ImportRead.of(service.get(session, principal.tenant_id, import_id))
 
@@ -82,7 +82,7 @@ def get_import(
 def cancel_import(
     import_id: ImportId, session: SessionDep, principal: RequireJobsWrite, actor: ActorDep
 ) -> ImportRead:
-    """Cancel an import; one that has ended stays as it is."""
+    """Cancel an import. A finished import is not changed."""
     job = service.cancel(session, principal.tenant_id, import_id)
     audit_log.record(session, actor, "import.cancel", import_id)
     return ImportRead.of(job)

@@ -1,4 +1,4 @@
-"""Requests and responses of imports."""
+"""Request and response models of imports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Column = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class ImportCreate(BaseModel):
-    """A split of a dataset of the hub, and how its rows are read."""
+    """Split of a hub dataset, and options for reading its rows."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -32,21 +32,21 @@ class ImportCreate(BaseModel):
         examples=["hub:HuggingFaceH4/ultrafeedback_binarized@main"],
     )
     split: str = Field("train", pattern=_NAME)
-    config: str | None = Field(None, pattern=_NAME, description="Where the dataset has several.")
+    config: str | None = Field(None, pattern=_NAME, description="Needed if there are several.")
     name: Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None = Field(
-        None, description="For people; default: the name of the source."
+        None, description="Name for display. Default: the name of the source."
     )
     columns: dict[Literal[MAPPABLE], Column] = Field(  # type: ignore[valid-type]
-        {}, description="Which column is which part; see docs/data.md."
+        {}, description="Column of each part; see docs/data.md."
     )
     labels: dict[Literal[LABELS], Column] = Field(  # type: ignore[valid-type]
-        {}, description="What the values of the label column mean."
+        {}, description="Meaning of the values of the label column."
     )
     ignore_columns: list[Column] = Field([], max_length=100)
     on_invalid: OnInvalid = "refuse"
 
     def read_options(self) -> ReadOptions:
-        """How the rows are read."""
+        """Return the options for reading the rows."""
         return ReadOptions(
             columns=dict(self.columns),
             labels=dict(self.labels),
@@ -73,7 +73,7 @@ class ImportRead(BaseModel):
     config: str | None
     name: str | None
     status: JobStatus
-    phase: str | None = Field(description="What a running import does now.")
+    phase: str | None = Field(description="Current step of a running import.")
     dataset_id: str | None = Field(description="The dataset, once the import has succeeded.")
     failure: ImportFailure | None
     created_at: Timestamp
@@ -81,7 +81,7 @@ class ImportRead(BaseModel):
 
     @classmethod
     def of(cls, job: Job) -> Self:
-        """From its job."""
+        """Create the response from a job."""
         code = FailureCode(job.failure_code) if job.failure_code else None
         failure = None
         if code is not None and job.status == JobStatus.FAILED:

@@ -1,4 +1,4 @@
-"""Request imports of datasets and find them."""
+"""Request, find and cancel imports of datasets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from app.job_queue import kinds, transitions
 from app.models import Job
 from app.storage.quota import check_storage_quota
 
-#: Unfinished imports of a tenant.
+#: Limit on unfinished imports of a tenant.
 MAX_LIVE = 10
 
 
@@ -40,7 +40,7 @@ class SourceNotAllowedError(InvalidError):
 def request_import(
     session: Session, settings: Settings, principal: Principal, body: ImportCreate
 ) -> Job:
-    """Queue an import.
+    """Queue an import; return its job.
 
     Raises:
         SourceNotAllowedError, QuotaError
@@ -78,7 +78,11 @@ def request_import(
 
 
 def get(session: Session, tenant_id: str, import_id: str) -> Job:
-    """An import of this tenant, or ImportNotFoundError."""
+    """Return an import of this tenant.
+
+    Raises:
+        ImportNotFoundError
+    """
     job = session.scalar(
         select(Job).where(
             Job.id == import_id, Job.tenant_id == tenant_id, Job.kind == kinds.IMPORT.name
@@ -90,13 +94,13 @@ def get(session: Session, tenant_id: str, import_id: str) -> Job:
 
 
 def list_page(session: Session, tenant_id: str, limit: int, after: str | None) -> list[Job]:
-    """Up to ``limit + 1`` imports, newest first."""
+    """Return up to ``limit + 1`` imports, newest first."""
     statement = select(Job).where(Job.tenant_id == tenant_id, Job.kind == kinds.IMPORT.name)
     return list(session.scalars(newest_first(statement, Job.id, limit, after)))
 
 
 def cancel(session: Session, tenant_id: str, import_id: str) -> Job:
-    """Cancel an import; one that has ended stays as it is.
+    """Cancel an import. A finished import is not changed.
 
     Raises:
         ImportNotFoundError

@@ -14,7 +14,7 @@ class MergeNotFoundError(NotFoundError):
 
 
 class MergeInexactError(ConflictError):
-    """The base model is quantised. Merging into it changed scores by up to 0.25 in tests."""
+    """The base model is quantised, so that a merge would change scores (by up to 0.25 in tests)."""
 
     code = "merge_inexact"
     title = "This adapter cannot be merged exactly"
@@ -26,4 +26,4 @@ class AlreadyMergedError(ConflictError):
 
     code = "already_merged"
     title = "This is a merged export"
-    next_step = "Download it: it is an ordinary sequence-classification model."
+    next_step = "Download it: it is a full sequence-classification model."

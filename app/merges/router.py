@@ -1,4 +1,4 @@
-"""Routes of merged exports: base model and adapter as one ordinary model."""
+"""Routes of merged exports: an adapter and its base model merged into one full model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ def merge_adapter(
     settings: SettingsDep,
     tickets: TicketsDep,
 ) -> MergeRead:
-    """Request the adapter merged into its base model. Repeating it is no error."""
+    """Request a full model with the adapter merged into its base model.
+
+    A worker makes it. A repeated request returns the same merge, unless the merge has failed.
+    """
     with transaction(engine) as session:
         job = service.request_merge(session, settings, principal.tenant_id, adapter_id)
         audit_log.record(session, actor, "adapter.merge", adapter_id)
@@ -58,7 +61,7 @@ def merge_adapter(
 def get_merge(
     adapter_id: AdapterId, engine: ReadEngineDep, principal: RequireArtifactsRead
 ) -> MergeRead:
-    """Get the state of the merged export of an adapter."""
+    """Get the status of the merged export of an adapter."""
     with transaction(engine) as session:
         source = adapters.get(session, principal.tenant_id, adapter_id)
         job = service.newest_merge(session, principal.tenant_id, source.job_id)

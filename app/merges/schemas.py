@@ -11,7 +11,7 @@ from app.models import Job
 
 
 class MergeRead(BaseModel):
-    """A merged export and its state."""
+    """A merged export and its status."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -26,7 +26,7 @@ class MergeRead(BaseModel):
 
     @classmethod
     def of(cls, job: Job, source_adapter_id: str) -> Self:
-        """Return the representation of a job."""
+        """Build the schema from the row of the job."""
         return cls(
             id=job.id,
             source_adapter_id=source_adapter_id,

@@ -1,4 +1,4 @@
-"""Request merged exports and find them."""
+"""Requests and finds merged exports of adapters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from app.storage.quota import check_storage_quota
 
 
 def request_merge(session: Session, settings: Settings, tenant_id: str, adapter_id: str) -> Job:
-    """Return the job of the adapter's merged export; queue one unless it is live or has a result.
+    """Return the job of the adapter's merged export.
+
+    A job is queued unless one is queued, running, paused or has succeeded.
 
     Raises:
         AdapterNotFoundError, AlreadyMergedError, MergeInexactError, QuotaError
@@ -24,7 +26,7 @@ def request_merge(session: Session, settings: Settings, tenant_id: str, adapter_
     source = adapters.get(session, tenant_id, adapter_id)
     if source.summary.get("is_merged"):
         raise AlreadyMergedError(f"{adapter_id} is a merged export.")
-    # Without the lock two requests at once would each queue a job.
+    # Without the lock, two concurrent requests would each queue a job.
     trained = session.get_one(Job, source.job_id, with_for_update={"key_share": True})
     known = newest_merge(session, tenant_id, source.job_id)
     if known is not None and (known.adapter_id or known.status in LIVE):

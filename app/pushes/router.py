@@ -1,4 +1,4 @@
-"""Routes of pushes: an adapter as a repository of the operator's hub."""
+"""Routes of pushes: uploads of adapters to repositories of the operator's hub."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def push_adapter(
     settings: SettingsDep,
     tickets: TicketsDep,
 ) -> PushRead:
-    """Have a worker upload the adapter's files to a repository of the operator's hub.
+    """Request that a worker uploads the adapter's files to a repository of the operator's hub.
 
-    The operator's token is used, and only repositories that the operator allows are written to.
+    The worker uses the operator's token. The operator must have allowed the repository.
     """
     with transaction(engine) as session:
         job = service.request_push(session, settings, principal.tenant_id, adapter_id, body)

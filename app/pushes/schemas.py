@@ -1,4 +1,4 @@
-"""Requests and responses of pushes."""
+"""Schemas of pushes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ REPO = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
 
 
 class PushCreate(BaseModel):
-    """Where an adapter is pushed to."""
+    """A new push: the target repository."""
 
     model_config = ConfigDict(extra="forbid")
 
     repo: str = Field(
         pattern=REPO,
-        description="`org/name`; it is created if it does not exist.",
+        description="`org/name`; the repository is created if it does not exist.",
         examples=["acme/helpfulness-v3"],
     )
-    private: bool = Field(True, description="Of a repository that is created.")
+    private: bool = Field(
+        True, description="Whether the repository is private, if the push creates it."
+    )
 
 
 class PushFailure(BaseModel):
@@ -42,14 +44,14 @@ class PushRead(BaseModel):
     adapter_id: str
     repo: str
     status: JobStatus
-    commit: str | None = Field(description="The commit, once the push has succeeded.")
+    commit: str | None = Field(description="Commit id on the hub, once the push has succeeded.")
     failure: PushFailure | None
     created_at: Timestamp
     finished_at: Timestamp | None
 
     @classmethod
     def of(cls, job: Job) -> Self:
-        """From its job."""
+        """Build the schema from the row of the job."""
         code = FailureCode(job.failure_code) if job.failure_code else None
         failure = None
         if code is not None and job.status == JobStatus.FAILED:

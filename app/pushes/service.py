@@ -1,4 +1,4 @@
-"""Request pushes of adapters to a hub and find them."""
+"""Requests and finds pushes of adapters to the operator's hub."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from app.job_queue import kinds, transitions
 from app.models import Job
 from app.pushes.schemas import PushCreate
 
-#: Unfinished pushes of a tenant.
+#: Maximum number of unfinished pushes of a tenant.
 MAX_LIVE = 10
 
 
 class PushNotFoundError(NotFoundError):
-    """The adapter was not pushed."""
+    """No push of this adapter was requested."""
 
     code = "push_not_found"
     title = "No push"
@@ -40,7 +40,7 @@ class TargetNotAllowedError(InvalidError):
 def request_push(
     session: Session, settings: Settings, tenant_id: str, adapter_id: str, body: PushCreate
 ) -> Job:
-    """Queue a push.
+    """Queue a push, and return its job.
 
     Raises:
         AdapterNotFoundError, TargetNotAllowedError, QuotaError
@@ -54,8 +54,8 @@ def request_push(
     )
     if (live or 0) >= MAX_LIVE:
         raise QuotaError(
-            f"{live} pushes are not finished, the limit is {MAX_LIVE}.",
-            hint="Wait for one of them to end.",
+            f"This tenant has {live} unfinished pushes; the limit is {MAX_LIVE}.",
+            hint="Wait until one of them has ended.",
         )
     spec = body.model_dump(mode="json") | {"adapter_id": adapter_id}
     return transitions.insert_job(
@@ -74,7 +74,7 @@ def request_push(
 
 
 def newest_push(session: Session, tenant_id: str, adapter_id: str) -> Job:
-    """The newest push of an adapter.
+    """Return the newest push of an adapter.
 
     Raises:
         AdapterNotFoundError, PushNotFoundError
@@ -91,7 +91,7 @@ def newest_push(session: Session, tenant_id: str, adapter_id: str) -> Job:
         .limit(1)
     )
     if job is None:
-        raise PushNotFoundError(f"{adapter_id} was not pushed.")
+        raise PushNotFoundError(f"No push of {adapter_id} was requested.")
     return job
 
 

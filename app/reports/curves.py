@@ -1,6 +1,6 @@
 """Learning curves as SVG.
 
-The worker draws the other plots. These come from the job's metrics, which span all its attempts.
+They use the job's metrics, which cover all its attempts. The worker draws the other plots.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 440, 200, 60, 28, 12
 
 
 def curve_svg(points: Sequence[tuple[float, float]]) -> str:
-    """Return a curve of (step, value), with the ends of both axes named."""
+    """Return a curve of (step, value) as SVG, with labels at the ends of both axes."""
     steps, values = [step for step, _ in points], [value for _, value in points]
     low, high = min(values), max(values)
 

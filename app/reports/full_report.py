@@ -1,4 +1,4 @@
-"""The report of a training job: one document, and the page that shows it."""
+"""The report of a training job, as a document and as a page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMED_FIGURES = (
 
 
 def job_document(session: Session, job: Job) -> dict[str, Any] | None:
-    """Return what the report of a job holds; None until the run has made it.
+    """Return the report of a job, or None until the run has created it.
 
     ``plots`` are SVG texts by name; everything else is numbers and texts.
     """
@@ -88,7 +88,7 @@ def _curves(
 
 
 def job_page(document: Mapping[str, Any]) -> Page:
-    """Return the page of a job's document."""
+    """Return the report page of a job; ``document`` is that of ``job_document``."""
     learning = [Plot(name, curve_svg(points)) for name, points in document["curves"].items()]
     last = [(name, *points[-1]) for name, points in document["curves"].items() if points]
     sections = [

@@ -1,4 +1,4 @@
-"""Sections of a report about judged models, from the documents that evaluations store."""
+"""Report sections about evaluated models, from the documents that evaluations store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LEFT_OUT = {
 
 
 def overview(models: Sequence[Mapping[str, Any]], baselines: Mapping[str, Any]) -> Section:
-    """Return all models beside the baselines."""
+    """Return a table of all models and baselines."""
     rows = [_overview_row(model["adapter"], model["metrics"]) for model in models]
     rows += [
         (name, *_value(found["accuracy"]), *[None] * 7) for name, found in baselines.items()
@@ -34,8 +34,8 @@ def overview(models: Sequence[Mapping[str, Any]], baselines: Mapping[str, Any]) 
     return Section(
         "Models and baselines",
         notes=[
-            "Accuracy counts ties half; its 95 % interval (from, to) resamples prompts. random, "
-            "longest and shortest score without a model."
+            "Accuracy counts a tie as half; its 95 % interval (from, to) resamples prompts. "
+            "random, longest and shortest score without a model."
         ],
         tables=[Table("All pairs", columns, rows)],
     )
@@ -53,7 +53,8 @@ def model_sections(
     )
     if overlap := model.get("training_overlap"):
         main.notes.append(
-            f"{overlap['rows']} rows ({overlap['share']:.1%}) have a prompt of the training data."
+            f"The prompts of {overlap['rows']} rows ({overlap['share']:.1%}) are in the training "
+            "data."
         )
     if metrics["slices"]:
         main.tables.append(
@@ -97,7 +98,9 @@ def worst_section(heading: str, worst: Sequence[Mapping[str, Any]]) -> Section:
         }
         for pair in worst
     ]
-    return Section(heading, notes=["In the wrong order, by the largest margin."], pairs=pairs)
+    return Section(
+        heading, notes=["Pairs in the wrong order, with the largest margins first."], pairs=pairs
+    )
 
 
 def comparison_section(found: Mapping[str, Any]) -> Section:
@@ -122,7 +125,7 @@ def comparison_section(found: Mapping[str, Any]) -> Section:
     ]  # fmt: skip
     return Section(
         "Comparison",
-        notes=["The interval resamples prompts; McNemar's test takes pairs as independent."],
+        notes=["The interval resamples prompts; McNemar's test assumes independent pairs."],
         tables=[
             Table("All pairs", ("", ""), main),
             Table("Slices", ("slice", "pairs", "a", "b", "difference", "p", "p (Holm)"), slices),
@@ -192,7 +195,9 @@ def _add_suite(section: Section, suite: Mapping[str, Any]) -> None:
     rows.append(("overall", suite["overall"]))
     section.tables.append(Table(suite["suite"], ("", "share"), rows))
     if not suite["complete"]:
-        section.warnings.append("Not the published rows, so no overall: " + suite["problems"][0])
+        section.warnings.append(
+            "The rows are not the published ones, so there is no overall: " + suite["problems"][0]
+        )
 
 
 def _add_probes(section: Section, probes: Sequence[Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Reports as one self-contained HTML page: no request, no script, every text escaped."""
+"""Render reports as self-contained HTML: no requests, no scripts, all text escaped."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fastapi import Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-#: Larger pages lose the texts of their worst pairs first, then plots.
+#: Larger pages lose their worst pairs first, then their plots.
 MAX_BYTES = 2_000_000
-#: A policy of the page's own: nothing is loaded, nothing runs, and the page has no origin.
+#: Content-Security-Policy: the page loads nothing, runs nothing and has no origin.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
-#: How routes document the page.
+#: OpenAPI description of the response.
 HTML_ANSWER: dict[str, Any] = {
-    "description": "The page; its Content-Security-Policy lets it load and run nothing.",
+    "description": "The page. Its Content-Security-Policy forbids it to load or run anything.",
     "content": {"text/html": {"schema": {"type": "string"}}},
 }
 _TEMPLATES = Environment(
@@ -28,7 +28,7 @@ _TEMPLATES = Environment(
 
 @dataclass
 class Table:
-    """A table; cells are texts, numbers, or None for what does not apply."""
+    """A table; cells are texts, numbers, or None if there is no value."""
 
     caption: str
     columns: Sequence[str]
@@ -37,20 +37,20 @@ class Table:
 
 @dataclass
 class Plot:
-    """An SVG. It is embedded as an image, so that nothing in it could run."""
+    """An SVG, which is embedded as an image, so that it cannot run scripts."""
 
     caption: str
     svg: str
 
     @property
     def base64(self) -> str:
-        """The content of a data URL."""
+        """The SVG in base64, for a data URL."""
         return base64.b64encode(self.svg.encode()).decode()
 
 
 @dataclass
 class Section:
-    """A part of the page."""
+    """A section of a page."""
 
     heading: str
     notes: list[str] = field(default_factory=list)
@@ -62,14 +62,14 @@ class Section:
 
 @dataclass
 class Page:
-    """A report."""
+    """A report page."""
 
     title: str
     sections: list[Section]
 
 
 def render(page: Page) -> str:
-    """Return the page, at most ``MAX_BYTES`` of UTF-8."""
+    """Return the HTML of a page, of at most ``MAX_BYTES`` in UTF-8."""
     html = _rendered(page)
     while len(html.encode()) > MAX_BYTES and any(section.pairs for section in page.sections):
         for section in page.sections:
@@ -83,7 +83,7 @@ def render(page: Page) -> str:
 
 
 def html_response(page: Page, filename: str) -> Response:
-    """Return the page with the headers that confine it."""
+    """Return the page as a response with headers that forbid scripts, requests and caching."""
     return Response(
         render(page),
         media_type="text/html",
@@ -106,7 +106,7 @@ def _rendered(page: Page) -> str:
 
 
 def _shown(cell: Any) -> Markup:
-    """Return a cell; a number keeps its exact value beside the rounded one."""
+    """Return a table cell; numbers are rounded, with the exact value in an attribute."""
     if cell is None:
         return Markup("<td>–</td>")
     if isinstance(cell, bool):

@@ -41,13 +41,13 @@ async def get_dataset_report(
         BaseModelName, Query(description="The base model whose tokenizer is used.")
     ],
     max_length: Annotated[
-        int | None, Query(ge=8, le=1_048_576, description="Tokens; default: that of a job.")
+        int | None, Query(ge=8, le=1_048_576, description="Tokens. Default: as for a job.")
     ] = None,
 ) -> DatasetReport:
     """Get a report of token lengths, duplicates, contradictions, overlong pairs and more.
 
-    The first request waits for a worker to make the report; later ones return it at once. Only a
-    key with the scope `jobs:write` has a report made; other keys get reports that exist.
+    The first request waits until a worker has created the report; later requests return it at once.
+    Only keys with the scope `jobs:write` can start a report; other keys can read existing reports.
     """
 
     def check_dataset() -> None:
@@ -70,7 +70,7 @@ async def get_dataset_report(
     responses={200: HTML_ANSWER, **error_responses(JobNotFoundError, ReportNotFoundError)},
 )
 def get_report_page(job_id: JobId, engine: ReadEngineDep, principal: RequireJobsRead) -> Response:
-    """Get the report of a job as one HTML page that needs nothing else: keep it, print it."""
+    """Get the report of a job as one self-contained HTML page."""
     document = _job_document(engine, principal.tenant_id, job_id)
     return html_response(job_page(document), f"{job_id}.html")
 
@@ -82,7 +82,7 @@ def get_report_page(job_id: JobId, engine: ReadEngineDep, principal: RequireJobs
 def get_report_document(
     job_id: JobId, engine: ReadEngineDep, principal: RequireJobsRead
 ) -> FullReport:
-    """Get what the report page of a job shows, as JSON."""
+    """Get the content of the report page of a job as JSON."""
     return FullReport.model_validate(_job_document(engine, principal.tenant_id, job_id))
 
 
@@ -91,6 +91,6 @@ def _job_document(engine: Engine, tenant_id: str, job_id: str) -> dict[str, Any]
         document = job_document(session, jobs.get(session, tenant_id, job_id))
     if document is None:
         raise ReportNotFoundError(
-            f"{job_id} has no report page.", hint="It is made when the training ends."
+            f"{job_id} has no report page.", hint="It is created at the end of training."
         )
     return document

@@ -1,4 +1,4 @@
-"""Response model of a dataset report."""
+"""Response models of reports."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FullReport(BaseModel):
     curves: dict[str, list[list[float]]] = Field(description="(step, value) by name.")
     plots: dict[str, str] = Field(description="SVG by name.")
     model: dict[str, Any] | None = Field(
-        description="Metrics of the held-out pairs, as in an evaluation; lengths are tokens."
+        description="Metrics on the held-out pairs, as in an evaluation; lengths are in tokens."
     )
     baselines: dict[str, dict[str, Any]]
     eval_datasets: dict[str, dict[str, float | None]] = Field(

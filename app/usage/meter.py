@@ -1,7 +1,7 @@
 """Counts scored tokens in memory and stores them every few seconds.
 
-A row written for every request would cost more than the request. If the process is killed, the
-tokens of the last seconds are not counted.
+Writing a row for every request would take longer than the request. If the process is killed, the
+tokens of the last ten seconds are lost.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STORE_SECONDS = 10.0
 
 
 class TokenMeter:
-    """The scored tokens of one process."""
+    """Counts the scored tokens of one process."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -31,11 +31,11 @@ class TokenMeter:
         self._thread = threading.Thread(target=self._run, name="token-meter", daemon=True)
 
     def start(self) -> None:
-        """Store what was counted every few seconds."""
+        """Start the thread that stores the counts every ``STORE_SECONDS``."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Store the rest and end."""
+        """Store the remaining counts and stop the thread."""
         self._stopping.set()
         self._thread.join(timeout=10)
 
@@ -54,7 +54,7 @@ class TokenMeter:
             counted, self._tokens = self._tokens, Counter()
         try:
             with transaction(self._engine) as session:
-                for tenant_id in sorted(counted):  # in one order, so that no two block each other
+                for tenant_id in sorted(counted):  # a fixed order prevents deadlocks
                     service.add(session, tenant_id, scored_tokens=counted[tenant_id])
         except Exception:
             log.warning("usage_not_stored", exc_info=True)

@@ -1,4 +1,4 @@
-"""``/v1/usage``: what the tenant used, per day."""
+"""Route of /v1/usage: the usage of a tenant per day."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ _EPOCH = date(1970, 1, 1)
 
 
 class UsageDayRead(BaseModel):
-    """What was used on one day."""
+    """Usage of a tenant on one day."""
 
     object: Literal["usage_day"] = "usage_day"
-    day: date = Field(description="In UTC.")
+    day: date = Field(description="Date in UTC.")
     device_seconds: float = Field(
-        description="Seconds that jobs held a slot of a worker, each attempt on the day it ended."
+        description="Seconds for which jobs occupied a slot of a worker. An attempt counts on the "
+        "day on which it ended."
     )
-    stored_bytes: int = Field(description="At the end of the day, or a few minutes ago.")
+    stored_bytes: int = Field(
+        description="Bytes stored at the end of the day; for today, a few minutes ago."
+    )
     scored_tokens: int
 
     @classmethod
     def of(cls, row: UsageDay) -> Self:
-        """From its row."""
+        """Build the schema from the database row."""
         return cls(
             day=_EPOCH + timedelta(days=row.day),
             device_seconds=row.device_ms / 1000,
@@ -42,7 +45,7 @@ class UsageDayRead(BaseModel):
 
 
 class Usage(BaseModel):
-    """The days on which something was used, newest first."""
+    """The days with any usage, newest first."""
 
     object: Literal["list"] = "list"
     data: list[UsageDayRead]
@@ -52,9 +55,11 @@ class Usage(BaseModel):
 def list_usage(
     engine: ReadEngineDep,
     principal: RequireJobsRead,
-    days: Annotated[int, Query(ge=1, le=MAX_DAYS, description="How many days back.")] = 30,
+    days: Annotated[
+        int, Query(ge=1, le=MAX_DAYS, description="Number of days, including today.")
+    ] = 30,
 ) -> Usage:
-    """Device time, stored bytes and scored tokens of the tenant, per day."""
+    """List device time, stored bytes and scored tokens of the tenant per day."""
     with transaction(engine) as session:
         rows = service.list_days(session, principal.tenant_id, days)
     return Usage(data=[UsageDayRead.of(row) for row in rows])

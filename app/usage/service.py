@@ -1,6 +1,7 @@
-"""What tenants use, per day: added up in the transactions that use it, and never recomputed.
+"""Usage of tenants per day.
 
-So the figures outlive the jobs and datasets that they are about.
+Usage is added in the transaction that causes it and never recomputed, so that it remains when jobs
+and datasets are deleted.
 """
 
 from __future__ import annotations
@@ -12,13 +13,23 @@ from sqlalchemy.orm import Session
 
 from app.core.database import now_ms, reader, transaction
 from app.core.upsert import add_to, upsert
-from app.models import Adapter, Checkpoint, Dataset, DatasetUpload, DatasetUploadPart, Job, UsageDay
+from app.models import (
+    Adapter,
+    Checkpoint,
+    Dataset,
+    DatasetUpload,
+    DatasetUploadPart,
+    Evaluation,
+    Job,
+    StoredFile,
+    UsageDay,
+)
 
 DAY_MS = 86_400_000
 
 
 def add(session: Session, tenant_id: str, *, device_ms: int = 0, scored_tokens: int = 0) -> None:
-    """Add to what a tenant used today."""
+    """Add to today's usage of a tenant."""
     row = {
         "tenant_id": tenant_id,
         "day": _today(session),
@@ -30,14 +41,19 @@ def add(session: Session, tenant_id: str, *, device_ms: int = 0, scored_tokens: 
 
 
 def record_stored_bytes(engine: Engine) -> None:
-    """Store how much each tenant stores now; the last figure of a day remains."""
+    """Record how many bytes each tenant stores now. The last value of a day is kept."""
     with transaction(reader(engine)) as session:
         stored = _stored_bytes(session)
+        today = _today(session)
+        for tenant_id in session.scalars(
+            select(UsageDay.tenant_id).where(UsageDay.day == today, UsageDay.stored_bytes > 0)
+        ):
+            stored.setdefault(tenant_id, 0)  # a tenant that has deleted everything since
     with transaction(engine) as session:
         rows = [
             {
                 "tenant_id": tenant_id,
-                "day": _today(session),
+                "day": today,
                 "device_ms": 0,
                 "stored_bytes": size,
                 "scored_tokens": 0,
@@ -48,7 +64,7 @@ def record_stored_bytes(engine: Engine) -> None:
 
 
 def list_days(session: Session, tenant_id: str, days: int) -> list[UsageDay]:
-    """The days with any usage of the last ``days`` days, newest first."""
+    """Return the days with any usage among the last ``days`` days, newest first."""
     first = _today(session) - days
     return list(
         session.scalars(
@@ -64,11 +80,15 @@ def _today(session: Session) -> int:
 
 
 def _stored_bytes(session: Session) -> Counter[str]:
-    """Bytes of the datasets, uploads, adapters and checkpoints of each tenant."""
+    """Return the bytes of datasets, uploads, adapters, scores and checkpoints of each tenant."""
     parts = DatasetUploadPart
     statements = (
         select(Dataset.tenant_id, func.sum(Dataset.bytes)).group_by(Dataset.tenant_id),
         select(Adapter.tenant_id, func.sum(Adapter.bytes)).group_by(Adapter.tenant_id),
+        select(Evaluation.tenant_id, func.sum(Evaluation.bytes)).group_by(Evaluation.tenant_id),
+        select(Job.tenant_id, func.sum(StoredFile.size))  # of score batches
+        .join(StoredFile, StoredFile.owner_id == Job.id)
+        .group_by(Job.tenant_id),
         select(Job.tenant_id, func.sum(Checkpoint.bytes))
         .join(Checkpoint, Checkpoint.job_id == Job.id)
         .group_by(Job.tenant_id),

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-#: Attempts without a response, one after another, that open the circuit of a URL.
+#: Consecutive attempts without a response that open the circuit of a URL.
 MAX_SILENT = 3
 #: Seconds until the next attempt at a URL with an open circuit; doubles with each silent one.
 PAUSE_SECONDS, MAX_PAUSE_SECONDS = 15.0, 600.0
-#: URLs that are remembered; beyond that the oldest are forgotten.
+#: Maximum number of URLs to remember; the oldest is forgotten first.
 MAX_URLS = 10_000
 
 
@@ -21,23 +21,23 @@ class _Circuit:
 
 
 class Circuits:
-    """Which URLs do not respond. Each process finds out by itself and remembers it in memory."""
+    """The circuit breakers of one process, by URL. They are kept in memory only."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._circuits: dict[str, _Circuit] = {}
 
     def is_open(self, url: str) -> bool:
-        """Whether no message should be sent to this URL now."""
+        """Return whether no message should be sent to this URL now."""
         circuit = self._circuits.get(url)
         return circuit is not None and self._clock() < circuit.next_at
 
     def is_suspect(self, url: str) -> bool:
-        """Whether the last attempt at this URL got no response: send one message at a time."""
+        """Return whether the last attempt got no response: send only one message at a time."""
         return url in self._circuits
 
     def record(self, url: str, *, has_responded: bool) -> None:
-        """Take note of an attempt."""
+        """Record the outcome of an attempt; open the circuit after ``MAX_SILENT`` failures."""
         if has_responded:
             self._circuits.pop(url, None)
             return

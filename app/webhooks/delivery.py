@@ -1,4 +1,4 @@
-"""Send a webhook message and write the outcome; no transaction is open while it is sent."""
+"""Sends webhook messages and records the outcomes; no transaction is open while sending."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from app.webhooks.guard import GuardedBackend, RefusedError, check_url
 
 log = structlog.get_logger()
 
-#: A webhook that failed for this many milliseconds is disabled when a message fails.
+#: A webhook that has failed for this long is disabled when a message fails for the last time.
 DISABLE_AFTER_MS = 3 * 86_400_000
-#: Seconds for name resolution, connection, TLS and response together.
+#: Total time for name resolution, connection, TLS and response.
 TIMEOUT_SECONDS = 5.0
 KEPT_RESPONSE_BYTES = 1024
-#: Status of an address that wants no more messages (Standard Webhooks).
+#: Response status of a receiver that wants no more messages (Standard Webhooks).
 GONE = 410
 Headers = Mapping[bytes | str, bytes | str]
 
@@ -63,7 +63,7 @@ class Sender:
     async def send(self, webhook: Webhook, delivery: WebhookDelivery) -> Outcome:
         """Send a message once; return the outcome."""
         try:
-            # Checked again: the operator may have changed the allowed hosts.
+            # Check again, because the operator may have changed the allowed hosts.
             check_url(self._settings, webhook.url)
             body = message_body(delivery)
             headers = signed_headers(webhook, delivery, body, datetime.now(UTC))
@@ -93,7 +93,7 @@ class Sender:
             async for chunk in response.aiter_stream():
                 kept += chunk[:KEPT_RESPONSE_BYTES]
                 if len(kept) >= KEPT_RESPONSE_BYTES:
-                    break  # the rest is not needed
+                    break  # the rest of the response is not stored
         text = kept[:KEPT_RESPONSE_BYTES].decode(errors="replace").replace("\0", "\ufffd")
         if 200 <= response.status < 300:
             return Outcome(response.status, text)
@@ -101,7 +101,7 @@ class Sender:
 
 
 def record_outcome(engine: Engine, delivery: WebhookDelivery, outcome: Outcome) -> None:
-    """Write the outcome of an attempt; disable the webhook if it failed for too long."""
+    """Write the outcome of an attempt; disable the webhook if it has failed for too long."""
     is_last = delivery.attempts >= outbox.MAX_ATTEMPTS or delivery.type == "webhook.test"
     if outcome.error is None:
         status = "delivered"
@@ -124,15 +124,15 @@ def record_outcome(engine: Engine, delivery: WebhookDelivery, outcome: Outcome) 
             return
         if webhook.failing_since is None:
             webhook.failing_since = delivery.last_attempt_at
-        is_hopeless = outcome.status == GONE or _has_failed_for_days(webhook, delivery)
-        if status == "failed" and webhook.disabled_at is None and is_hopeless:
+        is_defunct = outcome.status == GONE or _has_failed_for_days(webhook, delivery)
+        if status == "failed" and webhook.disabled_at is None and is_defunct:
             outbox.disable(session, webhook, "the webhook was disabled")
             audit_log.record(session, Actor(webhook.tenant_id), "webhook.disable", webhook.id)
             log.warning("webhook_disabled", webhook_id=webhook.id, error=outcome.error)
 
 
 def message_body(delivery: WebhookDelivery) -> str:
-    """Return the JSON that is signed and sent: the same bytes at every attempt."""
+    """Return the JSON that is signed and sent. It is the same in every attempt."""
     message = {
         "type": delivery.type,
         "timestamp": rfc3339(delivery.created_at),

@@ -1,4 +1,4 @@
-"""Choose which webhook messages are sent, and send many at once without one waiting for another."""
+"""Chooses due webhook messages fairly between tenants, and sends many of them concurrently."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from app.webhooks.outbox import DueWebhook
 
 log = structlog.get_logger()
 
-#: Messages that one process sends at once.
+#: Maximum number of messages that one process sends concurrently.
 MAX_AT_ONCE = 64
-#: Messages of one webhook that are sent at once.
+#: Maximum number of messages of one webhook that are sent concurrently.
 MAX_PER_WEBHOOK = 2
 #: Threads that claim messages, write outcomes and wait for the next round.
 DATABASE_THREADS = 4
@@ -38,7 +38,7 @@ DELETE_OLD_SECONDS = 3600.0
 
 
 class Message(NamedTuple):
-    """A message that was claimed, and where it goes."""
+    """A claimed message and its webhook."""
 
     webhook: Webhook
     delivery: WebhookDelivery
@@ -60,9 +60,9 @@ class Dispatcher:
         return not self._sent_now
 
     def claim(self) -> list[Message]:
-        """Claim at most one due message of each webhook, as far as there are places.
+        """Claim at most one due message of each webhook, up to the number of free places.
 
-        Tenants take turns, and none takes more than its share of the places.
+        Tenants take turns, and no tenant takes more than its share of the places.
         """
         with transaction(reader(self._engine)) as session:
             due = outbox.due_webhooks(session)
@@ -78,7 +78,7 @@ class Dispatcher:
                     select(Webhook).where(Webhook.id.in_({d.webhook_id for d in claimed}))
                 )
             }
-        # Webhooks that were deleted meanwhile took their messages with them.
+        # A webhook may have been deleted in the meantime, together with its messages.
         messages = [Message(webhooks[d.webhook_id], d) for d in claimed if d.webhook_id in webhooks]
         with self._lock:
             for message in messages:
@@ -95,7 +95,7 @@ class Dispatcher:
                 self._circuits.record(webhook.url, has_responded=outcome.status is not None)
             await to_thread.run_sync(record_outcome, self._engine, delivery, outcome)
         except Exception:
-            # Nothing was written: the message is sent again when its lease is over.
+            # No outcome was written, so the message is sent again when its lease expires.
             log.warning("webhook_failed", webhook_id=webhook.id, exc_info=True)
         finally:
             with self._lock:
@@ -104,7 +104,7 @@ class Dispatcher:
 
     def _choose(self, due: Iterable[DueWebhook]) -> list[str]:
         by_tenant: dict[str, list[str]] = {}
-        for webhook in due:  # the longest due first
+        for webhook in due:  # sorted by due time
             most = 1 if self._circuits.is_suspect(webhook.url) else MAX_PER_WEBHOOK
             if self._sent_now[webhook.id] < most and not self._circuits.is_open(webhook.url):
                 by_tenant.setdefault(webhook.tenant_id, []).append(webhook.id)
@@ -121,7 +121,7 @@ class Dispatcher:
 
 
 class Deliverer(threading.Thread):
-    """Sends due messages; any number of processes may do so."""
+    """Thread that sends due messages. Any number of processes may run one."""
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         super().__init__(name="deliverer", daemon=True)
@@ -163,6 +163,6 @@ class Deliverer(threading.Thread):
         return await to_thread.run_sync(self._stopping.wait, seconds)
 
     def stop(self) -> None:
-        """End after the messages that are being sent."""
+        """Stop after the current messages have been sent; wait up to ten seconds."""
         self._stopping.set()
         self.join(timeout=10)

@@ -22,7 +22,7 @@ from app.core.errors import FieldProblem, InvalidError
 from app.core.settings import Settings
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
-#: Host names only: the last label starts with a letter, so no notation of an IP address matches.
+#: Matches host names only: the last label starts with a letter, unlike in any form of IP address.
 _NAME = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 #: The globally routed part of IPv6, and the Teredo and 6to4 tunnels in it, which lead to IPv4.

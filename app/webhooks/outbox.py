@@ -44,12 +44,12 @@ _KEY = tuple_(WebhookDelivery.webhook_id, WebhookDelivery.event_id)
 
 
 def enqueue(session: Session, tenant_id: str, event_type: str, data: Mapping[str, Any]) -> None:
-    """Queue a message for each enabled webhook of the tenant that wants events of this type."""
+    """Queue a message for each enabled webhook of the tenant that is subscribed to this type."""
     if event_type in _EVENT_TYPES:
         # Both databases store the list as JSON text. The quotes prevent matches in longer names.
-        wants = cast(Webhook.events, Text).contains(f'"{event_type}"', autoescape=True)
-        wanted = (Webhook.tenant_id == tenant_id, Webhook.disabled_at.is_(None), wants)
-        _enqueue(session, event_type, data, *wanted)
+        subscribed = cast(Webhook.events, Text).contains(f'"{event_type}"', autoescape=True)
+        conditions = (Webhook.tenant_id == tenant_id, Webhook.disabled_at.is_(None), subscribed)
+        _enqueue(session, event_type, data, *conditions)
 
 
 def enqueue_test(session: Session, webhook: Webhook) -> WebhookDelivery:
@@ -67,7 +67,7 @@ class DueWebhook(NamedTuple):
 
 
 def due_webhooks(session: Session) -> list[DueWebhook]:
-    """Return the webhooks with due messages, the longest due first; takes no lock."""
+    """Return the webhooks with due messages, sorted by due time. Takes no lock."""
     first = func.min(WebhookDelivery.next_attempt_at)
     query = (
         select(Webhook.id, Webhook.tenant_id, Webhook.url)
@@ -81,7 +81,10 @@ def due_webhooks(session: Session) -> list[DueWebhook]:
 
 
 def claim(session: Session, webhook_ids: Sequence[str]) -> list[WebhookDelivery]:
-    """Claim the oldest due message of each webhook for ``LEASE_MS``; no other caller gets them."""
+    """Claim the oldest due message of each webhook for ``LEASE_MS``.
+
+    No other caller can claim them during that time.
+    """
     ranked = (
         select(
             WebhookDelivery.webhook_id,
@@ -97,7 +100,7 @@ def claim(session: Session, webhook_ids: Sequence[str]) -> list[WebhookDelivery]
         .subquery()
     )
     first = select(ranked.c.webhook_id, ranked.c.event_id).where(ranked.c.rank == 1)
-    # The rows are locked as they are picked: two claims of the same rows could deadlock.
+    # Lock the rows while selecting them: otherwise two claims of the same rows could deadlock.
     picked = lock_picked(
         select(WebhookDelivery.webhook_id, WebhookDelivery.event_id).where(_KEY.in_(first), *_due())
     )
@@ -114,7 +117,7 @@ def claim(session: Session, webhook_ids: Sequence[str]) -> list[WebhookDelivery]
 def lock_webhook(session: Session, webhook_id: str) -> Webhook | None:
     """Lock a webhook until the end of the transaction; None if it was deleted.
 
-    It must be locked before its messages, in the same order as by a delete.
+    Lock it before its messages, which is the order of a delete, to prevent deadlocks.
     """
     return session.scalar(
         select(Webhook)
@@ -125,7 +128,8 @@ def lock_webhook(session: Session, webhook_id: str) -> Webhook | None:
 
 
 def finish(session: Session, delivery: WebhookDelivery, **values: Any) -> bool:
-    """Write the result of an attempt unless a later one has begun; return whether it was."""
+    """Write the result of an attempt unless a later attempt has begun; return whether it was
+    written."""
     written = session.execute(
         update(WebhookDelivery)
         .where(
@@ -161,7 +165,7 @@ def delete_old(session: Session) -> None:
     )
 
 
-def _enqueue(session: Session, event_type: str, data: Mapping[str, Any], *wanted: Any) -> str:
+def _enqueue(session: Session, event_type: str, data: Mapping[str, Any], *conditions: Any) -> str:
     event_id = new_id("evt")
     session.execute(
         insert(WebhookDelivery).from_select(
@@ -172,7 +176,7 @@ def _enqueue(session: Session, event_type: str, data: Mapping[str, Any], *wanted
                 literal(event_type),
                 literal(dict(data), WebhookDelivery.data.type),
             )
-            .where(*wanted)
+            .where(*conditions)
             # Wait for webhooks that are being deleted, and leave them out: a message to one would
             # violate the foreign key and abort the transaction of the job.
             .with_for_update(read=True, key_share=True),
@@ -182,7 +186,7 @@ def _enqueue(session: Session, event_type: str, data: Mapping[str, Any], *wanted
 
 
 def retry_delay_ms(attempts: int) -> int:
-    """Return the milliseconds until the next attempt, after ``attempts`` of them."""
+    """Return the delay in milliseconds after the given number of attempts."""
     delay = full_jitter(
         attempts - 1, base=BACKOFF_MS, maximum=BACKOFF_MAX_MS, factor=BACKOFF_FACTOR
     )
@@ -192,8 +196,8 @@ def retry_delay_ms(attempts: int) -> int:
 def _due() -> tuple[Any, ...]:
     """Return the conditions under which a message is due.
 
-    One without an attempt, or with a longer delay than there is, waits because the database's clock
-    stepped back.
+    A message without an attempt, or with a delay above the maximum, is due as well: its time is
+    wrong because the database's clock was set back.
     """
     at = WebhookDelivery.next_attempt_at
     longest = {

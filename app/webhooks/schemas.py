@@ -51,8 +51,8 @@ class WebhookRead(BaseModel):
         description="Time of the first failed message since the last successful one."
     )
     disabled_at: Timestamp | None = Field(
-        description="When it was disabled because it failed for too long. A successful test "
-        "enables it again."
+        description="When the webhook was disabled because it failed for too long. A successful "
+        "test enables it again."
     )
     old_secret_expires_at: Timestamp | None = Field(
         description="Until this time messages are also signed with the previous secret."
@@ -60,7 +60,7 @@ class WebhookRead(BaseModel):
 
     @classmethod
     def of(cls, webhook: Webhook) -> Self:
-        """Build it from the database row."""
+        """Build the schema from the database row."""
         return cls.model_validate(webhook, from_attributes=True)
 
 
@@ -91,7 +91,7 @@ class DeliveryRead(BaseModel):
 
     @classmethod
     def of(cls, delivery: WebhookDelivery) -> Self:
-        """Build it from the database row."""
+        """Build the schema from the database row."""
         is_pending = delivery.status == "pending"
         return cls(
             id=delivery.event_id,

@@ -1,4 +1,4 @@
-"""Create, list, change and delete the webhooks of a tenant."""
+"""Creates, lists, changes and deletes the webhooks of a tenant."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.core.errors import NotFoundError, QuotaError
 from app.models import Webhook, WebhookDelivery
 
 MAX_WEBHOOKS = 20
-#: How long messages are signed with both secrets after a rotation.
+#: Time after a rotation in which messages are signed with both secrets.
 OLD_SECRET_VALID_MS = 86_400_000
 
 

@@ -333,6 +333,19 @@ def finished_evaluation(scene: Scene) -> dict[str, Any]:
     return scene.evaluated()
 
 
+def request_score_batch(scene: Scene, operation: Operation) -> Response:
+    body = {"adapter": scene.succeed()["adapter_id"], "dataset": scene.world.upload()["id"]}
+    return scene.send(operation, json=body)
+
+
+def send_for_queued_batch(scene: Scene, operation: Operation) -> Response:
+    return scene.send(operation, {"batch_id": scene.score_batch()["id"]})
+
+
+def send_for_scored_batch(scene: Scene, operation: Operation) -> Response:
+    return scene.send(operation, {"batch_id": scene.scored_batch()["id"]})
+
+
 def compare_evaluations(scene: Scene, operation: Operation) -> Response:
     first = scene.evaluated()
     second = scene.evaluated(adapters=first["adapters"], dataset=first["dataset"])
@@ -390,6 +403,11 @@ SPECIAL: dict[tuple[str, int], Provoke] = {
     ("finish_upload", 507): finish_on_full_disk,
     ("create_scores", 412): score_with_another_spec,
     ("create_scores", 413): score_too_much,
+    ("create_score_batch", 201): request_score_batch,
+    ("cancel_score_batch", 200): send_for_queued_batch,
+    ("cancel_score_batch", 409): send_for_scored_batch,
+    ("delete_score_batch", 409): send_for_queued_batch,
+    ("get_batch_scores", 409): send_for_queued_batch,
     ("merge_adapter", 409): merge_merged,
     ("get_merge", 200): get_merge,
     ("get_push", 200): get_push,

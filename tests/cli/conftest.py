@@ -1,4 +1,4 @@
-"""A live service for the client commands, and its worker played by the test."""
+"""Fixtures: a live service for the client commands, and a stand-in for its worker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Run = Callable[..., Result]
 
 
 def environment(data_dir: Path, **settings: object) -> dict[str, str]:
-    """This process's, with these settings and no others of Plaudit's."""
+    """Return the environment of this process with only these settings of Plaudit."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PLAUDIT_")}
     given = {f"PLAUDIT_{name.upper()}": str(value) for name, value in settings.items()}
     return {**kept, "PLAUDIT_DATA_DIR": str(data_dir), **given}
@@ -34,7 +34,7 @@ def environment(data_dir: Path, **settings: object) -> dict[str, str]:
 def serving(
     data_dir: Path, *options: str, **settings: object
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """``plaudit serve`` once it answers, and its URL; killed in the end if it still runs."""
+    """Run ``plaudit serve``, wait until it responds, and yield the process and its URL."""
     port = settings.setdefault("port", free_port())
     url = f"http://127.0.0.1:{port}"
     with (data_dir / "serve.log").open("ab") as log:
@@ -68,21 +68,21 @@ def service_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(service_dir: Path) -> Iterator[str]:
-    """A service without a worker, one a module."""
+    """Run a service without a worker for the module."""
     with serving(service_dir, "--no-worker", preflight_wait_seconds=0) as (_, url):
         yield url
 
 
 @pytest.fixture(scope="module")
 def world(url: str, service_dir: Path) -> Iterator[World]:
-    """That service with somebody who plays the worker."""
+    """Return the service's state with a stand-in for the worker."""
     with live_world(url, service_dir) as world:
         yield world
 
 
 @contextmanager
 def live_world(url: str, data_dir: Path) -> Iterator[World]:
-    """A live service with somebody who plays the worker."""
+    """Yield a live service with a stand-in for the worker."""
     settings = Settings(data_dir=data_dir)
     key = (data_dir / "api-key").read_text().strip()
     engine = make_engine(settings.database)
@@ -96,7 +96,7 @@ def live_world(url: str, data_dir: Path) -> Iterator[World]:
 
 @pytest.fixture
 def run(url: str, service_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command as somebody at this service's machine would."""
+    """Return a function that runs a command on the machine of the service."""
     monkeypatch.setenv("PLAUDIT_URL", url)
     monkeypatch.setenv("PLAUDIT_DATA_DIR", str(service_dir))
     monkeypatch.delenv("PLAUDIT_API_KEY", raising=False)

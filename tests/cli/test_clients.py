@@ -40,7 +40,7 @@ FILES = {
 
 @pytest.fixture
 def spec_file(world: World, tmp_path: Path) -> Path:
-    """A spec that the service takes."""
+    """Return a valid spec."""
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(world.spec(name="from a file")))
     return path
@@ -178,7 +178,7 @@ def test_somebody_elses_page_is_no_answer(
 
 @pytest.fixture
 def web_page() -> Iterator[str]:
-    """A web server that answers everything with a page, as a proxy's sign-in does."""
+    """A web server that returns an HTML page to every request, like the sign-in page of a proxy."""
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -195,7 +195,7 @@ def web_page() -> Iterator[str]:
 
 @contextmanager
 def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """The address of a web server."""
+    """Yield the URL of the web server."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -233,7 +233,7 @@ def test_client_that_asks_too_often_waits_and_asks_again(
 def test_service_that_is_away_for_a_while_is_told_once(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As one does whose database is restarted."""
+    """A service returns 503 while its database restarts."""
     away = problem(503, "unavailable", **{"Retry-After": "0"})
     with scripted(away, away, Answer(200, {"data": [], "has_more": False})) as server:
         monkeypatch.setenv("PLAUDIT_URL", server.url)
@@ -288,7 +288,7 @@ def test_watching_shows_steps_and_metrics_until_the_job_ends(
 
 
 def run_names(world: World) -> set[str]:
-    """Names of the waiting jobs."""
+    """Return the names of the queued jobs."""
     page = world.client.get("/v1/jobs", params={"status": "queued"}).json()
     return {job["name"] for job in page["data"]}
 
@@ -328,7 +328,7 @@ def test_shards_are_uploaded_with_a_mapping_and_what_was_left_out_is_shown(
     assert done.exit_code == 0, done.stderr
     shown = dict(line.strip().split(maxsplit=1) for line in done.stdout.splitlines())
     assert (shown["pairs"], shown["skipped"]) == ("2", "2 identical_pair")
-    assert "warning: " in done.stderr
+    assert "Warning: " in done.stderr
     wrong = run("datasets", "upload", tmp_path, "--column=prompt")
     assert wrong.exit_code == 2
     assert "prompt=question" in wrong.stderr
@@ -342,7 +342,7 @@ def test_file_that_was_uploaded_before_is_told_from_a_new_one(run: Run, tmp_path
     assert (first.exit_code, first.stderr) == (0, "")
     assert second.exit_code == 0
     assert second.stdout == first.stdout
-    assert second.stderr.startswith("This file was already uploaded, at ")
+    assert second.stderr.startswith("This file was already uploaded at ")
     assert second.stderr.endswith(" under the name first.\n")
 
 
@@ -369,7 +369,7 @@ def test_dataset_with_bad_lines_is_refused_with_their_numbers(run: Run, tmp_path
 def test_report_counts_with_the_base_model_that_was_asked_for_or_the_first(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A service of its own: it waits for the worker that the test plays."""
+    """Uses its own service, because the report waits for the test's stand-in for a worker."""
     lengths = {"count": 20, "mean": 29.038095, "min": 3, "p50": 28, "p90": 44, "p99": 55, "max": 58}
     report = {
         "rows": 20,
@@ -432,7 +432,7 @@ def test_report_counts_with_the_base_model_that_was_asked_for_or_the_first(
 
 @pytest.fixture
 def adapter_id(world: World) -> str:
-    """An adapter whose bytes no other has."""
+    """Return an adapter with unique content."""
     world.submit(priority=100)
     lease = world.claim()
     return world.publish(lease, FILES | {"job.txt": lease.job_id.encode()})
@@ -467,7 +467,7 @@ def test_download_that_breaks_off_goes_on_where_it_was(
     ranges = []
 
     class Breaking(BaseHTTPRequestHandler):
-        """The service behind a connection that holds for a megabyte."""
+        """Forward to the service, and close every connection after one megabyte."""
 
         def do_GET(self) -> None:
             ranges.append(self.headers["Range"])
@@ -490,7 +490,7 @@ def test_download_that_breaks_off_goes_on_where_it_was(
     for name, content in FILES.items():
         assert (tmp_path / name).read_bytes() == content
     assert [r for r in ranges if r] == ["bytes=1000000-", "bytes=2000000-"]
-    assert done.stderr.count(f"Waiting up to 10 min: The connection to {broken} broke off") == 1
+    assert done.stderr.count(f"Waiting up to 10 min: The connection to {broken} was lost") == 1
 
 
 @pytest.mark.parametrize("option", [[], ["--archive"]], ids=["files", "archive"])

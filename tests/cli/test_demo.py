@@ -1,4 +1,4 @@
-"""The demo's parts; the demo itself is run by ``make demo``."""
+"""Parts of the demo; ``make demo`` runs the demo itself."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def test_baseline_takes_the_longer_reply(pairs: list[tuple[str, str]], accuracy:
 
 def test_one_false_claim_is_enough_to_fail() -> None:
     checks = Checks()
-    checks.hold("a", is_true=True)
-    assert checks.all_held
-    checks.hold("b", is_true=False)
-    checks.hold("c", is_true=True)
-    assert not checks.all_held
+    checks.record("a", is_true=True)
+    assert checks.all_passed
+    checks.record("b", is_true=False)
+    checks.record("c", is_true=True)
+    assert not checks.all_passed
 
 
 def test_card_program_runs_on_the_given_values(tmp_path: Path) -> None:
@@ -162,6 +162,6 @@ def test_own_service_is_gone_however_the_demo_ends(tmp_path: Path, way: str) -> 
 
 
 def processes_of(data_dir: Path) -> list[psutil.Process]:
-    """Those that were started for this directory; what they start in turn dies with them."""
+    """Return the processes for this directory; their child processes end with them."""
     found = psutil.process_iter(["environ"])
     return [p for p in found if (p.info["environ"] or {}).get("PLAUDIT_DATA_DIR") == str(data_dir)]

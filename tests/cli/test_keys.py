@@ -52,7 +52,7 @@ def test_key_is_an_admin_for_good_unless_told_otherwise(engine: Engine) -> None:
 
 @pytest.mark.usefixtures("_settings")
 def test_key_that_outlives_all_dates_is_not_made() -> None:
-    """Its row would keep every list of keys from being shown."""
+    """A date that cannot be formatted would break every list of keys."""
     assert keys("create", "--expires-days", "99999999").exit_code == 2
     assert json.loads(keys("list", "--json").stdout) == []
 

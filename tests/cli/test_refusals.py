@@ -1,4 +1,4 @@
-"""What people read when the service refuses what they sent: each thing once."""
+"""Messages of refused requests do not repeat themselves."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UPLOADS = {
 
 
 def said_twice(text: str) -> list[str]:
-    """Messages and hints that are in the text more than once."""
+    """Return the messages and hints that are in the text more than once."""
     parts = re.split(r"; |\. |\.?\n|: ", text)
     return [part for part, count in Counter(parts).items() if count > 1 and len(part) > 15]
 

@@ -1,4 +1,4 @@
-"""``plaudit serve``: what it prepares, refuses, keeps alive, and leaves behind."""
+"""``plaudit serve``: preparation, refusals, the worker process and shutdown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from app.cli.environment import note_ignored
+from app.cli.environment import report_ignored
 from app.core.database import make_engine
 from app.core.migrations import migrate
 from app.core.settings import Settings
@@ -109,9 +109,10 @@ def test_migrate_makes_the_tables_that_serve_wants(tmp_path: Path) -> None:
     [
         (
             "PLAUDIT_DATABSE_URL",
-            "PLAUDIT_DATABSE_URL is no setting and is ignored; is PLAUDIT_DATABASE_URL meant?\n",
+            "PLAUDIT_DATABSE_URL is not a setting and is ignored. "
+            "Did you mean PLAUDIT_DATABASE_URL?\n",
         ),
-        ("PLAUDIT_COLOUR", "PLAUDIT_COLOUR is no setting and is ignored.\n"),
+        ("PLAUDIT_COLOUR", "PLAUDIT_COLOUR is not a setting and is ignored.\n"),
         ("PLAUDIT_API_KEY", ""),
         ("plaudit_slots", ""),
         ("PLAUDIT_TEST_PROGRAMS", ""),
@@ -130,7 +131,7 @@ def test_variable_that_is_no_setting_is_named(tmp_path: Path, name: str, said: s
 def test_variables_of_the_other_programs_here_are_known(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever the deployment, the examples, the benchmarks and the tests read."""
+    """Variables that deployment, examples, benchmarks and tests read are not reported."""
     root = Path(__file__).parents[2]
     places = ("docker-compose.yml", "Dockerfile", "Makefile", "app", "worker", "bench", "examples")
     found = {
@@ -140,7 +141,7 @@ def test_variables_of_the_other_programs_here_are_known(
         if path.is_file() and path.suffix != ".pyc"
         for name in re.findall(r"PLAUDIT_[A-Z_]*[A-Z]\b", path.read_text(errors="replace"))
     }
-    note_ignored(found)
+    report_ignored(found)
     assert found > {"PLAUDIT_URL", "PLAUDIT_REDIS_PASSWORD"}
     assert capsys.readouterr().err == ""
 
@@ -256,7 +257,7 @@ def test_port_in_use_is_told(tmp_path: Path) -> None:
     with serving(tmp_path, "--no-worker") as (_, url):
         done = refused(tmp_path, "serve", "--port", url.rpartition(":")[2])
     assert done.returncode == 1
-    assert "Is another service running there? Choose with --port." in done.stderr
+    assert "Is another service running there? Choose another port with --port." in done.stderr
 
 
 @pytest.mark.parametrize("host", ["nope.invalid", "192.0.2.1"])
@@ -355,7 +356,7 @@ def status_of(url: str, key: str) -> int:
 
 
 def refused(data_dir: Path, *command: str, **settings: object) -> subprocess.CompletedProcess[str]:
-    """Run a command that is to end by itself."""
+    """Run a command that is expected to end by itself."""
     return subprocess.run(
         [sys.executable, "-m", "app.cli", *command],
         env=environment(data_dir, **settings),
@@ -366,7 +367,7 @@ def refused(data_dir: Path, *command: str, **settings: object) -> subprocess.Com
 
 
 def worker_of(process: subprocess.Popen[bytes], url: str) -> psutil.Process:
-    """The service's worker, once it was heard of."""
+    """Return the worker of the service after it has registered."""
 
     def find() -> list[psutil.Process]:
         return [

@@ -1,4 +1,4 @@
-"""``plaudit verify``: an adapter's probes on its own base model, wherever that is to be had."""
+"""``plaudit verify`` scores the probes of an adapter on its base model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.train
 
 @pytest.fixture(scope="module")
 def trained(llama: TinyBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny adapter, as a worker with a local base model makes it."""
+    """Return a tiny adapter, made by a worker with a local base model."""
     order = llama.order(count=8, eval_count=4, training={"epochs": 1})
     work = tmp_path_factory.mktemp("trained")
     done = run_trainer(work, order.model_copy(update={"model_name": "tiny"}))
@@ -33,12 +33,12 @@ def trained(llama: TinyBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def adapter(trained: Path, tmp_path: Path) -> Path:
-    """The adapter, to be changed."""
+    """Return a copy of the adapter that a test may change."""
     return shutil.copytree(trained, tmp_path / "adapter")
 
 
 def verify(monkeypatch: pytest.MonkeyPatch, adapter: Path, source: str, *options: str) -> Result:
-    """With a catalogue of one base model, ``tiny``."""
+    """Configure a catalogue with one base model, ``tiny``."""
     catalogue = adapter.parent / "catalogue.yaml"
     catalogue.write_text(f"tiny: {{source: '{source}'}}")
     monkeypatch.setenv("PLAUDIT_BASE_MODELS", str(catalogue))

@@ -1,4 +1,4 @@
-"""How each operation of the API is reached through the client."""
+"""Calls of the client for each operation of the API."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ _ZEROES = "0" * 32
 
 @dataclass(frozen=True)
 class Ids:
-    """What the calls name; by default nothing that exists."""
+    """Ids that the calls use; the defaults do not exist."""
 
     directory: Path
-    """For downloads."""
+    """Directory for downloads."""
     job: str = f"job_{_ZEROES}"
     dataset: str = f"ds_{_ZEROES}"
     adapter: str = f"ad_{_ZEROES}"
     key: str = f"key_{_ZEROES}"
     webhook: str = f"wh_{_ZEROES}"
     evaluation: str = f"eval_{_ZEROES}"
+    batch: str = f"batch_{_ZEROES}"
     base_model: str = "no-such-model"
     upload: str = f"up_{_ZEROES}"
     dataset_import: str = f"imp_{_ZEROES}"
 
     def pairs_file(self) -> Path:
-        """A file to upload."""
+        """Return a file to upload."""
         path = self.directory / "part.jsonl"
         path.write_bytes(pairs(2))
         return path
@@ -104,6 +105,15 @@ CALLS: dict[str, Call] = {
         ids.evaluation, ids.evaluation
     ),
     "create_scores": lambda client, ids: client.score(ids.adapter, inputs=[{"text": "a"}]),
+    "create_score_batch": lambda client, ids: client.score_batches.create(
+        adapter=ids.adapter, dataset=ids.dataset
+    ),
+    "list_score_batches": lambda client, ids: list(client.score_batches.list()),
+    "get_score_batch": lambda client, ids: client.score_batches.get(ids.batch),
+    "cancel_score_batch": lambda client, ids: client.score_batches.cancel(ids.batch),
+    "delete_score_batch": lambda client, ids: client.score_batches.delete(ids.batch),
+    "list_score_batch_events": lambda client, ids: list(client.score_batches.events(ids.batch)),
+    "get_batch_scores": lambda client, ids: client.score_batches.scores(ids.batch),
     "list_suites": lambda client, ids: list(client.suites.list()),
     "create_evaluation": lambda client, ids: client.evaluations.create(
         adapters=[ids.adapter], dataset=ids.dataset
@@ -144,7 +154,7 @@ NOT_NEEDED = {"head_download_file", "head_download_archive"}
 
 
 def operations() -> dict[str, tuple[str, str, dict[str, Any]]]:
-    """Method, path and description of every operation, by its id."""
+    """Return method, path and description of every operation by its id."""
     return {
         operation["operationId"]: (method.upper(), path, operation)
         for path, item in DOCUMENT["paths"].items()

@@ -1,4 +1,4 @@
-"""The real service behind a port, on either database, and both clients."""
+"""Fixtures: the real service on a port, with either database, and both clients."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ Connect = Callable[..., Any]
 
 @pytest.fixture(params=["sync-sqlite", "sync-postgresql", "async-sqlite"])
 def kind(request: pytest.FixtureRequest) -> list[str]:
-    """Which client, on which database; the fourth pair would find nothing new."""
+    """Combinations of client and database; a fourth one would not test anything new."""
     return str(request.param).split("-")
 
 
 @pytest.fixture
 def database_url(kind: list[str], request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A migrated, empty database."""
+    """Yield a migrated, empty database."""
     return empty_database(kind[1], request, tmp_path)
 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Settings that allow webhooks to this machine."""
+    """Return settings that allow webhooks to this machine."""
     return settings.model_copy(update={"webhook_allow_loopback": True})
 
 
 @pytest.fixture
 def site(settings: Settings) -> Iterator[Site]:
-    """The service; its engine is that of the test's database."""
+    """Run the service on the test's database."""
     site = Site(settings)
     site.start()
     yield site
@@ -52,13 +52,13 @@ def site(settings: Settings) -> Iterator[Site]:
 
 @pytest.fixture
 def key(key_for: Callable[..., str]) -> str:
-    """The admin key of tenant "acme"."""
+    """Return an admin key of the tenant "acme"."""
     return key_for("acme")
 
 
 @pytest.fixture
 def world(site: Site, engine: Engine, settings: Settings, key: str) -> Iterator[World]:
-    """Somebody who plays the workers."""
+    """Return a stand-in for the workers."""
     headers = {"Authorization": f"Bearer {key}"}
     # Shorter than the service keeps idle connections, which it may close under a request.
     limits = httpx.Limits(keepalive_expiry=1)
@@ -68,7 +68,7 @@ def world(site: Site, engine: Engine, settings: Settings, key: str) -> Iterator[
 
 @contextmanager
 def connecting(kind: str) -> Iterator[Connect]:
-    """Makes clients of a kind, which all look like the synchronous one; closes them."""
+    """Creates clients of one kind, which all have the synchronous interface, and closes them."""
     if kind == "sync":
         with ExitStack() as stack:
             yield lambda url, key, **options: stack.enter_context(
@@ -90,12 +90,12 @@ def connecting(kind: str) -> Iterator[Connect]:
 
 @pytest.fixture
 def connect(kind: list[str]) -> Iterator[Connect]:
-    """Makes clients of either kind."""
+    """Yield a factory of clients of one kind."""
     with connecting(kind[0]) as connect:
         yield connect
 
 
 @pytest.fixture
 def client(connect: Connect, site: Site, key: str) -> Any:
-    """A client of the service with an admin's key."""
+    """Return a client of the service with an admin key."""
     return connect(site.url, key)

@@ -1,4 +1,4 @@
-"""Lets one test drive both clients: the asynchronous one on an event loop of its own."""
+"""Gives the asynchronous client a synchronous interface, so that one test can use both clients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Loop:
-    """An event loop in a thread."""
+    """An event loop that runs in a thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -18,7 +18,7 @@ class Loop:
         self._thread.start()
 
     def run(self, awaitable: Any) -> Any:
-        """The result of an awaitable."""
+        """Run an awaitable and return its result."""
 
         async def wait() -> Any:
             return await awaitable
@@ -26,7 +26,7 @@ class Loop:
         return asyncio.run_coroutine_threadsafe(wait(), self._loop).result()
 
     def stop(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self.run(self._loop.shutdown_default_executor())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -34,7 +34,7 @@ class Loop:
 
 
 class Driven:
-    """An object of the asynchronous client that looks like the synchronous one."""
+    """A synchronous interface of an object of the asynchronous client."""
 
     def __init__(self, inner: Any, loop: Loop) -> None:
         self._inner, self._loop = inner, loop
@@ -57,7 +57,7 @@ class Driven:
         return repr(self._inner)
 
     def _shown(self, value: Any) -> Any:
-        """Calls are awaited; what belongs to the client is driven in turn; the rest is as it is."""
+        """Await coroutines, wrap objects of the client, and return other values unchanged."""
         if inspect.isawaitable(value):
             return self._shown(self._loop.run(value))
         if inspect.ismethod(value):

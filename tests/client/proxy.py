@@ -1,4 +1,4 @@
-"""A proxy that loses answers: what happens to a client on a bad line."""
+"""A proxy that loses responses, to test clients on an unreliable connection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HOP = {"connection", "transfer-encoding", "keep-alive", "host", "server", "date
 
 @dataclass(frozen=True)
 class Passed:
-    """A request that came to the proxy."""
+    """A request that the proxy received."""
 
     method: str
     path: str
@@ -26,12 +26,12 @@ class Passed:
 
 @dataclass(frozen=True)
 class Fault:
-    """What the proxy does to one request."""
+    """How the proxy treats one request."""
 
     is_forwarded: bool = True
-    """Whether the service gets to see it."""
+    """Whether the request is forwarded to the service."""
     sent_bytes: int = 0
-    """How much of the answer's body goes through before the line breaks; 0: not even its head."""
+    """Bytes of the response body to forward before closing the connection; 0: no headers either."""
 
 
 #: Says for each request, by its number from 0, what happens to it; None: it goes through.
@@ -40,19 +40,19 @@ Script = Callable[[int, Passed], Fault | None]
 
 @dataclass
 class Line:
-    """The proxy's address and what came through."""
+    """The URL of the proxy and the requests that it received."""
 
     url: str
     requests: list[Passed] = field(default_factory=list)
 
     def sent(self, method: str, path: str) -> list[Passed]:
-        """The requests of one method to one path."""
+        """Return the requests with this method and path."""
         return [r for r in self.requests if (r.method, r.path.partition("?")[0]) == (method, path)]
 
 
 @contextmanager
 def bad_line(upstream: str, script: Script) -> Iterator[Line]:
-    """A proxy before ``upstream`` that does what ``script`` says."""
+    """Run a proxy for ``upstream`` that treats requests as ``script`` says."""
     line = Line("")
     guard = threading.Lock()
 
@@ -123,7 +123,7 @@ def bad_line(upstream: str, script: Script) -> Iterator[Line]:
         daemon_threads = True
 
         def handle_error(self, *_: object) -> None:
-            """A client that hangs up is what is tested."""
+            """Ignore errors: tests close connections on purpose."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
         line.url = f"http://127.0.0.1:{server.server_port}"
@@ -137,7 +137,7 @@ def bad_line(upstream: str, script: Script) -> Iterator[Line]:
 
 
 def losing_answers(method: str, count: int = 1) -> Script:
-    """The first answers to this method are lost, after the service did what was asked."""
+    """Lose the first responses to this method, after the service has carried out the requests."""
     lost = 0
 
     def script(_: int, passed: Passed) -> Fault | None:

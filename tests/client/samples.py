@@ -1,4 +1,4 @@
-"""Answers made up from the OpenAPI document: the least that a schema asks for."""
+"""Sample responses from the OpenAPI document, with the required fields only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.client.calls import DOCUMENT
 
 
 def sample(schema: dict[str, Any]) -> Any:
-    """A value that the schema allows."""
+    """Return a value that the schema allows."""
     if "$ref" in schema:
         return sample(DOCUMENT["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
     for choice in ("anyOf", "oneOf"):

@@ -1,4 +1,4 @@
-"""A server that answers with what a test lays out, in order."""
+"""A server that returns the responses of a script in order."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Answer:
-    """A status with headers and a body; something that is not bytes is sent as JSON."""
+    """A status with headers and a body; a body that is not bytes is sent as JSON."""
 
     status: int
     body: Any = b""
     headers: dict[str, str] = field(default_factory=dict)
 
     def content(self) -> bytes:
-        """The bytes of the body."""
+        """Return the bytes of the body."""
         return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
 
 
 def problem(status: int, code: str, **headers: str) -> Answer:
-    """A refusal in the service's form."""
+    """Return an error response in the service's format."""
     body = {
         "type": f"https://plaudit.example/problems/{code}",
         "title": code.replace("_", " "),
@@ -43,20 +43,20 @@ def problem(status: int, code: str, **headers: str) -> Answer:
 
 @dataclass
 class Scripted:
-    """The server's address, what it will say, and what it was asked."""
+    """The URL of the server, its remaining responses, and the requests that it received."""
 
     url: str
     answers: list[Answer]
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
 
     def lay_out(self, *answers: Answer) -> None:
-        """Say these from now on, and forget what was asked."""
+        """Replace the responses, and forget the requests."""
         self.answers, self.asked = list(answers), []
 
 
 @contextmanager
 def scripted(*answers: Answer) -> Iterator[Scripted]:
-    """A server that gives these answers; the last one again and again."""
+    """Run a server that returns these responses, and repeats the last one."""
     guard = threading.Lock()
     state = Scripted("", list(answers))
 

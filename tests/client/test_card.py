@@ -1,4 +1,4 @@
-"""The scoring program of a model card: what Plaudit writes is run, nothing else is."""
+"""Only scoring programs like those that Plaudit writes are run from a model card."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_base_of_the_card_is_used_where_it_can_be_had() -> None:
 
 
 def with_line(line: str) -> str:
-    """The card with one more line, after the imports."""
+    """Return the card with one more line after the imports."""
     return CARD.replace("\nfacts = ", f"\n{line}\nfacts = ")
 
 
@@ -131,19 +131,19 @@ def with_line(line: str) -> str:
     ],
 )
 def test_program_that_does_anything_else_is_not_run(line: str) -> None:
-    with pytest.raises(ModelCardError, match=r"is not run|does not set"):
+    with pytest.raises(ModelCardError, match=r"was not run|must set"):
         read_program(with_line(line), "/the/base")
 
 
 @pytest.mark.parametrize(
     ("card", "reason"),
     [
-        ("# A card", "shows no scoring program"),
+        ("# A card", "contains no scoring program"),
         ("```python\nx = (\n```", "not valid Python"),
-        (CARD.replace("\nprompt = ", "\nquestion = "), "does not set prompt once"),
-        (CARD.replace("\nprint(", "\nprompt = 1\nprint("), "does not set prompt once"),
-        (CARD.replace("scores = model", "rewards = model"), "does not set scores once"),
-        (CARD.replace('adapter = Path(".")', 'here = Path(".")'), "does not set adapter once"),
+        (CARD.replace("\nprompt = ", "\nquestion = "), "must set prompt exactly once"),
+        (CARD.replace("\nprint(", "\nprompt = 1\nprint("), "must set prompt exactly once"),
+        (CARD.replace("scores = model", "rewards = model"), "must set scores exactly once"),
+        (CARD.replace('adapter = Path(".")', 'here = Path(".")'), "must set adapter exactly once"),
     ],
 )
 def test_card_of_another_form_is_told(card: str, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Which service and which key; and that the key is shown nowhere."""
+"""URL and API key of the client; the key is never shown."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ def test_key_is_in_no_representation_and_no_traceback() -> None:
         shown = [*traceback.format_exception(caught.value), repr(client), repr(vars(client))]
         client.close()
     assert "plk_secret" not in "".join(shown)
-    assert "answered 500" in str(caught.value)
+    assert "returned 500" in str(caught.value)
 
 
 def test_client_does_not_follow_redirects() -> None:
-    """The key is for one service."""
+    """The API key must not be sent to another host."""
     with scripted(Answer(302, headers={"Location": "http://elsewhere.example/"})) as server:
         client = Plaudit(server.url, "plk_x", retries=ONCE)
         with pytest.raises(UnexpectedResponseError, match=r"elsewhere\.example"):

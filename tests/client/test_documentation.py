@@ -1,4 +1,4 @@
-"""docs/client.md, run block by block as a stranger would, against a service that trains."""
+"""Runs the code of docs/client.md against a service that trains."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 @pytest.mark.train
 @pytest.mark.timeout(900)
 def test_page_runs_as_it_stands(tmp_path: Path) -> None:
-    """In a directory like a checkout, where `make serve` has been said."""
+    """The page runs in a directory like a checkout, with the service of `make serve`."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     data = tmp_path / ".plaudit"
     data.mkdir()
@@ -60,7 +60,7 @@ def test_page_runs_as_it_stands(tmp_path: Path) -> None:
 
 
 def card_scores(directory: Path) -> list[float]:
-    """What the card's own program prints for the page's prompt and replies, in a fresh process."""
+    """Return the scores that the card's program prints for the prompt and replies of the page."""
     names: dict[str, Any] = {}
     example = next(block for block in BLOCKS if "load_reward_model" in block)
     tree = ast.parse(example)

@@ -1,4 +1,4 @@
-"""What is generated is what the generator writes, and what the service answers."""
+"""The generated code is up to date and matches the responses of the service."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_synchronous_client_has_the_methods_of_the_asynchronous_one() -> None:
 
 
 def _signatures(client: Any) -> dict[str, list[str]]:
-    """Parameters of every method of every resource."""
+    """Return the parameters of every method of every resource."""
     made = client("http://127.0.0.1:1", "plk_x")
     resources = {"": made} | {n: r for n, r in vars(made).items() if not n.startswith("_")}
     return {
@@ -74,6 +74,8 @@ PARAMETERS = {
     ("get_job", "wait"): "wait",
     ("get_job", "until"): "wait",
     ("get_evaluation", "wait"): "evaluations.wait",
+    ("get_score_batch", "wait"): "score_batches.wait",
+    **{("list_score_batch_events", n): "score_batches.events" for n in ("after", "limit")},
     **{("list_evaluation_events", n): "evaluations.events" for n in ("after", "limit")},
     **{
         (name, side): "pairs of an evaluation and an adapter"
@@ -98,6 +100,7 @@ METHODS = {
     "list_audit": "audit.list",
     "list_usage": "usage.per_day",
     "list_evaluations": "evaluations.list",
+    "list_score_batches": "score_batches.list",
     "get_scores": "evaluations.scores",
     "create_dataset": "datasets.upload",
     "create_scores": ".score",
@@ -132,7 +135,7 @@ def test_request_is_typed_as_its_schema_says() -> None:
 
 
 def test_answer_of_a_newer_service_is_understood() -> None:
-    """New fields and new values of enumerations are no errors."""
+    """New fields and new enumeration values are accepted."""
     failure = {
         "category": "weather",
         "code": "too_cold",
@@ -156,7 +159,7 @@ def test_every_public_name_is_there() -> None:
 
 
 def test_client_is_typed_for_its_users(tmp_path: Path) -> None:
-    """As mypy sees it from outside, with and without mistakes."""
+    """mypy accepts correct uses of the client and reports wrong ones."""
     program = tmp_path / "program.py"
     program.write_text(
         "from plaudit import AsyncPlaudit, Plaudit\n"

@@ -1,4 +1,4 @@
-"""The client alone, in an environment of its own."""
+"""The client works in an environment without the service."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EXPECTED = {
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Python of an environment that has the client and what it needs."""
+    """Return the Python of an environment with the client and its dependencies."""
     home = tmp_path_factory.mktemp("client")
     venv.create(home / "venv", with_pip=True)
     python = str(home / "venv" / "bin" / "python")
@@ -66,7 +66,7 @@ def test_client_works_without_the_rest_of_plaudit(python: str, tmp_path: Path) -
         "print(sorted({n.partition('.')[0] for n in sys.modules} & {'app', 'worker', 'torch'}))\n"
     )
     first, second, third = output(python, "-c", program, cwd=tmp_path).splitlines()
-    assert first.startswith("No answer from http://127.0.0.1:1")
+    assert first.startswith("Cannot connect to http://127.0.0.1:1")
     assert "no model card" in second
     assert third == "[]"
 

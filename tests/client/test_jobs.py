@@ -1,4 +1,4 @@
-"""Jobs through the client: submit, look, steer, follow."""
+"""Jobs through the client: create, read, control and follow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Datasets, adapters and the rest through the client, against the real service."""
+"""Datasets, adapters and other resources through the client, against the real service."""
 
 from __future__ import annotations
 
@@ -126,8 +126,8 @@ def test_bad_lines_are_named(client: Any) -> None:
     ("rows", "message"),
     [
         ([{"chosen": "a", "rejected": "b"}, ["a", "b"]], "Row 2 is a list"),
-        ([{"chosen": float("nan")}], "Row 1 has no JSON form"),
-        ([{"chosen": "a", "rejected": {1, 2}}], "Row 1 has no JSON form"),
+        ([{"chosen": float("nan")}], "Row 1 cannot be encoded as JSON"),
+        ([{"chosen": "a", "rejected": {1, 2}}], "Row 1 cannot be encoded as JSON"),
         (b"bytes", "not bytes"),
         (7, "not int"),
         ({"train": ROWS}, "upload one of its splits"),
@@ -277,7 +277,7 @@ def adapter_id(world: World) -> str:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A directory that holds nothing."""
+    """Return an empty directory."""
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
 
@@ -400,7 +400,7 @@ def test_nothing_that_is_not_there_is_found(client: Any, tmp_path: Path) -> None
 
 
 def refusal(client: Any, name: str, directory: Path) -> type[Exception] | None:
-    """What a call of nothing that exists raises."""
+    """Return the type of the error that a call with unknown ids raises."""
     try:
         CALLS[name](client, Ids(directory))
     except APIError as error:

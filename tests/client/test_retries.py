@@ -1,4 +1,4 @@
-"""Requests are sent again where that is safe, and never make anything twice."""
+"""Requests are retried where that is safe, and never create anything twice."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_what_cannot_be_repeated_is_sent_once(connect: Connect, site: Site, key:
 def test_what_did_not_reach_the_service_is_sent_again(
     connect: Connect, key: str, settings: Settings
 ) -> None:
-    """Even what cannot be repeated."""
+    """Requests that are not idempotent are retried as well."""
     retried: list[Retry] = []
     site = Site(settings)  # not started yet
 
@@ -170,7 +170,7 @@ def client_sha256(world: World, adapter_id: str) -> str:
 
 
 def breaking_downloads(count: int) -> Any:
-    """The line breaks after so many bytes of every file."""
+    """Return a script that closes the connection after this many bytes of every file."""
 
     def script(_: int, passed: Passed) -> Fault | None:
         is_file = "/files/" in passed.path or passed.path.endswith("/archive")
@@ -201,7 +201,7 @@ def test_events_go_on_where_the_line_broke(
 def test_retry_after_of_the_service_is_honoured(
     connect: Connect, settings: Settings, key_for: Any
 ) -> None:
-    """A key that asks too often is told when it may come again."""
+    """A client that exceeds the rate limit retries after the time in ``Retry-After``."""
     busy = settings.model_copy(update={"rate_burst": 2, "rate_per_second": 1.0})
     site = Site(busy)
     site.start()
@@ -271,7 +271,7 @@ def test_service_that_does_not_answer_is_not_waited_for(silent: str) -> None:
 
 @pytest.fixture
 def silent() -> Any:
-    """A server that takes connections and says nothing."""
+    """Run a server that accepts connections and does not respond."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 

@@ -1,4 +1,4 @@
-"""Every status that the API documents, for every operation, as the client shows it."""
+"""The client handles every documented status of every operation."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ ANSWERED = [(name, status) for name, status in DOCUMENTED if status < 300]
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Scripted]:
-    """One for all: a client takes 50 ms to make, for it reads the system's certificates."""
+    """Run one server for all tests: creating a client takes 50 ms for reading certificates."""
     with scripted() as server:
         yield server
 
 
 @pytest.fixture(params=["sync", "async"], scope="module")
 def client(request: pytest.FixtureRequest, server: Scripted) -> Iterator[Any]:
-    """A client that asks everything once."""
+    """Return a client without retries."""
     with connecting(request.param) as connect:
         yield connect(server.url, KEY, retries=ONCE)
 
@@ -145,7 +145,7 @@ def test_answer_is_what_the_document_says(
 
 
 def test_unchanged_job_is_asked_for_again(connect: Connect, ids: Ids) -> None:
-    """304, which only a long poll with a tag gets."""
+    """Only a long poll with an entity tag gets a 304."""
     queued, ended = (sample({"$ref": "/JobRead"}) | {"status": s} for s in ("queued", "succeeded"))
     tag = {"ETag": 'W/"1"'}
     with scripted(Answer(200, queued, tag), Answer(304, headers=tag), Answer(200, ended)) as server:
@@ -168,7 +168,7 @@ def test_used_up_quota_is_told_from_a_rate(connect: Connect, ids: Ids) -> None:
 
 
 def test_refused_download_is_documented_and_leaves_nothing(connect: Connect, ids: Ids) -> None:
-    """416 comes when the service has less than it promised."""
+    """A 416 means that the content is shorter than announced."""
     refusal = problem(416, "range_not_satisfiable")
     with scripted(*before("download_archive"), refusal) as server, pytest.raises(APIError):
         CALLS["download_archive"](connect(server.url, KEY), ids)
@@ -176,7 +176,7 @@ def test_refused_download_is_documented_and_leaves_nothing(connect: Connect, ids
 
 
 def before(name: str) -> list[Answer]:
-    """What a download asks for first: a thing whose content is CONTENT."""
+    """Return the resource that a download reads first, with the size and sha256 of CONTENT."""
     if name not in ASKED_FIRST:
         return []
     first = operations()[ASKED_FIRST[name]][2]["responses"]["200"]
@@ -190,7 +190,7 @@ def before(name: str) -> list[Answer]:
 
 
 def answer(name: str, status: int) -> Answer:
-    """A success as documented."""
+    """Return a documented successful response."""
     described = operations()[name][2]["responses"][str(status)].get("content", {})
     if name in ASKED_FIRST:
         if status == 200:
@@ -205,7 +205,7 @@ def answer(name: str, status: int) -> Answer:
 
 
 def leave_partial(ids: Ids, name: str) -> None:
-    """The first four bytes of a download."""
+    """Write a partial file with the first four bytes of a download."""
     file = {
         "download_file": ids.directory / "files" / "adapter.bin",
         "download_archive": ids.directory / "adapter.tar",

@@ -1,4 +1,4 @@
-"""Metrics of jobs in the files and calls of experiment trackers."""
+"""Metrics of jobs are copied to experiment trackers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.world import World
 
 @pytest.fixture
 def kind() -> list[str]:
-    """The trackers are driven by the synchronous client."""
+    """Use the synchronous client, which the trackers require."""
     return ["sync", "sqlite"]
 
 
@@ -29,7 +29,7 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard itself reads."""
+    """Return the values that TensorBoard reads."""
     events = EventAccumulator(str(directory)).Reload()
     return {
         tag: [(event.step, round(event.value, 4)) for event in events.Scalars(tag)]

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from app.cli.database import reached_database
+from app.cli.database import connect_database
 from app.cli.exit_codes import CommandError
 from app.core.database import make_engine, transaction
 from app.core.migrations import migrate
@@ -89,7 +89,7 @@ def test_unusable_file_is_named_without_a_traceback(
 ) -> None:
     spoil(file)  # type: ignore[operator]
     settings = Settings(database_url=f"sqlite:///{file}")  # type: ignore[arg-type]
-    with pytest.raises(CommandError) as refused, reached_database(settings) as engine:
+    with pytest.raises(CommandError) as refused, connect_database(settings) as engine:
         migrate(engine)
     assert detail in str(refused.value)
     assert hint in str(refused.value.hint)

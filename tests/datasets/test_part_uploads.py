@@ -112,10 +112,10 @@ def test_one_part_is_the_dataset_of_a_single_upload(client: TestClient, upload: 
 @pytest.mark.parametrize(
     ("numbers", "query", "says"),
     [
-        ([], "", "Of 1 parts 1 are missing: 1."),
-        ([2], "", "Of 2 parts 1 are missing: 1."),
-        ([1, 4], "", "Of 4 parts 2 are missing: 2, 3."),
-        ([1, 2], "?parts=3", "Of 3 parts 1 are missing: 3."),
+        ([], "", "1 of 1 parts are missing: 1."),
+        ([2], "", "1 of 2 parts are missing: 1."),
+        ([1, 4], "", "2 of 4 parts are missing: 2, 3."),
+        ([1, 2], "?parts=3", "1 of 3 parts are missing: 3."),
         ([1, 2, 3], "?parts=2", "The upload has 3 parts, not 2."),
     ],
 )

@@ -203,7 +203,7 @@ def read_or_refusal(chunks: Iterable[bytes], text_format: TextFormat) -> int | I
         (b'{"chosen": "a"} x', "invalid_json", None, 17, "the object has ended"),
         (b'{"chosen" "a"}', "invalid_json", None, 11, "a colon is missing"),
         (b'{"chosen": "a\tb"}', "invalid_json", None, 14, "must be escaped"),
-        (b'{"chosen": "\\x"}', "invalid_json", None, 13, "no escape sequence"),
+        (b'{"chosen": "\\x"}', "invalid_json", None, 13, "no such escape sequence"),
         (b'{"chosen": "a', "invalid_json", None, 12, "does not end"),
         (b'{chosen: "a"}', "invalid_json", None, 2, "double quotes"),
         (b'{"chosen": ' + b"1" * 5000 + b"}", "invalid_json", None, None, "digits"),

@@ -471,7 +471,7 @@ def test_mapped_columns_are_read(row: dict[str, Any], options: ReadOptions) -> N
         (
             mapped({"response_a": "a", "response_b": "b", "label": "n", "prompt": "q"}),
             "invalid_label",
-            "does not say which response is better",
+            "does not name the better response",
         ),
         (mapped({"chosen": "a", "rejected": "b"}), "unused_column", '"q"'),
     ],

@@ -121,7 +121,7 @@ REJECTED: list[Any] = [
     pytest.param({}, decoder(pad_token_id=400), "/base_model", "pad_is_eos", "'</s>'",
                  id="V23-pad-outside-embedding"),
     pytest.param(training(pad_token="<b>"), decoder(special_tokens={"<a>": 9, "</s>": 2}),
-                 "/training/pad_token", "pad_token_unknown", "'<b>' is no special token",
+                 "/training/pad_token", "pad_token_unknown", "'<b>' is not a special token",
                  id="V5-unknown-pad-token"),
     pytest.param(training(pad_token="</s>"), decoder(special_tokens={"<a>": 9, "</s>": 2}),
                  "/training/pad_token", "pad_token_ends_text", "every text ends in '</s>'",

@@ -33,7 +33,7 @@ _MAX_SAMPLED_SPECIAL_TOKENS = 16
 
 
 def load_base_tokenizer(model_dir: str | Path, *, from_file: bool) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that transformers builds, or with ``from_file`` exactly tokenizer.json."""
+    """Load the tokenizer that transformers builds, or with ``from_file`` that of tokenizer.json."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         str(model_dir),
         config=load_config(model_dir),
@@ -55,7 +55,7 @@ def load_base_tokenizer(model_dir: str | Path, *, from_file: bool) -> PreTrained
 
 
 def differs_from_file(tokenizer: PreTrainedTokenizerBase, model_dir: str | Path) -> bool:
-    """Whether the tokenizer gives other ids than tokenizer.json; False when there is no file."""
+    """Return whether the tokenizer gives other ids than tokenizer.json; False without the file."""
     if not (Path(model_dir) / TOKENIZER_FILE).is_file():
         return False
     file = _tokenizer_file(model_dir)

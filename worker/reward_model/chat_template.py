@@ -1,4 +1,4 @@
-"""Render chat templates within limits of time and memory.
+"""Render chat templates with limits on time and memory.
 
 A chat template is code that comes with a base model. transformers compiles it in an immutable
 sandbox, which limits neither time nor memory: two nested loops over range(99999) run for minutes,
@@ -23,9 +23,9 @@ from worker.reward_model.process_limits import data_limit
 CPU_SECONDS = 5.0
 #: Additional writable memory for one pair.
 MEMORY_BYTES = 512 << 20
-#: Conversations that are also rendered by transformers, to compare the texts.
+#: Number of conversations that transformers renders as well, to compare the texts.
 COMPARED_CHATS = 16
-#: Four times the longest line of a dataset.
+#: Limit on a rendered text: four times the longest line of a dataset.
 MAX_CHARACTERS = 4 << 20
 
 
@@ -38,8 +38,8 @@ class ChatRenderer:
 
     transformers copies every conversation, reads the tokenizer's special tokens again and looks for
     media, which takes several times as long as the template itself. The rows of a dataset are plain
-    JSON, so the compiled template gets them as they are. The first conversations are rendered both
-    ways; if the texts differ, transformers renders all.
+    JSON, so they are passed to the compiled template directly. The first conversations are rendered
+    in both ways; if the texts differ, transformers renders all.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -107,7 +107,7 @@ class ChatRenderer:
 
 
 def _without_nulls(message: dict[str, Any]) -> dict[str, Any]:
-    """Leave out null values, and give the reasoning the name that gpt-oss reads as well."""
+    """Remove null values, and add the reasoning under the name that gpt-oss reads."""
     if None in message.values():
         message = {key: value for key, value in message.items() if value is not None}
     if (reasoning := message.get("reasoning_content")) is not None and "thinking" not in message:
@@ -122,8 +122,8 @@ _are_limits_set = False
 def template_limits() -> Iterator[None]:
     """Limit the time of one row, and the memory of all rows within the outermost block.
 
-    Setting the limits takes longer than rendering a short row. Callers with many rows enter it once
-    around them.
+    Setting the limits takes longer than rendering a short row. Callers with many rows should enter
+    the block once around all of them.
 
     Raises:
         TemplateTooCostlyError: a limit is exceeded.
@@ -137,7 +137,7 @@ def template_limits() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     handler = signal.signal(signal.SIGVTALRM, _raise_too_slow)
     resource.setrlimit(resource.RLIMIT_DATA, (data_limit(MEMORY_BYTES), hard))
-    # CPU time and not wall-clock time: the template is not to blame for a busy machine.
+    # CPU time, not wall-clock time, so that a busy machine does not cause the error.
     signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)
     _are_limits_set = True
     try:

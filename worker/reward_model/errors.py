@@ -6,14 +6,14 @@ import torch
 
 from app.domain.lifecycle import FailureCode
 
-#: Text of the error of torch's allocator for the CPU, which has no type of its own.
+#: Text of the error of torch's CPU allocator, which has no exception class.
 CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 
 
 class TrainerError(Exception):
     """A task fails with ``code``; ``detail`` tells the user what was found and what to do next.
 
-    ``step`` is the training step that failed, or the last completed one when no step is to blame.
+    ``step`` is the training step that failed, or else the last completed step.
     """
 
     def __init__(self, code: FailureCode, detail: str, step: int | None = None) -> None:
@@ -23,12 +23,12 @@ class TrainerError(Exception):
         self.step = step
 
     def __reduce__(self) -> tuple[type[TrainerError], tuple[FailureCode, str, int | None]]:
-        """Let processes pass the error on; exceptions are unpickled from their message alone."""
+        """Support pickling: by default exceptions are restored from their message only."""
         return TrainerError, (self.code, self.detail, self.step)
 
 
 class StoppedError(Exception):
-    """The supervisor asked the task to stop; the latest checkpoint has been reported."""
+    """The supervisor requested a stop; the latest checkpoint has been reported."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"stopped at step {step}")
@@ -41,5 +41,5 @@ def unsupported_model(detail: str) -> TrainerError:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the machine had no memory left, so that a smaller batch may help."""
+    """Return whether a device or the machine ran out of memory: a smaller batch may help."""
     return isinstance(error, torch.OutOfMemoryError) or CPU_OUT_OF_MEMORY in str(error)

@@ -25,10 +25,10 @@ def file_entries(directory: Path) -> list[FileEntry]:
 def model_digest(model_dir: Path) -> str:
     """Return the digest over the names and digests of a model's files, sorted by name.
 
-    It identifies a base model wherever its files are stored.
+    It identifies a base model independently of where its files are stored.
 
     Raises:
-        TrainerError: model_not_found when the directory does not exist.
+        TrainerError: model_not_found if the directory does not exist.
     """
     if not model_dir.is_dir():
         raise TrainerError(

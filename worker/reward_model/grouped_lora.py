@@ -1,8 +1,8 @@
-"""LoRA of several adapters in one packed row: the base model's share is computed once for all.
+"""LoRA of several adapters in one packed row, for which the base model computes only once.
 
-PEFT's own way to mix adapters, ``adapter_names``, takes one adapter for each row of a batch, and
-sends a batch through the original random head when the active adapter is not among its adapters.
-Here each adapter works on its own part of the row, and an adapter without a head is an error.
+PEFT can mix adapters with ``adapter_names``, but only one adapter per row of a batch. It also uses
+the original random head if the active adapter is not among the adapters of the batch. Here each
+adapter applies to its own part of the row, and an adapter without a head is an error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from worker.reward_model.packed_attention import current_pass
 
 @dataclass(frozen=True)
 class AdapterSpan:
-    """The part of a row that belongs to an adapter: its tokens and its rewards."""
+    """The part of a row that belongs to an adapter: ranges of tokens and of rewards."""
 
     adapter: str
     tokens: slice
@@ -33,7 +33,7 @@ class AdapterSpan:
 
 
 class NotGroupableError(ValueError):
-    """The model calls an adapted layer with something else than the tokens of the row."""
+    """The model calls an adapted layer with an input that is not the tokens of the row."""
 
 
 # A module global, like the current pass: scoring happens in one thread.
@@ -42,7 +42,7 @@ _spans: Sequence[AdapterSpan] | None = None
 
 @contextmanager
 def grouped_adapters(spans: Sequence[AdapterSpan]) -> Iterator[None]:
-    """Make the patched layers apply each adapter to its own span. The spans cover the row."""
+    """Make the patched layers apply each adapter to its span. The spans must cover the row."""
     global _spans
     _spans = spans
     try:
@@ -52,14 +52,14 @@ def grouped_adapters(spans: Sequence[AdapterSpan]) -> Iterator[None]:
 
 
 def patch_layers(model: PeftModel) -> None:
-    """Let the model's LoRA layers obey ``grouped_adapters``. Layers patched before stay so."""
+    """Patch the model's LoRA layers for ``grouped_adapters``; skip layers patched before."""
     for module in model.modules():
         if _is_lora_linear(module) and "forward" not in vars(module):
             module.forward = types.MethodType(_forward, module)
 
 
 def grouping_problem(model: PeftModel, adapter: str, head_modules: Sequence[str]) -> str | None:
-    """Return why the adapter cannot share a row with others; None if it can."""
+    """Return why the adapter cannot share a row with others, or None if it can."""
     config: Any = model.peft_config[adapter]
     if config.use_dora or config.bias != "none" or getattr(config, "lora_bias", False):
         return "it is not plain LoRA"
@@ -82,14 +82,14 @@ def grouped_head(head: nn.Module, hidden: Tensor, spans: Sequence[AdapterSpan]) 
 
 
 def _is_lora_linear(module: Any) -> bool:
-    """Whether it is a linear LoRA layer, plain or quantised; both call ``base_layer``."""
+    """Return whether a module is a linear LoRA layer, plain or quantised."""
     return isinstance(module, LoraLinear) or (
         isinstance(module, LoraLayer) and type(module).__name__.startswith("Linear")
     )
 
 
 def _forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Replace the forward of a LoRA layer: base layer once, then each adapter on its span."""
+    """Forward of a patched LoRA layer: the base layer once, then each adapter on its span."""
     if _spans is None:
         output: Tensor = type(self).forward(self, x, *args, **kwargs)
         return output

@@ -1,4 +1,4 @@
-"""Give the head of a loaded base model the weights that it starts from."""
+"""Set the initial weights of the reward head of a loaded base model."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from worker.reward_model.errors import unsupported_model
 
 
 def start_head(model: PreTrainedModel, model_dir: str, plan: TrainingPlan) -> None:
-    """Copy tensors of the base model's files into the head, or draw a trained head anew.
+    """Copy tensors of the base model's files into the head, or initialise a trained head again.
 
-    Nothing is drawn from torch's random state unless the plan resets a trained head.
+    torch's random state is used only if the plan resets a trained head.
 
     Raises:
-        TrainerError: model_unsupported when a planned tensor is not in the files.
+        TrainerError: model_unsupported if a planned tensor is not in the files.
     """
     if plan.head is None:
         return
@@ -44,7 +44,7 @@ def _read(model_dir: Path, name: str) -> torch.Tensor:
 
 @torch.no_grad()
 def _reset(head: nn.Module, config: object) -> None:
-    """Draw linear layers as transformers does; other layers start as torch creates them."""
+    """Initialise linear layers as transformers does, and other layers as torch does."""
     deviation = getattr(config, "initializer_range", None) or 0.02
     for module in head.modules():
         if isinstance(module, nn.Linear):

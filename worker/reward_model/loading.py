@@ -1,4 +1,4 @@
-"""Load a base model as a one-output sequence classifier, on its device and in its dtype."""
+"""Load a base model as a sequence classifier with one output, on its device and in its dtype."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def device_config_for(plan: TrainingPlan) -> DeviceConfig:
     """Choose the device and number formats for a plan on this machine.
 
     Raises:
-        TrainerError: quantization_unavailable; cuda_error when this process was given a GPU that
-            CUDA cannot use, as with a driver that is older than torch's build of CUDA needs.
+        TrainerError: quantization_unavailable; cuda_error if this process was given a GPU that
+            CUDA cannot use, such as with a driver that is too old for torch's version of CUDA.
     """
     if plan.gpus and (problem := unusable_gpu()):
         raise TrainerError(FailureCode.CUDA_ERROR, problem)
@@ -54,7 +54,7 @@ def device_config_for(plan: TrainingPlan) -> DeviceConfig:
 
 
 def unusable_gpu() -> str | None:
-    """Return why CUDA cannot use the GPU that this process was given; None if it can, or has none.
+    """Return why CUDA cannot use the GPU of this process, or None if it can or has no GPU.
 
     A supervisor names a trainer's GPU by its UUID.
     """
@@ -75,10 +75,10 @@ def unusable_gpu() -> str | None:
 def load_base(
     model_dir: str, device_config: DeviceConfig, head_modules: Collection[str]
 ) -> PreTrainedModel:
-    """Load the base model; modules that its files lack are drawn from torch's random state.
+    """Load the base model; modules that its files lack are initialised at random.
 
     Raises:
-        TrainerError: model_unsupported when a weight outside ``head_modules`` would be random.
+        TrainerError: model_unsupported if a weight outside ``head_modules`` would be random.
     """
     model, new = load_classifier(model_dir, device_config, head_modules)
     stray = sorted(key for key in new if not is_inside(key, head_modules))
@@ -100,8 +100,8 @@ def load_classifier(
 ) -> tuple[PreTrainedModel, set[str]]:
     """Load a model and return it with the keys of the parameters that its files lack.
 
-    Parameters of another shape count as absent with ``ignore_mismatched_sizes``. ``head_modules``
-    are neither quantised nor computed in bfloat16.
+    With ``ignore_mismatched_sizes``, parameters of another shape count as missing.
+    ``head_modules`` are neither quantised nor computed in bfloat16.
     """
     more: dict[str, Any] = {}
     if device_config.device == "cuda":
@@ -131,7 +131,7 @@ def load_classifier(
 def quantization_config(
     device_config: DeviceConfig, head_modules: Collection[str]
 ) -> BitsAndBytesConfig:
-    """Return the configuration that quantises everything but the head, which is trained."""
+    """Return the configuration that quantises all linear layers except the trained head."""
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         **quantization_arguments(device_config, head_modules)
     )
@@ -140,7 +140,7 @@ def quantization_config(
 def quantization_arguments(
     device_config: DeviceConfig, head_modules: Collection[str]
 ) -> dict[str, Any]:
-    """Return the arguments of ``BitsAndBytesConfig``, which the model card prints as well."""
+    """Return the arguments of ``BitsAndBytesConfig``, which the model card also shows."""
     if device_config.quantization == "8bit":
         bits: dict[str, Any] = {"load_in_8bit": True}
     else:

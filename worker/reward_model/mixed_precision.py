@@ -1,4 +1,4 @@
-"""Number formats of a model in bfloat16: a head in float32, and no casts that autocast repeats."""
+"""Mixed precision for models in bfloat16: a float32 head, and no redundant casts of LoRA inputs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from app.domain.paths import is_inside
 
 
 class Float32Linear(nn.Linear):
-    """A linear layer that computes in float32, under autocast too.
+    """A linear layer that computes in float32, also under autocast.
 
-    In bfloat16, rewards near 3 move in steps of 0.016, so that an evaluation has ties.
+    In bfloat16, rewards near 3 have a resolution of 0.016, which causes ties in evaluations.
     """
 
     @classmethod
@@ -30,7 +30,7 @@ class Float32Linear(nn.Linear):
         return made
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return ``input`` times the weights, in float32."""
+        """Apply the layer to ``input`` in float32."""
         with torch.autocast(input.device.type, enabled=False):
             return linear(input.float(), self.weight, self.bias)
 
@@ -44,10 +44,10 @@ def use_float32_head(model: nn.Module, head_modules: Collection[str]) -> None:
 
 @contextmanager
 def without_adapter_casts(model: nn.Module) -> Iterator[None]:
-    """Leave casts of LoRA's inputs to autocast; use it where autocast is on.
+    """Disable PEFT's casts of LoRA inputs. Use it only under autocast.
 
     PEFT casts every input to float32 and autocast casts it back, to the same bits. DoRA and dropout
-    use the cast input otherwise, so they keep their casts.
+    use the float32 input in other ways, so they keep their casts.
     """
     configs: dict[str, Any] = getattr(model, "peft_config", {})
     is_plain = all(

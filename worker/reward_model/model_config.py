@@ -1,8 +1,8 @@
-"""Load a base model's configuration without its wishes about execution.
+"""Load a base model's configuration without its execution settings.
 
-A config.json describes the model, and often also how its last owner ran it: with outputs as tuples,
-with attention kernels that are not installed here, with all attention weights as outputs. Those
-wishes would break or slow down every caller, so they are replaced.
+A config.json describes the model, but often also how its last owner ran it: with outputs as tuples,
+with attention kernels that are not installed here, or with attention weights as outputs. Such
+settings would break or slow down every caller, so they are replaced.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-#: Attention that torch itself has. Others need kernels, or compile at every new length.
+#: Attention implementations of torch itself. Others need kernels, or compile at every new length.
 _OWN_ATTENTION = frozenset({"eager", "sdpa"})
 _ATTENTION_KEYS = ("attn_implementation", "_attn_implementation")
 _EXPERT_KEYS = ("experts_implementation", "_experts_implementation")
 
 
 def load_config(model_dir: str | Path) -> PreTrainedConfig:
-    """Return the configuration of a one-output classifier on the model in ``model_dir``.
+    """Return the configuration of a classifier with one output for the model in ``model_dir``.
 
     Raises:
         OSError, ValueError, KeyError: as ``AutoConfig`` does.
@@ -40,9 +40,9 @@ def load_config(model_dir: str | Path) -> PreTrainedConfig:
 
 
 def execution_arguments(model_dir: str | Path) -> dict[str, Any]:
-    """Return arguments of ``from_pretrained`` that replace what config.json says about execution.
+    """Return arguments of ``from_pretrained`` that replace execution settings of config.json.
 
-    Empty for most models. None stands for the default of transformers.
+    They are empty for most models. None selects the default of transformers.
     """
     parts = list(_raw_parts(json.loads((Path(model_dir) / "config.json").read_text("utf-8"))))
     arguments: dict[str, Any] = {}
@@ -64,7 +64,7 @@ def execution_arguments(model_dir: str | Path) -> dict[str, Any]:
 
 
 def _raw_parts(raw: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the document and the configurations inside it, such as ``text_config``."""
+    """Yield a config and its nested configs, such as ``text_config``."""
     yield raw
     for value in raw.values():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Load a packaged adapter, or a merged model, to score with it."""
+"""Load a packaged adapter or a merged model for scoring."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from worker.reward_model.loading import DeviceConfig, load_classifier
 from worker.reward_model.truncation import truncate_left
 
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-#: What a scoring client must know beyond ``adapter_config.json``.
+#: File with the settings that a scoring client needs in addition to ``adapter_config.json``.
 SUMMARY = "reward_model.json"
 
 
 def load_packaged(
     directory: Path, base_dir: Path | None, summary: Mapping[str, Any], device: str
 ) -> nn.Module:
-    """Load the adapter in ``directory`` on its base model, or a merged model without a base.
+    """Load the adapter in ``directory`` on its base model, or a merged model without a base model.
 
     ``summary`` is the content of the directory's ``reward_model.json``. Weights that the files lack
-    are drawn from torch's random state; comparing the scores of the probes reveals them.
+    are initialised at random; a comparison of the probes' scores detects them.
     """
     device_config = DeviceConfig(device, summary["dtype"] == "bfloat16", summary["quantization"])
     model, _ = load_classifier(
@@ -40,7 +40,7 @@ def load_packaged(
 def encode_rendered(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], summary: Mapping[str, Any]
 ) -> list[list[int]]:
-    """Return the token ids of texts that are rendered, and perhaps cut, as in training."""
+    """Return the token ids of rendered texts, truncated as in training."""
     encoded = tokenizer(
         list(texts),
         add_special_tokens=summary["add_special_tokens"],

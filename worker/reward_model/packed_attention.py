@@ -1,7 +1,7 @@
-"""Attention over a packed row that keeps branches and groups apart and computes a prefix once.
+"""Attention over a packed row that separates sequences and groups and computes each prefix once.
 
 Each sequence of a group gives one ordinary causal segment, aligned at the bottom right: queries
-[P A1] on keys [P A1], and queries [Ai] on keys [P Ai] for each further one. The function is
+[P A1] on keys [P A1], and queries [Ai] on keys [P Ai] for each further sequence. The function is
 registered with transformers' attention interface, so it works for every model whose attention uses
 that interface.
 
@@ -29,21 +29,21 @@ _IS_ROCM = torch.version.hip is not None
 
 
 class KeysAndValuesCapturedError(Exception):
-    """Leaves a layer's forward once its attention has stored keys and values."""
+    """Exits a layer's forward after its attention has stored keys and values."""
 
 
 @dataclass
 class PackedPass:
-    """One forward over a packed row, and the backward that may recompute it."""
+    """State of one forward over a packed row, and of the backward that may recompute it."""
 
     row: PackedRow
     uses_varlen: bool = True
-    #: Attention modules that were called, and the sliding windows that they named.
+    #: Attention modules that were called, and their sliding windows in tokens.
     attended: set[nn.Module] = field(default_factory=set)
     windows: set[int] = field(default_factory=set)
-    #: While set, attention stores keys and values in ``captured`` and leaves the layer.
+    #: While true, attention stores keys and values in ``captured`` and exits the layer.
     is_capturing: bool = False
-    #: Set once the last layer has been restricted to the tokens that give rewards.
+    #: True once the last layer is restricted to the tokens at which rewards are read.
     is_trimmed: bool = False
     captured: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)
     masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class PackedPass:
 
 @dataclass(frozen=True)
 class _Options:
-    """A layer's variant of attention; None means the usual."""
+    """Attention options of a layer; None means the default."""
 
     scaling: float | None
     window: int | None
@@ -61,11 +61,11 @@ class _Options:
 
     @property
     def needs_eager(self) -> bool:
-        """Whether no fused kernel computes it."""
+        """Whether no fused kernel supports the options."""
         return self.softcap is not None or self.sinks is not None
 
 
-# A module global and not thread-local: on CUDA, activation checkpointing recomputes in another
+# A module global, not thread-local, because on CUDA activation checkpointing recomputes in another
 # thread.
 _current_pass: PackedPass | None = None
 
@@ -74,10 +74,10 @@ _current_pass: PackedPass | None = None
 def packed_attention(
     configs: Sequence[PretrainedConfig], row: PackedRow, *, uses_varlen: bool = True
 ) -> Iterator[PackedPass]:
-    """Make the attention of the models with these configurations work on the packed row.
+    """Make the models with these configurations attend within the segments of the packed row.
 
-    With activation checkpointing, run the backward inside the context too: it calls the attention
-    again.
+    With activation checkpointing, the backward must also run inside the context, because it calls
+    the attention again.
     """
     global _current_pass
     AttentionInterface.register(ATTENTION_NAME, packed_attention_forward)
@@ -94,7 +94,7 @@ def packed_attention(
 
 
 def current_pass() -> PackedPass:
-    """Return the current pass; raise RuntimeError outside of one."""
+    """Return the current pass; raise RuntimeError if none is active."""
     if _current_pass is None:
         raise RuntimeError("packed attention was called outside of a packed pass")
     return _current_pass
@@ -110,9 +110,12 @@ def packed_attention_forward(
 ) -> tuple[Tensor, None]:
     """Attend within the segments of the current pass's row.
 
-    ``arguments`` are those of transformers' attention interface that a model passes.
-    query [1, H, T, D], key and value [1, K, T, D] with K dividing H → [1, T, H, D]. In a layer
-    whose keys and values were captured before, the queries are the tokens that give rewards.
+    Shapes: query [1, H, T, D], key and value [1, K, T, D] with K dividing H; result [1, T, H, D].
+    In a layer whose keys and values were captured before, the queries are only the tokens at which
+    rewards are read. ``arguments`` are further ones of transformers' attention interface.
+
+    Raises:
+        ValueError: the model passes a mask or a position bias.
     """
     current = current_pass()
     current.attended.add(module)
@@ -138,16 +141,17 @@ def packed_attention_forward(
 
 
 def has_varlen(query: Tensor) -> bool:
-    """Whether torch has a variable-length kernel for the query (flash attention's limits)."""
+    """Return whether torch has a variable-length kernel (flash attention) for the query."""
     is_half = query.dtype in (torch.bfloat16, torch.float16)
     return query.is_cuda and is_half and query.shape[-1] <= MAX_VARLEN_HEAD_DIM and not _IS_ROCM
 
 
 def has_grouped_kernel(query: Tensor, *, is_masked: bool) -> bool:
-    """Whether a fused kernel takes keys and values that several query heads share.
+    """Return whether a fused kernel supports keys and values that several query heads share.
 
-    On CUDA only flash attention does, and it takes no mask, no float32 and no larger heads. With
-    repeated heads the memory-efficient kernel is used instead of one that stores all scores.
+    On CUDA only flash attention does, without a mask, in half precision and for small heads. In
+    other cases the heads are repeated, so that torch uses the memory-efficient kernel and not one
+    that stores all scores.
     """
     if not query.is_cuda:
         return True
@@ -164,7 +168,7 @@ def _attend_varlen(
     *,
     only_rewards: bool,
 ) -> Tensor:
-    """Compute all segments in one call, causal and aligned at the bottom right."""
+    """Compute all segments in one variable-length call, causal and aligned at the bottom right."""
     if only_rewards not in current.segments:
         current.segments[only_rewards] = current.row.segments(only_rewards=only_rewards)
     segments = current.segments[only_rewards]
@@ -195,14 +199,14 @@ def _attend_by_segment(
     *,
     only_rewards: bool,
 ) -> Tensor:
-    """Compute each segment in one call."""
+    """Compute each segment in its own call."""
     result_dtype = value.dtype
     # CPU kernels for bfloat16 are slower than those for float32.
     in_float32 = query.device.type == "cpu" and value.dtype != torch.float32
     if in_float32:
         query, key, value = query.float(), key.float(), value.float()
     lengths = current.row.part_lengths
-    # Slicing each segment instead would fill a row of zeros per segment in the backward.
+    # Slices of each segment would create a row of zeros per segment in the backward.
     queries = query.split_with_sizes([1] * len(lengths) if only_rewards else lengths, dim=2)
     keys = key.split_with_sizes(lengths, dim=2)
     values = value.split_with_sizes(lengths, dim=2)
@@ -251,9 +255,9 @@ def _attend_segment(
 
 
 def _mask(current: PackedPass, query: Tensor, key_length: int, window: int | None) -> Tensor | None:
-    """Return the additive causal mask [q, k], aligned at the bottom right; None to see every key.
+    """Return the additive causal mask [q, k], aligned at the bottom right; None allows every key.
 
-    All layers of a pass share a mask: autograd would otherwise keep one for each layer.
+    All layers of a pass share a mask, because autograd would keep a separate one for each layer.
     """
     query_length = query.shape[2]
     if query_length == 1:
@@ -273,7 +277,7 @@ def _mask(current: PackedPass, query: Tensor, key_length: int, window: int | Non
 def _attend_eagerly(
     current: PackedPass, query: Tensor, key: Tensor, value: Tensor, options: _Options
 ) -> Tensor:
-    """Compute capped scores (Gemma 2) and a learned sink per head (gpt-oss)."""
+    """Compute attention with capped scores (Gemma 2) or a learned sink per head (gpt-oss)."""
     mask = _mask(current, query, key.shape[2], options.window)
     key, value = _repeat_heads(query, key), _repeat_heads(query, value)
     scale = query.shape[-1] ** -0.5 if options.scaling is None else options.scaling

@@ -1,12 +1,12 @@
-"""Lay groups of sequences out in one row, without padding and with each common prefix once.
+"""Pack groups of sequences into one row, without padding and with each common prefix only once.
 
-A group holds the replies to one prompt: the two of a preference pair in training, any number when
-replies are scored. A row holds ``[P A1 A2 … An]`` for each group: P is the common prefix of the
-group's sequences, A1 to An are what remains of each. Each part may be empty. Positions run from 0
-to p+a1−1 over P and A1, and start again at p for every further reply.
+A group holds the replies to one prompt: two in training (a preference pair), any number in scoring.
+A row holds ``[P A1 A2 … An]`` for each group: P is the common prefix of the group's sequences, and
+A1 to An are their remaining tokens. Each part may be empty. p and a1 … an are the lengths of the
+parts. Positions run from 0 to p+a1−1 over P and A1, and start again at p for every further reply.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, takewhile
 
@@ -16,9 +16,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SplitGroup:
-    """A group, split at the end of its common prefix and cut after the tokens that give rewards.
+    """A group, split at the end of its common prefix; sequences end at their reward's token.
 
-    ``first`` holds P and A1, ``tails`` hold A2 to An, all of them one-dimensional token ids.
+    ``first`` holds P and A1, ``tails`` hold A2 to An, all as one-dimensional tensors of token ids.
     """
 
     first: Tensor
@@ -27,18 +27,18 @@ class SplitGroup:
 
     @property
     def token_count(self) -> int:
-        """Tokens that the group takes in a row: p + a1 + … + an."""
+        """Number of tokens of the group in a row: p + a1 + … + an."""
         return len(self.first) + sum(map(len, self.tails))
 
     @property
     def sequences(self) -> list[Tensor]:
-        """The whole sequences."""
+        """The complete sequences."""
         prefix = self.first[: self.prefix_length]
         return [self.first, *(torch.cat((prefix, tail)) for tail in self.tails)]
 
     @property
     def sequence_lengths(self) -> list[int]:
-        """Tokens of each whole sequence."""
+        """Number of tokens of each complete sequence."""
         return [len(self.first), *(self.prefix_length + len(tail) for tail in self.tails)]
 
 
@@ -46,9 +46,9 @@ class SplitGroup:
 class PackedRow:
     """A row of groups, ready for a decoder.
 
-    ``input_ids`` and ``position_ids`` have shape [1, T]. ``reward_index`` holds the positions at
-    which rewards are read, one for each sequence: group by group, chosen before rejected in a pair.
-    ``lengths`` holds (p, a1, …, an) of each group.
+    ``input_ids`` and ``position_ids`` have the shape [1, T]. ``reward_index`` [sequences] holds the
+    row index of the token at which each reward is read, group by group, chosen before rejected in a
+    pair. ``lengths`` holds (p, a1, …, an) of each group.
     """
 
     input_ids: Tensor
@@ -58,18 +58,18 @@ class PackedRow:
 
     @property
     def token_count(self) -> int:
-        """Tokens in the row."""
+        """Number of tokens in the row."""
         return self.input_ids.shape[1]
 
     @property
     def part_lengths(self) -> list[int]:
-        """Lengths of the parts into which attention cuts the row: p + a1, a2, … of each group."""
+        """Lengths of the parts into which attention splits the row: p + a1, a2, … of each group."""
         return [n for p, first, *tails in self.lengths for n in (p + first, *tails)]
 
     def segments(self, *, only_rewards: bool) -> "Segments":
         """Return the row's attention segments: [P A1] on [P A1] and [Ai] on [P Ai], group by group.
 
-        With ``only_rewards`` each segment has one query, the token that gives the reward.
+        With ``only_rewards`` each segment has one query, the token at which the reward is read.
         """
         keys: list[Tensor] = []
         query_lengths: list[int] = []
@@ -89,9 +89,9 @@ class PackedRow:
             start = end
         device = self.input_ids.device
         return Segments(
-            key_index=torch.cat(keys).to(device),
-            query_offsets=_offsets(query_lengths).to(device),
-            key_offsets=_offsets(key_lengths).to(device),
+            key_index=to_device(torch.cat(keys), device),
+            query_offsets=to_device(_offsets(query_lengths), device),
+            key_offsets=to_device(_offsets(key_lengths), device),
             longest_query=max(query_lengths),
             longest_key=max(key_lengths),
         )
@@ -101,8 +101,8 @@ class PackedRow:
 class Segments:
     """Arguments of one variable-length attention call over N segments.
 
-    ``key_index`` holds the row positions of all keys. ``query_offsets`` and ``key_offsets`` are the
-    cumulative lengths of the segments, starting with 0: int32 [N + 1].
+    ``key_index`` holds the row indices of all keys. ``query_offsets`` and ``key_offsets`` are the
+    cumulative lengths of the segments, starting with 0, as int32 [N + 1].
     """
 
     key_index: Tensor
@@ -113,10 +113,10 @@ class Segments:
 
 
 def split_batch(input_ids: Tensor, pad_token_id: int) -> list[SplitGroup]:
-    """Split a padded batch [2B, L] from TRL's collator, chosen half first, into its pairs.
+    """Split a padded batch [2B, L] from TRL's collator, chosen half first, into its B pairs.
 
-    A classifier reads its output at the right-most token that is not the pad token, or at the first
-    token when there is none. Later tokens cannot influence a causal model and are cut off.
+    A classifier reads its output at the last token that is not the pad token, or at the first token
+    if there is none. Later tokens cannot influence a causal model and are removed.
     """
     ids = input_ids.cpu()  # one transfer: the layout is computed on the host
     positions = torch.arange(ids.shape[1])
@@ -139,8 +139,8 @@ def split_batch(input_ids: Tensor, pad_token_id: int) -> list[SplitGroup]:
 
 
 def split_replies(sequences: Sequence[list[int]]) -> SplitGroup:
-    """Return the group of sequences of token ids, none of them empty, that follow one prompt."""
-    # All sequences share what the smallest and the greatest of them share.
+    """Return the group of some sequences of token ids, none of which may be empty."""
+    # The common prefix of all sequences is that of the smallest and the greatest of them.
     first, *others = sequences
     ends = zip(min(sequences), max(sequences), strict=False)
     prefix = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
@@ -150,7 +150,7 @@ def split_replies(sequences: Sequence[list[int]]) -> SplitGroup:
 
 
 def pack_groups(groups: Sequence[SplitGroup], device: torch.device | str = "cpu") -> PackedRow:
-    """Lay groups out in one row on ``device``."""
+    """Pack groups into one row on ``device``."""
     ids: list[Tensor] = []
     positions: list[Tensor] = []
     reward_index: list[int] = []
@@ -168,29 +168,18 @@ def pack_groups(groups: Sequence[SplitGroup], device: torch.device | str = "cpu"
         lengths.append((prefix, len(group.first) - prefix, *map(len, group.tails)))
         start = end
     return PackedRow(
-        input_ids=torch.cat(ids).unsqueeze(0).to(device),
-        position_ids=torch.cat(positions).unsqueeze(0).to(device),
-        reward_index=torch.tensor(reward_index, device=device),
+        input_ids=to_device(torch.cat(ids).unsqueeze(0), device),
+        position_ids=to_device(torch.cat(positions).unsqueeze(0), device),
+        reward_index=to_device(torch.tensor(reward_index), device),
         lengths=tuple(lengths),
     )
 
 
-def chunk_groups(
-    groups: Sequence[SplitGroup], token_budget: int | None
-) -> Iterator[list[SplitGroup]]:
-    """Split a batch, in its order, into chunks of at most ``token_budget`` tokens.
-
-    A group that exceeds the budget alone becomes a chunk of its own. None means one chunk.
-    """
-    chunk: list[SplitGroup] = []
-    used = 0
-    for group in groups:
-        if chunk and token_budget is not None and used + group.token_count > token_budget:
-            yield chunk
-            chunk, used = [], 0
-        chunk.append(group)
-        used += group.token_count
-    yield chunk
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Copy a tensor of the host. From pinned memory, a GPU copies without making the host wait."""
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _offsets(lengths: Sequence[int]) -> Tensor:

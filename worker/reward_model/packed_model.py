@@ -25,8 +25,9 @@ from worker.reward_model.packed_layout import PackedRow
 class PackedModel:
     """A causal decoder with its reward head, and the parts that a packed forward controls.
 
-    With ``trims_last_layer`` the last layer runs only at the tokens that give rewards. Some models
-    do not allow it: GPT-2 computes shapes before the layers, DiffLlama attends twice in a layer.
+    With ``trims_last_layer`` the last layer runs only at the tokens at which rewards are read. Some
+    models do not support it: GPT-2 computes shapes before the layers, and DiffLlama attends twice
+    in a layer.
     """
 
     decoder: PreTrainedModel
@@ -39,7 +40,11 @@ class PackedModel:
 
     @classmethod
     def of(cls, model: PreTrainedModel | PeftModel) -> "PackedModel":
-        """Find the parts of a classifier; raise AttributeError when it is not a decoder."""
+        """Find the parts of a classifier.
+
+        Raises:
+            AttributeError: the model is not a decoder.
+        """
         inner = unwrap_peft(model)
         decoder: PreTrainedModel = getattr(inner, inner.base_model_prefix)
         head: Any = inner.score
@@ -57,7 +62,7 @@ class PackedModel:
         )
 
     def rewards(self, row: PackedRow) -> Tensor:
-        """Return the reward of each sequence of a row, in the row's order, in float32.
+        """Return the rewards [sequences] of a row in float32, in the row's order.
 
         Call it within ``packed_attention``.
         """
@@ -65,7 +70,7 @@ class PackedModel:
         return rewards.float().view(-1)
 
     def hidden_at_rewards(self, row: PackedRow) -> Tensor:
-        """Return what the head reads, [1, sequences, hidden]; call it in ``packed_attention``."""
+        """Return the head's input [1, sequences, hidden]; call it within ``packed_attention``."""
         with self._last_layer_only_at_rewards():
             hidden: Tensor = self.decoder(
                 input_ids=row.input_ids, position_ids=row.position_ids, use_cache=False
@@ -77,9 +82,9 @@ class PackedModel:
         return packed_attention(self.configs, row, uses_varlen=self.uses_varlen)
 
     def activation_checkpointing(self, *, is_on: bool) -> AbstractContextManager[None]:
-        """Keep only each layer's input for the backward, which then recomputes the layer.
+        """Keep only each layer's input for the backward, which recomputes the layer.
 
-        A trimmed last layer is left out: it keeps almost nothing.
+        A trimmed last layer is excluded, because it needs almost no memory.
         """
         candidates = self.layers[:-1] if self.trims_last_layer else self.layers
         return recomputed_layers(candidates, is_on=is_on)
@@ -98,7 +103,7 @@ class PackedModel:
 
 @contextmanager
 def recomputed_layers(modules: Iterable[nn.Module], *, is_on: bool) -> Iterator[None]:
-    """Have the layers among ``modules`` keep only their input, and recompute in the backward."""
+    """Make the layers among ``modules`` keep only their input, and recompute in the backward."""
     layers: list[Any] = [m for m in modules if isinstance(m, GradientCheckpointingLayer)]
     try:
         for layer in layers if is_on else ():
@@ -111,7 +116,7 @@ def recomputed_layers(modules: Iterable[nn.Module], *, is_on: bool) -> Iterator[
 
 
 def unwrap_peft(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """Return the transformers model inside, with its adapters in place."""
+    """Return the inner transformers model with its adapters."""
     inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     return cast(PreTrainedModel, inner)
 
@@ -131,8 +136,8 @@ def _trim_to_rewards(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Capture the layer's keys and values of the whole row, then select the reward positions.
 
-    Nothing else of the last layer's output is used. An exception in the attention ends the first
-    call, so that the model's own code up to there runs unchanged.
+    Only these positions of the last layer's output are used. An exception in the attention ends the
+    first call, so that the model's own code before it runs unchanged.
     """
     current = current_pass()
     current.is_capturing = True

@@ -1,4 +1,4 @@
-"""Static check: can sequences of this model be packed into one row?"""
+"""Check statically whether sequences of a model can be packed into one row."""
 
 import inspect
 
@@ -7,14 +7,14 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from worker.reward_model.packed_model import causal_attentions
 
-#: Rotary embeddings whose angles depend on a token's position alone. Those of "dynamic" and
+#: Rotary embeddings whose angles depend only on a token's position. Those of "dynamic" and
 #: "longrope" depend on the length of the row, and a packed row is longer than its sequences.
 POSITION_ONLY_ROPE = {"default", "linear", "llama3", "yarn", "proportional"}
 PLAIN_LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
 def decoder_reason(model: PreTrainedModel) -> str | None:
-    """Return why sequences of this model cannot be packed into one row, if that is known."""
+    """Return why sequences of a model cannot be packed into one row, or None if they may be."""
     name = type(model).__name__
     decoder = getattr(model, model.base_model_prefix, None)
     if not isinstance(decoder, PreTrainedModel) or not isinstance(

@@ -1,8 +1,7 @@
-"""Turn preference pairs into the token ids that TRL's RewardTrainer would make.
+"""Convert preference pairs to the token ids that TRL's RewardTrainer would compute.
 
-Conversations are rendered with the plan's chat template and tokenised without further special
-tokens. Plain text gets an EOS token if it does not end in one, and the tokenizer's own special
-tokens.
+Conversations are rendered with the plan's chat template and tokenised without adding special
+tokens. Plain text gets an EOS token if it does not end in one, and the tokenizer's special tokens.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from worker.reward_model.chat_template import ChatRenderer
 from worker.reward_model.errors import TrainerError
 from worker.reward_model.special_tokens import add_pad_token, tokens_around
 
-#: Texts that are also encoded by transformers, to compare the ids.
+#: Number of texts that transformers encodes as well, to compare the ids.
 COMPARED_TEXTS = 16
 REPLIES = ("chosen", "rejected")
-#: What chat templates call the reasoning of a message.
+#: Names of a message's reasoning in chat templates.
 REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 #: Version of the rendering and encoding in this module; part of the token cache's key.
 TOKENS_VERSION = 1
@@ -52,7 +51,7 @@ class PairTokenizer:
         self._reasoning_name = next(
             (name for name in REASONING_NAMES if re.search(rf"\b{name}\b", template)), ""
         )
-        # Tokenizers recognise special tokens anywhere in a text; one from a user can end a turn.
+        # Tokenizers recognise special tokens anywhere in a text: one in user text can end a turn.
         special = {t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special}
         self._special_texts = tuple(sorted(special))
         self._special = re.compile("|".join(map(re.escape, self._special_texts)) or r"(?!)")
@@ -75,12 +74,12 @@ class PairTokenizer:
         }
 
     def render(self, row: dict[str, Any]) -> list[str]:
-        """Return the texts of the prompt with each reply: chosen and rejected, or the ranked ones.
+        """Render the prompt with each reply (chosen and rejected, or the ranked ones) as texts.
 
         Raises:
             TemplateTooCostlyError: the chat template exceeds a limit.
-            ValueError, jinja2.TemplateError: the chat template cannot render it, or leaves out its
-                tools, its tool calls, or the reasoning that alone tells the replies apart.
+            ValueError, jinja2.TemplateError: the chat template cannot render the row, or omits its
+                tools, its tool calls, or reasoning that is the only difference between replies.
         """
         if self.is_conversational:
             row = as_conversation(row)
@@ -92,12 +91,12 @@ class PairTokenizer:
             return texts
         prompt = row.get("prompt", "")
         texts = [prompt + self._with_eos(reply) for reply in replies_of(row)]
-        if self.plan.text_format == "raw":  # plans of earlier versions keep the token twice
+        if self.plan.text_format == "raw":  # plans of earlier versions duplicate the token
             texts = [text.removeprefix(self._start) for text in texts]
         return texts
 
     def _named(self, chat: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The messages with their reasoning under the name that the chat template reads."""
+        """Return the messages with their reasoning under the name that the chat template reads."""
         name = self._reasoning_name
         if name in ("", "reasoning_content"):
             return chat
@@ -108,7 +107,10 @@ class PairTokenizer:
 
     @cached_property
     def kept_tokens(self) -> int:
-        """How many special tokens begin every text, such as BOS or [CLS]; a cut keeps them."""
+        """Number of special tokens, such as BOS or [CLS], at the start of every text.
+
+        Truncation keeps them.
+        """
         message = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
         row: dict[str, Any] = {
             "prompt": message[:1],
@@ -127,8 +129,8 @@ class PairTokenizer:
     def encode(self, rendered: list[str]) -> list[list[int]]:
         """Return the token ids of rendered texts, neither padded nor truncated.
 
-        The tokenizer's Rust code encodes them without offsets, which takes about half of the time.
-        The first texts are encoded both ways; if the ids differ, transformers encodes all.
+        The tokenizer's Rust code encodes them without offsets, which halves the time. The first
+        texts are encoded in both ways; if the ids differ, transformers encodes all.
         """
         if self._encodes_directly is None:
             few = rendered[:COMPARED_TEXTS]
@@ -137,7 +139,7 @@ class PairTokenizer:
         return self._encode_slowly(rendered) if ids is None else ids
 
     def _encode_directly(self, rendered: list[str]) -> list[list[int]] | None:
-        """Return the ids; None without a fast tokenizer."""
+        """Return the ids, or None without a fast tokenizer."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
             return None
@@ -157,19 +159,19 @@ class PairTokenizer:
         return list(encoded["input_ids"])
 
     def start(self) -> str:
-        """Return what the tokenizer adds before a plain text, as text: BOS or [CLS]."""
+        """Return the tokens that the tokenizer adds before a plain text, as text: BOS or [CLS]."""
         return self._start
 
     def prepared(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return a row with the messages that are rendered."""
+        """Return a row in the form in which it is rendered: with messages for conversations."""
         return as_conversation(row) if self.is_conversational else row
 
     def has_special_tokens(self, row: dict[str, Any]) -> bool:
-        """Whether the user's text contains special tokens of this tokenizer."""
+        """Return whether the user's text contains special tokens of this tokenizer."""
         return any(self._special.search(text) for text in _texts(row, self.tokenizer.eos_token))
 
     def joins_words(self, row: dict[str, Any]) -> bool:
-        """Whether prompt and reply of a pair of raw texts meet without anything between them."""
+        """Return whether a raw text has no white space or special token after its prompt."""
         prompt = row.get("prompt")
         if self.is_conversational or not prompt or prompt[-1].isspace():
             return False
@@ -188,7 +190,7 @@ def load_tokenizer(model_dir: str | Path, plan: TokenizationPlan) -> PreTrainedT
     """Load the base model's tokenizer with the plan's pad token and chat template.
 
     Raises:
-        TrainerError: model_changed when the pad token has another id than in the plan.
+        TrainerError: model_changed if the pad token has another id than in the plan.
     """
     tokenizer = load_base_tokenizer(model_dir, from_file=plan.from_file)
     if add_pad_token(tokenizer, plan.pad_token) != plan.pad_token_id:
@@ -205,10 +207,10 @@ def load_tokenizer(model_dir: str | Path, plan: TokenizationPlan) -> PreTrainedT
 
 
 def check_shown(row: dict[str, Any], texts: list[str]) -> None:
-    """Refuse rendered texts that lack what cannot be left out.
+    """Reject rendered texts that lack tools, tool calls or decisive reasoning of their row.
 
     Raises:
-        ValueError: names it.
+        ValueError: names what the chat template omits.
     """
     for reply, text in zip(replies_of(row), texts, strict=True):
         messages = row.get("prompt", []) + reply
@@ -223,9 +225,9 @@ def check_shown(row: dict[str, Any], texts: list[str]) -> None:
         said = [part for message in messages for part in message_texts(message)]
         for what, names in (("tool calls", calls), ("tools", tools)):
             for name in names:
-                # A message may well say the name of a tool.
+                # The text of a message may also contain the name of a tool.
                 if text.count(name) <= sum(part.count(name) for part in said):
-                    raise ValueError(f"it leaves out the {what}, {name!r} for one")
+                    raise ValueError(f"it leaves out {what}, such as {name!r}")
     if len(set(texts)) < len(texts):
         by_text: dict[str, list[Any]] = {}
         for reply, text in zip(replies_of(row), texts, strict=True):
@@ -233,11 +235,11 @@ def check_shown(row: dict[str, Any], texts: list[str]) -> None:
         for same in by_text.values():
             has_reasoning = any("reasoning_content" in m for reply in same for m in reply)
             if has_reasoning and any(reply != same[0] for reply in same):
-                raise ValueError("it leaves out the reasoning, which alone tells the replies apart")
+                raise ValueError("it leaves out the reasoning, the only difference of the replies")
 
 
 def message_texts(message: dict[str, Any]) -> list[str]:
-    """The texts of a message: its content and its reasoning, where it has them."""
+    """Return the content and the reasoning of a message, without empty ones."""
     return [text for key in ("content", "reasoning_content") if (text := message.get(key))]
 
 

@@ -1,4 +1,4 @@
-"""Check that an adapter in memory gives its probes the scores that it had in training."""
+"""Check that an adapter in memory gives its probes the same scores as in training."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 from worker.reward_model.reply_tokenizer import ReplyTokenizer
 from worker.reward_model.resident_model import ReplyGroup, ResidentModel
 
-#: Probes are added until they have this many tokens, so that a long text does not delay a request.
+#: Token budget for probes, so that long texts do not delay a request.
 MAX_TOKENS = 4096
-#: Least tolerance, as a share of 1 + |score|: another machine adds the same numbers in another
-#: order. It is the certificate's own for float32.
+#: Smallest tolerance, as a share of 1 + |score|, because another machine may add numbers in another
+#: order. The certificate uses the same value for float32.
 MIN_TOLERANCE = 1e-5
 
 
 class ScoresDifferError(Exception):
-    """The scores are not those of the training."""
+    """The scores differ from those of the training."""
 
 
 def check_probes(
@@ -28,7 +28,9 @@ def check_probes(
     file: Path,
     certificate: Mapping[str, Any],
 ) -> None:
-    """Score the probes; an adapter for which packed rows do not fit is scored in padded batches.
+    """Score the probes and compare the scores with those of the training.
+
+    If packed rows give other scores, the adapter is switched to padded batches.
 
     Raises:
         ScoresDifferError: the scores differ by more than the certificate allows.
@@ -41,12 +43,12 @@ def check_probes(
     if not model.is_packed(adapter) and (worst := _worst(model, groups, expected)) > tolerance:
         raise ScoresDifferError(
             f"its probes get other scores here than in training: the difference is {worst:.1e} of "
-            f"1 + |score|, and {tolerance:.0e} is allowed"
+            f"1 + |score|, but only {tolerance:.0e} is allowed"
         )
 
 
 def _worst(model: ResidentModel, groups: list[ReplyGroup], expected: list[list[float]]) -> float:
-    """Return the largest difference as a share of 1 + |score|; infinity when scoring fails."""
+    """Return the largest difference as a share of 1 + |score|, or infinity if packing fails."""
     try:
         found = model.score(groups).rewards
     except (RuntimeError, ValueError, KeyError, AttributeError, TypeError):

@@ -1,4 +1,4 @@
-"""Limits of this process for a block of code that comes with a base model."""
+"""Limits on this process while it runs code that comes with a base model."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class TokenizerTooCostlyError(Exception):
 
 @contextmanager
 def tokenizer_limits(cpu_seconds: float, memory_bytes: int) -> Iterator[None]:
-    """Limit what a tokenizer uses inside the block, beyond what the process has used so far.
+    """Limit the additional CPU time and memory (in bytes) of a tokenizer inside the block.
 
-    A tokenizer's normalizers can make a short text arbitrarily long. They run in Rust, where no
-    Python handler of a signal runs: the kernel ends a process that exceeds ``cpu_seconds``
-    (SIGXCPU), and the allocator of Rust one that gets no memory (SIGABRT).
+    A tokenizer's normalizers can make a short text arbitrarily long. They run in Rust, during which
+    Python handles no signals: the kernel ends a process that exceeds ``cpu_seconds`` (SIGXCPU), and
+    Rust's allocator aborts a process that gets no memory (SIGABRT).
 
     Raises:
-        TokenizerTooCostlyError: Python got no memory.
+        TokenizerTooCostlyError: an allocation of Python failed.
     """
     cpu, data = resource.getrlimit(resource.RLIMIT_CPU), resource.getrlimit(resource.RLIMIT_DATA)
     cpu_limit = _lower(math.ceil(time.process_time() + cpu_seconds), cpu[0])
@@ -41,7 +41,7 @@ def tokenizer_limits(cpu_seconds: float, memory_bytes: int) -> Iterator[None]:
 
 
 def data_limit(further_bytes: int) -> int:
-    """Return the soft RLIMIT_DATA for ``further_bytes`` more, or the present one if it is lower."""
+    """Return the soft RLIMIT_DATA for ``further_bytes`` more, or the current one if it is lower."""
     soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
     with open("/proc/self/statm", "rb", buffering=0) as file:
         used = int(file.read().split()[5]) * mmap.PAGESIZE

@@ -1,4 +1,4 @@
-"""Token ids of texts to score, as the training of the adapter would have made them."""
+"""Encode texts for scoring exactly as in the training of the adapter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MARK = "plauditreply"
 
 
 class ItemInvalidError(Exception):
-    """A text cannot be rendered or has no tokens; ``response`` names the reply at fault."""
+    """A text cannot be rendered or has no tokens; ``response`` is the index of the reply."""
 
     def __init__(self, detail: str, response: int | None = None) -> None:
         super().__init__(detail)
@@ -25,7 +25,7 @@ class ItemInvalidError(Exception):
 
 
 class ReplyTokenizer:
-    """Renders and encodes as the plan of the adapter prescribes. Use it in the main thread."""
+    """Renders and encodes texts by the plan of the adapter. Use it in the main thread."""
 
     def __init__(self, base_dir: Path, plan: TrainingPlan) -> None:
         self._pairs = PairTokenizer(base_dir, plan.tokenization, plan.data.format)
@@ -33,10 +33,10 @@ class ReplyTokenizer:
         self._start, self._end = self._frame()
 
     def encode(self, item: ScoreItem) -> list[list[int]]:
-        """Return the token ids of each reply with its prompt, not truncated.
+        """Return the token ids of the prompt with each reply, without truncation.
 
         Raises:
-            ItemInvalidError: the item does not suit the adapter.
+            ItemInvalidError: the adapter cannot score the item.
         """
         if item.text is not None:
             texts = [self.complete(item.text)]
@@ -50,14 +50,14 @@ class ReplyTokenizer:
         return encoded
 
     def encode_rendered(self, texts: list[str]) -> list[list[int]]:
-        """Return the token ids of texts that are rendered as in training."""
+        """Return the token ids of rendered texts."""
         return self._pairs.encode(texts)
 
     def complete(self, text: str) -> str:
-        """Return a text that carries its template already with the start and end of training.
+        """Return a rendered text with the same start and end as in training.
 
-        Clients take the BOS token off, add a second one, or leave out what closes the reply. The
-        reward is read at the last token, so what training had there has to be there.
+        Clients may remove the BOS token, add a second one, or omit the tokens that close the reply.
+        The reward is read at the last token, so it must be the same token as in training.
         """
         start, end = self._start, self._end
         while start and text.startswith(start):
@@ -66,7 +66,7 @@ class ReplyTokenizer:
             if text.endswith(end[:length]):
                 text += end[length:]
                 break
-        # The tokenizer itself adds the start of a plain text.
+        # The tokenizer adds the start of a plain text by itself.
         return start + text if self._pairs.is_conversational else text
 
     def _is_templated(self, prompt: object) -> bool:
@@ -91,10 +91,10 @@ class ReplyTokenizer:
         except TemplateTooCostlyError as error:
             raise ItemInvalidError(f"the chat template {error}") from error
         except (ValueError, TemplateError) as error:
-            raise ItemInvalidError(f"the chat template refuses it: {error}") from error
+            raise ItemInvalidError(f"the chat template cannot render it: {error}") from error
 
     def _frame(self) -> tuple[str, str]:
-        """Return what every rendered text starts with (BOS), and what every one ends with."""
+        """Return the common start (BOS) and the common end of all rendered texts."""
         row: dict[str, Any] = {"replies": [{"reply": _MARK}]}
         if not self._pairs.is_conversational:
             return self._pairs.start(), self._pairs.render(row)[0].rpartition(_MARK)[2]

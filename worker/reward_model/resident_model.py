@@ -1,8 +1,8 @@
-"""A base model that stays in memory with several adapters, and scores token sequences with them.
+"""A base model that stays in memory with several adapters and scores token sequences with them.
 
 Decoders score packed rows: the replies to a prompt share its tokens, short sequences need no
-padding, and the sequences of several adapters share the base model's work. Other models score
-batches of sequences of similar length, one adapter at a time.
+padding, and all adapters share the computation of the base model. Other models score batches of
+sequences of similar length, one adapter at a time.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from worker.reward_model.scoring import ALONE, score
 
 @dataclass(frozen=True)
 class ReplyGroup:
-    """Token ids of sequences that start with the same prompt, to be scored with one adapter."""
+    """Sequences of token ids with the same prompt, to be scored with one adapter."""
 
     adapter: str
     sequences: Sequence[list[int]]
 
     @property
     def token_count(self) -> int:
-        """Tokens of all sequences, with the prompt counted each time."""
+        """Number of tokens of all sequences; the prompt counts for each sequence."""
         return sum(map(len, self.sequences))
 
 
 @dataclass
 class ScoredGroups:
-    """Rewards of the sequences of each group, and how many tokens they took, without padding."""
+    """Rewards of the sequences of each group, and the number of computed tokens without padding."""
 
     rewards: list[list[float]]
     computed_tokens: int = 0
@@ -52,7 +52,7 @@ class ScoredGroups:
 
 @dataclass(frozen=True)
 class _Unit:
-    """A part of a group that is computed at once, and where its rewards belong."""
+    """A part of a group that is computed in one row, and the places of its rewards."""
 
     adapter: str
     split: SplitGroup
@@ -60,9 +60,9 @@ class _Unit:
 
 
 class ResidentModel:
-    """A base model on its device and the adapters that were added to it.
+    """A base model on its device with its adapters.
 
-    Use it in one thread. ``batch_tokens`` bounds the tokens of a forward; a longer sequence is
+    Use it in one thread only. ``batch_tokens`` limits the tokens of a forward; a longer sequence is
     computed alone.
     """
 
@@ -86,17 +86,17 @@ class ResidentModel:
 
     @property
     def adapters(self) -> list[str]:
-        """Names of the adapters in memory."""
+        """Names of the loaded adapters."""
         return list(self._model.peft_config) if self._model is not None else []
 
     @property
     def max_positions(self) -> int | None:
-        """Longest sequence that the model can take; None when its configuration names no limit."""
+        """Length limit of a sequence in tokens, or None if the configuration has no limit."""
         found = getattr(self._base.config.get_text_config(), "max_position_embeddings", None)
         return found if isinstance(found, int) and found > 0 else None
 
     def add(self, name: str, directory: Path) -> int:
-        """Load an adapter from its files and return the bytes of its parameters."""
+        """Load an adapter from its files; return the size of its parameters in bytes."""
         if self._model is None:
             self._model = PeftModel.from_pretrained(
                 self._base, str(directory), adapter_name=name, torch_device=self.device
@@ -113,18 +113,18 @@ class ResidentModel:
         )
 
     def remove(self, name: str) -> None:
-        """Drop an adapter. The last one cannot be dropped without its base model."""
+        """Remove an adapter. The last adapter can only be removed together with its base model."""
         assert self._model is not None
         self._model.set_adapter(next(other for other in self.adapters if other != name))
         self._model.delete_adapter(name)
         self._groupable.discard(name)
 
     def use_stock(self, name: str) -> None:
-        """Score with this adapter in padded batches, because packed rows give other scores."""
+        """Score with this adapter in padded batches from now on."""
         self._groupable.discard(name)
 
     def is_packed(self, name: str) -> bool:
-        """Whether sequences of this adapter are scored in packed rows."""
+        """Return whether sequences of this adapter are scored in packed rows."""
         return name in self._groupable
 
     def score(
@@ -132,8 +132,8 @@ class ResidentModel:
     ) -> ScoredGroups:
         """Return the raw reward of every sequence.
 
-        With ``is_deterministic`` each sequence is computed alone, so that its reward is the same
-        bit for bit whatever is scored beside it.
+        With ``is_deterministic`` each sequence is computed alone, so that its reward has the same
+        bits, independently of the other sequences.
         """
         assert self._model is not None
         result = ScoredGroups([[0.0] * len(group.sequences) for group in groups])
@@ -159,7 +159,7 @@ class ResidentModel:
         return _Unit(group.adapter, split_replies(replies), places)
 
     def _units(self, group: ReplyGroup, places: list[tuple[int, int]]) -> Iterable[_Unit]:
-        """Split a group that exceeds the bound; each part computes the prompt again."""
+        """Split a group that exceeds ``batch_tokens``; each part computes the prompt again."""
         unit = self._unit(group, places)
         if unit.split.token_count <= self.batch_tokens or len(places) == 1:
             return [unit]
@@ -167,12 +167,12 @@ class ResidentModel:
         return [*self._units(group, places[:middle]), *self._units(group, places[middle:])]
 
     def _until_reward(self, ids: list[int]) -> list[int]:
-        """Cut a sequence after the token at which transformers reads its reward."""
+        """Truncate a sequence after the token at which transformers reads its reward."""
         last = next((i for i in range(len(ids) - 1, 0, -1) if ids[i] != self.pad_token_id), 0)
         return ids[: last + 1]
 
     def _rows(self, units: list[_Unit], *, is_deterministic: bool) -> Iterable[list[_Unit]]:
-        """Fill rows up to the bound; units of one adapter lie side by side."""
+        """Yield rows of at most ``batch_tokens`` tokens; units of one adapter are adjacent."""
         row: list[_Unit] = []
         used = 0
         for unit in sorted(units, key=lambda unit: unit.adapter):
@@ -222,7 +222,7 @@ class ResidentModel:
         result.computed_tokens += sum(map(len, sequences))
 
     def _activate(self, name: str) -> None:
-        """Make PEFT use the adapter, unless a packed row can do with the active one."""
+        """Make PEFT use the adapter, unless a packed row works with any active adapter."""
         assert self._model is not None
         active = self._model.active_adapter
         if active != name and not {active, name} <= self._groupable:

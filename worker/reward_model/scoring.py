@@ -1,4 +1,4 @@
-"""Compute rewards of token sequences. All code that scores goes through here."""
+"""Compute rewards of token sequences in padded batches."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import nn
 from worker.reward_model.errors import is_out_of_memory
 from worker.reward_model.mixed_precision import without_adapter_casts
 
-#: Padded tokens of a batch: enough to keep a GPU busy, and without a backward a few GiB for models
-#: of 8 billion parameters.
+#: Padded tokens per batch: enough to keep a GPU busy. Without a backward they need a few GiB for
+#: models of 8 billion parameters.
 BATCH_TOKENS = 16_384
-#: Scores every sequence in a batch of its own, without padding.
+#: Value of ``batch_tokens`` that scores every sequence alone, without padding.
 ALONE = 1
 
 
@@ -31,9 +31,9 @@ def score(
 
     Sequences of similar length share a batch of at most ``batch_tokens`` tokens, padded on the
     right: left padding changes the scores of models with absolute positions and of encoders that
-    read the first token. A longer sequence has a batch of its own. If memory runs out, batches are
+    read the first token. A longer sequence gets its own batch. If memory runs out, batches are
     halved. With ``bf16`` the forward runs under autocast, as in training. The model's train or eval
-    mode is restored, and no random number is drawn.
+    mode is restored, and no random numbers are drawn.
     """
     device = next(p for p in model.parameters() if p.device.type != "meta").device
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
@@ -68,7 +68,7 @@ def score(
 
 
 def _batch_end(lengths: Sequence[int], start: int, batch_tokens: int) -> int:
-    """Return where a batch ends that begins at ``start`` of the ascending lengths."""
+    """Return the end index of the batch that begins at ``start`` of the ascending lengths."""
     end = start + 1
     while end < len(lengths) and (end + 1 - start) * lengths[end] <= batch_tokens:
         end += 1

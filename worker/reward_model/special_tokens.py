@@ -1,4 +1,4 @@
-"""Special tokens of a base model's tokenizer: which can pad, which surround a text."""
+"""Special tokens of a base model's tokenizer: tokens for padding, and tokens around a text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from app.domain.templates import with_fixed_date
 from worker.reward_model.chat_template import ChatRenderer
 
-#: Names of tokens that can pad, most suitable class first. Only one class is offered.
+#: Names of tokens for padding, most suitable class first. Only one class is returned.
 _SPARE_TOKEN_CLASSES = (
     re.compile(
         r"^[<\[][|｜]?[_▁]*(finetune_right_)?pad(ding)?(_id|_token)?[_▁]*[|｜]?[>\]]$", re.I
@@ -25,11 +25,11 @@ _SPARE_TOKEN_CLASSES = (
     re.compile(r"^<\|endoftext\|>$"),
 )
 _MAX_SPARE_TOKENS = 8
-#: Special tokens that the facts about a model list.
+#: Limit on the special tokens in the facts about a model.
 _MAX_SPECIAL_TOKENS = 1024
-#: The token that is added where a row of the embedding has no token.
+#: Token that is added if the embedding has a row without a token.
 ADDED_PAD_TOKEN = "<|pad|>"  # noqa: S105 - no password
-#: Text that a tokenizer without a byte for every character cannot write: private use, unassigned.
+#: Text that a tokenizer without byte fallback cannot encode: private-use and unassigned characters.
 _UNKNOWN_TEXT = "\ue000\U000e0fff \ufdd0"
 
 
@@ -40,16 +40,16 @@ def spare_pad_tokens(
     chat_template: str | None,
     model_dir: Path,
 ) -> dict[str, int]:
-    """Find tokens that can pad although the tokenizer names no pad token: token → id, by id.
+    """Find tokens for padding if the tokenizer has no pad token; return ids by token.
 
-    A spare token has an embedding row and no meaning to the model. It is not an EOS of the
+    A spare token has an embedding row and no meaning for the model. It is not an EOS token of the
     tokenizer, the config or the generation config, not another named special token, and does not
     occur in the chat template. The reward is read at the last token that is not padding, so a pad
     token that can end a text would move the score. The first class that is not empty is returned:
 
-    1. its name says padding; 2. its name says reserved or unused; 3. it ends a text in other models
-    only; 4. the unknown token of a tokenizer that never needs it, as it falls back to bytes; 5. a
-    new token, for a row of the embedding without one; 6. any unknown token.
+    1. a name for padding; 2. a name such as reserved or unused; 3. a token that ends texts only in
+    other models; 4. the unknown token of a tokenizer with byte fallback, which never needs it; 5. a
+    new token, if the embedding has a row without a token; 6. any unknown token.
     """
     vocabulary = tokenizer.get_vocab()
     eos_ids = eos_token_ids(config, model_dir) | {tokenizer.eos_token_id}
@@ -78,7 +78,7 @@ def spare_pad_tokens(
 
 
 def add_pad_token(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
-    """Make ``token`` the pad token, as a new one if the tokenizer lacks it; return its id."""
+    """Make ``token`` the pad token, add it if the tokenizer lacks it, and return its id."""
     if token in tokenizer.get_vocab():
         tokenizer.pad_token = token
     else:
@@ -87,7 +87,7 @@ def add_pad_token(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase, vocab_rows: int) -> dict[str, int]:
-    """Return the tokenizer's special tokens that have an embedding row: token → id, by id."""
+    """Return the ids of the tokenizer's special tokens that have an embedding row, by token."""
     found = sorted(
         (token_id, token.content)
         for token_id, token in tokenizer.added_tokens_decoder.items()
@@ -97,7 +97,7 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase, vocab_rows: int) -> dict[
 
 
 def final_token_id(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> int | None:
-    """Return the last token of a conversation; None if the template cannot render a simple one."""
+    """Return the last token of conversations, or None if the template cannot render a test."""
     if chat_template is None:
         return None
     tokenizer = copy.deepcopy(tokenizer)
@@ -116,9 +116,9 @@ def _is_needed(tokenizer: PreTrainedTokenizerBase, unknown: int) -> bool:
 
 
 def tokens_around(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """Return what the tokenizer adds before and after a text, as text: ("[CLS]", "[SEP]").
+    """Return the tokens that the tokenizer adds before and after a text: ("[CLS]", "[SEP]").
 
-    Both are empty when writing them into the text does not give the ids that the tokenizer gives.
+    Both are empty if encoding them as a part of the text does not give the same ids.
     """
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     ids = tokenizer("a")["input_ids"]
@@ -132,7 +132,7 @@ def tokens_around(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
 
 
 def eos_token_ids(config: PreTrainedConfig, model_dir: Path) -> set[int]:
-    """Return every EOS id that the config or the generation config names."""
+    """Return all EOS ids of the config and the generation config."""
     ids = _as_ids(getattr(config.get_text_config(), "eos_token_id", None))
     generation = model_dir / "generation_config.json"
     if generation.is_file():

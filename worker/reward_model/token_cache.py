@@ -1,9 +1,9 @@
-"""Cache the token ids of whole datasets on a worker's disk, for all of its jobs.
+"""Cache the token ids of complete datasets on a worker's disk, for all of its jobs.
 
-An entry is a directory with the concatenated ids of all texts and what else is known about them, in
-one file for each array, and a manifest with the digests of all files, written last. Its name is a
-digest of everything that the ids depend on, so an entry never becomes stale. A damaged entry is
-rebuilt. When the cache is full, the least recently used entries are evicted.
+An entry is a directory with one file per array (the concatenated ids of all texts, and their
+metadata) and a manifest with the digests of all files, which is written last. The name of an entry
+is a digest of everything that the ids depend on, so an entry never becomes stale. A damaged entry
+is rebuilt. If the cache is full, the least recently used entries are evicted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 Ids = NDArray[np.int32]
 MANIFEST = "manifest.json"
-#: Entries that are unused for longer are evicted: they contain users' text.
+#: Entries that are unused for longer are evicted, because they contain users' text.
 MAX_UNUSED_SECONDS = 7 * 86_400
 
 
@@ -36,19 +36,19 @@ MAX_UNUSED_SECONDS = 7 * 86_400
 class TokenCache:
     """A directory of entries that together take at most ``max_bytes``.
 
-    The cache also leaves at least half of the disk space that it could use free.
+    The cache also leaves free at least half of the disk space that it could use.
     """
 
     directory: Path
     max_bytes: int
 
     def entry(self, identity: object) -> CacheEntry:
-        """Return the entry for a JSON-serialisable key, whether it exists or not."""
+        """Return the entry for a JSON-serialisable key; the entry may not exist yet."""
         text = json.dumps(identity, sort_keys=True)
         return CacheEntry(self, self.directory / hashlib.sha256(text.encode()).hexdigest())
 
     def evict(self) -> None:
-        """Remove entries that are unused for too long, and the oldest ones until the rest fits."""
+        """Remove expired entries, then the least recently used ones until the rest fits."""
         found = []
         for path in self.directory.iterdir():
             with suppress(OSError):  # another trainer may remove it at the same time
@@ -71,9 +71,9 @@ class CacheEntry:
     path: Path
 
     def read(self) -> EntryFiles | None:
-        """Return the files of the entry; None if it is absent or damaged."""
+        """Return the files of the entry, or None if it is missing or damaged."""
         try:
-            os.utime(self.path)  # before hashing, which takes time: old entries may be evicted
+            os.utime(self.path)  # first, because hashing takes time and old entries are evicted
             manifest = json.loads((self.path / MANIFEST).read_text())
             files = EntryFiles({name: _mapped(self.path / name) for name in manifest})
             is_intact = all(files.sha256(name) == digest for name, digest in manifest.items())
@@ -85,7 +85,7 @@ class CacheEntry:
         return files
 
     def publish(self, draft: Draft) -> None:
-        """Make a complete draft visible to other trainers; a full disk loses it."""
+        """Make a complete draft visible to other trainers; log a warning if the disk is full."""
         if draft.is_in_memory:
             return
         try:
@@ -100,12 +100,12 @@ class CacheEntry:
 
 @dataclass(frozen=True)
 class EntryFiles:
-    """The content of files by name, mapped into memory; it outlives the files."""
+    """Content of files by name, mapped into memory; it stays valid if the files are deleted."""
 
     content: dict[str, NDArray[np.uint8]]
 
     def array(self, name: str, dtype: DTypeLike) -> NDArray[Any]:
-        """Return a file as an array."""
+        """Return the content of a file as an array."""
         return self.content[name].view(dtype)
 
     def sha256(self, name: str) -> str:
@@ -114,9 +114,9 @@ class EntryFiles:
 
 
 class Draft:
-    """Files that grow in a directory of their own, which is removed at the end of the block.
+    """Growing files in a temporary directory, which is removed at the end of the block.
 
-    Where the disk is full, they grow in memory instead.
+    If the disk is full, the files continue in memory.
     """
 
     def __init__(self, parent: Path, names: Iterable[str]) -> None:
@@ -135,7 +135,7 @@ class Draft:
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether the disk was full."""
+        """Whether the files are in memory, because the disk was full."""
         return self._memory is not None
 
     def add(self, name: str, values: NDArray[Any]) -> None:
@@ -153,7 +153,7 @@ class Draft:
         self._sizes[name] += len(data)
 
     def files(self) -> EntryFiles:
-        """Return what was written."""
+        """Return the files written so far."""
         if self._memory is None:
             return EntryFiles({name: _mapped(self.directory / name) for name in self._names})
         return EntryFiles(
@@ -180,7 +180,7 @@ class Draft:
 
 
 def _mapped(path: Path) -> NDArray[np.uint8]:
-    """Map a file into memory; an empty one cannot be mapped."""
+    """Map a file into memory; return an empty array for an empty file, which cannot be mapped."""
     if not path.stat().st_size:
         return np.empty(0, dtype=np.uint8)
     return np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))

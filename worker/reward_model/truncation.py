@@ -1,4 +1,4 @@
-"""Cut texts that are too long at their beginning: the reply, and with it the reward, stay."""
+"""Left truncation: remove the beginning of overlong texts, and keep the reply."""
 
 from __future__ import annotations
 
@@ -11,33 +11,16 @@ from worker.reward_model.token_cache import Ids
 
 
 def truncate_left(ids: Sequence[Any], *, kept: int, max_length: int) -> list[int]:
-    """Return the first ``kept`` tokens and the last ones, at most ``max_length`` together.
+    """Return the first ``kept`` tokens and as many last ones as fit into ``max_length``.
 
-    The model card's program has the same expression. ``kept`` counts the tokens that begin every
-    text, such as BOS or [CLS], at which an encoder reads its score.
+    ``kept`` is the number of tokens that begin every text, such as BOS or [CLS], at which an
+    encoder reads its score. The model card's program has the same expression.
     """
     return [*ids[:kept], *ids[kept:][-(max_length - kept) :]]
 
 
 def common_prefix_length(ours: Ids, theirs: Ids) -> int:
-    """Return the number of tokens that two sequences share at the beginning."""
+    """Return the length of the common prefix of two sequences, in tokens."""
     length = min(len(ours), len(theirs))
     differ = np.flatnonzero(ours[:length] != theirs[:length])
     return int(differ[0]) if len(differ) else length
-
-
-def truncate_pair(
-    chosen: Ids, rejected: Ids, *, kept: int, max_length: int
-) -> tuple[Ids, Ids] | None:
-    """Cut both texts of a pair; None if the prompt is too short to make the replies fit.
-
-    Each text is cut by itself, as a single text is when it is scored.
-    """
-    longest = max(len(chosen), len(rejected))
-    if longest - max_length > common_prefix_length(chosen, rejected) - kept or max_length <= kept:
-        return None
-    cut = [
-        np.asarray(truncate_left(ids.tolist(), kept=kept, max_length=max_length), dtype=ids.dtype)
-        for ids in (chosen, rejected)
-    ]
-    return cut[0], cut[1]

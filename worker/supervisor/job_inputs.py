@@ -16,15 +16,16 @@ from app.base_models.catalogue import BaseModelEntry, HubSource
 from app.base_models.sources import FetchedModel, fetch
 from app.core.database import reader, transaction
 from app.core.settings import Settings
+from app.domain.lifecycle import FailureCode
 from app.domain.plan import BaseModelFacts, TrainingPlan
 from app.domain.spec import RewardJobSpec
 from app.job_queue import checkpoints
 from app.jobs.planning import JobDatasets, plan_job
-from app.models import Dataset, Job, JobEvalDataset, StoredFile
+from app.models import Adapter, Dataset, Job, JobEvalDataset, StoredFile
 from app.storage import artifact_files
 from app.storage.artifact_files import ArtifactDamagedError
 from worker.ipc.order import MANIFEST, WorkOrder
-from worker.supervisor.attempt import Attempt
+from worker.supervisor.attempt import Attempt, JobFailedError
 from worker.supervisor.cores import cores_of_slot
 
 log = structlog.get_logger()
@@ -189,6 +190,21 @@ def fetch_checkpoints(engine: Engine, job: Job, directory: Path) -> list[str]:
             continue
         found[same] = str(target.relative_to(directory))
     return list(found.values())
+
+
+def trained_adapter(session: Session, adapter_id: str) -> tuple[Adapter, Job, list[StoredFile]]:
+    """Return an adapter to score with, the job that trained it, and its files.
+
+    Raises:
+        JobFailedError: it was deleted.
+    """
+    adapter = session.get(Adapter, adapter_id)
+    if adapter is None:
+        raise JobFailedError(
+            FailureCode.INVALID_SPEC, f"{adapter_id} was deleted before its turn came"
+        )
+    statement = select(StoredFile).where(StoredFile.owner_id == adapter_id)
+    return adapter, session.get_one(Job, adapter.job_id), list(session.scalars(statement))
 
 
 def fetch_file(engine: Engine, file: StoredFile, directory: Path) -> None:

@@ -1,1 +1,1 @@
-"""Shapes in which preference data come: how each is recognised and read."""
+"""Shapes of preference data: how each is recognised and read."""

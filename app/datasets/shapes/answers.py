@@ -1,4 +1,4 @@
-"""Several replies to one prompt, from the best to the worst."""
+"""Read several replies to one prompt, ordered from best to worst."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.datasets.shapes.labels import read_number
 from app.datasets.shapes.sample import value_at
 from app.datasets.unused import UnusedFields
 
-#: Replies of one row; their pairs grow with the square.
+#: Limit on replies of one row: the number of pairs grows with its square.
 MAX_REPLIES = 64
 _TEXT_KEYS = ("answer", "text", "content", "response", "completion", "output", "message", "reply")
 _RANK_KEYS = ("rank",)
@@ -18,7 +18,7 @@ _SCORE_KEYS = ("score", "overall_score", "rating", "reward")
 
 
 class Reply(NamedTuple):
-    """One reply before its text is read; ``path`` names it in messages."""
+    """A reply whose content is not read yet; rank 1 is best; ``path`` names it in errors."""
 
     path: str
     content: Any
@@ -27,10 +27,10 @@ class Reply(NamedTuple):
 
 
 def rank_sides(row: Mapping[str, Any], chosen: str, rejected: str) -> list[Reply]:
-    """Replies of two columns that hold lists: all chosen ones are better than all rejected ones.
+    """Return the replies of two columns that may hold lists; all chosen ones have rank 1, others 2.
 
     Raises:
-        RowError: a column is null, empty or too long.
+        RowError: a column is null or empty, or there are too many replies.
     """
     replies = []
     for rank, column in enumerate((chosen, rejected), 1):
@@ -51,13 +51,13 @@ def rank_sides(row: Mapping[str, Any], chosen: str, rejected: str) -> list[Reply
 def read_answers(
     column: str, value: Any, unused: UnusedFields, scores: tuple[str, Any] | None = None
 ) -> list[Reply]:
-    """Replies of one list, best first: texts in that order, or objects with a rank or a score.
+    """Read a list of replies: texts from best to worst, or objects with a rank or a score.
 
-    ``scores`` are the column and the value of a list of their own, a number for each text; higher
-    is better. Keys of objects that say something else go to ``unused``.
+    ``scores`` is (column, value) of a separate list with one number per text; higher is better.
+    Other keys of the objects are passed to ``unused``. The result is sorted, best first.
 
     Raises:
-        RowError: not such a list, or ``tie`` where no reply is better than another.
+        RowError: the list is invalid, or ``tie`` if no reply is better than another.
     """
     if not isinstance(value, list) or len(value) < 2:
         raise RowError(
@@ -93,7 +93,7 @@ def read_answers(
 
 
 def contents(value: Any) -> Iterator[Any]:
-    """The texts or messages of the answers in a list; what is no answer is passed over."""
+    """Yield the text or the messages of each answer in a list; an object without any gives None."""
     for item in value if isinstance(value, list) else ():
         if isinstance(item, dict):
             yield next((item[key] for key in _TEXT_KEYS if item.get(key) is not None), None)

@@ -1,4 +1,4 @@
-"""Rows of an upload → preference rows (``app.domain.rows``), by the shape of the upload."""
+"""Convert rows of an upload to preference rows (``app.domain.rows``) by the shape of the upload."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from app.datasets.texts import is_clean
 from app.datasets.unused import UnusedFields
 
 PreferenceRow = dict[str, Any]
-"""A row as in ``app.domain.rows``, its keys in the order in which they are stored."""
+"""A row as in ``app.domain.rows``, with its keys in the stored order."""
 
 _KEYS = (
     "chat_template_kwargs", "chosen", "id", "line", "margin", "prompt", "rejected", "replies",
     "slice", "tools",
 )  # fmt: skip
-#: Parts that few uploads have; rows without their columns skip them.
 _MAX_LAYOUTS = 100
+#: Parts that few uploads have; rows without their columns skip them.
 _OPTIONS = (
     "system", "history", "input", "margin", "slice", "id", "tools", "chat_template_kwargs",
 )  # fmt: skip
 
 
 class _Layout(NamedTuple):
-    """What the names of a row's columns say, looked up once for all rows with the same names."""
+    """Properties of a set of column names, cached for all rows with the same names."""
 
     has_suspects: bool
     has_options: bool
 
 
 class RowAssembler:
-    """Makes a preference row of each row of an upload."""
+    """Converts each row of an upload to a preference row."""
 
     def __init__(
         self,
@@ -68,12 +68,12 @@ class RowAssembler:
             self._plain_at = columns.prompt, columns.chosen, columns.rejected
 
     def __call__(self, line: int, row: Mapping[str, Any]) -> PreferenceRow:
-        """The preference row.
+        """Convert one row.
 
         Raises:
-            RowError: the row is no preference row, or unlike the first rows; ``tie`` if neither
+            RowError: the row is invalid or differs in form from the first rows; ``tie`` if neither
                 reply is better.
-            FileError: it has text that would be lost.
+            FileError: the row has text in a column that no part uses.
         """
         names = tuple(row)
         layout = self._layouts.get(names) or self._layout_of(names)
@@ -124,7 +124,7 @@ class RowAssembler:
                 made["chat_template_kwargs"] = read_variables
 
     def _check_chat(self, column: str) -> None:
-        """Refuse in a file of texts what only a chat template can render."""
+        """Reject, in a file of texts, a part that only a chat template can render."""
         if not self._is_chat:
             raise RowError(
                 "mixed_format",
@@ -138,9 +138,9 @@ class RowAssembler:
     def _plain_pair(
         self, line: int, row: Mapping[str, Any], prompt_at: str, chosen_at: str, rejected_at: str
     ) -> PreferenceRow | None:
-        """The pair of a row with nothing special to it, which most rows are, in a few steps.
+        """Fast path for common rows, with a prompt and two replies of the usual form.
 
-        None where only ``_pair`` can tell, which then reads the row from the beginning.
+        Return None if the row needs ``_pair``, which then reads the row from the beginning.
         """
         prompt, chosen, rejected = row.get(prompt_at), row.get(chosen_at), row.get(rejected_at)
         if type(prompt) is str and type(chosen) is str and type(rejected) is str:
@@ -190,7 +190,7 @@ class RowAssembler:
         return made
 
     def _sides(self, row: Mapping[str, Any]) -> tuple[str, str, float | None]:
-        """The columns of the better and the worse reply, and the margin of the label."""
+        """Return the columns of the better and the worse reply, and the margin of the label."""
         columns = self._columns
         if self._label is None:
             assert columns.chosen is not None
@@ -251,7 +251,7 @@ class RowAssembler:
     def _joined(
         self, row: Mapping[str, Any], layout: _Layout, paths: list[str], replies: list[Any]
     ) -> list[Any]:
-        """Prompt and replies in the format of the dataset, the prompt no longer in the replies."""
+        """Return [prompt, *replies] in the format of the dataset, without repeats of the prompt."""
         prompt = self._read.prompt(row)
         if type(prompt) is str and type(replies[0]) is str and not self._is_verbatim:
             replies = self._read.without_prompt(prompt, paths, replies)

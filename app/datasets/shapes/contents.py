@@ -1,4 +1,4 @@
-"""Prompt and replies of a row → text or messages, as most rows of the upload have them."""
+"""Read the prompt and the replies of a row as text or messages, the form of most rows."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class ContentReader:
         self._are_sides_messages = form.side_kind == "conversational"
 
     def reply(self, row: Mapping[str, Any], column: str) -> Any:
-        """The reply in a column, as ``content``.
+        """Read the reply in a column; return text or messages, as ``content`` does.
 
         Raises:
-            RowError: there is none, or it cannot be used.
+            RowError: the reply is missing or invalid.
         """
         value = row.get(column)
         if type(value) is str and self._are_sides_plain and is_clean(value):
@@ -57,10 +57,10 @@ class ContentReader:
         )
 
     def content(self, path: str, value: Any) -> Any:
-        """A reply as text, or as messages where the upload has them.
+        """Read a reply as text, or as messages if most replies of the upload are messages.
 
         Raises:
-            RowError: it is empty, or of another kind than most replies.
+            RowError: the reply is empty, or has another form than most replies.
         """
         if isinstance(value, str):
             if self._are_sides_plain and is_clean(value):
@@ -99,10 +99,11 @@ class ContentReader:
             )
 
     def prompt(self, row: Mapping[str, Any]) -> Any:
-        """The prompt column as text or messages; None without one.
+        """Read the prompt as text or messages; return None if the row has none.
 
         Raises:
-            RowError: it is empty, of another kind than most prompts, or missing where others are.
+            RowError: the prompt is empty, has another form than most prompts, or is missing
+                although other rows have one.
         """
         column = self._form.columns.prompt
         value = value_at(row, column) if column is not None else None
@@ -129,10 +130,10 @@ class ContentReader:
         return messages
 
     def without_prompt(self, prompt: str, paths: list[str], replies: list[str]) -> list[str]:
-        """Text replies without the prompt that they begin with in this upload.
+        """Cut the prompt from the beginning of text replies, if those of this upload repeat it.
 
         Raises:
-            RowError: some begin with it and others do not.
+            RowError: some replies begin with the prompt and others do not.
         """
         if not self._form.is_prompt_repeated:
             if len(prompt) >= MIN_REPEATED_PROMPT_CHARACTERS and all(

@@ -1,4 +1,4 @@
-"""Which shape an upload has, told from its first rows; and what to say where it has none."""
+"""Recognise the shape of an upload from its first rows, or suggest a column mapping."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from app.datasets.shapes.shape import Shape
 from app.datasets.shapes.table import SHAPES
 
 _MAX_NAMED = 20
-#: Words in the names of columns, for the mapping that a refusal suggests; the first part that a
-#: column has a word of gets it.
+#: Words in column names, for the mapping that an error suggests. A column goes to the first part
+#: that has one of its words.
 _WORDS: Mapping[str, tuple[str, ...]] = {
     "rejected": ("rejected", "reject", "dispreferred", "nonpreferred", "worse", "worst", "bad",
                  "loser", "losing", "lose", "negative", "incorrect", "wrong", "k"),
@@ -38,18 +38,18 @@ _ENDS = (("a", "b"), ("0", "1"), ("1", "2"))
 
 @dataclass(frozen=True)
 class Recognised:
-    """A shape, and the columns to rename first where only the case of the names differs."""
+    """A shape, and the columns to rename first if only the case of their names differs."""
 
     shape: Shape
     rename: Mapping[str, str] = field(default_factory=dict)
 
 
 def recognise(sample: Sample, options: ReadOptions) -> Recognised:
-    """The shape of an upload.
+    """Recognise the shape of an upload.
 
     Raises:
-        FileError: ``missing_column`` where it has none; the message names the columns found and
-            the hint a mapping that would probably fit.
+        FileError: ``missing_column`` if no shape fits; the message lists the columns and the hint
+            suggests a mapping.
     """
     if options.columns:
         return Recognised(mapped_shape(options, sample))
@@ -66,12 +66,12 @@ def recognise(sample: Sample, options: ReadOptions) -> Recognised:
 
 
 def renamed(row: dict[str, object], rename: Mapping[str, str]) -> dict[str, object]:
-    """The row with its columns renamed."""
+    """Return a row with its columns renamed."""
     return {rename.get(name, name): value for name, value in row.items()}
 
 
 def unknown_shape(columns: tuple[str, ...]) -> FileError:
-    """The refusal of an upload without a known shape."""
+    """Return the error for an upload without a known shape."""
     found = ", ".join(shown(name) for name in columns[:_MAX_NAMED]) or "no columns"
     missing = next((part for part in ("chosen", "rejected") if part not in columns), "chosen")
     if is_unpaired(columns):
@@ -80,24 +80,24 @@ def unknown_shape(columns: tuple[str, ...]) -> FileError:
         return FileError("missing_column", message, hint, column=missing)
     mapping = suggestion(columns)
     hint = (
-        f"say which column is which: ?{mapping}"
+        f"map the columns: ?{mapping}"
         if mapping
-        else "name the columns prompt, chosen and rejected, or say which column is which: "
+        else "name the columns prompt, chosen and rejected, or map your columns: "
         "?columns[prompt]=…&columns[chosen]=…&columns[rejected]=…"
     )
     is_half = "chosen" in columns or "rejected" in columns
-    problem = f"{missing} is missing" if is_half else "the columns are of no known shape"
+    problem = f"{missing} is missing" if is_half else "the columns match no known shape"
     return FileError("missing_column", f"{problem} (the file has: {found})", hint, column=missing)
 
 
 def is_unpaired(columns: tuple[str, ...]) -> bool:
-    """Whether the columns are those of single replies with a verdict, as KTO takes them."""
+    """Return whether the columns are those of unpaired replies with a label, as for KTO."""
     names = {name.strip().lower() for name in columns}
     return "completion" in names and "label" in names and not names & {"chosen", "rejected"}
 
 
 def suggestion(columns: tuple[str, ...]) -> str | None:
-    """The mapping that would probably fit, as a query string; None where nothing does."""
+    """Return the most likely column mapping as a query string, or None."""
     guessed = _guess_responses(columns) or _guess_sides(columns)
     if guessed is None:
         return None

@@ -1,4 +1,4 @@
-r"""Text such as ``\n\nHuman: Hi\n\nAssistant: Hello`` (Anthropic's hh-rlhf) → messages."""
+r"""Convert text such as ``\n\nHuman: Hi\n\nAssistant: Hello`` (Anthropic's hh-rlhf) to messages."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ _HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
 def is_dialogue(text: str) -> bool:
-    """Whether the text begins with a human turn and has an assistant turn after it."""
+    """Return whether the text begins with a human turn and has an assistant turn."""
     return text.lstrip().startswith("Human:") and _ASSISTANT in text
 
 
 def read_dialogue(path: str, text: str) -> list[dict[str, Any]]:
-    """The turns of a dialogue; an empty last turn of the assistant asks for the reply and is cut.
+    """Read the turns of a dialogue as messages.
+
+    An empty last assistant turn of a prompt marks the place of the reply and is removed.
 
     Raises:
         RowError: the text is not such a dialogue, or a turn is empty.

@@ -1,4 +1,4 @@
-"""Parts beside prompt and replies: margin, slice, tools, variables of the chat template."""
+"""Read the optional parts of a row: margin, slice, id, tools, variables of the chat template."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 def read_margin(column: str, value: Any, *, is_untyped: bool) -> float:
-    """A finite margin; a negative one asks for less than an order, as TRL takes it.
+    """Read a finite margin. It may be negative, as in TRL.
 
     Raises:
         RowError: ``invalid_margin``.
@@ -43,7 +43,7 @@ def read_margin(column: str, value: Any, *, is_untyped: bool) -> float:
 
 
 def read_slice(column: str, value: Any) -> str:
-    """A label of 1 to 64 printable characters.
+    """Read a slice label of 1 to 64 printable characters.
 
     Raises:
         RowError: ``invalid_slice``.
@@ -64,9 +64,9 @@ def read_slice(column: str, value: Any) -> str:
 
 
 def read_id(value: Any) -> str | None:
-    """The upload's label of a row: a number, or a text of up to 128 printable characters.
+    """Read the id of a row: an integer, or text of up to 128 printable characters.
 
-    Anything else is left out, as columns of this name are in other shapes.
+    Return None for anything else, because other shapes ignore columns of this name.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
@@ -75,7 +75,7 @@ def read_id(value: Any) -> str | None:
 
 
 def read_tools(column: str, value: Any) -> list[dict[str, Any]]:
-    """Tool descriptions: a list of objects, or such a list as JSON text; it may be empty.
+    """Read tool descriptions: a list of objects, or such a list as JSON text. It may be empty.
 
     Raises:
         RowError: ``invalid_tools``.
@@ -92,7 +92,7 @@ def read_tools(column: str, value: Any) -> list[dict[str, Any]]:
 
 
 def read_variables(column: str, value: Any) -> dict[str, Any]:
-    """Variables of the chat template: names with text, numbers or booleans.
+    """Read variables of the chat template: names with text, numbers or booleans.
 
     Raises:
         RowError: ``invalid_template_variables``.

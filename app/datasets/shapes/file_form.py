@@ -1,4 +1,4 @@
-"""What the first rows of an upload say about all of them: the form that every row must have."""
+"""Derive from the first rows of an upload the form that every row must have."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from app.datasets.shapes.forms import CHAT, SEVERAL, Form, form_of
 from app.datasets.shapes.sample import Sample, value_at
 from app.datasets.shapes.shape import PART_NAMES, Parts
 
-#: A reply may well begin with the words of a short prompt ("Hi" → "Hi there").
+#: Shorter prompts are not looked for in replies: "Hi there" may be a reply to "Hi".
 MIN_REPEATED_PROMPT_CHARACTERS = 20
 
-#: Of the first rows: what so many of them have, all must have.
+#: If at least this share of the first rows has a part, all rows must have it.
 _MOST = 0.5
 
 Kind = Literal["text", "conversational"]
@@ -24,9 +24,9 @@ Kind = Literal["text", "conversational"]
 
 @dataclass(frozen=True)
 class PartColumns:
-    """The column of each part in this upload; None where the shape does not have the part.
+    """Column of each part in this upload; None if the shape does not have the part.
 
-    A column that the first rows do not have is named all the same: a later row may have it.
+    A column is set even if the first rows do not have it, because a later row may have it.
     """
 
     system: str | None
@@ -47,7 +47,7 @@ class PartColumns:
 
     @classmethod
     def of(cls, parts: Parts, sample: Sample) -> PartColumns:
-        """Of each part the first column that the sample has, else the first of all."""
+        """Choose for each part the first column that the sample has, else its first column."""
         found: dict[str, str | None] = {}
         for name in PART_NAMES:
             paths = getattr(parts, name)
@@ -57,12 +57,12 @@ class PartColumns:
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """The columns of replies."""
+        """Columns of replies."""
         sides = (self.chosen, self.rejected, self.response_a, self.response_b, self.answers)
         return tuple(column for column in sides if column is not None)
 
     def used(self, parts: Parts) -> frozenset[str]:
-        """Every column that the shape reads."""
+        """Return every column that the shape reads."""
         label = parts.label.columns if parts.label else ()
         columns = (getattr(self, name) for name in PART_NAMES)
         return frozenset({column for column in columns if column is not None} | set(label))
@@ -70,23 +70,23 @@ class PartColumns:
 
 @dataclass(frozen=True)
 class FileForm:
-    """What all rows of the upload must have in common: what most of the first rows have."""
+    """Form that all rows of the upload must have: the form of most of the first rows."""
 
     columns: PartColumns
     row_form: Literal["pairs", "ranked"]
     kind: Kind
-    """Of the stored rows: messages as soon as one part is, or needs a turn of its own."""
+    """Form of the stored rows: conversational if any part is messages or needs its own turn."""
     prompt_kind: Kind | None
     side_kind: Kind
     is_prompt_dialogue: bool
     are_sides_dialogues: bool
     is_prompt_repeated: bool
-    """Replies are text that begins with the text of the prompt."""
+    """Whether the replies are text that begins with the prompt."""
     has_margin: bool
 
     @property
     def is_plain(self) -> bool:
-        """Whether prompt and replies are stored as they are."""
+        """Whether prompt and replies are stored unchanged."""
         return (
             self.row_form == "pairs"
             and self.prompt_kind == self.side_kind == self.kind
@@ -95,13 +95,13 @@ class FileForm:
 
     @classmethod
     def of(cls, parts: Parts, sample: Sample) -> FileForm:
-        """What the sample says.
+        """Derive the form from a sample.
 
         Raises:
-            FileError: it has a system text or a history, and nothing to be the prompt.
+            FileError: the sample has system texts, tools or template variables, but no prompt.
         """
         columns = PartColumns.of(parts, sample)
-        sample = sample.with_all(columns.sides)  # others are refused, whatever the form
+        sample = sample.with_all(columns.sides)  # rows without a side are rejected in any form
         sides: set[Form] = set()
         for column in columns.sides:
             sides |= sample.forms(column)
@@ -134,7 +134,7 @@ class FileForm:
 
 
 def _needs_chat(columns: PartColumns, sample: Sample) -> str | None:
-    """The column, if any, whose values can only be rendered by a chat template."""
+    """Return the first column whose values only a chat template can render, or None."""
     for name in ("system", "history", "tools", "chat_template_kwargs"):
         column = getattr(columns, name)
         if column is not None and any(sample.values(column)):
@@ -143,7 +143,7 @@ def _needs_chat(columns: PartColumns, sample: Sample) -> str | None:
 
 
 def _kind(sample: Sample, columns: Iterable[str | None], *, is_answers: bool = False) -> Kind:
-    """What most values of the columns are."""
+    """Return the form of most values of the columns."""
     chats = texts = 0
     for column in columns:
         for value in sample.values(column) if column else ():
@@ -154,7 +154,7 @@ def _kind(sample: Sample, columns: Iterable[str | None], *, is_answers: bool = F
 
 
 def _are_dialogues(sample: Sample, columns: Iterable[str | None]) -> bool:
-    """Whether most texts in the columns are Human:/Assistant: dialogues."""
+    """Return whether most texts in the columns are Human:/Assistant: dialogues."""
     dialogues = texts = 0
     for column in columns:
         for value in sample.values(column) if column else ():
@@ -165,7 +165,7 @@ def _are_dialogues(sample: Sample, columns: Iterable[str | None]) -> bool:
 
 
 def _is_prompt_repeated(columns: PartColumns, sample: Sample) -> bool:
-    """Whether the replies of all rows begin with the prompt, and that cannot be chance."""
+    """Return whether all replies begin with the prompt, in several rows or with a long prompt."""
     if columns.prompt is None or columns.answers is not None:
         return False
     longest = count = 0

@@ -9,7 +9,7 @@ from app.datasets.shapes.dialogues import is_dialogue
 
 
 class Form(StrEnum):
-    """What a value is, as far as a part of a pair is concerned."""
+    """Form of a value of a part."""
 
     NONE = "null"
     TEXT = "text"
@@ -21,14 +21,14 @@ class Form(StrEnum):
     OTHER = "something else"
 
 
-#: Forms that become messages, whatever the other parts of the row are.
+#: Forms that become messages, independently of the other parts of the row.
 CHAT = frozenset({Form.MESSAGE, Form.MESSAGES, Form.CONVERSATIONS})
 #: Forms that hold several replies.
 SEVERAL = frozenset({Form.TEXTS, Form.CONVERSATIONS})
 
 
 def form_of(value: Any) -> Form:
-    """The form of a value; an empty list is a list of messages."""
+    """Return the form of a value; an empty list counts as a list of messages."""
     if value is None:
         return Form.NONE
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Prompt and replies of a conversation, each message once."""
+"""Join the parts of a conversation, so that prompt and replies hold each message once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SYSTEM_ROLES = ("system", "developer")
 
 
 class Before(NamedTuple):
-    """What comes before the replies."""
+    """Parts of a row that precede the replies."""
 
     system: str | None = None
     history: Sequence[Message] = ()
@@ -20,19 +20,19 @@ class Before(NamedTuple):
 
 
 def join(before: Before, paths: list[str], sides: list[list[Message]]) -> list[Any]:
-    """The messages of the prompt, and of each side what comes after them.
+    """Return [prompt, *replies], each a list of messages; ``sides`` are the uploaded replies.
 
-    Where the sides are whole conversations, the prompt is what they all begin with.
+    If the sides are whole conversations, the prompt is their common beginning.
 
     Raises:
-        RowError: ``prompt_repeated``, ``prompt_mismatch`` or ``two_values``: the row gives the
-            prompt or the system text twice, and not the same.
+        RowError: ``prompt_repeated``, ``prompt_mismatch`` or ``two_values``: the row has two
+            different prompts or system texts.
     """
     system, history, prompt = before
     head = list(history)
     if isinstance(prompt, str):
         if not history and not any(side[0]["role"] == "assistant" for side in sides):
-            _check_said(prompt, paths, sides)
+            _check_prompt_is_said(prompt, paths, sides)
         else:
             head.append({"content": prompt, "role": "user"})
     elif prompt:
@@ -47,8 +47,8 @@ def join(before: Before, paths: list[str], sides: list[list[Message]]) -> list[A
     return [head, *sides]
 
 
-def _check_said(prompt: str, paths: list[str], sides: list[list[Message]]) -> None:
-    """Refuse conversations in which nobody says the text of the prompt."""
+def _check_prompt_is_said(prompt: str, paths: list[str], sides: list[list[Message]]) -> None:
+    """Reject conversations in which no user message is the text of the prompt."""
     said = prompt.strip()
     for path, side in zip(paths, sides, strict=True):
         for message in side:
@@ -58,7 +58,7 @@ def _check_said(prompt: str, paths: list[str], sides: list[list[Message]]) -> No
             raise RowError(
                 "prompt_mismatch",
                 f"{path} is a conversation in which no user message is the prompt {shown(said)}",
-                "make the prompt the text of a user message, or say ignore_columns=prompt to train "
+                "make the prompt the text of a user message, or set ignore_columns=prompt to train "
                 "on the conversations alone",
                 column=path,
             )
@@ -77,7 +77,7 @@ def _without_head(
     if not all(repeats) or any(len(side) == count for side in sides):
         raise RowError(
             "prompt_repeated",
-            f"{paths[repeats.index(True)]} begins with the prompt, and another reply does not",
+            f"{paths[repeats.index(True)]} begins with the prompt, but another reply does not",
             "begin all replies with the prompt, or none",
             column=paths[repeats.index(True)],
         )
@@ -85,7 +85,7 @@ def _without_head(
 
 
 def _common(sides: list[list[Message]]) -> int:
-    """Messages that all sides begin with; at least one is left of each side."""
+    """Return the number of common first messages; at least one message remains of each side."""
     first = sides[0]
     count = min(map(len, sides)) - 1
     for other in sides[1:]:
@@ -105,6 +105,6 @@ def _with_system(system: str, head: list[Message]) -> list[Message]:
     raise RowError(
         "two_values",
         "the system column and the system message of the conversation differ",
-        "keep one of them, or say ignore_columns=system",
+        "keep one of them, or set ignore_columns=system",
         column="system",
     )

@@ -1,4 +1,4 @@
-"""Shapes with two responses and a label that says which of them is better."""
+"""Shapes with two responses and a label for the better one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ENDS = (("a", "b"), ("A", "B"), ("0", "1"), ("1", "2"))
 
 
 def _two_responses(sample: Sample) -> Parts | None:
-    """Columns such as response_a, response_b and winner; None without such."""
+    """Find columns such as response_a, response_b and winner; return None if there are none."""
     label = next(filter(sample.has, _LABELS), None)
     if label is None:
         return None
@@ -42,8 +42,8 @@ def _are_conversations(sample: Sample) -> bool:
 LABELLED: tuple[Shape, ...] = (
     Shape(
         name="helpsteer3",
-        summary="Two responses to a context. The sign of `overall_preference` decides (negative: "
-        "response1), its size becomes the margin, ties are skipped and counted.",
+        summary="Two responses to a context. The sign of `overall_preference` names the better one "
+        "(negative: response1), its size becomes the margin; ties are skipped and counted.",
         seen_in="nvidia/HelpSteer3",
         parts=Parts(
             prompt=("context",),
@@ -68,8 +68,8 @@ LABELLED: tuple[Shape, ...] = (
     ),
     Shape(
         name="helpsteer2_preference",
-        summary="Two responses. The sign of `preference_strength` decides (negative: response_1), "
-        "its size becomes the margin, ties are skipped and counted.",
+        summary="Two responses. The sign of `preference_strength` names the better one (negative: "
+        "response_1), its size becomes the margin; ties are skipped and counted.",
         seen_in="nvidia/HelpSteer2, folder preference",
         parts=Parts(
             prompt=("prompt",),
@@ -98,7 +98,7 @@ LABELLED: tuple[Shape, ...] = (
     ),
     Shape(
         name="pku_safe_rlhf",
-        summary="Two responses, and `better_response_id` (0 or 1) is the better one's number.",
+        summary="Two responses; `better_response_id` (0 or 1) is the number of the better one.",
         seen_in="PKU-Alignment/PKU-SafeRLHF",
         parts=Parts(
             prompt=("prompt",),
@@ -132,8 +132,8 @@ LABELLED: tuple[Shape, ...] = (
     ),
     Shape(
         name="shp",
-        summary="A post (`history`) and two comments; `labels` is 1 where comment A is better and "
-        "0 where B is.",
+        summary="A post (`history`) and two comments; `labels` is 1 if comment A is better, and 0 "
+        "if comment B is.",
         seen_in="stanfordnlp/SHP",
         parts=Parts(
             history=(),
@@ -254,7 +254,7 @@ LABELLED: tuple[Shape, ...] = (
         summary="Two responses (`response_a` and `response_b`, `answer_1` and `answer_2` …) and a "
         "column (`winner`, `label`, `preference` …) that names the better one: `a`, `b`, `tie`, "
         "the name of its column, or the number in that name. 0 and 1 do not name `response_a` and "
-        "`response_b`: say `labels[a]=…&labels[b]=…` with `columns[…]`.",
+        "`response_b`: set `labels[a]=…&labels[b]=…` with `columns[…]`.",
         parts=Parts(
             prompt=_PROMPTS,
             response_a=("response_a",),

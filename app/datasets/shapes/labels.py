@@ -1,4 +1,4 @@
-"""Which of two responses is better: the ways in which datasets say so."""
+"""Labels for the better one of two responses, in the forms that datasets use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.datasets.shapes.sample import value_at
 
 Winner = Literal["a", "b", "tie"]
 _BOTH = ("tie", "both", "equal", "draw", "same", "tie (bothbad)", "both_bad", "bothbad")
-#: Values that name a side by themselves; 0 and 1 do not, for some count and some are a flag.
+#: Values that name a side in any dataset. 0 and 1 do not: they may be an index or a flag.
 SIDE_NAMES: Mapping[str, Winner] = {
     **dict.fromkeys(("a", "model_a", "response_a", "answer_a", "first"), "a"),
     **dict.fromkeys(("b", "model_b", "response_b", "answer_b", "second"), "b"),
@@ -21,9 +21,9 @@ SIDE_NAMES: Mapping[str, Winner] = {
 
 
 def names_of_sides(a: str, b: str) -> dict[str, Winner]:
-    """Values of a label that name a side, where the responses are in the columns ``a`` and ``b``.
+    """Return the label values that name a side if the responses are in columns ``a`` and ``b``.
 
-    Numbers name a side only where the columns have them: 0 means ``response_0``.
+    Numbers name a side only if the columns end with them: 0 means ``response_0``.
     """
     own: dict[str, Winner] = {a: "a", b: "b"}
     if a[-1:].isdigit() and b[-1:].isdigit() and a[:-1] == b[:-1]:
@@ -32,21 +32,21 @@ def names_of_sides(a: str, b: str) -> dict[str, Winner]:
 
 
 class Verdict(NamedTuple):
-    """The better one of two responses, and how much better it is if the data say so."""
+    """The better one of two responses, and the margin if the data have one."""
 
     winner: Winner
     margin: float | None = None
 
 
 class Label(Protocol):
-    """Reads the verdict of a row."""
+    """Reader of the label of a row."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns it reads."""
+        """Columns that the label reads."""
 
     def read(self, row: Mapping[str, Any]) -> Verdict:
-        """The verdict.
+        """Read the label.
 
         Raises:
             RowError: ``invalid_label``.
@@ -55,7 +55,7 @@ class Label(Protocol):
 
 @dataclass(frozen=True)
 class Signed:
-    """A number whose sign decides and whose size is the margin; 0 is a tie."""
+    """A number whose sign names the better response and whose size is the margin; 0 is a tie."""
 
     column: str
     positive: Literal["a", "b"] = "b"
@@ -98,7 +98,7 @@ class Named:
 
 @dataclass(frozen=True)
 class OneHot:
-    """A column for each outcome, with 1 or true in the one that is so."""
+    """A column for each outcome, with 1 or true in exactly one of them."""
 
     a: str
     b: str
@@ -124,7 +124,7 @@ class OneHot:
 
 @dataclass(frozen=True)
 class Scores:
-    """A score for each response; the higher one wins, equal ones are a tie."""
+    """A score for each response; the higher score wins, equal scores are a tie."""
 
     a: str
     b: str
@@ -146,7 +146,7 @@ class Scores:
 
 
 def label_text(value: str | int | float) -> str:
-    """A label as text: ``True`` and ``1`` differ, ``1`` and ``1.0`` do not."""
+    """Return a label as text: ``True`` and ``1`` differ, ``1`` and ``1.0`` are equal."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
@@ -155,7 +155,7 @@ def label_text(value: str | int | float) -> str:
 
 
 def read_number(value: Any) -> float | None:
-    """A finite number, be it written as text as in CSV; else None."""
+    """Return a finite number, which may be written as text as in CSV, or None."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:
@@ -169,7 +169,7 @@ def _invalid(column: str, value: Any, wanted: str) -> RowError:
     found = shown(value) if isinstance(value, str | int | float) else kind_of(value)
     return RowError(
         "invalid_label",
-        f"found {found}, which does not say which response is better",
+        f"found {found}, which does not name the better response",
         f"{column} must be {wanted}; labels[a]=…, labels[b]=… and labels[tie]=… say what "
         "other values mean",
         column=column,

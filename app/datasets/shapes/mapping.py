@@ -1,4 +1,4 @@
-"""Column mapping: the caller says which column is which part."""
+"""Column mapping: the caller names the column of each part."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _RESPONSES = ("response_a", "response_b")
 
 
 def mapped_shape(options: ReadOptions, sample: Sample) -> Shape:
-    """The shape that ``columns[…]`` describes.
+    """Return the shape that ``columns[…]`` describes.
 
-    Parts that are not mapped keep the columns of their own name, so ``columns[prompt]=question`` is
+    A part that is not mapped uses the column with its own name: ``columns[prompt]=question`` is
     enough for a file with the columns ``question``, ``chosen`` and ``rejected``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The parts that come before the reply: system text, history, and what completes the prompt."""
+"""Read the parts that precede the reply: system text, history, and the input of an instruction."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from app.datasets.unused import UnusedFields
 
 
 def read_system(column: str | None, row: Mapping[str, Any]) -> str | None:
-    """The system text; None where there is none or it is blank.
+    """Read the system text; return None if it is missing or blank.
 
     Raises:
-        RowError: it is not text.
+        RowError: the value is not text.
     """
     value = value_at(row, column) if column is not None else None
     if value is None or (isinstance(value, str) and (not value or value.isspace())):
@@ -33,10 +33,10 @@ def read_system(column: str | None, row: Mapping[str, Any]) -> str | None:
 
 
 def read_history(column: str | None, row: Mapping[str, Any], unused: UnusedFields) -> list[Message]:
-    """Earlier turns: messages, or ``[[user text, assistant text], …]`` as LLaMA-Factory has them.
+    """Read earlier turns: messages, or ``[[user text, assistant text], …]`` as in LLaMA-Factory.
 
     Raises:
-        RowError: neither.
+        RowError: the value has neither form.
     """
     value = value_at(row, column) if column is not None else None
     if not value:
@@ -60,7 +60,7 @@ def read_history(column: str | None, row: Mapping[str, Any], unused: UnusedField
 
 
 def with_input(column: str, prompt: Any, value: Any) -> Any:
-    """The instruction and its input as one text, a line end between them.
+    """Return the instruction and its input as one text, separated by a newline.
 
     Raises:
         RowError: the input is not text, or the prompt is messages.
@@ -70,7 +70,7 @@ def with_input(column: str, prompt: Any, value: Any) -> Any:
     if not isinstance(value, str) or not isinstance(prompt, str | None):
         raise RowError(
             "wrong_type",
-            f"found {kind_of(value)} beside a prompt that is {kind_of(prompt)}",
+            f"found {kind_of(value)} next to a prompt that is {kind_of(prompt)}",
             "give both as text, or write the input into the prompt's messages",
             column=column,
         )

@@ -1,4 +1,4 @@
-"""The first rows of an upload, from which its shape is told."""
+"""Sample of the first rows of an upload, from which its shape is recognised."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from app.datasets.row_errors import FileError, Row
 from app.datasets.shapes.forms import Form, form_of
 
 MAX_ROWS = 64
-#: Characters of text; the rows are held until the shape is known.
+#: Characters of text. The limit bounds memory, which holds the rows until the shape is known.
 MAX_CHARACTERS = 2 << 20
 
 
 def value_at(row: Mapping[str, Any], path: str) -> Any:
-    """The value of a column, or of ``a.b`` the key ``b`` of an object in the column ``a``."""
+    """Return the value of a column; ``a.b`` is the key ``b`` of an object in the column ``a``."""
     if path in row or "." not in path:
         return row.get(path)
     root, _, rest = path.partition(".")
@@ -33,23 +33,23 @@ class Sample:
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """Every column of the rows, in the order in which they appear."""
+        """All columns of the rows, in the order of appearance."""
         return tuple(dict.fromkeys(chain.from_iterable(row for _, row in self.rows)))
 
     def has(self, path: str) -> bool:
-        """Whether the column is there in some row, be it null."""
+        """Return whether any row has the column; its value may be null."""
         if path in self.columns or "." not in path:
             return path in self.columns
         return any(True for _ in self.values(path))
 
     def values(self, path: str) -> Iterator[Any]:
-        """The values of a column that are not null."""
+        """Yield the values of a column that are not null."""
         for _, row in self.rows:
             if (value := value_at(row, path)) is not None:
                 yield value
 
     def with_all(self, paths: tuple[str, ...]) -> Sample:
-        """The rows in which none of the columns is null; all rows where that is true of none."""
+        """Return the rows in which none of the columns is null, or all rows if there are none."""
         rows = tuple(
             (line, row)
             for line, row in self.rows
@@ -58,16 +58,16 @@ class Sample:
         return Sample(rows) if rows else self
 
     def share(self, path: str | None) -> float:
-        """Of the rows, those in which the column is not null."""
+        """Return the share of rows (0 to 1) in which the column is not null."""
         return 0.0 if path is None else sum(1 for _ in self.values(path)) / len(self.rows)
 
     def forms(self, path: str) -> set[Form]:
-        """The forms of the values of a column, null aside."""
+        """Return the forms of the values of a column that are not null."""
         return {form_of(value) for value in self.values(path)}
 
 
 def take_sample(rows: Iterable[Row]) -> tuple[Sample, Iterator[Row]]:
-    """The first readable rows, and all rows from the first one on."""
+    """Return the first readable rows, and an iterator over all rows from the first one."""
     source = iter(rows)
     held: list[Row] = []
     readable: list[tuple[int, dict[str, Any]]] = []
@@ -88,7 +88,7 @@ def take_sample(rows: Iterable[Row]) -> tuple[Sample, Iterator[Row]]:
 
 
 def _raising(error: FileError) -> Iterator[Row]:
-    """An iterator that raises the error when the rows before it are read."""
+    """Return an iterator that raises the error on its first step."""
     raise error
     yield
 

@@ -1,4 +1,4 @@
-"""What a shape is: the parts of a row, and where each comes from."""
+"""Definition of a shape: the parts of a row, and the columns of each part."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from typing import Any
 from app.datasets.shapes.labels import Label
 from app.datasets.shapes.sample import Sample
 
-#: Columns that may give a part; the first that an upload has is taken. ``a.b`` is key b of a.
+#: Columns that may hold a part; the first one that an upload has is used. ``a.b`` is key b of a.
 Columns = tuple[str, ...]
 SYSTEM: Columns = ("system", "system_prompt", "system_message")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """Where the parts of a preference row come from. Either sides, responses, or answers.
+    """Columns of the parts of a preference row. A shape has one of three groups:
 
-    - ``chosen`` and ``rejected``: sides that are sorted already, one or several each.
-    - ``response_a`` and ``response_b`` with a ``label``: two responses and which of them is better.
+    - ``chosen`` and ``rejected``: one or several replies each.
+    - ``response_a`` and ``response_b`` with a ``label`` that names the better one.
     - ``answers``: a list of texts, best first, or of objects with a text and a rank or score;
-      or a list of texts and, in ``scores``, a list of numbers, higher is better.
+      or a list of texts, and in ``scores`` a list of numbers, higher is better.
 
-    ``is_verbatim``: nothing is read into the values, and any row may lack the prompt.
+    ``is_verbatim``: values are stored unchanged (no dialogues are parsed, no repeated prompts are
+    cut), and any row may lack the prompt.
     """
 
     system: Columns = SYSTEM
@@ -46,14 +47,14 @@ class Parts:
 
     @property
     def required(self) -> tuple[Columns, ...]:
-        """Parts without which a row has no pair."""
+        """Parts that a row must have."""
         sides = (
             self.chosen, self.rejected, self.response_a, self.response_b, self.answers, self.scores,
         )  # fmt: skip
         return tuple(columns for columns in sides if columns)
 
 
-#: The parts that come straight from columns, in the order of the documentation.
+#: Parts that are read directly from columns, in the order of the documentation.
 PART_NAMES = (
     "system", "history", "prompt", "input", "chosen", "rejected", "response_a", "response_b",
     "answers", "scores", "margin", "slice", "id", "tools", "chat_template_kwargs",
@@ -62,30 +63,30 @@ PART_NAMES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """One shape of preference data: how it is recognised, read and documented.
+    """A shape of preference data: how it is recognised, read and documented.
 
-    A shape fits an upload whose first rows have all columns of ``parts.required``, of ``label`` and
-    of ``needs``, have none of ``lacks``, and satisfy ``when``.
+    A shape fits an upload if its first rows have all columns of ``parts.required``, ``label`` and
+    ``needs``, have none of ``lacks``, and satisfy ``when``.
     """
 
     name: str
     summary: str
-    """One line for people: what the columns are and what becomes of them."""
+    """Documentation of the columns and their conversion, in one or two sentences."""
     parts: Parts
     examples: tuple[Mapping[str, Any], ...]
-    """Rows as they are uploaded. The documentation and the tests read them."""
+    """Rows as they are uploaded, used by the documentation and the tests."""
     seen_in: str = ""
-    """Public datasets of this shape."""
+    """Public datasets with this shape."""
     needs: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
     when: Callable[[Sample], bool] = lambda _: True
     find: Callable[[Sample], Parts | None] | None = None
-    """Finds the parts where the columns have no fixed names; ``parts`` are those of the example."""
+    """Finds the parts if the columns have no fixed names; ``parts`` then describes the example."""
     harmless: frozenset[str] = frozenset()
-    """Columns beside those of ``app.datasets.unused.HARMLESS`` that are ignored quietly."""
+    """Columns that are ignored without a warning, in addition to ``unused.HARMLESS``."""
 
     def fits(self, sample: Sample) -> bool:
-        """Whether the first rows of an upload have this shape."""
+        """Return whether the first rows of an upload have this shape."""
         if self.find is not None:
             return self.find(sample) is not None
         label = self.parts.label.columns if self.parts.label else ()
@@ -97,5 +98,5 @@ class Shape:
         )
 
     def parts_in(self, sample: Sample) -> Parts:
-        """Where the parts are in an upload that has this shape."""
+        """Return the columns of the parts in an upload that has this shape."""
         return (self.find and self.find(sample)) or self.parts

@@ -1,6 +1,6 @@
-"""The table of recognised shapes, from the most specific one to the most general one.
+"""Table of recognised shapes, from the most specific to the most general.
 
-``docs/data.md`` is made from it, and the tests turn the same pairs into every shape of it.
+``docs/data.md`` is generated from it, and the tests convert the same pairs to each of its shapes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from app.datasets.shapes.shape import PART_NAMES, Parts, Shape
 _USER = {"role": "user", "content": "What is 2+2?"}
 _GOOD = {"role": "assistant", "content": "It is 4."}
 _BAD = {"role": "assistant", "content": "It is 5."}
-#: Sides that are sorted already, under the usual names.
+#: Chosen and rejected replies in the columns with the usual names.
 _SIDED = Parts(prompt=("prompt",), chosen=("chosen",), rejected=("rejected",))
 
 
@@ -35,7 +35,7 @@ def _has_conversations(sample: Sample) -> bool:
 
 
 def _messages_ask(sample: Sample) -> bool:
-    """Whether the messages end with somebody who waits for a reply."""
+    """Return whether the last messages are not by the assistant, so that a reply must follow."""
     lists = [value for value in sample.values("messages") if isinstance(value, list) and value]
     last = [value[-1] for value in lists if isinstance(value[-1], dict)]
     return bool(last) and all(message.get("role") != "assistant" for message in last)
@@ -46,7 +46,7 @@ _STORED = ("line",)
 SHAPES: tuple[Shape, ...] = (
     Shape(
         name="stored",
-        summary="A dataset of this service, as `GET /v1/datasets/{id}/content` gives it.",
+        summary="A dataset of this service, as `GET /v1/datasets/{id}/content` returns it.",
         parts=replace(_SIDED, system=(), history=(), id=("id",), is_verbatim=True),
         needs=_STORED,
         harmless=frozenset(_STORED),
@@ -54,7 +54,7 @@ SHAPES: tuple[Shape, ...] = (
     ),
     Shape(
         name="stored_ranked",
-        summary="A ranked dataset of this service, as `GET /v1/datasets/{id}/content` gives it.",
+        summary="A ranked dataset of this service, as `GET /v1/datasets/{id}/content` returns it.",
         parts=Parts(
             system=(),
             history=(),
@@ -75,7 +75,7 @@ SHAPES: tuple[Shape, ...] = (
     ),
     Shape(
         name="openai_preference",
-        summary="OpenAI's preference fine-tuning: the conversation and tools in `input`.",
+        summary="OpenAI's preference fine-tuning: `input` has the conversation and the tools.",
         parts=Parts(
             system=(),
             history=(),
@@ -138,7 +138,7 @@ SHAPES: tuple[Shape, ...] = (
     ),
     Shape(
         name="alpaca",
-        summary="`instruction` and `input` are joined with a line end and become the prompt; "
+        summary="`instruction` and `input` are joined with a newline and become the prompt; "
         "`system` and `history` become messages before it.",
         seen_in="LLaMA-Factory's Alpaca preference format",
         parts=Parts(
@@ -238,7 +238,7 @@ SHAPES: tuple[Shape, ...] = (
     ),
     Shape(
         name="ultrafeedback_binarized",
-        summary="A text prompt beside whole conversations that begin with it; the prompt is kept "
+        summary="A text prompt and whole conversations that begin with it; the prompt is stored "
         "once.",
         seen_in="HuggingFaceH4/ultrafeedback_binarized, allenai/llama-3.1-tulu-3-8b-preference-"
         "mixture",
@@ -284,7 +284,7 @@ SHAPES: tuple[Shape, ...] = (
     ),
 )
 
-#: Every column that some shape reads, or that a mapping may take by its own name.
+#: Every column that any shape reads, or that a mapping uses by its own name.
 USED_COLUMNS = frozenset(
     column.partition(".")[0]
     for shape in SHAPES

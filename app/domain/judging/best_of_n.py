@@ -11,9 +11,9 @@ from app.domain.judging.score_table import ScoredRow
 def expected_gold(scores: Sequence[float], gold: Sequence[float], k: int) -> float:
     """Return the expected gold score of the best of ``k`` replies, over all subsets of that size.
 
-    Of n replies, C(hi, k) − C(lo, k) of the C(n, k) subsets have their maximum at one score, where
-    ``lo`` replies score lower and ``hi`` lower or equal. Replies with equal scores are picked with
-    equal probability. Unbiased, unlike drawing subsets.
+    If ``lo`` of n replies score below a value and ``hi`` at most that value, it is the maximum of
+    C(hi, k) − C(lo, k) of the C(n, k) subsets. Replies with equal scores are picked with equal
+    probability. The result is exact, unlike an estimate from drawn subsets.
     """
     groups: dict[float, list[float]] = {}
     for score, value in zip(scores, gold, strict=True):
@@ -28,11 +28,11 @@ def expected_gold(scores: Sequence[float], gold: Sequence[float], k: int) -> flo
 
 
 def best_of_n(rows: Sequence[ScoredRow]) -> dict[str, object] | None:
-    """Return the curve over k = 1, 2, 4, … and the recovery; None without gold scores.
+    """Return the curve over k = 1, 2, 4, … and the recovery, or None without gold scores.
 
-    The curve ends at the number of replies that every row has, so that all its points are means
-    over the same rows. ``recovery`` is (gold of the pick − mean gold) / (best gold − mean gold),
-    each summed over rows: 0 for picking blindly, 1 for always picking the best.
+    The curve ends at the smallest number of replies of a row, so that all its points are means over
+    the same rows. ``recovery`` is (gold of the pick − mean gold) / (best gold − mean gold), each
+    summed over rows: 0 for a random pick, 1 for always picking the best.
     """
     usable = [row for row in rows if row.gold is not None and len(row.gold) > 1]
     if not usable:

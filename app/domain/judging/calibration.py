@@ -1,4 +1,4 @@
-"""Calibration: sigmoid(margin) read as the probability that the better reply is the better one."""
+"""Calibration of sigmoid(margin) as the probability that the chosen reply is the better one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from app.domain.judging.score_table import Floats, half_hits
 
 BINS = 10
-#: Temperatures outside are reported as the bound: perfect order has no finite best temperature.
+#: Bounds of the temperature: if all pairs are in the right order, no finite value is optimal.
 MIN_LOG_T, MAX_LOG_T = float(np.log(1e-3)), float(np.log(1e3))
 _GOLDEN = (np.sqrt(5) - 1) / 2
 
@@ -20,7 +20,7 @@ def sigmoid(x: Floats) -> Floats:
 
 
 def calibration(margins: Floats) -> dict[str, Any]:
-    """Return ECE, Brier score, temperature, the ECE after division by it, and the bins."""
+    """Return ECE, Brier score, temperature, the ECE after temperature scaling, and the bins."""
     temperature = fit_temperature(margins)
     bins = reliability_bins(sigmoid(margins))
     return {

@@ -16,10 +16,10 @@ from app.domain.judging.score_table import Floats, PairTable, ScoredRow
 def compare(a: Sequence[ScoredRow], b: Sequence[ScoredRow], *, seed: int) -> dict[str, Any]:
     """Compare the accuracies of b and a on the rows that both tables have (by line).
 
-    ``difference`` is accuracy of b minus accuracy of a, ties half, with a 95 % interval under
-    resampling of prompts (Miller 2024, arXiv 2411.00640). ``mcnemar`` is the exact test on the
-    pairs that one of them orders better (Dietterich 1998); it takes pairs as independent. Slices
-    have p-values adjusted after Holm (1979).
+    ``difference`` is the accuracy of b minus that of a, where a tie counts as half, with a 95 %
+    interval from resampling prompts (Miller 2024, arXiv 2411.00640). ``mcnemar`` is the exact test
+    on the discordant pairs (Dietterich 1998); it assumes independent pairs. The p-values of slices
+    are adjusted with Holm's method (1979).
 
     Raises:
         NoPairsError: the tables have no pair in common.
@@ -50,7 +50,7 @@ def compare(a: Sequence[ScoredRow], b: Sequence[ScoredRow], *, seed: int) -> dic
 
 
 def _is_same(a: ScoredRow, b: ScoredRow | None) -> bool:
-    """Whether two rows of the same line have the same replies, so that their pairs match."""
+    """Return whether two rows of the same line have the same replies, so that their pairs match."""
     return b is not None and (a.prompt, a.ranks, a.lengths) == (b.prompt, b.ranks, b.lengths)
 
 
@@ -72,10 +72,10 @@ def _paired(hits_a: Floats, hits_b: Floats, mask: Floats, clusters: Clusters) ->
 
 
 def mcnemar(only_a: int, only_b: int) -> dict[str, float]:
-    """Return the exact two-sided p-value and the mid-p-value for discordant counts.
+    """Return the exact two-sided p-value and the mid-p-value of discordant counts.
 
-    Under the null hypothesis either count is binomial(n, 1/2). The mid-p-value counts the observed
-    outcome half and is less conservative.
+    Under the null hypothesis each count is binomial(n, 1/2). The mid-p-value counts half of the
+    probability of the observed outcome, and is less conservative.
     """
     n, k = only_a + only_b, min(only_a, only_b)
     if n == 0:

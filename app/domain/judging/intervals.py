@@ -1,4 +1,4 @@
-"""Confidence intervals whose units are prompts: the pairs of a prompt are not independent."""
+"""Confidence intervals clustered by prompt, because the pairs of a prompt are not independent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from app.domain.judging.score_table import Floats, Ints
 
 RESAMPLES = 1000
-#: Above this the resampled counts would take too much memory, and the normal interval is as good.
+#: Above this number the resampled counts need too much memory, and the normal interval is as good.
 MAX_RESAMPLED_CLUSTERS = 4000
 Z_95 = 1.959963984540054
 #: Lower and upper bound; a list, because it goes into JSON.
@@ -17,9 +17,9 @@ Interval = list[float]
 
 
 class Clusters:
-    """The prompts that pairs belong to, and the resamples of these prompts.
+    """Prompts of the pairs of a table, and bootstrap resamples of these prompts.
 
-    All intervals of one table use the same resamples, so that they are comparable and cheap.
+    All intervals of one table use the same resamples, which makes them comparable and cheap.
     """
 
     def __init__(self, cluster: Ints, seed: int) -> None:
@@ -29,12 +29,12 @@ class Clusters:
 
     @property
     def method(self) -> str:
-        """How intervals are computed: ``bootstrap``, or ``normal`` for very many prompts."""
+        """Method of the intervals: ``bootstrap``, or ``normal`` for very many prompts."""
         return "bootstrap" if self.count <= MAX_RESAMPLED_CLUSTERS else "normal"
 
     @cached_property
     def _resampled(self) -> Floats:
-        """How often each resample has each prompt: [resamples, prompts]."""
+        """Count of each prompt in each resample, of shape [resamples, prompts]."""
         rng = np.random.default_rng(self._seed)
         drawn = rng.integers(self.count, size=(RESAMPLES, self.count))
         return np.array(
@@ -42,10 +42,11 @@ class Clusters:
         )  # fmt: skip
 
     def mean_interval(self, values: Floats, mask: Floats | None = None) -> Interval | None:
-        """Return the 95 % interval of the mean over pairs, or over those with mask 1.
+        """Return the 95 % interval of the mean over the pairs with mask 1, or None without pairs.
 
-        ``bootstrap``: percentiles over resamples of prompts. ``normal``: the mean ± 1.96 standard
-        errors, which are clustered by prompt (Miller 2024, arXiv 2411.00640). None without a pair.
+        ``values`` and ``mask`` have one entry per pair; without a mask all pairs count.
+        ``bootstrap``: percentiles over resamples of prompts. ``normal``: mean ± 1.96 standard
+        errors, clustered by prompt (Miller 2024, arXiv 2411.00640).
         """
         sums, counts = self._per_cluster(values, mask)
         if not counts.any():
@@ -69,7 +70,7 @@ class Clusters:
         return quantiles((means[0] + means[1]) / 2)
 
     def standard_error(self, influence: Floats) -> float:
-        """Return the clustered standard error of a sum from each prompt's part of it."""
+        """Return the clustered standard error of a sum; ``influence`` has each prompt's part."""
         correction = self.count / max(self.count - 1, 1)
         return float(np.sqrt(correction * np.sum(influence**2)))
 
@@ -93,7 +94,7 @@ class Clusters:
 
 
 def quantiles(values: Floats) -> Interval:
-    """Return the 2.5 % and 97.5 % quantiles of the values that are numbers."""
+    """Return the 2.5 % and 97.5 % quantiles of the values, without NaN."""
     low, high = np.nanquantile(values, [0.025, 0.975])
     return [float(low), float(high)]
 

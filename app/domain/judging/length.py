@@ -1,4 +1,4 @@
-"""How much of the order is length: correlation, balanced and controlled accuracy."""
+"""Metrics of length bias: rank correlation, balanced accuracy and length-controlled accuracy."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from app.domain.judging.calibration import sigmoid
 from app.domain.judging.intervals import Clusters, around
 from app.domain.judging.score_table import Floats, PairTable, ScoredRow
 
-#: Keeps the fit finite where length separates right from wrong pairs: one pair's worth of a prior
-#: with standard deviation 10.
+#: Ridge penalty, equal to a normal prior with standard deviation 10. It keeps the fit finite if
+#: length separates right from wrong pairs.
 _RIDGE = 0.01
 _NEWTON_STEPS = 50
 
@@ -19,14 +19,14 @@ _NEWTON_STEPS = 50
 def length_metrics(
     rows: list[ScoredRow], pairs: PairTable, clusters: Clusters
 ) -> dict[str, Any]:  # fmt: skip
-    """Return the metrics on length.
+    """Return the metrics of length bias.
 
-    ``spearman`` is the rank correlation of score and characters over all replies.
-    ``within_prompt_spearman`` is that of the differences from the mean of their prompt: it does not
-    see that long prompts have long replies. ``shorter_chosen`` is the accuracy where the better
-    reply is the shorter one, ``balanced`` the mean of it and of ``longer_chosen``. ``controlled``
-    is sigmoid(a) of the logistic fit P(right) = sigmoid(a + b·tanh(Δlength / sd)): the accuracy
-    between replies of equal length (after Dubois et al. 2024, arXiv 2404.04475).
+    ``spearman`` is the rank correlation of score and length in characters over all replies.
+    ``within_prompt_spearman`` uses the differences from the mean of their prompt, which removes the
+    effect of prompts with long replies. ``shorter_chosen`` is the accuracy on pairs whose better
+    reply is the shorter one; ``balanced`` is the mean of it and of ``longer_chosen``.
+    ``controlled`` is sigmoid(a) of the logistic fit P(right) = sigmoid(a + b·tanh(Δlength / sd)):
+    the accuracy between replies of equal length (after Dubois et al. 2024, arXiv 2404.04475).
     """
     hits, difference = pairs.hits, pairs.length_difference
     shorter, longer = (difference < 0).astype(float), (difference > 0).astype(float)
@@ -53,7 +53,7 @@ def length_metrics(
 
 
 def controlled(hits: Floats, difference: Floats, clusters: Clusters) -> dict[str, Any]:
-    """Return the accuracy at equal length, its interval (sandwich, by prompt) and the slope b."""
+    """Return the accuracy at equal length, its sandwich interval by prompt, and the slope b."""
     spread = difference.std()
     x = np.tanh(difference / spread) if spread else np.zeros(len(difference))
     design = np.stack([np.ones(len(x)), x], axis=1)
@@ -80,9 +80,9 @@ def controlled(hits: Floats, difference: Floats, clusters: Clusters) -> dict[str
     }
 
 
-# SciPy has this, but nothing else here needs SciPy.
+# SciPy has this function, but nothing else needs SciPy.
 def spearman(a: Floats, b: Floats) -> float:
-    """Return the rank correlation, with average ranks for ties; 0 when one side is constant."""
+    """Return the rank correlation, with average ranks for ties, or 0 if one side is constant."""
     ranks_a, ranks_b = _ranks(a), _ranks(b)
     if len(a) < 2 or ranks_a.std() == 0 or ranks_b.std() == 0:
         return 0.0

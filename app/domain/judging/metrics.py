@@ -15,20 +15,20 @@ from app.domain.judging.score_table import Floats, PairTable, ScoredRow
 
 MAX_SLICES = 32
 HISTOGRAM_BINS = 40
-#: A histogram that reaches to the largest outlier would show one bar.
+#: Share of margins inside the histogram. Up to the largest outlier, it would show a single bar.
 _HISTOGRAM_SHARE = 0.995
 
 
 class NoPairsError(ValueError):
-    """No row has two replies of which one is better."""
+    """No row has two replies with different ranks."""
 
 
 def evaluate(
     rows: Sequence[ScoredRow], *, seed: int, slices: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Return the metrics of a table.
+    """Return the metrics of a score table.
 
-    ``slices`` names those to report; without it, the largest are.
+    ``slices`` names the slices to report; by default the MAX_SLICES largest.
 
     Raises:
         NoPairsError: the table has no pair.
@@ -69,7 +69,7 @@ def evaluate(
 
 
 def headline(rows: Sequence[ScoredRow], *, seed: int) -> dict[str, Any]:
-    """Return accuracy alone, for baselines.
+    """Return only the accuracy, for baselines.
 
     Raises:
         NoPairsError: the table has no pair.
@@ -82,13 +82,13 @@ def headline(rows: Sequence[ScoredRow], *, seed: int) -> dict[str, Any]:
 
 
 def within_prompt_std(rows: Sequence[ScoredRow]) -> float:
-    """Return the standard deviation of scores around the mean of their row, over all replies."""
+    """Return the standard deviation of the scores of all replies around the mean of their row."""
     squares = sum(float(np.var(row.scores)) * len(row.scores) for row in rows)
     return float(np.sqrt(squares / sum(len(row.scores) for row in rows)))
 
 
 def baselines(rows: Sequence[ScoredRow], seed: int) -> dict[str, list[ScoredRow]]:
-    """Return the tables of scorers without a model: random, longest, shortest."""
+    """Return the score tables of baselines without a model: random, longest, shortest."""
     rng = np.random.default_rng(seed)
     rules: dict[str, Callable[[ScoredRow], Sequence[float]]] = {
         "random": lambda row: rng.random(len(row.scores)).tolist(),
@@ -99,7 +99,7 @@ def baselines(rows: Sequence[ScoredRow], seed: int) -> dict[str, list[ScoredRow]
 
 
 def slice_names(pairs: PairTable, wanted: Sequence[str] | None) -> list[str]:
-    """Return the slices to report, the largest first; of equal size, by name."""
+    """Return the names of the slices to report, largest first, then by name."""
     counts: dict[str, int] = {}
     for name in pairs.slices:
         if name is not None and (wanted is None or name in wanted):
@@ -132,7 +132,7 @@ def _by_slice(
 
 
 def _histogram(margins: Floats) -> dict[str, Any]:
-    """Return edges and counts; the first and the last bin hold what lies beyond."""
+    """Return edges and counts; the first and the last bin include the values beyond them."""
     limit = float(np.quantile(np.abs(margins), _HISTOGRAM_SHARE)) or 1.0
     counts, edges = np.histogram(
         np.clip(margins, -limit, limit), bins=HISTOGRAM_BINS, range=(-limit, limit)

@@ -1,4 +1,4 @@
-"""The score table: what a model gave to each reply of each row of a dataset."""
+"""Score table: the scores of one model for each reply of each row of a dataset."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ CHOSEN, REJECTED = 1, 2
 
 @dataclass(frozen=True, slots=True)
 class ScoredRow:
-    """A row of a dataset and its scores; ``ranks``, ``scores`` and so on are in the stored order.
+    """A row of a dataset and its scores; the tuples have one entry per reply, in the stored order.
 
-    Rank 1 is the best, equal ranks are ties. ``lengths`` are characters of the reply, without the
-    prompt. ``gold`` holds the scores of the upload where it had some for every reply. Equal
-    ``texts`` mean equal replies, which make no pair.
+    Rank 1 is the best, equal ranks are ties. ``lengths`` are characters of the reply without the
+    prompt. ``gold`` holds the scores of the upload, if it has one for every reply. Equal ``texts``
+    mean equal replies, which form no pair.
     """
 
     line: int
@@ -39,7 +39,7 @@ class ScoredRow:
     id: str | None = None
 
     def pairs(self) -> Iterator[tuple[int, int]]:
-        """Yield indices of replies of different rank and text, the better one first."""
+        """Yield index pairs of replies with different ranks and texts, the better one first."""
         for i, better in enumerate(self.ranks):
             for j, worse in enumerate(self.ranks):
                 if better < worse and not (self.texts and self.texts[i] == self.texts[j]):
@@ -50,20 +50,20 @@ class ScoredRow:
         return replace(self, scores=tuple(map(float, scores)))
 
     def to_json(self) -> str:
-        """Return the row as one line of JSON, which has the same bytes for the same row."""
+        """Return the row as one line of JSON; equal rows give equal bytes."""
         document: dict[str, Any] = {
             name: value
             for name in self.__slots__
             if (value := getattr(self, name)) is not None and name != "texts"
         }
-        if self.texts:  # equal numbers for equal replies
+        if self.texts:  # the file has equal numbers for equal replies, not the texts
             places = {text: place for place, text in reversed(list(enumerate(self.texts)))}
             document["texts"] = [places[text] for text in self.texts]
         return json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> ScoredRow:
-        """Return the row of a line that ``to_json`` wrote."""
+        """Return the row from a decoded line of ``to_json``."""
         values: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in document.items()
         }
@@ -73,7 +73,7 @@ class ScoredRow:
 
 @dataclass(frozen=True)
 class PairTable:
-    """The pairs of a score table as columns; every pair has the same weight."""
+    """Pairs of a score table as columns with one entry per pair; all pairs have equal weight."""
 
     row: Ints  # index of the row in the table
     better: Ints  # index of the reply in the row
@@ -85,7 +85,7 @@ class PairTable:
 
     @classmethod
     def of(cls, rows: Sequence[ScoredRow]) -> PairTable:
-        """Return the pairs of all rows, in their order."""
+        """Return the pairs of all rows, in the order of the rows."""
         numbers: dict[str, int] = {}
         found: list[tuple[float, ...]] = []
         slices: list[str | None] = []
@@ -102,7 +102,7 @@ class PairTable:
 
     @property
     def hits(self) -> Floats:
-        """1 for a pair in the right order, 0.5 for a tie, 0 for one in the wrong order."""
+        """1 for a pair in the right order, 0.5 for a tie, 0 for a pair in the wrong order."""
         return half_hits(self.margins)
 
     def __len__(self) -> int:

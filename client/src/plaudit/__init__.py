@@ -1,4 +1,4 @@
-"""Client of Plaudit, the service that trains reward models.
+"""Python client of Plaudit, a service that trains reward models.
 
 >>> from plaudit import Plaudit
 >>> client = Plaudit("http://127.0.0.1:8000", "plk_…")

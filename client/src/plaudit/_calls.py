@@ -34,129 +34,135 @@ _NO_CONNECTION = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 @dataclass(frozen=True)
 class Call:
-    """One request."""
+    """A request to the service."""
 
     method: str
     path: str
     query: Mapping[str, object] = field(default_factory=dict)
-    """Parameters; those that are None are left out."""
+    """Query parameters; values that are None are omitted."""
     body: object = None
-    """Sent as JSON unless it is None."""
+    """JSON body; None sends no body."""
     chunks: Callable[[], Iterator[bytes]] | None = None
-    """Makes the bytes of an upload, anew for every attempt."""
+    """Returns a new iterator over the bytes of an upload for every attempt."""
     headers: Mapping[str, str] = field(default_factory=dict)
     is_repeatable: bool = True
-    """Whether a second attempt after a lost answer does no harm."""
+    """Whether the request may be sent again after its response was lost."""
     read_seconds: float | None = None
-    """How long to wait for the answer, where that is longer than usual."""
+    """Read timeout in seconds; None: that of the client."""
     retries: Retries | None = None
-    """In place of the client's."""
+    """Retry settings; None: those of the client."""
 
     def parameters(self) -> dict[str, str]:
-        """The query as text."""
+        """Return the query parameters as text."""
         return {name: _text(value) for name, value in self.query.items() if value is not None}
 
     def content(self) -> bytes | None:
-        """The body as JSON."""
+        """Return the body encoded as JSON."""
         return None if self.body is None else to_json(self.body)
 
     def all_headers(self) -> dict[str, str]:
-        """The headers, with the content type of a JSON body."""
+        """Return the headers, including the content type of a JSON body."""
         kind = {} if self.body is None else {"Content-Type": "application/json"}
         return {**kind, **self.headers}
 
 
 def path(template: str, *ids: str) -> str:
-    """An address with ids in the places of ``{}``.
+    """Return the URL path with ids in place of ``{}``.
 
     Raises:
-        TypeError, ValueError: what is given is no id: it could lead to another address.
+        TypeError, ValueError: a value is not an id, and could change the path.
     """
     for value in ids:
         if not isinstance(value, str):
-            raise TypeError(f"An id is a str, not {type(value).__name__}: {value!r}.")
+            raise TypeError(f"An id must be a str, not {type(value).__name__}: {value!r}.")
         if not _ID.fullmatch(value):
             raise ValueError(f"{value!r} is not an id.")
     return template.format(*ids)
 
 
 def to_json(body: object) -> bytes:
-    """JSON of mappings, lists, models and scalars.
+    """Encode mappings, lists, models and scalars as JSON.
 
     Raises:
-        TypeError, ValueError: JSON has no form of it, such as for NaN.
+        TypeError, ValueError: a value has no representation in JSON, such as NaN.
     """
     try:
         text = json.dumps(body, default=_plain, allow_nan=False, ensure_ascii=False)
     except ValueError as error:
-        raise ValueError(f"The request has no JSON form: {error}.") from error
-    return text.encode("utf-8", "surrogatepass")  # which the service refuses, naming the field
+        raise ValueError(f"The request cannot be encoded as JSON: {error}.") from error
+    # Lone surrogates are sent as they are: the service rejects them and names the field.
+    return text.encode("utf-8", "surrogatepass")
 
 
 def document(response: httpx.Response) -> Any:
-    """The JSON of an answer.
+    """Return the decoded JSON body of a response.
 
     Raises:
-        UnexpectedResponseError: it is none.
+        UnexpectedResponseError: the body is not JSON.
     """
     try:
         return response.json()
     except ValueError as error:
-        raise unexpected(response, "not JSON") from error
+        raise unexpected(response, "its body is not JSON") from error
 
 
 def parse(model: type[M], response: httpx.Response) -> M:
-    """The model of an answer.
+    """Parse the body of a response as ``model``.
 
     Raises:
-        UnexpectedResponseError: it has another form.
+        UnexpectedResponseError: the body does not match the model.
     """
     return parse_item(model, document(response), response)
 
 
 def parse_item(model: type[M], item: Any, response: httpx.Response) -> M:
-    """The model of a part of an answer."""
+    """Parse a part of a response as ``model``.
+
+    Raises:
+        UnexpectedResponseError: the part does not match the model.
+    """
     try:
         return model.of_answer(item)
     except ValidationError as error:
         first = error.errors()[0]
         where = "/".join(map(str, first["loc"]))
-        reason = f"not a {model.__name__}: {where or 'it'}: {first['msg']}"
+        reason = f"it is not a {model.__name__}: {where or 'the document'}: {first['msg']}"
         raise unexpected(response, reason) from error
 
 
 def check(response: httpx.Response) -> None:
-    """Raise what the answer says, unless it is a success; its body must have been read.
+    """Raise the error that a response reports. Its body must have been read.
 
     Raises:
-        APIError: the service refused.
-        UnexpectedResponseError: a redirect: the API key is not sent elsewhere.
+        APIError: the service refused the request.
+        UnexpectedResponseError: the response is a redirect. It is not followed, because the API
+            key must not be sent to another host.
     """
     status = response.status_code
     if response.is_success or status == HTTPStatus.NOT_MODIFIED:
         return
     if response.is_redirect:
         target = response.headers.get("Location", "nowhere")
-        raise unexpected(response, f"a redirect to {target}, which the client does not follow")
+        raise unexpected(response, f"it redirects to {target}, which the client does not follow")
     if status < HTTPStatus.BAD_REQUEST:
-        raise unexpected(response, f"a status {status}")
-    raise _refusal(response)
+        raise unexpected(response, f"it has the status {status}")
+    raise _api_error(response)
 
 
-def no_answer(url: str, error: httpx.RequestError) -> ConnectionFailedError:
-    """What a failure of the connection means."""
+def connection_error(url: str, error: httpx.RequestError) -> ConnectionFailedError:
+    """Return the client's error for a failed connection or a timeout."""
     reason = str(error) or type(error).__name__
     was_sent = not isinstance(error, _NO_CONNECTION)
     if isinstance(error, httpx.TimeoutException):
         return RequestTimeoutError(
-            f"No answer from {url} in time ({type(error).__name__}).", was_sent=was_sent
+            f"{url} did not respond in time ({type(error).__name__}).", was_sent=was_sent
         )
-    what = f"The connection to {url} broke off" if was_sent else f"No answer from {url}"
+    what = f"The connection to {url} was lost" if was_sent else f"Cannot connect to {url}"
     return ConnectionFailedError(f"{what}: {reason}.", was_sent=was_sent)
 
 
-def is_hopeless(error: BaseException) -> bool:
-    """Whether no further attempt can reach the service: its certificate is not trusted."""
+def is_certificate_error(error: BaseException) -> bool:
+    """Return whether the service's TLS certificate is not trusted: a retry cannot help."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -168,18 +174,19 @@ def is_hopeless(error: BaseException) -> bool:
 def unexpected(response: httpx.Response, reason: str) -> UnexpectedResponseError:
     """Return the error for a response that Plaudit did not send."""
     return UnexpectedResponseError(
-        f"{response.request.url.copy_with(query=None)} gave no answer of Plaudit's: {reason}.",
-        hint="Check that the client's url is the address of the service.",
+        f"The response of {response.request.url.copy_with(query=None)} is not from Plaudit: "
+        f"{reason}.",
+        hint="Check that the client's url is the URL of the service.",
     )
 
 
-def _refusal(response: httpx.Response) -> APIError:
+def _api_error(response: httpx.Response) -> APIError:
     try:
         problem = Problem.model_validate(response.json())
-    except ValueError:  # a page of something in between
+    except ValueError:  # sent by something in between, such as a proxy
         phrase = f"{response.status_code} {response.reason_phrase}".strip()
         kind = error_class(response.status_code, "unknown")
-        text = f"{response.request.url.copy_with(query=None)} answered {phrase}."
+        text = f"{response.request.url.copy_with(query=None)} returned {phrase}."
         error = kind(response.status_code, "unknown", text)
     else:
         kind = error_class(response.status_code, problem.code)
@@ -206,7 +213,7 @@ def _text(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, str | int | float):
-        raise TypeError(f"A parameter is text or a number, not {type(value).__name__}.")
+        raise TypeError(f"A query parameter must be text or a number, not {type(value).__name__}.")
     return str(value)
 
 
@@ -219,4 +226,6 @@ def _plain(value: object) -> object:
         return sorted(value)
     if isinstance(value, Mapping):
         return dict(value)
-    raise TypeError(f"The request has no JSON form: {type(value).__name__} is no JSON type.")
+    raise TypeError(
+        f"The request cannot be encoded as JSON: {type(value).__name__} is not a JSON type."
+    )

@@ -1,8 +1,8 @@
-"""The scoring program of an adapter's model card, read and checked before it is run.
+"""Reads and checks the scoring program in an adapter's model card.
 
-A card is data that came from somewhere. Its program is run only if it is made of what a scoring
-program is made of: imports of the known classes, files that are loaded from where the caller says,
-texts that are tokenised and scored. Everything else is refused, whether it does harm or not.
+A model card is untrusted input. Its program is run only if it contains nothing but the elements of
+a scoring program: imports of known classes, loading files from the paths that the caller gives,
+tokenising and scoring texts. Everything else is refused, even if it is harmless.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from plaudit.errors import ModelCardError
 
 _PROGRAM = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-#: What a card's reader puts in for each use, and what comes out.
+#: Variables of the program that are set for each call, and the variable that holds the result.
 _INPUTS, _RESULT = ("prompt", "replies"), "scores"
 
 _IMPORTS = {
@@ -44,7 +44,7 @@ _OF_MODULES = {
     "warnings.filterwarnings",
 }
 _METHODS = {"apply_chat_template", "eval", "get_text_config", "pad", "read_text", "to", "tolist"}
-#: Of the loaders; others would let files bring code along, or be taken from elsewhere.
+#: Arguments that loaders may have. Others could run code from the files, or load other files.
 _LOADER_ARGUMENTS = {
     "attn_implementation",
     "dtype",
@@ -68,32 +68,32 @@ _NODES = (
 
 @dataclass(frozen=True)
 class CardProgram:
-    """A checked program in two parts."""
+    """A checked program, split into loading and scoring."""
 
     loading: ast.Module
-    """Loads tokenizer and model; needs the name ``adapter``, a path."""
+    """Loads tokenizer and model. The variable ``adapter``, a path, must be set before."""
     scoring: ast.Module
     """Sets ``scores`` from ``prompt`` and ``replies``."""
 
 
 def program_text(card: str) -> str:
-    """The source of the card's program.
+    """Return the source of the card's program.
 
     Raises:
-        ModelCardError: the card shows none.
+        ModelCardError: the card contains no program.
     """
     found = _PROGRAM.search(card)
     if found is None:
-        raise ModelCardError("The model card shows no scoring program.")
+        raise ModelCardError("The model card contains no scoring program.")
     return found[1]
 
 
 def read_program(card: str, base: str | None) -> CardProgram:
-    """The card's program, checked, for the base model in the directory ``base``.
+    """Return the card's program, checked, for the base model in the directory ``base``.
 
     Raises:
-        ModelCardError: there is none, it has another form, it does something else, or ``base`` is
-            None and the card does not say where the base model can be had.
+        ModelCardError: the card has no program, the program is not a scoring program or does more
+            than load and score, or ``base`` is None and the card does not name a model on a hub.
     """
     try:
         tree = ast.parse(program_text(card))
@@ -104,7 +104,7 @@ def read_program(card: str, base: str | None) -> CardProgram:
     _check_names(tree)
     if base is not None:
         _assignment(tree, "base").value = ast.Constant(base)
-    elif not isinstance(_assignment(tree, "base").value, ast.Call):  # the path of an example
+    elif not isinstance(_assignment(tree, "base").value, ast.Call):  # an example path, no download
         raise ModelCardError(
             "The adapter's base model is not on a hub.",
             hint="Give base=…, the directory of the base model's files.",
@@ -113,7 +113,7 @@ def read_program(card: str, base: str | None) -> CardProgram:
     inputs = [_assignment(tree, name) for name in _INPUTS]
     dropped = [_assignment(tree, "adapter"), *inputs]
     if not all(node in tree.body for node in dropped):
-        raise ModelCardError("The model card's program sets its inputs inside of a block.")
+        raise ModelCardError("The model card's program sets its inputs inside a block.")
     boundary = min(tree.body.index(node) for node in inputs)
     loading, scoring = (
         ast.Module([node for node in part if node not in dropped and not _prints(node)], [])
@@ -131,10 +131,10 @@ def _check(node: ast.AST) -> None:
         case ast.ImportFrom(module=module, names=names, level=0):
             _check_imports(node, module or "", names)
         case ast.ImportFrom():
-            raise _refused(node, "it imports from a package of its own")
+            raise _refused(node, "it has a relative import")
         case ast.Call():
             _check_call(node)
-        case ast.If() | ast.Raise() if not _refuses_texts(node):
+        case ast.If() | ast.Raise() if not _checks_length(node):
             raise _refused(node, f"it has {ast.unparse(node)!r}")
         case ast.Attribute(attr=name) | ast.Name(id=name) if name.startswith("_"):
             raise _refused(node, f"it uses {name}")
@@ -142,8 +142,8 @@ def _check(node: ast.AST) -> None:
             raise _refused(node, f"it uses {ast.unparse(node)}")
 
 
-def _refuses_texts(node: ast.If | ast.Raise) -> bool:
-    """Whether a statement is that with which a program refuses texts that are too long."""
+def _checks_length(node: ast.If | ast.Raise) -> bool:
+    """Return whether a statement is the one with which programs reject overlong texts."""
     match node:
         case ast.If(test=ast.Compare(), body=[ast.Raise()], orelse=[]):
             return True
@@ -178,16 +178,16 @@ def _check_call(node: ast.Call) -> None:
         is_refused = keyword.arg is None and called != "model"
         if is_refused or (called in _LOADERS and keyword.arg not in _LOADER_ARGUMENTS):
             raise _refused(node, f"it passes {keyword.arg or '**'} to {called}")
-    # What is loaded is what the caller names, or the hub's model that the card names.
+    # Only the paths of the caller, or the model on the hub that the card names, may be loaded.
     if called in _LOADERS and not all(isinstance(value, ast.Name) for value in node.args):
-        raise _refused(node, f"{called} has another argument than a name")
+        raise _refused(node, f"it passes something other than a variable to {called}")
     values = [*node.args, *(keyword.value for keyword in node.keywords)]
     if called == "snapshot_download" and not all(isinstance(v, ast.Constant) for v in values):
-        raise _refused(node, "it downloads something that is no constant")
+        raise _refused(node, "it passes something other than a constant to snapshot_download")
 
 
 def _check_names(tree: ast.Module) -> None:
-    """What is called by its name must be what was imported, or what was loaded."""
+    """Refuse assignments to names that the program imports or calls, except loading a model."""
     loaded = [
         target
         for node in ast.walk(tree)
@@ -210,7 +210,7 @@ def _assignment(tree: ast.Module, name: str) -> ast.Assign:
         and any(isinstance(target, ast.Name) and target.id == name for target in node.targets)
     ]
     if len(found) != 1:
-        raise ModelCardError(f"The model card's program does not set {name} once.")
+        raise ModelCardError(f"The model card's program must set {name} exactly once.")
     return found[0]
 
 
@@ -224,6 +224,6 @@ def _prints(node: ast.stmt) -> bool:
 def _refused(node: ast.AST, reason: str) -> ModelCardError:
     line = getattr(node, "lineno", "?")
     return ModelCardError(
-        f"The model card's program is not run: {reason} (line {line}).",
-        hint="Plaudit's programs only load and score. Read the program before you run it.",
+        f"The model card's program was not run: {reason} (line {line}).",
+        hint="Plaudit's own programs only load and score. Read this one before you run it.",
     )

@@ -13,41 +13,43 @@ from plaudit.errors import ConfigurationError
 from plaudit.retries import OnRetry, Retries
 
 URL_VARIABLE, KEY_VARIABLE = "PLAUDIT_URL", "PLAUDIT_API_KEY"
-#: A submit may wait for a worker to inspect its base model.
+#: POST /v1/jobs may wait until a worker has inspected the base model.
 READ_SECONDS = 120.0
 CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long the client waits for the service."""
+class RequestPolicy:
+    """Timeout and retries of the client's requests."""
 
     timeout: float
+    """Seconds without a byte from the service."""
     retries: Retries
     on_retry: OnRetry | None
 
 
 @dataclass(frozen=True)
 class Config:
-    """Checked settings of a client; the key is left out of its representation."""
+    """Validated settings of a client. ``repr`` does not show the API key."""
 
     url: str
     api_key: str = field(repr=False)
-    patience: Patience
+    policy: RequestPolicy
 
     @classmethod
-    def of(cls, url: str | None, api_key: str | None, patience: Patience) -> Config:
-        """Settings from arguments, or from ``PLAUDIT_URL`` and ``PLAUDIT_API_KEY``.
+    def of(cls, url: str | None, api_key: str | None, policy: RequestPolicy) -> Config:
+        """Return settings from the arguments, or from ``PLAUDIT_URL`` and ``PLAUDIT_API_KEY``.
 
         Raises:
-            ConfigurationError: one of them is missing or cannot be used.
+            ConfigurationError: the URL or the key is missing or invalid.
+            ValueError: the timeout is not positive.
         """
-        if not patience.timeout > 0:
+        if not policy.timeout > 0:
             raise ValueError("timeout must be a positive number of seconds.")
-        return cls(_url(url), _key(api_key), patience)
+        return cls(_url(url), _key(api_key), policy)
 
     def headers(self) -> dict[str, str]:
-        """Of every request."""
+        """Return the headers of every request."""
         return {
             "Authorization": f"Bearer {self.api_key}",
             "User-Agent": f"plaudit-client/{version('plaudit-client')}",
@@ -55,8 +57,8 @@ class Config:
         }
 
     def timeouts(self, read_seconds: float | None = None) -> httpx.Timeout:
-        """Of one request; ``read_seconds`` where its answer takes longer than usual."""
-        timeout = self.patience.timeout
+        """Return the timeouts of a request; ``read_seconds`` replaces the read timeout."""
+        timeout = self.policy.timeout
         connect = min(CONNECT_SECONDS, timeout)
         return httpx.Timeout(timeout, connect=connect, read=read_seconds or timeout)
 
@@ -66,8 +68,8 @@ def _url(given: str | None) -> str:
     url = (given if given is not None else os.environ.get(URL_VARIABLE, "")).strip()
     if not url:
         raise ConfigurationError(
-            "No URL of a Plaudit service.",
-            hint=f"Give url=… or set {URL_VARIABLE}, for example to http://127.0.0.1:8000.",
+            "The URL of the Plaudit service is missing.",
+            hint=f"Pass url=… or set {URL_VARIABLE}, for example to http://127.0.0.1:8000.",
         )
     try:
         parsed = httpx.URL(url)
@@ -78,7 +80,7 @@ def _url(given: str | None) -> str:
     if parsed.userinfo or parsed.query or parsed.fragment:
         raise ConfigurationError(
             f"{name} contains more than scheme, host, port and path.",
-            hint="Leave user name, password, query and fragment out of it.",
+            hint="Remove user name, password, query and fragment.",
         )
     return url.rstrip("/")
 
@@ -92,12 +94,12 @@ def _key(given: str | None) -> str:
     key = (given if given is not None else os.environ.get(KEY_VARIABLE, "")).strip()
     if not key:
         raise ConfigurationError(
-            "No API key.",
-            hint=f"Give api_key=… or set {KEY_VARIABLE}. An admin of the service creates keys.",
+            "The API key is missing.",
+            hint=f"Pass api_key=… or set {KEY_VARIABLE}. An admin of the service creates keys.",
         )
-    if not re.fullmatch(r"[!-~]+", key):  # never shown: it may be a key all the same
+    if not re.fullmatch(r"[!-~]+", key):  # not shown in the message: it may contain a real key
         raise ConfigurationError(
-            f"{name} contains characters that no key contains.",
+            f"{name} contains characters that an API key cannot contain.",
             hint="Copy the whole key again: plk_…",
         )
     return key

@@ -1,4 +1,4 @@
-"""Files of a download: partial ones that are continued, whole ones that are checked."""
+"""Files of a download: resumes partial files and verifies the checksums of complete ones."""
 
 from __future__ import annotations
 
@@ -11,49 +11,51 @@ from pathlib import Path
 from plaudit.errors import DirectoryError, DownloadError
 
 _BLOCK_BYTES = 1 << 20
-#: Names that lead nowhere outside of a directory.
+#: File names without path separators: they cannot lead out of a directory.
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _LISTED = 5
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RemoteFile:
     """A file as the service describes it."""
 
     name: str
     size: int
+    """Bytes."""
     sha256: str
 
     @property
     def partial_name(self) -> str:
-        """What its first bytes are kept as: names the content, so that no other is continued."""
+        """Name of the partial file; it includes the checksum, so that only the same content is
+        resumed."""
         return f"{self.name}.{self.sha256[:12]}.part"
 
     @property
     def etag(self) -> str:
-        """Of its content."""
+        """The entity tag that the service sends for this content."""
         return f'"sha256-{self.sha256}"'
 
 
-def check_names(files: Iterable[Wanted]) -> None:
-    """Refuse names that could lead out of the directory.
+def check_names(files: Iterable[RemoteFile]) -> None:
+    """Refuse file names that could lead out of the directory.
 
     Raises:
-        DownloadError
+        DownloadError: a name is not a plain file name.
     """
     for file in files:
         if not _FILE_NAME.fullmatch(file.name):
             raise DownloadError(
-                f"The service names a file {file.name!r}, which is not a file name."
+                f"The service sent the file name {file.name!r}, which is not a plain file name."
             )
 
 
-def check_directory(directory: Path, files: Sequence[Wanted]) -> None:
-    """Refuse a directory that holds anything but these files, whole or in part.
+def check_directory(directory: Path, files: Sequence[RemoteFile]) -> None:
+    """Refuse a directory that contains anything but these files, complete or partial.
 
     Raises:
-        DirectoryError: it names what is there.
-        NotADirectoryError
+        DirectoryError: the directory contains other files; the message names the first five.
+        NotADirectoryError: the path is not a directory.
     """
     if not directory.exists():
         return
@@ -63,18 +65,18 @@ def check_directory(directory: Path, files: Sequence[Wanted]) -> None:
         entry.name
         for entry in sorted(directory.iterdir())
         if entry.name not in partial
-        and not (entry.name in wanted and is_whole(entry, wanted[entry.name]))
+        and not (entry.name in wanted and is_complete(entry, wanted[entry.name]))
     ]
     if others:
         named = ", ".join(others[:_LISTED]) + (", …" if len(others) > _LISTED else "")
         raise DirectoryError(
-            f"{directory} holds other files: {named}.",
+            f"{directory} contains other files: {named}.",
             hint="Choose an empty directory, or allow overwriting files with the same names.",
         )
 
 
-def is_whole(path: Path, wanted: Wanted) -> bool:
-    """Whether a file is there with the very bytes."""
+def is_complete(path: Path, wanted: RemoteFile) -> bool:
+    """Return whether a file exists with the expected size and checksum."""
     if not path.is_file() or path.stat().st_size != wanted.size:
         return False
     with path.open("rb") as file:
@@ -82,63 +84,66 @@ def is_whole(path: Path, wanted: Wanted) -> bool:
 
 
 class PartialFile:
-    """A file on its way; its bytes so far are kept when the download ends early."""
+    """A file that is being downloaded. An interrupted download keeps the bytes it received."""
 
-    def __init__(self, directory: Path, wanted: Wanted) -> None:
+    def __init__(self, directory: Path, wanted: RemoteFile) -> None:
         self.wanted = wanted
         self._target = directory / wanted.name
         self._path = directory / wanted.partial_name
         self._digest = hashlib.sha256()
         self._file = self._path.open("ab+")
         self.size = 0
-        self.found_bytes = self._read()
+        self.resumed_bytes = self._read()
 
     def write(self, chunk: bytes) -> None:
         """Append bytes.
 
         Raises:
-            DownloadError: they are more than the service promised.
+            DownloadError: the file would be larger than the service announced.
         """
         if self.size + len(chunk) > self.wanted.size:
-            raise DownloadError(f"{self.wanted.name} has more than {self.wanted.size} bytes.")
+            raise DownloadError(
+                f"{self.wanted.name} has more than the {self.wanted.size} bytes that the service "
+                "announced."
+            )
         self._file.write(chunk)
         self._digest.update(chunk)
         self.size += len(chunk)
 
     def restart(self) -> None:
-        """Forget all bytes."""
+        """Discard all bytes."""
         self._file.truncate(0)
         self._digest = hashlib.sha256()
-        self.size = self.found_bytes = 0
+        self.size = self.resumed_bytes = 0
 
     @property
-    def is_right(self) -> bool:
-        """Whether the bytes so far are all of the promised ones."""
+    def is_verified(self) -> bool:
+        """Whether the bytes so far have the expected checksum."""
         return self._digest.hexdigest() == self.wanted.sha256
 
     def finish(self) -> None:
-        """Check the bytes and give the file its name.
+        """Verify the checksum and give the file its final name.
 
         Raises:
-            DownloadError: they are other bytes; they are not kept.
+            DownloadError: the checksum is wrong; the bytes are deleted.
         """
-        if not self.is_right:
+        if not self.is_verified:
             found = self._digest.hexdigest()
             self.close()
             self._path.unlink()
             raise DownloadError(
                 f"{self.wanted.name}: its sha256 is {found}, not {self.wanted.sha256}.",
-                hint="The file was damaged on its way and is not kept; download it again.",
+                hint="The file was damaged in transit and was deleted; download it again.",
             )
         self.close()
         self._path.replace(self._target)
 
     def close(self) -> None:
-        """Keep what is there for the next time."""
+        """Close the file; its bytes stay, so that another download can resume."""
         self._file.close()
 
     def _read(self) -> int:
-        """Digest what an earlier download left."""
+        """Hash the bytes that an earlier download left, and return their number."""
         self._file.seek(0)
         while block := self._file.read(_BLOCK_BYTES):
             self._digest.update(block)

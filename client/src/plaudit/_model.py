@@ -1,4 +1,4 @@
-"""The base of every model of an answer."""
+"""The base class of all response models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 
 class Model(BaseModel):
-    """An answer of the service. Fields that this client does not know yet are kept as they are."""
+    """A response of the service. Fields that this version of the client does not know are kept."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
@@ -17,17 +17,17 @@ class Model(BaseModel):
 
     @classmethod
     def of_answer(cls, answer: Any) -> Self:
-        """From the JSON of an answer.
+        """Return a model from the decoded JSON of a response.
 
         Raises:
-            pydantic.ValidationError: it has another form.
+            pydantic.ValidationError: the JSON does not match the model.
         """
         model = cls.model_validate(answer)
         model._answer = answer
         return model
 
     def to_dict(self) -> dict[str, Any]:
-        """The answer as the service wrote it, as JSON types."""
+        """Return the response as the service sent it, as JSON types."""
         if self._answer is None:
             return self.model_dump(mode="json")
         return copy.deepcopy(self._answer)

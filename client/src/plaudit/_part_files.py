@@ -1,4 +1,4 @@
-"""Files that are uploaded as the numbered parts of one dataset."""
+"""Files that are uploaded as numbered parts of one dataset."""
 
 from __future__ import annotations
 
@@ -12,45 +12,46 @@ from typing import Any, Literal, TypedDict
 
 from plaudit._uploads import CHUNK_BYTES, CONTENT_TYPES, JSONL, PACKED, content_type
 
-#: A larger file of JSON lines is sent in parts, so that a lost connection costs one of them.
+#: A larger file of JSON lines is sent in parts: after a lost connection only one is sent again.
 LARGE_BYTES = 1 << 30
 PART_BYTES = 256 << 20
 _ANY = "application/octet-stream"
-#: Files that ``datasets`` and others write beside their shards.
+#: Metadata files that ``datasets`` and other libraries write beside their shards.
 _NOT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 
 
 class ReadOptions(TypedDict, total=False):
-    """How the service reads the rows; docs/data.md explains each of them."""
+    """How the service reads the rows; docs/data.md explains each option."""
 
     columns: Mapping[str, str]
-    """Which column is which part: ``{"prompt": "question"}``."""
+    """Column names by role: ``{"prompt": "question"}``."""
     labels: Mapping[str, str]
-    """What the values of ``columns["label"]`` mean: ``{"a": "1", "b": "0"}``."""
+    """Meaning of the values of the label column: ``{"a": "1", "b": "0"}``."""
     ignore_columns: Sequence[str]
-    """Columns to leave out although they hold text."""
+    """Columns to ignore although they contain text."""
     on_invalid: Literal["refuse", "skip"]
-    """``skip``: leave out rows that cannot be used, and count them by reason."""
+    """``refuse`` (default): one invalid row refuses the upload. ``skip``: leave invalid rows out
+    and count them by reason."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A file, or a piece of one from ``start`` to ``stop``."""
+    """A file, or the bytes of a file from ``start`` up to ``stop``."""
 
     path: Path
     start: int
     stop: int
     content_type: str
     file_format: str | None = None
-    """Where the caller said it."""
+    """The format that the caller gave; None: the service detects it."""
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return self.stop - self.start
 
     def chunks(self) -> Iterator[bytes]:
-        """The bytes."""
+        """Yield the bytes in chunks of at most one mebibyte."""
         with self.path.open("rb") as file:
             file.seek(self.start)
             left = self.size
@@ -59,7 +60,7 @@ class Part:
                 yield chunk
 
     def sha256(self) -> str:
-        """The digest of the bytes."""
+        """Return the SHA-256 checksum of the bytes, in hexadecimal."""
         digest = hashlib.sha256()
         for chunk in self.chunks():
             digest.update(chunk)
@@ -67,14 +68,14 @@ class Part:
 
 
 def read_query(options: ReadOptions) -> dict[str, object]:
-    """The options as query parameters."""
+    """Return the options as query parameters."""
     query: dict[str, object] = {}
     for group in ("columns", "labels"):
         given: Mapping[str, str] = options.get(group) or {}  # type: ignore[assignment]
         query |= {f"{group}[{part}]": value for part, value in given.items()}
     ignored = options.get("ignore_columns") or ()
     if isinstance(ignored, str):
-        raise TypeError("ignore_columns is a list of names.")
+        raise TypeError("ignore_columns must be a list of column names, not a str.")
     return query | {
         "ignore_columns": ",".join(ignored) or None,
         "on_invalid": options.get("on_invalid"),
@@ -82,13 +83,13 @@ def read_query(options: ReadOptions) -> dict[str, object]:
 
 
 def part_files(source: Any, file_format: str | None) -> list[Part] | None:
-    """The parts of a directory, of several files or of one large file of JSON lines.
+    """Return the parts of a directory, of several files or of one large file of JSON lines.
 
-    None where the source is anything else, which is sent in one request.
+    Returns None for any other source: it is sent in one request.
 
     Raises:
         FileNotFoundError: a file is missing, or the directory has no data files.
-        ValueError: a file of the list does not tell by its name what it is.
+        ValueError: the name of a file does not show its format, and ``file_format`` is None.
     """
     if isinstance(source, str | os.PathLike):
         path = Path(source)
@@ -102,11 +103,11 @@ def part_files(source: Any, file_format: str | None) -> list[Part] | None:
 
 
 def _shards(directory: Path) -> list[Path]:
-    """The data files of a directory in the order of the numbers in their names."""
+    """Return the data files of a directory, sorted by name with numbers in numeric order."""
     found = [path for path in directory.iterdir() if path.is_file() and _is_data(path)]
     if not found:
         kinds = ", ".join(sorted(CONTENT_TYPES))
-        raise FileNotFoundError(f"{directory} has no data files ({kinds}).")
+        raise FileNotFoundError(f"{directory} contains no data files ({kinds}).")
     return sorted(found, key=lambda path: _natural(path.name))
 
 
@@ -129,7 +130,9 @@ def _pieces(paths: list[Path], file_format: str | None) -> list[Part]:
     for path in paths:
         kind = content_type(path) or (_ANY if file_format else None)
         if kind is None:
-            raise ValueError(f"The name of {path} does not tell what it is; say the format.")
+            raise ValueError(
+                f"The name of {path} does not show the format of the file; pass format=…."
+            )
         size = path.stat().st_size
         ends = _line_ends(path, size) if _is_large(path) else [size]
         for start, stop in zip([0, *ends], ends, strict=False):
@@ -138,7 +141,7 @@ def _pieces(paths: list[Path], file_format: str | None) -> list[Part]:
 
 
 def _line_ends(path: Path, size: int) -> list[int]:
-    """Where lines end, about ``PART_BYTES`` apart; the last is the size of the file."""
+    """Return offsets of line ends, about ``PART_BYTES`` apart; the last is the file size."""
     ends: list[int] = []
     with path.open("rb") as file:
         while (ends[-1] if ends else 0) + PART_BYTES < size:

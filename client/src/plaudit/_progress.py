@@ -1,4 +1,4 @@
-"""Shows on stderr how far a job is."""
+"""Shows the progress of a job on stderr."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ LINE_EVERY_SECONDS = 10.0
 
 
 class ProgressLine:
-    """One line that is rewritten on a terminal; elsewhere a line when something changed."""
+    """Rewrites one line on a terminal. Elsewhere prints a line when the status or phase changes,
+    and at least every ten seconds."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -34,14 +35,14 @@ class ProgressLine:
         self._stream.flush()
 
     def close(self) -> None:
-        """Leave the last line where it is."""
+        """End the line on a terminal, so that the last state stays visible."""
         if self._is_terminal and self._shown:
             self._stream.write("\n")
             self._stream.flush()
 
 
 def describe(job: JobItem | JobRead) -> str:
-    """``job_…  running, training  step 30 of 53  about 12 s left``."""
+    """Return one line: ``job_…  running, training  step 30 of 53  about 12 s left``."""
     state = f"{job.status}, {job.phase}" if job.status == "running" and job.phase else job.status
     parts = [job.id, state]
     progress = job.progress

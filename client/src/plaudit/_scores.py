@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class ScoreOptions(TypedDict, total=False):
-    """How to score; see ``params.ScoreRequest``."""
+    """Options of a scoring request; see ``params.ScoreRequest``."""
 
     normalize: Literal["none", "zscore", "sigmoid"]
     truncation: Literal["error", "left", "right"]
@@ -23,18 +23,18 @@ class ScoreOptions(TypedDict, total=False):
     return_: list[Literal["tokens", "members"]]
 
 
-#: Replies in one request of a reward function.
+#: Maximum number of replies per request of a reward function.
 MAX_REPLIES = 1024
 
 
 def score_body(model: Model, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the body of a request without the options that are not given."""
+    """Return the body of a scoring request; options that are None are omitted."""
     body = {name.rstrip("_"): value for name, value in options.items() if value is not None}
     return {"model": model, **body}
 
 
 def as_groups(pairs: Sequence[tuple[Reply, Reply]]) -> list[dict[str, Any]]:
-    """Return groups of prompts with their replies; neighbours with the same prompt share one."""
+    """Return prompts with their replies; adjacent pairs with the same prompt share a group."""
     return [
         {"prompt": prompt, "responses": [reply for _, reply in group]}
         for prompt, group in groupby(pairs, key=lambda pair: pair[0])

@@ -1,4 +1,4 @@
-"""Server-sent events (HTML Living Standard, 9.2), as far as the service uses them."""
+"""Decoder of server-sent events (HTML Living Standard, 9.2), for the fields the service uses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-#: Not str.splitlines, which also splits at characters that JSON may hold as they are.
+#: Not str.splitlines: it also splits at characters that JSON strings may contain unescaped.
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
@@ -20,18 +20,18 @@ class ServerEvent:
 
 
 class EventDecoder:
-    """Turns the bytes of a stream into events."""
+    """Decodes the bytes of a stream into events."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._type = ""
         self._data: list[str] = []
         self._id: str | None = None
-        #: What the service says about reconnecting; None until it says something.
+        #: Seconds until a reconnect, from the stream's ``retry`` field; None before it was sent.
         self.retry_seconds: float | None = None
 
     def feed(self, chunk: bytes) -> Iterator[ServerEvent]:
-        """The events that these bytes complete."""
+        """Add bytes, and yield the events that they complete."""
         text = self._rest + chunk
         # A carriage return at the end may be the first half of a line end.
         held = text[-1:] if text.endswith(b"\r") else b""

@@ -1,4 +1,4 @@
-"""What can be uploaded as a dataset, as chunks of bytes."""
+"""Turns the sources of a dataset into chunks of bytes to upload."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ OnBytes = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Upload:
-    """Bytes to upload and what they are."""
+    """Bytes to upload and their content type."""
 
     chunks: Callable[[], Iterator[bytes]]
     content_type: str
     is_repeatable: bool
-    """Whether the bytes can be made a second time."""
+    """Whether the bytes can be produced again for a retry."""
     default_name: str | None = None
-    """The file's own name."""
+    """The name of the file; None for rows."""
     size: int | None = None
-    """Bytes, where that is known: the service then refuses too large a file at once."""
+    """Size in bytes, if known: the service then refuses a file that is too large at once."""
 
 
 class UploadedDataset(DatasetRead):
@@ -53,41 +53,41 @@ class UploadedDataset(DatasetRead):
 
     @property
     def is_new(self) -> bool:
-        """False: the service had these bytes already, maybe under another name."""
+        """False if the service already had these bytes, possibly under another name."""
         return self._is_new
 
-    def marked(self, *, is_new: bool) -> Self:
-        """This dataset, with what the status of the answer said."""
+    def with_status(self, *, is_new: bool) -> Self:
+        """Record whether the upload created the dataset, and return the dataset."""
         self._is_new = is_new
         return self
 
 
 def read_source(source: Source, on_bytes: OnBytes | None = None) -> Upload:
-    """The bytes of a path, of rows, or of a ``datasets.Dataset``.
+    """Return an upload of a path, of rows, or of a ``datasets.Dataset``.
 
     ``on_bytes`` is called with the size of each chunk before it is sent.
 
     Raises:
-        FileNotFoundError, IsADirectoryError
-        TypeError: it is none of the three.
+        FileNotFoundError, IsADirectoryError: the path is not a file.
+        TypeError: the source is not a path, rows or a ``datasets.Dataset``.
     """
     upload = _read(source)
-    return replace(upload, chunks=told(upload.chunks, on_bytes))
+    return replace(upload, chunks=report_bytes(upload.chunks, on_bytes))
 
 
-def told(
+def report_bytes(
     chunks: Callable[[], Iterator[bytes]], on_bytes: OnBytes | None
 ) -> Callable[[], Iterator[bytes]]:
-    """The chunks, each of whose sizes is told before it is sent."""
+    """Return the same chunks; ``on_bytes`` is called with the size of each before it is sent."""
     if on_bytes is None:
         return chunks
 
-    def tell() -> Iterator[bytes]:
+    def reported() -> Iterator[bytes]:
         for chunk in chunks():
             on_bytes(len(chunk))
             yield chunk
 
-    return tell
+    return reported
 
 
 def _read(source: Source) -> Upload:
@@ -97,7 +97,7 @@ def _read(source: Source) -> Upload:
 
 
 def _of_file(path: Path) -> Upload:
-    with path.open("rb") as opened:  # what is wrong with it is said before anything is sent
+    with path.open("rb") as opened:  # raises before anything is sent if it cannot be read
         size = os.fstat(opened.fileno()).st_size
 
     def chunks() -> Iterator[bytes]:
@@ -115,7 +115,7 @@ def _of_file(path: Path) -> Upload:
 
 
 def content_type(path: Path) -> str | None:
-    """What a file is, by its name; None where that does not tell."""
+    """Return the content type by the extension of a file; None if the extension is unknown."""
     plain = path.stem if path.suffix.lower() in PACKED else path.name
     return CONTENT_TYPES.get(plain.lower().rpartition(".")[2])
 
@@ -124,20 +124,20 @@ def _of_rows(rows: Any) -> Upload:
     if isinstance(rows, Mapping):
         what = type(rows).__name__
         raise TypeError(
-            f"A {what} is not a list of rows; upload one of its splits, or [row] for a single row."
+            f"A {what} is not a list of rows. Upload one of its splits, or [row] for a single row."
         )
     if isinstance(rows, bytes | bytearray) or not isinstance(rows, Iterable):
         raise TypeError(
-            "A dataset is a path, rows (mappings), or a datasets.Dataset, "
+            "A dataset must be a path, rows (mappings), or a datasets.Dataset, "
             f"not {type(rows).__name__}."
         )
-    # An iterator gives its rows once; whatever makes a new one every time can be sent again.
+    # An iterator yields its rows once; any other iterable can be read again for a retry.
     is_repeatable = not isinstance(rows, Iterator)
     return Upload(lambda: _lines(rows), JSONL, is_repeatable)
 
 
 def _lines(rows: Iterable[Any]) -> Iterator[bytes]:
-    """JSONL in chunks of about a mebibyte."""
+    """Yield JSON lines in chunks of about one mebibyte."""
     buffer = bytearray()
     for number, row in enumerate(rows, 1):
         buffer += _line(number, row)
@@ -152,15 +152,15 @@ def _line(number: int, row: Any) -> bytes:
     if not isinstance(row, Mapping):
         raise TypeError(
             f"Row {number} is a {type(row).__name__}, not a mapping with the columns chosen and "
-            "rejected. Of a pandas frame, upload frame.to_dict('records')."
+            "rejected. For a pandas DataFrame, upload frame.to_dict('records')."
         )
     try:
-        # Columns that are there for other rows only are None in a datasets.Dataset.
+        # A datasets.Dataset has None where only other rows have a column.
         given = {name: value for name, value in row.items() if value is not None}
         text = json.dumps(given, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"Row {number} has no JSON form: {error}.") from error
+        raise type(error)(f"Row {number} cannot be encoded as JSON: {error}.") from error
     try:
         return text.encode() + b"\n"
-    except UnicodeEncodeError:  # a lone surrogate, which the service refuses with its line
+    except UnicodeEncodeError:  # a lone surrogate: the service refuses it and names the line
         return json.dumps(given, allow_nan=False).encode() + b"\n"

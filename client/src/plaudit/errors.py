@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class PlauditError(Exception):
-    """Base of all errors of this package. ``hint`` says what to do next, where that is known."""
+    """Base class of all errors of this package. ``hint`` says what to do next, or is None."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -27,13 +27,13 @@ class PlauditError(Exception):
 
 
 class ConfigurationError(PlauditError):
-    """The client has no usable URL or API key."""
+    """The URL or the API key of the client is missing or invalid."""
 
 
 class ConnectionFailedError(PlauditError):
-    """No answer: the service cannot be reached, or the connection broke off.
+    """The service cannot be reached, or the connection was lost before the response was complete.
 
-    ``was_sent`` is false when the request certainly did not reach the service.
+    ``was_sent`` is False if the request cannot have reached the service.
     """
 
     def __init__(self, message: str, *, hint: str | None = None, was_sent: bool = True) -> None:
@@ -42,11 +42,11 @@ class ConnectionFailedError(PlauditError):
 
 
 class RequestTimeoutError(ConnectionFailedError, TimeoutError):
-    """The service did not answer in time."""
+    """The service did not respond in time."""
 
 
 class UnexpectedResponseError(PlauditError):
-    """The answer is not one of Plaudit's: a proxy's page, or another service's."""
+    """The response is not from Plaudit, but for example from a proxy or another service."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class FieldError:
     """One problem with a field of a request or with a line of an upload."""
 
     pointer: str
-    """JSON pointer into the body; ``/query/…``, ``/path/…`` and ``/header/…`` for parameters."""
+    """JSON pointer into the body; parameters begin with ``/query/``, ``/path/`` or ``/header/``."""
     code: str
     message: str
     hint: str
@@ -63,8 +63,8 @@ class FieldError:
 class APIError(PlauditError):
     """The service refused the request (RFC 9457).
 
-    ``code`` is stable and listed in docs/errors.md; it is ``"unknown"`` when something between
-    client and service answered instead.
+    ``code`` is stable and listed in docs/errors.md. It is ``"unknown"`` if the response came from
+    something between client and service, such as a proxy.
     """
 
     def __init__(
@@ -77,9 +77,9 @@ class APIError(PlauditError):
         self.title = title
         self.errors: Sequence[FieldError] = ()
         self.request_id: str | None = None
-        #: Seconds after which the service wants to be asked again, where it said so.
+        #: Seconds to wait before a retry (``Retry-After``); None if the service sent none.
         self.retry_after: float | None = None
-        #: What the service says about repeating the request; None where it says nothing.
+        #: Whether a retry can help (``x-should-retry``); None if the service did not say.
         self.should_retry: bool | None = None
 
     def __str__(self) -> str:
@@ -92,29 +92,30 @@ class APIError(PlauditError):
         return "\n".join(lines)
 
     def explain(self) -> tuple[list[str], str | None]:
-        """The detail, then a line for each field that it does not speak of; and the hint.
+        """Return the lines of the message, and the hint of the request or None.
 
-        The hint of a field stands behind it. Nothing is said twice.
+        The first line is the detail; a line with its hint follows for each field that the detail
+        does not mention. Texts are not repeated.
         """
         lines, hints = [self.detail], {self.hint}
         for error in self.errors:
             what = f"{error.pointer}: {error.message}"
-            is_said = (error.message if len(self.errors) == 1 else what) in self.detail
-            if not is_said:
+            is_in_detail = (error.message if len(self.errors) == 1 else what) in self.detail
+            if not is_in_detail:
                 lines.append(f"  {what}")
             if error.hint not in hints:
                 hints.add(error.hint)
-                line = 0 if is_said else -1
+                line = 0 if is_in_detail else -1
                 lines[line] = f"{lines[line].removesuffix('.')}; {error.hint}"
         return lines, self.hint
 
 
 class BadRequestError(APIError):
-    """400: the request cannot be read, or asks for an unknown host."""
+    """400: the request cannot be parsed, or its ``Host`` header is not accepted."""
 
 
 class UnauthorizedError(APIError):
-    """401: no API key, a wrong one, or one that was revoked or has expired."""
+    """401: the API key is missing, wrong, revoked or expired."""
 
 
 class ForbiddenError(APIError):
@@ -122,27 +123,27 @@ class ForbiddenError(APIError):
 
 
 class NotFoundError(APIError):
-    """404: nothing of this tenant has this id."""
+    """404: this tenant has no resource with this id."""
 
 
 class ConflictError(APIError):
-    """409: the state of the job, dataset or adapter does not allow it."""
+    """409: the state of the job, dataset or adapter does not allow the operation."""
 
 
 class TooLargeError(APIError):
-    """413: more bytes than the operator allows."""
+    """413: the request has more bytes than the operator allows."""
 
 
 class UnsupportedMediaTypeError(APIError):
-    """415: the service cannot tell what an upload is."""
+    """415: the service cannot detect the format of an upload."""
 
 
 class InvalidRequestError(APIError):
-    """422: the request was read and refused; ``errors`` names the fields or lines."""
+    """422: the request contains invalid values; ``errors`` names the fields or lines."""
 
 
 class RateLimitedError(APIError):
-    """429: too many requests with this key."""
+    """429: too many requests with this API key; see ``retry_after``."""
 
 
 class QuotaExceededError(APIError):
@@ -150,11 +151,11 @@ class QuotaExceededError(APIError):
 
 
 class ServerError(APIError):
-    """5xx: a defect, or something in front of the service failed."""
+    """5xx: the service, or a proxy in front of it, failed."""
 
 
 class UnavailableError(ServerError):
-    """503: the service's database or a worker is away for now."""
+    """503: the service's database or a worker is temporarily unavailable."""
 
 
 class StorageFullError(ServerError):
@@ -162,7 +163,7 @@ class StorageFullError(ServerError):
 
 
 class WaitTimeoutError(PlauditError, TimeoutError):
-    """The job did not end in the time given to ``wait``; ``job`` is its last known state."""
+    """The job did not end within the timeout of ``wait``; ``job`` is its last known state."""
 
     def __init__(self, message: str, job: JobRead) -> None:
         super().__init__(message, hint="The job continues. Call wait again, or cancel it.")
@@ -170,9 +171,9 @@ class WaitTimeoutError(PlauditError, TimeoutError):
 
 
 class JobFailedError(PlauditError):
-    """The job has no adapter: it failed, was cancelled, or has not ended.
+    """The job did not succeed: it failed, was cancelled, or has not ended.
 
-    ``code`` is the failure's code (docs/errors.md), or the job's status where nothing failed.
+    ``code`` is the code of the failure (docs/errors.md), or the status of a job that did not fail.
     """
 
     def __init__(self, message: str, job: JobRead) -> None:
@@ -189,28 +190,28 @@ class ImportFailedError(PlauditError):
         failure = dataset_import.failure
         what = f"{failure.code}: {failure.detail}" if failure else dataset_import.status
         hint = failure.hint if failure else None
-        super().__init__(f"The import {dataset_import.id} ended: {what}", hint=hint)
+        super().__init__(f"The import {dataset_import.id} did not succeed: {what}", hint=hint)
         self.dataset_import = dataset_import
 
 
 class DownloadError(PlauditError):
-    """A download was not kept: its bytes are not those that the service promised."""
+    """A downloaded file has the wrong size, checksum or name; it is not kept."""
 
 
 class DirectoryError(PlauditError):
-    """The directory of a download holds other files, which would be mixed up or overwritten."""
+    """The directory of a download contains other files, which could be mixed up or overwritten."""
 
 
 class SignatureError(PlauditError):
-    """A webhook message that this secret did not sign, or that is too old or too new."""
+    """A webhook message is not signed with this secret, or its timestamp is out of tolerance."""
 
 
 class ModelCardError(PlauditError):
-    """An adapter without a usable scoring program in its model card."""
+    """The model card of an adapter has no scoring program, or one that is not safe to run."""
 
 
 class MissingDependencyError(PlauditError, ImportError):
-    """An optional library is not installed; the message names it and the extra that brings it."""
+    """An optional library is not installed; the message names it and the extra to install."""
 
 
 _CLASSES: dict[int, type[APIError]] = {
@@ -229,7 +230,7 @@ _CLASSES: dict[int, type[APIError]] = {
 
 
 def error_class(status: int, code: str) -> type[APIError]:
-    """The class of an error by its status, and by its code where a status has two meanings."""
+    """Return the class for a status; the code decides where a status has two meanings."""
     if code == "quota_exceeded":
         return QuotaExceededError
     return _CLASSES.get(status, ServerError if status >= 500 else APIError)

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 
 class Metrics(MetricsRead):
-    """Columns of equal length: ``step``, and one per metric with None where it was not logged."""
+    """Metrics of a job. ``columns`` has lists of equal length: ``step``, and one for each metric,
+    with None for steps at which it was not logged."""
 
     def latest(self) -> dict[str, float]:
-        """The last value of each metric that was logged."""
+        """Return the last logged value of each metric."""
         found = {}
         for name, column in self.columns.items():
             values = [value for value in column if value is not None]
@@ -24,7 +25,7 @@ class Metrics(MetricsRead):
         return found
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A frame with a row a step and a column a metric.
+        """Return a DataFrame with one row per step, indexed by it, and one column per metric.
 
         Raises:
             MissingDependencyError: pandas is not installed.
@@ -33,7 +34,7 @@ class Metrics(MetricsRead):
             import pandas
         except ImportError as error:
             raise MissingDependencyError(
-                "to_pandas needs pandas.", hint="Install it, or the client's extra 'pandas'."
+                "to_pandas requires pandas.", hint="Install it, or the client's extra 'pandas'."
             ) from error
         frame = pandas.DataFrame(self.columns, dtype="float64")
         frame.index = pandas.Index(frame.pop("step").astype("int64"), name="step")

@@ -1,4 +1,4 @@
-"""Models of what the service answers, named as in its OpenAPI document.
+"""Models of the responses, named as in the service's OpenAPI document.
 
 Generated from docs/openapi.json by `make client-models`. Do not edit."""
 
@@ -27,7 +27,7 @@ class AdapterFile(Model):
     bytes: int
     sha256: str
     url: str
-    """Path to download it from."""
+    """Path to download the file from."""
 
 
 class AdapterItem(Model):
@@ -103,6 +103,9 @@ class AuditRead(Model):
             "job.resume",
             "job.submit",
             "job.update",
+            "score_batch.cancel",
+            "score_batch.create",
+            "score_batch.delete",
             "upload.create",
             "upload.delete",
             "upload.part",
@@ -172,7 +175,7 @@ class ComparedModel(Model):
 
 
 class DatasetPreview(Model):
-    """The first rows."""
+    """The first rows of a dataset."""
 
     object: Literal["dataset_preview"] = "dataset_preview"
     data: list[dict[str, Any]]
@@ -188,12 +191,12 @@ class DatasetReport(Model):
 
 
 class DatasetWarningRead(Model):
-    """Something about the dataset that its owner should know."""
+    """Warning about a dataset."""
 
     code: str
     message: str
     lines: list[int] = []
-    """The first rows that it is about."""
+    """Line numbers of the first affected rows."""
 
 
 class DeliveryRead(Model):
@@ -232,14 +235,14 @@ class DeliveryRead(Model):
 
 
 class Difference(Model):
-    """A difference of accuracies, b minus a, with its 95 % interval by prompt."""
+    """Difference of the accuracies, b minus a, with its 95 % interval by prompt."""
 
     value: float
     interval: list[Any] | None
 
 
 class Disagreements(Model):
-    """Pairs that only one of the two orders right, or better."""
+    """Number of pairs that one model orders better than the other."""
 
     a_better: int
     b_better: int
@@ -263,13 +266,13 @@ class EvalFraction(Model):
     """Fraction of the training pairs, between 0 and 1."""
     seed: int | None = None
     """
-    Which pairs are held out. null: the same ones in every job on the dataset, whatever
-    training.seed is.
+    Seed that selects the held-out pairs. null: every job on the dataset holds out the same
+    pairs, independently of training.seed.
     """
 
 
 class EvaluationSpec(Model):
-    """Which adapters to judge on which rows, and how."""
+    """Request to evaluate adapters on a dataset."""
 
     name: str | None = None
     adapters: list[str]
@@ -305,11 +308,11 @@ class EvaluationSpec(Model):
     ) = None
     """Probes for reward hacking; all by default, `[]` for none."""
     probe_pairs: int = 100
-    """Rows, chosen by the seed, that probes change."""
+    """Number of rows for probes, drawn with the seed."""
     overlong: Literal["drop", "truncate"] | str = "drop"
     """
-    What to do with replies that exceed the `max_length` of an adapter: leave their row out,
-    or cut them at the end as the runners of the benchmarks do.
+    What to do with replies that exceed the `max_length` of an adapter: drop their row, or
+    truncate them at the end as the benchmarks' own code does.
     """
     seed: int = 0
 
@@ -340,7 +343,7 @@ class FullReport(Model):
     plots: dict[str, str]
     """SVG by name."""
     model: dict[str, Any] | None
-    """Metrics of the held-out pairs, as in an evaluation; lengths are tokens."""
+    """Metrics on the held-out pairs, as in an evaluation; lengths are in tokens."""
     baselines: dict[str, dict[str, Any]]
     eval_datasets: dict[str, dict[str, float | None]]
     """Figures of the named evaluation datasets after training."""
@@ -409,7 +412,7 @@ class ImportRead(Model):
     name: str | None
     status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"] | str
     phase: str | None
-    """What a running import does now."""
+    """Current step of a running import."""
     dataset_id: str | None
     """The dataset, once the import has succeeded."""
     failure: ImportFailure | None
@@ -544,14 +547,14 @@ class LoraSpec(Model):
 
 
 class McNemar(Model):
-    """The exact two-sided test on the disagreements."""
+    """Exact two-sided McNemar test on the disagreements."""
 
     p: float
     mid_p: float
 
 
 class MergeRead(Model):
-    """A merged export and its state."""
+    """A merged export and its status."""
 
     object: Literal["merge"] = "merge"
     id: str
@@ -640,7 +643,7 @@ class PushRead(Model):
     repo: str
     status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"] | str
     commit: str | None
-    """The commit, once the push has succeeded."""
+    """Commit id on the hub, once the push has succeeded."""
     failure: PushFailure | None
     created_at: AwareDatetime
     finished_at: AwareDatetime | None
@@ -655,7 +658,10 @@ class QueueItem(Model):
     priority: int
     queued_at: AwareDatetime
     reason: (
-        Literal["no_worker", "quota", "backoff", "workers_busy", "behind_priority", "next"] | str
+        Literal[
+            "no_worker", "no_gpu", "quota", "backoff", "workers_busy", "behind_priority", "next"
+        ]
+        | str
     )
 
 
@@ -674,6 +680,92 @@ class Resources(Model):
     """0: CPU only; 1: a GPU if the worker has one."""
     max_runtime_seconds: int = 86400
     """Seconds that all attempts of the job may run together; then it fails."""
+
+
+class RowsNamed(Model):
+    """How many rows something concerns, and the first of them by the dataset's line numbers."""
+
+    rows: int
+    lines: list[int]
+
+
+class ScoreBatchItem(Model):
+    """A score batch in a list."""
+
+    object: Literal["score_batch"] = "score_batch"
+    id: str
+    name: str | None
+    status: (
+        Literal[
+            "queued",
+            "running",
+            "pausing",
+            "cancelling",
+            "paused",
+            "succeeded",
+            "failed",
+            "cancelled",
+        ]
+        | str
+    )
+    phase: (
+        Literal[
+            "fetching",
+            "checking",
+            "tokenizing",
+            "training",
+            "evaluating",
+            "saving",
+            "verifying",
+            "publishing",
+        ]
+        | str
+        | None
+    )
+    """The current activity of a running batch."""
+    progress: JobProgress
+    """Steps are scored replies."""
+    base_model: str
+    adapter: str
+    dataset: str
+    attempt: int
+    queued_at: AwareDatetime
+    started_at: AwareDatetime | None
+    finished_at: AwareDatetime | None
+    failure: JobFailure | None
+
+
+class ScoreBatchResult(Model):
+    """What a batch that succeeded has scored."""
+
+    rows: int
+    """Rows of the dataset, which is as many as the scores have lines."""
+    scored: int
+    """Rows that have scores."""
+    left_out: dict[str, RowsNamed]
+    """Rows without scores by reason: overlong, not_rendered, no_tokens, ends_in_pad_token."""
+    truncated: RowsNamed
+    score_spec: str
+    """Digest of everything that the scores depend on."""
+    bytes: int
+    """Of the file of scores."""
+    sha256: str
+    """Of the file of scores."""
+
+
+class ScoreBatchSpec(Model):
+    """Which rows to score with which adapter."""
+
+    name: str | None = None
+    adapter: str
+    """Id of an adapter."""
+    dataset: str
+    """The rows to score: pairs or ranked rows."""
+    overlong: Literal["drop", "truncate"] | str = "drop"
+    """
+    What to do with replies that exceed the adapter's `max_length`: give their row no scores
+    but a reason, or cut them at the end.
+    """
 
 
 class ScoreData(Model):
@@ -704,17 +796,17 @@ class ServableRead(Model):
 
     is_servable: bool
     reasons: list[str]
-    """Why not, or what to set there."""
+    """Why the server cannot serve the adapter, or the options to set in the server."""
 
 
 class SkippedRowsRead(Model):
-    """Rows that were left out for one reason."""
+    """Rows that were skipped for one reason."""
 
     code: str
-    """As in the errors of a refused upload; `tie`: neither is better."""
+    """Code of the row's error, or `tie` if neither response is better."""
     count: int
     lines: list[int]
-    """The first of them."""
+    """Line numbers of the first of them."""
 
 
 class SliceComparison(Model):
@@ -732,28 +824,28 @@ class SliceComparison(Model):
 
 
 class SuiteRead(Model):
-    """A public benchmark whose rule this service has; you supply the rows."""
+    """A public benchmark whose rule this service implements; you supply the rows."""
 
     object: Literal["suite"] = "suite"
     id: str
     title: str
     rule: str
     source: str
-    """Where the rows come from."""
+    """Source of the rows."""
     licence: str
     row_form: str
     """The row form that the dataset must have."""
     upload: dict[str, str]
-    """Query parameters of `POST /v1/datasets` that keep what the rule needs."""
+    """Query parameters of `POST /v1/datasets` for the columns that the rule needs."""
     counts: dict[str, int]
     """
-    Rows of each slice in the published file. With other rows the result is `complete: false`
-    and has no `overall`.
+    Number of rows of the published file by slice. With other numbers the result is `complete:
+    false` and has no `overall`.
     """
     totals: list[int]
-    """Rows of the published files, where slices vary."""
+    """Rows of the published files, if slices vary."""
     is_provisional: bool
-    """Whether the rule was not checked against code."""
+    """Whether the rule is not yet verified against the benchmark's own code."""
 
 
 class TrainingSpec(Model):
@@ -828,14 +920,15 @@ class TrainingSpec(Model):
     """
     pad_token: str | None = None
     """
-    Special token of the base model that fills batches up. null: the tokenizer's own, or
-    another one if texts end in it.
+    Special token of the base model for padding. null: the tokenizer's pad token, or another
+    one if texts end in it.
     """
     text_format: Literal["auto", "chat", "raw"] | str = "auto"
     """
     How datasets of texts are tokenised. 'chat': the prompt is a user turn and the reply an
-    assistant turn of the chat template. 'raw': joined as they are. 'auto' is 'chat' where the
-    base model has a chat template, unless rows have no prompt or are rendered already.
+    assistant turn of the chat template. 'raw': both are concatenated unchanged. 'auto' is
+    'chat' if the base model has a chat template, unless rows have no prompt or are rendered
+    already.
     """
     chat_template: str | None = None
     """Jinja template that replaces the base model's. It becomes the adapter's."""
@@ -846,8 +939,8 @@ class TrainingSpec(Model):
     """
     pairs_per_prompt: int | None = None
     """
-    Of each row with ranked replies, train on at most so many pairs, drawn with the seed;
-    null: on all. Evaluations use all.
+    Largest number of training pairs per row with ranked replies, drawn with the seed; null:
+    all. Evaluations use all pairs.
     """
     center_rewards_coefficient: float | None = None
     """
@@ -863,8 +956,8 @@ class TrainingSpec(Model):
     """'auto' uses bf16 on GPUs that support it, and fp32 on CPU."""
     engine: Literal["auto", "shared_prefix", "stock"] | str = "auto"
     """
-    'auto' uses the shared-prefix engine where it is exact, and 'stock', which is TRL's own
-    training loop, otherwise.
+    'auto' uses the shared-prefix engine if it is exact, and otherwise 'stock', which is TRL's
+    own training loop.
     """
     eval_steps: int | None = None
     """Optimiser steps between evaluations. Evaluations before and after training always run."""
@@ -872,9 +965,9 @@ class TrainingSpec(Model):
     """Optimiser steps between checkpoints; null: a time interval."""
     resume: Literal["continue", "exact"] | str = "continue"
     """
-    After an interruption, 'continue' goes on from the last checkpoint, with a warning where
-    another GPU or number of threads will change the adapter's last bits. 'exact' then trains
-    from the start instead.
+    After an interruption, 'continue' resumes from the last checkpoint, with a warning if
+    another GPU or number of threads will change the adapter's last bits. 'exact' trains from
+    the start in that case.
     """
     logging_steps: int = 1
     """Optimiser steps between the logged training metrics."""
@@ -894,7 +987,7 @@ class UploadPartRead(Model):
     number: int
     bytes: int
     sha256: str
-    """Of the bytes as they were sent."""
+    """SHA-256 of the bytes as they were sent."""
     source_format: Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow"] | str
     created_at: AwareDatetime
 
@@ -914,7 +1007,7 @@ class UploadRead(Model):
 
 
 class UploadWithParts(Model):
-    """An upload and the parts that arrived, in the order of their numbers."""
+    """An upload and the parts received so far, in the order of their numbers."""
 
     object: Literal["dataset_upload"] = "dataset_upload"
     id: str
@@ -929,15 +1022,18 @@ class UploadWithParts(Model):
 
 
 class UsageDayRead(Model):
-    """What was used on one day."""
+    """Usage of a tenant on one day."""
 
     object: Literal["usage_day"] = "usage_day"
     day: date
-    """In UTC."""
+    """Date in UTC."""
     device_seconds: float
-    """Seconds that jobs held a slot of a worker, each attempt on the day it ended."""
+    """
+    Seconds for which jobs occupied a slot of a worker. An attempt counts on the day on which
+    it ended.
+    """
     stored_bytes: int
-    """At the end of the day, or a few minutes ago."""
+    """Bytes stored at the end of the day; for today, a few minutes ago."""
     scored_tokens: int
 
 
@@ -965,7 +1061,10 @@ class WebhookRead(Model):
     failing_since: AwareDatetime | None
     """Time of the first failed message since the last successful one."""
     disabled_at: AwareDatetime | None
-    """When it was disabled because it failed for too long. A successful test enables it again."""
+    """
+    When the webhook was disabled because it failed for too long. A successful test enables it
+    again.
+    """
     old_secret_expires_at: AwareDatetime | None
     """Until this time messages are also signed with the previous secret."""
 
@@ -994,11 +1093,22 @@ class WebhookSecret(Model):
     failing_since: AwareDatetime | None
     """Time of the first failed message since the last successful one."""
     disabled_at: AwareDatetime | None
-    """When it was disabled because it failed for too long. A successful test enables it again."""
+    """
+    When the webhook was disabled because it failed for too long. A successful test enables it
+    again.
+    """
     old_secret_expires_at: AwareDatetime | None
     """Until this time messages are also signed with the previous secret."""
     secret: str
     """Secret `whsec_…` that verifies messages (Standard Webhooks). It is shown only once."""
+
+
+class WorkerCheck(Model):
+    """What a worker's check of its machine found."""
+
+    check: str
+    status: Literal["passed", "failed", "left_out"] | str
+    detail: str
 
 
 class WorkerRead(Model):
@@ -1013,6 +1123,11 @@ class WorkerRead(Model):
     busy: int
     devices: list[dict[str, Any]]
     versions: dict[str, Any]
+    doctor: list[WorkerCheck]
+    """
+    The quick checks of `plaudit doctor`, which run when the worker starts. Empty until they
+    have ended.
+    """
     jobs: list[str]
     """Ids of this tenant's jobs that the worker runs."""
     started_at: AwareDatetime
@@ -1020,7 +1135,7 @@ class WorkerRead(Model):
 
 
 class WorstPair(Model):
-    """A pair in the wrong order; texts are cut to 1,000 characters."""
+    """A pair in the wrong order; texts are truncated to 1,000 characters."""
 
     line: int
     slice: str | None
@@ -1034,7 +1149,7 @@ class WorstPair(Model):
 
 
 class WorstPairs(Model):
-    """The pairs that each model orders most wrongly."""
+    """The pairs that each model orders wrongly by the largest margin."""
 
     object: Literal["worst_pairs"] = "worst_pairs"
     models: dict[str, list[WorstPair]]
@@ -1062,8 +1177,8 @@ class AdapterRead(Model):
     """Content of reward_model.json: what a client needs to score with the adapter."""
     servable: dict[str, ServableRead]
     """
-    For `vllm`, `sglang` and `tei`: whether they can serve it, and why not. `POST /v1/score`
-    serves every adapter.
+    For `vllm`, `sglang` and `tei`: whether the server can serve the adapter, and why not.
+    `POST /v1/score` serves every adapter.
     """
 
 
@@ -1082,8 +1197,8 @@ class ComparisonRead(Model):
     dataset_sha256: str
     dataset_uses: int
     """
-    Succeeded evaluations of this tenant on these rows: the more often a set has been used to
-    choose, the less its p-values mean.
+    Number of succeeded evaluations of this tenant on these rows. The more often a set is used
+    for selection, the less its p-values mean.
     """
     rows: int
     rows_only_in_a: int
@@ -1100,34 +1215,34 @@ class DatasetRead(Model):
     id: str
     name: str | None
     source_format: Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow"] | str
-    """Of the upload."""
+    """File format of the upload."""
     shape: str
-    """Which shape the upload was recognised as; docs/data.md has all."""
+    """Recognised shape of the upload; docs/data.md lists all shapes."""
     row_form: Literal["pairs", "ranked"] | str
-    """pairs: a chosen and a rejected reply a row; ranked: several ranked replies."""
+    """pairs: one chosen and one rejected reply per row; ranked: several ranked replies per row."""
     format: Literal["text", "conversational"] | str
     prompt: Literal["explicit", "implicit"] | str
     columns: list[str]
-    """Of the stored rows."""
+    """Columns of the stored rows."""
     has_margin: bool
     slices: dict[str, int]
-    """Rows per slice label."""
+    """Number of rows by slice label."""
     ignored_columns: list[str]
-    """Columns of the upload that were not kept."""
+    """Columns of the upload that were not stored."""
     skipped: list[SkippedRowsRead]
-    """Rows that were left out, by reason."""
+    """Skipped rows by reason."""
     warnings: list[DatasetWarningRead]
     row_count: int
     pair_count: int
-    """Pairs that the rows give; as many as rows, or more."""
+    """Number of pairs: at least the number of rows."""
     sha256: str
-    """Of the canonical JSONL that jobs train on."""
+    """SHA-256 of the canonical JSONL that jobs train on."""
     bytes: int
     upload_sha256: str
-    """Of the file as it was uploaded."""
+    """SHA-256 of the file as it was uploaded."""
     upload_bytes: int
     origin: str | None
-    """What an import fetched: `hub:org/name@commit`, and the split after `#`."""
+    """Source of an imported dataset: `hub:org/name@commit#split`."""
     created_at: AwareDatetime
 
 
@@ -1226,14 +1341,14 @@ class EvaluationRead(Model):
     spec: EvaluationSpec
     result: dict[str, Any] | None
     """
-    Of each model: `metrics`, `suite`, `probes`, rows `left_out` and `truncated`, and
-    `training_overlap`; and the `baselines` random, longest and shortest. Null until the
-    evaluation succeeds. docs/judging.md explains every figure.
+    `metrics`, `suite`, `probes`, `left_out`, `truncated` and `training_overlap` of each
+    model, and the `baselines` random, longest and shortest. Null until the evaluation
+    succeeds. docs/judging.md explains every number.
     """
     dataset_uses: int
     """
-    Succeeded evaluations of this tenant on the same rows, this one included. Choosing by a
-    held-out set again and again wears it out.
+    Number of succeeded evaluations of this tenant on the same rows, including this one. A
+    held-out set loses its value if many models are selected with it.
     """
 
 
@@ -1345,6 +1460,55 @@ class RewardJobSpec(Model):
     """Texts by name, for people and to filter lists of jobs."""
 
 
+class ScoreBatchRead(Model):
+    """A score batch with its spec and result."""
+
+    object: Literal["score_batch"] = "score_batch"
+    id: str
+    name: str | None
+    status: (
+        Literal[
+            "queued",
+            "running",
+            "pausing",
+            "cancelling",
+            "paused",
+            "succeeded",
+            "failed",
+            "cancelled",
+        ]
+        | str
+    )
+    phase: (
+        Literal[
+            "fetching",
+            "checking",
+            "tokenizing",
+            "training",
+            "evaluating",
+            "saving",
+            "verifying",
+            "publishing",
+        ]
+        | str
+        | None
+    )
+    """The current activity of a running batch."""
+    progress: JobProgress
+    """Steps are scored replies."""
+    base_model: str
+    adapter: str
+    dataset: str
+    attempt: int
+    queued_at: AwareDatetime
+    started_at: AwareDatetime | None
+    finished_at: AwareDatetime | None
+    failure: JobFailure | None
+    spec: ScoreBatchSpec
+    result: ScoreBatchResult | None
+    """Null until the batch succeeds."""
+
+
 class ScoreResponse(Model):
     """All scores of a request."""
 
@@ -1357,7 +1521,7 @@ class ScoreResponse(Model):
 
 
 class Usage(Model):
-    """The days on which something was used, newest first."""
+    """The days with any usage, newest first."""
 
     object: Literal["list"] = "list"
     data: list[UsageDayRead]

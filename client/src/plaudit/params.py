@@ -1,4 +1,4 @@
-"""What requests are made of, named as in the OpenAPI document.
+"""Types of the request bodies, named as in the service's OpenAPI document.
 
 Generated from docs/openapi.json by `make client-models`. Do not edit."""
 
@@ -44,13 +44,13 @@ class EvalFraction(TypedDict):
     """Fraction of the training pairs, between 0 and 1."""
     seed: NotRequired[int | None]
     """
-    Which pairs are held out. null: the same ones in every job on the dataset, whatever
-    training.seed is.
+    Seed that selects the held-out pairs. null: every job on the dataset holds out the same
+    pairs, independently of training.seed.
     """
 
 
 class EvaluationSpec(TypedDict):
-    """Which adapters to judge on which rows, and how."""
+    """Request to evaluate adapters on a dataset."""
 
     name: NotRequired[str | None]
     adapters: list[str]
@@ -84,17 +84,17 @@ class EvaluationSpec(TypedDict):
     ]
     """Probes for reward hacking; all by default, `[]` for none."""
     probe_pairs: NotRequired[int]
-    """Rows, chosen by the seed, that probes change."""
+    """Number of rows for probes, drawn with the seed."""
     overlong: NotRequired[Literal["drop", "truncate"]]
     """
-    What to do with replies that exceed the `max_length` of an adapter: leave their row out,
-    or cut them at the end as the runners of the benchmarks do.
+    What to do with replies that exceed the `max_length` of an adapter: drop their row, or
+    truncate them at the end as the benchmarks' own code does.
     """
     seed: NotRequired[int]
 
 
 class ImportCreate(TypedDict):
-    """A split of a dataset of the hub, and how its rows are read."""
+    """Split of a hub dataset, and options for reading its rows."""
 
     source: str
     """
@@ -103,13 +103,13 @@ class ImportCreate(TypedDict):
     """
     split: NotRequired[str]
     config: NotRequired[str | None]
-    """Where the dataset has several."""
+    """Needed if there are several."""
     name: NotRequired[str | None]
-    """For people; default: the name of the source."""
+    """Name for display. Default: the name of the source."""
     columns: NotRequired[dict[str, str]]
-    """Which column is which part; see docs/data.md."""
+    """Column of each part; see docs/data.md."""
     labels: NotRequired[dict[str, str]]
-    """What the values of the label column mean."""
+    """Meaning of the values of the label column."""
     ignore_columns: NotRequired[list[str]]
     on_invalid: NotRequired[Literal["refuse", "skip"]]
 
@@ -176,12 +176,12 @@ class LoraSpec(TypedDict):
 
 
 class PushCreate(TypedDict):
-    """Where an adapter is pushed to."""
+    """A new push: the target repository."""
 
     repo: str
-    """`org/name`; it is created if it does not exist."""
+    """`org/name`; the repository is created if it does not exist."""
     private: NotRequired[bool]
-    """Of a repository that is created."""
+    """Whether the repository is private, if the push creates it."""
 
 
 class Resources(TypedDict):
@@ -191,6 +191,21 @@ class Resources(TypedDict):
     """0: CPU only; 1: a GPU if the worker has one."""
     max_runtime_seconds: NotRequired[int]
     """Seconds that all attempts of the job may run together; then it fails."""
+
+
+class ScoreBatchSpec(TypedDict):
+    """Which rows to score with which adapter."""
+
+    name: NotRequired[str | None]
+    adapter: str
+    """Id of an adapter."""
+    dataset: str
+    """The rows to score: pairs or ranked rows."""
+    overlong: NotRequired[Literal["drop", "truncate"]]
+    """
+    What to do with replies that exceed the adapter's `max_length`: give their row no scores
+    but a reason, or cut them at the end.
+    """
 
 
 class ScoreGroup(TypedDict):
@@ -294,14 +309,15 @@ class TrainingSpec(TypedDict):
     """
     pad_token: NotRequired[str | None]
     """
-    Special token of the base model that fills batches up. null: the tokenizer's own, or
-    another one if texts end in it.
+    Special token of the base model for padding. null: the tokenizer's pad token, or another
+    one if texts end in it.
     """
     text_format: NotRequired[Literal["auto", "chat", "raw"]]
     """
     How datasets of texts are tokenised. 'chat': the prompt is a user turn and the reply an
-    assistant turn of the chat template. 'raw': joined as they are. 'auto' is 'chat' where the
-    base model has a chat template, unless rows have no prompt or are rendered already.
+    assistant turn of the chat template. 'raw': both are concatenated unchanged. 'auto' is
+    'chat' if the base model has a chat template, unless rows have no prompt or are rendered
+    already.
     """
     chat_template: NotRequired[str | None]
     """Jinja template that replaces the base model's. It becomes the adapter's."""
@@ -312,8 +328,8 @@ class TrainingSpec(TypedDict):
     """
     pairs_per_prompt: NotRequired[int | None]
     """
-    Of each row with ranked replies, train on at most so many pairs, drawn with the seed;
-    null: on all. Evaluations use all.
+    Largest number of training pairs per row with ranked replies, drawn with the seed; null:
+    all. Evaluations use all pairs.
     """
     center_rewards_coefficient: NotRequired[float | None]
     """
@@ -329,8 +345,8 @@ class TrainingSpec(TypedDict):
     """'auto' uses bf16 on GPUs that support it, and fp32 on CPU."""
     engine: NotRequired[Literal["auto", "shared_prefix", "stock"]]
     """
-    'auto' uses the shared-prefix engine where it is exact, and 'stock', which is TRL's own
-    training loop, otherwise.
+    'auto' uses the shared-prefix engine if it is exact, and otherwise 'stock', which is TRL's
+    own training loop.
     """
     eval_steps: NotRequired[int | None]
     """Optimiser steps between evaluations. Evaluations before and after training always run."""
@@ -338,9 +354,9 @@ class TrainingSpec(TypedDict):
     """Optimiser steps between checkpoints; null: a time interval."""
     resume: NotRequired[Literal["continue", "exact"]]
     """
-    After an interruption, 'continue' goes on from the last checkpoint, with a warning where
-    another GPU or number of threads will change the adapter's last bits. 'exact' then trains
-    from the start instead.
+    After an interruption, 'continue' resumes from the last checkpoint, with a warning if
+    another GPU or number of threads will change the adapter's last bits. 'exact' trains from
+    the start in that case.
     """
     logging_steps: NotRequired[int]
     """Optimiser steps between the logged training metrics."""

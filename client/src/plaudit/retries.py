@@ -1,4 +1,4 @@
-"""When a request is repeated, and after how long."""
+"""Decides whether a failed request is retried, and after which delay."""
 
 from __future__ import annotations
 
@@ -13,81 +13,81 @@ from plaudit.errors import APIError, ConnectionFailedError, PlauditError
 
 FIRST_DELAY_SECONDS = 0.5
 MAX_DELAY_SECONDS = 15.0
-#: As many attempts as time allows.
+#: No limit on the number of attempts: only time is limited.
 UNCOUNTED = 2**31
-#: Of requests that change nothing when they are repeated.
+#: Statuses after which requests that are safe to repeat are retried.
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True)
 class Retries:
-    """How patient the client is.
+    """Limits of retries.
 
-    Only requests that are safe to repeat are sent again: those that read, those that the service
-    answers alike a second time, and creations with an idempotency key. ``Retries(attempts=1)``
-    sends everything once.
+    Only requests that are safe to repeat are retried: reads, idempotent changes, and creations with
+    an idempotency key. ``Retries(attempts=1)`` disables retries.
     """
 
     attempts: int = 5
-    """How often a request is sent, at most."""
+    """Maximum number of times that a request is sent."""
     seconds: float = 120.0
-    """How long, from its first failure on, a request is retried. Also bounds ``Retry-After``."""
+    """Seconds after its first failure during which a request is retried. A longer ``Retry-After``
+    ends the retries."""
     outage_seconds: float = 600.0
-    """How long ``wait``, ``events``, ``logs`` and downloads put up with a service that is away;
-    0: as long as other requests."""
+    """Seconds for which ``wait``, ``events``, ``logs`` and downloads retry while the service cannot
+    be reached, without a limit on attempts. 0: the limits of other requests apply."""
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or self.seconds < 0 or self.outage_seconds < 0:
-            raise ValueError("Retries need at least one attempt and no negative times.")
+            raise ValueError("Retries must have at least one attempt and no negative times.")
 
     def during_outage(self, seconds: float | None = None) -> Retries:
-        """For requests of something that goes on for long: bounded by time alone."""
+        """Return limits for long operations: only time is limited, to ``seconds`` if given."""
         if self.attempts == 1 or not self.outage_seconds:
             return self
-        patience = max(self.outage_seconds, self.seconds)
+        limit = max(self.outage_seconds, self.seconds)
         if seconds is not None:
-            patience = min(patience, max(seconds, 0.0))
-        return Retries(UNCOUNTED, patience, self.outage_seconds)
+            limit = min(limit, max(seconds, 0.0))
+        return Retries(UNCOUNTED, limit, self.outage_seconds)
 
 
 @dataclass(frozen=True)
 class Retry:
-    """That a request failed and is sent again; what ``on_retry`` is called with.
+    """A retry that is about to happen; the argument of ``on_retry``.
 
-    What ``on_retry`` raises ends the request.
+    An exception raised by ``on_retry`` ends the request.
     """
 
     error: PlauditError
-    """Why: a lost connection, or a refusal that will pass."""
+    """The failure: a lost connection, or a temporary error of the service."""
     delay_seconds: float
-    """How long the client waits now."""
+    """Seconds until the retry."""
     seconds_left: float
-    """When that long has passed, the client gives up."""
+    """Seconds until the client gives up."""
     attempts_left: int | None
-    """How often it tries again at most; None: time alone is the bound."""
+    """Maximum number of further attempts; None: only time is limited."""
 
 
 OnRetry = Callable[[Retry], None]
 
 
 class Attempts:
-    """The attempts at one request; asked after each failure."""
+    """Counts the attempts of one request and decides after each failure whether to retry."""
 
     def __init__(self, retries: Retries, *, is_repeatable: bool) -> None:
         self._retries = retries
         self._is_repeatable = is_repeatable
         self._count = 0
         self._failed_at: float | None = None
-        #: Whether an attempt may have been carried out although no answer came.
+        #: Whether the service may have carried out an attempt whose response was lost.
         self.was_ambiguous = False
 
     def after(self, error: APIError | ConnectionFailedError) -> Retry | None:
-        """What to do after this failure; None: give up."""
+        """Return the retry after this failure, or None to give up."""
         now = time.monotonic()
         self._failed_at = self._failed_at or now
         left = self._failed_at + self._retries.seconds - now
         is_busy = isinstance(error, APIError) and error.should_retry is True
-        if not is_busy:  # what the service itself asks to repeat is bounded by time alone
+        if not is_busy:  # retries that the service asks for are limited by time only
             self._count += 1
         if self._count >= self._retries.attempts or not self._may_repeat(error):
             return None
@@ -105,18 +105,20 @@ class Attempts:
             return self._is_repeatable or not error.was_sent
         if error.should_retry is not None:
             return error.should_retry and (self._is_repeatable or error.status == 429)
-        if error.status == 429:  # refused before anything was done
+        if error.status == 429:  # rejected before the request had any effect
             return error.retry_after is not None or self._is_repeatable
         return self._is_repeatable and error.status in RETRIED_STATUSES
 
     def _backoff(self) -> float:
-        """Twice as long every time; at random, so that clients do not come back all at once."""
+        """Return an exponential delay in seconds, randomised so that clients do not retry at the
+        same time."""
         longest = min(FIRST_DELAY_SECONDS * 2 ** min(self._count - 1, 10), MAX_DELAY_SECONDS)
         return random.uniform(longest / 2, longest)  # noqa: S311
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds of a ``Retry-After`` header (a number or a date); None where there is none."""
+    """Return the seconds of a ``Retry-After`` header, which is a number or a date; None if it is
+    absent or invalid."""
     if value is None:
         return None
     if value.strip().isdecimal():

@@ -1,4 +1,4 @@
-"""Score replies with a downloaded adapter, exactly as its model card does."""
+"""Scores replies with a downloaded adapter, by running the program in its model card."""
 
 from __future__ import annotations
 
@@ -17,44 +17,48 @@ from plaudit.errors import MissingDependencyError, ModelCardError
 
 CARD, SUMMARY = "README.md", "reward_model.json"
 BATCH_SIZE = 8
-_NEEDED = ("torch", "transformers", "peft", "huggingface_hub")
+_LIBRARIES = ("torch", "transformers", "peft", "huggingface_hub")
 
 Prompt = str | Sequence[dict[str, str]]
 
 
 class RewardModel:
-    """A loaded base model with its adapter. ``model`` and ``tokenizer`` are those of the card's
-    program: ``reward_model.model.to("cuda")`` moves it."""
+    """A base model that is loaded with its adapter.
+
+    ``reward_model.model.to("cuda")`` moves it to a GPU.
+    """
 
     def __init__(self, program: Any, names: dict[str, Any]) -> None:
         self._program = program
         self._names = names
         self.facts: dict[str, Any] = names["facts"]
-        """``reward_model.json``."""
+        """The content of ``reward_model.json``."""
 
     @property
     def model(self) -> Any:
-        """The PEFT model."""
+        """The PEFT model that the card's program loaded."""
         return self._names["model"]
 
     @property
     def tokenizer(self) -> Any:
-        """Its tokenizer."""
+        """The tokenizer that the card's program loaded."""
         return self._names["tokenizer"]
 
     def score(
         self, prompt: Prompt, replies: Sequence[str], *, batch_size: int = BATCH_SIZE
     ) -> list[float]:
-        """Raw rewards of replies to one prompt, in their order: a higher one is a better reply.
+        """Return the raw reward of each reply to a prompt, in order. Higher is better.
 
         Args:
-            prompt: messages with ``role`` and ``content``, or text, as the adapter was trained;
-                ``facts["data_format"]`` says which.
-            replies: texts.
-            batch_size: how many are scored at once.
+            prompt: messages with ``role`` and ``content``, or a text; ``facts["data_format"]`` says
+                which of them the adapter was trained on.
+            replies: the texts to score.
+            batch_size: number of replies per forward pass.
 
         Raises:
-            TypeError, ValueError: the prompt is not of the adapter's format.
+            TypeError: ``replies`` is not a list of texts.
+            ValueError: the prompt does not have the format that the adapter was trained on, or a
+                text is longer than the adapter's limit.
         """
         self._check(prompt, replies)
         scores: list[float] = []
@@ -67,41 +71,43 @@ class RewardModel:
 
     def _check(self, prompt: Prompt, replies: Sequence[str]) -> None:
         if isinstance(replies, str) or not all(isinstance(reply, str) for reply in replies):
-            raise TypeError("replies is a list of texts.")
+            raise TypeError("replies must be a list of texts.")
         is_text = isinstance(prompt, str)
         if is_text != (self.facts.get("data_format") == "text"):
-            wanted = "messages" if is_text else "a text"
-            raise ValueError(f"This adapter was trained on other prompts: give {wanted}.")
+            expected = "a list of messages" if is_text else "a text"
+            raise ValueError(f"The prompt must be {expected}, as in the adapter's training data.")
 
 
 def load_reward_model(
     directory: str | os.PathLike[str], base: str | os.PathLike[str] | None = None
 ) -> RewardModel:
-    """Load a downloaded adapter, by the program in its model card.
+    """Load a downloaded adapter with the program in its model card.
 
-    Nothing is tokenised or scored in any other way than there. The program is run only if it does
-    nothing but load and score.
+    The same program tokenises and scores, so that scores are those of the card. It is run only if
+    a check finds that it does nothing but load and score.
 
     Args:
-        directory: of the adapter's files, as ``client.adapters.download`` leaves them.
-        base: directory of the base model's files; None: from the hub, where the card says so.
+        directory: the adapter's files, as ``client.adapters.download`` saves them.
+        base: the directory of the base model's files; None: download it from the hub, if the model
+            card names a model there.
 
     Raises:
-        ModelCardError: there is no such program, or it does something else.
-        MissingDependencyError: torch, transformers or peft is not installed.
+        ModelCardError: the card has no scoring program, or its program does anything else.
+        MissingDependencyError: torch, transformers, peft or huggingface_hub is not installed.
+        NotADirectoryError: ``base`` is not a directory.
     """
     directory = Path(directory).resolve()
     program = read_program(_card(directory), _base(base))
-    for name in _NEEDED:
+    for name in _LIBRARIES:
         if importlib.util.find_spec(name) is None:
             raise MissingDependencyError(
-                f"load_reward_model needs {name}.", hint="Install the client's extra 'torch'."
+                f"load_reward_model requires {name}.", hint="Install the client's extra 'torch'."
             )
     names: dict[str, Any] = {"adapter": directory}
     logging = importlib.import_module("transformers").logging
     verbosity = logging.get_verbosity()
     try:
-        with warnings.catch_warnings():  # the program's filters end with it
+        with warnings.catch_warnings():  # undo the warning filters that the program sets
             exec(_compiled(program.loading, directory), names)  # noqa: S102 - checked
     finally:
         logging.set_verbosity(verbosity)
@@ -113,7 +119,7 @@ def _base(base: str | os.PathLike[str] | None) -> str | None:
         return None
     path = Path(base)
     if not path.is_dir():
-        raise NotADirectoryError(f"{path} is no directory of a base model.")
+        raise NotADirectoryError(f"base must be the directory of a base model; {path} is not one.")
     return str(path.resolve())
 
 
@@ -123,7 +129,7 @@ def _card(directory: Path) -> str:
     except FileNotFoundError as error:
         merged = _is_merged(directory)
         hint = (
-            "It is a merged model: load it with transformers alone."
+            "The directory holds a merged model: load it with transformers."
             if merged
             else "Download the adapter with client.adapters.download."
         )

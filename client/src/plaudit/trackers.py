@@ -1,10 +1,10 @@
-"""Copies the metrics of jobs to an experiment tracker, from the client's side.
+"""Copies the metrics of jobs to an experiment tracker, from the client's machine.
 
 >>> from plaudit.trackers import mirror, open_tracker
 >>> with open_tracker("tensorboard", job, "runs") as tracker:
 ...     mirror(client, job.id, tracker)
 
-The service holds no account of a tracker: its secrets stay where this runs.
+The service never sees the credentials of the tracker.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ POLL_SECONDS = 5.0
 
 
 class Tracker(AbstractContextManager["Tracker"], Protocol):
-    """One run of a tracker. It is finished at the end of its block."""
+    """A run of an experiment tracker. A context manager: leaving the block finishes the run."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record the metrics of a step; steps come in ascending order."""
+        """Record the metrics of a step. Steps must be in ascending order."""
 
     def finish(self, *, is_success: bool) -> None:
-        """End the run."""
+        """Finish the run as succeeded or failed."""
 
     def __enter__(self) -> Self:
         return self
@@ -51,18 +51,19 @@ class Tracker(AbstractContextManager["Tracker"], Protocol):
 
 
 def open_tracker(name: TrackerName, job: JobRead, target: str | None = None) -> Tracker:
-    """Begin a run for a job.
+    """Start a run for a job.
 
     Args:
-        name: of the tracker; its library must be installed.
-        job: names the run; its spec becomes the run's parameters.
-        target: the directory of TensorBoard (default ``runs``), the tracking URI of MLflow, or the
-            project of Weights & Biases or Trackio. Each has its own default and credentials.
+        name: the tracker; its library must be installed.
+        job: the run is named after it, and its spec becomes the parameters of the run.
+        target: the directory for TensorBoard (default ``runs``), the tracking URI for MLflow
+            (default: MLflow's own), or the project for Weights & Biases and Trackio (default
+            ``plaudit``). Credentials are configured as the tracker's library documents.
 
     Raises:
         MissingDependencyError: the tracker's library is not installed.
-        DirectoryError: the directory holds a run of this job already.
-        ValueError: there is no such tracker.
+        DirectoryError: the directory already contains a run of this job.
+        ValueError: ``name`` is not a supported tracker.
     """
     match name:
         case "tensorboard":
@@ -71,7 +72,7 @@ def open_tracker(name: TrackerName, job: JobRead, target: str | None = None) -> 
             return _MLflow(job, target)
         case "wandb" | "trackio":
             return _WandbLike(_library(name), job, target)
-    raise ValueError(f"There is no tracker {name!r}; there are: {', '.join(TRACKERS)}.")
+    raise ValueError(f"Unknown tracker {name!r}; supported are: {', '.join(TRACKERS)}.")
 
 
 def mirror(
@@ -81,10 +82,11 @@ def mirror(
     *,
     on_step: Callable[[int], object] = lambda _step: None,
 ) -> JobRead:
-    """Copy the metrics of a job to its end, or until it is paused; the job as it was last.
+    """Copy the metrics of a job until it ends or is paused, and return its last state.
 
-    While the job runs, its last step is held back until the next one begins: an evaluation adds
-    metrics to a step that was logged before.
+    ``on_step`` is called with the number of each step that was copied. The newest step of a running
+    job is copied once the next step is logged, because an evaluation adds metrics to a step
+    afterwards.
     """
     next_step = 0
     while True:
@@ -101,7 +103,7 @@ def mirror(
 
 
 def parameters(job: JobRead) -> dict[str, str | int | float | bool]:
-    """The spec with dots in the names of nested fields: ``lora.r``."""
+    """Return the spec as flat parameters; names of nested fields have dots, as in ``lora.r``."""
     spec = job.spec if isinstance(job.spec, Mapping) else job.spec.to_dict()
     return dict(_flat("", spec))
 
@@ -128,19 +130,20 @@ def _library(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise MissingDependencyError(
-            f"The tracker {name} needs its library.",
+            f"The tracker requires the library {name}, which cannot be imported.",
             hint=f"Install it, or the client's extra '{name.partition('.')[0]}'.",
         ) from error
 
 
 class _TensorBoard(Tracker):
-    """Event files, which TensorBoard reads while they grow."""
+    """Writes event files, which TensorBoard can read during the run."""
 
     def __init__(self, job: JobRead, directory: Path) -> None:
         self._directory = directory / job.id
         if self._directory.exists() and any(self._directory.iterdir()):
             raise DirectoryError(
-                f"{self._directory} holds a run already.", hint="Delete it or choose another."
+                f"{self._directory} already contains a run.",
+                hint="Delete it or choose another directory.",
             )
         writer = _library("tensorboard.summary.writer.event_file_writer")
         self._events = _library("tensorboard.compat.proto.event_pb2")
@@ -162,7 +165,7 @@ class _TensorBoard(Tracker):
 
 
 class _MLflow(Tracker):
-    """A run of an MLflow server or directory."""
+    """Writes to a run of an MLflow server or directory."""
 
     EXPERIMENT = "plaudit"
 
@@ -193,7 +196,7 @@ class _MLflow(Tracker):
 
 
 class _WandbLike(Tracker):
-    """A run of Weights & Biases, or of Trackio, which has the same interface."""
+    """Writes to a run of Weights & Biases, or of Trackio, which has the same interface."""
 
     def __init__(self, library: Any, job: JobRead, project: str | None) -> None:
         self._library = library
@@ -202,5 +205,5 @@ class _WandbLike(Tracker):
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._library.log(dict(metrics), step=step)
 
-    def finish(self, *, is_success: bool) -> None:  # noqa: ARG002 - Trackio takes none
+    def finish(self, *, is_success: bool) -> None:  # noqa: ARG002 - Trackio has no status
         self._library.finish()

@@ -1,4 +1,4 @@
-"""Messages of webhooks, verified as Standard Webhooks (standardwebhooks.com) prescribes."""
+"""Verifies webhook messages according to Standard Webhooks (standardwebhooks.com)."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from pydantic import BaseModel
 
 from plaudit.errors import SignatureError
 
-#: How far the sender's clock may be from ours, as the standard's libraries have it.
+#: Seconds that a timestamp may be old or in the future; the default of the standard's libraries.
 TOLERANCE_SECONDS = 300
 _PREFIX = "whsec_"
-_LEAST_SECRET_BYTES = 16
+_MIN_SECRET_BYTES = 16
 
 
 class WebhookMessage(BaseModel):
     """A verified message."""
 
     id: str
-    """The same at every attempt: a message that was seen before can be left out."""
+    """Identical for every delivery attempt: use it to ignore a message that was received before."""
     type: str
     """``job.running``, ``job.paused``, ``job.succeeded``, ``job.failed``, ``job.cancelled``, the
-    same of evaluations (``evaluation.succeeded`` …) or ``webhook.test``."""
+    same types for evaluations (``evaluation.succeeded`` …), or ``webhook.test``."""
     timestamp: datetime
     data: dict[str, Any]
-    """The job as ``client.jobs.list`` shows it, at the time of the event. That of an evaluation has
-    the evaluation's id."""
+    """The job at the time of the event, with the fields of ``client.jobs.list``; the id of the
+    evaluation for events of evaluations."""
 
 
 def verify_webhook(
@@ -43,17 +43,18 @@ def verify_webhook(
     *,
     tolerance_seconds: int = TOLERANCE_SECONDS,
 ) -> WebhookMessage:
-    """The message of a request, if the secret signed it and it is fresh.
+    """Verify the signature and the timestamp of a request, and return its message.
 
     Args:
-        body: the request's body, byte for byte as it came.
-        headers: the request's headers; their names in any case.
+        body: the body of the request, byte for byte as it was received.
+        headers: the headers of the request; names are case-insensitive.
         secret: ``whsec_…``, from ``client.webhooks.create`` or ``rotate_secret``.
-        tolerance_seconds: how old a message may be, and how far in the future.
+        tolerance_seconds: maximum age of a message, and maximum distance into the future, in
+            seconds.
 
     Raises:
-        SignatureError: it is not to be trusted.
-        ValueError: the secret is none.
+        SignatureError: the signature, the timestamp or the message is invalid.
+        ValueError: ``secret`` is not a webhook secret.
     """
     key = _key(secret)
     content = body.encode() if isinstance(body, str) else bytes(body)
@@ -64,49 +65,57 @@ def verify_webhook(
     _check_time(sent_at, tolerance_seconds)
     signed = f"{message_id}.{sent_at}.".encode() + content
     expected = hmac.digest(key, signed, hashlib.sha256)
-    # All are compared, so that the time tells nothing.
+    # Compare all signatures: the duration must not depend on which of them matches.
     matches = [hmac.compare_digest(expected, signature) for signature in _decoded(signatures)]
     if not any(matches):
         raise SignatureError(
-            "No signature of the message is of this secret.",
-            hint="Pass the body exactly as it came, and the webhook's newest secret.",
+            "No signature of the message matches this secret.",
+            hint="Pass the body exactly as it was received, and the webhook's newest secret.",
         )
     try:
         return WebhookMessage.model_validate({**json.loads(content), "id": message_id})
     except (ValueError, TypeError) as error:
-        raise SignatureError("The message is signed, but is no message of Plaudit's.") from error
+        raise SignatureError("The signature is valid, but the body is not a message.") from error
 
 
 def _key(secret: str) -> bytes:
     try:
         key = base64.b64decode(secret.strip().removeprefix(_PREFIX), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ValueError("The secret is no webhook secret: whsec_ and base64.") from error
-    if len(key) < _LEAST_SECRET_BYTES:
-        raise ValueError("The secret is too short for a webhook secret.")
+        raise ValueError(
+            "The secret is not a webhook secret: it must be whsec_ followed by base64."
+        ) from error
+    if len(key) < _MIN_SECRET_BYTES:
+        raise ValueError(
+            f"The secret is too short: a webhook secret has {_MIN_SECRET_BYTES} bytes or more."
+        )
     return key
 
 
 def _header(headers: Mapping[str, str], name: str) -> str:
     if not (value := headers.get(name)):
-        raise SignatureError(f"The message has no header {name}.")
+        raise SignatureError(f"The header {name} is missing.")
     return value
 
 
 def _check_time(sent_at: str, tolerance_seconds: int) -> None:
     if not sent_at.isascii() or not sent_at.isdecimal():
-        raise SignatureError("The header webhook-timestamp is no number of seconds.")
+        raise SignatureError("The header webhook-timestamp is not a number of seconds.")
     age = time.time() - int(sent_at)
     if age > tolerance_seconds:
-        raise SignatureError(f"The message is {age:.0f} s old.", hint="It may be a replay.")
+        raise SignatureError(
+            f"The message is {age:.0f} s old; {tolerance_seconds} s are allowed.",
+            hint="It may be a replay. Check this machine's clock.",
+        )
     if age < -tolerance_seconds:
         raise SignatureError(
-            f"The message is from {-age:.0f} s in the future.", hint="Check this machine's clock."
+            f"The timestamp of the message is {-age:.0f} s in the future.",
+            hint="Check this machine's clock.",
         )
 
 
 def _decoded(signatures: str) -> Iterator[bytes]:
-    """Those of version 1, of which there are two while a secret is being rotated."""
+    """Yield the signatures of version 1; there are two while a secret is being rotated."""
     for signature in signatures.split():
         version, _, value = signature.partition(",")
         if version == "v1":

@@ -85,6 +85,6 @@ def test_killed_encoder_process_fails_the_job(
 ) -> None:
     monkeypatch.setattr(row_encoder, "_encode", die)
     path = write_rows(tmp_path / "rows.jsonl", rows())
-    with pytest.raises(TrainerError, match="a process that tokenised was killed") as failure:
+    with pytest.raises(TrainerError, match="a tokenisation process was killed") as failure:
         tokenize(llama, path, 2, STRICT)
     assert failure.value.code is FailureCode.HOST_ERROR

@@ -1,4 +1,4 @@
-"""Warnings about the base model and the pairs, before training."""
+"""Warnings about the base model and the pairs before training."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from worker.trainer.data.findings import MAX_LINES_IN_MESSAGE, Finding
 from worker.trainer.data.pairs import TokenizedPairs
 from worker.trainer.data.report import DatasetReportBuilder
 
-#: Shares of the training pairs from which on a warning is worth its place.
+#: Smallest shares of the training pairs that cause a warning.
 MANY_DUPLICATES, MANY_CONTRADICTIONS = 0.05, 0.01
 
 
 def warn_of_base_model(plan: TrainingPlan, channel: Channel) -> None:
-    """Warn where the adapter's tokenizer and chat template differ from the base model's."""
+    """Warn if the adapter's tokenizer, chat template or head differ from the base model's."""
     if has_fixed_date(plan.tokenization.chat_template or ""):
         warn(
             channel,
@@ -48,7 +48,7 @@ def warn_of_base_model(plan: TrainingPlan, channel: Channel) -> None:
 def warn_of_pairs(
     tokenized: TokenizedPairs, dataset: str, plan: TrainingPlan, channel: Channel
 ) -> None:
-    """Warn of what is left out of the dataset or is odd about its pairs."""
+    """Warn about skipped rows and about dropped, truncated or suspicious pairs."""
     total = len(tokenized.pairs) + tokenized.overlong.count
     max_length = plan.tokenization.max_length
     found = [
@@ -97,7 +97,7 @@ def warn_of_pairs(
 
 
 def warn_of_repetition(report: DatasetReportBuilder, channel: Channel) -> None:
-    """Warn of many training pairs that occur again, or in reverse."""
+    """Warn about many training pairs that are repeated or contradict an earlier pair."""
     for name, code, share, what in (
         ("duplicates", WarningCode.PAIRS_REPEATED, MANY_DUPLICATES, "occur again"),
         (
@@ -116,7 +116,7 @@ def warn_of_repetition(report: DatasetReportBuilder, channel: Channel) -> None:
 def warn_of_leaks(
     report: DatasetReportBuilder, group: str, eval_count: int, channel: Channel
 ) -> None:
-    """Warn of eval prompts that are trained on: their accuracy is easily overrated."""
+    """Warn about eval prompts that are also trained on, because they inflate the accuracy."""
     if not (leaked := report.leaked(group)).count:
         return
     warn(
@@ -134,7 +134,7 @@ def _data(dataset: str, finding: Finding) -> dict[str, JsonValue]:
 
 
 def warn_of_missed_evaluations(steps: int, plan: TrainingPlan, channel: Channel) -> None:
-    """Warn when training ends before its first evaluation, which disables early stopping."""
+    """Warn if training ends before its first evaluation, which disables early stopping."""
     every = plan.reward_arguments.eval_steps
     if every is None or every <= steps:
         return

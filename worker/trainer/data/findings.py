@@ -1,4 +1,4 @@
-"""Rows with some property: how many there are, and where the first ones are."""
+"""Findings about rows: their number, and the line numbers of the first ones."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ MAX_LINES_IN_MESSAGE = 20
 
 @dataclass
 class Finding:
-    """The number of rows with some property, and the lines of the first ones."""
+    """Number of rows with some property, and the line numbers of the first ones."""
 
     count: int = 0
     lines: list[int] = field(default_factory=list)
 
     def add(self, *lines: int) -> None:
-        """Count rows."""
+        """Add rows by their line numbers."""
         self.extend(lines)
 
     def extend(self, lines: Iterable[int]) -> None:
-        """Count rows."""
+        """Add rows by their line numbers."""
         for line in lines:
             self.count += 1
             if len(self.lines) < MAX_LINES_LISTED:

@@ -1,6 +1,6 @@
-"""What is known about each pair of a dataset besides its token ids: one record of fixed size.
+"""Records about the pairs of a dataset: one record of fixed size per pair, without token ids.
 
-A million records take 90 MB on disk, and no memory of the process.
+A million records take 90 MB on disk and are memory-mapped.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ IDENTICAL, EMPTY, SPECIAL_TOKENS, JOINED_WORDS, HAS_MARGIN = 1, 2, 4, 8, 16
 NO_REPLY = -1
 PAIR = np.dtype(
     [
-        ("row", "<i8"),  # place of the row in the file, from 0
-        ("line", "<i8"),  # in the upload
+        ("row", "<i8"),  # index of the row in the file, from 0
+        ("line", "<i8"),  # line number in the upload
         ("prompt", "<u8", (2,)),  # digest
         ("chosen", "<u8"),  # digest of prompt and reply
         ("rejected", "<u8"),
-        ("chosen_text", "<i8"),  # place of its token ids among the texts of the file
+        ("chosen_text", "<i8"),  # index of the text among the texts of the file
         ("rejected_text", "<i8"),
         ("margin", "<f8"),
         ("slice", "<i4"),  # -1: none
-        ("prefix", "<i4"),  # tokens that both texts begin with
+        ("prefix", "<i4"),  # length of the common prefix of both texts, in tokens
         ("largest", "<i4"),  # largest token id
-        ("better", "<i2"),  # which replies of a ranked row they are
+        ("better", "<i2"),  # indices of the replies in a ranked row
         ("worse", "<i2"),
         ("flags", "<u2"),
     ]
@@ -47,13 +47,13 @@ Records = NDArray[Any]
 def pair_records(
     row: dict[str, Any], ids: Sequence[Ids], tokenizer: PairTokenizer, slices: list[str]
 ) -> Records:
-    """Return the records of a row's pairs; ``row`` and the texts count from 0.
+    """Return the records of a row's pairs; row and text indices start at 0.
 
     Args:
         row: a stored row.
-        ids: token ids of the texts with each of its replies.
-        tokenizer: the tokenizer of the ids.
-        slices: labels so far; new ones are appended.
+        ids: token ids of the text with each reply, in the order of the replies.
+        tokenizer: the tokenizer that encoded the ids.
+        slices: slice labels so far; new labels are appended.
     """
     has_special_tokens = tokenizer.has_special_tokens(row)
     row = tokenizer.prepared(row)
@@ -77,10 +77,10 @@ def pair_records(
 
 
 def prompt_digest(row: dict[str, Any]) -> bytes:
-    """Return the digest of a row's prompt, 16 bytes.
+    """Return the digest of a row's prompt (16 bytes).
 
-    Without an explicit prompt it is the common beginning of both replies: whole messages, or whole
-    words. A row without either is a prompt of its own.
+    Without an explicit prompt, the prompt is the common beginning of both replies in whole messages
+    or whole words. If there is none, the row counts as its own prompt.
     """
     prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
     if not prompt:
@@ -118,7 +118,7 @@ def _slice_number(label: str | None, slices: list[str]) -> int:
 
 
 def _text(reply: str | list[dict[str, Any]]) -> str:
-    """Return a reply's text; of a conversation, the last message's. Tool calls count as text."""
+    """Return the text of a reply or of its last message. Tool calls count as text."""
     if isinstance(reply, str):
         return reply
     if not reply:

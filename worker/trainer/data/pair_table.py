@@ -1,4 +1,4 @@
-"""The pairs to train on or to evaluate, as a sequence that stays on disk."""
+"""Training or eval pairs as a sequence that reads from disk."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from worker.trainer.data.tokenized_file import TokenizedFile
 class Pair:
     """A preference pair as token ids."""
 
-    line: int  # in the uploaded file
+    line: int  # line number in the upload
     chosen: Ids
     rejected: Ids
     margin: float | None
     slice: str | None
     prompt: bytes  # digest of the prompt: a split keeps the pairs of a prompt together
-    replies: tuple[int, int] | None = None  # of a ranked row; all of its pairs have its line
+    replies: tuple[int, int] | None = None  # indices in a ranked row, whose pairs share the line
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Texts with more than ``max_length`` tokens are cut after the first ``kept`` ones."""
+    """Left truncation of texts with over ``max_length`` tokens; the first ``kept`` ones stay."""
 
     kept: int
     max_length: int
 
 
 class PairTable(Sequence[Pair]):
-    """Pairs of a tokenised file, by their places in it. A pair is made when it is asked for."""
+    """Pairs of a tokenised file, selected by their indices. Pairs are created on access."""
 
     def __init__(
         self, file: TokenizedFile, places: NDArray[np.int64], cut: Cut | None = None
@@ -48,16 +48,16 @@ class PairTable(Sequence[Pair]):
 
     @property
     def records(self) -> Records:
-        """What is known about each pair."""
+        """Record of each pair."""
         return self.file.records[self.places]
 
     @property
     def whole(self) -> PairTable:
-        """The pairs with all tokens of their texts."""
+        """The same pairs without truncation."""
         return PairTable(self.file, self.places)
 
     def where(self, mask: NDArray[np.bool_]) -> PairTable:
-        """Return some of the pairs."""
+        """Return the pairs for which the mask is true."""
         return PairTable(self.file, self.places[mask], self._cut)
 
     def __len__(self) -> int:

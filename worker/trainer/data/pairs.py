@@ -1,6 +1,6 @@
-"""Preference pairs as token ids: tokenise a dataset, refuse invalid pairs, hold pairs out.
+"""Preference pairs as token ids: tokenise a dataset, reject invalid pairs, hold out pairs.
 
-Pairs that exceed the length limit are counted and named, or refused. None is dropped silently.
+Pairs that exceed the length limit are reported with their line numbers, or rejected.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from worker.trainer.data.tokenized_file import (
     tokenize_file,
 )
 
-#: Version of the records and of what is known about each; part of the token cache's key.
+#: Version of the format and the content of the records; part of the token cache's key.
 RECORDS_VERSION = 1
 
 
@@ -42,36 +42,36 @@ OnBlock = Callable[[PairBlock, NDArray[np.bool_], NDArray[np.bool_]], None]
 
 @dataclass
 class TokenizedPairs:
-    """The usable pairs of a file, and the lines of noteworthy ones."""
+    """The usable pairs of a file, and findings about its rows."""
 
     pairs: PairTable
-    is_drawn: NDArray[np.bool_]  # of each pair: whether it is trained on, unless it is held out
-    overlong: Finding = field(default_factory=Finding)  # dropped
-    truncated: Finding = field(default_factory=Finding)  # cut at the beginning, and used
+    is_drawn: NDArray[np.bool_]  # per pair: whether it may be trained on (unless held out)
+    overlong: Finding = field(default_factory=Finding)  # too long: dropped
+    truncated: Finding = field(default_factory=Finding)  # truncated at the beginning, and used
     identical: Finding = field(default_factory=Finding)
     with_special_tokens: Finding = field(default_factory=Finding)
     with_joined_words: Finding = field(default_factory=Finding)
     unrenderable: dict[str, Finding] = field(default_factory=dict)  # by reason
-    row_count: int = 0  # pairs, and rows that cannot be rendered
-    longest: int = 0  # tokens of the longest sequence, overlong ones included
+    row_count: int = 0  # number of pairs plus number of rows that cannot be rendered
+    longest: int = 0  # tokens of the longest sequence, including overlong ones
 
     @property
     def unrenderable_count(self) -> int:
-        """Rows that cannot be rendered."""
+        """Number of rows that cannot be rendered."""
         return sum(lines.count for lines in self.unrenderable.values())
 
     @property
     def drawn(self) -> PairTable:
-        """The pairs to train on where none are held out."""
+        """The pairs to train on if none are held out."""
         return self.pairs.where(self.is_drawn)
 
 
 @dataclass
 class PairObserver:
-    """What is told about the rows of a file while it is tokenised."""
+    """Callbacks during the tokenisation of a file."""
 
     on_block: OnBlock = lambda _block, _drawn, _usable: None
-    """Called with pairs, which of them are drawn to train on, and which can be used."""
+    """Called with pairs, a mask of those drawn for training, and a mask of the usable ones."""
     on_invalid: OnInvalid = lambda _line, _problem: None
     on_rows: OnRows = lambda _count: None
 
@@ -109,9 +109,9 @@ def tokenize_pairs(
     """Tokenise every pair of a file.
 
     Raises:
-        TrainerError: dataset_invalid, with line numbers, when more rows than may be skipped cannot
-            be rendered, one has no tokens or ends in the pad token, or no pair differs in its
-            tokens; pairs_overlong when one (``overlong="error"``) or every row is too long.
+        TrainerError: dataset_invalid, with line numbers, if too many rows cannot be rendered, a
+            text has no tokens or ends in the pad token, or all pairs have equal tokens;
+            pairs_overlong if one row (with ``overlong="error"``) or every row is too long.
     """
     observer = observer or PairObserver()
     unrenderable: dict[str, Finding] = {}
@@ -139,8 +139,7 @@ def tokenize_pairs(
         raise TrainerError(
             FailureCode.DATASET_INVALID,
             f"{result.identical.sentence()}: chosen and rejected have the same tokens, so "
-            "nothing can be learned; what tells them apart is left out or changed by the chat "
-            "template or the tokenizer",
+            "nothing can be learned; the chat template or the tokenizer removes the difference",
         )
     return result
 
@@ -148,15 +147,14 @@ def tokenize_pairs(
 def split_by_prompt(
     tokenized: TokenizedPairs, eval_fraction: float, seed: int
 ) -> tuple[PairTable, PairTable]:
-    """Split into training and eval pairs: whole prompts, chosen by a hash of seed and prompt.
+    """Split into training and eval pairs by prompt, in the order of a hash of seed and prompt.
 
-    The same pairs and seed give the same split in any process, and the order of pairs is kept. A
-    prompt with more pairs than the eval set can still take stays in training, so that the fraction
-    is not exceeded, except that at least one prompt is held out. Of a ranked row training gets the
-    drawn pairs, the eval set all.
+    The same pairs and seed give the same split in any process. The order of pairs is preserved. A
+    prompt whose pairs would exceed the fraction stays in training, but at least one prompt is held
+    out. For ranked rows, training gets the drawn pairs and the eval set gets all pairs.
 
     Raises:
-        TrainerError: dataset_invalid when every pair has the same prompt.
+        TrainerError: dataset_invalid if every pair has the same prompt.
     """
     pairs = tokenized.pairs
     digests = np.ascontiguousarray(pairs.records["prompt"]).view("V16").reshape(-1)
@@ -183,7 +181,7 @@ def split_by_prompt(
 
 
 def _shuffled(prompts: NDArray[np.void], seed: int) -> NDArray[np.int64]:
-    """Return the places of prompts in the order of a hash of seed and digest."""
+    """Return the indices of the prompts in the order of a hash of seed and digest."""
     salt = str(seed).encode()
     hashes = b"".join(hashlib.sha256(salt + prompt.tobytes()).digest() for prompt in prompts)
     order: NDArray[np.int64] = np.argsort(np.frombuffer(hashes, dtype="V32"), kind="stable")
@@ -191,7 +189,7 @@ def _shuffled(prompts: NDArray[np.void], seed: int) -> NDArray[np.int64]:
 
 
 def _cause(problem: str, count: int, total: int) -> str:
-    """Return what to add where every row has the same problem: then no single row is to blame."""
+    """Return an explanation to append if every row has the same problem."""
     if count < total or total == 1:
         return ""
     if problem.startswith("a reply has no tokens"):
@@ -206,7 +204,7 @@ def _cause(problem: str, count: int, total: int) -> str:
 def _add_blocks(
     result: TokenizedPairs, tokenizer: PairTokenizer, observer: PairObserver
 ) -> dict[str, Finding]:
-    """Note what is worth knowing about the pairs and keep the usable ones; return the problems."""
+    """Collect findings, set ``result`` to the usable pairs, and return the problems by message."""
     problems: dict[str, Finding] = {}
     places = []
     max_length = tokenizer.plan.max_length
@@ -247,7 +245,7 @@ def _add_blocks(
 def _fits_when_cut(
     block: PairBlock, longest: NDArray[np.int64], cut: Cut | None
 ) -> NDArray[np.bool_]:
-    """Return which pairs have a prompt that is long enough to be cut until the replies fit."""
+    """Return a mask of the pairs that fit after cutting their prompts."""
     if cut is None or cut.max_length <= cut.kept:
         return np.zeros(len(longest), dtype=np.bool_)
     fits: NDArray[np.bool_] = longest - cut.max_length <= block.records["prefix"] - cut.kept
@@ -257,7 +255,7 @@ def _fits_when_cut(
 def _problems(
     block: PairBlock, file: TokenizedFile, tokenizer: PairTokenizer
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Yield why pairs cannot be trained on, whatever their length, and which ones."""
+    """Yield each problem that excludes pairs from training, except length, with its mask."""
     plan, largest = tokenizer.plan, block.records["largest"]
     is_empty = (block.chosen_lengths == 0) | (block.rejected_lengths == 0)
     yield "a reply has no tokens", is_empty

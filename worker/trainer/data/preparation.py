@@ -1,6 +1,6 @@
 """Prepare a job's pairs before training: tokenise them, report on them, estimate the memory.
 
-Inspections and training jobs use the same code, so that neither accepts what the other refuses.
+Inspections and training jobs use the same code, so that both accept the same data.
 """
 
 from __future__ import annotations
@@ -51,22 +51,24 @@ from worker.trainer.memory_budget import device_memory_bytes, uses_activation_ch
 from worker.trainer.memory_estimate import StepConfig, estimate_memory, explain_shortage
 
 TRAINING = "training"
-#: Seconds between two messages about the rows that are done.
+#: Seconds between two progress messages.
 PROGRESS_SECONDS = 1.0
-#: Rows of the sample from which a large dataset is reported first.
+#: Number of parameters above which a step on a CPU takes minutes.
+MANY_PARAMETERS = 500_000_000
+#: Number of sampled rows for the first report on a large dataset.
 SAMPLE_ROWS = 2000
-#: Datasets with more rows are large.
+#: Datasets with more rows count as large.
 LARGE_ROWS = 4 * SAMPLE_ROWS
 
 
 @dataclass(frozen=True)
 class DataInputs:
-    """What the pairs of a job depend on."""
+    """Inputs for the preparation of a job's pairs."""
 
     order: WorkOrder
     plan: TrainingPlan
     facts: BaseModelFacts | None
-    """Of the base model, for the memory estimate; None: no estimate."""
+    """Facts about the base model for the memory estimate; None: no estimate."""
     tokenizer: PairTokenizer
     channel: Channel
 
@@ -80,10 +82,10 @@ class DataInputs:
         """Send the dataset report and the memory estimate.
 
         Args:
-            report: the report on the rows that were looked at.
-            counts: what became of all pairs, if that is known.
-            looked_at: rows of the training data among them.
-            in_all: rows of the training data.
+            report: the report on the rows read so far.
+            counts: result of ``count_pairs``, if it is known.
+            looked_at: number of training rows that the report covers.
+            in_all: number of all training rows.
         """
         document = report.build(counts)
         rows = {"rows_looked_at": looked_at, "rows_in_all": in_all}
@@ -94,10 +96,10 @@ class DataInputs:
 
 
 def prepare_data(inputs: DataInputs) -> PreparedData:
-    """Return the training and the eval pairs; send the reports and the warnings about them.
+    """Return the training and the eval pairs; send reports and warnings about them.
 
     Raises:
-        StoppedError: the supervisor asked for it.
+        StoppedError: the supervisor requested a stop.
         TrainerError: dataset_invalid or pairs_overlong, after the report was sent.
     """
     plan, channel = inputs.plan, inputs.channel
@@ -114,7 +116,7 @@ def prepare_data(inputs: DataInputs) -> PreparedData:
         used = _split(plan, training, evaluations)
         report.train_on(used.train)
         counts = count_pairs(plan, training, evaluations, used)
-    finally:  # the report is needed most when the data are refused
+    finally:  # also if the data are rejected, when the report is needed most
         inputs.send_reports(report, counts, row_count, row_count)
     warn_of_pairs(training, TRAINING, plan, channel)
     warn_of_repetition(report, channel)
@@ -144,10 +146,10 @@ def _split(
 
 
 def report_sample(inputs: DataInputs) -> None:
-    """Send reports from a sample of a large dataset, for clients that wait for an answer.
+    """Send reports on a sample of a large dataset, for clients that wait for a response.
 
-    The same dataset gives the same sample. Its faults are reported and not raised: ``prepare_data``
-    meets them again.
+    The same dataset gives the same sample. Errors in the data are reported but not raised, because
+    ``prepare_data`` finds them again.
     """
     train_file, eval_files = pair_files(inputs.order, inputs.plan, inputs.tokenizer)
     row_count = count_rows(train_file.path)
@@ -167,7 +169,7 @@ def report_sample(inputs: DataInputs) -> None:
 
 @dataclass
 class _RowProgress:
-    """Sends how many rows are tokenised, at most once a second, and stops on request."""
+    """Sends the number of tokenised rows at most once per second, and stops on request."""
 
     channel: Channel
     total: int  # 0: send nothing
@@ -176,10 +178,10 @@ class _RowProgress:
     before: int = 0  # rows of earlier files
 
     def report(self, count: int) -> None:
-        """Report that so many rows of this file are done.
+        """Report that ``count`` rows of the current file are done.
 
         Raises:
-            StoppedError: the supervisor asked for it.
+            StoppedError: the supervisor requested a stop.
         """
         if self.channel.is_stop_wanted:
             raise StoppedError(0)
@@ -193,7 +195,7 @@ class _RowProgress:
 
 @dataclass(frozen=True)
 class _DatasetReader:
-    """Tokenises datasets while the report sees all of their pairs."""
+    """Tokenises datasets and adds all of their pairs to the report."""
 
     tokenizer: PairTokenizer
     report: DatasetReportBuilder
@@ -236,9 +238,9 @@ def report_memory(
     channel: Channel,
     measured: int | None = None,
 ) -> None:
-    """Send the memory estimate, and a warning when it exceeds the device's memory.
+    """Send the memory estimate, with warnings about a lack of memory and a slow run on a CPU.
 
-    ``measured`` is the peak of a run that has ended; the report then has both.
+    ``measured`` is the peak in bytes of a finished run; the report then has both.
     """
     device_config = device_config_for(plan)
     device_bytes = device_memory_bytes(device_config.device, memory_limit)
@@ -259,5 +261,22 @@ def report_memory(
     if measured is not None:
         document["measured_peak_bytes"] = measured
     channel.send(Reported(name="memory", document=document))
-    if measured is None and (shortage := explain_shortage(estimate, device_bytes)):
+    if measured is not None:
+        return
+    if shortage := explain_shortage(estimate, device_bytes):
         warn(channel, WarningCode.MEMORY_SHORT, shortage)
+    if device_config.device == "cpu" and (cost := _cost_of_cpu(plan)):
+        why = "this worker has no GPU" if plan.gpus else "resources.gpus is 0"
+        warn(channel, WarningCode.TRAINED_ON_CPU, f"the job trains on the CPU, as {why}: {cost}")
+
+
+def _cost_of_cpu(plan: TrainingPlan) -> str | None:
+    """Return what makes a run on a CPU slow; None if nothing does."""
+    if plan.total_parameters > MANY_PARAMETERS:
+        return (
+            f"with the base model's {plan.total_parameters / 1e9:.1f} billion parameters a step "
+            "takes minutes"
+        )
+    if plan.precision == "bf16":
+        return "most CPUs compute in bfloat16 more slowly than in float32"
+    return None

@@ -1,4 +1,4 @@
-"""The pairs of a job, and what became of all that were uploaded."""
+"""The pairs of a job, and the counts of used, held-out and dropped pairs."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def count_pairs(
     evaluations: Mapping[str, TokenizedPairs],
     used: UsedPairs,
 ) -> dict[str, Any]:
-    """Return the document that model card, run.lock.json and dataset report contain.
+    """Return the pair counts for the model card, run.lock.json and the dataset report.
 
-    ``uploaded`` is the sum of ``used``, ``held_out`` and everything ``dropped``. Without an eval
-    dataset the eval pairs come from the training file, of which the same share is left out.
+    ``uploaded`` is the sum of ``used``, ``held_out`` and the counts of ``dropped``. Without an eval
+    dataset the eval pairs come from the training file and have the same ``left_out_share``.
     """
     evaluation = evaluations.get(EVAL)
     held_out = 0 if evaluation else len(used.eval)

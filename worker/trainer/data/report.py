@@ -1,6 +1,6 @@
-"""Report what is noteworthy about a dataset before anything is trained on it.
+"""Build the dataset report, before training, in one pass over the records of the pairs.
 
-The report is built in one pass over the records of the pairs. It keeps digests and counts.
+The builder keeps only digests and counts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from worker.trainer.data.pair_records import EMPTY, IDENTICAL, SPECIAL_TOKENS
 from worker.trainer.data.pair_table import PairTable
 from worker.trainer.data.tokenized_file import PairBlock
 
-#: Findings that a pair gives by itself.
+#: Findings that depend on a single pair.
 ROW_FINDINGS = (
     "identical",
     "identical_as_tokens",
@@ -28,17 +28,17 @@ ROW_FINDINGS = (
     "empty",
     "special_tokens",
 )
-#: Any odd number mixes two digests into one.
 _NO_KEYS = np.empty(0, dtype=np.uint64)
+#: Multiplier that combines two digests; any odd number works.
 _ODD = np.uint64(0x9E3779B97F4A7C15)
-#: Upper ends of the histogram's bins, in tokens; the last bin has no end.
+#: Upper bounds of the histogram's bins in tokens; a further bin has no bound.
 BINS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 
 
 class DatasetReportBuilder:
     """Builds the dataset report from blocks of training pairs and then of eval pairs.
 
-    It keeps 40 bytes of a training pair and 16 of an eval pair.
+    It keeps 40 bytes per training pair and 16 bytes per eval pair.
     """
 
     def __init__(self, max_length: int) -> None:
@@ -55,17 +55,17 @@ class DatasetReportBuilder:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest training sequence."""
+        """Number of tokens of the longest training sequence."""
         return max(0, *(max(self._lengths[reply].counts, default=0) for reply in REPLIES))
 
     @property
     def row_count(self) -> int:
-        """Training pairs."""
+        """Number of training pairs."""
         return len(self._columns[0])
 
     @cached_property
     def findings(self) -> dict[str, Finding]:
-        """The findings by name; ask after the last pair."""
+        """Findings by name; read it after adding the last pair."""
         _, pairs, reversed_pairs, lines = self._columns
         is_reverse = _preceded_by(pairs, reversed_pairs) & (pairs != reversed_pairs)
         return {
@@ -82,7 +82,7 @@ class DatasetReportBuilder:
         return _finding(lines[is_leaked])
 
     def add_training(self, block: PairBlock, is_used: NDArray[np.bool_]) -> None:
-        """Add training pairs, and which of them are trained on."""
+        """Add training pairs; ``is_used`` marks those that are trained on."""
         self._trained_prompts.append(_prompts(block)[is_used])
         chosen, rejected = block.chosen_lengths, block.rejected_lengths
         records = block.records
@@ -115,19 +115,19 @@ class DatasetReportBuilder:
             self._invalid.append({"dataset": dataset, "line": line, "error": error})
 
     def build(self, pairs: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the report, ready for JSON; ``pairs`` are those of ``count_pairs``, if known.
+        """Return the report as JSON values; ``pairs`` is the result of ``count_pairs``, if known.
 
-        ``tokens``: "prompt" is the common prefix of both sequences, "chosen" and "rejected" are
-        whole sequences. Findings:
+        ``tokens`` are lengths in tokens: "prompt" is the common prefix of both sequences, "chosen"
+        and "rejected" are whole sequences. Findings:
 
         - ``duplicates``: the same pair again; ``contradictions``: the same pair in reverse
         - ``identical``: both replies are the same text; ``identical_as_tokens``: only as tokens
-        - ``overlong``: over ``max_length`` tokens; ``empty``: a reply without text
+        - ``overlong``: longer than ``max_length`` tokens; ``empty``: a reply without text
         - ``special_tokens``: user text that the tokenizer reads as special tokens
-        - ``leaked``: evaluated rows whose prompt also occurs in a row that is trained on
+        - ``leaked``: evaluated pairs whose prompt also occurs in a training pair
 
-        ``longer_is_better`` is the accuracy of preferring the longer reply, with ties as half. Far
-        from 0.5, length alone explains the preferences.
+        ``longer_is_better`` is the accuracy of preferring the longer reply; a tie counts as half.
+        If it is far from 0.5, length alone explains many preferences.
 
         ``eval_datasets`` has the rows and the leaked rows of each named eval dataset, if any.
         """
@@ -166,8 +166,10 @@ def _finding(lines: NDArray[np.uint64]) -> Finding:
 
 
 def _prompts(block: PairBlock) -> NDArray[np.uint64]:
-    """Return 64 bits of each prompt's digest: of a million prompts two are equal by chance once in
-    tens of millions of datasets."""
+    """Return 64 bits of each prompt's digest.
+
+    A million prompts have a collision with a probability of about 3e-8.
+    """
     prompts: NDArray[np.uint64] = block.records["prompt"][:, 0]
     return prompts
 
@@ -178,13 +180,13 @@ def _lines(block: PairBlock) -> NDArray[np.uint64]:
 
 
 def _key(ours: NDArray[np.uint64], theirs: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return a digest of two digests in this order."""
+    """Return a digest of two digests that depends on their order."""
     key: NDArray[np.uint64] = ours * _ODD + theirs
     return key
 
 
 def _repeated(keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Return which keys occurred before."""
+    """Return a mask of the keys that occurred before."""
     is_repeated = np.ones(len(keys), dtype=np.bool_)
     is_repeated[np.unique(keys, return_index=True)[1]] = False
     return is_repeated
@@ -201,7 +203,7 @@ def _preceded_by(keys: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> NDArra
 
 
 class _Lengths:
-    """A histogram of token counts, with exact mean, quantiles and extremes."""
+    """Histogram of token counts, with exact mean, quantiles and extremes."""
 
     def __init__(self) -> None:
         self.counts: dict[int, int] = {}
@@ -239,7 +241,7 @@ class _Lengths:
 
 
 def _row_findings(block: PairBlock, max_length: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Yield the findings that pairs give by themselves, and which pairs have them."""
+    """Yield each finding that depends on a single pair, with a mask of its pairs."""
     flags, prefix = block.records["flags"], block.records["prefix"]
     longest = np.maximum(block.chosen_lengths, block.rejected_lengths)
     is_identical = flags & IDENTICAL > 0

@@ -1,4 +1,4 @@
-"""Render and encode the rows of a file, in this process or in several."""
+"""Render and encode the rows of a file, in this process or in several processes."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from worker.reward_model.token_cache import Ids
 from worker.trainer.data.pair_records import PAIR, Records, pair_records
 from worker.trainer.data.row_files import chunks_of_lines
 
-#: Smaller files are done before other processes would have started.
+#: Smaller files are encoded faster than other processes can start.
 PARALLEL_BYTES = 4 << 20
-#: What the tokenizer may use for one call. The slowest tokenizers, in Python, encode 50,000
-#: characters a second; ids and offsets take up to 120 bytes a token.
+#: Limits of one call of the tokenizer. The slowest tokenizers, written in Python, encode 50,000
+#: characters per second; ids and offsets take up to 120 bytes per token.
 ENCODING_SECONDS, MIN_CHARACTERS_PER_SECOND = 60.0, 10_000
 ENCODING_BYTES, BYTES_PER_CHARACTER = 1 << 30, 256
 
 
 @dataclass
 class EncodedRows:
-    """A chunk of rows: the ids of all texts, and the records of their pairs.
+    """A chunk of rows: the token ids of all texts, and the records of the pairs.
 
-    ``row``, the texts and ``slice`` of the records count from the beginning of the chunk.
+    The row, text and slice indices of the records are relative to the chunk.
     """
 
     row_count: int
@@ -48,14 +48,14 @@ class EncodedRows:
     records: Records = field(default_factory=lambda: np.empty(0, dtype=PAIR))
     slices: list[str] = field(default_factory=list)
     invalid: list[tuple[int, str]] = field(default_factory=list)
-    """Line and problem of rows that cannot be rendered."""
+    """(line number, problem) of rows that cannot be rendered."""
 
 
 def encode_lines(lines: Sequence[bytes], tokenizer: PairTokenizer) -> EncodedRows:
-    """Render and encode rows.
+    """Render and encode stored rows, given as lines of JSON.
 
     Raises:
-        TrainerError: model_unsupported when the chat template exceeds a limit.
+        TrainerError: model_unsupported if the chat template or the tokenizer exceeds a limit.
     """
     chunk = EncodedRows(row_count=len(lines))
     rendered: list[tuple[int, dict[str, Any], list[str]]] = []
@@ -91,10 +91,10 @@ def encode_lines(lines: Sequence[bytes], tokenizer: PairTokenizer) -> EncodedRow
 
 
 def _encode_texts(tokenizer: PairTokenizer, texts: list[str]) -> list[list[int]]:
-    """Encode texts within limits that grow with their length.
+    """Encode texts within limits that are proportional to their length.
 
     Raises:
-        TrainerError: model_unsupported, the tokenizer exceeds them.
+        TrainerError: model_unsupported if the tokenizer exceeds them.
     """
     characters = sum(map(len, texts))
     cpu_seconds = ENCODING_SECONDS + characters / MIN_CHARACTERS_PER_SECOND
@@ -107,10 +107,11 @@ def _encode_texts(tokenizer: PairTokenizer, texts: list[str]) -> list[list[int]]
 
 
 def encode_file(path: Path, tokenizer: PairTokenizer, processes: int) -> Iterator[EncodedRows]:
-    """Render and encode the rows of a file, in their order; a large file in ``processes``.
+    """Render and encode the rows of a file in their order; large files use several processes.
 
     Raises:
-        TrainerError: model_unsupported when the chat template exceeds a limit.
+        TrainerError: model_unsupported if the chat template or the tokenizer exceeds a limit;
+            host_error if a process is killed.
     """
     if processes < 2 or path.stat().st_size < PARALLEL_BYTES:
         for lines in chunks_of_lines(path):
@@ -118,29 +119,29 @@ def encode_file(path: Path, tokenizer: PairTokenizer, processes: int) -> Iterato
         return
     pool = ProcessPoolExecutor(
         processes,
-        # Forked processes need not load the libraries again. Nothing has used CUDA yet.
+        # Forked processes do not load the libraries again. Nothing has used CUDA yet.
         mp_context=multiprocessing.get_context("fork"),
         initializer=_start_encoder,
         initargs=(tokenizer,),
     )
     try:
         with warnings.catch_warnings():
-            # Python 3.12 warns of forks beside threads. The watchdog's thread holds no lock that
-            # an encoder takes.
+            # Python 3.12 warns about forks in a process with threads. The watchdog's thread holds
+            # no lock that an encoder takes.
             warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
             pool.submit(os.getpid)  # starts all processes
         yield from _in_order(pool, path, 2 * processes)
     except BrokenProcessPool as error:
         raise TrainerError(
             FailureCode.HOST_ERROR,
-            "a process that tokenised was killed, most likely for lack of memory",
+            "a tokenisation process was killed, most likely because the memory ran out",
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _in_order(pool: ProcessPoolExecutor, path: Path, ahead: int) -> Iterator[EncodedRows]:
-    """Yield the results in the order of the file, with at most ``ahead`` chunks under way."""
+    """Yield the results in the order of the file, with at most ``ahead`` chunks in progress."""
     waiting: deque[Future[EncodedRows]] = deque()
     for lines in chunks_of_lines(path):
         waiting.append(pool.submit(_encode, lines))
@@ -154,7 +155,7 @@ _encoder: PairTokenizer
 
 
 def _start_encoder(tokenizer: PairTokenizer) -> None:
-    """Set up an encoder process: it ends with the trainer, and its tokenizer has one thread."""
+    """Set up an encoder process, which exits with the trainer and has one tokenizer thread."""
     global _encoder
     die_with_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -1,4 +1,4 @@
-"""Stored rows as lines of a canonical JSONL file: chunks, counts, samples and single rows."""
+"""Read stored rows from a canonical JSONL file: chunks, counts, samples and single rows."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-#: A chunk of lines is done in one go: enough for the threads of a tokenizer, few enough to bound
-#: the memory.
+#: Size of a chunk of lines: enough for the threads of a tokenizer, small enough to bound memory.
 CHUNK_ROWS = 1000
 CHUNK_BYTES = 2 << 20
 _READ_BYTES = 1 << 20
@@ -23,7 +22,7 @@ def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def chunks_of_lines(path: Path) -> Iterator[list[bytes]]:
-    """Yield the lines of a file, some at a time."""
+    """Yield the lines of a file in chunks."""
     chunk: list[bytes] = []
     size = 0
     with path.open("rb") as lines:
@@ -38,7 +37,7 @@ def chunks_of_lines(path: Path) -> Iterator[list[bytes]]:
 
 
 def count_rows(path: Path) -> int:
-    """Return the number of rows of a file, each of which ends with a line end."""
+    """Return the number of rows of a file, in which each row ends with a newline."""
     count = 0
     with path.open("rb", buffering=0) as file:
         while block := file.read(_READ_BYTES):
@@ -47,7 +46,7 @@ def count_rows(path: Path) -> int:
 
 
 def rows_at(path: Path, places: Collection[int]) -> dict[int, dict[str, Any]]:
-    """Return the rows at some places, which count from 0, by place."""
+    """Return the rows at some indices, which start at 0, by index."""
     wanted = frozenset(places)
     last = max(wanted, default=-1)
     found = {}
@@ -61,7 +60,7 @@ def rows_at(path: Path, places: Collection[int]) -> dict[int, dict[str, Any]]:
 
 
 def write_sample(path: Path, row_count: int, count: int, target: Path) -> None:
-    """Write ``count`` of the ``row_count`` rows of a file to another one, in their order.
+    """Write a random sample of ``count`` of a file's ``row_count`` rows to ``target``, in order.
 
     The same file gives the same sample.
     """

@@ -1,8 +1,8 @@
-"""Find text that a chat template leaves out of a conversation: nothing is learned from it.
+"""Find text that a chat template omits from a conversation, so that nothing is learned from it.
 
-Templates of reasoning models remove the text between <think> and </think>, those of DeepSeek-R1
-even from the reply that is judged. Other templates ignore system messages. A template that was
-written for another model may omit the token with which each of the base model's texts began.
+Templates of reasoning models remove the text between <think> and </think>; those of DeepSeek-R1
+remove it even from the scored reply. Other templates ignore system messages. A template written
+for another model may omit the token that began each text in the training of the base model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from worker.trainer.data.findings import MAX_LINES_IN_MESSAGE, Finding
 from worker.trainer.data.pair_table import Pair, PairTable
 from worker.trainer.data.row_files import rows_at
 
-#: Pairs that are rendered again, evenly spread: a template treats all pairs alike.
+#: Number of pairs that are rendered again, at even distances: a template treats all pairs alike.
 SAMPLED_PAIRS = 64
 
 
@@ -31,7 +31,7 @@ def warn_of_lost_text(
     """Render a sample of the pairs of a file again, and yield a warning for each problem.
 
     Raises:
-        TrainerError: model_unsupported when a pair gives other tokens the second time.
+        TrainerError: model_unsupported if a pair has other tokens than the first time.
     """
     stride = max(1, math.ceil(len(pairs) / SAMPLED_PAIRS))
     sample = pairs.whole[::stride]
@@ -78,10 +78,10 @@ def warn_of_lost_text(
 
 
 def _rendered_again(tokenizer: PairTokenizer, row: dict[str, Any], pair: Pair) -> list[str]:
-    """Return the texts of a pair.
+    """Render a pair again and return its texts.
 
     Raises:
-        TrainerError: model_unsupported when they give other tokens than before.
+        TrainerError: model_unsupported if the texts have other tokens than before.
     """
     rendered = tokenizer.render(row)
     if tokenizer.encode(rendered) != [pair.chosen.tolist(), pair.rejected.tolist()]:
@@ -93,7 +93,7 @@ def _rendered_again(tokenizer: PairTokenizer, row: dict[str, Any], pair: Pair) -
 
 
 def _lost_parts(row: dict[str, Any], rendered: list[str]) -> tuple[bool, bool]:
-    """Whether the rendered texts lack a text of a reply, and one of the prompt."""
+    """Return whether the rendered texts lack text of a reply, and whether they lack prompt text."""
     texts = [_without_whitespace(text) for text in rendered]
     is_reply_lost, is_prompt_lost = (
         any(

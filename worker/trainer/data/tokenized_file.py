@@ -1,4 +1,4 @@
-"""The token ids and the pair records of a whole file, on disk; through the token cache."""
+"""Tokenise a file to token ids and pair records on disk, with the token cache."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from worker.trainer.data.row_encoder import EncodedRows, encode_file
 
 IDS, ENDS, RECORDS, SLICES = "ids.bin", "ends.bin", "pairs.bin", "slices.json"
 _NAMES = (IDS, ENDS, RECORDS, SLICES)
-#: Records that are looked at in one go.
+#: Number of records in a block.
 BLOCK_RECORDS = 65_536
 
 #: Called with the line number and the problem of a row that cannot be tokenised.
 OnInvalid = Callable[[int, str], None]
-#: Called with the number of rows that are done.
+#: Called with the number of finished rows.
 OnRows = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class PairFile:
-    """A canonical JSONL file of rows, and how it is tokenised."""
+    """A canonical JSONL file of rows, with the settings of its tokenisation."""
 
     path: Path
     entry: CacheEntry | None = None
     pairs_per_row: int | None = None
-    """Pairs of a ranked row to train on, drawn with ``seed``; None: all."""
+    """Number of training pairs per ranked row, drawn with ``seed``; None: all."""
     seed: int = 0
     skippable_share: float = 0.0
-    """Share of rows that may be left out because they cannot be rendered."""
+    """Share of rows (0 to 1) that may be skipped because they cannot be rendered."""
     draft_dir: Path = field(default_factory=Path)
-    """Directory of what is not in the cache."""
+    """Directory for files that are not in the cache."""
     processes: int = 1
 
 
 @dataclass(frozen=True)
 class TokenizedFile:
-    """The pairs of a file that can be rendered."""
+    """The pairs of a file that can be rendered: token ids of all texts, their ends, and records."""
 
     ids: Ids
     ends: NDArray[np.int64]
@@ -55,7 +55,7 @@ class TokenizedFile:
 
     @classmethod
     def of(cls, files: EntryFiles) -> TokenizedFile:
-        """Return a view of the files."""
+        """Create a view of the files."""
         return cls(
             ids=files.array(IDS, np.int32),
             ends=files.array(ENDS, np.int64),
@@ -64,21 +64,21 @@ class TokenizedFile:
         )
 
     def text(self, number: int) -> Ids:
-        """Return the token ids of a text."""
+        """Return the token ids of a text, by its index."""
         return self.ids[self.ends[number - 1] if number else 0 : self.ends[number]]
 
     def lengths(self, texts: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the number of tokens of texts."""
+        """Return the number of tokens of each text."""
         starts = np.where(texts > 0, self.ends[texts - 1], 0)
         lengths: NDArray[np.int64] = self.ends[texts] - starts
         return lengths
 
     def last_tokens(self, texts: NDArray[np.int64]) -> Ids:
-        """Return the last token of texts that have any."""
+        """Return the last token of each text; the texts must not be empty."""
         return self.ids[self.ends[texts] - 1]
 
     def blocks(self) -> Iterator[PairBlock]:
-        """Yield all pairs, some at a time."""
+        """Yield all pairs in blocks."""
         for start in range(0, len(self.records), BLOCK_RECORDS):
             records = self.records[start : start + BLOCK_RECORDS]
             chosen, rejected = (self.lengths(records[s]) for s in ("chosen_text", "rejected_text"))
@@ -87,7 +87,7 @@ class TokenizedFile:
 
 @dataclass(frozen=True)
 class PairBlock:
-    """Records one after the other, the first of them, and the tokens of their texts."""
+    """Consecutive records, the index of the first one, and the lengths of their texts in tokens."""
 
     start: int
     records: Records
@@ -95,7 +95,7 @@ class PairBlock:
     rejected_lengths: NDArray[np.int64]
 
     def where(self, mask: NDArray[np.bool_]) -> PairBlock:
-        """Return some of the records; ``start`` loses its meaning."""
+        """Return the records for which the mask is true; ``start`` then has no meaning."""
         return replace(
             self,
             records=self.records[mask],
@@ -110,10 +110,10 @@ def tokenize_file(
     on_invalid: OnInvalid,
     on_rows: OnRows = lambda _: None,
 ) -> TokenizedFile:
-    """Return every pair of the rows that can be rendered; call ``on_invalid`` for the others.
+    """Tokenise all pairs of the rows that can be rendered; call ``on_invalid`` for other rows.
 
-    Token ids are read from the cache if they are there. Otherwise they are written to it, provided
-    that all rows can be rendered.
+    The cache is used if it has the file. Otherwise the result is written to the cache, if all rows
+    can be rendered.
     """
     if file.entry and (cached := file.entry.read()):
         return TokenizedFile.of(cached)
@@ -142,7 +142,7 @@ def tokenize_file(
 
 
 def drawn_pairs(file: PairFile, records: Records) -> NDArray[np.bool_]:
-    """Return which pairs to train on: all, or the drawn ones of rows with ranked replies."""
+    """Return a mask of the pairs to train on: all, or the drawn ones of ranked rows."""
     if file.pairs_per_row is None or not len(records):
         return np.ones(len(records), dtype=np.bool_)
     is_drawn = records["better"] == NO_REPLY
@@ -156,7 +156,7 @@ def drawn_pairs(file: PairFile, records: Records) -> NDArray[np.bool_]:
 
 
 def _of_file(chunk: EncodedRows, rows: int, texts: int, slices: list[str]) -> Records:
-    """Return the records of a chunk, counted from the beginning of the file."""
+    """Return the records of a chunk with indices relative to the file."""
     records = chunk.records
     records["row"] += rows
     records["chosen_text"] += texts

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +25,6 @@ from worker.ipc.order import WorkOrder
 from worker.reward_model.errors import TrainerError
 from worker.reward_model.file_digests import file_entries
 from worker.reward_model.loading import device_config_for, load_base
-from worker.reward_model.packaged_adapter import SUMMARY, load_packaged
 from worker.reward_model.pair_tokenizer import PairTokenizer
 from worker.trainer.data.row_files import read_rows
 from worker.trainer.evaluation.judged_rows import (
@@ -38,9 +35,13 @@ from worker.trainer.evaluation.judged_rows import (
 )
 from worker.trainer.evaluation.plots import model_plots
 from worker.trainer.evaluation.probing import run_probes, worst_pairs, write_scores
-from worker.trainer.evaluation.resumable_scoring import LazyModel, ResumableScoring
+from worker.trainer.evaluation.resumable_scoring import (
+    LazyModel,
+    ResumableScoring,
+    packaged_model,
+    resume_fingerprint,
+)
 from worker.trainer.inspection.base_model_files import check_base_model_unchanged
-from worker.trainer.library_versions import library_versions
 
 SCORES = "scores"
 #: Together they stay below what one message may hold.
@@ -74,9 +75,8 @@ def run(order: WorkOrder, channel: Channel) -> None:
     directory.mkdir(exist_ok=True)
     replies = [len(replies_of(row)) for row in read_rows(order.eval_file)]
     models = [_untrained(order, first), *(_adapter(order, each) for each in wanted.adapters)]
-    scoring = ResumableScoring(
-        order, channel, _fingerprint(order, wanted), _sequence_bound(wanted, replies)
-    )
+    fingerprint = resume_fingerprint(order, wanted, first.plan)
+    scoring = ResumableScoring(order, channel, fingerprint, _sequence_bound(wanted, replies))
     judged, worst, tables = [], {}, []
     for model in models:
         entry, pairs, table = _judge(order, wanted, model, scoring, directory)
@@ -209,27 +209,8 @@ def _untrained(order: WorkOrder, first: JudgedAdapter) -> _Model:
 
 
 def _adapter(order: WorkOrder, adapter: JudgedAdapter) -> _Model:
-    directory = Path(adapter.directory)
-    summary = json.loads((directory / SUMMARY).read_text())
-    device = device_config_for(adapter.plan).device
-    scorer = LazyModel(
-        lambda: load_packaged(directory, Path(order.model_dir), summary, device),
-        pad_token_id=summary["pad_token_id"],
-        bf16=summary["dtype"] == "bfloat16",
-    )
+    scorer = packaged_model(order, Path(adapter.directory), adapter.plan)
     return _Model(adapter.id, adapter.plan, scorer, adapter)
-
-
-def _fingerprint(order: WorkOrder, wanted: EvaluationOrder) -> dict[str, Any]:
-    """Return what must be equal in a run that resumes: then its scores are the same."""
-    asked = hashlib.sha256(wanted.model_dump_json().encode()).hexdigest()
-    device = device_config_for(wanted.adapters[0].plan).device
-    return {
-        "evaluation_sha256": asked,
-        "versions": library_versions(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        "threads": order.threads,
-    }
 
 
 def _sequence_bound(wanted: EvaluationOrder, replies: Sequence[int]) -> int:

@@ -43,6 +43,7 @@ from worker.trainer.training.checkpoints import (
     resume_fingerprint,
 )
 from worker.trainer.training.lora import add_lora
+from worker.trainer.training.outcome import monitored_loss
 from worker.trainer.training.run import (
     AllScores,
     RunInputs,
@@ -118,7 +119,7 @@ def _train_and_package(
     _report_peak_memory(run, order, channel)
 
     outcome = run.outcome()
-    if note := outcome.note(_monitored_loss(plan)):
+    if note := outcome.note(monitored_loss(plan)):
         channel.send(note)
     scores, metrics = _evaluate_trained(run, tokenizer, channel)
     channel.send(PhaseChanged(phase=Phase.SAVING))
@@ -135,14 +136,6 @@ def _train_and_package(
         outcome=outcome.document(),
     )
     return write_adapter(Path(ADAPTER), adapter, data.train, data.eval), metrics
-
-
-def _monitored_loss(plan: TrainingPlan) -> str:
-    """Return the name of the loss that early stopping looks at, for people."""
-    name = str(plan.reward["metric_for_best_model"])
-    if name == f"{EVAL}_loss":
-        return "evaluation loss"
-    return f"{name.removesuffix('_loss')}/loss"
 
 
 def _machine(run: TrainingRun, order: WorkOrder) -> Machine:

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 
 from pydantic import JsonValue
 
+from app.domain.metric_names import EVAL
+from app.domain.plan import TrainingPlan
 from app.domain.progress import Noted
 from app.domain.warnings import WarningCode
 
@@ -48,3 +50,11 @@ class TrainingOutcome:
             f"{loss}"
         )
         return Noted(code=code, message=message, data=self.document())
+
+
+def monitored_loss(plan: TrainingPlan) -> str:
+    """Return the name of the loss by which early stopping chooses a step, for people."""
+    name = str(plan.reward["metric_for_best_model"])
+    if name == f"{EVAL}_loss":
+        return "evaluation loss"
+    return f"{name.removesuffix('_loss')}/loss"

@@ -1,4 +1,4 @@
-"""Public benchmarks as versioned rules from a score table to figures."""
+"""Public benchmarks as versioned rules that compute metrics from a score table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a benchmark suite is: a versioned rule from a score table to figures."""
+"""Definition of a benchmark suite: a versioned rule that computes metrics from a score table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.domain.judging.score_table import ScoredRow
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """Figures of a suite, as shares (0 to 1). ``overall`` is None unless the table is complete."""
+    """Metrics of a suite, as shares (0 to 1). ``overall`` is None unless the table is complete."""
 
     metrics: dict[str, float]
     overall: float | None
@@ -20,7 +20,7 @@ class SuiteResult:
 
 @dataclass(frozen=True)
 class Figures:
-    """What a rule computes from the rows that are there; it may lack ``overall``."""
+    """Result of a rule on the available rows; ``overall`` is None if it cannot be computed."""
 
     metrics: dict[str, float]
     overall: float | None
@@ -29,7 +29,7 @@ class Figures:
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """A public benchmark. Plaudit has the rule; the operator supplies the rows."""
+    """A public benchmark. Plaudit implements the rule; the operator supplies the rows."""
 
     name: str
     version: int
@@ -40,12 +40,12 @@ class Suite:
     licence: str
     row_form: str
     upload: Mapping[str, str]
-    """Query parameters of the upload that keep what the rule needs."""
+    """Query parameters of the upload that store the columns that the rule needs."""
     counts: Mapping[str, int]
-    """Rows that the published file has in each slice."""
+    """Number of rows of the published file by slice."""
     figures: Callable[[Sequence[ScoredRow]], Figures]
     totals: tuple[int, ...] = ()
-    """Where the rows per slice are not known: the sizes that the published files have."""
+    """Number of rows of each published file, if the numbers by slice are unknown."""
     is_provisional: bool = False
 
     @property
@@ -54,7 +54,7 @@ class Suite:
         return f"{self.name}@{self.version}"
 
     def score(self, rows: Sequence[ScoredRow]) -> SuiteResult:
-        """Apply the rule. A table with other rows than the published one has no ``overall``."""
+        """Apply the rule; ``overall`` is None if the row counts differ from the published ones."""
         figures = self.figures(rows)
         problems = (*self._wrong_counts(rows), *figures.problems)
         is_complete = not problems and figures.overall is not None
@@ -83,7 +83,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def by_slice(rows: Sequence[ScoredRow]) -> dict[str, list[ScoredRow]]:
-    """Return the rows of each slice, in the order of the first row of each."""
+    """Return the rows of each slice; slices are in the order of their first rows."""
     found: dict[str, list[ScoredRow]] = {}
     for row in rows:
         found.setdefault(row.slice or "", []).append(row)

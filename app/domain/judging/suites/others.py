@@ -17,7 +17,7 @@ _A_WINS, _B_WINS = "A>B", "B>A"
 def _rm_bench(rows: Sequence[ScoredRow]) -> Figures:
     """Compare three styles of a right and of a wrong reply (arXiv 2410.16184, ``utils.py``).
 
-    ``hard`` is the mean of the comparisons in which the wrong reply has the richer style.
+    ``hard`` is the mean over the comparisons in which the wrong reply has the richer style.
     """
     metrics: dict[str, float] = {}
     problems: list[str] = []
@@ -49,7 +49,10 @@ def _rm_bench(rows: Sequence[ScoredRow]) -> Figures:
 
 
 def _judge_bench(rows: Sequence[ScoredRow]) -> Figures:
-    """``A>B`` if A has the higher score, else ``B>A``: a tie gives B. Overall counts each row."""
+    """Decide ``A>B`` if A has the higher score, else ``B>A``, also for a tie.
+
+    ``overall`` is the mean over all rows, not over the sources.
+    """
     hits: dict[str, list[float]] = {}
     problems: list[str] = []
     for row in rows:
@@ -66,7 +69,7 @@ def _judge_bench(rows: Sequence[ScoredRow]) -> Figures:
 
 
 def _ppe_human(rows: Sequence[ScoredRow]) -> Figures:
-    """Share of human preferences, ties left out, in which the preferred reply scores higher."""
+    """Return the share of human preferences, without ties, whose preferred reply scores higher."""
     hits: dict[str, list[float]] = {}
     for row in rows:
         (chosen, *_), (rejected, *_) = sides(row)
@@ -77,7 +80,9 @@ def _ppe_human(rows: Sequence[ScoredRow]) -> Figures:
 
 
 def _ppe_correctness(rows: Sequence[ScoredRow]) -> Figures:
-    """Per benchmark: accuracy over pairs of a right and a wrong sample, and the best-of-k curve."""
+    """Return, by benchmark, the accuracy over pairs of a right and a wrong sample, and the area
+    under the best-of-k curve.
+    """
     metrics: dict[str, float] = {}
     for name, members in by_slice(rows).items():
         accuracies = []

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from app.domain.judging.score_table import ScoredRow
 from app.domain.judging.suites.base import Figures, Suite, by_slice, mean, sides
 
-#: Sections with the constant weights of EXAMPLE_COUNTS. math-prm has 447 rows and the weight 984:
-#: the publishers balance mathematics and code on purpose.
+#: Sections with the constant weights of EXAMPLE_COUNTS. math-prm has 447 rows but the weight 984,
+#: because the publishers balance mathematics and code.
 SECTIONS: dict[str, dict[str, int]] = {
     "Chat": {
         "alpacaeval-easy": 100, "alpacaeval-length": 95, "alpacaeval-hard": 95,
@@ -41,7 +41,7 @@ _TIES = "Ties"
 
 
 def _reward_bench(rows: Sequence[ScoredRow]) -> Figures:
-    """Subsets: share of rows with chosen > rejected. Sections: means weighted by constants."""
+    """Return the share of rows with chosen > rejected by subset, and weighted means by section."""
     subsets: dict[str, float] = {}
     for subset, members in by_slice(rows).items():
         subsets[subset] = mean([_is_right(row) for row in members])
@@ -61,7 +61,7 @@ def _is_right(row: ScoredRow) -> float:
 
 
 def _reward_bench_2(rows: Sequence[ScoredRow]) -> Figures:
-    """Subsets: mean share of the first place that the chosen reply has. Ties: a rule of its own."""
+    """Return the mean share of the first place by subset; the Ties subset has its own rule."""
     metrics: dict[str, float] = {}
     problems: tuple[str, ...] = ()
     for subset, members in by_slice(rows).items():
@@ -76,18 +76,18 @@ def _reward_bench_2(rows: Sequence[ScoredRow]) -> Figures:
 
 
 def _first_place(row: ScoredRow) -> float:
-    """Return the share of the first place that the chosen reply has: 1, 1/2, … or 0."""
+    """Return the chosen reply's share of the first place: 1/n if n replies share it, else 0."""
     (chosen, *_), _ = sides(row)
     best = max(row.scores)
     return 1 / row.scores.count(best) if chosen == best else 0.0
 
 
 def _ties_score(rows: Sequence[ScoredRow]) -> tuple[float | None, tuple[str, ...]]:
-    """Return the score of the Ties subset, and why there is none.
+    """Return the score of the Ties subset, or None and the problems.
 
-    A prompt has two rows: ``ref:N`` with one correct reply, ``tied:N`` with several that are
-    equally good. Accuracy counts rows in which every correct reply beats every incorrect one; the
-    further terms compare that margin with the spread of the equally good replies.
+    A prompt has two rows: ``ref:N`` with one correct reply, and ``tied:N`` with several equally
+    good ones. Accuracy is the share of rows in which every correct reply beats every incorrect one.
+    The other terms compare this margin with the spread of the equally good replies.
     """
     found: dict[str, dict[str, tuple[float, float]]] = {"ref": {}, "tied": {}}
     for row in rows:
@@ -119,7 +119,7 @@ def _ties_score(rows: Sequence[ScoredRow]) -> tuple[float | None, tuple[str, ...
 
 
 def _squash(margin: float, spread: float) -> float:
-    """Return tanh(margin / spread − 1); ±1 for a spread of 0, and 0 for 0/0."""
+    """Return tanh(margin / spread − 1), or ±1 if the spread is 0, or 0 if both are 0."""
     if spread == 0:
         return math.copysign(1.0, margin) if margin else 0.0
     return math.tanh(margin / spread - 1)

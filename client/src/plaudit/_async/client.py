@@ -1,4 +1,4 @@
-"""The client."""
+"""The client class: configuration, resources, scoring and health."""
 
 from __future__ import annotations
 
@@ -19,30 +19,32 @@ from plaudit._async.operations import (
     AsyncQueue,
     AsyncWorkers,
 )
+from plaudit._async.score_batches import AsyncScoreBatches
 from plaudit._async.scores import make_reward_function, send_scores
 from plaudit._async.transport import AsyncTransport
 from plaudit._async.usage import AsyncUsageLog
 from plaudit._async.webhooks import AsyncWebhooks
 from plaudit._calls import Call, parse, path
-from plaudit._config import READ_SECONDS, Config, Patience
+from plaudit._config import READ_SECONDS, Config, RequestPolicy
 from plaudit._scores import Model, ScoreOptions, score_body
 from plaudit.models import Health, ProblemType, Readiness, ScoreResponse
 from plaudit.retries import OnRetry, Retries
 
 
 class AsyncPlaudit:
-    """One service and one key. A context manager, which closes its connections.
+    """Client of a Plaudit service. A context manager: leaving the block closes the connections.
 
     Args:
-        url: of the service; default: ``PLAUDIT_URL``.
-        api_key: ``plk_…``; default: ``PLAUDIT_API_KEY``.
-        timeout: seconds in which the service sends something; waiting for a job, uploads and
-            streams have limits of their own.
-        retries: when requests are sent again.
-        on_retry: called before each wait, with its reason and length.
+        url: URL of the service; default: the environment variable ``PLAUDIT_URL``.
+        api_key: ``plk_…``; default: the environment variable ``PLAUDIT_API_KEY``.
+        timeout: seconds without a byte from the service after which a request fails. Waiting for a
+            job, uploads, scoring and streams have longer timeouts of their own.
+        retries: limits of retries; default: ``Retries()``.
+        on_retry: called with a ``Retry`` before the client waits for each retry.
 
     Raises:
-        ConfigurationError: no address or no key, or one that cannot be used.
+        ConfigurationError: the URL or the key is missing or invalid.
+        ValueError: ``timeout`` is not positive.
     """
 
     def __init__(
@@ -54,11 +56,12 @@ class AsyncPlaudit:
         retries: Retries | None = None,
         on_retry: OnRetry | None = None,
     ) -> None:
-        config = Config.of(url, api_key, Patience(timeout, retries or Retries(), on_retry))
+        config = Config.of(url, api_key, RequestPolicy(timeout, retries or Retries(), on_retry))
         self._transport = AsyncTransport(config)
         self.jobs = AsyncJobs(self._transport)
         self.datasets = AsyncDatasets(self._transport)
         self.adapters = AsyncAdapters(self._transport)
+        self.score_batches = AsyncScoreBatches(self._transport)
         self.evaluations = AsyncEvaluations(self._transport)
         self.suites = AsyncSuites(self._transport)
         self.comparisons = AsyncComparisons(self._transport)
@@ -72,7 +75,7 @@ class AsyncPlaudit:
 
     @property
     def url(self) -> str:
-        """Of the service."""
+        """URL of the service."""
         return self._transport.config.url
 
     async def score(
@@ -84,18 +87,19 @@ class AsyncPlaudit:
         if_score_spec: str | None = None,
         **options: Unpack[ScoreOptions],
     ) -> ScoreResponse:
-        """Score replies: all of them, or none.
+        """Score replies. If one of them is invalid, the whole request fails.
 
         Args:
             model: id of an adapter, or an ensemble of several.
-            groups: prompts, each with its replies; the prompt is computed once.
-            inputs: single texts, instead of groups.
-            if_score_spec: fail if the model's ``score_spec`` is another one.
-            options: ``normalize``, ``truncation``, ``max_length``, ``deterministic``, ``return_``.
+            groups: prompts, each with its replies; the prompt is computed once per group.
+            inputs: single texts; pass either ``groups`` or ``inputs``.
+            if_score_spec: fail unless the model's ``score_spec`` equals this value.
+            options: ``normalize``, ``truncation``, ``max_length``, ``deterministic`` and
+                ``return_``, as in ``params.ScoreRequest``.
 
         Raises:
-            InvalidRequestError: names the text that is at fault.
-            APIError: its ``code`` is score_spec_changed if the model is not the one you expect.
+            InvalidRequestError: a text is invalid; ``errors`` names it.
+            APIError: with the code ``score_spec_changed`` if ``if_score_spec`` does not match.
         """
         body = score_body(model, {"groups": groups, "inputs": inputs, **options})
         return await send_scores(self._transport, body, if_score_spec)
@@ -103,31 +107,35 @@ class AsyncPlaudit:
     def reward_function(
         self, model: Model, **options: Unpack[ScoreOptions]
     ) -> Callable[..., Rewards]:
-        """A reward function for TRL's GRPOTrainer and RLOOTrainer, ``reward_funcs=[…]``.
+        """Return a reward function for TRL's GRPOTrainer and RLOOTrainer (``reward_funcs=[…]``).
 
-        A failure is raised: it never becomes a reward.
+        The function raises an exception if scoring fails; it never returns a default reward.
         """
         return make_reward_function(self._transport, score_body(model, dict(options)))
 
     async def health(self) -> Health:
-        """That the API answers."""
+        """Check that the API responds (liveness). Needs no valid API key."""
         return parse(Health, await self._transport.send(Call("GET", "/healthz")))
 
     async def readiness(self) -> Readiness:
-        """Whether what the service needs is there, and how many workers are.
+        """Check that the service can reach its dependencies, and return the number of workers.
 
         Raises:
-            UnavailableError: something is away.
+            UnavailableError: a dependency, such as the database, is unavailable.
         """
         return parse(Readiness, await self._transport.send(Call("GET", "/readyz")))
 
     async def explain_problem(self, code: str) -> ProblemType:
-        """What an error's ``code`` means and what to do about it."""
+        """Return what the ``code`` of an error means and what to do about it."""
         call = Call("GET", path("/problems/{}", code))
         return parse(ProblemType, await self._transport.send(call))
 
     async def metrics(self) -> str:
-        """The service's own metrics, as Prometheus reads them."""
+        """Return the metrics of the service in the Prometheus text format.
+
+        Raises:
+            UnauthorizedError: the operator requires a metrics token; the client sends its API key.
+        """
         return (await self._transport.send(Call("GET", "/metrics"))).text
 
     async def aclose(self) -> None:

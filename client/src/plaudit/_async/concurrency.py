@@ -1,4 +1,4 @@
-"""How the asynchronous client waits; its synchronous twin is ``_sync/concurrency.py``."""
+"""Sleeping and file access of the asynchronous client; see also ``_sync/concurrency.py``."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import TypeAlias, TypeVar
 from httpx import AsyncClient
 
 T = TypeVar("T")
-#: What a reward function returns.
+#: Return type of a reward function.
 Rewards: TypeAlias = Awaitable[list[float]]
 
 __all__ = ["AsyncClient", "Rewards", "blocking", "bytes_of", "sleep"]
 
 
 async def sleep(seconds: float) -> None:
-    """Wait."""
+    """Sleep for a number of seconds."""
     await asyncio.sleep(seconds)
 
 
 async def blocking(function: Callable[[], T]) -> T:
-    """Call something that reads or writes files, without holding up the event loop."""
+    """Call a function that reads or writes files in a thread, so that the event loop can run."""
     return await asyncio.to_thread(function)
 
 
 async def bytes_of(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """Chunks that something blocking makes."""
+    """Yield the chunks of a blocking iterator; each is read in a thread."""
     while True:
         chunk = await asyncio.to_thread(next, chunks, b"")
         if not chunk:

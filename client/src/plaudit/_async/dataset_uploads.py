@@ -1,4 +1,4 @@
-"""Uploads in numbered parts; ``client.datasets.uploads``."""
+"""Uploads datasets in numbered parts; ``client.datasets.uploads``."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from plaudit._async.pages import PAGE_SIZE, AsyncItems
 from plaudit._async.transport import AsyncTransport
 from plaudit._calls import Call, parse, path
 from plaudit._part_files import Part, ReadOptions, read_query
-from plaudit._uploads import OnBytes, UploadedDataset, read_source, told
+from plaudit._uploads import OnBytes, UploadedDataset, read_source, report_bytes
 from plaudit.errors import APIError, ConnectionFailedError
 from plaudit.models import UploadPartRead, UploadRead, UploadWithParts
 
-#: The service checks the pairs of all parts before it answers.
+#: Read timeout: the service checks the pairs of all parts before it responds.
 FINISH_SECONDS = 6 * 3600.0
 
 
 class AsyncDatasetUploads:
-    """Uploads of several files that become one dataset.
+    """Multipart uploads: several files become one dataset.
 
-    ``client.datasets.upload`` does all of this for a directory, a list of files or a large file.
+    ``client.datasets.upload`` calls these methods for a directory, a list of files or a large file.
     """
 
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
 
     async def create(self, name: str | None = None, **options: Unpack[ReadOptions]) -> UploadRead:
-        """Open an upload; it expires a day after its last part."""
+        """Create a multipart upload. It expires 24 hours after its last part arrived."""
         query = {"name": name, **read_query(options)}
         call = Call("POST", "/v1/datasets/uploads", query, is_repeatable=False)
         return parse(UploadRead, await self._transport.send(call))
@@ -39,19 +39,20 @@ class AsyncDatasetUploads:
     def list(
         self, *, page_size: int = PAGE_SIZE, after: str | None = None
     ) -> AsyncItems[UploadRead]:
-        """Uploads that have not expired, newest first; all pages, as they are iterated."""
+        """List uploads that have not expired, newest first. Iterating requests further pages as
+        needed."""
         call = Call("GET", "/v1/datasets/uploads", {"limit": page_size, "after": after})
         return AsyncItems(self._transport, call, UploadRead)
 
     async def get(self, upload_id: str) -> UploadWithParts:
-        """An upload and the parts that arrived."""
+        """Return an upload and the parts that the service has received."""
         call = Call("GET", path("/v1/datasets/uploads/{}", upload_id))
         return parse(UploadWithParts, await self._transport.send(call))
 
     async def put(
         self, upload_id: str, number: int, file: str | os.PathLike[str]
     ) -> UploadPartRead:
-        """Send a file as this part (1 to 1000), in place of one that is there."""
+        """Upload a file as part ``number`` (1 to 1000). It replaces a part with the same number."""
         source = await blocking(lambda: read_source(file))
         call = Call(
             "PUT",
@@ -62,11 +63,16 @@ class AsyncDatasetUploads:
         return parse(UploadPartRead, await self._transport.send(call))
 
     async def finish(self, upload_id: str, parts: int | None = None) -> UploadedDataset:
-        """Make a dataset of the parts; ``parts`` says how many there are.
+        """Create a dataset from the parts.
+
+        Args:
+            upload_id: ``up_…``
+            parts: expected number of parts; None: do not check the number.
 
         Raises:
             ConflictError: a part is missing.
-            InvalidRequestError: pairs are refused; the upload stays open.
+            InvalidRequestError: rows are invalid. The upload stays open, so that parts can be
+                replaced.
         """
         call = Call(
             "POST",
@@ -76,7 +82,7 @@ class AsyncDatasetUploads:
         )
         response = await self._transport.send(call)
         dataset = parse(UploadedDataset, response)
-        return dataset.marked(is_new=response.status_code == httpx.codes.CREATED)
+        return dataset.with_status(is_new=response.status_code == httpx.codes.CREATED)
 
     async def delete(self, upload_id: str) -> None:
         """Delete an upload and its parts."""
@@ -85,7 +91,7 @@ class AsyncDatasetUploads:
     async def send_all(
         self, upload_id: str, parts: Sequence[Part], on_bytes: OnBytes | None
     ) -> UploadedDataset:
-        """Send the parts that the upload lacks and finish it."""
+        """Upload the parts that the service does not have yet, and finish the upload."""
         state = await self.get(upload_id)
         known = {part.number: part.sha256 for part in state.parts}
         try:
@@ -98,11 +104,11 @@ class AsyncDatasetUploads:
                     "PUT",
                     path("/v1/datasets/uploads/{}/parts/{}", upload_id, str(number)),
                     {"format": part.file_format},
-                    chunks=told(part.chunks, on_bytes),
+                    chunks=report_bytes(part.chunks, on_bytes),
                     headers={"Content-Type": part.content_type, "Content-Length": str(part.size)},
                 )
                 await self._transport.send(call)
             return await self.finish(upload_id, len(parts))
         except (APIError, ConnectionFailedError) as error:
-            error.add_note(f"Continue the upload with resume={upload_id!r}.")
+            error.add_note(f"Resume the upload with resume={upload_id!r}.")
             raise

@@ -1,4 +1,4 @@
-"""Judge adapters; ``client.evaluations``, ``client.suites``, ``client.comparisons``."""
+"""Evaluations of adapters; ``client.evaluations``, ``client.suites``, ``client.comparisons``."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from plaudit.models import (
     WorstPairs,
 )
 
-#: Longer than the service holds a request that waits.
+#: Duration of one long poll, and its read timeout.
 _WAIT_SECONDS = 30.0
 _READ_SECONDS = 60.0
-#: A comparison of large tables takes seconds, and may queue behind others.
+#: Read timeout: a comparison of large tables takes seconds and may queue behind others.
 _COMPARE_SECONDS = 300.0
 _FINISHED = ("succeeded", "failed", "cancelled")
 Rows = list[dict[str, Any]]
@@ -39,8 +39,8 @@ class AsyncEvaluations:
         """Queue an evaluation of adapters on a dataset.
 
         Raises:
-            InvalidRequestError: the parts do not fit; ``errors`` names the fields.
-            QuotaExceededError: as many evaluations wait as may.
+            InvalidRequestError: the spec is invalid; ``errors`` names the fields.
+            QuotaExceededError: the limit of queued evaluations is reached.
         """
         call = Call("POST", "/v1/evaluations", body=spec, is_repeatable=False)
         return parse(EvaluationRead, await self._transport.send(call))
@@ -48,20 +48,21 @@ class AsyncEvaluations:
     def list(
         self, *, page_size: int = PAGE_SIZE, after: str | None = None
     ) -> AsyncItems[EvaluationItem]:
-        """Evaluations, newest first, without spec and result; all pages, as they are iterated."""
+        """List evaluations, newest first, without spec and result. Iterating requests further
+        pages as needed."""
         query = {"limit": page_size, "after": after}
         return AsyncItems(self._transport, Call("GET", "/v1/evaluations", query), EvaluationItem)
 
     async def get(self, evaluation_id: str) -> EvaluationRead:
-        """An evaluation, with its result once it has succeeded."""
+        """Return an evaluation; ``result`` is None until it has succeeded."""
         call = Call("GET", path("/v1/evaluations/{}", evaluation_id))
         return parse(EvaluationRead, await self._transport.send(call))
 
     async def wait(self, evaluation_id: str, *, timeout: float | None = None) -> EvaluationRead:
-        """The evaluation once it is finished, however it ended.
+        """Wait until the evaluation has succeeded, failed or been cancelled, and return it.
 
         Raises:
-            TimeoutError: it takes longer than ``timeout`` seconds; it goes on.
+            TimeoutError: it has not ended after ``timeout`` seconds. The evaluation continues.
         """
         ends_at = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -76,26 +77,26 @@ class AsyncEvaluations:
             if found.status in _FINISHED:
                 return found
             if ends_at is not None and time.monotonic() >= ends_at:
-                raise TimeoutError(f"{evaluation_id} is {found.status} after {timeout:g} s")
+                raise TimeoutError(f"{evaluation_id} is still {found.status} after {timeout:g} s.")
 
     async def cancel(self, evaluation_id: str) -> EvaluationRead:
-        """Stop an evaluation for good."""
+        """Cancel an evaluation. It cannot be resumed."""
         call = Call("POST", path("/v1/evaluations/{}/cancel", evaluation_id))
         return parse(EvaluationRead, await self._transport.send(call))
 
     async def delete(self, evaluation_id: str) -> None:
-        """Delete a finished evaluation with its scores."""
+        """Delete a finished evaluation and its scores."""
         await self._transport.send(Call("DELETE", path("/v1/evaluations/{}", evaluation_id)))
 
     def events(
         self, evaluation_id: str, *, page_size: int = PAGE_SIZE
     ) -> AsyncItems[EventRead]:  # fmt: skip
-        """What happened to an evaluation, oldest first."""
+        """List the events of an evaluation, oldest first."""
         call = Call("GET", path("/v1/evaluations/{}/events", evaluation_id), {"limit": page_size})
         return AsyncItems(self._transport, call, EventRead)
 
     async def scores(self, evaluation_id: str, adapter: str | None = None) -> Rows:
-        """The scores of every reply by one model, by default the first adapter: one dict a row."""
+        """Return the scores that a model gave, one dict per row; default: the first adapter."""
         call = Call(
             "GET", path("/v1/evaluations/{}/scores", evaluation_id), {"adapter": adapter}
         )  # fmt: skip
@@ -103,34 +104,35 @@ class AsyncEvaluations:
         return [json.loads(line) for line in text.split("\n") if line]
 
     async def worst_pairs(self, evaluation_id: str) -> WorstPairs:
-        """By model, the pairs that it orders most wrongly, with their texts."""
+        """Return for each model the pairs with the most negative margins, with their texts."""
         call = Call("GET", path("/v1/evaluations/{}/worst-pairs", evaluation_id))
         return parse(WorstPairs, await self._transport.send(call))
 
     async def report(self, evaluation_id: str) -> EvaluationReport:
-        """What the report page shows: the evaluation, its worst pairs and its plots (SVG)."""
+        """Return the content of the report page: the evaluation, its worst pairs and its plots
+        (SVG)."""
         call = Call("GET", path("/v1/evaluations/{}/reports/full.json", evaluation_id))
         return parse(EvaluationReport, await self._transport.send(call))
 
     async def report_page(self, evaluation_id: str) -> str:
-        """The report as one HTML page that needs nothing else."""
+        """Return the report as one self-contained HTML page."""
         call = Call("GET", path("/v1/evaluations/{}/reports/full.html", evaluation_id))
         return (await self._transport.send(call)).text
 
 
 class AsyncSuites:
-    """Public benchmarks whose rules the service has."""
+    """Public benchmarks whose scoring rules the service implements."""
 
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
 
     def list(self) -> AsyncItems[SuiteRead]:
-        """All of them: what the rule is, where the rows come from, and how to upload them."""
+        """List all suites: the rule, the source of the rows, and how to upload them."""
         return AsyncItems(self._transport, Call("GET", "/v1/suites"), SuiteRead)
 
 
 class AsyncComparisons:
-    """Two models on the same rows."""
+    """Comparisons of two models on the same rows."""
 
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
@@ -138,10 +140,13 @@ class AsyncComparisons:
     async def get(
         self, a: str, b: str, *, a_adapter: str | None = None, b_adapter: str | None = None
     ) -> ComparisonRead:
-        """Compare models of two evaluations, or of one; by default the first adapter of each.
+        """Compare a model of the evaluation ``a`` with a model of the evaluation ``b``.
+
+        ``a`` and ``b`` may be the same evaluation. The default of ``a_adapter`` and ``b_adapter``
+        is the first adapter of the evaluation.
 
         Raises:
-            InvalidRequestError: the evaluations are not about the same rows.
+            InvalidRequestError: the evaluations did not score the same rows.
         """
         query = {"a": a, "b": b, "a_adapter": a_adapter, "b_adapter": b_adapter}
         call = Call("GET", "/v1/comparisons", query, read_seconds=_COMPARE_SECONDS)
@@ -150,7 +155,7 @@ class AsyncComparisons:
     async def report_page(
         self, a: str, b: str, *, a_adapter: str | None = None, b_adapter: str | None = None
     ) -> str:
-        """The comparison as one HTML page that needs nothing else."""
+        """Return the comparison as one self-contained HTML page."""
         query = {"a": a, "b": b, "a_adapter": a_adapter, "b_adapter": b_adapter}
         call = Call("GET", "/v1/comparisons/full.html", query, read_seconds=_COMPARE_SECONDS)
         return (await self._transport.send(call)).text

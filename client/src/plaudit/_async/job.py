@@ -1,4 +1,4 @@
-"""One job, with what can be done to it."""
+"""A job as an object with methods."""
 
 from __future__ import annotations
 
@@ -18,30 +18,31 @@ if TYPE_CHECKING:
 
 
 class AsyncJob(JobRead):
-    """A job. ``refresh``, ``wait`` and what steers it also update this object."""
+    """A job. ``refresh``, ``wait`` and the methods that change the job update this object."""
 
     _jobs: AsyncJobs = PrivateAttr()
 
     def bound(self, jobs: AsyncJobs) -> Self:
-        """This job, of that client."""
+        """Attach the job to the client that its methods use, and return it."""
         self._jobs = jobs
         return self
 
     async def refresh(self) -> Self:
-        """Read the job again."""
-        return self._become(await self._jobs.get(self.id))
+        """Get the job's current state from the service."""
+        return self._replace_state(await self._jobs.get(self.id))
 
     async def wait(
         self, *, progress: bool | OnProgress = False, timeout: float | None = None
     ) -> Self:
-        """Wait until the job ended or is paused; see ``client.jobs.wait``."""
-        return self._become(await self._jobs.wait(self.id, progress=progress, timeout=timeout))
+        """Wait until the job has ended or is paused; see ``client.jobs.wait``."""
+        job = await self._jobs.wait(self.id, progress=progress, timeout=timeout)
+        return self._replace_state(job)
 
     def raise_for_status(self) -> Self:
-        """This job, if it succeeded.
+        """Return the job if it succeeded.
 
         Raises:
-            JobFailedError: it did not; its message and ``hint`` say why and what to do.
+            JobFailedError: the job did not succeed. The message says why, and ``hint`` what to do.
         """
         if self.status == "succeeded":
             return self
@@ -50,21 +51,21 @@ class AsyncJob(JobRead):
         raise JobFailedError(f"{self.id} is {self.status}.", self)
 
     async def cancel(self, *, keep_checkpoint: bool = False) -> Self:
-        """Stop the job for good."""
+        """Cancel the job; see ``client.jobs.cancel``."""
         job = await self._jobs.cancel(self.id, keep_checkpoint=keep_checkpoint)
-        return self._become(job)
+        return self._replace_state(job)
 
     async def pause(self) -> Self:
-        """Put the job aside, with a checkpoint if it runs."""
-        return self._become(await self._jobs.pause(self.id))
+        """Pause the job; a running job saves a checkpoint first."""
+        return self._replace_state(await self._jobs.pause(self.id))
 
     async def resume(self) -> Self:
-        """Queue the paused job again."""
-        return self._become(await self._jobs.resume(self.id))
+        """Queue the paused job again; it continues from its checkpoint."""
+        return self._replace_state(await self._jobs.resume(self.id))
 
     async def update(self, **changes: Unpack[params.JobUpdate]) -> Self:
-        """Change name, metadata or, while the job waits, priority."""
-        return self._become(await self._jobs.update(self.id, **changes))
+        """Change the name, the metadata or, while the job is queued, the priority."""
+        return self._replace_state(await self._jobs.update(self.id, **changes))
 
     async def clone(
         self, *, idempotency_key: str | None = None, **changes: Unpack[params.JobClone]
@@ -73,48 +74,48 @@ class AsyncJob(JobRead):
         return await self._jobs.clone(self.id, idempotency_key=idempotency_key, **changes)
 
     async def delete(self) -> None:
-        """Delete the finished job with all that it made."""
+        """Delete the finished job with its adapter, checkpoints, events, metrics and logs."""
         await self._jobs.delete(self.id)
 
     def events(self, *, after: int = 0, follow: bool = True) -> AsyncIterator[EventRead]:
-        """What happens to the job; see ``client.jobs.events``."""
+        """Yield the events of the job; see ``client.jobs.events``."""
         return self._jobs.events(self.id, after=after, follow=follow)
 
     def logs(self, *, tail: int | None = None, follow: bool = False) -> AsyncIterator[LogPiece]:
-        """The trainer's own output; see ``client.jobs.logs``."""
+        """Yield the output of the trainer; see ``client.jobs.logs``."""
         return self._jobs.logs(self.id, tail=tail, follow=follow)
 
     async def metrics(self, keys: str | None = None) -> Metrics:
-        """Metrics by column; ``client.jobs.metrics`` takes a range of steps as well."""
+        """Return the metrics of the job. ``client.jobs.metrics`` also takes a range of steps."""
         return await self._jobs.metrics(self.id, keys=keys)
 
     async def checkpoints(self) -> list[CheckpointRead]:
-        """The checkpoints that are kept, newest first."""
+        """Return the checkpoints that the service keeps, newest first."""
         return await self._jobs.checkpoints(self.id)
 
     async def report(self, name: str) -> dict[str, Any]:
-        """``estimate``, ``dataset``, ``memory`` or ``worst_pairs``."""
+        """Return a report of the job: ``estimate``, ``dataset``, ``memory`` or ``worst_pairs``."""
         return await self._jobs.report(self.id, name)
 
     async def worst_pairs(self) -> list[dict[str, Any]]:
-        """The most confidently wrong held-out pairs, worst first, by their line."""
+        """Return the held-out pairs with the most negative margins, worst first, by line number."""
         return await self._jobs.worst_pairs(self.id)
 
-    def _become(self, other: AsyncJob) -> Self:
+    def _replace_state(self, other: AsyncJob) -> Self:
         self.__setstate__(other.__getstate__())
         return self
 
 
 class AsyncListedJob(JobItem):
-    """A job in a list, without spec and plan."""
+    """An item of a list of jobs, without spec and plan."""
 
     _jobs: AsyncJobs = PrivateAttr()
 
     def bound(self, jobs: AsyncJobs) -> Self:
-        """This item, of that client."""
+        """Attach the item to the client that its methods use, and return it."""
         self._jobs = jobs
         return self
 
     async def get(self) -> AsyncJob:
-        """The job with everything."""
+        """Get the job with all fields."""
         return await self._jobs.get(self.id)

@@ -1,4 +1,4 @@
-"""Jobs: submit, look, steer; ``client.jobs``."""
+"""Training jobs: create, follow and control them; ``client.jobs``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from plaudit.models import (
 )
 
 Spec = params.RewardJobSpec | RewardJobSpec | Mapping[str, Any]
-# Inside the class, "list" is its method.
+# Aliases, because inside the class ``list`` is a method.
 Checkpoints = list[CheckpointRead]
 Pairs = list[dict[str, Any]]
 
@@ -45,14 +45,16 @@ class AsyncJobs:
     async def create(  # type: ignore[misc]  # mypy does not count **fields as those of the spec
         self, spec: Spec | None = None, /, *, idempotency_key: str | None = None, **fields: Any
     ) -> AsyncJob:
-        """Queue a job, from a spec or from its fields as keywords.
+        """Queue a job, from a spec or from the fields of a spec as keyword arguments.
 
-        A lost answer is asked for again under one idempotency key, so that there is never a
-        second job. Give a key of your own to repeat the call from another process as well.
+        All attempts of one call send the same idempotency key, so that a retry never creates a
+        second job. Pass ``idempotency_key`` to repeat the call from another process; the service
+        remembers a key for 24 hours.
 
         Raises:
-            InvalidRequestError: the spec is refused; ``errors`` names the fields.
-            QuotaExceededError: as many jobs wait as may.
+            InvalidRequestError: the spec is invalid; ``errors`` names the fields.
+            QuotaExceededError: the limit of queued jobs is reached.
+            TypeError: both a spec and fields are given.
         """
         return await self._create("/v1/jobs", _body(spec, fields), idempotency_key)
 
@@ -63,12 +65,17 @@ class AsyncJobs:
     async def preview(  # type: ignore[misc]  # mypy does not count **fields as those of the spec
         self, spec: Spec | None = None, /, **fields: Any
     ) -> JobPreview:
-        """What a spec would become: nothing is stored (a dry run)."""
+        """Return the plan for a spec without creating a job (a dry run).
+
+        Raises:
+            InvalidRequestError: the spec is invalid; ``errors`` names the fields.
+            TypeError: both a spec and fields are given.
+        """
         call = Call("POST", "/v1/jobs", {"dry_run": True}, body=_body(spec, fields))
         return parse(JobPreview, await self._transport.send(call))
 
     async def get(self, job_id: str) -> AsyncJob:
-        """A job."""
+        """Return a job."""
         return await self._job(Call("GET", path("/v1/jobs/{}", job_id)))
 
     def list(
@@ -81,7 +88,17 @@ class AsyncJobs:
         page_size: int = PAGE_SIZE,
         after: str | None = None,
     ) -> AsyncItems[AsyncListedJob]:
-        """Jobs, newest first, without spec and plan; all pages, as they are iterated."""
+        """List jobs, newest first, without spec and plan. Iterating requests further pages as
+        needed.
+
+        Args:
+            status: only jobs with this status.
+            name: only jobs with exactly this name.
+            base_model: only jobs with this base model.
+            metadata: only jobs that have all of these metadata values.
+            page_size: items per request, 1 to 100.
+            after: only jobs that follow this id in the list.
+        """
         query: dict[str, object] = {
             "status": status,
             "name": name,
@@ -94,23 +111,23 @@ class AsyncJobs:
         return AsyncItems(self._transport, call, AsyncListedJob, lambda item: item.bound(self))
 
     async def update(self, job_id: str, **changes: Unpack[params.JobUpdate]) -> AsyncJob:
-        """Change name, metadata or, while the job waits, priority."""
+        """Change the name, the metadata or, while the job is queued, the priority."""
         return await self._job(Call("PATCH", path("/v1/jobs/{}", job_id), body=changes))
 
     async def cancel(self, job_id: str, *, keep_checkpoint: bool = False) -> AsyncJob:
-        """Stop a job for good: a waiting one at once, a running one after its step.
+        """Cancel a job. It cannot be resumed. A running job stops after its current step.
 
-        ``keep_checkpoint``: so that a clone can go on from it.
+        With ``keep_checkpoint`` the job keeps its checkpoint, so that a clone can continue from it.
         """
         body: params.JobCancel = {"keep_checkpoint": keep_checkpoint}
         return await self._job(Call("POST", path("/v1/jobs/{}/cancel", job_id), body=body))
 
     async def pause(self, job_id: str) -> AsyncJob:
-        """Put a job aside; a running one saves a checkpoint first and frees its device."""
+        """Pause a job. A running job saves a checkpoint and frees its device."""
         return await self._job(Call("POST", path("/v1/jobs/{}/pause", job_id)))
 
     async def resume(self, job_id: str) -> AsyncJob:
-        """Queue a paused job again; it goes on from its checkpoint."""
+        """Queue a paused job again. It continues from its checkpoint."""
         return await self._job(Call("POST", path("/v1/jobs/{}/resume", job_id)))
 
     async def clone(
@@ -120,11 +137,11 @@ class AsyncJobs:
         idempotency_key: str | None = None,
         **changes: Unpack[params.JobClone],
     ) -> AsyncJob:
-        """Queue a new job with this job's spec, or with parts of it changed.
+        """Queue a new job with the spec of another job.
 
         ``overrides={"training": {"learning_rate": 5e-5}}`` is merged into the spec;
-        ``from_checkpoint=True`` goes on from the last checkpoint. Like ``create`` it makes one
-        job, however often the request is repeated.
+        ``from_checkpoint=True`` continues from the last checkpoint. Retries send the same
+        idempotency key, as in ``create``.
         """
         return await self._create(path("/v1/jobs/{}/clone", job_id), changes, idempotency_key)
 
@@ -135,15 +152,18 @@ class AsyncJobs:
     async def wait(
         self, job_id: str, *, progress: bool | OnProgress = False, timeout: float | None = None
     ) -> AsyncJob:
-        """The job once it ended or is paused; a restart of the service is waited out.
+        """Wait until the job has ended or is paused, and return it.
+
+        Waiting continues across restarts of the service, up to ``Retries.outage_seconds``.
 
         Args:
             job_id: ``job_…``
-            progress: True shows it on stderr; a function is called with every state of the job.
-            timeout: seconds; None waits as long as the job takes.
+            progress: True shows the progress on stderr; a function is called with the job's
+                current state and again after every change.
+            timeout: maximum time to wait in seconds; None: no limit.
 
         Raises:
-            WaitTimeoutError: the time is up; the job goes on.
+            WaitTimeoutError: the job has not ended after ``timeout`` seconds. The job continues.
         """
         return await following.wait(
             self._transport, self._bound, job_id, progress=progress, timeout=timeout
@@ -152,10 +172,13 @@ class AsyncJobs:
     def events(
         self, job_id: str, *, after: int = 0, follow: bool = True
     ) -> AsyncIterator[EventRead]:
-        """What happens to a job, in order and without gaps.
+        """Yield the events of a job, in order and without gaps.
 
-        With ``follow`` the events still to come as well, until the job ends; a connection that
-        breaks off is taken up where it was. ``after``: only later ones, by their ``id``.
+        Args:
+            job_id: ``job_…``
+            after: only events with an ``id`` above this number.
+            follow: also yield new events until the job ends. A lost connection is resumed after
+                the last event. False: only events that have already happened.
         """
         if follow:
             return following.events(self._transport, job_id, after)
@@ -169,10 +192,13 @@ class AsyncJobs:
         tail: int | None = None,
         follow: bool = False,
     ) -> AsyncIterator[LogPiece]:
-        """The trainer's own output, oldest first.
+        """Yield the output of the trainer in pieces, oldest first.
 
-        ``tail``: only the last so many pieces (1 to 1000) of what is there; ``follow``: go on
-        until the job ends.
+        Args:
+            job_id: ``job_…``
+            after: only pieces after the one with this ``id``.
+            tail: start with this many of the last pieces (1 to 1000); ``after`` is then ignored.
+            follow: also yield new output until the job has ended or is paused.
         """
         return following.logs(self._transport, job_id, after, tail, follow=follow)
 
@@ -185,36 +211,45 @@ class AsyncJobs:
         to_step: int | None = None,
         resolution: int | None = None,
     ) -> Metrics:
-        """Metrics by column; more steps than ``resolution`` are averaged.
+        """Return the metrics of a job.
 
-        ``keys``: names with commas between them (``"train/loss,eval/accuracy"``); None: all.
+        Args:
+            job_id: ``job_…``
+            keys: names separated by commas (``"train/loss,eval/accuracy"``); None: all.
+            from_step: the first step.
+            to_step: the last step; None: the newest.
+            resolution: maximum number of points, 1 to 5000; more steps are averaged. None: 500.
         """
         query = {"keys": keys, "from_step": from_step, "to_step": to_step, "resolution": resolution}
         call = Call("GET", path("/v1/jobs/{}/metrics", job_id), query)
         return parse(Metrics, await self._transport.send(call))
 
     async def checkpoints(self, job_id: str) -> Checkpoints:
-        """The checkpoints that are kept, newest first."""
+        """Return the checkpoints that the service keeps, newest first."""
         call = Call("GET", path("/v1/jobs/{}/checkpoints", job_id))
         return (await AsyncItems(self._transport, call, CheckpointRead).page()).data
 
     async def full_report(self, job_id: str) -> FullReport:
-        """What the report page of a job shows, with its plots (SVG)."""
+        """Return the content of a job's report page, with its plots (SVG)."""
         call = Call("GET", path("/v1/jobs/{}/reports/full.json", job_id))
         return parse(FullReport, await self._transport.send(call))
 
     async def report_page(self, job_id: str) -> str:
-        """The report of a job as one HTML page that needs nothing else."""
+        """Return the report of a job as one self-contained HTML page."""
         call = Call("GET", path("/v1/jobs/{}/reports/full.html", job_id))
         return (await self._transport.send(call)).text
 
     async def report(self, job_id: str, name: str) -> dict[str, Any]:
-        """A document about the job: ``estimate``, ``dataset``, ``memory`` or ``worst_pairs``."""
+        """Return a report of a job: ``estimate``, ``dataset``, ``memory`` or ``worst_pairs``.
+
+        Raises:
+            NotFoundError: the job has no such report, or not yet.
+        """
         call = Call("GET", path("/v1/jobs/{}/reports/{}", job_id, name))
         return parse(JobReportRead, await self._transport.send(call)).document
 
     async def worst_pairs(self, job_id: str) -> Pairs:
-        """The most confidently wrong held-out pairs, worst first, by their line."""
+        """Return the held-out pairs with the most negative margins, worst first, by line number."""
         document = await self.report(job_id, "worst_pairs")
         pairs: Pairs = document["pairs"]
         return pairs
@@ -239,5 +274,5 @@ def _body(spec: Spec | None, fields: dict[str, Any]) -> object:
     if spec is None:
         return fields
     if fields:
-        raise TypeError(f"Give a spec or its fields, not both: {', '.join(sorted(fields))}.")
+        raise TypeError(f"Pass a spec or its fields, not both: {', '.join(sorted(fields))}.")
     return spec

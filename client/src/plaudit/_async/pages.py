@@ -1,4 +1,4 @@
-"""Lists that come in pages."""
+"""Paginated lists."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ PAGE_SIZE = 100
 
 @dataclass(frozen=True)
 class AsyncPage(Generic[Item]):
-    """Part of a list."""
+    """One page of a list."""
 
     data: list[Item]
     next: str | None
-    """The ``after`` of the following page; None: this was the last."""
+    """The value of ``after`` for the next page; None on the last page."""
 
 
 class AsyncItems(Generic[Item]):
-    """A list of the service. Iterating asks for page after page, as items are needed."""
+    """A paginated list. Iterating over it requests one page after another as needed."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class AsyncItems(Generic[Item]):
         self._adopt = adopt
 
     async def page(self) -> AsyncPage[Item]:
-        """The first page alone: up to ``page_size`` items."""
+        """Return the first page: up to ``page_size`` items."""
         return await self._page(self._call)
 
     async def __aiter__(self) -> AsyncIterator[Item]:
@@ -52,7 +52,7 @@ class AsyncItems(Generic[Item]):
             page = await self.following(page)
 
     async def following(self, page: AsyncPage[Item]) -> AsyncPage[Item] | None:
-        """The page after this one; None: it was the last."""
+        """Return the page that follows ``page``; None after the last page."""
         if page.next is None:
             return None
         return await self._page(replace(self._call, query={**self._call.query, "after": page.next}))
@@ -69,4 +69,4 @@ def _list(found: Any, response: httpx.Response) -> tuple[list[Any], str | None]:
     try:
         return list(found["data"]), found["next"] if found["has_more"] else None
     except (KeyError, TypeError) as error:
-        raise unexpected(response, "not a list") from error
+        raise unexpected(response, "it is not a list") from error

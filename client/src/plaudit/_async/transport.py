@@ -1,4 +1,4 @@
-"""Sends calls, again where that is safe, and turns refusals into errors."""
+"""Sends requests, retries them where that is safe, and raises the errors of responses."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from contextlib import asynccontextmanager
 import httpx
 
 from plaudit._async.concurrency import AsyncClient, bytes_of, sleep
-from plaudit._calls import Call, check, is_hopeless, no_answer
+from plaudit._calls import Call, check, connection_error, is_certificate_error
 from plaudit._config import Config
 from plaudit.errors import APIError, ConnectionFailedError, NotFoundError
 from plaudit.retries import Attempts
 
-#: The service closes connections that are idle for five seconds. A request on one that it is just
-#: closing would be lost, and some requests cannot be repeated.
+#: Must be below the five seconds after which the service closes idle connections: a request on a
+#: connection that is being closed is lost, and some requests cannot be retried.
 KEEPALIVE_SECONDS = 3.0
 
 
 class AsyncTransport:
-    """Connections to one service with one key."""
+    """Connections to one service with one API key."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -28,7 +28,7 @@ class AsyncTransport:
             headers=config.headers(),
             timeout=config.timeouts(),
             limits=httpx.Limits(keepalive_expiry=KEEPALIVE_SECONDS),
-            follow_redirects=False,  # the key is for this service only
+            follow_redirects=False,  # the API key must not be sent to another host
         )
 
     async def aclose(self) -> None:
@@ -36,16 +36,18 @@ class AsyncTransport:
         await self._http.aclose()
 
     def attempts(self, call: Call) -> Attempts:
-        """The attempts at a call, none of them made yet."""
+        """Return a new counter of attempts for a call."""
         return Attempts(
-            call.retries or self.config.patience.retries, is_repeatable=call.is_repeatable
+            call.retries or self.config.policy.retries, is_repeatable=call.is_repeatable
         )
 
     async def send(self, call: Call) -> httpx.Response:
-        """The answer, read to its end, of as many attempts as are safe and needed.
+        """Send a request, retry it where that is safe, and return the complete response.
 
         Raises:
-            APIError, ConnectionFailedError, UnexpectedResponseError
+            APIError: the service refused the request.
+            ConnectionFailedError: there was no response.
+            UnexpectedResponseError: the response is not from Plaudit.
         """
         attempts = self.attempts(call)
         while True:
@@ -55,7 +57,7 @@ class AsyncTransport:
                 return response
             except NotFoundError:
                 if call.method == "DELETE" and attempts.was_ambiguous:
-                    # The attempt whose answer was lost has deleted it.
+                    # An earlier attempt, whose response was lost, has deleted it.
                     return httpx.Response(httpx.codes.NO_CONTENT)
                 raise
             except (APIError, ConnectionFailedError) as error:
@@ -63,7 +65,7 @@ class AsyncTransport:
 
     @asynccontextmanager
     async def open(self, call: Call) -> AsyncIterator[httpx.Response]:
-        """One attempt: the answer while it streams; refusals are raised."""
+        """Make one attempt and yield the response as a stream; raise the error of a refusal."""
         try:
             async with self._http.stream(
                 call.method,
@@ -78,13 +80,13 @@ class AsyncTransport:
                     check(response)
                 yield response
         except httpx.RequestError as error:
-            raise no_answer(self.config.url, error) from error
+            raise connection_error(self.config.url, error) from error
 
     async def pause(self, attempts: Attempts, error: APIError | ConnectionFailedError) -> None:
-        """Wait before the next attempt, or raise the error where there is none."""
-        retry = None if is_hopeless(error) else attempts.after(error)
+        """Wait before the next attempt; raise ``error`` if there is no further attempt."""
+        retry = None if is_certificate_error(error) else attempts.after(error)
         if retry is None:
             raise error
-        if self.config.patience.on_retry is not None:
-            self.config.patience.on_retry(retry)
+        if self.config.policy.on_retry is not None:
+            self.config.policy.on_retry(retry)
         await sleep(retry.delay_seconds)

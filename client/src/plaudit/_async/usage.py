@@ -1,4 +1,4 @@
-"""What the tenant used; ``client.usage``."""
+"""Usage of the tenant; ``client.usage``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from plaudit.models import Usage, UsageDayRead
 
 
 class AsyncUsageLog:
-    """Device time, stored bytes and scored tokens, per day."""
+    """Device seconds, stored bytes and scored tokens of the tenant per day."""
 
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
 
     async def per_day(self, days: int = 30) -> list[UsageDayRead]:
-        """The days with any usage, newest first, of the last ``days`` (1 to 366)."""
+        """Return the days with usage among the last ``days`` (1 to 366), newest first."""
         call = Call("GET", "/v1/usage", {"days": days})
         return parse(Usage, await self._transport.send(call)).data

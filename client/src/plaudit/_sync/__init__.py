@@ -1,1 +1,1 @@
-"""The synchronous client, generated from the asynchronous one but for ``concurrency``."""
+"""The synchronous client. All modules but ``concurrency`` are generated from ``_async``."""

@@ -1,5 +1,5 @@
 # Generated from ../_async/client.py by `make client-models`. Do not edit.
-"""The client."""
+"""The client class: configuration, resources, scoring and health."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self, Unpack
 
 from plaudit import params
 from plaudit._calls import Call, parse, path
-from plaudit._config import READ_SECONDS, Config, Patience
+from plaudit._config import READ_SECONDS, Config, RequestPolicy
 from plaudit._scores import Model, ScoreOptions, score_body
 from plaudit._sync.adapters import Adapters
 from plaudit._sync.concurrency import Rewards
@@ -23,6 +23,7 @@ from plaudit._sync.operations import (
     Queue,
     Workers,
 )
+from plaudit._sync.score_batches import ScoreBatches
 from plaudit._sync.scores import make_reward_function, send_scores
 from plaudit._sync.transport import Transport
 from plaudit._sync.usage import UsageLog
@@ -32,18 +33,19 @@ from plaudit.retries import OnRetry, Retries
 
 
 class Plaudit:
-    """One service and one key. A context manager, which closes its connections.
+    """Client of a Plaudit service. A context manager: leaving the block closes the connections.
 
     Args:
-        url: of the service; default: ``PLAUDIT_URL``.
-        api_key: ``plk_…``; default: ``PLAUDIT_API_KEY``.
-        timeout: seconds in which the service sends something; waiting for a job, uploads and
-            streams have limits of their own.
-        retries: when requests are sent again.
-        on_retry: called before each wait, with its reason and length.
+        url: URL of the service; default: the environment variable ``PLAUDIT_URL``.
+        api_key: ``plk_…``; default: the environment variable ``PLAUDIT_API_KEY``.
+        timeout: seconds without a byte from the service after which a request fails. Waiting for a
+            job, uploads, scoring and streams have longer timeouts of their own.
+        retries: limits of retries; default: ``Retries()``.
+        on_retry: called with a ``Retry`` before the client waits for each retry.
 
     Raises:
-        ConfigurationError: no address or no key, or one that cannot be used.
+        ConfigurationError: the URL or the key is missing or invalid.
+        ValueError: ``timeout`` is not positive.
     """
 
     def __init__(
@@ -55,11 +57,12 @@ class Plaudit:
         retries: Retries | None = None,
         on_retry: OnRetry | None = None,
     ) -> None:
-        config = Config.of(url, api_key, Patience(timeout, retries or Retries(), on_retry))
+        config = Config.of(url, api_key, RequestPolicy(timeout, retries or Retries(), on_retry))
         self._transport = Transport(config)
         self.jobs = Jobs(self._transport)
         self.datasets = Datasets(self._transport)
         self.adapters = Adapters(self._transport)
+        self.score_batches = ScoreBatches(self._transport)
         self.evaluations = Evaluations(self._transport)
         self.suites = Suites(self._transport)
         self.comparisons = Comparisons(self._transport)
@@ -73,7 +76,7 @@ class Plaudit:
 
     @property
     def url(self) -> str:
-        """Of the service."""
+        """URL of the service."""
         return self._transport.config.url
 
     def score(
@@ -85,18 +88,19 @@ class Plaudit:
         if_score_spec: str | None = None,
         **options: Unpack[ScoreOptions],
     ) -> ScoreResponse:
-        """Score replies: all of them, or none.
+        """Score replies. If one of them is invalid, the whole request fails.
 
         Args:
             model: id of an adapter, or an ensemble of several.
-            groups: prompts, each with its replies; the prompt is computed once.
-            inputs: single texts, instead of groups.
-            if_score_spec: fail if the model's ``score_spec`` is another one.
-            options: ``normalize``, ``truncation``, ``max_length``, ``deterministic``, ``return_``.
+            groups: prompts, each with its replies; the prompt is computed once per group.
+            inputs: single texts; pass either ``groups`` or ``inputs``.
+            if_score_spec: fail unless the model's ``score_spec`` equals this value.
+            options: ``normalize``, ``truncation``, ``max_length``, ``deterministic`` and
+                ``return_``, as in ``params.ScoreRequest``.
 
         Raises:
-            InvalidRequestError: names the text that is at fault.
-            APIError: its ``code`` is score_spec_changed if the model is not the one you expect.
+            InvalidRequestError: a text is invalid; ``errors`` names it.
+            APIError: with the code ``score_spec_changed`` if ``if_score_spec`` does not match.
         """
         body = score_body(model, {"groups": groups, "inputs": inputs, **options})
         return send_scores(self._transport, body, if_score_spec)
@@ -104,31 +108,35 @@ class Plaudit:
     def reward_function(
         self, model: Model, **options: Unpack[ScoreOptions]
     ) -> Callable[..., Rewards]:
-        """A reward function for TRL's GRPOTrainer and RLOOTrainer, ``reward_funcs=[…]``.
+        """Return a reward function for TRL's GRPOTrainer and RLOOTrainer (``reward_funcs=[…]``).
 
-        A failure is raised: it never becomes a reward.
+        The function raises an exception if scoring fails; it never returns a default reward.
         """
         return make_reward_function(self._transport, score_body(model, dict(options)))
 
     def health(self) -> Health:
-        """That the API answers."""
+        """Check that the API responds (liveness). Needs no valid API key."""
         return parse(Health, self._transport.send(Call("GET", "/healthz")))
 
     def readiness(self) -> Readiness:
-        """Whether what the service needs is there, and how many workers are.
+        """Check that the service can reach its dependencies, and return the number of workers.
 
         Raises:
-            UnavailableError: something is away.
+            UnavailableError: a dependency, such as the database, is unavailable.
         """
         return parse(Readiness, self._transport.send(Call("GET", "/readyz")))
 
     def explain_problem(self, code: str) -> ProblemType:
-        """What an error's ``code`` means and what to do about it."""
+        """Return what the ``code`` of an error means and what to do about it."""
         call = Call("GET", path("/problems/{}", code))
         return parse(ProblemType, self._transport.send(call))
 
     def metrics(self) -> str:
-        """The service's own metrics, as Prometheus reads them."""
+        """Return the metrics of the service in the Prometheus text format.
+
+        Raises:
+            UnauthorizedError: the operator requires a metrics token; the client sends its API key.
+        """
         return (self._transport.send(Call("GET", "/metrics"))).text
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""How the synchronous client waits; its asynchronous twin is ``_async/concurrency.py``."""
+"""Sleeping and file access of the synchronous client; see also ``_async/concurrency.py``."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import TypeAlias, TypeVar
 from httpx import Client
 
 T = TypeVar("T")
-#: What a reward function returns.
+#: Return type of a reward function.
 Rewards: TypeAlias = list[float]
 
 __all__ = ["Client", "Rewards", "blocking", "bytes_of", "sleep"]
 
 
 def sleep(seconds: float) -> None:
-    """Wait."""
+    """Sleep for a number of seconds."""
     time.sleep(seconds)
 
 
 def blocking(function: Callable[[], T]) -> T:
-    """Call something that reads or writes files."""
+    """Call a function that reads or writes files."""
     return function()
 
 
 def bytes_of(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Chunks that something makes."""
+    """Return the chunks."""
     return chunks

@@ -1,5 +1,5 @@
 # Generated from ../_async/dataset_imports.py by `make client-models`. Do not edit.
-"""Imports of datasets from the hub; ``client.datasets.imports``."""
+"""Imports datasets from the operator's hub; ``client.datasets.imports``."""
 
 from __future__ import annotations
 
@@ -17,36 +17,37 @@ POLL_SECONDS = 2.0
 
 
 class DatasetImports:
-    """Datasets that a worker fetches from the operator's hub."""
+    """Imports of datasets: a worker downloads them from the operator's hub."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     def create(self, **fields: Unpack[params.ImportCreate]) -> ImportRead:
-        """Queue an import of ``source``, such as ``hub:org/name@main``; ``split`` is ``train``."""
+        """Queue an import of ``source``, such as ``hub:org/name@main``. The default ``split`` is
+        ``train``."""
         call = Call("POST", "/v1/datasets/imports", body=fields)
         return parse(ImportRead, self._transport.send(call))
 
     def list(self, *, page_size: int = PAGE_SIZE, after: str | None = None) -> Items[ImportRead]:
-        """Imports, newest first; all pages, as they are iterated."""
+        """List imports, newest first. Iterating requests further pages as needed."""
         call = Call("GET", "/v1/datasets/imports", {"limit": page_size, "after": after})
         return Items(self._transport, call, ImportRead)
 
     def get(self, import_id: str) -> ImportRead:
-        """An import."""
+        """Return an import."""
         call = Call("GET", path("/v1/datasets/imports/{}", import_id))
         return parse(ImportRead, self._transport.send(call))
 
     def cancel(self, import_id: str) -> ImportRead:
-        """Cancel an import; one that has ended stays as it is."""
+        """Cancel an import. An import that has ended is returned unchanged."""
         call = Call("POST", path("/v1/datasets/imports/{}/cancel", import_id))
         return parse(ImportRead, self._transport.send(call))
 
     def wait(self, import_id: str) -> str:
-        """Wait until the import has ended; the id of its dataset.
+        """Wait until the import has ended, and return the id of its dataset.
 
         Raises:
-            ImportFailedError: it failed or was cancelled.
+            ImportFailedError: the import failed or was cancelled.
         """
         while True:
             found = self.get(import_id)

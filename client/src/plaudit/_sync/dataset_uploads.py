@@ -1,5 +1,5 @@
 # Generated from ../_async/dataset_uploads.py by `make client-models`. Do not edit.
-"""Uploads in numbered parts; ``client.datasets.uploads``."""
+"""Uploads datasets in numbered parts; ``client.datasets.uploads``."""
 
 from __future__ import annotations
 
@@ -14,41 +14,42 @@ from plaudit._part_files import Part, ReadOptions, read_query
 from plaudit._sync.concurrency import blocking
 from plaudit._sync.pages import PAGE_SIZE, Items
 from plaudit._sync.transport import Transport
-from plaudit._uploads import OnBytes, UploadedDataset, read_source, told
+from plaudit._uploads import OnBytes, UploadedDataset, read_source, report_bytes
 from plaudit.errors import APIError, ConnectionFailedError
 from plaudit.models import UploadPartRead, UploadRead, UploadWithParts
 
-#: The service checks the pairs of all parts before it answers.
+#: Read timeout: the service checks the pairs of all parts before it responds.
 FINISH_SECONDS = 6 * 3600.0
 
 
 class DatasetUploads:
-    """Uploads of several files that become one dataset.
+    """Multipart uploads: several files become one dataset.
 
-    ``client.datasets.upload`` does all of this for a directory, a list of files or a large file.
+    ``client.datasets.upload`` calls these methods for a directory, a list of files or a large file.
     """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     def create(self, name: str | None = None, **options: Unpack[ReadOptions]) -> UploadRead:
-        """Open an upload; it expires a day after its last part."""
+        """Create a multipart upload. It expires 24 hours after its last part arrived."""
         query = {"name": name, **read_query(options)}
         call = Call("POST", "/v1/datasets/uploads", query, is_repeatable=False)
         return parse(UploadRead, self._transport.send(call))
 
     def list(self, *, page_size: int = PAGE_SIZE, after: str | None = None) -> Items[UploadRead]:
-        """Uploads that have not expired, newest first; all pages, as they are iterated."""
+        """List uploads that have not expired, newest first. Iterating requests further pages as
+        needed."""
         call = Call("GET", "/v1/datasets/uploads", {"limit": page_size, "after": after})
         return Items(self._transport, call, UploadRead)
 
     def get(self, upload_id: str) -> UploadWithParts:
-        """An upload and the parts that arrived."""
+        """Return an upload and the parts that the service has received."""
         call = Call("GET", path("/v1/datasets/uploads/{}", upload_id))
         return parse(UploadWithParts, self._transport.send(call))
 
     def put(self, upload_id: str, number: int, file: str | os.PathLike[str]) -> UploadPartRead:
-        """Send a file as this part (1 to 1000), in place of one that is there."""
+        """Upload a file as part ``number`` (1 to 1000). It replaces a part with the same number."""
         source = blocking(lambda: read_source(file))
         call = Call(
             "PUT",
@@ -59,11 +60,16 @@ class DatasetUploads:
         return parse(UploadPartRead, self._transport.send(call))
 
     def finish(self, upload_id: str, parts: int | None = None) -> UploadedDataset:
-        """Make a dataset of the parts; ``parts`` says how many there are.
+        """Create a dataset from the parts.
+
+        Args:
+            upload_id: ``up_…``
+            parts: expected number of parts; None: do not check the number.
 
         Raises:
             ConflictError: a part is missing.
-            InvalidRequestError: pairs are refused; the upload stays open.
+            InvalidRequestError: rows are invalid. The upload stays open, so that parts can be
+                replaced.
         """
         call = Call(
             "POST",
@@ -73,7 +79,7 @@ class DatasetUploads:
         )
         response = self._transport.send(call)
         dataset = parse(UploadedDataset, response)
-        return dataset.marked(is_new=response.status_code == httpx.codes.CREATED)
+        return dataset.with_status(is_new=response.status_code == httpx.codes.CREATED)
 
     def delete(self, upload_id: str) -> None:
         """Delete an upload and its parts."""
@@ -82,7 +88,7 @@ class DatasetUploads:
     def send_all(
         self, upload_id: str, parts: Sequence[Part], on_bytes: OnBytes | None
     ) -> UploadedDataset:
-        """Send the parts that the upload lacks and finish it."""
+        """Upload the parts that the service does not have yet, and finish the upload."""
         state = self.get(upload_id)
         known = {part.number: part.sha256 for part in state.parts}
         try:
@@ -95,11 +101,11 @@ class DatasetUploads:
                     "PUT",
                     path("/v1/datasets/uploads/{}/parts/{}", upload_id, str(number)),
                     {"format": part.file_format},
-                    chunks=told(part.chunks, on_bytes),
+                    chunks=report_bytes(part.chunks, on_bytes),
                     headers={"Content-Type": part.content_type, "Content-Length": str(part.size)},
                 )
                 self._transport.send(call)
             return self.finish(upload_id, len(parts))
         except (APIError, ConnectionFailedError) as error:
-            error.add_note(f"Continue the upload with resume={upload_id!r}.")
+            error.add_note(f"Resume the upload with resume={upload_id!r}.")
             raise

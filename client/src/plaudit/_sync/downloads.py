@@ -1,5 +1,5 @@
 # Generated from ../_async/downloads.py by `make client-models`. Do not edit.
-"""Downloads that go on where they broke off, also where an earlier process left them."""
+"""Downloads files and resumes interrupted downloads, including those of an earlier process."""
 
 from __future__ import annotations
 
@@ -9,71 +9,73 @@ from pathlib import Path
 import httpx
 
 from plaudit._calls import Call, unexpected
-from plaudit._files import PartialFile, Wanted, is_whole
+from plaudit._files import PartialFile, RemoteFile, is_complete
 from plaudit._sync.concurrency import blocking
 from plaudit._sync.transport import Transport
 from plaudit.errors import APIError, ConnectionFailedError, DirectoryError, DownloadError
 
 
 def download_file(
-    transport: Transport, address: str, wanted: Wanted, directory: Path, *, overwrite: bool
+    transport: Transport, address: str, wanted: RemoteFile, directory: Path, *, overwrite: bool
 ) -> None:
-    """Bring a file into a directory, which is made if it is not there.
+    """Download a file into a directory, which is created if it does not exist.
 
     Raises:
-        DirectoryError: the file is there with other bytes, and ``overwrite`` is false.
-        DownloadError: the bytes are not those that the service promised.
+        DirectoryError: the file exists with other content, and ``overwrite`` is False.
+        DownloadError: the size or sha256 is wrong.
     """
     target = directory / wanted.name
-    if blocking(lambda: is_whole(target, wanted)):
+    if blocking(lambda: is_complete(target, wanted)):
         return
     if target.exists() and not overwrite:
         raise DirectoryError(
-            f"{target} is there with other bytes.", hint="Move it away, or have it overwritten."
+            f"{target} exists with other content.", hint="Move it away, or allow overwriting it."
         )
     directory.mkdir(parents=True, exist_ok=True)
     file = blocking(lambda: PartialFile(directory, wanted))
     try:
-        _fill(transport, address, file)
-        if file.found_bytes and not file.is_right:
-            # What an earlier process left is damaged, or two wrote at once.
+        _download_rest(transport, address, file)
+        if file.resumed_bytes and not file.is_verified:
+            # The partial file of an earlier process was damaged, or two processes wrote to it.
             file.restart()
-            _fill(transport, address, file)
+            _download_rest(transport, address, file)
         file.finish()
     finally:
         file.close()
 
 
-def _fill(transport: Transport, address: str, file: PartialFile) -> None:
-    """Add the bytes that are missing."""
+def _download_rest(transport: Transport, address: str, file: PartialFile) -> None:
+    """Download the bytes that are missing."""
     call = Call("GET", address)
-    patient = replace(call, retries=transport.config.patience.retries.during_outage())
-    # Until the first bytes like any other request: an unknown id or address shows at once.
+    outage_call = replace(call, retries=transport.config.policy.retries.during_outage())
+    # The usual limits apply until the first bytes, so that a wrong id or URL fails soon.
     attempts = transport.attempts(call)
     while file.size < file.wanted.size:
-        # Packed on the way, bytes could not be counted.
+        # A compressed response would not have the byte offsets of the file.
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
         if file.size:
             headers |= {"Range": f"bytes={file.size}-", "If-Range": file.wanted.etag}
         try:
             with transport.open(replace(call, headers=headers)) as response:
-                _place(response, file)
+                _check_offset(response, file)
                 for chunk in response.iter_raw():
                     file.write(chunk)
-                    attempts = transport.attempts(patient)
+                    attempts = transport.attempts(outage_call)
         except (APIError, ConnectionFailedError) as error:
             transport.pause(attempts, error)
         else:
             if file.size < file.wanted.size:
-                raise DownloadError(f"{file.wanted.name} has only {file.size} bytes.")
+                raise DownloadError(
+                    f"{file.wanted.name} ended after {file.size} of {file.wanted.size} bytes."
+                )
 
 
-def _place(response: httpx.Response, file: PartialFile) -> None:
-    """See to it that the answer's first byte is the next of the file."""
+def _check_offset(response: httpx.Response, file: PartialFile) -> None:
+    """Check that the response begins with the next byte of the file; restart a full response."""
     if response.status_code != httpx.codes.PARTIAL_CONTENT:
         if file.size:
             file.restart()
         return
     start = response.headers.get("Content-Range", "").partition("-")[0]
     if start != f"bytes {file.size}":
-        raise unexpected(response, "another part than was asked for")
+        raise unexpected(response, f"its byte range does not start at {file.size}")

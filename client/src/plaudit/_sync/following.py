@@ -1,5 +1,5 @@
 # Generated from ../_async/following.py by `make client-models`. Do not edit.
-"""Follows a job: until it ends, event by event, line by line."""
+"""Follows a job: waits for its end, and streams its events and its log."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from plaudit.errors import APIError, ConnectionFailedError, WaitTimeoutError
 from plaudit.models import EventRead, JobRead, LogPiece
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
-#: Below the minute after which proxies commonly give up on an answer.
+#: Duration of a long poll; proxies commonly time out after 60 seconds.
 POLL_SECONDS = 55.0
-#: For an answer that the service sends at the end of a poll.
+#: Added to the read timeout of a long poll, for the response at its end.
 MARGIN_SECONDS = 30.0
-#: Between two looks at a job whose steps follow each other quickly.
-LEAST_SECONDS = 0.5
-#: The service sends something every 15 seconds.
-SILENCE_SECONDS = 60.0
+#: Minimum time between two polls of a job that changes quickly.
+MIN_INTERVAL_SECONDS = 0.5
+#: Read timeout of an event stream; the service sends a keep-alive every 15 seconds.
+STREAM_READ_SECONDS = 60.0
 
 OnProgress = Callable[[Job], object]
 Bind = Callable[[Job], Job]
@@ -42,11 +42,11 @@ def wait(
     progress: bool | OnProgress,
     timeout: float | None,
 ) -> Job:
-    """The job once it ended or is paused; see ``AsyncJobs.wait``."""
+    """Wait until the job has ended or is paused, and return it; see ``AsyncJobs.wait``."""
     line = ProgressLine() if progress is True else None
-    tell = line or (progress if callable(progress) else None)
+    on_change = line or (progress if callable(progress) else None)
     try:
-        return _wait(transport, bind, job_id, tell, timeout)
+        return _wait(transport, bind, job_id, on_change, timeout)
     finally:
         if line is not None:
             line.close()
@@ -56,31 +56,36 @@ def _wait(
     transport: Transport,
     bind: Bind,
     job_id: str,
-    tell: OnProgress | None,
+    on_change: OnProgress | None,
     timeout: float | None,
 ) -> Job:
     ends_at = None if timeout is None else time.monotonic() + timeout
-    job, tag = _look(transport, job_id, None, 0, None)
+    job, tag = _poll(transport, job_id, None, 0, None)
     assert job is not None
     while True:
         bind(job)
-        if tell is not None:
-            tell(job)
+        if on_change is not None:
+            on_change(job)
         if job.status in ENDED or job.status == "paused":
             return job
         found = None
-        while found is None:  # as long as nothing changed
+        while found is None:  # until the job has changed
             left = None if ends_at is None else ends_at - time.monotonic()
             if left is not None and left <= 0:
-                raise WaitTimeoutError(f"{describe(job)}: not at its end after {timeout:g} s.", job)
-            found, tag = _look(transport, job_id, tag if tell else None, POLL_SECONDS, left)
+                raise WaitTimeoutError(f"{describe(job)}: not finished after {timeout:g} s.", job)
+            known_tag = tag if on_change else None
+            found, tag = _poll(transport, job_id, known_tag, POLL_SECONDS, left)
         job = found
 
 
-def _look(
+def _poll(
     transport: Transport, job_id: str, tag: str | None, poll: float, left: float | None
 ) -> tuple[Job | None, str]:
-    """The job and its tag: when it ended, or with a tag when it is different; None: it is not."""
+    """Wait up to ``poll`` seconds, and return the job and its entity tag.
+
+    With ``tag`` returns as soon as the job has changed, or None if it has not; without, as soon as
+    the job has ended.
+    """
     seconds = poll if left is None else min(poll, left)
     started_at = time.monotonic()
     query: dict[str, object] = {}
@@ -92,11 +97,12 @@ def _look(
         query,
         headers={"If-None-Match": tag} if tag else {},
         read_seconds=seconds + MARGIN_SECONDS if seconds else None,
-        # The first look is like any other request: an unknown job or address shows at once.
-        retries=transport.config.patience.retries.during_outage(left) if seconds else None,
+        # The first request has the usual limits, so that a wrong id or URL fails soon.
+        retries=transport.config.policy.retries.during_outage(left) if seconds else None,
     )
     response = transport.send(call)
-    if (rest := started_at + LEAST_SECONDS - time.monotonic()) > 0 and seconds > LEAST_SECONDS:
+    rest = started_at + MIN_INTERVAL_SECONDS - time.monotonic()
+    if rest > 0 and seconds > MIN_INTERVAL_SECONDS:
         sleep(rest)
     is_same = response.status_code == httpx.codes.NOT_MODIFIED
     tag = response.headers.get("ETag", tag or "")
@@ -104,10 +110,10 @@ def _look(
 
 
 def events(transport: Transport, job_id: str, after: int) -> Iterator[EventRead]:
-    """Events above number ``after`` until the job ends, over as many connections as it takes."""
-    call = Call("GET", path("/v1/jobs/{}/events", job_id), read_seconds=SILENCE_SECONDS)
-    patient = replace(call, retries=transport.config.patience.retries.during_outage())
-    # Until the first answer like any other request: an unknown job or address shows at once.
+    """Yield events with numbers above ``after`` until the job ends; reconnect when necessary."""
+    call = Call("GET", path("/v1/jobs/{}/events", job_id), read_seconds=STREAM_READ_SECONDS)
+    outage_call = replace(call, retries=transport.config.policy.retries.during_outage())
+    # The usual limits apply until the first bytes, so that a wrong id or URL fails soon.
     attempts = transport.attempts(call)
     while True:
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
@@ -117,29 +123,30 @@ def events(transport: Transport, job_id: str, after: int) -> Iterator[EventRead]
                 if response.status_code == httpx.codes.NO_CONTENT:
                     return
                 if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
-                    raise unexpected(response, "not a stream of events")
+                    raise unexpected(response, "it is not an event stream")
                 for chunk in response.iter_bytes():
-                    attempts = transport.attempts(patient)
+                    attempts = transport.attempts(outage_call)
                     for event in _events(decoder, chunk, response):
                         after, last_type = event.id, event.type
                         yield event
         except (APIError, ConnectionFailedError) as error:
             transport.pause(attempts, error)
         else:
-            # The stream ends with its job, which the next answer confirms, or with the service.
+            # The stream ends when the job ends, which the next response confirms (204), or when
+            # the service stops.
             if last_type not in ENDED:
-                sleep(decoder.retry_seconds or LEAST_SECONDS)
+                sleep(decoder.retry_seconds or MIN_INTERVAL_SECONDS)
 
 
 def logs(
     transport: Transport, job_id: str, after: str | None, tail: int | None, *, follow: bool
 ) -> Iterator[LogPiece]:
-    """Pieces of the log, oldest first; see ``AsyncJobs.logs``."""
+    """Yield pieces of the log, oldest first; see ``AsyncJobs.logs``."""
     address = path("/v1/jobs/{}/logs", job_id)
     query: dict[str, object] = {"tail": tail} if tail else {"after": after, "limit": 1000}
     is_live, retries = follow, None
     while True:
-        if is_live:  # asked first: what an ended job said last is there already
+        if is_live:  # read the status first: the log of a job that has ended is complete
             call = Call("GET", path("/v1/jobs/{}", job_id), retries=retries)
             job = parse(JobRead, transport.send(call))
             is_live = job.status not in ENDED and job.status != "paused"
@@ -152,18 +159,18 @@ def logs(
             page = items.following(page) if page.next and "tail" not in query else None
         if not is_live:
             return
-        sleep(LEAST_SECONDS)
+        sleep(MIN_INTERVAL_SECONDS)
         query = {"after": after, "limit": 1000}
-        retries = transport.config.patience.retries.during_outage()
+        retries = transport.config.policy.retries.during_outage()
 
 
 def _events(decoder: EventDecoder, chunk: bytes, response: httpx.Response) -> Iterator[EventRead]:
-    """The events that these bytes complete; without progress, which has no number."""
+    """Yield the events that these bytes complete, except progress events, which have no number."""
     for found in decoder.feed(chunk):
         if found.id is None:
             continue
         try:
             yield EventRead.of_answer(json.loads(found.data))
         except ValueError as error:
-            reason = f"an event of another form: {found.data[:200]}"
+            reason = f"it contains an invalid event: {found.data[:200]}"
             raise unexpected(response, reason) from error

@@ -1,5 +1,5 @@
 # Generated from ../_async/operations.py by `make client-models`. Do not edit.
-"""What the service offers and does: base models, queue, workers, audit log, keys, health."""
+"""Base models, queue, workers, audit log and API keys of the service."""
 
 from __future__ import annotations
 
@@ -20,74 +20,76 @@ from plaudit.models import (
 
 
 class BaseModels:
-    """The models that jobs may ask for."""
+    """Base models that jobs may train on."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     def list(self) -> Items[BaseModelRead]:
-        """The operator's catalogue."""
+        """List the operator's catalogue of base models."""
         return Items(self._transport, Call("GET", "/v1/base-models"), BaseModelRead)
 
     def get(self, base_model_id: str) -> BaseModelRead:
-        """One of them."""
+        """Return a base model of the catalogue."""
         call = Call("GET", path("/v1/base-models/{}", base_model_id))
         return parse(BaseModelRead, self._transport.send(call))
 
 
 class Queue:
-    """This tenant's waiting jobs."""
+    """Queued jobs of this tenant."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     def list(self) -> Items[QueueItem]:
-        """Their places, and why they wait."""
+        """List queued jobs with their positions and the reasons why they wait."""
         return Items(self._transport, Call("GET", "/v1/queue"), QueueItem)
 
 
 class Workers:
-    """The workers that are alive."""
+    """Workers that are running."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     def list(self) -> Items[WorkerRead]:
-        """Their devices, and what of this tenant they run."""
+        """List workers with their devices and the jobs of this tenant that they run."""
         return Items(self._transport, Call("GET", "/v1/workers"), WorkerRead)
 
 
 class AuditLog:
-    """Who did what; needs the scope ``admin``."""
+    """Audit log of the tenant. Requires the scope ``admin``."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     def list(self, *, page_size: int = PAGE_SIZE, after: str | None = None) -> Items[AuditRead]:
-        """Acts, newest first; all pages, as they are iterated."""
+        """List audit entries, newest first. Iterating requests further pages as needed."""
         call = Call("GET", "/v1/audit", {"limit": page_size, "after": after})
         return Items(self._transport, call, AuditRead)
 
 
 class ApiKeys:
-    """The keys of this tenant; needs the scope ``admin``."""
+    """API keys of this tenant. Requires the scope ``admin``."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     def create(self, **fields: Unpack[params.ApiKeyCreate]) -> ApiKeyCreated:
-        """Make a key; its ``secret`` is shown this once.
+        """Create a key. Only this response contains its ``secret``.
 
-        A lost answer is not asked for again: that would make a second key.
+        The request is not retried after a lost response, because a retry would create a second
+        key.
         """
         call = Call("POST", "/v1/api-keys", body=fields, is_repeatable=False)
         return parse(ApiKeyCreated, self._transport.send(call))
 
     def list(self, *, page_size: int = PAGE_SIZE, after: str | None = None) -> Items[ApiKeyRead]:
-        """Keys that are not revoked, newest first; all pages, as they are iterated."""
+        """List keys that are not revoked, newest first. Iterating requests further pages as
+        needed."""
         call = Call("GET", "/v1/api-keys", {"limit": page_size, "after": after})
         return Items(self._transport, call, ApiKeyRead)
 
     def revoke(self, key_id: str) -> None:
-        """End a key for good."""
+        """Revoke a key permanently."""
         self._transport.send(Call("DELETE", path("/v1/api-keys/{}", key_id)))

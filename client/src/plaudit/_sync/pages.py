@@ -1,5 +1,5 @@
 # Generated from ../_async/pages.py by `make client-models`. Do not edit.
-"""Lists that come in pages."""
+"""Paginated lists."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ PAGE_SIZE = 100
 
 @dataclass(frozen=True)
 class Page(Generic[Item]):
-    """Part of a list."""
+    """One page of a list."""
 
     data: list[Item]
     next: str | None
-    """The ``after`` of the following page; None: this was the last."""
+    """The value of ``after`` for the next page; None on the last page."""
 
 
 class Items(Generic[Item]):
-    """A list of the service. Iterating asks for page after page, as items are needed."""
+    """A paginated list. Iterating over it requests one page after another as needed."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Items(Generic[Item]):
         self._adopt = adopt
 
     def page(self) -> Page[Item]:
-        """The first page alone: up to ``page_size`` items."""
+        """Return the first page: up to ``page_size`` items."""
         return self._page(self._call)
 
     def __iter__(self) -> Iterator[Item]:
@@ -53,7 +53,7 @@ class Items(Generic[Item]):
             page = self.following(page)
 
     def following(self, page: Page[Item]) -> Page[Item] | None:
-        """The page after this one; None: it was the last."""
+        """Return the page that follows ``page``; None after the last page."""
         if page.next is None:
             return None
         return self._page(replace(self._call, query={**self._call.query, "after": page.next}))
@@ -70,4 +70,4 @@ def _list(found: Any, response: httpx.Response) -> tuple[list[Any], str | None]:
     try:
         return list(found["data"]), found["next"] if found["has_more"] else None
     except (KeyError, TypeError) as error:
-        raise unexpected(response, "not a list") from error
+        raise unexpected(response, "it is not a list") from error

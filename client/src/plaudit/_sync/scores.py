@@ -1,5 +1,5 @@
 # Generated from ../_async/scores.py by `make client-models`. Do not edit.
-"""Score replies with the service; ``client.score`` and ``client.reward_function``."""
+"""Scores replies with the service; ``client.score`` and ``client.reward_function``."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from plaudit._sync.concurrency import Rewards
 from plaudit._sync.transport import Transport
 from plaudit.models import ScoreResponse
 
-#: The service holds requests while a scorer starts, and scores what is before them in its queue.
+#: Read timeout: a request may wait until a scorer has started and has scored earlier requests.
 READ_SECONDS = 1800.0
 
 
 def send_scores(
     transport: Transport, body: dict[str, Any], if_score_spec: str | None
 ) -> ScoreResponse:
-    """Send one request; it is pure, so that it may be sent again."""
+    """Send one scoring request. It has no side effects, so it may be retried."""
     headers = {} if if_score_spec is None else {"If-Score-Spec": if_score_spec}
     call = Call("POST", "/v1/score", body=body, headers=headers, read_seconds=READ_SECONDS)
     return parse(ScoreResponse, transport.send(call))
 
 
 def make_reward_function(transport: Transport, body: dict[str, Any]) -> Callable[..., Rewards]:
-    """Return a function as TRL's GRPOTrainer and RLOOTrainer call it."""
+    """Return a function with the signature that TRL's GRPOTrainer and RLOOTrainer expect."""
 
     def plaudit_reward(
         prompts: Sequence[Reply], completions: Sequence[Reply], **_columns: Any

@@ -1,5 +1,5 @@
 # Generated from ../_async/transport.py by `make client-models`. Do not edit.
-"""Sends calls, again where that is safe, and turns refusals into errors."""
+"""Sends requests, retries them where that is safe, and raises the errors of responses."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from contextlib import contextmanager
 
 import httpx
 
-from plaudit._calls import Call, check, is_hopeless, no_answer
+from plaudit._calls import Call, check, connection_error, is_certificate_error
 from plaudit._config import Config
 from plaudit._sync.concurrency import Client, bytes_of, sleep
 from plaudit.errors import APIError, ConnectionFailedError, NotFoundError
 from plaudit.retries import Attempts
 
-#: The service closes connections that are idle for five seconds. A request on one that it is just
-#: closing would be lost, and some requests cannot be repeated.
+#: Must be below the five seconds after which the service closes idle connections: a request on a
+#: connection that is being closed is lost, and some requests cannot be retried.
 KEEPALIVE_SECONDS = 3.0
 
 
 class Transport:
-    """Connections to one service with one key."""
+    """Connections to one service with one API key."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -29,7 +29,7 @@ class Transport:
             headers=config.headers(),
             timeout=config.timeouts(),
             limits=httpx.Limits(keepalive_expiry=KEEPALIVE_SECONDS),
-            follow_redirects=False,  # the key is for this service only
+            follow_redirects=False,  # the API key must not be sent to another host
         )
 
     def close(self) -> None:
@@ -37,16 +37,18 @@ class Transport:
         self._http.close()
 
     def attempts(self, call: Call) -> Attempts:
-        """The attempts at a call, none of them made yet."""
+        """Return a new counter of attempts for a call."""
         return Attempts(
-            call.retries or self.config.patience.retries, is_repeatable=call.is_repeatable
+            call.retries or self.config.policy.retries, is_repeatable=call.is_repeatable
         )
 
     def send(self, call: Call) -> httpx.Response:
-        """The answer, read to its end, of as many attempts as are safe and needed.
+        """Send a request, retry it where that is safe, and return the complete response.
 
         Raises:
-            APIError, ConnectionFailedError, UnexpectedResponseError
+            APIError: the service refused the request.
+            ConnectionFailedError: there was no response.
+            UnexpectedResponseError: the response is not from Plaudit.
         """
         attempts = self.attempts(call)
         while True:
@@ -56,7 +58,7 @@ class Transport:
                 return response
             except NotFoundError:
                 if call.method == "DELETE" and attempts.was_ambiguous:
-                    # The attempt whose answer was lost has deleted it.
+                    # An earlier attempt, whose response was lost, has deleted it.
                     return httpx.Response(httpx.codes.NO_CONTENT)
                 raise
             except (APIError, ConnectionFailedError) as error:
@@ -64,7 +66,7 @@ class Transport:
 
     @contextmanager
     def open(self, call: Call) -> Iterator[httpx.Response]:
-        """One attempt: the answer while it streams; refusals are raised."""
+        """Make one attempt and yield the response as a stream; raise the error of a refusal."""
         try:
             with self._http.stream(
                 call.method,
@@ -79,13 +81,13 @@ class Transport:
                     check(response)
                 yield response
         except httpx.RequestError as error:
-            raise no_answer(self.config.url, error) from error
+            raise connection_error(self.config.url, error) from error
 
     def pause(self, attempts: Attempts, error: APIError | ConnectionFailedError) -> None:
-        """Wait before the next attempt, or raise the error where there is none."""
-        retry = None if is_hopeless(error) else attempts.after(error)
+        """Wait before the next attempt; raise ``error`` if there is no further attempt."""
+        retry = None if is_certificate_error(error) else attempts.after(error)
         if retry is None:
             raise error
-        if self.config.patience.on_retry is not None:
-            self.config.patience.on_retry(retry)
+        if self.config.policy.on_retry is not None:
+            self.config.policy.on_retry(retry)
         sleep(retry.delay_seconds)

@@ -1,5 +1,5 @@
 # Generated from ../_async/usage.py by `make client-models`. Do not edit.
-"""What the tenant used; ``client.usage``."""
+"""Usage of the tenant; ``client.usage``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from plaudit.models import Usage, UsageDayRead
 
 
 class UsageLog:
-    """Device time, stored bytes and scored tokens, per day."""
+    """Device seconds, stored bytes and scored tokens of the tenant per day."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     def per_day(self, days: int = 30) -> list[UsageDayRead]:
-        """The days with any usage, newest first, of the last ``days`` (1 to 366)."""
+        """Return the days with usage among the last ``days`` (1 to 366), newest first."""
         call = Call("GET", "/v1/usage", {"days": days})
         return parse(Usage, self._transport.send(call)).data

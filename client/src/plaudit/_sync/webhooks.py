@@ -1,5 +1,5 @@
 # Generated from ../_async/webhooks.py by `make client-models`. Do not edit.
-"""Webhooks: be told about jobs; ``client.webhooks``."""
+"""Webhooks: HTTP notifications about jobs and evaluations; ``client.webhooks``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from plaudit.webhook_messages import verify_webhook
 
 
 class Webhooks:
-    """Addresses that are told about jobs; needs the scope ``admin``, but for ``verify``."""
+    """URLs that the service notifies. All methods but ``verify`` require the scope ``admin``."""
 
     verify = staticmethod(verify_webhook)
 
@@ -22,44 +22,47 @@ class Webhooks:
         self._transport = transport
 
     def create(self, **fields: Unpack[params.WebhookCreate]) -> WebhookSecret:
-        """Have an address told when jobs start, pause or end; its ``secret`` is shown this once.
+        """Create a webhook. Only this response contains its ``secret``.
 
-        A lost answer is not asked for again: that would make a second webhook.
+        The request is not retried after a lost response, because a retry would create a second
+        webhook.
         """
         call = Call("POST", "/v1/webhooks", body=fields, is_repeatable=False)
         return parse(WebhookSecret, self._transport.send(call))
 
     def list(self, *, page_size: int = PAGE_SIZE, after: str | None = None) -> Items[WebhookRead]:
-        """Webhooks, newest first; all pages, as they are iterated."""
+        """List webhooks, newest first. Iterating requests further pages as needed."""
         call = Call("GET", "/v1/webhooks", {"limit": page_size, "after": after})
         return Items(self._transport, call, WebhookRead)
 
     def get(self, webhook_id: str) -> WebhookRead:
-        """A webhook, without its secret."""
+        """Return a webhook, without its secret."""
         call = Call("GET", path("/v1/webhooks/{}", webhook_id))
         return parse(WebhookRead, self._transport.send(call))
 
     def delete(self, webhook_id: str) -> None:
-        """Delete a webhook; what waits for it is not sent any more."""
+        """Delete a webhook. Queued messages are not sent."""
         self._transport.send(Call("DELETE", path("/v1/webhooks/{}", webhook_id)))
 
     def test(self, webhook_id: str) -> DeliveryRead:
-        """Send it a ``webhook.test`` message, once."""
+        """Send a ``webhook.test`` message to the webhook, and return the delivery. A failed
+        delivery is not retried."""
         call = Call("POST", path("/v1/webhooks/{}/test", webhook_id), is_repeatable=False)
         return parse(DeliveryRead, self._transport.send(call))
 
     def deliveries(
         self, webhook_id: str, *, page_size: int = PAGE_SIZE, after: str | None = None
     ) -> Items[DeliveryRead]:
-        """Messages of the last thirty days and how they fared, newest first."""
+        """List the deliveries of the last 30 days with their status, newest first."""
         address = path("/v1/webhooks/{}/deliveries", webhook_id)
         call = Call("GET", address, {"limit": page_size, "after": after})
         return Items(self._transport, call, DeliveryRead)
 
     def rotate_secret(self, webhook_id: str) -> WebhookSecret:
-        """Make a new secret; for a day messages are signed with the one before, too.
+        """Create a new secret. For 24 hours, messages are also signed with the previous secret.
 
-        A lost answer is not asked for again: a second rotation would end the old secret at once.
+        The request is not retried after a lost response, because a second rotation would
+        invalidate the old secret at once.
         """
         address = path("/v1/webhooks/{}/rotate-secret", webhook_id)
         call = Call("POST", address, is_repeatable=False)
