@@ -200,7 +200,7 @@ def test_estimate_without_a_worker_says_what_to_do(run: Run, dataset: str, tmp_p
     path = tmp_path / "spec.json"
     path.write_text(json.dumps({"base_model": BASE_MODEL, "train_dataset": dataset}))
     done = run("estimate", path)
-    assert done.exit_code == ExitCode.FAILED
+    assert done.exit_code == ExitCode.AWAY
     assert done.stdout == ""
     assert "worker" in done.stderr
 

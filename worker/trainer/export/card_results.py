@@ -34,7 +34,10 @@ def results(metrics: Mapping[str, float], counts: Mapping[str, Any]) -> list[str
     named = _named_results(metrics, counts)
     main = _main_results(metrics)
     if not main and not named:
-        return ["No pairs were held out, so the accuracy of this adapter is unknown."]
+        return [
+            "No pairs were held out, so the accuracy of this adapter is unknown, and this card has "
+            "no `model-index`."
+        ]
     space = [""] if main and named else []
     return [*main, *(_left_out(counts) if main else []), *space, *named]
 
