@@ -99,8 +99,8 @@ def pair_files(
     eval_files = {}
     if plan.data.eval and order.eval_file:
         eval_files[EVAL] = file(order.eval_file, plan.data.eval, None)
-    for name, data in plan.data.eval_datasets.items():
-        eval_files[eval_group(name)] = file(order.eval_files[name], data, None)
+    for name, eval_file in order.eval_files.items():
+        eval_files[eval_group(name)] = file(eval_file, plan.data.eval_datasets[name], None)
     return file(order.train_file, plan.data.train, plan.data.pairs_per_prompt), eval_files
 
 

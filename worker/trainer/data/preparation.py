@@ -163,7 +163,7 @@ def held_out_rows(
         return frozenset()
     train_file, _ = pair_files(order, plan, tokenizer)
     tokenized = tokenize_pairs(train_file, tokenizer, PairObserver(on_rows=on_rows))
-    _, held_out = _split(plan, tokenized, None)
+    held_out = _split(plan, tokenized, {}).evals[EVAL]
     return frozenset(held_out.records["row"].tolist())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from app.domain.metric_names import EVAL, eval_group
 from app.domain.plan import TrainingPlan
 from worker.trainer.export.card_results import named_counts, results
 from worker.trainer.export.scoring_program import scoring_program
@@ -98,18 +99,23 @@ def _metadata(summary: Mapping[str, Any], results: list[EvalResult]) -> ModelCar
 
 def _eval_results(plan: TrainingPlan, metrics: Mapping[str, float]) -> list[EvalResult]:
     """Return the results for the Hub's ``model-index``; none without held-out pairs."""
-    if "eval/accuracy" not in metrics:
-        return []
+    main = plan.data.eval or plan.data.train
+    name = "Held-out pairs" if plan.data.eval else "Held-out pairs of the training"
+    datasets = {EVAL: (main, name)}
+    for each, data in plan.data.eval_datasets.items():
+        datasets[eval_group(each)] = (data, f"Held-out pairs: {each}")
     return [
         EvalResult(
             task_type=TASK,
             task_name="Preference ranking",
-            dataset_type=(plan.data.eval or plan.data.train).id,
-            dataset_name="Held-out pairs" if plan.data.eval else "Held-out pairs of the training",
+            dataset_type=data.id,
+            dataset_name=name,
             metric_type="accuracy",
             metric_name="Accuracy, ties half",
-            metric_value=metrics["eval/accuracy"],
+            metric_value=metrics[f"{group}/accuracy"],
         )
+        for group, (data, name) in datasets.items()
+        if f"{group}/accuracy" in metrics
     ]
 
 
