@@ -64,6 +64,7 @@ class TrainedJob:
     """A job that succeeded, and what the service returned on the way."""
 
     client: httpx.Client
+    spec: dict[str, Any]
     preview: dict[str, Any]  # of the dry run
     job: dict[str, Any]
     adapter: dict[str, Any]
@@ -112,7 +113,7 @@ def train(client: httpx.Client, directory: Path, base_model: Path) -> TrainedJob
     assert job["status"] == "succeeded", job
     adapter = client.get(f"/v1/adapters/{job['adapter_id']}").json()
     files = download(client, adapter, directory / "adapter")
-    return TrainedJob(client, preview.json(), job, adapter, files, base_model)
+    return TrainedJob(client, spec, preview.json(), job, adapter, files, base_model)
 
 
 def wait_for_end(client: httpx.Client, location: str) -> dict[str, Any]:
@@ -149,7 +150,7 @@ def test_estimate_of_the_command_is_the_one_that_the_job_recorded(
     monkeypatch.setenv(
         "PLAUDIT_API_KEY", trained.client.headers["Authorization"].removeprefix("Bearer ")
     )
-    (tmp_path / "spec.json").write_text(json.dumps(trained.job["spec"]))
+    (tmp_path / "spec.json").write_text(json.dumps(trained.spec))
     estimate = ["estimate", str(tmp_path / "spec.json")]
     recorded = trained.client.get(f"/v1/jobs/{trained.job['id']}/reports/memory").json()["document"]
     peak = recorded.pop("measured_peak_bytes")
