@@ -38,6 +38,7 @@ from app.datasets.part_uploads_router import router as part_uploads
 from app.datasets.router import router as datasets
 from app.datasets.upload_places import UploadPlaces
 from app.evaluations.comparing import MAX_COMPARISONS
+from app.evaluations.report_router import router as evaluation_reports
 from app.evaluations.router import router as evaluations
 from app.hub_api.router import router as hub_api
 from app.imports.router import router as imports
@@ -89,6 +90,7 @@ API_ROUTERS = (
     score_batches,
     scoring_compat,
     evaluations,
+    evaluation_reports,
     base_models,
     api_keys,
     webhooks,

@@ -35,6 +35,7 @@ def show_job(client: Plaudit, job: Job, *, as_json: bool) -> None:
             ("phase", job.phase),
             ("progress", steps(job)),
             ("base model", job.base_model),
+            ("notes", job.notes),
             ("training data", job.spec.train_dataset),
             ("held-out data", _held_out(job.spec.eval_dataset)),
             ("attempt", job.attempt),

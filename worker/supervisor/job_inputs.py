@@ -127,13 +127,21 @@ def write_training_inputs(
         eval_file="eval.jsonl" if job.eval_dataset_id else None,
         memory_bytes=settings.trainer_memory_bytes,
         facts=known_facts(engine, base.entry),
-        token_cache=str(settings.token_cache.absolute()) if settings.token_cache_bytes else None,
-        token_cache_bytes=settings.token_cache_bytes,
+        **tokenization(settings),
         checkpoints=fetch_checkpoints(engine, job, directory),
         threads=settings.trainer_threads,
-        processes=cores_of_slot(settings.slots),
         checkpoint_seconds=settings.checkpoint_seconds,
     )
+
+
+def tokenization(settings: Settings) -> dict[str, Any]:
+    """Return the fields of a work order that say how training files are tokenised."""
+    cache = str(settings.token_cache.absolute()) if settings.token_cache_bytes else None
+    return {
+        "token_cache": cache,
+        "token_cache_bytes": settings.token_cache_bytes,
+        "processes": cores_of_slot(settings.slots),
+    }
 
 
 def keeps_checkpoint(engine: Engine, job_id: str) -> bool:

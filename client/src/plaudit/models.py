@@ -174,6 +174,13 @@ class ComparedModel(Model):
     adapter: str
 
 
+class DatasetContent(Model):
+    """A dataset by its rows: the newest one whose `sha256` this is."""
+
+    sha256: str
+    """The `sha256` that GET /v1/datasets shows."""
+
+
 class DatasetPreview(Model):
     """The first rows of a dataset."""
 
@@ -278,8 +285,11 @@ class EvaluationSpec(Model):
     Adapters of one base model. `base:untrained`, the base model with a random head, is always
     evaluated as well.
     """
-    dataset: str
-    """The rows to score: pairs or ranked rows."""
+    dataset: str | DatasetContent
+    """
+    The rows to score: pairs or ranked rows. A dataset by its id, or by the digest of its
+    rows.
+    """
     suite: str | None = None
     """A benchmark of GET /v1/suites whose rows the dataset has."""
     slices: list[str] | None = None
@@ -307,10 +317,11 @@ class EvaluationSpec(Model):
     """Probes for reward hacking; all by default, `[]` for none."""
     probe_pairs: int = 100
     """Number of rows for probes, drawn with the seed."""
-    overlong: Literal["drop", "truncate"] | str = "drop"
+    overlong: Literal["as_trained", "drop", "truncate"] | str = "as_trained"
     """
-    What to do with replies that exceed the `max_length` of an adapter: drop their row, or
-    truncate them at the end as the benchmarks' own code does.
+    What to do with replies that exceed the `max_length` of an adapter: what its training did
+    (leave their row out, or cut the beginning of its prompt), always leave it out, or cut the
+    reply at the end as the runners of the benchmarks do.
     """
     seed: int = 0
 
@@ -1201,6 +1212,11 @@ class DatasetRead(Model):
     """Number of rows by slice label."""
     ignored_columns: list[str]
     """Columns of the upload that were not stored."""
+    chat_template_kwargs: dict[str, bool | int | float | str]
+    """
+    Variables of the chat template that the upload sets for all rows. Those of a job and of a
+    row take precedence.
+    """
     skipped: list[SkippedRowsRead]
     """Skipped rows by reason."""
     warnings: list[DatasetWarningRead]
@@ -1560,6 +1576,8 @@ class JobRead(Model):
     metadata: dict[str, str]
     worker: str | None
     """The worker that runs the job."""
+    notes: str | None
+    """What people wrote about the job."""
     warnings: list[JobWarning]
     spec: RewardJobSpec
     """As submitted, with defaults filled in."""

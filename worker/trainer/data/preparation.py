@@ -45,7 +45,7 @@ from worker.trainer.data.prepared import PreparedData, count_pairs
 from worker.trainer.data.report import DatasetReportBuilder
 from worker.trainer.data.row_files import count_rows, write_sample
 from worker.trainer.data.template_coverage import warn_of_lost_text
-from worker.trainer.data.tokenized_file import PairBlock, PairFile
+from worker.trainer.data.tokenized_file import OnRows, PairBlock, PairFile
 from worker.trainer.memory_budget import device_memory_bytes, uses_activation_checkpointing
 from worker.trainer.memory_estimate import StepConfig, estimate_memory, explain_shortage
 
@@ -142,6 +142,28 @@ def _split(
             seed = plan.reward_arguments.seed
         return split_by_prompt(training, plan.data.eval_fraction, seed)
     return training.drawn, evaluation.pairs if evaluation else training.pairs[:0]
+
+
+def held_out_rows(
+    order: WorkOrder, plan: TrainingPlan, tokenizer: PairTokenizer, on_rows: OnRows
+) -> frozenset[int]:
+    """Return the places, from 0, of the rows that a job held out from its training file.
+
+    Args:
+        order: an order with that file.
+        plan: the plan of the job.
+        tokenizer: the tokenizer of the plan.
+        on_rows: is told how many rows are tokenised; may raise to stop.
+
+    Raises:
+        TrainerError: the pairs cannot be tokenised.
+    """
+    if plan.data.eval is not None or plan.data.eval_fraction is None:
+        return frozenset()
+    train_file, _ = pair_files(order, plan, tokenizer)
+    tokenized = tokenize_pairs(train_file, tokenizer, PairObserver(on_rows=on_rows))
+    _, held_out = _split(plan, tokenized, None)
+    return frozenset(held_out.records["row"].tolist())
 
 
 def report_sample(inputs: DataInputs) -> None:
