@@ -5,7 +5,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "a94d17c3b60e"
-down_revision = "b41c7e05d9f2"
+down_revision = "9d4b6e1f07a3"
 branch_labels = None
 depends_on = None
 

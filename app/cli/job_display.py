@@ -38,6 +38,7 @@ def show_job(client: Plaudit, job: Job, *, as_json: bool) -> None:
             ("phase", job.phase),
             ("progress", steps(job)),
             ("base model", job.base_model),
+            ("notes", job.notes),
             ("training data", job.spec.train_dataset),
             ("held-out data", _held_out(job.spec.eval_dataset)),
             *((f"… {name}", dataset) for name, dataset in job.spec.eval_datasets.items()),

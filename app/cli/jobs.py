@@ -117,13 +117,17 @@ def watch_job(job_id: JobId, as_json: JsonOption = False) -> None:
 def list_jobs(
     status: Annotated[str | None, typer.Option(help="Only jobs with this status.")] = None,
     name: Annotated[str | None, typer.Option(help="Only jobs with exactly this name.")] = None,
+    search: Annotated[
+        str | None, typer.Option(help="Only jobs with this text in name, id or base model.")
+    ] = None,
     limit: LimitOption = 20,
     after: AfterOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List jobs, newest first."""
     with connect() as client:
-        page = client.jobs.list(status=status, name=name, page_size=limit, after=after).page()
+        found = client.jobs.list(status=status, name=name, q=search, page_size=limit, after=after)
+        page = found.page()
         accuracies = {} if as_json else accuracies_of(client, page.data)
     print_page(
         page,

@@ -24,6 +24,10 @@ from app.domain.rows import RESERVED_TEMPLATE_VARIABLES
 CleanText = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
+#: Text of several lines: line breaks and tabs, but no other control characters.
+CleanLines = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$")]
+
+
 class SpecPart(BaseModel):
     """An object of a spec: no unknown fields, no changes, no NaN."""
 

@@ -143,13 +143,13 @@ def resume(session: Session, tenant_id: str, job_id: str) -> Job:
 
 
 def change(session: Session, tenant_id: str, job_id: str, changes: Mapping[str, Any]) -> Job:
-    """Change ``name``, ``metadata`` or, while the job waits, ``priority``.
+    """Change ``name``, ``metadata``, ``notes`` or, while the job waits, ``priority``.
 
     Raises:
         JobNotFoundError, JobStateError
     """
     get(session, tenant_id, job_id)
-    columns = {"name": "name", "priority": "priority", "metadata": "labels"}
+    columns = {"name": "name", "priority": "priority", "metadata": "labels", "notes": "notes"}
     conditions = [Job.id == job_id, Job.tenant_id == tenant_id]
     if "priority" in changes:
         conditions.append(

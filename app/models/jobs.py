@@ -88,6 +88,7 @@ class Job(Base):
     name: Mapped[str | None] = mapped_column(String(128))
     # SQLAlchemy's declarative base reserves the attribute name "metadata".
     labels: Mapped[dict[str, str]] = mapped_column("metadata", JSON, default=dict)
+    notes: Mapped[str | None] = mapped_column(Text)
     priority: Mapped[int] = mapped_column(default=0)
     # Whether no CPU can run the job.
     needs_gpu: Mapped[bool] = mapped_column(default=False, server_default=false())

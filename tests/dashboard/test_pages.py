@@ -296,3 +296,29 @@ def test_queue_shows_waiting_jobs_and_workers(
     signed_in.wait_for_text("waiting one", "#queue")
     signed_in.wait_for_text("All workers are busy", "#queue")
     assert any(lease.job_id in str(a.get_attribute("href")) for a in signed_in.all("#workers a"))
+
+
+def test_checks_of_a_worker_are_shown_with_the_failed_ones_first(
+    signed_in: Browser, world: World, session: Session
+) -> None:
+    queue = world.settings.queue
+    found = [
+        {"check": "torch", "status": "passed", "detail": "2.13"},
+        {"check": "kernels", "status": "left_out", "detail": "no GPU"},
+        {"check": "disk", "status": "failed", "detail": "2 MB/s, at least 50 are needed"},
+    ]
+    session.add_all(
+        [
+            Worker(id="checked", host="a-box", queue=queue, slots=1, doctor=found),
+            Worker(id="silent", host="b-box", queue=queue, slots=1),
+        ]
+    )
+    session.commit()
+    signed_in.get("/queue")
+    signed_in.wait_for_text("1 check of 3 failed", "#workers")
+    (summary,) = [node for node in signed_in.all(".doctor summary") if node.is_displayed()]
+    summary.click()
+    signed_in.wait_for_text("2 MB/s, at least 50 are needed", ".doctor[open]")
+    checks = [node.text for node in signed_in.all(".doctor[open] li")]
+    assert [text.split()[0] for text in checks] == ["failed", "passed", "left"]
+    signed_in.assert_accessible()

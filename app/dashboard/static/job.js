@@ -6,6 +6,7 @@ import { retryWhileUnavailable, sleep, throttled } from "./connection.js";
 import { $, el, setFacts, setOrHide, setText, sync, timeAgo } from "./dom.js";
 import { duration, isFinished, number, progressOf, shortId, titleOf } from "./format.js";
 import { showMetrics } from "./metrics.js";
+import { showNotes, startNotes } from "./notes.js";
 import { showPlan } from "./plan.js";
 import { makeTag } from "./tags.js";
 
@@ -30,6 +31,7 @@ export async function start(show) {
   // If loading fails, so does the stream below, which handles the error.
   const refreshSoon = throttled(REFRESH_SECONDS, () => refresh().catch(() => {}));
   addListeners(refresh);
+  startNotes(path);
   deleteButton($("delete"), path, "Delete this job with its adapter, checkpoints, events, metrics and logs?", "/");
   for (;;) {
     await retryWhileUnavailable(refresh);
@@ -53,6 +55,7 @@ async function load() {
   showJob(now);
   showMetrics(now, metrics.columns);
   showPlan(now);
+  showNotes(now);
   await Promise.all([showAdapter(now), showLogs()]);
 }
 
@@ -175,6 +178,7 @@ async function showAdapter(now) {
   setCertificate($("certificate"), adapter.certificate);
   $("adapter-link").href = `/adapters/${adapter.id}`;
   offerDownload($("download"), $("download-state"), `${adapter.id}.tar`, adapter.archive.bytes, `${address}/archive`);
+  offerDownload($("report"), $("download-state"), `${now.id}.html`, null, `${path}/reports/full.html`);
 }
 
 /** Shows the pairs with the most negative margins; there is a report once the last evaluation ended. */

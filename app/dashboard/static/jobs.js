@@ -5,11 +5,13 @@ import { setPages, setPill } from "./components.js";
 import { repeat } from "./connection.js";
 import { $, el, setCode, setText, setTime, sync, timeAgo } from "./dom.js";
 import { accuracyOf, progressOf, shortId, titleOf } from "./format.js";
-import { find, isSearch, sortJobs, startSearch } from "./search.js";
+import { filterOf, findAll, sortJobs, startSearch } from "./search.js";
 import { makeTag } from "./tags.js";
 
 const REFRESH_SECONDS = 3;
 const STATUSES = ["running", "queued", "paused", "succeeded", "failed", "cancelled"];
+const MAX_ADAPTER_PAGES = 5; // of a hundred adapters
+const MAX_SINGLE_ADAPTERS = 25;
 
 /** Metrics by adapter id, kept because adapters never change. */
 const metrics = new Map();
@@ -19,8 +21,9 @@ export async function start(show) {
   const parameters = new URLSearchParams(location.search);
   const status = STATUSES.includes(parameters.get("status")) ? parameters.get("status") : null;
   const search = { text: parameters.get("q") ?? "", tag: parameters.get("tag") ?? "", sort: parameters.get("sort") ?? "age" };
-  const query = new URLSearchParams({ limit: "25" });
-  if (status) query.set("status", status);
+  const shown = Object.fromEntries(Object.entries({ status, q: search.text, tag: search.tag }).filter(([, value]) => value));
+  const filter = filterOf(search, status);
+  const query = new URLSearchParams([...filter, ["limit", "25"]]);
   if (parameters.get("after")) query.set("after", parameters.get("after"));
   startSearch(search, status);
   for (const link of $("filters").children) {
@@ -28,24 +31,24 @@ export async function start(show) {
   }
   setCode($("new-job-curl"), commands());
   await repeat(REFRESH_SECONDS, async () => {
-    const page = isSearch(search) ? await find(search, status) : await get(`/v1/jobs?${query}`);
+    const page = search.sort === "age" ? await get(`/v1/jobs?${query}`) : await findAll(filter);
     await loadAccuracies(page.data);
     sortJobs(page.data, search.sort, (job) => metrics.get(job.adapter_id)?.["eval/accuracy"]);
     sync($("rows"), page.data, (job) => job.id, makeRow);
-    showEmptyOrPages(page, status, parameters.has("after"));
+    showEmptyOrPages(page, shown, parameters.has("after"));
     show();
   });
 }
 
-function showEmptyOrPages(page, status, isOlder) {
+function showEmptyOrPages(page, filter, isOlder) {
   const isEmpty = page.data.length === 0;
   $("list").hidden = isEmpty;
   $("empty").hidden = !isEmpty;
-  const isFirst = isEmpty && !status && !isOlder;
-  setText($("empty-text"), isFirst ? "No jobs yet" : `No ${status ?? "older"} jobs`);
+  const isFirst = isEmpty && Object.keys(filter).length === 0 && !isOlder;
+  setText($("empty-text"), isFirst ? "No jobs yet" : filter.q || filter.tag ? "No jobs match" : `No ${filter.status ?? "older"} jobs`);
   setText($("empty-hint"), isFirst ? "Submit a job with the commands below. This page updates automatically." : "");
   if (isFirst) $("new-job").open = true;
-  setPages(page, "/", status && { status }, isOlder);
+  setPages(page, "/", filter, isOlder);
 }
 
 /** The ids of the jobs that are marked to be compared. */
@@ -109,8 +112,12 @@ async function loadAccuracies(jobs) {
   if (!mayReadAdapters || unknown().length === 0) return;
   const store = (adapter) => metrics.set(adapter.id, adapter.metrics);
   try {
-    if (metrics.size === 0) (await get("/v1/adapters?limit=100")).data.forEach(store);
-    for (const job of unknown()) store(await get(`/v1/adapters/${job.adapter_id}`));
+    let page = { has_more: metrics.size === 0, next: null };
+    for (let count = 0; page.has_more && unknown().length > 0 && count < MAX_ADAPTER_PAGES; count++) {
+      page = await get(`/v1/adapters?${new URLSearchParams({ limit: "100", ...(page.next && { after: page.next }) })}`);
+      page.data.forEach(store);
+    }
+    for (const job of unknown().slice(0, MAX_SINGLE_ADAPTERS)) store(await get(`/v1/adapters/${job.adapter_id}`));
   } catch (error) {
     if (!(error instanceof Problem) || error.status >= 500) throw error;
     if (error.status === 401) throw error;

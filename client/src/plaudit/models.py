@@ -1616,6 +1616,8 @@ class JobRead(Model):
     metadata: dict[str, str]
     worker: str | None
     """The worker that runs the job."""
+    notes: str | None
+    """What people wrote about the job."""
     warnings: list[JobWarning]
     spec: RewardJobSpec
     """As submitted, with defaults filled in."""

@@ -151,6 +151,8 @@ class JobUpdate(TypedDict):
     """Can change only while the job waits."""
     metadata: NotRequired[dict[str, str]]
     """Replaces all metadata of the job."""
+    notes: NotRequired[str | None]
+    """Text of several lines about the job; null removes it."""
 
 
 JsonValue: TypeAlias = Any

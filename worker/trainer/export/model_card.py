@@ -75,14 +75,16 @@ def model_card(
         ]
     )
     # Parsing the whole card checks the metadata as the Hub's client reads it.
-    metadata = _metadata(summary, _eval_results(plan, metrics))
-    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}"))
+    return str(ModelCard(f"---\n{_metadata(summary, plan, metrics).to_yaml()}\n---\n\n{body}"))
 
 
-def _metadata(summary: Mapping[str, Any], results: list[EvalResult]) -> ModelCardData:
+def _metadata(
+    summary: Mapping[str, Any], plan: TrainingPlan, metrics: Mapping[str, float]
+) -> ModelCardData:
     """Return the front matter; a base model is named only if it is one of the Hub's."""
     tags = ["transformers", "peft", "lora", "trl", "reward-trainer", "generated_from_trainer"]
     tags += ["reward-model", "plaudit"]
+    results = _eval_results(plan, metrics)
     base = summary["base_model"] if summary["revision"] is not None else None
     if base is not None:
         tags.append(f"base_model:adapter:{base}")  # as PEFT's own cards have it
