@@ -152,14 +152,25 @@ class World:
         assert answer.status_code == 201, answer.text
         return dict(answer.json())
 
-    def publish_scores(self, context: WriteContext, tables: dict[str, list[ScoredRow]]) -> None:
-        """End an evaluation with these scores of each model, the untrained head first."""
+    def publish_scores(
+        self,
+        context: WriteContext,
+        tables: dict[str, list[ScoredRow]],
+        *,
+        more: dict[str, Any] | None = None,
+        reports: dict[str, dict[str, Any]] | None = None,
+    ) -> None:
+        """End an evaluation with these scores of each model, the untrained head first.
+
+        ``more`` is added to the result of each model; ``reports`` are sent by name.
+        """
         files = {
             f"{name.replace(':', '-')}.jsonl": "".join(f"{r.to_json()}\n" for r in rows).encode()
             for name, rows in tables.items()
         }
         models: list[Any] = [
             {"adapter": name, "metrics": evaluate(rows, seed=0), "suite": None, "probes": []}
+            | (more or {})
             for name, rows in tables.items()
         ]
         with tempfile.TemporaryDirectory() as name:
@@ -168,8 +179,9 @@ class World:
                 files=_write(Path(name), files),
                 result={"rows": 1, "models": models, "baselines": {}},
             )
-            report = Reported(name="worst_pairs", document={"models": {}})
-            worker_api.record_progress(context, Progress(reports=[report]))
+            documents: dict[str, Any] = {"worst_pairs": {"models": {}}, **(reports or {})}
+            sent = [Reported(name=name, document=each) for name, each in documents.items()]
+            worker_api.record_progress(context, Progress(reports=sent))
             evaluations.publish(context, Path(name), evaluated)
 
     def request_score_batch(self, **spec: Any) -> dict[str, Any]:

@@ -7,9 +7,18 @@ from typing import Annotated
 
 import typer
 
+from app.cli.accuracies import accuracies_of
 from app.cli.client import connect, page_of_job
 from app.cli.exit_codes import CommandError, ExitCode
-from app.cli.job_display import show_estimate, show_job, show_metrics, show_preview, steps
+from app.cli.job_display import show_job, show_metrics, show_preview, steps
+from app.cli.job_options import (
+    BaseModelOption,
+    DatasetOption,
+    EvalDatasetOption,
+    JobId,
+    WatchOption,
+    with_datasets,
+)
 from app.cli.output import (
     AfterOption,
     JsonOption,
@@ -21,7 +30,8 @@ from app.cli.output import (
     print_text,
 )
 from app.cli.short_ids import full_id
-from app.cli.spec_files import commented_spec, parse_overrides, read_spec
+from app.cli.spec_commands import init
+from app.cli.spec_files import parse_overrides, read_spec
 from app.cli.watching import watch
 from plaudit import Job, Plaudit
 from plaudit.trackers import TRACKERS, open_tracker
@@ -29,49 +39,8 @@ from plaudit.trackers import mirror as mirror_job
 
 commands = typer.Typer(help="Submit, follow and control training jobs.", no_args_is_help=True)
 
-JobId = Annotated[str, typer.Argument(help="Job id (job_…) or its first digits.")]
-WatchOption = Annotated[
-    bool, typer.Option("--watch", "-w", help="Follow the job; the exit code reports how it ended.")
-]
-DatasetOption = Annotated[str | None, typer.Option(help="Dataset to train on; overrides the spec.")]
-BaseModelOption = Annotated[str | None, typer.Option(help="Base model; overrides the spec.")]
-DEFAULT_SPEC = Path("spec.toml")
 
-
-@commands.command()
-def init(
-    file: Annotated[
-        Path, typer.Argument(help="A file name that ends in .toml; - writes to stdout.")
-    ] = DEFAULT_SPEC,
-    dataset: Annotated[str | None, typer.Option(help="Dataset to train on (ds_…).")] = None,
-    base_model: Annotated[
-        str | None, typer.Option(help="Base model; 'plaudit base-models' lists them.")
-    ] = None,
-    is_forced: Annotated[
-        bool, typer.Option("--force", help="Replace the file if it exists.")
-    ] = False,
-) -> None:
-    """Write a job spec with every field, its default and its allowed values."""
-    given = {"train_dataset": dataset, "base_model": base_model}
-    name = str(DEFAULT_SPEC if str(file) == "-" else file)
-    text = commented_spec(name, {key: value for key, value in given.items() if value is not None})
-    if str(file) == "-":
-        print_text(text)
-        return
-    if file.suffix != ".toml":
-        raise CommandError(f"{file} does not end in .toml.", ExitCode.USAGE)
-    try:
-        with file.open("w" if is_forced else "x", encoding="utf-8") as opened:
-            opened.write(text)
-    except FileExistsError as error:
-        raise CommandError(
-            f"{file} already exists.", ExitCode.USAGE, "Use --force to replace it."
-        ) from error
-    except OSError as error:
-        raise CommandError(
-            f"{file} cannot be written: {error.strerror}.", ExitCode.USAGE
-        ) from error
-    notes.print(plain(f"Wrote {file}. Submit it with: plaudit jobs submit {file}"))
+commands.command()(init)
 
 
 @commands.command()
@@ -80,6 +49,7 @@ def submit(
         Path | None, typer.Argument(help="A job spec in TOML or JSON; - reads it from stdin.")
     ] = None,
     dataset: DatasetOption = None,
+    eval_dataset: EvalDatasetOption = None,
     base_model: BaseModelOption = None,
     is_watched: WatchOption = False,
     is_dry_run: Annotated[
@@ -96,27 +66,13 @@ def submit(
             "Write a spec with 'plaudit jobs init'.",
         )
     with connect() as client:
-        if dataset is not None:
-            document["train_dataset"] = full_id(client, "ds", dataset)
+        document = with_datasets(client, document, dataset, eval_dataset)
         if base_model is not None:
             document["base_model"] = base_model
         if is_dry_run:
             show_preview(client.jobs.preview(document), as_json=as_json)
             return
         _show_new(client, client.jobs.create(document), is_watched=is_watched, as_json=as_json)
-
-
-def estimate(
-    spec: Annotated[
-        Path, typer.Argument(help="A job spec in TOML or JSON; - reads it from stdin.")
-    ],
-    as_json: JsonOption = False,
-) -> None:
-    """Estimate the memory that a job needs, by part, and show which GPUs have it. No job is
-    created."""
-    document = read_spec(spec)
-    with connect() as client:
-        show_estimate(client.jobs.preview(document), as_json=as_json)
 
 
 @commands.command()
@@ -132,6 +88,7 @@ def clone(
         ),
     ] = None,
     dataset: DatasetOption = None,
+    eval_dataset: EvalDatasetOption = None,
     is_continued: Annotated[
         bool, typer.Option("--from-checkpoint", help="Continue from the job's last checkpoint.")
     ] = False,
@@ -141,8 +98,7 @@ def clone(
     """Queue a new job with the spec of another job; --set changes fields."""
     overrides = parse_overrides(changes or [])
     with connect() as client:
-        if dataset is not None:
-            overrides["train_dataset"] = full_id(client, "ds", dataset)
+        overrides = with_datasets(client, overrides, dataset, eval_dataset)
         job = client.jobs.clone(
             full_id(client, "job", job_id), overrides=overrides, from_checkpoint=is_continued
         )
@@ -161,21 +117,27 @@ def watch_job(job_id: JobId, as_json: JsonOption = False) -> None:
 def list_jobs(
     status: Annotated[str | None, typer.Option(help="Only jobs with this status.")] = None,
     name: Annotated[str | None, typer.Option(help="Only jobs with exactly this name.")] = None,
+    search: Annotated[
+        str | None, typer.Option(help="Only jobs with this text in name, id or base model.")
+    ] = None,
     limit: LimitOption = 20,
     after: AfterOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List jobs, newest first."""
     with connect() as client:
-        page = client.jobs.list(status=status, name=name, page_size=limit, after=after).page()
+        found = client.jobs.list(status=status, name=name, q=search, page_size=limit, after=after)
+        page = found.page()
+        accuracies = {} if as_json else accuracies_of(client, page.data)
     print_page(
         page,
-        ("id", "name", "status", "progress", "base model", "queued"),
+        ("id", "name", "status", "progress", "accuracy", "base model", "queued"),
         lambda job: (
             job.id,
             job.name,
             job.status,
             steps(job),
+            accuracies.get(job.id),
             job.base_model,
             moment(job.queued_at),
         ),

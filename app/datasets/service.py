@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, delete, exists, select, update
+from sqlalchemy import Engine, delete, exists, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -17,12 +17,13 @@ from app.audit.log import Actor
 from app.core.database import newest_first, reader, transaction
 from app.core.errors import ConflictError, NotFoundError, TooLargeError
 from app.core.settings import Settings
-from app.datasets.containers import FileFormat, columnar_format, is_zstd, peek
+from app.datasets.announced import Announced
+from app.datasets.containers import FileFormat, is_zstd, peek
 from app.datasets.options import ReadOptions
 from app.datasets.publishing import Sent, make_row, publish, read_limits
 from app.datasets.reading import DatasetReader
 from app.domain.lifecycle import TERMINAL
-from app.models import Dataset, Job
+from app.models import Dataset, Job, JobEvalDataset
 from app.storage.blobs import BlobWriter, StreamDigest, read_range
 from app.storage.quota import check_storage_quota
 
@@ -47,7 +48,7 @@ class Upload:
     """A file in transfer, and the options for reading it."""
 
     name: str | None
-    file_format: FileFormat
+    announced: Announced
     chunks: Iterable[bytes]
     options: ReadOptions = field(default_factory=ReadOptions)
 
@@ -60,6 +61,7 @@ def store(engine: Engine, settings: Settings, actor: Actor, upload: Upload) -> t
 
     Raises:
         InvalidDatasetError: names the first bad lines.
+        UnsupportedMediaError: neither the request nor the file names the format.
         TooLargeError, QuotaError
     """
     tenant_id = actor.tenant_id
@@ -69,7 +71,7 @@ def store(engine: Engine, settings: Settings, actor: Actor, upload: Upload) -> t
     with StreamDigest() as digest, BlobWriter(engine) as writer:
         counted = _CountedChunks(upload.chunks, settings.max_upload_bytes, digest)
         head, chunks = peek(counted)
-        file_format = columnar_format(head) or upload.file_format
+        file_format = upload.announced.settle(head, chunks)
         if file_format == "parquet" or file_format == "arrow" or is_zstd(head):
             blocks = _spooled(data_reader, file_format, chunks, settings)
         else:
@@ -98,6 +100,19 @@ def get(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
     return dataset
 
 
+def get_by_content(session: Session, tenant_id: str, sha256: str) -> Dataset:
+    """The newest dataset of this tenant with these rows, or DatasetNotFoundError."""
+    dataset = session.scalar(
+        select(Dataset)
+        .where(Dataset.tenant_id == tenant_id, Dataset.sha256 == sha256)
+        .order_by(Dataset.id.desc())
+        .limit(1)
+    )
+    if dataset is None:
+        raise DatasetNotFoundError(f"There is no dataset whose rows have the sha256 {sha256}.")
+    return dataset
+
+
 def list_page(session: Session, tenant_id: str, limit: int, after: str | None) -> list[Dataset]:
     """Return up to ``limit + 1`` datasets, newest first."""
     statement = select(Dataset).where(Dataset.tenant_id == tenant_id)
@@ -118,8 +133,17 @@ def remove(session: Session, tenant_id: str, dataset_id: str) -> None:
             .values({column: None})
             .execution_options(synchronize_session=False)
         )
-    is_used = exists().where(
-        (Job.train_dataset_id == dataset_id) | (Job.eval_dataset_id == dataset_id)
+    session.execute(
+        delete(JobEvalDataset)
+        .where(
+            JobEvalDataset.dataset_id == dataset_id,
+            JobEvalDataset.job_id.in_(select(Job.id).where(Job.status.in_(TERMINAL))),
+        )
+        .execution_options(synchronize_session=False)
+    )
+    is_used = or_(
+        exists().where((Job.train_dataset_id == dataset_id) | (Job.eval_dataset_id == dataset_id)),
+        exists().where(JobEvalDataset.dataset_id == dataset_id),
     )
     try:
         gone = session.scalar(

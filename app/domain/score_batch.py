@@ -1,4 +1,4 @@
-"""What the scoring of a dataset is asked for, and the order that a worker gets for it."""
+"""Spec of a job that scores a dataset, and the order that a worker receives for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCORES_FILE = "scores.jsonl"
 
 
 class ScoreBatchSpec(BaseModel):
-    """Which rows to score with which adapter."""
+    """Request to score the rows of a dataset with an adapter."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -35,7 +35,7 @@ class ScoreBatchSpec(BaseModel):
 
 
 class ScoreBatchOrder(BaseModel):
-    """What a trainer needs to score a dataset besides the base model."""
+    """Input of a trainer for scoring a dataset, without the base model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

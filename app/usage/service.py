@@ -44,11 +44,16 @@ def record_stored_bytes(engine: Engine) -> None:
     """Record how many bytes each tenant stores now. The last value of a day is kept."""
     with transaction(reader(engine)) as session:
         stored = _stored_bytes(session)
+        today = _today(session)
+        for tenant_id in session.scalars(
+            select(UsageDay.tenant_id).where(UsageDay.day == today, UsageDay.stored_bytes > 0)
+        ):
+            stored.setdefault(tenant_id, 0)  # a tenant that has deleted everything since
     with transaction(engine) as session:
         rows = [
             {
                 "tenant_id": tenant_id,
-                "day": _today(session),
+                "day": today,
                 "device_ms": 0,
                 "stored_bytes": size,
                 "scored_tokens": 0,

@@ -122,7 +122,9 @@ CALLS: dict[str, Call] = {
     "get_evaluation": lambda client, ids: client.evaluations.get(ids.evaluation),
     "cancel_evaluation": lambda client, ids: client.evaluations.cancel(ids.evaluation),
     "delete_evaluation": lambda client, ids: client.evaluations.delete(ids.evaluation),
-    "list_evaluation_events": lambda client, ids: list(client.evaluations.events(ids.evaluation)),
+    "list_evaluation_events": lambda client, ids: list(
+        client.evaluations.events(ids.evaluation, follow=False)
+    ),
     "get_scores": lambda client, ids: client.evaluations.scores(ids.evaluation),
     "get_worst_pairs": lambda client, ids: client.evaluations.worst_pairs(ids.evaluation),
     "compare": lambda client, ids: client.comparisons.get(ids.evaluation, ids.evaluation),

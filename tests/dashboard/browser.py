@@ -121,7 +121,8 @@ class Browser:
             for entry in entries
             if entry["method"] == "Network.requestWillBeSent"
         ]
-        return [url for url in urls if not url.startswith(f"blob:{self.origin}/")]
+        inside = (f"blob:{self.origin}/", "data:")  # nothing leaves the page for these
+        return [url for url in urls if not url.startswith(inside)]
 
     def emulate(self, *, scheme: str = "light", width: int = 1280, height: int = 900) -> None:
         """Emulate a colour scheme and a screen size."""
@@ -129,6 +130,10 @@ class Browser:
             "Emulation.setEmulatedMedia",
             {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
         )
+        self.emulate_width(width, height)
+
+    def emulate_width(self, width: int, height: int = 900) -> None:
+        """Emulate a screen size."""
         self.driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
             {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
@@ -200,6 +205,22 @@ class Browser:
     def contrasts(self) -> list[tuple[float, str]]:
         """Return contrast ratio and beginning of every visible text, lowest ratio first."""
         return sorted((round(ratio, 2), text) for ratio, text in self.js(_CONTRASTS))
+
+    def serious_findings(self) -> list[Any]:
+        """Return axe's serious and critical findings: impact, rule and elements."""
+        found = self.js(
+            AXE + "; return axe.run().then((r) => r.violations.map((v) => "
+            "[v.impact, v.id, v.nodes.map((n) => n.html)]))"
+        )
+        return [finding for finding in found if finding[0] in ("serious", "critical")]
+
+    def assert_accessible(self) -> None:
+        """Check the open page with axe on a light desktop and on a dark phone, which it fits."""
+        for scheme, width in (("light", 1280), ("dark", 320)):
+            self.emulate(scheme=scheme, width=width)
+            assert self.serious_findings() == [], (scheme, self.driver.current_url)
+            assert not self.is_wider_than_screen(), (width, self.driver.current_url)
+        self.emulate()
 
     def is_wider_than_screen(self) -> bool:
         """Return whether the page needs horizontal scrolling."""

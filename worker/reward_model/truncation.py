@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from worker.reward_model.token_cache import Ids
 
@@ -24,3 +25,20 @@ def common_prefix_length(ours: Ids, theirs: Ids) -> int:
     length = min(len(ours), len(theirs))
     differ = np.flatnonzero(ours[:length] != theirs[:length])
     return int(differ[0]) if len(differ) else length
+
+
+def fits_when_cut(
+    longest: NDArray[np.int64], prefix: NDArray[np.int64], *, kept: int, max_length: int
+) -> NDArray[np.bool_]:
+    """Return which pairs have a prompt that is long enough to be cut until the replies fit.
+
+    Args:
+        longest: tokens of the longer text of each pair.
+        prefix: tokens that both texts of a pair begin with.
+        kept: tokens that a cut keeps at the beginning.
+        max_length: tokens that a text may have.
+    """
+    if max_length <= kept:
+        return np.zeros(len(longest), dtype=np.bool_)
+    fits: NDArray[np.bool_] = longest - max_length <= prefix - kept
+    return fits

@@ -17,6 +17,7 @@ const pages = {
   dataset: () => import("./dataset.js"),
   datasets: () => import("./datasets.js"),
   queue: () => import("./queue.js"),
+  usage: () => import("./usage.js"),
 };
 
 async function start() {
@@ -24,7 +25,7 @@ async function start() {
   $("sign-in-form").addEventListener("submit", signIn);
   const name = document.body.dataset.page;
   const hasKey = await findKey();
-  if (name === "docs") {
+  if (!(name in pages)) {
     $("sign-out").hidden = !hasKey;
     return undefined; // public and complete without a script
   }

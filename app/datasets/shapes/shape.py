@@ -82,6 +82,8 @@ class Shape:
     when: Callable[[Sample], bool] = lambda _: True
     find: Callable[[Sample], Parts | None] | None = None
     """Finds the parts if the columns have no fixed names; ``parts`` then describes the example."""
+    convert: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    """Rewrites each row first, or raises RowError, if the values need more than choosing them."""
     harmless: frozenset[str] = frozenset()
     """Columns that are ignored without a warning, in addition to ``unused.HARMLESS``."""
 
@@ -96,6 +98,12 @@ class Shape:
             and not any(map(sample.has, self.lacks))
             and self.when(sample)
         )
+
+    @property
+    def needed_columns(self) -> frozenset[str]:
+        """Columns by which the shape is recognised, aside from those whose keys are parts."""
+        paths = (path for name in PART_NAMES for path in getattr(self.parts, name))
+        return frozenset(self.needs) - {path.partition(".")[0] for path in paths if "." in path}
 
     def parts_in(self, sample: Sample) -> Parts:
         """Return the columns of the parts in an upload that has this shape."""

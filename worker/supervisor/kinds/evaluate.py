@@ -38,7 +38,7 @@ def _write_inputs(attempt: Attempt, base: BaseModel) -> WorkOrder:
     spec = EvaluationSpec.model_validate(job.spec)
     wanted = [name for name in spec.adapters if name != UNTRAINED]
     with transaction(reader(engine)) as session:
-        dataset = session.get_one(Dataset, spec.dataset)
+        dataset = session.get_one(Dataset, job.eval_dataset_id)
         found = [job_inputs.trained_adapter(session, adapter_id) for adapter_id in wanted]
     adapters, training_files = [], dict[str, str]()
     for number, (adapter, trained, files) in enumerate(found):
@@ -71,6 +71,7 @@ def _write_inputs(attempt: Attempt, base: BaseModel) -> WorkOrder:
             dataset_format=dataset.summary["format"],
         ),
         eval_file="eval.jsonl",
+        **job_inputs.tokenization(settings),
         checkpoints=job_inputs.fetch_checkpoints(engine, job, attempt.directory),
         threads=settings.trainer_threads,
         checkpoint_seconds=settings.checkpoint_seconds,

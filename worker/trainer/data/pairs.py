@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain.lifecycle import FailureCode
+from app.domain.metric_names import EVAL, eval_group
 from app.domain.plan import DatasetRef, TokenizationPlan, TrainingPlan
 from worker.ipc.order import WorkOrder
 from worker.reward_model.errors import TrainerError
 from worker.reward_model.pair_tokenizer import PairTokenizer
 from worker.reward_model.token_cache import TokenCache
+from worker.reward_model.truncation import fits_when_cut
 from worker.trainer.data.findings import Finding
 from worker.trainer.data.pair_records import JOINED_WORDS, SPECIAL_TOKENS
 from worker.trainer.data.pair_table import Cut, PairTable
@@ -77,8 +79,8 @@ class PairObserver:
 
 def pair_files(
     order: WorkOrder, plan: TrainingPlan, tokenizer: PairTokenizer
-) -> tuple[PairFile, PairFile | None]:
-    """Return the order's training file and eval file, with their entries in the token cache."""
+) -> tuple[PairFile, dict[str, PairFile]]:
+    """Return the training file and the eval files by group, with their token cache entries."""
     if order.train_file is None:
         raise TrainerError(FailureCode.INTERNAL, "the order has a plan but no train_file")
     cache = order.token_cache and TokenCache(Path(order.token_cache), order.token_cache_bytes)
@@ -94,9 +96,12 @@ def pair_files(
             processes=order.processes,
         )
 
-    eval_file = plan.data.eval and order.eval_file and file(order.eval_file, plan.data.eval, None)
-    train_file = file(order.train_file, plan.data.train, plan.data.pairs_per_prompt)
-    return train_file, eval_file or None
+    eval_files = {}
+    if plan.data.eval and order.eval_file:
+        eval_files[EVAL] = file(order.eval_file, plan.data.eval, None)
+    for name, eval_file in order.eval_files.items():
+        eval_files[eval_group(name)] = file(eval_file, plan.data.eval_datasets[name], None)
+    return file(order.train_file, plan.data.train, plan.data.pairs_per_prompt), eval_files
 
 
 def tokenize_pairs(
@@ -218,7 +223,12 @@ def _add_blocks(
         longest = np.maximum(block.chosen_lengths, block.rejected_lengths)
         result.longest = max(result.longest, int(longest.max(initial=0)))
         is_overlong = is_usable & (longest > max_length)
-        is_truncated = is_overlong & _fits_when_cut(block, longest, cut)
+        is_truncated = np.zeros(len(longest), dtype=np.bool_)
+        if cut is not None:
+            prefix = block.records["prefix"]
+            is_truncated = is_overlong & fits_when_cut(
+                longest, prefix, kept=cut.kept, max_length=cut.max_length
+            )
         is_overlong &= ~is_truncated
         is_usable &= ~is_overlong
         observer.on_block(block, drawn, is_usable)
@@ -236,16 +246,6 @@ def _add_blocks(
     result.pairs = PairTable(result.pairs.file, usable, cut)
     result.is_drawn = result.is_drawn[usable]
     return problems
-
-
-def _fits_when_cut(
-    block: PairBlock, longest: NDArray[np.int64], cut: Cut | None
-) -> NDArray[np.bool_]:
-    """Return a mask of the pairs that fit after cutting their prompts."""
-    if cut is None or cut.max_length <= cut.kept:
-        return np.zeros(len(longest), dtype=np.bool_)
-    fits: NDArray[np.bool_] = longest - cut.max_length <= block.records["prefix"] - cut.kept
-    return fits
 
 
 def _problems(

@@ -101,9 +101,7 @@ class ResumableScoring:
         for start in range(0, len(sequences), CHUNK_SEQUENCES):
             key = f"{stage}/{start}"
             if key not in self._known:
-                if self._channel.is_stop_wanted:
-                    self._save()
-                    raise StoppedError(self._done)
+                self.stop_if_wanted()
                 chunk = sequences[start : start + CHUNK_SEQUENCES]
                 self._known[key] = model.score(chunk)
             found += self._known[key]
@@ -112,6 +110,16 @@ class ResumableScoring:
             if time.monotonic() - self._saved_at >= self._seconds:
                 self._save()
         return found
+
+    def stop_if_wanted(self) -> None:
+        """End the attempt if the supervisor asked for it.
+
+        Raises:
+            StoppedError: after a checkpoint was saved.
+        """
+        if self._channel.is_stop_wanted:
+            self._save()
+            raise StoppedError(self._done)
 
     def finish(self) -> None:
         """Report that everything is scored."""

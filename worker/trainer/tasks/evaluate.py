@@ -20,17 +20,19 @@ from app.domain.judging.suites import SUITES
 from app.domain.lifecycle import FailureCode, Phase
 from app.domain.plan import TrainingPlan
 from app.domain.progress import Evaluated, PhaseChanged, Reported
+from app.domain.rows import replies_of
 from worker.ipc.channel import Channel
 from worker.ipc.order import WorkOrder
 from worker.reward_model.errors import TrainerError
 from worker.reward_model.file_digests import file_entries
 from worker.reward_model.loading import device_config_for, load_base
 from worker.reward_model.pair_tokenizer import PairTokenizer
+from worker.trainer.data.preparation import held_out_rows
 from worker.trainer.data.row_files import read_rows
 from worker.trainer.evaluation.judged_rows import (
     JudgedRow,
+    JudgedRows,
     judged_rows,
-    replies_of,
     training_overlap,
 )
 from worker.trainer.evaluation.plots import model_plots
@@ -132,12 +134,27 @@ def _judge(
         "probes": [],
     }
     if model.adapter is not None:
-        if model.adapter.train_file is not None:
-            train_file = Path(model.adapter.train_file)
-            entry["training_overlap"] = training_overlap(tokenized.rows, train_file)
+        entry["training_overlap"] = _overlap(order, model.adapter, tokenizer, tokenized, scoring)
         entry["probes"] = run_probes(spec, tokenized.rows, scores, tokenizer, score)
     pairs = worst_pairs(tokenized.rows, scores, WORST_PAIRS, WORST_PAIR_CHARACTERS)
     return entry, pairs, table
+
+
+def _overlap(
+    order: WorkOrder,
+    adapter: JudgedAdapter,
+    tokenizer: PairTokenizer,
+    tokenized: JudgedRows,
+    scoring: ResumableScoring,
+) -> dict[str, Any] | None:
+    """Return the rows with prompts that the adapter learned from; None without its dataset."""
+    if adapter.train_file is None:
+        return None
+    of_training = order.model_copy(update={"train_file": adapter.train_file})
+    held_out = held_out_rows(
+        of_training, adapter.plan, tokenizer, lambda _: scoring.stop_if_wanted()
+    )
+    return training_overlap(tokenized.rows, Path(adapter.train_file), held_out)
 
 
 def _by_row(
