@@ -1,4 +1,4 @@
-"""FastAPI dependencies of base models."""
+"""Dependencies of endpoints that look up base models."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from app.cli.accuracies import main_accuracy
 from app.cli.client import connect
 from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import (
@@ -54,7 +55,7 @@ def list_adapters(
             adapter.id,
             adapter.job_id,
             adapter.base_model,
-            _accuracy(adapter.metrics),
+            main_accuracy(adapter.metrics),
             size(adapter.bytes),
             moment(adapter.created_at),
         ),
@@ -220,11 +221,3 @@ def _show_push(pushed: PushRead, *, as_json: bool) -> None:
     )
     if pushed.status in _LIVE:
         notes.print(plain("A worker uploads it; with --watch the command waits for the end."))
-
-
-def _accuracy(metrics: dict[str, float]) -> str | None:
-    """Return the accuracy and the share of held-out pairs that were left out of it."""
-    if (accuracy := metrics.get("eval/accuracy")) is None:
-        return None
-    left_out = metrics.get("eval/left_out", 0)
-    return f"{accuracy:.3f}" + (f" ({left_out:.0%} left out)" if left_out else "")

@@ -202,9 +202,13 @@ def test_clone_resumes_from_a_kept_checkpoint(
         f"{path}/clone", json={"from_checkpoint": True, "overrides": {"lora": {"r": 4}}}
     )
     assert refused.status_code == 422
+    shorter = {"from_checkpoint": True, "overrides": {"training": {"max_steps": 5}}}
+    refused = client.post(f"{path}/clone", json=shorter)
+    assert refused.status_code == 422
+    assert "that of step 5" in refused.json()["detail"]
     answer = client.post(
         f"{path}/clone",
-        json={"from_checkpoint": True, "overrides": {"training": {"epochs": 2}}},
+        json={"from_checkpoint": True, "overrides": {"training": {"epochs": 2, "max_steps": 6}}},
     )
     assert answer.status_code == 201, answer.text
     clone = answer.json()

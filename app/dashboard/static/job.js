@@ -104,7 +104,7 @@ function showJob(now) {
   $("clone").href = `/jobs/new?clone=${now.id}`;
   $("compare").href = `/compare?jobs=${now.id}`;
   $("delete").hidden = !isFinished(now);
-  $("worst").hidden = now.status !== "succeeded" || now.spec.eval_dataset === null;
+  $("worst").hidden = now.status !== "succeeded" || !(now.spec.eval_dataset || Object.keys(now.spec.eval_datasets ?? {}).length);
   $("cancel").hidden = isFinished(now) || now.status === "cancelling";
 }
 
@@ -186,7 +186,9 @@ async function showWorst() {
   if (!$("worst").open || $("worst").hidden) return;
   let pairs = [];
   try {
-    pairs = (await get(`${path}/reports/worst_pairs`)).document.pairs;
+    const found = (await get(`${path}/reports/worst_pairs`)).document;
+    const named = Object.entries(found.eval_datasets ?? {});
+    pairs = [...found.pairs, ...named.flatMap(([dataset, of]) => of.map((pair) => ({ ...pair, dataset })))];
     setText($("worst-note"), pairs.length ? "" : "No held-out pair is in the wrong order.");
   } catch (error) {
     if (isTransient(error)) throw error;
@@ -194,7 +196,7 @@ async function showWorst() {
   }
   const texts = (pair) => [pair.line, pair.margin, pair.chosen_score, pair.rejected_score].map(number);
   $("worst-rows").replaceChildren(
-    ...pairs.map((pair) => el("tr", {}, ...texts(pair).map((text) => el("td", { class: "number" }, text)), el("td", {}, pair.slice ?? "–"))),
+    ...pairs.map((pair) => el("tr", {}, ...texts(pair).map((text) => el("td", { class: "number" }, text)), el("td", {}, [pair.dataset, pair.slice].filter(Boolean).join(" · ") || "–"))),
   );
 }
 

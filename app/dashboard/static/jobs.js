@@ -4,7 +4,7 @@ import { get, Problem } from "./api.js";
 import { setPages, setPill } from "./components.js";
 import { repeat } from "./connection.js";
 import { $, el, setCode, setText, setTime, sync, timeAgo } from "./dom.js";
-import { percent, progressOf, shortId, titleOf } from "./format.js";
+import { accuracyOf, progressOf, shortId, titleOf } from "./format.js";
 import { filterOf, findAll, sortJobs, startSearch } from "./search.js";
 import { makeTag } from "./tags.js";
 
@@ -13,14 +13,8 @@ const STATUSES = ["running", "queued", "paused", "succeeded", "failed", "cancell
 const MAX_ADAPTER_PAGES = 5; // of a hundred adapters
 const MAX_SINGLE_ADAPTERS = 25;
 
-/** The accuracy, and what share of the held-out pairs it leaves out. */
-function accuracyOf(metrics) {
-  const [value, leftOut] = [metrics["eval/accuracy"], metrics["eval/left_out"]];
-  return { value, text: percent(value) + (leftOut ? ` (${percent(leftOut, 0)} left out)` : "") };
-}
-
-/** Held-out accuracy by adapter id, kept because adapters never change. */
-const accuracies = new Map();
+/** Metrics by adapter id, kept because adapters never change. */
+const metrics = new Map();
 let mayReadAdapters = true;
 
 export async function start(show) {
@@ -39,7 +33,7 @@ export async function start(show) {
   await repeat(REFRESH_SECONDS, async () => {
     const page = search.sort === "age" ? await get(`/v1/jobs?${query}`) : await findAll(filter);
     await loadAccuracies(page.data);
-    sortJobs(page.data, search.sort, (job) => accuracies.get(job.adapter_id)?.value);
+    sortJobs(page.data, search.sort, (job) => metrics.get(job.adapter_id)?.["eval/accuracy"]);
     sync($("rows"), page.data, (job) => job.id, makeRow);
     showEmptyOrPages(page, shown, parameters.has("after"));
     show();
@@ -105,7 +99,7 @@ function makeRow(job) {
     bar.value = ratio ?? 0;
     setText(steps, text);
     setText(model, now.base_model);
-    setText(accuracy, accuracies.get(now.adapter_id)?.text ?? "–");
+    setText(accuracy, accuracyOf(metrics.get(now.adapter_id) ?? {}));
     accuracy.classList.toggle("none", accuracy.textContent === "–");
     setTime(age, now.queued_at);
   };
@@ -114,11 +108,11 @@ function makeRow(job) {
 
 /** Loads the held-out accuracies of jobs. The list of jobs has no metrics, but adapters do. */
 async function loadAccuracies(jobs) {
-  const unknown = () => jobs.filter((job) => job.adapter_id && !accuracies.has(job.adapter_id));
+  const unknown = () => jobs.filter((job) => job.adapter_id && !metrics.has(job.adapter_id));
   if (!mayReadAdapters || unknown().length === 0) return;
-  const store = (adapter) => accuracies.set(adapter.id, accuracyOf(adapter.metrics));
+  const store = (adapter) => metrics.set(adapter.id, adapter.metrics);
   try {
-    let page = { has_more: accuracies.size === 0, next: null };
+    let page = { has_more: metrics.size === 0, next: null };
     for (let count = 0; page.has_more && unknown().length > 0 && count < MAX_ADAPTER_PAGES; count++) {
       page = await get(`/v1/adapters?${new URLSearchParams({ limit: "100", ...(page.next && { after: page.next }) })}`);
       page.data.forEach(store);
