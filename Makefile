@@ -13,6 +13,7 @@
 #   make bench-start     compare the time to the first step with a cold `trl reward`
 #   make bench-score     compare the scorer with plain PEFT, one text at a time
 #   make bench-transfer  measure the server's memory while it transfers files of 2 GB
+#   make judge           judge two adapters from end to end and recompute every figure
 #   make bench-upload    compare checking and converting uploads with json.loads, and measure memory
 #   make architectures   train every architecture and write docs/architectures.md
 #   make openapi         generate docs/openapi.json, docs/errors.md and the table of settings
@@ -39,7 +40,7 @@ TORCH_BUILD ?= auto
 # file share fixtures, so they stay in one process.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: venv demo serve test fuzz check format architectures attack bench-api bench-score bench-start bench-train bench-transfer bench-upload chaos client-models docs openapi lock sizes clean
+.PHONY: venv demo serve test fuzz check format architectures attack bench-api bench-score bench-start bench-train bench-transfer bench-upload chaos client-models judge docs openapi lock sizes clean
 
 venv: $(VENV)/.dev
 
@@ -69,6 +70,9 @@ format: $(VENV)/.dev
 # BENCH="--database-url postgresql+psycopg://…" uses PostgreSQL; BENCH="--jobs 20000" is faster.
 bench-api: $(VENV)/.dev
 	$(BIN)/python -m bench.api $(BENCH)
+
+judge: $(VENV)/.dev
+	$(BIN)/python -m bench.judge $(BENCH)
 
 bench-start: $(VENV)/.dev
 	$(BIN)/python -m bench.start

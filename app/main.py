@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 import structlog
@@ -37,6 +38,7 @@ from app.datasets.part_uploads_router import router as part_uploads
 from app.datasets.router import router as datasets
 from app.datasets.upload_places import UploadPlaces
 from app.evaluations.comparing import MAX_COMPARISONS
+from app.evaluations.report_router import router as evaluation_reports
 from app.evaluations.router import router as evaluations
 from app.hub_api.router import router as hub_api
 from app.imports.router import router as imports
@@ -49,12 +51,14 @@ from app.jobs.submission_router import router as submission
 from app.merges.router import router as merges
 from app.pushes.router import router as pushes
 from app.reports.router import router as reports
+from app.score_batches.router import router as score_batches
 from app.scoring.compat_router import router as scoring_compat
 from app.scoring.dispatcher import Dispatcher
 from app.scoring.keeper import ScorerKeeper
 from app.scoring.router import router as scoring
 from app.scoring.scoring import AdapterMemory
 from app.system.metrics import Telemetry
+from app.system.readiness import check_readiness
 from app.system.router import router as system
 from app.usage.meter import TokenMeter
 from app.usage.router import router as usage
@@ -62,6 +66,7 @@ from app.web import exception_handlers
 from app.web.application import Plaudit
 from app.web.middleware import ForwardedAddress
 from app.web.problem_details import error_responses
+from app.web.shared_result import SharedResult
 from app.webhooks.dispatch import Deliverer
 from app.webhooks.router import router as webhooks
 
@@ -82,8 +87,10 @@ API_ROUTERS = (
     merges,
     pushes,
     scoring,
+    score_batches,
     scoring_compat,
     evaluations,
+    evaluation_reports,
     base_models,
     api_keys,
     webhooks,
@@ -131,6 +138,7 @@ def _set_state(app: FastAPI, settings: Settings) -> None:
     state.lookups = KeyLookups()
     state.rates = Rates(settings)
     state.telemetry = Telemetry(state.engine)
+    state.readiness = SharedResult(partial(check_readiness, state.reader, settings, state.tickets))
     state.watcher = Watcher(state.engine)
     state.scoring_adapters = AdapterMemory(state.reader)
     state.comparison_limiter = CapacityLimiter(MAX_COMPARISONS)
@@ -168,6 +176,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await to_thread.run_sync(deliverer.stop)
     await app.state.watcher.close()
     app.state.tickets.close()
-    app.state.telemetry.close()
+    app.state.telemetry.page.close()
+    app.state.readiness.close()
     app.state.reader.dispose()
     app.state.engine.dispose()

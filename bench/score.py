@@ -3,7 +3,8 @@
 A random Qwen2 of 31 M parameters and eight adapters (r 16, all linear layers, a head each), in
 float32 on one CPU thread. Both arms score the same token ids, and their rewards are compared. The
 figure is the CPU time of plain PEFT divided by that of the resident model, the best of several
-interleaved rounds.
+interleaved rounds. The column HTTP has the same figure for requests to a scorer, each group a
+request; it has no bar.
 
     make bench-score
     make bench-score BENCH="--rounds 1"
@@ -26,6 +27,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from bench.score_http import HttpScorer
 from worker.reward_model.resident_model import ReplyGroup, ResidentModel
 
 ADAPTERS = [f"ad_{i}" for i in range(8)]
@@ -111,32 +113,54 @@ def main() -> int:
             if adapter != ADAPTERS[0]:
                 plain.load_adapter(str(folder / adapter), adapter_name=adapter)
         plain.eval()
-        print(f"{'workload':46}{'tokens':>8}{'computed':>10}{'ratio':>8}{'bar':>6}  difference")
-        return max(_compare(workload, plain, resident, options.rounds) for workload in WORKLOADS)
+        http = HttpScorer(resident, folder / "base", VOCABULARY)
+        arms = Arms(plain, resident, http)
+        print(
+            f"{'workload':46}{'tokens':>8}{'computed':>10}{'ratio':>8}{'bar':>6}{'HTTP':>8}"
+            "  difference"
+        )
+        missed = max(_compare(workload, arms, options.rounds) for workload in WORKLOADS)
+        http.close()
+    return missed
 
 
-def _compare(workload: Workload, plain: PeftModel, resident: ResidentModel, rounds: int) -> int:
+@dataclass(frozen=True)
+class Arms:
+    """What is compared: plain PEFT, the resident model, and a scorer with it over HTTP."""
+
+    plain: PeftModel
+    resident: ResidentModel
+    http: HttpScorer
+
+
+def _compare(workload: Workload, arms: Arms, rounds: int) -> int:
     """Print the row of a workload; return 1 if its bar or the tolerance is missed."""
     groups = workload.make(random.Random(7))
-    _one_by_one(plain, groups[:1])  # the first call of each arm is slower
-    resident.score(groups[:1])
-    times: list[tuple[float, float]] = []
+    _one_by_one(arms.plain, groups[:1])  # the first call of each arm is slower
+    arms.resident.score(groups[:1])
+    arms.http.score(groups[:1])
+    times: list[tuple[float, float, float]] = []
     for _ in range(rounds):
         start = time.process_time()
-        expected = _one_by_one(plain, groups)
+        expected = _one_by_one(arms.plain, groups)
         middle = time.process_time()
-        result = resident.score(groups)
-        times.append((middle - start, time.process_time() - middle))
-    ratio = min(t for t, _ in times) / min(t for _, t in times)
+        result = arms.resident.score(groups)
+        end = time.process_time()
+        served, seconds = arms.http.score(groups)
+        times.append((middle - start, end - middle, seconds))
+    slowest, resident, http = (min(column) for column in zip(*times, strict=True))
+    ratio = slowest / resident
     difference = max(
         abs(ours - theirs)
-        for pair in zip(result.rewards, expected, strict=True)
+        for found in (result.rewards, served)
+        for pair in zip(found, expected, strict=True)
         for ours, theirs in zip(*pair, strict=True)
     )
     total = sum(group.token_count for group in groups)
     is_met = ratio >= workload.bar and difference <= TOLERANCE
     print(
         f"{workload.name:46}{total:8}{result.computed_tokens:10}{ratio:8.2f}{workload.bar:6.1f}"
+        f"{slowest / http:8.2f}"
         f"  {difference:.1e}{'' if is_met else '  MISSED'}",
         flush=True,
     )

@@ -8,97 +8,36 @@
 
 Every run is a process of its own with its own peak memory. The stock arm is RewardTrainer as
 `trl reward --use_peft --lora_task_type SEQ_CLS` builds it, with activation checkpointing. Both arms
-run in turns, and ratios are computed within a round, so that both have met the same machine.
+run in turns, and ratios are computed within a round, so that both have met the same machine. With
+--bf16 both arms train what the service trains on a GPU: frozen weights in bfloat16, the head in
+float32, and the LoRA adapter of a spec's defaults. The ratio "FLOPs" is explained in
+bench/utilisation.py.
 """
 
 import argparse
 import json
 import math
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from bench.pairs import USED_IDS, describe, draw_pairs, read_pairs
-
-ARMS = ("stock", "shared_prefix")
-#: The shared-prefix trainer in padded groups of similar length, to which it falls back.
-FALLBACK = "length_groups"
-# 38 M parameters, 22 M of them in the layers: a laptop trains them in minutes.
-SHAPES: dict[str, dict[str, Any]] = {
-    family: {
-        "model_type": family,
-        "vocab_size": USED_IDS,
-        "hidden_size": 512,
-        "intermediate_size": 1408,
-        "num_hidden_layers": 8,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 4096,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-        "bos_token_id": 1,
-    }
-    for family in ("qwen2", "llama")
-}
-# The shape of all-MiniLM-L6-v2, which `make demo` trains.
-SHAPES["bert"] = {
-    "model_type": "bert",
-    "vocab_size": USED_IDS,
-    "hidden_size": 384,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 12,
-    "max_position_embeddings": 1024,
-    "pad_token_id": 0,
-}
-# The shape of Qwen3-0.6B, for a machine with a GPU. Its weights are random as well.
-SHAPES["qwen3-0.6b"] = {
-    "model_type": "qwen3",
-    "vocab_size": 151_936,
-    "hidden_size": 1024,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "max_position_embeddings": 40_960,
-    "tie_word_embeddings": True,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "bos_token_id": 1,
-}
-
-
-@dataclass
-class Run:
-    """One arm's run over the data. ``seconds`` measures ``train``; the checks are separate."""
-
-    check_cpu_seconds: float
-    seconds: float
-    cpu_seconds: float
-    pairs: int
-    tokens: int
-    peak_mib: float
-    start_mib: float
-    losses: list[float] = field(default_factory=list)
+from bench.pairs import describe, draw_pairs, read_pairs
+from bench.train_arm import ARMS, FALLBACK, SHAPES, Run, save_model, train_arm
 
 
 def main() -> None:
     options = _options()
     if options.arm:
-        run = _train(options.arm, Path(options.folder), options)
+        run = train_arm(options.arm, Path(options.folder), options)
         Path(options.folder, f"{options.arm}.json").write_text(json.dumps(asdict(run)))
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        parameters = _save_model(folder / "model", options.family)
+        parameters = save_model(folder / "model", options.family)
         kinds = ["file"] if options.data else options.kinds
         for kind in kinds:
             count = options.steps * options.batch
@@ -189,6 +128,8 @@ def _report(rounds: list[dict[str, Run]], adapter_difference: float) -> None:
         "cpu time": [r["stock"].cpu_seconds / r[arm].cpu_seconds for r in rounds],
         "peak memory": [r[arm].peak_mib / r["stock"].peak_mib for r in rounds],
     }
+    runs = [r[arm] for r in rounds]
+    ratios["FLOPs"] = [run.flop_rate / run.product_rate for run in runs]
     if FALLBACK in rounds[0] and arm != FALLBACK:
         ratios[FALLBACK] = [r["stock"].cpu_seconds / r[FALLBACK].cpu_seconds for r in rounds]
     for name, values in ratios.items():
@@ -196,6 +137,14 @@ def _report(rounds: list[dict[str, Run]], adapter_difference: float) -> None:
             f"  ratio {name:12} {statistics.median(values):.2f} "
             f"(from {min(values):.2f} to {max(values):.2f} in {len(values)} rounds)"
         )
+    rate, products = (
+        statistics.median(getattr(run, name) for run in runs) / 1e9
+        for name in ("flop_rate", "product_rate")
+    )
+    print(
+        f"  FLOPs: a step of {arm} reaches {rate:.1f} GFLOP/s, its matrix products alone "
+        f"{products:.1f} GFLOP/s"
+    )
 
 
 def _adapter_difference(folder: Path, arm: str) -> float:
@@ -205,112 +154,6 @@ def _adapter_difference(folder: Path, arm: str) -> float:
     a, b = (load_file(folder / a / "adapter_model.safetensors") for a in (ARMS[0], arm))
     difference = math.sqrt(sum(float((a[k] - b[k]).norm()) ** 2 for k in a))
     return difference / math.sqrt(sum(float(t.norm()) ** 2 for t in a.values()))
-
-
-def _save_model(folder: Path, family: str) -> int:
-    """Save a causal model with random weights; return the number of its decoder's parameters."""
-    import torch
-    import transformers
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from transformers import (
-        AutoConfig,
-        AutoModelForCausalLM,
-        AutoModelForMaskedLM,
-        PreTrainedTokenizerFast,
-    )
-
-    transformers.logging.disable_progress_bar()
-    torch.manual_seed(0)
-    auto_class = AutoModelForMaskedLM if family == "bert" else AutoModelForCausalLM
-    model = auto_class.from_config(AutoConfig.for_model(**SHAPES[family]))
-    model.save_pretrained(folder)
-    words = {"<pad>": 0, "<eos>": 1, "<unk>": 2}
-    PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(words, unk_token="<unk>")),
-        pad_token="<pad>",
-        eos_token="<eos>",
-    ).save_pretrained(folder)
-    return int(model.base_model.num_parameters())
-
-
-def _train(arm: str, folder: Path, options: argparse.Namespace) -> Run:
-    import torch
-    import transformers
-
-    transformers.logging.disable_progress_bar()
-    torch.set_num_threads(options.threads)
-    trainer = _make_trainer(arm, folder, options)
-    start_mib = _peak_mib()
-    cpu_began = time.process_time()
-    _choose_backend(trainer, arm)
-    check_cpu_seconds = time.process_time() - cpu_began
-    began, cpu_began = time.perf_counter(), time.process_time()
-    trainer.train()
-    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
-    trainer.save_model(str(folder / arm))
-    history = [entry for entry in trainer.state.log_history if "loss" in entry]
-    return Run(
-        check_cpu_seconds=check_cpu_seconds,
-        seconds=seconds,
-        cpu_seconds=cpu_seconds,
-        pairs=options.steps * options.batch,
-        tokens=int(history[-1]["num_tokens"]),
-        peak_mib=_peak_mib(),
-        start_mib=start_mib,
-        losses=[entry["loss"] for entry in history],
-    )
-
-
-def _make_trainer(arm: str, folder: Path, options: argparse.Namespace) -> Any:
-    import torch
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import PrinterCallback
-    from trl import RewardConfig, RewardTrainer
-
-    from worker.trainer.shared_prefix import SharedPrefixRewardTrainer
-
-    trainer_class = RewardTrainer if arm == "stock" else SharedPrefixRewardTrainer
-    trainer: Any = trainer_class(
-        model=str(folder / "model"),
-        args=RewardConfig(
-            output_dir=str(folder / arm),
-            per_device_train_batch_size=options.batch,
-            max_steps=options.steps,
-            logging_steps=1,
-            use_cpu=not torch.cuda.is_available(),
-            bf16=options.bf16,
-            seed=options.seed,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
-        ),
-        train_dataset=Dataset.from_list(json.loads((folder / "rows.json").read_text())),
-        peft_config=LoraConfig(task_type="SEQ_CLS"),
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def _choose_backend(trainer: Any, arm: str) -> None:
-    from worker.trainer.shared_prefix import check_parity, unsupported_reason
-
-    if arm == "shared_prefix":
-        reason = unsupported_reason(trainer.model, trainer.args) or check_parity(trainer).reason
-        if reason:
-            sys.exit(f"the backend shared_prefix would fall back to stock: {reason}")
-    elif arm == FALLBACK:
-        trainer.use_length_groups()
-
-
-def _peak_mib() -> float:
-    """Return the peak memory of the process, or of its GPU if it has one."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":

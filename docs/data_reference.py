@@ -44,7 +44,8 @@ _SHAPES = """\
 
 The first shape in this table that fits the first rows is used. Column names may be in upper case.
 Every shape also reads the columns `system`, `history`, `tools`, `chat_template_kwargs`, `margin`
-and `slice`, unless the shape uses these names for something else.
+and `slice`, unless the shape uses these names for something else. The page
+`/formats` of the service shows the same table.
 
 | shape | description | seen in |
 |---|---|---|"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,17 @@ def test_long_functions_have_a_reason(package: str) -> None:
         for name, length in unexplained_long_functions(path.read_text())
     }
     assert found == {}, f"over {MAX_FUNCTION_LINES} lines without a comment '{REASON}…'"
+
+
+def test_no_router_imports_another() -> None:
+    """What two of them share belongs into a module that has no routes."""
+    found = [
+        f"{path.relative_to(ROOT)}: {line}"
+        for path in sorted((ROOT / "app").rglob("*router.py"))
+        for line in path.read_text().splitlines()
+        if re.match(r"from app\.\S*router import", line)
+    ]
+    assert found == []
 
 
 def function(lines: int, *, above: str = "", inside: str = "    pass") -> str:

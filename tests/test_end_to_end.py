@@ -17,7 +17,10 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from app.cli import app
+from app.cli.output import size
 from tests.deployed import download, embedded_service, production_service, upload
 from tests.model_factories.pairs import make_pairs
 from tests.model_factories.tiny_models import make_decoder
@@ -137,6 +140,37 @@ def test_job_runs_as_the_dry_run_said(trained: TrainedJob) -> None:
     assert reports["dataset"] == trained.preview["reports"]["dataset"]
     assert reports["memory"].pop("measured_peak_bytes") > 100 << 20
     assert reports["memory"] == trained.preview["reports"]["memory"]
+
+
+def test_estimate_of_the_command_is_the_one_that_the_job_recorded(
+    trained: TrainedJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PLAUDIT_URL", str(trained.client.base_url))
+    monkeypatch.setenv(
+        "PLAUDIT_API_KEY", trained.client.headers["Authorization"].removeprefix("Bearer ")
+    )
+    (tmp_path / "spec.json").write_text(json.dumps(trained.job["spec"]))
+    estimate = ["estimate", str(tmp_path / "spec.json")]
+    recorded = trained.client.get(f"/v1/jobs/{trained.job['id']}/reports/memory").json()["document"]
+    peak = recorded.pop("measured_peak_bytes")
+    told = CliRunner().invoke(app, [*estimate, "--json"])
+    assert told.exit_code == 0, told.stderr
+    assert json.loads(told.stdout) == recorded
+    # The tiny model's share is small: both consist of what the libraries take.
+    assert recorded["overhead_bytes"] / 2 < peak < 4 * recorded["total_bytes"]
+
+    shown = CliRunner().invoke(app, estimate).stdout.splitlines()
+    fields = {name: value for name, _, value in (line.partition("  ") for line in shown)}
+    assert fields.keys() == {
+        "weights", "optimizer", "activations", "overhead", "total", "this worker's device", "fits",
+    }  # fmt: skip
+    assert fields["total"].strip() == size(recorded["total_bytes"])
+    assert fields["fits"].strip() == "24 GB, 48 GB, 80 GB, 141 GB"
+
+    job = CliRunner().invoke(app, ["jobs", "get", trained.job["id"]]).stdout
+    memory = f"{size(peak)}, estimated {size(recorded['total_bytes'])}"
+    assert re.search(rf"^peak memory +{re.escape(memory)}$", job, re.MULTILINE), job
+    assert re.search(r"^time spent .*training \d+\.\d s.*verifying \d+\.\d s", job, re.MULTILINE)
 
 
 def test_adapter_scores_its_probes_with_plain_peft(trained: TrainedJob) -> None:

@@ -99,6 +99,21 @@ def test_every_pod_is_selected_by_the_policies_that_it_needs() -> None:
             assert labels["plaudit/hub"] == "true"
 
 
+def test_api_reaches_the_scorer_where_it_listens() -> None:
+    scorer = container(next(found for found in PODS if found["metadata"]["name"] == "scorer"))
+    settings = {entry["name"]: entry.get("value") for entry in scorer["env"]}
+    (port,) = (each["containerPort"] for each in scorer["ports"])
+    assert settings["PLAUDIT_SCORER_PORT"] == str(port)
+    assert settings["PLAUDIT_SCORER_HOST"] == "0.0.0.0"
+    policies = {o["metadata"]["name"]: o["spec"] for o in OBJECTS if o["kind"] == "NetworkPolicy"}
+    (accepted,) = policies["scorer"]["ingress"]
+    reached = [rule for rule in policies["api"]["egress"] if "to" in rule]
+    assert accepted["ports"] == [{"protocol": "TCP", "port": port}]
+    assert [rule["ports"] for rule in reached] == [accepted["ports"]]
+    assert reached[0]["to"] == [{"podSelector": {"matchLabels": {"app": "scorer"}}}]
+    assert accepted["from"] == [{"podSelector": {"matchLabels": {"app": "api"}}}]
+
+
 def test_release_builds_the_images_that_the_manifests_name() -> None:
     path = FOLDER.parents[1] / ".github" / "workflows" / "release.yml"
     release = yaml.safe_load(path.read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -12,12 +13,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fastapi.routing import APIRoute
 from sqlalchemy import Engine, make_url, update
 
 from app.core.database import make_engine, now_ms, transaction
 from app.core.settings import Settings
 from app.job_queue import worker_api
 from app.models import Blob, Job
+from app.scoring.compat_router import router as scores_of_others
+from app.scoring.router import router as scores
 from app.storage import blobs
 from app.storage.blobs import BlobWriter
 from docs import reference
@@ -36,6 +40,32 @@ def test_every_alert_is_explained_in_one_row() -> None:
     rows = [row.split("|") for row in PAGE.read_text().splitlines() if row.startswith("| ")]
     explained = [name for row in rows for name in re.findall(r"`(Plaudit[A-Z]\w+)`", row[1])]
     assert sorted(explained) == sorted(rule["alert"] for rule in rules)
+
+
+def test_rules_and_dashboard_tell_scoring_requests_from_others() -> None:
+    """They may wait for a scorer for long, and get 503 when none comes."""
+    scoring = {
+        route.path
+        for router in (scores, scores_of_others)
+        for route in router.routes
+        if isinstance(route, APIRoute)
+    }
+    others = {
+        path
+        for path in json.loads((reference.HERE / "openapi.json").read_text())["paths"]
+        if path not in scoring
+    }
+    assert len(scoring) > 15
+    assert "/v1/score/batches" in others
+    found = []
+    for name, label in (("alerts.yaml", "route=~"), ("grafana.json", "route!~")):
+        text = (reference.HERE / name).read_text().replace('\\"', '"')
+        found += [(name, value) for value in re.findall(rf'{label}"(.*?)"', text)]
+    assert [name for name, _ in found] == ["alerts.yaml"] * 2 + ["grafana.json"] * 2
+    for name, pattern in found:
+        assert [path for path in scoring if not re.fullmatch(pattern, path)] == []
+        if name == "alerts.yaml":
+            assert [path for path in others if re.fullmatch(pattern, path)] == []
 
 
 def test_service_continues_on_a_restored_backup(

@@ -26,9 +26,11 @@ from app.evaluations import publishing as evaluations
 from app.job_queue import checkpoints, worker_api
 from app.job_queue.lease import WriteContext
 from app.job_queue.worker_api import AttemptFailure, Progress
+from app.score_batches import publishing as score_batches
 from tests.services import wait_until
 
 BASE_MODEL = "all-minilm-l6-v2"
+SCORES = b'{"line": 1, "scores": [1.0, 0.0]}\n'
 FACTS = BaseModelFacts(
     model_type="bert",
     architecture="BertForSequenceClassification",
@@ -150,14 +152,25 @@ class World:
         assert answer.status_code == 201, answer.text
         return dict(answer.json())
 
-    def publish_scores(self, context: WriteContext, tables: dict[str, list[ScoredRow]]) -> None:
-        """End an evaluation with these scores of each model, the untrained head first."""
+    def publish_scores(
+        self,
+        context: WriteContext,
+        tables: dict[str, list[ScoredRow]],
+        *,
+        more: dict[str, Any] | None = None,
+        reports: dict[str, dict[str, Any]] | None = None,
+    ) -> None:
+        """End an evaluation with these scores of each model, the untrained head first.
+
+        ``more`` is added to the result of each model; ``reports`` are sent by name.
+        """
         files = {
             f"{name.replace(':', '-')}.jsonl": "".join(f"{r.to_json()}\n" for r in rows).encode()
             for name, rows in tables.items()
         }
         models: list[Any] = [
             {"adapter": name, "metrics": evaluate(rows, seed=0), "suite": None, "probes": []}
+            | (more or {})
             for name, rows in tables.items()
         ]
         with tempfile.TemporaryDirectory() as name:
@@ -166,9 +179,36 @@ class World:
                 files=_write(Path(name), files),
                 result={"rows": 1, "models": models, "baselines": {}},
             )
-            report = Reported(name="worst_pairs", document={"models": {}})
-            worker_api.record_progress(context, Progress(reports=[report]))
+            documents: dict[str, Any] = {"worst_pairs": {"models": {}}, **(reports or {})}
+            sent = [Reported(name=name, document=each) for name, each in documents.items()]
+            worker_api.record_progress(context, Progress(reports=sent))
             evaluations.publish(context, Path(name), evaluated)
+
+    def request_score_batch(self, **spec: Any) -> dict[str, Any]:
+        """Request the scoring of a dataset, with a new adapter unless ``spec`` names one."""
+        if "adapter" not in spec:
+            self.know_base_model()  # only then has the job a plan
+            job = self.submit()
+            spec["adapter"] = self.publish(self.claim(), {"adapter_config.json": b"{}"})
+            spec.setdefault("dataset", job["spec"]["train_dataset"])
+        answer = self.client.post("/v1/score/batches", json=spec)
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json())
+
+    def publish_batch(self, context: WriteContext, scores: bytes = SCORES) -> None:
+        """End a score batch with this file of scores."""
+        nothing: dict[str, Any] = {"rows": 0, "lines": []}
+        with tempfile.TemporaryDirectory() as name:
+            scored = Evaluated(
+                directory="scores",
+                files=_write(Path(name), {"scores.jsonl": scores}),
+                result={
+                    "rows": 1, "scored": 1, "left_out": {}, "truncated": nothing,
+                    "score_spec": "sha256:0", "bytes": len(scores),
+                    "sha256": hashlib.sha256(scores).hexdigest(),
+                },
+            )  # fmt: skip
+            score_batches.publish(context, Path(name), scored)
 
     def fail(self, context: WriteContext, code: FailureCode, detail: str) -> None:
         """End an attempt with a failure."""

@@ -20,6 +20,7 @@ import math
 import time
 from collections import Counter
 from ipaddress import IPv6Address, IPv6Network, ip_address
+from threading import Timer
 from typing import NamedTuple
 
 from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
@@ -31,10 +32,26 @@ from app.core.settings import Settings
 
 #: Windows counted in this process at once; beyond that all of them start anew.
 MAX_WINDOWS = 20_000
+#: Expired windows are dropped when there are this many, or twice as many as the last time.
+MIN_SWEPT = 1000
 #: One part of this many is divided among the processes; the others are counted in Redis.
 PARTS = 4
 #: A refused request is told to wait at least this long.
 MIN_WAIT_SECONDS = 0.001
+
+
+class _NoTimer(Timer):
+    """Keeps MemoryStorage from starting a thread after every event.
+
+    Up to 100 threads a second would each walk all windows, and hold up the event loop meanwhile.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(0, lambda: None)
+
+    def is_alive(self) -> bool:
+        """Return True, so that the storage starts no other timer."""
+        return True
 
 
 class MemoryWindows:
@@ -45,16 +62,29 @@ class MemoryWindows:
 
     def _start_anew(self) -> None:
         self._storage = MemoryStorage()
+        self._storage.timer.cancel()
+        self._storage.timer = _NoTimer()
         self._windows = SlidingWindowCounterRateLimiter(self._storage)
+        self._sweep_at = MIN_SWEPT
 
     def __len__(self) -> int:
         return len(self._storage.expirations)
 
     def hit(self, window: RateLimitItem, name: str) -> bool:
         """Count an event. Return False if the window is full."""
+        if len(self) >= min(self._sweep_at, MAX_WINDOWS):
+            self._sweep()
+        return self._windows.hit(window, name)
+
+    def _sweep(self) -> None:
+        """Drop the windows that have expired; the cost per event stays constant."""
+        now = time.time()
+        for key, expires_at in list(self._storage.expirations.items()):
+            if expires_at <= now:
+                self._storage.clear(key)
+        self._sweep_at = max(2 * len(self), MIN_SWEPT)
         if len(self) >= MAX_WINDOWS:
             self._start_anew()
-        return self._windows.hit(window, name)
 
     def seconds_until_room(self, window: RateLimitItem, name: str) -> float:
         """Return how long a full window stays full."""

@@ -19,6 +19,7 @@ from app.cli import (
     overview,
     scoring,
     serve,
+    spec_commands,
     verification,
 )
 from app.cli.environment import report_ignored
@@ -44,9 +45,10 @@ app.command()(evaluations.evaluate)
 app.command()(evaluations.compare)
 app.command()(evaluations.report)
 app.command()(doctor.doctor)
-app.command()(jobs.estimate)
+app.command()(spec_commands.estimate)
 app.command()(scoring.score)
 app.command()(overview.queue)
+app.command()(overview.workers)
 app.command()(overview.usage)
 app.command("base-models")(overview.base_models)
 app.add_typer(keys.commands, name="keys")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -49,6 +50,14 @@ OnInvalidOption = Annotated[
     typer.Option(help="refuse: an invalid row refuses the file; skip: leave out invalid rows."),
 ]
 
+VariablesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template-variable",
+        help="Variable of the chat template for all rows: enable_thinking=false. Repeatable.",
+    ),
+]
+
 
 @commands.command()
 def upload(
@@ -65,13 +74,14 @@ def upload(
     labels: LabelsOption = None,
     ignored: IgnoredOption = None,
     on_invalid: OnInvalidOption = "refuse",
+    variables: VariablesOption = None,
     resume: Annotated[
         str | None, typer.Option(help="up_…: continue an interrupted upload of these files.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Upload preference pairs. A file with invalid lines is refused; the first ten are shown."""
-    options = read_options(columns or (), labels or (), ignored or (), on_invalid)
+    options = read_options(columns, labels, ignored, on_invalid, variables)
     with connect() as client:
         dataset = upload_files(client, files, name, options, resume)
     if not dataset.is_new:
@@ -100,10 +110,11 @@ def import_dataset(
     labels: LabelsOption = None,
     ignored: IgnoredOption = None,
     on_invalid: OnInvalidOption = "refuse",
+    variables: VariablesOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Import a dataset from the hub with a worker, and wait until it is stored."""
-    options = read_options(columns or (), labels or (), ignored or (), on_invalid)
+    options = read_options(columns, labels, ignored, on_invalid, variables)
     with connect() as client:
         queued = client.datasets.imports.create(
             source=source, split=split, config=config, name=name, **options
@@ -210,6 +221,10 @@ def _show(dataset: DatasetRead) -> None:
             ("format", f"{dataset.format}, {dataset.prompt} prompt"),
             ("columns", ", ".join(dataset.columns)),
             ("left out", ", ".join(dataset.ignored_columns)),
+            (
+                "template variables",
+                ", ".join(f"{n}={json.dumps(v)}" for n, v in dataset.chat_template_kwargs.items()),
+            ),
             ("skipped", ", ".join(f"{s.count} {s.code}" for s in dataset.skipped)),
             ("size", size(dataset.bytes)),
             ("sha256", dataset.sha256),

@@ -12,6 +12,8 @@ import typer
 from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import JsonOption, print_json, print_table
 
+PROGRAM = ("-m", "worker.doctor")
+
 
 def doctor(
     is_quick: Annotated[
@@ -24,7 +26,7 @@ def doctor(
     Requires the worker's libraries. On a machine without a GPU, it lists the checks that it
     skipped. The exit code is 1 if a check failed.
     """
-    command = [sys.executable, "-P", "-m", "worker.doctor", *(["--quick"] if is_quick else [])]
+    command = [sys.executable, "-P", *PROGRAM, *(["--quick"] if is_quick else [])]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if not done.stdout:
         raise CommandError(
@@ -38,6 +40,9 @@ def doctor(
     else:
         print_table(
             ("check", "result", "found"),
-            ((check["name"], check["result"], check["detail"]) for check in report["checks"]),
+            (
+                (result["check"], result["status"].replace("_", " "), result["detail"])
+                for result in report["checks"]
+            ),
         )
     raise typer.Exit(ExitCode.SUCCEEDED if report["is_fit"] else ExitCode.FAILED)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
+from app.cli import hub_results
 from app.cli.client import connect
 from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import JsonOption, notes, plain, print_fields, print_json, print_table
@@ -17,8 +17,6 @@ from app.cli.short_ids import full_id
 from plaudit import Plaudit
 from plaudit.models import ComparisonRead, EvaluationRead
 
-#: The directory of a model repository from which the Hub reads results.
-RESULTS = ".eval_results"
 _ENDED = {"failed": ExitCode.FAILED, "cancelled": ExitCode.CANCELLED}
 
 EvaluationId = Annotated[str, typer.Argument(help="Id (eval_…) of an evaluation.")]
@@ -28,7 +26,9 @@ def evaluate(
     adapter_ids: Annotated[
         list[str], typer.Argument(help="Ids (ad_…) of adapters of one base model.")
     ],
-    dataset: Annotated[str, typer.Option(help="Id (ds_…) of the rows to score.")],
+    dataset: Annotated[
+        str, typer.Option(help="Id (ds_…) of the rows to score, or the sha256 of these rows.")
+    ],
     suite: Annotated[
         str | None, typer.Option(help="The benchmark that the rows are from: reward-bench-2@1 …")
     ] = None,
@@ -38,9 +38,7 @@ def evaluate(
     ] = False,
     are_texts_cut: Annotated[
         bool,
-        typer.Option(
-            "--truncate", help="Truncate overlong replies; default: leave their rows out."
-        ),
+        typer.Option("--truncate", help="Cut long replies at the end; default: as in training."),
     ] = False,
     is_not_awaited: Annotated[
         bool, typer.Option("--no-wait", help="Print the id and do not wait for the result.")
@@ -51,11 +49,14 @@ def evaluate(
     with connect() as client:
         spec: dict[str, Any] = {
             "adapters": [full_id(client, "ad", each) for each in adapter_ids],
-            "dataset": full_id(client, "ds", dataset),
+            "dataset": {"sha256": dataset}
+            if re.fullmatch(r"[0-9a-f]{64}", dataset)
+            else full_id(client, "ds", dataset),
             "suite": suite,
             "name": name,
-            "overlong": "truncate" if are_texts_cut else "drop",
         }
+        if are_texts_cut:
+            spec["overlong"] = "truncate"
         if are_probes_left_out:
             spec["probes"] = []
         found = client.evaluations.create(**spec)
@@ -104,9 +105,13 @@ def report(
         Path | None,
         typer.Option(
             file_okay=False,
-            help="A local model repository: also write the results to its .eval_results, which "
-            "the Hub reads.",
+            help="A model repository: also write the results to its .eval_results, and to the "
+            "model-index of its README.md.",
         ),
+    ] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(help="With --hub: the adapter of the repository, if several were judged."),
     ] = None,
 ) -> None:
     """Write the report of a job or an evaluation as one self-contained HTML page."""
@@ -114,50 +119,27 @@ def report(
         if name.startswith("eval_"):
             found = _evaluation_id(name)
             html = client.evaluations.report_page(found)
-            if hub is not None:
-                _write_results(client, found, hub)
         else:
             found = full_id(client, "job", name)
             html = client.jobs.report_page(found)
+        if hub is not None:
+            _write_results(client, found, hub, adapter)
     target = page or Path(f"{found}.html")
     target.write_text(html, encoding="utf-8")
     typer.echo(target)
 
 
-def hub_results(
-    evaluation: Mapping[str, Any], model: Mapping[str, Any], url: str
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Return the results of one model as entries of the Hub's ``.eval_results/*.yaml``."""
-    dataset = {"id": evaluation["dataset"], "task_id": evaluation["suite"] or "preference-pairs"}
-    suite = model["suite"]
-    if suite is None:
-        values = {"accuracy": model["metrics"]["accuracy"]["value"]}
-    elif suite["overall"] is None:  # not the published rows: not a score of the benchmark
-        values = dict(suite["metrics"])
+def _write_results(client: Plaudit, name: str, repository: Path, adapter: str | None) -> None:
+    if name.startswith("eval_"):
+        evaluation = client.evaluations.get(name).model_dump(mode="json")
+        wanted = adapter and full_id(client, "ad", adapter)
+        results = hub_results.of_evaluation(
+            evaluation, wanted, list(client.suites.list()), client.url
+        )
     else:
-        values = {"overall": suite["overall"], **suite["metrics"]}
-    finished = str(evaluation["finished_at"] or "")[:10]
-    source = {"url": f"{url}/v1/evaluations/{evaluation['id']}", "name": "Plaudit"}
-    return [
-        {
-            "dataset": {**dataset, "metric": name},
-            "value": value,
-            "date": finished,
-            "source": source,
-        }
-        for name, value in values.items()
-    ]
-
-
-def _write_results(client: Plaudit, evaluation_id: str, repository: Path) -> None:
-    evaluation = client.evaluations.get(evaluation_id).model_dump(mode="json")
-    directory = repository / RESULTS
-    directory.mkdir(parents=True, exist_ok=True)
-    models = [m for m in evaluation["result"]["models"] if m["adapter"].startswith("ad_")]
-    for model in models:
-        path = directory / f"{evaluation_id}-{model['adapter']}.yaml"
-        entries = hub_results(evaluation, model, client.url)
-        path.write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf-8")
+        report = client.jobs.full_report(name).model_dump(mode="json")
+        results = hub_results.of_job(report, client.url)
+    for path in results.write(repository):
         notes.print(plain(str(path), "dim"))
 
 

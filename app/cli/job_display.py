@@ -10,7 +10,7 @@ from app.cli.client import page_of_job
 from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import moment, print_fields, print_json, print_table, size
 from app.cli.watching import newest_metrics
-from plaudit import Job, Metrics, Plaudit
+from plaudit import Job, Metrics, NotFoundError, Plaudit
 from plaudit.models import EvalFraction, EventRead, JobItem, JobPreview
 
 #: Events that end a phase.
@@ -43,6 +43,7 @@ def show_job(client: Plaudit, job: Job, *, as_json: bool) -> None:
             ("started", moment(job.started_at)),
             ("finished", moment(job.finished_at)),
             ("time spent", _time_spent(client, job)),
+            ("peak memory", _peak_memory(client, job)),
             *((name, f"{value:.4g}") for name, value in newest_metrics(client, job.id).items()),
             ("adapter", job.adapter_id),
             ("failure", failure and f"{failure.code}: {failure.detail}"),
@@ -72,6 +73,16 @@ def phase_seconds(events: Iterable[EventRead]) -> dict[str, float]:
 def _time_spent(client: Plaudit, job: Job) -> str | None:
     spent = phase_seconds(client.jobs.events(job.id, follow=False))
     return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in spent.items()) or None
+
+
+def _peak_memory(client: Plaudit, job: Job) -> str | None:
+    """The measured peak beside the estimate; None until training has ended."""
+    try:
+        memory = client.jobs.report(job.id, "memory")
+    except NotFoundError:
+        return None
+    peak = memory.get("measured_peak_bytes")
+    return None if peak is None else f"{size(peak)}, estimated {size(memory['total_bytes'])}"
 
 
 def show_estimate(preview: JobPreview, *, as_json: bool) -> None:

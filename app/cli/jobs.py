@@ -9,7 +9,7 @@ import typer
 
 from app.cli.client import connect, page_of_job
 from app.cli.exit_codes import CommandError, ExitCode
-from app.cli.job_display import show_estimate, show_job, show_metrics, show_preview, steps
+from app.cli.job_display import show_job, show_metrics, show_preview, steps
 from app.cli.output import (
     AfterOption,
     JsonOption,
@@ -21,7 +21,8 @@ from app.cli.output import (
     print_text,
 )
 from app.cli.short_ids import full_id
-from app.cli.spec_files import commented_spec, parse_overrides, read_spec
+from app.cli.spec_commands import init
+from app.cli.spec_files import parse_overrides, read_spec
 from app.cli.watching import watch
 from plaudit import Job, Plaudit
 from plaudit.trackers import TRACKERS, open_tracker
@@ -35,43 +36,8 @@ WatchOption = Annotated[
 ]
 DatasetOption = Annotated[str | None, typer.Option(help="Dataset to train on; overrides the spec.")]
 BaseModelOption = Annotated[str | None, typer.Option(help="Base model; overrides the spec.")]
-DEFAULT_SPEC = Path("spec.toml")
 
-
-@commands.command()
-def init(
-    file: Annotated[
-        Path, typer.Argument(help="A file name that ends in .toml; - writes to stdout.")
-    ] = DEFAULT_SPEC,
-    dataset: Annotated[str | None, typer.Option(help="Dataset to train on (ds_…).")] = None,
-    base_model: Annotated[
-        str | None, typer.Option(help="Base model; 'plaudit base-models' lists them.")
-    ] = None,
-    is_forced: Annotated[
-        bool, typer.Option("--force", help="Replace the file if it exists.")
-    ] = False,
-) -> None:
-    """Write a job spec with every field, its default and its allowed values."""
-    given = {"train_dataset": dataset, "base_model": base_model}
-    name = str(DEFAULT_SPEC if str(file) == "-" else file)
-    text = commented_spec(name, {key: value for key, value in given.items() if value is not None})
-    if str(file) == "-":
-        print_text(text)
-        return
-    if file.suffix != ".toml":
-        raise CommandError(f"{file} does not end in .toml.", ExitCode.USAGE)
-    try:
-        with file.open("w" if is_forced else "x", encoding="utf-8") as opened:
-            opened.write(text)
-    except FileExistsError as error:
-        raise CommandError(
-            f"{file} already exists.", ExitCode.USAGE, "Use --force to replace it."
-        ) from error
-    except OSError as error:
-        raise CommandError(
-            f"{file} cannot be written: {error.strerror}.", ExitCode.USAGE
-        ) from error
-    notes.print(plain(f"Wrote {file}. Submit it with: plaudit jobs submit {file}"))
+commands.command()(init)
 
 
 @commands.command()
@@ -104,19 +70,6 @@ def submit(
             show_preview(client.jobs.preview(document), as_json=as_json)
             return
         _show_new(client, client.jobs.create(document), is_watched=is_watched, as_json=as_json)
-
-
-def estimate(
-    spec: Annotated[
-        Path, typer.Argument(help="A job spec in TOML or JSON; - reads it from stdin.")
-    ],
-    as_json: JsonOption = False,
-) -> None:
-    """Estimate the memory that a job needs, by part, and show which GPUs have it. No job is
-    created."""
-    document = read_spec(spec)
-    with connect() as client:
-        show_estimate(client.jobs.preview(document), as_json=as_json)
 
 
 @commands.command()

@@ -1,4 +1,4 @@
-"""``plaudit queue``, ``usage`` and ``base-models``."""
+"""``plaudit queue``, ``workers``, ``usage`` and ``base-models``."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from app.cli.output import (
     print_table,
     size,
 )
-from plaudit.models import BaseModelRead
+from plaudit.models import BaseModelRead, WorkerRead
 
 REASONS = {
     "no_worker": "no worker is running",
+    "no_gpu": "no worker with a GPU is running",
     "quota": "the limit of running jobs is reached",
     "backoff": "it failed and will be retried",
     "workers_busy": "all workers are busy",
@@ -52,6 +53,33 @@ def queue(as_json: JsonOption = False) -> None:
     )
     busy, slots = sum(w.busy for w in workers), sum(w.slots for w in workers)
     notes.print(plain(f"{len(workers)} workers, {busy} of {slots} slots busy", "dim"))
+
+
+def workers(as_json: JsonOption = False) -> None:
+    """List live workers with their devices and what the checks of their machines found."""
+    with connect() as client:
+        found = list(client.workers.list())
+    if as_json:
+        print_json({"object": "list", "data": [worker.to_dict() for worker in found]})
+        return
+    print_table(
+        ("host", "queue", "state", "busy", "devices", "checks"),
+        (
+            (
+                worker.host,
+                worker.queue,
+                worker.state,
+                f"{worker.busy} of {worker.slots}",
+                ", ".join(str(device.get("name")) for device in worker.devices) or "CPU",
+                _checks(worker),
+            )
+            for worker in found
+        ),
+    )
+    # A worker has a row for each queue, all with the same checks.
+    failed = {(w.host, c.check, c.detail) for w in found for c in w.doctor if c.status == "failed"}
+    for host, check, detail in sorted(failed):
+        notes.print(plain(f"{host}: {check}: {detail}", "red"))
 
 
 def usage(
@@ -120,6 +148,14 @@ def _show(entry: BaseModelRead) -> None:
             ("inspected", _yes_or_no(entry.is_inspected)),
         )
     )
+
+
+def _checks(worker: WorkerRead) -> str | None:
+    """Return how the checks ended; None until they have."""
+    if not worker.doctor:
+        return None
+    failed = [check.check for check in worker.doctor if check.status == "failed"]
+    return f"failed: {', '.join(failed)}" if failed else "passed"
 
 
 def _millions(count: int | None) -> str | None:

@@ -34,23 +34,67 @@ def score(
             help="Adapter id (ad_…), its first digits, or a directory with a downloaded adapter."
         ),
     ],
-    file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="Replies in JSON lines.")
-    ],
     out: Annotated[
         Path, typer.Option(dir_okay=False, help="File for the scores; an existing one is resumed.")
     ],
+    file: Annotated[
+        Path | None, typer.Argument(exists=True, dir_okay=False, help="Replies in JSON lines.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Id (ds_…) of a dataset to score instead of a file; a worker does it."),
+    ] = None,
     base: Annotated[
         str | None,
         typer.Option(help="Base model of an adapter directory: a directory or a catalogue id."),
     ] = None,
+    are_texts_cut: Annotated[
+        bool,
+        typer.Option("--truncate", help="Cut the replies of a dataset that are too long."),
+    ] = False,
 ) -> None:
-    """Score every reply of a file.
+    """Score every reply of a file or of a dataset.
 
     A line has a prompt and either responses (a list), or chosen and rejected, or response; or it
     has messages. Texts and lists of messages are accepted. Each line of the output has the line
     number, the id if there is one, and the scores. A repeated call skips lines that are scored.
     """
+    if (file is None) == (dataset is None):
+        raise CommandError("Name a file or a --dataset.", ExitCode.USAGE)
+    if file is None:
+        assert dataset is not None
+        _score_dataset(adapter, dataset, out, are_texts_cut=are_texts_cut)
+    else:
+        _score_file(adapter, file, out, base)
+
+
+def _score_dataset(adapter: str, dataset: str, out: Path, *, are_texts_cut: bool) -> None:
+    """Have a worker score a dataset, and download the scores."""
+    if out.exists():
+        raise CommandError(f"{out} exists.", ExitCode.USAGE, "Choose another file with --out.")
+    with connect() as client:
+        batch = client.score_batches.create(
+            adapter=full_id(client, "ad", adapter),
+            dataset=full_id(client, "ds", dataset),
+            overlong="truncate" if are_texts_cut else "drop",
+        )
+        notes.print(plain(f"{batch.id} is queued.", "dim"))
+        found = client.score_batches.wait(batch.id)
+        if found.failure is not None:
+            failure = found.failure
+            raise CommandError(
+                f"{failure.code}: {failure.detail}", ExitCode.FAILED, failure.hint
+            )  # fmt: skip
+        if found.result is None:
+            raise CommandError(f"{batch.id} is {found.status}.", ExitCode.CANCELLED)
+        client.score_batches.download(batch.id, out)
+    for reason, rows in found.result.left_out.items():
+        notes.print(plain(f"{rows.rows} rows have no scores: {reason}.", "bold red"))
+    notes.print(plain(f"{found.result.scored} rows are scored in {out}."))
+
+
+def _score_file(adapter: str, file: Path, out: Path, base: str | None) -> None:
+    """Score the lines of a file that the output does not have yet."""
     done, spec = _read_out(out)
     with ExitStack() as stack:
         if Path(adapter).is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypedDict, cast
@@ -20,13 +21,17 @@ class ReadOptions(TypedDict):
     labels: dict[str, str]
     ignore_columns: list[str]
     on_invalid: Literal["refuse", "skip"]
+    chat_template_kwargs: dict[str, bool | int | float | str]
 
 
 def read_options(
-    columns: Sequence[str], labels: Sequence[str], ignored: Sequence[str], on_invalid: str
+    columns: Sequence[str] | None,
+    labels: Sequence[str] | None,
+    ignored: Sequence[str] | None,
+    on_invalid: str,
+    variables: Sequence[str] | None,
 ) -> ReadOptions:
-    """Parse the options of the command line. ``columns`` and ``labels`` have the form
-    ``prompt=question``.
+    """Parse the options of the command line. All but ``ignored`` have the form ``prompt=question``.
 
     Raises:
         CommandError: an option is invalid.
@@ -36,10 +41,14 @@ def read_options(
             f"--on-invalid must be refuse or skip, not {on_invalid}.", ExitCode.USAGE
         )
     return {
-        "columns": _pairs("--column", columns),
-        "labels": _pairs("--label", labels),
-        "ignore_columns": list(ignored),
+        "columns": _pairs("--column", columns or ()),
+        "labels": _pairs("--label", labels or ()),
+        "ignore_columns": list(ignored or ()),
         "on_invalid": cast(Literal["refuse", "skip"], on_invalid),
+        "chat_template_kwargs": {
+            name: _scalar(text)
+            for name, text in _pairs("--template-variable", variables or ()).items()
+        },
     }
 
 
@@ -69,7 +78,7 @@ def upload_files(
                 progress.update(task, description="checking", total=None)
 
         source = files[0] if len(files) == 1 else list(files)
-        read = options or read_options((), (), (), "refuse")
+        read = options or read_options(None, None, None, "refuse", None)
         try:
             return client.datasets.upload(source, name=name, resume=resume, on_bytes=show, **read)
         except (APIError, ConnectionFailedError) as error:
@@ -78,9 +87,10 @@ def upload_files(
         except PlauditError:
             raise  # some of these are also subclasses of OSError
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise CommandError(
-                f"{', '.join(map(str, files))} cannot be read: {reason}.", ExitCode.USAGE
+                f"{', '.join(map(str, files))} cannot be read: {reason.rstrip('.')}.",
+                ExitCode.USAGE,
             ) from error
 
 
@@ -93,6 +103,15 @@ def _size(file: Path) -> int:
     if file.is_dir():
         return sum(each.stat().st_size for each in file.iterdir() if each.is_file())
     return file.stat().st_size if file.exists() else 0
+
+
+def _scalar(text: str) -> bool | int | float | str:
+    """The JSON value in a text, or the text."""
+    try:
+        value = json.loads(text, parse_constant=str)
+    except ValueError:
+        return text
+    return value if isinstance(value, bool | int | float | str) else text
 
 
 def _pairs(option: str, values: Sequence[str]) -> dict[str, str]:

@@ -7,8 +7,9 @@ user's API key, which the browser keeps per tab. The API reference is rendered h
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
-from functools import cache
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from app.core.errors import NotFoundError
 from app.dashboard import reference
+from app.datasets.options import MAPPABLE
+from app.datasets.shapes.table import SHAPES
 from app.web import etags
 
 router = APIRouter(include_in_schema=False)
@@ -30,6 +33,7 @@ PAGES = {
     "/adapters/{adapter_id}": "adapter",
     "/datasets": "datasets",
     "/datasets/{dataset_id}": "dataset",
+    "/formats": "formats",
     "/evaluations": "evaluations",
     "/evaluations/{evaluation_id}": "evaluation",
     "/queue": "queue",
@@ -48,6 +52,8 @@ HEADERS = {
     # Revalidate on every use, so that pages and scripts match after an update.
     "Cache-Control": "no-cache",
 }
+#: What pages show that is not loaded from the API.
+_VALUES: Mapping[str, Mapping[str, Any]] = {"formats": {"shapes": SHAPES, "parts": MAPPABLE}}
 _HERE = Path(__file__).parent
 # The mimetypes of the operating system may map .js to text/plain.
 _MEDIA_TYPES = {
@@ -114,7 +120,7 @@ def _api_reference(app: FastAPI) -> _Asset:
 @cache
 def _page(name: str) -> _Asset:
     """Return a page, rendered once because it is the same for all users."""
-    return _render(name)
+    return _render(name, **_VALUES.get(name, {}))
 
 
 def _render(name: str, **values: Any) -> _Asset:
@@ -126,6 +132,7 @@ def _render(name: str, **values: Any) -> _Asset:
         lstrip_blocks=True,
     )
     environment.filters["code"] = reference.code
+    environment.filters["as_json"] = partial(json.dumps, ensure_ascii=False, indent=1)
     text = environment.get_template(f"{name}.html").render(page=name, **values)
     return _asset(text.encode(), "text/html")
 

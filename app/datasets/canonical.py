@@ -64,6 +64,8 @@ class DatasetSummary(BaseModel):
     """Number of rows by slice label; rows without a label are not counted."""
     ignored_columns: list[str]
     """Columns that were not stored; ``chosen[].name`` for keys of messages."""
+    chat_template_kwargs: dict[str, bool | int | float | str] = {}
+    """Variables of the chat template that the upload sets for all rows."""
     skipped: list[SkippedRows]
     skippable_share: float
     """Share of rows (0 to 1) that may be skipped; 0 if invalid rows are refused."""

@@ -56,6 +56,22 @@ def is_zstd(head: bytes) -> bool:
     return binary_type(head) is ZSTD
 
 
+def refuse_other_kinds(chunks: Iterable[bytes]) -> None:
+    """Refuse a file that is of a kind that is not taken, or one that holds such a file, compressed.
+
+    Nothing is said of text, nor of what Zstandard compressed, which only a child process reads.
+
+    Raises:
+        FileError: names the kind, or says that the compressed data are broken.
+    """
+    head, chunks = peek(chunks)
+    kind = binary_type(head)
+    if kind is not None and kind in _UNPACK:
+        kind = binary_type(peek(_UNPACK[kind](chunks))[0])
+    if kind is not None and kind is not ZSTD:
+        raise FileError("wrong_format", f"the file is {kind.description}", kind.advice)
+
+
 def text_rows(chunks: Iterable[bytes], text_format: TextFormat, max_bytes: int) -> Iterator[Row]:
     """Yield the numbered rows of a text file, which may be compressed with gzip, xz or bzip2.
 

@@ -15,7 +15,7 @@ from app.datasets.row_errors import FileError
 #: Number of bytes at the beginning of a file that `file_type` reads.
 HEAD_BYTES = 4096
 
-_UNPACK = "unpack it and upload the file inside, as it is or gzipped"
+_UNPACK = "unpack it and upload the files inside; several become the parts of one upload"
 _REPACK = "unpack it, or compress it with gzip instead"
 _AS_PAIRS = "upload preference pairs as JSONL, CSV or Parquet"
 _NO_PICKLES = "write the pairs as JSONL; pickles are not read"
@@ -82,6 +82,7 @@ _MAGIC = (
     (0, rb"\x1f\x8b", GZIP),
     (0, rb"PK\x03\x04", ZIP),
     (0, rb"PK\x05\x06", FileType("zip", "an empty zip archive", _AS_PAIRS)),
+    (0, rb"PK\x07\x08", FileType("zip", "a piece of a split zip archive", _UNPACK)),
     (0, rb"ARROW1\0\0", ARROW),
     (0, rb"\xff\xff\xff\xff", ARROW_STREAM),
     (0, rb"FEA1\0", FileType("feather", "a Feather V1 file", "write it with version 2")),
@@ -94,6 +95,9 @@ _MAGIC = (
     (0, rb"\xff\x06\0\0sNaPpY", FileType("snappy", "compressed with Snappy", _REPACK)),
     (0, rb"7z\xbc\xaf\x27\x1c", FileType("7z", "a 7-Zip archive", _UNPACK)),
     (0, rb"Rar!\x1a\x07", FileType("rar", "a RAR archive", _UNPACK)),
+    (0, rb"MSCF\0\0\0\0", FileType("cab", "a cabinet archive", _UNPACK)),
+    (0, rb"LZIP\x01", FileType("lzip", "compressed with lzip", _REPACK)),
+    (0, rb"\x1f\x9d", FileType("compress", "compressed with compress", _REPACK)),
     (257, rb"ustar", FileType("tar", "a tar archive", _UNPACK)),
     (0, rb"%PDF-", FileType("pdf", "a PDF document", _AS_PAIRS)),
     (0, rb"\{\\rtf", FileType("rtf", "a rich text document (RTF)", _AS_PAIRS)),

@@ -27,10 +27,10 @@ from app.base_models.hub import (
     translated_errors,
 )
 from app.core.settings import Settings
+from app.datasets.announced import format_of_name
 from app.datasets.hub_splits import SplitNotFoundError, split_files
 from app.datasets.part_uploads import MAX_PARTS
 from app.datasets.several_files import SourceFile
-from app.datasets.uploading import format_of_name
 from app.domain.lifecycle import FailureCode
 
 _READ_BYTES = 1 << 20

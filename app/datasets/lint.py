@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from app.datasets.canonical import DatasetWarning
 from app.datasets.row_errors import shown
+from app.datasets.shapes.detection import is_prompt_like
 from app.datasets.shapes.sample import Sample
+from app.datasets.unused import is_harmless
 from app.domain.warnings import WarningCode
 
 LINES_NAMED = 10
 _MAX_SOURCES = 32
+_COLUMNS_NAMED = 5
 _MIN_ROWS = 3
 _ROWS_LOOKED_AT = 64
 _PROMPT_ROLES = ("system", "developer", "user")
@@ -25,10 +28,26 @@ _RENDERED = re.compile(
 )
 
 
-class Lint:
-    """Checks each stored row; ``warnings`` returns the findings."""
+def prompt_columns(
+    columns: Iterable[str], used: frozenset[str], ignored: Iterable[str]
+) -> list[str]:
+    """Return the columns that may hold the prompt by their names and that the shape does not read.
 
-    def __init__(self, sample: Sample) -> None:
+    ``ignored`` are columns that the caller asked to ignore; ``columns`` does not contain them.
+    """
+    taken = {name.partition(".")[0] for name in used}
+    rest = {name for name in columns if name not in taken}.union(ignored)
+    return sorted(name for name in rest if is_prompt_like(name) and not is_harmless(name))
+
+
+class Lint:
+    """Checks each stored row; ``warnings`` returns the findings.
+
+    ``prompt_columns`` are unused columns that may hold the prompt, if no column is the prompt.
+    """
+
+    def __init__(self, sample: Sample, prompt_columns: Sequence[str] = ()) -> None:
+        self._prompt_columns = prompt_columns
         self._source_columns = _source_columns(sample)
         self._sources: tuple[set[str], set[str]] = (set(), set())
         self._rows = 0
@@ -49,7 +68,8 @@ class Lint:
             self._compare(line, chosen, rejected)
             return
         if ("prompt" not in made or len(chosen) > 1 or len(rejected) > 1) and _differ(made):
-            self._note(WarningCode.PROMPTS_DIFFER, line)
+            differ = WarningCode.PROMPTS_DIFFER
+            self._note(WarningCode.PROMPT_UNUSED if self._prompt_columns else differ, line)
         ours, theirs = chosen[-1], rejected[-1]
         if len(ours) == len(theirs) == 2:
             self._compare(line, ours["content"], theirs["content"])
@@ -65,9 +85,9 @@ class Lint:
     def warnings(self) -> Iterator[DatasetWarning]:
         """Yield a warning for each finding."""
         for code, (count, lines) in self._found.items():
-            yield DatasetWarning(
-                code=code, message=_MESSAGES[code].format(count=count, rows=self._rows), lines=lines
-            )
+            names = ", ".join(shown(name) for name in self._prompt_columns[:_COLUMNS_NAMED])
+            message = _MESSAGES[code].format(count=count, rows=self._rows, columns=names)
+            yield DatasetWarning(code=code, message=message, lines=lines)
         if (said := self._one_sided()) is not None:
             yield DatasetWarning(code=WarningCode.SOURCES_ONE_SIDED, message=said)
 
@@ -112,6 +132,9 @@ class Lint:
 _MESSAGES = {
     WarningCode.PROMPTS_DIFFER: "in {count} of {rows} rows chosen and rejected answer different "
     "prompts: what is learned is which prompt is better, not which reply",
+    WarningCode.PROMPT_UNUSED: "in {count} of {rows} rows chosen and rejected begin with different "
+    "prompts, although the upload has a column that may be the prompt of both and is not used: "
+    "{columns}",
     WarningCode.DIFFERENCE_STRIPPED: "in {count} of {rows} rows chosen and rejected differ only in "
     "white space around the text or in reasoning between <think> and </think>, which most chat "
     "templates strip: nothing can be learned from them then",

@@ -14,7 +14,8 @@ from app.audit.log import Actor
 from app.core.database import new_id, newest_first, now_ms, reader, transaction
 from app.core.errors import ConflictError, NotFoundError, QuotaError, TooLargeError
 from app.core.settings import Settings
-from app.datasets.containers import FileFormat, columnar_format, peek
+from app.datasets.announced import Announced
+from app.datasets.containers import peek
 from app.datasets.options import ReadOptions
 from app.models import ApiKey, DatasetUpload, DatasetUploadPart
 from app.storage.blobs import BlobWriter
@@ -56,7 +57,7 @@ class PartBody:
 
     upload_id: str
     number: int
-    file_format: FileFormat
+    announced: Announced
     chunks: Iterable[bytes]
 
 
@@ -137,6 +138,7 @@ def store_part(
 
     Raises:
         UploadNotFoundError, UploadNotOpenError, TooLargeError, QuotaError, StorageFullError
+        InvalidDatasetError, UnsupportedMediaError: the part is not one of the files that are taken.
     """
     with transaction(reader(engine)) as session:
         upload = get(session, actor.tenant_id, body.upload_id).upload
@@ -145,6 +147,7 @@ def store_part(
         check_storage_quota(session, settings, actor.tenant_id, 0)
     with BlobWriter(engine) as writer:
         head, chunks = peek(_at_most(body.chunks, settings.max_upload_bytes))
+        file_format = body.announced.settle(head, chunks)
         for chunk in chunks:
             writer.write(chunk)
         blob = writer.finish()
@@ -154,7 +157,7 @@ def store_part(
         blob_id=blob.id,
         sha256=blob.sha256,
         bytes=blob.size,
-        format=columnar_format(head) or body.file_format,
+        format=file_format,
     )
     with transaction(engine) as session:
         touch(session, actor.tenant_id, body.upload_id)

@@ -20,6 +20,7 @@ from app.core.errors import (
     UploadStalledError,
 )
 from app.datasets import part_finishing, part_uploads
+from app.datasets.announced import PART_TYPES, announced
 from app.datasets.containers import FileFormat
 from app.datasets.part_finishing import UploadIncompleteError
 from app.datasets.part_schemas import UploadPartRead, UploadRead, UploadWithParts
@@ -33,7 +34,7 @@ from app.datasets.query import QUERY_PARAMETERS, ReadOptionsDep
 from app.datasets.row_errors import InvalidDatasetError
 from app.datasets.schemas import DatasetRead
 from app.datasets.upload_places import UploadPlaces
-from app.datasets.uploading import PART_TYPES, body_chunks, file_format
+from app.datasets.uploading import body_chunks
 from app.domain.training_spec import CleanText
 from app.storage.free_space import StorageFullError
 from app.web.dependencies import (
@@ -139,6 +140,7 @@ def delete_upload(
         **error_responses(
             UploadNotFoundError,
             UploadNotOpenError,
+            InvalidDatasetError,
             TooLargeError,
             UnsupportedMediaError,
             UploadStalledError,
@@ -167,8 +169,8 @@ async def put_upload_part(
     """
     if int(request.headers.get("content-length") or 0) > settings.max_upload_bytes:
         raise TooLargeError(f"The part is larger than {settings.max_upload_bytes} bytes.")
-    kind = file_format(request.headers.get("content-type", ""), "", format)
-    body = PartBody(upload_id, number, kind, body_chunks(request))
+    said = announced(request.headers.get("content-type", ""), "", format)
+    body = PartBody(upload_id, number, said, body_chunks(request))
     places: UploadPlaces = request.app.state.upload_places
     part, is_new = await places.run(
         actor.tenant_id, lambda: part_uploads.store_part(engine, settings, actor, body)

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from app.core.errors import FieldProblem, InvalidError
 from app.datasets.options import LABELS, MAPPABLE, OnInvalid, ReadOptions
+from app.domain.training_spec import MAX_TEMPLATE_VARIABLES, TemplateVariables
 
-_PAIR = re.compile(r"(columns|labels)\[(.*)\]")
+_VARIABLES = "chat_template_kwargs"
+_PAIR = re.compile(r"(columns|labels|chat_template_kwargs)\[(.*)\]")
 _ALLOWED = {"columns": MAPPABLE, "labels": LABELS}
 _MAX_CHARACTERS = 200
+#: Maximum length of the text of a variable, as JSON.
+_MAX_VARIABLE_CHARACTERS = 4000
+_READ_VARIABLES: TypeAdapter[dict[str, bool | int | float | str]] = TypeAdapter(
+    TemplateVariables, config=ConfigDict(allow_inf_nan=False)
+)
+_SCALAR = re.compile(r'true|false|-?\d.*|".*"', re.DOTALL)
 #: Described here because FastAPI does not support parameters of the form name[key]=value.
 QUERY_PARAMETERS: list[dict[str, Any]] = [
     {
@@ -48,6 +59,21 @@ QUERY_PARAMETERS: list[dict[str, Any]] = [
             "additionalProperties": False,
         },
     },
+    {
+        "name": _VARIABLES,
+        "in": "query",
+        "style": "deepObject",
+        "explode": True,
+        "description": "Variables of the chat template for all rows: "
+        "`chat_template_kwargs[enable_thinking]=false`. A value is true, false, a number, or text; "
+        "text that looks like one of these has double quotes around it. Those of a job and of a "
+        "row take precedence.",
+        "schema": {
+            "type": "object",
+            "maxProperties": MAX_TEMPLATE_VARIABLES,
+            "additionalProperties": {"type": "string", "maxLength": _MAX_VARIABLE_CHARACTERS},
+        },
+    },
 ]
 
 
@@ -71,25 +97,27 @@ async def read_options(
     Raises:
         InvalidError: a part is unknown or given twice, or a column is empty or too long.
     """
-    found: dict[str, dict[str, str]] = {"columns": {}, "labels": {}}
+    found: dict[str, dict[str, str]] = {"columns": {}, "labels": {}, _VARIABLES: {}}
     problems: list[FieldProblem] = []
     for name, value in request.query_params.multi_items():
         pair = _PAIR.fullmatch(name)
         if pair is None:
             continue
         group, key = pair[1], pair[2]
-        if key not in _ALLOWED[group]:
+        most = _MAX_VARIABLE_CHARACTERS if group == _VARIABLES else _MAX_CHARACTERS
+        if group in _ALLOWED and key not in _ALLOWED[group]:
             there_are = ", ".join(_ALLOWED[group])
             problems.append(
                 _problem(name, "unknown_field", f"no such part; the parts are: {there_are}")
             )
-        elif not 0 < len(value) <= _MAX_CHARACTERS:
-            problems.append(_problem(name, "out_of_range", "give 1 to 200 characters"))
+        elif not 0 < len(value) <= most:
+            problems.append(_problem(name, "out_of_range", f"give 1 to {most} characters"))
         elif key in found[group]:
             problems.append(_problem(name, "duplicate_key", "the part is given twice"))
         else:
             found[group][key] = value
-    if problems:
+    variables, bad_variables = _read_variables(found[_VARIABLES])
+    if problems := problems + bad_variables:
         raise InvalidError(
             f"{problems[0].loc}: {problems[0].message}", hint=problems[0].hint, problems=problems
         )
@@ -98,6 +126,7 @@ async def read_options(
         labels=found["labels"],
         ignore_columns=frozenset(_names(ignore_columns or [])),
         on_invalid=on_invalid,
+        chat_template_kwargs=variables,
     )
 
 
@@ -108,10 +137,53 @@ def _names(values: list[str]) -> list[str]:
     return [name.strip() for value in values for name in value.split(",") if name.strip()]
 
 
-def _problem(name: str, code: str, message: str) -> FieldProblem:
-    return FieldProblem(
-        f"/query/{re.sub(r'[^ -~]', '?', name)[:100]}",
-        code,
-        message,
-        "write columns[prompt]=question: the part in brackets, the column after the equals sign",
+def _read_variables(
+    texts: dict[str, str],
+) -> tuple[dict[str, bool | int | float | str], list[FieldProblem]]:
+    """Variables of the chat template, as a job may give them, or what is wrong with them."""
+    values = {name: json.loads(text) if _is_scalar(text) else text for name, text in texts.items()}
+    try:
+        return _READ_VARIABLES.validate_python(values), []
+    except ValidationError as error:
+        return {}, [_variable_problem(name, found) for name, found in _by_name(error).items()]
+
+
+def _by_name(error: ValidationError) -> dict[str, ErrorDetails]:
+    """One error for each variable: not that it is none of the other types that it may be."""
+    found: dict[str, ErrorDetails] = {}
+    for each in error.errors(include_url=False, include_input=False):
+        name = f"{_VARIABLES}[{each['loc'][0]}]" if each["loc"] else _VARIABLES
+        if name not in found or not each["type"].endswith("_type"):
+            found[name] = each
+    return found
+
+
+def _variable_problem(name: str, found: ErrorDetails) -> FieldProblem:
+    return _problem(
+        name,
+        found["type"],
+        found["msg"],
+        "write chat_template_kwargs[enable_thinking]=false: the name in brackets, a value of up to "
+        "512 characters after the equals sign",
     )
+
+
+def _is_scalar(text: str) -> bool:
+    """Whether a text is JSON of a truth value, a finite number or a text."""
+    if not _SCALAR.fullmatch(text):
+        return False
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _problem(
+    name: str,
+    code: str,
+    message: str,
+    hint: str = "write columns[prompt]=question: the part in brackets, the column after the equals "
+    "sign",
+) -> FieldProblem:
+    return FieldProblem(f"/query/{re.sub(r'[^ -~]', '?', name)[:100]}", code, message, hint)

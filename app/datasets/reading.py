@@ -19,7 +19,7 @@ from pathlib import Path
 from app.datasets.canonical import DatasetSummary, DatasetWarning, RowWriter
 from app.datasets.columnar import columnar_rows, unpacked_zstd
 from app.datasets.containers import TextFormat, text_rows
-from app.datasets.lint import Lint
+from app.datasets.lint import Lint, prompt_columns
 from app.datasets.options import ReadOptions
 from app.datasets.row_errors import FileError, Row, RowError
 from app.datasets.shapes.assembling import RowAssembler
@@ -129,8 +129,10 @@ class DatasetReader:
             shape = recognised.shape
             parts = shape.parts_in(sample)
             form = FileForm.of(parts, sample)
-            unused = self._unused(form.columns.used(parts), shape, form)
-            lint = Lint(sample)
+            used = form.columns.used(parts) | shape.needed_columns
+            unused = self._unused(used, shape, form)
+            unread = () if form.prompt_kind else prompt_columns(sample.columns, used, ignored)
+            lint = Lint(sample, unread)
             assemble = RowAssembler(parts, form, unused, is_untyped=is_untyped)
             yield from self._lines(source, assemble, lint)
         except FileError as error:
@@ -212,6 +214,7 @@ class DatasetReader:
                 "is_rendered": lint.is_rendered,
                 "slices": dict(sorted(writer.slices.items())),
                 "ignored_columns": sorted(unused.columns),
+                "chat_template_kwargs": self._options.chat_template_kwargs,
                 "skipped": self._tally.skipped,
                 "skippable_share": self._limits.max_skipped_share
                 if self._options.on_invalid == "skip"

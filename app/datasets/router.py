@@ -21,19 +21,14 @@ from app.core.errors import (
     UploadStalledError,
 )
 from app.datasets import service
+from app.datasets.announced import UPLOAD_TYPES, announced
 from app.datasets.containers import FileFormat
 from app.datasets.query import QUERY_PARAMETERS, ReadOptionsDep
 from app.datasets.row_errors import InvalidDatasetError
 from app.datasets.schemas import DatasetPreview, DatasetRead
 from app.datasets.service import DatasetInUseError, DatasetNotFoundError, Upload
 from app.datasets.upload_places import UploadPlaces
-from app.datasets.uploading import (
-    UPLOAD_TYPES,
-    BadMultipartError,
-    SinglePart,
-    body_chunks,
-    file_format,
-)
+from app.datasets.uploading import BadMultipartError, SinglePart, body_chunks
 from app.domain.spec import DATASET_ID
 from app.domain.training_spec import CleanText
 from app.models import Dataset
@@ -117,12 +112,12 @@ async def create_dataset(
     def store() -> tuple[Dataset, bool]:
         content_type = request.headers.get("content-type", "")
         if not content_type.lower().startswith("multipart/"):
-            kind = file_format(content_type, "", format)
-            upload = Upload(name, kind, body_chunks(request), options)
+            said = announced(content_type, "", format)
+            upload = Upload(name, said, body_chunks(request), options)
             return service.store(engine, settings, actor, upload)
         part = SinglePart(content_type, body_chunks(request))
-        kind = file_format(part.content_type, part.filename, format)
-        upload = Upload(name, kind, part, options)
+        said = announced(part.content_type, part.filename, format)
+        upload = Upload(name, said, part, options)
         return service.store(engine, settings, actor, upload)
 
     places: UploadPlaces = request.app.state.upload_places

@@ -47,6 +47,10 @@ class DatasetRead(BaseModel):
     has_margin: bool
     slices: dict[str, int] = Field(description="Number of rows by slice label.")
     ignored_columns: list[str] = Field(description="Columns of the upload that were not stored.")
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(
+        description="Variables of the chat template that the upload sets for all rows. Those of a "
+        "job and of a row take precedence."
+    )
     skipped: list[SkippedRowsRead] = Field(description="Skipped rows by reason.")
     warnings: list[DatasetWarningRead]
     row_count: int
@@ -86,6 +90,7 @@ class DatasetRead(BaseModel):
             has_margin=summary["has_margin"],
             slices=summary["slices"],
             ignored_columns=summary["ignored_columns"],
+            chat_template_kwargs=summary.get("chat_template_kwargs", {}),
             skipped=summary.get("skipped", []),
             warnings=summary.get("warnings", []),
             row_count=summary.get("row_count", dataset.pair_count),

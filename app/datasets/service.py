@@ -17,7 +17,8 @@ from app.audit.log import Actor
 from app.core.database import newest_first, reader, transaction
 from app.core.errors import ConflictError, NotFoundError, TooLargeError
 from app.core.settings import Settings
-from app.datasets.containers import FileFormat, columnar_format, is_zstd, peek
+from app.datasets.announced import Announced
+from app.datasets.containers import FileFormat, is_zstd, peek
 from app.datasets.options import ReadOptions
 from app.datasets.publishing import Sent, make_row, publish, read_limits
 from app.datasets.reading import DatasetReader
@@ -47,7 +48,7 @@ class Upload:
     """A file in transfer, and the options for reading it."""
 
     name: str | None
-    file_format: FileFormat
+    announced: Announced
     chunks: Iterable[bytes]
     options: ReadOptions = field(default_factory=ReadOptions)
 
@@ -60,6 +61,7 @@ def store(engine: Engine, settings: Settings, actor: Actor, upload: Upload) -> t
 
     Raises:
         InvalidDatasetError: names the first bad lines.
+        UnsupportedMediaError: neither the request nor the file names the format.
         TooLargeError, QuotaError
     """
     tenant_id = actor.tenant_id
@@ -69,7 +71,7 @@ def store(engine: Engine, settings: Settings, actor: Actor, upload: Upload) -> t
     with StreamDigest() as digest, BlobWriter(engine) as writer:
         counted = _CountedChunks(upload.chunks, settings.max_upload_bytes, digest)
         head, chunks = peek(counted)
-        file_format = columnar_format(head) or upload.file_format
+        file_format = upload.announced.settle(head, chunks)
         if file_format == "parquet" or file_format == "arrow" or is_zstd(head):
             blocks = _spooled(data_reader, file_format, chunks, settings)
         else:
@@ -95,6 +97,19 @@ def get(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
     )
     if dataset is None:
         raise DatasetNotFoundError(f"There is no dataset {dataset_id}.")
+    return dataset
+
+
+def get_by_content(session: Session, tenant_id: str, sha256: str) -> Dataset:
+    """The newest dataset of this tenant with these rows, or DatasetNotFoundError."""
+    dataset = session.scalar(
+        select(Dataset)
+        .where(Dataset.tenant_id == tenant_id, Dataset.sha256 == sha256)
+        .order_by(Dataset.id.desc())
+        .limit(1)
+    )
+    if dataset is None:
+        raise DatasetNotFoundError(f"There is no dataset whose rows have the sha256 {sha256}.")
     return dataset
 
 

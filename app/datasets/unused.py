@@ -114,7 +114,8 @@ class UnusedFields:
 
     def has_suspects(self, layout: tuple[str, ...]) -> bool:
         """Return whether ``check_row`` must check the rows with these columns."""
-        return bool(self._fields_of(layout)[0]) or not self._roots.isdisjoint(layout)
+        # The keys of a column with nested parts are checked one by one; the column itself is used.
+        return not self._roots.isdisjoint(layout) or bool(self._fields_of(layout)[0])
 
     def check_message(self, path: str, message: Mapping[str, Any], used: set[str]) -> None:
         """Check the keys of one message; ``path`` names it, such as ``chosen[1]``.

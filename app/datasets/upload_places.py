@@ -10,6 +10,7 @@ from typing import TypeVar
 from anyio import CapacityLimiter, to_thread
 
 from app.core.errors import RateLimitedError, UnavailableError
+from app.core.free_memory import give_back_memory
 from app.core.shares import Shares
 
 T = TypeVar("T")
@@ -20,6 +21,7 @@ MAX_UPLOADS = 8
 #: Seconds that an upload waits for a place.
 WAIT_SECONDS = 10.0
 RETRY_AFTER_SECONDS = 5.0
+TIDY_SECONDS = 2.0
 
 
 class UploadPlaces:
@@ -28,6 +30,7 @@ class UploadPlaces:
     def __init__(self, total: int = MAX_UPLOADS, wait_seconds: float = WAIT_SECONDS) -> None:
         self._shares, self._wait_seconds = Shares(total), wait_seconds
         self._released = asyncio.Condition()
+        self._is_tidying = False
 
     @asynccontextmanager
     async def place(self, tenant_id: str) -> AsyncIterator[None]:
@@ -52,8 +55,21 @@ class UploadPlaces:
             RateLimitedError, UnavailableError: as in ``place``.
         """
         async with self.place(tenant_id):
-            # The places limit the number of threads. The default limiter is for short calls.
-            return await to_thread.run_sync(call, limiter=CapacityLimiter(1))
+            try:
+                # The places bound the number of threads. The default limiter is for short calls.
+                return await to_thread.run_sync(call, limiter=CapacityLimiter(1))
+            finally:
+                self._tidy_soon()
+
+    def _tidy_soon(self) -> None:
+        """Give memory back when the upload's objects are gone; many uploads cause one call."""
+        if not self._is_tidying:
+            self._is_tidying = True
+            asyncio.get_running_loop().call_later(TIDY_SECONDS, self._tidy)
+
+    def _tidy(self) -> None:
+        self._is_tidying = False
+        asyncio.get_running_loop().run_in_executor(None, give_back_memory)
 
     async def _take(self, tenant_id: str) -> None:
         try:

@@ -5,7 +5,6 @@ Pulling gives backpressure: the next chunk is read from the client after the las
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 import anyio
@@ -15,52 +14,11 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import parse_options_header
 
-from app.core.errors import InvalidError, UnsupportedMediaError, UploadStalledError
-from app.datasets.containers import FileFormat
+from app.core.errors import InvalidError, UploadStalledError
 
 #: Seconds without data after which an upload is aborted, so that it does not occupy a thread.
 STALL_SECONDS = 60
 _MAX_PART_HEADERS = 16 << 10
-_FORMATS: dict[str, FileFormat] = {
-    "application/x-ndjson": "jsonl",
-    "application/ndjson": "jsonl",
-    "application/jsonl": "jsonl",
-    "application/x-jsonlines": "jsonl",
-    "application/json": "json",
-    "text/csv": "csv",
-    "application/csv": "csv",
-    "text/tab-separated-values": "tsv",
-    "application/vnd.apache.parquet": "parquet",
-    "application/x-parquet": "parquet",
-    "application/vnd.apache.arrow.file": "arrow",
-    "application/vnd.apache.arrow.stream": "arrow",
-}
-_SUFFIXES: dict[str, FileFormat] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".feather": "arrow",
-}
-_PACKED_SUFFIXES = re.compile(r"\.(gz|xz|bz2|zst)$")
-#: Content types that do not name a format: ``format`` or the file's name must name it.
-_NEUTRAL = {
-    "",
-    "application/gzip",
-    "application/octet-stream",
-    "application/x-bzip2",
-    "application/x-gzip",
-    "application/x-xz",
-    "application/zstd",
-    "text/plain",
-}
-#: The default content type of curl --data-binary.
-_UNDECLARED = {"application/x-www-form-urlencoded"}
-PART_TYPES = [*_FORMATS, "application/gzip", "application/octet-stream"]
-UPLOAD_TYPES = [*PART_TYPES, "multipart/form-data"]
 
 
 class BadMultipartError(InvalidError):
@@ -69,30 +27,6 @@ class BadMultipartError(InvalidError):
     code = "invalid_multipart"
     title = "The multipart body is not valid"
     next_step = "Send exactly one file part, or the bytes alone with their content type."
-
-
-def file_format(content_type: str, filename: str, asked: FileFormat | None) -> FileFormat:
-    """Return the format of a file: the requested one, else by content type, else by file name.
-
-    Raises:
-        UnsupportedMediaError: the content type is unknown, or nothing names the format.
-    """
-    media_type = content_type.partition(";")[0].strip().lower()
-    if media_type not in _FORMATS and media_type not in _NEUTRAL | _UNDECLARED:
-        raise _unsupported(media_type)
-    if asked is not None:
-        return asked
-    if found := _FORMATS.get(media_type):
-        return found
-    if found := format_of_name(filename):
-        return found
-    raise _unsupported(media_type)
-
-
-def format_of_name(filename: str) -> FileFormat | None:
-    """Return the format that a file name's extension names, or None; ignore .gz and the like."""
-    name = _PACKED_SUFFIXES.sub("", filename.lower())
-    return next((known for suffix, known in _SUFFIXES.items() if name.endswith(suffix)), None)
 
 
 def body_chunks(request: Request) -> Iterator[bytes]:
@@ -196,13 +130,3 @@ class SinglePart:
 
     def _end(self) -> None:
         self._is_over = True
-
-
-def _unsupported(media_type: str) -> UnsupportedMediaError:
-    shown = re.sub(r"[^\x20-\x7e]", "?", media_type)[:80]
-    return UnsupportedMediaError(
-        f"Content type {shown!r} does not name the format of the file.",
-        hint="Send application/x-ndjson, application/json, text/csv, text/tab-separated-values or "
-        "application/vnd.apache.parquet, or add ?format=jsonl, json, csv, tsv, parquet or arrow. "
-        "For a compressed file, name the format of its content.",
-    )

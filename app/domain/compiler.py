@@ -66,7 +66,7 @@ def compile_plan(
         head=_head(spec, facts),
         lora=_lora_arguments(spec.lora, facts, targets, saved),
         reward=_reward_arguments(spec, has_eval=data.has_eval),
-        tokenization=_tokenization(training, facts, text_format),
+        tokenization=_tokenization(training, facts, text_format, form.template_variables(spec)),
         data=data,
         engine=training.engine,
         precision=training.precision,
@@ -145,18 +145,22 @@ def _lora_arguments(
 
 
 def _tokenization(
-    training: TrainingSpec, facts: BaseModelFacts, text_format: TextFormat | None
+    training: TrainingSpec,
+    facts: BaseModelFacts,
+    text_format: TextFormat | None,
+    variables: dict[str, bool | int | float | str],
 ) -> TokenizationPlan:
     pad_token, pad_token_id = choose_pad_token(training, facts, is_raw=text_format == "raw")
     template = None
     if text_format != "raw":
         own = training.chat_template or facts.chat_template
         template = own or plain_template(facts, pad_token)
-        template = with_fixed_date(with_variables(template, training.chat_template_kwargs))
+        template = with_fixed_date(with_variables(template, variables))
     return TokenizationPlan(
         max_length=min(training.max_length, facts.max_positions or 2**31),
         overlong=training.overlong,
         chat_template=template,
+        chat_template_kwargs={} if template is None else variables,
         append_eos=text_format == "raw" and facts.eos_token is not None,
         text_format=text_format,
         pad_token=pad_token,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 from app.domain.judging.probes import MAX_PROBE_PAIRS, PROBES
 from app.domain.plan import TrainingPlan
@@ -22,6 +22,37 @@ ProbeName = Literal[
     "filler_added", "praise_added", "paragraph_repeated", "reply_truncated", "reply_empty",
     "reply_is_prompt", "prompt_swapped",
 ]  # fmt: skip
+
+
+Overlong = Literal["as_trained", "drop", "truncate"]
+
+
+class DatasetContent(BaseModel):
+    """A dataset by its rows: the newest one whose ``sha256`` this is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] = Field(
+        description="The `sha256` that GET /v1/datasets shows."
+    )
+
+
+def _dataset_form(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "by id"
+    return "by content" if isinstance(value, dict | DatasetContent) else None
+
+
+#: The type is chosen before the value is validated, so that an error describes one type only.
+NamedDataset = Annotated[
+    Annotated[str, StringConstraints(pattern=DATASET_ID), Tag("by id")]
+    | Annotated[DatasetContent, Tag("by content")],
+    Discriminator(
+        _dataset_form,
+        custom_error_type="dataset_form",
+        custom_error_message="Should be a dataset id (a string) or an object with its sha256",
+    ),
+]
 
 
 class EvaluationSpec(BaseModel):
@@ -44,7 +75,10 @@ class EvaluationSpec(BaseModel):
         description="Adapters of one base model. `base:untrained`, the base model with a random "
         "head, is always evaluated as well.",
     )
-    dataset: str = Field(pattern=DATASET_ID, description="The rows to score: pairs or ranked rows.")
+    dataset: NamedDataset = Field(
+        description="The rows to score: pairs or ranked rows. A dataset by its id, or by the "
+        "digest of its rows."
+    )
     suite: Annotated[CleanText, StringConstraints(max_length=64)] | None = Field(
         None, description="A benchmark of GET /v1/suites whose rows the dataset has."
     )
@@ -63,10 +97,11 @@ class EvaluationSpec(BaseModel):
     probe_pairs: int = Field(
         100, ge=1, le=MAX_PROBE_PAIRS, description="Number of rows for probes, drawn with the seed."
     )
-    overlong: Literal["drop", "truncate"] = Field(
-        "drop",
-        description="What to do with replies that exceed the `max_length` of an adapter: drop "
-        "their row, or truncate them at the end as the benchmarks' own code does.",
+    overlong: Overlong = Field(
+        "as_trained",
+        description="What to do with replies that exceed the `max_length` of an adapter: what its "
+        "training did (leave their row out, or cut the beginning of its prompt), always leave it "
+        "out, or cut the reply at the end as the runners of the benchmarks do.",
     )
     seed: int = Field(0, ge=0, le=2**31 - 1)
 

@@ -116,6 +116,11 @@ class DatasetRef(_Frozen):
         exclude_if=lambda share: not share,
         description="Share of rows that a job may skip because they cannot be rendered.",
     )
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(
+        default={},
+        exclude_if=lambda variables: not variables,
+        description="Variables of the chat template that the upload gave for all rows.",
+    )
     warnings: list[DatasetNote] = Field(
         default=[],
         exclude_if=lambda warnings: not warnings,
@@ -157,6 +162,11 @@ class TokenizationPlan(_Frozen):
     max_length: int
     overlong: Literal["drop", "error", "truncate_left"]
     chat_template: str | None = None
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(
+        default={},
+        exclude_if=lambda variables: not variables,  # as in plans of earlier versions
+        description="Variables that are set in the chat template, by the job or the dataset.",
+    )
     append_eos: bool
     text_format: Literal["chat", "raw"] | None = Field(
         None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -15,7 +15,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from app.domain.training_spec import CleanText, SpecPart, TrainingSpec
+from app.domain.training_spec import BitsAndBytesOptimizer, CleanText, SpecPart, TrainingSpec
 
 BASE_MODEL_ID = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 DATASET_ID = r"^ds_[0-9a-f]{32}$"
@@ -189,3 +189,9 @@ class RewardJobSpec(SpecPart):
     resources: Resources = Field(default_factory=lambda: Resources())
     priority: int = Field(0, ge=-100, le=100, description="Jobs with a higher priority run first.")
     metadata: Metadata = Field(default={})
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether no CPU can run the job: bitsandbytes trains on GPUs only."""
+        optimizers = get_args(BitsAndBytesOptimizer)
+        return self.quantization != "none" or self.training.optimizer in optimizers

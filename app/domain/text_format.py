@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from app.domain.spec import RewardJobSpec
@@ -24,6 +25,8 @@ class DataForm:
     """Whether every row of text has its own prompt."""
     texts_are_rendered: bool = False
     """Whether the texts already contain special tokens of a chat template."""
+    variables: tuple[Mapping[str, Any], ...] = field(default=())
+    """Variables of the chat template that the datasets set, the training dataset first."""
 
     @classmethod
     def of(cls, *summaries: Mapping[str, Any]) -> Self:
@@ -35,7 +38,15 @@ class DataForm:
             texts_have_prompts=all(each["prompt"] == "explicit" for each in texts),
             # Summaries of earlier versions do not have this key.
             texts_are_rendered=any(each.get("is_rendered", False) for each in texts),
+            variables=tuple(each.get("chat_template_kwargs", {}) for each in summaries),
         )
+
+    def template_variables(self, spec: RewardJobSpec) -> dict[str, Any]:
+        """Return the variables of the adapter's chat template: the training data's and the job's.
+
+        Those of the job take precedence.
+        """
+        return {**(self.variables[0] if self.variables else {}), **_own_variables(spec)}
 
     def text_format(self, spec: RewardJobSpec, *, has_template: bool) -> TextFormat | None:
         """Return how texts are tokenised; None for datasets of messages.
@@ -52,7 +63,8 @@ class DataForm:
         return "chat" if has_template or self.has_conversations else "raw"
 
     def problems(self, spec: RewardJobSpec) -> Iterator[SpecProblem]:
-        """Yield the problems of the requested text format that do not depend on the base model."""
+        """Yield the problems of the tokenisation that do not depend on the base model."""
+        yield from self._variable_problems(spec)
         asked = spec.training.text_format
         if not self.has_texts and asked == "raw":
             yield SpecProblem(
@@ -76,3 +88,30 @@ class DataForm:
                 "Use two datasets of the same format, or texts with prompts and "
                 '"text_format": "chat".',
             )
+
+    def _variable_problems(self, spec: RewardJobSpec) -> Iterator[SpecProblem]:
+        """An adapter has one chat template, so its datasets cannot set a variable differently."""
+        if self.text_format(spec, has_template=True) == "raw":
+            return
+        ours = self.template_variables(spec)
+        for evaluation in self.variables[1:]:
+            for name, value in sorted(evaluation.items()):
+                if name in _own_variables(spec) or _is_same(ours.get(name), value):
+                    continue
+                found = f"is {json.dumps(ours[name])}" if name in ours else "is not set"
+                yield SpecProblem(
+                    f"/training/chat_template_kwargs/{name}",
+                    "template_variables_differ",
+                    f"the evaluation dataset sets {name} to {json.dumps(value)}, which {found} in "
+                    "the training dataset",
+                    "Set the variable in training.chat_template_kwargs, for both.",
+                )
+
+
+def _own_variables(spec: RewardJobSpec) -> Mapping[str, Any]:
+    return spec.training.chat_template_kwargs
+
+
+def _is_same(one: object, other: object) -> bool:
+    """Whether two values are equal and of one type: true is not 1."""
+    return type(one) is type(other) and one == other

@@ -14,6 +14,7 @@ class WarningCode(StrEnum):
     COLUMNS_IGNORED = "columns_ignored"
     ROWS_SKIPPED = "rows_skipped"
     PROMPTS_DIFFER = "prompts_differ"
+    PROMPT_UNUSED = "prompt_unused"
     DIFFERENCE_STRIPPED = "difference_stripped"
     SOURCES_ONE_SIDED = "sources_one_sided"
     PAIRS_DROPPED = "pairs_dropped"
@@ -37,6 +38,7 @@ class WarningCode(StrEnum):
     CHECKPOINT_REFUSED = "checkpoint_refused"
     MEMORY_ADAPTED = "memory_adapted"
     RESUMED_ELSEWHERE = "resumed_elsewhere"
+    TRAINED_ON_CPU = "trained_on_cpu"
 
 
 #: What to do about each warning.
@@ -51,6 +53,8 @@ WARNING_ADVICE: dict[WarningCode, str] = {
     WarningCode.ROWS_SKIPPED: "Correct the named lines and upload the file again, or accept the "
     "dataset without them.",
     WarningCode.PROMPTS_DIFFER: "Give both replies of a row the same prompt.",
+    WarningCode.PROMPT_UNUSED: "Map the column with `columns[prompt]=…` if it holds the prompt of "
+    "both replies, and upload the file again; otherwise give both replies the same prompt.",
     WarningCode.DIFFERENCE_STRIPPED: "Remove the named lines, or use a base model whose chat "
     "template keeps the difference.",
     WarningCode.SOURCES_ONE_SIDED: "Add rows in which the sources are the other way round.",
@@ -89,6 +93,7 @@ WARNING_ADVICE: dict[WarningCode, str] = {
     "training.max_length avoids the repetition.",
     WarningCode.RESUMED_ELSEWHERE: 'No action needed. Set training.resume to "exact" if an adapter '
     "must have the bytes of an undisturbed run, even if training has to start again.",
+    WarningCode.TRAINED_ON_CPU: "Use a worker with a GPU and resources.gpus 1, or precision auto.",
     WarningCode.CHECKPOINT_REFUSED: "No action needed. The operator should give all workers of a "
     "queue the same hardware and versions.",
 }

@@ -11,7 +11,7 @@ from app.adapters.service import AdapterNotFoundError
 from app.core.errors import FieldProblem
 from app.datasets import service as datasets
 from app.datasets.service import DatasetNotFoundError
-from app.domain.evaluation import UNTRAINED, EvaluationSpec
+from app.domain.evaluation import UNTRAINED, DatasetContent, EvaluationSpec
 from app.domain.judging.suites import SUITES
 from app.domain.plan import TrainingPlan
 from app.evaluations.errors import InvalidEvaluationError
@@ -52,6 +52,8 @@ def _dataset(
     session: Session, tenant_id: str, spec: EvaluationSpec, problems: list[FieldProblem]
 ) -> Dataset | None:
     try:
+        if isinstance(spec.dataset, DatasetContent):
+            return datasets.get_by_content(session, tenant_id, spec.dataset.sha256)
         return datasets.get(session, tenant_id, spec.dataset)
     except DatasetNotFoundError as error:
         hint = "GET /v1/datasets lists your datasets."

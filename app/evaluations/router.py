@@ -1,46 +1,36 @@
-"""Routes of evaluations, suites and comparisons."""
+"""Routes of evaluations and suites."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
-from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
-from sqlalchemy import Engine
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Query, Request, Response, status
+from sqlalchemy import Connection
 
 from app.audit import log as audit_log
 from app.audit.actor import ActorDep
-from app.auth.key_ring import Principal
 from app.core.database import transaction
-from app.core.errors import QuotaError, TooLargeError
+from app.core.errors import QuotaError
 from app.domain.evaluation import EvaluationSpec
 from app.domain.judging.suites import SUITES
 from app.evaluations import service
-from app.evaluations.comparing import compare_evaluations
 from app.evaluations.errors import (
     EvaluationFinishedError,
     EvaluationLiveError,
     EvaluationNotFoundError,
     EvaluationUnfinishedError,
-    InvalidComparisonError,
     InvalidEvaluationError,
 )
-from app.evaluations.report import comparison_page, evaluation_document, evaluation_page
-from app.evaluations.resolving import resolve
-from app.evaluations.schemas import (
-    ComparisonRead,
-    EvaluationItem,
-    EvaluationRead,
-    EvaluationReport,
-    SuiteRead,
-    WorstPairs,
-)
+from app.evaluations.parameters import Adapter, EvaluationId
+from app.evaluations.schemas import EvaluationItem, EvaluationRead, SuiteRead, WorstPairs
 from app.job_queue import queries
 from app.job_queue.dependencies import WatcherDep
+from app.job_queue.idempotency import REPLAYED, IdempotencyKey, KeyReusedError
 from app.job_queue.job_view import is_finished
+from app.job_queue.queries import JobRow
+from app.jobs.event_stream import EVENT_ANSWERS, EventQuery, events_response
 from app.jobs.history_schemas import EventRead
-from app.reports.page import HTML_ANSWER, html_response
 from app.storage.blobs import read_range
 from app.web.dependencies import (
     EngineDep,
@@ -59,25 +49,6 @@ from app.web.strict_route import StrictRoute
 
 router = APIRouter(prefix="/v1", tags=["evaluations"], route_class=StrictRoute)
 
-EVALUATION_ID = r"^eval_[0-9a-f]{32}$"
-EvaluationId = Annotated[str, Path(pattern=EVALUATION_ID)]
-Adapter = Annotated[
-    str | None,
-    Query(
-        pattern=r"^(ad_[0-9a-f]{32}|base:untrained)$",
-        description="A model of the evaluation; default: its first adapter.",
-    ),
-]
-
-
-@dataclass(frozen=True)
-class _ComparisonQuery:
-    a: Annotated[str, Query(pattern=EVALUATION_ID)]
-    b: Annotated[str, Query(pattern=EVALUATION_ID)]
-    a_adapter: Adapter = None
-    b_adapter: Adapter = None
-
-
 _NOT_FOUND = error_responses(EvaluationNotFoundError)
 
 
@@ -91,24 +62,31 @@ def list_suites(_principal: RequireJobsRead) -> Page[SuiteRead]:
 @router.post(
     "/evaluations",
     status_code=status.HTTP_201_CREATED,
-    responses=error_responses(InvalidEvaluationError, QuotaError),
+    responses=error_responses(InvalidEvaluationError, KeyReusedError, QuotaError),
 )
 def create_evaluation(
     body: EvaluationSpec,
+    response: Response,
     engine: EngineDep,
     settings: SettingsDep,
     tickets: TicketsDep,
     principal: RequireJobsWrite,
     actor: ActorDep,
+    idempotency_key: IdempotencyKey = None,
 ) -> EvaluationRead:
     """Queue an evaluation of adapters on a dataset."""
     with transaction(engine) as session:
-        resolved = resolve(session, principal.tenant_id, body)
-        job = service.request_evaluation(session, settings, principal.tenant_id, body, resolved)
+        job, is_replay = service.request_evaluation(
+            session, settings, principal.tenant_id, body, idempotency_key
+        )
         session.flush()
         found = EvaluationRead.with_result(job, service.dataset_uses(session, job))
-        audit_log.record(session, actor, "evaluation.create", found.id)
+        if not is_replay:
+            audit_log.record(session, actor, "evaluation.create", found.id)
     tickets.issue(job.queue)
+    response.headers["Location"] = f"/v1/evaluations/{found.id}"
+    if is_replay:
+        response.headers[REPLAYED] = "true"
     return found
 
 
@@ -174,21 +152,25 @@ def delete_evaluation(
     audit_log.record(session, actor, "evaluation.delete", evaluation_id)
 
 
-@router.get("/evaluations/{evaluation_id}/events", responses=_NOT_FOUND)
+@router.get(
+    "/evaluations/{evaluation_id}/events",
+    response_model=Page[EventRead],
+    responses={**EVENT_ANSWERS, **_NOT_FOUND},
+)
 def list_evaluation_events(
+    request: Request,
     evaluation_id: EvaluationId,
     engine: ReadEngineDep,
     principal: RequireJobsRead,
-    after: Annotated[
-        int, Query(ge=0, le=2**63 - 1, description="Only events after this number.")
-    ] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> Page[EventRead]:
+    watcher: WatcherDep,
+    query: Annotated[EventQuery, Depends()],
+) -> Response:
     """List the events of an evaluation, in order and without gaps."""
-    with transaction(engine) as session:
-        job = service.get(session, principal.tenant_id, evaluation_id)
-        rows = queries.events(session.connection(), job.id, after, limit + 1)
-    return Page[EventRead].of(rows, limit, EventRead.of, lambda row: str(row.seq))
+
+    def find(connection: Connection) -> JobRow:
+        return service.find(connection, principal.tenant_id, evaluation_id)
+
+    return events_response(request, engine, watcher, find, query)
 
 
 @router.get(
@@ -235,86 +217,3 @@ def get_worst_pairs(
     if document is None:
         raise EvaluationUnfinishedError(f"{evaluation_id} is {job.status}.")
     return WorstPairs(models=document["models"])
-
-
-@router.get(
-    "/comparisons",
-    responses=error_responses(
-        EvaluationNotFoundError, EvaluationUnfinishedError, InvalidComparisonError, TooLargeError
-    ),
-)
-async def compare(
-    request: Request,
-    engine: ReadEngineDep,
-    principal: RequireJobsRead,
-    query: Annotated[_ComparisonQuery, Depends()],
-) -> ComparisonRead:
-    """Compare two models on the rows that both evaluations scored."""
-    return await _compare(request, engine, principal, query)
-
-
-@router.get(
-    "/evaluations/{evaluation_id}/reports/full.html",
-    response_class=Response,
-    responses={
-        200: HTML_ANSWER,
-        **error_responses(EvaluationNotFoundError, EvaluationUnfinishedError),
-    },
-)
-def get_evaluation_page(
-    evaluation_id: EvaluationId, engine: ReadEngineDep, principal: RequireJobsRead
-) -> Response:
-    """Get the report of an evaluation as one self-contained HTML page."""
-    with transaction(engine) as session:
-        document = evaluation_document(session, principal.tenant_id, evaluation_id)
-    return html_response(evaluation_page(document), f"{evaluation_id}.html")
-
-
-@router.get(
-    "/evaluations/{evaluation_id}/reports/full.json",
-    responses=error_responses(EvaluationNotFoundError, EvaluationUnfinishedError),
-)
-def get_evaluation_document(
-    evaluation_id: EvaluationId, engine: ReadEngineDep, principal: RequireJobsRead
-) -> EvaluationReport:
-    """Get the content of the report page of an evaluation as JSON."""
-    with transaction(engine) as session:
-        return evaluation_document(session, principal.tenant_id, evaluation_id)
-
-
-@router.get(
-    "/comparisons/full.html",
-    response_class=Response,
-    responses={
-        200: HTML_ANSWER,
-        **error_responses(
-            EvaluationNotFoundError,
-            EvaluationUnfinishedError,
-            InvalidComparisonError,
-            TooLargeError,
-        ),
-    },
-)
-async def get_comparison_page(
-    request: Request,
-    engine: ReadEngineDep,
-    principal: RequireJobsRead,
-    query: Annotated[_ComparisonQuery, Depends()],
-) -> Response:
-    """Get a comparison as one self-contained HTML page. GET /v1/comparisons returns its numbers."""
-    found = await _compare(request, engine, principal, query)
-    return html_response(comparison_page(found), "comparison.html")
-
-
-async def _compare(
-    request: Request, engine: Engine, principal: Principal, query: _ComparisonQuery
-) -> ComparisonRead:
-    limiter: CapacityLimiter = request.app.state.comparison_limiter
-    return await to_thread.run_sync(
-        compare_evaluations,
-        engine,
-        principal.tenant_id,
-        (query.a, query.a_adapter),
-        (query.b, query.b_adapter),
-        limiter=limiter,
-    )

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, Select, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -23,9 +23,9 @@ from app.evaluations.errors import (
     EvaluationUnfinishedError,
     InvalidEvaluationError,
 )
-from app.evaluations.resolving import Resolved
+from app.evaluations.resolving import resolve
 from app.evaluations.schemas import evaluation_id
-from app.job_queue import kinds, transitions
+from app.job_queue import idempotency, kinds, transitions
 from app.job_queue.queries import JobRow
 from app.jobs.service import check_queue_quota
 from app.models import Checkpoint, Evaluation, Job, StoredFile
@@ -42,41 +42,54 @@ class ScoreFile:
     dataset_sha256: str
 
 
+def _is_quantized(job: Job) -> bool:
+    """Return whether a job trained on a base model that no CPU can load."""
+    return bool((job.plan or {}).get("quantization", "none") != "none")
+
+
 def request_evaluation(
-    session: Session, settings: Settings, tenant_id: str, spec: EvaluationSpec, resolved: Resolved
-) -> Job:
-    """Queue an evaluation and return its job.
+    session: Session, settings: Settings, tenant_id: str, spec: EvaluationSpec, key: str | None
+) -> tuple[Job, bool]:
+    """Queue an evaluation; return its job, and whether an earlier request created it already.
+
+    Args:
+        key: the Idempotency-Key of the request.
 
     Raises:
-        QuotaError, InvalidEvaluationError
+        KeyReusedError, QuotaError, InvalidEvaluationError
     """
+    document = spec.model_dump(mode="json")
+    fingerprint = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    # Before the checks: what the spec names may have been deleted since.
+    if known := idempotency.find_replay(session, tenant_id, key, fingerprint):
+        return known, True
+    resolved = resolve(session, tenant_id, spec)
     check_queue_quota(session, settings, tenant_id, kinds.EVALUATE)
     check_storage_quota(session, settings, tenant_id, 0)
-    document = spec.model_dump(mode="json")
     first = resolved.trained[0]
+    job = Job(
+        id=new_id("job"),
+        tenant_id=tenant_id,
+        kind=kinds.EVALUATE.name,
+        queue=kinds.EVALUATE.queue(settings),
+        name=spec.name,
+        spec={**document, "dataset": resolved.dataset.id},
+        spec_sha256=fingerprint,
+        needs_gpu=any(_is_quantized(job) for job in resolved.trained),
+        plan=first.plan,  # pins the revision of the base model
+        base_model=first.base_model,
+        eval_dataset_id=resolved.dataset.id,
+        idempotency_key=key,
+    )
     try:
-        job = transitions.insert_job(
-            session,
-            Job(
-                id=new_id("job"),
-                tenant_id=tenant_id,
-                kind=kinds.EVALUATE.name,
-                queue=kinds.EVALUATE.queue(settings),
-                name=spec.name,
-                spec=document,
-                spec_sha256=hashlib.sha256(
-                    json.dumps(document, sort_keys=True).encode()
-                ).hexdigest(),
-                plan=first.plan,  # pins the revision of the base model
-                base_model=first.base_model,
-                eval_dataset_id=resolved.dataset.id,
-            ),
-        )
-    except IntegrityError as error:  # a foreign key: the dataset was deleted concurrently
+        job, is_replay = idempotency.insert_once(session, job)
+    except IntegrityError as error:  # a foreign key: the dataset was deleted meanwhile
         raise InvalidEvaluationError(
             "The dataset was deleted.",
             problems=[FieldProblem("/dataset", "dataset_not_found", "was deleted", "Upload it.")],
         ) from error
+    if is_replay:
+        return job, True
     session.add(
         Evaluation(
             id=evaluation_id(job.id),
@@ -85,7 +98,7 @@ def request_evaluation(
             dataset_sha256=resolved.dataset.sha256,
         )
     )
-    return job
+    return job, False
 
 
 def get(session: Session, tenant_id: str, evaluation: str) -> Job:
@@ -109,13 +122,25 @@ def list_page(
     connection: Connection, tenant_id: str, limit: int, after: str | None
 ) -> list[JobRow]:  # fmt: skip
     """Return up to ``limit + 1`` evaluations, newest first, without their results."""
+    statement = _of_tenant(tenant_id)
+    return list(connection.execute(newest_first(statement, Evaluation.id, limit, after)))
+
+
+def find(connection: Connection, tenant_id: str, evaluation: str) -> JobRow:
+    """Return the job of an evaluation without its result, or raise EvaluationNotFoundError."""
+    statement = _of_tenant(tenant_id).where(Evaluation.id == evaluation)
+    if (row := connection.execute(statement).one_or_none()) is None:
+        raise not_found(evaluation)
+    return row
+
+
+def _of_tenant(tenant_id: str) -> Select[Any]:
     columns = [c for c in Job.__table__.c if c.name not in ("plan", "result", "metadata")]
-    statement = (
+    return (
         select(*columns, Job.labels.label("labels"))
         .join(Evaluation, Evaluation.job_id == Job.id)
         .where(Evaluation.tenant_id == tenant_id)
     )
-    return list(connection.execute(newest_first(statement, Evaluation.id, limit, after)))
 
 
 def uses(session: Session, tenant_id: str, dataset_sha256: str) -> int:

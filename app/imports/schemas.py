@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.datasets.options import LABELS, MAPPABLE, OnInvalid, ReadOptions
 from app.domain.lifecycle import FailureCode, JobStatus
-from app.domain.training_spec import CleanText
+from app.domain.training_spec import CleanText, TemplateVariables
 from app.models import Job
 from app.web.pagination import Timestamp
 
@@ -23,7 +23,7 @@ Column = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 class ImportCreate(BaseModel):
     """Split of a hub dataset, and options for reading its rows."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     source: str = Field(
         pattern=SOURCE,
@@ -44,6 +44,9 @@ class ImportCreate(BaseModel):
     )
     ignore_columns: list[Column] = Field([], max_length=100)
     on_invalid: OnInvalid = "refuse"
+    chat_template_kwargs: TemplateVariables = Field(
+        {}, description="Variables of the chat template for all rows, as in an upload."
+    )
 
     def read_options(self) -> ReadOptions:
         """Return the options for reading the rows."""
@@ -52,6 +55,7 @@ class ImportCreate(BaseModel):
             labels=dict(self.labels),
             ignore_columns=frozenset(self.ignore_columns),
             on_invalid=self.on_invalid,
+            chat_template_kwargs=dict(self.chat_template_kwargs),
         )
 
 

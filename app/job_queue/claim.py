@@ -33,6 +33,8 @@ class ClaimTerms:
     #: For inspections: at most one of each base model runs at a time, and tenants that run none go
     #: first. So neither a base model that hangs nor a tenant with many takes all slots.
     takes_turns: bool = False
+    #: Whether the slot that claims has a GPU.
+    has_gpu: bool = False
 
 
 def claim_next_job(
@@ -89,6 +91,7 @@ def _best_candidate(queue: str, host: str, terms: ClaimTerms) -> ScalarSelect[st
         guards.is_in_queue(candidate, queue),
         guards.is_due(candidate, terms.longest_delay_ms),
         guards.may_run_on(candidate, host, _other_host(queue, host)),
+        guards.can_run_on_device(candidate, has_gpu=terms.has_gpu),
         guards.is_within_quota(candidate, _tenants_at_quota(terms.quota_running)),
     )
     if terms.takes_turns:

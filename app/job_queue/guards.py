@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Exists, ScalarSelect, Select, not_, or_, tuple_
+from sqlalchemy import ColumnElement, Exists, ScalarSelect, Select, literal, not_, or_, tuple_
 
 from app.core.database import now_ms
 from app.domain.lifecycle import LIVE, TERMINAL, DesiredState, JobStatus
@@ -59,6 +59,10 @@ def may_run_on(job: Row, host: str, has_other_host: Exists) -> Condition:
         not_(job.run_after.between(now_ms() - AVOID_HOST_MS, now_ms() + AVOID_HOST_MS)),
         ~has_other_host,
     )
+
+
+def can_run_on_device(job: Row, *, has_gpu: bool) -> Condition:
+    return or_(literal(has_gpu), not_(job.needs_gpu))
 
 
 def is_within_quota(job: Row, tenants_at_quota: Select[str]) -> Condition:

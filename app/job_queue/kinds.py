@@ -145,8 +145,10 @@ EVALUATE = JobKind(
     topic="evaluation",
     id_prefix="eval",
 )
+#: Scores a dataset with an adapter.
+SCORE = replace(EVALUATE, name="score", action="score", topic=None, id_prefix="batch")
 KINDS: dict[str, JobKind] = {
-    kind.name: kind for kind in (TRAIN, INSPECT, MERGE, IMPORT, PUSH, EVALUATE)
+    kind.name: kind for kind in (TRAIN, INSPECT, MERGE, IMPORT, PUSH, EVALUATE, SCORE)
 }
 
 

@@ -145,6 +145,7 @@ def waiting(
             Job.tenant_id,
             Job.priority,
             Job.created_at,
+            Job.needs_gpu,
             not_(guards.is_due(Job, longest_delay_ms)).label("is_backing_off"),
             order.label("position"),
         )

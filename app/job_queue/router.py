@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter
 
-from app.core.settings import Settings
 from app.job_queue import queries
-from app.job_queue.schemas import QueueItem, WorkerRead
+from app.job_queue.schemas import QueueItem, WaitingReason, WorkerRead
 from app.job_queue.worker_api import longest_delay_ms
 from app.web.dependencies import ReadEngineDep, RequireJobsRead, SettingsDep
 from app.web.pagination import Page
@@ -27,8 +27,17 @@ def get_queue(
         workers = queries.live_workers(connection)
         running = queries.running_count(connection, tenant_id)
     mine = [worker for worker in workers if worker.queue == settings.queue]
-    free = sum(max(worker.slots - worker.busy, 0) for worker in mine)
-    data = [_queue_item(row, settings, bool(mine), free, running) for row in rows]
+    is_quota_used = running >= settings.quota_running
+    data = [
+        QueueItem(
+            job_id=row.id,
+            position=row.position,
+            priority=row.priority,
+            queued_at=row.created_at,
+            reason=_reason(row, mine, is_quota_used=is_quota_used),
+        )
+        for row in rows
+    ]
     return Page[QueueItem](data=data, has_more=False, next=None)
 
 
@@ -42,26 +51,19 @@ def list_workers(engine: ReadEngineDep, principal: RequireJobsRead) -> Page[Work
     return Page[WorkerRead](data=data, has_more=False, next=None)
 
 
-def _queue_item(
-    row: Any, settings: Settings, has_worker: bool, free: int, running: int
-) -> QueueItem:
-    if not has_worker:
-        reason = "no_worker"
-    elif running >= settings.quota_running:
-        reason = "quota"
-    elif row.is_backing_off:
-        reason = "backoff"
-    elif row.position <= free:
-        reason = "next"
-    else:
-        reason = "workers_busy" if row.position == 1 else "behind_priority"
-    return QueueItem(
-        job_id=row.id,
-        position=row.position,
-        priority=row.priority,
-        queued_at=row.created_at,
-        reason=reason,
-    )
+def _reason(row: Any, workers: Sequence[Any], *, is_quota_used: bool) -> WaitingReason:
+    """Return why a job waits, given the workers of its queue."""
+    if not workers:
+        return "no_worker"
+    if row.needs_gpu and not any(worker.devices for worker in workers):
+        return "no_gpu"
+    if is_quota_used:
+        return "quota"
+    if row.is_backing_off:
+        return "backoff"
+    if row.position <= sum(max(worker.slots - worker.busy, 0) for worker in workers):
+        return "next"
+    return "workers_busy" if row.position == 1 else "behind_priority"
 
 
 def _run_by(worker: Any, running: Any) -> list[str]:

@@ -10,6 +10,10 @@ from pydantic import BaseModel, Field
 from app.models import Worker
 from app.web.pagination import Timestamp
 
+WaitingReason = Literal[
+    "no_worker", "no_gpu", "quota", "backoff", "workers_busy", "behind_priority", "next"
+]
+
 
 class QueueItem(BaseModel):
     """A queued job and the reason why it waits."""
@@ -18,7 +22,15 @@ class QueueItem(BaseModel):
     position: int = Field(description="Counts from 1, over the jobs of all tenants.")
     priority: int
     queued_at: Timestamp
-    reason: Literal["no_worker", "quota", "backoff", "workers_busy", "behind_priority", "next"]
+    reason: WaitingReason
+
+
+class WorkerCheck(BaseModel):
+    """What a worker's check of its machine found."""
+
+    check: str
+    status: Literal["passed", "failed", "left_out"]
+    detail: str
 
 
 class WorkerRead(BaseModel):
@@ -33,6 +45,10 @@ class WorkerRead(BaseModel):
     busy: int
     devices: list[dict[str, Any]]
     versions: dict[str, Any]
+    doctor: list[WorkerCheck] = Field(
+        description="The quick checks of `plaudit doctor`, which run when the worker starts. Empty "
+        "until they have ended."
+    )
     jobs: list[str] = Field(description="Ids of this tenant's jobs that the worker runs.")
     started_at: Timestamp
     seen_at: Timestamp
@@ -49,6 +65,7 @@ class WorkerRead(BaseModel):
             busy=worker.busy,
             devices=worker.devices,
             versions=worker.versions,
+            doctor=[WorkerCheck.model_validate(result) for result in worker.doctor or ()],
             jobs=list(jobs),
             started_at=worker.started_at,
             seen_at=worker.seen_at,

@@ -64,14 +64,18 @@ class AttemptFailure:
 
 
 def claim(
-    engine: Engine, settings: Settings, queue: str, owner: str, host: str
+    engine: Engine, settings: Settings, queue: str, owner: str, host: str, *, has_gpu: bool = False
 ) -> ClaimedJob | None:
-    """Claim the best waiting job of a queue; None when there is none."""
+    """Claim the best waiting job of a queue; None when there is none.
+
+    Without a GPU, jobs that need one are left to other workers.
+    """
     with transaction(engine) as session:
         terms = ClaimTerms(
             lease_ms=round(settings.lease_seconds * 1000),
             quota_running=settings.quota_running,
             longest_delay_ms=longest_delay_ms(settings),
+            has_gpu=has_gpu,
             takes_turns=queue == kinds.INSPECT.queue(settings),
         )
         job = claim_next_job(session, queue, owner, host, terms)

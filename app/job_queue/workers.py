@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.orm import Session
 
 from app.core.database import now_ms
 from app.models import Worker
@@ -28,3 +29,9 @@ def is_alive() -> ColumnElement[bool]:
     A time far in the future is one from before the database's clock stepped back.
     """
     return Worker.seen_at.between(now_ms() - WORKER_GONE_MS, now_ms() + WORKER_GONE_MS)
+
+
+def has_gpu_worker(session: Session, queue: str) -> bool:
+    """Whether a live worker of this queue has a GPU."""
+    devices = select(Worker.devices).where(is_alive(), Worker.queue == queue)
+    return any(session.scalars(devices))

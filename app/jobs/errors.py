@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.core.errors import ConflictError, InvalidError, NotFoundError
+from app.core.errors import ConflictError, NotFoundError
 
 
 class JobNotFoundError(NotFoundError):
@@ -41,14 +41,6 @@ class JobStateError(ConflictError):
     code = "job_state"
     title = "The state of the job does not allow this"
     next_step = "Read the job's status; `hint` names the state that the operation needs."
-
-
-class KeyReusedError(InvalidError):
-    """The Idempotency-Key was used for a different request."""
-
-    code = "idempotency_key_reused"
-    title = "The Idempotency-Key was used before"
-    next_step = "Use a new Idempotency-Key for each new request."
 
 
 def job_not_found(job_id: str) -> JobNotFoundError:

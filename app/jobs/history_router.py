@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sqlalchemy import Connection
 
 from app.job_queue import queries
 from app.job_queue.dependencies import WatcherDep
-from app.job_queue.job_view import is_finished
 from app.job_queue.queries import JobRow
 from app.jobs import queries as job_queries
 from app.jobs.errors import JobNotFoundError, ReportNotFoundError, job_not_found
-from app.jobs.event_stream import event_stream
+from app.jobs.event_stream import EVENT_ANSWERS, EventQuery, events_response
 from app.jobs.history_schemas import CheckpointRead, EventRead, JobReportRead, LogPiece, MetricsRead
 from app.jobs.responses import JobId, json_response
 from app.web.dependencies import ReadEngineDep, RequireJobsRead
@@ -31,15 +30,7 @@ _MAX_INT = 2**63 - 1
 @router.get(
     "/jobs/{job_id}/events",
     response_model=Page[EventRead],
-    responses={
-        200: {
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
-            "description": "In ascending order. With `Accept: text/event-stream` a stream that "
-            "ends when the job finishes; `id:` is the number of the event.",
-        },
-        204: {"description": "A stream would resume after the last event of a finished job."},
-        **_NOT_FOUND,
-    },
+    responses={**EVENT_ANSWERS, **_NOT_FOUND},
 )
 def list_events(
     request: Request,
@@ -47,25 +38,14 @@ def list_events(
     engine: ReadEngineDep,
     principal: RequireJobsRead,
     watcher: WatcherDep,
-    after: Annotated[
-        int, Query(ge=0, le=_MAX_INT, description="Only events after this number.")
-    ] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    accept: Annotated[str | None, Header()] = None,
-    last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,18}$")] = None,
+    query: Annotated[EventQuery, Depends()],
 ) -> Response:
     """List the events of a job, in order and without gaps."""
-    with engine.connect() as connection:
-        job = _job(connection, principal.tenant_id, job_id)
-        if accept is None or "text/event-stream" not in accept.lower():
-            rows = queries.events(connection, job_id, after, limit + 1)
-            page = Page[EventRead].of(rows, limit, EventRead.of, lambda row: str(row.seq))
-            return json_response(page.model_dump_json())
-    seen = max(after, int(last_event_id or 0))
-    if is_finished(job.status) and job.event_seq <= seen:
-        # The only status after which a browser's EventSource does not reconnect.
-        return Response(status_code=204)
-    return event_stream(request, engine, watcher, principal.tenant_id, job_id, seen)
+
+    def find(connection: Connection) -> JobRow:
+        return _job(connection, principal.tenant_id, job_id)
+
+    return events_response(request, engine, watcher, find, query)
 
 
 @router.get("/jobs/{job_id}/metrics", response_model=MetricsRead, responses=_NOT_FOUND)

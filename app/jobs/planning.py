@@ -45,6 +45,7 @@ def _reference(dataset: Dataset, pairs_per_prompt: int | None = None) -> Dataset
         sha256=dataset.sha256,
         pair_count=pair_count,
         skippable_share=summary.get("skippable_share", 0.0),
+        chat_template_kwargs=summary.get("chat_template_kwargs", {}),
         warnings=[
             DatasetNote(code=note["code"], message=note["message"], lines=note["lines"])
             for note in summary.get("warnings", [])

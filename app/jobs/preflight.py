@@ -7,19 +7,17 @@ queues an inspection and waits for it up to ``preflight_wait_seconds``.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 from anyio import to_thread
-from sqlalchemy import ColumnElement, Engine, and_, or_, select
+from sqlalchemy import Engine, select
 
 from app.auth.key_ring import Scope
 from app.base_models.catalogue import Catalogue
 from app.core.broker import Tickets
-from app.core.database import new_id, now_ms, reader, transaction
+from app.core.database import new_id, reader, transaction
 from app.core.errors import FieldProblem, ForbiddenError, InvalidSpecError, UnavailableError
 from app.core.settings import Settings
 from app.domain.lifecycle import (
@@ -34,6 +32,8 @@ from app.domain.spec import RewardJobSpec
 from app.domain.warnings import WarningCode
 from app.job_queue import kinds, transitions
 from app.job_queue.watcher import Watcher
+from app.job_queue.workers import has_gpu_worker
+from app.jobs.inspection_reuse import same_inspections, spec_fingerprint
 from app.jobs.spec_resolution import ResolvedSpec, plan_resolved, resolve_spec
 from app.models import Job, JobReport
 
@@ -45,22 +45,6 @@ FIELDS = {
     FailureCode.PAIRS_OVERLONG: "/training/max_length",
     FailureCode.QUANTIZATION_UNAVAILABLE: "/quantization",
 }
-
-
-#: How long a base model that failed its inspection is not inspected again: the operator may repair
-#: it, and an inspection that grows or hangs must not be started by every request.
-FAILED_MS = 60_000
-#: Inspections that run, or that have just found a base model which cannot be used.
-_IS_RECENT = or_(
-    Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING]),
-    and_(
-        Job.status == JobStatus.FAILED,
-        Job.failure_code.in_(
-            [FailureCode.MODEL_UNSUPPORTED, FailureCode.OUT_OF_MEMORY, FailureCode.TIMED_OUT]
-        ),
-        Job.finished_at.between(now_ms() - FAILED_MS, now_ms()),
-    ),
-)
 
 
 class DataPreview(NamedTuple):
@@ -182,7 +166,7 @@ class Preflight:
     ) -> str:
         """Return the id of an inspection that answers the same question; queue one if needed."""
         spec, queue = resolved.spec, kinds.INSPECT.queue(self.settings)
-        conditions = _is_like(tenant_id, resolved, queue, has_data=has_data)
+        conditions = same_inspections(tenant_id, resolved, queue, has_data=has_data)
         with transaction(self.engine) as session:
             known = session.scalar(
                 select(Job.id).where(*conditions).order_by(Job.id.desc()).limit(1)
@@ -202,7 +186,9 @@ class Preflight:
                     kind=kinds.INSPECT.name,
                     queue=queue,
                     spec=spec.model_dump(mode="json", exclude_unset=True),
-                    spec_sha256=_fingerprint(spec),
+                    spec_sha256=spec_fingerprint(spec),
+                    # Without any GPU, a worker tells at once that the job cannot run.
+                    needs_gpu=has_data and spec.needs_gpu and has_gpu_worker(session, queue),
                     base_model=resolved.entry.id,
                     train_dataset_id=resolved.train.id if has_data else None,
                     eval_dataset_id=resolved.evaluation.id
@@ -262,36 +248,6 @@ def _with_sample_warning(preview: DataPreview) -> DataPreview | None:
         "looked at. The full report follows.",
     }
     return DataPreview(preview.reports, [*preview.warnings, note])
-
-
-def _is_like(
-    tenant_id: str, resolved: ResolvedSpec, queue: str, *, has_data: bool
-) -> list[ColumnElement[bool]]:
-    """Return the conditions that a job is an inspection with the wanted result."""
-    conditions = [Job.kind == kinds.INSPECT.name, Job.queue == queue]
-    if not has_data:
-        # Facts of a base model belong to no tenant, so any tenant's inspection will do.
-        is_of_model = Job.base_model == resolved.entry.id
-        return [*conditions, is_of_model, Job.train_dataset_id.is_(None), _IS_RECENT]
-    # Datasets are immutable, so an earlier result for the same spec still holds.
-    is_usable = or_(
-        _IS_RECENT,
-        Job.status == JobStatus.SUCCEEDED,
-        Job.failure_code.in_([FailureCode.DATASET_INVALID, FailureCode.PAIRS_OVERLONG]),
-    )
-    return [
-        *conditions,
-        Job.tenant_id == tenant_id,
-        Job.spec_sha256 == _fingerprint(resolved.spec),
-        Job.train_dataset_id.is_not(None),
-        is_usable,
-    ]
-
-
-def _fingerprint(spec: RewardJobSpec) -> str:
-    """Return a hash (sha256, hex) of all that the result of an inspection depends on."""
-    document = spec.model_dump(mode="json", exclude={"name", "priority", "metadata"})
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _not_inspected(why: str | None = None) -> UnavailableError:

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, func, or_, select, text, update
+from sqlalchemy import delete, func, or_, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.core.database import new_id, now_ms
+from app.core.database import new_id
 from app.core.errors import InvalidSpecError, QuotaError
 from app.core.leased_queue import update_returning
 from app.core.settings import Settings
@@ -20,22 +20,19 @@ from app.domain.lifecycle import DesiredState, JobStatus
 from app.domain.plan import TrainingPlan
 from app.domain.spec import EvalFraction, RewardJobSpec
 from app.domain.warnings import WarningCode
-from app.job_queue import kinds, transitions
+from app.job_queue import idempotency, kinds, transitions
 from app.job_queue.kinds import JobKind
 from app.jobs import cloning
 from app.jobs.errors import (
     JobFinishedError,
     JobLiveError,
     JobStateError,
-    KeyReusedError,
     job_not_found,
 )
 from app.jobs.estimates import estimate
 from app.models import Adapter, Checkpoint, Job, JobReport, StoredFile
 from app.storage.quota import check_storage_quota
 
-#: Milliseconds after which an idempotency key may be used for another job.
-KEY_KEPT_MS = 86_400_000
 NOT_INSPECTED = {
     "code": WarningCode.NOT_INSPECTED,
     "message": "No worker had inspected this base model when the job was submitted, so the worker "
@@ -65,7 +62,6 @@ def submit(
     spec, parent = submission.spec, submission.parent
     if known := find_replay(session, tenant_id, submission):
         return known, True
-    _release_expired_key(session, tenant_id, submission.idempotency_key)
     check_queue_quota(session, settings, tenant_id, kinds.TRAIN)
     check_storage_quota(session, settings, tenant_id, 0)  # its adapter must fit
     job = Job(
@@ -76,6 +72,7 @@ def submit(
         name=spec.name,
         labels=dict(spec.metadata),
         priority=spec.priority,
+        needs_gpu=spec.needs_gpu,
         # Without defaults: those may depend on the base model.
         spec=spec.model_dump(mode="json", exclude_unset=True),
         spec_sha256=_fingerprint(submission),
@@ -88,16 +85,13 @@ def submit(
         warnings=submission.plan.data_warnings() if submission.plan else [NOT_INSPECTED],
     )
     try:
-        job = transitions.insert_job(session, job)
-    except transitions.DuplicateKeyError:  # the same request came at the same time
-        known = find_replay(session, tenant_id, submission)
-        if known is None:
-            raise
-        return known, True
+        job, is_replay = idempotency.insert_once(session, job)
     except IntegrityError as error:  # a foreign key: a dataset was deleted meanwhile
         raise InvalidSpecError(
             "A dataset of this spec was deleted.", hint="Upload it again."
         ) from error
+    if is_replay:
+        return job, True
     if submission.plan is not None:
         document = estimate(session.connection(), submission.plan).model_dump()
         session.add(JobReport(job_id=job.id, name="estimate", attempt=0, document=document))
@@ -112,23 +106,8 @@ def find_replay(session: Session, tenant_id: str, submission: Submission) -> Job
     Raises:
         KeyReusedError: the key created a job from another request.
     """
-    if submission.idempotency_key is None:
-        return None
-    job = session.scalar(
-        select(Job).where(
-            Job.tenant_id == tenant_id,
-            Job.idempotency_key == submission.idempotency_key,
-            Job.created_at >= now_ms() - KEY_KEPT_MS,
-        )
-    )
-    if job is None:
-        return None
-    if job.spec_sha256 != _fingerprint(submission):
-        raise KeyReusedError(
-            f"This Idempotency-Key was used for {job.id}, from a different request.",
-            hint="Use a new key for a new request.",
-        )
-    return job
+    key = submission.idempotency_key
+    return idempotency.find_replay(session, tenant_id, key, _fingerprint(submission))
 
 
 def get(session: Session, tenant_id: str, job_id: str) -> Job:
@@ -206,22 +185,6 @@ def remove(session: Session, tenant_id: str, job_id: str) -> None:
         raise JobLiveError(
             f"{job_id} is not finished.", hint=f"Cancel it first: POST /v1/jobs/{job_id}/cancel."
         )
-
-
-def _release_expired_key(session: Session, tenant_id: str, key: str | None) -> None:
-    """Take the key from the job that it created more than 24 hours ago."""
-    if key is None:
-        return
-    session.execute(
-        update(Job)
-        .where(
-            Job.tenant_id == tenant_id,
-            Job.idempotency_key == key,
-            Job.created_at < now_ms() - KEY_KEPT_MS,
-        )
-        .values(idempotency_key=None)
-        .execution_options(synchronize_session=False)
-    )
 
 
 def _fingerprint(submission: Submission) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Header, Query, Response, status
+from fastapi import APIRouter, Query, Response, status
 from pydantic import ValidationError
 from sqlalchemy import Engine
 
@@ -15,9 +15,10 @@ from app.core.database import reader, transaction
 from app.core.errors import InvalidSpecError, QuotaError, UnavailableError
 from app.domain.plan import TrainingPlan
 from app.domain.spec import RewardJobSpec
+from app.job_queue.idempotency import REPLAYED, IdempotencyKey, KeyReusedError
 from app.jobs import cloning, service
 from app.jobs.dependencies import PreflightDep
-from app.jobs.errors import JobNotFoundError, JobStateError, KeyReusedError
+from app.jobs.errors import JobNotFoundError, JobStateError
 from app.jobs.estimates import estimate
 from app.jobs.preflight import DataPreview
 from app.jobs.responses import JobId, job_response, json_response
@@ -30,16 +31,6 @@ from app.web.strict_route import StrictRoute
 from app.web.validation_errors import field_problems
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
-
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        min_length=1,
-        max_length=255,
-        pattern=r"^[\x21-\x7e]+$",
-        description="A request with the same key and body returns the same job, for 24 hours.",
-    ),
-]
 
 
 @router.post(
@@ -184,5 +175,5 @@ def _created(job: Job, *, is_replay: bool) -> Response:
     response.status_code = status.HTTP_201_CREATED
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     if is_replay:
-        response.headers["Idempotency-Replayed"] = "true"
+        response.headers[REPLAYED] = "true"
     return response

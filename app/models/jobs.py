@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, String, Text, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    false,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.database import Base, now_ms
@@ -79,6 +89,8 @@ class Job(Base):
     # SQLAlchemy's declarative base reserves the attribute name "metadata".
     labels: Mapped[dict[str, str]] = mapped_column("metadata", JSON, default=dict)
     priority: Mapped[int] = mapped_column(default=0)
+    # Whether no CPU can run the job.
+    needs_gpu: Mapped[bool] = mapped_column(default=False, server_default=false())
     status: Mapped[str] = mapped_column(String(16), default="queued")
     desired: Mapped[str] = mapped_column(String(8), default="run")
     # Whether a cancelled job keeps its checkpoint.
@@ -215,5 +227,7 @@ class Worker(Base):
     state: Mapped[str] = mapped_column(String(16), default="ready")
     devices: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
     versions: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    # Results of the checks that run when a worker starts; None until they have ended.
+    doctor: Mapped[list[dict[str, str]] | None] = mapped_column(JSON)
     started_at: Mapped[int] = mapped_column(BigInteger, default=now_ms())
     seen_at: Mapped[int] = mapped_column(BigInteger, default=now_ms())

@@ -18,6 +18,7 @@ _LEFT_OUT = {
     "not_rendered": "the chat template cannot render them",
     "no_tokens": "a reply has no tokens",
     "ends_in_pad_token": "a reply ends in the pad token",
+    "not_embedded": "a token is beyond the rows of the model's embedding",
 }
 
 

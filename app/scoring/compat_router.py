@@ -35,9 +35,9 @@ from app.scoring.compat_schemas import (
     usage,
 )
 from app.scoring.errors import ItemInvalidError, text_error
-from app.scoring.router import MAX_BODY_BYTES, ScoreRoute
 from app.scoring.schemas import ADAPTER_ID
-from app.scoring.service import sigmoid
+from app.scoring.score_route import MAX_BODY_BYTES, ScoreRoute
+from app.scoring.scoring_model import sigmoid
 from app.web import exception_handlers
 
 LABEL = "LABEL_0"

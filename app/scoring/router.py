@@ -21,19 +21,13 @@ from app.scoring.errors import (
     ScoreSpecChangedError,
 )
 from app.scoring.schemas import ScoreRequest, ScoreResponse
+from app.scoring.score_route import MAX_BODY_BYTES, ScoreRoute
+from app.scoring.scoring_model import check_model
 from app.web.dependencies import RequireScoresWrite
 from app.web.problem_details import error_responses
-from app.web.strict_route import StrictRoute
 
-MAX_BODY_BYTES = 16 << 20
 #: Below this, a request is checked on the event loop: it takes less than a millisecond.
 INLINE_BYTES = 16 << 10
-
-
-class ScoreRoute(StrictRoute):
-    """Route whose body may hold many messages."""
-
-    max_values = 200_000
 
 
 router = APIRouter(prefix="/v1", tags=["scoring"], route_class=ScoreRoute)
@@ -71,7 +65,7 @@ async def create_scores(
     request rate of the key does not apply.
     """
     model = await scoring.find_model(request, principal.tenant_id, body.model)
-    service.check_model(model, body.normalize)
+    check_model(model, body.normalize)
     if if_score_spec is not None and if_score_spec != model.spec:
         raise ScoreSpecChangedError(
             f"The score_spec is {model.spec} now.", hint=ScoreSpecChangedError.next_step

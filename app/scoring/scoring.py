@@ -14,7 +14,7 @@ from app.domain.scoring import ScoredWork, ScoreWork
 from app.scoring import service
 from app.scoring.dispatcher import Dispatcher, WorkRefusedError
 from app.scoring.schemas import Ensemble
-from app.scoring.service import ScoringAdapter, ScoringModel
+from app.scoring.scoring_model import ScoringAdapter, ScoringModel, find_adapter
 from app.usage.meter import TokenMeter
 
 #: How long a process remembers an adapter, and so how long a deleted one can still be used.
@@ -43,7 +43,7 @@ class AdapterMemory:
 
     def _read(self, tenant_id: str, adapter_id: str) -> ScoringAdapter:
         with transaction(self._engine) as session:
-            return service.find_adapter(session, tenant_id, adapter_id)
+            return find_adapter(session, tenant_id, adapter_id)
 
 
 async def find_model(request: Request, tenant_id: str, model: str | Ensemble) -> ScoringModel:

@@ -15,6 +15,7 @@ from app.models import (
     DatasetUploadPart,
     Evaluation,
     Job,
+    StoredFile,
 )
 
 #: Seed of the advisory locks of tenants on PostgreSQL.
@@ -39,6 +40,9 @@ def check_storage_quota(
         select(func.coalesce(func.sum(Evaluation.bytes), 0)).where(
             Evaluation.tenant_id == tenant_id
         ),
+        select(func.coalesce(func.sum(StoredFile.size), 0))  # of score batches
+        .join(Job, Job.id == StoredFile.owner_id)
+        .where(Job.tenant_id == tenant_id, Job.kind == "score"),
         select(func.coalesce(func.sum(Checkpoint.bytes), 0))
         .join(Job, Job.id == Checkpoint.job_id)
         .where(Job.tenant_id == tenant_id),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
@@ -20,6 +19,7 @@ from app.domain.lifecycle import JobStatus
 from app.domain.training_arguments import RewardArguments
 from app.job_queue.workers import is_alive
 from app.models import Job, JobEvent, Worker
+from app.web.shared_result import SharedResult
 
 #: Jobs by status are counted at most this often: it takes 0.4 s with a million rows.
 COUNT_INTERVAL_SECONDS = 10.0
@@ -45,29 +45,8 @@ class Telemetry:
             "Scoring requests that this process holds.",
             registry=self.registry,
         )
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="metrics")
-        self._page: asyncio.Task[bytes] | None = None
-        self._page_at = -PAGE_SECONDS
-
-    async def page(self) -> bytes:
-        """Return the metrics in the Prometheus text format, at most ``PAGE_SECONDS`` old.
-
-        Rendering takes 0.1 s of processor time. It runs in a thread of its own, and concurrent
-        requests share the result.
-        """
-        now = time.monotonic()
-        if self._page is None or (self._page.done() and now - self._page_at >= PAGE_SECONDS):
-            self._page_at = now
-            self._page = asyncio.create_task(self._render())
-        return await asyncio.shield(self._page)
-
-    async def _render(self) -> bytes:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, generate_latest, self.registry)
-
-    def close(self) -> None:
-        """Stop the rendering thread."""
-        self._executor.shutdown(wait=False)
+        #: The metrics in the Prometheus text format. Rendering takes 0.1 s of processor time.
+        self.page = SharedResult(partial(generate_latest, self.registry), PAGE_SECONDS)
 
 
 _RUNNING = select(Job.rate_step, Job.rate_at, Job.step, Job.progressed_at, Job.plan).where(

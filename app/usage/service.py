@@ -13,7 +13,17 @@ from sqlalchemy.orm import Session
 
 from app.core.database import now_ms, reader, transaction
 from app.core.upsert import add_to, upsert
-from app.models import Adapter, Checkpoint, Dataset, DatasetUpload, DatasetUploadPart, Job, UsageDay
+from app.models import (
+    Adapter,
+    Checkpoint,
+    Dataset,
+    DatasetUpload,
+    DatasetUploadPart,
+    Evaluation,
+    Job,
+    StoredFile,
+    UsageDay,
+)
 
 DAY_MS = 86_400_000
 
@@ -34,11 +44,16 @@ def record_stored_bytes(engine: Engine) -> None:
     """Record how many bytes each tenant stores now. The last value of a day is kept."""
     with transaction(reader(engine)) as session:
         stored = _stored_bytes(session)
+        today = _today(session)
+        for tenant_id in session.scalars(
+            select(UsageDay.tenant_id).where(UsageDay.day == today, UsageDay.stored_bytes > 0)
+        ):
+            stored.setdefault(tenant_id, 0)  # a tenant that has deleted everything since
     with transaction(engine) as session:
         rows = [
             {
                 "tenant_id": tenant_id,
-                "day": _today(session),
+                "day": today,
                 "device_ms": 0,
                 "stored_bytes": size,
                 "scored_tokens": 0,
@@ -65,11 +80,15 @@ def _today(session: Session) -> int:
 
 
 def _stored_bytes(session: Session) -> Counter[str]:
-    """Return the bytes of datasets, uploads, adapters and checkpoints of each tenant."""
+    """Return the bytes of datasets, uploads, adapters, scores and checkpoints of each tenant."""
     parts = DatasetUploadPart
     statements = (
         select(Dataset.tenant_id, func.sum(Dataset.bytes)).group_by(Dataset.tenant_id),
         select(Adapter.tenant_id, func.sum(Adapter.bytes)).group_by(Adapter.tenant_id),
+        select(Evaluation.tenant_id, func.sum(Evaluation.bytes)).group_by(Evaluation.tenant_id),
+        select(Job.tenant_id, func.sum(StoredFile.size))  # of score batches
+        .join(StoredFile, StoredFile.owner_id == Job.id)
+        .group_by(Job.tenant_id),
         select(Job.tenant_id, func.sum(Checkpoint.bytes))
         .join(Checkpoint, Checkpoint.job_id == Job.id)
         .group_by(Job.tenant_id),

@@ -21,7 +21,7 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 
 from bench.attack.attacks import warm_up
-from bench.attack.catalogue import ATTACKS
+from bench.attack.catalogue import ATTACKS, NEEDS_REDIS
 from bench.attack.monitor import STALL_SECONDS, Monitor, Usage
 from bench.attack.processes import burn, strike
 from bench.attack.target import Target, serving
@@ -57,6 +57,8 @@ def main() -> int:
             with serving(Path(directory), is_postgres=is_postgres) as target:
                 print(f"\n{kind}")
                 names = options.only or list(ATTACKS)
+                if target.redis_pid is None:
+                    names = [name for name in names if name not in NEEDS_REDIS]
                 witness = Witness(target)
                 found = _attack_all(target, names, options)
                 problems += [f"{kind}: {problem}" for problem in found + witness.changes()]

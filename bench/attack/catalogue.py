@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bench.attack import attacks, tenants
 
-__all__ = ["ATTACKS", "tenants"]
+__all__ = ["ATTACKS", "NEEDS_REDIS", "tenants"]
 
 ATTACKS = attacks.ATTACKS
+#: Attacks that are left out where the service runs without Redis.
+NEEDS_REDIS = frozenset({"frozen_redis"})

@@ -188,6 +188,11 @@ def resume_stream_of_finished_job(scene: Scene, operation: Operation) -> Respons
     return scene.send(operation, {"job_id": job["id"]}, headers=headers)
 
 
+def resume_stream_of_finished_evaluation(scene: Scene, operation: Operation) -> Response:
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": "1000"}
+    return scene.send(operation, {"evaluation_id": scene.evaluated()["id"]}, headers=headers)
+
+
 def report_with_a_worker(scene: Scene, operation: Operation) -> Response:
     """A service that waits for inspections, and a worker that makes this one."""
     settings = scene.service.settings
@@ -333,6 +338,19 @@ def finished_evaluation(scene: Scene) -> dict[str, Any]:
     return scene.evaluated()
 
 
+def request_score_batch(scene: Scene, operation: Operation) -> Response:
+    body = {"adapter": scene.succeed()["adapter_id"], "dataset": scene.world.upload()["id"]}
+    return scene.send(operation, json=body)
+
+
+def send_for_queued_batch(scene: Scene, operation: Operation) -> Response:
+    return scene.send(operation, {"batch_id": scene.score_batch()["id"]})
+
+
+def send_for_scored_batch(scene: Scene, operation: Operation) -> Response:
+    return scene.send(operation, {"batch_id": scene.scored_batch()["id"]})
+
+
 def compare_evaluations(scene: Scene, operation: Operation) -> Response:
     first = scene.evaluated()
     second = scene.evaluated(adapters=first["adapters"], dataset=first["dataset"])
@@ -390,6 +408,11 @@ SPECIAL: dict[tuple[str, int], Provoke] = {
     ("finish_upload", 507): finish_on_full_disk,
     ("create_scores", 412): score_with_another_spec,
     ("create_scores", 413): score_too_much,
+    ("create_score_batch", 201): request_score_batch,
+    ("cancel_score_batch", 200): send_for_queued_batch,
+    ("cancel_score_batch", 409): send_for_scored_batch,
+    ("delete_score_batch", 409): send_for_queued_batch,
+    ("get_batch_scores", 409): send_for_queued_batch,
     ("merge_adapter", 409): merge_merged,
     ("get_merge", 200): get_merge,
     ("get_push", 200): get_push,
@@ -400,6 +423,7 @@ SPECIAL: dict[tuple[str, int], Provoke] = {
     ("delete_evaluation", 409): send_for_evaluation(queued_evaluation),
     ("get_scores", 409): send_for_evaluation(queued_evaluation),
     ("get_worst_pairs", 409): send_for_evaluation(queued_evaluation),
+    ("list_evaluation_events", 204): resume_stream_of_finished_evaluation,
     **{
         (name, status): provoke
         for name in ("compare", "get_comparison_page")

@@ -36,6 +36,7 @@ UNKNOWN = {
     "key_id": f"key_{ZEROES}",
     "webhook_id": f"wh_{ZEROES}",
     "evaluation_id": f"eval_{ZEROES}",
+    "batch_id": f"batch_{ZEROES}",
     "upload_id": f"up_{ZEROES}",
     "import_id": f"imp_{ZEROES}",
     "number": "1",
@@ -55,6 +56,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "create_api_key": {"name": "new", "scopes": ["jobs:read"]},
     "push_adapter": {"repo": "acme/rewards"},
     "create_scores": {"model": f"ad_{ZEROES}", "inputs": [{"text": "a"}]},
+    "create_score_batch": {"adapter": f"ad_{ZEROES}", "dataset": f"ds_{ZEROES}"},
     "create_import": {"source": "hub:acme/pairs"},
     "create_webhook": {"url": "http://localhost:9/"},
 }
@@ -163,6 +165,17 @@ class Scene:
         self.world.publish_scores(context, {"base:untrained": rows, **adapters})
         return found
 
+    def score_batch(self) -> dict[str, Any]:
+        """A queued score batch."""
+        spec = {"adapter": self.succeed()["adapter_id"], "dataset": self.world.upload()["id"]}
+        return self.world.request_score_batch(**spec)
+
+    def scored_batch(self) -> dict[str, Any]:
+        """A score batch that succeeded."""
+        found = self.score_batch()
+        self.world.publish_batch(self.claim(found))
+        return found
+
     def webhook_id(self) -> str:
         """The id of a webhook."""
         return str(self.post("webhooks", json=BODIES["create_webhook"]).json()["id"])
@@ -184,6 +197,7 @@ class Scene:
             "key_id": lambda: str(self.client.get("/v1/api-keys").json()["data"][0]["id"]),
             "webhook_id": self.webhook_id,
             "evaluation_id": lambda: str(self.evaluated()["id"]),
+            "batch_id": lambda: str(self.scored_batch()["id"]),
             "base_model_id": lambda: BASE_MODEL,
             "upload_id": self.upload_id,
             "import_id": lambda: str(

@@ -149,9 +149,8 @@ def test_ids_of_another_tenant_are_not_found_on_any_route(
     world.step(lease, 1, train__loss=0.5)
     adapter_id = world.publish(lease, {"adapter_config.json": b"{}"})
     waiting = world.submit()
-    evaluation = world.request_evaluation(
-        adapters=[adapter_id], dataset=job["spec"]["train_dataset"]
-    )
+    dataset = job["spec"]["train_dataset"]
+    evaluation = world.request_evaluation(adapters=[adapter_id], dataset=dataset)
     key_id = client.get("/v1/api-keys").json()["data"][0]["id"]
     upload_id = client.post("/v1/datasets/uploads").json()["id"]
     import_id = client.post("/v1/datasets/imports", json={"source": "hub:acme/pairs"}).json()["id"]
@@ -165,6 +164,7 @@ def test_ids_of_another_tenant_are_not_found_on_any_route(
         "name": "worst_pairs",
         "key_id": key_id,
         "evaluation_id": evaluation["id"],
+        "batch_id": world.request_score_batch(adapter=adapter_id, dataset=dataset)["id"],
     }
     headers = bearer(key_for("intruder"))
     with_ids = [
@@ -197,6 +197,7 @@ def test_ids_of_another_tenant_are_not_found_on_any_route(
         "/v1/adapters",
         "/v1/queue",
         "/v1/evaluations",
+        "/v1/score/batches",
     ],
 )
 def test_lists_do_not_show_resources_of_another_tenant(
@@ -206,7 +207,9 @@ def test_lists_do_not_show_resources_of_another_tenant(
     world.submit()
     adapter_id = world.publish(world.claim(), {"adapter_config.json": b"{}"})
     waiting = world.submit()
-    world.request_evaluation(adapters=[adapter_id], dataset=waiting["spec"]["train_dataset"])
+    dataset = waiting["spec"]["train_dataset"]
+    world.request_evaluation(adapters=[adapter_id], dataset=dataset)
+    world.request_score_batch(adapter=adapter_id, dataset=dataset)
     client.post("/v1/datasets/uploads")
     client.post("/v1/datasets/imports", json={"source": "hub:acme/pairs"})
     assert client.get(path).json()["data"]

@@ -32,9 +32,11 @@ from starlette.testclient import TestClient
 from app.auth.key_ring import Scope
 from app.core.database import now_ms, transaction
 from app.core.settings import Settings
+from app.domain.judging.score_table import ScoredRow
 from app.domain.lifecycle import FailureCode
+from app.job_queue import kinds
 from app.models import Job
-from tests.world import BASE_MODEL, World
+from tests.world import BASE_MODEL, World, pairs
 
 CASES = int(os.environ.get("PLAUDIT_FUZZ_CASES", "0"))
 CASES_IN_SUITE = 55
@@ -50,6 +52,8 @@ CHECKS = [
 #: One third of the cases have invalid data, and one third of the ids do not exist.
 IS_WRONG = st.sampled_from([False, False, True])
 FINISHED = "finished_job_id"
+#: Operations after which the resources that they name are of no more use to others.
+USES_UP = ("POST /v1/datasets/uploads/{upload_id}/finish",)
 STATES = ("succeeded", "failed", "running", "cancelled", "paused", "queued")
 
 
@@ -74,7 +78,7 @@ def test_every_response_is_documented(
     failures: list[Exception] = []
     requests = 0
     for operation in operations:
-        if operation.method.lower() == "delete":
+        if operation.method.lower() == "delete" or operation.label in USES_UP:
             ids = make_resources(world, key_for)
         try:
             requests += _check_operation(client, operation, ids)
@@ -124,6 +128,7 @@ def make_resources(world: World, key_for: Callable[..., str]) -> dict[str, list[
     keys = client.get("/v1/api-keys?limit=2").json()["data"]
     # The quota of webhooks may be used up by then.
     hook = client.post("/v1/webhooks", json={"url": "http://localhost:9/hook"})
+    evaluations = [make_evaluation(world, is_scored=True), make_evaluation(world, is_scored=False)]
     return {
         "job_id": [job["id"] for job in jobs.values()],
         FINISHED: [jobs[state]["id"] for state in ("succeeded", "failed", "cancelled")],
@@ -132,6 +137,12 @@ def make_resources(world: World, key_for: Callable[..., str]) -> dict[str, list[
         "name": ["README.md", "adapter_config.json", "worst_pairs"],
         "key_id": [key["id"] for key in keys],  # the newest ones, not the client's own
         "webhook_id": [hook.json()["id"]] if hook.status_code == 201 else [],
+        "evaluation_id": evaluations,
+        "upload_id": make_uploads(client),
+        "number": ["1", "2"],
+        "import_id": [
+            client.post("/v1/datasets/imports", json={"source": "hub:acme/pairs"}).json()["id"]
+        ],
         "base_model_id": [BASE_MODEL],
         "code": ["job_not_found", "invalid_spec"],
     }
@@ -155,6 +166,27 @@ def make_job(world: World, dataset_id: str, state: str) -> dict[str, Any]:
         case "paused":
             assert world.client.post(f"/v1/jobs/{job['id']}/pause").status_code == 200
     return job
+
+
+def make_evaluation(world: World, *, is_scored: bool) -> str:
+    """Create an evaluation, which has succeeded or waits, and return its id."""
+    evaluation = world.request_evaluation()
+    if is_scored:
+        rows = [ScoredRow(1, "p", (1, 2), (1.0, 0.0), (3, 4))]
+        tables = dict.fromkeys(["base:untrained", *evaluation["adapters"]], rows)
+        world.publish_scores(world.claim(kinds.EVALUATE.queue(world.settings)), tables)
+    return str(evaluation["id"])
+
+
+def make_uploads(client: TestClient) -> list[str]:
+    """Create two uploads with one part each, if there is a place for them; return their ids."""
+    answers = [client.post("/v1/datasets/uploads") for _ in range(2)]
+    ids = [str(answer.json()["id"]) for answer in answers if answer.status_code == 201]
+    for upload_id in ids:
+        url = f"/v1/datasets/uploads/{upload_id}/parts/1"
+        part = client.put(url, content=pairs(3), headers={"Content-Type": "application/x-ndjson"})
+        assert part.status_code == 201, part.text
+    return ids
 
 
 def _use_existing_ids(case: Case, ids: dict[str, list[str]], data: st.DataObject) -> None:

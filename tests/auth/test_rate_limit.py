@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import signal
+import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -136,6 +137,21 @@ def test_memory_holds_a_bounded_number_of_windows(monkeypatch: pytest.MonkeyPatc
         windows.hit(window, str(number))
     assert 0 < len(windows) <= 50
     assert not windows.hit(window, "119")  # the latest names are still counted
+
+
+def test_expired_windows_are_dropped_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=90_000.5, time=lambda: clock.now)
+    monkeypatch.setattr("limits.storage.memory.time", clock)
+    monkeypatch.setattr(rate_limit, "time", clock)
+    monkeypatch.setattr(rate_limit, "MIN_SWEPT", 20)
+    windows = MemoryWindows()
+    threads = threading.active_count()
+    window = RateLimitItemPerSecond(10, 3)
+    for number in range(200):  # one name: every three seconds begin another window
+        assert windows.hit(window, "a"), number
+        assert len(windows) <= 20
+        clock.now += 3
+    assert threading.active_count() <= threads
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7, 40])

@@ -11,14 +11,18 @@ from typing import Any
 
 import pytest
 import typer
+from sqlalchemy import delete
 
 from app.cli import app
 from app.cli.exit_codes import ExitCode
 from app.cli.spec_files import commented_spec
+from app.core.database import transaction
 from app.domain.lifecycle import FailureCode
 from app.domain.spec import RewardJobSpec
+from app.models import Worker
 from app.usage.service import record_stored_bytes
 from tests.cli.conftest import Run
+from tests.job_queue.factories import register_worker
 from tests.world import BASE_MODEL, World, pairs
 
 FILES = {"README.md": b"# Card", "adapter_model.safetensors": b"weights" * 1000}
@@ -145,6 +149,15 @@ def test_things_are_deleted(run: Run, world: World, dataset: str) -> None:
     assert run("datasets", "get", dataset).exit_code == 5
 
 
+def test_estimate_without_a_worker_says_what_to_do(run: Run, dataset: str, tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps({"base_model": BASE_MODEL, "train_dataset": dataset}))
+    done = run("estimate", path)
+    assert done.exit_code == ExitCode.AWAY
+    assert done.stdout == ""
+    assert "worker" in done.stderr
+
+
 def test_queue_says_why_jobs_wait(run: Run, job: dict[str, Any]) -> None:
     done = run("queue")
     (line,) = [line for line in done.stdout.splitlines() if job["id"] in line]
@@ -152,6 +165,28 @@ def test_queue_says_why_jobs_wait(run: Run, job: dict[str, Any]) -> None:
     assert done.stderr == "0 workers, 0 of 0 slots busy\n"
     waiting = json.loads(run("queue", "--json").stdout)["data"]
     assert job["id"] in [item["job_id"] for item in waiting]
+
+
+@pytest.mark.parametrize(
+    ("status", "shown"), [("passed", "passed"), ("failed", "failed: forked trainers"), (None, "–")]
+)
+def test_workers_are_listed_with_their_checks(
+    run: Run, world: World, status: str | None, shown: str
+) -> None:
+    check = {"check": "forked trainers", "status": status, "detail": "no kernels for sm_61"}
+    found = [check] if status else None
+    register_worker(world.engine, "plaudit.default", id=f"box-ab-{status}", doctor=found)
+    try:
+        done = run("workers")
+        (line,) = [line for line in done.stdout.splitlines() if "plaudit.default" in line]
+        assert "H200" in line
+        assert line.split("H200")[1].strip() == shown
+        assert ("no kernels for sm_61" in done.stderr) is (status == "failed")
+        (told,) = json.loads(run("workers", "--json").stdout)["data"]
+        assert told["doctor"] == (found or [])
+    finally:
+        with transaction(world.engine) as session:
+            session.execute(delete(Worker))
 
 
 def test_base_models_are_listed_and_shown(run: Run) -> None:

@@ -17,7 +17,7 @@ from app.cli.card_script import card_script, run_script
 from app.cli.demo import EXAMPLES, Checks, longer_is_better, show_program
 from app.cli.exit_codes import CommandError
 from tests.services import wait_until
-from worker.trainer.export.model_card import scoring_program
+from worker.trainer.export.scoring_program import scoring_program
 
 SUMMARY = {
     "base_model": "all-minilm-l6-v2",

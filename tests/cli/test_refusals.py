@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Run
+from tests.datasets.test_archives import ARCHIVES
 from tests.world import World, pairs
 
 NO_TEXT = b'{"prompt": "q", "chosen": [{"role": "assistant"}], "rejected": "b"}\n'
@@ -48,6 +49,26 @@ def test_refused_upload_is_called_by_its_real_type(run: Run, tmp_path: Path) -> 
     first, second = run("datasets", "upload", path).stderr.splitlines()
     assert first == "line 1: the file is CSV, not JSONL. Nothing was stored."
     assert "text/csv" in second
+
+
+@pytest.mark.parametrize("name", ["zip", "tar.gz", "tar.xz", "7z", "rar5", "xlsx"])
+def test_archive_is_refused_by_its_content(run: Run, tmp_path: Path, name: str) -> None:
+    content, description = ARCHIVES[name]
+    path = tmp_path / f"pairs.{name}"
+    path.write_bytes(content)
+    done = run("datasets", "upload", path)
+    assert done.exit_code == 5
+    assert f"the file is {description}. Nothing was stored." in done.stderr
+
+
+def test_archive_among_shards_is_named(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(pairs(2))
+    (tmp_path / "b.tar.gz").write_bytes(ARCHIVES["tar.gz"][0])
+    done = run("datasets", "upload", tmp_path)
+    assert done.exit_code == 2
+    said = " ".join(done.stderr.split())
+    assert "b.tar.gz is an archive: unpack it, and upload the files inside." in said
+    assert not said.endswith("..")
 
 
 def test_names_of_other_tools_are_told_with_the_field_that_is_meant(

@@ -26,6 +26,7 @@ class Ids:
     key: str = f"key_{_ZEROES}"
     webhook: str = f"wh_{_ZEROES}"
     evaluation: str = f"eval_{_ZEROES}"
+    batch: str = f"batch_{_ZEROES}"
     base_model: str = "no-such-model"
     upload: str = f"up_{_ZEROES}"
     dataset_import: str = f"imp_{_ZEROES}"
@@ -104,6 +105,15 @@ CALLS: dict[str, Call] = {
         ids.evaluation, ids.evaluation
     ),
     "create_scores": lambda client, ids: client.score(ids.adapter, inputs=[{"text": "a"}]),
+    "create_score_batch": lambda client, ids: client.score_batches.create(
+        adapter=ids.adapter, dataset=ids.dataset
+    ),
+    "list_score_batches": lambda client, ids: list(client.score_batches.list()),
+    "get_score_batch": lambda client, ids: client.score_batches.get(ids.batch),
+    "cancel_score_batch": lambda client, ids: client.score_batches.cancel(ids.batch),
+    "delete_score_batch": lambda client, ids: client.score_batches.delete(ids.batch),
+    "list_score_batch_events": lambda client, ids: list(client.score_batches.events(ids.batch)),
+    "get_batch_scores": lambda client, ids: client.score_batches.scores(ids.batch),
     "list_suites": lambda client, ids: list(client.suites.list()),
     "create_evaluation": lambda client, ids: client.evaluations.create(
         adapters=[ids.adapter], dataset=ids.dataset
@@ -112,7 +122,9 @@ CALLS: dict[str, Call] = {
     "get_evaluation": lambda client, ids: client.evaluations.get(ids.evaluation),
     "cancel_evaluation": lambda client, ids: client.evaluations.cancel(ids.evaluation),
     "delete_evaluation": lambda client, ids: client.evaluations.delete(ids.evaluation),
-    "list_evaluation_events": lambda client, ids: list(client.evaluations.events(ids.evaluation)),
+    "list_evaluation_events": lambda client, ids: list(
+        client.evaluations.events(ids.evaluation, follow=False)
+    ),
     "get_scores": lambda client, ids: client.evaluations.scores(ids.evaluation),
     "get_worst_pairs": lambda client, ids: client.evaluations.worst_pairs(ids.evaluation),
     "compare": lambda client, ids: client.comparisons.get(ids.evaluation, ids.evaluation),

@@ -11,7 +11,7 @@ import pytest
 
 from plaudit import ModelCardError, load_reward_model
 from plaudit._card import read_program
-from worker.trainer.export.model_card import scoring_program
+from worker.trainer.export.scoring_program import scoring_program
 
 SUMMARY = {
     "base_model": "all-minilm-l6-v2",

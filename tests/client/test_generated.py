@@ -74,13 +74,15 @@ PARAMETERS = {
     ("get_job", "wait"): "wait",
     ("get_job", "until"): "wait",
     ("get_evaluation", "wait"): "evaluations.wait",
-    **{("list_evaluation_events", n): "evaluations.events" for n in ("after", "limit")},
+    ("get_score_batch", "wait"): "score_batches.wait",
+    **{("list_score_batch_events", n): "score_batches.events" for n in ("after", "limit")},
     **{
         (name, side): "pairs of an evaluation and an adapter"
         for name in ("compare", "get_comparison_page")
         for side in ("a", "b", "a_adapter", "b_adapter")
     },
     ("list_events", "limit"): "pages of the largest size",
+    ("list_evaluation_events", "limit"): "pages of the largest size",
     ("get_logs", "limit"): "pages of the largest size",
 }
 METHODS = {
@@ -98,6 +100,8 @@ METHODS = {
     "list_audit": "audit.list",
     "list_usage": "usage.per_day",
     "list_evaluations": "evaluations.list",
+    "list_evaluation_events": "evaluations.events",
+    "list_score_batches": "score_batches.list",
     "get_scores": "evaluations.scores",
     "create_dataset": "datasets.upload",
     "create_scores": ".score",

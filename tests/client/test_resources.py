@@ -178,6 +178,19 @@ def test_directory_of_shards_becomes_one_dataset(
     assert client.datasets.upload(files).id == dataset.id
 
 
+@pytest.mark.parametrize("name", ["extra.zip", "extra.tar.gz", "extra.TGZ", "extra.7z"])
+def test_archive_among_shards_is_refused_before_anything_is_sent(
+    client: Any, shards: Path, name: str
+) -> None:
+    (shards / name).write_bytes(b"PK\x03\x04")
+    for source in (shards, [*sorted(shards.glob("*[0-9].jsonl")), shards / name]):
+        with pytest.raises(ValueError, match=f"{name} is an archive: unpack it"):
+            client.datasets.upload(source)
+    assert list(client.datasets.uploads.list()) == []
+    with pytest.raises(InvalidRequestError, match="the file is a zip archive"):
+        client.datasets.upload(shards / name)
+
+
 def test_interrupted_upload_is_continued(client: Any, shards: Path) -> None:
     good = (shards / "train-10.parquet").read_bytes()
     (shards / "train-10.parquet").write_bytes(b"PAR1, cut")

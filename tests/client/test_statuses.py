@@ -129,6 +129,8 @@ def test_answer_is_what_the_document_says(
     server.lay_out(*before(name), answer(name, status))
     if (name, status) == ("list_events", 204):
         assert list(client.jobs.events(ids.job)) == []
+    elif (name, status) == ("list_evaluation_events", 204):
+        assert list(client.evaluations.events(ids.evaluation)) == []
     elif (name, status) == ("create_job", 200):
         assert client.jobs.preview({}).object == "job_preview"
     else:

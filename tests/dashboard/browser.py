@@ -121,7 +121,8 @@ class Browser:
             for entry in entries
             if entry["method"] == "Network.requestWillBeSent"
         ]
-        return [url for url in urls if not url.startswith(f"blob:{self.origin}/")]
+        inside = (f"blob:{self.origin}/", "data:")  # nothing leaves the page for these
+        return [url for url in urls if not url.startswith(inside)]
 
     def emulate(self, *, scheme: str = "light", width: int = 1280, height: int = 900) -> None:
         """Emulate a colour scheme and a screen size."""
@@ -129,6 +130,10 @@ class Browser:
             "Emulation.setEmulatedMedia",
             {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
         )
+        self.emulate_width(width, height)
+
+    def emulate_width(self, width: int, height: int = 900) -> None:
+        """Emulate a screen size."""
         self.driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
             {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},

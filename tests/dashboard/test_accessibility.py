@@ -28,6 +28,7 @@ PAGES = [
     "/compare",
     "/admin",
     "/docs",
+    "/formats",
 ]
 AA = 4.5  # WCAG 2.2, 1.4.3
 

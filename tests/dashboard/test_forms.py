@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
+from app.datasets.shapes.table import SHAPES
 from app.domain.judging.score_table import ScoredRow
 from app.domain.progress import Reported
 from app.job_queue import worker_api
@@ -44,6 +46,46 @@ def test_invalid_file_is_rejected_with_its_lines(signed_in: Browser, tmp_path: P
     upload(signed_in, path)
     signed_in.wait_for_text("Nothing was stored.", "#upload-state")
     signed_in.wait_for_text("/4", "#upload-problems")
+
+
+def test_upload_is_read_as_the_form_says(signed_in: Browser, world: World, tmp_path: Path) -> None:
+    user = [{"role": "user", "content": "Why?"}]
+    rows = [
+        {"q": user, "one": "Bad.", "two": "Good.", "verdict": verdict, "note": f"{number}"}
+        for number, verdict in enumerate(["second", "second", "nobody"])
+    ]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row | {"note": f"n{row['note']}"}) + "\n" for row in rows))
+    signed_in.get("/datasets")
+    signed_in.wait_for_id("upload-file")
+    signed_in.js("for (const d of document.querySelectorAll('details')) d.open = true")
+    for name, text in {
+        "file": str(path),
+        "columns": "prompt=q\nresponse_a = one\nresponse_b=two\nlabel=verdict",
+        "labels": "a=first\nb=second",
+        "ignore": "note",
+        "chat_template_kwargs": "enable_thinking=false\nstyle=a=b",
+    }.items():
+        signed_in.id(f"upload-{name}").send_keys(text)
+    signed_in.id("upload-skip").click()
+    signed_in.id("upload-button").click()
+    signed_in.wait_for_text("mine.jsonl", "#title")
+    signed_in.wait_for_text('enable_thinking=false, style="a=b"', "#facts")
+    (dataset,) = world.client.get("/v1/datasets").json()["data"]
+    assert dataset["chat_template_kwargs"] == {"enable_thinking": False, "style": "a=b"}
+    assert (dataset["pair_count"], dataset["ignored_columns"]) == (2, ["note"])
+    assert [skipped["code"] for skipped in dataset["skipped"]] == ["invalid_label"]
+
+
+def test_form_leads_to_every_shape_that_is_recognised(signed_in: Browser) -> None:
+    signed_in.get("/datasets")
+    signed_in.wait_for_id("upload-help")
+    signed_in.all("#upload-help a")[0].click()
+    signed_in.wait_for_text("Shapes of datasets", "#page h1")
+    for shape in SHAPES:
+        assert shape.name in signed_in.text("table")
+        shown = [json.loads(text.text) for text in signed_in.all(f"#{shape.name} pre")]
+        assert shown == list(shape.examples)
 
 
 @pytest.fixture

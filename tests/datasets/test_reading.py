@@ -326,6 +326,7 @@ def test_summary_says_what_was_in_the_file() -> None:
         "skippable_share": 0.0,
         "slices": {"s": 1},
         "ignored_columns": ["id"],
+        "chat_template_kwargs": {},
         "skipped": [],
         "warnings": [],
     }

@@ -85,6 +85,32 @@ def test_example_of_a_shape_is_recognised_and_read(shape: Shape, example: dict[s
     assert {w.code for w in summary.warnings} <= {"sources_one_sided"}
 
 
+@pytest.mark.parametrize(("shape", "example"), EXAMPLES)
+def test_no_column_is_listed_as_ignored_that_a_shape_uses(
+    shape: Shape, example: dict[str, Any]
+) -> None:
+    """Without an ignored column the upload is recognised and read as it is with it."""
+    rows, summary = read([example] * 3)
+    for name in summary.ignored_columns:
+        if "[]" in name:
+            continue
+        without = json.loads(json.dumps(example))
+        root, _, key = name.partition(".")
+        if key:
+            del without[root][key]
+        else:
+            del without[name]
+        found, again = read([without] * 3)
+        assert found == rows, name
+        assert again.shape == shape.name, name
+
+
+def test_keys_of_a_used_column_are_ignored_one_by_one() -> None:
+    (openai,) = (shape for shape in SHAPES if shape.name == "openai_preference")
+    _, summary = read([dict(openai.examples[0])] * 3)
+    assert summary.ignored_columns == ["input.parallel_tool_calls"]
+
+
 def test_names_of_shapes_are_unique() -> None:
     names = [shape.name for shape in SHAPES]
     assert len(set(names)) == len(names)

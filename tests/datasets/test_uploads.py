@@ -188,7 +188,7 @@ def test_gzip_of_unknown_format_has_a_hint(client: TestClient) -> None:
         "/v1/datasets", content=body, headers={"Content-Type": "application/gzip"}
     )
     assert refused.status_code == 415
-    assert "JSONL as application/x-ndjson" in refused.json()["hint"]
+    assert "such as application/x-ndjson for JSONL" in refused.json()["hint"]
     assert client.post("/v1/datasets", content=body, headers=NDJSON).status_code == 201
 
 

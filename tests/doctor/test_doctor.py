@@ -1,32 +1,47 @@
-"""``plaudit doctor`` on this machine, and how results become an exit status."""
+"""``plaudit doctor`` on this machine: its results, its exit status, and checks that must fail."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from typer.testing import CliRunner
 
-from tests.model_factories import ROOT
-from worker.doctor.report import Check, CheckFailedError, LeftOutError, require, run_checks
+from app.cli import app
+from worker.doctor import engine, short_jobs
+from worker.doctor.checks import CHECKS
+from worker.supervisor.check_results import CheckFailedError, LeftOutError, require, run_check
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
-def test_quick_checks_pass_here_and_name_what_they_leave_out() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "worker.doctor", "--quick"],
-        cwd=ROOT,
-        capture_output=True,
-        check=False,
-    )
+def test_quick_checks_pass_here() -> None:
+    done = CliRunner().invoke(app, ["doctor", "--quick", "--json"])
     report = json.loads(done.stdout)
-    assert done.returncode == 0, report
+    assert done.exit_code == 0, report
     assert report["is_fit"] is True
-    results = {check["name"]: check["result"] for check in report["checks"]}
-    assert results["forked trainers"] == "passed"
-    assert results["locks of killed trainers"] == "passed"
-    assert results["several GPUs in one job"] == "left out"
+    statuses = {check["check"]: check["status"] for check in report["checks"]}
+    assert statuses["forked trainers"] == "passed"
+    assert statuses["locks of killed trainers"] == "passed"
     assert all(check["detail"] for check in report["checks"])
+
+
+def test_selection_of_devices_that_do_not_exist_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names the cause, in the table for people too."""
+    broken = (
+        "import sys; from tests.supervisor.fake_nvml import FakeGpu, FakeNvml;"
+        "sys.modules['pynvml'] = FakeNvml([FakeGpu('GPU-1', 1)]);"
+        "from worker.doctor.__main__ import main; sys.exit(main(['--quick']))"
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    monkeypatch.setattr("app.cli.doctor.PROGRAM", ("-c", broken))
+    done = CliRunner().invoke(app, ["doctor"])
+    assert done.exit_code == 1
+    assert "CUDA_VISIBLE_DEVICES=7" in done.stdout
+    assert "selects none" in done.stdout
 
 
 def _raise(error: Exception) -> str:
@@ -34,15 +49,47 @@ def _raise(error: Exception) -> str:
 
 
 @pytest.mark.parametrize(
-    ("check", "result", "detail"),
+    ("run", "status", "detail"),
     [
-        (Check("c", lambda _device: require(1 < 2, "1 of 2")), "passed", "1 of 2"),
-        (Check("c", lambda _device: require(3 < 2, "3 of 2")), "failed", "3 of 2"),
-        (Check("c", lambda _device: _raise(CheckFailedError("slow"))), "failed", "slow"),
-        (Check("c", lambda _device: _raise(RuntimeError("lost"))), "failed", "RuntimeError: lost"),
-        (Check("c", lambda _device: _raise(LeftOutError("none"))), "left out", "none"),
+        (lambda: require(1 < 2, "1 of 2"), "passed", "1 of 2"),
+        (lambda: require(3 < 2, "3 of 2"), "failed", "3 of 2"),
+        (lambda: _raise(CheckFailedError("slow")), "failed", "slow"),
+        (lambda: _raise(RuntimeError("lost")), "failed", "RuntimeError: lost"),
+        (lambda: _raise(LeftOutError("none")), "left_out", "none"),
     ],
 )
-def test_result_of_a_check(check: Check, result: str, detail: str) -> None:
-    (found,) = run_checks([check])
-    assert (found.result, found.detail) == (result, detail)
+def test_result_of_a_check(run: Any, status: str, detail: str) -> None:
+    result = run_check("c", run)
+    assert (result.status, result.detail) == (status, detail)
+
+
+@pytest.mark.train
+def test_short_jobs_pass_here() -> None:
+    assert "scores differ by" in short_jobs.verified_jobs("cpu")
+    assert "differ by 0.0e+00" in short_jobs.stop_and_resume("cpu")
+
+
+@pytest.mark.train
+def test_resumed_job_with_other_weights_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = iter([torch.ones(3), torch.tensor([1.0, 1.0, 1.01])])
+    monkeypatch.setattr(short_jobs._Workshop, "weights", lambda *_: next(weights))
+    with pytest.raises(CheckFailedError, match=r"differ by 5\.8e-03"):
+        short_jobs.stop_and_resume("cpu")
+
+
+def test_dropped_model_is_gone_and_a_held_one_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert engine.released_memory("cpu").startswith("0 of")
+    held: list[Any] = []
+    make = engine._trainer
+
+    def keep(trainer_class: Any, device: str, folder: Path) -> Any:
+        held.append(made := make(trainer_class, device, folder))
+        return made
+
+    monkeypatch.setattr(engine, "_trainer", keep)
+    with pytest.raises(CheckFailedError, match="weights and 0 MiB"):
+        engine.released_memory("cpu")
+
+
+def test_every_check_has_a_name_of_its_own() -> None:
+    assert len({check.name for check in CHECKS}) == len(CHECKS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -108,3 +109,57 @@ def test_variables_of_a_job_are_in_the_template_of_the_plan() -> None:
 def test_variables_that_are_none_are_rejected(variables: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         job(training={"chat_template_kwargs": variables})
+
+
+OFF, ON = {"think": False}, {"think": True}
+
+
+def giving(form: dict[str, Any], **variables: Any) -> dict[str, Any]:
+    """A dataset with these variables of the chat template."""
+    return form | {"chat_template_kwargs": variables}
+
+
+@pytest.mark.parametrize(
+    ("own", "summaries", "resolved"),
+    [
+        ({}, [giving(MESSAGES, **OFF)], OFF),
+        ({}, [giving(PROMPTED, **OFF)], OFF),
+        ({}, [giving(MESSAGES, **OFF), MESSAGES], OFF),
+        ({}, [giving(MESSAGES, **OFF), giving(MESSAGES, **OFF)], OFF),
+        (ON, [giving(MESSAGES, **OFF), giving(MESSAGES, **OFF)], ON),
+        (ON, [MESSAGES, giving(MESSAGES, **OFF)], ON),
+        ({"style": "x"}, [giving(MESSAGES, **OFF)], OFF | {"style": "x"}),
+        ({}, [giving(RENDERED, **OFF)], {}),
+        ({}, [MESSAGES], {}),
+    ],
+)
+def test_variables_of_a_dataset_hold_where_the_job_gives_none(
+    own: dict[str, Any], summaries: list[dict[str, Any]], resolved: dict[str, Any]
+) -> None:
+    spec, form = job(training={"chat_template_kwargs": own}), DataForm.of(*summaries)
+    assert list(form.problems(spec)) == []
+    plan = compile_plan(spec, "hub", decoder(), dataset(), None, form)
+    tokens = plan.tokenization
+    assert tokens.chat_template_kwargs == resolved
+    for name, value in resolved.items():
+        assert f"set {name} = {json.dumps(value)}" in str(tokens.chat_template)
+    assert ("chat_template_kwargs" in plan.model_dump()["tokenization"]) == bool(resolved)
+
+
+@pytest.mark.parametrize(
+    ("training", "evaluation", "says"),
+    [
+        (OFF, ON, "to true, which is false in the training dataset"),
+        ({}, OFF, "to false, which is not set in the training dataset"),
+        ({"think": 1}, ON, "to true, which is 1 in"),
+    ],
+)
+def test_datasets_that_set_a_variable_differently_are_rejected(
+    training: dict[str, Any], evaluation: dict[str, Any], says: str
+) -> None:
+    form = DataForm.of(giving(MESSAGES, **training), giving(MESSAGES, **evaluation))
+    (problem,) = form.problems(job())
+    assert problem.loc == "/training/chat_template_kwargs/think"
+    assert problem.code == "template_variables_differ"
+    assert says in problem.message
+    assert list(form.problems(job(training={"chat_template_kwargs": OFF}))) == []

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -244,6 +247,101 @@ def test_actions_on_evaluations_are_recorded(world: World, client: TestClient) -
         ("evaluation.cancel", evaluation["id"]),
         ("evaluation.delete", evaluation["id"]),
     ]
+
+
+# -- repeated requests, datasets by content, streams --------------------------------------------
+
+
+def test_repeated_request_gets_the_same_evaluation(world: World, client: TestClient) -> None:
+    known = world.request_evaluation()
+    body = {"adapters": known["adapters"], "dataset": known["dataset"], "probes": []}
+    key = {"Idempotency-Key": "k-1"}
+    first = client.post("/v1/evaluations", json=body, headers=key)
+    assert client.delete(f"/v1/adapters/{known['adapters'][0]}").status_code == 204
+    second = client.post("/v1/evaluations", json=body, headers=key)
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert second.json()["id"] == first.json()["id"]
+    assert second.headers["location"] == f"/v1/evaluations/{first.json()['id']}"
+    assert second.headers["idempotency-replayed"] == "true"
+    assert "idempotency-replayed" not in first.headers
+    assert len(client.get("/v1/evaluations").json()["data"]) == 2
+    created = [row["object_id"] for row in client.get("/v1/audit").json()["data"]
+               if row["action"] == "evaluation.create"]  # fmt: skip
+    assert sorted(created) == sorted([known["id"], first.json()["id"]])
+    without = client.post("/v1/evaluations", json=body)
+    assert errors(without) == {"/adapters/0": "adapter_not_found"}
+
+
+def test_key_belongs_to_one_request_of_any_kind(world: World, client: TestClient) -> None:
+    known = world.request_evaluation()
+    body = {"adapters": known["adapters"], "dataset": known["dataset"]}
+    key = {"Idempotency-Key": "k-1"}
+    made = client.post("/v1/evaluations", json=body, headers=key).json()
+    others = [
+        client.post("/v1/evaluations", json=body | {"seed": 1}, headers=key),
+        client.post("/v1/jobs", json=world.spec(), headers=key),
+    ]
+    for answer in others:
+        assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_reused")
+        assert made["id"] in answer.json()["detail"]
+
+
+def test_concurrent_requests_with_one_key_create_one_evaluation(
+    world: World, client: TestClient
+) -> None:
+    known = world.request_evaluation()
+    body = {"adapters": known["adapters"], "dataset": known["dataset"]}
+    start = threading.Barrier(4)
+
+    def post(_: int) -> Any:
+        start.wait()
+        return client.post("/v1/evaluations", json=body, headers={"Idempotency-Key": "k"})
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(post, range(4)))
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert len(client.get("/v1/evaluations").json()["data"]) == 2
+
+
+def test_dataset_is_named_by_the_digest_of_its_rows(
+    world: World, client: TestClient, key_for: Callable[..., str]
+) -> None:
+    known = world.request_evaluation()
+    sha256 = client.get(f"/v1/datasets/{known['dataset']}").json()["sha256"]
+    body = {"adapters": known["adapters"], "dataset": {"sha256": sha256}}
+    made = client.post("/v1/evaluations", json=body)
+    assert made.status_code == 201, made.text
+    assert made.json()["dataset"] == made.json()["spec"]["dataset"] == known["dataset"]
+    finish(world, known, rows(1.0))
+    finish(world, made.json(), rows(1.0))
+    answer = client.post("/v1/evaluations", json=body | {"dataset": {"sha256": "0" * 64}})
+    assert errors(answer) == {"/dataset": "dataset_not_found"}
+    answer = client.post("/v1/evaluations", json=body | {"dataset": 7})
+    assert errors(answer) == {"/dataset": "dataset_form"}
+    client.headers["Authorization"] = f"Bearer {key_for('other')}"  # rows of another tenant
+    assert errors(client.post("/v1/evaluations", json=body))["/dataset"] == "dataset_not_found"
+
+
+def test_events_are_streamed_and_the_stream_can_be_resumed(
+    world: World, client: TestClient
+) -> None:
+    evaluation = world.request_evaluation()
+    finish(world, evaluation, rows(1.0))
+    url, accept = f"/v1/evaluations/{evaluation['id']}/events", {"Accept": "text/event-stream"}
+
+    def numbers(**headers: str) -> list[str]:
+        answer = client.get(url, headers=accept | headers)
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        return [line.removeprefix("id: ") for line in answer.text.split("\n")
+                if line.startswith("id: ")]  # fmt: skip
+
+    assert numbers() == ["1", "2", "3"]
+    assert numbers(**{"Last-Event-ID": "1"}) == ["2", "3"]
+    over = client.get(url, headers=accept | {"Last-Event-ID": "3"})
+    assert over.status_code == 204
+    job = url.replace("evaluations/eval_", "jobs/job_")
+    assert client.get(job, headers=accept).status_code == 404
 
 
 # -- comparisons ---------------------------------------------------------------------------------

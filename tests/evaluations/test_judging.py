@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import subprocess
@@ -12,16 +11,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
 
 import plaudit
 from tests.cli.conftest import serving
+from tests.evaluations.figures import assert_equal, check_metrics, hits_of
 from tests.model_factories.tiny_models import make_decoder
+from tests.recompute_judging import Scorer, compare, probes
 from tests.services import wait_until
 
 pytestmark = [pytest.mark.train, pytest.mark.timeout(900)]
@@ -86,124 +87,33 @@ def test_every_figure_is_that_of_an_independent_computation(judged: Judged) -> N
         assert evaluation.result["baselines"][name]["accuracy"]["value"] == pytest.approx(expected)
 
 
-def hits_of(rows: list[dict[str, Any]]) -> Any:
-    margins = np.array([row["scores"][0] - row["scores"][1] for row in rows])
-    return (margins > 0) + 0.5 * (margins == 0)
-
-
-def check_metrics(rows: list[dict[str, Any]], found: dict[str, Any]) -> None:
-    """Recompute the figures of pairs from the file of scores, without the service's code."""
-    margins = np.array([row["scores"][0] - row["scores"][1] for row in rows])
-    difference = np.array([row["lengths"][0] - row["lengths"][1] for row in rows])
-    hits = hits_of(rows)
-    order: dict[str, int] = {}
-    prompt = np.array([order.setdefault(row["prompt"], len(order)) for row in rows])
-    drawn = np.random.default_rng(0).integers(len(order), size=(1000, len(order)))
-
-    def interval(chosen: Any) -> list[float]:
-        members = [np.flatnonzero(chosen & (prompt == p)) for p in range(len(order))]
-        means = []
-        for resample in drawn:
-            picked = np.concatenate([members[p] for p in resample])
-            if len(picked):
-                means.append(hits[picked].mean())
-        return list(np.quantile(means, [0.025, 0.975]))
-
-    everything = np.ones(len(rows), bool)
-    near = {"rel": 1e-9, "abs": 1e-9}
-    assert (found["rows"], found["pairs"], found["prompts"]) == (len(rows), len(rows), len(order))
-    assert found["accuracy"]["value"] == pytest.approx(hits.mean(), **near)
-    assert found["accuracy"]["interval"] == pytest.approx(interval(everything), **near)
-    assert found["accuracy_strict"] == pytest.approx((margins > 0).mean(), **near)
-    assert found["ties"] == pytest.approx((margins == 0).mean(), **near)
-    margin = found["margin"]
-    quantiles = np.quantile(margins, [0.05, 0.5, 0.95])
-    assert [margin["low"], margin["median"], margin["high"]] == pytest.approx(list(quantiles))
-    assert (margin["mean"], margin["std"]) == pytest.approx((margins.mean(), margins.std()))
-    edges = margin["histogram"]["edges"]
-    inside = np.clip(margins, edges[0], edges[-1])
-    assert margin["histogram"]["counts"] == np.histogram(inside, bins=edges)[0].tolist()
-    scores = np.array([row["scores"] for row in rows])
-    reward = found["reward"]
-    assert (reward["mean"], reward["std"]) == pytest.approx((scores.mean(), scores.std()))
-    within = math.sqrt(np.mean((scores - scores.mean(axis=1, keepdims=True)) ** 2))
-    assert reward["within_prompt_std"] == pytest.approx(within)
-    check_calibration(margins, hits, found["calibration"])
-    length = found["length"]
-    lengths = np.array([row["lengths"] for row in rows])
-    centered = [a - a.mean(axis=1, keepdims=True) for a in (scores, lengths)]
-    assert length["spearman"] == pytest.approx(rank_correlation(scores, lengths))
-    assert length["within_prompt_spearman"] == pytest.approx(rank_correlation(*centered))
-    for name, chosen in (("shorter_chosen", difference < 0), ("longer_chosen", difference > 0)):
-        assert length[name]["value"] == pytest.approx(hits[chosen].mean(), **near)
-        assert length[name]["interval"] == pytest.approx(interval(chosen), **near)
-        assert length[name]["pairs"] == chosen.sum()
-    both = (hits[difference < 0].mean() + hits[difference > 0].mean()) / 2
-    assert length["balanced"]["value"] == pytest.approx(both, **near)
-    assert length["controlled"]["value"] == pytest.approx(controlled(hits, difference), abs=1e-5)
-    for entry in found["slices"]:
-        chosen = np.array([row["slice"] == entry["slice"] for row in rows])
-        assert entry["pairs"] == chosen.sum()
-        assert entry["accuracy"]["value"] == pytest.approx(hits[chosen].mean(), **near)
-        assert entry["accuracy"]["interval"] == pytest.approx(interval(chosen), **near)
-    assert sum(entry["pairs"] for entry in found["slices"]) == len(rows)
-
-
-def check_calibration(margins: Any, hits: Any, found: dict[str, Any]) -> None:
-    def error(probability: Any) -> float:
-        confidence = np.maximum(probability, 1 - probability)
-        edges = np.linspace(0.5, 1, 11)
-        place = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, 9)
-        return float(
-            sum(
-                abs(hits[place == b].mean() - confidence[place == b].mean()) * (place == b).mean()
-                for b in set(place.tolist())
-            )
-        )
-
-    probability = 1 / (1 + np.exp(-margins))
-    assert found["ece"] == pytest.approx(error(probability), abs=1e-9)
-    assert found["brier"] == pytest.approx(np.mean((1 - probability) ** 2))
-    t = found["temperature"]
-    if t > 999:  # wrong more often than right: no finite temperature is best
-        return
-    at = error(1 / (1 + np.exp(-margins / t)))
-    assert found["ece_at_temperature"] == pytest.approx(at, abs=1e-6)
-    losses = [np.log1p(np.exp(-margins / (t * f))).mean() for f in (0.97, 1, 1.03)]
-    assert losses[1] <= min(losses) + 1e-12
-
-
-def rank_correlation(a: Any, b: Any) -> float:
-    def ranks(values: Any) -> Any:
-        flat = values.ravel()
-        return np.array([(flat < x).sum() + ((flat == x).sum() - 1) / 2 for x in flat])
-
-    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
-
-
-def controlled(hits: Any, difference: Any) -> float:
-    """By plain gradient ascent on the penalised likelihood."""
-    x = np.stack([np.ones(len(hits)), np.tanh(difference / difference.std())])
-    weights = np.zeros(2)
-    for _ in range(200_000):
-        step = x @ (hits - 1 / (1 + np.exp(-(weights @ x)))) - 0.01 * weights
-        weights += step * 2 / len(hits)
-        if np.abs(step).max() < 1e-9:
-            break
-    return float(1 / (1 + np.exp(-weights[0])))
-
-
 def test_comparison_is_that_of_the_score_files(judged: Judged) -> None:
     first, second = judged.ids["first"], judged.ids["second"]
     found = judged.client.comparisons.get(first, second)
-    hits = [hits_of(judged.client.evaluations.scores(each)) for each in (first, second)]
-    assert found.difference.value == pytest.approx((hits[1] - hits[0]).mean())
-    worse, better = int((hits[1] < hits[0]).sum()), int((hits[1] > hits[0]).sum())
-    assert (found.disagreements.a_better, found.disagreements.b_better) == (worse, better)
-    n, k = worse + better, min(worse, better)
-    tail = sum(math.comb(n, i) for i in range(k + 1)) / 2**n
-    assert found.mcnemar.p == pytest.approx(min(1, 2 * tail))
+    scores = [judged.client.evaluations.scores(each) for each in (first, second)]
+    assert_equal(found.model_dump(), compare(*scores, seed=0))
+    assert len(found.slices) == 5
     assert found.dataset_uses == 2
+
+
+def test_probes_are_recomputed_from_rows_and_adapter(judged: Judged, tmp_path: Path) -> None:
+    evaluation = judged.client.evaluations.get(judged.ids["second"])
+    assert evaluation.result
+    model = evaluation.result["models"][1]
+    judged.client.adapters.download(model["adapter"], tmp_path / "adapter")
+    judged.client.datasets.download(evaluation.dataset, tmp_path / "rows.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    scorer = Scorer(judged.directory / "base", tmp_path / "adapter")
+    names = [probe["probe"] for probe in model["probes"]]
+    assert len(names) == 12
+    expected = probes(rows, scorer, names, wanted=40, seed=0)
+    certain = 0
+    for found, own in zip(model["probes"], expected, strict=True):
+        assert found["shift"] == pytest.approx(own.pop("shift"), abs=1e-3), found["probe"]
+        if not own.pop("close_calls"):  # otherwise noise decides about the order of a pair
+            assert_equal(found, own, found["probe"])
+            certain += 1
+    assert certain > 6
 
 
 def test_benchmark_of_other_rows_has_no_overall(judged: Judged) -> None:
@@ -279,22 +189,28 @@ def test_page_is_served_in_a_sandbox(judged: Judged) -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_command_line_writes_report_and_results_for_the_hub(judged: Judged) -> None:
+def command_line(judged: Judged, *arguments: str, fails: bool = False) -> str:
+    """Run ``plaudit``; return what it printed, or where it is to fail, what it complained of."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PLAUDIT_")} | {
         "PLAUDIT_URL": judged.client.url,
         "PLAUDIT_API_KEY": judged.key,
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "200",
     }
+    done = subprocess.run(
+        [sys.executable, "-m", "app.cli", *arguments],
+        cwd=judged.directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    return done.stderr if fails else done.stdout
 
+
+def test_command_line_writes_report_and_results_for_the_hub(judged: Judged) -> None:
     def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "app.cli", *arguments],
-            cwd=judged.directory,
-            env=environment | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return command_line(judged, *arguments)
 
     evaluation = judged.client.evaluations.get(judged.ids["second"])
     printed = run("report", evaluation.id, "cli.html", "--hub", "repository")
@@ -302,14 +218,56 @@ def test_command_line_writes_report_and_results_for_the_hub(judged: Judged) -> N
     page = (judged.directory / "evaluation.html").read_text()
     assert (judged.directory / "cli.html").read_text() == page
     (file,) = (judged.directory / "repository" / ".eval_results").iterdir()
-    (entry,) = yaml.safe_load(file.read_text())
+    (entry,) = parse_eval_result_entries(yaml.safe_load(file.read_text()))
     assert evaluation.result
     accuracy = evaluation.result["models"][1]["metrics"]["accuracy"]["value"]
-    assert entry["value"] == accuracy
-    assert entry["dataset"]["id"] == evaluation.dataset
+    assert (entry.task_id, entry.value) == ("accuracy", accuracy)
+    assert entry.dataset_id == evaluation.dataset
     compared = json.loads(run("compare", judged.ids["first"], evaluation.id, "--json"))
     assert compared["pairs"] == 100
     adapter = evaluation.adapters[0]
     again = run("evaluate", adapter, "--dataset", evaluation.dataset, "--no-probes")
     assert f"{100 * accuracy:.1f} %" in again
     assert "longest" in again
+
+
+def test_results_are_added_to_the_card_of_a_downloaded_adapter(judged: Judged) -> None:
+    repository = judged.directory / "downloaded"
+    evaluations = [judged.client.evaluations.get(judged.ids[each]) for each in ("second", "judged")]
+    adapter = evaluations[0].adapters[0]
+    judged.client.adapters.download(adapter, repository)
+    card = ModelCard.load(repository / "README.md")
+    (own,) = card.data.eval_results
+    report = judged.client.jobs.full_report(judged.ids["job"])
+    assert report.model
+    assert own.metric_value == pytest.approx(report.model["metrics"]["accuracy"]["value"])
+    for _ in range(2):  # repeating it adds nothing
+        for evaluation in evaluations:
+            command_line(
+                judged, "report", evaluation.id, "page.html", "--hub", "downloaded",
+                "--adapter", adapter,
+            )  # fmt: skip
+    changed = ModelCard.load(repository / "README.md")
+    assert changed.text == card.text
+    values = {(r.dataset_type, r.metric_name): r.metric_value for r in changed.data.eval_results}
+    results = [each.result for each in evaluations]
+    assert results[0]
+    assert results[1]
+    model = next(m for m in results[1]["models"] if m["adapter"] == adapter)
+    assert values == {
+        (own.dataset_type, own.metric_name): own.metric_value,
+        (evaluations[0].dataset, "accuracy"): results[0]["models"][1]["metrics"]["accuracy"][
+            "value"
+        ],
+        (evaluations[1].dataset, "Focus"): model["suite"]["metrics"]["Focus"],
+    }
+    assert len(list((repository / ".eval_results").iterdir())) == 2
+
+
+def test_results_of_several_adapters_need_the_name_of_one(judged: Judged) -> None:
+    done = command_line(
+        judged, "report", judged.ids["judged"], "page.html", "--hub", "r", fails=True
+    )
+    assert "judged 2 adapters" in done
+    assert "--adapter ad_" in done
+    assert not (judged.directory / "r").exists()

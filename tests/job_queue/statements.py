@@ -25,7 +25,8 @@ LONGEST_DELAY_MS = 900_000
 def claim_job(engine: Engine, owner: str = "host-a/0:1", **more: Any) -> Lease | None:
     """Claim the best job; None when there is none."""
     terms = {"lease_ms": LEASE_MS, "quota_running": 100, "longest_delay_ms": LONGEST_DELAY_MS}
-    given = {name: more.pop(name) for name in terms.keys() & more.keys()}
+    names = {*terms, "has_gpu"} & more.keys()
+    given = {name: more.pop(name) for name in names}
     arguments = {"queue": QUEUE, "host": "host", **more}
     with transaction(engine) as session:
         job = claim_next_job(session, owner=owner, terms=ClaimTerms(**terms | given), **arguments)

@@ -96,6 +96,20 @@ def test_claim_sets_the_start_of_the_attempt_and_keeps_the_first_start(engine: E
     assert second.attempt == 2
 
 
+def test_job_that_needs_a_gpu_waits_for_a_slot_with_one(engine: Engine) -> None:
+    quantized = queue_job(engine, priority=5, needs_gpu=True)
+    plain = queue_job(engine)
+    leases = [claim_job(engine, has_gpu=has_gpu) for has_gpu in (False, False, True)]
+    assert [lease and lease.job_id for lease in leases] == [plain, None, quantized]
+
+
+def test_slot_with_a_gpu_takes_jobs_that_need_none(engine: Engine) -> None:
+    plain = queue_job(engine)
+    lease = claim_job(engine, has_gpu=True)
+    assert lease is not None
+    assert lease.job_id == plain
+
+
 def test_concurrent_claims_respect_the_quota(engine: Engine) -> None:
     for _ in range(6):
         queue_job(engine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from sqlalchemy import Engine, update
 from starlette.testclient import TestClient
 
@@ -46,6 +47,28 @@ def test_queue_shows_why_jobs_wait(
     ]  # the position counts the jobs of other tenants
 
 
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ({"quantization": "4bit"}, "no_gpu"),
+        ({"training": {"optimizer": "adamw_bnb_8bit"}}, "no_gpu"),
+        ({}, "next"),
+    ],
+)
+def test_queue_shows_that_a_gpu_is_missing(
+    world: World, engine: Engine, spec: dict[str, Any], reason: str
+) -> None:
+    world.submit(**spec)
+    register_worker(engine, world.settings.queue, devices=[])
+
+    def shown() -> list[str]:
+        return [item["reason"] for item in world.client.get("/v1/queue").json()["data"]]
+
+    assert shown() == [reason]
+    register_worker(engine, world.settings.queue, id="gpu-host-1")
+    assert shown() == ["next"]
+
+
 def test_queue_shows_that_the_quota_is_used_up(
     settings: Settings, engine: Engine, key_for: Callable[..., str]
 ) -> None:
@@ -68,6 +91,7 @@ def test_workers_show_the_running_jobs_of_this_tenant(
     worker = client.get("/v1/workers").json()["data"][0]
     assert (worker["host"], worker["busy"], worker["jobs"]) == ("host", 1, [job["id"]])
     assert worker["devices"] == [{"name": "H200"}]
+    assert worker["doctor"] == []
     headers = {"Authorization": f"Bearer {key_for('other')}"}
     assert client.get("/v1/workers", headers=headers).json()["data"][0]["jobs"] == []
     with transaction(engine) as session:

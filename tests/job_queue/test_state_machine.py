@@ -38,6 +38,7 @@ GUARDS: dict[str, list[str]] = {
         "is_in_queue",
         "is_due",
         "may_run_on",
+        "can_run_on_device",
         "is_within_quota",
         "has_another_model",
     ],
@@ -65,10 +66,13 @@ HELD_ELSEWHERE: dict[Guard, str] = {
     ("is_held", "is_running"): "only a running job has a lease (check constraint)",
 }
 no_other_host = test_claim.test_avoided_host_claims_the_job_when_no_other_can
-#: The machine has one host: these are noticed by the tests of jobs that avoid a host.
+#: The machine has one host without a GPU, and no job needs one: these are noticed by other tests.
 HOST_TESTS: dict[Guard, Callable[[Engine], None]] = {
     ("_best_candidate", "may_run_on"): (
         test_claim.test_avoided_host_leaves_the_job_to_another_host
+    ),
+    ("_best_candidate", "can_run_on_device"): (
+        test_claim.test_job_that_needs_a_gpu_waits_for_a_slot_with_one
     ),
     ("_other_host", "serves_queue"): lambda engine: no_other_host(engine, {"queue": "another"}),
     ("_other_host", "is_on_another_host"): lambda engine: no_other_host(engine, {}),
@@ -118,9 +122,9 @@ def replace_guards(
         if guard.__module__ != guards.__name__:
             continue
 
-        def replaced(*arguments: Any, _name: str = name, _guard: Any = guard) -> Any:
+        def replaced(*arguments: Any, _name: str = name, _guard: Any = guard, **more: Any) -> Any:
             statement = sys._getframe(1).f_code.co_name
-            return replacement((statement, _name), _guard(*arguments))
+            return replacement((statement, _name), _guard(*arguments, **more))
 
         monkeypatch.setattr(guards, name, replaced)
 

@@ -34,6 +34,27 @@ class RecordingChannel(Channel):
         return [message for message in self.messages if isinstance(message, kind)]
 
 
+class StoppingChannel(RecordingChannel):
+    """Asks for a stop after a number of new chunks."""
+
+    def __init__(self, chunks: int | None) -> None:
+        super().__init__()
+        self.messages = []
+        self._left = chunks
+
+    @property
+    def is_stop_wanted(self) -> bool:  # type: ignore[override]
+        """Asked before each chunk that is computed."""
+        if self._left is None:
+            return False
+        self._left -= 1
+        return self._left < 0
+
+    @is_stop_wanted.setter
+    def is_stop_wanted(self, value: bool) -> None:
+        pass
+
+
 @dataclass
 class Outcome:
     """How a trainer process ended and what it sent."""

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from tests.model_factories.reward_trainers import PAD, make_rows
-from worker.reward_model.packed_layout import chunk_groups, pack_groups, split_batch, split_replies
+from worker.reward_model.packed_layout import pack_groups, split_batch, split_replies
 
 lengths = st.tuples(st.integers(1, 12), st.integers(0, 9), st.integers(0, 9))
 
@@ -99,16 +99,6 @@ def test_any_number_of_replies_can_be_read_back_from_the_row(groups):
         start = end
     assert start == row.token_count
     assert not rewards
-
-
-@given(st.lists(lengths, min_size=1, max_size=9), st.integers(1, 40))
-def test_chunks_keep_the_order_and_the_budget(patterns, budget):
-    pairs = split(make_rows(patterns))
-    chunks = list(chunk_groups(pairs, budget))
-
-    assert [pair for chunk in chunks for pair in chunk] == pairs
-    for chunk in chunks:
-        assert len(chunk) == 1 or sum(pair.token_count for pair in chunk) <= budget
 
 
 def test_prefix_ends_at_the_first_difference_even_if_later_tokens_are_equal():

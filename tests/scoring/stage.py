@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import torch
+import yaml
 from sqlalchemy import Engine
 
 from app.adapters.archive import archive_digest
-from app.core.database import new_id, transaction
+from app.api_keys import service as api_keys
+from app.auth.key_ring import Scope
+from app.core.database import make_engine, new_id, transaction
+from app.core.migrations import migrate
 from app.core.settings import Settings
 from app.models import Adapter, Job
 from app.storage.artifact_files import file_rows, store
+from tests.deployed import embedded_service, upload
 from tests.model_factories.orders import TinyBase
 from tests.model_factories.trainer_process import RecordingChannel
 from worker.reward_model.file_digests import file_entries
@@ -24,6 +32,8 @@ from worker.reward_model.loading import device_config_for
 from worker.trainer.tasks.train import _train_and_package
 
 TENANT = "acme"
+#: What the key of a stage may do: score, and have datasets scored.
+SCOPES = [Scope.SCORES_WRITE, Scope.JOBS_READ, Scope.JOBS_WRITE]
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,7 @@ def publish(
                 spec_sha256="0" * 64,
                 base_model="tiny",
                 adapter_id=adapter_id,
+                plan=json.loads((trained.directory / "run.lock.json").read_text())["plan"],
             )
         )
         session.flush()
@@ -117,8 +128,45 @@ class Stage:
     damaged: str
     trained: dict[str, Trained]
 
+    def upload(self, rows: list[dict[str, Any]]) -> str:
+        """Upload rows as a dataset; return its id."""
+        return upload(self.client, rows)
+
     def score(self, expected: int = 200, **body: Any) -> dict[str, Any]:
         """POST /v1/score."""
         answer = self.client.post("/v1/score", json=body)
         assert answer.status_code == expected, answer.text
         return dict(answer.json())
+
+
+@contextmanager
+def running_stage(
+    tiny: TinyBase,
+    trained: dict[str, Trained],
+    folder: Path,
+    *,
+    options: Sequence[str] = (),
+    **settings: object,
+) -> Iterator[Stage]:
+    """Run `plaudit serve` on SQLite with these adapters; ``settings`` are of the service."""
+    catalogue = folder / "models.yaml"
+    catalogue.write_text(yaml.safe_dump({"tiny": {"source": f"local:{tiny.directory}"}}))
+    own = Settings(data_dir=folder / "data", base_models=catalogue)
+    engine = make_engine(own.database)
+    migrate(engine)
+    ids = {name: publish(engine, own, adapter) for name, adapter in trained.items()}
+    # Says that its base model had other files.
+    damaged = publish(engine, own, trained["chat"], base_model_sha256="0" * 64)
+    with transaction(engine) as session:
+        key = api_keys.create(session, TENANT, "a test", SCOPES).token
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PLAUDIT_")},
+        "PLAUDIT_BASE_MODELS": str(catalogue),
+        "PLAUDIT_SCORING_MODEL": ids["chat"],
+        "OMP_NUM_THREADS": "1",
+        **{f"PLAUDIT_{name.upper()}": str(value) for name, value in settings.items()},
+    }
+    with embedded_service(environment, folder, options) as running:
+        running.client.headers["Authorization"] = f"Bearer {key}"
+        yield Stage(running.client, engine, own, key, damaged=damaged, trained=trained, **ids)
+    engine.dispose()

@@ -15,7 +15,7 @@ from app.base_models.catalogue import load_catalogue
 from app.core.database import transaction
 from app.models import StoredFile
 from tests.scoring.stage import Stage, publish
-from worker.scorer.adapter_pool import AdapterPool
+from worker.scorer.adapter_pool import AdapterPool, ResidentAdapter
 from worker.scorer.errors import ScoreRefusedError
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -26,16 +26,20 @@ def make_pool(stage: Stage, **settings: Any) -> AdapterPool:
     return AdapterPool(stage.engine, settings_, load_catalogue(stage.settings.base_models))
 
 
+def load(pool: AdapterPool, adapter_id: str) -> ResidentAdapter:
+    return pool.find(adapter_id) or pool.add(pool.fetch(adapter_id))
+
+
 def test_least_recently_used_adapter_leaves_unless_a_request_needs_it(stage: Stage) -> None:
     room = make_pool(stage)
-    room.get(stage.chat)
+    load(room, stage.chat)
     pool = make_pool(stage, scorer_memory_bytes=room.bytes)
-    first = pool.get(stage.chat)
+    first = load(pool, stage.chat)
     first.pins = 1
-    pool.get(stage.other_chat)
+    load(pool, stage.other_chat)
     assert list(pool.adapters) == [stage.chat, stage.other_chat]
     first.pins = 0
-    pool.get(stage.text)
+    load(pool, stage.text)
     assert stage.chat not in pool.adapters
     assert stage.text in pool.adapters
     assert pool.base_count == 1
@@ -50,7 +54,7 @@ def test_file_that_does_not_match_its_hash_is_refused(stage: Stage) -> None:
             .values(sha256="0" * 64)
         )
     with pytest.raises(ScoreRefusedError) as refusal:
-        make_pool(stage).get(adapter)
+        make_pool(stage).fetch(adapter)
     assert refusal.value.problem.code == "adapter_not_verified"
 
 
@@ -63,6 +67,6 @@ def test_adapter_whose_probes_get_other_scores_is_refused(stage: Stage, tmp_path
     adapter = publish(stage.engine, stage.settings, replace(trained, directory=copy))
     pool = make_pool(stage)
     with pytest.raises(ScoreRefusedError, match="probes get other scores"):
-        pool.get(adapter)
+        load(pool, adapter)
     assert not pool.adapters
     assert pool.base_count == 0

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
 
+from app.cli import app, scoring
+from app.cli.exit_codes import ExitCode
 from tests.model_factories.orders import TinyBase
 from tests.model_factories.pairs import make_pairs
 from tests.scoring.stage import Stage
 
+ROWS = 14
+#: Several requests for so few rows.
+ROWS_AT_ONCE = 6
 
-def run_score(stage: Stage, *arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PLAUDIT_")}
-    environment |= {
-        "PLAUDIT_URL": str(stage.client.base_url),
-        "PLAUDIT_API_KEY": stage.key,
-        "PLAUDIT_TORCH_THREADS": "1",
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "app.cli", "score", *map(str, arguments)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+
+@pytest.fixture(autouse=True)
+def _client(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "ROWS_AT_ONCE", ROWS_AT_ONCE)
+    monkeypatch.setenv("PLAUDIT_URL", str(stage.client.base_url))
+    monkeypatch.setenv("PLAUDIT_API_KEY", stage.key)
+
+
+def run_score(*arguments: object) -> Result:
+    """Run the command in this process: another one would load the same modules for seconds."""
+    return CliRunner().invoke(app, ["score", *map(str, arguments)])
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 @pytest.fixture
 def pairs_file(tmp_path: Path) -> Path:
     path = tmp_path / "pairs.jsonl"
-    rows = [{**row, "id": f"row-{row['line']}"} for row in make_pairs(70, seed=3)]
+    rows = [{**row, "id": f"row-{row['line']}"} for row in make_pairs(ROWS, seed=3)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -48,23 +48,23 @@ def test_file_is_scored_continued_and_the_same_without_a_service(
     stage: Stage, tiny: TinyBase, pairs_file: Path, tmp_path: Path
 ) -> None:
     out, again, local = (tmp_path / name for name in ("out.jsonl", "again.jsonl", "local.jsonl"))
-    done = run_score(stage, stage.chat, pairs_file, "--out", out)
-    assert done.returncode == 0, done.stderr
+    done = run_score(stage.chat, pairs_file, "--out", out)
+    assert done.exit_code == 0, done.stderr
     rows = read(out)
-    assert [row["line"] for row in rows] == list(range(1, 71))
+    assert [row["line"] for row in rows] == list(range(1, ROWS + 1))
     assert rows[4]["id"] == "row-5"
     assert all(len(row["scores"]) == 2 for row in rows)
 
-    cut = "".join(line + "\n" for line in out.read_text().splitlines()[:10])
-    again.write_text(cut + '{"line": 11, "sco')  # killed in the middle of a line
-    assert run_score(stage, stage.chat, pairs_file, "--out", again).returncode == 0
+    cut = "".join(line + "\n" for line in out.read_text().splitlines()[:8])
+    again.write_text(cut + '{"line": 9, "sco')  # killed in the middle of a line
+    assert run_score(stage.chat, pairs_file, "--out", again).exit_code == 0
     continued = read(again)
-    assert [row["line"] for row in continued] == list(range(1, 71))
+    assert [row["line"] for row in continued] == list(range(1, ROWS + 1))
     assert_close(continued, rows)
 
     directory = stage.trained["chat"].directory
-    done = run_score(stage, directory, pairs_file, "--out", local, "--base", tiny.directory)
-    assert done.returncode == 0, done.stderr
+    done = run_score(directory, pairs_file, "--out", local, "--base", tiny.directory)
+    assert done.exit_code == 0, done.stderr
     assert_close(read(local), rows)
     assert read(local)[0]["score_spec"] == rows[0]["score_spec"]
 
@@ -79,7 +79,48 @@ def test_output_of_another_model_is_not_continued(
 ) -> None:
     out = tmp_path / "out.jsonl"
     out.write_text('{"line": 1, "scores": [0.5], "score_spec": "sha256:other"}\n')
-    done = run_score(stage, stage.chat, pairs_file, "--out", out)
-    assert done.returncode != 0
+    done = run_score(stage.chat, pairs_file, "--out", out)
+    assert done.exit_code != 0
     assert "score_spec" in done.stderr
     assert len(out.read_text().splitlines()) == 1
+
+
+def test_dataset_is_scored_by_a_worker_as_requests_are(stage: Stage, tmp_path: Path) -> None:
+    pairs = make_pairs(ROWS, seed=3)
+    pairs[2]["rejected"][0]["content"] = "rude " * 3000
+    dataset, out = stage.upload(pairs), tmp_path / "scores.jsonl"
+    done = run_score(stage.chat, "--dataset", dataset, "--out", out)
+    assert done.exit_code == 0, done.stderr
+    assert "1 rows have no scores: overlong" in done.stderr
+    rows = read(out)
+    assert rows.pop(2) == {"line": 3, "scores": None, "reason": "overlong"}
+    del pairs[2]
+    groups = [
+        {"prompt": pair["prompt"], "responses": [pair["chosen"], pair["rejected"]]}
+        for pair in pairs
+    ]
+    answer = stage.score(model=stage.chat, groups=groups, **{"return": ["tokens"]})
+    for row, data in zip(rows, answer["data"], strict=True):
+        assert row["scores"] == pytest.approx(data["scores"], abs=1e-5)
+        assert row["tokens"] == data["tokens"]
+    (batch,) = [
+        each
+        for each in stage.client.get("/v1/score/batches").json()["data"]
+        if each["dataset"] == dataset
+    ]
+    found = stage.client.get(f"/v1/score/batches/{batch['id']}").json()
+    assert found["result"]["score_spec"] == answer["score_spec"]
+    assert found["progress"]["step"] == found["progress"]["total_steps"]
+
+    again = run_score(stage.chat, "--dataset", dataset, "--out", out)
+    assert (again.exit_code, "exists" in again.stderr) == (ExitCode.USAGE, True)
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_file_or_dataset_is_needed(
+    stage: Stage, pairs_file: Path, tmp_path: Path, *, both: bool
+) -> None:
+    arguments = [pairs_file, "--dataset", f"ds_{'0' * 32}"] if both else []
+    done = run_score(stage.chat, *arguments, "--out", tmp_path / "out.jsonl")
+    assert done.exit_code == ExitCode.USAGE
+    assert "Name a file or a --dataset." in done.stderr

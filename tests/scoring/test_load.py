@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -69,8 +70,9 @@ def test_killed_scorer_loses_no_request_and_changes_no_score(stage: Stage) -> No
 def own_scorers(stage: Stage) -> list[int]:
     """The scorers that the service of this stage has started: they share its data directory."""
     data = f"PLAUDIT_DATA_DIR={stage.settings.data_dir.absolute()}".encode()
-    return [
-        pid
-        for pid in scorer_processes()
-        if data in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    ]
+    found = []
+    for pid in scorer_processes():
+        with suppress(OSError):  # it has ended meanwhile
+            if data in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                found.append(pid)
+    return found

@@ -1,4 +1,4 @@
-"""The reward clients of RL trainers, unmodified, against the service.
+"""The reward clients of RL trainers, unmodified, with the settings of docs/scoring.md.
 
 Their packages need GPUs or other versions of TRL and PEFT, so that they are not installed: the
 functions are taken from the source in the released wheels and run as they are.
@@ -10,6 +10,7 @@ import ast
 import asyncio
 import json
 import logging
+import re
 import subprocess
 import sys
 import textwrap
@@ -30,6 +31,9 @@ from tests.model_factories.orders import TinyBase
 from tests.scoring.stage import Stage
 from tests.services import skip_or_fail
 
+PAGE = (ROOT / "docs" / "scoring.md").read_text()
+#: Tested in test_other_servers.py.
+OTHER_CLIENTS = ("Jina and Cohere clients", "Text Embeddings Inference")
 CACHE = ROOT / ".cache" / "trainers"
 LIBRARY = CACHE / "library"
 
@@ -76,9 +80,31 @@ def functions(package: str, file: str, *names: str, **namespace: Any) -> list[An
     return [names_of[name] for name in names]
 
 
-def address(stage: Stage, path: str) -> str:
-    """An address with the key in it, as a trainer's option has it, without the scheme."""
-    return f"plaudit:{stage.key}@127.0.0.1:{stage.client.base_url.port}/{path}"
+def setting(stage: Stage, trainer: str) -> str:
+    """A trainer's setting in docs/scoring.md, with the key, address and adapter of the stage."""
+    (row,) = re.findall(rf"^\| {re.escape(trainer)} \| (.*?) \| ", PAGE, re.MULTILINE)
+    for name, value in (
+        ("KEY", stage.key),
+        ("host:8000", f"127.0.0.1:{stage.client.base_url.port}"),
+        ("ad_…", stage.chat),
+    ):
+        row = row.replace(name, value)
+    return str(row)
+
+
+def url_of(setting: str) -> str:
+    """The address in a setting."""
+    (url,) = re.findall(r"http://[^`\s]+", setting)
+    return str(url)
+
+
+def test_every_trainer_of_the_page_is_run_here_or_by_the_page_itself() -> None:
+    rows = re.findall(r"^\| ([^|]+?) \| .*? \| `/", PAGE, re.MULTILINE)
+    trainers = [name for name in rows if name not in OTHER_CLIENTS]
+    assert set(trainers) == {
+        "TRL (GRPO, RLOO)", "OpenRLHF", "verl, vLLM", "verl, SGLang", "slime",
+        "LLaMA-Factory (PPO)",
+    }  # fmt: skip
 
 
 @pytest.fixture
@@ -90,7 +116,7 @@ def test_openrlhf(stage: Stage, texts: dict[str, float]) -> None:
     (fetch,) = functions(
         "openrlhf==0.11.2", "purelib/openrlhf/utils/agent.py", "_fetch_rewards_via_http"
     )
-    url = f"http://{address(stage, f'm/{stage.chat}/get_reward')}"
+    url = url_of(setting(stage, "OpenRLHF"))
     agent = SimpleNamespace(reward_endpoints=[url], _reward_endpoint_cycle=cycle([url]))
     for text, certified in texts.items():
         (answer,) = asyncio.run(fetch(agent, [text], [""], [None]))
@@ -99,8 +125,8 @@ def test_openrlhf(stage: Stage, texts: dict[str, float]) -> None:
         assert isinstance(answer["extra_logs"], dict)
 
 
-@pytest.mark.parametrize("engine", ["vllm", "sglang"])
-def test_verl(stage: Stage, tiny: TinyBase, engine: str) -> None:
+@pytest.mark.parametrize(("engine", "recipe"), [("vllm", "vLLM"), ("sglang", "SGLang")])
+def test_verl(stage: Stage, tiny: TinyBase, engine: str, recipe: str) -> None:
     post, prepare, compute = functions(
         "verl==0.9.1", "verl/experimental/reward_loop/reward_loop.py",
         "_post_request", "_preprocess_reward_inputs", "compute_score_disrm",
@@ -110,10 +136,12 @@ def test_verl(stage: Stage, tiny: TinyBase, engine: str) -> None:
     reply = "the answer about tea is kind ."
     ids = tokenizer(reply, return_tensors="pt").input_ids[0]
     rollout = SimpleNamespace(name=engine)
-    model = SimpleNamespace(rollout=rollout, model_path="Qwen/any-model")
+    (model_path,) = re.findall(r"^model `(\S+)`", setting(stage, f"verl, {recipe}"))
+    model = SimpleNamespace(rollout=rollout, model_path=model_path)
     worker = SimpleNamespace(
         config=SimpleNamespace(reward=SimpleNamespace(reward_model=model)),
-        reward_router_address=address(stage, f"m/{stage.chat}"),
+        # verl puts the scheme in front of it.
+        reward_router_address=f"plaudit:{stage.key}@127.0.0.1:{stage.client.base_url.port}",
         input_tokenizer=tokenizer,
         reward_model_tokenizer=tokenizer,
     )
@@ -135,7 +163,7 @@ def test_llama_factory(stage: Stage, texts: dict[str, float]) -> None:
         "llamafactory==0.9.5", "llamafactory/train/ppo/ppo_utils.py", "get_rewards_from_server",
         json=json, torch=torch,
     )  # fmt: skip
-    url = f"http://{address(stage, f'm/{stage.chat}/v1/score/evaluation')}"
+    url = url_of(setting(stage, "LLaMA-Factory (PPO)"))
     found = get_rewards(url, list(texts))
     assert found.tolist() == pytest.approx(list(texts.values()), abs=1e-5)
 
@@ -152,7 +180,7 @@ def test_slime(stage: Stage) -> None:
 
     prompt = [{"role": "user", "content": "please tell me about tea ?"}]
     sample = {"prompt": prompt, "response": "the answer is kind .", "label": "x"}
-    url = f"http://{address(stage, f'rm/{stage.chat}')}"
+    url = url_of(setting(stage, "slime"))
     found = asyncio.run(remote_rm(url, sample))
     group = {"prompt": prompt, "responses": [sample["response"]]}
     expected = stage.score(model=stage.chat, groups=[group])["data"][0]["scores"][0]

@@ -34,6 +34,7 @@ class FakeGpu:
     memory_bytes: int | None = 80 << 30
     places: tuple[FakeMig | None, ...] | None = None  # None: not in MIG mode
     error: int | None = None
+    compute_mode: int = pynvml.NVML_COMPUTEMODE_DEFAULT
 
 
 class FakeNvml:
@@ -46,6 +47,7 @@ class FakeNvml:
     NVML_ERROR_NOT_SUPPORTED = pynvml.NVML_ERROR_NOT_SUPPORTED
     NVML_ERROR_NO_PERMISSION = pynvml.NVML_ERROR_NO_PERMISSION
     NVML_DEVICE_MIG_ENABLE = pynvml.NVML_DEVICE_MIG_ENABLE
+    NVML_COMPUTEMODE_DEFAULT = pynvml.NVML_COMPUTEMODE_DEFAULT
 
     def __init__(self, gpus: Sequence[FakeGpu] = (), *, init_error: int | None = None) -> None:
         self._gpus = tuple(gpus)
@@ -70,6 +72,19 @@ class FakeNvml:
         if (error := self._gpus[index].error) is not None:
             raise pynvml.NVMLError(error)
         return self._gpus[index]
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> FakeGpu | FakeMig:
+        assert self.is_open
+        for gpu in self._gpus:
+            for device in (gpu, *(gpu.places or ())):
+                if device is not None and device.uuid == uuid:
+                    return device
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+
+    def nvmlDeviceGetComputeMode(self, device: FakeGpu | FakeMig) -> int:
+        if isinstance(device, FakeMig):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return device.compute_mode
 
     def nvmlDeviceGetPciInfo(self, gpu: FakeGpu) -> SimpleNamespace:
         return SimpleNamespace(domain=0, bus=gpu.bus, device=0)

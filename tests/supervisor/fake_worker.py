@@ -40,6 +40,7 @@ class NoForks:
     """A fork server that never forks: the real one takes seconds to load torch."""
 
     is_alive = True
+    is_ready = False
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment

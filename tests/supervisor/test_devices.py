@@ -372,6 +372,22 @@ def test_broken_gpu_does_not_stop_the_others(
         worker.engine.dispose()
 
 
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_worker_claims_only_what_its_devices_can_run(
+    workshop: Workshop, install: Install, monkeypatch: pytest.MonkeyPatch, *, has_gpu: bool
+) -> None:
+    install(*FOUR_GPUS)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", C if has_gpu else "")
+    quantized, plain = workshop.submit(quantization="4bit"), workshop.submit()
+    with workshop.running_pool():
+        workshop.wait(plain, "succeeded")
+        if has_gpu:
+            workshop.wait(quantized, "succeeded")
+    if not has_gpu:
+        job = workshop.read_job(quantized)
+        assert (job.status, job.attempt) == ("queued", 0)
+
+
 def test_self_test_fails_for_a_gpu_that_cuda_cannot_use(tmp_path: Path) -> None:
     for device, is_fit in ((None, True), (Device("GPU-1", "H200", 1 << 37), False)):
         environment = trainer_environment(tmp_path, device)

@@ -177,6 +177,16 @@ def test_circuit_breaker_opens_after_three_early_failures(no_pause: None) -> Non
     assert sick.is_open
 
 
+@pytest.mark.parametrize("status", [0, 1])
+def test_self_test_decides_on_a_suspected_machine(status: int) -> None:
+    suspected = circuit_breaker(status)
+    suspected.suspect()
+    assert suspected.is_open
+    assert suspected.allows_claim() is (status == 0)
+    assert suspected.is_open is (status != 0)
+    assert suspected.allows_claim() is (status == 0)  # the next test waits for the pause
+
+
 def test_self_test_runs_for_each_device_and_sees_nothing_else(
     no_pause: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,7 @@ class Workshop:
                     spec=spec,
                     spec_sha256="0" * 64,
                     plan=plan.model_dump(mode="json"),
+                    needs_gpu=RewardJobSpec.model_validate(spec).needs_gpu,
                     base_model="tiny",
                     train_dataset_id=self.dataset_id,
                 ),

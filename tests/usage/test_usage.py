@@ -56,7 +56,8 @@ def test_time_of_a_lost_worker_is_charged(
 
 
 def test_stored_bytes_are_those_of_now(world: World, client: TestClient, engine: Engine) -> None:
-    sizes = [world.upload()["bytes"] for _ in range(2)]
+    datasets = [world.upload() for _ in range(2)]
+    sizes = [dataset["bytes"] for dataset in datasets]
     for _ in range(2):
         service.record_stored_bytes(engine)
     assert used(client)["stored_bytes"] == sum(sizes)
@@ -64,6 +65,10 @@ def test_stored_bytes_are_those_of_now(world: World, client: TestClient, engine:
         service.add(session, "acme", scored_tokens=7)
         service.add(session, "acme", scored_tokens=5)
     assert (used(client)["scored_tokens"], used(client)["stored_bytes"]) == (12, sum(sizes))
+    for dataset in datasets:
+        client.delete(f"/v1/datasets/{dataset['id']}")
+    service.record_stored_bytes(engine)
+    assert (used(client)["scored_tokens"], used(client)["stored_bytes"]) == (12, 0)
 
 
 def test_scored_tokens_are_stored_when_the_process_ends(client: TestClient, engine: Engine) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import time
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,13 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
-from worker.doctor.report import require
 from worker.reward_model.mixed_precision import use_float32_head
+from worker.supervisor.check_results import require
 from worker.trainer.shared_prefix import SharedPrefixRewardTrainer, check_parity
 
 #: Qwen3-0.6B on a GPU; on a CPU the same architecture, smaller.
@@ -32,6 +36,8 @@ HEAD_SEEDS = 20
 #: Prefix and reply tokens of a pair.
 PREFIX, REPLY = {"cuda": 400, "cpu": 120}, {"cuda": 80, "cpu": 24}
 MIN_COSINE, MAX_LOSS_SHARE = 0.999, 0.01
+#: Memory of the GPU that may still be in use when a trained model has been dropped.
+MAX_KEPT_BYTES = 64 << 20
 #: On a CPU the model is small, and the machine may be busy.
 MIN_SPEED_RATIO = {"cuda": 2.0, "cpu": 1.2}
 
@@ -63,6 +69,22 @@ def step(device: str) -> str:
     share = abs(our_loss - loss) / max(abs(loss), 1e-6)
     figures = f"cosine of the gradients {cosine:.6f}, loss differs by {share:.1e} of its value"
     return require(cosine >= MIN_COSINE and share <= MAX_LOSS_SHARE, figures)
+
+
+def released_memory(device: str) -> str:
+    """Train a step and drop the trainer: no weight of the model may stay in memory."""
+    before = torch.cuda.memory_allocated() if device == "cuda" else 0
+    with tempfile.TemporaryDirectory() as name:
+        trainer = _trainer(SharedPrefixRewardTrainer, device, Path(name))
+        check_parity(trainer)
+        _gradients(trainer)
+        weights = [weakref.ref(parameter) for parameter in trainer.model.parameters()]
+        del trainer
+        gc.collect()
+    alive = sum(weight() is not None for weight in weights)
+    kept = torch.cuda.memory_allocated() - before if device == "cuda" else 0
+    figures = f"{alive} of {len(weights)} weights and {kept >> 20} MiB of the GPU are still held"
+    return require(alive == 0 and kept < MAX_KEPT_BYTES, figures)
 
 
 def lack_of_memory(device: str) -> str:
@@ -152,16 +174,17 @@ def _trainer(trainer_class: type[Any], device: str, folder: Path) -> Any:
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list(_rows(device)),
-        processing_class=_tokenizer(),
+        processing_class=word_tokenizer(()),
     )
 
 
-def _tokenizer() -> Any:
+def word_tokenizer(words: Sequence[str]) -> Any:
+    """Return a tokenizer of these words between white space, after a pad and an EOS token."""
     special = {"pad_token": "<pad>", "eos_token": "<eos>"}
-    words = {word: i for i, word in enumerate(special.values())}
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=Tokenizer(WordLevel(words, unk_token=special["eos_token"])), **special
-    )
+    vocabulary = {word: i for i, word in enumerate([*special.values(), *words])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=special["eos_token"]))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)  # type: ignore[no-untyped-call]
 
 
 def _rows(device: str) -> list[dict[str, list[int]]]:

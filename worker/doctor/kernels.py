@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.attention import varlen
 from torch.nn.functional import scaled_dot_product_attention
 
-from worker.doctor.report import require
 from worker.reward_model.packed_attention import has_grouped_kernel
+from worker.supervisor.check_results import require
 
 HEAD_DIMS, GROUPS, WINDOWS = (64, 80, 128, 256), (1, 4, 8), (None, 48)
 LENGTHS = [200, 57, 130]

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from app.domain.evaluation import EvaluationOrder
 from app.domain.plan import BaseModelFacts, TrainingPlan
+from app.domain.score_batch import ScoreBatchOrder
 
 ORDER_FILE = "order.json"
 #: The action that reloads what another action packaged.
@@ -59,6 +60,7 @@ class WorkOrder(BaseModel):
     )
     is_merged: bool = Field(False, description="Whether a merged model is verified.")
     evaluation: EvaluationOrder | None = Field(None, description="Adapters to judge, and how.")
+    score_batch: ScoreBatchOrder | None = Field(None, description="The adapter to score with.")
     threads: int = Field(
         1, ge=1, description="Threads of torch. Runs are byte-equal only with the same number."
     )

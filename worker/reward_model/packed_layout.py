@@ -6,7 +6,7 @@ A1 to An are their remaining tokens. Each part may be empty. p and a1 … an are
 parts. Positions run from 0 to p+a1−1 over P and A1, and start again at p for every further reply.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, takewhile
 
@@ -89,9 +89,9 @@ class PackedRow:
             start = end
         device = self.input_ids.device
         return Segments(
-            key_index=torch.cat(keys).to(device),
-            query_offsets=_offsets(query_lengths).to(device),
-            key_offsets=_offsets(key_lengths).to(device),
+            key_index=to_device(torch.cat(keys), device),
+            query_offsets=to_device(_offsets(query_lengths), device),
+            key_offsets=to_device(_offsets(key_lengths), device),
             longest_query=max(query_lengths),
             longest_key=max(key_lengths),
         )
@@ -168,29 +168,18 @@ def pack_groups(groups: Sequence[SplitGroup], device: torch.device | str = "cpu"
         lengths.append((prefix, len(group.first) - prefix, *map(len, group.tails)))
         start = end
     return PackedRow(
-        input_ids=torch.cat(ids).unsqueeze(0).to(device),
-        position_ids=torch.cat(positions).unsqueeze(0).to(device),
-        reward_index=torch.tensor(reward_index, device=device),
+        input_ids=to_device(torch.cat(ids).unsqueeze(0), device),
+        position_ids=to_device(torch.cat(positions).unsqueeze(0), device),
+        reward_index=to_device(torch.tensor(reward_index), device),
         lengths=tuple(lengths),
     )
 
 
-def chunk_groups(
-    groups: Sequence[SplitGroup], token_budget: int | None
-) -> Iterator[list[SplitGroup]]:
-    """Split a batch, in its order, into chunks of at most ``token_budget`` tokens.
-
-    A group that exceeds the budget becomes its own chunk. None means a single chunk.
-    """
-    chunk: list[SplitGroup] = []
-    used = 0
-    for group in groups:
-        if chunk and token_budget is not None and used + group.token_count > token_budget:
-            yield chunk
-            chunk, used = [], 0
-        chunk.append(group)
-        used += group.token_count
-    yield chunk
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Copy a tensor of the host. From pinned memory, a GPU copies without making the host wait."""
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _offsets(lengths: Sequence[int]) -> Tensor:

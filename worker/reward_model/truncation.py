@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from worker.reward_model.token_cache import Ids
 
@@ -26,18 +27,18 @@ def common_prefix_length(ours: Ids, theirs: Ids) -> int:
     return int(differ[0]) if len(differ) else length
 
 
-def truncate_pair(
-    chosen: Ids, rejected: Ids, *, kept: int, max_length: int
-) -> tuple[Ids, Ids] | None:
-    """Truncate both texts of a pair; return None if the replies do not fit without the prompt.
+def fits_when_cut(
+    longest: NDArray[np.int64], prefix: NDArray[np.int64], *, kept: int, max_length: int
+) -> NDArray[np.bool_]:
+    """Return which pairs have a prompt that is long enough to be cut until the replies fit.
 
-    Each text is truncated separately, as in scoring.
+    Args:
+        longest: tokens of the longer text of each pair.
+        prefix: tokens that both texts of a pair begin with.
+        kept: tokens that a cut keeps at the beginning.
+        max_length: tokens that a text may have.
     """
-    longest = max(len(chosen), len(rejected))
-    if longest - max_length > common_prefix_length(chosen, rejected) - kept or max_length <= kept:
-        return None
-    cut = [
-        np.asarray(truncate_left(ids.tolist(), kept=kept, max_length=max_length), dtype=ids.dtype)
-        for ids in (chosen, rejected)
-    ]
-    return cut[0], cut[1]
+    if max_length <= kept:
+        return np.zeros(len(longest), dtype=np.bool_)
+    fits: NDArray[np.bool_] = longest - max_length <= prefix - kept
+    return fits

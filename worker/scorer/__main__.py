@@ -49,13 +49,14 @@ def _serve(settings: Settings, token: str, stopping: threading.Event, idle_secon
 
     from app.base_models.catalogue import load_catalogue
     from worker.scorer.adapter_pool import AdapterPool
+    from worker.scorer.admission import FETCHERS
     from worker.scorer.engine import Engine
     from worker.scorer.http import HttpThread, make_app
     from worker.scorer.metrics import ScorerMetrics
     from worker.scorer.registration import ScorerRegistration
 
     torch.set_num_threads(settings.trainer_threads)
-    database = make_engine(settings.database, 2)
+    database = make_engine(settings.database, 2 + FETCHERS)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pool = AdapterPool(database, settings, load_catalogue(settings.base_models), device)
     metrics = ScorerMetrics()

@@ -1,9 +1,15 @@
-"""Base models and adapters in memory: loaded on demand, verified, and dropped when unused."""
+"""Base models and adapters in memory: loaded on demand, verified, and dropped when unused.
+
+An adapter comes in two steps. Its files and its base model's are fetched and hashed, which any
+thread can do while others score. Loading belongs to the thread that scores: it uses the resident
+model, and transformers changes the process's default dtype meanwhile.
+"""
 
 from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,9 +53,22 @@ class ResidentAdapter:
     pins: int = 0
 
 
+@dataclass(frozen=True)
+class FetchedAdapter:
+    """An adapter's files on this machine, with what is needed to load them."""
+
+    row: Adapter
+    folder: tempfile.TemporaryDirectory[str]
+    base_dir: Path
+    plan: TrainingPlan
+
+
 @dataclass
 class AdapterPool:
-    """All that is in memory, at most ``settings.scorer_memory_bytes`` of it. For one thread."""
+    """All that is in memory, at most ``settings.scorer_memory_bytes`` of it.
+
+    For one thread, apart from ``fetch``.
+    """
 
     engine: Engine
     settings: Settings
@@ -72,19 +91,22 @@ class AdapterPool:
         """Base models in memory."""
         return len(self._models)
 
-    def get(self, adapter_id: str) -> ResidentAdapter:
-        """Return an adapter, from memory or loaded from the database and verified.
-
-        Raises:
-            ScoreRefusedError: it does not exist, cannot be loaded, or gives other scores than those
-                of its certificate.
-        """
-        found = self.adapters.get(adapter_id) or self._load(adapter_id)
-        self._uses += 1
-        found.used_at = self._uses
+    def find(self, adapter_id: str) -> ResidentAdapter | None:
+        """Return an adapter that is in memory."""
+        found = self.adapters.get(adapter_id)
+        if found is not None:
+            self._uses += 1
+            found.used_at = self._uses
         return found
 
-    def _load(self, adapter_id: str) -> ResidentAdapter:
+    def fetch(self, adapter_id: str) -> FetchedAdapter:
+        """Fetch the files of an adapter and of its base model, and check their hashes.
+
+        Any thread may call it. The files go when ``add`` has loaded them.
+
+        Raises:
+            ScoreRefusedError: the adapter does not exist, or its files are not those of training.
+        """
         with transaction(reader(self.engine)) as session:
             row = session.get(Adapter, adapter_id)
             files = list(
@@ -94,26 +116,39 @@ class AdapterPool:
             raise _refused(f"there is no adapter {adapter_id}")
         if row.summary.get("is_merged"):
             raise _refused(f"{adapter_id} is a merged model; score with the adapter it came from")
-        with tempfile.TemporaryDirectory(dir=self._directory()) as name:
-            directory = Path(name)
-            try:
-                for file in files:
-                    if file.name in _NEEDED_FILES:
-                        target = directory / file.name
-                        artifact_files.fetch(
-                            self.engine, file.blob_id, file.size, target, file.sha256
-                        )
-                plan = TrainingPlan.model_validate(
-                    json.loads((directory / LOCK).read_text())["plan"]
-                )
-            except (ArtifactDamagedError, LookupError, OSError, ValueError) as error:
-                raise _not_verified(f"{adapter_id} is damaged: {error}") from error
-            base_dir = self._fetch_base(row, plan)
-            return self._add(row, directory, base_dir, plan)
+        folder = tempfile.TemporaryDirectory(dir=self._directory())
+        try:
+            plan = self._fetch_files(adapter_id, files, Path(folder.name))
+            return FetchedAdapter(row, folder, self._fetch_base(row, plan), plan)
+        except BaseException:
+            folder.cleanup()
+            raise
 
-    def _add(
-        self, row: Adapter, directory: Path, base_dir: Path, plan: TrainingPlan
-    ) -> ResidentAdapter:
+    def _fetch_files(
+        self, adapter_id: str, files: Sequence[StoredFile], directory: Path
+    ) -> TrainingPlan:
+        """Write the files that scoring needs; return the plan that is among them."""
+        try:
+            for file in files:
+                if file.name in _NEEDED_FILES:
+                    target = directory / file.name
+                    artifact_files.fetch(self.engine, file.blob_id, file.size, target, file.sha256)
+            lock = json.loads((directory / LOCK).read_text())
+            return TrainingPlan.model_validate(lock["plan"])
+        except (ArtifactDamagedError, LookupError, OSError, ValueError) as error:
+            raise _not_verified(f"{adapter_id} is damaged: {error}") from error
+
+    def add(self, fetched: FetchedAdapter) -> ResidentAdapter:
+        """Load an adapter and score its probes.
+
+        Raises:
+            ScoreRefusedError: it gives other scores than those of its certificate.
+        """
+        with fetched.folder as name:
+            return self._add(fetched, Path(name))
+
+    def _add(self, fetched: FetchedAdapter, directory: Path) -> ResidentAdapter:
+        row, base_dir = fetched.row, fetched.base_dir
         summary = row.summary
         key = json.dumps(
             [str(base_dir), *(summary[name] for name in ("dtype", "quantization", "pad_token_id"))]
@@ -125,8 +160,9 @@ class AdapterPool:
             )
         model = self._models[key]
         size = model.add(row.id, directory)
-        adapter = ResidentAdapter(row.id, model, ReplyTokenizer(base_dir, plan), size)
+        adapter = ResidentAdapter(row.id, model, ReplyTokenizer(base_dir, fetched.plan), size)
         self.adapters[row.id] = adapter
+        self.find(row.id)
         try:
             check_probes(model, row.id, adapter.tokenizer, directory / PROBES, row.certificate)
         except ScoresDifferError as error:

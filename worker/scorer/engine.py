@@ -20,6 +20,7 @@ from app.core.settings import Settings
 from app.domain.scoring import ScoredWork, ScoreProblem, ScoreWork
 from worker.reward_model.resident_model import ResidentModel
 from worker.scorer.adapter_pool import AdapterPool
+from worker.scorer.admission import Admission, Arrival
 from worker.scorer.errors import ScoreRefusedError
 from worker.scorer.metrics import ScorerMetrics
 from worker.scorer.pending import Pending, Submitted, Unit
@@ -42,14 +43,15 @@ class Engine:
 
     def __init__(self, pool: AdapterPool, settings: Settings, metrics: ScorerMetrics) -> None:
         self._pool, self._settings, self._metrics = pool, settings, metrics
-        self._inbox: queue.SimpleQueue[Submitted] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Submitted | Arrival] = queue.SimpleQueue()
+        self._admission = Admission(pool, self._inbox)
         self._pending: deque[Pending] = deque()
         self.last_used_at = time.monotonic()
 
     @property
     def waiting(self) -> int:
         """Requests that have no answer yet."""
-        return self._inbox.qsize() + len(self._pending)
+        return self._inbox.qsize() + len(self._pending) + self._admission.waiting
 
     def submit(self, work: ScoreWork) -> Future[ScoredWork]:
         """Accept work from any thread.
@@ -61,6 +63,8 @@ class Engine:
             problem = ScoreProblem(code="scorer_saturated", detail="the scorer's queue is full")
             raise ScoreRefusedError(problem)
         submitted = Submitted(work)
+        # Nobody can cancel it any more: the engine would fail to answer.
+        submitted.answer.set_running_or_notify_cancel()
         self._inbox.put(submitted)
         return submitted.answer
 
@@ -89,33 +93,17 @@ class Engine:
 
     def _take(self, seconds: float) -> bool:
         try:
-            submitted = self._inbox.get(timeout=seconds) if seconds else self._inbox.get_nowait()
+            item = self._inbox.get(timeout=seconds) if seconds else self._inbox.get_nowait()
         except queue.Empty:
             return False
         self.last_used_at = time.monotonic()
-        try:
-            self._pending.append(self._prepare(submitted))
-        except ScoreRefusedError as error:
-            submitted.answer.set_exception(error)
-        except Exception as error:
-            log.exception("work_not_prepared", adapters=submitted.work.adapters)
-            submitted.answer.set_exception(error)
-        return True
-
-    def _prepare(self, submitted: Submitted) -> Pending:
-        adapters = []
-        try:
-            for adapter_id in submitted.work.adapters:
-                adapter = self._pool.get(adapter_id)
-                adapter.pins += 1
-                adapters.append(adapter)
+        if isinstance(item, Arrival):
+            self._pending += self._admission.arrive(item)
             self._metrics.adapters.set(len(self._pool.adapters))
             self._metrics.resident_bytes.set(self._pool.bytes)
-            return Pending(submitted, adapters)
-        except BaseException:
-            for adapter in adapters:
-                adapter.pins -= 1
-            raise
+        elif (pending := self._admission.admit(item)) is not None:
+            self._pending.append(pending)
+        return True
 
     def _is_full(self) -> bool:
         return sum(p.prompt_tokens for p in self._pending) >= self._settings.scorer_batch_tokens
@@ -184,8 +172,7 @@ class Engine:
 
     def _answer(self, pending: Pending, answer: ScoredWork | Exception) -> None:
         self._pending.remove(pending)
-        for adapter in pending.adapters:
-            adapter.pins -= 1
+        pending.submitted.release()
         self._metrics.queue_seconds.observe(time.monotonic() - pending.submitted.arrived_at)
         self.last_used_at = time.monotonic()
         if isinstance(answer, Exception):

@@ -33,20 +33,28 @@ class Submitted:
     work: ScoreWork
     answer: Future[ScoredWork] = field(default_factory=Future)
     arrived_at: float = field(default_factory=time.monotonic)
+    #: Its adapters that are in memory and pinned, in the order of ``work.adapters``.
+    adapters: list[ResidentAdapter] = field(default_factory=list)
+
+    def release(self) -> None:
+        """Give its adapters free to leave the memory."""
+        for adapter in self.adapters:
+            adapter.pins -= 1
+        self.adapters.clear()
 
 
 class Pending:
-    """Tokenised work."""
+    """Tokenised work whose adapters are in memory."""
 
-    def __init__(self, submitted: Submitted, adapters: list[ResidentAdapter]) -> None:
+    def __init__(self, submitted: Submitted) -> None:
         work = submitted.work
-        self.submitted, self.adapters = submitted, adapters
+        self.submitted, self.adapters = submitted, submitted.adapters
         self.is_deterministic = work.deterministic
         self.computed_tokens = 0.0
         self.units: deque[Unit] = deque()
         self.rewards: dict[tuple[int, int], list[float]] = {}
         self._shown: list[tuple[list[int], list[bool]]] = []
-        for member, adapter in enumerate(adapters):
+        for member, adapter in enumerate(self.adapters):
             for i in range(len(work.items)):
                 ids, is_cut = _encode(work, i, adapter)
                 self.units.append(Unit(member, i, ReplyGroup(adapter.id, ids)))

@@ -33,7 +33,9 @@ OF_THE_MACHINE = (
 
 
 class CircuitBreaker:
-    """Opens after three early failures in a row; closes for one job when a self-test passes.
+    """Opens after three early failures in a row, or on suspicion.
+
+    It closes for one job when a self-test passes.
 
     The self-test runs once in each environment: those of the trainers, one for each device.
     """
@@ -41,7 +43,7 @@ class CircuitBreaker:
     def __init__(
         self,
         environments: Iterable[Mapping[str, str]],
-        self_test: tuple[str, ...] = (sys.executable, "-P", "-m", "worker.trainer.self_test"),
+        self_test: tuple[str, ...] = SELF_TEST,
     ):
         self._environments = [dict(environment) for environment in environments]
         self._self_test = self_test
@@ -68,6 +70,12 @@ class CircuitBreaker:
                     lost_in_a_row=self._early_failures,
                     failure=failure,
                 )
+
+    def suspect(self) -> None:
+        """Open, so that the self-test decides on the next claim."""
+        with self._lock:
+            self._early_failures = max(self._early_failures, MAX_EARLY)
+            self._next_test_at = 0.0
 
     def allows_claim(self) -> bool:
         """Return whether to claim a job; when open, test the machine once per pause."""

@@ -109,6 +109,27 @@ def assign_devices(devices: Sequence[Device], slots: int) -> tuple[Device | None
     return tuple(devices[:slots])
 
 
+def devices_not_shared(devices: Sequence[Device]) -> list[str]:
+    """Return the UUIDs of the devices whose compute mode does not let several processes use them.
+
+    Raises:
+        DeviceError: NVML fails.
+    """
+    found = []
+    with _nvml() as nvml:
+        for device in devices if nvml is not None else ():
+            try:
+                handle = nvml.nvmlDeviceGetHandleByUUID(device.uuid)
+                is_shared = nvml.nvmlDeviceGetComputeMode(handle) == nvml.NVML_COMPUTEMODE_DEFAULT
+            except nvml.NVMLError as error:
+                if error.value != nvml.NVML_ERROR_NOT_SUPPORTED:
+                    raise
+                is_shared = True  # a MIG device has no mode of its own
+            if not is_shared:
+                found.append(device.uuid)
+    return found
+
+
 def _select(entries: Sequence[str], gpus: Sequence[_Gpu]) -> tuple[Device, ...]:
     if entries[0].startswith("GPU-"):
         by_uuid = {gpu.uuid: gpu.usable[0] for gpu in gpus if gpu.usable}

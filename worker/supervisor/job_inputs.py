@@ -9,21 +9,23 @@ from typing import Any
 
 import structlog
 from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
 
 from app.base_models import facts as base_model_facts
 from app.base_models.catalogue import BaseModelEntry, HubSource
 from app.base_models.sources import FetchedModel, fetch
 from app.core.database import reader, transaction
 from app.core.settings import Settings
+from app.domain.lifecycle import FailureCode
 from app.domain.plan import BaseModelFacts, TrainingPlan
 from app.domain.spec import RewardJobSpec
 from app.job_queue import checkpoints
 from app.jobs.planning import plan_job
-from app.models import Dataset, Job, StoredFile
+from app.models import Adapter, Dataset, Job, StoredFile
 from app.storage import artifact_files
 from app.storage.artifact_files import ArtifactDamagedError
 from worker.ipc.order import MANIFEST, WorkOrder
-from worker.supervisor.attempt import Attempt
+from worker.supervisor.attempt import Attempt, JobFailedError
 from worker.supervisor.cores import cores_of_slot
 
 log = structlog.get_logger()
@@ -125,13 +127,21 @@ def write_training_inputs(
         eval_file="eval.jsonl" if job.eval_dataset_id else None,
         memory_bytes=settings.trainer_memory_bytes,
         facts=known_facts(engine, base.entry),
-        token_cache=str(settings.token_cache.absolute()) if settings.token_cache_bytes else None,
-        token_cache_bytes=settings.token_cache_bytes,
+        **tokenization(settings),
         checkpoints=fetch_checkpoints(engine, job, directory),
         threads=settings.trainer_threads,
-        processes=cores_of_slot(settings.slots),
         checkpoint_seconds=settings.checkpoint_seconds,
     )
+
+
+def tokenization(settings: Settings) -> dict[str, Any]:
+    """Return the fields of a work order that say how training files are tokenised."""
+    cache = str(settings.token_cache.absolute()) if settings.token_cache_bytes else None
+    return {
+        "token_cache": cache,
+        "token_cache_bytes": settings.token_cache_bytes,
+        "processes": cores_of_slot(settings.slots),
+    }
 
 
 def keeps_checkpoint(engine: Engine, job_id: str) -> bool:
@@ -171,6 +181,21 @@ def fetch_checkpoints(engine: Engine, job: Job, directory: Path) -> list[str]:
             continue
         found[same] = str(target.relative_to(directory))
     return list(found.values())
+
+
+def trained_adapter(session: Session, adapter_id: str) -> tuple[Adapter, Job, list[StoredFile]]:
+    """Return an adapter to score with, the job that trained it, and its files.
+
+    Raises:
+        JobFailedError: it was deleted.
+    """
+    adapter = session.get(Adapter, adapter_id)
+    if adapter is None:
+        raise JobFailedError(
+            FailureCode.INVALID_SPEC, f"{adapter_id} was deleted before its turn came"
+        )
+    statement = select(StoredFile).where(StoredFile.owner_id == adapter_id)
+    return adapter, session.get_one(Job, adapter.job_id), list(session.scalars(statement))
 
 
 def fetch_file(engine: Engine, file: StoredFile, directory: Path) -> None:

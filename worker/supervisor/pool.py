@@ -31,12 +31,15 @@ from worker.supervisor.fork_client import ForkClient
 from worker.supervisor.job_runner import JobRunner
 from worker.supervisor.lease_renewer import LeaseRenewer
 from worker.supervisor.registration import Registration, WorkerRow
+from worker.supervisor.start_checks import start_checks
 from worker.supervisor.trainer_process import Child, spawn_cold, trainer_environment
 
 log = structlog.get_logger()
 
 #: Seconds between two updates of the registration.
 SEEN_SECONDS = 5.0
+#: Seconds after which the machine is checked although the fork server is not ready.
+READY_SECONDS = 120.0
 #: Seconds that the trainer of a killed worker may take to exit (CUDA takes seconds).
 LOCK_SECONDS = 15.0
 
@@ -49,7 +52,7 @@ class WorkerPool:
     """Locks the slots of a data directory and runs jobs in them until it drains."""
 
     def __init__(self, settings: Settings) -> None:
-        devices = assign_devices(visible_devices(os.environ), settings.slots)
+        devices = self._devices = assign_devices(visible_devices(os.environ), settings.slots)
         self.settings = settings
         self.engine: Engine = make_engine(settings.database, settings.database_pool_size)
         self.draining = threading.Event()
@@ -80,6 +83,7 @@ class WorkerPool:
         self._registrar = threading.Thread(
             target=self._keep_registered, name="registration", daemon=True
         )
+        self._checks = threading.Thread(target=self._check_machine, name="checks", daemon=True)
         self._fork_client = ForkClient(trainer_environment(settings.work_dir, devices[0]))
 
     def start(self) -> None:
@@ -99,7 +103,10 @@ class WorkerPool:
                 return False
             owner = f"{self._id}/{slot.name}:{new_id('lease')}"
             claimed_at = time.monotonic()
-            claimed = worker_api.claim(self.engine, self.settings, queue, owner, self._host)
+            claimed = worker_api.claim(
+                self.engine, self.settings, queue, owner, self._host,
+                has_gpu=slot.device is not None,
+            )  # fmt: skip
             if claimed is None:
                 return False
             renewer = LeaseRenewer(claimed.context, self.draining, claimed_at)
@@ -135,6 +142,8 @@ class WorkerPool:
         self._closing.set()
         self._registrar.join(timeout=10)
         self._fork_client.close()
+        if self._checks.ident is not None:
+            self._checks.join(timeout=10)
         self._registration.remove()
         self.engine.dispose()
         for slots in self._free.values():
@@ -200,16 +209,33 @@ class WorkerPool:
 
         The kernel ends the fork server with the thread that started it, so it is started here.
         """
+        check_at = time.monotonic() + READY_SECONDS
         while True:
             try:
                 if not self._fork_client.is_alive:
                     self._fork_client.start()
+                is_due = self._fork_client.is_ready or time.monotonic() > check_at
+                if is_due and self._checks.ident is None:
+                    self._checks.start()
                 busy = {name: self._slots[name] - len(free) for name, free in self._free.items()}
                 self._registration.update({name: self._state(name) for name in busy}, busy)
             except Exception:
                 log.warning("registration_not_written", exc_info=True)
             if self._closing.wait(SEEN_SECONDS):
                 return
+
+    def _check_machine(self) -> None:
+        """Run the quick checks and show their results with the registration.
+
+        If one fails, each device must pass its self-test before it gets another job.
+        """
+        results = start_checks(self._fork_client, self._devices)
+        failed = [result for result in results if result.status == "failed"]
+        for result in failed:
+            log.error("check_failed", check=result.check, detail=result.detail)
+        for breaker in self._circuit_breakers.values() if failed else ():
+            breaker.suspect()
+        self._registration.checks = [result.as_json() for result in results]
 
     def _state(self, queue: str) -> WorkerState:
         if self.draining.is_set():

@@ -41,6 +41,8 @@ class Registration:
     ) -> None:
         self._engine, self._host = engine, host
         self._rows, self._devices = tuple(rows), [dict(device) for device in devices]
+        #: Results of the checks of this machine; None until they have ended.
+        self.checks: list[dict[str, str]] | None = None
 
     def update(self, states: Mapping[str, WorkerState], busy: Mapping[str, int]) -> None:
         """Write the worker's state and the number of busy slots, of each queue."""
@@ -52,6 +54,7 @@ class Registration:
                 "slots": row.slots,
                 "devices": self._devices,
                 "versions": _versions(),
+                "doctor": self.checks,
                 "busy": busy[row.queue],
                 "state": states[row.queue],
                 "seen_at": now_ms(),
@@ -59,7 +62,7 @@ class Registration:
             for row in self._rows
         ]
         with transaction(self._engine) as session:
-            upsert(session, Worker, rows, update=("busy", "state", "seen_at"))
+            upsert(session, Worker, rows, update=("busy", "state", "doctor", "seen_at"))
 
     def remove(self) -> None:
         """Delete the rows; if the database is away, they expire."""

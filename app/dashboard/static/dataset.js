@@ -4,7 +4,7 @@ import { get, Problem } from "./api.js";
 import { deleteButton } from "./components.js";
 import { retryWhileUnavailable } from "./connection.js";
 import { $, el, setFacts, setOrHide, setText, timeAgo } from "./dom.js";
-import { bytes, number, percent, shortId } from "./format.js";
+import { assignments, bytes, number, percent, shortId } from "./format.js";
 import { makePair } from "./pairs.js";
 
 const PAIRS = 5;
@@ -34,6 +34,7 @@ function facts(dataset) {
     ["Uploaded as", `${dataset.source_format}, ${bytes(dataset.upload_bytes)}`],
     ["Uploaded", timeAgo(dataset.created_at)],
     ["Ignored columns", dataset.ignored_columns.join(", ")],
+    ["Template variables", assignments(dataset.chat_template_kwargs)],
     ["Skipped rows", dataset.skipped.map((reason) => `${number(reason.count)} ${reason.code}${inLines(reason.lines)}`).join(", ")],
     ["sha256", el("code", { class: "hash" }, dataset.sha256)],
   ];

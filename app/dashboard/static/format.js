@@ -53,3 +53,8 @@ export function isFinished(job) {
 export function titleOf(job) {
   return job.name ?? shortId(job.id);
 }
+
+/** Returns names with their values, such as `enable_thinking=false`. */
+export function assignments(values) {
+  return Object.entries(values).map(([name, value]) => `${name}=${JSON.stringify(value)}`).join(", ");
+}

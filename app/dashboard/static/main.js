@@ -24,7 +24,7 @@ async function start() {
   $("sign-in-form").addEventListener("submit", signIn);
   const name = document.body.dataset.page;
   const hasKey = await findKey();
-  if (name === "docs") {
+  if (!(name in pages)) {
     $("sign-out").hidden = !hasKey;
     return undefined; // public and complete without a script
   }

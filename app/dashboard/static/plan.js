@@ -1,7 +1,7 @@
 // The plan of a job; until it exists, the requested values of the spec.
 
 import { $, el, setFacts, setText } from "./dom.js";
-import { number, plural } from "./format.js";
+import { assignments, number, plural } from "./format.js";
 
 const TEXT_FORMATS = {
   chat: "chat: prompt and reply are turns of the chat template",
@@ -41,6 +41,7 @@ function planFacts(spec, { lora, reward, data, ...plan }) {
     ["Batch", `${plural(pairs * passes, "pair")} per step${passes > 1 ? `, ${pairs} per forward pass` : ""}`],
     ["Maximum length", `${number(plan.tokenization.max_length)} tokens`],
     ["Texts", TEXT_FORMATS[plan.tokenization.text_format]],
+    ["Template variables", assignments(plan.tokenization.chat_template_kwargs ?? {})],
     ["Training data", el("span", {}, dataset(data.train.id), ` ${plural(data.train.pair_count, "pair")}`)],
     ["Held out", heldOut(data)],
     ["Engine", [plan.engine, `precision ${plan.precision}`, `quantization ${plan.quantization}`].join(", ")],

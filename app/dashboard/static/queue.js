@@ -10,6 +10,7 @@ const REFRESH_SECONDS = 3;
 const QUEUED_JOBS = "/v1/jobs?status=queued&limit=100";
 const REASONS = {
   no_worker: "No worker of its queue is running",
+  no_gpu: "No worker with a GPU is running",
   quota: "Your quota of running jobs is used up",
   backoff: "Its last attempt failed; it is retried soon",
   workers_busy: "All workers are busy",

@@ -45,11 +45,16 @@ function query() {
   const found = new URLSearchParams({ on_invalid: $("upload-skip").checked ? "skip" : "refuse" });
   if ($("upload-name").value.trim()) found.set("name", $("upload-name").value.trim());
   if ($("upload-ignore").value.trim()) found.set("ignore_columns", $("upload-ignore").value.trim());
-  for (const line of $("upload-columns").value.split("\n")) {
-    const [part, column] = line.split("=").map((text) => text.trim());
-    if (part && column) found.append(`columns[${part}]`, column);
+  for (const group of ["columns", "labels", "chat_template_kwargs"]) {
+    for (const [part, value] of pairsIn($(`upload-${group}`).value)) found.append(`${group}[${part}]`, value);
   }
   return found;
+}
+
+/** Returns the names and values of lines such as `prompt=question`. */
+function pairsIn(text) {
+  const lines = text.split("\n").filter((line) => line.includes("="));
+  return lines.map((line) => [line.slice(0, line.indexOf("=")).trim(), line.slice(line.indexOf("=") + 1).trim()]);
 }
 
 function typeOf(name) {

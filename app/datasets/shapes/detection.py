@@ -90,6 +90,11 @@ def unknown_shape(columns: tuple[str, ...]) -> FileError:
     return FileError("missing_column", f"{problem} (the file has: {found})", hint, column=missing)
 
 
+def is_prompt_like(name: str) -> bool:
+    """Whether the name of a column says that it may hold the prompt."""
+    return _has(name, _WORDS["prompt"])
+
+
 def is_unpaired(columns: tuple[str, ...]) -> bool:
     """Return whether the columns are those of unpaired replies with a label, as for KTO."""
     names = {name.strip().lower() for name in columns}

@@ -97,6 +97,12 @@ class Shape:
             and self.when(sample)
         )
 
+    @property
+    def needed_columns(self) -> frozenset[str]:
+        """Columns by which the shape is recognised, aside from those whose keys are parts."""
+        paths = (path for name in PART_NAMES for path in getattr(self.parts, name))
+        return frozenset(self.needs) - {path.partition(".")[0] for path in paths if "." in path}
+
     def parts_in(self, sample: Sample) -> Parts:
         """Return the columns of the parts in an upload that has this shape."""
         return (self.find and self.find(sample)) or self.parts

@@ -49,7 +49,6 @@ SHAPES: tuple[Shape, ...] = (
         summary="A dataset of this service, as `GET /v1/datasets/{id}/content` returns it.",
         parts=replace(_SIDED, system=(), history=(), id=("id",), is_verbatim=True),
         needs=_STORED,
-        harmless=frozenset(_STORED),
         examples=({"chosen": [_GOOD], "line": 1, "prompt": [_USER], "rejected": [_BAD]},),
     ),
     Shape(
@@ -64,7 +63,6 @@ SHAPES: tuple[Shape, ...] = (
             is_verbatim=True,
         ),
         needs=_STORED,
-        harmless=frozenset(_STORED),
         examples=(
             {
                 "line": 1,

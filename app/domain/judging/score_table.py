@@ -90,8 +90,9 @@ class PairTable:
         found: list[tuple[float, ...]] = []
         slices: list[str | None] = []
         for index, row in enumerate(rows):
-            cluster = numbers.setdefault(row.prompt, len(numbers))
             for i, j in row.pairs():
+                # Numbered here: a row without a pair makes no prompt of the table.
+                cluster = numbers.setdefault(row.prompt, len(numbers))
                 margin = row.scores[i] - row.scores[j]
                 found.append((index, i, j, margin, cluster, row.lengths[i] - row.lengths[j]))
                 slices.append(row.slice)

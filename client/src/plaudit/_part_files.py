@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from plaudit._uploads import CHUNK_BYTES, CONTENT_TYPES, JSONL, PACKED, content_
 LARGE_BYTES = 1 << 30
 PART_BYTES = 256 << 20
 _ANY = "application/octet-stream"
+_ARCHIVES = (".7z", ".rar", ".tar", ".tbz2", ".tgz", ".txz", ".zip")
 #: Metadata files that ``datasets`` and other libraries write beside their shards.
 _NOT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 
@@ -32,6 +34,8 @@ class ReadOptions(TypedDict, total=False):
     on_invalid: Literal["refuse", "skip"]
     """``refuse`` (default): one invalid row refuses the upload. ``skip``: leave invalid rows out
     and count them by reason."""
+    chat_template_kwargs: Mapping[str, bool | int | float | str]
+    """Variables of the chat template for all rows: ``{"enable_thinking": False}``."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,9 @@ def read_query(options: ReadOptions) -> dict[str, object]:
     for group in ("columns", "labels"):
         given: Mapping[str, str] = options.get(group) or {}  # type: ignore[assignment]
         query |= {f"{group}[{part}]": value for part, value in given.items()}
+    # As JSON, so that the text "1" does not become the number.
+    variables = options.get("chat_template_kwargs") or {}
+    query |= {f"chat_template_kwargs[{name}]": json.dumps(v) for name, v in variables.items()}
     ignored = options.get("ignore_columns") or ()
     if isinstance(ignored, str):
         raise TypeError("ignore_columns must be a list of column names, not a str.")
@@ -89,7 +96,8 @@ def part_files(source: Any, file_format: str | None) -> list[Part] | None:
 
     Raises:
         FileNotFoundError: a file is missing, or the directory has no data files.
-        ValueError: the name of a file does not show its format, and ``file_format`` is None.
+        ValueError: a file is an archive, or its name does not show its format and ``file_format``
+            is None.
     """
     if isinstance(source, str | os.PathLike):
         path = Path(source)
@@ -104,7 +112,10 @@ def part_files(source: Any, file_format: str | None) -> list[Part] | None:
 
 def _shards(directory: Path) -> list[Path]:
     """Return the data files of a directory, sorted by name with numbers in numeric order."""
-    found = [path for path in directory.iterdir() if path.is_file() and _is_data(path)]
+    files = [path for path in directory.iterdir() if path.is_file()]
+    for path in files:
+        _refuse_archive(path)  # what is in it would be left out
+    found = [path for path in files if _is_data(path)]
     if not found:
         kinds = ", ".join(sorted(CONTENT_TYPES))
         raise FileNotFoundError(f"{directory} contains no data files ({kinds}).")
@@ -114,6 +125,12 @@ def _shards(directory: Path) -> list[Path]:
 def _is_data(path: Path) -> bool:
     is_hidden = path.name.startswith(".") or path.name in _NOT_DATA
     return not is_hidden and content_type(path) is not None
+
+
+def _refuse_archive(path: Path) -> None:
+    plain = path.stem if path.suffix.lower() in PACKED else path.name
+    if plain.lower().endswith(_ARCHIVES):
+        raise ValueError(f"{path} is an archive: unpack it, and upload the files inside.")
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -128,6 +145,7 @@ def _is_large(path: Path) -> bool:
 def _pieces(paths: list[Path], file_format: str | None) -> list[Part]:
     parts: list[Part] = []
     for path in paths:
+        _refuse_archive(path)
         kind = content_type(path) or (_ANY if file_format else None)
         if kind is None:
             raise ValueError(

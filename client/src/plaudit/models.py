@@ -103,6 +103,9 @@ class AuditRead(Model):
             "job.resume",
             "job.submit",
             "job.update",
+            "score_batch.cancel",
+            "score_batch.create",
+            "score_batch.delete",
             "upload.create",
             "upload.delete",
             "upload.part",
@@ -169,6 +172,13 @@ class ComparedModel(Model):
 
     evaluation: str
     adapter: str
+
+
+class DatasetContent(Model):
+    """A dataset by its rows: the newest one whose `sha256` this is."""
+
+    sha256: str
+    """The `sha256` that GET /v1/datasets shows."""
 
 
 class DatasetPreview(Model):
@@ -275,8 +285,11 @@ class EvaluationSpec(Model):
     Adapters of one base model. `base:untrained`, the base model with a random head, is always
     evaluated as well.
     """
-    dataset: str
-    """The rows to score: pairs or ranked rows."""
+    dataset: str | DatasetContent
+    """
+    The rows to score: pairs or ranked rows. A dataset by its id, or by the digest of its
+    rows.
+    """
     suite: str | None = None
     """A benchmark of GET /v1/suites whose rows the dataset has."""
     slices: list[str] | None = None
@@ -304,10 +317,11 @@ class EvaluationSpec(Model):
     """Probes for reward hacking; all by default, `[]` for none."""
     probe_pairs: int = 100
     """Number of rows for probes, drawn with the seed."""
-    overlong: Literal["drop", "truncate"] | str = "drop"
+    overlong: Literal["as_trained", "drop", "truncate"] | str = "as_trained"
     """
-    What to do with replies that exceed the `max_length` of an adapter: drop their row, or
-    truncate them at the end as the benchmarks' own code does.
+    What to do with replies that exceed the `max_length` of an adapter: what its training did
+    (leave their row out, or cut the beginning of its prompt), always leave it out, or cut the
+    reply at the end as the runners of the benchmarks do.
     """
     seed: int = 0
 
@@ -647,7 +661,10 @@ class QueueItem(Model):
     priority: int
     queued_at: AwareDatetime
     reason: (
-        Literal["no_worker", "quota", "backoff", "workers_busy", "behind_priority", "next"] | str
+        Literal[
+            "no_worker", "no_gpu", "quota", "backoff", "workers_busy", "behind_priority", "next"
+        ]
+        | str
     )
 
 
@@ -665,6 +682,92 @@ class Resources(Model):
     gpus: Literal[0, 1] | int = 1
     """0: CPU only; 1: a GPU if the worker has one."""
     max_runtime_seconds: int = 86400
+
+
+class RowsNamed(Model):
+    """How many rows something concerns, and the first of them by the dataset's line numbers."""
+
+    rows: int
+    lines: list[int]
+
+
+class ScoreBatchItem(Model):
+    """A score batch in a list."""
+
+    object: Literal["score_batch"] = "score_batch"
+    id: str
+    name: str | None
+    status: (
+        Literal[
+            "queued",
+            "running",
+            "pausing",
+            "cancelling",
+            "paused",
+            "succeeded",
+            "failed",
+            "cancelled",
+        ]
+        | str
+    )
+    phase: (
+        Literal[
+            "fetching",
+            "checking",
+            "tokenizing",
+            "training",
+            "evaluating",
+            "saving",
+            "verifying",
+            "publishing",
+        ]
+        | str
+        | None
+    )
+    """The current activity of a running batch."""
+    progress: JobProgress
+    """Steps are scored replies."""
+    base_model: str
+    adapter: str
+    dataset: str
+    attempt: int
+    queued_at: AwareDatetime
+    started_at: AwareDatetime | None
+    finished_at: AwareDatetime | None
+    failure: JobFailure | None
+
+
+class ScoreBatchResult(Model):
+    """What a batch that succeeded has scored."""
+
+    rows: int
+    """Rows of the dataset, which is as many as the scores have lines."""
+    scored: int
+    """Rows that have scores."""
+    left_out: dict[str, RowsNamed]
+    """Rows without scores by reason: overlong, not_rendered, no_tokens, ends_in_pad_token."""
+    truncated: RowsNamed
+    score_spec: str
+    """Digest of everything that the scores depend on."""
+    bytes: int
+    """Of the file of scores."""
+    sha256: str
+    """Of the file of scores."""
+
+
+class ScoreBatchSpec(Model):
+    """Request to score the rows of a dataset with an adapter."""
+
+    name: str | None = None
+    adapter: str
+    """Id of an adapter."""
+    dataset: str
+    """The rows to score: pairs or ranked rows."""
+    overlong: Literal["drop", "truncate"] | str = "drop"
+    """
+    What to do with replies that exceed the adapter's `max_length`: give their row no scores
+    but a reason, or cut them at the end.
+    """
 
 
 class ScoreData(Model):
@@ -983,6 +1086,14 @@ class WebhookSecret(Model):
     """Secret `whsec_…` that verifies messages (Standard Webhooks). It is shown only once."""
 
 
+class WorkerCheck(Model):
+    """What a worker's check of its machine found."""
+
+    check: str
+    status: Literal["passed", "failed", "left_out"] | str
+    detail: str
+
+
 class WorkerRead(Model):
     """A live worker."""
 
@@ -995,6 +1106,11 @@ class WorkerRead(Model):
     busy: int
     devices: list[dict[str, Any]]
     versions: dict[str, Any]
+    doctor: list[WorkerCheck]
+    """
+    The quick checks of `plaudit doctor`, which run when the worker starts. Empty until they
+    have ended.
+    """
     jobs: list[str]
     """Ids of this tenant's jobs that the worker runs."""
     started_at: AwareDatetime
@@ -1096,6 +1212,11 @@ class DatasetRead(Model):
     """Number of rows by slice label."""
     ignored_columns: list[str]
     """Columns of the upload that were not stored."""
+    chat_template_kwargs: dict[str, bool | int | float | str]
+    """
+    Variables of the chat template that the upload sets for all rows. Those of a job and of a
+    row take precedence.
+    """
     skipped: list[SkippedRowsRead]
     """Skipped rows by reason."""
     warnings: list[DatasetWarningRead]
@@ -1313,6 +1434,55 @@ class RewardJobSpec(Model):
     priority: int = 0
     """Jobs with a higher priority run first."""
     metadata: dict[str, str] = {}
+
+
+class ScoreBatchRead(Model):
+    """A score batch with its spec and result."""
+
+    object: Literal["score_batch"] = "score_batch"
+    id: str
+    name: str | None
+    status: (
+        Literal[
+            "queued",
+            "running",
+            "pausing",
+            "cancelling",
+            "paused",
+            "succeeded",
+            "failed",
+            "cancelled",
+        ]
+        | str
+    )
+    phase: (
+        Literal[
+            "fetching",
+            "checking",
+            "tokenizing",
+            "training",
+            "evaluating",
+            "saving",
+            "verifying",
+            "publishing",
+        ]
+        | str
+        | None
+    )
+    """The current activity of a running batch."""
+    progress: JobProgress
+    """Steps are scored replies."""
+    base_model: str
+    adapter: str
+    dataset: str
+    attempt: int
+    queued_at: AwareDatetime
+    started_at: AwareDatetime | None
+    finished_at: AwareDatetime | None
+    failure: JobFailure | None
+    spec: ScoreBatchSpec
+    result: ScoreBatchResult | None
+    """Null until the batch succeeds."""
 
 
 class ScoreResponse(Model):

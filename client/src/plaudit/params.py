@@ -16,6 +16,13 @@ class ApiKeyCreate(TypedDict):
     """Null for a key that never expires."""
 
 
+class DatasetContent(TypedDict):
+    """A dataset by its rows: the newest one whose `sha256` this is."""
+
+    sha256: str
+    """The `sha256` that GET /v1/datasets shows."""
+
+
 class EarlyStopping(TypedDict):
     """Stop when the evaluation loss stops improving. The best checkpoint becomes the adapter."""
 
@@ -56,8 +63,11 @@ class EvaluationSpec(TypedDict):
     Adapters of one base model. `base:untrained`, the base model with a random head, is always
     evaluated as well.
     """
-    dataset: str
-    """The rows to score: pairs or ranked rows."""
+    dataset: str | DatasetContent
+    """
+    The rows to score: pairs or ranked rows. A dataset by its id, or by the digest of its
+    rows.
+    """
     suite: NotRequired[str | None]
     """A benchmark of GET /v1/suites whose rows the dataset has."""
     slices: NotRequired[list[str] | None]
@@ -83,10 +93,11 @@ class EvaluationSpec(TypedDict):
     """Probes for reward hacking; all by default, `[]` for none."""
     probe_pairs: NotRequired[int]
     """Number of rows for probes, drawn with the seed."""
-    overlong: NotRequired[Literal["drop", "truncate"]]
+    overlong: NotRequired[Literal["as_trained", "drop", "truncate"]]
     """
-    What to do with replies that exceed the `max_length` of an adapter: drop their row, or
-    truncate them at the end as the benchmarks' own code does.
+    What to do with replies that exceed the `max_length` of an adapter: what its training did
+    (leave their row out, or cut the beginning of its prompt), always leave it out, or cut the
+    reply at the end as the runners of the benchmarks do.
     """
     seed: NotRequired[int]
 
@@ -110,6 +121,8 @@ class ImportCreate(TypedDict):
     """Meaning of the values of the label column."""
     ignore_columns: NotRequired[list[str]]
     on_invalid: NotRequired[Literal["refuse", "skip"]]
+    chat_template_kwargs: NotRequired[dict[str, bool | int | float | str]]
+    """Variables of the chat template for all rows, as in an upload."""
 
 
 class JobCancel(TypedDict):
@@ -184,6 +197,21 @@ class Resources(TypedDict):
     gpus: NotRequired[Literal[0, 1]]
     """0: CPU only; 1: a GPU if the worker has one."""
     max_runtime_seconds: NotRequired[int]
+
+
+class ScoreBatchSpec(TypedDict):
+    """Request to score the rows of a dataset with an adapter."""
+
+    name: NotRequired[str | None]
+    adapter: str
+    """Id of an adapter."""
+    dataset: str
+    """The rows to score: pairs or ranked rows."""
+    overlong: NotRequired[Literal["drop", "truncate"]]
+    """
+    What to do with replies that exceed the adapter's `max_length`: give their row no scores
+    but a reason, or cut them at the end.
+    """
 
 
 class ScoreGroup(TypedDict):

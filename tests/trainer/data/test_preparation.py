@@ -280,3 +280,32 @@ def test_template_with_todays_date_renders_the_same_text_every_day(
     (note,) = channel.of(Noted)
     assert (note.code, note.is_warning) == ("template_date_fixed", True)
     assert "always writes 2024-07-26" in note.message
+
+
+@pytest.mark.parametrize(
+    ("precision", "parameters", "gpus", "found"),
+    [
+        ("auto", 10**6, 1, None),
+        ("fp32", 10**6, 0, None),
+        ("bf16", 10**6, 1, "this worker has no GPU: most CPUs compute in bfloat16 more slowly"),
+        ("bf16", 10**6, 0, "resources.gpus is 0: most CPUs compute in bfloat16 more slowly"),
+        ("auto", 4 * 10**9, 1, "this worker has no GPU: with the base model's 4.0 billion"),
+    ],
+)
+def test_slow_run_on_a_cpu_is_warned_of(
+    llama: TinyBase,
+    channel: RecordingChannel,
+    precision: str,
+    parameters: int,
+    gpus: int,
+    found: str | None,
+) -> None:
+    order = llama.order(count=8, eval_count=0, training={"precision": precision})
+    order = with_plan(order, total_parameters=parameters, gpus=gpus)
+    assert order.plan is not None
+    preparation.report_memory(order.plan, llama.facts, 32, None, channel)
+    messages = [note.message for note in channel.of(Noted) if note.code == "trained_on_cpu"]
+    assert [str(found) in message for message in messages] == ([] if found is None else [True])
+    channel.messages.clear()
+    preparation.report_memory(order.plan, llama.facts, 32, None, channel, measured=1)
+    assert channel.of(Noted) == []  # a run that has ended is not warned of

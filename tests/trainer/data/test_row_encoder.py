@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import normalizers
 
 from app.domain.lifecycle import FailureCode
 from tests.model_factories.orders import TinyBase
 from tests.model_factories.pairs import make_pairs, write_rows
 from tests.model_factories.tokenized import make_pair_tokenizer
 from worker.reward_model.errors import TrainerError
+from worker.reward_model.pair_tokenizer import PairTokenizer
 from worker.trainer.data import row_encoder, row_files
 from worker.trainer.data.tokenized_file import PairFile, TokenizedFile, tokenize_file
 
@@ -77,6 +79,42 @@ def test_error_of_an_encoder_process_is_that_of_the_job(llama: TinyBase, tmp_pat
 
 def die(_lines: list[bytes]) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def endless(_texts: list[str]) -> list[list[int]]:
+    while True:
+        pass
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_tokenizer_over_its_processor_time_is_the_fault_of_the_base_model(
+    llama: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel ends the encoder process: no code of ours can tell why."""
+    monkeypatch.setattr(row_encoder, "ENCODING_SECONDS", 0.1)
+    monkeypatch.setattr(row_encoder, "MIN_CHARACTERS_PER_SECOND", 1e9)
+    monkeypatch.setattr(PairTokenizer, "encode", lambda _, texts: endless(texts))
+    path = write_rows(tmp_path / "rows.jsonl", rows())
+    with pytest.raises(TrainerError, match="tokenizer needs more processor time") as failure:
+        tokenize(llama, path, 2, STRICT)
+    assert failure.value.code is FailureCode.MODEL_UNSUPPORTED
+    assert not failure.value.code.failure.is_retryable
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_tokenizer_that_makes_texts_too_long_is_no_fault_of_the_machine(
+    llama: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten replacements make ten billion characters of one; the allocator of Rust gives up."""
+    monkeypatch.setattr(row_encoder, "ENCODING_BYTES", 64 << 20)
+    path = write_rows(tmp_path / "rows.jsonl", rows())
+    growing = [normalizers.Replace("a", "a" * 10)] * 10
+    tokenizer = make_pair_tokenizer(llama, make_pairs(1), chat_template=STRICT)
+    tokenizer.tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(growing)
+    with pytest.raises(TrainerError, match="needed more memory than it may use") as failure:
+        list(row_encoder.encode_file(path, tokenizer, 2))
+    assert failure.value.code is FailureCode.OUT_OF_MEMORY
+    assert not failure.value.code.failure.is_retryable
 
 
 @pytest.mark.usefixtures("small_chunks")

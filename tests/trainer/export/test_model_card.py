@@ -11,7 +11,8 @@ from huggingface_hub import ModelCard
 from app.domain.compiler import compile_plan
 from app.domain.plan import DatasetNote, TrainingPlan
 from tests.domain.base_model_facts import TEXT, dataset, decoder, job
-from worker.trainer.export.model_card import model_card, scoring_program
+from worker.trainer.export.model_card import model_card
+from worker.trainer.export.scoring_program import scoring_program
 
 COMMIT = "a" * 40
 SUMMARY: dict[str, Any] = {
@@ -83,7 +84,21 @@ def test_results_before_and_after_training_are_shown(plan: TrainingPlan) -> None
 
 
 def test_card_without_held_out_pairs_says_so(plan: TrainingPlan) -> None:
-    assert "the accuracy of this adapter is unknown" in model_card(SUMMARY, plan, {}, LOCK)
+    card = model_card(SUMMARY, plan, {}, LOCK)
+    assert "the accuracy of this adapter is unknown, and this card has no `model-index`" in card
+    assert "model-index" not in ModelCard(card).data.to_dict()
+
+
+@pytest.mark.parametrize("is_held_out", [False, True])
+def test_hub_reads_the_accuracy_on_held_out_pairs(plan: TrainingPlan, is_held_out: bool) -> None:
+    evaluation = None if is_held_out else plan.data.train.model_copy(update={"id": "ds_eval"})
+    data = plan.data.model_copy(update={"eval": evaluation})
+    text = model_card(SUMMARY, plan.model_copy(update={"data": data}), RESULTS, LOCK)
+    (result,) = ModelCard(text).data.eval_results
+    assert (result.metric_type, result.metric_value) == ("accuracy", 0.75)
+    assert result.dataset_type == (plan.data.train.id if is_held_out else "ds_eval")
+    (index,) = ModelCard(text).data.to_dict()["model-index"]
+    assert index["name"] == "Reward model on Qwen/Qwen3-0.6B"
 
 
 def test_what_is_odd_about_the_data_is_told(plan: TrainingPlan) -> None:

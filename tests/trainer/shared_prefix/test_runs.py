@@ -260,17 +260,6 @@ def test_evaluation_is_packed_if_that_changes_little_more_than_padding(differenc
     assert result.is_as_exact_as_padding is expected
 
 
-def test_fallback_to_stock_gives_the_bits_of_trl(tmp_path):
-    stock = run(RewardTrainer, tmp_path / "a", **RUN)
-    fallback = make_trainer(SharedPrefixRewardTrainer, tmp_path / "b", ROWS, **RUN)
-    fallback.use_stock()
-    fallback.train()
-
-    assert_equal_bits(weights(fallback), weights(stock))
-    assert history(fallback) == history(stock)
-    assert fallback.args.gradient_checkpointing
-
-
 def test_bf16_run_stays_near_stock_and_restores_the_weights(tmp_path):
     options = {**RUN, "bf16": True}
     stock = run(RewardTrainer, tmp_path / "a", **options)

@@ -17,7 +17,7 @@ from app.domain.lifecycle import FailureCode
 from app.domain.progress import CheckpointSaved, Evaluated, Failed, Packaged, Reported, Stopped
 from tests.model_factories.orders import TinyBase
 from tests.model_factories.pairs import GOOD, OTHER, TOPICS, make_pairs, write_rows
-from tests.model_factories.trainer_process import Outcome, RecordingChannel
+from tests.model_factories.trainer_process import Outcome, RecordingChannel, StoppingChannel
 from worker.ipc.order import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, WorkOrder
 from worker.trainer.run_task import run_task
 
@@ -247,27 +247,6 @@ def test_interrupted_evaluation_resumes_with_the_same_bytes(
     for entry in expected.files:
         ours, theirs = (p / expected.directory / entry.name for p in (tmp_path, whole.work))
         assert ours.read_bytes() == theirs.read_bytes()
-
-
-class StoppingChannel(RecordingChannel):
-    """Asks for a stop after a number of new chunks."""
-
-    def __init__(self, chunks: int | None) -> None:
-        super().__init__()
-        self.messages = []
-        self._left = chunks
-
-    @property
-    def is_stop_wanted(self) -> bool:  # type: ignore[override]
-        """Asked before each chunk that is computed."""
-        if self._left is None:
-            return False
-        self._left -= 1
-        return self._left < 0
-
-    @is_stop_wanted.setter
-    def is_stop_wanted(self, value: bool) -> None:
-        pass
 
 
 @pytest.mark.usefixtures("work")

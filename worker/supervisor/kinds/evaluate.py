@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
-
 from app.core.database import reader, transaction
 from app.domain.evaluation import UNTRAINED, EvaluationOrder, EvaluationSpec, JudgedAdapter
 from app.domain.lifecycle import FailureCode, Phase
 from app.domain.plan import TrainingPlan
 from app.domain.progress import Evaluated
 from app.evaluations import publishing
-from app.models import Adapter, Dataset, Job, StoredFile
+from app.models import Dataset
 from worker.ipc.order import WorkOrder
 from worker.supervisor import job_inputs
 from worker.supervisor.attempt import Attempt, JobFailedError
@@ -41,8 +38,8 @@ def _write_inputs(attempt: Attempt, base: BaseModel) -> WorkOrder:
     spec = EvaluationSpec.model_validate(job.spec)
     wanted = [name for name in spec.adapters if name != UNTRAINED]
     with transaction(reader(engine)) as session:
-        dataset = session.get_one(Dataset, spec.dataset)
-        found = [_adapter(session, adapter_id) for adapter_id in wanted]
+        dataset = session.get_one(Dataset, job.eval_dataset_id)
+        found = [job_inputs.trained_adapter(session, adapter_id) for adapter_id in wanted]
     adapters, training_files = [], dict[str, str]()
     for number, (adapter, trained, files) in enumerate(found):
         attempt.check_interrupt()
@@ -74,17 +71,8 @@ def _write_inputs(attempt: Attempt, base: BaseModel) -> WorkOrder:
             dataset_format=dataset.summary["format"],
         ),
         eval_file="eval.jsonl",
+        **job_inputs.tokenization(settings),
         checkpoints=job_inputs.fetch_checkpoints(engine, job, attempt.directory),
         threads=settings.trainer_threads,
         checkpoint_seconds=settings.checkpoint_seconds,
     )
-
-
-def _adapter(session: Session, adapter_id: str) -> tuple[Adapter, Job, list[StoredFile]]:
-    adapter = session.get(Adapter, adapter_id)
-    if adapter is None:
-        raise JobFailedError(
-            FailureCode.INVALID_SPEC, f"{adapter_id} was deleted before it was evaluated"
-        )
-    statement = select(StoredFile).where(StoredFile.owner_id == adapter_id)
-    return adapter, session.get_one(Job, adapter.job_id), list(session.scalars(statement))

@@ -77,12 +77,18 @@ def pair_records(
 
 
 def prompt_digest(row: dict[str, Any]) -> bytes:
-    """Return the digest of a row's prompt (16 bytes).
+    """Return the digest of a row's prompt, 16 bytes."""
+    return hashlib.sha256(json.dumps(prompt_of(row), sort_keys=True).encode()).digest()[:16]
 
-    Without an explicit prompt, the prompt is the common beginning of both replies in whole messages
-    or whole words. If there is none, the row counts as its own prompt.
+
+def prompt_of(row: dict[str, Any]) -> Any:
+    """Return the prompt of a row.
+
+    Without an explicit prompt it is the common beginning of the best and the worst reply: whole
+    messages, or whole words. A row without either is a prompt of its own: both replies.
     """
-    prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
+    replies = replies_of(row)
+    prompt, chosen, rejected = row.get("prompt"), replies[0], replies[-1]
     if not prompt:
         common = 0
         for ours, theirs in zip(chosen, rejected, strict=False):
@@ -92,9 +98,7 @@ def prompt_digest(row: dict[str, Any]) -> bytes:
         prompt = chosen[:common]
         if isinstance(prompt, str):
             prompt = prompt[: len(prompt) - len(re.split(r"\s", prompt)[-1])]
-    if not prompt:
-        prompt = [chosen, rejected]
-    return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).digest()[:16]
+    return prompt or [chosen, rejected]
 
 
 def _flags(row: dict[str, Any], tokenizer: PairTokenizer, *, has_special_tokens: bool) -> int:

@@ -19,6 +19,7 @@ from worker.ipc.order import WorkOrder
 from worker.reward_model.errors import TrainerError
 from worker.reward_model.pair_tokenizer import PairTokenizer
 from worker.reward_model.token_cache import TokenCache
+from worker.reward_model.truncation import fits_when_cut
 from worker.trainer.data.findings import Finding
 from worker.trainer.data.pair_records import JOINED_WORDS, SPECIAL_TOKENS
 from worker.trainer.data.pair_table import Cut, PairTable
@@ -218,7 +219,12 @@ def _add_blocks(
         longest = np.maximum(block.chosen_lengths, block.rejected_lengths)
         result.longest = max(result.longest, int(longest.max(initial=0)))
         is_overlong = is_usable & (longest > max_length)
-        is_truncated = is_overlong & _fits_when_cut(block, longest, cut)
+        is_truncated = np.zeros(len(longest), dtype=np.bool_)
+        if cut is not None:
+            prefix = block.records["prefix"]
+            is_truncated = is_overlong & fits_when_cut(
+                longest, prefix, kept=cut.kept, max_length=cut.max_length
+            )
         is_overlong &= ~is_truncated
         is_usable &= ~is_overlong
         observer.on_block(block, drawn, is_usable)
@@ -236,16 +242,6 @@ def _add_blocks(
     result.pairs = PairTable(result.pairs.file, usable, cut)
     result.is_drawn = result.is_drawn[usable]
     return problems
-
-
-def _fits_when_cut(
-    block: PairBlock, longest: NDArray[np.int64], cut: Cut | None
-) -> NDArray[np.bool_]:
-    """Return a mask of the pairs that fit after cutting their prompts."""
-    if cut is None or cut.max_length <= cut.kept:
-        return np.zeros(len(longest), dtype=np.bool_)
-    fits: NDArray[np.bool_] = longest - cut.max_length <= block.records["prefix"] - cut.kept
-    return fits
 
 
 def _problems(

@@ -45,12 +45,14 @@ from worker.trainer.data.prepared import PreparedData, count_pairs
 from worker.trainer.data.report import DatasetReportBuilder
 from worker.trainer.data.row_files import count_rows, write_sample
 from worker.trainer.data.template_coverage import warn_of_lost_text
-from worker.trainer.data.tokenized_file import PairBlock, PairFile
+from worker.trainer.data.tokenized_file import OnRows, PairBlock, PairFile
 from worker.trainer.memory_budget import device_memory_bytes, uses_activation_checkpointing
 from worker.trainer.memory_estimate import StepConfig, estimate_memory, explain_shortage
 
 #: Seconds between two progress messages.
 PROGRESS_SECONDS = 1.0
+#: Number of parameters above which a step on a CPU takes minutes.
+MANY_PARAMETERS = 500_000_000
 #: Number of sampled rows for the first report on a large dataset.
 SAMPLE_ROWS = 2000
 #: Datasets with more rows count as large.
@@ -142,6 +144,28 @@ def _split(
     return training.drawn, evaluation.pairs if evaluation else training.pairs[:0]
 
 
+def held_out_rows(
+    order: WorkOrder, plan: TrainingPlan, tokenizer: PairTokenizer, on_rows: OnRows
+) -> frozenset[int]:
+    """Return the places, from 0, of the rows that a job held out from its training file.
+
+    Args:
+        order: an order with that file.
+        plan: the plan of the job.
+        tokenizer: the tokenizer of the plan.
+        on_rows: is told how many rows are tokenised; may raise to stop.
+
+    Raises:
+        TrainerError: the pairs cannot be tokenised.
+    """
+    if plan.data.eval is not None or plan.data.eval_fraction is None:
+        return frozenset()
+    train_file, _ = pair_files(order, plan, tokenizer)
+    tokenized = tokenize_pairs(train_file, tokenizer, PairObserver(on_rows=on_rows))
+    _, held_out = _split(plan, tokenized, None)
+    return frozenset(held_out.records["row"].tolist())
+
+
 def report_sample(inputs: DataInputs) -> None:
     """Send reports on a sample of a large dataset, for clients that wait for a response.
 
@@ -227,7 +251,7 @@ def report_memory(
     channel: Channel,
     measured: int | None = None,
 ) -> None:
-    """Send the memory estimate, and a warning if it exceeds the device's memory.
+    """Send the memory estimate, with warnings about a lack of memory and a slow run on a CPU.
 
     ``measured`` is the peak in bytes of a finished run; the report then has both.
     """
@@ -250,5 +274,22 @@ def report_memory(
     if measured is not None:
         document["measured_peak_bytes"] = measured
     channel.send(Reported(name="memory", document=document))
-    if measured is None and (shortage := explain_shortage(estimate, device_bytes)):
+    if measured is not None:
+        return
+    if shortage := explain_shortage(estimate, device_bytes):
         warn(channel, WarningCode.MEMORY_SHORT, shortage)
+    if device_config.device == "cpu" and (cost := _cost_of_cpu(plan)):
+        why = "this worker has no GPU" if plan.gpus else "resources.gpus is 0"
+        warn(channel, WarningCode.TRAINED_ON_CPU, f"the job trains on the CPU, as {why}: {cost}")
+
+
+def _cost_of_cpu(plan: TrainingPlan) -> str | None:
+    """Return what makes a run on a CPU slow; None if nothing does."""
+    if plan.total_parameters > MANY_PARAMETERS:
+        return (
+            f"with the base model's {plan.total_parameters / 1e9:.1f} billion parameters a step "
+            "takes minutes"
+        )
+    if plan.precision == "bf16":
+        return "most CPUs compute in bfloat16 more slowly than in float32"
+    return None

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +53,28 @@ class EncodedRows:
     """(line number, problem) of rows that cannot be rendered."""
 
 
-def encode_lines(lines: Sequence[bytes], tokenizer: PairTokenizer) -> EncodedRows:
-    """Render and encode stored rows, given as lines of JSON.
+@dataclass(frozen=True)
+class EncodedRow:
+    """A row, its place among the rows that were given, and the token ids of each reply's text."""
+
+    place: int
+    row: dict[str, Any]
+    texts: list[list[int]]
+
+
+def encode_rows(
+    rows: Iterable[dict[str, Any]],
+    tokenizer: PairTokenizer,
+    on_invalid: Callable[[int, str], None],
+) -> list[EncodedRow]:
+    """Render and encode rows; call ``on_invalid`` with line and problem of those that cannot be.
 
     Raises:
-        TrainerError: model_unsupported if the chat template or the tokenizer exceeds a limit.
+        TrainerError: model_unsupported when the chat template or the tokenizer exceeds a limit.
     """
-    chunk = EncodedRows(row_count=len(lines))
     rendered: list[tuple[int, dict[str, Any], list[str]]] = []
     with template_limits():
-        for place, line in enumerate(lines):
-            row = json.loads(line)
+        for place, row in enumerate(rows):
             try:
                 rendered.append((place, row, tokenizer.render(row)))
             except TemplateTooCostlyError as error:
@@ -70,22 +83,38 @@ def encode_lines(lines: Sequence[bytes], tokenizer: PairTokenizer) -> EncodedRow
                     "set training.chat_template to another one"
                 ) from error
             except Exception as error:  # noqa: BLE001 - a template may raise anything
-                problem = f"the chat template cannot render this pair: {error}"
-                chunk.invalid.append((row["line"], problem))
+                on_invalid(row["line"], f"the chat template cannot render this pair: {error}")
     if not rendered:
+        return []
+    encoded = iter(_encode_texts(tokenizer, [text for *_, texts in rendered for text in texts]))
+    return [
+        EncodedRow(place, row, list(islice(encoded, len(texts)))) for place, row, texts in rendered
+    ]
+
+
+def encode_lines(lines: Sequence[bytes], tokenizer: PairTokenizer) -> EncodedRows:
+    """Render and encode rows.
+
+    Raises:
+        TrainerError: model_unsupported when the chat template exceeds a limit.
+    """
+    chunk = EncodedRows(row_count=len(lines))
+    encoded = encode_rows(
+        map(json.loads, lines), tokenizer, lambda *problem: chunk.invalid.append(problem)
+    )
+    if not encoded:
         return chunk
-    encoded = _encode_texts(tokenizer, [text for _, _, texts in rendered for text in texts])
-    ids = [np.asarray(each, dtype=np.int32) for each in encoded]
-    chunk.ids, chunk.lengths = np.concatenate(ids), [len(each) for each in ids]
-    rest, first_text = iter(ids), 0
-    records = []
-    for place, row, texts in rendered:
-        found = pair_records(row, list(islice(rest, len(texts))), tokenizer, chunk.slices)
-        found["row"] += place
+    first_text, ids, records = 0, [], []
+    for each in encoded:
+        texts = [np.asarray(text, dtype=np.int32) for text in each.texts]
+        found = pair_records(each.row, texts, tokenizer, chunk.slices)
+        found["row"] += each.place
         found["chosen_text"] += first_text
         found["rejected_text"] += first_text
         first_text += len(texts)
+        ids += texts
         records.append(found)
+    chunk.ids, chunk.lengths = np.concatenate(ids), [len(text) for text in ids]
     chunk.records = np.concatenate(records)
     return chunk
 
@@ -111,7 +140,7 @@ def encode_file(path: Path, tokenizer: PairTokenizer, processes: int) -> Iterato
 
     Raises:
         TrainerError: model_unsupported if the chat template or the tokenizer exceeds a limit;
-            host_error if a process is killed.
+            out_of_memory if a process exceeds its memory; host_error if one is killed.
     """
     if processes < 2 or path.stat().st_size < PARALLEL_BYTES:
         for lines in chunks_of_lines(path):
@@ -124,20 +153,40 @@ def encode_file(path: Path, tokenizer: PairTokenizer, processes: int) -> Iterato
         initializer=_start_encoder,
         initargs=(tokenizer,),
     )
+    encoders: list[BaseProcess] = []
     try:
         with warnings.catch_warnings():
             # Python 3.12 warns about forks in a process with threads. The watchdog's thread holds
             # no lock that an encoder takes.
             warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
             pool.submit(os.getpid)  # starts all processes
+            encoders += multiprocessing.active_children()
         yield from _in_order(pool, path, 2 * processes)
     except BrokenProcessPool as error:
-        raise TrainerError(
-            FailureCode.HOST_ERROR,
-            "a tokenisation process was killed, most likely because the memory ran out",
-        ) from error
+        pool.shutdown(cancel_futures=True)  # waits for the processes
+        raise _why_broken({encoder.exitcode for encoder in encoders}) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _why_broken(statuses: set[int | None]) -> TrainerError:
+    """Return the error for encoder processes that ended with ``statuses``.
+
+    The limits of the tokenizer end a process by a signal of their own; the pool ends the others
+    with SIGTERM.
+    """
+    if -signal.SIGXCPU in statuses:
+        return unsupported_model(
+            "the base model's tokenizer needs more processor time than it may use for these texts"
+        )
+    if -signal.SIGABRT in statuses:
+        return TrainerError(
+            FailureCode.OUT_OF_MEMORY, "a tokenisation process needed more memory than it may use"
+        )
+    return TrainerError(
+        FailureCode.HOST_ERROR,
+        "a tokenisation process was killed, most likely because the memory ran out",
+    )
 
 
 def _in_order(pool: ProcessPoolExecutor, path: Path, ahead: int) -> Iterator[EncodedRows]:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from app.domain.judging.score_table import ScoredRow
-from worker.reward_model.pair_tokenizer import PairTokenizer, message_texts
-from worker.trainer.data.row_files import read_rows
+import numpy as np
 
-CHUNK_ROWS = 200
+from app.domain.evaluation import Overlong
+from app.domain.judging.score_table import ScoredRow
+from app.domain.rows import ranked_pairs, replies_of
+from worker.reward_model.pair_tokenizer import PairTokenizer, message_texts
+from worker.reward_model.truncation import common_prefix_length, fits_when_cut, truncate_left
+from worker.trainer.data.pair_records import prompt_of
+from worker.trainer.data.row_encoder import encode_rows
+from worker.trainer.data.row_files import chunks_of_lines, read_rows
+
 #: Line numbers that a result lists for each reason.
 MAX_LINES = 20
-Reason = Literal["overlong", "not_rendered", "no_tokens", "ends_in_pad_token"]
+Reason = Literal["overlong", "not_rendered", "no_tokens", "ends_in_pad_token", "not_embedded"]
 
 
 @dataclass(frozen=True)
@@ -69,56 +74,21 @@ class JudgedRows:
         }
 
 
-def judged_rows(
-    path: Path, tokenizer: PairTokenizer, *, overlong: Literal["drop", "truncate"]
-) -> JudgedRows:
-    """Tokenise the rows of a file: pairs, or ranked rows with any number of replies."""
+def judged_rows(path: Path, tokenizer: PairTokenizer, *, overlong: Overlong) -> JudgedRows:
+    """Tokenise the rows of a file: pairs, or ranked rows with any number of replies.
+
+    Raises:
+        TrainerError: model_unsupported when the chat template or the tokenizer exceeds a limit.
+    """
     result = JudgedRows()
-    rows = read_rows(path)
-    while chunk := list(islice(rows, CHUNK_ROWS)):
-        for row, ids in encode_rows(chunk, tokenizer, result.left_out):
-            _add(row, ids, tokenizer, overlong, result)
+
+    def leave_out(line: int, _problem: str) -> None:
+        result.left_out.setdefault("not_rendered", []).append(line)
+
+    for lines in chunks_of_lines(path):
+        for encoded in encode_rows(map(json.loads, lines), tokenizer, leave_out):
+            _add(tokenizer.prepared(encoded.row), encoded.texts, tokenizer, overlong, result)
     return result
-
-
-def encode_rows(
-    rows: Iterable[dict[str, Any]],
-    tokenizer: PairTokenizer,
-    left_out: dict[Reason, list[int]],
-) -> list[tuple[dict[str, Any], list[list[int]]]]:
-    """Return the rows that can be rendered, as the tokenizer's format, with ids of each reply."""
-    rendered: list[tuple[dict[str, Any], list[str]]] = []
-    for original in rows:
-        row = as_conversation(original) if tokenizer.is_conversational else original
-        try:
-            rendered.append((row, render_replies(row, tokenizer)))
-        except Exception:  # noqa: BLE001 - a template may raise anything
-            left_out.setdefault("not_rendered", []).append(row["line"])
-    if not rendered:
-        return []
-    encoded = iter(tokenizer.encode([text for _, texts in rendered for text in texts]))
-    return [(row, list(islice(encoded, len(texts)))) for row, texts in rendered]
-
-
-def render_replies(row: dict[str, Any], tokenizer: PairTokenizer) -> list[str]:
-    """Return the text of the prompt with each reply, as the training of the adapter had it."""
-    replies = replies_of(row)
-    texts: list[str] = []
-    for start in range(0, len(replies), 2):
-        pair = list(replies[start : start + 2])
-        is_odd = len(pair) == 1
-        pair += [replies[0]] * is_odd
-        common = {k: v for k, v in row.items() if k != "replies"}
-        both = tokenizer.render({**common, "chosen": pair[0], "rejected": pair[1]})
-        texts += both[:1] if is_odd else both
-    return texts
-
-
-def replies_of(row: dict[str, Any]) -> list[Any]:
-    """Return the replies of a row, best first."""
-    if "replies" in row:
-        return [reply["reply"] for reply in row["replies"]]
-    return [row["chosen"], row["rejected"]]
 
 
 def with_replies(row: dict[str, Any], replies: Sequence[Any]) -> dict[str, Any]:
@@ -127,18 +97,6 @@ def with_replies(row: dict[str, Any], replies: Sequence[Any]) -> dict[str, Any]:
         ranked = [{**old, "reply": new} for old, new in zip(row["replies"], replies, strict=True)]
         return {**row, "replies": ranked}
     return {**row, "chosen": replies[0], "rejected": replies[1]}
-
-
-def as_conversation(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of texts as one of messages: the prompt by the user, the reply by the assistant.
-
-    The published runners of the benchmarks do the same. A row of messages stays as it is.
-    """
-    if not isinstance(replies_of(row)[0], str):
-        return row
-    prompt = [{"role": "user", "content": row.get("prompt", "")}]
-    replies = [[{"role": "assistant", "content": text}] for text in replies_of(row)]
-    return with_replies({**row, "prompt": prompt}, replies)
 
 
 def reply_text(reply: Any) -> str:
@@ -155,11 +113,8 @@ def prompt_text(row: dict[str, Any]) -> str:
 
 
 def prompt_key(row: dict[str, Any]) -> str:
-    """Return a digest that rows of the same prompt share, whether it is text or one message.
-
-    A row without a prompt is a prompt of its own.
-    """
-    prompt = row.get("prompt") or replies_of(row)
+    """Return a digest that rows of the same prompt share, whether it is text or one message."""
+    prompt = prompt_of(row)
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], dict):
         message = prompt[0]
         if message.get("role") == "user" and message.keys() == {"role", "content"}:
@@ -169,37 +124,76 @@ def prompt_key(row: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def training_overlap(rows: Sequence[JudgedRow], train_file: Path) -> dict[str, Any]:
-    """Return the rows whose prompts are in a training file, which includes its held-out part."""
-    trained_on = {prompt_key(row) for row in read_rows(train_file)}
+def training_overlap(
+    rows: Sequence[JudgedRow], train_file: Path, held_out: frozenset[int]
+) -> dict[str, Any]:
+    """Return the rows whose prompts are in a training file.
+
+    ``held_out`` are the places of its rows, from 0, that the training did not learn from.
+    """
+    trained_on = {
+        prompt_key(row) for place, row in enumerate(read_rows(train_file)) if place not in held_out
+    }
     lines = [row.row["line"] for row in rows if prompt_key(row.row) in trained_on]
     return {"rows": len(lines), "share": len(lines) / len(rows), "lines": lines[:MAX_LINES]}
 
 
 def _add(
     row: dict[str, Any],
-    ids: list[list[int]],
+    texts: list[list[int]],
     tokenizer: PairTokenizer,
-    overlong: Literal["drop", "truncate"],
+    overlong: Overlong,
     result: JudgedRows,
 ) -> None:
     limit, line = tokenizer.plan.max_length, row["line"]
-    truncated = tuple(len(each) > limit for each in ids)
-    if any(truncated) and overlong == "drop":
+    truncated = tuple(len(each) > limit for each in texts)
+    if any(truncated) and not _may_be_cut(row, texts, tokenizer, overlong):
         result.left_out.setdefault("overlong", []).append(line)
         return
-    cut = tuple(each[:limit] for each in ids)
-    if reason := unscorable(cut, tokenizer):
+    ids = tuple(cut(each, tokenizer, overlong) for each in texts)
+    if reason := unscorable(ids, tokenizer):
         result.left_out.setdefault(reason, []).append(line)
         return
-    result.rows.append(JudgedRow(row, replies_of(row), cut, truncated))
+    result.rows.append(JudgedRow(row, replies_of(row), ids, truncated))
+
+
+def _may_be_cut(
+    row: dict[str, Any], texts: list[list[int]], tokenizer: PairTokenizer, overlong: Overlong
+) -> bool:
+    """Whether overlong texts of a row are cut; as trained, only if all replies stay whole."""
+    if overlong == "truncate" or not _cuts_left(tokenizer, overlong):
+        return overlong == "truncate"
+    ids = [np.asarray(each, dtype=np.int32) for each in texts]
+    pairs = list(ranked_pairs(row)) if "replies" in row else [(0, 1)]
+    longest = np.array([max(len(ids[i]), len(ids[j])) for i, j in pairs])
+    prefix = np.array([common_prefix_length(ids[i], ids[j]) for i, j in pairs])
+    limit = tokenizer.plan.max_length
+    fits = fits_when_cut(longest, prefix, kept=tokenizer.kept_tokens, max_length=limit)
+    return bool(np.all(fits | (longest <= limit)))
+
+
+def cut(ids: list[int], tokenizer: PairTokenizer, overlong: Overlong) -> list[int]:
+    """Return the tokens of a text that are scored: at most ``max_length``."""
+    limit = tokenizer.plan.max_length
+    if len(ids) > limit and _cuts_left(tokenizer, overlong):
+        return truncate_left(ids, kept=tokenizer.kept_tokens, max_length=limit)
+    return ids[:limit]
+
+
+def _cuts_left(tokenizer: PairTokenizer, overlong: Overlong) -> bool:
+    plan = tokenizer.plan
+    is_trained_so = overlong == "as_trained" and plan.overlong == "truncate_left"
+    return is_trained_so and tokenizer.kept_tokens < plan.max_length
 
 
 def unscorable(ids: Sequence[list[int]], tokenizer: PairTokenizer) -> Reason | None:
     """Return why sequences cannot be scored: the reward is read at the last token but pads."""
+    plan = tokenizer.plan
     if not all(ids):
         return "no_tokens"
-    if any(each[-1] == tokenizer.plan.pad_token_id for each in ids):
+    if plan.embedding_rows is not None and max(map(max, ids)) >= plan.embedding_rows:
+        return "not_embedded"
+    if any(each[-1] == plan.pad_token_id for each in ids):
         return "ends_in_pad_token"
     return None
 

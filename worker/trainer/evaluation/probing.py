@@ -11,10 +11,10 @@ import numpy as np
 from app.domain.evaluation import EvaluationSpec
 from app.domain.judging.probes import PROBES, Probe, ProbeScores, probe_metrics, swapped
 from worker.reward_model.pair_tokenizer import PairTokenizer
+from worker.trainer.data.row_encoder import encode_rows
 from worker.trainer.evaluation.judged_rows import (
     JudgedRow,
-    Reason,
-    encode_rows,
+    cut,
     only_pair,
     prompt_key,
     prompt_text,
@@ -38,13 +38,16 @@ def run_probes(
 
     Of a row with many replies the best and the worst are used. A changed reply that exceeds the
     length limit is cut; one that cannot be rendered or scored leaves its row out of the probe.
+
+    Raises:
+        TrainerError: model_unsupported when the chat template or the tokenizer exceeds a limit.
     """
     chosen = sample(len(rows), spec.probe_pairs, spec.seed)
     pairs = [only_pair(rows[i]) for i in chosen]
     before = np.array([(scores[i][0], scores[i][-1]) for i in chosen], dtype=np.float64)
     found = []
     for name in spec.probes:
-        usable, ids = _changed(PROBES[name], pairs, tokenizer, spec.seed)
+        usable, ids = _changed(PROBES[name], pairs, tokenizer, spec)
         if not usable:
             continue
         flat = [each for row in ids for each in row]
@@ -73,29 +76,29 @@ def sample(count: int, wanted: int, seed: int) -> list[int]:
 
 
 def _changed(
-    probe: Probe, pairs: Sequence[JudgedRow], tokenizer: PairTokenizer, seed: int
+    probe: Probe, pairs: Sequence[JudgedRow], tokenizer: PairTokenizer, spec: EvaluationSpec
 ) -> tuple[list[int], list[list[list[int]]]]:
     """Return the numbers of the pairs that the probe applies to, and the ids of both replies."""
     prompts = [prompt_key(pair.row) for pair in pairs]
-    others = swapped(prompts, seed) if probe.swaps_prompt else list(range(len(pairs)))
-    changed: list[dict[str, Any]] = []
+    others = swapped(prompts, spec.seed) if probe.swaps_prompt else list(range(len(pairs)))
+    numbers, changed = list[int](), list[dict[str, Any]]()
     for number, pair in enumerate(pairs):
-        row = {**pair.row, "line": number}
+        row = pair.row
         if probe.swaps_prompt:
             other = pairs[others[number]].row
             if others[number] == number or "prompt" not in other or "prompt" not in row:
                 continue
-            row["prompt"] = other["prompt"]
+            row = {**row, "prompt": other["prompt"]}
         prompt = prompt_text(row)
         replies = [_change_reply(probe, prompt, reply) for reply in pair.replies]
+        numbers.append(number)
         changed.append(with_replies(row, replies))
-    left_out: dict[Reason, list[int]] = {}
     usable, ids = [], []
-    for row, encoded in encode_rows(changed, tokenizer, left_out):
-        cut = [each[: tokenizer.plan.max_length] for each in encoded]
-        if unscorable(cut, tokenizer) is None:
-            usable.append(int(row["line"]))
-            ids.append(cut)
+    for encoded in encode_rows(changed, tokenizer, lambda _line, _problem: None):
+        texts = [cut(each, tokenizer, spec.overlong) for each in encoded.texts]
+        if unscorable(texts, tokenizer) is None:
+            usable.append(numbers[encoded.place])
+            ids.append(texts)
     return usable, ids
 
 

@@ -5,20 +5,27 @@ The chunks are the same in every run: scores may depend, in the last bits, on wh
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from pydantic import BaseModel
 from torch import nn
 
+from app.domain.plan import TrainingPlan
 from app.domain.progress import CheckpointSaved, Stepped
 from worker.ipc.channel import Channel
 from worker.ipc.order import MANIFEST, WorkOrder
 from worker.reward_model.errors import StoppedError
 from worker.reward_model.file_digests import file_entries
+from worker.reward_model.loading import device_config_for
+from worker.reward_model.packaged_adapter import SUMMARY, load_packaged
 from worker.reward_model.scoring import score
+from worker.trainer.library_versions import library_versions
 
 #: Sequences of one chunk. A stop waits for the end of a chunk.
 CHUNK_SEQUENCES = 128
@@ -41,6 +48,28 @@ class LazyModel:
         """Return the rewards of sequences of token ids."""
         model = self._model = self._model or self._load()
         return score(model, sequences, pad_token_id=self._pad_token_id, bf16=self._bf16)
+
+
+def packaged_model(order: WorkOrder, directory: Path, plan: TrainingPlan) -> LazyModel:
+    """Return the model of an adapter's files, as a fresh process loads it for the certificate."""
+    summary = json.loads((directory / SUMMARY).read_text())
+    device = device_config_for(plan).device
+    return LazyModel(
+        lambda: load_packaged(directory, Path(order.model_dir), summary, device),
+        pad_token_id=summary["pad_token_id"],
+        bf16=summary["dtype"] == "bfloat16",
+    )
+
+
+def resume_fingerprint(order: WorkOrder, wanted: BaseModel, plan: TrainingPlan) -> dict[str, Any]:
+    """Return what must be equal in a run that resumes: then its scores are the same."""
+    device = device_config_for(plan).device
+    return {
+        "order_sha256": hashlib.sha256(wanted.model_dump_json().encode()).hexdigest(),
+        "versions": library_versions(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "threads": order.threads,
+    }
 
 
 class ResumableScoring:
@@ -72,9 +101,7 @@ class ResumableScoring:
         for start in range(0, len(sequences), CHUNK_SEQUENCES):
             key = f"{stage}/{start}"
             if key not in self._known:
-                if self._channel.is_stop_wanted:
-                    self._save()
-                    raise StoppedError(self._done)
+                self.stop_if_wanted()
                 chunk = sequences[start : start + CHUNK_SEQUENCES]
                 self._known[key] = model.score(chunk)
             found += self._known[key]
@@ -83,6 +110,16 @@ class ResumableScoring:
             if time.monotonic() - self._saved_at >= self._seconds:
                 self._save()
         return found
+
+    def stop_if_wanted(self) -> None:
+        """End the attempt if the supervisor asked for it.
+
+        Raises:
+            StoppedError: after a checkpoint was saved.
+        """
+        if self._channel.is_stop_wanted:
+            self._save()
+            raise StoppedError(self._done)
 
     def finish(self) -> None:
         """Report that everything is scored."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from app.domain.plan import TrainingPlan
-from worker.reward_model.loading import DeviceConfig, quantization_arguments
+from worker.trainer.export.scoring_program import scoring_program
 
+#: The Hub's name for what a reward model does.
+TASK = "text-classification"
 #: Metrics of the table, of those that were measured.
 _SHOWN = (
     "accuracy",
@@ -27,61 +28,6 @@ _SHOWN = (
     "accuracy_when_shorter",
     "pairs",
 )
-_LOADING = """\
-```python
-import json
-import warnings
-from pathlib import Path
-
-import torch
-from huggingface_hub import snapshot_download
-from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer{imported}, logging
-
-# PEFT reads a property of transformers by its old name.
-warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-
-# transformers reports that the head is random; the adapter brings the trained one.
-logging.set_verbosity_error()
-
-adapter = Path(".")  # this directory
-base = {base}
-
-facts = json.loads((adapter / "reward_model.json").read_text())
-tokenizer = AutoTokenizer.from_pretrained(adapter)
-model = AutoModelForSequenceClassification.from_pretrained(
-    base, num_labels=1, dtype=torch.{dtype}, ignore_mismatched_sizes=True{more}
-)
-model.config.get_text_config().pad_token_id = facts["pad_token_id"]
-model = PeftModel.from_pretrained(model, adapter).eval()
-
-{render}
-{encode}
-with torch.inference_mode():
-    scores = model(**batch).logits[:, 0]
-print(scores.tolist())  # raw rewards: higher means better
-```
-"""
-_ENCODE = """\
-batch = tokenizer(
-    texts,
-    add_special_tokens={add_special_tokens},
-    padding=True,
-    padding_side="right",
-    return_token_type_ids=False,
-    return_tensors="pt",
-).to(model.device){check}"""
-_CHECK = """
-if batch["input_ids"].shape[1] > facts["max_positions"]:
-    raise ValueError("A text has more tokens than the model has positions.")"""
-_ENCODE_TRUNCATED = """\
-ids = tokenizer(texts, add_special_tokens={add_special_tokens})["input_ids"]
-# Longer texts lose the beginning of their prompt, as in training.
-kept, last = facts["kept_tokens"], facts["max_length"] - facts["kept_tokens"]
-ids = [text[:kept] + text[kept:][-last:] for text in ids]
-batch = tokenizer.pad(
-    {{"input_ids": ids}}, padding_side="right", return_tensors="pt"
-).to(model.device)"""
 _SERVICE = """\
 The service that trained it also scores with it, for RL trainers too:
 
@@ -91,19 +37,6 @@ curl "$PLAUDIT_URL/v1/score" -H "Authorization: Bearer $PLAUDIT_API_KEY" --json 
 }'
 ```
 """
-_RENDER_CHAT = """\
-prompt = [{"role": "user", "content": "Hello"}]
-replies = ["Hello! How can I help?", "No."]
-texts = [
-    tokenizer.apply_chat_template(
-        [*prompt, {"role": "assistant", "content": reply}], tokenize=False
-    )
-    for reply in replies
-]"""
-_RENDER_TEXT = """\
-prompt = "Hello "
-replies = ["Hello! How can I help?", "No."]
-texts = [prompt + reply{eos} for reply in replies]"""
 
 
 def model_card(
@@ -155,10 +88,11 @@ def model_card(
         ]
     )
     # Parsing the whole card checks the metadata as the Hub's client reads it.
-    return str(ModelCard(f"---\n{_metadata(summary).to_yaml()}\n---\n\n{body}"))
+    metadata = _metadata(summary, _eval_results(plan, metrics))
+    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}"))
 
 
-def _metadata(summary: Mapping[str, Any]) -> ModelCardData:
+def _metadata(summary: Mapping[str, Any], results: list[EvalResult]) -> ModelCardData:
     """Return the front matter; a base model is named only if it is one of the Hub's."""
     tags = ["transformers", "peft", "lora", "trl", "reward-trainer", "generated_from_trainer"]
     tags += ["reward-model", "plaudit"]
@@ -169,9 +103,28 @@ def _metadata(summary: Mapping[str, Any]) -> ModelCardData:
         base_model=base,
         base_model_relation=base and "adapter",
         library_name="peft",
-        pipeline_tag="text-classification",
+        pipeline_tag=TASK,
         tags=tags,
+        model_name=f"Reward model on {summary['base_model']}" if results else None,
+        eval_results=results or None,
     )
+
+
+def _eval_results(plan: TrainingPlan, metrics: Mapping[str, float]) -> list[EvalResult]:
+    """Return the results for the Hub's ``model-index``; none without held-out pairs."""
+    if "eval/accuracy" not in metrics:
+        return []
+    return [
+        EvalResult(
+            task_type=TASK,
+            task_name="Preference ranking",
+            dataset_type=(plan.data.eval or plan.data.train).id,
+            dataset_name="Held-out pairs" if plan.data.eval else "Held-out pairs of the training",
+            metric_type="accuracy",
+            metric_name="Accuracy, ties half",
+            metric_value=metrics["eval/accuracy"],
+        )
+    ]
 
 
 def _head_start(summary: Mapping[str, Any]) -> str:
@@ -242,49 +195,11 @@ def _results(metrics: Mapping[str, float]) -> list[str]:
         if f"eval/{name}" in metrics
     ]
     if not rows:
-        return ["No pairs were held out, so the accuracy of this adapter is unknown."]
+        return [
+            "No pairs were held out, so the accuracy of this adapter is unknown, and this card has "
+            "no `model-index`."
+        ]
     return ["| metric | before training | after training |", "|---|---|---|", *rows]
-
-
-def scoring_program(summary: Mapping[str, Any]) -> str:
-    """Return Markdown with a program that scores replies with plain PEFT.
-
-    Its lines ``base = …``, ``prompt = …`` and ``replies = …`` are there to be edited.
-    """
-    revision, name = summary["revision"], summary["base_model"]
-    base = f'"/path/to/{name}"  # the directory of the base model\'s files'
-    if revision is not None:
-        base = f'snapshot_download("{name}", revision="{revision}")  # or a directory'
-    render = _RENDER_CHAT
-    if summary["data_format"] == "text":
-        eos = f" + {json.dumps(summary['eos_token'])}" if summary["append_eos"] else ""
-        render = _RENDER_TEXT.replace("{eos}", eos)
-    arguments = summary.get("load_arguments", {}).items()
-    more, imported = "".join(f", {name}={value!r}" for name, value in arguments), ""
-    if summary["quantization"] != "none":
-        numerics = DeviceConfig("cuda", summary["dtype"] == "bfloat16", summary["quantization"])
-        arguments = quantization_arguments(numerics, summary["head_modules"]).items()
-        lines = "".join(f"        {name}={value!r},\n" for name, value in arguments)
-        more += f",\n    quantization_config=BitsAndBytesConfig(\n{lines}    )"
-        imported = ", BitsAndBytesConfig"
-    text = _LOADING.format(
-        base=base,
-        dtype=summary["dtype"],
-        more=more,
-        imported=imported,
-        render=render,
-        encode=_encode(summary),
-    )
-    return text if revision else text.replace("from huggingface_hub import snapshot_download\n", "")
-
-
-def _encode(summary: Mapping[str, Any]) -> str:
-    """Return the statements that tokenise ``texts``; they cut or refuse what is too long."""
-    add_special_tokens = summary["add_special_tokens"]
-    if summary.get("overlong") == "truncate_left":
-        return _ENCODE_TRUNCATED.format(add_special_tokens=add_special_tokens)
-    check = _CHECK if summary.get("max_positions") else ""
-    return _ENCODE.format(add_special_tokens=add_special_tokens, check=check)
 
 
 def _number(metrics: Mapping[str, float], group: str, name: str) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import transformers
 from torch import nn
 from transformers import (
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
@@ -30,25 +28,12 @@ from worker.reward_model.special_tokens import (
 )
 from worker.trainer.inspection import modules
 from worker.trainer.inspection.padding_check import (
-    TOLERANCE,
     UNSUPPORTED_ERRORS,
-    NoTinyModelError,
-    padding_shift,
 )
 from worker.trainer.inspection.stored_weights import stored_dtype, stored_shapes
+from worker.trainer.inspection.supported_config import check_padding, read_supported_config, short
 from worker.trainer.inspection.trained_head import find_trained_head
 
-#: Model types that read their score at the last position, whether it is padding or not.
-READS_LAST_POSITION = frozenset({"xlnet"})
-#: Model types that need more input than token ids and an attention mask.
-NEEDS_MORE_THAN_TEXT = {
-    "layoutlmv2": "images and boxes with every text",
-    "layoutlmv3": "images and boxes with every text",
-    "mra": "CUDA kernels of its own, without which every text gets the same score",
-    "perceiver": "texts of one fixed length",
-    "reformer": "a hash seed with every text, without which the score changes at every call",
-    "xmod": "a language with every text",
-}
 #: What the tokenizer may use while it is loaded and encodes some sample texts. A vocabulary of
 #: 250,000 tokens takes 15 s.
 TOKENIZER_SECONDS = 120.0
@@ -68,10 +53,10 @@ def inspect_base_model(
     Raises:
         TrainerError: model_unsupported, with what was found and what to use instead.
     """
-    config = _load_config(model_dir)
+    config = read_supported_config(model_dir)
     dtype = stored_dtype(model_dir)
     model, absent = load_on_meta(model_dir)
-    _check_padding(config, type(model).__name__)
+    check_padding(config, type(model).__name__)
     tokenizer, from_file = _load_tokenizer(model_dir)
     template = _chat_template(tokenizer, chat_template)
     new = modules.new_modules(model, absent)
@@ -140,7 +125,7 @@ def load_on_meta(model_dir: Path) -> tuple[PreTrainedModel, set[str]]:
         )
     except UNSUPPORTED_ERRORS as error:
         raise unsupported_model(
-            f"transformers {transformers.__version__} cannot build the model: {_short(error)}; the "
+            f"transformers {transformers.__version__} cannot build the model: {short(error)}; the "
             "operator can correct its config.json, or list a model of another type"
         ) from error
     modules.check_no_ignored_weights(model, info["unexpected_keys"])
@@ -194,74 +179,6 @@ def _embedding_rows(model: PreTrainedModel) -> int:
     return int(rows)
 
 
-def _load_config(model_dir: Path) -> PreTrainedConfig:
-    try:
-        raw = json.loads((model_dir / "config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise unsupported_model(
-            f"the base model's config.json cannot be read: {_short(error)}"
-        ) from error
-    if (model_dir / "adapter_config.json").exists():
-        raise unsupported_model(
-            "the directory contains an adapter (adapter_config.json) and not a whole model; use "
-            "the adapter's base model, or merge the adapter first"
-        )
-    if _is_quantized(raw):
-        raise unsupported_model(
-            "the base model is already quantised (quantization_config in its config.json) and "
-            'cannot get a reward head; use the unquantised model with quantization "4bit"'
-        )
-    try:
-        config = load_config(model_dir)
-    except UNSUPPORTED_ERRORS as error:
-        raise unsupported_model(
-            f"transformers {transformers.__version__} does not support model type "
-            f"'{raw.get('model_type')}', or not this config.json: {_short(error)}; the operator "
-            "can correct it, or list a model of another type"
-        ) from error
-    _check_model_type(config)
-    return config
-
-
-def _check_model_type(config: PreTrainedConfig) -> None:
-    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise unsupported_model(
-            f"model type '{config.model_type}' has no sequence-classification class in "
-            f"transformers {transformers.__version__}; it cannot be trained as a reward model"
-        )
-    if more := NEEDS_MORE_THAN_TEXT.get(config.model_type):
-        raise unsupported_model(f"model type '{config.model_type}' needs {more}; use another model")
-    if config.is_encoder_decoder:
-        raise unsupported_model(
-            f"model type '{config.model_type}' is an encoder-decoder: it reads its score at EOS "
-            "tokens and fails on batches with different numbers of them; use an encoder or a "
-            "decoder"
-        )
-
-
-def _is_quantized(raw: dict[str, Any]) -> bool:
-    parts = [raw, *(v for v in raw.values() if isinstance(v, dict))]
-    return any(part.get("quantization_config") for part in parts)
-
-
-def _check_padding(config: PreTrainedConfig, architecture: str) -> None:
-    """Refuse an architecture whose score changes with right padding."""
-    reason = None
-    if config.model_type in READS_LAST_POSITION:
-        reason = "it reads the score at the last position, even if that is padding"
-    else:
-        try:
-            shift = padding_shift(config)
-        except NoTinyModelError:
-            return
-        if shift > TOLERANCE:
-            reason = f"padding moved the score of a tiny model of this type by {shift:.2g}"
-    if reason:
-        raise unsupported_model(
-            f"the score of {architecture} depends on right padding: {reason}; use another model"
-        )
-
-
 def _load_tokenizer(model_dir: Path) -> tuple[PreTrainedTokenizerBase, bool]:
     """Return the tokenizer, and whether it is loaded from its file as transformers misreads it."""
     sizes = (path.stat().st_size for path in model_dir.iterdir() if path.suffix != ".safetensors")
@@ -275,7 +192,7 @@ def _load_tokenizer(model_dir: Path) -> tuple[PreTrainedTokenizerBase, bool]:
         raise unsupported_model(f"the base model's tokenizer {error}") from error
     except UNSUPPORTED_ERRORS as error:
         raise unsupported_model(
-            f"the base model's tokenizer cannot be loaded: {_short(error)}"
+            f"the base model's tokenizer cannot be loaded: {short(error)}"
         ) from error
     if not tokenizer.get_vocab():
         raise unsupported_model(
@@ -300,8 +217,3 @@ def _chat_template(tokenizer: PreTrainedTokenizerBase, of_catalogue: str | None)
             "the catalogue entry"
         )
     return None if template is None else str(template)
-
-
-def _short(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:500]}"

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from worker.reward_model.packed_layout import SplitGroup, pack_groups, split_batch
+from worker.reward_model.packed_layout import SplitGroup, pack_groups, split_batch, to_device
 from worker.reward_model.packed_model import PackedModel, recomputed_layers
 
 #: Tokens that take as long as the fixed cost of one more forward and backward. For a GPU estimated,
@@ -96,7 +96,9 @@ class GroupedForward:
             lengths = torch.tensor([len(row[i]) for i in group])
             mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
             logits = self.model(
-                input_ids=ids.to(self.device), attention_mask=mask.to(self.device), use_cache=False
+                input_ids=to_device(ids, self.device),
+                attention_mask=to_device(mask, self.device),
+                use_cache=False,
             ).logits
             found |= zip(group, logits.float().view(-1), strict=True)
         return torch.stack([found[i] for i in range(len(row))])

@@ -16,8 +16,8 @@ def pairwise_loss(rewards: Tensor, margins: Tensor | None, centering: float | No
     return loss
 
 
-def batch_metrics(rewards: Tensor) -> dict[str, float]:
-    """Return TRL's metrics of rewards [B, 2] with one device synchronisation, not five."""
+def batch_metrics(rewards: Tensor, loss: Tensor) -> dict[str, float]:
+    """Return TRL's metrics of rewards [B, 2], and the loss, with one device synchronisation."""
     difference = rewards[:, 0] - rewards[:, 1]
     values = {
         "min_reward": rewards.min(),
@@ -25,5 +25,6 @@ def batch_metrics(rewards: Tensor) -> dict[str, float]:
         "max_reward": rewards.max(),
         "accuracy": (difference > 0).float().mean(),
         "margin": difference.mean(),
+        "loss": loss,
     }
     return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))

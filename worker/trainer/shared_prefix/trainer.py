@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from worker.reward_model.errors import is_out_of_memory
 from worker.reward_model.mixed_precision import without_adapter_casts
-from worker.reward_model.packed_layout import SplitGroup, split_replies
+from worker.reward_model.packed_layout import SplitGroup, split_replies, to_device
 from worker.reward_model.packed_model import PackedModel
 from worker.reward_model.scoring import BATCH_TOKENS
 from worker.trainer.shared_prefix.forwards import Forward, GroupedForward, PackedForward
@@ -42,7 +42,9 @@ class SharedPrefixRewardTrainer(RewardTrainer):
     gradient_checkpointing). If memory runs out, the step is repeated with half the budget.
 
     Models that cannot use packed rows train in groups of similar length after
-    ``use_length_groups``, or exactly as with RewardTrainer after ``use_stock``.
+    ``use_length_groups``.
+
+    On a GPU a step reads from the device once, so that the host is free to queue the next kernels.
     """
 
     model: Any
@@ -65,24 +67,17 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         self.recompute_above_bytes = recompute_above_bytes or self.memory_budget_bytes
         #: Called with the new budget when memory ran out.
         self.on_budget_lowered: Callable[[int], None] = lambda _budget: None
-        self.is_stock = False
+        #: The loss of the last micro-step.
+        self.step_loss = 0.0
         self._is_packed = True
-        self._stock_args = self.args
         self.may_recompute = (
             bool(self.args.gradient_checkpointing) if may_recompute is None else may_recompute
         )
-        self.args = copy.copy(self.args)
-        _set_activation_checkpointing(self.args, is_on=False)
-        if self._stock_args.gradient_checkpointing and hasattr(self.model, "peft_config"):
+        if self.args.gradient_checkpointing and hasattr(self.model, "peft_config"):
             # TRL made the embeddings' output require gradients, as activation checkpointing needs.
             self.model.disable_input_require_grads()
-
-    def use_stock(self) -> None:
-        """Train exactly as RewardTrainer does; call it before ``train``."""
-        self.is_stock = True
-        self.args = self._stock_args
-        if self.args.gradient_checkpointing and hasattr(self.model, "peft_config"):
-            self.model.enable_input_require_grads()
+        self.args = copy.copy(self.args)  # the layers recompute only where a pass needs it
+        self.args.gradient_checkpointing = self.args.activation_checkpointing = False
 
     def use_length_groups(self) -> None:
         """Pad only sequences of similar length to each other; call it before ``train``."""
@@ -136,11 +131,18 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         with torch.random.fork_rng(devices), torch.enable_grad(), self._mixed_precision():
             return ActivationCost.measure(saved_bytes, longest)
 
+    def get_train_dataloader(self) -> Any:
+        """Return TRL's loader, which leaves the batches on the host: rows are laid out there."""
+        loader: Any = super().get_train_dataloader()
+        loader.device = None
+        return loader
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as RewardTrainer does."""
         with self._mixed_precision():
             return super().train(*args, **kwargs)
 
+    @override
     def training_step(
         self,
         model: nn.Module,
@@ -148,9 +150,6 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """Run forward and backward of one batch in chunks; return the mean loss, detached."""
-        if self.is_stock:
-            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[no-untyped-call]
-            return loss
         model.train()
         if callable(switch := getattr(self.optimizer, "train", None)):
             switch()  # schedule-free optimisers
@@ -168,7 +167,7 @@ class SharedPrefixRewardTrainer(RewardTrainer):
             if self.args.device.type == "cuda":
                 torch.cuda.empty_cache()
         self._total_train_tokens += int(inputs["attention_mask"].sum())
-        self._record_metrics(rewards)
+        self.step_loss = self._record_metrics(rewards, total)
         return total
 
     def _forward_and_backward(
@@ -216,14 +215,10 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Return the loss of one eval batch and TRL's outputs: rewards [2B, 1], chosen first."""
-        if self.is_stock:
-            return super().compute_loss(  # type: ignore[no-untyped-call]
-                model, inputs, return_outputs, num_items_in_batch
-            )
         pairs = self.forward_pass.split(inputs)
         rewards = self._rewards(pairs, self.memory_budget_bytes).view(-1, 2)
         loss = self._loss(rewards, self._margins(inputs))
-        self._record_metrics(rewards.detach())
+        self._record_metrics(rewards.detach(), loss.detach())
         return (loss, {"logits": rewards.T.reshape(-1, 1)}) if return_outputs else loss
 
     def score_groups(self, groups: Sequence[Sequence[list[int]]]) -> list[float]:
@@ -258,7 +253,7 @@ class SharedPrefixRewardTrainer(RewardTrainer):
     @contextmanager
     def _mixed_precision(self) -> Iterator[None]:
         """Leave out the casts of weights and inputs that autocast would repeat at every call."""
-        dtype = None if self.is_stock else AUTOCAST_DTYPES.get(self.accelerator.mixed_precision)
+        dtype = AUTOCAST_DTYPES.get(self.accelerator.mixed_precision)
         if dtype is None:
             yield
             return
@@ -272,19 +267,17 @@ class SharedPrefixRewardTrainer(RewardTrainer):
             yield
 
     def _margins(self, inputs: dict[str, Any]) -> Tensor | None:
-        return inputs["margin"].to(self.args.device) if "margin" in inputs else None
+        return to_device(inputs["margin"], self.args.device) if "margin" in inputs else None
 
     def _loss(self, rewards: Tensor, margins: Tensor | None) -> Tensor:
         return pairwise_loss(rewards, margins, self.args.center_rewards_coefficient)
 
-    def _record_metrics(self, rewards: Tensor) -> None:
-        """Record TRL's metrics of one batch [B, 2]."""
+    def _record_metrics(self, rewards: Tensor, loss: Tensor) -> float:
+        """Record TRL's metrics of one batch [B, 2]; return its loss."""
         metrics = self._metrics["train" if self.model.training else "eval"]
         metrics["num_tokens"] = [self._total_train_tokens]
-        for name, value in batch_metrics(rewards).items():
+        values = batch_metrics(rewards, loss)
+        read = values.pop("loss")
+        for name, value in values.items():
             metrics[name].append(value)
-
-
-def _set_activation_checkpointing(args: Any, *, is_on: bool) -> None:
-    args.gradient_checkpointing = is_on
-    args.activation_checkpointing = is_on
+        return read

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,25 +20,30 @@ from app.domain.judging.suites import SUITES
 from app.domain.lifecycle import FailureCode, Phase
 from app.domain.plan import TrainingPlan
 from app.domain.progress import Evaluated, PhaseChanged, Reported
+from app.domain.rows import replies_of
 from worker.ipc.channel import Channel
 from worker.ipc.order import WorkOrder
 from worker.reward_model.errors import TrainerError
 from worker.reward_model.file_digests import file_entries
 from worker.reward_model.loading import device_config_for, load_base
-from worker.reward_model.packaged_adapter import SUMMARY, load_packaged
 from worker.reward_model.pair_tokenizer import PairTokenizer
+from worker.trainer.data.preparation import held_out_rows
 from worker.trainer.data.row_files import read_rows
 from worker.trainer.evaluation.judged_rows import (
     JudgedRow,
+    JudgedRows,
     judged_rows,
-    replies_of,
     training_overlap,
 )
 from worker.trainer.evaluation.plots import model_plots
 from worker.trainer.evaluation.probing import run_probes, worst_pairs, write_scores
-from worker.trainer.evaluation.resumable_scoring import LazyModel, ResumableScoring
+from worker.trainer.evaluation.resumable_scoring import (
+    LazyModel,
+    ResumableScoring,
+    packaged_model,
+    resume_fingerprint,
+)
 from worker.trainer.inspection.base_model_files import check_base_model_unchanged
-from worker.trainer.library_versions import library_versions
 
 SCORES = "scores"
 #: Together they stay below what one message may hold.
@@ -74,9 +77,8 @@ def run(order: WorkOrder, channel: Channel) -> None:
     directory.mkdir(exist_ok=True)
     replies = [len(replies_of(row)) for row in read_rows(order.eval_file)]
     models = [_untrained(order, first), *(_adapter(order, each) for each in wanted.adapters)]
-    scoring = ResumableScoring(
-        order, channel, _fingerprint(order, wanted), _sequence_bound(wanted, replies)
-    )
+    fingerprint = resume_fingerprint(order, wanted, first.plan)
+    scoring = ResumableScoring(order, channel, fingerprint, _sequence_bound(wanted, replies))
     judged, worst, tables = [], {}, []
     for model in models:
         entry, pairs, table = _judge(order, wanted, model, scoring, directory)
@@ -132,12 +134,27 @@ def _judge(
         "probes": [],
     }
     if model.adapter is not None:
-        if model.adapter.train_file is not None:
-            train_file = Path(model.adapter.train_file)
-            entry["training_overlap"] = training_overlap(tokenized.rows, train_file)
+        entry["training_overlap"] = _overlap(order, model.adapter, tokenizer, tokenized, scoring)
         entry["probes"] = run_probes(spec, tokenized.rows, scores, tokenizer, score)
     pairs = worst_pairs(tokenized.rows, scores, WORST_PAIRS, WORST_PAIR_CHARACTERS)
     return entry, pairs, table
+
+
+def _overlap(
+    order: WorkOrder,
+    adapter: JudgedAdapter,
+    tokenizer: PairTokenizer,
+    tokenized: JudgedRows,
+    scoring: ResumableScoring,
+) -> dict[str, Any] | None:
+    """Return the rows with prompts that the adapter learned from; None without its dataset."""
+    if adapter.train_file is None:
+        return None
+    of_training = order.model_copy(update={"train_file": adapter.train_file})
+    held_out = held_out_rows(
+        of_training, adapter.plan, tokenizer, lambda _: scoring.stop_if_wanted()
+    )
+    return training_overlap(tokenized.rows, Path(adapter.train_file), held_out)
 
 
 def _by_row(
@@ -209,27 +226,8 @@ def _untrained(order: WorkOrder, first: JudgedAdapter) -> _Model:
 
 
 def _adapter(order: WorkOrder, adapter: JudgedAdapter) -> _Model:
-    directory = Path(adapter.directory)
-    summary = json.loads((directory / SUMMARY).read_text())
-    device = device_config_for(adapter.plan).device
-    scorer = LazyModel(
-        lambda: load_packaged(directory, Path(order.model_dir), summary, device),
-        pad_token_id=summary["pad_token_id"],
-        bf16=summary["dtype"] == "bfloat16",
-    )
+    scorer = packaged_model(order, Path(adapter.directory), adapter.plan)
     return _Model(adapter.id, adapter.plan, scorer, adapter)
-
-
-def _fingerprint(order: WorkOrder, wanted: EvaluationOrder) -> dict[str, Any]:
-    """Return what must be equal in a run that resumes: then its scores are the same."""
-    asked = hashlib.sha256(wanted.model_dump_json().encode()).hexdigest()
-    device = device_config_for(wanted.adapters[0].plan).device
-    return {
-        "evaluation_sha256": asked,
-        "versions": library_versions(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        "threads": order.threads,
-    }
 
 
 def _sequence_bound(wanted: EvaluationOrder, replies: Sequence[int]) -> int:

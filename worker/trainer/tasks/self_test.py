@@ -10,10 +10,10 @@ from worker.trainer import self_test
 
 
 def run(_order: WorkOrder, _channel: Channel) -> None:
-    """Check a matrix product and the disk.
+    """Check the device and the disk.
 
     Raises:
         TrainerError: host_error.
     """
-    if self_test.main():
-        raise TrainerError(FailureCode.HOST_ERROR, "the self-test failed; see the log")
+    if problem := self_test.find_problem():
+        raise TrainerError(FailureCode.HOST_ERROR, problem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -106,7 +107,8 @@ def plaudit_trainer_class(base: type[Any]) -> type[Any]:
 
         def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
             loss: torch.Tensor = super().training_step(*args, **kwargs)
-            if not torch.isfinite(loss):
+            # The shared-prefix trainer has read it: a second read would wait for a GPU again.
+            if not math.isfinite(getattr(self, "step_loss", loss)):
                 raise non_finite_error("the loss", self.state.global_step + 1)
             return loss
 

@@ -19,6 +19,7 @@ from plaudit._async.operations import (
     AsyncQueue,
     AsyncWorkers,
 )
+from plaudit._async.score_batches import AsyncScoreBatches
 from plaudit._async.scores import make_reward_function, send_scores
 from plaudit._async.transport import AsyncTransport
 from plaudit._async.usage import AsyncUsageLog
@@ -60,6 +61,7 @@ class AsyncPlaudit:
         self.jobs = AsyncJobs(self._transport)
         self.datasets = AsyncDatasets(self._transport)
         self.adapters = AsyncAdapters(self._transport)
+        self.score_batches = AsyncScoreBatches(self._transport)
         self.evaluations = AsyncEvaluations(self._transport)
         self.suites = AsyncSuites(self._transport)
         self.comparisons = AsyncComparisons(self._transport)

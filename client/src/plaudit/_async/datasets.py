@@ -57,7 +57,7 @@ class AsyncDatasets:
                 it.
             on_bytes: called with the size of each chunk in bytes before it is sent.
             options: how the rows are read: ``columns``, ``labels``, ``ignore_columns``,
-                ``on_invalid``; see docs/data.md.
+                ``on_invalid``, ``chat_template_kwargs``; see docs/data.md.
 
         Raises:
             InvalidRequestError: rows are invalid; ``errors`` names the first invalid lines.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
+from collections.abc import AsyncIterator
 from typing import Any, Unpack
 
 from plaudit import params
+from plaudit._async import following
 from plaudit._async.pages import PAGE_SIZE, AsyncItems
 from plaudit._async.transport import AsyncTransport
 from plaudit._calls import Call, parse, path
@@ -35,14 +38,20 @@ class AsyncEvaluations:
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
 
-    async def create(self, **spec: Unpack[params.EvaluationSpec]) -> EvaluationRead:
+    async def create(
+        self, *, idempotency_key: str | None = None, **spec: Unpack[params.EvaluationSpec]
+    ) -> EvaluationRead:
         """Queue an evaluation of adapters on a dataset.
+
+        All attempts of one call send the same idempotency key, so that a retry never creates a
+        second evaluation. Pass ``idempotency_key`` to repeat the call from another process.
 
         Raises:
             InvalidRequestError: the spec is invalid; ``errors`` names the fields.
             QuotaExceededError: the limit of queued evaluations is reached.
         """
-        call = Call("POST", "/v1/evaluations", body=spec, is_repeatable=False)
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        call = Call("POST", "/v1/evaluations", body=spec, headers=headers)
         return parse(EvaluationRead, await self._transport.send(call))
 
     def list(
@@ -89,11 +98,11 @@ class AsyncEvaluations:
         await self._transport.send(Call("DELETE", path("/v1/evaluations/{}", evaluation_id)))
 
     def events(
-        self, evaluation_id: str, *, page_size: int = PAGE_SIZE
-    ) -> AsyncItems[EventRead]:  # fmt: skip
-        """List the events of an evaluation, oldest first."""
-        call = Call("GET", path("/v1/evaluations/{}/events", evaluation_id), {"limit": page_size})
-        return AsyncItems(self._transport, call, EventRead)
+        self, evaluation_id: str, *, after: int = 0, follow: bool = True
+    ) -> AsyncIterator[EventRead]:
+        """Yield the events of an evaluation, oldest first; see ``jobs.events``."""
+        address = path("/v1/evaluations/{}/events", evaluation_id)
+        return following.events(self._transport, address, after, follow=follow)
 
     async def scores(self, evaluation_id: str, adapter: str | None = None) -> Rows:
         """Return the scores that a model gave, one dict per row; default: the first adapter."""

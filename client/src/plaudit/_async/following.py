@@ -1,4 +1,4 @@
-"""Follows a job: waits for its end, and streams its events and its log."""
+"""Follows a job or an evaluation: waits for its end, and streams its events and its log."""
 
 from __future__ import annotations
 
@@ -108,9 +108,22 @@ async def _poll(
     return None if is_same else parse(AsyncJob, response), tag or ""
 
 
-async def events(transport: AsyncTransport, job_id: str, after: int) -> AsyncIterator[EventRead]:
+def events(
+    transport: AsyncTransport, address: str, after: int, *, follow: bool
+) -> AsyncIterator[EventRead]:
+    """Yield the events at a URL path; see ``AsyncJobs.events``."""
+    return _live(transport, address, after) if follow else _past(transport, address, after)
+
+
+async def _past(transport: AsyncTransport, address: str, after: int) -> AsyncIterator[EventRead]:
+    call = Call("GET", address, {"after": after, "limit": 1000})
+    async for event in AsyncItems(transport, call, EventRead):
+        yield event
+
+
+async def _live(transport: AsyncTransport, address: str, after: int) -> AsyncIterator[EventRead]:
     """Yield events with numbers above ``after`` until the job ends; reconnect when necessary."""
-    call = Call("GET", path("/v1/jobs/{}/events", job_id), read_seconds=STREAM_READ_SECONDS)
+    call = Call("GET", address, read_seconds=STREAM_READ_SECONDS)
     outage_call = replace(call, retries=transport.config.policy.retries.during_outage())
     # The usual limits apply until the first bytes, so that a wrong id or URL fails soon.
     attempts = transport.attempts(call)

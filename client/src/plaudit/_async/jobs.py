@@ -180,9 +180,8 @@ class AsyncJobs:
             follow: also yield new events until the job ends. A lost connection is resumed after
                 the last event. False: only events that have already happened.
         """
-        if follow:
-            return following.events(self._transport, job_id, after)
-        return self._past_events(job_id, after)
+        address = path("/v1/jobs/{}/events", job_id)
+        return following.events(self._transport, address, after, follow=follow)
 
     def logs(
         self,
@@ -253,11 +252,6 @@ class AsyncJobs:
         document = await self.report(job_id, "worst_pairs")
         pairs: Pairs = document["pairs"]
         return pairs
-
-    async def _past_events(self, job_id: str, after: int) -> AsyncIterator[EventRead]:
-        call = Call("GET", path("/v1/jobs/{}/events", job_id), {"after": after, "limit": 1000})
-        async for event in AsyncItems(self._transport, call, EventRead):
-            yield event
 
     async def _create(self, address: str, body: object, key: str | None) -> AsyncJob:
         headers = {"Idempotency-Key": key or str(uuid.uuid4())}

@@ -23,6 +23,7 @@ from plaudit._sync.operations import (
     Queue,
     Workers,
 )
+from plaudit._sync.score_batches import ScoreBatches
 from plaudit._sync.scores import make_reward_function, send_scores
 from plaudit._sync.transport import Transport
 from plaudit._sync.usage import UsageLog
@@ -61,6 +62,7 @@ class Plaudit:
         self.jobs = Jobs(self._transport)
         self.datasets = Datasets(self._transport)
         self.adapters = Adapters(self._transport)
+        self.score_batches = ScoreBatches(self._transport)
         self.evaluations = Evaluations(self._transport)
         self.suites = Suites(self._transport)
         self.comparisons = Comparisons(self._transport)

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
+from collections.abc import Iterator
 from typing import Any, Unpack
 
 from plaudit import params
 from plaudit._calls import Call, parse, path
+from plaudit._sync import following
 from plaudit._sync.pages import PAGE_SIZE, Items
 from plaudit._sync.transport import Transport
 from plaudit.models import (
@@ -36,14 +39,20 @@ class Evaluations:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def create(self, **spec: Unpack[params.EvaluationSpec]) -> EvaluationRead:
+    def create(
+        self, *, idempotency_key: str | None = None, **spec: Unpack[params.EvaluationSpec]
+    ) -> EvaluationRead:
         """Queue an evaluation of adapters on a dataset.
+
+        All attempts of one call send the same idempotency key, so that a retry never creates a
+        second evaluation. Pass ``idempotency_key`` to repeat the call from another process.
 
         Raises:
             InvalidRequestError: the spec is invalid; ``errors`` names the fields.
             QuotaExceededError: the limit of queued evaluations is reached.
         """
-        call = Call("POST", "/v1/evaluations", body=spec, is_repeatable=False)
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        call = Call("POST", "/v1/evaluations", body=spec, headers=headers)
         return parse(EvaluationRead, self._transport.send(call))
 
     def list(
@@ -90,11 +99,11 @@ class Evaluations:
         self._transport.send(Call("DELETE", path("/v1/evaluations/{}", evaluation_id)))
 
     def events(
-        self, evaluation_id: str, *, page_size: int = PAGE_SIZE
-    ) -> Items[EventRead]:  # fmt: skip
-        """List the events of an evaluation, oldest first."""
-        call = Call("GET", path("/v1/evaluations/{}/events", evaluation_id), {"limit": page_size})
-        return Items(self._transport, call, EventRead)
+        self, evaluation_id: str, *, after: int = 0, follow: bool = True
+    ) -> Iterator[EventRead]:
+        """Yield the events of an evaluation, oldest first; see ``jobs.events``."""
+        address = path("/v1/evaluations/{}/events", evaluation_id)
+        return following.events(self._transport, address, after, follow=follow)
 
     def scores(self, evaluation_id: str, adapter: str | None = None) -> Rows:
         """Return the scores that a model gave, one dict per row; default: the first adapter."""

@@ -1,5 +1,5 @@
 # Generated from ../_async/following.py by `make client-models`. Do not edit.
-"""Follows a job: waits for its end, and streams its events and its log."""
+"""Follows a job or an evaluation: waits for its end, and streams its events and its log."""
 
 from __future__ import annotations
 
@@ -109,9 +109,20 @@ def _poll(
     return None if is_same else parse(Job, response), tag or ""
 
 
-def events(transport: Transport, job_id: str, after: int) -> Iterator[EventRead]:
+def events(transport: Transport, address: str, after: int, *, follow: bool) -> Iterator[EventRead]:
+    """Yield the events at a URL path; see ``AsyncJobs.events``."""
+    return _live(transport, address, after) if follow else _past(transport, address, after)
+
+
+def _past(transport: Transport, address: str, after: int) -> Iterator[EventRead]:
+    call = Call("GET", address, {"after": after, "limit": 1000})
+    for event in Items(transport, call, EventRead):
+        yield event
+
+
+def _live(transport: Transport, address: str, after: int) -> Iterator[EventRead]:
     """Yield events with numbers above ``after`` until the job ends; reconnect when necessary."""
-    call = Call("GET", path("/v1/jobs/{}/events", job_id), read_seconds=STREAM_READ_SECONDS)
+    call = Call("GET", address, read_seconds=STREAM_READ_SECONDS)
     outage_call = replace(call, retries=transport.config.policy.retries.during_outage())
     # The usual limits apply until the first bytes, so that a wrong id or URL fails soon.
     attempts = transport.attempts(call)

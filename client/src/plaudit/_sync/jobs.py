@@ -179,9 +179,8 @@ class Jobs:
             follow: also yield new events until the job ends. A lost connection is resumed after
                 the last event. False: only events that have already happened.
         """
-        if follow:
-            return following.events(self._transport, job_id, after)
-        return self._past_events(job_id, after)
+        address = path("/v1/jobs/{}/events", job_id)
+        return following.events(self._transport, address, after, follow=follow)
 
     def logs(
         self,
@@ -252,11 +251,6 @@ class Jobs:
         document = self.report(job_id, "worst_pairs")
         pairs: Pairs = document["pairs"]
         return pairs
-
-    def _past_events(self, job_id: str, after: int) -> Iterator[EventRead]:
-        call = Call("GET", path("/v1/jobs/{}/events", job_id), {"after": after, "limit": 1000})
-        for event in Items(self._transport, call, EventRead):
-            yield event
 
     def _create(self, address: str, body: object, key: str | None) -> Job:
         headers = {"Idempotency-Key": key or str(uuid.uuid4())}

@@ -1,0 +1,124 @@
+"""Score whole datasets; ``client.score_batches``."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from pathlib import Path
+from typing import Any, Unpack
+
+from plaudit import params
+from plaudit._async.downloads import download_file
+from plaudit._async.pages import PAGE_SIZE, AsyncItems
+from plaudit._async.transport import AsyncTransport
+from plaudit._calls import Call, parse, path
+from plaudit._files import RemoteFile
+from plaudit.errors import DownloadError
+from plaudit.models import EventRead, ScoreBatchItem, ScoreBatchRead
+
+#: Longer than the service holds a request that waits.
+_WAIT_SECONDS = 30.0
+_READ_SECONDS = 60.0
+_FINISHED = ("succeeded", "failed", "cancelled")
+Rows = list[dict[str, Any]]
+
+
+class AsyncScoreBatches:
+    """Datasets that a job scores with an adapter."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def create(
+        self, *, idempotency_key: str | None = None, **spec: Unpack[params.ScoreBatchSpec]
+    ) -> ScoreBatchRead:
+        """Queue a job that scores every reply of a dataset.
+
+        A lost answer is asked for again under one idempotency key, so that there is never a
+        second batch. Give a key of your own to repeat the call from another process as well.
+
+        Raises:
+            InvalidRequestError: adapter and dataset do not fit; ``errors`` names the fields.
+            QuotaExceededError: as many batches wait as may.
+        """
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        call = Call("POST", "/v1/score/batches", body=spec, headers=headers)
+        return parse(ScoreBatchRead, await self._transport.send(call))
+
+    def list(
+        self, *, page_size: int = PAGE_SIZE, after: str | None = None
+    ) -> AsyncItems[ScoreBatchItem]:
+        """Batches, newest first, without spec and result; all pages, as they are iterated."""
+        query = {"limit": page_size, "after": after}
+        return AsyncItems(self._transport, Call("GET", "/v1/score/batches", query), ScoreBatchItem)
+
+    async def get(self, batch_id: str) -> ScoreBatchRead:
+        """A batch, with its result once it has succeeded."""
+        call = Call("GET", path("/v1/score/batches/{}", batch_id))
+        return parse(ScoreBatchRead, await self._transport.send(call))
+
+    async def wait(self, batch_id: str, *, timeout: float | None = None) -> ScoreBatchRead:
+        """The batch once it is finished, however it ended.
+
+        Raises:
+            TimeoutError: it takes longer than ``timeout`` seconds; it goes on.
+        """
+        ends_at = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = _WAIT_SECONDS if ends_at is None else ends_at - time.monotonic()
+            call = Call(
+                "GET",
+                path("/v1/score/batches/{}", batch_id),
+                {"wait": max(0.0, min(left, _WAIT_SECONDS))},
+                read_seconds=_READ_SECONDS,
+            )
+            found = parse(ScoreBatchRead, await self._transport.send(call))
+            if found.status in _FINISHED:
+                return found
+            if ends_at is not None and time.monotonic() >= ends_at:
+                raise TimeoutError(f"{batch_id} is {found.status} after {timeout:g} s")
+
+    async def cancel(self, batch_id: str) -> ScoreBatchRead:
+        """Stop a batch for good."""
+        call = Call("POST", path("/v1/score/batches/{}/cancel", batch_id))
+        return parse(ScoreBatchRead, await self._transport.send(call))
+
+    async def delete(self, batch_id: str) -> None:
+        """Delete a finished batch with its scores."""
+        await self._transport.send(Call("DELETE", path("/v1/score/batches/{}", batch_id)))
+
+    def events(
+        self, batch_id: str, *, page_size: int = PAGE_SIZE
+    ) -> AsyncItems[EventRead]:  # fmt: skip
+        """What happened to a batch, oldest first."""
+        call = Call("GET", path("/v1/score/batches/{}/events", batch_id), {"limit": page_size})
+        return AsyncItems(self._transport, call, EventRead)
+
+    async def scores(self, batch_id: str) -> Rows:
+        """The scores of every reply: one dict for each row of the dataset, in its order.
+
+        A row that cannot be scored has ``None`` as its scores, and a reason.
+        """
+        call = Call("GET", path("/v1/score/batches/{}/scores", batch_id))
+        text = (await self._transport.send(call)).text
+        return [json.loads(line) for line in text.split("\n") if line]
+
+    async def download(
+        self, batch_id: str, file: str | os.PathLike[str], *, overwrite: bool = False
+    ) -> Path:
+        """The scores as JSON lines; resumes a partial download and checks the sha256.
+
+        Raises:
+            DirectoryError: the file exists with other bytes, and ``overwrite`` is false.
+            DownloadError: the batch has not succeeded, or the bytes are not those promised.
+        """
+        batch = await self.get(batch_id)
+        if batch.result is None:
+            raise DownloadError(f"{batch_id} is {batch.status}.", hint="Wait until it succeeds.")
+        target = Path(file)
+        wanted = RemoteFile(target.name, batch.result.bytes, batch.result.sha256)
+        address = path("/v1/score/batches/{}/scores", batch_id)
+        await download_file(self._transport, address, wanted, target.parent, overwrite=overwrite)
+        return target

@@ -1,0 +1,120 @@
+"""docs/scoring.md runs as it stands: its shell commands, and its Python up to a GRPO run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.deployed import COMPOSE_SERVICES
+from tests.model_factories import ROOT
+from tests.model_factories.pairs import make_pairs
+from tests.model_factories.tiny_models import make_decoder
+from tests.scoring.stage import Stage
+from tests.services import skip_or_fail
+
+PAGE = (ROOT / "docs" / "scoring.md").read_text()
+#: What the page leaves to its reader.
+SET_UP = """
+import os, warnings
+warnings.simplefilter("ignore")
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+adapter_id, dataset_id = os.environ["ADAPTER"], os.environ["DATASET"]
+policy = AutoModelForCausalLM.from_pretrained("policy")
+tokenizer = AutoTokenizer.from_pretrained("policy")
+prompts = Dataset.from_list(
+    [{"prompt": [{"role": "user", "content": f"please tell me about {w} ?"}]} for w in
+     ("tea", "cars", "birds", "maps")]
+)
+settings = dict(
+    output_dir="out", max_steps=2, per_device_train_batch_size=4, num_generations=4,
+    max_completion_length=6, use_cpu=True, bf16=False, report_to="none", logging_steps=1,
+    save_strategy="no", learning_rate=1e-3, disable_tqdm=True, gradient_checkpointing=False,
+)
+"""
+TEAR_DOWN = """
+rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
+print("rewards", len(rewards), any(rewards))
+"""
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def environment(stage: Stage, tmp_path: Path) -> dict[str, str]:
+    """What the page's reader has set."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "plaudit").write_text(f"#!/bin/sh\nexec {sys.executable} -m app.cli $@\n")
+    (tmp_path / "bin" / "plaudit").chmod(0o700)
+    return {
+        **{k: v for k, v in os.environ.items() if not k.startswith("PLAUDIT_")},
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "PLAUDIT_URL": str(stage.client.base_url).rstrip("/"),
+        "PLAUDIT_API_KEY": stage.key,
+        "ADAPTER": stage.chat,
+        "DATASET": stage.upload(make_pairs(12, seed=5)),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+@pytest.mark.train
+def test_python_of_the_page_runs(environment: dict[str, str], tmp_path: Path) -> None:
+    make_decoder(tmp_path / "policy")
+    program = tmp_path / "page.py"
+    program.write_text("\n".join([SET_UP, *blocks("python"), TEAR_DOWN]))
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "rewards 2 True" in done.stdout
+    assert len((tmp_path / "batch-scores.jsonl").read_text().splitlines()) == 12
+
+
+def test_shell_commands_of_the_page_run(
+    stage: Stage, environment: dict[str, str], tmp_path: Path
+) -> None:
+    if shutil.which("curl") is None:
+        skip_or_fail("the page's commands need curl")
+    compose, *commands = blocks("sh")
+    profiles = {
+        name for service in COMPOSE_SERVICES.values() for name in service.get("profiles", ())
+    }
+    assert set(re.findall(r"docker compose --profile (\S+)", compose)) <= profiles
+    answers = []
+    for command in commands:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        answers.append(done.stdout)
+    assert len(commands) == 3
+    prompt = [{"role": "user", "content": "What is tea?"}]
+    group = {"prompt": prompt, "responses": ["A drink made from leaves.", "No."]}
+    expected = stage.score(model=stage.chat, groups=[group])["data"][0]["scores"]
+    assert json.loads(answers[0])["data"][0]["scores"] == pytest.approx(expected, abs=1e-5)
+    assert json.loads(answers[2])["rewards"] == pytest.approx(expected[:1], abs=1e-5)
+    lines = [json.loads(x) for x in (tmp_path / "dataset-scores.jsonl").read_text().splitlines()]
+    assert [line["line"] for line in lines] == list(range(1, 13))
