@@ -32,6 +32,7 @@ from transformers import AutoModelForSequenceClassification, PrinterCallback, se
 from trl import RewardTrainer
 
 from app.domain.compiler import compile_plan
+from app.domain.job_data import JobData
 from app.domain.plan import DatasetRef, TrainingPlan
 from app.domain.spec import RewardJobSpec
 from app.domain.text_format import DataForm
@@ -116,7 +117,7 @@ def round_trip(
         TrainerError: the architecture is refused, with the reason.
     """
     facts = inspect_base_model(base_dir, revision=None, chat_template=None, digest="0" * 64)
-    plan = compile_plan(_spec(steps, spec or {}), "tiny", facts, _dataset_ref(), None, RAW)
+    plan = compile_plan(_spec(steps, spec or {}), "tiny", facts, JobData(_dataset_ref(), None, RAW))
     tokenizer = load_tokenizer(base_dir, plan.tokenization)
     ids = [tokenizer(text)["input_ids"] for text in TEXTS]
     device_config = DeviceConfig(device="cpu", bf16=False)

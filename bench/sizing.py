@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 
 from app.domain.compiler import compile_plan
+from app.domain.job_data import JobData
 from app.domain.plan import BaseModelFacts, DatasetRef
 from app.domain.spec import RewardJobSpec
 from app.domain.text_format import DataForm
@@ -108,7 +109,7 @@ def estimate(facts: BaseModelFacts, quantization: str, length: int, card: int) -
         }
     )
     train = DatasetRef(id=spec.train_dataset, sha256="0" * 64, pair_count=1000)
-    plan = compile_plan(spec, "sizing", facts, train, None, DataForm(has_texts=True))
+    plan = compile_plan(spec, "sizing", facts, JobData(train, None, DataForm(has_texts=True)))
     step = StepConfig(
         device="cuda", bf16=True, longest=length, activation_checkpointing=True,
         chunked_device_bytes=card * 10**9,

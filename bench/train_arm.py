@@ -172,6 +172,7 @@ def service_model(folder: Path) -> Any:
     import torch
 
     from app.domain.compiler import compile_plan
+    from app.domain.job_data import JobData
     from app.domain.plan import DatasetRef
     from app.domain.spec import RewardJobSpec
     from app.domain.text_format import DataForm
@@ -183,7 +184,7 @@ def service_model(folder: Path) -> Any:
     data = DatasetRef(id="ds_" + "0" * 32, sha256="0" * 64, pair_count=1000)
     spec = RewardJobSpec(base_model="bench", train_dataset=data.id)
     form = DataForm(has_texts=True, texts_have_prompts=False)
-    plan = compile_plan(spec, "bench", facts, data, None, form)
+    plan = compile_plan(spec, "bench", facts, JobData(data, None, form))
     config = DeviceConfig("cuda" if torch.cuda.is_available() else "cpu", bf16=True)
     return add_lora(load_base(str(folder), config, plan.head_modules), plan)
 

@@ -1,12 +1,13 @@
-"""Recompute what a job reports, from the uploaded files and the downloaded adapter alone.
+"""Recompute what a job reports, from its datasets and the downloaded adapter alone.
 
-    python tests/recompute.py TRAIN.jsonl EVAL.jsonl BASE ADAPTER
+    python tests/recompute.py BASE ADAPTER training=FILE.jsonl eval=FILE.jsonl eval_maths=FILE.jsonl
 
 It uses transformers, PEFT and NumPy, and nothing of Plaudit, and prints JSON.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -15,17 +16,23 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+
+#: Files of a base model that its digest covers.
+MODEL_FILES = {".safetensors", ".json", ".jinja", ".model", ".txt"}
+RESAMPLES = 20_000
 
 
-def main(train_file: str, eval_file: str, base: str, adapter: str) -> None:
+def main(base: str, adapter: str, *files: str) -> None:
     """Print the recomputed numbers."""
     facts = json.loads(Path(adapter, "reward_model.json").read_text())
+    lock = json.loads(Path(adapter, "run.lock.json").read_text())
     tokenizer = AutoTokenizer.from_pretrained(adapter)
-    torch.manual_seed(1)
+    # A head that the files lack is drawn as the training drew it: LoRA starts without an effect.
+    set_seed(lock["seed"])
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype="float32")
     model.config.pad_token_id = facts["pad_token_id"]
-    model = PeftModel.from_pretrained(model, adapter).eval()
+    model.eval()
 
     def ids_of(row: dict[str, Any], reply: str) -> list[int]:
         text = tokenizer.apply_chat_template(row["prompt"] + row[reply], tokenize=False)
@@ -43,9 +50,15 @@ def main(train_file: str, eval_file: str, base: str, adapter: str) -> None:
             row["is_used"] = max(map(len, row["ids"])) <= facts["max_length"]
         return rows
 
-    train, held_out = read(train_file), read(eval_file)
-    used = [row for row in held_out if row["is_used"]]
-    scores = np.array([[score(ids) for ids in row["ids"]] for row in used])
+    def scores_of(rows: list[dict[str, Any]]) -> Any:
+        return np.array([[score(ids) for ids in row["ids"]] for row in rows if row["is_used"]])
+
+    paths = dict(file.split("=", 1) for file in files)
+    rows = {name: read(path) for name, path in paths.items()}
+    train = rows.pop("training")
+    untrained = {name: scores_of(each) for name, each in rows.items()}
+    model = PeftModel.from_pretrained(model, adapter).eval()
+    trained = {name: scores_of(each) for name, each in rows.items()}
     probes = [json.loads(line) for line in Path(adapter, "probes.jsonl").read_text().splitlines()]
     differences = [
         score(tokenizer(probe[reply], add_special_tokens=False)["input_ids"])
@@ -55,14 +68,41 @@ def main(train_file: str, eval_file: str, base: str, adapter: str) -> None:
     ]
     json.dump(
         {
-            "counts": {"train": count(train), "eval": count(held_out)},
-            "metrics": {**metrics(used, scores), "left_out": 1 - len(used) / len(held_out)},
-            "worst": worst(used, scores),
+            "counts": {name: count(each) for name, each in {"training": train, **rows}.items()},
+            "metrics": {name: metrics(each, trained[name]) for name, each in rows.items()},
+            "before": {name: metrics(each, untrained[name]) for name, each in rows.items()},
+            "intervals": {name: interval(each) for name, each in trained.items()},
+            "worst": {name: worst(each, trained[name]) for name, each in rows.items()},
             "probes": max(map(abs, differences)),
-            "report": report(train, held_out),
+            "report": report(train, rows),
+            "digests": {
+                **{name: sha256(Path(path)) for name, path in paths.items()},
+                "base_model": digest_of_model(Path(base)),
+                "chat_template": sha256(Path(adapter, "chat_template.jinja")),
+            },
         },
         sys.stdout,
     )
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def digest_of_model(directory: Path) -> str:
+    """The digest over names and digests of a model's files, in the order of their names."""
+    files = [path for path in sorted(directory.iterdir()) if path.suffix in MODEL_FILES]
+    text = "".join(f"{path.name} {sha256(path)}\n" for path in files)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def interval(scores: Any) -> list[float]:
+    """The 95 % bootstrap interval of the accuracy, by resampling pairs one by one."""
+    margins = scores[:, 0] - scores[:, 1]
+    hits = (margins > 0) + 0.5 * (margins == 0)
+    drawn = np.random.default_rng(1).integers(len(hits), size=(RESAMPLES, len(hits)))
+    return [float(end) for end in np.quantile(hits[drawn].mean(axis=1), [0.025, 0.975])]
 
 
 def count(rows: list[dict[str, Any]]) -> dict[str, int]:
@@ -71,8 +111,9 @@ def count(rows: list[dict[str, Any]]) -> dict[str, int]:
     return {"uploaded": len(rows), "overlong": len(rows) - kept, "used": kept}
 
 
-def metrics(rows: list[dict[str, Any]], scores: Any) -> dict[str, float]:
+def metrics(every: list[dict[str, Any]], scores: Any) -> dict[str, float]:
     """The metrics of docs and model card, by their definitions."""
+    rows = [row for row in every if row["is_used"]]
     margins = scores[:, 0] - scores[:, 1]
     hits = (margins > 0) + 0.5 * (margins == 0)
     right = 1 / (1 + np.exp(-margins))
@@ -99,6 +140,7 @@ def metrics(rows: list[dict[str, Any]], scores: Any) -> dict[str, float]:
         ),
         "accuracy_when_shorter": hits[shorter].mean(),
         "pairs": len(rows),
+        "left_out": 1 - len(rows) / len(every),
     }
     for name in {row["slice"] for row in rows}:
         found[f"slice/{name}"] = hits[[row["slice"] == name for row in rows]].mean()
@@ -110,13 +152,16 @@ def ranks(values: Any) -> Any:
     return np.array([(values < v).sum() + ((values == v).sum() - 1) / 2 for v in values])
 
 
-def worst(rows: list[dict[str, Any]], scores: Any) -> list[list[float]]:
+def worst(every: list[dict[str, Any]], scores: Any) -> list[list[float]]:
     """Line and margin of the wrongly ordered pairs, the worst first."""
+    rows = [row for row in every if row["is_used"]]
     margins = scores[:, 0] - scores[:, 1]
     return [[rows[i]["line"], margins[i]] for i in np.argsort(margins) if margins[i] < 0]
 
 
-def report(train: list[dict[str, Any]], held_out: list[dict[str, Any]]) -> dict[str, Any]:
+def report(
+    train: list[dict[str, Any]], held_out: dict[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
     """Findings of the dataset report: lines, counted from 1."""
     seen: list[tuple[Any, Any, Any]] = []
     found: dict[str, list[int]] = {"duplicates": [], "contradictions": []}
@@ -128,12 +173,16 @@ def report(train: list[dict[str, Any]], held_out: list[dict[str, Any]]) -> dict[
             found["contradictions"].append(row["line"])
         seen.append(pair)
     known = [row["prompt"] for row in train if row["is_used"]]
-    leaked = [row["line"] for row in held_out if row["is_used"] and row["prompt"] in known]
+    leaked = {
+        name: [row["line"] for row in rows if row["is_used"] and row["prompt"] in known]
+        for name, rows in held_out.items()
+    }
     overlong = [row["line"] for row in train if not row["is_used"]]
     lengths = [[len(ids) for ids in row["ids"]] for row in train]
     longer = float(np.mean([(a > b) + 0.5 * (a == b) for a, b in lengths]))
     return {
-        "findings": {**found, "leaked": leaked, "overlong": overlong},
+        "findings": {**found, "leaked": leaked["eval"], "overlong": overlong},
+        "leaked": leaked,
         "longer_is_better": longer,
         "rows": len(train),
     }

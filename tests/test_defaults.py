@@ -18,6 +18,7 @@ from trl.trainer.reward_config import RewardConfig
 
 from app.core.settings import Settings
 from app.domain.compiler import compile_plan
+from app.domain.job_data import JobData
 from app.domain.meant_fields import spec_pointers
 from app.domain.spec import LoraSpec, RewardJobSpec
 from app.domain.training_spec import EarlyStopping, TrainingSpec
@@ -150,7 +151,7 @@ def configurations(directory: Path) -> Iterator[tuple[str, Any, Any]]:
     """The libraries' own configurations, and those of a spec that leaves out what it may."""
     checkpoint = make_base_model(directory, "llama")
     facts = inspect_base_model(checkpoint, revision=None, chat_template=None, digest="0" * 64)
-    plan = compile_plan(job(), "hub:a/b@main", facts, dataset(), None, TEXT)
+    plan = compile_plan(job(), "hub:a/b@main", facts, JobData(dataset(), None, TEXT))
     cpu = DeviceConfig("cpu", bf16=False)
     model = add_lora(load_base(str(checkpoint), cpu, plan.head_modules), plan)
     yield "LoraConfig", LoraConfig(), LoraConfig(**plan.lora_kwargs())

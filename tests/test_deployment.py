@@ -127,7 +127,7 @@ def test_service_is_confined(name: str) -> None:
     assert "privileged" not in service
     assert not any("docker.sock" in volume for volume in service.get("volumes", []))
     for port in service.get("ports", []):
-        assert port.startswith("127.0.0.1:")
+        assert port.startswith("127.0.0.1:") or name == "proxy"
 
 
 def test_redis_is_durable_and_never_evicts() -> None:
@@ -176,6 +176,25 @@ def test_image_creates_the_model_cache_that_workers_share() -> None:
         words for words in instructions_of("worker") if "install" in words and "-d" in words
     )
     assert str(Settings(data_dir=Path("/var/lib/plaudit")).model_cache) in created
+
+
+def test_proxy_is_optional_and_serves_the_documented_configuration() -> None:
+    """tests/test_reverse_proxy.py runs it."""
+    service = SERVICES["proxy"]
+    assert service["profiles"] == ["proxy"]
+    assert service["networks"] == ["outside"]  # no way to the databases
+    mounted = dict(volume.rpartition(":")[0].rsplit(":", 1) for volume in service["volumes"])
+    assert all(volume.endswith(":ro") for volume in service["volumes"])
+    assert mounted["./deploy/nginx.conf"] == "/etc/nginx/conf.d/default.conf"
+    configuration = (ROOT / "deploy" / "nginx.conf").read_text()
+    keys = re.findall(r"ssl_certificate\w* +(\S+)/plaudit\.\w+;", configuration)
+    assert set(keys) == {mounted["${PLAUDIT_TLS_DIR:-/etc/ssl/plaudit}"]}
+    (listens,) = re.findall(r"listen (\d+) ssl;", configuration)
+    assert service["ports"] == [f"${{PLAUDIT_HTTPS_PORT:-443}}:{listens}"]
+    assert f"https://127.0.0.1:{listens}/healthz" in service["healthcheck"]["test"]
+    (upstream,) = re.findall(r"server ([a-z]+):8000;", configuration)
+    assert upstream in service["depends_on"]
+    assert SERVICES[upstream]["ports"][0].endswith(":8000")
 
 
 @pytest.mark.parametrize(("name", "profile"), [("worker-gpu", "gpu"), ("scorer-gpu", "scorer-gpu")])
@@ -238,7 +257,7 @@ def test_docker_compose_accepts_the_file() -> None:
         ("PLAUDIT_POSTGRES_PASSWORD", "PLAUDIT_REDIS_PASSWORD"), "abc"
     )
     subprocess.run(
-        ["docker", "compose", "--profile", "gpu", "config", "--quiet"],
+        ["docker", "compose", "--profile", "gpu", "--profile", "proxy", "config", "--quiet"],
         check=True,
         cwd=ROOT,
         env=environment,

@@ -57,6 +57,10 @@ _REVERSED = {"chosen": _PAIRS[1]["rejected"], "rejected": _PAIRS[1]["chosen"]}
 #: One pair occurs again, another one in reverse. Some pairs are longer than max_length.
 TRAIN = [*_PAIRS, _PAIRS[0], _PAIRS[1] | _REVERSED]
 EVAL = make_pairs(24, seed=1)
+#: Some of its prompts are trained on.
+MATHS = make_pairs(15, seed=2)
+DATASETS = {"training": TRAIN, "eval": EVAL, "eval_maths": MATHS}
+EVALUATIONS = ("eval", "eval_maths")
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,13 @@ class TrainedJob:
     """A job that succeeded, and what the service returned on the way."""
 
     client: httpx.Client
+    spec: dict[str, Any]
     preview: dict[str, Any]  # of the dry run
     job: dict[str, Any]
     adapter: dict[str, Any]
     directory: Path  # the adapter's files
     base_model: Path
+    datasets: dict[str, str]  # ids
 
 
 @pytest.fixture(scope="module", params=["embedded", "production"])
@@ -98,10 +104,12 @@ def trained(
 
 def train(client: httpx.Client, directory: Path, base_model: Path) -> TrainedJob:
     """Dry-run a spec, train it, and download the adapter."""
+    datasets = {name: upload(client, rows) for name, rows in DATASETS.items()}
     spec = {
         "base_model": "tiny",
-        "train_dataset": upload(client, TRAIN),
-        "eval_dataset": upload(client, EVAL),
+        "train_dataset": datasets["training"],
+        "eval_dataset": datasets["eval"],
+        "eval_datasets": {"maths": datasets["eval_maths"]},
         "training": {"max_steps": 6, "max_length": 23, "learning_rate": 1e-3},
     }
     preview = client.post("/v1/jobs?dry_run=true", json=spec)
@@ -112,7 +120,7 @@ def train(client: httpx.Client, directory: Path, base_model: Path) -> TrainedJob
     assert job["status"] == "succeeded", job
     adapter = client.get(f"/v1/adapters/{job['adapter_id']}").json()
     files = download(client, adapter, directory / "adapter")
-    return TrainedJob(client, preview.json(), job, adapter, files, base_model)
+    return TrainedJob(client, spec, preview.json(), job, adapter, files, base_model, datasets)
 
 
 def wait_for_end(client: httpx.Client, location: str) -> dict[str, Any]:
@@ -149,7 +157,7 @@ def test_estimate_of_the_command_is_the_one_that_the_job_recorded(
     monkeypatch.setenv(
         "PLAUDIT_API_KEY", trained.client.headers["Authorization"].removeprefix("Bearer ")
     )
-    (tmp_path / "spec.json").write_text(json.dumps(trained.job["spec"]))
+    (tmp_path / "spec.json").write_text(json.dumps(trained.spec))
     estimate = ["estimate", str(tmp_path / "spec.json")]
     recorded = trained.client.get(f"/v1/jobs/{trained.job['id']}/reports/memory").json()["document"]
     peak = recorded.pop("measured_peak_bytes")
@@ -169,7 +177,7 @@ def test_estimate_of_the_command_is_the_one_that_the_job_recorded(
 
     job = CliRunner().invoke(app, ["jobs", "get", trained.job["id"]]).stdout
     memory = f"{size(peak)}, estimated {size(recorded['total_bytes'])}"
-    assert re.search(rf"^peak memory +{re.escape(memory)}$", job, re.MULTILINE), job
+    assert re.search(rf"^peak memory +{re.escape(memory)} *$", job, re.MULTILINE), job
     assert re.search(r"^time spent .*training \d+\.\d s.*verifying \d+\.\d s", job, re.MULTILINE)
 
 
@@ -187,63 +195,127 @@ def test_adapter_scores_its_probes_with_plain_peft(trained: TrainedJob) -> None:
     assert float(difference) < 1e-5
 
 
-def test_everything_that_is_reported_can_be_recomputed(trained: TrainedJob, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def recomputed(trained: TrainedJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What an independent program finds from the datasets and the adapter."""
+    directory = tmp_path_factory.mktemp("datasets")
     files = []
-    for name, rows in (("train", TRAIN), ("eval", EVAL)):
-        files.append(tmp_path / f"{name}.jsonl")
-        files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
-    program = [sys.executable, "tests/recompute.py"]
+    for name, rows in DATASETS.items():
+        path = directory / f"{name}.jsonl"
+        path.write_bytes(
+            trained.client.get(f"/v1/datasets/{trained.datasets[name]}/content").content
+        )
+        stored = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [row["chosen"] for row in stored] == [row["chosen"] for row in rows]
+        files.append(f"{name}={path}")
     done = subprocess.run(
-        [*program, *files, trained.base_model, trained.directory],
+        [sys.executable, "tests/recompute.py", trained.base_model, trained.directory, *files],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["probes"] < 1e-5
+    return dict(json.loads(done.stdout))
 
-    metrics = {
-        name.removeprefix("eval/"): value
-        for name, value in trained.adapter["metrics"].items()
-        if name.startswith("eval/")
-    }
-    assert metrics.pop("max_length") == 23
-    assert metrics.pop("accuracy_low") <= metrics["accuracy"] <= metrics.pop("accuracy_high")
-    assert metrics == pytest.approx(found["metrics"], abs=1e-5)
-    assert 0 < metrics["left_out"] < 1
 
+def test_metrics_can_be_recomputed(trained: TrainedJob, recomputed: dict[str, Any]) -> None:
+    assert recomputed["probes"] < 1e-5
+    reported = {name: dict[str, float]() for name in EVALUATIONS}
+    earlier = {name: dict[str, float]() for name in EVALUATIONS}
+    for name, value in trained.adapter["metrics"].items():
+        group, _, figure = name.partition("/")
+        if group in reported:
+            reported[group][figure] = value
+        elif group.startswith("eval_before"):
+            earlier[group.replace("eval_before", "eval")][figure] = value
+    for group in EVALUATIONS:
+        for found, expected in (
+            (reported[group], recomputed["metrics"][group]),
+            (earlier[group], recomputed["before"][group]),
+        ):
+            assert found.pop("max_length") == 23
+            low, high = found.pop("accuracy_low"), found.pop("accuracy_high")
+            assert low <= found["accuracy"] <= high
+            if group != "eval":  # slices are measured on the eval_dataset
+                expected = {k: v for k, v in expected.items() if not k.startswith("slice/")}
+            assert found == pytest.approx(expected, abs=1e-5)
+            if found is reported[group]:
+                # Both ends move by at most one pair between different draws.
+                step = 1 / found["pairs"] + 1e-9
+                assert [low, high] == pytest.approx(recomputed["intervals"][group], abs=step)
+    assert 0 < reported["eval"]["left_out"] < 1
+
+
+def test_counts_and_reports_can_be_recomputed(
+    trained: TrainedJob, recomputed: dict[str, Any]
+) -> None:
     lock = json.loads((trained.directory / "run.lock.json").read_text())
-    for name, counts in found["counts"].items():
-        pairs = lock["pairs"][name]
+    found = {"training": lock["pairs"]["train"], "eval": lock["pairs"]["eval"]}
+    found |= {f"eval_{name}": each for name, each in lock["pairs"]["eval_datasets"].items()}
+    for name, counts in recomputed["counts"].items():
+        pairs = found[name]
         assert (pairs["uploaded"], pairs["used"]) == (counts["uploaded"], counts["used"])
         assert pairs["dropped"]["overlong"] == counts["overlong"]
 
     reports = f"/v1/jobs/{trained.job['id']}/reports"
     dataset = trained.client.get(f"{reports}/dataset").json()["document"]
     assert dataset["pairs"] == lock["pairs"]
-    lines = {name: dataset["findings"][name]["lines"] for name in found["report"]["findings"]}
-    assert lines == found["report"]["findings"]
+    expected = recomputed["report"]
+    lines = {name: dataset["findings"][name]["lines"] for name in expected["findings"]}
+    assert lines == expected["findings"]
+    maths = dataset["eval_datasets"]["maths"]
+    assert (maths["rows"], maths["leaked"]["lines"]) == (
+        len(MATHS),
+        expected["leaked"]["eval_maths"],
+    )
     assert (dataset["rows"], dataset["longer_is_better"]) == (
-        found["report"]["rows"],
-        found["report"]["longer_is_better"],
+        expected["rows"],
+        expected["longer_is_better"],
     )
-    worst = trained.client.get(f"{reports}/worst_pairs").json()["document"]["pairs"]
-    assert [pair["line"] for pair in worst] == [line for line, _ in found["worst"]]
-    assert [pair["margin"] for pair in worst] == pytest.approx(
-        [margin for _, margin in found["worst"]], abs=1e-5
+    worst = trained.client.get(f"{reports}/worst_pairs").json()["document"]
+    for group, pairs in (("eval", worst["pairs"]), ("eval_maths", worst["eval_datasets"]["maths"])):
+        wrong = recomputed["worst"][group]
+        assert [pair["line"] for pair in pairs] == [line for line, _ in wrong]
+        margins = [margin for _, margin in wrong]
+        assert [pair["margin"] for pair in pairs] == pytest.approx(margins, abs=1e-5)
+    page = trained.client.get(f"{reports}/full.json").json()
+    assert page["eval_datasets"]["maths"]["accuracy"] == pytest.approx(
+        recomputed["metrics"]["eval_maths"]["accuracy"]
     )
-
-    card = (trained.directory / "README.md").read_text()
-    counts = found["counts"]
-    assert f"trained on {counts['train']['used']} preference pairs" in card
-    assert f"Measured on {counts['eval']['used']} held-out pairs of at most 23 tokens" in card
-    for name in ("accuracy", "loss", "margin_mean", "brier", "length_baseline"):
-        shown = re.search(rf"^\| {name} \| \S+ \| (\S+) \|$", card, re.MULTILINE)
-        assert shown
-        assert float(shown[1]) == pytest.approx(found["metrics"][name], rel=1e-3)
     codes = {warning["code"] for warning in trained.job["warnings"]}
     assert {"pairs_dropped", "pairs_contradictory"} <= codes
+
+
+def test_card_and_digests_can_be_recomputed(
+    trained: TrainedJob, recomputed: dict[str, Any]
+) -> None:
+    card = (trained.directory / "README.md").read_text()
+    counts, metrics = recomputed["counts"], recomputed["metrics"]
+    assert f"trained on {counts['training']['used']} preference pairs" in card
+    assert f"Measured on {counts['eval']['used']} held-out pairs of at most 23 tokens" in card
+    for name in ("accuracy", "loss", "margin_mean", "brier", "length_baseline"):
+        shown = re.search(rf"^\| {name} \| (\S+) \| (\S+) \|$", card, re.MULTILINE)
+        assert shown
+        both = (recomputed["before"]["eval"][name], metrics["eval"][name])
+        assert [float(text) for text in shown.groups()] == pytest.approx(both, rel=1e-3)
+    shown = re.search(r"^\| maths \| (\d+) \| \S+ \| (\S+) \| (\S+) \|", card, re.MULTILINE)
+    assert shown
+    figures = [recomputed[when]["eval_maths"]["accuracy"] for when in ("before", "metrics")]
+    assert [float(text) for text in shown.groups()] == pytest.approx(
+        [counts["eval_maths"]["used"], *figures], rel=1e-3
+    )
+
+    lock = json.loads((trained.directory / "run.lock.json").read_text())
+    facts = json.loads((trained.directory / "reward_model.json").read_text())
+    digests = recomputed["digests"]
+    assert lock["datasets"] == {
+        "train": digests["training"],
+        "eval": digests["eval"],
+        "eval_datasets": {"maths": digests["eval_maths"]},
+    }
+    assert lock["base_model_sha256"] == facts["base_model_sha256"] == digests["base_model"]
+    assert facts["chat_template_sha256"] == digests["chat_template"]
+    assert lock["plan"]["data"]["train"]["sha256"] == digests["training"]
 
 
 def test_adapter_has_no_files_of_the_training_run(trained: TrainedJob) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import typer
@@ -15,6 +17,7 @@ from sqlalchemy import Engine, text
 
 from app.cli import app as cli
 from app.core.settings import Settings
+from tests.keda_schema import SCHEMAS
 from tests.test_deployment import instructions_of
 
 FOLDER = Path(__file__).parents[1] / "deploy" / "kubernetes"
@@ -48,6 +51,42 @@ def test_every_file_is_a_resource() -> None:
 @pytest.mark.parametrize("found", [o for o in OBJECTS if o not in KEDA], ids=name_of)
 def test_object_follows_the_schema_of_kubernetes(found: dict[str, Any]) -> None:
     kubernetes_validate.validate(found, VERSION, strict=True)
+
+
+@pytest.mark.parametrize("found", KEDA, ids=name_of)
+def test_object_follows_the_schema_of_keda(found: dict[str, Any]) -> None:
+    jsonschema.validate(found, SCHEMAS[found["kind"]])
+    spec = found["spec"]
+    if found["kind"] == "ScaledObject":
+        assert spec["minReplicaCount"] <= spec["maxReplicaCount"]
+    else:  # the only parameter of the scaler with which a URL holds the password
+        assert [secret["parameter"] for secret in spec["secretTargetRef"]] == ["connection"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("spec", "maxReplicas"), 8),  # a misspelt field
+        (("spec", "maxReplicaCount"), "8"),
+        (("spec", "cooldownPeriod"), -1),
+        (("spec", "scaleTargetRef", "name"), None),
+        (("spec", "triggers"), []),
+        (("spec", "triggers", 0, "type"), "postgres"),
+        (("spec", "triggers", 0, "authenticationRef"), "database"),
+        (("spec", "triggers", 0, "metadata", "targetQueryValue"), 1),  # numbers are strings
+        (("spec", "triggers", 0, "metadata", "sql"), "SELECT 1"),
+        (("apiVersion",), "keda.sh/v1"),
+    ],
+    ids=str,
+)
+def test_schema_of_keda_refuses_mistakes(path: tuple[Any, ...], value: object) -> None:
+    changed = copy.deepcopy(next(found for found in KEDA if found["kind"] == "ScaledObject"))
+    place: Any = changed
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(changed, SCHEMAS["ScaledObject"])
 
 
 @pytest.mark.parametrize("found", PODS, ids=name_of)

@@ -1,9 +1,13 @@
-"""The nginx configuration of docs/reverse-proxy.md, in a real nginx before a real service."""
+"""The nginx configurations of docs/reverse-proxy.md and of Compose, in a real nginx.
+
+The page's runs without TLS, that of Compose with a certificate of the test.
+"""
 
 from __future__ import annotations
 
 import re
 import shutil
+import ssl
 import subprocess
 import threading
 import time
@@ -17,20 +21,41 @@ from tests.cli.conftest import serving
 from tests.services import free_port, skip_or_fail, wait_until
 from tests.world import pairs
 
-PAGE = Path(__file__).parents[1] / "docs" / "reverse-proxy.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "reverse-proxy.md"
+COMPOSED = ROOT / "deploy" / "nginx.conf"
+#: What differs between them.
+DIFFERENCES = {
+    "server 127.0.0.1:8000;": "server api:8000;",
+    "listen 443 ssl;": "listen 8443 ssl;",
+    "server_name plaudit.example.com;": "server_name _;",
+    "/etc/ssl/plaudit.": "/etc/nginx/tls/plaudit.",
+}
 #: Of a body that takes a minute to send.
 PIECES = 1200
 JSONL = {"Content-Type": "application/x-ndjson"}
 
 
-def configuration(directory: Path, port: int, service_port: int) -> str:
-    """The documented server without TLS, on a free port, below a directory of the test."""
+def page_block() -> str:
+    """The configuration of the page."""
     block = re.search(r"```nginx\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert block is not None
-    text = re.sub(r"\n *ssl_certificate.*", "", block[1])
-    text = text.replace("listen 443 ssl;", f"listen 127.0.0.1:{port};")
-    text = text.replace("server 127.0.0.1:8000;", f"server 127.0.0.1:{service_port};")
+    return block[1]
+
+
+def configuration(which: str, directory: Path, port: int, service_port: int) -> str:
+    """A documented server on a free port, below a directory of the test."""
+    text = page_block()
+    if which == "page":
+        text = re.sub(r"\n *ssl_certificate.*", "", text)
+        text = text.replace("listen 443 ssl;", f"listen 127.0.0.1:{port};")
+        text = text.replace("server 127.0.0.1:8000;", f"server 127.0.0.1:{service_port};")
+    else:
+        text = COMPOSED.read_text().replace("/etc/nginx/tls", str(directory))
+        text = text.replace("listen 8443 ssl;", f"listen 127.0.0.1:{port} ssl;")
+        text = text.replace("server api:8000;", f"server 127.0.0.1:{service_port};")
     assert f"127.0.0.1:{service_port}" in text
+    assert f"127.0.0.1:{port}" in text
     temporary = "".join(
         f"{name}_temp_path {directory}/{name};\n"
         for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -42,30 +67,59 @@ def configuration(directory: Path, port: int, service_port: int) -> str:
     )
 
 
-@pytest.fixture(scope="module")
-def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def make_certificate(directory: Path) -> Path:
+    """A certificate for this machine, as plaudit.pem and plaudit.key; the path of the former."""
+    if shutil.which("openssl") is None:
+        skip_or_fail("needs openssl (apt install openssl)")
+    path = directory / "plaudit.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+         "-subj", "/CN=plaudit", "-addext", "subjectAltName=IP:127.0.0.1",
+         "-keyout", str(directory / "plaudit.key"), "-out", str(path)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="module", params=["page", "compose"])
+def proxy(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx.Client]:
     """A client of the service through nginx, with the first key."""
     if (nginx := shutil.which("nginx") or shutil.which("/usr/sbin/nginx")) is None:
         skip_or_fail("needs nginx (apt install nginx-light)")
     directory = tmp_path_factory.mktemp("proxy")
     port = free_port()
+    url, verify = f"http://127.0.0.1:{port}", ssl.create_default_context()
+    if request.param == "compose":
+        url = url.replace("http:", "https:")
+        verify = ssl.create_default_context(cafile=make_certificate(directory))
     with serving(
         directory, "--no-worker", trusted_proxies="127.0.0.1", preflight_wait_seconds=0
-    ) as (_, url):
+    ) as (_, service_url):
         path = directory / "nginx.conf"
-        path.write_text(configuration(directory, port, int(url.rpartition(":")[2])))
-        process = subprocess.Popen([str(nginx), "-p", str(directory), "-c", str(path)])
+        service_port = int(service_url.rpartition(":")[2])
+        path.write_text(configuration(request.param, directory, port, service_port))
+        command = [str(nginx), "-p", str(directory), "-c", str(path)]
+        subprocess.run([*command, "-t"], check=True)
+        process = subprocess.Popen(command)
         key = (directory / "api-key").read_text().strip()
         headers = {"Authorization": f"Bearer {key}", "Host": "plaudit.example.com"}
-        with httpx.Client(
-            base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=90
-        ) as client:
+        with httpx.Client(base_url=url, headers=headers, timeout=90, verify=verify) as client:
             try:
                 wait_until("nginx", lambda: _answers(client))
                 yield client
             finally:
                 process.terminate()
                 process.wait()
+
+
+def test_compose_runs_the_configuration_of_the_page() -> None:
+    text = page_block()
+    for written, composed in DIFFERENCES.items():
+        assert written in text
+        text = text.replace(written, composed)
+    assert COMPOSED.read_text().partition("\n\n")[2] == text
 
 
 def _answers(client: httpx.Client) -> bool:

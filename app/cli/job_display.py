@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import typer
 
+from app.cli.accuracies import accuracy_rows
 from app.cli.client import page_of_job
 from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import moment, print_fields, print_json, print_table, size
-from app.cli.watching import newest_metrics
 from plaudit import Job, Metrics, NotFoundError, Plaudit
 from plaudit.models import EvalFraction, EventRead, JobItem, JobPreview
 
@@ -26,6 +26,9 @@ def show_job(client: Plaudit, job: Job, *, as_json: bool) -> None:
         print_json(job.to_dict())
         return
     failure = job.failure
+    events = list(client.jobs.events(job.id, follow=False))
+    published = published_step(events)
+    loss = client.jobs.metrics(job.id, keys="train/loss").latest().get("train/loss")
     print_fields(
         (
             ("id", job.id),
@@ -35,16 +38,20 @@ def show_job(client: Plaudit, job: Job, *, as_json: bool) -> None:
             ("phase", job.phase),
             ("progress", steps(job)),
             ("base model", job.base_model),
+            ("notes", job.notes),
             ("train data", job.spec.train_dataset),
             ("eval data", _held_out(job.spec.eval_dataset)),
+            *((f"… {name}", dataset) for name, dataset in job.spec.eval_datasets.items()),
             ("attempt", job.attempt),
             ("worker", job.worker),
             ("queued", moment(job.queued_at)),
             ("started", moment(job.started_at)),
             ("finished", moment(job.finished_at)),
-            ("time spent", _time_spent(client, job)),
+            ("time spent", _time_spent(events)),
             ("peak memory", _peak_memory(client, job)),
-            *((name, f"{value:.4g}") for name, value in newest_metrics(client, job.id).items()),
+            ("train/loss", _rounded(loss)),
+            ("published step", published and f"{published} of {job.progress.step} that were taken"),
+            *accuracy_rows(client, job, published),
             ("adapter", job.adapter_id),
             ("failure", failure and f"{failure.code}: {failure.detail}"),
             ("what to do", failure and failure.hint),
@@ -70,8 +77,14 @@ def phase_seconds(events: Iterable[EventRead]) -> dict[str, float]:
     return spent
 
 
-def _time_spent(client: Plaudit, job: Job) -> str | None:
-    spent = phase_seconds(client.jobs.events(job.id, follow=False))
+def published_step(events: Iterable[EventRead]) -> int | None:
+    """Return the step whose model is published; None unless early stopping chose another one."""
+    steps = [each.data["published_step"] for each in events if "published_step" in each.data]
+    return steps[-1] if steps else None
+
+
+def _time_spent(events: Iterable[EventRead]) -> str | None:
+    spent = phase_seconds(events)
     return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in spent.items()) or None
 
 

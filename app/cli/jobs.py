@@ -7,9 +7,18 @@ from typing import Annotated
 
 import typer
 
+from app.cli.accuracies import accuracies_of
 from app.cli.client import connect, page_of_job
 from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.job_display import show_job, show_metrics, show_preview, steps
+from app.cli.job_options import (
+    BaseModelOption,
+    DatasetOption,
+    EvalDatasetOption,
+    JobId,
+    WatchOption,
+    with_datasets,
+)
 from app.cli.output import (
     AfterOption,
     JsonOption,
@@ -30,12 +39,6 @@ from plaudit.trackers import mirror as mirror_job
 
 commands = typer.Typer(help="Submit, follow and control training jobs.", no_args_is_help=True)
 
-JobId = Annotated[str, typer.Argument(help="Job id (job_…) or its first digits.")]
-WatchOption = Annotated[
-    bool, typer.Option("--watch", "-w", help="Follow the job; the exit code reports how it ended.")
-]
-DatasetOption = Annotated[str | None, typer.Option(help="Dataset to train on; overrides the spec.")]
-BaseModelOption = Annotated[str | None, typer.Option(help="Base model; overrides the spec.")]
 
 commands.command()(init)
 
@@ -46,6 +49,7 @@ def submit(
         Path | None, typer.Argument(help="A job spec in TOML or JSON; - reads it from stdin.")
     ] = None,
     dataset: DatasetOption = None,
+    eval_dataset: EvalDatasetOption = None,
     base_model: BaseModelOption = None,
     is_watched: WatchOption = False,
     is_dry_run: Annotated[
@@ -62,8 +66,7 @@ def submit(
             "Write a spec with 'plaudit jobs init'.",
         )
     with connect() as client:
-        if dataset is not None:
-            document["train_dataset"] = full_id(client, "ds", dataset)
+        document = with_datasets(client, document, dataset, eval_dataset)
         if base_model is not None:
             document["base_model"] = base_model
         if is_dry_run:
@@ -85,6 +88,7 @@ def clone(
         ),
     ] = None,
     dataset: DatasetOption = None,
+    eval_dataset: EvalDatasetOption = None,
     is_continued: Annotated[
         bool, typer.Option("--from-checkpoint", help="Continue from the job's last checkpoint.")
     ] = False,
@@ -94,8 +98,7 @@ def clone(
     """Queue a new job with the spec of another job; --set changes fields."""
     overrides = parse_overrides(changes or [])
     with connect() as client:
-        if dataset is not None:
-            overrides["train_dataset"] = full_id(client, "ds", dataset)
+        overrides = with_datasets(client, overrides, dataset, eval_dataset)
         job = client.jobs.clone(
             full_id(client, "job", job_id), overrides=overrides, from_checkpoint=is_continued
         )
@@ -114,21 +117,27 @@ def watch_job(job_id: JobId, as_json: JsonOption = False) -> None:
 def list_jobs(
     status: Annotated[str | None, typer.Option(help="Only jobs with this status.")] = None,
     name: Annotated[str | None, typer.Option(help="Only jobs with exactly this name.")] = None,
+    search: Annotated[
+        str | None, typer.Option(help="Only jobs with this text in name, id or base model.")
+    ] = None,
     limit: LimitOption = 20,
     after: AfterOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List jobs, newest first."""
     with connect() as client:
-        page = client.jobs.list(status=status, name=name, page_size=limit, after=after).page()
+        found = client.jobs.list(status=status, name=name, q=search, page_size=limit, after=after)
+        page = found.page()
+        accuracies = {} if as_json else accuracies_of(client, page.data)
     print_page(
         page,
-        ("id", "name", "status", "progress", "base model", "queued"),
+        ("id", "name", "status", "progress", "accuracy", "base model", "queued"),
         lambda job: (
             job.id,
             job.name,
             job.status,
             steps(job),
+            accuracies.get(job.id),
             job.base_model,
             moment(job.queued_at),
         ),

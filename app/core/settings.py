@@ -48,6 +48,11 @@ class Settings(ScoringSettings, BaseSettings):
     hub_token: SecretStr | None = Field(
         None, description="Hub token for gated models; set it on workers only."
     )
+    hub_base_models: Literal["refuse", "redirect", "files"] = Field(
+        "refuse",
+        description="What /hub answers for base models of the catalogue. refuse: 404; redirect: "
+        "the address of the file on the hub; files: those in this API's data_dir or packages.",
+    )
     import_sources: SourceList = Field(
         frozenset(),
         description="Datasets that may be imported, separated by commas: hub:org/name, hub:org/* "

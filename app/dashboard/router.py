@@ -37,6 +37,7 @@ PAGES = {
     "/evaluations": "evaluations",
     "/evaluations/{evaluation_id}": "evaluation",
     "/queue": "queue",
+    "/usage": "usage",
     "/admin": "admin",
 }
 HEADERS = {

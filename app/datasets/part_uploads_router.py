@@ -14,10 +14,7 @@ from app.core.database import transaction
 from app.core.errors import (
     QuotaError,
     RateLimitedError,
-    TooLargeError,
     UnavailableError,
-    UnsupportedMediaError,
-    UploadStalledError,
 )
 from app.datasets import part_finishing, part_uploads
 from app.datasets.announced import PART_TYPES, announced
@@ -34,7 +31,13 @@ from app.datasets.query import QUERY_PARAMETERS, ReadOptionsDep
 from app.datasets.row_errors import InvalidDatasetError
 from app.datasets.schemas import DatasetRead
 from app.datasets.upload_places import UploadPlaces
-from app.datasets.uploading import body_chunks
+from app.datasets.uploading import (
+    NO_BOUND,
+    STREAM_ERRORS,
+    body_chunks,
+    body_schema,
+    check_announced_size,
+)
 from app.domain.training_spec import CleanText
 from app.storage.free_space import StorageFullError
 from app.web.dependencies import (
@@ -52,19 +55,8 @@ from app.web.problem_details import error_responses
 
 router = APIRouter(prefix="/v1/datasets/uploads", tags=["datasets"])
 
-#: The route has no limit: ``settings.max_upload_bytes`` is checked while the body streams.
-_NO_BOUND = 1 << 50
-
 UploadId = Annotated[str, Path(pattern=r"^up_[0-9a-f]{32}$")]
 PartNumber = Annotated[int, Path(ge=1, le=MAX_PARTS, description="Decides the order of rows.")]
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            kind: {"schema": {"type": "string", "format": "binary"}} for kind in PART_TYPES
-        },
-    },
-}
 
 
 @router.post(
@@ -132,22 +124,13 @@ def delete_upload(
     "/{upload_id}/parts/{number}",
     status_code=status.HTTP_201_CREATED,
     response_model=UploadPartRead,
-    max_body_size=_NO_BOUND,
+    max_body_size=NO_BOUND,
     dependencies=[Depends(RequireScopeAndKnownParameters(Scope.JOBS_WRITE))],
-    openapi_extra=_BODY,
+    openapi_extra=body_schema(PART_TYPES),
     responses={
         200: {"model": UploadPartRead, "description": "The upload has this part already."},
         **error_responses(
-            UploadNotFoundError,
-            UploadNotOpenError,
-            InvalidDatasetError,
-            TooLargeError,
-            UnsupportedMediaError,
-            UploadStalledError,
-            QuotaError,
-            RateLimitedError,
-            StorageFullError,
-            UnavailableError,
+            UploadNotFoundError, UploadNotOpenError, InvalidDatasetError, *STREAM_ERRORS
         ),
     },
 )
@@ -167,8 +150,7 @@ async def put_upload_part(
     A part replaces an earlier one with the same number. The rows are checked when the upload is
     finished.
     """
-    if int(request.headers.get("content-length") or 0) > settings.max_upload_bytes:
-        raise TooLargeError(f"The part is larger than {settings.max_upload_bytes} bytes.")
+    check_announced_size(request, settings)
     said = announced(request.headers.get("content-type", ""), "", format)
     body = PartBody(upload_id, number, said, body_chunks(request))
     places: UploadPlaces = request.app.state.upload_places

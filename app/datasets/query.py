@@ -97,6 +97,26 @@ async def read_options(
     Raises:
         InvalidError: a part is unknown or given twice, or a column is empty or too long.
     """
+    found, problems = _read_groups(request)
+    variables, bad_variables = _read_variables(found[_VARIABLES])
+    if problems := problems + bad_variables:
+        raise InvalidError(
+            f"{problems[0].loc}: {problems[0].message}", hint=problems[0].hint, problems=problems
+        )
+    return ReadOptions(
+        columns=found["columns"],
+        labels=found["labels"],
+        ignore_columns=frozenset(_names(ignore_columns or [])),
+        on_invalid=on_invalid,
+        chat_template_kwargs=variables,
+    )
+
+
+ReadOptionsDep = Annotated[ReadOptions, Depends(read_options)]
+
+
+def _read_groups(request: Request) -> tuple[dict[str, dict[str, str]], list[FieldProblem]]:
+    """Return the parameters of the form group[key]=value by group, and the invalid ones."""
     found: dict[str, dict[str, str]] = {"columns": {}, "labels": {}, _VARIABLES: {}}
     problems: list[FieldProblem] = []
     for name, value in request.query_params.multi_items():
@@ -116,21 +136,7 @@ async def read_options(
             problems.append(_problem(name, "duplicate_key", "the part is given twice"))
         else:
             found[group][key] = value
-    variables, bad_variables = _read_variables(found[_VARIABLES])
-    if problems := problems + bad_variables:
-        raise InvalidError(
-            f"{problems[0].loc}: {problems[0].message}", hint=problems[0].hint, problems=problems
-        )
-    return ReadOptions(
-        columns=found["columns"],
-        labels=found["labels"],
-        ignore_columns=frozenset(_names(ignore_columns or [])),
-        on_invalid=on_invalid,
-        chat_template_kwargs=variables,
-    )
-
-
-ReadOptionsDep = Annotated[ReadOptions, Depends(read_options)]
+    return found, problems
 
 
 def _names(values: list[str]) -> list[str]:

@@ -11,15 +11,7 @@ from app.audit import log as audit_log
 from app.audit.actor import ActorDep
 from app.auth.key_ring import Scope
 from app.core.database import transaction
-from app.core.errors import (
-    QuotaError,
-    RangeError,
-    RateLimitedError,
-    TooLargeError,
-    UnavailableError,
-    UnsupportedMediaError,
-    UploadStalledError,
-)
+from app.core.errors import RangeError
 from app.datasets import service
 from app.datasets.announced import UPLOAD_TYPES, announced
 from app.datasets.containers import FileFormat
@@ -28,12 +20,19 @@ from app.datasets.row_errors import InvalidDatasetError
 from app.datasets.schemas import DatasetPreview, DatasetRead
 from app.datasets.service import DatasetInUseError, DatasetNotFoundError, Upload
 from app.datasets.upload_places import UploadPlaces
-from app.datasets.uploading import BadMultipartError, SinglePart, body_chunks
+from app.datasets.uploading import (
+    NO_BOUND,
+    STREAM_ERRORS,
+    BadMultipartError,
+    SinglePart,
+    body_chunks,
+    body_schema,
+    check_announced_size,
+)
 from app.domain.spec import DATASET_ID
 from app.domain.training_spec import CleanText
 from app.models import Dataset
 from app.storage.blobs import read_range
-from app.storage.free_space import StorageFullError
 from app.web.dependencies import (
     EngineDep,
     PageDep,
@@ -50,41 +49,19 @@ from app.web.range_response import Content, content_response
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
-#: The route has no limit: ``settings.max_upload_bytes`` is checked while the body streams.
-_NO_BOUND = 1 << 50
-
 DatasetId = Annotated[str, Path(pattern=DATASET_ID)]
-_BODY = {
-    "parameters": QUERY_PARAMETERS,
-    "requestBody": {
-        "required": True,
-        "content": {
-            kind: {"schema": {"type": "string", "format": "binary"}} for kind in UPLOAD_TYPES
-        },
-    },
-}
 
 
 @router.post(
     "",
     status_code=status.HTTP_201_CREATED,
     response_model=DatasetRead,
-    max_body_size=_NO_BOUND,
+    max_body_size=NO_BOUND,
     dependencies=[Depends(RequireScopeAndKnownParameters(Scope.JOBS_WRITE))],
-    openapi_extra=_BODY,
+    openapi_extra={"parameters": QUERY_PARAMETERS, **body_schema(UPLOAD_TYPES)},
     responses={
         200: {"model": DatasetRead, "description": "The tenant has this file already."},
-        **error_responses(
-            InvalidDatasetError,
-            BadMultipartError,
-            TooLargeError,
-            UnsupportedMediaError,
-            UploadStalledError,
-            QuotaError,
-            RateLimitedError,
-            StorageFullError,
-            UnavailableError,
-        ),
+        **error_responses(InvalidDatasetError, BadMultipartError, *STREAM_ERRORS),
     },
 )
 async def create_dataset(
@@ -106,8 +83,7 @@ async def create_dataset(
     The shape of the rows is recognised, or described by `columns[…]`; see docs/data.md. The file is
     checked while it streams. A file with bad lines is rejected; the error names the first ten.
     """
-    if int(request.headers.get("content-length") or 0) > settings.max_upload_bytes:
-        raise TooLargeError(f"The file is larger than {settings.max_upload_bytes} bytes.")
+    check_announced_size(request, settings)
 
     def store() -> tuple[Dataset, bool]:
         content_type = request.headers.get("content-type", "")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, delete, exists, select, update
+from sqlalchemy import Engine, delete, exists, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -23,7 +23,7 @@ from app.datasets.options import ReadOptions
 from app.datasets.publishing import Sent, make_row, publish, read_limits
 from app.datasets.reading import DatasetReader
 from app.domain.lifecycle import TERMINAL
-from app.models import Dataset, Job
+from app.models import Dataset, Job, JobEvalDataset
 from app.storage.blobs import BlobWriter, StreamDigest, read_range
 from app.storage.quota import check_storage_quota
 
@@ -133,8 +133,17 @@ def remove(session: Session, tenant_id: str, dataset_id: str) -> None:
             .values({column: None})
             .execution_options(synchronize_session=False)
         )
-    is_used = exists().where(
-        (Job.train_dataset_id == dataset_id) | (Job.eval_dataset_id == dataset_id)
+    session.execute(
+        delete(JobEvalDataset)
+        .where(
+            JobEvalDataset.dataset_id == dataset_id,
+            JobEvalDataset.job_id.in_(select(Job.id).where(Job.status.in_(TERMINAL))),
+        )
+        .execution_options(synchronize_session=False)
+    )
+    is_used = or_(
+        exists().where((Job.train_dataset_id == dataset_id) | (Job.eval_dataset_id == dataset_id)),
+        exists().where(JobEvalDataset.dataset_id == dataset_id),
     )
     try:
         gone = session.scalar(

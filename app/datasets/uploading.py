@@ -5,7 +5,8 @@ Pulling gives backpressure: the next chunk is read from the client after the las
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import anyio
 from anyio import from_thread
@@ -14,7 +15,30 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import parse_options_header
 
-from app.core.errors import InvalidError, UploadStalledError
+from app.core.errors import (
+    InvalidError,
+    QuotaError,
+    RateLimitedError,
+    TooLargeError,
+    UnavailableError,
+    UnsupportedMediaError,
+    UploadStalledError,
+)
+from app.core.settings import Settings
+from app.storage.free_space import StorageFullError
+
+#: A route's bound; ``settings.max_upload_bytes`` is held while the body streams.
+NO_BOUND = 1 << 50
+#: What may refuse a body that streams into the storage.
+STREAM_ERRORS = (
+    TooLargeError,
+    UnsupportedMediaError,
+    UploadStalledError,
+    QuotaError,
+    RateLimitedError,
+    StorageFullError,
+    UnavailableError,
+)
 
 #: Seconds without data after which an upload is aborted, so that it does not occupy a thread.
 STALL_SECONDS = 60
@@ -27,6 +51,22 @@ class BadMultipartError(InvalidError):
     code = "invalid_multipart"
     title = "The multipart body is not valid"
     next_step = "Send exactly one file part, or the bytes alone with their content type."
+
+
+def body_schema(types: Collection[str]) -> dict[str, Any]:
+    """The description of a body with the bytes of a file of one of these content types."""
+    content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in types}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def check_announced_size(request: Request, settings: Settings) -> None:
+    """Refuse a body before its first byte if its Content-Length is too large.
+
+    Raises:
+        TooLargeError
+    """
+    if int(request.headers.get("content-length") or 0) > settings.max_upload_bytes:
+        raise TooLargeError(f"The file is larger than {settings.max_upload_bytes} bytes.")
 
 
 def body_chunks(request: Request) -> Iterator[bytes]:

@@ -11,6 +11,8 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from app.domain.job_data import JobData
+from app.domain.metric_names import eval_group
 from app.domain.pad_tokens import choose_pad_token
 from app.domain.paths import saved_paths, shortest_names, target_paths
 from app.domain.plan import (
@@ -25,17 +27,12 @@ from app.domain.plan import (
 from app.domain.rules import check
 from app.domain.spec import EvalFraction, LoraSpec, RewardJobSpec
 from app.domain.templates import plain_template, with_fixed_date, with_variables
-from app.domain.text_format import DataForm, TextFormat
+from app.domain.text_format import TextFormat
 from app.domain.training_spec import TrainingSpec
 
 
 def compile_plan(
-    spec: RewardJobSpec,
-    source: str,
-    facts: BaseModelFacts,
-    train: DatasetRef,
-    evaluation: DatasetRef | None,
-    form: DataForm,
+    spec: RewardJobSpec, source: str, facts: BaseModelFacts, data: JobData
 ) -> TrainingPlan:
     """Compile a spec into the exact arguments of LoraConfig and RewardConfig.
 
@@ -43,20 +40,18 @@ def compile_plan(
         spec: The job spec of the user.
         source: The source of the base model, from the catalogue.
         facts: The inspection results of the base model.
-        train: The training dataset.
-        evaluation: The evaluation dataset, if the spec names one.
-        form: The form of the rows of both datasets.
+        data: The datasets that the spec names.
 
     Raises:
         SpecRejectedError: With every violated rule, each naming its field.
     """
     training = spec.training
     has_template = bool(training.chat_template or facts.chat_template)
-    text_format = form.text_format(spec, has_template=has_template)
-    check(spec, facts, train, text_format)
+    text_format = data.form.text_format(spec, has_template=has_template)
+    check(spec, facts, data.train, text_format)
     targets = target_paths(spec.lora, facts)
     saved = saved_paths(spec.lora, facts)
-    data = _data(spec, train, evaluation, text_format)
+    data_plan = _data(spec, data, text_format)
     return TrainingPlan(
         base_model=BaseModelRef(
             id=spec.base_model, source=source, revision=facts.revision, digest=facts.digest
@@ -65,16 +60,20 @@ def compile_plan(
         head_modules=sorted(facts.new_modules),
         head=_head(spec, facts),
         lora=_lora_arguments(spec.lora, facts, targets, saved),
-        reward=_reward_arguments(spec, has_eval=data.has_eval),
-        tokenization=_tokenization(training, facts, text_format, form.template_variables(spec)),
-        data=data,
+        reward=_reward_arguments(spec, has_eval=data_plan.has_eval),
+        tokenization=_tokenization(
+            training, facts, text_format, data.form.template_variables(spec)
+        ),
+        data=data_plan,
         engine=training.engine,
         precision=training.precision,
         quantization=spec.quantization,
         gradient_checkpointing=_gradient_checkpointing(training, facts),
         gpus=spec.resources.gpus,
         resume=training.resume,
-        early_stopping=training.early_stopping and training.early_stopping.model_dump(mode="json"),
+        early_stopping=training.early_stopping
+        # The dataset that decides is a part of the arguments.
+        and training.early_stopping.model_dump(mode="json", exclude={"monitored_dataset"}),
         max_runtime_seconds=spec.resources.max_runtime_seconds,
         trainable_parameters=_trainable_parameters(spec.lora, facts, targets, saved),
         total_parameters=facts.parameter_count,
@@ -104,16 +103,12 @@ def _head(spec: RewardJobSpec, facts: BaseModelFacts) -> HeadPlan:
     return HeadPlan(start="new", is_reset=has_own, unused=unused)
 
 
-def _data(
-    spec: RewardJobSpec,
-    train: DatasetRef,
-    evaluation: DatasetRef | None,
-    text_format: TextFormat | None,
-) -> DataPlan:
-    held_out = spec.eval_dataset
+def _data(spec: RewardJobSpec, data: JobData, text_format: TextFormat | None) -> DataPlan:
+    held_out, train = spec.eval_dataset, data.train
     return DataPlan(
         train=train,
-        eval=evaluation,
+        eval=data.evaluation,
+        eval_datasets=dict(sorted(data.named.items())),
         eval_fraction=held_out.fraction if isinstance(held_out, EvalFraction) else None,
         eval_seed=_split_seed(held_out, train) if isinstance(held_out, EvalFraction) else None,
         format="text" if text_format == "raw" else "conversational",
@@ -179,10 +174,9 @@ def _gradient_checkpointing(
 
 def _reward_arguments(spec: RewardJobSpec, *, has_eval: bool) -> dict[str, JsonValue]:
     training, warmup = spec.training, spec.training.warmup_steps
+    stopping = training.early_stopping
     # The best model is loaded from a checkpoint, so early stopping saves one at each evaluation.
-    save_steps = training.checkpoint_steps or (
-        training.eval_steps if training.early_stopping else None
-    )
+    save_steps = training.checkpoint_steps or (training.eval_steps if stopping else None)
     per_device, accumulation = batch_split(training)
     return {
         "num_train_epochs": training.epochs,
@@ -207,9 +201,11 @@ def _reward_arguments(spec: RewardJobSpec, *, has_eval: bool) -> dict[str, JsonV
         "eval_steps": training.eval_steps if has_eval else None,
         "save_strategy": "steps" if save_steps else "no",
         "save_steps": save_steps or 500,
-        "load_best_model_at_end": training.early_stopping is not None,
-        "metric_for_best_model": "eval_loss" if training.early_stopping else None,
-        "greater_is_better": False if training.early_stopping else None,
+        "load_best_model_at_end": stopping is not None,
+        "metric_for_best_model": f"{eval_group(stopping.monitored_dataset)}_loss"
+        if stopping
+        else None,
+        "greater_is_better": False if stopping else None,
         "seed": training.seed,
         "data_seed": training.seed,
         "report_to": "none",

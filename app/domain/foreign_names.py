@@ -65,7 +65,7 @@ FOREIGN_NAMES = (
                 "train",
                 "/train_dataset", "It takes the id that POST /v1/datasets answers with."),
     ForeignName("validation_file validation_data validation_dataset validation_set validation "
-                "val_file val_data val_dataset val_set eval_file eval_data eval_set eval_datasets "
+                "val_file val_data val_dataset val_set eval_file eval_data eval_set "
                 "test_file test_data test_dataset test_datasets test_set do_eval",
                 "/eval_dataset", "It takes the id that POST /v1/datasets answers with."),
     ForeignName("validation_split validation_size validation_fraction val_split val_size "

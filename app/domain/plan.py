@@ -133,6 +133,11 @@ class DataPlan(_Frozen):
 
     train: DatasetRef
     eval: DatasetRef | None = None
+    eval_datasets: dict[str, DatasetRef] = Field(
+        default={},
+        exclude_if=lambda named: not named,  # as in plans of earlier versions
+        description="Further datasets to evaluate on, by name, in the order of their names.",
+    )
     eval_fraction: float | None = None
     eval_seed: int | None = Field(
         None,
@@ -152,8 +157,9 @@ class DataPlan(_Frozen):
 
     @property
     def has_eval(self) -> bool:
-        """Whether pairs are held out."""
-        return self.eval is not None or self.eval_fraction is not None
+        """Whether there are pairs to evaluate on."""
+        is_split = self.eval_fraction is not None
+        return self.eval is not None or is_split or bool(self.eval_datasets)
 
 
 class TokenizationPlan(_Frozen):
@@ -240,7 +246,11 @@ class TrainingPlan(_Frozen):
 
     def data_warnings(self) -> list[dict[str, str]]:
         """Return the warnings of the datasets in the form of job warnings."""
-        named = (("training", self.data.train), ("evaluation", self.data.eval))
+        named = (
+            ("training", self.data.train),
+            ("evaluation", self.data.eval),
+            *((f"evaluation ({name})", data) for name, data in self.data.eval_datasets.items()),
+        )
         return [
             {"code": note.code, "message": f"{name} dataset: {note.sentence()}"}
             for name, dataset in named

@@ -15,6 +15,8 @@ from app.domain.plan import BaseModelFacts
 from app.domain.warnings import WarningCode
 
 MAX_LINE_BYTES = 4 << 20
+#: Metrics of a whole run: two evaluations of each of nine datasets, and the last step.
+MAX_METRICS = 512
 FileName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MetricName = Annotated[str, Field(pattern=r"^[a-z0-9_]+(/[a-z0-9_.-]+){0,2}$", max_length=64)]
@@ -76,7 +78,7 @@ class CheckpointSaved(_Message):
     directory: FileName
     files: list[FileEntry] = Field(min_length=1, max_length=200)
     is_best: bool = False
-    metrics: dict[MetricName, float] = Field(default={}, max_length=64)
+    metrics: dict[MetricName, float] = Field(default={}, max_length=MAX_METRICS)
 
 
 class Inspected(_Message):
@@ -103,7 +105,7 @@ class Packaged(_Message):
     type: Literal["packaged"] = "packaged"
     directory: FileName
     files: list[FileEntry] = Field(min_length=1, max_length=100)
-    metrics: dict[MetricName, float] = Field(default={}, max_length=64)
+    metrics: dict[MetricName, float] = Field(default={}, max_length=MAX_METRICS)
     certificate: dict[str, JsonValue] = {}
     summary: dict[str, JsonValue] = Field(default={}, description="reward_model.json")
 

@@ -11,7 +11,7 @@ from app.domain.plan import BaseModelFacts, DatasetRef
 from app.domain.spec import EvalFraction, RewardJobSpec
 from app.domain.spec_problems import SpecProblem, SpecRejectedError
 from app.domain.text_format import TextFormat
-from app.domain.training_spec import BitsAndBytesOptimizer, TrainingSpec
+from app.domain.training_spec import BitsAndBytesOptimizer, EarlyStopping, TrainingSpec
 
 
 def check(
@@ -113,7 +113,8 @@ def _schedule_problems(training: TrainingSpec) -> Iterator[SpecProblem]:
 
 def _evaluation_problems(spec: RewardJobSpec) -> Iterator[SpecProblem]:
     training = spec.training
-    if spec.eval_dataset is None and (training.eval_steps or training.early_stopping):
+    has_eval = spec.eval_dataset is not None or bool(spec.eval_datasets)
+    if not has_eval and (training.eval_steps or training.early_stopping):
         field = "early_stopping" if training.early_stopping else "eval_steps"
         yield SpecProblem(
             f"/training/{field}",
@@ -121,6 +122,8 @@ def _evaluation_problems(spec: RewardJobSpec) -> Iterator[SpecProblem]:
             f"{field} needs pairs to evaluate on, but eval_dataset is null",
             'Set eval_dataset to a dataset\'s id or to {"fraction": 0.1}.',
         )
+    elif training.early_stopping:
+        yield from _monitor_problems(spec, training.early_stopping)
     if training.early_stopping and not training.eval_steps:
         yield SpecProblem(
             "/training/early_stopping",
@@ -138,6 +141,24 @@ def _evaluation_problems(spec: RewardJobSpec) -> Iterator[SpecProblem]:
                 f"{training.eval_steps}, so the best model could not be saved",
                 "Use a multiple of eval_steps, or remove checkpoint_steps.",
             )
+
+
+def _monitor_problems(spec: RewardJobSpec, stopping: EarlyStopping) -> Iterator[SpecProblem]:
+    known, name = sorted(spec.eval_datasets), stopping.monitored_dataset
+    if name is not None and name not in known:
+        yield SpecProblem(
+            "/training/early_stopping/monitored_dataset",
+            "monitored_dataset_unknown",
+            f"eval_datasets has no {name!r}",
+            f"Use one of {', '.join(known)}." if known else "Remove it: eval_dataset decides.",
+        )
+    elif name is None and spec.eval_dataset is None:
+        yield SpecProblem(
+            "/training/early_stopping",
+            "monitored_dataset_missing",
+            "it is open which of the eval_datasets decides when training stops",
+            f"Set monitored_dataset to one of {', '.join(known)}.",
+        )
 
 
 def _data_problems(spec: RewardJobSpec, train: DatasetRef) -> Iterator[SpecProblem]:

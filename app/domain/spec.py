@@ -59,13 +59,46 @@ Evaluation = Annotated[
 ]
 
 
+MAX_EVAL_DATASETS = 8
+#: The name is a part of the names of metrics, which have at most 64 characters.
+EvalName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,23}$")]
+
+
+def _check_eval_datasets(value: Any) -> Any:
+    """Reject too many entries before any of them is validated, and names that are taken."""
+    if not isinstance(value, dict):
+        return value
+    if len(value) > MAX_EVAL_DATASETS:
+        raise PydanticCustomError(
+            "too_long",
+            "eval_datasets may have at most {limit} entries, not {found}",
+            {"limit": MAX_EVAL_DATASETS, "found": len(value)},
+        )
+    for name in value:
+        if isinstance(name, str) and (name == "before" or name.startswith("before_")):
+            raise PydanticCustomError(
+                "reserved_name",
+                "{name} cannot name a dataset: eval_before is where the metrics before training "
+                "are. Use another name",
+                {"name": name[:64]},
+            )
+    return value
+
+
+EvalDatasets = Annotated[
+    dict[EvalName, Annotated[str, StringConstraints(pattern=DATASET_ID)]],
+    Field(max_length=MAX_EVAL_DATASETS),
+    BeforeValidator(_check_eval_datasets),
+]
+
+
 class LoraSpec(SpecPart):
     """The LoRA adapter. The reward head is always trained and saved in full."""
 
     task_type: Literal["SEQ_CLS"] = Field(
         "SEQ_CLS", description="Always SEQ_CLS: no other task type trains a reward head."
     )
-    r: int = Field(16, ge=1, le=1024, description="Rank.")
+    r: int = Field(16, ge=1, le=1024, description="Rank of the LoRA matrices.")
     alpha: int = Field(
         32, ge=1, le=65536, description="Numerator of the scale of the adapter, alpha / r."
     )
@@ -89,7 +122,11 @@ class LoraSpec(SpecPart):
         False, description="Rank-stabilised LoRA: the scale is alpha / sqrt(r)."
     )
     use_dora: bool = Field(False, description="Weight-decomposed LoRA (DoRA).")
-    init: Literal["default", "gaussian", "orthogonal"] = Field("default")
+    init: Literal["default", "gaussian", "orthogonal"] = Field(
+        "default",
+        description="How the LoRA matrices start: PEFT's default (A random, B zero), A Gaussian "
+        "and B zero, or orthogonal.",
+    )
 
     @field_validator("task_type", mode="before")
     @classmethod
@@ -128,7 +165,12 @@ class Resources(SpecPart):
     """Resources that the job may use."""
 
     gpus: Literal[0, 1] = Field(1, description="0: CPU only; 1: a GPU if the worker has one.")
-    max_runtime_seconds: int = Field(86_400, ge=1, le=30 * 86_400)
+    max_runtime_seconds: int = Field(
+        86_400,
+        ge=1,
+        le=30 * 86_400,
+        description="Seconds that all attempts of the job may run together; then it fails.",
+    )
 
 
 MAX_METADATA = 16
@@ -170,25 +212,40 @@ class RewardJobSpec(SpecPart):
         }
     )
 
-    name: Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None = None
+    name: Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None = Field(
+        None, description="For people; need not be unique."
+    )
     base_model: BaseModelName = Field(description="An id from GET /v1/base-models.")
     base_model_head: Literal["reuse", "new"] = Field(
         "reuse",
         description="'reuse' starts from the trained reward head of the base model, if its files "
         "have one; 'new' always starts from a random head.",
     )
-    train_dataset: str = Field(pattern=DATASET_ID)
+    train_dataset: str = Field(
+        pattern=DATASET_ID, description="The id of the dataset to train on, from GET /v1/datasets."
+    )
     eval_dataset: Evaluation | None = Field(
         None,
         description="The id of a dataset, or a fraction of the training pairs such as "
         '{"fraction": 0.1}.',
     )
+    eval_datasets: EvalDatasets = Field(
+        default={},
+        description="Further datasets to evaluate on, by name, besides eval_dataset or without it. "
+        'The metrics of {"maths": "ds_…"} are eval_maths/accuracy and so on.',
+    )
     lora: LoraSpec = Field(default_factory=lambda: LoraSpec())
     training: TrainingSpec = Field(default_factory=lambda: TrainingSpec())
-    quantization: Literal["none", "8bit", "4bit"] = "none"
+    quantization: Literal["none", "8bit", "4bit"] = Field(
+        "none",
+        description="How bitsandbytes stores the linear layers of the base model: LLM.int8 or NF4; "
+        "needs a CUDA GPU. The adapter and the head are not quantised.",
+    )
     resources: Resources = Field(default_factory=lambda: Resources())
     priority: int = Field(0, ge=-100, le=100, description="Jobs with a higher priority run first.")
-    metadata: Metadata = Field(default={})
+    metadata: Metadata = Field(
+        default={}, description="Texts by name, for people and to filter lists of jobs."
+    )
 
     @property
     def needs_gpu(self) -> bool:

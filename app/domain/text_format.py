@@ -82,11 +82,10 @@ class DataForm:
             )
         elif self.has_conversations and self.text_format(spec, has_template=True) == "raw":
             yield SpecProblem(
-                "/eval_dataset",
+                "/eval_dataset" if isinstance(spec.eval_dataset, str) else "/eval_datasets",
                 "format_differs",
-                "one dataset holds texts that are tokenised as they are, the other one messages",
-                "Use two datasets of the same format, or texts with prompts and "
-                '"text_format": "chat".',
+                "one dataset holds texts that are tokenised as they are, another one messages",
+                'Use datasets of the same format, or texts with prompts and "text_format": "chat".',
             )
 
     def _variable_problems(self, spec: RewardJobSpec) -> Iterator[SpecProblem]:

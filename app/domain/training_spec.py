@@ -24,6 +24,10 @@ from app.domain.rows import RESERVED_TEMPLATE_VARIABLES
 CleanText = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
+#: Text of several lines: line breaks and tabs, but no other control characters.
+CleanLines = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$")]
+
+
 class SpecPart(BaseModel):
     """An object of a spec: no unknown fields, no changes, no NaN."""
 
@@ -60,6 +64,9 @@ class EarlyStopping(SpecPart):
     )
     min_delta: float = Field(
         0.0, ge=0, le=10, description="Smallest decrease of the loss that counts as improvement."
+    )
+    monitored_dataset: Annotated[CleanText, StringConstraints(max_length=64)] | None = Field(
+        None, description="The name in eval_datasets whose loss decides; null: eval_dataset."
     )
 
 
@@ -127,11 +134,15 @@ Optimizer = TorchOptimizer | BitsAndBytesOptimizer
 class TrainingSpec(SpecPart):
     """How to train. Batch sizes count pairs, each of which has two sequences."""
 
-    epochs: float = Field(1.0, gt=0, le=1000)
+    epochs: float = Field(
+        1.0, gt=0, le=1000, description="Passes over the training pairs; may be a fraction."
+    )
     max_steps: int | None = Field(
         None, ge=1, le=10_000_000, description="Number of optimiser steps; overrides epochs."
     )
-    learning_rate: float = Field(1e-4, gt=0, le=1)
+    learning_rate: float = Field(
+        1e-4, gt=0, le=1, description="Highest learning rate of the schedule."
+    )
     lr_scheduler: Literal[
         "linear",
         "cosine",
@@ -140,7 +151,10 @@ class TrainingSpec(SpecPart):
         "inverse_sqrt",
         "constant",
         "constant_with_warmup",
-    ] = "linear"
+    ] = Field(
+        "linear",
+        description="How the learning rate changes over the steps, by the names of transformers.",
+    )
     lr_cycles: int | None = Field(
         None, ge=1, le=1000, description="Cycles of cosine_with_restarts; null: 2."
     )
@@ -152,8 +166,12 @@ class TrainingSpec(SpecPart):
         "adamw_torch_fused",
         description="An optimiser of torch, or one of bitsandbytes, which needs a CUDA GPU.",
     )
-    weight_decay: float = Field(0.0, ge=0, le=1)
-    max_grad_norm: float = Field(1.0, gt=0, le=1000)
+    weight_decay: float = Field(
+        0.0, ge=0, le=1, description="Decoupled weight decay of the optimiser."
+    )
+    max_grad_norm: float = Field(
+        1.0, gt=0, le=1000, description="Gradients with a larger norm are scaled down to it."
+    )
     batch_size: int = Field(
         8, ge=1, le=4096, description="Pairs per optimiser step (effective batch size)."
     )
@@ -197,8 +215,18 @@ class TrainingSpec(SpecPart):
         description="Largest number of training pairs per row with ranked replies, drawn with the "
         "seed; null: all. Evaluations use all pairs.",
     )
-    center_rewards_coefficient: float | None = Field(None, gt=0, le=1)
-    gradient_checkpointing: Literal["auto"] | bool = "auto"
+    center_rewards_coefficient: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Weight of the squared sum of a pair's rewards in the loss, which centres "
+        "rewards at 0; null: no such term.",
+    )
+    gradient_checkpointing: Literal["auto"] | bool = Field(
+        "auto",
+        description="Whether activations are computed again in the backward pass, which takes less "
+        "memory and more time. 'auto': on GPUs.",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="'auto' uses bf16 on GPUs that support it, and fp32 on CPU."
     )
@@ -222,6 +250,17 @@ class TrainingSpec(SpecPart):
         "warning if another GPU or number of threads will change the adapter's last bits. 'exact' "
         "trains from the start in that case.",
     )
-    logging_steps: int = Field(1, ge=1, le=10_000)
-    early_stopping: EarlyStopping | None = None
-    seed: int = Field(42, ge=0, le=2**32 - 1)
+    logging_steps: int = Field(
+        1, ge=1, le=10_000, description="Optimiser steps between the logged training metrics."
+    )
+    early_stopping: EarlyStopping | None = Field(
+        None,
+        description="Stop when the evaluation loss stops improving, and publish the best model; "
+        "null: train to the last step.",
+    )
+    seed: int = Field(
+        42,
+        ge=0,
+        le=2**32 - 1,
+        description="Of the random head, the LoRA weights, dropout and the order of the pairs.",
+    )

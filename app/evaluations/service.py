@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,16 +49,12 @@ def _is_quantized(job: Job) -> bool:
 def request_evaluation(
     session: Session, settings: Settings, tenant_id: str, spec: EvaluationSpec, key: str | None
 ) -> tuple[Job, bool]:
-    """Queue an evaluation; return its job, and whether an earlier request created it already.
-
-    Args:
-        key: the Idempotency-Key of the request.
+    """Queue an evaluation; return its job, and whether an earlier request with ``key`` did so.
 
     Raises:
         KeyReusedError, QuotaError, InvalidEvaluationError
     """
-    document = spec.model_dump(mode="json")
-    fingerprint = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    fingerprint = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
     # Before the checks: what the spec names may have been deleted since.
     if known := idempotency.find_replay(session, tenant_id, key, fingerprint):
         return known, True
@@ -73,7 +68,7 @@ def request_evaluation(
         kind=kinds.EVALUATE.name,
         queue=kinds.EVALUATE.queue(settings),
         name=spec.name,
-        spec={**document, "dataset": resolved.dataset.id},
+        spec=spec.model_dump(mode="json") | {"dataset": resolved.dataset.id},
         spec_sha256=fingerprint,
         needs_gpu=any(_is_quantized(job) for job in resolved.trained),
         plan=first.plan,  # pins the revision of the base model

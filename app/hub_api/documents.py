@@ -5,69 +5,72 @@ https://huggingface.co/docs/hub/api
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from typing import Any
 
-from app.models import Adapter, StoredFile
+from app.hub_api.repositories import EntryNotFoundError, RepoFile, Repository
 from app.web.pagination import rfc3339
 
-BRANCH = "main"
 
-
-def commit_of(adapter: Adapter) -> str:
-    """The only commit of an adapter, which never changes: 40 hex digits."""
-    return adapter.archive_sha256[:40]
-
-
-def model_info(adapter: Adapter, files: Sequence[StoredFile]) -> dict[str, Any]:
+def model_info(repository: Repository) -> dict[str, Any]:
     """``GET /api/models/{id}``."""
+    changed = rfc3339(repository.changed_at) if repository.changed_at is not None else None
     return {
-        "id": adapter.id,
-        "modelId": adapter.id,
-        "sha": commit_of(adapter),
+        "id": repository.id,
+        "modelId": repository.id,
+        "sha": repository.commit,
         "private": True,
         "gated": False,
         "disabled": False,
-        "lastModified": rfc3339(adapter.created_at),
-        "createdAt": rfc3339(adapter.created_at),
-        "library_name": "peft",
-        "tags": ["peft", "reward-model", f"base_model:{adapter.base_model}"],
+        **({"lastModified": changed, "createdAt": changed} if changed else {}),
+        "library_name": repository.library,
+        "tags": list(repository.tags),
         "siblings": [
-            {"rfilename": file.name, "size": file.size, "blobId": _blob_id(file), "lfs": _lfs(file)}
-            for file in files
+            {
+                "rfilename": file.name,
+                "size": file.size,
+                "blobId": file.blob_id,
+                **_lfs(file, "sha256"),
+            }
+            for file in repository.files
         ],
     }
 
 
-def tree(files: Sequence[StoredFile]) -> list[dict[str, Any]]:
-    """``GET /api/models/{id}/tree/{revision}``."""
+def tree(repository: Repository, folder: str) -> list[dict[str, Any]]:
+    """``GET /api/models/{id}/tree/{revision}/{folder}``.
+
+    Raises:
+        EntryNotFoundError: No file is in the folder.
+    """
+    prefix = f"{folder}/" if folder else ""
+    files = [file for file in repository.files if file.name.startswith(prefix)]
+    if folder and not files:
+        raise EntryNotFoundError(
+            f"{repository.id} has no folder {folder[:200]!r}.", repository.commit
+        )
     return [
         {
             "type": "file",
             "path": file.name,
             "size": file.size,
-            "oid": _blob_id(file),
-            "lfs": {"oid": file.sha256, "size": file.size, "pointerSize": 134},
+            "oid": file.blob_id,
+            **_lfs(file, "oid"),
         }
         for file in files
     ]
 
 
-def refs(adapter: Adapter) -> dict[str, Any]:
+def refs(repository: Repository) -> dict[str, Any]:
     """``GET /api/models/{id}/refs``."""
     branch = {
-        "name": BRANCH,
-        "ref": f"refs/heads/{BRANCH}",
-        "targetCommit": commit_of(adapter),
+        "name": repository.branch,
+        "ref": f"refs/heads/{repository.branch}",
+        "targetCommit": repository.commit,
     }
     return {"branches": [branch], "tags": [], "converts": []}
 
 
-def _lfs(file: StoredFile) -> dict[str, Any]:
-    return {"sha256": file.sha256, "size": file.size, "pointerSize": 134}
-
-
-def _blob_id(file: StoredFile) -> str:
-    """In place of the id of a git object, which nobody has."""
-    return hashlib.sha256(file.sha256.encode()).hexdigest()[:40]
+def _lfs(file: RepoFile, name: str) -> dict[str, Any]:
+    if file.sha256 is None:
+        return {}
+    return {"lfs": {name: file.sha256, "size": file.size, "pointerSize": 134}}

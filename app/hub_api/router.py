@@ -15,139 +15,128 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic_core import to_json
 
-from app.adapters import service
-from app.adapters.service import AdapterNotFoundError
 from app.audit import log as audit_log
 from app.audit.actor import ActorDep
 from app.auth.key_ring import Principal, Scope
 from app.auth.require_scope import RequireScope
+from app.base_models.router import CatalogueDep
 from app.core.database import transaction
 from app.core.errors import NotFoundError
 from app.hub_api import documents
-from app.models import Adapter, StoredFile
-from app.storage.blobs import read_range
-from app.web.dependencies import EngineDep, ReadEngineDep
+from app.hub_api.base_models import BaseModels, elsewhere
+from app.hub_api.repositories import (
+    BRANCH,
+    EntryNotFoundError,
+    RepoFile,
+    Repository,
+    RevisionNotFoundError,
+    adapter_repository,
+)
+from app.web.dependencies import EngineDep, ReadEngineDep, SettingsDep
 from app.web.problem_details import problem_response
 from app.web.range_response import Content, content_response
 
 router = APIRouter(prefix="/hub", include_in_schema=False)
 
-RequireArtifacts = Annotated[Principal, Depends(RequireScope(Scope.ARTIFACTS_READ))]
-Found = Callable[[Adapter, list[StoredFile]], Response]
+_WORDS = ("resolve", "revision", "tree", "refs")
+_ERROR_CODES = {EntryNotFoundError: "EntryNotFound", RevisionNotFoundError: "RevisionNotFound"}
 
 
-class BaseModelElsewhereError(NotFoundError):
-    """The hub routes serve adapters only; base models are on the hub that they come from."""
+async def get_finder(
+    principal: Annotated[Principal, Depends(RequireScope(Scope.ARTIFACTS_READ))],
+    engine: ReadEngineDep,
+    catalogue: CatalogueDep,
+    settings: SettingsDep,
+) -> Callable[[str], Repository]:
+    """Return a function that finds what the tenant may read, by the name of its repository."""
 
-    code = "base_model_elsewhere"
-    title = "Not an adapter"
-    next_step = "Load the base model from its own hub or a directory, and the adapter from here."
+    def find(name: str) -> Repository:
+        if name.startswith("ad_"):
+            return adapter_repository(engine, principal.tenant_id, name)
+        return BaseModels(engine, catalogue, settings).repository(name)
+
+    return find
 
 
-class RevisionNotFoundError(NotFoundError):
-    """An adapter has one revision: `main`, and its commit."""
-
-    code = "revision_not_found"
-    title = "No such revision"
-    next_step = "Use the revision `main`."
+FinderDep = Annotated[Callable[[str], Repository], Depends(get_finder)]
 
 
 @router.get("/api/models/{repo:path}")
-def get_model(
-    request: Request, repo: str, engine: ReadEngineDep, principal: RequireArtifacts
-) -> Response:
+def get_model(request: Request, repo: str, find: FinderDep) -> Response:
     """Model info, a listing of the files, or the revisions."""
-    adapter_id, _, rest = repo.partition("/")
-    what, _, revision = rest.partition("/")
-    answers: dict[str, Callable[[Adapter, list[StoredFile]], Any]] = {
+    name, what, rest = _parts(repo)
+    revision, _, folder = rest.partition("/")
+    answers: dict[str, Callable[[Repository], Any]] = {
         "": documents.model_info,
         "revision": documents.model_info,
-        "tree": lambda _adapter, files: documents.tree(files),
-        "refs": lambda adapter, _files: documents.refs(adapter),
+        "tree": lambda repository: documents.tree(repository, folder),
+        "refs": documents.refs,
     }
-    if what not in answers:
-        return _refusal(request, _elsewhere(repo))
-    revision = revision.partition("/")[0]
-    found = _find(request, engine, principal, adapter_id, revision or documents.BRANCH)
-    if isinstance(found, Response):
-        return found
-    return Response(to_json(answers[what](*found)), media_type="application/json")
+    try:
+        if what not in answers:
+            raise elsewhere(repo, "there is no such address")
+        document = answers[what](find(name).at(revision or BRANCH))
+    except NotFoundError as error:
+        return _refusal(request, error)
+    return Response(to_json(document), media_type="application/json")
 
 
 @router.head("/{repo:path}")
 @router.get("/{repo:path}")
 def resolve_file(
-    request: Request,
-    repo: str,
-    engine: ReadEngineDep,
-    writer: EngineDep,
-    principal: RequireArtifacts,
-    actor: ActorDep,
+    request: Request, repo: str, find: FinderDep, writer: EngineDep, actor: ActorDep
 ) -> Response:
-    """A file: ``{adapter_id}/resolve/{revision}/{name}``, with ETag, commit and Range."""
-    adapter_id, _, rest = repo.partition("/")
-    what, _, rest = rest.partition("/")
-    revision, _, name = rest.partition("/")
-    if what != "resolve":
-        return _refusal(request, _elsewhere(repo))
-    found = _find(request, engine, principal, adapter_id, revision)
-    if isinstance(found, Response):
-        return found
-    adapter, files = found
-    file = next((file for file in files if file.name == name), None)
-    if file is None:
-        error = AdapterNotFoundError(f"The adapter {adapter_id} has no file of this name.")
-        return _refusal(request, error, "EntryNotFound", documents.commit_of(adapter))
-    response = content_response(request, _content(engine, file))
-    response.headers["X-Repo-Commit"] = documents.commit_of(adapter)
-    response.headers["X-Linked-Etag"] = f'"{file.sha256}"'
+    """A file: ``{id}/resolve/{revision}/{name}``, with ETag, commit and Range."""
+    name, what, rest = _parts(repo)
+    revision, _, file_name = rest.partition("/")
+    try:
+        if what != "resolve":
+            raise elsewhere(repo, "there is no such address")
+        repository = find(name).at(revision)
+        file = repository.file(file_name)
+    except NotFoundError as error:
+        return _refusal(request, error)
+    response = _file_response(request, file)
+    response.headers["X-Repo-Commit"] = repository.commit
+    response.headers["X-Linked-Etag"] = f'"{file.sha256 or file.blob_id}"'
     response.headers["X-Linked-Size"] = str(file.size)
-    if request.method == "GET" and response.status_code in (200, 206):
+    is_read = request.method == "GET" and response.status_code in (200, 206)
+    if is_read and name.startswith("ad_"):
         with transaction(writer) as session:
-            audit_log.record(session, actor, "adapter.download", adapter_id)
+            audit_log.record(session, actor, "adapter.download", name)
     return response
 
 
-def _find(
-    request: Request, engine: Any, principal: Principal, adapter_id: str, revision: str
-) -> tuple[Adapter, list[StoredFile]] | Response:
-    """An adapter of the tenant with its files, or what to answer instead."""
-    if not adapter_id.startswith("ad_"):
-        return _refusal(request, _elsewhere(adapter_id))
-    try:
-        with transaction(engine) as session:
-            adapter = service.get(session, principal.tenant_id, adapter_id)
-            files = service.files(session, adapter)
-    except AdapterNotFoundError as error:
-        return _refusal(request, error)
-    if revision not in (documents.BRANCH, documents.commit_of(adapter)):
-        unknown = RevisionNotFoundError(f"The adapter {adapter_id} has no such revision.")
-        return _refusal(request, unknown, "RevisionNotFound")
-    return adapter, files
+def _parts(repo: str) -> tuple[str, str, str]:
+    """Split a path into the repository's name, ``name`` or ``org/name``, a verb and the rest."""
+    first, _, rest = repo.partition("/")
+    second, _, after = rest.partition("/")
+    if not second or second in _WORDS:
+        return first, second, after
+    what, _, after = after.partition("/")
+    return f"{first}/{second}", what, after
 
 
-def _content(engine: Any, file: StoredFile) -> Content:
-    return Content(
+def _file_response(request: Request, file: RepoFile) -> Response:
+    if file.location is not None and request.method == "GET":
+        return Response(status_code=307, headers={"Location": file.location})
+    content = Content(
         filename=file.name,
         media_type="application/octet-stream",
         sha256=file.sha256,
         size=file.size,
-        read=lambda start, stop: read_range(engine, file.blob_id, start, stop),
+        read=file.read or (lambda _start, _stop: iter(())),
+        version=file.blob_id,
     )
+    return content_response(request, content)
 
 
-def _elsewhere(repo: str) -> BaseModelElsewhereError:
-    return BaseModelElsewhereError(
-        f"{repo[:200]!r} is no adapter (ad_…).", hint=BaseModelElsewhereError.next_step
-    )
-
-
-def _refusal(
-    request: Request, error: NotFoundError, code: str = "RepoNotFound", commit: str | None = None
-) -> Response:
+def _refusal(request: Request, error: NotFoundError) -> Response:
     """A 404 that the Hub's client turns into its own exceptions."""
-    headers = {"X-Error-Code": code, "X-Error-Message": error.detail.encode("ascii", "replace")
-               .decode()}  # fmt: skip
-    if commit is not None:
-        headers["X-Repo-Commit"] = commit
+    headers = {
+        "X-Error-Code": _ERROR_CODES.get(type(error), "RepoNotFound"),
+        "X-Error-Message": error.detail.encode("ascii", "replace").decode(),
+    }
+    if isinstance(error, EntryNotFoundError):
+        headers["X-Repo-Commit"] = error.commit
     return problem_response(request, error, headers=headers)

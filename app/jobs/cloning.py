@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.core.database import new_id
 from app.core.errors import InvalidError
+from app.domain.spec import RewardJobSpec
 from app.jobs.errors import JobStateError
 from app.models import Checkpoint, Job, StoredFile
 
@@ -45,6 +46,22 @@ def check_checkpoint(parent: Job, overrides: Mapping[str, Any]) -> None:
         raise InvalidError(
             f"{found[0]} cannot change when a clone resumes from a checkpoint.",
             hint=f"Omit from_checkpoint, or change only {', '.join(sorted(RESUMABLE))}.",
+        )
+
+
+def check_length(session: Session, parent: Job, spec: RewardJobSpec) -> None:
+    """Raise an error if a clone would end before the checkpoint that it resumes from.
+
+    Raises:
+        InvalidError
+    """
+    step = session.scalar(select(Checkpoint.step).where(Checkpoint.id == parent.checkpoint_id))
+    max_steps = spec.training.max_steps
+    if step is not None and max_steps is not None and max_steps <= step:
+        raise InvalidError(
+            f"training.max_steps is {max_steps}, but the checkpoint of {parent.id} is that of step "
+            f"{step}, from which nothing is left to train.",
+            hint=f"Use more than {step} steps, or omit from_checkpoint.",
         )
 
 

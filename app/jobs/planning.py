@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 from app.base_models.catalogue import BaseModelEntry
 from app.base_models.service import public_source
 from app.domain.compiler import compile_plan
+from app.domain.job_data import JobData
 from app.domain.plan import BaseModelFacts, DatasetNote, DatasetRef, TrainingPlan
 from app.domain.spec import RewardJobSpec
 from app.domain.text_format import DataForm
 from app.models import Dataset
 
 
+@dataclass(frozen=True)
+class JobDatasets:
+    """The datasets of a job."""
+
+    train: Dataset
+    evaluation: Dataset | None = None
+    named: Mapping[str, Dataset] = field(default_factory=dict)
+
+    def form(self) -> DataForm:
+        """Return what the rows of the datasets have in common."""
+        evaluation = [self.evaluation] if self.evaluation else []
+        every = [self.train, *evaluation, *self.named.values()]
+        return DataForm.of(*(each.summary for each in every))
+
+
 def plan_job(
-    spec: RewardJobSpec,
-    entry: BaseModelEntry,
-    facts: BaseModelFacts,
-    train: Dataset,
-    evaluation: Dataset | None,
+    spec: RewardJobSpec, entry: BaseModelEntry, facts: BaseModelFacts, datasets: JobDatasets
 ) -> TrainingPlan:
     """Return the plan of a spec on these datasets, for a base model with these facts.
 
@@ -27,9 +42,12 @@ def plan_job(
         spec,
         public_source(entry),
         facts,
-        _reference(train, spec.training.pairs_per_prompt),
-        _reference(evaluation) if evaluation else None,
-        DataForm.of(*(each.summary for each in (train, evaluation) if each)),
+        JobData(
+            _reference(datasets.train, spec.training.pairs_per_prompt),
+            _reference(datasets.evaluation) if datasets.evaluation else None,
+            datasets.form(),
+            {name: _reference(each) for name, each in datasets.named.items()},
+        ),
     )
 
 

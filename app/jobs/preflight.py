@@ -34,8 +34,9 @@ from app.job_queue import kinds, transitions
 from app.job_queue.watcher import Watcher
 from app.job_queue.workers import has_gpu_worker
 from app.jobs.inspection_reuse import same_inspections, spec_fingerprint
+from app.jobs.planning import JobDatasets
 from app.jobs.spec_resolution import ResolvedSpec, plan_resolved, resolve_spec
-from app.models import Job, JobReport
+from app.models import Job, JobEvalDataset, JobReport
 
 #: Seconds between two looks for the reports of a sample.
 SAMPLE_WAIT_SECONDS = 3.0
@@ -190,10 +191,7 @@ class Preflight:
                     # Without any GPU, a worker tells at once that the job cannot run.
                     needs_gpu=has_data and spec.needs_gpu and has_gpu_worker(session, queue),
                     base_model=resolved.entry.id,
-                    train_dataset_id=resolved.train.id if has_data else None,
-                    eval_dataset_id=resolved.evaluation.id
-                    if has_data and resolved.evaluation
-                    else None,
+                    **(_data_columns(resolved.datasets) if has_data else {}),
                 ),
             )
         self.tickets.issue(queue)
@@ -248,6 +246,16 @@ def _with_sample_warning(preview: DataPreview) -> DataPreview | None:
         "looked at. The full report follows.",
     }
     return DataPreview(preview.reports, [*preview.warnings, note])
+
+
+def _data_columns(datasets: JobDatasets) -> dict[str, Any]:
+    return {
+        "train_dataset_id": datasets.train.id,
+        "eval_dataset_id": datasets.evaluation.id if datasets.evaluation else None,
+        "eval_datasets": [
+            JobEvalDataset(name=name, dataset_id=each.id) for name, each in datasets.named.items()
+        ],
+    }
 
 
 def _not_inspected(why: str | None = None) -> UnavailableError:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, select
+from sqlalchemy import Connection, Select, bindparam, or_, select
 
 from app.core.database import newest_first
 from app.domain.lifecycle import DesiredState, JobStatus
@@ -17,7 +17,7 @@ from app.job_queue.queries import JobRow, State
 from app.models import Job
 
 #: Large columns that lists leave out.
-_HEAVY = {"spec", "plan", "result", "warnings"}
+_HEAVY = {"spec", "plan", "result", "warnings", "notes"}
 _KEYS = Job.__mapper__.column_attrs.keys()
 _ALL = tuple(getattr(Job, key).label(key) for key in _KEYS)
 _LIGHT = [getattr(Job, key).label(key) for key in _KEYS if key not in _HEAVY]
@@ -32,6 +32,7 @@ class JobFilter:
     name: str | None = None
     base_model: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    text: str | None = None
 
 
 def job(connection: Connection, tenant_id: str, job_id: str) -> JobRow | None:
@@ -70,6 +71,11 @@ def list_page(
         statement = statement.where(Job.base_model == wanted.base_model)
     for key, value in wanted.metadata.items():
         statement = statement.where(Job.labels[key].as_string() == value)
+    if wanted.text is not None:
+        columns = (Job.name, Job.id, Job.base_model)
+        statement = statement.where(
+            or_(*(column.icontains(wanted.text, autoescape=True) for column in columns))
+        )
     return connection.execute(newest_first(statement, Job.id, limit, after)).all()
 
 

@@ -57,6 +57,12 @@ class _JobQuery:
     status: Annotated[ShownStatus | None, Query()] = None
     name: Annotated[Text | None, Query(description="Only jobs with exactly this name.")] = None
     base_model: Annotated[str | None, Query(pattern=BASE_MODEL_ID)] = None
+    q: Annotated[
+        Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None,
+        Query(
+            description="Only jobs with this text in name, id or base model, in any letter case."
+        ),
+    ] = None
 
 
 @router.get(
@@ -87,7 +93,7 @@ def list_jobs(
     query: Annotated[_JobQuery, Depends()],
 ) -> Response:
     """List jobs, newest first, without spec and plan."""
-    wanted = JobFilter(query.status, query.name, query.base_model, _metadata(request))
+    wanted = JobFilter(query.status, query.name, query.base_model, _metadata(request), query.q)
     with engine.connect() as connection:
         rows = queries.list_page(connection, principal.tenant_id, page.limit, page.after, wanted)
     return json_response(Page[JobItem].of(rows, page.limit, JobItem.of, by_id).model_dump_json())
@@ -151,7 +157,7 @@ def update_job(
     principal: RequireJobsWrite,
     actor: ActorDep,
 ) -> Response:
-    """Change the name, the metadata or, while the job waits, the priority."""
+    """Change the name, the metadata, the notes or, while the job waits, the priority."""
     changes = body.model_dump(exclude_unset=True)
     if not changes:
         return job_response(service.get(session, principal.tenant_id, job_id))

@@ -7,9 +7,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.domain.spec import Metadata, RewardJobSpec
-from app.domain.training_spec import CleanText
+from app.domain.training_spec import CleanLines, CleanText
 from app.job_queue.job_view import JobItem, job_fields
 from app.job_queue.queries import JobRow
+
+MAX_NOTES = 10_000
 
 
 class JobWarning(BaseModel):
@@ -25,6 +27,7 @@ class JobRead(JobItem):
     """A job with its spec, plan and warnings."""
 
     worker: str | None = Field(description="The worker that runs the job.")
+    notes: str | None = Field(description="What people wrote about the job.")
     warnings: list[JobWarning]
     spec: RewardJobSpec = Field(description="As submitted, with defaults filled in.")
     plan: dict[str, Any] | None = Field(
@@ -38,6 +41,7 @@ class JobRead(JobItem):
         return cls(
             **job_fields(job),
             worker=job.lease_owner.rpartition(":")[0] if job.lease_owner else None,
+            notes=job.notes,
             warnings=job.warnings,
             spec=RewardJobSpec.model_validate(job.spec),
             plan=job.plan,
@@ -84,6 +88,9 @@ class JobUpdate(BaseModel):
     name: Annotated[CleanText, StringConstraints(min_length=1, max_length=128)] | None = None
     priority: int = Field(0, ge=-100, le=100, description="Can change only while the job waits.")
     metadata: Metadata = Field(default={}, description="Replaces all metadata of the job.")
+    notes: Annotated[CleanLines, StringConstraints(max_length=MAX_NOTES)] | None = Field(
+        None, description="Text of several lines about the job; null removes it."
+    )
 
 
 class JobClone(BaseModel):

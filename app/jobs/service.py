@@ -30,7 +30,7 @@ from app.jobs.errors import (
     job_not_found,
 )
 from app.jobs.estimates import estimate
-from app.models import Adapter, Checkpoint, Job, JobReport, StoredFile
+from app.models import Adapter, Checkpoint, Job, JobEvalDataset, JobReport, StoredFile
 from app.storage.quota import check_storage_quota
 
 NOT_INSPECTED = {
@@ -80,6 +80,9 @@ def submit(
         base_model=spec.base_model,
         train_dataset_id=spec.train_dataset,
         eval_dataset_id=None if isinstance(spec.eval_dataset, EvalFraction) else spec.eval_dataset,
+        eval_datasets=[
+            JobEvalDataset(name=name, dataset_id=each) for name, each in spec.eval_datasets.items()
+        ],
         parent_job_id=parent.id if parent else None,
         idempotency_key=submission.idempotency_key,
         warnings=submission.plan.data_warnings() if submission.plan else [NOT_INSPECTED],
@@ -140,13 +143,13 @@ def resume(session: Session, tenant_id: str, job_id: str) -> Job:
 
 
 def change(session: Session, tenant_id: str, job_id: str, changes: Mapping[str, Any]) -> Job:
-    """Change ``name``, ``metadata`` or, while the job waits, ``priority``.
+    """Change ``name``, ``metadata``, ``notes`` or, while the job waits, ``priority``.
 
     Raises:
         JobNotFoundError, JobStateError
     """
     get(session, tenant_id, job_id)
-    columns = {"name": "name", "priority": "priority", "metadata": "labels"}
+    columns = {"name": "name", "priority": "priority", "metadata": "labels", "notes": "notes"}
     conditions = [Job.id == job_id, Job.tenant_id == tenant_id]
     if "priority" in changes:
         conditions.append(

@@ -15,8 +15,7 @@ from app.datasets.service import DatasetNotFoundError
 from app.domain.plan import BaseModelFacts, TrainingPlan
 from app.domain.spec import RewardJobSpec
 from app.domain.spec_problems import SpecRejectedError
-from app.domain.text_format import DataForm
-from app.jobs.planning import plan_job
+from app.jobs.planning import JobDatasets, plan_job
 from app.models import Dataset
 
 
@@ -26,8 +25,7 @@ class ResolvedSpec:
 
     spec: RewardJobSpec
     entry: BaseModelEntry
-    train: Dataset
-    evaluation: Dataset | None
+    datasets: JobDatasets
     facts: BaseModelFacts | None
 
 
@@ -62,16 +60,33 @@ def resolve_spec(
     except UnknownBaseModelError as error:
         hint = error.hint or error.next_step
         problems.append(FieldProblem("/base_model", error.code, error.detail, hint))
-    train = _dataset(session, tenant_id, spec.train_dataset, "/train_dataset", problems)
-    evaluation = None
-    if isinstance(spec.eval_dataset, str):
-        evaluation = _dataset(session, tenant_id, spec.eval_dataset, "/eval_dataset", problems)
-    if train and (evaluation or not isinstance(spec.eval_dataset, str)):
-        form = DataForm.of(*(each.summary for each in (train, evaluation) if each))
+    found = _datasets(session, tenant_id, spec, problems)
+    if found is not None:
+        form = found.form()
         problems += [FieldProblem(p.loc, p.code, p.message, p.hint) for p in form.problems(spec)]
-    if problems or entry is None or train is None:
+    if problems or entry is None or found is None:
         raise _invalid_spec(problems)
-    return ResolvedSpec(spec, entry, train, evaluation, facts_for(session, entry))
+    return ResolvedSpec(spec, entry, found, facts_for(session, entry))
+
+
+def _datasets(
+    session: Session, tenant_id: str, spec: RewardJobSpec, problems: list[FieldProblem]
+) -> JobDatasets | None:
+    """Return the datasets of a spec; None if one is not there."""
+    wanted = {"/train_dataset": spec.train_dataset}
+    if isinstance(spec.eval_dataset, str):
+        wanted["/eval_dataset"] = spec.eval_dataset
+    named = {f"/eval_datasets/{name}": name for name in spec.eval_datasets}
+    wanted |= {loc: spec.eval_datasets[name] for loc, name in named.items()}
+    found = {loc: _dataset(session, tenant_id, each, loc, problems) for loc, each in wanted.items()}
+    there = {loc: dataset for loc, dataset in found.items() if dataset is not None}
+    if len(there) < len(wanted):
+        return None
+    return JobDatasets(
+        there["/train_dataset"],
+        there.get("/eval_dataset"),
+        {name: there[loc] for loc, name in named.items()},
+    )
 
 
 def _dataset(
@@ -93,7 +108,7 @@ def plan_resolved(resolved: ResolvedSpec, facts: BaseModelFacts) -> TrainingPlan
         InvalidSpecError: names every field that does not fit.
     """
     try:
-        return plan_job(resolved.spec, resolved.entry, facts, resolved.train, resolved.evaluation)
+        return plan_job(resolved.spec, resolved.entry, facts, resolved.datasets)
     except SpecRejectedError as error:
         raise _invalid_spec(
             [FieldProblem(p.loc, p.code, p.message, p.hint) for p in error.problems]

@@ -116,8 +116,9 @@ async def clone_job(
             # Before the checks: the parent's checkpoint may have been deleted since.
             if known := service.find_replay(session, tenant_id, submission):
                 return spec, known
-        if clone.from_checkpoint:
-            cloning.check_checkpoint(parent, clone.overrides)
+            if clone.from_checkpoint:
+                cloning.check_checkpoint(parent, clone.overrides)
+                cloning.check_length(session, parent, spec)
         return spec, None
 
     spec, known = await to_thread.run_sync(read)

@@ -3,7 +3,16 @@
 from app.core.database import Base
 from app.models.access import ApiKey, AuditRecord
 from app.models.evaluations import Evaluation
-from app.models.jobs import Checkpoint, Job, JobEvent, JobLog, JobMetric, JobReport, Worker
+from app.models.jobs import (
+    Checkpoint,
+    Job,
+    JobEvalDataset,
+    JobEvent,
+    JobLog,
+    JobMetric,
+    JobReport,
+    Worker,
+)
 from app.models.scoring import Scorer
 from app.models.storage import Adapter, BaseModelRecord, Blob, BlobChunk, Dataset, StoredFile
 from app.models.uploads import DatasetUpload, DatasetUploadPart
@@ -24,6 +33,7 @@ __all__ = [
     "DatasetUploadPart",
     "Evaluation",
     "Job",
+    "JobEvalDataset",
     "JobEvent",
     "JobLog",
     "JobMetric",

@@ -15,7 +15,7 @@ from sqlalchemy import (
     false,
     text,
 )
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.core.database import Base, now_ms
 
@@ -88,6 +88,7 @@ class Job(Base):
     name: Mapped[str | None] = mapped_column(String(128))
     # SQLAlchemy's declarative base reserves the attribute name "metadata".
     labels: Mapped[dict[str, str]] = mapped_column("metadata", JSON, default=dict)
+    notes: Mapped[str | None] = mapped_column(Text)
     priority: Mapped[int] = mapped_column(default=0)
     # Whether no CPU can run the job.
     needs_gpu: Mapped[bool] = mapped_column(default=False, server_default=false())
@@ -140,6 +141,18 @@ class Job(Base):
     failure_step: Mapped[int | None] = mapped_column(BigInteger)
     checkpoint_id: Mapped[str | None] = mapped_column(String(40))
     adapter_id: Mapped[str | None] = mapped_column(String(40))
+
+    eval_datasets: Mapped[list[JobEvalDataset]] = relationship(passive_deletes="all")
+
+
+class JobEvalDataset(Base):
+    """A named evaluation dataset of a job; the row keeps the dataset from being deleted."""
+
+    __tablename__ = "job_eval_datasets"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
 
 
 class JobEvent(Base):

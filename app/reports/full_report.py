@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app.domain.metric_names import EVAL, eval_group
 from app.job_queue import queries
 from app.models import Adapter, Job
 from app.reports.curves import curve_svg
@@ -14,8 +15,11 @@ from app.reports.judging_sections import model_sections, overview, worst_section
 from app.reports.page import Page, Plot, Section, Table, key_values
 from app.web.pagination import rfc3339
 
-CURVES = ("train/loss", "train/accuracy", "eval/loss", "eval/accuracy")
 CURVE_POINTS = 300
+#: What is shown of each named evaluation dataset.
+NAMED_FIGURES = (
+    "pairs", "left_out", "accuracy", "accuracy_low", "accuracy_high", "loss", "length_baseline",
+)  # fmt: skip
 
 
 def job_document(session: Session, job: Job) -> dict[str, Any] | None:
@@ -29,14 +33,16 @@ def job_document(session: Session, job: Job) -> dict[str, Any] | None:
         return None
     adapter = session.get(Adapter, job.adapter_id) if job.adapter_id else None
     plan = job.plan or {}
+    named = list(plan.get("data", {}).get("eval_datasets", {}))
     return {
         "object": "job_report_page",
         "job_id": job.id,
         "name": job.name,
         "status": job.status,
         "finished_at": job.finished_at and rfc3339(job.finished_at),
-        "curves": _curves(session, job.id),
+        "curves": _curves(session, job.id, named),
         **{name: run[name] for name in ("plots", "model", "baselines", "worst_pairs")},
+        "eval_datasets": _named_figures(adapter.metrics if adapter else {}, named),
         "data": queries.report(connection, job.id, "dataset"),
         "warnings": [warning["message"] for warning in job.warnings],
         "provenance": {
@@ -44,6 +50,7 @@ def job_document(session: Session, job: Job) -> dict[str, Any] | None:
             "base_model": plan.get("base_model", {}),
             "train_dataset": plan.get("data", {}).get("train"),
             "eval_dataset": plan.get("data", {}).get("eval"),
+            "eval_datasets": plan.get("data", {}).get("eval_datasets", {}),
             "lora": plan.get("lora", {}),
             "reward": plan.get("reward", {}),
             "seed": plan.get("reward", {}).get("seed"),
@@ -55,11 +62,25 @@ def job_document(session: Session, job: Job) -> dict[str, Any] | None:
     }
 
 
-def _curves(session: Session, job_id: str) -> dict[str, list[tuple[float, float]]]:
-    """Return the points (step, value) of each curve, over all attempts of the job."""
-    columns = queries.metrics(session.connection(), job_id, CURVES, 0, None, CURVE_POINTS)
+def _named_figures(
+    metrics: Mapping[str, float], names: Sequence[str]
+) -> dict[str, dict[str, float | None]]:
+    """Return the figures of each named evaluation dataset after training."""
+    return {
+        name: {figure: metrics.get(f"{eval_group(name)}/{figure}") for figure in NAMED_FIGURES}
+        for name in names
+    }
+
+
+def _curves(
+    session: Session, job_id: str, named: Sequence[str]
+) -> dict[str, list[tuple[float, float]]]:
+    """Return (step, value) of each curve, over all attempts of the job."""
+    groups = ["train", EVAL, *map(eval_group, named)]
+    wanted = [f"{group}/{name}" for group in groups for name in ("loss", "accuracy")]
+    columns = queries.metrics(session.connection(), job_id, wanted, 0, None, CURVE_POINTS)
     found = {}
-    for name in CURVES:
+    for name in wanted:
         points = zip(columns["step"], columns[name], strict=True)
         if curve := [(s, v) for s, v in points if s is not None and v is not None]:
             found[name] = curve
@@ -83,11 +104,26 @@ def job_page(document: Mapping[str, Any]) -> Page:
         sections += model_sections(model, document["plots"], [])
         if document["worst_pairs"]:
             sections.append(worst_section("Worst pairs", document["worst_pairs"]))
+    if document["eval_datasets"]:
+        sections.append(_named(document["eval_datasets"]))
     if document["data"]:
         sections.append(_data(document["data"]))
     sections.append(_provenance(document))
     title = f"Report of {document['name'] or document['job_id']}"
     return Page(title, sections)
+
+
+def _named(figures: Mapping[str, Mapping[str, float | None]]) -> Section:
+    rows = [
+        (name, *(of_dataset[each] for each in NAMED_FIGURES))
+        for name, of_dataset in figures.items()
+    ]
+    columns = ("dataset", "pairs", "left out", "accuracy", "from", "to", "loss", "longer is better")
+    return Section(
+        "Further evaluation datasets",
+        notes=["After training. Accuracy does not hold for the share of pairs that is left out."],
+        tables=[Table("All pairs", columns, rows)],
+    )
 
 
 def _data(data: Mapping[str, Any]) -> Section:
@@ -115,8 +151,10 @@ def _data(data: Mapping[str, Any]) -> Section:
 def _provenance(document: Mapping[str, Any]) -> Section:
     provenance = document["provenance"]
     flat: dict[str, Any] = {"job": document["job_id"], "adapter": provenance["adapter_id"]}
-    for group in ("base_model", "train_dataset", "eval_dataset"):
-        for key, value in (provenance[group] or {}).items():
+    inputs = {name: provenance[name] for name in ("base_model", "train_dataset", "eval_dataset")}
+    inputs |= {f"eval_datasets.{k}": v for k, v in provenance["eval_datasets"].items()}
+    for group, found in inputs.items():
+        for key, value in (found or {}).items():
             if isinstance(value, str | int | float):
                 flat[f"{group}.{key}"] = value
     flat |= {"spec sha256": provenance["spec_sha256"], "seed": provenance["seed"]}

@@ -30,6 +30,9 @@ class FullReport(BaseModel):
         description="Metrics on the held-out pairs, as in an evaluation; lengths are in tokens."
     )
     baselines: dict[str, dict[str, Any]]
+    eval_datasets: dict[str, dict[str, float | None]] = Field(
+        description="Figures of the named evaluation datasets after training."
+    )
     worst_pairs: list[dict[str, Any]]
     data: dict[str, Any] | None = Field(description="The dataset report.")
     warnings: list[str]

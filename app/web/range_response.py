@@ -23,18 +23,22 @@ _RANGE = re.compile(r"bytes=(?:(\d{1,19})-(\d{0,19})|-(\d{1,19}))", re.ASCII)
 
 @dataclass(frozen=True)
 class Content:
-    """Bytes that never change; ``read(start, stop)`` yields those in [start, stop)."""
+    """Bytes that never change; ``read(start, stop)`` yields those in [start, stop).
+
+    Where nobody knows their ``sha256``, ``version`` is another text that changes with them.
+    """
 
     filename: str
     media_type: str
-    sha256: str
+    sha256: str | None
     size: int
     read: Callable[[int, int], Iterator[bytes]]
+    version: str = ""
 
     @property
     def etag(self) -> str:
         """A strong ETag: equal tags mean equal bytes."""
-        return f'"sha256-{self.sha256}"'
+        return f'"{self.version}"' if self.sha256 is None else f'"sha256-{self.sha256}"'
 
 
 def content_response(request: Request, content: Content) -> Response:
@@ -46,10 +50,12 @@ def content_response(request: Request, content: Content) -> Response:
         "ETag": content.etag,
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, max-age=31536000, immutable",
-        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(content.sha256)).decode()}:",
         "Content-Disposition": _disposition(content.filename),
         "X-Content-Type-Options": "nosniff",
     }
+    if content.sha256 is not None:
+        digest = base64.b64encode(bytes.fromhex(content.sha256)).decode()
+        headers["Repr-Digest"] = f"sha-256=:{digest}:"
     if etags.is_match(request.headers.get("if-none-match"), content.etag):
         return Response(status_code=304, headers=headers)
     range_header = request.headers.get("range")

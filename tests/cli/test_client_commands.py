@@ -18,10 +18,15 @@ from app.cli.exit_codes import ExitCode
 from app.cli.spec_files import commented_spec
 from app.core.database import transaction
 from app.domain.lifecycle import FailureCode
+from app.domain.progress import Noted
 from app.domain.spec import RewardJobSpec
+from app.domain.warnings import WarningCode
+from app.job_queue import worker_api
+from app.job_queue.worker_api import Progress
 from app.models import Worker
 from app.usage.service import record_stored_bytes
 from tests.cli.conftest import Run
+from tests.dashboard.adapters import publish
 from tests.job_queue.factories import register_worker
 from tests.world import BASE_MODEL, World, pairs
 
@@ -54,6 +59,48 @@ def test_options_replace_fields_of_the_file(run: Run, dataset: str, tmp_path: Pa
     path.write_text(json.dumps({"base_model": "none", "train_dataset": DATASET, "priority": -7}))
     made = submitted(run, path, "--dataset", dataset, "--base-model", BASE_MODEL)
     assert (made["priority"], made["spec"]["train_dataset"]) == (-7, dataset)
+
+
+def test_evaluation_datasets_are_options(
+    run: Run, world: World, dataset: str, tmp_path: Path
+) -> None:
+    maths, held_out = (str(world.upload()["id"]) for _ in range(2))
+    path = tmp_path / "spec.json"
+    spec = {"base_model": BASE_MODEL, "train_dataset": dataset, "eval_datasets": {"code": dataset}}
+    path.write_text(json.dumps(spec))
+    made = submitted(run, path, "--eval-dataset", held_out, "--eval-dataset", f"maths={maths}")
+    assert made["spec"]["eval_dataset"] == held_out
+    assert made["spec"]["eval_datasets"] == {"code": dataset, "maths": maths}
+    shown = run("jobs", "get", made["id"]).stdout
+    assert re.search(rf"… maths +{maths}", shown)
+    clone = run("jobs", "clone", made["id"], "--eval-dataset", f"code={maths}", "--json")
+    assert json.loads(clone.stdout)["spec"]["eval_datasets"] == {"code": maths, "maths": maths}
+    refused = run("jobs", "submit", path, "--eval-dataset", f"={maths}")
+    assert refused.exit_code == 2
+    assert "has no name" in refused.stderr
+
+
+def test_accuracy_stands_beside_what_it_leaves_out_and_is_that_of_the_published_step(
+    run: Run, world: World, dataset: str
+) -> None:
+    maths = str(world.upload()["id"])
+    spec = {"train_dataset": dataset, "eval_dataset": maths, "eval_datasets": {"maths": maths}}
+    job = world.submit(**spec, name="stopped early", priority=100)
+    context = world.claim()
+    limits = {"eval__left_out": 0.25, "eval__max_length": 64}
+    world.step(context, 2, 9, eval__accuracy=0.75, eval_maths__accuracy=0.5, **limits)
+    world.step(context, 4, 9, eval__accuracy=0.6, eval_maths__accuracy=0.4, **limits)
+    data = {"published_step": 2, "steps": 4}
+    note = Noted(code=WarningCode.STOPPED_EARLY, message="stopped early", data=data)
+    worker_api.record_progress(context, Progress(notes=[note]))
+    metrics = {"eval/accuracy": 0.75, "eval/left_out": 0.25, "eval/max_length": 64.0}
+    publish(world, context, metrics=metrics)
+    shown = " ".join(run("jobs", "get", job["id"]).stdout.split())
+    assert "published step 2 of 4 that were taken" in shown
+    assert "eval/accuracy 0.750 (25% left out, limit 64 tokens)" in shown
+    assert "eval_maths/accuracy 0.500" in shown
+    (line,) = (x for x in run("jobs", "list").stdout.splitlines() if "stopped early" in x)
+    assert "0.750 (25% left out, limit 64 tokens)" in line
 
 
 @pytest.mark.parametrize("options", [(), ("--dataset", DATASET), ("--base-model", BASE_MODEL)])

@@ -50,7 +50,7 @@ def test_submitted_job_is_listed_and_shown(run: Run, spec_file: Path) -> None:
     job = json.loads(run("jobs", "submit", spec_file, "--json").stdout)
     assert job["status"] == "queued"
     assert job["spec"] | json.loads(spec_file.read_text()) == job["spec"]
-    listed = run("jobs", "list", "--name", "from a file")
+    listed = run("jobs", "list", "--search", "FROM A")
     assert listed.exit_code == 0
     assert f"{job['id']}  from a file  queued" in listed.stdout
     page = json.loads(run("jobs", "list", "--limit", 1, "--json").stdout)

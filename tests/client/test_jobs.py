@@ -88,6 +88,7 @@ def test_list_gives_all_pages_and_only_what_is_asked_for(client: Any, dataset: s
     (found,) = client.jobs.list(metadata={"team": "search"})
     assert found.get().metadata == {"team": "search"}
     assert [job.id for job in client.jobs.list(name="n3")] == [made[3]]
+    assert [job.id for job in client.jobs.list(q="N3")] == [made[3]]
     assert list(client.jobs.list(status="running")) == []
     page = client.jobs.list(page_size=2).page()
     assert len(page.data) == 2
@@ -98,6 +99,7 @@ def test_job_is_steered(client: Any, dataset: str) -> None:
     job = client.jobs.create(base_model=BASE_MODEL, train_dataset=dataset)
     assert job.update(name="new", priority=3).name == "new"
     assert job.priority == 3
+    assert job.update(notes="line 1\nline 2").notes == "line 1\nline 2"
     assert job.pause().status == "paused"
     assert job.status == "paused"
     assert job.resume().status == "queued"

@@ -206,6 +206,22 @@ class Browser:
         """Return contrast ratio and beginning of every visible text, lowest ratio first."""
         return sorted((round(ratio, 2), text) for ratio, text in self.js(_CONTRASTS))
 
+    def serious_findings(self) -> list[Any]:
+        """Return axe's serious and critical findings: impact, rule and elements."""
+        found = self.js(
+            AXE + "; return axe.run().then((r) => r.violations.map((v) => "
+            "[v.impact, v.id, v.nodes.map((n) => n.html)]))"
+        )
+        return [finding for finding in found if finding[0] in ("serious", "critical")]
+
+    def assert_accessible(self) -> None:
+        """Check the open page with axe on a light desktop and on a dark phone, which it fits."""
+        for scheme, width in (("light", 1280), ("dark", 320)):
+            self.emulate(scheme=scheme, width=width)
+            assert self.serious_findings() == [], (scheme, self.driver.current_url)
+            assert not self.is_wider_than_screen(), (width, self.driver.current_url)
+        self.emulate()
+
     def is_wider_than_screen(self) -> bool:
         """Return whether the page needs horizontal scrolling."""
         return bool(

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from app.domain.lifecycle import FailureCode
-from app.domain.progress import Noted
+from app.domain.progress import Noted, Reported
 from app.domain.warnings import WarningCode
 from app.job_queue import worker_api
 from app.job_queue.worker_api import Progress
@@ -25,6 +25,13 @@ from tests.site import Site
 from tests.world import World
 
 PHASES_DONE = ["fetching", "checking", "tokenizing"]
+WORST = {
+    "line": 7,
+    "margin": -2.5,
+    "chosen_score": -1.0,
+    "rejected_score": 1.5,
+    "slice": "algebra",
+}
 
 
 @pytest.mark.parametrize(
@@ -115,6 +122,47 @@ def test_job_page_follows_a_job_from_the_queue_to_the_adapter(
     signed_in.wait_for_text("Always preferring the longer reply: 55.0 %", "#accuracy")
     signed_in.wait_for_text("verified", "#certificate")
     signed_in.wait_for_text("The adapter is published.", "#events")
+
+
+def test_named_evaluation_datasets_have_their_accuracies(signed_in: Browser, world: World) -> None:
+    job = world.submit(name="several", eval_datasets={"maths": world.upload()["id"]})
+    signed_in.get(f"/jobs/{job['id']}")
+    lease = world.claim()
+    world.step(lease, 0, 4, eval_before_maths__accuracy=0.52, eval_before_maths__left_out=0.25)
+    signed_in.wait_for_text("52.0 %", "#accuracy-rows")
+    assert not signed_in.id("accuracy-main").is_displayed()
+    after = {"accuracy": 0.83, "pairs": 12, "left_out": 0.25, "loss": 0.4}
+    world.step(lease, 4, 4, **{f"eval_maths__{name}": value for name, value in after.items()})
+    signed_in.wait_for_text("maths\t52.0 %\t83.0 %\t12\t25.0 %", "#accuracy-rows")
+    report = {"pairs": [], "eval_datasets": {"maths": [WORST]}}
+    worst = Reported(name="worst_pairs", document=report)
+    worker_api.record_progress(lease, Progress(reports=[worst]))
+    publish(world, lease)
+    signed_in.wait_for_text("succeeded", "#status")
+    signed_in.wait_for_id("worst")
+    signed_in.all("#worst summary")[0].click()
+    signed_in.wait_for_text("7\t-2.5\t-1\t1.5\tmaths · algebra", "#worst-rows")
+
+
+def test_accuracy_stands_beside_the_pairs_that_it_leaves_out(
+    signed_in: Browser, world: World
+) -> None:
+    world.submit(name="partly")
+    publish(world, world.claim())
+    for page in ("/", "/adapters"):
+        signed_in.get(page)
+        signed_in.wait_for_text("92.5 % (25 % left out, limit 256 tokens)", "#rows")
+
+
+def test_jobs_are_sorted_by_accuracy(signed_in: Browser, world: World) -> None:
+    dataset = world.upload()["id"]
+    for name, accuracy in (("good", 0.9), ("bad", 0.1), ("middle", 0.5)):
+        world.submit(name=name, train_dataset=dataset)
+        publish(world, world.claim(), metrics={"eval/accuracy": accuracy})
+    signed_in.get("/?sort=accuracy")
+    signed_in.wait_for_text("90.0 %", "#rows")
+    names = [link.text for link in signed_in.all("#rows td.name > a")]
+    assert names == ["good", "middle", "bad"]
 
 
 def test_events_are_shown_once_and_newest_first(signed_in: Browser, world: World) -> None:
@@ -248,3 +296,29 @@ def test_queue_shows_waiting_jobs_and_workers(
     signed_in.wait_for_text("waiting one", "#queue")
     signed_in.wait_for_text("All workers are busy", "#queue")
     assert any(lease.job_id in str(a.get_attribute("href")) for a in signed_in.all("#workers a"))
+
+
+def test_checks_of_a_worker_are_shown_with_the_failed_ones_first(
+    signed_in: Browser, world: World, session: Session
+) -> None:
+    queue = world.settings.queue
+    found = [
+        {"check": "torch", "status": "passed", "detail": "2.13"},
+        {"check": "kernels", "status": "left_out", "detail": "no GPU"},
+        {"check": "disk", "status": "failed", "detail": "2 MB/s, at least 50 are needed"},
+    ]
+    session.add_all(
+        [
+            Worker(id="checked", host="a-box", queue=queue, slots=1, doctor=found),
+            Worker(id="silent", host="b-box", queue=queue, slots=1),
+        ]
+    )
+    session.commit()
+    signed_in.get("/queue")
+    signed_in.wait_for_text("1 check of 3 failed", "#workers")
+    (summary,) = [node for node in signed_in.all(".doctor summary") if node.is_displayed()]
+    summary.click()
+    signed_in.wait_for_text("2 MB/s, at least 50 are needed", ".doctor[open]")
+    checks = [node.text for node in signed_in.all(".doctor[open] li")]
+    assert [text.split()[0] for text in checks] == ["failed", "passed", "left"]
+    signed_in.assert_accessible()

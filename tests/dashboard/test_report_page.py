@@ -47,14 +47,14 @@ def hostile_text(number: int) -> str:
 
 def table(skill: float, rows: int = 400) -> list[ScoredRow]:
     """Ranked rows with gold scores and as many slices as an evaluation reports."""
-    draw = np.random.default_rng(int(10 * skill))
+    draw, lengths = np.random.default_rng(int(10 * skill)), np.random.default_rng(0)
     return [
         ScoredRow(
             line,
             str(line // 3),
             (1, 2, 3),
             tuple(draw.normal((skill, 0, -skill)).tolist()),
-            tuple(draw.integers(1, 4000, size=3).tolist()),
+            tuple(lengths.integers(1, 4000, size=3).tolist()),
             gold=(1.0, 0.5, 0.0),
             slice=f"{line % 32} {HOSTILE}"[:64],
         )

@@ -11,6 +11,7 @@ from jinja2 import Template
 from pydantic import ValidationError
 
 from app.domain.compiler import batch_split, compile_plan, planned_steps
+from app.domain.job_data import JobData
 from app.domain.paths import matches, shortest_names
 from app.domain.plan import BaseModelFacts, TrainingPlan
 from app.domain.spec_problems import SpecRejectedError
@@ -31,7 +32,7 @@ from tests.domain.base_model_facts import (
 def plan_of(
     facts: BaseModelFacts, *, form: DataForm = TEXT, evaluation: Any = None, **spec: Any
 ) -> TrainingPlan:
-    return compile_plan(job(**spec), "hub", facts, dataset(), evaluation, form)
+    return compile_plan(job(**spec), "hub", facts, JobData(dataset(), evaluation, form))
 
 
 def test_head_is_saved_by_its_full_path_and_never_adapted():
@@ -194,6 +195,19 @@ def test_lists_of_a_plan_are_fresh_at_every_use():
     plan = plan_of(decoder())
     plan.lora_kwargs()["modules_to_save"].append("classifier")
     assert plan.lora_kwargs()["modules_to_save"] == ["score"]
+
+
+def test_early_stopping_by_a_named_dataset_changes_the_arguments_alone():
+    training = {"eval_steps": 4, "early_stopping": {"patience": 2}}
+    maths = {"maths": dataset(7)}
+    plain = plan_of(decoder(), eval_dataset={"fraction": 0.5}, training=training)
+    training["early_stopping"] = {"patience": 2, "monitored_dataset": "maths"}
+    spec = job(eval_datasets={"maths": maths["maths"].id}, training=training)
+    named = compile_plan(spec, "hub", decoder(), JobData(dataset(), None, TEXT, maths))
+    assert plain.early_stopping == named.early_stopping == {"patience": 2, "min_delta": 0.0}
+    assert plain.reward | {"metric_for_best_model": "eval_maths_loss"} == named.reward
+    assert "eval_datasets" not in plain.model_dump()["data"]
+    assert named.data.eval_datasets == maths
 
 
 def test_plan_round_trips_through_json():

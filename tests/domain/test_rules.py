@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.domain.compiler import compile_plan
+from app.domain.job_data import JobData
 from app.domain.plan import BaseModelFacts
 from app.domain.rules import check
 from app.domain.spec import LoraSpec, RewardJobSpec
@@ -29,6 +30,7 @@ from tests.domain.base_model_facts import (
 )
 
 LLAMA, BERT, MOE = decoder(), encoder(), mixture()
+MATHS = {"eval_datasets": {"maths": "ds_" + "3" * 32}}
 PAD_IS_EOS = {"pad_token": "</s>", "pad_token_id": 2}
 
 
@@ -163,6 +165,12 @@ REJECTED: list[Any] = [
                  id="V27-early-stopping-never-evaluates"),
     pytest.param(training(early_stopping={}, eval_steps=4), LLAMA, "/training/early_stopping",
                  "eval_dataset_missing", "eval_dataset is null", id="V27-nothing-to-evaluate-on"),
+    pytest.param({**MATHS, **training(early_stopping={}, eval_steps=4)}, LLAMA,
+                 "/training/early_stopping", "monitored_dataset_missing", "it is open which",
+                 id="V27-early-stopping-by-which-dataset"),
+    pytest.param({**MATHS, **training(early_stopping={"monitored_dataset": "x"}, eval_steps=4)},
+                 LLAMA, "/training/early_stopping/monitored_dataset", "monitored_dataset_unknown",
+                 "eval_datasets has no 'x'", id="V27-early-stopping-by-no-dataset"),
     pytest.param(training(eval_steps=4), LLAMA, "/training/eval_steps", "eval_dataset_missing",
                  "eval_dataset is null", id="V27-eval-steps-without-data"),
     pytest.param({"quantization": "4bit", "resources": {"gpus": 0}}, LLAMA, "/quantization",
@@ -215,6 +223,9 @@ def test_hint_for_an_unknown_target_lists_the_linear_layers():
 
 
 ACCEPTED: list[Any] = [
+    pytest.param({**MATHS, **training(early_stopping={"monitored_dataset": "maths"},
+                                      eval_steps=4)}, LLAMA, "raw", id="V27-named-dataset"),
+    pytest.param({**MATHS, **training(eval_steps=4)}, LLAMA, "raw", id="V27-named-datasets-alone"),
     pytest.param({}, LLAMA, "raw", id="defaults"),
     pytest.param({}, BERT, None, id="V24-encoder-without-template"),
     pytest.param({}, decoder(**PAD_IS_EOS), None, id="V5-pad-is-eos-in-a-chat"),
@@ -298,4 +309,4 @@ def test_options_that_would_silently_break_a_model_do_not_exist(model: Any, fiel
 def test_invalid_spec_is_not_compiled(form: DataForm):
     spec = job(lora={"target_modules": ["zzz"]})
     with pytest.raises(SpecRejectedError, match="/lora/target_modules/0"):
-        compile_plan(spec, "hub", LLAMA, dataset(), None, form)
+        compile_plan(spec, "hub", LLAMA, JobData(dataset(), None, form))

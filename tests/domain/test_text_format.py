@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from app.domain.compiler import compile_plan
+from app.domain.job_data import JobData
 from app.domain.spec_problems import SpecRejectedError
 from app.domain.templates import with_fixed_date, with_variables
 from app.domain.text_format import DataForm
@@ -45,7 +46,7 @@ def test_resolved_text_format_is_in_the_plan(
 ) -> None:
     facts = decoder() if has_template else decoder(chat_template=None)
     spec = job(training={"text_format": asked})
-    plan = compile_plan(spec, "hub", facts, dataset(), None, DataForm.of(*summaries))
+    plan = compile_plan(spec, "hub", facts, JobData(dataset(), None, DataForm.of(*summaries)))
     tokens = plan.tokenization
     assert tokens.text_format == resolved
     is_raw = resolved == "raw"
@@ -74,7 +75,7 @@ def test_text_format_that_does_not_fit_is_rejected(
 def test_variables_without_a_chat_template_are_rejected() -> None:
     spec = job(training={"text_format": "raw", "chat_template_kwargs": {"think": False}})
     with pytest.raises(SpecRejectedError, match="/training/chat_template_kwargs"):
-        compile_plan(spec, "hub", decoder(), dataset(), None, DataForm.of(PROMPTED))
+        compile_plan(spec, "hub", decoder(), JobData(dataset(), None, DataForm.of(PROMPTED)))
 
 
 @pytest.mark.parametrize("clock", ["", "{{ strftime_now('%d') }}"])
@@ -89,7 +90,7 @@ def test_variables_are_defaults_of_the_template(clock: str) -> None:
 
 def test_variables_of_a_job_are_in_the_template_of_the_plan() -> None:
     spec = job(training={"chat_template_kwargs": {"enable_thinking": False}})
-    plan = compile_plan(spec, "hub", decoder(), dataset(), None, CONVERSATIONS)
+    plan = compile_plan(spec, "hub", decoder(), JobData(dataset(), None, CONVERSATIONS))
     assert "set enable_thinking = false" in str(plan.tokenization.chat_template)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from app.domain.compiler import compile_plan
+from app.domain.job_data import JobData
 from app.domain.plan import TrainingPlan
 from tests.domain.base_model_facts import TEXT, dataset, decoder, job
 
 
 def plan_of(**spec: object) -> TrainingPlan:
-    return compile_plan(job(**spec), "hub", decoder(), dataset(), None, TEXT)
+    return compile_plan(job(**spec), "hub", decoder(), JobData(dataset(), None, TEXT))
 
 
 def test_lora_arguments_are_those_of_the_plan():

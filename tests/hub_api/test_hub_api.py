@@ -81,6 +81,11 @@ def test_snapshot_is_downloaded_whole(
         cache_dir=tmp_path / "pinned",
     )  # fmt: skip
     assert Path(pinned).read_bytes() == FILES["README.md"]
+    folder = HfApi(endpoint, token=key).list_repo_tree(
+        adapter_id, path_in_repo="additional_chat_templates"
+    )
+    with pytest.raises(RemoteEntryNotFoundError):  # transformers asks for it
+        list(folder)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +94,7 @@ def test_snapshot_is_downloaded_whole(
         ({"repo_id": f"ad_{'0' * 32}"}, RepositoryNotFoundError),
         ({"repo_id": "acme/base-model"}, RepositoryNotFoundError),
         ({"filename": "missing.json"}, RemoteEntryNotFoundError),
+        ({"filename": "additional_chat_templates/README.md"}, RemoteEntryNotFoundError),
         ({"revision": "v2"}, RevisionNotFoundError),
         ({"token": "other"}, RepositoryNotFoundError),
     ],

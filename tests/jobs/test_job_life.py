@@ -126,6 +126,34 @@ def test_name_priority_and_metadata_change_while_the_job_waits(
     assert client.patch(path, json={"name": None}).json()["name"] is None
 
 
+@pytest.mark.parametrize("notes", ["two\nlines\tand a tab", "x" * 10_000, "\u2028 ümlaut 🎉", None])
+def test_notes_can_be_written_at_any_time(
+    world: World, client: TestClient, job: dict[str, Any], notes: str | None
+) -> None:
+    path = f"/v1/jobs/{job['id']}"
+    assert client.get(path).json()["notes"] is None
+    world.publish(world.claim(), FILES)
+    tag = client.get(path).headers["etag"]
+    changed = client.patch(path, json={"notes": notes})
+    assert (changed.status_code, changed.json()["notes"]) == (200, notes)
+    assert changed.headers["etag"] != tag
+    assert client.get(path).json()["notes"] == notes
+    assert "notes" not in client.get("/v1/jobs").json()["data"][0]
+    entries = client.get("/v1/audit").json()["data"]
+    assert (entries[0]["action"], entries[0]["object_id"]) == ("job.update", job["id"])
+
+
+@pytest.mark.parametrize("notes", ["x" * 10_001, "a\x00b", "\x1b[2J", 5])
+def test_notes_are_bounded_and_have_no_control_characters(
+    client: TestClient, job: dict[str, Any], notes: object
+) -> None:
+    path = f"/v1/jobs/{job['id']}"
+    refused = client.patch(path, json={"notes": notes})
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["loc"] == "/notes"
+    assert client.get(path).json()["notes"] is None
+
+
 def test_finished_job_is_deleted_with_its_adapter_and_live_job_is_not(
     world: World, client: TestClient, job: dict[str, Any]
 ) -> None:
@@ -174,9 +202,13 @@ def test_clone_resumes_from_a_kept_checkpoint(
         f"{path}/clone", json={"from_checkpoint": True, "overrides": {"lora": {"r": 4}}}
     )
     assert refused.status_code == 422
+    shorter = {"from_checkpoint": True, "overrides": {"training": {"max_steps": 5}}}
+    refused = client.post(f"{path}/clone", json=shorter)
+    assert refused.status_code == 422
+    assert "that of step 5" in refused.json()["detail"]
     answer = client.post(
         f"{path}/clone",
-        json={"from_checkpoint": True, "overrides": {"training": {"epochs": 2}}},
+        json={"from_checkpoint": True, "overrides": {"training": {"epochs": 2, "max_steps": 6}}},
     )
     assert answer.status_code == 201, answer.text
     clone = answer.json()

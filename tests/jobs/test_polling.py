@@ -68,8 +68,39 @@ def test_jobs_are_filtered(world: World, client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("FIRST", [1]),
+        ("100%", [1]),
+        ("%", [1]),
+        ("_", [0, 1]),  # every id has one; it is no wildcard, or the text below would match
+        ("t_e", []),
+        ("minilm", [0, 1]),
+        ("second's", [0]),
+        ("\\", []),
+        ("nothing like it", []),
+    ],
+)
+def test_jobs_are_searched_by_name_id_and_base_model(
+    world: World, client: TestClient, text: str, found: list[int]
+) -> None:
+    train = world.upload()["id"]
+    made = [
+        world.submit(train_dataset=train, name=name)["id"]
+        for name in ("the first 100% clean one", "second's the best")
+    ]
+    expected = [made[1], made[0]]  # newest first
+    answer = client.get("/v1/jobs", params={"q": text})
+    assert ids(answer) == [expected[index] for index in found]
+    assert ids(client.get("/v1/jobs", params={"q": made[0][-12:].upper()})) == [made[0]]
+
+
+@pytest.mark.parametrize(
     ("query", "loc"),
     [
+        ("q=", "/query/q"),
+        (f"q={'x' * 129}", "/query/q"),
+        ("q=%00", "/query/q"),
         ("status=no_such", "/query/status"),
         ("metadata[te am]=x", "/query/metadata"),
         ("metadata[team]=%00", "/query/metadata"),
@@ -86,7 +117,7 @@ def test_unknown_filter_is_refused_and_the_known_ones_are_named(
 ) -> None:
     (error,) = client.get(f"/v1/jobs?{query}").json()["errors"]
     assert error["code"] == "unknown_field"
-    assert "metadata[…], name, status" in error["message"]
+    assert "metadata[…], name, q, status" in error["message"]
 
 
 def test_etag_changes_with_every_change_of_the_job(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.domain.compiler import compile_plan
+from app.domain.job_data import JobData
 from app.domain.plan import BaseModelFacts, DatasetRef, TrainingPlan
 from app.domain.rows import replies_of
 from app.domain.spec import RewardJobSpec
@@ -38,11 +39,13 @@ class TinyBase:
         eval_count: int = 16,
         text: bool = False,
         rows: list[dict[str, Any]] | None = None,
+        named: dict[str, list[dict[str, Any]]] | None = None,
         **plan: Any,
     ) -> WorkOrder:
         """Return an order to train on generated pairs (or ``rows``).
 
-        With ``eval_count`` 0 the order has no eval file. ``plan`` goes to ``make_plan``.
+        With ``eval_count`` 0 the order has no eval file. ``named`` are the rows of eval_datasets.
+        ``plan`` goes to ``make_plan``.
         """
         rows = rows if rows is not None else make_pairs(count, text=text)
         eval_rows = make_pairs(eval_count, seed=1, text=text)
@@ -50,14 +53,19 @@ class TinyBase:
         number = len(list(self.files.iterdir()))
         train_file = write_rows(self.files / f"{number}.jsonl", rows)
         eval_file = write_rows(self.files / f"{number + 1}.jsonl", eval_rows)
+        eval_files = {
+            name: str(write_rows(self.files / f"{number + 1}-{name}.jsonl", each))
+            for name, each in (named or {}).items()
+        }
         return WorkOrder(
             action="train",
             model_dir=str(self.directory),
             model_name="plaudit/tiny",
-            plan=make_plan(self.facts, rows, eval_rows=eval_rows, **plan),
+            plan=make_plan(self.facts, rows, eval_rows=eval_rows, named=named, **plan),
             spec={"base_model": "tiny"},
             train_file=str(train_file),
             eval_file=str(eval_file) if eval_count else None,
+            eval_files=eval_files,
         )
 
 
@@ -82,6 +90,7 @@ def make_plan(
     rows: list[dict[str, Any]],
     *,
     eval_rows: list[dict[str, Any]] | None = None,
+    named: dict[str, list[dict[str, Any]]] | None = None,
     training: dict[str, Any] | None = None,
     lora: dict[str, Any] | None = None,
     form: DataForm | None = None,
@@ -92,11 +101,16 @@ def make_plan(
     evaluation = None
     if eval_rows:
         evaluation = DatasetRef(id="ds_" + "e" * 32, sha256="e" * 64, pair_count=len(eval_rows))
+    refs = {
+        name: DatasetRef(id=f"ds_{i:032x}", sha256=f"{i:064x}", pair_count=len(each))
+        for i, (name, each) in enumerate((named or {}).items(), 1)
+    }
     job = RewardJobSpec.model_validate(
         {
             "base_model": "tiny",
             "train_dataset": train.id,
             "eval_dataset": evaluation and evaluation.id,
+            "eval_datasets": {name: ref.id for name, ref in refs.items()},
             "lora": {"r": 4, "alpha": 8, **(lora or {})},
             "training": {"learning_rate": 0.01, **(training or {})},
             "resources": {"gpus": 0},
@@ -105,9 +119,9 @@ def make_plan(
     )
     is_text = isinstance(replies_of(rows[0])[0], str)
     form = form or (TEXT if is_text else CONVERSATIONS)
-    return compile_plan(job, "local:tiny", facts, train, evaluation, form)
+    return compile_plan(job, "local:tiny", facts, JobData(train, evaluation, form, refs))
 
 
 def make_text_plan(facts: BaseModelFacts, **spec: Any) -> TrainingPlan:
     """Compile a plan for plain text pairs from a minimal spec with changes."""
-    return compile_plan(job(**spec), "hub", facts, dataset(), None, TEXT)
+    return compile_plan(job(**spec), "hub", facts, JobData(dataset(), None, TEXT))

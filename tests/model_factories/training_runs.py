@@ -32,7 +32,7 @@ def make_run(
         device_config=device_config,
         device_bytes=1 << 34,
         train_pairs=pairs,
-        eval_pairs=pairs[:0],
+        eval_sets=[],
         checkpoint_seconds=checkpoint_seconds,
     )
     return build_run(model, tokenizer.tokenizer, inputs, channel)

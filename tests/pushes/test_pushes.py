@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from random import Random
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from app.core.settings import Settings
+from tests.pushes.hub import COMMIT, PART_BYTES, TOKEN, Hub
 from tests.services import wait_until
 from tests.supervisor.conftest import workshop
 from tests.supervisor.workshop import Workshop
@@ -25,64 +25,10 @@ FILES = {
     "README.md": b"---\nlibrary_name: peft\n---\n# Card",
     "adapter_model.safetensors": b"weights" * 1000,
 }
-COMMIT = "c0ffee" + "0" * 34
-TOKEN = "hf_canaryCANARYcanary"
-
-
-class Hub(ThreadingHTTPServer):
-    """The part of the hub's API that ``create_repo`` and ``create_commit`` use."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.repositories: dict[str, dict[str, Any]] = {}
-        self.files: dict[str, bytes] = {}
-        self.status = 200
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Hub
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        hub, body = self.server, self.rfile.read(int(self.headers["content-length"]))
-        path = self.path.partition("?")[0]
-        if self.headers["authorization"] != f"Bearer {TOKEN}" or hub.status != 200:
-            return self._answer(hub.status if hub.status != 200 else 401, {})
-        if path == "/api/repos/create":
-            asked = json.loads(body)
-            name = f"{asked['organization']}/{asked['name']}"
-            status = 409 if name in hub.repositories else 200
-            hub.repositories.setdefault(name, asked)
-            return self._answer(status, {"url": f"http://127.0.0.1:{hub.server_port}/{name}"})
-        if path == "/api/validate-yaml":
-            return self._answer(200, {"errors": [], "warnings": []})
-        if path.endswith("/preupload/main"):
-            files = [
-                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
-                for f in json.loads(body)["files"]
-            ]
-            return self._answer(200, {"files": files})
-        assert path == "/api/models/acme/rewards/commit/main"
-        for line in body.splitlines():
-            entry = json.loads(line)
-            if entry["key"] == "file":
-                value = entry["value"]
-                hub.files[value["path"]] = base64.b64decode(value["content"])
-        url = f"http://127.0.0.1:{hub.server_port}/acme/rewards/commit/{COMMIT}"
-        return self._answer(200, {"commitOid": COMMIT, "commitUrl": url})
-
-    def _answer(self, status: int, document: dict[str, Any]) -> None:
-        data = json.dumps(document).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        """Do not log requests."""
+LARGE_FILES = FILES | {
+    "adapter_model.safetensors": Random(0).randbytes(PART_BYTES),  # in one piece
+    "extra.safetensors": Random(1).randbytes(2 * PART_BYTES + 7),  # in three parts
+}
 
 
 @pytest.fixture
@@ -100,7 +46,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 @pytest.fixture
 def settings(settings: Settings, workshop: Workshop, hub: Hub) -> Settings:
     changes = {
-        "hub_endpoint": f"http://127.0.0.1:{hub.server_port}",
+        "hub_endpoint": hub.url,
         "hub_token": SecretStr(TOKEN),
         "max_failures": 1,
     }
@@ -132,6 +78,27 @@ def test_adapter_is_committed_to_a_private_repository(
         assert (done["failure"], done["status"], done["commit"]) == (None, "succeeded", COMMIT)
     assert hub.repositories["acme/rewards"]["visibility"] == "private"
     assert hub.files == FILES
+
+
+@pytest.mark.parametrize("failures", [0, 2])
+def test_large_files_are_uploaded_before_the_commit(
+    client: TestClient,
+    world: World,
+    job: dict[str, Any],
+    workshop: Workshop,
+    hub: Hub,
+    failures: int,
+) -> None:
+    assert job["status"] == "queued"
+    hub.failures = failures  # of the storage, which the client tries again
+    path = f"/v1/adapters/{world.publish(world.claim(), LARGE_FILES)}/push"
+    for _ in range(2):  # the second time the large files are there already
+        assert client.post(path, json={"repo": "acme/rewards"}).status_code == 202
+        done = pushed(client, workshop, path)
+        assert (done["failure"], done["status"], done["commit"]) == (None, "succeeded", COMMIT)
+        assert hub.files == LARGE_FILES
+    assert len(hub.verified) == 2
+    assert hub.leaked == []
 
 
 @pytest.mark.parametrize(("status", "code"), [(403, "gated_no_access"), (404, "source_not_found")])

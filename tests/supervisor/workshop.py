@@ -19,6 +19,7 @@ from sqlalchemy import Engine, select
 from app.core.database import new_id, reader, transaction
 from app.core.settings import Settings
 from app.domain.compiler import compile_plan
+from app.domain.job_data import JobData
 from app.domain.lifecycle import DesiredState
 from app.domain.plan import DatasetRef
 from app.domain.spec import RewardJobSpec
@@ -84,9 +85,7 @@ class Workshop:
             RewardJobSpec.model_validate({**spec, "lora": {"target_modules": ["query"]}}),
             "local",
             FACTS,
-            DatasetRef(id=self.dataset_id, sha256="0" * 64, pair_count=20),
-            None,
-            TEXT,
+            JobData(DatasetRef(id=self.dataset_id, sha256="0" * 64, pair_count=20), None, TEXT),
         )
         with transaction(self.engine) as session:
             return transitions.insert_job(

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from app.domain.compiler import compile_plan
+from app.domain.job_data import JobData
 from app.domain.plan import BaseModelFacts, DatasetRef
 from app.domain.progress import (
     MESSAGE,
@@ -133,7 +134,7 @@ class _Workshop:
             action="train",
             **base,
             spec={"base_model": "doctor"},
-            plan=compile_plan(full_spec, "local:doctor", self.facts, data, None, form),
+            plan=compile_plan(full_spec, "local:doctor", self.facts, JobData(data, None, form)),
             facts=self.facts,
             train_file=str(file),
             watchdog_seconds=3600,  # no keep-alives are sent

@@ -20,8 +20,8 @@ from app.domain.lifecycle import FailureCode
 from app.domain.plan import BaseModelFacts, TrainingPlan
 from app.domain.spec import RewardJobSpec
 from app.job_queue import checkpoints
-from app.jobs.planning import plan_job
-from app.models import Adapter, Dataset, Job, StoredFile
+from app.jobs.planning import JobDatasets, plan_job
+from app.models import Adapter, Dataset, Job, JobEvalDataset, StoredFile
 from app.storage import artifact_files
 from app.storage.artifact_files import ArtifactDamagedError
 from worker.ipc.order import MANIFEST, WorkOrder
@@ -106,7 +106,19 @@ def compile_plan(
     with transaction(reader(engine)) as session:
         train = session.get_one(Dataset, job.train_dataset_id)
         evaluation = session.get(Dataset, job.eval_dataset_id) if job.eval_dataset_id else None
-    return plan_job(spec, entry, facts, train, evaluation)
+        named = _eval_datasets(session, job)
+    return plan_job(spec, entry, facts, JobDatasets(train, evaluation, named))
+
+
+def _eval_datasets(session: Session, job: Job) -> dict[str, Dataset]:
+    """Return the named evaluation datasets of a job."""
+    rows = session.execute(
+        select(JobEvalDataset.name, Dataset)
+        .join(Dataset, Dataset.id == JobEvalDataset.dataset_id)
+        .where(JobEvalDataset.job_id == job.id)
+        .order_by(JobEvalDataset.name)
+    )
+    return {row.name: row.Dataset for row in rows}
 
 
 def write_training_inputs(
@@ -118,6 +130,10 @@ def write_training_inputs(
     write_dataset(engine, job.train_dataset_id, directory / "train.jsonl")
     if job.eval_dataset_id:
         write_dataset(engine, job.eval_dataset_id, directory / "eval.jsonl")
+    with transaction(reader(engine)) as session:
+        named = _eval_datasets(session, job)
+    for name, dataset in named.items():
+        _fetch_dataset(engine, dataset, directory / f"eval-{name}.jsonl")
     return base.order(
         settings,
         action,
@@ -125,6 +141,7 @@ def write_training_inputs(
         spec=job.spec,
         train_file="train.jsonl",
         eval_file="eval.jsonl" if job.eval_dataset_id else None,
+        eval_files={name: f"eval-{name}.jsonl" for name in named},
         memory_bytes=settings.trainer_memory_bytes,
         facts=known_facts(engine, base.entry),
         **tokenization(settings),
@@ -205,4 +222,8 @@ def fetch_file(engine: Engine, file: StoredFile, directory: Path) -> None:
 def write_dataset(engine: Engine, dataset_id: str | None, target: Path) -> None:
     with transaction(reader(engine)) as session:
         dataset = session.get_one(Dataset, dataset_id)
+    _fetch_dataset(engine, dataset, target)
+
+
+def _fetch_dataset(engine: Engine, dataset: Dataset, target: Path) -> None:
     artifact_files.fetch(engine, dataset.blob_id, dataset.bytes, target, dataset.sha256)

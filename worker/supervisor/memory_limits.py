@@ -40,7 +40,8 @@ def memory_limit(
     limit = kind.memory_bytes(settings)
     if limit is not None or not kind.is_bounded_by_inputs:
         return limit
-    data = sum(_sizes(directory / name for name in (order.train_file, order.eval_file) if name))
+    files = (order.train_file, order.eval_file, *order.eval_files.values())
+    data = sum(_sizes(directory / name for name in files if name))
     wanted = BASE_BYTES + BYTES_PER_DATA_BYTE * data
     wanted += BYTES_PER_MODEL_BYTE * sum(
         _sizes(p for p in Path(order.model_dir).iterdir() if p.suffix != ".safetensors")

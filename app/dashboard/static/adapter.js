@@ -4,7 +4,7 @@ import { get, post } from "./api.js";
 import { offerDownload, setCertificate } from "./components.js";
 import { retryWhileUnavailable } from "./connection.js";
 import { $, copyButton, el, setCode, setFacts, setText, timeAgo } from "./dom.js";
-import { bytes, number, percent, shortId } from "./format.js";
+import { bytes, evalNames, number, percent, shortId } from "./format.js";
 
 const NAMES = {
   accuracy: "Accuracy",
@@ -93,18 +93,25 @@ function showFiles({ id, files, archive, bytes: total }) {
 }
 
 function showMetrics(metrics) {
-  const found = Object.keys(metrics).filter((name) => name.startsWith("eval/")).map((name) => name.slice(5));
+  const names = Object.keys(metrics);
+  const rows = [...rowsOf(metrics, ""), ...evalNames(names).flatMap((name) => rowsOf(metrics, name))];
+  $("no-metrics").hidden = rows.length > 0;
+  $("metrics").hidden = rows.length === 0;
+  $("metric-rows").replaceChildren(...rows);
+}
+
+/** Returns the rows of an evaluation dataset; "" is the one without a name. */
+function rowsOf(metrics, dataset) {
+  const suffix = dataset && `_${dataset}`;
+  const found = Object.keys(metrics).filter((name) => name.startsWith(`eval${suffix}/`)).map((name) => name.slice(name.indexOf("/") + 1));
   const order = Object.keys(NAMES);
   const place = (name) => (order.includes(name) ? order.indexOf(name) : order.length);
   found.sort((a, b) => place(a) - place(b) || a.localeCompare(b));
-  $("no-metrics").hidden = found.length > 0;
-  $("metrics").hidden = found.length === 0;
-  const rows = found.map((name) => {
+  return found.map((name) => {
     const isRatio = /accuracy|baseline|left_out|^slice\//.test(name);
     const format = isRatio ? percent : number;
     const title = NAMES[name] ?? name.replace(/^slice\//, "Accuracy of slice ");
-    const [before, after] = [metrics[`eval_before/${name}`], metrics[`eval/${name}`]];
-    return el("tr", {}, el("th", { scope: "row" }, title), el("td", { class: "number" }, format(before)), el("td", { class: "number" }, format(after)));
+    const [before, after] = [metrics[`eval_before${suffix}/${name}`], metrics[`eval${suffix}/${name}`]];
+    return el("tr", {}, el("th", { scope: "row" }, dataset ? `${dataset}: ${title}` : title), el("td", { class: "number" }, format(before)), el("td", { class: "number" }, format(after)));
   });
-  $("metric-rows").replaceChildren(...rows);
 }

@@ -4,7 +4,7 @@ import { get } from "./api.js";
 import { setPages } from "./components.js";
 import { repeat } from "./connection.js";
 import { $, el, sync, timeAgo } from "./dom.js";
-import { bytes, percent, shortId } from "./format.js";
+import { accuracyOf, bytes, percent, shortId } from "./format.js";
 
 const REFRESH_SECONDS = 10;
 
@@ -28,7 +28,7 @@ function makeRow({ id, base_model, metrics, bytes: size, created_at }) {
     { role: "row" },
     cell("name", el("a", { href: `/adapters/${id}` }, shortId(id))),
     cell("model", base_model),
-    cell("number", percent(metrics["eval/accuracy"])),
+    cell("number", accuracyOf(metrics)),
     cell("number", percent(metrics["eval_before/accuracy"])),
     cell("number", bytes(size)),
     cell("number age", timeAgo(created_at)),

@@ -1,7 +1,8 @@
-// The page for admins: API keys, webhooks and the audit log of the tenant.
+// The page for admins: API keys, webhooks with their deliveries, and the audit log of the tenant.
 
 import { get, post, remove } from "./api.js";
 import { retryWhileUnavailable } from "./connection.js";
+import { makeDeliveries } from "./deliveries.js";
 import { $, el, setOrHide, timeAgo } from "./dom.js";
 import { shortId } from "./format.js";
 
@@ -50,6 +51,7 @@ function makeWebhook({ id, url, events, disabled_at, failing_since }) {
     actionButton("Send a test", null, () => post(`/v1/webhooks/${id}/test`)),
     " ",
     actionButton("Delete", `Delete the webhook to ${url}?`, () => remove(`/v1/webhooks/${id}`)),
+    makeDeliveries(id, url, (run) => act(null, run)),
   );
 }
 

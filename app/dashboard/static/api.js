@@ -31,13 +31,12 @@ export async function get(path) {
 
 /** Sends a POST with an optional JSON body. A key makes it safe to repeat. */
 export async function post(path, body, idempotencyKey) {
-  const headers = { ...(idempotencyKey && { "Idempotency-Key": idempotencyKey }) };
-  const options = { method: "POST", headers };
-  if (body !== undefined) {
-    headers["Content-Type"] = "application/json";
-    options.body = JSON.stringify(body);
-  }
-  return await read(await request(path, options), (response) => response.json());
+  return await send("POST", path, body, { ...(idempotencyKey && { "Idempotency-Key": idempotencyKey }) });
+}
+
+/** Changes fields of a resource and returns it. */
+export async function patch(path, changes) {
+  return await send("PATCH", path, changes, {});
 }
 
 /** Sends the bytes of a file. */
@@ -88,6 +87,15 @@ export async function* stream(path, after) {
     clearTimeout(timer);
     abort.abort();
   }
+}
+
+async function send(method, path, body, headers) {
+  const options = { method, headers };
+  if (body !== undefined) {
+    headers["Content-Type"] = "application/json";
+    options.body = JSON.stringify(body);
+  }
+  return await read(await request(path, options), (response) => response.json());
 }
 
 async function request(path, options = {}) {

@@ -9,14 +9,15 @@ const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
 
 /**
  * Returns `{node, update(series, lastStep)}`; series: `[{name, kind, points: [[step, value]]}]`. A
- * series of kind "held-out" has dots; `color` is the name of a CSS variable. Drag to zoom, double
- * click to reset.
+ * series of kind "held-out" has dots; `color` is the name of a CSS variable. Drag, or press + and -, to
+ * zoom; the button, a double click or 0 resets.
  */
 export function makeChart({ title, format, range, reference }) {
   const readout = el("output", { class: "readout" });
+  const reset = el("button", { type: "button", class: "quiet reset-zoom", hidden: true });
   const legend = el("span", { class: "legend" });
   const box = el("div", { class: "chart", role: "img", tabindex: "0" });
-  const node = el("figure", { class: "card" }, el("figcaption", {}, el("h3", {}, title), legend), box, readout);
+  const node = el("figure", { class: "card" }, el("figcaption", {}, el("h3", {}, title), legend, reset), box, readout);
   let series = [];
   let plot = null;
   let shape = "";
@@ -29,13 +30,36 @@ export function makeChart({ title, format, range, reference }) {
     const next = JSON.stringify(series.map((line) => [line.name, isSmooth(line)]));
     if (plot && next === shape) {
       plot.setData(data, false);
-      if (plot.zoomed) plot.redraw();
-      else plot.setScale("x", { min: 0, max: lastStep });
+      if (reset.hidden) showAll();
+      else plot.redraw();
       return;
     }
     plot?.destroy();
     shape = next;
     plot = new uPlot(options(width), data, box);
+  }
+
+  function showAll() {
+    plot?.setScale("x", { min: 0, max: lastStep });
+  }
+
+  function showZoom(u, scale) {
+    if (scale !== "x") return;
+    const { min, max } = u.scales.x;
+    const isAll = min <= 0 && max >= lastStep;
+    if (isAll && document.activeElement === reset) box.focus();
+    reset.hidden = isAll;
+    setText(reset, `Reset zoom (steps ${Math.ceil(min)} to ${Math.floor(max)})`);
+  }
+
+  /** Shows fewer steps around the cursor, or more. */
+  function zoom(factor) {
+    const { min, max } = plot.scales.x;
+    const middle = plot.cursor.left >= 0 ? plot.posToVal(plot.cursor.left, "x") : (min + max) / 2;
+    const half = Math.max(((max - min) * factor) / 2, 0.5);
+    if (2 * half >= lastStep) return showAll();
+    const from = Math.min(Math.max(middle - half, 0), lastStep - 2 * half);
+    return plot.setScale("x", { min: from, max: from + 2 * half });
   }
 
   function options(width) {
@@ -52,7 +76,7 @@ export function makeChart({ title, format, range, reference }) {
         { ...axis, size: 50, values: (_, ticks) => ticks.map(format) },
       ],
       series: [{}, ...series.flatMap((line, index) => styles(line, index, color))],
-      hooks: { setCursor: [read], setSelect: [(u) => (u.zoomed = u.select.width > 0)], drawAxes: [(u) => drawReference(u, color)] },
+      hooks: { setCursor: [read], setScale: [showZoom], drawAxes: [(u) => drawReference(u, color)] },
     };
   }
 
@@ -92,11 +116,15 @@ export function makeChart({ title, format, range, reference }) {
     const now = plot.cursor.left >= 0 ? plot.cursor.idx : null;
     const moves = { ArrowLeft: (now ?? last + 1) - 1, ArrowRight: (now ?? -1) + 1, Home: 0, End: last };
     if (event.key === "Escape") plot.setCursor({ left: -10, top: -10 });
+    if (event.key === "+") zoom(0.5);
+    if (event.key === "-") zoom(2);
+    if (event.key === "0") showAll();
     if (!(event.key in moves)) return;
     event.preventDefault();
     moveTo(Math.max(0, Math.min(last, moves[event.key])));
   });
-  box.addEventListener("dblclick", () => plot && (plot.zoomed = false));
+  box.addEventListener("dblclick", showAll);
+  reset.addEventListener("click", showAll);
   new ResizeObserver(() => {
     if (plot && box.clientWidth) plot.setSize({ width: box.clientWidth, height: HEIGHT });
     else draw(); // it was hidden until now
@@ -112,7 +140,7 @@ export function makeChart({ title, format, range, reference }) {
       series = lines.filter((line) => line.points.length);
       node.hidden = !series.length;
       legend.replaceChildren(...series.map((line, index) => legendItem(line, index, format)));
-      box.setAttribute("aria-label", `${title}: ${series.map(describe).join("; ")}. Use the arrow keys to read single steps.`);
+      box.setAttribute("aria-label", `${title}: ${series.map(describe).join("; ")}. Use the arrow keys to read single steps, + and - to zoom.`);
       lastStep = Math.max(last, 1, ...series.map((line) => line.points.at(-1)[0]));
       draw();
     },

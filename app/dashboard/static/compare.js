@@ -4,12 +4,18 @@ import { get, isTransient } from "./api.js";
 import { makeChart } from "./chart.js";
 import { retryWhileUnavailable } from "./connection.js";
 import { $, el, setText } from "./dom.js";
-import { number, percent, shortId, titleOf } from "./format.js";
+import { evalNames, number, percent, shortId, titleOf } from "./format.js";
 import { pointsOf } from "./metrics.js";
 
 const MAX_JOBS = 8;
 const COLORS = ["--line-0", "--line-1", "--line-2", "--line-3"];
-const RESULTS = [["Held-out accuracy", "eval/accuracy", percent], ["Before training", "eval_before/accuracy", percent], ["Held-out loss", "eval/loss", number]];
+const RESULTS = [
+  ["Held-out accuracy", "eval/accuracy", percent],
+  ["Pairs left out of it", "eval/left_out", percent],
+  ["Above this many tokens", "eval/max_length", number],
+  ["Before training", "eval_before/accuracy", percent],
+  ["Held-out loss", "eval/loss", number],
+];
 
 export async function start(show) {
   const ids = [...new Set((new URLSearchParams(location.search).get("jobs") ?? "").split(",").filter(Boolean))].slice(0, MAX_JOBS);
@@ -48,7 +54,9 @@ function showResults(runs) {
   $("result-head").replaceChildren(el("tr", {}, el("th", { scope: "col" }, "Job"), ...runs.map(link)));
   const row = (title, texts) => el("tr", {}, el("th", { scope: "row" }, title), ...texts.map((text) => el("td", {}, text)));
   const rows = [row("Status", runs.map(({ job }) => job.status))];
-  for (const [title, name, format] of RESULTS) rows.push(row(title, runs.map(({ columns }) => format(pointsOf(columns, name).at(-1)?.[1]))));
+  const named = evalNames(runs.flatMap(({ columns }) => Object.keys(columns)));
+  const results = [...RESULTS, ...named.map((name) => [`Accuracy on ${name}`, `eval_${name}/accuracy`, percent])];
+  for (const [title, name, format] of results) rows.push(row(title, runs.map(({ columns }) => format(pointsOf(columns, name).at(-1)?.[1]))));
   const specs = runs.map(({ job }) => flat(job.spec));
   for (const field of new Set(specs.flatMap((spec) => Object.keys(spec)))) {
     const values = specs.map((spec) => spec[field] ?? "–");

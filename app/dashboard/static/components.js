@@ -20,11 +20,11 @@ export function setCertificate(node, certificate) {
   node.replaceChildren(el("span", { class: `pill ${isVerified ? "succeeded" : "failed"}` }, result), ` ${explanation}`);
 }
 
-/** Makes a button download a file with fetch, because a link cannot send the API key. */
+/** Makes a button download a file with fetch, because a link cannot send the API key; size: null if unknown. */
 export function offerDownload(button, state, name, size, path) {
   button.addEventListener("click", async () => {
     button.disabled = true;
-    setText(state, `Downloading ${bytes(size)}…`);
+    setText(state, `Downloading ${size === null ? name : bytes(size)}…`);
     try {
       const url = URL.createObjectURL(await getBlob(path));
       el("a", { href: url, download: name }).click();

@@ -4,6 +4,21 @@ export function percent(ratio, digits = 1) {
   return ratio === null || ratio === undefined ? "–" : `${(ratio * 100).toFixed(digits)} %`;
 }
 
+/** Returns the names of eval_datasets among the names of metrics. */
+export function evalNames(metrics) {
+  const found = metrics.map((name) => /^eval_(?:before_)?(.+)\/accuracy$/.exec(name)?.[1]);
+  return [...new Set(found.filter((name) => name && name !== "before"))].sort();
+}
+
+/** Returns the accuracy, what share of the held-out pairs it leaves out, and above which length. */
+export function accuracyOf(metrics) {
+  const name = "eval/accuracy" in metrics ? null : evalNames(Object.keys(metrics))[0];
+  const group = name ? `eval_${name}` : "eval";
+  const [leftOut, limit] = [metrics[`${group}/left_out`], metrics[`${group}/max_length`]];
+  const note = leftOut ? ` (${percent(leftOut, 0)} left out, limit ${number(limit)} tokens)` : "";
+  return percent(metrics[`${group}/accuracy`]) + (name ? ` ${name}` : "") + note;
+}
+
 export function number(value) {
   if (value === null || value === undefined) return "–";
   if (typeof value !== "number") return String(value);

@@ -6,6 +6,7 @@ import { retryWhileUnavailable, sleep, throttled } from "./connection.js";
 import { $, el, setFacts, setOrHide, setText, sync, timeAgo } from "./dom.js";
 import { duration, isFinished, number, progressOf, shortId, titleOf } from "./format.js";
 import { showMetrics } from "./metrics.js";
+import { showNotes, startNotes } from "./notes.js";
 import { showPlan } from "./plan.js";
 import { makeTag } from "./tags.js";
 
@@ -30,6 +31,7 @@ export async function start(show) {
   // If loading fails, so does the stream below, which handles the error.
   const refreshSoon = throttled(REFRESH_SECONDS, () => refresh().catch(() => {}));
   addListeners(refresh);
+  startNotes(path);
   deleteButton($("delete"), path, "Delete this job with its adapter, checkpoints, events, metrics and logs?", "/");
   for (;;) {
     await retryWhileUnavailable(refresh);
@@ -53,6 +55,7 @@ async function load() {
   showJob(now);
   showMetrics(now, metrics.columns);
   showPlan(now);
+  showNotes(now);
   await Promise.all([showAdapter(now), showLogs()]);
 }
 
@@ -101,7 +104,7 @@ function showJob(now) {
   $("clone").href = `/jobs/new?clone=${now.id}`;
   $("compare").href = `/compare?jobs=${now.id}`;
   $("delete").hidden = !isFinished(now);
-  $("worst").hidden = now.status !== "succeeded" || now.spec.eval_dataset === null;
+  $("worst").hidden = now.status !== "succeeded" || !(now.spec.eval_dataset || Object.keys(now.spec.eval_datasets ?? {}).length);
   $("cancel").hidden = isFinished(now) || now.status === "cancelling";
 }
 
@@ -175,6 +178,7 @@ async function showAdapter(now) {
   setCertificate($("certificate"), adapter.certificate);
   $("adapter-link").href = `/adapters/${adapter.id}`;
   offerDownload($("download"), $("download-state"), `${adapter.id}.tar`, adapter.archive.bytes, `${address}/archive`);
+  offerDownload($("report"), $("download-state"), `${now.id}.html`, null, `${path}/reports/full.html`);
 }
 
 /** Shows the pairs with the most negative margins; there is a report once the last evaluation ended. */
@@ -182,7 +186,9 @@ async function showWorst() {
   if (!$("worst").open || $("worst").hidden) return;
   let pairs = [];
   try {
-    pairs = (await get(`${path}/reports/worst_pairs`)).document.pairs;
+    const found = (await get(`${path}/reports/worst_pairs`)).document;
+    const named = Object.entries(found.eval_datasets ?? {});
+    pairs = [...found.pairs, ...named.flatMap(([dataset, of]) => of.map((pair) => ({ ...pair, dataset })))];
     setText($("worst-note"), pairs.length ? "" : "No held-out pair is in the wrong order.");
   } catch (error) {
     if (isTransient(error)) throw error;
@@ -190,7 +196,7 @@ async function showWorst() {
   }
   const texts = (pair) => [pair.line, pair.margin, pair.chosen_score, pair.rejected_score].map(number);
   $("worst-rows").replaceChildren(
-    ...pairs.map((pair) => el("tr", {}, ...texts(pair).map((text) => el("td", { class: "number" }, text)), el("td", {}, pair.slice ?? "–"))),
+    ...pairs.map((pair) => el("tr", {}, ...texts(pair).map((text) => el("td", { class: "number" }, text)), el("td", {}, [pair.dataset, pair.slice].filter(Boolean).join(" · ") || "–"))),
   );
 }
 

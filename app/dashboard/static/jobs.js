@@ -4,28 +4,26 @@ import { get, Problem } from "./api.js";
 import { setPages, setPill } from "./components.js";
 import { repeat } from "./connection.js";
 import { $, el, setCode, setText, setTime, sync, timeAgo } from "./dom.js";
-import { percent, progressOf, shortId, titleOf } from "./format.js";
-import { find, isSearch, sortJobs, startSearch } from "./search.js";
+import { accuracyOf, progressOf, shortId, titleOf } from "./format.js";
+import { filterOf, findAll, sortJobs, startSearch } from "./search.js";
 import { makeTag } from "./tags.js";
 
 const REFRESH_SECONDS = 3;
 const STATUSES = ["running", "queued", "paused", "succeeded", "failed", "cancelled"];
-/** The accuracy, and what share of the held-out pairs it leaves out. */
-function accuracyOf(metrics) {
-  const leftOut = metrics["eval/left_out"];
-  return percent(metrics["eval/accuracy"]) + (leftOut ? ` (${percent(leftOut, 0)} left out)` : "");
-}
+const MAX_ADAPTER_PAGES = 5; // of a hundred adapters
+const MAX_SINGLE_ADAPTERS = 25;
 
-/** Held-out accuracy by adapter id, kept because adapters never change. */
-const accuracies = new Map();
+/** Metrics by adapter id, kept because adapters never change. */
+const metrics = new Map();
 let mayReadAdapters = true;
 
 export async function start(show) {
   const parameters = new URLSearchParams(location.search);
   const status = STATUSES.includes(parameters.get("status")) ? parameters.get("status") : null;
   const search = { text: parameters.get("q") ?? "", tag: parameters.get("tag") ?? "", sort: parameters.get("sort") ?? "age" };
-  const query = new URLSearchParams({ limit: "25" });
-  if (status) query.set("status", status);
+  const shown = Object.fromEntries(Object.entries({ status, q: search.text, tag: search.tag }).filter(([, value]) => value));
+  const filter = filterOf(search, status);
+  const query = new URLSearchParams([...filter, ["limit", "25"]]);
   if (parameters.get("after")) query.set("after", parameters.get("after"));
   startSearch(search, status);
   for (const link of $("filters").children) {
@@ -33,24 +31,24 @@ export async function start(show) {
   }
   setCode($("new-job-curl"), commands());
   await repeat(REFRESH_SECONDS, async () => {
-    const page = isSearch(search) ? await find(search, status) : await get(`/v1/jobs?${query}`);
+    const page = search.sort === "age" ? await get(`/v1/jobs?${query}`) : await findAll(filter);
     await loadAccuracies(page.data);
-    sortJobs(page.data, search.sort, (job) => accuracies.get(job.adapter_id));
+    sortJobs(page.data, search.sort, (job) => metrics.get(job.adapter_id)?.["eval/accuracy"]);
     sync($("rows"), page.data, (job) => job.id, makeRow);
-    showEmptyOrPages(page, status, parameters.has("after"));
+    showEmptyOrPages(page, shown, parameters.has("after"));
     show();
   });
 }
 
-function showEmptyOrPages(page, status, isOlder) {
+function showEmptyOrPages(page, filter, isOlder) {
   const isEmpty = page.data.length === 0;
   $("list").hidden = isEmpty;
   $("empty").hidden = !isEmpty;
-  const isFirst = isEmpty && !status && !isOlder;
-  setText($("empty-text"), isFirst ? "No jobs yet" : `No ${status ?? "older"} jobs`);
+  const isFirst = isEmpty && Object.keys(filter).length === 0 && !isOlder;
+  setText($("empty-text"), isFirst ? "No jobs yet" : filter.q || filter.tag ? "No jobs match" : `No ${filter.status ?? "older"} jobs`);
   setText($("empty-hint"), isFirst ? "Submit a job with the commands below. This page updates automatically." : "");
   if (isFirst) $("new-job").open = true;
-  setPages(page, "/", status && { status }, isOlder);
+  setPages(page, "/", filter, isOlder);
 }
 
 /** The ids of the jobs that are marked to be compared. */
@@ -101,7 +99,7 @@ function makeRow(job) {
     bar.value = ratio ?? 0;
     setText(steps, text);
     setText(model, now.base_model);
-    setText(accuracy, accuracies.get(now.adapter_id) ?? "–");
+    setText(accuracy, accuracyOf(metrics.get(now.adapter_id) ?? {}));
     accuracy.classList.toggle("none", accuracy.textContent === "–");
     setTime(age, now.queued_at);
   };
@@ -110,12 +108,16 @@ function makeRow(job) {
 
 /** Loads the held-out accuracies of jobs. The list of jobs has no metrics, but adapters do. */
 async function loadAccuracies(jobs) {
-  const unknown = () => jobs.filter((job) => job.adapter_id && !accuracies.has(job.adapter_id));
+  const unknown = () => jobs.filter((job) => job.adapter_id && !metrics.has(job.adapter_id));
   if (!mayReadAdapters || unknown().length === 0) return;
-  const store = (adapter) => accuracies.set(adapter.id, accuracyOf(adapter.metrics));
+  const store = (adapter) => metrics.set(adapter.id, adapter.metrics);
   try {
-    if (accuracies.size === 0) (await get("/v1/adapters?limit=100")).data.forEach(store);
-    for (const job of unknown()) store(await get(`/v1/adapters/${job.adapter_id}`));
+    let page = { has_more: metrics.size === 0, next: null };
+    for (let count = 0; page.has_more && unknown().length > 0 && count < MAX_ADAPTER_PAGES; count++) {
+      page = await get(`/v1/adapters?${new URLSearchParams({ limit: "100", ...(page.next && { after: page.next }) })}`);
+      page.data.forEach(store);
+    }
+    for (const job of unknown().slice(0, MAX_SINGLE_ADAPTERS)) store(await get(`/v1/adapters/${job.adapter_id}`));
   } catch (error) {
     if (!(error instanceof Problem) || error.status >= 500) throw error;
     if (error.status === 401) throw error;

@@ -17,6 +17,7 @@ const pages = {
   dataset: () => import("./dataset.js"),
   datasets: () => import("./datasets.js"),
   queue: () => import("./queue.js"),
+  usage: () => import("./usage.js"),
 };
 
 async function start() {

@@ -1,8 +1,8 @@
 // The metrics of a job: charts and held-out accuracy.
 
 import { makeChart } from "./chart.js";
-import { $, setText } from "./dom.js";
-import { isFinished, number, percent } from "./format.js";
+import { $, el, setText } from "./dom.js";
+import { evalNames, isFinished, number, percent } from "./format.js";
 
 // A model that gives both replies the same score has an accuracy of 1/2 and a Bradley–Terry loss of
 // ln 2.
@@ -74,7 +74,9 @@ function showOthers(job, columns) {
 
 /** The step whose model becomes the adapter: with early stopping that of the lowest loss. */
 function publishedStep(job, columns) {
-  const losses = job.spec.training?.early_stopping ? pointsOf(columns, "eval/loss") : [];
+  const stopping = job.spec.training?.early_stopping;
+  const group = stopping?.monitored_dataset ? `eval_${stopping.monitored_dataset}` : "eval";
+  const losses = stopping ? pointsOf(columns, `${group}/loss`) : [];
   const lowest = Math.min(...losses.map(([, loss]) => loss));
   return losses.find(([, loss]) => loss === lowest)?.[0];
 }
@@ -82,10 +84,15 @@ function publishedStep(job, columns) {
 function showAccuracy(columns, published) {
   const latest = (name) => {
     const points = pointsOf(columns, name);
-    return (points.find(([step]) => step === published && name.startsWith("eval/")) ?? points.at(-1))?.[1];
+    return (points.find(([step]) => step === published && !name.startsWith("eval_before")) ?? points.at(-1))?.[1];
   };
   const [before, after] = [latest("eval_before/accuracy"), latest("eval/accuracy")];
-  $("accuracy").hidden = before === undefined && after === undefined;
+  const named = evalNames(Object.keys(columns));
+  const hasMain = before !== undefined || after !== undefined;
+  $("accuracy").hidden = !hasMain && named.length === 0;
+  $("accuracy-main").hidden = !hasMain;
+  $("accuracy-named").hidden = named.length === 0;
+  $("accuracy-rows").replaceChildren(...named.map((name) => namedRow(name, latest)));
   setText($("accuracy-before"), percent(before));
   setText($("accuracy-after"), after === undefined ? "…" : percent(after));
   const notes = [];
@@ -98,6 +105,13 @@ function showAccuracy(columns, published) {
   const [leftOut, limit] = ["left_out", "max_length"].map((name) => latest(`eval/${name}`) ?? latest(`eval_before/${name}`));
   if (leftOut) notes.push(`${percent(leftOut)} of them are left out: more than ${number(limit)} tokens, or not rendered.`);
   setText($("accuracy-note"), notes.join(" "));
+}
+
+function namedRow(name, latest) {
+  const [before, after] = [`eval_before_${name}`, `eval_${name}`];
+  const [pairs, leftOut] = ["pairs", "left_out"].map((figure) => latest(`${after}/${figure}`) ?? latest(`${before}/${figure}`));
+  const figures = [percent(latest(`${before}/accuracy`)), percent(latest(`${after}/accuracy`)), number(pairs), percent(leftOut)];
+  return el("tr", {}, el("td", {}, name), ...figures.map((text) => el("td", { class: "number" }, text)));
 }
 
 export function pointsOf(columns, name) {

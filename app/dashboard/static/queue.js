@@ -55,6 +55,7 @@ function makeWorker(worker) {
   const slots = el("span");
   const seen = timeAgo(worker.seen_at);
   const jobs = el("ul", { class: "plain" });
+  const doctor = makeDoctor();
   const devices = worker.devices.map((device) => Object.values(device).map(String).join(", ")).join("; ");
   const versions = Object.entries(worker.versions).map(([name, version]) => `${name} ${version}`);
   const node = el(
@@ -63,6 +64,7 @@ function makeWorker(worker) {
     el("h3", {}, worker.host, " ", pill),
     el("p", {}, slots, ` · ${devices || "CPU"} · queue `, el("code", {}, worker.queue)),
     jobs,
+    doctor.node,
     el("p", { class: "muted" }, "Started ", timeAgo(worker.started_at), ", last seen ", seen),
     el("p", { class: "muted" }, versions.join(" · ")),
   );
@@ -71,6 +73,34 @@ function makeWorker(worker) {
     setText(slots, `${number(now.busy)} of ${plural(now.slots, "slot")} busy`);
     setTime(seen, now.seen_at);
     sync(jobs, now.jobs, (id) => id, makeJob);
+    doctor.update(now.doctor ?? []);
+  };
+  return { node, update };
+}
+
+/** Shows what the checks of `plaudit doctor` found when the worker started; failed ones come first. */
+function makeDoctor() {
+  const summary = el("summary");
+  const list = el("ul", { class: "plain" });
+  const node = el("details", { class: "doctor", hidden: true }, summary, list);
+  const update = (results) => {
+    const failed = results.filter(({ status }) => status === "failed");
+    const text = failed.length ? `${plural(failed.length, "check")} of ${results.length} failed` : plural(results.length, "check") + " passed or left out";
+    node.hidden = results.length === 0;
+    setText(summary, `Doctor: ${text}`);
+    const sorted = [...failed, ...results.filter((result) => !failed.includes(result))];
+    sync(list, sorted, ({ check }) => check, makeCheck);
+  };
+  return { node, update };
+}
+
+function makeCheck({ check }) {
+  const pill = el("span");
+  const detail = el("span", { class: "muted" });
+  const node = el("li", {}, pill, ` ${check} `, detail);
+  const update = (now) => {
+    setPill(pill, now.status.replace("_", " "));
+    setText(detail, now.detail);
   };
   return { node, update };
 }

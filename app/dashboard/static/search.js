@@ -1,10 +1,9 @@
-// Searches and sorts the list of jobs. Tags and statuses are filtered by the service; names, ids and base
-// models are searched among the newest jobs.
+// Searches and sorts the list of jobs. The service finds the jobs; they are sorted here.
 
 import { get } from "./api.js";
 import { $, setOrHide } from "./dom.js";
 
-const PAGES = 5; // of a hundred jobs
+const SORTED_PAGES = 5; // of a hundred jobs
 
 export function startSearch({ text, tag, sort }, status) {
   $("search").value = tag || text;
@@ -24,28 +23,31 @@ export function startSearch({ text, tag, sort }, status) {
   $("sort").addEventListener("change", submit);
 }
 
-export function isSearch({ text, tag, sort }) {
-  return Boolean(text || tag || sort !== "age");
+/** Returns the parameters with which the service finds the jobs. */
+export function filterOf({ text, tag }, status) {
+  const filter = new URLSearchParams();
+  if (status) filter.set("status", status);
+  if (text) filter.set("q", text);
+  const [name, ...value] = tag.split(":");
+  if (tag) filter.set(`metadata[${name.trim()}]`, value.join(":").trim());
+  return filter;
 }
 
-/** Returns a page with all jobs that match, of the newest ones. */
-export async function find({ text, tag }, status) {
-  const query = new URLSearchParams({ limit: "100" });
-  if (status) query.set("status", status);
-  const [name, ...value] = tag.split(":");
-  if (tag) query.set(`metadata[${name.trim()}]`, value.join(":").trim());
+/** Returns the newest jobs that match as one page, to be sorted. */
+export async function findAll(filter) {
+  const query = new URLSearchParams([...filter, ["limit", "100"]]);
   const jobs = [];
   let page = { has_more: true, next: null };
-  for (let count = 0; page.has_more && count < PAGES; count++) {
+  for (let count = 0; page.has_more && count < SORTED_PAGES; count++) {
     if (page.next) query.set("after", page.next);
     page = await get(`/v1/jobs?${query}`);
     jobs.push(...page.data);
   }
-  const isWanted = (job) => [job.name ?? "", job.id, job.base_model].some((field) => field.toLowerCase().includes(text.toLowerCase()));
-  setOrHide($("search-note"), page.has_more ? `Only the newest ${jobs.length} jobs were searched.` : "");
-  return { data: text ? jobs.filter(isWanted) : jobs, has_more: false, next: null };
+  setOrHide($("search-note"), page.has_more ? `Only the newest ${jobs.length} jobs are sorted.` : "");
+  return { data: jobs, has_more: false, next: null };
 }
 
+/** Sorts jobs in place; those without an accuracy come last. */
 export function sortJobs(jobs, sort, accuracyOf) {
   const orders = {
     name: (a, b) => (a.name ?? "").localeCompare(b.name ?? ""),

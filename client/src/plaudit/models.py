@@ -262,6 +262,8 @@ class EarlyStopping(Model):
     """Number of evaluations without improvement before stopping."""
     min_delta: float = 0.0
     """Smallest decrease of the loss that counts as improvement."""
+    monitored_dataset: str | None = None
+    """The name in eval_datasets whose loss decides; null: eval_dataset."""
 
 
 class EvalFraction(Model):
@@ -354,6 +356,8 @@ class FullReport(Model):
     model: dict[str, Any] | None
     """Metrics on the held-out pairs, as in an evaluation; lengths are in tokens."""
     baselines: dict[str, dict[str, Any]]
+    eval_datasets: dict[str, dict[str, float | None]]
+    """Figures of the named evaluation datasets after training."""
     worst_pairs: list[dict[str, Any]]
     data: dict[str, Any] | None
     """The dataset report."""
@@ -527,7 +531,7 @@ class LoraSpec(Model):
     task_type: Literal["SEQ_CLS"] = "SEQ_CLS"
     """Always SEQ_CLS: no other task type trains a reward head."""
     r: int = 16
-    """Rank."""
+    """Rank of the LoRA matrices."""
     alpha: int = 32
     """Numerator of the scale of the adapter, alpha / r."""
     dropout: float = 0.0
@@ -547,6 +551,10 @@ class LoraSpec(Model):
     use_dora: bool = False
     """Weight-decomposed LoRA (DoRA)."""
     init: Literal["default", "gaussian", "orthogonal"] | str = "default"
+    """
+    How the LoRA matrices start: PEFT's default (A random, B zero), A Gaussian and B zero, or
+    orthogonal.
+    """
 
 
 class McNemar(Model):
@@ -682,6 +690,7 @@ class Resources(Model):
     gpus: Literal[0, 1] | int = 1
     """0: CPU only; 1: a GPU if the worker has one."""
     max_runtime_seconds: int = 86400
+    """Seconds that all attempts of the job may run together; then it fails."""
 
 
 class RowsNamed(Model):
@@ -854,9 +863,11 @@ class TrainingSpec(Model):
     """How to train. Batch sizes count pairs, each of which has two sequences."""
 
     epochs: float = 1.0
+    """Passes over the training pairs; may be a fraction."""
     max_steps: int | None = None
     """Number of optimiser steps; overrides epochs."""
     learning_rate: float = 0.0001
+    """Highest learning rate of the schedule."""
     lr_scheduler: (
         Literal[
             "linear",
@@ -869,6 +880,7 @@ class TrainingSpec(Model):
         ]
         | str
     ) = "linear"
+    """How the learning rate changes over the steps, by the names of transformers."""
     lr_cycles: int | None = None
     """Cycles of cosine_with_restarts; null: 2."""
     warmup_ratio: float = 0.0
@@ -903,7 +915,9 @@ class TrainingSpec(Model):
     ) = "adamw_torch_fused"
     """An optimiser of torch, or one of bitsandbytes, which needs a CUDA GPU."""
     weight_decay: float = 0.0
+    """Decoupled weight decay of the optimiser."""
     max_grad_norm: float = 1.0
+    """Gradients with a larger norm are scaled down to it."""
     batch_size: int = 8
     """Pairs per optimiser step (effective batch size)."""
     per_device_batch_size: Literal["auto"] | int = "auto"
@@ -940,7 +954,15 @@ class TrainingSpec(Model):
     all. Evaluations use all pairs.
     """
     center_rewards_coefficient: float | None = None
+    """
+    Weight of the squared sum of a pair's rewards in the loss, which centres rewards at 0;
+    null: no such term.
+    """
     gradient_checkpointing: Literal["auto"] | bool = "auto"
+    """
+    Whether activations are computed again in the backward pass, which takes less memory and
+    more time. 'auto': on GPUs.
+    """
     precision: Literal["auto", "fp32", "bf16"] | str = "auto"
     """'auto' uses bf16 on GPUs that support it, and fp32 on CPU."""
     engine: Literal["auto", "shared_prefix", "stock"] | str = "auto"
@@ -959,8 +981,14 @@ class TrainingSpec(Model):
     the start in that case.
     """
     logging_steps: int = 1
+    """Optimiser steps between the logged training metrics."""
     early_stopping: EarlyStopping | None = None
+    """
+    Stop when the evaluation loss stops improving, and publish the best model; null: train to
+    the last step.
+    """
     seed: int = 42
+    """Of the random head, the LoRA weights, dropout and the order of the pairs."""
 
 
 class UploadPartRead(Model):
@@ -1417,6 +1445,7 @@ class RewardJobSpec(Model):
     """A reward-model training job."""
 
     name: str | None = None
+    """For people; need not be unique."""
     base_model: str
     """An id from GET /v1/base-models."""
     base_model_head: Literal["reuse", "new"] | str = "reuse"
@@ -1425,15 +1454,26 @@ class RewardJobSpec(Model):
     'new' always starts from a random head.
     """
     train_dataset: str
+    """The id of the dataset to train on, from GET /v1/datasets."""
     eval_dataset: str | EvalFraction | None = None
     """The id of a dataset, or a fraction of the training pairs such as {"fraction": 0.1}."""
+    eval_datasets: dict[str, str] = {}
+    """
+    Further datasets to evaluate on, by name, besides eval_dataset or without it. The metrics
+    of {"maths": "ds_…"} are eval_maths/accuracy and so on.
+    """
     lora: LoraSpec = Field({}, validate_default=True)
     training: TrainingSpec = Field({}, validate_default=True)
     quantization: Literal["none", "8bit", "4bit"] | str = "none"
+    """
+    How bitsandbytes stores the linear layers of the base model: LLM.int8 or NF4; needs a CUDA
+    GPU. The adapter and the head are not quantised.
+    """
     resources: Resources = Field({}, validate_default=True)
     priority: int = 0
     """Jobs with a higher priority run first."""
     metadata: dict[str, str] = {}
+    """Texts by name, for people and to filter lists of jobs."""
 
 
 class ScoreBatchRead(Model):
@@ -1576,6 +1616,8 @@ class JobRead(Model):
     metadata: dict[str, str]
     worker: str | None
     """The worker that runs the job."""
+    notes: str | None
+    """What people wrote about the job."""
     warnings: list[JobWarning]
     spec: RewardJobSpec
     """As submitted, with defaults filled in."""

@@ -30,6 +30,8 @@ class EarlyStopping(TypedDict):
     """Number of evaluations without improvement before stopping."""
     min_delta: NotRequired[float]
     """Smallest decrease of the loss that counts as improvement."""
+    monitored_dataset: NotRequired[str | None]
+    """The name in eval_datasets whose loss decides; null: eval_dataset."""
 
 
 Ensemble = TypedDict(
@@ -149,6 +151,8 @@ class JobUpdate(TypedDict):
     """Can change only while the job waits."""
     metadata: NotRequired[dict[str, str]]
     """Replaces all metadata of the job."""
+    notes: NotRequired[str | None]
+    """Text of several lines about the job; null removes it."""
 
 
 JsonValue: TypeAlias = Any
@@ -160,7 +164,7 @@ class LoraSpec(TypedDict):
     task_type: NotRequired[Literal["SEQ_CLS"]]
     """Always SEQ_CLS: no other task type trains a reward head."""
     r: NotRequired[int]
-    """Rank."""
+    """Rank of the LoRA matrices."""
     alpha: NotRequired[int]
     """Numerator of the scale of the adapter, alpha / r."""
     dropout: NotRequired[float]
@@ -180,6 +184,10 @@ class LoraSpec(TypedDict):
     use_dora: NotRequired[bool]
     """Weight-decomposed LoRA (DoRA)."""
     init: NotRequired[Literal["default", "gaussian", "orthogonal"]]
+    """
+    How the LoRA matrices start: PEFT's default (A random, B zero), A Gaussian and B zero, or
+    orthogonal.
+    """
 
 
 class PushCreate(TypedDict):
@@ -197,6 +205,7 @@ class Resources(TypedDict):
     gpus: NotRequired[Literal[0, 1]]
     """0: CPU only; 1: a GPU if the worker has one."""
     max_runtime_seconds: NotRequired[int]
+    """Seconds that all attempts of the job may run together; then it fails."""
 
 
 class ScoreBatchSpec(TypedDict):
@@ -256,9 +265,11 @@ class TrainingSpec(TypedDict):
     """How to train. Batch sizes count pairs, each of which has two sequences."""
 
     epochs: NotRequired[float]
+    """Passes over the training pairs; may be a fraction."""
     max_steps: NotRequired[int | None]
     """Number of optimiser steps; overrides epochs."""
     learning_rate: NotRequired[float]
+    """Highest learning rate of the schedule."""
     lr_scheduler: NotRequired[
         Literal[
             "linear",
@@ -270,6 +281,7 @@ class TrainingSpec(TypedDict):
             "constant_with_warmup",
         ]
     ]
+    """How the learning rate changes over the steps, by the names of transformers."""
     lr_cycles: NotRequired[int | None]
     """Cycles of cosine_with_restarts; null: 2."""
     warmup_ratio: NotRequired[float]
@@ -296,7 +308,9 @@ class TrainingSpec(TypedDict):
     ]
     """An optimiser of torch, or one of bitsandbytes, which needs a CUDA GPU."""
     weight_decay: NotRequired[float]
+    """Decoupled weight decay of the optimiser."""
     max_grad_norm: NotRequired[float]
+    """Gradients with a larger norm are scaled down to it."""
     batch_size: NotRequired[int]
     """Pairs per optimiser step (effective batch size)."""
     per_device_batch_size: NotRequired[Literal["auto"] | int]
@@ -333,7 +347,15 @@ class TrainingSpec(TypedDict):
     all. Evaluations use all pairs.
     """
     center_rewards_coefficient: NotRequired[float | None]
+    """
+    Weight of the squared sum of a pair's rewards in the loss, which centres rewards at 0;
+    null: no such term.
+    """
     gradient_checkpointing: NotRequired[Literal["auto"] | bool]
+    """
+    Whether activations are computed again in the backward pass, which takes less memory and
+    more time. 'auto': on GPUs.
+    """
     precision: NotRequired[Literal["auto", "fp32", "bf16"]]
     """'auto' uses bf16 on GPUs that support it, and fp32 on CPU."""
     engine: NotRequired[Literal["auto", "shared_prefix", "stock"]]
@@ -352,8 +374,14 @@ class TrainingSpec(TypedDict):
     the start in that case.
     """
     logging_steps: NotRequired[int]
+    """Optimiser steps between the logged training metrics."""
     early_stopping: NotRequired[EarlyStopping | None]
+    """
+    Stop when the evaluation loss stops improving, and publish the best model; null: train to
+    the last step.
+    """
     seed: NotRequired[int]
+    """Of the random head, the LoRA weights, dropout and the order of the pairs."""
 
 
 class WebhookCreate(TypedDict):
@@ -383,6 +411,7 @@ class RewardJobSpec(TypedDict):
     """A reward-model training job."""
 
     name: NotRequired[str | None]
+    """For people; need not be unique."""
     base_model: str
     """An id from GET /v1/base-models."""
     base_model_head: NotRequired[Literal["reuse", "new"]]
@@ -391,12 +420,23 @@ class RewardJobSpec(TypedDict):
     'new' always starts from a random head.
     """
     train_dataset: str
+    """The id of the dataset to train on, from GET /v1/datasets."""
     eval_dataset: NotRequired[str | EvalFraction | None]
     """The id of a dataset, or a fraction of the training pairs such as {"fraction": 0.1}."""
+    eval_datasets: NotRequired[dict[str, str]]
+    """
+    Further datasets to evaluate on, by name, besides eval_dataset or without it. The metrics
+    of {"maths": "ds_…"} are eval_maths/accuracy and so on.
+    """
     lora: NotRequired[LoraSpec]
     training: NotRequired[TrainingSpec]
     quantization: NotRequired[Literal["none", "8bit", "4bit"]]
+    """
+    How bitsandbytes stores the linear layers of the base model: LLM.int8 or NF4; needs a CUDA
+    GPU. The adapter and the head are not quantised.
+    """
     resources: NotRequired[Resources]
     priority: NotRequired[int]
     """Jobs with a higher priority run first."""
     metadata: NotRequired[dict[str, str]]
+    """Texts by name, for people and to filter lists of jobs."""

@@ -149,10 +149,10 @@ def test_what_became_of_every_pair_is_counted(llama: TinyBase, channel: Recordin
         if eval_file:
             left_out = evaluation["dropped"]["overlong"]
             assert evaluation["used"] == 8 - left_out
-            assert prepared.eval_left_out == left_out / 8
+            assert prepared.eval_sets()[0].left_out == left_out / 8
         elif fraction:
             assert train["held_out"] == len(prepared.eval)
-            assert prepared.eval_left_out == train["dropped"]["overlong"] / 12
+            assert prepared.eval_sets()[0].left_out == train["dropped"]["overlong"] / 12
         reported = channel.of(Reported)[-1].document
         assert reported["pairs"] == prepared.counts
 

@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from app.domain.compiler import compile_plan
+from app.domain.job_data import JobData
 from app.domain.plan import DatasetNote, TrainingPlan
 from tests.domain.base_model_facts import TEXT, dataset, decoder, job
 from worker.trainer.export.model_card import model_card
@@ -49,7 +50,7 @@ RESULTS = {"eval/accuracy": 0.75, "eval/pairs": 40.0, "eval_before/accuracy": 0.
 
 @pytest.fixture(scope="module")
 def plan() -> TrainingPlan:
-    return compile_plan(job(), COMMIT, decoder(), dataset(), None, TEXT)
+    return compile_plan(job(), COMMIT, decoder(), JobData(dataset(), None, TEXT))
 
 
 def test_hub_finds_the_adapter_by_its_base_model_and_libraries(plan: TrainingPlan) -> None:

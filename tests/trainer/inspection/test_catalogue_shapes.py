@@ -3,7 +3,7 @@
 A shape is what decides about tokens: rows of the embedding, tokens without a row, the tokens that
 pad and end, the end of the chat template. The model hub is not reached. ``REAL_ROWS`` are confirmed
 by the installed libraries, whose configuration classes have the sizes of these models as defaults;
-the shapes of the other entries are those of their published files.
+docs/base-models.md says where the rest comes from.
 """
 
 from __future__ import annotations
@@ -34,11 +34,14 @@ class Shape:
     pads: tuple[str, str]  # the expected pad tokens of texts and of conversations
     spare_rows: int = 8  # of the embedding, beyond the tokenizer; negative: tokens without a row
     sizes: dict[str, Any] = field(default_factory=dict)
+    ends: str = ""  # tokens in eos_token_id of config.json, where there are several
 
 
+#: Tokens 128000 to 128010.
 _LLAMA_3 = (
-    "<|begin_of_text|> <|end_of_text|> <|reserved_special_token_0|> <|finetune_right_pad_id|> "
-    "<|start_header_id|> <|end_header_id|> <|eot_id|>"
+    "<|begin_of_text|> <|end_of_text|> <|reserved_special_token_0|> <|reserved_special_token_1|> "
+    "<|finetune_right_pad_id|> <|reserved_special_token_2|> <|start_header_id|> <|end_header_id|> "
+    "<|eom_id|> <|eot_id|> <|python_tag|>"
 )
 SHAPES = [
     Shape(
@@ -98,6 +101,7 @@ SHAPES = [
         "<|eot_id|>",
         ("<|finetune_right_pad_id|>", "<|finetune_right_pad_id|>"),
         spare_rows=0,
+        ends="<|end_of_text|> <|eom_id|> <|eot_id|>",
     ),
     Shape(
         "gemma-3-1b-it",
@@ -107,10 +111,19 @@ SHAPES = [
         "<end_of_turn>\n",
         ("<pad>", "<pad>"),
         spare_rows=-1,
+        ends="<eos> <end_of_turn>",
     ),
 ]
-#: Entry → rows of its embedding, where the default of its configuration class confirms them.
-REAL_ROWS = {"qwen3": 151_936, "smollm3": 128_256, "modernbert": 50_368}
+#: Entry → rows of its embedding, where the default of its configuration class confirms them. The
+#: text part of Mllama is Llama 3.2.
+REAL_ROWS = {
+    "qwen3": 151_936,
+    "smollm3": 128_256,
+    "modernbert": 50_368,
+    "mllama_text_model": 128_256,
+}
+#: Rows of the embedding of Gemma 3's text models; the image token is the first one without a row.
+GEMMA_3_ROWS = 262_144
 
 
 def tokenizer_of(shape: Shape) -> PreTrainedTokenizerFast:
@@ -145,6 +158,10 @@ def test_rows_are_those_of_the_configuration_class(name: str) -> None:
     assert AutoConfig.for_model(name).vocab_size == REAL_ROWS[name]
 
 
+def test_image_token_of_gemma_3_is_beyond_the_embedding_of_its_text_models() -> None:
+    assert AutoConfig.for_model("gemma3").image_token_index == GEMMA_3_ROWS
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.entries.split()[0])
 def test_model_of_the_catalogue_can_be_planned(shape: Shape, tmp_path: Path) -> None:
     tokenizer = tokenizer_of(shape)
@@ -153,6 +170,8 @@ def test_model_of_the_catalogue_can_be_planned(shape: Shape, tmp_path: Path) -> 
     sizes = {
         n: i for n, i in sizes.items() if n in ("pad_token_id", "bos_token_id", "eos_token_id")
     }
+    if shape.ends:
+        sizes["eos_token_id"] = tokenizer.convert_tokens_to_ids(shape.ends.split())
     rows = len(tokenizer) + shape.spare_rows
     make_base_model(
         tmp_path,

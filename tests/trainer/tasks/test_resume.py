@@ -21,7 +21,7 @@ from app.domain.progress import (
     Stepped,
     Stopped,
 )
-from tests.model_factories.orders import TinyBase
+from tests.model_factories.orders import TinyBase, with_plan
 from tests.model_factories.pairs import make_pairs
 from tests.model_factories.trainer_process import Outcome, run_trainer
 from worker.ipc.order import EXIT_STOPPED, STOP, WorkOrder
@@ -209,6 +209,45 @@ def test_foreign_checkpoint_is_refused_and_one_of_another_machine_is_continued(
     step = int(middle.name.rpartition("-")[2])
     assert min(m.step for m in resumed.of(Stepped) if "train/loss" in m.metrics) == step + 1
     assert adapter_bytes(resumed) == adapter_bytes(uninterrupted)  # the machine is the same here
+
+
+def of_length(order: WorkOrder, **reward: object) -> WorkOrder:
+    """The order of a clone with another number of epochs or steps."""
+    return with_plan(order, reward=reward)
+
+
+def test_clone_goes_on_from_the_checkpoint_of_a_shorter_or_longer_run(
+    llama: TinyBase, tmp_path: Path
+) -> None:
+    training = {"max_steps": 4, "checkpoint_steps": 2, "lr_scheduler": "constant"}
+    order = llama.order(count=24, training=training)
+    short = run_trainer(tmp_path / "short", order)
+    long = run_trainer(tmp_path / "long", of_length(order, max_steps=7))
+    for number, (directory, begin) in enumerate((("checkpoint-2", 3), ("checkpoint-4", 5))):
+        work = tmp_path / f"clone-{number}"
+        clone = resume_order(of_length(order, max_steps=7), short.work / directory, work)
+        resumed = run_trainer(work, clone)
+        steps = [m.step for m in resumed.of(Stepped) if "train/loss" in m.metrics]
+        assert steps == list(range(begin, 8))
+        assert not [m for m in resumed.of(Noted) if m.code == "checkpoint_refused"]
+        # With a constant learning rate it is the same training.
+        assert adapter_bytes(resumed) == adapter_bytes(long)
+
+
+def test_clone_with_fewer_epochs_publishes_the_checkpoint(llama: TinyBase, tmp_path: Path) -> None:
+    order = llama.order(count=24, training={"epochs": 3, "checkpoint_steps": 3})
+    whole = run_trainer(tmp_path / "whole", order)
+    work = tmp_path / "clone"
+    clone = resume_order(of_length(order, num_train_epochs=2.0), newest(whole), work)
+    done = run_trainer(work, clone)
+    assert not [m for m in done.of(Stepped) if "train/loss" in m.metrics]
+    lock = json.loads(adapter_bytes(done)["run.lock.json"])
+    assert lock["training"] == {
+        "steps": 9,
+        "planned_steps": 9,
+        "published_step": 9,
+        "stopped_early": False,
+    }
 
 
 def test_old_checkpoints_are_removed_and_the_best_one_is_kept(uninterrupted: Outcome) -> None:

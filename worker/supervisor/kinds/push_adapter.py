@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.utils.tqdm import disable_progress_bars
 from sqlalchemy import select
 
 from app.base_models.catalogue import HubSource
@@ -53,11 +55,15 @@ def _fetch(attempt: Attempt, adapter_id: str) -> list[Path]:
 def _push(attempt: Attempt, repo: str, adapter_id: str, files: list[Path], *, private: bool) -> str:
     settings = attempt.settings
     api = HfApi(endpoint=settings.hub_endpoint, token=plain_token(settings.hub_token))
-    operations = [
-        CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file) for file in files
-    ]
+    disable_progress_bars()
     try:
-        with translated_errors(HubSource(repo, "main")):
+        with translated_errors(HubSource(repo, "main")), ExitStack() as stack:
+            # Given open files, the client uploads large ones by LFS, which every hub has. Given
+            # paths it would use Xet, which needs another server and a cache in the home directory.
+            operations = [
+                CommitOperationAdd(file.name, stack.enter_context(file.open("rb")))
+                for file in files
+            ]
             api.create_repo(repo, private=private, exist_ok=True)
             done = api.create_commit(repo, operations, commit_message=f"Upload {adapter_id}")
     except ModelNotFoundError as error:

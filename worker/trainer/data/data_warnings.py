@@ -113,16 +113,18 @@ def warn_of_repetition(report: DatasetReportBuilder, channel: Channel) -> None:
             warn(channel, code, message, _data("training", found))
 
 
-def warn_of_leaks(report: DatasetReportBuilder, eval_count: int, channel: Channel) -> None:
+def warn_of_leaks(
+    report: DatasetReportBuilder, group: str, eval_count: int, channel: Channel
+) -> None:
     """Warn about eval prompts that are also trained on, because they inflate the accuracy."""
-    if not (leaked := report.findings["leaked"]).count:
+    if not (leaked := report.leaked(group)).count:
         return
     warn(
         channel,
         WarningCode.EVAL_LEAKED,
-        f"{leaked.count} of {eval_count} eval pairs have a prompt that also occurs in the training "
-        "pairs: the accuracy on them says little about new prompts",
-        _data("eval", leaked),
+        f"{leaked.count} of {eval_count} {group} pairs have a prompt that also occurs in the "
+        "training pairs: the accuracy on them says little about new prompts",
+        _data(group, leaked),
     )
 
 

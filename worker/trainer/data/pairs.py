@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain.lifecycle import FailureCode
+from app.domain.metric_names import EVAL, eval_group
 from app.domain.plan import DatasetRef, TokenizationPlan, TrainingPlan
 from worker.ipc.order import WorkOrder
 from worker.reward_model.errors import TrainerError
@@ -78,8 +79,8 @@ class PairObserver:
 
 def pair_files(
     order: WorkOrder, plan: TrainingPlan, tokenizer: PairTokenizer
-) -> tuple[PairFile, PairFile | None]:
-    """Return the order's training file and eval file, with their entries in the token cache."""
+) -> tuple[PairFile, dict[str, PairFile]]:
+    """Return the training file and the eval files by group, with their token cache entries."""
     if order.train_file is None:
         raise TrainerError(FailureCode.INTERNAL, "the order has a plan but no train_file")
     cache = order.token_cache and TokenCache(Path(order.token_cache), order.token_cache_bytes)
@@ -95,9 +96,12 @@ def pair_files(
             processes=order.processes,
         )
 
-    eval_file = plan.data.eval and order.eval_file and file(order.eval_file, plan.data.eval, None)
-    train_file = file(order.train_file, plan.data.train, plan.data.pairs_per_prompt)
-    return train_file, eval_file or None
+    eval_files = {}
+    if plan.data.eval and order.eval_file:
+        eval_files[EVAL] = file(order.eval_file, plan.data.eval, None)
+    for name, eval_file in order.eval_files.items():
+        eval_files[eval_group(name)] = file(eval_file, plan.data.eval_datasets[name], None)
+    return file(order.train_file, plan.data.train, plan.data.pairs_per_prompt), eval_files
 
 
 def tokenize_pairs(

@@ -6,6 +6,7 @@ Inspections and training jobs use the same code, so that both accept the same da
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from app.domain.compiler import planned_steps
+from app.domain.metric_names import EVAL
 from app.domain.plan import BaseModelFacts, TrainingPlan
 from app.domain.progress import Reported, RowsDone
 from app.domain.warnings import WarningCode
@@ -33,7 +35,6 @@ from worker.trainer.data.data_warnings import (
     warn_of_pairs,
     warn_of_repetition,
 )
-from worker.trainer.data.pair_table import PairTable
 from worker.trainer.data.pairs import (
     PairObserver,
     TokenizedPairs,
@@ -41,7 +42,7 @@ from worker.trainer.data.pairs import (
     split_by_prompt,
     tokenize_pairs,
 )
-from worker.trainer.data.prepared import PreparedData, count_pairs
+from worker.trainer.data.prepared import PreparedData, UsedPairs, count_pairs
 from worker.trainer.data.report import DatasetReportBuilder
 from worker.trainer.data.row_files import count_rows, write_sample
 from worker.trainer.data.template_coverage import warn_of_lost_text
@@ -49,6 +50,7 @@ from worker.trainer.data.tokenized_file import OnRows, PairBlock, PairFile
 from worker.trainer.memory_budget import device_memory_bytes, uses_activation_checkpointing
 from worker.trainer.memory_estimate import StepConfig, estimate_memory, explain_shortage
 
+TRAINING = "training"
 #: Seconds between two progress messages.
 PROGRESS_SECONDS = 1.0
 #: Number of parameters above which a step on a CPU takes minutes.
@@ -102,46 +104,45 @@ def prepare_data(inputs: DataInputs) -> PreparedData:
     """
     plan, channel = inputs.plan, inputs.channel
     warn_of_base_model(plan, channel)
-    train_file, eval_file = pair_files(inputs.order, plan, inputs.tokenizer)
+    train_file, eval_files = pair_files(inputs.order, plan, inputs.tokenizer)
     row_count = count_rows(train_file.path)
-    total = row_count + (count_rows(eval_file.path) if eval_file else 0)
+    total = row_count + sum(count_rows(file.path) for file in eval_files.values())
     report = DatasetReportBuilder(plan.tokenization.max_length)
     reader = _DatasetReader(inputs.tokenizer, report, _RowProgress(channel, total))
-    evaluation = counts = None
+    counts = None
     try:
-        training = reader.read(train_file, "training")
-        if eval_file:
-            evaluation = reader.read(eval_file, "eval")
-        used = _split(plan, training, evaluation)
-        counts = count_pairs(plan, training, evaluation, used)
+        training = reader.read(train_file, TRAINING)
+        evaluations = {group: reader.read(file, group) for group, file in eval_files.items()}
+        used = _split(plan, training, evaluations)
+        report.train_on(used.train)
+        counts = count_pairs(plan, training, evaluations, used)
     finally:  # also if the data are rejected, when the report is needed most
         inputs.send_reports(report, counts, row_count, row_count)
-    warn_of_pairs(training, "training", plan, channel)
+    warn_of_pairs(training, TRAINING, plan, channel)
     warn_of_repetition(report, channel)
-    if evaluation is not None:
-        warn_of_pairs(evaluation, "eval", plan, channel)
-        warn_of_leaks(report, len(evaluation.pairs), channel)
-    for file, name, pairs in (
-        (train_file, "training", used[0]),
-        (eval_file, "eval", used[1]),
-    ):
-        if file is not None:
-            for warning in warn_of_lost_text(inputs.tokenizer, name, file.path, pairs):
-                channel.send(warning)
-    warn_of_missed_evaluations(planned_steps(len(used[0]), plan), plan, channel)
-    return PreparedData(*used, counts)
+    for group, evaluation in evaluations.items():
+        warn_of_pairs(evaluation, group, plan, channel)
+        warn_of_leaks(report, group, len(evaluation.pairs), channel)
+    for name, file in {TRAINING: train_file, **eval_files}.items():
+        pairs = used.train if name == TRAINING else used.evals[name]
+        for warning in warn_of_lost_text(inputs.tokenizer, name, file.path, pairs):
+            channel.send(warning)
+    warn_of_missed_evaluations(planned_steps(len(used.train), plan), plan, channel)
+    return PreparedData(used.train, used.evals, counts)
 
 
 def _split(
-    plan: TrainingPlan, training: TokenizedPairs, evaluation: TokenizedPairs | None
-) -> tuple[PairTable, PairTable]:
+    plan: TrainingPlan, training: TokenizedPairs, evaluations: Mapping[str, TokenizedPairs]
+) -> UsedPairs:
     """Return the pairs to train on and the pairs to evaluate on."""
-    if evaluation is None and plan.data.eval_fraction is not None:
-        seed = plan.data.eval_seed
-        if seed is None:  # a plan of an earlier version
-            seed = plan.reward_arguments.seed
-        return split_by_prompt(training, plan.data.eval_fraction, seed)
-    return training.drawn, evaluation.pairs if evaluation else training.pairs[:0]
+    evals = {group: evaluation.pairs for group, evaluation in evaluations.items()}
+    if EVAL in evals or plan.data.eval_fraction is None:
+        return UsedPairs(training.drawn, evals)
+    seed = plan.data.eval_seed
+    if seed is None:  # a plan of an earlier version
+        seed = plan.reward_arguments.seed
+    train, held_out = split_by_prompt(training, plan.data.eval_fraction, seed)
+    return UsedPairs(train, {EVAL: held_out, **evals})
 
 
 def held_out_rows(
@@ -162,7 +163,7 @@ def held_out_rows(
         return frozenset()
     train_file, _ = pair_files(order, plan, tokenizer)
     tokenized = tokenize_pairs(train_file, tokenizer, PairObserver(on_rows=on_rows))
-    _, held_out = _split(plan, tokenized, None)
+    held_out = _split(plan, tokenized, {}).evals[EVAL]
     return frozenset(held_out.records["row"].tolist())
 
 
@@ -172,15 +173,13 @@ def report_sample(inputs: DataInputs) -> None:
     The same dataset gives the same sample. Errors in the data are reported but not raised, because
     ``prepare_data`` finds them again.
     """
-    train_file, eval_file = pair_files(inputs.order, inputs.plan, inputs.tokenizer)
+    train_file, eval_files = pair_files(inputs.order, inputs.plan, inputs.tokenizer)
     row_count = count_rows(train_file.path)
     if row_count <= LARGE_ROWS or (train_file.entry and train_file.entry.path.exists()):
         return
     report = DatasetReportBuilder(inputs.plan.tokenization.max_length)
     reader = _DatasetReader(inputs.tokenizer, report, _RowProgress(inputs.channel, 0))
-    for file, dataset in ((train_file, "training"), (eval_file, "eval")):
-        if file is None:
-            continue
+    for dataset, file in {TRAINING: train_file, **eval_files}.items():
         rows = row_count if file is train_file else count_rows(file.path)
         target = Path(f"sample-{dataset}.jsonl")
         write_sample(file.path, rows, min(rows, SAMPLE_ROWS), target)
@@ -225,20 +224,30 @@ class _DatasetReader:
     progress: _RowProgress
 
     def read(self, file: PairFile, dataset: str) -> TokenizedPairs:
-        """Tokenise the "training" or the "eval" dataset."""
+        """Tokenise the "training" dataset, or an eval dataset by the group of its metrics.
+
+        Raises:
+            TrainerError: it names the dataset unless it is the training dataset.
+        """
 
         def on_block(
             block: PairBlock, is_drawn: NDArray[np.bool_], is_usable: NDArray[np.bool_]
         ) -> None:
-            if dataset == "training":
+            if dataset == TRAINING:
                 self.report.add_training(block.where(is_drawn), is_usable[is_drawn])
             else:
-                self.report.add_eval(block, is_usable)
+                self.report.add_eval(block, is_usable, dataset)
 
         observer = PairObserver(
             on_block, partial(self.report.add_invalid_row, dataset), self.progress.report
         )
-        tokenized = tokenize_pairs(file, self.tokenizer, observer)
+        try:
+            tokenized = tokenize_pairs(file, self.tokenizer, observer)
+        except TrainerError as error:
+            if dataset == TRAINING:
+                raise
+            detail = f"{dataset} pairs: {error.detail}"
+            raise TrainerError(error.code, detail, error.step) from error
         self.progress.before += tokenized.row_count
         return tokenized
 

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.domain.metric_names import EVAL
 from worker.reward_model.pair_tokenizer import REPLIES
 from worker.trainer.data.findings import MAX_LINES_LISTED, Finding
 from worker.trainer.data.pair_records import EMPTY, IDENTICAL, SPECIAL_TOKENS
+from worker.trainer.data.pair_table import PairTable
 from worker.trainer.data.tokenized_file import PairBlock
 
 #: Findings that depend on a single pair.
@@ -40,13 +42,13 @@ class DatasetReportBuilder:
     """
 
     def __init__(self, max_length: int) -> None:
-        self.eval_count = 0
+        self._eval_counts: dict[str, int] = {EVAL: 0}
         self._max_length = max_length
         self._invalid_count = 0
         self._invalid: list[dict[str, Any]] = []
         self._keys: list[NDArray[np.uint64]] = []  # of blocks: prompt, pair, reversed pair, line
         self._trained_prompts: list[NDArray[np.uint64]] = []  # of blocks
-        self._eval_keys: list[NDArray[np.uint64]] = []  # of blocks: prompt, line
+        self._eval_keys: dict[str, list[NDArray[np.uint64]]] = {EVAL: []}  # of blocks: prompt, line
         self._longer_is_better = 0.0
         self._lengths = {name: _Lengths() for name in ("prompt", *REPLIES)}
         self._row_findings = {name: Finding() for name in ROW_FINDINGS}
@@ -65,15 +67,19 @@ class DatasetReportBuilder:
     def findings(self) -> dict[str, Finding]:
         """Findings by name; read it after adding the last pair."""
         _, pairs, reversed_pairs, lines = self._columns
-        eval_prompts, eval_lines = _columns(self._eval_keys, 2)
-        is_leaked = np.isin(eval_prompts, np.concatenate([_NO_KEYS, *self._trained_prompts]))
         is_reverse = _preceded_by(pairs, reversed_pairs) & (pairs != reversed_pairs)
         return {
             "duplicates": _finding(lines[_repeated(pairs)]),
             "contradictions": _finding(lines[is_reverse]),
             **self._row_findings,
-            "leaked": _finding(eval_lines[is_leaked]),
+            "leaked": self.leaked(EVAL),
         }
+
+    def leaked(self, group: str) -> Finding:
+        """Return the evaluated pairs of a group whose prompt is trained on."""
+        prompts, lines = _columns(self._eval_keys[group], 2)
+        is_leaked = np.isin(prompts, np.concatenate([_NO_KEYS, *self._trained_prompts]))
+        return _finding(lines[is_leaked])
 
     def add_training(self, block: PairBlock, is_used: NDArray[np.bool_]) -> None:
         """Add training pairs; ``is_used`` marks those that are trained on."""
@@ -91,14 +97,19 @@ class DatasetReportBuilder:
             np.stack([_prompts(block), _key(ours, theirs), _key(theirs, ours), _lines(block)])
         )
 
-    def add_eval(self, block: PairBlock, is_used: NDArray[np.bool_]) -> None:
-        """Add eval pairs; ``is_used`` marks those that are evaluated."""
-        self.eval_count += len(block.records)
+    def add_eval(self, block: PairBlock, is_used: NDArray[np.bool_], group: str = EVAL) -> None:
+        """Add pairs of an eval dataset, and which of them are evaluated."""
+        self._eval_counts[group] = self._eval_counts.get(group, 0) + len(block.records)
         block = block.where(is_used)
-        self._eval_keys.append(np.stack([_prompts(block), _lines(block)]))
+        keys = np.stack([_prompts(block), _lines(block)])
+        self._eval_keys.setdefault(group, []).append(keys)
+
+    def train_on(self, pairs: PairTable) -> None:
+        """Tell which pairs are trained on, once they are split from those that are held out."""
+        self._trained_prompts = [pairs.records["prompt"][:, 0]]
 
     def add_invalid_row(self, dataset: str, line: int, error: str) -> None:
-        """Add a row of the "training" or "eval" dataset that cannot be tokenised."""
+        """Add a row of the "training" or an eval dataset that cannot be tokenised."""
         self._invalid_count += 1
         if len(self._invalid) < MAX_LINES_LISTED:
             self._invalid.append({"dataset": dataset, "line": line, "error": error})
@@ -117,11 +128,19 @@ class DatasetReportBuilder:
 
         ``longer_is_better`` is the accuracy of preferring the longer reply; a tie counts as half.
         If it is far from 0.5, length alone explains many preferences.
+
+        ``eval_datasets`` has the rows and the leaked rows of each named eval dataset, if any.
         """
         count = self.row_count
+        named = {
+            group.removeprefix(f"{EVAL}_"): {"rows": rows, "leaked": asdict(self.leaked(group))}
+            for group, rows in self._eval_counts.items()
+            if group != EVAL
+        }
         return {
             "rows": count,
-            "eval_rows": self.eval_count,
+            "eval_rows": self._eval_counts[EVAL],
+            **({"eval_datasets": named} if named else {}),
             "prompts": len(np.unique(self._columns[0])),
             "pairs": pairs,
             "max_length": self._max_length,

@@ -19,6 +19,8 @@ BOOTSTRAP_SAMPLES = 2000
 CALIBRATION_BINS = 10
 MAX_WORST_PAIRS = 50
 MAX_SLICES = 32
+#: How the names of the accuracies of slices begin.
+SLICE = "slice/"
 
 
 def compute_metrics(scores: Scores, *, centering: float | None, seed: int) -> dict[str, float]:
@@ -62,7 +64,7 @@ def compute_metrics(scores: Scores, *, centering: float | None, seed: int) -> di
     if shorter.any():
         metrics["accuracy_when_shorter"] = hits[shorter].mean()
     for name, indices in _slices(scores.pairs)[:MAX_SLICES]:
-        metrics[f"slice/{name}"] = hits[indices].mean()
+        metrics[f"{SLICE}{name}"] = hits[indices].mean()
     return {name: float(value) for name, value in metrics.items()}
 
 

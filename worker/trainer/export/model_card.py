@@ -8,26 +8,13 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from app.domain.metric_names import EVAL, eval_group
 from app.domain.plan import TrainingPlan
+from worker.trainer.export.card_results import named_counts, results
 from worker.trainer.export.scoring_program import scoring_program
 
 #: The Hub's name for what a reward model does.
 TASK = "text-classification"
-#: Metrics of the table, of those that were measured.
-_SHOWN = (
-    "accuracy",
-    "accuracy_low",
-    "accuracy_high",
-    "loss",
-    "margin_mean",
-    "margin_std",
-    "ece",
-    "brier",
-    "length_spearman",
-    "length_baseline",
-    "accuracy_when_shorter",
-    "pairs",
-)
 _SERVICE = """\
 The service that trained it also scores with it, for RL trainers too:
 
@@ -50,7 +37,8 @@ def model_card(
     Args:
         summary: the content of reward_model.json.
         lock: the content of run.lock.json; the card tells its "pairs" and "training".
-        metrics: ``eval/…`` after training and ``eval_before/…`` before it, if pairs were held out.
+        metrics: ``eval/…`` after training and ``eval_before/…`` before it, if pairs were held out;
+            ``eval_maths/…`` and ``eval_before_maths/…`` of a dataset that is called maths.
 
     Raises:
         ValueError: the metadata would not be read as a mapping.
@@ -69,8 +57,7 @@ def model_card(
             *_data(plan, counts),
             "## Held-out pairs",
             "",
-            *_results(metrics),
-            *_left_out(counts),
+            *results(metrics, counts),
             "",
             "`accuracy_low` and `accuracy_high` bound a 95 % bootstrap interval; ties count half. "
             "`length_baseline` is the accuracy of always choosing the longer reply.",
@@ -88,14 +75,16 @@ def model_card(
         ]
     )
     # Parsing the whole card checks the metadata as the Hub's client reads it.
-    metadata = _metadata(summary, _eval_results(plan, metrics))
-    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}"))
+    return str(ModelCard(f"---\n{_metadata(summary, plan, metrics).to_yaml()}\n---\n\n{body}"))
 
 
-def _metadata(summary: Mapping[str, Any], results: list[EvalResult]) -> ModelCardData:
+def _metadata(
+    summary: Mapping[str, Any], plan: TrainingPlan, metrics: Mapping[str, float]
+) -> ModelCardData:
     """Return the front matter; a base model is named only if it is one of the Hub's."""
     tags = ["transformers", "peft", "lora", "trl", "reward-trainer", "generated_from_trainer"]
     tags += ["reward-model", "plaudit"]
+    results = _eval_results(plan, metrics)
     base = summary["base_model"] if summary["revision"] is not None else None
     if base is not None:
         tags.append(f"base_model:adapter:{base}")  # as PEFT's own cards have it
@@ -112,18 +101,23 @@ def _metadata(summary: Mapping[str, Any], results: list[EvalResult]) -> ModelCar
 
 def _eval_results(plan: TrainingPlan, metrics: Mapping[str, float]) -> list[EvalResult]:
     """Return the results for the Hub's ``model-index``; none without held-out pairs."""
-    if "eval/accuracy" not in metrics:
-        return []
+    main = plan.data.eval or plan.data.train
+    name = "Held-out pairs" if plan.data.eval else "Held-out pairs of the training"
+    datasets = {EVAL: (main, name)}
+    for each, data in plan.data.eval_datasets.items():
+        datasets[eval_group(each)] = (data, f"Held-out pairs: {each}")
     return [
         EvalResult(
             task_type=TASK,
             task_name="Preference ranking",
-            dataset_type=(plan.data.eval or plan.data.train).id,
-            dataset_name="Held-out pairs" if plan.data.eval else "Held-out pairs of the training",
+            dataset_type=data.id,
+            dataset_name=name,
             metric_type="accuracy",
             metric_name="Accuracy, ties half",
-            metric_value=metrics["eval/accuracy"],
+            metric_value=metrics[f"{group}/accuracy"],
         )
+        for group, (data, name) in datasets.items()
+        if f"{group}/accuracy" in metrics
     ]
 
 
@@ -150,7 +144,11 @@ def _data(plan: TrainingPlan, counts: Mapping[str, Any]) -> list[str]:
         f"| {name} | {part['uploaded']} | {part['dropped']['unrenderable']} | "
         f"{part['dropped']['overlong']} | {part['dropped']['not_drawn']} | {part['truncated']} | "
         f"{part.get('held_out', 0)} | {part['used']} |"
-        for name, part in (("training", counts["train"]), ("evaluation", counts["eval"]))
+        for name, part in (
+            ("training", counts["train"]),
+            ("evaluation", counts["eval"]),
+            *((f"evaluation ({name})", part) for name, part in named_counts(counts)),
+        )
         if part and "uploaded" in part
     ]
     return [
@@ -167,41 +165,6 @@ def _data(plan: TrainingPlan, counts: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _left_out(counts: Mapping[str, Any]) -> list[str]:
-    """How far the results hold: beside every accuracy."""
-    evaluation = counts["eval"]
-    if evaluation is None:
-        return []
-    share, used = evaluation["left_out_share"], evaluation["used"]
-    if not share:
-        return ["", f"Measured on all {used} held-out pairs."]
-    return [
-        "",
-        f"Measured on {used} held-out pairs of at most {counts['max_length']} tokens. "
-        f"{share:.1%} of the pairs are longer or could not be rendered, and were left out: the "
-        "accuracy does not hold for them.",
-    ]
-
-
 def _escaped(text: str) -> str:
     """Text from an upload, such as the name of a column, without a meaning in Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>|#!])", r"\\\1", " ".join(text.split()))
-
-
-def _results(metrics: Mapping[str, float]) -> list[str]:
-    rows = [
-        f"| {name} | {_number(metrics, 'eval_before', name)} | {_number(metrics, 'eval', name)} |"
-        for name in _SHOWN
-        if f"eval/{name}" in metrics
-    ]
-    if not rows:
-        return [
-            "No pairs were held out, so the accuracy of this adapter is unknown, and this card has "
-            "no `model-index`."
-        ]
-    return ["| metric | before training | after training |", "|---|---|---|", *rows]
-
-
-def _number(metrics: Mapping[str, float], group: str, name: str) -> str:
-    value = metrics.get(f"{group}/{name}")
-    return "–" if value is None else f"{value:.4g}"

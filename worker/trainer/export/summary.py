@@ -62,12 +62,14 @@ def summarize(adapter: TrainedAdapter) -> dict[str, Any]:
 def run_lock(adapter: TrainedAdapter) -> dict[str, Any]:
     """Return the inputs that determine the output bytes."""
     order, plan, device = adapter.order, adapter.plan, adapter.device_config.device
+    named = {name: data.sha256 for name, data in plan.data.eval_datasets.items()}
     return {
         "spec": order.spec,
         "plan": plan.model_dump(mode="json"),
         "datasets": {
             "train": plan.data.train.sha256,
             "eval": plan.data.eval and plan.data.eval.sha256,
+            **({"eval_datasets": named} if named else {}),
         },
         "base_model_sha256": plan.base_model.digest,
         "versions": library_versions(),

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
 from transformers import TrainerState, set_seed
 
 from app.domain.compiler import planned_steps
 from app.domain.lifecycle import FailureCode, Phase
+from app.domain.metric_names import BEFORE, EVAL, before
 from app.domain.plan import TrainingPlan
 from app.domain.progress import Noted, Packaged, PhaseChanged, Reported, Stepped
 from app.domain.warnings import WarningCode
@@ -41,9 +43,17 @@ from worker.trainer.training.checkpoints import (
     resume_fingerprint,
 )
 from worker.trainer.training.lora import add_lora
-from worker.trainer.training.run import RunInputs, TrainingRun, build_run, check_trained, train
+from worker.trainer.training.outcome import monitored_loss
+from worker.trainer.training.run import (
+    AllScores,
+    RunInputs,
+    TrainingRun,
+    build_run,
+    check_trained,
+    train,
+)
 
-ADAPTER = "adapter"
+ADAPTER, STATE = "adapter", "trainer_state.json"
 
 
 @dataclass(frozen=True)
@@ -96,8 +106,7 @@ def _train_and_package(
         device_config=device_config,
         device_bytes=device_memory_bytes(device_config.device, order.memory_bytes),
         train_pairs=data.train,
-        eval_pairs=data.eval,
-        eval_left_out=data.eval_left_out,
+        eval_sets=data.eval_sets(),
         checkpoint_seconds=order.checkpoint_seconds,
     )
     run = build_run(model, tokenizer.tokenizer, inputs, channel)
@@ -110,7 +119,7 @@ def _train_and_package(
     _report_peak_memory(run, order, channel)
 
     outcome = run.outcome()
-    if note := outcome.note():
+    if note := outcome.note(monitored_loss(plan)):
         channel.send(note)
     scores, metrics = _evaluate_trained(run, tokenizer, channel)
     channel.send(PhaseChanged(phase=Phase.SAVING))
@@ -192,28 +201,21 @@ def _evaluate_untrained(
     """Evaluate before the first step; a resumed run has the metrics in its checkpoint."""
     if resume_point is not None:
         manifest = resume_point.manifest
-        metrics = manifest.metrics.items()
-        run.checkpoints.untrained_metrics = {
-            k: v for k, v in metrics if k.startswith("eval_before/")
-        }
-        run.progress.last_metrics = {k: v for k, v in metrics if k.startswith("train/")}
+        known = manifest.metrics.items()
+        run.checkpoints.untrained_metrics = {k: v for k, v in known if k.startswith(BEFORE)}
+        run.progress.last_metrics = {k: v for k, v in known if k.startswith("train/")}
         run.trainer._total_train_tokens = manifest.tokens
         if manifest.activation_budget_bytes is not None and run.is_chunked:
             run.trainer.limit_budget(manifest.activation_budget_bytes)
         return
-    if not run.inputs.eval_pairs:
+    if not run.inputs.eval_sets:
         return
     channel.send(PhaseChanged(phase=Phase.EVALUATING))
-    untrained = {f"eval_before/{k}": value for k, value in run.metrics(run.evaluate()).items()}
-    run.checkpoints.untrained_metrics = finite(untrained)
-    channel.send(
-        Stepped(
-            step=0,
-            total_steps=planned_steps(len(run.trainer.train_dataset), run.inputs.plan),
-            epoch=0,
-            metrics=finite(untrained),
-        )
-    )
+    total = _planned_steps(run)
+    for metrics in run.metrics(run.evaluate()):
+        untrained = finite({before(name): value for name, value in metrics.items()})
+        run.checkpoints.untrained_metrics |= untrained
+        channel.send(Stepped(step=0, total_steps=total, epoch=0, metrics=untrained))
 
 
 def _train(run: TrainingRun, resume_point: _ResumePoint | None, channel: Channel) -> None:
@@ -222,10 +224,21 @@ def _train(run: TrainingRun, resume_point: _ResumePoint | None, channel: Channel
     channel.send(PhaseChanged(phase=Phase.TRAINING))
     if resume_point is None:
         train(run, resume_from=None)
-    elif resume_point.manifest.is_finished:
+    elif resume_point.manifest.is_finished and not _is_continued(run, resume_point):
         _restore_finished(run, resume_point)
     else:
         train(run, resume_from=resume_point.directory)
+
+
+def _is_continued(run: TrainingRun, resume_point: _ResumePoint) -> bool:
+    """Whether the run has more steps than the one that saved the checkpoint after its last step."""
+    saved = TrainerState.load_from_json(str(resume_point.directory / STATE))
+    is_at_end = bool(saved.global_step >= saved.max_steps)  # it did not stop early
+    return is_at_end and bool(saved.global_step < _planned_steps(run))
+
+
+def _planned_steps(run: TrainingRun) -> int:
+    return planned_steps(len(run.trainer.train_dataset), run.inputs.plan)
 
 
 def _restore_finished(run: TrainingRun, resume_point: _ResumePoint) -> None:
@@ -234,7 +247,9 @@ def _restore_finished(run: TrainingRun, resume_point: _ResumePoint) -> None:
     best = manifest.best_step if run.trainer.args.load_best_model_at_end else None
     weights = directory if best is None else Path(f"checkpoint-{best}")
     run.trainer.model.load_adapter(str(weights), "default", is_trainable=True)
-    run.trainer.state = TrainerState.load_from_json(str(directory / "trainer_state.json"))
+    state = TrainerState.load_from_json(str(directory / STATE))
+    state.max_steps = max(_planned_steps(run), state.global_step)
+    run.trainer.state = state
     check_trained(run)
 
 
@@ -243,28 +258,38 @@ def _evaluate_trained(
 ) -> tuple[Scores | None, dict[str, float]]:
     """Return the trained model's scores of the held-out pairs, and all metrics of the run."""
     metrics = {**run.checkpoints.untrained_metrics, **run.progress.last_metrics}
-    if not run.inputs.eval_pairs:
-        _report(run, None, tokenizer, channel)
+    if not run.inputs.eval_sets:
+        _report(run, {}, tokenizer, channel)
         return None, finite(metrics)
     channel.send(PhaseChanged(phase=Phase.EVALUATING))
     scores = run.final_scores()
-    trained = {f"eval/{name}": value for name, value in run.metrics(scores).items()}
+    trained = run.metrics(scores)
     outcome = run.outcome()
     # An earlier step has reported its metrics; those of the last step stay as they are.
     if outcome.published_step == outcome.steps:
-        run.progress.report(run.trainer.state, trained)
-    channel.send(Reported(name="worst_pairs", document={"pairs": list(worst_pairs(scores))}))
+        run.report(trained)
+    channel.send(Reported(name="worst_pairs", document=_worst_pairs(scores)))
     _report(run, scores, tokenizer, channel)
-    return scores, finite({**metrics, **trained})
+    for of_dataset in trained:
+        metrics |= of_dataset
+    return scores.get(EVAL), finite(metrics)
+
+
+def _worst_pairs(scores: AllScores) -> dict[str, JsonValue]:
+    """Return the worst pairs of ``eval_dataset``, and those of each named dataset by its name."""
+    worst: dict[str, JsonValue] = {group: [*worst_pairs(each)] for group, each in scores.items()}
+    main = worst.pop(EVAL, [])
+    named = {group.removeprefix(f"{EVAL}_"): pairs for group, pairs in worst.items()}
+    return {"pairs": main, **({"eval_datasets": named} if named else {})}
 
 
 def _report(
-    run: TrainingRun, scores: Scores | None, tokenizer: PairTokenizer, channel: Channel
+    run: TrainingRun, scores: AllScores, tokenizer: PairTokenizer, channel: Channel
 ) -> None:
     """Send what the job's report page needs besides the other reports."""
     seed = run.inputs.plan.reward_arguments.seed
     try:
-        document = training_report(scores, tokenizer.tokenizer, seed)
+        document = training_report(scores.get(EVAL), tokenizer.tokenizer, seed)
         message = Reported(name="full", document=document)
     except Exception:  # noqa: BLE001 - a finished training is worth more than its report
         traceback.print_exc()

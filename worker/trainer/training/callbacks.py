@@ -110,8 +110,10 @@ class CheckpointCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
     ) -> None:
         """Save a model that is better than all before; Trainer makes the same comparison later."""
-        loss = more["metrics"]["eval_loss"]
-        if args.load_best_model_at_end and (state.best_metric is None or loss < state.best_metric):
+        if not args.load_best_model_at_end:
+            return
+        loss = more["metrics"][str(args.metric_for_best_model)]
+        if state.best_metric is None or loss < state.best_metric:
             control.should_save = True
 
     def on_save(

@@ -75,6 +75,8 @@ class Machine:
     activation_budget_bytes: int | None  # decides how batches are split into passes
 
 
+#: Digests of the plan, and of what does not say how long to train.
+PLAN, PLAN_OF_ANY_LENGTH = "plan_sha256", "plan_of_any_length_sha256"
 #: Keys of a fingerprint that change the last bits of a result, but not what is computed.
 INEXACT_KEYS = ("threads", "gpu", "activation_budget_bytes")
 
@@ -89,18 +91,35 @@ def resume_fingerprint(plan: TrainingPlan, machine: Machine, backend: str) -> di
     On a CPU, a resumed run then ends with the bytes of an uninterrupted one. On a GPU nothing is
     promised: kernels may add in another order every time.
     """
-    plan_bytes = plan.model_dump_json().encode()
+    length = {"num_train_epochs": 0, "max_steps": 0}
+    of_any_length = plan.model_copy(
+        update={"reward": {**plan.reward, **length}, "max_runtime_seconds": 0}
+    )
     return {
-        "plan_sha256": hashlib.sha256(plan_bytes).hexdigest(),
+        PLAN: _digest(plan),
+        PLAN_OF_ANY_LENGTH: _digest(of_any_length),
         "versions": library_versions(),
         "engine": backend,  # the key in stored checkpoints
         **asdict(machine),
     }
 
 
+def _digest(plan: TrainingPlan) -> str:
+    return hashlib.sha256(plan.model_dump_json().encode()).hexdigest()
+
+
 def differences(fingerprint: dict[str, Any], saved: dict[str, Any]) -> list[str]:
-    """Return the keys in which two fingerprints differ."""
-    return sorted(k for k in {*fingerprint, *saved} if fingerprint.get(k) != saved.get(k))
+    """Return the keys in which two fingerprints differ.
+
+    A clone may train longer or shorter than the run that saved the checkpoint.
+    """
+    found = {k for k in {*fingerprint, *saved} if fingerprint.get(k) != saved.get(k)}
+    # Checkpoints of earlier versions have the first digest alone.
+    is_plan_known = PLAN not in found or (
+        PLAN_OF_ANY_LENGTH in saved and PLAN_OF_ANY_LENGTH not in found
+    )
+    found -= {PLAN, PLAN_OF_ANY_LENGTH}
+    return sorted(found if is_plan_known else found | {PLAN})
 
 
 def finalize_checkpoint(

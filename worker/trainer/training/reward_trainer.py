@@ -91,17 +91,18 @@ def plaudit_trainer_class(base: type[Any]) -> type[Any]:
 
     class PlauditTrainer(base):  # type: ignore[misc]
         control: TrainerControl
-        #: Scores the held-out pairs, reports the metrics and returns them by bare name.
+        #: Scores the held-out pairs, reports the metrics and returns them by name.
         evaluate_pairs: Callable[[], dict[str, float]]
 
         def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
             """Evaluate the held-out pairs and show the metrics to the callbacks."""
             metrics = self.evaluate_pairs()
-            results = {f"eval_{name}": value for name, value in metrics.items()}
+            # As TRL names them: eval/loss is eval_loss, eval_maths/loss is eval_maths_loss.
+            results = {name.replace("/", "_", 1): value for name, value in metrics.items()}
             self.control = self.callback_handler.on_evaluate(
                 self.args, self.state, self.control, results
             )
-            if not np.isfinite(metrics["loss"]):
+            if not all(np.isfinite(metrics[name]) for name in metrics if name.endswith("/loss")):
                 raise non_finite_error("the evaluation loss", self.state.global_step)
             return results
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
-from pydantic import JsonValue
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, PrinterCallback
 
 from app.domain.lifecycle import FailureCode
+from app.domain.metric_names import EVAL
 from app.domain.plan import TrainingPlan
 from app.domain.progress import Noted
 from app.domain.warnings import WarningCode
@@ -24,8 +24,9 @@ from worker.reward_model.loading import DeviceConfig
 from worker.reward_model.scoring import score
 from worker.reward_model.token_cache import Ids
 from worker.trainer.data.pair_table import PairTable
+from worker.trainer.data.prepared import EvalSet
 from worker.trainer.diagnosis import diagnose
-from worker.trainer.evaluation.metrics import compute_metrics
+from worker.trainer.evaluation.metrics import SLICE, compute_metrics
 from worker.trainer.evaluation.scores import Scores, score_pairs
 from worker.trainer.shared_prefix import SharedPrefixRewardTrainer
 from worker.trainer.training.callbacks import (
@@ -35,6 +36,7 @@ from worker.trainer.training.callbacks import (
     non_finite_error,
 )
 from worker.trainer.training.lora import parameter_digests, trainable_parameters
+from worker.trainer.training.outcome import TrainingOutcome
 from worker.trainer.training.reward_trainer import (
     PairDataset,
     backend_trainer,
@@ -42,6 +44,9 @@ from worker.trainer.training.reward_trainer import (
     plaudit_trainer_class,
     reward_config,
 )
+
+#: The scores of each evaluation dataset by the group of its metrics.
+AllScores = dict[str, Scores]
 
 
 @dataclass(frozen=True)
@@ -52,46 +57,8 @@ class RunInputs:
     device_config: DeviceConfig
     device_bytes: int  # memory of the device
     train_pairs: PairTable
-    eval_pairs: PairTable
+    eval_sets: Sequence[EvalSet]
     checkpoint_seconds: float  # between checkpoints
-    eval_left_out: float = 0.0  # share of the eval pairs that are not evaluated
-
-
-@dataclass(frozen=True)
-class TrainingOutcome:
-    """How training ended: steps that were taken, steps of the plan, step of the published model."""
-
-    steps: int
-    planned_steps: int
-    published_step: int
-
-    @property
-    def is_early(self) -> bool:
-        """Whether training stopped before its last step."""
-        return self.steps < self.planned_steps
-
-    def document(self) -> dict[str, JsonValue]:
-        """Return the entry of run.lock.json."""
-        return {**asdict(self), "stopped_early": self.is_early}
-
-    def note(self) -> Noted | None:
-        """Return the event about an end or a model that is not that of the last step."""
-        if self.published_step == self.planned_steps:
-            return None
-        if self.is_early:
-            code = WarningCode.STOPPED_EARLY
-            end = (
-                f"training stopped early after step {self.steps} of {self.planned_steps}, as the "
-                "evaluation loss did not fall any more"
-            )
-        else:
-            code = WarningCode.BEST_STEP_PUBLISHED
-            end = f"training ended after step {self.steps}"
-        message = (
-            f"{end}. The adapter is the model of step {self.published_step}, which has the lowest "
-            "evaluation loss"
-        )
-        return Noted(code=code, message=message, data=self.document())
 
 
 @dataclass
@@ -103,7 +70,7 @@ class TrainingRun:
     progress: ProgressCallback
     checkpoints: CheckpointCallback
     untrained_digests: dict[str, str]
-    last_evaluation: tuple[int, Scores] | None = None  # with its step
+    last_evaluation: tuple[int, AllScores] | None = None  # with its step
     evaluates_packed: bool = False  # set when the backend is known
 
     @property
@@ -111,20 +78,22 @@ class TrainingRun:
         """Whether batches are divided by a memory budget."""
         return isinstance(self.trainer, SharedPrefixRewardTrainer)
 
-    def evaluate(self) -> Scores:
+    def evaluate(self) -> AllScores:
         """Score the held-out pairs with the model in its present state.
 
         Raises:
             TrainerError: nan_loss when a score is not finite, which would count as a wrong one.
         """
-        inputs = self.inputs
-        scores = score_pairs(inputs.eval_pairs, self._score_groups)
+        found = {}
         step = self.trainer.state.global_step
-        for pair, margin in zip(inputs.eval_pairs, scores.margins, strict=True):
-            if not np.isfinite(margin):
-                raise non_finite_error(f"the score of line {pair.line} of the eval pairs", step)
-        self.last_evaluation = (step, scores)
-        return scores
+        for each in self.inputs.eval_sets:
+            found[each.group] = scores = score_pairs(each.pairs, self._score_groups)
+            for pair, margin in zip(each.pairs, scores.margins, strict=True):
+                if not np.isfinite(margin):
+                    where = f"line {pair.line} of the {each.group} pairs"
+                    raise non_finite_error(f"the score of {where}", step)
+        self.last_evaluation = (step, found)
+        return found
 
     def _score_groups(self, groups: Sequence[Sequence[Ids]]) -> list[float]:
         if self.evaluates_packed:
@@ -139,7 +108,7 @@ class TrainingRun:
             bf16=self.inputs.device_config.bf16,
         )
 
-    def final_scores(self) -> Scores:
+    def final_scores(self) -> AllScores:
         """Return the trained model's scores; reuse those of an evaluation at the last step."""
         outcome = self.outcome()
         if self.last_evaluation and outcome.published_step == outcome.steps:
@@ -158,27 +127,36 @@ class TrainingRun:
             published_step=state.best_global_step if is_best else state.global_step,
         )
 
-    def metrics(self, scores: Scores) -> dict[str, float]:
-        """Return the metrics of an evaluation by bare name.
+    def metrics(self, scores: AllScores) -> list[dict[str, float]]:
+        """Return the metrics of an evaluation by name, a dictionary for each dataset.
 
-        ``left_out`` is the share of the eval pairs that do not count, as they have more than
-        ``max_length`` tokens or cannot be rendered.
+        ``left_out`` is the share of the pairs that do not count, as they have more than
+        ``max_length`` tokens or cannot be rendered. Slices are measured on ``eval_dataset`` only.
         """
-        metrics = compute_metrics(
-            scores,
-            centering=self.trainer.args.center_rewards_coefficient,
-            seed=self.trainer.args.seed,
-        )
-        max_length = self.inputs.plan.tokenization.max_length
-        return {**metrics, "left_out": self.inputs.eval_left_out, "max_length": max_length}
+        args, max_length = self.trainer.args, self.inputs.plan.tokenization.max_length
+        found = []
+        for each in self.inputs.eval_sets:
+            metrics = compute_metrics(
+                scores[each.group], centering=args.center_rewards_coefficient, seed=args.seed
+            )
+            metrics |= {"left_out": each.left_out, "max_length": max_length}
+            shown = {
+                f"{each.group}/{name}": value
+                for name, value in metrics.items()
+                if each.group == EVAL or not name.startswith(SLICE)
+            }
+            found.append(shown)
+        return found
+
+    def report(self, metrics: Sequence[dict[str, float]]) -> dict[str, float]:
+        """Report the metrics of the datasets at the present step; return them together."""
+        for of_dataset in metrics:
+            self.progress.report(self.trainer.state, of_dataset)
+        return {name: value for of_dataset in metrics for name, value in of_dataset.items()}
 
     def evaluate_and_report(self) -> dict[str, float]:
-        """Evaluate during training: report the metrics and return them by bare name."""
-        metrics = self.metrics(self.evaluate())
-        self.progress.report(
-            self.trainer.state, {f"eval/{name}": value for name, value in metrics.items()}
-        )
-        return metrics
+        """Evaluate during training: report the metrics and return them by name."""
+        return self.report(self.metrics(self.evaluate()))
 
 
 def build_run(
@@ -204,7 +182,8 @@ def build_run(
         model=model,
         args=reward_config(plan, inputs.device_config, model),
         train_dataset=first_pair(inputs.train_pairs),
-        eval_dataset=first_pair(inputs.eval_pairs) if inputs.eval_pairs else None,
+        # TRL evaluates nothing, but asks for pairs to do so.
+        eval_dataset=first_pair(inputs.eval_sets[0].pairs) if inputs.eval_sets else None,
         processing_class=tokenizer,
         callbacks=callbacks,
         **backend_arguments,

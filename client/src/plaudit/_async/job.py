@@ -64,7 +64,7 @@ class AsyncJob(JobRead):
         return self._replace_state(await self._jobs.resume(self.id))
 
     async def update(self, **changes: Unpack[params.JobUpdate]) -> Self:
-        """Change the name, the metadata or, while the job is queued, the priority."""
+        """Change the name, the metadata, the notes or, while the job is queued, the priority."""
         return self._replace_state(await self._jobs.update(self.id, **changes))
 
     async def clone(

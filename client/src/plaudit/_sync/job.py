@@ -63,7 +63,7 @@ class Job(JobRead):
         return self._replace_state(self._jobs.resume(self.id))
 
     def update(self, **changes: Unpack[params.JobUpdate]) -> Self:
-        """Change the name, the metadata or, while the job is queued, the priority."""
+        """Change the name, the metadata, the notes or, while the job is queued, the priority."""
         return self._replace_state(self._jobs.update(self.id, **changes))
 
     def clone(

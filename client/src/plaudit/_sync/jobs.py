@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any, Unpack, overload
+from typing import Any, TypedDict, Unpack, overload
 
 from plaudit import params
 from plaudit._calls import Call, parse, path
@@ -29,6 +29,16 @@ Spec = params.RewardJobSpec | RewardJobSpec | Mapping[str, Any]
 # Aliases, because inside the class ``list`` is a method.
 Checkpoints = list[CheckpointRead]
 Pairs = list[dict[str, Any]]
+
+
+class JobFilter(TypedDict, total=False):
+    """Which jobs a list has; None means any."""
+
+    status: str | None
+    name: str | None
+    base_model: str | None
+    metadata: Mapping[str, str] | None
+    q: str | None
 
 
 class Jobs:
@@ -82,37 +92,29 @@ class Jobs:
     def list(
         self,
         *,
-        status: str | None = None,
-        name: str | None = None,
-        base_model: str | None = None,
-        metadata: Mapping[str, str] | None = None,
         page_size: int = PAGE_SIZE,
         after: str | None = None,
+        **wanted: Unpack[JobFilter],
     ) -> Items[ListedJob]:
         """List jobs, newest first, without spec and plan. Iterating requests further pages as
         needed.
 
         Args:
-            status: only jobs with this status.
-            name: only jobs with exactly this name.
-            base_model: only jobs with this base model.
-            metadata: only jobs that have all of these metadata values.
             page_size: items per request, 1 to 100.
             after: only jobs that follow this id in the list.
+            wanted: only jobs with this ``status``, exactly this ``name``, this ``base_model``, all
+                of these ``metadata`` values, or ``q`` as a part of the name, the id or the base
+                model, in any letter case.
         """
-        query: dict[str, object] = {
-            "status": status,
-            "name": name,
-            "base_model": base_model,
-            "limit": page_size,
-            "after": after,
-        }
-        query |= {f"metadata[{key}]": value for key, value in (metadata or {}).items()}
+        query: dict[str, object] = {**wanted, "limit": page_size, "after": after}
+        metadata = wanted.get("metadata") or {}
+        query.pop("metadata", None)
+        query |= {f"metadata[{key}]": value for key, value in metadata.items()}
         call = Call("GET", "/v1/jobs", query)
         return Items(self._transport, call, ListedJob, lambda item: item.bound(self))
 
     def update(self, job_id: str, **changes: Unpack[params.JobUpdate]) -> Job:
-        """Change the name, the metadata or, while the job is queued, the priority."""
+        """Change the name, the metadata, the notes or, while the job is queued, the priority."""
         return self._job(Call("PATCH", path("/v1/jobs/{}", job_id), body=changes))
 
     def cancel(self, job_id: str, *, keep_checkpoint: bool = False) -> Job:

@@ -1,0 +1,82 @@
+"""The list of jobs is searched, filtered and sorted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from selenium.webdriver.support.select import Select
+from sqlalchemy import insert, select
+
+from app.core.database import new_id, transaction
+from app.models import Job
+from tests.dashboard.adapters import METRICS, publish
+from tests.dashboard.browser import Browser
+from tests.services import wait_until
+from tests.world import World
+
+MANY = 520
+
+
+@pytest.fixture
+def names(signed_in: Browser) -> Callable[[], list[str]]:
+    """The names in the list."""
+    return lambda: [link.text for link in signed_in.all("#rows td.name > a")]
+
+
+def test_jobs_are_searched_by_name_and_tag_and_sorted(
+    signed_in: Browser, world: World, names: Callable[[], list[str]]
+) -> None:
+    dataset = world.upload()["id"]
+    for name, team in (("beta", "search"), ("alpha", "search"), ("gamma", "chat")):
+        world.submit(name=name, metadata={"team": team}, train_dataset=dataset)
+
+    signed_in.get("/?q=ALP")
+    wait_until("one job", lambda: names() == ["alpha"])
+    signed_in.all("#rows a.label")[0].click()
+    wait_until("the jobs of the tag", lambda: names() == ["alpha", "beta"])
+    Select(signed_in.id("sort")).select_by_value("name")
+    wait_until(
+        "the order", lambda: "sort=name" in signed_in.driver.current_url and len(names()) == 2
+    )
+    assert names() == ["alpha", "beta"]
+
+
+def test_job_is_found_among_more_than_are_loaded(
+    signed_in: Browser, world: World, names: Callable[[], list[str]]
+) -> None:
+    job = world.submit(name="the 100% needle")
+    with transaction(world.engine) as session:
+        row = session.execute(select(Job.__table__).where(Job.id == job["id"])).mappings().one()
+        copies = [{**row, "id": new_id("job"), "name": f"copy {i:03}"} for i in range(MANY)]
+        session.execute(insert(Job.__table__), copies)
+    signed_in.get("/")
+    signed_in.wait_for_text("copy 519", "#rows")
+    signed_in.id("search").send_keys("100% NEEDLE")
+    signed_in.id("search").submit()
+    wait_until("the oldest job", lambda: names() == ["the 100% needle"])
+    signed_in.assert_accessible()
+    signed_in.get("/?q=copy")
+    signed_in.wait_for_text("copy 495", "#rows")
+    signed_in.id("older").click()
+    signed_in.wait_for_text("copy 470", "#rows")
+    assert len(names()) == 25
+    signed_in.get("/?q=copy%25")  # a wildcard is text
+    signed_in.wait_for_text("No jobs match", "#empty")
+
+
+def test_jobs_are_sorted_by_accuracy(
+    signed_in: Browser,
+    world: World,
+    names: Callable[[], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset = world.upload()["id"]
+    for accuracy in (0.9, 0.08, 0.7):
+        world.submit(name=str(accuracy), train_dataset=dataset)
+        monkeypatch.setitem(METRICS, "eval/accuracy", accuracy)
+        publish(world, world.claim())
+    signed_in.get("/")
+    signed_in.wait_for_text("70.0 %", "#rows")
+    Select(signed_in.id("sort")).select_by_value("accuracy")
+    wait_until("the order", lambda: names() == ["0.9", "0.7", "0.08"])
