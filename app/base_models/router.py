@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
-from app.base_models.catalogue import BaseModelEntry, Catalogue, UnknownBaseModelError
+from app.base_models.catalogue import BaseModelEntry, UnknownBaseModelError
+from app.base_models.dependencies import CatalogueDep
 from app.base_models.facts import facts_for
 from app.base_models.service import public_source
 from app.core.database import transaction
@@ -19,15 +20,6 @@ from app.web.pagination import Page
 from app.web.problem_details import error_responses
 
 router = APIRouter(prefix="/v1/base-models", tags=["base models"])
-
-
-async def get_catalogue(request: Request) -> Catalogue:
-    """Return the catalogue of the service."""
-    catalogue: Catalogue = request.app.state.catalogue
-    return catalogue
-
-
-CatalogueDep = Annotated[Catalogue, Depends(get_catalogue)]
 
 
 class BaseModelRead(BaseModel):

@@ -21,11 +21,16 @@ _SHAREGPT_ROLES = {
     "user": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
     "assistant": "assistant",
     "function_call": "assistant",
     "observation": "tool",
     "tool": "tool",
 }
+#: Names of roles in other tools; "function" is OpenAI's earlier name of "tool".
+_OTHER_ROLES = {"function": "tool", "model": "assistant", "bot": "assistant", "gpt": "assistant",
+                "human": "user"}  # fmt: skip
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _KNOWN = frozenset(
     {"content", "from", "function_call", "name", "role", "tool_call_id", "tool_calls", "value"}
@@ -121,8 +126,8 @@ def _role(path: str, item: Mapping[str, Any]) -> str:
         found, key = item.get("role"), "role"
         if found in ROLES:
             return str(found)
-        if found == "function":  # OpenAI's earlier name of the role
-            return "tool"
+        if isinstance(found, str) and found in _OTHER_ROLES:
+            return _OTHER_ROLES[found]
         known = ", ".join(ROLES)
     raise RowError(
         "unknown_role",

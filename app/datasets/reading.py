@@ -11,10 +11,11 @@ or store each chunk. Memory holds one chunk, the first rows, and a few MiB.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from app.datasets.canonical import DatasetSummary, DatasetWarning, RowWriter
 from app.datasets.columnar import columnar_rows, unpacked_zstd
@@ -23,7 +24,7 @@ from app.datasets.lint import Lint, prompt_columns
 from app.datasets.options import ReadOptions
 from app.datasets.row_errors import FileError, Row, RowError
 from app.datasets.shapes.assembling import RowAssembler
-from app.datasets.shapes.detection import recognise, renamed
+from app.datasets.shapes.detection import recognise
 from app.datasets.shapes.file_form import FileForm
 from app.datasets.shapes.sample import Sample, take_sample
 from app.datasets.shapes.shape import Shape
@@ -123,10 +124,11 @@ class DatasetReader:
                 self._refuse_all(source)
             self._line = 1 if is_untyped else sample.rows[0][0]  # the header is line 1
             recognised = recognise(sample, self._options)
-            if rename := recognised.rename:
-                source = _renamed_rows(source, rename)
-                sample = Sample(tuple((line, renamed(row, rename)) for line, row in sample.rows))
             shape = recognised.shape
+            for convert in recognised.conversions:
+                source = _converted(source, convert)
+                rows = _converted(sample.rows, convert)
+                sample = Sample(tuple((n, row) for n, row in rows if isinstance(row, dict)))
             parts = shape.parts_in(sample)
             form = FileForm.of(parts, sample)
             used = form.columns.used(parts) | shape.needed_columns
@@ -240,6 +242,11 @@ class DatasetReader:
             )
 
 
-def _renamed_rows(rows: Iterable[Row], rename: Mapping[str, str]) -> Iterator[Row]:
+def _converted(
+    rows: Iterable[Row], convert: Callable[[dict[str, Any]], dict[str, Any]]
+) -> Iterator[Row]:
     for line, row in rows:
-        yield line, renamed(row, rename) if isinstance(row, dict) else row
+        try:
+            yield line, convert(row) if isinstance(row, dict) else row
+        except RowError as error:
+            yield line, error

@@ -19,7 +19,7 @@ from app.audit import log as audit_log
 from app.audit.actor import ActorDep
 from app.auth.key_ring import Principal, Scope
 from app.auth.require_scope import RequireScope
-from app.base_models.router import CatalogueDep
+from app.base_models.dependencies import CatalogueDep
 from app.core.database import transaction
 from app.core.errors import NotFoundError
 from app.hub_api import documents

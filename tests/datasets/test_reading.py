@@ -150,6 +150,14 @@ def test_canonical_jsonl_reads_back_as_itself(rows: list[dict[str, Any]]) -> Non
     assert b"".join(DatasetReader().read([once], "jsonl")) == once
 
 
+def test_stored_reply_may_begin_like_its_prompt() -> None:
+    system, replies = {"role": "system", "content": "s"}, [{"role": "assistant", "content": "a"}]
+    row = {"chosen": [system, *replies], "rejected": [system, system, *replies]}
+    once = b"".join(DatasetReader().read([as_jsonl([row])], "jsonl"))
+    assert json.loads(once)["prompt"] == [system]
+    assert b"".join(DatasetReader().read([once], "jsonl")) == once
+
+
 # --- bytes that are no dataset ------------------------------------------------------------------
 
 fragments = st.sampled_from(

@@ -181,7 +181,7 @@ def test_tools_may_be_json_text() -> None:
         ),
         (chosen(GOOD | {"content": ["a"]}), "content_parts", "chosen[0].content[0]", "text"),
         (chosen(GOOD | {"content": 5}), "wrong_type", "chosen[0].content", "a number"),
-        (chosen(GOOD | {"role": "gpt"}), "unknown_role", "chosen[0].role", '"gpt"'),
+        (chosen(GOOD | {"role": "narrator"}), "unknown_role", "chosen[0].role", '"narrator"'),
         (chosen(GOOD | {"role": ["user"]}), "unknown_role", "chosen[0].role", "a list"),
         (chosen({"content": "a"}), "unknown_role", "chosen[0].role", "null"),
         (chosen(GOOD | {"tool_calls": [{}]}), "invalid_tools", "chosen[0].tool_calls[0]", "name"),

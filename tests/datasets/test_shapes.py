@@ -224,7 +224,19 @@ WRITERS: dict[str, Callable[[Drawn], dict[str, Any]]] = {
         "response_a", "response_b", p, prompt=p.prompt, winner_model_a=0, winner_model_b=1,
         winner_tie=0,
     ),
+    "arena_turns": lambda p: {
+        "prompt": json.dumps([p.prompt]), "response_a": json.dumps([p.bad]),
+        "response_b": json.dumps([p.good]), "winner_model_a": 0, "winner_model_b": 1,
+        "winner_tie": 0,
+    },
+    "arena_turns, lists": lambda p: {
+        "prompt": [p.prompt], "response_a": [p.good], "response_b": [p.bad], "winner_model_a": 1,
+        "winner_model_b": 0, "winner_tie": 0,
+    },
     "two_responses": lambda p: _two("response_a", "response_b", p, prompt=p.prompt, label="B"),
+    "two_responses, arrows": lambda p: _two(
+        "response_A", "response_B", p, question=p.prompt, label="B>A"
+    ),
     "two_responses, numbers": lambda p: _two("answer1", "answer2", p, question=p.prompt, label=2),
     "messages": lambda p: {
         "messages": [p.user], "chosen": p.say(p.good), "rejected": p.say(p.bad),
@@ -243,6 +255,14 @@ WRITERS: dict[str, Callable[[Drawn], dict[str, Any]]] = {
     "nectar": lambda p: {
         "prompt": f"\n\nHuman: {p.prompt}\n\nAssistant: ",
         "answers": [{"answer": p.bad, "rank": 2.0}, {"answer": p.good, "rank": 1.0}],
+    },
+    "nectar, scores": lambda p: {
+        "question": p.prompt,
+        "answers": [
+            {"text": p.bad, "pm_score": 0, "author": "x", "selected": False},
+            {"text": p.good, "pm_score": 5, "author": "y", "selected": True},
+        ],
+        "date": "2020/01/01",
     },
     "scored_completions": lambda p: {
         "instruction": p.prompt,
@@ -537,9 +557,68 @@ def test_unknown_shape_is_told_a_mapping_that_fits(columns: tuple[str, ...], map
     assert read(rows, options)[1].pair_count == 1
 
 
-def test_single_replies_with_a_verdict_are_no_pairs() -> None:
-    found = refusal([{"prompt": "q", "completion": "a", "label": True}]).rows[0]
-    assert "unpaired feedback" in found.message
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "completion": "a", "label": True},
+        {"prompt": "q", "response": "a", "helpfulness": 4},
+        {"instruction": "q", "input": "", "output": "a"},
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+        {"conversations": [{"from": "human", "value": "q"}], "label": False},
+    ],
+)
+def test_single_replies_are_no_pairs(row: dict[str, Any]) -> None:
+    found = refusal([row]).rows[0]
+    assert "each row has one reply" in found.message
+    assert "as chosen and rejected" in found.hint
+
+
+def test_all_turns_of_an_arena_row_are_kept() -> None:
+    row = {
+        "prompt": '["q1", "q2"]', "response_a": '["a1", "a2"]', "response_b": '["b1", "b2"]',
+        "winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0,
+    }  # fmt: skip
+    rows, _ = read([row])
+    texts = [message["content"] for message in rows[0]["prompt"] + rows[0]["chosen"]]
+    assert texts == ["q1", "b1", "q2", "b2"]
+    found = refusal([row, row | {"response_b": '["b1", null]'}]).rows[0]
+    assert (found.line, found.column, found.code) == (2, "response_b", "wrong_type")
+    found = refusal([row, row | {"response_a": '["a1"]'}]).rows[0]
+    assert "1 replies to 2 prompts" in found.message
+
+
+@pytest.mark.parametrize(
+    ("row", "mapping"),
+    [
+        (
+            {
+                "q": "x",
+                "task": "t",
+                "candidates": [{"text": "a", "score": 2}, {"text": "b", "score": 1}],
+            },
+            "columns[prompt]=task&columns[answers]=candidates",
+        ),
+        (
+            {"row_idx": 1, "row": {"prompt": "q", "chosen": "a", "rejected": "b"}},
+            "columns[prompt]=row.prompt&columns[chosen]=row.chosen&columns[rejected]=row.rejected",
+        ),
+    ],
+)
+def test_mapping_of_nested_values_is_suggested(row: dict[str, Any], mapping: str) -> None:
+    found = refusal([row]).rows[0]
+    assert mapping in found.hint
+    parts = dict(part.split("=") for part in mapping.split("&"))
+    options = mapped({key[8:-1]: column for key, column in parts.items()})
+    assert len(read([row], options)[0]) == 1
+
+
+@pytest.mark.parametrize("role", ["model", "bot", "gpt"])
+def test_other_names_of_the_assistant_are_known(role: str) -> None:
+    user = {"role": "user", "content": "q"}
+    rows, _ = read([{"prompt": [user], **{
+        side: [{"role": role, "content": side}] for side in ("chosen", "rejected")
+    }}])  # fmt: skip
+    assert rows[0]["chosen"] == [{"role": "assistant", "content": "chosen"}]
 
 
 # --- skipped rows -------------------------------------------------------------------------------

@@ -25,7 +25,11 @@ from tests.model_factories.tiny_models import make_decoder
 from tests.recompute_judging import Scorer, compare, probes
 from tests.services import wait_until
 
-pytestmark = [pytest.mark.train, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.train,
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+]
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "judging.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)

@@ -14,7 +14,7 @@ from app.datasets.unused import UnusedFields
 MAX_REPLIES = 64
 _TEXT_KEYS = ("answer", "text", "content", "response", "completion", "output", "message", "reply")
 _RANK_KEYS = ("rank",)
-_SCORE_KEYS = ("score", "overall_score", "rating", "reward")
+_SCORE_KEYS = ("score", "overall_score", "rating", "reward", "pm_score")
 
 
 class Reply(NamedTuple):
@@ -99,6 +99,18 @@ def contents(value: Any) -> Iterator[Any]:
             yield next((item[key] for key in _TEXT_KEYS if item.get(key) is not None), None)
         else:
             yield item
+
+
+def is_ranked(value: Any) -> bool:
+    """Return whether a value is a list of objects that each have a text and a rank or score."""
+    if not isinstance(value, list) or len(value) < 2:
+        return False
+    return all(
+        isinstance(item, dict)
+        and any(isinstance(item.get(key), str) for key in _TEXT_KEYS)
+        and not item.keys().isdisjoint((*_RANK_KEYS, *_SCORE_KEYS))
+        for item in value
+    )
 
 
 class _Answer(NamedTuple):

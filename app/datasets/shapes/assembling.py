@@ -253,7 +253,9 @@ class RowAssembler:
     ) -> list[Any]:
         """Return [prompt, *replies] in the format of the dataset, without repeats of the prompt."""
         prompt = self._read.prompt(row)
-        if type(prompt) is str and type(replies[0]) is str and not self._is_verbatim:
+        if self._is_verbatim:
+            return [prompt, *replies]
+        if type(prompt) is str and type(replies[0]) is str:
             replies = self._read.without_prompt(prompt, paths, replies)
         if not layout.has_options:
             if not self._is_chat:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from app.datasets.options import ReadOptions
 from app.datasets.row_errors import FileError, shown
+from app.datasets.shapes.answers import is_ranked
 from app.datasets.shapes.mapping import mapped_shape
 from app.datasets.shapes.sample import Sample
 from app.datasets.shapes.shape import Shape
@@ -33,6 +36,10 @@ _RESPONSE = re.compile(
     r"[-_ ]?(?P<end>a|b|0|1|2)",
     re.IGNORECASE,
 )
+#: Columns of the only reply of a row in files without pairs.
+_SINGLE_REPLIES = frozenset(
+    {"completion", "response", "answer", "output", "reply", "messages", "conversations"}
+)
 _ENDS = (("a", "b"), ("0", "1"), ("1", "2"))
 
 
@@ -42,6 +49,16 @@ class Recognised:
 
     shape: Shape
     rename: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def conversions(self) -> list[Callable[[dict[str, Any]], dict[str, Any]]]:
+        """Functions to apply to each row, in this order, before the shape reads it."""
+        found: list[Callable[[dict[str, Any]], dict[str, Any]]] = []
+        if self.rename:
+            found.append(partial(renamed, rename=self.rename))
+        if self.shape.convert is not None:
+            found.append(self.shape.convert)
+        return found
 
 
 def recognise(sample: Sample, options: ReadOptions) -> Recognised:
@@ -62,23 +79,23 @@ def recognise(sample: Sample, options: ReadOptions) -> Recognised:
         for shape in SHAPES:
             if shape.fits(lowered):
                 return Recognised(shape, rename)
-    raise unknown_shape(sample.columns)
+    raise unknown_shape(_paths(sample), _answers_column(sample))
 
 
-def renamed(row: dict[str, object], rename: Mapping[str, str]) -> dict[str, object]:
+def renamed(row: dict[str, Any], rename: Mapping[str, str]) -> dict[str, Any]:
     """Return a row with its columns renamed."""
     return {rename.get(name, name): value for name, value in row.items()}
 
 
-def unknown_shape(columns: tuple[str, ...]) -> FileError:
-    """Return the error for an upload without a known shape."""
+def unknown_shape(columns: tuple[str, ...], answers: str | None = None) -> FileError:
+    """Return the error for an upload without a known shape; ``answers`` may hold replies."""
     found = ", ".join(shown(name) for name in columns[:_MAX_NAMED]) or "no columns"
     missing = next((part for part in ("chosen", "rejected") if part not in columns), "chosen")
     if is_unpaired(columns):
         hint = "put the good and the bad reply to one prompt into one row, as chosen and rejected"
-        message = f"one reply a row is unpaired feedback, not a pair (the file has: {found})"
+        message = f"each row has one reply, which is not a pair (the file has: {found})"
         return FileError("missing_column", message, hint, column=missing)
-    mapping = suggestion(columns)
+    mapping = suggestion(columns, answers)
     hint = (
         f"map the columns: ?{mapping}"
         if mapping
@@ -95,15 +112,36 @@ def is_prompt_like(name: str) -> bool:
     return _has(name, _WORDS["prompt"])
 
 
+def _paths(sample: Sample) -> tuple[str, ...]:
+    """Return the columns; if an only object holds the keys of a pair, return its keys as paths."""
+    for column in sample.columns:
+        keys = {key for value in sample.values(column) if isinstance(value, dict) for key in value}
+        if {"chosen", "rejected"} <= keys:
+            return tuple(f"{column}.{key}" for key in sorted(keys))
+    return sample.columns
+
+
+def _answers_column(sample: Sample) -> str | None:
+    """Return the first column that holds lists of objects with a text and a rank or a score."""
+    for column in sample.columns:
+        if any(map(is_ranked, sample.values(column))):
+            return column
+    return None
+
+
 def is_unpaired(columns: tuple[str, ...]) -> bool:
-    """Return whether the columns are those of unpaired replies with a label, as for KTO."""
+    """Return whether the columns hold one reply a row, as for KTO or supervised fine-tuning."""
     names = {name.strip().lower() for name in columns}
-    return "completion" in names and "label" in names and not names & {"chosen", "rejected"}
+    return len(names & _SINGLE_REPLIES) == 1 and not any(
+        _has(name, (*_WORDS["chosen"], *_WORDS["rejected"])) for name in names
+    )
 
 
-def suggestion(columns: tuple[str, ...]) -> str | None:
+def suggestion(columns: tuple[str, ...], answers: str | None = None) -> str | None:
     """Return the most likely column mapping as a query string, or None."""
     guessed = _guess_responses(columns) or _guess_sides(columns)
+    if guessed is None and answers is not None:
+        guessed = {"answers": answers}
     if guessed is None:
         return None
     taken = set(guessed.values())

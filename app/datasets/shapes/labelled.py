@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import product
 
-from app.datasets.shapes.forms import Form
-from app.datasets.shapes.labels import Named, OneHot, Scores, Signed, names_of_sides
+from app.datasets.shapes.arena import ARENA
+from app.datasets.shapes.labels import Named, Scores, Signed, names_of_sides
 from app.datasets.shapes.sample import Sample
 from app.datasets.shapes.shape import Parts, Shape
 
@@ -33,10 +33,6 @@ def _two_responses(sample: Sample) -> Parts | None:
                 label=Named(label, names_of_sides(a, b)),
             )
     return None
-
-
-def _are_conversations(sample: Sample) -> bool:
-    return Form.MESSAGES in sample.forms("conversation_a")
 
 
 LABELLED: tuple[Shape, ...] = (
@@ -166,64 +162,7 @@ LABELLED: tuple[Shape, ...] = (
             },
         ),
     ),
-    Shape(
-        name="chatbot_arena",
-        summary="Two whole conversations and the `winner`: `model_a`, `model_b` or a tie; ties are "
-        "skipped and counted.",
-        seen_in="lmsys/chatbot_arena_conversations, lmarena-ai/arena-human-preference-100k",
-        parts=Parts(
-            prompt=("prompt",),
-            response_a=("conversation_a",),
-            response_b=("conversation_b",),
-            label=Named("winner"),
-        ),
-        when=_are_conversations,
-        harmless=frozenset(
-            {
-                "category_tag",
-                "conv_metadata",
-                "judge",
-                "openai_moderation",
-                "toxic_chat_tag",
-                "dedup_tag",
-            }
-        ),
-        examples=(
-            {
-                "question_id": "q1",
-                "model_a": "a",
-                "model_b": "b",
-                "winner": "model_a",
-                "conversation_a": [_USER, _GOOD],
-                "conversation_b": [_USER, _BAD],
-                "language": "English",
-            },
-        ),
-    ),
-    Shape(
-        name="arena_one_hot",
-        summary="Two responses and a column for each outcome; ties are skipped and counted.",
-        seen_in="lmsys Kaggle competition (one turn)",
-        parts=Parts(
-            prompt=("prompt",),
-            response_a=("response_a",),
-            response_b=("response_b",),
-            label=OneHot("winner_model_a", "winner_model_b", "winner_tie"),
-        ),
-        examples=(
-            {
-                "id": 1,
-                "model_a": "a",
-                "model_b": "b",
-                "prompt": "What is 2+2?",
-                "response_a": "It is 4.",
-                "response_b": "It is 5.",
-                "winner_model_a": 1,
-                "winner_model_b": 0,
-                "winner_tie": 0,
-            },
-        ),
-    ),
+    *ARENA,
     Shape(
         name="webgpt_comparisons",
         summary="Two answers with a score each; the higher score wins, ties are skipped and "

@@ -11,11 +11,11 @@ from app.datasets.row_errors import RowError, kind_of, shown
 from app.datasets.shapes.sample import value_at
 
 Winner = Literal["a", "b", "tie"]
-_BOTH = ("tie", "both", "equal", "draw", "same", "tie (bothbad)", "both_bad", "bothbad")
+_BOTH = ("tie", "both", "equal", "draw", "same", "tie (bothbad)", "both_bad", "bothbad", "a=b")
 #: Values that name a side in any dataset. 0 and 1 do not: they may be an index or a flag.
 SIDE_NAMES: Mapping[str, Winner] = {
-    **dict.fromkeys(("a", "model_a", "response_a", "answer_a", "first"), "a"),
-    **dict.fromkeys(("b", "model_b", "response_b", "answer_b", "second"), "b"),
+    **dict.fromkeys(("a", "model_a", "response_a", "answer_a", "first", "a>b", "a>>b"), "a"),
+    **dict.fromkeys(("b", "model_b", "response_b", "answer_b", "second", "b>a", "b>>a"), "b"),
     **dict.fromkeys(_BOTH, "tie"),
 }
 

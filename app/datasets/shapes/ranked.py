@@ -25,10 +25,13 @@ RANKED: tuple[Shape, ...] = (
     ),
     Shape(
         name="nectar",
-        summary="Ranked answers to one prompt; rank 1 is the best. Stored as ranked rows.",
-        seen_in="berkeley-nest/Nectar",
-        parts=Parts(prompt=("prompt",), answers=("answers",)),
-        harmless=frozenset({"good_natured"}),
+        summary="Answers to one prompt with ranks (1 is the best) or scores. Stored as ranked "
+        "rows.",
+        seen_in="berkeley-nest/Nectar, HuggingFaceH4/stack-exchange-preferences",
+        parts=Parts(prompt=("prompt", "question"), answers=("answers",)),
+        harmless=frozenset(
+            {"answers[].author", "answers[].author_profile", "date", "good_natured", "metadata"}
+        ),
         examples=(
             {
                 "prompt": "\n\nHuman: What is 2+2?\n\nAssistant: ",
@@ -46,7 +49,8 @@ RANKED: tuple[Shape, ...] = (
         summary="Completions of one instruction with scores; higher is better. Stored as ranked "
         "rows.",
         seen_in="openbmb/UltraFeedback",
-        parts=Parts(prompt=("instruction",), answers=("completions",)),
+        parts=Parts(prompt=("instruction", "prompt", "question"), answers=("completions",)),
+        when=lambda sample: Form.TEXTS not in sample.forms("completions"),
         harmless=frozenset(
             {
                 "completions[].annotations",

@@ -82,6 +82,8 @@ class Shape:
     when: Callable[[Sample], bool] = lambda _: True
     find: Callable[[Sample], Parts | None] | None = None
     """Finds the parts if the columns have no fixed names; ``parts`` then describes the example."""
+    convert: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    """Rewrites each row first, or raises RowError, if the values need more than choosing them."""
     harmless: frozenset[str] = frozenset()
     """Columns that are ignored without a warning, in addition to ``unused.HARMLESS``."""
 
