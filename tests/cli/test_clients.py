@@ -505,7 +505,8 @@ def test_model_card_is_spoken_of_where_there_is_one(
     }
     assert said == {
         adapter_id: "The sha256 of every file is correct.\n",
-        with_card: "The sha256 of every file is correct.\nThe model card, README.md, shows how to score with it.\n",
+        with_card: "The sha256 of every file is correct.\n"
+        "The model card, README.md, shows how to score with it.\n",
     }
 
 
