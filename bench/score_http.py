@@ -92,12 +92,12 @@ def _work(group: ReplyGroup) -> str:
 
 
 def _word_tokenizer(base_dir: Path, vocabulary: int) -> ReplyTokenizer:
-    """A tokenizer that gives the word ``w7`` the id 7, and texts nothing else."""
-    words = {f"w{i}": i for i in range(vocabulary)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    """Return a tokenizer that gives the word ``w7`` the id 7, and adds nothing to a text."""
+    words = {"<pad>": 0, "<eos>": 1} | {f"w{i}": i for i in range(2, vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="w0", eos_token="w1"
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>"
     ).save_pretrained(base_dir)
     plan: Any = SimpleNamespace(
         tokenization=TokenizationPlan(
@@ -105,8 +105,9 @@ def _word_tokenizer(base_dir: Path, vocabulary: int) -> ReplyTokenizer:
             overlong="drop",
             append_eos=False,
             text_format="raw",
-            pad_token="w0",
+            pad_token="<pad>",
             pad_token_id=0,
+            from_file=True,  # transformers would build the tokenizer of Qwen2
         ),
         data=SimpleNamespace(format="text"),
     )

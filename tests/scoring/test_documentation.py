@@ -50,8 +50,13 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 
 
+@pytest.fixture(scope="module")
+def dataset(stage: Stage) -> str:
+    return stage.upload(make_pairs(12, seed=5))
+
+
 @pytest.fixture
-def environment(stage: Stage, tmp_path: Path) -> dict[str, str]:
+def environment(stage: Stage, dataset: str, tmp_path: Path) -> dict[str, str]:
     """What the page's reader has set."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "plaudit").write_text(f"#!/bin/sh\nexec {sys.executable} -m app.cli $@\n")
@@ -63,7 +68,7 @@ def environment(stage: Stage, tmp_path: Path) -> dict[str, str]:
         "PLAUDIT_URL": str(stage.client.base_url).rstrip("/"),
         "PLAUDIT_API_KEY": stage.key,
         "ADAPTER": stage.chat,
-        "DATASET": stage.upload(make_pairs(12, seed=5)),
+        "DATASET": dataset,
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
     }
