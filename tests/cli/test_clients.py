@@ -343,7 +343,7 @@ def test_file_that_was_uploaded_before_is_told_from_a_new_one(run: Run, tmp_path
     assert second.exit_code == 0
     assert second.stdout == first.stdout
     assert second.stderr.startswith("This file was already uploaded at ")
-    assert second.stderr.endswith(" under the name first.\n")
+    assert second.stderr.endswith(" with the name first.\n")
 
 
 def test_name_that_was_given_is_never_cut(run: Run, tmp_path: Path) -> None:
@@ -504,8 +504,9 @@ def test_model_card_is_spoken_of_where_there_is_one(
         for name in (adapter_id, with_card)
     }
     assert said == {
-        adapter_id: "Every sha256 is right.\n",
-        with_card: "Every sha256 is right.\nREADME.md among the files says how to score.\n",
+        adapter_id: "The sha256 of every file is correct.\n",
+        with_card: "The sha256 of every file is correct.\n"
+        "The model card, README.md, shows how to score with it.\n",
     }
 
 

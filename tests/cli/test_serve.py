@@ -215,7 +215,7 @@ def test_catalogue_that_cannot_be_used_is_told_before_anything_starts(
         path.write_text(text)
     done = refused(tmp_path, command, base_models=path)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"The catalogue of base models cannot be used: {path}: ")
+    assert done.stderr.startswith(f"The catalogue of base models is invalid: {path}: ")
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "plaudit.db").exists()

@@ -56,7 +56,7 @@ def test_base_model_that_the_adapter_names_is_taken_from_the_catalogue(
 ) -> None:
     done = verify(monkeypatch, adapter, f"local:{llama.directory}")
     assert done.exit_code == 0, done.output
-    assert "verified             yes" in done.stdout
+    assert "verified            yes" in done.stdout
 
 
 def test_base_model_of_a_hub_is_taken_at_the_adapter_s_commit(
@@ -82,7 +82,7 @@ def test_scores_that_differ_are_told(
     path.write_text("\n".join([json.dumps(probe | {"chosen_score": 99.0}), *others]))
     done = verify(monkeypatch, adapter, "local:/nowhere", "--base", str(llama.directory))
     assert done.exit_code == 1, done.output
-    assert "verified             NO" in done.stdout
+    assert "verified            NO" in done.stdout
 
 
 def remove(path: Path) -> None:

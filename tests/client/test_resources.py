@@ -130,7 +130,7 @@ def test_bad_lines_are_named(client: Any) -> None:
         ([{"chosen": "a", "rejected": {1, 2}}], "Row 1 cannot be encoded as JSON"),
         (b"bytes", "not bytes"),
         (7, "not int"),
-        ({"train": ROWS}, "upload one of its splits"),
+        ({"train": ROWS}, "Upload one of its splits"),
     ],
 )
 def test_what_are_no_rows_is_refused_before_it_is_stored(
