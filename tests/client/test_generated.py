@@ -13,6 +13,8 @@ import pytest
 
 import plaudit
 from plaudit import AsyncPlaudit, Plaudit, models, params
+from plaudit._part_files import ReadOptions
+from plaudit._sync.jobs import JobFilter
 from tests.client.calls import DOCUMENT, operations
 
 CLIENT = Path(__file__).parents[2] / "client"
@@ -60,8 +62,9 @@ PARAMETERS = {
     **{
         (name, option): "ReadOptions"
         for name in ("create_dataset", "open_upload")
-        for option in ("columns", "labels", "ignore_columns", "on_invalid")
+        for option in ReadOptions.__annotations__
     },
+    **{("list_jobs", name): "JobFilter" for name in JobFilter.__annotations__},
     ("open_upload", "name"): "datasets.uploads.create",
     ("put_upload_part", "format"): "datasets.upload",
     ("finish_upload", "parts"): "datasets.uploads.finish",

@@ -195,7 +195,7 @@ def test_no_message_shows_a_regular_expression(app: FastAPI) -> None:
         ({"trainning": {}}, "known fields: base_model", "Did you mean training?"),
         ({"training": {"max_stepz": 1}}, "max_steps", "Did you mean max_steps?"),
         ({"eval_dataset": {"fractoin": 1}}, "known fields: fraction", "Did you mean fraction?"),
-        ({"training": {"early_stopping": {"zeal": 1}}}, "min_delta, patience", "Remove it"),
+        ({"training": {"early_stopping": {"zeal": 1}}}, "monitored_dataset, patience", "Remove it"),
         ({"train_dataset": "ds_1"}, "ds_ followed by 32 hex digits", "Copy the id"),
         ({"eval_dataset": "ds_1"}, "ds_ followed by 32 hex digits", "Copy the id"),
     ],
