@@ -25,7 +25,7 @@ from tests.cli.conftest import environment, serving
 from tests.dashboard.browser import Browser, chromium
 from tests.model_factories.pairs import make_pairs
 from tests.model_factories.tiny_models import make_decoder
-from tests.scoring.test_trl import BLOCKS, SET_UP, TEAR_DOWN
+from tests.scoring.test_documentation import SET_UP, TEAR_DOWN, blocks
 from tests.services import wait_until
 
 pytestmark = [pytest.mark.train, pytest.mark.timeout(900)]
@@ -46,6 +46,7 @@ class Service:
 class Walked:
     """What the walk in the browser left."""
 
+    dataset_id: str
     job_id: str
     adapter_id: str
     report: str
@@ -112,6 +113,7 @@ def walked(
         browser.id("upload-button").click()
         browser.wait_for_text("60", "#facts")
         browser.wait_for_text(str(make_pairs(1)[0]["prompt"][0]["content"]), ".prompt")
+        dataset_id = browser.text("#dataset-id")
         browser.id("train").click()
         browser.wait_for_id("field-base_model")
         Select(browser.id("field-base_model")).select_by_value(BASE)
@@ -139,7 +141,7 @@ def walked(
         wait_until("the report", report.is_file)
         href = browser.id("adapter-link").get_attribute("href") or ""
         browser.close()
-    return Walked(job_id, href.rpartition("/")[2], report.read_text())
+    return Walked(dataset_id, job_id, href.rpartition("/")[2], report.read_text())
 
 
 def _fill(browser: Browser, name: str, value: str) -> None:
@@ -176,11 +178,12 @@ def test_policy_is_trained_with_its_rewards(
     """The program of docs/scoring.md, with the adapter of the walk."""
     make_decoder(tmp_path / "policy")
     program = tmp_path / "page.py"
-    program.write_text("\n".join([SET_UP, *BLOCKS, TEAR_DOWN]))
+    program.write_text("\n".join([SET_UP, *blocks("python"), TEAR_DOWN]))
     variables = environment(tmp_path) | {
         "PLAUDIT_URL": service.url,
         "PLAUDIT_API_KEY": service.key,
         "ADAPTER": walked.adapter_id,
+        "DATASET": walked.dataset_id,
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
     }
