@@ -12,7 +12,8 @@ _PREFIX = "PLAUDIT_"
 #: Read by the client commands.
 _CLIENT = {"URL", "API_KEY"}
 #: Read by docker-compose.yml and the tests.
-_OTHERS = {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "PUBLISHED_PORT", "TORCH_INDEX", "FUZZ_CASES"}
+_OTHERS = {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "PUBLISHED_PORT", "HTTPS_PORT", "TLS_DIR",
+           "TORCH_INDEX", "FUZZ_CASES"}  # fmt: skip
 _TESTS = "TEST_"
 
 

@@ -50,6 +50,8 @@ _ID_PATTERN = re.compile(r"\^([a-z]+_)\[0-9a-f\]\{32\}\$")
 #: Descriptions of the patterns of the API. A test checks that none is missing.
 _PATTERNS = {
     r"^[^\x00-\x1f\x7f]*$": "text without control characters such as line ends",
+    r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$": "text without control characters other than tabs "
+    "and line ends",
     r"^[\x21-\x7e]+$": "printable ASCII characters without spaces",
     r"^[a-z0-9][a-z0-9._-]{0,63}$": "up to 64 of a-z, 0-9, '.', '_' and '-'",
     r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$": "up to 100 of a-z, A-Z, 0-9, '.', '_' and '-'",
@@ -61,6 +63,7 @@ _PATTERNS = {
     r"^[a-z0-9_/.,-]{1,2000}$": "names of metrics, separated by commas",
     r"^\d{1,18}$": "a whole number",
     r"^\d{1,9}-\d{1,9}$": "the id of a piece of a log, such as 1-20",
+    r"^[0-9a-f]{64}$": "a sha256: 64 hex digits in lower case",
     r"^[a-z]{2,8}_[0-9a-f]{32}$": "an id: a prefix such as job_ and 32 hex digits",
     r"^(ad_[0-9a-f]{32}|base:untrained)$": "the id of an adapter, or base:untrained",
     r"^hub:[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}"

@@ -113,7 +113,9 @@ CALLS: dict[str, Call] = {
     "cancel_score_batch": lambda client, ids: client.score_batches.cancel(ids.batch),
     "delete_score_batch": lambda client, ids: client.score_batches.delete(ids.batch),
     "list_score_batch_events": lambda client, ids: list(client.score_batches.events(ids.batch)),
-    "get_batch_scores": lambda client, ids: client.score_batches.scores(ids.batch),
+    "get_batch_scores": lambda client, ids: client.score_batches.download(
+        ids.batch, ids.directory / "scores.jsonl"
+    ),
     "list_suites": lambda client, ids: list(client.suites.list()),
     "create_evaluation": lambda client, ids: client.evaluations.create(
         adapters=[ids.adapter], dataset=ids.dataset
@@ -150,6 +152,7 @@ ASKED_FIRST = {
     "download_file": "get_adapter",
     "download_archive": "get_adapter",
     "download_dataset": "get_dataset",
+    "get_batch_scores": "get_score_batch",
 }
 #: The sizes and hashes that HEAD tells are in the answers of get_adapter.
 NOT_NEEDED = {"head_download_file", "head_download_archive"}

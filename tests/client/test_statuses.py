@@ -185,6 +185,8 @@ def before(name: str) -> list[Answer]:
     document = sample(first["content"]["application/json"]["schema"])
     promised = {"bytes": len(CONTENT), "sha256": SHA256}
     document |= promised
+    if name == "get_batch_scores":
+        document["result"] = sample({"$ref": "/ScoreBatchResult"}) | promised
     if "archive" in document:
         document["archive"] |= promised
         document["files"] = [{"name": "adapter.bin", "url": "/elsewhere", **promised}]
@@ -212,6 +214,7 @@ def leave_partial(ids: Ids, name: str) -> None:
         "download_file": ids.directory / "files" / "adapter.bin",
         "download_archive": ids.directory / "adapter.tar",
         "download_dataset": ids.directory / "pairs.jsonl",
+        "get_batch_scores": ids.directory / "scores.jsonl",
     }[name]
     file.parent.mkdir(exist_ok=True)
     file.with_name(f"{file.name}.{SHA256[:12]}.part").write_bytes(CONTENT[:4])

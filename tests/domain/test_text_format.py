@@ -68,7 +68,8 @@ def test_resolved_text_format_is_in_the_plan(
 def test_text_format_that_does_not_fit_is_rejected(
     training: dict[str, Any], summaries: list[dict[str, Any]], loc: str, code: str
 ) -> None:
-    problems = DataForm.of(*summaries).problems(job(training=training))
+    spec = job(training=training, eval_dataset="ds_" + "2" * 32)
+    problems = DataForm.of(*summaries).problems(spec)
     assert [(problem.loc, problem.code) for problem in problems] == [(loc, code)]
 
 
@@ -139,7 +140,7 @@ def test_variables_of_a_dataset_hold_where_the_job_gives_none(
 ) -> None:
     spec, form = job(training={"chat_template_kwargs": own}), DataForm.of(*summaries)
     assert list(form.problems(spec)) == []
-    plan = compile_plan(spec, "hub", decoder(), dataset(), None, form)
+    plan = compile_plan(spec, "hub", decoder(), JobData(dataset(), None, form))
     tokens = plan.tokenization
     assert tokens.chat_template_kwargs == resolved
     for name, value in resolved.items():
