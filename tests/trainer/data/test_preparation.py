@@ -18,7 +18,7 @@ from tests.model_factories.trainer_process import RecordingChannel, run_trainer
 from worker.ipc.order import EXIT_DONE, EXIT_FAILED, WorkOrder
 from worker.reward_model.pair_tokenizer import PairTokenizer
 from worker.reward_model.truncation import truncate_left
-from worker.trainer.data import preparation
+from worker.trainer.data import memory_report, preparation
 from worker.trainer.data.preparation import DataInputs, prepare_data
 from worker.trainer.run_task import run_task
 
@@ -303,9 +303,9 @@ def test_slow_run_on_a_cpu_is_warned_of(
     order = llama.order(count=8, eval_count=0, training={"precision": precision})
     order = with_plan(order, total_parameters=parameters, gpus=gpus)
     assert order.plan is not None
-    preparation.report_memory(order.plan, llama.facts, 32, None, channel)
+    memory_report.report_memory(order.plan, llama.facts, 32, None, channel)
     messages = [note.message for note in channel.of(Noted) if note.code == "trained_on_cpu"]
     assert [str(found) in message for message in messages] == ([] if found is None else [True])
     channel.messages.clear()
-    preparation.report_memory(order.plan, llama.facts, 32, None, channel, measured=1)
+    memory_report.report_memory(order.plan, llama.facts, 32, None, channel, measured=1)
     assert channel.of(Noted) == []  # a run that has ended is not warned of

@@ -15,26 +15,23 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import JsonValue
 
 from app.domain.compiler import planned_steps
 from app.domain.metric_names import EVAL
 from app.domain.plan import BaseModelFacts, TrainingPlan
 from app.domain.progress import Reported, RowsDone
-from app.domain.warnings import WarningCode
 from worker.ipc.channel import Channel
 from worker.ipc.order import WorkOrder
 from worker.reward_model.errors import StoppedError, TrainerError
-from worker.reward_model.loading import device_config_for
 from worker.reward_model.pair_tokenizer import PairTokenizer
 from worker.trainer.data.data_warnings import (
-    warn,
     warn_of_base_model,
     warn_of_leaks,
     warn_of_missed_evaluations,
     warn_of_pairs,
     warn_of_repetition,
 )
+from worker.trainer.data.memory_report import report_memory
 from worker.trainer.data.pairs import (
     PairObserver,
     TokenizedPairs,
@@ -47,14 +44,10 @@ from worker.trainer.data.report import DatasetReportBuilder
 from worker.trainer.data.row_files import count_rows, write_sample
 from worker.trainer.data.template_coverage import warn_of_lost_text
 from worker.trainer.data.tokenized_file import OnRows, PairBlock, PairFile
-from worker.trainer.memory_budget import device_memory_bytes, uses_activation_checkpointing
-from worker.trainer.memory_estimate import StepConfig, estimate_memory, explain_shortage
 
 TRAINING = "training"
 #: Seconds between two progress messages.
 PROGRESS_SECONDS = 1.0
-#: Number of parameters above which a step on a CPU takes minutes.
-MANY_PARAMETERS = 500_000_000
 #: Number of sampled rows for the first report on a large dataset.
 SAMPLE_ROWS = 2000
 #: Datasets with more rows count as large.
@@ -250,55 +243,3 @@ class _DatasetReader:
             raise TrainerError(error.code, detail, error.step) from error
         self.progress.before += tokenized.row_count
         return tokenized
-
-
-def report_memory(
-    plan: TrainingPlan,
-    facts: BaseModelFacts,
-    longest: int,
-    memory_limit: int | None,
-    channel: Channel,
-    measured: int | None = None,
-) -> None:
-    """Send the memory estimate, with warnings about a lack of memory and a slow run on a CPU.
-
-    ``measured`` is the peak in bytes of a finished run; the report then has both.
-    """
-    device_config = device_config_for(plan)
-    device_bytes = device_memory_bytes(device_config.device, memory_limit)
-    is_chunked = plan.engine != "stock"
-    step = StepConfig(
-        device=device_config.device,
-        bf16=device_config.bf16,
-        longest=longest,
-        activation_checkpointing=uses_activation_checkpointing(
-            device_config.device,
-            setting=plan.gradient_checkpointing,
-            is_supported=facts.supports_gradient_checkpointing,
-        ),
-        chunked_device_bytes=device_bytes if is_chunked else None,
-    )
-    estimate = estimate_memory(facts, plan, step)
-    document: dict[str, JsonValue] = {**estimate.document(), "device_bytes": device_bytes}
-    if measured is not None:
-        document["measured_peak_bytes"] = measured
-    channel.send(Reported(name="memory", document=document))
-    if measured is not None:
-        return
-    if shortage := explain_shortage(estimate, device_bytes):
-        warn(channel, WarningCode.MEMORY_SHORT, shortage)
-    if device_config.device == "cpu" and (cost := _cost_of_cpu(plan)):
-        why = "this worker has no GPU" if plan.gpus else "resources.gpus is 0"
-        warn(channel, WarningCode.TRAINED_ON_CPU, f"the job trains on the CPU, as {why}: {cost}")
-
-
-def _cost_of_cpu(plan: TrainingPlan) -> str | None:
-    """Return what makes a run on a CPU slow; None if nothing does."""
-    if plan.total_parameters > MANY_PARAMETERS:
-        return (
-            f"with the base model's {plan.total_parameters / 1e9:.1f} billion parameters a step "
-            "takes minutes"
-        )
-    if plan.precision == "bf16":
-        return "most CPUs compute in bfloat16 more slowly than in float32"
-    return None

@@ -23,7 +23,8 @@ from worker.reward_model.file_digests import file_entries
 from worker.reward_model.head_start import start_head
 from worker.reward_model.loading import DeviceConfig, device_config_for, load_base
 from worker.reward_model.pair_tokenizer import PairTokenizer
-from worker.trainer.data.preparation import DataInputs, prepare_data, report_memory
+from worker.trainer.data.memory_report import report_memory
+from worker.trainer.data.preparation import DataInputs, prepare_data
 from worker.trainer.evaluation.metrics import worst_pairs
 from worker.trainer.evaluation.scores import Scores
 from worker.trainer.evaluation.training_report import training_report
