@@ -98,6 +98,6 @@ def _of_client(error: PlauditError) -> CommandError:
         case ConfigurationError():
             return CommandError(error.message, ExitCode.USAGE, error.hint)
         case DirectoryError():
-            hint = "Choose an empty directory, or replace files with the same names with --force."
+            hint = (error.hint or "").replace("allow overwriting", "use --force to replace")
             return CommandError(error.message, ExitCode.USAGE, hint)
     return CommandError(error.message, ExitCode.FAILED, error.hint)
