@@ -165,9 +165,9 @@ def test_adapter_from_the_hub_routes_scores_as_the_service(
     )
     message = [{"role": "user", "content": PROMPT}]
     at_home = load_reward_model(folder, base=service.base).score(message, REPLIES)
-    client = plaudit.Plaudit(service.url, service.key)
     groups = [{"prompt": message, "responses": REPLIES}]
-    served = client.score(walked.adapter_id, groups=groups)
+    with plaudit.Plaudit(service.url, service.key) as client:
+        served = client.score(walked.adapter_id, groups=groups)
     assert at_home[0] != at_home[1]
     assert served.data[0].scores == pytest.approx(at_home, abs=1e-5)
 
