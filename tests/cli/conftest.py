@@ -68,8 +68,9 @@ def service_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(service_dir: Path) -> Iterator[str]:
-    """Run a service without a worker for the module."""
-    with serving(service_dir, "--no-worker", preflight_wait_seconds=0) as (_, url):
+    """Run a service without a worker for the module, whose tests together send many requests."""
+    rates = {"rate_per_second": 200, "rate_burst": 1000}
+    with serving(service_dir, "--no-worker", preflight_wait_seconds=0, **rates) as (_, url):
         yield url
 
 

@@ -35,11 +35,10 @@ from tests.services import wait_until
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights!" * 200_000}
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # it ends idle transactions
 def test_sweep_takes_the_job_of_a_worker_that_froze_in_a_transaction(
     engine: Engine, settings: Settings, context: WriteContext
 ) -> None:
-    if engine.dialect.name == "sqlite":
-        pytest.skip("only PostgreSQL ends idle transactions")
     update_job(engine, context.job_id, lease_expires_at=now_ms() - 3_600_000)
     with engine.connect() as frozen:
         limit = frozen.scalar(text("SHOW idle_in_transaction_session_timeout"))

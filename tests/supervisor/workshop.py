@@ -249,7 +249,7 @@ def _at_work(directory: Path) -> list[tuple[psutil.Process, str]]:
     for process in psutil.process_iter():
         try:
             where = process.cwd()
-            is_ours = where.startswith(f"{directory}/") and "/work/job_" in where
+            is_ours = where.startswith(f"{directory}/") and "/job_" in where[len(str(directory)) :]
             if is_ours and process.status() != psutil.STATUS_ZOMBIE:
                 found.append((process, where))
         except (psutil.NoSuchProcess, psutil.AccessDenied):
