@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, select
+from sqlalchemy import Connection, Select, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -14,7 +14,7 @@ from app.core.database import new_id, newest_first
 from app.core.errors import FieldProblem
 from app.core.settings import Settings
 from app.domain.evaluation import EvaluationSpec
-from app.domain.lifecycle import DesiredState, JobStatus
+from app.domain.lifecycle import JobStatus
 from app.evaluations.errors import (
     EvaluationFinishedError,
     EvaluationLiveError,
@@ -24,10 +24,10 @@ from app.evaluations.errors import (
 )
 from app.evaluations.resolving import resolve
 from app.evaluations.schemas import evaluation_id
-from app.job_queue import idempotency, kinds, transitions
+from app.job_queue import idempotency, kinds, scoring_jobs
 from app.job_queue.queries import JobRow
 from app.jobs.service import check_queue_quota
-from app.models import Checkpoint, Evaluation, Job, StoredFile
+from app.models import Evaluation, Job, StoredFile
 from app.storage.quota import check_storage_quota
 
 
@@ -39,11 +39,6 @@ class ScoreFile:
     file: StoredFile
     seed: int
     dataset_sha256: str
-
-
-def _is_quantized(job: Job) -> bool:
-    """Return whether a job trained on a base model that no CPU can load."""
-    return bool((job.plan or {}).get("quantization", "none") != "none")
 
 
 def request_evaluation(
@@ -70,7 +65,7 @@ def request_evaluation(
         name=spec.name,
         spec=spec.model_dump(mode="json") | {"dataset": resolved.dataset.id},
         spec_sha256=fingerprint,
-        needs_gpu=any(_is_quantized(job) for job in resolved.trained),
+        needs_gpu=any(map(scoring_jobs.needs_gpu, resolved.trained)),
         plan=first.plan,  # pins the revision of the base model
         base_model=first.base_model,
         eval_dataset_id=resolved.dataset.id,
@@ -130,9 +125,8 @@ def find(connection: Connection, tenant_id: str, evaluation: str) -> JobRow:
 
 
 def _of_tenant(tenant_id: str) -> Select[Any]:
-    columns = [c for c in Job.__table__.c if c.name not in ("plan", "result", "metadata")]
     return (
-        select(*columns, Job.labels.label("labels"))
+        select(*scoring_jobs.LISTED)
         .join(Evaluation, Evaluation.job_id == Job.id)
         .where(Evaluation.tenant_id == tenant_id)
     )
@@ -167,13 +161,9 @@ def cancel(session: Session, tenant_id: str, evaluation: str) -> Job:
         EvaluationNotFoundError, EvaluationFinishedError
     """
     job = get(session, tenant_id, evaluation)
-    changed = transitions.set_desired_state(session, tenant_id, job.id, DesiredState.CANCEL)
-    if changed is not None:
-        return changed
-    session.refresh(job)
-    if job.status != JobStatus.CANCELLED:
+    if (cancelled := scoring_jobs.cancel(session, job)) is None:
         raise EvaluationFinishedError(f"{evaluation} is {job.status}.")
-    return job
+    return cancelled
 
 
 def remove(session: Session, tenant_id: str, evaluation: str) -> None:
@@ -182,15 +172,7 @@ def remove(session: Session, tenant_id: str, evaluation: str) -> None:
     Raises:
         EvaluationNotFoundError, EvaluationLiveError
     """
-    job = get(session, tenant_id, evaluation)
-    # The job is locked first, as everywhere, so that the garbage collection cannot deadlock.
-    session.execute(select(Job.id).where(Job.id == job.id).with_for_update())
-    checkpoints = select(Checkpoint.id).where(Checkpoint.job_id == job.id)
-    for owners in (StoredFile.owner_id.in_(checkpoints), StoredFile.owner_id == evaluation):
-        session.execute(
-            delete(StoredFile).where(owners).execution_options(synchronize_session=False)
-        )
-    if not transitions.delete_job(session, tenant_id, job.id):
+    if not scoring_jobs.remove(session, get(session, tenant_id, evaluation), evaluation):
         raise EvaluationLiveError(
             f"{evaluation} is not finished.",
             hint=f"Cancel it first: POST /v1/evaluations/{evaluation}/cancel.",

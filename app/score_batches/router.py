@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import Annotated
 
 from anyio import to_thread
-from fastapi import APIRouter, Path, Query, Request, Response, status
+from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
+from sqlalchemy import Connection
 
 from app.audit import log as audit_log
 from app.audit.actor import ActorDep
 from app.core.database import transaction
 from app.core.errors import QuotaError, RangeError
 from app.domain.score_batch import ScoreBatchSpec
-from app.job_queue import queries
 from app.job_queue.dependencies import WatcherDep
 from app.job_queue.idempotency import REPLAYED, IdempotencyKey, KeyReusedError
 from app.job_queue.job_view import is_finished
+from app.job_queue.queries import JobRow
+from app.jobs.event_stream import EVENT_ANSWERS, EventQuery, events_response
 from app.jobs.history_schemas import EventRead
 from app.score_batches import service
 from app.score_batches.errors import (
@@ -139,21 +141,25 @@ def delete_score_batch(
     audit_log.record(session, actor, "score_batch.delete", batch_id)
 
 
-@router.get("/{batch_id}/events", responses=_NOT_FOUND)
+@router.get(
+    "/{batch_id}/events",
+    response_model=Page[EventRead],
+    responses={**EVENT_ANSWERS, **_NOT_FOUND},
+)
 def list_score_batch_events(
+    request: Request,
     batch_id: BatchId,
     engine: ReadEngineDep,
     principal: RequireJobsRead,
-    after: Annotated[
-        int, Query(ge=0, le=2**63 - 1, description="Only events after this number.")
-    ] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> Page[EventRead]:
+    watcher: WatcherDep,
+    query: Annotated[EventQuery, Depends()],
+) -> Response:
     """List the events of a score batch, in order and without gaps."""
-    with transaction(engine) as session:
-        service.get(session, principal.tenant_id, batch_id)
-        rows = queries.events(session.connection(), batch_id, after, limit + 1)
-    return Page[EventRead].of(rows, limit, EventRead.of, lambda row: str(row.seq))
+
+    def find(connection: Connection) -> JobRow:
+        return service.find(connection, principal.tenant_id, batch_id)
+
+    return events_response(request, engine, watcher, find, query)
 
 
 @router.get(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, Select, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -17,13 +18,13 @@ from app.core.errors import FieldProblem
 from app.core.settings import Settings
 from app.datasets import service as datasets
 from app.datasets.service import DatasetNotFoundError
-from app.domain.lifecycle import DesiredState, JobStatus
+from app.domain.lifecycle import JobStatus
 from app.domain.plan import TrainingPlan
 from app.domain.score_batch import SCORES_FILE, ScoreBatchSpec
-from app.job_queue import idempotency, kinds, transitions
+from app.job_queue import idempotency, kinds, scoring_jobs
 from app.job_queue.queries import JobRow
 from app.jobs.service import check_queue_quota
-from app.models import Checkpoint, Dataset, Job, StoredFile
+from app.models import Dataset, Job, StoredFile
 from app.score_batches.errors import (
     InvalidScoreBatchError,
     ScoreBatchFinishedError,
@@ -70,6 +71,7 @@ def request_batch(
         name=spec.name,
         spec=spec.model_dump(mode="json"),
         spec_sha256=request.digest,
+        needs_gpu=scoring_jobs.needs_gpu(trained),
         plan=trained.plan,  # pins the revision of the base model
         base_model=trained.base_model,
         eval_dataset_id=spec.dataset,
@@ -89,44 +91,37 @@ def get(session: Session, tenant_id: str, batch_id: str) -> Job:
         )
     )
     if job is None:
-        raise ScoreBatchNotFoundError(f"There is no score batch {batch_id}.")
+        raise _not_found(batch_id)
     return job
+
+
+def find(connection: Connection, tenant_id: str, batch_id: str) -> JobRow:
+    """Return the job of a batch without its result, or raise ScoreBatchNotFoundError."""
+    row = connection.execute(_of_tenant(tenant_id).where(Job.id == batch_id)).one_or_none()
+    if row is None:
+        raise _not_found(batch_id)
+    return row
 
 
 def list_page(
     connection: Connection, tenant_id: str, limit: int, after: str | None
 ) -> list[JobRow]:  # fmt: skip
     """Return up to ``limit + 1`` batches, newest first, without their results."""
-    columns = [c for c in Job.__table__.c if c.name not in ("plan", "result", "metadata")]
-    statement = select(*columns, Job.labels.label("labels")).where(
-        Job.tenant_id == tenant_id, Job.kind == kinds.SCORE.name
-    )
+    statement = _of_tenant(tenant_id)
     return list(connection.execute(newest_first(statement, Job.id, limit, after)))
 
 
 def cancel(session: Session, tenant_id: str, batch_id: str) -> Job:
     """Cancel a waiting batch at once, ask a running one to stop. Repeating it is no error."""
     job = get(session, tenant_id, batch_id)
-    changed = transitions.set_desired_state(session, tenant_id, batch_id, DesiredState.CANCEL)
-    if changed is not None:
-        return changed
-    session.refresh(job)
-    if job.status != JobStatus.CANCELLED:
+    if (cancelled := scoring_jobs.cancel(session, job)) is None:
         raise ScoreBatchFinishedError(f"{batch_id} is {job.status}.")
-    return job
+    return cancelled
 
 
 def remove(session: Session, tenant_id: str, batch_id: str) -> None:
     """Delete a finished batch with its scores, events and logs."""
-    get(session, tenant_id, batch_id)
-    # The job is locked first, as everywhere, so that this and a collection cannot deadlock.
-    session.execute(select(Job.id).where(Job.id == batch_id).with_for_update())
-    checkpoints = select(Checkpoint.id).where(Checkpoint.job_id == batch_id)
-    for owners in (StoredFile.owner_id.in_(checkpoints), StoredFile.owner_id == batch_id):
-        session.execute(
-            delete(StoredFile).where(owners).execution_options(synchronize_session=False)
-        )
-    if not transitions.delete_job(session, tenant_id, batch_id):
+    if not scoring_jobs.remove(session, get(session, tenant_id, batch_id), batch_id):
         raise ScoreBatchLiveError(
             f"{batch_id} is not finished.",
             hint=f"Cancel it first: POST /v1/score/batches/{batch_id}/cancel.",
@@ -144,6 +139,16 @@ def score_file(session: Session, tenant_id: str, batch_id: str) -> StoredFile:
     if job.status != JobStatus.SUCCEEDED:
         raise ScoreBatchUnfinishedError(f"{batch_id} is {job.status}.")
     return session.get_one(StoredFile, (batch_id, SCORES_FILE))
+
+
+def _of_tenant(tenant_id: str) -> Select[Any]:
+    return select(*scoring_jobs.LISTED).where(
+        Job.tenant_id == tenant_id, Job.kind == kinds.SCORE.name
+    )
+
+
+def _not_found(batch_id: str) -> ScoreBatchNotFoundError:
+    return ScoreBatchNotFoundError(f"There is no score batch {batch_id}.")
 
 
 def _check(session: Session, tenant_id: str, spec: ScoreBatchSpec) -> Job:

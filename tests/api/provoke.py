@@ -188,9 +188,10 @@ def resume_stream_of_finished_job(scene: Scene, operation: Operation) -> Respons
     return scene.send(operation, {"job_id": job["id"]}, headers=headers)
 
 
-def resume_stream_of_finished_evaluation(scene: Scene, operation: Operation) -> Response:
+def resume_stream_of_finished_work(scene: Scene, operation: Operation) -> Response:
     headers = {"Accept": "text/event-stream", "Last-Event-ID": "1000"}
-    return scene.send(operation, {"evaluation_id": scene.evaluated()["id"]}, headers=headers)
+    ids = {"evaluation_id": scene.evaluated()["id"], "batch_id": scene.scored_batch()["id"]}
+    return scene.send(operation, ids, headers=headers)
 
 
 def report_with_a_worker(scene: Scene, operation: Operation) -> Response:
@@ -423,7 +424,8 @@ SPECIAL: dict[tuple[str, int], Provoke] = {
     ("delete_evaluation", 409): send_for_evaluation(queued_evaluation),
     ("get_scores", 409): send_for_evaluation(queued_evaluation),
     ("get_worst_pairs", 409): send_for_evaluation(queued_evaluation),
-    ("list_evaluation_events", 204): resume_stream_of_finished_evaluation,
+    ("list_evaluation_events", 204): resume_stream_of_finished_work,
+    ("list_score_batch_events", 204): resume_stream_of_finished_work,
     **{
         (name, status): provoke
         for name in ("compare", "get_comparison_page")

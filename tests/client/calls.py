@@ -112,7 +112,9 @@ CALLS: dict[str, Call] = {
     "get_score_batch": lambda client, ids: client.score_batches.get(ids.batch),
     "cancel_score_batch": lambda client, ids: client.score_batches.cancel(ids.batch),
     "delete_score_batch": lambda client, ids: client.score_batches.delete(ids.batch),
-    "list_score_batch_events": lambda client, ids: list(client.score_batches.events(ids.batch)),
+    "list_score_batch_events": lambda client, ids: list(
+        client.score_batches.events(ids.batch, follow=False)
+    ),
     "get_batch_scores": lambda client, ids: client.score_batches.download(
         ids.batch, ids.directory / "scores.jsonl"
     ),

@@ -78,7 +78,6 @@ PARAMETERS = {
     ("get_job", "until"): "wait",
     ("get_evaluation", "wait"): "evaluations.wait",
     ("get_score_batch", "wait"): "score_batches.wait",
-    **{("list_score_batch_events", n): "score_batches.events" for n in ("after", "limit")},
     **{
         (name, side): "pairs of an evaluation and an adapter"
         for name in ("compare", "get_comparison_page")
@@ -86,6 +85,7 @@ PARAMETERS = {
     },
     ("list_events", "limit"): "pages of the largest size",
     ("list_evaluation_events", "limit"): "pages of the largest size",
+    ("list_score_batch_events", "limit"): "pages of the largest size",
     ("get_logs", "limit"): "pages of the largest size",
 }
 METHODS = {
@@ -104,6 +104,7 @@ METHODS = {
     "list_usage": "usage.per_day",
     "list_evaluations": "evaluations.list",
     "list_evaluation_events": "evaluations.events",
+    "list_score_batch_events": "score_batches.events",
     "list_score_batches": "score_batches.list",
     "get_scores": "evaluations.scores",
     "create_dataset": "datasets.upload",

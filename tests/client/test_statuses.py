@@ -131,6 +131,8 @@ def test_answer_is_what_the_document_says(
         assert list(client.jobs.events(ids.job)) == []
     elif (name, status) == ("list_evaluation_events", 204):
         assert list(client.evaluations.events(ids.evaluation)) == []
+    elif (name, status) == ("list_score_batch_events", 204):
+        assert list(client.score_batches.events(ids.batch)) == []
     elif (name, status) == ("create_job", 200):
         assert client.jobs.preview({}).object == "job_preview"
     else:

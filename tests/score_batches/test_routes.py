@@ -11,9 +11,10 @@ from starlette.testclient import TestClient
 from app.core.database import transaction
 from app.core.errors import QuotaError
 from app.core.settings import Settings
-from app.models import Job, StoredFile
+from app.models import Adapter, Job, StoredFile
 from app.storage.quota import check_storage_quota
 from app.usage.service import _stored_bytes
+from tests.job_queue.factories import read_job
 from tests.world import SCORES, World
 
 URL = "/v1/score/batches"
@@ -46,6 +47,19 @@ def test_batch_runs_to_its_scores(world: World, client: TestClient) -> None:
     assert [(item["id"], item["adapter"]) for item in listed] == [(batch["id"], batch["adapter"])]
     assert client.get(f"/v1/jobs/{batch['id']}").status_code in (404, 422)
     assert batch["id"] not in {job["id"] for job in client.get("/v1/jobs").json()["data"]}
+
+
+@pytest.mark.parametrize(("quantization", "needs_gpu"), [("none", False), ("4bit", True)])
+def test_batch_of_a_quantized_model_waits_for_a_gpu(
+    world: World, engine: Engine, quantization: str, *, needs_gpu: bool
+) -> None:
+    first = world.request_score_batch()
+    with transaction(engine) as session:
+        adapter = session.get_one(Adapter, first["adapter"])
+        trained = session.get_one(Job, adapter.job_id)
+        trained.plan = {**(trained.plan or {}), "quantization": quantization}
+    batch = world.request_score_batch(adapter=first["adapter"], dataset=first["dataset"])
+    assert read_job(engine, batch["id"]).needs_gpu is needs_gpu
 
 
 def test_repeated_request_returns_the_same_batch(world: World, client: TestClient) -> None:

@@ -6,14 +6,16 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from pathlib import Path
 from typing import Any, TypeVar
 
 from app.adapters import publishing
 from app.base_models.catalogue import Catalogue
 from app.domain.lifecycle import FailureCode, Phase
 from app.domain.plan import BaseModelFacts, TrainingPlan
-from app.domain.progress import Inspected, Packaged, Verified
+from app.domain.progress import Evaluated, Inspected, Packaged, Verified
 from app.job_queue import kinds, worker_api
+from app.job_queue.lease import WriteContext
 from app.job_queue.worker_api import Progress
 from app.models import Job
 from worker.ipc.order import VERIFY, WorkOrder
@@ -128,6 +130,17 @@ class JobSteps:
         self.set_phase(Phase.PUBLISHING)
         directory = self.attempt.directory / packaged.directory
         self.retry(lambda: publishing.publish(self.attempt.write_context, directory, packaged))
+
+    def score_and_publish(
+        self, order: WorkOrder, publish: Callable[[WriteContext, Path, Evaluated], None]
+    ) -> None:
+        """Run a trainer that scores a dataset, and end the job with the scores."""
+        scored = self.run_trainer(order)
+        if not isinstance(scored, Evaluated):
+            raise JobFailedError(FailureCode.INTERNAL, "the trainer ended without scores")
+        self.set_phase(Phase.PUBLISHING)
+        directory = self.attempt.directory / scored.directory
+        self.retry(lambda: publish(self.attempt.write_context, directory, scored))
 
     def _verify(self, order: WorkOrder, packaged: Packaged) -> dict[str, Any]:
         """Reload the packaged files in a process that never held the trained model."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from app.core.database import reader, transaction
 from app.domain.evaluation import UNTRAINED, EvaluationOrder, EvaluationSpec, JudgedAdapter
-from app.domain.lifecycle import FailureCode, Phase
 from app.domain.plan import TrainingPlan
-from app.domain.progress import Evaluated
 from app.evaluations import publishing
 from app.models import Dataset
 from worker.ipc.order import WorkOrder
 from worker.supervisor import job_inputs
-from worker.supervisor.attempt import Attempt, JobFailedError
+from worker.supervisor.attempt import Attempt
 from worker.supervisor.job_inputs import BaseModel
 from worker.supervisor.job_steps import JobSteps
 
@@ -20,12 +18,7 @@ def run(steps: JobSteps) -> None:
     """Write the adapters and the dataset, score, and publish."""
     base = steps.fetch_base_model()
     order = steps.retry(lambda: _write_inputs(steps.attempt, base))
-    evaluated = steps.run_trainer(order)
-    if not isinstance(evaluated, Evaluated):
-        raise JobFailedError(FailureCode.INTERNAL, "the trainer ended without scores")
-    steps.set_phase(Phase.PUBLISHING)
-    directory = steps.attempt.directory / evaluated.directory
-    steps.retry(lambda: publishing.publish(steps.attempt.write_context, directory, evaluated))
+    steps.score_and_publish(order, publishing.publish)
 
 
 def _write_inputs(attempt: Attempt, base: BaseModel) -> WorkOrder:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from app.core.database import reader, transaction
-from app.domain.lifecycle import FailureCode, Phase
 from app.domain.plan import TrainingPlan
-from app.domain.progress import Evaluated
 from app.domain.score_batch import ScoreBatchOrder, ScoreBatchSpec
 from app.domain.scoring import score_spec
 from app.models import Dataset
 from app.score_batches import publishing
 from worker.ipc.order import WorkOrder
 from worker.supervisor import job_inputs
-from worker.supervisor.attempt import Attempt, JobFailedError
+from worker.supervisor.attempt import Attempt
 from worker.supervisor.job_inputs import BaseModel
 from worker.supervisor.job_steps import JobSteps
 
@@ -23,12 +21,7 @@ def run(steps: JobSteps) -> None:
     """Write the adapter and the dataset, score, and publish."""
     base = steps.fetch_base_model()
     order = steps.retry(lambda: _write_inputs(steps.attempt, base))
-    scored = steps.run_trainer(order)
-    if not isinstance(scored, Evaluated):
-        raise JobFailedError(FailureCode.INTERNAL, "the trainer ended without scores")
-    steps.set_phase(Phase.PUBLISHING)
-    directory = steps.attempt.directory / scored.directory
-    steps.retry(lambda: publishing.publish(steps.attempt.write_context, directory, scored))
+    steps.score_and_publish(order, publishing.publish)
 
 
 def _write_inputs(attempt: Attempt, base: BaseModel) -> WorkOrder:

@@ -6,10 +6,12 @@ import json
 import os
 import time
 import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Unpack
 
 from plaudit import params
+from plaudit._async import following
 from plaudit._async.downloads import download_file
 from plaudit._async.pages import PAGE_SIZE, AsyncItems
 from plaudit._async.transport import AsyncTransport
@@ -90,11 +92,11 @@ class AsyncScoreBatches:
         await self._transport.send(Call("DELETE", path("/v1/score/batches/{}", batch_id)))
 
     def events(
-        self, batch_id: str, *, page_size: int = PAGE_SIZE
-    ) -> AsyncItems[EventRead]:  # fmt: skip
-        """What happened to a batch, oldest first."""
-        call = Call("GET", path("/v1/score/batches/{}/events", batch_id), {"limit": page_size})
-        return AsyncItems(self._transport, call, EventRead)
+        self, batch_id: str, *, after: int = 0, follow: bool = True
+    ) -> AsyncIterator[EventRead]:
+        """Yield the events of a batch, oldest first; see ``jobs.events``."""
+        address = path("/v1/score/batches/{}/events", batch_id)
+        return following.events(self._transport, address, after, follow=follow)
 
     async def scores(self, batch_id: str) -> Rows:
         """The scores of every reply: one dict for each row of the dataset, in its order.

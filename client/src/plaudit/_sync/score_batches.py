@@ -7,12 +7,14 @@ import json
 import os
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Unpack
 
 from plaudit import params
 from plaudit._calls import Call, parse, path
 from plaudit._files import RemoteFile
+from plaudit._sync import following
 from plaudit._sync.downloads import download_file
 from plaudit._sync.pages import PAGE_SIZE, Items
 from plaudit._sync.transport import Transport
@@ -90,12 +92,10 @@ class ScoreBatches:
         """Delete a finished batch with its scores."""
         self._transport.send(Call("DELETE", path("/v1/score/batches/{}", batch_id)))
 
-    def events(
-        self, batch_id: str, *, page_size: int = PAGE_SIZE
-    ) -> Items[EventRead]:  # fmt: skip
-        """What happened to a batch, oldest first."""
-        call = Call("GET", path("/v1/score/batches/{}/events", batch_id), {"limit": page_size})
-        return Items(self._transport, call, EventRead)
+    def events(self, batch_id: str, *, after: int = 0, follow: bool = True) -> Iterator[EventRead]:
+        """Yield the events of a batch, oldest first; see ``jobs.events``."""
+        address = path("/v1/score/batches/{}/events", batch_id)
+        return following.events(self._transport, address, after, follow=follow)
 
     def scores(self, batch_id: str) -> Rows:
         """The scores of every reply: one dict for each row of the dataset, in its order.
