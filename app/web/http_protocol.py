@@ -10,6 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -26,6 +29,9 @@ MIN_BODY_BYTES_PER_WINDOW = 8 << 10
 #: Chunk framing may exceed the content by this factor: one-byte chunks have six bytes each.
 MAX_FRAMING_FACTOR = 8
 MAX_CONNECTIONS = 4096
+#: Lost connections that one pass of the event loop handles. Each ends a task, which takes about
+#: 0.3 ms in all: a client that leaves 500 streams at once would hold up the others for 0.2 s.
+LOST_PER_PASS = 8
 #: File descriptors that connections never take: database, broker, files, listening socket.
 RESERVED_DESCRIPTORS = 256
 
@@ -40,10 +46,37 @@ def connection_limit() -> int:
     return max(soft - RESERVED_DESCRIPTORS, soft // 2)
 
 
+class SpreadCalls:
+    """Makes calls in passes of the event loop, ``per_pass`` at a time, in the order of ``add``."""
+
+    def __init__(self, per_pass: int) -> None:
+        self._per_pass = per_pass
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._is_scheduled = False
+
+    def add(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+        """Make the call in one of the next passes of ``loop``."""
+        self._waiting.append(call)
+        self._schedule(loop)
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._waiting and not self._is_scheduled:
+            self._is_scheduled = True
+            loop.call_soon(self._make, loop)
+
+    def _make(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_scheduled = False
+        calls = [self._waiting.popleft() for _ in range(min(self._per_pass, len(self._waiting)))]
+        self._schedule(loop)
+        for call in calls:
+            loop.call_soon(call)
+
+
 class BoundedHttpProtocol(HttpToolsProtocol):
     """Limit the head, the framing and the duration of every request, and the connections."""
 
     max_connections = MAX_CONNECTIONS
+    _lost = SpreadCalls(LOST_PER_PASS)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -64,9 +97,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._start_timer(HEAD_SECONDS, self._on_slow_head)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer of the connection."""
+        """Stop the timer of the connection, and soon tell the application that the client left."""
         self._stop_timer()
-        super().connection_lost(exc)
+        self._lost.add(self.loop, partial(super().connection_lost, exc))
 
     def data_received(self, data: bytes) -> None:
         """Pass bytes to the parser, never more of a head than ``MAX_HEAD_BYTES``."""

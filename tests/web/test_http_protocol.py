@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import psutil
@@ -200,3 +201,38 @@ def test_connection_limit_leaves_descriptors(
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
     assert is_expected(http_protocol.connection_limit())
+
+
+def test_spread_calls_are_made_in_order_and_few_in_a_pass() -> None:
+    passes: list[list[int]] = []
+
+    async def count_passes() -> None:
+        calls = http_protocol.SpreadCalls(3)
+        made: list[int] = []
+        for number in range(8):
+            calls.add(asyncio.get_running_loop(), partial(made.append, number))
+        while sum(map(len, passes)) < 8:
+            await asyncio.sleep(0)
+            passes.append(made.copy())
+            made.clear()
+
+    asyncio.run(asyncio.wait_for(count_passes(), 10))
+
+    assert [number for made in passes for number in made] == list(range(8))
+    assert max(map(len, passes)) == 3
+
+
+def test_connections_that_are_lost_at_once_make_room(port: int) -> None:
+    for _ in range(3):  # 45 in all, and the limit is 20
+        many = [socket.create_connection(("127.0.0.1", port)) for _ in range(15)]
+        for each in many:
+            each.sendall(HEAD)
+        for each in many:
+            each.close()
+        wait_until("room for new connections", lambda: _is_served(port))
+
+
+def _is_served(port: int) -> bool:
+    with closing(socket.create_connection(("127.0.0.1", port), timeout=5)) as connection:
+        connection.sendall(HEAD + b"Content-Length: 2\r\n\r\nab")
+        return connection.recv(100).startswith(b"HTTP/1.1 200")
