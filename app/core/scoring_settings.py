@@ -41,17 +41,17 @@ class ScoringSettings(BaseModel):
     )
     scorer_token: ScorerToken | None = Field(
         None,
-        description="Secret that the API and the scorers share. In embedded mode one is made in "
+        description="Secret that the API and the scorers share. In embedded mode one is created in "
         "data_dir.",
     )
     scorer_memory_bytes: int = Field(
         16 << 30,
         ge=1 << 20,
-        description="Bytes of base models and adapters that a scorer keeps in memory; the least "
-        "recently used ones leave.",
+        description="Bytes of base models and adapters that a scorer keeps in memory. The "
+        "least recently used ones are evicted.",
     )
     scorer_batch_tokens: int = Field(
-        8192, ge=256, description="Tokens that a scorer computes at once."
+        8192, ge=256, description="Maximum number of tokens in a scorer's batch."
     )
     scorer_wait_ms: float = Field(
         4.0,

@@ -15,7 +15,7 @@ from app.models import Job
 
 #: Milliseconds after which an idempotency key may be used for another job.
 KEY_KEPT_MS = 86_400_000
-#: Set in the answer to a request that was repeated.
+#: Set in the response to a repeated request.
 REPLAYED = "Idempotency-Replayed"
 
 IdempotencyKey = Annotated[

@@ -66,7 +66,7 @@ class Watcher:
                 del self._waiting[job_id]
 
     async def close(self) -> None:
-        """End all waits, and let no request wait any more."""
+        """End all waits; later requests do not wait."""
         self.is_closed = True
         if self._task is not None:
             self._task.cancel()

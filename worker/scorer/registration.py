@@ -34,11 +34,11 @@ class ScorerRegistration:
         self._thread = threading.Thread(target=self._keep, name="registration", daemon=True)
 
     def start(self) -> None:
-        """Register from now on."""
+        """Start to write the row."""
         self._thread.start()
 
     def remove(self) -> None:
-        """Delete the row; if the database is away, it expires."""
+        """Delete the row; if the database is unavailable, the row expires."""
         self._closing.set()
         self._thread.join(timeout=10)
         try:
