@@ -43,7 +43,8 @@ class AsyncScoreBatches:
 
         Raises:
             InvalidRequestError: the spec is invalid, or the adapter cannot score the dataset;
-            ``errors`` names the fields. QuotaExceededError: the limit of queued batches is reached.
+                ``errors`` names the fields.
+            QuotaExceededError: the limit of queued batches is reached.
         """
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         call = Call("POST", "/v1/score/batches", body=spec, headers=headers)
