@@ -96,7 +96,7 @@ def test_accuracy_stands_beside_what_it_leaves_out_and_is_that_of_the_published_
     metrics = {"eval/accuracy": 0.75, "eval/left_out": 0.25, "eval/max_length": 64.0}
     publish(world, context, metrics=metrics)
     shown = " ".join(run("jobs", "get", job["id"]).stdout.split())
-    assert "published step 2 of 4 that were taken" in shown
+    assert "published step 2 of 4 completed steps" in shown
     assert "eval/accuracy 0.750 (25% left out, limit 64 tokens)" in shown
     assert "eval_maths/accuracy 0.500" in shown
     (line,) = (x for x in run("jobs", "list").stdout.splitlines() if "stopped early" in x)

@@ -36,13 +36,13 @@ def chart(signed_in: Browser, lease: WriteContext) -> Browser:
 
 
 def shown_steps(browser: Browser) -> tuple[int, int] | None:
-    """The first and the last step that the chart shows; None if it shows all."""
+    """Return the first and the last step that the chart shows; None if it shows all."""
     found = re.search(r"steps (\d+) to (\d+)", browser.text(".reset-zoom:not([hidden])"))
     return (int(found[1]), int(found[2])) if found else None
 
 
 def drag_over_the_middle(browser: Browser) -> None:
-    """From a quarter of the plot to its half."""
+    """Drag from a quarter to half of the plot."""
     plot = browser.all(".u-over")[0]
     width = plot.size["width"]
     actions = ActionChains(browser.driver).move_to_element_with_offset(plot, -width // 4, 0)

@@ -61,7 +61,7 @@ def test_job_is_found_among_more_than_are_loaded(
     signed_in.id("older").click()
     signed_in.wait_for_text("copy 470", "#rows")
     assert len(names()) == 25
-    signed_in.get("/?q=copy%25")  # a wildcard is text
+    signed_in.get("/?q=copy%25")  # a wildcard is treated as text
     signed_in.wait_for_text("No jobs match", "#empty")
 
 
