@@ -89,13 +89,13 @@ class RedisWindows:
         await self._pool.aclose()
 
     async def hit(self, window: RateLimitItem, name: str) -> bool:
-        """Count an event. Return False if the window is full; True also while Redis is away."""
+        """Count an event. Return False if the window is full; True also while Redis is down."""
         return self.is_away or await self._try(
             lambda: self._windows.hit(window, name), otherwise=True
         )
 
     async def seconds_until_room(self, window: RateLimitItem, name: str) -> float:
-        """Return how long a full window stays full; 0 while Redis is away."""
+        """Return how long a full window stays full; 0 while Redis is unavailable."""
 
         async def ask() -> float:
             stats = await self._windows.get_window_stats(window, name)

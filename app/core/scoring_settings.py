@@ -21,10 +21,10 @@ class ScoringSettings(BaseModel):
     scoring_waiting: int = Field(
         4096,
         ge=1,
-        description="Scoring requests that one API process holds at once; further ones get 503.",
+        description="Maximum waiting scoring requests per API process; further ones get 503.",
     )
     scoring_waiting_bytes: int = Field(
-        256 << 20, ge=1 << 20, description="Bytes of text in the held scoring requests."
+        256 << 20, ge=1 << 20, description="Maximum bytes of text in the waiting scoring requests."
     )
     scoring_hold_seconds: float = Field(
         100.0,

@@ -39,7 +39,7 @@ class Watcher:
         self._engine = reader(engine)
         self._waiting: dict[str, set[_Waiter]] = {}
         self._task: asyncio.Task[None] | None = None
-        # One thread of its own: busy request threads must not delay the watcher.
+        # A separate thread: busy request threads must not delay the watcher.
         self._limiter = CapacityLimiter(1)
 
     async def wait(

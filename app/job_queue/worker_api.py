@@ -66,7 +66,7 @@ class AttemptFailure:
 def claim(
     engine: Engine, settings: Settings, queue: str, owner: str, host: str, *, has_gpu: bool = False
 ) -> ClaimedJob | None:
-    """Claim the best waiting job of a queue; None when there is none.
+    """Claim the best waiting job of a queue; return None if no job waits.
 
     Without a GPU, jobs that need one are left to other workers.
     """

@@ -1,4 +1,4 @@
-"""Content-addressed blobs in database rows of 1 MiB, each written in a transaction of its own.
+"""Content-addressed blobs in database rows of 1 MiB, each written in its own transaction.
 
 Rows of 1 MiB measured fastest, or close to it, on both databases. With one commit per row,
 concurrent heartbeats take under 0.4 s (p99); one long transaction delayed them by seconds.
@@ -43,7 +43,7 @@ class StoredBlob:
 
 
 class StreamDigest:
-    """sha256 of a stream, computed by a thread of its own beside the one that handles the bytes.
+    """sha256 of a stream, computed in another thread than the one that handles the bytes.
 
     Use it as a context manager, so that the thread ends with the block. hashlib releases the GIL
     while it hashes, so the two threads run concurrently.

@@ -81,7 +81,7 @@ def functions(package: str, file: str, *names: str, **namespace: Any) -> list[An
 
 
 def setting(stage: Stage, trainer: str) -> str:
-    """Return a trainer's setting in docs/scoring.md, with the key, address and adapter of the stage."""
+    """Return a trainer's setting in docs/scoring.md, filled in for the stage."""
     (row,) = re.findall(rf"^\| {re.escape(trainer)} \| (.*?) \| ", PAGE, re.MULTILINE)
     for name, value in (
         ("KEY", stage.key),

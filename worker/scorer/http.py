@@ -73,7 +73,7 @@ def _refusal(problem: ScoreProblem) -> Response:
 
 
 class HttpThread:
-    """Serves an application on a listening socket in a thread of its own."""
+    """Serves an application on a listening socket in a separate thread."""
 
     def __init__(self, app: FastAPI) -> None:
         self._server = uvicorn.Server(

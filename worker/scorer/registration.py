@@ -22,7 +22,7 @@ PACKAGES = ("plaudit", "torch", "transformers", "peft")
 
 
 class ScorerRegistration:
-    """Writes the row every ``SEEN_SECONDS`` in a thread of its own."""
+    """Writes the row every ``SEEN_SECONDS`` in a separate thread."""
 
     def __init__(
         self, engine: Engine, row: dict[str, Any], resident: Callable[[], dict[str, Any]]

@@ -1,4 +1,4 @@
-"""One trainer process: start it in a session of its own, read its pipes, kill its session."""
+"""One trainer process: start it in a new session, read its pipes, kill its session."""
 
 from __future__ import annotations
 

@@ -40,7 +40,8 @@ def gpu_name() -> str:
 
 
 def activation_budget_bytes(weights: int, device_type: str, device_bytes: int) -> int:
-    """Return the bytes of activations that a step may keep beside ``weights`` bytes of a model.
+    """Return the bytes of activations that a step may keep in addition to ``weights`` bytes of a
+    model.
 
     On a GPU it is half of the remaining memory, on a CPU as much as the weights take.
     """

@@ -47,7 +47,7 @@ def chunks_within(
 ) -> Iterator[list[SplitGroup]]:
     """Split a batch, in its order, into chunks whose forwards save at most ``budget`` bytes.
 
-    A group that exceeds the budget alone becomes a chunk of its own.
+    A group that exceeds the budget alone becomes a separate chunk.
     """
     chunk: list[SplitGroup] = []
     used = 0.0

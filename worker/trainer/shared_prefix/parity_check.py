@@ -111,7 +111,7 @@ def _compare(trainer: SharedPrefixRewardTrainer, longest: int | None) -> ParityR
     head = packed_model.head
     inputs = trainer._prepare_inputs(trainer.data_collator(_sample_rows(trainer, longest)))
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    # Compare float32 weights in float32, whatever the run casts to: the tolerance is tight.
+    # Compare float32 weights in float32, even if the run uses autocast: the tolerance is tight.
     is_float32 = dtypes == {torch.float32}
     no_autocast = torch.autocast(trainer.args.device.type, enabled=False)
     with no_autocast if is_float32 else trainer.accelerator.autocast():
