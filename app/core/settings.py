@@ -159,7 +159,7 @@ class Settings(ScoringSettings, BaseSettings):
     slots: int = Field(
         1,
         ge=1,
-        description="Concurrent trainers on this worker, each on its own GPU if there is one.",
+        description="Concurrent trainers on this worker, each on its own GPU, if any.",
     )
     torch_threads: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto",
