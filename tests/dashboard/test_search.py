@@ -61,6 +61,15 @@ def test_job_is_found_among_more_than_are_loaded(
     signed_in.id("older").click()
     signed_in.wait_for_text("copy 470", "#rows")
     assert len(names()) == 25
+    signed_in.get("/?sort=name")
+    signed_in.wait_for_text("The newest 500 jobs are sorted.", "#search-note")
+    signed_in.wait_for_text("copy 519", "#rows")
+    assert names() == [f"copy {i:03}" for i in range(MANY - 500, MANY)]
+    signed_in.assert_accessible()
+    signed_in.get("/?sort=name&q=copy+00")
+    signed_in.wait_for_text("copy 009", "#rows")
+    assert names() == [f"copy {i:03}" for i in range(10)]
+    assert not signed_in.id("search-note").is_displayed()
     signed_in.get("/?q=copy%25")  # a wildcard is treated as text
     signed_in.wait_for_text("No jobs match", "#empty")
 

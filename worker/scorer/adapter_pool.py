@@ -105,8 +105,7 @@ class AdapterPool:
         Any thread may call it. ``add`` deletes the files after it has loaded them.
 
         Raises:
-            ScoreRefusedError: the adapter does not exist, or its files differ from those of the
-            training.
+            ScoreRefusedError: the adapter does not exist, or its files have changed since training.
         """
         with transaction(reader(self.engine)) as session:
             row = session.get(Adapter, adapter_id)

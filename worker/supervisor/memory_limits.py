@@ -18,7 +18,7 @@ BASE_BYTES = 4 << 30
 BYTES_PER_MODEL_BYTE = 32
 BYTES_PER_DATA_BYTE = 2
 MIN_BYTES = 2 << 30
-#: Share of the machine's memory for one inspection, so that two of them cannot exhaust it.
+#: An inspection may use a third of the machine's memory, so that two of them cannot exhaust it.
 MACHINE_PART = 3
 #: Counters of processes that the kernel killed for lack of memory: of the container, by cgroup
 #: version, and of the machine.

@@ -43,7 +43,7 @@ def results(metrics: Mapping[str, float], counts: Mapping[str, Any]) -> list[str
 
 
 def named_counts(counts: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Return a table with the pairs and metrics of each named evaluation dataset."""
+    """Return the name and the pair counts of each named evaluation dataset."""
     return [*counts.get("eval_datasets", {}).items()]
 
 

@@ -57,8 +57,7 @@ def certify(directory: Path, base_dir: Path | None, device: str) -> dict[str, An
     comparison of tensors.
 
     Raises:
-        TrainerError: host_error if a file is missing or damaged, because this machine has just
-        written it.
+        TrainerError: host_error if a file is missing or damaged: this machine has just written it.
     """
     summary, probes = _read_package(directory)
     _check_model_files(directory, is_merged=base_dir is None)

@@ -139,7 +139,7 @@ def _end(training: Mapping[str, Any]) -> str:
 
 
 def _data(plan: TrainingPlan, counts: Mapping[str, Any]) -> list[str]:
-    """Return a table of used, omitted and suspicious pairs."""
+    """Return the lines about used, omitted and suspicious pairs."""
     rows = [
         f"| {name} | {part['uploaded']} | {part['dropped']['unrenderable']} | "
         f"{part['dropped']['overlong']} | {part['dropped']['not_drawn']} | {part['truncated']} | "

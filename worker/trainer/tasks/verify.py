@@ -19,7 +19,7 @@ def run(order: WorkOrder, channel: Channel) -> None:
 
     Raises:
         TrainerError: score_mismatch if the files are wrong; other codes (out_of_memory, disk_full,
-        …) if the machine failed, which says nothing about the files.
+            …) if the machine failed, which says nothing about the files.
     """
     if order.adapter is None:
         raise TrainerError(FailureCode.INTERNAL, "the order to verify has no files")
