@@ -32,7 +32,7 @@ MAX_CONNECTIONS = 4096
 #: Lost connections that one pass of the event loop handles. Each ends a task, which takes about
 #: 0.3 ms in all: a client that leaves 500 streams at once would hold up the others for 0.2 s.
 LOST_PER_PASS = 8
-#: File descriptors that connections never take: database, broker, files, listening socket.
+#: File descriptors reserved for the database, the broker, files and the listening socket.
 RESERVED_DESCRIPTORS = 256
 
 
