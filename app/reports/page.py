@@ -58,6 +58,8 @@ class Section:
     tables: list[Table] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
     pairs: list[dict[str, Any]] = field(default_factory=list)
+    omission: str | None = None
+    """What ``render`` left out to keep the page small."""
 
 
 @dataclass
@@ -69,15 +71,24 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """Return the HTML of a page, of at most ``MAX_BYTES`` in UTF-8."""
+    """Return the HTML of a page, of at most ``MAX_BYTES`` in UTF-8.
+
+    A section that had to lose pairs or plots says so.
+    """
     html = _rendered(page)
+    whole = [len(section.pairs) for section in page.sections]
     while len(html.encode()) > MAX_BYTES and any(section.pairs for section in page.sections):
-        for section in page.sections:
-            section.pairs = section.pairs[: len(section.pairs) // 2]
+        for section, count in zip(page.sections, whole, strict=True):
+            if section.pairs:
+                section.pairs = section.pairs[: len(section.pairs) // 2]
+                shown = len(section.pairs)
+                section.omission = f"{shown} of {count} pairs are shown, to keep this page small."
         html = _rendered(page)
     if len(html.encode()) > MAX_BYTES:
         for section in page.sections:
-            section.plots = []
+            if section.plots:
+                section.plots = []
+                section.omission = "The plots are left out, to keep this page small."
         html = _rendered(page)
     return html
 

@@ -25,12 +25,19 @@ _STYLE: Any = {
 _SIZE = (4.6, 3.0)  # inches
 
 
-def model_plots(rows: Sequence[ScoredRow], metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Return the plots of one model: margins, calibration, length and best of n."""
+def model_plots(
+    rows: Sequence[ScoredRow],
+    metrics: Mapping[str, Any],
+    length_unit: str = "characters of the reply",
+) -> dict[str, str]:
+    """Return the plots of one model: margins, calibration, length and best of n.
+
+    ``length_unit`` says what the lengths of the rows count.
+    """
     plots = {
         "margins": _margins(metrics["margin"]),
         "calibration": _calibration(metrics["calibration"]),
-        "length": _length(rows),
+        "length": _length(rows, length_unit),
     }
     if metrics["best_of_n"] is not None:
         plots["best_of_n"] = _best_of_n(metrics["best_of_n"])
@@ -56,8 +63,8 @@ def _calibration(calibration: Mapping[str, Any]) -> str:
     return _svg(figure)
 
 
-def _length(rows: Sequence[ScoredRow]) -> str:
-    figure, axes = _figure("characters of the reply", "score")
+def _length(rows: Sequence[ScoredRow], unit: str) -> str:
+    figure, axes = _figure(f"length: {unit}", "score")
     for is_best, color, label in ((True, "#2a7f62", "best"), (False, "#c0392b", "others")):
         points = [
             (length, score)
