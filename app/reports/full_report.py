@@ -90,7 +90,7 @@ def _curves(
 def job_page(document: Mapping[str, Any]) -> Page:
     """Return the report page of a job; ``document`` is that of ``job_document``."""
     curves = {_curve_title(name): points for name, points in document["curves"].items() if points}
-    learning = [Plot(title, curve_svg(points)) for title, points in curves.items()]
+    learning = [Plot(name, curve_svg(points)) for name, points in curves.items() if points[1:]]
     last = [(title, *points[-1]) for title, points in curves.items()]
     sections = [
         Section(
@@ -101,6 +101,7 @@ def job_page(document: Mapping[str, Any]) -> Page:
         )
     ]
     if model := document["model"]:
+        model = {**model, "adapter": "Adapter on held-out pairs"}
         sections.append(overview([model], document["baselines"]))
         unit = "tokens of prompt and reply"
         sections += model_sections(model, document["plots"], [], length_unit=unit)

@@ -35,13 +35,32 @@ RANKED: tuple[Shape, ...] = (
         convert=with_responses,
         harmless=frozenset(
             {
-                "High-level domain", "Question", "Record ID", "Subdomain", "answer",
-                "canary_string", "choices", "code", "correct_choice", "ifeval_prompt",
-                "instruction_id_list", "kwargs", "level", "options", "parsed_outputs", "problem",
-                "question", "sanitized_solution", "score_data", "solution", "source_file", "test",
-                "test_imports", "test_list",
+                "High-level domain",
+                "Question",
+                "Record ID",
+                "Subdomain",
+                "answer",
+                "canary_string",
+                "choices",
+                "code",
+                "correct_choice",
+                "ifeval_prompt",
+                "instruction_id_list",
+                "kwargs",
+                "level",
+                "options",
+                "parsed_outputs",
+                "problem",
+                "question",
+                "sanitized_solution",
+                "score_data",
+                "solution",
+                "source_file",
+                "test",
+                "test_imports",
+                "test_list",
             }
-        ),  # fmt: skip
+        ),
         examples=(
             {
                 "question_id": "1",

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from app.domain.judging.score_table import ScoredRow
 
@@ -50,6 +51,8 @@ def _margins(margin: Mapping[str, Any]) -> str:
     colors = np.where(edges[:-1] < 0, "#c0392b", "#2a7f62")
     axes.bar(edges[:-1], margin["histogram"]["counts"], np.diff(edges), align="edge", color=colors)
     axes.axvline(0, color="black", linewidth=0.8)
+    axes.xaxis.set_major_locator(MaxNLocator(5))  # small margins have long labels
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     return _svg(figure)
 
 
@@ -75,7 +78,8 @@ def _length(rows: Sequence[ScoredRow], unit: str) -> str:
         step = -(-len(points) // MAX_POINTS) or 1
         x, y = zip(*points[::step], strict=True) if points else ((), ())
         axes.scatter(x, y, s=8, alpha=0.6, color=color, label=label, linewidths=0)
-    axes.legend(frameon=False)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    figure.legend(frameon=False, loc="outside upper right", ncols=2, markerscale=2)
     return _svg(figure)
 
 
