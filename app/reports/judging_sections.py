@@ -192,7 +192,7 @@ def _length(length: Mapping[str, Any], unit: str) -> Table:
 
 
 def _left_out(model: Mapping[str, Any]) -> Table:
-    rows = [
+    rows: list[tuple[Any, ...]] = [
         (_LEFT_OUT.get(reason, reason), found["rows"], ", ".join(map(str, found["lines"])))
         for reason, found in model["left_out"].items()
     ]
