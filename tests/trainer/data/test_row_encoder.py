@@ -95,7 +95,7 @@ def test_tokenizer_over_its_processor_time_is_the_fault_of_the_base_model(
     monkeypatch.setattr(row_encoder, "MIN_CHARACTERS_PER_SECOND", 1e9)
     monkeypatch.setattr(PairTokenizer, "encode", lambda _, texts: endless(texts))
     path = write_rows(tmp_path / "rows.jsonl", rows())
-    with pytest.raises(TrainerError, match="tokenizer needs more processor time") as failure:
+    with pytest.raises(TrainerError, match="tokenizer exceeded its limit of CPU time") as failure:
         tokenize(llama, path, 2, STRICT)
     assert failure.value.code is FailureCode.MODEL_UNSUPPORTED
     assert not failure.value.code.failure.is_retryable
