@@ -39,7 +39,7 @@ def edit_config(directory: Path, **changes: Any) -> None:
 
 
 def test_inspection_loads_no_weights(tmp_path: Path):
-    model, absent = load_on_meta(make_base_model(tmp_path, "bert"))
+    model, absent, _ = load_on_meta(make_base_model(tmp_path, "bert"))
     assert all(p.is_meta for p in model.parameters())
     assert {key.rpartition(".")[0] for key in absent} == {"bert.pooler.dense", "classifier"}
 
