@@ -55,10 +55,9 @@ def execution_arguments(model_dir: str | Path) -> dict[str, Any]:
         arguments["output_attentions"] = False
     if any(part.get("output_hidden_states") for part in parts):
         arguments["output_hidden_states"] = False
-    if any(
-        part.get(key) not in (None, *_OWN_ATTENTION) for part in parts for key in _ATTENTION_KEYS
-    ):
-        arguments["attn_implementation"] = None
+    for key in _ATTENTION_KEYS:  # the one does not replace the other
+        if any(part.get(key) not in (None, *_OWN_ATTENTION) for part in parts):
+            arguments[key] = None
     if any(part.get(key) for part in parts for key in _EXPERT_KEYS):
         arguments["experts_implementation"] = None
     if any(_pads_outside_of_embedding(part) for part in parts):

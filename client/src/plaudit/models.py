@@ -266,6 +266,25 @@ class EarlyStopping(Model):
     """The name in eval_datasets whose loss decides; null: eval_dataset."""
 
 
+class EvalDatasetReport(Model):
+    """What a job's report says of a named evaluation dataset, after training."""
+
+    pairs: float | None
+    left_out: float | None
+    """Share of the pairs that are not evaluated."""
+    accuracy: float | None
+    accuracy_low: float | None
+    accuracy_high: float | None
+    loss: float | None
+    length_baseline: float | None
+    plots: dict[str, str]
+    """SVG by name."""
+    model: dict[str, Any] | None
+    """Metrics, as of the held-out pairs."""
+    baselines: dict[str, dict[str, Any]]
+    worst_pairs: list[dict[str, Any]]
+
+
 class EvalFraction(Model):
     """Hold out a fraction of the training pairs."""
 
@@ -356,8 +375,8 @@ class FullReport(Model):
     model: dict[str, Any] | None
     """Metrics on the held-out pairs, as in an evaluation; lengths are in tokens."""
     baselines: dict[str, dict[str, Any]]
-    eval_datasets: dict[str, dict[str, float | None]]
-    """Figures of the named evaluation datasets after training."""
+    eval_datasets: dict[str, EvalDatasetReport]
+    """The same of each named evaluation dataset; its curves are with the others."""
     worst_pairs: list[dict[str, Any]]
     data: dict[str, Any] | None
     """The dataset report."""
@@ -690,7 +709,10 @@ class Resources(Model):
     gpus: Literal[0, 1] | int = 1
     """0: CPU only; 1: a GPU if the worker has one."""
     max_runtime_seconds: int = 86400
-    """Seconds that all attempts of the job may run together; then it fails."""
+    """
+    Seconds that all attempts of the job may run together; then it fails. The default is
+    lowered to the operator's limit.
+    """
 
 
 class RowsNamed(Model):
@@ -923,7 +945,10 @@ class TrainingSpec(Model):
     per_device_batch_size: Literal["auto"] | int = "auto"
     """Pairs per forward pass; must divide batch_size."""
     max_length: int = 1024
-    """Longest sequence of prompt and reply, in tokens."""
+    """
+    Longest sequence of prompt and reply, in tokens. The default is lowered to the positions
+    of the base model.
+    """
     overlong: Literal["drop", "error", "truncate_left"] | str = "drop"
     """
     What happens to pairs longer than max_length, in training and evaluation. 'truncate_left'
@@ -1448,9 +1473,10 @@ class RewardJobSpec(Model):
     """For people; need not be unique."""
     base_model: str
     """An id from GET /v1/base-models."""
-    base_model_head: Literal["reuse", "new"] | str = "reuse"
+    base_model_head: Literal["auto", "reuse", "new"] | str = "auto"
     """
-    'reuse' starts from the trained reward head of the base model, if its files have one;
+    'auto' starts from the trained reward head of the base model, if its files have one that
+    fits, and otherwise from a random head; 'reuse' refuses base models without such a head;
     'new' always starts from a random head.
     """
     train_dataset: str

@@ -205,7 +205,10 @@ class Resources(TypedDict):
     gpus: NotRequired[Literal[0, 1]]
     """0: CPU only; 1: a GPU if the worker has one."""
     max_runtime_seconds: NotRequired[int]
-    """Seconds that all attempts of the job may run together; then it fails."""
+    """
+    Seconds that all attempts of the job may run together; then it fails. The default is
+    lowered to the operator's limit.
+    """
 
 
 class ScoreBatchSpec(TypedDict):
@@ -316,7 +319,10 @@ class TrainingSpec(TypedDict):
     per_device_batch_size: NotRequired[Literal["auto"] | int]
     """Pairs per forward pass; must divide batch_size."""
     max_length: NotRequired[int]
-    """Longest sequence of prompt and reply, in tokens."""
+    """
+    Longest sequence of prompt and reply, in tokens. The default is lowered to the positions
+    of the base model.
+    """
     overlong: NotRequired[Literal["drop", "error", "truncate_left"]]
     """
     What happens to pairs longer than max_length, in training and evaluation. 'truncate_left'
@@ -414,9 +420,10 @@ class RewardJobSpec(TypedDict):
     """For people; need not be unique."""
     base_model: str
     """An id from GET /v1/base-models."""
-    base_model_head: NotRequired[Literal["reuse", "new"]]
+    base_model_head: NotRequired[Literal["auto", "reuse", "new"]]
     """
-    'reuse' starts from the trained reward head of the base model, if its files have one;
+    'auto' starts from the trained reward head of the base model, if its files have one that
+    fits, and otherwise from a random head; 'reuse' refuses base models without such a head;
     'new' always starts from a random head.
     """
     train_dataset: str

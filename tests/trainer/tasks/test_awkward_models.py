@@ -160,6 +160,34 @@ def test_head_that_does_not_fit_is_named_in_a_warning(
     assert base.order(count=8, base_model_head="new").plan.head.unused == []  # type: ignore[union-attr]
 
 
+ROW, SQUARE = torch.full((1, 32), 0.3), torch.ones(32, 32)
+
+
+@pytest.mark.parametrize(
+    ("heads", "found"),
+    [
+        ({"v_head.weight": ROW[0]}, ["v_head.weight [32]"]),
+        ({"v_head.weight": ROW.T.contiguous()}, ["v_head.weight [32, 1]"]),
+        # As Qwen2.5-Math-RM has it.
+        ({"score.0.weight": SQUARE, "score.0.bias": ROW[0], "score.2.weight": ROW},
+         ["score.0.weight [32, 32]", "score.2.weight [1, 32]"]),
+        ({"classifier.dense.weight": SQUARE, "classifier.out_proj.weight": ROW},
+         ["classifier.dense.weight [32, 32]", "classifier.out_proj.weight [1, 32]"]),
+        ({"rank_layer.weight": ROW}, ["rank_layer.weight [1, 32]"]),
+        ({"discriminator_predictions.dense_prediction.weight": ROW}, []),
+    ],
+    ids=["flat", "transposed", "layers", "dense-and-output", "unknown-name", "other-task"],
+)  # fmt: skip
+def test_head_of_another_form_is_named_and_not_taken_over(
+    tmp_path: Path, heads: dict[str, torch.Tensor], found: list[str]
+) -> None:
+    make_base_model(tmp_path, "llama")
+    weights = load_file(tmp_path / WEIGHTS) | heads
+    save_file(weights, tmp_path / WEIGHTS, metadata={"format": "pt"})
+    facts = facts_of(tmp_path)
+    assert (facts.head_tensors, facts.unused_heads) == ({}, found)
+
+
 @pytest.mark.parametrize("name", ["bert", "modernbert", "electra", "deberta-v2"])
 def test_head_of_a_masked_language_model_is_no_reward_head(name: str, tmp_path: Path) -> None:
     facts = facts_of(make_base_model(tmp_path, name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from torch import nn
 from transformers import (
@@ -123,6 +124,7 @@ def load_on_meta(model_dir: Path) -> tuple[PreTrainedModel, set[str], set[str]]:
         model, info = AutoModelForSequenceClassification.from_pretrained(
             str(model_dir),
             config=load_config(model_dir),
+            dtype=torch.float32,  # that of config.json may be one without a classifier, as int8
             device_map="meta",
             output_loading_info=True,
             ignore_mismatched_sizes=True,
