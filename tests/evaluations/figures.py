@@ -106,7 +106,7 @@ def check_calibration(margins: Any, hits: Any, found: dict[str, Any], tolerance:
     at = error(1 / (1 + np.exp(-margins / t)))
     assert found["ece_at_temperature"] == pytest.approx(at, abs=max(1e-6, tolerance * 10))
     losses = [np.log1p(np.exp(-margins / (t * f))).mean() for f in (0.97, 1, 1.03)]
-    assert losses[1] <= min(losses) + 1e-12
+    assert losses[1] <= min(losses) + (1e-12 if tolerance < 1e-6 else tolerance)
 
 
 def rank_correlation(a: Any, b: Any) -> float:

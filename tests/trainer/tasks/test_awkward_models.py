@@ -120,6 +120,18 @@ def test_head_under_another_name_is_taken_over(tmp_path: Path, name: str) -> Non
     assert torch.equal(model.score.weight, torch.full((1, 32), 0.3))
 
 
+def test_head_that_is_not_finite_is_the_fault_of_the_base_model(
+    tmp_path: Path, channel: RecordingChannel, work: Path
+) -> None:
+    make_classifier(tmp_path / "base", "llama", 1)
+    rename_head(tmp_path / "base", "v_head.weight", float("nan"))
+    order = TinyBase.of(tmp_path / "base", tmp_path / "files").order(count=8, eval_count=4)
+    assert run_task(order, channel) == EXIT_FAILED
+    (failed,) = channel.of(Failed)
+    assert failed.code == "nan_loss"
+    assert "step 0 is not a finite number: the weights of the base model" in failed.detail
+
+
 def test_new_head_is_drawn_although_there_is_a_trained_one(tmp_path: Path) -> None:
     make_classifier(tmp_path, "llama", 1)
     stored = load_file(tmp_path / WEIGHTS)["score.weight"]
@@ -166,10 +178,10 @@ ROW, SQUARE = torch.full((1, 32), 0.3), torch.ones(32, 32)
 @pytest.mark.parametrize(
     ("heads", "found"),
     [
-        ({"v_head.weight": ROW[0]}, ["v_head.weight [32]"]),
+        ({"v_head.weight": torch.ones(32)}, ["v_head.weight [32]"]),
         ({"v_head.weight": ROW.T.contiguous()}, ["v_head.weight [32, 1]"]),
         # As Qwen2.5-Math-RM has it.
-        ({"score.0.weight": SQUARE, "score.0.bias": ROW[0], "score.2.weight": ROW},
+        ({"score.0.weight": SQUARE, "score.0.bias": torch.ones(32), "score.2.weight": ROW},
          ["score.0.weight [32, 32]", "score.2.weight [1, 32]"]),
         ({"classifier.dense.weight": SQUARE, "classifier.out_proj.weight": ROW},
          ["classifier.dense.weight [32, 32]", "classifier.out_proj.weight [1, 32]"]),
