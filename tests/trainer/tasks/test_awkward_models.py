@@ -120,6 +120,8 @@ def test_head_under_another_name_is_taken_over(tmp_path: Path, name: str) -> Non
     assert torch.equal(model.score.weight, torch.full((1, 32), 0.3))
 
 
+@pytest.mark.train
+@pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
 def test_head_that_is_not_finite_is_the_fault_of_the_base_model(
     tmp_path: Path, channel: RecordingChannel, work: Path
 ) -> None:
