@@ -43,7 +43,7 @@ class HubResults:
     """Values of one model on some datasets, and where they come from."""
 
     name: str
-    """Of the work that measured them: ``eval_…`` or ``job_…``."""
+    """Id of the evaluation or job that measured them: ``eval_…`` or ``job_…``."""
     measured: Sequence[Measured]
     url: str
     date: str
@@ -51,8 +51,8 @@ class HubResults:
     def write(self, repository: Path) -> list[Path]:
         """Write them to a model repository; return the files.
 
-        The card gets them only where the repository has one. Earlier results on the same dataset
-        are replaced.
+        The model card is changed only if the repository has one. Earlier results on the same
+        dataset are replaced.
 
         Raises:
             CommandError: README.md is not a model card.
@@ -124,7 +124,7 @@ def of_evaluation(
     """Return the results of one adapter of an evaluation; by default of its only one.
 
     Raises:
-        CommandError: it judged no such adapter, or several, or has no result.
+        CommandError: it has no result, did not judge this adapter, or judged several.
     """
     name = evaluation["id"]
     if evaluation["result"] is None:
@@ -157,7 +157,7 @@ def of_job(report: Mapping[str, Any], url: str) -> HubResults:
     A dataset with several names has one result.
 
     Raises:
-        CommandError: it held none out.
+        CommandError: the job has no held-out pairs.
     """
     name, provenance = report["job_id"], report["provenance"]
     counts = (report["data"] or {}).get("pairs") or {}
@@ -180,7 +180,7 @@ def of_job(report: Mapping[str, Any], url: str) -> HubResults:
             measured.setdefault(dataset, Measured(dataset, title, values, notes))
     if not measured:
         raise CommandError(
-            f"{name} held no pairs out, so there are no results to write.",
+            f"{name} has no held-out pairs, so there are no results to write.",
             ExitCode.FAILED,
             "Evaluate its adapter: plaudit evaluate AD --dataset DS.",
         )

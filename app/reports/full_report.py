@@ -182,7 +182,7 @@ def _named(figures: Mapping[str, Mapping[str, Any]]) -> Section:
     columns = ("dataset", "pairs", "left out", "accuracy", "from", "to", "loss", "longer is better")
     return Section(
         "Further evaluation datasets",
-        notes=["After training. Accuracy does not hold for the share of pairs that is left out."],
+        notes=["Figures after training. Accuracy does not cover the pairs that are left out."],
         tables=[Table("All pairs", columns, rows)],
     )
 

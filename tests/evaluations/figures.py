@@ -119,7 +119,7 @@ def rank_correlation(a: Any, b: Any) -> float:
 
 
 def controlled(hits: Any, difference: Any) -> float:
-    """By plain gradient ascent on the penalised likelihood."""
+    """Fit by plain gradient ascent on the penalised likelihood."""
     x = np.stack([np.ones(len(hits)), np.tanh(difference / difference.std())])
     weights = np.zeros(2)
     for _ in range(200_000):
@@ -131,7 +131,7 @@ def controlled(hits: Any, difference: Any) -> float:
 
 
 def assert_equal(found: Any, expected: Any, place: str = "") -> None:
-    """Assert that a document has at least what is expected, numbers to 1e-9."""
+    """Assert that a document contains the expected values, with numbers within 1e-9."""
     if isinstance(expected, dict):
         for name, value in expected.items():
             assert_equal(found[name], value, f"{place}/{name}")
