@@ -72,6 +72,7 @@ def main(base: str, adapter: str, *files: str) -> None:
             "metrics": {name: metrics(each, trained[name]) for name, each in rows.items()},
             "before": {name: metrics(each, untrained[name]) for name, each in rows.items()},
             "intervals": {name: interval(each) for name, each in trained.items()},
+            "scores": {name: score_rows(each, trained[name]) for name, each in rows.items()},
             "worst": {name: worst(each, trained[name]) for name, each in rows.items()},
             "probes": max(map(abs, differences)),
             "report": report(train, rows),
@@ -157,6 +158,20 @@ def worst(every: list[dict[str, Any]], scores: Any) -> list[list[float]]:
     rows = [row for row in every if row["is_used"]]
     margins = scores[:, 0] - scores[:, 1]
     return [[rows[i]["line"], margins[i]] for i in np.argsort(margins) if margins[i] < 0]
+
+
+def score_rows(every: list[dict[str, Any]], scores: Any) -> list[dict[str, Any]]:
+    """The pairs that are used, as an evaluation's file of scores has them; lengths in tokens."""
+    return [
+        {
+            "line": row["line"],
+            "prompt": json.dumps(row["prompt"]),
+            "scores": both.tolist(),
+            "lengths": [len(ids) for ids in row["ids"]],
+            "slice": row["slice"],
+        }
+        for row, both in zip((row for row in every if row["is_used"]), scores, strict=True)
+    ]
 
 
 def report(

@@ -17,13 +17,16 @@ from typing import Any
 
 import httpx
 import pytest
+from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
 from app.cli import app
 from app.cli.output import size
 from tests.deployed import download, embedded_service, production_service, upload
+from tests.evaluations.figures import check_metrics
 from tests.model_factories.pairs import make_pairs
 from tests.model_factories.tiny_models import make_decoder
+from tests.reports.content import Content
 from tests.services import fresh_database, wait_until
 
 pytestmark = [pytest.mark.train, pytest.mark.timeout(1200)]
@@ -110,7 +113,7 @@ def train(client: httpx.Client, directory: Path, base_model: Path) -> TrainedJob
         "train_dataset": datasets["training"],
         "eval_dataset": datasets["eval"],
         "eval_datasets": {"maths": datasets["eval_maths"]},
-        "training": {"max_steps": 6, "max_length": 23, "learning_rate": 1e-3},
+        "training": {"max_steps": 6, "max_length": 23, "learning_rate": 1e-3, "eval_steps": 2},
     }
     preview = client.post("/v1/jobs?dry_run=true", json=spec)
     assert preview.status_code == 200, preview.text
@@ -278,12 +281,68 @@ def test_counts_and_reports_can_be_recomputed(
         assert [pair["line"] for pair in pairs] == [line for line, _ in wrong]
         margins = [margin for _, margin in wrong]
         assert [pair["margin"] for pair in pairs] == pytest.approx(margins, abs=1e-5)
-    page = trained.client.get(f"{reports}/full.json").json()
-    assert page["eval_datasets"]["maths"]["accuracy"] == pytest.approx(
-        recomputed["metrics"]["eval_maths"]["accuracy"]
-    )
     codes = {warning["code"] for warning in trained.job["warnings"]}
     assert {"pairs_dropped", "pairs_contradictory"} <= codes
+
+
+@pytest.fixture(scope="module")
+def report(trained: TrainedJob) -> dict[str, Any]:
+    return dict(trained.client.get(f"/v1/jobs/{trained.job['id']}/reports/full.json").json())
+
+
+@pytest.mark.parametrize("group", EVALUATIONS)
+def test_report_of_each_evaluation_dataset_can_be_recomputed(
+    trained: TrainedJob, recomputed: dict[str, Any], report: dict[str, Any], group: str
+) -> None:
+    part = report if group == "eval" else report["eval_datasets"]["maths"]
+    check_metrics(recomputed["scores"][group], part["model"]["metrics"], seed=42, tolerance=1e-5)
+    metrics = recomputed["metrics"][group]
+    longest = metrics["length_baseline"]
+    expected = {
+        "longest": longest,
+        "shortest": 1 - longest,
+        "untrained": recomputed["before"][group]["accuracy"],
+    }
+    found = {name: each["accuracy"]["value"] for name, each in part["baselines"].items()}
+    assert 0 <= found.pop("random") <= 1
+    assert found == pytest.approx(expected)
+    wrong = recomputed["worst"][group][: 20 if group == "eval" else 10]
+    assert [pair["line"] for pair in part["worst_pairs"]] == [line for line, _ in wrong]
+    assert part["plots"].keys() == {"margins", "calibration", "length"}
+    curves = [report["curves"][f"{group}/{name}"] for name in ("loss", "accuracy")]
+    assert [[step for step, _ in curve] for curve in curves] == [[2, 4, 6]] * 2
+    assert [curve[-1][1] for curve in curves] == pytest.approx(
+        [metrics["loss"], metrics["accuracy"]], abs=1e-5
+    )
+    if group != "eval":
+        figures = {name: part[name] for name in ("accuracy", "loss", "left_out", "pairs")}
+        assert figures == pytest.approx({name: metrics[name] for name in figures}, abs=1e-5)
+
+
+def test_page_of_the_report_has_the_numbers_of_its_document(
+    trained: TrainedJob, report: dict[str, Any]
+) -> None:
+    html = trained.client.get(f"/v1/jobs/{trained.job['id']}/reports/full.html").text
+    numbers = set(Content(html).numbers)
+    pairs = report["data"]["pairs"]
+    for part, counts in (
+        (report, pairs["eval"]),
+        (report["eval_datasets"]["maths"], pairs["eval_datasets"]["maths"]),
+    ):
+        metrics = part["model"]["metrics"]
+        values = [
+            metrics["accuracy"]["value"], *metrics["accuracy"]["interval"],
+            metrics["margin"]["mean"], metrics["calibration"]["ece"],
+            metrics["length"]["shorter_chosen"]["value"], metrics["reward"]["std"],
+            *(each["accuracy"]["value"] for each in metrics["slices"]),
+            *(each["accuracy"]["value"] for each in part["baselines"].values()),
+            counts["uploaded"], counts["dropped"]["overlong"], counts["used"],
+            counts["left_out_share"],
+        ]  # fmt: skip
+        assert set(values) <= numbers
+        assert f"Measured on {counts['used']} pairs of at most 23 tokens." in html
+    assert {points[-1][1] for points in report["curves"].values()} <= numbers
+    assert [name for name in report["curves"] if f'alt="{name}"' not in html] == []
 
 
 def test_card_and_digests_can_be_recomputed(
@@ -298,6 +357,10 @@ def test_card_and_digests_can_be_recomputed(
         assert shown
         both = (recomputed["before"]["eval"][name], metrics["eval"][name])
         assert [float(text) for text in shown.groups()] == pytest.approx(both, rel=1e-3)
+    index = {each.dataset_type: each.metric_value for each in ModelCard(card).data.eval_results}
+    assert index == pytest.approx(
+        {trained.datasets[group]: metrics[group]["accuracy"] for group in EVALUATIONS}
+    )
     shown = re.search(r"^\| maths \| (\d+) \| \S+ \| (\S+) \| (\S+) \|", card, re.MULTILINE)
     assert shown
     figures = [recomputed[when]["eval_maths"]["accuracy"] for when in ("before", "metrics")]

@@ -13,7 +13,7 @@ from app.domain.plan import BaseModelFacts
 from app.models import BaseModelRecord
 
 #: Increase it when an inspection returns more or other facts than before.
-FACTS_VERSION = 4
+FACTS_VERSION = 5
 
 
 def facts_for(session: Session, entry: BaseModelEntry) -> BaseModelFacts | None:

@@ -29,17 +29,24 @@ _HUB_DATASET = re.compile(r"^[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
-class HubResults:
-    """Values of one model on one dataset, by metric, and where they come from."""
+class Measured:
+    """Values of one model on one dataset, by metric."""
 
-    name: str
-    """Id of the evaluation or job that measured them: ``eval_…`` or ``job_…``."""
     dataset: str
     title: str
     values: Mapping[str, float]
+    notes: str | None = None
+
+
+@dataclass(frozen=True)
+class HubResults:
+    """Values of one model on some datasets, and where they come from."""
+
+    name: str
+    """Id of the evaluation or job that measured them: ``eval_…`` or ``job_…``."""
+    measured: Sequence[Measured]
     url: str
     date: str
-    notes: str | None = None
 
     def write(self, repository: Path) -> list[Path]:
         """Write them to a model repository; return the files.
@@ -64,15 +71,16 @@ class HubResults:
     def _entries(self) -> list[EvalResultEntry]:
         return [
             EvalResultEntry(
-                dataset_id=self.dataset,
+                dataset_id=each.dataset,
                 task_id=metric,
                 value=value,
                 date=self.date,
                 source_url=self.url,
                 source_name="Plaudit",
-                notes=self.notes,
+                notes=each.notes,
             )
-            for metric, value in self.values.items()
+            for each in self.measured
+            for metric, value in each.values.items()
         ]
 
     def _write_index(self, path: Path) -> None:
@@ -90,22 +98,23 @@ class HubResults:
         card.save(path)
 
     def _is_same(self, result: EvalResult) -> bool:
-        return bool(result.dataset_type == self.dataset)
+        return result.dataset_type in {each.dataset for each in self.measured}
 
     def _index(self) -> list[EvalResult]:
         return [
             EvalResult(
                 task_type=TASK,
                 task_name="Preference ranking",
-                dataset_type=self.dataset,
-                dataset_name=self.title,
+                dataset_type=each.dataset,
+                dataset_name=each.title,
                 metric_type="accuracy",
                 metric_name=metric,
                 metric_value=value,
                 source_url=self.url,
                 source_name="Plaudit",
             )
-            for metric, value in self.values.items()
+            for each in self.measured
+            for metric, value in each.values.items()
         ]
 
 
@@ -136,31 +145,48 @@ def of_evaluation(
         )
     return HubResults(
         name=name,
-        **_measured(evaluation, models[chosen], suites),
+        measured=[_measured(evaluation, models[chosen], suites)],
         url=f"{url}/v1/evaluations/{name}",
         date=str(evaluation["finished_at"]),
     )
 
 
 def of_job(report: Mapping[str, Any], url: str) -> HubResults:
-    """Return the results of a training job on its held-out pairs.
+    """Return the results of a training job on its held-out pairs and its named eval datasets.
+
+    A dataset with several names has one result.
 
     Raises:
         CommandError: the job has no held-out pairs.
     """
     name, provenance = report["job_id"], report["provenance"]
-    if report["model"] is None:
+    counts = (report["data"] or {}).get("pairs") or {}
+    main = (provenance["eval_dataset"] or provenance["train_dataset"])["id"]
+    share = (counts.get("eval") or {}).get("left_out_share")
+    found = [(main, "Held-out pairs", report["model"], share)]
+    for each, part in report["eval_datasets"].items():
+        dataset = provenance["eval_datasets"][each]["id"]
+        found.append((dataset, f"Held-out pairs: {each}", part["model"], part["left_out"]))
+    measured: dict[str, Measured] = {}
+    for dataset, title, model, share in found:
+        if model is not None:
+            values = {"accuracy": model["metrics"]["accuracy"]["value"]}
+            limit = counts.get("max_length")
+            notes = (
+                f"{share:.1%} of the pairs left out: over {limit} tokens, or not rendered"
+                if share
+                else None
+            )
+            measured.setdefault(dataset, Measured(dataset, title, values, notes))
+    if not measured:
         raise CommandError(
             f"{name} has no held-out pairs, so there are no results to write.",
             ExitCode.FAILED,
             "Evaluate its adapter: plaudit evaluate AD --dataset DS.",
         )
-    dataset = provenance["eval_dataset"] or provenance["train_dataset"]
     return HubResults(
         name=name,
-        dataset=dataset["id"],
-        title="Held-out pairs",
-        values={"accuracy": report["model"]["metrics"]["accuracy"]["value"]},
+        measured=[*measured.values()],
         url=f"{url}/v1/jobs/{name}",
         date=str(report["finished_at"]),
     )
@@ -168,24 +194,16 @@ def of_job(report: Mapping[str, Any], url: str) -> HubResults:
 
 def _measured(
     evaluation: Mapping[str, Any], model: Mapping[str, Any], suites: Sequence[Any]
-) -> dict[str, Any]:
-    found = model["suite"]
+) -> Measured:
+    found, rows = model["suite"], evaluation["dataset"]
     if found is None:
         values = {"accuracy": model["metrics"]["accuracy"]["value"]}
-        return {"dataset": evaluation["dataset"], "title": "Preference pairs", "values": values}
+        return Measured(rows, "Preference pairs", values)
     suite = next(each for each in suites if each.id == found["suite"])
     if found["overall"] is None:  # other rows than the published ones: no score of the benchmark
-        return {
-            "dataset": evaluation["dataset"],
-            "title": f"Rows shaped like {suite.title}",
-            "values": dict(found["metrics"]),
-            "notes": f"not the published rows of {suite.id}",
-        }
+        notes = f"not the published rows of {suite.id}"
+        return Measured(rows, f"Rows shaped like {suite.title}", dict(found["metrics"]), notes)
     # Files of a provisional suite are not told apart, so none of them is named.
     hub = None if suite.is_provisional else _HUB_DATASET.match(suite.source)
-    return {
-        "dataset": hub[0] if hub else evaluation["dataset"],
-        "title": suite.title,
-        "values": {"overall": found["overall"], **found["metrics"]},
-        "notes": f"rule {suite.id}",
-    }
+    values = {"overall": found["overall"], **found["metrics"]}
+    return Measured(hub[0] if hub else rows, suite.title, values, f"rule {suite.id}")

@@ -95,11 +95,11 @@ def batch_split(training: TrainingSpec) -> tuple[int, int]:
 
 
 def _head(spec: RewardJobSpec, facts: BaseModelFacts) -> HeadPlan:
-    if facts.head_tensors and spec.base_model_head == "reuse":
+    if facts.head_tensors and spec.base_model_head != "new":
         return HeadPlan(start="base_model", tensors=facts.head_tensors)
     has_own = any(name == stored for name, stored in facts.head_tensors.items())
     # With "new", the user does not want a trained head, so none counts as unused.
-    unused = facts.unused_heads if spec.base_model_head == "reuse" else []
+    unused = [] if spec.base_model_head == "new" else facts.unused_heads
     return HeadPlan(start="new", is_reset=has_own, unused=unused)
 
 

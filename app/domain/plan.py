@@ -64,6 +64,16 @@ class BaseModelFacts(_Frozen):
     final_token_id: int | None = Field(
         None, description="Last token of a conversation that the chat template renders."
     )
+    unembedded_in_texts: dict[str, int] = Field(
+        default={},
+        description="Tokens without an embedding row that the tokenizer adds to every text, with "
+        "their ids.",
+    )
+    unembedded_in_conversations: dict[str, int] = Field(
+        default={},
+        description="Tokens without an embedding row that the chat template writes into every "
+        "conversation, with their ids.",
+    )
     chat_template: str | None = None
     tokens_around: tuple[str, str] = Field(
         ("", ""), description="Tokens that the tokenizer adds before and after a text, as text."

@@ -37,15 +37,14 @@ def check(
 
 
 def _head_problems(spec: RewardJobSpec, facts: BaseModelFacts) -> Iterator[SpecProblem]:
-    is_required = spec.base_model_head == "reuse" and "base_model_head" in spec.model_fields_set
-    if is_required and not facts.head_tensors:
+    if spec.base_model_head == "reuse" and not facts.head_tensors:
         unused = ", ".join(facts.unused_heads)
         yield SpecProblem(
             "/base_model_head",
             "no_trained_head",
             f"the files of the base model have no one-row head that fits {facts.architecture}"
             + (f"; they have {unused}" if unused else ""),
-            'Remove it, or use "new": the head starts random.',
+            'Use "auto" or "new": the head starts random.',
         )
 
 
@@ -60,8 +59,10 @@ def _training_problems(spec: RewardJobSpec, facts: BaseModelFacts) -> Iterator[S
             "Use a per_device_batch_size that divides batch_size, or 'auto'.",
         )
     limit = facts.max_positions or training.max_length
-    # A default max_length is lowered to the model's limit; an explicit one is not.
-    if training.max_length > limit and "max_length" in training.model_fields_set:
+    # The default is lowered to the model's limit, also where a spec states it: the API returns
+    # specs with their defaults, and they can be submitted again.
+    is_default = training.max_length == TrainingSpec.model_fields["max_length"].default
+    if training.max_length > limit and not is_default:
         yield SpecProblem(
             "/training/max_length",
             "beyond_positions",
@@ -234,17 +235,30 @@ def _template_problems(
         )
 
 
+def _unembedded(training: TrainingSpec, facts: BaseModelFacts, *, is_raw: bool) -> dict[str, int]:
+    """Return the tokens without an embedding row that would be in every text of the job."""
+    if is_raw:
+        eos, rows = facts.eos_token_id, facts.vocab_rows
+        end = {str(facts.eos_token): eos} if eos is not None and eos >= rows else {}
+        return facts.unembedded_in_texts | end
+    if training.chat_template:
+        return {}
+    # Without a template, conversations get the tokens that the tokenizer adds to texts.
+    return facts.unembedded_in_conversations if facts.chat_template else facts.unembedded_in_texts
+
+
 def _token_problems(
     training: TrainingSpec, facts: BaseModelFacts, *, is_raw: bool
 ) -> Iterator[SpecProblem]:
-    eos = facts.eos_token_id
-    if is_raw and eos is not None and eos >= facts.vocab_rows:
+    for token, token_id in _unembedded(training, facts, is_raw=is_raw).items():
+        what = "text" if is_raw else "conversation"
         yield SpecProblem(
             "/base_model",
             "token_outside_embedding",
-            f"every text ends in {facts.eos_token!r}, which is token {eos}, but the embedding has "
-            f"{facts.vocab_rows} rows",
-            "Ask the operator to fix the model's tokenizer.",
+            f"every {what} contains {token!r}, which is token {token_id}, but the embedding of "
+            f"this model has {facts.vocab_rows} rows. The cause is the model and not the data",
+            "Ask the operator to fix the model's tokenizer"
+            + ("." if is_raw else ", or set training.chat_template to one without the token."),
         )
     try:
         choose_pad_token(training, facts, is_raw=is_raw)

@@ -169,7 +169,8 @@ class Resources(SpecPart):
         86_400,
         ge=1,
         le=30 * 86_400,
-        description="Seconds that all attempts of the job may run together; then it fails.",
+        description="Seconds that all attempts of the job may run together; then it fails. The "
+        "default is lowered to the operator's limit.",
     )
 
 
@@ -216,10 +217,11 @@ class RewardJobSpec(SpecPart):
         None, description="For people; need not be unique."
     )
     base_model: BaseModelName = Field(description="An id from GET /v1/base-models.")
-    base_model_head: Literal["reuse", "new"] = Field(
-        "reuse",
-        description="'reuse' starts from the trained reward head of the base model, if its files "
-        "have one; 'new' always starts from a random head.",
+    base_model_head: Literal["auto", "reuse", "new"] = Field(
+        "auto",
+        description="'auto' starts from the trained reward head of the base model, if its files "
+        "have one that fits, and otherwise from a random head; 'reuse' refuses base models without "
+        "such a head; 'new' always starts from a random head.",
     )
     train_dataset: str = Field(
         pattern=DATASET_ID, description="The id of the dataset to train on, from GET /v1/datasets."

@@ -179,7 +179,11 @@ class TrainingSpec(SpecPart):
         "auto", description="Pairs per forward pass; must divide batch_size."
     )
     max_length: int = Field(
-        1024, ge=8, le=1_048_576, description="Longest sequence of prompt and reply, in tokens."
+        1024,
+        ge=8,
+        le=1_048_576,
+        description="Longest sequence of prompt and reply, in tokens. The default is lowered to "
+        "the positions of the base model.",
     )
     overlong: Literal["drop", "error", "truncate_left"] = Field(
         "drop",

@@ -13,7 +13,7 @@ from app.core.settings import Settings
 from app.datasets import service as datasets
 from app.datasets.service import DatasetNotFoundError
 from app.domain.plan import BaseModelFacts, TrainingPlan
-from app.domain.spec import RewardJobSpec
+from app.domain.spec import Resources, RewardJobSpec
 from app.domain.spec_problems import SpecRejectedError
 from app.jobs.planning import JobDatasets, plan_job
 from app.models import Dataset
@@ -42,10 +42,9 @@ def resolve_spec(
         InvalidSpecError: names every field that does not fit.
     """
     problems: list[FieldProblem] = []
-    limit = settings.quota_runtime_seconds
-    if "max_runtime_seconds" in spec.resources.model_fields_set and (
-        spec.resources.max_runtime_seconds > limit
-    ):
+    limit, asked = settings.quota_runtime_seconds, spec.resources.max_runtime_seconds
+    # The default is lowered to the limit while the job runs, also where a spec states it.
+    if asked > limit and asked != Resources().max_runtime_seconds:
         problems.append(
             FieldProblem(
                 "/resources/max_runtime_seconds",

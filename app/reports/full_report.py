@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.domain.metric_names import EVAL, eval_group
+from app.domain.metric_names import EVAL, before, eval_group
 from app.job_queue import queries
 from app.models import Adapter, Job
 from app.reports.curves import curve_svg
@@ -16,7 +16,11 @@ from app.reports.page import Page, Plot, Section, Table, key_values
 from app.web.pagination import rfc3339
 
 CURVE_POINTS = 300
-#: The metrics shown for each named evaluation dataset.
+#: Unit of the lengths in a report of training.
+LENGTH_UNIT = "tokens of prompt and reply"
+#: What a run reports of a dataset that it was not evaluated on.
+NOTHING: Mapping[str, Any] = {"plots": {}, "model": None, "baselines": {}, "worst_pairs": []}
+#: What the table of all named evaluation datasets shows.
 NAMED_FIGURES = (
     "pairs", "left_out", "accuracy", "accuracy_low", "accuracy_high", "loss", "length_baseline",
 )  # fmt: skip
@@ -32,6 +36,7 @@ def job_document(session: Session, job: Job) -> dict[str, Any] | None:
     if run is None:
         return None
     adapter = session.get(Adapter, job.adapter_id) if job.adapter_id else None
+    metrics = adapter.metrics if adapter else {}
     plan = job.plan or {}
     named = list(plan.get("data", {}).get("eval_datasets", {}))
     return {
@@ -41,8 +46,15 @@ def job_document(session: Session, job: Job) -> dict[str, Any] | None:
         "status": job.status,
         "finished_at": job.finished_at and rfc3339(job.finished_at),
         "curves": _curves(session, job.id, named),
-        **{name: run[name] for name in ("plots", "model", "baselines", "worst_pairs")},
-        "eval_datasets": _named_figures(adapter.metrics if adapter else {}, named),
+        **_of_dataset(run, metrics, EVAL),
+        "eval_datasets": {
+            name: _figures(metrics, name)
+            # Reports of earlier versions have the figures only.
+            | _of_dataset(
+                run.get("eval_datasets", {}).get(name, NOTHING), metrics, eval_group(name)
+            )
+            for name in named
+        },
         "data": queries.report(connection, job.id, "dataset"),
         "warnings": [warning["message"] for warning in job.warnings],
         "provenance": {
@@ -62,14 +74,20 @@ def job_document(session: Session, job: Job) -> dict[str, Any] | None:
     }
 
 
-def _named_figures(
-    metrics: Mapping[str, float], names: Sequence[str]
-) -> dict[str, dict[str, float | None]]:
-    """Return the figures of each named evaluation dataset after training."""
-    return {
-        name: {figure: metrics.get(f"{eval_group(name)}/{figure}") for figure in NAMED_FIGURES}
-        for name in names
-    }
+def _of_dataset(
+    found: Mapping[str, Any], metrics: Mapping[str, float], group: str
+) -> dict[str, Any]:
+    """Return what the run found on a dataset, with the untrained model as one more baseline."""
+    baselines = dict(found["baselines"])
+    untrained = metrics.get(f"{before(group)}/accuracy")
+    if baselines and untrained is not None:
+        baselines["untrained"] = {"accuracy": {"value": untrained, "interval": None}}
+    return {**{name: found[name] for name in NOTHING}, "baselines": baselines}
+
+
+def _figures(metrics: Mapping[str, float], name: str) -> dict[str, float | None]:
+    """Return the figures of a named evaluation dataset after training."""
+    return {figure: metrics.get(f"{eval_group(name)}/{figure}") for figure in NAMED_FIGURES}
 
 
 def _curves(
@@ -89,28 +107,31 @@ def _curves(
 
 def job_page(document: Mapping[str, Any]) -> Page:
     """Return the report page of a job; ``document`` is that of ``job_document``."""
-    curves = {_curve_title(name): points for name, points in document["curves"].items() if points}
-    learning = [Plot(name, curve_svg(points)) for name, points in curves.items() if points[1:]]
-    last = [(title, *points[-1]) for title, points in curves.items()]
+    curves, named, data = document["curves"], document["eval_datasets"], document["data"] or {}
+    last = [(_curve_title(name), *points[-1]) for name, points in curves.items() if points]
+    pairs = data.get("pairs") or {}
     sections = [
         Section(
             "Training",
             warnings=list(document["warnings"]),
             tables=[Table("Last values", ("", "step", "value"), last)],
-            plots=learning,
+            plots=[*_plots(curves, "train"), *_plots(curves, EVAL)],
         )
     ]
     if model := document["model"]:
         model = {**model, "adapter": "Adapter on held-out pairs"}
         sections.append(overview([model], document["baselines"]))
-        unit = "tokens of prompt and reply"
-        sections += model_sections(model, document["plots"], [], length_unit=unit)
+        (main,) = model_sections(model, document["plots"], [], length_unit=LENGTH_UNIT)
+        main.notes += _limits(pairs, pairs.get("eval"))
+        sections.append(main)
         if document["worst_pairs"]:
             sections.append(worst_section("Worst pairs", document["worst_pairs"]))
-    if document["eval_datasets"]:
-        sections.append(_named(document["eval_datasets"]))
-    if document["data"]:
-        sections.append(_data(document["data"]))
+    if named:
+        sections.append(_named(named))
+    for name, found in named.items():
+        sections += _of_named(name, found, _plots(curves, eval_group(name)), pairs)
+    if data:
+        sections.append(_data(data))
     sections.append(_provenance(document))
     title = f"Report of {document['name'] or document['job_id']}"
     return Page(title, sections)
@@ -123,7 +144,49 @@ def _curve_title(name: str) -> str:
     return f"{figure.capitalize()} on {rows.get(group, group.removeprefix(f'{EVAL}_'))}"
 
 
-def _named(figures: Mapping[str, Mapping[str, float | None]]) -> Section:
+def _plots(curves: Mapping[str, Sequence[tuple[float, float]]], group: str) -> list[Plot]:
+    return [
+        Plot(_curve_title(name), curve_svg(points))
+        for name, points in curves.items()
+        if name.startswith(f"{group}/") and points[1:]
+    ]
+
+
+def _of_named(
+    name: str, found: Mapping[str, Any], curves: Sequence[Plot], pairs: Mapping[str, Any]
+) -> list[Section]:
+    """Return the sections of a named evaluation dataset: those of the eval_dataset, in one."""
+    heading = f"Evaluation dataset {name}"
+    if found["model"] is None:
+        return [Section(heading, plots=[*curves])] if curves else []
+    (main,) = model_sections(
+        found["model"], found["plots"], [], length_unit=LENGTH_UNIT
+    )
+    comparison = overview([found["model"]], found["baselines"])
+    main.heading = heading
+    main.notes += [*comparison.notes, *_limits(pairs, pairs.get("eval_datasets", {}).get(name))]
+    main.tables = [*comparison.tables, *main.tables]
+    main.plots = [*curves, *main.plots]
+    if not found["worst_pairs"]:
+        return [main]
+    return [main, worst_section(f"Worst pairs of {name}", found["worst_pairs"])]
+
+
+def _limits(pairs: Mapping[str, Any], counts: Mapping[str, Any] | None) -> list[str]:
+    """Return for which pairs the figures hold; nothing for reports of earlier versions."""
+    if counts is None:
+        return []
+    share = counts["left_out_share"]
+    if not share:
+        return [f"Measured on all {counts['used']} pairs."]
+    return [
+        f"Measured on {counts['used']} pairs of at most {pairs['max_length']} tokens. {share:.1%} "
+        "of the pairs are longer or could not be rendered, and were left out: the figures do not "
+        "hold for them."
+    ]
+
+
+def _named(figures: Mapping[str, Mapping[str, Any]]) -> Section:
     rows = [
         (name, *(of_dataset[each] for each in NAMED_FIGURES))
         for name, of_dataset in figures.items()
@@ -152,10 +215,34 @@ def _data(data: Mapping[str, Any]) -> Section:
         notes=["Pairs over max_length are left out of the training."],
         tables=[
             key_values("Sizes", sizes),
+            *([_pair_counts(data["pairs"])] if data.get("pairs") else []),
             Table("Findings", ("", "rows", "first lines"), findings),
             Table("Tokens", ("", "texts", "mean", "median", "99 %", "longest"), tokens),
         ],
     )
+
+
+def _pair_counts(pairs: Mapping[str, Any]) -> Table:
+    """Return what became of the pairs of each dataset."""
+    parts = {"training": pairs["train"], "evaluation": pairs["eval"]}
+    parts |= {f"evaluation ({name})": part for name, part in pairs.get("eval_datasets", {}).items()}
+    rows = []
+    for name, part in parts.items():
+        if part is not None:
+            dropped = part.get("dropped", {})
+            rows.append(
+                (
+                    name, part.get("uploaded"),
+                    *(dropped.get(reason) for reason in ("unrenderable", "overlong", "not_drawn")),
+                    part.get("truncated"), part.get("held_out"), part["used"],
+                    part.get("left_out_share"),
+                )
+            )  # fmt: skip
+    columns = (
+        "dataset", "uploaded", "not rendered", "too long", "not drawn", "cut", "held out", "used",
+        "share left out",
+    )  # fmt: skip
+    return Table("Pairs", columns, rows)
 
 
 def _provenance(document: Mapping[str, Any]) -> Section:

@@ -41,7 +41,8 @@ def overview(models: Sequence[Mapping[str, Any]], baselines: Mapping[str, Any]) 
         "Models and baselines",
         notes=[
             "Accuracy counts a tie as half; its 95 % interval (from, to) resamples prompts. "
-            "random, longest and shortest score without a model."
+            "random, longest and shortest score without a model; untrained is the "
+            "model before training."
         ],
         tables=[Table("All pairs", [columns[place] for place in there], shown)],
     )

@@ -11,14 +11,18 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
 from sqlalchemy import delete
 
 from app.cli import app
 from app.cli.exit_codes import ExitCode
 from app.cli.spec_files import commented_spec
 from app.core.database import transaction
+from app.domain.judging.metrics import evaluate
+from app.domain.judging.score_table import ScoredRow
 from app.domain.lifecycle import FailureCode
-from app.domain.progress import Noted
+from app.domain.progress import Noted, Reported
 from app.domain.spec import RewardJobSpec
 from app.domain.warnings import WarningCode
 from app.job_queue import worker_api
@@ -475,3 +479,45 @@ def test_usage_is_shown_by_day(run: Run, world: World, dataset: str) -> None:
     assert "device hours" in done.stdout
     (day,) = json.loads(run("usage", "--json").stdout)["data"]
     assert day["stored_bytes"] > 0
+
+
+def test_results_of_a_job_on_all_of_its_datasets_are_written_for_the_hub(
+    run: Run, world: World, dataset: str, tmp_path: Path
+) -> None:
+    """A dataset under two names has one result, with the share of its pairs that is left out."""
+    world.know_base_model()
+    maths = str(world.upload()["id"])
+    named = {"again": maths, "maths": maths, "old": dataset}
+    job = world.submit(train_dataset=dataset, eval_datasets=named, priority=100)
+    context = world.claim()
+    scores = [(1.0, 0.0), (2.0, 0.5), (0.0, 1.0), (0.5, -1.0)]
+    rows = [ScoredRow(i, str(i), (1, 2), each, (5, 4)) for i, each in enumerate(scores, 1)]
+    nothing = {"plots": {}, "baselines": {}, "worst_pairs": []}
+    parts = {
+        name: {**nothing, "model": {"adapter": name, "metrics": evaluate(rows[:count], seed=0)}}
+        for name, count in (("again", 4), ("maths", 4), ("old", 2))
+    }
+    documents: dict[str, Any] = {
+        "full": {**nothing, "model": None, "eval_datasets": parts},
+        "dataset": {"pairs": {"max_length": 64, "train": {"used": 1}, "eval": None}},
+    }
+    reports = [Reported(name=name, document=each) for name, each in documents.items()]  # type: ignore[arg-type]
+    worker_api.record_progress(context, Progress(reports=reports))
+    publish(world, context, metrics={"eval_again/left_out": 0.25, "eval_old/left_out": 0.0})
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    (repository / "README.md").write_text("---\nlicense: mit\n---\n# Card\n")
+    for _ in range(2):  # repeating it adds nothing
+        done = run("report", job["id"], tmp_path / "page.html", "--hub", repository)
+        assert done.exit_code == 0, done.stderr
+    text = (repository / ".eval_results" / f"{job['id']}.yaml").read_text()
+    found = parse_eval_result_entries(yaml.safe_load(text))
+    assert [(e.dataset_id, e.task_id, e.value, e.notes) for e in found] == [
+        (maths, "accuracy", 0.75, "25.0% of the pairs left out: over 64 tokens, or not rendered"),
+        (dataset, "accuracy", 1.0, None),
+    ]
+    index = ModelCard.load(repository / "README.md").data.eval_results
+    assert [(each.dataset_type, each.dataset_name, each.metric_value) for each in index] == [
+        (maths, "Held-out pairs: again", 0.75),
+        (dataset, "Held-out pairs: old", 1.0),
+    ]

@@ -15,13 +15,15 @@ from selenium import webdriver
 from app.domain.judging.metrics import evaluate
 from app.domain.judging.probes import PROBES, ProbeScores, probe_metrics
 from app.domain.judging.score_table import ScoredRow
-from app.domain.progress import Reported
+from app.domain.progress import MAX_LINE_BYTES, Reported
+from app.domain.spec import MAX_EVAL_DATASETS
 from app.job_queue import worker_api
 from app.job_queue.worker_api import Progress
 from app.reports.page import MAX_BYTES
 from tests.dashboard.browser import Browser
 from tests.world import World
 from worker.trainer.evaluation.plots import model_plots
+from worker.trainer.evaluation.training_report import WORST_PAIRS, WORST_PAIRS_NAMED
 
 HOSTILE = (
     "<script>document.title='hacked'</script><img src='http://evil.example/x' onerror='alert(1)'>"
@@ -131,19 +133,30 @@ def comparison_page(world: World, evaluations: list[dict[str, Any]]) -> str:
     return f"/v1/comparisons/full.html?a={a}&b={b}"
 
 
-def training_page(world: World, evaluations: list[dict[str, Any]]) -> str:
-    job = world.submit(name=HOSTILE[:128])
-    context = world.claim()
-    rows = table(0.4)
+def part_of_report(rows: list[ScoredRow], worst_pairs: int) -> dict[str, Any]:
     metrics = evaluate(rows, seed=0)
-    for step in range(1, 30):
-        world.step(context, step, 30, train__loss=1 / step, eval__accuracy=0.5 + step / 100)
-    document: dict[str, Any] = {
+    return {
         "plots": model_plots(rows, metrics),
         "model": {"adapter": "held-out pairs", "metrics": metrics},
-        "baselines": {},
-        "worst_pairs": worst(20),
+        "baselines": {"longest": {"accuracy": {"value": 0.25, "interval": None}}},
+        "worst_pairs": worst(worst_pairs),
     }
+
+
+def training_page(world: World, evaluations: list[dict[str, Any]]) -> str:
+    """With as many named evaluation datasets as a job may have."""
+    datasets = {f"n{number}": world.upload()["id"] for number in range(MAX_EVAL_DATASETS)}
+    job = world.submit(name=HOSTILE[:128], eval_datasets=datasets)
+    context = world.claim()
+    for step in range(1, 30):
+        accuracies = {f"eval_{name}__accuracy": 0.5 + step / 99 for name in datasets}
+        world.step(context, step, 30, train__loss=1 / step, eval__accuracy=0.5, **accuracies)
+    rows = table(0.4)
+    document: dict[str, Any] = {
+        **part_of_report(rows, WORST_PAIRS),
+        "eval_datasets": {name: part_of_report(rows, WORST_PAIRS_NAMED) for name in datasets},
+    }
+    assert len(Reported(name="full", document=document).model_dump_json()) < MAX_LINE_BYTES
     finding = {"count": 999_999, "lines": list(range(1_000_000, 1_000_020))}
     data = {
         "rows": 1_000_000,
@@ -195,6 +208,13 @@ def test_page_opens_without_a_request_and_fits(page: Browser) -> None:
     assert page.js("return [...document.images].every((image) => image.naturalWidth > 0)")
     assert not page.is_wider_than_screen()
     assert page.js(_OUTSIDE) == []
+
+
+def test_training_page_keeps_the_plots_of_every_dataset(
+    world: World, evaluations: list[dict[str, Any]]
+) -> None:
+    html = world.client.get(training_page(world, evaluations)).text
+    assert html.count("<figcaption>Margins</figcaption>") == 1 + MAX_EVAL_DATASETS
 
 
 def test_hostile_text_is_shown_as_text(page: Browser) -> None:

@@ -14,14 +14,19 @@ def hits_of(rows: list[dict[str, Any]]) -> Any:
     return (margins > 0) + 0.5 * (margins == 0)
 
 
-def check_metrics(rows: list[dict[str, Any]], found: dict[str, Any]) -> None:
-    """Recompute the figures of pairs from the file of scores."""
+def check_metrics(
+    rows: list[dict[str, Any]], found: dict[str, Any], *, seed: int = 0, tolerance: float = 1e-9
+) -> None:
+    """Recompute the figures of pairs from their scores, without the service's code.
+
+    ``tolerance`` is that of the scores.
+    """
     margins = np.array([row["scores"][0] - row["scores"][1] for row in rows])
     difference = np.array([row["lengths"][0] - row["lengths"][1] for row in rows])
     hits = hits_of(rows)
     order: dict[str, int] = {}
     prompt = np.array([order.setdefault(row["prompt"], len(order)) for row in rows])
-    drawn = np.random.default_rng(0).integers(len(order), size=(1000, len(order)))
+    drawn = np.random.default_rng(seed).integers(len(order), size=(1000, len(order)))
 
     def interval(chosen: Any) -> list[float]:
         members = [np.flatnonzero(chosen & (prompt == p)) for p in range(len(order))]
@@ -34,6 +39,7 @@ def check_metrics(rows: list[dict[str, Any]], found: dict[str, Any]) -> None:
 
     everything = np.ones(len(rows), bool)
     near = {"rel": 1e-9, "abs": 1e-9}
+    close = {"rel": 1e-6, "abs": tolerance}
     assert (found["rows"], found["pairs"], found["prompts"]) == (len(rows), len(rows), len(order))
     assert found["accuracy"]["value"] == pytest.approx(hits.mean(), **near)
     assert found["accuracy"]["interval"] == pytest.approx(interval(everything), **near)
@@ -41,17 +47,24 @@ def check_metrics(rows: list[dict[str, Any]], found: dict[str, Any]) -> None:
     assert found["ties"] == pytest.approx((margins == 0).mean(), **near)
     margin = found["margin"]
     quantiles = np.quantile(margins, [0.05, 0.5, 0.95])
-    assert [margin["low"], margin["median"], margin["high"]] == pytest.approx(list(quantiles))
-    assert (margin["mean"], margin["std"]) == pytest.approx((margins.mean(), margins.std()))
+    assert [margin["low"], margin["median"], margin["high"]] == pytest.approx(
+        list(quantiles), **close
+    )
+    assert (margin["mean"], margin["std"]) == pytest.approx(
+        (margins.mean(), margins.std()), **close
+    )
     edges = margin["histogram"]["edges"]
     inside = np.clip(margins, edges[0], edges[-1])
-    assert margin["histogram"]["counts"] == np.histogram(inside, bins=edges)[0].tolist()
+    counts = np.array(margin["histogram"]["counts"])
+    # A margin at the edge of two bins may be in either one.
+    assert np.abs(np.cumsum(counts - np.histogram(inside, bins=edges)[0])).max() <= tolerance * 1e5
+    assert counts.sum() == len(rows)
     scores = np.array([row["scores"] for row in rows])
     reward = found["reward"]
-    assert (reward["mean"], reward["std"]) == pytest.approx((scores.mean(), scores.std()))
+    assert (reward["mean"], reward["std"]) == pytest.approx((scores.mean(), scores.std()), **close)
     within = math.sqrt(np.mean((scores - scores.mean(axis=1, keepdims=True)) ** 2))
-    assert reward["within_prompt_std"] == pytest.approx(within)
-    check_calibration(margins, hits, found["calibration"])
+    assert reward["within_prompt_std"] == pytest.approx(within, **close)
+    check_calibration(margins, hits, found["calibration"], tolerance)
     length = found["length"]
     lengths = np.array([row["lengths"] for row in rows])
     centered = [a - a.mean(axis=1, keepdims=True) for a in (scores, lengths)]
@@ -72,7 +85,7 @@ def check_metrics(rows: list[dict[str, Any]], found: dict[str, Any]) -> None:
     assert sum(entry["pairs"] for entry in found["slices"]) == len(rows)
 
 
-def check_calibration(margins: Any, hits: Any, found: dict[str, Any]) -> None:
+def check_calibration(margins: Any, hits: Any, found: dict[str, Any], tolerance: float) -> None:
     def error(probability: Any) -> float:
         confidence = np.maximum(probability, 1 - probability)
         edges = np.linspace(0.5, 1, 11)
@@ -85,15 +98,16 @@ def check_calibration(margins: Any, hits: Any, found: dict[str, Any]) -> None:
         )
 
     probability = 1 / (1 + np.exp(-margins))
-    assert found["ece"] == pytest.approx(error(probability), abs=1e-9)
-    assert found["brier"] == pytest.approx(np.mean((1 - probability) ** 2))
+    assert found["ece"] == pytest.approx(error(probability), abs=tolerance)
+    assert found["brier"] == pytest.approx(np.mean((1 - probability) ** 2), abs=tolerance)
     t = found["temperature"]
-    if t > 999:  # more wrong than right pairs: no finite temperature is optimal
+    # With more wrong than right pairs no finite temperature is best, with none wrong none above 0.
+    if not 0.00101 < t < 999:
         return
     at = error(1 / (1 + np.exp(-margins / t)))
-    assert found["ece_at_temperature"] == pytest.approx(at, abs=1e-6)
+    assert found["ece_at_temperature"] == pytest.approx(at, abs=max(1e-6, tolerance * 10))
     losses = [np.log1p(np.exp(-margins / (t * f))).mean() for f in (0.97, 1, 1.03)]
-    assert losses[1] <= min(losses) + 1e-12
+    assert losses[1] <= min(losses) + (1e-12 if tolerance < 1e-6 else tolerance)
 
 
 def rank_correlation(a: Any, b: Any) -> float:

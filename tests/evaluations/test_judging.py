@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from pathlib import Path
 
 import httpx
@@ -23,6 +22,7 @@ from tests.cli.conftest import serving
 from tests.evaluations.figures import assert_equal, check_metrics, hits_of
 from tests.model_factories.tiny_models import make_decoder
 from tests.recompute_judging import Scorer, compare, probes
+from tests.reports.content import Content
 from tests.services import wait_until
 
 pytestmark = [
@@ -130,25 +130,6 @@ def test_benchmark_of_other_rows_has_no_overall(judged: Judged) -> None:
         ]  # fmt: skip
         assert model["suite"]["metrics"] == {"Focus": pytest.approx(np.mean(focus))}
         assert (model["suite"]["complete"], model["suite"]["overall"]) == (False, None)
-
-
-class Content(HTMLParser):
-    """Parser for the addresses, exact numbers and scripts of a page."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.addresses: list[str] = []
-        self.numbers: list[float] = []
-        self.tags: set[str] = set()
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        for name, value in attrs:
-            if name in ("src", "href", "srcset", "action", "data"):
-                self.addresses.append(value or "")
-            if name == "data-value" and value not in (None, "True", "False"):
-                self.numbers.append(float(str(value)))
 
 
 @pytest.mark.parametrize("name", ["evaluation", "comparison", "training"])

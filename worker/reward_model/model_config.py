@@ -2,7 +2,8 @@
 
 A config.json describes the model, but often also how its last owner ran it: with outputs as tuples,
 with attention kernels that are not installed here, or with attention weights as outputs. Such
-settings would break or slow down every caller, so they are replaced.
+settings would break or slow down every caller, so they are replaced. So is a pad token without a
+row of the embedding, with which a model cannot be built; a job chooses its own.
 """
 
 from __future__ import annotations
@@ -54,13 +55,20 @@ def execution_arguments(model_dir: str | Path) -> dict[str, Any]:
         arguments["output_attentions"] = False
     if any(part.get("output_hidden_states") for part in parts):
         arguments["output_hidden_states"] = False
-    if any(
-        part.get(key) not in (None, *_OWN_ATTENTION) for part in parts for key in _ATTENTION_KEYS
-    ):
-        arguments["attn_implementation"] = None
+    for key in _ATTENTION_KEYS:  # the one does not replace the other
+        if any(part.get(key) not in (None, *_OWN_ATTENTION) for part in parts):
+            arguments[key] = None
     if any(part.get(key) for part in parts for key in _EXPERT_KEYS):
         arguments["experts_implementation"] = None
+    if any(_pads_outside_of_embedding(part) for part in parts):
+        arguments["pad_token_id"] = None
     return arguments
+
+
+def _pads_outside_of_embedding(part: dict[str, Any]) -> bool:
+    """Whether the pad token has no row, as -1 or a token that was never added to the embedding."""
+    pad, rows = part.get("pad_token_id"), part.get("vocab_size")
+    return isinstance(pad, int) and isinstance(rows, int) and not 0 <= pad < rows
 
 
 def _raw_parts(raw: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -96,19 +96,26 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase, vocab_rows: int) -> dict[
     return {token: token_id for token_id, token in found[:_MAX_SPECIAL_TOKENS]}
 
 
-def final_token_id(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> int | None:
-    """Return the last token of conversations, or None if the template cannot render a test."""
+def conversation_ids(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> list[int]:
+    """Return the tokens of a short conversation; none if the template cannot render it."""
     if chat_template is None:
-        return None
+        return []
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template = with_fixed_date(chat_template)
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
     try:
         (text,) = ChatRenderer(tokenizer).render([messages])
     except Exception:  # noqa: BLE001 - a template may raise anything; every pair is rendered later
-        return None
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return int(ids[-1]) if ids else None
+        return []
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def without_rows(
+    tokenizer: PreTrainedTokenizerBase, ids: list[int], vocab_rows: int
+) -> dict[str, int]:
+    """Return those of ``ids`` that have no row of the embedding, by token."""
+    beyond = sorted({i for i in ids if i >= vocab_rows})
+    return dict(zip(tokenizer.convert_ids_to_tokens(beyond), beyond, strict=True))
 
 
 def _is_needed(tokenizer: PreTrainedTokenizerBase, unknown: int) -> bool:

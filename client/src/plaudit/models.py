@@ -13,7 +13,7 @@ from plaudit._model import Model
 
 
 class AdapterArchive(Model):
-    """The deterministic tar archive of all files of an adapter."""
+    """All files of an adapter as a tar archive, whose bytes are the same every time."""
 
     bytes: int
     sha256: str
@@ -175,7 +175,7 @@ class ComparedModel(Model):
 
 
 class DatasetContent(Model):
-    """A reference to a dataset by its rows: the newest one with this `sha256`."""
+    """A dataset by its rows: the newest one whose `sha256` this is."""
 
     sha256: str
     """The `sha256` that GET /v1/datasets shows."""
@@ -264,6 +264,25 @@ class EarlyStopping(Model):
     """Smallest decrease of the loss that counts as improvement."""
     monitored_dataset: str | None = None
     """The name in eval_datasets whose loss decides; null: eval_dataset."""
+
+
+class EvalDatasetReport(Model):
+    """What a job's report says of a named evaluation dataset, after training."""
+
+    pairs: float | None
+    left_out: float | None
+    """Share of the pairs that are not evaluated."""
+    accuracy: float | None
+    accuracy_low: float | None
+    accuracy_high: float | None
+    loss: float | None
+    length_baseline: float | None
+    plots: dict[str, str]
+    """SVG by name."""
+    model: dict[str, Any] | None
+    """Metrics, as of the held-out pairs."""
+    baselines: dict[str, dict[str, Any]]
+    worst_pairs: list[dict[str, Any]]
 
 
 class EvalFraction(Model):
@@ -356,8 +375,8 @@ class FullReport(Model):
     model: dict[str, Any] | None
     """Metrics on the held-out pairs, as in an evaluation; lengths are in tokens."""
     baselines: dict[str, dict[str, Any]]
-    eval_datasets: dict[str, dict[str, float | None]]
-    """Figures of the named evaluation datasets after training."""
+    eval_datasets: dict[str, EvalDatasetReport]
+    """The same of each named evaluation dataset; its curves are with the others."""
     worst_pairs: list[dict[str, Any]]
     data: dict[str, Any] | None
     """The dataset report."""
@@ -690,11 +709,14 @@ class Resources(Model):
     gpus: Literal[0, 1] | int = 1
     """0: CPU only; 1: a GPU if the worker has one."""
     max_runtime_seconds: int = 86400
-    """Seconds that all attempts of the job may run together; then it fails."""
+    """
+    Seconds that all attempts of the job may run together; then it fails. The default is
+    lowered to the operator's limit.
+    """
 
 
 class RowsNamed(Model):
-    """A number of rows, and the line numbers of the first ones in the dataset."""
+    """How many rows something concerns, and the first of them by the dataset's line numbers."""
 
     rows: int
     lines: list[int]
@@ -747,10 +769,10 @@ class ScoreBatchItem(Model):
 
 
 class ScoreBatchResult(Model):
-    """The result of a succeeded batch."""
+    """What a batch that succeeded has scored."""
 
     rows: int
-    """Rows of the dataset; the score file has as many lines."""
+    """Rows of the dataset, which is as many as the scores have lines."""
     scored: int
     """Rows that have scores."""
     left_out: dict[str, RowsNamed]
@@ -923,7 +945,10 @@ class TrainingSpec(Model):
     per_device_batch_size: Literal["auto"] | int = "auto"
     """Pairs per forward pass; must divide batch_size."""
     max_length: int = 1024
-    """Longest sequence of prompt and reply, in tokens."""
+    """
+    Longest sequence of prompt and reply, in tokens. The default is lowered to the positions
+    of the base model.
+    """
     overlong: Literal["drop", "error", "truncate_left"] | str = "drop"
     """
     What happens to pairs longer than max_length, in training and evaluation. 'truncate_left'
@@ -988,7 +1013,7 @@ class TrainingSpec(Model):
     the last step.
     """
     seed: int = 42
-    """Seed of the random head, the LoRA weights, dropout and the pairs' order."""
+    """Of the random head, the LoRA weights, dropout and the order of the pairs."""
 
 
 class UploadPartRead(Model):
@@ -1115,7 +1140,7 @@ class WebhookSecret(Model):
 
 
 class WorkerCheck(Model):
-    """The result of a check of a worker's machine."""
+    """What a worker's check of its machine found."""
 
     check: str
     status: Literal["passed", "failed", "left_out"] | str
@@ -1448,9 +1473,10 @@ class RewardJobSpec(Model):
     """For people; need not be unique."""
     base_model: str
     """An id from GET /v1/base-models."""
-    base_model_head: Literal["reuse", "new"] | str = "reuse"
+    base_model_head: Literal["auto", "reuse", "new"] | str = "auto"
     """
-    'reuse' starts from the trained reward head of the base model, if its files have one;
+    'auto' starts from the trained reward head of the base model, if its files have one that
+    fits, and otherwise from a random head; 'reuse' refuses base models without such a head;
     'new' always starts from a random head.
     """
     train_dataset: str
@@ -1563,8 +1589,8 @@ class JobPreview(Model):
     reports: dict[str, dict[str, Any]]
     """
     Reports of a worker: `dataset` (lengths in tokens, duplicates, contradictions, …) and
-    `memory` (an estimate); empty if no worker made them in time. For a large dataset they
-    first cover a sample: `rows_looked_at` of `rows_in_all` rows.
+    `memory` (an estimate); empty if no worker made them in time. Of a large dataset they are
+    those of a sample at first: `rows_looked_at` of `rows_in_all`.
     """
     warnings: list[JobWarning]
 

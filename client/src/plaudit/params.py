@@ -17,7 +17,7 @@ class ApiKeyCreate(TypedDict):
 
 
 class DatasetContent(TypedDict):
-    """A reference to a dataset by its rows: the newest one with this `sha256`."""
+    """A dataset by its rows: the newest one whose `sha256` this is."""
 
     sha256: str
     """The `sha256` that GET /v1/datasets shows."""
@@ -205,7 +205,10 @@ class Resources(TypedDict):
     gpus: NotRequired[Literal[0, 1]]
     """0: CPU only; 1: a GPU if the worker has one."""
     max_runtime_seconds: NotRequired[int]
-    """Seconds that all attempts of the job may run together; then it fails."""
+    """
+    Seconds that all attempts of the job may run together; then it fails. The default is
+    lowered to the operator's limit.
+    """
 
 
 class ScoreBatchSpec(TypedDict):
@@ -227,7 +230,7 @@ class ScoreGroup(TypedDict):
     """One prompt and the replies to it."""
 
     id: NotRequired[JsonValue]
-    """Returned unchanged."""
+    """Returned as it is."""
     prompt: NotRequired[str | list[dict[str, JsonValue]] | None]
     """Text, or messages. A text becomes the user's message for a chat adapter."""
     responses: list[str | list[dict[str, JsonValue]]]
@@ -237,7 +240,7 @@ class ScoreInput(TypedDict):
     """One text: a prompt with a response, a conversation, or a text with its template."""
 
     id: NotRequired[JsonValue]
-    """Returned unchanged."""
+    """Returned as it is."""
     prompt: NotRequired[str | list[dict[str, JsonValue]] | None]
     response: NotRequired[str | list[dict[str, JsonValue]] | None]
     messages: NotRequired[list[dict[str, JsonValue]] | None]
@@ -316,7 +319,10 @@ class TrainingSpec(TypedDict):
     per_device_batch_size: NotRequired[Literal["auto"] | int]
     """Pairs per forward pass; must divide batch_size."""
     max_length: NotRequired[int]
-    """Longest sequence of prompt and reply, in tokens."""
+    """
+    Longest sequence of prompt and reply, in tokens. The default is lowered to the positions
+    of the base model.
+    """
     overlong: NotRequired[Literal["drop", "error", "truncate_left"]]
     """
     What happens to pairs longer than max_length, in training and evaluation. 'truncate_left'
@@ -381,7 +387,7 @@ class TrainingSpec(TypedDict):
     the last step.
     """
     seed: NotRequired[int]
-    """Seed of the random head, the LoRA weights, dropout and the pairs' order."""
+    """Of the random head, the LoRA weights, dropout and the order of the pairs."""
 
 
 class WebhookCreate(TypedDict):
@@ -414,9 +420,10 @@ class RewardJobSpec(TypedDict):
     """For people; need not be unique."""
     base_model: str
     """An id from GET /v1/base-models."""
-    base_model_head: NotRequired[Literal["reuse", "new"]]
+    base_model_head: NotRequired[Literal["auto", "reuse", "new"]]
     """
-    'reuse' starts from the trained reward head of the base model, if its files have one;
+    'auto' starts from the trained reward head of the base model, if its files have one that
+    fits, and otherwise from a random head; 'reuse' refuses base models without such a head;
     'new' always starts from a random head.
     """
     train_dataset: str

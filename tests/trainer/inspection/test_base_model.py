@@ -14,23 +14,27 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoModelForSequenceClassification,
-)
+from transformers import AddedToken, AutoModelForSequenceClassification
 
 from app.domain.plan import BaseModelFacts
+from app.domain.spec_problems import SpecRejectedError
 from tests.model_factories.architectures import (
+    BOS,
     EOS,
     PAD,
     VOCAB_ROWS,
     make_base_model,
     make_tokenizer,
 )
-from tests.model_factories.orders import facts_of
+from tests.model_factories.orders import facts_of, make_plan
+from tests.model_factories.pairs import make_pairs
 from tests.trainer.inspection.refusals import refusal
+from worker.reward_model.loading import DeviceConfig, load_base
+from worker.reward_model.model_config import execution_arguments
 from worker.trainer.inspection.base_model import load_on_meta
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+IDS = torch.tensor([[BOS, 20, 21, 22], [BOS, 30, 31, PAD]])
 
 
 def edit_config(directory: Path, **changes: Any) -> None:
@@ -39,7 +43,7 @@ def edit_config(directory: Path, **changes: Any) -> None:
 
 
 def test_inspection_loads_no_weights(tmp_path: Path):
-    model, absent = load_on_meta(make_base_model(tmp_path, "bert"))
+    model, absent, _ = load_on_meta(make_base_model(tmp_path, "bert"))
     assert all(p.is_meta for p in model.parameters())
     assert {key.rpartition(".")[0] for key in absent} == {"bert.pooler.dense", "classifier"}
 
@@ -148,6 +152,32 @@ def _remote_code(directory: Path) -> None:
     )
 
 
+def _config_of_a_list(directory: Path) -> None:
+    (directory / "config.json").write_text("[]")
+
+
+def _in_parts(directory: Path) -> None:
+    """Write the weights as two files with an index, as large models have them."""
+    weights = load_file(directory / WEIGHTS)
+    names = sorted(weights)
+    parts = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
+    for file, held in parts.items():
+        save_file({n: weights[n] for n in held}, directory / file, metadata={"format": "pt"})
+    places = {name: file for file, held in parts.items() for name in held}
+    (directory / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    (directory / WEIGHTS).unlink()
+
+
+def _without_a_part(directory: Path) -> None:
+    _in_parts(directory)
+    (directory / "b.safetensors").unlink()
+
+
+def _without_an_index(directory: Path) -> None:
+    _in_parts(directory)
+    (directory / INDEX).unlink()
+
+
 def _no_tokenizer(directory: Path) -> None:
     for file in directory.glob("tokenizer*"):
         file.unlink()
@@ -169,6 +199,9 @@ def _other_vocabulary(directory: Path) -> None:
         pytest.param(_quantized, "already quantised", id="V2-quantised"),
         pytest.param(_without_weights, "no *.safetensors", id="only-pickles"),
         pytest.param(_truncated, "download it again", id="truncated-file"),
+        pytest.param(_config_of_a_list, "config.json is not an object", id="config-of-a-list"),
+        pytest.param(_without_a_part, "lacks b.safetensors", id="missing-part"),
+        pytest.param(_without_an_index, f"no {INDEX} that names", id="parts-without-an-index"),
         pytest.param(_adapter, "contains an adapter", id="adapter-for-a-base"),
         pytest.param(_remote_code, "does not support model type 'evil'", id="remote-code"),
         pytest.param(_no_tokenizer, "tokenizer", id="no-tokenizer"),
@@ -181,6 +214,78 @@ def test_damaged_base_model_is_refused(tmp_path: Path, damage: Callable[[Path], 
     damage(make_base_model(tmp_path, "llama"))
     assert reason in refusal(tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+#: What a config.json says about how the model was run, and not about the model.
+EXECUTION: dict[str, dict[str, Any]] = {
+    "tuples": {"return_dict": False},
+    "torchscript": {"torchscript": True},
+    "more-outputs": {"output_hidden_states": True, "output_attentions": True, "use_cache": True},
+    "flash-attention": {"attn_implementation": "flash_attention_3"},
+    "flash-attention-by-a-private-name": {"_attn_implementation": "flash_attention_2"},
+    "kernel-of-the-hub": {"attn_implementation": "kernels-community/flash-attn"},
+    "attention-by-part": {"attn_implementation": {"": "flash_attention_2"}},
+    "integer-dtype": {"dtype": "int8"},
+    "half-dtype": {"torch_dtype": "float16"},
+    "pad-token-without-a-row": {"pad_token_id": VOCAB_ROWS},
+    "negative-pad-token": {"pad_token_id": -1},
+    "labels": {"num_labels": 5, "problem_type": "multi_label_classification"},
+    "names-of-labels": {"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 0, "b": 1}},
+    "no-architecture": {"architectures": None},
+    "code-of-its-own": {"auto_map": {"AutoModel": "modeling.Model"}},
+    "generation": {"temperature": 0.7, "do_sample": True},
+}
+
+
+@pytest.mark.parametrize("settings", EXECUTION.values(), ids=EXECUTION)
+def test_scores_do_not_depend_on_how_the_model_was_run(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    make_base_model(tmp_path, "llama")
+
+    def scores(model: Any) -> torch.Tensor:
+        model.config.pad_token_id = PAD
+        with torch.no_grad():
+            model.score.weight.fill_(0.3)
+            return torch.as_tensor(model(IDS).logits)
+
+    cpu = DeviceConfig("cpu", bf16=False)
+    expected = scores(load_base(str(tmp_path), cpu, ["score"]))
+    edit_config(tmp_path, **settings)
+    assert facts_of(tmp_path).new_modules == ["score"]
+    assert torch.equal(scores(load_base(str(tmp_path), cpu, ["score"])), expected)
+    # As the program on the model card loads it.
+    plain = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path, num_labels=1, dtype=torch.float32, **execution_arguments(tmp_path)
+    )
+    assert torch.equal(scores(plain), expected)
+
+
+def test_only_the_files_that_are_loaded_count(tmp_path: Path) -> None:
+    make_base_model(tmp_path, "llama")
+    save_file({"score.weight": torch.ones(1, 32)}, tmp_path / "consolidated.safetensors")
+    assert facts_of(tmp_path).head_tensors == {}
+    _in_parts(tmp_path)
+    facts = facts_of(tmp_path)
+    assert (facts.head_tensors, facts.dtype) == ({}, "float32")
+
+
+def test_template_with_a_token_that_has_no_row_is_the_fault_of_the_model(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    filler = [f"filler{i}" for i in range(VOCAB_ROWS - len(tokenizer))]
+    tokenizer.add_tokens([AddedToken(word, special=True) for word in [*filler, "<turn>"]])
+    tokenizer.chat_template = "{% for m in messages %}<turn>{{ m.content }}{% endfor %}"
+    facts = facts_of(make_base_model(tmp_path, "llama", tokenizer=tokenizer))
+    assert facts.unembedded_in_conversations == {"<turn>": VOCAB_ROWS}
+    with pytest.raises(SpecRejectedError) as refused:
+        make_plan(facts, make_pairs(4))
+    assert [(p.loc, p.code) for p in refused.value.problems] == [
+        ("/base_model", "token_outside_embedding")
+    ]
+    assert "the model and not the data" in str(refused.value)
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    assert make_plan(facts, make_pairs(4), training={"chat_template": template})
+    assert make_plan(facts, make_pairs(4, text=True))
 
 
 def test_missing_support_of_activation_checkpointing_is_found(tmp_path: Path):

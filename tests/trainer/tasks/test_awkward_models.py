@@ -120,6 +120,20 @@ def test_head_under_another_name_is_taken_over(tmp_path: Path, name: str) -> Non
     assert torch.equal(model.score.weight, torch.full((1, 32), 0.3))
 
 
+@pytest.mark.train
+@pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
+def test_head_that_is_not_finite_is_the_fault_of_the_base_model(
+    tmp_path: Path, channel: RecordingChannel, work: Path
+) -> None:
+    make_classifier(tmp_path / "base", "llama", 1)
+    rename_head(tmp_path / "base", "v_head.weight", float("nan"))
+    order = TinyBase.of(tmp_path / "base", tmp_path / "files").order(count=8, eval_count=4)
+    assert run_task(order, channel) == EXIT_FAILED
+    (failed,) = channel.of(Failed)
+    assert failed.code == "nan_loss"
+    assert "step 0 is not a finite number: the weights of the base model" in failed.detail
+
+
 def test_new_head_is_drawn_although_there_is_a_trained_one(tmp_path: Path) -> None:
     make_classifier(tmp_path, "llama", 1)
     stored = load_file(tmp_path / WEIGHTS)["score.weight"]
@@ -158,6 +172,34 @@ def test_head_that_does_not_fit_is_named_in_a_warning(
     with pytest.raises(SpecRejectedError, match="no one-row head"):
         base.order(count=8, base_model_head="reuse")
     assert base.order(count=8, base_model_head="new").plan.head.unused == []  # type: ignore[union-attr]
+
+
+ROW, SQUARE = torch.full((1, 32), 0.3), torch.ones(32, 32)
+
+
+@pytest.mark.parametrize(
+    ("heads", "found"),
+    [
+        ({"v_head.weight": torch.ones(32)}, ["v_head.weight [32]"]),
+        ({"v_head.weight": ROW.T.contiguous()}, ["v_head.weight [32, 1]"]),
+        # As Qwen2.5-Math-RM has it.
+        ({"score.0.weight": SQUARE, "score.0.bias": torch.ones(32), "score.2.weight": ROW},
+         ["score.0.weight [32, 32]", "score.2.weight [1, 32]"]),
+        ({"classifier.dense.weight": SQUARE, "classifier.out_proj.weight": ROW},
+         ["classifier.dense.weight [32, 32]", "classifier.out_proj.weight [1, 32]"]),
+        ({"rank_layer.weight": ROW}, ["rank_layer.weight [1, 32]"]),
+        ({"discriminator_predictions.dense_prediction.weight": ROW}, []),
+    ],
+    ids=["flat", "transposed", "layers", "dense-and-output", "unknown-name", "other-task"],
+)  # fmt: skip
+def test_head_of_another_form_is_named_and_not_taken_over(
+    tmp_path: Path, heads: dict[str, torch.Tensor], found: list[str]
+) -> None:
+    make_base_model(tmp_path, "llama")
+    weights = load_file(tmp_path / WEIGHTS) | heads
+    save_file(weights, tmp_path / WEIGHTS, metadata={"format": "pt"})
+    facts = facts_of(tmp_path)
+    assert (facts.head_tensors, facts.unused_heads) == ({}, found)
 
 
 @pytest.mark.parametrize("name", ["bert", "modernbert", "electra", "deberta-v2"])

@@ -1,7 +1,8 @@
-"""The part of a training job's report page about its held-out pairs."""
+"""What the report page of a training job shows of the pairs that it is evaluated on."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,32 +10,48 @@ from transformers import PreTrainedTokenizerBase
 
 from app.domain.judging import metrics
 from app.domain.judging.score_table import ScoredRow
+from app.domain.metric_names import EVAL
 from worker.trainer.evaluation.plots import model_plots
 from worker.trainer.evaluation.scores import Scores
 
 WORST_PAIRS = 20
-#: Maximum length of a shown text. The end is kept, because it holds the reply.
+#: Of each named dataset. There may be eight, and the document is one message of at most 4 MiB.
+WORST_PAIRS_NAMED = 10
+#: Of a text the end is shown: it holds the reply.
 CHARACTERS = 1000
 
 
 def training_report(
-    scores: Scores | None,
+    scores: Mapping[str, Scores],
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
 ) -> dict[str, Any]:
-    """Return the document.
+    """Return the document; ``scores`` are those of each dataset by the group of its metrics.
 
     ``model`` and ``baselines`` have the form of an evaluation's; lengths are tokens of prompt and
-    reply here. They are absent without held-out pairs.
+    reply here. They are absent without held-out pairs. ``eval_datasets`` has the same for each
+    named dataset.
     """
-    document: dict[str, Any] = {
-        "plots": {},
-        "model": None,
-        "baselines": {},
-        "worst_pairs": [],
+    named = {group.removeprefix(f"{EVAL}_"): each for group, each in scores.items()}
+    main = named.pop(EVAL, None)
+    return {
+        **_of_dataset("held-out pairs", main, tokenizer, seed, WORST_PAIRS),
+        "eval_datasets": {
+            name: _of_dataset(name, each, tokenizer, seed, WORST_PAIRS_NAMED)
+            for name, each in named.items()
+        },
     }
+
+
+def _of_dataset(
+    title: str,
+    scores: Scores | None,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    worst: int,
+) -> dict[str, Any]:
     if scores is None or not len(scores.pairs):
-        return document
+        return {"plots": {}, "model": None, "baselines": {}, "worst_pairs": []}
     table = [
         ScoredRow(
             line=pair.line,
@@ -47,18 +64,21 @@ def training_report(
         for i, pair in enumerate(scores.pairs)
     ]
     found = metrics.evaluate(table, seed=seed)
-    document["model"] = {"adapter": "held-out pairs", "metrics": found}
-    document["plots"] = model_plots(table, found, length_unit="tokens of prompt and reply")
-    document["baselines"] = {
-        name: metrics.headline(each, seed=seed)
-        for name, each in metrics.baselines(table, seed).items()
+    return {
+        "plots": model_plots(table, found, length_unit="tokens of prompt and reply"),
+        "model": {"adapter": title, "metrics": found},
+        "baselines": {
+            name: metrics.headline(each, seed=seed)
+            for name, each in metrics.baselines(table, seed).items()
+        },
+        "worst_pairs": _worst_pairs(scores, tokenizer, worst),
     }
-    document["worst_pairs"] = _worst_pairs(scores, tokenizer)
-    return document
 
 
-def _worst_pairs(scores: Scores, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
-    order = np.argsort(scores.margins, kind="stable")[:WORST_PAIRS]
+def _worst_pairs(
+    scores: Scores, tokenizer: PreTrainedTokenizerBase, count: int
+) -> list[dict[str, Any]]:
+    order = np.argsort(scores.margins, kind="stable")[:count]
     return [
         {
             "line": scores.pairs[i].line,

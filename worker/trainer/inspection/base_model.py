@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from torch import nn
 from transformers import (
@@ -21,10 +22,11 @@ from worker.reward_model.errors import unsupported_model
 from worker.reward_model.model_config import load_config
 from worker.reward_model.process_limits import TokenizerTooCostlyError, tokenizer_limits
 from worker.reward_model.special_tokens import (
-    final_token_id,
+    conversation_ids,
     spare_pad_tokens,
     special_tokens,
     tokens_around,
+    without_rows,
 )
 from worker.trainer.inspection import modules
 from worker.trainer.inspection.padding_check import (
@@ -55,13 +57,13 @@ def inspect_base_model(
     """
     config = read_supported_config(model_dir)
     dtype = stored_dtype(model_dir)
-    model, absent = load_on_meta(model_dir)
+    model, absent, unexpected = load_on_meta(model_dir)
     check_padding(config, type(model).__name__)
     tokenizer, from_file = _load_tokenizer(model_dir)
     template = _chat_template(tokenizer, chat_template)
     new = modules.new_modules(model, absent)
     linear = _linear_modules(model, new)
-    head = find_trained_head(model, absent, stored_shapes(model_dir))
+    head = find_trained_head(model, absent, unexpected, stored_shapes(model_dir))
     rows = _embedding_rows(model)
     return BaseModelFacts(
         model_type=config.model_type,
@@ -94,20 +96,26 @@ def _token_facts(
     tokenizer: PreTrainedTokenizerBase, template: str | None, rows: int
 ) -> dict[str, Any]:
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    conversation = conversation_ids(tokenizer, template)
     return {
         "pad_token": None if pad is None else str(tokenizer.pad_token),
         "pad_token_id": pad,
         "eos_token": None if eos is None else str(tokenizer.eos_token),
         "eos_token_id": eos,
         "special_tokens": special_tokens(tokenizer, rows),
-        "final_token_id": final_token_id(tokenizer, template),
+        "final_token_id": conversation[-1] if conversation else None,
+        "unembedded_in_texts": without_rows(tokenizer, tokenizer("a")["input_ids"], rows),
+        "unembedded_in_conversations": without_rows(tokenizer, conversation, rows),
         "tokens_around": tokens_around(tokenizer),
         "max_token_id": max(tokenizer.get_vocab().values()),
     }
 
 
-def load_on_meta(model_dir: Path) -> tuple[PreTrainedModel, set[str]]:
-    """Return the one-output classifier on the meta device and the parameter keys its files lack.
+def load_on_meta(model_dir: Path) -> tuple[PreTrainedModel, set[str], set[str]]:
+    """Return the one-output classifier on the meta device, and keys of parameters.
+
+    The first keys are those that the model's files lack or have in another shape, the second ones
+    those that the classifier lacks.
 
     ``from_pretrained`` reports what is missing. It handles the prefixes, renamings and fusions
     between the stored weights and a class, unlike a comparison of names.
@@ -116,6 +124,7 @@ def load_on_meta(model_dir: Path) -> tuple[PreTrainedModel, set[str]]:
         model, info = AutoModelForSequenceClassification.from_pretrained(
             str(model_dir),
             config=load_config(model_dir),
+            dtype=torch.float32,  # that of config.json may be one without a classifier, as int8
             device_map="meta",
             output_loading_info=True,
             ignore_mismatched_sizes=True,
@@ -129,7 +138,8 @@ def load_on_meta(model_dir: Path) -> tuple[PreTrainedModel, set[str]]:
             "operator can correct its config.json, or list a model of another type"
         ) from error
     modules.check_no_ignored_weights(model, info["unexpected_keys"])
-    return model, set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+    absent = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    return model, absent, set(info["unexpected_keys"])
 
 
 def max_positions(model: PreTrainedModel) -> int | None:

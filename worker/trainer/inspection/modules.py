@@ -70,11 +70,11 @@ def check_no_ignored_weights(model: PreTrainedModel, unexpected: Iterable[str]) 
     Raises:
         TrainerError: model_unsupported, with the keys.
     """
-    named = dict(model.named_modules())
+    named, heads = dict(model.named_modules()), one_output_layers(model)
     prefix = f"{model.base_model_prefix}."
 
     def belongs_to_layer(key: str) -> bool:
-        if not _NUMBERED_BLOCK.search(key):
+        if not _NUMBERED_BLOCK.search(key) or is_inside(key, heads):
             return False
         owner, _, name = key.rpartition(".")
         if isinstance(named.get(owner), nn.Linear | Conv1D):

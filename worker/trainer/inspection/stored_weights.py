@@ -9,20 +9,45 @@ from typing import Any
 
 from worker.reward_model.errors import unsupported_model
 
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 _MAX_HEADER_BYTES = 100_000_000
 
 
-def stored_dtype(model_dir: Path) -> str:
-    """Return the dtype of most of the stored weights, from the headers of the files."""
-    files = sorted(model_dir.glob("*.safetensors"))
-    if not files:
+def weight_files(model_dir: Path) -> list[Path]:
+    """Return the files that transformers loads: one file, or the parts that an index names.
+
+    Other safetensors files may hold an adapter, or the same weights under other names.
+
+    Raises:
+        TrainerError: model_unsupported; a file is missing.
+    """
+    if (whole := model_dir / WEIGHTS).is_file():
+        return [whole]
+    if not any(model_dir.glob("*.safetensors")):
         raise unsupported_model(
             "the base model has no *.safetensors file; convert its weights (other formats can "
             "execute code)"
         )
+    try:
+        index = json.loads((model_dir / INDEX).read_text("utf-8"))
+        names = sorted({str(name) for name in index["weight_map"].values()})
+    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise unsupported_model(
+            f"the base model has no {WEIGHTS}, and no {INDEX} that names its parts; download it "
+            "again"
+        ) from error
+    if missing := [name for name in names if not (model_dir / name).is_file()]:
+        raise unsupported_model(
+            f"the base model lacks {', '.join(missing[:5])}, which {INDEX} names; download it again"
+        )
+    return [model_dir / name for name in names]
+
+
+def stored_dtype(model_dir: Path) -> str:
+    """Return the dtype of most of the stored weights, from the headers of the files."""
     sizes: Counter[str] = Counter()
-    for file in files:
+    for file in weight_files(model_dir):
         for name, tensor in _read_header(file).items():
             if name != "__metadata__":
                 first, end = tensor["data_offsets"]
@@ -41,7 +66,7 @@ def stored_shapes(model_dir: Path) -> dict[str, list[int]]:
     """Return the shapes of the stored tensors by name, from the headers of the files."""
     return {
         name: list(tensor["shape"])
-        for file in sorted(model_dir.glob("*.safetensors"))
+        for file in weight_files(model_dir)
         for name, tensor in _read_header(file).items()
         if name != "__metadata__"
     }

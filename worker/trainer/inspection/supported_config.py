@@ -43,6 +43,8 @@ def read_supported_config(model_dir: Path) -> PreTrainedConfig:
         raise unsupported_model(
             f"the base model's config.json cannot be read: {short(error)}"
         ) from error
+    if not isinstance(raw, dict):
+        raise unsupported_model("the base model's config.json is not an object; download it again")
     if (model_dir / "adapter_config.json").exists():
         raise unsupported_model(
             "the directory contains an adapter (adapter_config.json) and not a whole model; use "

@@ -16,8 +16,10 @@ from worker.trainer.inspection.modules import one_output_layers
 #: ``reward_head``, ``rm_head``, ``regression_layer``, and encoders ``classifier``.
 _HEAD = re.compile(
     r"(^|\.)(scores?|v_head|value_head|reward_head|rm_head|reward_model_head|classifier"
-    r"|classification_head|regression_head|regression_layer)(\.(summary|out_proj|linear))?\.weight$"
+    r"|classification_head|regression_head|regression_layer)\."
 )
+#: Heads of pretraining tasks.
+_OTHER_TASK = re.compile(r"(^|\.)(sop_classifier|discriminator_predictions)\.")
 _IN_A_LAYER = re.compile(r"\.\d+\.")
 #: Maximum rows of an output layer: a tensor with more rows is another layer of a head.
 _MAX_OUTPUTS = 64
@@ -37,22 +39,19 @@ class TrainedHead:
 
 
 def find_trained_head(
-    model: PreTrainedModel, absent: Collection[str], stored: Mapping[str, list[int]]
+    model: PreTrainedModel,
+    absent: Collection[str],
+    unexpected: Collection[str],
+    stored: Mapping[str, list[int]],
 ) -> TrainedHead:
     """Compare the head of ``model`` with ``stored``, the shapes of the stored tensors by name.
 
-    ``absent`` are the parameters that the files lack, or have in another shape. A head under
-    another name is used if there is exactly one, it has one row, and no other part of the head is
-    absent. A stored bias is ignored if the model's head has none, because it adds the same number
-    to every score.
+    ``absent`` are the parameters that the files lack, or have in another shape, and ``unexpected``
+    the stored tensors that the model lacks. A head under another name is taken over if there is
+    exactly one, it is a single layer with one row, and nothing else of the head is absent. A stored
+    bias is left out where the model's head has none: it adds the same number to every score.
     """
     layers = one_output_layers(model)
-    heads = sorted(
-        name
-        for name, shape in stored.items()
-        if _HEAD.search(name) and not _IN_A_LAYER.search(name)
-        if len(shape) == 2 and shape[0] <= _MAX_OUTPUTS
-    )
     if len(layers) != 1:
         return TrainedHead()
     path = next(iter(layers))
@@ -62,13 +61,39 @@ def find_trained_head(
     needed = [weight] if layer.bias is None else [weight, bias]
     if not set(needed) & set(absent):
         return TrainedHead({name: name for name in needed})
-    fitting = [name for name in heads if stored[name] == [1, layer.in_features]]
+    heads = _heads(stored)
+    row = [1, layer.in_features]
+    # A layer of one row under a name that is not known may be a head as well.
+    unknown = {name for name in unexpected if stored.get(name) == row and not _is_other(name)}
+    known = {name for names in heads.values() for name in names if _is_output(stored[name])}
+    outputs = sorted(known | unknown)
+    fitting = [names[0] for names in heads.values() if [stored[name] for name in names] == [row]]
     if len(fitting) == 1 and set(absent) <= set(needed):
         tensors = {weight: fitting[0]}
         stored_bias = fitting[0].removesuffix("weight") + "bias"
         if bias in needed and stored.get(stored_bias) == [1]:
             tensors[bias] = stored_bias
-        rest = [name for name in heads if name != fitting[0]]
+        rest = [name for name in outputs if name != fitting[0]]
         return TrainedHead(tensors, [f"{name} {stored[name]}" for name in rest])
     used = {name for name, _ in model.named_parameters()} - set(absent)
-    return TrainedHead({}, [f"{name} {stored[name]}" for name in heads if name not in used])
+    return TrainedHead({}, [f"{name} {stored[name]}" for name in outputs if name not in used])
+
+
+def _heads(stored: Mapping[str, list[int]]) -> dict[str, list[str]]:
+    """Return the weights of each stored head by its path; one of several layers has several."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(stored):
+        head = _HEAD.search(name)
+        if head and name.endswith("weight") and not _is_other(name[: head.end()]):
+            found.setdefault(name[: head.end()], []).append(name)
+    return found
+
+
+def _is_other(name: str) -> bool:
+    """Whether a tensor is a part of the backbone, or of a head for another task."""
+    return bool(_IN_A_LAYER.search(name) or _OTHER_TASK.search(name))
+
+
+def _is_output(shape: list[int]) -> bool:
+    """Whether a weight can give a few numbers: it has few rows, or is stored flat or transposed."""
+    return len(shape) in (1, 2) and (len(shape) == 1 or min(shape) <= _MAX_OUTPUTS)

@@ -290,7 +290,7 @@ def _report(
     """Send the document for the job's report page, in addition to the other reports."""
     seed = run.inputs.plan.reward_arguments.seed
     try:
-        document = training_report(scores.get(EVAL), tokenizer.tokenizer, seed)
+        document = training_report(scores, tokenizer.tokenizer, seed)
         message = Reported(name="full", document=document)
     except Exception:  # noqa: BLE001 - a finished training is worth more than its report
         traceback.print_exc()

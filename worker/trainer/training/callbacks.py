@@ -159,4 +159,7 @@ class CheckpointCallback(TrainerCallback):
 
 def non_finite_error(what: str, step: int) -> TrainerError:
     """Return the error for a loss, gradient or score that is not finite."""
-    return TrainerError(FailureCode.NAN_LOSS, f"{what} at step {step} is not a finite number", step)
+    # Nothing is trained yet, so neither the learning rate nor the data can be the cause.
+    cause = "" if step else ": the weights of the base model are not finite, or overflow"
+    detail = f"{what} at step {step} is not a finite number{cause}"
+    return TrainerError(FailureCode.NAN_LOSS, detail, step)
