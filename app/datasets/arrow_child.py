@@ -33,6 +33,7 @@ ARROW_MAGIC = (b"ARROW1", b"\xff\xff\xff\xff")  # file format, stream format
 BROKEN_ARCHIVE = 3
 _BATCH_BYTES = 2 << 20
 _MAX_BATCH_ROWS = 1024
+_HEAD_BYTES = 4 << 10
 _READ_BYTES = 256 << 10
 
 
@@ -86,6 +87,8 @@ def _unpacked(path: str) -> Iterator[bytes]:
     import pyarrow
 
     with pyarrow.CompressedInputStream(pyarrow.OSFile(path), "zstd") as stream:
+        # The first piece is short, so that the beginning of a file that is cut off can be read.
+        yield stream.read(_HEAD_BYTES)
         while piece := stream.read(_READ_BYTES):
             yield piece
 
