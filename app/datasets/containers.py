@@ -63,9 +63,9 @@ def is_zstd(head: bytes) -> bool:
 
 
 def refuse_other_kinds(chunks: Iterable[bytes]) -> None:
-    """Refuse a file that is of a kind that is not taken, or one that holds such a file, compressed.
+    """Reject a file of an unsupported type, also inside a compressed file.
 
-    Nothing is said of text.
+    Text passes.
 
     Raises:
         FileError: names the kind, or says that the compressed data are broken.
