@@ -62,7 +62,7 @@ def columnar_rows(
                 child.answer(_wanted(_schema(line), ignored))
                 continue
             try:
-                yield number, json_row(line)
+                yield number, json_row(line, is_ours=True)
             except RowError as error:
                 yield number, error
 

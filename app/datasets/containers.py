@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from itertools import chain
+from pathlib import Path
 from typing import Literal
 
 from app.datasets.byte_streams import at_most, bunzip2, gunzip, split_lines, unxz
+from app.datasets.columnar import unpacked_zstd
 from app.datasets.csv_rows import csv_rows
 from app.datasets.file_types import (
     ARROW,
@@ -27,6 +31,8 @@ from app.datasets.row_errors import FileError, Row
 TextFormat = Literal["jsonl", "json", "csv", "tsv"]
 FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow"]
 _UNPACK = {GZIP: gunzip, XZ: unxz, BZIP2: bunzip2}
+#: More than a Zstandard block takes, so that the first block of a file is whole.
+_ZSTD_HEAD_BYTES = 256 << 10
 _COLUMNAR: dict[FileType, FileFormat] = {
     PARQUET: "parquet",
     ARROW: "arrow",
@@ -59,7 +65,7 @@ def is_zstd(head: bytes) -> bool:
 def refuse_other_kinds(chunks: Iterable[bytes]) -> None:
     """Reject a file of an unsupported type, also inside a compressed file.
 
-    Text passes, and so do Zstandard files, which only a child process reads.
+    Text passes.
 
     Raises:
         FileError: names the kind, or says that the compressed data are broken.
@@ -68,8 +74,22 @@ def refuse_other_kinds(chunks: Iterable[bytes]) -> None:
     kind = binary_type(head)
     if kind is not None and kind in _UNPACK:
         kind = binary_type(peek(_UNPACK[kind](chunks))[0])
-    if kind is not None and kind is not ZSTD:
+    elif kind is ZSTD:
+        kind = binary_type(_zstd_head(chunks))
+    if kind is not None:
         raise FileError("wrong_format", f"the file is {kind.description}", kind.advice)
+
+
+def _zstd_head(chunks: Iterable[bytes]) -> bytes:
+    """Return the first bytes of what Zstandard compressed, which only a child process unpacks."""
+    with tempfile.NamedTemporaryFile() as file:
+        for chunk in chunks:
+            file.write(chunk)
+            if file.tell() >= _ZSTD_HEAD_BYTES:
+                break
+        file.flush()
+        with closing(unpacked_zstd(Path(file.name))) as unpacked:
+            return peek(unpacked)[0]
 
 
 def text_rows(chunks: Iterable[bytes], text_format: TextFormat, max_bytes: int) -> Iterator[Row]:

@@ -6,9 +6,11 @@ import bz2
 import gzip
 import io
 import lzma
+import random
 import tarfile
 from typing import Any
 
+import pyarrow
 import pytest
 from sqlalchemy import Engine
 from starlette.testclient import TestClient
@@ -29,6 +31,11 @@ def tar(mode: str) -> bytes:
     return file.getvalue()
 
 
+def zstd(data: bytes) -> bytes:
+    """Data as zstd compresses them."""
+    return bytes(pyarrow.compress(data, codec="zstd", asbytes=True))
+
+
 #: Beginnings of files of libraries and programs, long enough for detection, with their names.
 ARCHIVES = {
     "zip": (FILES["zip"], "a zip archive"),
@@ -38,6 +45,12 @@ ARCHIVES = {
     "tar.gz": (tar("w:gz"), "a tar archive"),
     "tar.bz2": (tar("w:bz2"), "a tar archive"),
     "tar.xz": (tar("w:xz"), "a tar archive"),
+    "tar.zst": (zstd(tar("w")), "a tar archive"),
+    "zip.bz2": (bz2.compress(FILES["zip"]), "a zip archive"),
+    "zip.xz": (lzma.compress(FILES["zip"]), "a zip archive"),
+    "zip.zst": (zstd(FILES["zip"]), "a zip archive"),
+    "parquet.zst": (zstd(FILES["parquet"]), "Parquet"),
+    "jsonl.gz.zst": (zstd(gzip.compress(pairs(5), mtime=0)), "gzip"),
     "zip.gz": (gzip.compress(FILES["zip"], mtime=0), "a zip archive"),
     "7z": (b"7z\xbc\xaf\x27\x1c\0\x04" + bytes(60), "a 7-Zip archive"),
     "rar4": (b"Rar!\x1a\x07\0" + bytes(60), "a RAR archive"),
@@ -61,7 +74,7 @@ TYPES = {
     "none": {},
 }
 named = pytest.mark.parametrize("name", ARCHIVES)
-few = pytest.mark.parametrize("name", ["zip", "tar.gz"])
+few = pytest.mark.parametrize("name", ["zip", "tar.gz", "tar.zst"])
 
 
 def check(answer: Any, name: str, start: str = "line 1: ") -> None:
@@ -106,12 +119,26 @@ def test_archive_is_told_what_to_do(client: TestClient) -> None:
     assert "parts of one upload" in answer["hint"]
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zstd])
 def test_compressed_text_of_an_unknown_format_is_asked_for(client: TestClient, pack: Any) -> None:
     packed = pack(pairs(5))
     answer = client.post("/v1/datasets", content=packed, headers=TYPES["octet-stream"])
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
     assert client.post("/v1/datasets", content=packed, headers=NDJSON).status_code == 201
+
+
+def test_large_tar_zst_is_known_by_its_first_block(client: TestClient) -> None:
+    noise = random.Random(0).randbytes(1 << 20)  # more than is read to tell what the file is
+    packed = zstd(ARCHIVES["tar"][0][:512] + noise)
+    answer = client.post("/v1/datasets", content=packed, headers=TYPES["octet-stream"])
+    check(answer, "tar.zst")
+
+
+def test_broken_zstd_is_refused_as_broken(client: TestClient) -> None:
+    packed = zstd(pairs(50))[:100]
+    answer = client.post("/v1/datasets", content=packed, headers=TYPES["octet-stream"])
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_dataset")
+    assert "the zstd data are broken" in answer.json()["detail"]
 
 
 def test_parquet_needs_no_name(client: TestClient) -> None:

@@ -15,9 +15,10 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from mmap import ACCESS_READ, MADV_DONTNEED, mmap
 from pathlib import Path
 from typing import Any, Self
 
@@ -77,6 +78,7 @@ class CacheEntry:
             manifest = json.loads((self.path / MANIFEST).read_text())
             files = EntryFiles({name: _mapped(self.path / name) for name in manifest})
             is_intact = all(files.sha256(name) == digest for name, digest in manifest.items())
+            files.release()
         except (FileNotFoundError, ValueError, AttributeError):  # invalid JSON, truncated files
             is_intact = False
         if not is_intact:
@@ -102,15 +104,21 @@ class CacheEntry:
 class EntryFiles:
     """Content of files by name, mapped into memory; it stays valid if the files are deleted."""
 
-    content: dict[str, NDArray[np.uint8]]
+    content: Mapping[str, bytearray | mmap]
 
     def array(self, name: str, dtype: DTypeLike) -> NDArray[Any]:
         """Return the content of a file as an array."""
-        return self.content[name].view(dtype)
+        return np.frombuffer(self.content[name], dtype)
 
     def sha256(self, name: str) -> str:
         """Return the digest of a file, in hex."""
-        return hashlib.sha256(self.content[name].data).hexdigest()
+        return hashlib.sha256(self.content[name]).hexdigest()
+
+    def release(self) -> None:
+        """Give back the memory of all pages read so far; each is read again when it is needed."""
+        for data in self.content.values():
+            if isinstance(data, mmap):
+                data.madvise(MADV_DONTNEED)
 
 
 class Draft:
@@ -156,9 +164,7 @@ class Draft:
         """Return the files written so far."""
         if self._memory is None:
             return EntryFiles({name: _mapped(self.directory / name) for name in self._names})
-        return EntryFiles(
-            {name: np.frombuffer(data, dtype=np.uint8) for name, data in self._memory.items()}
-        )
+        return EntryFiles(self._memory)
 
     def digests(self) -> dict[str, str]:
         """Return the sha256 of each file, in hex."""
@@ -179,8 +185,9 @@ class Draft:
             return file.read(self._sizes[name])
 
 
-def _mapped(path: Path) -> NDArray[np.uint8]:
+def _mapped(path: Path) -> bytearray | mmap:
     """Map a file into memory; return an empty array for an empty file, which cannot be mapped."""
     if not path.stat().st_size:
-        return np.empty(0, dtype=np.uint8)
-    return np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+        return bytearray()
+    with path.open("rb") as file:
+        return mmap(file.fileno(), 0, access=ACCESS_READ)

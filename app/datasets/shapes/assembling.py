@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from app.datasets.conversations import read_messages
@@ -10,7 +11,7 @@ from app.datasets.row_errors import RowError
 from app.datasets.shapes import extras
 from app.datasets.shapes.answers import Reply, rank_sides, read_answers
 from app.datasets.shapes.contents import ContentReader
-from app.datasets.shapes.file_form import FileForm
+from app.datasets.shapes.file_form import FileForm, PartColumns
 from app.datasets.shapes.joining import Before, join
 from app.datasets.shapes.prompts import read_history, read_system, with_input
 from app.datasets.shapes.sample import value_at
@@ -37,6 +38,8 @@ class _Layout(NamedTuple):
 
     has_suspects: bool
     has_options: bool
+    columns: PartColumns
+    """The column of each part; None for an optional part that these rows do not have."""
 
 
 class RowAssembler:
@@ -90,25 +93,31 @@ class RowAssembler:
         else:
             made = self._pair(line, row, layout)
         if layout.has_options:
-            self._add_options(row, made)
+            self._add_options(row, layout.columns, made)
         elif "line" in made:
             return made
         made["line"] = line
         return {key: made[key] for key in _KEYS if key in made}
 
     def _layout_of(self, names: tuple[str, ...]) -> _Layout:
-        columns = (getattr(self._columns, option) for option in _OPTIONS)
-        roots = {column.partition(".")[0] for column in columns if column is not None}
+        options = {name: getattr(self._columns, name) for name in _OPTIONS}
+        found = {
+            name: column
+            for name, column in options.items()
+            if column is not None and not {column, column.partition(".")[0]}.isdisjoint(names)
+        }
         layout = _Layout(
             has_suspects=self._unused.has_suspects(names),
-            has_options=not roots.isdisjoint(names) or self._form.has_margin,
+            has_options=bool(found) or self._form.has_margin,
+            columns=replace(self._columns, **{name: found.get(name) for name in options}),
         )
         if len(self._layouts) < _MAX_LAYOUTS:
             self._layouts[names] = layout
         return layout
 
-    def _add_options(self, row: Mapping[str, Any], made: PreferenceRow) -> None:
-        columns = self._columns
+    def _add_options(
+        self, row: Mapping[str, Any], columns: PartColumns, made: PreferenceRow
+    ) -> None:
         if columns.slice is not None and (label := value_at(row, columns.slice)) is not None:
             made["slice"] = extras.read_slice(columns.slice, label)
         if columns.id is not None and (name := extras.read_id(value_at(row, columns.id))):
@@ -261,7 +270,7 @@ class RowAssembler:
             if not self._is_chat:
                 return [prompt, *replies]
             return self._conversation(Before(prompt=prompt), paths, replies)
-        columns = self._columns
+        columns = layout.columns
         if columns.input is not None:
             prompt = with_input(columns.input, prompt, value_at(row, columns.input))
         system = read_system(columns.system, row)

@@ -59,13 +59,17 @@ def add(to: Callable[..., None], block: PairBlock, max_length: int) -> None:
     to(block, np.maximum(block.chosen_lengths, block.rejected_lengths) <= max_length)
 
 
+def all_drawn(builder: DatasetReportBuilder) -> Callable[..., None]:
+    return lambda block, is_used: builder.add_training(block, np.ones_like(is_used), is_used)
+
+
 def report(
     rows: Iterable[Any], *, max_length: int, eval_rows: Iterable[Any] = ()
 ) -> dict[str, Any]:
     builder = DatasetReportBuilder(max_length)
     training = list(rows)
     for some in (training[:4], training[4:]):  # findings may be across blocks
-        add(builder.add_training, block_of(some), max_length)
+        add(all_drawn(builder), block_of(some), max_length)
     add(builder.add_eval, block_of(eval_rows), max_length)
     return builder.build()
 
@@ -196,7 +200,7 @@ def test_rows_that_the_template_refuses_are_reported_as_invalid(tmp_path: Path):
     file = tmp_path / "train.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in rows))
     builder = DatasetReportBuilder(plan.max_length)
-    for name, to in (("training", builder.add_training), ("eval", builder.add_eval)):
+    for name, to in (("training", all_drawn(builder)), ("eval", builder.add_eval)):
         on_invalid = partial(builder.add_invalid_row, name)
         for block in tokenize_file(PairFile(file), tokenizer, on_invalid).blocks():
             add(to, block, 1000)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worker.reward_model.token_cache import Ids
 from worker.reward_model.truncation import truncate_left
-from worker.trainer.data.pair_records import HAS_MARGIN, NO_REPLY, Records
+from worker.trainer.data.pair_records import HAS_MARGIN, NO_REPLY
 from worker.trainer.data.tokenized_file import TokenizedFile
 
 
@@ -46,10 +46,11 @@ class PairTable(Sequence[Pair]):
         self.places = places
         self._cut = cut
 
-    @property
-    def records(self) -> Records:
-        """Record of each pair."""
-        return self.file.records[self.places]
+    def column(self, name: str) -> NDArray[Any]:
+        """Return one field of the pairs' records. The whole records take ten times as much."""
+        values: NDArray[Any] = self.file.records[name][self.places]
+        self.file.files.release()
+        return values
 
     @property
     def whole(self) -> PairTable:

@@ -158,7 +158,7 @@ def split_by_prompt(
         TrainerError: dataset_invalid if every pair has the same prompt.
     """
     pairs = tokenized.pairs
-    digests = np.ascontiguousarray(pairs.records["prompt"]).view("V16").reshape(-1)
+    digests = np.ascontiguousarray(pairs.column("prompt")).view("V16").reshape(-1)
     prompts, places, counts = np.unique(digests, return_inverse=True, return_counts=True)
     if len(prompts) < 2:
         raise TrainerError(
@@ -184,7 +184,9 @@ def split_by_prompt(
 def _shuffled(prompts: NDArray[np.void], seed: int) -> NDArray[np.int64]:
     """Return the indices of the prompts in the order of a hash of seed and digest."""
     salt = str(seed).encode()
-    hashes = b"".join(hashlib.sha256(salt + prompt.tobytes()).digest() for prompt in prompts)
+    hashes = bytearray()
+    for prompt in prompts:
+        hashes += hashlib.sha256(salt + prompt.tobytes()).digest()
     order: NDArray[np.int64] = np.argsort(np.frombuffer(hashes, dtype="V32"), kind="stable")
     return order
 

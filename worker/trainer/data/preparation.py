@@ -157,7 +157,7 @@ def held_out_rows(
     train_file, _ = pair_files(order, plan, tokenizer)
     tokenized = tokenize_pairs(train_file, tokenizer, PairObserver(on_rows=on_rows))
     held_out = _split(plan, tokenized, {}).evals[EVAL]
-    return frozenset(held_out.records["row"].tolist())
+    return frozenset(held_out.column("row").tolist())
 
 
 def report_sample(inputs: DataInputs) -> None:
@@ -227,7 +227,7 @@ class _DatasetReader:
             block: PairBlock, is_drawn: NDArray[np.bool_], is_usable: NDArray[np.bool_]
         ) -> None:
             if dataset == TRAINING:
-                self.report.add_training(block.where(is_drawn), is_usable[is_drawn])
+                self.report.add_training(block, is_drawn, is_usable)
             else:
                 self.report.add_eval(block, is_usable, dataset)
 

@@ -1,14 +1,11 @@
-"""Build the dataset report, before training, in one pass over the records of the pairs.
-
-The builder keeps only digests and counts.
-"""
+"""Build the dataset report, before training, from the records of the pairs, which stay on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +13,7 @@ from numpy.typing import NDArray
 from app.domain.metric_names import EVAL
 from worker.reward_model.pair_tokenizer import REPLIES
 from worker.trainer.data.findings import MAX_LINES_LISTED, Finding
-from worker.trainer.data.pair_records import EMPTY, IDENTICAL, SPECIAL_TOKENS
+from worker.trainer.data.pair_records import EMPTY, IDENTICAL, SPECIAL_TOKENS, Records
 from worker.trainer.data.pair_table import PairTable
 from worker.trainer.data.tokenized_file import PairBlock
 
@@ -28,6 +25,9 @@ ROW_FINDINGS = (
     "empty",
     "special_tokens",
 )
+Keys = NDArray[np.uint64]
+#: Number of keys that are sorted at a time.
+SHARE_KEYS = 1 << 18
 _NO_KEYS = np.empty(0, dtype=np.uint64)
 #: Multiplier that combines two digests; any odd number works.
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -35,10 +35,19 @@ _ODD = np.uint64(0x9E3779B97F4A7C15)
 BINS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 
 
+class _Drawn(NamedTuple):
+    """Pairs on disk, which of them are drawn for training, and a function that unloads them."""
+
+    records: Records
+    is_drawn: NDArray[np.bool_]
+    release: Callable[[], None]
+
+
 class DatasetReportBuilder:
     """Builds the dataset report from blocks of training pairs and then of eval pairs.
 
-    It keeps 40 bytes per training pair and 16 bytes per eval pair.
+    It keeps 9 bytes per training pair and 16 bytes per eval pair, and needs another 30 bytes per
+    training pair while it looks for repeated pairs.
     """
 
     def __init__(self, max_length: int) -> None:
@@ -46,9 +55,9 @@ class DatasetReportBuilder:
         self._max_length = max_length
         self._invalid_count = 0
         self._invalid: list[dict[str, Any]] = []
-        self._keys: list[NDArray[np.uint64]] = []  # of blocks: prompt, pair, reversed pair, line
-        self._trained_prompts: list[NDArray[np.uint64]] = []  # of blocks
-        self._eval_keys: dict[str, list[NDArray[np.uint64]]] = {EVAL: []}  # of blocks: prompt, line
+        self._training: list[_Drawn] = []  # of blocks
+        self._trained_prompts: list[Keys] = []  # of blocks
+        self._eval_keys: dict[str, list[Keys]] = {EVAL: []}  # of blocks: prompt, line
         self._longer_is_better = 0.0
         self._lengths = {name: _Lengths() for name in ("prompt", *REPLIES)}
         self._row_findings = {name: Finding() for name in ROW_FINDINGS}
@@ -61,15 +70,18 @@ class DatasetReportBuilder:
     @property
     def row_count(self) -> int:
         """Number of training pairs."""
-        return len(self._columns[0])
+        return sum(int(block.is_drawn.sum()) for block in self._training)
 
     @cached_property
     def findings(self) -> dict[str, Finding]:
         """Findings by name; read it after adding the last pair."""
-        _, pairs, reversed_pairs, lines = self._columns
+        pairs, reversed_pairs = self._column(_pairs), self._column(_reversed_pairs)
         is_reverse = _preceded_by(pairs, reversed_pairs) & (pairs != reversed_pairs)
+        is_repeated = _repeated(pairs)
+        del pairs, reversed_pairs
+        lines = self._column(_lines)
         return {
-            "duplicates": _finding(lines[_repeated(pairs)]),
+            "duplicates": _finding(lines[is_repeated]),
             "contradictions": _finding(lines[is_reverse]),
             **self._row_findings,
             "leaked": self.leaked(EVAL),
@@ -78,12 +90,20 @@ class DatasetReportBuilder:
     def leaked(self, group: str) -> Finding:
         """Return the evaluated pairs of a group whose prompt is trained on."""
         prompts, lines = _columns(self._eval_keys[group], 2)
-        is_leaked = np.isin(prompts, np.concatenate([_NO_KEYS, *self._trained_prompts]))
+        is_leaked = np.zeros(len(prompts), dtype=np.bool_)
+        if len(prompts):
+            trained = np.concatenate([_NO_KEYS, *self._trained_prompts])
+            for ours, theirs in _shares(prompts, trained):
+                is_leaked[ours] = np.isin(prompts[ours], trained[theirs])
         return _finding(lines[is_leaked])
 
-    def add_training(self, block: PairBlock, is_used: NDArray[np.bool_]) -> None:
-        """Add training pairs; ``is_used`` marks those that are trained on."""
-        self._trained_prompts.append(_prompts(block)[is_used])
+    def add_training(
+        self, block: PairBlock, is_drawn: NDArray[np.bool_], is_used: NDArray[np.bool_]
+    ) -> None:
+        """Add the drawn ones of some pairs; ``is_used`` marks those that may be trained on."""
+        self._training.append(_Drawn(block.records, is_drawn, block.release))
+        self._trained_prompts.append(_prompts(block.records[is_drawn & is_used]))
+        block = block.where(is_drawn)
         chosen, rejected = block.chosen_lengths, block.rejected_lengths
         records = block.records
         prefix = records["prefix"].astype(np.int64)
@@ -92,21 +112,17 @@ class DatasetReportBuilder:
         self._longer_is_better += float(np.sum((chosen > rejected) + 0.5 * (chosen == rejected)))
         for name, lengths in (("prompt", prefix), ("chosen", chosen), ("rejected", rejected)):
             self._lengths[name].add(lengths)
-        ours, theirs = records["chosen"], records["rejected"]
-        self._keys.append(
-            np.stack([_prompts(block), _key(ours, theirs), _key(theirs, ours), _lines(block)])
-        )
 
     def add_eval(self, block: PairBlock, is_used: NDArray[np.bool_], group: str = EVAL) -> None:
         """Add pairs of an eval dataset, and which of them are evaluated."""
         self._eval_counts[group] = self._eval_counts.get(group, 0) + len(block.records)
-        block = block.where(is_used)
-        keys = np.stack([_prompts(block), _lines(block)])
+        records = block.records[is_used]
+        keys = np.stack([_prompts(records), _lines(records)])
         self._eval_keys.setdefault(group, []).append(keys)
 
     def train_on(self, pairs: PairTable) -> None:
         """Set which pairs are trained on, after the split from the held-out ones."""
-        self._trained_prompts = [pairs.records["prompt"][:, 0]]
+        self._trained_prompts = [pairs.column("prompt")[:, 0].copy()]
 
     def add_invalid_row(self, dataset: str, line: int, error: str) -> None:
         """Add a row of the "training" or an eval dataset that cannot be tokenised."""
@@ -141,7 +157,7 @@ class DatasetReportBuilder:
             "rows": count,
             "eval_rows": self._eval_counts[EVAL],
             **({"eval_datasets": named} if named else {}),
-            "prompts": len(np.unique(self._columns[0])),
+            "prompts": self._prompt_count(),
             "pairs": pairs,
             "max_length": self._max_length,
             "invalid": {"count": self._invalid_count, "rows": self._invalid},
@@ -150,55 +166,81 @@ class DatasetReportBuilder:
             "longer_is_better": self._longer_is_better / count if count else None,
         }
 
-    @cached_property
-    def _columns(self) -> NDArray[np.uint64]:
-        return _columns(self._keys, 4)
+    def _column(self, read: Callable[[Records], Keys]) -> Keys:
+        """Read one number of each training pair from the disk."""
+        found = [_NO_KEYS]
+        for records, is_drawn, release in self._training:
+            found.append(read(records[is_drawn]))
+            release()
+        return np.concatenate(found)
+
+    def _prompt_count(self) -> int:
+        prompts = self._column(_prompts)
+        return sum(len(np.unique(prompts[share])) for (share,) in _shares(prompts))
 
 
-def _columns(blocks: list[NDArray[np.uint64]], count: int) -> NDArray[np.uint64]:
+def _columns(blocks: list[Keys], count: int) -> Keys:
     empty = np.empty((count, 0), dtype=np.uint64)
-    columns: NDArray[np.uint64] = np.concatenate([empty, *blocks], axis=1)
+    columns: Keys = np.concatenate([empty, *blocks], axis=1)
     return columns
 
 
-def _finding(lines: NDArray[np.uint64]) -> Finding:
+def _finding(lines: Keys) -> Finding:
     return Finding(len(lines), lines[:MAX_LINES_LISTED].tolist())
 
 
-def _prompts(block: PairBlock) -> NDArray[np.uint64]:
+def _prompts(records: Records) -> Keys:
     """Return 64 bits of each prompt's digest.
 
     A million prompts have a collision with a probability of about 3e-8.
     """
-    prompts: NDArray[np.uint64] = block.records["prompt"][:, 0]
+    prompts: Keys = records["prompt"][:, 0].copy()  # not a view, which would keep the records
     return prompts
 
 
-def _lines(block: PairBlock) -> NDArray[np.uint64]:
-    lines: NDArray[np.uint64] = block.records["line"].astype(np.uint64)
+def _lines(records: Records) -> Keys:
+    lines: Keys = records["line"].astype(np.uint64)
     return lines
 
 
-def _key(ours: NDArray[np.uint64], theirs: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return a digest of two digests that depends on their order."""
-    key: NDArray[np.uint64] = ours * _ODD + theirs
-    return key
+def _pairs(records: Records) -> Keys:
+    """Return a digest of both replies that depends on their order."""
+    keys: Keys = records["chosen"] * _ODD + records["rejected"]
+    return keys
 
 
-def _repeated(keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
+def _reversed_pairs(records: Records) -> Keys:
+    keys: Keys = records["rejected"] * _ODD + records["chosen"]
+    return keys
+
+
+def _shares(*arrays: Keys) -> Iterator[list[NDArray[np.int64]]]:
+    """Yield the places of keys in each array, so that equal keys are in the same share.
+
+    Sorting takes 50 bytes per key: a share has about SHARE_KEYS of them.
+    """
+    count = np.uint64(max(map(len, arrays)) // SHARE_KEYS + 1)
+    for number in range(int(count)):
+        yield [np.flatnonzero(keys % count == number) for keys in arrays]
+
+
+def _repeated(keys: Keys) -> NDArray[np.bool_]:
     """Return a mask of the keys that occurred before."""
     is_repeated = np.ones(len(keys), dtype=np.bool_)
-    is_repeated[np.unique(keys, return_index=True)[1]] = False
+    for (share,) in _shares(keys):
+        is_repeated[share[np.unique(keys[share], return_index=True)[1]]] = False
     return is_repeated
 
 
-def _preceded_by(keys: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> NDArray[np.bool_]:
+def _preceded_by(keys: Keys, wanted: Keys) -> NDArray[np.bool_]:
     """Return where ``wanted[i]`` is one of ``keys[:i]``."""
-    if not len(keys):
-        return np.zeros(0, dtype=np.bool_)
-    known, first = np.unique(keys, return_index=True)
-    at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-    is_preceded: NDArray[np.bool_] = (known[at] == wanted) & (first[at] < np.arange(len(keys)))
+    is_preceded = np.zeros(len(wanted), dtype=np.bool_)
+    for share, places in _shares(keys, wanted):
+        if not len(share):
+            continue
+        known, first = np.unique(keys[share], return_index=True)
+        at = np.minimum(np.searchsorted(known, wanted[places]), len(known) - 1)
+        is_preceded[places] = (known[at] == wanted[places]) & (share[first[at]] < places)
     return is_preceded
 
 

@@ -35,11 +35,12 @@ def warn_of_lost_text(
     """
     stride = max(1, math.ceil(len(pairs) / SAMPLED_PAIRS))
     sample = pairs.whole[::stride]
-    rows = rows_at(path, sample.records["row"].tolist())
+    places = sample.column("row").tolist()
+    rows = rows_at(path, places)
     start = tokenizer.start()
     with_start = with_lost_reply = 0
     lost = Finding()
-    for place, pair in zip(sample.records["row"].tolist(), sample, strict=True):
+    for place, pair in zip(places, sample, strict=True):
         row = tokenizer.prepared(rows[place])
         row = as_pair(row, *pair.replies) if pair.replies else row
         rendered = _rendered_again(tokenizer, row, pair)

@@ -52,6 +52,7 @@ class TokenizedFile:
     ends: NDArray[np.int64]
     records: Records
     slices: list[str]
+    files: EntryFiles
 
     @classmethod
     def of(cls, files: EntryFiles) -> TokenizedFile:
@@ -61,6 +62,7 @@ class TokenizedFile:
             ends=files.array(ENDS, np.int64),
             records=files.array(RECORDS, PAIR),
             slices=json.loads(files.array(SLICES, np.uint8).tobytes()),
+            files=files,
         )
 
     def text(self, number: int) -> Ids:
@@ -78,11 +80,12 @@ class TokenizedFile:
         return self.ids[self.ends[texts] - 1]
 
     def blocks(self) -> Iterator[PairBlock]:
-        """Yield all pairs in blocks."""
+        """Yield all pairs in blocks; keep none of them in memory after its turn."""
         for start in range(0, len(self.records), BLOCK_RECORDS):
             records = self.records[start : start + BLOCK_RECORDS]
             chosen, rejected = (self.lengths(records[s]) for s in ("chosen_text", "rejected_text"))
-            yield PairBlock(start, records, chosen, rejected)
+            yield PairBlock(start, records, chosen, rejected, self.files.release)
+            self.files.release()
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ class PairBlock:
     records: Records
     chosen_lengths: NDArray[np.int64]
     rejected_lengths: NDArray[np.int64]
+    release: Callable[[], None] = lambda: None
+    """Unloads the records, which are on disk."""
 
     def where(self, mask: NDArray[np.bool_]) -> PairBlock:
         """Return the records for which the mask is true; ``start`` then has no meaning."""

@@ -55,7 +55,7 @@ class PairDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __init__(self, pairs: PairTable) -> None:
         self._pairs = pairs
-        self._has_margins = bool((pairs.records["flags"] & HAS_MARGIN).any())
+        self._has_margins = bool((pairs.column("flags") & HAS_MARGIN).any())
 
     def __len__(self) -> int:
         return len(self._pairs)
