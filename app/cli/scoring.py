@@ -69,7 +69,7 @@ def score(
 
 
 def _score_dataset(adapter: str, dataset: str, out: Path, *, are_texts_cut: bool) -> None:
-    """Have a worker score a dataset, and download the scores."""
+    """Ask a worker to score a dataset, and download the scores."""
     if out.exists():
         raise CommandError(f"{out} exists.", ExitCode.USAGE, "Choose another file with --out.")
     with connect() as client:

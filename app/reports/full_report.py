@@ -16,7 +16,7 @@ from app.reports.page import Page, Plot, Section, Table, key_values
 from app.web.pagination import rfc3339
 
 CURVE_POINTS = 300
-#: What is shown of each named evaluation dataset.
+#: The metrics shown for each named evaluation dataset.
 NAMED_FIGURES = (
     "pairs", "left_out", "accuracy", "accuracy_low", "accuracy_high", "loss", "length_baseline",
 )  # fmt: skip
@@ -89,8 +89,9 @@ def _curves(
 
 def job_page(document: Mapping[str, Any]) -> Page:
     """Return the report page of a job; ``document`` is that of ``job_document``."""
-    learning = [Plot(name, curve_svg(points)) for name, points in document["curves"].items()]
-    last = [(name, *points[-1]) for name, points in document["curves"].items() if points]
+    curves = {_curve_title(name): points for name, points in document["curves"].items() if points}
+    learning = [Plot(name, curve_svg(points)) for name, points in curves.items() if points[1:]]
+    last = [(title, *points[-1]) for title, points in curves.items()]
     sections = [
         Section(
             "Training",
@@ -100,8 +101,10 @@ def job_page(document: Mapping[str, Any]) -> Page:
         )
     ]
     if model := document["model"]:
+        model = {**model, "adapter": "Adapter on held-out pairs"}
         sections.append(overview([model], document["baselines"]))
-        sections += model_sections(model, document["plots"], [])
+        unit = "tokens of prompt and reply"
+        sections += model_sections(model, document["plots"], [], length_unit=unit)
         if document["worst_pairs"]:
             sections.append(worst_section("Worst pairs", document["worst_pairs"]))
     if document["eval_datasets"]:
@@ -113,6 +116,13 @@ def job_page(document: Mapping[str, Any]) -> Page:
     return Page(title, sections)
 
 
+def _curve_title(name: str) -> str:
+    """Return what a curve shows: ``eval/loss`` is the loss on the held-out pairs."""
+    group, _, figure = name.partition("/")
+    rows = {"train": "training pairs", EVAL: "held-out pairs"}
+    return f"{figure.capitalize()} on {rows.get(group, group.removeprefix(f'{EVAL}_'))}"
+
+
 def _named(figures: Mapping[str, Mapping[str, float | None]]) -> Section:
     rows = [
         (name, *(of_dataset[each] for each in NAMED_FIGURES))
@@ -121,7 +131,7 @@ def _named(figures: Mapping[str, Mapping[str, float | None]]) -> Section:
     columns = ("dataset", "pairs", "left out", "accuracy", "from", "to", "loss", "longer is better")
     return Section(
         "Further evaluation datasets",
-        notes=["After training. Accuracy does not hold for the share of pairs that is left out."],
+        notes=["Figures after training. Accuracy does not cover the pairs that are left out."],
         tables=[Table("All pairs", columns, rows)],
     )
 

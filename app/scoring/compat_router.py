@@ -1,4 +1,4 @@
-"""The routes that RL trainers call on other reward servers, with the answers that they read.
+"""Routes of other reward servers that RL trainers call, with the responses that they expect.
 
 Each exists as ``/…`` and as ``/m/{model}/…``: OpenRLHF sends no model and LLaMA-Factory a constant
 one. The routes are not in the OpenAPI document, because their contracts belong to other projects;
@@ -134,7 +134,7 @@ async def classify(request: Request, body: ClassifyRequest, key: RequireKey) -> 
 
 @_route("/v1/embeddings")
 async def embeddings(request: Request, body: EmbeddingsRequest, key: RequireKey) -> Response:
-    """SGLang: the reward is the only number of each "embedding"."""
+    """SGLang: each "embedding" has one number, which is the reward."""
     items = [ScoreItem(text=text) for text in _list(body.input)]
     model, scored = await _score(request, key, body.model, items)
     data = [
@@ -146,7 +146,7 @@ async def embeddings(request: Request, body: EmbeddingsRequest, key: RequireKey)
 
 @_route("/rm")
 async def remote_rm(request: Request, body: RemoteRmRequest, key: RequireKey) -> Response:
-    """slime: the answer is a bare number."""
+    """slime: the response is a number without an object around it."""
     prompt: Any = body.prompt
     if not isinstance(prompt, str):
         prompt = service.canonical(prompt, "/prompt")

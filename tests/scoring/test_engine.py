@@ -1,4 +1,4 @@
-"""The scorer's loop with a real pool: what waits for whom, and what memory cannot do to it."""
+"""The scorer's loop with a real pool: the order of work, and its behaviour when memory is short."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECONDS = 120
 
 @dataclass
 class SlowPool(AdapterPool):
-    """A pool whose files of some adapters come from far away."""
+    """A pool that fetches the files of some adapters slowly."""
 
     far: set[str] = field(default_factory=set)
     arrived: threading.Event = field(default_factory=threading.Event)
@@ -116,7 +116,7 @@ def test_adapter_that_cannot_be_fetched_is_refused_and_others_are_scored(
 
 
 def test_members_of_an_ensemble_do_not_drive_each_other_out(stage: Stage) -> None:
-    """With room for the base model alone, all of them stay until the request is answered."""
+    """With room for the base model only, all adapters stay until the request is answered."""
     pool = make_pool(stage, scorer_memory_bytes=1)
     engine = Engine(pool, pool.settings, ScorerMetrics())
     members = (stage.chat, stage.other_chat)

@@ -1,8 +1,8 @@
 """Base models and adapters in memory: loaded on demand, verified, and dropped when unused.
 
-An adapter comes in two steps. Its files and its base model's are fetched and hashed, which any
-thread can do while others score. Loading belongs to the thread that scores: it uses the resident
-model, and transformers changes the process's default dtype meanwhile.
+An adapter is added in two steps. First, any thread fetches and hashes the files of the adapter and
+its base model while the engine scores. Then the scoring thread loads them, because loading uses the
+resident model and temporarily changes the default dtype of the process.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ResidentAdapter:
 
 @dataclass(frozen=True)
 class FetchedAdapter:
-    """An adapter's files on this machine, with what is needed to load them."""
+    """Fetched files of an adapter, with the data that loading needs."""
 
     row: Adapter
     folder: tempfile.TemporaryDirectory[str]
@@ -65,9 +65,9 @@ class FetchedAdapter:
 
 @dataclass
 class AdapterPool:
-    """All that is in memory, at most ``settings.scorer_memory_bytes`` of it.
+    """Base models and adapters in memory, at most ``settings.scorer_memory_bytes``.
 
-    For one thread, apart from ``fetch``.
+    Not thread-safe, except for ``fetch``.
     """
 
     engine: Engine
@@ -102,10 +102,10 @@ class AdapterPool:
     def fetch(self, adapter_id: str) -> FetchedAdapter:
         """Fetch the files of an adapter and of its base model, and check their hashes.
 
-        Any thread may call it. The files go when ``add`` has loaded them.
+        Any thread may call it. ``add`` deletes the files after it has loaded them.
 
         Raises:
-            ScoreRefusedError: the adapter does not exist, or its files are not those of training.
+            ScoreRefusedError: the adapter does not exist, or its files have changed since training.
         """
         with transaction(reader(self.engine)) as session:
             row = session.get(Adapter, adapter_id)
@@ -127,7 +127,7 @@ class AdapterPool:
     def _fetch_files(
         self, adapter_id: str, files: Sequence[StoredFile], directory: Path
     ) -> TrainingPlan:
-        """Write the files that scoring needs; return the plan that is among them."""
+        """Write the files that scoring needs; return the plan, which is one of them."""
         try:
             for file in files:
                 if file.name in _NEEDED_FILES:
@@ -142,7 +142,7 @@ class AdapterPool:
         """Load an adapter and score its probes.
 
         Raises:
-            ScoreRefusedError: it gives other scores than those of its certificate.
+            ScoreRefusedError: its scores differ from those of its certificate.
         """
         with fetched.folder as name:
             return self._add(fetched, Path(name))
@@ -169,7 +169,7 @@ class AdapterPool:
             self._drop(adapter)
             raise _not_verified(f"{row.id}: {error}") from error
         log.info("adapter_loaded", adapter=row.id, bytes=size, is_packed=model.is_packed(row.id))
-        adapter.pins = 1  # what was loaded just now is not what leaves
+        adapter.pins = 1  # do not evict the adapter that was just loaded
         self._make_room(0, key)
         adapter.pins = 0
         return adapter
@@ -191,7 +191,7 @@ class AdapterPool:
         return fetched.path
 
     def _check_unchanged(self, entry: BaseModelEntry, path: Path, summary: dict[str, Any]) -> None:
-        """A revision of the hub never changes; other files are hashed when they are first used."""
+        """Raise unless the files are those of training. Hub revisions never change: skip them."""
         expected = summary.get("base_model_sha256")
         if isinstance(entry.source, HubSource) or expected is None:
             return
@@ -203,7 +203,7 @@ class AdapterPool:
             )
 
     def _make_room(self, needed: int, keep: str) -> None:
-        """Drop the least recently used adapters, and base models without any, until it fits."""
+        """Drop the least recently used adapters and unused base models, until there is room."""
         for adapter in sorted(self.adapters.values(), key=lambda adapter: adapter.used_at):
             if self.bytes + needed <= self.settings.scorer_memory_bytes:
                 return

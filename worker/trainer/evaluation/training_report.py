@@ -1,4 +1,4 @@
-"""What the report page of a training job shows of its held-out pairs."""
+"""The part of a training job's report page about its held-out pairs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.trainer.evaluation.plots import model_plots
 from worker.trainer.evaluation.scores import Scores
 
 WORST_PAIRS = 20
-#: Of a text the end is shown: it holds the reply.
+#: Maximum length of a shown text. The end is kept, because it holds the reply.
 CHARACTERS = 1000
 
 
@@ -48,7 +48,7 @@ def training_report(
     ]
     found = metrics.evaluate(table, seed=seed)
     document["model"] = {"adapter": "held-out pairs", "metrics": found}
-    document["plots"] = model_plots(table, found)
+    document["plots"] = model_plots(table, found, length_unit="tokens of prompt and reply")
     document["baselines"] = {
         name: metrics.headline(each, seed=seed)
         for name, each in metrics.baselines(table, seed).items()
