@@ -3,7 +3,8 @@
     make bench-train                                 # both kinds of data, three rounds
     python -m bench.train --data pairs.jsonl         # your own text pairs
     python -m bench.train --fallback --steps 2       # also measure groups of similar length
-    python -m bench.train --family bert              # an encoder: groups of similar length only
+    python -m bench.train --family bert              # an encoder: groups of similar length only;
+                                                     # also deberta-v2 and modernbert
     python -m bench.train --family qwen3-0.6b --bf16 # for a GPU, which is used if there is one
 
 Every run is a process of its own with its own peak memory. The stock arm is RewardTrainer as `trl
@@ -25,7 +26,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench.pairs import describe, draw_pairs, read_pairs
-from bench.train_arm import ARMS, FALLBACK, SHAPES, Run, save_model, train_arm
+from bench.train_arm import ARMS, ENCODERS, FALLBACK, SHAPES, Run, save_model, train_arm
 
 
 def main() -> None:
@@ -100,7 +101,7 @@ def _round(folder: Path, number: int, options: argparse.Namespace) -> dict[str, 
 
 
 def _arms(options: argparse.Namespace) -> tuple[str, ...]:
-    if options.family == "bert":
+    if options.family in ENCODERS:
         return (ARMS[0], FALLBACK)
     return (*ARMS, FALLBACK) if options.fallback else ARMS
 

@@ -43,6 +43,32 @@ SHAPES["bert"] = {
     "max_position_embeddings": 1024,
     "pad_token_id": 0,
 }
+# A small DeBERTa-v3 and a small ModernBERT, with every third layer global.
+SHAPES["deberta-v2"] = {
+    **SHAPES["bert"],
+    "model_type": "deberta-v2",
+    "num_attention_heads": 6,
+    "relative_attention": True,
+    "position_buckets": 256,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
+SHAPES["modernbert"] = {
+    **SHAPES["bert"],
+    "model_type": "modernbert",
+    "intermediate_size": 576,
+    "num_attention_heads": 6,
+    "eos_token_id": 1,
+    "bos_token_id": 1,
+    "cls_token_id": 1,
+    "sep_token_id": 1,
+}
+ENCODERS = ("bert", "deberta-v2", "modernbert")
+#: Layers with LoRA where PEFT knows none for the architecture.
+TARGETS = {"modernbert": ["Wqkv"]}
 # The shape of Qwen3-0.6B, for a machine with a GPU. Its weights are random as well.
 SHAPES["qwen3-0.6b"] = {
     "model_type": "qwen3",
@@ -78,7 +104,7 @@ class Run:
 
 
 def save_model(folder: Path, family: str) -> int:
-    """Save a causal model with random weights; return the number of its decoder's parameters."""
+    """Save a model with random weights; return the number of its body's parameters."""
     import torch
     import transformers
     from tokenizers import Tokenizer
@@ -92,7 +118,7 @@ def save_model(folder: Path, family: str) -> int:
 
     transformers.logging.disable_progress_bar()
     torch.manual_seed(0)
-    auto_class = AutoModelForMaskedLM if family == "bert" else AutoModelForCausalLM
+    auto_class = AutoModelForMaskedLM if family in ENCODERS else AutoModelForCausalLM
     model = auto_class.from_config(AutoConfig.for_model(**SHAPES[family]))
     model.save_pretrained(folder)
     words = {"<pad>": 0, "<eos>": 1, "<unk>": 2}
@@ -161,7 +187,9 @@ def _make_trainer(arm: str, folder: Path, options: argparse.Namespace) -> Any:
         ),
         train_dataset=Dataset.from_list(json.loads((folder / "rows.json").read_text())),
         processing_class=AutoTokenizer.from_pretrained(folder / "model"),
-        peft_config=None if options.bf16 else LoraConfig(task_type="SEQ_CLS"),
+        peft_config=None
+        if options.bf16
+        else LoraConfig(task_type="SEQ_CLS", target_modules=TARGETS.get(options.family)),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -24,8 +24,9 @@ aten = torch.ops.aten
 PRODUCTS = {aten.mm: (0, 1), aten.bmm: (0, 1), aten.addmm: (1, 2), aten.baddbmm: (1, 2)}
 ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu
 ATTENTION_BACKWARD = aten._scaled_dot_product_flash_attention_for_cpu_backward
-#: FLOPs of the backward of attention for each of the forward: five products instead of two.
-BACKWARD_SHARE = 2.5
+#: FLOPs of the backward of attention for each of the forward: four products instead of two. A
+#: fifth computes the scores again.
+BACKWARD_SHARE = 2.0
 #: Seconds for which each product is repeated, and number of measurements of a step.
 PRODUCT_SECONDS, STEPS = 0.05, 3
 
@@ -67,10 +68,11 @@ class Recorder(TorchDispatchMode):
             self.products[Factor.of(a), Factor.of(b)] += 1
         elif packet is ATTENTION:
             is_causal = len(args) > 4 and args[4]
-            self.attention_flops += _attention_flops(args[0], args[1], is_causal=is_causal)
+            share = _attended_share((kwargs or {}).get("attn_mask"), is_causal=is_causal)
+            self.attention_flops += share * _attention_flops(args[0], args[1])
         elif packet is ATTENTION_BACKWARD:
-            flops = _attention_flops(args[1], args[2], is_causal=args[7])
-            self.attention_flops += BACKWARD_SHARE * flops
+            share = _attended_share((kwargs or {}).get("attn_mask"), is_causal=args[7])
+            self.attention_flops += BACKWARD_SHARE * share * _attention_flops(args[1], args[2])
         return func(*args, **(kwargs or {}))
 
     @property
@@ -134,6 +136,13 @@ def _product_flops(a: Factor, b: Factor) -> int:
     return 2 * torch.Size(rest).numel() * inner * b.shape[-1]
 
 
-def _attention_flops(query: Tensor, key: Tensor, *, is_causal: bool) -> float:
-    """Return the FLOPs of the two products of attention; causal attention computes half of them."""
-    return 4.0 * query.numel() * key.shape[2] * (0.5 if is_causal else 1.0)
+def _attention_flops(query: Tensor, key: Tensor) -> float:
+    """FLOPs of the two products of attention in which each query sees every key."""
+    return 4.0 * query.numel() * key.shape[2]
+
+
+def _attended_share(mask: Tensor | None, *, is_causal: bool) -> float:
+    """Share of the pairs of query and key that attention may use."""
+    if mask is not None:
+        return float(mask.isfinite().double().mean())
+    return 0.5 if is_causal else 1.0

@@ -64,6 +64,16 @@ def test_flops_of_causal_attention_are_half() -> None:
     assert flops[True] == flops[False] / 2
 
 
+def test_flops_of_masked_pairs_are_left_out() -> None:
+    shape = (1, 4, 32, 16)
+    tensors: list[Any] = [torch.randn(shape, requires_grad=True) for _ in range(3)]
+    mask = torch.zeros(32, 32)
+    mask[:, 8:] = float("-inf")
+    with Recorder() as recorded:
+        scaled_dot_product_attention(*tensors, attn_mask=mask).sum().backward()
+    assert recorded.attention_flops == 2 * (2 * 4 * 32 * 8 * 16) * (1 + BACKWARD_SHARE)
+
+
 def test_drawn_factors_have_shape_strides_and_dtype_of_the_recorded_ones() -> None:
     recorded = torch.zeros(6, 4, dtype=torch.bfloat16).t()[:, ::2]
     drawn = Factor.of(recorded).draw(torch.device("cpu"))

@@ -28,6 +28,7 @@ CHECKS = (
     Check("memory after training", engine.released_memory),
     Check("lack of memory", engine.lack_of_memory),
     Check("speed against TRL", engine.speed),
+    Check("fused kernels", engine.fused_layers, needs_gpu=True),
     Check("short jobs", short_jobs.verified_jobs),
     Check("stop and resume", short_jobs.stop_and_resume),
     Check("peak memory against the estimate", short_jobs.peak_memory, needs_gpu=True),

@@ -7,6 +7,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
+from worker.reward_model.fused_layers import LIGER, fused_kernels
 from worker.reward_model.mixed_precision import use_float32_head
-from worker.supervisor.check_results import require
+from worker.supervisor.check_results import LeftOutError, require
 from worker.trainer.shared_prefix import SharedPrefixRewardTrainer, check_parity
 
 #: Qwen3-0.6B on a GPU; on a CPU the same architecture, smaller.
@@ -123,6 +125,32 @@ def speed(device: str) -> str:
     ratio = seconds[0] / seconds[1]
     least = MIN_SPEED_RATIO[device]
     return require(ratio >= least, f"{ratio:.2f} × the speed of TRL, of {least} ×")
+
+
+def fused_layers(device: str) -> str:
+    """Compare packed steps with Liger's kernels with those without: gradients, loss and speed."""
+    kernels = fused_kernels(torch.device(device))
+    if kernels is None:
+        raise LeftOutError(f"{LIGER} is not installed")
+    with tempfile.TemporaryDirectory() as name:
+        trainer = _trainer(SharedPrefixRewardTrainer, device, Path(name))
+        plain = trainer.packed_model
+        arms = [plain, replace(plain, uses_fused_layers=True)]
+        found = []
+        for trainer.packed_model in arms:
+            found.append(_gradients(trainer))
+        seconds = [0.0, 0.0]
+        for _ in range(3):
+            for i, trainer.packed_model in enumerate(arms):
+                seconds[i] += _timed(trainer, device)
+    (loss, expected), (fused_loss, gradients) = found
+    cosine = float(torch.nn.functional.cosine_similarity(expected, gradients, dim=0))
+    share = abs(fused_loss - loss) / max(abs(loss), 1e-6)
+    figures = (
+        f"{kernels}: cosine of the gradients {cosine:.6f}, loss differs by {share:.1e} of its "
+        f"value, {seconds[0] / seconds[1]:.2f} × the speed without"
+    )
+    return require(cosine >= MIN_COSINE and share <= MAX_LOSS_SHARE, figures)
 
 
 def _timed(trainer: Any, device: str) -> float:

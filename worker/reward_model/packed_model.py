@@ -1,9 +1,9 @@
 """Forward of a decoder reward model over a packed row."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, cast
 
 from peft import PeftModel
@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from worker.reward_model.fused_layers import FusedLayers, use_fused_layers
 from worker.reward_model.packed_attention import (
     KeysAndValuesCapturedError,
     PackedPass,
@@ -37,6 +38,7 @@ class PackedModel:
     layers: tuple[nn.Module, ...]
     trims_last_layer: bool
     uses_varlen: bool = True
+    uses_fused_layers: bool = False
 
     @classmethod
     def of(cls, model: PreTrainedModel | PeftModel) -> "PackedModel":
@@ -77,9 +79,20 @@ class PackedModel:
             ).last_hidden_state
         return hidden if self.trims_last_layer else hidden.index_select(1, row.reward_index)
 
-    def packed_attention(self, row: PackedRow) -> AbstractContextManager[PackedPass]:
-        """Return the context in which the decoder attends within the segments of ``row``."""
-        return packed_attention(self.configs, row, uses_varlen=self.uses_varlen)
+    @contextmanager
+    def packed_attention(self, row: PackedRow) -> Iterator[PackedPass]:
+        """Make the decoder attend within the segments of ``row``."""
+        with ExitStack() as stack:
+            if self.uses_fused_layers:
+                stack.enter_context(use_fused_layers(self.fused_layers))
+            yield stack.enter_context(
+                packed_attention(self.configs, row, uses_varlen=self.uses_varlen)
+            )
+
+    @cached_property
+    def fused_layers(self) -> FusedLayers:
+        """The parts of the decoder that have a fused kernel."""
+        return FusedLayers.of(self.decoder)
 
     def activation_checkpointing(self, *, is_on: bool) -> AbstractContextManager[None]:
         """Keep only each layer's input for the backward, which recomputes the layer.

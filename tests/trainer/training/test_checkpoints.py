@@ -163,7 +163,16 @@ def test_checkpoints_are_saved_by_the_clock_when_the_plan_gives_no_steps(
 @pytest.mark.parametrize(
     ("changes", "is_exact", "is_refused"),
     [
-        ({"threads": 2, "gpu": "H100 9.0", "activation_budget_bytes": 1}, False, False),
+        (
+            {
+                "threads": 2,
+                "gpu": "H100 9.0",
+                "activation_budget_bytes": 1,
+                "fused_kernels": "liger-kernel 0.8.5",
+            },
+            False,
+            False,
+        ),
         ({"threads": 2}, True, True),
         ({"gpu": "H100 9.0"}, True, True),
         ({"activation_budget_bytes": 1}, True, True),

@@ -75,6 +75,7 @@ def run_lock(adapter: TrainedAdapter) -> dict[str, Any]:
         "versions": library_versions(),
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "engine": adapter.backend,
+        **({"fused_kernels": adapter.fused_kernels} if adapter.fused_kernels else {}),
         "pairs": adapter.counts,
         "training": adapter.outcome,
         "seed": plan.reward_arguments.seed,

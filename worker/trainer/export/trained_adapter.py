@@ -25,6 +25,7 @@ class TrainedAdapter:
     tokenizer: PairTokenizer
     device_config: DeviceConfig
     backend: str  # "shared_prefix" or "stock"
+    fused_kernels: str | None  # name and version, where layers used them
     scores: Scores | None  # scores of the held-out pairs, if there are any
     metrics: dict[str, float]
     counts: dict[str, Any]  # result of ``count_pairs``

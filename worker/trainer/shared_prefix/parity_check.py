@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
 
 from worker.reward_model.errors import is_out_of_memory
+from worker.reward_model.fused_layers import fused_kernels
 from worker.reward_model.packed_attention import PackedPass
 from worker.reward_model.packed_layout import SplitGroup, pack_groups, split_batch
 from worker.reward_model.packed_model import PackedModel
@@ -24,6 +26,8 @@ from worker.trainer.shared_prefix.trainer import SharedPrefixRewardTrainer
 TOLERANCE = {torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 #: Packed rows may differ from padded ones by this multiple of the effect of padding itself.
 NOISE_FACTOR = 4.0
+#: Cosine of the gradients with fused layers and without: bfloat16 alone gives 0.999.
+MIN_COSINE = 0.99
 #: Rows of the training set among which pairs with a common prefix are looked for.
 CANDIDATE_ROWS = 64
 
@@ -54,8 +58,8 @@ def check_parity(trainer: SharedPrefixRewardTrainer) -> ParityResult:
 
     The check leaves no gradients and restores the random states, so that a run is the same with and
     without it. If a model does not allow its last layer to be trimmed, or a GPU the variable-length
-    call, the trainer is switched to the simpler variant. An exception of the model becomes the
-    reason, except if memory ran out: then shorter pairs are tried.
+    call or fused layers, the trainer is switched to the simpler variant. An exception of the model
+    becomes the reason, except if memory ran out: then shorter pairs are tried.
     """
     try:
         original = trainer.packed_model
@@ -77,9 +81,10 @@ def _first_with_parity(
     devices = [trainer.args.device] if trainer.args.device.type == "cuda" else []
     # From the fastest to the simplest variant. A CPU never makes the variable-length call.
     variants = [
-        replace(original, trims_last_layer=trims, uses_varlen=varlen)
+        replace(original, trims_last_layer=trims, uses_varlen=varlen, uses_fused_layers=fused)
         for trims in dict.fromkeys((original.trims_last_layer, False))
         for varlen in ((True, False) if may_have_varlen(trainer) else (True,))
+        for fused in ((True, False) if fused_kernels(trainer.args.device) else (False,))
     ]
     result = ParityResult(has_parity=False, reason="no variant was tried")
     with torch.random.fork_rng(devices), torch.no_grad():
@@ -127,9 +132,10 @@ def _compare(trainer: SharedPrefixRewardTrainer, longest: int | None) -> ParityR
         with packed_model.packed_attention(row) as packed_pass, _head_calls(head) as packed_calls:
             packed_model.rewards(row)
         if may_have_varlen(trainer):
-            _try_backward(trainer)
+            _gradients(trainer, packed_model)  # a kernel may lack a backward
+        fused_reason = _fused_reason(trainer) if packed_model.uses_fused_layers else None
         noise = 0.0 if is_float32 else _padding_noise(trainer, pairs, stock_calls[-1][0])
-    if reason := _bypass_reason(trainer, packed_pass):
+    if reason := _bypass_reason(trainer, packed_pass) or fused_reason:
         return ParityResult(has_parity=False, reason=reason)
     (stock_hidden, outputs), (packed_hidden, _) = stock_calls[-1], packed_calls[-1]
     ends = _reply_ends(pairs, trainer.args.device)
@@ -160,15 +166,29 @@ def _padding_noise(
     return _relative_difference(padded[ends], torch.stack(alone))
 
 
-def _try_backward(trainer: SharedPrefixRewardTrainer) -> None:
-    """Run a backward, which some kernels lack, on short pairs; leave no gradients."""
-    packed_model = trainer.packed_model
+def _fused_reason(trainer: SharedPrefixRewardTrainer) -> str | None:
+    """Return why the backward of fused layers is wrong, which the hidden states do not show."""
+    fused = trainer.packed_model
+    plain = replace(fused, uses_fused_layers=False)
+    cosine = float(cosine_similarity(*(_gradients(trainer, m) for m in (fused, plain)), dim=0))
+    if cosine >= MIN_COSINE:
+        return None
+    return f"fused layers change the gradients: their cosine is {cosine:.4f}"
+
+
+def _gradients(trainer: SharedPrefixRewardTrainer, packed_model: PackedModel) -> Tensor:
+    """Return the gradients of short pairs' rewards below the head, as one vector.
+
+    The backward leaves no gradients.
+    """
     inputs = trainer.data_collator(_sample_rows(trainer, MEASURED_TOKENS))
     pad_token_id = trainer.model.config.get_text_config().pad_token_id
     row = pack_groups(split_batch(inputs["input_ids"], pad_token_id), trainer.args.device)
-    trained = [p for p in trainer.model.parameters() if p.requires_grad]
+    of_head = {id(p) for p in packed_model.head.parameters()}
+    trained = [p for p in trainer.model.parameters() if p.requires_grad and id(p) not in of_head]
     with torch.enable_grad(), packed_model.packed_attention(row):
-        torch.autograd.grad(packed_model.rewards(row).sum(), trained, allow_unused=True)
+        found = torch.autograd.grad(packed_model.rewards(row).sum(), trained, allow_unused=True)
+    return torch.cat([g.float().flatten() for g in found if g is not None])
 
 
 def _bypass_reason(trainer: SharedPrefixRewardTrainer, packed_pass: PackedPass) -> str | None:

@@ -12,6 +12,7 @@ from trl.trainer.reward_trainer import RewardTrainer
 from typing_extensions import override
 
 from worker.reward_model.errors import is_out_of_memory
+from worker.reward_model.fused_layers import fused_kernels
 from worker.reward_model.mixed_precision import without_adapter_casts
 from worker.reward_model.packed_layout import SplitGroup, split_replies, to_device
 from worker.reward_model.packed_model import PackedModel
@@ -93,6 +94,12 @@ class SharedPrefixRewardTrainer(RewardTrainer):
     def packed_model(self) -> PackedModel:
         """The parts of the model that a packed forward controls."""
         return PackedModel.of(self.model)
+
+    @property
+    def used_kernels(self) -> str | None:
+        """Name and version of the fused kernels that train the layers, or None."""
+        is_fused = self._is_packed and self.packed_model.uses_fused_layers
+        return fused_kernels(self.args.device) if is_fused else None
 
     @property
     def forward_pass(self) -> Forward:

@@ -131,6 +131,7 @@ def _train_and_package(
         tokenizer=tokenizer,
         device_config=device_config,
         backend=backend,
+        fused_kernels=fingerprint["fused_kernels"],
         scores=scores,
         metrics=metrics,
         counts=data.counts,
@@ -146,6 +147,7 @@ def _machine(run: TrainingRun, order: WorkOrder) -> Machine:
         threads=order.threads,
         gpu=gpu_name() if device == "cuda" else None,
         activation_budget_bytes=getattr(run.trainer, "memory_budget_bytes", None),
+        fused_kernels=getattr(run.trainer, "used_kernels", None),
     )
 
 

@@ -73,12 +73,13 @@ class Machine:
     threads: int
     gpu: str | None  # name and compute capability
     activation_budget_bytes: int | None  # decides how batches are split into passes
+    fused_kernels: str | None = None  # name and version, where layers use them
 
 
 #: Digests of the plan, and of the plan without the length of the training.
 PLAN, PLAN_OF_ANY_LENGTH = "plan_sha256", "plan_of_any_length_sha256"
 #: Keys of a fingerprint that change only the last bits of a result.
-INEXACT_KEYS = ("threads", "gpu", "activation_budget_bytes")
+INEXACT_KEYS = ("threads", "gpu", "activation_budget_bytes", "fused_kernels")
 
 
 class CheckpointRefusedError(Exception):
