@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ class ItemInvalidError(Exception):
 
 
 class ReplyTokenizer:
-    """Renders and encodes texts by the plan of the adapter. Use it in the main thread."""
+    """Renders and encodes texts by the plan of the adapter.
+
+    Any thread may create it. Use it in the main thread, as the chat template's time limit demands.
+    """
 
     def __init__(self, base_dir: Path, plan: TrainingPlan) -> None:
         self._pairs = PairTokenizer(base_dir, plan.tokenization, plan.data.format)
         self.max_length = plan.tokenization.max_length
-        self._start, self._end = self._frame()
 
     def encode(self, item: ScoreItem) -> list[list[int]]:
         """Return the token ids of the prompt with each reply, without truncation.
@@ -59,7 +62,7 @@ class ReplyTokenizer:
         Clients may remove the BOS token, add a second one, or omit the tokens that close the reply.
         The reward is read at the last token, so it must be the same token as in training.
         """
-        start, end = self._start, self._end
+        start, end = self._frame
         while start and text.startswith(start):
             text = text.removeprefix(start)
         for length in range(len(end), -1, -1):
@@ -93,6 +96,7 @@ class ReplyTokenizer:
         except (ValueError, TemplateError) as error:
             raise ItemInvalidError(f"the chat template cannot render it: {error}") from error
 
+    @cached_property
     def _frame(self) -> tuple[str, str]:
         """Return the common start (BOS) and the common end of all rendered texts."""
         row: dict[str, Any] = {"replies": [{"reply": _MARK}]}
