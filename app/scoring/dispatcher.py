@@ -13,6 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import httpx
 import structlog
@@ -74,11 +75,9 @@ class Dispatcher:
             ScorerUnavailableError: no scorer answered for ``scoring_hold_seconds``.
         """
         with self._held(size):
-            body = (
-                work.model_dump_json()
-                if size <= INLINE_BYTES
-                else await run_in_threadpool(work.model_dump_json)
-            )
+            # A scorer of an earlier version refuses fields that it does not know.
+            serialize = partial(work.model_dump_json, exclude_defaults=True)
+            body = serialize() if size <= INLINE_BYTES else await run_in_threadpool(serialize)
             return await self._send(body.encode(), work.adapters[0])
 
     async def close(self) -> None:

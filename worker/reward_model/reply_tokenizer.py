@@ -41,6 +41,8 @@ class ReplyTokenizer:
         Raises:
             ItemInvalidError: the adapter cannot score the item.
         """
+        if item.token_ids is not None:
+            return [self._checked(item.token_ids)]
         if item.text is not None:
             texts = [self.complete(item.text)]
         elif item.may_be_templated and self._is_templated(item.prompt):
@@ -55,6 +57,15 @@ class ReplyTokenizer:
     def encode_rendered(self, texts: list[str]) -> list[list[int]]:
         """Return the token ids of rendered texts."""
         return self._pairs.encode(texts)
+
+    def _checked(self, ids: list[int]) -> list[int]:
+        """Return token ids that a client sent, or raise ItemInvalidError."""
+        count = len(self._pairs.tokenizer)
+        if not ids:
+            raise ItemInvalidError("the text has no tokens")
+        if not 0 <= min(ids) <= max(ids) < count:
+            raise ItemInvalidError(f"the tokenizer has only the token ids from 0 to {count - 1}")
+        return ids
 
     def complete(self, text: str) -> str:
         """Return a rendered text with the same start and end as in training.
