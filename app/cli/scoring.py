@@ -85,8 +85,8 @@ def _score_dataset(adapter: str, dataset: str, out: Path, *, are_texts_cut: bool
         if out.exists() and not _is_downloaded(client, spec, out):
             raise CommandError(f"{out} exists.", ExitCode.USAGE, "Choose another file with --out.")
         batch = _request_batch(client, spec)
-        notes.print(plain(f"{batch.id} is {batch.status}.", "dim"))
         try:
+            notes.print(plain(f"{batch.id} is {batch.status}.", "dim"))
             found = client.score_batches.wait(batch.id)
         except KeyboardInterrupt:
             notes.print(plain("The batch continues. Repeat the command to get its scores."))
