@@ -7,7 +7,7 @@
 #   make format          format the code and apply automatic fixes
 #   make fuzz            send thousands of generated requests, new ones on every run
 #   make chaos           inject FAULTS=300 seeded faults into the whole service, on both databases
-#   make attack          attack the service for SECONDS=600 on each database and measure what it does
+#   make attack          attack the service for SECONDS=600 on each database and check its responses
 #   make bench-train     compare training with stock TRL
 #   make bench-api       compare the HTTP layer with an empty endpoint, and with many jobs
 #   make bench-start     compare the time to the first step with a cold `trl reward`

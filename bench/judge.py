@@ -1,9 +1,9 @@
-"""Judge two adapters from end to end on a service of its own, and recompute what it reports.
+"""Judge two adapters end to end on a private service, and recompute its figures.
 
 Trains two adapters on generated pairs (or on those of a file), evaluates both on held-out pairs and
 on a file shaped like RewardBench 2, compares them and writes the reports. Every figure of the
 evaluations and of the comparison is recomputed from the files of scores without the service's code;
-the jobs' own accuracies on the held-out pairs must be those of the evaluations.
+the accuracies in the jobs' reports must equal those of the evaluations.
 
     make judge
     make judge BENCH="--data pairs.jsonl --steps 10 60"
@@ -39,7 +39,7 @@ Rows = list[dict[str, Any]]
 
 
 def generated(count: int) -> Rows:
-    """Pairs of texts with prompts of their own; every tenth is labelled wrongly."""
+    """Return pairs of texts with separate prompts; every tenth pair is labelled wrongly."""
     draw = random.Random(0)
     rows = []
     for number in range(count):
@@ -62,7 +62,7 @@ def generated(count: int) -> Rows:
 
 
 def read_pairs(path: Path) -> Rows:
-    """The pairs of a file of JSON lines, with a slice by the length of their prompt."""
+    """Return the pairs of a file of JSON lines, with a slice by the length of their prompt."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     for row in rows:
         row["slice"] = "long prompt" if len(json.dumps(row["prompt"])) > 800 else "short prompt"
@@ -70,12 +70,12 @@ def read_pairs(path: Path) -> Rows:
 
 
 def text_of(value: str | Rows) -> str:
-    """The text of a prompt or a reply."""
+    """Return the text of a prompt or a reply."""
     return value if isinstance(value, str) else "\n".join(str(m["content"]) for m in value)
 
 
 def shaped_like_reward_bench_2(pairs: Rows) -> Rows:
-    """Four replies a row, three of them worse, and rows with several correct answers."""
+    """Return rows with four replies, three of them worse, and rows with several correct answers."""
     rows: Rows = []
     for number, pair in enumerate(pairs):
         others = [pairs[(number + step) % len(pairs)] for step in (1, 2)]
@@ -108,7 +108,7 @@ def run(client: Plaudit, pairs: Rows, steps: list[int], directory: Path) -> None
     """Train, evaluate, compare, report and recompute.
 
     Raises:
-        AssertionError: a figure is another one when it is recomputed.
+        AssertionError: a recomputed figure differs.
     """
     half = len(pairs) // 2
     train = client.datasets.upload(pairs[:half], name="train")
@@ -175,7 +175,7 @@ def check_evaluation(client: Plaudit, job_id: str, evaluation: EvaluationRead) -
 
 
 def assert_close(found: dict[str, Any], expected: dict[str, Any], place: str) -> None:
-    """Assert that the single numbers of two documents agree as closely as a certificate asks."""
+    """Assert that the numbers of two documents agree within the tolerance of a certificate."""
     for key, value in expected.items():
         if isinstance(value, float):
             bound = 1e-3 * max(1.0, abs(value))
@@ -196,7 +196,7 @@ def check_suite(client: Plaudit, suite: EvaluationRead) -> None:
 
 
 def step(text: str) -> None:
-    """Print what is done, and when."""
+    """Print a step and its time."""
     print(f"{time.monotonic() - STARTED_AT:6.1f} s {text}", flush=True)
 
 
@@ -222,7 +222,7 @@ def main() -> None:
         key = (Path(name) / "api-key").read_text().strip()
         with Plaudit(url, key) as client:
             run(client, pairs, options.steps, directory)
-    print("every figure is the recomputed one")
+    print("every figure equals the recomputed one")
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def measure(client: Plaudit, meter: Meter, whole: Path, shards: list[Path]) -> N
 
 
 def write_shards(folder: Path, count: int) -> list[Path]:
-    """Files of distinct short pairs in the words of the tiny tokenizer."""
+    """Write files of distinct short pairs in the words of the tiny tokenizer."""
     folder.mkdir()
     shards = []
     for part in range(PARTS):
@@ -92,7 +92,7 @@ def write_shards(folder: Path, count: int) -> list[Path]:
 
 
 def pair(number: int) -> str:
-    """A line: the digits of its number in the words of the tokenizer."""
+    """Return a line: the digits of its number in the words of the tokenizer."""
     words = [*TOPICS, *GOOD, *BAD]
     said = []
     while number:
@@ -106,7 +106,7 @@ def pair(number: int) -> str:
 
 
 def join(path: Path, shards: list[Path]) -> Path:
-    """One file of all shards."""
+    """Join all shards into one file."""
     with path.open("wb") as file:
         for shard in shards:
             file.write(shard.read_bytes())
@@ -125,7 +125,7 @@ class Meter:
         print(f"{'':28} {'seconds':>8} {'API MiB':>8} {'worker MiB':>10}", flush=True)
 
     def look(self) -> tuple[float, float]:
-        """MiB of the API, and of the worker with all of its processes."""
+        """Return the MiB of the API, and of the worker with all of its processes."""
         below = sum(_proportional(child) for child in self._api.children(recursive=True))
         return self._api.memory_info().rss / MIB, below / MIB
 
@@ -155,10 +155,10 @@ class Meter:
 
 
 def _proportional(process: psutil.Process) -> int:
-    """Bytes of a process, shared ones divided between those that share them."""
+    """Return the bytes of a process; each sharer counts its part of shared pages."""
     try:
         return int(process.memory_full_info().pss)
-    except psutil.Error:  # it ended, or is none of ours
+    except psutil.Error:  # it has ended, or belongs to another user
         return 0
 
 

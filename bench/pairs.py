@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import ByteLevelBPETokenizer
 
 RESERVED_IDS = 4
-#: Random ids are below this, whatever the model's vocabulary.
+#: Random ids are below this value for every vocabulary.
 USED_IDS = 32_000
 #: Mean tokens of a pair's common prefix, and of each reply.
 MEANS = {"multi_turn": (400, 70), "single_turn": (80, 250)}

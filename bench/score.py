@@ -2,9 +2,9 @@
 
 A random Qwen2 of 31 M parameters and eight adapters (r 16, all linear layers, a head each), in
 float32 on one CPU thread. Both arms score the same token ids, and their rewards are compared. The
-figure is the CPU time of plain PEFT divided by that of the resident model, the best of several
-interleaved rounds. The column HTTP has the same figure for requests to a scorer, each group a
-request; it has no bar.
+figure is the CPU time of plain PEFT divided by that of the resident model, and the best of several
+interleaved rounds. The column HTTP has the same figure for requests to a scorer, one request per
+group; it has no minimum.
 
     make bench-score
     make bench-score BENCH="--rounds 1"
@@ -56,7 +56,7 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Workload:
-    """Groups of replies, and the least ratio of CPU times."""
+    """Groups of replies, and the minimum ratio of CPU times."""
 
     name: str
     bar: float
@@ -127,7 +127,7 @@ def main() -> int:
 
 @dataclass(frozen=True)
 class Arms:
-    """What is compared: plain PEFT, the resident model, and a scorer with it over HTTP."""
+    """The compared arms: plain PEFT, the resident model, and a scorer with that model over HTTP."""
 
     plain: PeftModel
     resident: ResidentModel
@@ -135,7 +135,7 @@ class Arms:
 
 
 def _compare(workload: Workload, arms: Arms, rounds: int) -> int:
-    """Print the row of a workload; return 1 if its bar or the tolerance is missed."""
+    """Print the row of a workload; return 1 if its minimum or the tolerance is missed."""
     groups = workload.make(random.Random(7))
     _one_by_one(arms.plain, groups[:1])  # the first call of each arm is slower
     arms.resident.score(groups[:1])

@@ -1,7 +1,7 @@
-"""The work of ``bench.score`` as requests over HTTP to a scorer's engine in this process.
+"""Send the work of ``bench.score`` over HTTP to a scorer's engine in this process.
 
-Each group is a request of its own, and all are sent at once. The CPU time is that of the whole
-process: of the client, of both sides of HTTP, of tokenising, and of the engine.
+Each group is a separate request, and all are sent concurrently. The CPU time is that of the whole
+process: the client, both sides of HTTP, tokenisation and the engine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TOKEN = "benchmark"
 
 
 class HttpScorer:
-    """A scorer with adapters that are in memory already."""
+    """A scorer whose adapters are in memory."""
 
     def __init__(self, resident: ResidentModel, base_dir: Path, vocabulary: int) -> None:
         settings = Settings(scorer_batch_tokens=resident.batch_tokens)
@@ -92,7 +92,7 @@ def _work(group: ReplyGroup) -> str:
 
 
 def _word_tokenizer(base_dir: Path, vocabulary: int) -> ReplyTokenizer:
-    """Return a tokenizer that gives the word ``w7`` the id 7, and adds nothing to a text."""
+    """Return a tokenizer that gives the word ``w7`` the id 7 and adds no special tokens."""
     words = {"<pad>": 0, "<eos>": 1} | {f"w{i}": i for i in range(2, vocabulary)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

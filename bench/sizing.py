@@ -1,4 +1,4 @@
-"""Write the table of docs/sizing.md: which base models fit which GPU, by the product's estimate.
+"""Write the table of docs/sizing.md: which base models fit which GPU, by Plaudit's estimate.
 
 python -m bench.sizing
 """
@@ -36,7 +36,7 @@ class Shape:
     is_tied: bool = False
 
     def facts(self) -> BaseModelFacts:
-        """Return what an inspection of such a model would find."""
+        """Return the facts that an inspection of such a model would find."""
         queries, keys = self.heads * self.head_dim, self.key_heads * self.head_dim
         attention = {"q_proj": (self.hidden, queries), "k_proj": (self.hidden, keys),
                      "v_proj": (self.hidden, keys), "o_proj": (queries, self.hidden)}  # fmt: skip

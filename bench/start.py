@@ -65,7 +65,7 @@ def main() -> None:
 
 @contextmanager
 def _service(folder: Path, model: Path) -> Iterator[TestClient]:
-    """Run the API in this process and a worker with its fork server beside it."""
+    """Run the API in this process, and a worker with its fork server."""
     catalogue = folder / "models.yaml"
     catalogue.write_text(f"tiny:\n  source: local:{model}\n")
     # The client polls every 20 ms, which the default rate limit would reject.

@@ -6,12 +6,11 @@
     python -m bench.train --family bert              # an encoder: groups of similar length only
     python -m bench.train --family qwen3-0.6b --bf16 # for a GPU, which is used if there is one
 
-Every run is a process of its own with its own peak memory. The stock arm is RewardTrainer as
-`trl reward --use_peft --lora_task_type SEQ_CLS` builds it, with activation checkpointing. Both arms
-run in turns, and ratios are computed within a round, so that both have met the same machine. With
---bf16 both arms train what the service trains on a GPU: frozen weights in bfloat16, the head in
-float32, and the LoRA adapter of a spec's defaults. The ratio "FLOPs" is explained in
-bench/utilisation.py.
+Every run is a process of its own with its own peak memory. The stock arm is RewardTrainer as `trl
+reward --use_peft --lora_task_type SEQ_CLS` builds it, with activation checkpointing. Both arms run
+in turns, and ratios are computed within a round, so that both run under the same load. With --bf16
+both arms train as the service does on a GPU: frozen weights in bfloat16, the head in float32, and
+the LoRA adapter of a spec's defaults. The ratio "FLOPs" is explained in bench/utilisation.py.
 """
 
 import argparse
@@ -68,7 +67,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8, help="pairs per step")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--max-length", type=int, default=1024, help="most tokens of a sequence")
+    parser.add_argument("--max-length", type=int, default=1024, help="maximum tokens of a sequence")
     parser.add_argument("--bf16", action="store_true", help="use bfloat16 autocast in both arms")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

@@ -1,15 +1,15 @@
-"""How fast uploads are checked and converted, and how much memory that takes.
+"""Measure how fast uploads are checked and converted, and how much memory this takes.
 
     python -m bench.upload
     python -m bench.upload --megabytes 200
 
-The same pairs are written in several shapes. For each shape, in turns: the standard library parses
-the lines (``json.loads``), and the service's reader turns the upload into canonical JSONL, hashing
-both sides as an upload over HTTP does. Prints the rate of the reader over that of ``json.loads``,
-and for Parquet the rows per second over those of the same pairs as JSONL. Then a process of its own
-reads a large upload of each shape, and the growth of its resident memory is printed.
+The same pairs are written in several shapes. For each shape, two arms run in turns: the standard
+library parses the lines (``json.loads``), and the service's reader converts the upload to canonical
+JSONL and hashes both sides, as for an upload over HTTP. The program prints the ratio of both rates,
+and for Parquet the rows per second relative to those of the same pairs as JSONL. Then a separate
+process reads a large upload of each shape, and the growth of its resident memory is printed.
 
-Exits with 1 when a ratio is below its target or the memory grows by more than MOST_MIB.
+Exits with 1 if a ratio is below its target or the memory grows by more than MOST_MIB.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from app.storage.blobs import StreamDigest
 
 MIB = 1 << 20
 CHUNK_BYTES = 64 << 10
-#: The reader's rate over that of json.loads, and Parquet's over that of JSONL.
+#: Minimum ratio of the reader's rate to that of json.loads, and of Parquet's to that of JSONL.
 LEAST_JSONL, LEAST_PARQUET = 0.5, 2.0
 MOST_MIB = 64
 ROUNDS = 5
@@ -72,7 +72,7 @@ _WORDS = [f"word{number}" * (1 + number % 2) for number in range(2000)]
 
 
 def pairs(seed: int = 0) -> Iterator[tuple[str, str, str]]:
-    """Prompts and replies with the lengths of UltraFeedback, and with quotes and line ends."""
+    """Yield texts with the lengths of UltraFeedback, and with quotes and line ends."""
     draw = random.Random(seed)
 
     def text(words: int) -> str:
@@ -122,7 +122,7 @@ SHAPES: dict[str, Callable[[str, str, str], Row]] = {
 
 
 def lines_of(write: Callable[[str, str, str], Row], size: int) -> list[bytes]:
-    """JSON lines of about ``size`` bytes."""
+    """Return JSON lines of about ``size`` bytes."""
     lines: list[bytes] = []
     left = size
     for prompt, chosen, rejected in pairs():
@@ -137,7 +137,7 @@ def lines_of(write: Callable[[str, str, str], Row], size: int) -> list[bytes]:
 
 
 def time_jsonl(shape: str, write: Callable[[str, str, str], Row], megabytes: int) -> float:
-    """Print and return the reader's rate over that of json.loads."""
+    """Print and return the ratio of the reader's rate to that of json.loads."""
     lines = lines_of(write, megabytes * MIB)
     data = b"\n".join(lines)
     chunks = [data[at : at + CHUNK_BYTES] for at in range(0, len(data), CHUNK_BYTES)]
@@ -152,7 +152,7 @@ def time_jsonl(shape: str, write: Callable[[str, str, str], Row], megabytes: int
 
 
 def time_parquet(folder: Path, shape: str, megabytes: int) -> float:
-    """Print and return Parquet's rows per second over those of the same pairs as JSONL."""
+    """Print and return the ratio of rows per second of Parquet to JSONL."""
     lines = lines_of(SHAPES[shape], megabytes * MIB)
     data, path = b"\n".join(lines), folder / "pairs.parquet"
     write_parquet(lines, path)
@@ -168,7 +168,7 @@ def time_parquet(folder: Path, shape: str, megabytes: int) -> float:
 
 
 def parse(lines: list[bytes]) -> None:
-    """What the reader is measured against."""
+    """Parse lines with the standard library, as the reference for the reader."""
     for line in lines:
         json.loads(line)
 
@@ -187,7 +187,7 @@ def read(chunks: Iterator[bytes]) -> None:
 
 
 def read_parquet(path: Path) -> None:
-    """As ``read``, of a Parquet file."""
+    """Read a Parquet file as ``read`` does."""
     with StreamDigest() as sent, StreamDigest() as stored:
         with path.open("rb") as file:
             while chunk := file.read(CHUNK_BYTES):
@@ -197,7 +197,7 @@ def read_parquet(path: Path) -> None:
 
 
 def write_parquet(lines: list[bytes], path: Path) -> None:
-    """The rows as a Parquet file, compressed as most are."""
+    """Return the rows as a Parquet file with the usual compression."""
     import pyarrow
     import pyarrow.parquet
 
@@ -206,7 +206,7 @@ def write_parquet(lines: list[bytes], path: Path) -> None:
 
 
 def timed(work: Callable[[], None]) -> float:
-    """Seconds, without garbage collection."""
+    """Return the seconds of a call without garbage collection."""
     gc.collect()
     gc.disable()
     began = time.perf_counter()
@@ -219,7 +219,7 @@ def timed(work: Callable[[], None]) -> float:
 
 
 def memory(folder: Path, shape: str, megabytes: int) -> float:
-    """Print and return the MiB that reading a large upload takes over those of an idle process."""
+    """Print and return the growth in MiB of a process that reads a large upload."""
     path = folder / "large"
     if shape == "parquet":
         write_parquet(lines_of(SHAPES["pairs, messages"], megabytes * MIB), path)

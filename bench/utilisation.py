@@ -1,9 +1,9 @@
-"""Model FLOPs utilisation of a training step: its rate, against that of its own matrix products.
+"""Model FLOPs utilisation of a training step: its rate relative to that of its matrix products.
 
 The matrix products of one step are recorded with their shapes, strides and dtypes, and each is then
-timed alone on the same machine. Their FLOPs over their times are the rate that a step could have if
-it did nothing else. Fused attention on a CPU counts with its FLOPs, at the same rate; a GPU's
-variable-length attention is left out. Nothing is counted that a step computes again.
+timed alone on the same machine. Their FLOPs divided by their times are the rate that a step would
+have if it did nothing else. Fused attention on a CPU counts with its FLOPs, at the same rate; a
+GPU's variable-length attention is left out. Recomputed products are not counted.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
-#: Matrix products, with the places of their factors.
+#: Matrix products, with the positions of their factors.
 PRODUCTS = {aten.mm: (0, 1), aten.bmm: (0, 1), aten.addmm: (1, 2), aten.baddbmm: (1, 2)}
 ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu
 ATTENTION_BACKWARD = aten._scaled_dot_product_flash_attention_for_cpu_backward
 #: FLOPs of the backward of attention for each of the forward: five products instead of two.
 BACKWARD_SHARE = 2.5
-#: Seconds for which each product is repeated, and the times that a step is measured.
+#: Seconds for which each product is repeated, and number of measurements of a step.
 PRODUCT_SECONDS, STEPS = 0.05, 3
 
 
@@ -44,7 +44,7 @@ class Factor:
         return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
     def draw(self, device: torch.device) -> Tensor:
-        """Return a random tensor like it."""
+        """Return a random tensor with these properties."""
         places = zip(self.shape, self.strides, strict=True)
         size = 1 + sum((length - 1) * stride for length, stride in places)
         return torch.randn(size, dtype=self.dtype, device=device).as_strided(
@@ -53,7 +53,7 @@ class Factor:
 
 
 class Recorder(TorchDispatchMode):
-    """Records the products of what runs within it, and the FLOPs of its attention."""
+    """Records the matrix products in a block, and the FLOPs of its attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Recorder(TorchDispatchMode):
 
     @property
     def product_flops(self) -> float:
-        """FLOPs of all recorded products."""
+        """Return the FLOPs of all recorded products."""
         return float(sum(n * _product_flops(a, b) for (a, b), n in self.products.items()))
 
 
@@ -88,13 +88,13 @@ class Utilisation:
 
 
 def measure(step: Callable[[], object], device: torch.device) -> Utilisation:
-    """Measure a forward and backward that ``step`` runs; without a GPU by CPU time."""
+    """Measure the forward and backward that ``step`` runs; without a GPU in CPU time."""
     with Recorder() as recorded:
         step()
     flops = recorded.product_flops + recorded.attention_flops
     step_seconds: list[float] = []
     product_seconds: list[float] = []
-    for _ in range(STEPS):  # in turns: both meet the same machine
+    for _ in range(STEPS):  # in turns, so that both run under the same load
         step_seconds.append(_seconds(step, device))
         product_seconds.append(
             sum(n * _seconds_of(a, b, device) for (a, b), n in recorded.products.items())
@@ -135,5 +135,5 @@ def _product_flops(a: Factor, b: Factor) -> int:
 
 
 def _attention_flops(query: Tensor, key: Tensor, *, is_causal: bool) -> float:
-    """FLOPs of the two products of attention; a causal one computes half of them."""
+    """Return the FLOPs of the two products of attention; causal attention computes half of them."""
     return 4.0 * query.numel() * key.shape[2] * (0.5 if is_causal else 1.0)

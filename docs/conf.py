@@ -38,7 +38,7 @@ OUTSIDE = {
 
 
 def setup(app: Sphinx) -> None:
-    """Register what changes the sources."""
+    """Register the functions that change the sources."""
     app.connect("source-read", _rewrite_links)
 
 

@@ -113,7 +113,7 @@ def cli_text() -> str:
 
 
 def _moved(text: str) -> str:
-    """Return a page of the root with links that hold in ``docs/generated/``."""
+    """Return a page of the root with links that work in ``docs/generated/``."""
     return re.sub(r"\]\((?!\w+:|#)(docs/)?", lambda m: "](../" if m[1] else "](../../", text)
 
 

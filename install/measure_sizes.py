@@ -3,8 +3,8 @@
     make sizes
 
 Resolves the pinned requirements with uv, whose lock files give the size of every wheel in the
-index, and adds up the wheels that pip would choose. Nothing is downloaded but torch's CPU build,
-whose index gives no sizes, and the demo's base model.
+index, and adds up the wheels that pip would choose. Only torch's CPU build, whose index gives no
+sizes, and the demo's base model are downloaded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from install.torch_build import CPU_INDEX, SIZES
 ROOT = Path(__file__).parent.parent
 PYTHON = (3, 11)
 DEMO_MODEL = "all-minilm-l6-v2"
-#: By the names that ``platform`` gives: uv's name, and the platforms of wheels, best first.
+#: By platform name: uv's name of the platform, and the wheel tags, best first.
 PLATFORMS = {
     "linux-x86_64": (
         "x86_64-manylinux_2_28",
@@ -71,12 +71,12 @@ def main() -> None:
 
 
 def pins_digest() -> str:
-    """Changes with the versions that are installed: sha256 of the pins."""
+    """Return the sha256 of the pins, which changes with the installed versions."""
     return hashlib.sha256((ROOT / "constraints.txt").read_bytes()).hexdigest()
 
 
 def requirements() -> list[str]:
-    """What `make demo` installs from an index: everything but this repository's own packages."""
+    """Return the requirements of `make demo` from an index, without this repository's packages."""
     service = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     client = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text())["project"]
     found = [
@@ -88,7 +88,7 @@ def requirements() -> list[str]:
 
 
 def resolve(uv_platform: str, wheel_platforms: list[str], lock: Path) -> dict[str, int]:
-    """Bytes of the wheel of every package that a worker needs on a platform."""
+    """Return the bytes of the wheel of every package that a worker needs on a platform."""
     wanted = lock.with_suffix(".in")
     wanted.write_text("\n".join(requirements()))
     command = [sys.executable, "-m", "uv", "pip", "compile", str(wanted)]
@@ -112,7 +112,7 @@ def resolve(uv_platform: str, wheel_platforms: list[str], lock: Path) -> dict[st
 
 
 def best_wheel(wheels: Iterable[dict[str, Any]], ranks: dict[Tag, int]) -> int:
-    """Bytes of the wheel that pip would choose."""
+    """Return the bytes of the wheel that pip would choose."""
     fitting = []
     for wheel in wheels:
         tags = parse_wheel_filename(wheel["url"].rpartition("/")[2])[3]
@@ -122,13 +122,13 @@ def best_wheel(wheels: Iterable[dict[str, Any]], ranks: dict[Tag, int]) -> int:
 
 
 def pinned(name: str) -> str:
-    """The pinned requirement of a package."""
+    """Return the pinned requirement of a package."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     return next(line for line in lines if line.startswith(f"{name}=="))
 
 
 def downloaded(requirement: str, folder: Path, *arguments: str) -> int:
-    """Bytes of a wheel, without what it depends on."""
+    """Return the bytes of a wheel, without its dependencies."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir"]
     subprocess.run([*command, "--dest", folder, *arguments, requirement], check=True)
     (wheel,) = folder.iterdir()

@@ -3,10 +3,10 @@
     python -m install.torch_build --torch torch==2.13.0
 
 prints the arguments for ``pip install`` on stdout, and what was chosen on stderr. PyPI's torch for
-Linux brings CUDA along, which is most of the download. A Linux machine without an NVIDIA GPU gets
-the CPU build from PyTorch's own index instead, if that index can be reached.
+Linux includes CUDA, which is most of the download. On a Linux machine without an NVIDIA GPU, the
+CPU build from PyTorch's own index is chosen instead, if that index can be reached.
 
-Standard library only: nothing is installed yet when this runs.
+This module uses the standard library only, because it runs before the installation.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from pathlib import Path
 from typing import Any
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-#: An index that has not answered by then is treated as out of reach.
+#: Seconds after which an index that has not responded counts as unreachable.
 INDEX_SECONDS = 5.0
 MAX_INDEX_BYTES = 8 << 20
 SIZES = Path(__file__).with_name("sizes.json")
 
 
 class CpuBuildError(Exception):
-    """The CPU build cannot be had."""
+    """The CPU build is not available."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which build, the arguments that make pip choose it, and what to tell about it."""
+    """The chosen build, pip's arguments for it, and a text about it."""
 
-    build: str  # "cpu", or "default": what pip's own index has
+    build: str  # "cpu", or "default": the build of pip's own index
     arguments: list[str]
     told: str
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the choice depends on."""
+    """Properties of the machine that determine the choice."""
 
     system: str
     architecture: str
@@ -54,7 +54,7 @@ class Machine:
 
     @classmethod
     def this(cls) -> Machine:
-        """The machine that runs this program."""
+        """Return the machine that runs this program."""
         return cls(platform.system(), platform.machine(), has_nvidia_gpu())
 
 
@@ -62,13 +62,13 @@ def choose(machine: Machine, wanted: str, requirement: str, cpu_index: str = CPU
     """Decide which build of torch to install.
 
     Args:
-        machine: Where it will run.
+        machine: The machine that will use it.
         wanted: "auto", "cpu" or "default".
-        requirement: As pip takes it: ``torch==2.13.0``.
-        cpu_index: The package index that has the CPU builds.
+        requirement: A requirement for pip, such as ``torch==2.13.0``.
+        cpu_index: The package index with the CPU builds.
 
     Raises:
-        CpuBuildError: "cpu" was asked for and its index does not have it.
+        CpuBuildError: "cpu" is wanted, but the index does not have it.
     """
     if wanted == "default":
         return Choice("default", [], "the one of pip's own index, as TORCH_BUILD=default asks for")
@@ -86,7 +86,7 @@ def choose(machine: Machine, wanted: str, requirement: str, cpu_index: str = CPU
 
 
 def has_nvidia_gpu(root: Path = Path("/")) -> bool:
-    """Whether an NVIDIA GPU is here with its driver, without which torch cannot use it."""
+    """Return whether this machine has an NVIDIA GPU with its driver."""
     if any(root.glob("dev/nvidia[0-9]*")) or any(root.glob("proc/driver/nvidia/gpus/*")):
         return True
     if not (root / "dev/dxg").exists():  # WSL has no device of its own for each GPU
@@ -101,10 +101,10 @@ def has_nvidia_gpu(root: Path = Path("/")) -> bool:
 
 
 def index_problem(index: str, requirement: str) -> str | None:
-    """Why the CPU build cannot be taken from an index; None if it can."""
+    """Return why the CPU build cannot be installed from an index, or None."""
     name, _, version = requirement.partition("==")
     found: list[bytes | str] = []
-    # In a thread of its own: a resolver without network knows no timeout.
+    # Use a thread, because a resolver without a network has no timeout.
     thread = threading.Thread(target=_read, args=(f"{index}/{name}/", found), daemon=True)
     thread.start()
     thread.join(INDEX_SECONDS)
@@ -135,7 +135,7 @@ def _read(url: str, found: list[bytes | str]) -> None:
 
 
 def announcement(machine: Machine, choice: Choice, sizes: dict[str, Any]) -> list[str]:
-    """What is said before anything is downloaded."""
+    """Return the text that is shown before the download."""
     key = f"{machine.system}-{machine.architecture}".lower()
     measured = sizes["bytes"].get(key, {}).get(choice.build)
     amount = "an amount that was not measured" if measured is None else f"up to {_shown(measured)}"
@@ -147,13 +147,13 @@ def announcement(machine: Machine, choice: Choice, sizes: dict[str, Any]) -> lis
 
 
 def _shown(count: int) -> str:
-    """Two digits: another patch release does not change what is told."""
+    """Return a size with two digits, so that a patch release does not change the text."""
     amount = float(f"{count:.1e}")
     return f"{amount / 1e9:g} GB" if amount >= 1e9 else f"{amount / 1e6:g} MB"
 
 
 def main() -> None:
-    """Print pip's arguments; tell the person what will happen."""
+    """Print pip's arguments on stdout, and the choice on stderr."""
     parser = argparse.ArgumentParser(prog="python -m install.torch_build", description=__doc__)
     parser.add_argument("--torch", required=True, help="the requirement, torch==VERSION")
     parser.add_argument("--build", choices=["auto", "cpu", "default"], default="auto")

@@ -1,7 +1,7 @@
-"""What KEDA accepts of the fields that deploy/kubernetes uses, as JSON schemas.
+"""JSON schemas of the KEDA fields that deploy/kubernetes uses.
 
-Written after the reference of KEDA 2.20. A package with its definitions would bring a client of
-Kubernetes. Fields that KEDA does not know are refused, as a strict validation of kubectl does.
+Written after the reference of KEDA 2.20. A package with its definitions would require a Kubernetes
+client. Unknown fields are rejected, as in a strict validation of kubectl.
 
 https://keda.sh/docs/2.20/reference/scaledobject-spec/
 https://keda.sh/docs/2.20/concepts/authentication/
@@ -36,7 +36,7 @@ def _resource(kind: str, spec: Schema) -> Schema:
     )
 
 
-#: Values of a trigger's metadata are strings, also those that are numbers.
+#: Values of a trigger's metadata are strings, even numbers.
 _POSTGRESQL = _object(
     ("query", "targetQueryValue"),
     query=_TEXT,

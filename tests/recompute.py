@@ -1,4 +1,4 @@
-"""Recompute what a job reports, from its datasets and the downloaded adapter alone.
+"""Recompute the reported figures of a job from its datasets and the downloaded adapter alone.
 
     python tests/recompute.py BASE ADAPTER training=FILE.jsonl eval=FILE.jsonl eval_maths=FILE.jsonl
 
@@ -28,7 +28,7 @@ def main(base: str, adapter: str, *files: str) -> None:
     facts = json.loads(Path(adapter, "reward_model.json").read_text())
     lock = json.loads(Path(adapter, "run.lock.json").read_text())
     tokenizer = AutoTokenizer.from_pretrained(adapter)
-    # A head that the files lack is drawn as the training drew it: LoRA starts without an effect.
+    # Draw a missing head as the training does; LoRA has no effect at the start.
     set_seed(lock["seed"])
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype="float32")
     model.config.pad_token_id = facts["pad_token_id"]
@@ -86,19 +86,19 @@ def main(base: str, adapter: str, *files: str) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The digest of a file."""
+    """Return the digest of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def digest_of_model(directory: Path) -> str:
-    """The digest over names and digests of a model's files, in the order of their names."""
+    """Return the digest over names and digests of a model's files, in the order of their names."""
     files = [path for path in sorted(directory.iterdir()) if path.suffix in MODEL_FILES]
     text = "".join(f"{path.name} {sha256(path)}\n" for path in files)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def interval(scores: Any) -> list[float]:
-    """The 95 % bootstrap interval of the accuracy, by resampling pairs one by one."""
+    """Return the 95 % bootstrap interval of the accuracy, by resampling pairs one by one."""
     margins = scores[:, 0] - scores[:, 1]
     hits = (margins > 0) + 0.5 * (margins == 0)
     drawn = np.random.default_rng(1).integers(len(hits), size=(RESAMPLES, len(hits)))
@@ -106,13 +106,13 @@ def interval(scores: Any) -> list[float]:
 
 
 def count(rows: list[dict[str, Any]]) -> dict[str, int]:
-    """Pairs that were uploaded, that are too long and that are used."""
+    """Return the numbers of uploaded, overlong and used pairs."""
     kept = sum(row["is_used"] for row in rows)
     return {"uploaded": len(rows), "overlong": len(rows) - kept, "used": kept}
 
 
 def metrics(every: list[dict[str, Any]], scores: Any) -> dict[str, float]:
-    """The metrics of docs and model card, by their definitions."""
+    """Return the metrics of docs and model card, by their definitions."""
     rows = [row for row in every if row["is_used"]]
     margins = scores[:, 0] - scores[:, 1]
     hits = (margins > 0) + 0.5 * (margins == 0)
@@ -153,7 +153,7 @@ def ranks(values: Any) -> Any:
 
 
 def worst(every: list[dict[str, Any]], scores: Any) -> list[list[float]]:
-    """Line and margin of the wrongly ordered pairs, the worst first."""
+    """Return line and margin of the wrongly ordered pairs, the worst first."""
     rows = [row for row in every if row["is_used"]]
     margins = scores[:, 0] - scores[:, 1]
     return [[rows[i]["line"], margins[i]] for i in np.argsort(margins) if margins[i] < 0]
@@ -162,7 +162,7 @@ def worst(every: list[dict[str, Any]], scores: Any) -> list[list[float]]:
 def report(
     train: list[dict[str, Any]], held_out: dict[str, list[dict[str, Any]]]
 ) -> dict[str, Any]:
-    """Findings of the dataset report: lines, counted from 1."""
+    """Return the findings of the dataset report: lines, counted from 1."""
     seen: list[tuple[Any, Any, Any]] = []
     found: dict[str, list[int]] = {"duplicates": [], "contradictions": []}
     for row in train:

@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 Rows = list[dict[str, Any]]
 RESAMPLES = 1000
-#: Scores of the same text differ by less, whatever shares their batch.
+#: Scores of the same text in different batches differ by less.
 NOISE = 1e-4
 
 
@@ -123,7 +123,7 @@ def mcnemar(only_a: int, only_b: int) -> dict[str, float]:
 
 
 def holm(values: list[float]) -> list[float]:
-    """Return the adjusted p-values: of each the largest multiple among those not above it."""
+    """Return the adjusted p-values: for each one, the largest multiple among those not above it."""
     ordered = sorted(values)
     multiples = [min(1.0, (len(values) - i) * p) for i, p in enumerate(ordered)]
     return [max(multiples[: i + 1]) for i in (ordered.index(p) for p in values)]
@@ -168,7 +168,7 @@ SWAPPED = "prompt_swapped"
 
 
 class Scorer:
-    """An adapter that was trained on texts as turns of a chat, loaded with plain PEFT."""
+    """An adapter that was trained on texts as chat turns, loaded with plain PEFT."""
 
     def __init__(self, base: Path, adapter: Path) -> None:
         self.facts = json.loads((adapter / "reward_model.json").read_text())
@@ -181,7 +181,7 @@ class Scorer:
         self.model = PeftModel.from_pretrained(model, adapter).eval()
 
     def score(self, prompt: str, reply: str) -> float:
-        """Return the reward of a reply as it stands; one that is too long is cut at its end."""
+        """Return the reward of a reply; overlong ones are cut at the end."""
         chat = [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]
         text = self.tokenizer.apply_chat_template(chat, tokenize=False)
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]

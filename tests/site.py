@@ -12,7 +12,7 @@ from tests import services
 
 
 class Site:
-    """The service on a port of its own; may go away and come back."""
+    """The service on its own port; it can be stopped and restarted."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -20,7 +20,7 @@ class Site:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Answer from now on."""
+        """Start to serve."""
         config = uvicorn.Config(
             create_app(self.settings),
             port=self.port,

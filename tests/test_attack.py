@@ -1,4 +1,4 @@
-"""A short run of ``make attack``: the service holds, whatever its latencies on this machine are."""
+"""A short run of ``make attack``; the latencies on this machine are not checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``make bench-train`` trains on a GPU, and which FLOPs it counts."""
+"""The model that ``make bench-train`` trains on a GPU, and the FLOPs that it counts."""
 
 from __future__ import annotations
 

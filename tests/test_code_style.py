@@ -42,7 +42,7 @@ def test_long_functions_have_a_reason(package: str) -> None:
 
 
 def test_no_router_imports_another() -> None:
-    """What two of them share belongs into a module that has no routes."""
+    """Code that two routers share belongs in a module without routes."""
     found = [
         f"{path.relative_to(ROOT)}: {line}"
         for path in sorted((ROOT / "app").rglob("*router.py"))
@@ -53,7 +53,7 @@ def test_no_router_imports_another() -> None:
 
 
 def function(lines: int, *, above: str = "", inside: str = "    pass") -> str:
-    """Source of a function of that many lines."""
+    """Return the source of a function with this number of lines."""
     return "\n".join([above, "def f():", inside, *["    pass"] * (lines - 2)])
 
 

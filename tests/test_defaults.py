@@ -1,4 +1,4 @@
-"""docs/defaults.md against the spec and the installed libraries."""
+"""docs/defaults.md compared with the spec and the installed libraries."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from worker.trainer.training.lora import add_lora
 from worker.trainer.training.reward_trainer import reward_config
 
 PAGE = Path(__file__).parent.parent / "docs" / "defaults.md"
-#: These depend on the job or the machine, so that the page can give no value.
+#: Arguments without a value on the page, because they depend on the job or the machine.
 OF_THE_JOB = {
     "RewardConfig.output_dir",
     "RewardConfig.dataloader_pin_memory",
@@ -46,7 +46,7 @@ class Row:
     name: str
     ours: Any
     theirs: dict[str, Any]
-    """Default by ``Class.argument``."""
+    """Return the defaults by ``Class.argument``."""
     reason: str
 
 
@@ -106,7 +106,7 @@ def our_default(pointer: str) -> Any:
 
 
 def same(ours: Any, theirs: Any) -> bool:
-    """Whether two values are equal; a truth value equals no number."""
+    """Return whether two values are equal; a boolean never equals a number."""
     return (type(ours) is bool) == (type(theirs) is bool) and ours == theirs
 
 
@@ -148,7 +148,7 @@ def test_every_other_argument_that_a_job_changes_is_on_the_page(tmp_path: Path) 
 
 
 def configurations(directory: Path) -> Iterator[tuple[str, Any, Any]]:
-    """The libraries' own configurations, and those of a spec that leaves out what it may."""
+    """Return the libraries' own configurations, and those of a spec with required fields only."""
     checkpoint = make_base_model(directory, "llama")
     facts = inspect_base_model(checkpoint, revision=None, chat_template=None, digest="0" * 64)
     plan = compile_plan(job(), "hub:a/b@main", facts, JobData(dataset(), None, TEXT))

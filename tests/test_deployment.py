@@ -182,7 +182,7 @@ def test_proxy_is_optional_and_serves_the_documented_configuration() -> None:
     """tests/test_reverse_proxy.py runs it."""
     service = SERVICES["proxy"]
     assert service["profiles"] == ["proxy"]
-    assert service["networks"] == ["outside"]  # no way to the databases
+    assert service["networks"] == ["outside"]  # no connection to the databases
     mounted = dict(volume.rpartition(":")[0].rsplit(":", 1) for volume in service["volumes"])
     assert all(volume.endswith(":ro") for volume in service["volumes"])
     assert mounted["./deploy/nginx.conf"] == "/etc/nginx/conf.d/default.conf"
@@ -236,7 +236,7 @@ def test_environment_of_a_service_contains_only_settings(name: str) -> None:
 def test_scorer_is_healthy_on_the_port_that_it_listens_on(name: str) -> None:
     port = SERVICES[name]["environment"]["PLAUDIT_SCORER_PORT"]
     assert f"127.0.0.1:{port}/healthz" in SERVICES[name]["healthcheck"]["test"][-1]
-    assert Settings(scorer_token="").scorer_token is None  # as compose passes one that is unset
+    assert Settings(scorer_token="").scorer_token is None  # as Compose passes an unset variable
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -16,7 +16,7 @@ from app.core.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 ARCHITECTURE = "docs/architecture.md"
-#: Named already, and added by changes that are not merged yet.
+#: Names of settings that a later change adds.
 PENDING: set[str] = set()
 #: Directories of this repository that documents refer to by path.
 DIRECTORIES = ("alembic", "app", "bench", "client", "deploy", "docs", "examples", "tests", "worker")
@@ -102,7 +102,7 @@ def test_links_lead_somewhere(document: str) -> None:
     for link in LINK.findall(_text(document)):
         if re.match(r"[a-z]+:", link) or link in PENDING:
             continue
-        if link.startswith("generated/"):  # made by `make docs`, which refuses dead links
+        if link.startswith("generated/"):  # made by `make docs`, which fails on dead links
             continue
         name, _, anchor = unquote(link).partition("#")
         if name.startswith("generated/"):  # by `make docs`, which checks these links itself

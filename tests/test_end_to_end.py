@@ -164,7 +164,7 @@ def test_estimate_of_the_command_is_the_one_that_the_job_recorded(
     told = CliRunner().invoke(app, [*estimate, "--json"])
     assert told.exit_code == 0, told.stderr
     assert json.loads(told.stdout) == recorded
-    # The tiny model's share is small: both consist of what the libraries take.
+    # The share of the tiny model is small: most memory belongs to the libraries.
     assert recorded["overhead_bytes"] / 2 < peak < 4 * recorded["total_bytes"]
 
     shown = CliRunner().invoke(app, estimate).stdout.splitlines()
@@ -197,7 +197,7 @@ def test_adapter_scores_its_probes_with_plain_peft(trained: TrainedJob) -> None:
 
 @pytest.fixture(scope="module")
 def recomputed(trained: TrainedJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What an independent program finds from the datasets and the adapter."""
+    """The figures that an independent program computes from the datasets and the adapter."""
     directory = tmp_path_factory.mktemp("datasets")
     files = []
     for name, rows in DATASETS.items():

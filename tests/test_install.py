@@ -1,4 +1,4 @@
-"""Which build of torch `make` installs, and how much it says it will download."""
+"""The build of torch that `make` installs, and the download size that it prints."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MAC = Machine("Darwin", "arm64", has_gpu=False)
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """A package index made of files."""
+    """A package index of files."""
 
     def log_message(self, *_: object) -> None:
         pass
@@ -47,7 +47,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @contextmanager
 def serving(directory: Path) -> Iterator[str]:
-    """The address of an index."""
+    """Return the address of an index."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(directory))) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -57,7 +57,7 @@ def serving(directory: Path) -> Iterator[str]:
 
 
 def add_wheel(index: Path, name: str, version: str) -> None:
-    """Put an empty package into an index."""
+    """Add an empty package to an index."""
     folder = index / name
     folder.mkdir(parents=True, exist_ok=True)
     wheel = f"{name}-{version}-py3-none-any.whl"
@@ -147,7 +147,7 @@ def test_index_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -
         (["dev/null", "dev/nvidiactl", "dev/nvidia-uvm"], False),
         (["dev/nvidia0"], True),
         (["proc/driver/nvidia/gpus/0000:01:00.0/information"], True),
-        (["dev/dxg"], False),  # WSL, whose nvidia-smi is asked and is not here
+        (["dev/dxg"], False),  # WSL, where nvidia-smi would be called but is missing
     ],
 )
 def test_gpu_is_told_by_its_driver(
@@ -222,7 +222,7 @@ def test_sizes_were_measured_for_the_pinned_versions() -> None:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Path:
-    """A virtual environment whose pip only says what it was given."""
+    """A virtual environment whose pip only prints its arguments."""
     python = tmp_path / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests, held against the schemas of Kubernetes and against the code."""
+"""The Kubernetes manifests, checked against the schemas of Kubernetes and against the code."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_workers_get_the_time_that_a_drain_takes() -> None:
 
 
 def test_every_pod_is_selected_by_the_policies_that_it_needs() -> None:
-    """deny-all holds for all, so a pod without a label has no database."""
+    """deny-all applies to all pods, so a pod without a label cannot reach the database."""
     for found in PODS:
         labels = found["spec"]["template"]["metadata"]["labels"]
         assert labels["plaudit/data"] == "true"

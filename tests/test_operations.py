@@ -43,7 +43,7 @@ def test_every_alert_is_explained_in_one_row() -> None:
 
 
 def test_rules_and_dashboard_tell_scoring_requests_from_others() -> None:
-    """They may wait for a scorer for long, and get 503 when none comes."""
+    """They may wait long for a scorer, and get 503 if none becomes available."""
     scoring = {
         route.path
         for router in (scores, scores_of_others)

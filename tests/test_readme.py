@@ -39,7 +39,7 @@ def blocks(language: str, text: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory in which README's commands find what they name."""
+    """A directory with the files that README's commands use."""
     directory = tmp_path_factory.mktemp("checkout")
     (directory / "examples").symlink_to(ROOT / "examples")
     (directory / ".venv").symlink_to(sys.prefix)
@@ -74,7 +74,7 @@ def run(script: str, checkout: Path, port: int) -> subprocess.CompletedProcess[s
 
 @pytest.fixture(scope="module")
 def quick_start(checkout: Path, port: int) -> subprocess.CompletedProcess[str]:
-    """The command line's part."""
+    """The part of the command line."""
     return run("\n".join(blocks("bash", QUICK_START)), checkout, port)
 
 
@@ -82,7 +82,7 @@ def quick_start(checkout: Path, port: int) -> subprocess.CompletedProcess[str]:
 def life_with_curl(
     quick_start: subprocess.CompletedProcess[str], checkout: Path, port: int
 ) -> subprocess.CompletedProcess[str]:
-    """curl's part, which takes the spec of the command line's."""
+    """The part of curl, which uses the spec of the command line's part."""
     assert quick_start.returncode == 0, quick_start.stderr
     return run("\n".join(blocks("bash", CURL)), checkout, port)
 

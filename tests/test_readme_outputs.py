@@ -1,4 +1,4 @@
-"""The outputs that README.md shows, against those of the commands, and what else it says."""
+"""The outputs in README.md compared with those of the commands, and its other claims."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.model_factories.tiny_models import minilm_dir
 from tests.services import free_port
 from tests.test_readme import ADDRESS, QUICK_START, README, ROOT, blocks
 
-#: What differs from run to run.
+#: Patterns of values that differ between runs.
 VARYING = (
     (r"\b(ds|job|ad)_[0-9a-f]{32}\b", r"\1_ID"),
     (r"\b\d\d:\d\d:\d\d\b", "TIME"),
@@ -38,7 +38,7 @@ VARYING = (
 
 
 def shape(line: str) -> str:
-    """Return a line without what differs from run to run."""
+    """Return a line without the values that differ between runs."""
     for pattern, mark in VARYING:
         line = re.sub(pattern, mark, line)
     return line.strip()

@@ -1,6 +1,6 @@
 """The nginx configurations of docs/reverse-proxy.md and of Compose, in a real nginx.
 
-The page's runs without TLS, that of Compose with a certificate of the test.
+The page's configuration runs without TLS, that of Compose with a certificate of the test.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from tests.world import pairs
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reverse-proxy.md"
 COMPOSED = ROOT / "deploy" / "nginx.conf"
-#: What differs between them.
+#: Differences between both configurations.
 DIFFERENCES = {
     "server 127.0.0.1:8000;": "server api:8000;",
     "listen 443 ssl;": "listen 8443 ssl;",
     "server_name plaudit.example.com;": "server_name _;",
     "/etc/ssl/plaudit.": "/etc/nginx/tls/plaudit.",
 }
-#: Of a body that takes a minute to send.
+#: Rate at which a body takes a minute to send.
 PIECES = 1200
 JSONL = {"Content-Type": "application/x-ndjson"}
 
@@ -138,7 +138,7 @@ def test_upload_and_download_pass_through(proxy: httpx.Client) -> None:
 
 
 def test_request_body_is_streamed_to_the_service(proxy: httpx.Client) -> None:
-    """A refusal arrives before the body is complete: nothing waits for the whole of it."""
+    """An error arrives before the body is complete: nothing waits for the complete body."""
 
     sent = 0
 

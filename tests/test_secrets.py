@@ -186,7 +186,7 @@ def run_job(
 def provoke_broker_errors(
     client: httpx.Client, broker: RedisServer, job: dict[str, Any], directory: Path
 ) -> None:
-    """Stop Redis and submit a job: error messages are where secrets leak most easily."""
+    """Stop Redis and submit a job: secrets leak most easily in error messages."""
     broker.stop()
     clone = client.post(f"/v1/jobs/{job['id']}/clone", json={}).json()
     for log, event in (("serve.log", "ticket_not_sent"), ("worker.log", "Cannot connect to")):

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_site_builds_without_warnings_and_has_every_page(tmp_path: Path) -> None:
-    """A page that no navigation reaches is a warning too."""
+    """A page outside of the navigation causes a warning too."""
     done = subprocess.run(
         f"{sys.executable} -m sphinx -W --keep-going -q -b dummy docs {tmp_path}".split(),
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""A database of the first release is upgraded with its data, and the service goes on with them."""
+"""A database of the first release is upgraded with its data, and the service continues with it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SUMMARY = {
     "slices": {},
     "ignored_columns": [],
 }
-#: As the first release wrote them, parents first.
+#: Rows as the first release wrote them, parents first.
 ROWS: list[tuple[str, dict[str, Any]]] = [
     ("blobs", {"id": BLOB, "state": "ready", "sha256": SHA, "size": len(PAIR), "created_at": NOW}),
     ("blob_chunks", {"blob_id": BLOB, "seq": 0, "data": PAIR}),

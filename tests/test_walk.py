@@ -1,4 +1,4 @@
-"""What docs/browser.md promises a newcomer, from a file to a policy trained with its rewards.
+"""The walk of docs/browser.md, from a file to a policy trained with its rewards.
 
 A real service with a worker and a scorer, a real Chromium, and the real client libraries.
 """
@@ -44,7 +44,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Walked:
-    """What the walk in the browser left."""
+    """Results of the walk in the browser."""
 
     dataset_id: str
     job_id: str
@@ -94,7 +94,7 @@ def ultrafeedback(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def walked(
     service: Service, ultrafeedback: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Walked:
-    """The walk in the browser: sign in, upload, look, submit, watch, read."""
+    """The walk in the browser: sign in, upload, inspect, submit, watch, read the report."""
     downloads = tmp_path_factory.mktemp("downloads")
     with chromium(tmp_path_factory.mktemp("chromium")) as driver:
         browser = Browser(driver, service.url)

@@ -109,7 +109,7 @@ def download_archive(
     principal: RequireArtifactsRead,
     actor: ActorDep,
 ) -> Response:
-    """Download all files as a tar archive, whose bytes are the same every time.
+    """Download all files as one deterministic tar archive.
 
     Supports ETag, If-Range and a single Range.
     """

@@ -22,7 +22,7 @@ class AdapterFile(BaseModel):
 
 
 class AdapterArchive(BaseModel):
-    """All files of an adapter as a tar archive, whose bytes are the same every time."""
+    """The deterministic tar archive of all files of an adapter."""
 
     bytes: int
     sha256: str

@@ -47,7 +47,7 @@ Action = Literal[
 
 @dataclass(frozen=True)
 class Actor:
-    """Who acts for a tenant. Without a key it is the service itself or its operator."""
+    """The actor of an action. Without a key the actor is the service or its operator."""
 
     tenant_id: str
     key_id: str | None = None

@@ -23,7 +23,8 @@ from app.core.database import new_id, now_ms, reader
 from app.core.errors import ForbiddenError, UnauthorizedError
 from app.models import ApiKey
 
-#: How long a verified key is cached, and so how long other processes may accept a revoked key.
+#: Seconds for which a verified key is cached. Other processes may accept a revoked key for this
+#: long.
 CACHE_SECONDS = 30.0
 #: The precision of ``ApiKey.last_used_at``.
 LAST_USED_PRECISION_MS = 60_000

@@ -1,11 +1,11 @@
 """Limits per API key and per client network, counted by the library ``limits``.
 
-Strategy: ``limits``' sliding window counter. A limit of R requests a second with a burst of B is
-a window of B / R seconds, rounded up to whole seconds, that holds R × seconds requests (at least
-B). By default that is 60 requests in any 3 seconds. A client that has used its burst waits until
+Strategy: ``limits``' sliding window counter. A limit of R requests a second with a burst of B is a
+window of B / R seconds, rounded up to whole seconds, that holds R × seconds requests (at least B).
+By default that is 60 requests in any 3 seconds. A client that has used its burst waits until
 requests leave the window; it does not regain one every 1 / R seconds as with a token bucket. The
-counter approximates the window before the current one by its mean rate, needs two numbers a name,
-and in Redis uses Redis' clock, so the clocks of the API processes need not agree.
+counter approximates the previous window by its mean rate and stores two numbers per name. In Redis
+it uses the clock of Redis, so the clocks of the API processes need not agree.
 
 Several API processes share each limit. Redis on every request lowered the throughput of status
 polls by 36 % (bench/api.py), so each of N processes may pass a quarter of the limit divided by N
@@ -30,20 +30,20 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from app.auth.redis_windows import RedisWindows
 from app.core.settings import Settings
 
-#: Windows counted in this process at once; beyond that all of them start anew.
+#: Maximum number of windows in this process. When it is exceeded, all windows are reset.
 MAX_WINDOWS = 20_000
 #: Expired windows are dropped when there are this many, or twice as many as the last time.
 MIN_SWEPT = 1000
-#: One part of this many is divided among the processes; the others are counted in Redis.
+#: Number of equal parts of a limit. One is divided among the processes, the others are in Redis.
 PARTS = 4
-#: A refused request is told to wait at least this long.
+#: Shortest wait that a rejected request is told.
 MIN_WAIT_SECONDS = 0.001
 
 
 class _NoTimer(Timer):
-    """Keeps MemoryStorage from starting a thread after every event.
+    """Prevents MemoryStorage from starting a thread after every event.
 
-    Up to 100 threads a second would each walk all windows, and hold up the event loop meanwhile.
+    Up to 100 threads per second would each scan all windows and delay the event loop.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class MemoryWindows:
 
 
 class Shares(NamedTuple):
-    """A limit in two parts; None is a part that holds nothing."""
+    """A limit in two parts; None means that the part allows no events."""
 
     own: RateLimitItem | None
     shared: RateLimitItem | None
@@ -115,7 +115,7 @@ class RateLimiter:
     async def acquire(self, name: str) -> float:
         """Count an event. Return 0, or the seconds to wait if the limit is reached.
 
-        While Redis is away every event passes: no client is refused for an outage.
+        While Redis is unavailable, every event passes: an outage must not reject clients.
         """
         redis = self._redis
         if redis is None:
@@ -141,9 +141,9 @@ class RateLimiter:
 
 
 class ConcurrencyLimiter:
-    """How many streams each name may have open; used on one event loop.
+    """Limits the open streams per name; used on one event loop.
 
-    ``limits`` counts events over time and has nothing for what is open at the same time.
+    The library ``limits`` counts events over time and cannot limit concurrent use.
     """
 
     def __init__(self, limit: int) -> None:
@@ -155,14 +155,14 @@ class ConcurrencyLimiter:
         return self._open[name] >= self.limit
 
     def enter(self, name: str) -> bool:
-        """Count one more as open. Return False if the limit is reached."""
+        """Count an opened stream. Return False if the limit is reached."""
         if self.is_full(name):
             return False
         self._open[name] += 1
         return True
 
     def leave(self, name: str) -> None:
-        """Count one less; pairs with an ``enter`` that returned True."""
+        """Count a closed stream, once for each ``enter`` that returned True."""
         self._open[name] -= 1
         if not self._open[name]:
             del self._open[name]
@@ -171,7 +171,7 @@ class ConcurrencyLimiter:
 class Rates:
     """The limits of this service: requests and open responses per key, failed logins per network.
 
-    Nothing connects before ``start``, which needs a running event loop.
+    No connection is opened before ``start``, which needs a running event loop.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -201,13 +201,13 @@ class Rates:
 def request_window(per_second: float, burst: int) -> RateLimitItem:
     """Return the shortest window of whole seconds that holds ``burst`` at ``per_second``."""
     seconds = max(1, math.ceil(burst / per_second))
-    # A product like 0.29 × 100 is just below the whole number that is meant.
+    # In floating point, 0.29 × 100 is slightly less than 29.
     amount = max(burst, math.floor(per_second * seconds + 1e-9))
     return RateLimitItemPerSecond(amount, seconds, namespace="requests")
 
 
 def divide(window: RateLimitItem, processes: int) -> Shares:
-    """Split a limit into what each process counts itself and what all count in Redis."""
+    """Split a limit into the part of each process and the part that is counted in Redis."""
     if processes <= 1:
         return Shares(window, None)
     own = window.amount // (PARTS * processes)
@@ -223,7 +223,7 @@ def client_network(address: str | None) -> str:
     """Return the network that failed logins of ``address`` count for.
 
     An IPv6 host usually owns a /64 and can use any address of it. An IPv4-mapped address counts as
-    the IPv4 address. A text that is no address counts as itself.
+    the IPv4 address. Any other text is returned unchanged.
     """
     try:
         found = ip_address(address or "")

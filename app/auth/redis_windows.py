@@ -58,10 +58,10 @@ class RedisWindows:
             url,
             max_connections=MAX_CONNECTIONS,
             timeout=TIMEOUT_SECONDS,
-            # The client's own limits too: while it connects, it can lose a cancellation.
+            # Set the client's own timeouts too: a cancellation can be lost while it connects.
             socket_connect_timeout=TIMEOUT_SECONDS,
             socket_timeout=TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 1),  # once, for a connection that Redis has closed
+            retry=Retry(NoBackoff(), 1),  # retry once: Redis may have closed the connection
         )
         self._redis = Redis(connection_pool=self._pool)
         self._windows = SlidingWindowCounterRateLimiter(
@@ -79,7 +79,7 @@ class RedisWindows:
         self._heartbeat = asyncio.create_task(self._beat_forever())
 
     async def stop(self) -> None:
-        """Sign off and close the connections."""
+        """Deregister this process and close the connections."""
         if self._heartbeat is not None:
             self._heartbeat.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -89,13 +89,13 @@ class RedisWindows:
         await self._pool.aclose()
 
     async def hit(self, window: RateLimitItem, name: str) -> bool:
-        """Count an event. Return False if the window is full; True also while Redis is away."""
+        """Count an event. Return False if the window is full; True also while Redis is down."""
         return self.is_away or await self._try(
             lambda: self._windows.hit(window, name), otherwise=True
         )
 
     async def seconds_until_room(self, window: RateLimitItem, name: str) -> float:
-        """Return how long a full window stays full; 0 while Redis is away."""
+        """Return how long a full window stays full; 0 while Redis is unavailable."""
 
         async def ask() -> float:
             stats = await self._windows.get_window_stats(window, name)
@@ -125,17 +125,17 @@ class RedisWindows:
         while True:
             try:
                 await self.beat()
-            except Exception:  # nobody would restart this task, and limits could stay open
+            except Exception:  # nothing restarts this task, and limits could stay open
                 log.exception("rate_limit_heartbeat_failed")
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _try(self, call: Callable[[], Awaitable[T]], *, otherwise: T) -> T:
-        """Return what Redis answers, or ``otherwise`` if it does not answer in time."""
+        """Return the reply of Redis, or ``otherwise`` if there is none in time."""
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 return await call()
         except (RedisError, OSError) as error:  # a timeout is an OSError
-            if not self.is_away:  # calls that were under way fail as well: one line for all
+            if not self.is_away:  # calls in progress fail too: log one line for all
                 log.warning("rate_limits_open", error=type(error).__name__)
             self.is_away = True
             return otherwise

@@ -15,7 +15,7 @@ from app.auth.key_ring import KeyRing, Principal, Scope
 from app.auth.rate_limit import Rates, client_network
 from app.core.errors import RateLimitedError, UnauthorizedError
 
-#: Keys not seen before that are looked up at the same time for one client network.
+#: Maximum number of concurrent look-ups of new keys for one client network.
 LOOKUPS_PER_NETWORK = 2
 
 
@@ -39,7 +39,7 @@ class RequireScope(HTTPBearer):
         return principal
 
     async def _authenticate(self, request: Request) -> Principal:
-        """Return the owner of the key, after counting the request for its rate."""
+        """Return the owner of the key, and count the request against its rate."""
         principal = await authenticate(request, _token(request))
         rates: Rates = request.app.state.rates
         if seconds := await rates.requests.acquire(principal.key_id):
@@ -128,7 +128,7 @@ async def authenticate(request: Request, token: str | None) -> Principal:
 
 
 class KeyLookups:
-    """Database look-ups of API keys that are under way; used on one event loop."""
+    """Database look-ups of API keys in progress; used on one event loop."""
 
     def __init__(self) -> None:
         self._tasks: dict[str, asyncio.Task[Principal]] = {}
@@ -136,7 +136,7 @@ class KeyLookups:
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def find(self, keys: KeyRing, rates: Rates, token: str, network: str) -> Principal:
-        """Return the owner of a key; requests that bring the same key share one look-up."""
+        """Return the owner of a key; requests with the same key share one look-up."""
         if (task := self._tasks.get(token)) is None:
             task = asyncio.create_task(self._find(keys, rates, token, network))
             self._tasks[token] = task
@@ -146,8 +146,8 @@ class KeyLookups:
     async def _find(self, keys: KeyRing, rates: Rates, token: str, network: str) -> Principal:
         if keys.knows(token):
             return await run_in_threadpool(keys.authenticate, token)
-        # A key may be valid whatever else its network sends, so it is always looked up. Wrong keys
-        # can only delay others of their own network: they take few of the threads.
+        # Always look up the key: it may be valid even if its network sends wrong ones. Wrong keys
+        # occupy few threads, so they delay only requests of their own network.
         turns = self._turns.setdefault(network, asyncio.Semaphore(LOOKUPS_PER_NETWORK))
         async with turns:
             try:

@@ -57,9 +57,9 @@ class DiskFullError(BaseModelError):
 
 
 def unreadable_model(error: OSError, name: str) -> BaseModelError | None:
-    """Return the failure for an error of the system when it read a model's files.
+    """Return the failure for an operating system error while reading a model's files.
 
-    Return None if the machine is to blame and not the model.
+    Return None if the machine caused the error, not the model.
     """
     code = failure_of_unreadable_model(error.errno)
     if code is None:

@@ -72,7 +72,7 @@ def check_directory(path: Path, max_bytes: int) -> None:
     """
     if not path.is_dir():
         raise ModelNotFoundError("The directory of the model does not exist.")
-    # First of all: errors about a directory that is no model must not name the files in it.
+    # Check this first: errors about a directory that is not a model must not name its files.
     if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise BadSnapshotError("The model has no config.json.")
     check_listing(dict(_regular_files(path)), max_bytes)
@@ -134,7 +134,7 @@ def _regular_files(root: Path) -> Iterator[tuple[str, int]]:
         for name in folders + names:
             entry = Path(folder, name)
             relative = str(entry.relative_to(root))
-            # os.path.realpath accepts links that lead nowhere or to themselves; stat reports them.
+            # os.path.realpath accepts broken links and link loops; stat reports them.
             if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(real_root):
                 raise BadSnapshotError(
                     f"{relative!r} is a link that leaves the directory.",
@@ -146,7 +146,7 @@ def _regular_files(root: Path) -> Iterator[tuple[str, int]]:
                 if not entry.is_symlink():
                     raise
                 raise BadSnapshotError(
-                    f"{relative!r} is a link that leads nowhere: {error.strerror}."
+                    f"{relative!r} is a broken link: {error.strerror}."
                 ) from error
             mode = status.st_mode
             if stat.S_ISREG(mode):

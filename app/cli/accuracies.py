@@ -1,4 +1,4 @@
-"""Held-out accuracies, each with the pairs that it does not hold for."""
+"""Held-out accuracies, each with the share of pairs that it does not cover."""
 
 from __future__ import annotations
 

@@ -129,14 +129,14 @@ def push(
     adapter_id: AdapterId,
     repo: Annotated[str, typer.Argument(help="org/name on the operator's hub.")],
     is_public: Annotated[
-        bool, typer.Option("--public", help="If the repository is created: a public one.")
+        bool, typer.Option("--public", help="Make the repository public if it is created.")
     ] = False,
     is_watched: Annotated[
         bool, typer.Option("--watch", "-w", help="Wait until it has ended.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Have a worker upload an adapter's files to the operator's hub, in one commit."""
+    """Ask a worker to upload an adapter's files to the operator's hub, in one commit."""
     with connect() as client:
         found = full_id(client, "ad", adapter_id)
         pushed = client.adapters.push(found, repo, private=not is_public)

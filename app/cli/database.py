@@ -54,7 +54,7 @@ def read_catalogue(settings: Settings) -> Catalogue:
 
 @contextmanager
 def connect_database(settings: Settings) -> Iterator[Engine]:
-    """Connect to the database, whatever its schema, and report its errors as ``CommandError``."""
+    """Connect to the database with any schema, and report its errors as ``CommandError``."""
     try:
         engine = make_engine(settings.database, pool_size=1)
         try:

@@ -47,7 +47,7 @@ IgnoredOption = Annotated[
 ]
 OnInvalidOption = Annotated[
     str,
-    typer.Option(help="refuse: an invalid row refuses the file; skip: leave out invalid rows."),
+    typer.Option(help="refuse: reject a file with invalid rows; skip: skip invalid rows."),
 ]
 
 VariablesOption = Annotated[

@@ -75,7 +75,7 @@ def demo(
 ) -> None:
     """Train a reward model on this machine, download it and score with it.
 
-    Starts a service of its own (SQLite, no broker, CPU) and stops it at the end. Exits with 0 only
+    Starts a private service (SQLite, no broker, CPU) and stops it at the end. Exits with 0 only
     if every check passed.
     """
     started_at = time.monotonic()

@@ -33,7 +33,7 @@ class HubResults:
     """Values of one model on one dataset, by metric, and where they come from."""
 
     name: str
-    """Of the work that measured them: ``eval_…`` or ``job_…``."""
+    """Id of the evaluation or job that measured them: ``eval_…`` or ``job_…``."""
     dataset: str
     title: str
     values: Mapping[str, float]
@@ -44,8 +44,8 @@ class HubResults:
     def write(self, repository: Path) -> list[Path]:
         """Write them to a model repository; return the files.
 
-        The card gets them only where the repository has one. Earlier results on the same dataset
-        are replaced.
+        The model card is changed only if the repository has one. Earlier results on the same
+        dataset are replaced.
 
         Raises:
             CommandError: README.md is not a model card.
@@ -115,7 +115,7 @@ def of_evaluation(
     """Return the results of one adapter of an evaluation; by default of its only one.
 
     Raises:
-        CommandError: it judged no such adapter, or several, or has no result.
+        CommandError: it has no result, did not judge this adapter, or judged several.
     """
     name = evaluation["id"]
     if evaluation["result"] is None:
@@ -146,12 +146,12 @@ def of_job(report: Mapping[str, Any], url: str) -> HubResults:
     """Return the results of a training job on its held-out pairs.
 
     Raises:
-        CommandError: it held none out.
+        CommandError: the job has no held-out pairs.
     """
     name, provenance = report["job_id"], report["provenance"]
     if report["model"] is None:
         raise CommandError(
-            f"{name} held no pairs out, so there are no results to write.",
+            f"{name} has no held-out pairs, so there are no results to write.",
             ExitCode.FAILED,
             "Evaluate its adapter: plaudit evaluate AD --dataset DS.",
         )

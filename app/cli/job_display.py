@@ -50,7 +50,7 @@ def show_job(client: Plaudit, job: Job, *, as_json: bool) -> None:
             ("time spent", _time_spent(events)),
             ("peak memory", _peak_memory(client, job)),
             ("train/loss", _rounded(loss)),
-            ("published step", published and f"{published} of {job.progress.step} that were taken"),
+            ("published step", published and f"{published} of {job.progress.step} completed steps"),
             *accuracy_rows(client, job, published),
             ("adapter", job.adapter_id),
             ("failure", failure and f"{failure.code}: {failure.detail}"),
@@ -89,7 +89,7 @@ def _time_spent(events: Iterable[EventRead]) -> str | None:
 
 
 def _peak_memory(client: Plaudit, job: Job) -> str | None:
-    """The measured peak beside the estimate; None until training has ended."""
+    """Return the measured peak and the estimate; None until training has ended."""
     try:
         memory = client.jobs.report(job.id, "memory")
     except NotFoundError:

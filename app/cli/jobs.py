@@ -11,6 +11,7 @@ from app.cli.accuracies import accuracies_of
 from app.cli.client import connect, page_of_job
 from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.job_display import show_job, show_metrics, show_preview, steps
+from app.cli.job_notes import note
 from app.cli.job_options import (
     BaseModelOption,
     DatasetOption,
@@ -41,6 +42,7 @@ commands = typer.Typer(help="Submit, follow and control training jobs.", no_args
 
 
 commands.command()(init)
+commands.command()(note)
 
 
 @commands.command()

@@ -56,7 +56,7 @@ def queue(as_json: JsonOption = False) -> None:
 
 
 def workers(as_json: JsonOption = False) -> None:
-    """List live workers with their devices and what the checks of their machines found."""
+    """List live workers with their devices and the results of their machines' checks."""
     with connect() as client:
         found = list(client.workers.list())
     if as_json:
@@ -151,7 +151,7 @@ def _show(entry: BaseModelRead) -> None:
 
 
 def _checks(worker: WorkerRead) -> str | None:
-    """Return how the checks ended; None until they have."""
+    """Return the result of the checks; None until they have ended."""
     if not worker.doctor:
         return None
     failed = [check.check for check in worker.doctor if check.status == "failed"]

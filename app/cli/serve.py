@@ -54,7 +54,7 @@ def serve(
     """Serve the API.
 
     Without PLAUDIT_REDIS_URL the service is embedded: the command migrates the database, creates a
-    first API key and runs one worker beside the API. With PLAUDIT_REDIS_URL it runs the API only;
+    first API key and runs one worker next to the API. With PLAUDIT_REDIS_URL it runs the API only;
     run 'plaudit worker' on the GPU machines.
     """
     if parent is not None:

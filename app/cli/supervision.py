@@ -1,4 +1,4 @@
-"""Runs one worker process beside the API, restarts it when it dies, and drains it at shutdown."""
+"""Runs one worker process next to the API, restarts it when it dies, and drains it at shutdown."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class WorkerSupervisor:
         self._thread.start()
 
     def hurry(self) -> None:
-        """Make ``stop`` kill the worker at once. Safe to call in a signal handler."""
+        """Make ``stop`` kill the worker immediately. Safe to call in a signal handler."""
         self._hurrying.set()
 
     def stop(self) -> None:

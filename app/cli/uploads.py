@@ -106,7 +106,7 @@ def _size(file: Path) -> int:
 
 
 def _scalar(text: str) -> bool | int | float | str:
-    """The JSON value in a text, or the text."""
+    """Return the JSON value of a text, or the text if it is not JSON."""
     try:
         value = json.loads(text, parse_constant=str)
     except ValueError:

@@ -26,9 +26,9 @@ KEY_PREFIX = "plaudit:"
 TICKET_EXPIRES_SECONDS = 60
 
 
-#: Inspections that a worker runs at once: one that takes long leaves a slot for the others.
+#: Concurrent inspections on a worker: a long one leaves a slot for the others.
 PREFLIGHT_SLOTS = 2
-#: Downloads and uploads at once on a worker.
+#: Concurrent downloads and uploads on a worker.
 TRANSFER_SLOTS = 1
 
 

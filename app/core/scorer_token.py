@@ -12,9 +12,9 @@ TOKEN_FILE = "scorer-token"  # noqa: S105 - the name of a file
 
 
 def read_token(settings: Settings) -> str | None:
-    """Return the configured secret; in embedded mode one that is made once and kept in data_dir.
+    """Return the configured secret. In embedded mode, create one in data_dir if needed.
 
-    None means that production has no secret, so that no scorer can be used.
+    None means that no secret is set in production; scorers cannot be used then.
     """
     if settings.scorer_token is not None:
         return settings.scorer_token.get_secret_value()

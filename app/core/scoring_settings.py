@@ -21,10 +21,10 @@ class ScoringSettings(BaseModel):
     scoring_waiting: int = Field(
         4096,
         ge=1,
-        description="Scoring requests that one API process holds at once; further ones get 503.",
+        description="Maximum waiting scoring requests per API process; further ones get 503.",
     )
     scoring_waiting_bytes: int = Field(
-        256 << 20, ge=1 << 20, description="Bytes of text in the held scoring requests."
+        256 << 20, ge=1 << 20, description="Maximum bytes of text in the waiting scoring requests."
     )
     scoring_hold_seconds: float = Field(
         100.0,
@@ -41,17 +41,17 @@ class ScoringSettings(BaseModel):
     )
     scorer_token: ScorerToken | None = Field(
         None,
-        description="Secret that the API and the scorers share. In embedded mode one is made in "
+        description="Secret that the API and the scorers share. In embedded mode one is created in "
         "data_dir.",
     )
     scorer_memory_bytes: int = Field(
         16 << 30,
         ge=1 << 20,
-        description="Bytes of base models and adapters that a scorer keeps in memory; the least "
-        "recently used ones leave.",
+        description="Bytes of base models and adapters that a scorer keeps in memory. The "
+        "least recently used ones are evicted.",
     )
     scorer_batch_tokens: int = Field(
-        8192, ge=256, description="Tokens that a scorer computes at once."
+        8192, ge=256, description="Maximum number of tokens in a scorer's batch."
     )
     scorer_wait_ms: float = Field(
         4.0,

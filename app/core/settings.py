@@ -106,7 +106,7 @@ class Settings(ScoringSettings, BaseSettings):
     quota_queued: int = Field(100, ge=1, description="Waiting jobs per tenant.")
     quota_running: int = Field(16, ge=1, description="Running jobs per tenant.")
     quota_runtime_seconds: int = Field(
-        30 * 86_400, ge=1, description="Longest runtime of a job, whatever its spec allows."
+        30 * 86_400, ge=1, description="Longest runtime of a job; limits the value in its spec."
     )
     quota_stored_bytes: int = Field(
         100 << 30,
@@ -121,7 +121,7 @@ class Settings(ScoringSettings, BaseSettings):
     rate_burst: int = Field(
         60,
         ge=1,
-        description="Requests at once per key. The rate is measured over rate_burst / "
+        description="Burst of requests per key. The rate is measured over rate_burst / "
         "rate_per_second seconds, rounded up to whole seconds.",
     )
     open_answers: int = Field(
@@ -157,7 +157,9 @@ class Settings(ScoringSettings, BaseSettings):
     )
 
     slots: int = Field(
-        1, ge=1, description="Trainers at once on this worker; where there are GPUs, one GPU each."
+        1,
+        ge=1,
+        description="Concurrent trainers on this worker, each on its own GPU, if any.",
     )
     torch_threads: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto",

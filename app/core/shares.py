@@ -1,4 +1,4 @@
-"""Places that several owners share, so that none of them can take all."""
+"""Places that several owners share; no owner can occupy all of them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections import Counter
 
 
 class Shares:
-    """An owner gets a further place if more are free than it has.
+    """An owner gets another place if more places are free than it already has.
 
-    So one owner holds at most half of the places, the next one half of the rest, and so on (dynamic
-    thresholds; Choudhury and Hahne 1998). Not safe for threads.
+    One owner therefore holds at most half of the places, the next one half of the rest, and so on
+    (dynamic thresholds; Choudhury and Hahne 1998). Not safe for threads.
     """
 
     def __init__(self, total: int) -> None:
@@ -18,11 +18,11 @@ class Shares:
 
     @property
     def free(self) -> int:
-        """Places that nobody has."""
+        """Number of free places."""
         return self.total - self._held.total()
 
     def held(self, owner: str) -> int:
-        """Places that an owner has."""
+        """Number of places of an owner."""
         return self._held[owner]
 
     def may_take(self, owner: str) -> bool:

@@ -15,7 +15,7 @@ def loads(data: bytes | str, max_values: int | None = None) -> Any:
     time, and can report an error, for each of them.
 
     Raises:
-        json.JSONDecodeError: The input is not valid, for whatever reason.
+        json.JSONDecodeError: The input is not valid or exceeds a limit.
     """
     try:
         value = json.loads(

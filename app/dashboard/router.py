@@ -26,7 +26,7 @@ router = APIRouter(include_in_schema=False)
 
 PAGES = {
     "/": "jobs",
-    "/jobs/new": "new-job",  # before the next one, which fits it too
+    "/jobs/new": "new-job",  # before the next one, which would match it too
     "/jobs/{job_id}": "job",
     "/compare": "compare",
     "/adapters": "adapters",
@@ -54,7 +54,7 @@ HEADERS = {
     # Revalidate on every use, so that pages and scripts match after an update.
     "Cache-Control": "no-cache",
 }
-#: What pages show that is not loaded from the API.
+#: Values in pages that are not loaded from the API.
 _VALUES: Mapping[str, Mapping[str, Any]] = {"formats": {"shapes": SHAPES, "parts": MAPPABLE}}
 _HERE = Path(__file__).parent
 # The mimetypes of the operating system may map .js to text/plain.
@@ -92,7 +92,7 @@ async def show_docs(request: Request) -> Response:
 
 @router.get("/static/{name}", response_class=Response)
 async def static_file(request: Request, name: str) -> Response:
-    """A script, the style sheet or the icon."""
+    """Return a script, the style sheet or the icon."""
     found = _static_files().get(name)
     if found is None:
         raise NotFoundError("There is no resource at this address.")

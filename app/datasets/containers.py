@@ -57,9 +57,9 @@ def is_zstd(head: bytes) -> bool:
 
 
 def refuse_other_kinds(chunks: Iterable[bytes]) -> None:
-    """Refuse a file that is of a kind that is not taken, or one that holds such a file, compressed.
+    """Reject a file of an unsupported type, also inside a compressed file.
 
-    Nothing is said of text, nor of what Zstandard compressed, which only a child process reads.
+    Text passes, and so do Zstandard files, which only a child process reads.
 
     Raises:
         FileError: names the kind, or says that the compressed data are broken.

@@ -117,7 +117,7 @@ def json_value(text: str) -> Any:
     return value
 
 
-#: Messages of Python's parser, and what this module says instead.
+#: Messages of Python's parser, and their replacements.
 _FAULTS = {
     "Expecting value": "a value is missing",
     "Extra data": "the object has ended, and more text follows",

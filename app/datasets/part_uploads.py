@@ -138,7 +138,7 @@ def store_part(
 
     Raises:
         UploadNotFoundError, UploadNotOpenError, TooLargeError, QuotaError, StorageFullError
-        InvalidDatasetError, UnsupportedMediaError: the part is not one of the files that are taken.
+        InvalidDatasetError, UnsupportedMediaError: the part has an unsupported file type.
     """
     with transaction(reader(engine)) as session:
         upload = get(session, actor.tenant_id, body.upload_id).upload

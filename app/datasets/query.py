@@ -146,7 +146,7 @@ def _names(values: list[str]) -> list[str]:
 def _read_variables(
     texts: dict[str, str],
 ) -> tuple[dict[str, bool | int | float | str], list[FieldProblem]]:
-    """Variables of the chat template, as a job may give them, or what is wrong with them."""
+    """Return the variables of the chat template, or the problems in them."""
     values = {name: json.loads(text) if _is_scalar(text) else text for name, text in texts.items()}
     try:
         return _READ_VARIABLES.validate_python(values), []
@@ -155,7 +155,7 @@ def _read_variables(
 
 
 def _by_name(error: ValidationError) -> dict[str, ErrorDetails]:
-    """One error for each variable: not that it is none of the other types that it may be."""
+    """Return one error per variable, and not one for each type that it could have."""
     found: dict[str, ErrorDetails] = {}
     for each in error.errors(include_url=False, include_input=False):
         name = f"{_VARIABLES}[{each['loc'][0]}]" if each["loc"] else _VARIABLES
@@ -175,7 +175,7 @@ def _variable_problem(name: str, found: ErrorDetails) -> FieldProblem:
 
 
 def _is_scalar(text: str) -> bool:
-    """Whether a text is JSON of a truth value, a finite number or a text."""
+    """Return whether a text is the JSON of a boolean, a finite number or a string."""
     if not _SCALAR.fullmatch(text):
         return False
     try:

@@ -101,7 +101,7 @@ def get(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
 
 
 def get_by_content(session: Session, tenant_id: str, sha256: str) -> Dataset:
-    """The newest dataset of this tenant with these rows, or DatasetNotFoundError."""
+    """Return the newest dataset with these rows of this tenant, or raise DatasetNotFoundError."""
     dataset = session.scalar(
         select(Dataset)
         .where(Dataset.tenant_id == tenant_id, Dataset.sha256 == sha256)

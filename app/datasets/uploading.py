@@ -27,9 +27,9 @@ from app.core.errors import (
 from app.core.settings import Settings
 from app.storage.free_space import StorageFullError
 
-#: A route's bound; ``settings.max_upload_bytes`` is held while the body streams.
+#: Bound of the route; the stream itself is limited by ``settings.max_upload_bytes``.
 NO_BOUND = 1 << 50
-#: What may refuse a body that streams into the storage.
+#: Errors of routes whose body streams into the storage.
 STREAM_ERRORS = (
     TooLargeError,
     UnsupportedMediaError,
@@ -54,13 +54,13 @@ class BadMultipartError(InvalidError):
 
 
 def body_schema(types: Collection[str]) -> dict[str, Any]:
-    """The description of a body with the bytes of a file of one of these content types."""
+    """Return the OpenAPI description of a body that is a file of one of these content types."""
     content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in types}
     return {"requestBody": {"required": True, "content": content}}
 
 
 def check_announced_size(request: Request, settings: Settings) -> None:
-    """Refuse a body before its first byte if its Content-Length is too large.
+    """Reject a body before its first byte if its Content-Length is too large.
 
     Raises:
         TooLargeError

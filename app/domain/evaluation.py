@@ -28,7 +28,7 @@ Overlong = Literal["as_trained", "drop", "truncate"]
 
 
 class DatasetContent(BaseModel):
-    """A dataset by its rows: the newest one whose ``sha256`` this is."""
+    """A reference to a dataset by its rows: the newest one with this ``sha256``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

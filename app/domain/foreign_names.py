@@ -63,11 +63,11 @@ FOREIGN_NAMES = (
     ForeignName("dataset dataset_id dataset_name dataset_path datasets data data_path "
                 "training_file train_file training_data train_data training_dataset train_set "
                 "train",
-                "/train_dataset", "It takes the id that POST /v1/datasets answers with."),
+                "/train_dataset", "It takes the id that POST /v1/datasets returns."),
     ForeignName("validation_file validation_data validation_dataset validation_set validation "
                 "val_file val_data val_dataset val_set eval_file eval_data eval_set "
                 "test_file test_data test_dataset test_datasets test_set do_eval",
-                "/eval_dataset", "It takes the id that POST /v1/datasets answers with."),
+                "/eval_dataset", "It takes the id that POST /v1/datasets returns."),
     ForeignName("validation_split validation_size validation_fraction val_split val_size "
                 "val_set_size val_fraction eval_split eval_size eval_fraction test_split test_size "
                 "dev_size split_ratio train_test_split",
@@ -143,7 +143,7 @@ FOREIGN_NAMES = (
     ForeignName("truncation truncate truncation_mode truncation_side drop_long "
                 "excess_length_strategy",
                 "/training/overlong",
-                "An overlong pair is dropped, refuses the job, or loses the start of its prompt."),
+                "An overlong pair is dropped, fails the job, or loses the start of its prompt."),
     ForeignName("padding_token", "/training/pad_token"),
     ForeignName("center_rewards reward_centering", "/training/center_rewards_coefficient"),
     ForeignName("activation_checkpointing use_gradient_checkpointing gradient_checkpoint",

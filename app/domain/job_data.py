@@ -11,11 +11,11 @@ from app.domain.text_format import DataForm
 
 @dataclass(frozen=True)
 class JobData:
-    """Which pairs a job trains on and is evaluated on, and what their rows have in common."""
+    """The training and evaluation datasets of a job, and the form of their rows."""
 
     train: DatasetRef
     evaluation: DatasetRef | None
-    """Of ``eval_dataset``, if the spec names one."""
+    """The dataset of ``eval_dataset``, if the spec names one."""
     form: DataForm
     named: Mapping[str, DatasetRef] = field(default_factory=dict)
-    """Of ``eval_datasets``."""
+    """The datasets of ``eval_datasets``, by name."""

@@ -40,7 +40,7 @@ class ScoreBatchOrder(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     spec: ScoreBatchSpec
-    directory: str = Field(description="Of the adapter's files, in the work directory.")
-    plan: TrainingPlan = Field(description="That the adapter was trained with.")
+    directory: str = Field(description="Directory of the adapter's files, in the work directory.")
+    plan: TrainingPlan = Field(description="The plan of the adapter's training.")
     dataset_sha256: str
     score_spec: str

@@ -89,7 +89,7 @@ class DataForm:
             )
 
     def _variable_problems(self, spec: RewardJobSpec) -> Iterator[SpecProblem]:
-        """An adapter has one chat template, so its datasets cannot set a variable differently."""
+        """Yield variables that the datasets set differently: an adapter has one chat template."""
         if self.text_format(spec, has_template=True) == "raw":
             return
         ours = self.template_variables(spec)

@@ -262,5 +262,5 @@ class TrainingSpec(SpecPart):
         42,
         ge=0,
         le=2**32 - 1,
-        description="Of the random head, the LoRA weights, dropout and the order of the pairs.",
+        description="Seed of the random head, the LoRA weights, dropout and the pairs' order.",
     )

@@ -50,7 +50,7 @@ def request_evaluation(
         KeyReusedError, QuotaError, InvalidEvaluationError
     """
     fingerprint = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
-    # Before the checks: what the spec names may have been deleted since.
+    # Look for it before the checks: the resources that the spec names may be deleted by now.
     if known := idempotency.find_replay(session, tenant_id, key, fingerprint):
         return known, True
     resolved = resolve(session, tenant_id, spec)
@@ -153,7 +153,7 @@ def dataset_uses(session: Session, job: Job) -> int:
 
 
 def cancel(session: Session, tenant_id: str, evaluation: str) -> Job:
-    """Cancel a waiting evaluation at once, or ask a running one to stop.
+    """Cancel a waiting evaluation immediately, or ask a running one to stop.
 
     Repeating it is not an error.
 

@@ -1,7 +1,8 @@
-"""Base models below /hub, as the operator chose: refused, redirected to their hub, or as files.
+"""Base models under /hub. The operator chooses: refuse, redirect to their hub, or serve files.
 
-``redirect`` answers what describes a model, and sends the client to the hub for the bytes only: the
-hub's client repeats its key to a hub that it is sent to with a HEAD request, but not with a GET.
+In the mode ``redirect``, this service answers metadata and HEAD requests itself and redirects only
+GET requests for files. ``huggingface_hub`` sends its token to the target of a redirected HEAD
+request, but not to that of a GET.
 """
 
 from __future__ import annotations
@@ -29,22 +30,22 @@ from app.core.settings import Settings
 from app.hub_api.repositories import BRANCH, RepoFile, Repository
 
 CHUNK_BYTES = 1 << 20
-#: Seconds for which a listing of the hub is kept.
+#: Seconds for which a file list of the hub is cached.
 LISTING_SECONDS = 300
-#: Listings that are asked for at once; they hold a thread each until the hub answers.
+#: Limits concurrent requests to the hub: each occupies a thread until the hub responds.
 _LOOK_UPS = threading.BoundedSemaphore(2)
 
 
 class BaseModelElsewhereError(NotFoundError):
-    """The hub routes do not serve this repository: it is no adapter, and the operator's
-    PLAUDIT_HUB_BASE_MODELS does not offer it.
+    """The repository is not an adapter, and PLAUDIT_HUB_BASE_MODELS does not allow serving it as a
+    base model.
     """
 
     code = "base_model_elsewhere"
     title = "Not served here"
     next_step = (
-        "Load the base model from its own hub or a directory, and the adapter from here; or ask "
-        "the operator to serve base models."
+        "Load the base model from its own hub or from a directory, or ask the operator to serve "
+        "base models. Adapters are served here."
     )
 
 
@@ -57,7 +58,7 @@ class BaseModels:
     settings: Settings
 
     def repository(self, name: str) -> Repository:
-        """The base model with this catalogue id, or from this repository of the hub.
+        """Return the base model with this catalogue id or with this name on the hub.
 
         Raises:
             BaseModelElsewhereError, UnavailableError
@@ -103,7 +104,7 @@ class BaseModels:
 
     def _redirected(self, name: str, entry: BaseModelEntry, revision: str | None) -> Repository:
         if not isinstance(entry.source, HubSource):
-            raise elsewhere(name, "it is not on a hub that could be redirected to")
+            raise elsewhere(name, "its source is not a hub")
         source = HubSource(entry.source.repo, revision or entry.source.revision)
         found = self._listing(name, source)
         base = f"{self.settings.hub_endpoint}/{source.repo}/resolve/{found.commit}"
@@ -123,16 +124,16 @@ class BaseModels:
         try:
             return _look_up(self.settings, source, int(time.monotonic() // LISTING_SECONDS))
         except ModelNotFoundError as error:
-            raise elsewhere(name, "its hub does not have it") from error
+            raise elsewhere(name, "its hub has no such model") from error
         except BaseModelError as error:
             raise UnavailableError(f"The hub does not list {name}: {error.title}.") from error
 
 
 @lru_cache(maxsize=64)
 def _look_up(settings: Settings, source: HubSource, _period: int) -> hub.HubCommit:
-    """Ask the hub for the files of a revision. Errors are not kept."""
+    """Request the file list of a revision from the hub. Errors are not cached."""
     if not _LOOK_UPS.acquire(blocking=False):
-        raise UnavailableError("The hub is being asked for too many models at once.")
+        raise UnavailableError("Too many requests to the hub are in progress.")
     try:
         return hub.look_up(
             source, settings.hub_token, settings.hub_endpoint, settings.max_base_model_bytes
@@ -142,9 +143,9 @@ def _look_up(settings: Settings, source: HubSource, _period: int) -> hub.HubComm
 
 
 def elsewhere(name: str, reason: str) -> BaseModelElsewhereError:
-    """The refusal of a repository."""
+    """Return the error for a repository that is not served."""
     return BaseModelElsewhereError(
-        f"{name[:200]!r} is no adapter (ad_…), and {reason}.",
+        f"{name[:200]!r} is not an adapter (ad_…), and {reason}.",
         hint=BaseModelElsewhereError.next_step,
     )
 
@@ -163,7 +164,7 @@ def _repository(name: str, entry: BaseModelEntry, commit: str, files: list[RepoF
 
 
 def _names(entry: BaseModelEntry) -> set[str]:
-    """The id in the catalogue and the name that adapters give their base model."""
+    """Return the catalogue id and, for a hub model, the name that adapters have in their config."""
     is_on_hub = isinstance(entry.source, HubSource)
     return {entry.id, entry.source.repo} if is_on_hub else {entry.id}  # type: ignore[union-attr]
 

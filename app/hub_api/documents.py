@@ -1,4 +1,4 @@
-"""Answers in the form of the Hugging Face Hub's API, as far as ``huggingface_hub`` reads them.
+"""Responses of the Hugging Face Hub's API, with the fields that ``huggingface_hub`` reads.
 
 https://huggingface.co/docs/hub/api
 """
@@ -12,7 +12,7 @@ from app.web.pagination import rfc3339
 
 
 def model_info(repository: Repository) -> dict[str, Any]:
-    """``GET /api/models/{id}``."""
+    """Return the response of ``GET /api/models/{id}``."""
     changed = rfc3339(repository.changed_at) if repository.changed_at is not None else None
     return {
         "id": repository.id,
@@ -37,10 +37,10 @@ def model_info(repository: Repository) -> dict[str, Any]:
 
 
 def tree(repository: Repository, folder: str) -> list[dict[str, Any]]:
-    """``GET /api/models/{id}/tree/{revision}/{folder}``.
+    """Return the response of ``GET /api/models/{id}/tree/{revision}/{folder}``.
 
     Raises:
-        EntryNotFoundError: No file is in the folder.
+        EntryNotFoundError: The folder has no files.
     """
     prefix = f"{folder}/" if folder else ""
     files = [file for file in repository.files if file.name.startswith(prefix)]
@@ -61,7 +61,7 @@ def tree(repository: Repository, folder: str) -> list[dict[str, Any]]:
 
 
 def refs(repository: Repository) -> dict[str, Any]:
-    """``GET /api/models/{id}/refs``."""
+    """Return the response of ``GET /api/models/{id}/refs``."""
     branch = {
         "name": repository.branch,
         "ref": f"refs/heads/{repository.branch}",

@@ -1,4 +1,4 @@
-"""What looks like a repository of a model hub: an adapter, or a base model of the catalogue."""
+"""Repositories of the hub API: adapters, and base models of the catalogue."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BRANCH = "main"
 
 
 class RevisionNotFoundError(NotFoundError):
-    """An adapter has one revision: `main`, and its commit. A base model has its catalogue's."""
+    """The repository has no such revision. An adapter has one: `main`, its only commit."""
 
     code = "revision_not_found"
     title = "No such revision"
@@ -26,7 +26,7 @@ class RevisionNotFoundError(NotFoundError):
 
 
 class EntryNotFoundError(NotFoundError):
-    """The repository has no file of this name."""
+    """The repository has no file with this name."""
 
     code = "hub_file_not_found"
     title = "No such file"
@@ -41,8 +41,8 @@ class EntryNotFoundError(NotFoundError):
 class RepoFile:
     """A file of a repository.
 
-    ``blob_id`` (40 hex digits) stands for the id of a git object, and changes with the bytes.
-    ``location`` is set instead of ``read`` where another server has the bytes.
+    ``blob_id`` (40 hex digits) replaces the id of a git object; it changes with the content.
+    ``location`` is set instead of ``read`` if another server has the content.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Repository:
     branch: str = BRANCH
 
     def at(self, revision: str) -> Repository:
-        """This repository if it has the revision.
+        """Return this repository if it has the revision.
 
         Raises:
             RevisionNotFoundError
@@ -76,7 +76,7 @@ class Repository:
         raise RevisionNotFoundError(f"{self.id} has no revision {revision[:100]!r}.")
 
     def file(self, name: str) -> RepoFile:
-        """The file of this name.
+        """Return the file with this name.
 
         Raises:
             EntryNotFoundError
@@ -88,7 +88,7 @@ class Repository:
 
 
 def adapter_repository(engine: Engine, tenant_id: str, adapter_id: str) -> Repository:
-    """An adapter of the tenant; its only commit never changes.
+    """Return an adapter of the tenant as a repository. Its only commit never changes.
 
     Raises:
         AdapterNotFoundError

@@ -1,10 +1,10 @@
-"""Adapters as repositories of a model hub, for ``huggingface_hub`` and what is built on it::
+"""Serve adapters as repositories of a model hub, for ``huggingface_hub`` and its users::
 
     snapshot_download("ad_…", endpoint=URL + "/hub", token=KEY)
 
-Reads only. The routes follow the Hub's API and not the conventions of /v1: unknown query parameters
-are ignored, and a 404 has the headers that the Hub's client reads. docs/openapi.json leaves them
-out.
+The routes only read. They follow the Hub's API, not the conventions of /v1: unknown query
+parameters are ignored, and a 404 has the headers that the Hub's client reads. docs/openapi.json
+does not contain them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ async def get_finder(
     catalogue: CatalogueDep,
     settings: SettingsDep,
 ) -> Callable[[str], Repository]:
-    """Return a function that finds what the tenant may read, by the name of its repository."""
+    """Return a function that returns a repository by name, if the tenant may read it."""
 
     def find(name: str) -> Repository:
         if name.startswith("ad_"):
@@ -63,7 +63,7 @@ FinderDep = Annotated[Callable[[str], Repository], Depends(get_finder)]
 
 @router.get("/api/models/{repo:path}")
 def get_model(request: Request, repo: str, find: FinderDep) -> Response:
-    """Model info, a listing of the files, or the revisions."""
+    """Return the model info, the file list or the revisions of a repository."""
     name, what, rest = _parts(repo)
     revision, _, folder = rest.partition("/")
     answers: dict[str, Callable[[Repository], Any]] = {
@@ -74,7 +74,7 @@ def get_model(request: Request, repo: str, find: FinderDep) -> Response:
     }
     try:
         if what not in answers:
-            raise elsewhere(repo, "there is no such address")
+            raise elsewhere(repo, "this address does not exist")
         document = answers[what](find(name).at(revision or BRANCH))
     except NotFoundError as error:
         return _refusal(request, error)
@@ -86,12 +86,12 @@ def get_model(request: Request, repo: str, find: FinderDep) -> Response:
 def resolve_file(
     request: Request, repo: str, find: FinderDep, writer: EngineDep, actor: ActorDep
 ) -> Response:
-    """A file: ``{id}/resolve/{revision}/{name}``, with ETag, commit and Range."""
+    """Download a file at ``{id}/resolve/{revision}/{name}``. Supports ETag and a single Range."""
     name, what, rest = _parts(repo)
     revision, _, file_name = rest.partition("/")
     try:
         if what != "resolve":
-            raise elsewhere(repo, "there is no such address")
+            raise elsewhere(repo, "this address does not exist")
         repository = find(name).at(revision)
         file = repository.file(file_name)
     except NotFoundError as error:
@@ -132,7 +132,7 @@ def _file_response(request: Request, file: RepoFile) -> Response:
 
 
 def _refusal(request: Request, error: NotFoundError) -> Response:
-    """A 404 that the Hub's client turns into its own exceptions."""
+    """Return a 404 response that the Hub's client converts into its own exceptions."""
     headers = {
         "X-Error-Code": _ERROR_CODES.get(type(error), "RepoNotFound"),
         "X-Error-Message": error.detail.encode("ascii", "replace").decode(),

@@ -27,8 +27,8 @@ NEWEST_FIRST = (Checkpoint.attempt.desc(), Checkpoint.step.desc(), Checkpoint.id
 def save(context: WriteContext, directory: Path, saved: CheckpointSaved) -> None:
     """Store a checkpoint's files, make it the job's current one and drop older ones.
 
-    A checkpoint at a later step than all before is progress: it resets the counts of failures,
-    crashes and stalls.
+    A checkpoint at a later step than all earlier ones resets the counts of failures, crashes and
+    stalls.
 
     Raises:
         ArtifactDamagedError, ArtifactTooLargeError: nothing was stored.

@@ -23,15 +23,16 @@ CLAIM_LOCK = 0x706C6175
 class ClaimTerms:
     """How a job is claimed.
 
-    A tenant with ``quota_running`` running jobs gets no further one, except of kinds that do not
-    count against the quota. After a failed attempt a job waits for ``longest_delay_ms`` at most.
+    A tenant with ``quota_running`` running jobs can start only jobs of kinds that do not count
+    against the quota. After a failed attempt, a job waits at most ``longest_delay_ms``.
     """
 
     lease_ms: int
     quota_running: int
     longest_delay_ms: int
-    #: For inspections: at most one of each base model runs at a time, and tenants that run none go
-    #: first. So neither a base model that hangs nor a tenant with many takes all slots.
+    #: For inspections: at most one per base model runs at a time, and tenants without a running one
+    #: go first. Therefore neither a base model that hangs nor a tenant with many inspections
+    #: occupies all slots.
     takes_turns: bool = False
     #: Whether the slot that claims has a GPU.
     has_gpu: bool = False
@@ -45,7 +46,7 @@ def claim_next_job(
     The order is by priority, then by age.
     """
     if session.get_bind().dialect.name == "postgresql":
-        # Two claims at once would each miss the other's job in the count of running jobs.
+        # Two concurrent claims would each miss the other's job in the count of running jobs.
         session.execute(select(func.pg_advisory_xact_lock(CLAIM_LOCK)))
     best = _best_candidate(queue, host, terms)
     claimed = update_returning(

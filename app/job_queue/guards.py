@@ -41,10 +41,10 @@ def is_in_queue(job: Row, queue: str) -> Condition:
 
 
 def is_due(job: Row, longest_delay_ms: int) -> Condition:
-    """A job waits for the delay after its last attempt.
+    """Whether the delay after the job's last attempt is over.
 
-    One without an attempt, or with a longer delay than there is, waits because the database's clock
-    stepped back.
+    A job without an attempt, or with a delay above the maximum, is due as well: its time is wrong
+    because the database's clock stepped back.
     """
     return or_(
         job.run_after <= now_ms(), job.attempt == 0, job.run_after > now_ms() + longest_delay_ms
@@ -52,7 +52,10 @@ def is_due(job: Row, longest_delay_ms: int) -> Condition:
 
 
 def may_run_on(job: Row, host: str, has_other_host: Exists) -> Condition:
-    """A job avoids the host that broke it, while another host can take it and not for too long."""
+    """Whether this host may run the job.
+
+    A job avoids the host on which it failed, for a limited time, while another host can take it.
+    """
     return or_(
         job.avoid_host.is_(None),
         job.avoid_host != host,
@@ -150,10 +153,10 @@ def is_finished() -> Condition:
 
 
 def is_not_being_cancelled() -> Condition:
-    """A cancel is final: a later pause or resume does not take it back."""
+    """A cancel is final: a later pause or resume does not revert it."""
     return Job.desired != DesiredState.CANCEL
 
 
 def would_change(desired: DesiredState, idle_status: JobStatus) -> Condition:
-    """Asking for the present state again changes nothing, not even the version."""
+    """A request for the current state changes nothing, not even the version."""
     return or_(Job.desired != desired, ~Job.status.in_((JobStatus.RUNNING, idle_status)))

@@ -15,7 +15,7 @@ from app.models import Job
 
 #: Milliseconds after which an idempotency key may be used for another job.
 KEY_KEPT_MS = 86_400_000
-#: Set in the answer to a request that was repeated.
+#: Set in the response to a repeated request.
 REPLAYED = "Idempotency-Replayed"
 
 IdempotencyKey = Annotated[
@@ -67,7 +67,8 @@ def find_replay(session: Session, tenant_id: str, key: str | None, fingerprint: 
 
 
 def insert_once(session: Session, job: Job) -> tuple[Job, bool]:
-    """Insert a job; return it, or the one that the same request has created meanwhile, and which.
+    """Insert a job, or find the job of an identical concurrent request; return it, and which of
+    both.
 
     Raises:
         KeyReusedError: another request with the same key came at the same time.

@@ -86,7 +86,7 @@ TRAIN = JobKind(
     retention_ms=None,
     topic="job",
 )
-#: Inspects a base model and, with datasets, what training on them would take.
+#: Inspects a base model and, with datasets, estimates the training on them.
 INSPECT = JobKind(
     name="preflight",
     action="inspect",
@@ -97,7 +97,7 @@ INSPECT = JobKind(
     runtime_seconds=lambda settings, _spec: settings.preflight_seconds,
     memory_bytes=lambda settings: settings.preflight_memory_bytes,
     max_failures=lambda settings: settings.max_failures,
-    # Data are immutable, so an inspection answers the same question for a week.
+    # Data are immutable, so the result of an inspection is reused for a week.
     retention_ms=7 * DAY_MS,
     is_bounded_by_inputs=True,
     oom_score_adj=1000,

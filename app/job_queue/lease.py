@@ -67,7 +67,7 @@ def is_held(lease: Lease) -> tuple[ColumnElement[bool], ...]:
 def write_with_lease(
     session: Session, lease: Lease, lease_ms: int, events: Sequence[Event] = (), **values: Any
 ) -> DesiredState:
-    """Renew the lease, write ``values`` and ``events``, and return what the job's owner wants.
+    """Renew the lease, write ``values`` and ``events``, and return the job's desired state.
 
     Raises:
         LeaseLostError: nothing was written; roll back.

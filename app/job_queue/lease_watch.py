@@ -1,8 +1,9 @@
-"""Finds leases that nobody renews, by one clock: that of the process that watches.
+"""Find leases that are no longer renewed, by the clock of this process only.
 
-``lease_expires_at`` is a time of the database's clock, which may step: forward, and the leases of
-healthy workers would all be over; back, and the jobs of dead workers would wait for hours. So a
-lease is lost when its row has stayed the same for as long as a lease lasts.
+``lease_expires_at`` is a time of the database's clock, which may step. After a step forward, the
+leases of all healthy workers would seem to be expired; after a step back, the jobs of dead workers
+would wait for hours. Therefore a lease counts as lost when its row has not changed for the duration
+of a lease.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ class SeenLease(NamedTuple):
 
 
 class LeaseWatch:
-    """Looks at the leases again and again; keeps what it saw in memory only."""
+    """Observes the leases; keeps its observations in memory only."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lost_after = settings.lease_seconds + settings.sweep_grace_seconds
-        #: After a longer time without a look the database may have been away, for workers as well.
+        #: After a longer gap between two looks, the database may have been unavailable for workers
+        #: too.
         self._max_gap = settings.lease_seconds / 2
         self._since: dict[SeenLease, float] = {}
         self._looked_at = clock()
@@ -55,5 +57,5 @@ class LeaseWatch:
         return [lease for lease, since in self._since.items() if now - since > self._lost_after]
 
     def forget(self) -> None:
-        """Start again: give every worker the time of a lease to renew."""
+        """Discard all observations, so that every worker has the duration of a lease to renew."""
         self._since.clear()

@@ -199,7 +199,7 @@ def _pieces(job_id: str) -> Select[int, int, int, str]:
 
 
 def report(connection: Connection, job_id: str, name: str) -> dict[str, Any] | None:
-    """Return a report of a job; None if there is none of this name."""
+    """Return a report of a job; None if it has no report with this name."""
     return connection.execute(
         select(JobReport.document).where(JobReport.job_id == job_id, JobReport.name == name)
     ).scalar()

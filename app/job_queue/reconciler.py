@@ -1,8 +1,8 @@
 """Repairs the state after crashes and deletes what is no longer needed.
 
 It takes back jobs whose lease nobody renews, issues missing tickets, and deletes checkpoints,
-expired jobs and uploads, and unreferenced blobs. It keeps nothing but what it saw: any number of
-processes may run it at once.
+expired jobs and uploads, and unreferenced blobs. Its only state is what it has observed, so any
+number of processes may run it concurrently.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Reconciler(threading.Thread):
         if lost := self._lease_watch.look(self._engine):
             requeue_lost(self._engine, self._settings, lost)
         if time.monotonic() >= self._collect_from:
-            # Set first: a collection that fails must not end every round before its tickets.
+            # Set this first: if a collection fails, the next rounds must still issue tickets.
             self._collect_from = time.monotonic() + COLLECT_SECONDS
             if collect(self._engine):
                 self._collect_from = 0.0
@@ -128,7 +128,7 @@ def issue_missing(engine: Engine, settings: Settings, tickets: Tickets) -> None:
 
 
 def collect(engine: Engine) -> bool:
-    """Delete some of what finished jobs leave behind; return whether there may be more."""
+    """Delete some remains of finished jobs; return whether there may be more."""
     dropped = checkpoints.drop_finished(engine, COLLECT_LIMIT)
     expired = part_uploads.drop_expired(engine, COLLECT_LIMIT)
     usage.record_stored_bytes(engine)

@@ -26,7 +26,7 @@ class QueueItem(BaseModel):
 
 
 class WorkerCheck(BaseModel):
-    """What a worker's check of its machine found."""
+    """The result of a check of a worker's machine."""
 
     check: str
     status: Literal["passed", "failed", "left_out"]

@@ -1,4 +1,4 @@
-"""What evaluations and score batches, which score a dataset with adapters, have in common."""
+"""Functions shared by evaluations and score batches: both score a dataset with adapters."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def needs_gpu(trained: Job) -> bool:
 
 
 def cancel(session: Session, job: Job) -> Job | None:
-    """Cancel a waiting job at once, or ask a running one to stop.
+    """Cancel a waiting job immediately, or ask a running one to stop.
 
-    Return the job, also if it was cancelled before; None if it has ended otherwise.
+    Return the job, also if it is already cancelled; return None if it has ended otherwise.
     """
     changed = transitions.set_desired_state(session, job.tenant_id, job.id, DesiredState.CANCEL)
     if changed is not None:

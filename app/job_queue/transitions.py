@@ -96,7 +96,7 @@ def transition(
 def status_after_failure(
     *, is_retryable: bool, max_failures: int, max_stalls: int
 ) -> ColumnElement[str]:
-    """Return the status after a failed attempt: as the owner wants it, queued again or failed."""
+    """Return the status after a failed attempt: the desired one, queued again or failed."""
     has_tries = and_(Job.failures + 1 < max_failures, Job.stalls + 1 < max_stalls)
     return case(
         (Job.desired == DesiredState.CANCEL, JobStatus.CANCELLED.value),
@@ -125,8 +125,8 @@ def sweep(
 
     A lease that was renewed meanwhile is not lost. Any number of processes may sweep at once.
 
-    With ``owner_prefix`` take back the jobs of one slot at once, whenever their leases end: a
-    supervisor that holds the slot's lock knows that the slot's trainers are gone.
+    With ``owner_prefix``, take back the jobs of one slot immediately, without waiting for their
+    leases to expire: a supervisor that holds the slot's lock knows that its trainers are gone.
     """
     is_lost = (
         guards.is_lease_unchanged(lost[:SWEPT_AT_ONCE])
@@ -172,7 +172,7 @@ def set_desired_state(
     *,
     keep_checkpoint: bool = False,
 ) -> Job | None:
-    """Store what the owner wants; the status of a job that is not running changes at once.
+    """Store the desired state; the status of a job that is not running changes immediately.
 
     Return None when the tenant has no such job that is still live.
     """
@@ -216,7 +216,7 @@ def delete_job(session: Session, tenant_id: str, job_id: str) -> bool:
 
 
 def _runtimes(session: Session, conditions: Sequence[ColumnElement[bool]]) -> dict[str, int]:
-    """The runtimes of running jobs before their attempts end, by id."""
+    """Return the runtimes of running jobs before their attempts end, by id."""
     rows = session.execute(select(Job.id, Job.runtime_ms).where(*conditions).limit(SWEPT_AT_ONCE))
     return {row.id: row.runtime_ms for row in rows}
 
@@ -237,7 +237,7 @@ def _columns_on_leaving(status: JobStatus | ColumnElement[str]) -> dict[str, Any
     status = literal(status.value) if isinstance(status, JobStatus) else status
     is_over = status.in_([s.value for s in TERMINAL])
     is_dropped = and_(status == JobStatus.CANCELLED, Job.keep_checkpoint.is_(False))
-    # A dead worker did not work after its lease ended.
+    # Count a dead worker's time only until its lease expired.
     stopped_at = case((Job.lease_expires_at < now_ms(), Job.lease_expires_at), else_=now_ms())
     ran_ms = stopped_at - Job.attempt_started_at
     return {

@@ -39,7 +39,7 @@ class Watcher:
         self._engine = reader(engine)
         self._waiting: dict[str, set[_Waiter]] = {}
         self._task: asyncio.Task[None] | None = None
-        # One thread of its own: busy request threads must not delay the watcher.
+        # A separate thread: busy request threads must not delay the watcher.
         self._limiter = CapacityLimiter(1)
 
     async def wait(
@@ -66,7 +66,7 @@ class Watcher:
                 del self._waiting[job_id]
 
     async def close(self) -> None:
-        """End all waits, and let no request wait any more."""
+        """End all waits; later requests do not wait."""
         self.is_closed = True
         if self._task is not None:
             self._task.cancel()

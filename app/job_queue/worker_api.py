@@ -1,4 +1,4 @@
-"""Everything a worker does with jobs: claim one, renew its lease, write for it and end the attempt.
+"""Operations of a worker on jobs: claim one, renew its lease, write for it and end the attempt.
 
 Every write starts with the check of the lease and holds its session only for the statements.
 """
@@ -32,7 +32,7 @@ MAX_DETAIL_CHARS = 8000
 
 @dataclass(frozen=True)
 class ClaimedJob:
-    """A job and what its worker needs to write for it."""
+    """A claimed job and the context of its worker's writes."""
 
     job: Job
     context: WriteContext
@@ -66,7 +66,7 @@ class AttemptFailure:
 def claim(
     engine: Engine, settings: Settings, queue: str, owner: str, host: str, *, has_gpu: bool = False
 ) -> ClaimedJob | None:
-    """Claim the best waiting job of a queue; None when there is none.
+    """Claim the best waiting job of a queue; return None if no job waits.
 
     Without a GPU, jobs that need one are left to other workers.
     """
@@ -85,13 +85,13 @@ def claim(
 
 
 def heartbeat(context: WriteContext) -> DesiredState:
-    """Renew the lease; return what the owner of the job wants."""
+    """Renew the lease; return the desired state of the job."""
     with transaction(context.engine) as session:
         return write_with_lease(session, context.lease, context.lease_ms)
 
 
 def read_desired_state(context: WriteContext) -> DesiredState | None:
-    """Read what the owner wants, without a write; None when the lease is lost."""
+    """Read the desired state without a write; return None if the lease is lost."""
     lease = context.lease
     with reader(context.engine).connect() as connection:
         desired = connection.execute(
@@ -105,7 +105,7 @@ def read_desired_state(context: WriteContext) -> DesiredState | None:
 
 
 def record_progress(context: WriteContext, progress: Progress) -> DesiredState:
-    """Write what a trainer reported and renew the lease; return what the owner wants."""
+    """Write the reports of a trainer and renew the lease; return the desired state."""
     lease = context.lease
     events = [Event(note.code, note.message, dict(note.data)) for note in progress.notes]
     if progress.phase is not None:
@@ -127,7 +127,7 @@ def record_log(context: WriteContext, seq: int, text: str) -> None:
     lease = context.lease
     with transaction(context.engine) as session:
         write_with_lease(session, lease, context.lease_ms)
-        # The piece exists already when the answer to an earlier commit was lost.
+        # The piece exists already if the response to an earlier commit was lost.
         session.merge(JobLog(job_id=lease.job_id, attempt=lease.attempt, seq=seq, text=text))
 
 
@@ -181,7 +181,7 @@ def fail(context: WriteContext, failure: AttemptFailure) -> JobStatus:
 
 
 def release(context: WriteContext, reason: str) -> JobStatus:
-    """End the attempt as the owner wants or for a drain, without charging the job for it."""
+    """End the attempt by a request of the owner or for a drain; it does not count as a failure."""
     with transaction(context.engine) as session:
         job = transition(
             session,

@@ -1,4 +1,4 @@
-"""What the rows of the workers table mean."""
+"""States of workers, and queries on live workers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class WorkerState(StrEnum):
 def is_alive() -> ColumnElement[bool]:
     """Return the condition that a worker updated its row lately.
 
-    A time far in the future is one from before the database's clock stepped back.
+    A time far in the future was written before the database's clock stepped back.
     """
     return Worker.seen_at.between(now_ms() - WORKER_GONE_MS, now_ms() + WORKER_GONE_MS)
 

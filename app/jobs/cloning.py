@@ -60,7 +60,7 @@ def check_length(session: Session, parent: Job, spec: RewardJobSpec) -> None:
     if step is not None and max_steps is not None and max_steps <= step:
         raise InvalidError(
             f"training.max_steps is {max_steps}, but the checkpoint of {parent.id} is that of step "
-            f"{step}, from which nothing is left to train.",
+            f"{step}, so no step is left to train.",
             hint=f"Use more than {step} steps, or omit from_checkpoint.",
         )
 

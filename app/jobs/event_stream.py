@@ -62,7 +62,7 @@ def events_response(
 ) -> Response:
     """Return a page of the events of a job, or a stream of them.
 
-    The stream has the events that come as they are written. It ends when the job has finished or
+    The stream sends new events as soon as they are written. It ends when the job has finished or
     was deleted, or when the key is no longer valid.
 
     Raises:
@@ -115,7 +115,7 @@ async def _events(
         if job is None or (is_finished(job.status) and job.event_seq <= after):
             return
         if job.step is not None and job.version != shown_version:
-            # Without an id: progress is no event that a client can resume after.
+            # Without an id, because a client cannot resume after a progress message.
             yield format_sse_event(
                 data_str=JobProgress.of(job).model_dump_json(), event="progress"
             )  # fmt: skip

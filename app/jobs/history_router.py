@@ -81,7 +81,7 @@ def get_logs(
     engine: ReadEngineDep,
     principal: RequireJobsRead,
     tail: Annotated[
-        int | None, Query(ge=1, le=1000, description="Only the last pieces, this many.")
+        int | None, Query(ge=1, le=1000, description="Only this number of the last pieces.")
     ] = None,
     after: Annotated[
         str | None, Query(pattern=r"^\d{1,9}-\d{1,9}$", description="Only pieces after this id.")

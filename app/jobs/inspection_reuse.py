@@ -1,4 +1,4 @@
-"""Which inspection answers the same question as a new request."""
+"""Find an inspection whose result a new request can reuse."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def same_inspections(
     """Return the SQL conditions that a job is an inspection with the wanted result."""
     conditions = [Job.kind == kinds.INSPECT.name, Job.queue == queue]
     if not has_data:
-        # Facts of a base model belong to no tenant, so any tenant's inspection will do.
+        # Facts of a base model belong to no tenant, so any tenant's inspection can be used.
         is_of_model = Job.base_model == resolved.entry.id
         return [*conditions, is_of_model, Job.train_dataset_id.is_(None), _IS_RECENT]
     # Datasets are immutable, so an earlier result for the same spec still holds.
@@ -55,6 +55,6 @@ def same_inspections(
 
 
 def spec_fingerprint(spec: RewardJobSpec) -> str:
-    """Return a hash (sha256, hex) of all that the result of an inspection depends on."""
+    """Return a hash (sha256, hex) of everything that the result of an inspection depends on."""
     document = spec.model_dump(mode="json", exclude={"name", "priority", "metadata"})
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -24,7 +24,7 @@ class JobDatasets:
     named: Mapping[str, Dataset] = field(default_factory=dict)
 
     def form(self) -> DataForm:
-        """Return what the rows of the datasets have in common."""
+        """Return the form that the rows of all datasets share."""
         evaluation = [self.evaluation] if self.evaluation else []
         every = [self.train, *evaluation, *self.named.values()]
         return DataForm.of(*(each.summary for each in every))

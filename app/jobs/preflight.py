@@ -38,7 +38,7 @@ from app.jobs.planning import JobDatasets
 from app.jobs.spec_resolution import ResolvedSpec, plan_resolved, resolve_spec
 from app.models import Job, JobEvalDataset, JobReport
 
-#: Seconds between two looks for the reports of a sample.
+#: Seconds between two checks whether the reports of a sample exist.
 SAMPLE_WAIT_SECONDS = 3.0
 #: The field that each failure of an inspection concerns; other failures concern the base model.
 FIELDS = {
@@ -49,7 +49,7 @@ FIELDS = {
 
 
 class DataPreview(NamedTuple):
-    """What a worker reported about the data of a spec."""
+    """Reports of a worker on the data of a spec."""
 
     reports: dict[str, Any]  # by name; empty if no worker made them in time
     warnings: list[dict[str, Any]]
@@ -155,7 +155,7 @@ class Preflight:
         await to_thread.run_sync(self._check_success, inspection)
 
     async def _is_finished(self, inspection: str, seconds: float) -> bool:
-        """Wait up to ``seconds`` for the end of the inspection; whether it has ended."""
+        """Wait up to ``seconds`` for the inspection to end; return whether it has ended."""
         return await self.watcher.wait(inspection, lambda state: state.status not in LIVE, seconds)
 
     def _resolve(self, tenant_id: str, spec: RewardJobSpec) -> ResolvedSpec:
@@ -188,7 +188,7 @@ class Preflight:
                     queue=queue,
                     spec=spec.model_dump(mode="json", exclude_unset=True),
                     spec_sha256=spec_fingerprint(spec),
-                    # Without any GPU, a worker tells at once that the job cannot run.
+                    # If no worker has a GPU, any worker can reject the job immediately.
                     needs_gpu=has_data and spec.needs_gpu and has_gpu_worker(session, queue),
                     base_model=resolved.entry.id,
                     **(_data_columns(resolved.datasets) if has_data else {}),
@@ -198,7 +198,7 @@ class Preflight:
         return job.id
 
     def _cancel_if_queued(self, tenant_id: str, inspection: str) -> None:
-        """Cancel an inspection that no worker claimed: it would keep its dataset from deletion."""
+        """Cancel an inspection that no worker claimed: it would keep its dataset undeletable."""
         with transaction(self.engine) as session:
             is_waiting = select(Job.id).where(Job.id == inspection, Job.status == JobStatus.QUEUED)
             if session.scalar(is_waiting) is not None:

@@ -191,7 +191,7 @@ def cancel_job(
     actor: ActorDep,
     body: JobCancel | None = None,
 ) -> Response:
-    """Cancel a job. A running job stops after the current step. A repeated cancel is no error."""
+    """Cancel a job. A running job stops after its current step. Repeating it is not an error."""
     is_kept = body is not None and body.keep_checkpoint
     job = service.cancel(session, principal.tenant_id, job_id, keep_checkpoint=is_kept)
     audit_log.record(session, actor, "job.cancel", job_id)

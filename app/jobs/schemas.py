@@ -71,8 +71,8 @@ class JobPreview(JobEstimate):
     adapter_config: dict[str, Any] = Field(description="Keyword arguments of peft.LoraConfig.")
     reports: dict[str, dict[str, Any]] = Field(
         description="Reports of a worker: `dataset` (lengths in tokens, duplicates, "
-        "contradictions, …) and `memory` (an estimate); empty if no worker made them in time. Of "
-        "a large dataset they are those of a sample at first: `rows_looked_at` of `rows_in_all`."
+        "contradictions, …) and `memory` (an estimate); empty if no worker made them in time. For "
+        "a large dataset they first cover a sample: `rows_looked_at` of `rows_in_all` rows."
     )
     warnings: list[JobWarning]
 

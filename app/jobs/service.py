@@ -63,7 +63,7 @@ def submit(
     if known := find_replay(session, tenant_id, submission):
         return known, True
     check_queue_quota(session, settings, tenant_id, kinds.TRAIN)
-    check_storage_quota(session, settings, tenant_id, 0)  # its adapter must fit
+    check_storage_quota(session, settings, tenant_id, 0)  # there must be space for its adapter
     job = Job(
         id=new_id("job"),
         tenant_id=tenant_id,
@@ -126,14 +126,14 @@ def get(session: Session, tenant_id: str, job_id: str) -> Job:
 
 
 def cancel(session: Session, tenant_id: str, job_id: str, *, keep_checkpoint: bool = False) -> Job:
-    """Cancel a waiting job at once, ask a running job to stop. A repeated cancel is no error."""
+    """Cancel a waiting job, or ask a running one to stop. Repeating it is not an error."""
     return _set_desired_state(
         session, tenant_id, job_id, DesiredState.CANCEL, keep_checkpoint=keep_checkpoint
     )
 
 
 def pause(session: Session, tenant_id: str, job_id: str) -> Job:
-    """Pause a waiting job at once, ask a running job to save a checkpoint and stop."""
+    """Pause a waiting job immediately, or ask a running one to save a checkpoint and stop."""
     return _set_desired_state(session, tenant_id, job_id, DesiredState.PAUSE)
 
 

@@ -1,4 +1,4 @@
-"""Resolve what a spec names: the catalogue entry and the datasets; check the operator's limits."""
+"""Look up the catalogue entry and the datasets of a spec; check the operator's limits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from app.models import Dataset
 
 @dataclass(frozen=True)
 class ResolvedSpec:
-    """A spec with what it names; ``facts`` is None if the base model was never inspected."""
+    """A spec with its resources; ``facts`` is None if the base model was never inspected."""
 
     spec: RewardJobSpec
     entry: BaseModelEntry
@@ -36,7 +36,7 @@ def resolve_spec(
     tenant_id: str,
     spec: RewardJobSpec,
 ) -> ResolvedSpec:
-    """Look up what a spec names.
+    """Look up the resources that a spec names.
 
     Raises:
         InvalidSpecError: names every field that does not fit.
@@ -72,7 +72,7 @@ def resolve_spec(
 def _datasets(
     session: Session, tenant_id: str, spec: RewardJobSpec, problems: list[FieldProblem]
 ) -> JobDatasets | None:
-    """Return the datasets of a spec; None if one is not there."""
+    """Return the datasets of a spec; None for one that does not exist."""
     wanted = {"/train_dataset": spec.train_dataset}
     if isinstance(spec.eval_dataset, str):
         wanted["/eval_dataset"] = spec.eval_dataset

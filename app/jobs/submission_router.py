@@ -51,9 +51,7 @@ async def create_job(
     principal: RequireJobsWrite,
     actor: ActorDep,
     preflight: PreflightDep,
-    dry_run: Annotated[
-        bool, Query(description="Return what would run, and store nothing.")
-    ] = False,
+    dry_run: Annotated[bool, Query(description="Return the plan without queueing a job.")] = False,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Queue a reward-model training job."""
@@ -113,7 +111,7 @@ async def clone_job(
             parent = service.get(session, tenant_id, job_id)
             spec = _spec(cloning.clone_spec(parent, clone.overrides))
             submission = Submission(spec, None, idempotency_key, parent, clone.from_checkpoint)
-            # Before the checks: the parent's checkpoint may have been deleted since.
+            # Look for it before the checks: the parent's checkpoint may be deleted by now.
             if known := service.find_replay(session, tenant_id, submission):
                 return spec, known
             if clone.from_checkpoint:

@@ -80,7 +80,7 @@ class Dataset(Base):
     tenant_id: Mapped[str] = mapped_column(String(64))
     name: Mapped[str | None] = mapped_column(String(128))
     source_format: Mapped[str] = mapped_column(String(16))
-    #: Digest of the uploaded bytes and of how they were read: the same bytes read otherwise are
+    #: Digest of the uploaded bytes and of how they were read: the same bytes with other options are
     #: another dataset. ``summary`` has the digest of the bytes alone.
     upload_identity: Mapped[str] = mapped_column("upload_sha256", String(64))
     upload_bytes: Mapped[int] = mapped_column(BigInteger)

@@ -11,7 +11,7 @@ from app.core.database import Base, now_ms
 
 
 class DatasetUpload(Base):
-    """An upload in numbered parts, until a day after its last change.
+    """An upload in numbered parts. It expires a day after its last change.
 
     The process that converts the parts holds ``finish_id`` until ``finish_expires_at``.
     """

@@ -1,4 +1,4 @@
-"""The table of what tenants used."""
+"""The table of the tenants' usage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from app.core.database import Base
 
 
 class UsageDay(Base):
-    """What one tenant used on one day (UTC); ``day`` counts days since 1970-01-01."""
+    """Usage of one tenant on one day (UTC); ``day`` counts days since 1970-01-01."""
 
     __tablename__ = "usage_days"
 

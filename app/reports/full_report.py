@@ -16,7 +16,7 @@ from app.reports.page import Page, Plot, Section, Table, key_values
 from app.web.pagination import rfc3339
 
 CURVE_POINTS = 300
-#: What is shown of each named evaluation dataset.
+#: The metrics shown for each named evaluation dataset.
 NAMED_FIGURES = (
     "pairs", "left_out", "accuracy", "accuracy_low", "accuracy_high", "loss", "length_baseline",
 )  # fmt: skip
@@ -121,7 +121,7 @@ def _named(figures: Mapping[str, Mapping[str, float | None]]) -> Section:
     columns = ("dataset", "pairs", "left out", "accuracy", "from", "to", "loss", "longer is better")
     return Section(
         "Further evaluation datasets",
-        notes=["After training. Accuracy does not hold for the share of pairs that is left out."],
+        notes=["Figures after training. Accuracy does not cover the pairs that are left out."],
         tables=[Table("All pairs", columns, rows)],
     )
 

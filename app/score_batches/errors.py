@@ -13,7 +13,7 @@ class ScoreBatchNotFoundError(NotFoundError):
 
 
 class ScoreBatchUnfinishedError(ConflictError):
-    """The batch has no scores: it has not succeeded, or not yet."""
+    """The batch has no scores, because it has not succeeded."""
 
     code = "score_batch_unfinished"
     title = "The score batch has no scores"

@@ -122,7 +122,7 @@ async def get_score_batch(
 def cancel_score_batch(
     batch_id: BatchId, session: SessionDep, principal: RequireJobsWrite, actor: ActorDep
 ) -> ScoreBatchRead:
-    """Cancel a score batch. A repeated cancel is no error."""
+    """Cancel a score batch. Repeating the request is not an error."""
     job = service.cancel(session, principal.tenant_id, batch_id)
     audit_log.record(session, actor, "score_batch.cancel", batch_id)
     return ScoreBatchRead.with_result(job)
@@ -180,7 +180,7 @@ def list_score_batch_events(
 def get_batch_scores(
     request: Request, batch_id: BatchId, engine: ReadEngineDep, principal: RequireJobsRead
 ) -> Response:
-    """Download the scores of every reply, as JSON lines; one Range and ETag are honoured."""
+    """Download the scores of every reply, as JSON lines. Supports ETag and a single Range."""
     with transaction(engine) as session:
         file = service.score_file(session, principal.tenant_id, batch_id)
     content = Content(

@@ -14,16 +14,16 @@ from app.web.pagination import Timestamp
 
 
 class RowsNamed(BaseModel):
-    """How many rows something concerns, and the first of them by the dataset's line numbers."""
+    """A number of rows, and the line numbers of the first ones in the dataset."""
 
     rows: int
     lines: list[int]
 
 
 class ScoreBatchResult(BaseModel):
-    """What a batch that succeeded has scored."""
+    """The result of a succeeded batch."""
 
-    rows: int = Field(description="Rows of the dataset, which is as many as the scores have lines.")
+    rows: int = Field(description="Rows of the dataset; the score file has as many lines.")
     scored: int = Field(description="Rows that have scores.")
     left_out: dict[str, RowsNamed] = Field(
         description="Rows without scores by reason: overlong, not_rendered, no_tokens, "

@@ -37,14 +37,14 @@ from app.storage.quota import check_storage_quota
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """A request for a batch, and the key under which it may be sent again."""
+    """A request for a batch, with its idempotency key."""
 
     spec: ScoreBatchSpec
     idempotency_key: str | None = None
 
     @property
     def digest(self) -> str:
-        """A hash (sha256, hex) that is equal for requests with the same content."""
+        """Return a hash (sha256, hex) that is equal for requests with the same content."""
         document = [kinds.SCORE.name, self.spec.model_dump(mode="json")]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
@@ -112,7 +112,7 @@ def list_page(
 
 
 def cancel(session: Session, tenant_id: str, batch_id: str) -> Job:
-    """Cancel a waiting batch at once, ask a running one to stop. Repeating it is no error."""
+    """Cancel a waiting batch, or ask a running one to stop. Repeating it is not an error."""
     job = get(session, tenant_id, batch_id)
     if (cancelled := scoring_jobs.cancel(session, job)) is None:
         raise ScoreBatchFinishedError(f"{batch_id} is {job.status}.")
@@ -183,7 +183,7 @@ def _check(session: Session, tenant_id: str, spec: ScoreBatchSpec) -> Job:
 
 
 def _format_problems(dataset: Dataset, trained: Job) -> list[FieldProblem]:
-    """Check that the adapter's format can hold the rows: texts can become messages, not back."""
+    """Check that the adapter can score the rows: texts can become messages, but not vice versa."""
     trained_on = TrainingPlan.model_validate(trained.plan).data.format
     summary = dataset.summary
     is_plain = summary["prompt"] == "explicit" and not summary["is_rendered"]

@@ -1,4 +1,4 @@
-"""The routes that RL trainers call on other reward servers, with the answers that they read.
+"""Routes of other reward servers that RL trainers call, with the responses that they expect.
 
 Each exists as ``/…`` and as ``/m/{model}/…``: OpenRLHF sends no model and LLaMA-Factory a constant
 one. The routes are not in the OpenAPI document, because their contracts belong to other projects;
@@ -127,7 +127,7 @@ async def classify(request: Request, body: ClassifyRequest, key: RequireKey) -> 
 
 @_route("/v1/embeddings")
 async def embeddings(request: Request, body: EmbeddingsRequest, key: RequireKey) -> Response:
-    """SGLang: the reward is the only number of each "embedding"."""
+    """SGLang: each "embedding" has one number, which is the reward."""
     model, scored = await _score(request, key, body.model, body.asked())
     data = [
         {"object": "embedding", "index": index, "embedding": [reward]}
@@ -138,7 +138,7 @@ async def embeddings(request: Request, body: EmbeddingsRequest, key: RequireKey)
 
 @_route("/rm")
 async def remote_rm(request: Request, body: RemoteRmRequest, key: RequireKey) -> Response:
-    """slime: the answer is a bare number."""
+    """slime: the response is a number without an object around it."""
     _, scored = await _score(request, key, body.model, body.asked())
     return _json(_raw(scored)[0])
 

@@ -104,7 +104,7 @@ class ClassifyRequest(_Foreign):
 
 
 class EmbeddingsRequest(_Foreign):
-    """SGLang: its reward models answer here."""
+    """SGLang: the route of its reward models."""
 
     input: Input
 
@@ -228,5 +228,5 @@ def _item(value: Any) -> ScoreItem:
 
 
 def usage(tokens: int) -> dict[str, Any]:
-    """Return the token counts of OpenAI's answers."""
+    """Return the token counts in the form of OpenAI's API."""
     return {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}

@@ -1,8 +1,8 @@
 """Hold scoring requests and forward them to scorers.
 
-Scoring is a pure function of the request, so a request that a dying scorer had is sent to another
-one. Nothing is answered with a status that an RL trainer takes for a verdict: requests wait, and
-503 is the answer only when the queue is full or no scorer comes back in time.
+Scoring is a pure function of the request, so a request is sent to another scorer if its scorer
+dies. An RL trainer could read an error as a bad score, so requests wait; they get 503 only if the
+queue is full or no scorer returns in time.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from app.scoring.live_scorers import LiveScorers
 
 log = structlog.get_logger()
 
-#: Requests that one scorer has at once from this process; the others wait here.
+#: Maximum number of requests from this process at one scorer; the others wait here.
 PER_SCORER = 256
 CONNECT_SECONDS = 3.0
-#: Between two checks that the scorer of a request is still registered.
+#: Seconds between two checks that the scorer of a request is still registered.
 CHECK_SECONDS = 2.0
 #: Larger bodies are serialised and parsed in a thread.
 INLINE_BYTES = 16 << 10
@@ -125,13 +125,13 @@ class Dispatcher:
             finally:
                 await self._give_place(url)
             self._scorers.forget(url)
-            if time.monotonic() - sent_at > CONNECT_SECONDS:  # it was there until now
+            if time.monotonic() - sent_at > CONNECT_SECONDS:  # it responded until now
                 away_since = time.monotonic()
 
     async def _take_place(self, adapter: str) -> str | None:
-        """Wait for room at a scorer; None when they have all gone meanwhile.
+        """Wait for room at a scorer and return its URL; return None if no scorer is left.
 
-        Of equally busy ones an adapter has a preferred one, which has it in memory.
+        Among equally busy scorers, each adapter has a preferred one, which has it in memory.
         """
         async with self._room:
             while urls := self._scorers.urls:
@@ -155,13 +155,13 @@ class Dispatcher:
             self._room.notify()
 
     async def _post(self, url: str, body: bytes) -> ScoredWork | None:
-        """Return the scorer's answer; None when it has gone."""
+        """Return the scorer's response; return None if the scorer is gone."""
         request = asyncio.create_task(self._request(url, body))
         try:
             while not request.done():
                 await asyncio.wait({request}, timeout=CHECK_SECONDS)
                 if not request.done() and url not in self._scorers.urls:
-                    return None  # its machine is gone, and no packet told so
+                    return None  # its machine vanished without closing the connection
             answer = request.result()
         except httpx.TransportError as error:
             log.warning("scorer_gone", url=url, error=type(error).__name__)
@@ -212,10 +212,10 @@ def _error_of(answer: httpx.Response) -> Exception:
         try:
             return WorkRefusedError(ScoreProblem.model_validate_json(answer.content))
         except ValidationError:
-            pass  # another version's problem
+            pass  # from another version of Plaudit
     log.error("scorer_failed", status=answer.status_code, detail=answer.text[:500])
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         return ScorerUnavailableError(
-            "The scorer refuses the API.", hint="PLAUDIT_SCORER_TOKEN differs between them."
+            "The scorer rejects the API.", hint="PLAUDIT_SCORER_TOKEN differs between them."
         )
     return ServiceError("The scorer failed unexpectedly.", hint=ServiceError.next_step)

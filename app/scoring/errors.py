@@ -36,7 +36,7 @@ class EnsembleInvalidError(InvalidError):
 
 
 class NoStatisticsError(InvalidError):
-    """`normalize: zscore` needs the mean and deviation of rewards, which no held-out pair gave."""
+    """`normalize: zscore` needs reward statistics on held-out pairs, which the adapter lacks."""
 
     code = "no_statistics"
     title = "The adapter has no reward statistics"
@@ -44,7 +44,7 @@ class NoStatisticsError(InvalidError):
 
 
 class AdapterNotVerifiedError(ConflictError):
-    """On the scorer the adapter's probes get other scores than in training, so it is not used."""
+    """The scorer computes other scores for the adapter's probes than the training did."""
 
     code = "adapter_not_verified"
     title = "The adapter does not give its certified scores"
@@ -60,11 +60,11 @@ class AdapterUnusableError(ConflictError):
 
 
 class ScoreSpecChangedError(PreconditionError):
-    """The model that `If-Score-Spec` was taken from is not the one that would score now."""
+    """The current `score_spec` of the model differs from `If-Score-Spec`."""
 
     code = "score_spec_changed"
     title = "The scores would not be comparable"
-    next_step = "Read the current `score_spec` from an answer without the header, and decide."
+    next_step = "Read the current `score_spec` from a response without the header, and decide."
 
 
 class ScorerSaturatedError(UnavailableError):
@@ -76,7 +76,7 @@ class ScorerSaturatedError(UnavailableError):
 
 
 class ScorerUnavailableError(UnavailableError):
-    """No scorer was available for as long as a request is held."""
+    """No scorer was available during the time for which a request is held."""
 
     code = "scorer_unavailable"
     title = "No scorer is available"

@@ -1,4 +1,4 @@
-"""Embedded mode: one scorer beside the API, started by the first request that needs it."""
+"""Embedded mode: run one scorer next to the API; the first request that needs it starts it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ log = structlog.get_logger()
 
 RESTART_SECONDS = 0.2
 RESTART_MAX_SECONDS = 10.0
-#: A scorer that lived this long did not die of its start.
+#: After this runtime, the death of a scorer is not a failed start.
 STEADY_SECONDS = 30.0
 STOP_SECONDS = 20.0
 _SCORER_FIELDS = [name for name in ScoringSettings.model_fields if name.startswith("scorer_")]
 
 
 class ScorerKeeper:
-    """Starts ``python -m worker.scorer`` when it is wanted and anew when it dies.
+    """Starts ``python -m worker.scorer`` on request and restarts it when it dies.
 
-    The scorer ends by itself after an idle time, and by the kernel when the thread that started it
-    ends, so one thread starts all of them.
+    The scorer exits after an idle time. The kernel ends it when the thread that started it ends, so
+    a single thread starts all scorers.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -40,7 +40,7 @@ class ScorerKeeper:
         self._thread: threading.Thread | None = None
 
     def want(self) -> None:
-        """Have a scorer soon; returns at once."""
+        """Request a running scorer; return immediately."""
         self._wanted.set()
         with self._guard:
             if self._thread is None and not self._stopping.is_set():
@@ -77,7 +77,7 @@ class ScorerKeeper:
             status = process.wait()
             if self._stopping.is_set():
                 return
-            if status == 0:  # was idle; requests that still want one keep saying so
+            if status == 0:  # was idle; waiting requests call ``want`` again
                 self._wanted.clear()
                 continue
             if time.monotonic() - started_at > STEADY_SECONDS:

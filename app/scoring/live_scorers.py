@@ -1,4 +1,4 @@
-"""Which scorers answer: rows with a recent heartbeat whose process accepts connections."""
+"""Find live scorers: rows with a recent heartbeat whose process accepts connections."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from app.models import Scorer
 
 log = structlog.get_logger()
 
-#: A scorer that did not update its row for this long is gone. Scorers update it every 2 s.
+#: A scorer that has not updated its row for this long is gone. Scorers update it every 2 s.
 SCORER_GONE_MS = 15_000
-#: Between two searches, while requests wait for a scorer and while they do not.
+#: Seconds between two searches: while requests wait for a scorer, and otherwise.
 SEARCH_SECONDS = 0.25
 REFRESH_SECONDS = 1.0
 PROBE_SECONDS = 2.0
@@ -39,21 +39,21 @@ class LiveScorers:
 
     @property
     def urls(self) -> frozenset[str]:
-        """The scorers that answered lately."""
+        """URLs of the scorers that responded lately."""
         return self._urls
 
     def enter(self) -> None:
-        """Search from now on, until as many calls of ``leave``."""
+        """Search for scorers until ``leave`` was called as often as ``enter``."""
         self._users += 1
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._search())
 
     def leave(self) -> None:
-        """Pairs with ``enter``."""
+        """Undo one call of ``enter``."""
         self._users -= 1
 
     async def wait(self, seconds: float) -> bool:
-        """Wait until a scorer answers; return whether one does."""
+        """Wait up to ``seconds`` until a scorer responds; return whether one does."""
         try:
             async with asyncio.timeout(max(seconds, 0)):
                 await self._found.wait()
@@ -62,7 +62,7 @@ class LiveScorers:
         return True
 
     def forget(self, url: str) -> None:
-        """Note that a scorer does not answer; the search finds it again when it does."""
+        """Remove a scorer that does not respond; the search finds it again when it does."""
         self._set(self._urls - {url})
 
     async def close(self) -> None:

@@ -39,7 +39,7 @@ class Ensemble(_Strict):
 class ScoreGroup(_Strict):
     """One prompt and the replies to it."""
 
-    id: JsonValue = Field(None, description="Returned as it is.")
+    id: JsonValue = Field(None, description="Returned unchanged.")
     prompt: str | Messages | None = Field(
         None, description="Text, or messages. A text becomes the user's message for a chat adapter."
     )
@@ -49,7 +49,7 @@ class ScoreGroup(_Strict):
 class ScoreInput(_Strict):
     """One text: a prompt with a response, a conversation, or a text with its template."""
 
-    id: JsonValue = Field(None, description="Returned as it is.")
+    id: JsonValue = Field(None, description="Returned unchanged.")
     prompt: str | Messages | None = None
     response: str | Messages | None = None
     messages: Messages | None = Field(None, description="A conversation with its reply at the end.")
@@ -95,8 +95,8 @@ class ScoreRequest(_Strict):
     )
     deterministic: bool = Field(
         False,
-        description="Compute each text alone: its score is the same bit for bit whatever is scored "
-        "beside it. It is slower.",
+        description="Compute each text on its own: its score does not depend on other texts, bit "
+        "for bit. This is slower.",
     )
     return_: list[Literal["tokens", "members"]] = Field([], alias="return", max_length=2)
 
@@ -142,5 +142,5 @@ class ScoreResponse(BaseModel):
     usage: ScoreUsage
 
     def headers(self) -> dict[str, str]:
-        """Return what is also told in the headers of the response."""
+        """Return the fields that the response has in its headers too."""
         return {"X-Plaudit-Adapter": self.model, "X-Plaudit-Score-Spec": self.score_spec}

@@ -1,4 +1,4 @@
-"""What all routes that score have in common: bounds of a request's body."""
+"""Body limits of all routes that score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One scoring request from start to end, for every route."""
+"""Handle one scoring request; shared by all routes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from app.scoring.schemas import Ensemble
 from app.scoring.scoring_model import ScoringAdapter, ScoringModel, find_adapter
 from app.usage.meter import TokenMeter
 
-#: How long a process remembers an adapter, and so how long a deleted one can still be used.
+#: Seconds for which a process caches an adapter. A deleted adapter can be used for this long.
 REMEMBER_SECONDS = 10.0
 MAX_REMEMBERED = 1000
 
 
 class AdapterMemory:
-    """The adapters that were scored with lately, so that not every request reads them again."""
+    """Cache of recently used adapters, so that not every request reads them from the database."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -62,7 +62,7 @@ async def find_model(request: Request, tenant_id: str, model: str | Ensemble) ->
 async def score(
     request: Request, work: ScoreWork, locs: Sequence[Sequence[str]], size: int
 ) -> ScoredWork:
-    """Have a scorer do the work; ``locs`` name every reply of every item in error messages.
+    """Send the work to a scorer; ``locs`` name every reply of every item in error messages.
 
     Raises:
         ServiceError: one of the errors of ``app.scoring.errors``.

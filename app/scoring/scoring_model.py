@@ -1,4 +1,4 @@
-"""The adapter or ensemble that scores: what the API knows of it, and how scores are combined."""
+"""The adapter or ensemble of a scoring request, and the combination of its scores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from app.scoring.schemas import Ensemble
 
 @dataclass(frozen=True)
 class ScoringAdapter:
-    """What the API must know of an adapter to score with it."""
+    """The facts about an adapter that scoring needs."""
 
     id: str
     base_sha256: str | None
@@ -44,7 +44,7 @@ class ScoringModel:
 
     @property
     def name(self) -> str:
-        """How answers name it."""
+        """Its name in responses."""
         return ",".join(member.id for member in self.members)
 
     @property

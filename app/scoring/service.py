@@ -1,4 +1,4 @@
-"""Rules of scoring: what a scorer is asked for a request, and what its answer means."""
+"""Translate scoring requests into work for a scorer, and its results into responses."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from app.scoring.scoring_model import ScoringModel, combine
 
 
 def work_for(request: ScoreRequest, model: ScoringModel) -> ScoreWork:
-    """Return what a scorer is asked, with messages in the form of stored datasets.
+    """Return the work for a scorer, with messages in the form of stored datasets.
 
     Raises:
-        ItemInvalidError: names the message that no dataset could hold either.
+        ItemInvalidError: names the message that a dataset would also reject.
     """
     if request.groups is not None:
         items = [_group_item(group, f"/groups/{i}") for i, group in enumerate(request.groups)]
@@ -58,7 +58,7 @@ def work_for(request: ScoreRequest, model: ScoringModel) -> ScoreWork:
 def plain_work(
     model: ScoringModel, items: list[ScoreItem], truncation: Truncation, max_length: int | None
 ) -> ScoreWork:
-    """Return what a scorer is asked by a client of another server."""
+    """Return the work for a scorer, for a request in another server's format."""
     return ScoreWork(
         adapters=[member.id for member in model.members],
         items=items,
@@ -68,7 +68,7 @@ def plain_work(
 
 
 def response_for(request: ScoreRequest, model: ScoringModel, scored: ScoredWork) -> ScoreResponse:
-    """Return the answer to a request."""
+    """Return the response to a request."""
     asked: Sequence[ScoreGroup | ScoreInput] = request.groups or request.inputs or []
     data = []
     for index, (item, found) in enumerate(zip(asked, scored.items, strict=True)):
@@ -152,7 +152,7 @@ def _input_item(item: ScoreInput, loc: str) -> ScoreItem:
 def canonical(messages: list[Any], loc: str) -> list[dict[str, Any]]:
     """Return messages as a dataset would store them, which may also be empty.
 
-    No dataset needs an empty reply, but a policy can give one.
+    Datasets reject empty replies, but a policy can generate one.
 
     Raises:
         ItemInvalidError: names a message that no chat template could render.

@@ -1,4 +1,4 @@
-"""Content-addressed blobs in database rows of 1 MiB, each written in a transaction of its own.
+"""Content-addressed blobs in database rows of 1 MiB, each written in its own transaction.
 
 Rows of 1 MiB measured fastest, or close to it, on both databases. With one commit per row,
 concurrent heartbeats take under 0.4 s (p99); one long transaction delayed them by seconds.
@@ -43,10 +43,10 @@ class StoredBlob:
 
 
 class StreamDigest:
-    """sha256 of a stream, computed by a thread of its own beside the one that handles the bytes.
+    """sha256 of a stream, computed in another thread than the one that handles the bytes.
 
-    Use it as a context manager, so that the thread ends with the block. hashlib lets go of the
-    interpreter while it hashes, so the two threads run at the same time.
+    Use it as a context manager, so that the thread ends with the block. hashlib releases the GIL
+    while it hashes, so the two threads run concurrently.
     """
 
     def __init__(self) -> None:
@@ -62,17 +62,17 @@ class StreamDigest:
         self.close()
 
     def update(self, data: bytes) -> None:
-        """Take further bytes; waits where the thread is behind."""
+        """Add bytes; wait if the thread falls behind."""
         self._pieces.put(data)
 
     def close(self) -> None:
-        """End the thread once it has hashed what it was given. A second call does nothing."""
+        """End the thread after it has hashed all bytes. A second call does nothing."""
         if self._thread.is_alive():
             self._pieces.put(None)
             self._thread.join()
 
     def hexdigest(self) -> str:
-        """The digest of the whole stream; nothing can follow."""
+        """Return the digest of the whole stream; no bytes can be added afterwards."""
         self.close()
         return self._digest.hexdigest()
 
@@ -113,7 +113,7 @@ class BlobWriter:
             remove(self._engine, self._id)
 
     def write(self, data: bytes) -> None:
-        """Take further bytes; whole chunks go to the database at once."""
+        """Add bytes; write each complete chunk to the database."""
         self._digest.update(data)
         self._size += len(data)
         self._buffer += data

@@ -48,7 +48,7 @@ def record_stored_bytes(engine: Engine) -> None:
         for tenant_id in session.scalars(
             select(UsageDay.tenant_id).where(UsageDay.day == today, UsageDay.stored_bytes > 0)
         ):
-            stored.setdefault(tenant_id, 0)  # a tenant that has deleted everything since
+            stored.setdefault(tenant_id, 0)  # tenants that have deleted everything since
     with transaction(engine) as session:
         rows = [
             {

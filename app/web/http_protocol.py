@@ -26,7 +26,7 @@ MIN_BODY_BYTES_PER_WINDOW = 8 << 10
 #: Chunk framing may exceed the content by this factor: one-byte chunks have six bytes each.
 MAX_FRAMING_FACTOR = 8
 MAX_CONNECTIONS = 4096
-#: File descriptors that connections never take: database, broker, files, listening socket.
+#: File descriptors reserved for the database, the broker, files and the listening socket.
 RESERVED_DESCRIPTORS = 256
 
 

@@ -1,4 +1,4 @@
-"""What HTTP promises for every resource (RFC 9110), so that no endpoint has to care."""
+"""HTTP semantics that hold for every resource (RFC 9110): repeated header lines and HEAD."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class RequestLog:
                 self._finish(scope, status, time.perf_counter() - started)
 
     def _finish(self, scope: _Scope, status: int, seconds: float) -> None:
-        # The route's template: with the path, each id would become a time series of its own.
+        # The route's template: with the path, each id would become a separate time series.
         route = getattr(scope.get("route"), "path", "unmatched")
         self._durations.labels(scope["method"], route, str(status)).observe(seconds)
         log.info(

@@ -25,7 +25,7 @@ _RANGE = re.compile(r"bytes=(?:(\d{1,19})-(\d{0,19})|-(\d{1,19}))", re.ASCII)
 class Content:
     """Bytes that never change; ``read(start, stop)`` yields those in [start, stop).
 
-    Where nobody knows their ``sha256``, ``version`` is another text that changes with them.
+    If their ``sha256`` is unknown, ``version`` is another text that changes with the bytes.
     """
 
     filename: str

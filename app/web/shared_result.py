@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 
 class SharedResult(Generic[Result]):
-    """The result of a blocking function, which runs in one thread of its own.
+    """The result of a blocking function, which runs in a separate thread.
 
     Clients without a key may send any number of requests for it. They share a running call, and a
     result that is at most ``max_age_seconds`` old.

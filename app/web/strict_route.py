@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 
 from app.core import strict_json
 
-#: Limit of the values in a body, more than any request needs. Each takes microseconds to validate.
+#: Maximum number of values in a body. The validation of each takes microseconds.
 MAX_VALUES = 5000
 #: Larger bodies are parsed in a thread: 1 MB would block the event loop for milliseconds.
 MAX_INLINE_BYTES = 8 << 10

@@ -1,11 +1,11 @@
 """Attack the service and check that it holds: ``python -m bench.attack --seconds 170``.
 
-Each attack runs in a process of its own beside a monitor of /healthz. An attack fails the run when
-an answer of 500 or above is not announced, when /healthz stalls for over a second, when its 99th
-percentile is over 100 ms and over twice that beside a program that only burns a processor, when
-memory, descriptors or threads do not come back afterwards, or when anything of a tenant that does
-nothing changes. The exit status is 0 when all held. With ``--untimed``, for machines that do other
-work beside, latencies are shown and not judged.
+Each attack runs in a separate process, next to a monitor of /healthz. The run fails if a response
+has an unannounced status of 500 or above, /healthz stalls for over a second, its 99th percentile is
+over 100 ms and over twice that next to a program that only uses the CPU, memory, descriptors or
+threads are not released afterwards, or the data of an idle tenant change. The exit status is 0 if
+all attacks pass. With ``--untimed``, for machines that run other programs as well, latencies are
+shown but not judged.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ SETTLE_SECONDS = 20.0
 #: Connections and threads that the service may open and keep for later: its two pools of eight
 #: connections, each with as many more for short periods, and its threads.
 POOLED = 40
-#: The control run takes this part of the time of an attack.
+#: Duration of the control run as a share of the time of an attack.
 CONTROL_PART = 0.5
 
 
 def main() -> int:
-    """Run every attack on the databases asked for."""
+    """Run every attack on the selected databases."""
     parser = argparse.ArgumentParser(prog="python -m bench.attack", description=__doc__)
     parser.add_argument("--seconds", type=float, default=600, help="for all attacks of a database")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
@@ -84,12 +84,12 @@ def _attack_all(target: Target, names: list[str], options: argparse.Namespace) -
         usage = _settled(target, before)
         growth = usage.rss_bytes - before.rss_bytes
         if growth > GROWTH_BYTES:
-            found.append(f"{growth / MIB:.0f} MiB of memory did not come back")
+            found.append(f"{growth / MIB:.0f} MiB of memory were not released")
         if usage.descriptors > before.descriptors + POOLED or (
             usage.threads > before.threads + POOLED
         ):
             grown = usage.descriptors - before.descriptors, usage.threads - before.threads
-            found.append(f"{grown[0]} descriptors and {grown[1]} threads did not come back")
+            found.append(f"{grown[0]} descriptors and {grown[1]} threads were not released")
         print(
             f"{name:20} p99 {monitor.p99 * 1000:6.1f} ms, control {control.p99 * 1000:6.1f} ms  "
             f"worst {monitor.worst * 1000:7.1f} ms  "
@@ -101,9 +101,9 @@ def _attack_all(target: Target, names: list[str], options: argparse.Namespace) -
     end = Usage.of(target.pid)
     growth = end.rss_bytes - start.rss_bytes
     if growth > GROWTH_BYTES:
-        problems.append(f"{growth / MIB:.0f} MiB of memory did not come back after all attacks")
+        problems.append(f"{growth / MIB:.0f} MiB of memory were not released after all attacks")
     if max(end.descriptors - start.descriptors, end.threads - start.threads) > POOLED:
-        problems.append("descriptors or threads did not come back after all attacks")
+        problems.append("descriptors or threads were not released after all attacks")
     return problems
 
 
@@ -119,8 +119,8 @@ def _slowness(monitor: Monitor, control: Monitor) -> list[str]:
 def _beside(
     target: Target, work: object, arguments: tuple[object, ...]
 ) -> tuple[Monitor, list[str]]:
-    """Run ``work`` in another process beside a monitor; what it returned."""
-    # A fork of a server that has loaded the attacks: a fresh process would load for seconds.
+    """Run ``work`` in another process next to a monitor, and return its result."""
+    # Fork a server that has imported the attacks: in a new process the import takes seconds.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.attack.processes"])
     results: Queue[list[str]] = context.Queue()
@@ -132,7 +132,7 @@ def _beside(
 
 
 def _settled(target: Target, before: Usage) -> Usage:
-    """The usage once it is back, or after ``SETTLE_SECONDS``."""
+    """Return the usage when it has returned to normal, or after ``SETTLE_SECONDS``."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:
         usage = Usage.of(target.pid)

@@ -1,7 +1,7 @@
-"""The attacks: each one a function that runs against a target until a deadline.
+"""The attacks. Each is a function that runs against a target until a deadline.
 
-An attack returns what it saw that must not happen, as sentences; an empty list means that the
-service held. Answers that refuse are what the attacks expect.
+An attack returns a sentence for each violation; an empty list means that the service passed.
+Rejections are expected responses.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def attack(function: Attack) -> Attack:
 
 @attack
 def endless_head(target: Target, deadline: float, _seed: random.Random) -> list[str]:
-    """Request lines and headers that never end, without a key."""
+    """Send request lines and headers that never end, without a key."""
     starts = [
         (b"GET / HTTP/1.1\r\nHost: a\r\nX: ", b"a" * 65536),
         (b"GET / HTTP/1.1\r\nHost: a\r\n", b"X: a\r\n" * 10_000),
@@ -58,14 +58,14 @@ def endless_head(target: Target, deadline: float, _seed: random.Random) -> list[
 
 @attack
 def brackets_in_query(target: Target, deadline: float, _seed: random.Random) -> list[str]:
-    """Query names that made a regular expression quadratic."""
+    """Send query names that made a regular expression quadratic."""
     queries = ["[" * 30_000, "a[" * 15_000, "metadata[" + "a" * 30_000, "&".join("[" * 10_000)]
     return flood(target, deadline, 4, (get(f"/v1/jobs?{query}") for query in queries))
 
 
 @attack
 def large_bodies(target: Target, deadline: float, _seed: random.Random) -> list[str]:
-    """Bodies of a megabyte that are expensive to validate."""
+    """Send bodies of a megabyte that are expensive to validate."""
     dataset = "ds_" + "0" * 32
     base = {"base_model": "all-minilm-l6-v2", "train_dataset": dataset}
     bodies = [
@@ -82,7 +82,7 @@ def large_bodies(target: Target, deadline: float, _seed: random.Random) -> list[
 
 @attack
 def metadata_filters(target: Target, deadline: float, _seed: random.Random) -> list[str]:
-    """Thousands of filters in one query."""
+    """Send thousands of filters in one query."""
     paths = [
         "/v1/jobs?" + "&".join(f"metadata[k{i}]=v" for i in range(count))
         for count in (17, 1001, 1600)
@@ -92,7 +92,7 @@ def metadata_filters(target: Target, deadline: float, _seed: random.Random) -> l
 
 @attack
 def unfinished_requests(target: Target, deadline: float, _seed: random.Random) -> list[str]:
-    """Hundreds of connections that never finish a request must go away by themselves."""
+    """Open hundreds of connections that never finish a request: the service must close them."""
     with ExitStack() as stack:
         clients = [stack.enter_context(closing(connect(target))) for _ in range(600)]
         for i, client in enumerate(clients):
@@ -101,18 +101,18 @@ def unfinished_requests(target: Target, deadline: float, _seed: random.Random) -
             time.sleep(0.2)
         with target.client(timeout=10) as client:
             status = client.get("/v1/jobs").status_code
-    return [] if status == 200 else [f"a request beside them got {status}"]
+    return [] if status == 200 else [f"another request got {status}"]
 
 
 @attack
 def metrics_flood(target: Target, deadline: float, _seed: random.Random) -> list[str]:
-    """Twenty clients that read /metrics as fast as they can."""
+    """Read /metrics with twenty clients as fast as possible."""
     return flood(target, deadline, 20, (get("/metrics"), get("/readyz")))
 
 
 @attack
 def wrong_keys(target: Target, deadline: float, seed: random.Random) -> list[str]:
-    """Guesses from one address must not refuse a valid key behind the same address."""
+    """Guess keys from one address: a valid key from the same address must still be accepted."""
     problems = []
     with httpx.Client(base_url=target.url) as guesser, target.client() as client:
         while time.monotonic() < deadline:
@@ -131,7 +131,7 @@ def wrong_keys(target: Target, deadline: float, seed: random.Random) -> list[str
 
 @attack
 def compressed_bombs(target: Target, deadline: float, _seed: random.Random) -> list[str]:
-    """Compressed uploads that are all overhead, or that grow a thousandfold."""
+    """Upload compressed files that are mostly overhead, or that unpack to 1,000 times the size."""
     size = 8 * MIB
     packers = (gzip.compress, bz2.compress, lzma.compress)
     bodies = [pack(b"") * (size // len(pack(b""))) for pack in packers]
@@ -148,7 +148,7 @@ def compressed_bombs(target: Target, deadline: float, _seed: random.Random) -> l
 
 @attack
 def hostile_rows(target: Target, deadline: float, _seed: random.Random) -> list[str]:
-    """Datasets that are expensive to check: deep, wide, long and repetitive rows."""
+    """Upload datasets that are expensive to check: deep, wide, long and repetitive rows."""
     pair = {"prompt": "p", "chosen": "c", "rejected": "r"}
     bodies = [
         "[" * MIB,
@@ -167,7 +167,7 @@ def hostile_rows(target: Target, deadline: float, _seed: random.Random) -> list[
 
 @attack
 def odd_ranges_and_tags(target: Target, deadline: float, seed: random.Random) -> list[str]:
-    """Range, If-Range and If-None-Match in many forms."""
+    """Send Range, If-Range and If-None-Match in many forms."""
     with target.client() as client:
         answer = client.post(
             "/v1/datasets", content=pairs("ranges"), headers={"Content-Type": "text/csv"}
@@ -186,7 +186,7 @@ def odd_ranges_and_tags(target: Target, deadline: float, seed: random.Random) ->
 
 @attack
 def random_mix(target: Target, deadline: float, seed: random.Random) -> list[str]:
-    """Seeded nonsense for every route: methods, ids, queries, bodies and bytes."""
+    """Send seeded random methods, ids, queries, bodies and bytes to every route."""
     document = json.loads(OPENAPI.read_text())
     paths = [*document["paths"], "/", "/docs", "/static/../../etc/passwd", "/v1/%00"]
 
@@ -225,7 +225,7 @@ def random_mix(target: Target, deadline: float, seed: random.Random) -> list[str
 
 
 def warm_up(target: Target) -> None:
-    """Have the service load its modules and open its connections and threads."""
+    """Make the service import its modules and open its connections and threads."""
     paths = ("/v1/jobs", "/v1/datasets", "/metrics", "/readyz", "/openapi.json", "/")
     uploads = (post("/v1/datasets", pairs(f"{i}"), "text/csv") for i in range(8))
     requests = [*(get(path) for path in paths), *uploads]

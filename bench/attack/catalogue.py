@@ -7,5 +7,5 @@ from bench.attack import attacks, tenants
 __all__ = ["ATTACKS", "NEEDS_REDIS", "tenants"]
 
 ATTACKS = attacks.ATTACKS
-#: Attacks that are left out where the service runs without Redis.
+#: Attacks that are skipped if the service runs without Redis.
 NEEDS_REDIS = frozenset({"frozen_redis"})

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import psutil
 
 INTERVAL_SECONDS = 0.02
-#: An answer that takes longer is a stall, whatever else runs on the machine.
+#: Seconds above which a response counts as a stall, even on a busy machine.
 STALL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What the service holds."""
+    """Resources that the service holds."""
 
     rss_bytes: int
     descriptors: int
@@ -24,7 +24,7 @@ class Usage:
 
     @classmethod
     def of(cls, pid: int) -> Usage:
-        """Read it from the kernel."""
+        """Read the usage of processes from the kernel."""
         process = psutil.Process(pid)
         with process.oneshot():
             return cls(process.memory_info().rss, process.num_fds(), process.num_threads())
@@ -32,7 +32,7 @@ class Usage:
 
 @dataclass
 class Monitor:
-    """Ask /healthz all the time on connections of its own; a context manager."""
+    """Requests /healthz continuously on separate connections; a context manager."""
 
     port: int
     pid: int
@@ -52,13 +52,13 @@ class Monitor:
 
     @property
     def p99(self) -> float:
-        """99th percentile of the latency, in seconds."""
+        """Return the 99th percentile of the latency, in seconds."""
         ordered = sorted(self.latencies)
         return ordered[int(0.99 * (len(ordered) - 1))] if ordered else float("inf")
 
     @property
     def worst(self) -> float:
-        """The largest latency, in seconds."""
+        """Return the largest latency, in seconds."""
         return max(self.latencies, default=float("inf"))
 
     def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""Programs that run in processes of their own beside the monitor."""
+"""Programs that run in separate processes next to the monitor."""
 
 from __future__ import annotations
 

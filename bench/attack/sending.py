@@ -13,8 +13,8 @@ import httpx
 
 from bench.attack.target import Target
 
-#: Statuses of 500 and above that are announced: they tell the client when to come back or what
-#: the operator has to do.
+#: Announced statuses of 500 and above: they tell the client when to retry, or the operator what to
+#: do.
 ANNOUNCED = {503, 507}
 
 
@@ -42,7 +42,7 @@ def post(path: str, body: str | bytes, kind: str = "application/json") -> httpx.
 
 
 def pairs(salt: str) -> str:
-    """Return a small dataset; each salt makes another one."""
+    """Return a small dataset; each salt gives another one."""
     rows = ({"prompt": f"p{i}{salt}", "chosen": f"c{i}", "rejected": f"r{i}"} for i in range(20))
     return "".join(json.dumps(row) + "\n" for row in rows)
 
@@ -56,7 +56,7 @@ def upload(client: httpx.Client, salt: str) -> httpx.Response:
 def flood(
     target: Target, deadline: float, threads: int, requests: Iterator[httpx.Request]
 ) -> list[str]:
-    """Send the requests round and round from some threads; report unannounced 5xx and silence."""
+    """Send requests from several threads; report unannounced 5xx and missing responses."""
     problems: list[str] = []
     lock = threading.Lock()
     endless = itertools.cycle(requests)
@@ -76,7 +76,7 @@ def flood(
                 except httpx.TimeoutException:
                     problems.append(f"no answer to {request.method} {str(request.url)[:80]}")
                 except httpx.TransportError:
-                    continue  # the service closed the connection: a refusal
+                    continue  # the service closed the connection: a rejection
                 else:
                     if answer.status_code >= 500 and answer.status_code not in ANNOUNCED:
                         what = f"{request.method} {str(request.url)[:80]}"

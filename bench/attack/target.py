@@ -20,7 +20,7 @@ from app.core.database import make_engine, transaction
 from app.core.migrations import migrate
 from tests.services import PostgresServer, RedisServer, free_port
 
-#: The service may write to this much memory: a missing bound ends the service, not the machine.
+#: Memory limit of the service: without a bound, the service must end, not the machine.
 MEMORY_BYTES = 3 << 30
 TENANTS = ("acme", "other", "witness")
 
@@ -34,7 +34,7 @@ class Target:
     log: Path
     keys: dict[str, str]
     read_only_key: str
-    #: None where there is no broker.
+    #: None without a broker.
     redis_pid: int | None
 
     @property
@@ -50,7 +50,7 @@ class Target:
 
 @contextmanager
 def serving(directory: Path, *, is_postgres: bool) -> Iterator[Target]:
-    """Start the service below ``directory`` and stop it at the end."""
+    """Start the service with its files in ``directory``, and stop it at the end."""
     with ExitStack() as stack:
         redis_pid = None
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PLAUDIT_")}

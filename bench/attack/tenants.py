@@ -1,4 +1,4 @@
-"""Attacks of one tenant on what it shares with the others: places, threads, sockets, the broker."""
+"""Attacks of one tenant on shared resources: places, threads, sockets and the broker."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from bench.attack.attacks import attack
 from bench.attack.sending import connect, flood, get, head, upload
 from bench.attack.target import Target
 
-#: Event streams that are open at once, and how many are opened at once.
+#: Number of event streams that are open, and number that are opened, at the same time.
 STREAMS, WAVE = 500, 50
-#: A message of another tenant that takes longer was starved by the silent receivers.
+#: Seconds after which another tenant's message counts as starved by the silent receivers.
 MESSAGE_SECONDS = 30.0
 
 
 @attack
 def trickling_uploads(target: Target, deadline: float, _seed: random.Random) -> list[str]:
-    """Uploads that send a byte now and then must not block the uploads of another tenant."""
+    """Send uploads byte by byte: they must not block the uploads of another tenant."""
     kind = {"Content-Type": "application/x-ndjson", "Content-Length": "1000000"}
     start = head(target, "POST", "/v1/datasets", "other", **kind)
     problems = []
@@ -45,7 +45,7 @@ def trickling_uploads(target: Target, deadline: float, _seed: random.Random) -> 
 
 @attack
 def event_streams(target: Target, deadline: float, _seed: random.Random) -> list[str]:
-    """Hundreds of event streams that are opened, read a little and left."""
+    """Open hundreds of event streams, read a few bytes and leave them open."""
     with target.client() as client:
         dataset = upload(client, "streams").json()["id"]
         spec = {"base_model": "all-minilm-l6-v2", "train_dataset": dataset}
@@ -71,7 +71,7 @@ def event_streams(target: Target, deadline: float, _seed: random.Random) -> list
 
 @attack
 def silent_receivers(target: Target, deadline: float, _seed: random.Random) -> list[str]:
-    """Webhook receivers that never respond must not delay the messages of another tenant."""
+    """Use webhook receivers that never respond: they must not delay another tenant's messages."""
     received = threading.Semaphore(0)
 
     class Handler(BaseHTTPRequestHandler):
@@ -112,7 +112,7 @@ def silent_receivers(target: Target, deadline: float, _seed: random.Random) -> l
 
 @attack
 def frozen_redis(target: Target, deadline: float, _seed: random.Random) -> list[str]:
-    """The service answers while Redis is frozen."""
+    """Freeze Redis: the service must still respond."""
     assert target.redis_pid is not None
     os.kill(target.redis_pid, signal.SIGSTOP)
     try:
@@ -123,7 +123,7 @@ def frozen_redis(target: Target, deadline: float, _seed: random.Random) -> list[
 
 @attack
 def reports_by_readers(target: Target, deadline: float, _seed: random.Random) -> list[str]:
-    """A key that may only read must not start inspections."""
+    """Use a read-only key: it must not start inspections."""
     with target.client() as client:
         dataset = upload(client, "reports").json()["id"]
         client.headers["Authorization"] = f"Bearer {target.read_only_key}"

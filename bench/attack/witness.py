@@ -1,4 +1,4 @@
-"""A tenant that does nothing: what it has must be the same after all attacks, and be its own."""
+"""An idle tenant: its data must be unchanged after all attacks, and hidden from other tenants."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LISTS = ("/v1/datasets", "/v1/jobs", "/v1/adapters", "/v1/webhooks", "/v1/audit"
 
 
 class Witness:
-    """Stores something, and looks later whether anything of it changed or can be seen."""
+    """Stores data, and checks later whether they changed or are visible to another tenant."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -21,7 +21,7 @@ class Witness:
         self._before = self._look()
 
     def changes(self) -> list[str]:
-        """Return what changed, and what another tenant can see."""
+        """Return a sentence for each change, and for each resource that another tenant can see."""
         now = self._look()
         found = [
             f"{path} of the witness changed" for path in now if now[path] != self._before[path]

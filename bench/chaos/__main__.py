@@ -18,8 +18,9 @@ The checker verifies that
 - no attempt takes a step and no trainer is alive after the next attempt began
 - no process is left
 
-A quarter of the jobs takes so long that an orphaned trainer would be detected; the report gives
-the number of such takeovers. ``--sabotage`` disables what ends a fake trainer whose worker is gone.
+A quarter of the jobs takes so long that an orphaned trainer would be detected; the report gives the
+number of such takeovers. ``--sabotage`` disables the code that ends a fake trainer whose worker is
+gone.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from bench.chaos.load import STEP_MS, ExpectedJob
 from bench.chaos.stack import GRACE_SECONDS, LEASE_SECONDS, Stack
 from tests.supervisor.workshop import attempts_below
 
-#: Interval at which live trainers are listed.
+#: Seconds between two listings of live trainers.
 SAMPLE_SECONDS = 1.0
 NS_PER_MS, NS_PER_SECOND = 10**6, 10**9
 

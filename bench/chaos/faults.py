@@ -168,7 +168,7 @@ class Faults:
         return self._stack.is_training()
 
     def _lock_database(self) -> bool:
-        """Have another process hold SQLite's write lock for up to 3 s."""
+        """Let another process hold SQLite's write lock for up to 3 s."""
         is_hit = self._stack.is_training()
         code = (
             "import sqlite3,sys,time;c=sqlite3.connect(sys.argv[1],timeout=30);"

@@ -33,7 +33,7 @@ class ExpectedJob:
 
 
 class Load:
-    """Submits jobs and remembers what is expected of them."""
+    """Submits jobs and records their expected results."""
 
     def __init__(self, stack: Stack, draws: random.Random, *, with_orphans: bool) -> None:
         self._stack, self._draws, self._with_orphans = stack, draws, with_orphans

@@ -174,7 +174,7 @@ class Stack:
     # -- while the service runs --------------------------------------------------------------
 
     def schedule(self, seconds: float, action: Callable[[], object]) -> None:
-        """Have :meth:`maintain` call ``action`` after so many seconds."""
+        """Let :meth:`maintain` call ``action`` after this number of seconds."""
         self._scheduled.append((time.monotonic() + seconds, action))
 
     def maintain(self) -> None:

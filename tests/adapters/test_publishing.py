@@ -37,7 +37,7 @@ FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights!" 
 
 @pytest.fixture
 def context(engine: Engine, settings: Settings) -> WriteContext:
-    """The write context of a new job that is claimed."""
+    """The write context of a new, claimed job."""
     queue_job(engine)
     return claim(engine, settings)
 

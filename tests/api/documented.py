@@ -1,6 +1,6 @@
-"""The operations of the OpenAPI document, and a check that a service answers as it documents.
+"""The operations of the OpenAPI document, and a check that a service's responses match it.
 
-``test_reference.py`` holds the file against the code, so tests may read it before they run.
+``test_reference.py`` compares the file with the code, so tests may read it before they run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from docs import reference
 
-#: Answers that no client reads, each with its reason.
+#: Responses that no client reads, each with its reason.
 UNREAD = {
     ("POST", "/v1/datasets", 400): "the client hung up in the middle of its upload",
 }
@@ -71,7 +71,7 @@ _STATUSES = {(o.method, o.path): o.statuses for o in OPERATIONS}
 
 
 def undocumented(answers: MutableSequence[Answer]) -> list[Answer]:
-    """The answers of documented operations whose status the document does not name."""
+    """Return the responses of documented operations whose status the document does not name."""
     return [
         answer
         for answer in answers
@@ -81,7 +81,7 @@ def undocumented(answers: MutableSequence[Answer]) -> list[Answer]:
 
 
 class RecordAnswers:
-    """ASGI middleware that appends every answer to a list."""
+    """ASGI middleware that appends every response to a list."""
 
     def __init__(self, app: ASGIApp, answers: MutableSequence[Answer]) -> None:
         self.app, self.answers = app, answers

@@ -52,7 +52,7 @@ def send_without_key(scene: Scene, operation: Operation) -> Response:
 
 
 def send_without_the_scope(scene: Scene, operation: Operation) -> Response:
-    """Of the keys with one scope other than admin, the first that is refused."""
+    """Return the response to the first rejected key that has one scope other than admin."""
     keys = [scene.key_for(scope) for scope in Scope if scope != Scope.ADMIN]
     answers = [scene.send(operation, key=key) for key in keys]
     return min(answers, key=lambda answer: answer.status_code != 403)
@@ -81,7 +81,7 @@ def send_large_body(scene: Scene, operation: Operation) -> Response:
 
 @contextmanager
 def failing_database(scene: Scene, error: Exception) -> Iterator[None]:
-    """Let every statement of the service fail with this error."""
+    """Make every statement of the service fail with this error."""
 
     def fail(*_: Any) -> NoReturn:
         raise OperationalError("SELECT", {}, error)
@@ -141,7 +141,7 @@ def send_spec(query: str = "") -> Provoke:
 
 
 def send_for_job(make: Callable[[Scene], dict[str, Any]], **more: Any) -> Provoke:
-    """Send for the job that ``make`` gives."""
+    """Send the request for the job that ``make`` returns."""
     return lambda scene, operation: scene.send(
         operation, {**UNKNOWN, "job_id": make(scene)["id"]}, **more
     )
@@ -162,7 +162,7 @@ def running(scene: Scene) -> dict[str, Any]:
 
 
 def reported(scene: Scene) -> dict[str, Any]:
-    """A job whose training has ended with a report."""
+    """Return a job whose training has ended with a report."""
     job = scene.submit()
     document = {"plots": {}, "model": None, "baselines": {}, "worst_pairs": []}
     report = Reported(name="full", document=document)
@@ -195,7 +195,7 @@ def resume_stream_of_finished_work(scene: Scene, operation: Operation) -> Respon
 
 
 def report_with_a_worker(scene: Scene, operation: Operation) -> Response:
-    """A service that waits for inspections, and a worker that makes this one."""
+    """Run a service that waits for inspections, and a worker that runs this one."""
     settings = scene.service.settings
     patient = settings.model_copy(
         update={"preflight_wait_seconds": 30, "queue": f"queue-{secrets.token_hex(4)}"}
@@ -219,7 +219,7 @@ def report_with_a_worker(scene: Scene, operation: Operation) -> Response:
 
 
 def upload(*contents: bytes, **headers: str) -> Provoke:
-    """Upload these, one after the other."""
+    """Upload the files one after another."""
 
     def send(scene: Scene, operation: Operation) -> Response:
         answers = [scene.send(operation, content=c, headers=headers) for c in contents]
@@ -234,7 +234,7 @@ def upload_to_full_disk(scene: Scene, operation: Operation) -> Response:
 
 
 def send_part(number: int, **more: Any) -> Provoke:
-    """Send this part of an upload that has part 1."""
+    """Send a part of an upload that already has part 1."""
 
     def send(scene: Scene, operation: Operation) -> Response:
         upload_id = scene.upload_id()
@@ -372,7 +372,7 @@ def compare_large(scene: Scene, operation: Operation) -> Response:
 
 
 def list_with_unknown_key(scene: Scene, operation: Operation) -> Response:
-    """The answer itself needs no database."""
+    """The response itself needs no database."""
     key = scene.key_for(Scope.JOBS_READ)
     with failing_database(scene, Exception("the database is away")):
         return scene.send(operation, key=key)

@@ -41,7 +41,7 @@ UNKNOWN = {
     "import_id": f"imp_{ZEROES}",
     "number": "1",
     "base_model_id": "no-such-model",
-    "name": "worst_pairs",  # names a report, and could name a file
+    "name": "worst_pairs",  # names a report; it could also name a file
     "code": "no_such_code",
 }
 QUERY = {
@@ -98,7 +98,7 @@ def fresh_database(kind: str, request: pytest.FixtureRequest, directory: Path) -
 
 
 class Scene:
-    """A fresh tenant of the service, and what it owns."""
+    """A new tenant of the service, and its resources."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -128,7 +128,7 @@ class Scene:
         return answer
 
     def claim(self, job: dict[str, Any]) -> WriteContext:
-        """A worker takes this job; the queue has jobs of other tests as well."""
+        """Let a worker claim this job; the queue also has jobs of other tests."""
         queue = f"queue-{secrets.token_hex(4)}"
         with transaction(self.service.engine) as session:
             session.execute(update(Job).where(Job.id == job["id"]).values(queue=queue))
@@ -189,7 +189,7 @@ class Scene:
         return upload_id
 
     def known_ids(self, operation: Operation) -> dict[str, str]:
-        """An id of something that exists for each path parameter of the operation."""
+        """Return an existing id for each path parameter of the operation."""
         make: dict[str, Callable[[], str]] = {
             "job_id": lambda: str(self.submit()["id"]),
             "dataset_id": lambda: str(self.world.upload()["id"]),

@@ -53,7 +53,7 @@ CHECKS = [
 #: One third of the cases have invalid data, and one third of the ids do not exist.
 IS_WRONG = st.sampled_from([False, False, True])
 FINISHED = "finished_job_id"
-#: Operations after which the resources that they name are of no more use to others.
+#: Operations that make their resources unusable for other operations.
 USES_UP = ("POST /v1/datasets/uploads/{upload_id}/finish",)
 STATES = ("succeeded", "failed", "running", "cancelled", "paused", "queued")
 
@@ -127,7 +127,7 @@ def make_resources(world: World, key_for: Callable[..., str]) -> dict[str, list[
     for _ in range(2):
         key_for("acme", Scope.JOBS_READ)
     keys = client.get("/v1/api-keys?limit=2").json()["data"]
-    # The quota of webhooks may be used up by then.
+    # The quota of webhooks may be exhausted by then.
     hook = client.post("/v1/webhooks", json={"url": "http://localhost:9/hook"})
     evaluations = [make_evaluation(world, is_scored=True), make_evaluation(world, is_scored=False)]
     return {

@@ -1,4 +1,4 @@
-"""Every operation answers with each status that the OpenAPI document names for it.
+"""Every operation can return each status that the OpenAPI document lists for it.
 
 The tests share a service, and each has a tenant of its own.
 """
@@ -86,7 +86,7 @@ def test_tables_name_documented_statuses_only() -> None:
     assert not routes & UNREAD.keys()
 
 
-# -- what a refusal says -----------------------------------------------------------------------
+# -- the content of errors ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tests.auth.test_rates import bearer, statuses
 
 
 def settings_with(settings: Settings, proxies: str, **changes: object) -> Settings:
-    """These settings with PLAUDIT_TRUSTED_PROXIES as the environment would set it."""
+    """Return the settings with PLAUDIT_TRUSTED_PROXIES set as by the environment."""
     trusted = Settings(trusted_proxies=proxies).trusted_proxies  # type: ignore[arg-type]
     return settings.model_copy(update={"trusted_proxies": trusted, **changes})
 
@@ -34,7 +34,7 @@ def settings_with(settings: Settings, proxies: str, **changes: object) -> Settin
         # The client wrote the first entry; each proxy appends the address that it saw.
         ("10.0.0.0/8", "10.1.2.3", "198.51.100.1, 203.0.113.9", "203.0.113.9"),
         ("10.0.0.0/8", "10.1.2.3", "198.51.100.1, 203.0.113.9, 10.9.9.9", "203.0.113.9"),
-        # No address: that of the proxy stays.
+        # Not an address: the proxy's address is kept.
         ("10.0.0.0/8", "10.1.2.3", "unknown", "10.1.2.3"),
         ("10.0.0.0/8", "10.1.2.3", "x" * 500, "10.1.2.3"),
         ("10.0.0.0/8", "10.1.2.3", "fe80::1%" + "x" * 500, "10.1.2.3"),

@@ -29,25 +29,25 @@ from app.auth.redis_windows import RedisWindows
 from app.core.logging import configure_logging
 from tests.services import RedisServer
 
-#: So long that no test sees an event leave the window.
+#: A period so long that no event leaves the window during a test.
 LONG_SECONDS = 100_000
 
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait for Redis for longer than a request would: the machine may be busy."""
+    """Wait longer for Redis than a request does, because the machine may be busy."""
     monkeypatch.setattr(redis_windows, "TIMEOUT_SECONDS", 2.0)
 
 
 @pytest.fixture
 def service() -> str:
-    """A name for the service, so that tests share nothing in Redis."""
+    """A unique name of the service, so that tests share nothing in Redis."""
     return uuid.uuid4().hex
 
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis server that the test may break."""
+    """A Redis server that the test may stop."""
     server = RedisServer(tmp_path / "redis")
     server.start()
     yield server
@@ -147,7 +147,7 @@ def test_expired_windows_are_dropped_without_threads(monkeypatch: pytest.MonkeyP
     windows = MemoryWindows()
     threads = threading.active_count()
     window = RateLimitItemPerSecond(10, 3)
-    for number in range(200):  # one name: every three seconds begin another window
+    for number in range(200):  # one name: a new window begins every three seconds
         assert windows.hit(window, "a"), number
         assert len(windows) <= 20
         clock.now += 3

@@ -55,7 +55,7 @@ def two_processes(
     shared = settings.model_copy(
         update={
             "redis_url": SecretStr(redis_server),
-            "queue": uuid.uuid4().hex,  # keeps the tests apart in Redis
+            "queue": uuid.uuid4().hex,  # separates the tests in Redis
             "rate_per_second": 0.001,
             "rate_burst": 40,
             "failed_logins_per_minute": 6,
@@ -102,7 +102,7 @@ def test_status_polls_count_for_the_limit_too(
     app: FastAPI, client: TestClient, key_for: Callable[..., str]
 ) -> None:
     path = f"/v1/jobs/job_{'0' * 32}"
-    assert client.get(path).status_code == 404  # the key is remembered: the fast path answers
+    assert client.get(path).status_code == 404  # the key is cached: the fast path responds
     app.state.rates.requests = RateLimiter(RateLimitItemPerSecond(2, 100_000))
     assert [client.get(path).status_code for _ in range(4)] == [404, 404, 429, 429]
 

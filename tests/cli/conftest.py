@@ -88,7 +88,7 @@ def live_world(url: str, data_dir: Path) -> Iterator[World]:
     key = (data_dir / "api-key").read_text().strip()
     engine = make_engine(settings.database)
     headers = {"Authorization": f"Bearer {key}"}
-    # Shorter than the service keeps idle connections, which it may close under a request.
+    # Shorter than the keep-alive of the service, which may close a connection during a request.
     limits = httpx.Limits(keepalive_expiry=1)
     with httpx.Client(base_url=url, headers=headers, limits=limits) as client:
         yield World(client, engine, settings)  # type: ignore[arg-type]

@@ -96,11 +96,39 @@ def test_accuracy_stands_beside_what_it_leaves_out_and_is_that_of_the_published_
     metrics = {"eval/accuracy": 0.75, "eval/left_out": 0.25, "eval/max_length": 64.0}
     publish(world, context, metrics=metrics)
     shown = " ".join(run("jobs", "get", job["id"]).stdout.split())
-    assert "published step 2 of 4 that were taken" in shown
+    assert "published step 2 of 4 completed steps" in shown
     assert "eval/accuracy 0.750 (25% left out, limit 64 tokens)" in shown
     assert "eval_maths/accuracy 0.500" in shown
     (line,) = (x for x in run("jobs", "list").stdout.splitlines() if "stopped early" in x)
     assert "0.750 (25% left out, limit 64 tokens)" in line
+
+
+def test_notes_are_written_extended_and_removed(run: Run, job: dict[str, Any]) -> None:
+    def noted(*text: str, **options: Any) -> tuple[str, str]:
+        done = run("jobs", "note", job["id"], *text, **options)
+        assert done.exit_code == 0, done.stderr
+        return done.stdout, done.stderr
+
+    assert noted() == ("", f"{job['id']} has no notes.\n")
+    assert noted("first line") == ("", f"The notes of {job['id']} are saved.\n")
+    noted("--append", "-", input="second line\n\tthird line\n")
+    text = "first line\nsecond line\n\tthird line"
+    assert noted()[0] == f"{text}\n"
+    assert json.loads(run("jobs", "get", job["id"], "--json").stdout)["notes"] == text
+    assert json.loads(noted("other", "--json")[0])["notes"] == "other"
+    noted("")
+    assert json.loads(noted("--json")[0])["notes"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "exit_code", "message"),
+    [(["--append"], 2, "needs a text"), (["x" * 10_001], 5, "at most 10000 characters")],
+)
+def test_notes_that_cannot_be_saved_are_refused(
+    run: Run, job: dict[str, Any], options: list[str], exit_code: int, message: str
+) -> None:
+    done = run("jobs", "note", job["id"], *options)
+    assert (done.exit_code, message in done.stderr) == (exit_code, True), done.stderr
 
 
 @pytest.mark.parametrize("options", [(), ("--dataset", DATASET), ("--base-model", BASE_MODEL)])

@@ -42,7 +42,7 @@ def test_adapter_is_pushed_by_the_worker_of_the_service(
     ):
         world.submit()
         adapter_id = world.publish(world.claim(), FILES)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # other tests set it for themselves
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # other tests set it as well
     given = {"push_targets": "hub:acme/*", "hub_endpoint": hub.url, "hub_token": TOKEN}
     with serving(tmp_path, **given) as (_, url):
         monkeypatch.setenv("PLAUDIT_URL", url)

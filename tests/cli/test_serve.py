@@ -92,7 +92,7 @@ def test_production_refuses_a_database_that_is_not_migrated(tmp_path: Path, comm
 def test_migrate_makes_the_tables_that_serve_wants(tmp_path: Path) -> None:
     settings = {
         "database_url": f"sqlite:///{tmp_path / 'own.db'}",
-        "redis_url": "redis://127.0.0.1:9",  # nobody there: ready it is not, but it serves
+        "redis_url": "redis://127.0.0.1:9",  # no broker: not ready, but it serves
     }
     done = refused(tmp_path, "migrate", **settings)
     assert (done.returncode, done.stdout) == (0, "")

@@ -41,7 +41,7 @@ class Ids:
 Call = Callable[[Any, Ids], Any]
 
 ROWS = [{"prompt": "a", "chosen": "b", "rejected": "c"}]
-#: By operation id. What is iterated is iterated.
+#: Calls by operation id. Iterators are consumed.
 CALLS: dict[str, Call] = {
     "health": lambda client, ids: client.health(),
     "readiness": lambda client, ids: client.readiness(),
@@ -149,14 +149,14 @@ CALLS: dict[str, Call] = {
     "get_push": lambda client, ids: client.adapters.get_push(ids.adapter),
     "list_audit": lambda client, ids: list(client.audit.list()),
 }
-#: Downloads ask for the adapter or the dataset first: how long a file is, and its sha256.
+#: Downloads first request the adapter or the dataset, for the size and sha256 of a file.
 ASKED_FIRST = {
     "download_file": "get_adapter",
     "download_archive": "get_adapter",
     "download_dataset": "get_dataset",
     "get_batch_scores": "get_score_batch",
 }
-#: The sizes and hashes that HEAD tells are in the answers of get_adapter.
+#: The sizes and hashes of HEAD responses are also in the response of get_adapter.
 NOT_NEEDED = {"head_download_file", "head_download_archive"}
 
 

@@ -18,7 +18,7 @@ from tests.conftest import empty_database
 from tests.site import Site
 from tests.world import World
 
-#: Soon given up, so that a test that goes wrong ends.
+#: Short limits, so that a failing test ends soon.
 RETRIES = Retries(attempts=3, seconds=20, outage_seconds=60)
 Connect = Callable[..., Any]
 
@@ -60,7 +60,7 @@ def key(key_for: Callable[..., str]) -> str:
 def world(site: Site, engine: Engine, settings: Settings, key: str) -> Iterator[World]:
     """Return a stand-in for the workers."""
     headers = {"Authorization": f"Bearer {key}"}
-    # Shorter than the service keeps idle connections, which it may close under a request.
+    # Shorter than the keep-alive of the service, which may close a connection during a request.
     limits = httpx.Limits(keepalive_expiry=1)
     with httpx.Client(base_url=site.url, headers=headers, limits=limits) as client:
         yield World(client, engine, settings)  # type: ignore[arg-type]

@@ -34,7 +34,7 @@ class Fault:
     """Bytes of the response body to forward before closing the connection; 0: no headers either."""
 
 
-#: Says for each request, by its number from 0, what happens to it; None: it goes through.
+#: Returns the treatment of each request by its number from 0; None: forward it.
 Script = Callable[[int, Passed], Fault | None]
 
 
@@ -52,7 +52,7 @@ class Line:
 
 @contextmanager
 def bad_line(upstream: str, script: Script) -> Iterator[Line]:
-    """Run a proxy for ``upstream`` that treats requests as ``script`` says."""
+    """Run a proxy for ``upstream`` that treats requests according to ``script``."""
     line = Line("")
     guard = threading.Lock()
 
@@ -80,7 +80,7 @@ def bad_line(upstream: str, script: Script) -> Iterator[Line]:
                 timeout=90,
             ) as answer:
                 if fault is not None and fault.sent_bytes == 0:
-                    answer.read()  # the service has done it; nobody hears of it
+                    answer.read()  # the service has processed it, but the response is lost
                     self._hang_up()
                     return
                 self.send_response(answer.status_code)
@@ -113,7 +113,7 @@ def bad_line(upstream: str, script: Script) -> Iterator[Line]:
 
         def _hang_up(self) -> None:
             self.close_connection = True
-            # At once, for the handler's own end would wait for the client.
+            # Close immediately: the normal end of the handler would wait for the client.
             self.connection.shutdown(socket.SHUT_RDWR)
 
         def log_message(self, *_: object) -> None:

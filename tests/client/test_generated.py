@@ -57,7 +57,7 @@ def _signatures(client: Any) -> dict[str, list[str]]:
     }
 
 
-#: How the client calls them, where it is not by their own names.
+#: Parameters that have another name in the client.
 PARAMETERS = {
     **{
         (name, option): "ReadOptions"

@@ -13,7 +13,7 @@ import pytest
 from tests.client.test_card import CARD
 
 ROOT = Path(__file__).parents[2]
-#: Of httpx and pydantic, and nothing else.
+#: Packages of httpx and pydantic, and no others.
 EXPECTED = {
     "annotated-types",
     "anyio",

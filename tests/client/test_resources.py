@@ -264,7 +264,7 @@ def test_dataset_is_brought_home_and_deleted(client: Any, tmp_path: Path) -> Non
     target = client.datasets.download(dataset.id, tmp_path / "deep" / "pairs.jsonl")
     rows = [json.loads(line) for line in target.read_text().splitlines()]
     assert rows == [{**row, "line": line} for line, row in enumerate(ROWS, 1)]
-    client.datasets.download(dataset.id, target)  # is there already
+    client.datasets.download(dataset.id, target)  # exists already
     target.write_text("other")
     with pytest.raises(DirectoryError):
         client.datasets.download(dataset.id, target)

@@ -1,4 +1,4 @@
-"""Requests are retried where that is safe, and never create anything twice."""
+"""Requests are retried if that is safe, and never create anything twice."""
 
 from __future__ import annotations
 
@@ -312,7 +312,7 @@ def test_no_request_is_repeated_that_may_have_been_carried_out(
         assert is_repeatable or not error.was_sent
     else:
         assert error.should_retry is not False
-        assert is_repeatable or error.status == 429  # refused before anything was done
+        assert is_repeatable or error.status == 429  # rejected before it had an effect
         if error.retry_after is not None:
             assert retry.delay_seconds >= error.retry_after
 

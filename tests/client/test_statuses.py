@@ -108,7 +108,7 @@ def test_refusal_is_a_typed_error(
         CALLS[name](client, ids)
     error = caught.value
     assert type(error) is CLASSES[status]
-    if name == "readiness":  # documented with an answer of its own
+    if name == "readiness":  # documented with a separate response
         assert error.status == 503
         return
     assert (error.status, error.code, error.request_id) == (status, CODES[status], "r1")
@@ -136,7 +136,7 @@ def test_answer_is_what_the_document_says(
     elif (name, status) == ("create_job", 200):
         assert client.jobs.preview({}).object == "job_preview"
     else:
-        if status == 206:  # an earlier download left the beginning
+        if status == 206:  # an earlier download stored the beginning
             leave_partial(ids, name)
         CALLS[name](client, ids)
         if name in ASKED_FIRST:

@@ -123,7 +123,7 @@ def test_message_of_the_service_is_verified(
         newest = client.webhooks.rotate_secret(hook.id)
         client.jobs.cancel(world.submit(name="Größe ☃")["id"])
         test = client.webhooks.test(hook.id)
-        # The service sends by itself; what it has not sent yet is sent here.
+        # The service sends messages itself; the test sends those that are still pending.
         sender = Sender(settings)
         while len(receiver.requests) < 2:
             deliver_due(engine, sender)

@@ -139,6 +139,19 @@ class Browser:
             {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
         )
 
+    def touch(self, *moves: list[tuple[float, float]]) -> None:
+        """Touch the screen with one finger per point, move the fingers, and lift them."""
+        size = {"enabled": True, "maxTouchPoints": max(map(len, moves))}
+        self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", size)
+        for number, points in enumerate([*moves, []]):
+            kind = "touchMove" if number else "touchStart"
+            fingers = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points)]
+            self.driver.execute_cdp_cmd(
+                "Input.dispatchTouchEvent",
+                {"type": kind if points else "touchEnd", "touchPoints": fingers},
+            )
+        self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
     def get(self, path: str) -> None:
         """Open a page of the site."""
         self.driver.get(self.origin + path)

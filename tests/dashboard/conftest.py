@@ -20,7 +20,7 @@ from tests.world import World
 
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A migrated SQLite database. The dashboard uses HTTP only, so one kind is enough."""
+    """A migrated SQLite database. The dashboard uses HTTP only, so one kind suffices."""
     return empty_database("sqlite", request, tmp_path)
 
 

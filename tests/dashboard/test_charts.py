@@ -1,8 +1,9 @@
-"""The charts: zoom by mouse and keyboard, in a real Chromium."""
+"""The charts: zoom by mouse, touch and keyboard, in a real Chromium."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -36,13 +37,13 @@ def chart(signed_in: Browser, lease: WriteContext) -> Browser:
 
 
 def shown_steps(browser: Browser) -> tuple[int, int] | None:
-    """The first and the last step that the chart shows; None if it shows all."""
+    """Return the first and the last step that the chart shows; None if it shows all."""
     found = re.search(r"steps (\d+) to (\d+)", browser.text(".reset-zoom:not([hidden])"))
     return (int(found[1]), int(found[2])) if found else None
 
 
 def drag_over_the_middle(browser: Browser) -> None:
-    """From a quarter of the plot to its half."""
+    """Drag from a quarter to half of the plot."""
     plot = browser.all(".u-over")[0]
     width = plot.size["width"]
     actions = ActionChains(browser.driver).move_to_element_with_offset(plot, -width // 4, 0)
@@ -69,6 +70,44 @@ def test_dragging_zooms_and_the_button_or_a_double_click_resets(chart: Browser, 
         assert 45 <= last <= 55
         reset()
         wait_for_all_steps(chart)
+
+
+@pytest.fixture
+def phone(chart: Browser) -> Callable[..., list[tuple[float, float]]]:
+    """Show the chart on a phone; return a function from shares of the plot's width to points."""
+    chart.emulate(width=360)
+    wait_until("the width", lambda: chart.all(".u-over")[0].size["width"] < 360)
+    chart.js("document.querySelector('.u-over').scrollIntoView({block: 'center'})")
+
+    def points(*shares: float, down: float = 0) -> list[tuple[float, float]]:
+        box = chart.js("return document.querySelector('.u-over').getBoundingClientRect().toJSON()")
+        y = box["y"] + box["height"] / 2 + down
+        return [(box["x"] + share * box["width"], y) for share in shares]
+
+    return points
+
+
+def test_two_fingers_zoom_and_move(
+    chart: Browser, phone: Callable[..., list[tuple[float, float]]]
+) -> None:
+    chart.touch(phone(0.45, 0.55), phone(0.4, 0.7), phone(0.25, 0.75))
+    chart.wait_for_text("Reset zoom", "#charts")
+    assert shown_steps(chart) == (40, 60)  # 45 to 55 on half of the plot
+    chart.touch(phone(0.5, 0.75), phone(0.25, 0.5))
+    wait_until("the later steps", lambda: shown_steps(chart) == (45, 65))
+    chart.touch(phone(0.2, 0.8), phone(0.45, 0.5))
+    wait_for_all_steps(chart)
+
+
+def test_finger_reads_steps_and_swipes_scroll(
+    chart: Browser, phone: Callable[..., list[tuple[float, float]]]
+) -> None:
+    chart.touch(phone(0.2), phone(0.3), phone(0.5))
+    chart.wait_for_text("Step 49:", ".readout")
+    assert shown_steps(chart) is None
+    before = chart.js("return scrollY")
+    chart.touch(*(phone(0.5, down=-10 * i) for i in range(12)))
+    wait_until("the page to scroll", lambda: chart.js("return scrollY") > before)
 
 
 def test_zoom_survives_new_metrics(chart: Browser, world: World, lease: WriteContext) -> None:

@@ -1,4 +1,4 @@
-"""What users do on the pages: upload, submit, clone, and administer, in a real Chromium."""
+"""Users upload, submit, clone and administer on the pages, in a real Chromium."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ def test_notes_are_written_and_read_by_others(signed_in: Browser, world: World) 
     signed_in.id("notes").send_keys("margin falls", Keys.ENTER, "<b>after</b> step 40")
     signed_in.wait_for_text("Not saved.", "#notes-state")
     world.step(lease, 1, 10, train__loss=0.5)
-    signed_in.wait_for_text("step 1 / 10", ".state")  # a refresh leaves the text alone
+    signed_in.wait_for_text("step 1 / 10", ".state")  # a refresh does not change the text
     signed_in.id("save-notes").click()
     signed_in.wait_for_text("Saved.", "#notes-state")
     assert world.get(job)["notes"] == "margin falls\n<b>after</b> step 40"

@@ -1,4 +1,4 @@
-"""Report pages as files in a browser: no request, no error, no hostile code, whole in print."""
+"""Report pages as files in a browser: no request, no error, no hostile code, complete in print."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HOSTILE = (
 #: A4 within the margins of 1 cm that Chromium prints with, in CSS pixels.
 PRINTED_WIDTH = 718
 CHARACTERS = 1000
-#: Returns what sticks out of the page to the right.
+#: Returns the elements that exceed the page on the right.
 _OUTSIDE = """
 const width = document.documentElement.clientWidth;
 return [...document.querySelectorAll("body *")]
@@ -40,13 +40,13 @@ return [...document.querySelectorAll("body *")]
 
 
 def hostile_text(number: int) -> str:
-    """A long text that would break out of the page, with words too long for a line."""
+    """Return a long text with markup, and with words too long for a line."""
     text = f"{number} {HOSTILE} {'unbroken' * 30} \u202e\U0001f600 "
     return (text * 9)[:CHARACTERS]
 
 
 def table(skill: float, rows: int = 400) -> list[ScoredRow]:
-    """Ranked rows with gold scores and as many slices as an evaluation reports."""
+    """Return ranked rows with gold scores and as many slices as an evaluation reports."""
     draw, lengths = np.random.default_rng(int(10 * skill)), np.random.default_rng(0)
     return [
         ScoredRow(
@@ -86,7 +86,7 @@ def worst(count: int) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def evaluations(world: World) -> list[dict[str, Any]]:
-    """Two evaluations of as many adapters as one may have, with hostile texts wherever texts go."""
+    """Return two evaluations with the maximum number of adapters and with hostile texts."""
     world.know_base_model()
     dataset = world.upload()["id"]
     adapters = []

@@ -21,7 +21,8 @@ MANY = 520
 @pytest.fixture
 def names(signed_in: Browser) -> Callable[[], list[str]]:
     """The names in the list."""
-    return lambda: [link.text for link in signed_in.all("#rows td.name > a")]
+    script = "return [...document.querySelectorAll('#rows td.name > a')].map((a) => a.innerText)"
+    return lambda: list(signed_in.js(script))
 
 
 def test_jobs_are_searched_by_name_and_tag_and_sorted(
@@ -61,7 +62,15 @@ def test_job_is_found_among_more_than_are_loaded(
     signed_in.id("older").click()
     signed_in.wait_for_text("copy 470", "#rows")
     assert len(names()) == 25
-    signed_in.get("/?q=copy%25")  # a wildcard is text
+    signed_in.get("/?sort=name")
+    signed_in.wait_for_text("The newest 500 jobs are sorted.", "#search-note")
+    signed_in.wait_for_text("copy 519", "#rows")
+    assert names() == [f"copy {i:03}" for i in range(MANY - 500, MANY)]
+    signed_in.get("/?sort=name&q=copy+00")
+    signed_in.wait_for_text("copy 009", "#rows")
+    assert names() == [f"copy {i:03}" for i in range(10)]
+    assert not signed_in.id("search-note").is_displayed()
+    signed_in.get("/?q=copy%25")  # a wildcard is treated as text
     signed_in.wait_for_text("No jobs match", "#empty")
 
 

@@ -1,4 +1,4 @@
-"""Archives and other files that are no data are refused by what they are, however they are sent."""
+"""Archives and other files without rows are rejected by their content, with any content type."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.world import pairs
 
 
 def tar(mode: str) -> bytes:
-    """A tar archive as tar writes it."""
+    """Return a tar archive."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode=mode) as archive:
         member = tarfile.TarInfo("pairs.jsonl")
@@ -29,8 +29,7 @@ def tar(mode: str) -> bytes:
     return file.getvalue()
 
 
-#: What libraries and programs write, with enough after the magic number to be one of theirs, and
-#: what it is called.
+#: Beginnings of files of libraries and programs, long enough for detection, with their names.
 ARCHIVES = {
     "zip": (FILES["zip"], "a zip archive"),
     "empty.zip": (b"PK\x05\x06" + bytes(18), "an empty zip archive"),

@@ -1,4 +1,4 @@
-"""Parquet and Arrow, parsed in a child that may be starved or killed without harm to anybody."""
+"""Parquet and Arrow files, parsed in a child process that may run out of memory or be killed."""
 
 import contextlib
 import json
@@ -138,7 +138,7 @@ def test_more_bytes_than_allowed_are_refused(path: Path) -> None:
 
 
 def test_compression_bomb_is_refused(path: Path) -> None:
-    """One text, kept once in the file's dictionary, stands for 20 GB of rows."""
+    """One text, stored once in the file's dictionary, represents 20 GB of rows."""
     text = pyarrow.array(["a" * 100_000]).dictionary_encode()
     chosen = pyarrow.DictionaryArray.from_arrays([0] * 200_000, text.dictionary)
     table = pyarrow.table({"chosen": chosen, "rejected": ["b"] * 200_000})
@@ -221,7 +221,7 @@ def test_child_can_write_no_file(path: Path) -> None:
 
 
 def _allocation_bomb(path: Path) -> bytes:
-    """A file of some 400 bytes whose first page claims to unpack to 2 GiB."""
+    """Return a file of about 400 bytes whose first page claims to unpack to 2 GiB."""
     write(
         path,
         pyarrow.table({"chosen": ["a" * 2_000_000], "rejected": ["b"]}),

@@ -1,4 +1,4 @@
-"""Containers of rows: text, JSON documents, columnar files, each of them also compressed."""
+"""File formats: text, JSON documents and columnar files, each of them also compressed."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def test_array_is_read_in_little_memory() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 8 * MIB
-    assert endless_peak < 40 * MIB  # the list of chunks is most of it
+    assert endless_peak < 40 * MIB  # most of it is the list of chunks
 
 
 def archive(data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""A file that is not what its sender said is called by its real type."""
+"""An error names the real type of a file that does not have the declared format."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CSV_TEXT = b"prompt,chosen,rejected\np,a,b\n"
 
 
 def written(write: Callable[[io.BytesIO], object]) -> bytes:
-    """What a library writes into a file."""
+    """Return the bytes that a library writes to a file."""
     file = io.BytesIO()
     write(file)
     return file.getvalue()
@@ -78,7 +78,7 @@ def database(path: Path) -> bytes:
     return path.read_bytes()
 
 
-#: Files of the libraries that people use, and what they are called.
+#: Files of common libraries, and the names of their types.
 FILES = {
     "gzip": gzip.compress(JSON_LINES, mtime=0),
     "bzip2": bz2.compress(JSON_LINES),
@@ -168,7 +168,7 @@ def test_no_row_of_jsonl_is_taken_for_another_type(row: dict[str, object]) -> No
     check_first_line(line, JSONL)
 
 
-#: Packed once they are read.
+#: Types that are only detected after decompression.
 PACKED = {"bzip2", "xz"}
 WRONG = {
     "jsonl": sorted(FILES.keys() - {"gzip", "jsonl", "json_array", "json_object"}),

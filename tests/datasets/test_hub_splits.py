@@ -1,4 +1,4 @@
-"""Which files of a repository are a split."""
+"""The files of a repository that belong to a split."""
 
 from __future__ import annotations
 

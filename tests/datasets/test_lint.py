@@ -1,4 +1,4 @@
-"""What ruins a reward model and can be told from the upload alone."""
+"""Data problems that ruin a reward model and are visible in the upload."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def assistant(text: str) -> dict[str, str]:
 
 
 def conversations(mine: str, theirs: str, **more: Any) -> dict[str, Any]:
-    """Two conversations without a prompt of their own."""
+    """Return two conversations without a separate prompt."""
     sides = {"chosen": [user(mine), assistant("It is 4.")]}
     return {**sides, "rejected": [user(theirs), assistant("It is 5.")], **more}
 
@@ -36,7 +36,7 @@ IGNORED = ReadOptions(ignore_columns=frozenset({"prompt", "note"}))
     [
         ([SAME, DIFFERENT], None, "prompts_differ", [2], "in 1 of 2 rows"),
         ([DIFFERENT | {"source": "x"}] * 2, None, "prompts_differ", [1, 2], "in 2 of 2 rows"),
-        # A copy of one side, which is ignored quietly as all of its text is in the pair.
+        # A copy of one side is ignored without a warning, because the pair contains its text.
         (
             [DIFFERENT | {"messages": [user("AAA"), assistant("It is 4.")]}],
             None,
@@ -44,7 +44,7 @@ IGNORED = ReadOptions(ignore_columns=frozenset({"prompt", "note"}))
             [1],
             'is not used: "messages"',
         ),
-        # A prompt of neither: refused unless it is asked to ignore it.
+        # A prompt that is in neither reply is rejected, unless ignore_columns names it.
         ([DIFFERENT | {"prompt": "CCC"}] * 3, IGNORED, "prompt_unused", [1, 2, 3], '"prompt"'),
         (
             [

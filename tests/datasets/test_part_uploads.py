@@ -1,4 +1,4 @@
-"""Uploads in numbered parts: any container, any order, nothing lost."""
+"""Uploads in numbered parts: any format, any order, no lost rows."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def content(client: TestClient, dataset: dict[str, Any]) -> list[Any]:
 def test_parts_of_every_container_become_one_dataset_in_their_order(
     client: TestClient,
 ) -> None:
-    """Sent last to first; the same rows as one file of them."""
+    """Parts that are sent in reverse order give the same rows as one file."""
     upload = Upload(client, "?name=shards")
     parts = [
         (pairs(4), JSONL),

@@ -1,4 +1,4 @@
-"""Uploads as they come over the wire: cut anywhere, broken anyhow, in each format."""
+"""Uploads in each format, with chunks of any size and with damage of any kind."""
 
 import csv
 import gzip
@@ -21,7 +21,7 @@ from app.datasets.row_errors import InvalidDatasetError, RowProblem
 
 ROW = b'{"chosen": "good", "rejected": "bad"}\n'
 MIB = 1 << 20
-# Machines that run tests are busy; a slow example is no failure.
+# The machine may be busy; a slow example is not a failure.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -53,7 +53,7 @@ def only_problem(data: bytes, text_format: TextFormat = "jsonl") -> RowProblem:
 texts = st.text(
     st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=30
 ).filter(lambda text: not text.isspace())
-# Half of the texts are made of what separates cells, lines and tokens.
+# Half of the texts consist of separators of cells, lines and tokens.
 awkward = st.text(
     st.sampled_from('",\n\r\\;\u2028\x85\x1e[]{}é😀a'), min_size=1, max_size=12
 ).filter(lambda text: not text.isspace())
@@ -105,7 +105,7 @@ def as_csv(rows: list[dict[str, Any]]) -> bytes:
 
 
 def whole(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with prompt and reply in one, so that it does not matter where they are parted."""
+    """Return a row with prompt and reply joined, so that their boundary does not matter."""
     prompt = row.get("prompt", row["chosen"][:0])
     sides = {name: prompt + row[name] for name in ("chosen", "rejected")}
     return {name: row[name] for name in ("margin", "slice") if name in row} | sides
@@ -158,7 +158,7 @@ def test_stored_reply_may_begin_like_its_prompt() -> None:
     assert b"".join(DatasetReader().read([once], "jsonl")) == once
 
 
-# --- bytes that are no dataset ------------------------------------------------------------------
+# --- bytes that are not a dataset ---------------------------------------------------------------
 
 fragments = st.sampled_from(
     [ROW, b'{"chosen":', b'"', b"[", b"\n", b"\r\n", b"\0", b"\xff", b"NaN", b"{", b"}", b",",
@@ -190,7 +190,7 @@ def test_damaged_gzip_is_read_or_refused(noise: bytes, at: int) -> None:
 
 
 def read_or_refusal(chunks: Iterable[bytes], text_format: TextFormat) -> int | InvalidDatasetError:
-    """How many pairs were read, or the one exception that reading may raise."""
+    """Return the number of pairs, or the only exception that reading may raise."""
     reader = DatasetReader()
     try:
         blocks = b"".join(reader.read(chunks, text_format))

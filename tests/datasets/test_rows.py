@@ -1,4 +1,4 @@
-"""Rows of the plain shapes: what is stored of a good one, and what is said of a bad one."""
+"""Rows of the plain shapes: the stored form of valid rows, and the errors of invalid ones."""
 
 import json
 from typing import Any
@@ -26,7 +26,7 @@ def chosen(*messages: Any) -> dict[str, Any]:
 def stored(
     *rows: dict[str, Any], options: ReadOptions | None = None
 ) -> tuple[list[dict[str, Any]], DatasetSummary]:
-    """The stored rows without their lines, and the summary."""
+    """Return the stored rows without their lines, and the summary."""
     reader = DatasetReader(options=options)
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     lines = b"".join(reader.read([data], "jsonl")).split(b"\n")[:-1]
@@ -341,7 +341,7 @@ def test_slices_are_counted_up_to_a_limit() -> None:
     assert "label number 101" in found.message
 
 
-# --- fields that no part of a pair comes from ---------------------------------------------------
+# --- fields that are not part of a pair ---------------------------------------------------------
 
 
 def test_unknown_text_that_differs_is_refused_with_all_its_columns() -> None:

@@ -19,7 +19,7 @@ from app.datasets.shapes.shape import Shape
 from app.datasets.shapes.table import SHAPES
 from app.datasets.unused import MEANINGFUL, is_harmless
 
-# Machines that run tests are busy; a slow example is no failure.
+# The machine may be busy; a slow example is not a failure.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -28,7 +28,7 @@ def read(
     options: ReadOptions | None = None,
     limits: ReadLimits | None = None,
 ) -> tuple[list[dict[str, Any]], DatasetSummary]:
-    """The stored rows, and the summary."""
+    """Return the stored rows and the summary."""
     reader = DatasetReader(limits, options)
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     lines = b"".join(reader.read([data], "jsonl")).split(b"\n")[:-1]
@@ -46,12 +46,12 @@ def refusal(
 
 
 def messages(content: Any, role: str) -> list[dict[str, str]]:
-    """A text as the message that it is, and messages as they are."""
+    """Return a text as a message, and messages unchanged."""
     return [{"content": content, "role": role}] if isinstance(content, str) else content
 
 
 def as_pairs(rows: list[dict[str, Any]]) -> list[tuple[Any, Any, Any]]:
-    """Prompt, better and worse reply of each row as messages; of ranked rows the first and last."""
+    """Return prompt, best and worst reply of each row as messages."""
     found = []
     for row in rows:
         if "replies" in row:
@@ -89,7 +89,7 @@ def test_example_of_a_shape_is_recognised_and_read(shape: Shape, example: dict[s
 def test_no_column_is_listed_as_ignored_that_a_shape_uses(
     shape: Shape, example: dict[str, Any]
 ) -> None:
-    """Without an ignored column the upload is recognised and read as it is with it."""
+    """An ignored column does not change the recognition and reading of an upload."""
     rows, summary = read([example] * 3)
     for name in summary.ignored_columns:
         if "[]" in name:
@@ -121,7 +121,7 @@ def test_names_of_shapes_are_unique() -> None:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A pair to be written in some shape."""
+    """A pair that is written in a shape."""
 
     prompt: str
     good: str
@@ -688,7 +688,7 @@ def test_ranked_rows_are_counted_by_the_pairs_that_they_give() -> None:
     assert read(rows)[1].rows_by_pairs == {1: 2, 6: 1}
 
 
-# --- nothing is lost in silence -----------------------------------------------------------------
+# --- no text is dropped silently ----------------------------------------------------------------
 
 names = st.sampled_from(sorted(MEANINGFUL)) | st.sampled_from(
     ["note", "hint", "extra", "Context", "prompt2", "images", "audio"]

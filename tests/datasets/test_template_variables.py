@@ -17,7 +17,7 @@ ROW = {
     "chosen": [{"role": "assistant", "content": "So."}],
     "rejected": [{"role": "assistant", "content": "Because."}],
 }
-#: Values as they are written in a query, and what they are.
+#: Values as written in a query, and as parsed.
 VALUES = {
     "false": False,
     "true": True,

@@ -12,7 +12,7 @@ from app.datasets.upload_places import UploadPlaces
 
 
 async def take(places: UploadPlaces, stack: AsyncExitStack, tenant: str) -> int:
-    """Take places until one is refused; return how many there were."""
+    """Take places until one is refused; return their number."""
     taken = 0
     while True:
         try:
@@ -28,7 +28,7 @@ def test_tenant_gets_a_place_only_if_more_are_free_than_it_has() -> None:
         async with AsyncExitStack() as stack:
             assert [await take(places, stack, tenant) for tenant in "abc"] == [4, 2, 1]
             await stack.enter_async_context(places.place("d"))
-            for tenant in "ae":  # no place is left, whoever asks
+            for tenant in "ae":  # no place is left for any tenant
                 with pytest.raises(UnavailableError):
                     await stack.enter_async_context(places.place(tenant))
         async with AsyncExitStack() as stack:  # all of them are free again

@@ -1,4 +1,4 @@
-"""Uploads in every format, checked while they stream; rejected ones leave nothing behind."""
+"""Uploads in every format, checked while they stream; rejected ones are not stored."""
 
 from __future__ import annotations
 

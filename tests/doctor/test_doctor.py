@@ -30,7 +30,7 @@ def test_quick_checks_pass_here() -> None:
 
 
 def test_selection_of_devices_that_do_not_exist_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message names the cause, in the table for people too."""
+    """The message names the cause, also in the table."""
     broken = (
         "import sys; from tests.supervisor.fake_nvml import FakeGpu, FakeNvml;"
         "sys.modules['pynvml'] = FakeNvml([FakeGpu('GPU-1', 1)]);"

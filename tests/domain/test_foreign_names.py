@@ -20,7 +20,7 @@ VALUES = [entry for entry in FOREIGN_NAMES if entry.value is not None]
 
 
 def spec(pointer: str, value: object) -> dict[str, Any]:
-    """The smallest spec with this value at this pointer."""
+    """Return the smallest spec with this value at this pointer."""
     document: dict[str, Any] = {"base_model": "any", "train_dataset": f"ds_{0:032x}"}
     *parents, last = pointer.split("/")[1:]
     owner = document
@@ -71,7 +71,7 @@ def test_no_name_is_given_twice_or_is_a_field_already() -> None:
 
 
 def test_no_two_fields_have_the_same_name() -> None:
-    """Or a field at the wrong place could not be told from its namesake."""
+    """Otherwise a field at the wrong place would be confused with a field of the same name."""
     names = Counter(pointer.rpartition("/")[2] for pointer in spec_pointers())
     assert [name for name, count in names.items() if count > 1] == ["seed"]
     found = meant_field("/lora", "seed")

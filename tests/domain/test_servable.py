@@ -1,4 +1,4 @@
-"""Which servers can serve which adapters."""
+"""Inference servers and the adapters that they can serve."""
 
 from __future__ import annotations
 

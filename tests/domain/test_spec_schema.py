@@ -1,4 +1,4 @@
-"""The schema of a job spec explains itself: forms, `plaudit jobs init` and the client show it."""
+"""Every field of a job spec has a description, for forms, `plaudit jobs init` and the client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCHEMA = RewardJobSpec.model_json_schema()
 
 
 def described(pointer: str) -> str | None:
-    """The description of a field, or of the object that it holds."""
+    """Return the description of a field, or of its object."""
     owners, description = [SCHEMA], None
     for name in pointer.split("/")[1:]:
         (field,) = [o["properties"][name] for o in owners if name in o.get("properties", {})]
@@ -23,7 +23,7 @@ def described(pointer: str) -> str | None:
 
 
 def objects_of(field: dict[str, Any]) -> list[dict[str, Any]]:
-    """The schemas of the objects that a field may hold."""
+    """Return the schemas of the objects that a field may hold."""
     if reference := field.get("$ref"):
         return [SCHEMA["$defs"][reference.rpartition("/")[2]]]
     forms = field.get("anyOf", []) + field.get("oneOf", [])

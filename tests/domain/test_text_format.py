@@ -117,7 +117,7 @@ OFF, ON = {"think": False}, {"think": True}
 
 
 def giving(form: dict[str, Any], **variables: Any) -> dict[str, Any]:
-    """A dataset with these variables of the chat template."""
+    """Return a dataset with these variables of the chat template."""
     return form | {"chat_template_kwargs": variables}
 
 

@@ -15,7 +15,7 @@ def hits_of(rows: list[dict[str, Any]]) -> Any:
 
 
 def check_metrics(rows: list[dict[str, Any]], found: dict[str, Any]) -> None:
-    """Recompute the figures of pairs from the file of scores, without the service's code."""
+    """Recompute the figures of pairs from the file of scores."""
     margins = np.array([row["scores"][0] - row["scores"][1] for row in rows])
     difference = np.array([row["lengths"][0] - row["lengths"][1] for row in rows])
     hits = hits_of(rows)
@@ -88,7 +88,7 @@ def check_calibration(margins: Any, hits: Any, found: dict[str, Any]) -> None:
     assert found["ece"] == pytest.approx(error(probability), abs=1e-9)
     assert found["brier"] == pytest.approx(np.mean((1 - probability) ** 2))
     t = found["temperature"]
-    if t > 999:  # wrong more often than right: no finite temperature is best
+    if t > 999:  # more wrong than right pairs: no finite temperature is optimal
         return
     at = error(1 / (1 + np.exp(-margins / t)))
     assert found["ece_at_temperature"] == pytest.approx(at, abs=1e-6)
@@ -105,7 +105,7 @@ def rank_correlation(a: Any, b: Any) -> float:
 
 
 def controlled(hits: Any, difference: Any) -> float:
-    """By plain gradient ascent on the penalised likelihood."""
+    """Fit by plain gradient ascent on the penalised likelihood."""
     x = np.stack([np.ones(len(hits)), np.tanh(difference / difference.std())])
     weights = np.zeros(2)
     for _ in range(200_000):
@@ -117,7 +117,7 @@ def controlled(hits: Any, difference: Any) -> float:
 
 
 def assert_equal(found: Any, expected: Any, place: str = "") -> None:
-    """Assert that a document has at least what is expected, numbers to 1e-9."""
+    """Assert that a document contains the expected values, with numbers within 1e-9."""
     if isinstance(expected, dict):
         for name, value in expected.items():
             assert_equal(found[name], value, f"{place}/{name}")

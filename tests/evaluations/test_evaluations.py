@@ -1,4 +1,4 @@
-"""Evaluations over HTTP: what is refused, what happens on the way, and comparisons."""
+"""Evaluations over HTTP: rejected requests, progress, results and comparisons."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def rows(skill: float, *, count: int = 60, seed: int = 0) -> list[ScoredRow]:
 
 
 def finish(world: World, evaluation: dict[str, Any], table: list[ScoredRow]) -> WriteContext:
-    """Carry out the next evaluation as a worker."""
+    """Run the next evaluation as a worker."""
     context = world.claim()
     assert context.job_id.partition("_")[2] == evaluation["id"].partition("_")[2]
     tables = {"base:untrained": rows(0.0, seed=9)}

@@ -1,4 +1,4 @@
-"""docs/judging.md, run as it stands on a service that trains; every figure is recomputed."""
+"""Run docs/judging.md unchanged on a service that trains, and recompute every figure."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ print(json.dumps(ids))
 
 @dataclass(frozen=True)
 class Judged:
-    """What running the page left behind."""
+    """Results of running the page."""
 
     directory: Path
     client: plaudit.Plaudit
@@ -114,7 +114,7 @@ def test_probes_are_recomputed_from_rows_and_adapter(judged: Judged, tmp_path: P
     certain = 0
     for found, own in zip(model["probes"], expected, strict=True):
         assert found["shift"] == pytest.approx(own.pop("shift"), abs=1e-3), found["probe"]
-        if not own.pop("close_calls"):  # otherwise noise decides about the order of a pair
+        if not own.pop("close_calls"):  # otherwise noise determines the order of a pair
             assert_equal(found, own, found["probe"])
             certain += 1
     assert certain > 6
@@ -133,7 +133,7 @@ def test_benchmark_of_other_rows_has_no_overall(judged: Judged) -> None:
 
 
 class Content(HTMLParser):
-    """Addresses, exact numbers and scripts of a page."""
+    """Parser for the addresses, exact numbers and scripts of a page."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ def test_page_is_served_in_a_sandbox(judged: Judged) -> None:
 
 
 def command_line(judged: Judged, *arguments: str, fails: bool = False) -> str:
-    """Run ``plaudit``; return what it printed, or where it is to fail, what it complained of."""
+    """Run ``plaudit``; return its output, or its error if it must fail."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PLAUDIT_")} | {
         "PLAUDIT_URL": judged.client.url,
         "PLAUDIT_API_KEY": judged.key,
@@ -245,7 +245,7 @@ def test_results_are_added_to_the_card_of_a_downloaded_adapter(judged: Judged) -
     report = judged.client.jobs.full_report(judged.ids["job"])
     assert report.model
     assert own.metric_value == pytest.approx(report.model["metrics"]["accuracy"]["value"])
-    for _ in range(2):  # repeating it adds nothing
+    for _ in range(2):  # repeating the command adds nothing
         for evaluation in evaluations:
             command_line(
                 judged, "report", evaluation.id, "page.html", "--hub", "downloaded",

@@ -1,4 +1,4 @@
-"""Comparisons over HTTP against an independent computation, on tables that are hard to count."""
+"""Comparisons over HTTP against an independent computation, on tables with many ties and gaps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.world import World
 
 
 def table(seed: int, skill: float, *, rows: int, prompts: int, slices: int) -> list[ScoredRow]:
-    """Ranked rows with ties of ranks, of scores and of texts, several of a prompt, some left out.
+    """Return ranked rows with ties of ranks, scores and texts; some share a prompt or are left out.
 
     The rows are the same for every ``skill``; some are only in one of two tables.
     """

@@ -1,4 +1,4 @@
-"""Base models below /hub: refused, redirected to their hub, or served as files."""
+"""Base models under /hub: refused, redirected to their hub, or served as files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def key(key_for: Callable[..., str]) -> str:
 
 @pytest.fixture
 def local_model(tmp_path: Path) -> Path:
-    """A model of the operator's disk; one of its files is a link to somewhere else."""
+    """A model on the operator's disk; one of its files is a link to another directory."""
     path = tmp_path / "local"
     path.mkdir()
     for name, content in tiny_model().items():
@@ -55,7 +55,7 @@ def local_model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def serve(settings: Settings, tmp_path: Path, hub: Hub, local_model: Path) -> Callable[[str], Any]:
-    """Start the service with a catalogue and this answer for base models: ``with serve(mode)``."""
+    """Start the service with a catalogue and a mode for base models: ``with serve(mode)``."""
     catalogue = tmp_path / "models.yaml"
     catalogue.write_text(f"""
 tiny: {{source: "hub:acme/tiny@v1"}}
@@ -118,7 +118,7 @@ def test_files_on_the_disk_are_served(
             headers={"Authorization": f"Bearer {key}", "Range": "bytes=5-9"},
         )
         assert (part.status_code, part.content) == (206, MODEL_FILES["model.safetensors"][5:10])
-        assert "repr-digest" not in part.headers  # nobody has computed it
+        assert "repr-digest" not in part.headers  # no digest was computed
         assert httpx.get(f"{endpoint}/{name}/resolve/main/config.json").status_code == 401
         outside = httpx.get(
             f"{endpoint}/{name}/resolve/main/%2e%2e%2fsecret.json",
@@ -185,7 +185,7 @@ def test_hub_that_is_away_is_told(serve: Callable[[str], Any], key: str, hub: Hu
             timeout=60,
         )
         assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
-        hub.status = None  # a failure is not remembered
+        hub.status = None  # a failure is not cached
         answer = httpx.get(
             f"{site.url}/hub/acme/tiny/resolve/main/config.json",
             headers={"Authorization": f"Bearer {key}"},
@@ -202,7 +202,7 @@ def test_peft_loads_base_and_adapter_from_one_endpoint(
     local_model: Path,
     tmp_path: Path,
 ) -> None:
-    """A fresh interpreter whose only hints are HF_ENDPOINT and HF_TOKEN."""
+    """A new interpreter with only HF_ENDPOINT and HF_TOKEN set."""
     torch = pytest.importorskip("torch")
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification

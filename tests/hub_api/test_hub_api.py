@@ -108,7 +108,7 @@ def test_what_is_not_there_is_an_error_of_the_client(
     change: dict[str, str],
     error: type[Exception],
 ) -> None:
-    if "token" in change:  # of another tenant
+    if "token" in change:  # the adapter of another tenant
         change = {"token": key_for("intruder")}
     wanted = {"repo_id": adapter_id, "filename": "README.md", "token": key} | change
     with pytest.raises(error):
@@ -130,7 +130,7 @@ def test_ranges_are_served_and_keys_are_needed(
 def test_peft_loads_an_adapter_with_its_own_settings(
     site: Site, key: str, world: World, job: dict[str, Any], tmp_path: Path
 ) -> None:
-    """A fresh interpreter whose only hint is HF_ENDPOINT."""
+    """A new interpreter with only HF_ENDPOINT set."""
     torch = pytest.importorskip("torch")
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForSequenceClassification

@@ -36,7 +36,7 @@ def settings(settings: Settings, workshop: Workshop, hub: Hub) -> Settings:
 
 
 class Imports:
-    """Somebody who imports datasets, and the worker."""
+    """A user who imports datasets, and the worker."""
 
     def __init__(self, client: TestClient, shop: Workshop) -> None:
         self.client, self.shop = client, shop
@@ -48,7 +48,7 @@ class Imports:
         return dict(answer.json())
 
     def run(self, **fields: Any) -> dict[str, Any]:
-        """Import, and wait for the end."""
+        """Import a dataset, and wait for the end."""
         queued = self.request(**fields)
         assert queued["status"] == "queued"
         with self.shop.running_pool():
@@ -81,7 +81,7 @@ def test_split_becomes_a_dataset_whose_origin_is_a_commit(
     assert (dataset["name"], dataset["pair_count"]) == ("pairs", 5)
     assert dataset["origin"] == f"hub:acme/pairs@{COMMIT}#train"
     assert not list(imports.shop.settings.work_dir.glob("imp_*"))
-    # The same pairs again are the dataset that is there already.
+    # Importing the same pairs again returns the existing dataset.
     again = imports.run(name="another", split="train")
     assert again["dataset_id"] == done["dataset_id"]
     assert SECRET not in client.get("/v1/datasets/imports").text

@@ -12,6 +12,6 @@ from tests.job_queue.factories import claim, queue_job
 
 @pytest.fixture
 def context(engine: Engine, settings: Settings) -> WriteContext:
-    """The write context of a new job that is claimed."""
+    """The write context of a new, claimed job."""
     queue_job(engine)
     return claim(engine, settings)

@@ -97,14 +97,14 @@ def update_job(engine: Engine, job_id: str, **values: Any) -> None:
 
 
 def expired_leases(engine: Engine) -> list[SeenLease]:
-    """Return the leases that are over by the database's clock."""
+    """Return the leases that have expired by the database's clock."""
     with transaction(reader(engine)) as session:
         lease = select(Job.id, Job.attempt, Job.lease_expires_at)
         return [SeenLease(*row) for row in session.execute(lease.where(_IS_EXPIRED))]
 
 
 def requeue_expired(engine: Engine, settings: Settings) -> list[Job]:
-    """Take back the jobs whose leases are over by the database's clock."""
+    """Take back the jobs whose leases have expired by the database's clock."""
     return reconciler.requeue_lost(engine, settings, expired_leases(engine))
 
 

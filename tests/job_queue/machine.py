@@ -99,7 +99,7 @@ class Model:
 
 
 class Held(tuple[str, int, str]):
-    """A lease as a worker remembers it."""
+    """A lease as a worker has stored it."""
 
 
 class JobQueueMachine(RuleBasedStateMachine):
@@ -344,7 +344,7 @@ class JobQueueMachine(RuleBasedStateMachine):
                 assert transitions.delete_job(session, tenant, job.id) == may
                 session.rollback()  # the model keeps it
 
-    # -- what always holds ---------------------------------------------------------------
+    # -- invariants ----------------------------------------------------------------------
 
     @invariant()
     def rows_are_what_the_model_says(self) -> None:

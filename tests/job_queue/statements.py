@@ -58,7 +58,7 @@ def end_attempt(
 
 
 def sweep(engine: Engine, **more: Any) -> list[Job]:
-    """Take back jobs whose lease ran out."""
+    """Take back jobs whose lease has expired."""
     lost = expired_leases(engine)
     arguments = {"lost": lost, "backoff_ms": 0, "max_crashes": 3, "max_stalls": 3, **more}
     with transaction(engine) as session:
@@ -74,7 +74,7 @@ def set_desired_state(
 
 
 def expire_lease(engine: Engine, lease: Lease) -> None:
-    """Let the lease end a second ago."""
+    """Set the end of the lease to a second ago."""
     update_job(engine, lease.job_id, lease_expires_at=now_ms() - 1000)
 
 

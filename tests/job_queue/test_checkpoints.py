@@ -1,4 +1,4 @@
-"""Checkpoints: which are kept, which count as progress, which are dropped."""
+"""Checkpoints: kept ones, ones that count as progress, and dropped ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lost leases are found by one clock, whatever the database's clock does."""
+"""Lost leases are found by a single clock, even if the database's clock steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ended jobs leave behind is collected as fast as it comes, by several processes at once."""
+"""Remains of ended jobs are collected as fast as they arise, by several processes at once."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from app.storage import blobs
 from tests.job_queue.factories import TENANT, queue_job, read_job
 from tests.services import wait_until
 
-#: More than two rounds take.
+#: More than two rounds collect.
 MANY = 230
 
 
 @pytest.fixture
 def ended_job(engine: Engine) -> str:
-    """A job that was cancelled, with many checkpoints and, beside it, as many old orphans."""
+    """Create a cancelled job with many checkpoints, and as many old orphaned blobs."""
     job_id = queue_job(engine, status="cancelled", checkpoint_id="ckpt_0")
     orphans: list[dict[str, Any]] = [
         {"id": new_id("blob"), "state": "ready", "sha256": f"{i:064x}", "size": 1, "created_at": 1}

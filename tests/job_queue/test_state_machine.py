@@ -24,7 +24,7 @@ from tests.job_queue.machine import Clock, make_machine, virtual_engine
 
 #: Programs of 40 steps each; PLAUDIT_TEST_PROGRAMS=20000 makes a long run.
 PROGRAMS, STEPS = int(os.environ.get("PLAUDIT_TEST_PROGRAMS", "150")), 40
-#: A mutant fails at the first program that notices it, mostly within the first ten. Hypothesis
+#: A mutant fails at the first program that detects it, mostly within the first ten. Hypothesis
 #: draws other programs when other modules are imported, so the bound is generous.
 MUTANT_PROGRAMS = 1000
 Guard = tuple[str, str]
@@ -57,7 +57,7 @@ GUARDS: dict[str, list[str]] = {
     "delete_job": ["is_job", "belongs_to", "is_finished"],
 }
 ALL_GUARDS: list[Guard] = [(name, guard) for name in GUARDS for guard in GUARDS[name]]
-#: Guards that one process cannot tell from none, each with the reason.
+#: Guards whose removal one process cannot detect, each with the reason.
 HELD_ELSEWHERE: dict[Guard, str] = {
     ("_best_candidate", "is_wanted"): "a job that is not wanted has left the queue",
     ("claim_next_job", "is_queued"): "the picked row stays locked until then",
@@ -66,7 +66,7 @@ HELD_ELSEWHERE: dict[Guard, str] = {
     ("is_held", "is_running"): "only a running job has a lease (check constraint)",
 }
 no_other_host = test_claim.test_avoided_host_claims_the_job_when_no_other_can
-#: The machine has one host without a GPU, and no job needs one: these are noticed by other tests.
+#: The machine has one host without a GPU, and no job needs one: other tests cover these guards.
 HOST_TESTS: dict[Guard, Callable[[Engine], None]] = {
     ("_best_candidate", "may_run_on"): (
         test_claim.test_avoided_host_leaves_the_job_to_another_host
@@ -164,7 +164,7 @@ def test_statement_without_this_guard_is_noticed(
     guard: Guard, virtual: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace_guards(monkeypatch, lambda found, real: true() if found == guard else real)
-    # What the model, a constraint of the database or the statement itself noticed.
+    # Detected by the model, a database constraint or the statement itself.
     with pytest.raises((AssertionError, SQLAlchemyError, ValueError)):
         run_programs(
             virtual, clock, MUTANT_PROGRAMS,

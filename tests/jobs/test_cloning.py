@@ -1,4 +1,4 @@
-"""A clone goes on from its parent's checkpoint, also when that is being swept away."""
+"""A clone continues from its parent's checkpoint, even while the checkpoint is being deleted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.job_queue.factories import QUEUE, make_job, queue_job, read_job, writ
 
 @pytest.fixture
 def parent(engine: Engine, settings: Settings, tmp_path: Path) -> Job:
-    """Failed long ago, with a checkpoint that nothing keeps any more."""
+    """A job that failed long ago, with a checkpoint that may be deleted."""
     job_id = queue_job(engine)
     claimed = worker_api.claim(engine, settings, QUEUE, "host-a/0:1", "host")
     assert claimed is not None

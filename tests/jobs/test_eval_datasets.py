@@ -1,4 +1,4 @@
-"""Named evaluation datasets: they belong to the tenant, and are there while a job needs them."""
+"""Named evaluation datasets belong to the tenant, and exist while a job needs them."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_jobs_are_filtered(world: World, client: TestClient) -> None:
         ("FIRST", [1]),
         ("100%", [1]),
         ("%", [1]),
-        ("_", [0, 1]),  # every id has one; it is no wildcard, or the text below would match
+        ("_", [0, 1]),  # every id contains it; as a wildcard it would match the text below
         ("t_e", []),
         ("minilm", [0, 1]),
         ("second's", [0]),
@@ -239,7 +239,7 @@ def test_many_waiters_share_one_query_and_hold_no_connection(
         event.listen(engine, "before_cursor_execute", note)
         wait_until("some ticks", lambda: len(_on_jobs(statements)) >= 4)
         event.remove(engine, "before_cursor_execute", note)
-        assert len(set(_on_jobs(statements))) == 1  # only that of the watcher
+        assert len(set(_on_jobs(statements))) == 1  # only the query of the watcher
         assert engine.pool.checkedout() <= 2  # of the watcher and of the webhook thread
         world.claim()
         assert {w.result(timeout=30).json()["status"] for w in waiting} == {"running"}

@@ -377,7 +377,7 @@ def test_dry_run_returns_the_reports_of_a_worker(patient: World) -> None:
     assert answer.status_code == 200, answer.text
     assert answer.json()["reports"] == {"dataset": dataset, "memory": {"bytes": 1}}
     assert answer.json()["warnings"] == [{"code": "memory_short", "message": "too little"}]
-    # The reports are reused, whatever the name of the job, and as the report of the dataset.
+    # The reports are reused for jobs with other names, and as the report of the dataset.
     again = patient.client.post(path, json=spec | {"name": "other"})
     assert again.json()["reports"] == answer.json()["reports"]
     url = f"/v1/datasets/{spec['train_dataset']}/report?base_model={BASE_MODEL}"

@@ -1,4 +1,4 @@
-"""Merged exports are made once, however many ask for one at the same time."""
+"""Concurrent requests for a merged export create one job."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class RecordingChannel(Channel):
 
 
 class StoppingChannel(RecordingChannel):
-    """Asks for a stop after a number of new chunks."""
+    """Requests a stop after a number of new chunks."""
 
     def __init__(self, chunks: int | None) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class StoppingChannel(RecordingChannel):
 
     @property
     def is_stop_wanted(self) -> bool:  # type: ignore[override]
-        """Asked before each chunk that is computed."""
+        """Checked before each computed chunk."""
         if self._left is None:
             return False
         self._left -= 1
@@ -138,6 +138,6 @@ def _keep_alive(stdin: int, ended: threading.Event) -> None:
 def certificate_of(order: WorkOrder, package: Path) -> dict[str, Any]:
     """Return the certificate of the adapter, or of the merged model, that an order made."""
     base = None if order.action == "merge" else Path(order.model_dir)
-    with warnings.catch_warnings():  # a trainer ignores those of its libraries as well
+    with warnings.catch_warnings():  # a trainer also ignores the warnings of its libraries
         warnings.simplefilter("ignore")
         return certify(package, base, "cpu")

@@ -1,7 +1,7 @@
 """The part of a model hub's API that ``create_repo`` and ``create_commit`` use, on loopback.
 
-Small files are part of the commit. Large ones are uploaded before by the LFS protocol: in one
-piece, or in parts when they have more than ``PART_BYTES``.
+Small files are part of the commit. Large files are uploaded first with the LFS protocol: in one
+piece, or in parts if they have more than ``PART_BYTES``.
 https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md
 """
 
@@ -20,7 +20,7 @@ PART_BYTES = 1_000_000
 
 
 class Hub(ThreadingHTTPServer):
-    """A hub with one repository, ``acme/rewards``, and a storage that takes no token."""
+    """A hub with one repository, ``acme/rewards``, and a storage server without tokens."""
 
     daemon_threads = True
 
@@ -91,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _upload(self, wanted: dict[str, Any]) -> dict[str, Any]:
         hub, oid = self.server, wanted["oid"]
         if oid in hub.objects:
-            return wanted  # without actions: it is there already
+            return wanted  # without actions: the file exists already
         href = f"{hub.url}/storage/{oid}"
         upload: dict[str, Any] = {"href": href}
         if wanted["size"] > PART_BYTES:

@@ -56,12 +56,12 @@ def settings(settings: Settings, workshop: Workshop, hub: Hub) -> Settings:
 
 @pytest.fixture
 def path(world: World, job: dict[str, Any]) -> str:
-    """Of the pushes of an adapter."""
+    """Return the path of the pushes of an adapter."""
     return f"/v1/adapters/{world.publish(world.claim(), FILES)}/push"
 
 
 def pushed(client: TestClient, shop: Workshop, path: str) -> dict[str, Any]:
-    """The push once it has ended."""
+    """Wait for the end of a push, and return it."""
     with shop.running_pool():
         wait_until("the push", lambda: client.get(path).json()["finished_at"] is not None)
     return dict(client.get(path).json())
@@ -71,7 +71,7 @@ def test_adapter_is_committed_to_a_private_repository(
     client: TestClient, workshop: Workshop, hub: Hub, path: str
 ) -> None:
     assert client.get(path).json()["code"] == "push_not_found"
-    for _ in range(2):  # the second time the repository is there
+    for _ in range(2):  # the second time the repository exists
         answer = client.post(path, json={"repo": "acme/rewards"})
         assert (answer.status_code, answer.json()["status"]) == (202, "queued")
         done = pushed(client, workshop, path)
@@ -80,7 +80,7 @@ def test_adapter_is_committed_to_a_private_repository(
     assert hub.files == FILES
 
 
-# huggingface_hub 2.4 itself calls httpx2 in the old way.
+# huggingface_hub 2.4 itself uses a deprecated interface of httpx2.
 @pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw:DeprecationWarning")
 @pytest.mark.parametrize("failures", [0, 2])
 def test_large_files_are_uploaded_before_the_commit(
@@ -92,9 +92,9 @@ def test_large_files_are_uploaded_before_the_commit(
     failures: int,
 ) -> None:
     assert job["status"] == "queued"
-    hub.failures = failures  # of the storage, which the client tries again
+    hub.failures = failures  # uploads to the storage, which the client retries
     path = f"/v1/adapters/{world.publish(world.claim(), LARGE_FILES)}/push"
-    for _ in range(2):  # the second time the large files are there already
+    for _ in range(2):  # the second time the large files exist
         assert client.post(path, json={"repo": "acme/rewards"}).status_code == 202
         done = pushed(client, workshop, path)
         assert (done["failure"], done["status"], done["commit"]) == (None, "succeeded", COMMIT)

@@ -1,6 +1,6 @@
-"""Texts that carry their template get the ids of training, whatever a client did to their ends.
+"""Rendered texts get the ids of training, even if a client changed their start or end.
 
-verl takes the BOS off, others add a second one, and most leave out what closes the reply.
+verl removes the BOS token, others add a second one, and most omit the tokens that close the reply.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ EOS_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Kind:
-    """A tokenizer, and what training with it looks like."""
+    """A tokenizer, and the texts that training renders with it."""
 
     is_chat: bool
-    #: What the tokenizer adds to a text: "$A", "<s> $A" …
+    #: Template of the tokens that the tokenizer adds to a text: "$A", "<s> $A" …
     adds: str = "$A"
     template: str = CHATML
     append_eos: bool = False
@@ -74,7 +74,7 @@ KINDS: dict[str, Kind] = {
 
 
 def make(directory: Path, kind: Kind) -> ReplyTokenizer:
-    """The tokenizer of a kind, as a scorer has it."""
+    """Return the tokenizer of a kind, as a scorer has it."""
     words = [*SPECIAL, "<unk>", BOS, *WORDS]
     vocabulary = {word: i for i, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -108,13 +108,13 @@ def make(directory: Path, kind: Kind) -> ReplyTokenizer:
 
 
 def trained_text(tokenizer: ReplyTokenizer, kind: Kind) -> str:
-    """The whole text of prompt and reply, as training renders it."""
+    """Return the text of prompt and reply as training renders it."""
     row: dict[str, Any] = {"prompt": f"{PROMPT} ", "replies": [{"reply": REPLY}]}
     return tokenizer._pairs.render(row)[0]
 
 
 def variants(text: str, kind: Kind) -> dict[str, str]:
-    """What clients make of a text."""
+    """Return the variants of a text that clients send."""
     end = text.rpartition(REPLY)[2]
     without_bos = text.removeprefix(BOS)
     found = {
@@ -137,7 +137,7 @@ def test_ids_are_those_of_training(name: str, tmp_path: Path, subtests: pytest.S
     (expected,) = tokenizer.encode_rendered([text])
     vocabulary = tokenizer._pairs.tokenizer.get_vocab()
     shown = tokenizer._pairs.tokenizer.convert_ids_to_tokens(expected)
-    # The reference itself, by the table.
+    # Check the reference itself against the table.
     assert shown.count(BOS) == kind.bos_count
     assert (shown[0] == BOS) == bool(kind.bos_count)
     assert shown[-1] == kind.ends_with

@@ -1,4 +1,4 @@
-"""Score batches over HTTP: what is refused, what happens on the way, quotas and repetition."""
+"""Score batches over HTTP: rejected requests, progress, quotas and repeated requests."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_dataset_of_another_format_is_refused(world: World, client: TestClient) 
     )
     headers = {"Content-Type": "application/x-ndjson"}
     dataset = client.post("/v1/datasets", content=rows, headers=headers).json()["id"]
-    adapter = world.request_score_batch()["adapter"]  # trained on texts
+    adapter = world.request_score_batch()["adapter"]  # the adapter was trained on texts
     answer = client.post(URL, json={"adapter": adapter, "dataset": dataset})
     assert errors(answer) == {"/dataset": "format_differs"}
 
@@ -161,7 +161,7 @@ def test_scores_count_against_the_storage_quota(world: World, engine: Engine) ->
     settings, tenant = world.settings, "acme"
 
     def stored() -> int:
-        """The least quota that has no byte left, less one."""
+        """Set the quota one byte below the stored bytes."""
         low, high = 0, 1 << 24
         while low < high:
             middle = (low + high) // 2
@@ -184,7 +184,7 @@ def test_scores_count_against_the_storage_quota(world: World, engine: Engine) ->
 
 
 class TestQueueQuota:
-    """As many batches wait as the tenant may have."""
+    """The tenant has the maximum number of waiting batches."""
 
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:

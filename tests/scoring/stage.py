@@ -1,4 +1,4 @@
-"""A service with trained adapters of tiny base models, and a scorer that it starts itself."""
+"""A service with trained adapters of tiny base models, which starts its own scorer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from worker.reward_model.loading import device_config_for
 from worker.trainer.tasks.train import _train_and_package
 
 TENANT = "acme"
-#: What the key of a stage may do: score, and have datasets scored.
+#: Scopes of the key: score replies, and request score batches.
 SCOPES = [Scope.SCORES_WRITE, Scope.JOBS_READ, Scope.JOBS_WRITE]
 
 
@@ -52,7 +52,7 @@ class Trained:
 
     @property
     def texts(self) -> dict[str, float]:
-        """Every text of the probes, with its certified score."""
+        """Return every text of the probes with its certified score."""
         return {
             probe[side]: probe[f"{side}_score"]
             for probe in self.probes
@@ -64,7 +64,7 @@ def train_adapter(base: TinyBase, work: Path, **order: Any) -> Trained:
     """Train and package in this process, which takes a second; ``work`` is its directory."""
     todo = base.order(count=24, eval_count=8, training={"max_steps": 3}, **order)
     assert todo.plan
-    torch.set_num_threads(1)  # as a trainer does; more would wait for each other here
+    torch.set_num_threads(1)  # as a trainer does; more threads would wait for each other here
     with warnings.catch_warnings():
         # As ``prepare_environment`` does for a trainer.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
@@ -155,7 +155,7 @@ def running_stage(
     engine = make_engine(own.database)
     migrate(engine)
     ids = {name: publish(engine, own, adapter) for name, adapter in trained.items()}
-    # Says that its base model had other files.
+    # Its certificate names other files of the base model.
     damaged = publish(engine, own, trained["chat"], base_model_sha256="0" * 64)
     with transaction(engine) as session:
         key = api_keys.create(session, TENANT, "a test", SCOPES).token

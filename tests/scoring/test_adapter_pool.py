@@ -1,4 +1,4 @@
-"""What a scorer has in memory: verified, bounded, and never dropped under a request."""
+"""Adapters in a scorer's memory are verified, bounded, and never evicted during a request."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from tests.model_factories.pairs import make_pairs
 from tests.scoring.stage import Stage
 
 ROWS = 14
-#: Several requests for so few rows.
+#: Makes several requests of a few rows.
 ROWS_AT_ONCE = 6
 
 
@@ -28,7 +28,7 @@ def _client(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_score(*arguments: object) -> Result:
-    """Run the command in this process: another one would load the same modules for seconds."""
+    """Run the command in this process: in another one the imports take seconds."""
     return CliRunner().invoke(app, ["score", *map(str, arguments)])
 
 

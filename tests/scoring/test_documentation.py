@@ -1,4 +1,4 @@
-"""docs/scoring.md runs as it stands: its shell commands, and its Python up to a GRPO run."""
+"""Run docs/scoring.md unchanged: its shell commands, and its Python up to a GRPO run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.scoring.stage import Stage
 from tests.services import skip_or_fail
 
 PAGE = (ROOT / "docs" / "scoring.md").read_text()
-#: What the page leaves to its reader.
+#: Code that the page leaves to the reader.
 SET_UP = """
 import os, warnings
 warnings.simplefilter("ignore")
@@ -46,7 +46,7 @@ print("rewards", len(rewards), any(rewards))
 
 
 def blocks(language: str) -> list[str]:
-    """The code blocks of a language."""
+    """Return the code blocks of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 
 
@@ -57,7 +57,7 @@ def dataset(stage: Stage) -> str:
 
 @pytest.fixture
 def environment(stage: Stage, dataset: str, tmp_path: Path) -> dict[str, str]:
-    """What the page's reader has set."""
+    """Environment that the reader has set."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "plaudit").write_text(f"#!/bin/sh\nexec {sys.executable} -m app.cli $@\n")
     (tmp_path / "bin" / "plaudit").chmod(0o700)

@@ -1,4 +1,4 @@
-"""The scorer that `plaudit serve` starts: it ends when idle, comes back, and counts its work."""
+"""The scorer that `plaudit serve` starts: it ends when idle and restarts on demand."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def scorer_urls(stage: Stage) -> list[str]:
 
 
 def test_idle_scorer_ends_and_the_next_request_starts_another(short: Stage) -> None:
-    assert own_scorers(short) == []  # nothing runs before it is needed
+    assert own_scorers(short) == []  # no scorer runs before the first request
     found = []
     for _ in range(2):
         answer = short.score(model=short.chat, inputs=[{"text": "tea is kind"}])
         found.append((own_scorers(short), answer["data"][0]["scores"]))
         wait_until("the end of the scorer", lambda: own_scorers(short) == [], seconds=60)
-        assert scorer_urls(short) == []  # it signed off
+        assert scorer_urls(short) == []  # it deleted its row
     (first, scores), (second, scores_again) = found
     assert len(first) == len(second) == 1
     assert first != second
@@ -52,7 +52,7 @@ def test_idle_scorer_ends_and_the_next_request_starts_another(short: Stage) -> N
 
 
 def scrape(stage: Stage) -> dict[str, float]:
-    """The scorer's metrics that have no label."""
+    """Return the scorer's metrics without labels."""
     (url,) = scorer_urls(stage)
     assert httpx.get(f"{url}/metrics").status_code == 401
     token = read_token(stage.settings)

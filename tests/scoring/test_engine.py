@@ -1,4 +1,4 @@
-"""The scorer's loop with a real pool: what waits for whom, and what memory cannot do to it."""
+"""The scorer's loop with a real pool: the order of work, and its behaviour when memory is short."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_adapter_that_cannot_be_fetched_is_refused_and_others_are_scored(
 
 
 def test_members_of_an_ensemble_do_not_drive_each_other_out(stage: Stage) -> None:
-    """With room for the base model alone, all of them stay until the request is answered."""
+    """With room for the base model only, all adapters stay until the request is answered."""
     pool = make_pool(stage, scorer_memory_bytes=1)
     engine = Engine(pool, pool.settings, ScorerMetrics())
     members = (stage.chat, stage.other_chat)

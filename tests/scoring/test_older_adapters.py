@@ -1,7 +1,7 @@
 """Adapters of the first release stay scorable, by the service and by the client.
 
-tests/scoring/first_release/ has a base model and two adapters as the code of the first release
-(the schema of tests/test_upgrade.py) made them, with what it stored about them in the database.
+tests/scoring/first_release/ has a base model and two adapters made by the code of the first release
+(the schema of tests/test_upgrade.py), with their rows in the database.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def test_scorer_gives_the_scores_that_were_certified_then(
     assert answer.status_code == 200, answer.text
     scores = [item["scores"][0] for item in answer.json()["data"]]
     assert scores == pytest.approx(list(texts.values()), abs=1e-5)
-    assert max(scores) - min(scores) > 0.01  # a lost head would give others
+    assert max(scores) - min(scores) > 0.01  # a lost head would give other scores
 
 
 @pytest.mark.parametrize("name", NAMES)

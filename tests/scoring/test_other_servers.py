@@ -1,4 +1,4 @@
-"""The routes of other reward servers answer as their clients read it, with the certified scores."""
+"""The routes of other reward servers respond as their clients expect, with the certified scores."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def squashed(score: float) -> float:
     return 1 / (1 + math.exp(-score))
 
 
-#: The body that a client sends for a text, how it reads the answer, and what it should find.
+#: The body that a client sends for a text, its parser of the response, and the expected value.
 ROUTES: dict[str, tuple[Callable[[str], dict[str, Any]], Read, Callable[[float], float]]] = {
     "get_reward": (
         lambda text: {"query": [text], "prompts": [""], "labels": [None]},
@@ -304,7 +304,7 @@ def test_unknown_model_in_the_path_is_never_the_default(stage: Stage, prefix: st
     assert answer.status_code == 404
     problem = answer.json()
     assert problem["code"] == "adapter_not_found"
-    assert problem["error"]["message"] == problem["detail"]  # as vLLM's clients read it
+    assert problem["error"]["message"] == problem["detail"]  # as vLLM's clients read the response
 
 
 def test_error_names_the_text_at_fault(stage: Stage) -> None:

@@ -1,4 +1,4 @@
-"""POST /v1/score against a real scorer: numbers, refusals and what a request cannot see."""
+"""POST /v1/score against a real scorer: scores, errors, and isolation of tenants."""
 
 from __future__ import annotations
 

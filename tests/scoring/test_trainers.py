@@ -1,7 +1,7 @@
 """The reward clients of RL trainers, unmodified, with the settings of docs/scoring.md.
 
-Their packages need GPUs or other versions of TRL and PEFT, so that they are not installed: the
-functions are taken from the source in the released wheels and run as they are.
+Their packages need GPUs or other versions of TRL and PEFT, so they are not installed: the functions
+are taken from the released wheels and run unchanged.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _pip(*arguments: str | Path) -> None:
 
 
 def functions(package: str, file: str, *names: str, **namespace: Any) -> list[Any]:
-    """Return functions of a file of a released package, with what they use of its modules."""
+    """Return functions of a file of a released package, with the names that they use."""
     name = package.partition("==")[0]
     if not list(CACHE.glob(f"{name}-*.whl")):
         _pip("download", "--no-deps", "--dest", CACHE, package)
@@ -81,7 +81,7 @@ def functions(package: str, file: str, *names: str, **namespace: Any) -> list[An
 
 
 def setting(stage: Stage, trainer: str) -> str:
-    """A trainer's setting in docs/scoring.md, with the key, address and adapter of the stage."""
+    """Return a trainer's setting in docs/scoring.md, filled in for the stage."""
     (row,) = re.findall(rf"^\| {re.escape(trainer)} \| (.*?) \| ", PAGE, re.MULTILINE)
     for name, value in (
         ("KEY", stage.key),
@@ -93,7 +93,7 @@ def setting(stage: Stage, trainer: str) -> str:
 
 
 def url_of(setting: str) -> str:
-    """The address in a setting."""
+    """Return the address in a setting."""
     (url,) = re.findall(r"http://[^`\s]+", setting)
     return str(url)
 
@@ -140,7 +140,7 @@ def test_verl(stage: Stage, tiny: TinyBase, engine: str, recipe: str) -> None:
     model = SimpleNamespace(rollout=rollout, model_path=model_path)
     worker = SimpleNamespace(
         config=SimpleNamespace(reward=SimpleNamespace(reward_model=model)),
-        # verl puts the scheme in front of it.
+        # verl adds the scheme.
         reward_router_address=f"plaudit:{stage.key}@127.0.0.1:{stage.client.base_url.port}",
         input_tokenizer=tokenizer,
         reward_model_tokenizer=tokenizer,
@@ -169,7 +169,7 @@ def test_llama_factory(stage: Stage, texts: dict[str, float]) -> None:
 
 
 def test_slime(stage: Stage) -> None:
-    """slime is on no index: its request and how it reads the answer are written down here."""
+    """slime is not on an index: its request and its parser of the response are copied here."""
 
     aiohttp = import_module("aiohttp")
 

@@ -1,4 +1,4 @@
-"""What clients are told while no scorer answers: 503 with Retry-After, and never anything else."""
+"""Without a scorer, clients always get 503 with Retry-After."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from app.scoring.keeper import ScorerKeeper
 from tests.services import free_port, wait_until
 from tests.world import World
 
-#: Long enough for a second request while the first one is held.
+#: Hold time that is long enough for a second request.
 HOLD_SECONDS = 2.0
 
 
@@ -79,7 +79,7 @@ def test_held_request_gets_503_and_a_further_one_at_once(
 def test_scorer_that_is_registered_and_does_not_answer_counts_as_none(
     client: TestClient, engine: Engine, settings: Settings, adapter: str
 ) -> None:
-    """Its machine is gone, and its row has not expired yet."""
+    """Register a scorer whose machine is gone and whose row has not expired yet."""
     with transaction(engine) as session:
         url = f"http://127.0.0.1:{free_port()}"
         session.add(

@@ -24,7 +24,7 @@ from tests.job_queue.factories import (
 
 @pytest.fixture
 def context(engine: Engine, settings: Settings) -> WriteContext:
-    """The write context of a new job that is claimed."""
+    """The write context of a new, claimed job."""
     queue_job(engine)
     return claim(engine, settings)
 

@@ -31,7 +31,7 @@ class Disk(NamedTuple):
 
 @pytest.fixture
 def is_nearly_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No disk has so much free space."""
+    """A requirement that no disk meets."""
     monkeypatch.setattr(free_space, "RESERVED_BYTES", 1 << 60)
 
 

@@ -38,7 +38,7 @@ def program(call: str) -> str:
 def serve_light(
     *, is_initialized: bool = False, is_cut_off: bool = False, device_count: int = 1
 ) -> None:
-    """Serve without torch; its stand-in reports CUDA as told."""
+    """Serve without torch; a replacement reports the given state of CUDA."""
     sys.modules.update({name: ModuleType(name) for name in HEAVY})
     sys.modules["torch"].cuda = SimpleNamespace(  # type: ignore[attr-defined]
         is_available=lambda: True,
@@ -51,7 +51,7 @@ def serve_light(
 
 
 def serve_once() -> None:
-    """Serve as on a machine that has no memory or no process left after the first fork."""
+    """Serve as on a machine without memory or processes for a second fork."""
     fork = os.fork
 
     def only_once() -> int:

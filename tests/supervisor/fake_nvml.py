@@ -96,7 +96,7 @@ class FakeNvml:
         return device.name
 
     def nvmlDeviceGetMemoryInfo(self, device: FakeGpu | FakeMig) -> SimpleNamespace:
-        # In a container that was given MIG devices only, their GPU tells nothing but its UUID.
+        # In a container with MIG devices only, NVML returns nothing but the UUID of their GPU.
         if isinstance(device, FakeGpu) and device.places is not None:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NO_PERMISSION)
         if device.memory_bytes is None:

@@ -65,7 +65,7 @@ def next_state(state: bytes, pairs: bytes, step: int) -> bytes:
 
 
 def main() -> int:
-    """Run until the end that the metadata asks for."""
+    """Run until the end that the metadata request."""
     order = WorkOrder.model_validate_json(Path(ORDER_FILE).read_bytes())
     assert order.spec is not None
     told: dict[str, Any] = order.spec.get("metadata", {})  # type: ignore[assignment]
@@ -90,7 +90,7 @@ def main() -> int:
 
 
 def open_channel(order: WorkOrder, fault: str) -> Channel:
-    """Return the channel; a trainer that shall outlive its worker has no watchdog."""
+    """Return the channel; a trainer that must outlive its worker has no watchdog."""
     if fault == "outlive":
         return Outliving()
     die_with_parent()
@@ -198,7 +198,7 @@ def once(fault: Fault) -> Fault:
     return lambda channel: fault(channel) if is_first_attempt() else None
 
 
-#: What happens at ``fault_step``, by the ``fault`` of the metadata.
+#: Actions at ``fault_step``, by the ``fault`` of the metadata.
 FAULTS: dict[str, Fault] = {
     "kill": once(kill),
     "always kill": kill,
@@ -215,7 +215,7 @@ FAULTS: dict[str, Fault] = {
 
 
 def resume(order: WorkOrder) -> tuple[bytes, int]:
-    """Resume from a checkpoint with this fingerprint, or start anew."""
+    """Resume from a checkpoint with this fingerprint, or start from the beginning."""
     for directory in map(Path, order.checkpoints):
         if json.loads((directory / MANIFEST).read_text())["same"] == FINGERPRINT:
             at = json.loads((directory / "state.json").read_text())

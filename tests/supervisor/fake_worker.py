@@ -14,6 +14,7 @@ from pathlib import Path
 from worker.__main__ import main
 from worker.ipc.order import ORDER_FILE
 from worker.supervisor import pool
+from worker.supervisor.check_results import Result
 from worker.supervisor.trainer_process import Child, spawn_cold
 
 ROOT = Path(__file__).parents[2]
@@ -52,10 +53,18 @@ class NoForks:
         """Do nothing."""
 
 
+def no_checks(*_: object) -> list[Result]:
+    """Check nothing when the worker starts."""
+    return []
+
+
 def install() -> None:
     """Let the worker of this process start fake trainers."""
     pool.ForkClient = NoForks  # type: ignore[misc, assignment]
     pool.spawn_cold = spawn_fake
+    # They would fail without a fork server, and every slot would then run the self-test: that loads
+    # torch, which takes all processors while workers start again and again.
+    pool.start_checks = no_checks
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def test_worker_that_cannot_start_exits_and_leaves_tickets(
     shop: Workshop, broker: RedisServer
 ) -> None:
     (shop.directory / "data").mkdir()
-    (shop.directory / "data" / "slots").touch()  # where a directory should be
+    (shop.directory / "data" / "slots").touch()  # a file instead of a directory
     tickets = CeleryTickets(shop.settings)
     tickets.issue(shop.settings.queue)
     wait_until("the ticket", lambda: tickets.backlog(shop.settings.queue) == 1)
@@ -159,7 +159,7 @@ def test_malformed_messages_in_redis_are_ignored(shop: Workshop, broker: RedisSe
 
 
 def garbage(queue: str) -> list[bytes]:
-    """A message that somebody with access to Redis might put there."""
+    """A message that an attacker with access to Redis might send."""
     envelope = {
         "body": "W1tdLCB7fSwge31d",  # [[], {}, {}]
         "content-encoding": "utf-8",

@@ -1,4 +1,4 @@
-"""Which GPUs a worker uses: CUDA_VISIBLE_DEVICES against NVML, and what its trainers see."""
+"""The GPUs of a worker: CUDA_VISIBLE_DEVICES and NVML, and the GPUs that its trainers see."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from worker.supervisor.trainer_process import trainer_environment
 
 Install = Callable[..., FakeNvml]
 
-#: NVML lists GPUs in an order of its own; their buses give the order of the indices: A, B, C, D.
+#: NVML lists GPUs in another order; their buses give the order of the indices: A, B, C, D.
 A, B, C, D = (f"GPU-{start}-6b0d-4a3e-9f5c" for start in ("1a2b", "1a3c", "7e01", "c0de"))
 FOUR_GPUS = [FakeGpu(C, 0x81), FakeGpu(A, 0x01), FakeGpu(D, 0xC1), FakeGpu(B, 0x41)]
 

@@ -1,4 +1,4 @@
-"""A new job kind is one row, a handler and a task: nothing else has to know it."""
+"""A new job kind is one row, a handler and a task; no other module changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits of a trainer: what it may use, and how its end is told when it exceeds them."""
+"""Limits of a trainer, and the failures of trainers that exceed them."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ def test_failed_inspections_do_not_stop_training(
 
 
 class CrashedInspection(JobRunner):
-    """An attempt whose inspection crashed at once."""
+    """An attempt whose inspection crashed immediately."""
 
     def run(self) -> None:
         self.failure, self.failed_action = FailureCode.TRAINER_CRASHED, kinds.INSPECT.action

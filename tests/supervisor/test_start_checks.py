@@ -1,4 +1,4 @@
-"""The checks that a worker runs when it starts, and what GET /v1/workers gets of them."""
+"""The checks that a worker runs when it starts, and their results in GET /v1/workers."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_worker_shows_what_its_checks_found_and_takes_no_job_when_one_failed(
 
 
 class NoForks:
-    """A server that makes no forks."""
+    """A server that cannot fork."""
 
     def spawn(self, *_: object) -> None:
         """Return None, as a server does that is not ready."""
@@ -82,14 +82,14 @@ def test_server_without_forks_is_a_failed_check() -> None:
     server: Any = NoForks()
     found = {each.check: each for each in start_checks.start_checks(server, (None, None))}
     assert found["forked trainers"].status == "failed"
-    assert "makes no fork" in found["forked trainers"].detail
+    assert "cannot fork" in found["forked trainers"].detail
 
 
 class ColdForks:
     """A server whose forks find that CUDA was used before them."""
 
     def spawn(self, directory: Path, *_: Any) -> Any:
-        """Start a program that says so, and succeeds."""
+        """Start a program that reports this, and succeeds."""
         said = f"the fork server has used CUDA: {start_checks._COLD}"
         return subprocess.Popen(
             ["sh", "-c", f"echo '{said}' >&2"],

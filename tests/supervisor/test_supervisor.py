@@ -84,7 +84,7 @@ def test_excessive_log_output_is_cut(workshop: Workshop) -> None:
         pieces = session.scalars(select(JobLog.text).order_by(JobLog.seq)).all()
     text = "".join(pieces)
     assert text.endswith("\n")
-    assert "039999 xxx" in text  # the end is always kept
+    assert "039999 xxx" in text  # the end is always stored
     assert "\x00" not in text
     assert max(len(piece) for piece in pieces) <= 64 << 10
 
@@ -195,7 +195,7 @@ def test_cancel_does_not_wait_for_a_download(
     never.set()
 
 
-# -- what may be wrong around it -------------------------------------------------------------
+# -- faults of the environment ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

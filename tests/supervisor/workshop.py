@@ -1,4 +1,4 @@
-"""A database with a dataset and a base model, and workers that run in this process or in others."""
+"""A database with a dataset and a base model, and workers in this process or in others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures that Prometheus reads, and the dashboard and alerts that use them."""
+"""The metrics for Prometheus, and the dashboard and alerts that use them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory estimate compared with the memory that a real optimiser step takes."""
+"""The memory estimate compared with the memory of a real optimiser step."""
 
 from __future__ import annotations
 

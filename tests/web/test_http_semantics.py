@@ -15,7 +15,7 @@ from app.web.problem_details import problem_types
 from tests.world import World
 
 OPENAPI = json.loads((Path(__file__).parents[2] / "docs" / "openapi.json").read_text())
-#: Every path with GET, with ids that nothing has.
+#: Every path with GET, with ids that do not exist.
 PATHS = [
     re.sub(r"\{(\w+)\}", "job_" + "0" * 32, path)
     for path, operations in OPENAPI["paths"].items()

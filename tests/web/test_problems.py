@@ -1,4 +1,4 @@
-"""All errors have the same format, whoever raises them."""
+"""All errors have the same format, independently of their source."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_head_of_another_model_is_told_that_the_head_is_always_saved(
 
 
 def test_no_message_shows_a_regular_expression(app: FastAPI) -> None:
-    """Every pattern of the document is told in words."""
+    """Every pattern of the document has a description."""
 
     def patterns(node: Any) -> set[str]:
         if isinstance(node, list):

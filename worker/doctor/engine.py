@@ -43,7 +43,7 @@ MIN_SPEED_RATIO = {"cuda": 2.0, "cpu": 1.2}
 
 
 def probe(device: str) -> str:
-    """Draw heads at random: none of them may make the start of a run refuse packed rows."""
+    """Draw random heads: the start of a run must accept packed rows with each of them."""
     with tempfile.TemporaryDirectory() as name:
         trainer = _trainer(SharedPrefixRewardTrainer, device, Path(name))
         head = trainer.packed_model.head

@@ -18,7 +18,7 @@ READY_SECONDS = 120.0
 
 @contextmanager
 def fork_server(devices: Sequence[Device | None]) -> Iterator[ForkClient]:
-    """Yield a server that is ready to fork, or that failed to become so."""
+    """Yield a server that is ready to fork, or that has failed to start."""
     with tempfile.TemporaryDirectory() as name:
         server = ForkClient(trainer_environment(Path(name), devices[0]))
         server.start()

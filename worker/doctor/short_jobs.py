@@ -98,7 +98,7 @@ def peak_memory(device: str) -> str:
 
 @dataclass
 class _Workshop:
-    """A base model with random weights, and a place for jobs that train on it."""
+    """A base model with random weights, and a directory for jobs that train on it."""
 
     directory: Path
     server: ForkClient
@@ -137,7 +137,7 @@ class _Workshop:
             plan=compile_plan(full_spec, "local:doctor", self.facts, JobData(data, None, form)),
             facts=self.facts,
             train_file=str(file),
-            watchdog_seconds=3600,  # no keep-alives are sent
+            watchdog_seconds=3600,  # this process sends no keep-alives
         )
 
     def run(self, order: WorkOrder, *, stops_at_checkpoint: bool = False) -> list[Message]:

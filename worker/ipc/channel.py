@@ -30,7 +30,7 @@ class Channel:
 
     @property
     def is_stop_wanted(self) -> bool:
-        """Whether the supervisor asked for a checkpoint and an exit."""
+        """Whether the supervisor requested a checkpoint and an exit."""
         return self._stop.is_set()
 
     def watch(self, watchdog_seconds: float) -> None:

@@ -45,10 +45,10 @@ class WorkOrder(BaseModel):
     revision: str | None = None
     chat_template: str | None = Field(None, description="Replaces the tokenizer's chat template.")
     plan: TrainingPlan | None = None
-    spec: dict[str, JsonValue] | None = Field(None, description="For run.lock.json.")
+    spec: dict[str, JsonValue] | None = Field(None, description="Copied to run.lock.json.")
     train_file: str | None = Field(None, description="Canonical JSONL of pairs.")
     eval_file: str | None = None
-    eval_files: dict[str, str] = Field({}, description="Of the named evaluation datasets.")
+    eval_files: dict[str, str] = Field({}, description="Files of named eval datasets.")
     memory_bytes: int | None = Field(None, description="Memory that training may use.")
     facts: BaseModelFacts | None = Field(None, description="Input of the memory estimate.")
     token_cache: str | None = Field(None, description="Absolute path of the token cache.")

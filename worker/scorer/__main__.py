@@ -77,7 +77,7 @@ def _serve(settings: Settings, token: str, stopping: threading.Event, idle_secon
         _stop_when_idle(engine, stopping, idle_seconds)
     engine.run(stopping)
     registration.remove()
-    engine.run(stopping)  # what arrived before the API saw that the row is gone
+    engine.run(stopping)  # requests that arrived before the API noticed
     http.stop()
     database.dispose()
 

@@ -57,7 +57,7 @@ class ResidentAdapter:
 
 @dataclass(frozen=True)
 class FetchedAdapter:
-    """An adapter's files on this machine, with what is needed to load them."""
+    """Fetched files of an adapter, with the data that loading needs."""
 
     row: Adapter
     folder: tempfile.TemporaryDirectory[str]
@@ -87,7 +87,7 @@ class LoadingAdapter:
 
 @dataclass
 class AdapterPool:
-    """All that is in memory, at most ``settings.scorer_memory_bytes`` of it.
+    """Base models and adapters in memory, at most ``settings.scorer_memory_bytes``.
 
     For one thread, apart from ``fetch`` and ``load``.
     """
@@ -124,10 +124,10 @@ class AdapterPool:
     def fetch(self, adapter_id: str) -> FetchedAdapter:
         """Fetch the files of an adapter and of its base model, and check their hashes.
 
-        Any thread may call it. The files go when ``add`` has loaded them.
+        Any thread may call it. ``add`` deletes the files after it has loaded them.
 
         Raises:
-            ScoreRefusedError: the adapter does not exist, or its files are not those of training.
+            ScoreRefusedError: the adapter does not exist, or its files have changed since training.
         """
         with transaction(reader(self.engine)) as session:
             row = session.get(Adapter, adapter_id)
@@ -149,7 +149,7 @@ class AdapterPool:
     def _fetch_files(
         self, adapter_id: str, files: Sequence[StoredFile], directory: Path
     ) -> TrainingPlan:
-        """Write the files that scoring needs; return the plan that is among them."""
+        """Write the files that scoring needs; return the plan, which is one of them."""
         try:
             for file in files:
                 if file.name in _NEEDED_FILES:
@@ -197,7 +197,7 @@ class AdapterPool:
         """Put an adapter that was loaded into use once its probes get their scores.
 
         Raises:
-            ScoreRefusedError: it gives other scores than those of its certificate.
+            ScoreRefusedError: its scores differ from those of its certificate.
         """
         try:
             adapter = self._add(loading)
@@ -251,7 +251,7 @@ class AdapterPool:
         return fetched.path
 
     def _check_unchanged(self, entry: BaseModelEntry, path: Path, summary: dict[str, Any]) -> None:
-        """A revision of the hub never changes; other files are hashed when they are first used."""
+        """Raise unless the files are those of training. Hub revisions never change: skip them."""
         expected = summary.get("base_model_sha256")
         if isinstance(entry.source, HubSource) or expected is None:
             return

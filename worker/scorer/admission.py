@@ -1,4 +1,4 @@
-"""Get work the adapters that it needs, while other work is scored."""
+"""Load the adapters that new work needs while other work is scored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worker.scorer.pending import Pending, Submitted
 
 log = structlog.get_logger()
 
-#: Adapters that are fetched at the same time.
+#: Maximum number of adapters that are fetched concurrently.
 FETCHERS = 2
 
 
@@ -42,14 +42,14 @@ class Admission:
         self._is_loading = False
         #: Work that waits for an adapter, by the adapter.
         self._cold: dict[str, list[Submitted]] = {}
-        #: How much of it there is; other threads read it.
+        #: Number of waiting requests; other threads read it.
         self.waiting = 0
 
     def admit(self, submitted: Submitted) -> Pending | None:
         """Return work whose adapters are all in memory; None while it waits for one of them.
 
-        Adapters that are there are pinned, so that those of an ensemble cannot drive out each
-        other. Work that is refused is answered, and None is returned.
+        Adapters in memory are pinned, so that the members of an ensemble cannot evict each other.
+        If the work is rejected, its error is sent and None is returned.
         """
         wanted = submitted.work.adapters[len(submitted.adapters) :]
         for adapter_id in wanted:
@@ -118,7 +118,7 @@ class Admission:
                 self._loader.submit(self._load, adapter_id, loading)
 
     def _fetch(self, adapter_id: str) -> None:
-        """Have an adapter fetched that is neither in memory nor on its way."""
+        """Start to fetch an adapter, unless it is in memory or being fetched."""
         if adapter_id not in self._cold and self._pool.find(adapter_id) is None:
             self._cold[adapter_id] = []
             self._fetchers.submit(self._run_fetch, adapter_id)

@@ -28,7 +28,7 @@ from worker.scorer.pending import Pending, Submitted, Unit
 log = structlog.get_logger()
 
 IDLE_POLL_SECONDS = 0.2
-#: Requests that are accepted before further ones get ``scorer_saturated``.
+#: Maximum number of unanswered requests; further ones get ``scorer_saturated``.
 MAX_WAITING = 8192
 
 _Chosen = tuple[Pending, Unit]
@@ -50,7 +50,7 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Requests that have no answer yet."""
+        """Number of unanswered requests."""
         return self._inbox.qsize() + len(self._pending) + self._admission.waiting
 
     def submit(self, work: ScoreWork) -> Future[ScoredWork]:
@@ -63,7 +63,7 @@ class Engine:
             problem = ScoreProblem(code="scorer_saturated", detail="the scorer's queue is full")
             raise ScoreRefusedError(problem)
         submitted = Submitted(work)
-        # Nobody can cancel it any more: the engine would fail to answer.
+        # Disable cancellation: setting the result of a cancelled future would raise an error.
         submitted.answer.set_running_or_notify_cancel()
         self._inbox.put(submitted)
         return submitted.answer
@@ -76,9 +76,9 @@ class Engine:
                 self._score_batch()
 
     def _collect(self) -> None:
-        """Take new work: at once while there is other work, else wait for it.
+        """Take new work. Wait for it only if there is no other work.
 
-        A batch that is not full waits up to ``scorer_wait_ms`` for more.
+        A batch that is not full waits up to ``scorer_wait_ms`` for more work.
         """
         wait = self._settings.scorer_wait_ms / 1000
         first = self._take(0 if self._pending else IDLE_POLL_SECONDS)
@@ -115,7 +115,7 @@ class Engine:
         except Exception as error:
             works = list(dict.fromkeys(pending for pending, _ in chosen))
             log.exception("batch_failed", requests=len(works), error=type(error).__name__)
-            # One request may be to blame, such as one that does not fit into memory.
+            # A single request may be the cause, such as one that does not fit into memory.
             for work in works:
                 self._score_alone(work, [unit for pending, unit in chosen if pending is work])
         for pending in [p for p in self._pending if p.is_done]:
@@ -130,7 +130,7 @@ class Engine:
             self._answer(pending, error)
 
     def _next_batch(self) -> list[_Chosen]:
-        """Take units in turn from each request, so that a large one does not hold up the others.
+        """Take units from each request in turn, so that a large one does not delay the others.
 
         All units of a batch have the same base model and the same mode.
         """
@@ -155,7 +155,7 @@ class Engine:
         return pending.adapters[unit.member].model
 
     def _score(self, chosen: Sequence[_Chosen]) -> None:
-        """Compute units of one model and note their rewards."""
+        """Compute units of one model and store their rewards."""
         pending, unit = chosen[0]
         model = self._model_of(pending, unit)
         groups = [unit.group for _, unit in chosen]

@@ -8,7 +8,7 @@ import warnings
 
 def prepare_libraries(threads: int) -> None:
     """Set what the libraries read at import: no network, thread counts."""
-    # PEFT reads this property by its old name. No user can do anything about the warning.
+    # PEFT reads this property by its old name. Users cannot prevent the warning.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     os.environ.update(
         HF_HUB_OFFLINE="1",

@@ -1,4 +1,4 @@
-"""Why a scorer refuses work."""
+"""The error with which a scorer rejects work."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from app.domain.scoring import ScoreProblem
 
 
 class ScoreRefusedError(Exception):
-    """The work cannot be scored; nothing of it was."""
+    """The work cannot be scored; no part of it was scored."""
 
     def __init__(self, problem: ScoreProblem) -> None:
         super().__init__(problem.detail)

@@ -73,7 +73,7 @@ def _refusal(problem: ScoreProblem) -> Response:
 
 
 class HttpThread:
-    """Serves an application on a listening socket in a thread of its own."""
+    """Serves an application on a listening socket in a separate thread."""
 
     def __init__(self, app: FastAPI) -> None:
         self._server = uvicorn.Server(
@@ -85,12 +85,12 @@ class HttpThread:
         self._sockets: list[object] = []
 
     def start(self, sockets: list[object]) -> None:
-        """Serve from now on."""
+        """Start to serve."""
         self._sockets = sockets
         self._thread.start()
 
     def stop(self) -> None:
-        """Answer what was accepted, and end."""
+        """Answer the accepted requests, and stop."""
         self._server.should_exit = True
         self._thread.join(timeout=10)
 

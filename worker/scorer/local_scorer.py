@@ -18,7 +18,7 @@ from worker.reward_model.resident_model import ReplyGroup, ResidentModel
 
 ADAPTER = "local"
 BATCH_TOKENS = 8192
-#: The directory has no certificate that names its tolerance.
+#: Tolerance for a directory: it has no certificate that names one.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 QUANTIZED_TOLERANCE = 1e-1
 
@@ -31,7 +31,7 @@ class LocalScorer:
     """Loads an adapter and checks its probes.
 
     Raises:
-        ScoresDifferError: they get other scores than in training.
+        ScoresDifferError: their scores differ from those of the training.
     """
 
     def __init__(self, directory: Path, base_dir: Path, threads: int) -> None:

@@ -1,4 +1,4 @@
-"""Work that a scorer has accepted: its token ids, what is still to be computed, its results."""
+"""Accepted work: its token ids, its unfinished units, and its results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_TOKENS = 131_072
 
 
 class Unit(NamedTuple):
-    """The replies of one item for one adapter, which are computed at once."""
+    """The replies of one item for one adapter; they are computed together."""
 
     member: int
     item: int
@@ -28,7 +28,7 @@ class Unit(NamedTuple):
 
 @dataclass
 class Submitted:
-    """Work as it arrived, and where its result goes."""
+    """Work as it arrived, with the future of its result."""
 
     work: ScoreWork
     answer: Future[ScoredWork] = field(default_factory=Future)
@@ -37,7 +37,7 @@ class Submitted:
     adapters: list[ResidentAdapter] = field(default_factory=list)
 
     def release(self) -> None:
-        """Give its adapters free to leave the memory."""
+        """Unpin its adapters, so that they can be evicted."""
         for adapter in self.adapters:
             adapter.pins -= 1
         self.adapters.clear()
@@ -68,7 +68,7 @@ class Pending:
         return len(self.rewards) == len(self.adapters) * len(self.submitted.work.items)
 
     def result(self) -> ScoredWork:
-        """Return all rewards; call it when it is done."""
+        """Return all rewards; call it only if ``is_done``."""
         members = range(len(self.adapters))
         return ScoredWork(
             items=[

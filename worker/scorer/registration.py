@@ -22,7 +22,7 @@ PACKAGES = ("plaudit", "torch", "transformers", "peft")
 
 
 class ScorerRegistration:
-    """Writes the row every ``SEEN_SECONDS`` in a thread of its own."""
+    """Writes the row every ``SEEN_SECONDS`` in a separate thread."""
 
     def __init__(
         self, engine: Engine, row: dict[str, Any], resident: Callable[[], dict[str, Any]]
@@ -34,11 +34,11 @@ class ScorerRegistration:
         self._thread = threading.Thread(target=self._keep, name="registration", daemon=True)
 
     def start(self) -> None:
-        """Register from now on."""
+        """Start to write the row."""
         self._thread.start()
 
     def remove(self) -> None:
-        """Delete the row; if the database is away, it expires."""
+        """Delete the row; if the database is unavailable, the row expires."""
         self._closing.set()
         self._thread.join(timeout=10)
         try:

@@ -1,4 +1,4 @@
-"""One attempt at a job: its data, its limits, and the ways in which it can end early."""
+"""One attempt at a job: its data, its limits, and the errors that end it early."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class AttemptInterruptedError(Exception):
 
 @dataclass(frozen=True)
 class Attempt:
-    """A claimed job, the lease on it, and what its trainer is started with."""
+    """A claimed job, its lease, and the inputs of its trainer."""
 
     job: Job
     write_context: WriteContext
@@ -90,10 +90,10 @@ class Attempt:
         return (self.settings.work_dir / self.job.id / str(self.lease.attempt)).absolute()
 
     def retry_until_database_up(self, call: Callable[[], T]) -> T:
-        """Return the result of ``call``; repeat it while the database is away.
+        """Return the result of ``call``; repeat it while the database is unavailable.
 
         Raises:
-            LeaseLostError: the database was away for too long.
+            LeaseLostError: the database was unavailable for too long.
         """
         return retry_until_database_up(self.lease_renewer, call)
 
@@ -114,5 +114,5 @@ class Attempt:
         limit = self.kind.runtime_seconds(self.settings, self.job.spec)
         if time.monotonic() - self.started_at > limit - self.job.runtime_ms / 1000:
             raise JobFailedError(
-                FailureCode.TIMED_OUT, f"the job ran for {limit} s, the most that it may"
+                FailureCode.TIMED_OUT, f"the job ran for {limit} s, which is its limit"
             )

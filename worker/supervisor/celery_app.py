@@ -35,7 +35,7 @@ def _open(**_: Any) -> None:
         log.exception("worker_not_started")
         # Celery continues after any other error and would consume tickets without doing anything.
         raise SystemExit(str(error)) from error
-    # Jobs are found even if the broker is away or lost its tickets.
+    # Jobs are found even if the broker is unavailable or lost its tickets.
     for thread in pool.pollers(settings.slow_poll_seconds):
         thread.daemon = True
         thread.start()

@@ -57,7 +57,7 @@ class CircuitBreaker:
         return self._early_failures >= MAX_EARLY
 
     def record_attempt(self, failure: FailureCode | None, seconds: float) -> None:
-        """Take note of an attempt that ended ``seconds`` after its claim."""
+        """Record an attempt that ended ``seconds`` after its claim."""
         with self._lock:
             if failure not in OF_THE_MACHINE or seconds > EARLY_SECONDS:
                 self._early_failures = 0

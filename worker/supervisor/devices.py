@@ -91,7 +91,7 @@ def visible_devices(environment: Mapping[str, str]) -> tuple[Device, ...]:
 
 
 def assign_devices(devices: Sequence[Device], slots: int) -> tuple[Device | None, ...]:
-    """Return a device of its own for each slot; None for all of them without a GPU.
+    """Return a separate device for each slot, or None for all slots without a GPU.
 
     Raises:
         DeviceError: there are GPUs, and fewer than slots.

@@ -1,4 +1,4 @@
-"""Prepare what a trainer reads: the base model, the plan, pairs and checkpoints."""
+"""Prepare the inputs of a trainer: the base model, the plan, pairs and checkpoints."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ def fetch_base_model(settings: Settings, entry: BaseModelEntry, job: Job) -> Bas
 
 
 def known_facts(engine: Engine, entry: BaseModelEntry) -> BaseModelFacts | None:
-    """Return what an earlier inspection of the base model found."""
+    """Return the facts that an earlier inspection of the base model found."""
     with transaction(reader(engine)) as session:
         return base_model_facts.facts_for(session, entry)
 
 
 def store_facts(engine: Engine, entry: BaseModelEntry, facts: BaseModelFacts) -> None:
-    """Store what an inspection found, for later jobs."""
+    """Store the facts that an inspection found, for later jobs."""
     with transaction(engine) as session:
         base_model_facts.store_facts(session, entry, facts)
 
@@ -152,7 +152,7 @@ def write_training_inputs(
 
 
 def tokenization(settings: Settings) -> dict[str, Any]:
-    """Return the fields of a work order that say how training files are tokenised."""
+    """Return the fields of a work order that define how training files are tokenised."""
     cache = str(settings.token_cache.absolute()) if settings.token_cache_bytes else None
     return {
         "token_cache": cache,
@@ -209,7 +209,7 @@ def trained_adapter(session: Session, adapter_id: str) -> tuple[Adapter, Job, li
     adapter = session.get(Adapter, adapter_id)
     if adapter is None:
         raise JobFailedError(
-            FailureCode.INVALID_SPEC, f"{adapter_id} was deleted before its turn came"
+            FailureCode.INVALID_SPEC, f"{adapter_id} was deleted before the job used it"
         )
     statement = select(StoredFile).where(StoredFile.owner_id == adapter_id)
     return adapter, session.get_one(Job, adapter.job_id), list(session.scalars(statement))

@@ -31,7 +31,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class JobRunner:
-    """Carries out one attempt."""
+    """Runs one attempt."""
 
     def __init__(self, attempt: Attempt, catalogue: Catalogue, host: str) -> None:
         self._attempt, self._catalogue, self._host = attempt, catalogue, host
@@ -78,7 +78,7 @@ class JobRunner:
             case UnknownKindError():
                 return JobFailedError(FailureCode.HOST_ERROR, str(error))
             case ValidationError():  # a worker of the version that wrote it can read it
-                detail = f"another version of Plaudit wrote what the job needs: {error}"
+                detail = f"another version of Plaudit wrote data that the job needs: {error}"
                 return JobFailedError(FailureCode.HOST_ERROR, detail)
             case OSError():
                 self._log.warning("attempt_broke", exc_info=error)

@@ -1,4 +1,4 @@
-"""The steps that handlers of job kinds are made of."""
+"""Steps from which the handlers of job kinds are composed."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ class JobSteps:
         return self.attempt.job
 
     def retry(self, call: Callable[[], T]) -> T:
-        """Return the result of ``call``; repeat it while the database is away."""
+        """Return the result of ``call``; repeat it while the database is unavailable."""
         return self.attempt.retry_until_database_up(call)
 
     def set_phase(self, phase: Phase) -> None:
-        """Show what the job does now."""
+        """Store the job's current phase, for display."""
         self._record(Progress(phase=phase))
 
     def run_aside(self, call: Callable[[], T]) -> T:
-        """Return the result of a slow call, but end at once when the attempt has to.
+        """Return the result of a slow call, but stop waiting as soon as the attempt must end.
 
         An abandoned call continues in its thread.
         """
@@ -85,7 +85,7 @@ class JobSteps:
         return job_inputs.stored_plan(self.job)
 
     def compile_plan(self, base: BaseModel) -> TrainingPlan:
-        """Compile and store the job's plan; inspect the base model first if nobody has."""
+        """Compile and store the job's plan; inspect the base model first if necessary."""
         self.set_phase(Phase.CHECKING)
         engine = self.attempt.engine
         known = self.retry(lambda: job_inputs.known_facts(engine, base.entry))

@@ -1,4 +1,4 @@
-"""Renews the lease of a running job and reads what the job's owner wants."""
+"""Renews the lease of a running job and reads the job's desired state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from worker.supervisor.trainer_process import TrainerProcess
 
 log = structlog.get_logger()
 
-#: Errors while the database is away, restarts, fails over or is full. They are waited out.
+#: Errors while the database is unavailable or full. Calls are repeated until it recovers.
 DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
 T = TypeVar("T")
 
@@ -32,8 +32,8 @@ T = TypeVar("T")
 class LeaseRenewer(threading.Thread):
     """Renews the lease with every heartbeat and reads the desired state in between.
 
-    ``interrupt`` is set when the attempt should end: the lease is lost, the owner wants it, or the
-    worker drains. If the lease could not be renewed for ``self_fence_seconds``, the trainer is
+    ``interrupt`` is set when the attempt should end: the lease is lost, the owner requested it, or
+    the worker drains. If the lease could not be renewed for ``self_fence_seconds``, the trainer is
     killed, well before another worker may take the job. A second thread does that, because a
     heartbeat may hang in a frozen database.
     """
@@ -96,7 +96,7 @@ class LeaseRenewer(threading.Thread):
     def stop(self) -> None:
         """Stop the heartbeats."""
         self._done.set()
-        # A heartbeat that hangs in a frozen database may outlast this: its write will be refused.
+        # A heartbeat in a frozen database may hang longer than this; its write will be rejected.
         self.join(timeout=5)
 
     def _enforce_self_fence(self) -> None:
@@ -111,14 +111,15 @@ class LeaseRenewer(threading.Thread):
         self.interrupt.set()
         if child := self._child:
             child.kill()
-        self.log.warning(event)  # last: a log that nobody reads may block
+        self.log.warning(event)  # last, because a log without a reader may block
 
 
 def retry_until_database_up(lease_renewer: LeaseRenewer, call: Callable[[], T]) -> T:
-    """Return the result of ``call``; repeat it while the database is away and the lease holds.
+    """Return the result of ``call``; repeat it while the database is unavailable and the lease
+    valid.
 
     Raises:
-        LeaseLostError: the database was away for too long, or the lease was lost.
+        LeaseLostError: the database was unavailable for too long, or the lease was lost.
     """
     delays = exponential_delays(base=0.2, maximum=5.0)
     while True:

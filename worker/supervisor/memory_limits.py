@@ -1,4 +1,4 @@
-"""How much memory a trainer may write to, and whether it ended for lack of memory."""
+"""The memory limit of a trainer, and detection of trainers that ended for lack of memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BASE_BYTES = 4 << 30
 BYTES_PER_MODEL_BYTE = 32
 BYTES_PER_DATA_BYTE = 2
 MIN_BYTES = 2 << 30
-#: Inspections may use this part of the machine's memory: two of them cannot use it up.
+#: An inspection may use a third of the machine's memory, so that two of them cannot exhaust it.
 MACHINE_PART = 3
 #: Counters of processes that the kernel killed for lack of memory: of the container, by cgroup
 #: version, and of the machine.
@@ -63,5 +63,5 @@ def kills_for_memory() -> int:
 
 def _sizes(paths: Iterator[Path]) -> Iterator[int]:
     for path in paths:
-        with suppress(OSError):  # it is reported when it is read
+        with suppress(OSError):  # reported later, when the file is read
             yield os.stat(path).st_size

@@ -12,7 +12,7 @@ from app.job_queue.worker_api import Progress
 from worker.supervisor.trainer_process import TrainerProcess
 
 LOG_PIECE_BYTES = 64 << 10
-#: Log output that is stored of one attempt.
+#: Maximum log output that is stored for one attempt.
 LOG_LIMIT_BYTES = 50 << 20
 #: Seconds between two writes.
 WRITE_SECONDS = 0.5

@@ -73,7 +73,8 @@ class WorkerPool:
         self._worker_id = f"{self._id}-{os.getpid()}"
         shown = [device.as_json() for device in devices if device]
         self._registration = Registration(self.engine, self._host, self._rows(), shown)
-        # A base model that breaks inspections must not stop training, nor a GPU the others.
+        # One per queue and device: a base model that breaks inspections must not stop training, and
+        # a broken GPU must not stop the others.
         self._circuit_breakers = {
             (name, device): CircuitBreaker([trainer_environment(settings.work_dir, device)])
             for name, slots in self._free.items()
@@ -261,7 +262,7 @@ def _directory_id(directory: Path) -> str:
 
     It is stored in the directory: two containers may have the same host name and path.
     """
-    directory.mkdir(0o700, parents=True, exist_ok=True)  # pairs and adapters lie there
+    directory.mkdir(0o700, parents=True, exist_ok=True)  # the directory contains pairs and adapters
     name = directory / "place"
     if not name.exists():
         draft = directory / f"place.{os.getpid()}"

@@ -65,7 +65,7 @@ class Registration:
             upsert(session, Worker, rows, update=("busy", "state", "doctor", "seen_at"))
 
     def remove(self) -> None:
-        """Delete the rows; if the database is away, they expire."""
+        """Delete the rows; if the database is unavailable, they expire."""
         try:
             with transaction(self._engine) as session:
                 session.execute(delete(Worker).where(Worker.id.in_(row.id for row in self._rows)))

@@ -32,7 +32,7 @@ FORK_SECONDS = 30.0
 RELEASE_SECONDS = 15.0
 _HOLD_LOCK = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); " \
     "print('held', flush=True); time.sleep(60)"  # fmt: skip
-#: What a fork writes that CUDA refuses to work in.
+#: Output of a fork in which CUDA cannot be used.
 _COLD = "starting a fresh interpreter"
 
 
@@ -70,12 +70,12 @@ def _seconds_of_fork(server: ForkClient, directory: Path, device: Device | None)
     def fork(work: Path, environment: Mapping[str, str], keep: tuple[int, ...]) -> Child:
         if child := server.spawn(work, environment, keep):
             return child
-        raise CheckFailedError("the fork server makes no fork: each job takes seconds to start")
+        raise CheckFailedError("the fork server cannot fork: each job takes seconds to start")
 
     order = WorkOrder(action="self_test", model_dir=".", model_name="none")
     (directory / ORDER_FILE).write_text(order.model_dump_json())
     began = time.monotonic()
-    # It gets no keep-alive, so that one that hangs ends itself.
+    # It gets no keep-alive, so that it exits by itself if it hangs.
     trainer = TrainerProcess(directory, fork, (), device)
     messages = [MESSAGE.validate_json(line) for line in iter(trainer.lines.get, None)]
     status, log = trainer.wait(), trainer.take_log(1 << 16)

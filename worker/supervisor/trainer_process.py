@@ -1,4 +1,4 @@
-"""One trainer process: start it in a session of its own, read its pipes, kill its session."""
+"""One trainer process: start it in a new session, read its pipes, kill its session."""
 
 from __future__ import annotations
 
@@ -122,8 +122,8 @@ NO_LIMITS = ProcessLimits()
 class TrainerProcess:
     """A running trainer. ``lines`` yields its messages, and None when it closes the pipe.
 
-    One thread must start it and wait for it: the kernel's parent-death signal is tied to the thread
-    that forked.
+    The same thread must start it and wait for it: the kernel's parent-death signal is tied to the
+    thread that forked.
     """
 
     def __init__(
@@ -240,15 +240,16 @@ class TrainerProcess:
                 self._said_out_of_memory = True
             with self._log_lock:
                 self._log += line
-                # Of too much output the newest is kept: it tells most about a failure.
+                # If there is too much output, keep the newest part, which is most useful after a
+                # failure.
                 del self._log[: max(0, len(self._log) - (1 << 20))]
 
 
 def _limit(pid: int, limits: ProcessLimits) -> None:
     """Limit the memory that a process can write to, and let it write no core file.
 
-    The address space is not limited: CUDA reserves twice the GPU's memory of it. A lower limit that
-    the operator set stays.
+    The address space is not limited: CUDA reserves twice the GPU's memory. A lower limit of the
+    operator remains in force.
     """
     with suppress(ProcessLookupError, FileNotFoundError):  # it has ended already
         resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))

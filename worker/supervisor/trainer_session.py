@@ -1,4 +1,4 @@
-"""Run a trainer from start to end: store its messages, and pass on what the job's owner wants."""
+"""Run a trainer to its end: store its messages, and pass on requests of the job's owner."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from worker.supervisor.trainer_process import ProcessLimits, TrainerProcess
 
 log = structlog.get_logger()
 
-#: Seconds between two looks at the lease, the deadline and the desired state.
+#: Seconds between two checks of the lease, the deadline and the desired state.
 POLL_SECONDS = 0.25
 #: The last message of a successful trainer; None when its task reports no result.
 TrainerResult = Packaged | Inspected | Evaluated | Verified | None
@@ -84,7 +84,7 @@ class _Session:
         self._attempt, self._message_buffer, self._child = attempt, message_buffer, child
         self._result: TrainerResult = None
         self._failure: Failed | None = None
-        #: When the trainer has to be gone, if it was asked to stop.
+        #: Deadline for the exit of a trainer that was asked to stop.
         self._stop_by: float | None = None
 
     def read_messages(self) -> None:
@@ -190,13 +190,11 @@ def _parse(line: bytes) -> Message:
 
 def _crash(status: int, *, ran_out_of_memory: bool) -> JobFailedError:
     if ran_out_of_memory:
-        return JobFailedError(
-            FailureCode.OUT_OF_MEMORY, "the trainer needed more memory than it may use"
-        )
+        return JobFailedError(FailureCode.OUT_OF_MEMORY, "the trainer exceeded its memory limit")
     if status == -signal.SIGXCPU:
         return JobFailedError(
             FailureCode.MODEL_UNSUPPORTED,
-            "the base model's tokenizer needs more processor time than it may use",
+            "the base model's tokenizer exceeded its limit of CPU time",
         )
     if status == EXIT_WATCHDOG:
         return JobFailedError(

@@ -30,7 +30,7 @@ _CODES_BY_TEXT = {
 def diagnose(error: BaseException, order: WorkOrder | None = None) -> TrainerError:
     """Return ``error`` if it has a code, otherwise an error with the closest one or "internal".
 
-    An error of the system that the base model's files of ``order`` cause is theirs.
+    An operating system error caused by the base model's files gets a code of the base model.
     """
     if isinstance(error, TrainerError):
         return error

@@ -9,10 +9,11 @@ import warnings
 def prepare_environment(threads: int) -> None:
     """Set the variables that the libraries read at import: no network, one GPU, thread counts.
 
-    The supervisor names one device, by UUID. Of several, as in a program that is started by hand,
-    only the first stays visible: transformers would spread a batch over all of them.
+    The supervisor names one device, by UUID. If several are visible, as in a program that is
+    started by hand, only the first one stays visible, because transformers would split batches over
+    all of them.
     """
-    # PEFT reads this property by its old name. No user can do anything about the warning.
+    # PEFT reads this property by its old name. Users cannot prevent the warning.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
     os.environ.update(

@@ -1,15 +1,15 @@
 """A resident process with torch, transformers, trl and peft loaded, from which trainers are forked.
 
 Loading these libraries takes seconds, a fork takes milliseconds. The server does nothing else: it
-runs no tensor maths and does not touch CUDA, because neither survives a fork. If a library
+computes no tensors and does not initialise CUDA, because neither works after a fork. If a library
 initialises CUDA at import, the server exits with EXIT_UNFIT. Each fork is a process in a session of
 its own, so that a crashed or killed job affects no other process.
 
-The server dies with the thread that started it, and each fork dies with the server.
+The server ends with the thread that started it, and each fork ends with the server.
 
 It is started as ``python -P -m worker.trainer.fork_server`` with a SOCK_SEQPACKET socket as fd 3. A
 request is one JSON datagram ``{"directory", "environment"}`` with file descriptors: the fork's
-status socket, stdin, stdout, stderr, and any that the fork shall keep open, such as a slot's lock.
+status socket, stdin, stdout, stderr, and any that the fork must keep open, such as a slot's lock.
 On the status socket the server sends the fork's pid, and later its exit status (negative: the
 signal).
 """
@@ -35,7 +35,7 @@ from worker.trainer.environment import prepare_environment
 CONTROL_FD = 3
 MAX_REQUEST_BYTES = 64 << 10
 MAX_FDS = 8
-#: In place of a pid when the system refused to fork.
+#: Sent instead of a pid if the system cannot fork.
 NO_FORK = -1
 
 
@@ -98,7 +98,7 @@ def _take_request(
 
 
 def _become_trainer(request: dict[str, object], streams: list[int]) -> None:
-    """In the fork: set up what a fresh interpreter would be given, then run the trainer."""
+    """In the fork: set up the state of a fresh interpreter, then run the trainer."""
     status = 1
     try:
         os.setsid()
@@ -160,12 +160,12 @@ def _import_trainer() -> None:
 
 
 def _is_cut_off_from_cuda() -> bool:
-    """In a fork: return whether there is a GPU that CUDA refuses to forks of this server."""
+    """In a fork: return whether there is a GPU that forks of this server cannot use."""
     import torch
 
     if not torch.cuda._is_in_bad_fork():
         return False
-    # torch finds MIG devices through CUDA only. That cuts the forks off, and shows them no device.
+    # torch finds MIG devices only through CUDA, which forks cannot use, so that they see no device.
     is_mig = os.environ.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-")
     return is_mig or torch.cuda.device_count() > 0
 

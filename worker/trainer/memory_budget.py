@@ -1,7 +1,7 @@
 """Memory of a device, and how much of it a training step may use for activations.
 
-The budget decides how a batch is split into chunks. A resumed run must split batches as the run
-that it continues, so the budget does not depend on the memory that happens to be free.
+The budget decides how a batch is split into chunks. A resumed run must split batches like the run
+that it continues, so the budget does not depend on the currently free memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def device_memory_bytes(device: str, limit: int | None = None) -> int:
 
 
 def peak_bytes(device: str) -> int:
-    """Return the most memory that this process has had: on the GPU, or else in the machine."""
+    """Return the peak memory of this process: on the GPU if it uses one, else in RAM."""
     if device == "cuda":
         return int(torch.cuda.max_memory_allocated())
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) << 10
@@ -40,7 +40,8 @@ def gpu_name() -> str:
 
 
 def activation_budget_bytes(weights: int, device_type: str, device_bytes: int) -> int:
-    """Return the bytes of activations that a step may keep beside ``weights`` bytes of a model.
+    """Return the bytes of activations that a step may keep in addition to ``weights`` bytes of a
+    model.
 
     On a GPU it is half of the remaining memory, on a CPU as much as the weights take.
     """

@@ -1,6 +1,6 @@
 """Estimate the memory that a run needs, before any of it is allocated.
 
-The estimate is computed from the facts about the base model and the plan. It is meant to be high:
+The estimate is computed from the facts about the base model and the plan. It is an upper estimate:
 steps of small models took 50 to 100 % of it (tests/trainer/test_memory_estimate.py). It assumes
 attention kernels that store no scores, such as PyTorch's scaled dot product or flash attention.
 """
@@ -52,7 +52,7 @@ class MemoryEstimate:
 
 @dataclass(frozen=True)
 class StepConfig:
-    """How a step runs, as far as its memory depends on it."""
+    """The properties of a step that determine its memory."""
 
     device: str  # "cpu" or "cuda"
     bf16: bool  # frozen weights and activations in bfloat16, otherwise in float32
@@ -79,7 +79,7 @@ def estimate_memory(
         block = _block_activations(facts, plan, tokens, width)
         hidden = tokens * facts.hidden_size * width
         blocks = facts.layer_count * (hidden if is_recomputed else block)
-        # The block that is recomputed; embeddings, last norm, and their gradients.
+        # The recomputed block; embeddings, last norm, and their gradients.
         return blocks + (block if is_recomputed else 0) + 4 * hidden
 
     if config.chunked_device_bytes is None:
@@ -101,7 +101,7 @@ def estimate_memory(
 
 
 def explain_shortage(estimate: MemoryEstimate, device_bytes: int) -> str | None:
-    """Explain why a run will not fit and what to do; return None when it will."""
+    """Explain why a run will not fit into memory and what to do; return None if it will."""
     if estimate.total <= device_bytes:
         return None
     return (
@@ -114,7 +114,7 @@ def explain_shortage(estimate: MemoryEstimate, device_bytes: int) -> str | None:
 
 
 def _weights(facts: BaseModelFacts, plan: TrainingPlan, width: int) -> int:
-    """Bytes of the frozen base, including the originals of modules that are trained in full."""
+    """Return the bytes of the frozen base, including the originals of modules trained in full."""
     if plan.quantization == "none":
         return facts.parameter_count * width
     in_blocks = sum(i * o for i, o in facts.linear_modules.values())
@@ -123,10 +123,11 @@ def _weights(facts: BaseModelFacts, plan: TrainingPlan, width: int) -> int:
 
 
 def _block_activations(facts: BaseModelFacts, plan: TrainingPlan, tokens: int, width: int) -> int:
-    """Bytes that the average block keeps: outputs of linear layers, wide inputs, hidden copies.
+    """Return the bytes that the average block keeps: outputs of linear layers, wide inputs, hidden
+    copies.
 
-    A frozen weight keeps no input. An adapted one keeps its input in fp32 for LoRA's A, and A's
-    output.
+    A frozen layer keeps no input. An adapted layer keeps its input in fp32 for LoRA's A, and the
+    output of A.
     """
     lora, hidden = plan.lora_arguments, facts.hidden_size
     adapted = {path for name in lora.target_modules for path in matches(name, facts.linear_modules)}

@@ -21,7 +21,7 @@ from worker.trainer.diagnosis import diagnose
 
 
 def run_task(order: WorkOrder, channel: Channel) -> int:
-    """Run the task; return the exit status, after a message that says how it ended."""
+    """Run the task, send a message about its end, and return the exit status."""
     torch.set_num_threads(order.threads)
     try:
         _load_task(order.action)(order, channel)

@@ -14,8 +14,8 @@ from worker.reward_model.loading import unusable_gpu
 def find_problem() -> str | None:
     """Check a matrix product on the GPU, or else on the CPU, and write 16 MiB to disk.
 
-    Returns what is wrong; None if nothing is. A GPU that the environment names must be the one that
-    CUDA uses, and torch must have kernels for it.
+    Returns the problem, or None if the machine passes. A GPU that the environment names must be the
+    one that CUDA uses, and torch must have kernels for it.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if problem := _wrong_gpu() if device == "cuda" else unusable_gpu():
@@ -40,7 +40,7 @@ def main() -> int:
 
 def _wrong_gpu() -> str | None:
     given, seen = os.environ.get("CUDA_VISIBLE_DEVICES", ""), torch.cuda.get_device_properties(0)
-    # What CUDA calls a MIG device depends on the driver.
+    # The name of a MIG device in CUDA depends on the driver.
     if given.startswith("GPU-") and not f"GPU-{seen.uuid}".startswith(given):
         return f"this process was given {given}, and CUDA uses GPU-{seen.uuid}"
     architectures = torch.cuda.get_arch_list()

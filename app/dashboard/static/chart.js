@@ -1,6 +1,7 @@
 // A line chart drawn by uPlot, with a legend and a readout that mouse, touch and arrow keys move.
 
 import { el, setText } from "./dom.js";
+import { addTouch } from "./touch.js";
 import uPlot from "./uplot.js";
 
 const HEIGHT = 200;
@@ -9,8 +10,8 @@ const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
 
 /**
  * Returns `{node, update(series, lastStep)}`; series: `[{name, kind, points: [[step, value]]}]`. A
- * series of kind "held-out" has dots; `color` is the name of a CSS variable. Drag, or press + and -, to
- * zoom; the button, a double click or 0 resets.
+ * series of kind "held-out" has dots; `color` is the name of a CSS variable. Drag, pinch, or press + and
+ * -, to zoom; the button, a double click or 0 resets.
  */
 export function makeChart({ title, format, range, reference }) {
   const readout = el("output", { class: "readout" });
@@ -124,6 +125,11 @@ export function makeChart({ title, format, range, reference }) {
     moveTo(Math.max(0, Math.min(last, moves[event.key])));
   });
   box.addEventListener("dblclick", showAll);
+  addTouch(box, {
+    plot: () => plot,
+    limit: () => lastStep,
+    zoom: (min, max) => plot.setScale("x", { min, max }),
+  });
   reset.addEventListener("click", showAll);
   new ResizeObserver(() => {
     if (plot && box.clientWidth) plot.setSize({ width: box.clientWidth, height: HEIGHT });

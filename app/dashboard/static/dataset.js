@@ -1,4 +1,4 @@
-// The page of a dataset: what was recognised, the report for a base model, and the first pairs.
+// The page of a dataset: its recognised shape, the report for a base model, and the first pairs.
 
 import { get, Problem } from "./api.js";
 import { deleteButton } from "./components.js";

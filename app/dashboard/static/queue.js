@@ -78,7 +78,7 @@ function makeWorker(worker) {
   return { node, update };
 }
 
-/** Shows what the checks of `plaudit doctor` found when the worker started; failed ones come first. */
+/** Shows the results of the checks of `plaudit doctor` at the start of the worker; failed ones come first. */
 function makeDoctor() {
   const summary = el("summary");
   const list = el("ul", { class: "plain" });

@@ -1,7 +1,7 @@
 // Searches and sorts the list of jobs. The service finds the jobs; they are sorted here.
 
 import { get } from "./api.js";
-import { $, setOrHide } from "./dom.js";
+import { $, setOrHide, setText } from "./dom.js";
 
 const SORTED_PAGES = 5; // of a hundred jobs
 
@@ -16,6 +16,7 @@ export function startSearch({ text, tag, sort }, status) {
     if ($("sort").value !== "age") found.set("sort", $("sort").value);
     location.assign(`/?${found}`);
   };
+  setText($("order"), sort === "age" ? "newest first" : `by ${$("sort").selectedOptions[0].text}`);
   $("search-form").addEventListener("submit", (event) => {
     event.preventDefault();
     submit();
@@ -43,7 +44,8 @@ export async function findAll(filter) {
     page = await get(`/v1/jobs?${query}`);
     jobs.push(...page.data);
   }
-  setOrHide($("search-note"), page.has_more ? `Only the newest ${jobs.length} jobs are sorted.` : "");
+  const note = `The newest ${jobs.length} jobs are sorted. Older ones are not shown: search, or choose a status, to find them.`;
+  setOrHide($("search-note"), page.has_more ? note : "");
   return { data: jobs, has_more: false, next: null };
 }
 

@@ -1,4 +1,4 @@
-// The form that uploads a dataset, and what the service says about an invalid file.
+// The form that uploads a dataset, and the errors of an invalid file.
 
 import { Problem, upload } from "./api.js";
 import { $, el, setText } from "./dom.js";

@@ -1,4 +1,4 @@
-// The page with what the tenant used, per day.
+// The page with the usage of the tenant per day.
 
 import { get } from "./api.js";
 import { retryWhileUnavailable } from "./connection.js";

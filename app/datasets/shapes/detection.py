@@ -108,7 +108,7 @@ def unknown_shape(columns: tuple[str, ...], answers: str | None = None) -> FileE
 
 
 def is_prompt_like(name: str) -> bool:
-    """Whether the name of a column says that it may hold the prompt."""
+    """Return whether the name of a column suggests that it holds the prompt."""
     return _has(name, _WORDS["prompt"])
 
 

@@ -59,7 +59,7 @@ def _checked(row: Mapping[str, Any], column: str) -> list[str]:
 
 
 def _turns(value: Any) -> list[str] | None:
-    """Return the texts of a list, which may be written as JSON; None if it is none."""
+    """Return the texts of a list, which may be written as JSON; None if it is not such a list."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = orjson.loads(value)

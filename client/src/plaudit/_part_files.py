@@ -18,7 +18,7 @@ LARGE_BYTES = 1 << 30
 PART_BYTES = 256 << 20
 _ANY = "application/octet-stream"
 _ARCHIVES = (".7z", ".rar", ".tar", ".tbz2", ".tgz", ".txz", ".zip")
-#: Metadata files that ``datasets`` and other libraries write beside their shards.
+#: Metadata files that ``datasets`` and other libraries write next to their shards.
 _NOT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 
 

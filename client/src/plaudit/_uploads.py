@@ -43,7 +43,7 @@ class Upload:
     default_name: str | None = None
     """The name of the file; None for rows."""
     size: int | None = None
-    """Size in bytes, if known: the service then refuses a file that is too large at once."""
+    """Size in bytes, if known: the service then rejects a file that is too large immediately."""
 
 
 class UploadedDataset(DatasetRead):

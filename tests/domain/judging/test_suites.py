@@ -1,4 +1,4 @@
-"""The rules of the suites against independent implementations of the published ones."""
+"""The rules of the suites compared with independent implementations of the published rules."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def rm_bench_table(rng: np.random.Generator) -> Table:
     ]
 
 
-# -- the published rules, written after their own code ------------------------------------------
+# -- the published rules, implemented after the publishers' code --------------------------------
 
 
 def reward_bench(table: Table) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A tokenizer that needs too much memory is a fault of the base model."""
+"""A tokenizer that needs too much memory gives a failure of the base model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.trainer.data.row_encoder import BYTES_PER_CHARACTER, ENCODING_BYTES,
 
 
 class Hungry:
-    """Reads the limits that it runs under, and needs more."""
+    """Reads its limits, and exceeds them."""
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         self.seen = (

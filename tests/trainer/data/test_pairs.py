@@ -1,4 +1,4 @@
-"""Tokenised pairs: dropped, refused and noteworthy ones, and the split by prompt."""
+"""Tokenised pairs: dropped, rejected and suspicious ones, and the split by prompt."""
 
 from __future__ import annotations
 

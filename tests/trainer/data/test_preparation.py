@@ -1,4 +1,4 @@
-"""Inspections and training jobs refuse the same data and warn of the same problems."""
+"""Inspections and training jobs reject the same data and warn of the same problems."""
 
 from __future__ import annotations
 
@@ -308,4 +308,4 @@ def test_slow_run_on_a_cpu_is_warned_of(
     assert [str(found) in message for message in messages] == ([] if found is None else [True])
     channel.messages.clear()
     memory_report.report_memory(order.plan, llama.facts, 32, None, channel, measured=1)
-    assert channel.of(Noted) == []  # a run that has ended is not warned of
+    assert channel.of(Noted) == []  # no warning after the end of a run

@@ -1,4 +1,4 @@
-"""Tools, tool calls, reasoning and ranked replies: rendered, or refused by name."""
+"""Tools, tool calls, reasoning and ranked replies are rendered, or rejected with their names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PAIR: dict[str, Any] = {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD], "
 ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 CALL = {"function": {"arguments": {"a": 1}, "name": "add"}, "type": "function"}
 CALLS = {"content": None, "role": "assistant", "tool_calls": [CALL]}
-#: Shows all that a row can hold.
+#: Renders all parts of a row.
 WHOLE = (
     "{% for t in tools or [] %}tool {{ t.function.name }} {% endfor %}"
     "{% for m in messages %}<{{ m.role }}>{{ m.reasoning_content or '' }}|{{ m.content or '' }}"
@@ -84,7 +84,7 @@ def test_row_that_the_template_cannot_show_is_refused_by_name(
 
 
 def ranked_rows(count: int, replies: int = 4) -> list[dict[str, Any]]:
-    """Rows with a prompt of their own; every reply is worse than the one before."""
+    """Rows with separate prompts; every reply is worse than the one before."""
     return [
         {
             "line": line,

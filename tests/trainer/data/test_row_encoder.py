@@ -28,7 +28,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows() -> list[dict[str, Any]]:
-    """Pairs with slices that later chunks add, and a row that a template refuses."""
+    """Pairs with slices that later chunks add, and a row that a template rejects."""
     found = make_pairs(60)
     for number, row in enumerate(found):
         row["slice"] = f"slice {number // 20}"
@@ -90,7 +90,7 @@ def endless(_texts: list[str]) -> list[list[int]]:
 def test_tokenizer_over_its_processor_time_is_the_fault_of_the_base_model(
     llama: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel ends the encoder process: no code of ours can tell why."""
+    """The kernel ends the encoder process, so the process cannot report the reason."""
     monkeypatch.setattr(row_encoder, "ENCODING_SECONDS", 0.1)
     monkeypatch.setattr(row_encoder, "MIN_CHARACTERS_PER_SECOND", 1e9)
     monkeypatch.setattr(PairTokenizer, "encode", lambda _, texts: endless(texts))
@@ -105,13 +105,13 @@ def test_tokenizer_over_its_processor_time_is_the_fault_of_the_base_model(
 def test_tokenizer_that_makes_texts_too_long_is_no_fault_of_the_machine(
     llama: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten replacements make ten billion characters of one; the allocator of Rust gives up."""
+    """Ten replacements turn one character into ten billion; Rust's allocator aborts."""
     monkeypatch.setattr(row_encoder, "ENCODING_BYTES", 64 << 20)
     path = write_rows(tmp_path / "rows.jsonl", rows())
     growing = [normalizers.Replace("a", "a" * 10)] * 10
     tokenizer = make_pair_tokenizer(llama, make_pairs(1), chat_template=STRICT)
     tokenizer.tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(growing)
-    with pytest.raises(TrainerError, match="needed more memory than it may use") as failure:
+    with pytest.raises(TrainerError, match="exceeded its memory limit") as failure:
         list(row_encoder.encode_file(path, tokenizer, 2))
     assert failure.value.code is FailureCode.OUT_OF_MEMORY
     assert not failure.value.code.failure.is_retryable

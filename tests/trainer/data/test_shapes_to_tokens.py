@@ -1,4 +1,4 @@
-"""The same pairs give the same token ids, whatever shape they were uploaded in."""
+"""The same pairs give the same token ids in every shape of upload."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ TEMPLATE = "{% if tools %}<|im_start|>tools\n{{ tools | tojson }}<|im_end|>\n{% 
 
 @dataclass(frozen=True)
 class Rich(Drawn):
-    """A pair with what only messages and a template can show."""
+    """A pair with parts that only messages and a template can represent."""
 
     system: str | None
     tools: list[dict[str, Any]]
@@ -82,7 +82,7 @@ rich = st.lists(
 
 
 def written(name: str, pair: Rich) -> dict[str, Any]:
-    """The pair in a shape, its system text and tools where this shape has them."""
+    """Return the pair in a shape, with its system text and tools if the shape has them."""
     row = WRITERS[name](pair)
     (shape,) = (shape for shape in SHAPES if shape.name == name.partition(",")[0])
     if shape.name == "stored_ranked":  # stored rows are all texts or all messages
@@ -104,7 +104,7 @@ def written(name: str, pair: Rich) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def byte_tokenizer(llama: TinyBase, tmp_path_factory: pytest.TempPathFactory) -> PairTokenizer:
-    """A tokenizer of bytes, whose ids tell every text from every other one."""
+    """Return a tokenizer of bytes, whose ids differ for different texts."""
     directory = tmp_path_factory.mktemp("bytes") / "base"
     shutil.copytree(llama.directory, directory)
     tokens = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]

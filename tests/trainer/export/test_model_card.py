@@ -1,4 +1,4 @@
-"""The model card: what the Hub's client reads in it, and the results that it shows."""
+"""The model card: the metadata that the Hub's client reads, and the results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The certificate compares scores: good adapters pass, whatever the noise, and bad ones do not."""
+"""The certificate compares scores: good adapters pass at any noise level, and bad ones fail."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_noise_of_bfloat16_refuses_no_good_adapter_and_hides_no_random_head(has_
     drawn = [draw(rng, has_clusters=has_clusters) for _ in range(RUNS)]
     assert [good for good, _ in drawn if not good.is_within] == []
     assert [bad for _, bad in drawn if bad.is_within] == []
-    # A tolerance that depends on the score alone would refuse many of them.
+    # A tolerance that depends on the score alone would reject many of them.
     assert sum(bool((g.relative_differences > BF16_FLOOR).any()) for g, _ in drawn) > RUNS / 3
 
 

@@ -1,4 +1,4 @@
-"""The reason for which an inspection refuses a base model."""
+"""The reason why an inspection rejects a base model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker.reward_model.errors import TrainerError
 
 
 def refusal(directory: Path) -> str:
-    """Return the detail with which the model in ``directory`` is refused."""
+    """Return the detail with which the model in ``directory`` is rejected."""
     with pytest.raises(TrainerError) as failure:
         facts_of(directory)
     assert failure.value.code is FailureCode.MODEL_UNSUPPORTED

@@ -1,4 +1,4 @@
-"""What an inspection finds in real (tiny) base models, and what it refuses.
+"""The facts that an inspection finds in real (tiny) base models, and the rejected models.
 
 Rules V1 to V30 list what can go wrong with a reward adapter. Rules that need no model files are
 tested in tests/domain/test_rules.py.

@@ -1,9 +1,9 @@
 """Every model of the shipped catalogue, as a tiny model of its shape, can be planned.
 
-A shape is what decides about tokens: rows of the embedding, tokens without a row, the tokens that
-pad and end, the end of the chat template. The model hub is not reached. ``REAL_ROWS`` are confirmed
-by the installed libraries, whose configuration classes have the sizes of these models as defaults;
-docs/base-models.md says where the rest comes from.
+A shape consists of the rows of the embedding, tokens without a row, the pad and EOS tokens, and the
+end of the chat template. The model hub is not used. ``REAL_ROWS`` are confirmed by the installed
+libraries, whose configuration classes have the sizes of these models as defaults;
+docs/base-models.md names the sources of the other values.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Shape:
     pads: tuple[str, str]  # the expected pad tokens of texts and of conversations
     spare_rows: int = 8  # of the embedding, beyond the tokenizer; negative: tokens without a row
     sizes: dict[str, Any] = field(default_factory=dict)
-    ends: str = ""  # tokens in eos_token_id of config.json, where there are several
+    ends: str = ""  # tokens in eos_token_id of config.json, if there are several
 
 
 #: Tokens 128000 to 128010.

@@ -1,4 +1,4 @@
-"""Which modules are new, and which ones LoRA adapts (rules V6 to V14)."""
+"""New modules, and modules that LoRA adapts (rules V6 to V14)."""
 
 from __future__ import annotations
 

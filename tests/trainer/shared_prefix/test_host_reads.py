@@ -1,4 +1,4 @@
-"""How often a step makes the host wait for the device: once a micro-step."""
+"""A micro-step makes the host wait for the device once."""
 
 import sys
 from collections.abc import Callable
@@ -21,9 +21,9 @@ ON_DEVICE = {"rewards", "hidden_at_rewards", "backward"}
 class HostReads(TorchDispatchMode):
     """Counts the tensors of the device whose values the host reads, as ``bool(t)`` does.
 
-    On a CPU nothing tells the host's tensors from the device's. Token ids, lengths and masks are
-    the host's, as the loader leaves batches there; numbers with a fraction and what is compared
-    with them are the device's.
+    On a CPU, tensors of the host and of the device look alike. Token ids, lengths and masks belong
+    to the host, because the loader leaves batches there. Floating-point numbers, and values
+    compared with them, belong to the device.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What a packed step keeps, and that measuring it leaves nothing behind."""
+"""The memory of a packed step, and that measuring it leaves nothing in memory."""
 
 import gc
 import weakref

@@ -1,4 +1,4 @@
-"""Models and arguments that cannot use packed rows are refused with a readable reason."""
+"""Models and arguments that cannot use packed rows are rejected with a clear reason."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Base models as people have them: made by other tools, for other uses, with other wishes."""
+"""Base models made by other tools, for other uses and with other settings."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def rename_head(directory: Path, name: str, value: float = 0.3, **more: torch.Te
 
 @pytest.fixture(scope="module")
 def awkward(tmp_path_factory: pytest.TempPathFactory) -> TinyBase:
-    """A Mistral of another trainer: its only pad token ends every conversation, a token has no row
+    """A Mistral model of another trainer: its pad token ends every conversation, a token has no row
     of the embedding, its head is called value_head, and its config asks for tuples and kernels."""
     directory = tmp_path_factory.mktemp("awkward") / "base"
     make_classifier(directory, "mistral", 1, pad_token_id=None)

@@ -1,4 +1,4 @@
-"""Named evaluation datasets: the same numbers as in a job of their own, by both engines."""
+"""Named evaluation datasets give the same numbers as in a separate job, with both engines."""
 
 from __future__ import annotations
 

@@ -27,12 +27,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 CLEAN, HACKED = "ad_" + "c" * 32, "ad_" + "d" * 32
-#: So many steps that the tiny model has learned its signal.
+#: Enough steps for the tiny model to learn its signal.
 TRAINING = {"learning_rate": 0.01, "batch_size": 16, "max_steps": 60}
 
 
 def longer_wins(count: int, *, seed: int = 0) -> list[dict[str, Any]]:
-    """Pairs whose chosen reply is the longer one, whatever its words are."""
+    """Pairs whose chosen reply is the longer one, with any words."""
     draw = random.Random(seed)
     rows = []
     for line in range(1, count + 1):
@@ -60,7 +60,7 @@ def run_here(work: Path, order: WorkOrder) -> Outcome:
 
 
 def robust_pairs(count: int) -> list[dict[str, Any]]:
-    """Pairs with words that mean nothing on either side, and with the prompt as a bad reply."""
+    """Pairs with meaningless words on both sides, and with the prompt as a bad reply."""
     draw = random.Random(0)
     rows = make_pairs(count)
     for row in rows:

@@ -1,4 +1,4 @@
-"""An evaluation of a job's held-out pairs finds what the job's own evaluation found."""
+"""An evaluation of a job's held-out pairs gives the results of the job's own evaluation."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def with_system(count: int, seed: int) -> Rows:
 
 
 def without_common_prompt(count: int, seed: int) -> Rows:
-    """Conversations of which already the first messages differ."""
+    """Conversations whose first messages differ."""
     rows = messages(count, seed)
     for row in rows:
         prompt = row.pop("prompt")[0]

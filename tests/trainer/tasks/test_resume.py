@@ -30,7 +30,7 @@ pytestmark = pytest.mark.train
 
 
 def hard_order(llama: TinyBase, backend: str, dropout: float) -> WorkOrder:
-    """Combine what a resume must restore: accumulation, evaluation, a best model, patience."""
+    """Combine all state that a resume must restore: accumulation, a best model, patience."""
     rows = make_pairs(44)  # 11 batches of 4, two per step: an epoch ends with half a step
     for row in rows[::3]:  # wrong labels make the model overfit, so that training stops early
         row["chosen"], row["rejected"] = row["rejected"], row["chosen"]

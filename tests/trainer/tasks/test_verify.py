@@ -1,4 +1,4 @@
-"""A fresh process finds broken adapters and tells them from failures of its machine."""
+"""A new process detects broken adapters and distinguishes them from failures of its machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from worker.ipc.order import VERIFY, WorkOrder
 from worker.reward_model.errors import TrainerError
 from worker.trainer.tasks import verify
 
-# A trainer ignores the warnings of its libraries, and looks nothing up on the hub.
+# A trainer ignores the warnings of its libraries, and sends no request to the hub.
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
 
 
@@ -102,7 +102,7 @@ def test_only_bad_files_are_a_score_mismatch(
     code: FailureCode,
     detail: str,
 ) -> None:
-    """A process that had no memory proves nothing about the adapter."""
+    """If a process ran out of memory, this says nothing about the adapter."""
 
     def fail(*_: object) -> None:
         raise error

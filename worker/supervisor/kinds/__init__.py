@@ -11,7 +11,7 @@ from worker.supervisor.job_steps import JobSteps
 
 
 def load_handler(kind: JobKind) -> Callable[[JobSteps], None]:
-    """Return the function that carries out jobs of a kind.
+    """Return the function that runs jobs of a kind.
 
     Raises:
         UnknownKindError: this worker's version has no handler for them.

@@ -1,4 +1,4 @@
-"""Inspect a base model and, with datasets, what training on them would take."""
+"""Inspect a base model and, with datasets, estimate the training on them."""
 
 from __future__ import annotations
 

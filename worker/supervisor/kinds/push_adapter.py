@@ -21,7 +21,7 @@ from worker.supervisor.job_steps import JobSteps
 
 
 def run(steps: JobSteps) -> None:
-    """Create the repository if need be, and commit the files to its branch main."""
+    """Create the repository if needed, and commit the files to its branch main."""
     attempt, spec = steps.attempt, steps.job.spec
     steps.set_phase(Phase.FETCHING)
     files = steps.retry(lambda: _fetch(attempt, spec["adapter_id"]))

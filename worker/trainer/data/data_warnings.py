@@ -104,7 +104,7 @@ def warn_of_repetition(report: DatasetReportBuilder, channel: Channel) -> None:
             "contradictions",
             WarningCode.PAIRS_CONTRADICTORY,
             MANY_CONTRADICTIONS,
-            "contradict an earlier pair, in which the same replies are chosen the other way round",
+            "contradict an earlier pair, in which the same replies have the opposite order",
         ),
     ):
         found = report.findings[name]

@@ -1,4 +1,4 @@
-"""Report how much memory a job needs, and whether its device has it."""
+"""Report how much memory a job needs, and whether its device has enough."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def report_memory(
 
 
 def _cost_of_cpu(plan: TrainingPlan) -> str | None:
-    """Return what makes a run on a CPU slow; None if nothing does."""
+    """Return why a run on a CPU is slow, or None."""
     if plan.total_parameters > MANY_PARAMETERS:
         return (
             f"with the base model's {plan.total_parameters / 1e9:.1f} billion parameters a step "

@@ -147,7 +147,7 @@ def held_out_rows(
         order: an order with that file.
         plan: the plan of the job.
         tokenizer: the tokenizer of the plan.
-        on_rows: is told how many rows are tokenised; may raise to stop.
+        on_rows: called with the number of tokenised rows; may raise to stop.
 
     Raises:
         TrainerError: the pairs cannot be tokenised.

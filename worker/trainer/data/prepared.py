@@ -30,7 +30,7 @@ class EvalSet:
     """Pairs to evaluate on."""
 
     group: str
-    """Of the metrics: "eval", or "eval_" and the name of the dataset."""
+    """Group of the metrics: "eval", or "eval_" and the name of the dataset."""
     pairs: PairTable
     left_out: float
     """Share of the dataset's pairs that are not evaluated."""

@@ -105,7 +105,7 @@ class DatasetReportBuilder:
         self._eval_keys.setdefault(group, []).append(keys)
 
     def train_on(self, pairs: PairTable) -> None:
-        """Tell which pairs are trained on, once they are split from those that are held out."""
+        """Set which pairs are trained on, after the split from the held-out ones."""
         self._trained_prompts = [pairs.records["prompt"][:, 0]]
 
     def add_invalid_row(self, dataset: str, line: int, error: str) -> None:

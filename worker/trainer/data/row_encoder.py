@@ -67,7 +67,7 @@ def encode_rows(
     tokenizer: PairTokenizer,
     on_invalid: Callable[[int, str], None],
 ) -> list[EncodedRow]:
-    """Render and encode rows; call ``on_invalid`` with line and problem of those that cannot be.
+    """Render and encode rows; call ``on_invalid`` with line and problem of each invalid one.
 
     Raises:
         TrainerError: model_unsupported when the chat template or the tokenizer exceeds a limit.
@@ -172,16 +172,16 @@ def encode_file(path: Path, tokenizer: PairTokenizer, processes: int) -> Iterato
 def _why_broken(statuses: set[int | None]) -> TrainerError:
     """Return the error for encoder processes that ended with ``statuses``.
 
-    The limits of the tokenizer end a process by a signal of their own; the pool ends the others
-    with SIGTERM.
+    A process that exceeds a limit of the tokenizer ends by that limit's signal. The pool ends the
+    others with SIGTERM.
     """
     if -signal.SIGXCPU in statuses:
         return unsupported_model(
-            "the base model's tokenizer needs more processor time than it may use for these texts"
+            "the base model's tokenizer exceeded its limit of CPU time for these texts"
         )
     if -signal.SIGABRT in statuses:
         return TrainerError(
-            FailureCode.OUT_OF_MEMORY, "a tokenisation process needed more memory than it may use"
+            FailureCode.OUT_OF_MEMORY, "a tokenisation process exceeded its memory limit"
         )
     return TrainerError(
         FailureCode.HOST_ERROR,

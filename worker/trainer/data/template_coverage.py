@@ -21,7 +21,7 @@ from worker.trainer.data.findings import MAX_LINES_IN_MESSAGE, Finding
 from worker.trainer.data.pair_table import Pair, PairTable
 from worker.trainer.data.row_files import rows_at
 
-#: Number of pairs that are rendered again, at even distances: a template treats all pairs alike.
+#: Number of pairs, at equal distances, that are rendered again. A template treats all pairs alike.
 SAMPLED_PAIRS = 64
 
 

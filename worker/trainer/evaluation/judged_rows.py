@@ -1,4 +1,4 @@
-"""Rows of an evaluation as token ids: render every reply, leave out what cannot be scored."""
+"""Convert rows of an evaluation to token ids: render every reply, leave out unusable rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from worker.trainer.data.pair_records import prompt_of
 from worker.trainer.data.row_encoder import encode_rows
 from worker.trainer.data.row_files import chunks_of_lines, read_rows
 
-#: Line numbers that a result lists for each reason.
+#: Maximum number of line numbers in a result, for each reason.
 MAX_LINES = 20
 Reason = Literal["overlong", "not_rendered", "no_tokens", "ends_in_pad_token", "not_embedded"]
 
@@ -63,7 +63,7 @@ class JudgedRows:
     left_out: dict[Reason, list[int]] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
-        """Return how many rows were left out and cut, with the first lines of each."""
+        """Return the numbers of omitted and truncated rows, with the first line numbers."""
         cut = [row.row["line"] for row in self.rows if any(row.truncated)]
         return {
             "left_out": {
@@ -107,7 +107,7 @@ def reply_text(reply: Any) -> str:
 
 
 def prompt_text(row: dict[str, Any]) -> str:
-    """Return the text of a prompt; of a conversation the last message."""
+    """Return the text of a prompt, or of the last message of a conversation."""
     prompt = row.get("prompt") or ""
     return prompt if isinstance(prompt, str) else reply_text(prompt[-1:])
 
@@ -129,7 +129,7 @@ def training_overlap(
 ) -> dict[str, Any]:
     """Return the rows whose prompts are in a training file.
 
-    ``held_out`` are the places of its rows, from 0, that the training did not learn from.
+    ``held_out`` are the indices of its rows, from 0, that were not trained on.
     """
     trained_on = {
         prompt_key(row) for place, row in enumerate(read_rows(train_file)) if place not in held_out
@@ -187,7 +187,7 @@ def _cuts_left(tokenizer: PairTokenizer, overlong: Overlong) -> bool:
 
 
 def unscorable(ids: Sequence[list[int]], tokenizer: PairTokenizer) -> Reason | None:
-    """Return why sequences cannot be scored: the reward is read at the last token but pads."""
+    """Return why sequences have no valid reward, or None. It is read at the last non-pad token."""
     plan = tokenizer.plan
     if not all(ids):
         return "no_tokens"

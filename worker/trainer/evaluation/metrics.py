@@ -31,8 +31,8 @@ def compute_metrics(scores: Scores, *, centering: float | None, seed: int) -> di
     bootstrap interval. ``ece`` and ``brier`` take sigmoid(margin) as the probability that the
     chosen reply is the better one. ``length_baseline`` is the accuracy of preferring the longer
     reply, and ``length_spearman`` the rank correlation of reward and length. ``best_of_n`` is the
-    share of ranked rows in which the reply with the highest reward is one of the best; of several
-    with that reward, the share of best ones counts.
+    share of ranked rows in which the reply with the highest reward is one of the best; if several
+    have that reward, the share of best ones counts.
     """
     margins = scores.margins
     hits = _hits(margins)
@@ -146,7 +146,7 @@ def _calibration_error(probability: Floats) -> float:
     return float(sum(gaps))
 
 
-# SciPy has this, but no library of the worker depends on it, so it is not installed.
+# SciPy has this function, but it is not a dependency of the worker's libraries.
 def rank_correlation(a: Floats, b: Floats) -> float:
     """Return the rank correlation, with average ranks for ties; 0 when one side is constant."""
     ranks_a, ranks_b = _ranks(a), _ranks(b)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from app.domain.judging.score_table import ScoredRow
 
-#: Points of a scatter plot; more make the file large and the plot no clearer.
+#: Maximum number of points in a scatter plot; more would enlarge the file without a benefit.
 MAX_POINTS = 400
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text, in the font of the page
@@ -98,6 +98,6 @@ def _svg(figure: Figure) -> str:
     out = io.StringIO()
     with matplotlib.rc_context(_STYLE):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    # Without the XML prologue, which stands before the root element only in a file of its own.
+    # Remove the XML prologue, which is valid only at the start of a separate file.
     text = out.getvalue()
     return text[text.index("<svg") :]

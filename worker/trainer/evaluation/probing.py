@@ -36,8 +36,9 @@ def run_probes(
 ) -> list[dict[str, Any]]:
     """Return the metrics of each wanted probe on up to ``probe_pairs`` rows.
 
-    Of a row with many replies the best and the worst are used. A changed reply that exceeds the
-    length limit is cut; one that cannot be rendered or scored leaves its row out of the probe.
+    For a row with many replies, the best and the worst one are used. A changed reply that exceeds
+    the length limit is truncated. If a changed reply cannot be rendered or scored, its row is left
+    out of the probe.
 
     Raises:
         TrainerError: model_unsupported when the chat template or the tokenizer exceeds a limit.
@@ -69,7 +70,7 @@ def run_probes(
 
 
 def sample(count: int, wanted: int, seed: int) -> list[int]:
-    """Return up to ``wanted`` numbers below ``count``, ascending."""
+    """Return up to ``wanted`` random numbers below ``count``, ascending."""
     if count <= wanted:
         return list(range(count))
     return sorted(np.random.default_rng(seed).choice(count, wanted, replace=False).tolist())
@@ -114,7 +115,7 @@ def worst_pairs(
 ) -> list[dict[str, Any]]:
     """Return the pairs in the wrong order with the largest margins, with their texts.
 
-    Texts are cut to ``characters``.
+    Texts are truncated to ``characters``.
     """
     found: list[tuple[float, int, int, int]] = []
     for number, (row, values) in enumerate(zip(rows, scores, strict=True)):
@@ -143,7 +144,7 @@ def worst_pairs(
 
 
 def write_scores(path: Path, rows: Sequence[JudgedRow], scores: Sequence[Sequence[float]]) -> None:
-    """Write the score table, one line a row."""
+    """Write the score table, one line per row."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for row, values in zip(rows, scores, strict=True):
             file.write(row.scored(values).to_json() + "\n")

@@ -1,6 +1,7 @@
-"""Score in fixed chunks that are saved, so that an interrupted evaluation resumes where it was.
+"""Score in fixed chunks that are saved, so that an interrupted evaluation can resume.
 
-The chunks are the same in every run: scores may depend, in the last bits, on what shares a batch.
+The chunks are the same in every run, because the last bits of a score may depend on the other texts
+of its batch.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from worker.reward_model.packaged_adapter import SUMMARY, load_packaged
 from worker.reward_model.scoring import score
 from worker.trainer.library_versions import library_versions
 
-#: Sequences of one chunk. A stop waits for the end of a chunk.
+#: Number of sequences in a chunk. A stop waits for the end of the current chunk.
 CHUNK_SEQUENCES = 128
 _SCORES = "scores.json"
 
 
 class LazyModel:
-    """A model that is loaded when it is first needed: after a resume, perhaps never."""
+    """A model that is loaded on first use; after a resume it may never be needed."""
 
     def __init__(self, load: Callable[[], nn.Module], *, pad_token_id: int, bf16: bool) -> None:
         self._load = load
@@ -62,7 +63,7 @@ def packaged_model(order: WorkOrder, directory: Path, plan: TrainingPlan) -> Laz
 
 
 def resume_fingerprint(order: WorkOrder, wanted: BaseModel, plan: TrainingPlan) -> dict[str, Any]:
-    """Return what must be equal in a run that resumes: then its scores are the same."""
+    """Return the values that must be equal in a resumed run for equal scores."""
     device = device_config_for(plan).device
     return {
         "order_sha256": hashlib.sha256(wanted.model_dump_json().encode()).hexdigest(),
@@ -95,7 +96,7 @@ class ResumableScoring:
         """Return the rewards of sequences; those of an earlier attempt are not computed again.
 
         Raises:
-            StoppedError: the supervisor asked for it; a checkpoint was saved.
+            StoppedError: the supervisor requested a stop; a checkpoint was saved.
         """
         found: list[float] = []
         for start in range(0, len(sequences), CHUNK_SEQUENCES):
@@ -112,7 +113,7 @@ class ResumableScoring:
         return found
 
     def stop_if_wanted(self) -> None:
-        """End the attempt if the supervisor asked for it.
+        """Stop if the supervisor requested it.
 
         Raises:
             StoppedError: after a checkpoint was saved.

@@ -1,4 +1,4 @@
-"""What the report page of a training job shows of its held-out pairs."""
+"""The part of a training job's report page about its held-out pairs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.trainer.evaluation.plots import model_plots
 from worker.trainer.evaluation.scores import Scores
 
 WORST_PAIRS = 20
-#: Of a text the end is shown: it holds the reply.
+#: Maximum length of a shown text. The end is kept, because it holds the reply.
 CHARACTERS = 1000
 
 

@@ -37,7 +37,7 @@ def write_adapter(
     """Write the adapter's files; return the summary, the content of ``reward_model.json``.
 
     Raises:
-        TrainerError: internal or nan_loss when the saved weights are not those that were trained.
+        TrainerError: internal or nan_loss if the saved weights differ from the trained ones.
     """
     probes = make_probes(adapter, train_pairs, eval_pairs)
     directory.mkdir()
@@ -56,7 +56,7 @@ def write_adapter(
 
 
 def _check_weights(path: Path, model: PeftModel) -> None:
-    """Check that the file contains what was trained, and finite numbers only."""
+    """Check that the file contains the trained tensors, and only finite numbers."""
     with safe_open(path, framework="pt") as file:
         names = list(file.keys())
         check_saved_tensors(names, model)

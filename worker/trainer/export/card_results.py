@@ -1,4 +1,4 @@
-"""The results that a model card shows, and which pairs they hold for."""
+"""The results on a model card, and the pairs that they cover."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from app.domain.metric_names import BEFORE, EVAL, before, eval_group
 
-#: Metrics of the table, of those that were measured.
+#: Metrics of the table, if they were measured.
 _SHOWN = (
     "accuracy",
     "accuracy_low",
@@ -28,8 +28,8 @@ def results(metrics: Mapping[str, float], counts: Mapping[str, Any]) -> list[str
     """Return the lines about the pairs of ``eval_dataset`` and of each named dataset.
 
     Args:
-        metrics: of the evaluations before and after training.
-        counts: as ``count_pairs`` returns them.
+        metrics: metrics of the evaluations before and after training.
+        counts: the result of ``count_pairs``.
     """
     named = _named_results(metrics, counts)
     main = _main_results(metrics)
@@ -43,7 +43,7 @@ def results(metrics: Mapping[str, float], counts: Mapping[str, Any]) -> list[str
 
 
 def named_counts(counts: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Return what became of the pairs of each named evaluation dataset."""
+    """Return the name and the pair counts of each named evaluation dataset."""
     return [*counts.get("eval_datasets", {}).items()]
 
 
@@ -59,7 +59,7 @@ def _main_results(metrics: Mapping[str, float]) -> list[str]:
 
 
 def _left_out(counts: Mapping[str, Any]) -> list[str]:
-    """How far the results hold: beside every accuracy."""
+    """Return which pairs the results cover; it is shown with every accuracy."""
     evaluation = counts["eval"]
     if evaluation is None:
         return []

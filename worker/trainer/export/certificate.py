@@ -1,7 +1,7 @@
-"""Certify a packaged adapter: show that it gives the scores of the trainer.
+"""Certify a packaged adapter: check that it reproduces the trainer's scores.
 
-This runs in a process of its own, from the packaged files alone, with plain PEFT and another seed:
-a head that is missing from the files would be drawn anew and give other scores.
+This runs in a separate process, from the packaged files alone, with plain PEFT and another seed. A
+head that is missing from the files would therefore be random and give other scores.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from worker.trainer.export.score_comparison import ScoreComparison
 from worker.trainer.library_versions import library_versions
 
 #: Difference of a score s that is always allowed, as a share of 1 + |s|; four times the noise of
-#: the training's own scores is allowed too. fp32 allows for another order of the same sums (padded
-#: batches, another machine); bf16 keeps 8 bits of every number.
+#: the training's own scores is allowed too. In fp32 it covers another order of the same sums
+#: (padded batches, another machine); bf16 keeps 8 bits of every number.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-2}
 CUDA_FP32_TOLERANCE = 1e-4
 QUANTIZED_TOLERANCE = 1e-1
-#: A merged model adds the same numbers in another order, and rounds them once more.
+#: A merged model adds the same numbers in another order, with one more rounding.
 MERGED_TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-1}
 OTHER_SEED = 20_251_122
 
@@ -53,11 +53,11 @@ def certify(directory: Path, base_dir: Path | None, device: str) -> dict[str, An
 
     Returns the certificate. Its ``is_verified`` is true if every tensor of the adapter's file is in
     the loaded model bit for bit, and every score, alone and in padded batches, is within the
-    tolerance. Where the noise of the scores is large, a random head could pass it; the comparison
-    of tensors finds that.
+    tolerance. If the noise of the scores is large, a random head could pass this test, but not the
+    comparison of tensors.
 
     Raises:
-        TrainerError: host_error when a file is missing or damaged, as it was written just before.
+        TrainerError: host_error if a file is missing or damaged: this machine has just written it.
     """
     summary, probes = _read_package(directory)
     _check_model_files(directory, is_merged=base_dir is None)
@@ -142,7 +142,7 @@ def _cause(certificate: dict[str, Any]) -> str:
             'learning rate, with center_rewards_coefficient, or with precision "fp32"'
         )
     return (
-        "also of texts alone, so the adapter's files do not hold all that was trained: the "
+        "also of texts alone, so the adapter's files lack some of the trained weights: the "
         "architecture of the base model is the probable cause; use another one"
     )
 
@@ -184,7 +184,8 @@ def _scores_of_text(scores: ScoreComparison, i: int) -> dict[str, float]:
 def lost_tensors(model: PeftModel, directory: Path) -> list[str]:
     """Return the names of the adapter file's tensors that the loaded model lacks or has changed.
 
-    PEFT loads a head in the dtype of its base, so that the file's tensors are compared in it.
+    PEFT loads a head in the dtype of its base model, so the file's tensors are compared in that
+    dtype.
     """
     loaded = get_peft_model_state_dict(model)
 

@@ -36,9 +36,9 @@ def model_card(
 
     Args:
         summary: the content of reward_model.json.
-        lock: the content of run.lock.json; the card tells its "pairs" and "training".
+        lock: the content of run.lock.json; the card shows its "pairs" and "training".
         metrics: ``eval/…`` after training and ``eval_before/…`` before it, if pairs were held out;
-            ``eval_maths/…`` and ``eval_before_maths/…`` of a dataset that is called maths.
+            ``eval_maths/…`` and ``eval_before_maths/…`` for a dataset named maths.
 
     Raises:
         ValueError: the metadata would not be read as a mapping.
@@ -128,7 +128,7 @@ def _head_start(summary: Mapping[str, Any]) -> str:
 
 
 def _end(training: Mapping[str, Any]) -> str:
-    """Which step this is, if it is not the last one of the plan."""
+    """Return which step the model is from, if it is not the last step of the plan."""
     if training["published_step"] == training["planned_steps"]:
         return ""
     end = "stopped early" if training["stopped_early"] else "ended"
@@ -139,7 +139,7 @@ def _end(training: Mapping[str, Any]) -> str:
 
 
 def _data(plan: TrainingPlan, counts: Mapping[str, Any]) -> list[str]:
-    """What became of the uploaded pairs, what was left out of them, and what is odd about them."""
+    """Return the lines about used, omitted and suspicious pairs."""
     rows = [
         f"| {name} | {part['uploaded']} | {part['dropped']['unrenderable']} | "
         f"{part['dropped']['overlong']} | {part['dropped']['not_drawn']} | {part['truncated']} | "
@@ -166,5 +166,5 @@ def _data(plan: TrainingPlan, counts: Mapping[str, Any]) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    """Text from an upload, such as the name of a column, without a meaning in Markdown."""
+    """Escape Markdown in a text from an upload, such as the name of a column."""
     return re.sub(r"([\\`*_{}\[\]<>|#!])", r"\\\1", " ".join(text.split()))

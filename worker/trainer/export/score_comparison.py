@@ -1,8 +1,9 @@
 """Compare the scores of a reloaded adapter with those of its training.
 
 In float32 both agree to rounding errors. In bfloat16 the noise of a score grows with the norms of
-the head and of the hidden state, not with the score, and differs between models: it is measured.
-The trainer scores every probe alone and in a padded batch, and the difference shows it.
+the head and of the hidden state, not with the score, and differs between models. It is therefore
+measured: the trainer scores every probe alone and in a padded batch, and the difference is the
+noise.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from worker.trainer.evaluation.scores import Floats
 
 #: A reload may differ by this many times the largest difference within the training.
 NOISE_FACTOR = 4.0
-#: … but never by more than this share of the standard deviation of the scores: a training that
-#: scored a text wrongly in one of its two ways must not allow everything.
+#: Upper limit of that difference, as a share of the standard deviation of the scores: if the
+#: trainer scored a text wrongly in one of its two ways, the limit must not become arbitrary.
 MAX_SHARE_OF_SPREAD = 0.5
 #: Rank correlation that a reload must reach, unless noise keeps the training itself below it.
 MIN_CORRELATION = 0.99
-#: Different scores from which on ranks are compared: of few, two near ones may change places.
+#: Number of distinct scores from which on ranks are compared. With few scores, two similar ones may
+#: swap their ranks by chance.
 MIN_RANKED = 16
 
 
@@ -29,8 +31,8 @@ MIN_RANKED = 16
 class ScoreComparison:
     """Scores of the same texts: chosen and rejected of the first probe, then of the next one.
 
-    ``expected`` and ``expected_padded`` are of the training, ``alone`` and ``padded`` of a reload.
-    ``floor`` is the share of 1 + |score| that a score may always differ by.
+    ``expected`` and ``expected_padded`` are scores of the training, ``alone`` and ``padded`` of a
+    reload. ``floor`` is the share of 1 + |score| that a score may always differ by.
     """
 
     expected: Floats
@@ -54,7 +56,7 @@ class ScoreComparison:
 
     @property
     def noise(self) -> float:
-        """Largest difference between the training's own two scores of a text."""
+        """Largest difference between the two scores of a text in the training."""
         return float(np.abs(self.expected_padded - self.expected).max(initial=0.0))
 
     @property
@@ -65,22 +67,22 @@ class ScoreComparison:
 
     @property
     def correlation(self) -> float | None:
-        """The lower rank correlation of the reload with the training; None for too few texts."""
+        """Lower one of the reload's two rank correlations; None for too few texts."""
         found = [self._correlation(scores) for scores in (self.alone, self.padded)]
         return min((value for value in found if value is not None), default=None)
 
     @property
     def required_correlation(self) -> float | None:
-        """The rank correlation that is asked for; None for too few texts.
+        """Required rank correlation; None for too few texts.
 
-        Noise lowers a correlation with its square.
+        Noise lowers a correlation in proportion to its square.
         """
         own = self._correlation(self.expected_padded)
         return None if own is None else min(MIN_CORRELATION, 1 - NOISE_FACTOR**2 * (1 - own))
 
     @property
     def is_within(self) -> bool:
-        """Whether the reloaded model is the trained one, as far as its scores can tell."""
+        """Whether the scores of the reloaded model match those of the trained one."""
         allowed = np.maximum(self.floor * (1 + np.abs(self.expected)), self.allowed_noise)
         if not (self.differences <= allowed).all():  # also refuses NaN
             return False
@@ -88,7 +90,7 @@ class ScoreComparison:
         return required is None or found is None or found >= required
 
     def _correlation(self, scores: Floats) -> float | None:
-        """Correlate with the expected scores; texts with the same one count once, as their mean."""
+        """Return the rank correlation; equal expected scores count once, as their mean."""
         distinct, group = np.unique(self.expected, return_inverse=True)
         if len(distinct) < MIN_RANKED:
             return None

@@ -81,7 +81,7 @@ texts = [prompt + reply{eos} for reply in replies]"""
 def scoring_program(summary: Mapping[str, Any]) -> str:
     """Return Markdown with a program that scores replies with plain PEFT.
 
-    Its lines ``base = …``, ``prompt = …`` and ``replies = …`` are there to be edited.
+    Users edit its lines ``base = …``, ``prompt = …`` and ``replies = …``.
     """
     revision, name = summary["revision"], summary["base_model"]
     base = f'"/path/to/{name}"  # the directory of the base model\'s files'
@@ -111,7 +111,7 @@ def scoring_program(summary: Mapping[str, Any]) -> str:
 
 
 def _encode(summary: Mapping[str, Any]) -> str:
-    """Return the statements that tokenise ``texts``; they cut or refuse what is too long."""
+    """Return the statements that tokenise ``texts`` and truncate or reject long ones."""
     add_special_tokens = summary["add_special_tokens"]
     if summary.get("overlong") == "truncate_left":
         return _ENCODE_TRUNCATED.format(add_special_tokens=add_special_tokens)

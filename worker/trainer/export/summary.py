@@ -18,7 +18,7 @@ VLLM_DEFAULT_MAX_RANK = 16
 
 
 def summarize(adapter: TrainedAdapter) -> dict[str, Any]:
-    """Return what a scoring client must know and an adapter's configuration does not contain."""
+    """Return the settings that a scoring client needs besides the adapter's configuration."""
     plan, scores = adapter.plan, adapter.scores
     tokens = plan.tokenization
     template = tokens.chat_template

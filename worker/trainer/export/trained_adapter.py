@@ -17,7 +17,7 @@ from worker.trainer.evaluation.scores import Scores
 
 @dataclass(frozen=True)
 class TrainedAdapter:
-    """A trained model with everything that its files describe."""
+    """A trained model with all data for its files."""
 
     order: WorkOrder
     plan: TrainingPlan
@@ -25,14 +25,14 @@ class TrainedAdapter:
     tokenizer: PairTokenizer
     device_config: DeviceConfig
     backend: str  # "shared_prefix" or "stock"
-    scores: Scores | None  # of the held-out pairs, if there are any
+    scores: Scores | None  # scores of the held-out pairs, if there are any
     metrics: dict[str, float]
-    counts: dict[str, Any]  # of the pairs, as ``count_pairs`` returns them
-    outcome: dict[str, Any]  # how training ended, as ``TrainingOutcome.document`` returns it
+    counts: dict[str, Any]  # result of ``count_pairs``
+    outcome: dict[str, Any]  # result of ``TrainingOutcome.document``
 
     @property
     def base(self) -> PreTrainedModel:
-        """The base model inside of the adapter."""
+        """The base model inside the adapter."""
         base = self.model.get_base_model()
         assert isinstance(base, PreTrainedModel)
         return base

@@ -2,8 +2,8 @@
 
 Usage: ``python -m worker.trainer.export.verify <adapter> --base <model>``.
 
-Exit status 0: every probe has its score of the training. 1: some probe has not. 2: the adapter
-could not be scored; then the JSON is ``{"failure": {"code", "detail"}}``.
+Exit status 0: every probe has the score of the training. 1: a probe has another score. 2: the
+adapter could not be scored; the JSON is then ``{"failure": {"code", "detail"}}``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Inspect a base model without loading its weights: find the facts that a plan is made from."""
+"""Inspect a base model without loading its weights: find the facts for a plan."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from worker.trainer.inspection.stored_weights import stored_dtype, stored_shapes
 from worker.trainer.inspection.supported_config import check_padding, read_supported_config, short
 from worker.trainer.inspection.trained_head import find_trained_head
 
-#: What the tokenizer may use while it is loaded and encodes some sample texts. A vocabulary of
+#: Limits of the tokenizer while it is loaded and encodes some sample texts. A vocabulary of
 #: 250,000 tokens takes 15 s.
 TOKENIZER_SECONDS = 120.0
 TOKENIZER_BYTES, TOKENIZER_BYTES_PER_FILE_BYTE = 1 << 30, 20
@@ -109,8 +109,8 @@ def _token_facts(
 def load_on_meta(model_dir: Path) -> tuple[PreTrainedModel, set[str]]:
     """Return the one-output classifier on the meta device and the parameter keys its files lack.
 
-    ``from_pretrained`` reports what is missing. It knows the prefixes, renamings and fusions
-    between the stored weights and a class, which a comparison of names would get wrong.
+    ``from_pretrained`` reports what is missing. It handles the prefixes, renamings and fusions
+    between the stored weights and a class, unlike a comparison of names.
     """
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -152,7 +152,7 @@ def max_positions(model: PreTrainedModel) -> int | None:
 
 
 def _batch_independent_lengths(config: PreTrainedConfig) -> list[int]:
-    """Return the lengths above which one text changes its whole batch, or all later batches."""
+    """Return the lengths above which a text changes the scores of other texts."""
     rope = getattr(config, "rope_parameters", None) or {}
     limits = [
         parameters["original_max_position_embeddings"]
@@ -180,7 +180,7 @@ def _embedding_rows(model: PreTrainedModel) -> int:
 
 
 def _load_tokenizer(model_dir: Path) -> tuple[PreTrainedTokenizerBase, bool]:
-    """Return the tokenizer, and whether it is loaded from its file as transformers misreads it."""
+    """Return the tokenizer, and whether only tokenizer.json gives the right one."""
     sizes = (path.stat().st_size for path in model_dir.iterdir() if path.suffix != ".safetensors")
     memory_bytes = TOKENIZER_BYTES + TOKENIZER_BYTES_PER_FILE_BYTE * sum(sizes)
     try:

@@ -1,4 +1,4 @@
-"""Check that a base model's files are those that a plan or an adapter was made from."""
+"""Check that a base model's files are those of a plan or an adapter."""
 
 from __future__ import annotations
 

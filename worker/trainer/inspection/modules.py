@@ -1,4 +1,4 @@
-"""Which modules of a classifier start random, and which ones LoRA may adapt.
+"""Find the modules of a classifier that start random, and those that LoRA may adapt.
 
 Everything here works on a model on the meta device: names, shapes and types, no weights.
 """
@@ -61,7 +61,8 @@ def new_modules(model: PreTrainedModel, absent: Iterable[str]) -> list[str]:
 
 
 def check_no_ignored_weights(model: PreTrainedModel, unexpected: Iterable[str]) -> None:
-    """Refuse a model whose layers have weights that the architecture lacks: a Qwen named Llama.
+    """Reject a model whose layers have weights that the architecture lacks, such as a Qwen model
+    named Llama.
 
     ``unexpected`` are the keys that transformers ignores with a warning. Other heads, layers for
     multi-token prediction and obsolete buffers may be ignored.
@@ -116,7 +117,7 @@ def linear_modules(model: PreTrainedModel, new: Iterable[str]) -> dict[str, tupl
 
 
 def attention_modules(paths: Iterable[str]) -> list[str]:
-    """Return those of ``paths`` that are inside an attention block, sorted."""
+    """Return the members of ``paths`` that are inside an attention block, sorted."""
     return sorted(p for p in paths if any(_ATTENTION.search(part) for part in p.split(".")[:-1]))
 
 
@@ -142,7 +143,7 @@ def parameters_by_module(model: nn.Module) -> dict[str, int]:
 
 
 def _check_backbone(model: PreTrainedModel, absent: list[str]) -> None:
-    """Refuse absent layers and embeddings: they mean damaged files, not a new head."""
+    """Reject absent layers and embeddings: they indicate damaged files, not a new head."""
     embedding = model.get_input_embeddings()
     embeddings = {name for name, module in model.named_modules() if module is embedding}
     lost = [k for k in absent if _NUMBERED_BLOCK.search(k) or k.rpartition(".")[0] in embeddings]

@@ -32,7 +32,7 @@ UNSUPPORTED_ERRORS = (
 TOLERANCE = 2e-5
 _PAD, _VOCABULARY = 0, 64
 _MAX_PARAMETERS = 20_000_000
-#: Random weights with a deviation of 0.02 make attention nearly uniform; scaled ones do not.
+#: Factor for the random weights: a deviation of 0.02 would make attention nearly uniform.
 _GAIN = 5.0
 #: Names that configurations give to each size. Sizes with other names keep their values.
 _WIDTHS = {

@@ -1,4 +1,4 @@
-"""Which configurations of base models are supported, and why the others are not."""
+"""Check whether the configuration of a base model is supported."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def check_padding(config: PreTrainedConfig, architecture: str) -> None:
     """Check that the scores of an architecture do not change with right padding.
 
     Raises:
-        TrainerError: model_unsupported; they do change.
+        TrainerError: model_unsupported if they change.
     """
     reason = None
     if config.model_type in READS_LAST_POSITION:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from worker.trainer.inspection.modules import one_output_layers
 
-#: What trainers of reward models call the head: TRL and trlX ``v_head.summary``, OpenRLHF
+#: Names of the head in the trainers of reward models: TRL and trlX ``v_head.summary``, OpenRLHF
 #: ``value_head`` and ``score``, LLaMA-Factory ``v_head``, DeepSpeed-Chat ``v_head``, others
 #: ``reward_head``, ``rm_head``, ``regression_layer``, and encoders ``classifier``.
 _HEAD = re.compile(
@@ -19,13 +19,13 @@ _HEAD = re.compile(
     r"|classification_head|regression_head|regression_layer)(\.(summary|out_proj|linear))?\.weight$"
 )
 _IN_A_LAYER = re.compile(r"\.\d+\.")
-#: A tensor with more rows is a layer of a head and not its output.
+#: Maximum rows of an output layer: a tensor with more rows is another layer of a head.
 _MAX_OUTPUTS = 64
 
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """What a base model's files say about the head.
+    """The tensors of a base model's files that belong to a head.
 
     ``tensors`` maps the parameters of the head's output layer to the stored tensors that they can
     start from; it is empty if the head starts random. ``unused`` describes the other tensors that
@@ -42,9 +42,9 @@ def find_trained_head(
     """Compare the head of ``model`` with ``stored``, the shapes of the stored tensors by name.
 
     ``absent`` are the parameters that the files lack, or have in another shape. A head under
-    another name is taken over if there is exactly one, it has one row, and nothing else of the head
-    is absent. A stored bias is left out where the model's head has none: it adds the same number to
-    every score.
+    another name is used if there is exactly one, it has one row, and no other part of the head is
+    absent. A stored bias is ignored if the model's head has none, because it adds the same number
+    to every score.
     """
     layers = one_output_layers(model)
     heads = sorted(

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from worker.reward_model.packed_layout import SplitGroup, pack_groups, split_batch, to_device
 from worker.reward_model.packed_model import PackedModel, recomputed_layers
 
-#: Tokens that take as long as the fixed cost of one more forward and backward. For a GPU estimated,
-#: not measured: a pass there is dominated by launching kernels until it holds thousands of tokens.
+#: Tokens that take as long as the fixed cost of one more forward and backward. The value for GPUs
+#: is an estimate: a pass of fewer than some thousand tokens mainly launches kernels.
 PASS_TOKENS = {"cpu": 32, "cuda": 4096}
-#: Sequences that may share a forward; bounds the time to choose groups.
+#: Maximum number of sequences in a forward; bounds the time to choose groups.
 MAX_GROUP = 128
 
 

@@ -47,7 +47,7 @@ def chunks_within(
 ) -> Iterator[list[SplitGroup]]:
     """Split a batch, in its order, into chunks whose forwards save at most ``budget`` bytes.
 
-    A group that exceeds the budget alone becomes a chunk of its own.
+    A group that exceeds the budget alone becomes a separate chunk.
     """
     chunk: list[SplitGroup] = []
     used = 0.0
@@ -81,7 +81,7 @@ def saved_activation_bytes(model: nn.Module, forward: Callable[[], object]) -> i
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         graph = forward()
-    del graph  # kept until here: a freed storage's address could be used again
+    del graph  # keep it until here: the address of a freed storage could be reused
     return sum(saved.values())
 
 
@@ -91,7 +91,7 @@ def copied_gradients(model: nn.Module) -> dict[nn.Parameter, Tensor]:
 
 
 def restore_gradients(model: nn.Module, gradients: dict[nn.Parameter, Tensor]) -> None:
-    """Take back what an interrupted backward added."""
+    """Restore the gradients after an interrupted backward."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             before = gradients.get(parameter)

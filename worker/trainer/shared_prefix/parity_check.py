@@ -22,7 +22,7 @@ from worker.trainer.shared_prefix.trainer import SharedPrefixRewardTrainer
 #: Distance of the hidden states that a reward is read from, relative to their norm. Float32 differs
 #: by 1e-7 to 3e-6, 28 layers in bfloat16 by 1 to 3 %, a leak between branches by 20 % and more.
 TOLERANCE = {torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-#: Packed rows may differ from padded ones by this many times what padding itself changes.
+#: Packed rows may differ from padded ones by this multiple of the effect of padding itself.
 NOISE_FACTOR = 4.0
 #: Rows of the training set among which pairs with a common prefix are looked for.
 CANDIDATE_ROWS = 64
@@ -35,7 +35,7 @@ class ParityResult:
     has_parity: bool
     reason: str | None = None
     difference: float | None = None  # the largest of a hidden state, relative to its norm
-    #: What padding changes in bfloat16, measured in the same way. In float32 it is negligible.
+    #: Effect of padding in bfloat16, measured in the same way. In float32 it is negligible.
     noise: float = 0.0
 
     @property
@@ -47,15 +47,15 @@ class ParityResult:
 
 
 def check_parity(trainer: SharedPrefixRewardTrainer) -> ParityResult:
-    """Run two training pairs through the live model, as stock does and packed.
+    """Run two training pairs through the live model, with the stock forward and packed.
 
     The hidden states at the ends of the replies are compared, not the rewards: a random head may
     give rewards that nearly cancel, and whose rounding errors are then large in proportion.
 
     The check leaves no gradients and restores the random states, so that a run is the same with and
     without it. If a model does not allow its last layer to be trimmed, or a GPU the variable-length
-    call, the trainer is switched to the plainer way. An exception of the model becomes the reason,
-    except that memory ran out: then shorter pairs are tried.
+    call, the trainer is switched to the simpler variant. An exception of the model becomes the
+    reason, except if memory ran out: then shorter pairs are tried.
     """
     try:
         original = trainer.packed_model
@@ -75,7 +75,7 @@ def _first_with_parity(
     trainer: SharedPrefixRewardTrainer, original: PackedModel, *, longest: int | None
 ) -> ParityResult:
     devices = [trainer.args.device] if trainer.args.device.type == "cuda" else []
-    # From the fastest to the plainest. A CPU never makes the variable-length call.
+    # From the fastest to the simplest variant. A CPU never makes the variable-length call.
     variants = [
         replace(original, trims_last_layer=trims, uses_varlen=varlen)
         for trims in dict.fromkeys((original.trims_last_layer, False))
@@ -101,7 +101,7 @@ def _try_compare(trainer: SharedPrefixRewardTrainer, longest: int | None) -> Par
         return _compare(trainer, longest)
     except Exception as error:
         if is_out_of_memory(error):
-            raise  # other ways to train would need even more
+            raise  # other variants would need even more memory
         reason = f"the packed forward failed: {type(error).__name__}: {error}"
         return ParityResult(has_parity=False, reason=reason)
 
@@ -111,7 +111,7 @@ def _compare(trainer: SharedPrefixRewardTrainer, longest: int | None) -> ParityR
     head = packed_model.head
     inputs = trainer._prepare_inputs(trainer.data_collator(_sample_rows(trainer, longest)))
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    # Compare float32 weights in float32, whatever the run casts to: the tolerance is tight.
+    # Compare float32 weights in float32, even if the run uses autocast: the tolerance is tight.
     is_float32 = dtypes == {torch.float32}
     no_autocast = torch.autocast(trainer.args.device.type, enabled=False)
     with no_autocast if is_float32 else trainer.accelerator.autocast():
@@ -161,7 +161,7 @@ def _padding_noise(
 
 
 def _try_backward(trainer: SharedPrefixRewardTrainer) -> None:
-    """Run a backward, which a kernel may lack, on short pairs and without leaving gradients."""
+    """Run a backward, which some kernels lack, on short pairs; leave no gradients."""
     packed_model = trainer.packed_model
     inputs = trainer.data_collator(_sample_rows(trainer, MEASURED_TOKENS))
     pad_token_id = trainer.model.config.get_text_config().pad_token_id
@@ -203,7 +203,7 @@ def _head_calls(head: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
 
 
 def _reply_ends(pairs: Sequence[SplitGroup], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return where a padded batch [2B, L] has the ends of its replies: chosen, rejected, chosen, …
+    """Return the positions of the reply ends in a padded batch [2B, L]: chosen, rejected, chosen, …
 
     The first tensor holds rows, the second positions.
     """

@@ -59,7 +59,7 @@ def _adapter_reason(model: PreTrainedModel | PeftModel) -> str | None:
 
 
 def _dropout_reason(model: nn.Module) -> str | None:
-    """Refuse dropout: both sequences would share one mask over their prefix, stock draws two."""
+    """Reject dropout: both sequences would share one mask for their prefix, unlike in TRL."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout) and module.p > 0:
             return f"dropout is active: {name} ({module.p})"

@@ -76,7 +76,7 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         if self.args.gradient_checkpointing and hasattr(self.model, "peft_config"):
             # TRL made the embeddings' output require gradients, as activation checkpointing needs.
             self.model.disable_input_require_grads()
-        self.args = copy.copy(self.args)  # the layers recompute only where a pass needs it
+        self.args = copy.copy(self.args)  # the layers recompute only if a pass needs it
         self.args.gradient_checkpointing = self.args.activation_checkpointing = False
 
     def use_length_groups(self) -> None:
@@ -85,7 +85,7 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         self.__dict__.pop("activation_cost", None)
 
     def limit_budget(self, budget_bytes: int) -> None:
-        """Lower the memory budget, as a run did that this one continues."""
+        """Lower the memory budget to that of the run that this one continues."""
         self.memory_budget_bytes = min(self.memory_budget_bytes, budget_bytes)
         self.recompute_above_bytes = min(self.recompute_above_bytes, self.memory_budget_bytes)
 
@@ -107,7 +107,7 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         """Bytes that a forward saves.
 
         Measured on tokens of the first pair of the data set and not on the current batch, so that a
-        resumed run splits its batches as the run that it continues.
+        resumed run splits its batches like the run that it continues.
         """
         forward = self.forward_pass
         ids = torch.tensor(next(iter(self.train_dataset))["chosen_ids"])
@@ -132,7 +132,7 @@ class SharedPrefixRewardTrainer(RewardTrainer):
             return ActivationCost.measure(saved_bytes, longest)
 
     def get_train_dataloader(self) -> Any:
-        """Return TRL's loader, which leaves the batches on the host: rows are laid out there."""
+        """Return TRL's loader without the transfer to the device: rows are laid out on the host."""
         loader: Any = super().get_train_dataloader()
         loader.device = None
         return loader
@@ -252,13 +252,13 @@ class SharedPrefixRewardTrainer(RewardTrainer):
 
     @contextmanager
     def _mixed_precision(self) -> Iterator[None]:
-        """Leave out the casts of weights and inputs that autocast would repeat at every call."""
+        """Avoid the casts of weights and inputs that autocast would repeat at every call."""
         dtype = AUTOCAST_DTYPES.get(self.accelerator.mixed_precision)
         if dtype is None:
             yield
             return
         adapters = getattr(self.model, "peft_config", {}).values()
-        # DoRA reads the weights outside of autocast; without adapters they are saved as they are.
+        # DoRA reads the weights outside of autocast; without adapters they are saved unchanged.
         is_lora = adapters and not any(getattr(config, "use_dora", False) for config in adapters)
         with (
             without_adapter_casts(self.model),

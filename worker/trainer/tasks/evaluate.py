@@ -46,7 +46,7 @@ from worker.trainer.evaluation.resumable_scoring import (
 from worker.trainer.inspection.base_model_files import check_base_model_unchanged
 
 SCORES = "scores"
-#: Together they stay below what one message may hold.
+#: Limits that keep the documents below the size limit of a message.
 WORST_PAIRS, WORST_PAIR_CHARACTERS = 20, 1000
 
 
@@ -64,7 +64,7 @@ def run(order: WorkOrder, channel: Channel) -> None:
     """Score every row with every model, and send ``evaluated`` at the end.
 
     Raises:
-        StoppedError: the supervisor asked for it.
+        StoppedError: the supervisor requested a stop.
         TrainerError: with the code with which the evaluation fails.
     """
     wanted = order.evaluation
@@ -97,7 +97,7 @@ def run(order: WorkOrder, channel: Channel) -> None:
             result={
                 "rows": len(replies),
                 "models": judged,
-                # Of the first adapter's rows: the untrained head uses the same tokenizer.
+                # Use the first adapter's rows: the untrained head has the same tokenizer.
                 "baselines": _baselines(tables[1], wanted),
             },
         )
@@ -208,7 +208,7 @@ def file_stem(model_id: str) -> str:
 
 
 def _untrained(order: WorkOrder, first: JudgedAdapter) -> _Model:
-    """Return the base model with a head that is drawn from the evaluation's seed."""
+    """Return the base model with a random head drawn from the evaluation's seed."""
     plan = first.plan
     device_config = device_config_for(plan)
     assert order.evaluation is not None
@@ -231,7 +231,7 @@ def _adapter(order: WorkOrder, adapter: JudgedAdapter) -> _Model:
 
 
 def _sequence_bound(wanted: EvaluationOrder, replies: Sequence[int]) -> int:
-    """Return how many sequences there are to score, if no row has to be left out."""
+    """Return the number of sequences to score if no row is left out."""
     probed = 2 * len(wanted.spec.probes) * min(wanted.spec.probe_pairs, len(replies))
     return sum(replies) * (len(wanted.adapters) + 1) + probed * len(wanted.adapters)
 

@@ -18,7 +18,7 @@ def run(order: WorkOrder, channel: Channel) -> None:
     """Send the facts; with a plan also check its data and report the memory that training needs.
 
     Raises:
-        StoppedError: the supervisor asked for it.
+        StoppedError: the supervisor requested a stop.
         TrainerError: with the code with which a training job would fail.
     """
     facts = inspect_base_model(

@@ -31,8 +31,8 @@ def run(order: WorkOrder, channel: Channel) -> None:
     Raises:
         TrainerError: invalid_spec for an adapter on a quantised base, whose weights cannot
             represent the sum (scores of about 10 moved by up to 0.25), and for a tokenizer that
-            transformers would not load for a whole model; model_changed when the base model is not
-            the one that the adapter was trained on.
+            transformers would not load for a whole model; model_changed if the base model differs
+            from the one that the adapter was trained on.
     """
     if order.adapter is None:
         raise TrainerError(FailureCode.INTERNAL, "the order to merge has no adapter")
@@ -76,7 +76,7 @@ def _save_merged_model(
 
 
 def _check_tokenizer(merged: Path) -> None:
-    """Refuse a tokenizer that transformers would replace once the directory is a whole model."""
+    """Reject a tokenizer that transformers would replace in a directory of a whole model."""
     if differs_from_file(load_base_tokenizer(merged, from_file=False), merged):
         raise TrainerError(
             FailureCode.INVALID_SPEC,

@@ -27,7 +27,7 @@ from worker.trainer.evaluation.resumable_scoring import (
 )
 from worker.trainer.inspection.base_model_files import check_base_model_unchanged
 
-#: Rows in memory. The chunks are the same in every run, and so are the scores.
+#: Number of rows in memory. The chunks, and therefore the scores, are the same in every run.
 CHUNK_ROWS = 200
 
 
@@ -41,7 +41,7 @@ class _Row:
     reason: str | None = None
 
     def line(self, scores: Iterator[float]) -> str:
-        """Return its line of the result; takes the scores of its replies."""
+        """Return its line of the result from the scores of its replies."""
         if self.reason is not None:
             return _json({**self.known, "scores": None, "reason": self.reason})
         return _json(
@@ -58,7 +58,7 @@ def run(order: WorkOrder, channel: Channel) -> None:
     """Score every row, and send ``evaluated`` at the end.
 
     Raises:
-        StoppedError: the supervisor asked for it.
+        StoppedError: the supervisor requested a stop.
         TrainerError: with the code with which the job fails.
     """
     wanted = order.score_batch

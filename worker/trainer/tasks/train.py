@@ -69,7 +69,7 @@ def run(order: WorkOrder, channel: Channel) -> None:
     """Tokenise, train, evaluate and package; send ``packaged`` at the end.
 
     Raises:
-        StoppedError: the supervisor asked for it.
+        StoppedError: the supervisor requested a stop.
         TrainerError: with the code with which the job fails.
     """
     plan = order.plan
@@ -150,7 +150,7 @@ def _machine(run: TrainingRun, order: WorkOrder) -> Machine:
 
 
 def _report_peak_memory(run: TrainingRun, order: WorkOrder, channel: Channel) -> None:
-    """Send the memory estimate again, with what the run has really taken."""
+    """Send the memory estimate again, with the measured peak of the run."""
     if order.facts is None:
         return
     inputs = run.inputs
@@ -232,7 +232,7 @@ def _train(run: TrainingRun, resume_point: _ResumePoint | None, channel: Channel
 
 
 def _is_continued(run: TrainingRun, resume_point: _ResumePoint) -> bool:
-    """Whether the run has more steps than the one that saved the checkpoint after its last step."""
+    """Whether the run has more steps than the run that saved the checkpoint after its last step."""
     saved = TrainerState.load_from_json(str(resume_point.directory / STATE))
     is_at_end = bool(saved.global_step >= saved.max_steps)  # it did not stop early
     return is_at_end and bool(saved.global_step < _planned_steps(run))
@@ -243,7 +243,7 @@ def _planned_steps(run: TrainingRun) -> int:
 
 
 def _restore_finished(run: TrainingRun, resume_point: _ResumePoint) -> None:
-    """Load the weights with which training ended: Trainer would take one more step."""
+    """Load the final weights, because Trainer would take one more step."""
     directory, manifest = resume_point.directory, resume_point.manifest
     best = manifest.best_step if run.trainer.args.load_best_model_at_end else None
     weights = directory if best is None else Path(f"checkpoint-{best}")
@@ -287,7 +287,7 @@ def _worst_pairs(scores: AllScores) -> dict[str, JsonValue]:
 def _report(
     run: TrainingRun, scores: AllScores, tokenizer: PairTokenizer, channel: Channel
 ) -> None:
-    """Send what the job's report page needs besides the other reports."""
+    """Send the document for the job's report page, in addition to the other reports."""
     seed = run.inputs.plan.reward_arguments.seed
     try:
         document = training_report(scores.get(EVAL), tokenizer.tokenizer, seed)

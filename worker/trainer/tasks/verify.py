@@ -18,8 +18,8 @@ def run(order: WorkOrder, channel: Channel) -> None:
     """Certify the files of another task and send ``verified``.
 
     Raises:
-        TrainerError: score_mismatch when the files are bad; otherwise what the machine lacked
-            (out_of_memory, disk_full, …), which proves nothing about the files.
+        TrainerError: score_mismatch if the files are wrong; other codes (out_of_memory, disk_full,
+            …) if the machine failed, which says nothing about the files.
     """
     if order.adapter is None:
         raise TrainerError(FailureCode.INTERNAL, "the order to verify has no files")
@@ -31,7 +31,7 @@ def run(order: WorkOrder, channel: Channel) -> None:
         raise
     except Exception as error:
         failure = diagnose(error)
-        is_of_files = failure.code is FailureCode.INTERNAL  # not of the machine
+        is_of_files = failure.code is FailureCode.INTERNAL  # not a failure of the machine
         raise TrainerError(
             FailureCode.SCORE_MISMATCH if is_of_files else failure.code,
             f"the packaged files could not be loaded and scored: {failure.detail}"[:8000],

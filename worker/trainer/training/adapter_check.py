@@ -1,4 +1,4 @@
-"""Check that the adapter is what the plan says: after it was added, and in the saved file."""
+"""Check the adapter against the plan: after it was added, and in the saved file."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _PREFIX = "base_model.model."
 
 
 def check_trainable_parameters(model: PeftModel, plan: TrainingPlan) -> None:
-    """Check that LoRA and the planned modules train, that all new modules do, and nothing else.
+    """Check that LoRA, the planned modules and all new modules train, and nothing else.
 
     PEFT reports neither a name that matches nothing nor one that matches too much.
 
     Raises:
-        TrainerError: internal, with what trains against the plan or fails to train.
+        TrainerError: internal, with the parameters that differ from the plan.
     """
     saved = plan.lora_arguments.modules_to_save
     names = {name for name, _ in trainable_parameters(model)}
@@ -59,7 +59,7 @@ def check_trainable_parameters(model: PeftModel, plan: TrainingPlan) -> None:
 
 
 def check_saved_tensors(keys: Collection[str], model: PeftModel) -> None:
-    """Check that the saved file, whose tensor names are ``keys``, has exactly what was trained.
+    """Check that the saved file, whose tensor names are ``keys``, has exactly the trained tensors.
 
     Raises:
         TrainerError: internal, with the missing and the additional tensors.

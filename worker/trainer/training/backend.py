@@ -47,7 +47,7 @@ def choose_backend(run: TrainingRun, channel: Channel) -> Backend:
             message=f"trained on padded sequences of similar length, not packed rows: {reason}"[
                 :2000
             ],
-            # Encoders are never supported, so that a warning would tell the user nothing.
+            # Encoders are never supported, so a warning would not help the user.
             is_warning=hasattr(trainer.model.get_base_model(), "score"),
         )
     )

@@ -72,7 +72,7 @@ class ProgressCallback(TrainerCallback):
 
 
 class NonFiniteGradientCallback(TrainerCallback):
-    """Stops a run whose gradients are not finite, before the step that would ruin every weight."""
+    """Stops a run whose gradients are not finite, before a step makes every weight NaN."""
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
@@ -152,7 +152,7 @@ class CheckpointCallback(TrainerCallback):
             return True
         return any(
             callback.early_stopping_patience_counter >= callback.early_stopping_patience
-            for callback in self.trainer.callback_handler.callbacks  # a resume makes new ones
+            for callback in self.trainer.callback_handler.callbacks  # a resume creates new ones
             if isinstance(callback, EarlyStoppingCallback)
         )
 

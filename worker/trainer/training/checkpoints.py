@@ -1,4 +1,4 @@
-"""Complete checkpoints with a manifest of digests, and refuse damaged or foreign ones.
+"""Complete checkpoints with a manifest of digests, and reject damaged or foreign ones.
 
 transformers writes a checkpoint in place and resumes from a damaged one without an error: without
 optimizer.pt, or with one tensor missing, training continues to another result. Therefore the
@@ -24,8 +24,8 @@ from worker.reward_model.file_digests import file_entries, file_entry
 from worker.reward_model.packaged_adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from worker.trainer.library_versions import library_versions
 
-#: Every checkpoint contains the best weights so far: a resumed run may end with them, on a machine
-#: that has never had the checkpoint that they come from.
+#: Every checkpoint contains the best weights so far: a resumed run may publish them, on a machine
+#: that does not have the checkpoint that they come from.
 BEST_WEIGHTS = "best_adapter_model.safetensors"
 #: Files that a resume needs; the tokenizer, a model card and pickled arguments are removed.
 NEEDED_FILES = (
@@ -39,7 +39,7 @@ NEEDED_FILES = (
 
 
 class Manifest(BaseModel):
-    """What a checkpoint contains, and the digests of its files."""
+    """The manifest of a checkpoint: its state, and the digests of its files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True)
 
@@ -47,8 +47,8 @@ class Manifest(BaseModel):
     best_step: int | None
     is_finished: bool  # training has ended: continue with the evaluation
     resume_fingerprint: dict[str, Any] = Field(alias="same")
-    tokens: int  # trained on so far; TRL does not store it
-    metrics: dict[str, float]  # of the untrained model, and of the last logged step
+    tokens: int  # number of tokens trained on so far; TRL does not store it
+    metrics: dict[str, float]  # metrics of the untrained model, and of the last logged step
     activation_budget_bytes: int | None = None  # it may have been lowered during the run
     files: list[FileEntry]
 
@@ -67,7 +67,7 @@ class CheckpointState:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run's bytes depend on besides its plan and the libraries."""
+    """Conditions that determine a run's bytes, besides its plan and the libraries."""
 
     device: str  # "cpu" or "cuda"
     threads: int
@@ -75,9 +75,9 @@ class Machine:
     activation_budget_bytes: int | None  # decides how batches are split into passes
 
 
-#: Digests of the plan, and of what does not say how long to train.
+#: Digests of the plan, and of the plan without the length of the training.
 PLAN, PLAN_OF_ANY_LENGTH = "plan_sha256", "plan_of_any_length_sha256"
-#: Keys of a fingerprint that change the last bits of a result, but not what is computed.
+#: Keys of a fingerprint that change only the last bits of a result.
 INEXACT_KEYS = ("threads", "gpu", "activation_budget_bytes")
 
 
@@ -86,10 +86,10 @@ class CheckpointRefusedError(Exception):
 
 
 def resume_fingerprint(plan: TrainingPlan, machine: Machine, backend: str) -> dict[str, Any]:
-    """Return what must be equal in a checkpoint and in the run that resumes from it.
+    """Return the values that must be equal in a checkpoint and in a run that resumes from it.
 
-    On a CPU, a resumed run then ends with the bytes of an uninterrupted one. On a GPU nothing is
-    promised: kernels may add in another order every time.
+    On a CPU, a resumed run then ends with the bytes of an uninterrupted one. On a GPU this is not
+    guaranteed: kernels may add in another order every time.
     """
     length = {"num_train_epochs": 0, "max_steps": 0}
     of_any_length = plan.model_copy(
@@ -157,10 +157,10 @@ def check_checkpoint(
 ) -> Manifest:
     """Compare a checkpoint with its manifest and with the fingerprint of this run.
 
-    Unless ``is_exact``, what changes only the last bits of the result may differ: ``INEXACT_KEYS``.
+    Unless ``is_exact``, ``INEXACT_KEYS`` may differ: they change only the last bits of the result.
 
     Raises:
-        CheckpointRefusedError: with what is missing, damaged or different.
+        CheckpointRefusedError: names what is missing, damaged or different.
     """
     try:
         manifest = Manifest.model_validate_json((directory / MANIFEST).read_bytes())
@@ -185,7 +185,7 @@ def check_checkpoint(
 
 
 def restore_best(directory: Path, manifest: Manifest, work: Path) -> Path | None:
-    """Copy the best weights to the directory in which the resumed trainer's state expects them."""
+    """Copy the best weights to the directory where the resumed trainer's state expects them."""
     if manifest.best_step is None:
         return None
     best = work / f"checkpoint-{manifest.best_step}"
@@ -198,7 +198,7 @@ def restore_best(directory: Path, manifest: Manifest, work: Path) -> Path | None
 
 
 def remove_old_checkpoints(saved: list[Path], keep: Iterable[Path]) -> None:
-    """Remove all but the two newest of ``saved`` (oldest first) and those to keep."""
+    """Remove ``saved`` (oldest first), except for the two newest ones and those to keep."""
     kept = {path.name for path in (*saved[-2:], *keep)}
     for path in saved:
         if path.name not in kept:

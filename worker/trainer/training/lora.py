@@ -21,7 +21,7 @@ def add_lora(base: PreTrainedModel, plan: TrainingPlan) -> PeftModel:
     _disable_dropout(base)
     model = get_peft_model(base, LoraConfig(**plan.lora_kwargs()))
     for _, parameter in trainable_parameters(model):
-        parameter.data = parameter.data.float()  # in bf16 small updates round to nothing
+        parameter.data = parameter.data.float()  # in bf16, small updates are rounded to zero
     return model
 
 

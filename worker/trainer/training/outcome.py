@@ -14,7 +14,7 @@ from app.domain.warnings import WarningCode
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """Steps that were taken, steps of the plan, and the step of the published model."""
+    """Number of completed steps, steps of the plan, and the step of the published model."""
 
     steps: int
     planned_steps: int
@@ -30,7 +30,7 @@ class TrainingOutcome:
         return {**asdict(self), "stopped_early": self.is_early}
 
     def note(self, loss: str) -> Noted | None:
-        """Return the event about an end or a model that is not that of the last step.
+        """Return the event about an early end, or about a model that is not from the last step.
 
         ``loss`` names the loss by which the published step was chosen.
         """

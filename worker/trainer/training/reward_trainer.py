@@ -48,7 +48,7 @@ def reward_config(
 
 
 class PairDataset(torch.utils.data.Dataset[dict[str, Any]]):
-    """Pairs in the form that TRL takes for tokenised; they stay on disk.
+    """Pairs in TRL's form of a tokenised dataset; they stay on disk.
 
     There are margins only if any pair has one.
     """
@@ -108,12 +108,13 @@ def plaudit_trainer_class(base: type[Any]) -> type[Any]:
 
         def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
             loss: torch.Tensor = super().training_step(*args, **kwargs)
-            # The shared-prefix trainer has read it: a second read would wait for a GPU again.
+            # The shared-prefix trainer has read it already; a second read would wait for the GPU
+            # again.
             if not math.isfinite(getattr(self, "step_loss", loss)):
                 raise non_finite_error("the loss", self.state.global_step + 1)
             return loss
 
         def create_model_card(self, *_: Any, **__: Any) -> None:
-            """Write no card: ``export.model_card`` makes it."""
+            """Write no card: ``export.model_card`` creates it."""
 
     return PlauditTrainer

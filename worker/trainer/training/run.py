@@ -1,4 +1,4 @@
-"""A training run: build it, train, resume, stop and evaluate."""
+"""A training run: build, train, resume, stop and evaluate it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ AllScores = dict[str, Scores]
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run trains on, and how."""
+    """The data and the plan of a run."""
 
     plan: TrainingPlan
     device_config: DeviceConfig
@@ -79,10 +79,10 @@ class TrainingRun:
         return isinstance(self.trainer, SharedPrefixRewardTrainer)
 
     def evaluate(self) -> AllScores:
-        """Score the held-out pairs with the model in its present state.
+        """Score the held-out pairs with the current model.
 
         Raises:
-            TrainerError: nan_loss when a score is not finite, which would count as a wrong one.
+            TrainerError: nan_loss if a score is not finite; it would count as a wrong order.
         """
         found = {}
         step = self.trainer.state.global_step
@@ -130,7 +130,7 @@ class TrainingRun:
     def metrics(self, scores: AllScores) -> list[dict[str, float]]:
         """Return the metrics of an evaluation by name, a dictionary for each dataset.
 
-        ``left_out`` is the share of the pairs that do not count, as they have more than
+        ``left_out`` is the share of the pairs that are not evaluated, because they have more than
         ``max_length`` tokens or cannot be rendered. Slices are measured on ``eval_dataset`` only.
         """
         args, max_length = self.trainer.args, self.inputs.plan.tokenization.max_length
@@ -149,7 +149,7 @@ class TrainingRun:
         return found
 
     def report(self, metrics: Sequence[dict[str, float]]) -> dict[str, float]:
-        """Report the metrics of the datasets at the present step; return them together."""
+        """Report the metrics of the datasets at the current step; return them together."""
         for of_dataset in metrics:
             self.progress.report(self.trainer.state, of_dataset)
         return {name: value for of_dataset in metrics for name, value in of_dataset.items()}
@@ -182,17 +182,17 @@ def build_run(
         model=model,
         args=reward_config(plan, inputs.device_config, model),
         train_dataset=first_pair(inputs.train_pairs),
-        # TRL evaluates nothing, but asks for pairs to do so.
+        # TRL does not evaluate here, but it requires eval pairs.
         eval_dataset=first_pair(inputs.eval_sets[0].pairs) if inputs.eval_sets else None,
         processing_class=tokenizer,
         callbacks=callbacks,
         **backend_arguments,
     )
     trainer.train_dataset = PairDataset(inputs.train_pairs)
-    trainer.remove_callback(PrinterCallback)  # the messages would be in the log as well
+    trainer.remove_callback(PrinterCallback)  # otherwise the messages would also be in the log
     checkpoints.trainer = trainer
     for name, parameter in trainable_parameters(model):
-        # TRL casts those of a quantised model to bf16, in which small updates round to nothing.
+        # TRL casts those of a quantised model to bf16, in which small updates are rounded to zero.
         parameter.data = before[name]
     trainer.on_budget_lowered = partial(_report_lower_budget, channel)
     run = TrainingRun(trainer, inputs, progress, checkpoints, parameter_digests(model))
@@ -204,7 +204,7 @@ def train(run: TrainingRun, resume_from: Path | None) -> None:
     """Train to the end.
 
     Raises:
-        StoppedError: the supervisor asked for it; a checkpoint has been reported.
+        StoppedError: the supervisor requested a stop; a checkpoint has been reported.
         TrainerError: with the step; nan_loss, nothing_trained, or the code of another exception.
     """
     try:
@@ -224,7 +224,7 @@ def train(run: TrainingRun, resume_from: Path | None) -> None:
 
 
 def check_trained(run: TrainingRun) -> None:
-    """Refuse a run that changed no weight, or left one that is not finite.
+    """Reject a run that changed no weight, or left one that is not finite.
 
     Raises:
         TrainerError: nan_loss or nothing_trained.

@@ -20,7 +20,7 @@ from plaudit._files import RemoteFile
 from plaudit.errors import DownloadError
 from plaudit.models import EventRead, ScoreBatchItem, ScoreBatchRead
 
-#: Longer than the service holds a request that waits.
+#: Read timeout of a long poll; it is longer than the service holds the request.
 _WAIT_SECONDS = 30.0
 _READ_SECONDS = 60.0
 _FINISHED = ("succeeded", "failed", "cancelled")
@@ -28,7 +28,7 @@ Rows = list[dict[str, Any]]
 
 
 class AsyncScoreBatches:
-    """Datasets that a job scores with an adapter."""
+    """Jobs that score whole datasets with an adapter."""
 
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
@@ -38,12 +38,13 @@ class AsyncScoreBatches:
     ) -> ScoreBatchRead:
         """Queue a job that scores every reply of a dataset.
 
-        A lost answer is asked for again under one idempotency key, so that there is never a
-        second batch. Give a key of your own to repeat the call from another process as well.
+        All attempts of one call send the same idempotency key, so that a retry never creates a
+        second batch. Pass ``idempotency_key`` to repeat the call from another process.
 
         Raises:
-            InvalidRequestError: adapter and dataset do not fit; ``errors`` names the fields.
-            QuotaExceededError: as many batches wait as may.
+            InvalidRequestError: the spec is invalid, or the adapter cannot score the dataset;
+                ``errors`` names the fields.
+            QuotaExceededError: the limit of queued batches is reached.
         """
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         call = Call("POST", "/v1/score/batches", body=spec, headers=headers)
@@ -52,20 +53,21 @@ class AsyncScoreBatches:
     def list(
         self, *, page_size: int = PAGE_SIZE, after: str | None = None
     ) -> AsyncItems[ScoreBatchItem]:
-        """Batches, newest first, without spec and result; all pages, as they are iterated."""
+        """List batches, newest first, without spec and result. Iterating requests further
+        pages as needed."""
         query = {"limit": page_size, "after": after}
         return AsyncItems(self._transport, Call("GET", "/v1/score/batches", query), ScoreBatchItem)
 
     async def get(self, batch_id: str) -> ScoreBatchRead:
-        """A batch, with its result once it has succeeded."""
+        """Return a batch; ``result`` is None until it has succeeded."""
         call = Call("GET", path("/v1/score/batches/{}", batch_id))
         return parse(ScoreBatchRead, await self._transport.send(call))
 
     async def wait(self, batch_id: str, *, timeout: float | None = None) -> ScoreBatchRead:
-        """The batch once it is finished, however it ended.
+        """Wait until the batch has succeeded, failed or been cancelled, and return it.
 
         Raises:
-            TimeoutError: it takes longer than ``timeout`` seconds; it goes on.
+            TimeoutError: it has not ended after ``timeout`` seconds. The batch continues.
         """
         ends_at = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -83,7 +85,7 @@ class AsyncScoreBatches:
                 raise TimeoutError(f"{batch_id} is {found.status} after {timeout:g} s")
 
     async def cancel(self, batch_id: str) -> ScoreBatchRead:
-        """Stop a batch for good."""
+        """Cancel a batch. It cannot be resumed."""
         call = Call("POST", path("/v1/score/batches/{}/cancel", batch_id))
         return parse(ScoreBatchRead, await self._transport.send(call))
 
@@ -99,9 +101,10 @@ class AsyncScoreBatches:
         return following.events(self._transport, address, after, follow=follow)
 
     async def scores(self, batch_id: str) -> Rows:
-        """The scores of every reply: one dict for each row of the dataset, in its order.
+        """Return the scores of every reply: one dict per row of the dataset, in the order of its
+        rows.
 
-        A row that cannot be scored has ``None`` as its scores, and a reason.
+        If a row cannot be scored, its ``scores`` are None and ``reason`` says why.
         """
         call = Call("GET", path("/v1/score/batches/{}/scores", batch_id))
         text = (await self._transport.send(call)).text
@@ -110,11 +113,12 @@ class AsyncScoreBatches:
     async def download(
         self, batch_id: str, file: str | os.PathLike[str], *, overwrite: bool = False
     ) -> Path:
-        """The scores as JSON lines; resumes a partial download and checks the sha256.
+        """Download the scores as JSON lines, verify the sha256 and return the path. Resumes an
+        interrupted download of the same scores.
 
         Raises:
-            DirectoryError: the file exists with other bytes, and ``overwrite`` is false.
-            DownloadError: the batch has not succeeded, or the bytes are not those promised.
+            DirectoryError: the file exists with other content, and ``overwrite`` is False.
+            DownloadError: the batch has not succeeded, or the size or sha256 is wrong.
         """
         batch = await self.get(batch_id)
         if batch.result is None:
