@@ -18,12 +18,15 @@ extensions = ["myst_nb"]
 exclude_patterns = ["conf.py"]
 myst_heading_anchors = 4
 nb_execution_mode = "off"  # a test runs the notebook
+smartquotes = False  # quotes in descriptions are code that readers copy
 html_theme = "pydata_sphinx_theme"
+html_sidebars = {"**": ["globaltoc.html"], "index": []}
 html_title = "Plaudit"
 html_show_sourcelink = False
 html_theme_options = {
     "show_toc_level": 2,
     "navigation_with_keys": False,
+    "navbar_center": [],  # the sidebar lists all pages
     "secondary_sidebar_items": ["page-toc"],
 }
 

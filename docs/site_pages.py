@@ -49,9 +49,10 @@ def section_of(text: str, title: str) -> str:
 
 def spec_text() -> str:
     """Return the reference of the job spec: one table for each part."""
-    schema = RewardJobSpec.model_json_schema()
+    schema = _named_by_fields(RewardJobSpec.model_json_schema())
     parts: dict[str, Any] = schema["$defs"]
     example = json.dumps(schema["examples"][0], indent=2)
+    in_order = [_name_of(f["$ref"]) for f in schema["properties"].values() if "$ref" in f]
     lines = [
         "# Job spec",
         "",
@@ -62,10 +63,9 @@ def spec_text() -> str:
         "",
         *_fields("Top level", schema, parts),
     ]
-    for name, field in schema["properties"].items():
-        if "$ref" in field:
-            part = parts[_name_of(field["$ref"])]
-            lines += ["", *_fields(f"`{name}`", part, parts)]
+    for name in dict.fromkeys([*in_order, *parts]):
+        if "properties" in parts[name]:
+            lines += ["", *_fields(f"`{name}`", parts[name], parts)]
     return "\n".join(lines) + "\n"
 
 
@@ -112,6 +112,18 @@ def cli_text() -> str:
     return "\n".join(lines)
 
 
+def _named_by_fields(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema with each part named after the field of the spec that holds it."""
+    text = json.dumps(schema)
+    for field, value in schema["properties"].items():
+        if "$ref" in value:
+            name = _name_of(value["$ref"])
+            text = text.replace(f'/{name}"', f'/{field}"').replace(
+                f'"{name}": {{', f'"{field}": {{'
+            )
+    return dict(json.loads(text))
+
+
 def _moved(text: str) -> str:
     """Return a page of the root with links that work in ``docs/generated/``."""
     return re.sub(r"\]\((?!\w+:|#)(docs/)?", lambda m: "](../" if m[1] else "](../../", text)
@@ -148,7 +160,8 @@ def _fields(
         default = "required" if name in part.get("required", ()) else ""
         if "default" in field:
             default = f"`{json.dumps(field['default'], ensure_ascii=False)}`"
-        text = _cell(field.get("description", ""))
+        held = parts.get(_name_of(field.get("$ref", "")), {})
+        text = _cell(field.get("description", held.get("description", "")))
         yield f"| `{name}` | {_values(field, parts)} | {default} | {text} |"
 
 
@@ -159,7 +172,10 @@ def _values(field: dict[str, Any], parts: dict[str, Any]) -> str:
         return " or ".join(dict.fromkeys(_values(choice, parts) for choice in choices))
     if "$ref" in field:
         name = _name_of(field["$ref"])
-        return ", ".join(f"`{v}`" for v in parts.get(name, {}).get("enum", ())) or name
+        part = parts.get(name, {})
+        if "properties" in part:
+            return f"[`{name}`](#{name.lower()})"
+        return ", ".join(f"`{v}`" for v in part.get("enum", ())) or name
     if "enum" in field or "const" in field:
         values = field.get("enum", [field.get("const")])
         return ", ".join(f"`{json.dumps(value)}`" for value in values)

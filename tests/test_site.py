@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,13 @@ def test_site_builds_without_warnings_and_has_every_page(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", RewardJobSpec.model_fields)
 def test_spec_reference_has_every_field(name: str) -> None:
     assert f"`{name}`" in site_pages.spec_text()
+
+
+def test_types_in_the_spec_reference_link_to_their_sections() -> None:
+    text = site_pages.spec_text()
+    links = {link.lower() for link in re.findall(r"\]\(#(\w+)\)", text)}
+    headings = {title.lower() for title in re.findall(r"^## `(\w+)`$", text, re.MULTILINE)}
+    assert {"lora", "training", "resources"} < links == headings
 
 
 @pytest.mark.parametrize("command", ["plaudit jobs submit", "plaudit serve", "plaudit keys create"])

@@ -181,7 +181,8 @@ def _measured(
             "values": dict(found["metrics"]),
             "notes": f"not the published rows of {suite.id}",
         }
-    hub = _HUB_DATASET.match(suite.source)
+    # Files of a provisional suite are not told apart, so none of them is named.
+    hub = None if suite.is_provisional else _HUB_DATASET.match(suite.source)
     return {
         "dataset": hub[0] if hub else evaluation["dataset"],
         "title": suite.title,

@@ -89,8 +89,9 @@ def _curves(
 
 def job_page(document: Mapping[str, Any]) -> Page:
     """Return the report page of a job; ``document`` is that of ``job_document``."""
-    learning = [Plot(name, curve_svg(points)) for name, points in document["curves"].items()]
-    last = [(name, *points[-1]) for name, points in document["curves"].items() if points]
+    curves = {_curve_title(name): points for name, points in document["curves"].items() if points}
+    learning = [Plot(name, curve_svg(points)) for name, points in curves.items() if points[1:]]
+    last = [(title, *points[-1]) for title, points in curves.items()]
     sections = [
         Section(
             "Training",
@@ -100,8 +101,10 @@ def job_page(document: Mapping[str, Any]) -> Page:
         )
     ]
     if model := document["model"]:
+        model = {**model, "adapter": "Adapter on held-out pairs"}
         sections.append(overview([model], document["baselines"]))
-        sections += model_sections(model, document["plots"], [])
+        unit = "tokens of prompt and reply"
+        sections += model_sections(model, document["plots"], [], length_unit=unit)
         if document["worst_pairs"]:
             sections.append(worst_section("Worst pairs", document["worst_pairs"]))
     if document["eval_datasets"]:
@@ -111,6 +114,13 @@ def job_page(document: Mapping[str, Any]) -> Page:
     sections.append(_provenance(document))
     title = f"Report of {document['name'] or document['job_id']}"
     return Page(title, sections)
+
+
+def _curve_title(name: str) -> str:
+    """Return what a curve shows: ``eval/loss`` is the loss on the held-out pairs."""
+    group, _, figure = name.partition("/")
+    rows = {"train": "training pairs", EVAL: "held-out pairs"}
+    return f"{figure.capitalize()} on {rows.get(group, group.removeprefix(f'{EVAL}_'))}"
 
 
 def _named(figures: Mapping[str, Mapping[str, float | None]]) -> Section:

@@ -48,7 +48,7 @@ def training_report(
     ]
     found = metrics.evaluate(table, seed=seed)
     document["model"] = {"adapter": "held-out pairs", "metrics": found}
-    document["plots"] = model_plots(table, found)
+    document["plots"] = model_plots(table, found, length_unit="tokens of prompt and reply")
     document["baselines"] = {
         name: metrics.headline(each, seed=seed)
         for name, each in metrics.baselines(table, seed).items()
