@@ -223,6 +223,10 @@ class DeliveryRead(Model):
             "evaluation.succeeded",
             "evaluation.failed",
             "evaluation.cancelled",
+            "score_batch.running",
+            "score_batch.succeeded",
+            "score_batch.failed",
+            "score_batch.cancelled",
         ]
         | str
         | Literal["webhook.test"]
@@ -1065,6 +1069,10 @@ class WebhookRead(Model):
             "evaluation.succeeded",
             "evaluation.failed",
             "evaluation.cancelled",
+            "score_batch.running",
+            "score_batch.succeeded",
+            "score_batch.failed",
+            "score_batch.cancelled",
         ]
         | str
     ]
@@ -1097,6 +1105,10 @@ class WebhookSecret(Model):
             "evaluation.succeeded",
             "evaluation.failed",
             "evaluation.cancelled",
+            "score_batch.running",
+            "score_batch.succeeded",
+            "score_batch.failed",
+            "score_batch.cancelled",
         ]
         | str
     ]

@@ -401,6 +401,10 @@ class WebhookCreate(TypedDict):
                 "evaluation.succeeded",
                 "evaluation.failed",
                 "evaluation.cancelled",
+                "score_batch.running",
+                "score_batch.succeeded",
+                "score_batch.failed",
+                "score_batch.cancelled",
             ]
         ]
     ]
