@@ -28,6 +28,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from bench.score_http import HttpScorer
+from worker.reward_model.packaged_adapter import AdapterWeights
 from worker.reward_model.resident_model import ReplyGroup, ResidentModel
 
 ADAPTERS = [f"ad_{i}" for i in range(8)]
@@ -109,7 +110,7 @@ def main() -> int:
         plain = PeftModel.from_pretrained(_base(folder), folder / "ad_0", adapter_name="ad_0")
         resident = ResidentModel(folder / "base", SUMMARY, "cpu", options.batch_tokens)
         for adapter in ADAPTERS:
-            resident.add(adapter, folder / adapter)
+            resident.add(adapter, AdapterWeights.read(folder / adapter, "cpu"))
             if adapter != ADAPTERS[0]:
                 plain.load_adapter(str(folder / adapter), adapter_name=adapter)
         plain.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -18,9 +19,13 @@ from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import notes, plain
 from app.cli.short_ids import full_id
 from app.cli.verification import SUMMARY, base_directory
+from plaudit import Plaudit, params
+from plaudit.models import ScoreBatchRead
 
 #: Rows in one request.
 ROWS_AT_ONCE = 64
+#: Largest difference of two scores of the same text, as a share of 1 + |score|, also in bfloat16.
+SAME_SCORE = 1e-2
 #: A row, as a group of POST /v1/score.
 Group = dict[str, Any]
 #: Returns the scores of each group, and the digest of the model.
@@ -58,6 +63,7 @@ def score(
     A line has a prompt and either responses (a list), or chosen and rejected, or response; or it
     has messages. Texts and lists of messages are accepted. Each line of the output has the line
     number, the id if there is one, and the scores. A repeated call skips lines that are scored.
+    A dataset is scored by a job; a repeated call waits for the same job, for 24 hours.
     """
     if (file is None) == (dataset is None):
         raise CommandError("Name a file or a --dataset.", ExitCode.USAGE)
@@ -69,17 +75,22 @@ def score(
 
 
 def _score_dataset(adapter: str, dataset: str, out: Path, *, are_texts_cut: bool) -> None:
-    """Ask a worker to score a dataset, and download the scores."""
-    if out.exists():
-        raise CommandError(f"{out} exists.", ExitCode.USAGE, "Choose another file with --out.")
+    """Have a worker score a dataset, and download the scores."""
     with connect() as client:
-        batch = client.score_batches.create(
-            adapter=full_id(client, "ad", adapter),
-            dataset=full_id(client, "ds", dataset),
-            overlong="truncate" if are_texts_cut else "drop",
-        )
-        notes.print(plain(f"{batch.id} is queued.", "dim"))
-        found = client.score_batches.wait(batch.id)
+        spec: params.ScoreBatchSpec = {
+            "adapter": full_id(client, "ad", adapter),
+            "dataset": full_id(client, "ds", dataset),
+            "overlong": "truncate" if are_texts_cut else "drop",
+        }
+        if out.exists() and not _is_downloaded(client, spec, out):
+            raise CommandError(f"{out} exists.", ExitCode.USAGE, "Choose another file with --out.")
+        batch = _request_batch(client, spec)
+        try:
+            notes.print(plain(f"{batch.id} is {batch.status}.", "dim"))
+            found = client.score_batches.wait(batch.id)
+        except KeyboardInterrupt:
+            notes.print(plain("The batch continues. Repeat the command to get its scores."))
+            raise
         if found.failure is not None:
             failure = found.failure
             raise CommandError(
@@ -93,9 +104,39 @@ def _score_dataset(adapter: str, dataset: str, out: Path, *, are_texts_cut: bool
     notes.print(plain(f"{found.result.scored} rows are scored in {out}."))
 
 
+def _request_batch(client: Plaudit, spec: params.ScoreBatchSpec) -> ScoreBatchRead:
+    """Return the batch of an earlier call with the same arguments, or a new one.
+
+    The idempotency key is derived from the arguments. A batch that failed or was cancelled is not
+    continued: its id makes the key of the next one.
+    """
+    before = ""
+    while True:
+        digest = hashlib.sha256(json.dumps([spec, before], sort_keys=True).encode()).hexdigest()
+        batch = client.score_batches.create(idempotency_key=f"plaudit-score-{digest}", **spec)
+        if batch.status not in ("failed", "cancelling", "cancelled"):
+            return batch
+        before = batch.id
+
+
+def _is_downloaded(client: Plaudit, spec: params.ScoreBatchSpec, out: Path) -> bool:
+    """Return whether a file has the scores of an earlier batch with the same arguments."""
+    with out.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    for item in client.score_batches.list():
+        is_same = (item.adapter, item.dataset) == (spec["adapter"], spec["dataset"])
+        if is_same and item.status == "succeeded":
+            batch = client.score_batches.get(item.id)
+            is_same = batch.spec.overlong == spec["overlong"]
+            if is_same and batch.result is not None and batch.result.sha256 == sha256:
+                return True
+    return False
+
+
 def _score_file(adapter: str, file: Path, out: Path, base: str | None) -> None:
     """Score the lines of a file that the output does not have yet."""
-    done, spec = _read_out(out)
+    last = _last_row(out)
+    done, spec = (0, None) if last is None else (last["line"], last["score_spec"])
     with ExitStack() as stack:
         if Path(adapter).is_dir():
             score_groups = stack.enter_context(_Local(Path(adapter), base))
@@ -108,11 +149,31 @@ def _score_file(adapter: str, file: Path, out: Path, base: str | None) -> None:
                 return [data.scores for data in answer.data], answer.score_spec
 
         opened = stack.enter_context(out.open("a", encoding="utf-8"))
-        with file.open(encoding="utf-8") as lines:
-            count = _score_lines(
-                islice(enumerate(lines, 1), done, None), opened, score_groups, spec
-            )
+        lines = enumerate(stack.enter_context(file.open(encoding="utf-8")), 1)
+        if last is not None:
+            _check_same(last, next(islice(lines, done - 1, None), None), score_groups)
+        count = _score_lines(lines, opened, score_groups, spec)
     notes.print(plain(f"{out} has the scores of {done + count} lines."))
+
+
+def _check_same(last: dict[str, Any], line: tuple[int, str] | None, score_groups: Score) -> None:
+    """Score the last line of the output again: the rest must not be of another file or model."""
+    is_same = line is not None
+    if line is not None:
+        group = _group(*line)
+        ((scores, *_), spec) = score_groups([group])
+        known = last["scores"]
+        is_same = (spec, group.get("id"), len(scores)) == (
+            last["score_spec"], last.get("id"), len(known)
+        ) and all(
+            abs(a - b) <= SAME_SCORE * (1 + abs(b)) for a, b in zip(scores, known, strict=True)
+        )  # fmt: skip
+    if not is_same:
+        raise CommandError(
+            "The output contains scores of another file or model.",
+            ExitCode.FAILED,
+            "Choose another file with --out.",
+        )
 
 
 def _score_lines(
@@ -168,13 +229,10 @@ def _bad_line(number: int, reason: str) -> CommandError:
     )
 
 
-def _read_out(out: Path) -> tuple[int, str | None]:
-    """Return the number of lines that are already scored, and the digest of their model.
-
-    Removes an incomplete last line.
-    """
+def _last_row(out: Path) -> dict[str, Any] | None:
+    """Return the last row that is already scored. Removes an incomplete last line."""
     if not out.exists():
-        return 0, None
+        return None
     data = out.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     if len(whole) < len(data):
@@ -182,10 +240,11 @@ def _read_out(out: Path) -> tuple[int, str | None]:
             file.truncate(len(whole))
     lines = whole.splitlines()
     if not lines:
-        return 0, None
+        return None
     try:
         last = json.loads(lines[-1])
-        return int(last["line"]), str(last["score_spec"])
+        known = {"line": int(last["line"]), "scores": list(last["scores"])}
+        return {**last, **known, "score_spec": str(last["score_spec"])}
     except (ValueError, TypeError, KeyError) as error:
         raise CommandError(
             f"{out} exists and does not contain scores.",

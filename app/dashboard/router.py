@@ -36,6 +36,7 @@ PAGES = {
     "/formats": "formats",
     "/evaluations": "evaluations",
     "/evaluations/{evaluation_id}": "evaluation",
+    "/score-batches": "score-batches",
     "/queue": "queue",
     "/usage": "usage",
     "/admin": "admin",

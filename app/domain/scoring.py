@@ -46,7 +46,7 @@ class _Message(BaseModel):
 
 
 class ScoreItem(_Message):
-    """A prompt with its replies, or one text in which a chat template is already rendered.
+    """A prompt with its replies, one text in which a chat template is rendered, or its token ids.
 
     Messages are canonical, as described in ``app.domain.rows``.
     """
@@ -54,6 +54,9 @@ class ScoreItem(_Message):
     prompt: str | list[dict[str, JsonValue]] | None = None
     responses: list[str | list[dict[str, JsonValue]]] = []
     text: str | None = Field(None, description="Complete text with its chat template rendered.")
+    token_ids: list[int] | None = Field(
+        None, description="Token ids of a complete text, to which nothing is added."
+    )
     may_be_templated: bool = Field(
         False, description="Whether prompt and response may be parts of such a rendered text."
     )

@@ -146,7 +146,7 @@ EVALUATE = JobKind(
     id_prefix="eval",
 )
 #: Scores a dataset with an adapter.
-SCORE = replace(EVALUATE, name="score", action="score", topic=None, id_prefix="batch")
+SCORE = replace(EVALUATE, name="score", action="score", topic="score_batch", id_prefix="batch")
 KINDS: dict[str, JobKind] = {
     kind.name: kind for kind in (TRAIN, INSPECT, MERGE, IMPORT, PUSH, EVALUATE, SCORE)
 }

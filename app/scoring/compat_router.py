@@ -16,15 +16,17 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 
 from app.adapters.service import AdapterNotFoundError
 from app.auth.key_ring import Principal, Scope
 from app.auth.require_scope import RequireScopeAtAnyRate
-from app.core.errors import InvalidError, ServiceError
+from app.core.errors import ServiceError
 from app.core.settings import Settings
-from app.domain.scoring import ScoredWork, ScoreItem, Truncation
+from app.domain.scoring import ScoredWork
 from app.scoring import scoring, service
 from app.scoring.compat_schemas import (
+    Asked,
     ClassifyRequest,
     EmbeddingsRequest,
     EvaluationRequest,
@@ -34,7 +36,6 @@ from app.scoring.compat_schemas import (
     RerankRequest,
     usage,
 )
-from app.scoring.errors import ItemInvalidError, text_error
 from app.scoring.schemas import ADAPTER_ID
 from app.scoring.score_route import MAX_BODY_BYTES, ScoreRoute
 from app.scoring.scoring_model import sigmoid
@@ -46,6 +47,8 @@ LABEL = "LABEL_0"
 class CompatRoute(ScoreRoute):
     """Adds to an error the fields that the clients of the original server read."""
 
+    max_values = 1_000_000  # lists of token ids
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler, which answers errors itself."""
         handle = super().get_route_handler()
@@ -53,7 +56,7 @@ class CompatRoute(ScoreRoute):
         async def handle_errors(request: Request) -> Response:
             try:
                 return await handle(request)
-            except (ServiceError, RequestValidationError) as error:
+            except (ServiceError, RequestValidationError, HTTPException) as error:
                 response = exception_handlers.response_to(request, error)
             problem = orjson.loads(response.body)
             is_tei = request.scope["path"].endswith("/predict")
@@ -101,8 +104,7 @@ def _route(path: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 @_route("/get_reward")
 async def get_reward(request: Request, body: GetRewardRequest, key: RequireKey) -> Response:
     """OpenRLHF."""
-    items = [ScoreItem(text=text) for text in body.query]
-    _, scored = await _score(request, key, body.model, items)
+    _, scored = await _score(request, key, body.model, body.asked())
     rewards = _raw(scored)
     return _json({"rewards": rewards, "scores": rewards, "extra_logs": {}})
 
@@ -110,16 +112,7 @@ async def get_reward(request: Request, body: GetRewardRequest, key: RequireKey) 
 @_route("/classify")
 async def classify(request: Request, body: ClassifyRequest, key: RequireKey) -> Response:
     """vLLM: ``probs`` is the raw reward only with ``use_activation: false``."""
-    if (body.input is None) == (body.messages is None):
-        raise InvalidError("Send input or messages.", hint="verl and vLLM's clients send input.")
-    if body.messages is not None:
-        items = [ScoreItem(responses=[service.canonical(body.messages, "/messages")])]
-    else:
-        items = [ScoreItem(text=text) for text in _list(body.input)]
-    cut = body.truncate_prompt_tokens
-    truncation: Truncation = "error" if cut is None else body.truncation_side or "left"
-    limit = cut if cut and cut > 0 else None
-    model, scored = await _score(request, key, body.model, items, truncation, limit)
+    model, scored = await _score(request, key, body.model, body.asked())
     data = [
         {
             "index": index,
@@ -135,8 +128,7 @@ async def classify(request: Request, body: ClassifyRequest, key: RequireKey) -> 
 @_route("/v1/embeddings")
 async def embeddings(request: Request, body: EmbeddingsRequest, key: RequireKey) -> Response:
     """SGLang: each "embedding" has one number, which is the reward."""
-    items = [ScoreItem(text=text) for text in _list(body.input)]
-    model, scored = await _score(request, key, body.model, items)
+    model, scored = await _score(request, key, body.model, body.asked())
     data = [
         {"object": "embedding", "index": index, "embedding": [reward]}
         for index, reward in enumerate(_raw(scored))
@@ -147,11 +139,7 @@ async def embeddings(request: Request, body: EmbeddingsRequest, key: RequireKey)
 @_route("/rm")
 async def remote_rm(request: Request, body: RemoteRmRequest, key: RequireKey) -> Response:
     """slime: the response is a number without an object around it."""
-    prompt: Any = body.prompt
-    if not isinstance(prompt, str):
-        prompt = service.canonical(prompt, "/prompt")
-    item = ScoreItem(prompt=prompt, responses=[body.response], may_be_templated=True)
-    _, scored = await _score(request, key, body.model, [item])
+    _, scored = await _score(request, key, body.model, body.asked())
     return _json(_raw(scored)[0])
 
 
@@ -167,8 +155,7 @@ router.add_api_route(
 @_route("/v1/score/evaluation")
 async def evaluation(request: Request, body: EvaluationRequest, key: RequireKey) -> Response:
     """LLaMA-Factory."""
-    items = [ScoreItem(text=text) for text in body.messages]
-    model, scored = await _score(request, key, body.model, items)
+    model, scored = await _score(request, key, body.model, body.asked())
     return _json(
         {
             "id": _id("scoreval"),
@@ -179,18 +166,18 @@ async def evaluation(request: Request, body: EvaluationRequest, key: RequireKey)
     )
 
 
+@_route("/rerank")
 @_route("/v1/rerank")
+@_route("/v2/rerank")
 async def rerank(request: Request, body: RerankRequest, key: RequireKey) -> Response:
     """Order documents by the reward that they get as replies to the query."""
-    texts = body.texts()
-    item = ScoreItem(prompt=body.query, responses=list(texts))
-    model, scored = await _score(request, key, body.model, [item])
-    rewards = scored.items[0].scores[0]
-    best = sorted(range(len(texts)), key=lambda i: -rewards[i])[: body.top_n]
+    model, scored = await _score(request, key, body.model, body.asked())
+    texts, rewards = body.texts(), _raw(scored)
+    best = sorted(range(len(texts)), key=lambda i: -rewards[i])[: body.top_n or None]
     results = [
         {
             "index": i,
-            "document": {"text": texts[i]},
+            **({"document": {"text": texts[i]}} if body.return_documents else {}),
             "relevance_score": rewards[i] if body.use_activation is False else sigmoid(rewards[i]),
         }
         for i in best
@@ -201,43 +188,23 @@ async def rerank(request: Request, body: RerankRequest, key: RequireKey) -> Resp
 @_route("/predict")
 async def predict(request: Request, body: PredictRequest, key: RequireKey) -> Response:
     """Text Embeddings Inference: sigmoid unless ``raw_scores``."""
-    inputs, is_batch = body.parts()
-    items = []
-    for i, parts in enumerate(inputs):
-        if len(parts) > 2:
-            raise text_error(
-                ItemInvalidError, "an input is a text or a pair of texts", f"/inputs/{i}"
-            )
-        items.append(
-            ScoreItem(text=parts[0])
-            if len(parts) == 1
-            else ScoreItem(prompt=parts[0], responses=[parts[1]])
-        )
-    sides: dict[str, Truncation] = {"Left": "left", "Right": "right"}
-    truncation: Truncation = sides[body.truncation_direction] if body.truncate else "error"
-    _, scored = await _score(request, key, body.model, items, truncation)
+    _, scored = await _score(request, key, body.model, body.asked())
     found = [
         [{"score": reward if body.raw_scores else sigmoid(reward), "label": LABEL}]
         for reward in _raw(scored)
     ]
-    return _json(found if is_batch else found[0])
+    return _json(found if body.is_batch else found[0])
 
 
 async def _score(
-    request: Request,
-    key: Principal,
-    named: str | None,
-    items: list[ScoreItem],
-    truncation: Truncation = "error",
-    max_length: int | None = None,
+    request: Request, key: Principal, named: str | None, asked: Asked
 ) -> tuple[str, ScoredWork]:
     """Return the adapter and the scores of items with one reply, or one item with several."""
     adapter = _adapter_of(request, named)
     model = await scoring.find_model(request, key.tenant_id, adapter)
-    work = service.plain_work(model, items, truncation, max_length)
-    locs = [[f"/{i}" for _ in item.responses or [""]] for i, item in enumerate(items)]
+    work = service.plain_work(model, asked.items, asked.truncation, asked.max_length)
     size = int(request.headers.get("content-length") or 0)
-    return adapter, await scoring.score(request, work, locs, size)
+    return adapter, await scoring.score(request, work, asked.locs, size)
 
 
 def _adapter_of(request: Request, named: str | None) -> str:
@@ -257,10 +224,6 @@ def _adapter_of(request: Request, named: str | None) -> str:
 
 def _raw(scored: ScoredWork) -> list[float]:
     return [score for item in scored.items for score in item.scores[0]]
-
-
-def _list(value: str | list[str] | None) -> list[str]:
-    return [value] if isinstance(value, str) else list(value or ())
 
 
 def _usage(scored: ScoredWork) -> dict[str, Any]:

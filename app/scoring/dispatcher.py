@@ -13,17 +13,19 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import httpx
 import structlog
 from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 from sqlalchemy import Engine
 
 from app.core.errors import ServiceError
 from app.core.scorer_token import read_token
 from app.core.settings import Settings
-from app.domain.scoring import ScoredWork, ScoreProblem, ScoreWork
+from app.domain.scoring import ScoredWork, ScoreItem, ScoreProblem, ScoreWork
 from app.scoring.errors import ScorerSaturatedError, ScorerUnavailableError
 from app.scoring.live_scorers import LiveScorers
 
@@ -74,11 +76,12 @@ class Dispatcher:
             ScorerUnavailableError: no scorer answered for ``scoring_hold_seconds``.
         """
         with self._held(size):
-            body = (
-                work.model_dump_json()
-                if size <= INLINE_BYTES
-                else await run_in_threadpool(work.model_dump_json)
-            )
+            # A scorer of an earlier version refuses fields that it does not know.
+            serialize = partial(work.model_dump_json, exclude_defaults=True)
+            try:
+                body = serialize() if size <= INLINE_BYTES else await run_in_threadpool(serialize)
+            except PydanticSerializationError as error:
+                raise WorkRefusedError(_half_character(work)) from error
             return await self._send(body.encode(), work.adapters[0])
 
     async def close(self) -> None:
@@ -182,6 +185,26 @@ class Dispatcher:
                 "Content-Type": "application/json",
             }
         return await self._client.post(f"{url}/score", content=body, headers=self._headers)
+
+
+def _half_character(work: ScoreWork) -> ScoreProblem:
+    """Return the problem of a text with half of a surrogate pair, which JSON's escapes allow."""
+    item = next(i for i, each in enumerate(work.items) if not _is_unicode(each))
+    replies = enumerate(work.items[item].responses)
+    return ScoreProblem(
+        code="item_invalid",
+        detail="the text contains half of a character, an escape such as \\ud83d alone",
+        item=item,
+        response=next((j for j, r in replies if not _is_unicode(ScoreItem(responses=[r]))), None),
+    )
+
+
+def _is_unicode(item: ScoreItem) -> bool:
+    try:
+        item.model_dump_json()
+    except PydanticSerializationError:
+        return False
+    return True
 
 
 def _error_of(answer: httpx.Response) -> Exception:

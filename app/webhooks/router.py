@@ -38,7 +38,7 @@ def create_webhook(
     principal: RequireAdmin,
     actor: ActorDep,
 ) -> WebhookSecret:
-    """Create a webhook: a URL that receives a message when jobs start, pause or end.
+    """Create a webhook: a URL that gets a message when jobs, evaluations or batches start or end.
 
     The response contains the signing secret, which is not shown again.
     """

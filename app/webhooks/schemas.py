@@ -19,6 +19,10 @@ EventType = Literal[
     "evaluation.succeeded",
     "evaluation.failed",
     "evaluation.cancelled",
+    "score_batch.running",
+    "score_batch.succeeded",
+    "score_batch.failed",
+    "score_batch.cancelled",
 ]
 
 

@@ -26,6 +26,7 @@ PAGES = [
     "/datasets",
     "/adapters",
     "/evaluations",
+    "/score-batches",
     "/compare",
     "/admin",
     "/docs",

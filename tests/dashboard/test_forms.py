@@ -13,13 +13,14 @@ from selenium.webdriver.support.select import Select
 from app.auth.key_ring import Scope
 from app.datasets.shapes.table import SHAPES
 from app.domain.judging.score_table import ScoredRow
+from app.domain.lifecycle import FailureCode
 from app.domain.progress import Reported
 from app.job_queue import worker_api
 from app.job_queue.worker_api import Progress
 from tests.dashboard.adapters import publish
 from tests.dashboard.browser import Browser
 from tests.services import wait_until
-from tests.world import BASE_MODEL, World, pairs
+from tests.world import BASE_MODEL, SCORES, World, pairs
 
 
 def upload(browser: Browser, path: Path) -> None:
@@ -216,6 +217,41 @@ def test_evaluation_is_requested_and_its_figures_shown(signed_in: Browser, world
     signed_in.wait_for_text("Calibration", "#details")
     signed_in.wait_for_text("No pair is in the wrong order.", "#worst-pairs")
     signed_in.assert_accessible()
+
+
+def test_dataset_is_scored_and_its_scores_are_downloaded(
+    signed_in: Browser, world: World, downloads: Path
+) -> None:
+    adapter = world.request_score_batch(name="first")["adapter"]
+    world.fail(world.claim(), FailureCode.NAN_LOSS, "no number")
+    signed_in.get("/score-batches")
+    signed_in.wait_for_text("no number", "#rows")
+    signed_in.all("#new-batch summary")[0].click()
+    Select(signed_in.id("adapter")).select_by_value(adapter)
+    signed_in.id("batch-name").send_keys("second")
+    signed_in.id("truncate").click()
+    signed_in.id("batch-form").submit()
+    signed_in.wait_for_text("second", "#rows")
+    signed_in.wait_for_text("queued", "#rows")
+    batch = world.client.get("/v1/score/batches").json()["data"][0]
+    spec = world.client.get(f"/v1/score/batches/{batch['id']}").json()["spec"]
+    assert (spec["adapter"], spec["overlong"], spec["name"]) == (adapter, "truncate", "second")
+    world.publish_batch(world.claim())
+    signed_in.wait_for_text("succeeded", "#rows")
+    signed_in.js("document.querySelector('[aria-label=\"Download second\"]').click()")
+    file = downloads / f"{batch['id']}.jsonl"
+    wait_until("the download", lambda: file.exists() and file.read_bytes() == SCORES)
+    signed_in.assert_accessible()
+
+
+def test_waiting_batch_is_cancelled_on_the_page(signed_in: Browser, world: World) -> None:
+    batch = world.request_score_batch(name="nightly")
+    signed_in.get("/score-batches")
+    signed_in.wait_for_text("nightly", "#rows")
+    signed_in.js("document.querySelector('[aria-label=\"Cancel nightly\"]').click()")
+    signed_in.wait_for_text("cancelled", "#rows")
+    found = world.client.get(f"/v1/score/batches/{batch['id']}").json()
+    assert found["status"] == "cancelled"
 
 
 def tables(adapter: str) -> dict[str, list[ScoredRow]]:

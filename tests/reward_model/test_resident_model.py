@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from tests.model_factories.reward_trainers import FAMILIES, PAD, TARGETS, VOCABULARY, make_model
 from worker.reward_model.grouped_lora import NotGroupableError
+from worker.reward_model.packaged_adapter import AdapterWeights
 from worker.reward_model.resident_model import ReplyGroup, ResidentModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -83,7 +84,7 @@ def resident(folder: Path, family: str = "llama", *, batch_tokens: int = 96) -> 
     head = {"head_modules": ["classifier"]} if family == "bert" else {}
     model = ResidentModel(folder / "base", SUMMARY | head, "cpu", batch_tokens)
     for name in NAMES:
-        assert model.add(name, folder / name) > 0
+        assert model.add(name, AdapterWeights.read(folder / name, "cpu")) > 0
     return model
 
 
@@ -139,6 +140,20 @@ def test_scores_are_those_of_plain_peft_one_by_one(bases: Bases, family: str) ->
         assert result.computed_tokens < sum(group.token_count for group in groups)
 
 
+@pytest.mark.parametrize("family", ["bert", *FAMILIES])
+def test_default_dtype_changes_no_score(bases: Bases, family: str) -> None:
+    """transformers changes it while it creates another base model in another thread."""
+    folder = bases.adapters(family)
+    model, groups = resident(folder, family), make_groups(6)
+    expected = model.score(groups).rewards
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = model.score(groups).rewards
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == expected
+
+
 @pytest.mark.parametrize(
     "lora", [{"use_dora": True}, {"modules_to_save": ["score", "norm"]}], ids=["dora", "norm"]
 )
@@ -176,7 +191,7 @@ def test_adapters_come_and_go_without_changing_the_others(bases: Bases) -> None:
     kept = [i for i, group in enumerate(groups) if group.adapter != "ad_1"]
     found = model.score([groups[i] for i in kept]).rewards
     assert_same(found, [expected[i] for i in kept])
-    model.add("ad_1", folder / "ad_1")
+    model.add("ad_1", AdapterWeights.read(folder / "ad_1", "cpu"))
     assert_same(model.score(groups).rewards, expected)
 
 

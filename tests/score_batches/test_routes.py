@@ -11,9 +11,10 @@ from starlette.testclient import TestClient
 from app.core.database import transaction
 from app.core.errors import QuotaError
 from app.core.settings import Settings
-from app.models import Adapter, Job, StoredFile
+from app.models import Adapter, Job, StoredFile, WebhookDelivery
 from app.storage.quota import check_storage_quota
 from app.usage.service import _stored_bytes
+from app.webhooks import service as webhooks
 from tests.job_queue.factories import read_job
 from tests.world import SCORES, World
 
@@ -120,6 +121,21 @@ def test_waiting_batch_is_cancelled_at_once_and_a_running_one_asked(
     assert client.post(f"{url}/cancel").json()["status"] == "cancelling"
     world.release(context)
     assert client.get(url).json()["status"] == "cancelled"
+
+
+def test_webhooks_tell_about_batches(world: World, engine: Engine) -> None:
+    batch = world.request_score_batch()
+    with transaction(engine) as session:
+        wanted = ["score_batch.running", "score_batch.succeeded", "job.succeeded"]
+        webhooks.create(session, "acme", "https://hooks.example.com/", wanted)
+    world.publish_batch(world.claim())
+    with transaction(engine) as session:
+        sent = list(session.scalars(select(WebhookDelivery).order_by(WebhookDelivery.event_id)))
+        found = [(each.type, each.data["object"], each.data["id"]) for each in sent]
+    assert found == [
+        ("score_batch.running", "score_batch", batch["id"]),
+        ("score_batch.succeeded", "score_batch", batch["id"]),
+    ]
 
 
 def test_deleted_batch_leaves_no_file(world: World, client: TestClient, engine: Engine) -> None:

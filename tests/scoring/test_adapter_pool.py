@@ -27,7 +27,11 @@ def make_pool(stage: Stage, **settings: Any) -> AdapterPool:
 
 
 def load(pool: AdapterPool, adapter_id: str) -> ResidentAdapter:
-    return pool.find(adapter_id) or pool.add(pool.fetch(adapter_id))
+    if found := pool.find(adapter_id):
+        return found
+    loading = pool.reserve(pool.fetch(adapter_id))
+    pool.load(loading)
+    return pool.add(loading)
 
 
 def test_least_recently_used_adapter_leaves_unless_a_request_needs_it(stage: Stage) -> None:
@@ -42,6 +46,25 @@ def test_least_recently_used_adapter_leaves_unless_a_request_needs_it(stage: Sta
     load(pool, stage.text)
     assert stage.chat not in pool.adapters
     assert stage.text in pool.adapters
+    assert pool.base_count == 1
+
+
+def test_room_is_made_before_an_adapter_is_loaded(stage: Stage) -> None:
+    room = make_pool(stage)
+    for adapter in (stage.chat, stage.other_chat, stage.text):
+        load(room, adapter)
+    pool = make_pool(stage, scorer_memory_bytes=room.bytes - 1)
+    load(pool, stage.chat)
+    load(pool, stage.other_chat)
+    before = pool.bytes
+    loading = pool.reserve(pool.fetch(stage.text))
+    assert stage.chat not in pool.adapters
+    pool.load(loading)
+    pool.add(loading)
+    assert stage.text in pool.adapters
+    assert pool.bytes < room.bytes
+    pool.give_up(pool.reserve(pool.fetch(stage.chat)))  # that could not be loaded
+    assert pool.bytes <= before
     assert pool.base_count == 1
 
 

@@ -85,6 +85,24 @@ def test_output_of_another_model_is_not_continued(
     assert len(out.read_text().splitlines()) == 1
 
 
+def test_output_of_another_file_is_not_continued(
+    stage: Stage, pairs_file: Path, tmp_path: Path
+) -> None:
+    out, short, other = (tmp_path / name for name in ("out.jsonl", "short.jsonl", "other.jsonl"))
+    assert run_score(stage.chat, pairs_file, "--out", out).exit_code == 0
+    before = out.read_bytes()
+    short.write_text("".join(pairs_file.read_text().splitlines(keepends=True)[:3]))
+    rows = [{**row, "id": f"row-{row['line']}"} for row in make_pairs(ROWS + 3, seed=4)]
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for file in (short, other):
+        done = run_score(stage.chat, file, "--out", out)
+        assert done.exit_code == ExitCode.FAILED
+        assert "another file or model" in done.stderr
+        assert out.read_bytes() == before
+    assert run_score(stage.chat, pairs_file, "--out", out).exit_code == 0
+    assert out.read_bytes() == before
+
+
 def test_dataset_is_scored_by_a_worker_as_requests_are(stage: Stage, tmp_path: Path) -> None:
     pairs = make_pairs(ROWS, seed=3)
     pairs[2]["rejected"][0]["content"] = "rude " * 3000
@@ -112,8 +130,13 @@ def test_dataset_is_scored_by_a_worker_as_requests_are(stage: Stage, tmp_path: P
     assert found["result"]["score_spec"] == answer["score_spec"]
     assert found["progress"]["step"] == found["progress"]["total_steps"]
 
+    before = out.read_bytes()
+    assert run_score(stage.chat, "--dataset", dataset, "--out", out).exit_code == 0
+    assert out.read_bytes() == before
+    out.write_text("my notes\n")
     again = run_score(stage.chat, "--dataset", dataset, "--out", out)
     assert (again.exit_code, "exists" in again.stderr) == (ExitCode.USAGE, True)
+    assert out.read_text() == "my notes\n"
 
 
 @pytest.mark.parametrize("both", [True, False])

@@ -13,8 +13,9 @@ import pytest
 from app.base_models.catalogue import load_catalogue
 from app.domain.scoring import ScoredWork, ScoreItem, ScoreWork
 from tests.scoring.stage import Stage
+from worker.reward_model.packaged_adapter import AdapterWeights
 from worker.scorer import engine as engine_module
-from worker.scorer.adapter_pool import AdapterPool, FetchedAdapter
+from worker.scorer.adapter_pool import AdapterPool, FetchedAdapter, LoadingAdapter
 from worker.scorer.engine import Engine
 from worker.scorer.errors import ScoreRefusedError
 from worker.scorer.metrics import ScorerMetrics
@@ -25,17 +26,27 @@ SECONDS = 120
 
 @dataclass
 class SlowPool(AdapterPool):
-    """A pool that fetches the files of some adapters slowly."""
+    """A pool in which one step of some adapters takes long."""
 
-    far: set[str] = field(default_factory=set)
-    arrived: threading.Event = field(default_factory=threading.Event)
+    slow: set[str] = field(default_factory=set)
+    step: str = "fetch"
+    has_begun: threading.Event = field(default_factory=threading.Event)
+    may_end: threading.Event = field(default_factory=threading.Event)
     fetched: list[str] = field(default_factory=list)
 
     def fetch(self, adapter_id: str) -> FetchedAdapter:
         self.fetched.append(adapter_id)
-        if adapter_id in self.far:
-            assert self.arrived.wait(SECONDS)
+        self._take_long("fetch", adapter_id)
         return super().fetch(adapter_id)
+
+    def load(self, loading: LoadingAdapter) -> None:
+        super().load(loading)
+        self._take_long("load", loading.fetched.row.id)
+
+    def _take_long(self, step: str, adapter_id: str) -> None:
+        if step == self.step and adapter_id in self.slow:
+            self.has_begun.set()
+            assert self.may_end.wait(SECONDS)
 
 
 def make_pool(stage: Stage, **settings: Any) -> SlowPool:
@@ -75,26 +86,70 @@ def while_it_runs(engine: Engine, watch: Callable[[], None]) -> None:
 def pool(stage: Stage) -> Iterator[SlowPool]:
     pool = make_pool(stage)
     yield pool
-    pool.arrived.set()
+    pool.may_end.set()
 
 
-def test_adapter_that_is_fetched_holds_up_no_other_request(stage: Stage, pool: SlowPool) -> None:
-    pool.far = {stage.text}
+@pytest.mark.parametrize("step", ["fetch", "load"])
+def test_adapter_on_its_way_holds_up_no_request_for_others(
+    stage: Stage, pool: SlowPool, step: str
+) -> None:
+    pool.slow, pool.step = {stage.text}, step
     engine = Engine(pool, pool.settings, ScorerMetrics())
-    cold = [engine.submit(work(stage.text)) for _ in range(2)]
     warm = engine.submit(work(stage.chat))
 
     def watch() -> None:
-        assert_same(scores(engine.submit(work(stage.chat))), scores(warm))
+        expected = scores(warm)
+        cold = [engine.submit(work(stage.text)) for _ in range(2)]
+        assert pool.has_begun.wait(SECONDS)
+        assert_same(scores(engine.submit(work(stage.chat))), expected)
+        cold.append(engine.submit(work(stage.text, stage.chat)))
+        assert_same(scores(engine.submit(work(stage.chat))), expected)
         assert not any(future.done() for future in cold)
-        assert engine.waiting == 2
-        pool.arrived.set()
+        assert engine.waiting == 3
+        pool.may_end.set()
         assert_same(scores(cold[0]), scores(cold[1]))
+        assert_same(scores(cold[2])[1:], expected)
 
     while_it_runs(engine, watch)
     assert pool.fetched.count(stage.text) == 1
     assert engine.waiting == 0
     assert [adapter.pins for adapter in pool.adapters.values()] == [0, 0]
+
+
+def test_adapters_that_come_together_load_their_base_model_once(
+    stage: Stage, pool: SlowPool
+) -> None:
+    engine = Engine(pool, pool.settings, ScorerMetrics())
+    together = [stage.chat, stage.other_chat, stage.text]
+    futures = [engine.submit(work(each)) for each in together]
+
+    def watch() -> None:
+        for future in futures:
+            assert scores(future)
+
+    while_it_runs(engine, watch)
+    assert len({id(adapter.model) for adapter in pool.adapters.values()}) == 1
+    assert pool.base_count == 1
+
+
+def test_adapter_that_cannot_be_loaded_is_refused_and_its_place_is_free(
+    stage: Stage, pool: SlowPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("no memory")
+
+    engine = Engine(pool, pool.settings, ScorerMetrics())
+    with monkeypatch.context() as patch:
+        patch.setattr(AdapterWeights, "read", fail)
+        lost = engine.submit(work(stage.chat))
+
+        def watch() -> None:
+            with pytest.raises(MemoryError):
+                lost.result(SECONDS)
+
+        while_it_runs(engine, watch)
+    assert (pool.bytes, pool.base_count) == (0, 0)
+    while_it_runs(engine, lambda: scores(engine.submit(work(stage.chat))))
 
 
 def test_adapter_that_cannot_be_fetched_is_refused_and_others_are_scored(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
+from tests.model_factories.orders import TinyBase
 from tests.scoring.stage import Stage
 
 Read = Callable[[Any], float]
@@ -74,6 +77,172 @@ def test_route_gives_the_certified_score(stage: Stage, route: str, prefix: str) 
     assert read(answer.json()) == pytest.approx(shown(certified), abs=1e-5)
 
 
+Ids = list[list[int]]
+#: What clients send in other ways: the route, the body for texts and their token ids, and how they
+#: read the raw rewards.
+FORMS: dict[
+    str, tuple[str, Callable[[list[str], Ids], dict[str, Any]], Callable[[Any], list[float]]]
+] = {
+    "vLLM, one list of token ids": (
+        "classify",
+        lambda _, ids: {"input": ids[0], "use_activation": False},
+        lambda answer: [each["probs"][0] for each in answer["data"]],
+    ),
+    "vLLM, lists of token ids": (
+        "classify",
+        lambda _, ids: {"input": ids, "use_activation": False},
+        lambda answer: [each["probs"][0] for each in answer["data"]],
+    ),
+    "vLLM, earlier name of use_activation": (
+        "classify",
+        lambda texts, _: {"input": texts, "activation": False},
+        lambda answer: [each["probs"][0] for each in answer["data"]],
+    ),
+    "vLLM, fields that do not matter": (
+        "classify",
+        lambda texts, _: {
+            "input": texts, "use_activation": False, "user": "me", "priority": 3,
+            "truncate_prompt_tokens": -1, "truncation_side": "left", "add_special_tokens": True,
+        },
+        lambda answer: [each["probs"][0] for each in answer["data"]],
+    ),
+    "OpenRLHF, all of its fields": (
+        "get_reward",
+        lambda texts, _: {"query": texts, "prompts": texts, "labels": [None, {"a": 1}]},
+        lambda answer: answer["scores"],
+    ),
+    "SGLang, a list of token ids": (
+        "v1/embeddings",
+        lambda _, ids: {"input": ids, "encoding_format": "float"},
+        lambda answer: [each["embedding"][0] for each in answer["data"]],
+    ),
+    "SGLang, parts": (
+        "v1/embeddings",
+        lambda texts, _: {"input": [{"text": text, "image": None} for text in texts]},
+        lambda answer: [each["embedding"][0] for each in answer["data"]],
+    ),
+    "SGLang, one part": (
+        "v1/embeddings",
+        lambda texts, _: {"input": {"text": texts[0]}},
+        lambda answer: [each["embedding"][0] for each in answer["data"]],
+    ),
+    "TEI, texts and lists of one": (
+        "predict",
+        lambda texts, _: {"inputs": [texts[0], [texts[1]]], "raw_scores": True, "truncate": True},
+        lambda answer: [each[0]["score"] for each in answer],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_a_text_have_the_certified_score(stage: Stage, tiny: TinyBase, form: str) -> None:
+    path, body, read = FORMS[form]
+    texts, certified = zip(*list(stage.trained["chat"].texts.items())[:2], strict=True)
+    tokenizer = AutoTokenizer.from_pretrained(tiny.directory)
+    ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    answer = stage.client.post(f"/m/{stage.chat}/{path}", json=body(list(texts), ids))
+    assert answer.status_code == 200, answer.text
+    found = read(answer.json())
+    assert found == pytest.approx(list(certified)[: len(found)], abs=1e-5)
+
+
+def test_pair_of_texts_is_a_prompt_with_its_reply(stage: Stage) -> None:
+    pairs = [["tell me", "the answer is kind ."], ["tell me", "no"]]
+    group = {"prompt": "tell me", "responses": [reply for _, reply in pairs]}
+    expected = stage.score(model=stage.chat, groups=[group])["data"][0]["scores"]
+    for inputs, read in ((pairs, lambda answer: answer), (pairs[0], lambda answer: [answer])):
+        body = {"inputs": inputs, "raw_scores": True}
+        found = read(stage.client.post("/predict", json=body).json())
+        assert [each[0]["score"] for each in found] == pytest.approx(
+            expected[: len(found)], abs=1e-5
+        )
+
+
+TEXTS = [
+    "",
+    "\u0000",
+    "🙂👍🏽",
+    "مرحبا",
+    "a" * 50,
+    "<eos>",
+    "\n\n",
+    "{{ x }} {% y %}",
+    "\ufeff\u202e",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_any_text_of_a_policy_gets_a_score(stage: Stage, text: str) -> None:
+    answer = stage.client.post(f"/rm/{stage.chat}", json={"prompt": "hi", "response": text})
+    assert answer.status_code == 200, answer.text
+    assert math.isfinite(answer.json())
+
+
+def test_thousand_texts_keep_their_order(stage: Stage) -> None:
+    texts = [f"the answer about {number} is kind ." for number in range(1000)]
+    answer = stage.client.post("/get_reward", json={"query": texts}).json()["rewards"]
+    few = [0, 499, 999]
+    alone = stage.client.post("/get_reward", json={"query": [texts[i] for i in few]}).json()
+    assert len(answer) == 1000
+    assert [answer[i] for i in few] == pytest.approx(alone["rewards"], abs=1e-5)
+
+
+LONG = "tea " * 400
+#: Requests that cannot be scored, and the place that the error names.
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "no texts": ("get_reward", {"query": []}, "/query"),
+    "no input": ("classify", {"input": []}, "/input"),
+    "neither input nor messages": ("classify", {"model": "rm"}, "Send input or messages"),
+    "no documents": ("v1/rerank", {"query": "a", "documents": []}, "/documents"),
+    "document without a text": (
+        "rerank",
+        {"query": "a", "documents": [{"t": "b"}]},
+        "/documents/0",
+    ),
+    "unknown token id": ("classify", {"input": [[2, 3], [10**6]]}, "/input/1"),
+    "negative token id": ("v1/embeddings", {"input": [-1]}, "/input"),
+    "a picture": ("v1/embeddings", {"input": [{"text": "a", "image": "x"}]}, "/input/0"),
+    "three texts": ("predict", {"inputs": [["a", "b"], ["a", "b", "c"]]}, "/inputs/1"),
+    "a long text": ("get_reward", {"query": ["tea", LONG]}, "/query/1"),
+    "a long document": ("rerank", {"query": "a", "documents": ["tea", LONG]}, "/documents/1"),
+    "a long reply": ("rm", {"prompt": "a", "response": LONG}, "/response"),
+    "a long conversation": ("v1/score/evaluation", {"messages": ["a", LONG]}, "/messages/1"),
+    "half of a character": ("get_reward", {"query": ["tea", "\ud83d"]}, "/query/1"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusal_names_the_place_in_the_shape_of_the_server(stage: Stage, case: str) -> None:
+    path, body, place = REFUSED[case]
+    content = json.dumps(body)
+    headers = {"Content-Type": "application/json"}
+    answer = stage.client.post(f"/m/{stage.chat}/{path}", content=content, headers=headers)
+    assert answer.status_code == 422, answer.text
+    problem = answer.json()
+    is_tei = path == "predict"
+    message = problem["error"] if is_tei else problem["error"]["message"]
+    assert place in message
+    assert isinstance(problem["error_type"] if is_tei else problem["error"]["type"], str)
+
+
+@pytest.mark.parametrize("path", ["classify", "predict"])
+@pytest.mark.parametrize(
+    ("content", "headers", "status"),
+    [
+        (b'{"input": ', {"Content-Type": "application/json"}, 422),
+        (b"{}", {"Authorization": "Bearer plk_wrong"}, 401),
+    ],
+    ids=["not JSON", "wrong key"],
+)
+def test_other_errors_have_the_shape_of_the_server(
+    stage: Stage, path: str, content: bytes, headers: dict[str, str], status: int
+) -> None:
+    answer = stage.client.post(f"/m/{stage.chat}/{path}", content=content, headers=headers)
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert isinstance(error if path == "predict" else error["message"], str)
+
+
 def test_slime_names_the_adapter_in_the_path(stage: Stage) -> None:
     prompt = [{"role": "user", "content": "please tell me about tea ?"}]
     answer = stage.client.post(
@@ -98,6 +267,12 @@ def test_rerank_orders_documents_by_their_reward(stage: Stage) -> None:
     assert [result["relevance_score"] for result in answer["results"]] == pytest.approx(
         [scores[i] for i in best], abs=1e-5
     )
+    parts = [{"text": text, "title": "t"} for text in documents]
+    for path in ("rerank", "v2/rerank"):
+        body = {"query": "tell me", "documents": parts, "top_n": 0, "return_documents": False}
+        all_of_them = stage.client.post(f"/m/{stage.chat}/{path}", json=body).json()["results"]
+        assert [result["index"] for result in all_of_them][:3] == best
+        assert [sorted(result) for result in all_of_them] == [["index", "relevance_score"]] * 4
 
 
 def test_what_clients_do_to_the_ends_of_a_text_is_undone(stage: Stage) -> None:
@@ -138,4 +313,4 @@ def test_error_names_the_text_at_fault(stage: Stage) -> None:
     assert answer.status_code == 422
     problem = answer.json()
     assert problem["error_type"] == "item_too_long"
-    assert problem["error"].startswith("/1: ")
+    assert problem["error"].startswith("/inputs/1: ")

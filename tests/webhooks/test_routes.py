@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from starlette.testclient import TestClient
 
 from app.auth.key_ring import Scope
 from app.core.settings import Settings
+from app.job_queue.kinds import KINDS
 from app.main import create_app
+from app.webhooks.schemas import EventType
 from app.webhooks.service import MAX_WEBHOOKS
+from tests.deployed import ROOT
 
 URL = "https://hooks.example.com/plaudit"
 
 
 def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
+
+
+def test_events_are_those_of_the_kinds_of_jobs_and_documented() -> None:
+    types = set(get_args(EventType))
+    topics = {kind.topic for kind in KINDS.values() if kind.topic is not None}
+    assert {each.partition(".")[0] for each in types} == topics
+    page = (ROOT / "docs" / "webhooks.md").read_text()
+    assert set(re.findall(rf"`((?:{'|'.join(topics)})\.[a-z]+)`", page)) == types
 
 
 def test_webhook_is_created_shown_without_its_secret_and_deleted(client: TestClient) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
-from torch import nn
+import torch
+from peft import PeftConfig, PeftModel
+from peft.utils import load_peft_weights
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from worker.reward_model.loading import DeviceConfig, load_classifier
@@ -16,6 +19,32 @@ from worker.reward_model.truncation import truncate_left
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 #: File with the settings that a scoring client needs in addition to ``adapter_config.json``.
 SUMMARY = "reward_model.json"
+
+
+@dataclass(frozen=True)
+class AdapterWeights:
+    """Configuration and tensors of an adapter that is not part of a model yet."""
+
+    config: PeftConfig
+    tensors: dict[str, Tensor]
+
+    @classmethod
+    def read(cls, directory: Path, device: str) -> AdapterWeights:
+        """Read an adapter's files. Any thread may call it.
+
+        Half precision becomes float32, as when PEFT loads an adapter.
+        """
+        tensors = load_peft_weights(str(directory), device=device)
+        return cls(
+            PeftConfig.from_pretrained(str(directory)),
+            {name: _in_float32(tensor) for name, tensor in tensors.items()},
+        )
+
+
+def _in_float32(tensor: Tensor) -> Tensor:
+    """Return a copy that does not depend on the file, which the loader maps into memory."""
+    is_half = tensor.dtype in (torch.bfloat16, torch.float16)
+    return tensor.to(torch.float32 if is_half else tensor.dtype, copy=True)
 
 
 def load_packaged(

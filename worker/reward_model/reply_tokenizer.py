@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ class ItemInvalidError(Exception):
 
 
 class ReplyTokenizer:
-    """Renders and encodes texts by the plan of the adapter. Use it in the main thread."""
+    """Renders and encodes texts by the plan of the adapter.
+
+    Any thread may create it. Use it in the main thread, as the chat template's time limit demands.
+    """
 
     def __init__(self, base_dir: Path, plan: TrainingPlan) -> None:
         self._pairs = PairTokenizer(base_dir, plan.tokenization, plan.data.format)
         self.max_length = plan.tokenization.max_length
-        self._start, self._end = self._frame()
 
     def encode(self, item: ScoreItem) -> list[list[int]]:
         """Return the token ids of the prompt with each reply, without truncation.
@@ -38,6 +41,8 @@ class ReplyTokenizer:
         Raises:
             ItemInvalidError: the adapter cannot score the item.
         """
+        if item.token_ids is not None:
+            return [self._checked(item.token_ids)]
         if item.text is not None:
             texts = [self.complete(item.text)]
         elif item.may_be_templated and self._is_templated(item.prompt):
@@ -53,13 +58,22 @@ class ReplyTokenizer:
         """Return the token ids of rendered texts."""
         return self._pairs.encode(texts)
 
+    def _checked(self, ids: list[int]) -> list[int]:
+        """Return token ids that a client sent, or raise ItemInvalidError."""
+        count = len(self._pairs.tokenizer)
+        if not ids:
+            raise ItemInvalidError("the text has no tokens")
+        if not 0 <= min(ids) <= max(ids) < count:
+            raise ItemInvalidError(f"the tokenizer has only the token ids from 0 to {count - 1}")
+        return ids
+
     def complete(self, text: str) -> str:
         """Return a rendered text with the same start and end as in training.
 
         Clients may remove the BOS token, add a second one, or omit the tokens that close the reply.
         The reward is read at the last token, so it must be the same token as in training.
         """
-        start, end = self._start, self._end
+        start, end = self._frame
         while start and text.startswith(start):
             text = text.removeprefix(start)
         for length in range(len(end), -1, -1):
@@ -93,6 +107,7 @@ class ReplyTokenizer:
         except (ValueError, TemplateError) as error:
             raise ItemInvalidError(f"the chat template cannot render it: {error}") from error
 
+    @cached_property
     def _frame(self) -> tuple[str, str]:
         """Return the common start (BOS) and the common end of all rendered texts."""
         row: dict[str, Any] = {"replies": [{"reply": _MARK}]}

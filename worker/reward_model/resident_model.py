@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, PeftModelForSequenceClassification
+from peft.utils import set_peft_model_state_dict
 
 from worker.reward_model.grouped_lora import (
     AdapterSpan,
@@ -23,6 +24,7 @@ from worker.reward_model.grouped_lora import (
     patch_layers,
 )
 from worker.reward_model.loading import DeviceConfig, load_classifier
+from worker.reward_model.packaged_adapter import AdapterWeights
 from worker.reward_model.packed_layout import SplitGroup, pack_groups, split_replies
 from worker.reward_model.packed_model import PackedModel
 from worker.reward_model.packed_support import decoder_reason
@@ -95,15 +97,22 @@ class ResidentModel:
         found = getattr(self._base.config.get_text_config(), "max_position_embeddings", None)
         return found if isinstance(found, int) and found > 0 else None
 
-    def add(self, name: str, directory: Path) -> int:
-        """Load an adapter from its files; return the size of its parameters in bytes."""
-        if self._model is None:
-            self._model = PeftModel.from_pretrained(
-                self._base, str(directory), adapter_name=name, torch_device=self.device
-            )
-        else:
-            self._model.load_adapter(str(directory), adapter_name=name, torch_device=self.device)
-        model = self._model.eval()
+    def add(self, name: str, weights: AdapterWeights) -> int:
+        """Put an adapter into the model; return the size of its parameters in bytes.
+
+        Raises:
+            KeyError, RuntimeError, ValueError: the weights do not fit the model. An adapter that
+                was the first one leaves the model unusable.
+        """
+        try:
+            self._insert(name, weights)
+        except BaseException:
+            if len(self.adapters) > 1 and name in self.adapters:
+                self.remove(name)
+            raise
+        model = self._model
+        assert model is not None
+        model.eval()
         patch_layers(model)
         self._packed = PackedModel.of(model) if self._can_pack else None
         if self._can_pack and grouping_problem(model, name, self._head_modules) is None:
@@ -111,6 +120,23 @@ class ResidentModel:
         return sum(
             p.numel() * p.element_size() for key, p in model.named_parameters() if name in key
         )
+
+    def _insert(self, name: str, weights: AdapterWeights) -> None:
+        """Create the adapter's modules without memory, and give them the tensors."""
+        config = weights.config
+        config.inference_mode = True
+        if self._model is None:
+            self._model = PeftModelForSequenceClassification(
+                self._base, config, name, low_cpu_mem_usage=True
+            )
+        else:
+            self._model.add_adapter(name, config, low_cpu_mem_usage=True)
+        loaded = set_peft_model_state_dict(
+            self._model, weights.tensors, name, low_cpu_mem_usage=True
+        )
+        missing = [key for key in loaded.missing_keys if f".{name}." in key]
+        if missing:
+            raise ValueError(f"the adapter's files lack {missing[0]}")
 
     def remove(self, name: str) -> None:
         """Remove an adapter. The last adapter can only be removed together with its base model."""

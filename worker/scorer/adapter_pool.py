@@ -1,8 +1,11 @@
 """Base models and adapters in memory: loaded on demand, verified, and dropped when unused.
 
-An adapter is added in two steps. First, any thread fetches and hashes the files of the adapter and
-its base model while the engine scores. Then the scoring thread loads them, because loading uses the
-resident model and temporarily changes the default dtype of the process.
+An adapter comes in four steps, so that others are scored meanwhile:
+
+1. ``fetch``, in any thread: get its files and its base model's, and check their hashes.
+2. ``reserve``, in the thread that scores: make room for it.
+3. ``load``, in another thread, one adapter at a time: read its tensors and the base model.
+4. ``add``, in the thread that scores: put the tensors into the base model, and score the probes.
 """
 
 from __future__ import annotations
@@ -23,16 +26,15 @@ from app.base_models.sources import fetch
 from app.core.database import reader, transaction
 from app.core.settings import Settings
 from app.domain.plan import TrainingPlan
-from app.domain.scoring import ScoreProblem
 from app.models import Adapter, StoredFile
 from app.storage import artifact_files
 from app.storage.artifact_files import ArtifactDamagedError
 from worker.reward_model.file_digests import model_digest
-from worker.reward_model.packaged_adapter import SUMMARY
+from worker.reward_model.packaged_adapter import SUMMARY, AdapterWeights
 from worker.reward_model.probe_check import ScoresDifferError, check_probes
 from worker.reward_model.reply_tokenizer import ReplyTokenizer
 from worker.reward_model.resident_model import ResidentModel
-from worker.scorer.errors import ScoreRefusedError
+from worker.scorer.errors import not_verified, refused
 
 log = structlog.get_logger()
 
@@ -64,10 +66,30 @@ class FetchedAdapter:
 
 
 @dataclass
+class _Base:
+    """A base model in memory, or on its way there."""
+
+    bytes: int
+    model: ResidentModel | None = None
+    #: Adapters on their way that need it. While there are any it is not dropped.
+    awaited: int = 0
+
+
+@dataclass
+class LoadingAdapter:
+    """An adapter that has its place in memory."""
+
+    fetched: FetchedAdapter
+    base: _Base
+    #: What ``load`` has read.
+    parts: tuple[ResidentModel, AdapterWeights, ReplyTokenizer] | None = None
+
+
+@dataclass
 class AdapterPool:
     """Base models and adapters in memory, at most ``settings.scorer_memory_bytes``.
 
-    Not thread-safe, except for ``fetch``.
+    For one thread, apart from ``fetch`` and ``load``.
     """
 
     engine: Engine
@@ -75,21 +97,21 @@ class AdapterPool:
     catalogue: Catalogue
     device: str = "cpu"
     adapters: dict[str, ResidentAdapter] = field(default_factory=dict)
-    _models: dict[str, ResidentModel] = field(default_factory=dict)
+    _bases: dict[str, _Base] = field(default_factory=dict)
+    _reserved: int = 0
     _digests: dict[Path, str] = field(default_factory=dict)
     _uses: int = 0
 
     @property
     def bytes(self) -> int:
-        """Bytes of the parameters of all base models and adapters."""
-        return sum(model.base_bytes for model in self._models.values()) + sum(
-            adapter.bytes for adapter in self.adapters.values()
-        )
+        """Bytes of the parameters of all base models and adapters, also of those that come."""
+        parts = (*self._bases.values(), *self.adapters.values())
+        return self._reserved + sum(part.bytes for part in parts)
 
     @property
     def base_count(self) -> int:
         """Base models in memory."""
-        return len(self._models)
+        return sum(base.model is not None for base in list(self._bases.values()))
 
     def find(self, adapter_id: str) -> ResidentAdapter | None:
         """Return an adapter that is in memory."""
@@ -113,9 +135,9 @@ class AdapterPool:
                 session.scalars(select(StoredFile).where(StoredFile.owner_id == adapter_id))
             )
         if row is None:
-            raise _refused(f"there is no adapter {adapter_id}")
+            raise refused(f"there is no adapter {adapter_id}")
         if row.summary.get("is_merged"):
-            raise _refused(f"{adapter_id} is a merged model; score with the adapter it came from")
+            raise refused(f"{adapter_id} is a merged model; score with the adapter it came from")
         folder = tempfile.TemporaryDirectory(dir=self._directory())
         try:
             plan = self._fetch_files(adapter_id, files, Path(folder.name))
@@ -136,42 +158,80 @@ class AdapterPool:
             lock = json.loads((directory / LOCK).read_text())
             return TrainingPlan.model_validate(lock["plan"])
         except (ArtifactDamagedError, LookupError, OSError, ValueError) as error:
-            raise _not_verified(f"{adapter_id} is damaged: {error}") from error
+            raise not_verified(f"{adapter_id} is damaged: {error}") from error
 
-    def add(self, fetched: FetchedAdapter) -> ResidentAdapter:
-        """Load an adapter and score its probes.
+    def reserve(self, fetched: FetchedAdapter) -> LoadingAdapter:
+        """Take the place of an adapter that was fetched; drop others if there is no room.
+
+        Either ``add`` or ``give_up`` must follow.
+        """
+        row, base_dir = fetched.row, fetched.base_dir
+        parts = (row.summary[name] for name in ("dtype", "quantization", "pad_token_id"))
+        key = json.dumps([str(base_dir), *parts])
+        base = self._bases.get(key) or _Base(_weight_bytes(base_dir))
+        base.awaited += 1
+        self._make_room(row.bytes + (0 if key in self._bases else base.bytes))
+        self._bases[key] = base
+        self._reserved += row.bytes
+        return LoadingAdapter(fetched, base)
+
+    def load(self, loading: LoadingAdapter) -> None:
+        """Read the tensors and the tokenizer of an adapter, and its base model if that is not here.
+
+        One thread at a time may call it, while another one scores. ``add`` must not run meanwhile:
+        both would change how torch creates modules.
+        """
+        fetched, base = loading.fetched, loading.base
+        if base.model is None:
+            base.model = ResidentModel(
+                fetched.base_dir,
+                fetched.row.summary,
+                self.device,
+                self.settings.scorer_batch_tokens,
+            )
+        weights = AdapterWeights.read(Path(fetched.folder.name), self.device)
+        tokenizer = ReplyTokenizer(fetched.base_dir, fetched.plan)
+        loading.parts = base.model, weights, tokenizer
+
+    def add(self, loading: LoadingAdapter) -> ResidentAdapter:
+        """Put an adapter that was loaded into use once its probes get their scores.
 
         Raises:
             ScoreRefusedError: its scores differ from those of its certificate.
         """
-        with fetched.folder as name:
-            return self._add(fetched, Path(name))
+        try:
+            adapter = self._add(loading)
+        finally:
+            self.give_up(loading)
+        adapter.pins = 1  # what was loaded just now is not what leaves
+        self._make_room(0)
+        adapter.pins = 0
+        return adapter
 
-    def _add(self, fetched: FetchedAdapter, directory: Path) -> ResidentAdapter:
-        row, base_dir = fetched.row, fetched.base_dir
-        summary = row.summary
-        key = json.dumps(
-            [str(base_dir), *(summary[name] for name in ("dtype", "quantization", "pad_token_id"))]
-        )
-        self._make_room(row.bytes, key)
-        if key not in self._models:
-            self._models[key] = ResidentModel(
-                base_dir, summary, self.device, self.settings.scorer_batch_tokens
-            )
-        model = self._models[key]
-        size = model.add(row.id, directory)
-        adapter = ResidentAdapter(row.id, model, ReplyTokenizer(base_dir, fetched.plan), size)
+    def give_up(self, loading: LoadingAdapter) -> None:
+        """Free the place of an adapter, and its files."""
+        loading.fetched.folder.cleanup()
+        self._reserved -= loading.fetched.row.bytes
+        loading.base.awaited -= 1
+        if all(adapter.model is not loading.base.model for adapter in self.adapters.values()):
+            self._drop_base(loading.base)
+
+    def _add(self, loading: LoadingAdapter) -> ResidentAdapter:
+        assert loading.parts is not None
+        model, weights, tokenizer = loading.parts
+        row = loading.fetched.row
+        loading.base.bytes = model.base_bytes
+        size = model.add(row.id, weights)
+        adapter = ResidentAdapter(row.id, model, tokenizer, size)
         self.adapters[row.id] = adapter
         self.find(row.id)
+        probes = Path(loading.fetched.folder.name) / PROBES
         try:
-            check_probes(model, row.id, adapter.tokenizer, directory / PROBES, row.certificate)
+            check_probes(model, row.id, tokenizer, probes, row.certificate)
         except ScoresDifferError as error:
             self._drop(adapter)
-            raise _not_verified(f"{row.id}: {error}") from error
+            raise not_verified(f"{row.id}: {error}") from error
         log.info("adapter_loaded", adapter=row.id, bytes=size, is_packed=model.is_packed(row.id))
-        adapter.pins = 1  # do not evict the adapter that was just loaded
-        self._make_room(0, key)
-        adapter.pins = 0
         return adapter
 
     def _fetch_base(self, row: Adapter, plan: TrainingPlan) -> Path:
@@ -186,7 +246,7 @@ class AdapterPool:
                 max_bytes=self.settings.max_base_model_bytes,
             )
         except (BaseModelError, UnknownBaseModelError) as error:
-            raise _refused(f"the base model {row.base_model}: {error.detail}") from error
+            raise refused(f"the base model {row.base_model}: {error.detail}") from error
         self._check_unchanged(entry, fetched.path, row.summary)
         return fetched.path
 
@@ -198,17 +258,18 @@ class AdapterPool:
         if path not in self._digests:
             self._digests[path] = model_digest(path)
         if self._digests[path] != expected:
-            raise _not_verified(
+            raise not_verified(
                 f"the files of {entry.id} have changed since the adapter was trained"
             )
 
-    def _make_room(self, needed: int, keep: str) -> None:
-        """Drop the least recently used adapters and unused base models, until there is room."""
+    def _make_room(self, needed: int) -> None:
+        """Drop the least recently used adapters, and base models without any, until it fits."""
+        awaited = [base.model for base in self._bases.values() if base.awaited]
         for adapter in sorted(self.adapters.values(), key=lambda adapter: adapter.used_at):
             if self.bytes + needed <= self.settings.scorer_memory_bytes:
                 return
             is_last = len(adapter.model.adapters) == 1
-            if adapter.pins or (is_last and self._models.get(keep) is adapter.model):
+            if adapter.pins or (is_last and adapter.model in awaited):
                 continue
             self._drop(adapter)
             log.info("adapter_dropped", adapter=adapter.id)
@@ -218,7 +279,15 @@ class AdapterPool:
         if len(adapter.model.adapters) > 1:
             adapter.model.remove(adapter.id)
             return
-        self._models = {k: model for k, model in self._models.items() if model is not adapter.model}
+        for base in list(self._bases.values()):
+            if base.model is adapter.model:
+                self._drop_base(base)
+
+    def _drop_base(self, base: _Base) -> None:
+        """Drop a base model without adapters; one that is awaited will be loaded again."""
+        base.model = None
+        if not base.awaited:
+            self._bases = {key: other for key, other in self._bases.items() if other is not base}
 
     def _directory(self) -> Path:
         directory = self.settings.data_dir / "scorer"
@@ -226,9 +295,6 @@ class AdapterPool:
         return directory
 
 
-def _refused(detail: str) -> ScoreRefusedError:
-    return ScoreRefusedError(ScoreProblem(code="adapter_unusable", detail=detail))
-
-
-def _not_verified(detail: str) -> ScoreRefusedError:
-    return ScoreRefusedError(ScoreProblem(code="adapter_not_verified", detail=detail))
+def _weight_bytes(base_dir: Path) -> int:
+    """Return what a base model takes at most, as long as it is not loaded."""
+    return sum(file.stat().st_size for file in base_dir.glob("*.safetensors"))

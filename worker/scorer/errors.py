@@ -11,3 +11,13 @@ class ScoreRefusedError(Exception):
     def __init__(self, problem: ScoreProblem) -> None:
         super().__init__(problem.detail)
         self.problem = problem
+
+
+def refused(detail: str) -> ScoreRefusedError:
+    """Return the refusal of an adapter that cannot be used."""
+    return ScoreRefusedError(ScoreProblem(code="adapter_unusable", detail=detail))
+
+
+def not_verified(detail: str) -> ScoreRefusedError:
+    """Return the refusal of an adapter that is not the one that was trained."""
+    return ScoreRefusedError(ScoreProblem(code="adapter_not_verified", detail=detail))

@@ -11,7 +11,7 @@ import torch
 from app.domain.plan import TrainingPlan
 from app.domain.scoring import ScoreItem, score_spec
 from worker.reward_model.file_digests import file_entries
-from worker.reward_model.packaged_adapter import SUMMARY
+from worker.reward_model.packaged_adapter import SUMMARY, AdapterWeights
 from worker.reward_model.probe_check import check_probes
 from worker.reward_model.reply_tokenizer import ReplyTokenizer
 from worker.reward_model.resident_model import ReplyGroup, ResidentModel
@@ -42,7 +42,7 @@ class LocalScorer:
         )
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = ResidentModel(base_dir, summary, device, BATCH_TOKENS)
-        self._model.add(ADAPTER, directory)
+        self._model.add(ADAPTER, AdapterWeights.read(directory, device))
         self._tokenizer = ReplyTokenizer(base_dir, plan)
         is_quantized = summary["quantization"] != "none"
         tolerance = QUANTIZED_TOLERANCE if is_quantized else TOLERANCE[summary["dtype"]]

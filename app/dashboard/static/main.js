@@ -14,6 +14,7 @@ const pages = {
   admin: () => import("./admin.js"),
   evaluations: () => import("./evaluations.js"),
   evaluation: () => import("./evaluation.js"),
+  "score-batches": () => import("./score_batches.js"),
   dataset: () => import("./dataset.js"),
   datasets: () => import("./datasets.js"),
   queue: () => import("./queue.js"),

@@ -29,11 +29,12 @@ class WebhookMessage(BaseModel):
     """Identical for every delivery attempt: use it to ignore a message that was received before."""
     type: str
     """``job.running``, ``job.paused``, ``job.succeeded``, ``job.failed``, ``job.cancelled``, the
-    same types for evaluations (``evaluation.succeeded`` …), or ``webhook.test``."""
+    same types for evaluations and score batches (``evaluation.succeeded`` …,
+    ``score_batch.succeeded`` …), or ``webhook.test``."""
     timestamp: datetime
     data: dict[str, Any]
-    """The job at the time of the event, with the fields of ``client.jobs.list``; the id of the
-    evaluation for events of evaluations."""
+    """The job at the time of the event, with the fields of ``client.jobs.list``; the id is that
+    of the evaluation or of the score batch for their events."""
 
 
 def verify_webhook(
