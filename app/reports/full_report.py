@@ -159,9 +159,7 @@ def _of_named(
     heading = f"Evaluation dataset {name}"
     if found["model"] is None:
         return [Section(heading, plots=[*curves])] if curves else []
-    (main,) = model_sections(
-        found["model"], found["plots"], [], length_unit=LENGTH_UNIT
-    )
+    (main,) = model_sections(found["model"], found["plots"], [], length_unit=LENGTH_UNIT)
     comparison = overview([found["model"]], found["baselines"])
     main.heading = heading
     main.notes += [*comparison.notes, *_limits(pairs, pairs.get("eval_datasets", {}).get(name))]
