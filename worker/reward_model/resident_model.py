@@ -131,7 +131,7 @@ class ResidentModel:
             )
         else:
             self._model.add_adapter(name, config, low_cpu_mem_usage=True)
-        loaded = set_peft_model_state_dict(
+        loaded: Any = set_peft_model_state_dict(
             self._model, weights.tensors, name, low_cpu_mem_usage=True
         )
         missing = [key for key in loaded.missing_keys if f".{name}." in key]

@@ -105,8 +105,8 @@ class AdapterPool:
     @property
     def bytes(self) -> int:
         """Bytes of the parameters of all base models and adapters, also of those that come."""
-        parts = (*self._bases.values(), *self.adapters.values())
-        return self._reserved + sum(part.bytes for part in parts)
+        bases = sum(base.bytes for base in self._bases.values())
+        return self._reserved + bases + sum(adapter.bytes for adapter in self.adapters.values())
 
     @property
     def base_count(self) -> int:
