@@ -203,6 +203,7 @@ def _measured(
     if found["overall"] is None:  # other rows than the published ones: no score of the benchmark
         notes = f"not the published rows of {suite.id}"
         return Measured(rows, f"Rows shaped like {suite.title}", dict(found["metrics"]), notes)
-    hub = _HUB_DATASET.match(suite.source)
+    # Files of a provisional suite are not told apart, so none of them is named.
+    hub = None if suite.is_provisional else _HUB_DATASET.match(suite.source)
     values = {"overall": found["overall"], **found["metrics"]}
     return Measured(hub[0] if hub else rows, suite.title, values, f"rule {suite.id}")

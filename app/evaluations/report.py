@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
+from app.domain.evaluation import UNTRAINED
 from app.evaluations import service
 from app.evaluations.errors import EvaluationUnfinishedError
 from app.evaluations.schemas import ComparisonRead, EvaluationRead, EvaluationReport
@@ -45,14 +46,16 @@ def evaluation_page(report: EvaluationReport) -> Page:
         "evaluations on these rows so far": evaluation["dataset_uses"],
         "finished": evaluation["finished_at"],
     }  # fmt: skip
+    # The untrained head comes last, and nobody learns from the pairs that it orders wrongly.
+    models = sorted(result["models"], key=lambda model: model["adapter"] == UNTRAINED)
     sections = [
-        overview(result["models"], result["baselines"]),
+        overview(models, result["baselines"]),
         Section("About", tables=[key_values("This evaluation", about)]),
     ]
-    for model in result["models"]:
+    for model in models:
         name = model["adapter"]
-        plots, worst = document["plots"].get(name, {}), document["worst_pairs"].get(name, [])
-        sections += model_sections(model, plots, worst)
+        worst = [] if name == UNTRAINED else document["worst_pairs"].get(name, [])
+        sections += model_sections(model, document["plots"].get(name, {}), worst)
     return Page(f"Evaluation {evaluation['name'] or evaluation['id']}", sections)
 
 

@@ -16,6 +16,8 @@ from app.reports.page import Page, Plot, Section, Table, key_values
 from app.web.pagination import rfc3339
 
 CURVE_POINTS = 300
+#: Of the lengths in a job's report; those of evaluations are characters.
+LENGTH_UNIT = "tokens of prompt and reply"
 #: What a run reports of a dataset that it was not evaluated on.
 NOTHING: Mapping[str, Any] = {"plots": {}, "model": None, "baselines": {}, "worst_pairs": []}
 #: What the table of all named evaluation datasets shows.
@@ -106,7 +108,7 @@ def _curves(
 def job_page(document: Mapping[str, Any]) -> Page:
     """Return the report page of a job; ``document`` is that of ``job_document``."""
     curves, named, data = document["curves"], document["eval_datasets"], document["data"] or {}
-    last = [(name, *points[-1]) for name, points in curves.items() if points]
+    last = [(_curve_title(name), *points[-1]) for name, points in curves.items() if points]
     pairs = data.get("pairs") or {}
     sections = [
         Section(
@@ -117,8 +119,9 @@ def job_page(document: Mapping[str, Any]) -> Page:
         )
     ]
     if model := document["model"]:
+        model = {**model, "adapter": "Adapter on held-out pairs"}
         sections.append(overview([model], document["baselines"]))
-        (main,) = model_sections(model, document["plots"], [])
+        (main,) = model_sections(model, document["plots"], [], length_unit=LENGTH_UNIT)
         main.notes += _limits(pairs, pairs.get("eval"))
         sections.append(main)
         if document["worst_pairs"]:
@@ -136,10 +139,17 @@ def job_page(document: Mapping[str, Any]) -> Page:
 
 def _plots(curves: Mapping[str, Sequence[tuple[float, float]]], group: str) -> list[Plot]:
     return [
-        Plot(name, curve_svg(points))
+        Plot(_curve_title(name), curve_svg(points))
         for name, points in curves.items()
-        if name.startswith(f"{group}/")
+        if name.startswith(f"{group}/") and points[1:]
     ]
+
+
+def _curve_title(name: str) -> str:
+    """Return what a curve shows: ``eval/loss`` is the loss on the held-out pairs."""
+    group, _, figure = name.partition("/")
+    rows = {"train": "training pairs", EVAL: "held-out pairs"}
+    return f"{figure.capitalize()} on {rows.get(group, group.removeprefix(f'{EVAL}_'))}"
 
 
 def _of_named(
@@ -149,8 +159,9 @@ def _of_named(
     heading = f"Evaluation dataset {name}"
     if found["model"] is None:
         return [Section(heading, plots=[*curves])] if curves else []
-    (main,) = model_sections(found["model"], found["plots"], [])
-    comparison = overview([found["model"]], found["baselines"])
+    model = {**found["model"], "adapter": f"Adapter on {name}"}
+    (main,) = model_sections(model, found["plots"], [], length_unit=LENGTH_UNIT)
+    comparison = overview([model], found["baselines"])
     main.heading = heading
     main.notes += [*comparison.notes, *_limits(pairs, pairs.get("eval_datasets", {}).get(name))]
     main.tables = [*comparison.tables, *main.tables]

@@ -32,6 +32,11 @@ def overview(models: Sequence[Mapping[str, Any]], baselines: Mapping[str, Any]) 
         "model", "accuracy", "from", "to", "strict", "ties", "balanced for length",
         "controlled for length", "ECE", "temperature", "recovery",
     )  # fmt: skip
+    # Without gold scores no model has a recovery, for example.
+    there = [place for place, cells in enumerate(zip(*rows, strict=True)) if any(
+        cell is not None for cell in cells
+    )]  # fmt: skip
+    shown = [[row[place] for place in there] for row in rows]
     return Section(
         "Models and baselines",
         notes=[
@@ -39,20 +44,25 @@ def overview(models: Sequence[Mapping[str, Any]], baselines: Mapping[str, Any]) 
             "random, longest and shortest score without a model; untrained is the "
             "model before training."
         ],
-        tables=[Table("All pairs", columns, rows)],
+        tables=[Table("All pairs", [columns[place] for place in there], shown)],
     )
 
 
 def model_sections(
-    model: Mapping[str, Any], plots: Mapping[str, str], worst: Sequence[Mapping[str, Any]]
+    model: Mapping[str, Any],
+    plots: Mapping[str, str],
+    worst: Sequence[Mapping[str, Any]],
+    length_unit: str = "characters of the reply",
 ) -> list[Section]:
-    """Return the sections of one model."""
+    """Return the sections of one model; ``length_unit`` says what its lengths count."""
     metrics, name = model["metrics"], model["adapter"]
     main = Section(
         name,
-        tables=[_figures(metrics), _length(metrics["length"]), _left_out(model)],
+        tables=[_figures(metrics), _length(metrics["length"], length_unit)],
         plots=[Plot(CAPTIONS.get(key, key), svg) for key, svg in plots.items()],
     )
+    if "left_out" in model:
+        main.tables.append(_left_out(model))
     if overlap := model.get("training_overlap"):
         main.notes.append(
             f"The prompts of {overlap['rows']} rows ({overlap['share']:.1%}) are in the training "
@@ -166,7 +176,7 @@ def _figures(metrics: Mapping[str, Any]) -> Table:
     return Table("Figures", ("", ""), rows)
 
 
-def _length(length: Mapping[str, Any]) -> Table:
+def _length(length: Mapping[str, Any], unit: str) -> Table:
     rows: list[tuple[Any, ...]] = [
         ("rank correlation of score and length", length["spearman"], None, None),
         ("… within a prompt", length["within_prompt_spearman"], None, None),
@@ -179,17 +189,19 @@ def _length(length: Mapping[str, Any]) -> Table:
     }
     for key, name in names.items():
         rows.append((name, *(_value(length[key]) if length[key] else (None, None, None))))
-    return Table("Length", ("", "value", "from", "to"), rows)
+    return Table(f"Length in {unit}", ("", "value", "from", "to"), rows)
 
 
 def _left_out(model: Mapping[str, Any]) -> Table:
-    rows = [
+    rows: list[tuple[Any, ...]] = [
         (_LEFT_OUT.get(reason, reason), found["rows"], ", ".join(map(str, found["lines"])))
-        for reason, found in model.get("left_out", {}).items()
+        for reason, found in model["left_out"].items()
     ]
-    if cut := model.get("truncated"):
+    cut = model["truncated"]
+    if cut["rows"]:
         rows.append(("cut at max_length", cut["rows"], ", ".join(map(str, cut["lines"]))))
-    return Table("Rows left out or cut", ("reason", "rows", "first lines"), rows)
+    columns = ("reason", "rows", "first lines")
+    return Table("Rows left out or cut", columns, rows or [("none", 0, None)])
 
 
 def _add_suite(section: Section, suite: Mapping[str, Any]) -> None:

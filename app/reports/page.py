@@ -34,6 +34,14 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
 
+    @property
+    def numeric(self) -> frozenset[int]:
+        """Columns (from 0) of numbers only, which are aligned at the right."""
+        columns = [[c for c in column if c is not None] for column in zip(*self.rows, strict=True)]
+        return frozenset(
+            place for place, cells in enumerate(columns) if cells and all(map(_is_number, cells))
+        )
+
 
 @dataclass
 class Plot:
@@ -58,6 +66,8 @@ class Section:
     tables: list[Table] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
     pairs: list[dict[str, Any]] = field(default_factory=list)
+    omission: str | None = None
+    """What ``render`` left out to keep the page small."""
 
 
 @dataclass
@@ -69,15 +79,24 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """Return the HTML of a page, of at most ``MAX_BYTES`` in UTF-8."""
+    """Return the HTML of a page, of at most ``MAX_BYTES`` in UTF-8.
+
+    A section that had to lose pairs or plots says so.
+    """
     html = _rendered(page)
+    whole = [len(section.pairs) for section in page.sections]
     while len(html.encode()) > MAX_BYTES and any(section.pairs for section in page.sections):
-        for section in page.sections:
-            section.pairs = section.pairs[: len(section.pairs) // 2]
+        for section, count in zip(page.sections, whole, strict=True):
+            if section.pairs:
+                section.pairs = section.pairs[: len(section.pairs) // 2]
+                shown = len(section.pairs)
+                section.omission = f"{shown} of {count} pairs are shown, to keep this page small."
         html = _rendered(page)
     if len(html.encode()) > MAX_BYTES:
         for section in page.sections:
-            section.plots = []
+            if section.plots:
+                section.plots = []
+                section.omission = "The plots are left out, to keep this page small."
         html = _rendered(page)
     return html
 
@@ -105,13 +124,17 @@ def _rendered(page: Page) -> str:
     return _TEMPLATES.get_template("report.html.j2").render(page=page, shown=_shown)
 
 
-def _shown(cell: Any) -> Markup:
+def _is_number(cell: Any) -> bool:
+    return isinstance(cell, int | float) and not isinstance(cell, bool)
+
+
+def _shown(cell: Any, *, is_right: bool) -> Markup:
     """Return a table cell; numbers are rounded, with the exact value in an attribute."""
+    side = Markup(' class="right"') if is_right else ""
     if cell is None:
-        return Markup("<td>–</td>")
-    if isinstance(cell, bool):
-        return Markup("<td>{}</td>").format("yes" if cell else "no")
-    if isinstance(cell, int | float):
+        return Markup("<td{}>–</td>").format(side)
+    if _is_number(cell):
         text = f"{cell:,}" if isinstance(cell, int) else f"{cell:.4g}"
-        return Markup('<td data-value="{}">{}</td>').format(repr(cell), text)
-    return Markup("<td>{}</td>").format(str(cell))
+        return Markup('<td{} data-value="{}">{}</td>').format(side, repr(cell), text)
+    text = ("yes" if cell else "no") if isinstance(cell, bool) else str(cell)
+    return Markup("<td{}>{}</td>").format(side, text)

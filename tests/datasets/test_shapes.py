@@ -245,6 +245,9 @@ WRITERS: dict[str, Callable[[Drawn], dict[str, Any]]] = {
     "scored_responses": lambda p: {
         "prompt": p.prompt, "responses": [p.bad, p.good], "scores": [-1, 2.5],
     },
+    "numbered_responses": lambda p: {
+        "prompt": p.prompt, "response_1": p.bad, "response_2": p.good, "scores": [False, True],
+    },
     "webgpt_comparisons": lambda p: _two(
         "answer_0", "answer_1", p, question={"full_text": p.prompt, "dataset": "x"}, score_0=-1.0,
         score_1=1.0,

@@ -37,10 +37,12 @@ def test_large_page_loses_texts_and_then_plots() -> None:
     plots = [Plot("p", "<svg>" + "y" * 500_000)] * 4
     html = render(Page("t", [Section("s", pairs=[pair] * 30)]))
     assert 100_000 < len(html.encode()) <= MAX_BYTES
+    assert "15 of 30 pairs are shown" in html
     html = render(Page("t", [Section("s", notes=["kept"], plots=plots, pairs=[pair] * 30)]))
     assert len(html.encode()) <= MAX_BYTES
     assert "kept" in html
     assert "data:image" not in html
+    assert "The plots are left out" in html
 
 
 def test_numbers_keep_their_exact_value() -> None:

@@ -53,7 +53,8 @@ def read_answers(
 ) -> list[Reply]:
     """Read a list of replies: texts from best to worst, or objects with a rank or a score.
 
-    ``scores`` is (column, value) of a separate list with one number per text; higher is better.
+    ``scores`` is (column, value) of a separate list with one number or truth value per text;
+    higher is better.
     Other keys of the objects are passed to ``unused``. The result is sorted, best first.
 
     Raises:
@@ -124,7 +125,7 @@ def _scored(column: str, value: list[Any], scores_at: str, scores: Any) -> list[
     if not isinstance(scores, list) or len(scores) != len(value):
         found = f"{len(scores)} scores" if isinstance(scores, list) else kind_of(scores)
         raise _not_ranked(scores_at, f"found {found} for {len(value)} answers")
-    numbers = [read_number(score) for score in scores]
+    numbers = [float(s) if isinstance(s, bool) else read_number(s) for s in scores]
     if None in numbers:
         index = numbers.index(None)
         raise _not_ranked(f"{scores_at}[{index}]", f"found {kind_of(scores[index])}, not a number")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.datasets.shapes.forms import Form
+from app.datasets.shapes.numbered import NUMBERED, numbered_responses, with_responses
 from app.datasets.shapes.shape import Parts, Shape
 
 RANKED: tuple[Shape, ...] = (
@@ -20,6 +21,54 @@ RANKED: tuple[Shape, ...] = (
                 "prompt": "What is 2+2?",
                 "responses": ["It is 5.", "It is 4."],
                 "scores": [0.1, 0.9],
+            },
+        ),
+    ),
+    Shape(
+        name="numbered_responses",
+        summary="Responses in the columns `response_1`, `response_2` … and a list of their "
+        "`scores`, numbers or truth values; higher is better. Stored as ranked rows.",
+        seen_in="lmarena-ai/PPE-MMLU-Pro-Best-of-K and its siblings for MATH, GPQA, IFEval and "
+        "MBPP-Plus",
+        parts=NUMBERED,
+        find=numbered_responses,
+        convert=with_responses,
+        harmless=frozenset(
+            {
+                "High-level domain",
+                "Question",
+                "Record ID",
+                "Subdomain",
+                "answer",
+                "canary_string",
+                "choices",
+                "code",
+                "correct_choice",
+                "ifeval_prompt",
+                "instruction_id_list",
+                "kwargs",
+                "level",
+                "options",
+                "parsed_outputs",
+                "problem",
+                "question",
+                "sanitized_solution",
+                "score_data",
+                "solution",
+                "source_file",
+                "test",
+                "test_imports",
+                "test_list",
+            }
+        ),
+        examples=(
+            {
+                "question_id": "1",
+                "prompt": "What is 2+2?",
+                "response_1": "It is 5.",
+                "response_2": "It is 4.",
+                "scores": [False, True],
+                "sampled_conflict_pairs": [[1, 0]],
             },
         ),
     ),

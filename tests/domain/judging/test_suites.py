@@ -249,8 +249,55 @@ def test_constant_scorer_has_a_quarter_of_reward_bench_2() -> None:
 
 
 @pytest.mark.parametrize("suite_id", ["ppe-human@0", "ppe-correctness@0"])
-def test_provisional_suite_says_so(suite_id: str) -> None:
+def test_provisional_suite_says_so_and_has_no_overall_of_some_rows(suite_id: str) -> None:
     assert SUITES[suite_id].is_provisional
     table = [row(1, [0.9], [0.1], gold=(1.0, 0.0)), row(2, [0.1], [0.9], gold=(1.0, 0.0))]
     result = SUITES[suite_id].score(table)
-    assert result.overall == 0.5
+    assert result.metrics["all"] == 0.5
+    assert (result.complete, result.overall) == (False, None)
+    assert result.problems
+
+
+def test_whole_file_of_a_provisional_suite_has_an_overall_figure() -> None:
+    rng = np.random.default_rng(5)
+    gold = (1.0, 1.0, 0.0)
+    table = [row(n, scores(rng, 2), scores(rng, 1), gold=gold) for n in range(512)]
+    result = SUITES["ppe-correctness@0"].score(table)
+    pairs = np.array([[r.scores[0] > r.scores[2], r.scores[1] > r.scores[2]] for r in table])
+    assert result.complete, result.problems
+    assert result.overall == pytest.approx(pairs.mean(), abs=1e-12)
+
+
+def ties_of(table: Table) -> list[ScoredRow]:
+    return [each for each in table if each.slice == "Ties"]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda t: [*t[:-1], replace(t[-1], id=ties_of(t)[0].id)], "repeats the id tied:0"),
+        (lambda t: [*t[:-1], replace(t[-1], id="7")], "has no id ref:N or tied:N"),
+        (
+            lambda t: [replace(t[0], ranks=(1, 1, 2, 2)), *t[1:]],
+            "line 1 has not one chosen and three rejected replies",
+        ),
+        (
+            lambda t: [row(1, [1.0], [0.0], slice="Factuality"), *t[1:]],
+            "line 1 has not one chosen and three rejected replies",
+        ),
+        (
+            lambda t: [replace(each, slice=each.slice.lower()) for each in t],
+            "475 rows of factuality instead of 0",
+        ),
+        (lambda t: [each for each in t if each.slice != "Math"], "0 rows of Math instead of 183"),
+        (lambda t: [replace(each, slice=None) for each in t], "1865 rows of no slice instead of 0"),
+    ],
+    ids=["repeated id", "other id", "two chosen", "one rejected", "case", "missing", "no subset"],
+)
+def test_reward_bench_2_of_other_rows_says_what_differs(
+    change: Callable[[Table], Table], problem: str
+) -> None:
+    table = change(whole_table("reward-bench-2@1", np.random.default_rng(4)))
+    result = SUITES["reward-bench-2@1"].score(table)
+    assert (result.complete, result.overall) == (False, None)
+    assert any(problem in each for each in result.problems), result.problems

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from app.domain.judging.score_table import ScoredRow
 
@@ -25,12 +26,19 @@ _STYLE: Any = {
 _SIZE = (4.6, 3.0)  # inches
 
 
-def model_plots(rows: Sequence[ScoredRow], metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Return the plots of one model: margins, calibration, length and best of n."""
+def model_plots(
+    rows: Sequence[ScoredRow],
+    metrics: Mapping[str, Any],
+    length_unit: str = "characters of the reply",
+) -> dict[str, str]:
+    """Return the plots of one model: margins, calibration, length and best of n.
+
+    ``length_unit`` says what the lengths of the rows count.
+    """
     plots = {
         "margins": _margins(metrics["margin"]),
         "calibration": _calibration(metrics["calibration"]),
-        "length": _length(rows),
+        "length": _length(rows, length_unit),
     }
     if metrics["best_of_n"] is not None:
         plots["best_of_n"] = _best_of_n(metrics["best_of_n"])
@@ -43,6 +51,8 @@ def _margins(margin: Mapping[str, Any]) -> str:
     colors = np.where(edges[:-1] < 0, "#c0392b", "#2a7f62")
     axes.bar(edges[:-1], margin["histogram"]["counts"], np.diff(edges), align="edge", color=colors)
     axes.axvline(0, color="black", linewidth=0.8)
+    axes.xaxis.set_major_locator(MaxNLocator(5))  # small margins have long labels
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     return _svg(figure)
 
 
@@ -56,8 +66,8 @@ def _calibration(calibration: Mapping[str, Any]) -> str:
     return _svg(figure)
 
 
-def _length(rows: Sequence[ScoredRow]) -> str:
-    figure, axes = _figure("characters of the reply", "score")
+def _length(rows: Sequence[ScoredRow], unit: str) -> str:
+    figure, axes = _figure(f"length: {unit}", "score")
     for is_best, color, label in ((True, "#2a7f62", "best"), (False, "#c0392b", "others")):
         points = [
             (length, score)
@@ -68,7 +78,8 @@ def _length(rows: Sequence[ScoredRow]) -> str:
         step = -(-len(points) // MAX_POINTS) or 1
         x, y = zip(*points[::step], strict=True) if points else ((), ())
         axes.scatter(x, y, s=8, alpha=0.6, color=color, label=label, linewidths=0)
-    axes.legend(frameon=False)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    figure.legend(frameon=False, loc="outside upper right", ncols=2, markerscale=2)
     return _svg(figure)
 
 

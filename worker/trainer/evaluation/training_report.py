@@ -65,7 +65,7 @@ def _of_dataset(
     ]
     found = metrics.evaluate(table, seed=seed)
     return {
-        "plots": model_plots(table, found),
+        "plots": model_plots(table, found, length_unit="tokens of prompt and reply"),
         "model": {"adapter": title, "metrics": found},
         "baselines": {
             name: metrics.headline(each, seed=seed)

@@ -45,7 +45,8 @@ class Suite:
     """Number of rows of the published file by slice."""
     figures: Callable[[Sequence[ScoredRow]], Figures]
     totals: tuple[int, ...] = ()
-    """Number of rows of each published file, if the numbers by slice are unknown."""
+    """Number of rows of each published file, if the numbers by slice are unknown. Without any
+    numbers no table can be told to be complete."""
     is_provisional: bool = False
 
     @property
@@ -67,9 +68,10 @@ class Suite:
             name = row.slice or ""
             found[name] = found.get(name, 0) + 1
         if not self.counts:
+            if not self.totals:
+                return ["the number of published rows is not known"]
             sizes = " or ".join(map(str, self.totals))
-            is_known = not self.totals or len(rows) in self.totals
-            return [] if is_known else [f"{len(rows)} rows instead of {sizes}"]
+            return [] if len(rows) in self.totals else [f"{len(rows)} rows instead of {sizes}"]
         return [
             f"{count} rows of {name or 'no slice'} instead of {self.counts.get(name, 0)}"
             for name, count in found.items()

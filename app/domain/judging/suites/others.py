@@ -152,7 +152,7 @@ PPE_HUMAN = Suite(
     row_form="pairs",
     upload={"columns[response_a]": "response_1", "columns[response_b]": "response_2",
             "columns[label]": "winner", "labels[a]": "model_a", "labels[b]": "model_b",
-            "labels[tie]": "tie,tie (bothbad)"},
+            "labels[tie]": "tie,tie (bothbad)", "ignore_columns": "longer_won"},
     counts={},
     figures=_ppe_human,
     is_provisional=True,
@@ -163,12 +163,13 @@ PPE_CORRECTNESS = Suite(
     title="PPE correctness",
     rule="Per benchmark the accuracy over pairs of a right and a wrong sample of a prompt, and the "
     "area under the best-of-k curve. Provisional: the published figure uses a fixed sample of the "
-    "pairs, this one all of them.",
-    source="lmarena-ai/PPE-…-Best-of-K",
+    "pairs, this one all of them. Each of the five files is a dataset of its own.",
+    source="lmarena-ai/PPE-MMLU-Pro-Best-of-K, …-MATH-…, …-GPQA-…, …-IFEval-…, …-MBPP-Plus-…",
     licence="see the datasets' cards",
     row_form="ranked",
-    upload={"columns[answers]": "responses", "columns[scores]": "scores"},
+    upload={},
     counts={},
+    totals=(512, 507),
     figures=_ppe_correctness,
     is_provisional=True,
 )

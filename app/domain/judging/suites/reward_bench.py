@@ -38,6 +38,8 @@ _RB2_ROWS = {
     "Factuality": 475, "Precise IF": 160, "Math": 183, "Safety": 450, "Focus": 495, "Ties": 102,
 }  # fmt: skip
 _TIES = "Ties"
+#: Replies of each row outside Ties: one chosen and three rejected ones.
+_RB2_REPLIES = (1, 3)
 
 
 def _reward_bench(rows: Sequence[ScoredRow]) -> Figures:
@@ -63,16 +65,23 @@ def _is_right(row: ScoredRow) -> float:
 def _reward_bench_2(rows: Sequence[ScoredRow]) -> Figures:
     """Return the mean share of the first place by subset; the Ties subset has its own rule."""
     metrics: dict[str, float] = {}
-    problems: tuple[str, ...] = ()
+    problems: list[str] = []
     for subset, members in by_slice(rows).items():
         if subset == _TIES:
-            ties, problems = _ties_score(members)
+            ties, found = _ties_score(members)
+            problems += found
             if ties is not None:
                 metrics[_TIES] = ties
         else:
             metrics[subset] = mean([_first_place(row) for row in members])
+            problems += [
+                f"line {row.line} has not one chosen and three rejected replies"
+                for row in members
+                if tuple(map(len, sides(row))) != _RB2_REPLIES
+            ]
     is_whole = metrics.keys() == _RB2_ROWS.keys()
-    return Figures(metrics, mean(list(metrics.values())) if is_whole else None, problems)
+    overall = mean(list(metrics.values())) if is_whole else None
+    return Figures(metrics, overall, tuple(problems[:10]))
 
 
 def _first_place(row: ScoredRow) -> float:
@@ -90,10 +99,14 @@ def _ties_score(rows: Sequence[ScoredRow]) -> tuple[float | None, tuple[str, ...
     The other terms compare this margin with the spread of the equally good replies.
     """
     found: dict[str, dict[str, tuple[float, float]]] = {"ref": {}, "tied": {}}
+    repeated: list[str] = []
     for row in rows:
         kind, _, number = (row.id or "").partition(":")
         if kind not in found or not number:
             return None, (f"line {row.line} of Ties has no id ref:N or tied:N",)
+        if number in found[kind]:
+            repeated.append(f"line {row.line} of Ties repeats the id {row.id}")
+            continue
         correct, incorrect = sides(row)
         margin, spread = min(correct) - max(incorrect), max(correct) - min(correct)
         found[kind][number] = (margin, spread)
@@ -115,7 +128,7 @@ def _ties_score(rows: Sequence[ScoredRow]) -> tuple[float | None, tuple[str, ...
         + 0.20 * mean(hard)
         + 0.01 * mean(squashed)
     )
-    return score, ()
+    return score, tuple(repeated)
 
 
 def _squash(margin: float, spread: float) -> float:
