@@ -13,7 +13,7 @@ from plaudit._model import Model
 
 
 class AdapterArchive(Model):
-    """All files of an adapter as a tar archive, whose bytes are the same every time."""
+    """The deterministic tar archive of all files of an adapter."""
 
     bytes: int
     sha256: str
@@ -175,7 +175,7 @@ class ComparedModel(Model):
 
 
 class DatasetContent(Model):
-    """A dataset by its rows: the newest one whose `sha256` this is."""
+    """A reference to a dataset by its rows: the newest one with this `sha256`."""
 
     sha256: str
     """The `sha256` that GET /v1/datasets shows."""
@@ -716,7 +716,7 @@ class Resources(Model):
 
 
 class RowsNamed(Model):
-    """How many rows something concerns, and the first of them by the dataset's line numbers."""
+    """A number of rows, and the line numbers of the first ones in the dataset."""
 
     rows: int
     lines: list[int]
@@ -769,10 +769,10 @@ class ScoreBatchItem(Model):
 
 
 class ScoreBatchResult(Model):
-    """What a batch that succeeded has scored."""
+    """The result of a succeeded batch."""
 
     rows: int
-    """Rows of the dataset, which is as many as the scores have lines."""
+    """Rows of the dataset; the score file has as many lines."""
     scored: int
     """Rows that have scores."""
     left_out: dict[str, RowsNamed]
@@ -1013,7 +1013,7 @@ class TrainingSpec(Model):
     the last step.
     """
     seed: int = 42
-    """Of the random head, the LoRA weights, dropout and the order of the pairs."""
+    """Seed of the random head, the LoRA weights, dropout and the pairs' order."""
 
 
 class UploadPartRead(Model):
@@ -1140,7 +1140,7 @@ class WebhookSecret(Model):
 
 
 class WorkerCheck(Model):
-    """What a worker's check of its machine found."""
+    """The result of a check of a worker's machine."""
 
     check: str
     status: Literal["passed", "failed", "left_out"] | str
@@ -1589,8 +1589,8 @@ class JobPreview(Model):
     reports: dict[str, dict[str, Any]]
     """
     Reports of a worker: `dataset` (lengths in tokens, duplicates, contradictions, …) and
-    `memory` (an estimate); empty if no worker made them in time. Of a large dataset they are
-    those of a sample at first: `rows_looked_at` of `rows_in_all`.
+    `memory` (an estimate); empty if no worker made them in time. For a large dataset they
+    first cover a sample: `rows_looked_at` of `rows_in_all` rows.
     """
     warnings: list[JobWarning]
 

@@ -17,7 +17,7 @@ class ApiKeyCreate(TypedDict):
 
 
 class DatasetContent(TypedDict):
-    """A dataset by its rows: the newest one whose `sha256` this is."""
+    """A reference to a dataset by its rows: the newest one with this `sha256`."""
 
     sha256: str
     """The `sha256` that GET /v1/datasets shows."""
@@ -230,7 +230,7 @@ class ScoreGroup(TypedDict):
     """One prompt and the replies to it."""
 
     id: NotRequired[JsonValue]
-    """Returned as it is."""
+    """Returned unchanged."""
     prompt: NotRequired[str | list[dict[str, JsonValue]] | None]
     """Text, or messages. A text becomes the user's message for a chat adapter."""
     responses: list[str | list[dict[str, JsonValue]]]
@@ -240,7 +240,7 @@ class ScoreInput(TypedDict):
     """One text: a prompt with a response, a conversation, or a text with its template."""
 
     id: NotRequired[JsonValue]
-    """Returned as it is."""
+    """Returned unchanged."""
     prompt: NotRequired[str | list[dict[str, JsonValue]] | None]
     response: NotRequired[str | list[dict[str, JsonValue]] | None]
     messages: NotRequired[list[dict[str, JsonValue]] | None]
@@ -387,7 +387,7 @@ class TrainingSpec(TypedDict):
     the last step.
     """
     seed: NotRequired[int]
-    """Of the random head, the LoRA weights, dropout and the order of the pairs."""
+    """Seed of the random head, the LoRA weights, dropout and the pairs' order."""
 
 
 class WebhookCreate(TypedDict):
