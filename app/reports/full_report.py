@@ -16,7 +16,7 @@ from app.reports.page import Page, Plot, Section, Table, key_values
 from app.web.pagination import rfc3339
 
 CURVE_POINTS = 300
-#: Unit of the lengths in a report of training.
+#: Of the lengths in a job's report; those of evaluations are characters.
 LENGTH_UNIT = "tokens of prompt and reply"
 #: What a run reports of a dataset that it was not evaluated on.
 NOTHING: Mapping[str, Any] = {"plots": {}, "model": None, "baselines": {}, "worst_pairs": []}
@@ -137,19 +137,19 @@ def job_page(document: Mapping[str, Any]) -> Page:
     return Page(title, sections)
 
 
-def _curve_title(name: str) -> str:
-    """Return what a curve shows: ``eval/loss`` is the loss on the held-out pairs."""
-    group, _, figure = name.partition("/")
-    rows = {"train": "training pairs", EVAL: "held-out pairs"}
-    return f"{figure.capitalize()} on {rows.get(group, group.removeprefix(f'{EVAL}_'))}"
-
-
 def _plots(curves: Mapping[str, Sequence[tuple[float, float]]], group: str) -> list[Plot]:
     return [
         Plot(_curve_title(name), curve_svg(points))
         for name, points in curves.items()
         if name.startswith(f"{group}/") and points[1:]
     ]
+
+
+def _curve_title(name: str) -> str:
+    """Return what a curve shows: ``eval/loss`` is the loss on the held-out pairs."""
+    group, _, figure = name.partition("/")
+    rows = {"train": "training pairs", EVAL: "held-out pairs"}
+    return f"{figure.capitalize()} on {rows.get(group, group.removeprefix(f'{EVAL}_'))}"
 
 
 def _of_named(
@@ -159,8 +159,9 @@ def _of_named(
     heading = f"Evaluation dataset {name}"
     if found["model"] is None:
         return [Section(heading, plots=[*curves])] if curves else []
-    (main,) = model_sections(found["model"], found["plots"], [], length_unit=LENGTH_UNIT)
-    comparison = overview([found["model"]], found["baselines"])
+    model = {**found["model"], "adapter": f"Adapter on {name}"}
+    (main,) = model_sections(model, found["plots"], [], length_unit=LENGTH_UNIT)
+    comparison = overview([model], found["baselines"])
     main.heading = heading
     main.notes += [*comparison.notes, *_limits(pairs, pairs.get("eval_datasets", {}).get(name))]
     main.tables = [*comparison.tables, *main.tables]

@@ -51,7 +51,8 @@ class FusedLayers:
     @classmethod
     def of(cls, decoder: nn.Module) -> FusedLayers:
         """Find the parts of ``decoder`` whose code is Llama's."""
-        norms, mlps, names = [], [], {}
+        norms, mlps = [], []
+        names: dict[str, None] = {}
         for module in decoder.modules():
             forward = type(module).forward
             if _is_same_code(forward, modeling_llama.LlamaRMSNorm.forward):

@@ -170,7 +170,8 @@ def _fused_reason(trainer: SharedPrefixRewardTrainer) -> str | None:
     """Return why the backward of fused layers is wrong, which the hidden states do not show."""
     fused = trainer.packed_model
     plain = replace(fused, uses_fused_layers=False)
-    cosine = float(cosine_similarity(*(_gradients(trainer, m) for m in (fused, plain)), dim=0))
+    gradients, expected = (_gradients(trainer, model) for model in (fused, plain))
+    cosine = float(cosine_similarity(gradients, expected, dim=0))
     if cosine >= MIN_COSINE:
         return None
     return f"fused layers change the gradients: their cosine is {cosine:.4f}"
