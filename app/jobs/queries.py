@@ -106,7 +106,7 @@ def pair_seconds(connection: Connection, base_model: str) -> float | None:
         .order_by(Job.id.desc())
         .limit(1)
     ).one_or_none()
-    if row is None:
+    if row is None or row.plan is None:
         return None
     pairs = (row.step - row.rate_step) * RewardArguments.model_validate(
         row.plan["reward"]

@@ -62,7 +62,7 @@ def test_webhook_receives_all_events_by_default(client: TestClient) -> None:
         "job.running",
         "job.succeeded",
     }
-    assert {event.partition(".")[0] for event in events} == {"evaluation", "job"}
+    assert {event.partition(".")[0] for event in events} == {"evaluation", "job", "score_batch"}
 
 
 @pytest.mark.parametrize(
