@@ -92,8 +92,7 @@ class UnusedFields:
         self.columns: set[str] = set()
         """Ignored fields; ``chosen[].name`` for a key of messages."""
         self.warned: set[str] = set()
-        """Fields of ``columns`` that need a warning: ignored on request, constant text, or columns
-        whose names mean something elsewhere and nothing in this shape."""
+        """Fields of ``columns`` that need a warning: ignored on request, or constant text."""
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Check the columns of one row.
@@ -149,8 +148,6 @@ class UnusedFields:
         rest = [name for name in layout if name not in self._used]
         for name in rest:
             self._note(shown(name)[1:-1])
-            if name in self._harmless and name.lower() in MEANINGFUL:
-                self.warned.add(shown(name)[1:-1])
         fields = (
             tuple(n for n in rest if n not in self._harmless and not is_harmless(n)),
             tuple(n for n in layout if n in self._used),

@@ -36,10 +36,8 @@ RANKED: tuple[Shape, ...] = (
         harmless=frozenset(
             {
                 "High-level domain",
-                "Question",
                 "Record ID",
                 "Subdomain",
-                "answer",
                 "canary_string",
                 "choices",
                 "code",
@@ -51,7 +49,6 @@ RANKED: tuple[Shape, ...] = (
                 "options",
                 "parsed_outputs",
                 "problem",
-                "question",
                 "sanitized_solution",
                 "score_data",
                 "solution",
