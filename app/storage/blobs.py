@@ -29,10 +29,8 @@ _CHUNK = select(BlobChunk.data).where(
     BlobChunk.blob_id == bindparam("blob_id"), BlobChunk.seq == bindparam("seq")
 )
 BINARY_RESULTS = {"binary_results": True}
-#: The thread that hashes waits up to 5 ms for the interpreter before each piece, so that small
-#: pieces hold the stream back.
-_PIECE_BYTES = 512 << 10
-_QUEUED_PIECES = 2
+#: Number of pieces of at most a chunk each; a slow hash holds the stream back.
+_QUEUED_PIECES = 4
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,6 @@ class StreamDigest:
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
         self._pieces: Queue[bytes | None] = Queue(_QUEUED_PIECES)
-        self._buffer: list[bytes] = []
-        self._buffered = 0
         self._thread = Thread(target=self._work, daemon=True)
 
     def __enter__(self) -> Self:
@@ -67,15 +63,11 @@ class StreamDigest:
 
     def update(self, data: bytes) -> None:
         """Add bytes; wait if the thread falls behind."""
-        self._buffer.append(data)
-        self._buffered += len(data)
-        if self._buffered >= _PIECE_BYTES:
-            self._hand_over()
+        self._pieces.put(data)
 
     def close(self) -> None:
         """End the thread after it has hashed all bytes. A second call does nothing."""
         if self._thread.is_alive():
-            self._hand_over()
             self._pieces.put(None)
             self._thread.join()
 
@@ -83,11 +75,6 @@ class StreamDigest:
         """Return the digest of the whole stream; no bytes can be added afterwards."""
         self.close()
         return self._digest.hexdigest()
-
-    def _hand_over(self) -> None:
-        self._pieces.put(b"".join(self._buffer))
-        self._buffer.clear()
-        self._buffered = 0
 
     def _work(self) -> None:
         while (data := self._pieces.get()) is not None:

@@ -13,7 +13,8 @@ import resource
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -47,7 +48,7 @@ def connection_limit() -> int:
 
 
 class SpreadCalls:
-    """Makes calls in passes of the event loop, ``per_pass`` at a time, in the order of ``add``."""
+    """Makes calls in passes of one event loop, ``per_pass`` at a time, in the order of ``add``."""
 
     def __init__(self, per_pass: int) -> None:
         self._per_pass = per_pass
@@ -76,7 +77,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     """Limit the head, the framing and the duration of every request, and the connections."""
 
     max_connections = MAX_CONNECTIONS
-    _lost = SpreadCalls(LOST_PER_PASS)
+    #: Of each event loop: a call that waits for a loop must not run in another one.
+    _lost: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, SpreadCalls]] = WeakKeyDictionary()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -99,7 +101,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timer of the connection, and soon tell the application that the client left."""
         self._stop_timer()
-        self._lost.add(self.loop, partial(super().connection_lost, exc))
+        lost = self._lost.setdefault(self.loop, SpreadCalls(LOST_PER_PASS))
+        lost.add(self.loop, partial(super().connection_lost, exc))
 
     def data_received(self, data: bytes) -> None:
         """Pass bytes to the parser, never more of a head than ``MAX_HEAD_BYTES``."""
