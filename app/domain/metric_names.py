@@ -1,4 +1,4 @@
-"""Names of the groups of an evaluation's metrics: ``eval/accuracy``, ``eval_maths/accuracy``.
+"""Names in metrics: their groups (``eval/accuracy``, ``eval_maths/accuracy``) and units of length.
 
 TRL and transformers call the same metrics ``eval_accuracy`` and ``eval_maths_accuracy``.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 #: The group of the pairs of ``eval_dataset``.
 EVAL = "eval"
 BEFORE = "eval_before"
+#: Units of lengths: in evaluations, and in the report of a training job.
+CHARACTERS, TOKENS = "characters of the reply", "tokens of prompt and reply"
 
 
 def eval_group(name: str | None) -> str:

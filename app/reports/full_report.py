@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.domain.metric_names import EVAL, before, eval_group
+from app.domain.metric_names import EVAL, TOKENS, before, eval_group
 from app.job_queue import queries
 from app.models import Adapter, Job
 from app.reports.curves import curve_svg
@@ -16,8 +16,6 @@ from app.reports.page import Page, Plot, Section, Table, key_values
 from app.web.pagination import rfc3339
 
 CURVE_POINTS = 300
-#: Of the lengths in a job's report; those of evaluations are characters.
-LENGTH_UNIT = "tokens of prompt and reply"
 #: What a run reports of a dataset that it was not evaluated on.
 NOTHING: Mapping[str, Any] = {"plots": {}, "model": None, "baselines": {}, "worst_pairs": []}
 #: What the table of all named evaluation datasets shows.
@@ -121,7 +119,7 @@ def job_page(document: Mapping[str, Any]) -> Page:
     if model := document["model"]:
         model = {**model, "adapter": "Adapter on held-out pairs"}
         sections.append(overview([model], document["baselines"]))
-        (main,) = model_sections(model, document["plots"], [], length_unit=LENGTH_UNIT)
+        (main,) = model_sections(model, document["plots"], [], length_unit=TOKENS)
         main.notes += _limits(pairs, pairs.get("eval"))
         sections.append(main)
         if document["worst_pairs"]:
@@ -160,7 +158,7 @@ def _of_named(
     if found["model"] is None:
         return [Section(heading, plots=[*curves])] if curves else []
     model = {**found["model"], "adapter": f"Adapter on {name}"}
-    (main,) = model_sections(model, found["plots"], [], length_unit=LENGTH_UNIT)
+    (main,) = model_sections(model, found["plots"], [], length_unit=TOKENS)
     comparison = overview([model], found["baselines"])
     main.heading = heading
     main.notes += [*comparison.notes, *_limits(pairs, pairs.get("eval_datasets", {}).get(name))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from app.domain.metric_names import CHARACTERS
 from app.reports.page import Plot, Section, Table
 
 CAPTIONS = {
@@ -52,7 +53,7 @@ def model_sections(
     model: Mapping[str, Any],
     plots: Mapping[str, str],
     worst: Sequence[Mapping[str, Any]],
-    length_unit: str = "characters of the reply",
+    length_unit: str = CHARACTERS,
 ) -> list[Section]:
     """Return the sections of one model; ``length_unit`` says what its lengths count."""
     metrics, name = model["metrics"], model["adapter"]

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from app.domain.judging.score_table import ScoredRow
+from app.domain.metric_names import CHARACTERS
 
 #: Maximum number of points in a scatter plot; more would enlarge the file without a benefit.
 MAX_POINTS = 400
@@ -29,7 +30,7 @@ _SIZE = (4.6, 3.0)  # inches
 def model_plots(
     rows: Sequence[ScoredRow],
     metrics: Mapping[str, Any],
-    length_unit: str = "characters of the reply",
+    length_unit: str = CHARACTERS,
 ) -> dict[str, str]:
     """Return the plots of one model: margins, calibration, length and best of n.
 

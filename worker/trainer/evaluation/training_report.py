@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from app.domain.judging import metrics
 from app.domain.judging.score_table import ScoredRow
-from app.domain.metric_names import EVAL
+from app.domain.metric_names import EVAL, TOKENS
 from worker.trainer.evaluation.plots import model_plots
 from worker.trainer.evaluation.scores import Scores
 
@@ -65,7 +65,7 @@ def _of_dataset(
     ]
     found = metrics.evaluate(table, seed=seed)
     return {
-        "plots": model_plots(table, found, length_unit="tokens of prompt and reply"),
+        "plots": model_plots(table, found, length_unit=TOKENS),
         "model": {"adapter": title, "metrics": found},
         "baselines": {
             name: metrics.headline(each, seed=seed)
