@@ -22,6 +22,14 @@ from tests.site import Site
 from tests.world import SCORES, World
 
 SECONDS = 120
+# SIGINT is ignored in what a shell starts in the background, pytest included.
+PROGRAM = """
+import signal, sys
+from app.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main())
+"""
 
 
 @dataclass
@@ -35,7 +43,7 @@ class Command:
 
     def start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "score", *self.arguments, "--out", str(self.out)],
+            [sys.executable, "-c", PROGRAM, "score", *self.arguments, "--out", str(self.out)],
             env=self.environment,
             stderr=subprocess.PIPE,
             text=True,
