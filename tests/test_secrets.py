@@ -56,6 +56,9 @@ class SecretSearch:
     def search_trainers(self, directory: Path) -> None:
         """Search environment and arguments of the trainers that work below ``directory``."""
         for trainer in trainers_below(directory):
+            # Between fork and exec, a process shows the environment of the worker.
+            if time.time() - trainer.create_time() < 1:
+                continue
             for name in ("environ", "cmdline"):
                 try:
                     data = Path(f"/proc/{trainer.pid}/{name}").read_bytes()

@@ -166,7 +166,10 @@ def text_type(head: bytes) -> FileType | None:
     if line.startswith("["):
         return JSON_ARRAY
     if line.startswith("{"):
-        return JSON_OBJECT if line.rstrip().endswith(("{", "[", ",")) else JSONL
+        # A line that the head cuts may be cut anywhere, also after a comma.
+        is_whole = "\n" in text or len(head) < HEAD_BYTES
+        is_open = is_whole and line.rstrip().endswith(("{", "[", ","))
+        return JSON_OBJECT if is_open else JSONL
     for delimiter, kind in ((",", CSV), ("\t", TSV), (";", SEMICOLONS)):
         if _is_header(line, delimiter):
             return kind

@@ -168,6 +168,16 @@ def test_no_row_of_jsonl_is_taken_for_another_type(row: dict[str, object]) -> No
     check_first_line(line, JSONL)
 
 
+@pytest.mark.parametrize("last", ["{", "[", ","])
+def test_row_longer_than_the_head_is_jsonl_wherever_it_is_cut(last: str) -> None:
+    start = '{"prompt": "'
+    line = (start + "x" * (HEAD_BYTES - len(start) - 1) + last + '", "chosen": "y"}\n').encode()
+    found = file_type(line)
+    assert found is not None
+    assert found.name == "jsonl"
+    check_first_line(line, JSONL)
+
+
 #: Types that are only detected after decompression.
 PACKED = {"bzip2", "xz"}
 WRONG = {

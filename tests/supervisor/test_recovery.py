@@ -62,6 +62,7 @@ def test_trainer_of_a_frozen_worker_exits_before_another_worker_starts_one(
         workshop.wait_step(job_id, 7)
         with workshop.engine.begin():  # so that it is not frozen with SQLite's write lock
             frozen.send_signal(signal.SIGSTOP)
+            wait_until("all threads to stop", lambda: has_stopped(frozen.pid))
         with workshop.process(data_dir=workshop.directory / "elsewhere"):
             # Frozen in a transaction, it keeps its row locked until PostgreSQL ends it after 30 s.
             wait_until("the lease to be swept", lambda: bool(sweep(workshop)), 60)
@@ -70,6 +71,12 @@ def test_trainer_of_a_frozen_worker_exits_before_another_worker_starts_one(
             workshop.wait(job_id, "succeeded", seconds=120)
     assert workshop.adapter(job_id) == workshop.expected(400)
     assert_no_overlap(workshop)
+
+
+def has_stopped(pid: int) -> bool:
+    """Return whether every thread of a process has stopped."""
+    threads = Path(f"/proc/{pid}/task").glob("*/stat")
+    return {stat.read_text().rpartition(")")[2].split()[0] for stat in threads} == {"T"}
 
 
 def sweep(workshop: Workshop) -> object:

@@ -61,21 +61,26 @@ def warn_of_lost_text(
             is_warning=True,
         )
     if lost.count:
-        yield Noted(
-            code=WarningCode.TEXT_LEFT_OUT,
-            message=f"the chat template leaves out text of {lost.count} of "
-            f"{len(sample)} sampled {dataset} pairs, and in {with_lost_reply} of "
-            "them text of a reply. It may be reasoning between <think> and </think>, or a "
-            "system message. Nothing is learned from this text; set a chat_template that keeps "
-            "it in the base model's catalogue entry",
-            data={
-                "dataset": dataset,
-                "count": lost.count,
-                "in_replies": with_lost_reply,
-                "lines": list(lost.lines[:MAX_LINES_IN_MESSAGE]),
-            },
-            is_warning=True,
-        )
+        yield _text_left_out(dataset, len(sample), lost, with_lost_reply)
+
+
+def _text_left_out(dataset: str, sampled: int, lost: Finding, with_lost_reply: int) -> Noted:
+    """Return the warning that the chat template leaves out text of some of the sampled pairs."""
+    return Noted(
+        code=WarningCode.TEXT_LEFT_OUT,
+        message=f"the chat template leaves out text of {lost.count} of "
+        f"{sampled} sampled {dataset} pairs, and in {with_lost_reply} of "
+        "them text of a reply. It may be reasoning between <think> and </think>, or a "
+        "system message. Nothing is learned from this text; set a chat_template that keeps "
+        "it in the base model's catalogue entry",
+        data={
+            "dataset": dataset,
+            "count": lost.count,
+            "in_replies": with_lost_reply,
+            "lines": list(lost.lines[:MAX_LINES_IN_MESSAGE]),
+        },
+        is_warning=True,
+    )
 
 
 def _rendered_again(tokenizer: PairTokenizer, row: dict[str, Any], pair: Pair) -> list[str]:
