@@ -79,9 +79,7 @@ def ranked_pairs(row: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
     Replies with equal ranks or equal texts form no pair. The order of the pairs is fixed, so a
     seeded choice among them is the same on every machine.
     """
-    replies = row["replies"]
-    for better, worse in combinations(range(len(replies)), 2):
-        one, other = replies[better], replies[worse]
+    for (better, one), (worse, other) in combinations(enumerate(row["replies"]), 2):
         if one["rank"] < other["rank"] and one["reply"] != other["reply"]:
             yield better, worse
 

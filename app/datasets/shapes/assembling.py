@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from app.datasets.conversations import read_messages
 from app.datasets.row_errors import RowError
 from app.datasets.shapes import extras
-from app.datasets.shapes.answers import Reply, rank_sides, read_answers
+from app.datasets.shapes.answers import plain_sides, rank_sides, read_answers
 from app.datasets.shapes.contents import ContentReader
 from app.datasets.shapes.file_form import FileForm, PartColumns
 from app.datasets.shapes.joining import Before, join
@@ -65,10 +65,7 @@ class RowAssembler:
         )
         self._trims = form.is_prompt_dialogue or form.is_prompt_repeated
         self._layouts: dict[tuple[str, ...], _Layout] = {}
-        columns = form.columns
-        self._plain_at = None
-        if columns.prompt and columns.chosen and columns.rejected and form.is_plain:
-            self._plain_at = columns.prompt, columns.chosen, columns.rejected
+        self._plain_at = form.plain_columns
 
     def __call__(self, line: int, row: Mapping[str, Any]) -> PreferenceRow:
         """Convert one row.
@@ -85,6 +82,7 @@ class RowAssembler:
         if (
             self._plain_at is not None
             and not layout.has_options
+            and self._form.row_form == "pairs"
             and (plain := self._plain_pair(line, row, *self._plain_at)) is not None
         ):
             return plain
@@ -152,7 +150,9 @@ class RowAssembler:
         Return None if the row needs ``_pair``, which then reads the row from the beginning.
         """
         prompt, chosen, rejected = row.get(prompt_at), row.get(chosen_at), row.get(rejected_at)
-        if type(prompt) is str and type(chosen) is str and type(rejected) is str:
+        if not self._is_chat:
+            if not (type(prompt) is type(chosen) is type(rejected) is str):
+                return None
             if not (is_clean(prompt) and is_clean(chosen) and is_clean(rejected)):
                 return None
             if chosen.startswith(prompt):
@@ -240,7 +240,12 @@ class RowAssembler:
     # --- ranked rows ----------------------------------------------------------------------------
 
     def _ranked(self, row: Mapping[str, Any], layout: _Layout) -> PreferenceRow:
-        columns = self._columns
+        columns = layout.columns
+        has_more = columns.input or columns.system or columns.history
+        if self._plain_at is not None and not self._is_chat and not has_more:
+            prompt, chosen, rejected = (row.get(column) for column in self._plain_at)
+            if (plain := plain_sides(prompt, chosen, rejected)) is not None:
+                return {"prompt": prompt, "replies": plain}
         if columns.answers is not None:
             scores = columns.scores and (columns.scores, value_at(row, columns.scores))
             value = value_at(row, columns.answers)
@@ -252,7 +257,7 @@ class RowAssembler:
         replies = [self._read.content(answer.path, answer.content) for answer in answers]
         paths = [answer.path for answer in answers]
         prompt, *replies = self._joined(row, layout, paths, replies)
-        stored = [_stored(answer, reply) for answer, reply in zip(answers, replies, strict=True)]
+        stored = [answer.stored(reply) for answer, reply in zip(answers, replies, strict=True)]
         return {"replies": stored, "prompt": prompt} if prompt else {"replies": stored}
 
     # --- prompt and replies together ------------------------------------------------------------
@@ -287,9 +292,7 @@ class RowAssembler:
         if self._trims:
             replies = [reply.strip() for reply in replies]
         sides = [[{"content": reply, "role": "assistant"}] for reply in replies]
+        system, history, prompt = before
+        if type(prompt) is list and prompt[0]["role"] != "assistant" and not (system or history):
+            return [prompt, *sides]
         return join(before, paths, sides)
-
-
-def _stored(answer: Reply, reply: Any) -> dict[str, Any]:
-    stored = {"rank": answer.rank, "reply": reply}
-    return stored if answer.score is None else stored | {"score": answer.score}

@@ -85,13 +85,16 @@ class FileForm:
     has_margin: bool
 
     @property
-    def is_plain(self) -> bool:
-        """Whether prompt and replies are stored unchanged."""
-        return (
-            self.row_form == "pairs"
-            and self.prompt_kind == self.side_kind == self.kind
-            and not (self.is_prompt_dialogue or self.are_sides_dialogues or self.is_prompt_repeated)
-        )
+    def plain_columns(self) -> tuple[str, str, str] | None:
+        """Columns of prompt, chosen and rejected, if their values are stored unchanged."""
+        columns = self.columns
+        if not (columns.prompt and columns.chosen and columns.rejected):
+            return None
+        if self.is_prompt_dialogue or self.are_sides_dialogues or self.is_prompt_repeated:
+            return None
+        if not self.prompt_kind == self.side_kind == self.kind:
+            return None
+        return columns.prompt, columns.chosen, columns.rejected
 
     @classmethod
     def of(cls, parts: Parts, sample: Sample) -> FileForm:
