@@ -10,18 +10,15 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
 
 from app.adapters.service import AdapterNotFoundError
 from app.auth.key_ring import Principal, Scope
 from app.auth.require_scope import RequireScopeAtAnyRate
-from app.core.errors import ServiceError
 from app.core.settings import Settings
 from app.domain.scoring import ScoredWork
 from app.scoring import scoring, service
@@ -39,7 +36,7 @@ from app.scoring.compat_schemas import (
 from app.scoring.schemas import ADAPTER_ID
 from app.scoring.score_route import MAX_BODY_BYTES, ScoreRoute
 from app.scoring.scoring_model import sigmoid
-from app.web import exception_handlers
+from app.web.problem_details import Problem
 
 LABEL = "LABEL_0"
 
@@ -49,35 +46,12 @@ class CompatRoute(ScoreRoute):
 
     max_values = 1_000_000  # lists of token ids
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler, which answers errors itself."""
-        handle = super().get_route_handler()
-
-        async def handle_errors(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except (ServiceError, RequestValidationError, HTTPException) as error:
-                response = exception_handlers.response_to(request, error)
-            problem = orjson.loads(response.body)
-            is_tei = request.scope["path"].endswith("/predict")
-            foreign = _tei_error(problem) if is_tei else _openai_error(problem)
-            headers = {
-                name: value
-                for name, value in response.headers.items()
-                if name not in ("content-length", "content-type")
-            }
-            return _json({**problem, **foreign}, response.status_code, headers)
-
-        return handle_errors
-
-
-def _openai_error(problem: dict[str, Any]) -> dict[str, Any]:
-    error = {"message": problem["detail"], "type": problem["code"], "code": problem["status"]}
-    return {"object": "error", "error": error, "message": problem["detail"]}
-
-
-def _tei_error(problem: dict[str, Any]) -> dict[str, Any]:
-    return {"error": problem["detail"], "error_type": problem["code"]}
+    def error_fields(self, problem: Problem) -> dict[str, Any]:
+        """Return the fields to add to the response of an error."""
+        if self.path.endswith("/predict"):  # Text Embeddings Inference
+            return {"error": problem.detail, "error_type": problem.code}
+        error = {"message": problem.detail, "type": problem.code, "code": problem.status}
+        return {"object": "error", "error": error, "message": problem.detail}
 
 
 RequireKey = Annotated[
@@ -172,8 +146,19 @@ async def evaluation(request: Request, body: EvaluationRequest, key: RequireKey)
 async def rerank(request: Request, body: RerankRequest, key: RequireKey) -> Response:
     """Order documents by the reward that they get as replies to the query."""
     model, scored = await _score(request, key, body.model, body.asked())
-    texts, rewards = body.texts(), _raw(scored)
+    texts, rewards = body.found(), _raw(scored)
     best = sorted(range(len(texts)), key=lambda i: -rewards[i])[: body.top_n or None]
+    if body.texts is not None:
+        return _json(
+            [
+                {
+                    "index": i,
+                    "score": rewards[i] if body.raw_scores else sigmoid(rewards[i]),
+                    **({"text": texts[i]} if body.return_text else {}),
+                }
+                for i in best
+            ]
+        )
     results = [
         {
             "index": i,
@@ -238,5 +223,5 @@ def _id(prefix: str) -> str:
     return f"{prefix}-{uuid.uuid4().hex}"
 
 
-def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(content), status, headers=headers, media_type="application/json")
+def _json(content: Any) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")

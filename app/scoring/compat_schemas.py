@@ -40,6 +40,9 @@ Input = (
     | TextPart
     | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_REPLIES)]
 )
+#: TEI's names of the sides from which a text is cut.
+TruncationDirection = Literal["Left", "Right"]
+_SIDES: dict[TruncationDirection, Truncation] = {"Left": "left", "Right": "right"}
 #: vLLM called it activation before.
 UseActivation = Annotated[
     bool | None, Field(validation_alias=AliasChoices("use_activation", "activation"))
@@ -149,23 +152,47 @@ class RerankDocument(BaseModel):
 
 
 class RerankRequest(_Foreign):
-    """Jina, Cohere and vLLM."""
+    """Jina, Cohere and vLLM with ``documents``; Text Embeddings Inference with ``texts``."""
 
     query: Text
-    documents: Annotated[list[str | RerankDocument], Field(min_length=1, max_length=MAX_REPLIES)]
+    documents: (
+        Annotated[list[str | RerankDocument], Field(min_length=1, max_length=MAX_REPLIES)] | None
+    ) = None
     top_n: int | None = Field(None, ge=0, description="0 means all, as for vLLM.")
     return_documents: bool = True
     use_activation: UseActivation = None
+    texts: Texts | None = None
+    raw_scores: bool = False
+    return_text: bool = False
+    truncate: bool | None = False
+    truncation_direction: TruncationDirection = "Right"
 
-    def texts(self) -> list[str]:
-        """Return the documents' texts."""
-        return [d if isinstance(d, str) else d.text for d in self.documents]
+    def found(self) -> list[str]:
+        """Return the texts to order.
+
+        Raises:
+            InvalidError: it has both of documents and texts, or none.
+        """
+        if (self.documents is None) == (self.texts is None):
+            raise InvalidError(
+                "Send documents or texts.",
+                hint="Clients of vLLM, Jina and Cohere send documents; those of TEI send texts.",
+            )
+        if self.texts is not None:
+            return self.texts
+        return [d if isinstance(d, str) else d.text for d in self.documents or ()]
 
     def asked(self) -> Asked:
-        """Return the documents as replies to the query."""
-        texts = self.texts()
-        item = ScoreItem(prompt=self.query, responses=list(texts))
-        return Asked([item], [[f"/documents/{i}" for i in range(len(texts))]])
+        """Return the documents as replies to the query.
+
+        Raises:
+            InvalidError: as ``found``.
+        """
+        replies = self.found()
+        name = "documents" if self.texts is None else "texts"
+        item = ScoreItem(prompt=self.query, responses=list(replies))
+        truncation = _SIDES[self.truncation_direction] if self.truncate else "error"
+        return Asked([item], [[f"/{name}/{i}" for i in range(len(replies))]], truncation)
 
 
 class PredictRequest(_Foreign):
@@ -174,7 +201,7 @@ class PredictRequest(_Foreign):
     inputs: str | Texts | Annotated[list[str | Texts], Field(min_length=1, max_length=MAX_REPLIES)]
     raw_scores: bool = False
     truncate: bool | None = False
-    truncation_direction: Literal["Left", "Right"] = "Right"
+    truncation_direction: TruncationDirection = "Right"
 
     @property
     def is_batch(self) -> bool:
@@ -194,8 +221,7 @@ class PredictRequest(_Foreign):
         else:
             inputs = [(self.inputs, "/inputs")]  # type: ignore[list-item]
         items = [_text_or_pair(each, loc) for each, loc in inputs]
-        sides: dict[str, Truncation] = {"Left": "left", "Right": "right"}
-        truncation: Truncation = sides[self.truncation_direction] if self.truncate else "error"
+        truncation = _SIDES[self.truncation_direction] if self.truncate else "error"
         return Asked(items, [[loc] for _, loc in inputs], truncation)
 
 

@@ -43,17 +43,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_unexpected_error)
 
 
-def response_to(
-    request: Request, error: ServiceError | RequestValidationError | HTTPException
-) -> Response:
-    """Return the response that a route gives which answers errors itself."""
-    if isinstance(error, ServiceError):
-        return _on_service_error(request, error)
-    if isinstance(error, HTTPException):
-        return _on_http_exception(request, error)
-    return _on_invalid_request(request, error)
-
-
 class PlainTextErrors:
     """Replaces the framework's text/plain errors, which bypass exception handlers, by problems."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import orjson
 from fastapi import Request, Response
 from pydantic import BaseModel, Field
 
@@ -192,10 +193,16 @@ def problem_response(
             for p in error.problems
         ],
     )
+    content = problem.model_dump(mode="json", exclude_none=True)
+    media_type = MEDIA_TYPE
+    # Routes that stand in for those of another server have more fields, which its clients read.
+    if (error_fields := getattr(request.scope.get("route"), "error_fields", None)) is not None:
+        content |= error_fields(problem)
+        media_type = "application/json"
     return Response(
-        problem.model_dump_json(exclude_none=True),
+        orjson.dumps(content),
         status_code=problem.status,
-        media_type=MEDIA_TYPE,
+        media_type=media_type,
         headers={**_advice_headers(problem.status), **(headers or {})},
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -205,6 +205,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "three texts": ("predict", {"inputs": [["a", "b"], ["a", "b", "c"]]}, "/inputs/1"),
     "a long text": ("get_reward", {"query": ["tea", LONG]}, "/query/1"),
     "a long document": ("rerank", {"query": "a", "documents": ["tea", LONG]}, "/documents/1"),
+    "both of documents and texts": (
+        "rerank",
+        {"query": "a", "documents": ["b"], "texts": ["b"]},
+        "Send documents or texts",
+    ),
+    "a long text of TEI": ("rerank", {"query": "a", "texts": ["tea", LONG]}, "/texts/1"),
     "a long reply": ("rm", {"prompt": "a", "response": LONG}, "/response"),
     "a long conversation": ("v1/score/evaluation", {"messages": ["a", LONG]}, "/messages/1"),
     "half of a character": ("get_reward", {"query": ["tea", "\ud83d"]}, "/query/1"),
@@ -225,22 +231,34 @@ def test_refusal_names_the_place_in_the_shape_of_the_server(stage: Stage, case: 
     assert isinstance(problem["error_type"] if is_tei else problem["error"]["type"], str)
 
 
+def large() -> Iterator[bytes]:
+    """Yield a body over the limit, whose length no header declares."""
+    for _ in range(17):
+        yield b" " * (1 << 20)
+
+
+JSON = {"Content-Type": "application/json"}
+#: Errors by the part of the service that refuses the request.
+OTHER_ERRORS: dict[str, tuple[str, Callable[[], Any], dict[str, str], int]] = {
+    "not JSON": ("POST", lambda: b'{"input": ', JSON, 422),
+    "wrong key": ("POST", lambda: b"{}", {"Authorization": "Bearer plk_wrong"}, 401),
+    "too large": ("POST", lambda: b" " * (17 << 20), JSON, 413),
+    "too large in chunks": ("POST", large, JSON, 413),
+    "other method": ("GET", lambda: None, {}, 405),
+}
+
+
 @pytest.mark.parametrize("path", ["classify", "predict"])
-@pytest.mark.parametrize(
-    ("content", "headers", "status"),
-    [
-        (b'{"input": ', {"Content-Type": "application/json"}, 422),
-        (b"{}", {"Authorization": "Bearer plk_wrong"}, 401),
-    ],
-    ids=["not JSON", "wrong key"],
-)
-def test_other_errors_have_the_shape_of_the_server(
-    stage: Stage, path: str, content: bytes, headers: dict[str, str], status: int
-) -> None:
-    answer = stage.client.post(f"/m/{stage.chat}/{path}", content=content, headers=headers)
+@pytest.mark.parametrize("case", OTHER_ERRORS)
+def test_other_errors_have_the_shape_of_the_server(stage: Stage, path: str, case: str) -> None:
+    method, content, headers, status = OTHER_ERRORS[case]
+    url = f"/m/{stage.chat}/{path}"
+    answer = stage.client.request(method, url, content=content(), headers=headers)
     assert answer.status_code == status, answer.text
-    error = answer.json()["error"]
-    assert isinstance(error if path == "predict" else error["message"], str)
+    assert answer.headers["content-type"] == "application/json"
+    problem = answer.json()
+    error = problem["error"]
+    assert problem["detail"] == (error if path == "predict" else error["message"])
 
 
 def test_slime_names_the_adapter_in_the_path(stage: Stage) -> None:
@@ -273,6 +291,25 @@ def test_rerank_orders_documents_by_their_reward(stage: Stage) -> None:
         all_of_them = stage.client.post(f"/m/{stage.chat}/{path}", json=body).json()["results"]
         assert [result["index"] for result in all_of_them][:3] == best
         assert [sorted(result) for result in all_of_them] == [["index", "relevance_score"]] * 4
+
+
+def test_rerank_of_tei_orders_texts_by_their_reward(stage: Stage) -> None:
+    texts = [f"the answer is {word} ." for word in ("kind", "rude", "clear", "sly")]
+    group = {"prompt": "tell me", "responses": texts}
+    scores = stage.score(model=stage.chat, groups=[group])["data"][0]["scores"]
+    best = sorted(range(4), key=lambda i: -scores[i])
+    body = {"query": "tell me", "texts": texts, "truncate": False}
+    url = f"/m/{stage.chat}/rerank"
+    raw = stage.client.post(url, json=body | {"raw_scores": True, "return_text": True}).json()
+    assert [(each["index"], each["text"]) for each in raw] == [(i, texts[i]) for i in best]
+    assert [each["score"] for each in raw] == pytest.approx([scores[i] for i in best], abs=1e-5)
+    usual = stage.client.post(url, json=body).json()
+    assert [sorted(each) for each in usual] == [["index", "score"]] * 4
+    assert [each["score"] for each in usual] == pytest.approx(
+        [squashed(scores[i]) for i in best], abs=1e-5
+    )
+    long = {"query": "a", "texts": ["tea", LONG], "truncate": True}
+    assert len(stage.client.post(url, json=long).json()) == 2
 
 
 def test_what_clients_do_to_the_ends_of_a_text_is_undone(stage: Stage) -> None:
