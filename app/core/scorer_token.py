@@ -23,10 +23,11 @@ def read_token(settings: Settings) -> str | None:
     settings.data_dir.mkdir(0o700, parents=True, exist_ok=True)
     path = settings.data_dir / TOKEN_FILE
     if not path.exists():
-        draft = path.with_name(f"{TOKEN_FILE}.{os.getpid()}")
+        # Other threads may come here at the same time.
+        draft = path.with_name(f"{TOKEN_FILE}.{secrets.token_hex(8)}")
         draft.touch(0o600)
         draft.write_text(secrets.token_hex(32))
-        with suppress(FileExistsError):  # another process was first
+        with suppress(FileExistsError):  # another was first
             os.link(draft, path)  # atomic
         draft.unlink()
     return path.read_text()

@@ -27,7 +27,7 @@ from app.core.scorer_token import read_token
 from app.core.settings import Settings
 from app.domain.scoring import ScoredWork, ScoreItem, ScoreProblem, ScoreWork
 from app.scoring.errors import ScorerSaturatedError, ScorerUnavailableError
-from app.scoring.live_scorers import LiveScorers
+from app.scoring.live_scorers import GONE, LiveScorers
 
 log = structlog.get_logger()
 
@@ -163,8 +163,8 @@ class Dispatcher:
                 if not request.done() and url not in self._scorers.urls:
                     return None  # its machine vanished without closing the connection
             answer = request.result()
-        except httpx.TransportError as error:
-            log.warning("scorer_gone", url=url, error=type(error).__name__)
+        except GONE as error:
+            log.warning("scorer_gone", url=url, error=repr(error))
             return None
         finally:
             request.cancel()

@@ -22,6 +22,9 @@ SCORER_GONE_MS = 15_000
 SEARCH_SECONDS = 0.25
 REFRESH_SECONDS = 1.0
 PROBE_SECONDS = 2.0
+#: What a request to a scorer that is gone raises. uvloop forgets the socket of a connection that
+#: the peer resets at once, and anyio then asks None for the peer's name.
+GONE = (httpx.TransportError, AttributeError)
 
 
 class LiveScorers:
@@ -102,7 +105,7 @@ class LiveScorers:
     async def _answers(self, url: str) -> bool:
         try:
             answer = await self._client.get(f"{url}/healthz", timeout=PROBE_SECONDS)
-        except httpx.TransportError:
+        except GONE:
             return False
         return answer.is_success
 
