@@ -42,23 +42,33 @@ class Clusters:
         )  # fmt: skip
 
     def mean_interval(self, values: Floats, mask: Floats | None = None) -> Interval | None:
-        """Return the 95 % interval of the mean over the pairs with mask 1, or None without pairs.
+        """Return the 95 % interval of the mean over the pairs with mask 1.
+
+        It is None if fewer than two prompts have such pairs: they show no variation between
+        prompts, and an interval without width would look certain.
 
         ``values`` and ``mask`` have one entry per pair; without a mask all pairs count.
         ``bootstrap``: percentiles over resamples of prompts. ``normal``: mean ± 1.96 standard
         errors, clustered by prompt (Miller 2024, arXiv 2411.00640).
         """
         sums, counts = self._per_cluster(values, mask)
-        if not counts.any():
+        if _is_too_small(counts):
             return None
         if self.method == "normal":
             center = sums.sum() / counts.sum()
             return around(center, self.standard_error(sums - center * counts) / counts.sum())
         return quantiles(self._means(sums, counts))
 
-    def mean_of_means_interval(self, values: Floats, masks: tuple[Floats, Floats]) -> Interval:
-        """Return the 95 % interval of the mean of two groups' means."""
+    def mean_of_means_interval(
+        self, values: Floats, masks: tuple[Floats, Floats]
+    ) -> Interval | None:
+        """Return the 95 % interval of the mean of two groups' means.
+
+        It is None if one of them has pairs of fewer than two prompts.
+        """
         parts = [self._per_cluster(values, mask) for mask in masks]
+        if any(_is_too_small(counts) for _, counts in parts):
+            return None
         if self.method == "normal":
             centers = [sums.sum() / counts.sum() for sums, counts in parts]
             influence = sum(
@@ -91,6 +101,11 @@ class Clusters:
         means: Floats = np.full(len(sizes), np.nan)
         np.divide(totals, sizes, out=means, where=sizes > 0)
         return means
+
+
+def _is_too_small(counts: Floats) -> bool:
+    """Whether fewer than two prompts have pairs."""
+    return int(np.count_nonzero(counts)) < 2
 
 
 def quantiles(values: Floats) -> Interval:
