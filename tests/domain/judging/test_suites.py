@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from app.domain.judging.score_table import ScoredRow
-from app.domain.judging.suites import SUITES
+from app.domain.judging.suites import SUITES, MissingRows
 
 TABLES = 1000
 Table = list[ScoredRow]
@@ -239,6 +239,20 @@ def test_table_with_other_rows_has_no_overall_figure(suite_id: str, change: str)
     assert result.overall is None
     assert result.problems
     assert result.metrics
+
+
+@pytest.mark.parametrize("missing", [MissingRows(skipped=80), MissingRows(left_out=80)])
+@pytest.mark.parametrize("suite_id", CASES)
+def test_rest_of_a_larger_file_is_never_complete(suite_id: str, missing: MissingRows) -> None:
+    """80 rows less, one file of JudgeBench has the number of rows of the other one."""
+    table = whole_table(suite_id, np.random.default_rng(2))
+    if suite_id == "judge-bench@1":
+        table = table[80:]
+        assert SUITES[suite_id].score(table).complete
+    result = SUITES[suite_id].score(table, missing)
+    assert (result.complete, result.overall) == (False, None)
+    assert [problem for problem in result.problems if problem.startswith("80 rows of the ")]
+    assert result.metrics == SUITES[suite_id].score(table).metrics
 
 
 def test_constant_scorer_has_a_quarter_of_reward_bench_2() -> None:

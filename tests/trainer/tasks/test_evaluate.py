@@ -6,13 +6,14 @@ import contextlib
 import json
 import random
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.domain.evaluation import EvaluationOrder, EvaluationSpec, JudgedAdapter
+from app.domain.judging.suites import SUITES
 from app.domain.lifecycle import FailureCode
 from app.domain.progress import CheckpointSaved, Evaluated, Failed, Packaged, Reported, Stopped
 from tests.model_factories.orders import TinyBase
@@ -294,6 +295,22 @@ def test_overlong_rows_are_left_out_or_cut_and_counted(
     told = entry["left_out"]["overlong"] if overlong == "drop" else entry["truncated"]
     assert told == {"rows": 1, "lines": [5]}
     assert any(any(row["truncated"]) for row in table) == (overlong == "truncate")
+
+
+@pytest.mark.usefixtures("work")
+def test_rest_of_a_larger_benchmark_is_not_complete(
+    clean: Trained, tmp_path: Path, channel: RecordingChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = replace(SUITES["judge-bench@1"], totals=(11,))
+    monkeypatch.setitem(SUITES, suite.id, suite)
+    rows = [{**row, "id": "A>B"} for row in make_pairs(12, seed=4)]
+    rows[4]["rejected"][0]["content"] = "rude " * 2000
+    done, table = evaluate(channel, tmp_path, clean, rows, overlong="drop", suite=suite.id)
+    assert len(table) == 11
+    result: Any = done.result
+    for found in (*result["models"], *result["baselines"].values()):
+        assert found["suite"]["problems"] == ["1 rows of the dataset were left out"]
+        assert (found["suite"]["complete"], found["suite"]["overall"]) == (False, None)
 
 
 @pytest.mark.usefixtures("work")
