@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,22 @@ def test_equal_gold_scores_have_no_recovery(value: float, count: int) -> None:
     found = best_of_n(table)
     assert found is not None
     assert found["recovery"] is None
+
+
+def test_white_space_that_one_model_does_not_read_makes_no_other_row() -> None:
+    table = [pair(line, str(line), (line % 3, 1.0)) for line in range(30)]
+    stripped = [replace(row, lengths=tuple(n - 1 for n in row.lengths)) for row in table]
+    found = compare(table, stripped, seed=0)
+    assert (found["rows"], found["rows_only_in_a"], found["rows_only_in_b"]) == (30, 0, 0)
+
+
+def test_rows_with_other_pairs_are_not_compared() -> None:
+    table = [pair(line, str(line), (line % 3, 1.0), texts=("x", "y")) for line in range(30)]
+    # To this model, both replies of the first row are the same.
+    other = [replace(table[0], texts=("x", "x")), *table[1:]]
+    found = compare(table, other, seed=0)
+    assert (found["rows"], found["pairs"]) == (29, 29)
+    assert (found["rows_only_in_a"], found["rows_only_in_b"]) == (1, 1)
 
 
 def test_temperature_of_ties_only_is_one() -> None:
