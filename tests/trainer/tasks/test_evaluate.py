@@ -6,6 +6,7 @@ import contextlib
 import json
 import random
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,20 @@ import pytest
 from app.domain.evaluation import EvaluationOrder, EvaluationSpec, JudgedAdapter
 from app.domain.judging.suites import SUITES
 from app.domain.lifecycle import FailureCode
-from app.domain.progress import CheckpointSaved, Evaluated, Failed, Packaged, Reported, Stopped
+from app.domain.progress import (
+    CheckpointSaved,
+    Evaluated,
+    Failed,
+    Packaged,
+    Reported,
+    Stepped,
+    Stopped,
+)
 from tests.model_factories.orders import TinyBase
 from tests.model_factories.pairs import GOOD, OTHER, TOPICS, make_pairs, write_rows
 from tests.model_factories.trainer_process import Outcome, RecordingChannel, StoppingChannel
 from worker.ipc.order import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, WorkOrder
+from worker.trainer.evaluation.resumable_scoring import LazyModel
 from worker.trainer.run_task import run_task
 
 pytestmark = [
@@ -248,6 +258,46 @@ def test_interrupted_evaluation_resumes_with_the_same_bytes(
     for entry in expected.files:
         ours, theirs = (p / expected.directory / entry.name for p in (tmp_path, whole.work))
         assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_stop_does_not_wait_for_the_end_of_a_chunk(
+    both: tuple[WorkOrder, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for chunks in (0, 1):
+        channel = StoppingChannel(chunks=chunks, checks=10)
+        assert run_task(both[0], channel) == EXIT_STOPPED
+        assert channel.checks_left == -1  # checked often enough, and obeyed at once
+        assert len(channel.of(Stepped)) == chunks
+        steps = [saved.step for saved in channel.of(CheckpointSaved)]
+        assert steps == [each.step for each in channel.of(Stepped)]
+        assert channel.of(Stopped)[0].step == sum(steps)
+
+
+def test_stop_does_not_wait_until_all_rows_are_tokenised(
+    both: tuple[WorkOrder, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode_rows(*_: Any) -> Any:
+        raise AssertionError("it was asked to stop before")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("worker.trainer.evaluation.judged_rows.encode_rows", encode_rows)
+    assert run_task(both[0], StoppingChannel(chunks=0)) == EXIT_STOPPED
+
+
+def test_score_that_is_not_finite_ends_the_evaluation_with_its_cause(
+    both: tuple[WorkOrder, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(_: LazyModel, sequences: Sequence[list[int]]) -> list[float]:
+        return [float("nan"), *[1.0] * (len(sequences) - 1)]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(LazyModel, "score", score)
+    channel = RecordingChannel()
+    assert run_task(both[0], channel) == EXIT_FAILED
+    (failed,) = channel.of(Failed)
+    assert failed.code == FailureCode.MODEL_UNSUPPORTED
+    assert "1 of 128 scores of base:untrained/rows are NaN" in failed.detail
 
 
 @pytest.mark.usefixtures("work")

@@ -115,7 +115,9 @@ def _judge(
     spec, plan = wanted.spec, model.plan
     tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
     assert order.eval_file is not None
-    tokenized = judged_rows(Path(order.eval_file), tokenizer, overlong=spec.overlong)
+    tokenized = judged_rows(
+        Path(order.eval_file), tokenizer, overlong=spec.overlong, on_chunk=scoring.stop_if_wanted
+    )
     if not tokenized.rows:
         _refuse_all(tokenized.summary(), plan)
 
@@ -154,7 +156,8 @@ def _overlap(
     held_out = held_out_rows(
         of_training, adapter.plan, tokenizer, lambda _: scoring.stop_if_wanted()
     )
-    return training_overlap(tokenized.rows, Path(adapter.train_file), held_out)
+    train_file = Path(adapter.train_file)
+    return training_overlap(tokenized.rows, train_file, held_out, scoring.stop_if_wanted)
 
 
 def _by_row(
