@@ -10,15 +10,13 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import BaseModel
 from torch import nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 
 from app.domain.lifecycle import FailureCode
 from app.domain.plan import TrainingPlan
@@ -27,6 +25,7 @@ from worker.ipc.channel import Channel
 from worker.ipc.order import MANIFEST, WorkOrder
 from worker.reward_model.errors import StoppedError, TrainerError
 from worker.reward_model.file_digests import file_entries
+from worker.reward_model.interruption import checked_before_modules
 from worker.reward_model.loading import device_config_for
 from worker.reward_model.packaged_adapter import SUMMARY, load_packaged
 from worker.reward_model.scoring import score
@@ -109,7 +108,7 @@ class ResumableScoring:
             if key not in self._known:
                 self.stop_if_wanted()
                 chunk = sequences[start : start + CHUNK_SEQUENCES]
-                with self._stops_within():
+                with checked_before_modules(self.stop_if_wanted):
                     rewards = model.score(chunk)
                 if not all(map(math.isfinite, rewards)):
                     raise TrainerError(FailureCode.MODEL_UNSUPPORTED, _not_finite(stage, rewards))
@@ -130,19 +129,6 @@ class ResumableScoring:
         if self._channel.is_stop_wanted:
             self._save()
             raise StoppedError(self._done)
-
-    @contextmanager
-    def _stops_within(self) -> Iterator[None]:
-        """Stop before any module of a model computes: a batch may take minutes on a CPU."""
-
-        def check(*_: object) -> None:
-            self.stop_if_wanted()
-
-        handle = register_module_forward_pre_hook(check)
-        try:
-            yield
-        finally:
-            handle.remove()
 
     def finish(self) -> None:
         """Report that everything is scored."""
