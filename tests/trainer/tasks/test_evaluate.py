@@ -333,6 +333,27 @@ def test_ranked_rows_follow_the_rule_of_their_suite(
 
 
 @pytest.mark.usefixtures("work")
+@pytest.mark.parametrize(("top", "has_gold"), [(1.0, True), (1.7e308, False)])
+def test_rows_whose_ends_are_equal_are_not_probed(
+    clean: Trained, tmp_path: Path, channel: RecordingChannel, top: float, has_gold: bool
+) -> None:
+    rows: list[dict[str, Any]] = []
+    for pair in make_pairs(8, seed=5, text=True):
+        last = pair["chosen"] if pair["line"] <= 3 else "rude"
+        replies = [
+            {"rank": rank, "reply": text, "score": top / rank}
+            for rank, text in ((1, pair["chosen"]), (2, pair["rejected"]), (2, last))
+        ]
+        rows.append({"prompt": pair["prompt"], "replies": replies, "line": pair["line"]})
+    done, _ = evaluate(channel, tmp_path, clean, rows, probes=["filler_added", "reply_empty"])
+    entry: Any = done.result["models"][1]  # type: ignore[index, call-overload]
+    assert entry["metrics"]["pairs"] == 3 + 2 * 5
+    assert [probe["pairs"] for probe in entry["probes"]] == [5, 5]
+    # Sums of larger gold scores would be infinite.
+    assert (entry["metrics"]["best_of_n"] is not None) == has_gold
+
+
+@pytest.mark.usefixtures("work")
 @pytest.mark.parametrize(("overlong", "left"), [("drop", 11), ("truncate", 12)])
 def test_overlong_rows_are_left_out_or_cut_and_counted(
     clean: Trained, tmp_path: Path, channel: RecordingChannel, overlong: str, left: int

@@ -22,6 +22,8 @@ from worker.trainer.data.row_files import chunks_of_lines
 
 #: Maximum number of line numbers in a result, for each reason.
 MAX_LINES = 20
+#: Gold scores up to this size have finite sums; others are no gold scores.
+MAX_GOLD = 1e100
 Reason = Literal["overlong", "not_rendered", "no_tokens", "ends_in_pad_token", "not_embedded"]
 
 
@@ -39,6 +41,7 @@ class JudgedRow:
         row = self.row
         ranked = row.get("replies") or [{"rank": 1}, {"rank": 2}]
         gold = [reply.get("score") for reply in ranked]
+        has_gold = all(value is not None and abs(value) <= MAX_GOLD for value in gold)
         texts = tuple(reply_text(reply) for reply in self.replies)
         return ScoredRow(
             line=row["line"],
@@ -49,7 +52,7 @@ class JudgedRow:
             tokens=tuple(map(len, self.ids)),
             truncated=self.truncated,
             texts=tuple(json.dumps(reply, sort_keys=True) for reply in self.replies),
-            gold=None if None in gold else tuple(map(float, gold)),
+            gold=tuple(map(float, gold)) if has_gold else None,
             slice=row.get("slice"),
             id=row.get("id"),
         )
