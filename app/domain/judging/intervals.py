@@ -56,7 +56,8 @@ class Clusters:
             return None
         if self.method == "normal":
             center = sums.sum() / counts.sum()
-            return around(center, self.standard_error(sums - center * counts) / counts.sum())
+            error = self.standard_error(sums - center * counts) / counts.sum()
+            return _within(values, around(center, error))
         return quantiles(self._means(sums, counts))
 
     def mean_of_means_interval(
@@ -75,7 +76,8 @@ class Clusters:
                 (sums - center * counts) / counts.sum() / 2
                 for (sums, counts), center in zip(parts, centers, strict=True)
             )
-            return around(sum(centers) / 2, self.standard_error(np.asarray(influence)))
+            error = self.standard_error(np.asarray(influence))
+            return _within(values, around(sum(centers) / 2, error))
         means = [self._means(sums, counts) for sums, counts in parts]
         return quantiles((means[0] + means[1]) / 2)
 
@@ -117,3 +119,8 @@ def quantiles(values: Floats) -> Interval:
 def around(center: float, standard_error: float) -> Interval:
     """Return the normal 95 % interval."""
     return [float(center - Z_95 * standard_error), float(center + Z_95 * standard_error)]
+
+
+def _within(values: Floats, interval: Interval) -> Interval:
+    """Return the part of an interval of a mean that is possible: no accuracy is above 1."""
+    return np.clip(interval, values.min(), values.max()).tolist()

@@ -55,6 +55,15 @@ def test_slice_of_one_prompt_has_no_interval(count: int) -> None:
     assert found["length"]["balanced"]["interval"] is not None
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_no_accuracy_is_outside_of_0_to_1(sign: int) -> None:
+    table = [pair(line, str(line), (-sign if line < 2 else sign, 0.0)) for line in range(5000)]
+    found = metrics.evaluate(table, seed=0)
+    assert found["interval_method"] == "normal"
+    for low, high in (found["accuracy"]["interval"], found["length"]["balanced"]["interval"]):
+        assert 0 <= low < high <= 1
+
+
 def test_probe_of_one_prompt_is_not_suspicious() -> None:
     changed = np.array([5.0])
     scores = ProbeScores(np.array([1.0]), np.array([0.0]), changed, changed, ("p",))

@@ -282,6 +282,20 @@ def test_whole_file_of_a_provisional_suite_has_an_overall_figure() -> None:
     assert result.overall == pytest.approx(pairs.mean(), abs=1e-12)
 
 
+def test_benchmarks_of_ppe_count_whatever_their_names() -> None:
+    rng = np.random.default_rng(5)
+    names = [None, "all", "MMLU/Pro", "GPQA"]
+    table = [
+        row(n, scores(rng, 1), scores(rng, 1), gold=(1.0, 0.0), slice=names[n % 4])
+        for n in range(512)
+    ]
+    result = SUITES["ppe-correctness@0"].score(table)
+    hits = np.array([r.scores[0] > r.scores[1] for r in table]).reshape(-1, 4)
+    expected = {"all": hits[:, :2].mean(), "MMLU/Pro": hits[:, 2].mean(), "GPQA": hits[:, 3].mean()}
+    assert {name: result.metrics[name] for name in expected} == pytest.approx(expected)
+    assert result.overall == pytest.approx(np.mean(list(expected.values())))
+
+
 def ties_of(table: Table) -> list[ScoredRow]:
     return [each for each in table if each.slice == "Ties"]
 
