@@ -123,4 +123,5 @@ def around(center: float, standard_error: float) -> Interval:
 
 def _within(values: Floats, interval: Interval) -> Interval:
     """Return the part of an interval of a mean that is possible: no accuracy is above 1."""
-    return np.clip(interval, values.min(), values.max()).tolist()
+    low, high = np.clip(interval, values.min(), values.max())
+    return [float(low), float(high)]
