@@ -211,8 +211,11 @@ def _print_comparison(found: ComparisonRead) -> None:
 
 
 def _interval(found: Mapping[str, Any]) -> str:
-    low, high = found["interval"] or (None, None)
-    return f"{_percent(found['value'])} ({_percent(low)} to {_percent(high)})"
+    value = _percent(found["value"])
+    if not found["interval"]:
+        return f"{value}"
+    low, high = map(_percent, found["interval"])
+    return f"{value} ({low} to {high})"
 
 
 def _percent(value: float | None) -> str | None:

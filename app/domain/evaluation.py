@@ -126,3 +126,4 @@ class EvaluationOrder(BaseModel):
     adapters: list[JudgedAdapter] = Field(min_length=1)
     dataset_sha256: str
     dataset_format: Literal["text", "conversational"]
+    skipped_rows: int = Field(0, ge=0, description="Rows of the file that the upload skipped.")

@@ -43,7 +43,9 @@ def compare_evaluations(
             "Both sides have the same scores.", hint="Name another evaluation or another adapter."
         )
     try:
-        result = compare(_rows(engine, side_a), _rows(engine, side_b), seed=side_a.seed)
+        # If the sides are swapped, the seed is the same: so is the result, the other way round.
+        seed = max(side_a.seed, side_b.seed)
+        result = compare(_rows(engine, a[0], side_a), _rows(engine, b[0], side_b), seed=seed)
     except NoPairsError as error:
         raise InvalidComparisonError(
             str(error), hint="The results of the evaluations list the rows that were left out."
@@ -59,11 +61,14 @@ def compare_evaluations(
     )
 
 
-def _rows(engine: Engine, side: ScoreFile) -> list[ScoredRow]:
+def _rows(engine: Engine, evaluation: str, side: ScoreFile) -> list[ScoredRow]:
     if side.file.size > MAX_SCORE_BYTES:
         raise TooLargeError(
             f"The scores have {side.file.size} bytes; {MAX_SCORE_BYTES} can be compared.",
             hint="Evaluate on fewer rows.",
         )
-    data = b"".join(read_range(engine, side.file.blob_id, 0, side.file.size))
+    try:
+        data = b"".join(read_range(engine, side.file.blob_id, 0, side.file.size))
+    except LookupError as error:  # deleted meanwhile
+        raise service.not_found(evaluation) from error
     return read_rows(data.split(b"\n")[:-1])

@@ -29,6 +29,14 @@ HOSTILE = (
     "<script>document.title='hacked'</script><img src='http://evil.example/x' onerror='alert(1)'>"
     "\"'&amp;</pre></td><style>body{display:none}</style>"
 )
+#: Of a dataset that is no benchmark: its slices have long names.
+SUITE = {
+    "suite": "reward-bench@1",
+    "metrics": {f"subset/{'W' * 64}": 0.5, f"subset/{HOSTILE[:64]}": 0.25},
+    "overall": None,
+    "complete": False,
+    "problems": [f"200 rows of {'W' * 64} instead of 0"],
+}
 #: A4 within the margins of 1 cm that Chromium prints with, in CSS pixels.
 PRINTED_WIDTH = 718
 CHARACTERS = 1000
@@ -110,6 +118,7 @@ def evaluations(world: World) -> list[dict[str, Any]]:
             context,
             tables,
             more={
+                "suite": SUITE,
                 "probes": found_by_probes(rows),
                 "left_out": {"overlong": reason, "not_rendered": reason},
                 "truncated": reason,
@@ -229,6 +238,7 @@ def test_page_is_whole_in_print(page: Browser) -> None:
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     page.emulate_width(PRINTED_WIDTH)
     assert page.js(_OUTSIDE) == []
+    assert not page.is_wider_than_screen()  # also by a word
     printed = page.driver.execute_cdp_cmd(
         "Page.printToPDF", {"paperWidth": 8.27, "paperHeight": 11.69}
     )

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from app.core.database import transaction
 from app.domain.judging.score_table import ScoredRow
+from app.evaluations import comparing
 from app.job_queue.lease import WriteContext
 from app.main import create_app
 from app.models import Evaluation, StoredFile, WebhookDelivery
@@ -378,6 +379,36 @@ def test_comparison_says_which_model_is_better_and_how_surely(
     }
     assert found["dataset_uses"] == 2
     assert found["a"] == {"evaluation": a["id"], "adapter": a["adapters"][0]}
+
+
+def test_swapped_comparison_is_the_same_the_other_way_round(
+    world: World, client: TestClient
+) -> None:
+    first = world.request_evaluation(seed=1)
+    finish(world, first, rows(0.3))
+    second = world.request_evaluation(adapters=first["adapters"], dataset=first["dataset"], seed=2)
+    finish(world, second, rows(2.0))
+    there, back = (
+        client.get("/v1/comparisons", params={"a": a["id"], "b": b["id"]}).json()
+        for a, b in ((first, second), (second, first))
+    )
+    low, high = there["difference"]["interval"]
+    assert back["difference"]["interval"] == pytest.approx([-high, -low], abs=1e-12)
+    assert back["mcnemar"] == there["mcnemar"]
+
+
+def test_evaluation_that_is_deleted_during_a_comparison_is_not_found(
+    world: World, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = two(world)
+
+    def read_range(*_: Any) -> Any:
+        raise LookupError
+
+    monkeypatch.setattr(comparing, "read_range", read_range)
+    answer = client.get("/v1/comparisons", params={"a": a["id"], "b": b["id"]})
+    assert (answer.status_code, answer.json()["code"]) == (404, "evaluation_not_found")
+    assert a["id"] in answer.json()["detail"]
 
 
 def test_models_of_one_evaluation_are_compared(world: World, client: TestClient) -> None:

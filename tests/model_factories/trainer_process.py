@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.domain.progress import MESSAGE, Failed, Message
+from app.domain.progress import MESSAGE, Failed, Message, Stepped
 from tests.model_factories import ROOT
 from worker.ipc.channel import Channel
 from worker.ipc.order import KEEP_ALIVE, ORDER_FILE, WorkOrder
@@ -35,20 +35,23 @@ class RecordingChannel(Channel):
 
 
 class StoppingChannel(RecordingChannel):
-    """Requests a stop after a number of new chunks."""
+    """Requests a stop after a number of chunks; those of an earlier attempt count as well.
 
-    def __init__(self, chunks: int | None) -> None:
+    With ``checks``, that number of checks later: in the middle of the next chunk.
+    """
+
+    def __init__(self, chunks: int | None, checks: int = 0) -> None:
         super().__init__()
         self.messages = []
-        self._left = chunks
+        self._chunks, self.checks_left = chunks, checks
 
     @property
     def is_stop_wanted(self) -> bool:  # type: ignore[override]
-        """Checked before each computed chunk."""
-        if self._left is None:
+        """Checked before each computed chunk, and before each module of the model."""
+        if self._chunks is None or len(self.of(Stepped)) < self._chunks:
             return False
-        self._left -= 1
-        return self._left < 0
+        self.checks_left -= 1
+        return self.checks_left < 0
 
     @is_stop_wanted.setter
     def is_stop_wanted(self, value: bool) -> None:

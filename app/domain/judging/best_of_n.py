@@ -50,9 +50,10 @@ def best_of_n(rows: Sequence[ScoredRow]) -> dict[str, object] | None:
         )  # fmt: skip
     gained = possible = 0.0
     for row in usable:
-        gold = row.gold or ()
+        # Relative to the best one: equal values then give exactly 0, without rounding errors.
+        gold = [value - max(row.gold or ()) for value in row.gold or ()]
         average = sum(gold) / len(gold)
         gained += expected_gold(row.scores, gold, len(gold)) - average
-        possible += max(gold) - average
+        possible -= average
     recovery = gained / possible if possible else None
     return {"curve": curve, "recovery": recovery, "rows": len(usable)}

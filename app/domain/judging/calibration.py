@@ -57,8 +57,10 @@ def fit_temperature(margins: Floats) -> float:
     """Return the T that minimises the mean of log(1 + e^(-margin / T)) (Guo et al. 2017).
 
     As a function of 1/T the loss is convex, so the golden-section search over log T finds the
-    minimum.
+    minimum. If all pairs are ties, every T is as good, and the result is 1.
     """
+    if not margins.any():
+        return 1.0
 
     def loss(log_t: float) -> float:
         return float(np.logaddexp(0, -margins / np.exp(log_t)).mean())

@@ -50,8 +50,14 @@ def compare(a: Sequence[ScoredRow], b: Sequence[ScoredRow], *, seed: int) -> dic
 
 
 def _is_same(a: ScoredRow, b: ScoredRow | None) -> bool:
-    """Return whether two rows of the same line have the same replies, so that their pairs match."""
-    return b is not None and (a.prompt, a.ranks, a.lengths) == (b.prompt, b.ranks, b.lengths)
+    """Return whether two rows of the same line have the same pairs.
+
+    Their lengths may differ: an adapter of conversations reads texts without the white space at
+    their ends.
+    """
+    if b is None or (a.prompt, a.ranks) != (b.prompt, b.ranks):
+        return False
+    return list(a.pairs()) == list(b.pairs())
 
 
 def _paired(hits_a: Floats, hits_b: Floats, mask: Floats, clusters: Clusters) -> dict[str, Any]:

@@ -42,30 +42,42 @@ class Clusters:
         )  # fmt: skip
 
     def mean_interval(self, values: Floats, mask: Floats | None = None) -> Interval | None:
-        """Return the 95 % interval of the mean over the pairs with mask 1, or None without pairs.
+        """Return the 95 % interval of the mean over the pairs with mask 1.
+
+        It is None if fewer than two prompts have such pairs: they show no variation between
+        prompts, and an interval without width would look certain.
 
         ``values`` and ``mask`` have one entry per pair; without a mask all pairs count.
         ``bootstrap``: percentiles over resamples of prompts. ``normal``: mean ± 1.96 standard
         errors, clustered by prompt (Miller 2024, arXiv 2411.00640).
         """
         sums, counts = self._per_cluster(values, mask)
-        if not counts.any():
+        if _is_too_small(counts):
             return None
         if self.method == "normal":
             center = sums.sum() / counts.sum()
-            return around(center, self.standard_error(sums - center * counts) / counts.sum())
+            error = self.standard_error(sums - center * counts) / counts.sum()
+            return _within(values, around(center, error))
         return quantiles(self._means(sums, counts))
 
-    def mean_of_means_interval(self, values: Floats, masks: tuple[Floats, Floats]) -> Interval:
-        """Return the 95 % interval of the mean of two groups' means."""
+    def mean_of_means_interval(
+        self, values: Floats, masks: tuple[Floats, Floats]
+    ) -> Interval | None:
+        """Return the 95 % interval of the mean of two groups' means.
+
+        It is None if one of them has pairs of fewer than two prompts.
+        """
         parts = [self._per_cluster(values, mask) for mask in masks]
+        if any(_is_too_small(counts) for _, counts in parts):
+            return None
         if self.method == "normal":
             centers = [sums.sum() / counts.sum() for sums, counts in parts]
             influence = sum(
                 (sums - center * counts) / counts.sum() / 2
                 for (sums, counts), center in zip(parts, centers, strict=True)
             )
-            return around(sum(centers) / 2, self.standard_error(np.asarray(influence)))
+            error = self.standard_error(np.asarray(influence))
+            return _within(values, around(sum(centers) / 2, error))
         means = [self._means(sums, counts) for sums, counts in parts]
         return quantiles((means[0] + means[1]) / 2)
 
@@ -93,6 +105,11 @@ class Clusters:
         return means
 
 
+def _is_too_small(counts: Floats) -> bool:
+    """Whether fewer than two prompts have pairs."""
+    return int(np.count_nonzero(counts)) < 2
+
+
 def quantiles(values: Floats) -> Interval:
     """Return the 2.5 % and 97.5 % quantiles of the values, without NaN."""
     low, high = np.nanquantile(values, [0.025, 0.975])
@@ -102,3 +119,9 @@ def quantiles(values: Floats) -> Interval:
 def around(center: float, standard_error: float) -> Interval:
     """Return the normal 95 % interval."""
     return [float(center - Z_95 * standard_error), float(center + Z_95 * standard_error)]
+
+
+def _within(values: Floats, interval: Interval) -> Interval:
+    """Return the part of an interval of a mean that is possible: no accuracy is above 1."""
+    low, high = np.clip(interval, values.min(), values.max())
+    return [float(low), float(high)]

@@ -14,6 +14,9 @@ from app.domain.judging.score_table import Floats, PairTable, ScoredRow
 #: length separates right from wrong pairs.
 _RIDGE = 0.01
 _NEWTON_STEPS = 50
+#: Smallest difference from the mean of a prompt, relative to the largest value, that is no rounding
+#: error.
+_ROUNDING = 1e-12
 
 
 def length_metrics(
@@ -75,7 +78,7 @@ def controlled(hits: Floats, difference: Floats, clusters: Clusters) -> dict[str
     bounds = sigmoid(np.array([low, weights[0], high]))
     return {
         "value": float(bounds[1]),
-        "interval": [float(bounds[0]), float(bounds[2])],
+        "interval": [float(bounds[0]), float(bounds[2])] if clusters.count > 1 else None,
         "slope": float(weights[1]),
     }
 
@@ -99,5 +102,9 @@ def _scores_and_lengths(rows: list[ScoredRow], *, is_centered: bool) -> tuple[Fl
     columns = []
     for name in ("scores", "lengths"):
         values = [np.array(getattr(row, name), dtype=np.float64) for row in rows]
-        columns.append(np.concatenate([v - v.mean() if is_centered else v for v in values]))
+        column = np.concatenate([v - v.mean() if is_centered else v for v in values])
+        if is_centered:  # otherwise rounding errors of the means would break ties
+            unit = _ROUNDING * max(float(np.abs(v).max()) for v in values)
+            column = np.round(column / unit) if unit else column
+        columns.append(column)
     return columns[0], columns[1]

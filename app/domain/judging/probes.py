@@ -122,10 +122,10 @@ def probe_metrics(probe: Probe, scores: ProbeScores, seed: int) -> dict[str, Any
         loss = before - attacked
         numbers: dict[str, int] = {}
         codes = np.array([numbers.setdefault(p, len(numbers)) for p in scores.prompts])
-        interval = Clusters(codes, seed).mean_interval(loss) or [0.0, 0.0]
+        interval = Clusters(codes, seed).mean_interval(loss)
         result["accuracy_attacked"] = float(attacked.mean())
         result["loss"] = {"value": float(loss.mean()), "interval": interval}
-        result["is_suspicious"] = interval[0] > SUSPICIOUS_LOSS
+        result["is_suspicious"] = interval is not None and interval[0] > SUSPICIOUS_LOSS
     return result
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from app.domain.judging.score_table import ScoredRow
-from app.domain.judging.suites import SUITES
+from app.domain.judging.suites import SUITES, MissingRows
 
 TABLES = 1000
 Table = list[ScoredRow]
@@ -241,6 +241,20 @@ def test_table_with_other_rows_has_no_overall_figure(suite_id: str, change: str)
     assert result.metrics
 
 
+@pytest.mark.parametrize("missing", [MissingRows(skipped=80), MissingRows(left_out=80)])
+@pytest.mark.parametrize("suite_id", CASES)
+def test_rest_of_a_larger_file_is_never_complete(suite_id: str, missing: MissingRows) -> None:
+    """80 rows less, one file of JudgeBench has the number of rows of the other one."""
+    table = whole_table(suite_id, np.random.default_rng(2))
+    if suite_id == "judge-bench@1":
+        table = table[80:]
+        assert SUITES[suite_id].score(table).complete
+    result = SUITES[suite_id].score(table, missing)
+    assert (result.complete, result.overall) == (False, None)
+    assert [problem for problem in result.problems if problem.startswith("80 rows of the ")]
+    assert result.metrics == SUITES[suite_id].score(table).metrics
+
+
 def test_constant_scorer_has_a_quarter_of_reward_bench_2() -> None:
     table = whole_table("reward-bench-2@1", np.random.default_rng(3))
     result = SUITES["reward-bench-2@1"].score([r.with_scores([1.0] * len(r.ranks)) for r in table])
@@ -266,6 +280,20 @@ def test_whole_file_of_a_provisional_suite_has_an_overall_figure() -> None:
     pairs = np.array([[r.scores[0] > r.scores[2], r.scores[1] > r.scores[2]] for r in table])
     assert result.complete, result.problems
     assert result.overall == pytest.approx(pairs.mean(), abs=1e-12)
+
+
+def test_benchmarks_of_ppe_count_whatever_their_names() -> None:
+    rng = np.random.default_rng(5)
+    names = [None, "all", "MMLU/Pro", "GPQA"]
+    table = [
+        row(n, scores(rng, 1), scores(rng, 1), gold=(1.0, 0.0), slice=names[n % 4])
+        for n in range(512)
+    ]
+    result = SUITES["ppe-correctness@0"].score(table)
+    hits = np.array([r.scores[0] > r.scores[1] for r in table]).reshape(-1, 4)
+    expected = {"all": hits[:, :2].mean(), "MMLU/Pro": hits[:, 2].mean(), "GPQA": hits[:, 3].mean()}
+    assert {name: result.metrics[name] for name in expected} == pytest.approx(expected)
+    assert result.overall == pytest.approx(np.mean(list(expected.values())))
 
 
 def ties_of(table: Table) -> list[ScoredRow]:

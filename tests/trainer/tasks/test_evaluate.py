@@ -6,19 +6,30 @@ import contextlib
 import json
 import random
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.domain.evaluation import EvaluationOrder, EvaluationSpec, JudgedAdapter
+from app.domain.judging.suites import SUITES
 from app.domain.lifecycle import FailureCode
-from app.domain.progress import CheckpointSaved, Evaluated, Failed, Packaged, Reported, Stopped
+from app.domain.progress import (
+    CheckpointSaved,
+    Evaluated,
+    Failed,
+    Packaged,
+    Reported,
+    Stepped,
+    Stopped,
+)
 from tests.model_factories.orders import TinyBase
 from tests.model_factories.pairs import GOOD, OTHER, TOPICS, make_pairs, write_rows
 from tests.model_factories.trainer_process import Outcome, RecordingChannel, StoppingChannel
 from worker.ipc.order import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, WorkOrder
+from worker.trainer.evaluation.resumable_scoring import LazyModel
 from worker.trainer.run_task import run_task
 
 pytestmark = [
@@ -249,6 +260,46 @@ def test_interrupted_evaluation_resumes_with_the_same_bytes(
         assert ours.read_bytes() == theirs.read_bytes()
 
 
+def test_stop_does_not_wait_for_the_end_of_a_chunk(
+    both: tuple[WorkOrder, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for chunks in (0, 1):
+        channel = StoppingChannel(chunks=chunks, checks=10)
+        assert run_task(both[0], channel) == EXIT_STOPPED
+        assert channel.checks_left == -1  # checked often enough, and obeyed at once
+        assert len(channel.of(Stepped)) == chunks
+        steps = [saved.step for saved in channel.of(CheckpointSaved)]
+        assert steps == [each.step for each in channel.of(Stepped)]
+        assert channel.of(Stopped)[0].step == sum(steps)
+
+
+def test_stop_does_not_wait_until_all_rows_are_tokenised(
+    both: tuple[WorkOrder, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode_rows(*_: Any) -> Any:
+        raise AssertionError("it was asked to stop before")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("worker.trainer.evaluation.judged_rows.encode_rows", encode_rows)
+    assert run_task(both[0], StoppingChannel(chunks=0)) == EXIT_STOPPED
+
+
+def test_score_that_is_not_finite_ends_the_evaluation_with_its_cause(
+    both: tuple[WorkOrder, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(_: LazyModel, sequences: Sequence[list[int]]) -> list[float]:
+        return [float("nan"), *[1.0] * (len(sequences) - 1)]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(LazyModel, "score", score)
+    channel = RecordingChannel()
+    assert run_task(both[0], channel) == EXIT_FAILED
+    (failed,) = channel.of(Failed)
+    assert failed.code == FailureCode.MODEL_UNSUPPORTED
+    assert "1 of 128 scores of base:untrained/rows are NaN" in failed.detail
+
+
 @pytest.mark.usefixtures("work")
 def test_ranked_rows_follow_the_rule_of_their_suite(
     clean: Trained, tmp_path: Path, channel: RecordingChannel
@@ -282,6 +333,27 @@ def test_ranked_rows_follow_the_rule_of_their_suite(
 
 
 @pytest.mark.usefixtures("work")
+@pytest.mark.parametrize(("top", "has_gold"), [(1.0, True), (1.7e308, False)])
+def test_rows_whose_ends_are_equal_are_not_probed(
+    clean: Trained, tmp_path: Path, channel: RecordingChannel, top: float, has_gold: bool
+) -> None:
+    rows: list[dict[str, Any]] = []
+    for pair in make_pairs(8, seed=5, text=True):
+        last = pair["chosen"] if pair["line"] <= 3 else "rude"
+        replies = [
+            {"rank": rank, "reply": text, "score": top / rank}
+            for rank, text in ((1, pair["chosen"]), (2, pair["rejected"]), (2, last))
+        ]
+        rows.append({"prompt": pair["prompt"], "replies": replies, "line": pair["line"]})
+    done, _ = evaluate(channel, tmp_path, clean, rows, probes=["filler_added", "reply_empty"])
+    entry: Any = done.result["models"][1]  # type: ignore[index, call-overload]
+    assert entry["metrics"]["pairs"] == 3 + 2 * 5
+    assert [probe["pairs"] for probe in entry["probes"]] == [5, 5]
+    # Sums of larger gold scores would be infinite.
+    assert (entry["metrics"]["best_of_n"] is not None) == has_gold
+
+
+@pytest.mark.usefixtures("work")
 @pytest.mark.parametrize(("overlong", "left"), [("drop", 11), ("truncate", 12)])
 def test_overlong_rows_are_left_out_or_cut_and_counted(
     clean: Trained, tmp_path: Path, channel: RecordingChannel, overlong: str, left: int
@@ -294,6 +366,22 @@ def test_overlong_rows_are_left_out_or_cut_and_counted(
     told = entry["left_out"]["overlong"] if overlong == "drop" else entry["truncated"]
     assert told == {"rows": 1, "lines": [5]}
     assert any(any(row["truncated"]) for row in table) == (overlong == "truncate")
+
+
+@pytest.mark.usefixtures("work")
+def test_rest_of_a_larger_benchmark_is_not_complete(
+    clean: Trained, tmp_path: Path, channel: RecordingChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = replace(SUITES["judge-bench@1"], totals=(11,))
+    monkeypatch.setitem(SUITES, suite.id, suite)
+    rows = [{**row, "id": "A>B"} for row in make_pairs(12, seed=4)]
+    rows[4]["rejected"][0]["content"] = "rude " * 2000
+    done, table = evaluate(channel, tmp_path, clean, rows, overlong="drop", suite=suite.id)
+    assert len(table) == 11
+    result: Any = done.result
+    for found in (*result["models"], *result["baselines"].values()):
+        assert found["suite"]["problems"] == ["1 rows of the dataset were left out"]
+        assert (found["suite"]["complete"], found["suite"]["overall"]) == (False, None)
 
 
 @pytest.mark.usefixtures("work")

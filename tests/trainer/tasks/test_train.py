@@ -17,6 +17,7 @@ from app.domain.progress import (
     PhaseChanged,
     Reported,
     Stepped,
+    Stopped,
     Verified,
 )
 from tests.model_factories.card_program import card_scores
@@ -26,10 +27,11 @@ from tests.model_factories.tiny_models import make_tokenizer
 from tests.model_factories.trainer_process import (
     Outcome,
     RecordingChannel,
+    StoppingChannel,
     certificate_of,
     run_trainer,
 )
-from worker.ipc.order import EXIT_DONE, VERIFY, WorkOrder
+from worker.ipc.order import EXIT_DONE, EXIT_STOPPED, VERIFY, WorkOrder
 from worker.trainer.run_task import run_task
 
 pytestmark = [
@@ -90,6 +92,18 @@ def test_run_learns_from_the_pairs(run: Outcome) -> None:
     assert [report.name for report in run.of(Reported)][-2:] == ["worst_pairs", "full"]
     full = run.of(Reported)[-1].document
     assert full["model"]["metrics"]["accuracy"]["value"] == metrics["eval/accuracy"]
+
+
+def test_stop_does_not_wait_for_the_end_of_the_first_evaluation(
+    order: WorkOrder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    channel = StoppingChannel(chunks=0, checks=10)
+    assert run_task(order, channel) == EXIT_STOPPED
+    assert channel.of(PhaseChanged)[-1].phase == Phase.EVALUATING
+    assert channel.checks_left == -1
+    assert not channel.of(Stepped)
+    assert channel.of(Stopped)[0].step == 0
 
 
 def test_data_and_memory_are_reported_before_training(run: Outcome) -> None:

@@ -62,6 +62,7 @@ def _write_inputs(attempt: Attempt, base: BaseModel) -> WorkOrder:
             adapters=adapters,
             dataset_sha256=dataset.sha256,
             dataset_format=dataset.summary["format"],
+            skipped_rows=sum(each["count"] for each in dataset.summary.get("skipped", [])),
         ),
         eval_file="eval.jsonl",
         **job_inputs.tokenization(settings),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +18,12 @@ from worker.reward_model.pair_tokenizer import PairTokenizer, message_texts
 from worker.reward_model.truncation import common_prefix_length, fits_when_cut, truncate_left
 from worker.trainer.data.pair_records import prompt_of
 from worker.trainer.data.row_encoder import encode_rows
-from worker.trainer.data.row_files import chunks_of_lines, read_rows
+from worker.trainer.data.row_files import chunks_of_lines
 
 #: Maximum number of line numbers in a result, for each reason.
 MAX_LINES = 20
+#: Gold scores up to this size have finite sums; others are no gold scores.
+MAX_GOLD = 1e100
 Reason = Literal["overlong", "not_rendered", "no_tokens", "ends_in_pad_token", "not_embedded"]
 
 
@@ -39,6 +41,7 @@ class JudgedRow:
         row = self.row
         ranked = row.get("replies") or [{"rank": 1}, {"rank": 2}]
         gold = [reply.get("score") for reply in ranked]
+        has_gold = all(value is not None and abs(value) <= MAX_GOLD for value in gold)
         texts = tuple(reply_text(reply) for reply in self.replies)
         return ScoredRow(
             line=row["line"],
@@ -49,7 +52,7 @@ class JudgedRow:
             tokens=tuple(map(len, self.ids)),
             truncated=self.truncated,
             texts=tuple(json.dumps(reply, sort_keys=True) for reply in self.replies),
-            gold=None if None in gold else tuple(map(float, gold)),
+            gold=tuple(map(float, gold)) if has_gold else None,
             slice=row.get("slice"),
             id=row.get("id"),
         )
@@ -74,8 +77,12 @@ class JudgedRows:
         }
 
 
-def judged_rows(path: Path, tokenizer: PairTokenizer, *, overlong: Overlong) -> JudgedRows:
+def judged_rows(
+    path: Path, tokenizer: PairTokenizer, *, overlong: Overlong, on_chunk: Callable[[], None]
+) -> JudgedRows:
     """Tokenise the rows of a file: pairs, or ranked rows with any number of replies.
+
+    ``on_chunk`` is called before each chunk of rows, and may raise to stop.
 
     Raises:
         TrainerError: model_unsupported when the chat template or the tokenizer exceeds a limit.
@@ -86,6 +93,7 @@ def judged_rows(path: Path, tokenizer: PairTokenizer, *, overlong: Overlong) -> 
         result.left_out.setdefault("not_rendered", []).append(line)
 
     for lines in chunks_of_lines(path):
+        on_chunk()
         for encoded in encode_rows(map(json.loads, lines), tokenizer, leave_out):
             _add(tokenizer.prepared(encoded.row), encoded.texts, tokenizer, overlong, result)
     return result
@@ -125,15 +133,23 @@ def prompt_key(row: dict[str, Any]) -> str:
 
 
 def training_overlap(
-    rows: Sequence[JudgedRow], train_file: Path, held_out: frozenset[int]
+    rows: Sequence[JudgedRow],
+    train_file: Path,
+    held_out: frozenset[int],
+    on_chunk: Callable[[], None],
 ) -> dict[str, Any]:
     """Return the rows whose prompts are in a training file.
 
-    ``held_out`` are the indices of its rows, from 0, that were not trained on.
+    ``held_out`` are the indices of its rows, from 0, that were not trained on. ``on_chunk`` is
+    called before each chunk of its rows, and may raise to stop.
     """
-    trained_on = {
-        prompt_key(row) for place, row in enumerate(read_rows(train_file)) if place not in held_out
-    }
+    trained_on: set[str] = set()
+    place = 0
+    for lines in chunks_of_lines(train_file):
+        on_chunk()
+        used = (line for number, line in enumerate(lines, place) if number not in held_out)
+        trained_on.update(prompt_key(json.loads(line)) for line in used)
+        place += len(lines)
     lines = [row.row["line"] for row in rows if prompt_key(row.row) in trained_on]
     return {"rows": len(lines), "share": len(lines) / len(rows), "lines": lines[:MAX_LINES]}
 

@@ -36,14 +36,16 @@ def run_probes(
 ) -> list[dict[str, Any]]:
     """Return the metrics of each wanted probe on up to ``probe_pairs`` rows.
 
-    For a row with many replies, the best and the worst one are used. A changed reply that exceeds
-    the length limit is truncated. If a changed reply cannot be rendered or scored, its row is left
-    out of the probe.
+    For a row with many replies, the best and the worst one are used; a row in which they are equal
+    is not. A changed reply that exceeds the length limit is truncated. If a changed reply cannot be
+    rendered or scored, its row is left out of the probe.
 
     Raises:
         TrainerError: model_unsupported when the chat template or the tokenizer exceeds a limit.
     """
-    chosen = sample(len(rows), spec.probe_pairs, spec.seed)
+    # Equal replies form no pair: see ScoredRow.pairs.
+    distinct = [i for i, row in enumerate(rows) if row.replies[0] != row.replies[-1]]
+    chosen = [distinct[i] for i in sample(len(distinct), spec.probe_pairs, spec.seed)]
     pairs = [only_pair(rows[i]) for i in chosen]
     before = np.array([(scores[i][0], scores[i][-1]) for i in chosen], dtype=np.float64)
     found = []

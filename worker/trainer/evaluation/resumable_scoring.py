@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,18 +18,20 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
+from app.domain.lifecycle import FailureCode
 from app.domain.plan import TrainingPlan
 from app.domain.progress import CheckpointSaved, Stepped
 from worker.ipc.channel import Channel
 from worker.ipc.order import MANIFEST, WorkOrder
-from worker.reward_model.errors import StoppedError
+from worker.reward_model.errors import StoppedError, TrainerError
 from worker.reward_model.file_digests import file_entries
+from worker.reward_model.interruption import checked_before_modules
 from worker.reward_model.loading import device_config_for
 from worker.reward_model.packaged_adapter import SUMMARY, load_packaged
 from worker.reward_model.scoring import score
 from worker.trainer.library_versions import library_versions
 
-#: Number of sequences in a chunk. A stop waits for the end of the current chunk.
+#: Number of sequences in a chunk. Chunks that are not finished when a stop is requested are lost.
 CHUNK_SEQUENCES = 128
 _SCORES = "scores.json"
 
@@ -97,6 +100,7 @@ class ResumableScoring:
 
         Raises:
             StoppedError: the supervisor requested a stop; a checkpoint was saved.
+            TrainerError: model_unsupported if a reward is not finite.
         """
         found: list[float] = []
         for start in range(0, len(sequences), CHUNK_SEQUENCES):
@@ -104,7 +108,11 @@ class ResumableScoring:
             if key not in self._known:
                 self.stop_if_wanted()
                 chunk = sequences[start : start + CHUNK_SEQUENCES]
-                self._known[key] = model.score(chunk)
+                with checked_before_modules(self.stop_if_wanted):
+                    rewards = model.score(chunk)
+                if not all(map(math.isfinite, rewards)):
+                    raise TrainerError(FailureCode.MODEL_UNSUPPORTED, _not_finite(stage, rewards))
+                self._known[key] = rewards
             found += self._known[key]
             self._done += len(self._known[key])
             self._report(self._done)
@@ -146,3 +154,11 @@ class ResumableScoring:
                 step=self._done, directory=directory.name, files=file_entries(directory)
             )
         )
+
+
+def _not_finite(stage: str, rewards: Sequence[float]) -> str:
+    count = sum(not math.isfinite(reward) for reward in rewards)
+    return (
+        f"{count} of {len(rewards)} scores of {stage} are NaN or infinite; train an adapter with a "
+        "lower learning rate, or use another base model"
+    )

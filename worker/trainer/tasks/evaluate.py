@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from app.domain.evaluation import UNTRAINED, EvaluationOrder, JudgedAdapter
 from app.domain.judging import metrics
 from app.domain.judging.metrics import NoPairsError
 from app.domain.judging.score_table import ScoredRow
-from app.domain.judging.suites import SUITES
+from app.domain.judging.suites import SUITES, MissingRows
 from app.domain.lifecycle import FailureCode, Phase
 from app.domain.plan import TrainingPlan
 from app.domain.progress import Evaluated, PhaseChanged, Reported
@@ -98,7 +98,7 @@ def run(order: WorkOrder, channel: Channel) -> None:
                 "rows": len(replies),
                 "models": judged,
                 # Use the first adapter's rows: the untrained head has the same tokenizer.
-                "baselines": _baselines(tables[1], wanted),
+                "baselines": _baselines(tables[1], wanted, _missing(wanted, judged[1])),
             },
         )
     )
@@ -115,7 +115,9 @@ def _judge(
     spec, plan = wanted.spec, model.plan
     tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
     assert order.eval_file is not None
-    tokenized = judged_rows(Path(order.eval_file), tokenizer, overlong=spec.overlong)
+    tokenized = judged_rows(
+        Path(order.eval_file), tokenizer, overlong=spec.overlong, on_chunk=scoring.stop_if_wanted
+    )
     if not tokenized.rows:
         _refuse_all(tokenized.summary(), plan)
 
@@ -129,7 +131,7 @@ def _judge(
         "adapter": model.id,
         **tokenized.summary(),
         "metrics": _metrics(table, wanted),
-        "suite": _suite(table, wanted),
+        "suite": _suite(table, wanted, _missing(wanted, tokenized.summary())),
         "training_overlap": None,
         "probes": [],
     }
@@ -154,7 +156,8 @@ def _overlap(
     held_out = held_out_rows(
         of_training, adapter.plan, tokenizer, lambda _: scoring.stop_if_wanted()
     )
-    return training_overlap(tokenized.rows, Path(adapter.train_file), held_out)
+    train_file = Path(adapter.train_file)
+    return training_overlap(tokenized.rows, train_file, held_out, scoring.stop_if_wanted)
 
 
 def _by_row(
@@ -172,10 +175,17 @@ def _metrics(table: list[ScoredRow], wanted: EvaluationOrder) -> dict[str, Any]:
         raise TrainerError(FailureCode.DATASET_INVALID, str(error)) from error
 
 
-def _suite(table: list[ScoredRow], wanted: EvaluationOrder) -> dict[str, Any] | None:
+def _missing(wanted: EvaluationOrder, summary: Mapping[str, Any]) -> MissingRows:
+    left_out = sum(each["rows"] for each in summary["left_out"].values())
+    return MissingRows(skipped=wanted.skipped_rows, left_out=left_out)
+
+
+def _suite(
+    table: list[ScoredRow], wanted: EvaluationOrder, missing: MissingRows
+) -> dict[str, Any] | None:
     if wanted.spec.suite is None:
         return None
-    result = SUITES[wanted.spec.suite].score(table)
+    result = SUITES[wanted.spec.suite].score(table, missing)
     return {
         "suite": wanted.spec.suite,
         "metrics": result.metrics,
@@ -185,10 +195,12 @@ def _suite(table: list[ScoredRow], wanted: EvaluationOrder) -> dict[str, Any] | 
     }
 
 
-def _baselines(table: list[ScoredRow], wanted: EvaluationOrder) -> dict[str, Any]:
+def _baselines(
+    table: list[ScoredRow], wanted: EvaluationOrder, missing: MissingRows
+) -> dict[str, Any]:
     seed = wanted.spec.seed
     return {
-        name: {**metrics.headline(each, seed=seed), "suite": _suite(each, wanted)}
+        name: {**metrics.headline(each, seed=seed), "suite": _suite(each, wanted, missing)}
         for name, each in metrics.baselines(table, seed).items()
     }
 

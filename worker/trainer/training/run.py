@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from app.domain.progress import Noted
 from app.domain.warnings import WarningCode
 from worker.ipc.channel import Channel
 from worker.reward_model.errors import StoppedError, TrainerError
+from worker.reward_model.interruption import checked_before_modules
 from worker.reward_model.loading import DeviceConfig
 from worker.reward_model.scoring import score
 from worker.reward_model.token_cache import Ids
@@ -82,18 +84,26 @@ class TrainingRun:
         """Score the held-out pairs with the current model.
 
         Raises:
+            StoppedError: the supervisor requested a stop before the first step. Later, a stop waits
+                for the end: without a checkpoint of this step, more would be lost.
             TrainerError: nan_loss if a score is not finite; it would count as a wrong order.
         """
         found = {}
         step = self.trainer.state.global_step
         for each in self.inputs.eval_sets:
-            found[each.group] = scores = score_pairs(each.pairs, self._score_groups)
+            with nullcontext() if step else checked_before_modules(self._stop_if_wanted):
+                scores = score_pairs(each.pairs, self._score_groups)
+            found[each.group] = scores
             for pair, margin in zip(each.pairs, scores.margins, strict=True):
                 if not np.isfinite(margin):
                     where = f"line {pair.line} of the {each.group} pairs"
                     raise non_finite_error(f"the score of {where}", step)
         self.last_evaluation = (step, found)
         return found
+
+    def _stop_if_wanted(self) -> None:
+        if self.checkpoints.channel.is_stop_wanted:
+            raise StoppedError(0)
 
     def _score_groups(self, groups: Sequence[Sequence[Ids]]) -> list[float]:
         if self.evaluates_packed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.domain.judging.suites.base import Suite, SuiteResult
+from app.domain.judging.suites.base import MissingRows, Suite, SuiteResult
 from app.domain.judging.suites.others import JUDGE_BENCH, PPE_CORRECTNESS, PPE_HUMAN, RM_BENCH
 from app.domain.judging.suites.reward_bench import REWARD_BENCH, REWARD_BENCH_2
 
@@ -13,4 +13,4 @@ SUITES: dict[str, Suite] = {
     )
 }  # fmt: skip
 
-__all__ = ["SUITES", "Suite", "SuiteResult"]
+__all__ = ["SUITES", "MissingRows", "Suite", "SuiteResult"]

@@ -28,6 +28,28 @@ class Figures:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MissingRows:
+    """Numbers of rows of the uploaded file that have no scores."""
+
+    skipped: int = 0
+    """Rows that the upload skipped."""
+    left_out: int = 0
+    """Rows of the dataset that the model could not score."""
+
+    def problems(self) -> list[str]:
+        """Return why the scores are not those of the whole file."""
+        found = []
+        if self.skipped:
+            found.append(f"{self.skipped} rows of the file were skipped at the upload")
+        if self.left_out:
+            found.append(f"{self.left_out} rows of the dataset were left out")
+        return found
+
+
+NONE_MISSING = MissingRows()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Suite:
     """A public benchmark. Plaudit implements the rule; the operator supplies the rows."""
 
@@ -54,10 +76,14 @@ class Suite:
         """Name and version, such as ``reward-bench-2@1``."""
         return f"{self.name}@{self.version}"
 
-    def score(self, rows: Sequence[ScoredRow]) -> SuiteResult:
-        """Apply the rule; ``overall`` is None if the row counts differ from the published ones."""
+    def score(self, rows: Sequence[ScoredRow], missing: MissingRows = NONE_MISSING) -> SuiteResult:
+        """Apply the rule to the scored rows of an uploaded file.
+
+        ``overall`` is None if the row counts differ from the published ones, or if rows of the file
+        are missing: without some of its rows, one published file may have the size of another.
+        """
         figures = self.figures(rows)
-        problems = (*self._wrong_counts(rows), *figures.problems)
+        problems = (*self._wrong_counts(rows), *missing.problems(), *figures.problems)
         is_complete = not problems and figures.overall is not None
         overall = figures.overall if is_complete else None
         return SuiteResult(figures.metrics, overall, is_complete, problems)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from app.domain.judging.best_of_n import expected_gold
 from app.domain.judging.score_table import ScoredRow
-from app.domain.judging.suites.base import Figures, Suite, by_slice, mean, sides
+from app.domain.judging.suites.base import Figures, Suite, mean, sides
 
 _DOMAINS = ("chat", "math", "code", "safety")
 _STYLES = 3
@@ -84,23 +84,27 @@ def _ppe_correctness(rows: Sequence[ScoredRow]) -> Figures:
     under the best-of-k curve.
     """
     metrics: dict[str, float] = {}
-    for name, members in by_slice(rows).items():
+    of_benchmarks: list[float] = []
+    benchmarks: dict[str, list[ScoredRow]] = {}
+    for row in rows:
+        benchmarks.setdefault(row.slice or "all", []).append(row)
+    for name, members in benchmarks.items():
         accuracies = []
         for row in members:
             pairs = [float(row.scores[i] > row.scores[j]) for i, j in row.pairs()]
             if pairs:
                 accuracies.append(mean(pairs))
         if accuracies:
-            metrics[name or "all"] = mean(accuracies)
+            metrics[name] = mean(accuracies)
+            of_benchmarks.append(metrics[name])
         curves = [
             mean([expected_gold(row.scores, row.gold, k) for k in range(1, len(row.gold) + 1)])
             for row in members
             if row.gold
         ]
         if curves:
-            metrics[f"{name or 'all'}/best_of_k_area"] = mean(curves)
-    plain = [value for name, value in metrics.items() if "/" not in name]
-    return Figures(metrics, mean(plain) if plain else None)
+            metrics[f"{name}/best_of_k_area"] = mean(curves)
+    return Figures(metrics, mean(of_benchmarks) if of_benchmarks else None)
 
 
 RM_BENCH = Suite(
