@@ -34,7 +34,7 @@ BROKEN_ARCHIVE = 3
 #: Modules that Arrow imports if they are there: they double the time to start, take 15 MiB, and
 #: some of them reach networks.
 _UNNEEDED = ("numpy", "pyarrow._azurefs", "pyarrow._gcsfs", "pyarrow._hdfs", "pyarrow._s3fs")
-_BATCH_BYTES = 2 << 20
+_BATCH_BYTES = 1 << 20
 _MAX_BATCH_ROWS = 1024
 _HEAD_BYTES = 4 << 10
 _READ_BYTES = 256 << 10

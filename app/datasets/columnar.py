@@ -34,6 +34,12 @@ from app.datasets.unused import is_harmless
 
 STALL_SECONDS = 60
 _READ_BYTES = 256 << 10
+#: Makes the child return the memory of a batch before it reads the next one.
+_MEMORY = {
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+    "MALLOC_MMAP_THRESHOLD_": str(128 << 10),
+    "MALLOC_TRIM_THRESHOLD_": str(128 << 10),
+}
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
 
 
@@ -115,7 +121,7 @@ class _Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=kept | {"ARROW_DEFAULT_MEMORY_POOL": "system"},
+            env=kept | _MEMORY,
             bufsize=0,
         )
 
