@@ -23,9 +23,14 @@ def numbered_responses(sample: Sample) -> Parts | None:
 
 
 def with_responses(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace the numbered columns by one list, in the order of their numbers."""
+    """Replace the numbered columns by one list, in the order of their numbers.
+
+    Null at its end is absent: in Parquet all rows have the columns of the longest one.
+    """
     names = _numbered(row)
     made = {name: value for name, value in row.items() if name not in names}
+    while names and row[names[-1]] is None:
+        names.pop()
     return {**made, "responses": [row[name] for name in names]}
 
 
