@@ -268,7 +268,9 @@ class RowAssembler:
         """Return [prompt, *replies] in the format of the dataset, without repeats of the prompt."""
         prompt = self._read.prompt(row)
         if self._is_verbatim:
-            return [prompt, *replies]
+            # Common first messages are the prompt, if this is no stored dataset after all.
+            is_whole = prompt is None and self._is_chat
+            return join(Before(), paths, replies) if is_whole else [prompt, *replies]
         if type(prompt) is str and type(replies[0]) is str:
             replies = self._read.without_prompt(prompt, paths, replies)
         if not layout.has_options:
