@@ -73,3 +73,140 @@ def test_common_messages_are_the_prompt_in_files_with_line_numbers() -> None:
 def test_text_in_a_column_called_line_is_not_lost() -> None:
     found = refusal([PLAIN | {"line": f"To be {number}"} for number in (1, 2)])
     assert (found.code, found.column) == ("unused_column", "line")
+
+
+# --- keys of messages, parts and tool calls -----------------------------------------------------
+
+
+def calling(call: dict[str, Any], **more: Any) -> Rows:
+    """Return two rows in which the assistant calls a tool."""
+    turns = [user("p"), assistant("", tool_calls=[call], **more), {"role": "tool", "content": "4"}]
+    return [CHAT | {"prompt": turns}] * 2
+
+
+def asking(message: dict[str, Any]) -> dict[str, Any]:
+    return CHAT | {"prompt": [message]}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        user("kept", value="lost"),
+        user("lost", **{"from": "human", "value": "kept"}),
+        {"from": "human", "value": "kept", "content": "lost"},
+        user("kept", value=["lost"]),
+    ],
+)
+def test_message_with_two_texts_is_refused(message: dict[str, Any]) -> None:
+    found = refusal([asking(message)])
+    assert (found.code, found.column) == ("two_values", "prompt[0]")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        user("kept", value="kept"),
+        user("kept", value=None),
+        user("kept", **{"from": "human", "value": "kept"}),
+        user("kept", **{"from": "human"}),
+        {"from": "human", "value": "kept", "content": None},
+    ],
+)
+def test_text_that_is_given_twice_or_null_is_read_once(message: dict[str, Any]) -> None:
+    assert read([asking(message)])[0][0]["prompt"] == [{"content": "kept", "role": "user"}]
+
+
+def test_two_names_of_the_role_must_agree() -> None:
+    rows = [asking(user(f"p{number}", **{"from": f"Ann {number}"})) for number in (1, 2)]
+    assert refusal(rows).column == "prompt[0].from"
+    assert refusal([asking(user("p", **{"from": ["x"]}))] * 2 + rows).column == "prompt[0].from"
+
+
+def test_text_beside_a_call_of_sharegpt_is_the_content() -> None:
+    turn = {"from": "function_call", "value": '{"name": "f", "arguments": {}}', "content": "Wait."}
+    rows, _ = read([CHAT | {"prompt": [user("p"), turn, {"role": "tool", "content": "4"}]}])
+    assert rows[0]["prompt"][1]["content"] == "Wait."
+    assert rows[0]["prompt"][1]["tool_calls"][0]["function"]["name"] == "f"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"function": {"name": "f", "parameters": {"a": 1}}},
+        {"name": "f", "parameters": '{"a": 1}'},
+        {"name": "f", "arguments": {"a": 1}, "parameters": None},
+    ],
+)
+def test_arguments_may_be_called_parameters(call: dict[str, Any]) -> None:
+    rows, _ = read(calling(call))
+    assert rows[0]["prompt"][1]["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+
+
+@pytest.mark.parametrize("arguments", [[1], 5, True])
+def test_arguments_of_another_type_are_refused(arguments: Any) -> None:
+    found = refusal(calling({"function": {"name": "f", "arguments": arguments}}))
+    assert found.code == "invalid_tools"
+    assert found.column == "prompt[1].tool_calls[0].function.arguments"
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        ({"function": {"name": "f", "thought": "lost"}}, "function.thought"),
+        ({"function": {"name": "f"}, "output": "lost"}, "output"),
+        ({"name": "f", "arguments": {}, "input": {"a": "lost"}}, "input"),
+    ],
+)
+def test_other_text_in_a_tool_call_is_refused_or_ignored_by_name(
+    call: dict[str, Any], name: str
+) -> None:
+    found = refusal(calling(call))
+    assert (found.code, found.column) == ("unused_column", f"prompt[1].tool_calls[0].{name}")
+    asked = f"messages[].tool_calls[].{name}"
+    assert f"prompt[].tool_calls[].{name}" in found.hint
+    _, summary = read(calling(call), ReadOptions(ignore_columns=frozenset({asked})))
+    assert summary.ignored_columns == [f"prompt[].tool_calls[].{name}"]
+    assert [warning.code for warning in summary.warnings] == ["columns_ignored"]
+
+
+@pytest.mark.parametrize(
+    ("part", "code"),
+    [
+        ({"type": "text", "text": "a", "thinking": "lost"}, "unused_column"),
+        ({"type": "text", "text": "a", "context": ["lost"]}, "unused_column"),
+        ({"type": "text", "text": "a", "image_url": {"url": "lost"}}, "image_parts"),
+        ({"text": "a", "image": "lost"}, "image_parts"),
+    ],
+)
+def test_other_content_of_a_text_part_is_refused(part: dict[str, Any], code: str) -> None:
+    assert refusal([asking(user([part]))]).code == code
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "text", "text": "a", "image_url": None},
+        {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}},
+        {"type": "output_text", "text": "a", "annotations": [], "logprobs": []},
+    ],
+)
+def test_settings_of_a_text_part_are_ignored(part: dict[str, Any]) -> None:
+    rows, summary = read([asking(user([part]))])
+    assert rows[0]["prompt"] == [{"content": "a", "role": "user"}]
+    assert summary.warnings == []
+
+
+def test_signatures_of_thinking_parts_are_ignored() -> None:
+    parts = [
+        [{"type": "thinking", "thinking": "t", "signature": sign}, {"type": "text", "text": "a"}]
+        for sign in ("x1", "x2")
+    ]
+    rows, _ = read([CHAT | {"chosen": [assistant(each)]} for each in parts])
+    assert rows[1]["chosen"][0]["reasoning_content"] == "t"
+
+
+def test_keys_in_lists_of_conversations_have_one_name() -> None:
+    reply = [assistant("good", mood="glad")]
+    row = {"prompt": [user("p")], "chosen": [reply], "rejected": [[assistant("bad")]] * 2}
+    _, summary = read([row] * 2)
+    assert summary.ignored_columns == ["chosen[][].mood"]
