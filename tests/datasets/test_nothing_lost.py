@@ -210,3 +210,64 @@ def test_keys_in_lists_of_conversations_have_one_name() -> None:
     row = {"prompt": [user("p")], "chosen": [reply], "rejected": [[assistant("bad")]] * 2}
     _, summary = read([row] * 2)
     assert summary.ignored_columns == ["chosen[][].mood"]
+
+
+# --- two columns for one part -------------------------------------------------------------------
+
+SIGNED = {"prompt": "p", "one": "good", "two": "bad", "vote": -2}
+NAMED = {"prompt": "p", "answer_1": "good", "answer_2": "bad", "label": 1}
+
+
+def test_list_of_responses_beside_numbered_ones_is_refused() -> None:
+    row = {"prompt": "p", "response_1": "a", "response_2": "b", "scores": [1, 2]}
+    found = refusal([row] * MAX_ROWS + [row | {"responses": ["c", "d"]}])
+    assert (found.code, found.column, found.line) == ("two_values", "responses", MAX_ROWS + 1)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "p", "chosen": ["good"], "rejected": ["bad"]},
+        {"prompt": "p", "answers": [{"text": "good", "rank": 1}, {"text": "bad", "rank": 2}]},
+        {"context": "p", "response1": "a", "response2": "b", "overall_preference": 1},
+    ],
+)
+def test_margin_that_is_not_stored_is_named(row: dict[str, Any]) -> None:
+    rows, summary = read([row | {"margin": 0.5}] * 2)
+    assert rows == read([row] * 2)[0]
+    assert summary.ignored_columns == ["margin"]
+
+
+def test_scores_are_read_beside_mapped_answers() -> None:
+    row = {"prompt": "p", "candidates": ["bad", "good"], "scores": [0.1, 0.9]}
+    rows, _ = read([row], ReadOptions(columns={"answers": "candidates"}))
+    assert [each["reply"] for each in rows[0]["replies"]] == ["good", "bad"]
+
+
+def test_mapped_scores_need_answers() -> None:
+    options = ReadOptions(columns={"scores": "rewards"})
+    rows, _ = read([{"prompt": "p", "answers": ["bad", "good"], "rewards": [0.1, 0.9]}], options)
+    assert [each["reply"] for each in rows[0]["replies"]] == ["good", "bad"]
+    assert refusal([PLAIN | {"rewards": [0.1, 0.9]}], options).code == "missing_column"
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        (SIGNED, {"response_a": "one", "response_b": "two", "label": "vote", "margin": "size"}),
+        ({"prompt": "p", "best": ["good", "bad"]}, {"answers": "best", "margin": "size"}),
+    ],
+)
+def test_mapped_margin_that_cannot_be_stored_is_refused(
+    row: dict[str, Any], columns: dict[str, str]
+) -> None:
+    labels = {"b": "positive"} if "label" in columns else {}
+    found = refusal([row | {"size": 0.5}], ReadOptions(columns=columns, labels=labels))
+    assert found.code == "invalid_mapping"
+    assert "columns[margin]" in found.message
+
+
+@pytest.mark.parametrize("columns", [{}, {"prompt": "prompt", "slice": "label"}])
+def test_labels_without_a_label_are_refused(columns: dict[str, str]) -> None:
+    options = ReadOptions(columns=columns, labels={"a": "2", "b": "1"})
+    assert refusal([NAMED] * 2, options).code == "invalid_mapping"
