@@ -271,3 +271,42 @@ def test_mapped_margin_that_cannot_be_stored_is_refused(
 def test_labels_without_a_label_are_refused(columns: dict[str, str]) -> None:
     options = ReadOptions(columns=columns, labels={"a": "2", "b": "1"})
     assert refusal([NAMED] * 2, options).code == "invalid_mapping"
+
+
+# --- a prompt that is given twice ---------------------------------------------------------------
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+def whole(*before: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "chosen": [*before, assistant("good")],
+        "rejected": [*before, assistant("bad")],
+    }
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": [SYSTEM, user("p")]} | whole(SYSTEM, user("p")),
+        {"prompt": [SYSTEM, user("p")]} | whole(user("p")),
+        {"prompt": [user("p")]} | whole(SYSTEM, user("p")),
+        {"prompt": "p"} | whole(SYSTEM, user("p")),
+        {"prompt": [user("p")], "system": "Be brief."} | whole(SYSTEM, user("p")),
+        {"prompt": [user("p")], "system": "Be brief."} | whole(user("p")),
+    ],
+)
+def test_prompt_in_the_replies_is_read_once_with_its_system_message(row: dict[str, Any]) -> None:
+    rows, _ = read([row] * 2)
+    assert [[m["content"] for m in rows[0][part]] for part in ("prompt", "chosen", "rejected")] == [
+        ["Be brief.", "p"],
+        ["good"],
+        ["bad"],
+    ]
+
+
+def test_prompt_that_only_one_reply_repeats_is_refused() -> None:
+    row = {"prompt": [user("p")]} | whole(SYSTEM, user("p"))
+    for other in ([user("p"), assistant("bad")], [user("Be brief."), assistant("bad")]):
+        found = refusal([row | {"rejected": other}])
+        assert (found.code, found.column) == ("prompt_repeated", "chosen")

@@ -67,6 +67,13 @@ def conversations(draw: st.DrawFn) -> list[dict[str, str]]:
     return [*messages, {"role": "assistant", "content": draw(any_text)}]
 
 
+def repeats(prompt: Any, side: Any) -> bool:
+    """Return whether a reply begins with the prompt; only one may have a system message."""
+    if isinstance(prompt, list):
+        prompt, side = (each[each[0]["role"] == "system" :] for each in (prompt, side))
+    return bool(side[: len(prompt)] == prompt)
+
+
 @st.composite
 def datasets(draw: st.DrawFn) -> list[dict[str, Any]]:
     side = draw(st.sampled_from([any_text, conversations()]))
@@ -81,7 +88,7 @@ def datasets(draw: st.DrawFn) -> list[dict[str, Any]]:
         lambda row: (
             row["chosen"] != row["rejected"]
             and not any(
-                row["prompt"] == row[name][: len(row["prompt"])]
+                repeats(row["prompt"], row[name])
                 for name in ("chosen", "rejected")
                 if "prompt" in row
             )
