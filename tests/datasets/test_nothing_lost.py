@@ -310,3 +310,62 @@ def test_prompt_that_only_one_reply_repeats_is_refused() -> None:
     for other in ([user("p"), assistant("bad")], [user("Be brief."), assistant("bad")]):
         found = refusal([row | {"rejected": other}])
         assert (found.code, found.column) == ("prompt_repeated", "chosen")
+
+
+# --- later rows in another form -----------------------------------------------------------------
+
+DIALOGUES = {
+    "chosen": "\n\nHuman: p\n\nAssistant: good",
+    "rejected": "\n\nHuman: p\n\nAssistant: bad",
+}
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "column"),
+    [
+        (PLAIN, PLAIN | {"prompt": "\n\nHuman: p\n\nAssistant:"}, "prompt"),
+        (PLAIN, PLAIN | {"prompt": "Human: p\n\nAssistant: "}, "prompt"),
+        (PLAIN, PLAIN | DIALOGUES, "chosen"),
+        ({"chosen": "good", "rejected": "bad"}, DIALOGUES, "chosen"),
+        (CHAT | {"chosen": "good", "rejected": "bad"}, CHAT | DIALOGUES, "chosen"),
+    ],
+)
+def test_dialogue_in_a_file_of_other_texts_is_refused(
+    first: dict[str, Any], later: dict[str, Any], column: str
+) -> None:
+    found = refusal([first] * MAX_ROWS + [later])
+    assert (found.code, found.column, found.line) == ("mixed_format", column, MAX_ROWS + 1)
+
+
+def test_text_may_quote_a_dialogue() -> None:
+    said = "Human: p\n\nAssistant: q"
+    rows = [PLAIN] * 3 + [PLAIN | {"prompt": said}, PLAIN | {"rejected": said}]
+    assert read(rows)[0][3]["prompt"] == said
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (json.dumps(assistant("a")), "encoded_messages"),
+        (json.dumps({"content": "a", "role": "assistant"}), "encoded_messages"),
+        (str(assistant("a")), "python_repr"),
+        (str({"content": "a", "role": "assistant"}), "python_repr"),
+    ],
+)
+def test_message_inside_a_string_is_refused(text: str, code: str) -> None:
+    assert refusal([PLAIN] * MAX_ROWS + [PLAIN | {"chosen": text}]).code == code
+
+
+@pytest.mark.parametrize(
+    "text", ['{"role": "admin", "content": "a"}', '{"content": 1}', "{'a': 1}"]
+)
+def test_reply_may_be_another_object(text: str) -> None:
+    assert read([PLAIN | {"chosen": text}])[0][0]["chosen"] == text
+
+
+def test_message_in_a_cell_of_csv_is_a_message() -> None:
+    reader = DatasetReader()
+    cells = [json.dumps(assistant(text)).replace('"', '""') for text in ("good", "bad")]
+    data = f'prompt,chosen,rejected\np,"{cells[0]}","{cells[1]}"\n'.encode()
+    rows = check_stored(b"".join(reader.read([data], "csv")), reader.summary)
+    assert rows[0]["chosen"] == [{"content": "good", "role": "assistant"}]

@@ -271,8 +271,8 @@ class RowAssembler:
             if prompt is not None or not self._is_chat:
                 return [prompt, *replies]
             return join(Before(), paths, replies)  # not a stored row if they begin with a prompt
-        if type(prompt) is str and type(replies[0]) is str:
-            replies = self._read.without_prompt(prompt, paths, replies)
+        if type(replies[0]) is str:
+            replies = self._read.texts(prompt, paths, replies)
         if not layout.has_options:
             if not self._is_chat:
                 return [prompt, *replies]
