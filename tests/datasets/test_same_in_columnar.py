@@ -79,7 +79,7 @@ def test_mapped_column_is_read_although_its_name_is_harmless(
 def test_columns_in_another_case_are_read_although_their_names_are_harmless(
     tmp_path: Path,
 ) -> None:
-    rows = [LISTS | {"Subset": "maths", "ID": "q1"}] * 2
+    rows: Rows = [LISTS | {"Subset": "maths", "ID": "q1"}] * 2
     read = as_columns(tmp_path / "rows.parquet", rows, ReadOptions())
     assert read == as_jsonl(rows, ReadOptions())
 
