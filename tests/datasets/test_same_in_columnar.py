@@ -87,6 +87,6 @@ def test_columns_in_another_case_are_read_although_their_names_are_harmless(
 def test_rows_with_fewer_numbered_responses_than_others_are_read(tmp_path: Path) -> None:
     three = {"prompt": "p", "response_1": "a", "response_2": "b", "response_3": "c"}
     two = {"prompt": "p", "response_1": "a", "response_2": "b", "scores": [1, 2]}
-    rows = [three | {"scores": [1, 2, 3]}, two]
+    rows: Rows = [three | {"scores": [1, 2, 3]}, two]
     read = as_columns(tmp_path / "rows.parquet", rows, ReadOptions())
     assert read == as_jsonl(rows, ReadOptions())
