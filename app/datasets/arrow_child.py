@@ -118,18 +118,22 @@ def _lines(path: str, max_rows: int) -> Iterator[bytes]:
         batch.validate(full=True)
         values = [_values(batch.column(name)) for name in plain]
         rows = zip(*values, strict=True) if plain else (() for _ in range(batch.num_rows))
+        encode = _encoded if any(map(_has_non_finite, map(batch.column, plain))) else _line
         lines = []
         for row in rows:
-            lines.append(_line(dict(zip(plain, row, strict=True)) | others))
+            lines.append(encode(dict(zip(plain, row, strict=True)) | others))
             others = {name: kind for name, kind in others.items() if kind is not None}
         yield b"".join(lines)
 
 
 def _line(row: dict[str, Any]) -> bytes:
-    """Encode a row as JSON; write non-finite floats as NaN or Infinity for the reader to reject."""
-    if any(isinstance(value, float) and not math.isfinite(value) for value in row.values()):
-        return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-    return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(row, default=float, option=orjson.OPT_APPEND_NEWLINE)  # of decimals
+
+
+def _encoded(row: dict[str, Any]) -> bytes:
+    """Encode a row; write non-finite floats as NaN or Infinity, for the reader to reject."""
+    text = json.dumps(row, default=float, ensure_ascii=False, separators=(",", ":"))
+    return text.encode() + b"\n"
 
 
 def _batches(path: str, max_rows: int) -> Any:
@@ -232,11 +236,7 @@ def _values(array: Any) -> list[Any]:
 
     Arrow fills missing keys of objects with null, so null means that the key was absent.
     """
-    from pyarrow import types
-
     values: list[Any] = array.to_pylist()
-    if types.is_decimal(array.type):
-        return [None if value is None else float(value) for value in values]
     return [_without_nulls(value) for value in values] if _has_null_keys(array) else values
 
 
@@ -252,6 +252,19 @@ def _has_null_keys(array: Any) -> bool:
     if types.is_nested(array.type):
         return _has_null_keys(array.flatten())
     return False
+
+
+def _has_non_finite(array: Any) -> bool:
+    """Return whether any number in the values, at any depth, is NaN or infinite."""
+    from pyarrow import types
+
+    if types.is_floating(array.type):
+        return any(value is not None and not math.isfinite(value) for value in array.to_pylist())
+    if types.is_dictionary(array.type):
+        return _has_non_finite(array.dictionary)
+    if types.is_struct(array.type):
+        return any(map(_has_non_finite, array.flatten()))
+    return types.is_nested(array.type) and _has_non_finite(array.flatten())
 
 
 def _without_nulls(value: Any) -> Any:

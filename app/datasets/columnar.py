@@ -28,6 +28,7 @@ from app.datasets.file_types import (
     wrong_format,
 )
 from app.datasets.json_rows import json_row
+from app.datasets.options import ReadOptions
 from app.datasets.row_errors import FileError, Row, RowError, shown
 from app.datasets.shapes.table import USED_COLUMNS
 from app.datasets.unused import is_harmless
@@ -40,16 +41,18 @@ _MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(128 << 10),
     "MALLOC_TRIM_THRESHOLD_": str(128 << 10),
 }
+_USED_NAMES = frozenset(name.lower() for name in USED_COLUMNS)
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
 
 
 def columnar_rows(
-    path: Path, max_rows: int, max_bytes: int, ignored: frozenset[str] = frozenset()
+    path: Path, max_rows: int, max_bytes: int, options: ReadOptions | None = None
 ) -> Generator[Row]:
     """Yield the rows with their numbers, which start at 1.
 
-    ``max_bytes`` limits the size of the rows as JSON. Columns that no shape reads and whose names
-    are harmless, and the ``ignored`` columns, are null. Close the iterator to end the child early.
+    ``max_bytes`` limits the size of the rows as JSON. Columns that neither a shape nor the mapping
+    of ``options`` reads and whose names are harmless, and the columns to ignore, are null. Close
+    the iterator to end the child early.
 
     Raises:
         FileError: the file has another format, is unreadable, too large or too slow to read, or a
@@ -65,7 +68,7 @@ def columnar_rows(
             if line.startswith(b"["):
                 raise FileError(*json.loads(line))
             if number == 0:
-                child.answer(_wanted(_schema(line), ignored))
+                child.answer(_wanted(_schema(line), options or ReadOptions()))
                 continue
             try:
                 yield number, json_row(line, is_ours=True)
@@ -91,14 +94,18 @@ def _schema(line: bytes) -> list[tuple[str, str, bool]]:
         raise _unreadable("its reader returned no list of columns") from None
 
 
-def _wanted(columns: Iterable[tuple[str, str, bool]], ignored: frozenset[str]) -> list[str]:
+def _wanted(columns: Iterable[tuple[str, str, bool]], options: ReadOptions) -> list[str]:
     """Return the names of the columns to read: all that can be a part of a pair."""
+    mapped = set(options.columns.values())
+    mapped |= {path.partition(".")[0] for path in mapped}
     wanted = []
     for name, kind, is_plain in columns:
+        # Shapes are also recognised by names in another case.
+        is_part = name in mapped or name.strip().lower() in _USED_NAMES
         is_side = name.startswith(("chosen", "rejected"))
-        if name in ignored or (is_harmless(name) and name not in USED_COLUMNS and not is_side):
+        if name in options.ignore_columns or (is_harmless(name) and not is_part and not is_side):
             continue
-        if not is_plain and name in USED_COLUMNS:
+        if not is_plain and is_part:
             raise FileError(
                 "unsupported_type",
                 f"the column {shown(name)} is of the Arrow type {kind}",

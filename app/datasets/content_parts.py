@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.datasets.row_errors import RowError, kind_of, shown
 from app.datasets.texts import check_characters
+
+if TYPE_CHECKING:
+    from app.datasets.unused import UnusedFields
 
 #: Types of text parts, and the key that holds the text.
 _TEXT_PARTS = {
@@ -15,14 +18,18 @@ _TEXT_PARTS = {
     "refusal": "refusal",
 }
 _THINKING_PARTS = {"thinking": "thinking", "reasoning": "text"}
+#: Keys that are no text of the model: they encrypt or sign the thinking.
+_SIGNATURES = frozenset({"signature", "encrypted_content"})
+_IMAGE_KEYS = ("image", "image_url")
 _IMAGE_PARTS = ("image", "image_url", "input_image", "image_file")
 
 
-def read_parts(path: str, parts: list[Any]) -> tuple[str, str | None]:
+def read_parts(path: str, parts: list[Any], unused: UnusedFields) -> tuple[str, str | None]:
     """Return the text parts joined with newlines, and the thinking parts likewise (or None).
 
     Raises:
         RowError: a part is not text; the code is ``image_parts`` for images.
+        FileError: ignoring another key of a part would lose text.
     """
     texts: list[str] = []
     thinking: list[str] = []
@@ -35,12 +42,17 @@ def read_parts(path: str, parts: list[Any]) -> tuple[str, str | None]:
             kind = "text"
         if not isinstance(kind, str | None):
             raise _refusal(column, f"a part whose type is {kind_of(kind)}")
+        if any(part.get(key) is not None for key in _IMAGE_KEYS):
+            raise image_error(column)
         if kind in _TEXT_PARTS:
-            texts.append(_text(f"{column}.{_TEXT_PARTS[kind]}", part.get(_TEXT_PARTS[kind])))
+            key = _TEXT_PARTS[kind]
+            texts.append(_text(f"{column}.{key}", part.get(key)))
+            unused.check_keys(column, part, {"type", key})
         elif kind in _THINKING_PARTS:
             key = _THINKING_PARTS[kind]
             thinking.append(_text(f"{column}.{key}", part.get(key)))
-        elif kind in _IMAGE_PARTS or (kind is None and {"image", "image_url"} & part.keys()):
+            unused.check_keys(column, part, {"type", key} | _SIGNATURES)
+        elif kind in _IMAGE_PARTS:
             raise image_error(column)
         else:
             raise _refusal(column, f"a part of the type {shown(kind)}")

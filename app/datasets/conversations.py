@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.datasets.content_parts import read_parts
-from app.datasets.json_rows import json_value
 from app.datasets.row_errors import RowError, kind_of, shown
 from app.datasets.texts import check_characters, check_text
+from app.datasets.tool_calls import read_sharegpt_call, read_tool_calls
 from app.datasets.unused import UnusedFields
 from app.domain.rows import ROLES
 
@@ -32,10 +32,6 @@ _SHAREGPT_ROLES = {
 _OTHER_ROLES = {"function": "tool", "model": "assistant", "bot": "assistant", "gpt": "assistant",
                 "human": "user"}  # fmt: skip
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
-_KNOWN = frozenset(
-    {"content", "from", "function_call", "name", "role", "tool_call_id", "tool_calls", "value"}
-    | set(_REASONING_KEYS)
-)
 _MESSAGES_HINT = 'write [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]'
 
 Message = dict[str, Any]
@@ -95,24 +91,40 @@ def _message(path: str, item: Any, unused: UnusedFields) -> Message:
         )
     role = _role(path, item)
     message: Message = {"role": role}
+    content_key = "value" if item.get("from") is not None and "value" in item else "content"
+    used = {"role", content_key, "tool_calls", "function_call", *_REASONING_KEYS}
+    if "role" not in item or _SHAREGPT_ROLES.get(str(item.get("from"))) == role:
+        used.add("from")
     if item.get("from") == "function_call":
-        message["tool_calls"] = [_sharegpt_call(f"{path}.value", item.get("value"))]
-        content = None
-    else:
-        content = item.get("value") if "from" in item else item.get("content")
+        message["tool_calls"] = [read_sharegpt_call(f"{path}.value", item.get("value"), unused)]
+        content_key = "content"
+        used.add(content_key)
     if reasoning := _reasoning(path, item):
         message["reasoning_content"] = reasoning
-    if calls := _tool_calls(path, item):
-        message["tool_calls"] = calls
+    if calls := read_tool_calls(path, item, unused):
+        message["tool_calls"] = [*message.get("tool_calls", ()), *calls]
     if role == "tool":
         for key in ("name", "tool_call_id"):
+            used.add(key)
             if (value := item.get(key)) is not None:
                 message[key] = _text_of(f"{path}.{key}", value)
-    message["content"] = _content(path, content, message)
-    if item.keys() - _KNOWN or (role != "tool" and item.get("name") is not None):
-        used = {key for key in item if key in _KNOWN and (key != "name" or role == "tool")}
-        unused.check_message(path, item, used)
+    message["content"] = _content(path, item.get(content_key), message, unused)
+    if not item.keys() <= used:
+        _check_one_content(path, item)
+        unused.check_keys(path, item, used)
     return dict(sorted(message.items()))
+
+
+def _check_one_content(path: str, item: Mapping[str, Any]) -> None:
+    """Reject a message with another text under ShareGPT's name of the content."""
+    content, value = item.get("content"), item.get("value")
+    if content and value and content != value:
+        raise RowError(
+            "two_values",
+            "the message has two different texts",
+            "keep one of content and value",
+            column=path,
+        )
 
 
 def _role(path: str, item: Mapping[str, Any]) -> str:
@@ -137,11 +149,11 @@ def _role(path: str, item: Mapping[str, Any]) -> str:
     )
 
 
-def _content(path: str, content: Any, message: Message) -> str | None:
+def _content(path: str, content: Any, message: Message, unused: UnusedFields) -> str | None:
     """Return the content as text, and move thinking parts to ``reasoning_content``."""
     column = f"{path}.content"
     if isinstance(content, list):
-        content, thinking = read_parts(column, content)
+        content, thinking = read_parts(column, content, unused)
         if thinking:
             if message.get("reasoning_content") not in (None, thinking):
                 raise _two_reasonings(path)
@@ -182,56 +194,6 @@ def _reasoning(path: str, item: Mapping[str, Any]) -> str | None:
     return found
 
 
-def _tool_calls(path: str, item: Mapping[str, Any]) -> list[Any]:
-    calls = item.get("tool_calls") or []
-    if legacy := item.get("function_call"):  # OpenAI's form before it had tool_calls
-        calls = [*calls, {"type": "function", "function": legacy}] if _is_list(calls) else calls
-    if not _is_list(calls):
-        raise RowError(
-            "wrong_type",
-            f"found {kind_of(calls)}",
-            "tool_calls must be a list",
-            column=f"{path}.tool_calls",
-        )
-    return [_call(f"{path}.tool_calls[{index}]", call) for index, call in enumerate(calls)]
-
-
-def _call(path: str, call: Any) -> dict[str, Any]:
-    function = call.get("function", call) if isinstance(call, dict) else None
-    name = function.get("name") if isinstance(function, dict) else None
-    if not isinstance(name, str) or not name:
-        raise RowError(
-            "invalid_tools",
-            f"found {kind_of(call)} without a function name",
-            'write {"type": "function", "function": {"name": "…", "arguments": {…}}}',
-            column=path,
-        )
-    assert isinstance(function, dict)
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        arguments = _parsed_object(arguments)
-    if not isinstance(arguments, dict | str):
-        arguments = {}
-    stored: dict[str, Any] = {"function": {"arguments": arguments, "name": name}}
-    if isinstance(call.get("id"), str):
-        stored["id"] = call["id"]
-    return stored | {"type": "function"}
-
-
-def _sharegpt_call(path: str, value: Any) -> dict[str, Any]:
-    parsed = _parsed_object(value) if isinstance(value, str) else value
-    return _call(path, parsed)
-
-
-def _parsed_object(text: str) -> Any:
-    """Decode a JSON object, the form in which most templates expect arguments; else return text."""
-    try:
-        value = json_value(text)
-    except RowError:
-        return text
-    return value if isinstance(value, dict) else text
-
-
 def _text_of(path: str, value: Any) -> str:
     if not isinstance(value, str):
         raise RowError("wrong_type", f"found {kind_of(value)}", "give text", column=path)
@@ -246,7 +208,3 @@ def _two_reasonings(path: str) -> RowError:
         "keep one of reasoning_content, reasoning and thinking",
         column=path,
     )
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)

@@ -1,7 +1,7 @@
 """Read rows of CSV (RFC 4180, with a header) and TSV.
 
-A cell that holds a JSON list of messages is a conversation. An empty cell is null. Any other cell
-is text, also if it looks like a number.
+A cell that holds a JSON list of messages, or one message, is a conversation. An empty cell is
+null. Any other cell is text, also if it looks like a number.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from app.datasets.byte_streams import MAX_LINE_BYTES
 from app.datasets.file_types import CSV, HEAD_BYTES, TSV, check_first_line
 from app.datasets.json_rows import json_value, utf8
 from app.datasets.row_errors import FileError, Row, RowError, shown
-from app.datasets.texts import ENCODED_MESSAGES
+from app.datasets.texts import ENCODED_MESSAGES, is_encoded_message
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -138,7 +138,9 @@ def _row(header: list[str], cells: list[str]) -> dict[str, Any]:
 def _value(name: str, cell: str) -> Any:
     if not cell:
         return None
-    if cell[0] not in "[ \t\r\n" or not ENCODED_MESSAGES.match(cell):
+    if cell[0] not in "[{ \t\r\n":
+        return cell
+    if not ENCODED_MESSAGES.match(cell) and not is_encoded_message(cell):
         return cell
     try:
         return json_value(cell)

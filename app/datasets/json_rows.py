@@ -143,6 +143,8 @@ def _quick_value(line: bytes, *, is_ours: bool) -> dict[str, Any] | None:
     after each comma and colon writes one byte more for each of these. A line of any other length
     has duplicate keys, unneeded escapes or other spaces, and goes to the strict parser.
     """
+    if not is_ours and b"\\u" in line and line.isascii():  # its length tells nothing
+        return None
     try:
         value = from_json(line, allow_inf_nan=False, cache_strings="keys")
         spaces = 0 if is_ours else len(line) - len(orjson.dumps(value))

@@ -16,7 +16,7 @@ MAPPABLE = (
 )  # fmt: skip
 LABELS = ("a", "b", "tie")
 #: Increase it if the same file is now read differently: the file is then stored again.
-READER_VERSION = 3
+READER_VERSION = 4
 
 
 @dataclass(frozen=True)

@@ -88,12 +88,8 @@ class DatasetReader:
         Raises:
             InvalidDatasetError: as in ``read``; ``line`` is the row's number, from 1.
         """
-        rows = columnar_rows(
-            path,
-            self._limits.max_rows,
-            self._limits.max_bytes,
-            self._options.ignore_columns,
-        )
+        limits = self._limits
+        rows = columnar_rows(path, limits.max_rows, limits.max_bytes, self._options)
         with closing(rows):  # ends the child if the caller stops early
             yield from self.read_rows(rows, is_untyped=False)
 

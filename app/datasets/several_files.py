@@ -124,9 +124,7 @@ class FileRows:
         head, chunks = peek(file.read())
         if columnar_format(head) or file.file_format in ("parquet", "arrow"):
             with self._on_disk(chunks) as path:
-                rows = columnar_rows(
-                    path, limits.max_rows, limits.max_bytes, self._options.ignore_columns
-                )
+                rows = columnar_rows(path, limits.max_rows, limits.max_bytes, self._options)
                 with closing(rows):  # ends the child if the caller stops early
                     yield from rows
         elif is_zstd(head):

@@ -14,7 +14,7 @@ The first rule that matches an unused field decides:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 from app.datasets.content_parts import image_error
@@ -51,6 +51,9 @@ MEANINGFUL = frozenset(
 #: Names of columns that hold images, audio or video in any encoding.
 MEDIA = frozenset({"audio", "audios", "image", "images", "video", "videos"})
 _MAX_NAMED = 100
+_INDEX = re.compile(r"\[\d+\]")
+#: Name of a list of messages, or of a list of such lists.
+_LIST = re.compile(r"[^\[]*(\[\])+")
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 
 
@@ -117,22 +120,26 @@ class UnusedFields:
         # The keys of a column with nested parts are checked one by one; the column itself is used.
         return not self._roots.isdisjoint(layout) or bool(self._fields_of(layout)[0])
 
-    def check_message(self, path: str, message: Mapping[str, Any], used: set[str]) -> None:
-        """Check the keys of one message; ``path`` names it, such as ``chosen[1]``.
+    def check_keys(self, path: str, item: Mapping[str, Any], used: Set[str]) -> None:
+        """Check the keys of a message, or of an object in it; ``path`` names it, as ``chosen[1]``.
 
         Raises:
             FileError: ignoring a key would lose a part of the message.
         """
-        side = path[: path.rindex("[")]
-        for key in message.keys() - used:
-            name = f"{side}[].{shown(key)[1:-1]}"
-            if message[key] is None:
+        if item.keys() <= used:
+            return
+        side = _INDEX.sub("[]", path)
+        others = [item[key] for key in used if key in item]
+        for key in item.keys() - used:
+            if item[key] is None:
                 continue
+            name = f"{side}.{shown(key)[1:-1]}"
             self._note(name)
-            if key in self._ignored or {name, f"messages[].{key}"} & self._ignored:
+            aliases = {key, name, f"messages[]{_LIST.sub('', side, count=1)}.{key}"}
+            if not aliases.isdisjoint(self._ignored):
                 self.warned.add(name)
             elif not (is_harmless(key) or name in self._harmless) and self._has_lost_text(
-                key, name, message[key], [message[other] for other in used]
+                key, name, item[key], others
             ):
                 raise _lost_key_error(path, key, name)
 

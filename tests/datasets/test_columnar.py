@@ -96,6 +96,29 @@ def test_unusable_columns_and_rows_are_told(
     assert says in found.message
 
 
+@pytest.mark.parametrize(
+    ("more", "column"),
+    [
+        ({"meta": {"loss": [1.0, float("nan")]}}, "meta.loss[1]"),
+        ({"meta": [{"loss": float("inf")}]}, "meta[0].loss"),
+        ({"loss": float("nan")}, "loss"),
+    ],
+)
+def test_number_that_json_lacks_is_refused_at_any_depth(
+    path: Path, more: dict[str, Any], column: str
+) -> None:
+    rows = [{"chosen": "a", "rejected": "b"}, {"chosen": "a", "rejected": "b"} | more]
+    write(path, pyarrow.Table.from_pylist([dict.fromkeys(more) | row for row in rows]))
+    found = problem(path)
+    assert (found.code, found.column, found.line) == ("non_finite_number", column, 2)
+
+
+def test_decimals_are_numbers_at_any_depth(path: Path) -> None:
+    row = {"prompt": "p", "responses": ["bad", "good"], "scores": [Decimal("0.5"), Decimal("1.5")]}
+    (stored,) = read(write(path, [row]))
+    assert [each["score"] for each in stored["replies"]] == [1.5, 0.5]
+
+
 def test_bad_row_is_told_with_its_number(path: Path) -> None:
     rows = [{"chosen": "a", "rejected": "a" if n == 150 else "b"} for n in range(300)]
     found = problem(write(path, rows))

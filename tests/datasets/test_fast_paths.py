@@ -12,9 +12,12 @@ from app.datasets.reading import DatasetReader
 from app.datasets.row_errors import InvalidDatasetError
 from app.datasets.shapes.assembling import RowAssembler
 from app.datasets.shapes.sample import MAX_ROWS
+from tests.datasets.invariants import check_stored
 
 #: Values of which each takes another branch of a fast path.
-texts = st.sampled_from(["a", "ab", "ab c", " a", "[a]", "", " ", "\0", "x" * 30, "x" * 40])
+texts = st.sampled_from(
+    ["a", "ab", "ab c", " a", "[a]", "", " ", "\0", "x" * 30, "x" * 40, "Human: a\n\nAssistant: b"]
+)
 roles = st.sampled_from(["user", "assistant", "system", "tool"])
 messages = st.lists(st.fixed_dictionaries({"role": roles, "content": texts}), max_size=3)
 content = texts | messages | st.none() | st.integers(0, 1)
@@ -64,7 +67,9 @@ def outcome(rows: list[dict[str, Any]]) -> object:
     """
     reader = DatasetReader()
     try:
-        return b"".join(reader.read_rows(enumerate(rows, 1), is_untyped=False)), reader.summary
+        data = b"".join(reader.read_rows(enumerate(rows, 1), is_untyped=False))
+        check_stored(data, reader.summary)
+        return data, reader.summary
     except InvalidDatasetError as error:
         return [problem.line for problem in error.rows]
 

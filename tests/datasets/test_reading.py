@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.datasets import json_rows
 from app.datasets.containers import TextFormat
 from app.datasets.reading import DatasetReader, ReadLimits
 from app.datasets.row_errors import InvalidDatasetError, RowProblem
@@ -67,6 +68,13 @@ def conversations(draw: st.DrawFn) -> list[dict[str, str]]:
     return [*messages, {"role": "assistant", "content": draw(any_text)}]
 
 
+def repeats(prompt: Any, side: Any) -> bool:
+    """Return whether a reply begins with the prompt; only one may have a system message."""
+    if isinstance(prompt, list):
+        prompt, side = (each[each[0]["role"] == "system" :] for each in (prompt, side))
+    return bool(side[: len(prompt)] == prompt)
+
+
 @st.composite
 def datasets(draw: st.DrawFn) -> list[dict[str, Any]]:
     side = draw(st.sampled_from([any_text, conversations()]))
@@ -81,7 +89,7 @@ def datasets(draw: st.DrawFn) -> list[dict[str, Any]]:
         lambda row: (
             row["chosen"] != row["rejected"]
             and not any(
-                row["prompt"] == row[name][: len(row["prompt"])]
+                repeats(row["prompt"], row[name])
                 for name in ("chosen", "rejected")
                 if "prompt" in row
             )
@@ -467,3 +475,12 @@ def test_file_in_small_pieces_equals_the_file_at_once() -> None:
         for n in range(1, 400)
     )
     assert pairs(data, size=1) == pairs(data, size=len(data))
+
+
+def test_line_of_a_writer_of_ascii_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def parse(*_: object, **__: object) -> object:
+        raise AssertionError("the strict parser reads it, and its length tells nothing")
+
+    monkeypatch.setattr(json_rows, "from_json", parse)
+    row = {"chosen": "Málaga", "rejected": "\U0001f600"}
+    assert json_rows.json_row(json.dumps(row).encode()) == row

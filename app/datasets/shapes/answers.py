@@ -170,7 +170,7 @@ def _answer(path: str, item: Any, unused: UnusedFields) -> _Answer:
     rank, score = (_number(path, item, keys) for keys in (_RANK_KEYS, _SCORE_KEYS))
     if rank is None and score is None:
         raise _not_ranked(path, "found neither rank nor score")
-    unused.check_message(path, item, {texts[0], *_RANK_KEYS, *_SCORE_KEYS} & item.keys())
+    unused.check_keys(path, item, {texts[0], *_RANK_KEYS, *_SCORE_KEYS})
     return _Answer(*text, rank, score)
 
 

@@ -241,8 +241,8 @@ class RowAssembler:
 
     def _ranked(self, row: Mapping[str, Any], layout: _Layout) -> PreferenceRow:
         columns = layout.columns
-        has_more = columns.input or columns.system or columns.history
-        if self._plain_at is not None and not self._is_chat and not has_more:
+        is_alone = not (columns.input or columns.system or columns.history)
+        if self._plain_at is not None and not self._is_chat and is_alone:
             prompt, chosen, rejected = (row.get(column) for column in self._plain_at)
             if (plain := plain_sides(prompt, chosen, rejected)) is not None:
                 return {"prompt": prompt, "replies": plain}
@@ -268,9 +268,11 @@ class RowAssembler:
         """Return [prompt, *replies] in the format of the dataset, without repeats of the prompt."""
         prompt = self._read.prompt(row)
         if self._is_verbatim:
-            return [prompt, *replies]
-        if type(prompt) is str and type(replies[0]) is str:
-            replies = self._read.without_prompt(prompt, paths, replies)
+            if prompt is not None or not self._is_chat:
+                return [prompt, *replies]
+            return join(Before(), paths, replies)  # not a stored row if they begin with a prompt
+        if type(replies[0]) is str:
+            replies = self._read.texts(prompt, paths, replies)
         if not layout.has_options:
             if not self._is_chat:
                 return [prompt, *replies]

@@ -7,7 +7,12 @@ from typing import Any
 
 from app.datasets.conversations import Message, check_reply, read_messages
 from app.datasets.row_errors import RowError, kind_of, shown
-from app.datasets.shapes.dialogues import read_dialogue
+from app.datasets.shapes.dialogues import (
+    is_dialogue,
+    is_dialogue_prompt,
+    mixed_dialogue,
+    read_dialogue,
+)
 from app.datasets.shapes.file_form import MIN_REPEATED_PROMPT_CHARACTERS, FileForm, Kind
 from app.datasets.shapes.sample import value_at
 from app.datasets.texts import check_side, is_clean
@@ -124,17 +129,25 @@ class ContentReader:
                 return read_dialogue("prompt", value)
             if not is_clean(value):
                 check_side(column, value)
+                if not self._is_verbatim and is_dialogue_prompt(value):
+                    raise mixed_dialogue(column)
             return value
         messages = self._messages(column, value)
         self._check_kind(column, "conversational", expected)
         return messages
 
-    def without_prompt(self, prompt: str, paths: list[str], replies: list[str]) -> list[str]:
-        """Cut the prompt from the beginning of text replies, if those of this upload repeat it.
+    def texts(self, prompt: Any, paths: list[str], replies: list[str]) -> list[str]:
+        """Check text replies together; cut the prompt from them if those of this upload repeat it.
 
         Raises:
-            RowError: some replies begin with the prompt and others do not.
+            RowError: some replies begin with the prompt and others do not, or they are dialogues
+                unlike most.
         """
+        if all(map(is_dialogue, replies)):
+            raise mixed_dialogue(paths[0])
+        return self._without_prompt(prompt, paths, replies) if type(prompt) is str else replies
+
+    def _without_prompt(self, prompt: str, paths: list[str], replies: list[str]) -> list[str]:
         if not self._form.is_prompt_repeated:
             if len(prompt) >= MIN_REPEATED_PROMPT_CHARACTERS and all(
                 reply.startswith(prompt) for reply in replies

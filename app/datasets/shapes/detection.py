@@ -68,7 +68,7 @@ def recognise(sample: Sample, options: ReadOptions) -> Recognised:
         FileError: ``missing_column`` if no shape fits; the message lists the columns and the hint
             suggests a mapping.
     """
-    if options.columns:
+    if options.columns or options.labels:
         return Recognised(mapped_shape(options, sample))
     for shape in SHAPES:
         if shape.fits(sample):

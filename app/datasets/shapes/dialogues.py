@@ -15,6 +15,21 @@ def is_dialogue(text: str) -> bool:
     return text.lstrip().startswith("Human:") and _ASSISTANT in text
 
 
+def is_dialogue_prompt(text: str) -> bool:
+    """Return whether the text is a dialogue that ends where the assistant must reply."""
+    return text.rstrip().endswith(_ASSISTANT) and is_dialogue(text)
+
+
+def mixed_dialogue(path: str) -> RowError:
+    """Return the error for a dialogue in a file of other texts."""
+    return RowError(
+        "mixed_format",
+        f"{path} has Human: and Assistant: turns here, and most texts have none",
+        "write the turns as lists of messages in all rows",
+        column=path,
+    )
+
+
 def read_dialogue(path: str, text: str) -> list[dict[str, Any]]:
     """Read the turns of a dialogue as messages.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from app.datasets.row_errors import FileError
 from app.datasets.shapes.answers import contents
 from app.datasets.shapes.dialogues import is_dialogue
 from app.datasets.shapes.forms import CHAT, SEVERAL, Form, form_of
+from app.datasets.shapes.labels import Signed
 from app.datasets.shapes.sample import Sample, value_at
 from app.datasets.shapes.shape import PART_NAMES, Parts
 
@@ -123,9 +124,12 @@ class FileForm:
             if needs_chat != columns.history and not has_prompt and not is_chat:
                 raise _no_prompt(needs_chat)
             is_chat = True
+        is_ranked = bool(columns.answers or sides & SEVERAL)
+        if is_ranked or isinstance(parts.label, Signed):  # which have no other margin
+            columns = replace(columns, margin=None)
         return cls(
             columns=columns,
-            row_form="ranked" if columns.answers or sides & SEVERAL else "pairs",
+            row_form="ranked" if is_ranked else "pairs",
             kind="conversational" if is_chat else "text",
             prompt_kind=prompt_kind,
             side_kind=side_kind,

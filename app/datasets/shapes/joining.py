@@ -38,7 +38,7 @@ def join(before: Before, paths: list[str], sides: list[list[Message]]) -> list[A
     elif prompt:
         head += prompt
     if head:
-        sides = _without_head(head, paths, sides)
+        head, sides = _without_head(head, paths, sides)
     else:
         count = _common(sides)
         head, sides = sides[0][:count], [side[count:] for side in sides]
@@ -66,22 +66,34 @@ def _check_prompt_is_said(prompt: str, paths: list[str], sides: list[list[Messag
 
 def _without_head(
     head: list[Message], paths: list[str], sides: list[list[Message]]
-) -> list[list[Message]]:
+) -> tuple[list[Message], list[list[Message]]]:
+    """Cut the prompt from the beginning of the replies.
+
+    Only the prompt, or only the replies, may begin with a system message: the prompt keeps it.
+    """
     role = head[0]["role"]
-    if not any(side[0]["role"] == role for side in sides):
-        return sides
-    count = len(head)
-    repeats = [side[:count] == head for side in sides]
-    if not any(repeats):
-        return sides
-    if not all(repeats) or any(len(side) == count for side in sides):
+    if role != "assistant" and all(side[0]["role"] == "assistant" for side in sides):
+        return head, sides
+    asked = head[1:] if role in _SYSTEM_ROLES else head
+    system = sides[0][:1] if asked is head and sides[0][0]["role"] in _SYSTEM_ROLES else []
+    beginnings = [head, system + head]
+    if asked and asked[0]["role"] == "user":
+        beginnings.append(asked)
+    counts = [
+        next((len(each) for each in beginnings if side[: len(each)] == each), 0) for side in sides
+    ]
+    if not any(counts):
+        return head, sides
+    if len(set(counts)) > 1 or any(len(side) == counts[0] for side in sides):
+        repeated = paths[next(index for index, count in enumerate(counts) if count)]
         raise RowError(
             "prompt_repeated",
-            f"{paths[repeats.index(True)]} begins with the prompt, but another reply does not",
+            f"{repeated} begins with the prompt, but another reply does not",
             "begin all replies with the prompt, or none",
-            column=paths[repeats.index(True)],
+            column=repeated,
         )
-    return [side[count:] for side in sides]
+    is_longer = counts[0] > len(head)
+    return system + head if is_longer else head, [side[counts[0] :] for side in sides]
 
 
 def _common(sides: list[list[Message]]) -> int:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from app.datasets.options import ReadOptions
 from app.datasets.row_errors import FileError, shown
+from app.datasets.shapes.forms import Form
 from app.datasets.shapes.labels import Label, Named, Signed, Winner, names_of_sides
 from app.datasets.shapes.sample import Sample
 from app.datasets.shapes.shape import SYSTEM, Parts, Shape
@@ -23,9 +24,15 @@ def mapped_shape(options: ReadOptions, sample: Sample) -> Shape:
     enough for a file with the columns ``question``, ``chosen`` and ``rejected``.
 
     Raises:
-        FileError: ``invalid_mapping`` or ``unknown_column``.
+        FileError: ``invalid_mapping``, ``missing_column`` or ``unknown_column``.
     """
     mapped = options.columns
+    if options.labels and not {*_RESPONSES, "label"} & mapped.keys():
+        raise FileError(
+            "invalid_mapping",
+            "labels[…] says what the values of a label mean, and no column is mapped to it",
+            "add columns[response_a]=…, columns[response_b]=… and columns[label]=…",
+        )
     for part, column in mapped.items():
         if not sample.has(column):
             found = ", ".join(shown(name) for name in sample.columns[:20]) or "no columns"
@@ -58,21 +65,25 @@ def _parts(mapped: Mapping[str, str], labels: Mapping[str, str], sample: Sample)
         tools=own("tools"),
         chat_template_kwargs=own("chat_template_kwargs"),
     )
-    if "answers" in mapped:
-        _refuse_others(mapped, "answers", (*_SIDES, *_RESPONSES, "label"))
-        scores = own("scores") if "scores" in mapped else ()
+    if {"answers", "scores"} & mapped.keys():
+        part = "answers" if "answers" in mapped else "scores"
+        _refuse_others(mapped, part, (*_SIDES, *_RESPONSES, "label", "margin"))
+        if not any(map(sample.has, own("answers"))):
+            raise _incomplete("answers", "answers and scores go together")
+        are_texts = Form.TEXTS in sample.forms(own("answers")[0])
+        has_scores = "scores" in mapped or (are_texts and sample.has("scores"))
+        scores = own("scores") if has_scores else ()
         return replace(common, answers=own("answers"), scores=scores)
     if {*_RESPONSES, "label"} & mapped.keys():
         _refuse_others(mapped, "response_a", _SIDES)
         for part in (*_RESPONSES, "label"):
             if part not in mapped and not sample.has(part):
                 raise _incomplete(part, "response_a, response_b and label go together")
-        return replace(
-            common,
-            response_a=own("response_a"),
-            response_b=own("response_b"),
-            label=_label(own("label")[0], labels, own("response_a")[0], own("response_b")[0]),
-        )
+        a, b = own("response_a"), own("response_b")
+        label = _label(own("label")[0], labels, a[0], b[0])
+        if isinstance(label, Signed):
+            _refuse_others(mapped, "label", ("margin",))
+        return replace(common, response_a=a, response_b=b, label=label)
     for part in _SIDES:
         if part not in mapped and not sample.has(part):
             raise _incomplete(part, "a pair needs chosen and rejected")
@@ -99,7 +110,8 @@ def _refuse_others(mapped: Mapping[str, str], part: str, others: tuple[str, ...]
         raise FileError(
             "invalid_mapping",
             f"columns[{part}] and columns[{both[0]}] exclude each other",
-            "map chosen and rejected; or response_a, response_b and label; or answers",
+            "map chosen and rejected; or response_a, response_b and label; or answers. Ranked rows "
+            "have no margin, and the size of a signed label is one",
         )
 
 

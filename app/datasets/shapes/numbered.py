@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from app.datasets.row_errors import RowError
 from app.datasets.shapes.sample import Sample
 from app.datasets.shapes.shape import Parts
 
@@ -23,9 +24,24 @@ def numbered_responses(sample: Sample) -> Parts | None:
 
 
 def with_responses(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace the numbered columns by one list, in the order of their numbers."""
+    """Replace the numbered columns by one list, in the order of their numbers.
+
+    Null at its end is absent: in Parquet all rows have the columns of the longest one.
+
+    Raises:
+        RowError: the row has a column ``responses`` too.
+    """
+    if row.get("responses") is not None:
+        raise RowError(
+            "two_values",
+            "this row has responses beside the numbered columns, unlike the first rows",
+            "write the replies in one of the two forms",
+            column="responses",
+        )
     names = _numbered(row)
     made = {name: value for name, value in row.items() if name not in names}
+    while names and row[names[-1]] is None:
+        names.pop()
     return {**made, "responses": [row[name] for name in names]}
 
 

@@ -12,6 +12,7 @@ from app.datasets.shapes.labelled import LABELLED
 from app.datasets.shapes.ranked import RANKED
 from app.datasets.shapes.sample import Sample
 from app.datasets.shapes.shape import PART_NAMES, Parts, Shape
+from app.datasets.shapes.stored import STORED
 
 _USER = {"role": "user", "content": "What is 2+2?"}
 _GOOD = {"role": "assistant", "content": "It is 4."}
@@ -41,36 +42,8 @@ def _messages_ask(sample: Sample) -> bool:
     return bool(last) and all(message.get("role") != "assistant" for message in last)
 
 
-_STORED = ("line",)
-
 SHAPES: tuple[Shape, ...] = (
-    Shape(
-        name="stored",
-        summary="A dataset of this service, as `GET /v1/datasets/{id}/content` returns it.",
-        parts=replace(_SIDED, system=(), history=(), id=("id",), is_verbatim=True),
-        needs=_STORED,
-        examples=({"chosen": [_GOOD], "line": 1, "prompt": [_USER], "rejected": [_BAD]},),
-    ),
-    Shape(
-        name="stored_ranked",
-        summary="A ranked dataset of this service, as `GET /v1/datasets/{id}/content` returns it.",
-        parts=Parts(
-            system=(),
-            history=(),
-            prompt=("prompt",),
-            answers=("replies",),
-            id=("id",),
-            is_verbatim=True,
-        ),
-        needs=_STORED,
-        examples=(
-            {
-                "line": 1,
-                "prompt": [_USER],
-                "replies": [{"rank": 1, "reply": [_GOOD]}, {"rank": 2, "reply": [_BAD]}],
-            },
-        ),
-    ),
+    *STORED,
     Shape(
         name="openai_preference",
         summary="OpenAI's preference fine-tuning: `input` has the conversation and the tools.",
