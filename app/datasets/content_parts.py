@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from app.datasets.row_errors import RowError, kind_of, shown
+from app.datasets.row_errors import RowError, image_error, kind_of, shown
 from app.datasets.texts import check_characters
-
-if TYPE_CHECKING:
-    from app.datasets.unused import UnusedFields
+from app.datasets.unused import UnusedFields
 
 #: Types of text parts, and the key that holds the text.
 _TEXT_PARTS = {
@@ -57,16 +55,6 @@ def read_parts(path: str, parts: list[Any], unused: UnusedFields) -> tuple[str, 
         else:
             raise _refusal(column, f"a part of the type {shown(kind)}")
     return "\n".join(texts), "\n".join(thinking) or None
-
-
-def image_error(column: str) -> RowError:
-    """Return the error for an image in any part of a row."""
-    return RowError(
-        "image_parts",
-        "found an image; images are not supported, because the reward models read text only",
-        "remove the rows with images, or describe the image in text",
-        column=column,
-    )
 
 
 def _refusal(column: str, found: str) -> RowError:

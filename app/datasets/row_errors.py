@@ -144,6 +144,16 @@ def shown(value: Any, characters: int = _SHOWN_CHARACTERS) -> str:
     return json.dumps(cut, ensure_ascii=not cut.isprintable())
 
 
+def image_error(column: str) -> RowError:
+    """Return the error for an image in any part of a row."""
+    return RowError(
+        "image_parts",
+        "found an image; images are not supported, because the reward models read text only",
+        "remove the rows with images, or describe the image in text",
+        column=column,
+    )
+
+
 def kind_of(value: Any) -> str:
     """Return the name of a JSON value's type for messages to the user."""
     if value is None:

@@ -17,8 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
-from app.datasets.content_parts import image_error
-from app.datasets.row_errors import FileError, shown
+from app.datasets.row_errors import FileError, image_error, shown
 
 #: Names that are ignored without a warning in any shape; ``*`` matches any characters.
 HARMLESS = (
