@@ -13,10 +13,13 @@ import resource
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
 
 #: Request line and header fields of one request, and everything in a body that is not content.
 MAX_HEAD_BYTES = 32 << 10
@@ -89,6 +92,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._window_bytes = 0
         self._was_paused = False
         self._timer: asyncio.TimerHandle | None = None
+        #: The request that is being answered; ``cycle`` is the last one, which may wait behind it.
+        self._answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept the connection, or refuse it when there are too many."""
@@ -101,8 +106,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timer of the connection, and soon tell the application that the client left."""
         self._stop_timer()
+        for cycle in (self._answering, self.cycle):
+            if cycle is not None and not cycle.response_complete:
+                # At once, so that what the application still sends is dropped: uvloop raises an
+                # error when a closed connection is written to.
+                cycle.disconnected = True
         lost = self._lost.setdefault(self.loop, SpreadCalls(LOST_PER_PASS))
-        lost.add(self.loop, partial(super().connection_lost, exc))
+        lost.add(self.loop, partial(self._end, exc))
 
     def data_received(self, data: bytes) -> None:
         """Pass bytes to the parser, never more of a head than ``MAX_HEAD_BYTES``."""
@@ -161,6 +171,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._is_in_head, self._head_bytes = True, 0
             super().on_message_complete()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _end(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._answering is not None:
+            self._answering.message_event.set()  # uvicorn sets that of the last request only
+
     def _on_slow_head(self) -> None:
         # A connection that never sent a byte gets no response, because there is no request.
         if self._head_bytes:
@@ -218,7 +237,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _is_answering(self) -> bool:
-        cycle = self.cycle
+        cycle = self._answering
         return cycle is not None and cycle.response_started and not cycle.response_complete
 
 

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -47,17 +47,26 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.5)
     monkeypatch.setattr(http_protocol, "BODY_WINDOW_SECONDS", 0.5)
     monkeypatch.setattr(BoundedHttpProtocol, "max_connections", 20)
+    with serving(echo_length) as number:
+        yield number
+
+
+@contextmanager
+def serving(app: Any) -> Iterator[int]:
+    """Serve an application, and yield the port."""
     number = free_port()
     config = uvicorn.Config(
-        echo_length, port=number, http=BoundedHttpProtocol, lifespan="off", log_config=None
+        app, port=number, http=BoundedHttpProtocol, lifespan="off", log_config=None
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     wait_until("the server", lambda: server.started)
-    yield number
-    server.should_exit = True
-    thread.join()
+    try:
+        yield number
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def connect(port: int) -> socket.socket:
@@ -236,3 +245,64 @@ def _is_served(port: int) -> bool:
     with closing(socket.create_connection(("127.0.0.1", port), timeout=5)) as connection:
         connection.sendall(HEAD + b"Content-Length: 2\r\n\r\nab")
         return connection.recv(100).startswith(b"HTTP/1.1 200")
+
+
+class Streams:
+    """Streams bytes until the client leaves; keeps how each response ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[Exception | None] = []
+
+    async def __call__(self, _scope: Any, receive: Any, send: Any) -> None:
+        """Send a piece every few milliseconds."""
+        leaving = asyncio.create_task(self._wait_for_disconnect(receive))
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            while not leaving.done():
+                await send({"type": "http.response.body", "body": b"tea", "more_body": True})
+                await asyncio.sleep(0.005)
+        except Exception as error:
+            self.ends.append(error)
+            raise
+        self.ends.append(None)
+
+    async def _wait_for_disconnect(self, receive: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+
+@pytest.mark.parametrize("requests", [1, 2, 3])
+def test_client_that_leaves_during_a_response_causes_no_error(
+    requests: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The application may learn of it late, and the request may not be the last one."""
+
+    def add_late(_: object, loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+        loop.call_later(0.2, call)
+
+    monkeypatch.setattr(http_protocol.SpreadCalls, "add", add_late)
+    streams = Streams()
+    with serving(streams) as port:
+        with closing(socket.create_connection(("127.0.0.1", port), timeout=5)) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * requests)
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        wait_until("the end of the response", lambda: bool(streams.ends))
+    assert streams.ends == [None]
+
+
+def test_refused_head_does_not_interrupt_the_response_before_it() -> None:
+    """Neither if another request waits between them."""
+    good = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    large = b"GET / HTTP/1.1\r\nHost: a\r\nx: " + b"a" * (2 * http_protocol.MAX_HEAD_BYTES)
+    received = b""
+    with (
+        serving(Streams()) as port,
+        closing(socket.create_connection(("127.0.0.1", port), timeout=5)) as connection,
+    ):
+        connection.sendall(good)
+        received += connection.recv(100)
+        connection.sendall(good + large)
+        with suppress(ConnectionResetError):
+            while piece := connection.recv(1 << 16):
+                received += piece
+    assert received.count(b"HTTP/1.1 ") == 1
