@@ -24,6 +24,9 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
+#: What a call raises while Redis is away. A timeout is an OSError. uvloop raises RuntimeError when
+#: the client writes to a connection that was reset as soon as it was made.
+AWAY = (RedisError, OSError, RuntimeError)
 #: How often a process announces itself and, during an outage, tries Redis again.
 HEARTBEAT_SECONDS = 2.0
 #: A process without a heartbeat for this long is no longer counted.
@@ -134,7 +137,7 @@ class RedisWindows:
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 return await call()
-        except (RedisError, OSError) as error:  # a timeout is an OSError
+        except AWAY as error:
             if not self.is_away:  # calls in progress fail too: log one line for all
                 log.warning("rate_limits_open", error=type(error).__name__)
             self.is_away = True

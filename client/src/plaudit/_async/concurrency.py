@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-from httpx import AsyncClient
+import httpx
 
 T = TypeVar("T")
 #: Return type of a reward function.
 Rewards: TypeAlias = Awaitable[list[float]]
 
 __all__ = ["AsyncClient", "Rewards", "blocking", "bytes_of", "sleep"]
+
+
+class AsyncClient(httpx.AsyncClient):
+    """Reports every connection that cannot be made as an error of httpx."""
+
+    async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        """Send a request."""
+        try:
+            return await super().send(request, **options)
+        except AttributeError as error:
+            # uvloop forgets the socket of a connection that is reset as soon as it was made, and
+            # anyio then asks None for the name of the peer, before anything was sent.
+            if error.name != "getpeername":
+                raise
+            raise httpx.ConnectError("the connection was reset", request=request) from error
 
 
 async def sleep(seconds: float) -> None:
