@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from sqlalchemy.orm import Session
 from app.audit import log as audit_log
 from app.audit.log import Actor
 from app.auth.key_ring import Scope, mint
+from app.core import private_files
 from app.core.database import newest_first, now_ms, transaction
 from app.core.errors import NotFoundError
 from app.models import ApiKey
@@ -97,10 +97,7 @@ def first_key(engine: Engine, data_dir: Path) -> str:
         audit_log.record(session, Actor(DEFAULT_TENANT), "api_key.create", created.row.id)
         token = created.token
         data_dir.mkdir(0o700, parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(token + "\n")
+        private_files.replace(path, token + "\n")
     return token
 
 

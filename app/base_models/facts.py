@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 
-from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from app.base_models.catalogue import BaseModelEntry
+from app.core.upsert import upsert
 from app.domain.plan import BaseModelFacts
 from app.models import BaseModelRecord
 
@@ -24,10 +24,9 @@ def facts_for(session: Session, entry: BaseModelEntry) -> BaseModelFacts | None:
 
 def store_facts(session: Session, entry: BaseModelEntry, facts: BaseModelFacts) -> None:
     """Store the facts about a catalogue entry; they replace earlier ones."""
-    session.execute(delete(BaseModelRecord).where(BaseModelRecord.key == _key(entry)))
-    session.add(
-        BaseModelRecord(key=_key(entry), base_model=entry.id, facts=facts.model_dump(mode="json"))
-    )
+    row = {"key": _key(entry), "base_model": entry.id, "facts": facts.model_dump(mode="json")}
+    # Two workers may have inspected the model at the same time.
+    upsert(session, BaseModelRecord, [row], update=("facts", "created_at"))
 
 
 def _key(entry: BaseModelEntry) -> str:

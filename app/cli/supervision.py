@@ -66,7 +66,7 @@ class WorkerSupervisor:
                     return
                 self._process = process = _start()
             started_at = time.monotonic()
-            status = process.wait()
+            status = process.wait() if process else None
             if self._stopping.is_set():
                 return
             if time.monotonic() - started_at > STEADY_SECONDS:
@@ -92,11 +92,16 @@ def _restart_delays() -> Iterator[float]:
     return exponential_delays(base=RESTART_SECONDS, maximum=RESTART_MAX_SECONDS)
 
 
-def _start() -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        # -P: a directory called "worker" in the current directory must not be imported.
-        [sys.executable, "-P", "-m", "worker", "--with-parent", str(os.getpid())],
-        stdin=subprocess.DEVNULL,
-        # Ctrl-C must reach only the API, which then drains the worker.
-        start_new_session=True,
-    )
+def _start() -> subprocess.Popen[bytes] | None:
+    """Start a worker; return None if the machine cannot start a process now."""
+    try:
+        return subprocess.Popen(
+            # -P: a directory called "worker" in the current directory must not be imported.
+            [sys.executable, "-P", "-m", "worker", "--with-parent", str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            # Ctrl-C must reach only the API, which then drains the worker.
+            start_new_session=True,
+        )
+    except OSError:  # no memory, or too many processes
+        log.exception("worker_not_started")
+        return None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-from contextlib import suppress
 
+from app.core.private_files import read_or_create
 from app.core.settings import Settings
 
 TOKEN_FILE = "scorer-token"  # noqa: S105 - the name of a file
@@ -21,13 +20,4 @@ def read_token(settings: Settings) -> str | None:
     if not settings.is_embedded:
         return None
     settings.data_dir.mkdir(0o700, parents=True, exist_ok=True)
-    path = settings.data_dir / TOKEN_FILE
-    if not path.exists():
-        # Other threads may come here at the same time.
-        draft = path.with_name(f"{TOKEN_FILE}.{secrets.token_hex(8)}")
-        draft.touch(0o600)
-        draft.write_text(secrets.token_hex(32))
-        with suppress(FileExistsError):  # another was first
-            os.link(draft, path)  # atomic
-        draft.unlink()
-    return path.read_text()
+    return read_or_create(settings.data_dir / TOKEN_FILE, secrets.token_hex(32))

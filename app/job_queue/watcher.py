@@ -13,7 +13,6 @@ from typing import NamedTuple
 import structlog
 from anyio import CapacityLimiter, to_thread
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.core.database import reader
 from app.job_queue import queries
@@ -80,11 +79,10 @@ class Watcher:
             for ids in _batches(list(self._waiting)):
                 try:
                     found = await to_thread.run_sync(self._states, ids, limiter=self._limiter)
-                except SQLAlchemyError:
+                    for job_id in ids:
+                        self._notify(job_id, found.get(job_id))
+                except Exception:  # the requests of the other jobs wait for this task, too
                     log.warning("watcher_could_not_read", exc_info=True)
-                    continue
-                for job_id in ids:
-                    self._notify(job_id, found.get(job_id))
             await asyncio.sleep(TICK_SECONDS)
 
     def _notify(self, job_id: str, state: State | None) -> None:

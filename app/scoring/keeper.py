@@ -44,10 +44,9 @@ class ScorerKeeper:
         self._wanted.set()
         with self._guard:
             if self._thread is None and not self._stopping.is_set():
-                self._thread = threading.Thread(
-                    target=self._keep, name="scorer-keeper", daemon=True
-                )
-                self._thread.start()
+                thread = threading.Thread(target=self._keep, name="scorer-keeper", daemon=True)
+                thread.start()  # may fail; the next call tries again
+                self._thread = thread
 
     def stop(self) -> None:
         """End the scorer; kill it if it takes too long."""
@@ -74,7 +73,7 @@ class ScorerKeeper:
                 self._wanted.clear()
                 self._process = process = self._start()
             started_at = time.monotonic()
-            status = process.wait()
+            status = process.wait() if process else None
             if self._stopping.is_set():
                 return
             if status == 0:  # was idle; waiting requests call ``want`` again
@@ -86,14 +85,20 @@ class ScorerKeeper:
             log.error("scorer_died", status=status, restart_seconds=delay)
             self._stopping.wait(delay)
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            # -P: a directory called "worker" where the service was started must not be imported.
-            [sys.executable, "-P", "-m", "worker.scorer", "--with-parent", str(os.getpid())],
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+    def _start(self) -> subprocess.Popen[bytes] | None:
+        """Start a scorer; return None if the machine cannot start a process now."""
+        try:
+            return subprocess.Popen(
+                # -P: a directory called "worker" where the service was started must not be
+                # imported.
+                [sys.executable, "-P", "-m", "worker.scorer", "--with-parent", str(os.getpid())],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError:  # no memory, or too many processes
+            log.exception("scorer_not_started")
+            return None
 
 
 def _environment(settings: Settings) -> dict[str, str]:

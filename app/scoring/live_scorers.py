@@ -82,10 +82,12 @@ class LiveScorers:
                 answers = await asyncio.gather(*map(self._answers, new))
                 up = {url for url, is_up in zip(new, answers, strict=True) if is_up}
                 self._set((self._urls & set(registered)) | up)
+                if not self._urls:
+                    self._on_none()
             except SQLAlchemyError as error:
                 log.warning("scorers_not_read", error=type(error).__name__)
-            if not self._urls:
-                self._on_none()
+            except Exception:  # requests wait for this search, and nothing else restarts it
+                log.exception("scorers_not_found")
             await asyncio.sleep(REFRESH_SECONDS if self._urls else SEARCH_SECONDS)
 
     def _registered(self) -> list[str]:
@@ -106,6 +108,9 @@ class LiveScorers:
         try:
             answer = await self._client.get(f"{url}/healthz", timeout=PROBE_SECONDS)
         except GONE:
+            return False
+        except Exception:  # such as one of httpx for an invalid URL; the others are found anyway
+            log.exception("scorer_not_probed", url=url)
             return False
         return answer.is_success
 

@@ -126,15 +126,21 @@ class Deliverer(threading.Thread):
     def __init__(self, engine: Engine, settings: Settings) -> None:
         super().__init__(name="deliverer", daemon=True)
         self._engine, self._settings = engine, settings
-        self._dispatcher = Dispatcher(engine, Sender(settings))
+        self._sender = Sender(settings)
         self._stopping = threading.Event()
 
     def run(self) -> None:
         """Run until stopped; log errors and try again in the next round."""
-        anyio.run(self._run)
+        while not self._stopping.is_set():
+            try:
+                anyio.run(self._run)
+            except Exception:  # such as no memory for a thread that waits for the next round
+                log.exception("webhooks_failed")
+                self._stopping.wait(self._settings.reconcile_seconds)
 
     async def _run(self) -> None:
         to_thread.current_default_thread_limiter().total_tokens = DATABASE_THREADS
+        self._dispatcher = Dispatcher(self._engine, self._sender)
         async with anyio.create_task_group() as group:
             delete_at = 0.0
             while not await self._pause():

@@ -49,11 +49,11 @@ class ScorerRegistration:
 
     def _keep(self) -> None:
         while True:
-            row = self._row | {"resident": self._resident(), "seen_at": now_ms()}
             try:
+                row = self._row | {"resident": self._resident(), "seen_at": now_ms()}
                 with transaction(self._engine) as session:
                     upsert(session, Scorer, [row], update=("resident", "state", "seen_at", "url"))
-            except SQLAlchemyError:
+            except Exception:  # without this thread, the API would not find the scorer
                 log.warning("scorer_registration_not_written", exc_info=True)
             if self._closing.wait(SEEN_SECONDS):
                 return

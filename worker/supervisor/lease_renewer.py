@@ -90,6 +90,9 @@ class LeaseRenewer(threading.Thread):
                 return
             except SQLAlchemyError as error:
                 self.log.warning("heartbeat_failed", error=str(error))
+            except Exception:
+                # Without heartbeats the trainer would be killed, although its lease is valid.
+                self.log.exception("heartbeat_failed")
             if self.desired != DesiredState.RUN or self.is_draining:
                 self.interrupt.set()
 

@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 from app.base_models.catalogue import load_catalogue
 from app.core.broker import PREFLIGHT_SLOTS, preflight_queue, queues, transfer_queue
 from app.core.database import make_engine, new_id
+from app.core.private_files import read_or_create
 from app.core.settings import Settings
 from app.job_queue import worker_api
 from app.job_queue.kinds import INSPECT
@@ -263,13 +264,4 @@ def _directory_id(directory: Path) -> str:
     It is stored in the directory: two containers may have the same host name and path.
     """
     directory.mkdir(0o700, parents=True, exist_ok=True)  # the directory contains pairs and adapters
-    name = directory / "place"
-    if not name.exists():
-        draft = directory / f"place.{os.getpid()}"
-        draft.write_text(secrets.token_hex(4))
-        try:
-            os.link(draft, name)  # atomic: the first process wins
-        except FileExistsError:
-            log.debug("place_known", directory=str(directory))
-        draft.unlink()
-    return name.read_text()
+    return read_or_create(directory / "place", secrets.token_hex(4))
