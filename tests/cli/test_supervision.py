@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -24,7 +25,7 @@ def test_worker_is_started_again_after_a_start_that_failed(
         return SimpleNamespace(wait=lambda: 1, send_signal=lambda _: None)
 
     monkeypatch.setattr(supervision, "RESTART_SECONDS", 0.0)
-    monkeypatch.setattr(supervision.subprocess, "Popen", start)
+    monkeypatch.setattr(subprocess, "Popen", start)
     supervisor = WorkerSupervisor(drain_seconds=0)
     supervisor.start()
     try:

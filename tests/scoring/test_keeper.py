@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import subprocess
 import threading
 from types import SimpleNamespace
 
@@ -26,10 +27,15 @@ def test_scorer_is_started_again_after_a_start_that_failed(
         return SimpleNamespace(wait=lambda: 0, terminate=lambda: None)
 
     monkeypatch.setattr(keeper, "RESTART_SECONDS", 0.0)
-    monkeypatch.setattr(keeper.subprocess, "Popen", start)
+    monkeypatch.setattr(subprocess, "Popen", start)
     scorer = ScorerKeeper(settings)
+
+    def is_started_again() -> bool:
+        scorer.want()  # as waiting requests do
+        return len(started) > 1
+
     try:
-        wait_until("a second start", lambda: scorer.want() or len(started) > 1, 10)
+        wait_until("a second start", is_started_again, 10)
     finally:
         scorer.stop()
 
