@@ -87,7 +87,9 @@ def path(template: str, *ids: str) -> str:
         if not isinstance(value, str):
             raise TypeError(f"An id must be a str, not {type(value).__name__}: {value!r}.")
         if not _ID.fullmatch(value):
-            raise InvalidArgumentError(f"{value!r} is not an id.")
+            raise InvalidArgumentError(
+                f"{value!r} is not an id.", hint="Ids have only letters, digits, '.', '_' and '-'."
+            )
     return template.format(*ids)
 
 
