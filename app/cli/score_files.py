@@ -74,10 +74,10 @@ def last_row(out: Path) -> dict[str, Any] | None:
         return None
     try:
         last = json.loads(lines[-1])
-        known = {"line": int(last["line"]), "scores": list(map(float, last["scores"]))}
-        if known["line"] < 1:
+        line, scores = int(last["line"]), list(map(float, last["scores"]))
+        if line < 1:
             raise ValueError("lines are numbered from 1")
-        return {**last, **known, "score_spec": str(last["score_spec"])}
+        return {**last, "line": line, "scores": scores, "score_spec": str(last["score_spec"])}
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise CommandError(
             f"{out} exists and does not contain scores.",
