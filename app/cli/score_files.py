@@ -12,6 +12,8 @@ from app.cli.spec_files import refuse_constant
 
 #: A row, as a group of POST /v1/score.
 Group = dict[str, Any]
+#: How each line of the output begins; see ``format_row``.
+_BEGINNING = b'{"line": '
 
 
 def read_lines(file: IO[bytes]) -> Iterator[tuple[int, str]]:
@@ -61,14 +63,26 @@ def _bad_line(number: int, reason: str) -> CommandError:
 
 
 def last_row(out: Path) -> dict[str, Any] | None:
-    """Return the last row that is already scored. Removes an incomplete last line."""
+    """Return the last row that is already scored. Removes an incomplete last line.
+
+    Raises:
+        CommandError: the file does not contain scores; it is not changed.
+    """
     if not out.is_file():  # also a pipe or a terminal, such as /dev/stdout
         return None
     data = out.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
+    rest = data[len(whole) :]
+    last = _parse_last(out, whole)
+    if rest and not (rest.startswith(_BEGINNING) or _BEGINNING.startswith(rest)):
+        raise _not_scores(out)
+    if rest:
         with out.open("r+b") as file:
             file.truncate(len(whole))
+    return last
+
+
+def _parse_last(out: Path, whole: bytes) -> dict[str, Any] | None:
     lines = whole.splitlines()
     if not lines:
         return None
@@ -79,11 +93,15 @@ def last_row(out: Path) -> dict[str, Any] | None:
             raise ValueError("lines are numbered from 1")
         return {**last, "line": line, "scores": scores, "score_spec": str(last["score_spec"])}
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise CommandError(
-            f"{out} exists and does not contain scores.",
-            ExitCode.USAGE,
-            "Choose another file with --out.",
-        ) from error
+        raise _not_scores(out) from error
+
+
+def _not_scores(out: Path) -> CommandError:
+    return CommandError(
+        f"{out} exists and does not contain scores.",
+        ExitCode.USAGE,
+        "Choose another file with --out.",
+    )
 
 
 def format_row(row: dict[str, Any]) -> str:

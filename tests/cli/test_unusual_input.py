@@ -122,6 +122,23 @@ def test_output_of_something_else_is_kept(run: Run, last: bytes) -> None:
     assert Path("scores.jsonl").read_bytes() == last + b"\n"
 
 
+@pytest.mark.parametrize("text", [b"my notes", b"one\ntwo", b'{"lines": 3}'])
+def test_text_without_a_last_line_end_is_kept(run: Run, text: bytes) -> None:
+    Path("rows.jsonl").write_bytes(ROW)
+    Path("notes").write_bytes(text)
+    done = run("score", ADAPTER, "rows.jsonl", "--out", "notes")
+    assert "does not contain scores" in refusal(done)
+    assert Path("notes").read_bytes() == text
+
+
+@pytest.mark.parametrize("rest", [b"{", b'{"line": 1, "sco'])
+def test_interrupted_first_line_is_scored_again(run: Run, rest: bytes) -> None:
+    Path("rows.jsonl").write_bytes(ROW)
+    Path("scores.jsonl").write_bytes(rest)
+    assert run("score", ADAPTER, "rows.jsonl", "--out", "scores.jsonl").exit_code == 0
+    assert json.loads(Path("scores.jsonl").read_bytes())["line"] == 1
+
+
 @pytest.mark.parametrize("out", ["missing/file", "rows.jsonl/file", "/dev/full"])
 def test_output_that_cannot_be_written(run: Run, server: Scripted, out: str) -> None:
     Path("rows.jsonl").write_bytes(ROW)
