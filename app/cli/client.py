@@ -91,11 +91,12 @@ def _host(url: str) -> str:
         CommandError: ``url`` is not an HTTP URL.
     """
     try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
-        parsed = httpx.URL()
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+        parsed = httpx.URL(url.strip())
+        host = parsed.host
+    except (httpx.InvalidURL, UnicodeError):
+        parsed, host = httpx.URL(), ""
+    if parsed.scheme not in ("http", "https") or not host:
         raise CommandError(
             "PLAUDIT_URL is not a URL.", ExitCode.USAGE, "Example: http://127.0.0.1:8000"
         )
-    return parsed.host
+    return host

@@ -12,7 +12,15 @@ import typer
 from app.cli import hub_results
 from app.cli.client import connect
 from app.cli.exit_codes import CommandError, ExitCode
-from app.cli.output import JsonOption, notes, plain, print_fields, print_json, print_table
+from app.cli.output import (
+    JsonOption,
+    notes,
+    plain,
+    print_fields,
+    print_json,
+    print_table,
+    write_file,
+)
 from app.cli.short_ids import full_id
 from plaudit import Plaudit
 from plaudit.models import ComparisonRead, EvaluationRead
@@ -89,7 +97,7 @@ def compare(
         found = client.comparisons.get(a, b, a_adapter=a_adapter, b_adapter=b_adapter)
         if page is not None:
             html = client.comparisons.report_page(a, b, a_adapter=a_adapter, b_adapter=b_adapter)
-            page.write_text(html, encoding="utf-8")
+            write_file(page, html)
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:
@@ -123,7 +131,7 @@ def report(
         if hub is not None:
             _write_results(client, found, hub, adapter)
     target = page or Path(f"{found}.html")
-    target.write_text(html, encoding="utf-8")
+    write_file(target, html)
     typer.echo(target)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from enum import IntEnum
 from typing import Any
 
@@ -14,6 +16,7 @@ from plaudit import (
     ConfigurationError,
     ConnectionFailedError,
     DirectoryError,
+    InvalidArgumentError,
     PlauditError,
     ServerError,
     UnexpectedResponseError,
@@ -41,6 +44,10 @@ EPILOG = (
 )
 
 
+#: Failures of a write, which do not name the file.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+
+
 class CommandError(Exception):
     """Ends a command with a message, an exit code and a hint on what to do next."""
 
@@ -60,6 +67,10 @@ class Commands(TyperGroup):
             raise _end(error) from error
         except PlauditError as error:
             raise _end(_of_client(error)) from error
+        except OSError as error:
+            if error.filename is None and error.errno not in _FULL:
+                raise  # typer ends the command if nobody reads its output
+            raise _end(_of_file(error)) from error
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return the command of this name, with the exit codes at the end of its help."""
@@ -82,6 +93,14 @@ def _end(error: CommandError) -> typer.Exit:
     return typer.Exit(error.exit_code)
 
 
+def _of_file(error: OSError) -> CommandError:
+    """Return the message and exit code for a file that cannot be read or written."""
+    if error.filename is None:
+        return CommandError(f"A file cannot be written: {error.strerror}.", ExitCode.USAGE)
+    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    return CommandError(f"{name} cannot be used: {error.strerror}.", ExitCode.USAGE)
+
+
 def _of_client(error: PlauditError) -> CommandError:
     """Return the message, exit code and hint for an error of the client."""
     match error:
@@ -95,7 +114,7 @@ def _of_client(error: PlauditError) -> CommandError:
         case UnexpectedResponseError():
             hint = "Set PLAUDIT_URL to the URL of the service."
             return CommandError(error.message, ExitCode.AWAY, hint)
-        case ConfigurationError():
+        case ConfigurationError() | InvalidArgumentError():
             return CommandError(error.message, ExitCode.USAGE, error.hint)
         case DirectoryError():
             hint = (error.hint or "").replace("allow overwriting", "use --force to replace")

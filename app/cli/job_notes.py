@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -12,6 +11,7 @@ from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.job_options import JobId
 from app.cli.output import JsonOption, notes, plain, print_json, print_text
 from app.cli.short_ids import full_id
+from app.cli.spec_files import read_stdin
 
 
 def note(
@@ -32,7 +32,7 @@ def note(
     """Show or change the notes of a job, which are also on its page."""
     if is_appended and text is None:
         raise CommandError("--append needs a text.", ExitCode.USAGE)
-    given = sys.stdin.read().rstrip("\n") if text == "-" else text
+    given = read_stdin().rstrip("\n") if text == "-" else text
     with connect() as client:
         job = client.jobs.get(full_id(client, "job", job_id))
         if given is not None:

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -34,6 +35,18 @@ _PIPE_COLUMNS = 200
 def plain(value: object, style: str = "") -> Text:
     """Return untrusted text without markup and without control characters."""
     return Text(_CONTROL.sub("", str(value)), style)
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a text file.
+
+    Raises:
+        OSError: the file cannot be written; the error names it.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:  # a full disk is reported without the name of the file
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def print_json(document: object) -> None:

@@ -17,6 +17,7 @@ import typer
 from app.cli.client import connect
 from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import notes, plain
+from app.cli.score_files import Group, format_row, last_row, parse_group, read_lines
 from app.cli.short_ids import full_id
 from app.cli.verification import SUMMARY, base_directory
 from plaudit import Plaudit, params
@@ -26,8 +27,6 @@ from plaudit.models import ScoreBatchRead
 ROWS_AT_ONCE = 64
 #: Largest difference of two scores of the same text, as a share of 1 + |score|, also in bfloat16.
 SAME_SCORE = 1e-2
-#: A row, as a group of POST /v1/score.
-Group = dict[str, Any]
 #: Returns the scores of each group, and the digest of the model.
 Score = Callable[[list[Group]], tuple[list[list[float]], str]]
 
@@ -135,7 +134,7 @@ def _is_downloaded(client: Plaudit, spec: params.ScoreBatchSpec, out: Path) -> b
 
 def _score_file(adapter: str, file: Path, out: Path, base: str | None) -> None:
     """Score the lines of a file that the output does not have yet."""
-    last = _last_row(out)
+    last = last_row(out)
     done, spec = (0, None) if last is None else (last["line"], last["score_spec"])
     with ExitStack() as stack:
         if Path(adapter).is_dir():
@@ -149,18 +148,18 @@ def _score_file(adapter: str, file: Path, out: Path, base: str | None) -> None:
                 return [data.scores for data in answer.data], answer.score_spec
 
         opened = stack.enter_context(out.open("a", encoding="utf-8"))
-        lines = enumerate(stack.enter_context(file.open(encoding="utf-8")), 1)
+        lines = read_lines(stack.enter_context(file.open("rb")))
         if last is not None:
-            _check_same(last, next(islice(lines, done - 1, None), None), score_groups)
+            _check_same(last, next((line for line in lines if line[0] >= done), None), score_groups)
         count = _score_lines(lines, opened, score_groups, spec)
     notes.print(plain(f"{out} has the scores of {done + count} lines."))
 
 
 def _check_same(last: dict[str, Any], line: tuple[int, str] | None, score_groups: Score) -> None:
     """Score the last line of the output again: the rest must not be of another file or model."""
-    is_same = line is not None
-    if line is not None:
-        group = _group(*line)
+    is_same = line is not None and line[0] == last["line"]
+    if line is not None and is_same:
+        group = parse_group(*line)
         ((scores, *_), spec) = score_groups([group])
         known = last["scores"]
         is_same = (spec, group.get("id"), len(scores)) == (
@@ -182,7 +181,7 @@ def _score_lines(
     """Score the lines, append the results to ``out``, and return their number."""
     count = 0
     while batch := list(islice(lines, ROWS_AT_ONCE)):
-        rows = [(number, _group(number, line)) for number, line in batch]
+        rows = [(number, parse_group(number, line)) for number, line in batch]
         scores, found = score_groups([group for _, group in rows])
         if spec is not None and found != spec:
             raise CommandError(
@@ -193,64 +192,11 @@ def _score_lines(
         for (number, group), of_row in zip(rows, scores, strict=True):
             known = {"id": group["id"]} if "id" in group else {}
             row = {"line": number, **known, "scores": of_row, "score_spec": found}
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+            out.write(format_row(row))
         out.flush()
         count += len(batch)
         notes.print(plain(f"scored up to line {batch[-1][0]}"))
     return count
-
-
-def _group(number: int, line: str) -> Group:
-    """Parse a line as a group: a prompt with its replies."""
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise _bad_line(number, f"is not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise _bad_line(number, "is not a JSON object")
-    prompt = {key: row[key] for key in ("id", "prompt") if row.get(key) is not None}
-    match row:
-        case {"responses": [_, *_] as responses}:
-            return prompt | {"responses": responses}
-        case {"chosen": chosen, "rejected": rejected}:
-            return prompt | {"responses": [chosen, rejected]}
-        case {"response": response}:
-            return prompt | {"responses": [response]}
-        case {"messages": [_, *_] as messages}:
-            return {**prompt, "responses": [messages]}
-    raise _bad_line(
-        number, "has neither responses, nor chosen and rejected, nor response, nor messages"
-    )
-
-
-def _bad_line(number: int, reason: str) -> CommandError:
-    return CommandError(
-        f"Line {number} {reason}.", ExitCode.USAGE, "Correct it and repeat the command to resume."
-    )
-
-
-def _last_row(out: Path) -> dict[str, Any] | None:
-    """Return the last row that is already scored. Removes an incomplete last line."""
-    if not out.exists():
-        return None
-    data = out.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        with out.open("r+b") as file:
-            file.truncate(len(whole))
-    lines = whole.splitlines()
-    if not lines:
-        return None
-    try:
-        last = json.loads(lines[-1])
-        known = {"line": int(last["line"]), "scores": list(last["scores"])}
-        return {**last, **known, "score_spec": str(last["score_spec"])}
-    except (ValueError, TypeError, KeyError) as error:
-        raise CommandError(
-            f"{out} exists and does not contain scores.",
-            ExitCode.USAGE,
-            "Choose another file with --out.",
-        ) from error
 
 
 class _Local:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +31,7 @@ def init(
 ) -> None:
     """Write a job spec with every field, its default and its allowed values."""
     given = {"train_dataset": dataset, "base_model": base_model}
-    name = str(DEFAULT_SPEC if str(file) == "-" else file)
+    name = shlex.quote(str(DEFAULT_SPEC if str(file) == "-" else file))
     text = commented_spec(name, {key: value for key, value in given.items() if value is not None})
     if str(file) == "-":
         print_text(text)
@@ -38,8 +39,11 @@ def init(
     if file.suffix != ".toml":
         raise CommandError(f"{file} does not end in .toml.", ExitCode.USAGE)
     try:
-        with file.open("w" if is_forced else "x", encoding="utf-8") as opened:
-            opened.write(text)
+        content = text.encode()  # before the file is created
+        with file.open("wb" if is_forced else "xb") as opened:
+            opened.write(content)
+    except UnicodeEncodeError as error:
+        raise CommandError("An argument is not valid Unicode text.", ExitCode.USAGE) from error
     except FileExistsError as error:
         raise CommandError(
             f"{file} already exists.", ExitCode.USAGE, "Use --force to replace it."
@@ -48,7 +52,7 @@ def init(
         raise CommandError(
             f"{file} cannot be written: {error.strerror}.", ExitCode.USAGE
         ) from error
-    notes.print(plain(f"Wrote {file}. Submit it with: plaudit jobs submit {file}"))
+    notes.print(plain(f"Wrote {file}. Submit it with: plaudit jobs submit {name}"))
 
 
 def estimate(

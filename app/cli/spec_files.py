@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import textwrap
@@ -35,11 +36,12 @@ def read_spec(path: Path) -> dict[str, Any]:
         CommandError: the file cannot be read, or is not a job spec.
     """
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        text = read_stdin() if str(path) == "-" else path.read_text(encoding="utf-8")
+        text = text.removeprefix("\ufeff")  # editors on Windows write a byte order mark
         is_json = path.suffix != ".toml" if str(path) != "-" else text.lstrip().startswith("{")
         document = json.loads(text) if is_json else tomllib.loads(text)
         json.dumps(document, allow_nan=False)  # refuses TOML dates and NaN, which JSON cannot hold
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         reason = f"{error.strerror}." if isinstance(error, OSError) else str(error)
         raise CommandError(
             f"{path} is not a job spec: {reason}",
@@ -49,6 +51,17 @@ def read_spec(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise CommandError(f"{path} is not a job spec: it is not a JSON object.", ExitCode.USAGE)
     return document
+
+
+def read_stdin() -> str:
+    """Return all of standard input.
+
+    Raises:
+        OSError: it is closed.
+    """
+    if sys.stdin is None:  # the shell closed it: <&-
+        raise OSError(errno.EBADF, "It is closed", "Standard input")
+    return sys.stdin.read()
 
 
 def commented_spec(file: str, given: dict[str, Any]) -> str:
@@ -155,7 +168,8 @@ def _toml(value: Any) -> str:
         case int() | float():
             return repr(value)
         case str():
-            return json.dumps(value, ensure_ascii=False)
+            # JSON does not escape the delete character, which TOML does not allow.
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case list():
             return f"[{', '.join(map(_toml, value))}]"
         case dict():
@@ -188,11 +202,12 @@ def parse_overrides(changes: list[str]) -> dict[str, Any]:
             if not isinstance(part, dict):
                 raise CommandError(f"--set {change}: {parent} already has a value.", ExitCode.USAGE)
         try:
-            part[name] = json.loads(text, parse_constant=_refuse_constant)
-        except ValueError:
+            part[name] = json.loads(text, parse_constant=refuse_constant)
+        except (ValueError, RecursionError):
             part[name] = text
     return found
 
 
-def _refuse_constant(name: str) -> None:
+def refuse_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which Python's parser accepts and JSON does not have."""
     raise ValueError(f"JSON has no {name}.")

@@ -79,7 +79,7 @@ def _summary(directory: Path) -> dict[str, Any]:
     path = directory / SUMMARY
     try:
         return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CommandError(f"{path} cannot be read: {error}", ExitCode.USAGE) from error
 
 

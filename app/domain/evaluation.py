@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstrai
 from app.domain.judging.probes import MAX_PROBE_PAIRS, PROBES
 from app.domain.plan import TrainingPlan
 from app.domain.spec import DATASET_ID
+from app.domain.strict_numbers import StrictNumbers
 from app.domain.training_spec import CleanText
 
 #: The base model with a new random head, the starting point of training.
@@ -55,7 +56,7 @@ NamedDataset = Annotated[
 ]
 
 
-class EvaluationSpec(BaseModel):
+class EvaluationSpec(StrictNumbers):
     """Request to evaluate adapters on a dataset."""
 
     model_config = ConfigDict(

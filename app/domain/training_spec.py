@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -18,6 +17,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from app.domain.rows import RESERVED_TEMPLATE_VARIABLES
+from app.domain.strict_numbers import StrictNumbers
 
 #: Text without control characters; PostgreSQL cannot store NUL. Pydantic rejects lone surrogates.
 #: It must be the first item of an Annotated: Pydantic would ignore the pattern in a later one.
@@ -28,7 +28,7 @@ CleanText = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")]
 CleanLines = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$")]
 
 
-class SpecPart(BaseModel):
+class SpecPart(StrictNumbers):
     """An object of a spec: no unknown fields, no changes, no NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

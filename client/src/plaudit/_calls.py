@@ -19,6 +19,7 @@ from plaudit.errors import (
     APIError,
     ConnectionFailedError,
     FieldError,
+    InvalidArgumentError,
     RequestTimeoutError,
     UnexpectedResponseError,
     error_class,
@@ -28,6 +29,7 @@ from plaudit.retries import Retries, retry_after
 
 M = TypeVar("M", bound=Model)
 
+_HEADER = re.compile(r"[!-~]([ -~]*[!-~])?")
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", re.ASCII)
 _NO_CONNECTION = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
@@ -61,7 +63,16 @@ class Call:
         return None if self.body is None else to_json(self.body)
 
     def all_headers(self) -> dict[str, str]:
-        """Return the headers, including the content type of a JSON body."""
+        """Return the headers, including the content type of a JSON body.
+
+        Raises:
+            InvalidArgumentError: a value has characters that a header cannot have.
+        """
+        for name, value in self.headers.items():
+            if not _HEADER.fullmatch(value):
+                raise InvalidArgumentError(
+                    f"{value!r} cannot be sent as {name}: use printable ASCII characters."
+                )
         kind = {} if self.body is None else {"Content-Type": "application/json"}
         return {**kind, **self.headers}
 
@@ -76,7 +87,9 @@ def path(template: str, *ids: str) -> str:
         if not isinstance(value, str):
             raise TypeError(f"An id must be a str, not {type(value).__name__}: {value!r}.")
         if not _ID.fullmatch(value):
-            raise ValueError(f"{value!r} is not an id.")
+            raise InvalidArgumentError(
+                f"{value!r} is not an id.", hint="Ids have only letters, digits, '.', '_' and '-'."
+            )
     return template.format(*ids)
 
 
@@ -89,7 +102,8 @@ def to_json(body: object) -> bytes:
     try:
         text = json.dumps(body, default=_plain, allow_nan=False, ensure_ascii=False)
     except ValueError as error:
-        raise ValueError(f"The request cannot be encoded as JSON: {error}.") from error
+        reason = str(error).rstrip(".")
+        raise InvalidArgumentError(f"The request cannot be encoded as JSON: {reason}.") from error
     # Lone surrogates are sent as they are: the service rejects them and names the field.
     return text.encode("utf-8", "surrogatepass")
 
@@ -151,7 +165,7 @@ def check(response: httpx.Response) -> None:
 
 def connection_error(url: str, error: httpx.RequestError) -> ConnectionFailedError:
     """Return the client's error for a failed connection or a timeout."""
-    reason = str(error) or type(error).__name__
+    reason = (str(error) or type(error).__name__).rstrip(".")
     was_sent = not isinstance(error, _NO_CONNECTION)
     if isinstance(error, httpx.TimeoutException):
         return RequestTimeoutError(
@@ -171,6 +185,21 @@ def is_certificate_error(error: BaseException) -> bool:
     return False
 
 
+def json_lines(response: httpx.Response) -> list[dict[str, Any]]:
+    """Return the objects of a response with JSON lines.
+
+    Raises:
+        UnexpectedResponseError: a line is not a JSON object.
+    """
+    try:
+        found = [json.loads(line) for line in response.content.split(b"\n") if line]
+    except ValueError as error:
+        raise unexpected(response, "its body is not JSON lines") from error
+    if not all(isinstance(row, dict) for row in found):
+        raise unexpected(response, "its lines are not JSON objects")
+    return found
+
+
 def unexpected(response: httpx.Response, reason: str) -> UnexpectedResponseError:
     """Return the error for a response that Plaudit did not send."""
     return UnexpectedResponseError(
@@ -187,7 +216,8 @@ def _api_error(response: httpx.Response) -> APIError:
         phrase = f"{response.status_code} {response.reason_phrase}".strip()
         kind = error_class(response.status_code, "unknown")
         text = f"{response.request.url.copy_with(query=None)} returned {phrase}."
-        error = kind(response.status_code, "unknown", text)
+        hint = "Plaudit did not send this response. Check the client's url, and proxies before it."
+        error = kind(response.status_code, "unknown", text, hint=hint)
     else:
         kind = error_class(response.status_code, problem.code)
         error = kind(
@@ -214,7 +244,12 @@ def _text(value: object) -> str:
         return "true" if value else "false"
     if not isinstance(value, str | int | float):
         raise TypeError(f"A query parameter must be text or a number, not {type(value).__name__}.")
-    return str(value)
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"{text!r} is not valid Unicode text.") from error
+    return text
 
 
 def _plain(value: object) -> object:

@@ -16,6 +16,10 @@ URL_VARIABLE, KEY_VARIABLE = "PLAUDIT_URL", "PLAUDIT_API_KEY"
 #: POST /v1/jobs may wait until a worker has inspected the base model.
 READ_SECONDS = 120.0
 CONNECT_SECONDS = 10.0
+#: Variables that httpx reads when a client is created.
+_ENVIRONMENT = (
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,11 @@ def _url(given: str | None) -> str:
         )
     try:
         parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
+        host = parsed.host
+        parsed.raw_host.decode("ascii").encode("idna")  # refuses what no resolver accepts
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise _bad_url(name) from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    if parsed.scheme not in ("http", "https") or not host:
         raise _bad_url(name)
     if parsed.userinfo or parsed.query or parsed.fragment:
         raise ConfigurationError(
@@ -103,3 +109,13 @@ def _key(given: str | None) -> str:
             hint="Copy the whole key again: plk_…",
         )
     return key
+
+
+def bad_environment(error: Exception) -> ConfigurationError:
+    """Return the error for proxy or certificate variables from which no connection can be made."""
+    names = [name for name in _ENVIRONMENT if os.environ.get(name) or os.environ.get(name.lower())]
+    return ConfigurationError(
+        f"The proxy or certificate settings of the environment cannot be used: {error}".rstrip(".")
+        + ".",
+        hint=f"Correct or unset {', '.join(names) or 'the proxy settings of the system'}.",
+    )

@@ -31,3 +31,10 @@ class Model(BaseModel):
         if self._answer is None:
             return self.model_dump(mode="json")
         return copy.deepcopy(self._answer)
+
+
+def without_client(state: dict[Any, Any]) -> dict[Any, Any]:
+    """Return the state of a model without its client, whose connections cannot be pickled."""
+    private = state["__pydantic_private__"] or {}
+    kept = {name: value for name, value in private.items() if name != "_jobs"}
+    return {**state, "__pydantic_private__": kept}

@@ -62,6 +62,8 @@ class Part:
             while left and (chunk := file.read(min(CHUNK_BYTES, left))):
                 left -= len(chunk)
                 yield chunk
+        if left:
+            raise ValueError(f"{self.path} changed while it was uploaded; repeat the upload.")
 
     def sha256(self) -> str:
         """Return the SHA-256 checksum of the bytes, in hexadecimal."""
@@ -96,6 +98,7 @@ def part_files(source: Any, file_format: str | None) -> list[Part] | None:
 
     Raises:
         FileNotFoundError: a file is missing, or the directory has no data files.
+        IsADirectoryError: one of several paths is a directory.
         ValueError: a file is an archive, or its name does not show its format and ``file_format``
             is None.
     """
@@ -145,6 +148,8 @@ def _is_large(path: Path) -> bool:
 def _pieces(paths: list[Path], file_format: str | None) -> list[Part]:
     parts: list[Part] = []
     for path in paths:
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a directory: upload it alone, or name its files.")
         _refuse_archive(path)
         kind = content_type(path) or (_ANY if file_format else None)
         if kind is None:

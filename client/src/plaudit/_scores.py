@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, Literal, TypedDict, TypeVar
 
 from plaudit import params
+from plaudit.errors import UnexpectedResponseError
+from plaudit.models import ScoreResponse
 
 Reply = str | list[dict[str, Any]]
 Model = str | params.Ensemble
@@ -39,6 +42,23 @@ def as_groups(pairs: Sequence[tuple[Reply, Reply]]) -> list[dict[str, Any]]:
         {"prompt": prompt, "responses": [reply for _, reply in group]}
         for prompt, group in groupby(pairs, key=lambda pair: pair[0])
     ]
+
+
+def rewards_of(answer: ScoreResponse, replies: int) -> list[float]:
+    """Return the scores of a response, in the order of its replies.
+
+    Raises:
+        UnexpectedResponseError: there is not one finite score for each reply. A trainer would learn
+            from wrong rewards without an error.
+    """
+    rewards = [score for data in answer.data for score in data.scores]
+    if len(rewards) != replies or not all(map(math.isfinite, rewards)):
+        raise UnexpectedResponseError(
+            f"The service returned {len(rewards)} scores for {replies} replies, of which "
+            f"{sum(map(math.isfinite, rewards))} are finite numbers.",
+            hint="Check that client and service have the same version.",
+        )
+    return rewards
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

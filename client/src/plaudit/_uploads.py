@@ -97,21 +97,38 @@ def _read(source: Source) -> Upload:
 
 
 def _of_file(path: Path) -> Upload:
-    with path.open("rb") as opened:  # raises before anything is sent if it cannot be read
-        size = os.fstat(opened.fileno()).st_size
+    is_regular = path.is_file()
+    if is_regular or not path.exists() or path.is_dir():
+        with path.open("rb") as opened:  # raises before anything is sent if it cannot be read
+            size = os.fstat(opened.fileno()).st_size
 
     def chunks() -> Iterator[bytes]:
         with path.open("rb") as file:
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk
 
+    def chunks_of_size() -> Iterator[bytes]:
+        sent = 0
+        for chunk in chunks():
+            sent += len(chunk)
+            if sent <= size:
+                yield chunk
+        if sent != size:
+            raise ValueError(f"{path} changed while it was uploaded; repeat the upload.")
+
     return Upload(
-        chunks,
+        chunks_of_size if is_regular else chunks,
         content_type(path) or JSONL,
-        is_repeatable=True,
-        default_name=path.name[:MAX_NAME],
-        size=size,
+        is_repeatable=is_regular,  # a pipe yields its bytes once, and their number is not known
+        default_name=default_name(path),
+        size=size if is_regular else None,
     )
+
+
+def default_name(path: Path) -> str | None:
+    """Return the display name for the data of a file or directory; None if it has no name."""
+    name = path.name or path.resolve().name  # "." has no name
+    return name.encode("utf-8", "replace").decode()[:MAX_NAME] or None
 
 
 def content_type(path: Path) -> str | None:

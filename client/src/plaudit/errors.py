@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from plaudit.models import ImportRead, JobRead
@@ -24,6 +24,19 @@ class PlauditError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The arguments of the subclasses differ, so that pickle cannot call them: processes of a
+        # pool pass errors on as pickles.
+        return _unpickled, (type(self), self.args), self.__dict__
+
+
+def _unpickled(kind: type[PlauditError], arguments: tuple[Any, ...]) -> PlauditError:
+    return kind.__new__(kind, *arguments)
+
+
+class InvalidArgumentError(PlauditError, ValueError):
+    """An argument cannot be part of a request; nothing was sent."""
 
 
 class ConfigurationError(PlauditError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Unpack
 
 from plaudit import params
@@ -47,13 +48,17 @@ class AsyncDatasetImports:
     async def wait(self, import_id: str) -> str:
         """Wait until the import has ended, and return the id of its dataset.
 
+        Waiting continues across restarts of the service, up to ``Retries.outage_seconds``.
+
         Raises:
             ImportFailedError: the import failed or was cancelled.
         """
+        call = Call("GET", path("/v1/datasets/imports/{}", import_id))
         while True:
-            found = await self.get(import_id)
+            found = parse(ImportRead, await self._transport.send(call))
             if found.dataset_id:
                 return found.dataset_id
             if found.status in ("failed", "cancelled"):
                 raise ImportFailedError(found)
             await sleep(POLL_SECONDS)
+            call = replace(call, retries=self._transport.config.policy.retries.during_outage())

@@ -17,7 +17,7 @@ from plaudit._async.transport import AsyncTransport
 from plaudit._calls import Call, parse, path
 from plaudit._files import RemoteFile
 from plaudit._part_files import ReadOptions, part_files, read_query
-from plaudit._uploads import OnBytes, Source, Upload, UploadedDataset, read_source
+from plaudit._uploads import OnBytes, Source, Upload, UploadedDataset, default_name, read_source
 from plaudit.models import DatasetPreview, DatasetRead, DatasetReport
 
 #: Read timeout of an upload: the service checks the last pairs after it received the last byte.
@@ -67,8 +67,9 @@ class AsyncDatasets:
         """
         if (parts := await blocking(lambda: part_files(source, format))) is not None:
             if resume is None:
-                default = Path(source).name if isinstance(source, str | os.PathLike) else None
-                resume = (await self.uploads.create(name or default, **options)).id
+                if name is None and isinstance(source, str | os.PathLike):
+                    name = default_name(Path(source))
+                resume = (await self.uploads.create(name, **options)).id
             return await self.uploads.send_all(resume, parts, on_bytes)
         upload = await blocking(lambda: read_source(source, on_bytes))
         query = {"name": upload.default_name if name is None else name, "format": format}

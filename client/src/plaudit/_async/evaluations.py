@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any, Unpack
@@ -12,7 +10,7 @@ from plaudit import params
 from plaudit._async import following
 from plaudit._async.pages import PAGE_SIZE, AsyncItems
 from plaudit._async.transport import AsyncTransport
-from plaudit._calls import Call, parse, path
+from plaudit._calls import Call, json_lines, parse, path
 from plaudit.models import (
     ComparisonRead,
     EvaluationItem,
@@ -23,12 +21,8 @@ from plaudit.models import (
     WorstPairs,
 )
 
-#: Duration of one long poll, and its read timeout.
-_WAIT_SECONDS = 30.0
-_READ_SECONDS = 60.0
 #: Read timeout: a comparison of large tables takes seconds and may queue behind others.
 _COMPARE_SECONDS = 300.0
-_FINISHED = ("succeeded", "failed", "cancelled")
 Rows = list[dict[str, Any]]
 
 
@@ -70,23 +64,13 @@ class AsyncEvaluations:
     async def wait(self, evaluation_id: str, *, timeout: float | None = None) -> EvaluationRead:
         """Wait until the evaluation has succeeded, failed or been cancelled, and return it.
 
+        Waiting continues across restarts of the service, up to ``Retries.outage_seconds``.
+
         Raises:
             TimeoutError: it has not ended after ``timeout`` seconds. The evaluation continues.
         """
-        ends_at = None if timeout is None else time.monotonic() + timeout
-        while True:
-            left = _WAIT_SECONDS if ends_at is None else ends_at - time.monotonic()
-            call = Call(
-                "GET",
-                path("/v1/evaluations/{}", evaluation_id),
-                {"wait": max(0.0, min(left, _WAIT_SECONDS))},
-                read_seconds=_READ_SECONDS,
-            )
-            found = parse(EvaluationRead, await self._transport.send(call))
-            if found.status in _FINISHED:
-                return found
-            if ends_at is not None and time.monotonic() >= ends_at:
-                raise TimeoutError(f"{evaluation_id} is still {found.status} after {timeout:g} s.")
+        address = path("/v1/evaluations/{}", evaluation_id)
+        return await following.wait_finished(self._transport, EvaluationRead, address, timeout)
 
     async def cancel(self, evaluation_id: str) -> EvaluationRead:
         """Cancel an evaluation. It cannot be resumed."""
@@ -109,8 +93,7 @@ class AsyncEvaluations:
         call = Call(
             "GET", path("/v1/evaluations/{}/scores", evaluation_id), {"adapter": adapter}
         )  # fmt: skip
-        text = (await self._transport.send(call)).text
-        return [json.loads(line) for line in text.split("\n") if line]
+        return json_lines(await self._transport.send(call))
 
     async def worst_pairs(self, evaluation_id: str) -> WorstPairs:
         """Return for each model the pairs with the most negative margins, with their texts."""

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 import httpx
 
@@ -17,11 +18,13 @@ from plaudit._calls import Call, parse, path, unexpected
 from plaudit._progress import ProgressLine, describe
 from plaudit._sse import EventDecoder
 from plaudit.errors import APIError, ConnectionFailedError, WaitTimeoutError
-from plaudit.models import EventRead, JobRead, LogPiece
+from plaudit.models import EvaluationRead, EventRead, JobRead, LogPiece, ScoreBatchRead
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 #: Duration of a long poll; proxies commonly time out after 60 seconds.
 POLL_SECONDS = 55.0
+#: The service's limit for evaluations and score batches.
+MAX_WAIT_SECONDS = 30.0
 #: Added to the read timeout of a long poll, for the response at its end.
 MARGIN_SECONDS = 30.0
 #: Minimum time between two polls of a job that changes quickly.
@@ -29,6 +32,7 @@ MIN_INTERVAL_SECONDS = 0.5
 #: Read timeout of an event stream; the service sends a keep-alive every 15 seconds.
 STREAM_READ_SECONDS = 60.0
 
+Finished = TypeVar("Finished", EvaluationRead, ScoreBatchRead)
 OnProgress = Callable[[AsyncJob], object]
 Bind = Callable[[AsyncJob], AsyncJob]
 
@@ -106,6 +110,41 @@ async def _poll(
     is_same = response.status_code == httpx.codes.NOT_MODIFIED
     tag = response.headers.get("ETag", tag or "")
     return None if is_same else parse(AsyncJob, response), tag or ""
+
+
+async def wait_finished(
+    transport: AsyncTransport, model: type[Finished], address: str, timeout: float | None
+) -> Finished:
+    """Wait until an evaluation or a score batch has ended, and return it.
+
+    Raises:
+        TimeoutError: it has not ended after ``timeout`` seconds.
+    """
+    started_at = time.monotonic()
+    retries = None  # the usual limits, so that a wrong id or URL fails soon
+    left: float | None = timeout
+    while True:
+        asked_at = time.monotonic()
+        seconds = MAX_WAIT_SECONDS if left is None else max(0.0, min(left, MAX_WAIT_SECONDS))
+        call = Call(
+            "GET",
+            address,
+            {"wait": round(seconds, 3)},
+            read_seconds=seconds + MARGIN_SECONDS,
+            retries=retries,
+        )
+        found = parse(model, await transport.send(call))
+        if found.status in ENDED:
+            return found
+        now = time.monotonic()
+        left = None if timeout is None else started_at + timeout - now
+        if left is not None and left <= 0:
+            raise TimeoutError(f"{found.id} is still {found.status} after {timeout:g} s.")
+        # A service that is stopping responds at once.
+        rest = asked_at + MIN_INTERVAL_SECONDS - now
+        if rest > 0:
+            await sleep(rest if left is None else min(rest, left))
+        retries = transport.config.policy.retries.during_outage(left)
 
 
 def events(

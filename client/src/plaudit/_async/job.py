@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from pydantic import PrivateAttr
 
 from plaudit import params
+from plaudit._model import without_client
 from plaudit.errors import JobFailedError
 from plaudit.metrics import Metrics
 from plaudit.models import CheckpointRead, EventRead, JobItem, JobRead, LogPiece
@@ -18,9 +19,15 @@ if TYPE_CHECKING:
 
 
 class AsyncJob(JobRead):
-    """A job. ``refresh``, ``wait`` and the methods that change the job update this object."""
+    """A job. ``refresh``, ``wait`` and the methods that change the job update this object.
+
+    An unpickled job has no client; ``bound(client.jobs)`` attaches one.
+    """
 
     _jobs: AsyncJobs = PrivateAttr()
+
+    def __getstate__(self) -> dict[Any, Any]:
+        return without_client(super().__getstate__())
 
     def bound(self, jobs: AsyncJobs) -> Self:
         """Attach the job to the client that its methods use, and return it."""
@@ -102,14 +109,18 @@ class AsyncJob(JobRead):
         return await self._jobs.worst_pairs(self.id)
 
     def _replace_state(self, other: AsyncJob) -> Self:
+        jobs = self._jobs
         self.__setstate__(other.__getstate__())
-        return self
+        return self.bound(jobs)
 
 
 class AsyncListedJob(JobItem):
     """An item of a list of jobs, without spec and plan."""
 
     _jobs: AsyncJobs = PrivateAttr()
+
+    def __getstate__(self) -> dict[Any, Any]:
+        return without_client(super().__getstate__())
 
     def bound(self, jobs: AsyncJobs) -> Self:
         """Attach the item to the client that its methods use, and return it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, TypedDict, Unpack, overload
+from typing import Any, Self, TypedDict, Unpack, overload
 
 from plaudit import params
 from plaudit._async import following
@@ -45,6 +45,9 @@ class AsyncJobs:
 
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
+        return self  # a copy of a job uses the same connections
 
     @overload
     async def create(self, spec: Spec, /, *, idempotency_key: str | None = None) -> AsyncJob: ...

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import time
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,15 +13,11 @@ from plaudit._async import following
 from plaudit._async.downloads import download_file
 from plaudit._async.pages import PAGE_SIZE, AsyncItems
 from plaudit._async.transport import AsyncTransport
-from plaudit._calls import Call, parse, path
+from plaudit._calls import Call, json_lines, parse, path
 from plaudit._files import RemoteFile
 from plaudit.errors import DownloadError
 from plaudit.models import EventRead, ScoreBatchItem, ScoreBatchRead
 
-#: Read timeout of a long poll; it is longer than the service holds the request.
-_WAIT_SECONDS = 30.0
-_READ_SECONDS = 60.0
-_FINISHED = ("succeeded", "failed", "cancelled")
 Rows = list[dict[str, Any]]
 
 
@@ -66,23 +60,13 @@ class AsyncScoreBatches:
     async def wait(self, batch_id: str, *, timeout: float | None = None) -> ScoreBatchRead:
         """Wait until the batch has succeeded, failed or been cancelled, and return it.
 
+        Waiting continues across restarts of the service, up to ``Retries.outage_seconds``.
+
         Raises:
             TimeoutError: it has not ended after ``timeout`` seconds. The batch continues.
         """
-        ends_at = None if timeout is None else time.monotonic() + timeout
-        while True:
-            left = _WAIT_SECONDS if ends_at is None else ends_at - time.monotonic()
-            call = Call(
-                "GET",
-                path("/v1/score/batches/{}", batch_id),
-                {"wait": max(0.0, min(left, _WAIT_SECONDS))},
-                read_seconds=_READ_SECONDS,
-            )
-            found = parse(ScoreBatchRead, await self._transport.send(call))
-            if found.status in _FINISHED:
-                return found
-            if ends_at is not None and time.monotonic() >= ends_at:
-                raise TimeoutError(f"{batch_id} is {found.status} after {timeout:g} s")
+        address = path("/v1/score/batches/{}", batch_id)
+        return await following.wait_finished(self._transport, ScoreBatchRead, address, timeout)
 
     async def cancel(self, batch_id: str) -> ScoreBatchRead:
         """Cancel a batch. It cannot be resumed."""
@@ -107,8 +91,7 @@ class AsyncScoreBatches:
         If a row cannot be scored, its ``scores`` are None and ``reason`` says why.
         """
         call = Call("GET", path("/v1/score/batches/{}/scores", batch_id))
-        text = (await self._transport.send(call)).text
-        return [json.loads(line) for line in text.split("\n") if line]
+        return json_lines(await self._transport.send(call))
 
     async def download(
         self, batch_id: str, file: str | os.PathLike[str], *, overwrite: bool = False

@@ -8,7 +8,7 @@ from typing import Any
 from plaudit._async.concurrency import Rewards
 from plaudit._async.transport import AsyncTransport
 from plaudit._calls import Call, parse
-from plaudit._scores import MAX_REPLIES, Reply, as_groups, chunks
+from plaudit._scores import MAX_REPLIES, Reply, as_groups, chunks, rewards_of
 from plaudit.models import ScoreResponse
 
 #: Read timeout: a request may wait until a scorer has started and has scored earlier requests.
@@ -33,8 +33,7 @@ def make_reward_function(transport: AsyncTransport, body: dict[str, Any]) -> Cal
         rewards: list[float] = []
         for part in chunks(list(zip(prompts, completions, strict=True)), MAX_REPLIES):
             answer = await send_scores(transport, {**body, "groups": as_groups(part)}, None)
-            for data in answer.data:
-                rewards += data.scores
+            rewards += rewards_of(answer, len(part))
         return rewards
 
     return plaudit_reward

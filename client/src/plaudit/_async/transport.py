@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import httpx
 
 from plaudit._async.concurrency import AsyncClient, bytes_of, sleep
-from plaudit._calls import Call, check, connection_error, is_certificate_error
-from plaudit._config import Config
+from plaudit._calls import Call, check, connection_error, is_certificate_error, unexpected
+from plaudit._config import Config, bad_environment
 from plaudit.errors import APIError, ConnectionFailedError, NotFoundError
 from plaudit.retries import Attempts
 
@@ -23,13 +23,16 @@ class AsyncTransport:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._http = AsyncClient(
-            base_url=config.url,
-            headers=config.headers(),
-            timeout=config.timeouts(),
-            limits=httpx.Limits(keepalive_expiry=KEEPALIVE_SECONDS),
-            follow_redirects=False,  # the API key must not be sent to another host
-        )
+        try:
+            self._http = AsyncClient(
+                base_url=config.url,
+                headers=config.headers(),
+                timeout=config.timeouts(),
+                limits=httpx.Limits(keepalive_expiry=KEEPALIVE_SECONDS),
+                follow_redirects=False,  # the API key must not be sent to another host
+            )
+        except (OSError, ValueError, ImportError, httpx.InvalidURL) as error:
+            raise bad_environment(error) from error
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -54,9 +57,12 @@ class AsyncTransport:
             try:
                 async with self.open(call) as response:
                     await response.aread()
+                if call.method == "DELETE" and response.status_code != httpx.codes.NO_CONTENT:
+                    raise unexpected(response, "it does not confirm the deletion")
                 return response
-            except NotFoundError:
-                if call.method == "DELETE" and attempts.was_ambiguous:
+            except NotFoundError as error:
+                is_ours = error.code != "unknown"  # a proxy does not know what was deleted
+                if call.method == "DELETE" and attempts.was_ambiguous and is_ours:
                     # An earlier attempt, whose response was lost, has deleted it.
                     return httpx.Response(httpx.codes.NO_CONTENT)
                 raise

@@ -18,7 +18,7 @@ from plaudit._sync.dataset_uploads import DatasetUploads
 from plaudit._sync.downloads import download_file
 from plaudit._sync.pages import PAGE_SIZE, Items
 from plaudit._sync.transport import Transport
-from plaudit._uploads import OnBytes, Source, Upload, UploadedDataset, read_source
+from plaudit._uploads import OnBytes, Source, Upload, UploadedDataset, default_name, read_source
 from plaudit.models import DatasetPreview, DatasetRead, DatasetReport
 
 #: Read timeout of an upload: the service checks the last pairs after it received the last byte.
@@ -68,8 +68,9 @@ class Datasets:
         """
         if (parts := blocking(lambda: part_files(source, format))) is not None:
             if resume is None:
-                default = Path(source).name if isinstance(source, str | os.PathLike) else None
-                resume = (self.uploads.create(name or default, **options)).id
+                if name is None and isinstance(source, str | os.PathLike):
+                    name = default_name(Path(source))
+                resume = (self.uploads.create(name, **options)).id
             return self.uploads.send_all(resume, parts, on_bytes)
         upload = blocking(lambda: read_source(source, on_bytes))
         query = {"name": upload.default_name if name is None else name, "format": format}

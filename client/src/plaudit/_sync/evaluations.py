@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import json
-import time
 import uuid
 from collections.abc import Iterator
 from typing import Any, Unpack
 
 from plaudit import params
-from plaudit._calls import Call, parse, path
+from plaudit._calls import Call, json_lines, parse, path
 from plaudit._sync import following
 from plaudit._sync.pages import PAGE_SIZE, Items
 from plaudit._sync.transport import Transport
@@ -24,12 +22,8 @@ from plaudit.models import (
     WorstPairs,
 )
 
-#: Duration of one long poll, and its read timeout.
-_WAIT_SECONDS = 30.0
-_READ_SECONDS = 60.0
 #: Read timeout: a comparison of large tables takes seconds and may queue behind others.
 _COMPARE_SECONDS = 300.0
-_FINISHED = ("succeeded", "failed", "cancelled")
 Rows = list[dict[str, Any]]
 
 
@@ -71,23 +65,13 @@ class Evaluations:
     def wait(self, evaluation_id: str, *, timeout: float | None = None) -> EvaluationRead:
         """Wait until the evaluation has succeeded, failed or been cancelled, and return it.
 
+        Waiting continues across restarts of the service, up to ``Retries.outage_seconds``.
+
         Raises:
             TimeoutError: it has not ended after ``timeout`` seconds. The evaluation continues.
         """
-        ends_at = None if timeout is None else time.monotonic() + timeout
-        while True:
-            left = _WAIT_SECONDS if ends_at is None else ends_at - time.monotonic()
-            call = Call(
-                "GET",
-                path("/v1/evaluations/{}", evaluation_id),
-                {"wait": max(0.0, min(left, _WAIT_SECONDS))},
-                read_seconds=_READ_SECONDS,
-            )
-            found = parse(EvaluationRead, self._transport.send(call))
-            if found.status in _FINISHED:
-                return found
-            if ends_at is not None and time.monotonic() >= ends_at:
-                raise TimeoutError(f"{evaluation_id} is still {found.status} after {timeout:g} s.")
+        address = path("/v1/evaluations/{}", evaluation_id)
+        return following.wait_finished(self._transport, EvaluationRead, address, timeout)
 
     def cancel(self, evaluation_id: str) -> EvaluationRead:
         """Cancel an evaluation. It cannot be resumed."""
@@ -110,8 +94,7 @@ class Evaluations:
         call = Call(
             "GET", path("/v1/evaluations/{}/scores", evaluation_id), {"adapter": adapter}
         )  # fmt: skip
-        text = (self._transport.send(call)).text
-        return [json.loads(line) for line in text.split("\n") if line]
+        return json_lines(self._transport.send(call))
 
     def worst_pairs(self, evaluation_id: str) -> WorstPairs:
         """Return for each model the pairs with the most negative margins, with their texts."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from pydantic import PrivateAttr
 
 from plaudit import params
+from plaudit._model import without_client
 from plaudit.errors import JobFailedError
 from plaudit.metrics import Metrics
 from plaudit.models import CheckpointRead, EventRead, JobItem, JobRead, LogPiece
@@ -19,9 +20,15 @@ if TYPE_CHECKING:
 
 
 class Job(JobRead):
-    """A job. ``refresh``, ``wait`` and the methods that change the job update this object."""
+    """A job. ``refresh``, ``wait`` and the methods that change the job update this object.
+
+    An unpickled job has no client; ``bound(client.jobs)`` attaches one.
+    """
 
     _jobs: Jobs = PrivateAttr()
+
+    def __getstate__(self) -> dict[Any, Any]:
+        return without_client(super().__getstate__())
 
     def bound(self, jobs: Jobs) -> Self:
         """Attach the job to the client that its methods use, and return it."""
@@ -101,14 +108,18 @@ class Job(JobRead):
         return self._jobs.worst_pairs(self.id)
 
     def _replace_state(self, other: Job) -> Self:
+        jobs = self._jobs
         self.__setstate__(other.__getstate__())
-        return self
+        return self.bound(jobs)
 
 
 class ListedJob(JobItem):
     """An item of a list of jobs, without spec and plan."""
 
     _jobs: Jobs = PrivateAttr()
+
+    def __getstate__(self) -> dict[Any, Any]:
+        return without_client(super().__getstate__())
 
     def bound(self, jobs: Jobs) -> Self:
         """Attach the item to the client that its methods use, and return it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any, TypedDict, Unpack, overload
+from typing import Any, Self, TypedDict, Unpack, overload
 
 from plaudit import params
 from plaudit._calls import Call, parse, path
@@ -46,6 +46,9 @@ class Jobs:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
+        return self  # a copy of a job uses the same connections
 
     @overload
     def create(self, spec: Spec, /, *, idempotency_key: str | None = None) -> Job: ...

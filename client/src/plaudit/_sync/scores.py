@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from plaudit._calls import Call, parse
-from plaudit._scores import MAX_REPLIES, Reply, as_groups, chunks
+from plaudit._scores import MAX_REPLIES, Reply, as_groups, chunks, rewards_of
 from plaudit._sync.concurrency import Rewards
 from plaudit._sync.transport import Transport
 from plaudit.models import ScoreResponse
@@ -34,8 +34,7 @@ def make_reward_function(transport: Transport, body: dict[str, Any]) -> Callable
         rewards: list[float] = []
         for part in chunks(list(zip(prompts, completions, strict=True)), MAX_REPLIES):
             answer = send_scores(transport, {**body, "groups": as_groups(part)}, None)
-            for data in answer.data:
-                rewards += data.scores
+            rewards += rewards_of(answer, len(part))
         return rewards
 
     return plaudit_reward
