@@ -139,6 +139,6 @@ class RedisWindows:
                 return await call()
         except AWAY as error:
             if not self.is_away:  # calls in progress fail too: log one line for all
-                log.warning("rate_limits_open", error=type(error).__name__)
+                log.warning("rate_limits_open", error=repr(error))
             self.is_away = True
             return otherwise

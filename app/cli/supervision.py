@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import structlog
 
 from app.core.backoff import exponential_delays
+from app.core.child_process import start_module
 from app.core.parent_death import signal_on_parent_death
 
 log = structlog.get_logger()
@@ -64,7 +65,7 @@ class WorkerSupervisor:
             with self._guard:
                 if self._stopping.is_set():
                     return
-                self._process = process = _start()
+                self._process = process = start_module("worker")
             started_at = time.monotonic()
             status = process.wait() if process else None
             if self._stopping.is_set():
@@ -90,18 +91,3 @@ def end_with_parent(parent: int) -> None:
 
 def _restart_delays() -> Iterator[float]:
     return exponential_delays(base=RESTART_SECONDS, maximum=RESTART_MAX_SECONDS)
-
-
-def _start() -> subprocess.Popen[bytes] | None:
-    """Start a worker; return None if the machine cannot start a process now."""
-    try:
-        return subprocess.Popen(
-            # -P: a directory called "worker" in the current directory must not be imported.
-            [sys.executable, "-P", "-m", "worker", "--with-parent", str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            # Ctrl-C must reach only the API, which then drains the worker.
-            start_new_session=True,
-        )
-    except OSError:  # no memory, or too many processes
-        log.exception("worker_not_started")
-        return None

@@ -14,8 +14,10 @@ _NESTED = (Annotated, Literal, Union, UnionType)
 
 
 class StrictNumbers(BaseModel):
-    """Rejects booleans for numbers, which Pydantic would convert: a learning rate of ``true``
-    would be 1."""
+    """Rejects booleans for numbers.
+
+    Pydantic would convert them: a learning rate of ``true`` would be 1.
+    """
 
     @field_validator("*", mode="before")
     @classmethod

@@ -146,7 +146,7 @@ async def evaluation(request: Request, body: EvaluationRequest, key: RequireKey)
 async def rerank(request: Request, body: RerankRequest, key: RequireKey) -> Response:
     """Order documents by the reward that they get as replies to the query."""
     model, scored = await _score(request, key, body.model, body.asked())
-    texts, rewards = body.found(), _raw(scored)
+    texts, rewards = body.replies(), _raw(scored)
     best = sorted(range(len(texts)), key=lambda i: -rewards[i])[: body.top_n or None]
     if body.texts is not None:
         return _json(

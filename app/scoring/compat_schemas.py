@@ -167,7 +167,7 @@ class RerankRequest(_Foreign):
     truncate: bool | None = False
     truncation_direction: TruncationDirection = "Right"
 
-    def found(self) -> list[str]:
+    def replies(self) -> list[str]:
         """Return the texts to order.
 
         Raises:
@@ -186,9 +186,9 @@ class RerankRequest(_Foreign):
         """Return the documents as replies to the query.
 
         Raises:
-            InvalidError: as ``found``.
+            InvalidError: as ``replies``.
         """
-        replies = self.found()
+        replies = self.replies()
         name = "documents" if self.texts is None else "texts"
         item = ScoreItem(prompt=self.query, responses=list(replies))
         truncation = _SIDES[self.truncation_direction] if self.truncate else "error"

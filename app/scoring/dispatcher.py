@@ -27,7 +27,8 @@ from app.core.scorer_token import read_token
 from app.core.settings import Settings
 from app.domain.scoring import ScoredWork, ScoreItem, ScoreProblem, ScoreWork
 from app.scoring.errors import ScorerSaturatedError, ScorerUnavailableError
-from app.scoring.live_scorers import GONE, LiveScorers
+from app.scoring.live_scorers import LiveScorers
+from app.scoring.scorer_client import ScorerClient
 
 log = structlog.get_logger()
 
@@ -56,7 +57,7 @@ class Dispatcher:
     ) -> None:
         self._settings = settings
         self._headers: dict[str, str] | None = None
-        self._client = httpx.AsyncClient(
+        self._client = ScorerClient(
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=PER_SCORER),
             trust_env=False,  # scorers are never behind a proxy
@@ -163,7 +164,7 @@ class Dispatcher:
                 if not request.done() and url not in self._scorers.urls:
                     return None  # its machine vanished without closing the connection
             answer = request.result()
-        except GONE as error:
+        except httpx.TransportError as error:
             log.warning("scorer_gone", url=url, error=repr(error))
             return None
         finally:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 import time
 
 import structlog
 
 from app.core.backoff import exponential_delays
+from app.core.child_process import start_module
 from app.core.scoring_settings import ScoringSettings
 from app.core.settings import Settings
 
@@ -71,7 +71,7 @@ class ScorerKeeper:
                 if self._stopping.is_set():
                     return
                 self._wanted.clear()
-                self._process = process = self._start()
+                self._process = process = start_module("worker.scorer", self._environment)
             started_at = time.monotonic()
             status = process.wait() if process else None
             if self._stopping.is_set():
@@ -84,21 +84,6 @@ class ScorerKeeper:
             delay = next(delays)
             log.error("scorer_died", status=status, restart_seconds=delay)
             self._stopping.wait(delay)
-
-    def _start(self) -> subprocess.Popen[bytes] | None:
-        """Start a scorer; return None if the machine cannot start a process now."""
-        try:
-            return subprocess.Popen(
-                # -P: a directory called "worker" where the service was started must not be
-                # imported.
-                [sys.executable, "-P", "-m", "worker.scorer", "--with-parent", str(os.getpid())],
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        except OSError:  # no memory, or too many processes
-            log.exception("scorer_not_started")
-            return None
 
 
 def _environment(settings: Settings) -> dict[str, str]:

@@ -22,9 +22,6 @@ SCORER_GONE_MS = 15_000
 SEARCH_SECONDS = 0.25
 REFRESH_SECONDS = 1.0
 PROBE_SECONDS = 2.0
-#: What a request to a scorer that is gone raises. uvloop forgets the socket of a connection that
-#: the peer resets at once, and anyio then asks None for the peer's name.
-GONE = (httpx.TransportError, AttributeError)
 
 
 class LiveScorers:
@@ -107,7 +104,7 @@ class LiveScorers:
     async def _answers(self, url: str) -> bool:
         try:
             answer = await self._client.get(f"{url}/healthz", timeout=PROBE_SECONDS)
-        except GONE:
+        except httpx.TransportError:
             return False
         except Exception:  # such as one of httpx for an invalid URL; the others are found anyway
             log.exception("scorer_not_probed", url=url)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import socket
-import struct
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import uvloop
@@ -19,6 +15,7 @@ from app.core.settings import Settings
 from app.domain.scoring import ScoredItem, ScoredWork, ScoreItem, ScoreWork
 from app.models import Scorer
 from app.scoring.dispatcher import Dispatcher
+from tests.resetting import resetting_server
 
 REQUESTS = 256
 WORK = ScoreWork(adapters=["ad_0"], items=[ScoreItem(text="tea")])
@@ -27,22 +24,6 @@ SCORED = ScoredWork(
     prompt_tokens=1,
     computed_tokens=1,
 )
-
-
-def serve(listener: socket.socket) -> None:
-    """Reset half of the connections at once, as a process that is killed does."""
-    draw = random.Random(0)
-    with ThreadPoolExecutor(8) as pool:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:  # closed
-                return
-            if draw.random() < 0.5:
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                connection.close()
-            else:
-                pool.submit(respond, connection)
 
 
 def respond(connection: socket.socket) -> None:
@@ -55,16 +36,11 @@ def respond(connection: socket.socket) -> None:
 
 @pytest.fixture
 def scorer(engine: Engine, settings: Settings) -> Iterator[None]:
-    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-    thread = threading.Thread(target=serve, args=(listener,))
-    thread.start()
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with transaction(engine) as session:
-        session.add(Scorer(id=url, queue=settings.queue, url=url, state="ready"))
-    yield
-    listener.shutdown(socket.SHUT_RDWR)
-    thread.join()
-    listener.close()
+    with resetting_server(respond) as port:
+        url = f"http://127.0.0.1:{port}"
+        with transaction(engine) as session:
+            session.add(Scorer(id=url, queue=settings.queue, url=url, state="ready"))
+        yield
 
 
 @pytest.mark.usefixtures("scorer")

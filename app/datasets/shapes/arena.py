@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from app.datasets.shapes.example_messages import BAD, GOOD, USER
 from app.datasets.shapes.forms import Form
 from app.datasets.shapes.labels import Named, OneHot
 from app.datasets.shapes.sample import Sample
 from app.datasets.shapes.shape import Parts, Shape
 from app.datasets.shapes.turns import are_turn_lists, with_conversations
 
-_USER = {"role": "user", "content": "What is 2+2?"}
-_GOOD = {"role": "assistant", "content": "It is 4."}
-_BAD = {"role": "assistant", "content": "It is 5."}
 _ONE_HOT = OneHot("winner_model_a", "winner_model_b", "winner_tie")
 
 
@@ -47,8 +45,8 @@ ARENA: tuple[Shape, ...] = (
                 "model_a": "a",
                 "model_b": "b",
                 "winner": "model_a",
-                "conversation_a": [_USER, _GOOD],
-                "conversation_b": [_USER, _BAD],
+                "conversation_a": [USER, GOOD],
+                "conversation_b": [USER, BAD],
                 "language": "English",
             },
         ),

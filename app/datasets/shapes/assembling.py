@@ -294,7 +294,4 @@ class RowAssembler:
         if self._trims:
             replies = [reply.strip() for reply in replies]
         sides = [[{"content": reply, "role": "assistant"}] for reply in replies]
-        system, history, prompt = before
-        if type(prompt) is list and prompt[0]["role"] != "assistant" and not (system or history):
-            return [prompt, *sides]
         return join(before, paths, sides)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from itertools import product
 
 from app.datasets.shapes.arena import ARENA
+from app.datasets.shapes.example_messages import USER
 from app.datasets.shapes.labels import Named, Scores, Signed, names_of_sides
 from app.datasets.shapes.sample import Sample
 from app.datasets.shapes.shape import Parts, Shape
 
-_USER = {"role": "user", "content": "What is 2+2?"}
-_GOOD = {"role": "assistant", "content": "It is 4."}
-_BAD = {"role": "assistant", "content": "It is 5."}
 _PROMPTS = ("prompt", "question", "instruction", "query")
 _LABELS = ("winner", "label", "preference", "preferred", "better", "better_response", "choice")
 _STEMS = ("response", "answer", "completion", "output", "reply")
@@ -54,7 +52,7 @@ LABELLED: tuple[Shape, ...] = (
             {
                 "domain": "general",
                 "language": "english",
-                "context": [_USER],
+                "context": [USER],
                 "response1": "It is 4.",
                 "response2": "It is 5.",
                 "overall_preference": -2,

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from app.datasets.shapes.dialogues import is_dialogue
+from app.datasets.shapes.example_messages import BAD, GOOD, USER
 from app.datasets.shapes.labels import read_number
 from app.datasets.shapes.sample import Sample
 from app.datasets.shapes.shape import SYSTEM, Parts, Shape
-
-_USER = {"role": "user", "content": "What is 2+2?"}
-_GOOD = {"role": "assistant", "content": "It is 4."}
-_BAD = {"role": "assistant", "content": "It is 5."}
 
 
 def _are_stored(sample: Sample) -> bool:
@@ -40,42 +38,29 @@ def _may_be_stored(row: Mapping[str, Any]) -> bool:
     return kinds in ({str}, {list})
 
 
+_PARTS = Parts(system=(), history=(), prompt=("prompt",), id=("id",), is_verbatim=True)
+
 STORED: tuple[Shape, ...] = (
     Shape(
         name="stored",
         summary="A dataset of this service, as `GET /v1/datasets/{id}/content` returns it.",
-        parts=Parts(
-            system=(),
-            history=(),
-            prompt=("prompt",),
-            chosen=("chosen",),
-            rejected=("rejected",),
-            id=("id",),
-            is_verbatim=True,
-        ),
+        parts=replace(_PARTS, chosen=("chosen",), rejected=("rejected",)),
         needs=("line",),
         lacks=(*SYSTEM, "history"),
         when=_are_stored,
-        examples=({"chosen": [_GOOD], "line": 1, "prompt": [_USER], "rejected": [_BAD]},),
+        examples=({"chosen": [GOOD], "line": 1, "prompt": [USER], "rejected": [BAD]},),
     ),
     Shape(
         name="stored_ranked",
         summary="A ranked dataset of this service, as `GET /v1/datasets/{id}/content` returns it.",
-        parts=Parts(
-            system=(),
-            history=(),
-            prompt=("prompt",),
-            answers=("replies",),
-            id=("id",),
-            is_verbatim=True,
-        ),
+        parts=replace(_PARTS, answers=("replies",)),
         needs=("line",),
         when=_are_stored,
         examples=(
             {
                 "line": 1,
-                "prompt": [_USER],
-                "replies": [{"rank": 1, "reply": [_GOOD]}, {"rank": 2, "reply": [_BAD]}],
+                "prompt": [USER],
+                "replies": [{"rank": 1, "reply": [GOOD]}, {"rank": 2, "reply": [BAD]}],
             },
         ),
     ),

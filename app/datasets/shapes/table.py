@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from app.datasets.shapes.example_messages import BAD, GOOD, USER
 from app.datasets.shapes.forms import Form
 from app.datasets.shapes.labelled import LABELLED
 from app.datasets.shapes.ranked import RANKED
@@ -14,9 +15,6 @@ from app.datasets.shapes.sample import Sample
 from app.datasets.shapes.shape import PART_NAMES, Parts, Shape
 from app.datasets.shapes.stored import STORED
 
-_USER = {"role": "user", "content": "What is 2+2?"}
-_GOOD = {"role": "assistant", "content": "It is 4."}
-_BAD = {"role": "assistant", "content": "It is 5."}
 #: Chosen and rejected replies in the columns with the usual names.
 _SIDED = Parts(prompt=("prompt",), chosen=("chosen",), rejected=("rejected",))
 
@@ -59,9 +57,9 @@ SHAPES: tuple[Shape, ...] = (
         harmless=frozenset({"input.parallel_tool_calls"}),
         examples=(
             {
-                "input": {"messages": [_USER], "tools": [], "parallel_tool_calls": True},
-                "preferred_output": [_GOOD],
-                "non_preferred_output": [_BAD],
+                "input": {"messages": [USER], "tools": [], "parallel_tool_calls": True},
+                "preferred_output": [GOOD],
+                "non_preferred_output": [BAD],
             },
         ),
     ),
@@ -89,7 +87,7 @@ SHAPES: tuple[Shape, ...] = (
         parts=replace(_SIDED, prompt=("messages",)),
         lacks=("prompt",),
         when=_messages_ask,
-        examples=({"messages": [_USER], "chosen": _GOOD, "rejected": _BAD},),
+        examples=({"messages": [USER], "chosen": GOOD, "rejected": BAD},),
     ),
     Shape(
         name="orca",
@@ -219,9 +217,9 @@ SHAPES: tuple[Shape, ...] = (
             {
                 "prompt": "What is 2+2?",
                 "prompt_id": "abc0",
-                "chosen": [_USER, _GOOD],
-                "rejected": [_USER, _BAD],
-                "messages": [_USER, _GOOD],
+                "chosen": [USER, GOOD],
+                "rejected": [USER, BAD],
+                "messages": [USER, GOOD],
                 "score_chosen": 8.5,
                 "score_rejected": 4.0,
             },
@@ -234,7 +232,7 @@ SHAPES: tuple[Shape, ...] = (
         "trl-lib/ultrafeedback_binarized",
         parts=_SIDED,
         when=lambda sample: not sample.forms("prompt") and _has_conversations(sample),
-        examples=({"chosen": [_USER, _GOOD], "rejected": [_USER, _BAD], "source": "magpie_ultra"},),
+        examples=({"chosen": [USER, GOOD], "rejected": [USER, BAD], "source": "magpie_ultra"},),
     ),
     Shape(
         name="pairs",
@@ -243,14 +241,14 @@ SHAPES: tuple[Shape, ...] = (
         parts=_SIDED,
         examples=(
             {"prompt": "What is 2+2?", "chosen": "It is 4.", "rejected": "It is 5."},
-            {"prompt": [_USER], "chosen": [_GOOD], "rejected": [_BAD]},
+            {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]},
             {
                 "system": "Be short.",
                 "prompt": "What is 2+2?",
                 "chosen": "It is 4.",
                 "rejected": "It is 5.",
             },
-            {"prompt": "What is 2+2?", "chosen": _GOOD, "rejected": _BAD},
+            {"prompt": "What is 2+2?", "chosen": GOOD, "rejected": BAD},
         ),
     ),
 )

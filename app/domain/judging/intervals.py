@@ -106,7 +106,7 @@ class Clusters:
 
 
 def _is_too_small(counts: Floats) -> bool:
-    """Whether fewer than two prompts have pairs."""
+    """Return whether fewer than two prompts have pairs."""
     return int(np.count_nonzero(counts)) < 2
 
 
