@@ -86,6 +86,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._is_in_head = True
+        self._messages = 0
         self._head_bytes = 0
         self._body_bytes = 0
         self._framing_bytes = 0
@@ -119,7 +120,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         while data and not self.transport.is_closing():
             room = MAX_HEAD_BYTES - self._head_bytes if self._is_in_head else len(data)
             piece, data = data[:room], data[room:]
-            was_in_head, body_bytes = self._is_in_head, self._body_bytes
+            was_in_head, message, body_bytes = self._is_in_head, self._messages, self._body_bytes
             if was_in_head:
                 self._head_bytes += len(piece)
             super().data_received(piece)
@@ -133,7 +134,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                         f"The request line and headers exceed {MAX_HEAD_BYTES} bytes or "
                         f"{MAX_HEADERS} fields.",
                     )
-            elif not was_in_head:
+            elif not was_in_head and message == self._messages:
                 self._window_bytes += len(piece)
                 self._framing_bytes += len(piece) - (self._body_bytes - body_bytes)
                 if self._framing_bytes > MAX_HEAD_BYTES + MAX_FRAMING_FACTOR * self._body_bytes:
@@ -142,6 +143,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Start to count a new head."""
         super().on_message_begin()
+        self._messages += 1
         self._is_in_head, self._head_bytes = True, 0
         if self._timer is None:  # the first request uses the timer of the connection
             self._start_timer(HEAD_SECONDS, self._on_slow_head)

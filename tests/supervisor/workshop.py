@@ -20,7 +20,7 @@ from app.core.database import new_id, reader, transaction
 from app.core.settings import Settings
 from app.domain.compiler import compile_plan
 from app.domain.job_data import JobData
-from app.domain.lifecycle import DesiredState
+from app.domain.lifecycle import TERMINAL, DesiredState
 from app.domain.plan import DatasetRef
 from app.domain.spec import RewardJobSpec
 from app.job_queue import transitions
@@ -130,13 +130,17 @@ class Workshop:
             )
 
     def wait(self, job_id: str, *statuses: str, seconds: float = 180) -> Job:
-        """Wait until the job has one of the statuses; return it."""
-        wait_until(
-            f"{job_id} to be {statuses}, it is {self.read_job(job_id).status}",
-            lambda: self.read_job(job_id).status in statuses,
-            seconds,
-        )
-        return self.read_job(job_id)
+        """Wait until the job has one of the statuses, or fail with its events; return it."""
+        try:
+            wait_until(
+                f"{job_id} to be {statuses}",
+                lambda: self.read_job(job_id).status in {*statuses, *TERMINAL},
+                seconds,
+            )
+        finally:
+            job, events = self.read_job(job_id), self.events(job_id)
+            assert job.status in statuses, f"{job.status}, attempt {job.attempt}: {events}"
+        return job
 
     def wait_step(self, job_id: str, step: int = 1) -> None:
         """Wait until the job's trainer has done this step."""

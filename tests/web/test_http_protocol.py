@@ -137,6 +137,25 @@ def test_small_chunks_are_served(port: int) -> None:
         assert client.recv(65536).endswith(b"50000")
 
 
+def test_request_that_begins_in_the_last_piece_of_a_body_is_served(port: int) -> None:
+    """A client may use a connection again before the server has read the last bytes."""
+    head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    pieces = [
+        head + b"186a0\r\n" + b"b" * 100_000 + b"\r\n",
+        b"0\r\n\r\n" + head + b"1\r\nb\r\n",
+        b"0\r\n\r\n",
+    ]
+    with closing(connect(port)) as client:
+        for piece in pieces:
+            client.sendall(piece)
+            time.sleep(0.1)  # so that the server reads each by itself
+        received = b""
+        while not received.endswith(b"\r\n\r\n1"):
+            assert (piece := client.recv(65536)), received
+            received += piece
+    assert b"\r\n\r\n100000" in received
+
+
 SLOW: dict[str, tuple[bytes, bytes]] = {
     "no byte": (b"", b""),
     "half a head": (HEAD, b"X"),
