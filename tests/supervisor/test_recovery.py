@@ -68,7 +68,13 @@ def test_trainer_of_a_frozen_worker_exits_before_another_worker_starts_one(
             wait_until("the lease to be swept", lambda: bool(sweep(workshop)), 60)
             wait_until("the next attempt", lambda: workshop.read_job(job_id).attempt == 2, 60)
             frozen.send_signal(signal.SIGCONT)
-            workshop.wait(job_id, "succeeded", seconds=120)
+
+            # A claim that waited for a lock of the frozen worker is as old as its self-fence.
+            def has_succeeded() -> bool:
+                sweep(workshop)
+                return workshop.read_job(job_id).status == "succeeded"
+
+            wait_until("the job to succeed", has_succeeded, 120)
     assert workshop.adapter(job_id) == workshop.expected(400)
     assert_no_overlap(workshop)
 
