@@ -34,13 +34,14 @@ from app.jobs.history_schemas import EventRead
 from app.storage.blobs import read_range
 from app.web.dependencies import (
     EngineDep,
-    PageDep,
+    PageQuery,
     ReadEngineDep,
     RequireJobsRead,
     RequireJobsWrite,
     SessionDep,
     SettingsDep,
     TicketsDep,
+    page_of,
 )
 from app.web.pagination import Page
 from app.web.problem_details import error_responses
@@ -92,7 +93,9 @@ def create_evaluation(
 
 @router.get("/evaluations")
 def list_evaluations(
-    engine: ReadEngineDep, principal: RequireJobsRead, page: PageDep
+    engine: ReadEngineDep,
+    principal: RequireJobsRead,
+    page: Annotated[PageQuery, Depends(page_of("eval"))],
 ) -> Page[EvaluationItem]:
     """List evaluations, newest first, without spec and result."""
     with engine.connect() as connection:
