@@ -41,8 +41,8 @@ _PIPE_BYTES = 256 << 10
 #: all, requesting memory would take longer than reading the file.
 _MEMORY = {
     "ARROW_DEFAULT_MEMORY_POOL": "system",
-    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(8 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(2 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(4 << 20),
 }
 _USED_NAMES = frozenset(name.lower() for name in USED_COLUMNS)
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")

@@ -174,7 +174,7 @@ def _separators_of_flat(value: dict[str, Any]) -> int | None:
                 if type(item) is dict:
                     separators += 2 * len(item) - 1 if item else 0
                     for each in item.values():
-                        if type(each) is dict or type(each) is list:
+                        if type(each) is not str and isinstance(each, dict | list):
                             return None
                 elif type(item) is list:
                     return None

@@ -125,7 +125,7 @@ values = st.recursive(
 styles = st.fixed_dictionaries(
     {
         "ensure_ascii": st.booleans(),
-        "separators": st.sampled_from([(",", ":"), (", ", ": "), (" , ", " : "), (",", ": ")]),
+        "separators": st.sampled_from([(",", ":"), (", ", ": "), (" , ", " : ")]),
     }
 )
 
@@ -144,7 +144,7 @@ def test_fast_parser_reads_what_the_strict_parser_reads(
 ) -> None:
     text = written(members, style)
     if is_nested:
-        text = f'{{"a": [{text}]}}'
+        text = f'{{"a"{style["separators"][1]}[{text}]}}'
     try:
         strict: object = json_value(text)
     except RowError as error:

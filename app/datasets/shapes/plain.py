@@ -141,7 +141,7 @@ class _TextsAsChat:
     def _prompt(self, value: Any, chosen: str) -> list[Message] | None:
         if type(value) is not self._prompt_type or not value:
             return None
-        if type(value) is str:
+        if isinstance(value, str):
             if not is_clean(value) or chosen.startswith(value):
                 return None
             return [{"content": value, "role": "user"}]
