@@ -14,8 +14,10 @@ resource limits for itself and imports nothing from this package.
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -35,6 +37,7 @@ BROKEN_ARCHIVE = 3
 #: some of them reach networks.
 _UNNEEDED = ("numpy", "pyarrow._azurefs", "pyarrow._gcsfs", "pyarrow._hdfs", "pyarrow._s3fs")
 _BATCH_BYTES = 1 << 20
+_BLOCK_BYTES = 64 << 10
 _MAX_BATCH_ROWS = 1024
 _HEAD_BYTES = 4 << 10
 _READ_BYTES = 256 << 10
@@ -46,6 +49,7 @@ class _RefusedError(Exception):
 
 def main() -> None:
     _limit()
+    gc.disable()  # rows have no cycles
     sys.modules.update(dict.fromkeys(_UNNEEDED))  # type: ignore[arg-type]  # None: not importable
     path, mode = sys.argv[1], sys.argv[2]
     out = sys.stdout.buffer
@@ -60,6 +64,7 @@ def main() -> None:
             sys.exit(BROKEN_ARCHIVE)
         out.write(json.dumps(_refusal(path, error)).encode() + b"\n")
     out.flush()
+    os._exit(0)  # the reader waits for the end, and tearing everything down takes a while
 
 
 def _refusal(path: str, error: Exception) -> tuple[str, str, str]:
@@ -105,25 +110,32 @@ def _lines(path: str, max_rows: int) -> Iterator[bytes]:
     batches = _batches(path, max_rows)
     schema = next(batches)
     _check_names(schema.names)
-    columns = [[field.name, str(field.type)[:200], _is_plain(field.type)] for field in schema]
-    yield json.dumps({"columns": columns}).encode() + b"\n"
+    fields = [[field.name, str(field.type)[:200], _is_plain(field.type)] for field in schema]
+    yield json.dumps({"columns": fields}).encode() + b"\n"
     sys.stdout.buffer.flush()
     wanted = json.loads(sys.stdin.readline())
     # The first row also has the columns that are not read, so that their names are reported.
     others: dict[str, Any] = {name: None for name in schema.names if name not in wanted}
-    others |= {name: kind for name, kind, is_plain in columns if not is_plain and name in wanted}
-    plain = [name for name, _, is_plain in columns if is_plain and name in wanted]
+    others |= {name: kind for name, kind, is_plain in fields if not is_plain and name in wanted}
+    plain = [name for name, _, is_plain in fields if is_plain and name in wanted]
     batches.send(plain)
     for batch in batches:
         batch.validate(full=True)
-        values = [_values(batch.column(name)) for name in plain]
-        rows = zip(*values, strict=True) if plain else (() for _ in range(batch.num_rows))
+        columns = [_values(batch.column(name)) for name in plain]
+        rows = zip(*columns, strict=True) if plain else (() for _ in range(batch.num_rows))
         encode = _encoded if any(map(_has_non_finite, map(batch.column, plain))) else _line
-        lines = []
-        for row in rows:
-            lines.append(encode(dict(zip(plain, row, strict=True)) | others))
-            others = {name: kind for name, kind in others.items() if kind is not None}
-        yield b"".join(lines)
+        # Appending each line at once uses the same memory for each line.
+        block = bytearray()
+        for values in rows:
+            row = dict(zip(plain, values, strict=True))
+            if others:
+                row |= others
+                others = {name: kind for name, kind in others.items() if kind is not None}
+            block += encode(row)
+            if len(block) >= _BLOCK_BYTES:
+                yield bytes(block)
+                block.clear()
+        yield bytes(block)
 
 
 def _line(row: dict[str, Any]) -> bytes:

@@ -19,6 +19,8 @@ FREE_UNPACKED_BYTES = 4 << 20
 FREE_MEMBERS = 1000
 MIN_MEMBER_BYTES = 4 << 10
 _INFLATE_BYTES = 256 << 10
+#: ``bytes.split`` looks at each byte, a search for the next line end at many at a time.
+_SHORT_LINE_BYTES = 512
 #: Bytes per call of a decoder. Small, because the rest after a member's end is copied.
 _FEED_BYTES = 16 << 10
 _WITH_GZIP_HEADER = 16 + zlib.MAX_WBITS
@@ -169,12 +171,20 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """
     rest = bytearray()
     for chunk in chunks:
-        lines = chunk.split(b"\n")
-        if len(lines) > 1:
-            yield bytes(rest) + lines[0]
-            yield from lines[1:-1]
+        start = chunk.find(b"\n")
+        if start >= 0:
+            yield bytes(rest) + chunk[:start]
             rest.clear()
+            start += 1
+            # Searching for the next line end is faster than split, except for short lines.
+            while (end := chunk.find(b"\n", start)) - start > _SHORT_LINE_BYTES:
+                yield chunk[start:end]
+                start = end + 1
+            if end >= 0:
+                lines = chunk[start:].split(b"\n")
+                yield from lines[:-1]
+                start = len(chunk) - len(lines[-1])
         if len(rest) <= MAX_LINE_BYTES:
-            rest += lines[-1]
+            rest += chunk[max(start, 0) :]
     if rest:
         yield bytes(rest)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic_core import PydanticSerializationError, to_json
 
 from app.datasets.row_errors import RowError, shown
-from app.domain.rows import RowForm, ranked_pairs
+from app.domain.rows import RowForm, ranked_pair_count
 
 MAX_SLICES = 100
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -104,7 +104,7 @@ class RowWriter:
         self.row_count += 1
         self.prompt_count += "prompt" in row
         if "replies" in row:
-            pair_count = sum(1 for _ in ranked_pairs(row))
+            pair_count = ranked_pair_count(row)
             self.pair_count += pair_count
             self.rows_by_pairs[pair_count] += 1
         else:

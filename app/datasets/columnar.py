@@ -7,15 +7,15 @@ its output is checked like an upload of JSONL.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-import selectors
+import select
 import subprocess
 import sys
 from collections.abc import Generator, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 from app.datasets import arrow_child
 from app.datasets.byte_streams import at_most, check_ratio, split_lines
@@ -34,12 +34,15 @@ from app.datasets.shapes.table import USED_COLUMNS
 from app.datasets.unused import is_harmless
 
 STALL_SECONDS = 60
-_READ_BYTES = 256 << 10
-#: Makes the child return the memory of a batch before it reads the next one.
+#: Memory for a larger piece is requested from the system, and cleared by it, for each piece.
+_READ_BYTES = 64 << 10
+_PIPE_BYTES = 256 << 10
+#: Makes the child return all but a few MiB of a batch before it reads the next one. If it returned
+#: all, requesting memory would take longer than reading the file.
 _MEMORY = {
     "ARROW_DEFAULT_MEMORY_POOL": "system",
-    "MALLOC_MMAP_THRESHOLD_": str(128 << 10),
-    "MALLOC_TRIM_THRESHOLD_": str(128 << 10),
+    "MALLOC_MMAP_THRESHOLD_": str(2 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(4 << 20),
 }
 _USED_NAMES = frozenset(name.lower() for name in USED_COLUMNS)
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
@@ -131,6 +134,11 @@ class _Child:
             env=kept | _MEMORY,
             bufsize=0,
         )
+        assert self._process.stdout is not None
+        self._poll = select.poll()
+        self._poll.register(self._process.stdout, select.POLLIN)
+        with suppress(OSError, AttributeError):  # too many large pipes; not on this system
+            fcntl.fcntl(self._process.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def __enter__(self) -> _Child:
         return self
@@ -148,9 +156,8 @@ class _Child:
         Raises:
             FileError: the file unpacks to too many bytes, or the child hangs or dies.
         """
-        assert self._process.stdout is not None
         unpacked = 0
-        while chunk := _read(self._process.stdout):
+        while chunk := self._read():
             unpacked += len(chunk)
             check_ratio(self._packed, unpacked)
             yield chunk
@@ -160,19 +167,17 @@ class _Child:
         if status:
             raise _unreadable(f"its reader exited with status {status}")
 
+    def _read(self) -> bytes:
+        assert self._process.stdout is not None
+        if not self._poll.poll(1000 * STALL_SECONDS):
+            raise _unreadable(f"its reader wrote nothing for {STALL_SECONDS} s")
+        return os.read(self._process.stdout.fileno(), _READ_BYTES)
+
     def answer(self, columns: list[str]) -> None:
         """Send the child the names of the columns to read."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # the child died; its output has the reason
             self._process.stdin.write(json.dumps(columns).encode() + b"\n")
-
-
-def _read(pipe: IO[bytes]) -> bytes:
-    with selectors.DefaultSelector() as selector:
-        selector.register(pipe, selectors.EVENT_READ)
-        if not selector.select(STALL_SECONDS):
-            raise _unreadable(f"its reader wrote nothing for {STALL_SECONDS} s")
-    return os.read(pipe.fileno(), _READ_BYTES)
 
 
 def _unreadable(why: str) -> FileError:

@@ -140,27 +140,62 @@ def _quick_value(line: bytes, *, is_ours: bool) -> dict[str, Any] | None:
 
     The fast parser accepts duplicate keys and keeps the last one. The length of the line reveals
     them: a JSON writer without spaces writes as many bytes as orjson, and a writer with a space
-    after each comma and colon writes one byte more for each of these. A line of any other length
-    has duplicate keys, unneeded escapes or other spaces, and goes to the strict parser.
+    after each comma and colon writes one byte more for each of these. In a line of any other
+    length, with escapes that orjson does not write or with other spaces, the number of quotes
+    reveals them.
     """
-    if not is_ours and b"\\u" in line and line.isascii():  # its length tells nothing
-        return None
     try:
         value = from_json(line, allow_inf_nan=False, cache_strings="keys")
+        if type(value) is not dict or not value:
+            return None
         spaces = 0 if is_ours else len(line) - len(orjson.dumps(value))
     except (ValueError, TypeError):
         return None
-    if type(value) is not dict or not value:
-        return None
-    # Counting brackets is cheaper than walking the value.
-    if spaces == 0 and line.count(b"[") + line.count(b"{") <= MAX_NESTING:
-        return value
-    separators, depth = _measure(value)
-    if depth > MAX_NESTING:
-        return None
+    separators = _separators_of_flat(value)
+    if separators is None:
+        separators, depth = _measure(value)
+        if depth > MAX_NESTING:
+            return None
     if spaces == 0 or (spaces == separators and line.startswith(_spaced_start(next(iter(value))))):
         return value
-    return None
+    return value if b"\\u0022" not in line and line.count(b'"') == _count_quotes(value) else None
+
+
+def _separators_of_flat(value: dict[str, Any]) -> int | None:
+    """Return the number of commas and colons of a usual row, or None if others must be counted.
+
+    A usual row holds texts, numbers, and lists of texts or of flat objects.
+    """
+    separators = 2 * len(value) - 1
+    for column in value.values():
+        if type(column) is list:
+            separators += len(column) - 1 if column else 0
+            for item in column:
+                if type(item) is dict:
+                    separators += 2 * len(item) - 1 if item else 0
+                    for each in item.values():
+                        if type(each) is not str and isinstance(each, dict | list):
+                            return None
+                elif type(item) is list:
+                    return None
+        elif type(column) is dict:
+            return None
+    return separators
+
+
+def _count_quotes(value: Any) -> int:
+    """Return the number of quotes in the JSON of a value, if it writes no quote as ``\\u0022``."""
+    count, level = 0, [value]
+    while level:
+        item = level.pop()
+        if type(item) is str:
+            count += 2 + item.count('"')
+        elif type(item) is dict:
+            level += item
+            level += item.values()
+        elif type(item) is list:
+            level += item
+    return count
 
 
 def _measure(value: Any) -> tuple[int, int]:

@@ -24,7 +24,8 @@ def is_clean(text: str) -> bool:
 
     Most texts begin with a letter or a digit, so they are neither blank nor a list.
     """
-    return text[:1].isalnum() and "\0" not in text and text[:6] != "Human:"
+    first = text[:1]
+    return first.isalnum() and "\0" not in text and (first != "H" or text[:6] != "Human:")
 
 
 def check_text(path: str, text: str) -> None:

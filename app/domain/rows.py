@@ -84,6 +84,17 @@ def ranked_pairs(row: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
             yield better, worse
 
 
+def ranked_pair_count(row: Mapping[str, Any]) -> int:
+    """Return the number of pairs that ``ranked_pairs`` yields."""
+    replies = [(each["rank"], each["reply"]) for each in row["replies"]]
+    count = 0
+    for index, (rank, reply) in enumerate(replies):
+        for other_rank, other in replies[index + 1 :]:
+            if rank < other_rank and reply != other:
+                count += 1
+    return count
+
+
 def draw_pairs(pair_count: int, count: int, seed: str) -> list[int]:
     """Draw at most ``count`` of a row's ``pair_count`` pairs; return their sorted indices.
 

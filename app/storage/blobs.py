@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from queue import Queue
+from queue import SimpleQueue
 from threading import Thread
 from types import TracebackType
 from typing import Self
@@ -29,8 +29,9 @@ _CHUNK = select(BlobChunk.data).where(
     BlobChunk.blob_id == bindparam("blob_id"), BlobChunk.seq == bindparam("seq")
 )
 BINARY_RESULTS = {"binary_results": True}
-#: Number of pieces of at most a chunk each; a slow hash holds the stream back.
-_QUEUED_PIECES = 4
+#: Size and number of the buffers of a digest; a slow hash holds the stream back.
+_BUFFER_BYTES = 512 << 10
+_BUFFERS = 4
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,16 @@ class StreamDigest:
     """sha256 of a stream, computed in another thread than the one that handles the bytes.
 
     Use it as a context manager, so that the thread ends with the block. hashlib releases the GIL
-    while it hashes, so the two threads run concurrently.
+    while it hashes, so the two threads run concurrently. The bytes are handed over in large
+    buffers, because each change of the thread that holds the GIL takes as long as hashing 100 KiB.
     """
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
-        self._pieces: Queue[bytes | None] = Queue(_QUEUED_PIECES)
+        self._buffer, self._used = _new_buffer(), 0
+        self._full: SimpleQueue[tuple[memoryview, int] | None] = SimpleQueue()
+        self._free: SimpleQueue[memoryview] = SimpleQueue()
+        self._unmade = _BUFFERS - 1
         self._thread = Thread(target=self._work, daemon=True)
 
     def __enter__(self) -> Self:
@@ -63,12 +68,22 @@ class StreamDigest:
 
     def update(self, data: bytes) -> None:
         """Add bytes; wait if the thread falls behind."""
-        self._pieces.put(data)
+        start = 0
+        while start < len(data):
+            count = min(len(data) - start, _BUFFER_BYTES - self._used)
+            # bytearray would copy the bytes twice.
+            self._buffer[self._used : self._used + count] = data[start : start + count]
+            self._used += count
+            start += count
+            if self._used == _BUFFER_BYTES:
+                self._full.put((self._buffer, self._used))
+                self._buffer, self._used = self._next_buffer(), 0
 
     def close(self) -> None:
         """End the thread after it has hashed all bytes. A second call does nothing."""
         if self._thread.is_alive():
-            self._pieces.put(None)
+            self._full.put((self._buffer, self._used))
+            self._full.put(None)
             self._thread.join()
 
     def hexdigest(self) -> str:
@@ -76,9 +91,22 @@ class StreamDigest:
         self.close()
         return self._digest.hexdigest()
 
+    def _next_buffer(self) -> memoryview:
+        """Return a buffer that is hashed; wait for it if all are made."""
+        if self._unmade and self._free.empty():
+            self._unmade -= 1
+            return _new_buffer()
+        return self._free.get()
+
     def _work(self) -> None:
-        while (data := self._pieces.get()) is not None:
-            self._digest.update(data)
+        while (full := self._full.get()) is not None:
+            buffer, size = full
+            self._digest.update(buffer[:size])
+            self._free.put(buffer)
+
+
+def _new_buffer() -> memoryview:
+    return memoryview(bytearray(_BUFFER_BYTES))
 
 
 class BlobWriter:
@@ -118,7 +146,9 @@ class BlobWriter:
         self._size += len(data)
         self._buffer += data
         while len(self._buffer) >= CHUNK_BYTES:
-            self._store(bytes(self._buffer[:CHUNK_BYTES]))
+            with memoryview(self._buffer) as buffer:  # a slice of the buffer itself is a copy
+                chunk = bytes(buffer[:CHUNK_BYTES])
+            self._store(chunk)
             del self._buffer[:CHUNK_BYTES]
 
     def finish(self) -> StoredBlob:

@@ -41,7 +41,7 @@ def age(engine: Engine, blob: StoredBlob) -> None:
         session.execute(update(Blob).where(Blob.id == blob.id).values(created_at=1000))
 
 
-@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2_500_000])
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 6_500_000])
 def test_bytes_are_read_as_they_were_written(engine: Engine, size: int) -> None:
     data = bytes(i * 7 % 251 for i in range(1000)) * (size // 1000 + 1)
     data = data[:size]

@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from app.datasets.conversations import read_messages
 from app.datasets.row_errors import RowError
 from app.datasets.shapes import extras
 from app.datasets.shapes.answers import plain_sides, rank_sides, read_answers
 from app.datasets.shapes.contents import ContentReader
 from app.datasets.shapes.file_form import FileForm, PartColumns
 from app.datasets.shapes.joining import Before, join
+from app.datasets.shapes.plain import plain_reader, reads_system
 from app.datasets.shapes.prompts import read_history, read_system, with_input
 from app.datasets.shapes.sample import value_at
 from app.datasets.shapes.shape import Parts
-from app.datasets.texts import is_clean
 from app.datasets.unused import UnusedFields
 
 PreferenceRow = dict[str, Any]
@@ -38,6 +37,8 @@ class _Layout(NamedTuple):
 
     has_suspects: bool
     has_options: bool
+    is_plain: bool
+    """Whether the fast paths of pairs know all parts of these rows."""
     columns: PartColumns
     """The column of each part; None for an optional part that these rows do not have."""
 
@@ -65,7 +66,8 @@ class RowAssembler:
         )
         self._trims = form.is_prompt_dialogue or form.is_prompt_repeated
         self._layouts: dict[tuple[str, ...], _Layout] = {}
-        self._plain_at = form.plain_columns
+        self._plain = plain_reader(parts, form, unused, self._sides)
+        self._plain_at = form.plain_columns if form.row_form == "ranked" else None
 
     def __call__(self, line: int, row: Mapping[str, Any]) -> PreferenceRow:
         """Convert one row.
@@ -80,10 +82,9 @@ class RowAssembler:
         if layout.has_suspects:
             self._unused.check_row(row)
         if (
-            self._plain_at is not None
-            and not layout.has_options
-            and self._form.row_form == "pairs"
-            and (plain := self._plain_pair(line, row, *self._plain_at)) is not None
+            layout.is_plain
+            and self._plain is not None
+            and (plain := self._plain(line, row)) is not None
         ):
             return plain
         if self._form.row_form == "ranked":
@@ -107,6 +108,8 @@ class RowAssembler:
         layout = _Layout(
             has_suspects=self._unused.has_suspects(names),
             has_options=bool(found) or self._form.has_margin,
+            is_plain=not self._form.has_margin
+            and found.keys() <= ({"system"} if reads_system(self._plain) else set()),
             columns=replace(self._columns, **{name: found.get(name) for name in options}),
         )
         if len(self._layouts) < _MAX_LAYOUTS:
@@ -141,39 +144,6 @@ class RowAssembler:
             )
 
     # --- pairs ----------------------------------------------------------------------------------
-
-    def _plain_pair(
-        self, line: int, row: Mapping[str, Any], prompt_at: str, chosen_at: str, rejected_at: str
-    ) -> PreferenceRow | None:
-        """Fast path for common rows, with a prompt and two replies of the usual form.
-
-        Return None if the row needs ``_pair``, which then reads the row from the beginning.
-        """
-        prompt, chosen, rejected = row.get(prompt_at), row.get(chosen_at), row.get(rejected_at)
-        if not self._is_chat:
-            if not (type(prompt) is type(chosen) is type(rejected) is str):
-                return None
-            if not (is_clean(prompt) and is_clean(chosen) and is_clean(rejected)):
-                return None
-            if chosen.startswith(prompt):
-                return None
-        elif (
-            prompt
-            and chosen
-            and rejected
-            and type(chosen) is type(rejected) is type(prompt) is list
-        ):
-            chosen = read_messages(chosen_at, chosen, self._unused)
-            rejected = read_messages(rejected_at, rejected, self._unused)
-            prompt = read_messages(prompt_at, prompt, self._unused)
-            ends = chosen[0], chosen[-1], rejected[0], rejected[-1]
-            if prompt[0]["role"] == "assistant" or any(m["role"] != "assistant" for m in ends):
-                return None
-        else:
-            return None
-        if chosen == rejected:
-            return None
-        return {"chosen": chosen, "line": line, "prompt": prompt, "rejected": rejected}
 
     def _pair(self, line: int, row: Mapping[str, Any], layout: _Layout) -> PreferenceRow:
         chosen_at, rejected_at, margin = self._sides(row)

@@ -7,17 +7,17 @@ from typing import Any
 from app.datasets.row_errors import RowError, shown
 from app.datasets.texts import check_text, is_clean
 
-_HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
 def is_dialogue(text: str) -> bool:
     """Return whether the text begins with a human turn and has an assistant turn."""
-    return text.lstrip().startswith("Human:") and _ASSISTANT in text
+    return text.lstrip().startswith("Human:") and ASSISTANT in text
 
 
 def is_dialogue_prompt(text: str) -> bool:
     """Return whether the text is a dialogue that ends where the assistant must reply."""
-    return text.rstrip().endswith(_ASSISTANT) and is_dialogue(text)
+    return text.rstrip().endswith(ASSISTANT) and is_dialogue(text)
 
 
 def mixed_dialogue(path: str) -> RowError:
@@ -38,13 +38,8 @@ def read_dialogue(path: str, text: str) -> list[dict[str, Any]]:
     Raises:
         RowError: the text is not such a dialogue, or a turn is empty.
     """
-    human, *more = text.lstrip().split(_HUMAN)
-    messages: list[dict[str, Any]] = []
-    for part in (human.removeprefix("Human:"), *more):
-        said, *replies = part.split(_ASSISTANT)
-        messages.append({"content": said.strip(), "role": "user"})
-        messages += [{"content": reply.strip(), "role": "assistant"} for reply in replies]
-    if not human.startswith("Human:") or len(messages) == 1 + len(more):
+    messages = turns(text)
+    if not messages or all(message["role"] == "user" for message in messages):
         raise RowError(
             "not_a_dialogue",
             f"found {shown(text)}, while other rows have Human: and Assistant: turns",
@@ -56,4 +51,17 @@ def read_dialogue(path: str, text: str) -> list[dict[str, Any]]:
     for index, message in enumerate(messages):
         if not is_clean(message["content"]):
             check_text(f"{path}, turn {index + 1}", message["content"])
+    return messages
+
+
+def turns(text: str) -> list[dict[str, Any]]:
+    """Return the turns as messages, which may be empty; no messages if no human turn is first."""
+    text = text.lstrip()
+    if not text.startswith("Human:"):
+        return []
+    messages = []
+    for part in text[len("Human:") :].split(HUMAN):
+        said, *replies = part.split(ASSISTANT)
+        messages.append({"content": said.strip(), "role": "user"})
+        messages += [{"content": reply.strip(), "role": "assistant"} for reply in replies]
     return messages
