@@ -134,7 +134,7 @@ def written(members: list[tuple[str, Any]], style: dict[str, Any]) -> str:
     """Return an object, in which a key may appear twice, as JSON."""
     comma, colon = style["separators"]
     parts = (json.dumps(key, **style) + colon + json.dumps(v, **style) for key, v in members)
-    return "{" + comma.join(parts) + "}"
+    return f"{{{comma.join(parts)}}}"
 
 
 @settings(max_examples=500, deadline=None)
