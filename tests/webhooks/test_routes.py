@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 from starlette.testclient import TestClient
 
-from app.auth.key_ring import Scope
+from app.auth.scopes import Scope
 from app.core.settings import Settings
 from app.job_queue.kinds import KINDS
 from app.main import create_app
