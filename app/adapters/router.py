@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response, status
+from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
 from sqlalchemy import Engine
 
 from app.adapters import service
@@ -19,11 +19,12 @@ from app.core.errors import RangeError
 from app.storage.blobs import StoredBlob, read_range
 from app.web.dependencies import (
     EngineDep,
-    PageDep,
+    PageQuery,
     ReadEngineDep,
     RequireArtifactsRead,
     RequireJobsWrite,
     SessionDep,
+    page_of,
 )
 from app.web.pagination import Page, by_id
 from app.web.problem_details import error_responses
@@ -50,7 +51,7 @@ def _download(media_type: str) -> dict[int | str, dict[str, Any]]:
 def list_adapters(
     engine: ReadEngineDep,
     principal: RequireArtifactsRead,
-    page: PageDep,
+    page: Annotated[PageQuery, Depends(page_of("ad"))],
     job_id: Annotated[str | None, Query(pattern=r"^job_[0-9a-f]{32}$")] = None,
 ) -> Page[AdapterItem]:
     """List adapters, newest first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
-from fastapi import APIRouter, Path, Request, status
+from fastapi import APIRouter, Depends, Path, Request, status
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from app.api_keys import service
@@ -18,7 +18,7 @@ from app.core.database import transaction
 from app.core.errors import FieldProblem, InvalidError
 from app.domain.training_spec import CleanText
 from app.models import ApiKey
-from app.web.dependencies import PageDep, ReadEngineDep, RequireAdmin, SessionDep
+from app.web.dependencies import PageQuery, ReadEngineDep, RequireAdmin, SessionDep, page_of
 from app.web.pagination import LAST_MS, Page, Timestamp, by_id
 from app.web.problem_details import error_responses
 from app.web.strict_route import StrictRoute
@@ -87,7 +87,9 @@ def create_api_key(
 
 @router.get("")
 def list_api_keys(
-    engine: ReadEngineDep, principal: RequireAdmin, page: PageDep
+    engine: ReadEngineDep,
+    principal: RequireAdmin,
+    page: Annotated[PageQuery, Depends(page_of("key"))],
 ) -> Page[ApiKeyRead]:
     """List the API keys that are not revoked, newest first."""
     with transaction(engine) as session:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
 from app.audit import log as audit_log
 from app.audit.log import Action
 from app.core.database import transaction
 from app.models import AuditRecord
-from app.web.dependencies import PageDep, ReadEngineDep, RequireAdmin
+from app.web.dependencies import PageQuery, ReadEngineDep, RequireAdmin, page_of
 from app.web.pagination import Page, Timestamp, by_id
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
@@ -36,7 +36,11 @@ class AuditRead(BaseModel):
 
 
 @router.get("")
-def list_audit(engine: ReadEngineDep, principal: RequireAdmin, page: PageDep) -> Page[AuditRead]:
+def list_audit(
+    engine: ReadEngineDep,
+    principal: RequireAdmin,
+    page: Annotated[PageQuery, Depends(page_of("audit"))],
+) -> Page[AuditRead]:
     """List the actions of this tenant's API keys, newest first."""
     with transaction(engine) as session:
         rows = audit_log.list_page(session, principal.tenant_id, page.limit, page.after)

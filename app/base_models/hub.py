@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +15,13 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
     XetDownloadError,
 )
+from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils.tqdm import tqdm
 from pydantic import SecretStr
 
@@ -36,9 +38,16 @@ from app.base_models.snapshot import check_listing, file_sha256, is_model_file
 
 API_TIMEOUT_SECONDS = 30.0
 COMMIT = re.compile(r"[0-9a-f]{40}")
+#: Bytes beyond the size of a file after which its download is ended. A protocol of the client that
+#: sends the file in pieces may send a little more than the file.
+SLACK_BYTES = 64 << 20
 _CLIENT_ERRORS = (httpx2.HTTPError, OSError, XetDownloadError)
 #: Errors of the hub client for a response that is not the hub's, such as a proxy's error page.
-_PARSE_ERRORS = (ValueError, KeyError, TypeError, RuntimeError)
+_PARSE_ERRORS = (ValueError, KeyError, TypeError, AttributeError, RuntimeError)
+
+
+class FileTooLongError(RuntimeError):
+    """The hub sends more bytes than it announced."""
 
 
 class HubFile(NamedTuple):
@@ -71,10 +80,10 @@ def look_up(source: HubSource, token: SecretStr | None, endpoint: str, max_bytes
         raise SourceUnavailableError(f"{endpoint} returned no commit for {source}.")
     sizes, files = {}, {}
     for sibling in info.siblings or ():
-        name, size = sibling.rfilename, sibling.size or 0
-        sizes[name] = size
+        name = sibling.rfilename
+        sizes[name] = sibling.size or 0
         if is_model_file(name):
-            files[name] = HubFile(size, sibling.lfs.sha256 if sibling.lfs else None)
+            files[name] = hub_file(source, sibling)
     check_listing(sizes, max_bytes)
     return HubCommit(commit, files)
 
@@ -96,10 +105,24 @@ def download(
                 local_dir=directory,
                 token=plain_token(token),
                 endpoint=endpoint,
-                tqdm_class=NoProgressBar,
+                tqdm_class=bounded(expected.size),
             )
         check_file(source, directory / name, expected)
     shutil.rmtree(directory / ".cache", ignore_errors=True)
+
+
+def hub_file(source: HubSource, sibling: RepoSibling) -> HubFile:
+    """Return size and sha256 of a file in a listing.
+
+    Raises:
+        SourceUnavailableError: the listing has no size; limits could not be checked.
+    """
+    size, lfs = sibling.size, sibling.lfs
+    if not isinstance(size, int) or size < 0:
+        raise SourceUnavailableError(
+            f"The hub's listing of {source} has no size of {str(sibling.rfilename)[:200]!r}."
+        )
+    return HubFile(size, lfs.sha256 if lfs else None)
 
 
 def check_file(source: HubSource, path: Path, expected: HubFile) -> None:
@@ -144,6 +167,10 @@ def _translate(source: HubSource, error: Exception) -> BaseModelError:
     response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
     status = getattr(response, "status_code", None)
     cause = error if isinstance(error, HfHubHTTPError) else error.__cause__
+    if isinstance(error, HFValidationError):
+        return ModelNotFoundError(f"No repository of the hub can be named {source.repo!r}.")
+    if isinstance(error, FileTooLongError) or type(error) is OSError:  # as the client raises it
+        return SourceUnavailableError(f"The hub sent a file of {source} with a wrong size.")
     if isinstance(cause, GatedRepoError) or status in (401, 403):
         return GatedModelError(
             f"The hub denies access to {source}: it is gated or private, or does not exist.",
@@ -155,12 +182,34 @@ def _translate(source: HubSource, error: Exception) -> BaseModelError:
         return ModelNotFoundError(f"The hub has no {source}.")
     if status is not None and 400 <= status < 500 and status not in (408, 429):
         return BadSnapshotError(f"The hub returned status {status} for {source}.")
-    what = f"returned status {status}" if status else f"is unreachable ({type(error).__name__})"
+    name = type(error).__name__
+    what = (
+        f"gave an unexpected answer ({name})"
+        if isinstance(error, _PARSE_ERRORS)
+        else (f"returned status {status}" if status else f"is unreachable ({name})")
+    )
     return SourceUnavailableError(f"The hub {what}; {source} was not downloaded.")
 
 
-class NoProgressBar(tqdm):
-    """Disables progress bars, which would fill the log of a worker."""
+def bounded(size: int, check_interrupt: Callable[[], None] = lambda: None) -> type[tqdm]:
+    """Return a progress bar for a download that shows nothing, but can end it.
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+    The hub client calls it for every few mebibytes. A longer file than the announced ``size`` would
+    fill the disk: the client compares sizes at the end. What ``check_interrupt`` raises passes
+    through.
+    """
+
+    class Bar(tqdm):
+        received = 0
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            # A visible bar would fill the log of a worker.
+            super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> None:
+            check_interrupt()
+            self.received += int(n or 0)  # negative if the download starts again
+            if self.received > size + SLACK_BYTES:
+                raise FileTooLongError
+
+    return Bar

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.utils.tqdm import tqdm
 
 from app.base_models.catalogue import HubSource
 from app.base_models.errors import (
+    BadSnapshotError,
     BaseModelError,
     DiskFullError,
     ModelNotFoundError,
@@ -21,8 +24,9 @@ from app.base_models.hub import (
     API_TIMEOUT_SECONDS,
     COMMIT,
     HubFile,
-    NoProgressBar,
+    bounded,
     check_file,
+    hub_file,
     plain_token,
     translated_errors,
 )
@@ -75,7 +79,7 @@ def look_up_split(
     """
     api = HfApi(endpoint=settings.hub_endpoint, token=plain_token(settings.hub_token))
     try:
-        with translated_errors(source):
+        with _errors_of_source(source):
             info = api.dataset_info(
                 source.repo,
                 revision=source.revision,
@@ -85,16 +89,12 @@ def look_up_split(
             card = info.card_data.to_dict() if info.card_data else {}  # type: ignore[no-untyped-call]
             known = {each.rfilename: each for each in info.siblings or ()}
             names = split_files(known, card, config, split)
-    except (ModelNotFoundError, SplitNotFoundError) as error:
+    except SplitNotFoundError as error:
         raise SourceNotFoundError(f"{source}: {error}") from None
     commit = info.sha or ""
     if not COMMIT.fullmatch(commit):
         raise SourceUnavailableError(f"{settings.hub_endpoint} returned no commit for {source}.")
-    files = {
-        name: HubFile(known[name].size or 0, lfs.sha256 if (lfs := known[name].lfs) else None)
-        for name in names
-    }
-    found = HubSplit(commit, files)
+    found = HubSplit(commit, {name: hub_file(source, known[name]) for name in names})
     _check_size(settings, source, found)
     return found
 
@@ -108,7 +108,7 @@ def download_split(
 ) -> list[SourceFile]:
     """Download the files of a split into a directory, one after the other.
 
-    ``check_interrupt`` is called before each of them; what it raises passes through.
+    ``check_interrupt`` is called again and again; what it raises passes through.
 
     Raises:
         BaseModelError: one of its subclasses names the failure code.
@@ -120,27 +120,37 @@ def download_split(
     files = []
     for name, expected in split.files.items():
         check_interrupt()
-        _download(settings, source, (split.commit, name), directory)
+        bar = bounded(expected.size, check_interrupt)
+        _download(settings, HubSource(source.repo, split.commit), name, directory, bar)
         check_file(source, directory / name, expected)
         files.append(_source_file(directory / name, name))
     return files
 
 
 def _download(
-    settings: Settings, source: HubSource, file: tuple[str, str], directory: Path
+    settings: Settings, source: HubSource, name: str, directory: Path, bar: type[tqdm]
 ) -> None:
-    commit, name = file
-    with translated_errors(source):
+    with _errors_of_source(source):
         hf_hub_download(
             source.repo,
             name,
             repo_type="dataset",
-            revision=commit,
+            revision=source.revision,
             local_dir=directory,
             token=plain_token(settings.hub_token),
             endpoint=settings.hub_endpoint,
-            tqdm_class=NoProgressBar,
+            tqdm_class=bar,
         )
+
+
+@contextmanager
+def _errors_of_source(source: HubSource) -> Iterator[None]:
+    """Translate errors of the hub client; those about models are about the source here."""
+    try:
+        with translated_errors(source):
+            yield
+    except (ModelNotFoundError, BadSnapshotError) as error:
+        raise SourceNotFoundError(error.detail) from None
 
 
 def _check_size(settings: Settings, source: HubSource, split: HubSplit) -> None:

@@ -42,13 +42,14 @@ from app.domain.training_spec import CleanText
 from app.storage.free_space import StorageFullError
 from app.web.dependencies import (
     EngineDep,
-    PageDep,
+    PageQuery,
     ReadEngineDep,
     RequireJobsRead,
     RequireJobsWrite,
     RequireScopeAndKnownParameters,
     SessionDep,
     SettingsDep,
+    page_of,
 )
 from app.web.pagination import Page, by_id
 from app.web.problem_details import error_responses
@@ -89,7 +90,9 @@ def open_upload(
 
 @router.get("")
 def list_uploads(
-    engine: ReadEngineDep, principal: RequireJobsRead, page: PageDep
+    engine: ReadEngineDep,
+    principal: RequireJobsRead,
+    page: Annotated[PageQuery, Depends(page_of("up"))],
 ) -> Page[UploadRead]:
     """List the uploads in parts that have not expired, newest first."""
     with transaction(engine) as session:

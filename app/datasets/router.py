@@ -35,13 +35,14 @@ from app.models import Dataset
 from app.storage.blobs import read_range
 from app.web.dependencies import (
     EngineDep,
-    PageDep,
+    PageQuery,
     ReadEngineDep,
     RequireJobsRead,
     RequireJobsWrite,
     RequireScopeAndKnownParameters,
     SessionDep,
     SettingsDep,
+    page_of,
 )
 from app.web.pagination import Page, by_id
 from app.web.problem_details import error_responses
@@ -108,7 +109,9 @@ async def create_dataset(
 
 @router.get("")
 def list_datasets(
-    engine: ReadEngineDep, principal: RequireJobsRead, page: PageDep
+    engine: ReadEngineDep,
+    principal: RequireJobsRead,
+    page: Annotated[PageQuery, Depends(page_of("ds"))],
 ) -> Page[DatasetRead]:
     """List datasets, newest first."""
     with transaction(engine) as session:

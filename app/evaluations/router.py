@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from app.audit import log as audit_log
 from app.audit.actor import ActorDep
 from app.core.database import transaction
-from app.core.errors import QuotaError
+from app.core.errors import QuotaError, RangeError
 from app.domain.evaluation import EvaluationSpec
 from app.domain.judging.suites import SUITES
 from app.evaluations import service
@@ -34,17 +34,18 @@ from app.jobs.history_schemas import EventRead
 from app.storage.blobs import read_range
 from app.web.dependencies import (
     EngineDep,
-    PageDep,
+    PageQuery,
     ReadEngineDep,
     RequireJobsRead,
     RequireJobsWrite,
     SessionDep,
     SettingsDep,
     TicketsDep,
+    page_of,
 )
 from app.web.pagination import Page
 from app.web.problem_details import error_responses
-from app.web.streaming import LimitedStreamingResponse
+from app.web.range_response import Content, content_response
 from app.web.strict_route import StrictRoute
 
 router = APIRouter(prefix="/v1", tags=["evaluations"], route_class=StrictRoute)
@@ -92,7 +93,9 @@ def create_evaluation(
 
 @router.get("/evaluations")
 def list_evaluations(
-    engine: ReadEngineDep, principal: RequireJobsRead, page: PageDep
+    engine: ReadEngineDep,
+    principal: RequireJobsRead,
+    page: Annotated[PageQuery, Depends(page_of("eval"))],
 ) -> Page[EvaluationItem]:
     """List evaluations, newest first, without spec and result."""
     with engine.connect() as connection:
@@ -181,7 +184,9 @@ def list_evaluation_events(
             "description": "One JSON object per row: `line`, `scores`, `ranks`, `lengths` …",
             "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
         },
-        **error_responses(EvaluationNotFoundError, EvaluationUnfinishedError),
+        206: {"description": "A part of it."},
+        304: {"description": "The client has it."},
+        **error_responses(EvaluationNotFoundError, EvaluationUnfinishedError, RangeError),
     },
 )
 def get_scores(
@@ -191,16 +196,18 @@ def get_scores(
     principal: RequireJobsRead,
     adapter: Adapter = None,
 ) -> Response:
-    """Download the scores of every reply, as JSON lines."""
+    """Download the scores of every reply, as JSON lines. Supports ETag and a single Range."""
     with transaction(engine) as session:
         found = service.score_file(session, principal.tenant_id, evaluation_id, adapter)
     file = found.file
-    return LimitedStreamingResponse(
-        request,
-        read_range(engine, file.blob_id, 0, file.size),
+    content = Content(
+        filename=f"{evaluation_id}-{file.name}",
         media_type="application/x-ndjson",
-        headers={"Content-Length": str(file.size), "X-Content-Type-Options": "nosniff"},
+        sha256=file.sha256,
+        size=file.size,
+        read=lambda start, stop: read_range(engine, file.blob_id, start, stop),
     )
+    return content_response(request, content)
 
 
 @router.get(

@@ -67,7 +67,7 @@ def refs(repository: Repository) -> dict[str, Any]:
         "ref": f"refs/heads/{repository.branch}",
         "targetCommit": repository.commit,
     }
-    return {"branches": [branch], "tags": [], "converts": []}
+    return {"branches": [branch], "tags": [], "converts": [], "pullRequests": []}
 
 
 def _lfs(file: RepoFile, name: str) -> dict[str, Any]:

@@ -9,12 +9,14 @@ does not contain them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic_core import to_json
 
+from app.adapters.service import AdapterNotFoundError
 from app.audit import log as audit_log
 from app.audit.actor import ActorDep
 from app.auth.key_ring import Principal
@@ -39,6 +41,7 @@ from app.web.range_response import Content, content_response
 
 router = APIRouter(prefix="/hub", include_in_schema=False)
 
+_ADAPTER_ID = re.compile(r"ad_[0-9a-f]{32}")
 _WORDS = ("resolve", "revision", "tree", "refs")
 _ERROR_CODES = {EntryNotFoundError: "EntryNotFound", RevisionNotFoundError: "RevisionNotFound"}
 
@@ -53,6 +56,8 @@ async def get_finder(
 
     def find(name: str) -> Repository:
         if name.startswith("ad_"):
+            if not _ADAPTER_ID.fullmatch(name):  # PostgreSQL refuses some characters
+                raise AdapterNotFoundError(f"There is no adapter {name[:200]!r}.")
             return adapter_repository(engine, principal.tenant_id, name)
         return BaseModels(engine, catalogue, settings).repository(name)
 
@@ -136,7 +141,8 @@ def _refusal(request: Request, error: NotFoundError) -> Response:
     """Return a 404 response that the Hub's client converts into its own exceptions."""
     headers = {
         "X-Error-Code": _ERROR_CODES.get(type(error), "RepoNotFound"),
-        "X-Error-Message": error.detail.encode("ascii", "replace").decode(),
+        # A line break would end the header, and begin another that the client chose.
+        "X-Error-Message": re.sub(r"[^\x20-\x7e]", "?", error.detail),
     }
     if isinstance(error, EntryNotFoundError):
         headers["X-Repo-Commit"] = error.commit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response, status
+from fastapi import APIRouter, Depends, Path, Response, status
 
 from app.audit import log as audit_log
 from app.audit.actor import ActorDep
@@ -15,13 +15,14 @@ from app.imports.schemas import ImportCreate, ImportRead
 from app.imports.service import ImportNotFoundError, SourceNotAllowedError
 from app.web.dependencies import (
     EngineDep,
-    PageDep,
+    PageQuery,
     ReadEngineDep,
     RequireJobsRead,
     RequireJobsWrite,
     SessionDep,
     SettingsDep,
     TicketsDep,
+    page_of,
 )
 from app.web.pagination import Page, by_id
 from app.web.problem_details import error_responses
@@ -61,7 +62,9 @@ def create_import(
 
 @router.get("")
 def list_imports(
-    engine: ReadEngineDep, principal: RequireJobsRead, page: PageDep
+    engine: ReadEngineDep,
+    principal: RequireJobsRead,
+    page: Annotated[PageQuery, Depends(page_of("imp"))],
 ) -> Page[ImportRead]:
     """List imports, newest first. They are kept for 30 days."""
     with transaction(engine) as session:

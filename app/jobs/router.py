@@ -34,12 +34,13 @@ from app.jobs.schemas import JobCancel, JobRead, JobUpdate
 from app.web import etags
 from app.web.dependencies import (
     EngineDep,
-    PageDep,
+    PageQuery,
     ReadEngineDep,
     RequireJobsRead,
     RequireJobsWrite,
     SessionDep,
     TicketsDep,
+    page_of,
 )
 from app.web.pagination import Page, by_id
 from app.web.problem_details import error_responses
@@ -89,7 +90,7 @@ def list_jobs(
     request: Request,
     engine: ReadEngineDep,
     principal: RequireJobsRead,
-    page: PageDep,
+    page: Annotated[PageQuery, Depends(page_of("job"))],
     query: Annotated[_JobQuery, Depends()],
 ) -> Response:
     """List jobs, newest first, without spec and plan."""

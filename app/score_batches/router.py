@@ -32,13 +32,14 @@ from app.score_batches.service import BatchRequest
 from app.storage.blobs import read_range
 from app.web.dependencies import (
     EngineDep,
-    PageDep,
+    PageQuery,
     ReadEngineDep,
     RequireJobsRead,
     RequireJobsWrite,
     SessionDep,
     SettingsDep,
     TicketsDep,
+    page_of,
 )
 from app.web.pagination import Page, by_id
 from app.web.problem_details import error_responses
@@ -83,7 +84,9 @@ def create_score_batch(
 
 @router.get("")
 def list_score_batches(
-    engine: ReadEngineDep, principal: RequireJobsRead, page: PageDep
+    engine: ReadEngineDep,
+    principal: RequireJobsRead,
+    page: Annotated[PageQuery, Depends(page_of("batch"))],
 ) -> Page[ScoreBatchItem]:
     """List score batches, newest first, without spec and result."""
     with engine.connect() as connection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated
@@ -113,16 +113,30 @@ def _reject_unknown_parameters(request: Request) -> None:
 class PageQuery:
     """Query parameters of a list: which page to return."""
 
-    limit: Annotated[
-        int, Query(ge=1, le=MAX_LIMIT, description="Maximum number of items per page.")
-    ] = DEFAULT_LIMIT
-    after: Annotated[
-        str | None,
-        Query(
-            pattern=r"^[a-z]{2,8}_[0-9a-f]{32}$",
+    limit: int
+    after: str | None
+
+
+def page_of(prefix: str) -> Callable[..., Awaitable[PageQuery]]:
+    """Return the dependency of a list of objects whose ids have this prefix.
+
+    The cursor of another list is refused: compared with these ids, it would give the first page
+    again, or an empty one.
+    """
+
+    async def get_page(
+        limit: int = Query(
+            DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="Maximum number of items per page."
+        ),
+        after: str | None = Query(
+            None,
+            pattern=rf"^{prefix}_[0-9a-f]{{32}}$",
             description="Cursor: the `next` value of the previous page.",
         ),
-    ] = None
+    ) -> PageQuery:
+        return PageQuery(limit, after)
+
+    return get_page
 
 
 SettingsDep = Annotated[Settings, Depends(get_settings)]
@@ -130,7 +144,6 @@ EngineDep = Annotated[Engine, Depends(get_engine)]
 ReadEngineDep = Annotated[Engine, Depends(get_read_engine)]
 TicketsDep = Annotated[Tickets, Depends(get_tickets)]
 SessionDep = Annotated[Session, Depends(get_session, scope="function")]
-PageDep = Annotated[PageQuery, Depends()]
 
 RequireJobsRead = Annotated[Principal, Depends(RequireScopeAndKnownParameters(Scope.JOBS_READ))]
 RequireJobsWrite = Annotated[Principal, Depends(RequireScopeAndKnownParameters(Scope.JOBS_WRITE))]

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, status
+from fastapi import APIRouter, Depends, Path, status
 
 from app.audit import log as audit_log
 from app.audit.actor import ActorDep
 from app.core.database import transaction
 from app.core.errors import QuotaError
 from app.models import WebhookDelivery
-from app.web.dependencies import PageDep, ReadEngineDep, RequireAdmin, SessionDep, SettingsDep
+from app.web.dependencies import (
+    PageQuery,
+    ReadEngineDep,
+    RequireAdmin,
+    SessionDep,
+    SettingsDep,
+    page_of,
+)
 from app.web.pagination import Page, by_id
 from app.web.problem_details import error_responses
 from app.web.strict_route import StrictRoute
@@ -50,7 +57,9 @@ def create_webhook(
 
 @router.get("")
 def list_webhooks(
-    engine: ReadEngineDep, principal: RequireAdmin, page: PageDep
+    engine: ReadEngineDep,
+    principal: RequireAdmin,
+    page: Annotated[PageQuery, Depends(page_of("wh"))],
 ) -> Page[WebhookRead]:
     """List webhooks, newest first."""
     with transaction(engine) as session:
@@ -92,7 +101,10 @@ def test_webhook(
 
 @router.get("/{webhook_id}/deliveries", responses=_NOT_FOUND)
 def list_deliveries(
-    webhook_id: WebhookId, engine: ReadEngineDep, principal: RequireAdmin, page: PageDep
+    webhook_id: WebhookId,
+    engine: ReadEngineDep,
+    principal: RequireAdmin,
+    page: Annotated[PageQuery, Depends(page_of("evt"))],
 ) -> Page[DeliveryRead]:
     """List the messages of the last 30 days and their outcome, newest first."""
     with transaction(engine) as session:

@@ -58,7 +58,7 @@ def get(session: Session, tenant_id: str, webhook_id: str) -> Webhook:
         select(Webhook).where(Webhook.id == webhook_id, Webhook.tenant_id == tenant_id)
     )
     if webhook is None:
-        raise WebhookNotFoundError(f"There is no webhook {webhook_id}.")
+        raise _not_found(webhook_id)
     return webhook
 
 
@@ -78,7 +78,14 @@ def list_deliveries(
 
 def rotate_secret(session: Session, tenant_id: str, webhook_id: str) -> Webhook:
     """Replace the secret of a webhook. The previous one stays valid for one day."""
-    webhook = get(session, tenant_id, webhook_id)
+    # The lock serialises rotations: each result is valid until it is replaced, and a day longer.
+    webhook = session.scalar(
+        select(Webhook)
+        .where(Webhook.id == webhook_id, Webhook.tenant_id == tenant_id)
+        .with_for_update(key_share=True)
+    )
+    if webhook is None:
+        raise _not_found(webhook_id)
     webhook.old_secret, webhook.secret = webhook.secret, _new_secret()
     webhook.old_secret_expires_at = now_ms() + OLD_SECRET_VALID_MS
     session.flush()
@@ -94,7 +101,11 @@ def remove(session: Session, tenant_id: str, webhook_id: str) -> None:
         .returning(Webhook.id)
     )
     if deleted_id is None:
-        raise WebhookNotFoundError(f"There is no webhook {webhook_id}.")
+        raise _not_found(webhook_id)
+
+
+def _not_found(webhook_id: str) -> WebhookNotFoundError:
+    return WebhookNotFoundError(f"There is no webhook {webhook_id}.")
 
 
 def _new_secret() -> str:

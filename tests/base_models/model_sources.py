@@ -62,6 +62,7 @@ class Hub(ThreadingHTTPServer):
         #: The files and the card of the dataset acme/pairs at ``COMMIT``.
         self.dataset: dict[str, bytes] = {}
         self.dataset_card: dict[str, object] = {}
+        self.has_sizes = True
         self.token: str | None = None
         self.status: tuple[int, str] | None = None
         self.is_gated = False
@@ -113,7 +114,9 @@ class _Handler(BaseHTTPRequestHandler):
         siblings = []
         files = self.server.dataset if is_dataset else self.server.commits[commit]
         for name, content in files.items():
-            sibling = {"rfilename": name, "size": len(content), "blobId": _blob_id(content)}
+            sibling: dict[str, object] = {"rfilename": name, "blobId": _blob_id(content)}
+            if self.server.has_sizes:
+                sibling["size"] = len(content)
             if name.endswith(".safetensors"):
                 sha256 = hashlib.sha256(content).hexdigest()
                 sibling["lfs"] = {"size": len(content), "sha256": sha256, "pointerSize": 134}

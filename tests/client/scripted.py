@@ -18,6 +18,8 @@ class Answer:
     status: int
     body: Any = b""
     headers: dict[str, str] = field(default_factory=dict)
+    #: The connection is closed after this part of the body.
+    sent_bytes: int | None = None
 
     def content(self) -> bytes:
         """Return the bytes of the body."""
@@ -74,7 +76,7 @@ def scripted(*answers: Answer) -> Iterator[Scripted]:
                 self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             if self.command != "HEAD" and found.status not in (204, 304):
-                self.wfile.write(content)
+                self.wfile.write(content[: found.sent_bytes])
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = answer
 

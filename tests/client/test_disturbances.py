@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import hashlib
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from plaudit import (
     NotFoundError,
     Plaudit,
     Retries,
+    Retry,
     UnexpectedResponseError,
     retries,
 )
@@ -269,6 +271,29 @@ def test_waiting_outlasts_the_attempts_of_other_requests(
     waiting = client.datasets.imports if resource == "imports" else getattr(client, resource)
     assert waiting.wait(f"x_{ID}")
     assert len(server.asked) == 10
+
+
+def test_download_without_progress_ends(connect: Connect, server: Scripted, tmp_path: Path) -> None:
+    """The server does not support ranges, and the connection breaks at the same byte each time."""
+    content = b"x" * 2000
+    digest = hashlib.sha256(content).hexdigest()
+    dataset = {**DATASET, "bytes": len(content), "sha256": digest}
+    server.lay_out(Answer(200, dataset), Answer(200, content, sent_bytes=1000))
+    seen: list[Retry] = []
+
+    def on_retry(retry: Retry) -> None:
+        seen.append(retry)
+        if len(seen) > 200:
+            raise AssertionError("the download does not end")
+
+    limits = Retries(attempts=3, seconds=0.2, outage_seconds=0.2)
+    client = connect(server.url, KEY, retries=limits, on_retry=on_retry)
+    with pytest.raises(ConnectionFailedError):
+        client.datasets.download(f"ds_{ID}", tmp_path / "pairs.jsonl")
+    assert len({request[2].get("Range") for request in server.asked[1:]}) == 2
+    server.lay_out(Answer(200, dataset), Answer(200, content))
+    path = client.datasets.download(f"ds_{ID}", tmp_path / "pairs.jsonl")
+    assert path.read_bytes() == content
 
 
 def test_problem_of_a_newer_service_is_understood() -> None:

@@ -31,6 +31,27 @@ CARD: dict[str, Any] = {
         {"config_name": "one", "data_files": "a/2.jsonl"},
     ]
 }
+#: Patterns as people write them.
+PATTERNS: dict[str, Any] = {
+    "configs": [
+        {"config_name": "flat", "data_files": "*.jsonl"},
+        {"config_name": "deep", "data_files": [{"split": "train", "path": "**/x?.jsonl"}]},
+        {"config_name": "all", "data_files": "./en/**"},
+        {"config_name": "inside", "data_dir": "en", "data_files": "train.jsonl"},
+        {"config_name": "named", "data_dir": "./en/"},
+        {
+            "config_name": "twice",
+            "data_files": [
+                {"split": "train", "path": "x1.jsonl"},
+                {"split": "train", "path": "en/train.jsonl"},
+            ],
+        },
+        {"config_name": "missing", "data_files": ["x1.jsonl", "x9.jsonl"]},
+        {"config_name": "slow", "data_files": "**/a*/" * 40 + "none.jsonl"},
+    ]
+}
+OF_PATTERNS = ["en/test.jsonl", "en/train.jsonl", "en/us/x2.jsonl", "x1.jsonl"]
+ODD_NAMES = ["Train (1).JSONL", "a#b, 50%?.jsonl", "données/日本.jsonl"]
 OF_CARD = ["a/1.jsonl", "a/2.jsonl", "b/train.jsonl.gz", "b/test.jsonl.gz", "c/d/more.csv"]
 
 
@@ -51,6 +72,19 @@ OF_CARD = ["a/1.jsonl", "a/2.jsonl", "b/train.jsonl.gz", "b/test.jsonl.gz", "c/d
         (OF_CARD, CARD, "default", "extra", ["c/d/more.csv"]),
         (OF_CARD, CARD, "other", "test", ["b/test.jsonl.gz"]),
         (OF_CARD, CARD, "one", "train", ["a/2.jsonl"]),
+        (["train1.csv", "train2.csv", "test1.csv"], {}, None, "train",
+         ["train1.csv", "train2.csv"]),
+        (["test/of_train.csv", "train/1.csv"], {}, None, "train", ["train/1.csv"]),
+        (["dev/train.csv", "dev/test.csv"], {}, "dev", "test", ["dev/test.csv"]),
+        (["config.json", "pairs.jsonl"], {}, None, "train", ["pairs.jsonl"]),
+        (ODD_NAMES, {}, None, "train", ["Train (1).JSONL"]),
+        (ODD_NAMES[1:], {}, None, "train", ODD_NAMES[1:]),
+        (OF_PATTERNS, PATTERNS, "flat", "train", ["x1.jsonl"]),
+        (OF_PATTERNS, PATTERNS, "deep", "train", ["en/us/x2.jsonl", "x1.jsonl"]),
+        (OF_PATTERNS, PATTERNS, "all", "train", OF_PATTERNS[:3]),
+        (OF_PATTERNS, PATTERNS, "inside", "train", ["en/train.jsonl"]),
+        (OF_PATTERNS, PATTERNS, "named", "test", ["en/test.jsonl"]),
+        (OF_PATTERNS, PATTERNS, "twice", "train", ["en/train.jsonl", "x1.jsonl"]),
     ],
 )  # fmt: skip
 def test_files_of_a_split_are_found(
@@ -71,6 +105,12 @@ def test_files_of_a_split_are_found(
         (OF_CARD, {"configs": CARD["configs"][1:]}, None, "train", "choose a config"),
         (OF_CARD, CARD, None, "test", "there are: train, extra, gone"),
         (OF_CARD, CARD, None, "gone", "no data file of the repository is none/*"),
+        (["dev/train.csv", "dev/test.csv"], {}, "dev", "validation", "there are: train, test"),
+        (OF_PATTERNS, PATTERNS, "missing", "train", "no data file of the repository is x9.jsonl"),
+        (["a" + "/a" * 60 + "/train.jsonl"], PATTERNS, "slow", "train", "no data file"),
+        (["pairs.jsonl", "more\\pairs.jsonl"], {}, None, "train", "'more\\\\pairs.jsonl'"),
+        (["pairs.jsonl", "more\npairs.jsonl"], {}, None, "train", "rename the file"),
+        (["pairs.jsonl", "x" * 201 + ".jsonl"], {}, None, "train", "rename the file"),
     ],
 )
 def test_what_is_not_there_is_named(

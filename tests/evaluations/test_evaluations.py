@@ -63,6 +63,10 @@ def test_evaluation_runs_to_its_result(world: World, client: TestClient) -> None
     ]  # fmt: skip
     scores = client.get(f"{url}/scores")
     assert scores.text == "".join(f"{row.to_json()}\n" for row in table)
+    rest = client.get(f"{url}/scores", headers={"Range": "bytes=10-"})
+    assert (rest.status_code, rest.text) == (206, scores.text[10:])
+    same = client.get(f"{url}/scores", headers={"If-None-Match": scores.headers["etag"]})
+    assert same.status_code == 304
     untrained = client.get(f"{url}/scores", params={"adapter": "base:untrained"})
     assert json.loads(untrained.text.splitlines()[0])["line"] == 1
     missing = client.get(f"{url}/scores", params={"adapter": UNKNOWN_ADAPTER})

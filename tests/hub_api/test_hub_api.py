@@ -126,6 +126,14 @@ def test_ranges_are_served_and_keys_are_needed(
         assert anonymous.get(path, headers={"Authorization": ""}).status_code == 401
 
 
+@pytest.mark.parametrize("name", ["ad_%00", "ad_x%0DX-Evil:%201", "ad_%F0%9F%98%80", "a%0D/b%00"])
+def test_name_of_a_repository_cannot_break_the_response(client: TestClient, name: str) -> None:
+    for path in (f"/hub/{name}/resolve/main/x", f"/hub/api/models/{name}"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.headers["x-error-code"]) == (404, "RepoNotFound")
+        assert all(value.isascii() and value.isprintable() for value in answer.headers.values())
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
 def test_peft_loads_an_adapter_with_its_own_settings(
     site: Site, key: str, world: World, job: dict[str, Any], tmp_path: Path

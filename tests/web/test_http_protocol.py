@@ -151,7 +151,8 @@ def test_request_that_begins_in_the_last_piece_of_a_body_is_served(port: int) ->
             time.sleep(0.1)  # so that the server reads each by itself
         received = b""
         while not received.endswith(b"\r\n\r\n1"):
-            assert (piece := client.recv(65536)), received
+            piece = client.recv(65536)
+            assert piece, received
             received += piece
     assert b"\r\n\r\n100000" in received
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
+from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
 from app.auth.scopes import Scope
+from app.core.database import transaction
 from app.core.settings import Settings
 from app.job_queue.kinds import KINDS
 from app.main import create_app
+from app.models import Webhook
+from app.webhooks import service
 from app.webhooks.schemas import EventType
 from app.webhooks.service import MAX_WEBHOOKS
 from tests.deployed import ROOT
@@ -154,3 +160,23 @@ def test_list_of_webhooks_needs_the_admin_scope_and_shows_one_tenant(
     assert client.get("/v1/webhooks", headers=other_tenant).json()["data"] == []
     other_scope = bearer(key_for("acme", Scope.JOBS_READ))
     assert client.get("/v1/webhooks", headers=other_scope).status_code == 403
+
+
+def test_concurrent_rotations_leave_both_new_secrets_valid(
+    client: TestClient, hook: dict[str, Any], engine: Engine
+) -> None:
+    """Each of two administrators gets a secret, and both must verify the next messages."""
+    later: list[str] = []
+
+    def rotate() -> None:
+        later.append(client.post(f"/v1/webhooks/{hook['id']}/rotate-secret").json()["secret"])
+
+    thread = threading.Thread(target=rotate)
+    with transaction(engine) as session:
+        first = service.rotate_secret(session, "acme", hook["id"]).secret
+        thread.start()
+        time.sleep(0.3)  # the second rotation waits for the first, or has read the old secret
+    thread.join()
+    with transaction(engine) as session:
+        row = session.get_one(Webhook, hook["id"])
+        assert (row.secret, row.old_secret) == (later[0], first)

@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import hmac
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -100,7 +101,7 @@ def _header(headers: Mapping[str, str], name: str) -> str:
 
 
 def _check_time(sent_at: str, tolerance_seconds: int) -> None:
-    if not sent_at.isascii() or not sent_at.isdecimal():
+    if not re.fullmatch(r"[0-9]{1,18}", sent_at):
         raise SignatureError("The header webhook-timestamp is not a number of seconds.")
     age = time.time() - int(sent_at)
     if age > tolerance_seconds:

@@ -10,7 +10,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from sqlalchemy import select
 
 from app.base_models.catalogue import HubSource
-from app.base_models.errors import ModelNotFoundError
+from app.base_models.errors import BadSnapshotError, ModelNotFoundError
 from app.base_models.hub import plain_token, translated_errors
 from app.core.database import reader, transaction
 from app.domain.lifecycle import FailureCode, Phase
@@ -66,6 +66,6 @@ def _push(attempt: Attempt, repo: str, adapter_id: str, files: list[Path], *, pr
             ]
             api.create_repo(repo, private=private, exist_ok=True)
             done = api.create_commit(repo, operations, commit_message=f"Upload {adapter_id}")
-    except ModelNotFoundError as error:
+    except (ModelNotFoundError, BadSnapshotError) as error:
         raise JobFailedError(FailureCode.SOURCE_NOT_FOUND, error.detail) from None
     return str(done.oid)

@@ -49,6 +49,7 @@ async def _download_rest(transport: AsyncTransport, address: str, file: PartialF
     outage_call = replace(call, retries=transport.config.policy.retries.during_outage())
     # The usual limits apply until the first bytes, so that a wrong id or URL fails soon.
     attempts = transport.attempts(call)
+    reached = file.size
     while file.size < file.wanted.size:
         # A compressed response would not have the byte offsets of the file.
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
@@ -59,7 +60,10 @@ async def _download_rest(transport: AsyncTransport, address: str, file: PartialF
                 _check_offset(response, file)
                 async for chunk in response.aiter_raw():
                     file.write(chunk)
-                    attempts = transport.attempts(outage_call)
+                    # Bytes that arrive again, from a server without ranges, are no progress.
+                    if file.size > reached:
+                        reached = file.size
+                        attempts = transport.attempts(outage_call)
         except (APIError, ConnectionFailedError) as error:
             await transport.pause(attempts, error)
         else:

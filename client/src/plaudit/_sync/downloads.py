@@ -50,6 +50,7 @@ def _download_rest(transport: Transport, address: str, file: PartialFile) -> Non
     outage_call = replace(call, retries=transport.config.policy.retries.during_outage())
     # The usual limits apply until the first bytes, so that a wrong id or URL fails soon.
     attempts = transport.attempts(call)
+    reached = file.size
     while file.size < file.wanted.size:
         # A compressed response would not have the byte offsets of the file.
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
@@ -60,7 +61,10 @@ def _download_rest(transport: Transport, address: str, file: PartialFile) -> Non
                 _check_offset(response, file)
                 for chunk in response.iter_raw():
                     file.write(chunk)
-                    attempts = transport.attempts(outage_call)
+                    # Bytes that arrive again, from a server without ranges, are no progress.
+                    if file.size > reached:
+                        reached = file.size
+                        attempts = transport.attempts(outage_call)
         except (APIError, ConnectionFailedError) as error:
             transport.pause(attempts, error)
         else:
