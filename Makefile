@@ -38,7 +38,7 @@ TORCH := $(shell grep ^torch== $(PINS))
 TORCH_BUILD ?= auto
 # Many tests wait for processes, so two at a time are faster even on two cores. The tests of one
 # file share fixtures, so they stay in one process.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: venv demo serve test fuzz check format architectures attack bench-api bench-score bench-start bench-train bench-transfer bench-upload chaos client-models judge docs openapi lock sizes clean
 

@@ -20,7 +20,7 @@ from sqlalchemy import Engine, insert, select, text
 from starlette.testclient import TestClient
 
 from app.api_keys import service as api_keys
-from app.auth.key_ring import Scope
+from app.auth.scopes import Scope
 from app.core.database import make_engine, new_id, transaction
 from app.core.logging import configure_logging
 from app.core.migrations import migrate

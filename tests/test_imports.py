@@ -38,6 +38,18 @@ import app.main, app.cli, worker.supervisor.celery_task, worker.supervisor.pool
 print(json.dumps([events, [thread.name for thread in threading.enumerate()]]))
 """
 
+#: Runs a client command up to its connection, and lists what is loaded.
+CLIENT_COMMAND = """
+import json, os, sys
+os.environ |= {"PLAUDIT_URL": "http://127.0.0.1:9", "PLAUDIT_API_KEY": "plk_x"}
+from app.cli import app
+from app.cli.client import connect
+connect().close()
+print(json.dumps(sorted(sys.modules)))
+"""
+#: They take as long to import as all that a client command needs.
+UNUSED_BY_CLIENTS = {"alembic", "celery", "huggingface_hub.hf_api", "redis", "sqlalchemy"}
+
 
 def forbidden_by_package() -> dict[str, set[str]]:
     """Return for each source package of the "forbidden" contracts what it must not load."""
@@ -75,6 +87,10 @@ def test_importing_the_service_opens_nothing() -> None:
     events, threads = json.loads(run_python(WATCH_IMPORTS))
     assert events == []
     assert threads == ["MainThread"]
+
+
+def test_client_command_loads_neither_database_nor_hub() -> None:
+    assert UNUSED_BY_CLIENTS & set(json.loads(run_python(CLIENT_COMMAND))) == set()
 
 
 def run_python(program: str, *arguments: str) -> str:

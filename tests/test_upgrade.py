@@ -13,7 +13,7 @@ from sqlalchemy import Engine, MetaData, Table
 from starlette.testclient import TestClient
 
 from app.api_keys import service as api_keys
-from app.auth.key_ring import Scope
+from app.auth.scopes import Scope
 from app.core.database import new_id, transaction
 from app.core.migrations import is_current, migrate
 from app.core.settings import Settings

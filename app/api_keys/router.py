@@ -12,7 +12,8 @@ from app.api_keys import service
 from app.api_keys.service import ApiKeyNotFoundError
 from app.audit import log as audit_log
 from app.audit.actor import ActorDep
-from app.auth.key_ring import KeyRing, Scope
+from app.auth.key_ring import KeyRing
+from app.auth.scopes import Scope
 from app.core.database import transaction
 from app.core.errors import FieldProblem, InvalidError
 from app.domain.training_spec import CleanText

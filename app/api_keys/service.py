@@ -9,17 +9,15 @@ from typing import NamedTuple
 from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Session
 
+from app.api_keys.defaults import DEFAULT_TENANT, FIRST_KEY_FILE
 from app.audit import log as audit_log
 from app.audit.log import Actor
-from app.auth.key_ring import Scope, mint
+from app.auth.key_ring import mint
+from app.auth.scopes import Scope
 from app.core import private_files
 from app.core.database import newest_first, now_ms, transaction
 from app.core.errors import NotFoundError
 from app.models import ApiKey
-
-#: The tenant of an embedded service.
-DEFAULT_TENANT = "default"
-FIRST_KEY_FILE = "api-key"
 
 
 class ApiKeyNotFoundError(NotFoundError):

@@ -14,11 +14,11 @@ import threading
 import time
 import zlib
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import NamedTuple
 
 from sqlalchemy import Engine, or_, select, update
 
+from app.auth.scopes import Scope
 from app.core.database import new_id, now_ms, reader
 from app.core.errors import ForbiddenError, UnauthorizedError
 from app.models import ApiKey
@@ -31,16 +31,6 @@ LAST_USED_PRECISION_MS = 60_000
 _MAX_CACHED_KEYS = 10_000
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _TOKEN = re.compile(r"plk_([0-9a-f]{32})_([0-9A-Za-z]{43})_([0-9A-Za-z]{6})")
-
-
-class Scope(StrEnum):
-    """A permission of an API key within its tenant. ``admin`` includes all others."""
-
-    JOBS_READ = "jobs:read"
-    JOBS_WRITE = "jobs:write"
-    ARTIFACTS_READ = "artifacts:read"
-    SCORES_WRITE = "scores:write"
-    ADMIN = "admin"
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 
-from app.auth.key_ring import KeyRing, Principal, Scope
+from app.auth.key_ring import KeyRing, Principal
 from app.auth.rate_limit import Rates, client_network
+from app.auth.scopes import Scope
 from app.core.errors import RateLimitedError, UnauthorizedError
 
 #: Maximum number of concurrent look-ups of new keys for one client network.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from app.api_keys.service import FIRST_KEY_FILE
+from app.api_keys.defaults import FIRST_KEY_FILE
 from app.cli.database import read_settings
 from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import notes, plain, time_span

@@ -1,21 +1,25 @@
-"""Settings and database, for commands that run on the machine of the service."""
+"""Settings and database, for commands that run on the machine of the service.
+
+SQLAlchemy and Alembic are imported where a command uses the database: importing them takes as long
+as all that a client command does.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import alembic.util
 from pydantic import ValidationError
-from sqlalchemy import Engine
-from sqlalchemy.exc import DatabaseError, ProgrammingError
 
 from app.base_models.catalogue import Catalogue, CatalogueError, load_catalogue
 from app.cli.exit_codes import CommandError, ExitCode
-from app.core.database import make_engine
-from app.core.migrations import is_current
 from app.core.settings import Settings
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+    from sqlalchemy.exc import DatabaseError
 
 
 def read_settings(**replaced: object) -> Settings:
@@ -55,6 +59,11 @@ def read_catalogue(settings: Settings) -> Catalogue:
 @contextmanager
 def connect_database(settings: Settings) -> Iterator[Engine]:
     """Connect to the database with any schema, and report its errors as ``CommandError``."""
+    import alembic.util
+    from sqlalchemy.exc import DatabaseError, ProgrammingError
+
+    from app.core.database import make_engine
+
     try:
         engine = make_engine(settings.database, pool_size=1)
         try:
@@ -110,6 +119,8 @@ def require_current(engine: Engine) -> None:
     Raises:
         CommandError: the schema is older or newer.
     """
+    from app.core.migrations import is_current
+
     if not is_current(engine):
         raise CommandError(
             "The database's schema does not match this version of Plaudit.",

@@ -17,7 +17,6 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from app.base_models.catalogue import load_catalogue
-from app.base_models.sources import fetch
 from app.cli.adapters import download_to
 from app.cli.card_script import card_script, run_script
 from app.cli.client import page_of_job
@@ -148,6 +147,9 @@ def _judge(checks: Checks, metrics: dict[str, float], heldout: Path) -> None:
 def _score(checks: Checks, base_model: str, data_dir: Path, directory: Path) -> None:
     """Score two replies with the downloaded files and PEFT, without the service."""
     # The worker has already downloaded the base model.
+    # It imports the library of the hub, which other commands do not need.
+    from app.base_models.sources import fetch
+
     base = fetch(load_catalogue().get(base_model), Settings(data_dir=data_dir).model_cache).path
     card = (directory / "README.md").read_text()
     prompt = [{"role": "user", "content": QUESTION}]

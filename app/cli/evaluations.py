@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli import hub_results
 from app.cli.client import connect
 from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import (
@@ -136,6 +135,9 @@ def report(
 
 
 def _write_results(client: Plaudit, name: str, repository: Path, adapter: str | None) -> None:
+    # The library of the hub takes as long to import as all the rest of a client command.
+    from app.cli import hub_results
+
     if name.startswith("eval_"):
         evaluation = client.evaluations.get(name).model_dump(mode="json")
         wanted = adapter and full_id(client, "ad", adapter)

@@ -1,4 +1,7 @@
-"""``plaudit keys``: manage API keys directly in the database, for operators."""
+"""``plaudit keys``: manage API keys directly in the database, for operators.
+
+See ``app.cli.database`` about the imports inside the commands.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,11 @@ from typing import Annotated
 
 import typer
 
-from app.api_keys import service
-from app.audit import log as audit_log
-from app.audit.log import Actor
-from app.auth.key_ring import Scope
+from app.api_keys.defaults import DEFAULT_TENANT
+from app.auth.scopes import Scope
 from app.cli.database import open_database
 from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import notes, plain, print_json, print_table
-from app.core.database import transaction
 from app.core.errors import NotFoundError
 from app.web.pagination import rfc3339
 
@@ -37,28 +37,35 @@ def create(
         list[Scope] | None,
         typer.Option("--scope", help="Scope of the key; default: admin. Repeatable."),
     ] = None,
-    tenant: Tenant = service.DEFAULT_TENANT,
+    tenant: Tenant = DEFAULT_TENANT,
     expires_days: Annotated[
         int | None,
         typer.Option(min=1, max=MAX_DAYS, help="Days until the key expires; default: never."),
     ] = None,
 ) -> None:
     """Create a key. The key is printed on stdout and cannot be shown again."""
+    from app.api_keys import service
+    from app.audit import log as audit_log
+    from app.core.database import transaction
+
     now_ms = time.time_ns() // 1_000_000
     expires_at = now_ms + expires_days * _DAY_MS if expires_days else None
     with open_database() as engine, transaction(engine) as session:
         made = service.create(session, tenant, name, scopes or [Scope.ADMIN], expires_at)
-        audit_log.record(session, Actor(tenant), "api_key.create", made.row.id)
+        audit_log.record(session, audit_log.Actor(tenant), "api_key.create", made.row.id)
     notes.print(plain(f"{made.row.id} of tenant {tenant}: {', '.join(made.row.scopes)}"))
     typer.echo(made.token)
 
 
 @commands.command("list")
 def list_keys(
-    tenant: Tenant = service.DEFAULT_TENANT,
+    tenant: Tenant = DEFAULT_TENANT,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the keys of a tenant that are not revoked, newest first."""
+    from app.api_keys import service
+    from app.core.database import transaction
+
     found: list[dict[str, object]] = []
     after: str | None = None
     with open_database() as engine, transaction(engine) as session:
@@ -90,14 +97,18 @@ def list_keys(
 @commands.command()
 def revoke(
     key_id: Annotated[str, typer.Argument(help="Key id (key_…).")],
-    tenant: Tenant = service.DEFAULT_TENANT,
+    tenant: Tenant = DEFAULT_TENANT,
 ) -> None:
     """Revoke a key. Running services notice within half a minute."""
+    from app.api_keys import service
+    from app.audit import log as audit_log
+    from app.core.database import transaction
+
     with open_database() as engine:
         try:
             with transaction(engine) as session:
                 service.revoke(session, tenant, key_id)
-                audit_log.record(session, Actor(tenant), "api_key.revoke", key_id)
+                audit_log.record(session, audit_log.Actor(tenant), "api_key.revoke", key_id)
         except NotFoundError as error:
             raise CommandError(error.detail, ExitCode.FAILED) from error
     notes.print(plain(f"{key_id} is revoked."))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from app.api_keys.service import FIRST_KEY_FILE
+from app.api_keys.defaults import FIRST_KEY_FILE
 from app.cli.client import open_client, read_key
 from app.cli.exit_codes import CommandError, ExitCode
 from plaudit import Plaudit

@@ -11,19 +11,18 @@ import sys
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from sqlalchemy import Engine
 
-from app.api_keys.service import FIRST_KEY_FILE, first_key
+from app.api_keys.defaults import FIRST_KEY_FILE
 from app.cli.database import connect_database, read_catalogue, read_settings, require_current
 from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import notes, plain
 from app.cli.supervision import WorkerSupervisor, end_with_parent
 from app.core.logging import configure_logging
-from app.core.migrations import is_current, migrate
 from app.core.settings import Settings
 
 if TYPE_CHECKING:
     import uvicorn
+    from sqlalchemy import Engine
 
 #: Time that open requests get to finish at shutdown.
 CLOSE_SECONDS = 5
@@ -98,6 +97,8 @@ def scorer() -> None:
 
 def run_migrations() -> None:
     """Migrate the database to the schema of this version. Does nothing if it is up to date."""
+    from app.core.migrations import is_current, migrate
+
     with connect_database(read_settings()) as engine:
         had_them = is_current(engine)
         migrate(engine)
@@ -107,6 +108,9 @@ def run_migrations() -> None:
 def _prepare(engine: Engine, settings: Settings) -> None:
     """Migrate the database and create the first key: operators of a production service run these
     steps themselves."""
+    from app.api_keys.service import first_key
+    from app.core.migrations import migrate
+
     migrate(engine)
     first_key(engine, settings.data_dir)
     notes.print(plain(f"Plaudit   {settings.public_url}"))

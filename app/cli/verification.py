@@ -17,7 +17,6 @@ from app.base_models.catalogue import (
     UnknownBaseModelError,
 )
 from app.base_models.errors import BaseModelError
-from app.base_models.sources import fetch
 from app.cli.database import read_catalogue, read_settings
 from app.cli.exit_codes import CommandError, ExitCode
 from app.cli.output import print_fields, print_json
@@ -94,6 +93,9 @@ def base_directory(base: str | None, adapter: Path) -> Path:
     """
     if base is not None and Path(base).is_dir():
         return Path(base).resolve()
+    # It imports the library of the hub, which other commands do not need.
+    from app.base_models.sources import fetch
+
     settings = read_settings()
     catalogue = read_catalogue(settings)
     try:

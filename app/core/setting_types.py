@@ -9,8 +9,6 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr, StringConstraints
 from pydantic_settings import NoDecode
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
 POSTGRESQL = "postgresql+psycopg"
 
@@ -47,6 +45,10 @@ def _database_url(secret: SecretStr) -> SecretStr:
         url = f"{POSTGRESQL}://{rest}"
     elif scheme not in (POSTGRESQL, "sqlite"):
         raise ValueError(f"{_found(url)}; use {POSTGRESQL}://…")
+    # Imported here, because client commands read the settings and use no database.
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         make_url(url)
     except (ArgumentError, ValueError):

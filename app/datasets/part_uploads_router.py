@@ -9,7 +9,7 @@ from pydantic import StringConstraints
 
 from app.audit import log as audit_log
 from app.audit.actor import ActorDep
-from app.auth.key_ring import Scope
+from app.auth.scopes import Scope
 from app.core.database import transaction
 from app.core.errors import (
     QuotaError,

@@ -19,8 +19,9 @@ from pydantic_core import to_json
 from app.adapters.service import AdapterNotFoundError
 from app.audit import log as audit_log
 from app.audit.actor import ActorDep
-from app.auth.key_ring import Principal, Scope
+from app.auth.key_ring import Principal
 from app.auth.require_scope import RequireScope
+from app.auth.scopes import Scope
 from app.base_models.dependencies import CatalogueDep
 from app.core.database import transaction
 from app.core.errors import NotFoundError

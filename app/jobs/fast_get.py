@@ -10,8 +10,8 @@ from typing import Any
 from fastapi import Request, Response
 from sqlalchemy import Engine
 
-from app.auth.key_ring import Scope
 from app.auth.require_scope import cached_principal
+from app.auth.scopes import Scope
 from app.job_queue.job_view import etag
 from app.jobs import queries
 from app.jobs.errors import job_not_found

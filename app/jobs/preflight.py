@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from anyio import to_thread
 from sqlalchemy import Engine, select
 
-from app.auth.key_ring import Scope
+from app.auth.scopes import Scope
 from app.base_models.catalogue import Catalogue
 from app.core.broker import Tickets
 from app.core.database import new_id, reader, transaction

@@ -8,7 +8,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Response
 from sqlalchemy import Engine
 
-from app.auth.key_ring import Scope
+from app.auth.scopes import Scope
 from app.core.database import transaction
 from app.core.errors import InvalidSpecError
 from app.datasets import service as datasets

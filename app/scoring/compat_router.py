@@ -17,8 +17,9 @@ import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
 from app.adapters.service import AdapterNotFoundError
-from app.auth.key_ring import Principal, Scope
+from app.auth.key_ring import Principal
 from app.auth.require_scope import RequireScopeAtAnyRate
+from app.auth.scopes import Scope
 from app.core.settings import Settings
 from app.domain.scoring import ScoredWork
 from app.scoring import scoring, service

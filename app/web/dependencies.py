@@ -15,8 +15,9 @@ from fastapi.routing import APIRoute
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from app.auth.key_ring import Principal, Scope
+from app.auth.key_ring import Principal
 from app.auth.require_scope import RequireScope, RequireScopeAtAnyRate
+from app.auth.scopes import Scope
 from app.core.broker import Tickets
 from app.core.database import transaction
 from app.core.settings import Settings

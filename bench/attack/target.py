@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 from app.api_keys import service as api_keys
-from app.auth.key_ring import Scope
+from app.auth.scopes import Scope
 from app.core.database import make_engine, transaction
 from app.core.migrations import migrate
 from tests.services import PostgresServer, RedisServer, free_port

@@ -18,7 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
 from app.api_keys import service as api_keys
-from app.auth.key_ring import Scope
+from app.auth.scopes import Scope
 from app.core.database import make_engine, reader, transaction
 from app.core.migrations import migrate
 from app.models import Job

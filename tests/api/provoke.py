@@ -20,7 +20,7 @@ from sqlalchemy import event, update
 from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
-from app.auth.key_ring import Scope
+from app.auth.scopes import Scope
 from app.core.database import now_ms, transaction
 from app.core.settings import Settings
 from app.domain.progress import Reported

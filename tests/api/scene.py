@@ -17,7 +17,7 @@ from sqlalchemy import Engine, update
 from starlette.testclient import TestClient
 
 from app.api_keys import service as api_keys
-from app.auth.key_ring import Scope
+from app.auth.scopes import Scope
 from app.core.database import make_engine, transaction
 from app.core.migrations import migrate
 from app.core.settings import Settings

@@ -15,7 +15,8 @@ from sqlalchemy import Engine, select, text
 from starlette.testclient import TestClient
 
 from app.api_keys import service
-from app.auth.key_ring import Scope, _checksum
+from app.auth.key_ring import _checksum
+from app.auth.scopes import Scope
 from app.core.database import transaction
 from app.core.settings import Settings
 from app.main import create_app

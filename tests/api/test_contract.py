@@ -30,7 +30,7 @@ from schemathesis.specs.openapi.checks import (
 from sqlalchemy import update
 from starlette.testclient import TestClient
 
-from app.auth.key_ring import Scope
+from app.auth.scopes import Scope
 from app.core.database import now_ms, transaction
 from app.core.settings import Settings
 from app.domain.judging.score_table import ScoredRow

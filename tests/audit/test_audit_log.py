@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from app.api_keys.service import first_key
-from app.auth.key_ring import Scope
+from app.auth.scopes import Scope
 from app.cli import app as cli
 from app.core.database import transaction
 from app.models import ApiKey, AuditRecord

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
-from app.auth.key_ring import Scope
+from app.auth.scopes import Scope
 from app.core.settings import Settings
 from app.main import create_app
 from tests.auth.test_rates import bearer, statuses

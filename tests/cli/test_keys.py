@@ -10,7 +10,8 @@ from sqlalchemy import Engine
 from typer.testing import CliRunner, Result
 
 from app.api_keys import service
-from app.auth.key_ring import KeyRing, Scope
+from app.auth.key_ring import KeyRing
+from app.auth.scopes import Scope
 from app.cli import app
 from app.core.database import transaction
 from app.core.errors import UnauthorizedError

@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 from sqlalchemy import Engine, select, update
 
-from app.auth.key_ring import Scope
+from app.auth.scopes import Scope
 from app.core.database import transaction
 from app.core.settings import Settings
 from app.models import BlobChunk, Job, StoredFile

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from sqlalchemy import Engine
 
-from app.api_keys.service import FIRST_KEY_FILE, first_key
+from app.api_keys.defaults import FIRST_KEY_FILE
+from app.api_keys.service import first_key
 from app.base_models.catalogue import load_catalogue
 from app.base_models.facts import facts_for, store_facts
 from app.core import private_files

@@ -10,7 +10,7 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
-from app.auth.key_ring import Scope
+from app.auth.scopes import Scope
 from app.datasets.shapes.table import SHAPES
 from app.domain.judging.score_table import ScoredRow
 from app.domain.lifecycle import FailureCode

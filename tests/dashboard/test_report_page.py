@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -180,24 +180,40 @@ def training_page(world: World, evaluations: list[dict[str, Any]]) -> str:
     return f"/v1/jobs/{job['id']}/reports/full.html"
 
 
-PAGES = [evaluation_page, comparison_page, training_page]
-MakePage = Callable[[World, list[dict[str, Any]]], str]
+PAGES = (evaluation_page, comparison_page, training_page)
 
 
-@pytest.fixture(params=PAGES, ids=lambda page: page.__name__)
+@pytest.fixture(scope="module")
+def made_pages() -> dict[str, bytes]:
+    """The pages, which take long to make, by the names of the functions that return their paths."""
+    return {}
+
+
+@pytest.fixture
+def pages(made_pages: dict[str, bytes], request: pytest.FixtureRequest) -> dict[str, bytes]:
+    """The pages; the first test makes them with a service of its own."""
+    if not made_pages:
+        world: World = request.getfixturevalue("world")
+        evaluations = request.getfixturevalue("evaluations")
+        for path in PAGES:
+            answer = world.client.get(path(world, evaluations))
+            assert answer.status_code == 200, answer.text
+            made_pages[path.__name__] = answer.content
+    return made_pages
+
+
+@pytest.fixture(params=[path.__name__ for path in PAGES])
 def page(
     request: pytest.FixtureRequest,
-    world: World,
-    evaluations: list[dict[str, Any]],
+    pages: dict[str, bytes],
     chromium: webdriver.Chrome,
     tmp_path: Path,
 ) -> Iterator[Browser]:
     """A tab with the page opened as a file; an error or a request makes it fail at the end."""
-    answer = world.client.get(request.param(world, evaluations))
-    assert answer.status_code == 200, answer.text
-    assert len(answer.content) <= MAX_BYTES
+    content = pages[request.param]
+    assert len(content) <= MAX_BYTES
     file = tmp_path / "report.html"
-    file.write_bytes(answer.content)
+    file.write_bytes(content)
     browser = Browser(chromium, "file://")
     browser.open_tab()
     browser.get(str(file))
@@ -219,10 +235,8 @@ def test_page_opens_without_a_request_and_fits(page: Browser) -> None:
     assert page.js(_OUTSIDE) == []
 
 
-def test_training_page_keeps_the_plots_of_every_dataset(
-    world: World, evaluations: list[dict[str, Any]]
-) -> None:
-    html = world.client.get(training_page(world, evaluations)).text
+def test_training_page_keeps_the_plots_of_every_dataset(pages: dict[str, bytes]) -> None:
+    html = pages["training_page"].decode()
     assert html.count("<figcaption>Margins</figcaption>") == 1 + MAX_EVAL_DATASETS
 
 

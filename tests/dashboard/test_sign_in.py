@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from selenium.webdriver.common.keys import Keys
 
-from app.auth.key_ring import Scope
+from app.auth.scopes import Scope
 from tests.dashboard.browser import Browser
 from tests.world import World
 

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine, func, select, update
 from starlette.testclient import TestClient
 
-from app.auth.key_ring import Scope
+from app.auth.scopes import Scope
 from app.core.database import now_ms, transaction
 from app.core.settings import Settings
 from app.domain.lifecycle import FailureCode

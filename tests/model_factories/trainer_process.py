@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from app.domain.progress import MESSAGE, Failed, Message, Stepped
 from tests.model_factories import ROOT
+from tests.services import wait_until
 from worker.ipc.channel import Channel
 from worker.ipc.order import KEEP_ALIVE, ORDER_FILE, WorkOrder
+from worker.supervisor.fork_client import ForkClient
+from worker.supervisor.trainer_process import Child, trainer_environment
 from worker.trainer.export.certificate import certify
 
 
@@ -88,23 +94,17 @@ def write_order(work: Path, order: WorkOrder) -> None:
 def run_trainer(
     work: Path,
     order: WorkOrder,
-    react: Callable[[Message, subprocess.Popen[bytes]], None] | None = None,
+    react: Callable[[Message, Child], None] | None = None,
     env: dict[str, str] | None = None,
 ) -> Outcome:
-    """Run ``python -m worker.trainer`` to its end with keep-alives, as a supervisor does.
+    """Run a trainer to its end with keep-alives, as a supervisor does.
 
-    ``react`` is called with each message while the process runs: it may write to the process's
-    stdin or kill it.
+    It is a fork of a server that all tests of this process share. With ``env``, which may concern
+    the start of the interpreter, it is ``python -m worker.trainer``. ``react`` is called with each
+    message while the process runs: it may write to the process's stdin or kill it.
     """
     write_order(work, order)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "worker.trainer"],
-        cwd=work,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    process = _spawn_cold(work, env) if env else spawn_fork(work, _environment(), ())
     assert process.stdin
     assert process.stdout
     assert process.stderr
@@ -128,6 +128,43 @@ def run_trainer(
     process.stdout.close()
     process.stderr.close()
     return Outcome(status, messages, log[0].decode(), work)
+
+
+def _environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+
+
+def _spawn_cold(work: Path, env: dict[str, str]) -> Child:
+    return subprocess.Popen(
+        [sys.executable, "-m", "worker.trainer"],
+        cwd=work,
+        env=_environment(**env),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def spawn_fork(work: Path, environment: Mapping[str, str], keep: tuple[int, ...]) -> Child:
+    """Start a trainer as a fork; a replacement of the supervisor's ``spawn_cold``."""
+    process = fork_server().spawn(work, environment, keep)
+    assert process is not None, "the fork server made no fork"
+    return process
+
+
+@functools.cache
+def fork_server() -> ForkClient:
+    """Return the server of this process: importing the libraries takes longer than most orders.
+
+    It ends with the thread that calls first.
+    """
+    directory = tempfile.TemporaryDirectory(prefix="plaudit-forks-")
+    server = ForkClient({**trainer_environment(Path(directory.name)), "PYTHONPATH": str(ROOT)})
+    server.start()
+    atexit.register(directory.cleanup)
+    atexit.register(server.close)
+    wait_until("the fork server", lambda: server.is_ready or not server.is_alive, seconds=300)
+    return server
 
 
 def _keep_alive(stdin: int, ended: threading.Event) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 
 from app.adapters.archive import archive_digest
 from app.api_keys import service as api_keys
-from app.auth.key_ring import Scope
+from app.auth.scopes import Scope
 from app.core.database import make_engine, new_id, transaction
 from app.core.migrations import migrate
 from app.core.settings import Settings

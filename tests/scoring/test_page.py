@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from app.api_keys import service as api_keys
-from app.auth.key_ring import Scope
+from app.auth.scopes import Scope
 from app.core.database import transaction
 from tests.dashboard.browser import Browser, chromium
 from tests.scoring.stage import TENANT, Stage

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.api_keys import service as api_keys
-from app.auth.key_ring import Scope
+from app.auth.scopes import Scope
 from app.core.database import transaction
 from tests.scoring.stage import Stage
 

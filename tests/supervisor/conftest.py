@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from tests.supervisor import fake_worker
+from tests.supervisor import fake_forks, fake_worker
 from tests.supervisor.workshop import Workshop
 from worker.supervisor import pool
 
@@ -16,8 +16,9 @@ from worker.supervisor import pool
 @pytest.fixture
 def workshop(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
     monkeypatch.setattr(pool, "ForkClient", fake_worker.NoForks)
-    monkeypatch.setattr(pool, "spawn_cold", fake_worker.spawn_fake)
+    monkeypatch.setattr(pool, "spawn_cold", fake_forks.spawn_forked)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # more slots than this machine may have GPUs
+    fake_forks.server()  # ends with the thread that starts it
     made = Workshop(engine, tmp_path)
     yield made
     left = made.trainers()

@@ -22,8 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 def spawn_fake(directory: Path, environment: Mapping[str, str], keep: tuple[int, ...]) -> Child:
     """Start a trainer without torch."""
-    order = json.loads((directory / ORDER_FILE).read_bytes())
-    if (order["spec"] or {}).get("metadata", {}).get("real") or order["action"] == "inspect":
+    if needs_real_trainer(directory):
         return spawn_cold(directory, environment, keep)
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "tests.supervisor.fake_trainer"],
@@ -35,6 +34,13 @@ def spawn_fake(directory: Path, environment: Mapping[str, str], keep: tuple[int,
         start_new_session=True,
         pass_fds=keep,
     )
+
+
+def needs_real_trainer(directory: Path) -> bool:
+    """Return whether the order in a work directory is one for the real trainer."""
+    order = json.loads((directory / ORDER_FILE).read_bytes())
+    is_real = (order["spec"] or {}).get("metadata", {}).get("real")
+    return bool(is_real) or order["action"] == "inspect"
 
 
 class NoForks:

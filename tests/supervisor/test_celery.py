@@ -60,6 +60,7 @@ def test_ticket_is_acknowledged_while_its_job_runs(shop: Workshop, broker: Redis
             # A late acknowledgement would redeliver the ticket after the visibility timeout.
             assert client.hlen(KEY_PREFIX + "unacked") == 0
             assert client.llen(KEY_PREFIX + shop.settings.queue) == 0
+        shop.hurry()
         shop.wait(job_id, "succeeded")
         worker.terminate()
         assert worker.wait(timeout=60) == 0
@@ -116,6 +117,7 @@ def test_no_job_is_lost_when_redis_is_killed(shop: Workshop, broker: RedisServer
         broker.stop()
         second = shop.submit()
         tickets.issue(shop.settings.queue)
+        shop.hurry()
         shop.wait(first, "succeeded", seconds=90)  # it needs no broker to finish
         broker.start()
         shop.wait(second, "succeeded", seconds=120)

@@ -19,7 +19,7 @@ from app.domain.lifecycle import FailureCode
 from app.job_queue.workers import WorkerState
 from app.models import Worker
 from tests.services import wait_until
-from tests.supervisor import fake_worker
+from tests.supervisor import fake_forks
 from tests.supervisor.fake_nvml import FakeGpu, FakeMig, FakeNvml
 from tests.supervisor.workshop import Workshop
 from worker import __main__ as worker_program
@@ -308,7 +308,7 @@ def test_trainers_see_one_device_each(
 
     def spawn(directory: Path, environment: Mapping[str, str], keep: tuple[int, ...]) -> Any:
         environments.append(environment)
-        return fake_worker.spawn_fake(directory, environment, keep)
+        return fake_forks.spawn_forked(directory, environment, keep)
 
     monkeypatch.setattr(pool, "spawn_cold", spawn)
     jobs = [workshop.submit(metadata={"fault": "hang"}) for _ in expected]
@@ -338,7 +338,7 @@ def test_trainers_of_a_worker_without_gpus_see_none(
 
     def spawn(directory: Path, environment: Mapping[str, str], keep: tuple[int, ...]) -> Any:
         environments.append(environment)
-        return fake_worker.spawn_fake(directory, environment, keep)
+        return fake_forks.spawn_forked(directory, environment, keep)
 
     monkeypatch.setattr(pool, "spawn_cold", spawn)
     job_id = workshop.submit()

@@ -17,11 +17,12 @@ from app.job_queue import kinds, queries, reconciler, transitions
 from app.job_queue.kinds import JobKind
 from app.jobs.queries import JobFilter, list_page
 from app.models import Job, WebhookDelivery
+from tests.model_factories.trainer_process import fork_server, spawn_fork
 from tests.supervisor.toy_kind import HANDLERS, TASKS
 from tests.supervisor.workshop import ROOT, TENANT, Workshop
 from worker.supervisor import kinds as handlers
 from worker.supervisor import pool
-from worker.supervisor.trainer_process import Child, spawn_cold
+from worker.supervisor.trainer_process import Child
 
 TOY = JobKind(
     name="toy",
@@ -157,5 +158,6 @@ def test_job_of_a_kind_without_a_handler_is_left_to_another_host(
 def test_job_of_a_kind_without_a_task_is_left_to_another_host(
     workshop: Workshop, toy_row: None, toy_handler: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "spawn_cold", spawn_cold)  # the trainer has no such module
+    fork_server()  # ends with the thread that starts it
+    monkeypatch.setattr(pool, "spawn_cold", spawn_fork)  # the trainer has no such module
     assert_left_to_another_host(workshop, submit(workshop, numbers=[1]))

@@ -46,6 +46,7 @@ def test_trainer_dies_with_its_worker_and_the_next_worker_resumes_at_once(
         worker.kill()
         worker.wait()
         wait_until("the orphan to be gone", lambda: not workshop.trainers())
+    workshop.hurry()
     with workshop.process(lease_seconds=600):  # the next worker does not wait until the lease ends
         job = workshop.wait(job_id, "succeeded")
     assert (job.attempt, job.crashes) == (2, 0)  # later checkpoints reset the count
@@ -68,6 +69,9 @@ def test_trainer_of_a_frozen_worker_exits_before_another_worker_starts_one(
             wait_until("the lease to be swept", lambda: bool(sweep(workshop)), 60)
             wait_until("the next attempt", lambda: workshop.read_job(job_id).attempt == 2, 60)
             frozen.send_signal(signal.SIGCONT)
+            step = workshop.read_job(job_id).step or 0
+            workshop.wait_step(job_id, step + 40)  # the other worker has noticed by then
+            workshop.hurry()
 
             # A claim that waited for a lock of the frozen worker is as old as its self-fence.
             def has_succeeded() -> bool:
@@ -101,6 +105,7 @@ def test_drained_worker_saves_a_checkpoint_and_releases_the_job_uncharged(
     assert (job.status, job.failures, job.crashes, job.preemptions) == ("queued", 0, 0, 1)
     assert job.checkpoint_id is not None
     assert not workshop.trainers()
+    workshop.hurry()
     with workshop.process():
         workshop.wait(job_id, "succeeded")
     assert workshop.adapter(job_id) == workshop.expected(200)

@@ -142,6 +142,7 @@ def test_paused_job_resumes_exactly_from_its_checkpoint(workshop: Workshop) -> N
         workshop.set_desired_state(job_id, DesiredState.PAUSE)
         paused = workshop.wait(job_id, "paused")
         assert not workshop.trainers()  # the device is free
+        workshop.hurry()
         workshop.set_desired_state(job_id, DesiredState.RUN)
         job = workshop.wait(job_id, "succeeded")
     assert paused.checkpoint_id is not None
@@ -269,6 +270,7 @@ def paused_job(workshop: Workshop) -> str:
         workshop.wait_step(job_id, 8)
         workshop.set_desired_state(job_id, DesiredState.PAUSE)
         workshop.wait(job_id, "paused")
+    workshop.hurry()
     return job_id
 
 
@@ -333,6 +335,7 @@ def test_short_database_outage_costs_no_attempt(workshop: Workshop) -> None:
 
         wait_until("a second to pass", _after(1.5))
         is_away = False
+        workshop.hurry()
         job = workshop.wait(job_id, "succeeded")
     assert (job.attempt, job.failures, job.crashes) == (1, 0, 0)
     away = [line for line in said if line["event"] == "database_away"]

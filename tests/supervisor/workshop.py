@@ -30,7 +30,7 @@ from app.storage.blobs import BlobWriter
 from tests.base_models.model_sources import model
 from tests.domain.base_model_facts import TEXT
 from tests.services import wait_until
-from tests.supervisor.fake_trainer import adapter_bytes
+from tests.supervisor.fake_trainer import HURRY, adapter_bytes
 from tests.world import FACTS
 from worker.supervisor.pool import WorkerPool
 
@@ -141,6 +141,10 @@ class Workshop:
             job, events = self.read_job(job_id), self.events(job_id)
             assert job.status in statuses, f"{job.status}, attempt {job.attempt}: {events}"
         return job
+
+    def hurry(self) -> None:
+        """Let all trainers do their remaining steps at once: nothing interrupts them any more."""
+        (self.base_model.parent / HURRY).touch()
 
     def wait_step(self, job_id: str, step: int = 1) -> None:
         """Wait until the job's trainer has done this step."""

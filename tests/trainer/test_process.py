@@ -139,7 +139,8 @@ def test_trainer_dies_with_the_process_that_started_it(
 
 @pytest.mark.train
 def test_stdout_carries_only_messages(tmp_path: Path, order: WorkOrder) -> None:
-    outcome = run_trainer(tmp_path / "work", order)  # every line of stdout is validated there
+    # Every line of stdout is validated there; a fresh interpreter also prints what imports print.
+    outcome = run_trainer(tmp_path / "work", order, env={"PYTHONUNBUFFERED": "1"})
     assert outcome.status == 1
     assert [message.type for message in outcome.messages] == ["failed"]
     assert MESSAGE.validate_json(outcome.messages[0].model_dump_json()) == outcome.messages[0]

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
-from app.auth.key_ring import Scope
+from app.auth.scopes import Scope
 from app.core.database import transaction
 from app.core.settings import Settings
 from app.job_queue.kinds import KINDS

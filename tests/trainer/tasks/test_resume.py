@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from tests.model_factories.orders import TinyBase, with_plan
 from tests.model_factories.pairs import make_pairs
 from tests.model_factories.trainer_process import Outcome, run_trainer
 from worker.ipc.order import EXIT_STOPPED, STOP, WorkOrder
+from worker.supervisor.trainer_process import Child
 
 pytestmark = pytest.mark.train
 
@@ -77,10 +77,8 @@ def resume_order(order: WorkOrder, checkpoint: Path, work: Path) -> WorkOrder:
     return order.model_copy(update={"checkpoints": ["resumed"]})
 
 
-def at_step(
-    step: int, act: Callable[[subprocess.Popen[bytes]], None]
-) -> Callable[[Message, subprocess.Popen[bytes]], None]:
-    def react(message: Message, process: subprocess.Popen[bytes]) -> None:
+def at_step(step: int, act: Callable[[Child], None]) -> Callable[[Message, Child], None]:
+    def react(message: Message, process: Child) -> None:
         if (
             isinstance(message, Stepped)
             and message.step == step
@@ -91,11 +89,11 @@ def at_step(
     return react
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGKILL)
+def kill(process: Child) -> None:
+    os.kill(process.pid, signal.SIGKILL)
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: Child) -> None:
     assert process.stdin
     process.stdin.write(STOP)
     process.stdin.flush()
