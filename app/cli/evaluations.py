@@ -22,6 +22,7 @@ from app.cli.output import (
     write_file,
 )
 from app.cli.short_ids import full_id
+from app.domain.evaluation import UNTRAINED
 from plaudit import Plaudit
 from plaudit.models import ComparisonRead, EvaluationRead
 
@@ -32,7 +33,10 @@ EvaluationId = Annotated[str, typer.Argument(help="Id (eval_…) of an evaluatio
 
 def evaluate(
     adapter_ids: Annotated[
-        list[str], typer.Argument(help="Ids (ad_…) of adapters of one base model.")
+        list[str],
+        typer.Argument(
+            help="Ids (ad_…) of adapters of one base model; base:untrained is always evaluated too."
+        ),
     ],
     dataset: Annotated[
         str, typer.Option(help="Id (ds_…) of the rows to score, or the sha256 of these rows.")
@@ -56,7 +60,7 @@ def evaluate(
     """Evaluate adapters on a dataset: accuracy, calibration, length, probes, benchmarks."""
     with connect() as client:
         spec: dict[str, Any] = {
-            "adapters": [full_id(client, "ad", each) for each in adapter_ids],
+            "adapters": [_model(client, each) for each in adapter_ids],
             "dataset": _dataset(client, dataset),
             "suite": suite,
             "name": name,
@@ -94,6 +98,7 @@ def compare(
     """Compare two models on the rows that both evaluations scored."""
     with connect() as client:
         a, b = _evaluation_id(a), _evaluation_id(b)
+        a_adapter, b_adapter = (each and _model(client, each) for each in (a_adapter, b_adapter))
         found = client.comparisons.get(a, b, a_adapter=a_adapter, b_adapter=b_adapter)
         if page is not None:
             html = client.comparisons.report_page(a, b, a_adapter=a_adapter, b_adapter=b_adapter)
@@ -156,6 +161,11 @@ def _dataset(client: Plaudit, text: str) -> Any:
     return full_id(client, "ds", text)
 
 
+def _model(client: Plaudit, text: str) -> str:
+    """Return the name of a model of an evaluation: the id of an adapter, or ``base:untrained``."""
+    return text if text == UNTRAINED else full_id(client, "ad", text)
+
+
 def _evaluation_id(text: str) -> str:
     if not re.fullmatch(r"eval_[0-9a-f]{32}", text):
         raise CommandError(
@@ -186,6 +196,24 @@ def _print_result(found: EvaluationRead, result: Mapping[str, Any]) -> None:
         rows.append((name, _interval(baseline["accuracy"]), None, None, overall, None))
     columns = ("model", "accuracy", "length-balanced", "ECE", "suite", "suspicious probes")
     print_table(columns, rows)
+    if found.suite:
+        _print_suite(found.suite, result["models"])
+
+
+def _print_suite(name: str, models: list[dict[str, Any]]) -> None:
+    """Print the figures of a benchmark by subset, which exist without an overall figure too."""
+    figures = [model["suite"]["metrics"] for model in models]
+    print_table(
+        (name, *(model["adapter"] for model in models)),
+        (
+            (subset, *(_percent(each.get(subset)) for each in figures))
+            for subset in dict.fromkeys(subset for each in figures for subset in each)
+        ),
+    )
+    for model in models:
+        if problems := model["suite"]["problems"]:
+            more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+            notes.print(plain(f"{model['adapter']} has no overall: {problems[0]}{more}", "dim"))
 
 
 def _print_comparison(found: ComparisonRead) -> None:
