@@ -196,8 +196,26 @@ def _print_result(found: EvaluationRead, result: Mapping[str, Any]) -> None:
         rows.append((name, _interval(baseline["accuracy"]), None, None, overall, None))
     columns = ("model", "accuracy", "length-balanced", "ECE", "suite", "suspicious probes")
     print_table(columns, rows)
+    for model in result["models"]:
+        for caution in cautions(model, result["rows"]):
+            notes.print(plain(f"{model['adapter']}: {caution}", "dim"))
     if found.suite:
         _print_suite(found.suite, result["models"])
+
+
+def cautions(model: Mapping[str, Any], rows: int) -> list[str]:
+    """Return what makes the figures of a model mean less: rows left out, cut, or trained on."""
+    left_out = sum(found["rows"] for found in model["left_out"].values())
+    cut, overlap = model["truncated"]["rows"], model["training_overlap"]
+    found = []
+    if left_out:
+        reasons = ", ".join(model["left_out"])
+        found.append(f"{left_out} of {rows} rows are left out ({reasons})")
+    if cut:
+        found.append(f"{cut} of {rows} rows are cut at max_length")
+    if overlap and overlap["rows"]:
+        found.append(f"the prompts of {overlap['rows']} of {rows} rows are in its training data")
+    return found
 
 
 def _print_suite(name: str, models: list[dict[str, Any]]) -> None:

@@ -66,7 +66,8 @@ def model_sections(
     if "left_out" in model:
         main.tables.append(_left_out(model))
     if overlap := model.get("training_overlap"):
-        main.notes.append(
+        found = main.warnings if overlap["rows"] else main.notes
+        found.append(
             f"The prompts of {overlap['rows']} rows ({overlap['share']:.1%}) are in the training "
             "data."
         )
