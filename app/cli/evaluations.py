@@ -30,14 +30,16 @@ _ENDED = {"failed": ExitCode.FAILED, "cancelled": ExitCode.CANCELLED}
 
 EvaluationId = Annotated[str, typer.Argument(help="Id (eval_…) of an evaluation.")]
 
+AdapterIds = Annotated[
+    list[str],
+    typer.Argument(
+        help="Ids (ad_…) of adapters of one base model; base:untrained is always evaluated too."
+    ),
+]
+
 
 def evaluate(
-    adapter_ids: Annotated[
-        list[str],
-        typer.Argument(
-            help="Ids (ad_…) of adapters of one base model; base:untrained is always evaluated too."
-        ),
-    ],
+    adapter_ids: AdapterIds,
     dataset: Annotated[
         str, typer.Option(help="Id (ds_…) of the rows to score, or the sha256 of these rows.")
     ],
