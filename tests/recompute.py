@@ -102,6 +102,9 @@ def interval(scores: Any) -> list[float]:
     """Return the 95 % bootstrap interval of the accuracy, by resampling pairs one by one."""
     margins = scores[:, 0] - scores[:, 1]
     hits = (margins > 0) + 0.5 * (margins == 0)
+    if len(set(hits)) == 1:  # the means of all resamples are equal
+        unseen = 1 - 0.025 ** (1 / len(hits))
+        return [float(hits[0] * (1 - unseen)), float(hits[0] + (1 - hits[0]) * unseen)]
     drawn = np.random.default_rng(1).integers(len(hits), size=(RESAMPLES, len(hits)))
     return [float(end) for end in np.quantile(hits[drawn].mean(axis=1), [0.025, 0.975])]
 

@@ -103,6 +103,11 @@ def paired(pairs: Rows, prompts: list[str], drawn: Any) -> dict[str, Any]:
 
 def interval(clusters: list[list[float]], drawn: Any) -> tuple[float, float]:
     """Return the 95 % interval of the mean of all values under resampling of clusters."""
+    flat = {value for cluster in clusters for value in cluster}
+    if len(flat) == 1:  # the means of all resamples are equal
+        (value,) = flat
+        unseen = 1 - 0.025 ** (1 / sum(map(bool, clusters)))
+        return value - unseen * (value + 1), value + unseen * (1 - value)
     means = []
     for resample in drawn:
         values = [value for number in resample for value in clusters[number]]

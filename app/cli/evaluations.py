@@ -21,6 +21,7 @@ from app.cli.output import (
     write_file,
 )
 from app.cli.short_ids import full_id
+from app.domain.evaluation import UNTRAINED
 from plaudit import Plaudit
 from plaudit.models import ComparisonRead, EvaluationRead
 
@@ -28,11 +29,16 @@ _ENDED = {"failed": ExitCode.FAILED, "cancelled": ExitCode.CANCELLED}
 
 EvaluationId = Annotated[str, typer.Argument(help="Id (eval_…) of an evaluation.")]
 
+AdapterIds = Annotated[
+    list[str],
+    typer.Argument(
+        help="Ids (ad_…) of adapters of one base model; base:untrained is always evaluated too."
+    ),
+]
+
 
 def evaluate(
-    adapter_ids: Annotated[
-        list[str], typer.Argument(help="Ids (ad_…) of adapters of one base model.")
-    ],
+    adapter_ids: AdapterIds,
     dataset: Annotated[
         str, typer.Option(help="Id (ds_…) of the rows to score, or the sha256 of these rows.")
     ],
@@ -55,7 +61,7 @@ def evaluate(
     """Evaluate adapters on a dataset: accuracy, calibration, length, probes, benchmarks."""
     with connect() as client:
         spec: dict[str, Any] = {
-            "adapters": [full_id(client, "ad", each) for each in adapter_ids],
+            "adapters": [_model(client, each) for each in adapter_ids],
             "dataset": _dataset(client, dataset),
             "suite": suite,
             "name": name,
@@ -93,6 +99,7 @@ def compare(
     """Compare two models on the rows that both evaluations scored."""
     with connect() as client:
         a, b = _evaluation_id(a), _evaluation_id(b)
+        a_adapter, b_adapter = (each and _model(client, each) for each in (a_adapter, b_adapter))
         found = client.comparisons.get(a, b, a_adapter=a_adapter, b_adapter=b_adapter)
         if page is not None:
             html = client.comparisons.report_page(a, b, a_adapter=a_adapter, b_adapter=b_adapter)
@@ -158,6 +165,11 @@ def _dataset(client: Plaudit, text: str) -> Any:
     return full_id(client, "ds", text)
 
 
+def _model(client: Plaudit, text: str) -> str:
+    """Return the name of a model of an evaluation: the id of an adapter, or ``base:untrained``."""
+    return text if text == UNTRAINED else full_id(client, "ad", text)
+
+
 def _evaluation_id(text: str) -> str:
     if not re.fullmatch(r"eval_[0-9a-f]{32}", text):
         raise CommandError(
@@ -188,6 +200,42 @@ def _print_result(found: EvaluationRead, result: Mapping[str, Any]) -> None:
         rows.append((name, _interval(baseline["accuracy"]), None, None, overall, None))
     columns = ("model", "accuracy", "length-balanced", "ECE", "suite", "suspicious probes")
     print_table(columns, rows)
+    for model in result["models"]:
+        for caution in cautions(model, result["rows"]):
+            notes.print(plain(f"{model['adapter']}: {caution}", "dim"))
+    if found.suite:
+        _print_suite(found.suite, result["models"])
+
+
+def cautions(model: Mapping[str, Any], rows: int) -> list[str]:
+    """Return what makes the figures of a model mean less: rows left out, cut, or trained on."""
+    left_out = sum(found["rows"] for found in model["left_out"].values())
+    cut, overlap = model["truncated"]["rows"], model["training_overlap"]
+    found = []
+    if left_out:
+        reasons = ", ".join(model["left_out"])
+        found.append(f"{left_out} of {rows} rows are left out ({reasons})")
+    if cut:
+        found.append(f"{cut} of {rows} rows are cut at max_length")
+    if overlap and overlap["rows"]:
+        found.append(f"the prompts of {overlap['rows']} of {rows} rows are in its training data")
+    return found
+
+
+def _print_suite(name: str, models: list[dict[str, Any]]) -> None:
+    """Print the figures of a benchmark by subset, which exist without an overall figure too."""
+    figures = [model["suite"]["metrics"] for model in models]
+    print_table(
+        (name, *(model["adapter"] for model in models)),
+        (
+            (subset, *(_percent(each.get(subset)) for each in figures))
+            for subset in dict.fromkeys(subset for each in figures for subset in each)
+        ),
+    )
+    for model in models:
+        if problems := model["suite"]["problems"]:
+            more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+            notes.print(plain(f"{model['adapter']} has no overall: {problems[0]}{more}", "dim"))
 
 
 def _print_comparison(found: ComparisonRead) -> None:

@@ -10,6 +10,7 @@ from plaudit import Plaudit
 
 Kind = Literal["job", "ds", "ad"]
 _NAMES = {"job": "job", "ds": "dataset", "ad": "adapter"}
+_ARTICLES = {"job": "a", "ds": "a", "ad": "an"}
 _DIGITS = 32
 #: Ids begin with their creation time; fewer digits span more than a year.
 _MIN_DIGITS = 4
@@ -26,7 +27,7 @@ def full_id(client: Plaudit, kind: Kind, text: str) -> str:
     found = re.fullmatch(rf"(?:{kind}_)?([0-9a-f]{{{_MIN_DIGITS},{_DIGITS}}})", text.strip())
     if found is None:
         raise CommandError(
-            f"{text} is not the id of a {_NAMES[kind]}.",
+            f"{text} is not the id of {_ARTICLES[kind]} {_NAMES[kind]}.",
             ExitCode.USAGE,
             f"Ids look like {kind}_01a2…; the first digits are enough if they are unique.",
         )

@@ -21,7 +21,7 @@ def evaluation_document(session: Session, tenant_id: str, evaluation: str) -> Ev
     """
     job = service.get(session, tenant_id, evaluation)
     if job.result is None:
-        raise EvaluationUnfinishedError(f"{evaluation} is {job.status}.")
+        raise EvaluationUnfinishedError(f"{evaluation} is {job.status}, so it has no result.")
     found = EvaluationRead.with_result(job, service.dataset_uses(session, job))
     connection = session.connection()
     reports = {
@@ -66,6 +66,7 @@ def comparison_page(found: ComparisonRead) -> Page:
         for side, model in (("a", found.a), ("b", found.b))
         for name, value in model.model_dump().items()
     }
+    sides["sha256 of the dataset"] = found.dataset_sha256
     sections = [
         comparison_section(found.model_dump(mode="json")),
         Section("About", tables=[key_values("The two models", sides)]),

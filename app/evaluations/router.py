@@ -222,5 +222,5 @@ def get_worst_pairs(
         job = service.get(session, principal.tenant_id, evaluation_id)
         document = queries.report(session.connection(), job.id, "worst_pairs")
     if document is None:
-        raise EvaluationUnfinishedError(f"{evaluation_id} is {job.status}.")
+        raise EvaluationUnfinishedError(f"{evaluation_id} is {job.status}, so it has no result.")
     return WorstPairs(models=document["models"])

@@ -190,7 +190,7 @@ def score_file(
     """
     job = get(session, tenant_id, evaluation)
     if job.status != JobStatus.SUCCEEDED:
-        raise EvaluationUnfinishedError(f"{evaluation} is {job.status}.")
+        raise EvaluationUnfinishedError(f"{evaluation} is {job.status}, so it has no result.")
     spec = EvaluationSpec.model_validate(job.spec)
     name = adapter or next(iter(_models(job.result)), "")
     file = session.get(StoredFile, (evaluation, f"{name.replace(':', '-')}.jsonl"))

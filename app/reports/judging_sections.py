@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from app.domain.judging.probes import SUSPICIOUS_LOSS
 from app.domain.metric_names import CHARACTERS
 from app.reports.page import Plot, Section, Table
 
@@ -65,7 +66,8 @@ def model_sections(
     if "left_out" in model:
         main.tables.append(_left_out(model))
     if overlap := model.get("training_overlap"):
-        main.notes.append(
+        found = main.warnings if overlap["rows"] else main.notes
+        found.append(
             f"The prompts of {overlap['rows']} rows ({overlap['share']:.1%}) are in the training "
             "data."
         )
@@ -132,16 +134,17 @@ def comparison_section(found: Mapping[str, Any]) -> Section:
         ("evaluations on these rows so far", found["dataset_uses"]),
     ]  # fmt: skip
     slices = [
-        (s["slice"], s["pairs"], s["accuracy_a"], s["accuracy_b"], s["difference"]["value"],
+        (s["slice"], s["pairs"], s["accuracy_a"], s["accuracy_b"], *_value(s["difference"]),
          s["mcnemar"]["p"], s["p_holm"])
         for s in found["slices"]
     ]  # fmt: skip
+    columns = ("slice", "pairs", "a", "b", "difference", "from", "to", "p", "p (Holm)")
     return Section(
         "Comparison",
         notes=["The interval resamples prompts; McNemar's test assumes independent pairs."],
         tables=[
             Table("All pairs", ("", ""), main),
-            Table("Slices", ("slice", "pairs", "a", "b", "difference", "p", "p (Holm)"), slices),
+            Table("Slices", columns, slices),
         ],
     )
 
@@ -223,10 +226,14 @@ def _add_probes(section: Section, probes: Sequence[Mapping[str, Any]]) -> None:
     rows = [
         (p["probe"], p["pairs"], p["shift"], p["flip_rate"], p["accuracy"], p["accuracy_both"],
          p["accuracy_attacked"], *(_value(p["loss"]) if p["loss"] else (None, None, None)),
-         p["is_suspicious"])
+         p["is_suspicious"] if p["loss"] else None)
         for p in probes
     ]  # fmt: skip
-    section.tables.append(Table("Probes for reward hacking", columns, rows))
+    caption = (
+        "Probes for reward hacking; suspicious if the interval of the loss is above "
+        f"{SUSPICIOUS_LOSS}"
+    )
+    section.tables.append(Table(caption, columns, rows))
 
 
 def _value(found: Mapping[str, Any]) -> tuple[Any, Any, Any]:

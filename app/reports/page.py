@@ -14,6 +14,8 @@ from markupsafe import Markup
 
 #: Larger pages lose their worst pairs first, then their plots.
 MAX_BYTES = 2_000_000
+#: Longest word that a cell shows in one line; longer ones, such as ids, may break anywhere.
+MAX_WHOLE = 20
 #: Content-Security-Policy: the page loads nothing, runs nothing and has no origin.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
 #: OpenAPI description of the response.
@@ -137,4 +139,6 @@ def _shown(cell: Any, *, is_right: bool) -> Markup:
         text = f"{cell:,}" if isinstance(cell, int) else f"{cell:.4g}"
         return Markup('<td{} data-value="{}">{}</td>').format(side, repr(cell), text)
     text = ("yes" if cell else "no") if isinstance(cell, bool) else str(cell)
+    if isinstance(cell, str) and len(cell) <= MAX_WHOLE and " " not in cell:
+        side = Markup(' class="whole"')
     return Markup("<td{}>{}</td>").format(side, text)

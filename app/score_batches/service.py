@@ -137,7 +137,7 @@ def score_file(session: Session, tenant_id: str, batch_id: str) -> StoredFile:
     """
     job = get(session, tenant_id, batch_id)
     if job.status != JobStatus.SUCCEEDED:
-        raise ScoreBatchUnfinishedError(f"{batch_id} is {job.status}.")
+        raise ScoreBatchUnfinishedError(f"{batch_id} is {job.status}, so it has no result.")
     return session.get_one(StoredFile, (batch_id, SCORES_FILE))
 
 

@@ -29,6 +29,10 @@ def check_metrics(
     drawn = np.random.default_rng(seed).integers(len(order), size=(1000, len(order)))
 
     def interval(chosen: Any) -> list[float]:
+        if len(set(hits[chosen])) == 1:  # the means of all resamples are equal
+            unseen = 1 - 0.025 ** (1 / len(set(prompt[chosen])))
+            value = hits[chosen][0]
+            return [value * (1 - unseen), value + (1 - value) * unseen]
         members = [np.flatnonzero(chosen & (prompt == p)) for p in range(len(order))]
         means = []
         for resample in drawn:

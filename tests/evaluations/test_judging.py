@@ -211,9 +211,31 @@ def test_command_line_writes_report_and_results_for_the_hub(judged: Judged) -> N
     compared = json.loads(run("compare", judged.ids["first"], evaluation.id, "--json"))
     assert compared["pairs"] == 100
     adapter = evaluation.adapters[0]
-    again = run("evaluate", adapter, "--dataset", evaluation.dataset, "--no-probes")
+    again = run(
+        "evaluate", adapter, "base:untrained", "--dataset", evaluation.dataset, "--no-probes"
+    )
     assert f"{100 * accuracy:.1f} %" in again
     assert "longest" in again
+
+
+def test_command_line_compares_models_by_their_short_names(judged: Judged) -> None:
+    ids = (judged.ids["first"], judged.ids["second"])
+    adapter = judged.client.evaluations.get(ids[1]).adapters[0]
+    models = ("--a-adapter", "base:untrained", "--b-adapter", adapter[:-1])
+    found = json.loads(command_line(judged, "compare", *ids, *models, "--json"))
+    assert (found["a"]["adapter"], found["b"]["adapter"]) == ("base:untrained", adapter)
+
+
+def test_command_line_shows_a_benchmark_without_an_overall_figure(judged: Judged) -> None:
+    judgement = judged.client.evaluations.get(judged.ids["judged"])
+    printed = command_line(
+        judged, "evaluate", *judgement.adapters, "--dataset", judgement.dataset,
+        "--suite", "reward-bench-2@1", "--no-probes",
+    )  # fmt: skip
+    assert judgement.result
+    (*_, row) = (line for line in printed.splitlines() if line.startswith("Focus "))
+    for model in judgement.result["models"]:
+        assert f"{100 * model['suite']['metrics']['Focus']:.1f} %" in row
 
 
 def test_results_are_added_to_the_card_of_a_downloaded_adapter(judged: Judged) -> None:

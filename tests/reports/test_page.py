@@ -45,6 +45,12 @@ def test_large_page_loses_texts_and_then_plots() -> None:
     assert "The plots are left out" in html
 
 
+def test_short_words_are_not_broken() -> None:
+    table = Table("", ("a", "b", "c"), [("paragraph_repeated", "two words", f"ad_{'0' * 32}")])
+    html = render(Page("t", [Section("s", tables=[table])]))
+    assert '<td class="whole">paragraph_repeated</td><td>two words</td><td>ad_0' in html
+
+
 def test_numbers_keep_their_exact_value() -> None:
     html = render(
         Page("t", [Section("s", tables=[Table("", ("a",), [(1 / 3,), (None,), (True,)])])])

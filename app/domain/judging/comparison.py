@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from app.domain.judging.intervals import Clusters
+from app.domain.judging.intervals import DIFFERENCE, Clusters
 from app.domain.judging.metrics import NoPairsError, slice_mask, slice_names
 from app.domain.judging.score_table import Floats, PairTable, ScoredRow
 
@@ -70,7 +70,7 @@ def _paired(hits_a: Floats, hits_b: Floats, mask: Floats, clusters: Clusters) ->
         "accuracy_b": float((hits_b * mask).sum() / pairs),
         "difference": {
             "value": float((difference * mask).sum() / pairs),
-            "interval": clusters.mean_interval(difference, mask),
+            "interval": clusters.mean_interval(difference, mask, bounds=DIFFERENCE),
         },
         "disagreements": {"a_better": only_a, "b_better": only_b},
         "mcnemar": mcnemar(only_a, only_b),

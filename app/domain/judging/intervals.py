@@ -12,8 +12,12 @@ RESAMPLES = 1000
 #: Above this number the resampled counts need too much memory, and the normal interval is as good.
 MAX_RESAMPLED_CLUSTERS = 4000
 Z_95 = 1.959963984540054
+#: Probability of an estimate beyond each bound of a 95 % interval.
+TAIL = 0.025
 #: Lower and upper bound; a list, because it goes into JSON.
 Interval = list[float]
+#: Least and greatest value of a pair: of being in the right order, and of a difference of two.
+SHARE, DIFFERENCE = (0.0, 1.0), (-1.0, 1.0)
 
 
 class Clusters:
@@ -41,19 +45,29 @@ class Clusters:
             [np.bincount(row, minlength=self.count) for row in drawn], dtype=np.float64
         )  # fmt: skip
 
-    def mean_interval(self, values: Floats, mask: Floats | None = None) -> Interval | None:
+    def mean_interval(
+        self,
+        values: Floats,
+        mask: Floats | None = None,
+        *,
+        bounds: tuple[float, float] = SHARE,
+    ) -> Interval | None:
         """Return the 95 % interval of the mean over the pairs with mask 1.
 
         It is None if fewer than two prompts have such pairs: they show no variation between
-        prompts, and an interval without width would look certain.
+        prompts, and an interval without width would look certain. If all pairs have the same value,
+        every resample has the same mean, and the interval is that of ``unanimous_interval``.
 
-        ``values`` and ``mask`` have one entry per pair; without a mask all pairs count.
+        ``values`` and ``mask`` have one entry per pair; without a mask all pairs count. ``bounds``
+        are the least and the greatest value that a pair can have.
         ``bootstrap``: percentiles over resamples of prompts. ``normal``: mean ± 1.96 standard
         errors, clustered by prompt (Miller 2024, arXiv 2411.00640).
         """
         sums, counts = self._per_cluster(values, mask)
         if _is_too_small(counts):
             return None
+        if (value := _only_value(values, mask)) is not None:
+            return unanimous_interval(value, int(np.count_nonzero(counts)), bounds)
         if self.method == "normal":
             center = sums.sum() / counts.sum()
             error = self.standard_error(sums - center * counts) / counts.sum()
@@ -65,8 +79,14 @@ class Clusters:
     ) -> Interval | None:
         """Return the 95 % interval of the mean of two groups' means.
 
-        It is None if one of them has pairs of fewer than two prompts.
+        It is None if one of them has pairs of fewer than two prompts. If all pairs of a group have
+        the same value, the bounds are the means of the two groups' bounds, which is wide enough
+        whether the groups depend on each other or not.
         """
+        if any(_only_value(values, mask) is not None for mask in masks):
+            found = [self.mean_interval(values, mask) for mask in masks]
+            intervals = [each for each in found if each is not None]
+            return np.mean(intervals, axis=0).tolist() if len(intervals) == len(masks) else None
         parts = [self._per_cluster(values, mask) for mask in masks]
         if any(_is_too_small(counts) for _, counts in parts):
             return None
@@ -110,9 +130,27 @@ def _is_too_small(counts: Floats) -> bool:
     return int(np.count_nonzero(counts)) < 2
 
 
+def _only_value(values: Floats, mask: Floats | None) -> float | None:
+    """Return the value that all pairs with mask 1 have, or None if they differ."""
+    chosen = values if mask is None else values[mask > 0]
+    return float(chosen[0]) if len(chosen) and (chosen == chosen[0]).all() else None
+
+
+def unanimous_interval(value: float, count: int, bounds: tuple[float, float]) -> Interval:
+    """Return the 95 % interval of a mean of which all ``count`` independent units have one value.
+
+    A share x of other units stays unseen with probability (1 − x)^count. The interval has the means
+    that are possible with the largest x for which this is 2.5 %. For a share of 0 or 1 it is the
+    exact interval of Clopper and Pearson (1934).
+    """
+    unseen = 1 - TAIL ** (1 / count)
+    low, high = bounds
+    return [value - unseen * (value - low), value + unseen * (high - value)]
+
+
 def quantiles(values: Floats) -> Interval:
     """Return the 2.5 % and 97.5 % quantiles of the values, without NaN."""
-    low, high = np.nanquantile(values, [0.025, 0.975])
+    low, high = np.nanquantile(values, [TAIL, 1 - TAIL])
     return [float(low), float(high)]
 
 

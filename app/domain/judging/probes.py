@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from app.domain.judging.intervals import Clusters
+from app.domain.judging.intervals import DIFFERENCE, Clusters
 from app.domain.judging.score_table import Floats, half_hits
 
 MAX_PROBE_PAIRS = 1000
@@ -122,7 +122,7 @@ def probe_metrics(probe: Probe, scores: ProbeScores, seed: int) -> dict[str, Any
         loss = before - attacked
         numbers: dict[str, int] = {}
         codes = np.array([numbers.setdefault(p, len(numbers)) for p in scores.prompts])
-        interval = Clusters(codes, seed).mean_interval(loss)
+        interval = Clusters(codes, seed).mean_interval(loss, bounds=DIFFERENCE)
         result["accuracy_attacked"] = float(attacked.mean())
         result["loss"] = {"value": float(loss.mean()), "interval": interval}
         result["is_suspicious"] = interval is not None and interval[0] > SUSPICIOUS_LOSS

@@ -89,7 +89,9 @@ def test_scorer_that_ignores_replies_has_no_signal(score: float, is_same_everywh
     ]
     found = metrics.evaluate(table, seed=0)
     json.dumps(found, allow_nan=False)
-    assert found["accuracy"] == {"value": 0.5, "interval": [0.5, 0.5]}
+    unseen = 1 - 0.025 ** (1 / 50)
+    interval = pytest.approx([0.5 - unseen / 2, 0.5 + unseen / 2])
+    assert found["accuracy"] == {"value": 0.5, "interval": interval}
     assert found["calibration"]["temperature"] == 1.0
     assert found["length"]["within_prompt_spearman"] == 0.0
     assert found["best_of_n"]["recovery"] == pytest.approx(0, abs=1e-12)

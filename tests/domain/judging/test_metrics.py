@@ -15,7 +15,7 @@ import pytest
 from app.domain.judging.best_of_n import best_of_n, expected_gold
 from app.domain.judging.calibration import fit_temperature
 from app.domain.judging.comparison import compare, holm, mcnemar
-from app.domain.judging.intervals import MAX_RESAMPLED_CLUSTERS, Clusters
+from app.domain.judging.intervals import DIFFERENCE, MAX_RESAMPLED_CLUSTERS, Clusters
 from app.domain.judging.length import controlled
 from app.domain.judging.metrics import NoPairsError, baselines, evaluate
 from app.domain.judging.probes import PROBES, ProbeScores, probe_metrics, swapped
@@ -94,6 +94,32 @@ def test_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert covered >= 180
 
 
+@pytest.mark.parametrize("count", [2, 7, MAX_RESAMPLED_CLUSTERS + 1])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_interval_of_equal_pairs_is_that_of_clopper_and_pearson(count: int, value: float) -> None:
+    low, high = Clusters(np.arange(count), 0).mean_interval(np.full(count, value)) or (2, 2)
+    assert value in (low, high)
+    other = low if value else 1 - high  # of so many hits all are seen with probability 2.5 %
+    assert other**count == pytest.approx(0.025)
+
+
+def test_interval_of_pairs_of_equal_difference_has_a_width_on_both_sides() -> None:
+    cluster = np.repeat(np.arange(10), 4)  # ten prompts, not forty
+    unseen = 1 - 0.025 ** (1 / 10)
+    found = Clusters(cluster, 0).mean_interval(np.zeros(40), bounds=DIFFERENCE)
+    assert found == pytest.approx([-unseen, unseen])
+
+
+def test_interval_of_two_groups_is_not_empty_if_one_has_equal_pairs() -> None:
+    hits = np.array([1.0] * 6 + [1.0, 0.0] * 7)
+    first = (np.arange(20) < 6).astype(float)
+    clusters = Clusters(np.arange(20), 0)
+    low, high = clusters.mean_of_means_interval(hits, (first, 1 - first)) or (2, 2)
+    assert low < 0.025 ** (1 / 6) / 2 + 0.5 / 2
+    assert high == pytest.approx(0.5 + (clusters.mean_interval(hits, 1 - first) or [0, 0])[1] / 2)
+    assert clusters.mean_of_means_interval(hits, (first, np.eye(20)[7])) is None
+
+
 def test_temperature_is_the_best_one() -> None:
     margins = RNG.normal(2, 3, 500)
     best = fit_temperature(margins)
@@ -152,7 +178,9 @@ def test_holm_multiplies_by_the_tests_that_are_left() -> None:
 def test_comparison_with_itself_finds_no_difference() -> None:
     rows = table()
     result = compare(rows, rows, seed=0)
-    assert result["difference"] == {"value": 0.0, "interval": [0.0, 0.0]}
+    low, high = result["difference"]["interval"]
+    assert result["difference"]["value"] == 0.0
+    assert -0.1 < low == -high < 0  # the rows show no difference, but they are few
     assert result["mcnemar"]["p"] == 1.0
     assert result["disagreements"] == {"a_better": 0, "b_better": 0}
 

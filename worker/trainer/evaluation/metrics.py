@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from app.domain.judging.intervals import SHARE, unanimous_interval
 from worker.trainer.data.pair_table import Pair
 from worker.trainer.evaluation.scores import Floats, Scores
 
@@ -125,8 +126,12 @@ def _hits(margins: Floats) -> Floats:
 def _bootstrap_interval(hits: Floats, seed: int) -> tuple[float, float]:
     """Return the 95 % interval of the mean under resampling of pairs.
 
-    A pair has one of three outcomes, so the resampled counts are multinomial.
+    A pair has one of three outcomes, so the resampled counts are multinomial. If all pairs have the
+    same outcome, resampling shows no variation, and the interval is the exact one.
     """
+    if (hits == hits[0]).all():
+        low, high = unanimous_interval(float(hits[0]), len(hits), SHARE)
+        return low, high
     outcomes = np.array([0.0, 0.5, 1.0])
     shares = np.array([(hits == outcome).mean() for outcome in outcomes])
     drawn = np.random.default_rng(seed).multinomial(len(hits), shares, size=BOOTSTRAP_SAMPLES)
