@@ -19,10 +19,16 @@ from app.base_models.errors import BadSnapshotError, ModelNotFoundError
 MAX_FILES = 2_000
 MAX_JSON_BYTES = 32 << 20
 #: Names of the files that make up a model. Other files are neither downloaded nor read.
-_MODEL_FILE = re.compile(r"model[\w.-]*\.safetensors|\w[\w.-]*\.(?:json|jinja|txt|model)")
+#: LLaMA-Factory stores the head of a reward model in a file of its own, value_head.safetensors.
+_MODEL_FILE = re.compile(
+    r"(?:model[\w.-]*|value_head)\.safetensors|\w[\w.-]*\.(?:json|jinja|txt|model)"
+)
 _WEIGHTS_NAME = re.compile(r"[\w.-]+\.safetensors")
-#: Keys that make transformers import code from the repository, or from another one by `kernels`.
-_FORBIDDEN_KEY = re.compile(r"auto_map|_?(?:attn|experts)_implementation\w*")
+#: Key that makes transformers import code from the repository.
+_CODE_KEY = "auto_map"
+#: Keys that make transformers import code by `kernels`, if they name a repository. Most name an
+#: implementation of transformers itself, such as "flash_attention_2"; the worker chooses its own.
+_KERNEL_KEY = re.compile(r"_?(?:attn|experts)_implementation\w*")
 #: JSON files whose keys are tokens, which may have any name.
 _VOCABULARIES = {"tokenizer.json", "vocab.json", "added_tokens.json"}
 _INDEX = ".safetensors.index.json"
@@ -173,7 +179,8 @@ def _check_config(name: str, content: Any) -> None:
     if name == "config.json" and not isinstance(content, dict):
         raise BadSnapshotError("config.json is not a JSON object.")
     for key, value in _keys(content):
-        if _FORBIDDEN_KEY.fullmatch(key) and value is not None:
+        is_code = key == _CODE_KEY and value is not None
+        if is_code or (_KERNEL_KEY.fullmatch(key) and _names_repository(value)):
             raise BadSnapshotError(f"{name} has the key {key!r}, which would load foreign code.")
         if key == "quantization_config" and value is not None:
             raise BadSnapshotError(
@@ -181,6 +188,15 @@ def _check_config(name: str, content: Any) -> None:
                 "weights.",
                 hint="Use the original checkpoint, and set quantization in the job.",
             )
+
+
+def _names_repository(value: Any) -> bool:
+    """Whether a value is the name of a repository, or has one in it: "owner/kernel@v1"."""
+    if isinstance(value, dict):
+        return any(_names_repository(part) for part in value.values())
+    if isinstance(value, list):
+        return any(_names_repository(part) for part in value)
+    return isinstance(value, str) and "/" in value
 
 
 def _keys(content: Any) -> Iterator[tuple[str, Any]]:

@@ -242,11 +242,15 @@ class TrainingSpec(SpecPart):
     eval_steps: int | None = Field(
         None,
         ge=1,
+        le=10_000_000,
         description="Optimiser steps between evaluations. Evaluations before and after training "
         "always run.",
     )
     checkpoint_steps: int | None = Field(
-        None, ge=1, description="Optimiser steps between checkpoints; null: a time interval."
+        None,
+        ge=1,
+        le=10_000_000,
+        description="Optimiser steps between checkpoints; null: a time interval.",
     )
     resume: Literal["continue", "exact"] = Field(
         "continue",

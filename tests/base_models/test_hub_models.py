@@ -168,6 +168,7 @@ def test_unreachable_hub_is_a_retryable_error(hub, tmp_path):
         (model(_attn_implementation_internal="evil/kernel"), "_attn_implementation_internal"),
         (model(attn_implementation="evil/kernel"), "attn_implementation"),
         (model(text_config={"_attn_implementation": "x/y"}), "_attn_implementation"),
+        (model(attn_implementation={"": "sdpa", "vision": "x/y@v1"}), "attn_implementation"),
         (model(quantization_config={"quant_method": "gptq"}), "quantization_config"),
         (model(**{"config.json": b"{nope"}), "not valid JSON"),
         (model(**{"config.json": b"[]"}), "not a JSON object"),
@@ -203,6 +204,20 @@ def test_unsafe_model_is_rejected_and_deleted(hub, tmp_path, files, reason):
     assert not caught.value.failure.failure.is_retryable
     assert not [p for p in cache.rglob("*") if p.is_file() and p.suffix != ".lock"]
     assert not list(tmp_path.glob("*escape*"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"_attn_implementation_autoset": True},  # transformers 4.46 to 4.51 wrote it
+        {"_attn_implementation": "flash_attention_2"},
+        {"text_config": {"attn_implementation": "sdpa"}, "attn_implementation": {"": "eager"}},
+        {"_experts_implementation": "grouped_mm"},
+    ],
+)
+def test_kernel_of_transformers_itself_is_no_foreign_code(hub, tmp_path, settings):
+    hub.commits[COMMIT] = model(**settings)
+    assert fetch(entry(TINY), tmp_path, endpoint=hub.endpoint).path.is_dir()
 
 
 def test_too_large_model_is_rejected_before_the_download(hub, tmp_path):

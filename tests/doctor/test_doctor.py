@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +13,12 @@ import torch
 from typer.testing import CliRunner
 
 from app.cli import app
+from app.domain.progress import CheckpointSaved, FileEntry
 from worker.doctor import engine, short_jobs
 from worker.doctor.checks import CHECKS
+from worker.supervisor import start_checks
 from worker.supervisor.check_results import CheckFailedError, LeftOutError, require, run_check
+from worker.trainer.shared_prefix import SharedPrefixRewardTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -89,6 +94,69 @@ def test_dropped_model_is_gone_and_a_held_one_is_noticed(monkeypatch: pytest.Mon
     monkeypatch.setattr(engine, "_trainer", keep)
     with pytest.raises(CheckFailedError, match="weights and 0 MiB"):
         engine.released_memory("cpu")
+
+
+def test_gradients_of_a_wrong_length_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a loss that is not divided by the number of passes."""
+    whole = SharedPrefixRewardTrainer._loss
+    monkeypatch.setattr(
+        SharedPrefixRewardTrainer,
+        "_loss",
+        lambda self, *args: 2 * (loss := whole(self, *args)) - loss.detach(),
+    )
+    with pytest.raises(CheckFailedError, match=r"their length differs by 1\.0e\+00"):
+        engine.step("cpu")
+
+
+@pytest.mark.parametrize(
+    ("ignored", "message"),
+    [("_lower_budget", "forced by plaudit doctor"), ("_is_recomputed", "not computed again")],
+)
+def test_lack_of_memory_that_is_not_handled_fails(
+    monkeypatch: pytest.MonkeyPatch, ignored: str, message: str
+) -> None:
+    monkeypatch.setattr(SharedPrefixRewardTrainer, ignored, lambda *_: False)
+    with pytest.raises((CheckFailedError, torch.OutOfMemoryError), match=message):
+        engine.lack_of_memory("cpu")
+
+
+def test_lack_of_memory_that_does_not_happen_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    register = torch.nn.Module.register_forward_pre_hook
+    monkeypatch.setattr(
+        torch.nn.Module,
+        "register_forward_pre_hook",
+        lambda module, hook, **more: register(module, hook, **more) if more else None,
+    )
+    with pytest.raises(CheckFailedError, match="did not lower the budget"):
+        engine.lack_of_memory("cpu")
+
+
+def test_job_that_does_not_stop_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files = [FileEntry(name="optimizer.pt", size=1, sha256="0" * 64)]
+    last = CheckpointSaved(step=short_jobs.STEPS, directory="checkpoint-24", files=files)
+    workshop = SimpleNamespace(
+        order=lambda *_, **__: SimpleNamespace(model_copy=lambda **_: None),
+        weights=lambda *_: torch.ones(3),
+        run=lambda *_, **__: [last],
+        last_work=tmp_path,
+    )
+    monkeypatch.setattr(short_jobs, "_workshop", lambda _: nullcontext(workshop))
+    with pytest.raises(CheckFailedError, match="the job went on to step 24 of 24"):
+        short_jobs.stop_and_resume("cpu")
+
+
+def test_locks_without_effect_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some network file systems."""
+    without = start_checks._HOLD_LOCK.replace("fcntl.flock(f, 2)", "0")
+    monkeypatch.setattr(start_checks, "_HOLD_LOCK", without)
+    with pytest.raises(CheckFailedError, match="two processes could take the same lock"):
+        start_checks._released_lock()
+
+
+def test_holder_of_a_lock_that_does_not_start_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start_checks, "_HOLD_LOCK", "raise SystemExit(1)")
+    with pytest.raises(CheckFailedError, match="could not take a lock"):
+        start_checks._released_lock()
 
 
 def test_every_check_has_a_name_of_its_own() -> None:

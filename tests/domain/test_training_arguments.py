@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+from pydantic import ValidationError
+
 from app.domain.compiler import compile_plan
 from app.domain.job_data import JobData
 from app.domain.plan import TrainingPlan
+from app.domain.training_spec import TrainingSpec
 from tests.domain.base_model_facts import TEXT, dataset, decoder, job
 
 
@@ -43,3 +47,10 @@ def test_reading_typed_arguments_leaves_the_stored_plan_as_it_is():
     assert plan.lora_arguments
     assert plan.reward_arguments
     assert plan.model_dump_json() == before
+
+
+@pytest.mark.parametrize("field", ["eval_steps", "checkpoint_steps"])
+def test_steps_between_events_are_bounded_as_all_steps_are(field: str) -> None:
+    assert TrainingSpec.model_validate({field: 10_000_000})
+    with pytest.raises(ValidationError, match="less than or equal to 10000000"):
+        TrainingSpec.model_validate({field: 10**25})

@@ -6,6 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
 from tests.model_factories.architectures import (
     EOS,
     IM_END,
@@ -72,6 +76,15 @@ def test_row_of_the_embedding_without_a_token_can_pad(tmp_path: Path):
     assert load_tokenizer(tmp_path, plan).pad_token_id == len(tokenizer) < VOCAB_ROWS
     make_base_model(tmp_path, "llama", tokenizer=tokenizer, vocab_size=len(tokenizer))
     assert facts_of(tmp_path, chat_template=template).spare_pad_tokens == {}
+
+
+def test_new_token_with_the_id_of_another_one_cannot_pad(tmp_path: Path):
+    words = {"</s>": 0, **{f"w{i}": 2 * i for i in range(1, 60)}}  # every second id is unused
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="w1")), eos_token="</s>"
+    )
+    make_base_model(tmp_path, "llama", tokenizer=tokenizer)
+    assert facts_of(tmp_path).spare_pad_tokens == {}
 
 
 def test_last_token_of_conversations_is_found(tmp_path: Path):

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from app.domain.progress import MESSAGE
+from app.domain.progress import MESSAGE, Stopped
 from tests.model_factories import ROOT
 from tests.model_factories.trainer_process import run_trainer, write_order
-from worker.ipc.order import EXIT_WATCHDOG, KEEP_ALIVE, WorkOrder
+from worker.ipc.order import EXIT_STOPPED, EXIT_WATCHDOG, KEEP_ALIVE, STOP, WorkOrder
 
 #: In place of torch: creates a file when it is imported, and never returns.
 SLOW_TORCH = """
@@ -144,3 +144,31 @@ def test_stdout_carries_only_messages(tmp_path: Path, order: WorkOrder) -> None:
     assert outcome.status == 1
     assert [message.type for message in outcome.messages] == ["failed"]
     assert MESSAGE.validate_json(outcome.messages[0].model_dump_json()) == outcome.messages[0]
+
+
+@pytest.mark.parametrize("is_early", [True, False], ids=["before the block", "within the block"])
+def test_request_to_stop_ends_work_that_leaves_nothing_to_save(is_early: bool) -> None:
+    code = """
+        import sys, time
+        from worker.ipc.channel import Channel
+        channel = Channel()
+        channel.watch(60)
+        while "early" in sys.argv and not channel.is_stop_wanted:
+            time.sleep(0.01)
+        with channel.exiting_on_stop():
+            if channel.is_stop_wanted:
+                sys.exit(75)
+            print("loading", file=sys.stderr, flush=True)
+            time.sleep(60)
+    """
+    program = [sys.executable, "-c", textwrap.dedent(code), *(["early"] if is_early else [])]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(program, cwd=ROOT, **pipes) as process:  # type: ignore[call-overload]
+        if not is_early:
+            assert process.stderr.readline() == b"loading\n"
+        began = time.monotonic()
+        process.stdin.write(KEEP_ALIVE + STOP)
+        process.stdin.flush()
+        assert process.wait() == EXIT_STOPPED
+        assert time.monotonic() - began < 30
+        assert is_early or MESSAGE.validate_json(process.stdout.read()) == Stopped(step=0)

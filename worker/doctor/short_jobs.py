@@ -73,9 +73,12 @@ def stop_and_resume(device: str) -> str:
         order = workshop.order(SHORT, training={"checkpoint_steps": 2})
         expected = workshop.weights(order)
         stopped = workshop.run(order, stops_at_checkpoint=True)
+        step = _last(stopped, CheckpointSaved).step
+        require(
+            step < STEPS, f"the job went on to step {step} of {STEPS} after the request to stop"
+        )
         saved = workshop.last_work / _last(stopped, CheckpointSaved).directory
         found = workshop.weights(order.model_copy(update={"checkpoints": [str(saved)]}))
-        step = _last(stopped, CheckpointSaved).step
     difference = float((found - expected).norm() / expected.norm())
     limit = MAX_RESUME_DIFFERENCE[device]
     figures = f"after a stop at step {step} of {STEPS} weights differ by {difference:.1e}"

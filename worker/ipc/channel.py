@@ -10,10 +10,11 @@ import math
 import os
 import select
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from worker.ipc.order import EXIT_WATCHDOG, STOP
+from worker.ipc.order import EXIT_STOPPED, EXIT_WATCHDOG, STOP
 
 if TYPE_CHECKING:
     from app.domain.progress import Message
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 class Channel:
     """Writes messages to a private copy of stdout. Other output to stdout goes to stderr."""
+
+    _exits_on_stop = False
 
     def __init__(self) -> None:
         self._out = os.dup(1)
@@ -32,6 +35,18 @@ class Channel:
     def is_stop_wanted(self) -> bool:
         """Whether the supervisor requested a checkpoint and an exit."""
         return self._stop.is_set()
+
+    @contextmanager
+    def exiting_on_stop(self) -> Iterator[None]:
+        """Exit at once on a request to stop, in work that leaves nothing to save and takes long.
+
+        The block should begin with a look at ``is_stop_wanted``, for an earlier request.
+        """
+        self._exits_on_stop = True
+        try:
+            yield
+        finally:
+            self._exits_on_stop = False
 
     def watch(self, watchdog_seconds: float) -> None:
         """Read stdin in a thread. Exit with EXIT_WATCHDOG after ``watchdog_seconds`` of silence."""
@@ -62,6 +77,14 @@ class Channel:
             *lines, rest = (rest + data).split(b"\n")  # any data counts as a keep-alive
             if STOP.rstrip() in lines:
                 self._stop.set()
+                if self._exits_on_stop:
+                    self._exit_stopped()
+
+    def _exit_stopped(self) -> NoReturn:
+        from app.domain.progress import Stopped
+
+        self.send(Stopped(step=0))
+        os._exit(EXIT_STOPPED)
 
 
 def _exit(message: bytes) -> NoReturn:

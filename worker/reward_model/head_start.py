@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from app.domain.plan import TrainingPlan
 from worker.reward_model.errors import unsupported_model
+from worker.reward_model.stored_weights import head_files
 
 
 def start_head(model: PreTrainedModel, model_dir: str, plan: TrainingPlan) -> None:
@@ -34,7 +35,7 @@ def start_head(model: PreTrainedModel, model_dir: str, plan: TrainingPlan) -> No
 
 
 def _read(model_dir: Path, name: str) -> torch.Tensor:
-    for path in sorted(model_dir.glob("*.safetensors")):
+    for path in reversed(head_files(model_dir)):
         with safe_open(path, framework="pt") as file:
             if name in file.keys():  # noqa: SIM118 - not a mapping
                 tensor: torch.Tensor = file.get_tensor(name)

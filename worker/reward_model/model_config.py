@@ -58,8 +58,9 @@ def execution_arguments(model_dir: str | Path) -> dict[str, Any]:
     for key in _ATTENTION_KEYS:  # the one does not replace the other
         if any(part.get(key) not in (None, *_OWN_ATTENTION) for part in parts):
             arguments[key] = None
-    if any(part.get(key) for part in parts for key in _EXPERT_KEYS):
-        arguments["experts_implementation"] = None
+    for key in _EXPERT_KEYS:
+        if any(part.get(key) for part in parts):
+            arguments[key] = None
     if any(_pads_outside_of_embedding(part) for part in parts):
         arguments["pad_token_id"] = None
     return arguments

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from app.domain.templates import with_fixed_date
 from worker.reward_model.chat_template import ChatRenderer
+from worker.reward_model.errors import unsupported_model
 
 #: Names of tokens for padding, most suitable class first. Only one class is returned.
 _SPARE_TOKEN_CLASSES = (
@@ -72,7 +73,9 @@ def spare_pad_tokens(
         return unknown
     added = copy.deepcopy(tokenizer)
     token_id = add_pad_token(added, ADDED_PAD_TOKEN)
-    if ADDED_PAD_TOKEN not in vocabulary and token_id < vocab_rows:
+    # A vocabulary with unused ids gives a new token the id of another one.
+    is_new = ADDED_PAD_TOKEN not in vocabulary and token_id not in vocabulary.values()
+    if is_new and token_id < vocab_rows:
         return {ADDED_PAD_TOKEN: token_id}
     return unknown
 
@@ -139,11 +142,20 @@ def tokens_around(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
 
 
 def eos_token_ids(config: PreTrainedConfig, model_dir: Path) -> set[int]:
-    """Return all EOS ids of the config and the generation config."""
+    """Return all EOS ids of the config and the generation config.
+
+    Raises:
+        TrainerError: model_unsupported if the generation config is damaged.
+    """
     ids = _as_ids(getattr(config.get_text_config(), "eos_token_id", None))
     generation = model_dir / "generation_config.json"
     if generation.is_file():
-        ids |= _as_ids(json.loads(generation.read_text("utf-8")).get("eos_token_id"))
+        try:
+            ids |= _as_ids(json.loads(generation.read_bytes()).get("eos_token_id"))
+        except (ValueError, RecursionError, AttributeError) as error:
+            raise unsupported_model(
+                f"{generation.name} is damaged, which names EOS tokens; download it again"
+            ) from error
     return ids
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 from app.domain.progress import MESSAGE, Failed
 from worker.ipc.order import ORDER_FILE, WorkOrder
@@ -94,11 +95,27 @@ def _released_lock() -> str:
             [sys.executable, "-c", _HOLD_LOCK, file.name], stdout=subprocess.PIPE
         )
         with holder:
-            assert holder.stdout is not None
-            holder.stdout.readline()
-            began = time.monotonic()
-            holder.send_signal(signal.SIGKILL)
-            with Path(file.name).open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            seconds = time.monotonic() - began
+            try:
+                seconds = _seconds_of_release(holder, Path(file.name))
+            finally:
+                holder.kill()
     return require(seconds <= RELEASE_SECONDS, f"{seconds:.2f} s of {RELEASE_SECONDS:.0f} s")
+
+
+def _seconds_of_release(holder: subprocess.Popen[bytes], file: Path) -> float:
+    assert holder.stdout is not None
+    require(holder.stdout.readline() == b"held\n", "a process could not take a lock")
+    with file.open("w") as lock:
+        require(not _is_free(lock), f"two processes could take the same lock in {file.parent}")
+        began = time.monotonic()
+        holder.send_signal(signal.SIGKILL)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return time.monotonic() - began
+
+
+def _is_free(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

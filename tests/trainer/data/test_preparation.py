@@ -53,6 +53,11 @@ def unrenderable(base: TinyBase) -> WorkOrder:
     return with_plan(base.order(count=8, eval_count=0), tokenization=strict)
 
 
+def rendered_to_nothing(base: TinyBase) -> WorkOrder:
+    silent = {"chat_template": "{# nothing #}"}
+    return with_plan(base.order(count=8, eval_count=0), tokenization=silent)
+
+
 def ends_in_pad_token(base: TinyBase) -> WorkOrder:
     rows = make_pairs(8, text=True)
     rows[2]["rejected"] += " <pad>"
@@ -76,6 +81,11 @@ def one_prompt(base: TinyBase) -> WorkOrder:
             "dataset_invalid",
             "cannot render this pair: no such role. This holds for all 8 rows, so the cause is "
             "probably the chat template",
+        ),
+        (
+            rendered_to_nothing,
+            "dataset_invalid",
+            "a reply has no tokens. This holds for all 8 rows, so the cause is probably the chat",
         ),
         (ends_in_pad_token, "dataset_invalid", "line 3: a text ends in '<pad>'"),
         (one_prompt, "dataset_invalid", "every pair has the same prompt"),

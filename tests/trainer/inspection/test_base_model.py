@@ -193,6 +193,21 @@ def _other_vocabulary(directory: Path) -> None:
     edit_config(directory, vocab_size=VOCAB_ROWS * 2)
 
 
+def _cut(name: str) -> Callable[[Path], Any]:
+    """Return a function that leaves the first half of a file, as a download that broke off."""
+
+    def cut(directory: Path) -> None:
+        content = (directory / name).read_bytes()
+        (directory / name).write_bytes(content[: len(content) // 2])
+
+    return cut
+
+
+def _other_header(directory: Path) -> None:
+    header = b'{"a": {"dtype": "F32"}}'
+    (directory / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header)
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -207,7 +222,20 @@ def _other_vocabulary(directory: Path) -> None:
         pytest.param(_no_tokenizer, "tokenizer", id="no-tokenizer"),
         pytest.param(_hole, "model.layers.1.mlp.down_proj.weight", id="missing-layer"),
         pytest.param(_other_vocabulary, "model.embed_tokens.weight", id="other-vocabulary"),
+        pytest.param(
+            lambda d: edit_config(d, num_hidden_layers=10**12), "at most 10000", id="many-layers"
+        ),
+        pytest.param(
+            lambda d: edit_config(d, text_config={"num_labels": 1e12}), "num_labels", id="labels"
+        ),
         pytest.param(lambda d: (d / "config.json").unlink(), "config.json", id="no-config"),
+        pytest.param(_cut(WEIGHTS), f"{WEIGHTS} has", id="half-of-the-weights"),
+        pytest.param(_other_header, f"{WEIGHTS} is damaged", id="other-header"),
+        pytest.param(
+            lambda d: (d / "generation_config.json").write_text("[]"),
+            "generation_config.json is damaged",
+            id="generation-config",
+        ),
     ],
 )
 def test_damaged_base_model_is_refused(tmp_path: Path, damage: Callable[[Path], Any], reason: str):
@@ -232,6 +260,8 @@ EXECUTION: dict[str, dict[str, Any]] = {
     "labels": {"num_labels": 5, "problem_type": "multi_label_classification"},
     "names-of-labels": {"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 0, "b": 1}},
     "no-architecture": {"architectures": None},
+    "chosen-by-transformers": {"_attn_implementation_autoset": True},
+    "kernel-for-experts": {"_experts_implementation": "grouped_mm"},
     "code-of-its-own": {"auto_map": {"AutoModel": "modeling.Model"}},
     "generation": {"temperature": 0.7, "do_sample": True},
 }

@@ -120,6 +120,21 @@ def test_head_under_another_name_is_taken_over(tmp_path: Path, name: str) -> Non
     assert torch.equal(model.score.weight, torch.full((1, 32), 0.3))
 
 
+def test_head_in_a_file_of_its_own_is_taken_over(tmp_path: Path) -> None:
+    """As LLaMA-Factory saves a reward model. Other files may hold tensors of the same name."""
+    make_base_model(tmp_path, "llama")
+    name = "v_head.summary.weight"
+    for file, value in (("adapter_model", 9.0), ("value_head", 0.3), ("zzz", 9.0)):
+        save_file({name: torch.full((1, 32), value)}, tmp_path / f"{file}.safetensors")
+    base = TinyBase.of(tmp_path, tmp_path / "files")
+    assert base.facts.head_tensors == {"score.weight": name}
+    plan = base.order(count=2, eval_count=0).plan
+    assert plan
+    model = load_base(str(tmp_path), CPU, plan.head_modules)
+    start_head(model, str(tmp_path), plan)
+    assert torch.equal(model.score.weight, torch.full((1, 32), 0.3))
+
+
 @pytest.mark.train
 @pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
 def test_head_that_is_not_finite_is_the_fault_of_the_base_model(

@@ -76,6 +76,15 @@ def test_run_that_changes_no_weight_fails(llama: TinyBase, channel: RecordingCha
     assert failure.step == 1
 
 
+def test_cause_of_an_unchanged_weight_is_found_without_a_logged_step(
+    llama: TinyBase, channel: RecordingChannel
+) -> None:
+    training = {"max_steps": 1, "warmup_steps": 1, "logging_steps": 100}
+    failure = run_to_failure(llama.order(count=8, eval_count=0, training=training), channel)
+    assert failure.code is FailureCode.NOTHING_TRAINED
+    assert "the learning rate was still 0, as the warm-up" in failure.detail
+
+
 def test_failure_from_a_library_has_the_step_and_a_traceback_in_the_log(
     llama: TinyBase, channel: RecordingChannel, work: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +160,18 @@ def test_stop_before_the_first_step_needs_no_checkpoint(
     channel.is_stop_wanted = True
     assert run_task(llama.order(), channel) == EXIT_STOPPED
     assert channel.messages[-1] == Stopped(step=0)
+
+
+def test_stop_does_not_wait_until_the_base_model_is_loaded(
+    llama: TinyBase, channel: RecordingChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object) -> None:
+        assert channel._exits_on_stop
+        raise MemoryError
+
+    monkeypatch.setattr("worker.trainer.tasks.train.load_base", load)
+    assert run_to_failure(llama.order(), channel).code is FailureCode.OUT_OF_MEMORY
+    assert not channel._exits_on_stop
 
 
 def test_missing_model_directory_is_reported(channel: RecordingChannel, tmp_path: Path) -> None:

@@ -133,7 +133,9 @@ def tokenize_pairs(
     if skipped > file.skippable_share * result.row_count:
         problems = {**unrenderable, **problems}
     for problem, lines in problems.items():
-        cause = _cause(problem, lines.count, result.row_count)
+        cause = ""
+        if lines.count == result.row_count > 1:
+            cause = _cause_in_all_rows(problem, result.row_count, tokenizer)
         raise TrainerError(FailureCode.DATASET_INVALID, f"{lines.sentence()}: {problem}{cause}")
     _check_lengths(result, tokenizer.plan)
     if result.identical.count == len(result.pairs):
@@ -191,11 +193,10 @@ def _shuffled(prompts: NDArray[np.void], seed: int) -> NDArray[np.int64]:
     return order
 
 
-def _cause(problem: str, count: int, total: int) -> str:
+def _cause_in_all_rows(problem: str, total: int, tokenizer: PairTokenizer) -> str:
     """Return an explanation to append if every row has the same problem."""
-    if count < total or total == 1:
-        return ""
-    if problem.startswith("a reply has no tokens"):
+    # A conversation has the marks of its turns, also around empty replies.
+    if problem.startswith("a reply has no tokens") and not tokenizer.is_conversational:
         return f". This holds for all {total} rows: check which columns were read as the replies"
     return (
         f". This holds for all {total} rows, so the cause is probably the chat "

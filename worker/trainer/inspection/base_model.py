@@ -28,11 +28,9 @@ from worker.reward_model.special_tokens import (
     tokens_around,
     without_rows,
 )
+from worker.reward_model.stored_weights import stored_dtype, stored_shapes
 from worker.trainer.inspection import modules
-from worker.trainer.inspection.padding_check import (
-    UNSUPPORTED_ERRORS,
-)
-from worker.trainer.inspection.stored_weights import stored_dtype, stored_shapes
+from worker.trainer.inspection.padding_check import UNSUPPORTED_ERRORS
 from worker.trainer.inspection.supported_config import check_padding, read_supported_config, short
 from worker.trainer.inspection.trained_head import find_trained_head
 

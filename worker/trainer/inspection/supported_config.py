@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,12 @@ from worker.trainer.inspection.padding_check import (
     padding_shift,
 )
 
+#: Numbers of a config for each of which a module or an entry is made, and their limits. With 10**12
+#: layers the inspection would run until its memory is exhausted.
+_COUNTS = (
+    (re.compile(r"layers?$|^depth$|groups?(_num)?$|experts$"), 10_000),
+    (re.compile(r"^num_labels$"), 1_000_000),
+)
 #: Model types that read their score at the last position, whether it is padding or not.
 READS_LAST_POSITION = frozenset({"xlnet"})
 #: Model types that need more input than token ids and an attention mask.
@@ -39,7 +47,7 @@ def read_supported_config(model_dir: Path) -> PreTrainedConfig:
     """
     try:
         raw = json.loads((model_dir / "config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise unsupported_model(
             f"the base model's config.json cannot be read: {short(error)}"
         ) from error
@@ -55,6 +63,7 @@ def read_supported_config(model_dir: Path) -> PreTrainedConfig:
             "the base model is already quantised (quantization_config in its config.json) and "
             'cannot get a reward head; use the unquantised model with quantization "4bit"'
         )
+    _check_counts(raw)
     try:
         config = load_config(model_dir)
     except UNSUPPORTED_ERRORS as error:
@@ -81,6 +90,25 @@ def _check_model_type(config: PreTrainedConfig) -> None:
             "tokens and fails on batches with different numbers of them; use an encoder or a "
             "decoder"
         )
+
+
+def _check_counts(raw: dict[str, Any]) -> None:
+    for name, value in _numbers(raw):
+        for pattern, most in _COUNTS:
+            if pattern.search(name) and value > most:
+                raise unsupported_model(
+                    f"the base model's config.json has {name} {value}, and at most {most} are "
+                    "supported; the operator can correct it"
+                )
+
+
+def _numbers(raw: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield the numbers of a config and of its nested configs, such as ``text_config``."""
+    for name, value in raw.items():
+        if isinstance(value, dict):
+            yield from _numbers(value)
+        elif isinstance(value, int | float):
+            yield name, value
 
 
 def _is_quantized(raw: dict[str, Any]) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from pydantic import JsonValue
 from transformers import TrainerState, set_seed
 
@@ -14,8 +14,7 @@ from app.domain.compiler import planned_steps
 from app.domain.lifecycle import FailureCode, Phase
 from app.domain.metric_names import BEFORE, EVAL, before
 from app.domain.plan import TrainingPlan
-from app.domain.progress import Noted, Packaged, PhaseChanged, Reported, Stepped
-from app.domain.warnings import WarningCode
+from app.domain.progress import Packaged, PhaseChanged, Reported, Stepped
 from worker.ipc.channel import Channel, finite
 from worker.ipc.order import WorkOrder
 from worker.reward_model.errors import StoppedError, TrainerError
@@ -34,17 +33,10 @@ from worker.trainer.inspection.base_model_files import check_base_model_unchange
 from worker.trainer.memory_budget import device_memory_bytes, gpu_name, peak_bytes
 from worker.trainer.training.adapter_check import check_trainable_parameters
 from worker.trainer.training.backend import choose_backend
-from worker.trainer.training.checkpoints import (
-    CheckpointRefusedError,
-    Machine,
-    Manifest,
-    check_checkpoint,
-    differences,
-    restore_best,
-    resume_fingerprint,
-)
+from worker.trainer.training.checkpoints import Machine, resume_fingerprint
 from worker.trainer.training.lora import add_lora
 from worker.trainer.training.outcome import monitored_loss
+from worker.trainer.training.resume_point import ResumePoint, find_resume_point
 from worker.trainer.training.run import (
     AllScores,
     RunInputs,
@@ -55,14 +47,6 @@ from worker.trainer.training.run import (
 )
 
 ADAPTER, STATE = "adapter", "trainer_state.json"
-
-
-@dataclass(frozen=True)
-class _ResumePoint:
-    """A checkpoint to resume from."""
-
-    directory: Path
-    manifest: Manifest
 
 
 def run(order: WorkOrder, channel: Channel) -> None:
@@ -97,24 +81,22 @@ def _train_and_package(
     tokenizer = PairTokenizer(order.model_dir, plan.tokenization, plan.data.format)
     data = prepare_data(DataInputs(order, plan, order.facts, tokenizer, channel))
 
-    set_seed(plan.reward_arguments.seed)  # new head modules and LoRA weights depend on it
-    base = load_base(order.model_dir, device_config, plan.head_modules)
-    start_head(base, order.model_dir, plan)
-    model = add_lora(base, plan)
-    check_trainable_parameters(model, plan)
-    inputs = RunInputs(
-        plan=plan,
-        device_config=device_config,
-        device_bytes=device_memory_bytes(device_config.device, order.memory_bytes),
-        train_pairs=data.train,
-        eval_sets=data.eval_sets(),
-        checkpoint_seconds=order.checkpoint_seconds,
-    )
-    run = build_run(model, tokenizer.tokenizer, inputs, channel)
-    backend = choose_backend(run, channel)
-    fingerprint = resume_fingerprint(plan, _machine(run, order), backend)
-    run.checkpoints.resume_fingerprint = fingerprint
-    resume_point = _find_resume_point(order, plan, fingerprint, channel)
+    with channel.exiting_on_stop():  # loading a large model takes minutes
+        _stop_if_wanted(channel, 0)
+        model = _load_model(order, plan, device_config)
+        inputs = RunInputs(
+            plan=plan,
+            device_config=device_config,
+            device_bytes=device_memory_bytes(device_config.device, order.memory_bytes),
+            train_pairs=data.train,
+            eval_sets=data.eval_sets(),
+            checkpoint_seconds=order.checkpoint_seconds,
+        )
+        run = build_run(model, tokenizer.tokenizer, inputs, channel)
+        backend = choose_backend(run, channel)
+        fingerprint = resume_fingerprint(plan, _machine(run, order), backend)
+        run.checkpoints.resume_fingerprint = fingerprint
+        resume_point = find_resume_point(order, plan, fingerprint, channel)
     _evaluate_untrained(run, resume_point, channel)
     _train(run, resume_point, channel)
     _report_peak_memory(run, order, channel)
@@ -140,6 +122,16 @@ def _train_and_package(
     return write_adapter(Path(ADAPTER), adapter, data.train, data.eval), metrics
 
 
+def _load_model(order: WorkOrder, plan: TrainingPlan, device_config: DeviceConfig) -> PeftModel:
+    """Return the base model with its head and the adapter, before training."""
+    set_seed(plan.reward_arguments.seed)  # new head modules and LoRA weights depend on it
+    base = load_base(order.model_dir, device_config, plan.head_modules)
+    start_head(base, order.model_dir, plan)
+    model = add_lora(base, plan)
+    check_trainable_parameters(model, plan)
+    return model
+
+
 def _machine(run: TrainingRun, order: WorkOrder) -> Machine:
     device = run.inputs.device_config.device
     return Machine(
@@ -161,45 +153,8 @@ def _report_peak_memory(run: TrainingRun, order: WorkOrder, channel: Channel) ->
     report_memory(inputs.plan, order.facts, longest, order.memory_bytes, channel, measured)
 
 
-def _find_resume_point(
-    order: WorkOrder, plan: TrainingPlan, fingerprint: dict[str, Any], channel: Channel
-) -> _ResumePoint | None:
-    """Return the first of the order's checkpoints that is intact and belongs to this run."""
-    for directory in map(Path, order.checkpoints):
-        try:
-            manifest = check_checkpoint(directory, fingerprint, is_exact=plan.resume == "exact")
-        except CheckpointRefusedError as error:
-            message = (
-                f"a checkpoint cannot be used: {error}. Training continues from an older "
-                "checkpoint, or from the start if there is none"
-            )
-            channel.send(
-                Noted(code=WarningCode.CHECKPOINT_REFUSED, message=message[:2000], is_warning=True)
-            )
-            continue
-        _warn_of_other_machine(manifest, fingerprint, channel)
-        restore_best(directory, manifest, Path())
-        return _ResumePoint(directory, manifest)
-    return None
-
-
-def _warn_of_other_machine(
-    manifest: Manifest, fingerprint: dict[str, Any], channel: Channel
-) -> None:
-    saved = manifest.resume_fingerprint
-    different = differences(fingerprint, saved)
-    if not different or manifest.is_finished:
-        return
-    what = ", ".join(f"{k} {saved.get(k)}, now {fingerprint.get(k)}" for k in different)
-    message = (
-        f"training continues from a checkpoint of another machine ({what}): the adapter's last "
-        "bits will differ from those of an undisturbed run"
-    )
-    channel.send(Noted(code=WarningCode.RESUMED_ELSEWHERE, message=message[:2000], is_warning=True))
-
-
 def _evaluate_untrained(
-    run: TrainingRun, resume_point: _ResumePoint | None, channel: Channel
+    run: TrainingRun, resume_point: ResumePoint | None, channel: Channel
 ) -> None:
     """Evaluate before the first step; a resumed run has the metrics in its checkpoint."""
     if resume_point is not None:
@@ -221,9 +176,8 @@ def _evaluate_untrained(
         channel.send(Stepped(step=0, total_steps=total, epoch=0, metrics=untrained))
 
 
-def _train(run: TrainingRun, resume_point: _ResumePoint | None, channel: Channel) -> None:
-    if channel.is_stop_wanted:
-        raise StoppedError(resume_point.manifest.step if resume_point else 0)
+def _train(run: TrainingRun, resume_point: ResumePoint | None, channel: Channel) -> None:
+    _stop_if_wanted(channel, resume_point.manifest.step if resume_point else 0)
     channel.send(PhaseChanged(phase=Phase.TRAINING))
     if resume_point is None:
         train(run, resume_from=None)
@@ -233,7 +187,12 @@ def _train(run: TrainingRun, resume_point: _ResumePoint | None, channel: Channel
         train(run, resume_from=resume_point.directory)
 
 
-def _is_continued(run: TrainingRun, resume_point: _ResumePoint) -> bool:
+def _stop_if_wanted(channel: Channel, step: int) -> None:
+    if channel.is_stop_wanted:
+        raise StoppedError(step)
+
+
+def _is_continued(run: TrainingRun, resume_point: ResumePoint) -> bool:
     """Whether the run has more steps than the run that saved the checkpoint after its last step."""
     saved = TrainerState.load_from_json(str(resume_point.directory / STATE))
     is_at_end = bool(saved.global_step >= saved.max_steps)  # it did not stop early
@@ -244,7 +203,7 @@ def _planned_steps(run: TrainingRun) -> int:
     return planned_steps(len(run.trainer.train_dataset), run.inputs.plan)
 
 
-def _restore_finished(run: TrainingRun, resume_point: _ResumePoint) -> None:
+def _restore_finished(run: TrainingRun, resume_point: ResumePoint) -> None:
     """Load the final weights, because Trainer would take one more step."""
     directory, manifest = resume_point.directory, resume_point.manifest
     best = manifest.best_step if run.trainer.args.load_best_model_at_end else None

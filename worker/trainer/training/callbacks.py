@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,9 @@ class ProgressCallback(TrainerCallback):
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.last_metrics: dict[str, float] = {}
+        #: Of the last step, which need not be a logged one.
+        self.last_rate: float | None = None
+        self.last_norm: float | None = None
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
@@ -74,14 +78,20 @@ class ProgressCallback(TrainerCallback):
 class NonFiniteGradientCallback(TrainerCallback):
     """Stops a run whose gradients are not finite, before a step makes every weight NaN."""
 
+    def __init__(self, progress: ProgressCallback) -> None:
+        self.progress = progress
+
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
     ) -> None:
         """Check the gradients after clipping, which keeps NaN and turns infinity into NaN."""
         model: torch.nn.Module = more["model"]
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        if gradients and not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+        norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+        if not math.isfinite(norm):
             raise non_finite_error("the gradient norm", state.global_step + 1)
+        self.progress.last_norm = norm
+        self.progress.last_rate = max(group["lr"] for group in more["optimizer"].param_groups)
 
 
 class CheckpointCallback(TrainerCallback):

@@ -177,7 +177,7 @@ def build_run(
     progress = ProgressCallback(channel)
     checkpoints = CheckpointCallback(channel, progress, inputs.checkpoint_seconds)
     before = {name: p.detach().clone() for name, p in trainable_parameters(model)}
-    callbacks = [progress, NonFiniteGradientCallback(), checkpoints]
+    callbacks = [progress, NonFiniteGradientCallback(progress), checkpoints]
     if stopping := plan.early_stopping_arguments:
         callbacks.append(
             EarlyStoppingCallback(
@@ -255,14 +255,14 @@ def check_trained(run: TrainingRun) -> None:
 
 
 def _cause_of_no_change(run: TrainingRun) -> str:
-    """Return the most probable reason, from the last logged step, and what to change."""
-    metrics, args = run.progress.last_metrics, run.trainer.args
-    if metrics.get("train/learning_rate") == 0 and args.learning_rate > 0:
+    """Return the most probable reason, from the last step, and what to change."""
+    progress, args = run.progress, run.trainer.args
+    if progress.last_rate == 0:
         return (
             "the learning rate was still 0, as the warm-up of the schedule is as long as the "
             "training; train for more steps, or with less warm-up"
         )
-    if metrics.get("train/grad_norm") == 0:
+    if progress.last_norm == 0:
         return (
             "the gradients are 0, as both replies of the pairs get the same score; check that the "
             "replies differ in their first max_length tokens"
