@@ -1,6 +1,6 @@
 // The page that submits a job: a form from the spec's schema, with a dry run after every change.
 
-import { get, post, Problem } from "./api.js";
+import { ConnectionError, get, getAll, keyFor, post, Problem } from "./api.js";
 import { retryWhileUnavailable, throttled } from "./connection.js";
 import { $, el, setFacts, setOrHide, setText } from "./dom.js";
 import { bytes, duration, number, shortId, titleOf } from "./format.js";
@@ -14,13 +14,13 @@ let runs = 0;
 
 export async function start(show) {
   const [document, models, datasets] = await retryWhileUnavailable(() =>
-    Promise.all([get("/openapi.json"), get("/v1/base-models"), get("/v1/datasets?limit=100")]),
+    Promise.all([get("/openapi.json"), get("/v1/base-models"), getAll("/v1/datasets")]),
   );
   if (parameters.has("clone")) parent = await retryWhileUnavailable(() => get(`/v1/jobs/${encodeURIComponent(parameters.get("clone"))}`));
   const chosen = parent?.spec ?? { train_dataset: parameters.get("dataset") };
   form = makeSpecForm(document, {
     base_model: models.data.map((model) => [model.id, model.id]),
-    train_dataset: datasetChoices(datasets.data, chosen.train_dataset),
+    train_dataset: datasetChoices(datasets, chosen.train_dataset),
   });
   $("spec").replaceChildren(form.node);
   form.fill(chosen);
@@ -29,6 +29,7 @@ export async function start(show) {
   const dryRunSoon = throttled(DRY_RUN_SECONDS, dryRun);
   for (const change of ["input", "change"]) $("spec").addEventListener(change, dryRunSoon);
   $("spec-form").addEventListener("submit", submit);
+  addEventListener("pageshow", () => ($("submit").disabled = false)); // back from the page of the job
   show();
   await dryRun();
 }
@@ -78,7 +79,8 @@ async function submit(event) {
   if (spec === null) return;
   $("submit").disabled = true;
   try {
-    const job = parent ? await post(`/v1/jobs/${parent.id}/clone`, cloneOf(), crypto.randomUUID()) : await post("/v1/jobs", spec, crypto.randomUUID());
+    const [path, body] = parent ? [`/v1/jobs/${parent.id}/clone`, cloneOf()] : ["/v1/jobs", spec];
+    const job = await post(path, body, keyFor(body));
     location.assign(`/jobs/${job.id}`);
   } catch (error) {
     showFailure(error);
@@ -92,10 +94,11 @@ function cloneOf() {
 }
 
 function showFailure(error) {
+  if (error instanceof ConnectionError) return setText($("dry-run-state"), `${error.message} Change a field, or submit, to try again.`);
   if (!(error instanceof Problem)) throw error;
   const rest = showProblems(error.errors);
   setText($("dry-run-state"), error.errors.length ? "Some fields are invalid." : `${error.message} ${error.hint ?? ""}`);
-  setOrHide($("other-problems"), rest.map(({ loc, message, hint }) => `${loc}: ${message} ${hint ?? ""}`).join(" "));
+  return setOrHide($("other-problems"), rest.map(({ loc, message, hint }) => `${loc}: ${message} ${hint ?? ""}`).join(" "));
 }
 
 function showProblems(problems) {
