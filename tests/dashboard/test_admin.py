@@ -35,7 +35,7 @@ def receiver() -> Iterator[Receiver]:
 def test_admin_creates_and_revokes_keys_and_sees_the_audit_log(signed_in: Browser) -> None:
     signed_in.get("/admin")
     signed_in.wait_for_id("key-name")
-    signed_in.id("key-name").send_keys("pipeline")
+    signed_in.id("key-name").send_keys("pipeline of the team with the longest name of all")
     scopes = Select(signed_in.id("key-scopes"))
     assert [option.text for option in scopes.options] == [scope.value for scope in Scope]
     scopes.select_by_visible_text("jobs:read")
@@ -43,6 +43,9 @@ def test_admin_creates_and_revokes_keys_and_sees_the_audit_log(signed_in: Browse
     signed_in.id("key-form").submit()
     signed_in.wait_for_text("plk_", "#new-key")
     signed_in.wait_for_text("api_key.create", "#audit")
+    signed_in.emulate(width=320)
+    assert not signed_in.is_wider_than_screen()
+    signed_in.emulate()
     row = next(row for row in signed_in.all("#keys tr") if "pipeline" in row.text)
     row_text = row.text
     row.find_element("tag name", "button").click()

@@ -137,8 +137,11 @@ def test_spec_is_checked_while_it_is_typed_and_then_submitted(
     set_field(form, "training-learning_rate", "1e-3")
     site.stop()
     form.id("submit").click()
-    form.wait_for_text("does not respond", "#dry-run-state")
+    form.wait_for_text("queued only once", "#dry-run-state")
+    set_field(form, "training-learning_rate", "1e-4")
+    form.wait_for_text("checked again", "#dry-run-state")
     site.start()
+    form.wait_for_text("The spec is valid.", "#dry-run-state")
     form.js("Object.defineProperty(Crypto.prototype, 'randomUUID', {value: undefined})")  # no https
     form.id("submit").click()
     form.wait_for_text("from the form", "#title")

@@ -5,6 +5,8 @@ import { addTouch } from "./touch.js";
 import uPlot from "./uplot.js";
 
 const HEIGHT = 200;
+const LABEL_WIDTH = 50; // of the labels of the y axis, at least
+const LETTER_WIDTH = 7;
 const SMOOTHED_FROM_POINTS = 60; // a shorter line is readable without smoothing
 const COLORS = 4; // --line-0 and so on; then they repeat with other dashes
 const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
@@ -76,7 +78,7 @@ export function makeChart({ title, format, range, reference }) {
       scales: { x: { time: false, min: 0, max: lastStep }, y: { range: (_, low, high) => range ?? extent(low, high, reference) } },
       axes: [
         { ...axis, size: 28, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 1e4, 1e5, 1e6] },
-        { ...axis, size: 50, values: (_, ticks) => ticks.map(format) },
+        { ...axis, size: (_, labels) => widthOf(labels), values: (_, ticks) => labelsOf(ticks, format) },
       ],
       series: [{}, ...series.flatMap((line) => styles(line, color))],
       hooks: { setCursor: [read], setScale: [showZoom], drawAxes: [(u) => drawReference(u, color)] },
@@ -161,7 +163,7 @@ export function makeChart({ title, format, range, reference }) {
 }
 
 function legendItem(line, format) {
-  return el("span", { class: line.kind ?? `line-${line.place}` }, `${line.name} ${format(line.points.at(-1)[1])}`);
+  return el("span", { class: line.kind ?? `line-${line.place}` }, el("bdi", {}, line.name), ` ${format(line.points.at(-1)[1])}`);
 }
 
 /** Returns the styles of a line: of a long one its points are faint, and its mean is drawn over them. */
@@ -193,6 +195,17 @@ function smoothed(points) {
   const weight = Math.min(1, 20 / points.length);
   let mean = points[0][1];
   return points.map(([step, value]) => [step, (mean += weight * (value - mean))]);
+}
+
+/** Returns the labels of an axis. A tick that is 0 but for rounding is 0. */
+function labelsOf(ticks, format) {
+  const most = Math.max(...ticks.map(Math.abs));
+  return ticks.map((tick) => format(Math.abs(tick) < most * 1e-9 ? 0 : tick));
+}
+
+/** Returns the width that the labels of the y axis need. */
+function widthOf(labels) {
+  return Math.max(LABEL_WIDTH, ...(labels ?? []).map((label) => 8 + LETTER_WIDTH * label.length));
 }
 
 function extent(low, high, reference) {

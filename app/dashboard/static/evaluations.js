@@ -56,7 +56,7 @@ function makeRow(evaluation) {
     cell("name", link),
     cell("status", pill),
     cell("model", evaluation.base_model),
-    cell("number", number(evaluation.adapters.length)),
+    el("td", { role: "cell", class: "number", "data-label": "Adapters" }, number(evaluation.adapters.length)),
     cell("", el("a", { href: `/datasets/${evaluation.dataset}` }, evaluation.suite ?? shortId(evaluation.dataset))),
     cell("number age", age),
   );

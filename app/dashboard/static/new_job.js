@@ -1,12 +1,13 @@
 // The page that submits a job: a form from the spec's schema, with a dry run after every change.
 
-import { ConnectionError, get, getAll, keyFor, post, Problem } from "./api.js";
+import { ConnectionError, get, getAll, isTransient, keyFor, post, Problem } from "./api.js";
 import { retryWhileUnavailable, throttled } from "./connection.js";
 import { $, el, setFacts, setOrHide, setText } from "./dom.js";
 import { bytes, duration, number, shortId, titleOf } from "./format.js";
 import { makeSpecForm } from "./spec_form.js";
 
 const DRY_RUN_SECONDS = 0.8;
+const RETRY_SECONDS = 5;
 const parameters = new URLSearchParams(location.search);
 let form = null;
 let parent = null;
@@ -60,7 +61,9 @@ async function dryRun() {
   } catch (error) {
     if (run !== runs) return;
     showPlan(null);
-    showFailure(error);
+    showFailure(error, "It is checked again soon.");
+    // A worker may still be downloading the base model.
+    if (isTransient(error)) setTimeout(() => run === runs && dryRun(), RETRY_SECONDS * 1000);
   }
 }
 
@@ -83,7 +86,7 @@ async function submit(event) {
     const job = await post(path, body, keyFor(body));
     location.assign(`/jobs/${job.id}`);
   } catch (error) {
-    showFailure(error);
+    showFailure(error, "Submit it again: it is queued only once.");
     $("submit").disabled = false;
   }
 }
@@ -93,8 +96,8 @@ function cloneOf() {
   return { from_checkpoint: $("from-checkpoint").checked, overrides: form.changes(parent.spec) };
 }
 
-function showFailure(error) {
-  if (error instanceof ConnectionError) return setText($("dry-run-state"), `${error.message} Change a field, or submit, to try again.`);
+function showFailure(error, next) {
+  if (error instanceof ConnectionError) return setText($("dry-run-state"), `${error.message} ${next}`);
   if (!(error instanceof Problem)) throw error;
   const rest = showProblems(error.errors);
   setText($("dry-run-state"), error.errors.length ? "Some fields are invalid." : `${error.message} ${error.hint ?? ""}`);
