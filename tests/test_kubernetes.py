@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shlex
 import tomllib
 from pathlib import Path
@@ -178,3 +179,19 @@ def test_scaling_counts_jobs_with_a_query_that_the_database_runs(engine: Engine)
     assert Settings.model_fields["queue"].default in shlex.split(query.replace("=", " "))
     with engine.connect() as connection:
         assert connection.execute(text(query)).scalar() == 0
+
+
+def test_commands_of_the_first_lines_create_every_secret_that_is_read() -> None:
+    commands = re.findall(
+        r"create secret generic (\S+)((?: \\\n# +--from-literal=\S+)+)",
+        (FOLDER / "kustomization.yaml").read_text(),
+    )
+    created = {name: set(re.findall(r"literal=(\w+)=", keys)) for name, keys in commands}
+    for found in KEDA:
+        for read in found["spec"].get("secretTargetRef", ()):
+            assert read["key"] in created[read["name"]]
+    for pod in PODS:
+        for entry in container(pod).get("env", ()):
+            if read := entry.get("valueFrom", {}).get("secretKeyRef"):
+                assert read["key"] in created[read["name"]]
+        assert all(e["secretRef"]["name"] in created for e in container(pod)["envFrom"][:1])

@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.core.settings import Settings
 from tests.cli.conftest import serving
 from tests.services import free_port, skip_or_fail, wait_until
 from tests.world import pairs
@@ -120,6 +121,13 @@ def test_compose_runs_the_configuration_of_the_page() -> None:
         assert written in text
         text = text.replace(written, composed)
     assert COMPOSED.read_text().partition("\n\n")[2] == text
+
+
+def test_proxies_wait_for_a_scoring_request_that_is_held() -> None:
+    seconds = re.findall(r"(?:proxy_read|response_header)_timeout (\d+)s", PAGE.read_text())
+    held = Settings.model_fields["scoring_hold_seconds"].default
+    assert len(seconds) == 2
+    assert all(int(found) >= held + 60 for found in seconds)
 
 
 def _answers(client: httpx.Client) -> bool:

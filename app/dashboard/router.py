@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from fastapi import APIRouter, FastAPI, Request, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from app.auth.key_ring import Scope
 from app.core.errors import NotFoundError
 from app.dashboard import reference
 from app.datasets.options import MAPPABLE
@@ -55,7 +56,10 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 #: Values in pages that are not loaded from the API.
-_VALUES: Mapping[str, Mapping[str, Any]] = {"formats": {"shapes": SHAPES, "parts": MAPPABLE}}
+_VALUES: Mapping[str, Mapping[str, Any]] = {
+    "formats": {"shapes": SHAPES, "parts": MAPPABLE},
+    "admin": {"scopes": [scope.value for scope in Scope]},
+}
 _HERE = Path(__file__).parent
 # The mimetypes of the operating system may map .js to text/plain.
 _MEDIA_TYPES = {

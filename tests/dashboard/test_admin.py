@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from selenium.webdriver.support.select import Select
 
+from app.auth.key_ring import Scope
 from app.core.database import transaction
 from app.core.settings import Settings
 from app.models import UsageDay
@@ -33,15 +35,24 @@ def receiver() -> Iterator[Receiver]:
 def test_admin_creates_and_revokes_keys_and_sees_the_audit_log(signed_in: Browser) -> None:
     signed_in.get("/admin")
     signed_in.wait_for_id("key-name")
-    signed_in.id("key-name").send_keys("pipeline")
+    signed_in.id("key-name").send_keys("pipeline of the team with the longest name of all")
+    scopes = Select(signed_in.id("key-scopes"))
+    assert [option.text for option in scopes.options] == [scope.value for scope in Scope]
+    scopes.select_by_visible_text("jobs:read")
+    scopes.select_by_visible_text("scores:write")
     signed_in.id("key-form").submit()
     signed_in.wait_for_text("plk_", "#new-key")
     signed_in.wait_for_text("api_key.create", "#audit")
+    signed_in.emulate(width=320)
+    assert not signed_in.is_wider_than_screen()
+    signed_in.emulate()
     row = next(row for row in signed_in.all("#keys tr") if "pipeline" in row.text)
+    row_text = row.text
     row.find_element("tag name", "button").click()
     signed_in.driver.switch_to.alert.accept()
     signed_in.wait_for_text("api_key.revoke", "#audit")
     assert "pipeline" not in signed_in.text("#keys")
+    assert "jobs:read, scores:write" in row_text
 
 
 def test_deliveries_of_a_webhook_are_shown_with_the_last_error(

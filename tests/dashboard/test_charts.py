@@ -134,3 +134,17 @@ def test_keys_zoom_around_the_step_that_is_read(chart: Browser) -> None:
     chart.press(Keys.ENTER)
     wait_for_all_steps(chart)
     assert chart.js("return document.activeElement.className") == "chart"
+
+
+def test_values_of_a_job_that_diverges_stay_readable(
+    chart: Browser, world: World, lease: WriteContext
+) -> None:
+    """Labels of the axis that are wider than its default width are not cut off."""
+    narrow = chart.all(".u-over")[0].size["width"]
+    world.step(lease, STEPS, STEPS, train__loss=-1e28)
+    chart.wait_for_text("training -1e+28", ".legend")
+    wait_until("a wider axis", lambda: chart.all(".u-over")[0].size["width"] < narrow)
+    assert chart.js(
+        "return import('/static/format.js').then(({ duration, number }) => "
+        "[duration(7199), number(2 ** 60), number(1234567)])"
+    ) == ["2 h 0 min", "1.2e+18", "1,234,567"]

@@ -20,6 +20,7 @@ from app.job_queue.worker_api import Progress
 from tests.dashboard.adapters import publish
 from tests.dashboard.browser import Browser
 from tests.services import wait_until
+from tests.site import Site
 from tests.world import BASE_MODEL, SCORES, World, pairs
 
 
@@ -71,6 +72,10 @@ def test_upload_is_read_as_the_form_says(signed_in: Browser, world: World, tmp_p
     }.items():
         signed_in.id(f"upload-{name}").send_keys(text)
     signed_in.id("upload-skip").click()
+    signed_in.id("upload-labels").send_keys("\ntie:nobody")
+    signed_in.id("upload-button").click()
+    signed_in.wait_for_text('not "tie:nobody"', "#upload-state")
+    signed_in.id("upload-labels").send_keys(Keys.BACKSPACE * len("\ntie:nobody"))
     signed_in.id("upload-button").click()
     signed_in.wait_for_text("mine.jsonl", "#title")
     signed_in.wait_for_text('enable_thinking=false, style="a=b"', "#facts")
@@ -114,8 +119,10 @@ def set_field(browser: Browser, name: str, value: str) -> None:
     field.send_keys(value)
 
 
-def test_spec_is_checked_while_it_is_typed_and_then_submitted(form: Browser, world: World) -> None:
-    form.expected_errors += ["422 (Unprocessable"]
+def test_spec_is_checked_while_it_is_typed_and_then_submitted(
+    form: Browser, world: World, site: Site
+) -> None:
+    form.expected_errors += ["422 (Unprocessable", "ERR_"]
     form.wait_for_text("The spec is valid.", "#dry-run-state")
     set_field(form, "lora-r", "0")
     form.wait_for_text("1", "#field-lora-r-error")
@@ -125,6 +132,17 @@ def test_spec_is_checked_while_it_is_typed_and_then_submitted(form: Browser, wor
     set_field(form, "metadata", '{"team": "search"}')
     form.wait_for_text("The spec is valid.", "#dry-run-state")
     form.wait_for_text("Steps", "#preview-facts")
+    set_field(form, "training-learning_rate", "1e999")  # JSON has no such number
+    form.wait_for_text("number", "#field-training-learning_rate-error")
+    set_field(form, "training-learning_rate", "1e-3")
+    site.stop()
+    form.id("submit").click()
+    form.wait_for_text("queued only once", "#dry-run-state")
+    set_field(form, "training-learning_rate", "1e-4")
+    form.wait_for_text("checked again", "#dry-run-state")
+    site.start()
+    form.wait_for_text("The spec is valid.", "#dry-run-state")
+    form.js("Object.defineProperty(Crypto.prototype, 'randomUUID', {value: undefined})")  # no https
     form.id("submit").click()
     form.wait_for_text("from the form", "#title")
     (job,) = world.client.get("/v1/jobs").json()["data"]
@@ -135,8 +153,11 @@ def test_spec_is_checked_while_it_is_typed_and_then_submitted(form: Browser, wor
 
 def test_clone_changes_and_resets_fields(signed_in: Browser, world: World) -> None:
     world.know_base_model()
+    template = "{% for message in messages %}\r\n  {{ message.content }}\n{% endfor %}\n"
     job = world.submit(
-        name="first", training={"max_steps": 7, "batch_size": 4}, eval_dataset={"fraction": 0.1}
+        name="first",
+        training={"max_steps": 7, "batch_size": 4, "chat_template": template},
+        eval_dataset={"fraction": 0.1},
     )
     signed_in.get(f"/jobs/{job['id']}")
     signed_in.wait_for_id("clone")
@@ -152,16 +173,18 @@ def test_clone_changes_and_resets_fields(signed_in: Browser, world: World) -> No
     assert clone["parent_job_id"] == job["id"]
     training = clone["spec"]["training"]
     assert (training["max_steps"], training["batch_size"]) == (9, 8)
+    assert training["chat_template"] == template
     assert clone["spec"]["eval_dataset"] == {"fraction": 0.1, "seed": None}
 
 
 def test_marked_jobs_are_compared(signed_in: Browser, world: World) -> None:
     dataset = world.upload()["id"]
-    for name, rank in (("small", 4), ("large", 64)):
+    for name, rank in (("large", 64), ("small", 4)):
         world.submit(name=name, lora={"r": rank}, train_dataset=dataset)
         lease = world.claim()
         for step in range(1, 6):
-            world.step(lease, step, 5, train__loss=rank / 100 + step / 10, train__grad_norm=step)
+            metrics = {"train__grad_norm": float(step)} if name == "large" else {}
+            world.step(lease, step, 5, train__loss=rank / 100 + step / 10, **metrics)
     signed_in.get("/")
     signed_in.wait_for_text("small", "#rows")
     for box in signed_in.all("#rows input"):
@@ -171,8 +194,11 @@ def test_marked_jobs_are_compared(signed_in: Browser, world: World) -> None:
     assert signed_in.text("#result-rows").count("seed") == 0  # the same in both
     signed_in.wait_for_text("small 0.54", ".legend")
     signed_in.wait_for_text("large 1.14", ".legend")
+    look = "return [...document.querySelectorAll('.legend span')].at(-1).className"
+    assert signed_in.js(look) == "line-1"
     Select(signed_in.id("metric")).select_by_value("train/grad_norm")
     signed_in.wait_for_text("large 5", ".legend")
+    assert signed_in.js(look) == "line-1"  # the other job has no such metric
 
 
 def test_worst_pairs_and_errors_of_the_log_are_shown(signed_in: Browser, world: World) -> None:

@@ -50,7 +50,7 @@ def test_empty_page_says_that_it_is_empty(signed_in: Browser, path: str, text: s
     signed_in.wait_for_text(text)
 
 
-@pytest.mark.parametrize("job_id", ["job_" + "0" * 32, "nonsense"])
+@pytest.mark.parametrize("job_id", ["job_" + "0" * 32, "nonsense", "%"])
 def test_unknown_job_is_reported_as_not_found(signed_in: Browser, job_id: str) -> None:
     signed_in.expected_errors += ["404 (Not Found)", "422 (Unprocessable"]
     signed_in.get(f"/jobs/{job_id}")

@@ -41,6 +41,36 @@ def test_jobs_are_searched_by_name_and_tag_and_sorted(
         "the order", lambda: "sort=name" in signed_in.driver.current_url and len(names()) == 2
     )
     assert names() == ["alpha", "beta"]
+    signed_in.all("#filters a")[2].click()  # queued
+    wait_until("the status", lambda: "status=queued" in signed_in.driver.current_url)
+    wait_until("the same jobs", lambda: names() == ["alpha", "beta"])
+
+
+def test_name_like_a_tag_is_found(
+    signed_in: Browser, world: World, names: Callable[[], list[str]]
+) -> None:
+    dataset = world.upload()["id"]
+    world.submit(name="run:7b", train_dataset=dataset)
+    world.submit(name="run 8: long", metadata={"team": " search"}, train_dataset=dataset)
+    signed_in.get("/?sort=unknown")
+    signed_in.wait_for_text("run:7b", "#rows")
+    signed_in.all("#rows a.label")[0].click()
+    wait_until("the job of the tag", lambda: names() == ["run 8: long"])
+    _search(signed_in, "run 8: lo")
+    wait_until("the job of the name", lambda: names() == ["run 8: long"])
+    _search(signed_in, "run:7")
+    signed_in.wait_for_text("No jobs match", "#empty")
+    signed_in.id("search-names").click()
+    wait_until("the job of the name", lambda: names() == ["run:7b"])
+    signed_in.expected_errors.append("422 (Unprocessable")
+    signed_in.get(f"/?q={'x' * 129}")
+    signed_in.wait_for_text("128", "#refusal")
+
+
+def _search(browser: Browser, text: str) -> None:
+    browser.id("search").clear()
+    browser.id("search").send_keys(text)
+    browser.id("search-form").submit()
 
 
 def test_job_is_found_among_more_than_are_loaded(

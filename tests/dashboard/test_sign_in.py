@@ -35,6 +35,8 @@ def test_page_without_a_key_shows_only_the_sign_in_form(
     browser.press("plk_wrong", Keys.ENTER)
     browser.expected_errors.append("401 (Unauthorized)")
     browser.wait_for_text("not valid", "#sign-in-reason")
+    browser.press("plk_…", Keys.ENTER)  # no header can hold it
+    browser.wait_for_text("no key has", "#sign-in-reason")
     browser.press(key, Keys.ENTER)  # replaces the wrong key, which is selected
     browser.wait_for_text("secret name", "#title")
 
@@ -70,6 +72,17 @@ def test_revoked_key_returns_to_the_sign_in_form(
     assert world.client.delete(f"/v1/api-keys/key_{key.split('_')[1]}").status_code == 204
     browser.wait_for_text("not valid", "#sign-in-reason")
     assert browser.js("return sessionStorage.length") == 0
+
+
+def test_key_without_a_scope_sees_the_lists_without_their_forms(
+    browser: Browser, key_for: Callable[..., str]
+) -> None:
+    browser.expected_errors.append("403 (Forbidden)")
+    browser.follow_key_link(key_for("acme", Scope.JOBS_READ))
+    for path, form in (("/evaluations", "new-evaluation"), ("/score-batches", "new-batch")):
+        browser.get(path)
+        browser.wait_for_id("empty")
+        assert not browser.id(form).is_displayed()
 
 
 def test_key_without_the_scope_sees_the_missing_scope(

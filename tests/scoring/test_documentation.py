@@ -24,20 +24,7 @@ PAGE = (ROOT / "docs" / "scoring.md").read_text()
 SET_UP = """
 import os, warnings
 warnings.simplefilter("ignore")
-from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
 adapter_id, dataset_id = os.environ["ADAPTER"], os.environ["DATASET"]
-policy = AutoModelForCausalLM.from_pretrained("policy")
-tokenizer = AutoTokenizer.from_pretrained("policy")
-prompts = Dataset.from_list(
-    [{"prompt": [{"role": "user", "content": f"please tell me about {w} ?"}]} for w in
-     ("tea", "cars", "birds", "maps")]
-)
-settings = dict(
-    output_dir="out", max_steps=2, per_device_train_batch_size=4, num_generations=4,
-    max_completion_length=6, use_cpu=True, bf16=False, report_to="none", logging_steps=1,
-    save_strategy="no", learning_rate=1e-3, disable_tqdm=True, gradient_checkpointing=False,
-)
 """
 TEAR_DOWN = """
 rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]

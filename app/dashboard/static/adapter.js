@@ -4,7 +4,7 @@ import { get, post } from "./api.js";
 import { offerDownload, setCertificate } from "./components.js";
 import { retryWhileUnavailable } from "./connection.js";
 import { $, copyButton, el, setCode, setFacts, setText, timeAgo } from "./dom.js";
-import { bytes, evalNames, number, percent, shortId } from "./format.js";
+import { bytes, evalNames, idInAddress, number, percent, shortId } from "./format.js";
 
 const NAMES = {
   accuracy: "Accuracy",
@@ -26,8 +26,7 @@ const NAMES = {
 };
 
 export async function start(show) {
-  const id = decodeURIComponent(location.pathname.split("/")[2]);
-  const adapter = await retryWhileUnavailable(() => get(`/v1/adapters/${encodeURIComponent(id)}`));
+  const adapter = await retryWhileUnavailable(() => get(`/v1/adapters/${idInAddress()}`));
   setText($("adapter-id"), adapter.id);
   setText($("job-link"), shortId(adapter.job_id));
   $("job-link").href = `/jobs/${adapter.job_id}`;

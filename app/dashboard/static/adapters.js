@@ -23,14 +23,15 @@ export async function start(show) {
 
 function makeRow({ id, base_model, metrics, bytes: size, created_at }) {
   const cell = (name, ...children) => el("td", { role: "cell", class: name }, ...children);
+  const figure = (label, text) => el("td", { role: "cell", class: "number", "data-label": label }, text);
   const node = el(
     "tr",
     { role: "row" },
     cell("name", el("a", { href: `/adapters/${id}` }, shortId(id))),
     cell("model", base_model),
-    cell("number", accuracyOf(metrics)),
-    cell("number", percent(metrics["eval_before/accuracy"])),
-    cell("number", bytes(size)),
+    figure("Held-out accuracy", accuracyOf(metrics)),
+    figure("Before", percent(metrics["eval_before/accuracy"])),
+    figure("Size", bytes(size)),
     cell("number age", timeAgo(created_at)),
   );
   return { node, update: () => {} };

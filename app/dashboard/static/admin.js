@@ -1,6 +1,6 @@
 // The page for admins: API keys, webhooks with their deliveries, and the audit log of the tenant.
 
-import { get, post, remove } from "./api.js";
+import { get, getAll, post, remove } from "./api.js";
 import { retryWhileUnavailable } from "./connection.js";
 import { makeDeliveries } from "./deliveries.js";
 import { $, el, setOrHide, timeAgo } from "./dom.js";
@@ -14,10 +14,10 @@ export async function start(show) {
 }
 
 async function load() {
-  const [keys, webhooks] = await Promise.all([get("/v1/api-keys?limit=100"), get("/v1/webhooks?limit=100")]);
-  $("keys").replaceChildren(...keys.data.map(makeKey));
-  $("webhooks").replaceChildren(...webhooks.data.map(makeWebhook));
-  $("no-webhooks").hidden = webhooks.data.length > 0;
+  const [keys, webhooks] = await Promise.all([getAll("/v1/api-keys"), getAll("/v1/webhooks")]);
+  $("keys").replaceChildren(...keys.map(makeKey));
+  $("webhooks").replaceChildren(...webhooks.map(makeWebhook));
+  $("no-webhooks").hidden = webhooks.length > 0;
   $("audit").replaceChildren();
   await loadAudit(null);
 }
@@ -56,7 +56,7 @@ function makeWebhook({ id, url, events, disabled_at, failing_since }) {
 }
 
 async function createKey() {
-  const key = await post("/v1/api-keys", { name: $("key-name").value, scopes: [$("key-scope").value] });
+  const key = await post("/v1/api-keys", { name: $("key-name").value, scopes: [...$("key-scopes").selectedOptions].map(({ value }) => value) });
   $("key-form").reset();
   setOrHide($("new-key"), `Copy the key now, it is not shown again: ${key.secret}`);
   await load();
@@ -85,10 +85,13 @@ function actionButton(label, question, run) {
 async function act(event, run) {
   event?.preventDefault();
   setOrHide($("action-error"), "");
+  const button = event?.currentTarget.querySelector("[type=submit]");
+  if (button) button.disabled = true; // a second click would create a second one
   try {
     await run();
   } catch (error) {
     const fields = (error.errors ?? []).map(({ loc, message }) => `${loc}: ${message}`);
     setOrHide($("action-error"), [error.message, error.hint, ...fields].filter(Boolean).join(" "));
   }
+  if (button) button.disabled = false;
 }

@@ -2,7 +2,14 @@
 
 import { currentKey } from "./keys.js";
 
+const NO_KEY = "The API key is not valid: it contains spaces or characters that no key has.";
+const MAX_PAGES = 10; // of a hundred items
 const STREAM_TIMEOUT_MS = 45_000; // the service sends a heartbeat every 15 s
+let sent = { text: null, key: null };
+
+addEventListener("pageshow", ({ persisted }) => {
+  if (persisted) sent = { text: null, key: null }; // back on the page, the same body is meant again
+});
 
 /** An error response (RFC 9457). */
 export class Problem extends Error {
@@ -27,6 +34,28 @@ export function isTransient(error) {
 /** Returns the JSON document of a response. */
 export async function get(path) {
   return await read(await request(path), (response) => response.json());
+}
+
+/** Returns the newest items of a list, for a choice among them. */
+export async function getAll(path) {
+  const items = [];
+  let page = { has_more: true, next: null };
+  for (let count = 0; page.has_more && count < MAX_PAGES; count++) {
+    page = await get(`${path}?${new URLSearchParams({ limit: "100", ...(page.next && { after: page.next }) })}`);
+    items.push(...page.data);
+  }
+  return items;
+}
+
+/** Returns the idempotency key of a body: of the same body the same one, so that a second click or try has no effect. */
+export function keyFor(body) {
+  const text = JSON.stringify(body);
+  if (sent.text !== text) {
+    // crypto.randomUUID exists on https and localhost only.
+    const random = crypto.getRandomValues(new Uint8Array(16));
+    sent = { text, key: Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("") };
+  }
+  return sent.key;
 }
 
 /** Sends a POST with an optional JSON body. A key makes it safe to repeat. */
@@ -99,6 +128,8 @@ async function send(method, path, body, headers) {
 }
 
 async function request(path, options = {}) {
+  // A header cannot hold other characters, and fetch would fail as if the service did not respond.
+  if (!/^[\x21-\x7e]*$/.test(currentKey() ?? "")) throw new Problem(401, { title: "Unauthorized", detail: NO_KEY });
   const headers = { ...options.headers, Authorization: `Bearer ${currentKey()}` };
   let response;
   try {

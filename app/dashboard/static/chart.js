@@ -5,13 +5,17 @@ import { addTouch } from "./touch.js";
 import uPlot from "./uplot.js";
 
 const HEIGHT = 200;
+const LABEL_WIDTH = 50; // of the labels of the y axis, at least
+const LETTER_WIDTH = 7;
 const SMOOTHED_FROM_POINTS = 60; // a shorter line is readable without smoothing
+const COLORS = 4; // --line-0 and so on; then they repeat with other dashes
 const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
 
 /**
  * Returns `{node, update(series, lastStep)}`; series: `[{name, kind, points: [[step, value]]}]`. A
- * series of kind "held-out" has dots; `color` is the name of a CSS variable. Drag, pinch, or press + and
- * -, to zoom; the button, a double click or 0 resets.
+ * series of kind "held-out" has dots. Instead of a kind, the series of several jobs have a `place` from 0
+ * to 7, which decides the colour whether or not the others have points. Drag, pinch, or press + and -, to
+ * zoom; the button, a double click or 0 resets.
  */
 export function makeChart({ title, format, range, reference }) {
   const readout = el("output", { class: "readout" });
@@ -74,9 +78,9 @@ export function makeChart({ title, format, range, reference }) {
       scales: { x: { time: false, min: 0, max: lastStep }, y: { range: (_, low, high) => range ?? extent(low, high, reference) } },
       axes: [
         { ...axis, size: 28, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 1e4, 1e5, 1e6] },
-        { ...axis, size: 50, values: (_, ticks) => ticks.map(format) },
+        { ...axis, size: (_, labels) => widthOf(labels), values: (_, ticks) => labelsOf(ticks, format) },
       ],
-      series: [{}, ...series.flatMap((line, index) => styles(line, index, color))],
+      series: [{}, ...series.flatMap((line) => styles(line, color))],
       hooks: { setCursor: [read], setScale: [showZoom], drawAxes: [(u) => drawReference(u, color)] },
     };
   }
@@ -145,7 +149,7 @@ export function makeChart({ title, format, range, reference }) {
     update(lines, last) {
       series = lines.filter((line) => line.points.length);
       node.hidden = !series.length;
-      legend.replaceChildren(...series.map((line, index) => legendItem(line, index, format)));
+      legend.replaceChildren(...series.map((line) => legendItem(line, format)));
       box.setAttribute("aria-label", `${title}: ${series.map(describe).join("; ")}. Use the arrow keys to read single steps, + and - to zoom.`);
       lastStep = Math.max(last, 1, ...series.map((line) => line.points.at(-1)[0]));
       draw();
@@ -158,15 +162,15 @@ export function makeChart({ title, format, range, reference }) {
   }
 }
 
-function legendItem(line, index, format) {
-  return el("span", { class: line.kind ?? `line-${index}` }, `${line.name} ${format(line.points.at(-1)[1])}`);
+function legendItem(line, format) {
+  return el("span", { class: line.kind ?? `line-${line.place}` }, el("bdi", {}, line.name), ` ${format(line.points.at(-1)[1])}`);
 }
 
 /** Returns the styles of a line: of a long one its points are faint, and its mean is drawn over them. */
-function styles(line, index, color) {
-  const stroke = color(line.color ?? (line.kind === "held-out" ? "--held-out" : "--accent"));
+function styles(line, color) {
+  const stroke = color(line.kind ? (line.kind === "held-out" ? "--held-out" : "--accent") : `--line-${line.place % COLORS}`);
   const isHeldOut = line.kind === "held-out";
-  const dash = line.color ? DASHES[Math.floor(index / 4) % DASHES.length] : [];
+  const dash = line.kind ? [] : DASHES[Math.floor(line.place / COLORS) % DASHES.length];
   const style = { label: line.name, stroke, width: 2, dash, spanGaps: true, points: { show: isHeldOut, size: 7, fill: stroke } };
   return isSmooth(line) ? [{ ...style, stroke: `color-mix(in srgb, ${stroke} 35%, transparent)`, width: 1 }, style] : [style];
 }
@@ -191,6 +195,17 @@ function smoothed(points) {
   const weight = Math.min(1, 20 / points.length);
   let mean = points[0][1];
   return points.map(([step, value]) => [step, (mean += weight * (value - mean))]);
+}
+
+/** Returns the labels of an axis. A tick that is 0 but for rounding is 0. */
+function labelsOf(ticks, format) {
+  const most = Math.max(...ticks.map(Math.abs));
+  return ticks.map((tick) => format(Math.abs(tick) < most * 1e-9 ? 0 : tick));
+}
+
+/** Returns the width that the labels of the y axis need. */
+function widthOf(labels) {
+  return Math.max(LABEL_WIDTH, ...(labels ?? []).map((label) => 8 + LETTER_WIDTH * label.length));
 }
 
 function extent(low, high, reference) {

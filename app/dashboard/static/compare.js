@@ -8,7 +8,6 @@ import { evalNames, number, percent, shortId, titleOf } from "./format.js";
 import { pointsOf } from "./metrics.js";
 
 const MAX_JOBS = 8;
-const COLORS = ["--line-0", "--line-1", "--line-2", "--line-3"];
 const RESULTS = [
   ["Held-out accuracy", "eval/accuracy", percent],
   ["Pairs left out of it", "eval/left_out", percent],
@@ -21,8 +20,8 @@ export async function start(show) {
   const ids = [...new Set((new URLSearchParams(location.search).get("jobs") ?? "").split(",").filter(Boolean))].slice(0, MAX_JOBS);
   const runs = (await Promise.all(ids.map((id) => retryWhileUnavailable(() => load(id))))).filter(Boolean);
   await offerMore(runs.map(({ job }) => job.id));
-  if (runs.length < ids.length) setText($("compare-state"), "Jobs that do not exist are left out.");
-  if (runs.length < 2) setText($("compare-state"), "Add jobs, up to eight.");
+  const notes = [runs.length < ids.length && "Jobs that do not exist are left out.", runs.length < 2 && "Add jobs, up to eight."];
+  setText($("compare-state"), notes.filter(Boolean).join(" "));
   showResults(runs);
   showCurves(runs);
   show();
@@ -49,8 +48,16 @@ async function offerMore(ids) {
   });
 }
 
+/** Returns the titles of jobs; jobs of the same name have their ids too. */
+function uniqueTitles(runs) {
+  const titles = runs.map(({ job }) => titleOf(job));
+  const isShared = (title) => titles.filter((other) => other === title).length > 1;
+  return runs.map(({ job }, place) => (isShared(titles[place]) ? `${titles[place]} ${shortId(job.id)}` : titles[place]));
+}
+
 function showResults(runs) {
-  const link = ({ job }) => el("th", { scope: "col" }, el("a", { href: `/jobs/${job.id}` }, titleOf(job)));
+  const names = uniqueTitles(runs);
+  const link = ({ job }, place) => el("th", { scope: "col" }, el("a", { href: `/jobs/${job.id}` }, names[place]));
   $("result-head").replaceChildren(el("tr", {}, el("th", { scope: "col" }, "Job"), ...runs.map(link)));
   const row = (title, texts) => el("tr", {}, el("th", { scope: "row" }, title), ...texts.map((text) => el("td", {}, text)));
   const rows = [row("Status", runs.map(({ job }) => job.status))];
@@ -76,18 +83,19 @@ function flat(value, prefix = "") {
 }
 
 function showCurves(runs) {
-  const names = [...new Set(runs.flatMap(({ columns }) => Object.keys(columns)))].filter((name) => name !== "step").sort();
-  $("metric").replaceChildren(...names.map((name) => el("option", { value: name }, name)));
-  $("metric").value = names.includes("eval/accuracy") && !names.includes("train/loss") ? "eval/accuracy" : "train/loss";
+  const metrics = [...new Set(runs.flatMap(({ columns }) => Object.keys(columns)))].filter((name) => name !== "step").sort();
+  const names = uniqueTitles(runs);
+  $("metric").replaceChildren(...metrics.map((name) => el("option", { value: name }, name)));
+  $("metric").value = ["train/loss", "eval/accuracy", ...metrics].find((name) => metrics.includes(name)) ?? "";
   $("metric").addEventListener("change", draw);
   draw();
 
   function draw() {
-    const name = $("metric").value;
-    if (!name) return;
-    const chart = makeChart({ title: name, format: number });
+    const metric = $("metric").value;
+    if (!metric) return;
+    const chart = makeChart({ title: metric, format: number });
     $("charts").replaceChildren(chart.node);
-    const lines = runs.map(({ job, columns }, index) => ({ name: titleOf(job), color: COLORS[index % COLORS.length], points: pointsOf(columns, name) }));
+    const lines = runs.map(({ columns }, place) => ({ name: names[place], place, points: pointsOf(columns, metric) }));
     chart.update(lines, Math.max(...runs.map(({ job }) => job.progress.total_steps ?? 0)));
   }
 }

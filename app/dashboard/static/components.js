@@ -50,6 +50,12 @@ export function deleteButton(button, path, question, next) {
   });
 }
 
+/** Hides the form for a new item if the key may see the list, but not what the form needs. */
+export function hideForm(form, error) {
+  if (!(error instanceof Problem) || error.status !== 403) throw error;
+  form.hidden = true;
+}
+
 /** Sets the links to the newest and to the older items of a list; both keep `filter`. */
 export function setPages(page, path, filter, isOlder) {
   $("pages").hidden = !page.has_more && !isOlder;

@@ -4,12 +4,12 @@ import { get, Problem } from "./api.js";
 import { deleteButton } from "./components.js";
 import { retryWhileUnavailable } from "./connection.js";
 import { $, el, setFacts, setOrHide, setText, timeAgo } from "./dom.js";
-import { assignments, bytes, number, percent, shortId } from "./format.js";
+import { assignments, bytes, idInAddress, number, percent, shortId } from "./format.js";
 import { makePair } from "./pairs.js";
 
 const PAIRS = 5;
 const MORE_PAIRS = 50;
-const path = `/v1/datasets/${encodeURIComponent(decodeURIComponent(location.pathname.split("/")[2]))}`;
+const path = `/v1/datasets/${idInAddress()}`;
 
 export async function start(show) {
   const dataset = await retryWhileUnavailable(() => get(path));

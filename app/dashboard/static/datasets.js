@@ -27,6 +27,7 @@ export async function start(show) {
 
 function makeRow(dataset) {
   const cell = (name, ...children) => el("td", { role: "cell", class: name }, ...children);
+  const figure = (label, text) => el("td", { role: "cell", class: "number", "data-label": label }, text);
   const link = el("a", { href: `/datasets/${dataset.id}` }, dataset.name ?? shortId(dataset.id));
   const shape = dataset.row_form === "ranked" ? `${dataset.shape}, ranked replies` : dataset.shape;
   const warnings = dataset.warnings.length ? `${dataset.warnings.length}` : "–";
@@ -34,10 +35,10 @@ function makeRow(dataset) {
     "tr",
     { role: "row" },
     cell("name", link, el("code", { class: "muted" }, shortId(dataset.id))),
-    cell("number", number(dataset.pair_count)),
+    figure("Pairs", number(dataset.pair_count)),
     cell("model", `${shape}, ${dataset.format}`),
-    cell("number", bytes(dataset.upload_bytes)),
-    cell("number", warnings),
+    figure("Size", bytes(dataset.upload_bytes)),
+    figure("Warnings", warnings),
     cell("number age", timeAgo(dataset.created_at)),
   );
   return { node, update: () => {} };

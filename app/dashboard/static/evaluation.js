@@ -4,16 +4,16 @@ import { get, post } from "./api.js";
 import { deleteButton, setPill } from "./components.js";
 import { retryWhileUnavailable } from "./connection.js";
 import { $, el, setFacts, setOrHide, setText, timeAgo } from "./dom.js";
-import { isFinished, number, percent, progressOf, shortId } from "./format.js";
+import { idInAddress, isFinished, number, percent, progressOf, shortId } from "./format.js";
 import { makePair } from "./pairs.js";
 
 const WAIT_SECONDS = 20;
-const path = `/v1/evaluations/${encodeURIComponent(decodeURIComponent(location.pathname.split("/")[2]))}`;
+const path = `/v1/evaluations/${idInAddress()}`;
 
 export async function start(show) {
   deleteButton($("delete"), path, "Delete this evaluation with its scores?", "/evaluations");
   $("cancel").addEventListener("click", cancel);
-  $("worst").addEventListener("toggle", () => $("worst").open && retryWhileUnavailable(showWorst), { once: true });
+  $("worst").addEventListener("toggle", () => retryWhileUnavailable(showWorst).catch(showActionError), { once: true });
   let evaluation = await retryWhileUnavailable(() => get(path));
   for (;;) {
     showEvaluation(evaluation);
@@ -110,8 +110,12 @@ async function cancel() {
   try {
     showEvaluation(await post(`${path}/cancel`));
   } catch (error) {
-    setOrHide($("action-error"), `${error.message} ${error.hint ?? ""}`);
+    showActionError(error);
   }
+}
+
+function showActionError(error) {
+  setOrHide($("action-error"), `${error.message} ${error.hint ?? ""}`);
 }
 
 function nameOf(model) {

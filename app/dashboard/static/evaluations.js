@@ -1,7 +1,7 @@
 // The page of evaluations: a form for a new one, and the list.
 
-import { get, post } from "./api.js";
-import { setPages, setPill } from "./components.js";
+import { get, getAll, keyFor, post } from "./api.js";
+import { hideForm, setPages, setPill } from "./components.js";
 import { repeat, retryWhileUnavailable } from "./connection.js";
 import { $, el, setOrHide, setText, setTime, sync, timeAgo } from "./dom.js";
 import { number, shortId } from "./format.js";
@@ -11,7 +11,7 @@ const REFRESH_SECONDS = 5;
 export async function start(show) {
   const after = new URLSearchParams(location.search).get("after");
   const query = new URLSearchParams({ limit: "25", ...(after && { after }) });
-  await retryWhileUnavailable(fillForm);
+  await retryWhileUnavailable(fillForm).catch((error) => hideForm($("new-evaluation"), error));
   $("evaluation-form").addEventListener("submit", send);
   await repeat(REFRESH_SECONDS, async () => {
     const page = await get(`/v1/evaluations?${query}`);
@@ -24,10 +24,10 @@ export async function start(show) {
 }
 
 async function fillForm() {
-  const [adapters, datasets, suites] = await Promise.all([get("/v1/adapters?limit=100"), get("/v1/datasets?limit=100"), get("/v1/suites")]);
+  const [adapters, datasets, suites] = await Promise.all([getAll("/v1/adapters"), getAll("/v1/datasets"), get("/v1/suites")]);
   const option = (value, text) => el("option", { value }, text);
-  $("adapters").replaceChildren(...adapters.data.map(({ id, base_model }) => option(id, `${shortId(id)} (${base_model})`)));
-  $("dataset").replaceChildren(...datasets.data.map(({ id, name }) => option(id, name ?? shortId(id))));
+  $("adapters").replaceChildren(...adapters.map(({ id, base_model }) => option(id, `${shortId(id)} (${base_model})`)));
+  $("dataset").replaceChildren(...datasets.map(({ id, name }) => option(id, name ?? shortId(id))));
   $("suite").append(...suites.data.map(({ id }) => option(id, id)));
 }
 
@@ -37,7 +37,7 @@ async function send(event) {
   if ($("suite").value) spec.suite = $("suite").value;
   if ($("evaluation-name").value.trim()) spec.name = $("evaluation-name").value.trim();
   try {
-    const evaluation = await post("/v1/evaluations", spec);
+    const evaluation = await post("/v1/evaluations", spec, keyFor(spec));
     location.assign(`/evaluations/${evaluation.id}`);
   } catch (error) {
     const fields = (error.errors ?? []).map(({ message, hint }) => `${message} ${hint ?? ""}`);
@@ -56,7 +56,7 @@ function makeRow(evaluation) {
     cell("name", link),
     cell("status", pill),
     cell("model", evaluation.base_model),
-    cell("number", number(evaluation.adapters.length)),
+    el("td", { role: "cell", class: "number", "data-label": "Adapters" }, number(evaluation.adapters.length)),
     cell("", el("a", { href: `/datasets/${evaluation.dataset}` }, evaluation.suite ?? shortId(evaluation.dataset))),
     cell("number age", age),
   );

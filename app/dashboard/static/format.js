@@ -10,19 +10,30 @@ export function evalNames(metrics) {
   return [...new Set(found.filter((name) => name && name !== "before"))].sort();
 }
 
+/** Returns the name of the evaluation dataset whose accuracy stands for a job; null: eval_dataset. */
+function mainEval(metrics) {
+  return "eval/accuracy" in metrics ? null : (evalNames(Object.keys(metrics))[0] ?? null);
+}
+
+/** Returns the accuracy that lists show, as a number. */
+export function accuracyFrom(metrics) {
+  const name = mainEval(metrics);
+  return metrics[`${name ? `eval_${name}` : "eval"}/accuracy`];
+}
+
 /** Returns the accuracy, what share of the held-out pairs it leaves out, and above which length. */
 export function accuracyOf(metrics) {
-  const name = "eval/accuracy" in metrics ? null : evalNames(Object.keys(metrics))[0];
+  const name = mainEval(metrics);
   const group = name ? `eval_${name}` : "eval";
   const [leftOut, limit] = [metrics[`${group}/left_out`], metrics[`${group}/max_length`]];
   const note = leftOut ? ` (${percent(leftOut, 0)} left out, limit ${number(limit)} tokens)` : "";
-  return percent(metrics[`${group}/accuracy`]) + (name ? ` ${name}` : "") + note;
+  return percent(accuracyFrom(metrics)) + (name ? ` ${name}` : "") + note;
 }
 
 export function number(value) {
   if (value === null || value === undefined) return "–";
   if (typeof value !== "number") return String(value);
-  if (Number.isInteger(value)) return value.toLocaleString("en");
+  if (Number.isSafeInteger(value)) return value.toLocaleString("en");
   return Math.abs(value) >= 1e-3 && Math.abs(value) < 1e5 ? String(Number(value.toPrecision(4))) : value.toExponential(1).replace(".0e", "e");
 }
 
@@ -38,8 +49,21 @@ export function duration(seconds) {
   const whole = Math.max(0, Math.round(seconds));
   if (whole < 90) return `${whole} s`;
   if (whole < 5400) return `${Math.round(whole / 60)} min`;
-  if (whole < 172_800) return `${Math.floor(whole / 3600)} h ${Math.round((whole % 3600) / 60)} min`;
+  if (whole < 172_800) {
+    const minutes = Math.round(whole / 60);
+    return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  }
   return `${Math.round(whole / 86_400)} days`;
+}
+
+/** Returns the id in the address of this page, encoded for the address of a request. */
+export function idInAddress() {
+  const id = location.pathname.split("/")[2];
+  try {
+    return encodeURIComponent(decodeURIComponent(id));
+  } catch {
+    return encodeURIComponent(id); // a lone percent sign; the service does not find it
+  }
 }
 
 /** Shortens an id to its prefix and its random end. */

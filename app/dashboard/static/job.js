@@ -4,7 +4,7 @@ import { get, isTransient, post, stream } from "./api.js";
 import { deleteButton, offerDownload, setCertificate, setPill } from "./components.js";
 import { retryWhileUnavailable, sleep, throttled } from "./connection.js";
 import { $, el, setFacts, setOrHide, setText, sync, timeAgo } from "./dom.js";
-import { duration, isFinished, number, progressOf, shortId, titleOf } from "./format.js";
+import { duration, idInAddress, isFinished, number, progressOf, shortId, titleOf } from "./format.js";
 import { showMetrics } from "./metrics.js";
 import { showNotes, startNotes } from "./notes.js";
 import { showPlan } from "./plan.js";
@@ -18,7 +18,7 @@ const PHASES = ["fetching", "checking", "tokenizing", "evaluating before", "trai
 const TROUBLE = /error|exception|traceback|warning|out of memory/i;
 const QUESTIONS = { cancel: "Cancel this job? It cannot be resumed, but you can clone it." };
 
-const path = `/v1/jobs/${encodeURIComponent(decodeURIComponent(location.pathname.split("/")[2]))}`;
+const path = `/v1/jobs/${idInAddress()}`;
 const events = []; // newest first
 let job = null;
 let lastEvent = 0;
@@ -213,8 +213,9 @@ async function showLogs() {
 }
 
 function addListeners(refresh) {
-  $("logs").addEventListener("toggle", () => retryWhileUnavailable(showLogs));
-  $("worst").addEventListener("toggle", () => retryWhileUnavailable(showWorst));
+  for (const [id, load] of [["logs", showLogs], ["worst", showWorst]]) {
+    $(id).addEventListener("toggle", () => retryWhileUnavailable(load).catch(showActionError));
+  }
   for (const verb of ["pause", "resume", "cancel"]) {
     $(verb).addEventListener("click", async () => {
       if (QUESTIONS[verb] && !confirm(QUESTIONS[verb])) return;
@@ -223,8 +224,12 @@ function addListeners(refresh) {
         setOrHide($("action-error"), "");
         await refresh();
       } catch (error) {
-        setOrHide($("action-error"), `${error.message} ${error.hint ?? ""}`);
+        showActionError(error);
       }
     });
   }
+}
+
+function showActionError(error) {
+  setOrHide($("action-error"), `${error.message} ${error.hint ?? ""}`);
 }

@@ -4,12 +4,13 @@ import { get, Problem } from "./api.js";
 import { setPages, setPill } from "./components.js";
 import { repeat } from "./connection.js";
 import { $, el, setCode, setText, setTime, sync, timeAgo } from "./dom.js";
-import { accuracyOf, progressOf, shortId, titleOf } from "./format.js";
-import { filterOf, findAll, sortJobs, startSearch } from "./search.js";
+import { accuracyFrom, accuracyOf, progressOf, shortId, titleOf } from "./format.js";
+import { addressOf, filterOf, findAll, sortJobs, SORTS, startSearch } from "./search.js";
 import { makeTag } from "./tags.js";
 
 const REFRESH_SECONDS = 3;
 const STATUSES = ["running", "queued", "paused", "succeeded", "failed", "cancelled"];
+const MAX_COMPARED = 8;
 const MAX_ADAPTER_PAGES = 5; // of a hundred adapters
 const MAX_SINGLE_ADAPTERS = 25;
 
@@ -20,20 +21,24 @@ let mayReadAdapters = true;
 export async function start(show) {
   const parameters = new URLSearchParams(location.search);
   const status = STATUSES.includes(parameters.get("status")) ? parameters.get("status") : null;
-  const search = { text: parameters.get("q") ?? "", tag: parameters.get("tag") ?? "", sort: parameters.get("sort") ?? "age" };
+  const sort = SORTS.includes(parameters.get("sort")) ? parameters.get("sort") : "age";
+  const search = { text: parameters.get("q") ?? "", tag: parameters.get("tag") ?? "", sort };
   const shown = Object.fromEntries(Object.entries({ status, q: search.text, tag: search.tag }).filter(([, value]) => value));
   const filter = filterOf(search, status);
   const query = new URLSearchParams([...filter, ["limit", "25"]]);
   if (parameters.get("after")) query.set("after", parameters.get("after"));
   startSearch(search, status);
+  $("search-names").href = addressOf({ text: search.tag, tag: "", sort }, status);
   for (const link of $("filters").children) {
-    if (link.textContent === (status ?? "all")) link.setAttribute("aria-current", "page");
+    const linked = STATUSES.find((name) => name === link.textContent) ?? null;
+    link.href = addressOf(search, linked);
+    if (linked === status) link.setAttribute("aria-current", "page");
   }
   setCode($("new-job-curl"), commands());
   await repeat(REFRESH_SECONDS, async () => {
     const page = search.sort === "age" ? await get(`/v1/jobs?${query}`) : await findAll(filter);
     await loadAccuracies(page.data);
-    sortJobs(page.data, search.sort, (job) => metrics.get(job.adapter_id)?.["eval/accuracy"]);
+    sortJobs(page.data, search.sort, (job) => accuracyFrom(metrics.get(job.adapter_id) ?? {}));
     sync($("rows"), page.data, (job) => job.id, makeRow);
     showEmptyOrPages(page, shown, parameters.has("after"));
     show();
@@ -47,6 +52,7 @@ function showEmptyOrPages(page, filter, isOlder) {
   const isFirst = isEmpty && Object.keys(filter).length === 0 && !isOlder;
   setText($("empty-text"), isFirst ? "No jobs yet" : filter.q || filter.tag ? "No jobs match" : `No ${filter.status ?? "older"} jobs`);
   setText($("empty-hint"), isFirst ? "Submit a job with the commands below. This page updates automatically." : "");
+  $("search-names").hidden = !isEmpty || !filter.tag; // a name may look like a tag
   if (isFirst) $("new-job").open = true;
   setPages(page, "/", filter, isOlder);
 }
@@ -60,7 +66,8 @@ function makeMark(job) {
     if (box.checked) marked.add(job.id);
     else marked.delete(job.id);
     $("compare").hidden = marked.size < 2;
-    $("compare").href = `/compare?jobs=${[...marked].slice(0, 8).join(",")}`;
+    $("compare").href = `/compare?jobs=${[...marked].slice(0, MAX_COMPARED).join(",")}`;
+    setText($("compare"), marked.size > MAX_COMPARED ? `Compare the first ${MAX_COMPARED} of ${marked.size}` : "Compare");
   });
   return box;
 }

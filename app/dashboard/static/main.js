@@ -74,9 +74,11 @@ function showError(error) {
     askForKey(error.message);
     return;
   }
-  const isMissing = error.status === 404 || error.status === 422;
+  const isOfOne = location.pathname.split("/").length > 2; // a malformed id in the path is not found either
+  const isMissing = error.status === 404 || (error.status === 422 && isOfOne);
+  const problems = error.errors.map(({ message, hint }) => `${message}. ${hint ?? ""}`);
   setText($("refusal-title"), isMissing ? "Not found" : error.title);
-  setText($("refusal-detail"), isMissing ? "It was deleted, never existed, or belongs to another tenant." : error.message);
+  setText($("refusal-detail"), isMissing ? "It was deleted, never existed, or belongs to another tenant." : [error.message, ...problems].join(" "));
   setText($("refusal-hint"), isMissing ? "" : error.hint);
   showOnly("refusal");
 }

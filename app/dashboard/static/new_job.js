@@ -1,12 +1,13 @@
 // The page that submits a job: a form from the spec's schema, with a dry run after every change.
 
-import { get, post, Problem } from "./api.js";
+import { ConnectionError, get, getAll, isTransient, keyFor, post, Problem } from "./api.js";
 import { retryWhileUnavailable, throttled } from "./connection.js";
 import { $, el, setFacts, setOrHide, setText } from "./dom.js";
 import { bytes, duration, number, shortId, titleOf } from "./format.js";
 import { makeSpecForm } from "./spec_form.js";
 
 const DRY_RUN_SECONDS = 0.8;
+const RETRY_SECONDS = 5;
 const parameters = new URLSearchParams(location.search);
 let form = null;
 let parent = null;
@@ -14,13 +15,13 @@ let runs = 0;
 
 export async function start(show) {
   const [document, models, datasets] = await retryWhileUnavailable(() =>
-    Promise.all([get("/openapi.json"), get("/v1/base-models"), get("/v1/datasets?limit=100")]),
+    Promise.all([get("/openapi.json"), get("/v1/base-models"), getAll("/v1/datasets")]),
   );
   if (parameters.has("clone")) parent = await retryWhileUnavailable(() => get(`/v1/jobs/${encodeURIComponent(parameters.get("clone"))}`));
   const chosen = parent?.spec ?? { train_dataset: parameters.get("dataset") };
   form = makeSpecForm(document, {
     base_model: models.data.map((model) => [model.id, model.id]),
-    train_dataset: datasetChoices(datasets.data, chosen.train_dataset),
+    train_dataset: datasetChoices(datasets, chosen.train_dataset),
   });
   $("spec").replaceChildren(form.node);
   form.fill(chosen);
@@ -29,6 +30,7 @@ export async function start(show) {
   const dryRunSoon = throttled(DRY_RUN_SECONDS, dryRun);
   for (const change of ["input", "change"]) $("spec").addEventListener(change, dryRunSoon);
   $("spec-form").addEventListener("submit", submit);
+  addEventListener("pageshow", () => ($("submit").disabled = false)); // back from the page of the job
   show();
   await dryRun();
 }
@@ -59,7 +61,9 @@ async function dryRun() {
   } catch (error) {
     if (run !== runs) return;
     showPlan(null);
-    showFailure(error);
+    showFailure(error, "It is checked again soon.");
+    // A worker may still be downloading the base model.
+    if (isTransient(error)) setTimeout(() => run === runs && dryRun(), RETRY_SECONDS * 1000);
   }
 }
 
@@ -78,10 +82,11 @@ async function submit(event) {
   if (spec === null) return;
   $("submit").disabled = true;
   try {
-    const job = parent ? await post(`/v1/jobs/${parent.id}/clone`, cloneOf(), crypto.randomUUID()) : await post("/v1/jobs", spec, crypto.randomUUID());
+    const [path, body] = parent ? [`/v1/jobs/${parent.id}/clone`, cloneOf()] : ["/v1/jobs", spec];
+    const job = await post(path, body, keyFor(body));
     location.assign(`/jobs/${job.id}`);
   } catch (error) {
-    showFailure(error);
+    showFailure(error, "Submit it again: it is queued only once.");
     $("submit").disabled = false;
   }
 }
@@ -91,11 +96,12 @@ function cloneOf() {
   return { from_checkpoint: $("from-checkpoint").checked, overrides: form.changes(parent.spec) };
 }
 
-function showFailure(error) {
+function showFailure(error, next) {
+  if (error instanceof ConnectionError) return setText($("dry-run-state"), `${error.message} ${next}`);
   if (!(error instanceof Problem)) throw error;
   const rest = showProblems(error.errors);
   setText($("dry-run-state"), error.errors.length ? "Some fields are invalid." : `${error.message} ${error.hint ?? ""}`);
-  setOrHide($("other-problems"), rest.map(({ loc, message, hint }) => `${loc}: ${message} ${hint ?? ""}`).join(" "));
+  return setOrHide($("other-problems"), rest.map(({ loc, message, hint }) => `${loc}: ${message} ${hint ?? ""}`).join(" "));
 }
 
 function showProblems(problems) {

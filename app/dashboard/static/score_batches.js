@@ -1,7 +1,7 @@
 // The page of score batches: a form for a new one, and the list with downloads.
 
-import { get, post } from "./api.js";
-import { deleteButton, offerDownload, setPages, setPill } from "./components.js";
+import { get, getAll, keyFor, post } from "./api.js";
+import { deleteButton, hideForm, offerDownload, setPages, setPill } from "./components.js";
 import { repeat, retryWhileUnavailable } from "./connection.js";
 import { $, el, setOrHide, setText, setTime, sync, timeAgo } from "./dom.js";
 import { isFinished, progressOf, shortId, titleOf } from "./format.js";
@@ -11,7 +11,7 @@ const REFRESH_SECONDS = 5;
 export async function start(show) {
   const after = new URLSearchParams(location.search).get("after");
   const query = new URLSearchParams({ limit: "25", ...(after && { after }) });
-  await retryWhileUnavailable(fillForm);
+  await retryWhileUnavailable(fillForm).catch((error) => hideForm($("new-batch"), error));
   $("batch-form").addEventListener("submit", send);
   await repeat(REFRESH_SECONDS, async () => {
     const page = await get(`/v1/score/batches?${query}`);
@@ -24,10 +24,10 @@ export async function start(show) {
 }
 
 async function fillForm() {
-  const [adapters, datasets] = await Promise.all([get("/v1/adapters?limit=100"), get("/v1/datasets?limit=100")]);
+  const [adapters, datasets] = await Promise.all([getAll("/v1/adapters"), getAll("/v1/datasets")]);
   const option = (value, text) => el("option", { value }, text);
-  $("adapter").replaceChildren(...adapters.data.map(({ id, base_model }) => option(id, `${shortId(id)} (${base_model})`)));
-  $("dataset").replaceChildren(...datasets.data.map(({ id, name }) => option(id, name ?? shortId(id))));
+  $("adapter").replaceChildren(...adapters.map(({ id, base_model }) => option(id, `${shortId(id)} (${base_model})`)));
+  $("dataset").replaceChildren(...datasets.map(({ id, name }) => option(id, name ?? shortId(id))));
 }
 
 async function send(event) {
@@ -35,7 +35,7 @@ async function send(event) {
   const spec = { adapter: $("adapter").value, dataset: $("dataset").value, overlong: $("truncate").checked ? "truncate" : "drop" };
   if ($("batch-name").value.trim()) spec.name = $("batch-name").value.trim();
   await act(async () => {
-    await post("/v1/score/batches", spec);
+    await post("/v1/score/batches", spec, keyFor(spec));
     location.assign("/score-batches");
   });
 }

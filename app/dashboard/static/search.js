@@ -5,16 +5,17 @@ import { $, setOrHide, setText } from "./dom.js";
 
 const SORTED_PAGES = 5; // of a hundred jobs
 
+export const SORTS = ["age", "name", "accuracy", "status"];
+const TAG = /^([A-Za-z0-9_.-]{1,64}):/; // what the service accepts as the name of a tag
+
 export function startSearch({ text, tag, sort }, status) {
   $("search").value = tag || text;
   $("sort").value = sort;
   const submit = () => {
     const value = $("search").value.trim();
-    const found = new URLSearchParams();
-    if (status) found.set("status", status);
-    if (value) found.set(value.includes(":") ? "tag" : "q", value);
-    if ($("sort").value !== "age") found.set("sort", $("sort").value);
-    location.assign(`/?${found}`);
+    const name = value === text ? undefined : TAG.exec(value)?.[1]; // a text was chosen to be no tag
+    const of = name ? { text: "", tag: `${name}:${value.slice(name.length + 1).trim()}` } : { text: value, tag: "" };
+    location.assign(addressOf({ ...of, sort: $("sort").value }, status));
   };
   setText($("order"), sort === "age" ? "newest first" : `by ${$("sort").selectedOptions[0].text}`);
   $("search-form").addEventListener("submit", (event) => {
@@ -24,13 +25,19 @@ export function startSearch({ text, tag, sort }, status) {
   $("sort").addEventListener("change", submit);
 }
 
+/** Returns the address of the list of the jobs that are searched. */
+export function addressOf({ text, tag, sort }, status) {
+  const parameters = { status, q: text, tag, sort: sort === "age" ? "" : sort };
+  return `/?${new URLSearchParams(Object.entries(parameters).filter(([, value]) => value))}`;
+}
+
 /** Returns the parameters with which the service finds the jobs. */
 export function filterOf({ text, tag }, status) {
   const filter = new URLSearchParams();
   if (status) filter.set("status", status);
   if (text) filter.set("q", text);
   const [name, ...value] = tag.split(":");
-  if (tag) filter.set(`metadata[${name.trim()}]`, value.join(":").trim());
+  if (tag) filter.set(`metadata[${name}]`, value.join(":"));
   return filter;
 }
 

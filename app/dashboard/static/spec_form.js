@@ -2,6 +2,7 @@
 
 import { el, setOrHide } from "./dom.js";
 
+const LONGEST_LINE = 1024; // a field for longer texts has several lines
 const FIRST = ["name", "base_model", "train_dataset", "eval_dataset"];
 
 /**
@@ -91,20 +92,28 @@ function makeField(path, schema, parts, choices, isRequired) {
   const name = path.split("/").at(-1);
   const forms = formsOf(schema, parts);
   const shown = schema.default === undefined || schema.default === null ? "" : text(schema.default);
-  const input = makeInput(id, forms, choices, shown);
+  const input = makeInput(id, forms, choices, shown, isOfLines(forms));
   const error = el("span", { class: "error", id: `${id}-error` });
   error.hidden = true;
   input.setAttribute("aria-describedby", `${id}-help ${id}-error`);
   if (isRequired) input.setAttribute("aria-required", "true");
   const help = el("span", { class: "muted help", id: `${id}-help` }, [schema.description, bounds(forms)].filter(Boolean).join(" "));
   const node = el("div", { class: "field" }, el("label", { for: id }, name), input, help, error);
+  let filled = null; // the given value with the text that shows it
   return {
     node,
     fallback: schema.default ?? null,
-    read: () => (input.value.trim() === "" ? undefined : parse(input.value.trim(), forms, name)),
+    read: () => {
+      // A text that nobody changed stands for the value that was given: no control shows every text as it is.
+      if (filled && input.value === filled.shown) return filled.value;
+      if (input.value.trim() === "") return undefined;
+      return parse(isOfLines(forms) ? input.value : input.value.trim(), forms, name);
+    },
     fill: (value) => {
       const isDefault = value === undefined || value === null || JSON.stringify(value) === JSON.stringify(schema.default);
+      if (!isDefault && choices && !choices.some(([known]) => known === value)) input.append(el("option", { value }, value)); // it was removed
       input.value = isDefault ? "" : text(value);
+      filled = isDefault ? null : { value, shown: input.value };
     },
     setProblem: (message) => {
       setOrHide(error, message);
@@ -113,14 +122,19 @@ function makeField(path, schema, parts, choices, isRequired) {
   };
 }
 
-function makeInput(id, forms, choices, shown) {
+function makeInput(id, forms, choices, shown, hasLines) {
   const values = choices ?? (forms.every((form) => form.enum || form.type === "boolean") ? forms.flatMap(options) : null);
   if (values) {
     const first = el("option", { value: "" }, shown ? `default: ${shown}` : "–");
     return el("select", { id }, first, ...values.map(([value, label]) => el("option", { value }, label)));
   }
-  if (forms.some((form) => form.type === "object")) return el("textarea", { id, rows: "2", spellcheck: "false", placeholder: shown });
+  if (hasLines || forms.some((form) => form.type === "object")) return el("textarea", { id, rows: "2", spellcheck: "false", placeholder: shown });
   return el("input", { id, placeholder: shown, spellcheck: "false", autocomplete: "off" });
+}
+
+/** Returns whether the value may be a text of several lines, such as a template. */
+function isOfLines(forms) {
+  return forms.some((form) => form.type === "string" && form.maxLength > LONGEST_LINE);
 }
 
 function options(form) {
@@ -152,12 +166,18 @@ function text(value) {
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
+/** Returns whether JSON from this page can hold the number that a text stands for. Infinity would become null. */
+function isExact(value) {
+  const found = Number(value);
+  return value !== "" && Number.isFinite(found) && (!Number.isInteger(found) || Number.isSafeInteger(found));
+}
+
 /** Returns the value that a text stands for, by the forms that the field allows. */
 function parse(value, forms, name) {
   const types = new Set(forms.map((form) => form.type));
   for (const form of forms) for (const choice of form.enum ?? []) if (String(choice) === value) return choice;
   if (types.has("boolean") && ["true", "false"].includes(value)) return value === "true";
-  if ((types.has("integer") || types.has("number")) && value !== "" && !Number.isNaN(Number(value))) return Number(value);
+  if ((types.has("integer") || types.has("number")) && isExact(value)) return Number(value);
   if (types.has("object") && value.startsWith("{")) {
     try {
       return JSON.parse(value);

@@ -14,6 +14,7 @@ const TYPES = {
   arrow: "application/vnd.apache.arrow.file",
   feather: "application/vnd.apache.arrow.file",
 };
+const GROUPS = ["columns", "labels", "chat_template_kwargs"]; // fields of names and values
 const PACKED = /\.(gz|xz|bz2|zst)$/;
 
 export function startUpload() {
@@ -28,8 +29,10 @@ async function send(event) {
   event.preventDefault();
   const file = $("upload-file").files[0];
   const button = $("upload-button");
-  button.disabled = true;
   $("upload-problems").replaceChildren();
+  const odd = GROUPS.flatMap((group) => linesOf(group).filter((line) => !line.includes("=")));
+  if (odd.length) return setText($("upload-state"), `Write one name=value per line, not ${JSON.stringify(odd[0])}. Nothing was sent.`);
+  button.disabled = true;
   setText($("upload-state"), `Uploading ${bytes(file.size)}. The service checks every line…`);
   try {
     const dataset = await upload(`/v1/datasets?${query()}`, file, typeOf(file.name));
@@ -39,22 +42,25 @@ async function send(event) {
     showProblems(error);
     button.disabled = false;
   }
+  return undefined;
 }
 
 function query() {
   const found = new URLSearchParams({ on_invalid: $("upload-skip").checked ? "skip" : "refuse" });
   if ($("upload-name").value.trim()) found.set("name", $("upload-name").value.trim());
   if ($("upload-ignore").value.trim()) found.set("ignore_columns", $("upload-ignore").value.trim());
-  for (const group of ["columns", "labels", "chat_template_kwargs"]) {
-    for (const [part, value] of pairsIn($(`upload-${group}`).value)) found.append(`${group}[${part}]`, value);
+  for (const group of GROUPS) {
+    for (const line of linesOf(group)) {
+      const [part, ...value] = line.split("=");
+      found.append(`${group}[${part.trim()}]`, value.join("=").trim());
+    }
   }
   return found;
 }
 
-/** Returns the names and values of lines such as `prompt=question`. */
-function pairsIn(text) {
-  const lines = text.split("\n").filter((line) => line.includes("="));
-  return lines.map((line) => [line.slice(0, line.indexOf("=")).trim(), line.slice(line.indexOf("=") + 1).trim()]);
+/** Returns the lines of a field, such as `prompt=question`. */
+function linesOf(group) {
+  return $(`upload-${group}`).value.split("\n").filter((line) => line.trim());
 }
 
 function typeOf(name) {
