@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from tests.model_factories.reward_trainers import FAMILIES, PAD, TARGETS, VOCABULARY, make_model
+from worker.reward_model import resident_model
 from worker.reward_model.grouped_lora import NotGroupableError
 from worker.reward_model.packaged_adapter import AdapterWeights
 from worker.reward_model.resident_model import ReplyGroup, ResidentModel
@@ -202,6 +203,49 @@ def test_group_above_the_bound_is_split(bases: Bases) -> None:
     few, many = large.score(groups), small.score(groups)
     assert_same(many.rewards, few.rewards)
     assert many.computed_tokens > few.computed_tokens
+
+
+def test_rows_on_a_cpu_are_short_for_each_of_its_threads(
+    bases: Bases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, groups = bases.adapters("llama"), make_groups(7)
+    model = resident(folder, batch_tokens=4000)
+    assert model._packed is not None
+    rows: list[int] = []
+    model._packed.decoder.register_forward_pre_hook(
+        lambda _module, _args, arguments: rows.append(arguments["input_ids"].shape[1]),
+        with_kwargs=True,
+    )
+    expected = model.score(groups).rewards
+    assert len(rows) == 1
+    total = rows.pop()
+    monkeypatch.setattr(resident_model, "CPU_ROW_TOKENS", 80)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert_same(model.score(groups).rewards, expected)
+        short, rows[:] = list(rows), []
+        torch.set_num_threads(2)
+        model.score(groups)
+    finally:
+        torch.set_num_threads(threads)
+    assert sum(short) == sum(rows) == total
+    assert len(short) > len(rows) > 1
+
+
+@pytest.mark.parametrize(("family", "is_patched"), [("qwen2", True), ("gemma2", False)])
+def test_mlp_with_the_code_of_llama_computes_the_same_bits_in_place(
+    bases: Bases, family: str, *, is_patched: bool
+) -> None:
+    model = resident(bases.adapters(family), family)
+    assert model._packed is not None
+    mlp: Any = model._packed.layers[0].mlp
+    assert ("forward" in vars(mlp)) == is_patched
+    x = torch.randn(1, 5, mlp.gate_proj.in_features)
+    before = x.clone()
+    with torch.inference_mode():
+        assert torch.equal(mlp(x), type(mlp).forward(mlp, x))
+    assert torch.equal(x, before)
 
 
 def test_trailing_pad_tokens_are_ignored_as_transformers_does(bases: Bases) -> None:
