@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from fastapi import APIRouter, FastAPI, Request, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from app.auth.key_ring import Scope
+from app.auth.scopes import Scope
 from app.core.errors import NotFoundError
 from app.dashboard import reference
 from app.datasets.options import MAPPABLE
