@@ -17,6 +17,9 @@ from app.models import Job, Worker
 
 #: Advisory lock that serialises claims on PostgreSQL; SQLite has one writer at a time.
 CLAIM_LOCK = 0x706C6175
+#: Made once: SQLAlchemy adapts the columns of a new alias when they are first used, which takes
+#: longer than the claim, and an idle worker claims several times a second.
+_CANDIDATE, _RUNNING = aliased(Job), aliased(Job)
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def _best_candidate(queue: str, host: str, terms: ClaimTerms) -> ScalarSelect[st
     A scalar subquery: PostgreSQL evaluates it once, where it may evaluate ``IN (… LIMIT 1)`` once
     per row and claim several jobs.
     """
-    candidate = aliased(Job)
+    candidate = _CANDIDATE
     order: list[ColumnElement[Any]] = [
         candidate.priority.desc(), candidate.created_at.asc(), candidate.id.asc()
     ]  # fmt: skip
@@ -102,9 +105,6 @@ def _best_candidate(queue: str, host: str, terms: ClaimTerms) -> ScalarSelect[st
     return lock_picked(query.order_by(*order).limit(1)).scalar_subquery()
 
 
-_RUNNING = aliased(Job)
-
-
 def _running_in(queue: str) -> Select[str]:
     """Select the base models of the queue's running jobs."""
     return select(_RUNNING.base_model).where(
@@ -113,11 +113,10 @@ def _running_in(queue: str) -> Select[str]:
 
 
 def _tenants_at_quota(quota_running: int) -> Select[str]:
-    running = aliased(Job)
-    tenant = not_by_index(running.tenant_id)
+    tenant = not_by_index(_RUNNING.tenant_id)
     return (
         select(tenant)
-        .where(guards.is_running(running), guards.counts_against_quota(running))
+        .where(guards.is_running(_RUNNING), guards.counts_against_quota(_RUNNING))
         .group_by(tenant)
         .having(func.count() >= quota_running)
     )
