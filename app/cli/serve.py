@@ -128,7 +128,7 @@ def _with_public_url(settings: Settings, port: int) -> Settings:
 
 def _listen(settings: Settings) -> socket.socket:
     """Open the listening socket. A port that is in use must end the command before a worker
-    starts."""
+    starts, and connections wait from the moment at which the URL is printed."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -136,6 +136,7 @@ def _listen(settings: Settings) -> socket.socket:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_MS)
     try:
         listener.bind((settings.host, settings.port))
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise CommandError(

@@ -41,6 +41,23 @@ def test_links_lead_to_where_it_listens(tmp_path: Path) -> None:
         assert httpx.get(f"{url}/v1/jobs").json()["type"].startswith(f"{url}/")
 
 
+def test_service_can_be_called_as_soon_as_its_address_is_printed(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "serve", "--no-worker"],
+        env=environment(tmp_path, port=free_port()),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            assert process.stderr is not None
+            url = next(line.split()[1] for line in process.stderr if line.startswith("Plaudit "))
+            assert httpx.get(f"{url}/healthz", timeout=60).status_code == 200
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize(
     ("settings", "client"),
     [({}, "127.0.0.1"), ({"trusted_proxies": "127.0.0.0/8"}, "203.0.113.9")],
