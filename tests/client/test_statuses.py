@@ -72,7 +72,12 @@ DOCUMENTED = [
     for status in operation["responses"]
 ]
 REFUSED = [(name, status) for name, status in DOCUMENTED if status >= 400]
-ANSWERED = [(name, status) for name, status in DOCUMENTED if status < 300]
+#: The client requests a part of what it downloads to a file only.
+ANSWERED = [
+    (name, status)
+    for name, status in DOCUMENTED
+    if status < 300 and (status != 206 or name in ASKED_FIRST)
+]
 
 
 @pytest.fixture(scope="module")
