@@ -108,6 +108,10 @@ def test_gradients_of_a_wrong_length_fail(monkeypatch: pytest.MonkeyPatch) -> No
         engine.step("cpu")
 
 
+def test_lack_of_memory_is_handled_here() -> None:
+    assert "recomputed: cosine" in engine.lack_of_memory("cpu")
+
+
 @pytest.mark.parametrize(
     ("ignored", "message"),
     [("_lower_budget", "forced by plaudit doctor"), ("_is_recomputed", "not computed again")],
