@@ -24,16 +24,18 @@ REPORT = {
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Settings of a service that waits for inspections."""
-    return settings.model_copy(update={"preflight_wait_seconds": 30.0})
+    """Settings of a service that waits for inspections, but not as long as this one takes."""
+    return settings.model_copy(update={"preflight_wait_seconds": 0.5})
 
 
 def test_report_is_made_by_a_worker_and_shown(signed_in: Browser, world: World) -> None:
+    signed_in.expected_errors.append("503 (Service Unavailable)")  # until the worker is done
     world.know_base_model()
     signed_in.get(f"/datasets/{world.upload(8)['id']}")
     signed_in.wait_for_text("Bad 0", "#pairs")
     Select(signed_in.id("report-model")).select_by_value(BASE_MODEL)
     signed_in.id("make-report").click()
+    signed_in.wait_for_text("it retries every few seconds", "#banner")
     context = claim_when_there(world)
     reported = Reported(name="dataset", document=REPORT)
     worker_api.record_progress(context, Progress(reports=[reported]))

@@ -59,7 +59,8 @@ async function startReport() {
     setText($("report-state"), "A worker reads the dataset…");
     try {
       const parameters = new URLSearchParams({ base_model: $("report-model").value });
-      const { report } = await get(`${path}/report?${parameters}`);
+      // A worker may be busy, or still be downloading the base model.
+      const { report } = await retryWhileUnavailable(() => get(`${path}/report?${parameters}`));
       showReport(report);
       setText($("report-state"), "");
     } catch (error) {
