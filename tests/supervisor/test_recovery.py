@@ -14,6 +14,7 @@ import pytest
 from app.core.database import new_id, reader
 from app.domain.lifecycle import FailureCode
 from app.job_queue import kinds
+from app.models import Job
 from tests.job_queue.factories import queue_job, requeue_expired
 from tests.services import wait_until
 from tests.supervisor.workshop import Workshop, log_lines
@@ -70,15 +71,17 @@ def test_trainer_of_a_frozen_worker_exits_before_another_worker_starts_one(
             wait_until("the next attempt", lambda: workshop.read_job(job_id).attempt == 2, 60)
             frozen.send_signal(signal.SIGCONT)
             step = workshop.read_job(job_id).step or 0
-            workshop.wait_step(job_id, step + 40)  # the other worker has noticed by then
-            workshop.hurry()
 
-            # A claim that waited for a lock of the frozen worker is as old as its self-fence.
-            def has_succeeded() -> bool:
+            # A claim that waited for a lock of the frozen worker is as old as its self-fence, and
+            # its attempt ends at once.
+            def swept_job() -> Job:
                 sweep(workshop)
-                return workshop.read_job(job_id).status == "succeeded"
+                return workshop.read_job(job_id)
 
-            wait_until("the job to succeed", has_succeeded, 120)
+            # The other worker has noticed by then.
+            wait_until("40 more steps", lambda: (swept_job().step or 0) >= step + 40, 120)
+            workshop.hurry()
+            wait_until("the job to succeed", lambda: swept_job().status == "succeeded", 120)
     assert workshop.adapter(job_id) == workshop.expected(400)
     assert_no_overlap(workshop)
 
