@@ -51,6 +51,21 @@ def reads_system(reader: PlainReader | None) -> bool:
     return isinstance(reader, _TextsAsChat)
 
 
+def _pair(
+    line: int, prompt: Any, chosen: Any, rejected: Any, margin: float | None
+) -> dict[str, Any]:
+    """Return a row with its keys in the order in which they are stored."""
+    if margin is None:
+        return {"chosen": chosen, "line": line, "prompt": prompt, "rejected": rejected}
+    return {
+        "chosen": chosen, "line": line, "margin": margin, "prompt": prompt, "rejected": rejected,
+    }  # fmt: skip
+
+
+def _reply(text: str) -> list[Message]:
+    return [{"content": text, "role": "assistant"}]
+
+
 class _Texts:
     """A prompt and two replies that are texts, in a dataset of texts."""
 
@@ -72,12 +87,7 @@ class _Texts:
             return None
         if chosen == rejected or chosen.startswith(prompt):
             return None
-        if margin is None:
-            return {"chosen": chosen, "line": line, "prompt": prompt, "rejected": rejected}
-        return {
-            "chosen": chosen, "line": line, "margin": margin, "prompt": prompt,
-            "rejected": rejected,
-        }  # fmt: skip
+        return _pair(line, prompt, chosen, rejected, margin)
 
 
 class _Messages:
@@ -103,7 +113,7 @@ class _Messages:
         for message in (chosen[0], chosen[-1], rejected[0], rejected[-1]):
             if message["role"] != "assistant":
                 return None
-        return {"chosen": chosen, "line": line, "prompt": prompt, "rejected": rejected}
+        return _pair(line, prompt, chosen, rejected, None)
 
 
 class _TextsAsChat:
@@ -128,15 +138,7 @@ class _TextsAsChat:
             prompt = self._with_system(value_at(row, self._system_at), prompt)
         if prompt is None:
             return None
-        made: dict[str, Any] = {
-            "chosen": [{"content": chosen, "role": "assistant"}],
-            "line": line,
-        }
-        if margin is not None:
-            made["margin"] = margin
-        made["prompt"] = prompt
-        made["rejected"] = [{"content": rejected, "role": "assistant"}]
-        return made
+        return _pair(line, prompt, _reply(chosen), _reply(rejected), margin)
 
     def _prompt(self, value: Any, chosen: str) -> list[Message] | None:
         if type(value) is not self._prompt_type or not value:
@@ -182,12 +184,7 @@ class _Conversations:
         prompt, chosen, rejected = chosen[:count], chosen[count:], rejected[count:]
         if chosen == rejected:
             return None
-        if margin is None:
-            return {"chosen": chosen, "line": line, "prompt": prompt, "rejected": rejected}
-        return {
-            "chosen": chosen, "line": line, "margin": margin, "prompt": prompt,
-            "rejected": rejected,
-        }  # fmt: skip
+        return _pair(line, prompt, chosen, rejected, margin)
 
     def _begin_alike(self, row: Row, ours: Message, theirs: Message) -> bool:
         """Return whether both conversations begin with the same message, and with the prompt."""
@@ -230,9 +227,4 @@ class _Dialogues:
         for text in (ours, theirs, *(message["content"] for message in prompt)):
             if not text or "\0" in text:
                 return None
-        return {
-            "chosen": [{"content": ours, "role": "assistant"}],
-            "line": line,
-            "prompt": prompt,
-            "rejected": [{"content": theirs, "role": "assistant"}],
-        }
+        return _pair(line, prompt, _reply(ours), _reply(theirs), None)

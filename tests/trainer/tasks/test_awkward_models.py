@@ -103,6 +103,17 @@ def test_row_with_a_token_beyond_the_embedding_is_named(
     assert failed.detail.startswith(f"line 3: it contains {BEYOND!r}, which is token {VOCAB_ROWS}")
 
 
+def assert_head_is_taken_over(model_dir: Path, name: str) -> None:
+    """Assert that a model starts with this tensor, all 0.3, as its head."""
+    base = TinyBase.of(model_dir, model_dir / "files")
+    assert base.facts.head_tensors == {"score.weight": name}
+    plan = base.order(count=2, eval_count=0).plan
+    assert plan
+    model = load_base(str(model_dir), CPU, plan.head_modules)
+    start_head(model, str(model_dir), plan)
+    assert torch.equal(model.score.weight, torch.full((1, 32), 0.3))
+
+
 @pytest.mark.parametrize(
     "name",
     ["value_head.weight", "v_head.summary.weight", "v_head.weight", "reward_head.weight",
@@ -111,13 +122,7 @@ def test_row_with_a_token_beyond_the_embedding_is_named(
 def test_head_under_another_name_is_taken_over(tmp_path: Path, name: str) -> None:
     make_classifier(tmp_path, "llama", 1)
     rename_head(tmp_path, name, **{name.replace("weight", "bias"): torch.zeros(1)})
-    base = TinyBase.of(tmp_path, tmp_path / "files")
-    assert base.facts.head_tensors == {"score.weight": name}
-    plan = base.order(count=2, eval_count=0).plan
-    assert plan
-    model = load_base(str(tmp_path), CPU, plan.head_modules)
-    start_head(model, str(tmp_path), plan)
-    assert torch.equal(model.score.weight, torch.full((1, 32), 0.3))
+    assert_head_is_taken_over(tmp_path, name)
 
 
 def test_head_in_a_file_of_its_own_is_taken_over(tmp_path: Path) -> None:
@@ -126,13 +131,7 @@ def test_head_in_a_file_of_its_own_is_taken_over(tmp_path: Path) -> None:
     name = "v_head.summary.weight"
     for file, value in (("adapter_model", 9.0), ("value_head", 0.3), ("zzz", 9.0)):
         save_file({name: torch.full((1, 32), value)}, tmp_path / f"{file}.safetensors")
-    base = TinyBase.of(tmp_path, tmp_path / "files")
-    assert base.facts.head_tensors == {"score.weight": name}
-    plan = base.order(count=2, eval_count=0).plan
-    assert plan
-    model = load_base(str(tmp_path), CPU, plan.head_modules)
-    start_head(model, str(tmp_path), plan)
-    assert torch.equal(model.score.weight, torch.full((1, 32), 0.3))
+    assert_head_is_taken_over(tmp_path, name)
 
 
 @pytest.mark.train
