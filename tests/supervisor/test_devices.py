@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -321,6 +322,41 @@ def test_trainers_see_one_device_each(
         wait_until("the worker to register", lambda: len(registered(workshop)) == 3)
         for shown in registered(workshop):
             assert [device["uuid"] for device in shown] == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}),
+        ({"PYTORCH_ALLOC_CONF": "backend:native"}, {"PYTORCH_ALLOC_CONF": "backend:native"}),
+        (
+            {"PYTORCH_CUDA_ALLOC_CONF": "backend:native"},
+            {"PYTORCH_CUDA_ALLOC_CONF": "backend:native"},
+        ),
+        (
+            {"NCCL_DEBUG": "WARN", "TRITON_CACHE_DIR": "/cache", "HF_TOKEN": "secret"},
+            {
+                "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+                "NCCL_DEBUG": "WARN",
+                "TRITON_CACHE_DIR": "/cache",
+            },
+        ),
+    ],
+)
+def test_trainer_on_a_gpu_gets_the_settings_of_its_libraries(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: dict[str, str],
+    expected: dict[str, str],
+) -> None:
+    names = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "TRITON_CACHE_DIR", "HF_TOKEN"}
+    for name in {*names, *(name for name in os.environ if name.startswith("NCCL_"))}:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    environment = trainer_environment(tmp_path, Device(A, "a GPU", 80 << 30))
+    chosen = {n: v for n, v in environment.items() if n in names or n.startswith("NCCL_")}
+    assert chosen == expected
 
 
 @pytest.mark.parametrize("value", [None, "", "NoDevFiles"])

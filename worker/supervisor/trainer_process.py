@@ -34,6 +34,7 @@ INHERITED = (
     "CUDA_VISIBLE_DEVICES",
     "CUDA_DEVICE_ORDER",
     "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
     "TRITON_CACHE_DIR",
     "TZ",
     "VIRTUAL_ENV",
@@ -77,7 +78,8 @@ def trainer_environment(directory: Path, device: Device | None = None) -> dict[s
     }
     if device is not None:
         environment |= {"CUDA_VISIBLE_DEVICES": device.uuid, "CUDA_DEVICE_ORDER": PCI_ORDER}
-        environment.setdefault("PYTORCH_ALLOC_CONF", ALLOCATOR)
+        if "PYTORCH_CUDA_ALLOC_CONF" not in environment:  # the older name, which torch reads too
+            environment.setdefault("PYTORCH_ALLOC_CONF", ALLOCATOR)
     return {
         **environment,
         "HOME": str(directory),

@@ -1,6 +1,7 @@
 """Loss, rewards and gradients of packed rows equal those of stock TRL, in float32."""
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trl import RewardTrainer
@@ -79,6 +80,30 @@ def test_static_check_and_parity_check_accept_the_family(trainers):
 
     assert unsupported_reason(ours.model, ours.args) is None
     assert check_parity(ours).has_parity
+
+
+def test_parity_check_accepts_a_head_whose_rewards_cancel(trainers):
+    """Rewards near 0 differ by much of their value, although the hidden states are equal."""
+    ours = trainers[1]
+    head = ours.packed_model.head
+    calls = []
+    hook = head.register_forward_hook(
+        lambda _module, inputs, output: calls.append((inputs[0].detach(), output.detach()))
+    )
+    original = head.weight.detach().clone()
+    try:
+        assert check_parity(ours).has_parity
+        packed = calls[-1][0].flatten(end_dim=-2).double()  # [4, hidden]: the ends of the replies
+        projection = torch.linalg.pinv(packed) @ packed
+        with torch.no_grad():
+            head.weight.copy_(original.double() - original.double() @ projection)
+        assert head.weight.norm() > 0.1 * original.norm()
+        assert check_parity(ours).has_parity
+        assert calls[-1][1].abs().max() < 1e-4 * original.norm() * packed.norm(dim=1).max()
+    finally:
+        hook.remove()
+        with torch.no_grad():
+            head.weight.copy_(original)
 
 
 def assert_same_step(stock, ours, rows, *, is_drawn=False):
