@@ -17,6 +17,7 @@ from app.cli import (
     jobs,
     keys,
     overview,
+    report_pages,
     scoring,
     serve,
     spec_commands,
@@ -42,8 +43,8 @@ app.command("migrate")(serve.run_migrations)
 app.command()(demo.demo)
 app.command()(verification.verify)
 app.command()(evaluations.evaluate)
-app.command()(evaluations.compare)
-app.command()(evaluations.report)
+app.command()(report_pages.compare)
+app.command()(report_pages.report)
 app.command()(doctor.doctor)
 app.command()(spec_commands.estimate)
 app.command()(scoring.score)
@@ -55,6 +56,7 @@ app.add_typer(keys.commands, name="keys")
 app.add_typer(jobs.commands, name="jobs")
 app.add_typer(datasets.commands, name="datasets")
 app.add_typer(adapters.commands, name="adapters")
+app.add_typer(evaluations.commands, name="evaluations")
 
 
 def main() -> None:
