@@ -16,7 +16,7 @@ import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from sqlalchemy import delete
 
-from app.cli import app
+from app.cli.commands import app
 from app.cli.exit_codes import ExitCode
 from app.cli.spec_files import commented_spec
 from app.core.database import transaction
