@@ -1011,7 +1011,7 @@ class TrainingSpec(Model):
     the start in that case.
     """
     logging_steps: int = 1
-    """Optimiser steps between the logged training metrics."""
+    """Optimiser steps between the logged training metrics. The last step is always logged."""
     early_stopping: EarlyStopping | None = None
     """
     Stop when the evaluation loss stops improving, and publish the best model; null: train to
