@@ -14,7 +14,7 @@ import pytest
 import typer
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
-from sqlalchemy import delete
+from sqlalchemy import delete, update
 
 from app.cli.commands import app
 from app.cli.exit_codes import ExitCode
@@ -28,7 +28,7 @@ from app.domain.spec import RewardJobSpec
 from app.domain.warnings import WarningCode
 from app.job_queue import worker_api
 from app.job_queue.worker_api import Progress
-from app.models import Worker
+from app.models import Job, Worker
 from app.usage.service import record_stored_bytes
 from tests.cli.conftest import Run
 from tests.dashboard.adapters import publish
@@ -214,6 +214,20 @@ def test_job_without_metrics_says_so(run: Run, job: dict[str, Any]) -> None:
     done = run("jobs", "metrics", job["id"])
     assert (done.exit_code, done.stdout) == (0, "")
     assert "No metrics" in done.stderr
+
+
+@pytest.mark.parametrize("code", FailureCode)
+def test_every_failure_is_shown_with_its_hint(
+    run: Run, world: World, job: dict[str, Any], code: FailureCode
+) -> None:
+    failed = {"status": "failed", "failure_code": code, "failure_detail": "a [bold]cause[/]"}
+    with transaction(world.engine) as session:
+        session.execute(update(Job).where(Job.id == job["id"]).values(**failed))
+    shown = " ".join(run("jobs", "get", job["id"]).stdout.split())
+    assert f"failure {code}: a [bold]cause[/] what to do {code.failure.hint}" in shown
+    watched = run("jobs", "watch", job["id"])
+    assert watched.exit_code == ExitCode.FAILED
+    assert code.failure.hint in " ".join(watched.stdout.split())
 
 
 def test_things_are_deleted(run: Run, world: World, dataset: str) -> None:
