@@ -84,6 +84,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate adapters on a dataset: accuracy, calibration, length, probes, benchmarks."""
+    # Long because each field of the spec has an option.
     if are_probes_left_out and (probes or probe_pairs is not None):
         raise CommandError("--no-probes excludes --probe and --probe-pairs.", ExitCode.USAGE)
     if are_texts_cut and overlong not in (None, "truncate"):
