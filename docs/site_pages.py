@@ -15,7 +15,7 @@ from typing import Any
 
 import typer.main
 
-from app.cli import app as cli
+from app.cli.commands import app as cli
 from app.cli.exit_codes import EPILOG
 from app.domain.spec import RewardJobSpec
 

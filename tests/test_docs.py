@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import pytest
 import typer
 
-from app.cli import app as cli
+from app.cli.commands import app as cli
 from app.core.settings import Settings
 
 ROOT = Path(__file__).parents[1]

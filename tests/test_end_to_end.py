@@ -20,7 +20,7 @@ import pytest
 from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
-from app.cli import app
+from app.cli.commands import app
 from app.cli.output import size
 from tests.deployed import download, embedded_service, production_service, upload
 from tests.evaluations.figures import check_metrics

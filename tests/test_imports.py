@@ -34,7 +34,7 @@ import json, sys, threading
 WATCHED = {"os.mkdir", "os.remove", "os.rename", "socket.bind", "socket.connect", "sqlite3.connect"}
 events = []
 sys.addaudithook(lambda event, args: events.append(event) if event in WATCHED else None)
-import app.main, app.cli, worker.supervisor.celery_task, worker.supervisor.pool
+import app.main, app.cli.commands, worker.supervisor.celery_task, worker.supervisor.pool
 print(json.dumps([events, [thread.name for thread in threading.enumerate()]]))
 """
 
@@ -42,7 +42,7 @@ print(json.dumps([events, [thread.name for thread in threading.enumerate()]]))
 CLIENT_COMMAND = """
 import json, os, sys
 os.environ |= {"PLAUDIT_URL": "http://127.0.0.1:9", "PLAUDIT_API_KEY": "plk_x"}
-from app.cli import app
+from app.cli.commands import app
 from app.cli.client import connect
 connect().close()
 print(json.dumps(sorted(sys.modules)))

@@ -16,7 +16,7 @@ import typer
 import yaml
 from sqlalchemy import Engine, text
 
-from app.cli import app as cli
+from app.cli.commands import app as cli
 from app.core.settings import Settings
 from tests.keda_schema import SCHEMAS
 from tests.test_deployment import instructions_of

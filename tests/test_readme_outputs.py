@@ -13,7 +13,7 @@ import httpx
 import pytest
 import typer
 
-from app.cli import app as cli
+from app.cli.commands import app as cli
 from app.cli.exit_codes import ExitCode
 from app.core.settings import Settings
 from docs.site_pages import section_of

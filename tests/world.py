@@ -169,8 +169,11 @@ class World:
             for name, rows in tables.items()
         }
         models: list[Any] = [
-            {"adapter": name, "metrics": evaluate(rows, seed=0), "suite": None, "probes": []}
-            | (more or {})
+            {
+                **{"adapter": name, "metrics": evaluate(rows, seed=0), "suite": None, "probes": []},
+                **{"left_out": {}, "truncated": {"rows": 0, "lines": []}, "training_overlap": None},
+                **(more or {}),
+            }
             for name, rows in tables.items()
         ]
         with tempfile.TemporaryDirectory() as name:

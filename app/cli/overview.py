@@ -31,7 +31,7 @@ REASONS = {
 
 
 def queue(as_json: JsonOption = False) -> None:
-    """List queued jobs with their positions and the reasons why they wait."""
+    """List queued jobs, evaluations and score batches, and the reasons why they wait."""
     with connect() as client:
         waiting = list(client.queue.list())
         workers = list(client.workers.list())

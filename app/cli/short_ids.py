@@ -8,9 +8,9 @@ from typing import Literal
 from app.cli.exit_codes import CommandError, ExitCode
 from plaudit import Plaudit
 
-Kind = Literal["job", "ds", "ad"]
-_NAMES = {"job": "job", "ds": "dataset", "ad": "adapter"}
-_ARTICLES = {"job": "a", "ds": "a", "ad": "an"}
+Kind = Literal["job", "ds", "ad", "eval"]
+_NAMES = {"job": "job", "ds": "dataset", "ad": "adapter", "eval": "evaluation"}
+_ARTICLES = {"job": "a", "ds": "a", "ad": "an", "eval": "an"}
 _DIGITS = 32
 #: Ids begin with their creation time; fewer digits span more than a year.
 _MIN_DIGITS = 4
@@ -56,3 +56,5 @@ def _newest_below(client: Plaudit, kind: Kind, beginning: str) -> list[str]:
             return [item.id for item in client.datasets.list(page_size=2, after=after).page().data]
         case "ad":
             return [item.id for item in client.adapters.list(page_size=2, after=after).page().data]
+        case "eval":
+            return [e.id for e in client.evaluations.list(page_size=2, after=after).page().data]

@@ -1,8 +1,9 @@
-"""Follows a job until it ends: a progress bar on a terminal, lines elsewhere."""
+"""Follows a job or an evaluation until it ends: a progress bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -12,7 +13,7 @@ from rich.text import Text
 from app.cli.exit_codes import ExitCode
 from app.cli.output import notes, plain, time_span
 from plaudit import ConnectionFailedError, Job, Plaudit, ServerError
-from plaudit.models import EventRead
+from plaudit.models import EvaluationRead, EventRead
 
 LINE_EVERY_SECONDS = 10.0
 EXIT_CODES = {
@@ -54,6 +55,23 @@ def watch(client: Plaudit, job_id: str) -> tuple[Job, ExitCode]:
         return job, EXIT_CODES[job.status]
 
 
+def watch_evaluation(client: Plaudit, evaluation_id: str) -> tuple[EvaluationRead, ExitCode]:
+    """Follow an evaluation until it has ended, as ``watch`` follows a job."""
+    with _screen() as screen:
+        after = 0
+
+        def look(found: EvaluationRead) -> None:
+            nonlocal after
+            with suppress(ConnectionFailedError, ServerError):  # shown with the next state
+                for event in client.evaluations.events(found.id, after=after, follow=False):
+                    after = event.id
+                    screen.show_event(event)
+            screen.show(found, {})
+
+        found = client.evaluations.wait(evaluation_id, progress=look)
+        return found, EXIT_CODES[found.status]
+
+
 def newest_metrics(client: Plaudit, job_id: str, from_step: int = 0) -> dict[str, float]:
     """Return the last value of each metric in ``SHOWN_METRICS``."""
     keys = ",".join(SHOWN_METRICS)
@@ -92,7 +110,7 @@ class _Lines:
         at = f"{event.at:%H:%M:%S}  "
         notes.print(Text.assemble((at, "dim"), plain(event.message or event.type)))
 
-    def show(self, job: Job, metrics: dict[str, float]) -> None:
+    def show(self, job: Job | EvaluationRead, metrics: dict[str, float]) -> None:
         """Print the progress of the job, at most every ten seconds."""
         self._metrics |= metrics
         now = time.monotonic()
@@ -100,6 +118,8 @@ class _Lines:
             self._shown_at = now
             done, total = _position(job)
             unit = "step" if job.progress.rows_total is None else "row"
+            if isinstance(job, EvaluationRead):
+                unit = "reply"
             parts = (
                 _phase(job),
                 "" if done is None else f"{unit} {done} of {total}",
@@ -138,7 +158,7 @@ class _Bar(_Lines):
     ) -> None:
         self._progress.stop()
 
-    def show(self, job: Job, metrics: dict[str, float]) -> None:
+    def show(self, job: Job | EvaluationRead, metrics: dict[str, float]) -> None:
         """Update the progress bar."""
         self._metrics |= metrics
         done, total = _position(job)
@@ -152,7 +172,7 @@ class _Bar(_Lines):
         )
 
 
-def _position(job: Job) -> tuple[int | None, int | None]:
+def _position(job: Job | EvaluationRead) -> tuple[int | None, int | None]:
     """Return the number of tokenised rows, or of finished steps, and their total."""
     progress = job.progress
     if progress.rows_total is not None:
@@ -160,7 +180,7 @@ def _position(job: Job) -> tuple[int | None, int | None]:
     return progress.step, progress.total_steps
 
 
-def _phase(job: Job) -> str:
+def _phase(job: Job | EvaluationRead) -> str:
     return job.phase or job.status if job.status == "running" else job.status
 
 
@@ -170,6 +190,6 @@ def _figures(metrics: dict[str, float]) -> str:
     )
 
 
-def _time_left(job: Job) -> str:
+def _time_left(job: Job | EvaluationRead) -> str:
     seconds = job.progress.seconds_left
     return f"{time_span(seconds)} left" if seconds and job.status == "running" else ""

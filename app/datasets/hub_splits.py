@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import islice
 from typing import Any
 
 _DATA = re.compile(
@@ -21,6 +22,8 @@ _NOT_DATA = re.compile(
     r"(^|/)(\.[^/]*(/.*)?|config\.json|dataset_infos?\.json|dataset_dict\.json|state\.json)$|//|^/"
 )
 _SHARD = re.compile(r"(?:^|/)([A-Za-z0-9._]+?)-\d{5}-of-\d{5}[^/]*$")
+#: A shard: everything before its number, its number, how many there are, and the rest of its name.
+_NUMBERED = re.compile(r"(.*[-._])(\d{5})-of-(\d{5})(?!\d)(.*)")
 #: Names of shards that do not name a split; their directory may name one.
 _NO_SPLITS = ("data", "file", "part", "shard")
 _WORDS = {
@@ -36,7 +39,8 @@ _MAX_NAME_BYTES = 200
 
 
 class SplitNotFoundError(Exception):
-    """The repository has no such configuration or split, or a file of it has an unusable name."""
+    """The repository has no such configuration or split, or the split lacks shards, or has a file
+    with an unusable name."""
 
 
 def split_files(
@@ -45,21 +49,54 @@ def split_files(
     """Return the files of a split, sorted by name.
 
     Raises:
-        SplitNotFoundError: the repository has no such configuration, split or data files.
+        SplitNotFoundError: the repository has no such configuration, split or data files, or not
+            all shards of the split.
     """
     data = sorted(name for name in names if _DATA.search(name) and not _NOT_DATA.search(name))
     if not data:
         raise SplitNotFoundError("the repository has no JSON, CSV, TSV, Parquet or Arrow files")
-    configs = card.get("configs")
-    if isinstance(configs, list) and configs:
-        found = _of_card(data, _configuration(configs, config), split)
-    elif config is not None and not any(name.startswith(f"{config}/") for name in data):
-        raise SplitNotFoundError(f"the repository has no configuration {config}")
-    else:
-        found = _by_name(data, split, config or "")
+    found = _select(data, card, config, split)
+    if lacking := _missing_shards(data):
+        # A card may name some of the shards only: then the others are not selected either.
+        missing = set(_select(sorted({*data, *lacking}), card, config, split)) & lacking
+        if missing:
+            listed = ", ".join(sorted(missing)[:_NAMED])
+            raise SplitNotFoundError(
+                f"the repository lacks files of the split: {listed[:1000]}; upload them, or name "
+                "the files of the split in the dataset card"
+            )
     for name in found:  # a file with such a name is refused, because it would be missing
         if not _is_usable(name):
             raise SplitNotFoundError(f"rename the file {name[:200]!r}: its name cannot be used")
+    return found
+
+
+def _select(
+    data: Sequence[str], card: Mapping[str, Any], config: str | None, split: str
+) -> list[str]:
+    configs = card.get("configs")
+    if isinstance(configs, list) and configs:
+        return _of_card(data, _configuration(configs, config), split)
+    if config is not None and not any(name.startswith(f"{config}/") for name in data):
+        raise SplitNotFoundError(f"the repository has no configuration {config}")
+    return _by_name(data, split, config or "")
+
+
+def _missing_shards(data: Iterable[str]) -> set[str]:
+    """Return names of shards that the others announce, at most ``_NAMED`` for each series.
+
+    Numbers begin with 0, or with 1 if there is no 0 but the last one.
+    """
+    series: dict[tuple[str, str], dict[int, str]] = {}
+    for name in data:
+        if shard := _NUMBERED.fullmatch(name):
+            series.setdefault((shard[1], shard[3]), {})[int(shard[2])] = shard[4]
+    found: set[str] = set()
+    for (stem, total), known in series.items():
+        first = int(0 not in known and int(total) in known)
+        missing = (n for n in range(first, first + int(total)) if n not in known)
+        rest = known[min(known)]
+        found.update(f"{stem}{number:05}-of-{total}{rest}" for number in islice(missing, _NAMED))
     return found
 
 

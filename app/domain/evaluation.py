@@ -16,6 +16,7 @@ from app.domain.training_spec import CleanText
 UNTRAINED = "base:untrained"
 MAX_ADAPTERS = 8
 MAX_SLICES_WANTED = 32
+MAX_SEED = 2**31 - 1
 
 AdapterName = Annotated[str, StringConstraints(pattern=rf"^(ad_[0-9a-f]{{32}}|{UNTRAINED})$")]
 ProbeName = Literal[
@@ -104,7 +105,7 @@ class EvaluationSpec(StrictNumbers):
         "training did (leave their row out, or cut the beginning of its prompt), always leave it "
         "out, or cut the reply at the end as the runners of the benchmarks do.",
     )
-    seed: int = Field(0, ge=0, le=2**31 - 1)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
 
 
 class JudgedAdapter(BaseModel):

@@ -259,7 +259,11 @@ class TrainingSpec(SpecPart):
         "trains from the start in that case.",
     )
     logging_steps: int = Field(
-        1, ge=1, le=10_000, description="Optimiser steps between the logged training metrics."
+        1,
+        ge=1,
+        le=10_000,
+        description="Optimiser steps between the logged training metrics. The last step is always "
+        "logged.",
     )
     early_stopping: EarlyStopping | None = Field(
         None,

@@ -5,6 +5,7 @@ https://huggingface.co/docs/hub/api
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from app.hub_api.repositories import EntryNotFoundError, RepoFile, Repository
@@ -48,16 +49,13 @@ def tree(repository: Repository, folder: str) -> list[dict[str, Any]]:
         raise EntryNotFoundError(
             f"{repository.id} has no folder {folder[:200]!r}.", repository.commit
         )
-    return [
-        {
-            "type": "file",
-            "path": file.name,
-            "size": file.size,
-            "oid": file.blob_id,
-            **_lfs(file, "oid"),
-        }
-        for file in files
-    ]
+    return [_entry(file) for file in files]
+
+
+def paths_info(repository: Repository, paths: Collection[str]) -> list[dict[str, Any]]:
+    """Return the response of ``POST /api/models/{id}/paths-info/{revision}``."""
+    wanted = set(paths)
+    return [_entry(file) for file in repository.files if file.name in wanted]
 
 
 def refs(repository: Repository) -> dict[str, Any]:
@@ -68,6 +66,16 @@ def refs(repository: Repository) -> dict[str, Any]:
         "targetCommit": repository.commit,
     }
     return {"branches": [branch], "tags": [], "converts": [], "pullRequests": []}
+
+
+def _entry(file: RepoFile) -> dict[str, Any]:
+    return {
+        "type": "file",
+        "path": file.name,
+        "size": file.size,
+        "oid": file.blob_id,
+        **_lfs(file, "oid"),
+    }
 
 
 def _lfs(file: RepoFile, name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Form, Request, Response
 from pydantic_core import to_json
 
 from app.adapters.service import AdapterNotFoundError
@@ -42,7 +42,7 @@ from app.web.range_response import Content, content_response
 router = APIRouter(prefix="/hub", include_in_schema=False)
 
 _ADAPTER_ID = re.compile(r"ad_[0-9a-f]{32}")
-_WORDS = ("resolve", "revision", "tree", "refs")
+_WORDS = ("resolve", "revision", "tree", "refs", "paths-info")
 _ERROR_CODES = {EntryNotFoundError: "EntryNotFound", RevisionNotFoundError: "RevisionNotFound"}
 
 
@@ -82,6 +82,27 @@ def get_model(request: Request, repo: str, find: FinderDep) -> Response:
         if what not in answers:
             raise elsewhere(repo, "this address does not exist")
         document = answers[what](find(name).at(revision or BRANCH))
+    except NotFoundError as error:
+        return _refusal(request, error)
+    return Response(to_json(document), media_type="application/json")
+
+
+@router.post("/api/models/{repo:path}")
+def get_paths_info(
+    request: Request,
+    repo: str,
+    find: FinderDep,
+    paths: Annotated[list[str], Form()],
+) -> Response:
+    """Return the sizes and hashes of those of the files that the repository has.
+
+    The framework limits a form to 1000 fields, about as many as the Hub accepts.
+    """
+    name, what, revision = _parts(repo)
+    try:
+        if what != "paths-info":
+            raise elsewhere(repo, "this address does not exist")
+        document = documents.paths_info(find(name).at(revision), paths)
     except NotFoundError as error:
         return _refusal(request, error)
     return Response(to_json(document), media_type="application/json")

@@ -40,7 +40,7 @@ class JobKind:
     queue: Callable[[Settings], str]
     #: Whether a running job counts against the tenant's ``quota_running``.
     counts_against_quota: bool
-    #: Whether /v1/jobs, /v1/queue and /v1/workers show the jobs.
+    #: Whether /v1/jobs shows the jobs.
     is_listed: bool
     #: Whether a job that is stopped is given time to save a checkpoint.
     saves_checkpoints: bool
@@ -57,7 +57,8 @@ class JobKind:
     #: How soon the kernel ends the trainer when memory runs short, from 0 to 1000. The supervisor
     #: and the API have 0.
     oom_score_adj: int = 500
-    #: Webhooks announce changes of status as ``<topic>.<status>``; None for kinds that they do not.
+    #: Webhooks announce changes of status as ``<topic>.<status>``, and /v1/queue and /v1/workers
+    #: show the jobs. None for kinds that appear in neither.
     topic: str | None = None
     #: Prefix of the id under which the API shows the job.
     id_prefix: str = "job"
@@ -183,6 +184,11 @@ def listed_names() -> tuple[str, ...]:
 def is_listed(column: SQLColumnExpression[str]) -> ColumnElement[bool]:
     """Return the condition that a kind column names a listed kind."""
     return _is_any_of(column, listed_names())
+
+
+def is_announced(column: SQLColumnExpression[str]) -> ColumnElement[bool]:
+    """Return the condition that a kind column names a kind that webhooks and the queue show."""
+    return _is_any_of(column, tuple(kind.name for kind in KINDS.values() if kind.topic))
 
 
 def is_free_of_quota(column: SQLColumnExpression[str]) -> ColumnElement[bool]:

@@ -137,11 +137,15 @@ def checkpoints(connection: Connection, job_id: str) -> Sequence[Any]:
 def waiting(
     connection: Connection, tenant_id: str, queue: str, limit: int, longest_delay_ms: int
 ) -> Sequence[Any]:
-    """Return this tenant's queued jobs with their positions among the jobs of all tenants."""
+    """Return this tenant's queued jobs with their positions among the jobs of all tenants.
+
+    Jobs of every kind count for the positions, since all of them wait for the same workers.
+    """
     order = func.row_number().over(order_by=[Job.priority.desc(), Job.created_at, Job.id])
     line = (
         select(
             Job.id,
+            Job.kind,
             Job.tenant_id,
             Job.priority,
             Job.created_at,
@@ -150,14 +154,13 @@ def waiting(
             order.label("position"),
         )
         .where(
-            Job.status == JobStatus.QUEUED, Job.desired == DesiredState.RUN, Job.queue == queue,
-            kinds.is_listed(Job.kind),
+            Job.status == JobStatus.QUEUED, Job.desired == DesiredState.RUN, Job.queue == queue
         )
         .subquery()
     )  # fmt: skip
     return connection.execute(
         select(line)
-        .where(line.c.tenant_id == tenant_id)
+        .where(line.c.tenant_id == tenant_id, kinds.is_announced(line.c.kind))
         .order_by(line.c.position)
         .limit(limit)
     ).all()  # fmt: skip
@@ -184,12 +187,12 @@ def live_workers(connection: Connection) -> Sequence[Any]:
 
 
 def running_jobs(connection: Connection, tenant_id: str) -> Sequence[Any]:
-    """Return ids, queues and lease owners of this tenant's running jobs."""
+    """Return ids, kinds, queues and lease owners of this tenant's running jobs."""
     return connection.execute(
-        select(Job.id, Job.queue, Job.lease_owner).where(
+        select(Job.id, Job.kind, Job.queue, Job.lease_owner).where(
             not_by_index(Job.tenant_id) == tenant_id,
             Job.status == JobStatus.RUNNING,
-            kinds.is_listed(Job.kind),
+            kinds.is_announced(Job.kind),
         )
     ).all()
 

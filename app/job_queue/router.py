@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from app.job_queue import queries
+from app.job_queue import kinds, queries
 from app.job_queue.schemas import QueueItem, WaitingReason, WorkerRead
 from app.job_queue.worker_api import longest_delay_ms
 from app.web.dependencies import ReadEngineDep, RequireJobsRead, SettingsDep
@@ -20,7 +20,8 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 def get_queue(
     engine: ReadEngineDep, settings: SettingsDep, principal: RequireJobsRead
 ) -> Page[QueueItem]:
-    """List this tenant's queued jobs with their positions and the reasons why they wait."""
+    """List this tenant's queued jobs, evaluations and score batches, with their positions and the
+    reasons why they wait."""
     tenant_id, delay_ms = principal.tenant_id, longest_delay_ms(settings)
     with engine.connect() as connection:
         rows = queries.waiting(connection, tenant_id, settings.queue, 1000, delay_ms)
@@ -30,7 +31,7 @@ def get_queue(
     is_quota_used = running >= settings.quota_running
     data = [
         QueueItem(
-            job_id=row.id,
+            job_id=kinds.get(row.kind).public_id(row.id),
             position=row.position,
             priority=row.priority,
             queued_at=row.created_at,
@@ -71,5 +72,7 @@ def _run_by(worker: Any, running: Any) -> list[str]:
     # row for each queue, so the queue tells which row a job belongs to.
     owner = worker.id.rpartition("-")[0] + "/"
     return [
-        row.id for row in running if row.queue == worker.queue and row.lease_owner.startswith(owner)
+        kinds.get(row.kind).public_id(row.id)
+        for row in running
+        if row.queue == worker.queue and row.lease_owner.startswith(owner)
     ]

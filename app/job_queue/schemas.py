@@ -16,10 +16,12 @@ WaitingReason = Literal[
 
 
 class QueueItem(BaseModel):
-    """A queued job and the reason why it waits."""
+    """A queued job, evaluation or score batch, and the reason why it waits."""
 
-    job_id: str
-    position: int = Field(description="Counts from 1, over the jobs of all tenants.")
+    job_id: str = Field(
+        description="Id of a job (`job_…`), an evaluation (`eval_…`) or a score batch (`batch_…`)."
+    )
+    position: int = Field(description="Counts from 1, over the jobs of all kinds and tenants.")
     priority: int
     queued_at: Timestamp
     reason: WaitingReason
@@ -49,7 +51,9 @@ class WorkerRead(BaseModel):
         description="The quick checks of `plaudit doctor`, which run when the worker starts. Empty "
         "until they have ended."
     )
-    jobs: list[str] = Field(description="Ids of this tenant's jobs that the worker runs.")
+    jobs: list[str] = Field(
+        description="Ids of this tenant's jobs, evaluations and score batches that the worker runs."
+    )
     started_at: Timestamp
     seen_at: Timestamp
 

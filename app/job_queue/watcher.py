@@ -38,6 +38,7 @@ class Watcher:
         self._engine = reader(engine)
         self._waiting: dict[str, set[_Waiter]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._query: asyncio.Task[dict[str, State]] | None = None
         # A separate thread: busy request threads must not delay the watcher.
         self._limiter = CapacityLimiter(1)
 
@@ -48,7 +49,7 @@ class Watcher:
 
         Return False after ``timeout_seconds`` or when the service shuts down.
         """
-        if self.is_closed:
+        if self.is_closed or timeout_seconds <= 0:
             return False
         waiter = _Waiter(is_done, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(job_id, set()).add(waiter)
@@ -65,7 +66,8 @@ class Watcher:
                 del self._waiting[job_id]
 
     async def close(self) -> None:
-        """End all waits; later requests do not wait."""
+        """End all waits; later requests do not wait. Returns when no query runs any more: the pool
+        of the engine cannot close a connection that is in use."""
         self.is_closed = True
         if self._task is not None:
             self._task.cancel()
@@ -73,12 +75,16 @@ class Watcher:
             for waiter in waiters:
                 if not waiter.result.done():
                     waiter.result.set_result(False)
+        if self._query is not None and not self._query.done():
+            await asyncio.gather(self._query, return_exceptions=True)
 
     async def _run(self) -> None:
         while self._waiting:
             for ids in _batches(list(self._waiting)):
                 try:
-                    found = await to_thread.run_sync(self._states, ids, limiter=self._limiter)
+                    query = to_thread.run_sync(self._states, ids, limiter=self._limiter)
+                    self._query = asyncio.create_task(query, name="watcher-query")
+                    found = await asyncio.shield(self._query)  # close() waits for it
                     for job_id in ids:
                         self._notify(job_id, found.get(job_id))
                 except Exception:  # the requests of the other jobs wait for this task, too

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from app.api_keys.service import first_key
 from app.auth.scopes import Scope
-from app.cli import app as cli
+from app.cli.commands import app as cli
 from app.core.database import transaction
 from app.models import ApiKey, AuditRecord
 from tests.world import World, pairs

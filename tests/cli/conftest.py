@@ -14,7 +14,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
-from app.cli import app
+from app.cli.commands import app
 from app.core.database import make_engine
 from app.core.settings import Settings
 from tests.services import free_port, wait_until

@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import tomllib
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import pytest
 import typer
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
-from sqlalchemy import delete
+from sqlalchemy import delete, update
 
-from app.cli import app
+from app.cli.commands import app
 from app.cli.exit_codes import ExitCode
 from app.cli.spec_files import commented_spec
 from app.core.database import transaction
@@ -27,7 +28,7 @@ from app.domain.spec import RewardJobSpec
 from app.domain.warnings import WarningCode
 from app.job_queue import worker_api
 from app.job_queue.worker_api import Progress
-from app.models import Worker
+from app.models import Job, Worker
 from app.usage.service import record_stored_bytes
 from tests.cli.conftest import Run
 from tests.dashboard.adapters import publish
@@ -215,6 +216,20 @@ def test_job_without_metrics_says_so(run: Run, job: dict[str, Any]) -> None:
     assert "No metrics" in done.stderr
 
 
+@pytest.mark.parametrize("code", FailureCode)
+def test_every_failure_is_shown_with_its_hint(
+    run: Run, world: World, job: dict[str, Any], code: FailureCode
+) -> None:
+    failed = {"status": "failed", "failure_code": code, "failure_detail": "a [bold]cause[/]"}
+    with transaction(world.engine) as session:
+        session.execute(update(Job).where(Job.id == job["id"]).values(**failed))
+    shown = " ".join(run("jobs", "get", job["id"]).stdout.split())
+    assert f"failure {code}: a [bold]cause[/] what to do {code.failure.hint}" in shown
+    watched = run("jobs", "watch", job["id"])
+    assert watched.exit_code == ExitCode.FAILED
+    assert code.failure.hint in " ".join(watched.stdout.split())
+
+
 def test_things_are_deleted(run: Run, world: World, dataset: str) -> None:
     made = world.submit(priority=100, train_dataset=dataset)
     in_use = run("datasets", "delete", dataset)
@@ -244,6 +259,84 @@ def test_queue_says_why_jobs_wait(run: Run, job: dict[str, Any]) -> None:
     assert done.stderr == "0 workers, 0 of 0 slots busy\n"
     waiting = json.loads(run("queue", "--json").stdout)["data"]
     assert job["id"] in [item["job_id"] for item in waiting]
+
+
+@pytest.fixture
+def evaluation(run: Run, world: World) -> dict[str, Any]:
+    """Return a queued evaluation, requested on the command line."""
+    world.know_base_model()
+    world.submit(priority=100)
+    adapter_id = world.publish(world.claim(), FILES | {"a.txt": uuid.uuid4().bytes})
+    dataset = str(world.upload()["id"])
+    done = run(
+        "evaluate", adapter_id, "--dataset", dataset, "--no-wait", "--json", "--name", "judged",
+        "--probe", "reply_empty", "--probe-pairs", 7, "--seed", 3, "--overlong", "drop",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_options_of_an_evaluation_are_sent(evaluation: dict[str, Any]) -> None:
+    spec = evaluation["spec"]
+    fields = ("name", "probes", "probe_pairs", "seed", "overlong")
+    assert [spec[name] for name in fields] == ["judged", ["reply_empty"], 7, 3, "drop"]
+
+
+def test_slices_of_an_evaluation_are_sent(run: Run, evaluation: dict[str, Any]) -> None:
+    names = (evaluation["adapters"][0], "--dataset", evaluation["dataset"])
+    done = run("evaluate", *names, "--slice", "no such slice")
+    assert done.exit_code == ExitCode.REFUSED
+    assert "/slices/0" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--no-probes", "--probe", "reply_empty"),
+        ("--no-probes", "--probe-pairs", 5),
+        ("--truncate", "--overlong", "drop"),
+    ],
+)
+def test_options_of_an_evaluation_that_contradict_each_other_are_refused(
+    run: Run, options: tuple[object, ...]
+) -> None:
+    done = run("evaluate", f"ad_{'0' * 32}", "--dataset", DATASET, *options)
+    assert done.exit_code == ExitCode.USAGE
+    assert str(options[0]) in done.stderr
+
+
+def test_evaluation_is_listed_shown_and_cancelled(run: Run, evaluation: dict[str, Any]) -> None:
+    name = evaluation["id"]
+    (line,) = [line for line in run("evaluations", "list").stdout.splitlines() if name in line]
+    assert line.split()[1:3] == ["judged", "queued"]
+    page = json.loads(run("evaluations", "list", "--limit", 1, "--json").stdout)
+    assert [item["id"] for item in page["data"]] == [name]
+    assert re.search(r"status +queued", run("evaluations", "get", name[:-4]).stdout)
+    (waiting,) = [line for line in run("queue").stdout.splitlines() if name in line]
+    assert "no worker is running" in waiting
+    assert run("evaluations", "delete", name).exit_code == ExitCode.REFUSED
+    cancelled = run("evaluations", "cancel", name, "--json")
+    assert json.loads(cancelled.stdout)["status"] == "cancelled"
+    watched = run("evaluations", "watch", name)
+    assert watched.exit_code == ExitCode.CANCELLED
+    assert "cancelled" in watched.stderr
+    assert run("evaluations", "delete", name).exit_code == 0
+    assert run("evaluations", "get", name).exit_code == ExitCode.REFUSED
+
+
+def test_evaluation_is_watched_to_its_result(
+    run: Run, world: World, evaluation: dict[str, Any]
+) -> None:
+    while (lease := world.claim()).job_id[4:] != evaluation["id"][5:]:
+        world.fail(lease, FailureCode.NAN_LOSS, "not this one")
+    rows = [ScoredRow(i, str(i), (1, 2), (1.0, 0.0), (5, 4)) for i in range(1, 5)]
+    models = ("base:untrained", *evaluation["adapters"])
+    world.publish_scores(lease, dict.fromkeys(models, rows))
+    watched = run("evaluations", "watch", evaluation["id"])
+    assert watched.exit_code == 0, watched.stderr
+    assert watched.stdout == run("evaluations", "get", evaluation["id"]).stdout
+    (line,) = [x for x in watched.stdout.splitlines() if evaluation["adapters"][0] in x]
+    assert "100.0 %" in line
 
 
 @pytest.mark.parametrize(

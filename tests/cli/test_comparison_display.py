@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.cli.evaluations import _interval
+from app.cli.evaluation_display import _interval
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.cli.evaluations import cautions
+from app.cli.evaluation_display import cautions
 
 NOTHING = {"rows": 0, "lines": []}
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from app.api_keys import service
 from app.auth.key_ring import KeyRing
 from app.auth.scopes import Scope
-from app.cli import app
+from app.cli.commands import app
 from app.core.database import transaction
 from app.core.errors import UnauthorizedError
 

@@ -309,7 +309,7 @@ def test_nothing_outlives_the_service(tmp_path: Path, number: signal.Signals) ->
 #: Serves, counts its reconcilers as soon as it answers, and stops.
 COUNTING = """
 import os, signal, sys, threading, time, urllib.request
-from app.cli import app
+from app.cli.commands import app
 
 def count():
     while True:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from app.cli import app, client
+from app.cli import client
+from app.cli.commands import app
 from app.cli.spec_files import commented_spec
 from plaudit import Retries
 from tests.client.samples import sample
@@ -182,3 +183,27 @@ def test_closed_standard_input(run: Run, command: str) -> None:
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "is closed" in done.stderr
+
+
+#: Sends SIGINT to a command while it imports a module. SIGINT is ignored in what a shell starts in
+#: the background, pytest included.
+INTERRUPTED = """
+import signal, sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "app.cli.jobs":
+            signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupt())
+from app.cli import main
+main()
+"""
+
+
+def test_interrupt_while_a_command_starts_is_silent() -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", INTERRUPTED]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from app.cli import app
+from app.cli.commands import app
 from app.domain.progress import Packaged
 from tests.base_models.model_sources import COMMIT, OLD_COMMIT, Hub, hub
 from tests.model_factories.fixtures import llama

@@ -22,6 +22,7 @@ from plaudit import (
     TooLargeError,
     UnauthorizedError,
     UnavailableError,
+    UnexpectedResponseError,
     UnsupportedMediaTypeError,
 )
 from tests.client.calls import ASKED_FIRST, CALLS, NOT_NEEDED, Ids, operations
@@ -101,6 +102,16 @@ def ids(tmp_path: Path) -> Ids:
 
 def test_every_operation_is_reached() -> None:
     assert CALLS.keys() | NOT_NEEDED == operations().keys()
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in DOCUMENTED}))
+def test_304_that_was_not_requested_is_a_typed_error(
+    client: Any, server: Scripted, ids: Ids, name: str
+) -> None:
+    """A cache in between may send one."""
+    server.lay_out(*before(name), Answer(304))
+    with pytest.raises(UnexpectedResponseError, match="status 304"):
+        CALLS[name](client, ids)
 
 
 @pytest.mark.parametrize(("name", "status"), REFUSED)

@@ -10,14 +10,16 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
+from app.core.database import transaction
 from app.domain.lifecycle import FailureCode
 from app.domain.progress import Noted, Reported
 from app.domain.warnings import WarningCode
 from app.job_queue import worker_api
 from app.job_queue.worker_api import Progress
-from app.models import Worker
+from app.models import Job, Worker
 from tests.dashboard.adapters import publish
 from tests.dashboard.browser import Browser
 from tests.services import wait_until
@@ -197,6 +199,41 @@ def test_failed_job_shows_its_cause_and_hint(signed_in: Browser, world: World) -
     signed_in.wait_for_text("loss is nan at step 3", "#failure")
     signed_in.wait_for_text("The job ended before its first step.")
     signed_in.wait_for_text("learning_rate", "#failure-hint")
+
+
+def test_every_failure_has_its_title_and_its_hint(signed_in: Browser, world: World) -> None:
+    job = world.submit()
+    shown, expected = {}, {}
+    for code in FailureCode:
+        failed = {"status": "failed", "failure_code": code, "failure_detail": f"about {code}"}
+        with transaction(world.engine) as session:
+            session.execute(update(Job).where(Job.id == job["id"]).values(**failed))
+        signed_in.get(f"/jobs/{job['id']}")
+        signed_in.wait_for_text(f"about {code}", "#failure-detail")
+        shown[code] = (signed_in.text("#failure-title"), signed_in.text("#failure-hint"))
+        expected[code] = (f"Failed: {code.replace('_', ' ')}", code.failure.hint)
+    assert shown == expected
+
+
+def test_exact_times_are_in_the_zone_of_the_browser_and_in_utc(
+    signed_in: Browser, world: World
+) -> None:
+    job = world.submit()
+    with transaction(world.engine) as session:
+        session.execute(update(Job).where(Job.id == job["id"]).values(created_at=1_790_000_000_000))
+    driver = signed_in.driver
+    driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": "Asia/Kolkata"})
+    try:
+        signed_in.get("/")
+        signed_in.wait_for_text("ago", "#rows")
+        (title,) = signed_in.js(
+            "return [...document.querySelectorAll('#rows time')].map((t) => t.title)"
+        )
+    finally:
+        driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": ""})
+    assert "7:43:20" in title
+    assert "GMT+5:30" in title
+    assert title.endswith("(2026-09-21 14:13:20 UTC)")
 
 
 def test_running_job_is_cancelled_after_confirmation(signed_in: Browser, world: World) -> None:

@@ -94,11 +94,21 @@ def test_job_is_found_among_more_than_are_loaded(
     assert len(names()) == 25
     signed_in.get("/?sort=name")
     signed_in.wait_for_text("The newest 500 jobs are sorted.", "#search-note")
+    signed_in.wait_for_text("copy 044", "#rows")
+    assert names() == [f"copy {i:03}" for i in range(20, 45)]
+    signed_in.id("older").click()
+    wait_until("the next page", lambda: names() == [f"copy {i:03}" for i in range(45, 70)])
+    signed_in.get("/?sort=name&after=475")
     signed_in.wait_for_text("copy 519", "#rows")
-    assert names() == [f"copy {i:03}" for i in range(MANY - 500, MANY)]
+    assert names() == [f"copy {i:03}" for i in range(495, MANY)]
+    assert not signed_in.id("older").is_displayed()
+    signed_in.id("newest").click()
+    wait_until("the first page", lambda: names() == [f"copy {i:03}" for i in range(20, 45)])
+    signed_in.assert_accessible()
     signed_in.get("/?sort=name&q=copy+00")
     signed_in.wait_for_text("copy 009", "#rows")
     assert names() == [f"copy {i:03}" for i in range(10)]
+    assert not signed_in.id("pages").is_displayed()
     assert not signed_in.id("search-note").is_displayed()
     signed_in.get("/?q=copy%25")  # a wildcard is treated as text
     signed_in.wait_for_text("No jobs match", "#empty")

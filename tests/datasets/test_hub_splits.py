@@ -55,6 +55,21 @@ ODD_NAMES = ["Train (1).JSONL", "a#b, 50%?.jsonl", "données/日本.jsonl"]
 OF_CARD = ["a/1.jsonl", "a/2.jsonl", "b/train.jsonl.gz", "b/test.jsonl.gz", "c/d/more.csv"]
 
 
+FROM_ONE = [f"train-{number:05}-of-00002.jsonl" for number in (1, 2)]
+#: A series of shards of which the last two are missing.
+GAPS = [f"data/train-{number:05}-of-00004-ab.parquet" for number in (0, 1)] + [
+    "data/test-00000-of-00001.parquet"
+]
+#: A card that names some of the shards on purpose, and one that names all of them.
+FEW: dict[str, Any] = {
+    "configs": [
+        {"config_name": "default", "data_files": "data/train-0000[01]-of-*"},
+        {"config_name": "one", "data_files": "c4.00001-of-00003.json.gz"},
+    ]
+}
+ALL: dict[str, Any] = {"configs": [{"config_name": "default", "data_files": "data/train-*"}]}
+
+
 @pytest.mark.parametrize(
     ("names", "card", "config", "split", "files"),
     [
@@ -85,6 +100,10 @@ OF_CARD = ["a/1.jsonl", "a/2.jsonl", "b/train.jsonl.gz", "b/test.jsonl.gz", "c/d
         (OF_PATTERNS, PATTERNS, "inside", "train", ["en/train.jsonl"]),
         (OF_PATTERNS, PATTERNS, "named", "test", ["en/test.jsonl"]),
         (OF_PATTERNS, PATTERNS, "twice", "train", ["en/train.jsonl", "x1.jsonl"]),
+        (FROM_ONE, {}, None, "train", FROM_ONE),
+        (GAPS, {}, None, "test", ["data/test-00000-of-00001.parquet"]),
+        (GAPS, FEW, None, "train", GAPS[:2]),
+        (["c4.00001-of-00003.json.gz"], FEW, "one", "train", ["c4.00001-of-00003.json.gz"]),
     ],
 )  # fmt: skip
 def test_files_of_a_split_are_found(
@@ -108,6 +127,11 @@ def test_files_of_a_split_are_found(
         (["dev/train.csv", "dev/test.csv"], {}, "dev", "validation", "there are: train, test"),
         (OF_PATTERNS, PATTERNS, "missing", "train", "no data file of the repository is x9.jsonl"),
         (["a" + "/a" * 60 + "/train.jsonl"], PATTERNS, "slow", "train", "no data file"),
+        (GAPS, {}, None, "train", "train-00002-of-00004-ab.parquet, data/train-00003-of-00004-ab"),
+        (GAPS, ALL, None, "train", "lacks files of the split: data/train-00002-of-00004-ab.par"),
+        (FROM_ONE[1:], {}, None, "train", "the split: train-00001-of-00002.jsonl; upload them"),
+        (["train-00005-of-99999.csv"], {}, None, "train", "train-00004-of-99999.csv, train-00006"),
+        (["a/data-00001-of-00002.arrow"], {}, None, "train", "a/data-00000-of-00002.arrow"),
         (["pairs.jsonl", "more\\pairs.jsonl"], {}, None, "train", "'more\\\\pairs.jsonl'"),
         (["pairs.jsonl", "more\npairs.jsonl"], {}, None, "train", "rename the file"),
         (["pairs.jsonl", "x" * 201 + ".jsonl"], {}, None, "train", "rename the file"),

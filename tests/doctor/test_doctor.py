@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from app.cli import app
+from app.cli.commands import app
 from app.domain.progress import CheckpointSaved, FileEntry
 from worker.doctor import engine, short_jobs
 from worker.doctor.checks import CHECKS

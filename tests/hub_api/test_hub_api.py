@@ -88,6 +88,42 @@ def test_snapshot_is_downloaded_whole(
         list(folder)
 
 
+def test_files_are_looked_up_by_the_client(site: Site, key: str, adapter_id: str) -> None:
+    api = HfApi(f"{site.url}/hub", token=key)
+    names = ["README.md", "adapter_model.safetensors", "missing.json", "additional_chat_templates"]
+    found = {info.path: info for info in api.get_paths_info(adapter_id, names, expand=True)}
+    assert (
+        {name: info.size for name, info in found.items()}
+        == {  # type: ignore[union-attr]
+            name: len(FILES[name]) for name in names[:2]
+        }
+    )
+    listed = {file.path: file for file in api.list_repo_tree(adapter_id)}
+    assert found == {name: listed[name] for name in found}
+    commit = api.model_info(adapter_id).sha
+    (readme,) = api.get_paths_info(adapter_id, "README.md", revision=commit)
+    assert readme == found["README.md"]
+    assert api.list_repo_files(adapter_id) == sorted(FILES)
+    assert api.file_exists(adapter_id, "README.md")
+    assert not api.file_exists(adapter_id, "missing.json")
+    assert api.repo_exists(adapter_id)
+    assert not api.revision_exists(adapter_id, "v2")
+    with pytest.raises(RepositoryNotFoundError):
+        api.get_paths_info(f"ad_{'0' * 32}", "README.md")
+    with pytest.raises(RevisionNotFoundError):
+        api.get_paths_info(adapter_id, "README.md", revision="v2")
+
+
+def test_lookups_of_files_are_bounded(client: TestClient, adapter_id: str) -> None:
+    url = f"/hub/api/models/{adapter_id}/paths-info/main"
+    assert client.post(url, data={"paths": ["README.md"] * 1000}).status_code == 200
+    assert client.post(url, data={"paths": ["README.md"] * 1001}).status_code == 400
+    assert client.post(url, data={}).status_code == 422
+    assert client.post(url, data={"paths": ["x" * 300_000]}).status_code == 413
+    other = client.post(f"/hub/api/models/{adapter_id}/commit/main", data={"paths": ["a"]})
+    assert (other.status_code, other.headers["x-error-code"]) == (404, "RepoNotFound")
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [

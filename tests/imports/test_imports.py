@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -142,3 +143,15 @@ def test_unfinished_imports_are_bounded_and_can_be_cancelled(client: TestClient)
         assert cancelled["status"] == "cancelled"
     assert client.post("/v1/datasets/imports", json=SOURCE).status_code == 202
     assert client.get(f"/v1/jobs/job_{ids[1].partition('_')[2]}").status_code == 404
+
+
+def test_import_is_cancelled_while_the_hub_sends_nothing(
+    imports: Imports, client: TestClient, hub: Hub
+) -> None:
+    hub.may_finish = threading.Event()
+    queued = imports.request()
+    with imports.shop.running_pool():
+        wait_until("the download", lambda: hub.fetched("train-00000-of-00002.jsonl"))
+        client.post(f"/v1/datasets/imports/{queued['id']}/cancel")
+        wait_until("the end", lambda: imports.state(queued)["status"] == "cancelled")
+        hub.may_finish.set()

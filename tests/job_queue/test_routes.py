@@ -47,6 +47,24 @@ def test_queue_shows_why_jobs_wait(
     ]  # the position counts the jobs of other tenants
 
 
+def test_queue_and_workers_show_evaluations_and_score_batches(
+    world: World, client: TestClient, engine: Engine
+) -> None:
+    """They wait for the same workers as training, so they count for the positions of jobs."""
+    evaluation = world.request_evaluation()
+    names = {"adapter": evaluation["adapters"][0], "dataset": evaluation["dataset"]}
+    batch = world.request_score_batch(**names)
+    job = world.submit()
+    queue = client.get("/v1/queue").json()["data"]
+    shown = [(item["job_id"], item["position"]) for item in queue]
+    assert shown == [(evaluation["id"], 1), (batch["id"], 2), (job["id"], 3)]
+    register_worker(engine, world.settings.queue, busy=2)
+    for _ in range(2):
+        world.claim()
+    (worker,) = client.get("/v1/workers").json()["data"]
+    assert set(worker["jobs"]) == {evaluation["id"], batch["id"]}
+
+
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from app.cli import app, scoring
+from app.cli import scoring
+from app.cli.commands import app
 from app.cli.exit_codes import ExitCode
 from tests.model_factories.orders import TinyBase
 from tests.model_factories.pairs import make_pairs

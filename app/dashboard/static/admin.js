@@ -3,7 +3,7 @@
 import { get, getAll, post, remove } from "./api.js";
 import { retryWhileUnavailable } from "./connection.js";
 import { makeDeliveries } from "./deliveries.js";
-import { $, el, setOrHide, timeAgo } from "./dom.js";
+import { $, el, exactTime, setOrHide, timeAgo } from "./dom.js";
 import { shortId } from "./format.js";
 
 export async function start(show) {
@@ -36,7 +36,7 @@ function makeEntry({ at, action, object_id, key_id, client }) {
 
 function makeKey({ id, name, scopes, last_used_at, expires_at }) {
   const time = (at) => el("td", {}, at ? timeAgo(at) : "never");
-  const expiry = el("td", {}, expires_at ? new Date(expires_at).toLocaleDateString() : "never");
+  const expiry = el("td", { title: expires_at && exactTime(expires_at) }, expires_at ? new Date(expires_at).toLocaleDateString() : "never");
   const button = actionButton("Revoke", `Revoke the key ${name}? Programs that use it stop working.`, () => remove(`/v1/api-keys/${id}`));
   return el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, scopes.join(", ")), time(last_used_at), expiry, el("td", {}, button));
 }

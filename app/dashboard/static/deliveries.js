@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { setPill } from "./components.js";
-import { el, timeAgo } from "./dom.js";
+import { el, exactTime, timeAgo } from "./dom.js";
 import { number } from "./format.js";
 
 const COLUMNS = ["Time", "Event", "Status", "Attempts", "Response", "Last error"];
@@ -36,7 +36,8 @@ export function makeDeliveries(id, url, act) {
 function makeRow({ type, status, attempts, created_at, next_attempt_at, response_status, error }) {
   const pill = el("span");
   setPill(pill, status);
-  const next = next_attempt_at ? el("span", { class: "muted" }, " next ", new Date(next_attempt_at).toLocaleTimeString()) : "";
+  const nextTime = next_attempt_at && new Date(next_attempt_at).toLocaleTimeString();
+  const next = nextTime ? el("span", { class: "muted", title: exactTime(next_attempt_at) }, ` next ${nextTime}`) : "";
   const texts = [number(attempts), response_status === null ? "–" : String(response_status), error ?? "–"];
   return el("tr", {}, el("td", {}, timeAgo(created_at)), el("td", {}, type), el("td", {}, pill, next), ...texts.map((text) => el("td", {}, text)));
 }

@@ -58,9 +58,16 @@ export function setFacts(list, facts) {
   list.replaceChildren(...shown.map(([term, value]) => el("div", {}, el("dt", {}, term), el("dd", {}, value))));
 }
 
+/** Returns a time in the zone of the browser and in UTC, in which the logs of the service are. */
+export function exactTime(iso) {
+  const at = new Date(iso);
+  const utc = at.toISOString().slice(0, 19).replace("T", " ");
+  return `${at.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "long" })} (${utc} UTC)`;
+}
+
 /** Returns a `time` element such as "3 min ago" that stays current; its title has the exact time. */
 export function timeAgo(iso) {
-  const node = el("time", { datetime: iso, title: new Date(iso).toLocaleString() });
+  const node = el("time", { datetime: iso, title: exactTime(iso) });
   setText(node, ago(iso));
   return node;
 }
@@ -68,7 +75,7 @@ export function timeAgo(iso) {
 /** Changes the time of a `time` element. */
 export function setTime(node, iso) {
   node.setAttribute("datetime", iso);
-  node.title = new Date(iso).toLocaleString();
+  node.title = exactTime(iso);
   setText(node, ago(iso));
 }
 

@@ -71,6 +71,14 @@ export function shortId(id) {
   return `${id.slice(0, id.indexOf("_") + 1)}…${id.slice(-8)}`;
 }
 
+const PAGES = { eval: "/evaluations/", job: "/jobs/" };
+
+/** Returns the page of a job, an evaluation or a score batch; batches have no pages of their own. */
+export function pageOf(id) {
+  const page = PAGES[id.slice(0, id.indexOf("_"))];
+  return page ? page + id : "/score-batches";
+}
+
 export function plural(count, one, many = `${one}s`) {
   return `${number(count)} ${count === 1 ? one : many}`;
 }

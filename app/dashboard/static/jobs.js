@@ -5,11 +5,12 @@ import { setPages, setPill } from "./components.js";
 import { repeat } from "./connection.js";
 import { $, el, setCode, setText, setTime, sync, timeAgo } from "./dom.js";
 import { accuracyFrom, accuracyOf, progressOf, shortId, titleOf } from "./format.js";
-import { addressOf, filterOf, findAll, sortJobs, SORTS, startSearch } from "./search.js";
+import { addressOf, filterOf, findAll, slicePage, sortJobs, SORTS, startSearch } from "./search.js";
 import { makeTag } from "./tags.js";
 
 const REFRESH_SECONDS = 3;
 const STATUSES = ["running", "queued", "paused", "succeeded", "failed", "cancelled"];
+const PAGE = 25;
 const MAX_COMPARED = 8;
 const MAX_ADAPTER_PAGES = 5; // of a hundred adapters
 const MAX_SINGLE_ADAPTERS = 25;
@@ -23,10 +24,16 @@ export async function start(show) {
   const status = STATUSES.includes(parameters.get("status")) ? parameters.get("status") : null;
   const sort = SORTS.includes(parameters.get("sort")) ? parameters.get("sort") : "age";
   const search = { text: parameters.get("q") ?? "", tag: parameters.get("tag") ?? "", sort };
-  const shown = Object.fromEntries(Object.entries({ status, q: search.text, tag: search.tag }).filter(([, value]) => value));
+  const isSorted = sort !== "age";
+  const chosen = { status, q: search.text, tag: search.tag, sort: isSorted && sort };
+  const shown = Object.fromEntries(Object.entries(chosen).filter(([, value]) => value));
   const filter = filterOf(search, status);
-  const query = new URLSearchParams([...filter, ["limit", "25"]]);
+  const query = new URLSearchParams([...filter, ["limit", PAGE]]);
   if (parameters.get("after")) query.set("after", parameters.get("after"));
+  if (isSorted) {
+    setText($("newest"), "First page");
+    setText($("older"), "Next page");
+  }
   startSearch(search, status);
   $("search-names").href = addressOf({ text: search.tag, tag: "", sort }, status);
   for (const link of $("filters").children) {
@@ -36,20 +43,26 @@ export async function start(show) {
   }
   setCode($("new-job-curl"), commands());
   await repeat(REFRESH_SECONDS, async () => {
-    const page = search.sort === "age" ? await get(`/v1/jobs?${query}`) : await findAll(filter);
+    const page = isSorted ? await sortedPage(filter, sort, Number(parameters.get("after")) || 0) : await get(`/v1/jobs?${query}`);
     await loadAccuracies(page.data);
-    sortJobs(page.data, search.sort, (job) => accuracyFrom(metrics.get(job.adapter_id) ?? {}));
     sync($("rows"), page.data, (job) => job.id, makeRow);
     showEmptyOrPages(page, shown, parameters.has("after"));
     show();
   });
 }
 
+async function sortedPage(filter, sort, after) {
+  const jobs = await findAll(filter);
+  await loadAccuracies(jobs);
+  sortJobs(jobs, sort, (job) => accuracyFrom(metrics.get(job.adapter_id) ?? {}));
+  return slicePage(jobs, after, PAGE);
+}
+
 function showEmptyOrPages(page, filter, isOlder) {
   const isEmpty = page.data.length === 0;
   $("list").hidden = isEmpty;
   $("empty").hidden = !isEmpty;
-  const isFirst = isEmpty && Object.keys(filter).length === 0 && !isOlder;
+  const isFirst = isEmpty && !(filter.status || filter.q || filter.tag) && !isOlder;
   setText($("empty-text"), isFirst ? "No jobs yet" : filter.q || filter.tag ? "No jobs match" : `No ${filter.status ?? "older"} jobs`);
   setText($("empty-hint"), isFirst ? "Submit a job with the commands below. This page updates automatically." : "");
   $("search-names").hidden = !isEmpty || !filter.tag; // a name may look like a tag

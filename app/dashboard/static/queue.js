@@ -4,7 +4,7 @@ import { get } from "./api.js";
 import { setPill } from "./components.js";
 import { repeat } from "./connection.js";
 import { $, el, setText, setTime, sync, timeAgo } from "./dom.js";
-import { number, plural, shortId } from "./format.js";
+import { number, pageOf, plural, shortId } from "./format.js";
 
 const REFRESH_SECONDS = 3;
 const QUEUED_JOBS = "/v1/jobs?status=queued&limit=100";
@@ -38,7 +38,7 @@ function makeRow(item) {
   const reason = el("td");
   const priority = el("td", { class: "number" });
   const since = timeAgo(item.queued_at);
-  const link = el("a", { href: `/jobs/${item.job_id}` });
+  const link = el("a", { href: pageOf(item.job_id) });
   const node = el("tr", {}, position, el("td", {}, link), reason, priority, el("td", { class: "number" }, since));
   const update = (now) => {
     setText(position, number(now.position));
@@ -106,6 +106,6 @@ function makeCheck({ check }) {
 }
 
 function makeJob(id) {
-  const node = el("li", {}, "Running ", el("a", { href: `/jobs/${id}` }, el("code", {}, shortId(id))));
+  const node = el("li", {}, "Running ", el("a", { href: pageOf(id) }, el("code", {}, shortId(id))));
   return { node, update: () => {} };
 }

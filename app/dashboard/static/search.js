@@ -41,7 +41,7 @@ export function filterOf({ text, tag }, status) {
   return filter;
 }
 
-/** Returns the newest jobs that match as one page, to be sorted. */
+/** Returns the newest jobs that match, to be sorted. */
 export async function findAll(filter) {
   const query = new URLSearchParams([...filter, ["limit", "100"]]);
   const jobs = [];
@@ -53,7 +53,7 @@ export async function findAll(filter) {
   }
   const note = `The newest ${jobs.length} jobs are sorted. Older ones are not shown: search, or choose a status, to find them.`;
   setOrHide($("search-note"), page.has_more ? note : "");
-  return { data: jobs, has_more: false, next: null };
+  return jobs;
 }
 
 /** Sorts jobs in place; those without an accuracy come last. */
@@ -64,4 +64,10 @@ export function sortJobs(jobs, sort, accuracyOf) {
     status: (a, b) => a.status.localeCompare(b.status),
   };
   if (orders[sort]) jobs.sort(orders[sort]);
+}
+
+/** Returns a page of sorted jobs; `next` is the number of jobs before the next page. */
+export function slicePage(jobs, after, size) {
+  const end = after + size;
+  return { data: jobs.slice(after, end), has_more: end < jobs.length, next: String(end) };
 }

@@ -149,13 +149,14 @@ def check(response: httpx.Response) -> None:
 
     Raises:
         APIError: the service refused the request.
-        UnexpectedResponseError: the response is a redirect. It is not followed, because the API
-            key must not be sent to another host.
+        UnexpectedResponseError: the response is a redirect, which is not followed because the API
+            key must not be sent to another host; or it is a 304 that was not requested.
     """
     status = response.status_code
-    if response.is_success or status == HTTPStatus.NOT_MODIFIED:
+    is_unchanged = status == HTTPStatus.NOT_MODIFIED
+    if response.is_success or (is_unchanged and "If-None-Match" in response.request.headers):
         return
-    if response.is_redirect:
+    if response.is_redirect and not is_unchanged:
         target = response.headers.get("Location", "nowhere")
         raise unexpected(response, f"it redirects to {target}, which the client does not follow")
     if status < HTTPStatus.BAD_REQUEST:

@@ -684,11 +684,12 @@ class PushRead(Model):
 
 
 class QueueItem(Model):
-    """A queued job and the reason why it waits."""
+    """A queued job, evaluation or score batch, and the reason why it waits."""
 
     job_id: str
+    """Id of a job (`job_…`), an evaluation (`eval_…`) or a score batch (`batch_…`)."""
     position: int
-    """Counts from 1, over the jobs of all tenants."""
+    """Counts from 1, over the jobs of all kinds and tenants."""
     priority: int
     queued_at: AwareDatetime
     reason: (
@@ -1010,7 +1011,7 @@ class TrainingSpec(Model):
     the start in that case.
     """
     logging_steps: int = 1
-    """Optimiser steps between the logged training metrics."""
+    """Optimiser steps between the logged training metrics. The last step is always logged."""
     early_stopping: EarlyStopping | None = None
     """
     Stop when the evaluation loss stops improving, and publish the best model; null: train to
@@ -1177,7 +1178,7 @@ class WorkerRead(Model):
     have ended.
     """
     jobs: list[str]
-    """Ids of this tenant's jobs that the worker runs."""
+    """Ids of this tenant's jobs, evaluations and score batches that the worker runs."""
     started_at: AwareDatetime
     seen_at: AwareDatetime
 

@@ -380,7 +380,7 @@ class TrainingSpec(TypedDict):
     the start in that case.
     """
     logging_steps: NotRequired[int]
-    """Optimiser steps between the logged training metrics."""
+    """Optimiser steps between the logged training metrics. The last step is always logged."""
     early_stopping: NotRequired[EarlyStopping | None]
     """
     Stop when the evaluation loss stops improving, and publish the best model; null: train to

@@ -274,6 +274,42 @@ def test_stop_does_not_wait_for_the_end_of_a_chunk(
         assert channel.of(Stopped)[0].step == sum(steps)
 
 
+def test_stop_does_not_wait_until_a_model_is_loaded(
+    both: tuple[WorkOrder, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process exits on a request, so the scores of the models before are saved first."""
+    channel = RecordingChannel()
+
+    def load(*_: object) -> None:
+        assert channel._exits_on_stop
+        (saved,) = channel.of(CheckpointSaved)
+        assert saved.step == channel.of(Stepped)[-1].step > 0
+        raise MemoryError
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("worker.trainer.evaluation.resumable_scoring.load_packaged", load)
+    assert run_task(both[0], channel) == EXIT_FAILED
+    assert [failed.code for failed in channel.of(Failed)] == [FailureCode.OUT_OF_MEMORY]
+    assert not channel._exits_on_stop
+
+
+def test_stop_before_a_model_is_loaded_is_obeyed(
+    both: tuple[WorkOrder, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class StopsBeforeLoading(RecordingChannel):
+        @property
+        def is_stop_wanted(self) -> bool:  # type: ignore[override]
+            return self._exits_on_stop
+
+        @is_stop_wanted.setter
+        def is_stop_wanted(self, value: bool) -> None:
+            pass
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delattr("worker.trainer.tasks.evaluate.load_base")
+    assert run_task(both[0], StopsBeforeLoading()) == EXIT_STOPPED
+
+
 def test_stop_does_not_wait_until_all_rows_are_tokenised(
     both: tuple[WorkOrder, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,25 @@ def test_every_step_reports_its_metrics(run: Outcome) -> None:
     assert expected <= {name.removeprefix("train/") for name in steps[0].metrics}
 
 
+def test_last_step_is_logged_with_the_steps_since_the_previous_log(
+    llama: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run with fewer steps than ``logging_steps`` would have no training metrics."""
+    losses: dict[int, dict[int, float]] = {}
+    for logging_steps in (1, 3, 100):
+        training = {"max_steps": 5, "batch_size": 4, "logging_steps": logging_steps}
+        (work := tmp_path / str(logging_steps)).mkdir()
+        monkeypatch.chdir(work)
+        channel = RecordingChannel()
+        assert run_task(llama.order(count=20, eval_count=0, training=training), channel) == 0
+        logged = [m for m in channel.of(Stepped) if "train/loss" in m.metrics]
+        losses[logging_steps] = {m.step: m.metrics["train/loss"] for m in logged}
+        assert logged[-1].metrics["train/tokens"] > 0
+    each = [losses[1][step] for step in range(1, 6)]
+    assert losses[3] == {3: pytest.approx(sum(each[:3]) / 3), 5: pytest.approx(sum(each[3:]) / 2)}
+    assert losses[100] == {5: pytest.approx(sum(each) / 5)}
+
+
 def test_run_learns_from_the_pairs(run: Outcome) -> None:
     metrics = run.last(Packaged).metrics
     assert metrics["eval_before/accuracy"] < 0.8

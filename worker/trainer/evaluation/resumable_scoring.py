@@ -44,13 +44,24 @@ class LazyModel:
         self._model: nn.Module | None = None
         self._pad_token_id, self._bf16 = pad_token_id, bf16
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model is in memory."""
+        return self._model is not None
+
+    def load(self) -> nn.Module:
+        """Return the model; load it if it is not in memory."""
+        if self._model is None:
+            self._model = self._load()
+        return self._model
+
     def release(self) -> None:
         """Drop the model from memory."""
         self._model = None
 
     def score(self, sequences: Sequence[list[int]]) -> list[float]:
         """Return the rewards of sequences of token ids."""
-        model = self._model = self._model or self._load()
+        model = self.load()
         return score(model, sequences, pad_token_id=self._pad_token_id, bf16=self._bf16)
 
 
@@ -92,7 +103,7 @@ class ResumableScoring:
             if manifest["same"] == fingerprint:
                 self._known = json.loads((directory / _SCORES).read_text())
                 break
-        self._done = 0
+        self._done, self._saved = 0, len(self._known)
         self._saved_at = time.monotonic()
 
     def score(self, model: LazyModel, stage: str, sequences: Sequence[list[int]]) -> list[float]:
@@ -107,6 +118,7 @@ class ResumableScoring:
             key = f"{stage}/{start}"
             if key not in self._known:
                 self.stop_if_wanted()
+                self._load(model)
                 chunk = sequences[start : start + CHUNK_SEQUENCES]
                 with checked_before_modules(self.stop_if_wanted):
                     rewards = model.score(chunk)
@@ -119,6 +131,16 @@ class ResumableScoring:
             if time.monotonic() - self._saved_at >= self._seconds:
                 self._save()
         return found
+
+    def _load(self, model: LazyModel) -> None:
+        """Load a model, which may take minutes: a request to stop ends the process meanwhile."""
+        if model.is_loaded:
+            return
+        if len(self._known) > self._saved:
+            self._save()
+        with self._channel.exiting_on_stop():
+            self.stop_if_wanted()
+            model.load()
 
     def stop_if_wanted(self) -> None:
         """Stop if the supervisor requested it.
@@ -144,6 +166,7 @@ class ResumableScoring:
         self._saved_at = time.monotonic()
         if not self._done:
             return
+        self._saved = len(self._known)
         directory = Path(f"checkpoint-{self._done}")
         directory.mkdir(exist_ok=True)
         (directory / _SCORES).write_text(json.dumps(self._known))

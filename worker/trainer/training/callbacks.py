@@ -51,6 +51,13 @@ class ProgressCallback(TrainerCallback):
         self.last_rate: float | None = None
         self.last_norm: float | None = None
 
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
+    ) -> None:
+        """Request a log of the last step: a run shorter than ``logging_steps`` would have none."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
     ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Unpack
 
 from plaudit import params
@@ -61,16 +61,25 @@ class AsyncEvaluations:
         call = Call("GET", path("/v1/evaluations/{}", evaluation_id))
         return parse(EvaluationRead, await self._transport.send(call))
 
-    async def wait(self, evaluation_id: str, *, timeout: float | None = None) -> EvaluationRead:
+    async def wait(
+        self,
+        evaluation_id: str,
+        *,
+        progress: Callable[[EvaluationRead], object] | None = None,
+        timeout: float | None = None,
+    ) -> EvaluationRead:
         """Wait until the evaluation has succeeded, failed or been cancelled, and return it.
 
         Waiting continues across restarts of the service, up to ``Retries.outage_seconds``.
+        ``progress`` is called with its state every five seconds, and when it has ended.
 
         Raises:
             TimeoutError: it has not ended after ``timeout`` seconds. The evaluation continues.
         """
         address = path("/v1/evaluations/{}", evaluation_id)
-        return await following.wait_finished(self._transport, EvaluationRead, address, timeout)
+        return await following.wait_finished(
+            self._transport, EvaluationRead, address, timeout, progress
+        )
 
     async def cancel(self, evaluation_id: str) -> EvaluationRead:
         """Cancel an evaluation. It cannot be resumed."""

@@ -25,6 +25,8 @@ ENDED = frozenset({"succeeded", "failed", "cancelled"})
 POLL_SECONDS = 55.0
 #: The service's limit for evaluations and score batches.
 MAX_WAIT_SECONDS = 30.0
+#: Duration of a poll that reports progress.
+PROGRESS_SECONDS = 5.0
 #: Added to the read timeout of a long poll, for the response at its end.
 MARGIN_SECONDS = 30.0
 #: Minimum time between two polls of a job that changes quickly.
@@ -113,9 +115,15 @@ async def _poll(
 
 
 async def wait_finished(
-    transport: AsyncTransport, model: type[Finished], address: str, timeout: float | None
+    transport: AsyncTransport,
+    model: type[Finished],
+    address: str,
+    timeout: float | None,
+    progress: Callable[[Finished], object] | None = None,
 ) -> Finished:
     """Wait until an evaluation or a score batch has ended, and return it.
+
+    ``progress`` is called with its state every five seconds, and when it has ended.
 
     Raises:
         TimeoutError: it has not ended after ``timeout`` seconds.
@@ -123,9 +131,10 @@ async def wait_finished(
     started_at = time.monotonic()
     retries = None  # the usual limits, so that a wrong id or URL fails soon
     left: float | None = timeout
+    longest = MAX_WAIT_SECONDS if progress is None else PROGRESS_SECONDS
     while True:
         asked_at = time.monotonic()
-        seconds = MAX_WAIT_SECONDS if left is None else max(0.0, min(left, MAX_WAIT_SECONDS))
+        seconds = longest if left is None else max(0.0, min(left, longest))
         call = Call(
             "GET",
             address,
@@ -134,6 +143,8 @@ async def wait_finished(
             retries=retries,
         )
         found = parse(model, await transport.send(call))
+        if progress is not None:
+            progress(found)
         if found.status in ENDED:
             return found
         now = time.monotonic()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Unpack
 
 from plaudit import params
@@ -62,16 +62,23 @@ class Evaluations:
         call = Call("GET", path("/v1/evaluations/{}", evaluation_id))
         return parse(EvaluationRead, self._transport.send(call))
 
-    def wait(self, evaluation_id: str, *, timeout: float | None = None) -> EvaluationRead:
+    def wait(
+        self,
+        evaluation_id: str,
+        *,
+        progress: Callable[[EvaluationRead], object] | None = None,
+        timeout: float | None = None,
+    ) -> EvaluationRead:
         """Wait until the evaluation has succeeded, failed or been cancelled, and return it.
 
         Waiting continues across restarts of the service, up to ``Retries.outage_seconds``.
+        ``progress`` is called with its state every five seconds, and when it has ended.
 
         Raises:
             TimeoutError: it has not ended after ``timeout`` seconds. The evaluation continues.
         """
         address = path("/v1/evaluations/{}", evaluation_id)
-        return following.wait_finished(self._transport, EvaluationRead, address, timeout)
+        return following.wait_finished(self._transport, EvaluationRead, address, timeout, progress)
 
     def cancel(self, evaluation_id: str) -> EvaluationRead:
         """Cancel an evaluation. It cannot be resumed."""

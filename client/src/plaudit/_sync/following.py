@@ -26,6 +26,8 @@ ENDED = frozenset({"succeeded", "failed", "cancelled"})
 POLL_SECONDS = 55.0
 #: The service's limit for evaluations and score batches.
 MAX_WAIT_SECONDS = 30.0
+#: Duration of a poll that reports progress.
+PROGRESS_SECONDS = 5.0
 #: Added to the read timeout of a long poll, for the response at its end.
 MARGIN_SECONDS = 30.0
 #: Minimum time between two polls of a job that changes quickly.
@@ -114,9 +116,15 @@ def _poll(
 
 
 def wait_finished(
-    transport: Transport, model: type[Finished], address: str, timeout: float | None
+    transport: Transport,
+    model: type[Finished],
+    address: str,
+    timeout: float | None,
+    progress: Callable[[Finished], object] | None = None,
 ) -> Finished:
     """Wait until an evaluation or a score batch has ended, and return it.
+
+    ``progress`` is called with its state every five seconds, and when it has ended.
 
     Raises:
         TimeoutError: it has not ended after ``timeout`` seconds.
@@ -124,9 +132,10 @@ def wait_finished(
     started_at = time.monotonic()
     retries = None  # the usual limits, so that a wrong id or URL fails soon
     left: float | None = timeout
+    longest = MAX_WAIT_SECONDS if progress is None else PROGRESS_SECONDS
     while True:
         asked_at = time.monotonic()
-        seconds = MAX_WAIT_SECONDS if left is None else max(0.0, min(left, MAX_WAIT_SECONDS))
+        seconds = longest if left is None else max(0.0, min(left, longest))
         call = Call(
             "GET",
             address,
@@ -135,6 +144,8 @@ def wait_finished(
             retries=retries,
         )
         found = parse(model, transport.send(call))
+        if progress is not None:
+            progress(found)
         if found.status in ENDED:
             return found
         now = time.monotonic()
