@@ -99,8 +99,8 @@ def _text_part_advice(config: PreTrainedConfig) -> str:
     if text is config or type(text) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         return ""
     return (
-        f". Its text part, of type '{text.model_type}', can be: the operator can save it as a model "
-        "of its own, and list that"
+        f". Its text part, of type '{text.model_type}', can be: the operator can save that as a "
+        "model of its own, and list it"
     )
 
 
