@@ -109,7 +109,7 @@ def show_estimate(preview: JobPreview, *, as_json: bool) -> None:
         raise CommandError(
             "No worker has estimated this job yet.",
             ExitCode.FAILED,
-            "Start a worker ('plaudit serve' runs one), and repeat the command.",
+            "Repeat the command. If no worker runs, start one ('plaudit serve' runs one).",
         )
     if as_json:
         print_json(memory)
