@@ -32,6 +32,11 @@ _KERNEL_KEY = re.compile(r"_?(?:attn|experts)_implementation\w*")
 #: JSON files whose keys are tokens, which may have any name.
 _VOCABULARIES = {"tokenizer.json", "vocab.json", "added_tokens.json"}
 _INDEX = ".safetensors.index.json"
+_GGUF = ".gguf"
+_UNQUANTIZED = (
+    "Use the original checkpoint in safetensors, or a copy whose weights were dequantised to "
+    "bfloat16."
+)
 
 
 def is_model_file(name: str) -> bool:
@@ -60,9 +65,15 @@ def check_listing(sizes: Mapping[str, int], max_bytes: int) -> None:
         )
     if "adapter_config.json" in sizes:
         raise BadSnapshotError("The files are an adapter, not a base model.")
+    has_weights = not {"model.safetensors", f"model{_INDEX}"}.isdisjoint(sizes)
+    if not has_weights and any(name.endswith(_GGUF) for name in sizes):
+        raise BadSnapshotError(
+            "The model's weights are in GGUF files, a format for inference that is never loaded.",
+            hint=_UNQUANTIZED,
+        )
     if "config.json" not in sizes:
         raise BadSnapshotError("The model has no config.json.")
-    if not {"model.safetensors", f"model{_INDEX}"} & set(sizes):
+    if not has_weights:
         raise BadSnapshotError(
             "The model has no model.safetensors. Other weight formats are never loaded.",
             hint="Convert the weights to safetensors and add the result as a local: entry.",
@@ -79,7 +90,8 @@ def check_directory(path: Path, max_bytes: int) -> None:
     if not path.is_dir():
         raise ModelNotFoundError("The directory of the model does not exist.")
     # Check this first: errors about a directory that is not a model must not name its files.
-    if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+    is_model = any((path / name).is_file() for name in ("config.json", "adapter_config.json"))
+    if not is_model and not any(path.glob(f"*{_GGUF}")):
         raise BadSnapshotError("The model has no config.json.")
     check_listing(dict(_regular_files(path)), max_bytes)
     for name in model_files(path):
@@ -186,7 +198,7 @@ def _check_config(name: str, content: Any) -> None:
             raise BadSnapshotError(
                 f"{name} has a quantization_config, but adapters are trained on unquantised "
                 "weights.",
-                hint="Use the original checkpoint, and set quantization in the job.",
+                hint=f"{_UNQUANTIZED} A job can quantise it again.",
             )
 
 

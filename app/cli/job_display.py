@@ -109,7 +109,7 @@ def show_estimate(preview: JobPreview, *, as_json: bool) -> None:
         raise CommandError(
             "No worker has estimated this job yet.",
             ExitCode.FAILED,
-            "Start a worker ('plaudit serve' runs one), and repeat the command.",
+            "Repeat the command. If no worker runs, start one ('plaudit serve' runs one).",
         )
     if as_json:
         print_json(memory)
@@ -145,19 +145,38 @@ def show_preview(preview: JobPreview, *, as_json: bool) -> None:
 
 
 def show_metrics(metrics: Metrics, *, as_json: bool) -> None:
-    """Print metrics as a table with one row per step and one column per metric."""
+    """Print one table for each group of metrics, such as train and eval.
+
+    A group with more metrics than steps has one row per metric: an evaluation has twenty metrics
+    at a few steps. The others have one row per step.
+    """
     if as_json:
         print_json(metrics.to_dict())
         return
-    names = [name for name in metrics.columns if name != "step"]
-    if not names:
+    groups: dict[str, list[str]] = {}
+    for name in metrics.columns:
+        if name != "step":
+            groups.setdefault(name.partition("/")[0], []).append(name)
+    if not groups:
         typer.echo("No metrics yet.", err=True)
         raise typer.Exit(ExitCode.SUCCEEDED)
-    rows = zip(metrics.columns["step"], *(metrics.columns[name] for name in names), strict=True)
-    print_table(
-        ("step", *names),
-        ([f"{step:.0f}", *(_rounded(value) for value in values)] for step, *values in rows),
-    )
+    for i, names in enumerate(groups.values()):
+        if i:
+            typer.echo()
+        _show_group(metrics, names)
+
+
+def _show_group(metrics: Metrics, names: list[str]) -> None:
+    columns = [metrics.columns[name] for name in names]
+    rows = [
+        [f"{step:.0f}", *map(_rounded, values)]
+        for step, *values in zip(metrics.columns["step"], *columns, strict=True)
+        if any(value is not None for value in values)
+    ]
+    table = [["step", *names], *rows]
+    if len(names) > len(rows):
+        table = [list(cells) for cells in zip(*table, strict=True)]
+    print_table([str(cell) for cell in table[0]], table[1:])
 
 
 def steps(job: JobItem | Job) -> str | None:

@@ -265,7 +265,7 @@ def _not_inspected(why: str | None = None) -> UnavailableError:
             hint="Try again later. The operator finds the cause in the worker's log.",
         )
     return UnavailableError(
-        "No worker inspected the base model in time.",
+        "No worker has finished the inspection in time.",
         hint="Try again; start a worker if none runs. A job can be submitted anyway: the worker "
         "that runs it checks the spec first.",
     )

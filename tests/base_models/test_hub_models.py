@@ -194,6 +194,8 @@ def test_unreachable_hub_is_a_retryable_error(hub, tmp_path):
         (model(**{f"{n}.png": b"" for n in range(2_000)}), "2006 files"),
         ({k: v for k, v in model().items() if k != "model.safetensors"}, "no model.safetensors"),
         ({k: v for k, v in model().items() if k != "config.json"}, "no config.json"),
+        ({"tiny-Q4_K_M.gguf": b"GGUF", "README.md": b""}, "in GGUF files"),
+        ({"tiny.gguf": b"GGUF", "config.json": b"{}"}, "in GGUF files"),
     ],
 )
 def test_unsafe_model_is_rejected_and_deleted(hub, tmp_path, files, reason):

@@ -221,6 +221,17 @@ def test_files_of_a_directory_that_is_no_model_are_not_named(tmp_path):
     assert error.value.detail == "The model has no config.json."
 
 
+@pytest.mark.parametrize("others", [{}, {"config.json": b"{}"}])
+def test_directory_of_gguf_files_is_named_as_such(tmp_path, others):
+    folder = write_files(tmp_path / "mine", {"tiny-Q4_K_M.gguf": b"GGUF", **others})
+    with pytest.raises(BadSnapshotError, match="in GGUF files") as error:
+        fetch(entry(f"local:{folder}"), tmp_path / "cache")
+    assert "original checkpoint" in error.value.hint
+    for name, content in model().items():
+        (folder / name).write_bytes(content)
+    assert fetch(entry(f"local:{folder}"), tmp_path / "cache").path == folder
+
+
 def test_link_inside_a_local_model_is_followed(tmp_path):
     folder = write_files(tmp_path / "mine", model())
     (folder / "model.safetensors").rename(folder / "blob")

@@ -199,14 +199,33 @@ def test_metrics_are_a_table(run: Run, world: World) -> None:
     world.step(lease, 4, eval__accuracy=0.75)
     shown = run("jobs", "metrics", made["id"]).stdout
     assert [line.split() for line in shown.splitlines()] == [
-        ["step", "eval/accuracy", "train/loss"],
-        ["1", "–", "1"],
-        ["2", "–", "0.5"],
-        ["3", "–", "0.3333"],
-        ["4", "0.75", "–"],
+        ["step", "eval/accuracy"],
+        ["4", "0.75"],
+        [],
+        ["step", "train/loss"],
+        ["1", "1"],
+        ["2", "0.5"],
+        ["3", "0.3333"],
     ]
     few = run("jobs", "metrics", made["id"], "--keys", "train/loss", "--from-step", 2, "--json")
     assert json.loads(few.stdout)["columns"]["step"] == [2, 3]
+    world.fail(lease, FailureCode.NAN_LOSS, "over")
+
+
+def test_group_of_many_metrics_at_few_steps_has_a_row_per_metric(run: Run, world: World) -> None:
+    made = world.submit(priority=100)
+    lease = world.claim()
+    names = [f"figure_{number:02}" for number in range(20)]
+    world.step(lease, 1, train__loss=0.5)
+    for step in (1, 2):
+        world.step(lease, step, **dict.fromkeys((f"eval__{name}" for name in names), step))
+    shown = run("jobs", "metrics", made["id"]).stdout
+    evaluated, trained = (part.splitlines() for part in shown.split("\n\n"))
+    assert [line.split() for line in evaluated] == [
+        ["step", "1", "2"],
+        *([f"eval/{name}", "1", "2"] for name in names),
+    ]
+    assert [line.split() for line in trained] == [["step", "train/loss"], ["1", "0.5"]]
     world.fail(lease, FailureCode.NAN_LOSS, "over")
 
 

@@ -52,11 +52,15 @@ def edit(adapter: Path, **changes: object) -> None:
 
 
 def test_base_model_that_the_adapter_names_is_taken_from_the_catalogue(
-    adapter: Path, llama: TinyBase, monkeypatch: pytest.MonkeyPatch
+    adapter: Path,
+    llama: TinyBase,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     done = verify(monkeypatch, adapter, f"local:{llama.directory}")
     assert done.exit_code == 0, done.output
     assert "verified            yes" in done.stdout
+    assert capfd.readouterr().err == ""  # no warnings of the libraries
 
 
 def test_base_model_of_a_hub_is_taken_at_the_adapter_s_commit(

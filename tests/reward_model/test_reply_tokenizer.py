@@ -163,3 +163,16 @@ def test_parts_of_a_templated_text_are_joined_as_they_are(name: str, tmp_path: P
         assert tokenizer.encode(item) == [expected]
     plain = ScoreItem(prompt=PROMPT, responses=[REPLY], may_be_templated=True)
     assert tokenizer.encode(plain) == [expected]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_left_truncation_keeps_the_start_as_training_does(name: str, tmp_path: Path) -> None:
+    kind = KINDS[name]
+    tokenizer = make(tmp_path, kind)
+    (ids,) = tokenizer.encode_rendered([trained_text(tokenizer, kind)])
+    assert len(ids) > 6
+    start = ids[: kind.bos_count]
+    assert tokenizer.truncated(ids, 6, "left") == [*start, *ids[-(6 - kind.bos_count) :]]
+    assert tokenizer.truncated(ids, 1, "left") == ids[-1:]
+    assert tokenizer.truncated(ids, 6, "right") == ids[:6]
+    assert tokenizer.truncated(ids, len(ids), "left") == ids

@@ -60,9 +60,12 @@ class Trained:
         }
 
 
-def train_adapter(base: TinyBase, work: Path, **order: Any) -> Trained:
+def train_adapter(
+    base: TinyBase, work: Path, training: dict[str, Any] | None = None, **order: Any
+) -> Trained:
     """Train and package in this process, which takes a second; ``work`` is its directory."""
-    todo = base.order(count=24, eval_count=8, training={"max_steps": 3}, **order)
+    training = {"max_steps": 3, **(training or {})}
+    todo = base.order(count=24, eval_count=8, training=training, **order)
     assert todo.plan
     torch.set_num_threads(1)  # as a trainer does; more threads would wait for each other here
     with warnings.catch_warnings():

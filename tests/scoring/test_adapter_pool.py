@@ -14,7 +14,8 @@ from sqlalchemy import update
 from app.base_models.catalogue import load_catalogue
 from app.core.database import transaction
 from app.models import StoredFile
-from tests.scoring.stage import Stage, publish
+from tests.model_factories.orders import TinyBase
+from tests.scoring.stage import Stage, publish, train_adapter
 from worker.scorer.adapter_pool import AdapterPool, ResidentAdapter
 from worker.scorer.errors import ScoreRefusedError
 
@@ -79,6 +80,19 @@ def test_file_that_does_not_match_its_hash_is_refused(stage: Stage) -> None:
     with pytest.raises(ScoreRefusedError) as refusal:
         make_pool(stage).fetch(adapter)
     assert refusal.value.problem.code == "adapter_not_verified"
+
+
+def test_probes_are_truncated_as_in_training(
+    stage: Stage, tiny: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    limits = {"max_length": 20, "overlong": "truncate_left"}
+    trained = train_adapter(tiny, tmp_path, training=limits)
+    pool = make_pool(stage)
+    adapter = load(pool, publish(stage.engine, stage.settings, trained))
+    lengths = [len(adapter.tokenizer._pairs.encode([text])[0]) for text in trained.texts]
+    assert max(lengths) > limits["max_length"]
+    assert adapter.model.is_packed(adapter.id)
 
 
 def test_adapter_whose_probes_get_other_scores_is_refused(stage: Stage, tmp_path: Path) -> None:

@@ -50,6 +50,16 @@ def test_failure_is_typed(workshop: Workshop, fault: str, code: str, words: str)
     assert job.attempt == (3 if fault == "always kill" else 1)
 
 
+def test_refusal_of_a_base_model_says_what_to_use_instead(workshop: Workshop) -> None:
+    (workshop.base_model / "model.safetensors").rename(workshop.base_model / "model.gguf")
+    job_id = workshop.submit()
+    with workshop.running_pool():
+        job = workshop.wait(job_id, "failed")
+    assert job.failure_code == "model_unsupported"
+    assert "in GGUF files" in (job.failure_detail or "")
+    assert "Use the original checkpoint in safetensors" in (job.failure_detail or "")
+
+
 @pytest.mark.parametrize("fault", ["kill", "exit"])
 def test_crashed_trainer_is_restarted_from_its_checkpoint(workshop: Workshop, fault: str) -> None:
     job_id = workshop.submit(metadata={"fault": fault, "fault_step": 4, "steps": 7})

@@ -30,6 +30,13 @@ GIB = 2**30
 SIZES: dict[str, dict[str, Any]] = {
     "llama": {"intermediate_size": 688, "num_key_value_heads": 4, "head_dim": 32},
     "qwen3": {"intermediate_size": 688, "num_key_value_heads": 4, "head_dim": 32},
+    # Four norms in a block, one key head, and a gated MLP that is six times as wide as the model.
+    "gemma3_text": {
+        "intermediate_size": 1536,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 64,
+    },
     "bert": {"intermediate_size": 1024},
     "gpt2": {},
 }
@@ -89,7 +96,7 @@ def peak_bytes_of_step(model: Any, tokens: int, pairs: int) -> int:
 def test_real_step_takes_half_to_all_of_the_estimate(
     tmp_path: Path, name: str, *, activation_checkpointing: bool
 ):
-    facts = facts_of(make_base_model(tmp_path, name, **WIDE, **SIZES[name]))
+    facts = facts_of(make_base_model(tmp_path, name, **{**WIDE, **SIZES[name]}))
     training = {"batch_size": 2, "per_device_batch_size": 2}
     plan = make_text_plan(facts, lora={"r": 8}, training=training)
     base = load_base(str(tmp_path), DeviceConfig("cpu", bf16=False), plan.head_modules)
@@ -175,6 +182,16 @@ def test_total_is_the_sum_of_the_parts():
     total = document.pop("total_bytes")
     assert sum(document.values()) == total
     assert document["overhead_bytes"] == OVERHEAD_BYTES["cuda"]
+
+
+def test_process_on_a_cpu_also_has_the_tokenizer_and_freed_blocks():
+    def overhead(tokens: int, pairs: int) -> int:
+        training = {"batch_size": pairs, "per_device_batch_size": pairs}
+        facts, step = decoder(max_token_id=tokens - 1), replace(STEP, device="cpu", bf16=False)
+        return estimate_memory(facts, plan_of(training=training), step).overhead
+
+    assert overhead(262_144, 8) - overhead(32_000, 8) == (262_144 - 32_000) * 2_000
+    assert overhead(32_000, 8) > overhead(32_000, 1)
 
 
 def test_shortage_is_explained_by_the_parts():

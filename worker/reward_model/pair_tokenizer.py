@@ -123,6 +123,10 @@ class PairTokenizer:
             ids = self.encode(self.render(row)[:1])[0]
         except Exception:  # noqa: BLE001 - a template may raise anything; pairs are rendered later
             return 0
+        return self.special_start(ids)
+
+    def special_start(self, ids: list[int]) -> int:
+        """Return how many special tokens, such as BOS or [CLS], a text begins with."""
         special = {self.tokenizer.bos_token_id, self.tokenizer.cls_token_id}
         return next((i for i, token in enumerate(ids) if token not in special), len(ids))
 

@@ -13,6 +13,7 @@ from app.domain.plan import TrainingPlan
 from app.domain.scoring import ScoreItem
 from worker.reward_model.chat_template import TemplateTooCostlyError
 from worker.reward_model.pair_tokenizer import PairTokenizer
+from worker.reward_model.truncation import truncate_left
 
 _MARK = "plauditreply"
 
@@ -34,6 +35,7 @@ class ReplyTokenizer:
     def __init__(self, base_dir: Path, plan: TrainingPlan) -> None:
         self._pairs = PairTokenizer(base_dir, plan.tokenization, plan.data.format)
         self.max_length = plan.tokenization.max_length
+        self._cuts_probes = plan.tokenization.overlong == "truncate_left"
 
     def encode(self, item: ScoreItem) -> list[list[int]]:
         """Return the token ids of the prompt with each reply, without truncation.
@@ -55,8 +57,25 @@ class ReplyTokenizer:
         return encoded
 
     def encode_rendered(self, texts: list[str]) -> list[list[int]]:
-        """Return the token ids of rendered texts."""
-        return self._pairs.encode(texts)
+        """Return the token ids of the rendered texts of probes, truncated as in training."""
+        encoded = self._pairs.encode(texts)
+        if not self._cuts_probes:
+            return encoded
+        return [self.truncated(ids, self.max_length, "left") for ids in encoded]
+
+    def truncated(self, ids: list[int], limit: int, side: str) -> list[int]:
+        """Return at most ``limit`` tokens: the last ones for "left", the first ones for "right".
+
+        The left side keeps the special tokens of the start, as training does: an encoder reads its
+        score at [CLS], and decoders are trained with BOS.
+        """
+        if len(ids) <= limit:
+            return ids
+        if side == "right":
+            return ids[:limit]
+        # Token ids of a client may lack the start.
+        kept = min(self._pairs.kept_tokens, self._pairs.special_start(ids), limit - 1)
+        return truncate_left(ids, kept=kept, max_length=limit)
 
     def _checked(self, ids: list[int]) -> list[int]:
         """Return token ids that a client sent, or raise ItemInvalidError."""
@@ -124,10 +143,3 @@ class ReplyTokenizer:
 
 def _as_messages(value: str | Sequence[dict[str, Any]], role: str) -> list[dict[str, Any]]:
     return [{"role": role, "content": value}] if isinstance(value, str) else list(value)
-
-
-def truncated(ids: list[int], limit: int, side: str) -> list[int]:
-    """Return at most ``limit`` tokens: the last ones for "left", the first ones for "right"."""
-    if len(ids) <= limit:
-        return ids
-    return ids[-limit:] if side == "left" else ids[:limit]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from app.domain.scoring import ScoredItem, ScoredWork, ScoreProblem, ScoreWork
-from worker.reward_model.reply_tokenizer import ItemInvalidError, truncated
+from worker.reward_model.reply_tokenizer import ItemInvalidError
 from worker.reward_model.resident_model import ReplyGroup
 from worker.scorer.adapter_pool import ResidentAdapter
 from worker.scorer.errors import ScoreRefusedError
@@ -106,7 +106,7 @@ def _encode(
             f"trained with {adapter.tokenizer.max_length}, and the model takes at most {most}"
         )
         raise _refused("item_too_long", detail, index, at)
-    return [truncated(ids, limit, work.truncation) for ids in encoded], is_cut
+    return [adapter.tokenizer.truncated(ids, limit, work.truncation) for ids in encoded], is_cut
 
 
 def _refused(code: str, detail: str, item: int, response: int | None) -> ScoreRefusedError:

@@ -68,7 +68,9 @@ class JobRunner:
             case JobFailedError():
                 return error
             case BaseModelError():
-                return JobFailedError(error.failure, error.detail)
+                # The hint of the failure's code refers to the advice in the detail.
+                detail = f"{error.detail} {error.hint}" if error.hint else error.detail
+                return JobFailedError(error.failure, detail)
             case SpecRejectedError():
                 return JobFailedError(FailureCode.INVALID_SPEC, str(error))
             case StorageFullError():

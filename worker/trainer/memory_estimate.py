@@ -19,7 +19,11 @@ TRAINED_BYTES = 16
 #: weight for its scales (Dettmers et al. 2023, QLoRA, section 3).
 QUANTIZED_BYTES = {"8bit": 1.0, "4bit": (4 + 0.127) / 8}
 #: CUDA context and allocator slack; on a CPU the libraries and the tokenised data.
-OVERHEAD_BYTES = {"cuda": 1 << 30, "cpu": 1 << 29}
+OVERHEAD_BYTES = {"cuda": 1 << 30, "cpu": 640 << 20}
+#: On a CPU the peak is that of the process. It includes the tokenizer (0.46 GB for the 262,144
+#: tokens of Gemma 3) and freed blocks that the allocator keeps, as a share of the activations.
+TOKENIZER_BYTES_PER_TOKEN = 2_000
+KEPT_BY_ALLOCATOR = 0.5
 #: Activations of hidden size that a block keeps besides the inputs and outputs of its linear
 #: layers: residual additions, norms, attention output and softmax statistics.
 HIDDEN_COPIES = 8
@@ -74,13 +78,15 @@ def estimate_memory(
     pair_tokens = 2 * min(config.longest, plan.tokenization.max_length)
     batch_tokens = pair_tokens * plan.reward_arguments.per_device_train_batch_size
     weights = _weights(facts, plan, width)
+    widest = max(outputs for _, outputs in facts.linear_modules.values())
 
     def activations(tokens: int, *, is_recomputed: bool) -> int:
         block = _block_activations(facts, plan, tokens, width)
         hidden = tokens * facts.hidden_size * width
         blocks = facts.layer_count * (hidden if is_recomputed else block)
-        # The recomputed block; embeddings, last norm, and their gradients.
-        return blocks + (block if is_recomputed else 0) + 4 * hidden
+        # The recomputed block; embeddings and last norm; two gradients of the widest layer.
+        gradients = 2 * tokens * max(widest, facts.hidden_size) * width
+        return blocks + (block if is_recomputed else 0) + 2 * hidden + gradients
 
     if config.chunked_device_bytes is None:
         kept = activations(batch_tokens, is_recomputed=config.activation_checkpointing)
@@ -92,11 +98,15 @@ def estimate_memory(
         exceeds = activations(pair_tokens, is_recomputed=False) > threshold
         one_pair = activations(pair_tokens, is_recomputed=may_recompute and exceeds)
         kept = min(activations(batch_tokens, is_recomputed=False), max(budget, one_pair))
+    overhead = OVERHEAD_BYTES[config.device]
+    if config.device == "cpu":
+        overhead += TOKENIZER_BYTES_PER_TOKEN * (facts.max_token_id + 1)
+        overhead += int(KEPT_BY_ALLOCATOR * kept)
     return MemoryEstimate(
         weights=weights,
         optimizer=TRAINED_BYTES * plan.trainable_parameters,
         activations=kept,
-        overhead=OVERHEAD_BYTES[config.device],
+        overhead=overhead,
     )
 
 
@@ -127,13 +137,14 @@ def _block_activations(facts: BaseModelFacts, plan: TrainingPlan, tokens: int, w
     copies.
 
     A frozen layer keeps no input. An adapted layer keeps its input in fp32 for LoRA's A, and the
-    output of A.
+    output of A. A wide input is the product of a gated MLP, which keeps its factors: one is the
+    output of a layer, the other one is counted here in fp32. In bf16 the copy for LoRA covers it.
     """
     lora, hidden = plan.lora_arguments, facts.hidden_size
     adapted = {path for name in lora.target_modules for path in matches(name, facts.linear_modules)}
-    kept = 0
+    kept, wide_copies = 0, 2 if width == 4 else 1
     for path, (inputs, outputs) in facts.linear_modules.items():
-        kept += outputs * width + (inputs * width if inputs != hidden else 0)
+        kept += outputs * width + (wide_copies * inputs * width if inputs != hidden else 0)
         if path in adapted:
             kept += lora.r * 4 + (inputs * 4 if width == 2 else 0)
     per_block = kept / max(1, facts.layer_count)

@@ -188,6 +188,7 @@ def test_overlong_pairs_are_cut_at_the_beginning_of_their_prompt(
         assert ids.tolist() == whole[-40:]
     codes = {m.code: m.message for m in channel.of(Noted)}
     assert codes["pairs_truncated"].startswith("1 of 12 training pairs are longer than 40 tokens")
+    assert codes["pairs_dropped"].startswith("1 of 12 training pairs have replies that alone are")
 
 
 def test_first_special_token_is_kept_when_a_text_is_cut(minilm: TinyBase) -> None:

@@ -51,6 +51,8 @@ def warn_of_pairs(
     """Warn about skipped rows and about dropped, truncated or suspicious pairs."""
     total = len(tokenized.pairs) + tokenized.overlong.count
     max_length = plan.tokenization.max_length
+    is_cut = plan.tokenization.overlong == "truncate_left"
+    too_long = "have replies that alone are longer than" if is_cut else "are longer than"
     found = [
         (
             WarningCode.ROWS_SKIPPED,
@@ -64,7 +66,7 @@ def warn_of_pairs(
             (
                 WarningCode.PAIRS_DROPPED,
                 tokenized.overlong,
-                f"are longer than {max_length} tokens and were dropped",
+                f"{too_long} {max_length} tokens and were dropped",
             ),
             (
                 WarningCode.PAIRS_TRUNCATED,

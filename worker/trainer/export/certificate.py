@@ -187,7 +187,8 @@ def lost_tensors(model: PeftModel, directory: Path) -> list[str]:
     PEFT loads a head in the dtype of its base model, so the file's tensors are compared in that
     dtype.
     """
-    loaded = get_peft_model_state_dict(model)
+    # With "auto", PEFT looks for the base model on the hub.
+    loaded = get_peft_model_state_dict(model, save_embedding_layers=False)
 
     def is_loaded(name: str, saved: torch.Tensor) -> bool:
         return name in loaded and torch.equal(loaded[name].cpu(), saved.to(loaded[name].dtype))

@@ -81,6 +81,7 @@ def _check_model_type(config: PreTrainedConfig) -> None:
         raise unsupported_model(
             f"model type '{config.model_type}' has no sequence-classification class in "
             f"transformers {transformers.__version__}; it cannot be trained as a reward model"
+            f"{_text_part_advice(config)}"
         )
     if more := NEEDS_MORE_THAN_TEXT.get(config.model_type):
         raise unsupported_model(f"model type '{config.model_type}' needs {more}; use another model")
@@ -90,6 +91,17 @@ def _check_model_type(config: PreTrainedConfig) -> None:
             "tokens and fails on batches with different numbers of them; use an encoder or a "
             "decoder"
         )
+
+
+def _text_part_advice(config: PreTrainedConfig) -> str:
+    """Return what to do with a multimodal model whose text part alone can be trained."""
+    text = config.get_text_config()
+    if text is config or type(text) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        return ""
+    return (
+        f". Its text part, of type '{text.model_type}', can be: the operator can save that as a "
+        "model of its own, and list it"
+    )
 
 
 def _check_counts(raw: dict[str, Any]) -> None:
