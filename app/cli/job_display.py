@@ -173,10 +173,12 @@ def _show_group(metrics: Metrics, names: list[str]) -> None:
         for step, *values in zip(metrics.columns["step"], *columns, strict=True)
         if any(value is not None for value in values)
     ]
-    table = [["step", *names], *rows]
-    if len(names) > len(rows):
-        table = [list(cells) for cells in zip(*table, strict=True)]
-    print_table([str(cell) for cell in table[0]], table[1:])
+    if len(names) <= len(rows):
+        print_table(["step", *names], rows)
+    else:
+        steps, *values = zip(*rows, strict=True)
+        rows_by_name = [[name, *cells] for name, cells in zip(names, values, strict=True)]
+        print_table(["step", *(str(each) for each in steps)], rows_by_name)
 
 
 def steps(job: JobItem | Job) -> str | None:
