@@ -8,7 +8,7 @@ from typing import Any
 
 from app.datasets.canonical import DatasetWarning
 from app.datasets.row_errors import shown
-from app.datasets.shapes.detection import is_prompt_like
+from app.datasets.shapes.column_names import is_prompt_like
 from app.datasets.shapes.sample import Sample
 from app.datasets.unused import is_harmless
 from app.domain.warnings import WarningCode
