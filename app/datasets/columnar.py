@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -45,6 +46,8 @@ _MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(4 << 20),
 }
 _USED_NAMES = frozenset(name.lower() for name in USED_COLUMNS)
+#: Columns with harmless names that tell which of two responses is better.
+_VERDICTS = re.compile(r".*(score|rating|reward).*|model_[ab]")
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
 
 
@@ -106,9 +109,10 @@ def _wanted(
     wanted, parts = [], []
     for name, kind, is_plain in columns:
         # Shapes are also recognised by names in another spelling.
-        is_part = name in mapped or plain_name(name) in _USED_NAMES
-        is_side = name.startswith(("chosen", "rejected"))
-        if name in options.ignore_columns or (is_harmless(name) and not is_part and not is_side):
+        plain = plain_name(name)
+        is_part = name in mapped or plain in _USED_NAMES
+        is_needed = plain.startswith(("chosen", "rejected")) or _VERDICTS.fullmatch(plain)
+        if name in options.ignore_columns or (is_harmless(name) and not is_part and not is_needed):
             continue
         if not is_plain and is_part:
             raise FileError(
