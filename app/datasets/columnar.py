@@ -32,7 +32,7 @@ from app.datasets.json_rows import json_row
 from app.datasets.options import ReadOptions
 from app.datasets.row_errors import FileError, Row, RowError, shown
 from app.datasets.shapes.table import USED_COLUMNS
-from app.datasets.unused import is_harmless, plain_name
+from app.datasets.unused import SOMETIMES_PROMPTS, is_harmless, plain_name
 
 STALL_SECONDS = 60
 #: Memory for a larger piece is requested from the system, and cleared by it, for each piece.
@@ -111,7 +111,11 @@ def _wanted(
         # Shapes are also recognised by names in another spelling.
         plain = plain_name(name)
         is_part = name in mapped or plain in _USED_NAMES
-        is_needed = plain.startswith(("chosen", "rejected")) or _VERDICTS.fullmatch(plain)
+        is_needed = (
+            plain.startswith(("chosen", "rejected"))
+            or plain in SOMETIMES_PROMPTS
+            or _VERDICTS.fullmatch(plain)
+        )
         if name in options.ignore_columns or (is_harmless(name) and not is_part and not is_needed):
             continue
         if not is_plain and is_part:

@@ -134,7 +134,7 @@ class DatasetReader:
             parts = shape.parts_in(sample)
             form = FileForm.of(parts, sample)
             used = form.columns.used(parts) | shape.needed_columns
-            unread = () if form.prompt_kind else prompt_columns(sample.columns, used, ignored)
+            unread = () if form.prompt_kind else prompt_columns(sample, used, ignored)
             unused = self._unused(used, shape, form, unread)
             lint = Lint(sample, unread)
             assemble = RowAssembler(parts, form, unused, is_untyped=is_untyped)

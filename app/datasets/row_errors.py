@@ -153,11 +153,16 @@ def shown(value: Any, characters: int = _SHOWN_CHARACTERS) -> str:
 
 
 def image_error(column: str) -> RowError:
-    """Return the error for an image in any part of a row."""
+    """Return the error for an image, audio or video in any part of a row."""
+    found, what = "an image", "images"
+    for kind in ("audio", "video"):
+        if kind in column.lower():
+            found = what = kind
     return RowError(
         "image_parts",
-        "found an image; images are not supported, because the reward models read text only",
-        "remove the rows with images, or describe the image in text",
+        f"found {found}; {what}{' is' if found == what else ' are'} not supported, because the "
+        "reward models read text only",
+        f"remove the rows with {what}, or describe what is there in text",
         column=column,
     )
 

@@ -26,7 +26,9 @@ HARMLESS = (
     "", "unnamed: *", "__index_level_*", "index", "idx", "*_idx", "*_index",
     "id", "ids", "*_id", "*_ids", "*-id", "uid", "uuid", "qid", "key",
     "source", "sources", "*_source", "dataset", "dataset_name", "data_source", "split", "subset",
-    "model", "models", "*model", "*_models", "*_model_name", "model_*",
+    "model", "models", "*model", "*_models", "*_model_name", "model_name",
+    "model_names", "model_type", "model_version", "model_a", "model_b", "model_0", "model_1",
+    "model_2",
     "url", "urls", "*_url", "link", "license", "hash", "*_hash", "md5", "sha256", "version",
     "language", "lang", "*_language", "*_lang", "locale",
     "domain", "category", "categories", "subcategory", "topic", "topics", "tags", "task", "type",
@@ -39,9 +41,9 @@ HARMLESS = (
 )  # fmt: skip
 #: Names of text about the pair, such as how it was made and judged: ignored with a warning.
 DESCRIPTIVE = (
-    "metadata", "meta", "meta_data", "*_metadata", "metadata_*", "annotations",
-    "*_annotations", "rationale", "rationales", "*_rationale", "*_rationales", "explanation",
-    "explanations", "*_explanation", "justification", "*_justification", "reason", "reasons",
+    "metadata", "meta", "meta_data", "*_metadata", "metadata_*", "annotations", "*_annotations",
+    "rationale", "rationales", "*_rationale", "*_rationales", "explanation", "explanations",
+    "*_explanation", "justification", "*_justification", "reason", "reasons", "*_reason",
     "feedback", "*_feedback", "feedback_*", "critique", "critiques", "*_critique", "comment",
     "comments", "judgment", "judgement", "*_judgment", "*_judgement", "generations",
     "raw_generation*", "new_generations", "generation_prompt", "labelling_prompt",
@@ -65,8 +67,17 @@ _BEFORE_REPLY = frozenset(
     {"background", "body", "context", "document", "input", "passage", "persona", "post"}
 )
 _REASONING = re.compile(r"reasoning|thinking|thought|\bcot\b")
+#: Harmless names of columns that hold the prompt in some files.
+SOMETIMES_PROMPTS = frozenset({"source", "task", "topic"})
 #: Names of columns that hold images, audio or video in any encoding.
-MEDIA = frozenset({"audio", "audios", "image", "images", "video", "videos"})
+MEDIA = frozenset(
+    {
+        "audio", "audios", "audio_path", "audio_url", "chosen_image", "chosen_images", "image",
+        "image_base64", "image_bytes", "image_file", "image_files", "image_path", "image_paths",
+        "image_url", "image_urls", "images", "img", "imgs", "pixel_values", "rejected_image",
+        "rejected_images", "video", "video_path", "video_url", "videos",
+    }
+)  # fmt: skip
 _MAX_NAMED = 100
 _INDEX = re.compile(r"\[\d+\]")
 #: Name of a list of messages, or of a list of such lists.
@@ -82,12 +93,14 @@ _HARMLESS, _DESCRIPTIVE = _matcher(HARMLESS), _matcher(DESCRIPTIVE)
 
 
 def plain_name(name: str) -> str:
-    """Return a name in lower case, with underscores for spaces and hyphens: ``Response A``."""
-    return re.sub(r"[ -]+", "_", name.strip().lower())
+    """Return a name in lower case, with underscores for spaces and hyphens, without a BOM."""
+    return re.sub(r"[ -]+", "_", name.replace("\ufeff", "").strip().lower())
 
 
 def is_harmless(name: str) -> bool:
     """Return whether a field of this name is ignored without a warning in any shape."""
+    if plain_name(name) in MEDIA or is_descriptive(name):
+        return False
     return any(map(_HARMLESS.fullmatch, (name.lower(), plain_name(name))))
 
 
@@ -188,26 +201,32 @@ class UnusedFields:
         rest = [name for name in layout if name not in self._used]
         for name in rest:
             self._note(shown(name)[1:-1])
+        asked = self._ignored.intersection(rest)  # keys of a used column; others are gone already
+        self.warned |= asked
+        suspects = (n for n in rest if n in self._meaningful or not self._is_harmless(n))
         fields = (
-            tuple(n for n in rest if n not in self._harmless and not is_harmless(n)),
+            tuple(n for n in suspects if n not in asked),
             tuple(n for n in layout if n in self._used),
         )
         if len(self._fields) < _MAX_NAMED:
             self._fields[layout] = fields
         return fields
 
+    def _is_harmless(self, name: str) -> bool:
+        return name in self._harmless or is_harmless(name)
+
     def _has_lost_text(self, key: str, name: str, value: Any, others: list[Any]) -> bool:
         """Return whether a field has text that is in no used field and may matter."""
         if not value or isinstance(value, bool | int | float) or value in others:
             return False
-        if key.lower() in MEDIA:
+        if plain_name(key) in MEDIA:
             raise image_error(name)
         texts = set(_texts(value))
         if not texts:
             return False
         if texts <= {text for other in others for text in _texts(other)}:
             return False
-        if name in self._descriptive or is_descriptive(key):
+        if name in self._descriptive or is_descriptive(key.rpartition(".")[2] or key):
             self.warned.add(shown(name)[1:-1])
             return False
         if key.lower() in MEANINGFUL or name in self._meaningful:

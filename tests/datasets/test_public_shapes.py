@@ -94,6 +94,21 @@ def test_all_other_samples_are_worse_than_the_best() -> None:
     assert refusal([row | {"best": 3}]).rows[0].column == "best"
 
 
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ({"query": "P", "sample0": "B", "sample1": "G", "best": 1}, "chosen"),
+        (
+            {"info": {"post": "P"}, "summaries": [{"text": "B"}, {"text": "G"}], "choice": 1},
+            "prompt",
+        ),
+    ],
+)
+def test_column_that_a_shape_writes_is_not_overwritten(row: Row, column: str) -> None:
+    found = refusal([row, row | {column: "text"}]).rows[0]
+    assert (found.code, found.column, found.line) == ("two_values", column, 2)
+
+
 def test_candidates_without_both_labels_are_refused() -> None:
     one = {"content": "G", "preferenceLabel": "preferred"}
     rows = [{"messages": [user("P"), {"role": "assistant", "candidates": [one]}]}]
@@ -371,12 +386,81 @@ def test_prompt_is_not_lost_in_a_file_of_one_row() -> None:
     assert "columns[prompt]=my_prompt" in found.hint
 
 
+@pytest.mark.parametrize("name", ["task", "Topic", "source"])
+def test_sentences_are_no_category_where_the_prompt_is_missing(name: str) -> None:
+    rows = [{name: f"Write a poem about {n}.", "chosen": "G", "rejected": "B"} for n in "xyz"]
+    found = refusal(rows).rows[0]
+    assert (found.code, found.column) == ("unused_column", name)
+    assert as_pairs(read(rows, ReadOptions(columns={"prompt": name}))[0])[0][0] != []
+    for short in ("math", "multi turn chat"):
+        assert read([row | {name: short} for row in rows])[1].warnings == []
+    assert read([row | {"prompt": "P"} for row in rows])[1].warnings == []
+
+
+def test_text_with_a_name_that_is_nearly_harmless_is_not_lost() -> None:
+    for name in ("model_response", "Model Answer"):
+        found = refusal([PAIR | {name: f"text {number}"} for number in range(2)]).rows[0]
+        assert (found.code, found.column) == ("unused_column", name)
+    _, summary = read([PAIR | {"score_explanation": f"text {number}"} for number in range(2)])
+    assert [warning.code for warning in summary.warnings] == ["columns_ignored"]
+
+
 def test_columns_to_ignore_may_be_named_as_the_error_names_them() -> None:
     row = {"Prompt": "P", "Chosen": "G", "Rejected": "B", "My Draft": "D"}
     rows = [varied(row, ["My Draft"], number) for number in range(2)]
     found = refusal(rows).rows[0]
     options = ReadOptions(ignore_columns=frozenset({str(found.column)}))
     assert as_pairs(read(rows, options)[0]) == [EXPECTED] * 2
+
+
+@pytest.mark.parametrize("name", ["prompt", "Prompt", "\ufeffprompt", "PROMPT "])
+def test_prompt_is_recognised_beside_replies_with_the_usual_names(name: str) -> None:
+    assert as_pairs(read([{name: "P", "chosen": "G", "rejected": "B"}])[0]) == [EXPECTED]
+
+
+def test_key_of_a_used_column_is_ignored_as_the_error_advises() -> None:
+    openai = {"preferred_output": [assistant("G")], "non_preferred_output": [assistant("B")]}
+    rows = [openai | {"input": {"messages": [user("P")], "note": f"n{n}"}} for n in range(3)]
+    found = refusal(rows).rows[0]
+    assert "ignore_columns=input.note" in found.hint
+    stored, summary = read(rows, ReadOptions(ignore_columns=frozenset({"input.note"})))
+    assert as_pairs(stored) == [EXPECTED] * 3
+    assert "input.note" in summary.warnings[0].message
+    described = [row | {"input": {"messages": [user("P")], "metadata": row}} for row in rows]
+    assert "input.metadata" in read(described)[1].warnings[0].message
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("image_url", "found an image; images are"),
+        ("image_path", "found an image; images are"),
+        ("rejected_images", "found an image; images are"),
+        ("Image", "found an image; images are"),
+        ("video", "found video; video is"),
+        ("audio_path", "found audio; audio is"),
+    ],
+)
+def test_images_audio_and_video_are_named(name: str, says: str) -> None:
+    found = refusal([PAIR | {name: "https://example.org/1"}]).rows[0]
+    assert (found.code, found.column) == ("image_parts", name)
+    assert found.message.startswith(says)
+    assert read([PAIR | {name: None}, PAIR | {name: []}])[1].row_count == 2
+
+
+def test_reply_in_an_object_is_mapped_as_the_error_advises() -> None:
+    row = {"prompt": "P", "chosen": {"text": "G", "score": 2}, "rejected": {"text": "B"}}
+    found = refusal([row]).rows[0]
+    assert "columns[chosen]=chosen.text" in found.hint
+    columns = {"chosen": "chosen.text", "rejected": "rejected.text"}
+    assert as_pairs(read([row], ReadOptions(columns=columns))[0]) == [EXPECTED]
+
+
+def test_tool_calls_may_be_json_text() -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+    message = {"role": "assistant", "content": "", "tool_calls": json.dumps([call])}
+    (row,), _ = read([{"prompt": [user("P")], "chosen": [message], "rejected": [assistant("B")]}])
+    assert row["chosen"][0]["tool_calls"] == [call]
 
 
 def test_error_tells_how_to_skip_the_bad_rows() -> None:

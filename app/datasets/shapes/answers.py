@@ -138,9 +138,15 @@ def contents(value: Any) -> Iterator[Any]:
     """Yield the text or the messages of each answer in a list; an object without any gives None."""
     for item in value if isinstance(value, list) else ():
         if isinstance(item, dict):
-            yield next((item[key] for key in _TEXT_KEYS if item.get(key) is not None), None)
+            key = text_key(item)
+            yield None if key is None else item[key]
         else:
             yield item
+
+
+def text_key(item: Mapping[str, Any]) -> str | None:
+    """Return the key that holds the text of an answer, or None."""
+    return next((key for key in _TEXT_KEYS if item.get(key) is not None), None)
 
 
 def is_ranked(value: Any) -> bool:

@@ -7,12 +7,12 @@ from typing import Any
 
 from app.datasets.row_errors import RowError
 from app.datasets.shapes.example_messages import GOOD, USER
-from app.datasets.shapes.sample import Sample
+from app.datasets.shapes.sample import Sample, rewritten
 from app.datasets.shapes.shape import PROMPTS, Parts, Shape
 
 _MESSAGES, _REJECTED, _RESPONSE = "messages", "rejected_messages", "rejected_response"
 _WHOLE = Parts(chosen=(_MESSAGES,), rejected=(_REJECTED,))
-_CANDIDATES = Parts(prompt=("prompt",), chosen=("chosen",), rejected=("rejected",))
+_CANDIDATES = Parts(prompt=(_MESSAGES,), chosen=("chosen",), rejected=("rejected",))
 
 
 def _last_messages(sample: Sample) -> list[dict[str, Any]]:
@@ -25,7 +25,8 @@ def _whole_conversations(sample: Sample) -> Parts | None:
     has_worse = sample.has(_REJECTED) or sample.has(_RESPONSE)
     last = _last_messages(sample)
     is_reply = bool(last) and all(message.get("role") == "assistant" for message in last)
-    return _WHOLE if has_worse and is_reply and not sample.has("chosen") else None
+    has_better = sample.has("chosen") or sample.has("chosen_response")
+    return _WHOLE if has_worse and is_reply and not has_better else None
 
 
 def _with_rejected_messages(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,9 +68,8 @@ def _without_candidates(row: Mapping[str, Any]) -> dict[str, Any]:
             'give each candidate a "preferenceLabel": "preferred" or "non-preferred"',
             column=f"{_MESSAGES}[{len(messages) - 1}]" if messages else _MESSAGES,
         )
-    made = {name: value for name, value in row.items() if name != _MESSAGES}
     better, worse = (side[0] if len(side) == 1 else side for side in sides.values())
-    return {**made, "prompt": messages[:-1], "chosen": better, "rejected": worse}
+    return rewritten(row, (_MESSAGES,), messages=messages[:-1], chosen=better, rejected=worse)
 
 
 BESIDE: tuple[Shape, ...] = (

@@ -8,7 +8,7 @@ from typing import Any
 
 from app.datasets.row_errors import RowError, kind_of, shown
 from app.datasets.shapes.labels import read_number
-from app.datasets.shapes.sample import Sample
+from app.datasets.shapes.sample import Sample, rewritten
 from app.datasets.shapes.shape import Parts, Shape
 
 _SIDED = Parts(prompt=("prompt",), chosen=("chosen",), rejected=("rejected",))
@@ -40,10 +40,9 @@ def _with_post(row: Mapping[str, Any]) -> dict[str, Any]:
     told = [f"{name}: {text}" for name, text in parts if isinstance(text, str) and text.strip()]
     if not fields.get("post") and not fields.get("article"):
         raise RowError("empty_text", "the text is empty", "leave out the row", column="info.post")
-    used = ("info", "summaries", "choice")
-    made = {name: value for name, value in row.items() if name not in used}
     prompt = "\n\n".join([*told, "TL;DR:"])
-    return {**made, "prompt": prompt, "chosen": better, "rejected": worse}
+    used = ("info", "summaries", "choice")
+    return rewritten(row, used, prompt=prompt, chosen=better, rejected=worse)
 
 
 def _are_samples(sample: Sample) -> Parts | None:
@@ -60,8 +59,7 @@ def _with_best_sample(row: Mapping[str, Any]) -> dict[str, Any]:
     """
     names = sorted(name for name in row if _SAMPLE.fullmatch(name))
     better, worse = _split("best", row.get("best"), [row[name] for name in names])
-    made = {name: value for name, value in row.items() if name not in (*names, "best")}
-    return {**made, "chosen": better, "rejected": worse}
+    return rewritten(row, (*names, "best"), chosen=better, rejected=worse)
 
 
 def _split(column: str, value: Any, items: list[Any]) -> tuple[Any, Any]:

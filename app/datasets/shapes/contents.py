@@ -7,6 +7,7 @@ from typing import Any
 
 from app.datasets.conversations import Message, check_reply, read_messages
 from app.datasets.row_errors import RowError, kind_of, shown
+from app.datasets.shapes.answers import text_key
 from app.datasets.shapes.dialogues import (
     is_dialogue,
     is_dialogue_prompt,
@@ -94,6 +95,13 @@ class ContentReader:
 
     def _messages(self, path: str, value: Any) -> list[Message]:
         if isinstance(value, dict):
+            if (key := text_key(value)) and not value.keys() & {"role", "from"}:
+                raise RowError(
+                    "wrong_type",
+                    "found an object that is no message",
+                    f"map its text, as in columns[{path}]={path}.{key}",
+                    column=path,
+                )
             return read_messages(path, [value], self._unused)
         if isinstance(value, list):
             return read_messages(path, value, self._unused)

@@ -55,16 +55,20 @@ def recognise(sample: Sample, options: ReadOptions) -> Recognised:
 
 
 def _recognised(sample: Sample) -> Recognised | None:
-    for shape in SHAPES:
-        if shape.fits(sample):
-            return Recognised(shape)
+    found = next((shape for shape in SHAPES if shape.fits(sample)), None)
+    if found is not None and _has_prompt(found, sample):
+        return Recognised(found)
     rename = {name: plain_name(name) for name in sample.columns}
     if len(set(rename.values())) == len(rename):
         named = _renamed_sample(sample, rename)
-        for shape in SHAPES:
-            if shape.fits(named):
-                return Recognised(shape, rename)
-    return None
+        other = next((shape for shape in SHAPES if shape.fits(named)), None)
+        if other is not None and (found is None or _has_prompt(other, named)):
+            return Recognised(other, rename)
+    return Recognised(found) if found is not None else None
+
+
+def _has_prompt(shape: Shape, sample: Sample) -> bool:
+    return any(map(sample.has, shape.parts_in(sample).prompt))
 
 
 def _renamed_sample(sample: Sample, rename: Mapping[str, str]) -> Sample:
