@@ -162,7 +162,7 @@ def image_error(column: str) -> RowError:
         "image_parts",
         f"found {found}; {what}{' is' if found == what else ' are'} not supported, because the "
         "reward models read text only",
-        f"remove the rows with {what}, or describe what is there in text",
+        f"remove the rows with {what}, or describe the {found.removeprefix('an ')} in text",
         column=column,
     )
 
