@@ -13,7 +13,7 @@ from app.datasets.reading import DatasetReader
 from app.datasets.shapes.labels import SIDE_NAMES
 from app.datasets.shapes.shape import Shape
 from app.datasets.shapes.table import SHAPES
-from app.datasets.unused import HARMLESS, MEANINGFUL, MEDIA
+from app.datasets.unused import DESCRIPTIVE, HARMLESS, MEANINGFUL, MEDIA
 
 PAGE = Path(__file__).parent / "data.md"
 BEGIN, END = "<!-- shapes: `make openapi` -->\n", "<!-- end of shapes -->\n"
@@ -28,8 +28,11 @@ _PARTS = {
     "response_a": "one of two replies",
     "response_b": "the other reply",
     "label": "the value that names the better reply",
+    "score_a": "a number for `response_a`, instead of `label`; the reply with the higher one wins",
+    "score_b": "the same for `response_b`",
     "answers": 'replies, best first; or objects: `{"answer": "…", "rank": 1}`, or with `score`',
     "scores": "a list of numbers, one for each of `answers`; higher is better",
+    "ranks": "the same with ranks; lower is better",
     "margin": "how much better the chosen reply is: a number in all rows; it may be negative",
     "slice": "a label of up to 64 characters; metrics are reported for each slice",
     "id": "a label of the row; some [benchmarks](judging.md) need it",
@@ -38,11 +41,16 @@ _PARTS = {
 }
 
 
-_HARMLESS = "Harmless names in any shape (`*` matches any characters, case is ignored):"
+_HARMLESS = (
+    "Harmless names in any shape (`*` matches any characters; case is ignored, and spaces and "
+    "hyphens\nequal underscores):"
+)
 _SHAPES = """\
 ## Recognised shapes
 
-The first shape in this table that fits the first rows is used. Column names may be in upper case.
+The first shape in this table that fits the first rows is used. Column names may be in upper case,
+with spaces or hyphens instead of underscores: `Response A` is `response_a`. Messages, and lists in
+columns such as `responses`, may be JSON text if most rows have them so.
 Every shape also reads the columns `system`, `history`, `tools`, `chat_template_kwargs`, `margin`
 and `slice`, unless the shape uses these names for something else. The page
 `/formats` of the service shows the same table.
@@ -55,16 +63,20 @@ _MAPPING = """\
 `columns[part]=column` names the column of a part: `POST
 /v1/datasets?columns[prompt]=question&columns[chosen]=good&columns[rejected]=bad`. `a.b` is the
 key `b` of objects in the column `a`. A part that is not mapped uses the column with its own name.
-Map `chosen` and `rejected`; or `response_a`, `response_b` and `label`; or `answers`. If the shape
-of an upload is unknown, the error lists its columns and suggests a mapping if it can.
+Map `chosen` and `rejected`; or `response_a`, `response_b` and `label` (or `score_a` and
+`score_b`); or `answers`. A mapping of other parts alone, such as `columns[system]=notes`, adds them
+to the recognised shape. If the shape is unknown, the error lists the columns and suggests a mapping
+that it has tried on the first rows.
 """
 _LABELS = """\
 `labels[a]`, `labels[b]` and `labels[tie]` define the values of `label`:
 `labels[a]=1&labels[b]=0&labels[tie]=2`. Separate several values with commas. `positive` and
 `negative` mean numbers of that sign, whose absolute value becomes the margin. Without `labels`,
-these values are known: {values}; the names of the two columns; and, if the column names end in
-numbers, those numbers. Otherwise 0 and 1 are rejected, because some datasets count from 0 and
-others flag the first response with 1.
+these values are known: {values}; the names of the two columns; phrases such as `Response A` and `A
+is slightly better`; the values of the columns `model_a` and `model_b`; and, if the column names end
+in numbers, those numbers. Otherwise 0 and 1 are rejected, because some datasets count from 0 and
+others flag the first response with 1. If a recognised shape has a label, `labels[…]` works without
+`columns[…]`. A list of labels is read as votes, of which the majority decides.
 """
 
 
@@ -82,6 +94,10 @@ def _tables() -> str:
         _HARMLESS,
         "",
         _wrapped(harmless),
+        "",
+        "Names of text about the pair:",
+        "",
+        _wrapped(f"`{name}`" for name in DESCRIPTIVE),
         "",
         "Names that belong to the pair:",
         "",
@@ -102,9 +118,10 @@ def _tables() -> str:
 
 def _example(shape: Shape) -> list[str]:
     lines = [f"### {shape.name}", "", shape.summary, ""]
-    if shape.harmless:
-        names = _wrapped(f"`{name}`" for name in sorted(shape.harmless))
-        lines += [f"Also ignored without a warning: {names}.", ""]
+    for fields, how in ((shape.harmless, "without"), (shape.descriptive, "with")):
+        if fields:
+            names = _wrapped(f"`{name}`" for name in sorted(fields))
+            lines += [f"Also ignored {how} a warning: {names}.", ""]
     for example in shape.examples:
         lines += ["```json", _json(example), "```", "", "is stored as", ""]
         lines += ["```json", _json(_stored(dict(example))), "```", ""]

@@ -3,7 +3,7 @@
 ``python -I arrow_child.py FILE rows MAX_ROWS`` writes a Parquet or Arrow file as JSON lines::
 
     stdout  {"columns": [[name, type, is_plain], …]}       once
-    stdin   [name, …]                                      the columns to read
+    stdin   [[name, …], [name, …]]                         the columns to read; those with parts
     stdout  {name: value, …}                               one line per row
 
 ``python -I arrow_child.py FILE zstd`` writes the decompressed content of a Zstandard file.
@@ -113,7 +113,7 @@ def _lines(path: str, max_rows: int) -> Iterator[bytes]:
     fields = [[field.name, str(field.type)[:200], _is_plain(field.type)] for field in schema]
     yield json.dumps({"columns": fields}).encode() + b"\n"
     sys.stdout.buffer.flush()
-    wanted = json.loads(sys.stdin.readline())
+    wanted, parts = json.loads(sys.stdin.readline())
     # The first row also has the columns that are not read, so that their names are reported.
     others: dict[str, Any] = {name: None for name in schema.names if name not in wanted}
     others |= {name: kind for name, kind, is_plain in fields if not is_plain and name in wanted}
@@ -121,9 +121,9 @@ def _lines(path: str, max_rows: int) -> Iterator[bytes]:
     batches.send(plain)
     for batch in batches:
         batch.validate(full=True)
-        columns = [_values(batch.column(name)) for name in plain]
-        rows = zip(*columns, strict=True) if plain else (() for _ in range(batch.num_rows))
-        encode = _encoded if any(map(_has_non_finite, map(batch.column, plain))) else _line
+        arrays = [_finite(batch.column(name), is_part=name in parts) for name in plain]
+        rows = zip(*map(_values, arrays), strict=True) if plain else [()] * batch.num_rows
+        encode = _encoded if any(map(_has_non_finite, arrays)) else _line
         # Appending each line at once uses the same memory for each line.
         block = bytearray()
         for values in rows:
@@ -264,6 +264,15 @@ def _has_null_keys(array: Any) -> bool:
     if types.is_nested(array.type):
         return _has_null_keys(array.flatten())
     return False
+
+
+def _finite(array: Any, *, is_part: bool) -> Any:
+    """Return a column of numbers without NaN and infinity, which are null unless it is a part."""
+    from pyarrow import compute, types
+
+    if is_part or not types.is_floating(array.type) or types.is_float16(array.type):
+        return array
+    return compute.if_else(compute.is_finite(array), array, None)
 
 
 def _has_non_finite(array: Any) -> bool:

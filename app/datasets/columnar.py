@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from app.datasets.json_rows import json_row
 from app.datasets.options import ReadOptions
 from app.datasets.row_errors import FileError, Row, RowError, shown
 from app.datasets.shapes.table import USED_COLUMNS
-from app.datasets.unused import is_harmless
+from app.datasets.unused import SOMETIMES_PROMPTS, is_harmless, plain_name
 
 STALL_SECONDS = 60
 #: Memory for a larger piece is requested from the system, and cleared by it, for each piece.
@@ -45,6 +46,8 @@ _MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(4 << 20),
 }
 _USED_NAMES = frozenset(name.lower() for name in USED_COLUMNS)
+#: Columns with harmless names that tell which of two responses is better.
+_VERDICTS = re.compile(r".*(score|rating|reward).*|model_[ab]")
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
 
 
@@ -71,7 +74,7 @@ def columnar_rows(
             if line.startswith(b"["):
                 raise FileError(*json.loads(line))
             if number == 0:
-                child.answer(_wanted(_schema(line), options or ReadOptions()))
+                child.answer(*_wanted(_schema(line), options or ReadOptions()))
                 continue
             try:
                 yield number, json_row(line, is_ours=True)
@@ -97,16 +100,23 @@ def _schema(line: bytes) -> list[tuple[str, str, bool]]:
         raise _unreadable("its reader returned no list of columns") from None
 
 
-def _wanted(columns: Iterable[tuple[str, str, bool]], options: ReadOptions) -> list[str]:
-    """Return the names of the columns to read: all that can be a part of a pair."""
+def _wanted(
+    columns: Iterable[tuple[str, str, bool]], options: ReadOptions
+) -> tuple[list[str], list[str]]:
+    """Return the columns to read, which can be a part of a pair, and those that a shape names."""
     mapped = set(options.columns.values())
     mapped |= {path.partition(".")[0] for path in mapped}
-    wanted = []
+    wanted, parts = [], []
     for name, kind, is_plain in columns:
-        # Shapes are also recognised by names in another case.
-        is_part = name in mapped or name.strip().lower() in _USED_NAMES
-        is_side = name.startswith(("chosen", "rejected"))
-        if name in options.ignore_columns or (is_harmless(name) and not is_part and not is_side):
+        # Shapes are also recognised by names in another spelling.
+        plain = plain_name(name)
+        is_part = name in mapped or plain in _USED_NAMES
+        is_needed = (
+            plain.startswith(("chosen", "rejected"))
+            or plain in SOMETIMES_PROMPTS
+            or _VERDICTS.fullmatch(plain)
+        )
+        if name in options.ignore_columns or (is_harmless(name) and not is_part and not is_needed):
             continue
         if not is_plain and is_part:
             raise FileError(
@@ -116,7 +126,9 @@ def _wanted(columns: Iterable[tuple[str, str, bool]], options: ReadOptions) -> l
                 column=shown(name)[1:-1],
             )
         wanted.append(name)
-    return wanted
+        if is_part:
+            parts.append(name)
+    return wanted, parts
 
 
 class _Child:
@@ -173,11 +185,11 @@ class _Child:
             raise _unreadable(f"its reader wrote nothing for {STALL_SECONDS} s")
         return os.read(self._process.stdout.fileno(), _READ_BYTES)
 
-    def answer(self, columns: list[str]) -> None:
-        """Send the child the names of the columns to read."""
+    def answer(self, columns: list[str], parts: list[str]) -> None:
+        """Send the child the names of the columns to read, and of those that must be finite."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # the child died; its output has the reason
-            self._process.stdin.write(json.dumps(columns).encode() + b"\n")
+            self._process.stdin.write(json.dumps([columns, parts]).encode() + b"\n")
 
 
 def _unreadable(why: str) -> FileError:

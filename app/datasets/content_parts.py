@@ -33,6 +33,9 @@ def read_parts(path: str, parts: list[Any], unused: UnusedFields) -> tuple[str, 
     thinking: list[str] = []
     for index, part in enumerate(parts):
         column = f"{path}[{index}]"
+        if isinstance(part, str):
+            texts.append(_text(column, part))
+            continue
         if not isinstance(part, dict):
             raise _refusal(column, kind_of(part))
         kind = part.get("type")

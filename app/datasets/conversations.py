@@ -29,8 +29,13 @@ _SHAREGPT_ROLES = {
     "tool": "tool",
 }
 #: Names of roles in other tools; "function" is OpenAI's earlier name of "tool".
-_OTHER_ROLES = {"function": "tool", "model": "assistant", "bot": "assistant", "gpt": "assistant",
-                "human": "user"}  # fmt: skip
+_OTHER_ROLES = {
+    "function": "tool", "ipython": "tool", "environment": "tool", "observation": "tool",
+    "model": "assistant", "bot": "assistant", "chatbot": "assistant", "gpt": "assistant",
+    "human": "user", "prompter": "user",
+}  # fmt: skip
+#: Names of the content where no key is called so; Gemini's messages have parts.
+_OTHER_CONTENTS = ("value", "text", "parts")
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _MESSAGES_HINT = 'write [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]'
 
@@ -91,7 +96,7 @@ def _message(path: str, item: Any, unused: UnusedFields) -> Message:
         )
     role = _role(path, item)
     message: Message = {"role": role}
-    content_key = "value" if item.get("from") is not None and "value" in item else "content"
+    content_key = _content_key(item)
     used = {"role", content_key, "tool_calls", "function_call", *_REASONING_KEYS}
     if "role" not in item or _SHAREGPT_ROLES.get(str(item.get("from"))) == role:
         used.add("from")
@@ -115,6 +120,15 @@ def _message(path: str, item: Any, unused: UnusedFields) -> Message:
     return dict(sorted(message.items()))
 
 
+def _content_key(item: Mapping[str, Any]) -> str:
+    """Return the name of the key that holds the content of a message."""
+    if item.get("from") is not None and "value" in item:
+        return "value"
+    if item.get("content") is not None:
+        return "content"
+    return next((key for key in _OTHER_CONTENTS if item.get(key) is not None), "content")
+
+
 def _check_one_content(path: str, item: Mapping[str, Any]) -> None:
     """Reject a message with another text under ShareGPT's name of the content."""
     content, value = item.get("content"), item.get("value")
@@ -130,16 +144,16 @@ def _check_one_content(path: str, item: Mapping[str, Any]) -> None:
 def _role(path: str, item: Mapping[str, Any]) -> str:
     if "from" in item and "role" not in item:
         sender = item["from"]
-        if isinstance(sender, str) and sender in _SHAREGPT_ROLES:
-            return _SHAREGPT_ROLES[sender]
+        if isinstance(sender, str) and sender.lower() in _SHAREGPT_ROLES:
+            return _SHAREGPT_ROLES[sender.lower()]
         found, key = sender, "from"
         known = ", ".join(_SHAREGPT_ROLES)
     else:
         found, key = item.get("role"), "role"
-        if found in ROLES:
-            return str(found)
-        if isinstance(found, str) and found in _OTHER_ROLES:
-            return _OTHER_ROLES[found]
+        if isinstance(found, str) and (name := found.lower()) in ROLES:
+            return name
+        if isinstance(found, str) and name in _OTHER_ROLES:
+            return _OTHER_ROLES[name]
         known = ", ".join(ROLES)
     raise RowError(
         "unknown_role",

@@ -168,7 +168,8 @@ def text_type(head: bytes) -> FileType | None:
     if line.startswith("{"):
         # A line that the head cuts may be cut anywhere, also after a comma.
         is_whole = "\n" in text or len(head) < HEAD_BYTES
-        is_open = is_whole and line.rstrip().endswith(("{", "[", ","))
+        end = line.rstrip()
+        is_open = is_whole and end.endswith(("{", "[", ",")) and not end.endswith("},")
         return JSON_OBJECT if is_open else JSONL
     for delimiter, kind in ((",", CSV), ("\t", TSV), (";", SEMICOLONS)):
         if _is_header(line, delimiter):

@@ -12,8 +12,13 @@ from app.datasets.byte_streams import MAX_LINE_BYTES
 from app.datasets.json_rows import MAX_NESTING, json_row
 from app.datasets.row_errors import FileError, Row, RowError, shown
 
+#: Keys that hold the rows of a document.
+ROW_KEYS = (
+    "data", "rows", "examples", "instances", "items", "records", "samples", "entries", "pairs",
+    "preferences", "train", "test", "validation", "dev",
+)  # fmt: skip
 #: An object whose first key holds the rows.
-WRAPPED = re.compile(rb'\{\s*"(data|rows|examples|instances|items|train)"\s*:\s*\[(?=\s*[\{\]])')
+WRAPPED = re.compile(rb'\{\s*"(%s)"\s*:\s*\[(?=\s*[\{\]])' % "|".join(ROW_KEYS).encode())
 _SPACE = re.compile(r"[ \t\r\n]*")
 _HINT = "correct the document, or write one object per line (JSON lines)"
 
@@ -39,6 +44,13 @@ def json_rows(chunks: Iterable[bytes]) -> Iterator[Row]:
             text.expect(",")
     text.expect("]", after=number)
     if opening == "{":
+        if text.next_character() == ",":
+            raise FileError(
+                "invalid_json",
+                "the document has another key after the list of its rows",
+                "upload the list alone, and other lists as further uploads",
+                line=max(number, 1),
+            )
         text.expect("}", after=number)
     if rest := text.next_character():
         raise _broken(number, f"found {shown(rest)} after the end of the document")

@@ -8,9 +8,9 @@ from typing import Any
 
 from app.datasets.canonical import DatasetWarning
 from app.datasets.row_errors import shown
-from app.datasets.shapes.detection import is_prompt_like
+from app.datasets.shapes.column_names import is_prompt_like
 from app.datasets.shapes.sample import Sample
-from app.datasets.unused import is_harmless
+from app.datasets.unused import SOMETIMES_PROMPTS, is_harmless, plain_name
 from app.domain.warnings import WarningCode
 
 LINES_NAMED = 10
@@ -18,6 +18,7 @@ _MAX_SOURCES = 32
 _COLUMNS_NAMED = 5
 _MIN_ROWS = 3
 _ROWS_LOOKED_AT = 64
+_SENTENCE_WORDS = 4
 _PROMPT_ROLES = ("system", "developer", "user")
 _THINKING = re.compile(r"<think>.*?</think>", re.DOTALL)
 #: Beginnings of turns in texts that a chat template has rendered already.
@@ -28,16 +29,28 @@ _RENDERED = re.compile(
 )
 
 
-def prompt_columns(
-    columns: Iterable[str], used: frozenset[str], ignored: Iterable[str]
-) -> list[str]:
-    """Return the columns that may hold the prompt by their names and that the shape does not read.
+def prompt_columns(sample: Sample, used: frozenset[str], ignored: Iterable[str]) -> list[str]:
+    """Return the columns that may hold the prompt and that the shape does not read.
 
-    ``ignored`` are columns that the caller asked to ignore; ``columns`` does not contain them.
+    Their names, or whole sentences in a column such as ``task``, suggest it. ``ignored`` are
+    columns that the caller asked to ignore; the sample does not contain them.
     """
     taken = {name.partition(".")[0] for name in used}
-    rest = {name for name in columns if name not in taken}.union(ignored)
-    return sorted(name for name in rest if is_prompt_like(name) and not is_harmless(name))
+    rest = {name for name in sample.columns if name not in taken}.union(ignored)
+    return sorted(
+        name
+        for name in rest
+        if (is_prompt_like(name) and not is_harmless(name)) or _holds_sentences(sample, name)
+    )
+
+
+def _holds_sentences(sample: Sample, name: str) -> bool:
+    """Return whether a column, whose name may mean a category or the prompt, holds sentences."""
+    if plain_name(name) not in SOMETIMES_PROMPTS:
+        return False
+    values = list(sample.values(name))
+    long = [v for v in values if isinstance(v, str) and len(v.split()) >= _SENTENCE_WORDS]
+    return 2 * len(long) > len(values)
 
 
 class Lint:

@@ -12,11 +12,12 @@ OnInvalid = Literal["refuse", "skip"]
 #: Parts that ``columns[…]`` can map, including ``label``.
 MAPPABLE = (
     "prompt", "system", "history", "input", "chosen", "rejected", "response_a", "response_b",
-    "label", "answers", "scores", "margin", "slice", "id", "tools", "chat_template_kwargs",
+    "label", "score_a", "score_b", "answers", "scores", "ranks", "margin", "slice", "id", "tools",
+    "chat_template_kwargs",
 )  # fmt: skip
 LABELS = ("a", "b", "tie")
 #: Increase it if the same file is now read differently: the file is then stored again.
-READER_VERSION = 4
+READER_VERSION = 5
 
 
 @dataclass(frozen=True)

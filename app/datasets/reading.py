@@ -11,9 +11,10 @@ or store each chunk. Memory holds one chunk, the first rows, and a few MiB.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,16 @@ from app.datasets.options import ReadOptions
 from app.datasets.row_errors import FileError, Row, RowError
 from app.datasets.shapes.assembling import RowAssembler
 from app.datasets.shapes.detection import recognise
+from app.datasets.shapes.encoded import check_rows, decoded, encoded_columns
 from app.datasets.shapes.file_form import FileForm
 from app.datasets.shapes.sample import Sample, take_sample
 from app.datasets.shapes.shape import Shape
 from app.datasets.tally import Tally, TallyLimits
-from app.datasets.unused import UnusedFields
+from app.datasets.unused import UnusedFields, plain_name
 from app.domain.warnings import WarningCode
 
 _BLOCK_BYTES = 64 << 10
+Conversion = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -119,17 +122,20 @@ class DatasetReader:
             if not sample.rows:
                 self._refuse_all(source)
             self._line = 1 if is_untyped else sample.rows[0][0]  # the header is line 1
+            check_rows(sample)
+            if encoded := encoded_columns(sample):
+                sample, source = _convert(sample, source, partial(decoded, columns=encoded))
             recognised = recognise(sample, self._options)
             shape = recognised.shape
             for convert in recognised.conversions:
-                source = _converted(source, convert)
-                rows = _converted(sample.rows, convert)
-                sample = Sample(tuple((n, row) for n, row in rows if isinstance(row, dict)))
+                sample, source = _convert(sample, source, convert)
+            if not sample.rows:
+                self._refuse_all(source)
             parts = shape.parts_in(sample)
             form = FileForm.of(parts, sample)
             used = form.columns.used(parts) | shape.needed_columns
-            unused = self._unused(used, shape, form)
-            unread = () if form.prompt_kind else prompt_columns(sample.columns, used, ignored)
+            unread = () if form.prompt_kind else prompt_columns(sample, used, ignored)
+            unused = self._unused(used, shape, form, unread)
             lint = Lint(sample, unread)
             assemble = RowAssembler(parts, form, unused, is_untyped=is_untyped)
             yield from self._lines(source, assemble, lint)
@@ -176,9 +182,12 @@ class DatasetReader:
         """Drop the columns that the caller asked to ignore, and add those found to ``ignored``."""
         asked = self._options.ignore_columns
         for line, row in rows:
-            if isinstance(row, dict) and (there := asked & row.keys()):
-                ignored |= there
-                row = {name: value for name, value in row.items() if name not in asked}
+            # Errors name a column as it is called after the recognition of its shape.
+            if isinstance(row, dict):
+                there = {name for name in row if name in asked or plain_name(name) in asked}
+                if there:
+                    ignored |= there
+                    row = {name: value for name, value in row.items() if name not in there}
             yield line, row
 
     def _refuse_all(self, rows: Iterable[Row]) -> None:
@@ -188,11 +197,15 @@ class DatasetReader:
                 self._tally.add(line, row)
         self._tally.check_end(self._line, 0)
 
-    def _unused(self, used: frozenset[str], shape: Shape, form: FileForm) -> UnusedFields:
+    def _unused(
+        self, used: frozenset[str], shape: Shape, form: FileForm, unread: Sequence[str]
+    ) -> UnusedFields:
         return UnusedFields(
             used=used,
             harmless=shape.harmless,
+            descriptive=shape.descriptive,
             ignored=self._options.ignore_columns,
+            meaningful=frozenset(unread) if form.lacks_prompt else frozenset(),
             needs_prompt=form.prompt_kind is None,
         )
 
@@ -238,9 +251,16 @@ class DatasetReader:
             )
 
 
-def _converted(
-    rows: Iterable[Row], convert: Callable[[dict[str, Any]], dict[str, Any]]
-) -> Iterator[Row]:
+def _convert(
+    sample: Sample, source: Iterator[Row], convert: Conversion
+) -> tuple[Sample, Iterator[Row]]:
+    """Return the sample and all rows converted; the sample keeps the rows without an error."""
+    rows = _converted(sample.rows, convert)
+    kept = tuple((line, row) for line, row in rows if isinstance(row, dict))
+    return Sample(kept), _converted(source, convert)
+
+
+def _converted(rows: Iterable[Row], convert: Conversion) -> Iterator[Row]:
     for line, row in rows:
         try:
             yield line, convert(row) if isinstance(row, dict) else row

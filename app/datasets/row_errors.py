@@ -106,13 +106,19 @@ class InvalidDatasetError(InvalidError):
 
     ``rows`` holds the first ten bad lines, ``bad_line_count`` the number of bad lines.
     ``is_counted_to_end`` is false if reading stopped early, so that there may be more.
+    ``can_skip`` means that the upload is accepted without these lines if the caller asks for it.
     """
 
     code = "invalid_dataset"
     title = "The dataset is not valid"
 
     def __init__(
-        self, rows: Sequence[RowProblem], *, bad_line_count: int, is_counted_to_end: bool
+        self,
+        rows: Sequence[RowProblem],
+        *,
+        bad_line_count: int,
+        is_counted_to_end: bool,
+        can_skip: bool = False,
     ) -> None:
         # `problems` describes each line, so the detail does not repeat them.
         if bad_line_count == 1:
@@ -124,6 +130,8 @@ class InvalidDatasetError(InvalidError):
             named = f"the lines, of which the first {len(rows)} are named,"
             lines = named if bad_line_count > len(rows) else "the named lines"
             hint = f"Correct {lines} and upload the file again."
+        if can_skip:
+            hint = f"{hint.rstrip('.')}. To store the dataset without them, set on_invalid=skip."
         super().__init__(
             f"{detail}. Nothing was stored.",
             hint=hint,
@@ -145,11 +153,16 @@ def shown(value: Any, characters: int = _SHOWN_CHARACTERS) -> str:
 
 
 def image_error(column: str) -> RowError:
-    """Return the error for an image in any part of a row."""
+    """Return the error for an image, audio or video in any part of a row."""
+    found, what = "an image", "images"
+    for kind in ("audio", "video"):
+        if kind in column.lower():
+            found = what = kind
     return RowError(
         "image_parts",
-        "found an image; images are not supported, because the reward models read text only",
-        "remove the rows with images, or describe the image in text",
+        f"found {found}; {what}{' is' if found == what else ' are'} not supported, because the "
+        "reward models read text only",
+        f"remove the rows with {what}, or describe the {found.removeprefix('an ')} in text",
         column=column,
     )
 

@@ -54,12 +54,13 @@ class Tally:
         if len(self._problems) < MAX_REPORTED:
             self._problems.append(problem)
 
-    def refusal(self, *, is_counted_to_end: bool) -> InvalidDatasetError:
+    def refusal(self, *, is_counted_to_end: bool, can_skip: bool = False) -> InvalidDatasetError:
         """Return the error that rejects the upload."""
         return InvalidDatasetError(
             self._problems,
             bad_line_count=self.bad_line_count,
             is_counted_to_end=is_counted_to_end,
+            can_skip=can_skip,
         )
 
     def check_end(self, last_line: int, row_count: int) -> None:
@@ -90,7 +91,9 @@ class Tally:
             self._problems.insert(0, problem.at(max(last_line, 1)))
             self.bad_line_count = max(self.bad_line_count, 1)
         if self.bad_line_count:
-            raise self.refusal(is_counted_to_end=True)
+            most = self._limits.max_skipped_share * (row_count + self.bad_line_count)
+            can_skip = self._limits.on_invalid == "refuse" and 0 < self.bad_line_count <= most
+            raise self.refusal(is_counted_to_end=True, can_skip=can_skip)
 
     @property
     def skipped(self) -> list[SkippedRows]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from app.datasets.json_rows import json_value
@@ -23,6 +24,9 @@ def read_tool_calls(
         FileError: ignoring a key of a call would lose a part of it.
     """
     calls = message.get("tool_calls") or []
+    if isinstance(calls, str):
+        with suppress(RowError):
+            calls = json_value(calls)
     if not isinstance(calls, list):
         raise RowError(
             "wrong_type",

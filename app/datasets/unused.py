@@ -6,9 +6,11 @@ The first rule that matches an unused field decides:
 2. Its name is harmless (``id``, ``source``, ``*_model`` …): ignore it without a warning.
 3. It has no text, only null, numbers, booleans or empty values: ignore it.
 4. The row's pair contains all its text already, as with a second copy of the prompt: ignore it.
-5. Its name shows that it belongs to the pair (``system``, ``context`` …): reject the upload.
-6. Its text is the same in all rows: ignore it with a warning.
-7. Its text differs between rows: reject the upload.
+5. Its name shows that it is about the pair (``rationale``, ``metadata`` …): ignore it with a
+   warning.
+6. Its name shows that it belongs to the pair (``system``, ``context`` …): reject the upload.
+7. Its text is the same in all rows: ignore it with a warning.
+8. Its text differs between rows: reject the upload.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ HARMLESS = (
     "", "unnamed: *", "__index_level_*", "index", "idx", "*_idx", "*_index",
     "id", "ids", "*_id", "*_ids", "*-id", "uid", "uuid", "qid", "key",
     "source", "sources", "*_source", "dataset", "dataset_name", "data_source", "split", "subset",
-    "model", "models", "*model", "*_models", "*_model_name", "model_*",
+    "model", "models", "*model", "*_models", "*_model_name", "model_name",
+    "model_names", "model_type", "model_version", "model_a", "model_b", "model_0", "model_1",
+    "model_2",
     "url", "urls", "*_url", "link", "license", "hash", "*_hash", "md5", "sha256", "version",
     "language", "lang", "*_language", "*_lang", "locale",
     "domain", "category", "categories", "subcategory", "topic", "topics", "tags", "task", "type",
@@ -32,7 +36,19 @@ HARMLESS = (
     "rating", "ratings", "*rating", "*_ratings", "rating_*", "*ranking",
     "date", "time", "timestamp", "tstamp", "created", "updated", "*_at", "*_date", "*_time",
     "*_timestamp", "annotator", "annotators", "weight", "turn", "turns", "difficulty",
-    "num_*", "n_*", "*_count", "*_tokens", "*_length", "*_len", "is_*", "has_*",
+    "num_*", "n_*", "*_count", "*_tokens", "*_length", "*_len", "is_*", "has_*", "status",
+    "*.responses.users", "*.responses.status",
+)  # fmt: skip
+#: Names of text about the pair, such as how it was made and judged: ignored with a warning.
+DESCRIPTIVE = (
+    "metadata", "meta", "meta_data", "*_metadata", "metadata_*", "annotations", "*_annotations",
+    "rationale", "rationales", "*_rationale", "*_rationales", "explanation", "explanations",
+    "*_explanation", "justification", "*_justification", "reason", "reasons", "*_reason",
+    "feedback", "*_feedback", "feedback_*", "critique", "critiques", "*_critique", "comment",
+    "comments", "judgment", "judgement", "*_judgment", "*_judgement", "generations",
+    "raw_generation*", "new_generations", "generation_prompt", "labelling_prompt",
+    "raw_labelling_response", "*_policy", "*_policies", "all_generated_responses",
+    "candidates_completions", "*_suggestion", "*.suggestion", "*.suggestion.*",
 )  # fmt: skip
 #: Names of columns and message keys that belong to the pair.
 MEANINGFUL = frozenset(
@@ -47,8 +63,21 @@ MEANINGFUL = frozenset(
         "tool_calls", "tools",
     }
 )  # fmt: skip
+_BEFORE_REPLY = frozenset(
+    {"background", "body", "context", "document", "input", "passage", "persona", "post"}
+)
+_REASONING = re.compile(r"reasoning|thinking|thought|\bcot\b")
+#: Harmless names of columns that hold the prompt in some files.
+SOMETIMES_PROMPTS = frozenset({"source", "task", "topic"})
 #: Names of columns that hold images, audio or video in any encoding.
-MEDIA = frozenset({"audio", "audios", "image", "images", "video", "videos"})
+MEDIA = frozenset(
+    {
+        "audio", "audios", "audio_path", "audio_url", "chosen_image", "chosen_images", "image",
+        "image_base64", "image_bytes", "image_file", "image_files", "image_path", "image_paths",
+        "image_url", "image_urls", "images", "img", "imgs", "pixel_values", "rejected_image",
+        "rejected_images", "video", "video_path", "video_url", "videos",
+    }
+)  # fmt: skip
 _MAX_NAMED = 100
 _INDEX = re.compile(r"\[\d+\]")
 #: Name of a list of messages, or of a list of such lists.
@@ -60,20 +89,34 @@ def _matcher(names: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(re.escape(name).replace(r"\*", ".*") for name in names))
 
 
-_HARMLESS = _matcher(HARMLESS)
+_HARMLESS, _DESCRIPTIVE = _matcher(HARMLESS), _matcher(DESCRIPTIVE)
+
+
+def plain_name(name: str) -> str:
+    """Return a name in lower case, with underscores for spaces and hyphens, without a BOM."""
+    return re.sub(r"[ -]+", "_", name.replace("\ufeff", "").strip().lower())
 
 
 def is_harmless(name: str) -> bool:
     """Return whether a field of this name is ignored without a warning in any shape."""
-    return _HARMLESS.fullmatch(name.lower()) is not None
+    if plain_name(name) in MEDIA or is_descriptive(name):
+        return False
+    return any(map(_HARMLESS.fullmatch, (name.lower(), plain_name(name))))
+
+
+def is_descriptive(name: str) -> bool:
+    """Return whether a field of this name is ignored with a warning in any shape."""
+    return _DESCRIPTIVE.fullmatch(plain_name(name)) is not None
 
 
 class UnusedFields:
     """Checks the unused fields of all rows of one upload.
 
-    ``used`` are the columns that the shape reads (``a.b`` is the key ``b`` of an object ``a``), and
-    ``harmless`` those that it documents as harmless. ``needs_prompt`` means that no column is the
-    prompt: the error then suggests an unused column for it.
+    ``used`` are the columns that the shape reads (``a.b`` is the key ``b`` of an object ``a``),
+    ``harmless`` those that it documents as harmless, and ``descriptive`` those that it ignores with
+    a warning. ``meaningful`` are columns that belong to the pair, in addition to ``MEANINGFUL``.
+    ``needs_prompt`` means that no column is the prompt: the error then suggests an unused column
+    for it.
     """
 
     def __init__(
@@ -81,12 +124,16 @@ class UnusedFields:
         *,
         used: frozenset[str] = frozenset(),
         harmless: frozenset[str] = frozenset(),
+        descriptive: frozenset[str] = frozenset(),
         ignored: frozenset[str] = frozenset(),
+        meaningful: frozenset[str] = frozenset(),
         needs_prompt: bool = False,
     ) -> None:
         self._used = used
         self._harmless = harmless
+        self._descriptive = descriptive
         self._ignored = ignored
+        self._meaningful = meaningful
         self._needs_prompt = needs_prompt
         self._fields: dict[tuple[str, ...], tuple[tuple[str, ...], tuple[str, ...]]] = {}
         self._first_seen: dict[str, int] = {}  # hashes, because a value may be a megabyte long
@@ -154,26 +201,35 @@ class UnusedFields:
         rest = [name for name in layout if name not in self._used]
         for name in rest:
             self._note(shown(name)[1:-1])
+        asked = self._ignored.intersection(rest)  # keys of a used column; others are gone already
+        self.warned |= asked
+        suspects = (n for n in rest if n in self._meaningful or not self._is_harmless(n))
         fields = (
-            tuple(n for n in rest if n not in self._harmless and not is_harmless(n)),
+            tuple(n for n in suspects if n not in asked),
             tuple(n for n in layout if n in self._used),
         )
         if len(self._fields) < _MAX_NAMED:
             self._fields[layout] = fields
         return fields
 
+    def _is_harmless(self, name: str) -> bool:
+        return name in self._harmless or is_harmless(name)
+
     def _has_lost_text(self, key: str, name: str, value: Any, others: list[Any]) -> bool:
         """Return whether a field has text that is in no used field and may matter."""
         if not value or isinstance(value, bool | int | float) or value in others:
             return False
-        if key.lower() in MEDIA:
+        if plain_name(key) in MEDIA:
             raise image_error(name)
         texts = set(_texts(value))
         if not texts:
             return False
         if texts <= {text for other in others for text in _texts(other)}:
             return False
-        if key.lower() in MEANINGFUL:
+        if name in self._descriptive or is_descriptive(key.rpartition(".")[2] or key):
+            self.warned.add(shown(name)[1:-1])
+            return False
+        if key.lower() in MEANINGFUL or name in self._meaningful:
             return True
         seen = hash(repr(value))
         if len(self._first_seen) >= _MAX_NAMED or self._first_seen.setdefault(name, seen) != seen:
@@ -203,8 +259,14 @@ def _texts(value: Any) -> Iterator[str]:
 def _lost_columns_error(names: list[str], *, needs_prompt: bool) -> FileError:
     listed = ", ".join(shown(name) for name in names[:10])
     what = "column holds" if len(names) == 1 else "columns hold"
-    part = f"columns[prompt]={names[0]}" if needs_prompt else "columns[system]=… (or input, tools)"
-    hint = f"map it with {part}, or set ignore_columns={','.join(names[:10])} to train without it"
+    do = "map it with columns[system]=… (or input, tools)"
+    if needs_prompt:
+        do = f"map it with columns[prompt]={names[0]}"
+    elif names[0].lower() in _BEFORE_REPLY:
+        do = f"map it with columns[system]={names[0]} (or input)"
+    elif _REASONING.search(names[0].lower()):
+        do = "write it into messages, as reasoning_content"
+    hint = f"{do}, or set ignore_columns={','.join(names[:10])} to train without it"
     return FileError(
         "unused_column",
         f"the {what} text that no part of the pair uses: {listed}",

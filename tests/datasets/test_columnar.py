@@ -101,7 +101,7 @@ def test_unusable_columns_and_rows_are_told(
     [
         ({"meta": {"loss": [1.0, float("nan")]}}, "meta.loss[1]"),
         ({"meta": [{"loss": float("inf")}]}, "meta[0].loss"),
-        ({"loss": float("nan")}, "loss"),
+        ({"margin": float("nan")}, "margin"),
     ],
 )
 def test_number_that_json_lacks_is_refused_at_any_depth(
@@ -111,6 +111,12 @@ def test_number_that_json_lacks_is_refused_at_any_depth(
     write(path, pyarrow.Table.from_pylist([dict.fromkeys(more) | row for row in rows]))
     found = problem(path)
     assert (found.code, found.column, found.line) == ("non_finite_number", column, 2)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_number_that_json_lacks_is_null_in_a_column_of_no_part(path: Path, value: float) -> None:
+    rows = [{"chosen": "a", "rejected": "b", "loss": loss} for loss in (0.5, value)]
+    assert len(read(write(path, pyarrow.Table.from_pylist(rows)))) == 2
 
 
 def test_decimals_are_numbers_at_any_depth(path: Path) -> None:

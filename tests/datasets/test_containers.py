@@ -194,7 +194,7 @@ GOOD = b'{"chosen": "a", "rejected": "b"}'
         (b"[" + GOOD + b', {"chosen": "a", "chosen": "b"}]', 2, "duplicate_key", '"chosen"'),
         (b"[" + GOOD + b', {"chosen": "\xff"}]', 1, "invalid_utf8", "0xff"),
         (b"[" + GOOD + b"," + b"[" * 9000, 2, "invalid_json", "nested deeper"),
-        (b'{"data": [' + GOOD + b'], "version": 1}', 1, "invalid_json", 'found ","'),
+        (b'{"data": [' + GOOD + b'], "version": 1}', 1, "invalid_json", "another key"),
         (b'{"data": [' + GOOD + b"]", 1, "invalid_json", "the document ends"),
         (b'{\n "chosen": "a",\n "rejected": "b"\n}', 1, "wrong_format", "over several lines"),
     ],

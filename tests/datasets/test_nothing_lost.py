@@ -215,7 +215,6 @@ def test_keys_in_lists_of_conversations_have_one_name() -> None:
 # --- two columns for one part -------------------------------------------------------------------
 
 SIGNED = {"prompt": "p", "one": "good", "two": "bad", "vote": -2}
-NAMED = {"prompt": "p", "answer_1": "good", "answer_2": "bad", "label": 1}
 
 
 def test_list_of_responses_beside_numbered_ones_is_refused() -> None:
@@ -267,10 +266,10 @@ def test_mapped_margin_that_cannot_be_stored_is_refused(
     assert "columns[margin]" in found.message
 
 
-@pytest.mark.parametrize("columns", [{}, {"prompt": "prompt", "slice": "label"}])
+@pytest.mark.parametrize("columns", [{}, {"prompt": "prompt"}])
 def test_labels_without_a_label_are_refused(columns: dict[str, str]) -> None:
     options = ReadOptions(columns=columns, labels={"a": "2", "b": "1"})
-    assert refusal([NAMED] * 2, options).code == "invalid_mapping"
+    assert refusal([PLAIN] * 2, options).code == "invalid_mapping"
 
 
 # --- a prompt that is given twice ---------------------------------------------------------------

@@ -285,7 +285,8 @@ def test_first_ten_bad_lines_are_named_and_all_are_counted() -> None:
     assert error.problems[0].loc == "/lines/2/chosen/0/content"
     assert error.detail == "25 lines are not usable, the first is line 2. Nothing was stored."
     assert error.hint == (
-        "Correct the lines, of which the first 10 are named, and upload the file again."
+        "Correct the lines, of which the first 10 are named, and upload the file again. To store "
+        "the dataset without them, set on_invalid=skip."
     )
 
 

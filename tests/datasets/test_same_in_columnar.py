@@ -76,6 +76,14 @@ def test_mapped_column_is_read_although_its_name_is_harmless(
     assert read == as_jsonl([row] * 2, options)
 
 
+def test_winner_may_be_the_name_of_a_model(tmp_path: Path) -> None:
+    row = {"prompt": "p", "response_a": "bad", "response_b": "good", "winner": "x"}
+    rows: Rows = [row | {"model_a": "y", "model_b": "x"}] * 2
+    assert as_columns(tmp_path / "rows.parquet", rows, ReadOptions()) == as_jsonl(
+        rows, ReadOptions()
+    )
+
+
 def test_columns_in_another_case_are_read_although_their_names_are_harmless(
     tmp_path: Path,
 ) -> None:

@@ -233,6 +233,12 @@ WRITERS: dict[str, Callable[[Drawn], dict[str, Any]]] = {
         "prompt": [p.prompt], "response_a": [p.good], "response_b": [p.bad], "winner_model_a": 1,
         "winner_model_b": 0, "winner_tie": 0,
     },
+    "two_responses, scores": lambda p: _two(
+        "response_a", "response_b", p, prompt=p.prompt, score_a="1", score_b=2.5
+    ),
+    "two_responses, spaces": lambda p: _two(
+        "Response A", "Response B", p, Prompt=p.prompt, Preference="Response B is better"
+    ),
     "two_responses": lambda p: _two("response_a", "response_b", p, prompt=p.prompt, label="B"),
     "two_responses, arrows": lambda p: _two(
         "response_A", "response_B", p, question=p.prompt, label="B>A"
@@ -240,6 +246,48 @@ WRITERS: dict[str, Callable[[Drawn], dict[str, Any]]] = {
     "two_responses, numbers": lambda p: _two("answer1", "answer2", p, question=p.prompt, label=2),
     "messages": lambda p: {
         "messages": [p.user], "chosen": p.say(p.good), "rejected": p.say(p.bad),
+    },
+    "messages, context": lambda p: {
+        "context": [{"from": "human", "content": p.prompt}],
+        "chosen": [{"from": "gpt", "content": p.good}],
+        "rejected": [{"from": "gpt", "content": p.bad}],
+    },
+    "messages_and_rejected": lambda p: {
+        "messages": [p.user, p.say(p.good)], "rejected_response": p.bad,
+    },
+    "messages_and_rejected, whole": lambda p: {
+        "messages": [p.user, p.say(p.good)], "rejected_messages": [p.user, p.say(p.bad)],
+    },
+    "reply_and_rejected": lambda p: {
+        "query": p.prompt, "response": p.good, "rejected_response": p.bad,
+    },
+    "candidates": lambda p: {
+        "messages": [
+            p.user,
+            {"role": "assistant", "candidates": [
+                {"content": [{"text": p.bad}], "preferenceLabel": "non-preferred"},
+                {"content": [{"text": p.good}], "preferenceLabel": "preferred"},
+            ]},
+        ],
+    },
+    "best_sample": lambda p: {
+        "query": p.prompt, "sample0": p.bad, "sample1": p.good, "best": 1,
+    },
+    "ranked_responses": lambda p: {
+        "prompt": p.prompt, "responses": [p.bad, p.good], "ranks": [2, 1],
+    },
+    "scored_completions, Gemini": lambda p: {
+        "contents": [{"role": "user", "parts": [{"text": p.prompt}]}],
+        "completions": [
+            {"score": score, "completion": {"role": "model", "parts": [{"text": text}]}}
+            for score, text in ((0.0, p.bad), (1.0, p.good))
+        ],
+    },
+    "scored_completions, ranks from 0": lambda p: {
+        "context": [p.user],
+        "completions": [
+            {"rank": 0, "completion": [p.say(p.good)]}, {"rank": 1, "completion": [p.say(p.bad)]},
+        ],
     },
     "alpaca_outputs": lambda p: {"instruction": p.prompt, "output": [p.good, p.bad]},
     "scored_responses": lambda p: {
@@ -298,7 +346,9 @@ drawn = st.lists(
 
 
 def test_every_shape_has_a_writer() -> None:
-    assert {name.partition(",")[0] for name in WRITERS} == {shape.name for shape in SHAPES}
+    # The prompt of a summary is composed of several columns, and tested on its own.
+    shapes = {shape.name for shape in SHAPES} - {"summarize_from_feedback"}
+    assert {name.partition(",")[0] for name in WRITERS} == shapes
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import lzma
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -308,6 +309,29 @@ ORCA = (
     b'{"system": "", "question": "How?", "chosen": "Thus.", "rejected": "Somehow."}\n'
 )
 MINE = b'{"frage": "Why?", "gut": "So.", "schlecht": "Because."}\n'
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"问题": "q", "好的回答": "good", "差的回答": "bad"},
+        {"my question": "q", "good & true": "good", "bad reply": "bad", "draft": "d"},
+        {"prompt": "q", "my_answer_a": "bad", "my_answer_b": "good", "a_votes": 1, "b_votes": 2},
+    ],
+)
+def test_query_that_an_error_suggests_is_accepted(client: TestClient, row: dict[str, Any]) -> None:
+    rows = [{name: f"{v} {i}" if name == "draft" else v for name, v in row.items()} for i in (1, 2)]
+    body = "".join(json.dumps(each) + "\n" for each in rows)
+    refused = client.post("/v1/datasets", content=body, headers=NDJSON).json()
+    query = re.search(r"\?(\S+)", refused["errors"][0]["hint"])
+    assert query is not None, refused
+    accepted = client.post(f"/v1/datasets?{query[1]}", content=body, headers=NDJSON)
+    assert accepted.status_code == 201, accepted.text
+    content = client.get(f"/v1/datasets/{accepted.json()['id']}/content").text
+    stored = json.loads(content.splitlines()[0])
+    assert (stored["prompt"], stored["chosen"], stored["rejected"]) == ("q", "good", "bad")
+
+
 MAPPED = "columns[prompt]=frage&columns[chosen]=gut&columns[rejected]=schlecht"
 
 

@@ -13,9 +13,19 @@ from app.datasets.unused import UnusedFields
 
 #: Limit on replies of one row: the number of pairs grows with its square.
 MAX_REPLIES = 64
-_TEXT_KEYS = ("answer", "text", "content", "response", "completion", "output", "message", "reply")
+_TEXT_KEYS = (
+    "answer",
+    "text",
+    "content",
+    "response",
+    "completion",
+    "output",
+    "message",
+    "reply",
+    "body",
+)
 _RANK_KEYS = ("rank",)
-_SCORE_KEYS = ("score", "overall_score", "rating", "reward", "pm_score")
+_SCORE_KEYS = ("score", "overall_score", "rating", "reward", "pm_score", "votes")
 
 
 class Reply(NamedTuple):
@@ -30,6 +40,14 @@ class Reply(NamedTuple):
         """Return the reply as it is stored, with its content as it was read."""
         stored = {"rank": self.rank, "reply": content}
         return stored if self.score is None else stored | {"score": self.score}
+
+
+class Numbers(NamedTuple):
+    """A separate list of scores or ranks (lower is better), one for each reply."""
+
+    column: str
+    values: Any
+    is_rank: bool
 
 
 def rank_sides(row: Mapping[str, Any], chosen: str, rejected: str) -> list[Reply]:
@@ -73,12 +91,11 @@ def plain_sides(prompt: Any, chosen: Any, rejected: Any) -> list[dict[str, Any]]
 
 
 def read_answers(
-    column: str, value: Any, unused: UnusedFields, scores: tuple[str, Any] | None = None
+    column: str, value: Any, unused: UnusedFields, numbers: Numbers | None = None
 ) -> list[Reply]:
     """Read a list of replies: texts from best to worst, or objects with a rank or a score.
 
-    ``scores`` is (column, value) of a separate list with one number or truth value per text;
-    higher is better.
+    ``numbers`` is a separate list with one number or truth value per text.
     Other keys of the objects are passed to ``unused``. The result is sorted, best first.
 
     Raises:
@@ -92,8 +109,8 @@ def read_answers(
             column=column,
         )
     _check_count(column, len(value))
-    if scores is not None:
-        found = _scored(column, value, *scores)
+    if numbers is not None:
+        found = _numbered(column, value, numbers)
     elif all(isinstance(item, str | list) for item in value):
         return [Reply(f"{column}[{index}]", text, index + 1) for index, text in enumerate(value)]
     else:
@@ -101,8 +118,8 @@ def read_answers(
     ranks = [answer.rank for answer in found if answer.rank is not None]
     if 0 < len(ranks) < len(found):
         raise _not_ranked(column, "ranks in some answers and scores in others")
-    numbers = ranks or [-answer.score for answer in found if answer.score is not None]
-    places = {number: place for place, number in enumerate(sorted(set(numbers)), 1)}
+    order = ranks or [-answer.score for answer in found if answer.score is not None]
+    places = {number: place for place, number in enumerate(sorted(set(order)), 1)}
     if len(places) < 2:
         raise RowError(
             "tie",
@@ -112,7 +129,7 @@ def read_answers(
         )
     replies = [
         Reply(answer.path, answer.content, places[number], answer.score)
-        for answer, number in zip(found, numbers, strict=True)
+        for answer, number in zip(found, order, strict=True)
     ]
     return sorted(replies, key=lambda reply: reply.rank)
 
@@ -121,19 +138,30 @@ def contents(value: Any) -> Iterator[Any]:
     """Yield the text or the messages of each answer in a list; an object without any gives None."""
     for item in value if isinstance(value, list) else ():
         if isinstance(item, dict):
-            yield next((item[key] for key in _TEXT_KEYS if item.get(key) is not None), None)
+            key = text_key(item)
+            yield None if key is None else item[key]
         else:
             yield item
 
 
+def text_key(item: Mapping[str, Any]) -> str | None:
+    """Return the key that holds the text of an answer, or None."""
+    return next((key for key in _TEXT_KEYS if item.get(key) is not None), None)
+
+
 def is_ranked(value: Any) -> bool:
     """Return whether a value is a list of objects that each have a text and a rank or score."""
+    return has_texts(value) and all(
+        not item.keys().isdisjoint((*_RANK_KEYS, *_SCORE_KEYS)) for item in value
+    )
+
+
+def has_texts(value: Any) -> bool:
+    """Return whether a value is a list of two or more objects that each have a text."""
     if not isinstance(value, list) or len(value) < 2:
         return False
     return all(
-        isinstance(item, dict)
-        and any(isinstance(item.get(key), str) for key in _TEXT_KEYS)
-        and not item.keys().isdisjoint((*_RANK_KEYS, *_SCORE_KEYS))
+        isinstance(item, dict) and any(isinstance(item.get(key), str) for key in _TEXT_KEYS)
         for item in value
     )
 
@@ -145,16 +173,20 @@ class _Answer(NamedTuple):
     score: float | None
 
 
-def _scored(column: str, value: list[Any], scores_at: str, scores: Any) -> list[_Answer]:
-    if not isinstance(scores, list) or len(scores) != len(value):
-        found = f"{len(scores)} scores" if isinstance(scores, list) else kind_of(scores)
-        raise _not_ranked(scores_at, f"found {found} for {len(value)} answers")
-    numbers = [float(s) if isinstance(s, bool) else read_number(s) for s in scores]
+def _numbered(column: str, value: list[Any], given: Numbers) -> list[_Answer]:
+    at, values, is_rank = given
+    if not isinstance(values, list) or len(values) != len(value):
+        what = "ranks" if is_rank else "scores"
+        found = f"{len(values)} {what}" if isinstance(values, list) else kind_of(values)
+        raise _not_ranked(at, f"found {found} for {len(value)} answers")
+    numbers = [float(each) if isinstance(each, bool) else read_number(each) for each in values]
     if None in numbers:
         index = numbers.index(None)
-        raise _not_ranked(f"{scores_at}[{index}]", f"found {kind_of(scores[index])}, not a number")
+        raise _not_ranked(f"{at}[{index}]", f"found {kind_of(values[index])}, not a number")
     return [
-        _Answer(f"{column}[{index}]", item, None, number)
+        _Answer(
+            f"{column}[{index}]", item, number if is_rank else None, None if is_rank else number
+        )
         for index, (item, number) in enumerate(zip(value, numbers, strict=True))
     ]
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from app.datasets.row_errors import RowError
 from app.datasets.shapes import extras
-from app.datasets.shapes.answers import plain_sides, rank_sides, read_answers
-from app.datasets.shapes.contents import ContentReader
+from app.datasets.shapes.answers import Numbers, plain_sides, rank_sides, read_answers
+from app.datasets.shapes.contents import ContentReader, mixed_prompt
 from app.datasets.shapes.file_form import FileForm, PartColumns
 from app.datasets.shapes.joining import Before, join
 from app.datasets.shapes.plain import plain_reader, reads_system
@@ -217,9 +217,11 @@ class RowAssembler:
             if (plain := plain_sides(prompt, chosen, rejected)) is not None:
                 return {"prompt": prompt, "replies": plain}
         if columns.answers is not None:
-            scores = columns.scores and (columns.scores, value_at(row, columns.scores))
-            value = value_at(row, columns.answers)
-            answers = read_answers(columns.answers, value, self._unused, scores or None)
+            value, numbers = value_at(row, columns.answers), None
+            if (column := columns.scores or columns.ranks) is not None:
+                is_rank = columns.scores is None
+                numbers = Numbers(column, value_at(row, column), is_rank=is_rank)
+            answers = read_answers(columns.answers, value, self._unused, numbers)
         else:
             assert columns.chosen is not None
             assert columns.rejected is not None
@@ -250,7 +252,7 @@ class RowAssembler:
         columns = layout.columns
         if columns.input is not None:
             prompt = with_input(columns.input, prompt, value_at(row, columns.input))
-        system = read_system(columns.system, row)
+        system = read_system(columns.system, row, self._unused)
         history = read_history(columns.history, row, self._unused)
         if not self._is_chat:
             if system is not None or history:
@@ -260,7 +262,10 @@ class RowAssembler:
 
     def _conversation(self, before: Before, paths: list[str], replies: list[Any]) -> list[Any]:
         if type(replies[0]) is not str:
-            return join(before, paths, replies)
+            joined = join(before, paths, replies)
+            if self._form.prompt_kind is not None and not joined[0]:
+                raise mixed_prompt("has no prompt")
+            return joined
         if self._trims:
             replies = [reply.strip() for reply in replies]
         sides = [[{"content": reply, "role": "assistant"}] for reply in replies]

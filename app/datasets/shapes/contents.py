@@ -7,6 +7,7 @@ from typing import Any
 
 from app.datasets.conversations import Message, check_reply, read_messages
 from app.datasets.row_errors import RowError, kind_of, shown
+from app.datasets.shapes.answers import text_key
 from app.datasets.shapes.dialogues import (
     is_dialogue,
     is_dialogue_prompt,
@@ -17,6 +18,16 @@ from app.datasets.shapes.file_form import MIN_REPEATED_PROMPT_CHARACTERS, FileFo
 from app.datasets.shapes.sample import value_at
 from app.datasets.texts import check_side, is_clean
 from app.datasets.unused import UnusedFields
+
+
+def mixed_prompt(found: str) -> RowError:
+    """Return the error for a row with a prompt where others have none, or without one."""
+    return RowError(
+        "mixed_prompt",
+        f"this row {found}, unlike others",
+        "give a prompt in all rows, or in none",
+        column="prompt",
+    )
 
 
 class ContentReader:
@@ -84,6 +95,13 @@ class ContentReader:
 
     def _messages(self, path: str, value: Any) -> list[Message]:
         if isinstance(value, dict):
+            if (key := text_key(value)) and not value.keys() & {"role", "from"}:
+                raise RowError(
+                    "wrong_type",
+                    "found an object that is no message",
+                    f"map its text, as in columns[{path}]={path}.{key}",
+                    column=path,
+                )
             return read_messages(path, [value], self._unused)
         if isinstance(value, list):
             return read_messages(path, value, self._unused)
@@ -113,15 +131,13 @@ class ContentReader:
         column = self._form.columns.prompt
         value = value_at(row, column) if column is not None else None
         if not self._is_verbatim and (value is None) == (self._form.prompt_kind is not None):
-            found = "has no prompt" if value is None else "has a prompt"
-            raise RowError(
-                "mixed_prompt",
-                f"this row {found}, unlike others",
-                "give a prompt in all rows, or in none",
-                column="prompt",
-            )
+            if value is None and self._are_sides_messages:
+                return None  # the replies may be whole conversations, which is checked later
+            raise mixed_prompt("has no prompt" if value is None else "has a prompt")
         if value is None or column is None:
             return None
+        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+            value = value[0]
         expected = self._form.kind if self._is_verbatim else self._form.prompt_kind
         if isinstance(value, str):
             self._check_kind(column, "text", expected)

@@ -75,12 +75,16 @@ def read_id(value: Any) -> str | None:
 
 
 def read_tools(column: str, value: Any) -> list[dict[str, Any]]:
-    """Read tool descriptions: a list of objects, or such a list as JSON text. It may be empty.
+    """Read tool descriptions: a list of objects, or the list or its items as JSON text.
+
+    The list may be empty.
 
     Raises:
         RowError: ``invalid_tools``.
     """
     tools = _decoded(column, value)
+    if isinstance(tools, list):
+        tools = [_decoded(f"{column}[{index}]", tool) for index, tool in enumerate(tools)]
     if isinstance(tools, list) and len(tools) <= MAX_TOOLS and all(map(_is_tool, tools)):
         return tools
     raise RowError(

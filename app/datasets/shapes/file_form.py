@@ -40,6 +40,7 @@ class PartColumns:
     response_b: str | None
     answers: str | None
     scores: str | None
+    ranks: str | None
     margin: str | None
     slice: str | None
     id: str | None
@@ -54,6 +55,8 @@ class PartColumns:
             paths = getattr(parts, name)
             there = (path for path in paths if sample.has(path))
             found[name] = next(there, paths[0] if paths else None)
+        if found["input"] == found["prompt"]:
+            found["input"] = None
         return cls(**found)
 
     @property
@@ -84,6 +87,12 @@ class FileForm:
     is_prompt_repeated: bool
     """Whether the replies are text that begins with the prompt."""
     has_margin: bool
+
+    @property
+    def lacks_prompt(self) -> bool:
+        """Whether nothing can be the prompt: no column, and no message before a reply."""
+        is_alone = self.side_kind == "text" and not self.are_sides_dialogues
+        return self.prompt_kind is None and is_alone
 
     @property
     def plain_columns(self) -> tuple[str, str, str] | None:

@@ -2,36 +2,63 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 from app.datasets.shapes.arena import ARENA
 from app.datasets.shapes.example_messages import USER
-from app.datasets.shapes.labels import Named, Scores, Signed, names_of_sides
+from app.datasets.shapes.labels import (
+    Label,
+    Named,
+    Scores,
+    Signed,
+    names_of_sides,
+    read_number,
+)
 from app.datasets.shapes.sample import Sample
-from app.datasets.shapes.shape import Parts, Shape
+from app.datasets.shapes.shape import PROMPTS, Parts, Shape
 
-_PROMPTS = ("prompt", "question", "instruction", "query")
 _LABELS = ("winner", "label", "preference", "preferred", "better", "better_response", "choice")
-_STEMS = ("response", "answer", "completion", "output", "reply")
+_LABEL_NAMES = (*_LABELS, *(f"{name}.responses" for name in _LABELS))  # Argilla's exports
+_STEMS = ("response", "answer", "completion", "output", "reply", "candidate", "summary",
+          "generation", "conversation", "conv")  # fmt: skip
 _ENDS = (("a", "b"), ("A", "B"), ("0", "1"), ("1", "2"))
+_SCORES = ("score", "rating", "reward")
 
 
 def _two_responses(sample: Sample) -> Parts | None:
     """Find columns such as response_a, response_b and winner; return None if there are none."""
-    label = next(filter(sample.has, _LABELS), None)
-    if label is None:
-        return None
-    for stem, (one, other), separator in product(_STEMS, _ENDS, ("_", "")):
-        a, b = f"{stem}{separator}{one}", f"{stem}{separator}{other}"
+    for stem, ends, separator in product(_STEMS, _ENDS, ("_", "")):
+        a, b = (f"{stem}{separator}{end}" for end in ends)
         if sample.has(a) and sample.has(b):
-            return Parts(
-                prompt=_PROMPTS,
-                response_a=(a,),
-                response_b=(b,),
-                label=Named(label, names_of_sides(a, b)),
-            )
+            label: Label | None = None
+            if not sample.has("chosen"):
+                label = _two_scores(sample, stem, ends)
+            if name := next(filter(sample.has, _LABEL_NAMES), None):
+                label = Named(name, names_of_sides(a, b))
+            if label is not None:
+                return replace(_TWO, response_a=(a,), response_b=(b,), label=label)
     return None
 
+
+def _two_scores(sample: Sample, stem: str, ends: tuple[str, str]) -> Scores | None:
+    """Find a column of numbers for each response: score_a, response_a_score, response_score_a."""
+    for score, separator in product(_SCORES, ("_", "")):
+        for form in ("{s}{_}{e}", "{stem}{_}{e}_{s}", "{stem}_{s}{_}{e}", "{e}_{s}"):
+            a, b = (form.format(s=score, stem=stem, e=end, _=separator) for end in ends)
+            numbers = [read_number(each) for name in (a, b) for each in sample.values(name)]
+            if sample.has(a) and sample.has(b) and numbers and None not in numbers:
+                return Scores(a, b)
+    return None
+
+
+_TWO = Parts(
+    prompt=PROMPTS,
+    input=("input",),
+    response_a=("response_a",),
+    response_b=("response_b",),
+    label=Named("winner"),
+)
 
 LABELLED: tuple[Shape, ...] = (
     Shape(
@@ -190,14 +217,11 @@ LABELLED: tuple[Shape, ...] = (
         name="two_responses",
         summary="Two responses (`response_a` and `response_b`, `answer_1` and `answer_2` …) and a "
         "column (`winner`, `label`, `preference` …) that names the better one: `a`, `b`, `tie`, "
-        "the name of its column, or the number in that name. 0 and 1 do not name `response_a` and "
-        "`response_b`: set `labels[a]=…&labels[b]=…` with `columns[…]`.",
-        parts=Parts(
-            prompt=_PROMPTS,
-            response_a=("response_a",),
-            response_b=("response_b",),
-            label=Named("winner"),
-        ),
+        "the name of its column, the number in that name, or a phrase such as `Response A is "
+        "better`. 0 and 1 do not name `response_a` and `response_b`: set "
+        "`labels[a]=…&labels[b]=…`. Instead of that column, each response may have a score "
+        "(`score_a`, `response_1_rating` …): the higher one wins.",
+        parts=_TWO,
         find=_two_responses,
         harmless=frozenset({"judge"}),
         examples=(

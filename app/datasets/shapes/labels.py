@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -11,13 +13,23 @@ from app.datasets.row_errors import RowError, kind_of, shown
 from app.datasets.shapes.sample import value_at
 
 Winner = Literal["a", "b", "tie"]
-_BOTH = ("tie", "both", "equal", "draw", "same", "tie (bothbad)", "both_bad", "bothbad", "a=b")
+_BOTH = (
+    "tie", "both", "equal", "draw", "same", "tie (bothbad)", "both_bad", "bothbad", "both_good",
+    "neither", "no_preference", "equally_good", "about_the_same", "a=b",
+)  # fmt: skip
 #: Values that name a side in any dataset. 0 and 1 do not: they may be an index or a flag.
 SIDE_NAMES: Mapping[str, Winner] = {
-    **dict.fromkeys(("a", "model_a", "response_a", "answer_a", "first", "a>b", "a>>b"), "a"),
-    **dict.fromkeys(("b", "model_b", "response_b", "answer_b", "second", "b>a", "b>>a"), "b"),
+    **dict.fromkeys(("a", "model_a", "response_a", "first", "left", "a>b", "a>>b"), "a"),
+    **dict.fromkeys(("b", "model_b", "response_b", "second", "right", "b>a", "b>>a"), "b"),
     **dict.fromkeys(_BOTH, "tie"),
 }
+#: A sentence or a name that names a side: "Response A", "A is slightly better", "model_1".
+_SENTENCE = re.compile(
+    r"((model|assistant|response|answer|output|completion|candidate|option|reply|summary)_?)?"
+    r"(?P<side>[ab]|\d)"
+    r"(_(is|was))?(_(much|far|clearly|significantly|slightly))?(_(better|preferred|wins|won))?"
+)
+_WHOLE = re.compile(r"\s*([+-]?\d+)\.0+\s*")
 
 
 def names_of_sides(a: str, b: str) -> dict[str, Winner]:
@@ -28,7 +40,7 @@ def names_of_sides(a: str, b: str) -> dict[str, Winner]:
     own: dict[str, Winner] = {a: "a", b: "b"}
     if a[-1:].isdigit() and b[-1:].isdigit() and a[:-1] == b[:-1]:
         own |= {a[-1]: "a", b[-1]: "b"}
-    return {**SIDE_NAMES, **own}
+    return own | {name: winner for name, winner in SIDE_NAMES.items() if name not in own}
 
 
 class Verdict(NamedTuple):
@@ -76,7 +88,10 @@ class Signed:
 
 @dataclass(frozen=True)
 class Named:
-    """A value that names the better response. Numbers are compared as text: ``"0"``."""
+    """A value that names the better response. Numbers are compared as text: ``"0"``.
+
+    A list holds the votes of several people, as in exports of Argilla; the majority decides.
+    """
 
     column: str
     names: Mapping[str, Winner] = field(default_factory=lambda: SIDE_NAMES)
@@ -87,13 +102,27 @@ class Named:
 
     def read(self, row: Mapping[str, Any]) -> Verdict:
         value = value_at(row, self.column)
-        if isinstance(value, str | int | float):
-            text = label_text(value)
-            winner = self.names.get(text) or self.names.get(text.lower())
-            if winner is not None:
-                return Verdict(winner)
-        known = ", ".join(list(self.names)[:6])
-        raise _invalid(self.column, value, f"one of {known} …")
+        if type(value) in (str, int) and (winner := self.names.get(str(value))):
+            return Verdict(winner)  # fast path for nearly all labels
+        winners = [self._winner(vote) or _model(row, vote) for vote in _votes(value)]
+        if not winners or None in winners:
+            known = ", ".join(list(self.names)[:6])
+            raise _invalid(self.column, value, f"one of {known} …")
+        most = Counter(winners).most_common()
+        is_split = len(most) > 1 and most[0][1] == most[1][1]
+        return Verdict("tie" if is_split else most[0][0] or "tie")
+
+    def _winner(self, value: str | int | float) -> Winner | None:
+        text = label_text(value)
+        lower = text.lower()
+        exact = (text, lower, lower.strip("[] "))
+        if found := next((self.names[name] for name in exact if name in self.names), None):
+            return found
+        words = re.sub(r"[^a-z0-9]+", "_", lower).strip("_")
+        if found := self.names.get(words):
+            return found
+        sentence = _SENTENCE.fullmatch(words)
+        return self.names.get(sentence["side"]) if sentence else None
 
 
 @dataclass(frozen=True)
@@ -145,13 +174,42 @@ class Scores:
         return Verdict("a" if numbers[0] > numbers[1] else "b")
 
 
+def _model(row: Mapping[str, Any], name: str | int | float) -> Winner | None:
+    """Return the side whose model has this name, for rows with the columns model_a and model_b."""
+    a, b = row.get("model_a"), row.get("model_b")
+    if a == b or name not in (a, b):
+        return None
+    return "a" if name == a else "b"
+
+
 def label_text(value: str | int | float) -> str:
-    """Return a label as text: ``True`` and ``1`` differ, ``1`` and ``1.0`` are equal."""
+    """Return a label as text: ``True`` and ``1`` differ; ``1``, ``1.0`` and ``"1.0"`` are equal."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return str(value).strip()
+    text = str(value).strip()
+    return whole[1] if (whole := _WHOLE.fullmatch(text)) else text
+
+
+def _votes(value: Any) -> Iterator[str | int | float]:
+    """Yield the votes in a label: one, or those of a list of values or of Argilla's objects."""
+    if isinstance(value, str | int | float):
+        yield value
+    elif isinstance(value, list) and all(isinstance(item, str | dict) for item in value):
+        for item in value:
+            yield from _votes(item)
+    elif isinstance(value, dict) and value.get("status", "submitted") == "submitted":
+        ranks, names = value.get("rank"), value.get("value")
+        if isinstance(names, list) and isinstance(ranks, list) and ranks and _are_numbers(ranks):
+            best = [name for rank, name in zip(ranks, names, strict=False) if rank == min(ranks)]
+            yield from best if len(best) == 1 else ["tie"]
+        elif names is not None:
+            yield from _votes(names)
+
+
+def _are_numbers(values: list[Any]) -> bool:
+    return all(isinstance(value, int | float) for value in values)
 
 
 def read_number(value: Any) -> float | None:
@@ -166,11 +224,11 @@ def read_number(value: Any) -> float | None:
 
 
 def _invalid(column: str, value: Any, wanted: str) -> RowError:
-    found = shown(value) if isinstance(value, str | int | float) else kind_of(value)
+    found = shown(label_text(value)) if isinstance(value, str | int | float) else kind_of(value)
     return RowError(
         "invalid_label",
         f"found {found}, which does not name the better response",
-        f"{column} must be {wanted}; labels[a]=…, labels[b]=… and labels[tie]=… say what "
-        "other values mean",
+        f"{column} must be {wanted}; for other values add labels[a]=… and labels[b]=…, where a is "
+        "the first response, and labels[tie]=… for rows in which neither is better",
         column=column,
     )

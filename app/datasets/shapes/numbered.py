@@ -8,12 +8,10 @@ from typing import Any
 
 from app.datasets.row_errors import RowError
 from app.datasets.shapes.sample import Sample
-from app.datasets.shapes.shape import Parts
+from app.datasets.shapes.shape import PROMPTS, Parts
 
 _COLUMN = re.compile(r"response_([1-9][0-9]?)")
-NUMBERED = Parts(
-    prompt=("prompt", "question", "instruction"), answers=("responses",), scores=("scores",)
-)
+NUMBERED = Parts(prompt=PROMPTS, input=("input",), answers=("responses",), scores=("scores",))
 
 
 def numbered_responses(sample: Sample) -> Parts | None:

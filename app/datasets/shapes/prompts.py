@@ -12,13 +12,19 @@ from app.datasets.texts import check_characters, check_text
 from app.datasets.unused import UnusedFields
 
 
-def read_system(column: str | None, row: Mapping[str, Any]) -> str | None:
+def read_system(column: str | None, row: Mapping[str, Any], unused: UnusedFields) -> str | None:
     """Read the system text; return None if it is missing or blank.
+
+    It may be a message, or a list of text parts.
 
     Raises:
         RowError: the value is not text.
     """
     value = value_at(row, column) if column is not None else None
+    if value and isinstance(value, dict | list):
+        message = value if isinstance(value, dict) else {"content": value}
+        (read,) = read_messages(str(column), [{"role": "system"} | message], unused)
+        value = read["content"]
     if value is None or (isinstance(value, str) and (not value or value.isspace())):
         return None
     if not isinstance(value, str):

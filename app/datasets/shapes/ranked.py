@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.datasets.shapes.forms import Form
 from app.datasets.shapes.numbered import NUMBERED, numbered_responses, with_responses
-from app.datasets.shapes.shape import Parts, Shape
+from app.datasets.shapes.shape import PROMPTS, SYSTEM, Parts, Shape
 
 RANKED: tuple[Shape, ...] = (
     Shape(
@@ -12,16 +12,33 @@ RANKED: tuple[Shape, ...] = (
         summary="A list of responses and a list of their scores; higher is better. Stored as "
         "ranked rows.",
         parts=Parts(
-            prompt=("prompt", "question", "instruction"),
-            answers=("responses", "completions", "answers"),
-            scores=("scores", "rewards"),
+            prompt=PROMPTS,
+            input=("input",),
+            answers=("responses", "completions", "answers", "generations", "candidates"),
+            scores=("scores", "rewards", "ratings"),
         ),
+        lacks=("chosen", "rejected"),
         examples=(
             {
                 "prompt": "What is 2+2?",
                 "responses": ["It is 5.", "It is 4."],
                 "scores": [0.1, 0.9],
             },
+        ),
+    ),
+    Shape(
+        name="ranked_responses",
+        summary="A list of responses and a list of their ranks; lower is better. Stored as ranked "
+        "rows.",
+        parts=Parts(
+            prompt=PROMPTS,
+            input=("input",),
+            answers=("responses", "completions", "answers", "generations", "candidates"),
+            ranks=("ranks",),
+        ),
+        lacks=("chosen", "rejected"),
+        examples=(
+            {"prompt": "What is 2+2?", "responses": ["It is 5.", "It is 4."], "ranks": [2, 1]},
         ),
     ),
     Shape(
@@ -74,7 +91,7 @@ RANKED: tuple[Shape, ...] = (
         summary="Answers to one prompt with ranks (1 is the best) or scores. Stored as ranked "
         "rows.",
         seen_in="berkeley-nest/Nectar, HuggingFaceH4/stack-exchange-preferences",
-        parts=Parts(prompt=("prompt", "question"), answers=("answers",)),
+        parts=Parts(prompt=PROMPTS, input=("input",), answers=("answers",)),
         harmless=frozenset(
             {"answers[].author", "answers[].author_profile", "date", "good_natured", "metadata"}
         ),
@@ -92,10 +109,15 @@ RANKED: tuple[Shape, ...] = (
     ),
     Shape(
         name="scored_completions",
-        summary="Completions of one instruction with scores; higher is better. Stored as ranked "
-        "rows.",
-        seen_in="openbmb/UltraFeedback",
-        parts=Parts(prompt=("instruction", "prompt", "question"), answers=("completions",)),
+        summary="Completions of one instruction with scores (higher is better) or ranks (lower is "
+        "better). Stored as ranked rows.",
+        seen_in="openbmb/UltraFeedback, the preference formats of NeMo RL and Vertex AI",
+        parts=Parts(
+            system=(*SYSTEM, "system_instruction", "systemInstruction"),
+            prompt=PROMPTS,
+            input=("input",),
+            answers=("completions",),
+        ),
         when=lambda sample: Form.TEXTS not in sample.forms("completions"),
         harmless=frozenset(
             {
@@ -106,6 +128,7 @@ RANKED: tuple[Shape, ...] = (
                 "incorrect_answers",
             }
         ),
+        descriptive=frozenset({"completions[].custom_system_prompt"}),
         examples=(
             {
                 "instruction": "What is 2+2?",

@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from app.datasets.row_errors import FileError, Row
+from app.datasets.row_errors import FileError, Row, RowError
 from app.datasets.shapes.forms import Form, form_of
 
 MAX_ROWS = 64
@@ -23,6 +23,24 @@ def value_at(row: Mapping[str, Any], path: str) -> Any:
     root, _, rest = path.partition(".")
     nested = row.get(root)
     return value_at(nested, rest) if isinstance(nested, dict) else None
+
+
+def rewritten(row: Mapping[str, Any], used: Iterable[str], **made: Any) -> dict[str, Any]:
+    """Return a row with the columns ``made`` in place of those that were used for them.
+
+    Raises:
+        RowError: the row has text in a column of the same name.
+    """
+    used = set(used)
+    for name in made.keys() - used:
+        if row.get(name):
+            raise RowError(
+                "two_values",
+                f"this row has {name} too, unlike other rows of this shape",
+                f"leave it out, or set ignore_columns={name}",
+                column=name,
+            )
+    return {name: value for name, value in row.items() if name not in used} | made
 
 
 @dataclass(frozen=True)

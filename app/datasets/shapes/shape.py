@@ -12,6 +12,12 @@ from app.datasets.shapes.sample import Sample
 #: Columns that may hold a part; the first one that an upload has is used. ``a.b`` is key b of a.
 Columns = tuple[str, ...]
 SYSTEM: Columns = ("system", "system_prompt", "system_message")
+TOOLS: Columns = ("tools", "functions")
+#: Names of the prompt beside responses that no column calls chosen and rejected.
+PROMPTS: Columns = (
+    "prompt", "question", "instruction", "query", "messages", "conversation", "contents",
+    "context", "input", "input_text",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +27,8 @@ class Parts:
     - ``chosen`` and ``rejected``: one or several replies each.
     - ``response_a`` and ``response_b`` with a ``label`` that names the better one.
     - ``answers``: a list of texts, best first, or of objects with a text and a rank or score;
-      or a list of texts, and in ``scores`` a list of numbers, higher is better.
+      or a list of texts, and a list of numbers: in ``scores``, where higher is better, or in
+      ``ranks``, where lower is better.
 
     ``is_verbatim``: values are stored unchanged (no dialogues are parsed, no repeated prompts are
     cut), and any row may lack the prompt.
@@ -38,10 +45,11 @@ class Parts:
     label: Label | None = None
     answers: Columns = ()
     scores: Columns = ()
+    ranks: Columns = ()
     margin: Columns = ("margin",)
     slice: Columns = ("slice",)
     id: Columns = ()
-    tools: Columns = ("tools",)
+    tools: Columns = TOOLS
     chat_template_kwargs: Columns = ("chat_template_kwargs",)
     is_verbatim: bool = False
 
@@ -50,6 +58,7 @@ class Parts:
         """Parts that a row must have."""
         sides = (
             self.chosen, self.rejected, self.response_a, self.response_b, self.answers, self.scores,
+            self.ranks,
         )  # fmt: skip
         return tuple(columns for columns in sides if columns)
 
@@ -57,7 +66,7 @@ class Parts:
 #: Parts that are read directly from columns, in the order of the documentation.
 PART_NAMES = (
     "system", "history", "prompt", "input", "chosen", "rejected", "response_a", "response_b",
-    "answers", "scores", "margin", "slice", "id", "tools", "chat_template_kwargs",
+    "answers", "scores", "ranks", "margin", "slice", "id", "tools", "chat_template_kwargs",
 )  # fmt: skip
 
 
@@ -86,6 +95,8 @@ class Shape:
     """Rewrites each row first, or raises RowError, if the values need more than choosing them."""
     harmless: frozenset[str] = frozenset()
     """Columns that are ignored without a warning, in addition to ``unused.HARMLESS``."""
+    descriptive: frozenset[str] = frozenset()
+    """Columns that are ignored with a warning, in addition to ``unused.DESCRIPTIVE``."""
 
     def fits(self, sample: Sample) -> bool:
         """Return whether the first rows of an upload have this shape."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from app.datasets.shapes.beside import BESIDE
+from app.datasets.shapes.chosen_of_several import CHOSEN_OF_SEVERAL
 from app.datasets.shapes.example_messages import BAD, GOOD, USER
 from app.datasets.shapes.forms import Form
 from app.datasets.shapes.labelled import LABELLED
@@ -15,6 +17,9 @@ from app.datasets.shapes.sample import Sample
 from app.datasets.shapes.shape import PART_NAMES, Parts, Shape
 from app.datasets.shapes.stored import STORED
 
+_SHAREGPT = ("conversations", "conversation", "trajectory")
+#: Names of a prompt that is a list of messages.
+_MESSAGES = ("messages", "context", "contents")
 #: Chosen and rejected replies in the columns with the usual names.
 _SIDED = Parts(prompt=("prompt",), chosen=("chosen",), rejected=("rejected",))
 
@@ -35,9 +40,12 @@ def _has_conversations(sample: Sample) -> bool:
 
 def _messages_ask(sample: Sample) -> bool:
     """Return whether the last messages are not by the assistant, so that a reply must follow."""
-    lists = [value for value in sample.values("messages") if isinstance(value, list) and value]
+    column = next(filter(sample.has, _MESSAGES), "")
+    lists = [value for value in sample.values(column) if isinstance(value, list) and value]
     last = [value[-1] for value in lists if isinstance(value[-1], dict)]
-    return bool(last) and all(message.get("role") != "assistant" for message in last)
+    return bool(last) and all(
+        message.get("role", message.get("from")) not in ("assistant", "gpt") for message in last
+    )
 
 
 SHAPES: tuple[Shape, ...] = (
@@ -64,14 +72,16 @@ SHAPES: tuple[Shape, ...] = (
         ),
     ),
     *LABELLED,
+    *CHOSEN_OF_SEVERAL,
     *RANKED,
+    *BESIDE,
     Shape(
         name="sharegpt",
         summary="ShareGPT turns (`from`, `value`) with one chosen and one rejected turn.",
-        seen_in="LLaMA-Factory's ShareGPT preference format",
-        parts=replace(_SIDED, prompt=("conversations", "conversation")),
+        seen_in="LLaMA-Factory's ShareGPT preference format, openbmb/UltraInteract_pair",
+        parts=replace(_SIDED, prompt=_SHAREGPT),
         lacks=("prompt",),
-        when=lambda sample: any(map(sample.has, ("conversations", "conversation"))),
+        when=lambda sample: any(map(sample.has, _SHAREGPT)),
         examples=(
             {
                 "conversations": [{"from": "human", "value": "What is 2+2?"}],
@@ -82,9 +92,14 @@ SHAPES: tuple[Shape, ...] = (
     ),
     Shape(
         name="messages",
-        summary="The prompt is a list of `messages` that ends before the reply.",
-        seen_in="LLaMA-Factory's OpenAI preference format",
-        parts=replace(_SIDED, prompt=("messages",)),
+        summary="The prompt is a list of `messages`, also called `context` or `contents`, that "
+        "ends before the reply.",
+        seen_in="LLaMA-Factory's OpenAI preference format, nvidia/When2Call, ColossalAI",
+        parts=Parts(
+            prompt=_MESSAGES,
+            chosen=("chosen", "chosen_response"),
+            rejected=("rejected", "rejected_response"),
+        ),
         lacks=("prompt",),
         when=_messages_ask,
         examples=({"messages": [USER], "chosen": GOOD, "rejected": BAD},),
