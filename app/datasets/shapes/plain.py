@@ -218,7 +218,7 @@ class _Dialogues:
         if end < 0 or not rejected.startswith(chosen[:start]):
             return None
         ours, theirs = chosen[start:], rejected[start:]
-        if HUMAN in ours or HUMAN in theirs or ASSISTANT in theirs:
+        if max(ours.rfind(HUMAN), theirs.rfind(HUMAN), theirs.rfind(ASSISTANT)) >= 0:
             return None
         ours, theirs = ours.strip(), theirs.strip()
         prompt = turns(chosen[:end])
