@@ -74,7 +74,7 @@ def columnar_rows(
                 child.answer(_wanted(_schema(line), options or ReadOptions()))
                 continue
             try:
-                yield number, json_row(line, is_ours=True)
+                yield number, json_row(line)
             except RowError as error:
                 yield number, error
 
