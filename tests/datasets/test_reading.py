@@ -19,6 +19,7 @@ from app.datasets import json_rows
 from app.datasets.containers import TextFormat
 from app.datasets.reading import DatasetReader, ReadLimits
 from app.datasets.row_errors import InvalidDatasetError, RowProblem
+from app.datasets.spooling import SpooledFile
 
 ROW = b'{"chosen": "good", "rejected": "bad"}\n'
 MIB = 1 << 20
@@ -146,7 +147,7 @@ def test_pairs_come_through_parquet(
 ) -> None:
     path = tmp_path_factory.mktemp("parquet") / "pairs.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    blocks = b"".join(DatasetReader().read_columnar(path))
+    blocks = b"".join(DatasetReader().read_columnar(SpooledFile(path)))
     read = [json.loads(line) for line in blocks.split(b"\n")[:-1]]
     assert list(map(whole, read)) == list(map(whole, rows))
 
