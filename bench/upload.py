@@ -33,6 +33,7 @@ import psutil
 
 from app.datasets import arrow_child
 from app.datasets.reading import DatasetReader
+from app.datasets.spooling import SpooledFile
 from app.storage.blobs import StreamDigest
 
 MIB = 1 << 20
@@ -191,10 +192,13 @@ def read(chunks: Iterator[bytes]) -> None:
 def read_parquet(path: Path) -> None:
     """Read a Parquet file as ``read`` does."""
     with StreamDigest() as sent, StreamDigest() as stored:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                sent.update(chunk)
-        for block in DatasetReader().read_columnar(path):
+
+        def receive() -> None:
+            with path.open("rb") as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    sent.update(chunk)
+
+        for block in DatasetReader().read_columnar(SpooledFile(path, receive)):
             stored.update(block)
 
 

@@ -2,11 +2,13 @@
 
 ``python -I arrow_child.py FILE rows MAX_ROWS`` writes a Parquet or Arrow file as JSON lines::
 
+    stdin   (empty line)                                   the file is complete
     stdout  {"columns": [[name, type, is_plain], …]}       once
     stdin   [[name, …], [name, …]]                         the columns to read; those with parts
     stdout  {name: value, …}                               one line per row
 
-``python -I arrow_child.py FILE zstd`` writes the decompressed content of a Zstandard file.
+``python -I arrow_child.py FILE zstd`` also waits for the file, and writes the decompressed content
+of a Zstandard file.
 
 If the file is rejected, the last line is the list ``[code, message, hint]``. The program sets
 resource limits for itself and imports nothing from this package.
@@ -51,8 +53,14 @@ def main() -> None:
     _limit()
     gc.disable()  # rows have no cycles
     sys.modules.update(dict.fromkeys(_UNNEEDED))  # type: ignore[arg-type]  # None: not importable
+    import pyarrow.parquet  # takes longest, so before the file is complete
+
+    pyarrow.set_cpu_count(1)
+    pyarrow.set_io_thread_count(1)
     path, mode = sys.argv[1], sys.argv[2]
     out = sys.stdout.buffer
+    if not sys.stdin.readline():
+        sys.exit(0)  # the parent has gone away
     try:
         for piece in _unpacked(path) if mode == "zstd" else _lines(path, int(sys.argv[3])):
             out.write(piece)
@@ -103,10 +111,6 @@ def _unpacked(path: str) -> Iterator[bytes]:
 
 
 def _lines(path: str, max_rows: int) -> Iterator[bytes]:
-    import pyarrow
-
-    pyarrow.set_cpu_count(1)
-    pyarrow.set_io_thread_count(1)
     batches = _batches(path, max_rows)
     schema = next(batches)
     _check_names(schema.names)

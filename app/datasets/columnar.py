@@ -32,6 +32,7 @@ from app.datasets.json_rows import json_row
 from app.datasets.options import ReadOptions
 from app.datasets.row_errors import FileError, Row, RowError, shown
 from app.datasets.shapes.table import USED_COLUMNS
+from app.datasets.spooling import SpooledFile
 from app.datasets.unused import SOMETIMES_PROMPTS, is_harmless, plain_name
 
 STALL_SECONDS = 60
@@ -52,7 +53,7 @@ _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
 
 
 def columnar_rows(
-    path: Path, max_rows: int, max_bytes: int, options: ReadOptions | None = None
+    file: SpooledFile, max_rows: int, max_bytes: int, options: ReadOptions | None = None
 ) -> Generator[Row]:
     """Yield the rows with their numbers, which start at 1.
 
@@ -64,11 +65,12 @@ def columnar_rows(
         FileError: the file has another format, is unreadable, too large or too slow to read, or a
             used column has a type that JSON cannot represent.
     """
-    with path.open("rb") as file:
-        kind = file_type(file.read(HEAD_BYTES))
-    if kind is not None and kind not in (PARQUET, ARROW, ARROW_STREAM):
-        raise wrong_format(kind, PARQUET)
-    with _Child(path, "rows", str(max_rows)) as child:
+    with _Child(file.path, "rows", str(max_rows)) as child:
+        file.receive()
+        with file.path.open("rb") as received:
+            kind = file_type(received.read(HEAD_BYTES))
+        if kind is not None and kind not in (PARQUET, ARROW, ARROW_STREAM):
+            raise wrong_format(kind, PARQUET)
         lines = split_lines(at_most(child.output(), max_bytes))
         for number, line in enumerate(lines):
             if line.startswith(b"["):
@@ -77,18 +79,19 @@ def columnar_rows(
                 child.answer(*_wanted(_schema(line), options or ReadOptions()))
                 continue
             try:
-                yield number, json_row(line, is_ours=True)
+                yield number, json_row(line)
             except RowError as error:
                 yield number, error
 
 
-def unpacked_zstd(path: Path) -> Generator[bytes]:
+def unpacked_zstd(file: SpooledFile) -> Generator[bytes]:
     """Decompress a Zstandard file.
 
     Raises:
         FileError: the file is broken, or unpacks to more than 100 times its size.
     """
-    with _Child(path, "zstd") as child:
+    with _Child(file.path, "zstd") as child:
+        file.receive()
         yield from child.output()
 
 
@@ -132,10 +135,13 @@ def _wanted(
 
 
 class _Child:
-    """Child process that parses a file; a context manager, which kills it at the end."""
+    """Child process that parses a file; a context manager, which kills it at the end.
+
+    It takes a while to start, so it starts before the file is received.
+    """
 
     def __init__(self, path: Path, *arguments: str) -> None:
-        self._packed = path.stat().st_size
+        self._path = path
         kept = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
         # -I with the file itself, not -m: only the interpreter's and Arrow's code is loaded.
         self._process = subprocess.Popen(
@@ -163,15 +169,16 @@ class _Child:
                 pipe.close()
 
     def output(self) -> Generator[bytes]:
-        """Yield the output of the child, and check the compression ratio.
+        """Let the child read the file, yield its output, and check the compression ratio.
 
         Raises:
             FileError: the file unpacks to too many bytes, or the child hangs or dies.
         """
-        unpacked = 0
+        self._tell(b"")
+        packed, unpacked = self._path.stat().st_size, 0
         while chunk := self._read():
             unpacked += len(chunk)
-            check_ratio(self._packed, unpacked)
+            check_ratio(packed, unpacked)
             yield chunk
         status = self._process.wait(STALL_SECONDS)
         if status == arrow_child.BROKEN_ARCHIVE:
@@ -187,9 +194,12 @@ class _Child:
 
     def answer(self, columns: list[str], parts: list[str]) -> None:
         """Send the child the names of the columns to read, and of those that must be finite."""
+        self._tell(json.dumps([columns, parts]).encode())
+
+    def _tell(self, line: bytes) -> None:
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # the child died; its output has the reason
-            self._process.stdin.write(json.dumps([columns, parts]).encode() + b"\n")
+            self._process.stdin.write(line + b"\n")
 
 
 def _unreadable(why: str) -> FileError:

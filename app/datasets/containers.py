@@ -27,6 +27,7 @@ from app.datasets.file_types import (
 from app.datasets.json_documents import WRAPPED, json_rows
 from app.datasets.json_rows import jsonl_rows
 from app.datasets.row_errors import FileError, Row
+from app.datasets.spooling import SpooledFile
 
 TextFormat = Literal["jsonl", "json", "csv", "tsv"]
 FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow"]
@@ -88,7 +89,7 @@ def _zstd_head(chunks: Iterable[bytes]) -> bytes:
             if file.tell() >= _ZSTD_HEAD_BYTES:
                 break
         file.flush()
-        with closing(unpacked_zstd(Path(file.name))) as unpacked:
+        with closing(unpacked_zstd(SpooledFile(Path(file.name)))) as unpacked:
             return peek(unpacked)[0]
 
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from typing import Any, NoReturn
 
-import orjson
-from pydantic_core import from_json
+import jiter
 
 from app.datasets.byte_streams import MAX_LINE_BYTES
 from app.datasets.file_types import JSONL, check_first_line
@@ -46,10 +44,8 @@ def jsonl_rows(lines: Iterable[bytes]) -> Iterator[Row]:
         yield number, row
 
 
-def json_row(line: bytes, *, is_ours: bool = False) -> dict[str, Any]:
+def json_row(line: bytes) -> dict[str, Any]:
     """Decode one line, which must hold a JSON object.
-
-    ``is_ours`` means that a writer of this service wrote the line, so that it has no key twice.
 
     Raises:
         RowError: the line is too long, not UTF-8, not strict JSON, or not an object.
@@ -60,7 +56,7 @@ def json_row(line: bytes, *, is_ours: bool = False) -> dict[str, Any]:
             f"the line is longer than {MAX_LINE_BYTES} bytes",
             "shorten it; no model reads a pair of this length",
         )
-    value = _quick_value(line, is_ours=is_ours)
+    value = _quick_value(line)
     if value is None:
         value = json_value(utf8(line))
     if isinstance(value, dict):
@@ -135,97 +131,32 @@ _FAULTS = {
 }
 
 
-def _quick_value(line: bytes, *, is_ours: bool) -> dict[str, Any] | None:
-    """Decode a line with the fast parser; return None if only the strict parser can decide.
-
-    The fast parser accepts duplicate keys and keeps the last one. The length of the line reveals
-    them: a JSON writer without spaces writes as many bytes as orjson, and a writer with a space
-    after each comma and colon writes one byte more for each of these. In a line of any other
-    length, with escapes that orjson does not write or with other spaces, the number of quotes
-    reveals them.
-    """
+def _quick_value(line: bytes) -> dict[str, Any] | None:
+    """Decode a line with the fast parser; return None if only the strict parser can decide."""
     try:
-        value = from_json(line, allow_inf_nan=False, cache_strings="keys")
-        if type(value) is not dict or not value:
-            return None
-        spaces = 0 if is_ours else len(line) - len(orjson.dumps(value))
-    except (ValueError, TypeError):
+        value = jiter.from_json(
+            line, allow_inf_nan=False, cache_mode="keys", catch_duplicate_keys=True
+        )
+    except ValueError:
         return None
-    separators = _separators_of_flat(value)
-    if separators is None:
-        separators, depth = _measure(value)
-        if depth > MAX_NESTING:
-            return None
-    if spaces == 0 or (spaces == separators and line.startswith(_spaced_start(next(iter(value))))):
-        return value
-    return value if b"\\u0022" not in line and line.count(b'"') == _count_quotes(value) else None
+    is_object = type(value) is dict
+    return value if is_object and (_is_flat(value) or _depth(value) <= MAX_NESTING) else None
 
 
-def _separators_of_flat(value: dict[str, Any]) -> int | None:
-    """Return the number of commas and colons of a usual row, or None if others must be counted.
-
-    A usual row holds texts, numbers, and lists of texts or of flat objects.
-    """
-    separators = 2 * len(value) - 1
-    for column in value.values():
+def _is_flat(row: dict[str, Any]) -> bool:
+    """Return whether a row holds only texts, numbers, and lists of texts or of flat objects."""
+    for column in row.values():
         if type(column) is list:
-            separators += len(column) - 1 if column else 0
             for item in column:
                 if type(item) is dict:
-                    separators += 2 * len(item) - 1 if item else 0
                     for each in item.values():
-                        if type(each) is not str and isinstance(each, dict | list):
-                            return None
+                        if type(each) is dict or type(each) is list:
+                            return False
                 elif type(item) is list:
-                    return None
+                    return False
         elif type(column) is dict:
-            return None
-    return separators
-
-
-def _count_quotes(value: Any) -> int:
-    """Return the number of quotes in the JSON of a value, if it writes no quote as ``\\u0022``."""
-    count, level = 0, [value]
-    while level:
-        item = level.pop()
-        if type(item) is str:
-            count += 2 + item.count('"')
-        elif type(item) is dict:
-            level += item
-            level += item.values()
-        elif type(item) is list:
-            level += item
-    return count
-
-
-def _measure(value: Any) -> tuple[int, int]:
-    """Return the number of commas and colons of a JSON value, and its depth.
-
-    Counting stops at depth MAX_NESTING + 1.
-    """
-    separators = depth = 0
-    level = [value]
-    while level and depth <= MAX_NESTING:
-        depth += 1
-        below: list[Any] = []
-        for item in level:
-            size = len(item)
-            if type(item) is dict:
-                separators += 2 * size - (size > 0)
-                item = item.values()
-            else:
-                separators += size - (size > 0)
-            for child in item:
-                if type(child) is dict or type(child) is list:
-                    below.append(child)
-        level = below
-    return separators, depth
-
-
-@lru_cache(maxsize=64)
-def _spaced_start(key: str) -> bytes:
-    """Return the beginning of a line with this first key, as a writer with spaces writes it."""
-    return b"{" + orjson.dumps(key) + b": "
+            return False
+    return True
 
 
 class _NonFiniteError(Exception):

@@ -1,7 +1,7 @@
 """Convert an upload to canonical JSONL and check it while it streams::
 
     reader = DatasetReader()
-    for block in reader.read(chunks, "jsonl"):   # or reader.read_columnar(path)
+    for block in reader.read(chunks, "jsonl"):   # or reader.read_columnar(file)
         store(block)                             # canonical JSONL, about 64 KiB at a time
     reader.summary                               # unless the loop raised InvalidDatasetError
 
@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from app.datasets.canonical import DatasetSummary, DatasetWarning, RowWriter
@@ -30,6 +29,7 @@ from app.datasets.shapes.encoded import check_rows, decoded, encoded_columns
 from app.datasets.shapes.file_form import FileForm
 from app.datasets.shapes.sample import Sample, take_sample
 from app.datasets.shapes.shape import Shape
+from app.datasets.spooling import SpooledFile
 from app.datasets.tally import Tally, TallyLimits
 from app.datasets.unused import UnusedFields, plain_name
 from app.domain.warnings import WarningCode
@@ -85,24 +85,24 @@ class DatasetReader:
         rows = text_rows(chunks, text_format, self._limits.max_bytes)
         yield from self.read_rows(rows, is_untyped=text_format in ("csv", "tsv"))
 
-    def read_columnar(self, path: Path) -> Iterator[bytes]:
+    def read_columnar(self, file: SpooledFile) -> Iterator[bytes]:
         """Yield the canonical JSONL of a Parquet or Arrow file, which a child process parses.
 
         Raises:
             InvalidDatasetError: as in ``read``; ``line`` is the row's number, from 1.
         """
         limits = self._limits
-        rows = columnar_rows(path, limits.max_rows, limits.max_bytes, self._options)
+        rows = columnar_rows(file, limits.max_rows, limits.max_bytes, self._options)
         with closing(rows):  # ends the child if the caller stops early
             yield from self.read_rows(rows, is_untyped=False)
 
-    def read_zstd(self, path: Path, text_format: TextFormat) -> Iterator[bytes]:
+    def read_zstd(self, file: SpooledFile, text_format: TextFormat) -> Iterator[bytes]:
         """Yield the canonical JSONL of a Zstandard file with text, which a child process unpacks.
 
         Raises:
             InvalidDatasetError: as in ``read``.
         """
-        chunks = unpacked_zstd(path)
+        chunks = unpacked_zstd(file)
         with closing(chunks):
             yield from self.read(chunks, text_format)
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, delete, exists, or_, select, update
@@ -22,6 +20,7 @@ from app.datasets.containers import FileFormat, is_zstd, peek
 from app.datasets.options import ReadOptions
 from app.datasets.publishing import Sent, make_row, publish, read_limits
 from app.datasets.reading import DatasetReader
+from app.datasets.spooling import spooled
 from app.domain.lifecycle import TERMINAL
 from app.models import Dataset, Job, JobEvalDataset
 from app.storage.blobs import BlobWriter, StreamDigest, read_range
@@ -201,16 +200,11 @@ def _spooled(
     settings: Settings,
 ) -> Iterator[bytes]:
     """Yield canonical JSONL of a columnar or Zstandard file, which a child reads from disk."""
-    folder = settings.data_dir / "uploads"
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder) as file:
-        for chunk in chunks:
-            file.write(chunk)
-        file.flush()
+    with spooled(chunks, settings) as file:
         if file_format == "parquet" or file_format == "arrow":
-            yield from data_reader.read_columnar(Path(file.name))
+            yield from data_reader.read_columnar(file)
         else:
-            yield from data_reader.read_zstd(Path(file.name), file_format)
+            yield from data_reader.read_zstd(file, file_format)
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 from app.core.settings import Settings
 from app.datasets.columnar import columnar_rows, unpacked_zstd
@@ -22,6 +20,7 @@ from app.datasets.containers import (
 )
 from app.datasets.options import ReadOptions
 from app.datasets.row_errors import FileError, InvalidDatasetError, Row, RowError, RowProblem
+from app.datasets.spooling import spooled
 
 _UNTYPED = ("csv", "tsv")
 
@@ -70,7 +69,7 @@ class FileRows:
         self._files = files
         self._limits = limits
         self._options = options
-        self._folder = settings.data_dir / "uploads"
+        self._settings = settings
         self._starts: list[int] = []
 
     @property
@@ -123,24 +122,15 @@ class FileRows:
         limits = self._limits
         head, chunks = peek(file.read())
         if columnar_format(head) or file.file_format in ("parquet", "arrow"):
-            with self._on_disk(chunks) as path:
-                rows = columnar_rows(path, limits.max_rows, limits.max_bytes, self._options)
+            with spooled(chunks, self._settings) as spool:
+                rows = columnar_rows(spool, limits.max_rows, limits.max_bytes, self._options)
                 with closing(rows):  # ends the child if the caller stops early
                     yield from rows
         elif is_zstd(head):
-            with self._on_disk(chunks) as path, closing(unpacked_zstd(path)) as unpacked:
-                yield from text_rows(unpacked, _text(file.file_format), limits.max_bytes)
+            with spooled(chunks, self._settings) as spool, closing(unpacked_zstd(spool)) as plain:
+                yield from text_rows(plain, _text(file.file_format), limits.max_bytes)
         else:
             yield from text_rows(chunks, _text(file.file_format), limits.max_bytes)
-
-    @contextmanager
-    def _on_disk(self, chunks: Iterable[bytes]) -> Iterator[Path]:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self._folder) as spool:
-            for chunk in chunks:
-                spool.write(chunk)
-            spool.flush()
-            yield Path(spool.name)
 
 
 def _text(file_format: FileFormat) -> TextFormat:

@@ -16,6 +16,7 @@ import pytest
 from app.datasets import arrow_child, columnar
 from app.datasets.reading import DatasetReader, ReadLimits
 from app.datasets.row_errors import InvalidDatasetError, RowProblem
+from app.datasets.spooling import SpooledFile
 
 
 def write(path: Path, table: pyarrow.Table | list[dict[str, Any]], **options: Any) -> Path:
@@ -25,13 +26,13 @@ def write(path: Path, table: pyarrow.Table | list[dict[str, Any]], **options: An
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    blocks = b"".join(DatasetReader().read_columnar(path))
+    blocks = b"".join(DatasetReader().read_columnar(SpooledFile(path)))
     return [json.loads(line) for line in blocks.split(b"\n")[:-1]]
 
 
 def problem(path: Path, limits: ReadLimits | None = None) -> RowProblem:
     with pytest.raises(InvalidDatasetError) as caught:
-        list(DatasetReader(limits).read_columnar(path))
+        list(DatasetReader(limits).read_columnar(SpooledFile(path)))
     return caught.value.rows[0]
 
 
@@ -53,7 +54,7 @@ def test_messages_margins_and_labels_are_read_in_order(path: Path) -> None:
     ]
     write(path, rows, row_group_size=70)
     reader = DatasetReader()
-    lines = b"".join(reader.read_columnar(path)).splitlines()
+    lines = b"".join(reader.read_columnar(SpooledFile(path))).splitlines()
     assert [json.loads(line)["margin"] for line in lines] == [n / 2 for n in range(200)]
     assert json.loads(lines[3])["prompt"] == [{"role": "user", "content": "q3"}]
     assert json.loads(lines[3])["line"] == 4
@@ -196,7 +197,7 @@ def test_child_that_dies_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(arrow_child, "__file__", str(program))
     path.write_bytes(b"")
     with pytest.raises(InvalidDatasetError) as caught:
-        list(DatasetReader().read_columnar(path))
+        list(DatasetReader().read_columnar(SpooledFile(path)))
     assert [row.code for row in caught.value.rows] == ["unreadable_parquet"]
     assert "status -11" in caught.value.rows[0].message
 
@@ -210,17 +211,48 @@ def test_child_that_hangs_is_killed(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "wrote nothing for" in problem(path).message
 
 
-def test_child_ends_when_the_reader_goes_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[subprocess.Popen[bytes]] = []
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """List of the processes that the test starts."""
+    processes: list[subprocess.Popen[bytes]] = []
 
     class Noted(subprocess.Popen[bytes]):
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
-            started.append(self)
+            processes.append(self)
 
     monkeypatch.setattr(subprocess, "Popen", Noted)
+    return processes
+
+
+def test_child_starts_while_the_file_is_received(
+    path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    def receive() -> None:
+        assert started[0].poll() is None
+        write(path, [{"chosen": "a", "rejected": "b"}])
+
+    path.write_bytes(b"")
+    data = b"".join(DatasetReader().read_columnar(SpooledFile(path, receive)))
+    assert json.loads(data)["chosen"] == "a"
+
+
+def test_child_ends_when_the_file_is_not_received(
+    path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    def receive() -> None:
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        list(DatasetReader().read_columnar(SpooledFile(path, receive)))
+    assert started[0].poll() is not None
+
+
+def test_child_ends_when_the_reader_goes_away(
+    path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
     write(path, [{"chosen": f"a{n}" * 300, "rejected": "b"} for n in range(9_000)])
-    blocks = DatasetReader().read_columnar(path)
+    blocks = DatasetReader().read_columnar(SpooledFile(path))
     next(blocks)
     assert started[0].poll() is None
     blocks.close()

@@ -27,6 +27,7 @@ from app.datasets import byte_streams
 from app.datasets.containers import TextFormat
 from app.datasets.reading import DatasetReader, ReadLimits
 from app.datasets.row_errors import InvalidDatasetError, RowProblem
+from app.datasets.spooling import SpooledFile
 
 MIB = 1 << 20
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -139,7 +140,7 @@ def test_the_same_rows_come_out_of_every_text_container(name: str, packed: str) 
 def test_the_same_rows_come_out_of_every_columnar_container(name: str, tmp_path: Path) -> None:
     path = tmp_path / "rows"
     path.write_bytes(COLUMNAR[name](ROWS))
-    blocks = b"".join(DatasetReader().read_columnar(path))
+    blocks = b"".join(DatasetReader().read_columnar(SpooledFile(path)))
     rows = [json.loads(line) for line in blocks.split(b"\n")[:-1]]
     assert without_lines(rows) == ROWS
     assert [row["line"] for row in rows] == list(range(1, len(ROWS) + 1))
@@ -148,11 +149,11 @@ def test_the_same_rows_come_out_of_every_columnar_container(name: str, tmp_path:
 def test_zstandard_is_unpacked_by_the_child(tmp_path: Path) -> None:
     path = tmp_path / "rows.zst"
     path.write_bytes(zstd(jsonl(ROWS)))
-    blocks = b"".join(DatasetReader().read_zstd(path, "jsonl"))
+    blocks = b"".join(DatasetReader().read_zstd(SpooledFile(path), "jsonl"))
     assert without_lines([json.loads(line) for line in blocks.split(b"\n")[:-1]]) == ROWS
     path.write_bytes(zstd(jsonl(ROWS))[:-20])
     with pytest.raises(InvalidDatasetError) as caught:
-        list(DatasetReader().read_zstd(path, "jsonl"))
+        list(DatasetReader().read_zstd(SpooledFile(path), "jsonl"))
     assert caught.value.rows[0].code == "invalid_archive"
 
 

@@ -156,10 +156,18 @@ def test_fast_parser_reads_what_the_strict_parser_reads(
     assert read == strict, text
 
 
-def test_key_that_an_escaped_quote_makes_up_for_is_found_twice() -> None:
-    for line in (b'{"a":"", "a":"\\u0022\\u0022"}', b'{"a": 1, "a":"\\u0022x"}'):
-        with pytest.raises(RowError, match="twice"):
-            json_row(line)
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"a":"", "a":"\\u0022\\u0022"}',
+        b'{"a": 1, "a":"\\u0022x"}',
+        b'{"a": 1,"b":2,"c":3,"d":4,"a":1}',
+        b'{"a":[{"b":1,"\\u0062":1}]}',
+    ],
+)
+def test_key_is_found_twice_however_its_line_is_written(line: bytes) -> None:
+    with pytest.raises(RowError, match="twice"):
+        json_row(line)
 
 
 @given(

@@ -29,6 +29,7 @@ from app.datasets.containers import TextFormat
 from app.datasets.file_types import HEAD_BYTES, JSONL, check_first_line, file_type
 from app.datasets.reading import DatasetReader
 from app.datasets.row_errors import InvalidDatasetError
+from app.datasets.spooling import SpooledFile
 
 ROWS = [{"prompt": f"p{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(20)]
 TABLE = pyarrow.Table.from_pylist(ROWS)
@@ -210,7 +211,7 @@ def test_file_that_is_no_parquet_is_called_by_its_name(tmp_path: Path, name: str
     path = tmp_path / "upload"
     path.write_bytes(FILES[name])
     with pytest.raises(InvalidDatasetError) as caught:
-        list(DatasetReader().read_columnar(path))
+        list(DatasetReader().read_columnar(SpooledFile(path)))
     (problem,) = caught.value.rows
     assert problem.code == "wrong_format"
     assert problem.message.endswith(", not Parquet")

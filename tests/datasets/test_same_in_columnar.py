@@ -15,6 +15,7 @@ import pytest
 
 from app.datasets.options import ReadOptions
 from app.datasets.reading import DatasetReader
+from app.datasets.spooling import SpooledFile
 from tests.datasets.invariants import check_stored
 from tests.datasets.test_shapes import WRITERS, Drawn
 
@@ -45,7 +46,7 @@ def as_columns(path: Path, rows: Rows, options: ReadOptions) -> object:
     else:
         pyarrow.parquet.write_table(table, path)
     reader = DatasetReader(options=options)
-    return stored(reader.read_columnar(path), reader)
+    return stored(reader.read_columnar(SpooledFile(path)), reader)
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -218,13 +218,15 @@ class _Dialogues:
         if end < 0 or not rejected.startswith(chosen[:start]):
             return None
         ours, theirs = chosen[start:], rejected[start:]
-        if HUMAN in ours or HUMAN in theirs or ASSISTANT in theirs:
+        if max(ours.rfind(HUMAN), theirs.rfind(HUMAN), theirs.rfind(ASSISTANT)) >= 0:
             return None
         ours, theirs = ours.strip(), theirs.strip()
         prompt = turns(chosen[:end])
-        if ours == theirs or not prompt:
+        if not (prompt and ours and theirs) or ours == theirs:
             return None
-        for text in (ours, theirs, *(message["content"] for message in prompt)):
-            if not text or "\0" in text:
+        if "\0" in chosen or "\0" in rejected:
+            return None
+        for message in prompt:
+            if not message["content"]:
                 return None
         return _pair(line, prompt, _reply(ours), _reply(theirs), None)
