@@ -168,15 +168,16 @@ def show_metrics(metrics: Metrics, *, as_json: bool) -> None:
 
 def _show_group(metrics: Metrics, names: list[str]) -> None:
     columns = [metrics.columns[name] for name in names]
-    rows = [
+    rows: list[list[str | None]] = [
         [f"{step:.0f}", *map(_rounded, values)]
         for step, *values in zip(metrics.columns["step"], *columns, strict=True)
         if any(value is not None for value in values)
     ]
-    table = [["step", *names], *rows]
+    head, body = ["step", *names], rows
     if len(names) > len(rows):
-        table = [list(cells) for cells in zip(*table, strict=True)]
-    print_table([str(cell) for cell in table[0]], table[1:])
+        head = ["step", *(str(row[0]) for row in rows)]
+        body = [[name, *(row[i] for row in rows)] for i, name in enumerate(names, 1)]
+    print_table(head, body)
 
 
 def steps(job: JobItem | Job) -> str | None:
