@@ -142,7 +142,7 @@ def _references(node: Any) -> Iterator[str]:
 
 
 def _reachable(schemas: dict[str, Any], names: set[str]) -> list[str]:
-    """Return these schemas and all that they refer to, except enumerations, which are inlined."""
+    """Return these schemas and all that they refer to, except those that ``_inlined`` inlines."""
     found: set[str] = set()
     waiting = set(names)
     while waiting:
@@ -150,7 +150,7 @@ def _reachable(schemas: dict[str, Any], names: set[str]) -> list[str]:
         if name not in found:
             found.add(name)
             waiting |= set(_references(schemas[name]))
-    return sorted(name for name in found if "enum" not in schemas[name])
+    return sorted(name for name in found if schemas[name] and "enum" not in schemas[name])
 
 
 def _as_answer(schema: Any, schemas: dict[str, Any]) -> Any:
@@ -205,6 +205,8 @@ def _inlined(node: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
         if "enum" in target:
             own = {key: value for key, value in node.items() if key != "$ref"}
             return {"type": target["type"], "enum": target["enum"]} | own
+        if not target:  # any JSON: as a class of its own, it would not equal the plain value
+            return {key: value for key, value in node.items() if key != "$ref"}
     if "patternProperties" in node:
         (values,) = node.pop("patternProperties").values()
         node["additionalProperties"] = values

@@ -168,17 +168,16 @@ def show_metrics(metrics: Metrics, *, as_json: bool) -> None:
 
 def _show_group(metrics: Metrics, names: list[str]) -> None:
     columns = [metrics.columns[name] for name in names]
-    rows = [
+    rows: list[list[str | None]] = [
         [f"{step:.0f}", *map(_rounded, values)]
         for step, *values in zip(metrics.columns["step"], *columns, strict=True)
         if any(value is not None for value in values)
     ]
-    if len(names) <= len(rows):
-        print_table(["step", *names], rows)
-    else:
-        steps, *values = zip(*rows, strict=True)
-        rows_by_name = [[name, *cells] for name, cells in zip(names, values, strict=True)]
-        print_table(["step", *(str(each) for each in steps)], rows_by_name)
+    head, body = ["step", *names], rows
+    if len(names) > len(rows):
+        head = ["step", *(str(row[0]) for row in rows)]
+        body = [[name, *(row[i] for row in rows)] for i, name in enumerate(names, 1)]
+    print_table(head, body)
 
 
 def steps(job: JobItem | Job) -> str | None:

@@ -30,6 +30,12 @@ def test_generated_files_are_what_the_generator_writes(tmp_path: Path) -> None:
     assert {path.name for path in (PACKAGE / "_sync").glob("*.py")} == sources
 
 
+def test_id_of_scores_is_the_plain_value_of_the_request() -> None:
+    data = {"index": 0, "scores": [0.5], "truncated": [False]}
+    assert models.ScoreData.model_validate(data).id is None
+    assert models.ScoreData.model_validate({**data, "id": "a"}).id == "a"
+
+
 def test_twins_that_are_written_by_hand_have_the_same_names() -> None:
     def names(kind: str) -> set[str]:
         tree = ast.parse((PACKAGE / kind / "concurrency.py").read_text())

@@ -7,7 +7,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, ConfigDict, Field, RootModel
+from pydantic import AwareDatetime, ConfigDict, Field
 
 from plaudit._model import Model
 
@@ -534,10 +534,6 @@ class JobWarning(Model):
     message: str
 
 
-class JsonValue(RootModel[Any]):
-    root: Any
-
-
 class LogPiece(Model):
     """Some lines of the trainer's output."""
 
@@ -810,7 +806,7 @@ class ScoreData(Model):
     """The scores of a group, in the order of its responses."""
 
     index: int
-    id: JsonValue = Field({}, validate_default=True)
+    id: Any | None = None
     scores: list[float]
     truncated: list[bool]
     tokens: list[int] | None = None

@@ -4,7 +4,7 @@ Generated from docs/openapi.json by `make client-models`. Do not edit."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 
 class ApiKeyCreate(TypedDict):
@@ -155,9 +155,6 @@ class JobUpdate(TypedDict):
     """Text of several lines about the job; null removes it."""
 
 
-JsonValue: TypeAlias = Any
-
-
 class LoraSpec(TypedDict):
     """The LoRA adapter. The reward head is always trained and saved in full."""
 
@@ -229,21 +226,21 @@ class ScoreBatchSpec(TypedDict):
 class ScoreGroup(TypedDict):
     """One prompt and the replies to it."""
 
-    id: NotRequired[JsonValue]
+    id: NotRequired[Any]
     """Returned unchanged."""
-    prompt: NotRequired[str | list[dict[str, JsonValue]] | None]
+    prompt: NotRequired[str | list[dict[str, Any]] | None]
     """Text, or messages. A text becomes the user's message for a chat adapter."""
-    responses: list[str | list[dict[str, JsonValue]]]
+    responses: list[str | list[dict[str, Any]]]
 
 
 class ScoreInput(TypedDict):
     """One text: a prompt with a response, a conversation, or a text with its template."""
 
-    id: NotRequired[JsonValue]
+    id: NotRequired[Any]
     """Returned unchanged."""
-    prompt: NotRequired[str | list[dict[str, JsonValue]] | None]
-    response: NotRequired[str | list[dict[str, JsonValue]] | None]
-    messages: NotRequired[list[dict[str, JsonValue]] | None]
+    prompt: NotRequired[str | list[dict[str, Any]] | None]
+    response: NotRequired[str | list[dict[str, Any]] | None]
+    messages: NotRequired[list[dict[str, Any]] | None]
     """A conversation with its reply at the end."""
     text: NotRequired[str | None]
     """A whole text, rendered with the chat template."""

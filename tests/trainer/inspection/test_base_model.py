@@ -107,6 +107,17 @@ def test_dtype_of_the_weights_is_read_from_the_files(tmp_path: Path):
     assert facts_of(tmp_path).dtype == "bfloat16"
 
 
+def test_refusal_of_a_multimodal_model_names_a_text_part_that_can_be_trained(tmp_path: Path):
+    text = json.loads((make_base_model(tmp_path, "mistral") / "config.json").read_text())
+    changes = {"model_type": "mistral3", "text_config": text}
+    (tmp_path / "config.json").write_text(json.dumps(changes))
+    assert "Its text part, of type 'mistral', can be" in refusal(tmp_path)
+    changes = {"model_type": "qwen2_5_vl", "text_config": {**text, "model_type": "qwen2_5_vl_text"}}
+    (tmp_path / "config.json").write_text(json.dumps(changes))
+    assert "'qwen2_5_vl' has no sequence-classification class" in refusal(tmp_path)
+    assert "text part" not in refusal(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

@@ -50,9 +50,8 @@ def warn_of_pairs(
 ) -> None:
     """Warn about skipped rows and about dropped, truncated or suspicious pairs."""
     total = len(tokenized.pairs) + tokenized.overlong.count
-    max_length = plan.tokenization.max_length
-    is_cut = plan.tokenization.overlong == "truncate_left"
-    too_long = "have replies that alone are longer than" if is_cut else "are longer than"
+    max_length, overlong = plan.tokenization.max_length, plan.tokenization.overlong
+    too_long = "have replies that alone are" if overlong == "truncate_left" else "are"
     found = [
         (
             WarningCode.ROWS_SKIPPED,
@@ -66,7 +65,7 @@ def warn_of_pairs(
             (
                 WarningCode.PAIRS_DROPPED,
                 tokenized.overlong,
-                f"{too_long} {max_length} tokens and were dropped",
+                f"{too_long} longer than {max_length} tokens and were dropped",
             ),
             (
                 WarningCode.PAIRS_TRUNCATED,
