@@ -231,7 +231,7 @@ def _utilisation(trainer: Any) -> dict[str, float]:
 
 
 def _choose_backend(trainer: Any, arm: str) -> None:
-    from worker.trainer.shared_prefix import check_parity, unsupported_reason
+    from worker.trainer.shared_prefix import check_disentangled, check_parity, unsupported_reason
 
     if arm == "shared_prefix":
         reason = unsupported_reason(trainer.model, trainer.args) or check_parity(trainer).reason
@@ -239,6 +239,7 @@ def _choose_backend(trainer: Any, arm: str) -> None:
             sys.exit(f"the backend shared_prefix would fall back to stock: {reason}")
     elif arm == FALLBACK:
         trainer.use_length_groups()
+        check_disentangled(trainer)
 
 
 def _peak_mib() -> float:
