@@ -85,6 +85,23 @@ SHAPES["qwen3-0.6b"] = {
     "eos_token_id": 1,
     "bos_token_id": 1,
 }
+# Few layers of the shapes of Qwen2.5-0.5B and Llama-3.2-1B: utilisation does not need their depth.
+SHAPES["qwen2.5-0.5b-short"] = {
+    **SHAPES["qwen2"],
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 14,
+}
+SHAPES["llama-3.2-1b-short"] = {
+    **SHAPES["llama"],
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "tie_word_embeddings": True,
+}
 
 
 @dataclass
