@@ -85,6 +85,23 @@ SHAPES["qwen3-0.6b"] = {
     "eos_token_id": 1,
     "bos_token_id": 1,
 }
+# Few layers of the shapes of Qwen2.5-0.5B and Llama-3.2-1B: utilisation does not need their depth.
+SHAPES["qwen2.5-0.5b-short"] = {
+    **SHAPES["qwen2"],
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 14,
+}
+SHAPES["llama-3.2-1b-short"] = {
+    **SHAPES["llama"],
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "tie_word_embeddings": True,
+}
 
 
 @dataclass
@@ -231,7 +248,7 @@ def _utilisation(trainer: Any) -> dict[str, float]:
 
 
 def _choose_backend(trainer: Any, arm: str) -> None:
-    from worker.trainer.shared_prefix import check_parity, unsupported_reason
+    from worker.trainer.shared_prefix import check_disentangled, check_parity, unsupported_reason
 
     if arm == "shared_prefix":
         reason = unsupported_reason(trainer.model, trainer.args) or check_parity(trainer).reason
@@ -239,6 +256,7 @@ def _choose_backend(trainer: Any, arm: str) -> None:
             sys.exit(f"the backend shared_prefix would fall back to stock: {reason}")
     elif arm == FALLBACK:
         trainer.use_length_groups()
+        check_disentangled(trainer)
 
 
 def _peak_mib() -> float:

@@ -6,7 +6,7 @@ whose rewards enter one loss.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from worker.reward_model.packed_layout import SplitGroup, pack_groups, split_batch, to_device
 from worker.reward_model.packed_model import PackedModel, recomputed_layers
+from worker.trainer.shared_prefix.disentangled import DisentangledModel
 
 #: Tokens that take as long as the fixed cost of one more forward and backward. The value for GPUs
 #: is an estimate: a pass of fewer than some thousand tokens mainly launches kernels.
@@ -72,6 +73,8 @@ class GroupedForward:
     model: nn.Module
     pad_token_id: int
     device: torch.device
+    #: A DeBERTa whose attention is replaced in a pass.
+    disentangled: DisentangledModel | None = None
 
     def split(self, inputs: dict[str, Any]) -> list[SplitGroup]:
         """Cut the padding off the pairs of a batch."""
@@ -83,7 +86,11 @@ class GroupedForward:
     @contextmanager
     def passing(self, groups: Sequence[SplitGroup], *, is_recomputed: bool) -> Iterator[Any]:
         """Yield the sequences of all groups."""
-        with recomputed_layers(self.model.modules(), is_on=is_recomputed):
+        attention = self.disentangled and self.disentangled.in_use(is_recomputed=is_recomputed)
+        with (
+            recomputed_layers(self.model.modules(), is_on=is_recomputed),
+            attention or nullcontext(),
+        ):
             yield [ids for group in groups for ids in group.sequences]
 
     def rewards(self, row: Any) -> Tensor:

@@ -17,8 +17,10 @@ from worker.reward_model.errors import is_out_of_memory
 from worker.reward_model.fused_layers import fused_kernels
 from worker.reward_model.packed_attention import PackedPass
 from worker.reward_model.packed_layout import SplitGroup, pack_groups, split_batch
-from worker.reward_model.packed_model import PackedModel
+from worker.reward_model.packed_model import PackedModel, unwrap_peft
+from worker.trainer.shared_prefix.disentangled import DisentangledModel
 from worker.trainer.shared_prefix.memory import MEASURED_TOKENS
+from worker.trainer.shared_prefix.support import arguments_reason, dropout_reason
 from worker.trainer.shared_prefix.trainer import SharedPrefixRewardTrainer
 
 #: Distance of the hidden states that a reward is read from, relative to their norm. Float32 differs
@@ -94,6 +96,33 @@ def _first_with_parity(
                 return result
     trainer.packed_model = original
     return result
+
+
+def check_disentangled(trainer: SharedPrefixRewardTrainer) -> None:
+    """Let a DeBERTa on a CPU use the attention of ``disentangled`` if it gives the same states.
+
+    Compares the hidden states that rewards are read from, of the first tokens of two pairs. Dropout
+    rules it out, because a pass would use the same mask for the positions of all its forwards.
+    """
+    model, args = trainer.model, trainer.args
+    found = DisentangledModel.of(model) if args.device.type == "cpu" else None
+    is_float32 = all(p.dtype == torch.float32 for p in model.parameters())
+    if found is None or not is_float32 or arguments_reason(args) or dropout_reason(model):
+        return
+    inputs = trainer.data_collator(_sample_rows(trainer, MEASURED_TOKENS))
+    encoder = unwrap_peft(model).base_model
+
+    def first_states() -> Tensor:
+        output = encoder(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        states: Tensor = output.last_hidden_state[:, 0]
+        return states
+
+    with torch.no_grad():
+        expected = first_states()
+        with found.in_use():
+            difference = _relative_difference(expected, first_states())
+    if difference <= TOLERANCE[torch.float32]:
+        trainer.disentangled = found
 
 
 def may_have_varlen(trainer: SharedPrefixRewardTrainer) -> bool:

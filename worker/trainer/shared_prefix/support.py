@@ -23,14 +23,15 @@ def unsupported_reason(model: PreTrainedModel | PeftModel, args: RewardConfig) -
     """
     decoder = unwrap_peft(model)
     return (
-        _arguments_reason(args)
+        arguments_reason(args)
         or _adapter_reason(model)
         or decoder_reason(decoder)
-        or _dropout_reason(decoder)
+        or dropout_reason(decoder)
     )
 
 
-def _arguments_reason(args: RewardConfig) -> str | None:
+def arguments_reason(args: RewardConfig) -> str | None:
+    """Return which of the arguments needs the model's own code in one process, if any."""
     if args.world_size > 1 or args.n_gpu > 1:
         return "training uses several processes or several devices"
     unsupported: dict[str, Any] = {
@@ -58,7 +59,7 @@ def _adapter_reason(model: PreTrainedModel | PeftModel) -> str | None:
     return None
 
 
-def _dropout_reason(model: nn.Module) -> str | None:
+def dropout_reason(model: nn.Module) -> str | None:
     """Reject dropout: both sequences would share one mask for their prefix, unlike in TRL."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout) and module.p > 0:

@@ -17,6 +17,7 @@ from worker.reward_model.mixed_precision import without_adapter_casts
 from worker.reward_model.packed_layout import SplitGroup, split_replies, to_device
 from worker.reward_model.packed_model import PackedModel
 from worker.reward_model.scoring import BATCH_TOKENS
+from worker.trainer.shared_prefix.disentangled import DisentangledModel
 from worker.trainer.shared_prefix.forwards import Forward, GroupedForward, PackedForward
 from worker.trainer.shared_prefix.loss import batch_metrics, pairwise_loss
 from worker.trainer.shared_prefix.memory import (
@@ -71,6 +72,8 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         #: The loss of the last micro-step.
         self.step_loss = 0.0
         self._is_packed = True
+        #: A DeBERTa whose attention ``check_disentangled`` found to be equal.
+        self.disentangled: DisentangledModel | None = None
         self.may_recompute = (
             bool(self.args.gradient_checkpointing) if may_recompute is None else may_recompute
         )
@@ -107,7 +110,7 @@ class SharedPrefixRewardTrainer(RewardTrainer):
         pad_token_id = self.model.config.get_text_config().pad_token_id
         if self._is_packed:
             return PackedForward(self.packed_model, pad_token_id, self.args.device)
-        return GroupedForward(self.model, pad_token_id, self.args.device)
+        return GroupedForward(self.model, pad_token_id, self.args.device, self.disentangled)
 
     @cached_property
     def activation_cost(self) -> ActivationCost:

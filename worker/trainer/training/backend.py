@@ -9,7 +9,7 @@ from app.domain.progress import Noted
 from app.domain.warnings import WarningCode
 from worker.ipc.channel import Channel
 from worker.reward_model.errors import TrainerError
-from worker.trainer.shared_prefix import check_parity, unsupported_reason
+from worker.trainer.shared_prefix import check_disentangled, check_parity, unsupported_reason
 from worker.trainer.training.run import TrainingRun
 
 Backend = Literal["shared_prefix", "length_groups", "stock"]
@@ -41,6 +41,7 @@ def choose_backend(run: TrainingRun, channel: Channel) -> Backend:
             '"auto" or "stock"',
         )
     trainer.use_length_groups()
+    check_disentangled(trainer)
     channel.send(
         Noted(
             code=WarningCode.ENGINE_STOCK,
