@@ -85,7 +85,7 @@ SHAPES["qwen3-0.6b"] = {
     "eos_token_id": 1,
     "bos_token_id": 1,
 }
-# Few layers of the shapes of Qwen2.5-0.5B and Llama-3.2-1B: utilisation does not need their depth.
+# Few layers of the shapes of Qwen2.5-0.5B and Llama-3.2-1B, which is enough for the utilisation.
 SHAPES["qwen2.5-0.5b-short"] = {
     **SHAPES["qwen2"],
     "hidden_size": 896,

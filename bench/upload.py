@@ -5,10 +5,11 @@
 
 The same pairs are written in several shapes. For each shape, two arms run in turns: the standard
 library parses the lines (``json.loads``), and the service's reader converts the upload to canonical
-JSONL and hashes both sides, as for an upload over HTTP. The program prints the ratio of both rates,
-and for Parquet the rows per second relative to those of the same pairs as JSONL. Then a separate
-process reads a large upload of each shape, and the growth of its resident memory is printed, with
-the private memory of the child that reads Parquet.
+JSONL and hashes both sides, as for an upload over HTTP. The program prints the ratio of both rates.
+For Parquet the other arm is what a user would do without it: convert the file to JSON lines with
+pyarrow and the standard library, and upload those. Then a separate process reads a large upload of
+each shape, and the growth of its resident memory is printed, with the private memory of the child
+that reads Parquet.
 
 Exits with 1 if a ratio is below its target or the memory grows by more than MOST_MIB.
 """
@@ -38,8 +39,10 @@ from app.storage.blobs import StreamDigest
 
 MIB = 1 << 20
 CHUNK_BYTES = 64 << 10
-#: Minimum ratio of the reader's rate to that of json.loads, and of Parquet's to that of JSONL.
-LEAST_JSONL, LEAST_PARQUET = 0.5, 2.0
+#: Minimum ratio of the reader's rate to that of json.loads, and of Parquet's to a conversion's.
+LEAST_JSONL, LEAST_PARQUET = 0.5, 1.0
+#: Parquet files are larger by this factor, because the child that reads them takes 0.1 s to start.
+PARQUET_FACTOR = 4
 MOST_MIB = 64
 ROUNDS = 5
 
@@ -60,7 +63,7 @@ def main() -> None:
                 failures.append(f"{shape}: {ratio:.2f} of json.loads")
         for shape in ("pairs, text", "pairs, messages"):
             if (ratio := time_parquet(folder, shape, asked.megabytes)) < LEAST_PARQUET:
-                failures.append(f"{shape}: Parquet at {ratio:.2f} of JSONL")
+                failures.append(f"{shape}: Parquet at {ratio:.2f} of a conversion to JSON lines")
         print(f"\n{'memory over idle':26} {'MiB':>6}")
         for shape in (*SHAPES, "parquet"):
             if (grown := memory(folder, shape, asked.memory_megabytes)) > MOST_MIB:
@@ -155,18 +158,20 @@ def time_jsonl(shape: str, write: Callable[[str, str, str], Row], megabytes: int
 
 
 def time_parquet(folder: Path, shape: str, megabytes: int) -> float:
-    """Print and return the ratio of rows per second of Parquet to JSONL."""
-    lines = lines_of(SHAPES[shape], megabytes * MIB)
-    data, path = b"\n".join(lines), folder / "pairs.parquet"
+    """Print and return how much faster Parquet is than its conversion and the upload of that."""
+    lines = lines_of(SHAPES[shape], PARQUET_FACTOR * megabytes * MIB)
+    path, converted = folder / "pairs.parquet", folder / "pairs.jsonl"
     write_parquet(lines, path)
-    chunks = [data[at : at + CHUNK_BYTES] for at in range(0, len(data), CHUNK_BYTES)]
-    jsonl, parquet = [], []
+    conversion, jsonl, parquet = [], [], []
     for _ in range(ROUNDS):
-        jsonl.append(timed(lambda: read(iter(chunks))))
+        conversion.append(timed(lambda: convert_parquet(path, converted)))
+        jsonl.append(timed(lambda: read_file(converted)))
         parquet.append(timed(lambda: read_parquet(path)))
-    ratio = statistics.median(a / b for a, b in zip(jsonl, parquet, strict=True))
-    rows = len(lines) / min(parquet)
-    print(f"{shape + ', Parquet':26} {rows:.0f} rows/s, {ratio:.2f} of JSONL")
+    arms = list(zip(conversion, jsonl, parquet, strict=True))
+    ratio = statistics.median((one + other) / ours for one, other, ours in arms)
+    of_jsonl = statistics.median(other / ours for _, other, ours in arms)
+    print(f"{shape + ', Parquet':26} {len(lines) / min(parquet):.0f} rows/s, {ratio:.2f} of a")
+    print(f"{'':26} conversion and its upload, {of_jsonl:.2f} of the upload alone")
     return ratio
 
 
@@ -187,6 +192,22 @@ def read(chunks: Iterator[bytes]) -> None:
 
         for block in DatasetReader().read(hashed(), "jsonl"):
             stored.update(block)
+
+
+def read_file(path: Path) -> None:
+    """Read a file of JSON lines as ``read`` does."""
+    with path.open("rb") as file:
+        read(iter(lambda: file.read(CHUNK_BYTES), b""))
+
+
+def convert_parquet(path: Path, target: Path) -> None:
+    """Write a Parquet file as JSON lines, as users do."""
+    import pyarrow.parquet
+
+    with target.open("wb") as file:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+            for row in batch.to_pylist():
+                file.write(json.dumps(row).encode() + b"\n")
 
 
 def read_parquet(path: Path) -> None:
@@ -258,8 +279,7 @@ def _grow(path: Path, shape: str, queue: multiprocessing.Queue[float]) -> None:
     if shape == "parquet":
         read_parquet(path)
     else:
-        with path.open("rb") as file:
-            read(iter(lambda: file.read(CHUNK_BYTES), b""))
+        read_file(path)
     done.set()
     watcher.join()
     queue.put((peak - idle) / MIB)

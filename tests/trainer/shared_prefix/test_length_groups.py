@@ -137,6 +137,26 @@ def test_disentangled_attention_that_differs_is_not_used(tmp_path, monkeypatch):
     assert trainers("deberta-v2 v3", tmp_path)[1].disentangled is None
 
 
+def test_disentangled_attention_with_wrong_gradients_is_not_used(tmp_path, monkeypatch):
+    backward = disentangled_function.DisentangledAttention.backward
+
+    def wrong(ctx, *grads):
+        query, *others = backward(ctx, *grads)
+        return 1.1 * query, *others
+
+    monkeypatch.setattr(disentangled_function.DisentangledAttention, "backward", wrong)
+    assert trainers("deberta-v2 v3", tmp_path)[1].disentangled is None
+
+
+def test_disentangled_attention_that_fails_is_not_used(tmp_path, monkeypatch, caplog):
+    def fail(*_):
+        raise ValueError("no such layer")
+
+    monkeypatch.setattr(disentangled, "_positions_v2", fail)
+    assert trainers("deberta-v2 v3", tmp_path)[1].disentangled is None
+    assert "no such layer" in caplog.text
+
+
 def test_disentangled_attention_is_not_used_with_dropout(tmp_path):
     ours = trainers("deberta-v2 v3", tmp_path)[1]
     ours.disentangled = None
