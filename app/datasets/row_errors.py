@@ -136,7 +136,13 @@ class InvalidDatasetError(InvalidError):
             f"{detail}. Nothing was stored.",
             hint=hint,
             problems=[
-                FieldProblem(loc=_pointer(row), code=row.code, message=row.message, hint=row.hint)
+                # A client prints equal hints once.
+                FieldProblem(
+                    loc=_pointer(row),
+                    code=row.code,
+                    message=row.message,
+                    hint=hint if bad_line_count == 1 else row.hint,
+                )
                 for row in rows
             ],
         )
