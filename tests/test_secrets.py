@@ -19,8 +19,8 @@ from app.core.settings import Settings
 from app.models import Base
 from tests.base_models.model_sources import COMMIT, Hub, hub  # noqa: F401 - a fixture
 from tests.deployed import RunningService, download, production_service, upload
+from tests.model_factories.architectures import make_base_model
 from tests.model_factories.pairs import make_pairs
-from tests.model_factories.tiny_models import make_decoder
 from tests.services import RedisServer, fresh_database, wait_until
 from tests.supervisor.workshop import trainers_below
 from tests.webhooks.receiver import receiving
@@ -102,7 +102,7 @@ def database(postgres_server: str) -> Iterator[URL]:
 def model_hub(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:  # noqa: F811
     """A hub with a gated decoder."""
     monkeypatch.undo()  # the hub's fixture replaces time.sleep
-    base_model = make_decoder(tmp_path / "base")
+    base_model = make_base_model(tmp_path / "base", "gpt2")  # PEFT's warning of it is logged
     hub.commits[COMMIT] = {path.name: path.read_bytes() for path in base_model.iterdir()}
     hub.token = f"hf_{secrets.token_hex(12)}"
     return hub
