@@ -58,6 +58,13 @@ class ProgressCallback(TrainerCallback):
         if state.global_step >= state.max_steps:
             control.should_log = True
 
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
+    ) -> None:
+        """Log the last step before an early stop or a pause, which are decided after its log."""
+        if control.should_training_stop:
+            control.should_log = True
+
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
     ) -> None:
