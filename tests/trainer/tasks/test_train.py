@@ -95,6 +95,7 @@ def test_last_step_is_logged_with_the_steps_since_the_previous_log(
         monkeypatch.chdir(work)
         channel = RecordingChannel()
         assert run_task(llama.order(count=20, eval_count=0, training=training), channel) == 0
+        assert [m.step for m in channel.of(Stepped)] == [1, 2, 3, 4, 5]  # progress is shown
         logged = [m for m in channel.of(Stepped) if "train/loss" in m.metrics]
         losses[logging_steps] = {m.step: m.metrics["train/loss"] for m in logged}
         assert logged[-1].metrics["train/tokens"] > 0
