@@ -51,8 +51,13 @@ def queue(as_json: JsonOption = False) -> None:
             for item in waiting
         ),
     )
-    busy, slots = sum(w.busy for w in workers), sum(w.slots for w in workers)
-    notes.print(plain(f"{len(workers)} workers, {busy} of {slots} slots busy", "dim"))
+    if not workers:
+        notes.print(plain("No worker is running.", "dim"))
+    # Jobs do not wait for the slots of other queues.
+    for name in dict.fromkeys(worker.queue for worker in workers):
+        of_queue = [worker for worker in workers if worker.queue == name]
+        busy, slots = sum(w.busy for w in of_queue), sum(w.slots for w in of_queue)
+        notes.print(plain(f"queue {name}: {busy} of {slots} slots busy", "dim"))
 
 
 def workers(as_json: JsonOption = False) -> None:

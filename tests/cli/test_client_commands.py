@@ -275,7 +275,7 @@ def test_queue_says_why_jobs_wait(run: Run, job: dict[str, Any]) -> None:
     done = run("queue")
     (line,) = [line for line in done.stdout.splitlines() if job["id"] in line]
     assert "no worker is running" in line
-    assert done.stderr == "0 workers, 0 of 0 slots busy\n"
+    assert done.stderr == "No worker is running.\n"
     waiting = json.loads(run("queue", "--json").stdout)["data"]
     assert job["id"] in [item["job_id"] for item in waiting]
 
@@ -378,6 +378,22 @@ def test_workers_are_listed_with_their_checks(
     finally:
         with transaction(world.engine) as session:
             session.execute(delete(Worker))
+
+
+def test_queue_counts_the_slots_of_each_queue(run: Run, world: World) -> None:
+    """A job waits, although a worker of another queue is idle."""
+    for queue, slots, busy in (("default", 2, 2), ("default", 1, 1), ("default.preflight", 2, 0)):
+        name = f"box-{slots}-{queue}"
+        register_worker(world.engine, f"plaudit.{queue}", id=name, slots=slots, busy=busy)
+    try:
+        told = run("queue").stderr
+    finally:
+        with transaction(world.engine) as session:
+            session.execute(delete(Worker))
+    assert sorted(told.splitlines()) == [
+        "queue plaudit.default.preflight: 0 of 2 slots busy",
+        "queue plaudit.default: 3 of 3 slots busy",
+    ]
 
 
 def test_base_models_are_listed_and_shown(run: Run) -> None:

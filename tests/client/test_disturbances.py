@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -271,6 +272,17 @@ def test_waiting_outlasts_the_attempts_of_other_requests(
     waiting = client.datasets.imports if resource == "imports" else getattr(client, resource)
     assert waiting.wait(f"x_{ID}")
     assert len(server.asked) == 10
+
+
+def test_progress_is_reported_before_the_first_wait(connect: Connect, server: Scripted) -> None:
+    document = dict(sample({"$ref": "/EvaluationRead"}))
+    server.lay_out(*(Answer(200, document | {"status": s}) for s in ("running", "succeeded")))
+    seen: list[str] = []
+    client = connect(server.url, KEY)
+    client.evaluations.wait(f"eval_{ID}", progress=lambda found: seen.append(found.status))
+    assert seen == ["running", "succeeded"]
+    waits = [parse_qs(urlsplit(request[1]).query)["wait"] for request in server.asked]
+    assert waits == [["0.0"], ["5.0"]]
 
 
 def test_download_without_progress_ends(connect: Connect, server: Scripted, tmp_path: Path) -> None:

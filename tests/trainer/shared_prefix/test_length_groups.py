@@ -50,6 +50,7 @@ MODELS = {
         {**DEBERTA, "conv_kernel_size": 3, "max_relative_positions": 24},
         ["query_proj", "pos_key_proj"],
     ),
+    "deberta-v2 pooler": (DEBERTA, ["pooler.dense"]),
     "deberta": ({**DEBERTA, "max_relative_positions": 40}, ["in_proj", "pos_q_proj"]),
     # A recurrent decoder, and one whose rotary positions depend on the length of a row.
     "bloom": ({"n_head": 4, "n_layer": 2}, ["query_key_value"]),

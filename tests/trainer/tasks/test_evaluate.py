@@ -310,6 +310,27 @@ def test_stop_before_a_model_is_loaded_is_obeyed(
     assert run_task(both[0], StopsBeforeLoading()) == EXIT_STOPPED
 
 
+def test_stop_after_a_checkpoint_does_not_write_its_files_again(
+    both: tuple[WorkOrder, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The supervisor may read them, and the process may exit in the middle."""
+
+    class StopsAfterCheckpoint(RecordingChannel):
+        @property
+        def is_stop_wanted(self) -> bool:  # type: ignore[override]
+            return bool(self.of(CheckpointSaved))
+
+        @is_stop_wanted.setter
+        def is_stop_wanted(self, value: bool) -> None:
+            pass
+
+    monkeypatch.chdir(tmp_path)
+    channel = StopsAfterCheckpoint()
+    assert run_task(both[0], channel) == EXIT_STOPPED
+    (saved,) = channel.of(CheckpointSaved)
+    assert channel.of(Stopped)[0].step == saved.step > 0
+
+
 def test_stop_does_not_wait_until_all_rows_are_tokenised(
     both: tuple[WorkOrder, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 from app.domain.lifecycle import Phase
 from app.domain.progress import (
     CheckpointSaved,
+    Noted,
     Packaged,
     PhaseChanged,
     Reported,
@@ -94,12 +95,32 @@ def test_last_step_is_logged_with_the_steps_since_the_previous_log(
         monkeypatch.chdir(work)
         channel = RecordingChannel()
         assert run_task(llama.order(count=20, eval_count=0, training=training), channel) == 0
+        assert [m.step for m in channel.of(Stepped)] == [1, 2, 3, 4, 5]  # progress is shown
         logged = [m for m in channel.of(Stepped) if "train/loss" in m.metrics]
         losses[logging_steps] = {m.step: m.metrics["train/loss"] for m in logged}
         assert logged[-1].metrics["train/tokens"] > 0
     each = [losses[1][step] for step in range(1, 6)]
     assert losses[3] == {3: pytest.approx(sum(each[:3]) / 3), 5: pytest.approx(sum(each[3:]) / 2)}
     assert losses[100] == {5: pytest.approx(sum(each) / 5)}
+
+
+def test_last_step_before_an_early_stop_is_logged_once(
+    llama: TinyBase, channel: RecordingChannel, work: Path
+) -> None:
+    training = {
+        "max_steps": 20,
+        "batch_size": 4,
+        "learning_rate": 1e-9,  # nothing improves
+        "eval_steps": 2,
+        "early_stopping": {"patience": 1, "min_delta": 1.0},
+        "logging_steps": 100,
+    }
+    assert run_task(llama.order(count=40, training=training), channel) == 0
+    assert "stopped_early" in [noted.code for noted in channel.of(Noted)]
+    (logged,) = (m for m in channel.of(Stepped) if "train/loss" in m.metrics)
+    assert logged.step < 20
+    metrics = channel.of(Packaged)[-1].metrics
+    assert metrics["train/loss"] == logged.metrics["train/loss"]
 
 
 def test_run_learns_from_the_pairs(run: Outcome) -> None:

@@ -136,8 +136,7 @@ class ResumableScoring:
         """Load a model, which may take minutes: a request to stop ends the process meanwhile."""
         if model.is_loaded:
             return
-        if len(self._known) > self._saved:
-            self._save()
+        self._save()
         with self._channel.exiting_on_stop():
             self.stop_if_wanted()
             model.load()
@@ -146,7 +145,7 @@ class ResumableScoring:
         """Stop if the supervisor requested it.
 
         Raises:
-            StoppedError: after a checkpoint was saved.
+            StoppedError: after the new scores were saved.
         """
         if self._channel.is_stop_wanted:
             self._save()
@@ -164,7 +163,8 @@ class ResumableScoring:
 
     def _save(self) -> None:
         self._saved_at = time.monotonic()
-        if not self._done:
+        # The supervisor may still read the files of the last checkpoint, so write none twice.
+        if len(self._known) == self._saved:
             return
         self._saved = len(self._known)
         directory = Path(f"checkpoint-{self._done}")

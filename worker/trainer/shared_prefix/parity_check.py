@@ -136,8 +136,9 @@ def _encoder_results(model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Ten
     states: Tensor = output.last_hidden_state[:, 0]
     # A plain sum of normalised states is constant.
     mixed = (states * torch.linspace(-1, 1, states.numel()).view_as(states)).sum()
-    gradients = torch.autograd.grad(mixed, trained, allow_unused=True)
-    found = [g.flatten() for g in gradients if g is not None]
+    # A run may train nothing below the pooler.
+    gradients = torch.autograd.grad(mixed, trained, allow_unused=True) if trained else ()
+    found = [states.new_zeros(1), *(g.flatten() for g in gradients if g is not None)]
     return states.detach(), torch.cat(found).unsqueeze(0)
 
 

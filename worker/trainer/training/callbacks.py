@@ -54,8 +54,20 @@ class ProgressCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
     ) -> None:
-        """Request a log of the last step: a run shorter than ``logging_steps`` would have none."""
+        """Request a log of the last step: a run shorter than ``logging_steps`` would have none.
+
+        Steps that are not logged are reported too: their progress is shown.
+        """
         if state.global_step >= state.max_steps:
+            control.should_log = True
+        if not control.should_log:
+            self.report(state, {})
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
+    ) -> None:
+        """Log the last step before an early stop or a pause, which are decided after its log."""
+        if control.should_training_stop:
             control.should_log = True
 
     def on_log(

@@ -123,7 +123,7 @@ async def wait_finished(
 ) -> Finished:
     """Wait until an evaluation or a score batch has ended, and return it.
 
-    ``progress`` is called with its state every five seconds, and when it has ended.
+    ``progress`` is called with its state at once, every five seconds, and when it has ended.
 
     Raises:
         TimeoutError: it has not ended after ``timeout`` seconds.
@@ -131,7 +131,7 @@ async def wait_finished(
     started_at = time.monotonic()
     retries = None  # the usual limits, so that a wrong id or URL fails soon
     left: float | None = timeout
-    longest = MAX_WAIT_SECONDS if progress is None else PROGRESS_SECONDS
+    longest = MAX_WAIT_SECONDS if progress is None else 0.0
     while True:
         asked_at = time.monotonic()
         seconds = longest if left is None else max(0.0, min(left, longest))
@@ -156,6 +156,7 @@ async def wait_finished(
         if rest > 0:
             await sleep(rest if left is None else min(rest, left))
         retries = transport.config.policy.retries.during_outage(left)
+        longest = MAX_WAIT_SECONDS if progress is None else PROGRESS_SECONDS
 
 
 def events(

@@ -72,7 +72,7 @@ class Evaluations:
         """Wait until the evaluation has succeeded, failed or been cancelled, and return it.
 
         Waiting continues across restarts of the service, up to ``Retries.outage_seconds``.
-        ``progress`` is called with its state every five seconds, and when it has ended.
+        ``progress`` is called with its state at once, every five seconds, and when it has ended.
 
         Raises:
             TimeoutError: it has not ended after ``timeout`` seconds. The evaluation continues.
