@@ -27,6 +27,8 @@ def assistant(content: Any) -> Row:
 WHOLE = {"chosen": [user("P"), assistant("G")], "rejected": [user("P"), assistant("B")]}
 PAIR = {"prompt": "P", "chosen": "G", "rejected": "B"}
 TWO = {"prompt": "P", "response_a": "B", "response_b": "G"}
+BETTER = {"content": "G", "preferenceLabel": "preferred"}
+WORSE = {"content": "B", "preferenceLabel": "non-preferred"}
 EXPECTED = ([user("P")], [assistant("G")], [assistant("B")])
 
 
@@ -94,6 +96,33 @@ def test_all_other_samples_are_worse_than_the_best() -> None:
     assert refusal([row | {"best": 3}]).rows[0].column == "best"
 
 
+def test_number_of_the_best_sample_is_that_of_its_name() -> None:
+    row = {"query": "P", "sample_0": "C", "sample_2": "G", "sample_1": None, "best": 2}
+    (stored,), _ = read([row])
+    assert (stored["chosen"], stored["rejected"]) == ("G", "C")
+    assert refusal([row, row | {"best": 1}]).rows[0].code == "invalid_label"
+
+
+def test_samples_that_are_not_numbered_from_0_are_not_read() -> None:
+    row = {"query": "P", "sample1": "B", "sample2": "G", "best": 1}
+    assert refusal([row]).rows[0].code == "missing_column"
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        ({"summaries": 5}, "invalid_label"),
+        ({"summaries": [None, {"text": "G"}], "choice": 0}, "missing_column"),
+        ({"info": {"post": "P", "question": "Why?"}}, "unused_column"),
+        ({"summaries": [{"text": "B", "draft": "x"}, {"text": "G"}]}, "unused_column"),
+    ],
+)
+def test_comparison_of_summaries_of_another_form_is_refused(changed: Row, code: str) -> None:
+    row = {"info": {"post": "P"}, "summaries": [{"text": "B"}, {"text": "G"}], "choice": 1}
+    other = json.loads(json.dumps(changed).replace("Why?", "How?").replace('"x"', '"y"'))
+    assert refusal([row | changed, row | other]).rows[0].code == code
+
+
 @pytest.mark.parametrize(
     ("row", "column"),
     [
@@ -114,6 +143,61 @@ def test_candidates_without_both_labels_are_refused() -> None:
     rows = [{"messages": [user("P"), {"role": "assistant", "candidates": [one]}]}]
     found = refusal(rows).rows[0]
     assert (found.code, found.column) == ("invalid_label", "messages[1]")
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        ({"candidates": 5}, "invalid_label"),
+        ({"candidates": [BETTER, WORSE, "C"]}, "invalid_label"),
+        ({"candidates": [BETTER, WORSE | {"preferenceLabel": "neutral"}]}, "invalid_label"),
+        ({"candidates": [BETTER, WORSE, WORSE | {"preferenceLabel": ["x"]}]}, "invalid_label"),
+        ({"content": "and"}, "two_values"),
+    ],
+)
+def test_no_candidate_is_lost(changed: Row, code: str) -> None:
+    last = {"role": "assistant", "candidates": [BETTER, WORSE]}
+    rows = [{"messages": [user("P"), each]} for each in (last, last | changed)]
+    assert as_pairs(read(rows[:1])[0]) == [EXPECTED]
+    found = refusal(rows).rows[0]
+    assert (found.code, found.column, found.line) == (code, "messages[1]", 2)
+
+
+@pytest.mark.parametrize("messages", [5, "text", [5]])
+def test_row_without_candidates_is_refused(messages: Any) -> None:
+    row = {"messages": [user("P"), {"role": "assistant", "candidates": [BETTER, WORSE]}]}
+    found = refusal([row, {"messages": messages}]).rows[0]
+    assert (found.code, found.line) == ("invalid_label", 2)
+
+
+def test_text_is_no_reply_beside_another_rejected_one() -> None:
+    row = {"question": "P", "text": "G", "rejected_response": "B"}
+    assert refusal([row]).rows[0].code == "missing_column"
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (("response_1", "response_2"), (1, 0, 1)),
+        (("response_0", "response_1"), (1, 2, 1)),
+        (("response_1", "response_2"), (1, -1, 1)),
+        (("response_0", "response_1"), ("-1", 0, "\u22121")),
+    ],
+)
+def test_numbers_that_count_otherwise_name_no_side(
+    names: tuple[str, str], labels: tuple[int | str, ...]
+) -> None:
+    row = {"prompt": "P", names[0]: "B", names[1]: "G"}
+    rows = [row | {"label": label} for label in labels]
+    assert refusal(rows).rows[0].code == "invalid_label"
+    found = refusal(rows, ReadOptions(on_invalid="skip")).rows[0]
+    assert found.code in ("empty_dataset", "too_many_skipped")
+
+
+def test_lists_of_texts_beside_a_label_are_refused() -> None:
+    row = {"prompt": "P", "response_a": ["B"], "response_b": ["G", "C"], "winner": "b"}
+    found = refusal([row, row | {"response_b": ["G"]}]).rows[0]
+    assert (found.code, found.column) == ("wrong_type", "response_b[0]")
 
 
 @pytest.mark.parametrize(

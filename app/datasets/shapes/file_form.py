@@ -133,7 +133,8 @@ class FileForm:
             if needs_chat != columns.history and not has_prompt and not is_chat:
                 raise _no_prompt(needs_chat)
             is_chat = True
-        is_ranked = bool(columns.answers or sides & SEVERAL)
+        # A list beside a label may be the turns of one reply.
+        is_ranked = bool(columns.answers or (parts.label is None and sides & SEVERAL))
         if is_ranked or isinstance(parts.label, Signed):  # which have no other margin
             columns = replace(columns, margin=None)
         return cls(
