@@ -552,3 +552,47 @@ def test_error_tells_how_to_skip_the_bad_rows() -> None:
     assert error.hint is not None
     assert error.hint.endswith("To store the dataset without them, set on_invalid=skip.")
     assert "on_invalid" not in str(refusal([PAIR | {"chosen": ""}] * 3).hint)
+
+
+@pytest.mark.parametrize(
+    ("row", "advice"),
+    [
+        (
+            {"prompt": "P", "response": "G", "rejected_response": {"text": "B"}},
+            "columns[rejected]=rejected_response.text",
+        ),
+        ({"question": "P", "answers": [{"text": "G"}, {"text": "B"}], "ranks": [1, 2]}, "'text'"),
+        (
+            {"query": "P", "response": WHOLE["chosen"], "rejected_response": WHOLE["rejected"]},
+            "ignore_columns=query",
+        ),
+        (
+            {
+                "system_prompt": "Be short.",
+                "chosen": [{"role": "system", "content": "S"}, *WHOLE["chosen"]],
+                "rejected": [{"role": "system", "content": "S"}, *WHOLE["rejected"]],
+            },
+            "ignore_columns=system_prompt",
+        ),
+    ],
+)
+def test_advice_names_parts_and_columns_of_the_file(row: Row, advice: str) -> None:
+    row = json.loads(json.dumps(row).replace('"query": "P"', '"query": "Other"'))
+    assert advice in refusal([row]).rows[0].hint.replace('"', "'")
+
+
+@pytest.mark.parametrize(
+    ("rows", "unwanted"),
+    [
+        ([{"query": "P", "best": "G", "explanation": {"k": "why"}}], "explanation.k"),
+        (
+            [{"query": "P", "better": n, "answer": "G", "worse": "B"} for n in (1, 2, "b")],
+            "columns[chosen]=better",
+        ),
+        ([{"system_prompt": "S", "accepted": "G", "rejected": "B"}], "[prompt]=system_prompt"),
+    ],
+)
+def test_mapping_that_would_misread_a_column_is_not_suggested(
+    rows: list[Row], unwanted: str
+) -> None:
+    assert unwanted not in refusal(rows).rows[0].hint

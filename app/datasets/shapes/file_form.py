@@ -65,6 +65,10 @@ class PartColumns:
         sides = (self.chosen, self.rejected, self.response_a, self.response_b, self.answers)
         return tuple(column for column in sides if column is not None)
 
+    def part_of(self, column: str) -> str | None:
+        """Return the part that reads a column, or None."""
+        return next((name for name in PART_NAMES if getattr(self, name) == column), None)
+
     def used(self, parts: Parts) -> frozenset[str]:
         """Return every column that the shape reads."""
         label = parts.label.columns if parts.label else ()
