@@ -361,6 +361,32 @@ def test_reply_may_be_json_of_another_kind() -> None:
     assert (stored["chosen"], stored["rejected"]) == ('["G"]', '{"role": 1}')
 
 
+@pytest.mark.parametrize(
+    "text", ["[3, 1, 2]", '["b", "a"]', "[sighs] I [laughs]", '{"messages": [1], "x": 2}']
+)
+def test_input_of_an_instruction_in_brackets_stays_text(text: str) -> None:
+    (stored,), _ = read([{"instruction": "Sort.", "input": text, "chosen": "G", "rejected": "B"}])
+    assert stored["prompt"] == f"Sort.\n{text}"
+    encoded = json.dumps([user("P"), assistant("R"), user(text)])
+    (stored,), _ = read([{"input": encoded, "chosen": "G", "rejected": "B"}])
+    assert stored["prompt"] == [user("P"), assistant("R"), user(text)]
+
+
+def test_input_that_no_part_uses_is_not_lost_as_a_list_of_numbers() -> None:
+    rows = [PAIR | {"input": f"[3, 1, {n}]"} for n in range(2)]
+    assert refusal(rows).rows[0].code == "unused_column"
+
+
+def test_text_in_brackets_that_is_not_json_stays_text() -> None:
+    row = {"history": "[WP] Tell me [long]", "labels": 1, "human_ref_A": "G", "human_ref_B": "B"}
+    assert as_pairs(read([row])[0])[0][0] == [user("[WP] Tell me [long]")]
+
+
+def test_rows_without_any_readable_json_are_named() -> None:
+    found = refusal([{"chosen": '[{"role": "user", ', "rejected": '[{"role": "user", '}]).rows[0]
+    assert (found.code, found.line) == ("invalid_json", 1)
+
+
 # --- advice that can be followed ----------------------------------------------------------------
 
 
