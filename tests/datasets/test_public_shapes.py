@@ -387,6 +387,13 @@ def test_rows_without_any_readable_json_are_named() -> None:
     assert (found.code, found.line) == ("invalid_json", 1)
 
 
+@pytest.mark.parametrize("name", ["source", "metadata", "generations"])
+def test_broken_json_in_a_column_that_is_not_read_is_left_alone(name: str) -> None:
+    (stored,), summary = read([PAIR | {name: '[{"role": "user", "content": "cut'}])
+    assert as_pairs([stored]) == [EXPECTED]
+    assert name in summary.ignored_columns
+
+
 # --- advice that can be followed ----------------------------------------------------------------
 
 
