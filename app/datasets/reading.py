@@ -125,6 +125,8 @@ class DatasetReader:
             check_rows(sample)
             if encoded := encoded_columns(sample):
                 sample, source = _convert(sample, source, partial(decoded, columns=encoded))
+                if not sample.rows:
+                    self._refuse_all(source)
             recognised = recognise(sample, self._options)
             shape = recognised.shape
             for convert in recognised.conversions:

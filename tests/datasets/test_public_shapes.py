@@ -27,6 +27,8 @@ def assistant(content: Any) -> Row:
 WHOLE = {"chosen": [user("P"), assistant("G")], "rejected": [user("P"), assistant("B")]}
 PAIR = {"prompt": "P", "chosen": "G", "rejected": "B"}
 TWO = {"prompt": "P", "response_a": "B", "response_b": "G"}
+BETTER = {"content": "G", "preferenceLabel": "preferred"}
+WORSE = {"content": "B", "preferenceLabel": "non-preferred"}
 EXPECTED = ([user("P")], [assistant("G")], [assistant("B")])
 
 
@@ -94,6 +96,33 @@ def test_all_other_samples_are_worse_than_the_best() -> None:
     assert refusal([row | {"best": 3}]).rows[0].column == "best"
 
 
+def test_number_of_the_best_sample_is_that_of_its_name() -> None:
+    row = {"query": "P", "sample_0": "C", "sample_2": "G", "sample_1": None, "best": 2}
+    (stored,), _ = read([row])
+    assert (stored["chosen"], stored["rejected"]) == ("G", "C")
+    assert refusal([row, row | {"best": 1}]).rows[0].code == "invalid_label"
+
+
+def test_samples_that_are_not_numbered_from_0_are_not_read() -> None:
+    row = {"query": "P", "sample1": "B", "sample2": "G", "best": 1}
+    assert refusal([row]).rows[0].code == "missing_column"
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        ({"summaries": 5}, "invalid_label"),
+        ({"summaries": [None, {"text": "G"}], "choice": 0}, "missing_column"),
+        ({"info": {"post": "P", "question": "Why?"}}, "unused_column"),
+        ({"summaries": [{"text": "B", "draft": "x"}, {"text": "G"}]}, "unused_column"),
+    ],
+)
+def test_comparison_of_summaries_of_another_form_is_refused(changed: Row, code: str) -> None:
+    row = {"info": {"post": "P"}, "summaries": [{"text": "B"}, {"text": "G"}], "choice": 1}
+    other = json.loads(json.dumps(changed).replace("Why?", "How?").replace('"x"', '"y"'))
+    assert refusal([row | changed, row | other]).rows[0].code == code
+
+
 @pytest.mark.parametrize(
     ("row", "column"),
     [
@@ -114,6 +143,61 @@ def test_candidates_without_both_labels_are_refused() -> None:
     rows = [{"messages": [user("P"), {"role": "assistant", "candidates": [one]}]}]
     found = refusal(rows).rows[0]
     assert (found.code, found.column) == ("invalid_label", "messages[1]")
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        ({"candidates": 5}, "invalid_label"),
+        ({"candidates": [BETTER, WORSE, "C"]}, "invalid_label"),
+        ({"candidates": [BETTER, WORSE | {"preferenceLabel": "neutral"}]}, "invalid_label"),
+        ({"candidates": [BETTER, WORSE, WORSE | {"preferenceLabel": ["x"]}]}, "invalid_label"),
+        ({"content": "and"}, "two_values"),
+    ],
+)
+def test_no_candidate_is_lost(changed: Row, code: str) -> None:
+    last = {"role": "assistant", "candidates": [BETTER, WORSE]}
+    rows = [{"messages": [user("P"), each]} for each in (last, last | changed)]
+    assert as_pairs(read(rows[:1])[0]) == [EXPECTED]
+    found = refusal(rows).rows[0]
+    assert (found.code, found.column, found.line) == (code, "messages[1]", 2)
+
+
+@pytest.mark.parametrize("messages", [5, "text", [5]])
+def test_row_without_candidates_is_refused(messages: Any) -> None:
+    row = {"messages": [user("P"), {"role": "assistant", "candidates": [BETTER, WORSE]}]}
+    found = refusal([row, {"messages": messages}]).rows[0]
+    assert (found.code, found.line) == ("invalid_label", 2)
+
+
+def test_text_is_no_reply_beside_another_rejected_one() -> None:
+    row = {"question": "P", "text": "G", "rejected_response": "B"}
+    assert refusal([row]).rows[0].code == "missing_column"
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (("response_1", "response_2"), (1, 0, 1)),
+        (("response_0", "response_1"), (1, 2, 1)),
+        (("response_1", "response_2"), (1, -1, 1)),
+        (("response_0", "response_1"), ("-1", 0, "\u22121")),
+    ],
+)
+def test_numbers_that_count_otherwise_name_no_side(
+    names: tuple[str, str], labels: tuple[int | str, ...]
+) -> None:
+    row = {"prompt": "P", names[0]: "B", names[1]: "G"}
+    rows = [row | {"label": label} for label in labels]
+    assert refusal(rows).rows[0].code == "invalid_label"
+    found = refusal(rows, ReadOptions(on_invalid="skip")).rows[0]
+    assert found.code in ("empty_dataset", "too_many_skipped")
+
+
+def test_lists_of_texts_beside_a_label_are_refused() -> None:
+    row = {"prompt": "P", "response_a": ["B"], "response_b": ["G", "C"], "winner": "b"}
+    found = refusal([row, row | {"response_b": ["G"]}]).rows[0]
+    assert (found.code, found.column) == ("wrong_type", "response_b[0]")
 
 
 @pytest.mark.parametrize(
@@ -275,6 +359,39 @@ def test_reply_may_be_json_of_another_kind() -> None:
     row = {"prompt": "P", "chosen": '["G"]', "rejected": '{"role": 1}'}
     (stored,), _ = read([row])
     assert (stored["chosen"], stored["rejected"]) == ('["G"]', '{"role": 1}')
+
+
+@pytest.mark.parametrize(
+    "text", ["[3, 1, 2]", '["b", "a"]', "[sighs] I [laughs]", '{"messages": [1], "x": 2}']
+)
+def test_input_of_an_instruction_in_brackets_stays_text(text: str) -> None:
+    (stored,), _ = read([{"instruction": "Sort.", "input": text, "chosen": "G", "rejected": "B"}])
+    assert stored["prompt"] == f"Sort.\n{text}"
+    encoded = json.dumps([user("P"), assistant("R"), user(text)])
+    (stored,), _ = read([{"input": encoded, "chosen": "G", "rejected": "B"}])
+    assert stored["prompt"] == [user("P"), assistant("R"), user(text)]
+
+
+def test_input_that_no_part_uses_is_not_lost_as_a_list_of_numbers() -> None:
+    rows = [PAIR | {"input": f"[3, 1, {n}]"} for n in range(2)]
+    assert refusal(rows).rows[0].code == "unused_column"
+
+
+def test_text_in_brackets_that_is_not_json_stays_text() -> None:
+    row = {"history": "[WP] Tell me [long]", "labels": 1, "human_ref_A": "G", "human_ref_B": "B"}
+    assert as_pairs(read([row])[0])[0][0] == [user("[WP] Tell me [long]")]
+
+
+def test_rows_without_any_readable_json_are_named() -> None:
+    found = refusal([{"chosen": '[{"role": "user", ', "rejected": '[{"role": "user", '}]).rows[0]
+    assert (found.code, found.line) == ("invalid_json", 1)
+
+
+@pytest.mark.parametrize("name", ["source", "metadata", "generations"])
+def test_broken_json_in_a_column_that_is_not_read_is_left_alone(name: str) -> None:
+    (stored,), summary = read([PAIR | {name: '[{"role": "user", "content": "cut'}])
+    assert as_pairs([stored]) == [EXPECTED]
+    assert name in summary.ignored_columns
 
 
 # --- advice that can be followed ----------------------------------------------------------------
@@ -468,3 +585,47 @@ def test_error_tells_how_to_skip_the_bad_rows() -> None:
     assert error.hint is not None
     assert error.hint.endswith("To store the dataset without them, set on_invalid=skip.")
     assert "on_invalid" not in str(refusal([PAIR | {"chosen": ""}] * 3).hint)
+
+
+@pytest.mark.parametrize(
+    ("row", "advice"),
+    [
+        (
+            {"prompt": "P", "response": "G", "rejected_response": {"text": "B"}},
+            "columns[rejected]=rejected_response.text",
+        ),
+        ({"question": "P", "answers": [{"text": "G"}, {"text": "B"}], "ranks": [1, 2]}, "'text'"),
+        (
+            {"query": "P", "response": WHOLE["chosen"], "rejected_response": WHOLE["rejected"]},
+            "ignore_columns=query",
+        ),
+        (
+            {
+                "system_prompt": "Be short.",
+                "chosen": [{"role": "system", "content": "S"}, *WHOLE["chosen"]],
+                "rejected": [{"role": "system", "content": "S"}, *WHOLE["rejected"]],
+            },
+            "ignore_columns=system_prompt",
+        ),
+    ],
+)
+def test_advice_names_parts_and_columns_of_the_file(row: Row, advice: str) -> None:
+    row = json.loads(json.dumps(row).replace('"query": "P"', '"query": "Other"'))
+    assert advice in refusal([row]).rows[0].hint.replace('"', "'")
+
+
+@pytest.mark.parametrize(
+    ("rows", "unwanted"),
+    [
+        ([{"query": "P", "best": "G", "explanation": {"k": "why"}}], "explanation.k"),
+        (
+            [{"query": "P", "better": n, "answer": "G", "worse": "B"} for n in (1, 2, "b")],
+            "columns[chosen]=better",
+        ),
+        ([{"system_prompt": "S", "accepted": "G", "rejected": "B"}], "[prompt]=system_prompt"),
+    ],
+)
+def test_mapping_that_would_misread_a_column_is_not_suggested(
+    rows: list[Row], unwanted: str
+) -> None:
+    assert unwanted not in refusal(rows).rows[0].hint

@@ -248,7 +248,8 @@ class RowAssembler:
         if not layout.has_options:
             if not self._is_chat:
                 return [prompt, *replies]
-            return self._conversation(Before(prompt=prompt), paths, replies)
+            before = Before(prompt=prompt, prompt_column=str(self._columns.prompt))
+            return self._conversation(before, paths, replies)
         columns = layout.columns
         if columns.input is not None:
             prompt = with_input(columns.input, prompt, value_at(row, columns.input))
@@ -258,7 +259,8 @@ class RowAssembler:
             if system is not None or history:
                 self._check_chat(str(columns.system if system is not None else columns.history))
             return [prompt, *replies]
-        return self._conversation(Before(system, history, prompt), paths, replies)
+        before = Before(system, history, prompt, str(columns.prompt), str(columns.system))
+        return self._conversation(before, paths, replies)
 
     def _conversation(self, before: Before, paths: list[str], replies: list[Any]) -> list[Any]:
         if type(replies[0]) is not str:

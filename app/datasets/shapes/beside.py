@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from app.datasets.row_errors import RowError
+from app.datasets.row_errors import RowError, shown
 from app.datasets.shapes.example_messages import GOOD, USER
 from app.datasets.shapes.sample import Sample, rewritten
 from app.datasets.shapes.shape import PROMPTS, Parts, Shape
 
 _MESSAGES, _REJECTED, _RESPONSE = "messages", "rejected_messages", "rejected_response"
+_REPLIES = ("response", "output", "answer", "completion", "reply", "text")
 _WHOLE = Parts(chosen=(_MESSAGES,), rejected=(_REJECTED,))
 _CANDIDATES = Parts(prompt=(_MESSAGES,), chosen=("chosen",), rejected=("rejected",))
 
@@ -53,23 +54,39 @@ def _without_candidates(row: Mapping[str, Any]) -> dict[str, Any]:
         RowError: the last message has no candidates with both labels.
     """
     messages = row.get(_MESSAGES)
-    last = messages[-1] if isinstance(messages, list) and messages else None
-    candidates = last.get("candidates") if isinstance(last, dict) else None
+    messages = messages if isinstance(messages, list) else []
+    last = messages[-1] if messages and isinstance(messages[-1], dict) else {}
+    candidates = last.get("candidates")
+    candidates = candidates if isinstance(candidates, list) else []
     sides: dict[str, list[list[dict[str, Any]]]] = {"preferred": [], "non-preferred": []}
-    for candidate in candidates if isinstance(candidates, list) else ():
+    for candidate in candidates:
         label = candidate.get("preferenceLabel") if isinstance(candidate, dict) else None
-        if label in sides:
+        if isinstance(label, str) and label in sides:
             kept = {key: value for key, value in candidate.items() if key != "preferenceLabel"}
             sides[label].append([{"role": "assistant", **kept}])
-    if not isinstance(last, dict) or not isinstance(messages, list) or not all(sides.values()):
+    at = f"{_MESSAGES}[{len(messages) - 1}]" if messages else _MESSAGES
+    if not all(sides.values()) or sum(map(len, sides.values())) < len(candidates):
         raise RowError(
             "invalid_label",
-            "the last message has no candidates that are preferred and non-preferred",
+            "the last message has no candidates that are preferred and non-preferred, or others",
             'give each candidate a "preferenceLabel": "preferred" or "non-preferred"',
-            column=f"{_MESSAGES}[{len(messages) - 1}]" if messages else _MESSAGES,
+            column=at,
+        )
+    if beside := [key for key in last if key not in ("role", "candidates") and last[key]]:
+        raise RowError(
+            "two_values",
+            f"the message has {shown(beside[0])} beside its candidates",
+            "write its text into the candidates, or leave it out",
+            column=at,
         )
     better, worse = (side[0] if len(side) == 1 else side for side in sides.values())
     return rewritten(row, (_MESSAGES,), messages=messages[:-1], chosen=better, rejected=worse)
+
+
+def _is_reply_beside_prompt(sample: Sample) -> bool:
+    """Return whether there is a prompt; `text` is a reply only beside `rejected_text`."""
+    has_reply = sample.has("rejected_text") or any(map(sample.has, _REPLIES[:-1]))
+    return has_reply and any(map(sample.has, PROMPTS))
 
 
 BESIDE: tuple[Shape, ...] = (
@@ -121,18 +138,11 @@ BESIDE: tuple[Shape, ...] = (
         parts=Parts(
             prompt=PROMPTS,
             input=("input",),
-            chosen=("response", "output", "answer", "completion", "reply", "text"),
-            rejected=(
-                "rejected_response",
-                "rejected_output",
-                "rejected_answer",
-                "rejected_completion",
-                "rejected_reply",
-                "rejected_text",
-            ),
+            chosen=_REPLIES,
+            rejected=tuple(f"rejected_{name}" for name in _REPLIES),
         ),
         lacks=("chosen", "rejected", "chosen_response"),
-        when=lambda sample: any(map(sample.has, PROMPTS)),
+        when=_is_reply_beside_prompt,
         examples=(
             {"query": "What is 2+2?", "response": "It is 4.", "rejected_response": "It is 5."},
         ),

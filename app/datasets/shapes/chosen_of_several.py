@@ -13,7 +13,10 @@ from app.datasets.shapes.shape import Parts, Shape
 
 _SIDED = Parts(prompt=("prompt",), chosen=("chosen",), rejected=("rejected",))
 _SAMPLED = Parts(prompt=("query",), chosen=("chosen",), rejected=("rejected",))
-_SAMPLE = re.compile(r"sample_?\d")
+_SAMPLE = re.compile(r"sample_?(\d)")
+#: Keys that are read, or that are about the post or the summary.
+_INFO = frozenset({"article", "id", "post", "site", "subreddit", "title"})
+_SUMMARY = frozenset({"note", "policy", "text"})
 
 
 def _are_summaries(sample: Sample) -> Parts | None:
@@ -27,8 +30,9 @@ def _with_post(row: Mapping[str, Any]) -> dict[str, Any]:
         RowError: the row has no text, or no choice between its summaries.
     """
     info, items = row.get("info"), row.get("summaries")
-    texts = [item.get("text") for item in items if isinstance(item, dict)] if items else []
-    better, worse = _split("choice", row.get("choice"), texts)
+    items = items if isinstance(items, list) else []
+    texts = [item.get("text") if isinstance(item, dict) else None for item in items]
+    better, worse = _split("choice", row.get("choice"), dict(enumerate(texts)))
     fields = info if isinstance(info, dict) else {}
     forum = fields.get("subreddit")
     parts = (
@@ -42,13 +46,23 @@ def _with_post(row: Mapping[str, Any]) -> dict[str, Any]:
         raise RowError("empty_text", "the text is empty", "leave out the row", column="info.post")
     prompt = "\n\n".join([*told, "TL;DR:"])
     used = ("info", "summaries", "choice")
-    return rewritten(row, used, prompt=prompt, chosen=better, rejected=worse)
+    unused = {
+        "info": {key: value for key, value in fields.items() if key not in _INFO},
+        "summaries": [
+            {key: value for key, value in item.items() if key not in _SUMMARY}
+            for item in items
+            if isinstance(item, dict) and not item.keys() <= _SUMMARY
+        ],
+    }
+    made = rewritten(row, used, prompt=prompt, chosen=better, rejected=worse)
+    return made | {name: value for name, value in unused.items() if value}
 
 
 def _are_samples(sample: Sample) -> Parts | None:
-    names = [name for name in sample.columns if _SAMPLE.fullmatch(name)]
+    """Return the parts if the samples are numbered from 0: else ``best`` could count from 0 too."""
+    numbers = {int(match[1]) for name in sample.columns if (match := _SAMPLE.fullmatch(name))}
     has_rest = sample.has("query") and sample.has("best")
-    return _SAMPLED if len(names) > 1 and has_rest else None
+    return _SAMPLED if len(numbers) > 1 and 0 in numbers and has_rest else None
 
 
 def _with_best_sample(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,23 +71,29 @@ def _with_best_sample(row: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RowError: ``best`` is not the number of a sample.
     """
-    names = sorted(name for name in row if _SAMPLE.fullmatch(name))
-    better, worse = _split("best", row.get("best"), [row[name] for name in names])
-    return rewritten(row, (*names, "best"), chosen=better, rejected=worse)
+    samples: dict[int, Any] = {}
+    used = {"best"}
+    for name in sorted(row):
+        if (match := _SAMPLE.fullmatch(name)) and (number := int(match[1])) not in samples:
+            used.add(name)  # sample_0 beside sample0 is no sample, and is refused later
+            samples[number] = row[name]
+    present = {number: text for number, text in samples.items() if text is not None}
+    better, worse = _split("best", row.get("best"), present)
+    return rewritten(row, used, chosen=better, rejected=worse)
 
 
-def _split(column: str, value: Any, items: list[Any]) -> tuple[Any, Any]:
-    """Return the item with the index ``value``, and the others: one, or a list of several."""
+def _split(column: str, value: Any, items: Mapping[int, Any]) -> tuple[Any, Any]:
+    """Return the item with the number ``value``, and the others: one, or a list of several."""
     number = read_number(value)
-    if number is None or not number.is_integer() or not 0 <= number < len(items):
+    if number is None or number not in items:
         found = shown(str(value)) if isinstance(value, str | int | float) else kind_of(value)
         raise RowError(
             "invalid_label",
             f"found {found} for {len(items)} texts",
-            "give the index of the best one, which starts at 0",
+            "give the number of the best one, which starts at 0",
             column=column,
         )
-    others = items[: int(number)] + items[int(number) + 1 :]
+    others = [item for index, item in items.items() if index != number]
     return items[int(number)], others[0] if len(others) == 1 else others
 
 
@@ -106,8 +126,8 @@ CHOSEN_OF_SEVERAL: tuple[Shape, ...] = (
     ),
     Shape(
         name="best_sample",
-        summary="Samples in numbered columns; `best` is the number of the best one. Stored as "
-        "ranked rows in which the best one is better than all others.",
+        summary="Samples in columns that are numbered from 0; `best` is the number of the best "
+        "one. Stored as ranked rows in which the best one is better than all others.",
         seen_in="OpenAI's lm-human-preferences",
         parts=_SAMPLED,
         find=_are_samples,

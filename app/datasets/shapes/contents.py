@@ -96,10 +96,13 @@ class ContentReader:
     def _messages(self, path: str, value: Any) -> list[Message]:
         if isinstance(value, dict):
             if (key := text_key(value)) and not value.keys() & {"role", "from"}:
+                part = self._form.columns.part_of(path)
                 raise RowError(
                     "wrong_type",
                     "found an object that is no message",
-                    f"map its text, as in columns[{path}]={path}.{key}",
+                    f"map its text with columns[{part}]={path}.{key}"
+                    if part
+                    else f"give the text of its key {shown(key)} itself",
                     column=path,
                 )
             return read_messages(path, [value], self._unused)

@@ -10,16 +10,19 @@ from app.datasets.json_rows import json_value
 from app.datasets.row_errors import FileError, RowError
 from app.datasets.shapes.sample import Sample
 from app.datasets.texts import ENCODED_MESSAGES, is_encoded_message
-from app.datasets.unused import plain_name
+from app.datasets.unused import is_descriptive, is_harmless, plain_name
 
-#: Columns that hold lists in every shape, or an object with messages.
+#: Columns that hold lists in every shape.
 _LISTS = frozenset(
     {
-        "answers", "candidates", "completions", "generations", "history", "input", "outputs",
-        "ranks", "ratings", "replies", "responses", "rewards", "scores", "summaries",
+        "answers", "candidates", "completions", "generations", "history", "outputs", "ranks",
+        "ratings", "replies", "responses", "rewards", "scores", "summaries",
     }
 )  # fmt: skip
-_LIST = re.compile(r"\s*(\[.*\]|\{\s*\"messages\".*\})\s*", re.DOTALL)
+_LIST = re.compile(r"\s*\[.*\]\s*", re.DOTALL)
+#: OpenAI's input. The input of an instruction is text, also if it is JSON.
+_INPUT, _BESIDE_INPUT = "input", "preferred_output"
+_WITH_MESSAGES = re.compile(r"\s*\{\s*\"messages\".*\}\s*", re.DOTALL)
 
 
 def encoded_columns(sample: Sample) -> frozenset[str]:
@@ -28,9 +31,15 @@ def encoded_columns(sample: Sample) -> frozenset[str]:
     That are messages, and lists in columns that hold lists in every shape.
     """
     found = set()
+    names = set(map(plain_name, sample.columns))
     for column in sample.columns:
         values = list(sample.values(column))
-        if 2 * sum(_is_encoded(column, value) for value in values) > len(values):
+        encoded = [value for value in values if _is_encoded(column, value)]
+        if plain_name(column) == _INPUT and _BESIDE_INPUT not in names:
+            encoded = list(filter(_is_messages, encoded))
+        if 2 * len(encoded) > len(values) and (
+            _is_messages(encoded[0]) or 2 * sum(map(_is_json, encoded)) > len(values)
+        ):
             found.add(column)
     return frozenset(found)
 
@@ -70,13 +79,28 @@ def decoded(row: Mapping[str, Any], columns: frozenset[str]) -> dict[str, Any]:
             try:
                 made[column] = json_value(row[column])
             except RowError as error:
-                raise RowError(error.code, error.message, error.hint, column=column) from None
+                if not (is_harmless(column) or is_descriptive(column)):  # which no shape reads
+                    raise RowError(error.code, error.message, error.hint, column=column) from None
     return made
 
 
 def _is_encoded(column: str, value: Any) -> bool:
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return False
-    if plain_name(column) in _LISTS and _LIST.fullmatch(value):
+    name = plain_name(column)
+    if name in _LISTS and _LIST.fullmatch(value):
         return True
+    return (name == _INPUT and bool(_WITH_MESSAGES.fullmatch(value))) or _is_messages(value)
+
+
+def _is_messages(value: str) -> bool:
     return bool(ENCODED_MESSAGES.match(value)) or is_encoded_message(value)
+
+
+def _is_json(value: str) -> bool:
+    """Return whether a text in brackets is JSON, unlike "[sighs] I [laughs]"."""
+    try:
+        json_value(value)
+    except RowError:
+        return False
+    return True

@@ -65,6 +65,10 @@ class PartColumns:
         sides = (self.chosen, self.rejected, self.response_a, self.response_b, self.answers)
         return tuple(column for column in sides if column is not None)
 
+    def part_of(self, column: str) -> str | None:
+        """Return the part that reads a column, or None."""
+        return next((name for name in PART_NAMES if getattr(self, name) == column), None)
+
     def used(self, parts: Parts) -> frozenset[str]:
         """Return every column that the shape reads."""
         label = parts.label.columns if parts.label else ()
@@ -133,7 +137,8 @@ class FileForm:
             if needs_chat != columns.history and not has_prompt and not is_chat:
                 raise _no_prompt(needs_chat)
             is_chat = True
-        is_ranked = bool(columns.answers or sides & SEVERAL)
+        # A list beside a label may be the turns of one reply.
+        is_ranked = bool(columns.answers or (parts.label is None and sides & SEVERAL))
         if is_ranked or isinstance(parts.label, Signed):  # which have no other margin
             columns = replace(columns, margin=None)
         return cls(

@@ -17,6 +17,8 @@ class Before(NamedTuple):
     system: str | None = None
     history: Sequence[Message] = ()
     prompt: str | list[Message] | None = None
+    prompt_column: str = "prompt"
+    system_column: str = "system"
 
 
 def join(before: Before, paths: list[str], sides: list[list[Message]]) -> list[Any]:
@@ -28,11 +30,11 @@ def join(before: Before, paths: list[str], sides: list[list[Message]]) -> list[A
         RowError: ``prompt_repeated``, ``prompt_mismatch`` or ``two_values``: the row has two
             different prompts or system texts.
     """
-    system, history, prompt = before
+    system, history, prompt, *_ = before
     head = list(history)
     if isinstance(prompt, str):
         if not history and not any(side[0]["role"] == "assistant" for side in sides):
-            _check_prompt_is_said(prompt, paths, sides)
+            _check_prompt_is_said(prompt, before.prompt_column, paths, sides)
         else:
             head.append({"content": prompt, "role": "user"})
     elif prompt:
@@ -43,11 +45,13 @@ def join(before: Before, paths: list[str], sides: list[list[Message]]) -> list[A
         count = _common(sides)
         head, sides = sides[0][:count], [side[count:] for side in sides]
     if system is not None:
-        head = _with_system(system, head)
+        head = _with_system(system, before.system_column, head)
     return [head, *sides]
 
 
-def _check_prompt_is_said(prompt: str, paths: list[str], sides: list[list[Message]]) -> None:
+def _check_prompt_is_said(
+    prompt: str, column: str, paths: list[str], sides: list[list[Message]]
+) -> None:
     """Reject conversations in which no user message is the text of the prompt."""
     said = prompt.strip()
     for path, side in zip(paths, sides, strict=True):
@@ -58,8 +62,8 @@ def _check_prompt_is_said(prompt: str, paths: list[str], sides: list[list[Messag
             raise RowError(
                 "prompt_mismatch",
                 f"{path} is a conversation in which no user message is the prompt {shown(said)}",
-                "make the prompt the text of a user message, or set ignore_columns=prompt to train "
-                "on the conversations alone",
+                "make the prompt the text of a user message, or set "
+                f"ignore_columns={shown(column)[1:-1]} to train on the conversations alone",
                 column=path,
             )
 
@@ -108,7 +112,7 @@ def _common(sides: list[list[Message]]) -> int:
     return count
 
 
-def _with_system(system: str, head: list[Message]) -> list[Message]:
+def _with_system(system: str, column: str, head: list[Message]) -> list[Message]:
     if not head or head[0]["role"] not in _SYSTEM_ROLES:
         message: dict[str, Any] = {"content": system, "role": "system"}
         return [message, *head]
@@ -117,6 +121,6 @@ def _with_system(system: str, head: list[Message]) -> list[Message]:
     raise RowError(
         "two_values",
         "the system column and the system message of the conversation differ",
-        "keep one of them, or set ignore_columns=system",
-        column="system",
+        f"keep one of them, or set ignore_columns={shown(column)[1:-1]}",
+        column=column,
     )

@@ -35,7 +35,7 @@ def _two_responses(sample: Sample) -> Parts | None:
             if not sample.has("chosen"):
                 label = _two_scores(sample, stem, ends)
             if name := next(filter(sample.has, _LABEL_NAMES), None):
-                label = Named(name, names_of_sides(a, b))
+                label = Named(name, names_of_sides(a, b, sample.values(name)))
             if label is not None:
                 return replace(_TWO, response_a=(a,), response_b=(b,), label=label)
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -29,17 +29,25 @@ _SENTENCE = re.compile(
     r"(?P<side>[ab]|\d)"
     r"(_(is|was))?(_(much|far|clearly|significantly|slightly))?(_(better|preferred|wins|won))?"
 )
+_INTEGER = re.compile(r"[+-]?\d+")
+_MINUS = ("-", "\N{MINUS SIGN}", "\N{EN DASH}")
 _WHOLE = re.compile(r"\s*([+-]?\d+)\.0+\s*")
 
 
-def names_of_sides(a: str, b: str) -> dict[str, Winner]:
+def names_of_sides(a: str, b: str, labels: Iterable[Any] = ()) -> dict[str, Winner]:
     """Return the label values that name a side if the responses are in columns ``a`` and ``b``.
 
-    Numbers name a side only if the columns end with them: 0 means ``response_0``.
+    Numbers name a side only if the columns end with them: 0 means ``response_0``. ``labels`` are
+    the values of the first rows: if they count otherwise, as 0 and 1 beside ``response_1`` and
+    ``response_2``, no number names a side. Else a reader that skips 0 would misread each 1.
     """
     own: dict[str, Winner] = {a: "a", b: "b"}
     if a[-1:].isdigit() and b[-1:].isdigit() and a[:-1] == b[:-1]:
-        own |= {a[-1]: "a", b[-1]: "b"}
+        ends = {a[-1], b[-1]}
+        texts = (label_text(each) for each in labels if isinstance(each, str | int | float))
+        numbers = {text for text in texts if _INTEGER.fullmatch(text)}
+        if numbers <= ends or numbers & ends != {"1"}:
+            own |= {a[-1]: "a", b[-1]: "b"}
     return own | {name: winner for name, winner in SIDE_NAMES.items() if name not in own}
 
 
@@ -118,6 +126,8 @@ class Named:
         exact = (text, lower, lower.strip("[] "))
         if found := next((self.names[name] for name in exact if name in self.names), None):
             return found
+        if lower[:1] in _MINUS:
+            return None  # -1 is not the name of response_1
         words = re.sub(r"[^a-z0-9]+", "_", lower).strip("_")
         if found := self.names.get(words):
             return found

@@ -151,17 +151,18 @@ def _labelled(
         if part not in mapped and not sample.has(part):
             raise _incomplete(part, f"{', '.join(together)} go together")
     a, b, *verdict = (mapped.get(part, part) for part in together)
-    label = Scores(*verdict) if are_scored else _label(verdict[0], labels, a, b)
+    label = Scores(*verdict) if are_scored else _label(verdict[0], labels, (a, b), sample)
     if isinstance(label, Signed):
         _refuse_others(mapped, "label", ("margin",))
     return replace(common, response_a=(a,), response_b=(b,), label=label)
 
 
-def _label(column: str, labels: Mapping[str, str], a: str, b: str) -> Label:
+def _label(column: str, labels: Mapping[str, str], sides: tuple[str, str], sample: Sample) -> Label:
     if labels.get("b") in ("positive", "negative") or labels.get("a") in ("positive", "negative"):
         positive = labels.get("b") == "positive" or labels.get("a") == "negative"
         return Signed(column, positive="b" if positive else "a")
-    return Named(column, _names(labels, names_of_sides(a, b)))
+    known = names_of_sides(*sides, sample.values(column))
+    return Named(column, _names(labels, known))
 
 
 def _names(labels: Mapping[str, str], known: Mapping[str, Winner]) -> Mapping[str, Winner]:

@@ -189,10 +189,16 @@ def _best(sample: Sample, columns: Iterable[str], part: str) -> str | None:
 
 
 def _may_be_part(sample: Sample, name: str, part: str = "prompt") -> bool:
-    """Return whether a column has texts, and no name of something else."""
-    if is_descriptive(name) or (is_harmless(name) and name.lower() not in WORDS[part]):
+    """Return whether a column has mostly texts, and no name of something else."""
+    if any(map(is_descriptive, (name, name.partition(".")[0]))):
         return False
-    return any(isinstance(value, str | list | dict) and value for value in sample.values(name))
+    if is_harmless(name) and name.lower() not in WORDS[part]:
+        return False
+    if part == "prompt" and "system" in words_in(name):
+        return False
+    values = list(sample.values(name))
+    held = [value for value in values if isinstance(value, str | list | dict) and value]
+    return 2 * len(held) > len(values)
 
 
 def _responses(sample: Sample, columns: tuple[str, ...]) -> list[tuple[str, str]]:
