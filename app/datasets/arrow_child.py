@@ -9,7 +9,6 @@
 
 ``python -I arrow_child.py FILE zstd`` also waits for the file, and writes the decompressed content
 of a Zstandard file.
-
 If the file is rejected, the last line is the list ``[code, message, hint]``. The program sets
 resource limits for itself and imports nothing from this package.
 """
@@ -263,11 +262,8 @@ def _has_null_keys(array: Any) -> bool:
     if types.is_dictionary(array.type):
         return _has_null_keys(array.dictionary)
     if types.is_struct(array.type):
-        fields = array.flatten()
-        return any(field.null_count or _has_null_keys(field) for field in fields)
-    if types.is_nested(array.type):
-        return _has_null_keys(array.flatten())
-    return False
+        return any(field.null_count or _has_null_keys(field) for field in array.flatten())
+    return types.is_nested(array.type) and _has_null_keys(array.flatten())
 
 
 def _finite(array: Any, *, is_part: bool) -> Any:
