@@ -183,12 +183,16 @@ class DatasetReader:
     def _kept_columns(self, rows: Iterable[Row], ignored: set[str]) -> Iterator[Row]:
         """Drop the columns that the caller asked to ignore, and add those found to ``ignored``."""
         asked = self._options.ignore_columns
+        layout: tuple[str, ...] = ()
+        there: set[str] = set()
         for line, row in rows:
-            # Errors name a column as it is called after the recognition of its shape.
             if isinstance(row, dict):
-                there = {name for name in row if name in asked or plain_name(name) in asked}
-                if there:
+                if tuple(row) != layout:
+                    layout = tuple(row)
+                    # Errors name a column as it is called after the recognition of its shape.
+                    there = {name for name in row if name in asked or plain_name(name) in asked}
                     ignored |= there
+                if there:
                     row = {name: value for name, value in row.items() if name not in there}
             yield line, row
 

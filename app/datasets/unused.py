@@ -21,10 +21,11 @@ from typing import Any
 
 from app.datasets.row_errors import FileError, image_error, shown
 
-#: Names that are ignored without a warning in any shape; ``*`` matches any characters.
+#: Names, as ``plain_name`` writes them, that are ignored without a warning in any shape; ``*``
+#: matches any characters.
 HARMLESS = (
-    "", "unnamed: *", "__index_level_*", "index", "idx", "*_idx", "*_index",
-    "id", "ids", "*_id", "*_ids", "*-id", "uid", "uuid", "qid", "key",
+    "", "unnamed:_*", "__index_level_*", "index", "idx", "*_idx", "*_index",
+    "id", "ids", "*_id", "*_ids", "uid", "uuid", "qid", "key",
     "source", "sources", "*_source", "dataset", "dataset_name", "data_source", "split", "subset",
     "model", "models", "*model", "*_models", "*_model_name", "model_name",
     "model_names", "model_type", "model_version", "model_a", "model_b", "model_0", "model_1",
@@ -99,9 +100,9 @@ def plain_name(name: str) -> str:
 
 def is_harmless(name: str) -> bool:
     """Return whether a field of this name is ignored without a warning in any shape."""
-    if plain_name(name) in MEDIA or is_descriptive(name):
-        return False
-    return any(map(_HARMLESS.fullmatch, (name.lower(), plain_name(name))))
+    plain = plain_name(name)
+    is_text = plain in MEDIA or _DESCRIPTIVE.fullmatch(plain)
+    return not is_text and _HARMLESS.fullmatch(plain) is not None
 
 
 def is_descriptive(name: str) -> bool:

@@ -6,6 +6,9 @@ from app.datasets.shapes.forms import Form
 from app.datasets.shapes.numbered import NUMBERED, numbered_responses, with_responses
 from app.datasets.shapes.shape import PROMPTS, SYSTEM, Parts, Shape
 
+#: Columns with a list of responses.
+_LISTS = ("responses", "completions", "answers", "generations", "candidates")
+
 RANKED: tuple[Shape, ...] = (
     Shape(
         name="scored_responses",
@@ -14,7 +17,7 @@ RANKED: tuple[Shape, ...] = (
         parts=Parts(
             prompt=PROMPTS,
             input=("input",),
-            answers=("responses", "completions", "answers", "generations", "candidates"),
+            answers=_LISTS,
             scores=("scores", "rewards", "ratings"),
         ),
         lacks=("chosen", "rejected"),
@@ -33,7 +36,7 @@ RANKED: tuple[Shape, ...] = (
         parts=Parts(
             prompt=PROMPTS,
             input=("input",),
-            answers=("responses", "completions", "answers", "generations", "candidates"),
+            answers=_LISTS,
             ranks=("ranks",),
         ),
         lacks=("chosen", "rejected"),
